@@ -1,0 +1,1 @@
+//! VM encryption for QEMU/KVM hosts: encrypted disks and homes, seen decrypted through a FUSE mount.

@@ -1,0 +1,2 @@
+//! VMware virtual disks and VM folders, understood without any I/O of its own.
+#![forbid(unsafe_code)]
