@@ -1,0 +1,169 @@
+//! The one error type: what a caller can do about it, what a person should read, and the cause.
+//!
+//! Errno and exit code follow from [`Kind`] alone; each is mapped in one place (`fuse::errno`, `cli::exit`).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What a caller can do about an [`Error`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// Another writer, process or host holds what was asked for.
+    Busy,
+    /// Stored bytes are damaged or were tampered with.
+    Corrupt,
+    /// Forbidden by permissions or by one of our own rules.
+    Denied,
+    /// What should be created is there already.
+    Exists,
+    /// The request itself makes no sense; asking again will not help.
+    Invalid,
+    /// The operating system refused; [`Error::os_error`] says how.
+    Io,
+    /// A KEK was obtained, but it does not open this component.
+    KeyRejected,
+    /// The KEK or its provider cannot be had now.
+    KeyUnavailable,
+    /// What was asked for does not exist.
+    NotFound,
+    /// Something may be read but not changed.
+    ReadOnly,
+    /// Well-formed, but not what this version or this machine can do.
+    Unsupported,
+}
+
+/// A kind, a sentence that says what was found and what was expected, and the error beneath.
+///
+/// Displays its sentence alone; whoever shows it to a person prints the chain of [`source`](StdError::source)s.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error that has no other error as its cause.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// A failed system call: what was being done, and the cause.
+    pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
+        Self { kind: io_kind(&source), message: doing.into(), source: Some(Box::new(source)) }
+    }
+
+    /// The error that the last failed system call of this thread left in `errno`.
+    pub fn last_os(doing: impl Into<String>) -> Self {
+        Self::io(doing, io::Error::last_os_error())
+    }
+
+    /// An error of `kind` with another error as its cause.
+    pub fn with_source(
+        kind: Kind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { kind, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// What a caller can do about it.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The `errno` value at the bottom of the chain, if a system call is to blame.
+    pub fn os_error(&self) -> Option<i32> {
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                return io.raw_os_error();
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    /// This error and all its causes as one line, outermost first.
+    pub fn chain(&self) -> String {
+        let mut line = self.message.clone();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            cause = error.source();
+        }
+        line
+    }
+}
+
+/// Only what our own kinds say better than an errno; the rest stays `Io` and keeps its errno.
+fn io_kind(error: &io::Error) -> Kind {
+    if error.kind() == io::ErrorKind::NotFound {
+        Kind::NotFound
+    } else if error.kind() == io::ErrorKind::AlreadyExists {
+        Kind::Exists
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        Kind::Denied
+    } else if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        Kind::ReadOnly
+    } else {
+        Kind::Io
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Adds what was being done, and to what, to an error on its way up.
+pub trait Context<T> {
+    /// Wraps the error in a sentence; the kind stays what it was.
+    ///
+    /// # Errors
+    /// The same error, one level deeper.
+    fn context(self, message: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context(self, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error { kind: error.kind, message: message(), source: Some(Box::new(error)) })
+    }
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|error| Error::io(message(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn context_keeps_kind_and_errno() {
+        let full: io::Result<()> = Err(io::Error::from_raw_os_error(28));
+        let error = full.context(|| "writing 512 bytes".into()).context(|| "disk root.raw".into()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Io);
+        assert_eq!(error.os_error(), Some(28));
+        assert!(error.chain().starts_with("disk root.raw: writing 512 bytes: "), "{}", error.chain());
+    }
+
+    #[test]
+    fn an_error_of_ours_has_no_errno() {
+        assert_eq!(Error::new(Kind::Corrupt, "no").os_error(), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! Keys and their names: what wraps, what is wrapped, and how both are called.
+//!
+//! Secrets live in locked memory, are wiped when dropped, cannot be cloned by accident, and never print.
+
+use std::fmt;
+
+use crate::error::{Error, Kind, Result};
+use crate::sys::SecretBytes;
+
+/// Data encryption key of one component: 64 bytes (AES-256-XTS) for a disk, 32 for a home.
+pub struct Dek(SecretBytes);
+
+/// Bytes of a disk's DEK: two AES-256 keys, as IEEE 1619 orders them.
+pub const DISK_DEK_LEN: usize = 64;
+/// Bytes of a home's DEK.
+pub const HOME_DEK_LEN: usize = 32;
+/// Bytes of a KEK.
+pub const KEK_LEN: usize = 32;
+/// Longest provider name in bytes.
+pub const MAX_PROVIDER_LEN: usize = 64;
+/// Longest key id in bytes.
+pub const MAX_KEY_ID_LEN: usize = 512;
+
+impl Dek {
+    /// Takes over bytes that are already in locked memory.
+    ///
+    /// # Errors
+    /// `Corrupt` when the length is not one that a DEK can have.
+    pub fn new(bytes: SecretBytes) -> Result<Self> {
+        match bytes.len() {
+            DISK_DEK_LEN | HOME_DEK_LEN => Ok(Self(bytes)),
+            len => Err(Error::new(
+                Kind::Corrupt,
+                format!("a DEK of {len} bytes, expected {HOME_DEK_LEN} (home) or {DISK_DEK_LEN} (disk)"),
+            )),
+        }
+    }
+
+    /// The key itself. Copy it nowhere.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A second handle on the same key, for a second owner. Not `Clone`, so that it cannot happen by accident.
+    pub fn duplicate(&self) -> Self {
+        let mut copy = SecretBytes::zeroed(self.0.len());
+        copy.copy_from_slice(&self.0);
+        Self(copy)
+    }
+}
+
+impl fmt::Debug for Dek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dek({} bytes)", self.0.len())
+    }
+}
+
+/// A DEK as it is stored: AES-256-KWP (RFC 5649) under a KEK.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct WrappedDek(pub Vec<u8>);
+
+/// Tells a wrong KEK from a damaged header: 8 bytes derived from a KEK (docs/FORMAT.md, "Key check").
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct KeyCheck(pub [u8; 8]);
+
+/// Name under which an administrator configured a provider. Part of a KEK's identity, as in vSphere.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ProviderName(String);
+
+impl ProviderName {
+    /// Accepts 1 to 64 ASCII letters, digits, `-`, `_` and `.`, not starting with `-` or `.`.
+    ///
+    /// # Errors
+    /// `Invalid` for anything else.
+    pub fn new(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > MAX_PROVIDER_LEN || !name.chars().all(allowed) || name.starts_with(['-', '.'])
+        {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "provider name {name:?}, expected 1 to {MAX_PROVIDER_LEN} letters, digits, '-', '_' or '.', \
+                     beginning with a letter, a digit or '_'"
+                ),
+            ));
+        }
+        Ok(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ProviderName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Identity of a KEK: the provider's configured name, and the provider's own name of the key.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct KeyId {
+    provider: ProviderName,
+    id: String,
+}
+
+impl KeyId {
+    /// A provider's key. The id is opaque to all but the provider.
+    ///
+    /// # Errors
+    /// `Invalid` when the id is empty, longer than 512 bytes, or holds control characters.
+    pub fn new(provider: ProviderName, id: impl Into<String>) -> Result<Self> {
+        let id = id.into();
+        if id.is_empty() || id.len() > MAX_KEY_ID_LEN || id.chars().any(char::is_control) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("key id of {} bytes, expected 1 to {MAX_KEY_ID_LEN} without control characters", id.len()),
+            ));
+        }
+        Ok(Self { provider, id })
+    }
+
+    /// Name of the provider that holds the key.
+    pub fn provider(&self) -> &ProviderName {
+        &self.provider
+    }
+
+    /// The provider's name of the key.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.provider, self.id)
+    }
+}
+
+/// Key encryption key. Whether its bytes ever leave the provider is the provider's affair.
+pub trait Kek: Send + Sync {
+    /// Wraps `dek`.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the key may no longer wrap, or its holder cannot be reached.
+    fn wrap(&self, dek: &Dek) -> Result<WrappedDek>;
+
+    /// Unwraps what [`wrap`](Self::wrap) made.
+    ///
+    /// # Errors
+    /// `KeyRejected` when `wrapped` was not wrapped by this key or was changed since.
+    fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek>;
+
+    /// The value stored beside a wrapped DEK to recognise this key.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the holder of the key cannot be reached.
+    fn check(&self) -> Result<KeyCheck>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_do_not_print() {
+        let mut bytes = SecretBytes::zeroed(DISK_DEK_LEN);
+        bytes.fill(0xab);
+        let shown = format!("{:?}", Dek::new(bytes).unwrap());
+        assert_eq!(shown, "Dek(64 bytes)");
+    }
+
+    #[test]
+    fn only_lengths_of_the_format_make_a_dek() {
+        let accepted: Vec<usize> = (0..=64).filter(|&len| Dek::new(SecretBytes::zeroed(len)).is_ok()).collect();
+        assert_eq!(accepted, [HOME_DEK_LEN, DISK_DEK_LEN]);
+    }
+
+    #[test]
+    fn provider_names_are_plain_words() {
+        for good in ["local", "corp-kms_1", "a.b", "9"] {
+            assert!(ProviderName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-x", ".hidden", "a/b", "a b", "ü", &"x".repeat(65)] {
+            assert_eq!(ProviderName::new(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
+        }
+    }
+
+    #[test]
+    fn key_ids_are_opaque_but_bounded() {
+        let name = ProviderName::new("local").unwrap();
+        assert!(KeyId::new(name.clone(), "arn:aws:kms:eu/1 ü").is_ok());
+        for bad in ["", "a\nb", &"x".repeat(513)] {
+            assert!(KeyId::new(name.clone(), bad).is_err(), "{bad:?}");
+        }
+    }
+}

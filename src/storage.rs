@@ -1,0 +1,74 @@
+//! Where a component's bytes lie: a flat file with holes.
+//!
+//! The one seam under the stores. [`FileStorage`] is a backing file; the memory variants are for tests of crashes and
+//! faults. Offsets and lengths here are of the cipher side, in bytes.
+
+mod file;
+pub mod memory;
+
+pub use file::{Access, FileStorage};
+
+use crate::error::Result;
+
+/// A flat file with holes, shared between threads. Reads of a hole give zeros.
+pub trait Storage: Send + Sync {
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn len(&self) -> Result<u64>;
+
+    /// Cuts off, or appends a hole.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Fills `buffer` from `offset` on and returns how much there was before the end of the file.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
+
+    /// Writes all of `data` at `offset`; the file grows when needed.
+    ///
+    /// # Errors
+    /// `Io`; then any part of `data` may have been written.
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Returns once all that was written, and the length, are durable.
+    ///
+    /// # Errors
+    /// `Io`; then anything written since the last sync may be lost.
+    fn sync(&self) -> Result<()>;
+
+    /// Turns a range into a hole; the length stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn punch(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Makes a range read as zeros and keeps its space; the length stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn zero(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Reserves space for a range, which must not end behind the file.
+    ///
+    /// # Errors
+    /// `Io`; `ENOSPC` when there is none.
+    fn allocate(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Start of the first data at or behind `offset`, if there is any.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn seek_data(&self, offset: u64) -> Result<Option<u64>>;
+
+    /// Start of the first hole at or behind `offset` (the end of the file is one), if `offset` is within the file.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn seek_hole(&self, offset: u64) -> Result<Option<u64>>;
+}

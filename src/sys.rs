@@ -1,0 +1,16 @@
+//! What Linux offers and std has no safe form of. Beside the binding to AWS-LC, the only unsafe code.
+//!
+//! Each function here is safe to call with any argument; every block says why.
+
+pub mod file;
+pub mod memory;
+pub mod process;
+
+pub use memory::{AlignedBuffer, SecretBytes};
+
+use std::io;
+
+/// Turns the `-1` convention of libc into a result.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

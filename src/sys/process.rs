@@ -1,0 +1,54 @@
+//! What a process that holds keys does about itself.
+
+#![allow(unsafe_code, reason = "prctl, setrlimit and setsid have no safe form in std")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::check;
+
+/// No core dump of this process is written, and no process of the same user may read its memory.
+///
+/// # Errors
+/// The system's; it does not happen on Linux.
+pub fn forbid_dumps() -> io::Result<()> {
+    // SAFETY: takes two plain numbers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0_u64, 0_u64, 0_u64, 0_u64) })?;
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `none` outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) }).map(drop)
+}
+
+/// Raises the soft limit on open files to the hard one and returns it: a datastore may have thousands of disks open.
+///
+/// # Errors
+/// The system's.
+pub fn raise_file_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives both calls.
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+        limit.rlim_cur = limit.rlim_max;
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))?;
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Makes `command` run in a session of its own, so that it outlives the terminal it was started from.
+pub fn detach(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec the closure makes one async-signal-safe call and touches no memory.
+    unsafe { command.pre_exec(|| check(libc::setsid()).map(drop)) }
+}
+
+/// Effective user id of this process.
+pub fn effective_uid() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Effective group id of this process.
+pub fn effective_gid() -> u32 {
+    // SAFETY: takes nothing, cannot fail.
+    unsafe { libc::getegid() }
+}
