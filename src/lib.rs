@@ -8,3 +8,5 @@ pub mod sys;
 
 pub mod key;
 pub mod sector;
+
+pub mod crypto;
