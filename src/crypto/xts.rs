@@ -79,7 +79,7 @@ impl Engine {
             return Err(Error::new(Kind::Invalid, format!("an XTS key of {len} bytes, expected {DISK_DEK_LEN}")));
         }
         let (data_key, tweak_key) = dek.bytes().split_at(DISK_DEK_LEN / 2);
-        // Rogaway 2004; IEEE 1619-2018 and NIST SP 800-38E: with equal halves a chosen ciphertext betrays the tweaks.
+        // Rogaway 2004, and FIPS 140-2 IG A.9 after it: with equal halves a chosen ciphertext betrays the tweaks.
         if constant_time::verify_slices_are_equal(data_key, tweak_key).is_ok() {
             return Err(Error::new(Kind::Invalid, "an XTS key of two equal halves, expected different ones"));
         }

@@ -170,6 +170,16 @@ fn failed(to: &str) -> Error {
 }
 
 #[cfg(test)]
+impl super::tests::AnyTweak for AwsLc {
+    fn unit(&self, encrypt: bool, tweak: [u8; 16], data: &[u8]) -> Vec<u8> {
+        let pool = if encrypt { &self.encrypting } else { &self.decrypting };
+        let mut result = vec![0; data.len()];
+        pool.with(&self.dek, |context| context.sector(&tweak, data, &mut result)).unwrap();
+        result
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::crypto::random;

@@ -48,3 +48,16 @@ impl SectorCipher for RustCrypto {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl super::tests::AnyTweak for RustCrypto {
+    fn unit(&self, encrypt: bool, tweak: [u8; 16], data: &[u8]) -> Vec<u8> {
+        let mut result = data.to_vec();
+        if encrypt {
+            self.0.encrypt_sector(&mut result, Array(tweak));
+        } else {
+            self.0.decrypt_sector(&mut result, Array(tweak));
+        }
+        result
+    }
+}
