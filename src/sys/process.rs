@@ -43,12 +43,5 @@ pub fn detach(command: &mut Command) -> &mut Command {
 
 /// Effective user id of this process.
 pub fn effective_uid() -> u32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::geteuid() }
-}
-
-/// Effective group id of this process.
-pub fn effective_gid() -> u32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::getegid() }
+    rustix::process::geteuid().as_raw()
 }
