@@ -10,3 +10,5 @@ pub mod key;
 pub mod sector;
 
 pub mod crypto;
+
+pub mod provider;
