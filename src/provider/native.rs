@@ -1,7 +1,7 @@
 //! The native provider: a primary key on this host wraps a fresh KEK for each VM (docs/FORMAT.md, section 5).
 //!
 //! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
-//! loses the primary key loses all that its KEKs protect.
+//! loses the primary key loses all that its KEKs protect: see [`backup`](super::backup).
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,11 @@ impl PrimaryKey {
         self.uuid
     }
 
+    /// The key itself. Copy it nowhere.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.key.bytes()
+    }
+
     /// Reads a primary key file.
     ///
     /// # Errors
@@ -113,6 +118,23 @@ impl PrimaryKey {
         private_file::create_folder(private_file::folder_of(path))?;
         let body = self.encode();
         private_file::create(path, &[&body, &sha256(&body)])
+    }
+
+    /// Puts a whole primary key file in the place of a damaged one.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn replace(&self, path: &Path) -> Result<()> {
+        let body = self.encode();
+        private_file::replace(path, &[&body, &sha256(&body)])
+    }
+
+    /// The UUID that a primary key file says it has, be it damaged or not; `None` when it is not recognised as one.
+    pub(super) fn claimed_uuid(path: &Path) -> Result<Option<Uuid>> {
+        let mut start = [0; KEY_AT];
+        let file = private_file::open(path)?;
+        let claimed = file.read_exact_at(&mut start, 0).is_ok() && start.starts_with(&MAGIC);
+        Ok(claimed.then(|| Uuid::from_slice(&start[UUID_AT..]).ok()).flatten())
     }
 
     fn encode(&self) -> SecretBytes {

@@ -44,7 +44,7 @@ fn the_file_is_as_documented() {
     assert_eq!(bytes.len(), 96);
     assert_eq!(bytes[..16], *b"VMCRYPTP\x01\0\0\0\0\0\0\0");
     assert_eq!(bytes[16..32], *primary.uuid().as_bytes());
-    assert_eq!(bytes[32..64], *primary.key.bytes());
+    assert_eq!(bytes[32..64], *primary.bytes());
     assert_eq!(bytes[64..], sha256(&bytes[..64]));
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
