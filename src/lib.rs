@@ -12,3 +12,8 @@ pub mod sector;
 pub mod crypto;
 
 pub mod provider;
+
+/// The command line, one verb a file.
+pub mod cli {
+    pub mod provider;
+}
