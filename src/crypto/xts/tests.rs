@@ -177,7 +177,7 @@ fn a_sector_may_be_encrypted_in_parts_at_their_places() {
 
 #[test]
 fn threads_share_one_cipher() {
-    const THREADS: u64 = 24; // more than the pool keeps
+    const THREADS: u64 = 24; // more than there are places for contexts
     for engine in Engine::ALL {
         let cipher = engine.cipher(&random::disk_dek().unwrap()).unwrap();
         let cipher = cipher.as_ref();
