@@ -10,3 +10,10 @@ pub mod key;
 pub mod sector;
 
 pub mod crypto;
+
+pub mod provider;
+
+/// The command line, one verb a file.
+pub mod cli {
+    pub mod provider;
+}
