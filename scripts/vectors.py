@@ -7,6 +7,7 @@ not use it with keys that matter.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -124,13 +125,13 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
-    def verb(name: str, run: object) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=run.__doc__, description=run.__doc__)
         added.set_defaults(run=run)
         return added
 
-    def add_key(added: argparse.ArgumentParser, **options: object) -> None:
-        added.add_argument("--kek-hex", type=kek_of, metavar="HEX", **options)
+    def add_key(added: argparse.ArgumentParser, required: bool) -> None:
+        added.add_argument("--kek-hex", type=kek_of, metavar="HEX", required=required)
 
     def add_new(added: argparse.ArgumentParser) -> None:
         add_key(added, required=True)
@@ -143,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
 
     added = verb("info", info)
     added.add_argument("file", type=Path)
-    add_key(added)
+    add_key(added, required=False)
 
     added = verb("native-kek", native_kek)
     added.add_argument("primary_key_file", type=Path)
@@ -176,7 +177,8 @@ def main() -> int:
     """Run a verb; refusals are one line on stderr and exit code 1."""
     args = parser().parse_args()
     try:
-        return args.run(args)
+        status: int = args.run(args)
+        return status
     except FormatError as refusal:
         print(f"vectors.py: {refusal.kind}: {refusal}", file=sys.stderr)
     except (OSError, native.NoArgon2) as error:

@@ -145,7 +145,7 @@ class Reader:
 
     def u16(self) -> int:
         """The next two bytes."""
-        return struct.unpack("<H", self.take(2))[0]
+        return int.from_bytes(self.take(2), "little")
 
     def text(self, length: int) -> str:
         """UTF-8 of that many bytes."""

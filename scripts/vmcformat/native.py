@@ -165,8 +165,9 @@ def _argon2id_of_argon2_cffi(secret: bytes, salt: bytes, cost: Cost) -> bytes:
         from argon2.low_level import Type, hash_secret_raw
     except ImportError as error:
         raise NoArgon2("Argon2id needs cryptography 44 or argon2-cffi (python3-argon2)") from error
-    return hash_secret_raw(secret, salt, time_cost=cost.passes, memory_cost=cost.memory_kib, parallelism=cost.lanes,
-                           hash_len=32, type=Type.ID, version=0x13)
+    key: bytes = hash_secret_raw(secret, salt, time_cost=cost.passes, memory_cost=cost.memory_kib,
+                                 parallelism=cost.lanes, hash_len=32, type=Type.ID, version=0x13)
+    return key
 
 
 def has_argon2() -> bool:
