@@ -93,7 +93,7 @@ def derive(label: str, length: int) -> bytes:
 
 def derive_uuid(label: str) -> bytes:
     """A UUID of version 4 that never changes."""
-    raw = bytearray(derive(label, 16))
+    raw = bytearray(derive(f"uuid: {label}", 16))
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80
     return bytes(raw)
