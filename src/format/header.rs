@@ -164,10 +164,9 @@ impl Header {
         w.put(sector_size.to_le_bytes());
         w.put([0; 4]); // reserved
         w.put(data_offset.to_le_bytes());
-        let body_len = u32::try_from(body.len())
-            .ok()
-            .filter(|_| body.len() <= MAX_BODY_LEN)
-            .ok_or_else(|| Error::new(Kind::Invalid, format!("header body of {} bytes, at most {MAX_BODY_LEN}", body.len())))?;
+        let body_len = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_BODY_LEN).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("header body of {} bytes, at most {MAX_BODY_LEN}", body.len()))
+        })?;
         w.put(body_len.to_le_bytes());
         w.put([0; 4]); // reserved
         w.put(body);
@@ -191,7 +190,10 @@ impl Header {
             w.put(pattern);
         }
         if !(1..=MAX_SLOTS).contains(&self.slots.len()) {
-            return Err(Error::new(Kind::Invalid, format!("{} key slots, expected 1 to {MAX_SLOTS}", self.slots.len())));
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} key slots, expected 1 to {MAX_SLOTS}", self.slots.len()),
+            ));
         }
         w.count_u8(self.slots.len(), "slots")?;
         for slot in &self.slots {
@@ -236,7 +238,14 @@ impl UnverifiedHeader {
         let mut r = Reader::new(&bytes[MAGIC.len()..]);
         let version = r.u16()?;
         if version != VERSION {
-            return Err(Error::new(Kind::Unsupported, format!("format version {version}, this program knows {VERSION}")));
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("format version {version}, this program knows {VERSION}"),
+            ));
+        }
+        // Where the checksum lies belongs to the version, so it is judged before anything that a flipped bit could fake.
+        if derive::sha256(&bytes[..CHECKSUM_OFFSET]) != bytes[CHECKSUM_OFFSET..] {
+            return Err(Error::new(Kind::Corrupt, "header checksum does not match its content"));
         }
         let codes: [u8; 2] = r.array()?;
         let features = r.u32()?;
@@ -245,9 +254,6 @@ impl UnverifiedHeader {
                 Kind::Unsupported,
                 format!("feature flags {features:#010x}, this program knows none: it is too old for this component"),
             ));
-        }
-        if derive::sha256(&bytes[..CHECKSUM_OFFSET]) != bytes[CHECKSUM_OFFSET..] {
-            return Err(Error::new(Kind::Corrupt, "header checksum does not match its content"));
         }
         let header = decode_checked(codes, &mut r)?;
         Ok(Self { header, bytes: bytes.to_vec() })
@@ -358,7 +364,10 @@ fn decode_slots(shape: Shape, body: &mut Reader<'_>) -> Result<Vec<Slot>> {
 fn decode_slot(shape: Shape, body: &mut Reader<'_>) -> Result<Slot> {
     let wrap = body.u8()?;
     if wrap != WRAP_AES_256_KWP {
-        return Err(Error::new(Kind::Corrupt, format!("wrap algorithm {wrap}, expected {WRAP_AES_256_KWP} (AES-256-KWP)")));
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("wrap algorithm {wrap}, expected {WRAP_AES_256_KWP} (AES-256-KWP)"),
+        ));
     }
     let len = usize::from(body.u8()?);
     let provider = ProviderName::new(body.text(len, "provider name")?).map_err(as_damage)?;

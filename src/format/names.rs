@@ -40,7 +40,9 @@ impl DiskNames {
             None => Ok(Self(patterns)),
             Some(bad) => Err(Error::new(
                 Kind::Invalid,
-                format!("disk name pattern {bad:?}, expected 1 to {MAX_PATTERN_LEN} bytes without '/' or control codes"),
+                format!(
+                    "disk name pattern {bad:?}, expected 1 to {MAX_PATTERN_LEN} bytes without '/' or control codes"
+                ),
             )),
         }
     }
@@ -101,7 +103,9 @@ mod tests {
     #[test]
     fn the_default_list_knows_disk_images() {
         let names = DiskNames::default();
-        for disk in ["root.raw", "ROOT.IMG", "a.b.qcow2", "x-flat.vmdk", "x-s001.vmdk", "x-000001-sesparse.vmdk", "a.raw.raw"] {
+        for disk in
+            ["root.raw", "ROOT.IMG", "a.b.qcow2", "x-flat.vmdk", "x-s001.vmdk", "x-000001-sesparse.vmdk", "a.raw.raw"]
+        {
             assert!(names.matches(disk), "{disk}");
         }
         for other in [".raw", "raw", "root.raw.bak", "x.vmdk", "x-s01.vmdk", "x-sabc.vmdk", "web01.vmx", ""] {

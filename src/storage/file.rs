@@ -70,7 +70,7 @@ impl FileStorage {
 
     /// Literal zeros are a hole to the format, so they serve where the file system cannot punch. Never grows the file.
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let end = (offset + len).min(self.file.metadata()?.len());
         let mut at = offset;
         while at < end {

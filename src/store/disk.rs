@@ -10,7 +10,7 @@ use crate::crypto::xts::{Engine, SectorCipher};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Shape};
 use crate::key::Dek;
-use crate::sector::{self, BLOCK, MAX_PLAIN_LEN, SectorSize, Span, UNIT};
+use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
 use crate::store::header_area::{self, StoredHeader};
 use crate::store::holes;
@@ -21,7 +21,6 @@ use crate::sys::AlignedBuffer;
 pub const MAX_REQUEST: usize = 1 << 20;
 /// A request widened to whole sectors on both sides, and the few bytes that keep the length.
 const BUFFER_LEN: usize = MAX_REQUEST + 3 * 4096;
-const UNIT_LEN: usize = UNIT as usize;
 
 /// Memory that any request of [`Disk`] fits into. Costs only what is touched.
 pub fn request_buffer() -> AlignedBuffer {
@@ -273,10 +272,10 @@ impl<S: Storage> Disk<S> {
         if behind == 0 {
             return Ok(());
         }
-        let span = Span::covering(plain_len, BLOCK as usize - behind, self.sector_size);
+        let span = Span::covering(plain_len, BLOCK_LEN - behind, self.sector_size);
         let mut sector = [0; 4096];
         self.read_span(span, &mut sector)?;
-        let mut mark = [0; BLOCK as usize];
+        let mut mark = [0; BLOCK_LEN];
         let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..behind])?;
         let clean = sector[span.wanted()].iter().chain(&mark[..marked]).all(|&byte| byte == 0);
         if clean { Ok(()) } else { self.pad_last_block(plain_len) }
@@ -287,11 +286,11 @@ impl<S: Storage> Disk<S> {
         let unit_start = sector::floor(plain_len, UNIT);
         let mut unit = [0; UNIT_LEN];
         self.read_unit(unit_start, plain_len, &mut unit)?;
-        let mut sector = [0; 4096 + BLOCK as usize];
+        let mut sector = [0; 4096 + BLOCK_LEN];
         let span = Span::covering(unit_start, index(plain_len - unit_start), self.sector_size);
         let kept = span.wanted();
         sector[kept.clone()].copy_from_slice(&unit[..kept.len()]);
-        let end = kept.end.next_multiple_of(BLOCK as usize);
+        let end = kept.end.next_multiple_of(BLOCK_LEN);
         self.cipher.encrypt_in_place(span.first, self.sector_size, &mut sector[..end])?;
         let marked = index(sector::cipher_len(plain_len) - span.start());
         sector[end..marked].fill(0);
@@ -351,7 +350,8 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// `Io` (`ENOSPC`), or `Invalid` behind [`MAX_PLAIN_LEN`].
     pub fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
-        let end = plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
+        let end =
+            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
         self.storage.allocate(self.cipher_offset(plain_offset), len)?;
         let _guard = self.locks.exclusive(0..u64::MAX);
         if grow && end > self.len() {

@@ -2,18 +2,16 @@
 
 use crate::crypto::xts::SectorCipher;
 use crate::error::Result;
-use crate::sector::{BLOCK, SectorIndex, SectorSize, UNIT};
+use crate::sector::{BLOCK_LEN, SectorIndex, SectorSize, UNIT_LEN};
 
-const UNIT_LEN: usize = UNIT as usize;
-const BLOCK_LEN: usize = BLOCK as usize;
 /// Units of the largest sector.
 const MAX_UNITS: usize = 8;
 
 /// Decrypts, in place, whole units of ciphertext that start at the start of sector `first`.
 pub(super) fn decrypt(cipher: &dyn SectorCipher, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
     let mut solid_from = 0;
-    for start in (0..data.len()).step_by(size.len()) {
-        let end = data.len().min(start + size.len());
+    for start in (0..data.len()).step_by(size.in_memory()) {
+        let end = data.len().min(start + size.in_memory());
         if is_solid(&data[start..end]) {
             continue;
         }
@@ -41,7 +39,12 @@ fn decrypt_run(
 }
 
 /// Decrypts one sector that has a hole in some unit, or is one.
-fn decrypt_with_holes(cipher: &dyn SectorCipher, index: SectorIndex, size: SectorSize, sector: &mut [u8]) -> Result<()> {
+fn decrypt_with_holes(
+    cipher: &dyn SectorCipher,
+    index: SectorIndex,
+    size: SectorSize,
+    sector: &mut [u8],
+) -> Result<()> {
     let mut solid = [0; MAX_UNITS];
     for (len, unit) in solid.iter_mut().zip(sector.chunks(UNIT_LEN)) {
         *len = solid_len(unit);

@@ -51,7 +51,7 @@ impl SectorCipher for AwsLc {
     fn encrypt(&self, first: SectorIndex, size: SectorSize, plain: &[u8], cipher: &mut [u8]) -> Result<()> {
         check_lens(plain.len(), cipher.len())?;
         self.encrypting.with(&self.dek, |context| {
-            let sectors = plain.chunks(size.len()).zip(cipher.chunks_mut(size.len()));
+            let sectors = plain.chunks(size.in_memory()).zip(cipher.chunks_mut(size.in_memory()));
             sectors.zip(tweaks(first)).try_for_each(|((plain, cipher), tweak)| context.sector(&tweak, plain, cipher))
         })
     }
@@ -142,7 +142,7 @@ impl XtsContext {
 
     /// All sectors of `data`, the first of which is sector `first`.
     fn in_place(&mut self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
-        data.chunks_mut(size.len()).zip(tweaks(first)).try_for_each(|(sector, tweak)| {
+        data.chunks_mut(size.in_memory()).zip(tweaks(first)).try_for_each(|(sector, tweak)| {
             let start = sector.as_mut_ptr();
             // SAFETY: `sector` is that many readable and writable bytes, borrowed mutably; XTS may work in place.
             unsafe { self.process(&tweak, start, start, sector.len()) }

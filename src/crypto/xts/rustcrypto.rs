@@ -34,7 +34,7 @@ impl SectorCipher for RustCrypto {
 
     fn encrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
         check_len(data.len())?;
-        for (sector, tweak) in data.chunks_mut(size.len()).zip(tweaks(first)) {
+        for (sector, tweak) in data.chunks_mut(size.in_memory()).zip(tweaks(first)) {
             self.0.encrypt_sector(sector, Array(tweak));
         }
         Ok(())
@@ -42,7 +42,7 @@ impl SectorCipher for RustCrypto {
 
     fn decrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
         check_len(data.len())?;
-        for (sector, tweak) in data.chunks_mut(size.len()).zip(tweaks(first)) {
+        for (sector, tweak) in data.chunks_mut(size.in_memory()).zip(tweaks(first)) {
             self.0.decrypt_sector(sector, Array(tweak));
         }
         Ok(())

@@ -94,11 +94,11 @@ impl SectorCipher for OneTweak {
     }
 
     fn encrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
-        data.chunks_mut(size.len()).try_for_each(|sector| self.0.encrypt_in_place(first, size, sector))
+        data.chunks_mut(size.in_memory()).try_for_each(|sector| self.0.encrypt_in_place(first, size, sector))
     }
 
     fn decrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
-        data.chunks_mut(size.len()).try_for_each(|sector| self.0.decrypt_in_place(first, size, sector))
+        data.chunks_mut(size.in_memory()).try_for_each(|sector| self.0.decrypt_in_place(first, size, sector))
     }
 }
 
@@ -256,7 +256,7 @@ proptest! {
             let mut whole = plain.clone();
             cipher.encrypt_in_place(SectorIndex(first), size, &mut whole).unwrap();
             let mut single = plain.clone();
-            for (index, sector) in (first..).zip(single.chunks_mut(size.len())) {
+            for (index, sector) in (first..).zip(single.chunks_mut(size.in_memory())) {
                 cipher.encrypt_in_place(SectorIndex(index), size, sector).unwrap();
             }
             prop_assert!(whole == single, "{}", engine);

@@ -79,10 +79,15 @@ fn too_new_is_told_from_damaged() {
     for (at, what) in [(8, "format version 2"), (12, "feature flags 0x00000003")] {
         let mut newer = good.clone();
         newer[at] ^= 0x03;
+        let checksum = derive::sha256(&newer[..CHECKSUM_OFFSET]);
+        newer[CHECKSUM_OFFSET..].copy_from_slice(&checksum);
         let error = UnverifiedHeader::decode(&newer).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
         assert!(error.to_string().contains(what), "{error}");
     }
+    let mut flipped = good;
+    flipped[12] ^= 0x03;
+    assert_eq!(UnverifiedHeader::decode(&flipped).unwrap_err().kind(), Kind::Corrupt, "a flipped bit is no feature");
 }
 
 #[test]

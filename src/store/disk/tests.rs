@@ -83,7 +83,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// Bytes without long runs of equal ones, so that a shifted copy is noticed; some are zero.
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|at| (at.wrapping_mul(7) as u8).wrapping_add(seed)).collect()
+    (0..=255).cycle().step_by(7).take(len).map(|byte: u8| byte.wrapping_add(seed)).collect()
 }
 
 fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
