@@ -10,10 +10,16 @@ pub mod key;
 pub mod sector;
 
 pub mod crypto;
+pub mod format;
+pub mod storage;
 
 pub mod provider;
+pub mod store;
+pub mod vm;
 
-/// The command line, one verb a file.
-pub mod cli {
-    pub mod provider;
-}
+pub mod fs;
+pub mod fuse;
+
+pub mod control;
+
+pub mod cli;

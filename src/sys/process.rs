@@ -45,3 +45,8 @@ pub fn detach(command: &mut Command) -> &mut Command {
 pub fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
+
+/// Lets modes of new files be exactly what is asked for; who asks through a mount has applied a mask already.
+pub fn clear_umask() {
+    rustix::process::umask(rustix::fs::Mode::empty());
+}
