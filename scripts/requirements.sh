@@ -16,10 +16,10 @@ as_root() {
     fi
 }
 
-# A tool is a command, or `python:MODULE`.
+# A tool is a command, or `python:MODULE`: a module of the distribution's own Python, which is what its packages serve.
 have_tool() {
     case $1 in
-        python:*) python3 -c "import ${1#python:}" 2>/dev/null ;;
+        python:*) /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -52,7 +52,7 @@ require_tools() {
     for entry in "$@"; do
         tool=${entry%%|*}
         have_tool "$tool" && continue
-        echo "$tool is still missing after its package was installed (python3 is $(command -v python3))" >&2
+        echo "$tool is still missing after its package was installed" >&2
         return 1
     done
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # fio writes blocks that carry their own checksum and place; after a remount it must find every one of them again.
 #
-#     FIO_MIB    MiB that each of the jobs writes (32)
+#     FIO_MIB     MiB that each of the jobs writes (32)
+#     FIO_SEED    which order of blocks (20)
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
@@ -19,8 +20,9 @@ run_fio() {
     local name=$1 disk=$2
     shift 2
     step "$name on $disk"
-    (cd "$work" && fio --name="$name" --filename="$mnt/$disk" --size="${size}M" --verify=crc32c --verify_fatal=1 \
-        --verify_state_save=0 --randseed=20 --group_reporting --output-format=terse "$@" </dev/null >"$work/fio.out" 2>&1) || {
+    fio --name="$name" --filename="$mnt/$disk" --size="${size}M" --randseed="${FIO_SEED:-20}" \
+        --verify=crc32c --verify_fatal=1 --verify_state_save=0 --group_reporting --output-format=terse "$@" \
+        </dev/null >"$work/fio.out" 2>&1 || {
         cat "$work/fio.out" >&2
         return 1
     }
@@ -31,8 +33,9 @@ verified() {
 }
 
 make_vm
-vmc create-disk "$vm/s4096.raw" --size 1G --sector-size 4096
-vmc create-disk "$vm/s512.raw" --size 1G --sector-size 512
+for sector_size in 4096 512; do
+    vmc create-disk "$vm/s$sector_size.raw" --size "$((size * 10))M" --sector-size "$sector_size"
+done
 start_mount "$vm" "$mnt"
 
 direct=(--direct=1 --ioengine="$engine" --iodepth=16)
