@@ -1,0 +1,75 @@
+# Sourced by the scripts of this folder: installs the Debian or Ubuntu packages of the tools that are missing.
+# shellcheck shell=bash
+
+# mkfs.ext4 and its kind live in folders that are not on every user's PATH.
+PATH="$PATH:/usr/sbin:/sbin"
+
+# Runs a command as root: directly, or with sudo.
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "this needs root, and there is no sudo: $*" >&2
+        return 1
+    fi
+}
+
+# A tool is a command, or `python:MODULE`: a module of the distribution's own Python, which is what its packages serve.
+have_tool() {
+    case $1 in
+        python:*) /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends --yes "$@"
+}
+
+# require_tools 'TOOL|PACKAGE [PACKAGE...]|what it is needed for'...
+# Asks apt for the missing ones only: a package that is there in another version would make apt refuse all of them.
+require_tools() {
+    local entry tool packages purpose
+    local -a missing=()
+    for entry in "$@"; do
+        IFS='|' read -r tool packages purpose <<<"$entry"
+        have_tool "$tool" && continue
+        echo "Missing: $tool (package ${packages// /, }), which $purpose"
+        read -ra packages <<<"$packages"
+        missing+=("${packages[@]}")
+    done
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+
+    if ! command -v apt-get >/dev/null; then
+        echo "There is no apt-get here; please install the tools above, then start this again." >&2
+        return 1
+    fi
+    echo "Installing with apt-get: ${missing[*]}"
+    apt_install "${missing[@]}" >&2
+    for entry in "$@"; do
+        tool=${entry%%|*}
+        have_tool "$tool" && continue
+        echo "$tool is still missing after its package was installed" >&2
+        return 1
+    done
+}
+
+# Rust comes from rustup or the administrator, never from this script: which of them is not ours to choose.
+require_rust() {
+    command -v cargo >/dev/null || PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+    command -v cargo >/dev/null && return 0
+    echo "Missing: cargo. Please install Rust (rustup.rs says how), then start this again." >&2
+    return 1
+}
+
+# Without /dev/fuse there is nothing to show or test, and every later message would only hide that.
+require_fuse_device() {
+    if [[ -r /dev/fuse && -w /dev/fuse ]]; then
+        return 0
+    fi
+    echo "/dev/fuse is missing or not open to $(id -un). FUSE needs it: \`modprobe fuse\`, or, in a container, --device /dev/fuse --cap-add SYS_ADMIN." >&2
+    return 1
+}

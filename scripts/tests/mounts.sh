@@ -1,0 +1,135 @@
+# Sourced by the tests of this folder: a private configuration, a folder to work in, and mounts that are gone afterwards.
+#
+# VMCRYPTFS names the binary. Whatever a test starts has $work in its command line, so that it can be found and ended
+# by its own pid, and nothing else on the machine is touched.
+# shellcheck shell=bash
+
+: "${VMCRYPTFS:?is not set: it must be the path of the vmcryptfs binary, or use scripts/tests/run}"
+VMCRYPTFS=$(readlink -f "$VMCRYPTFS")
+# shellcheck disable=SC2034 # for the tests
+scripts=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/..")
+PATH="$PATH:/usr/sbin:/sbin"
+
+# /var/tmp and not /tmp, which is memory on newer systems. Short, since the path of a control socket is limited.
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmc.XXXXXX")
+work=$(readlink -f "$work")
+config=$work/config/config.toml
+mounts=()
+helpers=()
+
+vmc() {
+    "$VMCRYPTFS" --config "$config" "$@" </dev/null
+}
+
+step() {
+    echo "--- $*"
+}
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+is_mounted() {
+    grep -q -F " $1 " /proc/self/mounts
+}
+
+# start_mount FOLDER MOUNTPOINT [option...]
+start_mount() {
+    local folder=$1 mountpoint=$2
+    shift 2
+    mkdir -p "$mountpoint"
+    # Before the attempt: one that fails halfway is cleaned up too.
+    mounts+=("$mountpoint")
+    vmc mount "$folder" "$mountpoint" "$@"
+    is_mounted "$mountpoint" || fail "mount returned, but $mountpoint is not mounted"
+}
+
+# stop_mount MOUNTPOINT
+stop_mount() {
+    vmc umount "$1"
+    ! is_mounted "$1" || fail "umount returned, but $1 is still mounted"
+}
+
+# A VM folder web01 at $vm, made by a native provider `local`.
+make_vm() {
+    mkdir -p "$work/config" "$work/store"
+    vm=$work/store/web01
+    vmc provider add native local
+    vmc create "$vm"
+}
+
+# Pids of the processes of this test's binary: a command line is readable even where its process is protected.
+our_processes() {
+    local folder
+    for folder in /proc/[0-9]*; do
+        if tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -q "vmcryptfs.*$work"; then
+            echo "${folder#/proc/}"
+        fi
+    done
+}
+
+# wait_gone SECONDS: whether none of our processes is left.
+wait_gone() {
+    local deadline=$((SECONDS + $1))
+    while [[ -n $(our_processes) ]]; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
+clean_up() {
+    local status=$? pid mountpoint
+    trap - EXIT
+    set +e
+    # What a failed test still holds open would keep its mounts busy.
+    exec 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-
+    for pid in "${helpers[@]}"; do
+        kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null
+    done
+    for mountpoint in "${mounts[@]}"; do
+        is_mounted "$mountpoint" || continue
+        if ! vmc umount "$mountpoint" >&2; then
+            echo "umount of $mountpoint failed at the end of the test; forcing it" >&2
+            fusermount3 -u -z "$mountpoint"
+            status=1
+        fi
+    done
+    if ! wait_gone 10; then
+        for pid in $(our_processes); do
+            echo "process $pid is left over: $(tr '\0' ' ' <"/proc/$pid/cmdline")" >&2
+            kill "$pid"
+        done
+        wait_gone 5 || for pid in $(our_processes); do kill -KILL "$pid"; done
+        status=1
+    fi
+    if declare -F clean_up_more >/dev/null; then
+        clean_up_more
+    fi
+    rm -rf --one-file-system "$work"
+    exit "$status"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Bytes that a file or folder takes on disk, holes not counted.
+allocated() {
+    du -s --block-size=1 "$1" | cut -f 1
+}
+
+# must_fail 'PATTERN' COMMAND...: the command fails, and says something that matches.
+must_fail() {
+    local pattern=$1 said
+    shift
+    if said=$("$@" 2>&1 </dev/null); then
+        fail "this should have failed: $*"
+    fi
+    grep -q -i -E "$pattern" <<<"$said" || fail "expected /$pattern/ from: $*; it said: $said"
+}
+
+# How often TEXT occurs in the files below FOLDER. With -z, grep skips the holes of sparse files instead of reading them.
+occurrences() {
+    # Its exit code 1 says that there are none, which is no failure.
+    { grep -r -z -a -c -F -h -e "$1" "$2" || [[ $? -eq 1 ]]; } | awk '{ sum += $1 } END { print sum + 0 }'
+}
