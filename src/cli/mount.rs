@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -139,6 +140,7 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     let absolute = |path: &Path| std::path::absolute(path).context(|| format!("resolving {}", path.display()));
     let (log, log_path) = open_log(args.log_file.as_deref())?;
     let mut command = Command::new("/proc/self/exe");
+    command.arg0("vmcryptfs"); // what process lists show
     command.arg("--config").arg(absolute(config)?).args(std::iter::repeat_n("-v", usize::from(verbose)));
     command.args(["mount", "--foreground", "--report", "--engine", args.engine.name()]);
     command.args(args.threads.map(|threads| format!("--threads={threads}")));

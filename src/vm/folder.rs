@@ -50,7 +50,7 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>) -> Result<(Header, K
 fn refuse_unless_empty(path: &Path) -> Result<()> {
     let mut entries = fs::read_dir(path).context(|| format!("reading {}", path.display()))?;
     if path.join(HOME_FILE).exists() {
-        return Err(Error::new(Kind::Exists, format!("{} is an encrypted VM folder already", path.display())));
+        return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.display())));
     }
     if entries.next().is_some() {
         return Err(Error::new(

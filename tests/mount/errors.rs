@@ -1,0 +1,134 @@
+//! What goes wrong, and how it is said.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+
+use crate::host::Host;
+
+fn overwrite(path: &str, offset: u64, bytes: &[u8]) {
+    fs::File::options().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
+}
+
+/// Without the provider's key everything is listed and nothing opens.
+#[test]
+fn a_locked_vm_is_listed_and_says_enokey() {
+    let host = Host::with_vm();
+    fs::rename(host.path("config/keys/local.key"), host.path("config/keys/away")).unwrap();
+    let mount = host.mount("web01", &[]);
+    assert_eq!(fs::metadata(mount.path("root.raw")).unwrap().len(), 64 << 20, "the size shows");
+    let error = fs::File::open(mount.path("root.raw")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOKEY));
+    assert_eq!(fs::write(mount.path("new.raw"), "x").unwrap_err().raw_os_error(), Some(libc::ENOKEY));
+    let status = mount.status();
+    for component in status["components"].as_array().unwrap() {
+        assert_eq!(component["unlocked"], false);
+        assert!(component["reason"].as_str().unwrap().contains("local.key"), "{component}");
+    }
+    mount.unmount();
+    host.refuses(&["check", host.path("web01/root.raw")], 4, "1 of 1 components have a problem");
+}
+
+#[test]
+fn one_damaged_header_copy_is_survived_two_are_not() {
+    let host = Host::with_vm();
+    let disk = host.path("web01/root.raw");
+    for (offset, survives) in [(0, true), (4 << 20, false)] {
+        overwrite(disk, offset, &[0xee; 8192]);
+        let mount = host.mount("web01", &[]);
+        let opened = fs::File::open(mount.path("root.raw"));
+        assert_eq!(opened.is_ok(), survives, "after damage at {offset}: {opened:?}");
+        drop(opened);
+        mount.unmount();
+        // With no copy left nothing tells it from a foreign file.
+        host.refuses(&["check", disk], if survives { 3 } else { 2 }, "have a problem");
+    }
+}
+
+#[test]
+fn a_slot_from_another_disk_does_not_unlock_this_one() {
+    let host = Host::with_vm();
+    host.run(&["create-disk", host.path("web01/other.raw"), "--size", "64M"]);
+    let theirs = fs::read(host.path("web01/other.raw")).unwrap();
+    let mut header = fs::read(host.path("web01/root.raw")).unwrap()[..8192].to_vec();
+    // Everything of the other header's body, under this disk's UUID, with a checksum that fits.
+    header[64..8160].copy_from_slice(&theirs[64..8160]);
+    let checksum = vmcryptfs::crypto::derive::sha256(&header[..8160]);
+    header[8160..].copy_from_slice(&checksum);
+    for offset in [0, 4 << 20] {
+        overwrite(host.path("web01/root.raw"), offset, &header);
+    }
+    host.refuses(&["check", host.path("web01/root.raw")], 3, "1 of 1 components");
+    let mount = host.mount("web01", &[]);
+    assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert!(fs::File::open(mount.path("other.raw")).is_ok(), "the other disk is none the worse");
+    mount.unmount();
+}
+
+#[test]
+fn a_truncated_disk_is_damage_not_an_empty_disk() {
+    let host = Host::with_vm();
+    fs::File::options().write(true).open(host.path("web01/root.raw")).unwrap().set_len(5 << 20).unwrap();
+    host.refuses(&["check", host.path("web01/root.raw")], 3, "have a problem");
+    let mount = host.mount("web01", &[]);
+    assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
+    mount.unmount();
+}
+
+#[test]
+fn a_read_only_mount_writes_nothing() {
+    let host = Host::with_vm();
+    let before = fs::metadata(host.path("web01/root.raw")).unwrap().modified().unwrap();
+    let mount = host.mount("web01", &["-o", "ro"]);
+    let error = fs::File::options().write(true).open(mount.path("root.raw")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EROFS));
+    assert_eq!(fs::read(mount.path("root.raw")).unwrap().len(), 64 << 20);
+    mount.unmount();
+    assert_eq!(fs::metadata(host.path("web01/root.raw")).unwrap().modified().unwrap(), before);
+}
+
+#[test]
+fn a_second_mount_may_not_write_the_same_disk() {
+    let host = Host::with_vm();
+    let (first, second) = (host.mount("web01", &[]), host.mount("web01", &[]));
+    let mut writer = fs::File::options().write(true).open(first.path("root.raw")).unwrap();
+    for read_only in [true, false] {
+        let error = fs::File::options().read(true).write(!read_only).open(second.path("root.raw")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
+    }
+    writer.write_all(b"x").unwrap();
+    drop(writer);
+    assert!(host.log().contains("in use"), "{}", host.log());
+    first.unmount();
+    second.unmount();
+}
+
+#[test]
+fn mistakes_on_the_command_line_get_one_clear_line() {
+    let host = Host::with_vm();
+    fs::create_dir(host.path("plain")).unwrap();
+    fs::write(host.path("plain/file"), "x").unwrap();
+    let disk = |name: &str| host.path(name);
+    host.refuses(&["create", disk("plain")], 7, "not encrypted");
+    host.refuses(&["create", disk("web01")], 9, "exists already");
+    host.refuses(&["create-disk", disk("plain/root.raw"), "--size", "1G"], 7, "no encrypted VM folder");
+    host.refuses(&["create-disk", disk("web01/root.raw"), "--size", "1G"], 9, "exists already");
+    host.refuses(&["create", disk("web09"), "--provider", "nobody"], 4, "nobody");
+    host.refuses(&["mount", disk("web01"), disk("missing")], 8, "missing");
+    host.refuses(&["mount", disk("missing"), disk("plain")], 8, "missing");
+    host.refuses(&["mount", disk("web01"), disk("plain")], 6, "not empty");
+    host.refuses(&["mount", disk("web01"), disk("web01/root.raw")], 2, "no directory");
+    host.refuses(&["status", disk("plain")], 8, "mounted");
+    host.refuses(&["umount", disk("plain")], 8, "mounted");
+    host.refuses(&["info", disk("plain/file")], 2, "not a vmcryptfs component");
+}
+
+#[test]
+fn a_busy_mount_stays_and_says_so() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let open = fs::File::open(mount.path("root.raw")).unwrap();
+    host.refuses(&["umount", &mount.root().display().to_string()], 6, "in use");
+    drop(open);
+    mount.unmount();
+}

@@ -1,0 +1,106 @@
+//! A host of its own for one test: a configuration, a provider, a datastore and mounts, all in a temporary directory.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+pub struct Host {
+    dir: TempDir,
+}
+
+impl Host {
+    /// A host with the native provider `local`.
+    pub fn new() -> Self {
+        let host = Self { dir: tempfile::tempdir().unwrap() };
+        host.run(&["provider", "add", "native", "local"]);
+        host
+    }
+
+    /// A host with the VM folder `web01` in it, which holds `root.raw` of 64 MiB.
+    pub fn with_vm() -> Self {
+        let host = Self::new();
+        host.run(&["create", host.path("web01")]);
+        host.run(&["create-disk", host.path("web01/root.raw"), "--size", "64M"]);
+        host
+    }
+
+    /// A path in this host's directory. Leaked: a test has a handful.
+    pub fn path(&self, below: &str) -> &'static str {
+        Box::leak(self.dir.path().join(below).display().to_string().into_boxed_str())
+    }
+
+    pub fn try_run(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vmcryptfs"))
+            .arg("--config")
+            .arg(self.dir.path().join("config/config.toml"))
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// Runs vmcryptfs and expects success; returns what it printed.
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.try_run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "vmcryptfs {args:?}: {}: {said}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs vmcryptfs, expects an exit code and one line that says `words`.
+    pub fn refuses(&self, args: &[&str], code: i32, words: &str) {
+        let output = self.try_run(args);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "vmcryptfs {args:?}: {said}");
+        assert!(said.contains(words) && said.trim().lines().count() == 1, "vmcryptfs {args:?} said: {said}");
+    }
+
+    /// Mounts a folder of this host and returns the mount.
+    pub fn mount(&self, folder: &str, options: &[&str]) -> Mount<'_> {
+        let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir.path()).unwrap();
+        let log = self.path("log");
+        let at = mountpoint.path().display().to_string();
+        let args = [&["mount", "--log-file", log, self.path(folder), &at], options].concat();
+        self.run(&args);
+        Mount { host: self, mountpoint: Some(mountpoint) }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+}
+
+pub struct Mount<'h> {
+    host: &'h Host,
+    mountpoint: Option<TempDir>,
+}
+
+impl Mount<'_> {
+    pub fn root(&self) -> &Path {
+        self.mountpoint.as_ref().unwrap().path()
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root().join(below)
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        let printed = self.host.run(&["status", "--json", &self.root().display().to_string()]);
+        serde_json::from_str(&printed).unwrap()
+    }
+
+    /// Unmounts, and fails the test if that fails.
+    pub fn unmount(mut self) {
+        let mountpoint = self.mountpoint.take().unwrap();
+        self.host.run(&["umount", &mountpoint.path().display().to_string()]);
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        if let Some(mountpoint) = self.mountpoint.take() {
+            // A test that failed must not leave its mount behind.
+            self.host.try_run(&["umount", "--lazy", &mountpoint.path().display().to_string()]);
+        }
+    }
+}
