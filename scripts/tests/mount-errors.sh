@@ -4,13 +4,14 @@ set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
 
-# Exit codes by kind of error. Empty: not documented yet, then any but a crash's will do.
-exit_busy=''
-exit_corrupt=''
-exit_invalid=''
-exit_key_unavailable=''
-exit_not_found=''
-exit_unsupported=''
+# Exit codes by kind of error: docs/CLI.md.
+exit_invalid=2
+exit_corrupt=3
+exit_key_unavailable=4
+exit_busy=6
+exit_not_found=8
+exit_exists=9
+exit_unsupported=11
 
 mnt=$work/mnt
 mkdir "$mnt"
@@ -23,12 +24,7 @@ refused() {
     before=$(fingerprint)
     "$@" >"$work/stdout" 2>"$work/stderr" </dev/null || status=$?
     [[ $status -ne 0 ]] || fail "$name: this should have failed: $*"
-    if [[ -n $wanted ]]; then
-        [[ $status -eq $wanted ]] || fail "$name: exit code $status, expected $wanted: $(cat "$work/stderr")"
-    elif [[ $status -gt 100 ]]; then
-        # 101 is a panic, 124 to 126 a shell's, above 128 a signal.
-        fail "$name: exit code $status: $(cat "$work/stderr")"
-    fi
+    [[ $status -eq $wanted ]] || fail "$name: exit code $status, expected $wanted: $(cat "$work/stderr")"
     [[ $(wc -l <"$work/stderr") -eq 1 ]] || fail "$name: expected one line, it said: $(cat "$work/stderr")"
     grep -q -i -E "$pattern" "$work/stderr" || fail "$name: expected /$pattern/, it said: $(cat "$work/stderr")"
     [[ $(fingerprint) == "$before" ]] || fail "$name: files of the VM folder changed"
@@ -67,23 +63,23 @@ stop_mount "$mnt"
 
 # --- mountpoints and folders
 
-refused "no mountpoint" "$exit_not_found" "$work/nowhere" vmc mount "$vm" "$work/nowhere"
+refused "no mountpoint" "$exit_not_found" "$work/nowhere" vmc_mount "$vm" "$work/nowhere"
 touch "$work/file"
-refused "the mountpoint is a file" "$exit_invalid" "$work/file.*(directory|folder)" vmc mount "$vm" "$work/file"
+refused "the mountpoint is a file" "$exit_invalid" "$work/file.*(directory|folder)" vmc_mount "$vm" "$work/file"
 mkdir "$work/full" && touch "$work/full/something"
-refused "the mountpoint is not empty" "" "$work/full.*empty" vmc mount "$vm" "$work/full"
-refused "no folder to mount" "$exit_not_found" "$work/nothing" vmc mount "$work/nothing" "$mnt"
-refused "umount of what is not mounted" "" "$mnt" vmc umount "$mnt"
-refused "status of what is not mounted" "" "$mnt" vmc status "$mnt"
+refused "the mountpoint is not empty" "$exit_invalid" "$work/full.*empty" vmc_mount "$vm" "$work/full"
+refused "no folder to mount" "$exit_not_found" "$work/nothing" vmc_mount "$work/nothing" "$mnt"
+refused "umount of what is not mounted" "$exit_not_found" "$mnt" vmc umount "$mnt"
+refused "status of what is not mounted" "$exit_not_found" "$mnt" vmc status "$mnt"
 refused "info on what is not there" "$exit_not_found" "nothing.raw" vmc info "$vm/nothing.raw"
 head -c 100000 /dev/urandom >"$vm/foreign.raw"
-refused "info on a foreign file" "" "foreign.raw" vmc info "$vm/foreign.raw"
+refused "info on a foreign file" "$exit_invalid" "foreign.raw" vmc info "$vm/foreign.raw"
 rm "$vm/foreign.raw"
-refused "a disk that is there already" "" "exist" vmc create-disk "$vm/root.raw" --size 1G
-refused "a VM folder that is there already" "" "exist" vmc create "$vm"
-refused "a sector size that is none" "" "." vmc create-disk "$vm/new.raw" --size 1G --sector-size 1000
+refused "a disk that is there already" "$exit_exists" "exist" vmc create-disk "$vm/root.raw" --size 1G
+refused "a VM folder that is there already" "$exit_exists" "exist" vmc create "$vm"
+refused "a sector size that is none" "$exit_invalid" "." vmc create-disk "$vm/new.raw" --size 1G --sector-size 1000
 echo 'default = ' >"$work/broken.toml"
-refused "a configuration that is no TOML" "" "broken.toml" "$VMCRYPTFS" --config "$work/broken.toml" mount "$vm" "$mnt"
+refused "a configuration that is no TOML" "$exit_invalid" "broken.toml" "$VMCRYPTFS" --config "$work/broken.toml" mount --log-file "$work/mount.log" "$vm" "$mnt"
 
 step "umount of a busy mount"
 start_mount "$vm" "$mnt"
@@ -91,7 +87,7 @@ exec 5<"$mnt/root.raw"
 status=0
 vmc umount "$mnt" 2>"$work/stderr" || status=$?
 [[ $status -ne 0 ]] || fail "umount of a mount with an open file succeeded"
-[[ -z $exit_busy || $status -eq $exit_busy ]] || fail "umount of a busy mount: exit code $status, expected $exit_busy"
+[[ $status -eq $exit_busy ]] || fail "umount of a busy mount: exit code $status, expected $exit_busy"
 grep -q -i 'busy' "$work/stderr" || fail "umount of a busy mount does not say busy: $(cat "$work/stderr")"
 [[ $(head -n 1 <&5) == "this is what lies in the disk" ]] || fail "the busy mount does not work any more"
 exec 5>&-
@@ -128,13 +124,13 @@ for component in vmcryptfs.home root.raw; do
 
     copy_of_vm
     truncate -s 5000 "$copy/$component"
-    refused "$component: truncated within its header" "" "$component" vmc info "$copy/$component"
+    refused "$component: truncated within its header" "$exit_corrupt" "$component" vmc info "$copy/$component"
 done
 
 copy_of_vm
 poke "$copy/vmcryptfs.home" 100 'XXXX'
 poke "$copy/vmcryptfs.home" $((65536 + 100)) 'XXXX'
-refused "a folder whose home header is damaged is not mounted" "$exit_corrupt" "vmcryptfs.home" vmc mount "$copy" "$mnt"
+refused "a folder whose home header is damaged is not mounted" "$exit_corrupt" "vmcryptfs.home" vmc_mount "$copy" "$mnt"
 
 step "a damaged disk does not take the others with it"
 copy_of_vm
@@ -151,7 +147,7 @@ stop_mount "$mnt"
 status=0
 vmc check "$copy" >/dev/null 2>"$work/stderr" || status=$?
 [[ $status -ne 0 ]] || fail "check finds nothing wrong with a damaged disk"
-[[ -z $exit_corrupt || $status -eq $exit_corrupt ]] || fail "check of a damaged disk: exit code $status"
+[[ $status -eq $exit_corrupt ]] || fail "check of a damaged disk: exit code $status"
 rm -rf "$copy"
 
 # --- keys
@@ -162,12 +158,12 @@ mkdir "$work/other"
 locked_by() {
     local said=$1 status=0
     mounts+=("$mnt")
-    "$VMCRYPTFS" --config "$work/other/config.toml" mount "$vm" "$mnt" >/dev/null 2>"$work/stderr" </dev/null || status=$?
+    "$VMCRYPTFS" --config "$work/other/config.toml" mount --log-file "$work/mount.log" "$vm" "$mnt" >/dev/null 2>"$work/stderr" </dev/null || status=$?
     if [[ $status -eq 0 ]]; then
         must_fail 'Required key not available' cat "$mnt/root.raw"
         stop_mount "$mnt"
     else
-        [[ -z $exit_key_unavailable || $status -eq $exit_key_unavailable ]] || fail "exit code $status: $(cat "$work/stderr")"
+        [[ $status -eq $exit_key_unavailable ]] || fail "exit code $status: $(cat "$work/stderr")"
         grep -q -i "$said" "$work/stderr" || fail "expected /$said/, it said: $(cat "$work/stderr")"
     fi
 }
