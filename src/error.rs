@@ -6,11 +6,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What a caller can do about an [`Error`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What a caller can do about an [`Error`]. Its names in JSON are part of the control socket's protocol.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Another writer, process or host holds what was asked for.
     Busy,

@@ -75,7 +75,10 @@ impl ProviderName {
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty() || name.len() > MAX_PROVIDER_LEN || !name.chars().all(allowed) || name.starts_with(['-', '.'])
+        if name.is_empty()
+            || name.len() > MAX_PROVIDER_LEN
+            || !name.chars().all(allowed)
+            || name.starts_with(['-', '.'])
         {
             return Err(Error::new(
                 Kind::Invalid,

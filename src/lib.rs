@@ -8,3 +8,18 @@ pub mod sys;
 
 pub mod key;
 pub mod sector;
+
+pub mod crypto;
+pub mod format;
+pub mod storage;
+
+pub mod provider;
+pub mod store;
+pub mod vm;
+
+pub mod fs;
+pub mod fuse;
+
+pub mod control;
+
+pub mod cli;

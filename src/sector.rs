@@ -8,8 +8,12 @@ use crate::error::{Error, Kind, Result};
 
 /// Smallest range that is written, punched or a hole on its own, in bytes.
 pub const UNIT: u64 = 512;
+/// [`UNIT`] as a length of memory.
+pub const UNIT_LEN: usize = 512;
 /// AES block: the granule of XTS, in bytes.
 pub const BLOCK: u64 = 16;
+/// [`BLOCK`] as a length of memory.
+pub const BLOCK_LEN: usize = 16;
 /// Largest plaintext length of a disk, in bytes (2^62): no sum of offsets below it can overflow.
 pub const MAX_PLAIN_LEN: u64 = 1 << 62;
 
@@ -44,7 +48,7 @@ impl SectorSize {
     }
 
     /// The size in bytes, as a length of memory.
-    pub fn len(self) -> usize {
+    pub fn in_memory(self) -> usize {
         self.0 as usize
     }
 
@@ -114,7 +118,7 @@ impl Span {
 
     /// Bytes from [`start`](Self::start) to the end of the unit that holds the last byte wanted.
     pub fn unit_len(self) -> usize {
-        (self.skip + self.len).next_multiple_of(UNIT as usize)
+        (self.skip + self.len).next_multiple_of(UNIT_LEN)
     }
 
     /// The whole units that hold the range, in plaintext.

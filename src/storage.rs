@@ -11,6 +11,7 @@ pub use file::{Access, FileStorage};
 use crate::error::Result;
 
 /// A flat file with holes, shared between threads. Reads of a hole give zeros.
+#[allow(clippy::len_without_is_empty, reason = "whether a backing file is empty tells nobody anything")]
 pub trait Storage: Send + Sync {
     /// Length in bytes.
     ///

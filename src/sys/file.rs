@@ -1,21 +1,20 @@
 //! File operations beyond std: sparse files, locks between processes and hosts, opening below a directory.
 
-#![allow(unsafe_code, reason = "fallocate, lseek, fcntl and openat2 have no safe form in std")]
+#![allow(unsafe_code, reason = "locks of open file descriptions have no safe form in std or rustix")]
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
+
+use rustix::fs::{FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom};
+use rustix::io::Errno;
 
 use super::check;
 
 /// What `fallocate` shall do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Allocation {
-    /// Reserve space; the file grows to hold the range.
-    Grow,
     /// Reserve space without growing the file.
     Keep,
     /// Make the range a hole; the length stays.
@@ -29,14 +28,12 @@ pub enum Allocation {
 /// # Errors
 /// The system's; `EOPNOTSUPP` where the file system cannot do it.
 pub fn fallocate(file: &File, what: Allocation, offset: u64, len: u64) -> io::Result<()> {
-    let mode = match what {
-        Allocation::Grow => 0,
-        Allocation::Keep => libc::FALLOC_FL_KEEP_SIZE,
-        Allocation::Punch => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-        Allocation::Zero => libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+    let flags = match what {
+        Allocation::Keep => FallocateFlags::KEEP_SIZE,
+        Allocation::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        Allocation::Zero => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
     };
-    // SAFETY: the descriptor is open for the whole call; the other arguments are plain numbers.
-    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, signed(offset)?, signed(len)?) }).map(drop)
+    Ok(rustix::fs::fallocate(file, flags, offset, len)?)
 }
 
 /// Start of the first data at or behind `offset`; `None` when only a hole follows.
@@ -44,7 +41,7 @@ pub fn fallocate(file: &File, what: Allocation, offset: u64, len: u64) -> io::Re
 /// # Errors
 /// The system's.
 pub fn seek_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    seek(file, offset, libc::SEEK_DATA)
+    seek(file, SeekFrom::Data(offset))
 }
 
 /// Start of the first hole at or behind `offset`; the end of the file counts as one. `None` when `offset` is behind it.
@@ -52,19 +49,15 @@ pub fn seek_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
 /// # Errors
 /// The system's.
 pub fn seek_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
-    seek(file, offset, libc::SEEK_HOLE)
+    seek(file, SeekFrom::Hole(offset))
 }
 
-fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
-    // SAFETY: the descriptor is open for the whole call. The file position it moves is used by nobody: all our reads
-    // and writes name their position.
-    let found = unsafe { libc::lseek(file.as_raw_fd(), signed(offset)?, whence) };
-    match u64::try_from(found) {
+/// Moves the file position, which nobody uses: all our reads and writes name theirs.
+fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, to) {
         Ok(found) => Ok(Some(found)),
-        Err(_) => match io::Error::last_os_error() {
-            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-            error => Err(error),
-        },
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -99,34 +92,15 @@ pub fn try_claim(file: &File, claim: Claim) -> io::Result<bool> {
     }
 }
 
-/// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it
-/// (`openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`). `flags` as for `open(2)`.
+/// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it.
+/// An empty path is `root` itself.
 ///
 /// # Errors
 /// The system's; `ELOOP` for a symbolic link, `EXDEV` for an escape.
-pub fn open_beneath(root: &File, path: &Path, flags: i32, mode: u32) -> io::Result<File> {
-    let path = c_path(if path.as_os_str().is_empty() { Path::new(".") } else { path })?;
-    // SAFETY: `open_how` is plain data for which all-zero bytes are valid.
-    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = u64::from((flags | libc::O_CLOEXEC).cast_unsigned());
-    how.mode = if flags & libc::O_CREAT == 0 { 0 } else { u64::from(mode & 0o7777) };
-    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
-    // SAFETY: path and `how` outlive the call, and the size is that of `how`.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), &raw mut how, size_of::<libc::open_how>())
-    };
-    let fd = i32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    check(fd)?;
-    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
-}
-
-fn c_path(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
-}
-
-fn signed(value: u64) -> io::Result<i64> {
-    i64::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve)?.into())
 }
 
 #[cfg(test)]
@@ -156,9 +130,9 @@ mod tests {
         std::fs::write(dir.path().join("root/inside"), "y").unwrap();
         std::os::unix::fs::symlink("inside", dir.path().join("root/link")).unwrap();
         let root = File::open(dir.path().join("root")).unwrap();
-        assert!(open_beneath(&root, Path::new("inside"), libc::O_RDONLY, 0).is_ok());
+        assert!(open_beneath(&root, Path::new("inside"), OFlags::RDONLY, Mode::empty()).is_ok());
         for escape in ["../secret", "link", "/etc/passwd"] {
-            assert!(open_beneath(&root, Path::new(escape), libc::O_RDONLY, 0).is_err(), "{escape}");
+            assert!(open_beneath(&root, Path::new(escape), OFlags::RDONLY, Mode::empty()).is_err(), "{escape}");
         }
     }
 

@@ -43,12 +43,10 @@ pub fn detach(command: &mut Command) -> &mut Command {
 
 /// Effective user id of this process.
 pub fn effective_uid() -> u32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::geteuid() }
+    rustix::process::geteuid().as_raw()
 }
 
-/// Effective group id of this process.
-pub fn effective_gid() -> u32 {
-    // SAFETY: takes nothing, cannot fail.
-    unsafe { libc::getegid() }
+/// Lets modes of new files be exactly what is asked for; who asks through a mount has applied a mask already.
+pub fn clear_umask() {
+    rustix::process::umask(rustix::fs::Mode::empty());
 }

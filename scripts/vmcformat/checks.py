@@ -1,0 +1,109 @@
+"""Reads a vector file with the decoders of this package and demands what it expects."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from . import disk, header, native
+from .errors import FormatError, KeyRejected
+from .header_good import decoded_fields
+from .keys import key_check, unwrap_dek
+from .vectorfile import VectorFile
+
+KIND_BY_NAME = {name: kind for kind, name in header.KIND_NAMES.items()}
+
+
+def expecting(read: Callable[[VectorFile], None]) -> Callable[[VectorFile], None]:
+    """A check: `read` must end as `expect:` says."""
+    def check(vector: VectorFile) -> None:
+        try:
+            read(vector)
+        except FormatError as refusal:
+            same(refusal.kind, vector.get("expect"), f"class of refusal ({refusal})")
+        else:
+            same("ok", vector.get("expect"), "class")
+    return check
+
+
+def same(got: object, want: object, what: str) -> None:
+    """Fail unless equal; not `assert`, which -O removes."""
+    if got != want:
+        raise AssertionError(f"{what}: got {got!r}, the file wants {want!r}")
+
+
+def read_header(vector: VectorFile) -> None:
+    """A file of header/."""
+    copy = vector.bodies[0]
+    stage = "decode"
+    try:
+        decoded = header.decode(copy)
+        stage = "unlock"
+        dek = header.unlock(copy, decoded, vector.bytes("kek"))
+    except FormatError:
+        same(stage, vector.get("at", "nowhere"), "stage of refusal")
+        raise
+    same(dek, vector.bytes("dek"), "dek")
+    want = [field for field in vector.fields if field[0] not in ("expect", "why", "kek", "dek")]
+    same(decoded_fields(decoded), want, "fields")
+    same(header.encode(decoded, dek), copy, "encoding of what was decoded")
+
+
+def read_pair(vector: VectorFile) -> None:
+    """A file of pair/."""
+    first, second = vector.bodies
+    copy, chosen = header.choose(first, second)
+    used = "either" if first == second else "first" if copy == first else "second"
+    same(used, vector.get("use"), "use")
+    same(chosen.sequence, vector.int("sequence"), "sequence")
+
+
+def read_wrap(vector: VectorFile) -> None:
+    """A file of wrap/."""
+    kek = vector.bytes("kek")
+    if key_check(kek) != vector.bytes("check"):
+        raise KeyRejected("the key check differs")
+    dek = unwrap_dek(kek, vector.bodies[0], header.DEK_LEN[KIND_BY_NAME[vector.get("kind")]])
+    same(dek, vector.bytes("dek"), "dek")
+
+
+def read_sectors(vector: VectorFile) -> None:
+    """A file of sectors/."""
+    plaintext, ciphertext = vector.bodies
+    dek, sector_size, offset = vector.bytes("dek"), vector.int("sector_size"), vector.int("offset")
+    plain_len = vector.int("plain_len")
+    same(offset // sector_size, vector.int("first_sector"), "first sector")
+    end_of_blocks = disk.padded_len(plain_len) - offset
+    blocks, behind = ciphertext[:end_of_blocks], ciphertext[end_of_blocks:]
+    if offset + len(plaintext) == plain_len:
+        same(behind, disk.tail(plain_len), "zeros behind the last block")
+    if offset % disk.UNIT == 0:
+        same(disk.read_range(dek, sector_size, offset, blocks)[:len(plaintext)], plaintext, "plaintext")
+    if vector.get("direction") == "both":
+        padded = plaintext.ljust(disk.padded_len(len(plaintext)), b"\0")
+        same(disk.encrypt_range(dek, sector_size, offset, padded), blocks, "ciphertext")
+        same(disk.decrypt_range(dek, sector_size, offset, blocks), padded, "padded plaintext")
+
+
+def read_length(vector: VectorFile) -> None:
+    """A file of length/."""
+    for plain_len, beyond in (map(int, row.split()) for row in vector.all("length")):
+        same(disk.file_len(plain_len), beyond, f"file length of {plain_len}")
+        same(disk.plain_len(beyond), plain_len, f"plaintext length of {beyond}")
+    for beyond, plain_len in (map(int, row.split()) for row in vector.all("read")):
+        same(disk.plain_len(beyond), plain_len, f"plaintext length of {beyond}")
+
+
+def read_native(vector: VectorFile) -> None:
+    """A file of native/."""
+    what, data = vector.get("what"), vector.bodies[0]
+    if what == "key-id":
+        kek = native.open_key_id(native.decode_primary(data), vector.get("key_id"))
+        same(kek, vector.bytes("kek"), "kek")
+        return
+    if what == "backup":
+        backup, primary = native.open_backup(data, vector.get("passphrase"))
+        same(backup.provider, vector.get("provider"), "provider")
+        same(backup.cost.memory_kib, vector.int("memory_kib"), "memory")
+    else:
+        primary = native.decode_primary(data)
+    same(str(UUID(bytes=primary.uuid)), vector.get("uuid"), "uuid")
+    same(primary.key, vector.bytes("key"), "key")

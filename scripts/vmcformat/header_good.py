@@ -1,0 +1,92 @@
+"""Vectors of header copies that must decode and unlock."""
+
+from uuid import UUID
+
+from .header import DISK, GIB, KIND_NAMES, Header, encode, new_slot
+from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, disk, home, slot
+from .vectorfile import VectorFile, derive
+
+
+def vectors() -> dict[str, VectorFile]:
+    """File name to vector."""
+    return {name: good(why, header, kek) for name, (why, header, kek) in cases().items()}
+
+
+def cases() -> dict[str, tuple[str, Header, bytes]]:
+    """What is special, the header, and the KEK that must unlock it."""
+    return {
+        "disk-4096": ("a disk of 4096-byte sectors", disk(), KEK),
+        "disk-512": ("a disk of 512-byte sectors", disk(sector_size=512), KEK),
+        "home": ("a home", home(), KEK),
+        "home-disk-names": ("a home with patterns of its own", home(disk_names=("*.raw", "disk-##", "*.Ünï")), KEK),
+        "label-empty": ("an empty label", disk(label=""), KEK),
+        "label-utf8": ("a label of 1-, 2-, 3- and 4-byte letters", disk(label="Platte Ä 磁盘 💾 e\u0301"), KEK),
+        "data-offset-largest": ("data_offset of 1 GiB", disk(data_offset=GIB), KEK),
+        "sequence-largest": ("sequence of 2^64 - 1", disk(sequence=2**64 - 1), KEK),
+        "slots-4-first": ("four slots, and the KEK of the first", four_slots(), kek_of(1)),
+        "slots-4-last": ("four slots, and the KEK of the last", four_slots(), kek_of(4)),
+        "slot-damaged-beside": ("a damaged slot and a good one, both of this KEK", damaged_beside_good(), KEK),
+        "key-id-utf8": ("a key id with spaces, a slash and UTF-8",
+                        disk(slots=(slot(DISK, key_id="Schlüssel 7/ключ 鍵"),)), KEK),
+        "provider-all-characters": ("a provider name of every kind of character",
+                                    disk(slots=(slot(DISK, provider="_Az09-_.-."),)), KEK),
+        "longest-disk": ("every field of a disk at its longest", longest_disk(), kek_of(3)),
+        "longest-home": ("every field of a home at its longest", longest_home(), kek_of(2)),
+    }
+
+
+def kek_of(number: int) -> bytes:
+    """The KEK of one of four slots."""
+    return derive(f"kek {number}", 32)
+
+
+def four_slots() -> Header:
+    """A disk with four providers."""
+    return disk(slots=tuple(new_slot(f"provider-{n}", f"key-{n}", kek_of(n), DISK_DEK) for n in range(1, 5)))
+
+
+def damaged_beside_good() -> Header:
+    """The first slot agrees with the KEK but does not unwrap; the second does."""
+    whole = slot(DISK)
+    flipped = bytes([whole.wrapped[0] ^ 1]) + whole.wrapped[1:]
+    return disk(slots=(slot(DISK, wrapped=flipped), whole))
+
+
+def longest_slot(number: int, dek: bytes) -> tuple[str, str, bytes, bytes]:
+    """What `new_slot` takes, with names at their longest."""
+    return f"{number}".ljust(64, "p"), f"{number}".ljust(510, "k") + "é", kek_of(number), dek
+
+
+def longest_disk() -> Header:
+    """A disk with every text at its limit in bytes."""
+    slots = tuple(new_slot(*longest_slot(n, DISK_DEK)) for n in range(1, 5))
+    return disk(label="é" * 127 + "x", slots=slots)
+
+
+def longest_home() -> Header:
+    """A home with every text and list at its limit."""
+    slots = tuple(new_slot(*longest_slot(n, HOME_DEK)) for n in range(1, 5))
+    names = tuple("*" + f"{n:02}".rjust(63, "n") for n in range(32))
+    return home(label="é" * 127 + "x", disk_names=names, slots=slots)
+
+
+def good(why: str, header: Header, kek: bytes) -> VectorFile:
+    """The vector of a header that unlocks."""
+    dek = DEKS[header.kind]
+    fields = [("expect", "ok"), ("why", why), ("kek", kek.hex()), ("dek", dek.hex())]
+    return VectorFile(tuple(fields + decoded_fields(header)), (encode(header, dek),))
+
+
+def decoded_fields(header: Header) -> list[tuple[str, str]]:
+    """What a reader must find in the copy. An empty label has no line, so that no line ends in a space."""
+    fields = [
+        ("kind", KIND_NAMES[header.kind]),
+        ("uuid", str(UUID(bytes=header.uuid))),
+        ("sequence", str(header.sequence)),
+        ("sector_size", str(header.sector_size)),
+        ("data_offset", str(header.data_offset)),
+    ]
+    fields += [("label", header.label)] if header.label else []
+    fields += [("disk_name", name) for name in header.disk_names]
+    fields += [("slot", f"{s.provider} {s.key_id} {s.check.hex()} {s.wrapped.hex()}") for s in header.slots]
+    return fields

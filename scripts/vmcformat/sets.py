@@ -1,0 +1,74 @@
+"""The sets under tests/vectors: writing them, and checking what is committed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from . import checks, disk_cases, header_bad, header_good, key_cases, native_cases
+from .native import has_argon2
+from .vectorfile import VectorFile, parse
+
+Maker = Callable[[], dict[str, VectorFile]]
+Reader = Callable[[VectorFile], None]
+
+SETS: dict[str, tuple[Maker, Reader]] = {
+    "header": (lambda: {**header_good.vectors(), **header_bad.vectors()}, checks.read_header),
+    "pair": (key_cases.pair_vectors, checks.read_pair),
+    "wrap": (key_cases.wrap_vectors, checks.read_wrap),
+    "sectors": (disk_cases.sector_vectors, checks.read_sectors),
+    "length": (disk_cases.length_vectors, checks.read_length),
+    "native": (native_cases.vectors, checks.read_native),
+}
+
+
+def texts() -> dict[str, str]:
+    """Path below tests/vectors to content, of every vector that can be made here."""
+    return {f"{folder}/{name}.txt": vector.render()
+            for folder, (make, _) in SETS.items() for name, vector in make().items()}
+
+
+def skipped(path: str) -> bool:
+    """Whether a file can be neither made nor read here, for lack of Argon2id."""
+    return path.startswith(f"native/{native_cases.BACKUP_PREFIX}") and not has_argon2()
+
+
+def committed(root: Path) -> list[str]:
+    """The vector files that are there."""
+    return sorted(str(path.relative_to(root)) for folder in SETS for path in (root / folder).glob("*.txt"))
+
+
+def generate(root: Path) -> int:
+    """Write every vector, remove those that are no longer made; how many were written."""
+    made = texts()
+    for path in committed(root):
+        if path not in made and not skipped(path):
+            (root / path).unlink()
+    for path, text in made.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8")
+    return len(made)
+
+
+def failures(root: Path) -> list[str]:
+    """What is wrong with the files that are there: not as generated, or not as they themselves expect."""
+    made = texts()
+    found = [f"{path}: missing" for path in made if not (root / path).is_file()]
+    for path in committed(root):
+        if skipped(path):
+            continue
+        text = (root / path).read_text(encoding="utf-8")
+        if path not in made:
+            found.append(f"{path}: no longer generated")
+        elif text != made[path]:
+            found.append(f"{path}: differs from what is generated")
+        found += [f"{path}: {failure}" for failure in [read_failure(path, text)] if failure]
+    return found
+
+
+def read_failure(path: str, text: str) -> str | None:
+    """Read one vector file as its set is read; what disagrees."""
+    _, read = SETS[path.split("/")[0]]
+    try:
+        checks.expecting(read)(parse(text))
+    except (AssertionError, ValueError) as failure:
+        return str(failure)
+    return None

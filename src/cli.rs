@@ -1,0 +1,94 @@
+//! The command line: one verb a file. This layer alone prints, and decides exit codes.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
+
+mod check;
+mod create;
+mod exit;
+mod info;
+mod log;
+mod manual;
+mod mount;
+pub mod provider;
+mod size;
+mod speed;
+mod status;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+use crate::provider::config;
+
+/// Encryption at rest for the VMs of QEMU/KVM hosts, with keys from your key provider.
+#[derive(Parser)]
+#[command(name = "vmcryptfs", version, propagate_version = true, arg_required_else_help = true)]
+struct CommandLine {
+    /// Configuration file [default: /etc/vmcryptfs/config.toml for root, else ~/.config/vmcryptfs/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Say more; twice for every detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Configure where keys come from
+    #[command(subcommand)]
+    Provider(provider::ProviderCommand),
+    /// Make an encrypted VM folder
+    Create(create::CreateArgs),
+    /// Make an empty encrypted disk in a VM folder
+    CreateDisk(create::CreateDiskArgs),
+    /// Show a VM folder, or a datastore of VM folders, decrypted
+    Mount(mount::MountArgs),
+    /// Take a mount down
+    Umount(mount::UmountArgs),
+    /// List a mount's components, and which of them are unlocked
+    Status(status::StatusArgs),
+    /// Show what the headers of a VM folder or a disk say, without any key
+    Info(info::InfoArgs),
+    /// Verify headers, and with the key their authenticity
+    Check(check::CheckArgs),
+    /// Measure the cipher engines of this machine
+    Speed(speed::SpeedArgs),
+    /// Print the manual pages or the completions of a shell
+    #[command(subcommand)]
+    Manual(manual::ManualCommand),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    match run(line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmcryptfs: {}", error.chain());
+            exit::code(error.kind())
+        }
+    }
+}
+
+fn run(line: CommandLine) -> Result<()> {
+    let config = || config::locate(line.config.as_deref());
+    match line.verb {
+        Verb::Provider(command) => provider::run(command, &config()?),
+        Verb::Create(args) => create::vm_folder(&args, &config()?),
+        Verb::CreateDisk(args) => create::disk(&args, &config()?),
+        Verb::Mount(args) => mount::mount(&args, &config()?, line.verbose),
+        Verb::Umount(args) => mount::umount(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Info(args) => info::run(&args),
+        Verb::Check(args) => check::run(&args, &config()?),
+        Verb::Speed(args) => speed::run(&args),
+        Verb::Manual(command) => manual::run(&command),
+    }
+}

@@ -1,0 +1,150 @@
+//! `check`: are the headers whole, and, as far as the keys can be had, genuine.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::table;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, Shape, UnverifiedHeader};
+use crate::provider::Providers;
+use crate::storage::{FileStorage, Storage};
+use crate::store::header_area::{self, OtherCopy, StoredHeader};
+use crate::vm::{folder, keyring, scan};
+
+/// What to check.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs check web01\n\n\
+    Exit code 0: all whole and genuine. 3: something is damaged or was changed. 4: whole as far as can be told,\n\
+    but a key could not be had. docs/CLI.md has the others.")]
+pub(super) struct CheckArgs {
+    /// A VM folder, a datastore, or a disk
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is wrong with a component, if anything.
+#[derive(Serialize)]
+struct Finding {
+    path: PathBuf,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<Kind>,
+    result: String,
+}
+
+pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
+    let components = components(&args.path)?;
+    let providers = Providers::load(config)?;
+    let headers = components.iter().filter_map(|(_, _, opened)| opened.as_ref().ok());
+    let ids = headers.flat_map(|(_, stored)| stored.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    let keks = providers.fetch_all(ids);
+    let unlock = |header: &UnverifiedHeader| {
+        let dek = keyring::unlock(header, &keks)?;
+        header.clone().verify(&dek)
+    };
+    let findings: Vec<Finding> = components
+        .into_iter()
+        .map(|(path, kind, opened)| finding(path, kind, opened.and_then(|opened| examine(&opened, unlock))))
+        .collect();
+    print(args, &findings);
+    verdict(&findings)
+}
+
+type Opened = Result<(FileStorage, StoredHeader)>;
+
+fn components(path: &Path) -> Result<Vec<(PathBuf, ComponentKind, Opened)>> {
+    let open = |path: &Path, kind: ComponentKind| -> Opened {
+        let file = std::fs::File::open(path).context(|| format!("opening {}", path.display()))?;
+        let storage = FileStorage::new(file);
+        let stored = header_area::load(&storage, kind)?;
+        Ok((storage, stored))
+    };
+    if !path.is_dir() {
+        return Ok(vec![(path.to_path_buf(), ComponentKind::Disk, open(path, ComponentKind::Disk))]);
+    }
+    let found = scan::scan(&folder::open_dir(path)?)?;
+    if found.is_empty() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{} is no encrypted VM folder, nor does it hold any", path.display()),
+        ));
+    }
+    let opened = |component: scan::FoundComponent| {
+        let shown = path.join(&component.path);
+        let file = match component.kind {
+            ComponentKind::Home => shown.join(crate::format::header::HOME_FILE),
+            ComponentKind::Disk => shown.clone(),
+        };
+        (shown, component.kind, open(&file, component.kind))
+    };
+    Ok(found.into_iter().map(opened).collect())
+}
+
+fn examine(opened: &(FileStorage, StoredHeader), unlock: impl Fn(&UnverifiedHeader) -> Result<Header>) -> Result<()> {
+    let (storage, stored) = opened;
+    if let OtherCopy::Damaged(error) = &stored.other {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!(
+                "one of two header copies is damaged ({}); the other serves, and the next update repairs it",
+                error.chain()
+            ),
+        ));
+    }
+    let header = unlock(&stored.header)?;
+    if let Shape::Disk { data_offset, .. } = header.shape {
+        let len = storage.len()?;
+        if len < data_offset {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("the file ends at byte {len}, but its data begin at {data_offset}: it was cut off"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn finding(path: PathBuf, kind: ComponentKind, examined: Result<()>) -> Finding {
+    let (problem, result) = match examined {
+        Ok(()) => (None, "whole and genuine".to_owned()),
+        Err(error) => (Some(error.kind()), error.chain()),
+    };
+    Finding { path, kind: kind.word(), problem, result }
+}
+
+fn print(args: &CheckArgs, findings: &[Finding]) {
+    if args.json {
+        println!("{}", serde_json::json!(findings));
+        return;
+    }
+    let row = |finding: &Finding| {
+        [
+            finding.path.display().to_string(),
+            finding.kind.to_owned(),
+            if finding.problem.is_none() { "ok" } else { "PROBLEM" }.to_owned(),
+            finding.result.clone(),
+        ]
+    };
+    table::print(["PATH", "KIND", "CHECK", "RESULT"], &findings.iter().map(row).collect::<Vec<_>>());
+}
+
+/// One exit code for many components: damage says most, a missing key least.
+fn verdict(findings: &[Finding]) -> Result<()> {
+    let problems: Vec<Kind> = findings.iter().filter_map(|finding| finding.problem).collect();
+    let kind = [Kind::Corrupt, Kind::KeyRejected]
+        .into_iter()
+        .find(|kind| problems.contains(kind))
+        .or_else(|| problems.iter().copied().find(|&kind| kind != Kind::KeyUnavailable))
+        .or_else(|| problems.first().copied());
+    match kind {
+        None => Ok(()),
+        Some(kind) => {
+            Err(Error::new(kind, format!("{} of {} components have a problem", problems.len(), findings.len())))
+        }
+    }
+}

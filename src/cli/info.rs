@@ -1,0 +1,155 @@
+//! `info`: what headers say. Nothing here needs a key, and nothing of it is proven.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{size, table};
+use crate::control::KeyName;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, Shape};
+use crate::sector;
+use crate::storage::Storage;
+use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::vm::{disk, folder, scan};
+
+/// Of what.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs info web01/root.raw\n  vmcryptfs info web01\n\n\
+    `vmcryptfs check` proves with the key that a header is genuine.")]
+pub(super) struct InfoArgs {
+    /// A VM folder, or a disk in one
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A header without its keys. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct HeaderInfo {
+    path: PathBuf,
+    kind: &'static str,
+    uuid: uuid::Uuid,
+    cipher: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sector_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated: Option<u64>,
+    sequence: u64,
+    label: String,
+    keys: Vec<KeyName>,
+    other_copy: String,
+}
+
+pub(super) fn run(args: &InfoArgs) -> Result<()> {
+    let infos = match args.path.is_dir() {
+        true => folder_infos(&args.path)?,
+        false => vec![disk_info(&args.path)?],
+    };
+    if args.json {
+        println!("{}", serde_json::json!(infos));
+    } else if let [info] = infos.as_slice() {
+        print_one(info);
+    } else {
+        print_many(&infos);
+    }
+    Ok(())
+}
+
+fn folder_infos(path: &Path) -> Result<Vec<HeaderInfo>> {
+    let found = scan::scan(&folder::open_dir(path)?)?;
+    if found.is_empty() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{} is no encrypted VM folder, nor does it hold any", path.display()),
+        ));
+    }
+    let info = |component: scan::FoundComponent| match component.kind {
+        ComponentKind::Home => {
+            let path = path.join(&component.path);
+            let stored = component.header.context(|| format!("home of {}", path.display()))?;
+            Ok(header_info(path, &stored, None))
+        }
+        ComponentKind::Disk => disk_info(&path.join(&component.path)),
+    };
+    found.into_iter().map(info).collect()
+}
+
+fn disk_info(path: &Path) -> Result<HeaderInfo> {
+    let describe = || path.display().to_string();
+    let (storage, stored) =
+        std::fs::File::open(path).context(describe).and_then(disk::read_header).context(describe)?;
+    let lengths = (storage.len()?, storage.allocated()?);
+    Ok(header_info(path.to_path_buf(), &stored, Some(lengths)))
+}
+
+fn header_info(path: PathBuf, stored: &StoredHeader, lengths: Option<(u64, u64)>) -> HeaderInfo {
+    let claims: &Header = stored.header.claims();
+    let (cipher, sector_size, data_offset) = match claims.shape {
+        Shape::Home => ("XAES-256-GCM", None, None),
+        Shape::Disk { sector_size, data_offset } => ("AES-256-XTS", Some(sector_size.bytes()), Some(data_offset)),
+    };
+    HeaderInfo {
+        path,
+        kind: claims.shape.kind().word(),
+        uuid: claims.uuid,
+        cipher,
+        sector_size,
+        data_offset,
+        size: lengths.zip(data_offset).map(|((len, _), data)| sector::plain_len(len.saturating_sub(data))),
+        allocated: lengths.map(|(_, allocated)| allocated),
+        sequence: claims.sequence,
+        label: claims.label.clone(),
+        keys: claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect(),
+        other_copy: match &stored.other {
+            OtherCopy::Same => "same".to_owned(),
+            OtherCopy::Older(sequence) => format!("older (sequence {sequence})"),
+            OtherCopy::Damaged(error) => format!("damaged: {}", error.chain()),
+        },
+    }
+}
+
+fn print_one(info: &HeaderInfo) {
+    let mut lines = vec![
+        ("Path", info.path.display().to_string()),
+        ("Kind", info.kind.to_owned()),
+        ("UUID", info.uuid.to_string()),
+        ("Cipher", info.cipher.to_owned()),
+    ];
+    lines.extend(info.sector_size.map(|bytes| ("Sector size", format!("{bytes} bytes"))));
+    lines.extend(info.data_offset.map(|offset| ("Data offset", format!("{offset} bytes"))));
+    lines.extend(info.size.map(|bytes| ("Size", format!("{} ({bytes} bytes)", size::show(bytes)))));
+    lines.extend(info.allocated.map(|bytes| ("Space taken", size::show(bytes))));
+    lines.push(("Sequence", info.sequence.to_string()));
+    if !info.label.is_empty() {
+        lines.push(("Label", info.label.clone()));
+    }
+    lines.push(("Other copy", info.other_copy.clone()));
+    for (name, value) in lines {
+        println!("{:<13} {value}", format!("{name}:"));
+    }
+    for (number, key) in info.keys.iter().enumerate() {
+        println!("Key slot {number}:   provider {}, key id {}", key.provider, key.key_id);
+    }
+}
+
+fn print_many(infos: &[HeaderInfo]) {
+    let row = |info: &HeaderInfo| {
+        [
+            info.path.display().to_string(),
+            info.kind.to_owned(),
+            info.size.map_or_else(|| "-".to_owned(), size::show),
+            info.uuid.to_string(),
+            info.keys.iter().map(|key| key.provider.as_str()).collect::<Vec<_>>().join(", "),
+        ]
+    };
+    let rows: Vec<[String; 5]> = infos.iter().map(row).collect();
+    table::print(["PATH", "KIND", "SIZE", "UUID", "PROVIDERS"], &rows);
+}

@@ -1,0 +1,225 @@
+//! `mount` and `umount`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::log;
+use crate::control::{self, mounts};
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::fs::{FileSystem, Options};
+use crate::fuse::mount::{Unmount, unmount};
+use crate::fuse::session::{self, MountSpec, Session};
+use crate::provider::Providers;
+use crate::sys::{memory, process};
+
+/// What to mount, where.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs mount web01 /mnt\n  vmcryptfs mount /vms /run/vms -o allow_other\n\n\
+    Returns once the mount answers. Components whose key cannot be had are listed, but locked: `vmcryptfs status`.")]
+pub(super) struct MountArgs {
+    /// A VM folder, or a datastore that holds VM folders
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// An existing, empty directory
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// Mount options: ro, allow_other, allow_root, noexec, noatime...
+    #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
+    options: Vec<String>,
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+    /// Cipher engine: aws-lc or rustcrypto
+    #[arg(long, default_value = "aws-lc", value_name = "ENGINE", value_parser = parse_engine)]
+    engine: Engine,
+    /// Event loops [default: one a CPU, at least two]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Log file of a mount in the background
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+    /// Tell the parent on standard output how mounting went; `mount` sets it when it starts itself
+    #[arg(long, hide = true)]
+    report: bool,
+}
+
+fn parse_engine(text: &str) -> std::result::Result<Engine, String> {
+    text.parse().map_err(|error: Error| error.to_string())
+}
+
+/// What a mount in the background tells the process that started it.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Report {
+    Ready,
+    Failed { kind: Kind, message: String },
+}
+
+pub(super) fn mount(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
+    if !args.foreground {
+        return mount_in_background(args, config, verbose);
+    }
+    log::start(verbose);
+    let mounted = start(args, config).and_then(|ready| {
+        if args.report {
+            report(&Report::Ready)?;
+        }
+        Ok(ready)
+    });
+    match mounted {
+        Ok((serving, _socket)) => serving
+            .join()
+            .unwrap_or_else(|_| Err(Error::new(Kind::Io, "the mount's event loop failed: this is a defect"))),
+        Err(error) if args.report => {
+            report(&Report::Failed { kind: error.kind(), message: error.chain() })?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+type Serving = thread::JoinHandle<Result<()>>;
+
+/// Mounts and serves; returns once the mount answers.
+fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSocket)> {
+    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
+    process::raise_file_limit().context(|| "raising the limit on open files".into())?;
+    process::clear_umask();
+    args.engine.self_test()?;
+    let read_only = args.options.iter().any(|option| option == "ro");
+    let options = Options { read_only, engine: args.engine };
+    let fs = Arc::new(FileSystem::open(&args.folder, Providers::load(config)?, options)?);
+    if memory::lock_was_refused() {
+        tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
+    }
+    let spec = MountSpec {
+        mountpoint: args.mountpoint.clone(),
+        source: args.folder.display().to_string(),
+        options: args.options.clone(),
+        threads: args.threads.map(usize::from),
+    };
+    // Before the mount is there, so that no signal in between leaves it behind.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context(|| "catching signals".into())?;
+    let session = Session::mount(Arc::clone(&fs), &spec)?;
+    let serving = thread::Builder::new()
+        .name("session".into())
+        .spawn(move || session.serve(std::iter::from_fn(move || signals.forever().next())))
+        .context(|| "starting the session".into())?;
+    let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
+    match ready {
+        Ok(socket) => Ok((serving, socket)),
+        Err(error) => {
+            // The mount is of no use without its socket, and whoever asked for it is told why.
+            let _ = unmount(&args.mountpoint, Unmount::WhenUnused);
+            Err(error)
+        }
+    }
+}
+
+fn report(report: &Report) -> Result<()> {
+    let line = serde_json::to_string(report).map_err(|error| Error::with_source(Kind::Invalid, "reporting", error))?;
+    println!("{line}");
+    std::io::stdout().flush().context(|| "reporting to the parent process".into())
+}
+
+/// Starts this program again in the foreground of a session of its own, and waits for its report.
+fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
+    let absolute = |path: &Path| std::path::absolute(path).context(|| format!("resolving {}", path.display()));
+    let (log, log_path) = open_log(args.log_file.as_deref())?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("--config").arg(absolute(config)?).args(std::iter::repeat_n("-v", usize::from(verbose)));
+    command.args(["mount", "--foreground", "--report", "--engine", args.engine.name()]);
+    command.args(args.threads.map(|threads| format!("--threads={threads}")));
+    command.args(args.options.iter().flat_map(|option| ["-o", option]));
+    command.arg("--").arg(absolute(&args.folder)?).arg(absolute(&args.mountpoint)?);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
+    let mut child = process::detach(&mut command).spawn().context(|| "starting the mount's process".into())?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout.take(1 << 20)).read_line(&mut line).context(|| "waiting for the mount".into())?;
+    }
+    match serde_json::from_str(&line) {
+        Ok(Report::Ready) => Ok(()),
+        Ok(Report::Failed { kind, message }) => {
+            let _ = child.wait();
+            Err(Error::new(kind, message))
+        }
+        Err(_) => {
+            let status = child.wait().context(|| "waiting for the mount's process".into())?;
+            Err(Error::new(
+                Kind::Io,
+                format!("the mount's process ended ({status}); {} may say why", log_path.display()),
+            ))
+        }
+    }
+}
+
+fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
+    let path = match chosen {
+        Some(path) => path.to_path_buf(),
+        None if process::effective_uid() == 0 => PathBuf::from("/var/log/vmcryptfs.log"),
+        None => {
+            let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+            let state =
+                std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
+            let state = state.ok_or_else(|| Error::new(Kind::Invalid, "HOME is not set: say --log-file"))?;
+            std::fs::create_dir_all(&state).context(|| format!("creating {}", state.display()))?;
+            state.join("vmcryptfs.log")
+        }
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .context(|| format!("opening log file {}", path.display()))?;
+    Ok((file, path))
+}
+
+/// What to unmount.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs umount /mnt\n\n\
+    Returns when the mount's process has ended and its keys are gone.")]
+pub(super) struct UmountArgs {
+    /// Where it is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// Do not wait for open files: the mount vanishes now, and ends when the last of them is closed
+    #[arg(long)]
+    lazy: bool,
+}
+
+/// How long the process may take to end after its mount is gone.
+const ENDING: Duration = Duration::from_secs(60);
+
+pub(super) fn umount(args: &UmountArgs) -> Result<()> {
+    let mount = mounts::find(&args.mountpoint)?;
+    let process = control::watch(&args.mountpoint);
+    let when = if args.lazy { Unmount::WhenUnused } else { Unmount::Now };
+    unmount(&mount.mountpoint, when)?;
+    match process {
+        Ok(mut stream) if !args.lazy => {
+            stream.set_read_timeout(Some(ENDING)).context(|| "limiting the wait".into())?;
+            match stream.read(&mut [0; 1]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    Err(Error::new(Kind::Busy, "unmounted, but the mount's process has not ended yet"))
+                }
+                _ => Ok(()),
+            }
+        }
+        // Its process had died before, or nobody waits for it.
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,415 @@
+//! `vmcryptfs provider`: key providers added, listed, tested, chosen, backed up and restored.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, advice to stderr")]
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::ProviderName;
+use crate::provider::backup::{self, Backup, SealedBackup};
+use crate::provider::config::{self, Config, Settings};
+use crate::provider::native::PrimaryKey;
+use crate::provider::{Providers, add_native, round_trip};
+
+/// Shortest passphrase that a backup is made with, in characters.
+const MIN_PASSPHRASE: usize = 8;
+/// Longest first line that is read as a passphrase, in bytes.
+const MAX_PASSPHRASE: usize = 1024;
+
+/// Manage the key providers of this host: where the keys of VMs come from
+#[derive(Debug, Subcommand)]
+pub enum ProviderCommand {
+    /// Add a key provider to this host
+    #[command(
+        subcommand,
+        long_about = "Add a key provider to this host. The first one becomes the default: new VMs get their keys from \
+                      it. Its name stays for ever, since keys belong to the provider of that name.",
+        after_help = "Example:\n  vmcryptfs provider add native local"
+    )]
+    Add(AddCommand),
+
+    /// List the key providers and what is to be done about them
+    #[command(
+        long_about = "List the key providers of this host: name, kind, whether new VMs get their keys from it, whether \
+                      it is backed up, and the UUID of its primary key.\n\n\
+                      A provider is known by its name, as in vSphere: keys belong to the provider of that name.",
+        after_help = "Example:\n  vmcryptfs provider list --json"
+    )]
+    List {
+        /// Print JSON that stays the same between versions
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Prove that a key provider works
+    #[command(
+        long_about = "Prove that a key provider works, by doing with it what VMs need: a key is made, fetched again by \
+                      its id, and has to unwrap what it wrapped. No VM is touched.",
+        after_help = "Example:\n  vmcryptfs provider test local"
+    )]
+    Test {
+        /// Name of the provider
+        #[arg(value_parser = provider_name)]
+        name: ProviderName,
+    },
+
+    /// Choose the provider that new VMs get their keys from
+    #[command(
+        long_about = "Choose the provider that new VMs get their keys from, as \"Set as Default\" does in vSphere. \
+                      Existing VMs keep theirs.",
+        after_help = "Example:\n  vmcryptfs provider default local"
+    )]
+    Default {
+        /// Name of the provider
+        #[arg(value_parser = provider_name)]
+        name: ProviderName,
+    },
+
+    /// Save a native provider's primary key to a file under a passphrase
+    #[command(
+        long_about = "Save a native provider's primary key to a file under a passphrase, as \"Back Up\" does in vSphere \
+                      and luksHeaderBackup for LUKS. Without the backup, the loss of this host's primary key is the \
+                      loss of every VM encrypted under it. Keep the file on another machine and the passphrase in \
+                      another place; one backup is enough for all present and future VMs.\n\n\
+                      The file is read back and opened before the provider counts as backed up.",
+        after_help = "Example:\n  vmcryptfs provider backup local /media/usb/local.vmcryptfs-backup"
+    )]
+    Backup {
+        /// Name of the provider
+        #[arg(value_parser = provider_name)]
+        name: ProviderName,
+        /// The backup file to make; it must not exist
+        file: PathBuf,
+        /// Where the passphrase comes from
+        #[command(flatten)]
+        passphrase: PassphraseSource,
+    },
+
+    /// Bring a native provider's primary key back, or to another host
+    #[command(
+        long_about = "Bring a native provider's primary key from its backup to this host: after a loss, or so that this \
+                      host can open VMs of another one. The provider is added when this host does not have it; it keeps \
+                      the name it had, since keys belong to the provider of that name. A primary key that is there is \
+                      never overwritten by another.",
+        after_help = "Example:\n  vmcryptfs provider restore local /media/usb/local.vmcryptfs-backup"
+    )]
+    Restore {
+        /// Name of the provider, the same as when it was backed up
+        #[arg(value_parser = provider_name)]
+        name: ProviderName,
+        /// The backup file
+        file: PathBuf,
+        /// Where the passphrase comes from
+        #[command(flatten)]
+        passphrase: PassphraseSource,
+    },
+}
+
+/// The kinds of provider, each with its own options.
+#[derive(Debug, Subcommand)]
+pub enum AddCommand {
+    /// Add a provider that needs no key server: its primary key is a file of this host
+    #[command(
+        long_about = "Add a provider that needs no key server. A primary key is made and kept in a file that only this \
+                      user can read (vSphere: native key provider). Back it up at once: without it, nothing that is \
+                      encrypted under it can be read again.",
+        after_help = "Example:\n  vmcryptfs provider add native local\n  \
+                      vmcryptfs provider backup local /media/usb/local.vmcryptfs-backup"
+    )]
+    Native {
+        /// Name of the provider; every key belongs to it for ever
+        #[arg(value_parser = provider_name)]
+        name: ProviderName,
+        /// New VMs get their keys from it; the first provider is the default in any case
+        #[arg(long)]
+        default: bool,
+    },
+}
+
+/// Where a passphrase comes from.
+#[derive(clap::Args, Debug)]
+pub struct PassphraseSource {
+    /// Read the passphrase from the first line of a file, or of standard input for "-", instead of the terminal
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+/// Does it, with the configuration file `config`.
+///
+/// # Errors
+/// Whatever stands in the way, in words for an administrator.
+pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
+    match command {
+        ProviderCommand::Add(AddCommand::Native { name, default }) => add(config, &name, default),
+        ProviderCommand::List { json } => list(config, json),
+        ProviderCommand::Test { name } => test(config, &name),
+        ProviderCommand::Default { name } => choose_default(config, &name),
+        ProviderCommand::Backup { name, file, passphrase } => back_up(config, &name, &file, &passphrase),
+        ProviderCommand::Restore { name, file, passphrase } => restore(config, &name, &file, &passphrase),
+    }
+}
+
+fn add(config: &Path, name: &ProviderName, default: bool) -> Result<()> {
+    let (file, uuid) = add_native(config, name, default)?;
+    println!("added key provider {name} with primary key {uuid} in {}", file.display());
+    advise_backup(name.as_str());
+    Ok(())
+}
+
+fn list(config: &Path, json: bool) -> Result<()> {
+    let configured = Config::load(config)?;
+    let rows = rows(&configured, config);
+    if json {
+        println!("{}", as_json(&rows)?);
+        return Ok(());
+    }
+    if rows.is_empty() {
+        eprintln!("No key provider is configured. To make one: vmcryptfs provider add native local");
+        return Ok(());
+    }
+    print!("{}", as_table(&rows));
+    for row in &rows {
+        if let Some(error) = &row.error {
+            eprintln!("{}: {error}", row.name);
+        } else if row.backed_up == Some(false) {
+            advise_backup(row.name);
+        }
+    }
+    Ok(())
+}
+
+fn test(config: &Path, name: &ProviderName) -> Result<()> {
+    let provider = Providers::load(config)?.provider(name)?;
+    round_trip(&*provider).context(|| format!("testing key provider {name}"))?;
+    println!("{name}: works. A key was made, fetched again, and unwrapped what it had wrapped");
+    Ok(())
+}
+
+fn choose_default(config: &Path, name: &ProviderName) -> Result<()> {
+    config::update(config, |configured| configured.set_default(name))?;
+    println!("new VMs get their keys from {name}");
+    Ok(())
+}
+
+fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseSource) -> Result<()> {
+    let backup = Backup::of(config, name)?;
+    let passphrase = source.read(Purpose::Choose)?;
+    backup.write(config, file, &passphrase, backup::COST)?;
+    println!("backed up key provider {name} with primary key {} to {}", backup.primary_uuid(), file.display());
+    eprintln!("Keep the file on another machine, and its passphrase where the file is not.");
+    Ok(())
+}
+
+fn restore(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseSource) -> Result<()> {
+    let sealed = SealedBackup::read(file)?;
+    sealed.expect_provider(name)?;
+    let passphrase = source.read(Purpose::Enter)?;
+    let backup = sealed.open(&passphrase).context(|| format!("opening the backup {}", file.display()))?;
+    let key_file = backup.restore(config, name)?;
+    println!("restored key provider {name} with primary key {} in {}", backup.primary_uuid(), key_file.display());
+    Ok(())
+}
+
+fn advise_backup(name: &str) {
+    eprintln!(
+        "{name} is not backed up. Whoever loses its primary key loses every VM encrypted under it. To back it up:\n  \
+         vmcryptfs provider backup {name} FILE"
+    );
+}
+
+fn provider_name(text: &str) -> Result<ProviderName> {
+    ProviderName::new(text)
+}
+
+/// A provider as `list` shows it; the names of fields are part of the command's interface. What does not apply to a
+/// kind, or cannot be known now, is `None`.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    kind: &'static str,
+    default: bool,
+    backed_up: Option<bool>,
+    primary_key: Option<String>,
+    error: Option<String>,
+}
+
+fn rows<'a>(configured: &'a Config, config: &Path) -> Vec<Row<'a>> {
+    let row = |(name, settings): (&'a ProviderName, &Settings)| {
+        let Settings::Native(native) = settings;
+        let (primary_key, error) = match PrimaryKey::load(&native.primary_key_of(config)) {
+            Ok(primary) => (Some(primary.uuid().to_string()), None),
+            Err(error) => (None, Some(error.chain())),
+        };
+        Row {
+            name: name.as_str(),
+            kind: settings.kind(),
+            default: configured.default_name() == Some(name),
+            backed_up: Some(native.backed_up),
+            primary_key,
+            error,
+        }
+    };
+    configured.providers().iter().map(row).collect()
+}
+
+fn as_json(rows: &[Row<'_>]) -> Result<String> {
+    serde_json::to_string_pretty(rows).map_err(|error| Error::with_source(Kind::Io, "writing the list as JSON", error))
+}
+
+fn as_table(rows: &[Row<'_>]) -> String {
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" };
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0).max("NAME".len());
+    let mut table = format!("{:width$}  {:8}  {:7}  {:9}  PRIMARY KEY\n", "NAME", "KIND", "DEFAULT", "BACKED UP");
+    for Row { name, kind, default, backed_up, primary_key, .. } in rows {
+        let backed_up = backed_up.map_or("-", yes_no);
+        let primary_key = primary_key.as_deref().unwrap_or("-");
+        let default = yes_no(*default);
+        table += &format!("{name:width$}  {kind:8}  {default:7}  {backed_up:9}  {primary_key}\n");
+    }
+    table
+}
+
+/// What a passphrase is read for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Purpose {
+    /// To seal something: long enough, and typed twice.
+    Choose,
+    /// To open something.
+    Enter,
+}
+
+impl PassphraseSource {
+    fn read(&self, purpose: Purpose) -> Result<Zeroizing<Vec<u8>>> {
+        let passphrase = match self.passphrase_file.as_deref() {
+            Some(path) if path == Path::new("-") => io::stdin()
+                .as_fd()
+                .try_clone_to_owned()
+                .context(|| "opening standard input".into())
+                .and_then(|input| first_line(File::from(input)))
+                .context(|| "reading the passphrase from standard input".into())?,
+            Some(path) => File::open(path)
+                .context(|| "opening it".into())
+                .and_then(first_line)
+                .context(|| format!("reading the passphrase from {}", path.display()))?,
+            None => type_passphrase(purpose)?,
+        };
+        check_passphrase(&passphrase, purpose)?;
+        Ok(passphrase)
+    }
+}
+
+fn type_passphrase(purpose: Purpose) -> Result<Zeroizing<Vec<u8>>> {
+    let prompt = |prompt: &str| -> Result<Zeroizing<Vec<u8>>> {
+        let typed = rpassword::prompt_password(prompt)
+            .context(|| "reading the passphrase from the terminal; --passphrase-file FILE needs none".into())?;
+        Ok(Zeroizing::new(typed.into_bytes()))
+    };
+    let passphrase = prompt("Passphrase of the backup: ")?;
+    check_passphrase(&passphrase, purpose)?;
+    if purpose == Purpose::Choose && *prompt("The same again: ")? != *passphrase {
+        return Err(Error::new(Kind::Invalid, "the two passphrases differ; nothing was written"));
+    }
+    Ok(passphrase)
+}
+
+fn check_passphrase(passphrase: &[u8], purpose: Purpose) -> Result<()> {
+    let text =
+        std::str::from_utf8(passphrase).map_err(|_| Error::new(Kind::Invalid, "the passphrase is not UTF-8 text"))?;
+    let characters = text.chars().count();
+    if purpose == Purpose::Choose && characters < MIN_PASSPHRASE {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("a passphrase of {characters} characters, expected at least {MIN_PASSPHRASE}"),
+        ));
+    }
+    Ok(())
+}
+
+/// The first line without its end. Read byte by byte, so that no buffer keeps a copy.
+fn first_line(mut input: impl Read) -> Result<Zeroizing<Vec<u8>>> {
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE + 1)); // never grows: growing leaves a copy behind
+    let mut byte = Zeroizing::new([0]);
+    loop {
+        match input.read_exact(&mut *byte) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(Error::io("reading it", error)),
+            Ok(()) if byte[0] != b'\n' => {}
+            _ => break,
+        }
+        if line.len() == MAX_PASSPHRASE {
+            return Err(Error::new(Kind::Invalid, format!("its first line is longer than {MAX_PASSPHRASE} bytes")));
+        }
+        line.push(byte[0]);
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passphrase_is_the_first_line_without_its_end() {
+        for text in ["correct horse\nbattery\n", "correct horse\r\n", "correct horse"] {
+            assert_eq!(first_line(text.as_bytes()).unwrap().as_slice(), b"correct horse", "{text:?}");
+        }
+        assert_eq!(first_line("a\rb \n".as_bytes()).unwrap().as_slice(), b"a\rb ");
+        assert!(first_line("x".repeat(MAX_PASSPHRASE).as_bytes()).is_ok());
+        assert!(first_line("x".repeat(MAX_PASSPHRASE + 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_chosen_passphrase_has_eight_characters_not_bytes() {
+        assert!(check_passphrase("üüüüüüüü".as_bytes(), Purpose::Choose).is_ok());
+        assert!(check_passphrase("üüüüüüü".as_bytes(), Purpose::Choose).is_err());
+        assert!(check_passphrase(b"short", Purpose::Enter).is_ok());
+        assert!(check_passphrase(&[0xff; 12], Purpose::Choose).is_err());
+    }
+
+    #[test]
+    fn the_list_says_what_is_known_and_what_is_wrong() {
+        let rows = [
+            Row {
+                name: "local",
+                kind: "native",
+                default: true,
+                backed_up: Some(false),
+                primary_key: Some("6c1f".into()),
+                error: None,
+            },
+            Row {
+                name: "laboratory",
+                kind: "native",
+                default: false,
+                backed_up: Some(true),
+                primary_key: None,
+                error: Some("no file".into()),
+            },
+        ];
+        assert_eq!(
+            as_table(&rows),
+            "NAME        KIND      DEFAULT  BACKED UP  PRIMARY KEY\n\
+             local       native    yes      no         6c1f\n\
+             laboratory  native    no       yes        -\n"
+        );
+        let json: serde_json::Value = serde_json::from_str(&as_json(&rows).unwrap()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!([
+                { "name": "local", "kind": "native", "default": true, "backed_up": false, "primary_key": "6c1f",
+                  "error": null },
+                { "name": "laboratory", "kind": "native", "default": false, "backed_up": true, "primary_key": null,
+                  "error": "no file" },
+            ])
+        );
+    }
+}

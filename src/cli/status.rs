@@ -1,0 +1,56 @@
+//! `status`: what a mount holds, and what of it is unlocked.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::{size, table};
+use crate::control::{self, Answer, ComponentStatus, Request};
+use crate::error::{Error, Kind, Result};
+
+/// Which mount.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs status /mnt")]
+pub(super) struct StatusArgs {
+    /// Where it is mounted
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<()> {
+    let Answer::Status { pid, components } = control::ask(&args.mountpoint, &Request::Status)? else {
+        return Err(Error::new(Kind::Invalid, "the mount answered something else than its status"));
+    };
+    if args.json {
+        println!("{}", serde_json::json!({ "pid": pid, "components": components }));
+        return Ok(());
+    }
+    let rows: Vec<[String; 6]> = components.iter().map(row).collect();
+    table::print(["COMPONENT", "KIND", "STATE", "SIZE", "PROVIDER", "KEY ID"], &rows);
+    for locked in components.iter().filter(|component| !component.unlocked) {
+        println!("\n{} is locked: {}", name(locked), locked.reason.as_deref().unwrap_or("unknown"));
+    }
+    Ok(())
+}
+
+fn row(component: &ComponentStatus) -> [String; 6] {
+    let key = component.keys.first();
+    [
+        name(component),
+        component.kind.clone(),
+        if component.unlocked { "unlocked" } else { "locked" }.to_owned(),
+        component.size.map_or_else(|| "-".to_owned(), size::show),
+        key.map_or_else(|| "-".to_owned(), |key| key.provider.clone()),
+        key.map_or_else(|| "-".to_owned(), |key| key.key_id.clone()),
+    ]
+}
+
+fn name(component: &ComponentStatus) -> String {
+    match component.path.as_os_str().is_empty() {
+        true => ".".to_owned(),
+        false => component.path.display().to_string(),
+    }
+}

@@ -1,0 +1,247 @@
+//! The control socket of a mount: what other processes of the same user ask it, as lines of JSON.
+//!
+//! The socket lies in a directory that only its owner may enter, named by the mount's device number, so that it is found
+//! without asking a mount that may not answer.
+
+pub mod mounts;
+
+use std::fs::{DirBuilder, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Shape};
+use crate::fs::FileSystem;
+use crate::sector;
+use crate::sys::process::effective_uid;
+use crate::vm::keyring::KeyState;
+use crate::vm::scan::FoundComponent;
+use mounts::Mounted;
+
+/// Longest line either side reads, in bytes: the status of tens of thousands of components.
+const MAX_LINE: u64 = 64 << 20;
+/// How long a mount may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What can be asked.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    /// The components and their state.
+    Status,
+}
+
+/// What is answered.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status {
+        /// Process that serves the mount.
+        pid: u32,
+        /// All components, VM folder by VM folder.
+        components: Vec<ComponentStatus>,
+    },
+    /// The request failed.
+    Error {
+        /// Decides the exit code.
+        kind: Kind,
+        /// For people.
+        message: String,
+    },
+}
+
+/// A component as `status` shows it. Field names are part of the stable JSON output.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ComponentStatus {
+    /// Below the mount; a home's is its VM folder's.
+    pub path: PathBuf,
+    /// `home` or `disk`.
+    pub kind: String,
+    /// Whether the DEK is in memory.
+    pub unlocked: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Identity of the component, if its header can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<uuid::Uuid>,
+    /// Each KEK that could unlock it.
+    pub keys: Vec<KeyName>,
+    /// Length of a disk in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+/// Identity of a KEK.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct KeyName {
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's name of the key.
+    pub key_id: String,
+}
+
+/// Directory of all control sockets of this user, made when missing.
+///
+/// # Errors
+/// `Denied` when someone else could reach into it, or `Io`.
+fn socket_dir() -> Result<PathBuf> {
+    let uid = effective_uid();
+    let dir = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| uid != 0 && !dir.is_empty()) {
+        Some(runtime) => PathBuf::from(runtime).join("vmcryptfs"),
+        None if uid == 0 => PathBuf::from("/run/vmcryptfs"),
+        None => PathBuf::from(format!("/tmp/vmcryptfs-{uid}")),
+    };
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(format!("creating {}", dir.display()), error));
+        }
+        _ => {}
+    }
+    let metadata = std::fs::symlink_metadata(&dir).context(|| format!("looking at {}", dir.display()))?;
+    if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
+        return Err(Error::new(
+            Kind::Denied,
+            format!("{} must be a directory of user {uid} that nobody else may enter (mode 0700)", dir.display()),
+        ));
+    }
+    Ok(dir)
+}
+
+fn socket_path(mount: &Mounted) -> Result<PathBuf> {
+    Ok(socket_dir()?.join(format!("{}-{}.sock", mount.device.0, mount.device.1)))
+}
+
+/// A socket that is removed when the mount ends.
+pub struct ControlSocket(PathBuf);
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // A leftover does no harm: the next mount with this number replaces it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Answers requests about a mount, on a thread of its own, for as long as the process lives.
+///
+/// # Errors
+/// `NotFound` when the mount is not there, or `Io`.
+pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
+    let path = socket_path(&mounts::find(mountpoint)?)?;
+    let _ = std::fs::remove_file(&path); // of a mount that died
+    let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.display()))?;
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600))
+        .context(|| "protecting the control socket".into())?;
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // Whoever asks and goes away, or says nothing, must not keep the next one from being served.
+                if let Err(error) = answer(&fs, stream) {
+                    tracing::info!("control socket: {}", error.chain());
+                }
+            }
+        })
+        .context(|| "starting the control thread".into())?;
+    Ok(ControlSocket(path))
+}
+
+fn answer(fs: &FileSystem, mut stream: UnixStream) -> Result<()> {
+    let request = receive(&stream, Duration::from_secs(5))?;
+    let answer = match serde_json::from_str(&request) {
+        Ok(Request::Status) => match status(fs) {
+            Ok(components) => Answer::Status { pid: std::process::id(), components },
+            Err(error) => Answer::Error { kind: error.kind(), message: error.chain() },
+        },
+        Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
+    };
+    send(&mut stream, &answer)
+}
+
+/// Asks the process that serves a mount.
+///
+/// # Errors
+/// `NotFound` when nothing of ours is mounted there, `Io` when its process does not answer, or what it answers.
+pub fn ask(mountpoint: &Path, request: &Request) -> Result<Answer> {
+    let path = socket_path(&mounts::find(mountpoint)?)?;
+    let doing = || format!("asking the mount on {} through {}", mountpoint.display(), path.display());
+    let mut stream = UnixStream::connect(&path).context(doing)?;
+    send(&mut stream, request).context(doing)?;
+    let line = receive(&stream, PATIENCE).context(doing)?;
+    match serde_json::from_str(&line) {
+        Ok(Answer::Error { kind, message }) => Err(Error::new(kind, message)),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(Error::with_source(Kind::Invalid, "an answer of another version of vmcryptfs", error)),
+    }
+}
+
+/// A connection that ends when the process that serves the mount does.
+///
+/// # Errors
+/// As [`ask`].
+pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
+    let path = socket_path(&mounts::find(mountpoint)?)?;
+    UnixStream::connect(&path).context(|| format!("connecting to {}", path.display()))
+}
+
+fn send(stream: &mut UnixStream, message: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(message)
+        .map_err(|error| Error::with_source(Kind::Invalid, "a message that has no JSON form", error))?;
+    line.push(b'\n');
+    stream.write_all(&line).context(|| "writing to the control socket".into())
+}
+
+fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
+    stream.set_read_timeout(Some(patience)).context(|| "limiting the wait".into())?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MAX_LINE)).read_line(&mut line).context(|| "reading from the control socket".into())?;
+    if line.ends_with('\n') {
+        return Ok(line);
+    }
+    Err(Error::new(Kind::Invalid, format!("the control socket was closed after {} bytes of a line", line.len())))
+}
+
+fn status(fs: &FileSystem) -> Result<Vec<ComponentStatus>> {
+    Ok(fs.components()?.iter().map(|found| component_status(found, fs)).collect())
+}
+
+fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus {
+    let claims = found.unverified().map(|header| header.claims());
+    let state = claims.and_then(|claims| fs.keyring().state(claims.uuid));
+    let reason = match (&found.header, state) {
+        (Err(error), _) => Some(error.chain()),
+        (Ok(_), Some(KeyState::Unlocked(_))) => None,
+        (Ok(_), Some(KeyState::Locked { reason, .. })) => Some(reason),
+        (Ok(_), None) => Some("not used since the mount began: it is unlocked when it is first opened".into()),
+    };
+    let size = claims.and_then(|claims| match claims.shape {
+        Shape::Disk { data_offset, .. } => Some(sector::plain_len(found.cipher_len.saturating_sub(data_offset))),
+        Shape::Home => None,
+    });
+    ComponentStatus {
+        path: found.path.clone(),
+        kind: found.kind.word().to_owned(),
+        unlocked: reason.is_none(),
+        reason,
+        uuid: claims.map(|claims| claims.uuid),
+        keys: claims
+            .map(|claims| claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect())
+            .unwrap_or_default(),
+        size: size.filter(|_| found.kind == ComponentKind::Disk),
+    }
+}
+
+impl KeyName {
+    /// The name in its stable JSON form.
+    pub fn of(key_id: &crate::key::KeyId) -> Self {
+        Self { provider: key_id.provider().to_string(), key_id: key_id.id().to_owned() }
+    }
+}

@@ -1,0 +1,11 @@
+//! Cryptographic primitives, one a file, each named by its standard. No other module names a cipher library.
+//!
+//! What is secret comes and goes in [`SecretBytes`](crate::sys::SecretBytes); nothing here knows what a header, a disk
+//! or a provider is.
+
+pub mod aead;
+pub mod derive;
+pub mod passphrase;
+pub mod random;
+pub mod wrap;
+pub mod xts;

@@ -1,0 +1,132 @@
+//! AES-256-XTS (IEEE 1619-2018, NIST SP 800-38E) over the sectors of a disk, by either of two engines.
+//!
+//! A sector is IEEE 1619's data unit, its index the tweak, as 128-bit little-endian ("plain64" of dm-crypt). Ciphertext
+//! stealing never happens: all lengths are multiples of a block. Engines give the same bytes; only their speed differs.
+
+mod aws_lc;
+mod known_answer;
+mod rustcrypto;
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::constant_time;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::{DISK_DEK_LEN, Dek};
+use crate::sector::{BLOCK, SectorIndex, SectorSize};
+
+/// Encrypts and decrypts the sectors of one disk, from any number of threads at once.
+///
+/// All data starts at the start of sector `first`, and is a multiple of 16 bytes long; the last sector may be short.
+pub trait SectorCipher: Send + Sync {
+    /// Encrypts `plain` into `cipher`.
+    ///
+    /// # Errors
+    /// `Invalid` when the lengths differ or are not a multiple of 16; `Io` when the engine fails.
+    fn encrypt(&self, first: SectorIndex, size: SectorSize, plain: &[u8], cipher: &mut [u8]) -> Result<()>;
+
+    /// Encrypts `data` where it lies.
+    ///
+    /// # Errors
+    /// `Invalid` when the length is not a multiple of 16; `Io` when the engine fails.
+    fn encrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()>;
+
+    /// Decrypts `data` where it lies.
+    ///
+    /// # Errors
+    /// `Invalid` when the length is not a multiple of 16; `Io` when the engine fails.
+    fn decrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()>;
+}
+
+/// A library that does AES-256-XTS.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Engine {
+    /// AWS-LC: assembler for each CPU, the fast one.
+    #[default]
+    AwsLc,
+    /// The crates `aes` and `xts-mode`: plain Rust, slow, and the oracle for the other.
+    RustCrypto,
+}
+
+impl Engine {
+    /// All engines, the default first.
+    pub const ALL: [Self; 2] = [Self::AwsLc, Self::RustCrypto];
+
+    /// Its name on the command line and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AwsLc => "aws-lc",
+            Self::RustCrypto => "rustcrypto",
+        }
+    }
+
+    /// Checks known answers on this machine's CPU; to be run once, before the engine touches data.
+    ///
+    /// # Errors
+    /// `Unsupported` when the engine does not compute AES-256-XTS here.
+    pub fn self_test(self) -> Result<()> {
+        known_answer::check(self).context(|| format!("self-test of the cipher engine {self}"))
+    }
+
+    /// A cipher under a disk's DEK, of which it holds its own copy.
+    ///
+    /// # Errors
+    /// `Invalid` when `dek` is not a disk's: 64 bytes with two halves that differ.
+    pub fn cipher(self, dek: &Dek) -> Result<Box<dyn SectorCipher>> {
+        let len = dek.bytes().len();
+        if len != DISK_DEK_LEN {
+            return Err(Error::new(Kind::Invalid, format!("an XTS key of {len} bytes, expected {DISK_DEK_LEN}")));
+        }
+        let (data_key, tweak_key) = dek.bytes().split_at(DISK_DEK_LEN / 2);
+        // Rogaway 2004, and FIPS 140-2 IG A.9 after it: with equal halves a chosen ciphertext betrays the tweaks.
+        if constant_time::verify_slices_are_equal(data_key, tweak_key).is_ok() {
+            return Err(Error::new(Kind::Invalid, "an XTS key of two equal halves, expected different ones"));
+        }
+        Ok(match self {
+            Self::AwsLc => Box::new(aws_lc::AwsLc::new(dek)?),
+            Self::RustCrypto => Box::new(rustcrypto::RustCrypto::new(dek)?),
+        })
+    }
+}
+
+impl FromStr for Engine {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|engine| engine.name() == name)
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("cipher engine {name:?}, expected aws-lc or rustcrypto")))
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Refuses lengths that have no XTS without ciphertext stealing, before an engine sees them.
+fn check_len(len: usize) -> Result<()> {
+    if !(len as u64).is_multiple_of(BLOCK) {
+        return Err(Error::new(Kind::Invalid, format!("XTS over {len} bytes, expected a multiple of {BLOCK}")));
+    }
+    Ok(())
+}
+
+/// [`check_len`] for data that moves.
+fn check_lens(plain: usize, cipher: usize) -> Result<()> {
+    if plain != cipher {
+        return Err(Error::new(Kind::Invalid, format!("XTS of {plain} bytes into {cipher}, expected equal lengths")));
+    }
+    check_len(plain)
+}
+
+/// The tweaks of consecutive sectors. Beyond the last `u64` they count on, as IEEE 1619's 128-bit numbers do.
+fn tweaks(first: SectorIndex) -> impl Iterator<Item = [u8; 16]> {
+    (u128::from(first.0)..).map(u128::to_le_bytes)
+}
+
+#[cfg(test)]
+mod tests;

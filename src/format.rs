@@ -1,0 +1,7 @@
+//! Bytes on disk <-> values, as docs/FORMAT.md says. Nothing else in the program knows an on-disk offset.
+
+mod field;
+pub mod header;
+pub mod names;
+
+pub use field::{Reader, Writer};

@@ -1,0 +1,397 @@
+//! The header of a home or a disk: one copy of 8192 bytes (docs/FORMAT.md, section 2).
+//!
+//! Decoding happens in stages. [`UnverifiedHeader`] has valid fields, but anyone can write those; only
+//! [`verify`](UnverifiedHeader::verify) with the component's DEK gives a [`Header`] that may be acted upon.
+
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::crypto::derive;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::names::DiskNames;
+use crate::format::{Reader, Writer};
+use crate::key::{DISK_DEK_LEN, Dek, HOME_DEK_LEN, KeyCheck, KeyId, ProviderName, WrappedDek};
+use crate::sector::SectorSize;
+
+/// Bytes of one copy.
+pub const COPY_LEN: usize = 8192;
+/// Bytes at the front of a copy that tell whether, and of what kind, a file is a component.
+pub const PREFIX_LEN: usize = 11;
+/// Where a disk's ciphertext begins, unless its header says otherwise.
+pub const DEFAULT_DATA_OFFSET: u64 = 8 << 20;
+/// Name of the file in a VM folder that makes it encrypted.
+pub const HOME_FILE: &str = "vmcryptfs.home";
+/// Beginning of the names of components under construction.
+pub const NEW_PREFIX: &str = ".vmcryptfs-new-";
+/// Most slots of one component.
+pub const MAX_SLOTS: usize = 4;
+/// Longest label in bytes.
+pub const MAX_LABEL_LEN: usize = 255;
+
+const MAGIC: [u8; 8] = *b"VMCRYPTF";
+const VERSION: u16 = 1;
+const FIXED_LEN: usize = 64;
+const HMAC_OFFSET: usize = 8128;
+const CHECKSUM_OFFSET: usize = 8160;
+const MAX_BODY_LEN: usize = HMAC_OFFSET - FIXED_LEN;
+const HOME_BLOCK_SIZE: u32 = 4096;
+const DATA_OFFSET_STEP: u64 = 1 << 20;
+const MAX_DATA_OFFSET: u64 = 1 << 30;
+const WRAP_AES_256_KWP: u8 = 1;
+/// What KWP (RFC 5649) adds to a key whose length is a multiple of 8.
+const KWP_OVERHEAD: usize = 8;
+
+/// What a component is, and how its data lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shape {
+    /// Files of a VM folder that are not disks: XAES-256-GCM, 4096-byte blocks.
+    Home,
+    /// A disk image as a sector store: AES-256-XTS.
+    Disk {
+        /// Unit of encryption.
+        sector_size: SectorSize,
+        /// Backing offset of sector 0, in bytes.
+        data_offset: u64,
+    },
+}
+
+impl Shape {
+    /// Home or disk.
+    pub fn kind(self) -> ComponentKind {
+        match self {
+            Self::Home => ComponentKind::Home,
+            Self::Disk { .. } => ComponentKind::Disk,
+        }
+    }
+}
+
+/// What is encrypted and unlocked on its own.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum ComponentKind {
+    /// All files of a VM folder that are not disks.
+    Home,
+    /// One disk image.
+    Disk,
+}
+
+impl ComponentKind {
+    /// Offsets of the two header copies in the backing file.
+    pub fn copy_offsets(self) -> [u64; 2] {
+        match self {
+            Self::Home => [0, 64 << 10],
+            Self::Disk => [0, 4 << 20],
+        }
+    }
+
+    /// Length of the component's DEK in bytes.
+    pub fn dek_len(self) -> usize {
+        match self {
+            Self::Home => HOME_DEK_LEN,
+            Self::Disk => DISK_DEK_LEN,
+        }
+    }
+
+    /// Our word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::Disk => "disk",
+        }
+    }
+
+    fn codes(self) -> [u8; 2] {
+        match self {
+            Self::Home => [1, 2],
+            Self::Disk => [2, 1],
+        }
+    }
+}
+
+/// One way to the DEK: which KEK wraps it, and the result.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Slot {
+    /// The KEK's name.
+    pub key_id: KeyId,
+    /// Recognises the KEK.
+    pub check: KeyCheck,
+    /// The DEK, wrapped by the KEK with AES-256-KWP.
+    pub wrapped: WrappedDek,
+}
+
+/// What a header says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// Grows by one on each update; at least 1.
+    pub sequence: u64,
+    /// Identity of the component; never changes.
+    pub uuid: Uuid,
+    /// Kind and geometry.
+    pub shape: Shape,
+    /// For people; at most 255 bytes.
+    pub label: String,
+    /// Which new files become disks; a home's only.
+    pub disk_names: DiskNames,
+    /// One to four.
+    pub slots: Vec<Slot>,
+}
+
+impl Header {
+    /// The bytes of one copy, authenticated by the component's DEK.
+    ///
+    /// # Errors
+    /// `Invalid` when a field is outside its limits.
+    pub fn encode(&self, dek: &Dek) -> Result<Vec<u8>> {
+        let mut w = self.encode_fields()?;
+        let hmac = derive::hmac(authentication_key(&self.uuid, dek)?.as_slice(), w.bytes());
+        w.put(hmac);
+        w.put(derive::sha256(w.bytes()));
+        Ok(w.bytes().to_vec())
+    }
+
+    fn encode_fields(&self) -> Result<Writer> {
+        let body = self.encode_body()?;
+        let (sector_size, data_offset) = match self.shape {
+            Shape::Home => (HOME_BLOCK_SIZE, 0),
+            Shape::Disk { sector_size, data_offset } => (sector_size.to_u32(), data_offset),
+        };
+        let mut w = Writer::default();
+        w.put(MAGIC);
+        w.put(VERSION.to_le_bytes());
+        w.put(self.shape.kind().codes());
+        w.put(0u32.to_le_bytes()); // features
+        w.put(self.sequence.to_le_bytes());
+        w.put(self.uuid.as_bytes());
+        w.put(sector_size.to_le_bytes());
+        w.put([0; 4]); // reserved
+        w.put(data_offset.to_le_bytes());
+        let body_len = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_BODY_LEN).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("header body of {} bytes, at most {MAX_BODY_LEN}", body.len()))
+        })?;
+        w.put(body_len.to_le_bytes());
+        w.put([0; 4]); // reserved
+        w.put(body);
+        w.pad_to(HMAC_OFFSET)?;
+        Ok(w)
+    }
+
+    fn encode_body(&self) -> Result<Vec<u8>> {
+        if self.label.len() > MAX_LABEL_LEN {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("label of {} bytes, at most {MAX_LABEL_LEN}", self.label.len()),
+            ));
+        }
+        let mut w = Writer::default();
+        w.count_u16(self.label.len(), "bytes of label")?;
+        w.put(&self.label);
+        w.count_u8(self.disk_names.stored().len(), "patterns of disk names")?;
+        for pattern in self.disk_names.stored() {
+            w.count_u8(pattern.len(), "bytes of pattern")?;
+            w.put(pattern);
+        }
+        if !(1..=MAX_SLOTS).contains(&self.slots.len()) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} key slots, expected 1 to {MAX_SLOTS}", self.slots.len()),
+            ));
+        }
+        w.count_u8(self.slots.len(), "slots")?;
+        for slot in &self.slots {
+            w.put([WRAP_AES_256_KWP]);
+            w.count_u8(slot.key_id.provider().as_str().len(), "bytes of provider name")?;
+            w.put(slot.key_id.provider().as_str());
+            w.count_u16(slot.key_id.id().len(), "bytes of key id")?;
+            w.put(slot.key_id.id());
+            w.put(slot.check.0);
+            w.count_u8(slot.wrapped.0.len(), "bytes of wrapped DEK")?;
+            w.put(&slot.wrapped.0);
+        }
+        Ok(w.bytes().to_vec())
+    }
+}
+
+/// A copy whose bytes are whole and whose fields are within their limits; who wrote them is not known yet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnverifiedHeader {
+    header: Header,
+    bytes: Vec<u8>,
+}
+
+/// Whether a file with these bytes at a header copy's offset is a component, as far as they tell, and of what kind.
+pub fn component_kind(prefix: &[u8; PREFIX_LEN]) -> Option<ComponentKind> {
+    let magic = prefix.starts_with(&MAGIC);
+    [ComponentKind::Home, ComponentKind::Disk].into_iter().find(|kind| magic && prefix[10] == kind.codes()[0])
+}
+
+impl UnverifiedHeader {
+    /// Everything that can be checked without a key.
+    ///
+    /// # Errors
+    /// `Invalid` for a foreign file, `Unsupported` for a newer format, `Corrupt` for damage.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(Error::new(Kind::Invalid, "not a vmcryptfs component: it does not begin with \"VMCRYPTF\""));
+        }
+        if bytes.len() != COPY_LEN {
+            return Err(Error::new(Kind::Corrupt, format!("{} bytes of header, expected {COPY_LEN}", bytes.len())));
+        }
+        let mut r = Reader::new(&bytes[MAGIC.len()..]);
+        let version = r.u16()?;
+        if version != VERSION {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("format version {version}, this program knows {VERSION}"),
+            ));
+        }
+        // Where the checksum lies belongs to the version, so it is judged before anything that a flipped bit could fake.
+        if derive::sha256(&bytes[..CHECKSUM_OFFSET]) != bytes[CHECKSUM_OFFSET..] {
+            return Err(Error::new(Kind::Corrupt, "header checksum does not match its content"));
+        }
+        let codes: [u8; 2] = r.array()?;
+        let features = r.u32()?;
+        if features != 0 {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("feature flags {features:#010x}, this program knows none: it is too old for this component"),
+            ));
+        }
+        let header = decode_checked(codes, &mut r)?;
+        Ok(Self { header, bytes: bytes.to_vec() })
+    }
+
+    /// Proves with the component's DEK that its owner wrote this copy.
+    ///
+    /// # Errors
+    /// `Corrupt` when the HMAC does not match: a field was changed, or a slot comes from another component.
+    pub fn verify(self, dek: &Dek) -> Result<Header> {
+        let (fields, rest) = self.bytes.split_at(HMAC_OFFSET);
+        let key = authentication_key(&self.header.uuid, dek)?;
+        if derive::hmac_verifies(key.as_slice(), fields, &rest[..CHECKSUM_OFFSET - HMAC_OFFSET]) {
+            Ok(self.header)
+        } else {
+            Err(Error::new(
+                Kind::Corrupt,
+                "the header was changed without its key, or a key slot was moved here from another component",
+            ))
+        }
+    }
+
+    /// What the copy claims. Good for showing and for finding the KEK, for nothing else.
+    pub fn claims(&self) -> &Header {
+        &self.header
+    }
+
+    /// Whether two copies are the same to the bit.
+    pub fn same_bytes(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+fn decode_checked(codes: [u8; 2], r: &mut Reader<'_>) -> Result<Header> {
+    let sequence = r.u64()?;
+    if sequence == 0 {
+        return Err(Error::new(Kind::Corrupt, "header sequence 0, expected at least 1"));
+    }
+    let uuid = Uuid::from_bytes(r.array()?);
+    let sector_size = r.u32()?;
+    r.reserved(4)?;
+    let data_offset = r.u64()?;
+    let shape = decode_shape(codes, sector_size, data_offset)?;
+    let body_len = r.u32()?;
+    r.reserved(4)?;
+    let body_len = usize::try_from(body_len)
+        .ok()
+        .filter(|&len| len <= MAX_BODY_LEN)
+        .ok_or_else(|| Error::new(Kind::Corrupt, format!("header body of {body_len} bytes, at most {MAX_BODY_LEN}")))?;
+    let mut body = Reader::new(r.bytes(body_len)?);
+    r.reserved(MAX_BODY_LEN - body_len)?;
+    let (label, disk_names) = decode_names(shape, &mut body)?;
+    let slots = decode_slots(shape, &mut body)?;
+    body.end().context(|| "header body".into())?;
+    Ok(Header { sequence, uuid, shape, label, disk_names, slots })
+}
+
+fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Shape> {
+    match codes {
+        [1, 2] if sector_size == HOME_BLOCK_SIZE && data_offset == 0 => Ok(Shape::Home),
+        [1, 2] => Err(Error::new(
+            Kind::Corrupt,
+            format!("home with blocks of {sector_size} and data at {data_offset}, expected {HOME_BLOCK_SIZE} and 0"),
+        )),
+        [2, 1] => {
+            let sector_size = SectorSize::new(sector_size).map_err(as_damage)?;
+            let in_range = (DEFAULT_DATA_OFFSET..=MAX_DATA_OFFSET).contains(&data_offset);
+            if !in_range || !data_offset.is_multiple_of(DATA_OFFSET_STEP) {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("data at {data_offset}, expected a multiple of 1 MiB from 8 MiB to 1 GiB"),
+                ));
+            }
+            Ok(Shape::Disk { sector_size, data_offset })
+        }
+        [kind, cipher] => Err(Error::new(
+            Kind::Corrupt,
+            format!("component kind {kind} with cipher {cipher}, expected 1 with 2 (home) or 2 with 1 (disk)"),
+        )),
+    }
+}
+
+fn decode_names(shape: Shape, body: &mut Reader<'_>) -> Result<(String, DiskNames)> {
+    let label_len = usize::from(body.u16()?);
+    if label_len > MAX_LABEL_LEN {
+        return Err(Error::new(Kind::Corrupt, format!("label of {label_len} bytes, at most {MAX_LABEL_LEN}")));
+    }
+    let label = body.text(label_len, "label")?.to_owned();
+    let mut patterns = Vec::new();
+    for _ in 0..body.u8()? {
+        let len = usize::from(body.u8()?);
+        patterns.push(body.text(len, "disk name pattern")?.to_owned());
+    }
+    if shape != Shape::Home && !patterns.is_empty() {
+        return Err(Error::new(Kind::Corrupt, "a disk with patterns of disk names, only a home has them"));
+    }
+    Ok((label, DiskNames::new(patterns).map_err(as_damage)?))
+}
+
+fn decode_slots(shape: Shape, body: &mut Reader<'_>) -> Result<Vec<Slot>> {
+    let count = usize::from(body.u8()?);
+    if !(1..=MAX_SLOTS).contains(&count) {
+        return Err(Error::new(Kind::Corrupt, format!("{count} key slots, expected 1 to {MAX_SLOTS}")));
+    }
+    (1..=count).map(|number| decode_slot(shape, body).context(|| format!("key slot {number}"))).collect()
+}
+
+fn decode_slot(shape: Shape, body: &mut Reader<'_>) -> Result<Slot> {
+    let wrap = body.u8()?;
+    if wrap != WRAP_AES_256_KWP {
+        return Err(Error::new(
+            Kind::Corrupt,
+            format!("wrap algorithm {wrap}, expected {WRAP_AES_256_KWP} (AES-256-KWP)"),
+        ));
+    }
+    let len = usize::from(body.u8()?);
+    let provider = ProviderName::new(body.text(len, "provider name")?).map_err(as_damage)?;
+    let len = usize::from(body.u16()?);
+    let key_id = KeyId::new(provider, body.text(len, "key id")?).map_err(as_damage)?;
+    let check = KeyCheck(body.array()?);
+    let len = usize::from(body.u8()?);
+    let expected = shape.kind().dek_len() + KWP_OVERHEAD;
+    if len != expected {
+        return Err(Error::new(Kind::Corrupt, format!("wrapped DEK of {len} bytes, expected {expected}")));
+    }
+    Ok(Slot { key_id, check, wrapped: WrappedDek(body.bytes(len)?.to_vec()) })
+}
+
+/// In a file, a value outside its limits is damage, whatever it would be as an argument.
+fn as_damage(error: Error) -> Error {
+    Error::with_source(Kind::Corrupt, "header field outside its limits", error)
+}
+
+fn authentication_key(uuid: &Uuid, dek: &Dek) -> Result<Zeroizing<[u8; 32]>> {
+    let mut key = Zeroizing::new([0; 32]);
+    derive::hkdf(uuid.as_bytes(), dek.bytes(), "vmcryptfs v1 header authentication", key.as_mut())?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+use super::*;
+use crate::sys::SecretBytes;
+
+fn dek(shape: Shape, seed: u8) -> Dek {
+    let mut bytes = SecretBytes::zeroed(shape.kind().dek_len());
+    for (byte, value) in bytes.iter_mut().zip(seed..) {
+        *byte = value;
+    }
+    Dek::new(bytes).unwrap()
+}
+
+const DISK: Shape = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
+
+fn sample(shape: Shape) -> Header {
+    let slot = |id: &str| Slot {
+        key_id: KeyId::new(ProviderName::new("corp").unwrap(), id).unwrap(),
+        check: KeyCheck([7; 8]),
+        wrapped: WrappedDek(vec![0x5a; shape.kind().dek_len() + KWP_OVERHEAD]),
+    };
+    Header {
+        sequence: 41,
+        uuid: Uuid::from_bytes([0x11; 16]),
+        shape,
+        label: "Web server, Köln".into(),
+        disk_names: DiskNames::new(if shape == Shape::Home { vec!["*.dsk".into()] } else { vec![] }).unwrap(),
+        slots: vec![slot("4711"), slot("escrow")],
+    }
+}
+
+#[test]
+fn what_is_encoded_decodes_and_verifies() {
+    for shape in [Shape::Home, DISK] {
+        let bytes = sample(shape).encode(&dek(shape, 1)).unwrap();
+        assert_eq!(bytes.len(), COPY_LEN);
+        let unverified = UnverifiedHeader::decode(&bytes).unwrap();
+        assert_eq!(unverified.claims(), &sample(shape));
+        assert_eq!(unverified.verify(&dek(shape, 1)).unwrap(), sample(shape));
+    }
+}
+
+#[test]
+fn every_flipped_byte_is_refused() {
+    let good = sample(DISK).encode(&dek(DISK, 1)).unwrap();
+    for at in 0..COPY_LEN {
+        let mut bad = good.clone();
+        bad[at] ^= 0x40;
+        assert!(UnverifiedHeader::decode(&bad).is_err(), "byte {at}");
+    }
+}
+
+/// Someone without the DEK can make a checksum, but not the HMAC.
+#[test]
+fn every_change_with_a_mended_checksum_fails_the_hmac_or_its_limits() {
+    let good = sample(DISK).encode(&dek(DISK, 1)).unwrap();
+    let mut past_the_limits = 0;
+    for at in 0..CHECKSUM_OFFSET {
+        let mut bad = good.clone();
+        bad[at] ^= 0x01;
+        let checksum = derive::sha256(&bad[..CHECKSUM_OFFSET]);
+        bad[CHECKSUM_OFFSET..].copy_from_slice(&checksum);
+        if let Ok(unverified) = UnverifiedHeader::decode(&bad) {
+            past_the_limits += 1;
+            assert_eq!(unverified.verify(&dek(DISK, 1)).unwrap_err().kind(), Kind::Corrupt, "byte {at}");
+        }
+    }
+    assert!(past_the_limits > 200, "key ids, checks and wrapped DEKs are free bytes: {past_the_limits}");
+}
+
+#[test]
+fn another_deks_header_does_not_verify() {
+    let bytes = sample(DISK).encode(&dek(DISK, 1)).unwrap();
+    let error = UnverifiedHeader::decode(&bytes).unwrap().verify(&dek(DISK, 2)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+}
+
+#[test]
+fn too_new_is_told_from_damaged() {
+    let good = sample(DISK).encode(&dek(DISK, 1)).unwrap();
+    for (at, what) in [(8, "format version 2"), (12, "feature flags 0x00000003")] {
+        let mut newer = good.clone();
+        newer[at] ^= 0x03;
+        let checksum = derive::sha256(&newer[..CHECKSUM_OFFSET]);
+        newer[CHECKSUM_OFFSET..].copy_from_slice(&checksum);
+        let error = UnverifiedHeader::decode(&newer).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains(what), "{error}");
+    }
+    let mut flipped = good;
+    flipped[12] ^= 0x03;
+    assert_eq!(UnverifiedHeader::decode(&flipped).unwrap_err().kind(), Kind::Corrupt, "a flipped bit is no feature");
+}
+
+#[test]
+fn values_outside_their_limits_are_not_written() {
+    let key = dek(DISK, 1);
+    let refuses = |change: fn(&mut Header)| {
+        let mut header = sample(DISK);
+        change(&mut header);
+        header.encode(&key).unwrap_err().kind() == Kind::Invalid
+    };
+    assert!(refuses(|header| header.label = "x".repeat(256)));
+    assert!(refuses(|header| header.slots.clear()));
+    assert!(refuses(|header| header.slots = vec![header.slots[0].clone(); 5]));
+}
+
+#[test]
+fn the_fullest_header_fits() {
+    let mut header = sample(DISK);
+    header.label = "x".repeat(255);
+    let provider = ProviderName::new("p".repeat(64)).unwrap();
+    header.slots = vec![Slot { key_id: KeyId::new(provider, "i".repeat(512)).unwrap(), ..header.slots[0].clone() }; 4];
+    let bytes = header.encode(&dek(DISK, 1)).unwrap();
+    assert_eq!(UnverifiedHeader::decode(&bytes).unwrap().claims(), &header);
+}
+
+#[test]
+fn the_prefix_names_the_kind() {
+    let kind = |shape: Shape| {
+        let bytes = sample(shape).encode(&dek(shape, 1)).unwrap();
+        component_kind(bytes.first_chunk().unwrap())
+    };
+    assert_eq!(kind(Shape::Home), Some(ComponentKind::Home));
+    assert_eq!(kind(DISK), Some(ComponentKind::Disk));
+    assert_eq!(component_kind(b"QFI\xfb\0\0\0\x03\0\0\x02"), None);
+}

@@ -1,0 +1,137 @@
+//! Which new files become disks: patterns over file names (docs/FORMAT.md, section 6).
+
+use crate::error::{Error, Kind, Result};
+
+/// Patterns of a home that names none of its own.
+const DEFAULT: [&str; 10] = [
+    "*.raw",
+    "*.img",
+    "*.qcow2",
+    "*.vdi",
+    "*.vhdx",
+    "*-flat.vmdk",
+    "*-s###.vmdk",
+    "*-f###.vmdk",
+    "*-delta.vmdk",
+    "*-sesparse.vmdk",
+];
+/// Most patterns a home can store.
+pub const MAX_PATTERNS: usize = 32;
+/// Longest pattern in bytes.
+pub const MAX_PATTERN_LEN: usize = 64;
+
+/// Patterns over file names: `*` is any text of at least one character, `#` a decimal digit, letters match either case.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DiskNames(Vec<String>);
+
+impl DiskNames {
+    /// The patterns a home stores; none means the default list.
+    ///
+    /// # Errors
+    /// `Invalid` when there are over 32, or one is empty, longer than 64 bytes or holds control characters or `/`.
+    pub fn new(patterns: Vec<String>) -> Result<Self> {
+        if patterns.len() > MAX_PATTERNS {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} patterns of disk names, at most {MAX_PATTERNS}", patterns.len()),
+            ));
+        }
+        match patterns.iter().find(|pattern| !is_pattern(pattern)) {
+            None => Ok(Self(patterns)),
+            Some(bad) => Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "disk name pattern {bad:?}, expected 1 to {MAX_PATTERN_LEN} bytes without '/' or control codes"
+                ),
+            )),
+        }
+    }
+
+    /// What the header stores: empty for the default list.
+    pub fn stored(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether a new file of this name becomes a disk.
+    pub fn matches(&self, name: &str) -> bool {
+        if self.0.is_empty() {
+            DEFAULT.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+        } else {
+            self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+        }
+    }
+}
+
+fn is_pattern(pattern: &str) -> bool {
+    !pattern.is_empty() && pattern.len() <= MAX_PATTERN_LEN && !pattern.chars().any(|c| c.is_control() || c == '/')
+}
+
+/// Whether all of `name` matches `pattern`. On a mismatch only the last `*` takes one more byte, so the cost is at most
+/// pattern times name.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut last_star: Option<(usize, usize)> = None;
+    loop {
+        if n == name.len() {
+            return p == pattern.len();
+        }
+        if pattern.get(p) == Some(&b'*') {
+            p += 1;
+            n += 1;
+            last_star = Some((p, n));
+        } else if pattern.get(p).is_some_and(|wanted| byte_matches(*wanted, name[n])) {
+            p += 1;
+            n += 1;
+        } else if let Some((after_star, taken)) = last_star {
+            p = after_star;
+            n = taken + 1;
+            last_star = Some((after_star, n));
+        } else {
+            return false;
+        }
+    }
+}
+
+fn byte_matches(wanted: u8, found: u8) -> bool {
+    if wanted == b'#' { found.is_ascii_digit() } else { wanted.eq_ignore_ascii_case(&found) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_list_knows_disk_images() {
+        let names = DiskNames::default();
+        for disk in
+            ["root.raw", "ROOT.IMG", "a.b.qcow2", "x-flat.vmdk", "x-s001.vmdk", "x-000001-sesparse.vmdk", "a.raw.raw"]
+        {
+            assert!(names.matches(disk), "{disk}");
+        }
+        for other in [".raw", "raw", "root.raw.bak", "x.vmdk", "x-s01.vmdk", "x-sabc.vmdk", "web01.vmx", ""] {
+            assert!(!names.matches(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_stored_list_replaces_the_default() {
+        let names = DiskNames::new(vec!["disk-#*".into()]).unwrap();
+        assert!(names.matches("disk-0x") && !names.matches("disk-0") && !names.matches("root.raw"));
+    }
+
+    #[test]
+    fn several_stars_backtrack() {
+        assert!(matches(b"*ab*ab", b"xabyabzab"));
+        assert!(!matches(b"*ab*abc", b"xabyabzab"));
+        assert!(!matches(b"**", b"x"));
+        assert!(matches(b"**", b"xy"));
+    }
+
+    #[test]
+    fn patterns_are_bounded() {
+        assert!(DiskNames::new(vec!["*".into(); 33]).is_err());
+        for bad in ["", "a/b", "a\n", &"x".repeat(65)] {
+            assert!(DiskNames::new(vec![bad.into()]).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The file system that a mount shows, on our own types: no FUSE types, no logging, no threads of its own.
+//!
+//! A node is something the kernel knows by number; a handle is something it has open. Reading and writing go from the
+//! handle straight to the disk's store; only operations on names take the node table's lock.
+
+mod attr;
+mod backing;
+mod data;
+mod handle;
+mod namespace;
+mod node;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use attr::{Attr, Changes, FileKind, TimeChange};
+pub use data::{Seek, Space};
+pub use handle::{DirEntry, HandleNumber, PooledBuffer};
+pub use namespace::{NewFile, RenameMode};
+pub use node::{NodeNumber, ROOT};
+
+use crate::crypto::xts::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::provider::Providers;
+use crate::vm::keyring::Keyring;
+use crate::vm::{folder, scan};
+
+use backing::Backing;
+use handle::{Buffers, Handles};
+use node::{Nodes, Place};
+
+/// What a mount is made with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// No backing file is opened for writing.
+    pub read_only: bool,
+    /// Cipher engine of all disks.
+    pub engine: Engine,
+}
+
+/// One mounted VM folder, or a datastore of VM folders.
+pub struct FileSystem {
+    backing: Backing,
+    nodes: Nodes,
+    handles: Handles,
+    buffers: Buffers,
+    keyring: Arc<Keyring>,
+    options: Options,
+}
+
+/// Used and free space, as `statvfs(3)` has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Bytes of a block.
+    pub block_size: u32,
+    /// Blocks in all, free, and free for ordinary users.
+    pub blocks: [u64; 3],
+    /// Files that can exist, and of them those that do not.
+    pub files: [u64; 2],
+}
+
+impl FileSystem {
+    /// Opens a VM folder or a datastore and unlocks every component whose KEK can be had.
+    ///
+    /// # Errors
+    /// `NotFound` or `Io` for the folder. What stays locked is no error: [`components`](Self::components) tells.
+    pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
+        let root = folder::open_dir(path)?;
+        let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
+        let keyring = Arc::new(Keyring::new(providers));
+        let found = scan::scan(&root)?;
+        keyring.unlock_all(found.iter().filter_map(scan::FoundComponent::unverified));
+        let stat = rustix::fs::fstat(&root).map_err(|error| Error::io("reading the folder", error.into()))?;
+        Ok(Self {
+            backing: Backing::new(root),
+            nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
+            handles: Handles::default(),
+            buffers: Buffers::new(),
+            keyring,
+            options,
+        })
+    }
+
+    /// The keys of this mount.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// All components as they are now on disk.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn components(&self) -> Result<Vec<scan::FoundComponent>> {
+        scan::scan(self.root())
+    }
+
+    /// Space of the file system beneath.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn capacity(&self) -> Result<Capacity> {
+        let stat = rustix::fs::fstatvfs(self.root()).map_err(|error| Error::io("reading free space", error.into()))?;
+        Ok(Capacity {
+            block_size: u32::try_from(stat.f_frsize).unwrap_or(4096),
+            blocks: [stat.f_blocks, stat.f_bfree, stat.f_bavail],
+            files: [stat.f_files, stat.f_ffree],
+        })
+    }
+
+    fn root(&self) -> &File {
+        self.backing.root()
+    }
+}

@@ -1,0 +1,108 @@
+//! Operations on open files: the data path. None of them touches the node table.
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::FileSystem;
+use crate::fs::handle::{HandleNumber, OpenDisk, PooledBuffer};
+use crate::sector::MAX_PLAIN_LEN;
+
+/// What `fallocate` shall do with a range.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Space {
+    /// Reserve it; the file grows to hold the range unless `keep_size`.
+    Allocate {
+        /// Whether the length stays.
+        keep_size: bool,
+    },
+    /// Give it back; the range reads as zeros.
+    Punch,
+    /// Make the range read as zeros and keep its space; the file grows unless `keep_size`.
+    Zero {
+        /// Whether the length stays.
+        keep_size: bool,
+    },
+}
+
+/// What `lseek` looks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seek {
+    /// Data.
+    Data,
+    /// A hole.
+    Hole,
+}
+
+impl FileSystem {
+    /// A buffer for one request.
+    pub fn buffer(&self) -> PooledBuffer {
+        self.buffers.take()
+    }
+
+    /// Up to `size` bytes at `offset`, fewer at the end, in place in `buffer`.
+    ///
+    /// # Errors
+    /// Those of [`Disk::read_at`](crate::store::disk::Disk::read_at).
+    pub fn read<'b>(
+        &self,
+        handle: HandleNumber,
+        offset: u64,
+        size: u32,
+        buffer: &'b mut PooledBuffer,
+    ) -> Result<&'b [u8]> {
+        let open = self.handles.disk(handle)?;
+        open.disk.read_at(offset, size as usize, buffer)
+    }
+
+    /// Writes all of `data` at `offset`.
+    ///
+    /// # Errors
+    /// Those of [`Disk::write_at`](crate::store::disk::Disk::write_at).
+    pub fn write(&self, handle: HandleNumber, offset: u64, data: &[u8]) -> Result<()> {
+        let open = self.handles.disk(handle)?;
+        open.disk.write_at(offset, data, &mut self.buffers.take())
+    }
+
+    /// Returns once everything written to the file is durable.
+    ///
+    /// # Errors
+    /// Those of [`Disk::sync`](crate::store::disk::Disk::sync).
+    pub fn sync(&self, handle: HandleNumber) -> Result<()> {
+        self.handles.disk(handle)?.disk.sync()
+    }
+
+    /// Reserves, gives back or zeroes a range.
+    ///
+    /// # Errors
+    /// `Io`, with `ENOSPC` when there is no room.
+    pub fn allocate(&self, handle: HandleNumber, offset: u64, len: u64, what: Space) -> Result<()> {
+        let open = self.handles.disk(handle)?;
+        let disk = &open.disk;
+        match what {
+            Space::Allocate { keep_size } => disk.allocate(offset, len, !keep_size),
+            Space::Punch => disk.punch(offset, len, &mut self.buffers.take()),
+            Space::Zero { keep_size } => {
+                disk.zero(offset, len, &mut self.buffers.take())?;
+                disk.allocate(offset, len, !keep_size)
+            }
+        }
+    }
+
+    /// Start of the next data or hole at or behind `offset`.
+    ///
+    /// # Errors
+    /// `ENXIO` when there is none.
+    pub fn seek(&self, handle: HandleNumber, offset: u64, what: Seek) -> Result<u64> {
+        let open = self.handles.disk(handle)?;
+        let found = match what {
+            Seek::Data => open.disk.seek_data(offset)?,
+            Seek::Hole => open.disk.seek_hole(offset)?,
+        };
+        found.ok_or_else(|| Error::io("nothing behind this position", std::io::Error::from_raw_os_error(libc::ENXIO)))
+    }
+
+    pub(super) fn set_size(open: &OpenDisk, size: u64) -> Result<()> {
+        if size > MAX_PLAIN_LEN {
+            return Err(Error::new(Kind::Invalid, format!("a length of {size} bytes, at most {MAX_PLAIN_LEN}")));
+        }
+        open.disk.set_len(size)
+    }
+}

@@ -1,0 +1,380 @@
+//! The FUSE adapter: translate a request, delegate it to [`FileSystem`], reply. Every handler has this shape; nothing is
+//! decided here.
+
+mod errno;
+pub mod mount;
+pub mod session;
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::fs::{Attr, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange};
+use crate::storage::Access;
+use crate::store::disk::MAX_REQUEST;
+use errno::refuse;
+
+/// How long the kernel may believe what it was told of names and attributes: another host may change the folder.
+const TTL: Duration = Duration::from_secs(1);
+/// Requests that the kernel queues without anyone waiting for them, such as asynchronous direct I/O.
+const MAX_BACKGROUND: u16 = 128;
+/// From here on the kernel holds back readahead.
+const CONGESTION_THRESHOLD: u16 = 96;
+/// Block size that `stat` suggests: below it I/O pays for whole sectors.
+const BLOCK_SIZE: u32 = 4096;
+const GENERATION: Generation = Generation(0);
+
+/// QEMU opens disks with O_DIRECT: no second cache of the plaintext, writes side by side, nothing to flush on close.
+const FILE_FLAGS: FopenFlags =
+    FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES).union(FopenFlags::FOPEN_NOFLUSH);
+
+/// Carries requests from the kernel to a [`FileSystem`].
+pub struct Adapter(Arc<FileSystem>);
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Each on its own: what an older kernel lacks is no reason to go without the rest.
+        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP]
+        {
+            if let Err(missing) = config.add_capabilities(wanted) {
+                tracing::info!("this kernel's FUSE lacks {missing:?}");
+            }
+        }
+        let limits = [
+            config.set_max_write(u32::try_from(MAX_REQUEST).unwrap_or(u32::MAX)).map(drop),
+            config.set_max_readahead(u32::MAX).or_else(|most| config.set_max_readahead(most)).map(drop),
+        ];
+        let queue = [
+            config.set_max_background(MAX_BACKGROUND).map(drop),
+            config.set_congestion_threshold(CONGESTION_THRESHOLD).map(drop),
+        ];
+        for nearest in limits.into_iter().filter_map(Result::err) {
+            tracing::info!("the kernel bounds a request at {nearest} bytes");
+        }
+        for nearest in queue.into_iter().filter_map(Result::err) {
+            tracing::info!("the kernel bounds its queue at {nearest} requests");
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.0.lookup(parent.0, name) {
+            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Err(error) => reply.error(refuse("lookup", &error)),
+        }
+    }
+
+    fn forget(&self, _request: &Request, number: INodeNo, count: u64) {
+        self.0.forget(number.0, count);
+    }
+
+    fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        match self.0.attributes(number.0) {
+            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+            Err(error) => reply.error(refuse("getattr", &error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        accessed: Option<TimeOrNow>,
+        modified: Option<TimeOrNow>,
+        _changed: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _created: Option<SystemTime>,
+        _checked: Option<SystemTime>,
+        _backed_up: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changes =
+            Changes { mode, uid, gid, size, accessed: accessed.map(time_change), modified: modified.map(time_change) };
+        match self.0.change(number.0, &changes) {
+            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+            Err(error) => reply.error(refuse("setattr", &error)),
+        }
+    }
+
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+        match self.0.make_dir(parent.0, name, new_file(request, mode)) {
+            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Err(error) => reply.error(refuse("mkdir", &error)),
+        }
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.0.remove(parent.0, name, false) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("unlink", &error)),
+        }
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.0.remove(parent.0, name, true) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("rmdir", &error)),
+        }
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            flags if flags.is_empty() => RenameMode::Replace,
+            RenameFlags::RENAME_NOREPLACE => RenameMode::KeepExisting,
+            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match self.0.rename((parent.0, name), (new_parent.0, new_name), mode) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("rename", &error)),
+        }
+    }
+
+    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let access = match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => Access::Read,
+            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
+        };
+        match self.0.open_file(number.0, access) {
+            Ok(handle) => reply.opened(FileHandle(handle), FILE_FLAGS),
+            Err(error) => reply.error(refuse("open", &error)),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.0.create(parent.0, name, new_file(request, mode)) {
+            Ok((attr, handle)) => reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), FILE_FLAGS),
+            Err(error) => reply.error(refuse("create", &error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let mut buffer = self.0.buffer();
+        match self.0.read(handle.0, offset, size, &mut buffer) {
+            Ok(bytes) => reply.data(bytes),
+            Err(error) => reply.error(refuse("read", &error)),
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.0.write(handle.0, offset, data) {
+            // A request is at most MAX_REQUEST long, or it was refused.
+            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
+            Err(error) => reply.error(refuse("write", &error)),
+        }
+    }
+
+    fn flush(&self, _request: &Request, _number: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        reply.ok(); // nothing is held back: each write is with the backing file when it is answered
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.close(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        match self.0.sync(handle.0) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("fsync", &error)),
+        }
+    }
+
+    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.open_dir(number.0) {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(error) => reply.error(refuse("opendir", &error)),
+        }
+    }
+
+    fn readdir(&self, _request: &Request, number: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        // Positions 0 and 1 are the directory itself and its parent, as `ls -a` expects; the kernel knows the real ones.
+        for position in offset..2 {
+            let name = if position == 0 { "." } else { ".." };
+            if reply.add(number, position + 1, FileType::Directory, name) {
+                return reply.ok();
+            }
+        }
+        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
+        let listed = self.0.list(handle.0, from, |index, entry| {
+            !reply.add(INodeNo(entry.number), index as u64 + 3, file_type(entry.kind), &entry.name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("readdir", &error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.0.close(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(&self, _request: &Request, number: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        match self.0.sync_dir(number.0) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("fsyncdir", &error)),
+        }
+    }
+
+    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        match self.0.capacity() {
+            Ok(capacity) => {
+                let [blocks, free, available] = capacity.blocks;
+                let [files, free_files] = capacity.files;
+                reply.statfs(blocks, free, available, files, free_files, BLOCK_SIZE, 255, capacity.block_size);
+            }
+            Err(error) => reply.error(refuse("statfs", &error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        len: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Space::Allocate { keep_size },
+            libc::FALLOC_FL_PUNCH_HOLE if keep_size => Space::Punch,
+            libc::FALLOC_FL_ZERO_RANGE => Space::Zero { keep_size },
+            _ => return reply.error(Errno::EOPNOTSUPP),
+        };
+        match self.0.allocate(handle.0, offset, len, what) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("fallocate", &error)),
+        }
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        match self.0.seek(handle.0, offset, what) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(refuse("lseek", &error)),
+        }
+    }
+}
+
+fn new_file(request: &Request, mode: u32) -> NewFile {
+    NewFile { mode, uid: request.uid(), gid: request.gid() }
+}
+
+fn time_change(time: TimeOrNow) -> TimeChange {
+    match time {
+        TimeOrNow::SpecificTime(time) => TimeChange::At(time),
+        TimeOrNow::Now => TimeChange::Now,
+    }
+}
+
+fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::Directory => FileType::Directory,
+        FileKind::Regular => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    let [accessed, modified, changed] = attr.times;
+    FileAttr {
+        ino: INodeNo(attr.number),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: accessed,
+        mtime: modified,
+        ctime: changed,
+        crtime: changed,
+        kind: file_type(attr.kind),
+        perm: attr.mode,
+        nlink: attr.links,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}

@@ -1,0 +1,54 @@
+//! From our errors to what a system call returns. The one place that logs a refused request.
+
+use fuser::Errno;
+
+use crate::error::{Error, Kind};
+
+/// Logs why a request is refused and says it in an errno.
+pub(super) fn refuse(operation: &str, error: &Error) -> Errno {
+    let chain = error.chain();
+    match error.kind() {
+        Kind::Corrupt | Kind::KeyRejected => tracing::error!("{operation}: {chain}"),
+        Kind::Busy | Kind::Denied | Kind::Io | Kind::KeyUnavailable | Kind::Unsupported => {
+            tracing::warn!("{operation}: {chain}");
+        }
+        // Part of any program's life: looking for what is not there.
+        Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly => tracing::debug!("{operation}: {chain}"),
+    }
+    errno(error)
+}
+
+/// Exhaustive on purpose: a new kind must choose its errno here.
+fn errno(error: &Error) -> Errno {
+    match error.kind() {
+        Kind::Busy => Errno::EBUSY,
+        Kind::Corrupt => Errno::EIO,
+        Kind::Denied => error.os_error().map_or(Errno::EPERM, Errno::from_i32),
+        Kind::Exists => Errno::EEXIST,
+        Kind::Invalid => Errno::EINVAL,
+        Kind::Io => error.os_error().map_or(Errno::EIO, Errno::from_i32), // ENOSPC must arrive as ENOSPC
+        Kind::KeyRejected => Errno::from_i32(libc::EKEYREJECTED),
+        Kind::KeyUnavailable => Errno::from_i32(libc::ENOKEY), // as fscrypt does for a file whose key is absent
+        Kind::NotFound => Errno::ENOENT,
+        Kind::ReadOnly => Errno::EROFS,
+        Kind::Unsupported => Errno::EOPNOTSUPP,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_errno_from_beneath_arrives_as_it_was() {
+        for number in [libc::ENOSPC, libc::EIO, libc::ENOTEMPTY, libc::EXDEV, libc::EACCES, libc::EDQUOT] {
+            let error = Error::io("writing", std::io::Error::from_raw_os_error(number));
+            assert_eq!(errno(&error).code(), number);
+        }
+    }
+
+    #[test]
+    fn a_locked_component_says_enokey() {
+        assert_eq!(errno(&Error::new(Kind::KeyUnavailable, "locked")).code(), libc::ENOKEY);
+    }
+}

@@ -1,0 +1,87 @@
+//! A mount's life: mounting, serving until it is unmounted, ending on signals.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use crate::error::{Context, Result};
+use crate::fs::FileSystem;
+use crate::fuse::Adapter;
+use crate::fuse::mount::{self, Options, Unmount, unmount};
+
+/// Where and how to mount.
+#[derive(Clone, Debug)]
+pub struct MountSpec {
+    /// An existing directory.
+    pub mountpoint: PathBuf,
+    /// What is mounted, as /proc/mounts shows it.
+    pub source: String,
+    /// Words of `-o`.
+    pub options: Vec<String>,
+    /// Event loops; `None` for one a CPU, at least two.
+    pub threads: Option<usize>,
+}
+
+/// A mount that is ready to serve.
+pub struct Session {
+    session: fuser::Session<Adapter>,
+    mountpoint: PathBuf,
+}
+
+impl Session {
+    /// Mounts, and agrees with the kernel on the protocol.
+    ///
+    /// # Errors
+    /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory or an unknown option, `Busy` for one that
+    /// is not empty, `Unsupported` without FUSE, or `Io`.
+    pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
+        let mut options = Options::parse(spec)?;
+        mount::check_mountpoint(&spec.mountpoint)?;
+        options.config.n_threads = Some(spec.threads.unwrap_or_else(default_threads).max(1));
+        let doing = || format!("mounting on {}", spec.mountpoint.display());
+        let mounted = mount::mount(spec, &options)?;
+        let acl = options.config.acl;
+        let session = match mounted {
+            Some(device) => fuser::Session::from_fd(Adapter(fs), device, acl, options.config),
+            None => fuser::Session::new(Adapter(fs), &spec.mountpoint, &options.config),
+        };
+        Ok(Self { session: session.context(doing)?, mountpoint: spec.mountpoint.clone() })
+    }
+
+    /// Serves requests until the mount is gone. On each of `stop`'s items the mount is taken down: at once if nothing uses
+    /// it, else as soon as the last open file is closed.
+    ///
+    /// # Errors
+    /// `Io` when the connection to the kernel breaks.
+    pub fn serve(self, stop: impl Iterator<Item = i32> + Send + 'static) -> Result<()> {
+        let mountpoint = self.mountpoint;
+        let stopping = mountpoint.clone();
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || stop.for_each(|signal| stop_on(signal, &stopping)))
+            .context(|| "starting the signal thread".into())?;
+        self.session.run().context(|| format!("serving {}", mountpoint.display()))
+    }
+}
+
+fn stop_on(signal: i32, mountpoint: &Path) {
+    tracing::info!("signal {signal}: unmounting {}", mountpoint.display());
+    if let Err(busy) = unmount(mountpoint, Unmount::Now) {
+        tracing::warn!("{}; it goes when the last open file is closed", busy.chain());
+        if let Err(error) = unmount(mountpoint, Unmount::WhenUnused) {
+            tracing::error!("{}", error.chain());
+        }
+    }
+}
+
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2))
+}
+
+/// Asks a new mount something that only its process can answer.
+///
+/// # Errors
+/// `Io` when the mount is gone.
+pub fn answers(mountpoint: &Path) -> Result<()> {
+    std::fs::metadata(mountpoint).map(drop).context(|| format!("asking the new mount on {}", mountpoint.display()))
+}

@@ -1,0 +1,300 @@
+//! Backup of a native provider's primary key, sealed under a passphrase (docs/FORMAT.md, section 5).
+//!
+//! The way back is in stages: [`SealedBackup`] is bytes that have the form of a backup, [`Backup`] one whose passphrase
+//! was right. The provider's name is sealed with the key, since it is part of the identity of every KEK.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::config::{self, Config, Settings};
+use super::native::{self, PrimaryKey};
+use super::private_file;
+use crate::crypto::passphrase::{self, Cost};
+use crate::crypto::{aead, random};
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::{KEK_LEN, MAX_PROVIDER_LEN, ProviderName};
+use crate::sys::SecretBytes;
+
+/// What a passphrase costs whoever tries to guess it: 256 MiB and about a second for each guess.
+pub const COST: Cost = Cost { memory_kib: 262_144, passes: 3, lanes: 4 };
+
+const MAGIC: [u8; 8] = *b"VMCRYPTB";
+const VERSION: u16 = 1;
+const FIXED_LEN: usize = 68;
+const SALT_LEN: usize = 16;
+const NONCE_LEN: usize = 12;
+const TAG_LEN: usize = 16;
+const SEALED_LEN: usize = KEK_LEN + TAG_LEN;
+const MAX_LEN: usize = FIXED_LEN + MAX_PROVIDER_LEN + SEALED_LEN;
+
+/// A primary key and the name of its provider: what a backup holds.
+pub struct Backup {
+    provider: ProviderName,
+    primary: PrimaryKey,
+}
+
+impl Backup {
+    /// Takes the primary key of a configured provider, to be backed up.
+    ///
+    /// # Errors
+    /// `NotFound` when no such provider is configured; those of [`PrimaryKey::load`].
+    pub fn of(config: &Path, provider: &ProviderName) -> Result<Self> {
+        let configured = Config::load(config)?;
+        let Settings::Native(settings) = configured.settings(provider)?;
+        let primary = PrimaryKey::load(&settings.primary_key_of(config))?;
+        Ok(Self { provider: provider.clone(), primary })
+    }
+
+    /// UUID of the primary key.
+    pub fn primary_uuid(&self) -> Uuid {
+        self.primary.uuid()
+    }
+
+    /// Makes a backup file, reads it back, opens it, and only then says in the configuration that there is one.
+    ///
+    /// # Errors
+    /// `Exists` when `file` does, `Corrupt` when what was read back is not what was written, `Io`.
+    pub fn write(&self, config: &Path, file: &Path, passphrase: &[u8], cost: Cost) -> Result<()> {
+        private_file::create(file, &[&self.seal(passphrase, cost)?])?;
+        let verified = SealedBackup::read(file).and_then(|sealed| sealed.open(passphrase));
+        match verified.context(|| format!("reading back {}", file.display()))? {
+            same if same == *self => {}
+            _ => return Err(Error::new(Kind::Corrupt, format!("{} holds another key than written", file.display()))),
+        }
+        config::update(config, |config| {
+            let Settings::Native(settings) = config.settings(&self.provider)?;
+            let settings = native::Settings { backed_up: true, ..settings.clone() };
+            config.set(&self.provider, Settings::Native(settings))
+        })
+    }
+
+    /// The bytes of a backup file.
+    ///
+    /// # Errors
+    /// `Invalid` when `cost` is not one that Argon2 or the format has, `Io` when the system has no random bytes.
+    pub fn seal(&self, passphrase: &[u8], cost: Cost) -> Result<Vec<u8>> {
+        let (mut salt, mut nonce) = ([0; SALT_LEN], [0; NONCE_LEN]);
+        random::fill(&mut salt)?;
+        random::fill(&mut nonce)?;
+        let name = self.provider.as_str().as_bytes();
+        let name_len = u8::try_from(name.len()).expect("a provider name has at most 64 bytes");
+        let mut bytes = Vec::with_capacity(MAX_LEN);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[name_len, 0]);
+        for parameter in [cost.memory_kib, cost.passes, cost.lanes] {
+            bytes.extend_from_slice(&parameter.to_le_bytes());
+        }
+        bytes.extend_from_slice(&salt);
+        bytes.extend_from_slice(&nonce);
+        bytes.extend_from_slice(self.primary.uuid().as_bytes());
+        bytes.extend_from_slice(name);
+        let key = passphrase::derive(passphrase, &salt, &cost)?;
+        let sealed = aead::seal(&key, &nonce, &bytes, self.primary.bytes())?;
+        bytes.extend_from_slice(&sealed);
+        Ok(bytes)
+    }
+
+    /// Brings the primary key to this host, and the provider into its configuration when it is not there.
+    ///
+    /// An intact primary key of the same UUID stays as it is, a damaged one is replaced. Returns the primary key's file.
+    ///
+    /// # Errors
+    /// `Invalid` when the backup is of another provider, `Exists` when this host's provider has another primary key or
+    /// the file of its primary key is not recognised as one, `Io`.
+    pub fn restore(&self, config: &Path, provider: &ProviderName) -> Result<PathBuf> {
+        check_name(&self.provider, provider)?;
+        config::update(config, |configured| {
+            let settings = match configured.providers().get(provider) {
+                Some(Settings::Native(settings)) => settings.clone(),
+                None => {
+                    let settings = native::Settings::of(provider);
+                    configured.add(provider.clone(), Settings::Native(settings.clone()))?;
+                    settings
+                }
+            };
+            let path = settings.primary_key_of(config);
+            self.restore_file(&path)?;
+            configured.set(provider, Settings::Native(native::Settings { backed_up: true, ..settings }))?;
+            Ok(path)
+        })
+    }
+
+    fn restore_file(&self, path: &Path) -> Result<()> {
+        let there = match PrimaryKey::load(path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == Kind::KeyUnavailable => return self.primary.create(path),
+            Err(error) if error.kind() == Kind::Corrupt => return self.replace_damaged(path, error),
+            Err(error) => return Err(error),
+        };
+        if there.uuid() != self.primary.uuid() {
+            return Err(Error::new(
+                Kind::Exists,
+                format!(
+                    "{} holds primary key {}, the backup {}: KEKs of the one do not open with the other. Move the file \
+                     away to use the backup's",
+                    path.display(),
+                    there.uuid(),
+                    self.primary.uuid()
+                ),
+            ));
+        }
+        if there.bytes() != self.primary.bytes() {
+            return Err(Error::new(
+                Kind::Exists,
+                format!("{} and the backup have the same uuid and different keys: one was forged", path.display()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Only over a file that still says it is this primary key: what is not recognised may be somebody's only key.
+    fn replace_damaged(&self, path: &Path, damage: Error) -> Result<()> {
+        match PrimaryKey::claimed_uuid(path)? {
+            Some(uuid) if uuid == self.primary.uuid() => self.primary.replace(path),
+            _ => Err(Error::with_source(
+                Kind::Exists,
+                format!("{} is damaged and cannot be told to be the backup's key: move it away", path.display()),
+                damage,
+            )),
+        }
+    }
+}
+
+impl PartialEq for Backup {
+    fn eq(&self, other: &Self) -> bool {
+        self.provider == other.provider
+            && self.primary.uuid() == other.primary.uuid()
+            && self.primary.bytes() == other.primary.bytes()
+    }
+}
+
+/// A backup whose passphrase was not tried yet. Nothing of it is proof: whoever made the file chose its content.
+pub struct SealedBackup {
+    associated: Vec<u8>,
+    sealed: Vec<u8>,
+    provider: ProviderName,
+    primary_uuid: Uuid,
+    cost: Cost,
+    salt: [u8; SALT_LEN],
+    nonce: [u8; NONCE_LEN],
+}
+
+impl SealedBackup {
+    /// Reads a backup file.
+    ///
+    /// # Errors
+    /// Those of [`decode`](Self::decode), `NotFound`, `Io`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut bytes = Vec::with_capacity(MAX_LEN + 1);
+        File::open(path)
+            .and_then(|file| file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes))
+            .context(|| format!("reading the backup {}", path.display()))?;
+        Self::decode(&bytes).context(|| format!("reading the backup {}", path.display()))
+    }
+
+    /// Everything that can be known without the passphrase is checked here, the limits of its cost above all.
+    ///
+    /// # Errors
+    /// `Corrupt` for bytes that no version 1 backup has, `Unsupported` for a later version.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let damaged = |what: &str| Error::new(Kind::Corrupt, format!("damaged, or not a backup: {what}"));
+        if !bytes.starts_with(&MAGIC) {
+            return Err(damaged("it does not begin with VMCRYPTB"));
+        }
+        let (fixed, rest) = bytes.split_first_chunk::<FIXED_LEN>().ok_or_else(|| damaged("it is too short"))?;
+        let version = u16::from_le_bytes(field(fixed, 8));
+        if version != VERSION {
+            return Err(Error::new(Kind::Unsupported, format!("a backup of version {version}, expected {VERSION}")));
+        }
+        let [name_len, reserved] = field(fixed, 10);
+        if reserved != 0 {
+            return Err(damaged("a reserved byte is set"));
+        }
+        let word = |at| u32::from_le_bytes(field(fixed, at));
+        let cost = Cost { memory_kib: word(12), passes: word(16), lanes: word(20) };
+        check_cost(cost)?;
+        let (name, sealed) = rest
+            .split_at_checked(usize::from(name_len))
+            .filter(|(_, sealed)| sealed.len() == SEALED_LEN)
+            .ok_or_else(|| damaged(&format!("{} bytes do not fit its provider's name", bytes.len())))?;
+        let provider = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| ProviderName::new(name).ok())
+            .ok_or_else(|| damaged("its provider's name is not one"))?;
+        Ok(Self {
+            associated: bytes[..bytes.len() - SEALED_LEN].to_vec(),
+            sealed: sealed.to_vec(),
+            provider,
+            primary_uuid: Uuid::from_bytes(field(fixed, 52)),
+            cost,
+            salt: field(fixed, 24),
+            nonce: field(fixed, 40),
+        })
+    }
+
+    /// Refuses to go on when the backup is of another provider than wanted, before anyone types a passphrase.
+    ///
+    /// # Errors
+    /// `Invalid`, naming both.
+    pub fn expect_provider(&self, wanted: &ProviderName) -> Result<()> {
+        check_name(&self.provider, wanted)
+    }
+
+    /// Opens the backup.
+    ///
+    /// # Errors
+    /// `KeyRejected` when the passphrase is wrong or the file was changed, which cannot be told apart.
+    pub fn open(self, passphrase: &[u8]) -> Result<Backup> {
+        let key: SecretBytes = passphrase::derive(passphrase, &self.salt, &self.cost)?;
+        let primary = aead::open(&key, &self.nonce, &self.associated, &self.sealed).map_err(|error| {
+            Error::with_source(
+                Kind::KeyRejected,
+                "the passphrase is wrong, or the backup was changed since it was made",
+                error,
+            )
+        })?;
+        Ok(Backup { provider: self.provider, primary: PrimaryKey::new(self.primary_uuid, primary)? })
+    }
+}
+
+/// The limits of the format, and Argon2's own: 8 KiB for each lane (RFC 9106, section 3.1). Beyond them a file could ask
+/// for any amount of time and memory.
+fn check_cost(cost: Cost) -> Result<()> {
+    let Cost { memory_kib, passes, lanes } = cost;
+    let allowed =
+        (1..=64).contains(&passes) && (1..=16).contains(&lanes) && (8 * lanes..=4_194_304).contains(&memory_kib);
+    if allowed {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Corrupt,
+        format!(
+            "damaged: Argon2id with {memory_kib} KiB, {passes} passes and {lanes} lanes, expected 8 KiB a lane to 4194304 KiB, 1 \
+             to 64 passes, 1 to 16 lanes"
+        ),
+    ))
+}
+
+fn check_name(found: &ProviderName, wanted: &ProviderName) -> Result<()> {
+    if found == wanted {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Invalid,
+        format!(
+            "the backup is of provider {found}, not {wanted}: keys are named after their provider, so it must be \
+             restored as {found}"
+        ),
+    ))
+}
+
+fn field<const N: usize>(bytes: &[u8; FIXED_LEN], at: usize) -> [u8; N] {
+    *bytes[at..].first_chunk().expect("fields end within the fixed part")
+}
+
+#[cfg(test)]
+mod tests;

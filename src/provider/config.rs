@@ -1,0 +1,250 @@
+//! Which providers an administrator configured: one TOML file, its place, and its changes.
+//!
+//! ```toml
+//! default = "local"
+//!
+//! [provider.local]
+//! kind = "native"
+//! primary-key = "keys/local.key"   # relative to the folder of this file, or absolute
+//! backed-up = true
+//! ```
+//!
+//! Knows names and settings; what a provider makes of its settings is the provider's affair.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{native, private_file};
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::ProviderName;
+use crate::sys::process::effective_uid;
+
+/// The configured providers and which of them is the default; names are unique and the default is one of them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Config {
+    default: Option<ProviderName>,
+    providers: BTreeMap<ProviderName, Settings>,
+}
+
+/// Settings of one provider; each kind has its own.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Settings {
+    /// A primary key that is kept on this host.
+    Native(native::Settings),
+}
+
+impl Settings {
+    /// The kind as the configuration file calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Native(_) => "native",
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file. One that does not exist configures nothing.
+    ///
+    /// # Errors
+    /// `Denied` when others than its owner can read or change the file, `Invalid` with file and line when its content is
+    /// not understood, `Io`.
+    pub fn load(path: &Path) -> Result<Self> {
+        parse(path, &read(path)?)
+    }
+
+    /// The default provider, if one was chosen.
+    pub fn default_name(&self) -> Option<&ProviderName> {
+        self.default.as_ref()
+    }
+
+    /// All providers, by name.
+    pub fn providers(&self) -> &BTreeMap<ProviderName, Settings> {
+        &self.providers
+    }
+
+    /// One provider's settings.
+    ///
+    /// # Errors
+    /// `NotFound`, naming those that are configured.
+    pub fn settings(&self, name: &ProviderName) -> Result<&Settings> {
+        self.providers.get(name).ok_or_else(|| Error::new(Kind::NotFound, self.missing(name)))
+    }
+
+    /// Adds a provider. The first one becomes the default.
+    ///
+    /// # Errors
+    /// `Exists` when the name is taken.
+    pub fn add(&mut self, name: ProviderName, settings: Settings) -> Result<()> {
+        if self.providers.contains_key(&name) {
+            return Err(Error::new(Kind::Exists, format!("a key provider {name} is configured already")));
+        }
+        if self.providers.is_empty() {
+            self.default = Some(name.clone());
+        }
+        self.providers.insert(name, settings);
+        Ok(())
+    }
+
+    /// Changes one provider's settings.
+    ///
+    /// # Errors
+    /// `NotFound`, naming those that are configured.
+    pub fn set(&mut self, name: &ProviderName, settings: Settings) -> Result<()> {
+        self.settings(name)?;
+        self.providers.insert(name.clone(), settings);
+        Ok(())
+    }
+
+    /// Chooses the default provider.
+    ///
+    /// # Errors
+    /// `NotFound`, naming those that are configured.
+    pub fn set_default(&mut self, name: &ProviderName) -> Result<()> {
+        self.settings(name)?;
+        self.default = Some(name.clone());
+        Ok(())
+    }
+
+    /// Says that `name` is not configured, and what is.
+    pub(super) fn missing(&self, name: &ProviderName) -> String {
+        let configured: Vec<&str> = self.providers.keys().map(ProviderName::as_str).collect();
+        match configured.as_slice() {
+            [] => format!("no key provider {name}: none is configured"),
+            names => format!("no key provider {name}; configured: {}", names.join(", ")),
+        }
+    }
+}
+
+/// Place of the configuration file: `chosen` if given, else `/etc/vmcryptfs/config.toml` for root and
+/// `vmcryptfs/config.toml` in the XDG configuration folder for others.
+///
+/// # Errors
+/// `NotFound` when a user has no home folder to look in, `Io` when the current folder of a relative path is gone.
+pub fn locate(chosen: Option<&Path>) -> Result<PathBuf> {
+    let path = match chosen {
+        Some(path) => path.to_path_buf(),
+        None => standard_place(effective_uid(), env::var_os("XDG_CONFIG_HOME"), env::var_os("HOME"))?,
+    };
+    std::path::absolute(&path).context(|| format!("finding {}", path.display()))
+}
+
+fn standard_place(user: u32, xdg: Option<OsString>, home: Option<OsString>) -> Result<PathBuf> {
+    // An XDG folder that is not absolute is to be ignored (XDG Base Directory Specification).
+    let absolute = |folder: OsString| Some(PathBuf::from(folder)).filter(|folder| folder.is_absolute());
+    let configs = match user {
+        0 => Some(PathBuf::from("/etc")),
+        _ => xdg.and_then(absolute).or_else(|| home.and_then(absolute).map(|home| home.join(".config"))),
+    };
+    configs.map(|folder| folder.join("vmcryptfs/config.toml")).ok_or_else(|| {
+        Error::new(Kind::NotFound, "no place for the configuration file: neither XDG_CONFIG_HOME nor HOME is set")
+    })
+}
+
+/// Changes the configuration file, which is made when it does not exist. Concurrent changes wait for each other; an
+/// error of `change` changes nothing. Comments of the administrator stay.
+///
+/// # Errors
+/// As [`Config::load`], and what `change` returns.
+pub fn update<T>(path: &Path, change: impl FnOnce(&mut Config) -> Result<T>) -> Result<T> {
+    private_file::create_folder(private_file::folder_of(path))?;
+    let _lock = private_file::lock(path)?;
+    let text = read(path)?;
+    let before = parse(path, &text)?;
+    let mut after = before.clone();
+    let result = change(&mut after)?;
+    if after != before {
+        private_file::replace(path, &[text::rewrite(&text, &after)?.as_bytes()])?;
+    }
+    Ok(result)
+}
+
+fn read(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    match private_file::open(path) {
+        Ok(mut file) => file.read_to_string(&mut text).context(|| format!("reading {}", path.display())).map(drop)?,
+        Err(error) if error.kind() == Kind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config> {
+    text::parse(text)
+        .map_err(|flaw| Error::new(Kind::Invalid, format!("{}:{}: {}", path.display(), flaw.line(text), flaw.message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ProviderName {
+        ProviderName::new(name).unwrap()
+    }
+
+    fn native() -> Settings {
+        Settings::Native(native::Settings { primary_key: "keys/x.key".into(), backed_up: false })
+    }
+
+    #[test]
+    fn the_place_of_the_file_depends_on_the_user() {
+        let place = |user, xdg: Option<&str>, home: Option<&str>| {
+            standard_place(user, xdg.map(Into::into), home.map(Into::into)).ok()
+        };
+        let system = Some(PathBuf::from("/etc/vmcryptfs/config.toml"));
+        assert_eq!(place(0, Some("/x"), Some("/root")), system);
+        assert_eq!(place(1, Some("/x"), Some("/home/u")), Some("/x/vmcryptfs/config.toml".into()));
+        assert_eq!(place(1, Some("x"), Some("/home/u")), Some("/home/u/.config/vmcryptfs/config.toml".into()));
+        assert_eq!(place(1, Some(""), Some("/home/u")), Some("/home/u/.config/vmcryptfs/config.toml".into()));
+        assert_eq!(place(1, None, None), None);
+    }
+
+    #[test]
+    fn a_chosen_file_wins() {
+        assert_eq!(locate(Some(Path::new("/a/b.toml"))).unwrap(), Path::new("/a/b.toml"));
+        assert!(locate(Some(Path::new("b.toml"))).unwrap().is_absolute());
+    }
+
+    #[test]
+    fn the_first_provider_is_the_default_until_another_is_chosen() {
+        let mut config = Config::default();
+        config.add(name("a"), native()).unwrap();
+        config.add(name("b"), native()).unwrap();
+        assert_eq!(config.default_name(), Some(&name("a")));
+        config.set_default(&name("b")).unwrap();
+        assert_eq!(config.default_name(), Some(&name("b")));
+        assert_eq!(config.add(name("b"), native()).unwrap_err().kind(), Kind::Exists);
+        let error = config.set_default(&name("c")).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::NotFound, "no key provider c; configured: a, b"));
+    }
+
+    #[test]
+    fn a_missing_file_configures_nothing_and_a_change_makes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("etc/config.toml");
+        assert_eq!(Config::load(&path).unwrap(), Config::default());
+        update(&path, |config| config.add(name("a"), native())).unwrap();
+        assert!(Config::load(&path).unwrap().settings(&name("a")).is_ok());
+    }
+
+    #[test]
+    fn a_change_that_fails_leaves_the_file_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        update(&path, |config| config.add(name("a"), native())).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let failed = update(&path, |config| {
+            config.add(name("b"), native())?;
+            config.add(name("a"), native())
+        });
+        assert_eq!(failed.unwrap_err().kind(), Kind::Exists);
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+}

@@ -1,0 +1,160 @@
+//! The configuration as TOML text: read with the line of every flaw, changed without losing an administrator's comments.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::{Config, Settings};
+use crate::error::{Error, Kind, Result};
+use crate::key::ProviderName;
+
+const OPENING: &str = "# Key providers of vmcryptfs; \"vmcryptfs provider --help\" says how to change them.\n";
+
+/// What is wrong with a text, and where.
+#[derive(Debug)]
+pub(super) struct Flaw {
+    pub(super) message: String,
+    at: usize,
+}
+
+impl Flaw {
+    fn new(at: Range<usize>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), at: at.start }
+    }
+
+    /// The line of `text`, counted from 1, that the flaw is in.
+    pub(super) fn line(&self, text: &str) -> usize {
+        1 + text.bytes().take(self.at).filter(|&byte| byte == b'\n').count()
+    }
+}
+
+impl From<toml::de::Error> for Flaw {
+    fn from(error: toml::de::Error) -> Self {
+        Self::new(error.span().unwrap_or_default(), error.message().replace('\n', ", "))
+    }
+}
+
+/// Everything a [`Config`] promises is checked here.
+pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
+    let mut top = DeTable::parse(text)?.into_inner();
+    let default = top.remove("default");
+    let tables = top.remove("provider");
+    if let Some(key) = top.keys().min_by_key(|key| key.span().start) {
+        return Err(Flaw::new(
+            key.span(),
+            format!("unknown key `{}`, expected `default` or `provider`", key.get_ref()),
+        ));
+    }
+    let mut config = Config::default();
+    let tables = tables.map(table_of).transpose()?.map(Spanned::into_inner).unwrap_or_default();
+    for (key, table) in tables {
+        let at = key.span();
+        let name = ProviderName::new(key.into_inner()).map_err(|error| Flaw::new(at, error.to_string()))?;
+        let settings = settings(table)?;
+        config.providers.insert(name, settings);
+    }
+    if let Some(value) = default {
+        let at = value.span();
+        let name = String::deserialize(ValueDeserializer::from(value))?;
+        let name = ProviderName::new(name).map_err(|error| Flaw::new(at.clone(), error.to_string()))?;
+        config.set_default(&name).map_err(|error| Flaw::new(at, format!("in `default`: {error}")))?;
+    }
+    Ok(config)
+}
+
+fn settings(value: Spanned<DeValue<'_>>) -> std::result::Result<Settings, Flaw> {
+    let table = table_of(value)?;
+    let at = table.span();
+    let mut table = table.into_inner();
+    let Some(kind) = table.remove("kind") else {
+        return Err(Flaw::new(at, "missing key `kind`, expected `kind = \"native\"`"));
+    };
+    let kind_at = kind.span();
+    let kind = String::deserialize(ValueDeserializer::from(kind))?;
+    let rest = ValueDeserializer::from(Spanned::new(at, DeValue::Table(table)));
+    match kind.as_str() {
+        "native" => Ok(Settings::Native(Deserialize::deserialize(rest)?)),
+        other => Err(Flaw::new(kind_at, format!("unknown kind of provider {other:?}, expected \"native\""))),
+    }
+}
+
+fn table_of(value: Spanned<DeValue<'_>>) -> std::result::Result<Spanned<DeTable<'_>>, Flaw> {
+    let (at, found) = (value.span(), value.get_ref().type_str());
+    let DeValue::Table(table) = value.into_inner() else {
+        return Err(Flaw::new(at, format!("a value of type {found}, expected a table")));
+    };
+    Ok(Spanned::new(at, table))
+}
+
+/// A text that says `after`: `text` with as little changed as possible, or written anew where that does not succeed.
+pub(super) fn rewrite(text: &str, after: &Config) -> Result<String> {
+    let says_it = |edited: &String| parse(edited).is_ok_and(|config| config == *after);
+    match edit(text, after).filter(says_it) {
+        Some(edited) => Ok(edited),
+        None => Ok(format!("{OPENING}{}", canonical(after)?)),
+    }
+}
+
+/// The file as serde writes it.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<&'a str>,
+    provider: BTreeMap<&'a str, &'a Settings>,
+}
+
+fn canonical(config: &Config) -> Result<String> {
+    let default = config.default.as_ref().map(ProviderName::as_str);
+    let provider = config.providers.iter().map(|(name, settings)| (name.as_str(), settings)).collect();
+    toml::to_string(&Document { default, provider })
+        .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
+}
+
+/// Does what is simple to do: values that are written out are replaced, what is new is put behind what belongs to it.
+fn edit(text: &str, after: &Config) -> Option<String> {
+    let top = DeTable::parse(text).ok().filter(|_| !text.trim().is_empty())?.into_inner();
+    let before = parse(text).ok()?;
+    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
+    if let Some(default) = after.default.as_ref().filter(|_| before.default != after.default) {
+        edits.push(match top.get("default") {
+            Some(value) => (value.span(), format!("\"{default}\"")),
+            None => (0..0, format!("default = \"{default}\"\n")),
+        });
+    }
+    for (name, settings) in &after.providers {
+        match before.providers.get(name) {
+            Some(same) if same == settings => {}
+            Some(_) => edits.push(edit_settings(top.get("provider")?.get_ref().get(name.as_str())?, settings)?),
+            None => {
+                let alone = Config { default: None, providers: [(name.clone(), settings.clone())].into() };
+                let gap = if text.ends_with('\n') { "\n" } else { "\n\n" };
+                edits.push((text.len()..text.len(), format!("{gap}{}", canonical(&alone).ok()?)));
+            }
+        }
+    }
+    edits.sort_by_key(|(at, _)| std::cmp::Reverse(at.start));
+    let mut edited = text.to_owned();
+    for (at, new) in edits {
+        edited.replace_range(at, &new);
+    }
+    Some(edited)
+}
+
+fn edit_settings(table: &Spanned<DeValue<'_>>, settings: &Settings) -> Option<(Range<usize>, String)> {
+    let table = table.get_ref();
+    match settings {
+        Settings::Native(native) => match table.get("backed-up") {
+            Some(value) => Some((value.span(), native.backed_up.to_string())),
+            None => {
+                let end = table.get("primary-key")?.span().end;
+                Some((end..end, format!("\nbacked-up = {}", native.backed_up)))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! The native provider: a primary key on this host wraps a fresh KEK for each VM (docs/FORMAT.md, section 5).
+//!
+//! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
+//! loses the primary key loses all that its KEKs protect: see [`backup`](super::backup).
+
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{KeyProvider, NewKey, private_file};
+use crate::crypto::derive::sha256;
+use crate::crypto::random;
+use crate::crypto::wrap::LocalKek;
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::{KEK_LEN, Kek, KeyId, ProviderName};
+use crate::sys::SecretBytes;
+
+const MAGIC: [u8; 8] = *b"VMCRYPTP";
+const VERSION: [u8; 2] = 1_u16.to_le_bytes();
+/// Magic, version, reserved bytes, uuid, key; the checksum over them follows.
+const BODY_LEN: usize = 64;
+const UUID_AT: usize = 16;
+const KEY_AT: usize = 32;
+const CHECKSUM_LEN: usize = 32;
+const FILE_LEN: u64 = 96;
+
+/// What the configuration file says of a native provider.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// File of the primary key, relative to the folder of the configuration file or absolute.
+    pub primary_key: PathBuf,
+    /// Whether a backup of the primary key was made and verified.
+    #[serde(default)]
+    pub backed_up: bool,
+}
+
+impl Settings {
+    /// What a new provider of this name gets.
+    pub fn of(name: &ProviderName) -> Self {
+        Self { primary_key: format!("keys/{name}.key").into(), backed_up: false }
+    }
+
+    /// File of the primary key, given the configuration file.
+    pub fn primary_key_of(&self, config: &Path) -> PathBuf {
+        private_file::folder_of(config).join(&self.primary_key)
+    }
+}
+
+/// The key that wraps a host's KEKs, and the UUID that their key ids begin with.
+pub struct PrimaryKey {
+    uuid: Uuid,
+    key: LocalKek,
+}
+
+impl PrimaryKey {
+    /// A new one.
+    ///
+    /// # Errors
+    /// `Io` when the system has no random bytes.
+    pub fn generate() -> Result<Self> {
+        Ok(Self { uuid: random::uuid()?, key: LocalKek::random()? })
+    }
+
+    /// The one with these bytes.
+    ///
+    /// # Errors
+    /// `Invalid` when they are not 32.
+    pub(super) fn new(uuid: Uuid, key: SecretBytes) -> Result<Self> {
+        Ok(Self { uuid, key: LocalKek::new(key)? })
+    }
+
+    /// Its name, which is no secret.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// The key itself. Copy it nowhere.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.key.bytes()
+    }
+
+    /// Reads a primary key file.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when there is none, `Denied` when others than its owner can read or change it, `Corrupt` when it
+    /// is damaged, `Unsupported` when it is of a later version, `Io`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = match private_file::open(path) {
+            Err(error) if error.kind() == Kind::NotFound => Err(Error::with_source(
+                Kind::KeyUnavailable,
+                format!("no primary key file {}: restore it from its backup", path.display()),
+                error,
+            )),
+            opened => opened,
+        }?;
+        let reading = || format!("reading the primary key file {}", path.display());
+        let len = file.metadata().context(reading)?.len();
+        if len != FILE_LEN {
+            return Err(Error::new(Kind::Corrupt, format!("{len} bytes, expected {FILE_LEN}"))).context(reading);
+        }
+        let mut body = SecretBytes::zeroed(BODY_LEN);
+        let mut checksum = [0; CHECKSUM_LEN];
+        file.read_exact_at(&mut body, 0).context(reading)?;
+        file.read_exact_at(&mut checksum, BODY_LEN as u64).context(reading)?;
+        Self::decode(&body, checksum).context(reading)
+    }
+
+    /// Makes a primary key file, for this user alone.
+    ///
+    /// # Errors
+    /// `Exists` when there is a file already, `Io`.
+    pub fn create(&self, path: &Path) -> Result<()> {
+        private_file::create_folder(private_file::folder_of(path))?;
+        let body = self.encode();
+        private_file::create(path, &[&body, &sha256(&body)])
+    }
+
+    /// Puts a whole primary key file in the place of a damaged one.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn replace(&self, path: &Path) -> Result<()> {
+        let body = self.encode();
+        private_file::replace(path, &[&body, &sha256(&body)])
+    }
+
+    /// The UUID that a primary key file says it has, be it damaged or not; `None` when it is not recognised as one.
+    pub(super) fn claimed_uuid(path: &Path) -> Result<Option<Uuid>> {
+        let mut start = [0; KEY_AT];
+        let file = private_file::open(path)?;
+        let claimed = file.read_exact_at(&mut start, 0).is_ok() && start.starts_with(&MAGIC);
+        Ok(claimed.then(|| Uuid::from_slice(&start[UUID_AT..]).ok()).flatten())
+    }
+
+    fn encode(&self) -> SecretBytes {
+        let mut body = SecretBytes::zeroed(BODY_LEN);
+        body[..8].copy_from_slice(&MAGIC);
+        body[8..10].copy_from_slice(&VERSION);
+        body[UUID_AT..KEY_AT].copy_from_slice(self.uuid.as_bytes());
+        body[KEY_AT..].copy_from_slice(self.key.bytes());
+        body
+    }
+
+    fn decode(body: &SecretBytes, checksum: [u8; CHECKSUM_LEN]) -> Result<Self> {
+        if body[..8] != MAGIC {
+            return Err(Error::new(Kind::Corrupt, "not a primary key file: it does not begin with VMCRYPTP"));
+        }
+        if body[8..10] != VERSION {
+            return Err(Error::new(Kind::Unsupported, "a primary key file of a later version, expected version 1"));
+        }
+        if checksum != sha256(body) {
+            return Err(Error::new(Kind::Corrupt, "the primary key file is damaged: its checksum does not match"));
+        }
+        if body[10..UUID_AT] != [0; 6] {
+            return Err(Error::new(Kind::Corrupt, "reserved bytes of the primary key file are set"));
+        }
+        let uuid = Uuid::from_slice(&body[UUID_AT..KEY_AT])
+            .map_err(|error| Error::with_source(Kind::Corrupt, "the primary key's uuid", error))?;
+        let mut key = SecretBytes::zeroed(KEK_LEN);
+        key.copy_from_slice(&body[KEY_AT..]);
+        Self::new(uuid, key)
+    }
+}
+
+/// Makes and fetches KEKs by a primary key.
+pub struct NativeProvider {
+    name: ProviderName,
+    primary: PrimaryKey,
+}
+
+impl NativeProvider {
+    /// The provider of this name: KEKs are named after it.
+    pub fn new(name: ProviderName, primary: PrimaryKey) -> Self {
+        Self { name, primary }
+    }
+
+    fn wrapped_kek(&self, key_id: &KeyId) -> Result<Vec<u8>> {
+        let (owner, wrapped) = parse_id(key_id.id()).ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                format!("damaged key id {:?}, expected <uuid of a primary key>/<wrapped KEK>", key_id.id()),
+            )
+        })?;
+        if owner != self.primary.uuid {
+            return Err(Error::new(
+                Kind::KeyUnavailable,
+                format!(
+                    "this key id belongs to primary key {owner}; provider {} of this host has {}: restore the backup \
+                     of {owner}",
+                    self.name, self.primary.uuid
+                ),
+            ));
+        }
+        Ok(wrapped)
+    }
+}
+
+impl KeyProvider for NativeProvider {
+    fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let kek = LocalKek::random()?;
+        let wrapped = BASE64URL_NOPAD.encode(&self.primary.key.wrap_key(kek.bytes())?);
+        let id = format!("{}/{wrapped}", self.primary.uuid.hyphenated());
+        Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek)))
+    }
+
+    fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
+        if *key_id.provider() != self.name {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
+            ));
+        }
+        let kek = self.primary.key.unwrap_key(&self.wrapped_kek(key_id)?).and_then(LocalKek::new).map_err(|error| {
+            Error::with_source(
+                Kind::Corrupt,
+                format!("damaged key id: its KEK does not unwrap under primary key {}", self.primary.uuid),
+                error,
+            )
+        })?;
+        Ok(Arc::new(kek))
+    }
+}
+
+/// Primary key and wrapped KEK of a key id; `None` for what [`NativeProvider::create_key`] would not have written so.
+fn parse_id(id: &str) -> Option<(Uuid, Vec<u8>)> {
+    let (owner, wrapped) = id.split_once('/')?;
+    let uuid = Uuid::try_parse(owner).ok().filter(|uuid| uuid.hyphenated().to_string() == owner)?;
+    let wrapped = BASE64URL_NOPAD.decode(wrapped.as_bytes()).ok()?;
+    Some((uuid, wrapped))
+}
+
+#[cfg(test)]
+mod tests;

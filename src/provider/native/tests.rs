@@ -1,0 +1,180 @@
+use super::*;
+use crate::key::Dek;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+fn name(name: &str) -> ProviderName {
+    ProviderName::new(name).unwrap()
+}
+
+fn provider_of(path: &Path) -> NativeProvider {
+    NativeProvider::new(name("local"), PrimaryKey::load(path).unwrap())
+}
+
+fn purpose() -> NewKey {
+    NewKey { vm_name: "web01".into(), vm_uuid: Uuid::nil() }
+}
+
+/// A new primary key file in a folder of its own.
+fn key_file() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys/local.key");
+    PrimaryKey::generate().unwrap().create(&path).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn a_key_made_before_a_restart_unwraps_after_it() {
+    let (_dir, path) = key_file();
+    let (id, kek) = provider_of(&path).create_key(&purpose()).unwrap();
+    let mut dek = SecretBytes::zeroed(64);
+    dek.fill(0x3c);
+    let wrapped = kek.wrap(&Dek::new(dek).unwrap()).unwrap();
+
+    let fetched = provider_of(&path).fetch_key(&id).unwrap();
+    assert_eq!(fetched.unwrap(&wrapped).unwrap().bytes(), [0x3c; 64]);
+    assert_eq!(fetched.check().unwrap(), kek.check().unwrap());
+}
+
+#[test]
+fn the_file_is_as_documented() {
+    let (_dir, path) = key_file();
+    let bytes = fs::read(&path).unwrap();
+    let primary = PrimaryKey::load(&path).unwrap();
+    assert_eq!(bytes.len(), 96);
+    assert_eq!(bytes[..16], *b"VMCRYPTP\x01\0\0\0\0\0\0\0");
+    assert_eq!(bytes[16..32], *primary.uuid().as_bytes());
+    assert_eq!(bytes[32..64], *primary.bytes());
+    assert_eq!(bytes[64..], sha256(&bytes[..64]));
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn the_key_id_is_the_wrapped_kek() {
+    let (_dir, path) = key_file();
+    let provider = provider_of(&path);
+    let (id, kek) = provider.create_key(&purpose()).unwrap();
+    let (owner, wrapped) = id.id().split_once('/').unwrap();
+    assert_eq!(owner, provider.primary.uuid().to_string());
+    let kek_bytes = provider.primary.key.unwrap_key(&BASE64URL_NOPAD.decode(wrapped.as_bytes()).unwrap()).unwrap();
+    assert_eq!(LocalKek::new(kek_bytes).unwrap().check().unwrap(), kek.check().unwrap());
+    assert_ne!(id, provider.create_key(&purpose()).unwrap().0, "each VM gets a KEK of its own");
+}
+
+#[test]
+fn every_flipped_byte_of_a_primary_key_file_is_refused() {
+    let (_dir, path) = key_file();
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x40;
+        fs::write(&path, bad).unwrap();
+        let error = PrimaryKey::load(&path).err().unwrap_or_else(|| panic!("byte {at} is not looked at"));
+        let expected = if (8..10).contains(&at) { Kind::Unsupported } else { Kind::Corrupt };
+        assert_eq!(error.kind(), expected, "byte {at}: {}", error.chain());
+        assert!(error.to_string().contains("local.key"), "{error}");
+    }
+    fs::write(&path, good).unwrap();
+    assert!(PrimaryKey::load(&path).is_ok());
+}
+
+#[test]
+fn reserved_bytes_are_refused_even_under_a_right_checksum() {
+    let mut body = PrimaryKey::generate().unwrap().encode();
+    body[15] = 1;
+    assert_eq!(PrimaryKey::decode(&body, sha256(&body)).err().unwrap().kind(), Kind::Corrupt);
+}
+
+#[test]
+fn a_primary_key_file_has_one_length() {
+    let (_dir, path) = key_file();
+    let good = fs::read(&path).unwrap();
+    for len in [0, 1, 95, 97] {
+        let mut bad = good.clone();
+        bad.resize(len, 0);
+        fs::write(&path, bad).unwrap();
+        assert_eq!(PrimaryKey::load(&path).err().unwrap().kind(), Kind::Corrupt, "{len} bytes");
+    }
+}
+
+#[test]
+fn a_missing_or_open_primary_key_file_says_how_to_go_on() {
+    let (_dir, path) = key_file();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = PrimaryKey::load(&path).err().unwrap();
+    assert_eq!(error.kind(), Kind::Denied);
+    assert!(error.to_string().contains("mode 0640") && error.to_string().contains("chmod 600"), "{error}");
+
+    fs::remove_file(&path).unwrap();
+    let error = PrimaryKey::load(&path).err().unwrap();
+    assert_eq!(error.kind(), Kind::KeyUnavailable);
+    assert!(error.to_string().contains("restore"), "{error}");
+}
+
+#[test]
+fn a_primary_key_is_never_overwritten_by_a_new_one() {
+    let (_dir, path) = key_file();
+    let before = fs::read(&path).unwrap();
+    assert_eq!(PrimaryKey::generate().unwrap().create(&path).unwrap_err().kind(), Kind::Exists);
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_key_of_another_primary_key_names_both() {
+    let (_here, path) = key_file();
+    let (_there, other_path) = key_file();
+    let (here, there) = (provider_of(&path), provider_of(&other_path));
+    let (id, _) = there.create_key(&purpose()).unwrap();
+    let error = here.fetch_key(&id).err().unwrap();
+    assert_eq!(error.kind(), Kind::KeyUnavailable);
+    for uuid in [here.primary.uuid(), there.primary.uuid()] {
+        assert!(error.to_string().contains(&uuid.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_key_of_another_provider_is_refused() {
+    let (_dir, path) = key_file();
+    let provider = provider_of(&path);
+    let (id, _) = provider.create_key(&purpose()).unwrap();
+    let renamed = KeyId::new(name("other"), id.id()).unwrap();
+    assert_eq!(provider.fetch_key(&renamed).err().unwrap().kind(), Kind::Invalid);
+}
+
+#[test]
+fn every_changed_character_of_a_key_id_is_refused() {
+    let (_dir, path) = key_file();
+    let provider = provider_of(&path);
+    let (id, _) = provider.create_key(&purpose()).unwrap();
+    for at in 0..id.id().len() {
+        let mut changed = id.id().as_bytes().to_vec();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = KeyId::new(name("local"), String::from_utf8(changed).unwrap()).unwrap();
+        let error = provider.fetch_key(&changed).err().unwrap_or_else(|| panic!("character {at} is not looked at"));
+        assert_eq!(error.kind(), Kind::Corrupt, "character {at}: {}", error.chain());
+    }
+}
+
+#[test]
+fn only_the_one_form_of_a_key_id_is_taken() {
+    let (_dir, path) = key_file();
+    let provider = provider_of(&path);
+    let (id, _) = provider.create_key(&purpose()).unwrap();
+    let (owner, wrapped) = id.id().split_once('/').unwrap();
+    let uuid = provider.primary.uuid();
+    let short = BASE64URL_NOPAD.encode(&[7; 32]);
+    for bad in [
+        "x".into(),
+        owner.to_owned(),
+        format!("{owner}/"),
+        format!("{}/{wrapped}", uuid.simple()),
+        format!("{}/{wrapped}", uuid.braced()),
+        format!("{}/{wrapped}", owner.to_uppercase()),
+        format!("{owner}/{wrapped}="),
+        format!("{owner}/{wrapped}/x"),
+        format!("{owner}/{short}"),
+    ] {
+        let error = provider.fetch_key(&KeyId::new(name("local"), bad.as_str()).unwrap()).err().unwrap();
+        assert_eq!(error.kind(), Kind::Corrupt, "{bad}");
+    }
+}

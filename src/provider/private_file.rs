@@ -1,0 +1,217 @@
+//! Files that only their owner may read: the configuration and primary keys.
+//!
+//! Written so that a crash leaves the old file, the new one, or none, and refused when others could read or change them.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::sys::process::effective_uid;
+
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+const OF_OTHERS: u32 = 0o077;
+
+/// Opens for reading what nobody but its owner, this user or root, can read or change.
+pub(super) fn open(path: &Path) -> Result<File> {
+    open_as(effective_uid(), path)
+}
+
+fn open_as(user: u32, path: &Path) -> Result<File> {
+    let file = File::open(path).context(|| format!("opening {}", path.display()))?;
+    let metadata = file.metadata().context(|| format!("looking at {}", path.display()))?;
+    if !metadata.is_file() {
+        return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.display())));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & OF_OTHERS != 0 {
+        return Err(Error::new(
+            Kind::Denied,
+            format!(
+                "{0} has mode {mode:04o}, so others than its owner can read or change it, expected {FILE_MODE:04o}; \
+                 to repair it: chmod 600 {0}",
+                path.display()
+            ),
+        ));
+    }
+    check_owner(path, metadata.uid(), user)?;
+    Ok(file)
+}
+
+fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
+    if owner == user || owner == 0 {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Denied,
+        format!(
+            "{0} belongs to user id {owner}, who could change it, expected {user} or 0; to repair it: chown {user} {0}",
+            path.display()
+        ),
+    ))
+}
+
+/// Makes a new file of `parts`, one behind the other, and returns once it is durable. An error leaves no file of ours.
+pub(super) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(path)
+        .context(|| format!("creating {}", path.display()))?;
+    let written = write_parts(file, parts).and_then(|()| sync_folder(folder_of(path)));
+    if written.is_err() {
+        fs::remove_file(path).ok(); // the error that matters is the one of writing
+    }
+    written.context(|| format!("writing {}", path.display()))
+}
+
+/// Makes a file of `parts`, or puts it in the place of the one that is there. Two callers at once must hold a lock.
+pub(super) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let fresh = beside(path, ".new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("removing the unfinished {}", fresh.display()), error));
+        }
+        _ => create(&fresh, parts)?,
+    }
+    fs::rename(&fresh, path)
+        .and_then(|()| sync_folder(folder_of(path)))
+        .context(|| format!("putting {} in its place", path.display()))
+}
+
+/// Makes a folder, and those above it, that only this user can enter.
+pub(super) fn create_folder(folder: &Path) -> Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    create_folder(above)?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder(above),
+    }
+    .context(|| format!("creating the folder {}", folder.display()))
+}
+
+/// Waits until no other process holds the lock that belongs to `path`; it is released when the file is closed.
+pub(super) fn lock(path: &Path) -> Result<File> {
+    let lock = beside(path, ".lock");
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(&lock)
+        .and_then(|file| file.lock().map(|()| file))
+        .context(|| format!("locking {}", lock.display()))
+}
+
+/// The folder that `path` lies in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new(if path.is_absolute() { "/" } else { "." }),
+    }
+}
+
+/// The hidden file of the same folder whose name is made of that of `path` and `suffix`.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+fn write_parts(mut file: File, parts: &[&[u8]]) -> io::Result<()> {
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
+}
+
+/// Makes the names in a folder durable, where the file system can: some network ones answer EINVAL.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn files_and_folders_are_the_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a/b/file");
+        create_folder(folder_of(&file)).unwrap();
+        create(&file, &[b"se", b"cret"]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"secret");
+        replace(&file, &[b"new"]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!((mode(&dir.path().join("a")), mode(&dir.path().join("a/b"))), (0o700, 0o700));
+        assert!(open(&file).is_ok());
+    }
+
+    #[test]
+    fn nothing_that_exists_is_created_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "old").unwrap();
+        assert_eq!(create(&file, &[b"new"]).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(fs::read(&file).unwrap(), b"old");
+    }
+
+    #[test]
+    fn an_unfinished_replacement_of_a_former_run_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(dir.path().join(".file.new"), "unfinished").unwrap();
+        replace(&file, &[b"new"]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(!dir.path().join(".file.new").exists());
+    }
+
+    #[test]
+    fn each_permission_of_others_is_refused_and_the_repair_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        create(&file, &[b"secret"]).unwrap();
+        for of_others in [0o040, 0o020, 0o004, 0o002] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600 | of_others)).unwrap();
+            let error = open(&file).unwrap_err();
+            assert_eq!(error.kind(), Kind::Denied, "{of_others:o}");
+            assert!(error.to_string().contains(&format!("chmod 600 {}", file.display())), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_this_user_and_root_may_own_what_is_read() {
+        let path = Path::new("config.toml");
+        assert!(check_owner(path, 1000, 1000).is_ok());
+        assert!(check_owner(path, 0, 1000).is_ok());
+        assert_eq!(check_owner(path, 1000, 0).unwrap_err().kind(), Kind::Denied);
+        assert_eq!(check_owner(path, 1001, 1000).unwrap_err().kind(), Kind::Denied);
+
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        create(&file, &[b"secret"]).unwrap();
+        let mine = effective_uid();
+        if mine == 0 {
+            std::os::unix::fs::chown(&file, Some(1), None).unwrap(); // what root owns, all may trust
+        }
+        assert_eq!(open_as(mine + 2, &file).unwrap_err().kind(), Kind::Denied);
+        assert!(open_as(mine.max(1), &file).is_ok());
+    }
+}

@@ -1,0 +1,10 @@
+//! Plaintext bytes over encrypted storage.
+//!
+//! `LockedDisk -> Disk`: what is locked has no `read_at`. Concurrent calls are safe: overlapping requests happen in some
+//! order, never interleaved. This layer knows nothing of inodes, file names or providers' protocols.
+
+pub mod disk;
+pub mod header_area;
+pub mod range_lock;
+
+mod holes;

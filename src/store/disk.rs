@@ -1,0 +1,451 @@
+//! A disk: plaintext bytes at any offset over encrypted sectors in one backing file.
+//!
+//! Ciphertext of sector *n* lies at `data_offset + n * sector_size`; a write touches no byte outside its own 512-byte
+//! units; what was never written is a hole. docs/FORMAT.md, section 4, says why each of these holds at any moment.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::crypto::xts::{Engine, SectorCipher};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, Shape};
+use crate::key::Dek;
+use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
+use crate::storage::Storage;
+use crate::store::header_area::{self, StoredHeader};
+use crate::store::holes;
+use crate::store::range_lock::{RangeGuard, RangeLock};
+use crate::sys::AlignedBuffer;
+
+/// Most bytes that one call reads or writes: what FUSE asks for at once.
+pub const MAX_REQUEST: usize = 1 << 20;
+/// A request widened to whole sectors on both sides, and the few bytes that keep the length.
+const BUFFER_LEN: usize = MAX_REQUEST + 3 * 4096;
+
+/// Memory that any request of [`Disk`] fits into. Costs only what is touched.
+pub fn request_buffer() -> AlignedBuffer {
+    AlignedBuffer::zeroed(BUFFER_LEN)
+}
+
+/// A disk whose header was read, and nothing more: there is no way to its data from here but [`unlock`](Self::unlock).
+pub struct LockedDisk<S> {
+    storage: S,
+    stored: StoredHeader,
+}
+
+impl<S: Storage> LockedDisk<S> {
+    /// Reads the header of a backing file.
+    ///
+    /// # Errors
+    /// As [`header_area::load`]; `Corrupt` for a file that ends before its data.
+    pub fn open(storage: S) -> Result<Self> {
+        let stored = header_area::load(&storage, ComponentKind::Disk)?;
+        Ok(Self { storage, stored })
+    }
+
+    /// What the header claims, and which copy says so.
+    pub fn stored(&self) -> &StoredHeader {
+        &self.stored
+    }
+
+    /// Verifies the header with the disk's DEK and makes its data reachable, through a cipher engine.
+    ///
+    /// # Errors
+    /// `Corrupt` when the header was not written by the owner of `dek`, or the file ends before its data.
+    pub fn unlock(self, dek: &Dek, engine: Engine) -> Result<Disk<S>> {
+        let header = self.stored.header.verify(dek)?;
+        let Shape::Disk { sector_size, data_offset } = header.shape else {
+            return Err(Error::new(Kind::Invalid, "a home, expected a disk"));
+        };
+        let backing_len = self.storage.len()?;
+        let cipher_len = backing_len.checked_sub(data_offset).ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                format!("the file ends at byte {backing_len}, but its data begin at {data_offset}: it was cut off"),
+            )
+        })?;
+        Ok(Disk {
+            cipher: engine.cipher(dek)?,
+            storage: self.storage,
+            sector_size,
+            data_offset,
+            plain_len: AtomicU64::new(sector::plain_len(cipher_len).min(MAX_PLAIN_LEN)),
+            locks: RangeLock::default(),
+            sync_failed: AtomicBool::new(false),
+        })
+    }
+}
+
+/// Writes the header of a new, empty disk; then the storage holds a disk of length 0.
+///
+/// # Errors
+/// `Invalid` for fields outside their limits, or `Io`.
+pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
+    header_area::create(storage, header, dek)?;
+    match header.shape {
+        Shape::Disk { data_offset, .. } => storage.set_len(data_offset),
+        Shape::Home => Err(Error::new(Kind::Invalid, "a home's header for a disk")),
+    }
+}
+
+/// An unlocked disk. All positions are of the plain side, in bytes.
+pub struct Disk<S> {
+    storage: S,
+    cipher: Box<dyn SectorCipher>,
+    sector_size: SectorSize,
+    data_offset: u64,
+    /// Changed only while all from the old or new end on is locked.
+    plain_len: AtomicU64,
+    locks: RangeLock,
+    sync_failed: AtomicBool,
+}
+
+impl<S: Storage> Disk<S> {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.plain_len.load(Ordering::Acquire)
+    }
+
+    /// Whether the length is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The storage beneath, for attributes and claims; its bytes are ciphertext.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// Reads up to `len` bytes, fewer at the end of the disk, into a [`request_buffer`].
+    ///
+    /// # Errors
+    /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` when the backing file was cut off, or `Io`.
+    pub fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+        let end = checked_end(plain_offset, len)?;
+        let _guard = self.locks.shared(plain_offset..end);
+        let Ok(len) = usize::try_from(end.min(self.len()).saturating_sub(plain_offset)) else { return Ok(&[]) };
+        if len == 0 {
+            return Ok(&[]);
+        }
+        let span = Span::covering(plain_offset, len, self.sector_size);
+        self.read_span(span, buffer)?;
+        Ok(&buffer[span.wanted()])
+    }
+
+    /// Reads and decrypts a span that lies within the disk; it then begins at the front of `buffer`.
+    fn read_span(&self, span: Span, buffer: &mut [u8]) -> Result<()> {
+        let sectors = &mut buffer[..span.unit_len()];
+        let filled = self.storage.read_at(self.cipher_offset(span.start()), sectors)?;
+        if filled < span.wanted().end {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("the backing file ends at byte {} of the disk's data", span.start() + filled as u64),
+            ));
+        }
+        sectors[filled..].fill(0);
+        holes::decrypt(self.cipher.as_ref(), span.first, self.sector_size, sectors)
+    }
+
+    /// Writes all of `data`, through a [`request_buffer`]. Behind the end the disk grows, with a hole in between.
+    ///
+    /// # Errors
+    /// `Invalid` for a request over [`MAX_REQUEST`] or behind [`MAX_PLAIN_LEN`], or `Io`. Then units of the range may hold
+    /// old or new data; the length is what it was.
+    pub fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        let end = checked_end(plain_offset, data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.lock_for_change(plain_offset, end);
+        self.write_locked(plain_offset, data, buffer)
+    }
+
+    fn write_locked(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        let span = Span::covering(plain_offset, data.len(), self.sector_size);
+        let old_len = self.len();
+        let new_len = old_len.max(span.end());
+        let mut filled = span.wanted().end;
+        if span.skip == 0 && span.end().is_multiple_of(UNIT) {
+            self.cipher.encrypt(span.first, self.sector_size, data, &mut buffer[..filled])?;
+        } else {
+            filled = self.merge_edges(span, old_len, new_len, buffer)?;
+            buffer[span.wanted()].copy_from_slice(data);
+            self.cipher.encrypt_in_place(span.first, self.sector_size, &mut buffer[..filled])?;
+        }
+        if new_len > old_len {
+            filled = self.append_length_mark(new_len, span, filled, buffer);
+        }
+        let from = index(span.units().start - span.start());
+        let written = self.storage.write_at(self.cipher_offset(span.units().start), &buffer[from..filled]);
+        self.finish_write(written, old_len, new_len)
+    }
+
+    /// Puts into `buffer` what the units at both ends of the span hold besides the wanted bytes, and returns how many bytes
+    /// from the span's start are to be encrypted.
+    fn merge_edges(&self, span: Span, old_len: u64, new_len: u64, buffer: &mut [u8]) -> Result<usize> {
+        let units = span.units();
+        let end = units.end.min(sector::ceil(new_len, BLOCK));
+        buffer[..index(units.start - span.start())].fill(0);
+        let mut unit = [0; UNIT_LEN];
+        for (edge, start) in [(span.plain_offset, units.start), (span.end(), units.end - UNIT)] {
+            if !edge.is_multiple_of(UNIT) {
+                self.read_unit(start, old_len, &mut unit)?;
+                let at = index(start - span.start());
+                buffer[at..at + UNIT_LEN].copy_from_slice(&unit);
+            }
+        }
+        Ok(index(end - span.start()))
+    }
+
+    /// Plaintext of one unit, with zeros behind the end of the disk.
+    fn read_unit(&self, start: u64, old_len: u64, unit: &mut [u8; UNIT_LEN]) -> Result<()> {
+        unit.fill(0);
+        let len = index(old_len.saturating_sub(start).min(UNIT));
+        if len > 0 {
+            let mut sector = [0; 4096];
+            let span = Span::covering(start, len, self.sector_size);
+            self.read_span(span, &mut sector)?;
+            unit[..len].copy_from_slice(&sector[span.wanted()]);
+        }
+        Ok(())
+    }
+
+    /// Behind a last block that is not full, the backing file goes on for as many zeros as the block has bytes.
+    fn append_length_mark(&self, new_len: u64, span: Span, filled: usize, buffer: &mut [u8]) -> usize {
+        let marked = index(sector::cipher_len(new_len) - span.start());
+        buffer[filled..marked].fill(0);
+        marked
+    }
+
+    /// A growing write has changed the length, or must not have: a part of it may be in the file.
+    fn finish_write(&self, written: Result<()>, old_len: u64, new_len: u64) -> Result<()> {
+        if new_len > old_len {
+            match &written {
+                Ok(()) => self.plain_len.store(new_len, Ordering::Release),
+                Err(_) => self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?,
+            }
+        }
+        written
+    }
+
+    /// Grows by a hole, or cuts off.
+    ///
+    /// # Errors
+    /// `Invalid` behind [`MAX_PLAIN_LEN`], or `Io`; the length is then what it was, or up to 15 bytes more than asked for.
+    pub fn set_len(&self, plain_len: u64) -> Result<()> {
+        if plain_len > MAX_PLAIN_LEN {
+            return Err(too_far(plain_len));
+        }
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let old_len = self.len();
+        if plain_len < old_len {
+            return self.cut_off(plain_len);
+        }
+        self.storage.set_len(self.cipher_end(plain_len))?;
+        self.plain_len.store(plain_len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Cuts the backing file off at a block, durably, and only then pads the last block: the other way round a crash could
+    /// leave the mark in the midst of data. In between, the disk is up to 15 bytes longer than asked for.
+    fn cut_off(&self, plain_len: u64) -> Result<()> {
+        let kept = sector::ceil(plain_len, BLOCK);
+        self.storage.set_len(self.cipher_offset(kept))?;
+        self.plain_len.store(kept, Ordering::Release);
+        if kept != plain_len {
+            self.sync()?;
+            self.pad_last_block(plain_len)?;
+            self.plain_len.store(plain_len, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Call once before the first write after [`unlock`](LockedDisk::unlock): a crash while a disk grew from a length that
+    /// is no multiple of 16 may have left something behind its end, which must not show when it grows again.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn prepare_writes(&self) -> Result<()> {
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let plain_len = self.len();
+        let behind = index(plain_len % BLOCK);
+        if behind == 0 {
+            return Ok(());
+        }
+        let span = Span::covering(plain_len, BLOCK_LEN - behind, self.sector_size);
+        let mut sector = [0; 4096];
+        self.read_span(span, &mut sector)?;
+        let mut mark = [0; BLOCK_LEN];
+        let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..behind])?;
+        let clean = sector[span.wanted()].iter().chain(&mark[..marked]).all(|&byte| byte == 0);
+        if clean { Ok(()) } else { self.pad_last_block(plain_len) }
+    }
+
+    /// Writes the disk's last block anew, with zeros behind its end, and the mark that keeps the length.
+    fn pad_last_block(&self, plain_len: u64) -> Result<()> {
+        let unit_start = sector::floor(plain_len, UNIT);
+        let mut unit = [0; UNIT_LEN];
+        self.read_unit(unit_start, plain_len, &mut unit)?;
+        let mut sector = [0; 4096 + BLOCK_LEN];
+        let span = Span::covering(unit_start, index(plain_len - unit_start), self.sector_size);
+        let kept = span.wanted();
+        sector[kept.clone()].copy_from_slice(&unit[..kept.len()]);
+        let end = kept.end.next_multiple_of(BLOCK_LEN);
+        self.cipher.encrypt_in_place(span.first, self.sector_size, &mut sector[..end])?;
+        let marked = index(sector::cipher_len(plain_len) - span.start());
+        sector[end..marked].fill(0);
+        self.storage.write_at(self.cipher_offset(unit_start), &sector[kept.start..marked])
+    }
+
+    /// Discards a range: it reads as zeros, and its whole units give their space back. The length stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, |offset, len| self.storage.punch(offset, len))
+    }
+
+    /// Makes a range read as zeros; its whole units keep their space. The length stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, |offset, len| self.storage.zero(offset, len))
+    }
+
+    fn clear(
+        &self,
+        plain_offset: u64,
+        len: u64,
+        buffer: &mut [u8],
+        units: impl Fn(u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        const ZEROS: [u8; UNIT_LEN] = [0; UNIT_LEN];
+        let end = plain_offset.saturating_add(len).min(MAX_PLAIN_LEN);
+        let _guard = self.lock_for_change(plain_offset, end);
+        let plain_len = self.len();
+        let end = end.min(plain_len);
+        if plain_offset >= end {
+            return Ok(());
+        }
+        // Where the disk ends inside a unit, the unit goes as a whole.
+        let last = if end == plain_len { sector::ceil(end, UNIT) } else { sector::floor(end, UNIT) };
+        let first = sector::ceil(plain_offset, UNIT).min(end.max(last));
+        if first < last {
+            let cipher_end = self.cipher_end(plain_len).min(self.cipher_offset(last));
+            units(self.cipher_offset(first), cipher_end - self.cipher_offset(first))?;
+        }
+        let head = plain_offset..end.min(first);
+        let tail = last.max(head.end)..end;
+        for edge in [head, tail] {
+            if edge.start < edge.end {
+                self.write_locked(edge.start, &ZEROS[..index(edge.end - edge.start)], buffer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reserves space for a range, so that writes into it find room; with `grow` the disk becomes long enough for it.
+    ///
+    /// # Errors
+    /// `Io` (`ENOSPC`), or `Invalid` behind [`MAX_PLAIN_LEN`].
+    pub fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
+        let end =
+            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
+        self.storage.allocate(self.cipher_offset(plain_offset), len)?;
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        if grow && end > self.len() {
+            self.storage.set_len(self.cipher_end(end))?;
+            self.plain_len.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Start of the first data at or behind `plain_offset`, if there is any.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.len();
+        if plain_offset >= plain_len {
+            return Ok(None);
+        }
+        let found = self.storage.seek_data(self.cipher_offset(plain_offset))?;
+        Ok(found.map(|at| at.saturating_sub(self.data_offset)).filter(|&at| at < plain_len))
+    }
+
+    /// Start of the first hole at or behind `plain_offset` (the end of the disk is one), if `plain_offset` is within it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.len();
+        if plain_offset >= plain_len {
+            return Ok(None);
+        }
+        let found = self.storage.seek_hole(self.cipher_offset(plain_offset))?;
+        Ok(Some(found.map_or(plain_len, |at| at.saturating_sub(self.data_offset).min(plain_len))))
+    }
+
+    /// Returns once everything written is durable.
+    ///
+    /// # Errors
+    /// `Io`. After one failed sync all later ones fail too: the kernel reports lost writes once, and which ones were lost is
+    /// not known. Closing and opening the disk starts afresh.
+    pub fn sync(&self) -> Result<()> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
+        }
+        self.storage
+            .sync()
+            .inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+            .context(|| "making the disk's data durable".into())
+    }
+
+    /// Locks what a change of `start..end` touches: its units, and everything behind the end when the disk grows.
+    fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
+        if end <= self.len() {
+            let guard = self.locks.exclusive(unit_range(start, end));
+            if end <= self.len() {
+                return guard;
+            }
+        }
+        self.locks.exclusive(sector::floor(start.min(self.len()), UNIT)..u64::MAX)
+    }
+
+    fn cipher_offset(&self, plain_offset: u64) -> u64 {
+        self.data_offset + plain_offset
+    }
+
+    /// Length of the backing file for a plaintext length.
+    fn cipher_end(&self, plain_len: u64) -> u64 {
+        self.data_offset + sector::cipher_len(plain_len)
+    }
+}
+
+/// The units that hold a range, as what to lock.
+fn unit_range(start: u64, end: u64) -> Range<u64> {
+    sector::floor(start, UNIT)..end.checked_next_multiple_of(UNIT).unwrap_or(u64::MAX)
+}
+
+fn checked_end(plain_offset: u64, len: usize) -> Result<u64> {
+    if len > MAX_REQUEST {
+        return Err(Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}")));
+    }
+    plain_offset.checked_add(len as u64).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))
+}
+
+fn too_far(plain_offset: u64) -> Error {
+    Error::io(
+        format!("position {plain_offset}: a disk ends at {MAX_PLAIN_LEN} at the latest"),
+        std::io::Error::from_raw_os_error(libc::EFBIG),
+    )
+}
+
+/// A distance within one request; it fits a length of memory.
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,367 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::crypto::{random, wrap::LocalKek};
+use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
+use crate::format::names::DiskNames;
+use crate::key::{Kek, KeyId, ProviderName};
+use crate::storage::memory::{CrashStorage, FaultStorage, MemoryStorage};
+
+/// Lengths of the models: several sectors of either size, and a last one that is not full.
+const LIMIT: u64 = 20_000;
+
+struct Keys {
+    dek: Dek,
+    header: Header,
+}
+
+fn keys(sector_size: SectorSize) -> Keys {
+    let kek = LocalKek::random().unwrap();
+    let dek = random::disk_dek().unwrap();
+    let slot = Slot {
+        key_id: KeyId::new(ProviderName::new("test").unwrap(), "1").unwrap(),
+        check: kek.check().unwrap(),
+        wrapped: kek.wrap(&dek).unwrap(),
+    };
+    let header = Header {
+        sequence: 1,
+        uuid: random::uuid().unwrap(),
+        shape: Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
+        label: String::new(),
+        disk_names: DiskNames::default(),
+        slots: vec![slot],
+    };
+    Keys { dek, header }
+}
+
+fn open<S: Storage>(storage: S, keys: &Keys) -> Disk<S> {
+    let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
+    disk.prepare_writes().unwrap();
+    disk
+}
+
+fn empty_image(keys: &Keys) -> Vec<u8> {
+    let storage = MemoryStorage::default();
+    create(&storage, &keys.header, &keys.dek).unwrap();
+    storage.image()
+}
+
+fn new_disk(keys: &Keys) -> Disk<MemoryStorage> {
+    open(MemoryStorage::new(empty_image(keys)), keys)
+}
+
+fn contents<S: Storage>(disk: &Disk<S>) -> Vec<u8> {
+    let len = usize::try_from(disk.len()).unwrap();
+    let mut buffer = request_buffer();
+    disk.read_at(0, len, &mut buffer).unwrap().to_vec()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(u64, usize, u8),
+    SetLen(u64),
+    Punch(u64, u64),
+    Zero(u64, u64),
+    Allocate(u64, u64, bool),
+    Reopen,
+}
+
+fn position() -> impl Strategy<Value = u64> {
+    prop_oneof![(0..LIMIT), (0..LIMIT / 512).prop_map(|unit| unit * 512), (0..LIMIT / 4096).prop_map(|n| n * 4096)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (position(), 0..9000_usize, any::<u8>()).prop_map(|(at, len, fill)| Op::Write(at, len, fill)),
+        2 => position().prop_map(Op::SetLen),
+        2 => (position(), position()).prop_map(|(at, len)| Op::Punch(at, len)),
+        1 => (position(), position()).prop_map(|(at, len)| Op::Zero(at, len)),
+        1 => (position(), position(), any::<bool>()).prop_map(|(at, len, grow)| Op::Allocate(at, len, grow)),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+/// Bytes without long runs of equal ones, so that a shifted copy is noticed; some are zero.
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..=255).cycle().step_by(7).take(len).map(|byte: u8| byte.wrapping_add(seed)).collect()
+}
+
+fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
+    let range = |offset: u64, len: u64, model: &Vec<u8>| {
+        let end = index(offset + len).min(model.len());
+        index(offset).min(end)..end
+    };
+    match op {
+        Op::Write(offset, len, seed) => {
+            let end = index(*offset) + len;
+            if *len > 0 && model.len() < end {
+                model.resize(end, 0);
+            }
+            if *len > 0 {
+                model[index(*offset)..end].copy_from_slice(&pattern(*len, *seed));
+            }
+        }
+        Op::SetLen(len) => model.resize(index(*len), 0),
+        Op::Punch(offset, len) | Op::Zero(offset, len) => {
+            let range = range(*offset, *len, model);
+            model[range].fill(0);
+        }
+        Op::Allocate(offset, len, true) if index(offset + len) > model.len() => model.resize(index(offset + len), 0),
+        Op::Allocate(..) | Op::Reopen => {}
+    }
+}
+
+fn apply<S: Storage>(disk: &Disk<S>, op: &Op, buffer: &mut [u8]) -> Result<()> {
+    match op {
+        Op::Write(offset, len, seed) => disk.write_at(*offset, &pattern(*len, *seed), buffer),
+        Op::SetLen(len) => disk.set_len(*len),
+        Op::Punch(offset, len) => disk.punch(*offset, *len, buffer),
+        Op::Zero(offset, len) => disk.zero(*offset, *len, buffer),
+        Op::Allocate(offset, len, grow) => disk.allocate(*offset, *len, *grow),
+        Op::Reopen => Ok(()),
+    }
+}
+
+fn behaves_like_a_byte_vector(sector_size: SectorSize, ops: &[Op]) {
+    let keys = keys(sector_size);
+    let mut disk = new_disk(&keys);
+    let mut model = Vec::new();
+    let mut buffer = request_buffer();
+    for op in ops {
+        if let Op::Reopen = op {
+            disk = open(MemoryStorage::new(disk.storage.image()), &keys);
+        }
+        apply(&disk, op, &mut buffer).unwrap();
+        apply_to_model(&mut model, op);
+        assert_eq!(disk.len(), model.len() as u64, "{op:?}");
+        let seen = contents(&disk);
+        let differs = seen.iter().zip(&model).position(|(a, b)| a != b);
+        assert_eq!(differs, None, "first wrong byte after {op:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn sectors_of_4096_behave_like_a_byte_vector(ops in prop::collection::vec(op(), 1..30)) {
+        behaves_like_a_byte_vector(SectorSize::DEFAULT, &ops);
+    }
+
+    #[test]
+    fn sectors_of_512_behave_like_a_byte_vector(ops in prop::collection::vec(op(), 1..30)) {
+        behaves_like_a_byte_vector(SectorSize::SMALL, &ops);
+    }
+
+    #[test]
+    fn any_part_reads_as_it_was_written(at in 0..LIMIT, len in 0..9000_usize) {
+        let disk = new_disk(&keys(SectorSize::DEFAULT));
+        let mut buffer = request_buffer();
+        disk.write_at(0, &pattern(index(LIMIT), 9), &mut buffer).unwrap();
+        let end = (index(at) + len).min(index(LIMIT));
+        prop_assert_eq!(disk.read_at(at, len, &mut buffer).unwrap(), &pattern(index(LIMIT), 9)[index(at)..end]);
+    }
+}
+
+#[test]
+fn a_write_changes_no_byte_outside_its_units() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = new_disk(&keys);
+    let mut buffer = request_buffer();
+    disk.write_at(0, &pattern(16_384, 3), &mut buffer).unwrap();
+    for (offset, len) in [(0, 512), (512, 512), (1000, 1), (1023, 2), (4095, 2), (8192, 4096), (3584, 1024)] {
+        let before = disk.storage.image();
+        disk.write_at(offset, &pattern(len, 77), &mut buffer).unwrap();
+        let after = disk.storage.image();
+        let units = unit_range(offset, offset + len as u64);
+        for (at, (old, new)) in before.iter().zip(&after).enumerate() {
+            let inside = (at as u64).checked_sub(DEFAULT_DATA_OFFSET).is_some_and(|plain| units.contains(&plain));
+            assert!(inside || old == new, "byte {at} changed by a write of {len} at {offset}");
+        }
+    }
+}
+
+#[test]
+fn what_is_stored_is_not_the_plaintext() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = new_disk(&keys);
+    let mut buffer = request_buffer();
+    let marker = b"a marker text that must not be stored";
+    disk.write_at(5000, &marker.repeat(40), &mut buffer).unwrap();
+    let image = disk.storage.image();
+    assert!(!image.windows(16).any(|window| window == &marker[..16]));
+    assert!(!image.windows(16).any(|window| window == &keys.dek.bytes()[..16]));
+}
+
+#[test]
+fn never_written_space_is_a_hole_and_reads_as_zeros() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = new_disk(&keys);
+    disk.set_len(1 << 20).unwrap();
+    let mut buffer = request_buffer();
+    disk.write_at(4096, &[1; 512], &mut buffer).unwrap();
+    assert_eq!(disk.seek_data(0).unwrap(), Some(4096));
+    assert_eq!(disk.seek_hole(4096).unwrap(), Some(4608));
+    assert_eq!(disk.seek_data(4608).unwrap(), None);
+    assert_eq!(disk.seek_hole(1 << 20).unwrap(), None);
+    disk.punch(4096, 512, &mut buffer).unwrap();
+    assert_eq!(disk.seek_data(0).unwrap(), None, "a discarded unit is a hole again");
+    assert!(contents(&disk).iter().all(|&byte| byte == 0));
+}
+
+/// Every operation, failed at each of its storage calls: an error, the old length or the new, nothing else damaged, and
+/// a retry succeeds.
+#[test]
+fn every_storage_call_may_fail() {
+    let keys = keys(SectorSize::DEFAULT);
+    let mut start = Vec::new();
+    let seed = [Op::Write(0, 9000, 1), Op::Punch(4096, 512)];
+    let base = new_disk(&keys);
+    let mut buffer = request_buffer();
+    for op in &seed {
+        apply(&base, op, &mut buffer).unwrap();
+        apply_to_model(&mut start, op);
+    }
+    let ops = [
+        Op::Write(100, 50, 9),
+        Op::Write(4090, 600, 9),
+        Op::Write(8999, 3000, 9),
+        Op::Write(20_000, 100, 9),
+        Op::SetLen(5003),
+        Op::SetLen(30_000),
+        Op::Punch(100, 5000),
+        Op::Zero(100, 5000),
+    ];
+    for op in &ops {
+        let mut done = start.clone();
+        apply_to_model(&mut done, op);
+        for fault in 0.. {
+            let storage = FaultStorage::new(MemoryStorage::new(base.storage.image()), libc::ENOSPC);
+            let disk = open(storage, &keys);
+            disk.storage.fail_after(fault);
+            let result = apply(&disk, op, &mut buffer);
+            if !disk.storage.has_failed() {
+                assert!(fault > 0 && result.is_ok(), "{op:?} makes no storage call");
+                break;
+            }
+            let error = result.expect_err("a failed storage call is reported");
+            assert_eq!(error.os_error(), Some(libc::ENOSPC), "{op:?}: {}", error.chain());
+            let seen = contents(&disk);
+            let lengths = [start.len(), done.len(), done.len().next_multiple_of(16)];
+            assert!(lengths.contains(&seen.len()), "{op:?}: length {}", seen.len());
+            for (at, byte) in seen.iter().enumerate() {
+                let allowed = [start.get(at), done.get(at), Some(&0)];
+                assert!(allowed.contains(&Some(byte)), "{op:?}, fault {fault}: byte {at}");
+            }
+            if disk.sync().is_ok() {
+                apply(&disk, op, &mut buffer).unwrap();
+                assert!(contents(&disk) == done, "{op:?} again after fault {fault}");
+            }
+        }
+    }
+}
+
+/// Every image that a power cut could leave: each unit of a write is old or new, all else is as it was.
+#[test]
+fn every_crash_leaves_units_old_or_new() {
+    let keys = keys(SectorSize::DEFAULT);
+    let mut start = Vec::new();
+    let base = new_disk(&keys);
+    let mut buffer = request_buffer();
+    let seed = Op::Write(0, 4996, 1);
+    apply(&base, &seed, &mut buffer).unwrap();
+    apply_to_model(&mut start, &seed);
+    let ops = [
+        Op::Write(512, 4000, 9),
+        Op::Write(100, 1500, 9),
+        Op::Write(4996, 2000, 9),
+        Op::Write(6000, 700, 9),
+        Op::SetLen(1003),
+        Op::SetLen(8000),
+        Op::Punch(100, 3000),
+    ];
+    for op in &ops {
+        let disk = open(CrashStorage::new(base.storage.image()), &keys);
+        apply(&disk, op, &mut buffer).unwrap();
+        let mut done = start.clone();
+        apply_to_model(&mut done, op);
+        for image in disk.storage.crash_images() {
+            let reopened = open(MemoryStorage::new(image), &keys);
+            // Growing it shows whatever a crash might have left behind the end.
+            reopened.set_len(reopened.len() + 600).unwrap();
+            for (number, unit) in contents(&reopened).chunks(UNIT_LEN).enumerate() {
+                let of = |model: &[u8]| -> Vec<u8> {
+                    let rest = model.get(number * UNIT_LEN..).unwrap_or_default();
+                    (0..unit.len()).map(|at| rest.get(at).copied().unwrap_or(0)).collect()
+                };
+                let cut = |model: &[u8], len: usize| of(&model[..model.len().min(len)]);
+                let allowed = [
+                    of(&start),
+                    of(&done),
+                    cut(&done, start.len()),
+                    cut(&start, done.len().next_multiple_of(16)),
+                    vec![0; unit.len()],
+                ];
+                assert!(allowed.iter().any(|model| model == unit), "{op:?}: unit {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_is_not_forgotten() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = open(FaultStorage::new(MemoryStorage::new(empty_image(&keys)), libc::EIO), &keys);
+    disk.sync().unwrap();
+    disk.storage.fail_after(0);
+    assert_eq!(disk.sync().unwrap_err().os_error(), Some(libc::EIO));
+    assert!(disk.sync().is_err(), "the storage works again, but what was lost stays lost");
+}
+
+#[test]
+fn a_backing_file_that_was_cut_off_is_damage() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = new_disk(&keys);
+    disk.set_len(8192).unwrap();
+    disk.storage.set_len(DEFAULT_DATA_OFFSET + 4096).unwrap();
+    let mut buffer = request_buffer();
+    assert_eq!(disk.read_at(4000, 200, &mut buffer).unwrap_err().kind(), Kind::Corrupt);
+    disk.storage.set_len(DEFAULT_DATA_OFFSET - 1).unwrap();
+    let error = LockedDisk::open(MemoryStorage::new(disk.storage.image())).unwrap().unlock(&keys.dek, Engine::AwsLc);
+    assert_eq!(error.err().map(|error| error.kind()), Some(Kind::Corrupt));
+}
+
+#[test]
+fn absurd_positions_are_refused() {
+    let disk = new_disk(&keys(SectorSize::DEFAULT));
+    let mut buffer = request_buffer();
+    for offset in [MAX_PLAIN_LEN, u64::MAX - 5, u64::MAX] {
+        assert_eq!(disk.write_at(offset, &[1; 10], &mut buffer).unwrap_err().os_error(), Some(libc::EFBIG));
+        assert!(disk.read_at(offset, 10, &mut buffer).is_err());
+        assert!(disk.allocate(offset, 10, true).is_err());
+        disk.punch(offset, u64::MAX, &mut buffer).unwrap();
+    }
+    assert!(disk.set_len(MAX_PLAIN_LEN + 1).is_err());
+    assert!(disk.read_at(0, MAX_REQUEST + 1, &mut buffer).is_err());
+}
+
+/// Threads write whole ranges of one byte value each; a reader never sees two values within a range that one write made.
+#[test]
+fn overlapping_writes_and_reads_never_mix_within_a_request() {
+    const LEN: usize = 3000;
+    let disk = new_disk(&keys(SectorSize::DEFAULT));
+    disk.set_len(64 << 10).unwrap();
+    std::thread::scope(|scope| {
+        for value in 1..=4_u8 {
+            let disk = &disk;
+            scope.spawn(move || {
+                let mut buffer = request_buffer();
+                for _ in 0..300 {
+                    disk.write_at(777, &[value; LEN], &mut buffer).unwrap();
+                    let seen = disk.read_at(777, LEN, &mut buffer).unwrap();
+                    assert!(seen.iter().all(|&byte| byte == seen[0]), "a mixture of two writes");
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,104 @@
+//! The two copies of a header in a backing file: which one counts, and how to change it without ever being without one.
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{COPY_LEN, ComponentKind, Header, UnverifiedHeader};
+use crate::key::Dek;
+use crate::storage::Storage;
+
+/// What both copies say together. Its header is not verified: that takes the DEK.
+#[derive(Debug)]
+pub struct StoredHeader {
+    /// The copy that counts.
+    pub header: UnverifiedHeader,
+    /// Which of the two it is.
+    pub in_use: usize,
+    /// The state of the other one.
+    pub other: OtherCopy,
+}
+
+/// The copy that is not in use.
+#[derive(Debug)]
+pub enum OtherCopy {
+    /// The same bytes: nothing was updated since creation.
+    Same,
+    /// A valid former state, with its sequence.
+    Older(u64),
+    /// Damaged, or missing. The next update repairs it.
+    Damaged(Error),
+}
+
+/// Reads both copies and chooses.
+///
+/// # Errors
+/// `Invalid` for a foreign file, `Unsupported` when any copy is of a newer format, `Corrupt` when no copy is whole or the
+/// two contradict each other.
+pub fn load(storage: &dyn Storage, kind: ComponentKind) -> Result<StoredHeader> {
+    let [first, second] = kind.copy_offsets();
+    choose(read_copy(storage, kind, first)?, read_copy(storage, kind, second)?)
+}
+
+/// The outer error is of the storage, the inner one of the bytes.
+fn read_copy(storage: &dyn Storage, kind: ComponentKind, offset: u64) -> Result<Result<UnverifiedHeader>> {
+    let mut bytes = vec![0; COPY_LEN];
+    let len = storage.read_at(offset, &mut bytes)?;
+    let copy = UnverifiedHeader::decode(&bytes[..len]).and_then(|copy| match copy.claims().shape.kind() {
+        found if found == kind => Ok(copy),
+        found => Err(Error::new(Kind::Invalid, format!("a {}, expected a {}", found.word(), kind.word()))),
+    });
+    Ok(copy)
+}
+
+fn choose(first: Result<UnverifiedHeader>, second: Result<UnverifiedHeader>) -> Result<StoredHeader> {
+    match (first, second) {
+        (Err(too_new), _) | (_, Err(too_new)) if too_new.kind() == Kind::Unsupported => Err(too_new),
+        (Err(foreign), Err(also)) if foreign.kind() == Kind::Invalid && also.kind() == Kind::Invalid => Err(foreign),
+        (Err(first), Err(second)) => Err(Error::new(
+            Kind::Corrupt,
+            format!("both header copies are damaged (first: {}; second: {})", first.chain(), second.chain()),
+        )),
+        (Ok(header), Err(damage)) => Ok(StoredHeader { header, in_use: 0, other: OtherCopy::Damaged(damage) }),
+        (Err(damage), Ok(header)) => Ok(StoredHeader { header, in_use: 1, other: OtherCopy::Damaged(damage) }),
+        (Ok(first), Ok(second)) => choose_valid(first, second),
+    }
+}
+
+fn choose_valid(first: UnverifiedHeader, second: UnverifiedHeader) -> Result<StoredHeader> {
+    let sequences = (first.claims().sequence, second.claims().sequence);
+    if first.same_bytes(&second) {
+        Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Same })
+    } else if sequences.0 > sequences.1 {
+        Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Older(sequences.1) })
+    } else if sequences.1 > sequences.0 {
+        Ok(StoredHeader { header: second, in_use: 1, other: OtherCopy::Older(sequences.0) })
+    } else {
+        Err(Error::new(Kind::Corrupt, format!("two different header copies of one sequence {}", sequences.0)))
+    }
+}
+
+/// Writes both copies of a component under construction. The caller syncs and gives the file its name.
+///
+/// # Errors
+/// `Invalid` for fields outside their limits, or `Io`.
+pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
+    let bytes = header.encode(dek)?;
+    for offset in header.shape.kind().copy_offsets() {
+        storage.write_at(offset, &bytes)?;
+    }
+    Ok(())
+}
+
+/// Replaces the header by a changed one, over the copy that is not in use, durably. Returns the copy now in use.
+/// `header.sequence` is the number of the update: one more than that of the copy in use.
+///
+/// # Errors
+/// `Invalid` for fields outside their limits, or `Io`; the former header then still counts.
+pub fn update(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -> Result<usize> {
+    let target = 1 - in_use.min(1);
+    let bytes = header.encode(dek)?;
+    storage.write_at(header.shape.kind().copy_offsets()[target], &bytes)?;
+    storage.sync().context(|| "making the header durable".into())?;
+    Ok(target)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! What a VM folder holds: its home, its disks, and which of them are unlocked.
+//!
+//! A component's DEK is kept by its UUID, not by its name: renaming a disk, or reading it through another handle, needs no
+//! provider. This layer reads and makes backing files; it knows nothing of inodes or of FUSE.
+
+pub mod disk;
+pub mod folder;
+pub mod keyring;
+pub mod scan;

@@ -1,0 +1,144 @@
+//! Disks as files of a VM folder: recognising, opening and making them.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+
+use crate::crypto::random;
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{
+    ComponentKind, DEFAULT_DATA_OFFSET, Header, NEW_PREFIX, PREFIX_LEN, Shape, component_kind,
+};
+use crate::format::names::DiskNames;
+use crate::key::{Dek, Kek, KeyId};
+use crate::sector::SectorSize;
+use crate::storage::{Access, FileStorage, Storage};
+use crate::store::disk::{self as store, Disk, LockedDisk};
+use crate::store::header_area;
+use crate::vm::keyring::{self, Keyring};
+
+/// Whether a file is a disk: by its content, never by its name.
+///
+/// # Errors
+/// `Io`.
+pub fn is_disk(file: &File) -> Result<bool> {
+    ComponentKind::Disk.copy_offsets().into_iter().try_fold(false, |found, offset| {
+        let mut prefix = [0; PREFIX_LEN];
+        let read = file.read_at(&mut prefix, offset).context(|| "reading the beginning of the file".into())?;
+        Ok(found || (read == PREFIX_LEN && component_kind(&prefix) == Some(ComponentKind::Disk)))
+    })
+}
+
+/// Claims a disk's backing file and unlocks it.
+///
+/// # Errors
+/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged.
+pub fn open(file: File, access: Access, keyring: &Keyring, engine: Engine) -> Result<Disk<FileStorage>> {
+    let storage = FileStorage::new(file);
+    storage.claim(access)?;
+    let locked = LockedDisk::open(storage)?;
+    let dek = keyring.dek(&locked.stored().header)?;
+    let disk = locked.unlock(&dek, engine)?;
+    if access == Access::Write {
+        disk.prepare_writes()?;
+    }
+    Ok(disk)
+}
+
+/// What a new disk shall be.
+#[derive(Clone, Debug)]
+pub struct NewDisk {
+    /// Unit of encryption.
+    pub sector_size: SectorSize,
+    /// Length in bytes; all of it a hole.
+    pub plain_len: u64,
+    /// For people.
+    pub label: String,
+    /// Permission bits of the backing file.
+    pub mode: u32,
+    /// Whether it must survive a crash from now on, or only from its first sync on.
+    pub durable: bool,
+}
+
+/// Makes a disk in a directory under a name that must be free, and returns its backing file with its DEK. A crash leaves
+/// no disk or a whole one.
+///
+/// # Errors
+/// `Exists`, `KeyUnavailable` when the KEK may not wrap, or `Io`.
+pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn Kek) -> Result<(File, Header, Dek)> {
+    let dek = random::disk_dek()?;
+    let header = Header {
+        sequence: 1,
+        uuid: random::uuid()?,
+        shape: Shape::Disk { sector_size: new.sector_size, data_offset: DEFAULT_DATA_OFFSET },
+        label: new.label.clone(),
+        disk_names: DiskNames::default(),
+        slots: vec![keyring::slot_for(key_id, kek, &dek)?],
+    };
+    let file = create_component(dir, name, new.mode, new.durable, |storage| {
+        store::create(storage, &header, &dek)?;
+        storage.set_len(DEFAULT_DATA_OFFSET + crate::sector::cipher_len(new.plain_len))
+    })?;
+    Ok((file, header, dek))
+}
+
+/// Makes a file complete under a name of construction, then gives it its own name without replacing anything.
+pub(super) fn create_component(
+    dir: &File,
+    name: &OsStr,
+    mode: u32,
+    durable: bool,
+    fill: impl FnOnce(&FileStorage) -> Result<()>,
+) -> Result<File> {
+    let doing = || format!("creating {}", name.display());
+    let draft = format!("{NEW_PREFIX}{}", random::uuid()?);
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(
+        rustix::fs::openat(dir, &draft, flags, Mode::from_raw_mode(mode & 0o7777))
+            .map_err(std::io::Error::from)
+            .context(doing)?,
+    );
+    let storage = FileStorage::new(file);
+    let finished = fill(&storage)
+        .and_then(|()| if durable { storage.sync() } else { Ok(()) })
+        .and_then(|()| publish(dir, &draft, name).context(doing))
+        .and_then(|()| if durable { dir_sync(dir).context(doing) } else { Ok(()) });
+    if let Err(error) = finished {
+        // The draft is of no use to anyone; that it cannot be removed would say less than the error at hand.
+        let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
+        return Err(error);
+    }
+    Ok(storage.into_file())
+}
+
+fn publish(dir: &File, draft: &str, name: &OsStr) -> Result<()> {
+    match rustix::fs::renameat_with(dir, draft, dir, name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::EXIST) => Err(Error::new(Kind::Exists, format!("{} exists already", name.display()))),
+        // Some network file systems cannot refuse to replace; a link of that name can.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            rustix::fs::linkat(dir, draft, dir, name, AtFlags::empty())
+                .and_then(|()| rustix::fs::unlinkat(dir, draft, AtFlags::empty()))
+                .map_err(std::io::Error::from)
+                .context(|| "giving the new file its name".into())
+        }
+        Err(error) => Err(Error::io("giving the new file its name", error.into())),
+    }
+}
+
+fn dir_sync(dir: &File) -> Result<()> {
+    rustix::fs::fsync(dir).map_err(std::io::Error::from).context(|| "syncing the directory".into())
+}
+
+/// Reads a disk's header from its open backing file, without a claim.
+///
+/// # Errors
+/// As [`header_area::load`].
+pub fn read_header(file: File) -> Result<(FileStorage, header_area::StoredHeader)> {
+    let storage = FileStorage::new(file);
+    let stored = header_area::load(&storage, ComponentKind::Disk)?;
+    Ok((storage, stored))
+}

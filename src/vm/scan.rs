@@ -1,0 +1,118 @@
+//! Finding VM folders and their components in a backing directory.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+
+use crate::error::{Context, Result};
+use crate::format::header::{ComponentKind, HOME_FILE, NEW_PREFIX, UnverifiedHeader};
+use crate::store::header_area::StoredHeader;
+use crate::sys::file::open_beneath;
+use crate::vm::{disk, folder};
+
+/// Directories deeper than this below a VM folder are not searched for disks.
+const MAX_DEPTH: usize = 32;
+
+/// A component, where it lies, and what its header says or why it cannot be read.
+#[derive(Debug)]
+pub struct FoundComponent {
+    /// Below the scanned directory. A home's path is its VM folder's.
+    pub path: PathBuf,
+    /// Home or disk.
+    pub kind: ComponentKind,
+    /// The header, unverified.
+    pub header: Result<StoredHeader>,
+    /// Length of the backing file in bytes.
+    pub cipher_len: u64,
+}
+
+impl FoundComponent {
+    /// What can be tried to unlock.
+    pub fn unverified(&self) -> Option<&UnverifiedHeader> {
+        self.header.as_ref().ok().map(|stored| &stored.header)
+    }
+}
+
+/// Names that a mount never shows and a user never makes.
+pub fn is_reserved(name: &OsStr) -> bool {
+    name == HOME_FILE || name.as_bytes().starts_with(NEW_PREFIX.as_bytes())
+}
+
+/// All components below `root`: it is a VM folder itself, or a datastore of VM folders. Files that cannot be read are
+/// passed over: they belong to no component that this user could unlock.
+///
+/// # Errors
+/// `Io` when `root` cannot be read.
+pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
+    let mut found = Vec::new();
+    if !scan_folder(root, Path::new(""), &mut found)? {
+        for name in sorted_names(root)? {
+            let Ok(dir) = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            else {
+                continue;
+            };
+            scan_folder(&dir, Path::new(&name), &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Adds the home and the disks of one directory; `false` when it is no encrypted VM folder.
+fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
+    let header = match folder::read_home(dir) {
+        Ok(None) => return Ok(false),
+        Ok(Some(stored)) => Ok(stored),
+        Err(error) => Err(error),
+    };
+    found.push(FoundComponent { path: path.to_path_buf(), kind: ComponentKind::Home, header, cipher_len: 0 });
+    scan_disks(dir, path, 0, found)?;
+    Ok(true)
+}
+
+fn scan_disks(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundComponent>) -> Result<()> {
+    for name in sorted_names(dir)? {
+        let Ok(stat) = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let path = path.join(&name);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::RegularFile && !is_reserved(&name) {
+            scan_file(dir, &name, path, found)?;
+        } else if kind == FileType::Directory
+            && depth < MAX_DEPTH
+            && let Ok(below) = folder::open_at(dir, &name)
+        {
+            scan_disks(&below, &path, depth + 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundComponent>) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from) else { return Ok(()) };
+    if !disk::is_disk(&file)? {
+        return Ok(());
+    }
+    let cipher_len = file.metadata().context(|| format!("reading attributes of {}", path.display()))?.len();
+    let header = disk::read_header(file).map(|(_, stored)| stored);
+    found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len });
+    Ok(())
+}
+
+fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
+    let names = |dir: &File| -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(dir)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsStr::from_bytes(&name).to_os_string());
+            }
+        }
+        names.sort();
+        Ok(names)
+    };
+    names(dir).context(|| "reading a folder".into())
+}
