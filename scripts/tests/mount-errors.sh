@@ -4,13 +4,14 @@ set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
 
-# Exit codes by kind of error. Empty: not documented yet, then any but a crash's will do.
-exit_busy=''
-exit_corrupt=''
-exit_invalid=''
-exit_key_unavailable=''
-exit_not_found=''
-exit_unsupported=''
+# Exit codes by kind of error: docs/CLI.md.
+exit_invalid=2
+exit_corrupt=3
+exit_key_unavailable=4
+exit_busy=6
+exit_not_found=8
+exit_exists=9
+exit_unsupported=11
 
 mnt=$work/mnt
 mkdir "$mnt"
@@ -23,13 +24,10 @@ refused() {
     before=$(fingerprint)
     "$@" >"$work/stdout" 2>"$work/stderr" </dev/null || status=$?
     [[ $status -ne 0 ]] || fail "$name: this should have failed: $*"
-    if [[ -n $wanted ]]; then
-        [[ $status -eq $wanted ]] || fail "$name: exit code $status, expected $wanted: $(cat "$work/stderr")"
-    elif [[ $status -gt 100 ]]; then
-        # 101 is a panic, 124 to 126 a shell's, above 128 a signal.
-        fail "$name: exit code $status: $(cat "$work/stderr")"
-    fi
-    [[ $(wc -l <"$work/stderr") -eq 1 ]] || fail "$name: expected one line, it said: $(cat "$work/stderr")"
+    [[ $status -eq $wanted ]] || fail "$name: exit code $status, expected $wanted: $(cat "$work/stderr")"
+    # Wrong flags are answered by the parser of the command line, which adds where help is to be had.
+    [[ $(wc -l <"$work/stderr") -eq 1 ]] || grep -q "try '--help'" "$work/stderr" ||
+        fail "$name: expected one line, it said: $(cat "$work/stderr")"
     grep -q -i -E "$pattern" "$work/stderr" || fail "$name: expected /$pattern/, it said: $(cat "$work/stderr")"
     [[ $(fingerprint) == "$before" ]] || fail "$name: files of the VM folder changed"
     ! is_mounted "$mnt" || fail "$name: left something mounted"
@@ -54,7 +52,7 @@ copy_of_vm() {
 
 header_copies() {
     case $1 in
-        */vmcryptfs.home) echo "0 65536" ;;
+        vmcryptfs.home) echo "0 65536" ;;
         *) echo "0 4194304" ;;
     esac
 }
@@ -67,23 +65,24 @@ stop_mount "$mnt"
 
 # --- mountpoints and folders
 
-refused "no mountpoint" "$exit_not_found" "$work/nowhere" vmc mount "$vm" "$work/nowhere"
+refused "no mountpoint" "$exit_not_found" "$work/nowhere" vmc_mount "$vm" "$work/nowhere"
 touch "$work/file"
-refused "the mountpoint is a file" "$exit_invalid" "$work/file.*(directory|folder)" vmc mount "$vm" "$work/file"
+refused "the mountpoint is a file" "$exit_invalid" "$work/file.*(directory|folder)" vmc_mount "$vm" "$work/file"
 mkdir "$work/full" && touch "$work/full/something"
-refused "the mountpoint is not empty" "" "$work/full.*empty" vmc mount "$vm" "$work/full"
-refused "no folder to mount" "$exit_not_found" "$work/nothing" vmc mount "$work/nothing" "$mnt"
-refused "umount of what is not mounted" "" "$mnt" vmc umount "$mnt"
-refused "status of what is not mounted" "" "$mnt" vmc status "$mnt"
+refused "the mountpoint is not empty" "$exit_busy" "$work/full.*empty" vmc_mount "$vm" "$work/full"
+refused "no folder to mount" "$exit_not_found" "$work/nothing" vmc_mount "$work/nothing" "$mnt"
+refused "umount of what is not mounted" "$exit_not_found" "$mnt" vmc umount "$mnt"
+refused "status of what is not mounted" "$exit_not_found" "$mnt" vmc status "$mnt"
 refused "info on what is not there" "$exit_not_found" "nothing.raw" vmc info "$vm/nothing.raw"
 head -c 100000 /dev/urandom >"$vm/foreign.raw"
-refused "info on a foreign file" "" "foreign.raw" vmc info "$vm/foreign.raw"
+refused "info on a foreign file" "$exit_invalid" "foreign.raw" vmc info "$vm/foreign.raw"
 rm "$vm/foreign.raw"
-refused "a disk that is there already" "" "exist" vmc create-disk "$vm/root.raw" --size 1G
-refused "a VM folder that is there already" "" "exist" vmc create "$vm"
-refused "a sector size that is none" "" "." vmc create-disk "$vm/new.raw" --size 1G --sector-size 1000
+refused "a disk that is there already" "$exit_exists" "exist|already" vmc create-disk "$vm/root.raw" --size 1G
+refused "a VM folder that is there already" "$exit_exists" "exist|already" vmc create "$vm"
+refused "a sector size that is none" "$exit_invalid" "." vmc create-disk "$vm/new.raw" --size 1G --sector-size 1000
 echo 'default = ' >"$work/broken.toml"
-refused "a configuration that is no TOML" "" "broken.toml" "$VMCRYPTFS" --config "$work/broken.toml" mount "$vm" "$mnt"
+chmod 600 "$work/broken.toml"
+refused "a configuration that is no TOML" "$exit_invalid" "broken.toml" "$VMCRYPTFS" --config "$work/broken.toml" mount --log-file "$work/mount.log" "$vm" "$mnt"
 
 step "umount of a busy mount"
 start_mount "$vm" "$mnt"
@@ -91,21 +90,31 @@ exec 5<"$mnt/root.raw"
 status=0
 vmc umount "$mnt" 2>"$work/stderr" || status=$?
 [[ $status -ne 0 ]] || fail "umount of a mount with an open file succeeded"
-[[ -z $exit_busy || $status -eq $exit_busy ]] || fail "umount of a busy mount: exit code $status, expected $exit_busy"
-grep -q -i 'busy' "$work/stderr" || fail "umount of a busy mount does not say busy: $(cat "$work/stderr")"
+[[ $status -eq $exit_busy ]] || fail "umount of a busy mount: exit code $status, expected $exit_busy"
+grep -q -i 'in use' "$work/stderr" || fail "umount of a busy mount does not say so: $(cat "$work/stderr")"
 [[ $(head -n 1 <&5) == "this is what lies in the disk" ]] || fail "the busy mount does not work any more"
 exec 5>&-
 stop_mount "$mnt"
 
 # --- damaged headers
 
+# `info` takes a VM folder by its own path, and a disk by its.
+info_of() {
+    case $1 in
+        vmcryptfs.home) vmc info "$copy" ;;
+        *) vmc info "$copy/$1" ;;
+    esac
+}
+
 for component in vmcryptfs.home root.raw; do
+    said=$component
+    [[ $component != vmcryptfs.home ]] || said='home'
     read -r first second <<<"$(header_copies "$component")"
     for damaged in "$first" "$second"; do
         step "$component: the header copy at $damaged is damaged, the other serves"
         copy_of_vm
         poke "$copy/$component" $((damaged + 100)) 'XXXX'
-        vmc info "$copy/$component" >/dev/null 2>&1 || fail "info does not read the other copy"
+        info_of "$component" >/dev/null 2>&1 || fail "info does not read the other copy"
         start_mount "$copy" "$mnt"
         grep -q -a "this is what lies in the disk" "$mnt/root.raw" || fail "the disk is not readable"
         stop_mount "$mnt"
@@ -114,27 +123,32 @@ for component in vmcryptfs.home root.raw; do
     copy_of_vm
     poke "$copy/$component" $((first + 100)) 'XXXX'
     poke "$copy/$component" $((second + 100)) 'XXXX'
-    refused "$component: both header copies are damaged" "$exit_corrupt" "$component" vmc info "$copy/$component"
+    refused "$component: both header copies are damaged" "$exit_corrupt" "$said" info_of "$component"
 
     copy_of_vm
     # Offset 8 is the version (docs/FORMAT.md section 2).
     poke "$copy/$component" $((first + 8)) '\x02\x00'
     poke "$copy/$component" $((second + 8)) '\x02\x00'
-    refused "$component: of a newer version" "$exit_unsupported" "version" vmc info "$copy/$component"
+    refused "$component: of a newer version" "$exit_unsupported" "version" info_of "$component"
 
     copy_of_vm
     poke "$copy/$component" $((first + 8)) '\x02\x00'
-    refused "$component: one copy of a newer version" "$exit_unsupported" "version" vmc info "$copy/$component"
+    refused "$component: one copy of a newer version" "$exit_unsupported" "version" info_of "$component"
 
     copy_of_vm
     truncate -s 5000 "$copy/$component"
-    refused "$component: truncated within its header" "" "$component" vmc info "$copy/$component"
+    refused "$component: truncated within its header" "$exit_corrupt" "$said" info_of "$component"
 done
 
+step "a damaged home is locked and says why; a disk has its own header and is served"
 copy_of_vm
 poke "$copy/vmcryptfs.home" 100 'XXXX'
 poke "$copy/vmcryptfs.home" $((65536 + 100)) 'XXXX'
-refused "a folder whose home header is damaged is not mounted" "$exit_corrupt" "vmcryptfs.home" vmc mount "$copy" "$mnt"
+start_mount "$copy" "$mnt"
+vmc status "$mnt" >"$work/stdout" 2>&1
+grep -q -i 'locked.*damaged' "$work/stdout" || fail "status does not say why the home is locked: $(cat "$work/stdout")"
+grep -q -a "this is what lies in the disk" "$mnt/root.raw" || fail "the disk is not readable"
+stop_mount "$mnt"
 
 step "a damaged disk does not take the others with it"
 copy_of_vm
@@ -151,7 +165,7 @@ stop_mount "$mnt"
 status=0
 vmc check "$copy" >/dev/null 2>"$work/stderr" || status=$?
 [[ $status -ne 0 ]] || fail "check finds nothing wrong with a damaged disk"
-[[ -z $exit_corrupt || $status -eq $exit_corrupt ]] || fail "check of a damaged disk: exit code $status"
+[[ $status -eq $exit_corrupt ]] || fail "check of a damaged disk: exit code $status"
 rm -rf "$copy"
 
 # --- keys
@@ -162,12 +176,12 @@ mkdir "$work/other"
 locked_by() {
     local said=$1 status=0
     mounts+=("$mnt")
-    "$VMCRYPTFS" --config "$work/other/config.toml" mount "$vm" "$mnt" >/dev/null 2>"$work/stderr" </dev/null || status=$?
+    "$VMCRYPTFS" --config "$work/other/config.toml" mount --log-file "$work/mount.log" "$vm" "$mnt" >/dev/null 2>"$work/stderr" </dev/null || status=$?
     if [[ $status -eq 0 ]]; then
         must_fail 'Required key not available' cat "$mnt/root.raw"
         stop_mount "$mnt"
     else
-        [[ -z $exit_key_unavailable || $status -eq $exit_key_unavailable ]] || fail "exit code $status: $(cat "$work/stderr")"
+        [[ $status -eq $exit_key_unavailable ]] || fail "exit code $status: $(cat "$work/stderr")"
         grep -q -i "$said" "$work/stderr" || fail "expected /$said/, it said: $(cat "$work/stderr")"
     fi
 }

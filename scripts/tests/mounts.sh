@@ -34,6 +34,11 @@ is_mounted() {
     grep -q -F " $1 " /proc/self/mounts
 }
 
+# A mount logs into a file of its own, and not into the machine's.
+vmc_mount() {
+    vmc mount --log-file "$work/mount.log" "$@"
+}
+
 # start_mount FOLDER MOUNTPOINT [option...]
 start_mount() {
     local folder=$1 mountpoint=$2
@@ -41,7 +46,7 @@ start_mount() {
     mkdir -p "$mountpoint"
     # Before the attempt: one that fails halfway is cleaned up too.
     mounts+=("$mountpoint")
-    vmc mount "$folder" "$mountpoint" "$@"
+    vmc_mount "$folder" "$mountpoint" "$@"
     is_mounted "$mountpoint" || fail "mount returned, but $mountpoint is not mounted"
 }
 
@@ -59,11 +64,11 @@ make_vm() {
     vmc create "$vm"
 }
 
-# Pids of the processes of this test's binary: a command line is readable even where its process is protected.
+# Pids of the mounts of this test: a command line is readable even where its process is protected.
 our_processes() {
     local folder
     for folder in /proc/[0-9]*; do
-        if tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -q "vmcryptfs.*$work"; then
+        if tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -q -F -e "--config $work/"; then
             echo "${folder#/proc/}"
         fi
     done
@@ -102,6 +107,10 @@ clean_up() {
         done
         wait_gone 5 || for pid in $(our_processes); do kill -KILL "$pid"; done
         status=1
+    fi
+    if [[ $status -ne 0 && $status -ne 77 && -s $work/mount.log ]]; then
+        echo "the end of the mount's log:" >&2
+        tail -n 20 "$work/mount.log" >&2
     fi
     if declare -F clean_up_more >/dev/null; then
         clean_up_more
