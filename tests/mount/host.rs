@@ -5,20 +5,20 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-pub struct Host {
+pub(crate) struct Host {
     dir: TempDir,
 }
 
 impl Host {
     /// A host with the native provider `local`.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let host = Self { dir: tempfile::tempdir().unwrap() };
         host.run(&["provider", "add", "native", "local"]);
         host
     }
 
     /// A host with the VM folder `web01` in it, which holds `root.raw` of 64 MiB.
-    pub fn with_vm() -> Self {
+    pub(crate) fn with_vm() -> Self {
         let host = Self::new();
         host.run(&["create", host.path("web01")]);
         host.run(&["create-disk", host.path("web01/root.raw"), "--size", "64M"]);
@@ -26,11 +26,11 @@ impl Host {
     }
 
     /// A path in this host's directory. Leaked: a test has a handful.
-    pub fn path(&self, below: &str) -> &'static str {
+    pub(crate) fn path(&self, below: &str) -> &'static str {
         Box::leak(self.dir.path().join(below).display().to_string().into_boxed_str())
     }
 
-    pub fn try_run(&self, args: &[&str]) -> Output {
+    pub(crate) fn try_run(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_vmcryptfs"))
             .arg("--config")
             .arg(self.dir.path().join("config/config.toml"))
@@ -40,7 +40,7 @@ impl Host {
     }
 
     /// Runs vmcryptfs and expects success; returns what it printed.
-    pub fn run(&self, args: &[&str]) -> String {
+    pub(crate) fn run(&self, args: &[&str]) -> String {
         let output = self.try_run(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "vmcryptfs {args:?}: {}: {said}", output.status);
@@ -48,7 +48,7 @@ impl Host {
     }
 
     /// Runs vmcryptfs, expects an exit code and one line that says `words`.
-    pub fn refuses(&self, args: &[&str], code: i32, words: &str) {
+    pub(crate) fn refuses(&self, args: &[&str], code: i32, words: &str) {
         let output = self.try_run(args);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "vmcryptfs {args:?}: {said}");
@@ -56,7 +56,7 @@ impl Host {
     }
 
     /// Mounts a folder of this host and returns the mount.
-    pub fn mount(&self, folder: &str, options: &[&str]) -> Mount<'_> {
+    pub(crate) fn mount(&self, folder: &str, options: &[&str]) -> Mount<'_> {
         let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir.path()).unwrap();
         let log = self.path("log");
         let at = mountpoint.path().display().to_string();
@@ -65,32 +65,32 @@ impl Host {
         Mount { host: self, mountpoint: Some(mountpoint) }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 }
 
-pub struct Mount<'h> {
+pub(crate) struct Mount<'h> {
     host: &'h Host,
     mountpoint: Option<TempDir>,
 }
 
 impl Mount<'_> {
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.mountpoint.as_ref().unwrap().path()
     }
 
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.root().join(below)
     }
 
-    pub fn status(&self) -> serde_json::Value {
+    pub(crate) fn status(&self) -> serde_json::Value {
         let printed = self.host.run(&["status", "--json", &self.root().display().to_string()]);
         serde_json::from_str(&printed).unwrap()
     }
 
     /// Unmounts, and fails the test if that fails.
-    pub fn unmount(mut self) {
+    pub(crate) fn unmount(mut self) {
         let mountpoint = self.mountpoint.take().unwrap();
         self.host.run(&["umount", &mountpoint.path().display().to_string()]);
     }
