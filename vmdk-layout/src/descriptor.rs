@@ -218,6 +218,10 @@ impl Descriptor {
         line::set(&mut lines, self.encoding, key, value)?;
         self.header = Header::of(&lines)?;
         self.lines = lines;
+        let numbered = (1..).zip(&self.lines).filter(|(_, line)| line.content == Content::Extent);
+        for (extent, (number, _)) in self.extents.iter_mut().zip(numbered) {
+            extent.line = number; // an added line moves those after it
+        }
         Ok(())
     }
 

@@ -76,6 +76,13 @@ fn settings_are_added_after_create_type_even_without_a_last_newline() {
 }
 
 #[test]
+fn an_added_line_moves_the_extents_after_it() {
+    let mut descriptor = parse(&format!("{MINIMAL}RW 1 ZERO\n")).unwrap();
+    descriptor.set("isNativeSnapshot", "no").unwrap();
+    assert_eq!(descriptor.extents()[0].line, 5);
+}
+
+#[test]
 fn all_extents_count_whatever_their_type_and_access() {
     let text = format!("{MINIMAL}RW 1 FLAT \"a\" 0\nRDONLY 2 ZERO\nNOACCESS 3 FLAT \"b\" 0\nRW 4 SPARSE \"c\"\n");
     assert_eq!(parse(&text).unwrap().len(), 10 * 512);
