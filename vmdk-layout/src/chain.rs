@@ -37,7 +37,8 @@ impl Ancestry {
     ///
     /// # Errors
     /// `Corrupt` if the file is part of the chain already, or if its CID is not the one that its child was made of: it
-    /// was changed since, and the child's grains would be laid over data of another time. `Unsupported` beyond
+    /// was changed since, and the child's grains would be laid over data of another time. Where both are
+    /// [`Cid::LONG`] they are equal, and nothing more can be told: a child does not record its parent's long content id. `Unsupported` beyond
     /// [`MAX_CHAIN`] disks; `Invalid` if no parent is expected.
     pub fn add(&mut self, identity: &str, descriptor: &Descriptor) -> Result<()> {
         let (child, file) = (shown(&self.last), shown(identity));
@@ -181,12 +182,15 @@ impl Chain {
     fn fill<S: Source>(&self, found: ChainRun, buf: &mut [u8], files: &[Vec<S>], cache: &mut Cache) -> Result<()> {
         let ChainRun { link, run } = found;
         let files = files.get(link).map(Vec::as_slice).unwrap_or_default();
+        let Some(layout) = self.links.get(link) else {
+            return Err(Error::new(Kind::Invalid, format!("link {link} of a chain of {}", self.links.len())));
+        };
         match run.target {
             Target::Data { file, offset } => {
-                source_of(files, file)?.read_at(offset, buf).map_err(|error| Error::io(offset, error))
+                let read = source_of(files, file)?.read_at(offset, buf);
+                read.map_err(|error| layout.named(Error::io(offset, error), file))
             }
             Target::Compressed(grain) => {
-                let layout = self.links.get(link).expect("run_at found it there");
                 let key = (FileId { link, file: grain.file }, grain.offset);
                 let bytes = cache.grain(key, |bytes| {
                     *bytes = layout.inflate(&grain, files)?;

@@ -77,7 +77,7 @@ impl Error {
     }
 
     pub(crate) fn io(offset: u64, source: std::io::Error) -> Self {
-        let error = Self::new(Kind::Io, "cannot read the extent").at_offset(offset);
+        let error = Self::new(Kind::Io, "cannot read the file").at_offset(offset);
         Self { source: Some(Box::new(source)), ..error }
     }
 

@@ -109,6 +109,7 @@ impl Known {
                 }
             }
         }
+        stems.retain(|stem| !stem.is_empty());
         Self { names, stems }
     }
 

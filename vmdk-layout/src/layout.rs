@@ -11,6 +11,7 @@ use std::ops::Range;
 use crate::cache::{Cache, FileId};
 use crate::error::{Error, Kind, Result};
 use crate::limits::SECTOR_LEN;
+use crate::name::FileName;
 use crate::source::Source;
 use crate::sparse::{Grain, Sparse};
 
@@ -63,6 +64,8 @@ pub struct CompressedGrain {
 pub struct Layout {
     /// In disk order, without gaps.
     pieces: Vec<Piece>,
+    /// Of the files, for errors; none for a disk that is one file, which the caller named.
+    names: Vec<FileName>,
     has_parent: bool,
     is_writable: bool,
 }
@@ -163,7 +166,7 @@ impl Layout {
             Place::Sparse { file, sparse } => {
                 let source = source_of(files, *file)?;
                 let mut walk = Walk { sparse, id: FileId { link, file: *file }, source, cache };
-                let (len, target) = walk.run(within, end - piece.start)?;
+                let (len, target) = walk.run(within, end - piece.start).map_err(|error| self.named(error, *file))?;
                 let target = if target == Target::Parent && !self.has_parent { Target::Zero } else { target };
                 Ok(Run { start: range.start, len, target })
             }
@@ -178,7 +181,15 @@ impl Layout {
         let sparse = self.sparse_extents().find(|(file, _)| *file == grain.file).map(|(_, sparse)| sparse);
         let sparse = sparse.filter(|sparse| sparse.is_compressed() && grain.sector < sparse.capacity());
         let sparse = sparse.ok_or_else(|| Error::new(Kind::Invalid, "a grain of another layout"))?;
-        sparse.inflate(source_of(files, grain.file)?, grain.offset, grain.sector)
+        let inflated = sparse.inflate(source_of(files, grain.file)?, grain.offset, grain.sector);
+        inflated.map_err(|error| self.named(error, grain.file))
+    }
+
+    pub(crate) fn named(&self, error: Error, file: usize) -> Error {
+        match self.names.get(file) {
+            Some(name) => error.in_file(name.as_str()),
+            None => error,
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The seam to the caller's I/O.
 
 use std::io;
+use std::ops::Deref;
 
 use crate::error::{Error, Kind, Result};
 
@@ -20,17 +21,11 @@ pub trait Source {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 }
 
-impl<S: Source + ?Sized> Source for &S {
-    fn byte_len(&self) -> io::Result<u64> {
-        (**self).byte_len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        (**self).read_at(offset, buf)
-    }
-}
-
-impl<S: Source + ?Sized> Source for Box<S> {
+/// References, boxes, [`Arc`](std::sync::Arc)s and vectors of sources are sources.
+impl<P: Deref> Source for P
+where
+    P::Target: Source,
+{
     fn byte_len(&self) -> io::Result<u64> {
         (**self).byte_len()
     }
@@ -51,16 +46,6 @@ impl Source for [u8] {
         let end = start.checked_add(buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         buf.copy_from_slice(self.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
-    }
-}
-
-impl Source for Vec<u8> {
-    fn byte_len(&self) -> io::Result<u64> {
-        self.as_slice().byte_len()
-    }
-
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.as_slice().read_at(offset, buf)
     }
 }
 

@@ -209,7 +209,7 @@ impl Sparse {
             Grain::Compressed(offset) => (offset, marker::GRAIN_MARKER_LEN as u64),
         };
         let fits = offset.checked_add(len).is_some_and(|end| end <= self.file_len);
-        if !fits || offset < SECTOR_LEN {
+        if !fits || offset < self.header_len() {
             let message = format!(
                 "the table entry of grain {grain} points to byte {offset}, expected {len} bytes between the header and \
                  the end of the file at byte {}",

@@ -64,7 +64,7 @@ impl Layout {
         let flat = pieces.iter().all(|piece| matches!(piece.place, Place::Flat { .. }));
         let read_write = descriptor.extents().iter().all(|extent| extent.access == Access::ReadWrite);
         let has_parent = descriptor.parent().is_some();
-        Ok(Self { pieces, has_parent, is_writable: flat && read_write && !has_parent })
+        Ok(Self { pieces, names, has_parent, is_writable: flat && read_write && !has_parent })
     }
 
     /// Maps a disk that is one file: the layout's only file, number 0. The extent's name within is not looked at, since
@@ -97,7 +97,7 @@ impl Layout {
     fn of_sparse(sparse: Sparse, sectors: u64, has_parent: bool) -> Self {
         let place = Place::Sparse { file: 0, sparse: Box::new(sparse) };
         let piece = Piece { start: 0, end: sectors * SECTOR_LEN, place };
-        Self { pieces: vec![piece], has_parent, is_writable: false }
+        Self { pieces: vec![piece], names: Vec::new(), has_parent, is_writable: false }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A full check of one sparse extent: every table and grain within the file, none on top of another.
 
+use super::marker::{self, GRAIN_MARKER_LEN};
 use super::{Grain, Sparse};
 use crate::cache::{Cache, FileId};
 use crate::error::{Error, Kind, Result};
@@ -78,8 +79,10 @@ impl Sparse {
                 }
                 Grain::Compressed(offset) => {
                     usage.allocated += 1;
-                    // How far it reaches is in its marker; two grains cannot begin in one sector in any case.
-                    taken.claim(offset, SECTOR_LEN, &format!("grain {grain}"))?;
+                    let sector = grain * self.grain_sectors;
+                    let grain_len = usize::try_from(self.grain_len()).expect("at most MAX_GRAIN_SECTORS");
+                    let len = marker::stream_len(source, self.file_len, offset, sector, grain_len)?;
+                    taken.claim(offset, (GRAIN_MARKER_LEN + len) as u64, &format!("grain {grain}"))?;
                 }
             }
             grain += 1;

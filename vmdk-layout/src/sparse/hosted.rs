@@ -39,8 +39,12 @@ const HEADER_LEN: usize = 512;
 
 pub(super) fn open<S: Source + ?Sized>(source: &S, file_len: u64) -> Result<Sparse> {
     let header = Header::decode(&array_at(source, file_len, 0, "header of a hosted sparse extent")?, 0)?;
-    let header = if header.directory == DIRECTORY_AT_END { footer(source, file_len)? } else { header };
-    header.sparse(file_len)
+    if header.directory != DIRECTORY_AT_END {
+        return header.sparse(file_len);
+    }
+    // The footer takes precedence, but the descriptor comes before the stream: not all writers repeat its place.
+    let (descriptor, descriptor_sectors) = (header.descriptor, header.descriptor_sectors);
+    Header { descriptor, descriptor_sectors, ..footer(source, file_len)? }.sparse(file_len)
 }
 
 struct Header {

@@ -110,7 +110,7 @@ pub fn inflate_grain(stream: &[u8], grain: &mut [u8], needed: usize) -> Result<(
 }
 
 /// Reads and inflates the grain whose marker is at `offset` of a file of `file_len` bytes.
-pub(crate) fn read_grain<S: Source + ?Sized>(
+pub(super) fn read_grain<S: Source + ?Sized>(
     source: &S,
     file_len: u64,
     offset: u64,
@@ -118,28 +118,40 @@ pub(crate) fn read_grain<S: Source + ?Sized>(
     grain: &mut [u8],
     needed: usize,
 ) -> Result<()> {
-    let head: [u8; GRAIN_MARKER_LEN] = array_at(source, file_len, offset, "grain marker")?;
-    let mut reader = Reader(&head);
-    let marker = GrainMarker { sector: reader.u64(), len: reader.u32() };
-    if marker.sector != sector {
-        let message =
-            format!("the grain marker names sector {}, expected {sector}, by which the table found it", marker.sector);
-        return Err(Error::new(Kind::Corrupt, message).at_offset(offset));
-    }
-    let most = longest_stream(grain.len());
-    let len = usize::try_from(marker.len).ok().filter(|len| *len > 0 && *len <= most).ok_or_else(|| {
-        let message = format!("the compressed grain has {} bytes, expected 1 to {most}", marker.len);
-        Error::new(Kind::Corrupt, message).at_offset(offset + 8)
-    })?;
+    let len = stream_len(source, file_len, offset, sector, grain.len())?;
     let start = offset + GRAIN_MARKER_LEN as u64;
-    check_within(file_len, start, len as u64, "compressed grain")?;
     let mut stream = vec![0; len];
     source.read_at(start, &mut stream).map_err(|error| Error::io(start, error))?;
     inflate_grain(&stream, grain, needed).map_err(|error| error.at_offset(start))
 }
 
-/// The most that a sensible compressor makes of `len` bytes: stored blocks cost 5 bytes in 16 KiB or so, and QEMU allows
-/// a grain to double.
+/// Bytes of the compressed data behind the grain marker at `offset`, which must be that of `sector`.
+pub(super) fn stream_len<S: Source + ?Sized>(
+    source: &S,
+    file_len: u64,
+    offset: u64,
+    sector: u64,
+    grain_len: usize,
+) -> Result<usize> {
+    let head: [u8; GRAIN_MARKER_LEN] = array_at(source, file_len, offset, "grain marker")?;
+    let mut reader = Reader(&head);
+    let marker = GrainMarker { sector: reader.u64(), len: reader.u32() };
+    if marker.sector != sector {
+        let found = marker.sector;
+        let message = format!("the grain marker names sector {found}, expected {sector}, by which the table found it");
+        return Err(Error::new(Kind::Corrupt, message).at_offset(offset));
+    }
+    let most = longest_stream(grain_len);
+    let len = usize::try_from(marker.len).ok().filter(|len| *len > 0 && *len <= most).ok_or_else(|| {
+        let message = format!("the compressed grain has {} bytes, expected 1 to {most}", marker.len);
+        Error::new(Kind::Corrupt, message).at_offset(offset + 8)
+    })?;
+    check_within(file_len, offset + GRAIN_MARKER_LEN as u64, len as u64, "compressed grain")?;
+    Ok(len)
+}
+
+/// The most that a sensible compressor makes of `len` bytes. Stored blocks cost some bytes in every 16 KiB, but tiny
+/// grains may more than double; QEMU allows a grain to double.
 fn longest_stream(len: usize) -> usize {
-    len.saturating_mul(2)
+    len.saturating_mul(2).saturating_add(64)
 }

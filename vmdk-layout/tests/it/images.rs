@@ -316,11 +316,13 @@ impl Image {
 /// Bytes that differ from grain to grain and within one, and that a shift would change.
 pub(crate) fn data(seed: u8, len: usize) -> Vec<u8> {
     let mut state = u32::from(seed) << 8 | 1;
-    let mut next = || {
+    let mut bytes = Vec::with_capacity(len + 4);
+    while bytes.len() < len {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_le_bytes()[3]
-    };
-    (0..len).map(|_| next()).collect()
+        bytes.extend((state ^ state >> 15).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 fn pad(bytes: &mut Vec<u8>) {

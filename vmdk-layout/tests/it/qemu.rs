@@ -145,13 +145,16 @@ fn new_descriptors_are_opened_by_qemu() {
     }
 }
 
-/// Absent, zero and data grains in and around several tables.
+/// Absent, zero and data grains in and around several tables, one of which is absent.
 pub(crate) fn sample(format: Format) -> Image {
-    let cells = (0..9000_u32).map(|index| match index {
-        4096..8192 => Cell::Absent,
-        _ if index % 7 == 0 => Cell::Absent,
-        _ if index % 5 == 0 => Cell::Zero,
-        _ if index % 2 == 0 || index > 600 && index < 4000 => Cell::Absent,
+    let table = match format {
+        Format::Hosted | Format::HostedDamaged | Format::Stream => 512,
+        Format::Cowd | Format::SeSparse => 4096,
+    };
+    let cells = (0..table * 2 + table / 4).map(|index: u32| match index {
+        _ if (table..table * 2).contains(&index) || index.is_multiple_of(7) => Cell::Absent,
+        _ if index.is_multiple_of(5) => Cell::Zero,
+        _ if index.is_multiple_of(2) || (table / 8..table - 10).contains(&index) => Cell::Absent,
         _ => Cell::Data(index.to_le_bytes()[0]),
     });
     Image::new(format, cells.collect(), 2)

@@ -2,7 +2,7 @@
 
 use vmdk_layout::{
     Access, Ancestry, Cache, Chain, Descriptor, DiskFile, Error, Kind, Layout, Marker, MarkerKind, Position, Result,
-    Sparse, SparseFormat, Target, inflate_grain,
+    Source, Sparse, SparseFormat, Target, inflate_grain,
 };
 
 use crate::images::{Cell, FORMATS, Format, Image, data, zlib_stored};
@@ -146,7 +146,7 @@ fn overlapping_grains_are_found_by_a_check() {
         put(&mut bytes, second, &entry);
         let error = sparse.check(&bytes).unwrap_err();
         assert!(error.message().contains("grain 3 overlaps"), "{error}");
-        put(&mut bytes, second, &2_u32.to_le_bytes());
+        put(&mut bytes, second, &[(first / 512) as u8, 0, 0, 0]); // the table itself
         assert!(sparse.check(&bytes).unwrap_err().message().contains("overlaps"));
     }
 }
@@ -271,6 +271,29 @@ fn loops_strangers_and_endless_chains_are_refused() {
     let error = (1..10_000).find_map(|number| ancestry.add(&number.to_string(), &child("x")).err()).unwrap();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(Chain::new(vec![]).is_err());
+}
+
+#[test]
+fn errors_deep_in_a_table_name_the_file() {
+    let mut bytes = small(Format::Hosted);
+    put(&mut bytes, 1024, &0x00ff_ffff_u32.to_le_bytes());
+    let files = [vec![bytes]];
+    let layout = Layout::open(&descriptor("RW 50 SPARSE \"a b-s001.vmdk\"\n"), &files[0]).unwrap();
+    let chain = Chain::new(vec![layout]).unwrap();
+    let error = chain.read_at(0, &mut [0; 512], &files, &mut Cache::default()).unwrap_err();
+    assert!(error.to_string().starts_with("a b-s001.vmdk: byte 1024: "), "{error}");
+}
+
+#[test]
+fn maps_can_be_shared_between_threads_and_sources_behind_pointers() {
+    fn shared<T: Send + Sync>() {}
+    fn source<T: Source + ?Sized>() {}
+    shared::<Chain>();
+    shared::<Cache>();
+    shared::<Error>();
+    source::<std::sync::Arc<dyn Source>>();
+    source::<Box<dyn Source + Send>>();
+    source::<&[u8]>();
 }
 
 #[test]
