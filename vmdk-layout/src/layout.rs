@@ -165,7 +165,7 @@ impl Layout {
             Place::NoAccess => whole(Target::NoAccess),
             Place::Sparse { file, sparse } => {
                 let source = source_of(files, *file)?;
-                let mut walk = Walk { sparse, id: FileId { link, file: *file }, source, cache };
+                let mut walk = Walk { sparse, id: FileId { link, file: *file }, source, cache, table: None };
                 let (len, target) = walk.run(within, end - piece.start).map_err(|error| self.named(error, *file))?;
                 let target = if target == Target::Parent && !self.has_parent { Target::Zero } else { target };
                 Ok(Run { start: range.start, len, target })
@@ -206,6 +206,8 @@ struct Walk<'a, S> {
     id: FileId,
     source: &'a S,
     cache: &'a mut Cache,
+    /// The table looked up last, by number, and where it is.
+    table: Option<(u64, Option<u64>)>,
 }
 
 impl<S: Source> Walk<'_, S> {
@@ -227,13 +229,19 @@ impl<S: Source> Walk<'_, S> {
     fn step(&mut self, at: u64) -> Result<(u64, Target)> {
         let grain_len = self.sparse.grain_len();
         let grain = at / grain_len;
-        let absent = self.sparse.absent_grains(self.id, self.source, self.cache, grain)?;
-        if absent > 0 {
-            return Ok(((grain + absent) * grain_len, Target::Parent));
-        }
+        let index = self.sparse.table_of(grain);
+        let table = match self.table {
+            Some((known, table)) if known == index => table,
+            Some(_) | None => {
+                let table = self.sparse.table(self.id, self.source, self.cache, index)?;
+                self.table = Some((index, table));
+                table
+            }
+        };
+        let Some(table) = table else { return Ok((self.sparse.end_of_table(index) * grain_len, Target::Parent)) };
         let skip = at % grain_len;
         let file = self.id.file;
-        let target = match self.sparse.grain(self.id, self.source, self.cache, grain)? {
+        let target = match self.sparse.grain(self.id, self.source, self.cache, table, grain)? {
             Grain::Unallocated => Target::Parent,
             Grain::Zero => Target::Zero,
             Grain::Data(offset) => Target::Data { file, offset: offset + skip },

@@ -165,29 +165,25 @@ impl Sparse {
         self.grain_len().min((self.capacity * SECTOR_LEN).saturating_sub(grain * self.grain_len()))
     }
 
-    /// Grains from `grain` on for which there is no table at all, up to the table's end; 0 if there is one.
-    pub(crate) fn absent_grains<S: Source + ?Sized>(
-        &self,
-        id: FileId,
-        source: &S,
-        cache: &mut Cache,
-        grain: u64,
-    ) -> Result<u64> {
-        let absent = self.table(id, source, cache, grain / self.entries_per_table)?.is_none();
-        Ok(if absent { self.entries_per_table - grain % self.entries_per_table } else { 0 })
+    /// The table that has `grain`.
+    pub(crate) fn table_of(&self, grain: u64) -> u64 {
+        grain / self.entries_per_table
     }
 
-    /// Looks up one grain; `grain` must be below [`grains`](Self::grains).
+    /// The first grain that is not in table `index` or one before it.
+    pub(crate) fn end_of_table(&self, index: u64) -> u64 {
+        self.grains().min((index + 1) * self.entries_per_table)
+    }
+
+    /// Looks up one grain, below [`grains`](Self::grains), in its table at byte offset `table`.
     pub(crate) fn grain<S: Source + ?Sized>(
         &self,
         id: FileId,
         source: &S,
         cache: &mut Cache,
+        table: u64,
         grain: u64,
     ) -> Result<Grain> {
-        let Some(table) = self.table(id, source, cache, grain / self.entries_per_table)? else {
-            return Ok(Grain::Unallocated);
-        };
         let at = table + grain % self.entries_per_table * self.entry_len();
         let found = match self.format {
             SparseFormat::SeSparse => {
@@ -220,8 +216,14 @@ impl Sparse {
         Ok(found)
     }
 
-    /// Byte offset of a grain table; `None` if none of its grains were ever written.
-    fn table<S: Source + ?Sized>(&self, id: FileId, source: &S, cache: &mut Cache, index: u64) -> Result<Option<u64>> {
+    /// Byte offset of grain table `index`; `None` if none of its grains were ever written.
+    pub(crate) fn table<S: Source + ?Sized>(
+        &self,
+        id: FileId,
+        source: &S,
+        cache: &mut Cache,
+        index: u64,
+    ) -> Result<Option<u64>> {
         match (self.table_by(self.directory, id, source, cache, index), self.redundant) {
             (Err(error), Some(redundant)) if error.kind() == Kind::Corrupt => {
                 // What the second directory is for. If it is no better, the first one's error is the one to report.
@@ -253,7 +255,7 @@ impl Sparse {
             return Ok(None);
         }
         // A table is as long as it needs to be for the grains that the extent has.
-        let entries = self.entries_per_table.min(self.grains() - index * self.entries_per_table);
+        let entries = self.end_of_table(index) - index * self.entries_per_table;
         let offset = bytes(sector);
         check_within(self.file_len, offset, entries * self.entry_len(), &format!("grain table {index}"))
             .map_err(|error| Error::new(Kind::Corrupt, error.message().to_owned()).at_offset(at))?;

@@ -55,37 +55,36 @@ impl Sparse {
         taken.claim(0, self.header_len(), "the header")?;
         let directory_len = self.tables() * self.entry_len();
         taken.claim(self.directory, directory_len, "the grain directory")?;
-        let mut grain = 0;
-        while grain < self.grains() {
-            let absent = self.absent_grains(id, source, &mut cache, grain)?.min(self.grains() - grain);
-            if absent > 0 {
-                usage.unallocated += absent;
-                grain += absent;
+        for index in 0..self.tables() {
+            let grains = index * self.entries_per_table..self.end_of_table(index);
+            let Some(table) = self.table(id, source, &mut cache, index)? else {
+                usage.unallocated += grains.end - grains.start;
                 continue;
+            };
+            let len = (grains.end - grains.start) * self.entry_len();
+            taken.claim(table, len, &format!("grain table {index}"))?;
+            for grain in grains {
+                let found = self.grain(id, source, &mut cache, table, grain)?;
+                let (offset, len) = match found {
+                    Grain::Unallocated => {
+                        usage.unallocated += 1;
+                        continue;
+                    }
+                    Grain::Zero => {
+                        usage.zero += 1;
+                        continue;
+                    }
+                    Grain::Data(offset) => (offset, self.len_of_grain(grain)),
+                    Grain::Compressed(offset) => {
+                        let grain_len = usize::try_from(self.grain_len()).expect("at most MAX_GRAIN_SECTORS");
+                        let sector = grain * self.grain_sectors;
+                        let len = marker::stream_len(source, self.file_len, offset, sector, grain_len)?;
+                        (offset, (GRAIN_MARKER_LEN + len) as u64)
+                    }
+                };
+                usage.allocated += 1;
+                taken.claim(offset, len, &format!("grain {grain}"))?;
             }
-            if grain % self.entries_per_table == 0 {
-                let table = grain / self.entries_per_table;
-                let entries = self.entries_per_table.min(self.grains() - grain);
-                if let Some(offset) = self.table(id, source, &mut cache, table)? {
-                    taken.claim(offset, entries * self.entry_len(), &format!("grain table {table}"))?;
-                }
-            }
-            match self.grain(id, source, &mut cache, grain)? {
-                Grain::Unallocated => usage.unallocated += 1,
-                Grain::Zero => usage.zero += 1,
-                Grain::Data(offset) => {
-                    usage.allocated += 1;
-                    taken.claim(offset, self.len_of_grain(grain), &format!("grain {grain}"))?;
-                }
-                Grain::Compressed(offset) => {
-                    usage.allocated += 1;
-                    let sector = grain * self.grain_sectors;
-                    let grain_len = usize::try_from(self.grain_len()).expect("at most MAX_GRAIN_SECTORS");
-                    let len = marker::stream_len(source, self.file_len, offset, sector, grain_len)?;
-                    taken.claim(offset, (GRAIN_MARKER_LEN + len) as u64, &format!("grain {grain}"))?;
-                }
-            }
-            grain += 1;
         }
         Ok(usage)
     }
