@@ -3,7 +3,7 @@
 use super::{Access, Cid, CreateType, Descriptor, Extent, ExtentType, line};
 use crate::error::{Error, Kind, Result, shown};
 use crate::limits::{MAX_DISK_SECTORS, SECTOR_LEN};
-use crate::name::FileName;
+use crate::name::{FileName, strip_suffix_ignoring_case};
 
 /// The controller that VMware attaches a disk to, and for which it computes the geometry.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -46,7 +46,7 @@ impl Adapter {
 /// ```
 /// use vmdk_layout::{Adapter, Cid, FileName, NewDisk};
 ///
-/// let data = FileName::new("root-flat.vmdk")?;
+/// let data = NewDisk::data_name(&FileName::new("root.vmdk")?)?; // root-flat.vmdk
 /// let disk = NewDisk::flat(20 << 30, data, Cid(0x1234_5678))?.adapter(Adapter::LsiLogic);
 /// let descriptor = disk.descriptor()?;
 /// assert_eq!(descriptor.len(), 20 << 30);
@@ -78,6 +78,20 @@ impl NewDisk {
     /// As [`flat`](Self::flat).
     pub fn vmfs(len: u64, data: FileName, cid: Cid) -> Result<Self> {
         Self::new(len, data, cid, CreateType::Vmfs, ExtentType::Vmfs)
+    }
+
+    /// What VMware calls the data file of the disk `descriptor`: `root-flat.vmdk` for `root.vmdk`.
+    ///
+    /// # Errors
+    /// `Invalid` unless `descriptor` ends in `.vmdk` and leaves room for the longer name.
+    pub fn data_name(descriptor: &FileName) -> Result<FileName> {
+        let stem = strip_suffix_ignoring_case(descriptor.as_str(), ".vmdk").filter(|stem| !stem.is_empty());
+        let stem = stem.ok_or_else(|| {
+            let message =
+                format!("{} is no name of a disk, expected one that ends in .vmdk", shown(descriptor.as_str()));
+            Error::new(Kind::Invalid, message)
+        })?;
+        FileName::new(&format!("{stem}-flat.vmdk"))
     }
 
     /// Another controller than LSI Logic.
@@ -168,6 +182,15 @@ mod tests {
         assert!(NewDisk::flat(512, name("a"), Cid::NO_PARENT).is_err());
         assert!(NewDisk::flat(512, name("a"), Cid(1)).unwrap().ddb("a b", "c").descriptor().is_err());
         assert!(NewDisk::flat(512, name("a"), Cid(1)).unwrap().ddb("a", "c\"").descriptor().is_err());
+    }
+
+    #[test]
+    fn data_is_named_after_its_disk() {
+        let of = |name: &str| NewDisk::data_name(&FileName::new(name).unwrap());
+        assert_eq!(of("a b.VMDK").unwrap().as_str(), "a b-flat.vmdk");
+        for bad in ["a.raw", ".vmdk", "vmdk", &format!("{}.vmdk", "x".repeat(250))] {
+            assert_eq!(of(bad).unwrap_err().kind(), Kind::Invalid, "{bad}");
+        }
     }
 
     #[test]

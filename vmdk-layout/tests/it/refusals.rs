@@ -2,7 +2,7 @@
 
 use vmdk_layout::{
     Access, Ancestry, Cache, Chain, Descriptor, DiskFile, Error, Kind, Layout, Marker, MarkerKind, Position, Result,
-    Source, Sparse, SparseFormat, Target, inflate_grain,
+    Role, Source, Sparse, SparseFormat, Target, inflate_grain,
 };
 
 use crate::images::{Cell, FORMATS, Format, Image, data, zlib_stored};
@@ -73,6 +73,35 @@ fn a_wrong_header_field_is_named_with_its_offset() {
         assert_eq!(error.kind(), kind, "{format:?} {at}: {error}");
         assert!(error.message().contains(part), "{format:?} {at}: {error}");
     }
+}
+
+#[test]
+fn versions_and_unclean_files_are_told_without_refusing_them() {
+    for (format, at) in [(Format::Hosted, 72), (Format::Cowd, 1648)] {
+        let mut bytes = small(format);
+        assert!(!Sparse::open(&bytes).unwrap().is_unclean());
+        put(&mut bytes, at, &[1]);
+        let sparse = Sparse::open(&bytes).unwrap();
+        assert!(sparse.is_unclean());
+        assert_eq!(sparse.grain_sectors(), if format == Format::Cowd { 1 } else { 16 });
+    }
+    let mut bytes = small(Format::Hosted);
+    for version in 1..=3 {
+        put(&mut bytes, 4, &[version]);
+        assert_eq!(Sparse::open(&bytes).unwrap().version(), u32::from(version));
+    }
+}
+
+#[test]
+fn content_tells_what_a_vmdk_is() {
+    let with = |role: Role, bytes: Vec<u8>| role.with_content(&DiskFile::read(&bytes).unwrap());
+    assert_eq!(with(Role::Disk, small(Format::Hosted)), Role::SparseExtent);
+    assert_eq!(with(Role::SnapshotExtent, small(Format::SeSparse)), Role::SnapshotExtent);
+    let text = "version=1\nCID=1\ncreateType=\"streamOptimized\"\nRW 5 SPARSE \"x\"\n";
+    assert_eq!(with(Role::SparseExtent, text.as_bytes().to_vec()), Role::Disk);
+    let image = Image::new(Format::Stream, vec![Cell::Data(1)], 4);
+    let whole = Image { descriptor: text.as_bytes().to_vec(), ..image }.bytes();
+    assert_eq!(with(Role::Disk, whole), Role::MonolithicDisk);
 }
 
 #[test]
