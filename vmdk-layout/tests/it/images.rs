@@ -313,6 +313,16 @@ impl Image {
     }
 }
 
+/// Four grains: data, none, zeros, data.
+pub(crate) fn small(format: Format) -> Vec<u8> {
+    Image::new(format, vec![Cell::Data(1), Cell::Absent, Cell::Zero, Cell::Data(2)], 100).bytes()
+}
+
+/// Overwrites bytes of an image, to damage it.
+pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    bytes[at..at + field.len()].copy_from_slice(field);
+}
+
 /// Bytes that differ from grain to grain and within one, and that a shift would change.
 pub(crate) fn data(seed: u8, len: usize) -> Vec<u8> {
     let mut state = u32::from(seed) << 8 | 1;

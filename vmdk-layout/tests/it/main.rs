@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test that panics has failed, as it should")]
 
+mod disks;
 mod dissect;
 mod fuzz_smoke;
 mod images;

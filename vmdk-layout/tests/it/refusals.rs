@@ -1,20 +1,11 @@
 //! Damaged and hostile images: each defect is named, with its place.
 
 use vmdk_layout::{
-    Access, Ancestry, Cache, Chain, Descriptor, DiskFile, Error, Kind, Layout, Marker, MarkerKind, Position, Result,
-    Role, Source, Sparse, SparseFormat, Target, inflate_grain,
+    Chain, DiskFile, Error, Kind, Layout, Marker, MarkerKind, Position, Result, Role, Source, Sparse, inflate_grain,
 };
 
-use crate::images::{Cell, FORMATS, Format, Image, data, zlib_stored};
+use crate::images::{Cell, FORMATS, Format, Image, data, put, small, zlib_stored};
 use crate::reader::read_chain;
-
-fn small(format: Format) -> Vec<u8> {
-    Image::new(format, vec![Cell::Data(1), Cell::Absent, Cell::Zero, Cell::Data(2)], 100).bytes()
-}
-
-fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    bytes[at..at + field.len()].copy_from_slice(field);
-}
 
 /// Opens an extent and reads all of it.
 fn read(bytes: Vec<u8>) -> Result<Vec<u8>> {
@@ -60,6 +51,7 @@ fn a_wrong_header_field_is_named_with_its_offset() {
         (Format::SeSparse, 72, &[1], Kind::Unsupported, "reserved"),
         (Format::SeSparse, 80, &far, Kind::Corrupt, "volatile header"),
         (Format::SeSparse, 128, &far, Kind::Corrupt, "grain directory"),
+        (Format::SeSparse, 136, &[0], Kind::Corrupt, "covers 0"),
         (Format::SeSparse, 512, &[0], Kind::Corrupt, "magic of the volatile header"),
         (Format::SeSparse, 512 + 24, &[1], Kind::Unsupported, "journal"),
     ] {
@@ -180,6 +172,73 @@ fn overlapping_grains_are_found_by_a_check() {
     }
 }
 
+/// A long file of which only the start is not zeros.
+struct Long(Vec<u8>, u64);
+
+impl Source for Long {
+    fn byte_len(&self) -> std::io::Result<u64> {
+        Ok(self.1)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        buf.fill(0);
+        let known = self.0.get(offset as usize..).unwrap_or_default();
+        let shared = known.len().min(buf.len());
+        buf[..shared].copy_from_slice(&known[..shared]);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_check_finds_overlaps_in_every_part_of_a_long_file() {
+    const WINDOW: u32 = 1 << 27; // sectors that are looked at in one pass
+    for sector in [WINDOW - 4, WINDOW, WINDOW + 10, 2 * WINDOW + 10] {
+        let mut bytes = small(Format::Hosted);
+        put(&mut bytes, 1024, &sector.to_le_bytes());
+        put(&mut bytes, 1024 + 12, &(sector + 20).to_le_bytes());
+        let source = Long(bytes, 200 << 30);
+        assert_eq!(Sparse::open(&source).unwrap().check(&source).unwrap().allocated, 2);
+        let mut bytes = source.0;
+        put(&mut bytes, 1024 + 12, &(sector + 8).to_le_bytes());
+        let source = Long(bytes, 200 << 30);
+        let error = Sparse::open(&source).unwrap().check(&source).unwrap_err();
+        assert_eq!(offset(&error), u64::from(sector + 8) * 512, "{error}");
+    }
+    let endless = Long(small(Format::Hosted), 1 << 60);
+    assert_eq!(Sparse::open(&endless).unwrap().check(&endless).unwrap_err().kind(), Kind::Unsupported);
+}
+
+#[test]
+fn a_last_grain_may_end_with_the_disk() {
+    let image = Image::new(Format::Hosted, vec![Cell::Data(1)], 4);
+    let mut bytes = image.bytes();
+    bytes.truncate(bytes.len() - 11 * 512); // 5 of 16 sectors belong to the disk
+    assert_eq!(read(bytes.clone()).unwrap(), image.expected(None));
+    bytes.pop();
+    assert!(refusal(bytes).message().contains("2560 bytes between"));
+    let stream = Image::new(Format::Stream, vec![Cell::Data(1)], 4);
+    let (short, mut bytes) = (zlib_stored(&data(1, 5 * 512)), stream.bytes());
+    put(&mut bytes, 512 + 8, &(short.len() as u32).to_le_bytes());
+    put(&mut bytes, 512 + 12, &short);
+    assert_eq!(read(bytes).unwrap(), stream.expected(None));
+}
+
+#[test]
+fn no_grain_lies_in_a_header() {
+    let mut bytes = small(Format::Cowd);
+    put(&mut bytes, 2560, &[3]);
+    let error = refusal(bytes);
+    assert_eq!((error.kind(), offset(&error)), (Kind::Corrupt, 2560), "{error}");
+}
+
+#[test]
+fn newlines_are_tested_only_where_the_header_has_them() {
+    let mut bytes = small(Format::Hosted);
+    put(&mut bytes, 8, &[6]);
+    put(&mut bytes, 73, &[0; 4]);
+    assert!(read(bytes).is_ok());
+}
+
 #[test]
 fn a_wrong_grain_of_a_stream_is_refused() {
     let good = small(Format::Stream);
@@ -224,142 +283,4 @@ fn markers_are_told_apart() {
     }
     block[8] = 1;
     assert!(matches!(Marker::decode(&block), Marker::Grain(grain) if grain.len == 1));
-}
-
-fn descriptor(rest: &str) -> Descriptor {
-    Descriptor::parse(format!("version=1\nCID=1\ncreateType=\"custom\"\n{rest}").as_bytes()).unwrap()
-}
-
-#[test]
-fn mixed_extents_of_every_access_keep_their_place() {
-    let sparse = small(Format::Hosted);
-    let text =
-        "RW 2 FLAT \"a\" 1\nRDONLY 3 ZERO\nNOACCESS 4 FLAT \"/dev/sda\" 0\nRDONLY 50 SPARSE \"b\"\nRW 1 FLAT \"a\" 0\n";
-    let descriptor = descriptor(text);
-    assert_eq!(descriptor.extents()[2].access, Access::None);
-    let names: Vec<_> = descriptor.files().unwrap().into_iter().map(|name| name.to_string()).collect();
-    assert_eq!(names, ["a", "b"]);
-    let flat = data(5, 1536);
-    let files = [flat.clone(), sparse.clone()];
-    let layout = Layout::open(&descriptor, &files).unwrap();
-    assert_eq!((layout.len(), layout.is_writable()), (60 * 512, false));
-    let mut cache = Cache::default();
-    let runs: Vec<_> = layout.runs(0..layout.len(), &files, &mut cache).map(|run| run.unwrap()).collect();
-    assert_eq!(runs[0].target, Target::Data { file: 0, offset: 512 });
-    assert_eq!((runs[1].start, runs[1].len, runs[1].target), (1024, 1536, Target::Zero));
-    assert_eq!((runs[2].start, runs[2].len, runs[2].target), (2560, 2048, Target::NoAccess));
-    assert_eq!(runs.last().unwrap().target, Target::Data { file: 0, offset: 0 });
-    assert_eq!(runs.iter().map(|run| run.len).sum::<u64>(), layout.len());
-    let chain = Chain::new(vec![layout]).unwrap();
-    let files = [files.to_vec()];
-    let mut part = vec![0; 512];
-    chain.read_at(59 * 512, &mut part, &files, &mut cache).unwrap();
-    assert_eq!(part, flat[..512]);
-    assert_eq!(chain.read_at(2560, &mut part, &files, &mut cache).unwrap_err().kind(), Kind::Denied);
-    assert_eq!(chain.read_at(60 * 512 - 1, &mut part, &files, &mut cache).unwrap_err().kind(), Kind::Invalid);
-}
-
-#[test]
-fn files_that_do_not_fit_their_extent_lines_are_refused() {
-    let sparse = small(Format::Hosted);
-    for (text, files, kind, part) in [
-        ("RW 3 FLAT \"a\" 0\n", vec![vec![0; 1024]], Kind::Corrupt, "expected at least 1536"),
-        ("RW 2 FLAT \"a\" 1\n", vec![vec![0; 1024]], Kind::Corrupt, "expected at least 1536"),
-        ("RW 2 VMFSRDM \"a\"\n", vec![vec![0; 512]], Kind::Unsupported, "mapped device"),
-        ("RW 999 SPARSE \"a\"\n", vec![sparse.clone()], Kind::Corrupt, "999 sectors"),
-        ("RW 8 SESPARSE \"a\"\n", vec![sparse.clone()], Kind::Corrupt, "SESPARSE"),
-        ("RW 8 SPARSE \"a\"\n", vec![small(Format::SeSparse)], Kind::Corrupt, "SeSparse"),
-        ("RW 8 SPARSE \"a\"\n", vec![vec![0; 4096]], Kind::Invalid, "magic"),
-        ("RW 2 FLAT \"a\" 0\nRW 2 FLAT \"a\" 1\n", vec![vec![0; 2048]], Kind::Corrupt, "same bytes"),
-        ("RW 2 SPARSE \"a\"\nRW 2 SPARSE \"a\"\n", vec![sparse], Kind::Corrupt, "same bytes"),
-        ("RW 2 FLAT \"../a\" 0\n", vec![vec![0; 2048]], Kind::Denied, ".."),
-        ("RW 2 FLAT \"/etc/shadow\" 0\n", vec![vec![0; 2048]], Kind::Denied, "absolute"),
-        ("RW 2 FLAT \"a\" 0\n", vec![], Kind::Invalid, "0 files for a disk of 1"),
-        ("keyID=\"k\"\nRW 2 FLAT \"a\" 0\n", vec![vec![0; 2048]], Kind::Encrypted, "\"k\""),
-    ] {
-        let error = Layout::open(&descriptor(text), &files).unwrap_err();
-        assert_eq!(error.kind(), kind, "{text}: {error}");
-        assert!(error.message().contains(part), "{text}: {error}");
-    }
-    let future = Descriptor::parse(b"version=7\nCID=1\ncreateType=\"custom\"\n").unwrap();
-    assert_eq!(Layout::open::<Vec<u8>>(&future, &[]).unwrap_err().kind(), Kind::Unsupported);
-}
-
-#[test]
-fn loops_strangers_and_endless_chains_are_refused() {
-    let child = |name: &str| descriptor(&format!("parentCID=1\nparentFileNameHint=\"{name}\"\n"));
-    let mut ancestry = Ancestry::new("a", &child("b"));
-    ancestry.add("b", &child("a")).unwrap();
-    assert!(ancestry.add("a", &child("b")).unwrap_err().message().contains("loop"));
-    let stranger = Descriptor::parse(b"version=1\nCID=2\ncreateType=\"custom\"\n").unwrap();
-    assert!(ancestry.add("c", &stranger).unwrap_err().message().contains("expected the parentCID 00000001"));
-    ancestry.add("c", &descriptor("")).unwrap();
-    assert!(ancestry.parent().is_none());
-    assert_eq!(ancestry.add("d", &descriptor("")).unwrap_err().kind(), Kind::Invalid);
-    let mut ancestry = Ancestry::new("0", &child("x"));
-    let error = (1..10_000).find_map(|number| ancestry.add(&number.to_string(), &child("x")).err()).unwrap();
-    assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(Chain::new(vec![]).is_err());
-}
-
-#[test]
-fn errors_deep_in_a_table_name_the_file() {
-    let mut bytes = small(Format::Hosted);
-    put(&mut bytes, 1024, &0x00ff_ffff_u32.to_le_bytes());
-    let files = [vec![bytes]];
-    let layout = Layout::open(&descriptor("RW 50 SPARSE \"a b-s001.vmdk\"\n"), &files[0]).unwrap();
-    let chain = Chain::new(vec![layout]).unwrap();
-    let error = chain.read_at(0, &mut [0; 512], &files, &mut Cache::default()).unwrap_err();
-    assert!(error.to_string().starts_with("a b-s001.vmdk: byte 1024: "), "{error}");
-}
-
-#[test]
-fn maps_can_be_shared_between_threads_and_sources_behind_pointers() {
-    fn shared<T: Send + Sync>() {}
-    fn source<T: Source + ?Sized>() {}
-    shared::<Chain>();
-    shared::<Cache>();
-    shared::<Error>();
-    source::<std::sync::Arc<dyn Source>>();
-    source::<Box<dyn Source + Send>>();
-    source::<&[u8]>();
-}
-
-#[test]
-fn a_disk_that_was_grown_reads_zeros_beyond_its_parent() {
-    let parent = Layout::open(&descriptor("RW 8 FLAT \"p\" 0\n"), &[vec![9; 4096]]).unwrap();
-    let image = Image::new(Format::Hosted, vec![Cell::Absent, Cell::Data(3)], 100);
-    let text = format!("parentCID=1\nRW {} SPARSE \"c\"\n", image.sectors);
-    let files = vec![vec![image.bytes()], vec![vec![9; 4096]]];
-    let child = Layout::open(&descriptor(&text), &files[0]).unwrap();
-    assert!(child.has_parent() && !child.is_writable());
-    assert!(Chain::new(vec![child.clone()]).is_err());
-    let chain = Chain::new(vec![child, parent]).unwrap();
-    assert_eq!(read_chain(&chain, &files, 1000).unwrap(), image.expected(Some(&[9; 4096])));
-    let mut cache = Cache::default();
-    let runs: Vec<_> = chain.runs(0..chain.len(), &files, &mut cache).map(|found| found.unwrap()).collect();
-    let listed: Vec<_> = runs.iter().map(|found| (found.link, found.run.start, found.run.len)).collect();
-    assert_eq!(listed[..2], [(1, 0, 4096), (1, 4096, 4096)]);
-}
-
-#[test]
-fn an_embedded_descriptor_must_lie_in_the_file_and_describe_one_extent() {
-    let text = "version=1\nCID=1\ncreateType=\"monolithicSparse\"\nRW 50 SPARSE \"gone.vmdk\"\n";
-    let mut bytes = small(Format::Hosted);
-    let end = bytes.len() as u64 / 512;
-    put(&mut bytes, 28, &end.to_le_bytes());
-    put(&mut bytes, 36, &1_u64.to_le_bytes());
-    assert_eq!(DiskFile::read(&bytes).unwrap_err().kind(), Kind::Corrupt);
-    bytes.extend(text.as_bytes());
-    bytes.resize((end as usize + 1) * 512, 0);
-    let DiskFile::Monolithic { descriptor, sparse } = DiskFile::read(&bytes).unwrap() else { panic!() };
-    assert_eq!(sparse.format(), SparseFormat::Hosted);
-    assert_eq!((sparse.version(), sparse.is_unclean(), sparse.is_compressed()), (2, false, false));
-    assert_eq!(Layout::open_monolithic(&descriptor, sparse.clone()).unwrap().len(), 50 * 512);
-    let two = self::descriptor("RW 8 SPARSE \"a\"\nRW 8 ZERO\n");
-    assert!(Layout::open_monolithic(&two, sparse.clone()).is_err());
-    let long = self::descriptor("RW 999 SPARSE \"a\"\n");
-    assert!(Layout::open_monolithic(&long, sparse).is_err());
-    put(&mut bytes, 36, &u64::MAX.to_le_bytes());
-    assert!(DiskFile::read(&bytes).unwrap_err().message().contains("embedded descriptor"));
 }
