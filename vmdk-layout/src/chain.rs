@@ -1,7 +1,7 @@
 //! Snapshot chains: a disk on top of its parents.
 //!
-//! The caller opens parent after parent, as [`Ancestry`] asks; it refuses loops and parents whose contents are not those
-//! that the child was made of. A [`Chain`] then maps ranges to runs in whichever disk holds them.
+//! The caller opens parent after parent, as [`Ancestry`] asks; it refuses loops and parents whose contents are not
+//! those that the child was made of. A [`Chain`] then maps ranges to runs in whichever disk holds them.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -37,9 +37,11 @@ impl Ancestry {
     ///
     /// # Errors
     /// `Corrupt` if the file is part of the chain already, or if its CID is not the one that its child was made of: it
-    /// was changed since, and the child's grains would be laid over data of another time. Where both are
-    /// [`Cid::LONG`] they are equal, and nothing more can be told: a child does not record its parent's long content id. `Unsupported` beyond
+    /// was changed since, and the child's grains would be laid over data of another time. `Unsupported` beyond
     /// [`MAX_CHAIN`] disks; `Invalid` if no parent is expected.
+    ///
+    /// Where both CIDs are [`Cid::LONG`] they are equal, and nothing more can be told: a child does not record its
+    /// parent's long content id.
     pub fn add(&mut self, identity: &str, descriptor: &Descriptor) -> Result<()> {
         let (child, file) = (shown(&self.last), shown(identity));
         let Some(expected) = self.parent.as_ref().map(|parent| parent.cid) else {

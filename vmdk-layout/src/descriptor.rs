@@ -208,8 +208,8 @@ impl Descriptor {
     /// lines stay as they are.
     ///
     /// # Errors
-    /// `Invalid` if key or value do not fit on a line, cannot be written in this encoding, or if the descriptor would no
-    /// longer make sense; it is then unchanged. `encoding` cannot be set, since every other line depends on it.
+    /// `Invalid` if key or value do not fit on a line, cannot be written in this encoding, or if the descriptor would
+    /// no longer make sense; it is then unchanged. `encoding` cannot be set, since every other line depends on it.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         if key.eq_ignore_ascii_case("encoding") || key.eq_ignore_ascii_case("ddb.encoding") {
             return Err(Error::new(Kind::Invalid, "the encoding of a descriptor cannot be changed"));

@@ -27,8 +27,8 @@ impl DiskFile {
     /// Reads descriptor and header of a file.
     ///
     /// # Errors
-    /// `Invalid` if the file is neither, as a flat extent is; `Encrypted` if it cannot be read but names the keys that it
-    /// was encrypted with; else as [`Descriptor::parse`] and [`Sparse::open`].
+    /// `Invalid` if the file is neither, as a flat extent is; `Encrypted` if it cannot be read but names the keys that
+    /// it was encrypted with; else as [`Descriptor::parse`] and [`Sparse::open`].
     pub fn read<S: Source + ?Sized>(source: &S) -> Result<Self> {
         let file_len = len_of(source)?;
         Self::read_clear(source, file_len).map_err(|error| match error.kind() {

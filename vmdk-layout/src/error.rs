@@ -112,7 +112,8 @@ impl StdError for Error {
     }
 }
 
-/// Puts text from outside into a message: quoted, escaped and short, so that it can neither forge lines nor flood a log.
+/// Puts text from outside into a message: quoted, escaped and short, so that it can neither forge lines nor flood a
+/// log.
 pub(crate) fn shown(text: &str) -> String {
     const SHOWN: usize = 80;
     let mut quoted: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();

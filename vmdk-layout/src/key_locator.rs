@@ -1,8 +1,9 @@
-//! Key locators: VMware's notation of where a key is, in `encryptionKeys`, `encryption.keySafe` and `encryption.bundle`.
+//! Key locators: VMware's notation of where a key is, in `encryptionKeys`, `encryption.keySafe` and
+//! `encryption.bundle`.
 //!
 //! `vmware:key/<locator>`, where a locator is `null/`, `rawkey/<key>`, one of the indirect `phrase`, `ldap`, `script`,
-//! `role` and `fqid`, or one of the compound `list/(<locator>,...)` and `pair/(<locator>,<MAC>,<base64 data>)`. Elements
-//! are percent-escaped. Key material is never kept: a locator that held it says so and no more.
+//! `role` and `fqid`, or one of the compound `list/(<locator>,...)` and `pair/(<locator>,<MAC>,<base64 data>)`.
+//! Elements are percent-escaped. Key material is never kept: a locator that held it says so and no more.
 
 use crate::error::{Error, Kind, Result, shown};
 use crate::limits::{MAX_KEY_LOCATOR_DEPTH, MAX_KEY_LOCATOR_ELEMENTS};
@@ -64,8 +65,8 @@ impl KeyLocator {
     /// Reads a key locator with its `vmware:key/` prefix.
     ///
     /// # Errors
-    /// `Invalid` with the byte at which the text leaves the grammar; `Unsupported` for an unknown kind of locator or one
-    /// nested deeper or longer than any that VMware writes.
+    /// `Invalid` with the byte at which the text leaves the grammar; `Unsupported` for an unknown kind of locator or
+    /// one nested deeper or longer than any that VMware writes.
     pub fn parse(text: &str) -> Result<Self> {
         const PREFIX: &str = "vmware:key/";
         let prefixed = text.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));

@@ -46,15 +46,15 @@
 //!
 //! # Hostile input
 //!
-//! Descriptors, headers and tables may come from anyone. Names that lead out of the VM folder, loops, tables beyond their
-//! file, sizes that overflow and grains that inflate too far are refused with an [`Error`] that names the line or the
-//! offset, what was found and what was expected. Nothing panics, and memory is bounded by [`limits`] or by the bytes
-//! really handed in, never by a number in them.
+//! Descriptors, headers and tables may come from anyone. Names that lead out of the VM folder, loops, tables beyond
+//! their file, sizes that overflow and grains that inflate too far are refused with an [`Error`] that names the line or
+//! the offset, what was found and what was expected. Nothing panics, and memory is bounded by [`limits`] or by the
+//! bytes really handed in, never by a number in them.
 //!
 //! # Not here
 //!
-//! Writing grains (sparse extents and snapshots are read only; flat extents are written at the offsets given), replaying
-//! seSparse journals, and decrypting what VMware encrypted.
+//! Writing grains (sparse extents and snapshots are read only; flat extents are written at the offsets given),
+//! replaying seSparse journals, and decrypting what VMware encrypted.
 #![forbid(unsafe_code)]
 
 mod cache;

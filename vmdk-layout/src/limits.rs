@@ -37,5 +37,6 @@ pub const MAX_KEY_LOCATOR_DEPTH: usize = 8;
 /// Most elements in one key locator. VMware writes one for each key that may unlock, a handful.
 pub const MAX_KEY_LOCATOR_ELEMENTS: usize = 1024;
 
-/// Bytes of directories and tables read at once. It divides neither unevenly: entries are 4 or 8 bytes on sector starts.
+/// Bytes of directories and tables read at once. It divides neither unevenly: entries are 4 or 8 bytes on sector
+/// starts.
 pub const PIECE_LEN: u64 = 4096;

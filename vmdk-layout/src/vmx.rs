@@ -86,8 +86,8 @@ impl Vmx {
     /// Changes the value of a setting, or adds it at the end. All other lines stay as they are.
     ///
     /// # Errors
-    /// `Invalid` if the key is not one or the value cannot be written in this encoding; `.encoding` cannot be set, since
-    /// every other line depends on it.
+    /// `Invalid` if the key is not one or the value cannot be written in this encoding; `.encoding` cannot be set,
+    /// since every other line depends on it.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let encoded = self.encoding.encode(value).filter(|bytes| !bytes.contains(&0)).ok_or_else(|| {
             let message = format!("{} cannot be written in {}", shown(value), self.encoding.name());

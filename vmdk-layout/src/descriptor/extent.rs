@@ -100,7 +100,8 @@ pub struct Extent {
     pub sectors: u64,
     /// How it is stored.
     pub extent_type: ExtentType,
-    /// The file or device as named: hostile until checked by [`file_name`](Self::file_name). Every type but ZERO has one.
+    /// The file or device as named: hostile until checked by [`file_name`](Self::file_name). Every type but ZERO has
+    /// one.
     pub file: Option<String>,
     /// Disk sectors of the file before the extent's first; not zero for flat types alone.
     pub offset: u64,

@@ -12,7 +12,8 @@ pub enum Side {
     Disk,
 }
 
-/// What a file of a VM folder is. The names in the variants' descriptions are those that VMware gives, `x` being the VM.
+/// What a file of a VM folder is. The names in the variants' descriptions are those that VMware gives, `x` being the
+/// VM.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Role {
     /// `x.vmx`: settings.

@@ -1,7 +1,8 @@
 //! Headers of COWD extents (Virtual Disk Format 5.0, "ESXi Host Sparse Extents").
 //!
 //! Eight 32-bit fields - magic, version, flags, capacity, sectors in a grain, first sector of the grain directory,
-//! entries in it, next free sector - of 2048 bytes; at 1648 a 32-bit flag: not closed properly. Tables have 4096 entries.
+//! entries in it, next free sector - of 2048 bytes; at 1648 a 32-bit flag: not closed properly. Tables have 4096
+//! entries.
 
 use super::{Sparse, SparseFormat, bytes};
 use crate::error::{Error, Kind, Result};
@@ -28,8 +29,8 @@ pub(super) fn open<S: Source + ?Sized>(source: &S, file_len: u64) -> Result<Spar
     let covered = directory_entries.saturating_mul(ENTRIES_PER_TABLE).saturating_mul(grain_sectors);
     if covered < capacity {
         let message = format!(
-            "{directory_entries} tables of {ENTRIES_PER_TABLE} grains of {grain_sectors} sectors cover {covered} sectors, \
-             expected the capacity of {capacity}"
+            "{directory_entries} tables of {ENTRIES_PER_TABLE} grains of {grain_sectors} sectors cover {covered}, expected \
+             the capacity of {capacity}"
         );
         return Err(Error::new(Kind::Corrupt, message).at_offset(24));
     }

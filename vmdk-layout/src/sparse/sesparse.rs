@@ -1,10 +1,10 @@
 //! seSparse extents. The format is not published; what is here is common knowledge of QEMU and dissect.
 //!
-//! All fields are 64 bits. The constant header at 0 has magic, version, capacity, sectors in a grain, sectors in a grain
-//! table, flags, four reserved fields, and then first sector and length of: volatile header, journal header, journal,
-//! grain directory, grain tables, free bitmap, back map, grains. The volatile header says whether the journal must be
-//! replayed. A grain of kind 1 was unmapped by the guest and reads as zeros, as in QEMU; dissect takes it for the
-//! parent's.
+//! All fields are 64 bits. The constant header at 0 has magic, version, capacity, sectors in a grain, sectors in a
+//! grain table, flags, four reserved fields, and then first sector and length of: volatile header, journal header,
+//! journal, grain directory, grain tables, free bitmap, back map, grains. The volatile header says whether the journal
+//! must be replayed. A grain of kind 1 was unmapped by the guest and reads as zeros, as in QEMU; dissect takes it for
+//! the parent's.
 
 use super::{Grain, Sparse, SparseFormat, bytes};
 use crate::error::{Error, Kind, Result};
@@ -54,7 +54,8 @@ pub(super) fn open<S: Source + ?Sized>(source: &S, file_len: u64) -> Result<Spar
     let covered = bytes(directory_sectors).saturating_div(8).saturating_mul(ENTRIES_PER_TABLE * GRAIN_SECTORS);
     if covered < capacity {
         let message = format!(
-            "a directory of {directory_sectors} sectors covers {covered} sectors of disk, expected the capacity of {capacity}"
+            "a directory of {directory_sectors} sectors covers {covered} sectors, expected the \
+             capacity of {capacity}"
         );
         return Err(Error::new(Kind::Corrupt, message).at_offset(136));
     }
@@ -108,7 +109,8 @@ pub(super) fn table_sector(entry: u64, tables: u64) -> Result<u64> {
     }
 }
 
-/// The grain that a table entry names: its kind in the top 4 bits, then the 12 low bits of its index, then 48 high ones.
+/// The grain that a table entry names: its kind in the top 4 bits, then the 12 low bits of its index, then 48 high
+/// ones.
 pub(super) fn grain(entry: u64, grains: u64, grain_sectors: u64) -> Result<Grain> {
     let index = entry >> 48 & 0xfff | (entry & 0xffff_ffff_ffff) << 12;
     match entry >> 60 {
