@@ -95,6 +95,9 @@ fn a_primary_key_file_has_one_length() {
         fs::write(&path, bad).unwrap();
         assert_eq!(PrimaryKey::load(&path).err().unwrap().kind(), Kind::Corrupt, "{len} bytes");
     }
+    let later = [b"VMCRYPTP\x02\0".as_slice(), &[0; 100]].concat();
+    fs::write(&path, later).unwrap();
+    assert_eq!(PrimaryKey::load(&path).err().unwrap().kind(), Kind::Unsupported, "a later version has its own length");
 }
 
 #[test]
