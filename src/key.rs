@@ -25,9 +25,13 @@ impl Dek {
     /// Takes over bytes that are already in locked memory.
     ///
     /// # Errors
-    /// `Corrupt` when the length is not one that a DEK can have.
+    /// `Corrupt` when the length is not one that a DEK can have, or the two keys in a disk's are equal.
     pub fn new(bytes: SecretBytes) -> Result<Self> {
         match bytes.len() {
+            // Rogaway 2004, and FIPS 140-2 IG A.9 after it: with equal halves a chosen ciphertext betrays the tweaks.
+            DISK_DEK_LEN if bytes[..DISK_DEK_LEN / 2] == bytes[DISK_DEK_LEN / 2..] => {
+                Err(Error::new(Kind::Corrupt, "a disk's DEK of two equal halves, expected different ones"))
+            }
             DISK_DEK_LEN | HOME_DEK_LEN => Ok(Self(bytes)),
             len => Err(Error::new(
                 Kind::Corrupt,
@@ -171,15 +175,27 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let mut bytes = SecretBytes::zeroed(DISK_DEK_LEN);
-        bytes.fill(0xab);
+        bytes[..32].fill(0xab);
         let shown = format!("{:?}", Dek::new(bytes).unwrap());
         assert_eq!(shown, "Dek(64 bytes)");
     }
 
     #[test]
     fn only_lengths_of_the_format_make_a_dek() {
-        let accepted: Vec<usize> = (0..=64).filter(|&len| Dek::new(SecretBytes::zeroed(len)).is_ok()).collect();
+        let of_len = |len| {
+            let mut bytes = SecretBytes::zeroed(len);
+            bytes.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
+            Dek::new(bytes)
+        };
+        let accepted: Vec<usize> = (0..=64).filter(|&len| of_len(len).is_ok()).collect();
         assert_eq!(accepted, [HOME_DEK_LEN, DISK_DEK_LEN]);
+    }
+
+    #[test]
+    fn the_two_keys_of_a_disk_differ() {
+        let mut bytes = SecretBytes::zeroed(DISK_DEK_LEN);
+        bytes.fill(0x3c);
+        assert_eq!(Dek::new(bytes).unwrap_err().kind(), Kind::Corrupt);
     }
 
     #[test]

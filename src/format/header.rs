@@ -127,7 +127,7 @@ pub struct Header {
     pub uuid: Uuid,
     /// Kind and geometry.
     pub shape: Shape,
-    /// For people; at most 255 bytes.
+    /// For people; at most 255 bytes, no control characters.
     pub label: String,
     /// Which new files become disks; a home's only.
     pub disk_names: DiskNames,
@@ -141,11 +141,18 @@ impl Header {
     /// # Errors
     /// `Invalid` when a field is outside its limits.
     pub fn encode(&self, dek: &Dek) -> Result<Vec<u8>> {
+        if dek.bytes().len() != self.shape.kind().dek_len() {
+            return Err(Error::new(Kind::Invalid, wrong_dek(self.shape.kind(), dek)));
+        }
         let mut w = self.encode_fields()?;
         let hmac = derive::hmac(authentication_key(&self.uuid, dek)?.as_slice(), w.bytes());
         w.put(hmac);
         w.put(derive::sha256(w.bytes()));
-        Ok(w.bytes().to_vec())
+        // What a reader would refuse is not written.
+        match UnverifiedHeader::decode(w.bytes()) {
+            Ok(written) => Ok(written.bytes),
+            Err(error) => Err(Error::with_source(Kind::Invalid, "a header that could not be read again", error)),
+        }
     }
 
     fn encode_fields(&self) -> Result<Writer> {
@@ -175,12 +182,7 @@ impl Header {
     }
 
     fn encode_body(&self) -> Result<Vec<u8>> {
-        if self.label.len() > MAX_LABEL_LEN {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("label of {} bytes, at most {MAX_LABEL_LEN}", self.label.len()),
-            ));
-        }
+        check_label(&self.label)?;
         let mut w = Writer::default();
         w.count_u16(self.label.len(), "bytes of label")?;
         w.put(&self.label);
@@ -262,8 +264,12 @@ impl UnverifiedHeader {
     /// Proves with the component's DEK that its owner wrote this copy.
     ///
     /// # Errors
-    /// `Corrupt` when the HMAC does not match: a field was changed, or a slot comes from another component.
+    /// `Corrupt` when the HMAC does not match: a field was changed, or a slot comes from another component; or when `dek`
+    /// is of the other kind's length.
     pub fn verify(self, dek: &Dek) -> Result<Header> {
+        if dek.bytes().len() != self.header.shape.kind().dek_len() {
+            return Err(Error::new(Kind::Corrupt, wrong_dek(self.header.shape.kind(), dek)));
+        }
         let (fields, rest) = self.bytes.split_at(HMAC_OFFSET);
         let key = authentication_key(&self.header.uuid, dek)?;
         if derive::hmac_verifies(key.as_slice(), fields, &rest[..CHECKSUM_OFFSET - HMAC_OFFSET]) {
@@ -293,6 +299,9 @@ fn decode_checked(codes: [u8; 2], r: &mut Reader<'_>) -> Result<Header> {
         return Err(Error::new(Kind::Corrupt, "header sequence 0, expected at least 1"));
     }
     let uuid = Uuid::from_bytes(r.array()?);
+    if uuid.is_nil() {
+        return Err(Error::new(Kind::Corrupt, "the nil UUID, expected one that names the component"));
+    }
     let sector_size = r.u32()?;
     r.reserved(4)?;
     let data_offset = r.u64()?;
@@ -338,10 +347,8 @@ fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Sh
 
 fn decode_names(shape: Shape, body: &mut Reader<'_>) -> Result<(String, DiskNames)> {
     let label_len = usize::from(body.u16()?);
-    if label_len > MAX_LABEL_LEN {
-        return Err(Error::new(Kind::Corrupt, format!("label of {label_len} bytes, at most {MAX_LABEL_LEN}")));
-    }
     let label = body.text(label_len, "label")?.to_owned();
+    check_label(&label).map_err(as_damage)?;
     let mut patterns = Vec::new();
     for _ in 0..body.u8()? {
         let len = usize::from(body.u8()?);
@@ -380,6 +387,20 @@ fn decode_slot(shape: Shape, body: &mut Reader<'_>) -> Result<Slot> {
         return Err(Error::new(Kind::Corrupt, format!("wrapped DEK of {len} bytes, expected {expected}")));
     }
     Ok(Slot { key_id, check, wrapped: WrappedDek(body.bytes(len)?.to_vec()) })
+}
+
+fn check_label(label: &str) -> Result<()> {
+    if label.len() <= MAX_LABEL_LEN && !label.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Invalid,
+        format!("label of {} bytes, expected at most {MAX_LABEL_LEN} without control characters", label.len()),
+    ))
+}
+
+fn wrong_dek(kind: ComponentKind, dek: &Dek) -> String {
+    format!("a DEK of {} bytes for a {}, expected {}", dek.bytes().len(), kind.word(), kind.dek_len())
 }
 
 /// In a file, a value outside its limits is damage, whatever it would be as an argument.

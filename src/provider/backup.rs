@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::config::{self, Config, Settings};
 use super::native::{self, PrimaryKey};
 use super::private_file;
+use crate::crypto::derive::sha256;
 use crate::crypto::passphrase::{self, Cost};
 use crate::crypto::{aead, random};
 use crate::error::{Context, Error, Kind, Result};
@@ -28,7 +29,8 @@ const SALT_LEN: usize = 16;
 const NONCE_LEN: usize = 12;
 const TAG_LEN: usize = 16;
 const SEALED_LEN: usize = KEK_LEN + TAG_LEN;
-const MAX_LEN: usize = FIXED_LEN + MAX_PROVIDER_LEN + SEALED_LEN;
+const CHECKSUM_LEN: usize = 32;
+const MAX_LEN: usize = FIXED_LEN + MAX_PROVIDER_LEN + SEALED_LEN + CHECKSUM_LEN;
 
 /// A primary key and the name of its provider: what a backup holds.
 pub struct Backup {
@@ -95,6 +97,7 @@ impl Backup {
         let key = passphrase::derive(passphrase, &salt, &cost)?;
         let sealed = aead::seal(&key, &nonce, &bytes, self.primary.bytes())?;
         bytes.extend_from_slice(&sealed);
+        bytes.extend_from_slice(&sha256(&bytes));
         Ok(bytes)
     }
 
@@ -172,7 +175,7 @@ impl PartialEq for Backup {
     }
 }
 
-/// A backup whose passphrase was not tried yet. Nothing of it is proof: whoever made the file chose its content.
+/// A whole backup whose passphrase was not tried yet. Nothing of it is proof: whoever made the file chose its content.
 pub struct SealedBackup {
     associated: Vec<u8>,
     sealed: Vec<u8>,
@@ -205,11 +208,16 @@ impl SealedBackup {
         if !bytes.starts_with(&MAGIC) {
             return Err(damaged("it does not begin with VMCRYPTB"));
         }
-        let (fixed, rest) = bytes.split_first_chunk::<FIXED_LEN>().ok_or_else(|| damaged("it is too short"))?;
-        let version = u16::from_le_bytes(field(fixed, 8));
+        let version = bytes[MAGIC.len()..].first_chunk().ok_or_else(|| damaged("it ends within its version"))?;
+        let version = u16::from_le_bytes(*version);
         if version != VERSION {
             return Err(Error::new(Kind::Unsupported, format!("a backup of version {version}, expected {VERSION}")));
         }
+        let bytes = match bytes.split_last_chunk::<CHECKSUM_LEN>() {
+            Some((bytes, checksum)) if sha256(bytes) == *checksum => bytes,
+            _ => return Err(damaged("its checksum does not match")),
+        };
+        let (fixed, rest) = bytes.split_first_chunk::<FIXED_LEN>().ok_or_else(|| damaged("it is too short"))?;
         let [name_len, reserved] = field(fixed, 10);
         if reserved != 0 {
             return Err(damaged("a reserved byte is set"));
@@ -247,16 +255,11 @@ impl SealedBackup {
     /// Opens the backup.
     ///
     /// # Errors
-    /// `KeyRejected` when the passphrase is wrong or the file was changed, which cannot be told apart.
+    /// `KeyRejected` when the passphrase is wrong: the file's checksum was right.
     pub fn open(self, passphrase: &[u8]) -> Result<Backup> {
         let key: SecretBytes = passphrase::derive(passphrase, &self.salt, &self.cost)?;
-        let primary = aead::open(&key, &self.nonce, &self.associated, &self.sealed).map_err(|error| {
-            Error::with_source(
-                Kind::KeyRejected,
-                "the passphrase is wrong, or the backup was changed since it was made",
-                error,
-            )
-        })?;
+        let primary = aead::open(&key, &self.nonce, &self.associated, &self.sealed)
+            .map_err(|error| Error::with_source(Kind::KeyRejected, "the passphrase is wrong", error))?;
         Ok(Backup { provider: self.provider, primary: PrimaryKey::new(self.primary_uuid, primary)? })
     }
 }

@@ -3,6 +3,7 @@
 //! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
 //! loses the primary key loses all that its KEKs protect: see [`backup`](super::backup).
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use crate::sys::SecretBytes;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTP";
 const VERSION: [u8; 2] = 1_u16.to_le_bytes();
+/// Magic and version: what all versions begin with.
+const START_LEN: usize = 10;
 /// Magic, version, reserved bytes, uuid, key; the checksum over them follows.
 const BODY_LEN: usize = 64;
 const UUID_AT: usize = 16;
@@ -99,15 +102,24 @@ impl PrimaryKey {
             opened => opened,
         }?;
         let reading = || format!("reading the primary key file {}", path.display());
-        let len = file.metadata().context(reading)?.len();
+        Self::read(&file).context(reading)
+    }
+
+    fn read(file: &File) -> Result<Self> {
+        let mut start = [0; START_LEN];
+        let len = file.metadata().context(|| "asking for its length".into())?.len();
+        if len >= START_LEN as u64 {
+            file.read_exact_at(&mut start, 0).context(|| "its first bytes".into())?;
+        }
+        check_start(&start)?;
         if len != FILE_LEN {
-            return Err(Error::new(Kind::Corrupt, format!("{len} bytes, expected {FILE_LEN}"))).context(reading);
+            return Err(Error::new(Kind::Corrupt, format!("{len} bytes, expected {FILE_LEN}")));
         }
         let mut body = SecretBytes::zeroed(BODY_LEN);
         let mut checksum = [0; CHECKSUM_LEN];
-        file.read_exact_at(&mut body, 0).context(reading)?;
-        file.read_exact_at(&mut checksum, BODY_LEN as u64).context(reading)?;
-        Self::decode(&body, checksum).context(reading)
+        file.read_exact_at(&mut body, 0).context(|| "its content".into())?;
+        file.read_exact_at(&mut checksum, BODY_LEN as u64).context(|| "its checksum".into())?;
+        Self::decode(&body, checksum)
     }
 
     /// Makes a primary key file, for this user alone.
@@ -147,16 +159,10 @@ impl PrimaryKey {
     }
 
     fn decode(body: &SecretBytes, checksum: [u8; CHECKSUM_LEN]) -> Result<Self> {
-        if body[..8] != MAGIC {
-            return Err(Error::new(Kind::Corrupt, "not a primary key file: it does not begin with VMCRYPTP"));
-        }
-        if body[8..10] != VERSION {
-            return Err(Error::new(Kind::Unsupported, "a primary key file of a later version, expected version 1"));
-        }
         if checksum != sha256(body) {
             return Err(Error::new(Kind::Corrupt, "the primary key file is damaged: its checksum does not match"));
         }
-        if body[10..UUID_AT] != [0; 6] {
+        if body[START_LEN..UUID_AT] != [0; 6] {
             return Err(Error::new(Kind::Corrupt, "reserved bytes of the primary key file are set"));
         }
         let uuid = Uuid::from_slice(&body[UUID_AT..KEY_AT])
@@ -165,6 +171,18 @@ impl PrimaryKey {
         key.copy_from_slice(&body[KEY_AT..]);
         Self::new(uuid, key)
     }
+}
+
+/// Another version may have another length, so this is judged first.
+fn check_start(start: &[u8; START_LEN]) -> Result<()> {
+    let (magic, version) = start.split_at(MAGIC.len());
+    if magic != MAGIC {
+        return Err(Error::new(Kind::Corrupt, "not a primary key file: it does not begin with VMCRYPTP"));
+    }
+    if version != VERSION {
+        return Err(Error::new(Kind::Unsupported, "a primary key file of another version, expected version 1"));
+    }
+    Ok(())
 }
 
 /// Makes and fetches KEKs by a primary key.

@@ -64,7 +64,12 @@ fn choose(first: Result<UnverifiedHeader>, second: Result<UnverifiedHeader>) -> 
 
 fn choose_valid(first: UnverifiedHeader, second: UnverifiedHeader) -> Result<StoredHeader> {
     let sequences = (first.claims().sequence, second.claims().sequence);
-    if first.same_bytes(&second) {
+    if first.claims().uuid != second.claims().uuid {
+        Err(Error::new(
+            Kind::Corrupt,
+            format!("header copies of two components, {} and {}", first.claims().uuid, second.claims().uuid),
+        ))
+    } else if first.same_bytes(&second) {
         Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Same })
     } else if sequences.0 > sequences.1 {
         Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Older(sequences.1) })

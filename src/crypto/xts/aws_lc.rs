@@ -239,10 +239,4 @@ mod tests {
         assert_eq!(kept(&cipher.decrypting), 0);
         cipher.decrypt_in_place(SectorIndex(0), SectorSize::DEFAULT, &mut [0; 32]).unwrap();
     }
-
-    #[test]
-    fn aws_lc_itself_refuses_equal_halves() {
-        let dek = Dek::new(crate::sys::SecretBytes::zeroed(DISK_DEK_LEN)).unwrap();
-        assert!(AwsLc::new(&dek).is_err());
-    }
 }

@@ -128,9 +128,8 @@ fn names_come_back_as_engines() {
 #[test]
 fn keys_that_are_no_disk_deks_are_refused() {
     for engine in Engine::ALL {
-        for wrong in [dek(&[1; 32]), dek(&[1; 64])] {
-            assert_eq!(engine.cipher(&wrong).map(drop).unwrap_err().kind(), Kind::Invalid, "{engine} {wrong:?}");
-        }
+        let error = engine.cipher(&dek(&[1; 32])).map(drop).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{engine}");
     }
 }
 

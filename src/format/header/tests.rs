@@ -99,8 +99,22 @@ fn values_outside_their_limits_are_not_written() {
         header.encode(&key).unwrap_err().kind() == Kind::Invalid
     };
     assert!(refuses(|header| header.label = "x".repeat(256)));
+    assert!(refuses(|header| header.label = "two\nlines".into()));
+    assert!(refuses(|header| header.sequence = 0));
+    assert!(refuses(|header| header.uuid = Uuid::nil()));
+    assert!(refuses(|header| header.shape = Shape::Home), "a home with a disk's DEK");
+    assert!(refuses(|header| header.disk_names = DiskNames::new(vec!["*.dsk".into()]).unwrap()), "on a disk");
+    assert!(refuses(|header| header.slots[1].wrapped.0.truncate(40)));
     assert!(refuses(|header| header.slots.clear()));
     assert!(refuses(|header| header.slots = vec![header.slots[0].clone(); 5]));
+}
+
+#[test]
+fn a_dek_of_the_other_kind_is_damage() {
+    let bytes = sample(DISK).encode(&dek(DISK, 1)).unwrap();
+    let error = UnverifiedHeader::decode(&bytes).unwrap().verify(&dek(Shape::Home, 1)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("32 bytes for a disk"), "{error}");
 }
 
 #[test]

@@ -37,40 +37,67 @@ fn the_passphrase_opens_what_it_sealed() {
 #[test]
 fn the_file_is_as_documented() {
     let (backup, bytes) = sample();
-    assert_eq!(bytes.len(), 68 + "local".len() + 48);
+    assert_eq!(bytes.len(), 68 + "local".len() + 48 + 32);
     assert_eq!(bytes[..24], *b"VMCRYPTB\x01\0\x05\0\x08\0\0\0\x01\0\0\0\x01\0\0\0");
     assert_eq!(bytes[52..68], *backup.primary_uuid().as_bytes());
     assert_eq!(bytes[68..73], *b"local");
     let key = passphrase::derive(PASSPHRASE, &bytes[24..40].try_into().unwrap(), &CHEAP).unwrap();
-    let opened = aead::open(&key, &bytes[40..52].try_into().unwrap(), &bytes[..73], &bytes[73..]).unwrap();
+    let opened = aead::open(&key, &bytes[40..52].try_into().unwrap(), &bytes[..73], &bytes[73..121]).unwrap();
     assert_eq!(*opened, *backup.primary.bytes());
+    assert_eq!(bytes[121..], sha256(&bytes[..121]));
+}
+
+/// The file with its checksum made right.
+fn summed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let end = bytes.len() - CHECKSUM_LEN;
+    let checksum = sha256(&bytes[..end]);
+    bytes[end..].copy_from_slice(&checksum);
+    bytes
 }
 
 #[test]
-fn every_flipped_byte_is_refused() {
+fn damage_needs_no_passphrase_to_be_seen() {
     let (_, good) = sample();
     for at in 0..good.len() {
         for bit in [0x01, 0x40] {
             let mut bad = good.clone();
             bad[at] ^= bit;
-            assert!(unseal(&bad, PASSPHRASE).is_err(), "byte {at} is not looked at");
+            let expected = if (8..10).contains(&at) { Kind::Unsupported } else { Kind::Corrupt };
+            assert_eq!(SealedBackup::decode(&bad).err().unwrap().kind(), expected, "byte {at}");
         }
     }
 }
 
+/// Someone without the passphrase can make a checksum, but not the tag.
 #[test]
-fn what_needs_no_passphrase_is_told_to_be_damage() {
+fn every_change_with_a_mended_checksum_is_refused() {
+    let (_, good) = sample();
+    let mut past_the_limits = 0;
+    for at in 0..good.len() - CHECKSUM_LEN {
+        let mut bad = good.clone();
+        bad[at] ^= 0x01;
+        if let Ok(sealed) = SealedBackup::decode(&summed(bad)) {
+            past_the_limits += 1;
+            assert_eq!(sealed.open(PASSPHRASE).err().unwrap().kind(), Kind::KeyRejected, "byte {at} is not looked at");
+        }
+    }
+    assert!(past_the_limits > 90, "salt, nonce, uuid and the sealed key are free bytes: {past_the_limits}");
+}
+
+#[test]
+fn what_no_backup_says_is_damage_under_a_right_checksum_too() {
     let (_, good) = sample();
     for at in (0..8).chain(10..12).chain([14, 15, 17, 18, 19, 21, 22, 23, 68]) {
         let mut bad = good.clone();
         bad[at] ^= 0xe0;
-        assert_eq!(SealedBackup::decode(&bad).err().unwrap().kind(), Kind::Corrupt, "byte {at}");
+        assert_eq!(SealedBackup::decode(&summed(bad)).err().unwrap().kind(), Kind::Corrupt, "byte {at}");
     }
     for len in 0..good.len() {
         assert_eq!(SealedBackup::decode(&good[..len]).err().unwrap().kind(), Kind::Corrupt, "{len} bytes");
     }
-    let longer = [good.as_slice(), &[0]].concat();
-    assert_eq!(SealedBackup::decode(&longer).err().unwrap().kind(), Kind::Corrupt);
+    for longer in [[good.as_slice(), &[0]].concat(), summed([good.as_slice(), &[0]].concat())] {
+        assert_eq!(SealedBackup::decode(&longer).err().unwrap().kind(), Kind::Corrupt);
+    }
 }
 
 #[test]
@@ -91,7 +118,8 @@ fn costs_are_judged_before_they_are_paid() {
         for (at, parameter) in [(12, memory_kib), (16, passes), (20, lanes)] {
             bad[at..at + 4].copy_from_slice(&u32::to_le_bytes(parameter));
         }
-        assert_eq!(SealedBackup::decode(&bad).err().unwrap().kind(), Kind::Corrupt, "{memory_kib} {passes} {lanes}");
+        let refused = SealedBackup::decode(&summed(bad)).err().unwrap();
+        assert_eq!(refused.kind(), Kind::Corrupt, "{memory_kib} {passes} {lanes}");
         let refused = backup.seal(PASSPHRASE, Cost { memory_kib, passes, lanes });
         assert_eq!(refused.unwrap_err().kind(), Kind::Invalid, "{memory_kib} {passes} {lanes}");
     }

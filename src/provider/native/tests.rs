@@ -28,11 +28,11 @@ fn a_key_made_before_a_restart_unwraps_after_it() {
     let (_dir, path) = key_file();
     let (id, kek) = provider_of(&path).create_key(&purpose()).unwrap();
     let mut dek = SecretBytes::zeroed(64);
-    dek.fill(0x3c);
+    dek[..32].fill(0x3c);
     let wrapped = kek.wrap(&Dek::new(dek).unwrap()).unwrap();
 
     let fetched = provider_of(&path).fetch_key(&id).unwrap();
-    assert_eq!(fetched.unwrap(&wrapped).unwrap().bytes(), [0x3c; 64]);
+    assert_eq!(fetched.unwrap(&wrapped).unwrap().bytes(), [[0x3c; 32], [0; 32]].concat());
     assert_eq!(fetched.check().unwrap(), kek.check().unwrap());
 }
 
@@ -95,6 +95,9 @@ fn a_primary_key_file_has_one_length() {
         fs::write(&path, bad).unwrap();
         assert_eq!(PrimaryKey::load(&path).err().unwrap().kind(), Kind::Corrupt, "{len} bytes");
     }
+    let later = [b"VMCRYPTP\x02\0".as_slice(), &[0; 100]].concat();
+    fs::write(&path, later).unwrap();
+    assert_eq!(PrimaryKey::load(&path).err().unwrap().kind(), Kind::Unsupported, "a later version has its own length");
 }
 
 #[test]

@@ -101,6 +101,16 @@ fn different_copies_of_one_sequence_are_damage() {
 }
 
 #[test]
+fn copies_of_two_components_are_damage() {
+    let (_, mut image) = created(&random::disk_dek().unwrap());
+    let (_, other) = created(&random::disk_dek().unwrap());
+    image[..COPY_LEN].copy_from_slice(&other[..COPY_LEN]);
+    let error = label_of(image).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("of two components"), "{error}");
+}
+
+#[test]
 fn foreign_and_wrong_kinds_are_told_apart_from_damage() {
     let foreign = load(&MemoryStorage::new(b"QFI\xfb".repeat(5000)), ComponentKind::Disk).unwrap_err();
     assert_eq!(foreign.kind(), Kind::Invalid);
