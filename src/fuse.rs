@@ -18,7 +18,7 @@ use fuser::{
 
 use crate::fs::{Attr, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange};
 use crate::storage::Access;
-use crate::store::disk::MAX_REQUEST;
+use crate::store::plain_file::MAX_REQUEST;
 use errno::refuse;
 
 /// How long the kernel may believe what it was told of names and attributes: another host may change the folder.

@@ -4,6 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::fs::handle::{HandleNumber, OpenDisk, PooledBuffer};
 use crate::sector::MAX_PLAIN_LEN;
+use crate::store::plain_file::PlainFile;
 
 /// What `fallocate` shall do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,7 +41,7 @@ impl FileSystem {
     /// Up to `size` bytes at `offset`, fewer at the end, in place in `buffer`.
     ///
     /// # Errors
-    /// Those of [`Disk::read_at`](crate::store::disk::Disk::read_at).
+    /// Those of [`PlainFile::read_at`](crate::store::plain_file::PlainFile::read_at).
     pub fn read<'b>(
         &self,
         handle: HandleNumber,
@@ -55,7 +56,7 @@ impl FileSystem {
     /// Writes all of `data` at `offset`.
     ///
     /// # Errors
-    /// Those of [`Disk::write_at`](crate::store::disk::Disk::write_at).
+    /// Those of [`PlainFile::write_at`](crate::store::plain_file::PlainFile::write_at).
     pub fn write(&self, handle: HandleNumber, offset: u64, data: &[u8]) -> Result<()> {
         let open = self.handles.disk(handle)?;
         open.disk.write_at(offset, data, &mut self.buffers.take())
@@ -64,7 +65,7 @@ impl FileSystem {
     /// Returns once everything written to the file is durable.
     ///
     /// # Errors
-    /// Those of [`Disk::sync`](crate::store::disk::Disk::sync).
+    /// Those of [`PlainFile::sync`](crate::store::plain_file::PlainFile::sync).
     pub fn sync(&self, handle: HandleNumber) -> Result<()> {
         self.handles.disk(handle)?.disk.sync()
     }

@@ -11,7 +11,8 @@ use parking_lot::RwLock;
 use crate::error::{Error, Kind, Result};
 use crate::fs::FileKind;
 use crate::storage::{Access, FileStorage};
-use crate::store::disk::{Disk, request_buffer};
+use crate::store::disk::Disk;
+use crate::store::plain_file::{PlainFile, request_buffer};
 use crate::sys::AlignedBuffer;
 
 /// Number of a handle, as given to the kernel.

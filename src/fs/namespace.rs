@@ -17,6 +17,7 @@ use crate::fs::handle::{DirEntry, Handle, HandleNumber, OpenDisk};
 use crate::fs::node::{BackingId, DiskNode, Node, NodeKind, NodeNumber, Place};
 use crate::sector::{self, SectorSize};
 use crate::storage::Access;
+use crate::store::plain_file::PlainFile;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::keyring;
 use crate::vm::{folder, scan};
@@ -317,7 +318,7 @@ impl FileSystem {
             NodeKind::Other => (FileKind::Regular, cipher_size, cipher_blocks),
             NodeKind::Disk(disk) => {
                 let size = match open_disk(node) {
-                    Some(open) => open.disk.len(),
+                    Some(open) => open.disk.plain_len(),
                     None => sector::plain_len(cipher_size.saturating_sub(disk.data_offset)),
                 };
                 // The header's two copies are no data; a file system that packs them tighter only makes this too small.

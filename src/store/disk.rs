@@ -14,18 +14,8 @@ use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNI
 use crate::storage::Storage;
 use crate::store::header_area::{self, StoredHeader};
 use crate::store::holes;
+use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::store::range_lock::{RangeGuard, RangeLock};
-use crate::sys::AlignedBuffer;
-
-/// Most bytes that one call reads or writes: what FUSE asks for at once.
-pub const MAX_REQUEST: usize = 1 << 20;
-/// A request widened to whole sectors on both sides, and the few bytes that keep the length.
-const BUFFER_LEN: usize = MAX_REQUEST + 3 * 4096;
-
-/// Memory that any request of [`Disk`] fits into. Costs only what is touched.
-pub fn request_buffer() -> AlignedBuffer {
-    AlignedBuffer::zeroed(BUFFER_LEN)
-}
 
 /// A disk whose header was read, and nothing more: there is no way to its data from here but [`unlock`](Self::unlock).
 pub struct LockedDisk<S> {
@@ -100,36 +90,115 @@ pub struct Disk<S> {
     sync_failed: AtomicBool,
 }
 
-impl<S: Storage> Disk<S> {
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
+impl<S: Storage> PlainFile for Disk<S> {
+    fn plain_len(&self) -> u64 {
         self.plain_len.load(Ordering::Acquire)
     }
 
-    /// Whether the length is 0.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The storage beneath, for attributes and claims; its bytes are ciphertext.
-    pub fn storage(&self) -> &S {
-        &self.storage
-    }
-
-    /// Reads up to `len` bytes, fewer at the end of the disk, into a [`request_buffer`].
-    ///
-    /// # Errors
-    /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` when the backing file was cut off, or `Io`.
-    pub fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+    fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
         let end = checked_end(plain_offset, len)?;
         let _guard = self.locks.shared(plain_offset..end);
-        let Ok(len) = usize::try_from(end.min(self.len()).saturating_sub(plain_offset)) else { return Ok(&[]) };
+        let Ok(len) = usize::try_from(end.min(self.plain_len()).saturating_sub(plain_offset)) else { return Ok(&[]) };
         if len == 0 {
             return Ok(&[]);
         }
         let span = Span::covering(plain_offset, len, self.sector_size);
         self.read_span(span, buffer)?;
         Ok(&buffer[span.wanted()])
+    }
+
+    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        let end = checked_end(plain_offset, data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.lock_for_change(plain_offset, end);
+        self.write_locked(plain_offset, data, buffer)
+    }
+
+    fn set_len(&self, plain_len: u64) -> Result<()> {
+        if plain_len > MAX_PLAIN_LEN {
+            return Err(too_far(plain_len));
+        }
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let old_len = self.plain_len();
+        if plain_len < old_len {
+            return self.cut_off(plain_len);
+        }
+        self.storage.set_len(self.cipher_end(plain_len))?;
+        self.plain_len.store(plain_len, Ordering::Release);
+        Ok(())
+    }
+
+    fn prepare_writes(&self) -> Result<()> {
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let plain_len = self.plain_len();
+        let behind = index(plain_len % BLOCK);
+        if behind == 0 {
+            return Ok(());
+        }
+        let span = Span::covering(plain_len, BLOCK_LEN - behind, self.sector_size);
+        let mut sector = [0; 4096];
+        self.read_span(span, &mut sector)?;
+        let mut mark = [0; BLOCK_LEN];
+        let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..behind])?;
+        let clean = sector[span.wanted()].iter().chain(&mark[..marked]).all(|&byte| byte == 0);
+        if clean { Ok(()) } else { self.pad_last_block(plain_len) }
+    }
+
+    fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, |offset, len| self.storage.punch(offset, len))
+    }
+
+    fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, |offset, len| self.storage.zero(offset, len))
+    }
+
+    fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
+        let end =
+            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
+        self.storage.allocate(self.cipher_offset(plain_offset), len)?;
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        if grow && end > self.plain_len() {
+            self.storage.set_len(self.cipher_end(end))?;
+            self.plain_len.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.plain_len();
+        if plain_offset >= plain_len {
+            return Ok(None);
+        }
+        let found = self.storage.seek_data(self.cipher_offset(plain_offset))?;
+        Ok(found.map(|at| at.saturating_sub(self.data_offset)).filter(|&at| at < plain_len))
+    }
+
+    fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.plain_len();
+        if plain_offset >= plain_len {
+            return Ok(None);
+        }
+        let found = self.storage.seek_hole(self.cipher_offset(plain_offset))?;
+        Ok(Some(found.map_or(plain_len, |at| at.saturating_sub(self.data_offset).min(plain_len))))
+    }
+
+    fn sync(&self) -> Result<()> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
+        }
+        self.storage
+            .sync()
+            .inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
+            .context(|| "making the disk's data durable".into())
+    }
+}
+
+impl<S: Storage> Disk<S> {
+    /// The storage beneath, for attributes and claims; its bytes are ciphertext.
+    pub fn storage(&self) -> &S {
+        &self.storage
     }
 
     /// Reads and decrypts a span that lies within the disk; it then begins at the front of `buffer`.
@@ -146,23 +215,9 @@ impl<S: Storage> Disk<S> {
         holes::decrypt(self.cipher.as_ref(), span.first, self.sector_size, sectors)
     }
 
-    /// Writes all of `data`, through a [`request_buffer`]. Behind the end the disk grows, with a hole in between.
-    ///
-    /// # Errors
-    /// `Invalid` for a request over [`MAX_REQUEST`] or behind [`MAX_PLAIN_LEN`], or `Io`. Then units of the range may hold
-    /// old or new data; the length is what it was.
-    pub fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let end = checked_end(plain_offset, data.len())?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        let _guard = self.lock_for_change(plain_offset, end);
-        self.write_locked(plain_offset, data, buffer)
-    }
-
     fn write_locked(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
         let span = Span::covering(plain_offset, data.len(), self.sector_size);
-        let old_len = self.len();
+        let old_len = self.plain_len();
         let new_len = old_len.max(span.end());
         let mut filled = span.wanted().end;
         if span.skip == 0 && span.end().is_multiple_of(UNIT) {
@@ -228,24 +283,6 @@ impl<S: Storage> Disk<S> {
         written
     }
 
-    /// Grows by a hole, or cuts off.
-    ///
-    /// # Errors
-    /// `Invalid` behind [`MAX_PLAIN_LEN`], or `Io`; the length is then what it was, or up to 15 bytes more than asked for.
-    pub fn set_len(&self, plain_len: u64) -> Result<()> {
-        if plain_len > MAX_PLAIN_LEN {
-            return Err(too_far(plain_len));
-        }
-        let _guard = self.locks.exclusive(0..u64::MAX);
-        let old_len = self.len();
-        if plain_len < old_len {
-            return self.cut_off(plain_len);
-        }
-        self.storage.set_len(self.cipher_end(plain_len))?;
-        self.plain_len.store(plain_len, Ordering::Release);
-        Ok(())
-    }
-
     /// Cuts the backing file off at a block, durably, and only then pads the last block: the other way round a crash could
     /// leave the mark in the midst of data. In between, the disk is up to 15 bytes longer than asked for.
     fn cut_off(&self, plain_len: u64) -> Result<()> {
@@ -258,27 +295,6 @@ impl<S: Storage> Disk<S> {
             self.plain_len.store(plain_len, Ordering::Release);
         }
         Ok(())
-    }
-
-    /// Call once before the first write after [`unlock`](LockedDisk::unlock): a crash while a disk grew from a length that
-    /// is no multiple of 16 may have left something behind its end, which must not show when it grows again.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn prepare_writes(&self) -> Result<()> {
-        let _guard = self.locks.exclusive(0..u64::MAX);
-        let plain_len = self.len();
-        let behind = index(plain_len % BLOCK);
-        if behind == 0 {
-            return Ok(());
-        }
-        let span = Span::covering(plain_len, BLOCK_LEN - behind, self.sector_size);
-        let mut sector = [0; 4096];
-        self.read_span(span, &mut sector)?;
-        let mut mark = [0; BLOCK_LEN];
-        let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..behind])?;
-        let clean = sector[span.wanted()].iter().chain(&mark[..marked]).all(|&byte| byte == 0);
-        if clean { Ok(()) } else { self.pad_last_block(plain_len) }
     }
 
     /// Writes the disk's last block anew, with zeros behind its end, and the mark that keeps the length.
@@ -297,22 +313,6 @@ impl<S: Storage> Disk<S> {
         self.storage.write_at(self.cipher_offset(unit_start), &sector[kept.start..marked])
     }
 
-    /// Discards a range: it reads as zeros, and its whole units give their space back. The length stays.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
-        self.clear(plain_offset, len, buffer, |offset, len| self.storage.punch(offset, len))
-    }
-
-    /// Makes a range read as zeros; its whole units keep their space. The length stays.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
-        self.clear(plain_offset, len, buffer, |offset, len| self.storage.zero(offset, len))
-    }
-
     fn clear(
         &self,
         plain_offset: u64,
@@ -323,7 +323,7 @@ impl<S: Storage> Disk<S> {
         const ZEROS: [u8; UNIT_LEN] = [0; UNIT_LEN];
         let end = plain_offset.saturating_add(len).min(MAX_PLAIN_LEN);
         let _guard = self.lock_for_change(plain_offset, end);
-        let plain_len = self.len();
+        let plain_len = self.plain_len();
         let end = end.min(plain_len);
         if plain_offset >= end {
             return Ok(());
@@ -345,72 +345,15 @@ impl<S: Storage> Disk<S> {
         Ok(())
     }
 
-    /// Reserves space for a range, so that writes into it find room; with `grow` the disk becomes long enough for it.
-    ///
-    /// # Errors
-    /// `Io` (`ENOSPC`), or `Invalid` behind [`MAX_PLAIN_LEN`].
-    pub fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
-        let end =
-            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
-        self.storage.allocate(self.cipher_offset(plain_offset), len)?;
-        let _guard = self.locks.exclusive(0..u64::MAX);
-        if grow && end > self.len() {
-            self.storage.set_len(self.cipher_end(end))?;
-            self.plain_len.store(end, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    /// Start of the first data at or behind `plain_offset`, if there is any.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>> {
-        let plain_len = self.len();
-        if plain_offset >= plain_len {
-            return Ok(None);
-        }
-        let found = self.storage.seek_data(self.cipher_offset(plain_offset))?;
-        Ok(found.map(|at| at.saturating_sub(self.data_offset)).filter(|&at| at < plain_len))
-    }
-
-    /// Start of the first hole at or behind `plain_offset` (the end of the disk is one), if `plain_offset` is within it.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
-        let plain_len = self.len();
-        if plain_offset >= plain_len {
-            return Ok(None);
-        }
-        let found = self.storage.seek_hole(self.cipher_offset(plain_offset))?;
-        Ok(Some(found.map_or(plain_len, |at| at.saturating_sub(self.data_offset).min(plain_len))))
-    }
-
-    /// Returns once everything written is durable.
-    ///
-    /// # Errors
-    /// `Io`. After one failed sync all later ones fail too: the kernel reports lost writes once, and which ones were lost is
-    /// not known. Closing and opening the disk starts afresh.
-    pub fn sync(&self) -> Result<()> {
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
-        }
-        self.storage
-            .sync()
-            .inspect_err(|_| self.sync_failed.store(true, Ordering::Release))
-            .context(|| "making the disk's data durable".into())
-    }
-
     /// Locks what a change of `start..end` touches: its units, and everything behind the end when the disk grows.
     fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
-        if end <= self.len() {
+        if end <= self.plain_len() {
             let guard = self.locks.exclusive(unit_range(start, end));
-            if end <= self.len() {
+            if end <= self.plain_len() {
                 return guard;
             }
         }
-        self.locks.exclusive(sector::floor(start.min(self.len()), UNIT)..u64::MAX)
+        self.locks.exclusive(sector::floor(start.min(self.plain_len()), UNIT)..u64::MAX)
     }
 
     fn cipher_offset(&self, plain_offset: u64) -> u64 {

@@ -18,6 +18,7 @@ use crate::sector::SectorSize;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
+use crate::store::plain_file::PlainFile;
 use crate::vm::keyring::{self, Keyring};
 
 /// Whether a file is a disk: by its content, never by its name.

@@ -6,6 +6,7 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::storage::memory::{CrashStorage, FaultStorage, MemoryStorage};
+use crate::store::plain_file::request_buffer;
 
 /// Lengths of the models: several sectors of either size, and a last one that is not full.
 const LIMIT: u64 = 20_000;
@@ -51,7 +52,7 @@ fn new_disk(keys: &Keys) -> Disk<MemoryStorage> {
 }
 
 fn contents<S: Storage>(disk: &Disk<S>) -> Vec<u8> {
-    let len = usize::try_from(disk.len()).unwrap();
+    let len = usize::try_from(disk.plain_len()).unwrap();
     let mut buffer = request_buffer();
     disk.read_at(0, len, &mut buffer).unwrap().to_vec()
 }
@@ -133,7 +134,7 @@ fn behaves_like_a_byte_vector(sector_size: SectorSize, ops: &[Op]) {
         }
         apply(&disk, op, &mut buffer).unwrap();
         apply_to_model(&mut model, op);
-        assert_eq!(disk.len(), model.len() as u64, "{op:?}");
+        assert_eq!(disk.plain_len(), model.len() as u64, "{op:?}");
         let seen = contents(&disk);
         let differs = seen.iter().zip(&model).position(|(a, b)| a != b);
         assert_eq!(differs, None, "first wrong byte after {op:?}");
@@ -288,7 +289,7 @@ fn every_crash_leaves_units_old_or_new() {
         for image in disk.storage.crash_images() {
             let reopened = open(MemoryStorage::new(image), &keys);
             // Growing it shows whatever a crash might have left behind the end.
-            reopened.set_len(reopened.len() + 600).unwrap();
+            reopened.set_len(reopened.plain_len() + 600).unwrap();
             for (number, unit) in contents(&reopened).chunks(UNIT_LEN).enumerate() {
                 let of = |model: &[u8]| -> Vec<u8> {
                     let rest = model.get(number * UNIT_LEN..).unwrap_or_default();

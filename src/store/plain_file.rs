@@ -1,0 +1,83 @@
+//! What an unlocked file offers, be it a disk or a home file: plaintext bytes at any offset.
+
+use crate::error::Result;
+use crate::sys::AlignedBuffer;
+
+/// Most bytes that one call reads or writes: what FUSE asks for at once.
+pub const MAX_REQUEST: usize = 1 << 20;
+/// A request widened to whole sectors or blocks on both sides, with all that is stored beside the data.
+const BUFFER_LEN: usize = MAX_REQUEST + (64 << 10);
+
+/// Memory that any request of a [`PlainFile`] fits into. Costs only what is touched.
+pub fn request_buffer() -> AlignedBuffer {
+    AlignedBuffer::zeroed(BUFFER_LEN)
+}
+
+/// Plaintext bytes at any offset, for many threads at once: overlapping requests happen in some order, never interleaved.
+/// All positions are of the plain side, in bytes.
+pub trait PlainFile: Send + Sync {
+    /// Length in bytes.
+    fn plain_len(&self) -> u64;
+
+    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`].
+    ///
+    /// # Errors
+    /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` for damage, or `Io`.
+    fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]>;
+
+    /// Writes all of `data`, through a [`request_buffer`]. Behind the end the file grows, with a hole in between.
+    ///
+    /// # Errors
+    /// `Invalid` for a request over [`MAX_REQUEST`], or `Io`, with `EFBIG` behind the largest length. Then parts of the range
+    /// may hold old or new data; the length is what it was.
+    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()>;
+
+    /// Grows by a hole, or cuts off.
+    ///
+    /// # Errors
+    /// `Io`, with `EFBIG` behind the largest length.
+    fn set_len(&self, plain_len: u64) -> Result<()>;
+
+    /// Call once before the first write after unlocking: mends what a crash may have left behind the file's end.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn prepare_writes(&self) -> Result<()>;
+
+    /// Discards a range: it reads as zeros, and gives its space back where whole units or blocks lie in it. The length stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Makes a range read as zeros and keeps its space. The length stays.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()>;
+
+    /// Reserves space for a range, so that writes into it find room; with `grow` the file becomes long enough for it.
+    ///
+    /// # Errors
+    /// `Io`, with `ENOSPC` when there is no room.
+    fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()>;
+
+    /// Start of the first data at or behind `plain_offset`, if there is any.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>>;
+
+    /// Start of the first hole at or behind `plain_offset` (the end of the file is one), if `plain_offset` is within it.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>>;
+
+    /// Returns once everything written is durable.
+    ///
+    /// # Errors
+    /// `Io`. After one failed sync all later ones fail too: the kernel reports lost writes once, and which ones were lost is
+    /// not known. Closing and opening the file starts afresh.
+    fn sync(&self) -> Result<()>;
+}
