@@ -61,7 +61,7 @@ require_tools() {
 require_rust() {
     command -v cargo >/dev/null || PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
     command -v cargo >/dev/null && return 0
-    echo "Missing: cargo. Please install Rust (rustup.rs says how), then start this again." >&2
+    echo "Missing: cargo. Please install Rust, for instance with rustup, then start this again." >&2
     return 1
 }
 
