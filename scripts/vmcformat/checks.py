@@ -50,7 +50,7 @@ def read_header(vector: VectorFile) -> None:
 def read_pair(vector: VectorFile) -> None:
     """A file of pair/."""
     first, second = vector.bodies
-    copy, chosen = header.choose(first, second)
+    copy, chosen = header.choose(KIND_BY_NAME[vector.get("kind")], first, second)
     used = "either" if first == second else "first" if copy == first else "second"
     same(used, vector.get("use"), "use")
     same(chosen.sequence, vector.int("sequence"), "sequence")
@@ -73,11 +73,11 @@ def read_sectors(vector: VectorFile) -> None:
     same(offset // sector_size, vector.int("first_sector"), "first sector")
     end_of_blocks = disk.padded_len(plain_len) - offset
     blocks, behind = ciphertext[:end_of_blocks], ciphertext[end_of_blocks:]
-    if offset + len(plaintext) == plain_len:
-        same(behind, disk.tail(plain_len), "zeros behind the last block")
     if offset % disk.UNIT == 0:
         same(disk.read_range(dek, sector_size, offset, blocks)[:len(plaintext)], plaintext, "plaintext")
     if vector.get("direction") == "both":
+        if offset + len(plaintext) == plain_len:
+            same(behind, disk.tail(plain_len), "the mark behind the last block")
         padded = plaintext.ljust(disk.padded_len(len(plaintext)), b"\0")
         same(disk.encrypt_range(dek, sector_size, offset, padded), blocks, "ciphertext")
         same(disk.decrypt_range(dek, sector_size, offset, blocks), padded, "padded plaintext")

@@ -11,8 +11,23 @@ from typing import Any, BinaryIO
 from uuid import uuid4
 
 from . import disk
-from .errors import Corrupt, FormatError
-from .header import COPY_LEN, DEK_LEN, DISK, HOME, MIB, SECOND_COPY, Header, choose, decode, encode, new_slot, unlock
+from .errors import Foreign
+from .header import (
+    COPY_LEN,
+    DEK_LEN,
+    DISK,
+    HOME,
+    HOME_FILE,
+    MIB,
+    SECOND_COPY,
+    Header,
+    choose,
+    decode,
+    encode,
+    is_disk,
+    new_slot,
+    unlock,
+)
 
 CHUNK = MIB
 
@@ -32,24 +47,17 @@ def read_at(file: BinaryIO, offset: int, length: int) -> bytes:
 
 
 def read_component(file: BinaryIO) -> Component:
-    """Read both copies. Where the first cannot say the kind, both places of a second copy are tried."""
+    """Read both copies. A home is known by its name, a disk by its content."""
     first = read_at(file, 0, COPY_LEN)
-    try:
-        kinds = [decode(first).kind]
-        refusal: FormatError = Corrupt("the two copies are of different kinds")
-    except FormatError as error:
-        kinds, refusal = [HOME, DISK], error
-    for kind in kinds:
-        second = read_at(file, SECOND_COPY[kind], COPY_LEN)
-        try:
-            copy, header = choose(first, second)
-        except FormatError as error:
-            # Of two places, the one where something of ours stands tells more than the empty one.
-            refusal = error if error.kind != "foreign" else refusal
-            continue
-        if header.kind == kind:
-            return Component(copy, header, (first, second))
-    raise refusal
+    if Path(file.name).name == HOME_FILE:
+        kind = HOME
+    elif is_disk(first, read_at(file, SECOND_COPY[DISK], COPY_LEN)):
+        kind = DISK
+    else:
+        raise Foreign(f"neither a disk nor named {HOME_FILE}")
+    second = read_at(file, SECOND_COPY[kind], COPY_LEN)
+    copy, header = choose(kind, first, second)
+    return Component(copy, header, (first, second))
 
 
 def make_header(kind: int, sector_size: int, data_offset: int, label: str, disk_names: tuple[str, ...],

@@ -4,8 +4,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
+from .errors import Corrupt
+
 BLOCK = 16
 UNIT = 512
+MAX_PLAIN_LEN = 2**62
 
 
 def block_count(plain_len: int) -> int:
@@ -24,10 +27,12 @@ def file_len(plain_len: int) -> int:
 
 
 def plain_len(beyond: int) -> int:
-    """L of section 4, from a file's length beyond data_offset, which may be negative in a truncated file."""
+    """L of section 4, from a file's length beyond data_offset, which is negative in a file that was cut off."""
+    if beyond < 0:
+        raise Corrupt(f"the file ends {-beyond} bytes before its data begin")
     if beyond < BLOCK:
         return 0
-    return beyond if beyond % BLOCK == 0 else beyond - BLOCK
+    return min(beyond if beyond % BLOCK == 0 else beyond - BLOCK, MAX_PLAIN_LEN)
 
 
 def encrypt_range(dek: bytes, sector_size: int, offset: int, plaintext: bytes) -> bytes:

@@ -1,34 +1,45 @@
 """Vectors of sectors, holes and lengths."""
 
-from .disk import BLOCK, UNIT, decrypt_range, encrypt_range, file_len, padded_len, read_range, tail
+from .disk import BLOCK, MAX_PLAIN_LEN, UNIT, decrypt_range, encrypt_range, file_len, padded_len, read_range, tail
+from .header import COPY_LEN, MIB
 from .samples import DISK_DEK
 from .vectorfile import VectorFile, derive
 
 # What a writer leaves, and each neighbour of a block, unit and sector boundary.
 LENGTHS = (0, 1, 15, 16, 17, 31, 32, 33, 100, 495, 496, 497, 511, 512, 513, 528, 1000, 4095, 4096, 4097,
-           2**32 - 1, 2**32, 2**32 + 1, 2**40 + 5)
+           2**32 - 1, 2**32, 2**32 + 1, 2**40 + 5, MAX_PLAIN_LEN - 1, MAX_PLAIN_LEN)
+# What no writer leaves, and what it reads as.
+ODD = ((1, 0), (8, 0), (15, 0), (MAX_PLAIN_LEN + 16, MAX_PLAIN_LEN), (MAX_PLAIN_LEN + 17, MAX_PLAIN_LEN))
 
 
 def length_vectors() -> dict[str, VectorFile]:
     """File name to vector."""
     table = tuple(("length", f"{length} {file_len(length)}") for length in LENGTHS)
-    reads = tuple(("read", f"{beyond} 0") for beyond in (-8388608, -1, 1, 8, 15))
+    reads = tuple(("read", f"{beyond} {length}") for beyond, length in ODD)
     return {
         "table": VectorFile((("expect", "ok"), ("why", "what a writer leaves"), *table)),
-        "odd": VectorFile((("expect", "ok"), ("why", "what only a truncation by others leaves"), *reads)),
+        "odd": VectorFile((("expect", "ok"), ("why", "what only other programs leave"), *reads)),
+        "cut-by-one": cut_off("cut off one byte before the data", -1),
+        "cut-in-space": cut_off("cut off between the second copy and the data", -MIB),
+        "cut-behind-second-copy": cut_off("cut off right behind the second copy", 4 * MIB + COPY_LEN - 8 * MIB),
     }
+
+
+def cut_off(why: str, beyond: int) -> VectorFile:
+    """The vector of a file that ends before its data."""
+    return VectorFile((("expect", "corrupt"), ("why", why), ("read", f"{beyond} 0")))
 
 
 def sector_vectors() -> dict[str, VectorFile]:
     """File name to vector."""
-    return {**whole_and_part_cases(), **end_cases(), **hole_cases()}
+    return {**whole_and_part_cases(), **end_cases(), **hole_cases(), **ignored_cases(), "worked-example": worked()}
 
 
 def sector_vector(why: str, sector_size: int, offset: int, plain_len: int, direction: str, plaintext: bytes,
-                  ciphertext: bytes) -> VectorFile:
+                  ciphertext: bytes, dek: bytes = DISK_DEK) -> VectorFile:
     """The vector of one range."""
     fields = (
-        ("expect", "ok"), ("why", why), ("dek", DISK_DEK.hex()), ("sector_size", str(sector_size)),
+        ("expect", "ok"), ("why", why), ("dek", dek.hex()), ("sector_size", str(sector_size)),
         ("plain_len", str(plain_len)), ("first_sector", str(offset // sector_size)), ("offset", str(offset)),
         ("direction", direction),
     )
@@ -43,7 +54,7 @@ def noise(why: str, length: int) -> bytes:
 def encrypted(why: str, sector_size: int, offset: int, length: int) -> VectorFile:
     """A range of whole blocks, somewhere in a disk of whole units that ends a unit behind it."""
     plaintext = noise(why, length)
-    plain_len = -(-(offset + length) // UNIT) * UNIT + UNIT
+    plain_len = min(-(-(offset + length) // UNIT) * UNIT + UNIT, MAX_PLAIN_LEN)
     return sector_vector(why, sector_size, offset, plain_len, "both", plaintext,
                          encrypt_range(DISK_DEK, sector_size, offset, plaintext))
 
@@ -61,7 +72,7 @@ def whole_and_part_cases() -> dict[str, VectorFile]:
         "sector-255": ("sectors 255 and 256: the tweak's second byte", 512, 255 * 512, 1024),
         "sector-2-32": ("sectors 2^32 - 1 and 2^32: the tweak's fifth byte", 512, (2**32 - 1) * 512, 1024),
         "sector-2-32-of-4096": ("sector 2^32 of 4096 bytes", 4096, 2**32 * 4096, UNIT),
-        "sector-2-53": ("sector 2^53, near the end of what a file can hold", 512, 2**53 * 512, 512),
+        "sector-2-53": ("sector 2^53 - 1, the last that a disk can have", 512, (2**53 - 1) * 512, 512),
     }
     return {name: encrypted(*case) for name, case in cases.items()}
 
@@ -116,3 +127,27 @@ def holed(why: str, sector_size: int, plain_len: int, ciphertext: bytes) -> Vect
     raw = decrypt_range(DISK_DEK, sector_size, 0, blocks)
     assert all(got in (0, want) for got, want in zip(plaintext, raw))
     return sector_vector(why, sector_size, 0, plain_len, "read", plaintext[:plain_len], ciphertext)
+
+
+def ignored_cases() -> dict[str, VectorFile]:
+    """Bytes behind the disk's end that a crash or another program left."""
+    raw = encrypt_range(DISK_DEK, 512, 0, noise("padding", 112)) + tail(100)
+    clean = encrypt_range(DISK_DEK, 512, 0, noise("padding", 100).ljust(112, b"\0"))
+    return {
+        "padding-not-zero": ended_by("the padding of the last block decrypts to other than zeros", 100, raw),
+        "mark-not-zero": ended_by("the mark behind the last block is not zeros", 100, clean + b"\xff" * 4),
+    }
+
+
+def ended_by(why: str, plain_len: int, ciphertext: bytes) -> VectorFile:
+    """A disk that is read up to its end and no further."""
+    plaintext = decrypt_range(DISK_DEK, 512, 0, ciphertext[:padded_len(plain_len)])[:plain_len]
+    return sector_vector(why, 512, 0, plain_len, "read", plaintext, ciphertext)
+
+
+def worked() -> VectorFile:
+    """The example of FORMAT.md section 4, its whole unit."""
+    dek, offset = bytes(range(64)), 8704
+    plaintext = (bytes(16) + b"vmcryptfs sector").ljust(UNIT, b"\0")
+    return sector_vector("the example of docs/FORMAT.md", 4096, offset, 12288, "both", plaintext,
+                         encrypt_range(dek, 4096, offset, plaintext), dek)

@@ -25,6 +25,12 @@ class Corrupt(FormatError):
     kind = "corrupt"
 
 
+class KeyUnavailable(FormatError):
+    """The key is not to be had on this host."""
+
+    kind = "key-unavailable"
+
+
 class KeyRejected(FormatError):
     """The bytes may be right; the key or the passphrase is not the one they were made with."""
 

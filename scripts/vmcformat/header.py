@@ -27,6 +27,7 @@ KIND_NAMES = {HOME: "home", DISK: "disk"}
 DEK_LEN = {HOME: keys.HOME_DEK_LEN, DISK: keys.DISK_DEK_LEN}
 WRAPPED_LEN = {HOME: 40, DISK: 72}
 SECOND_COPY = {HOME: 64 * KIB, DISK: 4 * MIB}
+HOME_FILE = "vmcryptfs.home"
 
 WRAP_KWP = 1
 MAX_LABEL = 255
@@ -167,7 +168,7 @@ def demand(condition: bool, message: str) -> None:
 
 
 def decode(copy: bytes) -> Header:
-    """Read one copy, judging in the order of section 2: magic, version and features, checksum, limits."""
+    """Read one copy, judging in the order of section 2: magic, length, version, checksum, features, limits."""
     if copy[:8] != MAGIC:
         raise Foreign("wrong magic")
     demand(len(copy) == COPY_LEN, f"a header copy has {COPY_LEN} bytes, this one {len(copy)}")
@@ -175,12 +176,13 @@ def decode(copy: bytes) -> Header:
      reserved_b) = FIXED.unpack(copy[:BODY_AT])
     if version != VERSION:
         raise Unsupported(f"version {version}")
+    demand(hashlib.sha256(copy[:CHECKSUM_AT]).digest() == copy[CHECKSUM_AT:], "wrong checksum")
     if features != 0:
         raise Unsupported(f"unknown features {features:#x}")
-    demand(hashlib.sha256(copy[:CHECKSUM_AT]).digest() == copy[CHECKSUM_AT:], "wrong checksum")
     demand(kind in KIND_NAMES, f"kind {kind}")
     demand(cipher == CIPHER_OF_KIND[kind], f"cipher {cipher} for a {KIND_NAMES[kind]}")
     demand(sequence != 0, "sequence 0")
+    demand(any(uuid), "the nil UUID")
     demand_geometry(kind, sector_size, data_offset)
     demand(body_len <= MAX_BODY, f"body of {body_len} bytes")
     reserved_tail = copy[BODY_AT + body_len:HMAC_AT]
@@ -205,6 +207,7 @@ def decode_body(kind: int, body: bytes) -> tuple[str, tuple[str, ...], tuple[Slo
     label_len = reader.u16()
     demand(label_len <= MAX_LABEL, f"label of {label_len} bytes")
     label = reader.text(label_len)
+    demand_no_control(label, "label")
     name_count = reader.u8()
     demand(name_count <= MAX_DISK_NAMES, f"{name_count} disk names")
     demand(kind == HOME or name_count == 0, "disk names on a disk")
@@ -220,7 +223,15 @@ def decode_disk_name(reader: Reader) -> str:
     """One pattern of the home's disk names."""
     length = reader.u8()
     demand(1 <= length <= MAX_DISK_NAME, f"disk name of {length} bytes")
-    return reader.text(length)
+    pattern = reader.text(length)
+    demand_no_control(pattern, "disk name")
+    demand("/" not in pattern, "slash in a disk name")
+    return pattern
+
+
+def demand_no_control(text: str, what: str) -> None:
+    """No letter of Unicode's general category Cc."""
+    demand(not any(unicodedata.category(letter) == "Cc" for letter in text), f"control character in the {what}")
 
 
 def decode_slot(kind: int, reader: Reader) -> Slot:
@@ -232,7 +243,7 @@ def decode_slot(kind: int, reader: Reader) -> Slot:
     key_id_len = reader.u16()
     demand(1 <= key_id_len <= MAX_KEY_ID, f"key id of {key_id_len} bytes")
     key_id = reader.text(key_id_len)
-    demand(not any(unicodedata.category(letter) == "Cc" for letter in key_id), "control character in the key id")
+    demand_no_control(key_id, "key id")
     check = reader.take(8)
     wrapped_len = reader.u8()
     demand(wrapped_len == WRAPPED_LEN[kind], f"wrapped DEK of {wrapped_len} bytes")
@@ -242,13 +253,26 @@ def decode_slot(kind: int, reader: Reader) -> Slot:
 # --- choosing and unlocking -----------------------------------------------------------------------------------------
 
 
-def choose(first: bytes, second: bytes) -> tuple[bytes, Header]:
+def is_disk(first: bytes, second: bytes) -> bool:
+    """Whether a file is a disk, by what stands at the places of a disk's two copies."""
+    return any(copy[:8] == MAGIC and copy[10:11] == bytes([DISK]) for copy in (first, second))
+
+
+def decode_as(kind: int, copy: bytes) -> Header:
+    """Read one copy of a component whose kind is known."""
+    header = decode(copy)
+    if header.kind != kind:
+        raise Foreign(f"a {KIND_NAMES[header.kind]}, not a {KIND_NAMES[kind]}")
+    return header
+
+
+def choose(kind: int, first: bytes, second: bytes) -> tuple[bytes, Header]:
     """The copy in use, of the two of a component."""
     valid: list[tuple[bytes, Header]] = []
     refusals: list[FormatError] = []
     for copy in (first, second):
         try:
-            valid.append((copy, decode(copy)))
+            valid.append((copy, decode_as(kind, copy)))
         except Unsupported:
             raise  # never passed over for an older copy
         except FormatError as refusal:
@@ -256,6 +280,7 @@ def choose(first: bytes, second: bytes) -> tuple[bytes, Header]:
     if not valid:
         # Where one of two copies still has our magic, the component is ours and damaged.
         raise next((refusal for refusal in refusals if isinstance(refusal, Corrupt)), refusals[0])
+    demand(len({header.uuid for _, header in valid}) == 1, "the copies have different UUIDs")
     if len(valid) == 2 and valid[0][1].sequence == valid[1][1].sequence and first != second:
         raise Corrupt("both copies are valid, with the same sequence and different bytes")
     return max(valid, key=lambda copy: copy[1].sequence)

@@ -85,8 +85,14 @@ def prefix_cases() -> dict[str, Bad]:
                                             flipped(newer, CHECKSUM_AT), "unsupported"),
         "features-lowest": Bad("unknown feature, bit 0", patched(disk(), 12, u32(1)), "unsupported"),
         "features-highest": Bad("unknown feature, bit 31", patched(disk(), 12, u32(1 << 31)), "unsupported"),
-        "features-checksum-elsewhere": Bad("features are judged before the checksum, which is wrong too",
-                                           flipped(patched(disk(), 12, u32(1)), CHECKSUM_AT), "unsupported"),
+        "features-flipped": Bad("one bit of the features flipped, which is damage and no feature", flipped(good, 12)),
+        "features-before-limits": Bad("unknown feature and kind 3: features are judged before limits",
+                                      patched(disk(), 10, b"\x03\x01\x01\0\0\0"), "unsupported"),
+        "short": Bad("a file that ends within the copy", good[:100]),
+        "short-by-one": Bad("a file that ends one byte before the copy", good[:-1]),
+        "short-after-magic": Bad("a file that ends behind the magic", good[:8]),
+        "short-before-version": Bad("a file of version 2 that ends within the copy", newer[:100]),
+        "short-in-magic": Bad("a file that ends within the magic", good[:7], "foreign"),
         "checksum-wrong": Bad("one bit of the checksum flipped", flipped(good, CHECKSUM_AT)),
         "checksum-of-label": Bad("one bit of the label flipped", flipped(good, LABEL_AT)),
         "checksum-of-reserved": Bad("one bit of the reserved bytes flipped", flipped(good, HMAC_AT - 1)),
@@ -101,6 +107,7 @@ def geometry_cases() -> dict[str, Bad]:
         "sector-size-0": ("sector size 0", {"sector_size": 0}),
         "sector-size-1024": ("sector size 1024", {"sector_size": 1024}),
         "sector-size-8192": ("sector size 8192", {"sector_size": 8192}),
+        "uuid-nil": ("the nil UUID", {"uuid": bytes(16)}),
         "data-offset-0": ("a disk with data_offset 0", {"data_offset": 0}),
         "data-offset-unaligned": ("data_offset of 8 MiB and a sector", {"data_offset": 8 * MIB + 4096}),
         "data-offset-small": ("data_offset of 7 MiB", {"data_offset": 7 * MIB}),
@@ -143,12 +150,18 @@ def body_cases() -> dict[str, Bad]:
         "label-not-utf8": Bad("the label holds a lone 0xff", patched(disk(), LABEL_AT, b"\xff")),
         "label-surrogate": Bad("the label holds U+D800", patched(disk(), LABEL_AT, b"\xed\xa0\x80")),
         "label-overlong": Bad("the label holds an overlong slash", patched(disk(), LABEL_AT, b"\xc0\xaf")),
+        "label-newline": wrong_disk("a newline in the label", disk(label="a\nb")),
+        "label-nul": wrong_disk("a NUL in the label", disk(label="a\0b")),
+        "label-c1-control": wrong_disk("U+009F in the label", disk(label="a\x9fb")),
         "label-too-long": wrong_disk("a label of 256 bytes", disk(label="l" * 256)),
         "label-past-body": Bad("a label longer than the body", patched(disk(), 64, u16(255))),
         "disk-names-on-disk": wrong_disk("a disk with disk_names", disk(disk_names=("*.raw",))),
         "disk-names-33": wrong_home("33 patterns", home(disk_names=names)),
         "disk-name-empty": wrong_home("an empty pattern", home(disk_names=("*.raw", ""))),
         "disk-name-too-long": wrong_home("a pattern of 65 bytes", home(disk_names=("n" * 65,))),
+        "disk-name-slash": wrong_home("a slash in a pattern", home(disk_names=("a/*.raw",))),
+        "disk-name-newline": wrong_home("a newline in a pattern", home(disk_names=("*.raw\n",))),
+        "disk-name-c1-control": wrong_home("U+0080 in a pattern", home(disk_names=("*.raw\x80",))),
         "disk-name-not-utf8": Bad("a pattern holds a lone 0xff",
                                   patched(home(label="", disk_names=("*.raw",)), LABEL_AT + 2, b"\xff")),
     }
@@ -206,9 +219,17 @@ def key_cases() -> dict[str, Bad]:
         "hmac-sequence": forged("sequence raised without the DEK", good, disk(sequence=2)),
         "hmac-uuid": forged("uuid changed without the DEK", good, disk(uuid=derive_uuid("forged"))),
         "hmac-label": forged("label changed without the DEK", good, disk(label="ROOT DISK")),
+        "dek-halves-equal": under("a DEK with K1 = K2, under which the HMAC verifies", disk(), DISK_DEK[:32] * 2),
+        "dek-63": under("a DEK of 63 bytes, under which the HMAC verifies", disk(), DISK_DEK[:63]),
+        "dek-31": under("a home's DEK of 31 bytes, under which the HMAC verifies", home(), HOME_DEK[:31]),
         "slot-moved": Bad("the slot is that of another disk with the same KEK",
                           encode(disk(slots=(moved,)), DISK_DEK), at=UNLOCK),
     }
+
+
+def under(why: str, header: Header, dek: bytes) -> Bad:
+    """The header with this DEK in its slot and in its HMAC."""
+    return Bad(why, encode(replace(header, slots=(new_slot(PROVIDER, "vector-key", KEK, dek),)), dek), at=UNLOCK)
 
 
 def forged(why: str, good: bytes, changed: Header) -> Bad:

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from .header import DISK, GIB, KIND_NAMES, Header, encode, new_slot
-from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, disk, home, slot
+from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, OTHER_KEK, disk, home, slot
 from .vectorfile import VectorFile, derive
 
 
@@ -26,6 +26,12 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
         "slots-4-first": ("four slots, and the KEK of the first", four_slots(), kek_of(1)),
         "slots-4-last": ("four slots, and the KEK of the last", four_slots(), kek_of(4)),
         "slot-damaged-beside": ("a damaged slot and a good one, both of this KEK", damaged_beside_good(), KEK),
+        "slot-rejected-beside": ("two slots of the same provider and key id, the first of another KEK",
+                                 disk(slots=(new_slot("local", "vector-key", OTHER_KEK, DISK_DEK), slot(DISK))), KEK),
+        "slots-same": ("two slots that are the same", disk(slots=(slot(DISK), slot(DISK))), KEK),
+        "uuid-of-no-version": ("a UUID that is not of version 4", disk(uuid=b"\xff" * 16), KEK),
+        "label-format-character": ("U+200E and U+FEFF in the label: format characters are no control characters",
+                                   disk(label="a\u200eb\ufeffc"), KEK),
         "key-id-utf8": ("a key id with spaces, a slash and UTF-8",
                         disk(slots=(slot(DISK, key_id="Schlüssel 7/ключ 鍵"),)), KEK),
         "provider-all-characters": ("a provider name of every kind of character",

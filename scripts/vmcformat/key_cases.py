@@ -6,7 +6,7 @@ from .header import DISK, HOME, KIND_NAMES, Header, encode, seal
 from .header_bad import flipped, patched
 from .keys import key_check, wrap
 from .samples import DISK_DEK, HOME_DEK, KEK, OTHER_KEK, disk, home
-from .vectorfile import VectorFile, derive
+from .vectorfile import VectorFile, derive, derive_uuid
 
 
 def pair_vectors() -> dict[str, VectorFile]:
@@ -25,11 +25,12 @@ def served_pairs() -> dict[str, VectorFile]:
     low, high = copy_of(disk(sequence=255)), copy_of(disk(sequence=256))
     zeros = bytes(len(old))
     old_home, new_home = copy_of(home(sequence=1)), copy_of(home(sequence=2))
+    other_kind = copy_of(home(sequence=9))
     cases = {
         "newer-first": ("sequences 5 and 4", new, old, "first", 5),
         "newer-second": ("sequences 4 and 5", old, new, "second", 5),
-        "newer-first-home": ("a home, sequences 2 and 1", new_home, old_home, "first", 2),
-        "newer-second-home": ("a home, sequences 1 and 2", old_home, new_home, "second", 2),
+        "home-newer-first": ("a home, sequences 2 and 1", new_home, old_home, "first", 2),
+        "home-newer-second": ("a home, sequences 1 and 2", old_home, new_home, "second", 2),
         "sequence-is-little-endian": ("sequences 255 and 256", low, high, "second", 256),
         "sequence-is-unsigned": ("sequences 2^63 and 4", copy_of(disk(sequence=2**63)), old, "first", 2**63),
         "same": ("two copies with the same bytes, as at creation", old, old, "either", 4),
@@ -39,12 +40,23 @@ def served_pairs() -> dict[str, VectorFile]:
                        "second", 4),
         "first-zeros": ("the first copy was overwritten with zeros", zeros, old, "second", 4),
         "second-zeros": ("the second copy was overwritten with zeros", old, zeros, "first", 4),
+        "first-of-other-kind": ("the first copy is a home's, of a larger sequence", other_kind, old, "second", 4),
+        "second-of-other-kind": ("the second copy is a home's, of a larger sequence", old, other_kind, "first", 4),
+        "second-short": ("the file ends within the second copy", old, new[:5000], "first", 4),
+        "second-short-in-magic": ("the file ends within the second copy's magic", old, new[:5], "first", 4),
+        "newer-feature-flipped": ("a flipped bit among the features of the newer copy", flipped(new, 13), old,
+                                  "second", 4),
         "newer-out-of-limits": ("the newer copy has sector size 0", copy_of(disk(sequence=5, sector_size=0)), old,
                                 "second", 4),
     }
-    return {name: VectorFile((("expect", "ok"), ("why", why), ("use", use), ("sequence", str(sequence))),
-                             (first, second))
+    return {name: VectorFile((("expect", "ok"), ("why", why), ("kind", kind_of(name)), ("use", use),
+                              ("sequence", str(sequence))), (first, second))
             for name, (why, first, second, use, sequence) in cases.items()}
+
+
+def kind_of(name: str) -> str:
+    """Those about homes say so at the beginning of their name."""
+    return KIND_NAMES[HOME if name.startswith("home-") else DISK]
 
 
 def refused_pairs() -> dict[str, VectorFile]:
@@ -54,10 +66,20 @@ def refused_pairs() -> dict[str, VectorFile]:
     featured = patched(disk(sequence=5), 12, b"\x01\x00\x00\x00")
     zeros = bytes(len(old))
     bad_hmac = seal(old, bytes(64))
+    stranger = copy_of(disk(sequence=5, uuid=derive_uuid("another disk")))
+    home_copy, disk_copy = copy_of(home()), copy_of(disk())
     cases = {
         "both-damaged": ("corrupt", "both copies are damaged", flipped(old, 70), flipped(old, 8000)),
         "same-sequence": ("corrupt", "the same sequence and another label", old, other),
         "same-sequence-other-hmac": ("corrupt", "the same sequence, and only HMAC and checksum differ", old, bad_hmac),
+        "zeros-and-damaged": ("corrupt", "one copy is zeros, the other damaged", zeros, flipped(old, 70)),
+        "damaged-and-zeros": ("corrupt", "one copy is damaged, the other zeros", flipped(old, 70), zeros),
+        "other-uuid": ("corrupt", "copies of two components, the second of a larger sequence", old, stranger),
+        "other-uuid-same-sequence": ("corrupt", "copies of two components, of one sequence",
+                                     copy_of(disk(sequence=5)), stranger),
+        "other-kind-and-damaged": ("corrupt", "one copy is a home's, the other damaged", home_copy, flipped(old, 70)),
+        "both-of-home": ("foreign", "both copies are a home's", home_copy, home_copy),
+        "home-of-disk": ("foreign", "a disk's copy where a home's should be", disk_copy, zeros),
         "both-zeros": ("foreign", "both copies are zeros", zeros, zeros),
         "first-too-new": ("unsupported", "the first copy is of version 2", newer, old),
         "second-too-new": ("unsupported", "the second copy is of version 2", old, newer),
@@ -69,7 +91,7 @@ def refused_pairs() -> dict[str, VectorFile]:
                                 newer),
         "zeros-and-too-new": ("unsupported", "one copy is zeros, the other of version 2", zeros, newer),
     }
-    return {name: VectorFile((("expect", expect), ("why", why)), (first, second))
+    return {name: VectorFile((("expect", expect), ("why", why), ("kind", kind_of(name))), (first, second))
             for name, (expect, why, first, second) in cases.items()}
 
 

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from . import keys
-from .errors import Corrupt, Foreign, KeyRejected, Unsupported
+from .errors import Corrupt, KeyRejected, KeyUnavailable, Unsupported
 from .header import PROVIDER, VERSION, demand
 
 PRIMARY_MAGIC = b"VMCRYPTP"
@@ -21,6 +21,7 @@ PRIMARY_LEN = 96
 BACKUP_MAGIC = b"VMCRYPTB"
 BACKUP = struct.Struct("<8sHBBIII16s12s16s")
 SEALED_LEN = 48
+CHECKSUM_LEN = 32
 KEY_ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/([A-Za-z0-9_-]{54})")
 
 
@@ -58,24 +59,22 @@ class Backup:
 
 def encode_primary(primary: PrimaryKey) -> bytes:
     """A primary key file."""
-    content = PRIMARY.pack(PRIMARY_MAGIC, VERSION, bytes(6), primary.uuid, primary.key)
-    return content + hashlib.sha256(content).digest()
+    return summed(PRIMARY.pack(PRIMARY_MAGIC, VERSION, bytes(6), primary.uuid, primary.key))
 
 
 def decode_primary(data: bytes) -> PrimaryKey:
-    """Read a primary key file, judging in the order of section 2."""
+    """Read a primary key file, judging in the order of section 5."""
     demand_ours(data, PRIMARY_MAGIC)
     demand(len(data) == PRIMARY_LEN, f"a primary key file has {PRIMARY_LEN} bytes, this one {len(data)}")
-    demand(hashlib.sha256(data[:64]).digest() == data[64:], "wrong checksum")
+    demand(summed(data[:-CHECKSUM_LEN]) == data, "wrong checksum")
     _, _, reserved, uuid, key = PRIMARY.unpack(data[:64])
     demand(not any(reserved), "reserved bytes are not zero")
     return PrimaryKey(uuid, key)
 
 
 def demand_ours(data: bytes, magic: bytes) -> None:
-    """Refuse other files and other versions."""
-    if data[:8] != magic:
-        raise Foreign("wrong magic")
+    """Refuse other versions; another magic is damage in a file that was named."""
+    demand(data[:8] == magic, "wrong magic")
     demand(len(data) >= 10, "the file ends within the version")
     version = int.from_bytes(data[8:10], "little")
     if version != VERSION:
@@ -94,7 +93,7 @@ def open_key_id(primary: PrimaryKey, key_id: str) -> bytes:
     if match is None:
         raise Corrupt("not a key id of the native provider")
     if match[1] != str(UUID(bytes=primary.uuid)):
-        raise KeyRejected(f"the key id is of primary key {match[1]}")
+        raise KeyUnavailable(f"the key id is of primary key {match[1]}")
     return keys.unwrap(primary.key, decode_base64url(match[2]), keys.KEK_LEN)
 
 
@@ -114,19 +113,25 @@ def encode_backup(backup: Backup, primary_key: bytes, passphrase: str) -> bytes:
     cost = backup.cost
     clear = BACKUP.pack(BACKUP_MAGIC, VERSION, len(provider), 0, cost.memory_kib, cost.passes, cost.lanes,
                         backup.salt, backup.nonce, backup.uuid) + provider
-    return clear + AESGCM(backup_key(backup, passphrase)).encrypt(backup.nonce, primary_key, clear)
+    return summed(clear + AESGCM(backup_key(backup, passphrase)).encrypt(backup.nonce, primary_key, clear))
+
+
+def summed(content: bytes) -> bytes:
+    """The content with its SHA-256 behind it."""
+    return content + hashlib.sha256(content).digest()
 
 
 def decode_backup(data: bytes) -> tuple[Backup, bytes, bytes]:
     """What a backup says in the clear, the bytes that say so, and the sealed primary key."""
     demand_ours(data, BACKUP_MAGIC)
+    demand(summed(data[:-CHECKSUM_LEN]) == data, "wrong checksum")
+    data = data[:-CHECKSUM_LEN]
     demand(len(data) >= BACKUP.size, "the file ends within a field")
     _, _, name_len, reserved, memory, passes, lanes, salt, nonce, uuid = BACKUP.unpack(data[:BACKUP.size])
     demand(reserved == 0, "reserved byte is not zero")
-    demand(8 <= memory <= 4194304, f"Argon2id memory of {memory} KiB")
     demand(1 <= passes <= 64, f"{passes} Argon2id passes")
     demand(1 <= lanes <= 16, f"{lanes} Argon2id lanes")
-    demand(memory >= 8 * lanes, "less Argon2id memory than RFC 9106 allows for the lanes")
+    demand(8 * lanes <= memory <= 4194304, f"Argon2id memory of {memory} KiB for {lanes} lanes")
     clear_len = BACKUP.size + name_len
     demand(len(data) == clear_len + SEALED_LEN, "the file is not as long as its name asks")
     provider = data[BACKUP.size:clear_len]
@@ -141,7 +146,7 @@ def open_backup(data: bytes, passphrase: str) -> tuple[Backup, PrimaryKey]:
     try:
         key = AESGCM(backup_key(backup, passphrase)).decrypt(backup.nonce, sealed, clear)
     except InvalidTag as error:
-        raise KeyRejected("wrong passphrase, or a damaged backup") from error
+        raise KeyRejected("wrong passphrase") from error
     return backup, PrimaryKey(backup.uuid, key)
 
 

@@ -1,11 +1,20 @@
 """Vectors of the native provider's files."""
 
-import hashlib
 from uuid import UUID
 
 from .header_bad import flipped
 from .keys import wrap
-from .native import Backup, Cost, PrimaryKey, encode_backup, encode_primary, has_argon2, make_key_id
+from .native import (
+    CHECKSUM_LEN,
+    Backup,
+    Cost,
+    PrimaryKey,
+    encode_backup,
+    encode_primary,
+    has_argon2,
+    make_key_id,
+    summed,
+)
 from .samples import KEK
 from .vectorfile import VectorFile, derive, derive_uuid
 
@@ -27,13 +36,15 @@ def primary_vectors() -> dict[str, VectorFile]:
     """Primary key files."""
     good = encode_primary(PRIMARY)
     cases = {
-        "magic-wrong": ("foreign", "wrong magic", summed(b"VMCRYPTF" + good[8:])),
-        "version-2": ("unsupported", "version 2", summed(good[:8] + b"\x02" + good[9:])),
-        "reserved-10": ("corrupt", "reserved byte 10 is 1", summed(good[:10] + b"\x01" + good[11:])),
-        "reserved-15": ("corrupt", "reserved byte 15 is 1", summed(good[:15] + b"\x01" + good[16:])),
+        "magic-wrong": ("corrupt", "wrong magic", resummed(b"VMCRYPTF" + good[8:])),
+        "version-2": ("unsupported", "version 2", resummed(good[:8] + b"\x02" + good[9:])),
+        "version-2-longer": ("unsupported", "version 2 is judged before the length", good[:8] + b"\x02\0" + good),
+        "reserved-10": ("corrupt", "reserved byte 10 is 1", resummed(good[:10] + b"\x01" + good[11:])),
+        "reserved-15": ("corrupt", "reserved byte 15 is 1", resummed(good[:15] + b"\x01" + good[16:])),
         "checksum-wrong": ("corrupt", "one bit of the key flipped", flipped(good, 32)),
         "short": ("corrupt", "the last byte is missing", good[:-1]),
         "long": ("corrupt", "a byte follows", good + b"\0"),
+        "short-in-version": ("corrupt", "the file ends within the version", good[:9]),
     }
     fields = [("expect", "ok"), ("what", "primary-key"), ("why", "a primary key"), *primary_fields()]
     return {
@@ -48,9 +59,9 @@ def primary_fields() -> list[tuple[str, str]]:
     return [("uuid", str(UUID(bytes=PRIMARY.uuid))), ("key", PRIMARY.key.hex())]
 
 
-def summed(content: bytes) -> bytes:
+def resummed(content: bytes) -> bytes:
     """The file with its checksum made right."""
-    return content[:64] + hashlib.sha256(content[:64]).digest()
+    return summed(content[:-CHECKSUM_LEN])
 
 
 def key_id_vectors() -> dict[str, VectorFile]:
@@ -63,7 +74,7 @@ def key_id_vectors() -> dict[str, VectorFile]:
     damaged = ("A" if wrapped[5] != "A" else "B").join([wrapped[:5], wrapped[6:]])
     short_kek = make_key_id(PRIMARY, KEK[:31])
     cases = {
-        "primary-key-other": ("key-rejected", "of another primary key", make_key_id(OTHER_PRIMARY, KEK)),
+        "primary-key-other": ("key-unavailable", "of another primary key", make_key_id(OTHER_PRIMARY, KEK)),
         "damaged": ("corrupt", "one letter of the wrapped KEK changed", f"{uuid}/{damaged}"),
         "wrapped-by-other": ("corrupt", "the right UUID on what another primary key wrapped",
                              f"{uuid}/{make_key_id(OTHER_PRIMARY, KEK).partition('/')[2]}"),
@@ -119,24 +130,41 @@ def good_backup(why: str, backup: Backup, passphrase: str) -> VectorFile:
 
 
 def bad_backups() -> dict[str, VectorFile]:
-    """Backups with one defect. Nothing but the seal guards their bytes, so limits are all that is seen before it."""
+    """Backup files with one defect; their checksum is right unless it is the defect."""
     good = encode_backup(BACKUP, PRIMARY.key, PASSPHRASE)
 
     def put(at: int, new: bytes) -> bytes:
-        return good[:at] + new + good[at + len(new):]
+        return resummed(good[:at] + new + good[at + len(new):])
+
+    def named(length: int) -> bytes:
+        return resummed(put(10, bytes([length]))[:68] + b"p" * length + good[73:])
 
     cases = {
         "passphrase-wrong": ("key-rejected", "another passphrase", good, PASSPHRASE + "r"),
-        "sealed-flipped": ("key-rejected", "one bit of the sealed key flipped", flipped(good, 68 + 5), PASSPHRASE),
-        "tag-flipped": ("key-rejected", "one bit of the tag flipped", flipped(good, len(good) - 1), PASSPHRASE),
-        "uuid-flipped": ("key-rejected", "one bit of the uuid flipped", flipped(good, 52), PASSPHRASE),
-        "name-changed": ("key-rejected", "another letter in the provider's name", put(68, b"L"), PASSPHRASE),
-        "magic-wrong": ("foreign", "the magic of a primary key file", put(0, b"VMCRYPTP"), PASSPHRASE),
+        "sealed-flipped": ("corrupt", "one bit of the sealed key flipped", flipped(good, 68 + 5), PASSPHRASE),
+        "salt-flipped": ("corrupt", "one bit of the salt flipped", flipped(good, 24), PASSPHRASE),
+        "checksum-flipped": ("corrupt", "one bit of the checksum flipped", flipped(good, len(good) - 1), PASSPHRASE),
+        "damaged-and-passphrase-wrong": ("corrupt", "one bit flipped, and another passphrase", flipped(good, 52),
+                                         PASSPHRASE + "r"),
+        "tag-forged": ("key-rejected", "one bit of the tag flipped under a right checksum",
+                       resummed(flipped(good, len(good) - 33)), PASSPHRASE),
+        "uuid-forged": ("key-rejected", "one bit of the uuid flipped under a right checksum",
+                        resummed(flipped(good, 52)), PASSPHRASE),
+        "name-forged": ("key-rejected", "another letter in the provider's name under a right checksum", put(68, b"L"),
+                        PASSPHRASE),
+        "magic-wrong": ("corrupt", "the magic of a primary key file", put(0, b"VMCRYPTP"), PASSPHRASE),
         "version-2": ("unsupported", "version 2", put(8, b"\x02"), PASSPHRASE),
         "reserved-11": ("corrupt", "reserved byte 11 is 1", put(11, b"\x01"), PASSPHRASE),
-        "name-empty": ("corrupt", "a provider name of 0 bytes", put(10, b"\0")[:68] + good[73:], PASSPHRASE),
-        "name-65": ("corrupt", "a provider name of 65 bytes", put(10, b"A")[:68] + b"p" * 65 + good[73:], PASSPHRASE),
+        "version-2-checksum-elsewhere": ("unsupported", "version is judged before the checksum, which is wrong too",
+                                         good[:8] + b"\x02" + good[9:], PASSPHRASE),
+        "name-empty": ("corrupt", "a provider name of 0 bytes", named(0), PASSPHRASE),
+        "name-65": ("corrupt", "a provider name of 65 bytes", named(65), PASSPHRASE),
+        "name-slash": ("corrupt", "a provider name with a slash", put(70, b"/"), PASSPHRASE),
+        "name-len-wrong": ("corrupt", "a length of the name that leaves too little for the key", put(10, b"\x06"),
+                           PASSPHRASE),
         "memory-7": ("corrupt", "memory of 7 KiB", put(12, b"\x07\0\0\0"), PASSPHRASE),
+        "memory-15-for-2-lanes": ("corrupt", "memory of 15 KiB for 2 lanes",
+                                  put(12, b"\x0f\0\0\0\x01\0\0\0\x02\0\0\0"), PASSPHRASE),
         "memory-huge": ("corrupt", "memory of 4 GiB and 1 KiB", put(12, b"\x01\0\x40\0"), PASSPHRASE),
         "passes-0": ("corrupt", "no pass", put(16, b"\0\0\0\0"), PASSPHRASE),
         "passes-65": ("corrupt", "65 passes", put(16, b"\x41\0\0\0"), PASSPHRASE),
@@ -144,6 +172,11 @@ def bad_backups() -> dict[str, VectorFile]:
         "lanes-17": ("corrupt", "17 lanes", put(20, b"\x11\0\0\0"), PASSPHRASE),
         "short": ("corrupt", "the last byte is missing", good[:-1], PASSPHRASE),
         "long": ("corrupt", "a byte follows", good + b"\0", PASSPHRASE),
+        "long-summed": ("corrupt", "a byte follows the sealed key under a right checksum",
+                        resummed(good[:-CHECKSUM_LEN] + bytes(1 + CHECKSUM_LEN)), PASSPHRASE),
+        "short-in-version": ("corrupt", "the file ends within the version", good[:9], PASSPHRASE),
+        "short-summed": ("corrupt", "the file ends within the salt under a right checksum", summed(good[:30]),
+                         PASSPHRASE),
         "cut-in-salt": ("corrupt", "the file ends within the salt", good[:30], PASSPHRASE),
     }
     return {name: VectorFile((("expect", expect), ("what", "backup"), ("why", why),
