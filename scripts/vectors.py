@@ -13,11 +13,13 @@ from uuid import UUID
 
 sys.dont_write_bytecode = True
 
-from vmcformat import component, header, native, sets  # noqa: E402 (after the line above, on purpose)
+from vmcformat import component, header, native, sets, stores  # noqa: E402 (after the line above, on purpose)
 from vmcformat.errors import FormatError  # noqa: E402
 from vmcformat.header_good import decoded_fields  # noqa: E402
 
-VECTORS = Path(__file__).resolve().parent.parent / "tests" / "vectors"
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+VECTORS = TESTS / "vectors"
+STORES = TESTS / "stores"
 
 
 def kek_of(text: str) -> bytes:
@@ -36,13 +38,21 @@ def generate(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Regenerate, compare, and read every file."""
-    failures = sets.failures(args.vectors)
+    """Regenerate the vectors, compare, and read every vector and every golden store."""
+    failures = sets.failures(args.vectors) + stores.failures(args.stores)
     for failure in failures:
         print(failure, file=sys.stderr)
     warn_of_argon2()
-    print(f"{len(sets.committed(args.vectors))} files, {len(failures)} failures")
+    count = len(sets.committed(args.vectors)) + len(stores.committed(args.stores))
+    print(f"{count} files, {len(failures)} failures")
     return 1 if failures else 0
+
+
+def golden(args: argparse.Namespace) -> int:
+    """Write the golden stores of the current version that do not exist yet; what exists is never changed."""
+    for name in stores.write_missing(args.out):
+        print(name)
+    return 0
 
 
 def warn_of_argon2() -> None:
@@ -113,7 +123,7 @@ def encrypt(args: argparse.Namespace) -> int:
 
 
 def home(args: argparse.Namespace) -> int:
-    """Make a home header's file."""
+    """Make a home header's file. Only under the name vmcryptfs.home is it a home."""
     copy, _ = component.make_header(header.HOME, 4096, 0, args.label, tuple(args.disk_name), args.provider,
                                     args.key_id, args.kek_hex)
     component.create_home(args.file, copy)
@@ -140,7 +150,10 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("--label", default="")
 
     verb("generate", generate).add_argument("--out", type=Path, default=VECTORS, metavar="DIR")
-    verb("check", check).add_argument("--vectors", type=Path, default=VECTORS, metavar="DIR")
+    added = verb("check", check)
+    added.add_argument("--vectors", type=Path, default=VECTORS, metavar="DIR")
+    added.add_argument("--stores", type=Path, default=STORES, metavar="DIR")
+    verb("stores", golden).add_argument("--out", type=Path, default=STORES, metavar="DIR")
 
     added = verb("info", info)
     added.add_argument("file", type=Path)

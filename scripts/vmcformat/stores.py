@@ -1,0 +1,215 @@
+"""Golden components under tests/stores: whole backing files, made once for each version and kept for ever."""
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import component, disk, native
+from .checks import KIND_BY_NAME, same
+from .errors import FormatError
+from .header import COPY_LEN, DEK_LEN, DISK, HOME, HOME_FILE, MIB, SECOND_COPY, Header, encode, new_slot
+from .header_good import decoded_fields
+from .vectorfile import VectorFile, derive, derive_uuid, parse
+
+VERSION_FOLDER = "v1"
+# What a store's file says beside its header's fields.
+OWN_FIELDS = ("expect", "why", "kek", "primary_key", "plain_len", "sha256")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A component whose keys and content derive from its name."""
+
+    name: str
+    why: str
+    kind: int = DISK
+    sector_size: int = 4096
+    data_offset: int = 8 * MIB
+    label: str = ""
+    disk_names: tuple[str, ...] = ()
+    primary: native.PrimaryKey | None = None
+
+    @property
+    def kek(self) -> bytes:
+        """Its KEK."""
+        return derive(f"store {self.name}: kek", 32)
+
+    @property
+    def dek(self) -> bytes:
+        """Its DEK."""
+        return derive(f"store {self.name}: dek", DEK_LEN[self.kind])
+
+    def header(self) -> Header:
+        """Its header at creation."""
+        home = self.kind == HOME
+        return Header(kind=self.kind, uuid=derive_uuid(f"store {self.name}"), sequence=1,
+                      sector_size=self.sector_size, data_offset=0 if home else self.data_offset, label=self.label,
+                      disk_names=self.disk_names, slots=(new_slot("local", f"key of {self.name}", self.kek, self.dek),))
+
+    def file(self, first: bytes, second: bytes, data: bytes = b"") -> bytes:
+        """The backing file with these copies, and this behind data_offset."""
+        front = first.ljust(SECOND_COPY[self.kind], b"\0") + second
+        return front if self.kind == HOME else front.ljust(self.data_offset, b"\0") + data
+
+    def encrypted(self, plaintext: bytes) -> bytes:
+        """What stands behind data_offset for this plaintext; units of zeros are holes."""
+        return disk.write_range(self.dek, self.sector_size, 0, plaintext) + disk.tail(len(plaintext))
+
+    def noise(self, length: int) -> bytes:
+        """Plaintext of its own."""
+        return derive(f"store {self.name}: plaintext", length)
+
+    def disk(self, plaintext: bytes, header: Header | None = None) -> tuple["Golden", Header, bytes, bytes]:
+        """A disk with two equal copies."""
+        used = header or self.header()
+        copy = encode(used, self.dek)
+        return self, used, self.file(copy, copy, self.encrypted(plaintext)), plaintext
+
+
+def stores() -> dict[str, VectorFile]:
+    """File name to store."""
+    made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home()]
+    return {golden.name: store_file(golden, *rest) for golden, *rest in made}
+
+
+def store_file(golden: Golden, header: Header, backing: bytes, plaintext: bytes) -> VectorFile:
+    """The text of one store."""
+    fields = [("expect", "ok"), ("why", golden.why), ("kek", golden.kek.hex())]
+    if golden.primary is not None:
+        fields.append(("primary_key", native.encode_primary(golden.primary).hex()))
+    fields += decoded_fields(header)
+    if golden.kind == DISK:
+        fields += [("plain_len", str(len(plaintext))), ("sha256", hashlib.sha256(plaintext).hexdigest())]
+    return VectorFile(tuple(fields), (backing,))
+
+
+Made = tuple[Golden, Header, bytes, bytes]
+
+
+def whole() -> Made:
+    """Data, holes of units and of sectors, and an end within a block."""
+    golden = Golden("disk-4096", "4096-byte sectors, holes, and a last block that is not full", label="root disk")
+    data = golden.noise(6000)
+    return golden.disk(data[:4096] + bytes(4096) + data[4096:5120] + bytes(1024) + data[5120:])
+
+
+def small_sectors() -> Made:
+    """512-byte sectors."""
+    golden = Golden("disk-512", "512-byte sectors, and a last unit that is not full", sector_size=512)
+    return golden.disk(golden.noise(1536) + bytes(512) + golden.noise(1136)[624:])
+
+
+def empty() -> Made:
+    """No data at all."""
+    golden = Golden("disk-hole", "a disk of 1 MiB that was never written")
+    header = golden.header()
+    copy = encode(header, golden.dek)
+    return golden, header, golden.file(copy, copy, bytes(MIB)), bytes(MIB)
+
+
+def grown() -> Made:
+    """A hole behind ciphertext in one unit."""
+    golden = Golden("disk-grown", "grown from 100 to 3000 bytes, then written at its end", data_offset=9 * MIB)
+    header = golden.header()
+    copy = encode(header, golden.dek)
+    start, end = golden.noise(100), golden.noise(540)[100:]
+    first = disk.encrypt_range(golden.dek, 4096, 0, start.ljust(112, b"\0"))
+    last = disk.encrypt_range(golden.dek, 4096, 2560, end.ljust(448, b"\0"))
+    plaintext = start.ljust(2560, b"\0") + end
+    return golden, header, golden.file(copy, copy, first.ljust(2560, b"\0") + last + disk.tail(3000)), plaintext
+
+
+def updated() -> Made:
+    """Two updates: the first copy is the newest."""
+    golden = Golden("disk-updated", "four slots and a label, after two updates", label="Platte Ä 磁盘")
+    others = tuple(new_slot(f"provider-{n}", f"key {n}", derive(f"store: other kek {n}", 32), golden.dek)
+                   for n in range(1, 4))
+    newest = golden.header()
+    newest = replace(newest, sequence=3, slots=(*others, *newest.slots))
+    older = replace(golden.header(), sequence=2, label="before")
+    plaintext = golden.noise(700)
+    file = golden.file(encode(newest, golden.dek), encode(older, golden.dek), golden.encrypted(plaintext))
+    return golden, newest, file, plaintext
+
+
+def one_copy() -> Made:
+    """A disk whose beginning was overwritten."""
+    golden = Golden("disk-first-copy-lost", "the first copy was overwritten with zeros")
+    header = replace(golden.header(), sequence=2)
+    plaintext = golden.noise(512)
+    file = golden.file(bytes(COPY_LEN), encode(header, golden.dek), golden.encrypted(plaintext))
+    return golden, header, file, plaintext
+
+
+def of_native() -> Made:
+    """A disk whose key id is of the native provider."""
+    primary = native.PrimaryKey(derive_uuid("store: primary key"), derive("store: primary key", 32))
+    golden = Golden("disk-native", "its KEK is wrapped in its key id, by a primary key of the native provider",
+                    primary=primary)
+    slot = new_slot("local", native.make_key_id(primary, golden.kek), golden.kek, golden.dek)
+    return golden.disk(golden.noise(1000), replace(golden.header(), slots=(slot,)))
+
+
+def home() -> Made:
+    """A home as it is created."""
+    golden = Golden("home", "a home", kind=HOME)
+    copy = encode(golden.header(), golden.dek)
+    return golden, golden.header(), golden.file(copy, copy), b""
+
+
+def updated_home() -> Made:
+    """A home whose second copy is the newer one."""
+    golden = Golden("home-updated", "patterns of its own, after one update", kind=HOME, label="web01",
+                    disk_names=("*.dsk", "disk-##"))
+    newer = replace(golden.header(), sequence=2)
+    file = golden.file(encode(replace(golden.header(), label="", disk_names=()), golden.dek), encode(newer, golden.dek))
+    return golden, newer, file, b""
+
+
+def write_missing(root: Path) -> list[str]:
+    """Write the stores of the current version that are not there; those that are stay as they are."""
+    folder = root / VERSION_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {folder / f"{name}.txt": store for name, store in stores().items()}
+    missing = {path: store for path, store in paths.items() if not path.exists()}
+    for path, store in missing.items():
+        path.write_text(store.render(), encoding="utf-8")
+    return sorted(path.name for path in missing)
+
+
+def committed(root: Path) -> list[Path]:
+    """The stores that are there, of all versions."""
+    return sorted(root.glob("v*/*.txt"))
+
+
+def failures(root: Path) -> list[str]:
+    """What does not open to what it says of itself."""
+    found = [f"{root / VERSION_FOLDER / name}.txt: missing" for name in stores()
+             if not (root / VERSION_FOLDER / f"{name}.txt").is_file()]
+    for path in committed(root):
+        try:
+            read_store(parse(path.read_text(encoding="utf-8")))
+        except (AssertionError, ValueError, FormatError) as failure:
+            found.append(f"{path}: {failure}")
+    return found
+
+
+def read_store(store: VectorFile) -> None:
+    """Unlock a store and compare all it says."""
+    kind = KIND_BY_NAME[store.get("kind")]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / (HOME_FILE if kind == HOME else "disk")
+        path.write_bytes(store.bodies[0])
+        with path.open("rb") as file:
+            found = component.read_component(file)
+            component.unlock(found.copy, found.header, store.bytes("kek"))
+            want = [field for field in store.fields if field[0] not in OWN_FIELDS]
+            same(decoded_fields(found.header), want, "fields")
+            for primary in store.all("primary_key"):
+                kek = native.open_key_id(native.decode_primary(bytes.fromhex(primary)), found.header.slots[0].key_id)
+                same(kek, store.bytes("kek"), "KEK in the key id")
+            if kind == DISK:
+                plain_len, digest = component.decrypt_disk(file, found, store.bytes("kek"), None)
+                same(plain_len, store.int("plain_len"), "plaintext length")
+                same(digest, store.get("sha256"), "SHA-256 of the plaintext")
