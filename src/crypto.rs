@@ -8,4 +8,5 @@ pub mod derive;
 pub mod passphrase;
 pub mod random;
 pub mod wrap;
+pub mod xaes;
 pub mod xts;

@@ -2,6 +2,7 @@
 
 mod field;
 pub mod header;
+pub mod home_file;
 pub mod names;
 
 pub use field::{Reader, Writer};

@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod header_area;
+pub mod home_file;
 pub mod plain_file;
 pub mod range_lock;
 

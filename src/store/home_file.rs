@@ -1,0 +1,306 @@
+//! A home file: plaintext bytes at any offset over authenticated blocks in one backing file.
+//!
+//! Blocks of 4096 bytes are sealed each on its own; what is not authentic is an error, never wrong bytes. A block that a
+//! sync made durable is not overwritten before its next version is durable as well, so a power cut in the midst of a
+//! write leaves the block as it was. docs/FORMAT.md, section 9, says why this holds at any moment.
+
+mod blocks;
+mod keys;
+mod space;
+mod unsynced;
+mod value;
+
+pub use keys::HomeKeys;
+pub use value::{
+    MAX_TARGET_LEN, MAX_XATTR_LEN, Value, open_target, open_value, seal_target, seal_value, target_len, value_len,
+};
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::home_file::{
+    self, BLOCK, BLOCK_LEN, FileId, GROUP_BLOCKS, HEADER_LEN, MAX_PLAIN_LEN, block_end, cipher_len,
+};
+use crate::sector::{ceil, floor};
+use crate::storage::Storage;
+use crate::store::disk::MAX_REQUEST;
+use crate::store::home_file::blocks::Change;
+use crate::store::home_file::keys::FileCipher;
+use crate::store::home_file::unsynced::Unsynced;
+use crate::store::range_lock::{RangeGuard, RangeLock};
+
+/// An unlocked home file. All positions are of the plain side, in bytes.
+pub struct HomeFile<S> {
+    storage: S,
+    cipher: FileCipher,
+    /// Without one the file is a hole: it is empty, or its header was lost in a crash before any sync.
+    has_header: AtomicBool,
+    /// Changed only while all from the old or new end on is locked.
+    plain_len: AtomicU64,
+    locks: RangeLock,
+    unsynced: Unsynced,
+    /// Whether something may lie behind the end that must not show when the file grows.
+    tail_unclean: AtomicBool,
+}
+
+impl<S: Storage> HomeFile<S> {
+    /// Opens a backing file; an empty one is an empty home file. Writes nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that this home did not write, `Unsupported` for a later version's, or `Io`.
+    pub fn open(storage: S, keys: &HomeKeys) -> Result<Self> {
+        let mut header = [0; HEADER_LEN];
+        storage.read_at(0, &mut header)?;
+        let header = home_file::decode_header(&header)?;
+        let backing_len = storage.len()?;
+        let has_header = header.is_some();
+        let cipher = match header {
+            Some(header) => keys.file(header)?,
+            None => keys.new_file()?,
+        };
+        Ok(Self {
+            storage,
+            cipher,
+            has_header: AtomicBool::new(has_header),
+            plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
+            locks: RangeLock::default(),
+            unsynced: Unsynced::default(),
+            tail_unclean: AtomicBool::new(has_header),
+        })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        self.plain_len.load(Ordering::Acquire)
+    }
+
+    /// Whether the length is 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The storage beneath, for attributes; its bytes are ciphertext.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    /// The file's id, if it has one yet.
+    pub fn id(&self) -> Option<FileId> {
+        self.has_header().then_some(self.cipher.id)
+    }
+
+    /// The file's id, which it keeps from then on.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn ensure_id(&self) -> Result<FileId> {
+        if !self.has_header() {
+            let _guard = self.locks.exclusive(0..u64::MAX);
+            self.make_header()?;
+        }
+        Ok(self.cipher.id)
+    }
+
+    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`](super::disk::request_buffer).
+    ///
+    /// # Errors
+    /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` for a block that does not authenticate, or `Io`.
+    pub fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+        let end = checked_end(plain_offset, len)?;
+        let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
+        let end = end.min(self.len());
+        if plain_offset >= end {
+            return Ok(&[]);
+        }
+        let blocks = plain_offset / BLOCK..block_end(end);
+        let out = &mut buffer[..index((blocks.end - blocks.start) * BLOCK)];
+        if self.has_header() {
+            self.read_blocks(blocks, out)?;
+        } else {
+            out.fill(0);
+        }
+        let skip = index(plain_offset % BLOCK);
+        Ok(&buffer[skip..skip + index(end - plain_offset)])
+    }
+
+    /// Writes all of `data`, through a [`request_buffer`](super::disk::request_buffer). Behind the end the file grows, with
+    /// a hole in between.
+    ///
+    /// # Errors
+    /// `Invalid` for a request over [`MAX_REQUEST`] or behind [`MAX_PLAIN_LEN`], `Corrupt` when a block that is written in
+    /// part does not authenticate, or `Io`. Then blocks of the range may hold old or new data; the length is what it was.
+    pub fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        let end = checked_end(plain_offset, data.len())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.lock_for_change(plain_offset, end);
+        self.make_header()?;
+        let old_len = self.len();
+        if end <= old_len {
+            return self.write_within(plain_offset, data, buffer);
+        }
+        self.clean_tail(buffer)?;
+        self.storage.set_len(cipher_len(end))?;
+        let written = self.write_within(plain_offset, data, buffer);
+        if written.is_err() {
+            self.tail_unclean.store(true, Ordering::Release);
+            self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?;
+        } else {
+            self.plain_len.store(end, Ordering::Release);
+        }
+        written
+    }
+
+    /// Writes a range that is locked, in a file that is long enough beneath.
+    fn write_within(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        let change = Change { plain_offset, data, old_len: self.len() };
+        let mut sealer = self.cipher.blocks.sealer()?;
+        home_file::groups(change.blocks()).try_for_each(|blocks| self.write_piece(&mut sealer, change, blocks, buffer))
+    }
+
+    /// Grows by a hole, or cuts off.
+    ///
+    /// # Errors
+    /// `Invalid` behind [`MAX_PLAIN_LEN`], or `Io`; the length is then what it was.
+    pub fn set_len(&self, plain_len: u64) -> Result<()> {
+        if plain_len > MAX_PLAIN_LEN {
+            return Err(too_far(plain_len));
+        }
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let old_len = self.len();
+        if plain_len > old_len {
+            self.make_header()?;
+            return self.grow(plain_len);
+        }
+        if plain_len < old_len {
+            self.tail_unclean.store(true, Ordering::Release);
+            self.cut_off(plain_len)?;
+            self.plain_len.store(plain_len, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Cuts the backing file off, while no sync tidies up what is cut off.
+    fn cut_off(&self, plain_len: u64) -> Result<()> {
+        let _gate = self.unsynced.writing();
+        self.storage.set_len(cipher_len(plain_len))?;
+        self.unsynced.cut_off(block_end(plain_len));
+        Ok(())
+    }
+
+    fn grow(&self, plain_len: u64) -> Result<()> {
+        self.clean_tail(&mut [0; BLOCK_LEN])?;
+        self.storage.set_len(cipher_len(plain_len))?;
+        self.plain_len.store(plain_len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes sure that nothing shows behind the end when the file grows: neither the rest of the last block nor blocks of
+    /// its group that were cut off. What had to be cleaned is durable before the file may grow.
+    fn clean_tail(&self, buffer: &mut [u8]) -> Result<()> {
+        if !self.tail_unclean.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let plain_len = self.len();
+        let end = block_end(plain_len);
+        if !plain_len.is_multiple_of(BLOCK) {
+            self.clean_last_block(plain_len, buffer)?;
+        }
+        self.forget(end, end.next_multiple_of(GROUP_BLOCKS), false)?;
+        self.tail_unclean.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn clean_last_block(&self, plain_len: u64, buffer: &mut [u8]) -> Result<()> {
+        let block = plain_len / BLOCK;
+        let kept = index(plain_len % BLOCK);
+        let mut plain = [0; BLOCK_LEN];
+        match self.read_blocks(block..block + 1, &mut plain) {
+            Err(error) if error.kind() == Kind::Corrupt => return Ok(()), // it shows nothing, however long the file is
+            other => other?,
+        }
+        if plain[kept..].iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        self.write_zeros(plain_len, BLOCK_LEN - kept, buffer)?;
+        self.sync()
+    }
+
+    /// Returns once everything written is durable.
+    ///
+    /// # Errors
+    /// `Io`. After one failed sync all later ones fail too: the kernel reports lost writes once, and which ones were lost is
+    /// not known. Closing and opening the file starts afresh.
+    pub fn sync(&self) -> Result<()> {
+        let _gate = self.unsynced.syncing();
+        if self.unsynced.has_failed() {
+            return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
+        }
+        self.storage
+            .sync()
+            .inspect_err(|_| self.unsynced.fail())
+            .context(|| "making the file's data durable".into())?;
+        for (group, blocks) in self.unsynced.settle() {
+            drop(self.retire(group, blocks));
+        }
+        Ok(())
+    }
+
+    fn has_header(&self) -> bool {
+        self.has_header.load(Ordering::Acquire)
+    }
+
+    /// Gives the file its header, while all of it is locked. What lies behind a lost one can no longer be opened.
+    fn make_header(&self) -> Result<()> {
+        if self.has_header() {
+            return Ok(());
+        }
+        let backing_len = self.storage.len()?;
+        if backing_len > 0 {
+            self.storage.punch(0, backing_len)?;
+        }
+        self.storage.write_at(0, &self.cipher.header)?;
+        self.has_header.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Locks what a change of `start..end` touches: its blocks, everything behind the end when the file grows, and all of
+    /// a file that needs a header first.
+    fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
+        loop {
+            let needed = || match (self.has_header(), self.len()) {
+                (false, _) => 0..u64::MAX,
+                (true, len) if end <= len => floor(start, BLOCK)..ceil(end, BLOCK),
+                (true, len) => floor(start.min(len), BLOCK)..u64::MAX,
+            };
+            let range = needed();
+            let guard = self.locks.exclusive(range.clone());
+            if needed() == range {
+                return guard;
+            }
+        }
+    }
+}
+
+fn checked_end(plain_offset: u64, len: usize) -> Result<u64> {
+    if len > MAX_REQUEST {
+        return Err(Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}")));
+    }
+    plain_offset.checked_add(len as u64).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))
+}
+
+fn too_far(plain_offset: u64) -> Error {
+    Error::io(
+        format!("position {plain_offset}: a home file ends at {MAX_PLAIN_LEN} at the latest"),
+        std::io::Error::from_raw_os_error(libc::EFBIG),
+    )
+}
+
+/// A distance within one request; it fits a length of memory.
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

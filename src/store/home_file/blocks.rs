@@ -1,0 +1,270 @@
+//! Blocks of a home file: which of their versions counts, and where the next one goes.
+//!
+//! A version that a sync may have made durable is never overwritten: the next one goes to the block's other place, and
+//! only a sync makes the older one dispensable. So a torn write costs nothing that was synced.
+
+use std::ops::Range;
+
+use crate::crypto::xaes::{Opener, Sealer};
+use crate::error::{Error, Kind, Result};
+use crate::format::home_file::{
+    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, PAIR_LEN, Pair, Place, groups,
+};
+use crate::storage::Storage;
+use crate::store::home_file::unsynced::{Blocks, Written};
+use crate::store::home_file::{HomeFile, index};
+
+/// Consecutive blocks of one group, and what their file holds of them.
+pub(super) struct Piece {
+    blocks: Range<u64>,
+    pairs: [Pair; GROUP_BLOCKS_LEN],
+}
+
+impl Piece {
+    /// Blocks with their pairs.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (BlockIndex, Pair)> {
+        self.blocks.clone().map(BlockIndex).zip(self.pairs)
+    }
+
+    pub(super) fn pairs_mut(&mut self) -> impl Iterator<Item = (BlockIndex, &mut Pair)> {
+        self.blocks.clone().map(BlockIndex).zip(&mut self.pairs)
+    }
+
+    pub(super) fn is_hole(&self) -> bool {
+        self.iter().all(|(_, pair)| pair.is_hole())
+    }
+
+    /// Splits the blocks, numbered within the piece, into runs that lie side by side.
+    fn runs(&self, place: impl Fn(usize) -> Option<Place>) -> impl Iterator<Item = (Range<usize>, Option<Place>)> {
+        let len = index(self.blocks.end - self.blocks.start);
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = at;
+            let here = (start < len).then(|| place(start))?;
+            at = (start..len).find(|&number| place(number) != here).unwrap_or(len);
+            Some((start..at, here))
+        })
+    }
+
+    fn block(&self, number: usize) -> BlockIndex {
+        BlockIndex(self.blocks.start + number as u64)
+    }
+}
+
+/// A request to write: where, what, and how long the file was before.
+#[derive(Clone, Copy)]
+pub(super) struct Change<'a> {
+    pub(super) plain_offset: u64,
+    pub(super) data: &'a [u8],
+    pub(super) old_len: u64,
+}
+
+impl Change<'_> {
+    pub(super) fn blocks(&self) -> Range<u64> {
+        let end = self.plain_offset + self.data.len() as u64;
+        self.plain_offset / BLOCK..end.div_ceil(BLOCK)
+    }
+
+    /// What of a block is written, and with which bytes.
+    fn within(&self, block: BlockIndex) -> (Range<usize>, &[u8]) {
+        let start = self.plain_offset.max(block.plain_start());
+        let end = (self.plain_offset + self.data.len() as u64).min(block.plain_start() + BLOCK);
+        let data = &self.data[index(start - self.plain_offset)..index(end - self.plain_offset)];
+        (index(start - block.plain_start())..index(end - block.plain_start()), data)
+    }
+}
+
+impl<S: Storage> HomeFile<S> {
+    pub(super) fn read_pairs(&self, blocks: Range<u64>) -> Result<Piece> {
+        let mut bytes = [[0; PAIR_LEN]; GROUP_BLOCKS_LEN];
+        let len = index(blocks.end - blocks.start);
+        let wanted = bytes[..len].as_flattened_mut();
+        self.storage.read_at(BlockIndex(blocks.start).pair_offset(), wanted)?;
+        let mut pairs = [Pair::default(); GROUP_BLOCKS_LEN];
+        pairs.iter_mut().zip(&bytes[..len]).for_each(|(pair, bytes)| *pair = Pair::decode(bytes));
+        Ok(Piece { blocks, pairs })
+    }
+
+    pub(super) fn write_pairs(&self, piece: &Piece) -> Result<()> {
+        let mut bytes = [[0; PAIR_LEN]; GROUP_BLOCKS_LEN];
+        let len = index(piece.blocks.end - piece.blocks.start);
+        bytes.iter_mut().zip(&piece.pairs[..len]).for_each(|(bytes, pair)| *bytes = pair.encode());
+        self.storage.write_at(BlockIndex(piece.blocks.start).pair_offset(), bytes[..len].as_flattened())
+    }
+
+    /// Plaintext of whole blocks.
+    pub(super) fn read_blocks(&self, blocks: Range<u64>, out: &mut [u8]) -> Result<()> {
+        let mut opener = self.cipher.blocks.opener();
+        let mut rest = out;
+        for blocks in groups(blocks) {
+            let (out, behind) = rest.split_at_mut(index((blocks.end - blocks.start) * BLOCK));
+            rest = behind;
+            self.read_piece(&mut opener, &self.read_pairs(blocks)?, out)?;
+        }
+        Ok(())
+    }
+
+    fn read_piece(&self, opener: &mut Opener<'_>, piece: &Piece, out: &mut [u8]) -> Result<()> {
+        for (run, place) in piece.runs(|number| piece.pairs[number].newest().map(|(place, _)| place)) {
+            let out = &mut out[run.start * BLOCK_LEN..run.end * BLOCK_LEN];
+            let Some(place) = place else {
+                out.fill(0);
+                continue;
+            };
+            let first = piece.block(run.start);
+            let filled = self.storage.read_at(first.cipher_offset(place), out)?;
+            if filled < out.len() {
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    format!("the backing file ends within block {}: it was cut off", first.0 + (filled as u64) / BLOCK),
+                ));
+            }
+            for (number, data) in run.zip(out.chunks_exact_mut(BLOCK_LEN)) {
+                let (block, pair) = (piece.block(number), &piece.pairs[number]);
+                let opened = match pair.at(place) {
+                    Some(entry) => self.cipher.open(opener, block, &entry, data)?,
+                    None => false,
+                };
+                if !opened {
+                    self.read_block(opener, block, pair, data)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plaintext of one block, from the newest of its versions that is whole; tells where that lies.
+    ///
+    /// Only a crash leaves an older version beside a torn one. Where no version authenticates and the places hold
+    /// nothing but zeros, neither did their data reach the medium nor was any of it ever synced: that is a hole.
+    fn read_block(
+        &self,
+        opener: &mut Opener<'_>,
+        block: BlockIndex,
+        pair: &Pair,
+        data: &mut [u8],
+    ) -> Result<Option<Place>> {
+        let newest = pair.newest().map(|(place, _)| place);
+        let mut empty = true;
+        for place in newest.into_iter().chain(newest.map(Place::other)) {
+            let Some(entry) = pair.at(place) else { continue };
+            data.fill(0);
+            self.storage.read_at(block.cipher_offset(place), data)?;
+            let zeros = data.iter().all(|&byte| byte == 0);
+            empty &= zeros;
+            if !zeros && self.cipher.open(opener, block, &entry, data)? {
+                return Ok(Some(place));
+            }
+        }
+        data.fill(0);
+        if empty { Ok(None) } else { Err(damaged(block)) }
+    }
+
+    /// Seals and writes the part of a change that lies in one group, through the front of `buffer`.
+    pub(super) fn write_piece(
+        &self,
+        sealer: &mut Sealer,
+        change: Change<'_>,
+        blocks: Range<u64>,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        let group = BlockIndex(blocks.start).group();
+        let (_gate, unsynced, mut piece) = loop {
+            let gate = self.unsynced.writing();
+            let unsynced = self.unsynced.of(group);
+            let piece = self.read_pairs(blocks.clone())?;
+            let open = |(block, pair): (BlockIndex, Pair)| pair.is_double() && !unsynced.contains(block);
+            if self.unsynced.is_settled() || !piece.iter().any(open) {
+                break (gate, unsynced, piece);
+            }
+            drop(gate);
+            self.sync()?;
+        };
+        let mut places = [Place::Main; GROUP_BLOCKS_LEN];
+        let mut written = Written::default();
+        for (number, cipher) in (0..index(blocks.end - blocks.start)).zip(buffer.chunks_exact_mut(BLOCK_LEN)) {
+            let block = piece.block(number);
+            let pair = &mut piece.pairs[number];
+            places[number] = self.seal_block(sealer, change, (block, pair, unsynced), cipher)?;
+            written.all.insert(block);
+            if pair.is_double() {
+                written.double.insert(block);
+            }
+        }
+        let write = || {
+            for (run, place) in piece.runs(|number| Some(places[number])) {
+                let offset = piece.block(run.start).cipher_offset(place.unwrap_or(Place::Main));
+                self.storage.write_at(offset, &buffer[run.start * BLOCK_LEN..run.end * BLOCK_LEN])?;
+            }
+            self.write_pairs(&piece)
+        };
+        if let Err(error) = write() {
+            // A block that was overwritten where it lies may be half old, half new: a second try makes it new.
+            self.unsynced.unsettle();
+            drop(write());
+            return Err(error);
+        }
+        self.unsynced.add(group, written);
+        Ok(())
+    }
+
+    /// Seals a block's next version, records it in the pair, and tells where it belongs.
+    fn seal_block(
+        &self,
+        sealer: &mut Sealer,
+        change: Change<'_>,
+        (block, pair, unsynced): (BlockIndex, &mut Pair, Blocks),
+        cipher: &mut [u8],
+    ) -> Result<Place> {
+        let (within, data) = change.within(block);
+        let whole = within.len() == BLOCK_LEN;
+        let unsynced = unsynced.contains(block);
+        let mut plain = [0; BLOCK_LEN];
+        let mut readable = pair.newest().map(|(place, _)| place);
+        if !whole || pair.is_double() && !unsynced {
+            let read = self.read_block(&mut self.cipher.blocks.opener(), block, pair, &mut plain);
+            readable = match read {
+                Err(error) if error.kind() == Kind::Corrupt && whole => None,
+                other => other?,
+            };
+        }
+        let newest = pair.newest();
+        let (place, version) = match (newest, readable) {
+            (None, _) => (Place::Main, 1),
+            (Some((place, entry)), _) if unsynced => (place, entry.version),
+            (Some((_, entry)), Some(kept)) => (kept.other(), next(block, entry.version)?),
+            (Some((place, entry)), None) => (place, next(block, entry.version)?),
+        };
+        let entry = if whole {
+            self.cipher.seal(sealer, block, version, data, cipher)?
+        } else {
+            let kept = change.old_len.saturating_sub(block.plain_start()).min(BLOCK);
+            plain[index(kept)..].fill(0);
+            plain[within].copy_from_slice(data);
+            self.cipher.seal(sealer, block, version, &plain, cipher)?
+        };
+        pair.put(place, Some(entry));
+        Ok(place)
+    }
+
+    /// Forgets older versions, once newer ones are durable. Failing costs nothing: they are looked at again then.
+    pub(super) fn retire(&self, group: GroupIndex, blocks: Blocks) -> Result<()> {
+        let mut numbers = group.blocks().filter(|&number| blocks.contains(BlockIndex(number)));
+        let Some(first) = numbers.next() else { return Ok(()) };
+        let mut piece = self.read_pairs(first..numbers.next_back().unwrap_or(first) + 1)?;
+        for (block, pair) in piece.pairs_mut() {
+            if let Some((place, _)) = pair.newest().filter(|_| blocks.contains(block)) {
+                pair.put(place.other(), None);
+            }
+        }
+        self.write_pairs(&piece)
+    }
+}
+
+fn next(block: BlockIndex, version: u64) -> Result<u64> {
+    version.checked_add(1).ok_or_else(|| damaged(block))
+}
+
+fn damaged(block: BlockIndex) -> Error {
+    Error::new(Kind::Corrupt, format!("block {} does not authenticate: damaged, forged or moved", block.0))
+}

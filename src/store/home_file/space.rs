@@ -1,0 +1,159 @@
+//! Holes of a home file: making them, filling them, finding them.
+
+use crate::error::Result;
+use crate::format::home_file::{
+    BLOCK, BLOCK_LEN, BlockIndex, MAX_PLAIN_LEN, PAIR_LEN, Pair, Place, block_end, group_at, groups,
+};
+use crate::storage::Storage;
+use crate::store::home_file::{HomeFile, index, too_far};
+
+impl<S: Storage> HomeFile<S> {
+    /// Discards a range: it reads as zeros, and its whole blocks give their space back. The length stays.
+    ///
+    /// # Errors
+    /// `Io`, or `Corrupt` when a block of which a part would stay does not authenticate.
+    pub fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, true)
+    }
+
+    /// Makes a range read as zeros; its blocks keep their space. The length stays.
+    ///
+    /// # Errors
+    /// As of [`punch`](Self::punch).
+    pub fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, false)
+    }
+
+    fn clear(&self, plain_offset: u64, len: u64, buffer: &mut [u8], give_back: bool) -> Result<()> {
+        let end = plain_offset.saturating_add(len).min(MAX_PLAIN_LEN);
+        let _guard = self.lock_for_change(plain_offset, end);
+        let plain_len = self.len();
+        let end = end.min(plain_len);
+        if plain_offset >= end || !self.has_header() {
+            return Ok(());
+        }
+        // Where the file ends inside a block, the block goes as a whole.
+        let last = if end == plain_len { block_end(end) } else { end / BLOCK };
+        let first = block_end(plain_offset).min(last);
+        let head = plain_offset..end.min(block_end(plain_offset) * BLOCK);
+        let tail = (last * BLOCK).max(head.end)..end;
+        for edge in [head, tail] {
+            if edge.start < edge.end {
+                self.write_zeros(edge.start, index(edge.end - edge.start), buffer)?;
+            }
+        }
+        self.forget(first, last, give_back)
+    }
+
+    /// Zeros within one block. A hole stays one.
+    pub(super) fn write_zeros(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
+        let block = plain_offset / BLOCK;
+        if self.read_pairs(block..block + 1)?.is_hole() {
+            return Ok(());
+        }
+        self.write_within(plain_offset, &ZEROS[..len], buffer)
+    }
+
+    /// Makes holes of whole blocks. Only when nothing can bring their entries back may their places change: a torn block
+    /// must not take the place of one that was synced. So this syncs if there was anything.
+    pub(super) fn forget(&self, first: u64, last: u64, give_back: bool) -> Result<()> {
+        let mut forgotten = false;
+        let mut at = first;
+        while let Some(blocks) = self.next_piece(at, last)? {
+            at = blocks.end;
+            let _gate = self.unsynced.writing();
+            let mut piece = self.read_pairs(blocks)?;
+            if !piece.is_hole() {
+                piece.pairs_mut().for_each(|(_, pair)| *pair = Pair::default());
+                self.write_pairs(&piece)?;
+                forgotten = true;
+            }
+        }
+        if !forgotten {
+            return Ok(());
+        }
+        self.sync()?;
+        let mut at = first;
+        while let Some(blocks) = self.next_piece(at, last)?.filter(|_| give_back) {
+            at = blocks.end;
+            for place in [Place::Main, Place::Spare] {
+                let start = BlockIndex(blocks.start).cipher_offset(place);
+                self.storage.punch(start, (blocks.end - blocks.start) * BLOCK)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next blocks of one group, from `at` on and before `end`, whose group is not a hole as a whole.
+    fn next_piece(&self, at: u64, end: u64) -> Result<Option<std::ops::Range<u64>>> {
+        if at >= end {
+            return Ok(None);
+        }
+        let group = BlockIndex(at).group();
+        let Some(found) = self.storage.seek_data(group.cipher_start())? else { return Ok(None) };
+        let start = at.max(group_at(found).blocks().start);
+        Ok(groups(start..end.max(start)).next())
+    }
+
+    /// Reserves space for a range, so that first writes into it find room; with `grow` the file becomes long enough for
+    /// it. What is overwritten after a sync takes room of its own.
+    ///
+    /// # Errors
+    /// `Io` (`ENOSPC`), or `Invalid` behind [`MAX_PLAIN_LEN`].
+    pub fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
+        let end =
+            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let kept = if grow { end } else { end.min(self.len()) };
+        if plain_offset >= kept {
+            return Ok(());
+        }
+        self.make_header()?;
+        for blocks in groups(plain_offset / BLOCK..block_end(kept)) {
+            let (first, count) = (BlockIndex(blocks.start), blocks.end - blocks.start);
+            self.storage.allocate(first.pair_offset(), count * PAIR_LEN as u64)?;
+            self.storage.allocate(first.cipher_offset(Place::Main), count * BLOCK)?;
+        }
+        if kept > self.len() { self.grow(kept) } else { Ok(()) }
+    }
+
+    /// Start of the first data at or behind `plain_offset`, if there is any.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.len();
+        if plain_offset >= plain_len || !self.has_header() {
+            return Ok(None);
+        }
+        let mut at = plain_offset / BLOCK;
+        while let Some(blocks) = self.next_piece(at, block_end(plain_len))? {
+            at = blocks.end;
+            if let Some((block, _)) = self.read_pairs(blocks)?.iter().find(|(_, pair)| !pair.is_hole()) {
+                return Ok(Some(plain_offset.max(block.plain_start())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Start of the first hole at or behind `plain_offset` (the end of the file is one), if `plain_offset` is within it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.len();
+        if plain_offset >= plain_len {
+            return Ok(None);
+        }
+        if !self.has_header() {
+            return Ok(Some(plain_offset));
+        }
+        for blocks in groups(plain_offset / BLOCK..block_end(plain_len)) {
+            if let Some((block, _)) = self.read_pairs(blocks)?.iter().find(|(_, pair)| pair.is_hole()) {
+                return Ok(Some(plain_offset.max(block.plain_start())));
+            }
+        }
+        Ok(Some(plain_len))
+    }
+}

@@ -1,0 +1,356 @@
+mod crash;
+mod forgery;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::crypto::random;
+use crate::format::home_file::{BlockIndex, PAIR_LEN, Place};
+use crate::storage::memory::{FaultStorage, MemoryStorage};
+use crate::store::disk::request_buffer;
+
+/// Plaintext of one group.
+const GROUP: u64 = GROUP_BLOCKS * BLOCK;
+
+fn keys() -> HomeKeys {
+    HomeKeys::new(&random::home_dek().unwrap()).unwrap()
+}
+
+fn open<S: Storage>(storage: S, keys: &HomeKeys) -> HomeFile<S> {
+    HomeFile::open(storage, keys).unwrap()
+}
+
+fn new_file(keys: &HomeKeys) -> HomeFile<MemoryStorage> {
+    open(MemoryStorage::default(), keys)
+}
+
+fn contents<S: Storage>(file: &HomeFile<S>) -> Vec<u8> {
+    let len = usize::try_from(file.len()).unwrap();
+    file.read_at(0, len, &mut request_buffer()).unwrap().to_vec()
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(u64, usize, u8),
+    SetLen(u64),
+    Punch(u64, u64),
+    Zero(u64, u64),
+    Allocate(u64, u64, bool),
+    Sync,
+    Reopen,
+}
+
+/// Positions around the start, or around the end of the first group.
+fn position() -> impl Strategy<Value = u64> {
+    let near = prop_oneof![(0..20_000_u64), (0..5_u64).prop_map(|block| block * BLOCK)];
+    (near, prop::bool::weighted(0.2)).prop_map(|(at, far)| if far { GROUP - 2 * BLOCK + at % (4 * BLOCK) } else { at })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (position(), 0..9000_usize, any::<u8>()).prop_map(|(at, len, fill)| Op::Write(at, len, fill)),
+        2 => position().prop_map(Op::SetLen),
+        2 => (position(), 0..20_000_u64).prop_map(|(at, len)| Op::Punch(at, len)),
+        1 => (position(), 0..20_000_u64).prop_map(|(at, len)| Op::Zero(at, len)),
+        1 => (position(), 0..20_000_u64, any::<bool>()).prop_map(|(at, len, grow)| Op::Allocate(at, len, grow)),
+        2 => Just(Op::Sync),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+/// Bytes without long runs of equal ones, so that a shifted copy is noticed; some are zero.
+fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    (0..=255).cycle().step_by(7).take(len).map(|byte: u8| byte.wrapping_add(seed)).collect()
+}
+
+fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
+    match op {
+        Op::Write(offset, len, seed) if *len > 0 => {
+            let end = index(*offset) + len;
+            model.resize(model.len().max(end), 0);
+            model[index(*offset)..end].copy_from_slice(&pattern(*len, *seed));
+        }
+        Op::SetLen(len) => model.resize(index(*len), 0),
+        Op::Punch(offset, len) | Op::Zero(offset, len) => {
+            let end = index(offset + len).min(model.len());
+            model[index(*offset).min(end)..end].fill(0);
+        }
+        Op::Allocate(offset, len, true) if *len > 0 && index(offset + len) > model.len() => {
+            model.resize(index(offset + len), 0);
+        }
+        Op::Write(..) | Op::Allocate(..) | Op::Sync | Op::Reopen => {}
+    }
+}
+
+fn apply<S: Storage>(file: &HomeFile<S>, op: &Op, buffer: &mut [u8]) -> Result<()> {
+    match op {
+        Op::Write(offset, len, seed) => file.write_at(*offset, &pattern(*len, *seed), buffer),
+        Op::SetLen(len) => file.set_len(*len),
+        Op::Punch(offset, len) => file.punch(*offset, *len, buffer),
+        Op::Zero(offset, len) => file.zero(*offset, *len, buffer),
+        Op::Allocate(offset, len, grow) => file.allocate(*offset, *len, *grow),
+        Op::Sync => file.sync(),
+        Op::Reopen => Ok(()),
+    }
+}
+
+fn assert_same(seen: &[u8], model: &[u8], after: &dyn std::fmt::Debug) {
+    assert_eq!(seen.len(), model.len(), "length after {after:?}");
+    let differs = seen.iter().zip(model).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "first wrong byte after {after:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_home_file_behaves_like_a_byte_vector(ops in prop::collection::vec(op(), 1..30)) {
+        let keys = keys();
+        let mut file = new_file(&keys);
+        let mut model = Vec::new();
+        let mut buffer = request_buffer();
+        for op in &ops {
+            if let Op::Reopen = op {
+                file = open(MemoryStorage::new(file.storage.image()), &keys);
+            }
+            apply(&file, op, &mut buffer).unwrap();
+            apply_to_model(&mut model, op);
+            assert_same(&contents(&file), &model, op);
+            let backing_len = file.storage.len().unwrap();
+            assert_eq!(home_file::plain_len(backing_len), model.len() as u64, "the length, to who has no key");
+        }
+    }
+
+    #[test]
+    fn any_part_reads_as_it_was_written(at in 0..2 * GROUP, len in 0..300_000_usize) {
+        let file = new_file(&keys());
+        let mut buffer = request_buffer();
+        let all = pattern(index(2 * GROUP), 9);
+        file.write_at(0, &all, &mut buffer).unwrap();
+        let end = (index(at) + len).min(all.len());
+        prop_assert!(file.read_at(at, len, &mut buffer).unwrap() == &all[index(at)..end]);
+    }
+}
+
+#[test]
+fn what_is_stored_is_not_the_plaintext() {
+    let file = new_file(&keys());
+    let marker = b"a marker text that must not be stored";
+    file.write_at(5000, &marker.repeat(40), &mut request_buffer()).unwrap();
+    assert!(!file.storage.image().windows(16).any(|window| window == &marker[..16]));
+}
+
+#[test]
+fn equal_contents_have_different_ciphertext_in_every_file_block_and_rewrite() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..2 {
+        let file = new_file(&keys);
+        for _ in 0..3 {
+            file.write_at(0, &[7; 3 * BLOCK_LEN], &mut buffer).unwrap();
+            let image = file.storage.image();
+            for block in (0..3).map(BlockIndex) {
+                let at = index(block.cipher_offset(Place::Main));
+                assert!(seen.insert(image[at..at + BLOCK_LEN].to_vec()));
+            }
+        }
+    }
+}
+
+#[test]
+fn never_written_space_is_a_hole_and_reads_as_zeros() {
+    let file = new_file(&keys());
+    file.set_len(4 * GROUP).unwrap();
+    let mut buffer = request_buffer();
+    file.write_at(2 * GROUP + 5000, &[1; 5000], &mut buffer).unwrap();
+    let block = 2 * GROUP + BLOCK;
+    assert_eq!(file.seek_data(0).unwrap(), Some(block));
+    assert_eq!(file.seek_data(block + 9).unwrap(), Some(block + 9));
+    assert_eq!(file.seek_hole(0).unwrap(), Some(0));
+    assert_eq!(file.seek_hole(block).unwrap(), Some(block + 2 * BLOCK));
+    assert_eq!(file.seek_data(block + 2 * BLOCK).unwrap(), None);
+    assert_eq!(file.seek_hole(4 * GROUP).unwrap(), None);
+    file.punch(block, 2 * BLOCK, &mut buffer).unwrap();
+    assert_eq!(file.seek_data(0).unwrap(), None, "a discarded block is a hole again");
+    let start = index(BlockIndex(block / BLOCK).cipher_offset(Place::Main));
+    assert!(
+        file.storage.image()[start..start + 2 * BLOCK_LEN].iter().all(|&byte| byte == 0),
+        "its space is given back"
+    );
+    file.write_at(4 * GROUP - 1, &[1], &mut buffer).unwrap();
+    assert_eq!(file.seek_hole(4 * GROUP - 5).unwrap(), Some(4 * GROUP), "the end is a hole");
+}
+
+/// Every operation, failed at each of its storage calls: an error, the old length, nothing else damaged, and a retry
+/// succeeds. Before it, the file is as it was opened, or synced, or written to since.
+#[test]
+fn every_storage_call_may_fail() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    let base = new_file(&keys);
+    let mut start = Vec::new();
+    for op in [Op::Write(0, 9000, 1), Op::Sync, Op::Write(4096, 100, 2)] {
+        apply(&base, &op, &mut buffer).unwrap();
+        apply_to_model(&mut start, &op);
+    }
+    let before: [&[Op]; 3] = [&[], &[Op::Sync], &[Op::Sync, Op::Write(0, 9000, 3)]];
+    let ops = [
+        Op::Write(100, 50, 9),
+        Op::Write(4000, 600, 9),
+        Op::Write(0, 8192, 9),
+        Op::Write(8999, 3000, 9),
+        Op::Write(20_000, 100, 9),
+        Op::Write(GROUP - 100, 200, 9),
+        Op::SetLen(5003),
+        Op::SetLen(30_000),
+        Op::Punch(100, 8000),
+        Op::Zero(100, 8000),
+        Op::Allocate(0, 20_000, true),
+    ];
+    for (before, op) in before.iter().flat_map(|before| ops.iter().map(move |op| (before, op))) {
+        for fault in 0.. {
+            let file = open(FaultStorage::new(MemoryStorage::new(base.storage.image()), libc::ENOSPC), &keys);
+            let mut old = start.clone();
+            for op in *before {
+                apply(&file, op, &mut buffer).unwrap();
+                apply_to_model(&mut old, op);
+            }
+            let mut done = old.clone();
+            apply_to_model(&mut done, op);
+            file.storage.fail_after(fault);
+            let result = apply(&file, op, &mut buffer);
+            if !file.storage.has_failed() {
+                assert!(fault > 0 && result.is_ok(), "{op:?} makes no storage call");
+                break;
+            }
+            let what = format!("{op:?} after {before:?}, fault {fault}");
+            if let Err(error) = &result {
+                assert_eq!(error.os_error(), Some(libc::ENOSPC), "{what}: {}", error.chain());
+                let seen = contents(&file);
+                assert_eq!(seen.len(), old.len(), "{what}");
+                for (at, byte) in seen.iter().enumerate() {
+                    assert!([old.get(at), done.get(at), Some(&0)].contains(&Some(byte)), "{what}: byte {at}");
+                }
+                if file.sync().is_ok() {
+                    apply(&file, op, &mut buffer).unwrap();
+                    assert_same(&contents(&file), &done, &what);
+                }
+            } else {
+                assert_same(&contents(&file), &done, &what); // a failure that costs nothing, in a sync's housekeeping
+            }
+        }
+    }
+}
+
+/// The states between `create` and the first header: all of them are empty files, or holes.
+#[test]
+fn a_file_without_its_header_is_empty_or_a_hole() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    for len in [0, 1, 511, 512, 4096, 5000] {
+        let file = open(MemoryStorage::new(vec![0; len]), &keys);
+        assert!(file.is_empty() && file.id().is_none(), "{len}");
+    }
+    let file = open(FaultStorage::new(MemoryStorage::default(), libc::ENOSPC), &keys);
+    for fault in 0..8 {
+        file.storage.fail_after(fault);
+        let written = file.write_at(0, b"text", &mut buffer);
+        assert!(written.is_err() == file.storage.has_failed());
+        let reopened = open(MemoryStorage::new(file.storage.inner().image()), &keys);
+        assert_same(&contents(&reopened), if written.is_ok() { b"text" } else { b"" }, &fault);
+        file.storage.fail_after(i64::MAX);
+        file.set_len(0).unwrap();
+    }
+    let written = new_file(&keys);
+    written.write_at(0, &pattern(9000, 1), &mut buffer).unwrap();
+    let mut image = written.storage.image();
+    image[..HEADER_LEN].fill(0);
+    let lost = open(MemoryStorage::new(image), &keys);
+    assert!(contents(&lost) == vec![0; 9000], "its header never reached the medium, so neither did a sync");
+    lost.write_at(5000, b"text", &mut buffer).unwrap();
+    let mut model = vec![0; 9000];
+    model[5000..5004].copy_from_slice(b"text");
+    assert_same(&contents(&lost), &model, &"a write gives it a new header");
+    assert_same(&contents(&open(MemoryStorage::new(lost.storage.image()), &keys)), &model, &"reopening");
+}
+
+#[test]
+fn an_id_stays_for_ever() {
+    let keys = keys();
+    let file = new_file(&keys);
+    assert_eq!(file.id(), None);
+    let id = file.ensure_id().unwrap();
+    file.write_at(0, b"text", &mut request_buffer()).unwrap();
+    file.set_len(0).unwrap();
+    let reopened = open(MemoryStorage::new(file.storage.image()), &keys);
+    assert_eq!((reopened.id(), reopened.len()), (Some(id), 0));
+    assert_ne!(new_file(&keys).ensure_id().unwrap(), id);
+}
+
+#[test]
+fn a_failed_sync_is_not_forgotten() {
+    let file = open(FaultStorage::new(MemoryStorage::default(), libc::EIO), &keys());
+    file.sync().unwrap();
+    file.storage.fail_after(0);
+    assert_eq!(file.sync().unwrap_err().os_error(), Some(libc::EIO));
+    assert!(file.sync().is_err(), "the storage works again, but what was lost stays lost");
+}
+
+#[test]
+fn absurd_positions_are_refused() {
+    let file = new_file(&keys());
+    let mut buffer = request_buffer();
+    for offset in [MAX_PLAIN_LEN, u64::MAX - 5, u64::MAX] {
+        assert_eq!(file.write_at(offset, &[1; 10], &mut buffer).unwrap_err().os_error(), Some(libc::EFBIG));
+        assert!(file.read_at(offset, 10, &mut buffer).is_err());
+        assert!(file.allocate(offset, 10, true).is_err());
+        file.punch(offset, u64::MAX, &mut buffer).unwrap();
+    }
+    assert!(file.set_len(MAX_PLAIN_LEN + 1).is_err());
+    assert!(file.read_at(0, MAX_REQUEST + 1, &mut buffer).is_err());
+}
+
+/// Threads write whole ranges of one byte value each; a reader never sees two values within a range that one write made.
+#[test]
+fn overlapping_writes_reads_and_syncs_never_mix_within_a_request() {
+    const LEN: usize = 9000;
+    let file = new_file(&keys());
+    file.set_len(64 << 10).unwrap();
+    std::thread::scope(|scope| {
+        for value in 1..=4_u8 {
+            let file = &file;
+            scope.spawn(move || {
+                let mut buffer = request_buffer();
+                for round in 0..200 {
+                    file.write_at(777, &[value; LEN], &mut buffer).unwrap();
+                    let seen = file.read_at(777, LEN, &mut buffer).unwrap();
+                    assert!(seen.iter().all(|&byte| byte == seen[0]), "a mixture of two writes");
+                    if round % 16 == 0 {
+                        file.sync().unwrap();
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A file that shrinks and grows while others write never shows what was cut off.
+#[test]
+fn what_was_cut_off_never_comes_back() {
+    let file = new_file(&keys());
+    std::thread::scope(|scope| {
+        for start in [0, 3000, 3 * BLOCK] {
+            let file = &file;
+            scope.spawn(move || {
+                let mut buffer = request_buffer();
+                for _ in 0..100 {
+                    file.write_at(start, &[1; 2000], &mut buffer).unwrap();
+                    file.set_len(start).unwrap();
+                    let seen = file.read_at(2500, 500, &mut buffer).unwrap();
+                    assert!(seen.iter().all(|&byte| byte == 0), "nobody writes there");
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,102 @@
+//! What was written since the last sync, and so may be overwritten where it lies.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::format::home_file::{BlockIndex, GroupIndex};
+
+/// Blocks of one group, a bit each.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Blocks(u64);
+
+impl Blocks {
+    pub(super) fn insert(&mut self, block: BlockIndex) {
+        self.0 |= 1 << block.in_group();
+    }
+
+    pub(super) fn contains(self, block: BlockIndex) -> bool {
+        self.0 >> block.in_group() & 1 == 1
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    fn add(&mut self, others: Self) {
+        self.0 |= others.0;
+    }
+}
+
+/// What a write did to the blocks of one group.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Written {
+    /// Blocks whose newest version is not known to be durable.
+    pub(super) all: Blocks,
+    /// Those of them that keep an older version for the case of a crash.
+    pub(super) double: Blocks,
+}
+
+/// Keeps writers and syncs apart: what is being made durable must not change meanwhile.
+#[derive(Default)]
+pub(super) struct Unsynced {
+    gate: RwLock<()>,
+    groups: Mutex<HashMap<GroupIndex, Written>>,
+    /// Whether each block that is not among `groups`, but has two versions, is durable as far as it is readable.
+    settled: AtomicBool,
+    failed: AtomicBool,
+}
+
+impl Unsynced {
+    /// Held by who changes blocks; taken inside of range locks.
+    pub(super) fn writing(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read()
+    }
+
+    /// Held by who syncs.
+    pub(super) fn syncing(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write()
+    }
+
+    pub(super) fn of(&self, group: GroupIndex) -> Blocks {
+        self.groups.lock().get(&group).copied().unwrap_or_default().all
+    }
+
+    pub(super) fn add(&self, group: GroupIndex, written: Written) {
+        let mut groups = self.groups.lock();
+        let known = groups.entry(group).or_default();
+        known.all.add(written.all);
+        known.double.add(written.double);
+    }
+
+    /// Forgets the groups that begin at block `end` or behind it.
+    pub(super) fn cut_off(&self, end: u64) {
+        self.groups.lock().retain(|group, _| group.blocks().start < end);
+    }
+
+    /// Empties it, after a sync, and gives the groups in which older versions are no longer needed.
+    pub(super) fn settle(&self) -> Vec<(GroupIndex, Blocks)> {
+        self.settled.store(true, Ordering::Release);
+        let groups = std::mem::take(&mut *self.groups.lock());
+        let double = groups.into_iter().map(|(group, written)| (group, written.double));
+        double.filter(|(_, blocks)| !blocks.is_empty()).collect()
+    }
+
+    /// A write failed: what it left may not be durable.
+    pub(super) fn unsettle(&self) {
+        self.settled.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+}
