@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use uuid::Uuid;
+
 use crate::crypto::xts::{Engine, SectorCipher};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Shape};
@@ -55,6 +57,7 @@ impl<S: Storage> LockedDisk<S> {
             )
         })?;
         Ok(Disk {
+            uuid: header.uuid,
             cipher: engine.cipher(dek)?,
             storage: self.storage,
             sector_size,
@@ -80,6 +83,7 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
 
 /// An unlocked disk. All positions are of the plain side, in bytes.
 pub struct Disk<S> {
+    uuid: Uuid,
     storage: S,
     cipher: Box<dyn SectorCipher>,
     sector_size: SectorSize,
@@ -196,6 +200,11 @@ impl<S: Storage> PlainFile for Disk<S> {
 }
 
 impl<S: Storage> Disk<S> {
+    /// Identity of the disk.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
     /// The storage beneath, for attributes and claims; its bytes are ciphertext.
     pub fn storage(&self) -> &S {
         &self.storage
@@ -211,7 +220,11 @@ impl<S: Storage> Disk<S> {
                 format!("the backing file ends at byte {} of the disk's data", span.start() + filled as u64),
             ));
         }
-        sectors[filled..].fill(0);
+        // Behind the last block is the mark that keeps the length, which must not count as ciphertext.
+        let end = index(sector::ceil(self.plain_len(), BLOCK).saturating_sub(span.start())).min(filled);
+        if end < sectors.len() {
+            sectors[end..].fill(0);
+        }
         holes::decrypt(self.cipher.as_ref(), span.first, self.sector_size, sectors)
     }
 

@@ -6,6 +6,7 @@
 
 mod blocks;
 mod keys;
+mod plain_file;
 mod space;
 mod unsynced;
 mod value;
@@ -23,10 +24,10 @@ use crate::format::home_file::{
 };
 use crate::sector::{ceil, floor};
 use crate::storage::Storage;
-use crate::store::disk::MAX_REQUEST;
 use crate::store::home_file::blocks::Change;
 use crate::store::home_file::keys::FileCipher;
 use crate::store::home_file::unsynced::Unsynced;
+use crate::store::plain_file::MAX_REQUEST;
 use crate::store::range_lock::{RangeGuard, RangeLock};
 
 /// An unlocked home file. All positions are of the plain side, in bytes.
@@ -101,7 +102,7 @@ impl<S: Storage> HomeFile<S> {
         Ok(self.cipher.id)
     }
 
-    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`](super::disk::request_buffer).
+    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`](super::plain_file::request_buffer).
     ///
     /// # Errors
     /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` for a block that does not authenticate, or `Io`.
@@ -123,7 +124,7 @@ impl<S: Storage> HomeFile<S> {
         Ok(&buffer[skip..skip + index(end - plain_offset)])
     }
 
-    /// Writes all of `data`, through a [`request_buffer`](super::disk::request_buffer). Behind the end the file grows, with
+    /// Writes all of `data`, through a [`request_buffer`](super::plain_file::request_buffer). Behind the end the file grows, with
     /// a hole in between.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use super::*;
 use crate::crypto::random;
 use crate::format::home_file::{BlockIndex, PAIR_LEN, Place};
 use crate::storage::memory::{FaultStorage, MemoryStorage};
-use crate::store::disk::request_buffer;
+use crate::store::plain_file::request_buffer;
 
 /// Plaintext of one group.
 const GROUP: u64 = GROUP_BLOCKS * BLOCK;
