@@ -4,21 +4,26 @@
 //! handle straight to the disk's store; only operations on names take the node table's lock.
 
 mod attr;
+mod attributes;
 mod backing;
 mod data;
 mod handle;
+mod homes;
 mod namespace;
 mod node;
+mod open;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use attr::{Attr, Changes, FileKind, TimeChange};
+pub use attributes::XattrMode;
 pub use data::{Seek, Space};
-pub use handle::{DirEntry, HandleNumber, PooledBuffer};
+pub use handle::{DirEntry, HandleNumber, RequestBuffer};
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
+pub use open::CacheMode;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
@@ -27,7 +32,8 @@ use crate::vm::keyring::Keyring;
 use crate::vm::{folder, scan};
 
 use backing::Backing;
-use handle::{Buffers, Handles};
+use handle::Handles;
+use homes::Homes;
 use node::{Nodes, Place};
 
 /// What a mount is made with.
@@ -44,8 +50,8 @@ pub struct FileSystem {
     backing: Backing,
     nodes: Nodes,
     handles: Handles,
-    buffers: Buffers,
     keyring: Arc<Keyring>,
+    homes: Homes,
     options: Options,
 }
 
@@ -76,8 +82,8 @@ impl FileSystem {
             backing: Backing::new(root),
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
             handles: Handles::default(),
-            buffers: Buffers::new(),
             keyring,
+            homes: Homes::default(),
             options,
         })
     }

@@ -7,16 +7,20 @@ pub mod session;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::fs::{Attr, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange};
+use crate::fs::{
+    Attr, CacheMode, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange, XattrMode,
+};
 use crate::storage::Access;
 use crate::store::plain_file::MAX_REQUEST;
 use errno::refuse;
@@ -31,9 +35,8 @@ const CONGESTION_THRESHOLD: u16 = 96;
 const BLOCK_SIZE: u32 = 4096;
 const GENERATION: Generation = Generation(0);
 
-/// QEMU opens disks with O_DIRECT: no second cache of the plaintext, writes side by side, nothing to flush on close.
-const FILE_FLAGS: FopenFlags =
-    FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES).union(FopenFlags::FOPEN_NOFLUSH);
+/// QEMU opens disks with O_DIRECT: no second cache of the plaintext, writes side by side.
+const DIRECT_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
 /// Carries requests from the kernel to a [`FileSystem`].
 pub struct Adapter(Arc<FileSystem>);
@@ -41,8 +44,14 @@ pub struct Adapter(Arc<FileSystem>);
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // Each on its own: what an older kernel lacks is no reason to go without the rest.
-        for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_PARALLEL_DIROPS, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP]
-        {
+        let wanted = [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            // Without it the kernel asks for `security.capability` before each buffered write.
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        ];
+        for wanted in wanted {
             if let Err(missing) = config.add_capabilities(wanted) {
                 tracing::info!("this kernel's FUSE lacks {missing:?}");
             }
@@ -84,7 +93,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -100,8 +109,15 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changes =
-            Changes { mode, uid, gid, size, accessed: accessed.map(time_change), modified: modified.map(time_change) };
+        let changes = Changes {
+            mode,
+            uid,
+            gid,
+            size,
+            keep_privileges: request.uid() == 0,
+            accessed: accessed.map(time_change),
+            modified: modified.map(time_change),
+        };
         match self.0.change(number.0, &changes) {
             Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
             Err(error) => reply.error(refuse("setattr", &error)),
@@ -112,6 +128,86 @@ impl Filesystem for Adapter {
         match self.0.make_dir(parent.0, name, new_file(request, mode)) {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
             Err(error) => reply.error(refuse("mkdir", &error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        device: u32,
+        reply: ReplyEntry,
+    ) {
+        match self.0.make_node(parent.0, name, new_file(request, mode), device) {
+            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Err(error) => reply.error(refuse("mknod", &error)),
+        }
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        match self.0.make_symlink(parent.0, name, target, new_file(request, 0o777)) {
+            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Err(error) => reply.error(refuse("symlink", &error)),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        match self.0.read_symlink(number.0) {
+            Ok(target) => reply.data(target.as_bytes()),
+            Err(error) => reply.error(refuse("readlink", &error)),
+        }
+    }
+
+    fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.0.link(number.0, parent.0, name) {
+            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Err(error) => reply.error(refuse("link", &error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let mode = match flags {
+            0 => XattrMode::Set,
+            libc::XATTR_CREATE => XattrMode::Create,
+            libc::XATTR_REPLACE => XattrMode::Replace,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match self.0.set_xattr(number.0, name, value, mode) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("setxattr", &error)),
+        }
+    }
+
+    fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        match self.0.xattr(number.0, name) {
+            Ok(value) => xattr_reply(&value, size, reply),
+            Err(error) => reply.error(refuse("getxattr", &error)),
+        }
+    }
+
+    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.0.xattr_names(number.0) {
+            Ok(names) => xattr_reply(&names, size, reply),
+            Err(error) => reply.error(refuse("listxattr", &error)),
+        }
+    }
+
+    fn removexattr(&self, _request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.0.remove_xattr(number.0, name) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(refuse("removexattr", &error)),
         }
     }
 
@@ -157,7 +253,7 @@ impl Filesystem for Adapter {
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
         };
         match self.0.open_file(number.0, access) {
-            Ok(handle) => reply.opened(FileHandle(handle), FILE_FLAGS),
+            Ok((handle, cache)) => reply.opened(FileHandle(handle), open_flags(cache)),
             Err(error) => reply.error(refuse("open", &error)),
         }
     }
@@ -173,7 +269,9 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         match self.0.create(parent.0, name, new_file(request, mode)) {
-            Ok((attr, handle)) => reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), FILE_FLAGS),
+            Ok((attr, handle, cache)) => {
+                reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
+            }
             Err(error) => reply.error(refuse("create", &error)),
         }
     }
@@ -203,12 +301,14 @@ impl Filesystem for Adapter {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.0.write(handle.0, offset, data) {
+        let forbidden = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let written = if forbidden { self.0.drop_privileges(handle.0) } else { Ok(()) };
+        match written.and_then(|()| self.0.write(handle.0, offset, data)) {
             // A request is at most MAX_REQUEST long, or it was refused.
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
             Err(error) => reply.error(refuse("write", &error)),
@@ -340,6 +440,15 @@ impl Filesystem for Adapter {
     }
 }
 
+/// Size 0 asks how long the answer is.
+fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
+    match u32::try_from(value.len()) {
+        Ok(len) if size == 0 => reply.size(len),
+        Ok(len) if len <= size => reply.data(value),
+        _ => reply.error(Errno::ERANGE),
+    }
+}
+
 fn new_file(request: &Request, mode: u32) -> NewFile {
     NewFile { mode, uid: request.uid(), gid: request.gid() }
 }
@@ -351,10 +460,24 @@ fn time_change(time: TimeOrNow) -> TimeChange {
     }
 }
 
+/// Nothing is held back until a file is closed, so nothing needs to be flushed then.
+fn open_flags(cache: CacheMode) -> FopenFlags {
+    let flags = FopenFlags::FOPEN_NOFLUSH;
+    match cache {
+        CacheMode::Direct => flags | DIRECT_FLAGS,
+        CacheMode::Kernel => flags,
+    }
+}
+
 fn file_type(kind: FileKind) -> FileType {
     match kind {
         FileKind::Directory => FileType::Directory,
         FileKind::Regular => FileType::RegularFile,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
     }
 }
 
@@ -373,7 +496,7 @@ fn file_attr(attr: &Attr) -> FileAttr {
         nlink: attr.links,
         uid: attr.uid,
         gid: attr.gid,
-        rdev: 0,
+        rdev: attr.device,
         blksize: BLOCK_SIZE,
         flags: 0,
     }

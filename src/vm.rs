@@ -5,5 +5,6 @@
 
 pub mod disk;
 pub mod folder;
+pub mod home;
 pub mod keyring;
 pub mod scan;

@@ -54,7 +54,7 @@ impl Vm {
         provider::add_native(&config, &name, true).unwrap();
         let providers = Providers::load(&config).unwrap();
         let provider = providers.provider(&name).unwrap();
-        let (_, key_id) = folder::create(&dir.path().join("web01"), &provider).unwrap();
+        let key_id = folder::create(&dir.path().join("web01"), &provider).unwrap().slots[0].key_id.clone();
         let kek = provider.fetch_key(&key_id).unwrap();
         // The other implementation finds the KEK by itself: from the primary key file and the key id.
         let kek_hex = vectors_py(&[&"native-kek", &Settings::of(&name).primary_key_of(&config), &key_id.id()]);

@@ -62,7 +62,7 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
         }
         None => providers.default_provider()?,
     };
-    let (header, _) = folder::create(&args.folder, &provider)?;
+    let header = folder::create(&args.folder, &provider)?;
     println!("Created {} ({}), key from provider {name}.", args.folder.display(), header.uuid);
     Ok(())
 }

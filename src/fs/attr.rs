@@ -13,6 +13,32 @@ pub enum FileKind {
     Directory,
     /// A regular file.
     Regular,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A Unix domain socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl FileKind {
+    /// From the type bits of a mode; what has no name in POSIX is no kind.
+    pub(super) fn of(kind: FileType) -> Option<Self> {
+        Some(match kind {
+            FileType::Directory => Self::Directory,
+            FileType::RegularFile => Self::Regular,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::CharDevice,
+            FileType::BlockDevice => Self::BlockDevice,
+            FileType::Unknown => return None,
+        })
+    }
 }
 
 /// Attributes of the plain side.
@@ -34,6 +60,8 @@ pub struct Attr {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// Number of a device.
+    pub device: u32,
     /// Last access, last change of the content, last change of anything.
     pub times: [SystemTime; 3],
 }
@@ -50,6 +78,7 @@ impl Attr {
             links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
             uid: stat.st_uid,
             gid: stat.st_gid,
+            device: kernel_device(stat.st_rdev),
             times: [
                 time(stat.st_atime, stat.st_atime_nsec),
                 time(stat.st_mtime, stat.st_mtime_nsec),
@@ -59,9 +88,15 @@ impl Attr {
     }
 }
 
-/// The kinds that a mount shows; `None` for the others.
-pub(super) fn shown_kind(kind: FileType) -> Option<FileKind> {
-    if kind.is_dir() { Some(FileKind::Directory) } else { kind.is_file().then_some(FileKind::Regular) }
+/// Device numbers as FUSE carries them: 12 bits of major and 20 of minor (`new_encode_dev` of Linux).
+fn kernel_device(device: u64) -> u32 {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
+}
+
+/// The inverse of what FUSE carries.
+pub(super) fn system_device(device: u32) -> u64 {
+    rustix::fs::makedev(device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00)
 }
 
 fn time(seconds: i64, nanoseconds: u64) -> SystemTime {
@@ -92,6 +127,8 @@ pub struct Changes {
     pub gid: Option<u32>,
     /// Length in bytes.
     pub size: Option<u64>,
+    /// Whether a change of the length leaves the set-user-id and set-group-id bits alone: only root may do that.
+    pub keep_privileges: bool,
     /// Last access.
     pub accessed: Option<TimeChange>,
     /// Last change of the content.

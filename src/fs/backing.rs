@@ -3,10 +3,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Stat, Timestamps};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timestamps, Uid, XattrFlags};
 
 use crate::error::{Context, Result};
 use crate::sys::file::open_beneath;
@@ -52,12 +52,18 @@ pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
         .context(|| format!("reading attributes of {}", name.display()))
 }
 
-/// Changes permission bits through any handle. `fchmod` refuses handles that are good for attributes alone, but their
-/// entry under /proc leads to the same file, whatever name it has by now.
+/// Linux's limits on an extended attribute's value and on the list of all names, in bytes.
+const XATTR_SIZE_MAX: usize = 65_536;
+const XATTR_LIST_MAX: usize = 65_536;
+
+/// Some calls refuse handles that are good for attributes alone, but the handle's entry under /proc leads to the same file,
+/// whatever name it has by now.
+fn proc_entry(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
 pub(super) fn set_mode(file: &File, mode: u32) -> Result<()> {
-    use std::os::fd::AsRawFd;
-    let entry = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::chmod(entry, Mode::from_raw_mode(mode & 0o7777))
+    rustix::fs::chmod(proc_entry(file), Mode::from_raw_mode(mode & 0o7777))
         .map_err(io::Error::from)
         .context(|| format!("setting mode {mode:o}"))
 }
@@ -89,4 +95,76 @@ pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), flags: RenameFl
     rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags)
         .map_err(io::Error::from)
         .context(|| format!("renaming {} to {}", from.1.display(), to.1.display()))
+}
+
+/// A regular file by its name in an open directory.
+pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+        .map(File::from)
+        .map_err(io::Error::from)
+        .context(|| format!("opening {}", name.display()))
+}
+
+/// A handle on anything in an open directory, good for attributes alone.
+pub(super) fn any_at(dir: &File, name: &OsStr) -> Result<File> {
+    file_at(dir, name, OFlags::PATH)
+}
+
+/// `mode` with its type bits.
+pub(super) fn make_special(dir: &File, name: &OsStr, mode: u32, device: u64) -> Result<()> {
+    let kind = FileType::from_raw_mode(mode);
+    rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode & 0o7777), device)
+        .map_err(io::Error::from)
+        .context(|| format!("creating {}", name.display()))
+}
+
+pub(super) fn make_symlink(dir: &File, name: &OsStr, target: &str) -> Result<()> {
+    rustix::fs::symlinkat(target, dir, name)
+        .map_err(io::Error::from)
+        .context(|| format!("creating symbolic link {}", name.display()))
+}
+
+/// Stored target of the symbolic link that `link` is a handle on.
+pub(super) fn read_symlink(link: &File) -> Result<Vec<u8>> {
+    rustix::fs::readlinkat(link, "", Vec::new())
+        .map(std::ffi::CString::into_bytes)
+        .map_err(io::Error::from)
+        .context(|| "reading a symbolic link".into())
+}
+
+pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {
+    rustix::fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
+        .map_err(io::Error::from)
+        .context(|| format!("linking {} to {}", to.1.display(), from.1.display()))
+}
+
+pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
+    let mut value = vec![0; XATTR_SIZE_MAX];
+    let len = rustix::fs::getxattr(proc_entry(file), name, value.as_mut_slice())
+        .map_err(io::Error::from)
+        .context(|| format!("reading extended attribute {}", name.display()))?;
+    value.truncate(len);
+    Ok(value)
+}
+
+pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
+    rustix::fs::setxattr(proc_entry(file), name, value, flags)
+        .map_err(io::Error::from)
+        .context(|| format!("setting extended attribute {}", name.display()))
+}
+
+pub(super) fn xattr_names(file: &File) -> Result<Vec<u8>> {
+    let mut names = vec![0_u8; XATTR_LIST_MAX];
+    let len = rustix::fs::listxattr(proc_entry(file), names.as_mut_slice())
+        .map_err(io::Error::from)
+        .context(|| "listing extended attributes".into())?;
+    names.truncate(len);
+    Ok(names)
+}
+
+pub(super) fn remove_xattr(file: &File, name: &OsStr) -> Result<()> {
+    rustix::fs::removexattr(proc_entry(file), name)
+        .map_err(io::Error::from)
+        .context(|| format!("removing extended attribute {}", name.display()))
 }

@@ -1,10 +1,8 @@
 //! Operations on open files: the data path. None of them touches the node table.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fs::FileSystem;
-use crate::fs::handle::{HandleNumber, OpenDisk, PooledBuffer};
-use crate::sector::MAX_PLAIN_LEN;
-use crate::store::plain_file::PlainFile;
+use crate::fs::handle::{HandleNumber, RequestBuffer};
 
 /// What `fallocate` shall do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,8 +32,8 @@ pub enum Seek {
 
 impl FileSystem {
     /// A buffer for one request.
-    pub fn buffer(&self) -> PooledBuffer {
-        self.buffers.take()
+    pub fn buffer(&self) -> RequestBuffer {
+        RequestBuffer::take()
     }
 
     /// Up to `size` bytes at `offset`, fewer at the end, in place in `buffer`.
@@ -47,10 +45,9 @@ impl FileSystem {
         handle: HandleNumber,
         offset: u64,
         size: u32,
-        buffer: &'b mut PooledBuffer,
+        buffer: &'b mut RequestBuffer,
     ) -> Result<&'b [u8]> {
-        let open = self.handles.disk(handle)?;
-        open.disk.read_at(offset, size as usize, buffer)
+        self.handles.get(handle)?.file()?.read_at(offset, size as usize, buffer)
     }
 
     /// Writes all of `data` at `offset`.
@@ -58,8 +55,7 @@ impl FileSystem {
     /// # Errors
     /// Those of [`PlainFile::write_at`](crate::store::plain_file::PlainFile::write_at).
     pub fn write(&self, handle: HandleNumber, offset: u64, data: &[u8]) -> Result<()> {
-        let open = self.handles.disk(handle)?;
-        open.disk.write_at(offset, data, &mut self.buffers.take())
+        self.handles.get(handle)?.file()?.write_at(offset, data, &mut RequestBuffer::take())
     }
 
     /// Returns once everything written to the file is durable.
@@ -67,7 +63,7 @@ impl FileSystem {
     /// # Errors
     /// Those of [`PlainFile::sync`](crate::store::plain_file::PlainFile::sync).
     pub fn sync(&self, handle: HandleNumber) -> Result<()> {
-        self.handles.disk(handle)?.disk.sync()
+        self.handles.get(handle)?.file()?.sync()
     }
 
     /// Reserves, gives back or zeroes a range.
@@ -75,14 +71,14 @@ impl FileSystem {
     /// # Errors
     /// `Io`, with `ENOSPC` when there is no room.
     pub fn allocate(&self, handle: HandleNumber, offset: u64, len: u64, what: Space) -> Result<()> {
-        let open = self.handles.disk(handle)?;
-        let disk = &open.disk;
+        let handle = self.handles.get(handle)?;
+        let file = handle.file()?;
         match what {
-            Space::Allocate { keep_size } => disk.allocate(offset, len, !keep_size),
-            Space::Punch => disk.punch(offset, len, &mut self.buffers.take()),
+            Space::Allocate { keep_size } => file.allocate(offset, len, !keep_size),
+            Space::Punch => file.punch(offset, len, &mut RequestBuffer::take()),
             Space::Zero { keep_size } => {
-                disk.zero(offset, len, &mut self.buffers.take())?;
-                disk.allocate(offset, len, !keep_size)
+                file.zero(offset, len, &mut RequestBuffer::take())?;
+                file.allocate(offset, len, !keep_size)
             }
         }
     }
@@ -92,18 +88,12 @@ impl FileSystem {
     /// # Errors
     /// `ENXIO` when there is none.
     pub fn seek(&self, handle: HandleNumber, offset: u64, what: Seek) -> Result<u64> {
-        let open = self.handles.disk(handle)?;
+        let handle = self.handles.get(handle)?;
+        let file = handle.file()?;
         let found = match what {
-            Seek::Data => open.disk.seek_data(offset)?,
-            Seek::Hole => open.disk.seek_hole(offset)?,
+            Seek::Data => file.seek_data(offset)?,
+            Seek::Hole => file.seek_hole(offset)?,
         };
         found.ok_or_else(|| Error::io("nothing behind this position", std::io::Error::from_raw_os_error(libc::ENXIO)))
-    }
-
-    pub(super) fn set_size(open: &OpenDisk, size: u64) -> Result<()> {
-        if size > MAX_PLAIN_LEN {
-            return Err(Error::new(Kind::Invalid, format!("a length of {size} bytes, at most {MAX_PLAIN_LEN}")));
-        }
-        open.disk.set_len(size)
     }
 }

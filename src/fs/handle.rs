@@ -1,35 +1,68 @@
 //! What is open: handles by number, disks shared between handles, and buffers shared between requests.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::queue::ArrayQueue;
 use parking_lot::RwLock;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::home_file::FileId;
 use crate::fs::FileKind;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
+use crate::store::home_file::HomeFile;
 use crate::store::plain_file::{PlainFile, request_buffer};
 use crate::sys::AlignedBuffer;
+use crate::vm::home;
 
 /// Number of a handle, as given to the kernel.
 pub type HandleNumber = u64;
 
-/// An unlocked disk that at least one handle uses.
-pub(super) struct OpenDisk {
-    pub(super) disk: Disk<FileStorage>,
+/// The content of a regular file, unlocked.
+pub(super) enum Content {
+    Disk(Disk<FileStorage>),
+    Home(Box<HomeFile<FileStorage>>),
+}
+
+impl Content {
+    pub(super) fn file(&self) -> &dyn PlainFile {
+        match self {
+            Self::Disk(disk) => disk,
+            Self::Home(home) => home.as_ref(),
+        }
+    }
+
+    /// What extended attributes are bound to. An empty home file gets its id by being asked.
+    pub(super) fn file_id(&self) -> Result<FileId> {
+        match self {
+            Self::Disk(disk) => Ok(home::disk_id(disk.uuid())),
+            Self::Home(home) => home.ensure_id(),
+        }
+    }
+
+    pub(super) fn storage(&self) -> &FileStorage {
+        match self {
+            Self::Disk(disk) => disk.storage(),
+            Self::Home(home) => home.storage(),
+        }
+    }
+}
+
+/// A regular file that at least one handle uses.
+pub(super) struct OpenFile {
+    pub(super) content: Content,
     /// Whether the backing file is open and claimed for writing.
     writable: AtomicBool,
     /// Whether the backing file could be opened for writing at all.
     may_write: bool,
 }
 
-impl OpenDisk {
-    pub(super) fn new(disk: Disk<FileStorage>, access: Access, may_write: bool) -> Self {
-        Self { disk, writable: AtomicBool::new(access == Access::Write), may_write }
+impl OpenFile {
+    pub(super) fn new(content: Content, access: Access, may_write: bool) -> Self {
+        Self { content, writable: AtomicBool::new(access == Access::Write), may_write }
     }
 
     /// Makes sure that a handle with this access may be had.
@@ -40,8 +73,8 @@ impl OpenDisk {
         if !self.may_write {
             return Err(Error::new(Kind::ReadOnly, "the backing file can only be read"));
         }
-        self.disk.storage().claim(Access::Write)?;
-        self.disk.prepare_writes()?;
+        self.content.storage().claim(Access::Write)?;
+        self.content.file().prepare_writes()?;
         self.writable.store(true, Ordering::Release);
         Ok(())
     }
@@ -60,7 +93,7 @@ pub struct DirEntry {
 
 /// Something the kernel has open.
 pub(super) enum Handle {
-    Disk(Arc<OpenDisk>),
+    File(Arc<OpenFile>),
     /// The listing as it was when the directory was opened or last rewound.
     Directory(Vec<DirEntry>),
 }
@@ -98,13 +131,6 @@ impl Handles {
         handle.cloned().ok_or_else(bad_handle)
     }
 
-    pub(super) fn disk(&self, number: HandleNumber) -> Result<Arc<OpenDisk>> {
-        match &*self.get(number)? {
-            Handle::Disk(disk) => Ok(Arc::clone(disk)),
-            Handle::Directory(_) => Err(bad_handle()),
-        }
-    }
-
     pub(super) fn remove(&self, number: HandleNumber) {
         let mut slots = self.0.write();
         let Ok(index) = usize::try_from(number) else { return };
@@ -114,50 +140,50 @@ impl Handles {
     }
 }
 
+impl Handle {
+    /// The regular file behind a handle.
+    pub(super) fn file(&self) -> Result<&dyn PlainFile> {
+        match self {
+            Self::File(open) => Ok(open.content.file()),
+            Self::Directory(_) => Err(bad_handle()),
+        }
+    }
+}
+
 fn bad_handle() -> Error {
     Error::io("no such handle", std::io::Error::from_raw_os_error(libc::EBADF))
 }
 
-/// Buffers that requests borrow. There are as many as requests were ever served at once, up to a bound.
-pub(super) struct Buffers(Arc<ArrayQueue<AlignedBuffer>>);
+thread_local! {
+    /// The buffer that this thread's last request gave back. Each event loop comes to own one, so that no two of them touch
+    /// the same queue, and the memory stays in the cache of its CPU.
+    static SPARE: Cell<Option<AlignedBuffer>> = const { Cell::new(None) };
+}
 
-/// More than event loops ever are; what exceeds it is unmapped after use.
-const KEPT_BUFFERS: usize = 64;
+/// A buffer for one request; when dropped it is kept for the next request of the same thread.
+pub struct RequestBuffer(Option<AlignedBuffer>);
 
-impl Buffers {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(ArrayQueue::new(KEPT_BUFFERS)))
-    }
-
-    pub(super) fn take(&self) -> PooledBuffer {
-        let buffer = self.0.pop().unwrap_or_else(request_buffer);
-        PooledBuffer { buffer: Some(buffer), pool: Arc::clone(&self.0) }
+impl RequestBuffer {
+    pub(super) fn take() -> Self {
+        Self(Some(SPARE.take().unwrap_or_else(request_buffer)))
     }
 }
 
-/// A buffer for one request; it goes back to the pool when dropped.
-pub struct PooledBuffer {
-    buffer: Option<AlignedBuffer>,
-    pool: Arc<ArrayQueue<AlignedBuffer>>,
-}
-
-impl Deref for PooledBuffer {
+impl Deref for RequestBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.buffer.as_deref().unwrap_or_default()
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
-impl DerefMut for PooledBuffer {
+impl DerefMut for RequestBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.buffer.as_deref_mut().unwrap_or_default()
+        self.0.as_deref_mut().unwrap_or_default()
     }
 }
 
-impl Drop for PooledBuffer {
+impl Drop for RequestBuffer {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            drop(self.pool.push(buffer)); // a full pool gives it back, to be unmapped
-        }
+        SPARE.set(self.0.take());
     }
 }

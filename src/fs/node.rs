@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::Stat;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::handle::OpenDisk;
+use crate::fs::handle::OpenFile;
 
 /// Number of a node. Where possible it is the backing inode's number, so that it survives remounts.
 pub type NodeNumber = u64;
@@ -34,17 +34,29 @@ pub(super) enum Place {
 /// What a node is.
 pub(super) enum NodeKind {
     Directory(Place),
-    Disk(DiskNode),
-    /// A regular file that is no disk.
-    Other,
+    File(FileNode),
+    Symlink,
+    /// A fifo, a socket or a device: the kernel serves them itself.
+    Special,
 }
 
-/// What is kept of a disk between opens.
-pub(super) struct DiskNode {
-    /// Where its header says that data begin; 8 MiB when it cannot be read.
-    pub(super) data_offset: u64,
+/// A regular file, as far as it is remembered between opens.
+pub(super) struct FileNode {
+    pub(super) content: ContentKind,
     /// Shared by all handles on it.
-    pub(super) open: Mutex<Weak<OpenDisk>>,
+    pub(super) open: Mutex<Weak<OpenFile>>,
+}
+
+/// How a regular file keeps its content.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ContentKind {
+    /// As a sector store. Where its header says that data begin; 8 MiB when it cannot be read.
+    Disk {
+        /// Bytes.
+        data_offset: u64,
+    },
+    /// As a home file.
+    Home,
 }
 
 pub(super) struct Node {
@@ -64,9 +76,13 @@ impl BackingId {
     }
 }
 
+/// A name in a directory.
+type Name = (NodeNumber, OsString);
+
+#[derive(Default)]
 struct Entry {
-    /// `None` once the name was removed; open handles still work then.
-    name: Option<(NodeNumber, OsString)>,
+    /// All that the kernel was told of: hard links have several. None once they were removed; handles still work then.
+    names: Vec<Name>,
     lookups: u64,
 }
 
@@ -82,7 +98,7 @@ struct Table {
 impl Nodes {
     pub(super) fn new(root: &Stat, place: Place) -> Self {
         let backing = BackingId::of(root);
-        let entry = Mutex::new(Entry { name: None, lookups: 1 });
+        let entry = Mutex::new(Entry { names: Vec::new(), lookups: 1 });
         let node = Arc::new(Node { number: ROOT, kind: NodeKind::Directory(place), backing, entry });
         Self(RwLock::new(Table {
             nodes: HashMap::from([(ROOT, node)]),
@@ -95,44 +111,43 @@ impl Nodes {
         self.0.read().nodes.get(&number).cloned().ok_or_else(stale)
     }
 
-    /// Path of a node below the root.
+    /// Path of a node below the root, by any of its names.
     pub(super) fn path(&self, node: &Node) -> Result<PathBuf> {
         let table = self.0.read();
         let mut names = Vec::new();
         let mut number = node.number;
         while number != ROOT {
-            let node = table.nodes.get(&number).ok_or_else(stale)?;
-            let (parent, name) = node.entry.lock().name.clone().ok_or_else(stale)?;
+            let (parent, name) = table.first_name(number)?;
             names.push(name);
             number = parent;
         }
         Ok(names.iter().rev().collect())
     }
 
-    /// The VM folder that a directory is, or lies in.
+    /// The VM folder that a node is, or lies in.
     pub(super) fn vm_of(&self, node: &Node) -> Result<Arc<Node>> {
         let table = self.0.read();
         let mut number = node.number;
         loop {
             let node = table.nodes.get(&number).ok_or_else(stale)?;
-            if matches!(node.kind, NodeKind::Directory(Place::Vm)) {
-                return Ok(Arc::clone(node));
+            match node.kind {
+                NodeKind::Directory(Place::Vm) => return Ok(Arc::clone(node)),
+                NodeKind::Directory(Place::Datastore) => {
+                    return Err(Error::new(Kind::Denied, "a datastore holds VM folders and nothing else"));
+                }
+                NodeKind::Directory(Place::Inside) | NodeKind::File(_) | NodeKind::Symlink | NodeKind::Special => {
+                    number = table.first_name(number)?.0;
+                }
             }
-            let entry = node.entry.lock();
-            number = entry.name.as_ref().map(|(parent, _)| *parent).ok_or_else(|| {
-                Error::new(Kind::Denied, "a datastore holds VM folders only: no file can be made here")
-            })?;
         }
     }
 
     /// The node known for a backing inode, if there is one.
     pub(super) fn known(&self, backing: BackingId) -> Option<Arc<Node>> {
-        let table = self.0.read();
-        table.by_backing.get(&backing).and_then(|number| table.nodes.get(number)).cloned()
+        self.0.read().known(backing)
     }
 
-    /// Remembers that the kernel was told about `name` in `parent`; `make` says what it is if it was not known. A node that
-    /// was known under another name goes by the new one from now on.
+    /// Remembers that the kernel was told about `name` in `parent`; `make` says what it is if it was not known.
     pub(super) fn found(
         &self,
         parent: NodeNumber,
@@ -142,11 +157,10 @@ impl Nodes {
     ) -> Arc<Node> {
         let backing = BackingId::of(stat);
         let mut table = self.0.write();
-        let known = table.by_backing.get(&backing).and_then(|number| table.nodes.get(number)).cloned();
-        let node = known.unwrap_or_else(|| table.add(backing, stat.st_ino, make()));
+        let node = table.known(backing).unwrap_or_else(|| table.add(backing, stat.st_ino, make()));
         let mut entry = node.entry.lock();
         entry.lookups += 1;
-        entry.name = Some((parent, name.to_os_string()));
+        entry.add(parent, name);
         drop(entry);
         node
     }
@@ -154,53 +168,75 @@ impl Nodes {
     /// The kernel forgot `count` lookups of a node.
     pub(super) fn forget(&self, number: NodeNumber, count: u64) {
         let mut table = self.0.write();
-        let Some(node) = table.nodes.get(&number) else { return };
-        let left = {
-            let mut entry = node.entry.lock();
-            entry.lookups = entry.lookups.saturating_sub(count);
-            entry.lookups
-        };
-        if left == 0 && number != ROOT {
-            let backing = node.backing;
-            table.nodes.remove(&number);
-            if table.by_backing.get(&backing) == Some(&number) {
-                table.by_backing.remove(&backing);
-            }
-        }
-    }
-
-    /// A name was removed, or replaced by a rename. The backing inode may be reused for another file from now on.
-    pub(super) fn removed(&self, parent: NodeNumber, name: &OsStr, backing: BackingId) {
-        let mut table = self.0.write();
-        let Some(node) = table.by_backing.get(&backing).and_then(|number| table.nodes.get(number)).cloned() else {
-            return;
-        };
+        let Some(node) = table.nodes.get(&number).cloned() else { return };
         let mut entry = node.entry.lock();
-        if entry.name.as_ref().is_some_and(|known| known.0 == parent && known.1 == name) {
-            entry.name = None;
-            table.by_backing.remove(&backing);
+        entry.lookups = entry.lookups.saturating_sub(count);
+        if entry.lookups == 0 && number != ROOT {
+            table.nodes.remove(&number);
+            table.forget_backing(&node);
         }
     }
 
-    /// A node got another name.
-    pub(super) fn renamed(&self, backing: BackingId, parent: NodeNumber, name: &OsStr) {
+    /// A name was removed, or replaced by a rename. After the last one (`links` were there before) the backing inode may
+    /// be reused for another file, which is another node then.
+    pub(super) fn removed(&self, parent: NodeNumber, name: &OsStr, backing: BackingId, links: u64) {
+        let mut table = self.0.write();
+        let Some(node) = table.known(backing) else { return };
+        node.entry.lock().remove(parent, name);
+        if links <= 1 || matches!(node.kind, NodeKind::Directory(_)) {
+            table.forget_backing(&node);
+        }
+    }
+
+    /// A name became another one.
+    pub(super) fn renamed(&self, backing: BackingId, from: (NodeNumber, &OsStr), to: (NodeNumber, &OsStr)) {
         if let Some(node) = self.known(backing) {
-            node.entry.lock().name = Some((parent, name.to_os_string()));
+            let mut entry = node.entry.lock();
+            entry.remove(from.0, from.1);
+            entry.add(to.0, to.1);
         }
     }
 }
 
+impl Entry {
+    fn add(&mut self, parent: NodeNumber, name: &OsStr) {
+        if !self.names.iter().any(|known| known.0 == parent && known.1 == name) {
+            self.names.push((parent, name.to_os_string()));
+        }
+    }
+
+    fn remove(&mut self, parent: NodeNumber, name: &OsStr) {
+        self.names.retain(|known| known.0 != parent || known.1 != name);
+    }
+}
+
 impl Table {
+    fn known(&self, backing: BackingId) -> Option<Arc<Node>> {
+        self.by_backing.get(&backing).and_then(|number| self.nodes.get(number)).cloned()
+    }
+
+    fn first_name(&self, number: NodeNumber) -> Result<Name> {
+        let node = self.nodes.get(&number).ok_or_else(stale)?;
+        let entry = node.entry.lock();
+        entry.names.first().cloned().ok_or_else(stale)
+    }
+
     fn add(&mut self, backing: BackingId, preferred: NodeNumber, kind: NodeKind) -> Arc<Node> {
         let free = preferred > ROOT && preferred < FIRST_OWN_NUMBER && !self.nodes.contains_key(&preferred);
         let number = if free { preferred } else { self.next_own };
         if !free {
             self.next_own += 1;
         }
-        let node = Arc::new(Node { number, kind, backing, entry: Mutex::new(Entry { name: None, lookups: 0 }) });
+        let node = Arc::new(Node { number, kind, backing, entry: Mutex::default() });
         self.nodes.insert(number, Arc::clone(&node));
         self.by_backing.insert(backing, number);
         node
+    }
+
+    fn forget_backing(&mut self, node: &Node) {
+        if self.by_backing.get(&node.backing) == Some(&node.number) {
+            self.by_backing.remove(&node.backing);
+        }
     }
 }
 

@@ -7,16 +7,26 @@ use crate::error::{Error, Kind};
 /// Logs why a request is refused and says it in an errno.
 pub(super) fn refuse(operation: &str, error: &Error) -> Errno {
     let chain = error.chain();
-    match error.kind() {
-        Kind::Corrupt | Kind::KeyRejected => tracing::error!("{operation}: {chain}"),
-        Kind::Busy | Kind::Denied | Kind::Io | Kind::KeyUnavailable | Kind::Unsupported => {
-            tracing::warn!("{operation}: {chain}");
+    let everyday = match error.kind() {
+        Kind::Corrupt | Kind::KeyRejected => {
+            tracing::error!("{operation}: {chain}");
+            return errno(error);
         }
-        // Part of any program's life: looking for what is not there.
-        Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly => tracing::debug!("{operation}: {chain}"),
+        Kind::Busy | Kind::Denied | Kind::KeyUnavailable | Kind::Unsupported => false,
+        // Programs look for what is not there, or may not be, all the time; a failing disk or a full one is news.
+        Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly => true,
+        Kind::Io => error.os_error().is_some_and(|number| !NEWS.contains(&number)),
+    };
+    if everyday {
+        tracing::debug!("{operation}: {chain}");
+    } else {
+        tracing::warn!("{operation}: {chain}");
     }
     errno(error)
 }
+
+/// What the system beneath cannot help any more, as opposed to what a program asked for in vain.
+const NEWS: [i32; 7] = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EBADF];
 
 /// Exhaustive on purpose: a new kind must choose its errno here.
 fn errno(error: &Error) -> Errno {

@@ -1,0 +1,221 @@
+//! Operations on attributes and extended attributes.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{OFlags, Stat, XattrFlags};
+
+use crate::error::{Error, Kind, Result};
+use crate::format::header::{COPY_LEN, ComponentKind};
+use crate::format::home_file::{self, FileId};
+use crate::fs::attr::{Attr, Changes, FileKind};
+use crate::fs::handle::{Handle, HandleNumber, OpenFile};
+use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
+use crate::fs::{FileSystem, backing};
+use crate::sector;
+use crate::storage::Access;
+use crate::vm::{disk, home};
+
+/// What `setxattr` does about an attribute that is, or is not, there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum XattrMode {
+    /// Sets it in any case.
+    Set,
+    /// It must be new.
+    Create,
+    /// It must be there.
+    Replace,
+}
+
+impl FileSystem {
+    /// Attributes of a node.
+    ///
+    /// # Errors
+    /// `Io`, with `ESTALE` for a node whose name is gone.
+    pub fn attributes(&self, number: NodeNumber) -> Result<Attr> {
+        let node = self.nodes.get(number)?;
+        let stat = self.with_backing(&node, backing::stat)?;
+        self.attr_of(&node, &stat)
+    }
+
+    /// Changes attributes and returns all of them.
+    ///
+    /// # Errors
+    /// `Denied`, `ReadOnly`, `KeyUnavailable` for the length of a locked file, or `Io`.
+    pub fn change(&self, number: NodeNumber, changes: &Changes) -> Result<Attr> {
+        let node = self.nodes.get(number)?;
+        if let Some(size) = changes.size {
+            let open = self.open_node(&node, Access::Write)?;
+            if !changes.keep_privileges {
+                drop_privileges(open.content.storage().file())?;
+            }
+            open.content.file().set_len(size)?;
+        }
+        let stat = self.with_backing(&node, |file| {
+            if changes.uid.is_some() || changes.gid.is_some() {
+                backing::set_owner(file, changes.uid, changes.gid)?;
+            }
+            if let Some(mode) = changes.mode {
+                backing::set_mode(file, mode)?;
+            }
+            if let Some(times) = changes.timestamps() {
+                backing::set_times(file, &times)?;
+            }
+            backing::stat(file)
+        })?;
+        self.attr_of(&node, &stat)
+    }
+
+    /// Takes the set-user-id and set-group-id bits from an open file, because someone else than root writes to it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn drop_privileges(&self, handle: HandleNumber) -> Result<()> {
+        match &*self.handles.get(handle)? {
+            Handle::File(open) => drop_privileges(open.content.storage().file()),
+            Handle::Directory(_) => Ok(()),
+        }
+    }
+
+    /// An extended attribute's value; those of the `user` namespace are opened.
+    ///
+    /// # Errors
+    /// `ENODATA` when there is none, `KeyUnavailable` when the home is locked, `Corrupt` when it does not open.
+    pub fn xattr(&self, number: NodeNumber, name: &OsStr) -> Result<Vec<u8>> {
+        let node = self.nodes.get(number)?;
+        refuse_unsupported(name)?;
+        let stored = self.with_backing(&node, |file| backing::xattr(file, name))?;
+        if !is_user(name) {
+            return Ok(stored);
+        }
+        let home = self.home_of(&node)?;
+        home::open_xattr(&home, self.xattr_owner(&node)?, name, &stored)
+    }
+
+    /// Sets an extended attribute; values of the `user` namespace are sealed.
+    ///
+    /// # Errors
+    /// `EEXIST`, `ENODATA`, `KeyUnavailable` when the home is locked, or `Io`.
+    pub fn set_xattr(&self, number: NodeNumber, name: &OsStr, value: &[u8], mode: XattrMode) -> Result<()> {
+        let node = self.nodes.get(number)?;
+        refuse_unsupported(name)?;
+        let flags = match mode {
+            XattrMode::Set => XattrFlags::empty(),
+            XattrMode::Create => XattrFlags::CREATE,
+            XattrMode::Replace => XattrFlags::REPLACE,
+        };
+        let sealed;
+        let stored = if is_user(name) {
+            let home = self.home_of(&node)?;
+            let owner = match &node.kind {
+                NodeKind::File(_) => Some(self.open_node(&node, Access::Write)?.content.file_id()?),
+                NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => None,
+            };
+            sealed = home::seal_xattr(&home, owner, name, value)?;
+            &sealed
+        } else {
+            value
+        };
+        self.with_backing(&node, |file| backing::set_xattr(file, name, stored, flags))
+    }
+
+    /// Names of all extended attributes, each ended by a zero byte.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn xattr_names(&self, number: NodeNumber) -> Result<Vec<u8>> {
+        let node = self.nodes.get(number)?;
+        self.with_backing(&node, backing::xattr_names)
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `ENODATA` when there is none, or `Io`.
+    pub fn remove_xattr(&self, number: NodeNumber, name: &OsStr) -> Result<()> {
+        let node = self.nodes.get(number)?;
+        refuse_unsupported(name)?;
+        self.with_backing(&node, |file| backing::remove_xattr(file, name))
+    }
+
+    /// What an extended attribute's value is bound to, beside its name.
+    fn xattr_owner(&self, node: &Node) -> Result<Option<FileId>> {
+        let NodeKind::File(file) = &node.kind else { return Ok(None) };
+        if let Some(open) = open_file(node) {
+            return open.content.file_id().map(Some);
+        }
+        let stored = self.backing.file(&self.nodes.path(node)?, OFlags::RDONLY)?;
+        match file.content {
+            ContentKind::Disk { .. } => {
+                let (_, header) = disk::read_header(stored)?;
+                Ok(Some(home::disk_id(header.header.claims().uuid)))
+            }
+            ContentKind::Home => home::file_id(&stored),
+        }
+    }
+
+    /// Calls `work` with a handle on the node's backing file, by an open handle of ours or by its name.
+    fn with_backing<T>(&self, node: &Node, work: impl FnOnce(&File) -> Result<T>) -> Result<T> {
+        match open_file(node) {
+            Some(open) => work(open.content.storage().file()),
+            None => work(&self.backing.any(&self.nodes.path(node)?)?),
+        }
+    }
+
+    /// Attributes of the plain side from those of the cipher side.
+    pub(super) fn attr_of(&self, node: &Node, stat: &Stat) -> Result<Attr> {
+        let cipher_size = u64::try_from(stat.st_size).unwrap_or(0);
+        let cipher_blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        let kind = FileKind::of(rustix::fs::FileType::from_raw_mode(stat.st_mode))
+            .ok_or_else(|| Error::new(Kind::Unsupported, "a file of unknown type"))?;
+        let NodeKind::File(file) = &node.kind else {
+            let size = if kind == FileKind::Symlink { home::target_len(cipher_size) } else { cipher_size };
+            return Ok(Attr::new(node.number, kind, stat, size, cipher_blocks));
+        };
+        let open_len = open_file(node).map(|open| open.content.file().plain_len());
+        let (size, blocks) = match file.content {
+            ContentKind::Disk { data_offset } => {
+                // The header's two copies are no data; a file system that packs them tighter only makes this too small.
+                let header_blocks = (ComponentKind::Disk.copy_offsets().len() * COPY_LEN / 512) as u64;
+                let stored = || sector::plain_len(cipher_size.saturating_sub(data_offset));
+                (open_len.unwrap_or_else(stored), cipher_blocks.saturating_sub(header_blocks))
+            }
+            ContentKind::Home => (open_len.unwrap_or_else(|| home_file::plain_len(cipher_size)), cipher_blocks),
+        };
+        Ok(Attr::new(node.number, kind, stat, size, blocks))
+    }
+}
+
+/// The file that handles share, if there are any.
+pub(super) fn open_file(node: &Node) -> Option<std::sync::Arc<OpenFile>> {
+    match &node.kind {
+        NodeKind::File(file) => file.open.lock().upgrade(),
+        NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => None,
+    }
+}
+
+/// The set-group-id bit of a file that its group may not execute is no privilege, but a lock of old.
+fn drop_privileges(file: &File) -> Result<()> {
+    const SET_UID: u32 = 0o4000;
+    const SET_GID: u32 = 0o2000;
+    const GROUP_EXECUTE: u32 = 0o010;
+    let mode = backing::stat(file)?.st_mode & 0o7777;
+    let privileges = if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID };
+    if mode & privileges == 0 { Ok(()) } else { backing::set_mode(file, mode & !privileges) }
+}
+
+fn is_user(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"user.")
+}
+
+/// ACLs need the kernel's help, which a mount does not ask for.
+fn refuse_unsupported(name: &OsStr) -> Result<()> {
+    if name.as_bytes().starts_with(b"system.") {
+        return Err(Error::io(
+            format!("extended attribute {}", name.display()),
+            std::io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+        ));
+    }
+    Ok(())
+}

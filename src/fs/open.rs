@@ -1,0 +1,113 @@
+//! Opening and making regular files.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
+use crate::fs::namespace::{NewFile, refuse_reserved};
+use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
+use crate::fs::{Attr, FileSystem, backing};
+use crate::sector::SectorSize;
+use crate::storage::Access;
+use crate::vm::disk::{self, NewDisk};
+use crate::vm::{home, keyring};
+
+impl FileSystem {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when it is locked, `Busy` when another mount or host has it open, `Corrupt` for damage.
+    pub fn open_file(&self, number: NodeNumber, access: Access) -> Result<(HandleNumber, CacheMode)> {
+        let node = self.nodes.get(number)?;
+        let open = self.open_node(&node, access)?;
+        let mode = CacheMode::of(&open);
+        Ok((self.handles.insert(Handle::File(open)), mode))
+    }
+
+    /// Closes a handle.
+    pub fn close(&self, handle: HandleNumber) {
+        self.handles.remove(handle);
+    }
+
+    /// Makes a regular file, a disk if its name says so, and opens it.
+    ///
+    /// # Errors
+    /// `Denied` outside of VM folders, `Exists`, `KeyUnavailable` when the VM is locked, or `Io`.
+    pub fn create(&self, parent: NodeNumber, name: &OsStr, new: NewFile) -> Result<(Attr, HandleNumber, CacheMode)> {
+        let (parent, dir) = self.directory(parent)?;
+        refuse_reserved(name)?;
+        let home = self.home_of(&parent)?;
+        let new = new.in_directory(&backing::stat(&dir)?, false);
+        if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
+            let (key_id, kek) = keyring::first_kek(&home.header, self.keyring.providers())?;
+            let spec = NewDisk {
+                sector_size: SectorSize::DEFAULT,
+                plain_len: 0,
+                label: String::new(),
+                mode: new.mode,
+                durable: false,
+            };
+            let (_, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
+            self.keyring.insert(header.uuid, dek);
+        } else {
+            home::create(&dir, name, new.mode)?;
+        }
+        new.give_to_owner(&backing::any_at(&dir, name)?)?;
+        let (node, _) = self.find(&parent, &dir, name)?;
+        let open = self.open_node(&node, Access::Write)?;
+        let attr = self.attr_of(&node, &backing::stat(open.content.storage().file())?)?;
+        let mode = CacheMode::of(&open);
+        Ok((attr, self.handles.insert(Handle::File(open)), mode))
+    }
+
+    /// The open file of a node: shared with other handles, or opened now.
+    pub(super) fn open_node(&self, node: &Node, access: Access) -> Result<Arc<OpenFile>> {
+        let NodeKind::File(file) = &node.kind else {
+            return Err(Error::new(Kind::Invalid, "not a regular file"));
+        };
+        let mut shared = file.open.lock();
+        if let Some(open) = shared.upgrade() {
+            open.admit(access)?;
+            return Ok(open);
+        }
+        let path = self.nodes.path(node)?;
+        let home = self.home_of(node)?;
+        let for_writing = if self.options.read_only { None } else { self.backing.file(&path, OFlags::RDWR).ok() };
+        let may_write = for_writing.is_some();
+        let backing_file = match for_writing {
+            Some(file) => file,
+            None if access == Access::Read => self.backing.file(&path, OFlags::RDONLY)?,
+            None => self.backing.file(&path, OFlags::RDWR)?,
+        };
+        let content = match file.content {
+            ContentKind::Disk { .. } => {
+                disk::open(backing_file, access, &self.keyring, self.options.engine).map(Content::Disk)
+            }
+            ContentKind::Home => home::open(backing_file, access, &home.keys).map(|home| Content::Home(Box::new(home))),
+        };
+        let open = Arc::new(OpenFile::new(content.context(|| path.display().to_string())?, access, may_write));
+        *shared = Arc::downgrade(&open);
+        Ok(open)
+    }
+}
+
+/// Who caches a file's content.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CacheMode {
+    /// Only the page cache of the backing file: a disk's guest has a cache of its own.
+    Direct,
+    /// The kernel, as for any file: programs read small files again and again, and map them.
+    Kernel,
+}
+
+impl CacheMode {
+    fn of(open: &OpenFile) -> Self {
+        match open.content {
+            Content::Disk(_) => Self::Direct,
+            Content::Home(_) => Self::Kernel,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A VM folder's home: its header and keys, and its files.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use uuid::Uuid;
+
+use crate::error::{Context, Result};
+use crate::format::header::Header;
+use crate::format::home_file::{FileId, HEADER_LEN, decode_header};
+use crate::storage::{Access, FileStorage};
+use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
+use crate::store::plain_file::PlainFile;
+
+/// An unlocked home.
+pub struct Home {
+    /// Its verified header.
+    pub header: Header,
+    /// What its files are sealed with.
+    pub keys: HomeKeys,
+}
+
+/// Claims a home file's backing file and opens it.
+///
+/// # Errors
+/// `Busy` when another opener has it, `Corrupt` for a file that this home did not write.
+pub fn open(file: File, access: Access, keys: &HomeKeys) -> Result<HomeFile<FileStorage>> {
+    let storage = FileStorage::new(file);
+    storage.claim(access)?;
+    let home_file = HomeFile::open(storage, keys)?;
+    if access == Access::Write {
+        home_file.prepare_writes()?;
+    }
+    Ok(home_file)
+}
+
+/// Makes an empty home file under a name that must be free. Its header comes with its first byte: an empty file is a valid
+/// one, so no crash leaves half of one.
+///
+/// # Errors
+/// `Exists`, or `Io`.
+pub fn create(dir: &File, name: &OsStr, mode: u32) -> Result<()> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777))
+        .map(drop)
+        .map_err(std::io::Error::from)
+        .context(|| format!("creating {}", name.display()))
+}
+
+/// The id that an extended attribute of a home file is bound to; `None` before the file has one. Not verified: under a
+/// forged id no value opens.
+///
+/// # Errors
+/// `Corrupt` for a file that no home wrote, or `Io`.
+pub fn file_id(file: &File) -> Result<Option<FileId>> {
+    let mut header = [0; HEADER_LEN];
+    let read = file.read_at(&mut header, 0).context(|| "reading the file's header".into())?;
+    Ok(if read == 0 { None } else { decode_header(&header)?.map(|header| header.claimed_id()) })
+}
+
+/// What an extended attribute of a disk is bound to.
+pub fn disk_id(uuid: Uuid) -> FileId {
+    FileId(uuid.into_bytes())
+}
+
+/// Seals an extended attribute's value, bound to its name and to the file's id, if it has one.
+///
+/// # Errors
+/// `E2BIG`.
+pub fn seal_xattr(home: &Home, file: Option<FileId>, name: &OsStr, value: &[u8]) -> Result<Vec<u8>> {
+    home_file::seal_value(&home.keys, &Value::Xattr { file, name: name.as_bytes() }, value)
+}
+
+/// Opens what [`seal_xattr`] made.
+///
+/// # Errors
+/// `Corrupt` for anything else.
+pub fn open_xattr(home: &Home, file: Option<FileId>, name: &OsStr, sealed: &[u8]) -> Result<Vec<u8>> {
+    home_file::open_value(&home.keys, &Value::Xattr { file, name: name.as_bytes() }, sealed)
+}
+
+/// Seals a symbolic link's target.
+///
+/// # Errors
+/// `ENAMETOOLONG`.
+pub fn seal_target(home: &Home, target: &Path) -> Result<String> {
+    home_file::seal_target(&home.keys, target.as_os_str().as_bytes())
+}
+
+/// Opens what [`seal_target`] made.
+///
+/// # Errors
+/// `Corrupt` for anything else.
+pub fn open_target(home: &Home, stored: &[u8]) -> Result<OsString> {
+    home_file::open_target(&home.keys, stored).map(OsString::from_vec)
+}
+
+/// Length of a symbolic link's target, by that of its stored form.
+pub fn target_len(stored_len: u64) -> u64 {
+    usize::try_from(stored_len).map_or(0, |len| home_file::target_len(len) as u64)
+}
