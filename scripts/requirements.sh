@@ -57,6 +57,17 @@ require_tools() {
     done
 }
 
+# An independent reader of VMware's sparse disks, in a Python environment of its own: Debian does not package it.
+require_vmdk_oracle() {
+    local environment=${CARGO_TARGET_DIR:-$PWD/target}/python
+    if ! "$environment/bin/python" -c 'import dissect.hypervisor' 2>/dev/null; then
+        echo "Installing dissect.hypervisor into $environment"
+        /usr/bin/python3 -m venv --clear "$environment"
+        "$environment/bin/pip" install --quiet --disable-pip-version-check 'dissect.hypervisor==3.21'
+    fi
+    export VMDK_TEST_PYTHON=$environment/bin/python
+}
+
 # Rust comes from rustup or the administrator, never from this script: which of them is not ours to choose.
 require_rust() {
     command -v cargo >/dev/null || PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
