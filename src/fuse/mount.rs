@@ -1,6 +1,7 @@
 //! Mounting and unmounting: by the system calls where allowed, else by fusermount3.
 
 use std::fs::File;
+use std::io::ErrorKind::PermissionDenied;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -105,6 +106,11 @@ pub(super) fn mount(spec: &MountSpec, options: &Options) -> Result<Option<OwnedF
         Err(rustix::io::Errno::PERM) => Ok(None),
         Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.display()), error.into())),
     }
+}
+
+/// Whether this process may not open /dev/fuse, which even mounting by fusermount3 takes.
+pub(super) fn needs_open_device() -> bool {
+    File::options().read(true).write(true).open("/dev/fuse").is_err_and(|error| error.kind() == PermissionDenied)
 }
 
 /// Refuses what cannot, or should not, be mounted on.

@@ -38,7 +38,10 @@ impl Session {
         let mut options = Options::parse(spec)?;
         mount::check_mountpoint(&spec.mountpoint)?;
         options.config.n_threads = Some(spec.threads.unwrap_or_else(default_threads).max(1));
-        let doing = || format!("mounting on {}", spec.mountpoint.display());
+        let doing = || match mount::needs_open_device() {
+            false => format!("mounting on {}", spec.mountpoint.display()),
+            true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.display()),
+        };
         let mounted = mount::mount(spec, &options)?;
         let acl = options.config.acl;
         let session = match mounted {

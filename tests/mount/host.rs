@@ -91,8 +91,9 @@ impl Mount<'_> {
 
     /// Unmounts, and fails the test if that fails.
     pub(crate) fn unmount(mut self) {
-        let mountpoint = self.mountpoint.take().unwrap();
-        self.host.run(&["umount", &mountpoint.path().display().to_string()]);
+        // Dropped, and so unmounted lazily, if this fails.
+        self.host.run(&["umount", &self.root().display().to_string()]);
+        self.mountpoint = None;
     }
 }
 
