@@ -114,6 +114,12 @@ impl FileSystem {
         })
     }
 
+    /// What a message calls a node: its path below the mount.
+    pub fn name(&self, number: NodeNumber) -> String {
+        let path = self.nodes.get(number).and_then(|node| self.nodes.path(&node));
+        path.map_or_else(|_| "a removed file".into(), |path| path.display().to_string())
+    }
+
     fn root(&self) -> &File {
         self.backing.root()
     }

@@ -279,7 +279,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -290,14 +290,14 @@ impl Filesystem for Adapter {
         let mut buffer = self.0.buffer();
         match self.0.read(handle.0, offset, size, &mut buffer) {
             Ok(bytes) => reply.data(bytes),
-            Err(error) => reply.error(refuse("read", &error)),
+            Err(error) => reply.error(refuse(&format!("read {}", self.0.name(number.0)), &error)),
         }
     }
 
     fn write(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -311,7 +311,7 @@ impl Filesystem for Adapter {
         match written.and_then(|()| self.0.write(handle.0, offset, data)) {
             // A request is at most MAX_REQUEST long, or it was refused.
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
-            Err(error) => reply.error(refuse("write", &error)),
+            Err(error) => reply.error(refuse(&format!("write {}", self.0.name(number.0)), &error)),
         }
     }
 

@@ -4,5 +4,6 @@
 
 mod errors;
 mod files;
+mod home;
 mod host;
 mod names;

@@ -1,0 +1,5 @@
+//! The VM home: ordinary files, which are encrypted one by one, and names, links and attributes as any program expects.
+
+mod content;
+mod forged;
+mod names;
