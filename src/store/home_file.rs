@@ -35,6 +35,8 @@ pub struct HomeFile<S> {
     cipher: FileCipher,
     /// Without one the file is a hole: it is empty, or its header was lost in a crash before any sync.
     has_header: AtomicBool,
+    /// Whether the file was not empty when it was opened without a header.
+    lost_header: bool,
     /// Changed only while all from the old or new end on is locked.
     plain_len: AtomicU64,
     locks: RangeLock,
@@ -62,6 +64,7 @@ impl<S: Storage> HomeFile<S> {
             storage,
             cipher,
             has_header: AtomicBool::new(has_header),
+            lost_header: !has_header && backing_len > 0,
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
@@ -256,9 +259,8 @@ impl<S: Storage> HomeFile<S> {
         if self.has_header() {
             return Ok(());
         }
-        let backing_len = self.storage.len()?;
-        if backing_len > 0 {
-            self.storage.punch(0, backing_len)?;
+        if self.lost_header {
+            self.storage.punch(0, self.storage.len()?)?;
         }
         self.storage.write_at(0, &self.cipher.header)?;
         self.has_header.store(true, Ordering::Release);
