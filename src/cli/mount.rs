@@ -20,8 +20,8 @@ use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::{FileSystem, Options};
-use crate::fuse::mount::{Unmount, unmount};
-use crate::fuse::session::{self, MountSpec, Session};
+use crate::fuse::mount::{MountSpec, Unmount, unmount};
+use crate::fuse::session::{self, Session};
 use crate::provider::Providers;
 use crate::sys::{memory, process};
 

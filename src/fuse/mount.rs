@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind::PermissionDenied;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fuser::{Config, MountOption, SessionACL};
@@ -11,7 +11,6 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getegid, geteuid};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::fuse::session::MountSpec;
 
 /// File system type of our mounts, as /proc/mounts shows it.
 pub const MOUNT_TYPE: &str = "fuse.vmcryptfs";
@@ -30,6 +29,19 @@ const OPTIONS: [(&str, MountFlags, MountOption); 8] = [
 ];
 /// What fstab and systemd add for themselves.
 const IGNORED: [&str; 7] = ["defaults", "nodev", "nosuid", "auto", "noauto", "nofail", "_netdev"];
+
+/// Where and how to mount.
+#[derive(Clone, Debug)]
+pub struct MountSpec {
+    /// An existing directory.
+    pub mountpoint: PathBuf,
+    /// What is mounted, as /proc/mounts shows it.
+    pub source: String,
+    /// Words of `-o`.
+    pub options: Vec<String>,
+    /// Event loops; `None` for one a CPU, at least two.
+    pub threads: Option<usize>,
+}
 
 /// `-o`, understood.
 pub(super) struct Options {

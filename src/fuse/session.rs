@@ -7,20 +7,7 @@ use std::thread;
 use crate::error::{Context, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
-use crate::fuse::mount::{self, Options, Unmount, unmount};
-
-/// Where and how to mount.
-#[derive(Clone, Debug)]
-pub struct MountSpec {
-    /// An existing directory.
-    pub mountpoint: PathBuf,
-    /// What is mounted, as /proc/mounts shows it.
-    pub source: String,
-    /// Words of `-o`.
-    pub options: Vec<String>,
-    /// Event loops; `None` for one a CPU, at least two.
-    pub threads: Option<usize>,
-}
+use crate::fuse::mount::{self, MountSpec, Options, Unmount, unmount};
 
 /// A mount that is ready to serve.
 pub struct Session {

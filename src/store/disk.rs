@@ -16,7 +16,7 @@ use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNI
 use crate::storage::Storage;
 use crate::store::header_area::{self, StoredHeader};
 use crate::store::holes;
-use crate::store::plain_file::{MAX_REQUEST, PlainFile};
+use crate::store::plain_file::{PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
 
 /// A disk whose header was read, and nothing more: there is no way to its data from here but [`unlock`](Self::unlock).
@@ -100,7 +100,7 @@ impl<S: Storage> PlainFile for Disk<S> {
     }
 
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
-        let end = checked_end(plain_offset, len)?;
+        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         let _guard = self.locks.shared(plain_offset..end);
         let Ok(len) = usize::try_from(end.min(self.plain_len()).saturating_sub(plain_offset)) else { return Ok(&[]) };
         if len == 0 {
@@ -112,7 +112,7 @@ impl<S: Storage> PlainFile for Disk<S> {
     }
 
     fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let end = checked_end(plain_offset, data.len())?;
+        let end = range_end(plain_offset, data.len(), MAX_PLAIN_LEN)?;
         if data.is_empty() {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl<S: Storage> PlainFile for Disk<S> {
 
     fn set_len(&self, plain_len: u64) -> Result<()> {
         if plain_len > MAX_PLAIN_LEN {
-            return Err(too_far(plain_len));
+            return Err(too_far(plain_len, MAX_PLAIN_LEN));
         }
         let _guard = self.locks.exclusive(0..u64::MAX);
         let old_len = self.plain_len();
@@ -159,8 +159,10 @@ impl<S: Storage> PlainFile for Disk<S> {
     }
 
     fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
-        let end =
-            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
+        let end = plain_offset
+            .checked_add(len)
+            .filter(|&end| end <= MAX_PLAIN_LEN)
+            .ok_or_else(|| too_far(plain_offset, MAX_PLAIN_LEN))?;
         self.storage.allocate(self.cipher_offset(plain_offset), len)?;
         let _guard = self.locks.exclusive(0..u64::MAX);
         if grow && end > self.plain_len() {
@@ -382,25 +384,6 @@ impl<S: Storage> Disk<S> {
 /// The units that hold a range, as what to lock.
 fn unit_range(start: u64, end: u64) -> Range<u64> {
     sector::floor(start, UNIT)..end.checked_next_multiple_of(UNIT).unwrap_or(u64::MAX)
-}
-
-fn checked_end(plain_offset: u64, len: usize) -> Result<u64> {
-    if len > MAX_REQUEST {
-        return Err(Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}")));
-    }
-    plain_offset.checked_add(len as u64).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))
-}
-
-fn too_far(plain_offset: u64) -> Error {
-    Error::io(
-        format!("position {plain_offset}: a disk ends at {MAX_PLAIN_LEN} at the latest"),
-        std::io::Error::from_raw_os_error(libc::EFBIG),
-    )
-}
-
-/// A distance within one request; it fits a length of memory.
-fn index(distance: u64) -> usize {
-    usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 mod blocks;
 mod keys;
-mod plain_file;
 mod space;
 mod unsynced;
 mod value;
@@ -27,7 +26,7 @@ use crate::storage::Storage;
 use crate::store::home_file::blocks::Change;
 use crate::store::home_file::keys::FileCipher;
 use crate::store::home_file::unsynced::Unsynced;
-use crate::store::plain_file::MAX_REQUEST;
+use crate::store::plain_file::{PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
 
 /// An unlocked home file. All positions are of the plain side, in bytes.
@@ -36,12 +35,118 @@ pub struct HomeFile<S> {
     cipher: FileCipher,
     /// Without one the file is a hole: it is empty, or its header was lost in a crash before any sync.
     has_header: AtomicBool,
+    /// Whether the file was not empty when it was opened without a header.
+    lost_header: bool,
     /// Changed only while all from the old or new end on is locked.
     plain_len: AtomicU64,
     locks: RangeLock,
     unsynced: Unsynced,
     /// Whether something may lie behind the end that must not show when the file grows.
     tail_unclean: AtomicBool,
+}
+
+impl<S: Storage> PlainFile for HomeFile<S> {
+    fn plain_len(&self) -> u64 {
+        self.plain_len.load(Ordering::Acquire)
+    }
+
+    fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
+        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
+        let end = end.min(self.plain_len());
+        if plain_offset >= end {
+            return Ok(&[]);
+        }
+        let blocks = plain_offset / BLOCK..block_end(end);
+        let out = &mut buffer[..index((blocks.end - blocks.start) * BLOCK)];
+        if self.has_header() {
+            self.read_blocks(blocks, out)?;
+        } else {
+            out.fill(0);
+        }
+        let skip = index(plain_offset % BLOCK);
+        Ok(&buffer[skip..skip + index(end - plain_offset)])
+    }
+
+    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        let end = range_end(plain_offset, data.len(), MAX_PLAIN_LEN)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.lock_for_change(plain_offset, end);
+        self.make_header()?;
+        let old_len = self.plain_len();
+        if end <= old_len {
+            return self.write_within(plain_offset, data, buffer);
+        }
+        self.clean_tail(buffer)?;
+        self.storage.set_len(cipher_len(end))?;
+        let written = self.write_within(plain_offset, data, buffer);
+        if written.is_err() {
+            self.tail_unclean.store(true, Ordering::Release);
+            self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?;
+        } else {
+            self.plain_len.store(end, Ordering::Release);
+        }
+        written
+    }
+
+    fn set_len(&self, plain_len: u64) -> Result<()> {
+        if plain_len > MAX_PLAIN_LEN {
+            return Err(too_far(plain_len, MAX_PLAIN_LEN));
+        }
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let old_len = self.plain_len();
+        if plain_len > old_len {
+            self.make_header()?;
+            return self.grow(plain_len);
+        }
+        if plain_len < old_len {
+            self.tail_unclean.store(true, Ordering::Release);
+            self.cut_off(plain_len)?;
+            self.plain_len.store(plain_len, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn prepare_writes(&self) -> Result<()> {
+        Ok(()) // what a crash left behind the end is mended when the file first grows
+    }
+
+    fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, true)
+    }
+
+    fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
+        self.clear(plain_offset, len, buffer, false)
+    }
+
+    fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
+        self.reserve(plain_offset, len, grow)
+    }
+
+    fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>> {
+        self.next_data(plain_offset)
+    }
+
+    fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
+        self.next_hole(plain_offset)
+    }
+
+    fn sync(&self) -> Result<()> {
+        let _gate = self.unsynced.syncing();
+        if self.unsynced.has_failed() {
+            return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
+        }
+        self.storage
+            .sync()
+            .inspect_err(|_| self.unsynced.fail())
+            .context(|| "making the file's data durable".into())?;
+        for (group, blocks) in self.unsynced.settle() {
+            drop(self.retire(group, blocks));
+        }
+        Ok(())
+    }
 }
 
 impl<S: Storage> HomeFile<S> {
@@ -63,21 +168,12 @@ impl<S: Storage> HomeFile<S> {
             storage,
             cipher,
             has_header: AtomicBool::new(has_header),
+            lost_header: !has_header && backing_len > 0,
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
             tail_unclean: AtomicBool::new(has_header),
         })
-    }
-
-    /// Length in bytes.
-    pub fn len(&self) -> u64 {
-        self.plain_len.load(Ordering::Acquire)
-    }
-
-    /// Whether the length is 0.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The storage beneath, for attributes; its bytes are ciphertext.
@@ -102,84 +198,11 @@ impl<S: Storage> HomeFile<S> {
         Ok(self.cipher.id)
     }
 
-    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`](super::plain_file::request_buffer).
-    ///
-    /// # Errors
-    /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` for a block that does not authenticate, or `Io`.
-    pub fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
-        let end = checked_end(plain_offset, len)?;
-        let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
-        let end = end.min(self.len());
-        if plain_offset >= end {
-            return Ok(&[]);
-        }
-        let blocks = plain_offset / BLOCK..block_end(end);
-        let out = &mut buffer[..index((blocks.end - blocks.start) * BLOCK)];
-        if self.has_header() {
-            self.read_blocks(blocks, out)?;
-        } else {
-            out.fill(0);
-        }
-        let skip = index(plain_offset % BLOCK);
-        Ok(&buffer[skip..skip + index(end - plain_offset)])
-    }
-
-    /// Writes all of `data`, through a [`request_buffer`](super::plain_file::request_buffer). Behind the end the file grows, with
-    /// a hole in between.
-    ///
-    /// # Errors
-    /// `Invalid` for a request over [`MAX_REQUEST`] or behind [`MAX_PLAIN_LEN`], `Corrupt` when a block that is written in
-    /// part does not authenticate, or `Io`. Then blocks of the range may hold old or new data; the length is what it was.
-    pub fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let end = checked_end(plain_offset, data.len())?;
-        if data.is_empty() {
-            return Ok(());
-        }
-        let _guard = self.lock_for_change(plain_offset, end);
-        self.make_header()?;
-        let old_len = self.len();
-        if end <= old_len {
-            return self.write_within(plain_offset, data, buffer);
-        }
-        self.clean_tail(buffer)?;
-        self.storage.set_len(cipher_len(end))?;
-        let written = self.write_within(plain_offset, data, buffer);
-        if written.is_err() {
-            self.tail_unclean.store(true, Ordering::Release);
-            self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?;
-        } else {
-            self.plain_len.store(end, Ordering::Release);
-        }
-        written
-    }
-
     /// Writes a range that is locked, in a file that is long enough beneath.
     fn write_within(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let change = Change { plain_offset, data, old_len: self.len() };
+        let change = Change { plain_offset, data, old_len: self.plain_len() };
         let mut sealer = self.cipher.blocks.sealer()?;
         home_file::groups(change.blocks()).try_for_each(|blocks| self.write_piece(&mut sealer, change, blocks, buffer))
-    }
-
-    /// Grows by a hole, or cuts off.
-    ///
-    /// # Errors
-    /// `Invalid` behind [`MAX_PLAIN_LEN`], or `Io`; the length is then what it was.
-    pub fn set_len(&self, plain_len: u64) -> Result<()> {
-        if plain_len > MAX_PLAIN_LEN {
-            return Err(too_far(plain_len));
-        }
-        let _guard = self.locks.exclusive(0..u64::MAX);
-        let old_len = self.len();
-        if plain_len > old_len {
-            self.make_header()?;
-            return self.grow(plain_len);
-        }
-        if plain_len < old_len {
-            self.tail_unclean.store(true, Ordering::Release);
-            self.cut_off(plain_len)?;
-            self.plain_len.store(plain_len, Ordering::Release);
-        }
-        Ok(())
     }
 
     /// Cuts the backing file off, while no sync tidies up what is cut off.
@@ -203,7 +226,7 @@ impl<S: Storage> HomeFile<S> {
         if !self.tail_unclean.load(Ordering::Acquire) {
             return Ok(());
         }
-        let plain_len = self.len();
+        let plain_len = self.plain_len();
         let end = block_end(plain_len);
         if !plain_len.is_multiple_of(BLOCK) {
             self.clean_last_block(plain_len, buffer)?;
@@ -228,26 +251,6 @@ impl<S: Storage> HomeFile<S> {
         self.sync()
     }
 
-    /// Returns once everything written is durable.
-    ///
-    /// # Errors
-    /// `Io`. After one failed sync all later ones fail too: the kernel reports lost writes once, and which ones were lost is
-    /// not known. Closing and opening the file starts afresh.
-    pub fn sync(&self) -> Result<()> {
-        let _gate = self.unsynced.syncing();
-        if self.unsynced.has_failed() {
-            return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
-        }
-        self.storage
-            .sync()
-            .inspect_err(|_| self.unsynced.fail())
-            .context(|| "making the file's data durable".into())?;
-        for (group, blocks) in self.unsynced.settle() {
-            drop(self.retire(group, blocks));
-        }
-        Ok(())
-    }
-
     fn has_header(&self) -> bool {
         self.has_header.load(Ordering::Acquire)
     }
@@ -257,9 +260,8 @@ impl<S: Storage> HomeFile<S> {
         if self.has_header() {
             return Ok(());
         }
-        let backing_len = self.storage.len()?;
-        if backing_len > 0 {
-            self.storage.punch(0, backing_len)?;
+        if self.lost_header {
+            self.storage.punch(0, self.storage.len()?)?;
         }
         self.storage.write_at(0, &self.cipher.header)?;
         self.has_header.store(true, Ordering::Release);
@@ -270,7 +272,7 @@ impl<S: Storage> HomeFile<S> {
     /// a file that needs a header first.
     fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
         loop {
-            let needed = || match (self.has_header(), self.len()) {
+            let needed = || match (self.has_header(), self.plain_len()) {
                 (false, _) => 0..u64::MAX,
                 (true, len) if end <= len => floor(start, BLOCK)..ceil(end, BLOCK),
                 (true, len) => floor(start.min(len), BLOCK)..u64::MAX,
@@ -282,25 +284,6 @@ impl<S: Storage> HomeFile<S> {
             }
         }
     }
-}
-
-fn checked_end(plain_offset: u64, len: usize) -> Result<u64> {
-    if len > MAX_REQUEST {
-        return Err(Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}")));
-    }
-    plain_offset.checked_add(len as u64).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))
-}
-
-fn too_far(plain_offset: u64) -> Error {
-    Error::io(
-        format!("position {plain_offset}: a home file ends at {MAX_PLAIN_LEN} at the latest"),
-        std::io::Error::from_raw_os_error(libc::EFBIG),
-    )
-}
-
-/// A distance within one request; it fits a length of memory.
-fn index(distance: u64) -> usize {
-    usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What an unlocked file offers, be it a disk or a home file: plaintext bytes at any offset.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::sys::AlignedBuffer;
 
 /// Most bytes that one call reads or writes: what FUSE asks for at once.
@@ -11,6 +11,30 @@ const BUFFER_LEN: usize = MAX_REQUEST + (64 << 10);
 /// Memory that any request of a [`PlainFile`] fits into. Costs only what is touched.
 pub fn request_buffer() -> AlignedBuffer {
     AlignedBuffer::zeroed(BUFFER_LEN)
+}
+
+/// Where a request ends.
+///
+/// # Errors
+/// `Invalid` for one over [`MAX_REQUEST`], `EFBIG` behind `max_len`.
+pub(super) fn range_end(plain_offset: u64, len: usize, max_len: u64) -> Result<u64> {
+    if len > MAX_REQUEST {
+        return Err(Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}")));
+    }
+    let end = plain_offset.checked_add(len as u64).filter(|&end| end <= max_len);
+    end.ok_or_else(|| too_far(plain_offset, max_len))
+}
+
+pub(super) fn too_far(plain_offset: u64, max_len: u64) -> Error {
+    Error::io(
+        format!("position {plain_offset}: the file ends at {max_len} at the latest"),
+        std::io::Error::from_raw_os_error(libc::EFBIG),
+    )
+}
+
+/// A distance within one request; it fits a length of memory.
+pub(super) fn index(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
 /// Plaintext bytes at any offset, for many threads at once: overlapping requests happen in some order, never interleaved.

@@ -6,7 +6,7 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::storage::memory::{CrashStorage, FaultStorage, MemoryStorage};
-use crate::store::plain_file::request_buffer;
+use crate::store::plain_file::{MAX_REQUEST, request_buffer};
 
 /// Lengths of the models: several sectors of either size, and a last one that is not full.
 const LIMIT: u64 = 20_000;

@@ -8,11 +8,12 @@ use std::ops::Range;
 use crate::crypto::xaes::{Opener, Sealer};
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::{
-    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, PAIR_LEN, Pair, Place, groups,
+    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, PAIR_LEN, Pair, Place, block_end, groups,
 };
 use crate::storage::Storage;
 use crate::store::home_file::unsynced::{Blocks, Written};
 use crate::store::home_file::{HomeFile, index};
+use crate::store::plain_file::PlainFile;
 
 /// Consecutive blocks of one group, and what their file holds of them.
 pub(super) struct Piece {
@@ -21,6 +22,10 @@ pub(super) struct Piece {
 }
 
 impl Piece {
+    fn of_holes(blocks: Range<u64>) -> Self {
+        Self { blocks, pairs: [Pair::default(); GROUP_BLOCKS_LEN] }
+    }
+
     /// Blocks with their pairs.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BlockIndex, Pair)> {
         self.blocks.clone().map(BlockIndex).zip(self.pairs)
@@ -80,9 +85,9 @@ impl<S: Storage> HomeFile<S> {
         let len = index(blocks.end - blocks.start);
         let wanted = bytes[..len].as_flattened_mut();
         self.storage.read_at(BlockIndex(blocks.start).pair_offset(), wanted)?;
-        let mut pairs = [Pair::default(); GROUP_BLOCKS_LEN];
-        pairs.iter_mut().zip(&bytes[..len]).for_each(|(pair, bytes)| *pair = Pair::decode(bytes));
-        Ok(Piece { blocks, pairs })
+        let mut piece = Piece::of_holes(blocks);
+        piece.pairs.iter_mut().zip(&bytes[..len]).for_each(|(pair, bytes)| *pair = Pair::decode(bytes));
+        Ok(piece)
     }
 
     pub(super) fn write_pairs(&self, piece: &Piece) -> Result<()> {
@@ -172,7 +177,12 @@ impl<S: Storage> HomeFile<S> {
         let (_gate, unsynced, mut piece) = loop {
             let gate = self.unsynced.writing();
             let unsynced = self.unsynced.of(group);
-            let piece = self.read_pairs(blocks.clone())?;
+            // What lies behind the old end was cleaned before the file grew.
+            let piece = if blocks.start >= block_end(change.old_len) {
+                Piece::of_holes(blocks.clone())
+            } else {
+                self.read_pairs(blocks.clone())?
+            };
             let open = |(block, pair): (BlockIndex, Pair)| pair.is_double() && !unsynced.contains(block);
             if self.unsynced.is_settled() || !piece.iter().any(open) {
                 break (gate, unsynced, piece);
@@ -217,34 +227,38 @@ impl<S: Storage> HomeFile<S> {
         cipher: &mut [u8],
     ) -> Result<Place> {
         let (within, data) = change.within(block);
-        let whole = within.len() == BLOCK_LEN;
         let unsynced = unsynced.contains(block);
-        let mut plain = [0; BLOCK_LEN];
-        let mut readable = pair.newest().map(|(place, _)| place);
-        if !whole || pair.is_double() && !unsynced {
-            let read = self.read_block(&mut self.cipher.blocks.opener(), block, pair, &mut plain);
-            readable = match read {
-                Err(error) if error.kind() == Kind::Corrupt && whole => None,
-                other => other?,
-            };
-        }
         let newest = pair.newest();
+        let mut readable = newest.map(|(place, _)| place);
+        let mut merged = None;
+        if within.len() < BLOCK_LEN {
+            let mut plain = [0; BLOCK_LEN];
+            readable = self.read_block(&mut self.cipher.blocks.opener(), block, pair, &mut plain)?;
+            let kept = change.old_len.saturating_sub(block.plain_start()).min(BLOCK);
+            plain[index(kept)..].fill(0);
+            plain[within].copy_from_slice(data);
+            merged = Some(plain);
+        } else if pair.is_double() && !unsynced {
+            readable = self.readable(block, pair)?;
+        }
         let (place, version) = match (newest, readable) {
             (None, _) => (Place::Main, 1),
             (Some((place, entry)), _) if unsynced => (place, entry.version),
             (Some((_, entry)), Some(kept)) => (kept.other(), next(block, entry.version)?),
             (Some((place, entry)), None) => (place, next(block, entry.version)?),
         };
-        let entry = if whole {
-            self.cipher.seal(sealer, block, version, data, cipher)?
-        } else {
-            let kept = change.old_len.saturating_sub(block.plain_start()).min(BLOCK);
-            plain[index(kept)..].fill(0);
-            plain[within].copy_from_slice(data);
-            self.cipher.seal(sealer, block, version, &plain, cipher)?
-        };
+        let plain = merged.as_ref().map_or(data, |plain| plain.as_slice());
+        let entry = self.cipher.seal(sealer, block, version, plain, cipher)?;
         pair.put(place, Some(entry));
         Ok(place)
+    }
+
+    /// The place of the newest version that is whole, if one is.
+    fn readable(&self, block: BlockIndex, pair: &Pair) -> Result<Option<Place>> {
+        match self.read_block(&mut self.cipher.blocks.opener(), block, pair, &mut [0; BLOCK_LEN]) {
+            Err(error) if error.kind() == Kind::Corrupt => Ok(None),
+            other => other,
+        }
     }
 
     /// Forgets older versions, once newer ones are durable. Failing costs nothing: they are looked at again then.

@@ -5,29 +5,15 @@ use crate::format::home_file::{
     BLOCK, BLOCK_LEN, BlockIndex, MAX_PLAIN_LEN, PAIR_LEN, Pair, Place, block_end, group_at, groups,
 };
 use crate::storage::Storage;
-use crate::store::home_file::{HomeFile, index, too_far};
+use crate::store::home_file::HomeFile;
+use crate::store::plain_file::{PlainFile, index, too_far};
 
 impl<S: Storage> HomeFile<S> {
-    /// Discards a range: it reads as zeros, and its whole blocks give their space back. The length stays.
-    ///
-    /// # Errors
-    /// `Io`, or `Corrupt` when a block of which a part would stay does not authenticate.
-    pub fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
-        self.clear(plain_offset, len, buffer, true)
-    }
-
-    /// Makes a range read as zeros; its blocks keep their space. The length stays.
-    ///
-    /// # Errors
-    /// As of [`punch`](Self::punch).
-    pub fn zero(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
-        self.clear(plain_offset, len, buffer, false)
-    }
-
-    fn clear(&self, plain_offset: u64, len: u64, buffer: &mut [u8], give_back: bool) -> Result<()> {
+    /// Makes a range read as zeros; with `give_back` its whole blocks give their space back. The length stays.
+    pub(super) fn clear(&self, plain_offset: u64, len: u64, buffer: &mut [u8], give_back: bool) -> Result<()> {
         let end = plain_offset.saturating_add(len).min(MAX_PLAIN_LEN);
         let _guard = self.lock_for_change(plain_offset, end);
-        let plain_len = self.len();
+        let plain_len = self.plain_len();
         let end = end.min(plain_len);
         if plain_offset >= end || !self.has_header() {
             return Ok(());
@@ -101,11 +87,13 @@ impl<S: Storage> HomeFile<S> {
     ///
     /// # Errors
     /// `Io` (`ENOSPC`), or `Invalid` behind [`MAX_PLAIN_LEN`].
-    pub fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
-        let end =
-            plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN).ok_or_else(|| too_far(plain_offset))?;
+    pub(super) fn reserve(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
+        let end = plain_offset
+            .checked_add(len)
+            .filter(|&end| end <= MAX_PLAIN_LEN)
+            .ok_or_else(|| too_far(plain_offset, MAX_PLAIN_LEN))?;
         let _guard = self.locks.exclusive(0..u64::MAX);
-        let kept = if grow { end } else { end.min(self.len()) };
+        let kept = if grow { end } else { end.min(self.plain_len()) };
         if plain_offset >= kept {
             return Ok(());
         }
@@ -115,15 +103,15 @@ impl<S: Storage> HomeFile<S> {
             self.storage.allocate(first.pair_offset(), count * PAIR_LEN as u64)?;
             self.storage.allocate(first.cipher_offset(Place::Main), count * BLOCK)?;
         }
-        if kept > self.len() { self.grow(kept) } else { Ok(()) }
+        if kept > self.plain_len() { self.grow(kept) } else { Ok(()) }
     }
 
     /// Start of the first data at or behind `plain_offset`, if there is any.
     ///
     /// # Errors
     /// `Io`.
-    pub fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>> {
-        let plain_len = self.len();
+    pub(super) fn next_data(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.plain_len();
         if plain_offset >= plain_len || !self.has_header() {
             return Ok(None);
         }
@@ -141,8 +129,8 @@ impl<S: Storage> HomeFile<S> {
     ///
     /// # Errors
     /// `Io`.
-    pub fn seek_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
-        let plain_len = self.len();
+    pub(super) fn next_hole(&self, plain_offset: u64) -> Result<Option<u64>> {
+        let plain_len = self.plain_len();
         if plain_offset >= plain_len {
             return Ok(None);
         }

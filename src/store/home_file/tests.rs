@@ -7,7 +7,7 @@ use super::*;
 use crate::crypto::random;
 use crate::format::home_file::{BlockIndex, PAIR_LEN, Place};
 use crate::storage::memory::{FaultStorage, MemoryStorage};
-use crate::store::plain_file::request_buffer;
+use crate::store::plain_file::{MAX_REQUEST, request_buffer};
 
 /// Plaintext of one group.
 const GROUP: u64 = GROUP_BLOCKS * BLOCK;
@@ -25,7 +25,7 @@ fn new_file(keys: &HomeKeys) -> HomeFile<MemoryStorage> {
 }
 
 fn contents<S: Storage>(file: &HomeFile<S>) -> Vec<u8> {
-    let len = usize::try_from(file.len()).unwrap();
+    let len = usize::try_from(file.plain_len()).unwrap();
     file.read_at(0, len, &mut request_buffer()).unwrap().to_vec()
 }
 
@@ -250,7 +250,7 @@ fn a_file_without_its_header_is_empty_or_a_hole() {
     let mut buffer = request_buffer();
     for len in [0, 1, 511, 512, 4096, 5000] {
         let file = open(MemoryStorage::new(vec![0; len]), &keys);
-        assert!(file.is_empty() && file.id().is_none(), "{len}");
+        assert!(file.plain_len() == 0 && file.id().is_none(), "{len}");
     }
     let file = open(FaultStorage::new(MemoryStorage::default(), libc::ENOSPC), &keys);
     for fault in 0..8 {
@@ -284,7 +284,7 @@ fn an_id_stays_for_ever() {
     file.write_at(0, b"text", &mut request_buffer()).unwrap();
     file.set_len(0).unwrap();
     let reopened = open(MemoryStorage::new(file.storage.image()), &keys);
-    assert_eq!((reopened.id(), reopened.len()), (Some(id), 0));
+    assert_eq!((reopened.id(), reopened.plain_len()), (Some(id), 0));
     assert_ne!(new_file(&keys).ensure_id().unwrap(), id);
 }
 

@@ -175,3 +175,21 @@ fn a_damaged_block_can_be_overwritten_as_a_whole_but_not_in_part() {
     }
     assert_same(&contents(&file), &model, &"overwriting");
 }
+
+/// Zeros in place of one version do not excuse damage of the other.
+#[test]
+fn a_damaged_version_beside_an_empty_one_is_damage() {
+    let keys = keys();
+    let file = new_file(&keys);
+    let mut buffer = request_buffer();
+    file.write_at(0, &[1; BLOCK_LEN], &mut buffer).unwrap();
+    file.sync().unwrap();
+    file.write_at(0, &[2; BLOCK_LEN], &mut buffer).unwrap();
+    for (empty, damaged) in [(Place::Main, Place::Spare), (Place::Spare, Place::Main)] {
+        let mut image = file.storage.image();
+        let at = |place| index(BlockIndex(0).cipher_offset(place));
+        image[at(empty)..][..BLOCK_LEN].fill(0);
+        image[at(damaged)] ^= 1;
+        assert_eq!(wrong_blocks(image, &[2; BLOCK_LEN], &keys), 1);
+    }
+}
