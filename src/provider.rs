@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod config;
+pub mod kmip;
 pub mod native;
 mod private_file;
 
