@@ -81,8 +81,6 @@ pub const ENCRYPT_DECRYPT: i32 = 0x04 | 0x08;
 pub const RAW: u32 = 1;
 /// `NAME_TYPE` of a text.
 pub const UNINTERPRETED_TEXT: u32 = 1;
-/// `QUERY_FUNCTION` that asks for the operations of a server.
-pub const QUERY_OPERATIONS: u32 = 1;
 /// `QUERY_FUNCTION` that asks for the maker of a server.
 pub const QUERY_SERVER_INFORMATION: u32 = 3;
 /// `BATCH_ERROR_CONTINUATION_OPTION`: the items of a batch stand for themselves.

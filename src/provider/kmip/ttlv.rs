@@ -215,10 +215,7 @@ impl Item {
 
     /// The items of a structure; none if it is something else.
     pub fn items(&self) -> &[Self] {
-        match &self.value {
-            Value::Structure(items) => items,
-            _ => &[],
-        }
+        if let Value::Structure(items) = &self.value { items } else { &[] }
     }
 
     /// The first item of this name in a structure.
@@ -238,10 +235,7 @@ impl Item {
 
     /// The number of this name in a structure.
     pub fn integer_of(&self, tag: Tag) -> Option<i32> {
-        match self.find(tag)?.value {
-            Value::Integer(number) => Some(number),
-            _ => None,
-        }
+        if let Value::Integer(number) = self.find(tag)?.value { Some(number) } else { None }
     }
 
     /// The enumeration of this name in a structure.
@@ -251,26 +245,17 @@ impl Item {
 
     /// The bytes of this name in a structure.
     pub fn bytes_of(&self, tag: Tag) -> Option<&[u8]> {
-        match &self.find(tag)?.value {
-            Value::Bytes(bytes) => Some(bytes),
-            _ => None,
-        }
+        if let Value::Bytes(bytes) = &self.find(tag)?.value { Some(bytes) } else { None }
     }
 
     /// The text, if it is one; what is not UTF-8 is shown by replacement characters.
     pub fn as_text(&self) -> Option<String> {
-        match &self.value {
-            Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
-            _ => None,
-        }
+        if let Value::Text(text) = &self.value { Some(String::from_utf8_lossy(text).into_owned()) } else { None }
     }
 
     /// The enumeration, if it is one.
     pub fn as_enumeration(&self) -> Option<u32> {
-        match self.value {
-            Value::Enumeration(number) => Some(number),
-            _ => None,
-        }
+        if let Value::Enumeration(number) = self.value { Some(number) } else { None }
     }
 
     /// The bytes of the item.
@@ -340,10 +325,10 @@ impl Value {
 /// Type and length alone: a value may be a key.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Structure(items) => f.debug_list().entries(items).finish(),
-            other => write!(f, "type {} of {} bytes", other.kind(), other.len()),
+        if let Self::Structure(items) = self {
+            return f.debug_list().entries(items).finish();
         }
+        write!(f, "type {} of {} bytes", self.kind(), self.len())
     }
 }
 

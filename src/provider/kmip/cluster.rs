@@ -1,0 +1,295 @@
+//! The members of a key server: who is asked, for how long, and who is asked next.
+//!
+//! The last one that answered is asked first. One that does not answer costs the others little: reading requests are put
+//! to a second member while the first is still waited for. Every wait ends at an absolute point in time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::super::Trouble;
+use super::credentials::Credentials;
+use super::failure::Failure;
+use super::health::Health;
+use super::message::Version;
+use super::notices::Notices;
+use super::session::Session;
+use super::settings::{Address, Settings, Timeouts};
+use super::timed::Deadline;
+use crate::crypto::random;
+use crate::error::Result;
+
+/// How long one member is waited for before another is asked as well.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause after the first round in which no member answered; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Most sessions with one member that rest.
+const MAX_RESTING: usize = 8;
+
+type Attempted<T> = std::result::Result<T, Failure>;
+
+/// All members, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    members: Vec<Member>,
+    last_good: AtomicUsize,
+    credentials: Credentials,
+    timeouts: Timeouts,
+    versions: Vec<Version>,
+    notices: Notices,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    address: Address,
+    health: Health,
+    /// What was agreed on when it was last asked.
+    version: Mutex<Option<Version>>,
+    resting: Mutex<Vec<Session>>,
+}
+
+impl Cluster {
+    pub(super) fn new(settings: &Settings, config: &Path) -> Result<Self> {
+        let member = |address: &Address| Member {
+            address: address.clone(),
+            health: Health::default(),
+            version: Mutex::default(),
+            resting: Mutex::default(),
+        };
+        Ok(Self {
+            members: settings.servers.addresses().iter().map(member).collect(),
+            last_good: AtomicUsize::new(0),
+            credentials: Credentials::load(settings, config)?,
+            timeouts: settings.timeouts(),
+            versions: settings.allowed_versions(),
+            notices: Notices::default(),
+        })
+    }
+
+    pub(super) fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(super) fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// Reads something. `attempt` may run several times, side by side.
+    pub(super) fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: impl Fn(&mut Session) -> Attempted<T> + Send + Sync + 'static,
+    ) -> Attempted<T> {
+        if self.members.len() == 1 {
+            return self.call(|session| attempt(session));
+        }
+        let total = Deadline::after(self.timeouts.total);
+        let (attempt, answered) = (Arc::new(attempt), Arc::new(AtomicBool::new(false)));
+        let (sender, receiver) = mpsc::channel();
+        let mut asking = 0;
+        for turn in 0..self.members.len() {
+            let (cluster, sender) = (Arc::clone(self), sender.clone());
+            let (attempt, stop) = (Arc::clone(&attempt), Arc::clone(&answered));
+            let run = move || {
+                let result = cluster.ask_in_turn(turn, total, &stop, &mut |session| attempt(session));
+                sender.send(result).ok(); // another was quicker
+            };
+            if thread::Builder::new().name("kmip".into()).spawn(run).is_err() {
+                break; // those that run will do
+            }
+            asking += 1;
+            match receiver.recv_timeout(PATIENCE) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(result) => {
+                    answered.store(true, Ordering::Relaxed);
+                    return result;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        drop(sender);
+        first_success(asking, total, &receiver, &answered)
+    }
+
+    /// Does something that changes the server, one member after the other. `attempt` may run several times, and must know
+    /// whether an earlier one may have succeeded.
+    pub(super) fn call<T>(&self, mut attempt: impl FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
+        let total = Deadline::after(self.timeouts.total);
+        self.ask_in_turn(0, total, &AtomicBool::new(false), &mut attempt)
+    }
+
+    fn ask_in_turn<T>(
+        &self,
+        turn: usize,
+        total: Deadline,
+        answered: &AtomicBool,
+        attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>,
+    ) -> Attempted<T> {
+        let count = self.members.len();
+        let first = self.last_good.load(Ordering::Relaxed) + turn;
+        let mut failures: Vec<Option<Failure>> = vec![None; count];
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut asked = false;
+            for index in (first..first + count).map(|index| index % count) {
+                let settled = failures[index].as_ref().is_some_and(|failure| !failure.trouble().may_pass());
+                if settled || total.passed() || answered.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let member = &self.members[index];
+                if let Err(aside) = member.health.admit(Instant::now(), self.nobody_else(index)) {
+                    failures[index].get_or_insert(aside);
+                    continue;
+                }
+                asked = true;
+                match self.ask_member(member, total, attempt) {
+                    Ok(value) => {
+                        self.last_good.store(index, Ordering::Relaxed);
+                        return Ok(value);
+                    }
+                    Err(failure) => failures[index] = Some(failure),
+                }
+            }
+            let may_pass = failures.iter().flatten().any(|failure| failure.trouble().may_pass());
+            let left = total.left().filter(|_| asked && may_pass && !answered.load(Ordering::Relaxed));
+            let Some(left) = left else {
+                return Err(self.sum_up(&failures));
+            };
+            thread::sleep(jittered(pause).min(left));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Whether all other members are set aside.
+    fn nobody_else(&self, index: usize) -> bool {
+        let now = Instant::now();
+        self.members.iter().enumerate().all(|(other, member)| other == index || member.health.is_aside(now))
+    }
+
+    fn ask_member<T>(
+        &self,
+        member: &Member,
+        total: Deadline,
+        attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>,
+    ) -> Attempted<T> {
+        let mut result = Err(Failure::new(Trouble::Unreachable, "no session rests"));
+        if let Some(session) = self.resting_session(member, total) {
+            result = member.ask(session, attempt);
+        }
+        // A server may have closed the session while it rested; that says nothing about the server.
+        if result.as_ref().is_err_and(|failure| failure.trouble() == Trouble::Unreachable) {
+            result = self.connect(member, total).and_then(|session| member.ask(session, attempt));
+        }
+        match &result {
+            Err(failure) if failure.trouble().is_of_server() => {
+                *member.version.lock() = None; // it may come back as another version
+                member.health.failed(failure);
+                self.notices.add(format!("{}: {failure}", member.address));
+            }
+            _ => member.health.answered(),
+        }
+        result
+    }
+
+    fn resting_session(&self, member: &Member, total: Deadline) -> Option<Session> {
+        let config = self.credentials.current(&self.notices);
+        let mut resting = member.resting.lock();
+        resting.retain(|session| session.is_fresh(&config));
+        let mut session = resting.pop()?;
+        session.resume(total);
+        Some(session)
+    }
+
+    fn connect(&self, member: &Member, total: Deadline) -> Attempted<Session> {
+        let config = self.credentials.current(&self.notices);
+        let mut session = Session::connect(&member.address, config, self.timeouts, total)?;
+        let known = *member.version.lock();
+        match known {
+            Some(version) => session.set_version(version),
+            None => {
+                session.negotiate(&self.versions)?;
+                *member.version.lock() = Some(session.version());
+            }
+        }
+        Ok(session)
+    }
+
+    /// A session with one member, whatever is known of it.
+    pub(super) fn probe_session(&self, member: &Member) -> Attempted<Session> {
+        let total = Deadline::after(self.timeouts.total);
+        Session::connect(&member.address, self.credentials.current(&self.notices), self.timeouts, total)
+    }
+
+    /// What all members said. That a key is missing is only known when each of them says so.
+    fn sum_up(&self, failures: &[Option<Failure>]) -> Failure {
+        let told = self.members.iter().zip(failures).filter_map(|(member, failure)| Some((member, failure.as_ref()?)));
+        let told: Vec<(&Member, &Failure)> = told.collect();
+        let all = told.len() == self.members.len();
+        let trouble = told.iter().map(|(_, failure)| failure.trouble()).min_by_key(|trouble| trouble.rank());
+        let lines: Vec<String> =
+            told.iter().map(|(member, failure)| format!("{}: {failure}", member.address)).collect();
+        match trouble {
+            Some(Trouble::Missing) if !all => Failure::new(Trouble::Silent, lines.join("; ")),
+            Some(trouble) => Failure::new(trouble, lines.join("; ")),
+            None => Failure::new(Trouble::Silent, "no member was asked in time"),
+        }
+    }
+}
+
+impl Member {
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn ask<T>(&self, mut session: Session, attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
+        let result = attempt(&mut session);
+        session.rest();
+        let mut resting = self.resting.lock();
+        if session.is_usable() && resting.len() < MAX_RESTING {
+            resting.push(session);
+        }
+        result
+    }
+}
+
+/// Waits for the runs that were started. Each of them asks all members, so the last failure tells of all.
+fn first_success<T>(
+    asking: usize,
+    total: Deadline,
+    results: &mpsc::Receiver<Attempted<T>>,
+    answered: &AtomicBool,
+) -> Attempted<T> {
+    let mut last = Failure::new(Trouble::Silent, "no member answered in time");
+    for _ in 0..asking {
+        match results.recv_timeout(total.left().unwrap_or_default()) {
+            Ok(Err(failure)) => last = failure,
+            Ok(success) => {
+                answered.store(true, Ordering::Relaxed);
+                return success;
+            }
+            Err(_) => break,
+        }
+    }
+    answered.store(true, Ordering::Relaxed);
+    Err(last)
+}
+
+/// Half to all of a pause, so that hosts that lost their server at the same time do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    random::fill(&mut byte).ok(); // then they do
+    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+}
