@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustls::ClientConfig;
 
 use super::super::Trouble;
 use super::credentials::Credentials;
@@ -25,7 +26,7 @@ use crate::crypto::random;
 use crate::error::Result;
 
 /// How long one member is waited for before another is asked as well.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Pause after the first round in which no member answered; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ pub(super) struct Cluster {
     members: Vec<Member>,
     last_good: AtomicUsize,
     credentials: Credentials,
+    /// What was in the files when it was last looked.
+    config: Mutex<Arc<ClientConfig>>,
     timeouts: Timeouts,
     versions: Vec<Version>,
     notices: Notices,
@@ -62,13 +65,15 @@ impl Cluster {
             version: Mutex::default(),
             resting: Mutex::default(),
         };
+        let (credentials, notices) = (Credentials::load(settings, config)?, Notices::default());
         Ok(Self {
+            config: Mutex::new(credentials.current(&notices)),
             members: settings.servers.addresses().iter().map(member).collect(),
             last_good: AtomicUsize::new(0),
-            credentials: Credentials::load(settings, config)?,
+            credentials,
             timeouts: settings.timeouts(),
             versions: settings.allowed_versions(),
-            notices: Notices::default(),
+            notices,
         })
     }
 
@@ -138,6 +143,7 @@ impl Cluster {
         answered: &AtomicBool,
         attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>,
     ) -> Attempted<T> {
+        self.config(); // fresh certificates are tried with those who refused the old ones
         let count = self.members.len();
         let first = self.last_good.load(Ordering::Relaxed) + turn;
         let mut failures: Vec<Option<Failure>> = vec![None; count];
@@ -173,6 +179,17 @@ impl Cluster {
         }
     }
 
+    /// The certificates of now. When they changed, what members did with the old ones is forgotten.
+    fn config(&self) -> Arc<ClientConfig> {
+        let fresh = self.credentials.current(&self.notices);
+        let mut config = self.config.lock();
+        if !Arc::ptr_eq(&config, &fresh) {
+            self.members.iter().for_each(|member| member.health.answered());
+            config.clone_from(&fresh);
+        }
+        fresh
+    }
+
     /// Whether all other members are set aside.
     fn nobody_else(&self, index: usize) -> bool {
         let now = Instant::now();
@@ -205,7 +222,7 @@ impl Cluster {
     }
 
     fn resting_session(&self, member: &Member, total: Deadline) -> Option<Session> {
-        let config = self.credentials.current(&self.notices);
+        let config = self.config();
         let mut resting = member.resting.lock();
         resting.retain(|session| session.is_fresh(&config));
         let mut session = resting.pop()?;
@@ -214,7 +231,7 @@ impl Cluster {
     }
 
     fn connect(&self, member: &Member, total: Deadline) -> Attempted<Session> {
-        let config = self.credentials.current(&self.notices);
+        let config = self.config();
         let mut session = Session::connect(&member.address, config, self.timeouts, total)?;
         let known = *member.version.lock();
         match known {
@@ -230,7 +247,7 @@ impl Cluster {
     /// A session with one member, whatever is known of it.
     pub(super) fn probe_session(&self, member: &Member) -> Attempted<Session> {
         let total = Deadline::after(self.timeouts.total);
-        Session::connect(&member.address, self.credentials.current(&self.notices), self.timeouts, total)
+        Session::connect(&member.address, self.config(), self.timeouts, total)
     }
 
     /// What all members said. That a key is missing is only known when each of them says so.

@@ -59,31 +59,29 @@ impl Failure {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
             return Self::tls(doing, tls);
         }
-        match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-                Self::new(Trouble::Silent, format!("{doing}: no answer in time"))
-            }
-            io::ErrorKind::UnexpectedEof => {
-                Self::new(Trouble::Unreachable, format!("{doing}: the server closed the connection"))
-            }
-            _ => Self::new(Trouble::Unreachable, format!("{doing}: {error}")),
+        if error.kind() == io::ErrorKind::TimedOut {
+            return Self::new(Trouble::Silent, format!("{doing}: no answer in time"));
         }
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::new(Trouble::Unreachable, format!("{doing}: the server closed the connection"));
+        }
+        Self::new(Trouble::Unreachable, format!("{doing}: {error}"))
     }
 
     pub(super) fn tls(doing: &str, error: &rustls::Error) -> Self {
-        match error {
-            rustls::Error::InvalidCertificate(_) => {
-                Self::new(Trouble::Untrusted, format!("{doing}: the server's certificate is not accepted: {error}"))
-            }
-            rustls::Error::AlertReceived(AlertDescription::CloseNotify | AlertDescription::InternalError) => {
-                Self::new(Trouble::Faulty, format!("{doing}: {error}"))
-            }
-            rustls::Error::AlertReceived(_) => Self::new(
-                Trouble::Untrusted,
-                format!("{doing}: the server refused the TLS session, often for this host's certificate: {error}"),
-            ),
-            _ => Self::new(Trouble::Garbled, format!("{doing}: {error}")),
+        if let rustls::Error::InvalidCertificate(_) = error {
+            let message = format!("{doing}: the server's certificate is not accepted: {error}");
+            return Self::new(Trouble::Untrusted, message);
         }
+        let rustls::Error::AlertReceived(alert) = error else {
+            return Self::new(Trouble::Garbled, format!("{doing}: {error}"));
+        };
+        if matches!(alert, AlertDescription::CloseNotify | AlertDescription::InternalError) {
+            return Self::new(Trouble::Faulty, format!("{doing}: {error}"));
+        }
+        let message =
+            format!("{doing}: the server refused the TLS session, often for this host's certificate: {error}");
+        Self::new(Trouble::Untrusted, message)
     }
 
     /// What it means.
@@ -93,10 +91,7 @@ impl Failure {
 
     /// The error of a call that was doing this.
     pub(super) fn into_error(self, doing: impl Into<String>) -> Error {
-        let kind = match self.trouble {
-            Trouble::NotAKek => Kind::KeyRejected,
-            _ => Kind::KeyUnavailable,
-        };
+        let kind = if self.trouble == Trouble::NotAKek { Kind::KeyRejected } else { Kind::KeyUnavailable };
         Error::with_source(kind, doing, self)
     }
 }
@@ -143,7 +138,7 @@ mod tests {
         assert_eq!(inside(alert).trouble(), Trouble::Untrusted);
         let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
         assert_eq!(inside(bad).trouble(), Trouble::Untrusted);
-        let silent = Failure::io("reading", &io::Error::from(io::ErrorKind::WouldBlock));
+        let silent = Failure::io("reading", &io::Error::from(io::ErrorKind::TimedOut));
         assert_eq!(silent.trouble(), Trouble::Silent);
     }
 }

@@ -54,7 +54,7 @@ fn custom(version: Version, name: &str, value: &str) -> Item {
     match version.has_tagged_attributes() {
         true => {
             let vendor = Item::text(tag::VENDOR_IDENTIFICATION, "x");
-            let name = Item::text(tag::ATTRIBUTE_NAME, name.trim_start_matches("x-"));
+            let name = Item::text(tag::ATTRIBUTE_NAME, name.strip_prefix("x-").unwrap_or(name));
             Item::structure(tag::NEW_ATTRIBUTE, [Item::structure(tag::ATTRIBUTE, [vendor, name, value])])
         }
         false => Item::structure(tag::ATTRIBUTE, [Item::text(tag::ATTRIBUTE_NAME, name), value]),
@@ -76,7 +76,7 @@ impl Session {
     /// Asks for the versions that the server speaks, and takes the best that is allowed.
     pub(super) fn negotiate(&mut self, allowed: &[Version]) -> Result<Vec<Version>, Failure> {
         let asked: Vec<Item> = allowed.iter().map(|version| version.item()).collect();
-        let known = match self.ask(Request::new(Operation::DiscoverVersions, asked)) {
+        let known = match self.ask_first(Request::new(Operation::DiscoverVersions, asked)) {
             Ok(answer) => answer.all(tag::PROTOCOL_VERSION).filter_map(Version::of).collect(),
             // A server that understood the message, but not the question, speaks the version of the message.
             Err(refusal) if refusal.trouble() == Trouble::Unsupported => vec![Version::OLDEST],
@@ -289,3 +289,6 @@ fn aes_256(answer: &Item) -> Result<SecretBytes, Failure> {
         None => Err(Failure::garbled("a key without its bytes")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! After an error of reading or writing, or an answer that is not understood, a session takes no further request: what
 //! comes late can never be taken for the answer to something else.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,12 @@ use crate::crypto::random;
 /// How long a session may rest before it is used again. Servers close theirs after 30 s and more.
 const MAX_IDLE: Duration = Duration::from_secs(20);
 
+type TlsStream = StreamOwned<ClientConnection, TimedStream>;
+
 /// A session, and the version of KMIP that is spoken in it.
 #[derive(Debug)]
 pub(super) struct Session {
-    stream: StreamOwned<ClientConnection, TimedStream>,
+    stream: TlsStream,
     config: Arc<ClientConfig>,
     version: Version,
     request_timeout: Duration,
@@ -55,7 +57,8 @@ impl Session {
         tcp.set_deadline(first);
         let mut stream = StreamOwned::new(client, tcp);
         while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).map_err(|error| Failure::io("starting TLS", &error))?;
+            let shaken = stream.conn.complete_io(&mut stream.sock);
+            shaken.map_err(|error| reason_of_end(&mut stream, "starting TLS", &error))?;
         }
         Ok(Self {
             stream,
@@ -116,6 +119,14 @@ impl Session {
         answers.pop().unwrap_or_else(|| Err(Failure::garbled("no answer")))
     }
 
+    /// As [`ask`](Self::ask), before what the session is made for: both share the time of TLS and the first request.
+    pub(super) fn ask_first(&mut self, request: Request) -> Result<Item, Failure> {
+        let first = self.first;
+        let answer = self.ask(request);
+        self.first = first;
+        answer
+    }
+
     /// Sends requests in one message; each may be refused on its own.
     pub(super) fn ask_all(&mut self, requests: Vec<Request>) -> Result<Vec<Result<Item, Failure>>, Failure> {
         if !self.usable {
@@ -125,16 +136,17 @@ impl Session {
         random::fill(&mut unique).map_err(|error| Failure::new(Trouble::Faulty, error.chain()))?;
         let batch = Batch::new(self.version, requests, unique);
         self.usable = false; // until the answer is here and understood
-        let answers = self.exchange(batch.message()).and_then(|response| batch.answers(&response))?;
-        self.usable = true;
-        Ok(answers)
+        let response = self.exchange(batch.message())?;
+        let answers = batch.answers(&response);
+        self.usable = !answers.as_ref().is_err_and(|failure| failure.trouble() == Trouble::Garbled);
+        answers
     }
 
     fn exchange(&mut self, message: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let deadline = self.first.take().unwrap_or_else(|| self.total.min(Deadline::after(self.request_timeout)));
         self.stream.sock.set_deadline(deadline);
         let sent = self.stream.write_all(message).and_then(|()| self.stream.flush());
-        sent.map_err(|error| Failure::io("sending a request", &error))?;
+        sent.map_err(|error| reason_of_end(&mut self.stream, "sending a request", &error))?;
         let mut header = [0; HEADER_LEN];
         self.read(&mut header)?;
         let len = ttlv::message_len(header).map_err(Failure::garbled)?;
@@ -147,4 +159,17 @@ impl Session {
     fn read(&mut self, buffer: &mut [u8]) -> Result<(), Failure> {
         self.stream.read_exact(buffer).map_err(|error| Failure::io("waiting for an answer", &error))
     }
+}
+
+/// What a server said before it closed the connection that we were writing to: with TLS 1.2 that is how it refuses a
+/// certificate.
+fn reason_of_end(stream: &mut TlsStream, doing: &str, error: &io::Error) -> Failure {
+    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
+        while stream.conn.read_tls(&mut stream.sock).is_ok_and(|len| len > 0) {
+            if let Err(reason) = stream.conn.process_new_packets() {
+                return Failure::tls(doing, &reason);
+            }
+        }
+    }
+    Failure::io(doing, error)
 }
