@@ -53,6 +53,9 @@ impl KmipProvider {
         let cluster = Arc::new(Cluster::new(settings, config)?);
         let provider = Self { name, settings: settings.clone(), cluster };
         match provider.certificate_days() {
+            Some(days) if days < 0 => {
+                provider.cluster.notices().add(format!("this host's certificate ended {} days ago", -days));
+            }
             Some(days) if days < EXPIRES_SOON => {
                 provider.cluster.notices().add(format!("this host's certificate ends in {days} days"));
             }

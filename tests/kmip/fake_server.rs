@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use vmcryptfs::provider::kmip::tag::{self, Operation};
 use vmcryptfs::provider::kmip::ttlv::{self, Item, Tag, Value};
 
@@ -137,8 +138,11 @@ fn tls(site: &Site) -> Arc<ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(&site.server.cert).unwrap()];
     let key = PrivateKeyDer::from_pem_file(&site.server.key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(site.ca.cert()).unwrap()).unwrap();
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider)).build().unwrap();
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap())
+    Arc::new(builder.with_client_cert_verifier(clients).with_single_cert(chain, key).unwrap())
 }
 
 impl Shared {

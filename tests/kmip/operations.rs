@@ -6,9 +6,10 @@ use vmcryptfs::error::Kind;
 use vmcryptfs::provider::kmip::KmipProvider;
 use vmcryptfs::provider::{KeyState, NewKey, Revocation, Trouble, round_trip};
 
+use crate::certificates::{Authority, Purpose};
 use crate::fake_server::{ALL_VERSIONS, FakeServer};
 use crate::fake_store::Store;
-use crate::site::{Site, key_id, name, purpose, refused};
+use crate::site::{Site, corp, key_id, name, purpose, refused};
 
 #[test]
 fn each_version_does_all_that_keys_need() {
@@ -118,4 +119,28 @@ fn keys_of_other_providers_are_not_asked_for() {
     assert_eq!(refused(provider.fetch_key(&foreign)).kind(), Kind::Invalid);
     assert_eq!(server.requests(), 0);
     assert_eq!(Trouble::of(&refused(provider.fetch_key(&key_id("key-0")))), Some(Trouble::Missing));
+}
+
+#[test]
+fn with_tls_1_3_a_refused_certificate_is_told_although_the_handshake_ends_well() {
+    let site = Site::new();
+    let server = FakeServer::start(&site, &Arc::default());
+    let wrong = Authority::new(&site.path("wrong")).issue("host1", Purpose::Client);
+    for client in [wrong, site.ca.issue_expired("late", Purpose::Client)] {
+        let provider = corp(&site.configure(&[server.port()], &client, "")).unwrap();
+        let error = refused(provider.create_key(&purpose()));
+        assert_eq!(Trouble::of(&error), Some(Trouble::Untrusted), "{}", error.chain());
+    }
+    assert_eq!(server.requests(), 0);
+}
+
+#[test]
+fn the_end_of_this_host_s_certificate_is_told_before_it_is_a_surprise() {
+    let site = Site::new();
+    let server = FakeServer::start(&site, &Arc::default());
+    let late = site.ca.issue_expired("late", Purpose::Client);
+    let provider = corp(&site.configure(&[server.port()], &late, "")).unwrap();
+    let notices = provider.take_notices();
+    assert!(notices.iter().any(|notice| notice.starts_with("this host's certificate ended")), "{notices:?}");
+    assert_eq!(site.provider(&[server.port()], "").take_notices(), Vec::<String>::new());
 }
