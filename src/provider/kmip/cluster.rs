@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -104,29 +104,18 @@ impl Cluster {
         let total = Deadline::after(self.timeouts.total);
         let (attempt, answered) = (Arc::new(attempt), Arc::new(AtomicBool::new(false)));
         let (sender, receiver) = mpsc::channel();
-        let mut asking = 0;
-        for turn in 0..self.members.len() {
+        let run = |turn: usize| {
             let (cluster, sender) = (Arc::clone(self), sender.clone());
-            let (attempt, stop) = (Arc::clone(&attempt), Arc::clone(&answered));
+            let (attempt, answered) = (Arc::clone(&attempt), Arc::clone(&answered));
             let run = move || {
-                let result = cluster.ask_in_turn(turn, total, &stop, &mut |session| attempt(session));
+                let result = cluster.ask_in_turn(turn, total, &answered, &mut |session| attempt(session));
                 sender.send(result).ok(); // another was quicker
             };
-            if thread::Builder::new().name("kmip".into()).spawn(run).is_err() {
-                break; // those that run will do
-            }
-            asking += 1;
-            match receiver.recv_timeout(PATIENCE) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(result) => {
-                    answered.store(true, Ordering::Relaxed);
-                    return result;
-                }
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        drop(sender);
-        first_success(asking, total, &receiver, &answered)
+            thread::Builder::new().name("kmip".into()).spawn(run).is_ok()
+        };
+        let result = first_success(self.members.len(), total, run, &receiver);
+        answered.store(true, Ordering::Relaxed); // those that still run may stop
+        result
     }
 
     /// Does something that changes the server, one member after the other. `attempt` may run several times, and must know
@@ -282,26 +271,35 @@ impl Member {
     }
 }
 
-/// Waits for the runs that were started. Each of them asks all members, so the last failure tells of all.
+/// Starts runs, another one each time that patience ends, and returns the first success. Each run asks all members, so
+/// none is started after a failure, and the last failure tells of all.
 fn first_success<T>(
-    asking: usize,
+    most: usize,
     total: Deadline,
+    run: impl Fn(usize) -> bool,
     results: &mpsc::Receiver<Attempted<T>>,
-    answered: &AtomicBool,
 ) -> Attempted<T> {
     let mut last = Failure::new(Trouble::Silent, "no member answered in time");
-    for _ in 0..asking {
-        match results.recv_timeout(total.left().unwrap_or_default()) {
-            Ok(Err(failure)) => last = failure,
-            Ok(success) => {
-                answered.store(true, Ordering::Relaxed);
-                return success;
+    let (mut turns, mut running) = (0..most, 0);
+    loop {
+        let started = turns.next().is_some_and(&run);
+        running += usize::from(started);
+        // Runs end by themselves when the time is over, and say more than that.
+        let patience = if started { PATIENCE } else { total.left().unwrap_or_default() + PATIENCE };
+        match results.recv_timeout(patience) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) => {
+                last = failure;
+                turns = most..most;
+                running -= 1;
             }
-            Err(_) => break,
+            Err(_) if started => {}
+            Err(_) => return Err(last),
+        }
+        if running == 0 {
+            return Err(last);
         }
     }
-    answered.store(true, Ordering::Relaxed);
-    Err(last)
 }
 
 /// Half to all of a pause, so that hosts that lost their server at the same time do not come back together.
@@ -309,4 +307,51 @@ fn jittered(pause: Duration) -> Duration {
     let mut byte = [0];
     random::fill(&mut byte).ok(); // then they do
     pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The result of runs that come this many milliseconds after their start with a key, or with none.
+    fn outcome(runs: &[(u64, Option<u8>)], total: Duration) -> (Attempted<u8>, Duration) {
+        let (sender, receiver) = mpsc::channel();
+        let run = |turn: usize| {
+            let (sender, (time, key)) = (sender.clone(), runs[turn]);
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(time));
+                sender.send(key.ok_or_else(|| Failure::new(Trouble::Missing, turn.to_string()))).ok();
+            });
+            true
+        };
+        let start = Instant::now();
+        (first_success(runs.len(), Deadline::after(total), run, &receiver), start.elapsed())
+    }
+
+    #[test]
+    fn a_second_member_is_asked_when_the_first_is_slow() {
+        let (result, time) = outcome(&[(60_000, Some(1)), (0, Some(2))], Duration::from_secs(60));
+        assert_eq!(result, Ok(2));
+        assert!((PATIENCE..PATIENCE * 20).contains(&time), "{time:?}");
+    }
+
+    #[test]
+    fn a_slow_success_wins_over_a_quick_failure() {
+        let slow = u64::try_from(PATIENCE.as_millis()).unwrap() * 2;
+        assert_eq!(outcome(&[(slow, Some(1)), (0, None)], Duration::from_secs(60)).0, Ok(1));
+    }
+
+    #[test]
+    fn a_failure_of_all_is_told_at_once() {
+        let (result, time) = outcome(&[(0, None), (0, Some(2))], Duration::from_secs(60));
+        assert_eq!(result.unwrap_err().to_string(), "0", "the first run asked all members");
+        assert!(time < Duration::from_secs(30), "{time:?}");
+    }
+
+    #[test]
+    fn nobody_is_waited_for_longer_than_in_total() {
+        let (result, time) = outcome(&[(60_000, Some(1)), (60_000, Some(2))], Duration::from_millis(100));
+        assert_eq!(result.unwrap_err().trouble(), Trouble::Silent);
+        assert!(time < Duration::from_secs(30), "{time:?}");
+    }
 }
