@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -102,9 +101,8 @@ fn read_all(ca: &Path, cert: &Path, key: &Path) -> Result<Loaded> {
     }
     let chain = certificates(cert)?;
     let days_left = chain.first().and_then(|own| expiry::days_left(own));
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::with_source(Kind::Unsupported, "setting up TLS", error))?
+    // TLS 1.2 and 1.3, with the one cryptographic library that Cargo.toml gives to rustls.
+    let mut config = ClientConfig::builder()
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, private_key(key)?)
         .map_err(|error| {
