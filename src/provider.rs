@@ -4,14 +4,16 @@
 
 pub mod backup;
 pub mod config;
+pub mod kmip;
 pub mod native;
 mod private_file;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{fs, thread};
+use std::{fmt, fs, iter, thread};
 
 use parking_lot::Mutex;
 
@@ -19,6 +21,7 @@ use crate::crypto::random;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
 use config::{Config, Settings};
+use kmip::KmipProvider;
 use native::{NativeProvider, PrimaryKey};
 
 /// What a new KEK is for; providers that keep labels tell their administrator.
@@ -28,6 +31,60 @@ pub struct NewKey {
     pub vm_name: String,
     /// UUID of the VM's home.
     pub vm_uuid: uuid::Uuid,
+}
+
+/// What a provider says of a KEK's life (NIST SP 800-57 part 1, section 7). Whatever can be fetched unwraps.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KeyState {
+    /// Made, and not in use yet.
+    PreActive,
+    /// In use: the only state in which a key wraps.
+    Active,
+    /// Out of use.
+    Deactivated,
+    /// Others may know it.
+    Compromised,
+    /// Gone.
+    Destroyed,
+    /// The provider does not say, or not in terms that are known here.
+    Unknown,
+}
+
+impl KeyState {
+    fn of_kmip(number: u32) -> Self {
+        match number {
+            1 => Self::PreActive,
+            2 => Self::Active,
+            3 => Self::Deactivated,
+            4 => Self::Compromised,
+            5 | 6 => Self::Destroyed,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PreActive => "pre-active",
+            Self::Active => "active",
+            Self::Deactivated => "deactivated",
+            Self::Compromised => "compromised",
+            Self::Destroyed => "destroyed",
+            Self::Unknown => "in an unknown state",
+        })
+    }
+}
+
+/// Why a KEK is taken out of use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Revocation {
+    /// Others may know it.
+    Compromised,
+    /// Another took its place.
+    Superseded,
+    /// What it wrapped is gone.
+    Ended,
 }
 
 /// A source of KEKs. Every call may take as long as the provider's own deadlines say, and no longer.
@@ -44,6 +101,105 @@ pub trait KeyProvider: Send + Sync {
     /// `KeyUnavailable` when the provider cannot be reached or does not have the key, `Corrupt` when the key id is not
     /// one that the provider gives, `KeyRejected` when what it has is not this key.
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>>;
+
+    /// What state a KEK is in. Providers whose keys have none say `Active`.
+    ///
+    /// # Errors
+    /// As [`fetch_key`](Self::fetch_key).
+    fn key_state(&self, _key_id: &KeyId) -> Result<KeyState> {
+        Ok(KeyState::Active)
+    }
+
+    /// Tells the provider's administrator what a KEK is for. One that keeps no labels does nothing.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the provider cannot be reached.
+    fn label_key(&self, _key_id: &KeyId, _purpose: &NewKey) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes a KEK out of use, which cannot be undone. Some providers do not give it out any more: nothing may need it.
+    ///
+    /// # Errors
+    /// `Unsupported` when the provider's keys have no states, `KeyUnavailable`.
+    fn revoke_key(&self, key_id: &KeyId, _reason: Revocation) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, format!("key {key_id} has no state: its provider keeps no keys")))
+    }
+
+    /// Destroys a KEK, which cannot be undone. Active ones are refused.
+    ///
+    /// # Errors
+    /// `Unsupported` when there is nothing to destroy, `KeyUnavailable`.
+    fn destroy_key(&self, key_id: &KeyId) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, format!("key {key_id} cannot be destroyed: its provider keeps no keys")))
+    }
+
+    /// What an administrator should know although nothing failed, since it was last asked for.
+    fn take_notices(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// Why a KEK cannot be had, in more detail than a [`Kind`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trouble {
+    /// The server does not answer in time.
+    Silent,
+    /// The server cannot be reached, or is known to be down.
+    Unreachable,
+    /// The server or this host does not accept the other's certificate.
+    Untrusted,
+    /// The server failed.
+    Faulty,
+    /// What the server says is no answer to what it was asked.
+    Garbled,
+    /// The server cannot do what it was asked for.
+    Unsupported,
+    /// No member of the server has the key.
+    Missing,
+    /// This host may not have the key.
+    Denied,
+    /// The key was destroyed.
+    Destroyed,
+    /// The key's state does not allow it.
+    State(KeyState),
+    /// What came under the key's id is no KEK.
+    NotAKek,
+}
+
+impl Trouble {
+    /// Why the provider of an error's cause gave no KEK, if it said so.
+    pub fn of(error: &Error) -> Option<Self> {
+        let causes = iter::successors(error.source(), |&cause| cause.source());
+        causes.filter_map(|cause| cause.downcast_ref::<kmip::Failure>()).map(kmip::Failure::trouble).next()
+    }
+
+    /// Whether it is the server's trouble, rather than that of the key.
+    pub fn is_of_server(self) -> bool {
+        matches!(self, Self::Silent | Self::Unreachable | Self::Untrusted | Self::Faulty | Self::Garbled)
+    }
+
+    /// Whether asking again may help.
+    fn may_pass(self) -> bool {
+        matches!(self, Self::Silent | Self::Unreachable | Self::Faulty | Self::Garbled)
+    }
+
+    /// Of what several members say, the trouble of least rank says most. `Missing` says least: another may have the key.
+    fn rank(self) -> usize {
+        match self {
+            Self::State(_) => 0,
+            Self::Destroyed => 1,
+            Self::NotAKek => 2,
+            Self::Denied => 3,
+            Self::Unsupported => 4,
+            Self::Untrusted => 5,
+            Self::Garbled => 6,
+            Self::Faulty => 7,
+            Self::Silent => 8,
+            Self::Unreachable => 9,
+            Self::Missing => 10,
+        }
+    }
 }
 
 /// Calls to one provider that may wait side by side.
@@ -155,6 +311,7 @@ fn set_up(name: &ProviderName, settings: &Settings, config: &Path) -> Result<Arc
         Settings::Native(native) => {
             Ok(Arc::new(NativeProvider::new(name.clone(), PrimaryKey::load(&native.primary_key_of(config))?)))
         }
+        Settings::Kmip(kmip) => Ok(Arc::new(KmipProvider::new(name.clone(), kmip, config)?)),
     }
 }
 
@@ -184,6 +341,19 @@ pub fn add_native(config: &Path, name: &ProviderName, make_default: bool) -> Res
         fs::remove_file(path).ok(); // it wrapped nothing yet, and would be in the way of the next attempt
     }
     added
+}
+
+/// Adds a key server. Its certificates are read, but it is not asked: it may be out of reach while a host is set up.
+/// The first provider becomes the default in any case.
+///
+/// # Errors
+/// `Exists` when the name is taken, and those of [`KmipProvider::new`].
+pub fn add_kmip(config: &Path, name: &ProviderName, settings: kmip::Settings, make_default: bool) -> Result<()> {
+    KmipProvider::new(name.clone(), &settings, config)?;
+    config::update(config, |configured| {
+        configured.add(name.clone(), Settings::Kmip(settings))?;
+        if make_default { configured.set_default(name) } else { Ok(()) }
+    })
 }
 
 fn leftover(name: &ProviderName, path: &Path, error: Error) -> Error {

@@ -13,7 +13,7 @@ use vmcryptfs::crypto::passphrase::Cost;
 use vmcryptfs::error::{Kind, Result};
 use vmcryptfs::key::{Dek, ProviderName};
 use vmcryptfs::provider::backup::Backup;
-use vmcryptfs::provider::config::{Config, Settings};
+use vmcryptfs::provider::config::Config;
 use vmcryptfs::provider::{NewKey, Providers, add_native};
 use vmcryptfs::sys::SecretBytes;
 
@@ -58,8 +58,7 @@ impl Host {
 
     fn backed_up(&self, provider: &str) -> bool {
         let config = Config::load(&self.config()).unwrap();
-        let Settings::Native(settings) = config.settings(&name(provider)).unwrap();
-        settings.backed_up
+        config.settings(&name(provider)).unwrap().native().unwrap().backed_up
     }
 }
 

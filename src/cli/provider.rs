@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, advice to stderr")]
 
+mod kmip;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -15,6 +17,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config, Settings};
+use crate::provider::kmip::KmipProvider;
 use crate::provider::native::PrimaryKey;
 use crate::provider::{Providers, add_native, round_trip};
 
@@ -51,7 +54,9 @@ pub enum ProviderCommand {
     /// Prove that a key provider works
     #[command(
         long_about = "Prove that a key provider works, by doing with it what VMs need: a key is made, fetched again by \
-                      its id, and has to unwrap what it wrapped. No VM is touched.",
+                      its id, and has to unwrap what it wrapped. No VM is touched.\n\n\
+                      Of a key server each member is tried on its own, and the key is destroyed. The days until \
+                      certificates end are told.",
         after_help = "Example:\n  vmcryptfs provider test local"
     )]
     Test {
@@ -131,6 +136,18 @@ pub enum AddCommand {
         #[arg(long)]
         default: bool,
     },
+
+    /// Add a KMIP key server: it makes and keeps the keys, and this host fetches them
+    #[command(
+        long_about = "Add a KMIP key server (vSphere: standard key provider). It makes and keeps the keys; this host \
+                      stores their ids alone, and fetches them when VMs are mounted. Name every member of its cluster, so \
+                      that the keys can be had while one is down.\n\n\
+                      The server must know this host's certificate. The files stay where they are, and are read again \
+                      when they change. The server is not asked yet: `vmcryptfs provider test` does that.",
+        after_help = "Example:\n  vmcryptfs provider add kmip corp --server kms1:5696 --server kms2:5696 --ca ca.pem \
+                      --cert host.pem --key host.key\n  vmcryptfs provider test corp"
+    )]
+    Kmip(kmip::AddKmipArgs),
 }
 
 /// Where a passphrase comes from.
@@ -148,6 +165,7 @@ pub struct PassphraseSource {
 pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
     match command {
         ProviderCommand::Add(AddCommand::Native { name, default }) => add(config, &name, default),
+        ProviderCommand::Add(AddCommand::Kmip(args)) => kmip::add(config, &args),
         ProviderCommand::List { json } => list(config, json),
         ProviderCommand::Test { name } => test(config, &name),
         ProviderCommand::Default { name } => choose_default(config, &name),
@@ -186,6 +204,9 @@ fn list(config: &Path, json: bool) -> Result<()> {
 }
 
 fn test(config: &Path, name: &ProviderName) -> Result<()> {
+    if let Settings::Kmip(settings) = Config::load(config)?.settings(name)? {
+        return kmip::test(config, name, settings);
+    }
     let provider = Providers::load(config)?.provider(name)?;
     round_trip(&*provider).context(|| format!("testing key provider {name}"))?;
     println!("{name}: works. A key was made, fetched again, and unwrapped what it had wrapped");
@@ -242,16 +263,18 @@ struct Row<'a> {
 
 fn rows<'a>(configured: &'a Config, config: &Path) -> Vec<Row<'a>> {
     let row = |(name, settings): (&'a ProviderName, &Settings)| {
-        let Settings::Native(native) = settings;
-        let (primary_key, error) = match PrimaryKey::load(&native.primary_key_of(config)) {
-            Ok(primary) => (Some(primary.uuid().to_string()), None),
-            Err(error) => (None, Some(error.chain())),
+        let found = match settings {
+            Settings::Native(native) => {
+                PrimaryKey::load(&native.primary_key_of(config)).map(|primary| Some(primary.uuid().to_string()))
+            }
+            Settings::Kmip(kmip) => KmipProvider::new(name.clone(), kmip, config).map(|_| None),
         };
+        let (primary_key, error) = found.map_or_else(|error| (None, Some(error.chain())), |uuid| (uuid, None));
         Row {
             name: name.as_str(),
             kind: settings.kind(),
             default: configured.default_name() == Some(name),
-            backed_up: Some(native.backed_up),
+            backed_up: settings.native().ok().map(|native| native.backed_up),
             primary_key,
             error,
         }

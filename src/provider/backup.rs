@@ -45,7 +45,7 @@ impl Backup {
     /// `NotFound` when no such provider is configured; those of [`PrimaryKey::load`].
     pub fn of(config: &Path, provider: &ProviderName) -> Result<Self> {
         let configured = Config::load(config)?;
-        let Settings::Native(settings) = configured.settings(provider)?;
+        let settings = configured.settings(provider)?.native()?;
         let primary = PrimaryKey::load(&settings.primary_key_of(config))?;
         Ok(Self { provider: provider.clone(), primary })
     }
@@ -67,7 +67,7 @@ impl Backup {
             _ => return Err(Error::new(Kind::Corrupt, format!("{} holds another key than written", file.display()))),
         }
         config::update(config, |config| {
-            let Settings::Native(settings) = config.settings(&self.provider)?;
+            let settings = config.settings(&self.provider)?.native()?;
             let settings = native::Settings { backed_up: true, ..settings.clone() };
             config.set(&self.provider, Settings::Native(settings))
         })
@@ -112,7 +112,7 @@ impl Backup {
         check_name(&self.provider, provider)?;
         config::update(config, |configured| {
             let settings = match configured.providers().get(provider) {
-                Some(Settings::Native(settings)) => settings.clone(),
+                Some(settings) => settings.native()?.clone(),
                 None => {
                     let settings = native::Settings::of(provider);
                     configured.add(provider.clone(), Settings::Native(settings.clone()))?;

@@ -7,6 +7,13 @@
 //! kind = "native"
 //! primary-key = "keys/local.key"   # relative to the folder of this file, or absolute
 //! backed-up = true
+//!
+//! [provider.corp]
+//! kind = "kmip"                    # see `kmip::Settings`
+//! servers = ["kms1:5696", "kms2:5696"]
+//! ca = "corp/ca.pem"
+//! cert = "corp/host.pem"
+//! key = "corp/host.key"
 //! ```
 //!
 //! Knows names and settings; what a provider makes of its settings is the provider's affair.
@@ -21,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{native, private_file};
+use super::{kmip, native, private_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::sys::process::effective_uid;
@@ -39,6 +46,8 @@ pub struct Config {
 pub enum Settings {
     /// A primary key that is kept on this host.
     Native(native::Settings),
+    /// A KMIP key server.
+    Kmip(kmip::Settings),
 }
 
 impl Settings {
@@ -46,6 +55,21 @@ impl Settings {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Native(_) => "native",
+            Self::Kmip(_) => "kmip",
+        }
+    }
+
+    /// The settings of a native provider.
+    ///
+    /// # Errors
+    /// `Unsupported` for any other kind.
+    pub fn native(&self) -> Result<&native::Settings> {
+        match self {
+            Self::Native(native) => Ok(native),
+            Self::Kmip(_) => Err(Error::new(
+                Kind::Unsupported,
+                format!("a provider of kind {} keeps no primary key on this host, expected native", self.kind()),
+            )),
         }
     }
 }

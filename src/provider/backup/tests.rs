@@ -133,10 +133,7 @@ fn the_configuration_says_backed_up_only_when_the_file_was_written() {
     let file = dir.path().join("backup");
     fs::write(&file, "something else").unwrap();
     let backup = Backup::of(&config, &name("local")).unwrap();
-    let backed_up = || {
-        let Settings::Native(settings) = Config::load(&config).unwrap().settings(&name("local")).unwrap().clone();
-        settings.backed_up
-    };
+    let backed_up = || Config::load(&config).unwrap().settings(&name("local")).unwrap().native().unwrap().backed_up;
     assert_eq!(backup.write(&config, &file, PASSPHRASE, CHEAP).unwrap_err().kind(), Kind::Exists);
     assert_eq!((fs::read(&file).unwrap().as_slice(), backed_up()), (b"something else".as_slice(), false));
     fs::remove_file(&file).unwrap();

@@ -70,14 +70,17 @@ fn settings(value: Spanned<DeValue<'_>>) -> std::result::Result<Settings, Flaw> 
     let at = table.span();
     let mut table = table.into_inner();
     let Some(kind) = table.remove("kind") else {
-        return Err(Flaw::new(at, "missing key `kind`, expected `kind = \"native\"`"));
+        return Err(Flaw::new(at, "missing key `kind`, expected `kind = \"native\"` or `kind = \"kmip\"`"));
     };
     let kind_at = kind.span();
     let kind = String::deserialize(ValueDeserializer::from(kind))?;
     let rest = ValueDeserializer::from(Spanned::new(at, DeValue::Table(table)));
     match kind.as_str() {
         "native" => Ok(Settings::Native(Deserialize::deserialize(rest)?)),
-        other => Err(Flaw::new(kind_at, format!("unknown kind of provider {other:?}, expected \"native\""))),
+        "kmip" => Ok(Settings::Kmip(Deserialize::deserialize(rest)?)),
+        other => {
+            Err(Flaw::new(kind_at, format!("unknown kind of provider {other:?}, expected \"native\" or \"kmip\"")))
+        }
     }
 }
 
@@ -153,6 +156,7 @@ fn edit_settings(table: &Spanned<DeValue<'_>>, settings: &Settings) -> Option<(R
                 Some((end..end, format!("\nbacked-up = {}", native.backed_up)))
             }
         },
+        Settings::Kmip(_) => None, // no verb changes one
     }
 }
 

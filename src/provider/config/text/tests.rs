@@ -40,8 +40,16 @@ fn every_flaw_is_told_with_its_line_and_what_was_expected() {
         ("\n\n[providers.local]\nkind = \"native\"\n", 3, "unknown key `providers`, expected"),
         ("provider = 3\n", 1, "a value of type integer, expected a table"),
         ("[provider]\nlocal = true\n", 2, "a value of type boolean, expected a table"),
-        ("[provider.local]\nprimary-key = \"x\"\n", 1, "missing key `kind`, expected `kind = \"native\"`"),
-        ("[provider.local]\nkind = \"kmip2\"\n", 2, "unknown kind of provider \"kmip2\", expected \"native\""),
+        (
+            "[provider.local]\nprimary-key = \"x\"\n",
+            1,
+            "missing key `kind`, expected `kind = \"native\"` or `kind = \"kmip\"`",
+        ),
+        (
+            "[provider.local]\nkind = \"kmip2\"\n",
+            2,
+            "unknown kind of provider \"kmip2\", expected \"native\" or \"kmip\"",
+        ),
         ("[provider.local]\nkind = 1\n", 2, "expected a string"),
         ("[provider.local]\nkind = \"native\"\n", 1, "missing field `primary-key`"),
         (

@@ -1,0 +1,223 @@
+//! The `kmip` provider: KEKs that a KMIP key server makes and keeps (vSphere: standard key provider).
+//!
+//! Only ids of keys are stored here; the keys are fetched when they are needed. The server may have several members, of
+//! which one has to answer. Whoever holds this host's private key can fetch what this host can.
+
+mod cluster;
+mod credentials;
+mod expiry;
+mod failure;
+mod health;
+mod message;
+mod notices;
+mod operation;
+mod probe;
+mod session;
+mod settings;
+pub mod tag;
+mod timed;
+pub mod ttlv;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use failure::Failure;
+pub use message::Version;
+pub use probe::MemberReport;
+pub use settings::{Address, Servers, Settings};
+
+use super::{KeyProvider, KeyState, NewKey, Revocation, Trouble};
+use crate::crypto::random;
+use crate::crypto::wrap::LocalKek;
+use crate::error::{Error, Kind, Result};
+use crate::key::{Dek, Kek, KeyCheck, KeyId, ProviderName, WrappedDek};
+use cluster::Cluster;
+use session::Session;
+
+/// Fewer days than this until a certificate ends are told.
+const EXPIRES_SOON: i64 = 30;
+
+/// Makes and fetches KEKs of a key server.
+pub struct KmipProvider {
+    name: ProviderName,
+    settings: Settings,
+    cluster: Arc<Cluster>,
+}
+
+impl KmipProvider {
+    /// The provider of this name. Reads its certificates; no server is asked yet.
+    ///
+    /// # Errors
+    /// Those of the files: `NotFound`, `Invalid`, `Denied` when others can read the private key or change a certificate.
+    pub fn new(name: ProviderName, settings: &Settings, config: &Path) -> Result<Self> {
+        let cluster = Arc::new(Cluster::new(settings, config)?);
+        let provider = Self { name, settings: settings.clone(), cluster };
+        match provider.certificate_days() {
+            Some(days) if days < 0 => {
+                provider.cluster.notices().add(format!("this host's certificate ended {} days ago", -days));
+            }
+            Some(days) if days < EXPIRES_SOON => {
+                provider.cluster.notices().add(format!("this host's certificate ends in {days} days"));
+            }
+            _ => {}
+        }
+        Ok(provider)
+    }
+
+    /// Whole days until this host's certificate ends, negative when it has ended; `None` when it is not understood.
+    pub fn certificate_days(&self) -> Option<i64> {
+        self.cluster.credentials().days_left()
+    }
+
+    /// Tries what VMs need with each member: a key is made, fetched and destroyed.
+    ///
+    /// # Errors
+    /// `Io` when there are no random bytes. What members fail at is in their reports.
+    pub fn probe(&self) -> Result<Vec<MemberReport>> {
+        let attributes = self.settings.attributes_of_new(&probe::purpose()?);
+        Ok(self.cluster.members().iter().map(|member| probe::probe(&self.cluster, member, &attributes)).collect())
+    }
+
+    /// Makes a key in one session. `sent` says whether an earlier attempt may have made it.
+    fn make(&self, session: &mut Session, key_name: &str, sent: &mut bool, labels: &[(String, String)]) -> Made {
+        let found = if *sent { session.locate(key_name)? } else { None };
+        *sent = true;
+        let uid = match found {
+            Some(uid) => uid,
+            None => session.create(key_name)?,
+        };
+        let key = session.activate(&uid).and_then(|()| session.get(&uid)).inspect_err(|failure| {
+            if !failure.trouble().may_pass() {
+                session.destroy(&uid).ok(); // nobody will ask for it
+            }
+        })?;
+        if let Err(refusal) = session.add_attributes(&uid, labels) {
+            self.cluster.notices().add(format!("custom attributes of keys are not stored: {refusal}"));
+        }
+        Ok((uid, key))
+    }
+
+    fn uid<'k>(&self, key_id: &'k KeyId) -> Result<&'k str> {
+        if *key_id.provider() != self.name {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
+            ));
+        }
+        Ok(key_id.id())
+    }
+
+    fn kek(&self, id: KeyId, key: LocalKek) -> Arc<dyn Kek> {
+        Arc::new(KmipKek { id, key, cluster: Arc::clone(&self.cluster) })
+    }
+}
+
+type Made = std::result::Result<(String, crate::sys::SecretBytes), Failure>;
+
+/// A name that no other key has, so that a key can be found whose identifier was lost on its way.
+fn new_key_name() -> std::result::Result<String, Failure> {
+    let unique = random::uuid().map_err(|error| Failure::new(Trouble::Faulty, error.chain()))?;
+    Ok(format!("vmcryptfs:{unique}"))
+}
+
+impl KeyProvider for KmipProvider {
+    fn create_key(&self, purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let labels = self.settings.attributes_of_new(purpose);
+        let mut sent = false;
+        let made = new_key_name()
+            .and_then(|name| self.cluster.call(|session| self.make(session, &name, &mut sent, &labels)))
+            .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
+        let id = KeyId::new(self.name.clone(), made.0)?;
+        let kek = self.kek(id.clone(), LocalKek::new(made.1)?);
+        Ok((id, kek))
+    }
+
+    fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
+        let uid = self.uid(key_id)?.to_owned();
+        let key = self
+            .cluster
+            .read(move |session| session.get(&uid))
+            .map_err(|failure| failure.into_error(format!("key {key_id} cannot be had")))?;
+        Ok(self.kek(key_id.clone(), LocalKek::new(key)?))
+    }
+
+    fn key_state(&self, key_id: &KeyId) -> Result<KeyState> {
+        state(&self.cluster, self.uid(key_id)?)
+            .map_err(|failure| failure.into_error(format!("the state of key {key_id} cannot be had")))
+    }
+
+    fn label_key(&self, key_id: &KeyId, purpose: &NewKey) -> Result<()> {
+        let uid = self.uid(key_id)?;
+        let labels = self.settings.attributes_of_vm(purpose);
+        let labelled = self
+            .cluster
+            .call(|session| labels.iter().try_for_each(|(name, value)| session.set_attribute(uid, name, value)));
+        match labelled {
+            Err(refusal) if !refusal.trouble().is_of_server() || refusal.trouble() == Trouble::Faulty => {
+                self.cluster.notices().add(format!("custom attributes of keys are not stored: {refusal}"));
+                Ok(())
+            }
+            other => other.map_err(|failure| failure.into_error(format!("key {key_id} cannot be labelled"))),
+        }
+    }
+
+    fn revoke_key(&self, key_id: &KeyId, reason: Revocation) -> Result<()> {
+        let uid = self.uid(key_id)?;
+        self.cluster
+            .call(|session| session.revoke(uid, reason))
+            .map_err(|failure| failure.into_error(format!("key {key_id} cannot be revoked")))
+    }
+
+    fn destroy_key(&self, key_id: &KeyId) -> Result<()> {
+        let uid = self.uid(key_id)?;
+        let mut sent = false;
+        let destroyed = self.cluster.call(|session| {
+            let again = std::mem::replace(&mut sent, true);
+            match session.destroy(uid) {
+                // The answer to an earlier attempt was lost.
+                Err(refusal) if again && matches!(refusal.trouble(), Trouble::Missing | Trouble::Destroyed) => Ok(()),
+                destroyed => destroyed,
+            }
+        });
+        destroyed.map_err(|failure| failure.into_error(format!("key {key_id} cannot be destroyed")))
+    }
+
+    fn take_notices(&self) -> Vec<String> {
+        self.cluster.notices().take()
+    }
+}
+
+fn state(cluster: &Arc<Cluster>, uid: &str) -> std::result::Result<KeyState, Failure> {
+    let asked = uid.to_owned();
+    match cluster.read(move |session| session.state(&asked)) {
+        Err(refusal) if refusal.trouble() == Trouble::Destroyed => Ok(KeyState::Destroyed),
+        state => state,
+    }
+}
+
+/// A KEK that was fetched. It unwraps on its own; before it wraps, its state is asked for.
+struct KmipKek {
+    id: KeyId,
+    key: LocalKek,
+    cluster: Arc<Cluster>,
+}
+
+impl Kek for KmipKek {
+    fn wrap(&self, dek: &Dek) -> Result<WrappedDek> {
+        let id = &self.id;
+        match state(&self.cluster, id.id()) {
+            Ok(KeyState::Active) => self.key.wrap(dek),
+            Ok(state) => Err(Failure::new(Trouble::State(state), format!("the key is {state} on its server"))
+                .into_error(format!("key {id} wraps nothing new: only active keys do"))),
+            Err(failure) => Err(failure.into_error(format!("key {id} wraps nothing while its state is not known"))),
+        }
+    }
+
+    fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek> {
+        self.key.unwrap(wrapped)
+    }
+
+    fn check(&self) -> Result<KeyCheck> {
+        self.key.check()
+    }
+}

@@ -1,0 +1,357 @@
+//! The members of a key server: who is asked, for how long, and who is asked next.
+//!
+//! The last one that answered is asked first. One that does not answer costs the others little: reading requests are put
+//! to a second member while the first is still waited for. Every wait ends at an absolute point in time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+
+use super::super::Trouble;
+use super::credentials::Credentials;
+use super::failure::Failure;
+use super::health::Health;
+use super::message::Version;
+use super::notices::Notices;
+use super::session::Session;
+use super::settings::{Address, Settings, Timeouts};
+use super::timed::Deadline;
+use crate::crypto::random;
+use crate::error::Result;
+
+/// How long one member is waited for before another is asked as well.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Pause after the first round in which no member answered; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Most sessions with one member that rest.
+const MAX_RESTING: usize = 8;
+
+type Attempted<T> = std::result::Result<T, Failure>;
+
+/// All members, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    members: Vec<Member>,
+    last_good: AtomicUsize,
+    credentials: Credentials,
+    /// What was in the files when it was last looked.
+    config: Mutex<Arc<ClientConfig>>,
+    timeouts: Timeouts,
+    versions: Vec<Version>,
+    notices: Notices,
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    address: Address,
+    health: Health,
+    /// What was agreed on when it was last asked.
+    version: Mutex<Option<Version>>,
+    resting: Mutex<Vec<Session>>,
+}
+
+impl Cluster {
+    pub(super) fn new(settings: &Settings, config: &Path) -> Result<Self> {
+        let member = |address: &Address| Member {
+            address: address.clone(),
+            health: Health::default(),
+            version: Mutex::default(),
+            resting: Mutex::default(),
+        };
+        let (credentials, notices) = (Credentials::load(settings, config)?, Notices::default());
+        Ok(Self {
+            config: Mutex::new(credentials.current(&notices)),
+            members: settings.servers.addresses().iter().map(member).collect(),
+            last_good: AtomicUsize::new(0),
+            credentials,
+            timeouts: settings.timeouts(),
+            versions: settings.allowed_versions(),
+            notices,
+        })
+    }
+
+    pub(super) fn notices(&self) -> &Notices {
+        &self.notices
+    }
+
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    pub(super) fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub(super) fn versions(&self) -> &[Version] {
+        &self.versions
+    }
+
+    /// Reads something. `attempt` may run several times, side by side.
+    pub(super) fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        attempt: impl Fn(&mut Session) -> Attempted<T> + Send + Sync + 'static,
+    ) -> Attempted<T> {
+        if self.members.len() == 1 {
+            return self.call(|session| attempt(session));
+        }
+        let total = Deadline::after(self.timeouts.total);
+        let (attempt, answered) = (Arc::new(attempt), Arc::new(AtomicBool::new(false)));
+        let (sender, receiver) = mpsc::channel();
+        let run = |turn: usize| {
+            let (cluster, sender) = (Arc::clone(self), sender.clone());
+            let (attempt, answered) = (Arc::clone(&attempt), Arc::clone(&answered));
+            let run = move || {
+                let result = cluster.ask_in_turn(turn, total, &answered, &mut |session| attempt(session));
+                sender.send(result).ok(); // another was quicker
+            };
+            thread::Builder::new().name("kmip".into()).spawn(run).is_ok()
+        };
+        let result = first_success(self.members.len(), total, run, &receiver);
+        answered.store(true, Ordering::Relaxed); // those that still run may stop
+        result
+    }
+
+    /// Does something that changes the server, one member after the other. `attempt` may run several times, and must know
+    /// whether an earlier one may have succeeded.
+    pub(super) fn call<T>(&self, mut attempt: impl FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
+        let total = Deadline::after(self.timeouts.total);
+        self.ask_in_turn(0, total, &AtomicBool::new(false), &mut attempt)
+    }
+
+    fn ask_in_turn<T>(
+        &self,
+        turn: usize,
+        total: Deadline,
+        answered: &AtomicBool,
+        attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>,
+    ) -> Attempted<T> {
+        self.config(); // fresh certificates are tried with those who refused the old ones
+        let count = self.members.len();
+        let first = self.last_good.load(Ordering::Relaxed) + turn;
+        let mut failures: Vec<Option<Failure>> = vec![None; count];
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut asked = false;
+            for index in (first..first + count).map(|index| index % count) {
+                let settled = failures[index].as_ref().is_some_and(|failure| !failure.trouble().may_pass());
+                if settled || total.passed() || answered.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let member = &self.members[index];
+                if let Err(aside) = member.health.admit(Instant::now(), self.nobody_else(index)) {
+                    failures[index].get_or_insert(aside);
+                    continue;
+                }
+                asked = true;
+                match self.ask_member(member, total, attempt) {
+                    Ok(value) => {
+                        self.last_good.store(index, Ordering::Relaxed);
+                        return Ok(value);
+                    }
+                    Err(failure) => failures[index] = Some(failure),
+                }
+            }
+            let may_pass = failures.iter().flatten().any(|failure| failure.trouble().may_pass());
+            let left = total.left().filter(|_| asked && may_pass && !answered.load(Ordering::Relaxed));
+            let Some(left) = left else {
+                return Err(self.sum_up(&failures));
+            };
+            thread::sleep(jittered(pause).min(left));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The certificates of now. When they changed, what members did with the old ones is forgotten.
+    fn config(&self) -> Arc<ClientConfig> {
+        let fresh = self.credentials.current(&self.notices);
+        let mut config = self.config.lock();
+        if !Arc::ptr_eq(&config, &fresh) {
+            self.members.iter().for_each(|member| member.health.answered());
+            config.clone_from(&fresh);
+        }
+        fresh
+    }
+
+    /// Whether all other members are set aside.
+    fn nobody_else(&self, index: usize) -> bool {
+        let now = Instant::now();
+        self.members.iter().enumerate().all(|(other, member)| other == index || member.health.is_aside(now))
+    }
+
+    fn ask_member<T>(
+        &self,
+        member: &Member,
+        total: Deadline,
+        attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>,
+    ) -> Attempted<T> {
+        let mut result = Err(Failure::new(Trouble::Unreachable, "no session rests"));
+        if let Some(session) = self.resting_session(member, total) {
+            result = member.ask(session, attempt);
+        }
+        // A server may have closed the session while it rested; that says nothing about the server.
+        if result.as_ref().is_err_and(|failure| failure.trouble() == Trouble::Unreachable) {
+            result = self.connect(member, total).and_then(|session| member.ask(session, attempt));
+        }
+        match &result {
+            Err(failure) if failure.trouble().is_of_server() => {
+                *member.version.lock() = None; // it may come back as another version
+                member.health.failed(failure);
+                self.notices.add(format!("{}: {failure}", member.address));
+            }
+            _ => member.health.answered(),
+        }
+        result
+    }
+
+    fn resting_session(&self, member: &Member, total: Deadline) -> Option<Session> {
+        let config = self.config();
+        let mut resting = member.resting.lock();
+        resting.retain(|session| session.is_fresh(&config));
+        let mut session = resting.pop()?;
+        session.resume(total);
+        Some(session)
+    }
+
+    fn connect(&self, member: &Member, total: Deadline) -> Attempted<Session> {
+        let config = self.config();
+        let mut session = Session::connect(&member.address, config, self.timeouts, total)?;
+        let known = *member.version.lock();
+        match known {
+            Some(version) => session.set_version(version),
+            None => {
+                session.negotiate(&self.versions)?;
+                *member.version.lock() = Some(session.version());
+            }
+        }
+        Ok(session)
+    }
+
+    /// A session with one member, whatever is known of it.
+    pub(super) fn probe_session(&self, member: &Member) -> Attempted<Session> {
+        let total = Deadline::after(self.timeouts.total);
+        Session::connect(&member.address, self.config(), self.timeouts, total)
+    }
+
+    /// What all members said. That a key is missing is only known when each of them says so.
+    fn sum_up(&self, failures: &[Option<Failure>]) -> Failure {
+        let told = self.members.iter().zip(failures).filter_map(|(member, failure)| Some((member, failure.as_ref()?)));
+        let told: Vec<(&Member, &Failure)> = told.collect();
+        let all = told.len() == self.members.len();
+        let trouble = told.iter().map(|(_, failure)| failure.trouble()).min_by_key(|trouble| trouble.rank());
+        let lines: Vec<String> =
+            told.iter().map(|(member, failure)| format!("{}: {failure}", member.address)).collect();
+        match trouble {
+            Some(Trouble::Missing) if !all => Failure::new(Trouble::Silent, lines.join("; ")),
+            Some(trouble) => Failure::new(trouble, lines.join("; ")),
+            None => Failure::new(Trouble::Silent, "no member was asked in time"),
+        }
+    }
+}
+
+impl Member {
+    pub(super) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    fn ask<T>(&self, mut session: Session, attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
+        let result = attempt(&mut session);
+        session.rest();
+        let mut resting = self.resting.lock();
+        if session.is_usable() && resting.len() < MAX_RESTING {
+            resting.push(session);
+        }
+        result
+    }
+}
+
+/// Starts runs, another one each time that patience ends, and returns the first success. Each run asks all members, so
+/// none is started after a failure, and the last failure tells of all.
+fn first_success<T>(
+    most: usize,
+    total: Deadline,
+    run: impl Fn(usize) -> bool,
+    results: &mpsc::Receiver<Attempted<T>>,
+) -> Attempted<T> {
+    let mut last = Failure::new(Trouble::Silent, "no member answered in time");
+    let (mut turns, mut running) = (0..most, 0);
+    loop {
+        let started = turns.next().is_some_and(&run);
+        running += usize::from(started);
+        // Runs end by themselves when the time is over, and say more than that.
+        let patience = if started { PATIENCE } else { total.left().unwrap_or_default() + PATIENCE };
+        match results.recv_timeout(patience) {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(failure)) => {
+                last = failure;
+                turns = most..most;
+                running -= 1;
+            }
+            Err(_) if started => {}
+            Err(_) => return Err(last),
+        }
+        if running == 0 {
+            return Err(last);
+        }
+    }
+}
+
+/// Half to all of a pause, so that hosts that lost their server at the same time do not come back together.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    random::fill(&mut byte).ok(); // then they do
+    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The result of runs that come this many milliseconds after their start with a key, or with none.
+    fn outcome(runs: &[(u64, Option<u8>)], total: Duration) -> (Attempted<u8>, Duration) {
+        let (sender, receiver) = mpsc::channel();
+        let run = |turn: usize| {
+            let (sender, (time, key)) = (sender.clone(), runs[turn]);
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(time));
+                sender.send(key.ok_or_else(|| Failure::new(Trouble::Missing, turn.to_string()))).ok();
+            });
+            true
+        };
+        let start = Instant::now();
+        (first_success(runs.len(), Deadline::after(total), run, &receiver), start.elapsed())
+    }
+
+    #[test]
+    fn a_second_member_is_asked_when_the_first_is_slow() {
+        let (result, time) = outcome(&[(60_000, Some(1)), (0, Some(2))], Duration::from_secs(60));
+        assert_eq!(result, Ok(2));
+        assert!((PATIENCE..PATIENCE * 20).contains(&time), "{time:?}");
+    }
+
+    #[test]
+    fn a_slow_success_wins_over_a_quick_failure() {
+        let slow = u64::try_from(PATIENCE.as_millis()).unwrap() * 2;
+        assert_eq!(outcome(&[(slow, Some(1)), (0, None)], Duration::from_secs(60)).0, Ok(1));
+    }
+
+    #[test]
+    fn a_failure_of_all_is_told_at_once() {
+        let (result, time) = outcome(&[(0, None), (0, Some(2))], Duration::from_secs(60));
+        assert_eq!(result.unwrap_err().to_string(), "0", "the first run asked all members");
+        assert!(time < Duration::from_secs(30), "{time:?}");
+    }
+
+    #[test]
+    fn nobody_is_waited_for_longer_than_in_total() {
+        let (result, time) = outcome(&[(60_000, Some(1)), (60_000, Some(2))], Duration::from_millis(100));
+        assert_eq!(result.unwrap_err().trouble(), Trouble::Silent);
+        assert!(time < Duration::from_secs(30), "{time:?}");
+    }
+}

@@ -1,0 +1,144 @@
+//! What goes wrong between this host and a key server, and what it means: for the key, and for asking again.
+
+use std::error::Error as StdError;
+use std::{fmt, io};
+
+use rustls::AlertDescription;
+
+use super::super::{KeyState, Trouble};
+use super::tag::Operation;
+use crate::error::{Error, Kind};
+
+/// Longest text of a server that is passed on, in characters.
+const MAX_SERVER_TEXT: usize = 200;
+
+/// One attempt, or one call to all members, that did not succeed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    trouble: Trouble,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn new(trouble: Trouble, message: impl Into<String>) -> Self {
+        Self { trouble, message: message.into() }
+    }
+
+    /// What the server sent is not an answer to what it was asked.
+    pub(super) fn garbled(message: impl fmt::Display) -> Self {
+        Self::new(Trouble::Garbled, format!("the server's answer is not understood: {message}"))
+    }
+
+    /// What came under a key id is no AES-256 key.
+    pub(super) fn no_kek(message: impl fmt::Display) -> Self {
+        Self::new(Trouble::NotAKek, format!("the server gave {message}, expected an AES-256 key"))
+    }
+
+    /// A refusal, by KMIP's result reason (KMIP 1.4 section 9.1.3.2.29; 2.1 section 11.49). Servers send the reasons of
+    /// KMIP 2 in replies of KMIP 1.
+    pub(super) fn refused(operation: Option<Operation>, reason: Option<u32>, text: Option<&str>) -> Self {
+        let (trouble, meaning) = match reason {
+            Some(0x01 | 0x37) => (Trouble::Missing, "no such key"),
+            Some(0x36) => (Trouble::Destroyed, "the key was destroyed"),
+            Some(0x03) => (Trouble::Untrusted, "it does not accept this host's certificate"),
+            Some(0x0c | 0x39) => (Trouble::Denied, "permission denied"),
+            Some(0x0b | 0x43) => (Trouble::State(KeyState::Unknown), "the key's state does not allow it"),
+            Some(0x04..=0x08 | 0x1c..=0x24 | 0x2c | 0x2d | 0x3b..=0x3f) => {
+                (Trouble::Unsupported, "it does not support what was asked")
+            }
+            _ => (Trouble::Faulty, "it failed"),
+        };
+        let asked = operation.map_or("a request".to_owned(), |operation| format!("{operation:?}"));
+        let reason = reason.map_or("none given".to_owned(), |reason| format!("{reason:#x}"));
+        let said = text.map(|text| format!(", {:?}", shortened(text))).unwrap_or_default();
+        Self::new(trouble, format!("the server refused {asked}: {meaning} (reason {reason}{said})"))
+    }
+
+    /// A failed system call or TLS session; TLS hides its errors in those of reading and writing.
+    pub(super) fn io(doing: &str, error: &io::Error) -> Self {
+        if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return Self::tls(doing, tls);
+        }
+        if error.kind() == io::ErrorKind::TimedOut {
+            return Self::new(Trouble::Silent, format!("{doing}: no answer in time"));
+        }
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::new(Trouble::Unreachable, format!("{doing}: the server closed the connection"));
+        }
+        Self::new(Trouble::Unreachable, format!("{doing}: {error}"))
+    }
+
+    pub(super) fn tls(doing: &str, error: &rustls::Error) -> Self {
+        if let rustls::Error::InvalidCertificate(_) = error {
+            let message = format!("{doing}: the server's certificate is not accepted: {error}");
+            return Self::new(Trouble::Untrusted, message);
+        }
+        let rustls::Error::AlertReceived(alert) = error else {
+            return Self::new(Trouble::Garbled, format!("{doing}: {error}"));
+        };
+        if matches!(alert, AlertDescription::CloseNotify | AlertDescription::InternalError) {
+            return Self::new(Trouble::Faulty, format!("{doing}: {error}"));
+        }
+        let message =
+            format!("{doing}: the server refused the TLS session, often for this host's certificate: {error}");
+        Self::new(Trouble::Untrusted, message)
+    }
+
+    /// What it means.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble
+    }
+
+    /// The error of a call that was doing this.
+    pub(super) fn into_error(self, doing: impl Into<String>) -> Error {
+        let kind = if self.trouble == Trouble::NotAKek { Kind::KeyRejected } else { Kind::KeyUnavailable };
+        Error::with_source(kind, doing, self)
+    }
+}
+
+/// A text of a server, with nothing that could trouble a terminal or a log.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_SERVER_TEXT).collect()
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_of_two_real_servers_mean_the_same() {
+        let trouble = |reason| Failure::refused(Some(Operation::Get), Some(reason), None).trouble();
+        assert_eq!((trouble(0x01), trouble(0x37)), (Trouble::Missing, Trouble::Missing));
+        assert_eq!(trouble(0x36), Trouble::Destroyed);
+        assert_eq!(trouble(0x0c), Trouble::Denied);
+        assert_eq!((trouble(0x43), trouble(0x0b)), (Trouble::State(KeyState::Unknown), trouble(0x43)));
+        assert_eq!((trouble(0x04), trouble(0x07)), (Trouble::Unsupported, Trouble::Unsupported));
+        assert_eq!((trouble(0x100), trouble(0xdead_beef)), (Trouble::Faulty, Trouble::Faulty));
+    }
+
+    #[test]
+    fn texts_of_a_server_are_quoted_and_bounded() {
+        let text = format!("\x1b[2J\r\n\"{}", "x".repeat(10_000));
+        let shown = Failure::refused(None, None, Some(&text)).to_string();
+        assert!(shown.len() < 400 && !shown.contains(char::is_control), "{shown}");
+    }
+
+    #[test]
+    fn a_refused_certificate_is_found_inside_an_error_of_reading() {
+        let inside = |tls: rustls::Error| Failure::io("reading", &io::Error::new(io::ErrorKind::InvalidData, tls));
+        let alert = rustls::Error::AlertReceived(AlertDescription::UnknownCA);
+        assert_eq!(inside(alert).trouble(), Trouble::Untrusted);
+        let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidForName);
+        assert_eq!(inside(bad).trouble(), Trouble::Untrusted);
+        let silent = Failure::io("reading", &io::Error::from(io::ErrorKind::TimedOut));
+        assert_eq!(silent.trouble(), Trouble::Silent);
+    }
+}

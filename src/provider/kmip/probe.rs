@@ -1,0 +1,93 @@
+//! What an administrator wants to know of each member: whether it does all that VMs need of it.
+
+use std::time::{Duration, Instant};
+
+use super::super::{KeyState, NewKey, Revocation, Trouble};
+use super::cluster::{Cluster, Member};
+use super::failure::Failure;
+use super::message::Version;
+use super::session::Session;
+use super::{expiry, new_key_name};
+use crate::crypto::random;
+use crate::crypto::wrap::LocalKek;
+
+/// One member's answers. What stands behind a failed step was not tried.
+#[derive(Debug, Default)]
+pub struct MemberReport {
+    /// Name and port.
+    pub server: String,
+    /// What was agreed on once the member was reached.
+    pub tls: Option<String>,
+    /// Whole days until the server's certificate ends.
+    pub server_certificate_days: Option<i64>,
+    /// The versions of KMIP that the server speaks.
+    pub versions: Vec<Version>,
+    /// The version that is spoken with it.
+    pub version: Option<Version>,
+    /// Its maker, as it says.
+    pub vendor: Option<String>,
+    /// Whether it kept the custom attributes of a key; `None` if that could not be seen.
+    pub keeps_attributes: Option<bool>,
+    /// How long a key's way from creation to destruction took.
+    pub round_trip: Option<Duration>,
+    /// Why a key's way did not succeed.
+    pub failure: Option<Failure>,
+}
+
+/// Tries one member. A key is made and destroyed.
+pub(super) fn probe(cluster: &Cluster, member: &Member, attributes: &[(String, String)]) -> MemberReport {
+    let mut report = MemberReport { server: member.address().to_string(), ..MemberReport::default() };
+    if let Err(failure) = probe_into(&mut report, cluster, member, attributes) {
+        report.failure = Some(failure);
+    }
+    report
+}
+
+fn probe_into(
+    report: &mut MemberReport,
+    cluster: &Cluster,
+    member: &Member,
+    attributes: &[(String, String)],
+) -> Result<(), Failure> {
+    let mut session = cluster.probe_session(member)?;
+    report.tls = Some(session.tls());
+    report.server_certificate_days = session.server_certificate().and_then(|server| expiry::days_left(server));
+    report.versions = session.negotiate(cluster.versions())?;
+    report.version = Some(session.version());
+    report.vendor = session.query_vendor().ok().flatten();
+    let start = Instant::now();
+    let uid = session.create(&new_key_name()?)?;
+    let used = use_key(&mut session, &uid, attributes);
+    // Also when that failed: a key that nobody needs should not stay.
+    let revoked = session.revoke(&uid, Revocation::Ended);
+    let destroyed = session.destroy(&uid);
+    report.keeps_attributes = used?;
+    report.round_trip = Some(start.elapsed());
+    destroyed.map_err(|failure| revoked.err().unwrap_or(failure))
+}
+
+/// Whether the key kept its custom attributes.
+fn use_key(session: &mut Session, uid: &str, attributes: &[(String, String)]) -> Result<Option<bool>, Failure> {
+    session.activate(uid)?;
+    let state = session.state(uid)?;
+    if state != KeyState::Active {
+        return Err(Failure::new(Trouble::State(state), format!("an activated key is {state}")));
+    }
+    let check = |key| LocalKek::new(key).map_err(Failure::no_kek);
+    let (first, second) = (check(session.get(uid)?)?, check(session.get(uid)?)?);
+    if first.bytes() != second.bytes() {
+        return Err(Failure::no_kek("another key the second time"));
+    }
+    match session.add_attributes(uid, attributes) {
+        Ok(()) => {}
+        Err(failure) if failure.trouble().is_of_server() && !session.is_usable() => return Err(failure),
+        Err(_) => return Ok(Some(false)),
+    }
+    let kept = session.custom_attributes(uid).ok();
+    Ok(kept.map(|kept| attributes.iter().all(|(name, value)| kept.get(name) == Some(value))))
+}
+
+/// Whom the key of a probe is for.
+pub(super) fn purpose() -> crate::error::Result<NewKey> {
+    Ok(NewKey { vm_name: "vmcryptfs provider test".into(), vm_uuid: random::uuid()? })
+}

@@ -1,0 +1,298 @@
+//! What the configuration file says of a KMIP provider.
+//!
+//! ```toml
+//! [provider.corp]
+//! kind = "kmip"
+//! servers = ["kms1.example.com:5696", "kms2.example.com:5696"]   # members of one cluster
+//! ca = "corp/ca.pem"                     # relative to the folder of this file, or absolute
+//! cert = "corp/host.pem"
+//! key = "corp/host.key"
+//! connect-timeout-ms = 2000              # all that follows is optional
+//! request-timeout-ms = 5000
+//! total-timeout-ms = 30000
+//! versions = ["1.4", "1.2"]
+//!
+//! [provider.corp.attributes]             # others than ours; "" leaves one out
+//! x-Vendor = "Example Corp"
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{NewKey, private_file};
+use super::message::Version;
+
+/// The port that IANA gave to KMIP.
+const PORT: u16 = 5696;
+/// Longest name or value of a custom attribute, in bytes.
+const MAX_ATTRIBUTE: usize = 255;
+
+/// The table of one provider.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// The members of the key server's cluster.
+    pub servers: Servers,
+    /// File of the certificates that the servers' are checked against.
+    pub ca: PathBuf,
+    /// File of this host's certificate, and of those between it and the servers' root.
+    pub cert: PathBuf,
+    /// File of the private key of `cert`.
+    pub key: PathBuf,
+    /// How long a connection may take.
+    #[serde(default = "default_connect", skip_serializing_if = "is_default_connect")]
+    pub connect_timeout_ms: u32,
+    /// How long TLS and the first request may take together, and each further request.
+    #[serde(default = "default_request", skip_serializing_if = "is_default_request")]
+    pub request_timeout_ms: u32,
+    /// How long all members together may take.
+    #[serde(default = "default_total", skip_serializing_if = "is_default_total")]
+    pub total_timeout_ms: u32,
+    /// The versions that may be spoken; all when it is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<AllowedVersion>,
+    /// Custom attributes of new keys that are not as we would set them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<AttributeName, String>,
+}
+
+fn default_connect() -> u32 {
+    2_000
+}
+
+fn default_request() -> u32 {
+    5_000
+}
+
+fn default_total() -> u32 {
+    30_000
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_default_connect(ms: &u32) -> bool {
+    *ms == default_connect()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_default_request(ms: &u32) -> bool {
+    *ms == default_request()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_default_total(ms: &u32) -> bool {
+    *ms == default_total()
+}
+
+impl Settings {
+    /// What a new provider gets.
+    pub fn of(servers: Servers, ca: PathBuf, cert: PathBuf, key: PathBuf) -> Self {
+        Self {
+            servers,
+            ca,
+            cert,
+            key,
+            connect_timeout_ms: default_connect(),
+            request_timeout_ms: default_request(),
+            total_timeout_ms: default_total(),
+            versions: Vec::new(),
+            attributes: BTreeMap::new(),
+        }
+    }
+
+    /// One of the files, given the configuration file.
+    pub(super) fn file(config: &Path, file: &Path) -> PathBuf {
+        private_file::folder_of(config).join(file)
+    }
+
+    pub(super) fn timeouts(&self) -> Timeouts {
+        let time = |ms: u32| Duration::from_millis(ms.into());
+        Timeouts {
+            connect: time(self.connect_timeout_ms),
+            request: time(self.request_timeout_ms),
+            total: time(self.total_timeout_ms),
+        }
+    }
+
+    /// The versions that may be spoken, the best first.
+    pub(super) fn allowed_versions(&self) -> Vec<Version> {
+        let allowed = |version: &Version| self.versions.is_empty() || self.versions.contains(&AllowedVersion(*version));
+        Version::ALL.into_iter().filter(allowed).collect()
+    }
+
+    /// The custom attributes of a new key, with vSphere's names of them.
+    pub(super) fn attributes_of_new(&self, purpose: &NewKey) -> Vec<(String, String)> {
+        let ours =
+            [("x-Vendor", "vmcryptfs"), ("x-Product", "vmcryptfs"), ("x-Product_Version", env!("CARGO_PKG_VERSION"))];
+        let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.overridden(ours.into_iter().chain(vm_attributes(purpose)).collect())
+    }
+
+    /// The custom attributes of a key that say which VM it is for.
+    pub(super) fn attributes_of_vm(&self, purpose: &NewKey) -> Vec<(String, String)> {
+        let mut all = self.overridden(vm_attributes(purpose).into());
+        all.retain(|(name, _)| vm_attributes(purpose).iter().any(|(ours, _)| ours == name));
+        all
+    }
+
+    fn overridden(&self, ours: BTreeMap<String, String>) -> Vec<(String, String)> {
+        let mut all = ours;
+        all.extend(self.attributes.iter().map(|(name, value)| (name.0.clone(), value.clone())));
+        let cut = |value: String| value[..value.floor_char_boundary(MAX_ATTRIBUTE)].to_owned();
+        all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, cut(value))).collect()
+    }
+}
+
+fn vm_attributes(purpose: &NewKey) -> [(String, String); 3] {
+    [
+        ("x-Component".to_owned(), "Virtual Machine".to_owned()),
+        ("x-Name".to_owned(), purpose.vm_name.clone()),
+        ("x-Identifier".to_owned(), purpose.vm_uuid.to_string()),
+    ]
+}
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub(super) connect: Duration,
+    pub(super) request: Duration,
+    pub(super) total: Duration,
+}
+
+/// One member or more, each of them once.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "Vec<Address>", into = "Vec<Address>")]
+pub struct Servers(Vec<Address>);
+
+impl Servers {
+    /// The members.
+    pub fn addresses(&self) -> &[Address] {
+        &self.0
+    }
+}
+
+impl TryFrom<Vec<Address>> for Servers {
+    type Error = String;
+
+    fn try_from(addresses: Vec<Address>) -> Result<Self, String> {
+        if addresses.is_empty() {
+            return Err("no server, expected at least one".into());
+        }
+        match addresses.iter().enumerate().find(|(index, address)| addresses[..*index].contains(address)) {
+            Some((_, twice)) => Err(format!("server {twice} is there twice")),
+            None => Ok(Self(addresses)),
+        }
+    }
+}
+
+impl From<Servers> for Vec<Address> {
+    fn from(servers: Servers) -> Self {
+        servers.0
+    }
+}
+
+/// Name or IP address, and port, of a server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Name or IP address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    /// Reads `host`, `host:port`, `[IPv6]` or `[IPv6]:port`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let flawed =
+            || format!("server {text:?}, expected HOST:PORT, as in kms1.example.com:{PORT} or [2001:db8::1]:{PORT}");
+        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').ok_or_else(flawed)?)),
+            None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map_or(Ok(PORT), str::parse).ok().filter(|&port| port != 0).ok_or_else(flawed)?;
+        if rustls::pki_types::ServerName::try_from(host).is_err() {
+            return Err(flawed());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.to_string()
+    }
+}
+
+/// A version of KMIP that may be spoken.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AllowedVersion(Version);
+
+impl TryFrom<String> for AllowedVersion {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self)
+    }
+}
+
+impl From<AllowedVersion> for String {
+    fn from(version: AllowedVersion) -> Self {
+        version.0.to_string()
+    }
+}
+
+/// Name of a custom attribute: KMIP reserves `x-` for those of clients.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String")]
+pub struct AttributeName(String);
+
+impl TryFrom<String> for AttributeName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = name.len() <= MAX_ATTRIBUTE && !name.contains(char::is_control);
+        match name.strip_prefix("x-") {
+            Some(rest) if plain && !rest.is_empty() => Ok(Self(name)),
+            _ => Err(format!("custom attribute {name:?}, expected a name that begins with \"x-\"")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,17 @@
+//! The KMIP provider with key servers: real ones (PyKMIP), and one that misbehaves in ways real ones only do at night.
+//!
+//! Needs the programs `openssl` and `pykmip-server` (Debian: openssl, python3-pykmip).
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::print_stdout, reason = "times are worth seeing; cargo shows them with --nocapture")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a fault changes only what it is about")]
+
+mod certificates;
+mod command_line;
+mod fake_server;
+mod fake_store;
+mod faults;
+mod operations;
+mod pykmip;
+mod real_server;
+mod site;
