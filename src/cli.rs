@@ -6,6 +6,7 @@ mod check;
 mod create;
 mod exit;
 mod info;
+mod lock;
 mod log;
 mod manual;
 mod mount;
@@ -54,6 +55,10 @@ enum Verb {
     Umount(mount::UmountArgs),
     /// List a mount's components, and which of them are unlocked
     Status(status::StatusArgs),
+    /// Unlock what is locked in a mount
+    Unlock(lock::UnlockArgs),
+    /// Wipe keys of a mount's components from memory
+    Lock(lock::LockArgs),
     /// Show what the headers of a VM folder or a disk say, without any key
     Info(info::InfoArgs),
     /// Verify headers, and with the key their authenticity
@@ -86,6 +91,8 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Mount(args) => mount::mount(&args, &config()?, line.verbose),
         Verb::Umount(args) => mount::umount(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Unlock(args) => lock::unlock(&args),
+        Verb::Lock(args) => lock::lock(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Check(args) => check::run(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),

@@ -21,14 +21,16 @@ use crate::format::header::{ComponentKind, Shape};
 use crate::fs::FileSystem;
 use crate::sector;
 use crate::sys::process::effective_uid;
-use crate::vm::keyring::KeyState;
+use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use mounts::Mounted;
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
-/// How long a mount may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a mount may take to answer: unlocking waits for key servers.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often what waits for its provider is tried again.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
 /// What can be asked.
 #[derive(Debug, Deserialize, Serialize)]
@@ -36,13 +38,25 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Request {
     /// The components and their state.
     Status,
+    /// Nothing is answered: the connection ends with the mount's process.
+    WaitForEnd,
+    /// Unlock what is locked at or below a path, or everything; answered by the state of what was meant.
+    Unlock {
+        /// Below the mount.
+        path: Option<PathBuf>,
+    },
+    /// Forget the keys of what is at or below a path; answered as `Unlock`.
+    Lock {
+        /// Below the mount.
+        path: Option<PathBuf>,
+    },
 }
 
 /// What is answered.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
-    /// To [`Request::Status`].
+    /// To every request that does not fail.
     Status {
         /// Process that serves the mount.
         pid: u32,
@@ -144,9 +158,15 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
         .name("control".into())
         .spawn(move || {
             for stream in listener.incoming().flatten() {
-                // Whoever asks and goes away, or says nothing, must not keep the next one from being served.
-                if let Err(error) = answer(&fs, stream) {
-                    tracing::info!("control socket: {}", error.chain());
+                let fs = Arc::clone(&fs);
+                // Each on its own: one may wait for a key server, another for the end of the mount.
+                let serving = thread::Builder::new().name("control-request".into()).spawn(move || {
+                    if let Err(error) = answer(&fs, stream) {
+                        tracing::info!("control socket: {}", error.chain());
+                    }
+                });
+                if let Err(error) = serving {
+                    tracing::warn!("control socket: {error}");
                 }
             }
         })
@@ -157,8 +177,14 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
 fn answer(fs: &FileSystem, mut stream: UnixStream) -> Result<()> {
     let request = receive(&stream, Duration::from_secs(5))?;
     let answer = match serde_json::from_str(&request) {
-        Ok(Request::Status) => match status(fs) {
-            Ok(components) => Answer::Status { pid: std::process::id(), components },
+        Ok(Request::WaitForEnd) => loop {
+            thread::park(); // the end of the process closes the connection
+        },
+        Ok(request) => match serve_request(fs, &request) {
+            Ok(found) => {
+                let components = found.iter().map(|component| component_status(component, fs)).collect();
+                Answer::Status { pid: std::process::id(), components }
+            }
             Err(error) => Answer::Error { kind: error.kind(), message: error.chain() },
         },
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
@@ -189,7 +215,9 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<Answer> {
 /// As [`ask`].
 pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
-    UnixStream::connect(&path).context(|| format!("connecting to {}", path.display()))
+    let mut stream = UnixStream::connect(&path).context(|| format!("connecting to {}", path.display()))?;
+    send(&mut stream, &Request::WaitForEnd)?;
+    Ok(stream)
 }
 
 fn send(stream: &mut UnixStream, message: &impl Serialize) -> Result<()> {
@@ -209,8 +237,32 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
     Err(Error::new(Kind::Invalid, format!("the control socket was closed after {} bytes of a line", line.len())))
 }
 
-fn status(fs: &FileSystem) -> Result<Vec<ComponentStatus>> {
-    Ok(fs.components()?.iter().map(|found| component_status(found, fs)).collect())
+fn serve_request(fs: &FileSystem, request: &Request) -> Result<Vec<FoundComponent>> {
+    match request {
+        Request::Status | Request::WaitForEnd => fs.components(),
+        Request::Unlock { path } => fs.unlock(path.as_deref()),
+        Request::Lock { path } => fs.lock(path.as_deref()),
+    }
+}
+
+/// Unlocks what waits for its provider as soon as that is back, on a thread of its own, for as long as the mount lives.
+///
+/// # Errors
+/// `Io` when the thread cannot be started.
+pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
+    let fs = Arc::downgrade(fs);
+    let work = move || {
+        while let Some(fs) = fs.upgrade() {
+            match fs.retry_locked() {
+                Ok(0) => {}
+                Ok(unlocked) => tracing::warn!("{unlocked} components unlocked: their keys can be had again"),
+                Err(error) => tracing::info!("trying locked components again: {}", error.chain()),
+            }
+            drop(fs);
+            thread::sleep(RETRY_PERIOD);
+        }
+    };
+    thread::Builder::new().name("unlock".into()).spawn(work).map(drop).context(|| "starting the unlock thread".into())
 }
 
 fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus {
@@ -218,8 +270,8 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
     let state = claims.and_then(|claims| fs.keyring().state(claims.uuid));
     let reason = match (&found.header, state) {
         (Err(error), _) => Some(error.chain()),
-        (Ok(_), Some(KeyState::Unlocked(_))) => None,
-        (Ok(_), Some(KeyState::Locked { reason, .. })) => Some(reason),
+        (Ok(_), Some(LockState::Unlocked(_))) => None,
+        (Ok(_), Some(LockState::Locked { reason, .. })) => Some(reason),
         (Ok(_), None) => Some("not used since the mount began: it is unlocked when it is first opened".into()),
     };
     let size = claims.and_then(|claims| match claims.shape {

@@ -9,6 +9,7 @@ mod backing;
 mod data;
 mod handle;
 mod homes;
+mod lock;
 mod namespace;
 mod node;
 mod open;

@@ -225,6 +225,11 @@ impl Providers {
         Ok(Self { path, config, ready })
     }
 
+    /// The configuration file that they were read from.
+    pub fn config_path(&self) -> &Path {
+        &self.path
+    }
+
     /// Names of all configured providers.
     pub fn names(&self) -> impl Iterator<Item = &ProviderName> {
         self.config.providers().keys()

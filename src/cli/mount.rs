@@ -118,7 +118,10 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
         .name("session".into())
         .spawn(move || session.serve(std::iter::from_fn(move || signals.forever().next())))
         .context(|| "starting the session".into())?;
-    let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
+    let ready = session::answers(&args.mountpoint).and_then(|()| {
+        control::keep_unlocking(&fs)?;
+        control::serve(fs, &args.mountpoint)
+    });
     match ready {
         Ok(socket) => Ok((serving, socket)),
         Err(error) => {

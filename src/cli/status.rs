@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::{size, table};
 use crate::control::{self, Answer, ComponentStatus, Request};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// Which mount.
 #[derive(Args)]
@@ -21,19 +21,25 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs) -> Result<()> {
-    let Answer::Status { pid, components } = control::ask(&args.mountpoint, &Request::Status)? else {
-        return Err(Error::new(Kind::Invalid, "the mount answered something else than its status"));
-    };
-    if args.json {
+    match control::ask(&args.mountpoint, &Request::Status)? {
+        Answer::Status { pid, components } => {
+            print(args.json, pid, &components);
+            Ok(())
+        }
+        Answer::Error { kind, message } => Err(Error::new(kind, message)),
+    }
+}
+
+pub(super) fn print(json: bool, pid: u32, components: &[ComponentStatus]) {
+    if json {
         println!("{}", serde_json::json!({ "pid": pid, "components": components }));
-        return Ok(());
+        return;
     }
     let rows: Vec<[String; 6]> = components.iter().map(row).collect();
     table::print(["COMPONENT", "KIND", "STATE", "SIZE", "PROVIDER", "KEY ID"], &rows);
     for locked in components.iter().filter(|component| !component.unlocked) {
         println!("\n{} is locked: {}", name(locked), locked.reason.as_deref().unwrap_or("unknown"));
     }
-    Ok(())
 }
 
 fn row(component: &ComponentStatus) -> [String; 6] {

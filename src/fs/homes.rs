@@ -13,6 +13,7 @@ use crate::fs::{FileSystem, backing};
 use crate::store::home_file::HomeKeys;
 use crate::vm::folder;
 use crate::vm::home::Home;
+use crate::vm::keyring::LockState;
 
 /// Tells a header file from a later state of it: its inode, and when that last changed.
 type Stamp = (u64, i64, u64);
@@ -20,6 +21,13 @@ type Stamp = (u64, i64, u64);
 /// Homes by the node of their VM folder.
 #[derive(Default)]
 pub(super) struct Homes(RwLock<HashMap<NodeNumber, (Stamp, Arc<Home>)>>);
+
+impl Homes {
+    /// Forgets all of them; those that are still unlocked come back with the next operation that needs them.
+    pub(super) fn forget(&self) {
+        self.0.write().clear();
+    }
+}
 
 impl FileSystem {
     /// The home that a node belongs to. A VM whose home is locked is locked as a whole.
@@ -31,6 +39,7 @@ impl FileSystem {
         let stamp = (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
         if let Some((known, home)) = self.homes.0.read().get(&vm.number)
             && *known == stamp
+            && matches!(self.keyring.state(home.header.uuid), Some(LockState::Unlocked(_)))
         {
             return Ok(Arc::clone(home));
         }

@@ -147,6 +147,15 @@ impl Nodes {
         self.0.read().known(backing)
     }
 
+    /// All regular files that handles are open on.
+    pub(super) fn open_files(&self) -> Vec<Arc<Node>> {
+        let is_open = |node: &&Arc<Node>| match &node.kind {
+            NodeKind::File(file) => file.open.lock().strong_count() > 0,
+            NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => false,
+        };
+        self.0.read().nodes.values().filter(is_open).cloned().collect()
+    }
+
     /// Remembers that the kernel was told about `name` in `parent`; `make` says what it is if it was not known.
     pub(super) fn found(
         &self,

@@ -42,7 +42,7 @@ impl FileSystem {
         let home = self.home_of(&parent)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
         if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
-            let (key_id, kek) = keyring::first_kek(&home.header, self.keyring.providers())?;
+            let (key_id, kek) = keyring::first_kek(&home.header, &self.keyring.providers())?;
             let spec = NewDisk {
                 sector_size: SectorSize::DEFAULT,
                 plain_len: 0,

@@ -13,7 +13,7 @@ use crate::provider::Providers;
 
 /// Whether a component's DEK is in memory.
 #[derive(Clone)]
-pub enum KeyState {
+pub enum LockState {
     /// It is.
     Unlocked(Arc<Dek>),
     /// It is not, and this is why.
@@ -22,13 +22,22 @@ pub enum KeyState {
         kind: Kind,
         /// For people.
         reason: String,
+        /// Whether someone asked for it: then it stays locked until someone asks for the opposite.
+        by_command: bool,
     },
+}
+
+impl LockState {
+    /// Whether the provider's return would unlock it.
+    pub fn waits_for_provider(&self) -> bool {
+        matches!(self, Self::Locked { kind: Kind::KeyUnavailable, by_command: false, .. })
+    }
 }
 
 /// DEKs by component, and the providers to get more from.
 pub struct Keyring {
-    providers: Providers,
-    states: RwLock<HashMap<Uuid, KeyState>>,
+    providers: RwLock<Arc<Providers>>,
+    states: RwLock<HashMap<Uuid, LockState>>,
 }
 
 type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
@@ -36,23 +45,33 @@ type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
 impl Keyring {
     /// An empty ring.
     pub fn new(providers: Providers) -> Self {
-        Self { providers, states: RwLock::default() }
+        Self { providers: RwLock::new(Arc::new(providers)), states: RwLock::default() }
     }
 
     /// Where the KEKs come from.
-    pub fn providers(&self) -> &Providers {
-        &self.providers
+    pub fn providers(&self) -> Arc<Providers> {
+        Arc::clone(&self.providers.read())
+    }
+
+    /// Reads the configuration of the providers anew.
+    ///
+    /// # Errors
+    /// Those of [`Providers::load`]; the former ones stay then.
+    pub fn reload_providers(&self) -> Result<()> {
+        let reloaded = Providers::load(self.providers().config_path())?;
+        *self.providers.write() = Arc::new(reloaded);
+        Ok(())
     }
 
     /// Unlocks every component whose KEK can be had. Each KEK is fetched once, side by side; what stays locked keeps its
     /// reason.
     pub fn unlock_all<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) {
         let ids = headers.clone().flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
-        let keks = self.providers.fetch_all(ids);
+        let keks = self.providers().fetch_all(ids);
         for header in headers {
             let state = match unlock(header, &keks) {
-                Ok(dek) => KeyState::Unlocked(Arc::new(dek)),
-                Err(error) => KeyState::Locked { kind: error.kind(), reason: error.chain() },
+                Ok(dek) => LockState::Unlocked(Arc::new(dek)),
+                Err(error) => LockState::Locked { kind: error.kind(), reason: error.chain(), by_command: false },
             };
             self.states.write().insert(header.claims().uuid, state);
         }
@@ -67,25 +86,37 @@ impl Keyring {
     pub fn dek(&self, header: &UnverifiedHeader) -> Result<Arc<Dek>> {
         let uuid = header.claims().uuid;
         match self.state(uuid) {
-            Some(KeyState::Unlocked(dek)) if header.clone().verify(&dek).is_ok() => return Ok(dek),
-            Some(KeyState::Locked { kind, reason }) => return Err(Error::new(kind, format!("locked: {reason}"))),
-            Some(KeyState::Unlocked(_)) | None => self.unlock_all(std::iter::once(header)),
+            Some(LockState::Unlocked(dek)) if header.clone().verify(&dek).is_ok() => return Ok(dek),
+            Some(LockState::Locked { kind, reason, .. }) => return Err(Error::new(kind, format!("locked: {reason}"))),
+            Some(LockState::Unlocked(_)) | None => self.unlock_all(std::iter::once(header)),
         }
         match self.state(uuid) {
-            Some(KeyState::Unlocked(dek)) => Ok(dek),
-            Some(KeyState::Locked { kind, reason }) => Err(Error::new(kind, format!("locked: {reason}"))),
+            Some(LockState::Unlocked(dek)) => Ok(dek),
+            Some(LockState::Locked { kind, reason, .. }) => Err(Error::new(kind, format!("locked: {reason}"))),
             None => Err(Error::new(Kind::KeyUnavailable, "locked: its key was just removed")),
         }
     }
 
     /// Whether the component is unlocked, as far as known.
-    pub fn state(&self, uuid: Uuid) -> Option<KeyState> {
+    pub fn state(&self, uuid: Uuid) -> Option<LockState> {
         self.states.read().get(&uuid).cloned()
+    }
+
+    /// Whether a component waits for its provider, rather than for a command or a repair.
+    pub fn waits_for_provider(&self) -> bool {
+        self.states.read().values().any(LockState::waits_for_provider)
+    }
+
+    /// Forgets a component's DEK.
+    pub fn lock(&self, uuid: Uuid) {
+        let reason = "by command: `vmcryptfs unlock` unlocks it".to_owned();
+        let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: true };
+        self.states.write().insert(uuid, state);
     }
 
     /// Adds a component that was just made, with the key it was made with.
     pub fn insert(&self, uuid: Uuid, dek: Dek) {
-        self.states.write().insert(uuid, KeyState::Unlocked(Arc::new(dek)));
+        self.states.write().insert(uuid, LockState::Unlocked(Arc::new(dek)));
     }
 }
 

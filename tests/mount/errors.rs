@@ -30,6 +30,51 @@ fn a_locked_vm_is_listed_and_says_enokey() {
 }
 
 #[test]
+fn a_locked_vm_is_unlocked_by_command_and_by_itself() {
+    let host = Host::with_vm();
+    let (key, away) = (host.path("config/keys/local.key"), host.path("config/keys/away"));
+    fs::rename(key, away).unwrap();
+    let mount = host.mount("web01", &[]);
+    let at = mount.root().display().to_string();
+    host.refuses(&["unlock", &at], 4, "2 of 2 components stay locked");
+    fs::rename(away, key).unwrap();
+    host.run(&["unlock", &at]);
+    let open = fs::File::open(mount.path("root.raw")).unwrap();
+    host.refuses(&["lock", &at], 6, "root.raw is open");
+    drop(open);
+    host.run(&["lock", &at, "root.raw"]);
+    assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::ENOKEY));
+    fs::write(mount.path("notes.txt"), "the home is not locked").unwrap();
+    host.refuses(&["unlock", &at, "no-such"], 8, "no-such");
+    host.run(&["unlock", &at, "root.raw"]);
+    assert!(fs::File::open(mount.path("root.raw")).is_ok());
+    mount.unmount();
+
+    fs::rename(key, away).unwrap();
+    let mount = host.mount("web01", &[]);
+    fs::rename(away, key).unwrap();
+    let unlocked = (0..200).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        fs::File::open(mount.path("root.raw")).is_ok()
+    });
+    assert!(unlocked, "{}", host.log());
+    mount.unmount();
+}
+
+#[test]
+fn a_vm_that_was_locked_forgets_its_home_too() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("notes.txt"), "x").unwrap();
+    host.run(&["lock", &mount.root().display().to_string()]);
+    for name in ["notes.txt", "root.raw"] {
+        assert_eq!(fs::File::open(mount.path(name)).unwrap_err().raw_os_error(), Some(libc::ENOKEY), "{name}");
+    }
+    assert_eq!(fs::write(mount.path("new.txt"), "x").unwrap_err().raw_os_error(), Some(libc::ENOKEY));
+    mount.unmount();
+}
+
+#[test]
 fn one_damaged_header_copy_is_survived_two_are_not() {
     let host = Host::with_vm();
     let disk = host.path("web01/root.raw");

@@ -1,0 +1,85 @@
+//! Locking and unlocking components of a mount while it is in use.
+
+use std::path::Path;
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::FileSystem;
+use crate::vm::keyring::LockState;
+use crate::vm::scan::FoundComponent;
+
+impl FileSystem {
+    /// Tries to unlock what is locked at or below a path (of a VM folder or a disk; everything without one), with the
+    /// providers as they are configured now. What could not be unlocked is no error here: its state says why.
+    ///
+    /// # Errors
+    /// `NotFound` when no component is there, or those of the configuration.
+    pub fn unlock(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
+        let found = self.components_below(below)?;
+        self.keyring.reload_providers()?;
+        self.unlock_those(&found, |state| !matches!(state, Some(LockState::Unlocked(_))));
+        Ok(found)
+    }
+
+    /// Forgets the keys of what is at or below a path.
+    ///
+    /// # Errors
+    /// `NotFound` when no component is there, `Busy` when a file of it is open.
+    pub fn lock(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
+        let found = self.components_below(below)?;
+        for node in self.nodes.open_files() {
+            let path = self.nodes.path(&node).unwrap_or_default();
+            if below.is_none_or(|below| path.starts_with(below)) {
+                return Err(Error::new(Kind::Busy, format!("{} is open", path.display())));
+            }
+        }
+        for header in found.iter().filter_map(FoundComponent::unverified) {
+            self.keyring.lock(header.claims().uuid);
+        }
+        self.homes.forget();
+        Ok(found)
+    }
+
+    /// Tries again what waits for its provider. Returns how many components were unlocked.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn retry_locked(&self) -> Result<usize> {
+        if !self.keyring.waits_for_provider() {
+            return Ok(0);
+        }
+        let found = self.components()?;
+        let waits = |state: Option<LockState>| state.is_some_and(|state| state.waits_for_provider());
+        let waiting =
+            || found.iter().filter_map(FoundComponent::unverified).filter(|header| waits(self.state_of(header)));
+        let before = waiting().count();
+        self.unlock_those(&found, waits);
+        Ok(before - waiting().count())
+    }
+
+    fn unlock_those(&self, found: &[FoundComponent], wanted: impl Fn(Option<LockState>) -> bool) {
+        let headers: Vec<_> = found
+            .iter()
+            .filter_map(FoundComponent::unverified)
+            .filter(|header| wanted(self.state_of(header)))
+            .collect();
+        self.keyring.unlock_all(headers.iter().copied());
+    }
+
+    fn state_of(&self, header: &crate::format::header::UnverifiedHeader) -> Option<LockState> {
+        self.keyring.state(header.claims().uuid)
+    }
+
+    fn components_below(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
+        let mut found = self.components()?;
+        if let Some(below) = below {
+            found.retain(|component| component.path.starts_with(below));
+            if found.is_empty() {
+                return Err(Error::new(
+                    Kind::NotFound,
+                    format!("no VM folder or disk {} in this mount", below.display()),
+                ));
+            }
+        }
+        Ok(found)
+    }
+}
