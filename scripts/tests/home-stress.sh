@@ -11,7 +11,7 @@ mnt=$work/mnt
 seconds=${STRESS_SECONDS:-1}
 files=${STRESS_FILES:-20000}
 stressors=(access chdir chmod chown copy-file dentry dir dirdeep dirmany dup fallocate fcntl fiemap filename flock fpunch
-    fstat getdent hdd inotify iomix lease link locka lockf lockofd metamix mknod open rename seek symlink sync-file touch
+    fstat getdent hdd inotify iomix lease link locka lockf lockofd mknod open rename seek symlink sync-file touch
     utime xattr)
 
 make_vm
