@@ -16,10 +16,12 @@ as_root() {
     fi
 }
 
-# A tool is a command, or `python:MODULE`: a module of the distribution's own Python, which is what its packages serve.
+# A tool is a command, `python:MODULE`: a module of the distribution's own Python, which is what its packages serve, or
+# `file:PATH`.
 have_tool() {
     case $1 in
         python:*) /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
+        file:*) [[ -e ${1#file:} ]] ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }

@@ -37,10 +37,12 @@ for sector_size in 4096 512; do
     vmc create-disk "$vm/s$sector_size.raw" --size "$((size * 10))M" --sector-size "$sector_size"
 done
 start_mount "$vm" "$mnt"
+# A file of the home as well. As long as it will be, because fio makes files anew that are too short for a job.
+truncate -s "$((size * 10))M" "$mnt/home-file"
 
 direct=(--direct=1 --ioengine="$engine" --iodepth=16)
 buffered=(--direct=0 --ioengine=psync)
-for disk in s4096.raw s512.raw; do
+for disk in s4096.raw s512.raw home-file; do
     # Areas of their own, so that no later job overwrites what an earlier one wants to see again.
     verified "direct-mixed-sizes" "$disk" "${direct[@]}" --rw=randwrite --bsrange=512-65536 --blockalign=512 \
         --numjobs=4 --offset=0 --offset_increment="${size}M"
@@ -60,7 +62,7 @@ for job in "${jobs[@]}"; do
 done
 
 step "control: one changed byte is noticed"
-printf 'X' | dd of="$mnt/s512.raw" bs=1 seek=$((size * 8 * 1048576 + 123456)) conv=notrunc status=none
+printf 'X' | dd of="$mnt/home-file" bs=1 seek=$((size * 8 * 1048576 + 123456)) conv=notrunc status=none
 if eval "run_fio ${jobs[-1]} --verify_only=1" 2>/dev/null; then
     fail "fio did not notice a changed byte: this test proves nothing"
 fi
