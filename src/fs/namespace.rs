@@ -42,10 +42,15 @@ impl NewFile {
         Self { gid: parent.st_gid, mode, ..self }
     }
 
-    /// The owner, then the mode once more, because giving a file away clears some bits of it.
+    /// Sets the owner, then the mode once more, because giving a file away clears some bits of it. Looks first: mostly both
+    /// are right already, and each change is one that the backing file system has to journal.
     pub(super) fn give_to_owner(&self, file: &File) -> Result<()> {
-        backing::set_owner(file, Some(self.uid), Some(self.gid))?;
-        backing::set_mode(file, self.mode)
+        let made = backing::stat(file)?;
+        if (made.st_uid, made.st_gid) != (self.uid, self.gid) {
+            backing::set_owner(file, Some(self.uid), Some(self.gid))?;
+            return backing::set_mode(file, self.mode);
+        }
+        if made.st_mode & 0o7777 != self.mode & 0o7777 { backing::set_mode(file, self.mode) } else { Ok(()) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Opening and making regular files.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -13,6 +14,7 @@ use crate::fs::{Attr, FileSystem, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::vm::disk::{self, NewDisk};
+use crate::vm::home::Home;
 use crate::vm::{home, keyring};
 
 impl FileSystem {
@@ -41,7 +43,7 @@ impl FileSystem {
         refuse_reserved(name)?;
         let home = self.home_of(&parent)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
-        if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
+        let file = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
             let (key_id, kek) = keyring::first_kek(&home.header, &self.keyring.providers())?;
             let spec = NewDisk {
                 sector_size: SectorSize::DEFAULT,
@@ -50,14 +52,15 @@ impl FileSystem {
                 mode: new.mode,
                 durable: false,
             };
-            let (_, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
+            let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
             self.keyring.insert(header.uuid, dek);
+            file
         } else {
-            home::create(&dir, name, new.mode)?;
-        }
-        new.give_to_owner(&backing::any_at(&dir, name)?)?;
+            home::create(&dir, name, new.mode)?
+        };
+        new.give_to_owner(&file)?;
         let (node, _) = self.find(&parent, &dir, name)?;
-        let open = self.open_node(&node, Access::Write)?;
+        let open = self.open_shared(&node, Access::Write, || Ok((file, home, true)))?;
         let attr = self.attr_of(&node, &backing::stat(open.content.storage().file())?)?;
         let mode = CacheMode::of(&open);
         Ok((attr, self.handles.insert(Handle::File(open)), mode))
@@ -65,6 +68,26 @@ impl FileSystem {
 
     /// The open file of a node: shared with other handles, or opened now.
     pub(super) fn open_node(&self, node: &Node, access: Access) -> Result<Arc<OpenFile>> {
+        self.open_shared(node, access, || {
+            let home = self.home_of(node)?;
+            let path = self.nodes.path(node)?;
+            let for_writing = if self.options.read_only { None } else { self.backing.file(&path, OFlags::RDWR).ok() };
+            match for_writing {
+                Some(file) => Ok((file, home, true)),
+                None if access == Access::Read => Ok((self.backing.file(&path, OFlags::RDONLY)?, home, false)),
+                None => Ok((self.backing.file(&path, OFlags::RDWR)?, home, true)),
+            }
+        })
+    }
+
+    /// As [`open_node`](Self::open_node); `backing` gives the backing file, its home, and whether it may be written, if the
+    /// file is not open yet.
+    fn open_shared(
+        &self,
+        node: &Node,
+        access: Access,
+        backing: impl FnOnce() -> Result<(File, Arc<Home>, bool)>,
+    ) -> Result<Arc<OpenFile>> {
         let NodeKind::File(file) = &node.kind else {
             return Err(Error::new(Kind::Invalid, "not a regular file"));
         };
@@ -73,22 +96,14 @@ impl FileSystem {
             open.admit(access)?;
             return Ok(open);
         }
-        let path = self.nodes.path(node)?;
-        let home = self.home_of(node)?;
-        let for_writing = if self.options.read_only { None } else { self.backing.file(&path, OFlags::RDWR).ok() };
-        let may_write = for_writing.is_some();
-        let backing_file = match for_writing {
-            Some(file) => file,
-            None if access == Access::Read => self.backing.file(&path, OFlags::RDONLY)?,
-            None => self.backing.file(&path, OFlags::RDWR)?,
-        };
+        let (backing_file, home, may_write) = backing()?;
         let content = match file.content {
             ContentKind::Disk { .. } => {
                 disk::open(backing_file, access, &self.keyring, self.options.engine).map(Content::Disk)
             }
             ContentKind::Home => home::open(backing_file, access, &home.keys).map(|home| Content::Home(Box::new(home))),
         };
-        let open = Arc::new(OpenFile::new(content.context(|| path.display().to_string())?, access, may_write));
+        let open = Arc::new(OpenFile::new(content.context(|| self.name(node.number))?, access, may_write));
         *shared = Arc::downgrade(&open);
         Ok(open)
     }
