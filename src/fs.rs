@@ -33,7 +33,7 @@ use crate::vm::keyring::Keyring;
 use crate::vm::{folder, scan};
 
 use backing::Backing;
-use handle::Handles;
+use handle::{Handles, Turns};
 use homes::Homes;
 use node::{Nodes, Place};
 
@@ -51,6 +51,7 @@ pub struct FileSystem {
     backing: Backing,
     nodes: Nodes,
     handles: Handles,
+    turns: Turns,
     keyring: Arc<Keyring>,
     homes: Homes,
     options: Options,
@@ -83,6 +84,7 @@ impl FileSystem {
             backing: Backing::new(root),
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
             handles: Handles::default(),
+            turns: Turns::default(),
             keyring,
             homes: Homes::default(),
             options,

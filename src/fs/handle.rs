@@ -1,16 +1,20 @@
 //! What is open: handles by number, disks shared between handles, and buffers shared between requests.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
 use crate::fs::FileKind;
+use crate::fs::node::BackingId;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
@@ -58,11 +62,41 @@ pub(super) struct OpenFile {
     writable: AtomicBool,
     /// Whether the backing file could be opened for writing at all.
     may_write: bool,
+    /// Fields are dropped in order: once this is gone, so is the claim on the backing file.
+    _turn: Arc<()>,
+}
+
+/// Who of this mount has a claim on a backing file. The kernel tells of a file's last close and of its next open side by
+/// side, on two event loops: without taking turns the second would find the file in use by the first.
+#[derive(Default)]
+pub(super) struct Turns(Mutex<HashMap<BackingId, Weak<()>>>);
+
+impl Turns {
+    /// Waits until a file that is being closed is closed, and takes the turn. A file that stays open does not hold it up: then
+    /// claiming it tells whether it may be had.
+    pub(super) fn take(&self, file: BackingId) -> Arc<()> {
+        const PATIENCE: Duration = Duration::from_millis(200);
+        let start = Instant::now();
+        loop {
+            let mut turns = self.0.lock();
+            let taken = turns.get(&file).is_some_and(|turn| turn.strong_count() > 0);
+            if !taken || start.elapsed() > PATIENCE {
+                if turns.len().is_power_of_two() {
+                    turns.retain(|_, turn| turn.strong_count() > 0); // now and then: those of files long closed
+                }
+                let turn = Arc::new(());
+                turns.insert(file, Arc::downgrade(&turn));
+                return turn;
+            }
+            drop(turns);
+            thread::sleep(Duration::from_micros(20));
+        }
+    }
 }
 
 impl OpenFile {
-    pub(super) fn new(content: Content, access: Access, may_write: bool) -> Self {
-        Self { content, writable: AtomicBool::new(access == Access::Write), may_write }
+    pub(super) fn new(content: Content, access: Access, may_write: bool, turn: Arc<()>) -> Self {
+        Self { content, writable: AtomicBool::new(access == Access::Write), may_write, _turn: turn }
     }
 
     /// Makes sure that a handle with this access may be had.

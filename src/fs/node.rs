@@ -62,7 +62,7 @@ pub(super) enum ContentKind {
 pub(super) struct Node {
     pub(super) number: NodeNumber,
     pub(super) kind: NodeKind,
-    backing: BackingId,
+    pub(super) backing: BackingId,
     entry: Mutex<Entry>,
 }
 

@@ -97,13 +97,14 @@ impl FileSystem {
             return Ok(open);
         }
         let (backing_file, home, may_write) = backing()?;
+        let turn = self.turns.take(node.backing);
         let content = match file.content {
             ContentKind::Disk { .. } => {
                 disk::open(backing_file, access, &self.keyring, self.options.engine).map(Content::Disk)
             }
             ContentKind::Home => home::open(backing_file, access, &home.keys).map(|home| Content::Home(Box::new(home))),
         };
-        let open = Arc::new(OpenFile::new(content.context(|| self.name(node.number))?, access, may_write));
+        let open = Arc::new(OpenFile::new(content.context(|| self.name(node.number))?, access, may_write, turn));
         *shared = Arc::downgrade(&open);
         Ok(open)
     }

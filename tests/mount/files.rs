@@ -185,6 +185,24 @@ fn a_removed_disk_works_until_it_is_closed() {
     mount.unmount();
 }
 
+/// stress-ng's leases found it: the claim of a file that was just being closed kept the same mount from opening it.
+#[test]
+fn a_file_that_is_being_closed_can_be_opened() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    for name in ["root.raw", "home.txt"] {
+        let path = mount.path(name);
+        File::options().create(true).append(true).open(&path).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let path = &path;
+                scope.spawn(move || (0..10_000).for_each(|_| drop(open(path))));
+            }
+        });
+    }
+    mount.unmount();
+}
+
 #[test]
 fn locks_between_openers_hold() {
     let host = Host::with_vm();

@@ -5,7 +5,7 @@
 #     STRESS_FILES      files in one folder (20000)
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
-source "$(dirname "$0")/mounts.sh"
+source "$(dirname "$0")/../mounts.sh"
 
 mnt=$work/mnt
 seconds=${STRESS_SECONDS:-1}
