@@ -16,7 +16,6 @@ mod open;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 
 pub use attr::{Attr, Changes, FileKind, TimeChange};
 pub use attributes::XattrMode;
@@ -52,7 +51,7 @@ pub struct FileSystem {
     nodes: Nodes,
     handles: Handles,
     turns: Turns,
-    keyring: Arc<Keyring>,
+    keyring: Keyring,
     homes: Homes,
     options: Options,
 }
@@ -76,7 +75,7 @@ impl FileSystem {
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
-        let keyring = Arc::new(Keyring::new(providers));
+        let keyring = Keyring::new(providers);
         let found = scan::scan(&root)?;
         keyring.unlock_all(found.iter().filter_map(scan::FoundComponent::unverified));
         let stat = rustix::fs::fstat(&root).map_err(|error| Error::io("reading the folder", error.into()))?;
