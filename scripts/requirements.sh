@@ -32,30 +32,35 @@ apt_install() {
 }
 
 # require_tools 'TOOL|PACKAGE [PACKAGE...]|what it is needed for'...
-# Asks apt for the missing ones only: a package that is there in another version would make apt refuse all of them.
+# Asks apt for the missing ones only: a package that is there in another version would make apt refuse all of them. Since
+# apt may remove such a package to make room for one that was asked for, what is missing then is asked for once more.
 require_tools() {
-    local entry tool packages purpose
+    local round
     local -a missing=()
+    for round in first second; do
+        missing_packages "$@"
+        [[ ${#missing[@]} -gt 0 ]] || return 0
+        if ! command -v apt-get >/dev/null; then
+            echo "There is no apt-get here; please install the tools above, then start this again." >&2
+            return 1
+        fi
+        echo "Installing with apt-get, $round round: ${missing[*]}"
+        apt_install "${missing[@]}" >&2
+    done
+    missing_packages "$@"
+    [[ ${#missing[@]} -eq 0 ]] || { echo "still missing after their packages were installed" >&2; return 1; }
+}
+
+# Names each tool that is not there, and puts its packages into the caller's `missing`.
+missing_packages() {
+    local entry tool packages purpose
+    missing=()
     for entry in "$@"; do
         IFS='|' read -r tool packages purpose <<<"$entry"
         have_tool "$tool" && continue
         echo "Missing: $tool (package ${packages// /, }), which $purpose"
         read -ra packages <<<"$packages"
         missing+=("${packages[@]}")
-    done
-    [[ ${#missing[@]} -gt 0 ]] || return 0
-
-    if ! command -v apt-get >/dev/null; then
-        echo "There is no apt-get here; please install the tools above, then start this again." >&2
-        return 1
-    fi
-    echo "Installing with apt-get: ${missing[*]}"
-    apt_install "${missing[@]}" >&2
-    for entry in "$@"; do
-        tool=${entry%%|*}
-        have_tool "$tool" && continue
-        echo "$tool is still missing after its package was installed" >&2
-        return 1
     done
 }
 
