@@ -4,6 +4,7 @@
 
 mod check;
 mod create;
+mod events;
 mod exit;
 mod info;
 mod lock;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::Result;
+use crate::event;
 use crate::provider::config;
 
 /// Encryption at rest for the VMs of QEMU/KVM hosts, with keys from your key provider.
@@ -59,6 +61,8 @@ enum Verb {
     Unlock(lock::UnlockArgs),
     /// Wipe keys of a mount's components from memory
     Lock(lock::LockArgs),
+    /// Show key and lock events
+    Events(events::EventsArgs),
     /// Show what the headers of a VM folder or a disk say, without any key
     Info(info::InfoArgs),
     /// Verify headers, and with the key their authenticity
@@ -73,6 +77,7 @@ enum Verb {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
+    log::start(line.verbose);
     match run(line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -84,6 +89,9 @@ pub fn main() -> ExitCode {
 
 fn run(line: CommandLine) -> Result<()> {
     let config = || config::locate(line.config.as_deref());
+    if let Ok(config) = config() {
+        event::use_config(&config);
+    }
     match line.verb {
         Verb::Provider(command) => provider::run(command, &config()?),
         Verb::Create(args) => create::vm_folder(&args, &config()?),
@@ -93,6 +101,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Status(args) => status::run(&args),
         Verb::Unlock(args) => lock::unlock(&args),
         Verb::Lock(args) => lock::lock(&args),
+        Verb::Events(args) => events::run(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Check(args) => check::run(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),

@@ -18,6 +18,9 @@ pub mod store;
 pub mod vm;
 
 pub mod fs;
+
+pub mod event;
+
 pub mod fuse;
 
 pub mod control;

@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it.
-const LAYERS: [&str; 14] = [
-    "error", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm", "fs", "fuse", "control",
-    "cli",
+const LAYERS: [&str; 15] = [
+    "error", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm", "fs", "event", "fuse",
+    "control", "cli",
 ];
 
 /// What only some files may name, and whether as a macro: `println` is one with `!` behind it.
@@ -21,7 +21,7 @@ const RESERVED: [(&[&str], bool, &[&str]); 6] = [
     (&["aes", "xts_mode", "aws_lc_rs", "aws_lc_sys", "argon2"], false, &["crypto"]),
     (&["unsafe"], false, &["sys", "crypto/xts/aws_lc.rs"]),
     (&["print", "println", "eprint", "eprintln", "dbg"], true, &["cli"]),
-    (&["tracing", "tracing_subscriber"], false, &["fuse", "control", "cli"]),
+    (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "control", "cli"]),
 ];
 
 /// The two files that are no module: the crate's root, which names all of them, and the program.

@@ -14,6 +14,9 @@ PATH="$PATH:/usr/sbin:/sbin"
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmc.XXXXXX")
 work=$(readlink -f "$work")
 config=$work/config/config.toml
+# Events go to a file of the test, and not to the machine's.
+mkdir -p "${config%/*}"
+(umask 077 && printf '[events]\nfile = "%s"\njournal = false\n' "$work/events.jsonl" >"$config")
 mounts=()
 helpers=()
 

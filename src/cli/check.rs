@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::cli::table;
 use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
 use crate::format::header::{ComponentKind, Header, Shape, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::{FileStorage, Storage};
@@ -49,7 +50,11 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
     };
     let findings: Vec<Finding> = components
         .into_iter()
-        .map(|(path, kind, opened)| finding(path, kind, opened.and_then(|opened| examine(&opened, unlock))))
+        .map(|(path, kind, opened)| {
+            let examined = opened.and_then(|opened| examine(&opened, unlock));
+            Event::of(Operation::Check).component(&path).outcome(&examined);
+            finding(path, kind, examined)
+        })
         .collect();
     print(args, &findings);
     verdict(&findings)

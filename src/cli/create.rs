@@ -6,6 +6,8 @@ use clap::Args;
 
 use crate::cli::size;
 use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
+use crate::format::header::Header;
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
@@ -54,20 +56,32 @@ fn parse_sector_size(text: &str) -> std::result::Result<u32, String> {
 }
 
 pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
-    let providers = Providers::load(config)?;
-    let (name, provider) = match &args.provider {
-        Some(name) => {
-            let name = ProviderName::new(name)?;
-            (name.clone(), providers.provider(&name)?)
-        }
-        None => providers.default_provider()?,
-    };
-    let header = folder::create(&args.folder, &provider)?;
-    println!("Created {} ({}), key from provider {name}.", args.folder.display(), header.uuid);
+    let (name, uuid) = Event::of(Operation::Create).component(&args.folder).around(|event| {
+        let providers = Providers::load(config)?;
+        let (name, provider) = match &args.provider {
+            Some(name) => {
+                let name = ProviderName::new(name)?;
+                (name.clone(), providers.provider(&name)?)
+            }
+            None => providers.default_provider()?,
+        };
+        event.provider(&name);
+        let header = folder::create(&args.folder, &provider)?;
+        header.slots.iter().for_each(|slot| _ = event.key(&slot.key_id));
+        event.uuid(header.uuid);
+        Ok((name, header.uuid))
+    })?;
+    println!("Created {} ({uuid}), key from provider {name}.", args.folder.display());
     Ok(())
 }
 
 pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
+    let header = Event::of(Operation::CreateDisk).disk(&args.disk).around(|event| make_disk(args, config, event))?;
+    println!("Created {}: {}, {}.", args.disk.display(), size::show(args.size), header.uuid);
+    Ok(())
+}
+
+fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<Header> {
     let name = args
         .disk
         .file_name()
@@ -90,6 +104,7 @@ pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
     let dek = keyring::unlock(&home.header, &keks).context(|| format!("unlocking the home of {}", parent.display()))?;
     let home = home.header.verify(&dek)?;
     let (key_id, kek) = keyring::first_kek(&home, &providers)?;
+    event.key(&key_id);
     let new = NewDisk {
         sector_size: SectorSize::new(args.sector_size)?,
         plain_len: args.size,
@@ -98,6 +113,6 @@ pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
         durable: true,
     };
     let (_, header, _) = disk::create(&dir, name, &new, &key_id, kek.as_ref())?;
-    println!("Created {}: {}, {}.", args.disk.display(), size::show(args.size), header.uuid);
-    Ok(())
+    event.uuid(header.uuid);
+    Ok(header)
 }

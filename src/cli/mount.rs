@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::cli::log;
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
 use crate::fs::{FileSystem, Options};
 use crate::fuse::mount::{MountSpec, Unmount, unmount};
 use crate::fuse::session::{self, Session};
@@ -72,17 +72,18 @@ pub(super) fn mount(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> 
     if !args.foreground {
         return mount_in_background(args, config, verbose);
     }
-    log::start(verbose);
-    let mounted = start(args, config).and_then(|ready| {
-        if args.report {
-            report(&Report::Ready)?;
-        }
-        Ok(ready)
-    });
+    let mounted =
+        Event::of(Operation::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
+            if args.report {
+                report(&Report::Ready)?;
+            }
+            Ok(ready)
+        });
     match mounted {
-        Ok((serving, _socket)) => serving
-            .join()
-            .unwrap_or_else(|_| Err(Error::new(Kind::Io, "the mount's event loop failed: this is a defect"))),
+        Ok((serving, _socket)) => Event::of(Operation::Unmount).component(&args.folder).around(|_| {
+            let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a defect");
+            serving.join().unwrap_or_else(|_| Err(failed()))
+        }),
         Err(error) if args.report => {
             report(&Report::Failed { kind: error.kind(), message: error.chain() })?;
             Err(error)

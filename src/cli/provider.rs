@@ -14,6 +14,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
 use crate::key::ProviderName;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config, Settings};
@@ -163,6 +164,29 @@ pub struct PassphraseSource {
 /// # Errors
 /// Whatever stands in the way, in words for an administrator.
 pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
+    match event_of(&command) {
+        Some(mut event) => event.around(|_| perform(command, config)),
+        None => perform(command, config),
+    }
+}
+
+/// What is recorded of a command, if it does anything.
+fn event_of(command: &ProviderCommand) -> Option<Event> {
+    let (operation, name) = match command {
+        ProviderCommand::Add(AddCommand::Native { name, .. }) => (Operation::ProviderAdd, name),
+        ProviderCommand::Add(AddCommand::Kmip(args)) => (Operation::ProviderAdd, args.name()),
+        ProviderCommand::Test { name } => (Operation::ProviderTest, name),
+        ProviderCommand::Default { name } => (Operation::ProviderDefault, name),
+        ProviderCommand::Backup { name, .. } => (Operation::ProviderBackup, name),
+        ProviderCommand::Restore { name, .. } => (Operation::ProviderRestore, name),
+        ProviderCommand::List { .. } => return None,
+    };
+    let mut event = Event::of(operation);
+    event.provider(name);
+    Some(event)
+}
+
+fn perform(command: ProviderCommand, config: &Path) -> Result<()> {
     match command {
         ProviderCommand::Add(AddCommand::Native { name, default }) => add(config, &name, default),
         ProviderCommand::Add(AddCommand::Kmip(args)) => kmip::add(config, &args),

@@ -14,6 +14,11 @@
 //! ca = "corp/ca.pem"
 //! cert = "corp/host.pem"
 //! key = "corp/host.key"
+//!
+//! [events]                         # all of it optional
+//! file = "/srv/audit/vmcryptfs.jsonl"
+//! max-mib = 16                     # how long the file gets; four full ones are kept
+//! journal = true                   # a copy to systemd's journal, where it runs
 //! ```
 //!
 //! Knows names and settings; what a provider makes of its settings is the provider's affair.
@@ -24,9 +29,10 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::io::Read;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{kmip, native, private_file};
 use crate::error::{Context, Error, Kind, Result};
@@ -38,6 +44,36 @@ use crate::sys::process::effective_uid;
 pub struct Config {
     default: Option<ProviderName>,
     providers: BTreeMap<ProviderName, Settings>,
+    events: EventSettings,
+}
+
+/// Where key and lock events go; see [`event`](crate::event).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct EventSettings {
+    /// The file, absolute; the usual place of the user if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "absolute_file")]
+    pub file: Option<PathBuf>,
+    /// MiB from which on a file is full, and another one begun.
+    pub max_mib: NonZeroU32,
+    /// Whether systemd's journal gets a copy.
+    pub journal: bool,
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        Self { file: None, max_mib: DEFAULT_EVENT_MIB, journal: true }
+    }
+}
+
+const DEFAULT_EVENT_MIB: NonZeroU32 = NonZeroU32::new(16).expect("16 is not zero");
+
+fn absolute_file<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<Option<PathBuf>, D::Error> {
+    let file = PathBuf::deserialize(deserializer)?;
+    if file.is_absolute() {
+        return Ok(Some(file));
+    }
+    Err(serde::de::Error::custom(format!("event log {}, expected an absolute path", file.display())))
 }
 
 /// Settings of one provider; each kind has its own.
@@ -92,6 +128,11 @@ impl Config {
     /// All providers, by name.
     pub fn providers(&self) -> &BTreeMap<ProviderName, Settings> {
         &self.providers
+    }
+
+    /// Where events go.
+    pub fn events(&self) -> &EventSettings {
+        &self.events
     }
 
     /// One provider's settings.

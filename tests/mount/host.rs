@@ -1,5 +1,6 @@
 //! A host of its own for one test: a configuration, a provider, a datastore and mounts, all in a temporary directory.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -13,8 +14,18 @@ impl Host {
     /// A host with the native provider `local`.
     pub(crate) fn new() -> Self {
         let host = Self { dir: tempfile::tempdir().unwrap() };
+        host.write_config(&format!("[events]\nfile = {:?}\njournal = false\n", host.path("events.jsonl")));
         host.run(&["provider", "add", "native", "local"]);
         host
+    }
+
+    /// Puts a configuration in the place of the one that is there.
+    fn write_config(&self, text: &str) {
+        let folder = self.dir.path().join("config");
+        std::fs::create_dir_all(&folder).unwrap();
+        let config = folder.join("config.toml");
+        std::fs::write(&config, text).unwrap();
+        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// A host with the VM folder `web01` in it, which holds `root.raw` of 64 MiB.
@@ -63,6 +74,12 @@ impl Host {
         let args = [&["mount", "--log-file", log, self.path(folder), &at], options].concat();
         self.run(&args);
         Mount { host: self, mountpoint: Some(mountpoint) }
+    }
+
+    /// The events so far, as `vmcryptfs events --json` prints them.
+    pub(crate) fn events(&self) -> Vec<serde_json::Value> {
+        let printed = self.run(&["events", "--json"]);
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     pub(crate) fn log(&self) -> String {

@@ -31,6 +31,12 @@ pub struct AddKmipArgs {
     default: bool,
 }
 
+impl AddKmipArgs {
+    pub(super) fn name(&self) -> &ProviderName {
+        &self.name
+    }
+}
+
 pub(super) fn add(config: &Path, args: &AddKmipArgs) -> Result<()> {
     let servers = Servers::try_from(args.servers.clone()).map_err(|flaw| Error::new(Kind::Invalid, flaw))?;
     let file = |path: &Path| std::path::absolute(path).context(|| format!("finding {}", path.display()));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Config, Settings};
+use super::{Config, EventSettings, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
 
@@ -42,10 +42,11 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     let mut top = DeTable::parse(text)?.into_inner();
     let default = top.remove("default");
     let tables = top.remove("provider");
+    let events = top.remove("events");
     if let Some(key) = top.keys().min_by_key(|key| key.span().start) {
         return Err(Flaw::new(
             key.span(),
-            format!("unknown key `{}`, expected `default` or `provider`", key.get_ref()),
+            format!("unknown key `{}`, expected `default`, `events` or `provider`", key.get_ref()),
         ));
     }
     let mut config = Config::default();
@@ -55,6 +56,9 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
         let name = ProviderName::new(key.into_inner()).map_err(|error| Flaw::new(at, error.to_string()))?;
         let settings = settings(table)?;
         config.providers.insert(name, settings);
+    }
+    if let Some(value) = events {
+        config.events = Deserialize::deserialize(ValueDeserializer::from(value))?;
     }
     if let Some(value) = default {
         let at = value.span();
@@ -106,13 +110,16 @@ pub(super) fn rewrite(text: &str, after: &Config) -> Result<String> {
 struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     default: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<&'a EventSettings>,
     provider: BTreeMap<&'a str, &'a Settings>,
 }
 
 fn canonical(config: &Config) -> Result<String> {
     let default = config.default.as_ref().map(ProviderName::as_str);
     let provider = config.providers.iter().map(|(name, settings)| (name.as_str(), settings)).collect();
-    toml::to_string(&Document { default, provider })
+    let events = (config.events != EventSettings::default()).then_some(&config.events);
+    toml::to_string(&Document { default, events, provider })
         .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
 }
 
@@ -132,7 +139,8 @@ fn edit(text: &str, after: &Config) -> Option<String> {
             Some(same) if same == settings => {}
             Some(_) => edits.push(edit_settings(top.get("provider")?.get_ref().get(name.as_str())?, settings)?),
             None => {
-                let alone = Config { default: None, providers: [(name.clone(), settings.clone())].into() };
+                let providers = [(name.clone(), settings.clone())].into();
+                let alone = Config { providers, ..Config::default() };
                 let gap = if text.ends_with('\n') { "\n" } else { "\n\n" };
                 edits.push((text.len()..text.len(), format!("{gap}{}", canonical(&alone).ok()?)));
             }

@@ -20,7 +20,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(trouble: Trouble, message: impl Into<String>) -> Self {
+    pub(crate) fn new(trouble: Trouble, message: impl Into<String>) -> Self {
         Self { trouble, message: message.into() }
     }
 

@@ -36,7 +36,7 @@ fn a_file_says_its_providers() {
 #[test]
 fn every_flaw_is_told_with_its_line_and_what_was_expected() {
     let cases = [
-        ("colour = 1\n", 1, "unknown key `colour`, expected `default` or `provider`"),
+        ("colour = 1\n", 1, "unknown key `colour`, expected `default`, `events` or `provider`"),
         ("\n\n[providers.local]\nkind = \"native\"\n", 3, "unknown key `providers`, expected"),
         ("provider = 3\n", 1, "a value of type integer, expected a table"),
         ("[provider]\nlocal = true\n", 2, "a value of type boolean, expected a table"),

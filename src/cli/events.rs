@@ -1,0 +1,162 @@
+//! `events`: what was done with which key, for which component, by whom, and how it ended.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+
+use crate::error::{Context, Result};
+use crate::event::reader::{Line, Reader};
+use crate::event::{self, Record};
+
+/// How often the log is looked at for new events.
+const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
+
+/// Which events.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs events --since 2h\n  vmcryptfs events --failed /vms/web01\n  \
+    vmcryptfs events --last --json\n  vmcryptfs events --follow\n\n\
+    They are those of this user: root's mounts write root's log.")]
+pub(super) struct EventsArgs {
+    /// Only of this VM folder or disk, and what is below it: its backing path
+    #[arg(value_name = "COMPONENT")]
+    component: Option<PathBuf>,
+    /// Wait for more, until interrupted
+    #[arg(short, long)]
+    follow: bool,
+    /// Print the lines of the log as they are, in JSON
+    #[arg(long)]
+    json: bool,
+    /// Only what happened since then: 30m, 2h, 7days, 2026-11-25 or 2026-11-25T19:30:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<SystemTime>,
+    /// Only what failed
+    #[arg(long)]
+    failed: bool,
+    /// Only the last event of each component
+    #[arg(long, conflicts_with = "follow")]
+    last: bool,
+}
+
+fn parse_since(text: &str) -> std::result::Result<SystemTime, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return SystemTime::now().checked_sub(ago).ok_or_else(|| "longer ago than time is counted".to_owned());
+    }
+    let whole_day = text.len() == "2026-11-25".len();
+    let time = if whole_day { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    humantime::parse_rfc3339_weak(&time)
+        .map_err(|_| "expected a span of time, such as 30m or 2h, or a time in UTC, such as 2026-11-25".to_owned())
+}
+
+pub(super) fn run(args: &EventsArgs) -> Result<()> {
+    let path = event::place(&event::settings()?)?;
+    let mut reader = Reader::open(&path)?;
+    let printed = if args.last { print_last(args, &mut reader) } else { print_all(args, &mut reader) };
+    if reader.skipped() > 0 {
+        eprintln!("{} lines of {} are no events and were passed over", reader.skipped(), path.display());
+    }
+    printed
+}
+
+fn print_all(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
+    let component = args.component.as_deref().map(absolute).transpose()?;
+    let mut out = io::stdout().lock();
+    loop {
+        while let Some(line) = reader.next_line()? {
+            if args.wants(&line.record, component.as_deref()) && !print(&mut out, &line, args.json)? {
+                return Ok(());
+            }
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        thread::sleep(FOLLOW_PERIOD);
+    }
+}
+
+fn print_last(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
+    let component = args.component.as_deref().map(absolute).transpose()?;
+    let mut last = BTreeMap::new();
+    while let Some(line) = reader.next_line()? {
+        if args.wants(&line.record, component.as_deref())
+            && let Some(about) = line.record.component.clone()
+        {
+            last.insert(about, line);
+        }
+    }
+    let mut out = io::stdout().lock();
+    for line in last.values() {
+        if !print(&mut out, line, args.json)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).context(|| format!("finding {}", path.display()))
+}
+
+impl EventsArgs {
+    fn wants(&self, record: &Record, component: Option<&Path>) -> bool {
+        let about = record.component.as_deref().map(Path::new);
+        // A time that is not understood is shown rather than hidden.
+        let time = humantime::parse_rfc3339(&record.time).ok();
+        component.is_none_or(|wanted| about.is_some_and(|about| about.starts_with(wanted)))
+            && !(self.failed && record.succeeded())
+            && self.since.is_none_or(|since| time.is_none_or(|time| time >= since))
+    }
+}
+
+/// Prints an event; `false` when nobody reads any more.
+fn print(out: &mut impl Write, line: &Line, json: bool) -> Result<bool> {
+    let text = if json { line.text.clone() } else { shown(&line.record) };
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.context(|| "printing an event".into()).map(|()| true),
+    }
+}
+
+fn shown(record: &Record) -> String {
+    let user = match &record.login {
+        Some(login) => format!("{} ({login})", record.user),
+        None => record.user.clone(),
+    };
+    let mut text = format!("{}  {user:8}  {:15}  {:6}", record.time, record.operation, record.result);
+    if let Some(component) = &record.component {
+        text += &format!("  {component}");
+    }
+    match (&record.provider, &record.key_id) {
+        (Some(provider), Some(key_id)) => text += &format!("  key {provider}/{key_id}"),
+        (Some(provider), None) => text += &format!("  provider {provider}"),
+        (None, _) => {}
+    }
+    if let Some(reason) = &record.reason {
+        text += &format!(": {reason}");
+    }
+    if let Some(id) = &record.vsphere_event {
+        text += &format!("  [{id}]");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_span_or_a_time() {
+        let seconds_ago = |text| parse_since(text).unwrap().elapsed().unwrap().as_secs();
+        assert!((7_200..7_260).contains(&seconds_ago("2h")));
+        assert!((172_800..172_860).contains(&seconds_ago("2days")));
+        let day = humantime::parse_rfc3339("2026-11-25T00:00:00Z").unwrap();
+        assert_eq!(parse_since("2026-11-25").unwrap(), day);
+        assert_eq!(parse_since("2026-11-25 00:00:07Z").unwrap(), day + Duration::from_secs(7));
+        for nonsense in ["", "yesterday", "2026-13-25", "-1h"] {
+            assert!(parse_since(nonsense).is_err(), "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Key and lock events: what was done with which key, for which component, by whom, and how it ended.
+//!
+//! They go to a file of JSON lines that all processes of this user share (docs/CLI.md, "Events"), and to the journal where
+//! it runs. To record one, wherever a verb or a mount has done something with keys:
+//!
+//! ```no_run
+//! # use vmcryptfs::event::{Event, Operation};
+//! # fn rewrap(path: &std::path::Path) -> vmcryptfs::error::Result<uuid::Uuid> { Ok(uuid::Uuid::nil()) }
+//! # fn rekey(path: &std::path::Path, key_id: &vmcryptfs::key::KeyId) -> vmcryptfs::error::Result<()> {
+//! Event::of(Operation::Rekey).component(path).key(key_id).around(|event| {
+//!     let uuid = rewrap(path)?;
+//!     event.uuid(uuid); // what becomes known on the way
+//!     Ok(())
+//! })
+//! # }
+//! ```
+//!
+//! or `Event::of(..)...outcome(&result)` where there is a result already. Paths are those of the backing side.
+//!
+//! An event tells of something that has happened, so one that cannot be written does not undo it: what was done stays
+//! done and is reported as such, and the failure is told at once on standard error, or in a mount's log, and by `status`.
+
+mod journal;
+mod log;
+pub mod reader;
+mod user;
+mod vsphere;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use log::place;
+
+use crate::error::{Error, Result};
+use crate::key::{KeyId, ProviderName};
+use crate::provider::config::{self, Config, EventSettings};
+use crate::sys::process::effective_uid;
+
+/// Longest reason that is kept, in bytes: with it a line stays far below what one write puts down as a whole.
+const MAX_REASON: usize = 2000;
+
+/// What was done. Its words in the log never change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Operation {
+    /// A VM folder was made.
+    Create,
+    /// A disk was made.
+    CreateDisk,
+    /// A VM folder or datastore was mounted.
+    Mount,
+    /// The mount's process ended, and its keys with it.
+    Unmount,
+    /// A KEK was to be fetched from its provider.
+    FetchKey,
+    /// A component was to be unlocked.
+    Unlock,
+    /// A component's keys were wiped from memory.
+    Lock,
+    /// A folder or disk was encrypted.
+    Encrypt,
+    /// A folder or disk was decrypted.
+    Decrypt,
+    /// A component got another KEK.
+    RekeyShallow,
+    /// A component got another DEK.
+    RekeyDeep,
+    /// A VM was copied under keys of its own.
+    Clone,
+    /// A key slot was added.
+    KeyAdd,
+    /// A key slot was removed.
+    KeyRemove,
+    /// A header was saved.
+    HeaderBackup,
+    /// A header was put back.
+    HeaderRestore,
+    /// A component's keys were destroyed.
+    Erase,
+    /// Headers were verified.
+    Check,
+    /// Stored bytes did not authenticate.
+    Integrity,
+    /// A provider was configured.
+    ProviderAdd,
+    /// A provider was tried.
+    ProviderTest,
+    /// A provider was made the default.
+    ProviderDefault,
+    /// A primary key was saved.
+    ProviderBackup,
+    /// A primary key was brought back.
+    ProviderRestore,
+    /// A key was taken out of use.
+    ProviderRetire,
+    /// A provider has something to tell although nothing failed.
+    ProviderNotice,
+}
+
+impl Operation {
+    /// As the log has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::CreateDisk => "create-disk",
+            Self::Mount => "mount",
+            Self::Unmount => "unmount",
+            Self::FetchKey => "fetch-key",
+            Self::Unlock => "unlock",
+            Self::Lock => "lock",
+            Self::Encrypt => "encrypt",
+            Self::Decrypt => "decrypt",
+            Self::RekeyShallow => "rekey-shallow",
+            Self::RekeyDeep => "rekey-deep",
+            Self::Clone => "clone",
+            Self::KeyAdd => "key-add",
+            Self::KeyRemove => "key-remove",
+            Self::HeaderBackup => "header-backup",
+            Self::HeaderRestore => "header-restore",
+            Self::Erase => "erase",
+            Self::Check => "check",
+            Self::Integrity => "integrity",
+            Self::ProviderAdd => "provider-add",
+            Self::ProviderTest => "provider-test",
+            Self::ProviderDefault => "provider-default",
+            Self::ProviderBackup => "provider-backup",
+            Self::ProviderRestore => "provider-restore",
+            Self::ProviderRetire => "provider-retire",
+            Self::ProviderNotice => "provider-notice",
+        }
+    }
+}
+
+/// A line of the log. Fields may be added, not changed or removed.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Record {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// Name of the user, or its number if it has none.
+    pub user: String,
+    /// The user who had logged in to become `user`, where that is known and another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
+    /// Process that recorded it.
+    pub pid: u32,
+    /// A word of [`Operation`].
+    pub operation: String,
+    /// `ok` or `failed`.
+    pub result: String,
+    /// Name of the key provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The provider's name of the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Backing path of the component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// UUID of the component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
+    /// Why it failed, or what is to be known of its success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The event that vSphere has for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vsphere_event: Option<String>,
+}
+
+impl Record {
+    /// Whether what was done succeeded.
+    pub fn succeeded(&self) -> bool {
+        self.result == "ok"
+    }
+}
+
+/// An event that is being described; it is recorded by the method that says how it ended.
+#[derive(Clone, Debug)]
+pub struct Event {
+    operation: Operation,
+    by: u32,
+    provider: Option<String>,
+    key_id: Option<String>,
+    component: Option<PathBuf>,
+    is_disk: bool,
+    uuid: Option<Uuid>,
+    reason: Option<String>,
+}
+
+impl Event {
+    /// An event of this operation by the user of this process.
+    pub fn of(operation: Operation) -> Self {
+        Self {
+            operation,
+            by: effective_uid(),
+            provider: None,
+            key_id: None,
+            component: None,
+            is_disk: false,
+            uuid: None,
+            reason: None,
+        }
+    }
+
+    /// Another user than that of this process asked for it.
+    pub fn by(&mut self, uid: u32) -> &mut Self {
+        self.by = uid;
+        self
+    }
+
+    /// The component that it is about: its backing path. A home's is its VM folder's.
+    pub fn component(&mut self, path: &Path) -> &mut Self {
+        self.component = Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()));
+        self
+    }
+
+    /// As [`component`](Self::component), of a disk: vSphere has events of its own for VMs that are locked as a whole.
+    pub fn disk(&mut self, path: &Path) -> &mut Self {
+        self.is_disk = true;
+        self.component(path)
+    }
+
+    /// The component's UUID.
+    pub fn uuid(&mut self, uuid: Uuid) -> &mut Self {
+        self.uuid = Some(uuid);
+        self
+    }
+
+    /// The KEK that was used, and its provider.
+    pub fn key(&mut self, key_id: &KeyId) -> &mut Self {
+        self.key_id = Some(key_id.id().to_owned());
+        self.provider(key_id.provider())
+    }
+
+    /// The provider that it is about.
+    pub fn provider(&mut self, name: &ProviderName) -> &mut Self {
+        self.provider = Some(name.to_string());
+        self
+    }
+
+    /// What is to be known of a success. A failure's reason is its error.
+    pub fn reason(&mut self, reason: impl Into<String>) -> &mut Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// Does something, and records how it ended.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn around<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let result = work(self);
+        self.outcome(&result);
+        result
+    }
+
+    /// Records how something ended.
+    pub fn outcome<T>(&self, result: &Result<T>) {
+        match result {
+            Ok(_) => self.done(),
+            Err(error) => self.failed(error),
+        }
+    }
+
+    /// Records a success.
+    pub fn done(&self) {
+        self.record(None);
+    }
+
+    /// Records a failure.
+    pub fn failed(&self, error: &Error) {
+        self.record(Some(error));
+    }
+
+    fn record(&self, failure: Option<&Error>) {
+        let record = self.recorded(failure, SystemTime::now());
+        let written = log().and_then(|log| log.append(&record));
+        let told = written
+            .as_ref()
+            .err()
+            .map(|error| format!("event {} is not recorded: {}", record.operation, error.chain()));
+        if let Some(told) = &told {
+            tracing::error!("{told}");
+        }
+        *UNRECORDED.lock() = told;
+    }
+
+    fn recorded(&self, failure: Option<&Error>, time: SystemTime) -> Record {
+        let reason = failure.map(Error::chain).or_else(|| self.reason.clone());
+        Record {
+            time: humantime::format_rfc3339_millis(time).to_string(),
+            user: user::name(self.by),
+            login: user::login(self.by),
+            pid: std::process::id(),
+            operation: self.operation.word().to_owned(),
+            result: if failure.is_some() { "failed" } else { "ok" }.to_owned(),
+            provider: self.provider.clone(),
+            key_id: self.key_id.clone(),
+            component: self.component.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            uuid: self.uuid,
+            reason: reason.map(one_line),
+            vsphere_event: vsphere::event_id(self.operation, failure, self.is_disk).map(str::to_owned),
+        }
+    }
+}
+
+/// A text without line breaks and other control characters, and of bounded length.
+fn one_line(text: String) -> String {
+    let cut = text.floor_char_boundary(MAX_REASON);
+    text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+static CONFIG: OnceLock<PathBuf> = OnceLock::new();
+static LOG: OnceLock<log::Log> = OnceLock::new();
+static UNRECORDED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Says which configuration file the settings of the log are in. The first call counts; it is read with the first event.
+pub fn use_config(path: &Path) {
+    let _ = CONFIG.set(path.to_path_buf());
+}
+
+/// Why the last event was not recorded, if it was not.
+pub fn unrecorded() -> Option<String> {
+    UNRECORDED.lock().clone()
+}
+
+/// The settings of the log. A configuration that cannot be read is told by whoever needs it; events go to the usual place.
+///
+/// # Errors
+/// `NotFound` when a user has no home folder to look in.
+pub fn settings() -> Result<EventSettings> {
+    let config = match CONFIG.get() {
+        Some(path) => path.clone(),
+        None => config::locate(None)?,
+    };
+    Ok(Config::load(&config).map(|config| config.events().clone()).unwrap_or_default())
+}
+
+fn log() -> Result<&'static log::Log> {
+    match LOG.get() {
+        Some(log) => Ok(log),
+        None => {
+            let log = log::Log::new(&settings()?)?;
+            Ok(LOG.get_or_init(|| log))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

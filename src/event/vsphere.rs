@@ -1,0 +1,163 @@
+//! The ids that vSphere 8.0 has for such events: what monitoring that was made for vSphere looks for.
+
+use super::Operation;
+use crate::error::{Error, Kind};
+use crate::provider::Trouble;
+
+/// vSphere could not hand a key to the host ("Failed to send keys because of host error").
+const SEND_KEY_HOST_ERROR: &str = "com.vmware.vc.host.Crypto.SendKeyError.HostError";
+/// "Failed to send keys because keys are missing on key provider".
+const SEND_KEY_MISSING: &str = "com.vmware.vc.kms.crypto.SendKeyError.KeyMissingOnKMS";
+/// "Failed to send keys because of key provider error".
+const SEND_KEY_SERVER_ERROR: &str = "com.vmware.vc.kms.crypto.SendKeyError.KMSClusterError";
+
+const LOCKED_ON_HOST: &str = "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnHost";
+const LOCKED_KEY_MISSING: &str = "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnKMS";
+const LOCKED_SERVER_ERROR: &str = "com.vmware.vc.vm.Crypto.VMLocked.KMSClusterError";
+const UNLOCKED: &str = "com.vmware.vc.vm.Crypto.VMUnlocked";
+
+const OPERATION: &str = "com.vmware.vc.crypto.Operation";
+const KEY_GENERATE_FAIL: &str = "com.vmware.vc.kms.crypto.KeyGenerateFail";
+const REKEY_FAIL: &str = "com.vmware.vc.vm.crypto.RekeyFail";
+const NO_DISK_SPACE: &str = "com.vmware.vc.vm.crypto.NoDiskSpace";
+const INTEGRITY_FAILED: &str = "com.vmware.vc.crypto.IntegrityCheckFailed";
+const INTEGRITY_PASSED: &str = "com.vmware.vc.crypto.IntegrityCheckPassed";
+const UNREACHABLE: &str = "com.vmware.vc.kms.crypto.Unreachable";
+const BACKED_UP: &str = "com.vmware.vc.kms.crypto.AllBackedUp";
+
+/// Where the fault lies when a KEK cannot be had; vSphere tells these three apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Fault {
+    /// On this host: its configuration, its primary key, what it can do.
+    Host,
+    /// The provider does not have the key, or does not give it out.
+    Key,
+    /// The provider cannot be reached, or fails.
+    Server,
+}
+
+impl Fault {
+    fn of(error: &Error) -> Self {
+        match Trouble::of(error) {
+            Some(trouble) if trouble.is_of_server() => Self::Server,
+            Some(Trouble::Unsupported) => Self::Server,
+            Some(_) => Self::Key,
+            None => Self::Host,
+        }
+    }
+}
+
+/// The id for what an event tells, if vSphere has one.
+pub(super) fn event_id(operation: Operation, failure: Option<&Error>, is_disk: bool) -> Option<&'static str> {
+    match failure {
+        None => of_success(operation, is_disk),
+        Some(error) => of_failure(operation, error, is_disk),
+    }
+}
+
+fn of_success(operation: Operation, is_disk: bool) -> Option<&'static str> {
+    match operation {
+        Operation::Create
+        | Operation::CreateDisk
+        | Operation::Encrypt
+        | Operation::Decrypt
+        | Operation::RekeyShallow
+        | Operation::RekeyDeep
+        | Operation::Clone
+        | Operation::KeyAdd
+        | Operation::KeyRemove => Some(OPERATION),
+        Operation::Unlock if !is_disk => Some(UNLOCKED),
+        Operation::Check => Some(INTEGRITY_PASSED),
+        Operation::ProviderBackup => Some(BACKED_UP),
+        Operation::Unlock
+        | Operation::Mount
+        | Operation::Unmount
+        | Operation::FetchKey
+        | Operation::Lock
+        | Operation::HeaderBackup
+        | Operation::HeaderRestore
+        | Operation::Erase
+        | Operation::Integrity
+        | Operation::ProviderAdd
+        | Operation::ProviderTest
+        | Operation::ProviderDefault
+        | Operation::ProviderRestore
+        | Operation::ProviderRetire
+        | Operation::ProviderNotice => None,
+    }
+}
+
+fn of_failure(operation: Operation, error: &Error, is_disk: bool) -> Option<&'static str> {
+    let about_keys = matches!(error.kind(), Kind::KeyUnavailable | Kind::KeyRejected);
+    match operation {
+        Operation::FetchKey => Some(match Fault::of(error) {
+            Fault::Host => SEND_KEY_HOST_ERROR,
+            Fault::Key => SEND_KEY_MISSING,
+            Fault::Server => SEND_KEY_SERVER_ERROR,
+        }),
+        Operation::Unlock if !is_disk && about_keys => Some(match Fault::of(error) {
+            Fault::Host => LOCKED_ON_HOST,
+            Fault::Key => LOCKED_KEY_MISSING,
+            Fault::Server => LOCKED_SERVER_ERROR,
+        }),
+        Operation::Create | Operation::Clone if about_keys => Some(KEY_GENERATE_FAIL),
+        Operation::RekeyShallow | Operation::RekeyDeep => Some(REKEY_FAIL),
+        Operation::Encrypt | Operation::Decrypt if error.os_error() == Some(libc::ENOSPC) => Some(NO_DISK_SPACE),
+        Operation::Check | Operation::Integrity => Some(INTEGRITY_FAILED),
+        Operation::ProviderTest if Trouble::of(error).is_some_and(Trouble::is_of_server) => Some(UNREACHABLE),
+        Operation::Unlock
+        | Operation::Create
+        | Operation::Clone
+        | Operation::Encrypt
+        | Operation::Decrypt
+        | Operation::CreateDisk
+        | Operation::Mount
+        | Operation::Unmount
+        | Operation::Lock
+        | Operation::KeyAdd
+        | Operation::KeyRemove
+        | Operation::HeaderBackup
+        | Operation::HeaderRestore
+        | Operation::Erase
+        | Operation::ProviderAdd
+        | Operation::ProviderTest
+        | Operation::ProviderDefault
+        | Operation::ProviderBackup
+        | Operation::ProviderRestore
+        | Operation::ProviderRetire
+        | Operation::ProviderNotice => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::kmip::Failure;
+
+    fn kmip(trouble: Trouble) -> Error {
+        Error::with_source(Kind::KeyUnavailable, "key corp/1 cannot be had", Failure::new(trouble, "so it is"))
+    }
+
+    #[test]
+    fn the_three_key_errors_of_vsphere_are_told_apart() {
+        let host = Error::new(Kind::KeyUnavailable, "no key provider corp");
+        let id = |error: &Error| event_id(Operation::FetchKey, Some(error), false).unwrap();
+        assert_eq!(id(&host), SEND_KEY_HOST_ERROR);
+        for trouble in [Trouble::Missing, Trouble::Denied, Trouble::Destroyed] {
+            assert_eq!(id(&kmip(trouble)), SEND_KEY_MISSING, "{trouble:?}");
+        }
+        for trouble in [Trouble::Silent, Trouble::Unreachable, Trouble::Untrusted, Trouble::Garbled] {
+            assert_eq!(id(&kmip(trouble)), SEND_KEY_SERVER_ERROR, "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_is_locked_by_its_home_not_by_its_disks() {
+        let error = kmip(Trouble::Silent);
+        assert_eq!(event_id(Operation::Unlock, Some(&error), false), Some(LOCKED_SERVER_ERROR));
+        assert_eq!(event_id(Operation::Unlock, Some(&error), true), None);
+        assert_eq!(event_id(Operation::Unlock, None, false), Some(UNLOCKED));
+        let damaged = Error::new(Kind::Corrupt, "no header copy is whole");
+        assert_eq!(event_id(Operation::Unlock, Some(&damaged), false), None);
+    }
+}

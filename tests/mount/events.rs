@@ -1,0 +1,72 @@
+//! What is recorded of keys and locks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
+
+use crate::host::Host;
+
+/// The events of one operation.
+fn of<'e>(events: &'e [Value], operation: &str) -> Vec<&'e Value> {
+    events.iter().filter(|event| event["operation"] == operation).collect()
+}
+
+#[test]
+fn what_was_done_is_recorded_with_user_key_and_result() {
+    let host = Host::with_vm();
+    host.refuses(&["create", host.path("web01")], 9, "exists already");
+    host.refuses(&["create", host.path("web02"), "--provider", "nobody"], 4, "nobody");
+    host.mount("web01", &[]).unmount();
+    let events = host.events();
+    let added = of(&events, "provider-add");
+    assert_eq!((&added[0]["provider"], &added[0]["result"]), (&"local".into(), &"ok".into()), "{added:?}");
+    let created = of(&events, "create");
+    assert_eq!(created.len(), 3, "{created:?}");
+    assert_eq!(
+        (created[0]["component"].as_str(), created[0]["result"].as_str()),
+        (Some(host.path("web01")), Some("ok"))
+    );
+    assert_eq!(created[0]["vsphere_event"], "com.vmware.vc.crypto.Operation");
+    assert!(created[0]["key_id"].as_str().is_some_and(|id| !id.is_empty()) && created[0]["uuid"].is_string());
+    assert_eq!(created[1]["result"], "failed");
+    assert!(created[1]["reason"].as_str().unwrap().contains("exists already"), "{}", created[1]);
+    assert_eq!(created[2]["vsphere_event"], "com.vmware.vc.kms.crypto.KeyGenerateFail");
+    let disk = of(&events, "create-disk");
+    assert_eq!(
+        (disk[0]["component"].as_str(), disk[0]["provider"].as_str()),
+        (Some(host.path("web01/root.raw")), Some("local"))
+    );
+    assert_eq!((of(&events, "mount").len(), of(&events, "unmount").len()), (1, 1));
+    let user = if rustix::process::geteuid().is_root() { Some("root") } else { None };
+    for event in &events {
+        assert!(user.is_none_or(|user| event["user"] == user), "{event}");
+        assert!(event["time"].as_str().unwrap().ends_with('Z') && event["pid"].is_u64(), "{event}");
+    }
+    let mode = fs::metadata(host.path("events.jsonl")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o027, 0, "others may not read it: {mode:o}");
+}
+
+#[test]
+fn events_are_filtered_as_asked() {
+    let host = Host::with_vm();
+    host.refuses(&["create", host.path("web01")], 9, "exists already");
+    let lines = |args: &[&str]| host.run(args).lines().count();
+    assert_eq!(lines(&["events"]), 4);
+    assert_eq!(lines(&["events", "--failed"]), 1);
+    assert_eq!(lines(&["events", host.path("web01/root.raw")]), 1);
+    assert_eq!(lines(&["events", "--last", host.path("web01")]), 2);
+    assert_eq!(lines(&["events", "--since", "1h"]), 4);
+    assert_eq!(lines(&["events", "--since", "2999-01-01"]), 0);
+    assert!(host.run(&["events", "--failed"]).contains("exists already"));
+}
+
+#[test]
+fn an_event_that_cannot_be_written_is_told_and_stops_nothing() {
+    let host = Host::new();
+    fs::remove_file(host.path("events.jsonl")).unwrap();
+    fs::create_dir(host.path("events.jsonl")).unwrap();
+    let made = host.try_run(&["create", host.path("web01")]);
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success() && said.contains("event create is not recorded"), "{said}");
+}
