@@ -1,5 +1,6 @@
 //! Storage in memory, and the two variants that tests need: one that fails, one that loses power.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
@@ -23,6 +24,10 @@ impl MemoryStorage {
     /// All bytes.
     pub fn image(&self) -> Vec<u8> {
         self.0.lock().clone()
+    }
+
+    fn holds(&self, offset: u64, data: &[u8]) -> bool {
+        self.0.lock().get(index(offset)..).is_some_and(|rest| rest.starts_with(data))
     }
 }
 
@@ -99,24 +104,64 @@ fn index(offset: u64) -> usize {
 pub struct FaultStorage<S> {
     inner: S,
     errno: i32,
-    calls_left: AtomicI64,
+    calls: Arc<Countdown>,
+}
+
+/// Calls that may pass, counted over all storages that share it.
+#[derive(Debug)]
+pub struct Countdown {
+    left: AtomicI64,
+    /// Whether all calls after the failing one fail as well, and none of them changes anything: the process is gone.
+    is_end: bool,
+}
+
+impl Countdown {
+    /// Lets `calls` calls pass and fails the next one, alone.
+    pub fn fault_after(calls: i64) -> Arc<Self> {
+        Arc::new(Self { left: AtomicI64::new(calls), is_end: false })
+    }
+
+    /// Lets `calls` calls pass and fails all others, as if the process had ended.
+    pub fn end_after(calls: i64) -> Arc<Self> {
+        Arc::new(Self { left: AtomicI64::new(calls), is_end: true })
+    }
+
+    /// Whether a call has failed.
+    pub fn has_failed(&self) -> bool {
+        self.left() < 0
+    }
+
+    /// Calls that would still pass; negative after one has failed.
+    pub fn left(&self) -> i64 {
+        self.left.load(Ordering::SeqCst)
+    }
+
+    fn fails(&self) -> bool {
+        let left = self.left.fetch_sub(1, Ordering::SeqCst);
+        left == 0 || (left < 0 && self.is_end)
+    }
 }
 
 impl<S: Storage> FaultStorage<S> {
     /// Passes calls on to `inner` until told to fail with `errno`.
     pub fn new(inner: S, errno: i32) -> Self {
-        Self { inner, errno, calls_left: AtomicI64::new(i64::MAX) }
+        Self::sharing(inner, errno, Countdown::fault_after(i64::MAX))
+    }
+
+    /// As [`new`](Self::new), with a countdown that other storages share.
+    pub fn sharing(inner: S, errno: i32, calls: Arc<Countdown>) -> Self {
+        Self { inner, errno, calls }
     }
 
     /// Lets `calls` calls pass, fails the next one, and passes all after it. A write that fails has written the first
     /// half of its sectors.
     pub fn fail_after(&self, calls: i64) {
-        self.calls_left.store(calls, Ordering::SeqCst);
+        self.calls.left.store(calls, Ordering::SeqCst);
     }
 
     /// Whether the fault has happened.
     pub fn has_failed(&self) -> bool {
-        self.calls_left.load(Ordering::SeqCst) < 0
+        self.calls.has_failed()
     }
 
     /// The storage beneath.
@@ -125,7 +170,7 @@ impl<S: Storage> FaultStorage<S> {
     }
 
     fn pass(&self) -> Result<&S> {
-        if self.calls_left.fetch_sub(1, Ordering::SeqCst) == 0 {
+        if self.calls.fails() {
             return Err(Error::io("injected fault", std::io::Error::from_raw_os_error(self.errno)));
         }
         Ok(&self.inner)
@@ -147,7 +192,7 @@ impl<S: Storage> Storage for FaultStorage<S> {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let passed = self.pass();
-        if passed.is_err() {
+        if passed.is_err() && !self.calls.is_end {
             let half = data.len() / 2 / SECTOR * SECTOR;
             self.inner.write_at(offset, &data[..half])?;
         }
@@ -274,7 +319,10 @@ impl Storage for CrashStorage {
             let start = offset + at as u64;
             let room = SECTOR - index(start) % SECTOR;
             let piece = &data[at..data.len().min(at + room)];
-            self.changed(Change::Write(start, piece.to_vec()));
+            // What is there already is the same whether it is written again or not.
+            if !self.live.holds(start, piece) {
+                self.changed(Change::Write(start, piece.to_vec()));
+            }
             at += piece.len();
         }
         self.live.write_at(offset, data)
