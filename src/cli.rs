@@ -11,7 +11,9 @@ mod lock;
 mod log;
 mod manual;
 mod mount;
+mod progress;
 pub mod provider;
+mod rekey;
 mod size;
 mod speed;
 mod status;
@@ -67,6 +69,8 @@ enum Verb {
     Info(info::InfoArgs),
     /// Verify headers, and with the key their authenticity
     Check(check::CheckArgs),
+    /// Give a VM folder a new key; its data stay as they are
+    Rekey(rekey::RekeyArgs),
     /// Measure the cipher engines of this machine
     Speed(speed::SpeedArgs),
     /// Print the manual pages or the completions of a shell
@@ -104,6 +108,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Events(args) => events::run(&args),
         Verb::Info(args) => info::run(&args),
         Verb::Check(args) => check::run(&args, &config()?),
+        Verb::Rekey(args) => rekey::run(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),
         Verb::Manual(command) => manual::run(&command),
     }

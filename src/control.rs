@@ -3,7 +3,9 @@
 //! The socket lies in a directory that only its owner may enter, named by the mount's device number, so that it is found
 //! without asking a mount that may not answer.
 
+pub mod local;
 pub mod mounts;
+pub mod work;
 
 use std::fs::{DirBuilder, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,11 +21,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Shape};
 use crate::fs::FileSystem;
+use crate::key::KeyName;
+use crate::progress::Progress;
 use crate::sector;
 use crate::sys::process::effective_uid;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use mounts::Mounted;
+use work::Work;
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
@@ -38,6 +43,14 @@ const RETRY_PERIOD: Duration = Duration::from_secs(10);
 pub enum Request {
     /// The components and their state.
     Status,
+    /// What is mounted, and where; answered by `Serving`.
+    Introduce,
+    /// Work on components; answered by `Progress`, any number of times, and at last `Done`. It stops at its next safe point when
+    /// the asking side closes its sending half, or altogether.
+    Work {
+        /// What to do.
+        work: Work,
+    },
     /// Nothing is answered: the connection ends with the mount's process.
     WaitForEnd,
     /// Unlock what is locked at or below a path, or everything; answered by the state of what was meant.
@@ -56,7 +69,30 @@ pub enum Request {
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum Answer {
-    /// To every request that does not fail.
+    /// To `Introduce`.
+    Serving {
+        /// Process that serves the mount.
+        pid: u32,
+        /// Where.
+        mountpoint: PathBuf,
+        /// Device number of the mounted folder.
+        device: u64,
+        /// Its inode number.
+        inode: u64,
+        /// Whether nothing can be written through the mount.
+        read_only: bool,
+    },
+    /// How far work is.
+    Progress {
+        /// As of now.
+        progress: Progress,
+    },
+    /// What came of work.
+    Done {
+        /// In the form of that work.
+        outcome: serde_json::Value,
+    },
+    /// To every other request that does not fail.
     Status {
         /// Process that serves the mount.
         pid: u32,
@@ -92,15 +128,6 @@ pub struct ComponentStatus {
     /// Length of a disk in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-}
-
-/// Identity of a KEK.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct KeyName {
-    /// The provider's name.
-    pub provider: String,
-    /// The provider's name of the key.
-    pub key_id: String,
 }
 
 /// Directory of all control sockets of this user, made when missing.
@@ -149,7 +176,8 @@ impl Drop for ControlSocket {
 /// # Errors
 /// `NotFound` when the mount is not there, or `Io`.
 pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
-    let path = socket_path(&mounts::find(mountpoint)?)?;
+    let mount = mounts::find(mountpoint)?;
+    let path = socket_path(&mount)?;
     let _ = std::fs::remove_file(&path); // of a mount that died
     let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.display()))?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))
@@ -158,10 +186,10 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
         .name("control".into())
         .spawn(move || {
             for stream in listener.incoming().flatten() {
-                let fs = Arc::clone(&fs);
+                let (fs, mountpoint) = (Arc::clone(&fs), mount.mountpoint.clone());
                 // Each on its own: one may wait for a key server, another for the end of the mount.
                 let serving = thread::Builder::new().name("control-request".into()).spawn(move || {
-                    if let Err(error) = answer(&fs, stream) {
+                    if let Err(error) = answer(&fs, &mountpoint, stream) {
                         tracing::info!("control socket: {}", error.chain());
                     }
                 });
@@ -174,29 +202,24 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
     Ok(ControlSocket(path))
 }
 
-fn answer(fs: &FileSystem, mut stream: UnixStream) -> Result<()> {
-    let request = receive(&stream, Duration::from_secs(5))?;
-    let answer = match serde_json::from_str(&request) {
+fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<()> {
+    let line = receive(&stream, Duration::from_secs(5))?;
+    let answer = match serde_json::from_str(&line) {
         Ok(Request::WaitForEnd) => loop {
             thread::park(); // the end of the process closes the connection
         },
-        Ok(request) => match serve_request(fs, &request) {
-            Ok(found) => {
-                let components = found.iter().map(|component| component_status(component, fs)).collect();
-                Answer::Status { pid: std::process::id(), components }
-            }
-            Err(error) => Answer::Error { kind: error.kind(), message: error.chain() },
-        },
+        Ok(request) => serve_request(fs, mountpoint, &request, &mut stream)
+            .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
     };
     send(&mut stream, &answer)
 }
 
-/// Asks the process that serves a mount.
+/// Asks the process that serves a mount what is answered by `Status`: its id, and the components.
 ///
 /// # Errors
 /// `NotFound` when nothing of ours is mounted there, `Io` when its process does not answer, or what it answers.
-pub fn ask(mountpoint: &Path, request: &Request) -> Result<Answer> {
+pub fn ask(mountpoint: &Path, request: &Request) -> Result<(u32, Vec<ComponentStatus>)> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
     let doing = || format!("asking the mount on {} through {}", mountpoint.display(), path.display());
     let mut stream = UnixStream::connect(&path).context(doing)?;
@@ -204,7 +227,10 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<Answer> {
     let line = receive(&stream, PATIENCE).context(doing)?;
     match serde_json::from_str(&line) {
         Ok(Answer::Error { kind, message }) => Err(Error::new(kind, message)),
-        Ok(answer) => Ok(answer),
+        Ok(Answer::Status { pid, components }) => Ok((pid, components)),
+        Ok(Answer::Serving { .. } | Answer::Progress { .. } | Answer::Done { .. }) => {
+            Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs"))
+        }
         Err(error) => Err(Error::with_source(Kind::Invalid, "an answer of another version of vmcryptfs", error)),
     }
 }
@@ -237,12 +263,16 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
     Err(Error::new(Kind::Invalid, format!("the control socket was closed after {} bytes of a line", line.len())))
 }
 
-fn serve_request(fs: &FileSystem, request: &Request) -> Result<Vec<FoundComponent>> {
-    match request {
-        Request::Status | Request::WaitForEnd => fs.components(),
-        Request::Unlock { path } => fs.unlock(path.as_deref()),
-        Request::Lock { path } => fs.lock(path.as_deref()),
-    }
+fn serve_request(fs: &FileSystem, mountpoint: &Path, request: &Request, stream: &mut UnixStream) -> Result<Answer> {
+    let found = match request {
+        Request::Status | Request::WaitForEnd => fs.components()?,
+        Request::Unlock { path } => fs.unlock(path.as_deref())?,
+        Request::Lock { path } => fs.lock(path.as_deref())?,
+        Request::Introduce => return work::identity(fs, mountpoint),
+        Request::Work { work } => return work::serve(fs, work, stream),
+    };
+    let components = found.iter().map(|component| component_status(component, fs)).collect();
+    Ok(Answer::Status { pid: std::process::id(), components })
 }
 
 /// Unlocks what waits for its provider as soon as that is back, on a thread of its own, for as long as the mount lives.
@@ -288,12 +318,5 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
             .map(|claims| claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect())
             .unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
-    }
-}
-
-impl KeyName {
-    /// The name in its stable JSON form.
-    pub fn of(key_id: &crate::key::KeyId) -> Self {
-        Self { provider: key_id.provider().to_string(), key_id: key_id.id().to_owned() }
     }
 }

@@ -35,6 +35,8 @@ pub enum Kind {
     NotFound,
     /// Something may be read but not changed.
     ReadOnly,
+    /// Long work stopped at a safe point because someone asked for it; running it again goes on.
+    Stopped,
     /// Well-formed, but not what this version or this machine can do.
     Unsupported,
 }

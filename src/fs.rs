@@ -13,6 +13,7 @@ mod lock;
 mod namespace;
 mod node;
 mod open;
+mod workplace;
 
 use std::fs::File;
 use std::path::Path;
@@ -24,6 +25,7 @@ pub use handle::{DirEntry, HandleNumber, RequestBuffer};
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
 pub use open::CacheMode;
+pub use workplace::MountedVm;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};

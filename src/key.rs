@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Kind, Result};
 use crate::sys::SecretBytes;
 
@@ -144,6 +146,28 @@ impl KeyId {
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider, self.id)
+    }
+}
+
+/// Identity of a KEK in its stable JSON form.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct KeyName {
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's name of the key.
+    pub key_id: String,
+}
+
+impl KeyName {
+    /// The name of a key.
+    pub fn of(key_id: &KeyId) -> Self {
+        Self { provider: key_id.provider().to_string(), key_id: key_id.id().to_owned() }
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.provider, self.key_id)
     }
 }
 

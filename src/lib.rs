@@ -4,6 +4,7 @@
 //! says how they work together, docs/FORMAT.md what they write.
 
 pub mod error;
+pub mod progress;
 pub mod sys;
 
 pub mod key;

@@ -6,5 +6,10 @@
 pub mod disk;
 pub mod folder;
 pub mod home;
+pub mod keyed;
 pub mod keyring;
+pub mod rekey;
+#[cfg(test)]
+mod rig;
 pub mod scan;
+pub mod workplace;

@@ -9,9 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it.
-const LAYERS: [&str; 15] = [
-    "error", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm", "fs", "event", "fuse",
-    "control", "cli",
+const LAYERS: [&str; 16] = [
+    "error", "progress", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm", "fs",
+    "event", "fuse", "control", "cli",
 ];
 
 /// What only some files may name, and whether as a macro: `println` is one with `!` behind it.

@@ -18,5 +18,6 @@ pub(super) fn code(kind: Kind) -> ExitCode {
         Kind::Exists => 9,
         Kind::ReadOnly => 10,
         Kind::Unsupported => 11,
+        Kind::Stopped => 12,
     })
 }

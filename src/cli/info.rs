@@ -6,9 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{size, table};
-use crate::control::KeyName;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Shape};
+use crate::key::KeyName;
 use crate::sector;
 use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
@@ -110,7 +110,7 @@ fn header_info(path: PathBuf, stored: &StoredHeader, lengths: Option<(u64, u64)>
         keys: claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect(),
         other_copy: match &stored.other {
             OtherCopy::Same => "same".to_owned(),
-            OtherCopy::Older(sequence) => format!("older (sequence {sequence})"),
+            OtherCopy::Older(older) => format!("older (sequence {})", older.claims().sequence),
             OtherCopy::Damaged(error) => format!("damaged: {}", error.chain()),
         },
     }

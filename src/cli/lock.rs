@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::status;
-use crate::control::{self, Answer, ComponentStatus, Request};
+use crate::control::{self, ComponentStatus, Request};
 use crate::error::{Error, Kind, Result};
 
 /// What to unlock.
@@ -55,11 +55,7 @@ pub(super) fn lock(args: &LockArgs) -> Result<()> {
 }
 
 fn ask(json: bool, mountpoint: &std::path::Path, request: &Request) -> Result<Vec<ComponentStatus>> {
-    match control::ask(mountpoint, request)? {
-        Answer::Status { pid, components } => {
-            status::print(json, pid, &components);
-            Ok(components)
-        }
-        Answer::Error { kind, message } => Err(Error::new(kind, message)),
-    }
+    let (pid, components) = control::ask(mountpoint, request)?;
+    status::print(json, pid, &components);
+    Ok(components)
 }

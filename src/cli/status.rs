@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::{size, table};
-use crate::control::{self, Answer, ComponentStatus, Request};
-use crate::error::{Error, Result};
+use crate::control::{self, ComponentStatus, Request};
+use crate::error::Result;
 
 /// Which mount.
 #[derive(Args)]
@@ -21,13 +21,9 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs) -> Result<()> {
-    match control::ask(&args.mountpoint, &Request::Status)? {
-        Answer::Status { pid, components } => {
-            print(args.json, pid, &components);
-            Ok(())
-        }
-        Answer::Error { kind, message } => Err(Error::new(kind, message)),
-    }
+    let (pid, components) = control::ask(&args.mountpoint, &Request::Status)?;
+    print(args.json, pid, &components);
+    Ok(())
 }
 
 pub(super) fn print(json: bool, pid: u32, components: &[ComponentStatus]) {

@@ -46,6 +46,12 @@ pub(super) fn stat(file: &File) -> Result<Stat> {
     rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())
 }
 
+/// Name under which an open directory was found, if it has one still.
+pub(super) fn name_of(dir: &File) -> Option<String> {
+    let path = rustix::fs::readlink(proc_entry(dir), Vec::new()).ok()?.into_string().ok()?;
+    Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned())
+}
+
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(io::Error::from)

@@ -58,8 +58,10 @@ impl Content {
 /// A regular file that at least one handle uses.
 pub(super) struct OpenFile {
     pub(super) content: Content,
-    /// Whether the backing file is open and claimed for writing.
+    /// Whether the backing file is open and claimed for writing. Changed only while `header_claimed` is locked.
     writable: AtomicBool,
+    /// Whether a command works on the header, for which the backing file is claimed for writing as well.
+    header_claimed: Mutex<bool>,
     /// Whether the backing file could be opened for writing at all.
     may_write: bool,
     /// Fields are dropped in order: once this is gone, so is the claim on the backing file.
@@ -96,7 +98,8 @@ impl Turns {
 
 impl OpenFile {
     pub(super) fn new(content: Content, access: Access, may_write: bool, turn: Arc<()>) -> Self {
-        Self { content, writable: AtomicBool::new(access == Access::Write), may_write, _turn: turn }
+        let writable = AtomicBool::new(access == Access::Write);
+        Self { content, writable, header_claimed: Mutex::default(), may_write, _turn: turn }
     }
 
     /// Makes sure that a handle with this access may be had.
@@ -104,13 +107,41 @@ impl OpenFile {
         if access == Access::Read || self.writable.load(Ordering::Acquire) {
             return Ok(());
         }
-        if !self.may_write {
-            return Err(Error::new(Kind::ReadOnly, "the backing file can only be read"));
-        }
+        self.refuse_read_only()?;
+        let _claims = self.header_claimed.lock();
         self.content.storage().claim(Access::Write)?;
         self.content.file().prepare_writes()?;
         self.writable.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Makes sure that nobody else, on this host or another, works on the header or uses the file.
+    pub(super) fn claim_for_header(&self) -> Result<()> {
+        self.refuse_read_only()?;
+        let mut claimed = self.header_claimed.lock();
+        if *claimed {
+            return Err(Error::new(Kind::Busy, "in use: another command works on its keys"));
+        }
+        self.content.storage().claim(Access::Write)?;
+        *claimed = true;
+        Ok(())
+    }
+
+    /// Ends what [`claim_for_header`](Self::claim_for_header) began: who opened the file for reading shares it again.
+    pub(super) fn release_header(&self) {
+        let mut claimed = self.header_claimed.lock();
+        *claimed = false;
+        if !self.writable.load(Ordering::Acquire) {
+            // A claim is never harder to have than the one before; if it fails, others see the file in use until it is closed.
+            let _ = self.content.storage().claim(Access::Read);
+        }
+    }
+
+    fn refuse_read_only(&self) -> Result<()> {
+        match self.may_write {
+            true => Ok(()),
+            false => Err(Error::new(Kind::ReadOnly, "the backing file can only be read")),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub(super) fn refuse(operation: &str, error: &Error) -> Errno {
         }
         Kind::Busy | Kind::Denied | Kind::KeyUnavailable | Kind::Unsupported => false,
         // Programs look for what is not there, or may not be, all the time; a failing disk or a full one is news.
-        Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly => true,
+        Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly | Kind::Stopped => true,
         Kind::Io => error.os_error().is_some_and(|number| !NEWS.contains(&number)),
     };
     if everyday {
@@ -41,6 +41,7 @@ fn errno(error: &Error) -> Errno {
         Kind::KeyUnavailable => Errno::from_i32(libc::ENOKEY), // as fscrypt does for a file whose key is absent
         Kind::NotFound => Errno::ENOENT,
         Kind::ReadOnly => Errno::EROFS,
+        Kind::Stopped => Errno::EINTR,
         Kind::Unsupported => Errno::EOPNOTSUPP,
     }
 }

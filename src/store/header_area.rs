@@ -21,8 +21,8 @@ pub struct StoredHeader {
 pub enum OtherCopy {
     /// The same bytes: nothing was updated since creation.
     Same,
-    /// A valid former state, with its sequence.
-    Older(u64),
+    /// A valid former state.
+    Older(Box<UnverifiedHeader>),
     /// Damaged, or missing. The next update repairs it.
     Damaged(Error),
 }
@@ -72,9 +72,9 @@ fn choose_valid(first: UnverifiedHeader, second: UnverifiedHeader) -> Result<Sto
     } else if first.same_bytes(&second) {
         Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Same })
     } else if sequences.0 > sequences.1 {
-        Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Older(sequences.1) })
+        Ok(StoredHeader { header: first, in_use: 0, other: OtherCopy::Older(Box::new(second)) })
     } else if sequences.1 > sequences.0 {
-        Ok(StoredHeader { header: second, in_use: 1, other: OtherCopy::Older(sequences.0) })
+        Ok(StoredHeader { header: second, in_use: 1, other: OtherCopy::Older(Box::new(first)) })
     } else {
         Err(Error::new(Kind::Corrupt, format!("two different header copies of one sequence {}", sequences.0)))
     }
@@ -98,10 +98,19 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
 /// # Errors
 /// `Invalid` for fields outside their limits, or `Io`; the former header then still counts.
 pub fn update(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -> Result<usize> {
+    let target = write(storage, in_use, header, dek)?;
+    storage.sync().context(|| "making the header durable".into())?;
+    Ok(target)
+}
+
+/// As [`update`], for a caller that syncs by itself.
+///
+/// # Errors
+/// As [`update`].
+pub fn write(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -> Result<usize> {
     let target = 1 - in_use.min(1);
     let bytes = header.encode(dek)?;
     storage.write_at(header.shape.kind().copy_offsets()[target], &bytes)?;
-    storage.sync().context(|| "making the header durable".into())?;
     Ok(target)
 }
 

@@ -40,7 +40,8 @@ pub struct Keyring {
     states: RwLock<HashMap<Uuid, LockState>>,
 }
 
-type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
+/// KEKs by name, or why one cannot be had.
+pub type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
 
 impl Keyring {
     /// An empty ring.

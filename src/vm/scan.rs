@@ -61,6 +61,18 @@ pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
     Ok(found)
 }
 
+/// Home and disks of one VM folder; disks alone where it is none.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
+    let mut found = Vec::new();
+    if !scan_folder(folder, Path::new(""), &mut found)? {
+        scan_disks(folder, Path::new(""), 0, &mut found)?;
+    }
+    Ok(found)
+}
+
 /// Adds the home and the disks of one directory; `false` when it is no encrypted VM folder.
 fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
     let header = match folder::read_home(dir) {

@@ -7,4 +7,5 @@ mod events;
 mod files;
 mod home;
 mod host;
+mod keys;
 mod names;

@@ -1,0 +1,177 @@
+//! Whether something is served by a mount of this user, and the one way for verbs to work on it where it has to be done.
+//!
+//! A mount has its open disks claimed, so that no other process can work on them: what a mount serves is worked on by its
+//! process. Everything else is worked on here, under claims of its own, which refuse what another user, host or program uses.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::control::work::Work;
+use crate::control::{Answer, MAX_LINE, PATIENCE, Request, receive, send, socket_dir};
+use crate::error::{Context, Error, Kind, Result};
+use crate::progress::OnProgress;
+
+/// How long a mount may take to say what it serves. One that does not cannot be asked for anything else either, and what it
+/// has open it has claimed.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+
+/// A mount of this user that serves a path.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+    /// Its process.
+    pub pid: u32,
+    /// Whether nothing can be written through it.
+    pub read_only: bool,
+    /// The path, below the mount.
+    pub below: PathBuf,
+    socket: PathBuf,
+}
+
+/// The mount of this user that serves `path`, which may be of the backing side or of the mounted one. Of several, one that
+/// can be written to.
+///
+/// # Errors
+/// `NotFound` when nothing is at `path`, or `Io`.
+pub fn serving(path: &Path) -> Result<Option<Serving>> {
+    let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.display()))?;
+    let places = Places::around(&path)?;
+    let mut found: Option<Serving> = None;
+    for entry in std::fs::read_dir(socket_dir()?).context(|| "looking for mounts".into())? {
+        let socket = entry.context(|| "looking for mounts".into())?.path();
+        if let Some(serving) = introduce(&socket, &places)
+            && found.as_ref().is_none_or(|found| found.read_only)
+        {
+            found = Some(serving);
+        }
+    }
+    Ok(found)
+}
+
+/// Asks one mount what it serves; none that is dead, mute or of another version serves anything.
+fn introduce(socket: &Path, places: &Places) -> Option<Serving> {
+    let (major, minor) = socket.file_name().and_then(OsStr::to_str)?.strip_suffix(".sock")?.split_once('-')?;
+    let mounted = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let mut stream = UnixStream::connect(socket).ok()?;
+    send(&mut stream, &Request::Introduce).ok()?;
+    match serde_json::from_str(&receive(&stream, INTRODUCTION).ok()?).ok()? {
+        Answer::Serving { pid, mountpoint, device, inode, read_only } => {
+            let below = places.below(mounted, (device, inode))?.to_path_buf();
+            Some(Serving { mountpoint, pid, read_only, below, socket: socket.to_path_buf() })
+        }
+        Answer::Status { .. } | Answer::Progress { .. } | Answer::Done { .. } | Answer::Error { .. } => None,
+    }
+}
+
+/// A path's directories, itself included, each with the rest of the path below it.
+struct Places {
+    by_id: HashMap<(u64, u64), PathBuf>,
+    /// By device: the rest below the topmost directory on it, which on a mount is its root.
+    by_device: HashMap<u64, PathBuf>,
+}
+
+impl Places {
+    fn around(path: &Path) -> Result<Self> {
+        let mut places = Self { by_id: HashMap::new(), by_device: HashMap::new() };
+        for dir in path.ancestors() {
+            let metadata = std::fs::metadata(dir).context(|| format!("looking at {}", dir.display()))?;
+            let rest = path.strip_prefix(dir).unwrap_or(Path::new("")).to_path_buf();
+            places.by_device.insert(metadata.dev(), rest.clone()); // from below to above: the last one is the topmost
+            places.by_id.insert((metadata.dev(), metadata.ino()), rest);
+        }
+        Ok(places)
+    }
+
+    fn below(&self, mounted: u64, root: (u64, u64)) -> Option<&Path> {
+        self.by_id.get(&root).or_else(|| self.by_device.get(&mounted)).map(PathBuf::as_path)
+    }
+}
+
+/// Works on what lies at `path`: in the process of the mount that serves it, which is sent what `work` makes of the path below
+/// the mount, or else by `here`. An error of `on_progress` stops the work at its next safe point.
+///
+/// # Errors
+/// Those of the work; `Io` when the mount's process ends before it has answered.
+pub fn run<O: DeserializeOwned>(
+    path: &Path,
+    work: impl FnOnce(PathBuf) -> Work,
+    here: impl FnOnce(OnProgress<'_>) -> Result<O>,
+    on_progress: OnProgress<'_>,
+) -> Result<O> {
+    match serving(path)? {
+        Some(serving) => serving.ask(work(serving.below.clone()), on_progress),
+        None => here(on_progress),
+    }
+}
+
+/// For work that cannot be done while a mount serves its object.
+///
+/// # Errors
+/// `Busy`, naming the mount, or those of [`serving`].
+pub fn refuse_if_served(path: &Path, what: &str) -> Result<()> {
+    match serving(path)? {
+        None => Ok(()),
+        Some(serving) => Err(Error::new(
+            Kind::Busy,
+            format!(
+                "{} is mounted on {} (process {}), and {what} needs it unmounted",
+                path.display(),
+                serving.mountpoint.display(),
+                serving.pid
+            ),
+        )),
+    }
+}
+
+impl Serving {
+    /// Has the mount's process do work.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn ask<O: DeserializeOwned>(&self, work: Work, on_progress: OnProgress<'_>) -> Result<O> {
+        let doing = || format!("asking the mount on {} (process {})", self.mountpoint.display(), self.pid);
+        let mut stream = UnixStream::connect(&self.socket).context(doing)?;
+        send(&mut stream, &Request::Work { work }).context(doing)?;
+        stream.set_read_timeout(Some(PATIENCE)).context(doing)?;
+        let mut lines = BufReader::new(&stream);
+        let mut stopped = false;
+        loop {
+            match next_line(&mut lines).context(doing)? {
+                Answer::Progress { progress } => {
+                    if on_progress(&progress).is_err() && !stopped {
+                        stopped = true;
+                        stream.shutdown(Shutdown::Write).context(doing)?; // the work ends at its next safe point
+                    }
+                }
+                Answer::Done { outcome } => {
+                    return serde_json::from_value(outcome).map_err(|error| {
+                        Error::with_source(Kind::Invalid, "a result of another version of vmcryptfs", error)
+                    });
+                }
+                Answer::Error { kind, message } => return Err(Error::new(kind, message)),
+                Answer::Status { .. } | Answer::Serving { .. } => {
+                    return Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs"));
+                }
+            }
+        }
+    }
+}
+
+fn next_line(lines: &mut BufReader<&UnixStream>) -> Result<Answer> {
+    let mut line = String::new();
+    std::io::Read::take(&mut *lines, MAX_LINE).read_line(&mut line).context(|| "reading its answer".into())?;
+    if !line.ends_with('\n') {
+        return Err(Error::new(Kind::Io, "the mount's process ended before the work did; running it again goes on"));
+    }
+    serde_json::from_str(&line)
+        .map_err(|error| Error::with_source(Kind::Invalid, "an answer of another version of vmcryptfs", error))
+}

@@ -1,0 +1,68 @@
+//! Work that a mount's process does for another process of the same user, and tells about as it goes.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::{Answer, send};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fs::FileSystem;
+use crate::progress::Progress;
+use crate::vm::rekey::Rekey;
+
+/// What can be done, and to what: a VM folder or a component, below the mount.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "work", rename_all = "kebab-case")]
+pub enum Work {
+    /// A new KEK.
+    Rekey {
+        /// The VM folder.
+        folder: PathBuf,
+        /// What in it.
+        task: Rekey,
+    },
+}
+
+/// Does work and answers with what came of it. Progress goes before, a line each.
+pub(super) fn serve(fs: &FileSystem, work: &Work, stream: &mut UnixStream) -> Result<Answer> {
+    stream.set_nonblocking(false).context(|| "preparing the control socket".into())?;
+    let mut on_progress = |progress: &Progress| {
+        let told = send(stream, &Answer::Progress { progress: progress.clone() });
+        if told.is_err() || has_ended(stream)? {
+            return Err(Error::new(Kind::Stopped, "stopped, as whoever asked for it did; running it again goes on"));
+        }
+        Ok(())
+    };
+    let outcome = match work {
+        Work::Rekey { folder, task } => to_json(&task.run(&fs.vm_at(folder)?.0, &mut on_progress)?)?,
+    };
+    Ok(Answer::Done { outcome })
+}
+
+/// Whether the other side will send no more: who wants work to stop closes its sending half.
+fn has_ended(stream: &mut UnixStream) -> Result<bool> {
+    let doing = || "looking at the control socket".into();
+    stream.set_nonblocking(true).context(doing)?;
+    let ended = matches!(stream.read(&mut [0; 1]), Ok(0));
+    stream.set_nonblocking(false).context(doing)?;
+    Ok(ended)
+}
+
+fn to_json(outcome: &impl Serialize) -> Result<serde_json::Value> {
+    serde_json::to_value(outcome)
+        .map_err(|error| Error::with_source(Kind::Invalid, "a result without JSON form", error))
+}
+
+/// Tells a mount's process which folder a path is of.
+pub(super) fn identity(fs: &FileSystem, mountpoint: &Path) -> Result<Answer> {
+    let (device, inode) = fs.root_id()?;
+    Ok(Answer::Serving {
+        pid: std::process::id(),
+        mountpoint: mountpoint.to_path_buf(),
+        device,
+        inode,
+        read_only: fs.is_read_only(),
+    })
+}

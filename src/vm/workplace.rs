@@ -1,0 +1,168 @@
+//! Where the keys of a VM folder's components are worked on: in a process of its own while nothing else uses them, or in that
+//! of the mount that serves them.
+//!
+//! Operations on keys are written once, against [`Workplace`]. [`Unmounted`] is the one without a mount; `fs` has the other.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use uuid::Uuid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, HOME_FILE};
+use crate::key::Dek;
+use crate::provider::Providers;
+use crate::storage::{Access, FileStorage, Storage};
+use crate::sys::file::open_beneath;
+use crate::vm::folder;
+use crate::vm::scan::{self, FoundComponent};
+
+/// One VM folder, for work on its components' keys.
+pub trait Workplace: Sync {
+    /// What people call the VM: its folder's name.
+    fn vm_name(&self) -> String;
+
+    /// Where KEKs come from.
+    fn providers(&self) -> Arc<Providers>;
+
+    /// Home and disks, with paths below the VM folder; the home's is empty.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    fn components(&self) -> Result<Vec<FoundComponent>>;
+
+    /// A DEK that is in memory already.
+    fn known_dek(&self, uuid: Uuid) -> Option<Arc<Dek>>;
+
+    /// Claims a component: until the claim is dropped nobody else changes its header, and no other process or host uses it.
+    ///
+    /// # Errors
+    /// `Busy` when it is in use elsewhere, `ReadOnly`, `NotFound`, or `Io`.
+    fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>>;
+}
+
+/// A component that is claimed for as long as this lives.
+pub trait Claimed: Send + Sync {
+    /// Its backing file. To be synced by [`sync`](Self::sync) alone.
+    fn storage(&self) -> &dyn Storage;
+
+    /// Returns once all that was written is durable. A failure is told to who has the component open, too: the system says
+    /// it once only.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn sync(&self) -> Result<()>;
+}
+
+impl Claimed for FileStorage {
+    fn storage(&self) -> &dyn Storage {
+        self
+    }
+
+    fn sync(&self) -> Result<()> {
+        Storage::sync(self)
+    }
+}
+
+/// Where something that a person named lies.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Located {
+    /// The VM folder; a disk that lies in none has its directory.
+    pub folder: PathBuf,
+    /// The component below it: empty for the home, else a disk.
+    pub component: PathBuf,
+}
+
+impl Located {
+    /// Finds the VM folder that `path` is (then the home is meant), or lies in.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` for a directory that is no encrypted VM folder, or `Io`.
+    pub fn find(path: &Path) -> Result<Self> {
+        let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.display()))?;
+        if path.is_dir() {
+            if path.join(HOME_FILE).exists() {
+                return Ok(Self { folder: path, component: PathBuf::new() });
+            }
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} is no encrypted VM folder: it holds no {HOME_FILE}", path.display()),
+            ));
+        }
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        let folder = path.ancestors().skip(1).find(|dir| dir.join(HOME_FILE).exists()).unwrap_or(parent).to_path_buf();
+        let component = path.strip_prefix(&folder).unwrap_or(&path);
+        let is_home = component == Path::new(HOME_FILE);
+        Ok(Self { component: if is_home { PathBuf::new() } else { component.to_path_buf() }, folder })
+    }
+
+    /// Home or disk.
+    pub fn kind(&self) -> ComponentKind {
+        if self.component.as_os_str().is_empty() { ComponentKind::Home } else { ComponentKind::Disk }
+    }
+
+    /// The component's own path, as people name it.
+    pub fn path(&self) -> PathBuf {
+        if self.kind() == ComponentKind::Home { self.folder.clone() } else { self.folder.join(&self.component) }
+    }
+}
+
+/// A VM folder that no mount of this user serves.
+pub struct Unmounted {
+    folder: File,
+    path: PathBuf,
+    providers: Arc<Providers>,
+}
+
+impl Unmounted {
+    /// Opens a VM folder.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied`, or `Io`.
+    pub fn open(folder: &Path, providers: Providers) -> Result<Self> {
+        let dir = folder::open_dir(folder)?;
+        Ok(Self { folder: dir, path: folder.to_path_buf(), providers: Arc::new(providers) })
+    }
+}
+
+impl Workplace for Unmounted {
+    fn vm_name(&self) -> String {
+        self.path.file_name().unwrap_or(OsStr::new("vm")).to_string_lossy().into_owned()
+    }
+
+    fn providers(&self) -> Arc<Providers> {
+        Arc::clone(&self.providers)
+    }
+
+    fn components(&self) -> Result<Vec<FoundComponent>> {
+        scan::scan_vm(&self.folder)
+    }
+
+    fn known_dek(&self, _uuid: Uuid) -> Option<Arc<Dek>> {
+        None
+    }
+
+    fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        let storage = claim_backing(&self.folder, path, kind)?;
+        Ok(Box::new(storage))
+    }
+}
+
+/// Opens a component's backing file below its VM folder and claims it.
+///
+/// # Errors
+/// As [`Workplace::claim`].
+pub fn claim_backing(folder: &File, path: &Path, kind: ComponentKind) -> Result<FileStorage> {
+    let path = match kind {
+        ComponentKind::Home => Path::new(HOME_FILE),
+        ComponentKind::Disk => path,
+    };
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))?;
+    let storage = FileStorage::new(file);
+    storage.claim(Access::Write).context(|| path.display().to_string())?;
+    Ok(storage)
+}
