@@ -3,6 +3,7 @@
 mod field;
 pub mod header;
 pub mod home_file;
+pub mod journal;
 pub mod names;
 
 pub use field::{Reader, Writer};

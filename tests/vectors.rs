@@ -12,6 +12,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use data_encoding::HEXLOWER;
 use sparse_storage::SparseStorage;
 use uuid::Uuid;
 use vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock};
@@ -19,7 +20,10 @@ use vmcryptfs::crypto::random;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::error::{Error, Result};
-use vmcryptfs::format::header::{ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, Slot, UnverifiedHeader};
+use vmcryptfs::format::header::{
+    ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, Slot, Transition, TransitionId, UnverifiedHeader,
+};
+use vmcryptfs::format::journal;
 use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::{Dek, Kek, KeyCheck, KeyId, ProviderName, WrappedDek};
 use vmcryptfs::provider::KeyProvider;
@@ -41,16 +45,16 @@ fn every_folder_of_vectors_has_a_test() {
     let entries = fs::read_dir(tests_folder().join("vectors")).unwrap().map(|entry| entry.unwrap());
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["README.md", "header", "length", "native", "pair", "sectors", "wrap"]);
+    assert_eq!(names, ["README.md", "header", "journal", "length", "native", "pair", "sectors", "wrap"]);
 }
 
 #[test]
 fn headers() {
-    for vector in vectors("header", 121) {
+    for vector in vectors("header", 135) {
         let copy = &vector.bodies[0];
         let (stage, answer) = match UnverifiedHeader::decode(copy) {
             Err(refusal) => ("decode", Err(refusal)),
-            Ok(header) => ("unlock", unlock(&header, &vector.bytes("kek")).map(|dek| (header, dek))),
+            Ok(header) => ("unlock", unlock_all(&header, &vector.bytes("kek")).map(|dek| (header, dek))),
         };
         match vector.judge(answer) {
             None => assert_eq!(stage, vector.get("at"), "{}", vector.name),
@@ -62,6 +66,38 @@ fn headers() {
                 assert_eq!(header.encode(&dek).unwrap(), *copy, "{}", vector.name);
             }
         }
+    }
+}
+
+/// The DEK of a header; of one in transition the old DEK must unwrap as well.
+fn unlock_all(header: &UnverifiedHeader, kek: &[u8]) -> Result<Dek> {
+    let dek = unlock(header, kek)?;
+    match &header.claims().transition {
+        Some(transition) => transition.old_dek(&dek).map(|_| dek),
+        None => Ok(dek),
+    }
+}
+
+#[test]
+fn records_of_a_journal() {
+    for vector in vectors("journal", 24) {
+        let id = TransitionId(vector.bytes("id").try_into().unwrap());
+        let uuid = Uuid::from_slice(&vector.bytes("uuid")).unwrap();
+        let transition = Transition { id, old: None };
+        let key = transition.journal_key(&Dek::new(secret(&vector.bytes("dek"))).unwrap()).unwrap();
+        let mut head = [0; journal::HEAD_LEN];
+        let (given, table) = vector.bodies[0].split_at(journal::HEAD_LEN.min(vector.bodies[0].len()));
+        head[..given.len()].copy_from_slice(given);
+        let read = journal::UnverifiedRecord::decode(&head).and_then(|record| {
+            let table = table.get(..record.table_len()).unwrap_or(table);
+            record.verify(table, uuid, id, &key)
+        });
+        let Some(record) = vector.judge(read) else { continue };
+        assert_eq!(record.sequence.to_string(), vector.get("sequence"), "{}", vector.name);
+        assert_eq!(record.cursor.to_string(), vector.get("cursor"), "{}", vector.name);
+        let marks: Vec<String> = record.table.iter().map(|mark| HEXLOWER.encode(mark)).collect();
+        assert_eq!(marks, vector.all("mark"), "{}", vector.name);
+        assert_eq!(record.encode(&key).unwrap(), vector.bodies[0], "{}", vector.name);
     }
 }
 
@@ -97,6 +133,7 @@ fn header(shape: Shape, slot: Slot) -> Header {
         label: String::new(),
         disk_names: DiskNames::default(),
         slots: vec![slot],
+        transition: None,
     }
 }
 

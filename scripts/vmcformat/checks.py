@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import disk, header, native
+from . import disk, header, native, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, unwrap_dek
@@ -38,6 +38,8 @@ def read_header(vector: VectorFile) -> None:
         decoded = header.decode(copy)
         stage = "unlock"
         dek = header.unlock(copy, decoded, vector.bytes("kek"))
+        if decoded.transition:
+            transition.old_dek(decoded.transition, dek)
     except FormatError:
         same(stage, vector.get("at", "nowhere"), "stage of refusal")
         raise
@@ -90,6 +92,17 @@ def read_length(vector: VectorFile) -> None:
         same(disk.plain_len(beyond), plain_len, f"plaintext length of {beyond}")
     for beyond, plain_len in (map(int, row.split()) for row in vector.all("read")):
         same(disk.plain_len(beyond), plain_len, f"plaintext length of {beyond}")
+
+
+def read_journal(vector: VectorFile) -> None:
+    """A file of journal/."""
+    id_ = vector.bytes("id")
+    key = transition.journal_key(id_, vector.bytes("dek"))
+    record = transition.decode(vector.bodies[0], key, vector.bytes("uuid"), id_)
+    same(str(record.sequence), vector.get("sequence"), "sequence")
+    same(str(record.cursor), vector.get("cursor"), "cursor")
+    same([mark.hex() for mark in record.table], list(vector.all("mark")), "table")
+    same(transition.encode(record, key), vector.bodies[0], "encoding of what was decoded")
 
 
 def read_native(vector: VectorFile) -> None:

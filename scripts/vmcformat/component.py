@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from . import disk
+from . import disk, transition
 from .errors import Foreign
 from .header import (
     COPY_LEN,
@@ -119,11 +119,12 @@ def decrypt_disk(file: BinaryIO, component: Component, kek: bytes, out: BinaryIO
     """Verify the header, decrypt everything; plaintext length and SHA-256. `out` becomes a sparse file."""
     dek = unlock(component.copy, component.header, kek)
     header = component.header
+    read_range = transition.reader(file.fileno(), header.uuid, header.transition, dek, header.sector_size)
     plain_len = disk.plain_len(os.fstat(file.fileno()).st_size - header.data_offset)
     end_of_blocks = disk.padded_len(plain_len)
     digest, hashed = hashlib.sha256(), 0
     for offset, ciphertext in data_chunks(file, header.data_offset, header.data_offset + end_of_blocks):
-        padded = disk.read_range(dek, header.sector_size, offset, ciphertext)
+        padded = read_range(offset, ciphertext)
         plaintext = padded[:plain_len - offset]
         warn_unless_zero(padded[len(plaintext):], "the padding of the last block")
         hash_zeros(digest, offset - hashed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from . import keys
 from .errors import Corrupt, Foreign, FormatError, KeyRejected, Unsupported
+from .transition import Transition
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -28,6 +29,7 @@ DEK_LEN = {HOME: keys.HOME_DEK_LEN, DISK: keys.DISK_DEK_LEN}
 WRAPPED_LEN = {HOME: 40, DISK: 72}
 SECOND_COPY = {HOME: 64 * KIB, DISK: 4 * MIB}
 HOME_FILE = "vmcryptfs.home"
+IN_TRANSITION = 1
 
 WRAP_KWP = 1
 MAX_LABEL = 255
@@ -69,6 +71,7 @@ class Header:
     label: str
     disk_names: tuple[str, ...]
     slots: tuple[Slot, ...]
+    transition: Transition | None = None
 
 
 def new_slot(provider: str, key_id: str, kek: bytes, dek: bytes) -> Slot:
@@ -83,7 +86,8 @@ def encode(header: Header, dek: bytes) -> bytes:
     """The 8192 bytes of a header copy."""
     body = encode_body(header)
     cipher = CIPHER_OF_KIND[header.kind]
-    fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, 0, header.sequence, header.uuid, header.sector_size, 0,
+    features = IN_TRANSITION if header.transition else 0
+    fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, features, header.sequence, header.uuid, header.sector_size, 0,
                        header.data_offset, len(body), 0)
     return seal((fixed + body).ljust(HMAC_AT, b"\0"), dek)
 
@@ -102,12 +106,14 @@ def checksummed(content: bytes) -> bytes:
 
 
 def encode_body(header: Header) -> bytes:
-    """Label, disk names and slots."""
+    """Label, disk names, slots and transition."""
     label = header.label.encode()
     parts = [struct.pack("<H", len(label)), label, bytes([len(header.disk_names)])]
     parts += [bytes([len(name.encode())]) + name.encode() for name in header.disk_names]
     parts.append(bytes([len(header.slots)]))
     parts += [encode_slot(slot) for slot in header.slots]
+    if header.transition:
+        parts += [header.transition.id, bytes([len(header.transition.old)]), header.transition.old]
     return b"".join(parts)
 
 
@@ -177,7 +183,7 @@ def decode(copy: bytes) -> Header:
     if version != VERSION:
         raise Unsupported(f"version {version}")
     demand(hashlib.sha256(copy[:CHECKSUM_AT]).digest() == copy[CHECKSUM_AT:], "wrong checksum")
-    if features != 0:
+    if features & ~IN_TRANSITION:
         raise Unsupported(f"unknown features {features:#x}")
     demand(kind in KIND_NAMES, f"kind {kind}")
     demand(cipher == CIPHER_OF_KIND[kind], f"cipher {cipher} for a {KIND_NAMES[kind]}")
@@ -187,8 +193,9 @@ def decode(copy: bytes) -> Header:
     demand(body_len <= MAX_BODY, f"body of {body_len} bytes")
     reserved_tail = copy[BODY_AT + body_len:HMAC_AT]
     demand(reserved_a == 0 and reserved_b == 0 and not any(reserved_tail), "reserved bytes are not zero")
-    label, disk_names, slots = decode_body(kind, copy[BODY_AT:BODY_AT + body_len])
-    return Header(kind, uuid, sequence, sector_size, data_offset, label, disk_names, slots)
+    body = copy[BODY_AT:BODY_AT + body_len]
+    label, disk_names, slots, transition = decode_body(kind, features == IN_TRANSITION, body)
+    return Header(kind, uuid, sequence, sector_size, data_offset, label, disk_names, slots, transition)
 
 
 def demand_geometry(kind: int, sector_size: int, data_offset: int) -> None:
@@ -201,8 +208,9 @@ def demand_geometry(kind: int, sector_size: int, data_offset: int) -> None:
     demand(8 * MIB <= data_offset <= GIB and data_offset % MIB == 0, f"data offset {data_offset}")
 
 
-def decode_body(kind: int, body: bytes) -> tuple[str, tuple[str, ...], tuple[Slot, ...]]:
-    """Label, disk names and slots."""
+def decode_body(kind: int, in_transition: bool,
+                body: bytes) -> tuple[str, tuple[str, ...], tuple[Slot, ...], Transition | None]:
+    """Label, disk names, slots and transition."""
     reader = Reader(body)
     label_len = reader.u16()
     demand(label_len <= MAX_LABEL, f"label of {label_len} bytes")
@@ -215,8 +223,18 @@ def decode_body(kind: int, body: bytes) -> tuple[str, tuple[str, ...], tuple[Slo
     slot_count = reader.u8()
     demand(1 <= slot_count <= MAX_SLOTS, f"{slot_count} slots")
     slots = tuple(decode_slot(kind, reader) for _ in range(slot_count))
+    transition = decode_transition(kind, reader) if in_transition else None
     reader.finish()
-    return label, disk_names, slots
+    return label, disk_names, slots, transition
+
+
+def decode_transition(kind: int, reader: Reader) -> Transition:
+    """What the body says of a deep rekey."""
+    id_ = reader.take(16)
+    demand(any(id_), "a transition without an id")
+    old_len = reader.u8()
+    demand(old_len in (0, WRAPPED_LEN[kind]), f"wrapped old DEK of {old_len} bytes")
+    return Transition(id_, reader.take(old_len))
 
 
 def decode_disk_name(reader: Reader) -> str:

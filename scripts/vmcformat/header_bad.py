@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 from .header import CHECKSUM_AT, DISK, GIB, HMAC_AT, HOME, MIB, Header, checksummed, encode, encode_body, new_slot, seal
 from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, OTHER_DISK_DEK, OTHER_KEK, PROVIDER, disk, home, slot
-from .vectorfile import VectorFile, derive_uuid
+from .header_good import transition
+from .vectorfile import VectorFile, derive, derive_uuid
 
 DECODE, UNLOCK = "decode", "unlock"
+TRANSITION = transition(OTHER_DISK_DEK, DISK_DEK)
 LABEL_AT = 66
 
 
@@ -30,7 +32,7 @@ class Bad:
 def vectors() -> dict[str, VectorFile]:
     """File name to vector."""
     cases = {**prefix_cases(), **geometry_cases(), **reserved_cases(), **body_cases(), **slot_cases(),
-             **key_cases()}
+             **transition_cases(), **key_cases()}
     return {name: case.vector() for name, case in cases.items()}
 
 
@@ -83,11 +85,13 @@ def prefix_cases() -> dict[str, Bad]:
         "version-256": Bad("version 256, which is 1 in big-endian", patched(disk(), 8, u16(256)), "unsupported"),
         "version-2-checksum-elsewhere": Bad("version is judged before the checksum, which is wrong too",
                                             flipped(newer, CHECKSUM_AT), "unsupported"),
-        "features-lowest": Bad("unknown feature, bit 0", patched(disk(), 12, u32(1)), "unsupported"),
+        "features-lowest": Bad("unknown feature, bit 1", patched(disk(), 12, u32(2)), "unsupported"),
+        "features-beside-transition": Bad("an unknown feature beside the known one",
+                                          patched(disk(transition=TRANSITION), 12, u32(3)), "unsupported"),
         "features-highest": Bad("unknown feature, bit 31", patched(disk(), 12, u32(1 << 31)), "unsupported"),
         "features-flipped": Bad("one bit of the features flipped, which is damage and no feature", flipped(good, 12)),
         "features-before-limits": Bad("unknown feature and kind 3: features are judged before limits",
-                                      patched(disk(), 10, b"\x03\x01\x01\0\0\0"), "unsupported"),
+                                      patched(disk(), 10, b"\x03\x01\x02\0\0\0"), "unsupported"),
         "short": Bad("a file that ends within the copy", good[:100]),
         "short-by-one": Bad("a file that ends one byte before the copy", good[:-1]),
         "short-after-magic": Bad("a file that ends behind the magic", good[:8]),
@@ -196,6 +200,32 @@ def slot_cases() -> dict[str, Bad]:
         "wrapped-of-home-on-disk": wrong_slot("a disk with a 40-byte wrapped DEK", slot(HOME)),
         "wrapped-of-disk-on-home": wrong_home("a home with a 72-byte wrapped DEK", home(slots=(slot(DISK),))),
         "wrapped-80": wrong_slot("a wrapped DEK of 80 bytes", slot(DISK, wrapped=slot(DISK).wrapped + bytes(8))),
+    }
+
+
+def transition_cases() -> dict[str, Bad]:
+    """What the body says of a deep rekey. Whether the old DEK is right tells only the new one."""
+    whole = disk(transition=TRANSITION)
+    at = 64 + len(encode_body(disk()))
+    moved = replace(TRANSITION, id=derive("another transition", 16))
+    return {
+        "transition-missing": Bad("the feature is set, and the body ends with the slots", patched(disk(), 12, u32(1))),
+        "transition-without-feature": Bad("the feature is not set, and the body goes on behind the slots",
+                                          patched(whole, 12, u32(0))),
+        "transition-id-zero": wrong_disk("a transition without an id", disk(transition=replace(TRANSITION, id=bytes(16)))),
+        "transition-old-of-home": wrong_disk("a disk with an old DEK of 40 wrapped bytes",
+                                             disk(transition=replace(TRANSITION, old=TRANSITION.old[:40]))),
+        "transition-old-short": Bad("the body ends within the old DEK",
+                                    patched(whole, 56, u32(len(encode_body(whole)) - 1))),
+        "transition-old-len": Bad("the old DEK's length is 71", patched(whole, at + 16, b"\x47")),
+        "transition-forged": Bad("a transition that someone without the DEK put into the header, all else being right",
+                                 seal(encode(whole, DISK_DEK), OTHER_DISK_DEK), at=UNLOCK),
+        "transition-old-damaged": Bad("one bit of the old DEK flipped",
+                                      encode(disk(transition=replace(TRANSITION, old=flipped(TRANSITION.old, 9))), DISK_DEK),
+                                      at=UNLOCK),
+        "transition-old-moved": Bad("an old DEK of another transition", encode(disk(transition=moved), DISK_DEK), at=UNLOCK),
+        "transition-old-same": Bad("an old DEK that is the new one",
+                                   encode(disk(transition=transition(DISK_DEK, DISK_DEK)), DISK_DEK), at=UNLOCK),
     }
 
 

@@ -1,9 +1,11 @@
 """Vectors of header copies that must decode and unlock."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from .header import DISK, GIB, KIND_NAMES, Header, encode, new_slot
-from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, OTHER_KEK, disk, home, slot
+from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, OTHER_DISK_DEK, OTHER_KEK, disk, home, slot
+from .transition import Transition, new_transition
 from .vectorfile import VectorFile, derive
 
 
@@ -36,9 +38,23 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
                         disk(slots=(slot(DISK, key_id="Schlüssel 7/ключ 鍵"),)), KEK),
         "provider-all-characters": ("a provider name of every kind of character",
                                     disk(slots=(slot(DISK, provider="_Az09-_.-."),)), KEK),
+        "transition-disk": ("a disk in transition", disk(transition=transition(OTHER_DISK_DEK, DISK_DEK)), KEK),
+        "transition-home": ("a home in transition",
+                            home(transition=transition(derive("another home dek", 32), HOME_DEK)), KEK),
+        "transition-tidying": ("a disk in transition with nothing under the old DEK any more",
+                               disk(transition=Transition(derive("transition", 16), b"")), KEK),
         "longest-disk": ("every field of a disk at its longest", longest_disk(), kek_of(3)),
         "longest-home": ("every field of a home at its longest", longest_home(), kek_of(2)),
+        "longest-home-in-transition": ("every field of a home in transition at its longest",
+                                       replace(longest_home(),
+                                               transition=transition(derive("another home dek", 32), HOME_DEK)),
+                                       kek_of(2)),
     }
+
+
+def transition(old: bytes, new: bytes) -> Transition:
+    """A transition from one DEK to another."""
+    return new_transition(derive("transition", 16), old, new)
 
 
 def kek_of(number: int) -> bytes:
@@ -95,4 +111,6 @@ def decoded_fields(header: Header) -> list[tuple[str, str]]:
     fields += [("label", header.label)] if header.label else []
     fields += [("disk_name", name) for name in header.disk_names]
     fields += [("slot", f"{s.provider} {s.key_id} {s.check.hex()} {s.wrapped.hex()}") for s in header.slots]
+    if header.transition:
+        fields.append(("transition", f"{header.transition.id.hex()} {header.transition.old.hex() or 'tidying'}"))
     return fields

@@ -63,7 +63,7 @@ def refused_pairs() -> dict[str, VectorFile]:
     """Pairs of which no copy may be used."""
     old, other = copy_of(disk(sequence=4)), copy_of(disk(sequence=4, label="other"))
     newer = patched(disk(sequence=5), 8, b"\x02\x00")
-    featured = patched(disk(sequence=5), 12, b"\x01\x00\x00\x00")
+    featured = patched(disk(sequence=5), 12, b"\x02\x00\x00\x00")
     zeros = bytes(len(old))
     bad_hmac = seal(old, bytes(64))
     stranger = copy_of(disk(sequence=5, uuid=derive_uuid("another disk")))

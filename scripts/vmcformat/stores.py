@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import component, disk, native
+from . import component, disk, native, transition
 from .checks import KIND_BY_NAME, same
 from .errors import FormatError
 from .header import COPY_LEN, DEK_LEN, DISK, HOME, HOME_FILE, MIB, SECOND_COPY, Header, encode, new_slot
@@ -69,7 +69,8 @@ class Golden:
 
 def stores() -> dict[str, VectorFile]:
     """File name to store."""
-    made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home()]
+    made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
+            in_transition(4096), in_transition(512), tidying(), home_in_transition()]
     return {golden.name: store_file(golden, *rest) for golden, *rest in made}
 
 
@@ -165,6 +166,47 @@ def updated_home() -> Made:
     newer = replace(golden.header(), sequence=2)
     file = golden.file(encode(replace(golden.header(), label="", disk_names=()), golden.dek), encode(newer, golden.dek))
     return golden, newer, file, b""
+
+
+def in_transition(sector_size: int) -> Made:
+    """A disk whose deep rekey was interrupted in the midst of a chunk; two places of the journal are damaged."""
+    golden = Golden(f"disk-in-transition-{sector_size}", "a deep rekey was interrupted in the midst of its second chunk",
+                    sector_size=sector_size)
+    old = derive(f"store {golden.name}: old dek", 64)
+    parts = transition.new_transition(derive(f"store {golden.name}: transition", 16), old, golden.dek)
+    header = replace(golden.header(), sequence=5, transition=parts)
+    noise = golden.noise(21000)
+    plaintext = noise[:4096] + bytes(512) + noise[4608:9000] + bytes(1752) + noise[10752:]
+    before = disk.write_range(old, sector_size, 0, plaintext)
+    after = disk.write_range(golden.dek, sector_size, 0, plaintext)
+    cursor, units = 8192, 16
+    table = tuple(after[at:at + 8] for at in range(cursor, cursor + units * disk.UNIT, disk.UNIT))
+    mixed = b"".join((after if unit % 3 else before)[cursor + unit * disk.UNIT:][:disk.UNIT] for unit in range(units))
+    data = after[:cursor] + mixed + before[cursor + len(mixed):] + disk.tail(len(plaintext))
+    key = transition.journal_key(parts.id, golden.dek)
+    record = transition.Record(header.uuid, parts.id, 4, cursor, table)
+    newest, older = transition.encode(record, key), transition.encode(replace(record, sequence=3, table=()), key)
+    file = bytearray(golden.file(encode(header, golden.dek), encode(replace(header, sequence=4), golden.dek), data))
+    torn = older[:100].ljust(len(older), b"\0")
+    for place, content in zip(transition.PLACES, (torn, older, newest, torn), strict=True):
+        file[place:place + len(content)] = content
+    return golden, header, bytes(file), plaintext
+
+
+def tidying() -> Made:
+    """A disk that is all under its new DEK, but says still that it is in transition."""
+    golden = Golden("disk-tidying", "a deep rekey that was interrupted when nothing was left under the old DEK")
+    header = replace(golden.header(), sequence=9, transition=transition.Transition(derive("store: tidying", 16), b""))
+    return golden.disk(golden.noise(5000), header)
+
+
+def home_in_transition() -> Made:
+    """A home in the midst of a deep rekey."""
+    golden = Golden("home-in-transition", "a home in the midst of a deep rekey", kind=HOME)
+    parts = transition.new_transition(derive("store: home transition", 16), derive("store: old home dek", 32), golden.dek)
+    header = replace(golden.header(), sequence=3, transition=parts)
+    copy = encode(header, golden.dek)
+    return golden, header, golden.file(encode(replace(header, sequence=2), golden.dek), copy), b""
 
 
 def write_missing(root: Path) -> list[str]:

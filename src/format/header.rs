@@ -3,6 +3,10 @@
 //! Decoding happens in stages. [`UnverifiedHeader`] has valid fields, but anyone can write those; only
 //! [`verify`](UnverifiedHeader::verify) with the component's DEK gives a [`Header`] that may be acted upon.
 
+mod transition;
+
+pub use transition::{TRANSITION_ID_LEN, Transition, TransitionId};
+
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -133,6 +137,8 @@ pub struct Header {
     pub disk_names: DiskNames,
     /// One to four.
     pub slots: Vec<Slot>,
+    /// A deep rekey that is under way.
+    pub transition: Option<Transition>,
 }
 
 impl Header {
@@ -165,7 +171,7 @@ impl Header {
         w.put(MAGIC);
         w.put(VERSION.to_le_bytes());
         w.put(self.shape.kind().codes());
-        w.put(0u32.to_le_bytes()); // features
+        w.put(if self.transition.is_some() { transition::IN_TRANSITION } else { 0 }.to_le_bytes()); // features
         w.put(self.sequence.to_le_bytes());
         w.put(self.uuid.as_bytes());
         w.put(sector_size.to_le_bytes());
@@ -207,6 +213,9 @@ impl Header {
             w.put(slot.check.0);
             w.count_u8(slot.wrapped.0.len(), "bytes of wrapped DEK")?;
             w.put(&slot.wrapped.0);
+        }
+        if let Some(transition) = &self.transition {
+            transition.encode(&mut w)?;
         }
         Ok(w.bytes().to_vec())
     }
@@ -251,13 +260,13 @@ impl UnverifiedHeader {
         }
         let codes: [u8; 2] = r.array()?;
         let features = r.u32()?;
-        if features != 0 {
+        if features & !transition::IN_TRANSITION != 0 {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("feature flags {features:#010x}, this program knows none: it is too old for this component"),
+                format!("feature flags {features:#010x}, this program knows 1: it is too old for this component"),
             ));
         }
-        let header = decode_checked(codes, &mut r)?;
+        let header = decode_checked(codes, features == transition::IN_TRANSITION, &mut r)?;
         Ok(Self { header, bytes: bytes.to_vec() })
     }
 
@@ -293,7 +302,7 @@ impl UnverifiedHeader {
     }
 }
 
-fn decode_checked(codes: [u8; 2], r: &mut Reader<'_>) -> Result<Header> {
+fn decode_checked(codes: [u8; 2], in_transition: bool, r: &mut Reader<'_>) -> Result<Header> {
     let sequence = r.u64()?;
     if sequence == 0 {
         return Err(Error::new(Kind::Corrupt, "header sequence 0, expected at least 1"));
@@ -316,8 +325,9 @@ fn decode_checked(codes: [u8; 2], r: &mut Reader<'_>) -> Result<Header> {
     r.reserved(MAX_BODY_LEN - body_len)?;
     let (label, disk_names) = decode_names(shape, &mut body)?;
     let slots = decode_slots(shape, &mut body)?;
+    let transition = in_transition.then(|| Transition::decode(shape, &mut body)).transpose()?;
     body.end().context(|| "header body".into())?;
-    Ok(Header { sequence, uuid, shape, label, disk_names, slots })
+    Ok(Header { sequence, uuid, shape, label, disk_names, slots, transition })
 }
 
 fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Shape> {

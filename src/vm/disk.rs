@@ -78,6 +78,7 @@ pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn
         label: new.label.clone(),
         disk_names: DiskNames::default(),
         slots: vec![keyring::slot_for(key_id, kek, &dek)?],
+        transition: None,
     };
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;

@@ -60,6 +60,7 @@ fn make_home(dir: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>) -> Resul
         label: String::new(),
         disk_names: DiskNames::default(),
         slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],
+        transition: None,
     };
     create_component(dir, OsStr::new(HOME_FILE), 0o600, true, |storage| header_area::create(storage, &header, &dek))?;
     Ok((header, dek))

@@ -69,6 +69,7 @@ impl Rig {
             label: String::new(),
             disk_names: DiskNames::default(),
             slots: vec![slot_for(key, kek.as_ref(), &dek).unwrap()],
+            transition: None,
         };
         let image = MemoryStorage::default();
         header_area::create(&image, &header, &dek).unwrap();

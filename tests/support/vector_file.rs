@@ -81,6 +81,10 @@ pub(crate) fn header_fields(header: &Header) -> Vec<(String, String)> {
         let (check, wrapped) = (HEXLOWER.encode(&slot.check.0), HEXLOWER.encode(&slot.wrapped.0));
         ("slot", format!("{} {} {check} {wrapped}", slot.key_id.provider(), slot.key_id.id()))
     }));
+    fields.extend(header.transition.as_ref().map(|transition| {
+        let old = transition.old.as_ref().map_or_else(|| "tidying".to_owned(), |old| HEXLOWER.encode(&old.0));
+        ("transition", format!("{} {old}", HEXLOWER.encode(&transition.id.0)))
+    }));
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 

@@ -24,6 +24,24 @@ fn sample(shape: Shape) -> Header {
         label: "Web server, Köln".into(),
         disk_names: DiskNames::new(if shape == Shape::Home { vec!["*.dsk".into()] } else { vec![] }).unwrap(),
         slots: vec![slot("4711"), slot("escrow")],
+        transition: None,
+    }
+}
+
+#[test]
+fn a_transition_comes_back_and_holds_the_old_dek() {
+    for shape in [Shape::Home, DISK] {
+        let (old, new) = (dek(shape, 9), dek(shape, 1));
+        let transition = Transition::new(TransitionId([4; TRANSITION_ID_LEN]), &old, &new).unwrap();
+        let header = Header { transition: Some(transition.clone()), ..sample(shape) };
+        let decoded = UnverifiedHeader::decode(&header.encode(&new).unwrap()).unwrap().verify(&new).unwrap();
+        assert_eq!(decoded, header);
+        assert_eq!(transition.old_dek(&new).unwrap().unwrap().bytes(), old.bytes());
+        assert_eq!(transition.old_dek(&old).unwrap_err().kind(), Kind::Corrupt, "by another DEK");
+        let tidying = Header { transition: Some(Transition { old: None, ..transition }), ..sample(shape) };
+        let decoded = UnverifiedHeader::decode(&tidying.encode(&new).unwrap()).unwrap().verify(&new).unwrap();
+        assert!(decoded.transition.unwrap().old_dek(&new).unwrap().is_none());
+        assert_eq!(Transition::new(TransitionId([4; 16]), &new, &new).unwrap_err().kind(), Kind::Invalid);
     }
 }
 

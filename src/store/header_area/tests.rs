@@ -18,6 +18,7 @@ fn disk_header() -> Header {
             check: KeyCheck([1; 8]),
             wrapped: WrappedDek(vec![9; 72]),
         }],
+        transition: None,
     }
 }
 
