@@ -3,9 +3,18 @@
 //! Ciphertext of sector *n* lies at `data_offset + n * sector_size`; a write touches no byte outside its own 512-byte
 //! units; what was never written is a hole. docs/FORMAT.md, section 4, says why each of these holds at any moment.
 
+mod journal;
+mod rekey;
+mod two_keys;
+
+pub use rekey::{MAX_CHUNK_LEN, Progress, claimed_progress};
+
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::crypto::xts::{Engine, SectorCipher};
@@ -18,6 +27,8 @@ use crate::store::header_area::{self, StoredHeader};
 use crate::store::holes;
 use crate::store::plain_file::{PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
+use rekey::InTransition;
+use two_keys::TwoKeys;
 
 /// A disk whose header was read, and nothing more: there is no way to its data from here but [`unlock`](Self::unlock).
 pub struct LockedDisk<S> {
@@ -56,9 +67,19 @@ impl<S: Storage> LockedDisk<S> {
                 format!("the file ends at byte {backing_len}, but its data begin at {data_offset}: it was cut off"),
             )
         })?;
+        let transition = match &header.transition {
+            Some(transition) => InTransition::load(&self.storage, &header, transition, dek, engine)?,
+            None => None,
+        };
+        let cipher = match &transition {
+            Some(transition) => transition.cipher(),
+            None => Cipher::One(engine.cipher(dek)?),
+        };
         Ok(Disk {
             uuid: header.uuid,
-            cipher: engine.cipher(dek)?,
+            engine,
+            cipher: ArcSwap::from_pointee(cipher),
+            transition: Mutex::new(transition),
             storage: self.storage,
             sector_size,
             data_offset,
@@ -85,13 +106,33 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
 pub struct Disk<S> {
     uuid: Uuid,
     storage: S,
-    cipher: Box<dyn SectorCipher>,
+    engine: Engine,
+    /// Exchanged only while all of the disk is locked, or for one that encrypts the same.
+    cipher: ArcSwap<Cipher>,
+    /// Held by whoever moves a deep rekey on; taken before any range lock.
+    transition: Mutex<Option<InTransition>>,
     sector_size: SectorSize,
     data_offset: u64,
     /// Changed only while all from the old or new end on is locked.
     plain_len: AtomicU64,
     locks: RangeLock,
     sync_failed: AtomicBool,
+}
+
+/// What the sectors are encrypted with.
+enum Cipher {
+    One(Box<dyn SectorCipher>),
+    /// During a deep rekey.
+    Two(Arc<TwoKeys>),
+}
+
+impl Cipher {
+    fn sectors(&self) -> &dyn SectorCipher {
+        match self {
+            Self::One(cipher) => cipher.as_ref(),
+            Self::Two(keys) => keys.as_ref(),
+        }
+    }
 }
 
 impl<S: Storage> PlainFile for Disk<S> {
@@ -135,6 +176,7 @@ impl<S: Storage> PlainFile for Disk<S> {
     }
 
     fn prepare_writes(&self) -> Result<()> {
+        self.complete_chunk()?;
         let _guard = self.locks.exclusive(0..u64::MAX);
         let plain_len = self.plain_len();
         let behind = index(plain_len % BLOCK);
@@ -227,7 +269,7 @@ impl<S: Storage> Disk<S> {
         if end < sectors.len() {
             sectors[end..].fill(0);
         }
-        holes::decrypt(self.cipher.as_ref(), span.first, self.sector_size, sectors)
+        holes::decrypt(self.cipher.load().sectors(), span.first, self.sector_size, sectors)
     }
 
     fn write_locked(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
@@ -236,11 +278,11 @@ impl<S: Storage> Disk<S> {
         let new_len = old_len.max(span.end());
         let mut filled = span.wanted().end;
         if span.skip == 0 && span.end().is_multiple_of(UNIT) {
-            self.cipher.encrypt(span.first, self.sector_size, data, &mut buffer[..filled])?;
+            self.cipher.load().sectors().encrypt(span.first, self.sector_size, data, &mut buffer[..filled])?;
         } else {
             filled = self.merge_edges(span, old_len, new_len, buffer)?;
             buffer[span.wanted()].copy_from_slice(data);
-            self.cipher.encrypt_in_place(span.first, self.sector_size, &mut buffer[..filled])?;
+            self.cipher.load().sectors().encrypt_in_place(span.first, self.sector_size, &mut buffer[..filled])?;
         }
         if new_len > old_len {
             filled = self.append_length_mark(new_len, span, filled, buffer);
@@ -322,7 +364,7 @@ impl<S: Storage> Disk<S> {
         let kept = span.wanted();
         sector[kept.clone()].copy_from_slice(&unit[..kept.len()]);
         let end = kept.end.next_multiple_of(BLOCK_LEN);
-        self.cipher.encrypt_in_place(span.first, self.sector_size, &mut sector[..end])?;
+        self.cipher.load().sectors().encrypt_in_place(span.first, self.sector_size, &mut sector[..end])?;
         let marked = index(sector::cipher_len(plain_len) - span.start());
         sector[end..marked].fill(0);
         self.storage.write_at(self.cipher_offset(unit_start), &sector[kept.start..marked])

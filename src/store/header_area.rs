@@ -114,5 +114,18 @@ pub fn write(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -
     Ok(target)
 }
 
+/// Replaces the header in both copies, one after the other, so that nothing of a former state is left: to be used where a
+/// slot must not outlive the change, or where an older copy would be wrong. The header gets its sequence here. Returns the
+/// copy then in use and its header.
+///
+/// # Errors
+/// As [`update`]; then one copy may say the new, the other the old, and doing it again finishes the work.
+pub fn update_both(storage: &dyn Storage, in_use: usize, header: Header, dek: &Dek) -> Result<(usize, Header)> {
+    let next = Header { sequence: header.sequence + 1, ..header };
+    let in_use = update(storage, in_use, &next, dek)?;
+    let last = Header { sequence: next.sequence + 1, ..next };
+    Ok((update(storage, in_use, &last, dek)?, last))
+}
+
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,7 @@ fn is_solid(sector: &[u8]) -> bool {
 }
 
 /// Bytes of a unit before the zero blocks at its end.
-fn solid_len(unit: &[u8]) -> usize {
+pub(super) fn solid_len(unit: &[u8]) -> usize {
     let (blocks, _) = unit.as_chunks::<BLOCK_LEN>();
     blocks.iter().rposition(|block| !is_zero(block)).map_or(0, |last| (last + 1) * BLOCK_LEN)
 }

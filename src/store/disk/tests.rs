@@ -9,14 +9,14 @@ use crate::storage::memory::{CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::plain_file::{MAX_REQUEST, request_buffer};
 
 /// Lengths of the models: several sectors of either size, and a last one that is not full.
-const LIMIT: u64 = 20_000;
+pub(super) const LIMIT: u64 = 20_000;
 
-struct Keys {
-    dek: Dek,
-    header: Header,
+pub(super) struct Keys {
+    pub(super) dek: Dek,
+    pub(super) header: Header,
 }
 
-fn keys(sector_size: SectorSize) -> Keys {
+pub(super) fn keys(sector_size: SectorSize) -> Keys {
     let kek = LocalKek::random().unwrap();
     let dek = random::disk_dek().unwrap();
     let slot = Slot {
@@ -31,11 +31,12 @@ fn keys(sector_size: SectorSize) -> Keys {
         label: String::new(),
         disk_names: DiskNames::default(),
         slots: vec![slot],
+        transition: None,
     };
     Keys { dek, header }
 }
 
-fn open<S: Storage>(storage: S, keys: &Keys) -> Disk<S> {
+pub(super) fn open<S: Storage>(storage: S, keys: &Keys) -> Disk<S> {
     let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
     disk.prepare_writes().unwrap();
     disk
@@ -51,14 +52,14 @@ fn new_disk(keys: &Keys) -> Disk<MemoryStorage> {
     open(MemoryStorage::new(empty_image(keys)), keys)
 }
 
-fn contents<S: Storage>(disk: &Disk<S>) -> Vec<u8> {
+pub(super) fn contents<S: Storage>(disk: &Disk<S>) -> Vec<u8> {
     let len = usize::try_from(disk.plain_len()).unwrap();
     let mut buffer = request_buffer();
     disk.read_at(0, len, &mut buffer).unwrap().to_vec()
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Write(u64, usize, u8),
     SetLen(u64),
     Punch(u64, u64),
@@ -71,7 +72,7 @@ fn position() -> impl Strategy<Value = u64> {
     prop_oneof![(0..LIMIT), (0..LIMIT / 512).prop_map(|unit| unit * 512), (0..LIMIT / 4096).prop_map(|n| n * 4096)]
 }
 
-fn op() -> impl Strategy<Value = Op> {
+pub(super) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (position(), 0..9000_usize, any::<u8>()).prop_map(|(at, len, fill)| Op::Write(at, len, fill)),
         2 => position().prop_map(Op::SetLen),
@@ -83,11 +84,11 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Bytes without long runs of equal ones, so that a shifted copy is noticed; some are zero.
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..=255).cycle().step_by(7).take(len).map(|byte: u8| byte.wrapping_add(seed)).collect()
 }
 
-fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
+pub(super) fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
     let range = |offset: u64, len: u64, model: &Vec<u8>| {
         let end = index(offset + len).min(model.len());
         index(offset).min(end)..end
@@ -112,7 +113,7 @@ fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
     }
 }
 
-fn apply<S: Storage>(disk: &Disk<S>, op: &Op, buffer: &mut [u8]) -> Result<()> {
+pub(super) fn apply<S: Storage>(disk: &Disk<S>, op: &Op, buffer: &mut [u8]) -> Result<()> {
     match op {
         Op::Write(offset, len, seed) => disk.write_at(*offset, &pattern(*len, *seed), buffer),
         Op::SetLen(len) => disk.set_len(*len),
