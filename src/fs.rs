@@ -13,6 +13,7 @@ mod lock;
 mod namespace;
 mod node;
 mod open;
+mod open_dirs;
 mod workplace;
 
 use std::fs::File;
@@ -37,6 +38,7 @@ use backing::Backing;
 use handle::{Handles, Turns};
 use homes::Homes;
 use node::{Nodes, Place};
+use open_dirs::OpenDirs;
 
 /// What a mount is made with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,6 +52,7 @@ pub struct Options {
 /// One mounted VM folder, or a datastore of VM folders.
 pub struct FileSystem {
     backing: Backing,
+    open_dirs: OpenDirs,
     nodes: Nodes,
     handles: Handles,
     turns: Turns,
@@ -83,6 +86,7 @@ impl FileSystem {
         let stat = rustix::fs::fstat(&root).map_err(|error| Error::io("reading the folder", error.into()))?;
         Ok(Self {
             backing: Backing::new(root),
+            open_dirs: OpenDirs::default(),
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
             handles: Handles::default(),
             turns: Turns::default(),

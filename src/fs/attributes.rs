@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind};
 use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
-use crate::fs::handle::{Handle, HandleNumber, OpenFile};
+use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
 use crate::fs::{FileSystem, backing};
 use crate::sector;
@@ -35,7 +35,7 @@ impl FileSystem {
     /// `Io`, with `ESTALE` for a node whose name is gone.
     pub fn attributes(&self, number: NodeNumber) -> Result<Attr> {
         let node = self.nodes.get(number)?;
-        let stat = self.with_backing(&node, backing::stat)?;
+        let stat = self.stat_of(&node)?;
         self.attr_of(&node, &stat)
     }
 
@@ -142,24 +142,17 @@ impl FileSystem {
     /// What an extended attribute's value is bound to, beside its name.
     fn xattr_owner(&self, node: &Node) -> Result<Option<FileId>> {
         let NodeKind::File(file) = &node.kind else { return Ok(None) };
-        if let Some(open) = open_file(node) {
+        if let Some(open) = node.open_file() {
             return open.content.file_id().map(Some);
         }
-        let stored = self.backing.file(&self.nodes.path(node)?, OFlags::RDONLY)?;
+        let (dir, name) = self.place_of(node)?;
+        let stored = backing::file_at(&dir, &name, OFlags::RDONLY)?;
         match file.content {
             ContentKind::Disk { .. } => {
                 let (_, header) = disk::read_header(stored)?;
                 Ok(Some(home::disk_id(header.header.claims().uuid)))
             }
             ContentKind::Home => home::file_id(&stored),
-        }
-    }
-
-    /// Calls `work` with a handle on the node's backing file, by an open handle of ours or by its name.
-    fn with_backing<T>(&self, node: &Node, work: impl FnOnce(&File) -> Result<T>) -> Result<T> {
-        match open_file(node) {
-            Some(open) => work(open.content.storage().file()),
-            None => work(&self.backing.any(&self.nodes.path(node)?)?),
         }
     }
 
@@ -173,7 +166,7 @@ impl FileSystem {
             let size = if kind == FileKind::Symlink { home::target_len(cipher_size) } else { cipher_size };
             return Ok(Attr::new(node.number, kind, stat, size, cipher_blocks));
         };
-        let open_len = open_file(node).map(|open| open.content.file().plain_len());
+        let open_len = node.open_file().map(|open| open.content.file().plain_len());
         let (size, blocks) = match file.content {
             ContentKind::Disk { data_offset } => {
                 // The header's two copies are no data; a file system that packs them tighter only makes this too small.
@@ -184,14 +177,6 @@ impl FileSystem {
             ContentKind::Home => (open_len.unwrap_or_else(|| home_file::plain_len(cipher_size)), cipher_blocks),
         };
         Ok(Attr::new(node.number, kind, stat, size, blocks))
-    }
-}
-
-/// The file that handles share, if there are any.
-pub(super) fn open_file(node: &Node) -> Option<std::sync::Arc<OpenFile>> {
-    match &node.kind {
-        NodeKind::File(file) => file.open.lock().upgrade(),
-        NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::sys::file::open_beneath;
@@ -27,18 +28,6 @@ impl Backing {
     pub(super) fn dir(&self, path: &Path) -> Result<File> {
         open_beneath(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .context(|| format!("opening folder {}", path.display()))
-    }
-
-    /// A regular file. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
-    pub(super) fn file(&self, path: &Path, flags: OFlags) -> Result<File> {
-        open_beneath(&self.0, path, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-            .context(|| format!("opening {}", path.display()))
-    }
-
-    /// A handle on anything, good for attributes alone.
-    pub(super) fn any(&self, path: &Path) -> Result<File> {
-        open_beneath(&self.0, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
-            .context(|| format!("opening {}", path.display()))
     }
 }
 
@@ -103,7 +92,7 @@ pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), flags: RenameFl
         .context(|| format!("renaming {} to {}", from.1.display(), to.1.display()))
 }
 
-/// A regular file by its name in an open directory.
+/// A regular file by its name in an open directory. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
 pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
@@ -131,12 +120,12 @@ pub(super) fn make_symlink(dir: &File, name: &OsStr, target: &str) -> Result<()>
         .context(|| format!("creating symbolic link {}", name.display()))
 }
 
-/// Stored target of the symbolic link that `link` is a handle on.
-pub(super) fn read_symlink(link: &File) -> Result<Vec<u8>> {
-    rustix::fs::readlinkat(link, "", Vec::new())
+/// Stored target of a symbolic link.
+pub(super) fn read_symlink(dir: &File, name: &OsStr) -> Result<Vec<u8>> {
+    rustix::fs::readlinkat(dir, name, Vec::new())
         .map(std::ffi::CString::into_bytes)
         .map_err(io::Error::from)
-        .context(|| "reading a symbolic link".into())
+        .context(|| format!("reading symbolic link {}", name.display()))
 }
 
 pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {
@@ -146,12 +135,24 @@ pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {
 }
 
 pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
-    let mut value = vec![0; XATTR_SIZE_MAX];
-    let len = rustix::fs::getxattr(proc_entry(file), name, value.as_mut_slice())
-        .map_err(io::Error::from)
-        .context(|| format!("reading extended attribute {}", name.display()))?;
-    value.truncate(len);
-    Ok(value)
+    let entry = proc_entry(file);
+    answer(XATTR_SIZE_MAX, |value| rustix::fs::getxattr(&entry, name, value))
+        .context(|| format!("reading extended attribute {}", name.display()))
+}
+
+/// What a call answers that fills a buffer and tells how much. Nearly all answers are short, and most say that there is
+/// nothing: only those that are not are worth a buffer of the size that any of them fits into.
+fn answer(most: usize, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
+    let mut short = [0; 512];
+    match call(&mut short) {
+        Err(Errno::RANGE) => {
+            let mut long = vec![0; most];
+            let len = call(&mut long)?;
+            long.truncate(len);
+            Ok(long)
+        }
+        other => Ok(short[..other?].to_vec()),
+    }
 }
 
 pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
@@ -161,12 +162,9 @@ pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFla
 }
 
 pub(super) fn xattr_names(file: &File) -> Result<Vec<u8>> {
-    let mut names = vec![0_u8; XATTR_LIST_MAX];
-    let len = rustix::fs::listxattr(proc_entry(file), names.as_mut_slice())
-        .map_err(io::Error::from)
-        .context(|| "listing extended attributes".into())?;
-    names.truncate(len);
-    Ok(names)
+    let entry = proc_entry(file);
+    answer(XATTR_LIST_MAX, |names| rustix::fs::listxattr(&entry, names))
+        .context(|| "listing extended attributes".into())
 }
 
 pub(super) fn remove_xattr(file: &File, name: &OsStr) -> Result<()> {

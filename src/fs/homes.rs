@@ -33,8 +33,7 @@ impl FileSystem {
     /// The home that a node belongs to. A VM whose home is locked is locked as a whole.
     pub(super) fn home_of(&self, node: &Node) -> Result<Arc<Home>> {
         let vm = self.nodes.vm_of(node)?;
-        let path = self.nodes.path(&vm)?;
-        let dir = self.backing.dir(&path)?;
+        let dir = self.dir_of(&vm)?;
         let stat = backing::stat_at(&dir, HOME_FILE.as_ref())?;
         let stamp = (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
         if let Some((known, home)) = self.homes.0.read().get(&vm.number)
@@ -43,7 +42,7 @@ impl FileSystem {
         {
             return Ok(Arc::clone(home));
         }
-        let home = Arc::new(self.unlock_home(&dir).context(|| format!("home of VM {}", path.display()))?);
+        let home = Arc::new(self.unlock_home(&dir).context(|| format!("home of VM {}", self.name(vm.number)))?);
         self.homes.0.write().insert(vm.number, (stamp, Arc::clone(&home)));
         Ok(home)
     }

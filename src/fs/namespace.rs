@@ -4,16 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, RenameFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber};
-use crate::fs::node::{BackingId, ContentKind, FileNode, Node, NodeKind, NodeNumber, Place};
+use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
 use crate::fs::{FileSystem, backing};
 use crate::vm::{disk, folder, home, scan};
 
@@ -42,15 +41,20 @@ impl NewFile {
         Self { gid: parent.st_gid, mode, ..self }
     }
 
-    /// Sets the owner, then the mode once more, because giving a file away clears some bits of it. Looks first: mostly both
-    /// are right already, and each change is one that the backing file system has to journal.
-    pub(super) fn give_to_owner(&self, file: &File) -> Result<()> {
+    /// Sets the owner, then the mode once more, because giving a file away clears some bits of it, and returns the file's
+    /// attributes. Looks first: mostly both are right already, and each change is one that the backing file system has to
+    /// journal.
+    pub(super) fn give_to_owner(&self, file: &File) -> Result<Stat> {
         let made = backing::stat(file)?;
-        if (made.st_uid, made.st_gid) != (self.uid, self.gid) {
-            backing::set_owner(file, Some(self.uid), Some(self.gid))?;
-            return backing::set_mode(file, self.mode);
+        let is_owner = (made.st_uid, made.st_gid) == (self.uid, self.gid);
+        if is_owner && made.st_mode & 0o7777 == self.mode & 0o7777 {
+            return Ok(made);
         }
-        if made.st_mode & 0o7777 != self.mode & 0o7777 { backing::set_mode(file, self.mode) } else { Ok(()) }
+        if !is_owner {
+            backing::set_owner(file, Some(self.uid), Some(self.gid))?;
+        }
+        backing::set_mode(file, self.mode)?;
+        backing::stat(file)
     }
 }
 
@@ -183,9 +187,9 @@ impl FileSystem {
     /// `KeyUnavailable` when the home is locked, `Corrupt` for a link that was not made through a mount.
     pub fn read_symlink(&self, number: NodeNumber) -> Result<OsString> {
         let node = self.nodes.get(number)?;
-        let path = self.nodes.path(&node)?;
-        let stored = backing::read_symlink(&self.backing.any(&path)?)?;
-        home::open_target(&*self.home_of(&node)?, &stored).context(|| path.display().to_string())
+        let (dir, name) = self.place_of(&node)?;
+        let stored = backing::read_symlink(&dir, &name)?;
+        home::open_target(&*self.home_of(&node)?, &stored).context(|| self.name(number))
     }
 
     /// Gives a file another name.
@@ -197,9 +201,8 @@ impl FileSystem {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(name)?;
         self.refuse_other_vm(&node, &parent)?;
-        let path = self.nodes.path(&node)?;
-        let from = self.backing.dir(path.parent().unwrap_or(Path::new("")))?;
-        backing::link((&from, path.file_name().unwrap_or_default()), (&dir, name))?;
+        let (from_dir, from_name) = self.place_of(&node)?;
+        backing::link((&from_dir, &from_name), (&dir, name))?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
     }
@@ -213,6 +216,9 @@ impl FileSystem {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(name)?;
         let stat = backing::stat_at(&dir, name)?;
+        if directory {
+            self.open_dirs.forget(BackingId::of(&stat));
+        }
         if !is_datastore(&parent) {
             backing::remove(&dir, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
         } else if directory {
@@ -275,12 +281,6 @@ impl FileSystem {
         ))
     }
 
-    pub(super) fn directory(&self, number: NodeNumber) -> Result<(Arc<Node>, File)> {
-        let node = self.nodes.get(number)?;
-        let dir = self.backing.dir(&self.nodes.path(&node)?)?;
-        Ok((node, dir))
-    }
-
     /// Looks at `name` in an open directory and makes its node known.
     pub(super) fn find(&self, parent: &Node, dir: &File, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
         let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.display()));
@@ -294,10 +294,7 @@ impl FileSystem {
         let kind = match FileKind::of(FileType::from_raw_mode(stat.st_mode)).ok_or_else(absent)? {
             FileKind::Directory if is_datastore(parent) => NodeKind::Directory(Place::Vm),
             FileKind::Directory => NodeKind::Directory(Place::Inside),
-            FileKind::Regular => {
-                let content = self.content_kind(dir, name)?;
-                NodeKind::File(FileNode { content, open: Mutex::new(Weak::new()) })
-            }
+            FileKind::Regular => NodeKind::file(self.content_kind(dir, name)?),
             FileKind::Symlink => NodeKind::Symlink,
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => NodeKind::Special,
         };

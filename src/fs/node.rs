@@ -47,6 +47,13 @@ pub(super) struct FileNode {
     pub(super) open: Mutex<Weak<OpenFile>>,
 }
 
+impl NodeKind {
+    /// A regular file that nothing is open on.
+    pub(super) fn file(content: ContentKind) -> Self {
+        Self::File(FileNode { content, open: Mutex::default() })
+    }
+}
+
 /// How a regular file keeps its content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ContentKind {
@@ -122,6 +129,11 @@ impl Nodes {
             number = parent;
         }
         Ok(names.iter().rev().collect())
+    }
+
+    /// The directory that a node lies in, and its name there; by any of its names.
+    pub(super) fn name(&self, node: &Node) -> Result<(NodeNumber, OsString)> {
+        self.0.read().first_name(node.number)
     }
 
     /// The VM folder that a node is, or lies in.
@@ -203,6 +215,16 @@ impl Nodes {
             let mut entry = node.entry.lock();
             entry.remove(from.0, from.1);
             entry.add(to.0, to.1);
+        }
+    }
+}
+
+impl Node {
+    /// The file that handles share, if there are any.
+    pub(super) fn open_file(&self) -> Option<Arc<OpenFile>> {
+        match &self.kind {
+            NodeKind::File(file) => file.open.lock().upgrade(),
+            NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
 use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
@@ -43,7 +44,7 @@ impl FileSystem {
         refuse_reserved(name)?;
         let home = self.home_of(&parent)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
-        let file = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
+        let (file, content) = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
             let (key_id, kek) = keyring::first_kek(&home.header, &self.keyring.providers())?;
             let spec = NewDisk {
                 sector_size: SectorSize::DEFAULT,
@@ -54,14 +55,14 @@ impl FileSystem {
             };
             let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
             self.keyring.insert(header.uuid, dek);
-            file
+            (file, ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET })
         } else {
-            home::create(&dir, name, new.mode)?
+            (home::create(&dir, name, new.mode)?, ContentKind::Home)
         };
-        new.give_to_owner(&file)?;
-        let (node, _) = self.find(&parent, &dir, name)?;
+        let stat = new.give_to_owner(&file)?;
+        let node = self.nodes.found(parent.number, name, &stat, || NodeKind::file(content));
         let open = self.open_shared(&node, Access::Write, || Ok((file, home, true)))?;
-        let attr = self.attr_of(&node, &backing::stat(open.content.storage().file())?)?;
+        let attr = self.attr_of(&node, &stat)?;
         let mode = CacheMode::of(&open);
         Ok((attr, self.handles.insert(Handle::File(open)), mode))
     }
@@ -70,12 +71,12 @@ impl FileSystem {
     pub(super) fn open_node(&self, node: &Node, access: Access) -> Result<Arc<OpenFile>> {
         self.open_shared(node, access, || {
             let home = self.home_of(node)?;
-            let path = self.nodes.path(node)?;
-            let for_writing = if self.options.read_only { None } else { self.backing.file(&path, OFlags::RDWR).ok() };
-            match for_writing {
+            let (dir, name) = self.place_of(node)?;
+            let for_writing = || backing::file_at(&dir, &name, OFlags::RDWR);
+            match if self.options.read_only { None } else { for_writing().ok() } {
                 Some(file) => Ok((file, home, true)),
-                None if access == Access::Read => Ok((self.backing.file(&path, OFlags::RDONLY)?, home, false)),
-                None => Ok((self.backing.file(&path, OFlags::RDWR)?, home, true)),
+                None if access == Access::Read => Ok((backing::file_at(&dir, &name, OFlags::RDONLY)?, home, false)),
+                None => Ok((for_writing()?, home, true)),
             }
         })
     }
