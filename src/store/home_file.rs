@@ -74,13 +74,18 @@ impl<S: Storage> PlainFile for HomeFile<S> {
             return Ok(());
         }
         let _guard = self.lock_for_change(plain_offset, end);
-        self.make_header()?;
+        if self.lost_header || plain_offset >= BLOCK {
+            self.make_header()?;
+        } // else it is written together with the entries beside it
         let old_len = self.plain_len();
         if end <= old_len {
             return self.write_within(plain_offset, data, buffer);
         }
         self.clean_tail(buffer)?;
-        self.storage.set_len(cipher_len(end))?;
+        // A full last block that is new goes to its main place, with which the backing file then ends.
+        if !end.is_multiple_of(BLOCK) || end - BLOCK < old_len {
+            self.storage.set_len(cipher_len(end))?;
+        }
         let written = self.write_within(plain_offset, data, buffer);
         if written.is_err() {
             self.tail_unclean.store(true, Ordering::Release);
@@ -155,10 +160,12 @@ impl<S: Storage> HomeFile<S> {
     /// # Errors
     /// `Corrupt` for a file that this home did not write, `Unsupported` for a later version's, or `Io`.
     pub fn open(storage: S, keys: &HomeKeys) -> Result<Self> {
-        let mut header = [0; HEADER_LEN];
-        storage.read_at(0, &mut header)?;
-        let header = home_file::decode_header(&header)?;
         let backing_len = storage.len()?;
+        let mut header = [0; HEADER_LEN];
+        if backing_len > 0 {
+            storage.read_at(0, &mut header)?;
+        }
+        let header = home_file::decode_header(&header)?;
         let has_header = header.is_some();
         let cipher = match header {
             Some(header) => keys.file(header)?,

@@ -4,11 +4,12 @@
 //! only a sync makes the older one dispensable. So a torn write costs nothing that was synced.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use crate::crypto::xaes::{Opener, Sealer};
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::{
-    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, PAIR_LEN, Pair, Place, block_end, groups,
+    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, HEADER_LEN, PAIR_LEN, Pair, Place, block_end, groups,
 };
 use crate::storage::Storage;
 use crate::store::home_file::unsynced::{Blocks, Written};
@@ -90,11 +91,24 @@ impl<S: Storage> HomeFile<S> {
         Ok(piece)
     }
 
+    /// Without a header yet the piece is the file's first: what lies side by side is written at once.
     pub(super) fn write_pairs(&self, piece: &Piece) -> Result<()> {
-        let mut bytes = [[0; PAIR_LEN]; GROUP_BLOCKS_LEN];
-        let len = index(piece.blocks.end - piece.blocks.start);
-        bytes.iter_mut().zip(&piece.pairs[..len]).for_each(|(bytes, pair)| *bytes = pair.encode());
-        self.storage.write_at(BlockIndex(piece.blocks.start).pair_offset(), bytes[..len].as_flattened())
+        let mut bytes = [0; HEADER_LEN + GROUP_BLOCKS_LEN * PAIR_LEN];
+        let (header, pairs) = bytes.split_at_mut(HEADER_LEN);
+        let pairs = &mut pairs[..index(piece.blocks.end - piece.blocks.start) * PAIR_LEN];
+        pairs
+            .chunks_exact_mut(PAIR_LEN)
+            .zip(&piece.pairs)
+            .for_each(|(bytes, pair)| bytes.copy_from_slice(&pair.encode()));
+        let offset = BlockIndex(piece.blocks.start).pair_offset();
+        if self.has_header() {
+            return self.storage.write_at(offset, pairs);
+        }
+        let end = HEADER_LEN + pairs.len();
+        header.copy_from_slice(&self.cipher.header);
+        self.storage.write_at(0, &bytes[..end])?;
+        self.has_header.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Plaintext of whole blocks.
