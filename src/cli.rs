@@ -4,6 +4,7 @@
 
 mod check;
 mod create;
+mod encrypt;
 mod events;
 mod exit;
 mod info;
@@ -11,6 +12,7 @@ mod lock;
 mod log;
 mod manual;
 mod mount;
+mod plan;
 mod progress;
 pub mod provider;
 mod rekey;
@@ -71,6 +73,10 @@ enum Verb {
     Check(check::CheckArgs),
     /// Give a VM folder a new key; its data stay as they are
     Rekey(rekey::RekeyArgs),
+    /// Encrypt a VM folder that is in the clear, or clear disks of an encrypted one
+    Encrypt(encrypt::EncryptArgs),
+    /// Decrypt disks of a VM folder, or all of it
+    Decrypt(encrypt::DecryptArgs),
     /// Measure the cipher engines of this machine
     Speed(speed::SpeedArgs),
     /// Print the manual pages or the completions of a shell
@@ -109,6 +115,8 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Info(args) => info::run(&args),
         Verb::Check(args) => check::run(&args, &config()?),
         Verb::Rekey(args) => rekey::run(&args, &config()?),
+        Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),
+        Verb::Decrypt(args) => encrypt::decrypt(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),
         Verb::Manual(command) => manual::run(&command),
     }

@@ -76,9 +76,12 @@ impl FileSystem {
     /// Opens a VM folder or a datastore and unlocks every component whose KEK can be had.
     ///
     /// # Errors
-    /// `NotFound` or `Io` for the folder. What stays locked is no error: [`components`](Self::components) tells.
+    /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted. What stays locked is no error: [`components`](Self::components) tells.
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
+        if let Some(why) = folder::home_state(&root)?.unfinished() {
+            return Err(Error::new(Kind::Busy, format!("{}: {why}", path.display())));
+        }
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::new(providers);
         let found = scan::scan(&root)?;

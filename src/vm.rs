@@ -3,6 +3,8 @@
 //! A component's DEK is kept by its UUID, not by its name: renaming a disk, or reading it through another handle, needs no
 //! provider. This layer reads and makes backing files; it knows nothing of inodes or of FUSE.
 
+pub mod clear;
+pub mod convert;
 pub mod disk;
 pub mod folder;
 pub mod home;

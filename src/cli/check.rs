@@ -85,7 +85,8 @@ fn components(path: &Path) -> Result<Vec<(PathBuf, ComponentKind, Opened)>> {
             ComponentKind::Home => shown.join(crate::format::header::HOME_FILE),
             ComponentKind::Disk => shown.clone(),
         };
-        (shown, component.kind, open(&file, component.kind))
+        let opened = component.header.and_then(|_| open(&file, component.kind));
+        (shown, component.kind, opened)
     };
     Ok(found.into_iter().map(opened).collect())
 }

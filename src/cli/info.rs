@@ -49,21 +49,25 @@ struct HeaderInfo {
 }
 
 pub(super) fn run(args: &InfoArgs) -> Result<()> {
-    let infos = match args.path.is_dir() {
+    // What can be read is shown, also if something else cannot.
+    let (infos, unread): (Vec<_>, Vec<_>) = match args.path.is_dir() {
         true => folder_infos(&args.path)?,
-        false => vec![disk_info(&args.path)?],
-    };
+        false => vec![disk_info(&args.path)],
+    }
+    .into_iter()
+    .partition(Result::is_ok);
+    let infos: Vec<HeaderInfo> = infos.into_iter().flatten().collect();
     if args.json {
         println!("{}", serde_json::json!(infos));
     } else if let [info] = infos.as_slice() {
         print_one(info);
-    } else {
+    } else if !infos.is_empty() {
         print_many(&infos);
     }
-    Ok(())
+    unread.into_iter().try_for_each(|error| error.map(drop))
 }
 
-fn folder_infos(path: &Path) -> Result<Vec<HeaderInfo>> {
+fn folder_infos(path: &Path) -> Result<Vec<Result<HeaderInfo>>> {
     let found = scan::scan(&folder::open_dir(path)?)?;
     if found.is_empty() {
         return Err(Error::new(
@@ -79,7 +83,7 @@ fn folder_infos(path: &Path) -> Result<Vec<HeaderInfo>> {
         }
         ComponentKind::Disk => disk_info(&path.join(&component.path)),
     };
-    found.into_iter().map(info).collect()
+    Ok(found.into_iter().map(info).collect())
 }
 
 fn disk_info(path: &Path) -> Result<HeaderInfo> {

@@ -27,11 +27,19 @@ pub fn find(mountpoint: &Path) -> Result<Mounted> {
     let path = std::fs::canonicalize(mountpoint)
         .or_else(|_| std::path::absolute(mountpoint))
         .context(|| format!("mountpoint {}", mountpoint.display()))?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "reading /proc/self/mountinfo".into())?;
-    let found = table.lines().filter_map(parse_line).rfind(|mount| mount.mountpoint == path);
+    let found = all()?.into_iter().rfind(|mount| mount.mountpoint == path);
     found.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("no VM folder or datastore is mounted on {}", mountpoint.display()))
     })
+}
+
+/// All mounts of ours that this process sees.
+///
+/// # Errors
+/// `Io`.
+pub fn all() -> Result<Vec<Mounted>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "reading /proc/self/mountinfo".into())?;
+    Ok(table.lines().filter_map(parse_line).collect())
 }
 
 /// A line of mountinfo (proc(5)), if it is a mount of ours.

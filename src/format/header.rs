@@ -25,8 +25,14 @@ pub const PREFIX_LEN: usize = 11;
 pub const DEFAULT_DATA_OFFSET: u64 = 8 << 20;
 /// Name of the file in a VM folder that makes it encrypted.
 pub const HOME_FILE: &str = "vmcryptfs.home";
+/// Beginning of all other names in a VM folder that belong to vmcryptfs.
+pub const RESERVED_PREFIX: &str = ".vmcryptfs-";
 /// Beginning of the names of components under construction.
 pub const NEW_PREFIX: &str = ".vmcryptfs-new-";
+/// Name of a home's header while the home's files are being encrypted.
+pub const ENCRYPTING_FILE: &str = ".vmcryptfs-encrypting";
+/// Name of a home's header while the home's files are being decrypted.
+pub const DECRYPTING_FILE: &str = ".vmcryptfs-decrypting";
 /// Most slots of one component.
 pub const MAX_SLOTS: usize = 4;
 /// Longest label in bytes.

@@ -74,6 +74,11 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Option<UnverifiedHeader
     Ok(Some(UnverifiedHeader { id, authenticated, tag }))
 }
 
+/// Whether a file that begins so is a home file, of whatever home, version and state.
+pub fn is_home_file(prefix: &[u8]) -> bool {
+    prefix.starts_with(&MAGIC)
+}
+
 impl UnverifiedHeader {
     /// What the header claims to be the id: enough to derive the file's keys from.
     pub fn claimed_id(&self) -> FileId {

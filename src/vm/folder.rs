@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, Header, Shape};
+use crate::format::header::{ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, Shape};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, NewKey};
@@ -50,20 +50,43 @@ pub fn create_at(datastore: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>
 }
 
 fn make_home(dir: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
-    let uuid = random::uuid()?;
-    let (key_id, kek) = provider.create_key(&NewKey { vm_name: name.to_string_lossy().into_owned(), vm_uuid: uuid })?;
-    let dek = random::home_dek()?;
-    let header = Header {
-        sequence: 1,
-        uuid,
-        shape: Shape::Home,
-        label: String::new(),
-        disk_names: DiskNames::default(),
-        slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],
-        transition: None,
-    };
-    create_component(dir, OsStr::new(HOME_FILE), 0o600, true, |storage| header_area::create(storage, &header, &dek))?;
-    Ok((header, dek))
+    let new = NewHome { file: HOME_FILE, vm_name: name, disk_names: DiskNames::default() };
+    new.make(dir, provider).map(|(_, header, dek)| (header, dek))
+}
+
+/// A home to be made.
+pub(super) struct NewHome<'a> {
+    /// The file that its header gets.
+    pub(super) file: &'static str,
+    /// What the provider calls the key after.
+    pub(super) vm_name: &'a OsStr,
+    /// Which new files become disks.
+    pub(super) disk_names: DiskNames,
+}
+
+impl NewHome<'_> {
+    /// Makes a home header under a KEK of its own.
+    ///
+    /// # Errors
+    /// `Exists`, `KeyUnavailable` when the provider gives no key, or `Io`.
+    pub(super) fn make(self, dir: &File, provider: &Arc<dyn KeyProvider>) -> Result<(File, Header, Dek)> {
+        let uuid = random::uuid()?;
+        let purpose = NewKey { vm_name: self.vm_name.to_string_lossy().into_owned(), vm_uuid: uuid };
+        let (key_id, kek) = provider.create_key(&purpose)?;
+        let dek = random::home_dek()?;
+        let header = Header {
+            sequence: 1,
+            uuid,
+            shape: Shape::Home,
+            label: String::new(),
+            disk_names: self.disk_names,
+            slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],
+            transition: None,
+        };
+        let fill = |storage: &FileStorage| header_area::create(storage, &header, &dek);
+        let file = create_component(dir, OsStr::new(self.file), 0o600, true, fill)?;
+        Ok((file, header, dek))
+    }
 }
 
 /// Removes a VM folder in which nothing but its header is left.
@@ -123,18 +146,83 @@ pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
         .context(|| format!("opening folder {}", name.display()))
 }
 
+/// How far a VM folder's home is encrypted. The name of its header says so (docs/FORMAT.md, section 1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum HomeState {
+    /// Not at all: there is no header.
+    Clear,
+    /// In part: an encryption was begun.
+    Encrypting,
+    /// As a whole: what a mount shows.
+    Encrypted,
+    /// In part: a decryption was begun.
+    Decrypting,
+}
+
+impl HomeState {
+    /// Name of the header file in this state.
+    pub fn header_file(self) -> Option<&'static str> {
+        match self {
+            Self::Clear => None,
+            Self::Encrypting => Some(ENCRYPTING_FILE),
+            Self::Encrypted => Some(HOME_FILE),
+            Self::Decrypting => Some(DECRYPTING_FILE),
+        }
+    }
+
+    /// What to say of a home that is neither the one nor the other; `None` for the others.
+    pub fn unfinished(self) -> Option<&'static str> {
+        match self {
+            Self::Clear | Self::Encrypted => None,
+            Self::Encrypting => Some("its encryption is not finished: `vmcryptfs encrypt` goes on with it"),
+            Self::Decrypting => Some("its decryption is not finished: `vmcryptfs decrypt` goes on with it"),
+        }
+    }
+}
+
+/// Says how far a directory's home is encrypted.
+///
+/// # Errors
+/// `Corrupt` when two header files contradict each other, or `Io`.
+pub fn home_state(dir: &File) -> Result<HomeState> {
+    let mut found = HomeState::Clear;
+    // In the order of their life: one that is renamed meanwhile is still seen.
+    for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
+        let Some(name) = state.header_file() else { continue };
+        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) if found != HomeState::Clear => {
+                let message =
+                    format!("two headers of one home, {name} and {}", found.header_file().unwrap_or_default());
+                return Err(Error::new(Kind::Corrupt, message));
+            }
+            Ok(_) => found = state,
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(Error::io(format!("looking for {name}"), error.into())),
+        }
+    }
+    Ok(found)
+}
+
 /// Reads the home header of a VM folder; `None` when the directory is not encrypted.
 ///
 /// # Errors
 /// As [`header_area::load`].
 pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
+    read_header(dir, HOME_FILE)
+}
+
+/// Reads a home's header from a file of this name; `None` when there is none.
+///
+/// # Errors
+/// As [`header_area::load`].
+pub(super) fn read_header(dir: &File, name: &str) -> Result<Option<StoredHeader>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(dir, HOME_FILE, flags, Mode::empty()) {
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
         Ok(file) => {
             let storage = FileStorage::new(File::from(file));
-            header_area::load(&storage, ComponentKind::Home).map(Some).context(|| format!("reading {HOME_FILE}"))
+            header_area::load(&storage, ComponentKind::Home).map(Some).context(|| format!("reading {name}"))
         }
         Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(format!("opening {HOME_FILE}"), error.into())),
+        Err(error) => Err(Error::io(format!("opening {name}"), error.into())),
     }
 }

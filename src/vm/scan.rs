@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 
-use crate::error::{Context, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, NEW_PREFIX, UnverifiedHeader};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::open_beneath;
 use crate::vm::{disk, folder};
@@ -39,7 +39,7 @@ impl FoundComponent {
 
 /// Names that a mount never shows and a user never makes.
 pub fn is_reserved(name: &OsStr) -> bool {
-    name == HOME_FILE || name.as_bytes().starts_with(NEW_PREFIX.as_bytes())
+    name == HOME_FILE || name.as_bytes().starts_with(RESERVED_PREFIX.as_bytes())
 }
 
 /// All components below `root`: it is a VM folder itself, or a datastore of VM folders. Files that cannot be read are
@@ -50,7 +50,7 @@ pub fn is_reserved(name: &OsStr) -> bool {
 pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
     let mut found = Vec::new();
     if !scan_folder(root, Path::new(""), &mut found)? {
-        for name in sorted_names(root)? {
+        for name in sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
             let Ok(dir) = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             else {
                 continue;
@@ -73,10 +73,14 @@ pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
     Ok(found)
 }
 
-/// Adds the home and the disks of one directory; `false` when it is no encrypted VM folder.
+/// Adds the home and the disks of one directory; `false` when it is no VM folder of ours, not even in part.
 fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
     let header = match folder::read_home(dir) {
-        Ok(None) => return Ok(false),
+        Ok(None) => match folder::home_state(dir).map(folder::HomeState::unfinished) {
+            Ok(None) => return Ok(false),
+            Ok(Some(why)) => Err(Error::new(Kind::Busy, why)),
+            Err(error) => Err(error),
+        },
         Ok(Some(stored)) => Ok(stored),
         Err(error) => Err(error),
     };
@@ -114,7 +118,11 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
     Ok(())
 }
 
-fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
+/// Names in a directory, `.` and `..` aside.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
     let names = |dir: &File| -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(dir)? {

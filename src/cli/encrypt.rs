@@ -1,0 +1,150 @@
+//! `encrypt` and `decrypt`: VM folders that come in from plaintext and go out to it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::plan;
+use crate::cli::progress::Shown;
+use crate::control::{local, mounts};
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::ProviderName;
+use crate::provider::Providers;
+use crate::sys::process;
+use crate::vm::convert::{Decryption, Encryption, Options, What};
+
+/// What to encrypt.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs encrypt web01 --dry-run\n  vmcryptfs encrypt web01\n  \
+    vmcryptfs encrypt web01 --disk data.vmdk\n\n\
+    The VM is off. The home comes first, then disk by disk; with --disk the other disks stay in the clear. Each file is\n\
+    replaced only when its encrypted form was written, synced, read back and compared, so that an interruption at any\n\
+    moment loses nothing: the same command goes on where it was. A VMDK descriptor stands for its extents.")]
+pub(super) struct EncryptArgs {
+    /// Folder of a VM, in the clear or with clear disks
+    #[arg(value_name = "VM_FOLDER")]
+    folder: PathBuf,
+    /// Encrypt this disk alone, and the home if it is not yet; may be given several times
+    #[arg(long = "disk", value_name = "NAME")]
+    disks: Vec<PathBuf>,
+    /// Provider of the keys [default: the default provider; for disks of an encrypted home, the home's key]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Overwrite each original with random bytes before it is removed
+    #[arg(long)]
+    overwrite: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to decrypt.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs decrypt web01 --disk data.raw\n  vmcryptfs decrypt web01 --all\n\n\
+    Disks come first, the home last: a home stays encrypted while one of its disks is. It takes the keys of both. An\n\
+    interruption at any moment loses nothing: the same command goes on where it was.")]
+pub(super) struct DecryptArgs {
+    /// An encrypted VM folder
+    #[arg(value_name = "VM_FOLDER")]
+    folder: PathBuf,
+    #[command(flatten)]
+    what: DecryptWhat,
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct DecryptWhat {
+    /// Decrypt this disk; may be given several times
+    #[arg(long = "disk", value_name = "NAME")]
+    disks: Vec<PathBuf>,
+    /// Decrypt the home, whose disks are in the clear
+    #[arg(long)]
+    home: bool,
+    /// Decrypt all disks, then the home
+    #[arg(long)]
+    all: bool,
+}
+
+const REMAINS: &str = "The medium may still hold plaintext: in freed blocks, in the file system's journal, in snapshots and \
+    backups, in an SSD's spare cells. `fstrim` or overwriting free space helps against some of it; only replacing the medium \
+    helps against all.";
+const REMAINS_OVERWRITTEN: &str = "The originals' blocks were overwritten. Plaintext may still be where that does not reach: in \
+    the journal, in names' and links' old blocks, in snapshots, backups and copy-on-write file systems, in an SSD's spare cells.";
+
+pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
+    refuse_mounts(&args.folder, false)?;
+    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
+    let providers = Providers::load(config)?;
+    let options = Options {
+        disks: args.disks.iter().map(|disk| below(&args.folder, disk)).collect(),
+        provider: args.provider.as_deref().map(ProviderName::new).transpose()?,
+        overwrite: args.overwrite,
+        engine: Engine::default(),
+    };
+    let encryption = Encryption::prepare(&args.folder, &providers, options)?;
+    let plan = encryption.plan().clone();
+    if args.dry_run {
+        plan::print(args.json, "encrypt", &args.folder, &plan);
+        return Ok(());
+    }
+    if plan.is_done() {
+        plan::print_done(args.json, "encrypt", &args.folder, &plan, None);
+        return Ok(());
+    }
+    let mut shown = Shown::new()?;
+    encryption.run(&mut |progress| shown.advanced(progress))?;
+    drop(shown);
+    let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
+    plan::print_done(args.json, "encrypt", &args.folder, &plan, Some(remains));
+    Ok(())
+}
+
+pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
+    let what = match &args.what {
+        DecryptWhat { all: true, .. } => What::All,
+        DecryptWhat { home: true, .. } => What::Home,
+        DecryptWhat { disks, .. } => What::Disks(disks.iter().map(|disk| below(&args.folder, disk)).collect()),
+    };
+    refuse_mounts(&args.folder, !matches!(what, What::Disks(_)))?;
+    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
+    let providers = Providers::load(config)?;
+    let decryption = Decryption::prepare(&args.folder, &providers, &what, Engine::default())?;
+    let plan = decryption.plan().clone();
+    if args.dry_run {
+        plan::print(args.json, "decrypt", &args.folder, &plan);
+        return Ok(());
+    }
+    if !plan.is_done() {
+        let mut shown = Shown::new()?;
+        decryption.run(&mut |progress| shown.advanced(progress))?;
+    }
+    plan::print_done(args.json, "decrypt", &args.folder, &plan, None);
+    Ok(())
+}
+
+/// A disk's path below the folder, also if the folder was written before it.
+fn below(folder: &Path, disk: &Path) -> PathBuf {
+    disk.strip_prefix(folder).unwrap_or(disk).to_path_buf()
+}
+
+/// What a mount shows cannot be encrypted there; what lies beneath it can, unless the home goes.
+fn refuse_mounts(folder: &Path, home_goes: bool) -> Result<()> {
+    let path = std::fs::canonicalize(folder).context(|| format!("opening folder {}", folder.display()))?;
+    if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
+        return Err(Error::new(
+            Kind::Denied,
+            format!("{} is what a mount shows: name the folder beneath, in {}", folder.display(), mount.source),
+        ));
+    }
+    if home_goes { local::refuse_if_served(folder, "decrypting its home") } else { Ok(()) }
+}

@@ -1,0 +1,123 @@
+//! What a conversion of a VM folder will do, or did: for people, and as JSON.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::cli::{size, table};
+use crate::vm::convert::{Action, Plan, PlannedFile};
+use crate::vm::folder::HomeState;
+
+/// Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct PlanInfo<'a> {
+    folder: &'a Path,
+    home: &'static str,
+    home_after: &'static str,
+    files: Vec<FileInfo<'a>>,
+    space_needed: u64,
+    space_free: u64,
+    notes: &'a [String],
+    done: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remains: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct FileInfo<'a> {
+    path: &'a PathBuf,
+    kind: &'static str,
+    detail: &'static str,
+    size: u64,
+    allocated: u64,
+    action: &'static str,
+}
+
+impl<'a> FileInfo<'a> {
+    fn of(verb: &'static str, file: &'a PlannedFile) -> Self {
+        let PlannedFile { path, kind, detail, len, allocated, .. } = file;
+        Self { path, kind, detail, size: *len, allocated: *allocated, action: action(verb, file) }
+    }
+}
+
+/// Prints a plan before anything is done.
+pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) {
+    if json {
+        print_json(verb, folder, plan, false, None);
+        return;
+    }
+    let row = |file: &PlannedFile| {
+        [
+            file.path.display().to_string(),
+            file.kind.to_owned(),
+            file.detail.to_owned(),
+            size::show(file.len),
+            size::show(file.allocated),
+            action(verb, file).to_owned(),
+        ]
+    };
+    table::print(["PATH", "KIND", "WHAT", "SIZE", "SPACE", "ACTION"], &plan.files.iter().map(row).collect::<Vec<_>>());
+    println!("The home is {}, and will be {}.", word(plan.state), word(plan.ends));
+    println!(
+        "Needs {} beyond what is taken now; {} are free.",
+        size::show(plan.space_needed),
+        size::show(plan.space_free)
+    );
+    notes(plan);
+}
+
+/// Prints what was done, after it was; `remains` is what should be known of the plaintext.
+pub(super) fn print_done(json: bool, verb: &'static str, folder: &Path, plan: &Plan, remains: Option<&str>) {
+    if json {
+        print_json(verb, folder, plan, true, remains);
+        return;
+    }
+    notes(plan);
+    let count = |kind: &str| plan.converted().filter(|file| file.kind == kind).count();
+    let (disks, others) = (count("disk"), count("file") + count("link"));
+    let home = match plan.state == plan.ends {
+        true => String::new(),
+        false => format!("home ({others} files), "),
+    };
+    println!("{}: {home}{disks} disks {verb}ed. The home is {}.", folder.display(), word(plan.ends));
+    if let Some(remains) = remains {
+        eprintln!("{remains}");
+    }
+}
+
+fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remains: Option<&str>) {
+    let info = PlanInfo {
+        folder,
+        home: word(plan.state),
+        home_after: word(plan.ends),
+        files: plan.files.iter().map(|file| FileInfo::of(verb, file)).collect(),
+        space_needed: plan.space_needed,
+        space_free: plan.space_free,
+        notes: &plan.notes,
+        done,
+        remains,
+    };
+    println!("{}", serde_json::json!(info));
+}
+
+fn notes(plan: &Plan) {
+    for note in &plan.notes {
+        eprintln!("Note: {note}.");
+    }
+}
+
+fn action(verb: &'static str, file: &PlannedFile) -> &'static str {
+    match file.action {
+        Action::Convert => verb,
+        Action::Keep => "keep",
+    }
+}
+
+fn word(state: HomeState) -> &'static str {
+    match state {
+        HomeState::Clear => "clear",
+        HomeState::Encrypting => "encrypting",
+        HomeState::Encrypted => "encrypted",
+        HomeState::Decrypting => "decrypting",
+    }
+}

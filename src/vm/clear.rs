@@ -1,0 +1,215 @@
+//! What a file in the clear is: a disk image, or a file of the home. Its content decides, its name only where that is silent.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use vmdk_layout::{DiskFile, Role, Side, Source};
+
+use crate::error::{Context, Result};
+use crate::format::names::DiskNames;
+
+/// What a file in the clear becomes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClearKind {
+    /// A disk, and what tells.
+    Disk(&'static str),
+    /// A file of the home, and what tells.
+    Home(&'static str),
+}
+
+impl ClearKind {
+    /// What told it, for people.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Disk(reason) | Self::Home(reason) => reason,
+        }
+    }
+
+    /// Whether it is a disk.
+    pub fn is_disk(self) -> bool {
+        matches!(self, Self::Disk(_))
+    }
+}
+
+/// A text or number at an offset by which a format is known.
+struct Magic(u64, &'static [u8], &'static str);
+
+/// Formats of disk images, and what stands first on a whole disk without partitions.
+const CONTAINERS: [Magic; 6] = [
+    Magic(0, b"QFI\xfb", "qcow2 image"),
+    Magic(0x40, &[0x7f, 0x10, 0xda, 0xbe], "VDI image"),
+    Magic(0, b"vhdxfile", "VHDX image"),
+    Magic(0, b"conectix", "VHD image"),
+    Magic(0, b"QED\0", "QED image"),
+    Magic(0, b"LUKS\xba\xbe", "raw image: LUKS"),
+];
+const RAW: [Magic; 16] = [
+    Magic(512, b"EFI PART", "raw image: GPT"),
+    Magic(4096, b"EFI PART", "raw image: GPT"),
+    Magic(0, b"XFSB", "raw image: XFS"),
+    Magic(0x10040, b"_BHRfS_M", "raw image: btrfs"),
+    Magic(0x410, &[0x10, 0x20, 0xf5, 0xf2], "raw image: F2FS"),
+    Magic(3, b"NTFS    ", "raw image: NTFS"),
+    Magic(3, b"EXFAT   ", "raw image: exFAT"),
+    Magic(3, b"ReFS\0\0\0\0", "raw image: ReFS"),
+    Magic(0x36, b"FAT1", "raw image: FAT"),
+    Magic(0x52, b"FAT32", "raw image: FAT"),
+    Magic(0x8001, b"CD001", "raw image: ISO 9660"),
+    Magic(0x8001, b"BEA01", "raw image: UDF"),
+    Magic(512, b"LABELONE", "raw image: LVM"),
+    Magic(0xff6, b"SWAPSPACE2", "raw image: swap"),
+    Magic(0, b"hsqs", "raw image: squashfs"),
+    Magic(0x1000, &[0xfc, 0x4e, 0x2b, 0xa9], "raw image: Linux RAID"),
+];
+/// What is smaller is no disk: a saved boot sector has a partition table as well.
+const MIN_RAW_LEN: u64 = 64 << 10;
+/// Without any other sign, a file of whole MiB from this size on is taken for a disk.
+const MIN_BLANK_LEN: u64 = 16 << 20;
+const MIB: u64 = 1 << 20;
+
+/// Says what a file in the clear is.
+///
+/// # Errors
+/// `Io`.
+pub fn kind_of(file: &File, name: &OsStr) -> Result<ClearKind> {
+    let name = name.to_string_lossy();
+    let role = Role::of_name(&name);
+    if role.side() == Side::Home && !matches!(role, Role::Disk | Role::Other) {
+        return Ok(ClearKind::Home(home_reason(role)));
+    }
+    let file = Bytes::of(file)?;
+    file.classify(&name, role).context(|| format!("reading {name}"))
+}
+
+/// A file, as the library that understands VMware's disks reads it.
+struct Bytes<'f> {
+    file: &'f File,
+    len: u64,
+}
+
+impl Bytes<'_> {
+    fn of(file: &File) -> Result<Bytes<'_>> {
+        let len = file.metadata().context(|| "reading the length".into())?.len();
+        Ok(Bytes { file, len })
+    }
+
+    fn classify(&self, name: &str, role: Role) -> io::Result<ClearKind> {
+        if let Some(found) = self.first_of(&CONTAINERS)? {
+            return Ok(ClearKind::Disk(found));
+        }
+        if self.len >= 512 && self.stands(&Magic(self.len - 512, b"conectix", ""))? {
+            return Ok(ClearKind::Disk("VHD image"));
+        }
+        match DiskFile::read(self) {
+            Ok(DiskFile::Descriptor(_)) => return Ok(ClearKind::Home("VMDK descriptor")),
+            Ok(DiskFile::Monolithic { .. }) => return Ok(ClearKind::Disk("VMDK image")),
+            Ok(DiskFile::Extent(_)) => return Ok(ClearKind::Disk("VMDK extent")),
+            // A flat extent is neither, and so is what is no VMDK at all.
+            Err(_) => {}
+        }
+        if self.len >= MIN_RAW_LEN && self.len.is_multiple_of(512) {
+            if let Some(found) = self.first_of(&RAW)? {
+                return Ok(ClearKind::Disk(found));
+            }
+            if self.is_ext()? {
+                return Ok(ClearKind::Disk("raw image: ext2, 3 or 4"));
+            }
+            if self.has_partitions()? {
+                return Ok(ClearKind::Disk("raw image: partition table"));
+            }
+        }
+        Ok(by_name(name, role, self.len))
+    }
+
+    fn stands(&self, Magic(offset, magic, _): &Magic) -> io::Result<bool> {
+        let mut found = [0; 16];
+        let found = &mut found[..magic.len()];
+        if offset + magic.len() as u64 > self.len {
+            return Ok(false);
+        }
+        self.file.read_exact_at(found, *offset)?;
+        Ok(found == *magic)
+    }
+
+    fn first_of(&self, magics: &[Magic]) -> io::Result<Option<&'static str>> {
+        for magic in magics {
+            if self.stands(magic)? {
+                return Ok(Some(magic.2));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Magic, and a state and a way of handling errors that exist: two bytes alone say little.
+    fn is_ext(&self) -> io::Result<bool> {
+        let mut fields = [0; 6];
+        self.file.read_exact_at(&mut fields, 0x438)?;
+        Ok(fields[..2] == [0x53, 0xef] && matches!(fields[2], 0..=7) && matches!(fields[4], 1..=3))
+    }
+
+    /// A boot signature, and four entries that are used or empty, at least one of them used.
+    fn has_partitions(&self) -> io::Result<bool> {
+        let mut sector = [0; 512];
+        self.file.read_exact_at(&mut sector, 0)?;
+        let (entries, _) = sector[446..510].as_chunks::<16>();
+        let valid = entries.iter().all(|entry| matches!(entry[0], 0 | 0x80));
+        let used = entries.iter().any(|entry| entry[4] != 0 && entry[12..16] != [0; 4]);
+        Ok(sector[510..] == [0x55, 0xaa] && valid && used)
+    }
+}
+
+fn by_name(name: &str, role: Role, len: u64) -> ClearKind {
+    if DiskNames::default().matches(name) || role.side() == Side::Disk {
+        return ClearKind::Disk("by its name");
+    }
+    let blank = len >= MIN_BLANK_LEN && len.is_multiple_of(MIB);
+    // A descriptor that cannot be read stays one: only a name that says nothing leaves it to the size.
+    if blank && role == Role::Other && !has_other_ending(name) {
+        return ClearKind::Disk("by its size");
+    }
+    ClearKind::Home("file")
+}
+
+/// Endings of large files of whole MiB that are no disks.
+fn has_other_ending(name: &str) -> bool {
+    const ENDINGS: [&str; 14] =
+        ["bin", "core", "db", "dump", "fd", "fw", "gz", "mem", "ova", "rom", "save", "sqlite", "tar", "zst"];
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
+}
+
+fn home_reason(role: Role) -> &'static str {
+    match role {
+        Role::Config | Role::ExtendedConfig | Role::Template => "settings",
+        Role::Nvram => "firmware variables",
+        Role::SnapshotList | Role::SnapshotState => "snapshot",
+        Role::Memory | Role::Suspend | Role::Swap | Role::Core => "memory",
+        Role::ChangeTracking => "change tracking",
+        Role::Log | Role::MigrationLog | Role::Statistics => "log",
+        Role::Lock => "lock",
+        Role::Screenshot => "screenshot",
+        Role::Disk
+        | Role::MonolithicDisk
+        | Role::FlatExtent
+        | Role::SparseExtent
+        | Role::SnapshotExtent
+        | Role::DeviceMapping
+        | Role::ForeignDisk
+        | Role::Other => "file",
+    }
+}
+
+impl Source for Bytes<'_> {
+    fn byte_len(&self) -> io::Result<u64> {
+        Ok(self.len)
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+use std::os::unix::fs::FileExt;
+
+use super::*;
+
+/// What a file of this name, length and content is.
+fn kind(name: &str, len: u64, content: &[(u64, &[u8])]) -> ClearKind {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    for (offset, bytes) in content {
+        file.write_all_at(bytes, *offset).unwrap();
+    }
+    kind_of(&file, OsStr::new(name)).unwrap()
+}
+
+#[test]
+fn formats_are_known_by_their_content_whatever_the_name() {
+    for (content, reason) in [
+        ([(0, &b"QFI\xfb"[..])], "qcow2 image"),
+        ([(0x40, &[0x7f, 0x10, 0xda, 0xbe][..])], "VDI image"),
+        ([(0, &b"vhdxfile"[..])], "VHDX image"),
+        ([((1 << 20) - 512, &b"conectix"[..])], "VHD image"),
+        ([(512, &b"EFI PART"[..])], "raw image: GPT"),
+        ([(0, &b"XFSB"[..])], "raw image: XFS"),
+        ([(0x8001, &b"CD001"[..])], "raw image: ISO 9660"),
+        ([(512, &b"LABELONE"[..])], "raw image: LVM"),
+        ([(0x438, &[0x53, 0xef, 1, 0, 1, 0][..])], "raw image: ext2, 3 or 4"),
+    ] {
+        assert_eq!(kind("web01", 1 << 20, &content), ClearKind::Disk(reason));
+    }
+}
+
+#[test]
+fn a_partition_table_makes_a_disk_and_a_saved_boot_sector_does_not() {
+    let mut table = [0; 66];
+    table[4] = 0x83;
+    table[12] = 1;
+    table[64..].copy_from_slice(&[0x55, 0xaa]);
+    assert_eq!(kind("web01", 1 << 20, &[(446, &table)]), ClearKind::Disk("raw image: partition table"));
+    assert!(!kind("mbr.backup", 512, &[(446, &table)]).is_disk());
+    table[0] = 7; // no state that an entry can have
+    assert!(!kind("web01", 1 << 20, &[(446, &table)]).is_disk());
+}
+
+#[test]
+fn blank_images_are_told_by_name_or_size() {
+    for name in ["web01.raw", "WEB01-FLAT.VMDK", "web01-s001.vmdk", "web01.img", "web01-000001-sesparse.vmdk"] {
+        assert_eq!(kind(name, 512, &[]), ClearKind::Disk("by its name"), "{name}");
+    }
+    assert_eq!(kind("vda", 64 << 20, &[]), ClearKind::Disk("by its size"));
+    for (name, len) in [("vda", 8 << 20), ("vda", (64 << 20) + 512), ("backup.tar", 64 << 20), ("web01.vmdk", 64 << 20)]
+    {
+        assert!(!kind(name, len, &[]).is_disk(), "{name} of {len} bytes");
+    }
+}
+
+#[test]
+fn what_vmware_keeps_beside_disks_stays_in_the_home() {
+    // A guest's memory may hold anything, a partition table for instance.
+    for name in ["web01.vmem", "web01.nvram", "vmware.log", "web01-ctk.vmdk", "web01.vswp", "web01.vmx"] {
+        assert!(!kind(name, 64 << 20, &[(512, b"EFI PART")]).is_disk(), "{name}");
+    }
+}
+
+#[test]
+fn a_vmdk_is_a_descriptor_or_a_disk_by_its_content() {
+    let text = b"# Disk DescriptorFile\nversion=1\nCID=00c0ffee\nparentCID=ffffffff\ncreateType=\"custom\"\n\
+        RW 2 FLAT \"web01-flat.vmdk\" 0\n";
+    assert_eq!(kind("web01.vmdk", text.len() as u64, &[(0, text)]), ClearKind::Home("VMDK descriptor"));
+    assert_eq!(kind("disk.raw", text.len() as u64, &[(0, text)]), ClearKind::Home("VMDK descriptor"));
+}

@@ -1,0 +1,184 @@
+//! What a file is beside its content: mode, owner, times and extended attributes, carried from one file to another.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Result};
+use crate::format::home_file::FileId;
+use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
+
+/// Linux's limit on a value and on the list of names, in bytes.
+const XATTR_MAX: usize = 65_536;
+const USER: &[u8] = b"user.";
+
+/// How the values of `user.` xattrs are kept.
+#[derive(Clone, Copy)]
+pub(super) enum Sealing<'k> {
+    /// As they are.
+    Clear,
+    /// Sealed by a home, bound to a file's id if it has one.
+    By(&'k HomeKeys, Option<FileId>),
+}
+
+impl Sealing<'_> {
+    /// A stored value as programs see it.
+    fn open(self, name: &OsStr, stored: Vec<u8>) -> Result<Vec<u8>> {
+        match self {
+            Self::By(keys, file) if is_user(name) => {
+                open_value(keys, &Value::Xattr { file, name: name.as_bytes() }, &stored)
+                    .context(|| format!("extended attribute {}", name.display()))
+            }
+            Self::By(..) | Self::Clear => Ok(stored),
+        }
+    }
+
+    /// What is stored of a value.
+    fn seal(self, name: &OsStr, value: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Self::By(keys, file) if is_user(name) => {
+                seal_value(keys, &Value::Xattr { file, name: name.as_bytes() }, value)
+                    .context(|| format!("extended attribute {}", name.display()))
+            }
+            Self::By(..) | Self::Clear => Ok(value.to_vec()),
+        }
+    }
+}
+
+/// Everything of a file or directory that is not content, with `user.` values as programs see them.
+pub(super) struct Attributes {
+    stat: Stat,
+    xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+impl Attributes {
+    /// Reads them all.
+    ///
+    /// # Errors
+    /// `Corrupt` for a sealed value that does not open, or `Io`.
+    pub(super) fn read(file: &File, sealing: Sealing<'_>) -> Result<Self> {
+        let stat = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let mut xattrs = Vec::new();
+        for name in xattr_names(file)? {
+            let value = sealing.open(&name, xattr(file, &name)?)?;
+            xattrs.push((name, value));
+        }
+        Ok(Self { stat, xattrs })
+    }
+
+    /// Gives them all to another file. The owner before the mode and the capabilities, both of which it would clear; the
+    /// times last.
+    ///
+    /// # Errors
+    /// `E2BIG` for a value that cannot be sealed, or `Io`.
+    pub(super) fn give(&self, file: &File, sealing: Sealing<'_>) -> Result<()> {
+        let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        if (made.st_uid, made.st_gid) != (self.stat.st_uid, self.stat.st_gid) {
+            rustix::fs::fchown(file, Some(Uid::from_raw(self.stat.st_uid)), Some(Gid::from_raw(self.stat.st_gid)))
+                .map_err(io::Error::from)
+                .context(|| format!("giving the file to user {}, group {}", self.stat.st_uid, self.stat.st_gid))?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(self.stat.st_mode & 0o7777))
+            .map_err(io::Error::from)
+            .context(|| "setting the mode".into())?;
+        for (name, value) in &self.xattrs {
+            set_xattr(file, name, &sealing.seal(name, value)?)?;
+        }
+        give_times(&self.stat, file)
+    }
+
+    /// Whether a value is there that a home would seal.
+    pub(super) fn has_user_xattrs(&self) -> bool {
+        self.xattrs.iter().any(|(name, _)| is_user(name))
+    }
+}
+
+/// Seals or opens the `user.` xattrs of something that is not replaced, one after the other; those that have the other form
+/// already stay. A directory has no id, so `keys` alone say how.
+///
+/// # Errors
+/// `Corrupt` when a value to open is none that this home sealed, or `Io`.
+pub(super) fn convert_in_place(dir: &File, keys: &HomeKeys, seal: bool) -> Result<()> {
+    let sealing = Sealing::By(keys, None);
+    for name in xattr_names(dir)?.into_iter().filter(|name| is_user(name)) {
+        let stored = xattr(dir, &name)?;
+        let opened = sealing.open(&name, stored.clone());
+        match (seal, opened) {
+            (true, Err(_)) => set_xattr(dir, &name, &sealing.seal(&name, &stored)?)?,
+            (false, Ok(value)) => set_xattr(dir, &name, &value)?,
+            (true, Ok(_)) | (false, Err(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives the owner and the times of a symbolic link, `stat`, to another one in an open directory.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &str) -> Result<()> {
+    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+        .and_then(|()| rustix::fs::utimensat(dir, name, &times_of(stat), AtFlags::SYMLINK_NOFOLLOW))
+        .map_err(io::Error::from)
+        .context(|| "giving a symbolic link its owner and times".into())
+}
+
+/// Gives a file or directory the times that `stat` tells.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn give_times(stat: &Stat, file: &File) -> Result<()> {
+    rustix::fs::futimens(file, &times_of(stat)).map_err(io::Error::from).context(|| "setting times".into())
+}
+
+fn times_of(stat: &Stat) -> Timestamps {
+    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+/// Names of all xattrs; none where the file system has none.
+pub(super) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
+    let mut list = vec![0_u8; XATTR_MAX];
+    let len = match rustix::fs::flistxattr(file, list.as_mut_slice()) {
+        Ok(len) => len,
+        Err(Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(Error::io("listing extended attributes", error.into())),
+    };
+    let names = list[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsStr::from_bytes(name).to_os_string()).collect())
+}
+
+fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
+    let mut value = vec![0; XATTR_MAX];
+    let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
+        .map_err(io::Error::from)
+        .context(|| format!("reading extended attribute {}", name.display()))?;
+    value.truncate(len);
+    Ok(value)
+}
+
+fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
+    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(()),
+        // Labels of a security module are its own affair, and only the privileged may set `trusted.` ones.
+        Err(Errno::PERM | Errno::OPNOTSUPP) if !is_user(name) && is_set(file, name, value) => Ok(()),
+        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
+    }
+}
+
+/// Whether the file has this value already, given by the system when it was made.
+fn is_set(file: &File, name: &OsStr, value: &[u8]) -> bool {
+    xattr(file, name).is_ok_and(|found| found == value)
+}
+
+pub(super) fn is_user(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(USER)
+}

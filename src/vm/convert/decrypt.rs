@@ -1,0 +1,187 @@
+//! Decrypting disks of a VM folder, and at last its home.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::storage::{Access, FileStorage};
+use crate::store::disk::LockedDisk;
+use crate::store::plain_file::PlainFile;
+use crate::vm::convert::choice;
+use crate::vm::convert::form::{Form, Target};
+use crate::vm::convert::home_files::{self, Direction};
+use crate::vm::convert::opened::{OpenFolder, unlock};
+use crate::vm::convert::pace::Pace;
+use crate::vm::convert::plan::{Action, Plan, free_space, peak_space, planned};
+use crate::vm::convert::replace::{Original, Site};
+use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::folder::HomeState;
+
+/// What to decrypt.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// These disks, by their paths below the VM folder. A VMDK descriptor means its extents.
+    Disks(Vec<PathBuf>),
+    /// The home, whose disks are all in the clear.
+    Home,
+    /// All disks, then the home.
+    All,
+}
+
+/// A decryption that is planned and can begin. Holds the claim on the folder.
+pub struct Decryption<'p> {
+    folder: OpenFolder,
+    entries: Vec<Entry>,
+    chosen: HashSet<PathBuf>,
+    plan: Plan,
+    engine: Engine,
+    providers: &'p Providers,
+}
+
+impl<'p> Decryption<'p> {
+    /// Looks at a folder, and changes nothing.
+    ///
+    /// # Errors
+    /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
+    /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, or `Io`.
+    pub fn prepare(path: &Path, providers: &'p Providers, what: &What, engine: Engine) -> Result<Self> {
+        let folder = OpenFolder::open(path, providers)?;
+        let Some(home) = &folder.home else {
+            return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.display())));
+        };
+        let entries = tree::walk(&folder.dir, Some(&home.keys))?;
+        let chosen = match what {
+            What::Home => HashSet::new(),
+            What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
+            What::Disks(names) => choice::disks(&folder.dir, &entries, Some(&home.keys), names)?,
+        };
+        let with_home = !matches!(what, What::Disks(_));
+        if with_home {
+            refuse_what_needs_the_home(&folder, &entries, &chosen)?;
+        }
+        let plan = make_plan(&folder, &entries, &chosen, with_home)?;
+        Ok(Self { folder, entries, chosen, plan, engine, providers })
+    }
+
+    /// What will be done.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Decrypts. Whatever stops it, a new one takes up where it was.
+    ///
+    /// # Errors
+    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, `Corrupt` or `Io`, naming the file.
+    pub fn run(mut self, on_progress: OnProgress<'_>) -> Result<()> {
+        self.plan.check_space()?;
+        self.check_keys()?;
+        let pace = Pace::new(self.plan.bytes(), on_progress);
+        let site = self.site(&pace)?;
+        site.clean(false)?;
+        for names in by_inode(disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path))) {
+            let first = &names[0].path;
+            pace.turn_to(first.display().to_string());
+            self.decrypt_disk(&site, &names).context(|| first.display().to_string())?;
+        }
+        site.sync_root()?;
+        if self.plan.ends == HomeState::Clear {
+            self.folder.turn(HomeState::Decrypting)?;
+            let site = self.site(&pace)?;
+            home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
+            site.clean(true)?;
+            return self.folder.end();
+        }
+        self.site(&pace)?.clean(true)?;
+        self.folder.sync()
+    }
+
+    /// All disks' keys can be had, and nothing else has the disks open: otherwise nothing is begun.
+    fn check_keys(&self) -> Result<()> {
+        for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
+            self.claim(&entry.path).context(|| entry.path.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    fn claim(&self, path: &Path) -> Result<Original> {
+        Original::claim(&self.folder.dir, path, Access::Write, |storage: FileStorage| {
+            let locked = LockedDisk::open(storage)?;
+            let dek = unlock(&locked.stored().header, self.providers)?;
+            let disk = locked.unlock(&dek, self.engine)?;
+            disk.prepare_writes()?; // completes what a deep rekey was about to write
+            Ok(Form::Disk(disk))
+        })
+    }
+
+    fn decrypt_disk(&self, site: &Site<'_, '_>, names: &[&Entry]) -> Result<()> {
+        let original = self.claim(&names[0].path)?;
+        let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
+        site.replace(&original, &paths, &Target::Clear)
+    }
+
+    fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
+        let keys = &self.folder.unlocked()?.keys;
+        Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace })
+    }
+}
+
+fn disks(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
+    entries.iter().filter(|entry| entry.found == Found::Disk)
+}
+
+/// vSphere's rule: disks first, the home last. And what the home cannot open would be lost with its key.
+fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>) -> Result<()> {
+    let path = |entry: &Entry| folder.path.join(&entry.path).display().to_string();
+    if let Some(disk) = disks(entries).find(|entry| !chosen.contains(&entry.path)) {
+        return Err(Error::new(
+            Kind::Denied,
+            format!("{} is encrypted: a home is decrypted after all its disks (--all does both)", path(disk)),
+        ));
+    }
+    match entries.iter().find(|entry| entry.found == Found::Foreign) {
+        None => Ok(()),
+        Some(foreign) => Err(Error::new(
+            Kind::Corrupt,
+            format!("{} is damaged, or a file of another home: move it away first", path(foreign)),
+        )),
+    }
+}
+
+fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
+    let (mut home_files, mut files, mut space) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notes = Vec::new();
+    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
+        let entry = names[0];
+        let convert = match entry.found {
+            Found::Disk => chosen.contains(&entry.path),
+            Found::Sealed | Found::SealedLink => with_home,
+            Found::Clear(_) | Found::ClearLink | Found::Neither | Found::Foreign | Found::Folder => false,
+        };
+        if with_home
+            && matches!(entry.found, Found::Clear(kind) if !kind.is_disk())
+            && folder.state == HomeState::Encrypted
+        {
+            notes.push(format!("{} is in the clear already: it stays as it is", entry.path.display()));
+        }
+        let action = if convert { Action::Convert } else { Action::Keep };
+        let as_disk = matches!(entry.found, Found::Clear(kind) if kind.is_disk());
+        let is_disk = as_disk || entry.found == Found::Disk;
+        if is_disk { &mut files } else { &mut home_files }.push(planned(entry, action, as_disk));
+        if convert {
+            space.push((!is_disk, entry.allocated(), entry.allocated()));
+        }
+    }
+    space.sort_by_key(|(of_home, ..)| *of_home);
+    files.append(&mut home_files);
+    Ok(Plan {
+        state: folder.state,
+        ends: if with_home { HomeState::Clear } else { folder.state },
+        files,
+        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
+        space_free: free_space(&folder.dir)?,
+        notes,
+    })
+}

@@ -1,0 +1,175 @@
+//! A VM folder as a conversion needs it: its state, its home unlocked, and claimed against other conversions.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, RenameFlags};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{Header, UnverifiedHeader};
+use crate::format::names::DiskNames;
+use crate::key::Dek;
+use crate::provider::{KeyProvider, Providers};
+use crate::storage::{Access, FileStorage};
+use crate::store::home_file::HomeKeys;
+use crate::sys::file::open_beneath;
+use crate::vm::convert::form::WrappingKey;
+use crate::vm::folder::{self, HomeState, NewHome};
+use crate::vm::keyring;
+
+/// A VM folder whose header, if it has one, is claimed: no other conversion or change of keys is at work.
+pub(super) struct OpenFolder {
+    pub(super) path: PathBuf,
+    pub(super) dir: File,
+    pub(super) state: HomeState,
+    pub(super) home: Option<OpenHome>,
+}
+
+/// An unlocked home.
+pub(super) struct OpenHome {
+    pub(super) header: Header,
+    pub(super) keys: HomeKeys,
+    /// Holds the claim.
+    _claim: FileStorage,
+}
+
+impl OpenFolder {
+    /// Opens a folder and unlocks its home, if it has one.
+    ///
+    /// # Errors
+    /// `Busy` when another conversion is at work, `KeyUnavailable`, `Corrupt`, `NotFound`, or `Io`.
+    pub(super) fn open(path: &Path, providers: &Providers) -> Result<Self> {
+        let path = fs::canonicalize(path).context(|| format!("opening folder {}", path.display()))?;
+        let dir = folder::open_dir(&path)?;
+        let state = folder::home_state(&dir)?;
+        let home = match state.header_file() {
+            None => None,
+            Some(name) => {
+                Some(OpenHome::open(&dir, name, providers).context(|| format!("home of {}", path.display()))?)
+            }
+        };
+        Ok(Self { path, dir, state, home })
+    }
+
+    /// What the provider calls its key after.
+    pub(super) fn vm_name(&self) -> OsString {
+        self.path.file_name().unwrap_or(OsStr::new("vm")).to_os_string()
+    }
+
+    /// Gives the folder a home whose encryption begins, and makes sure that the provider opens it again.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the provider gives no key, or `Io`; then there is no home.
+    pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
+        let state = HomeState::Encrypting;
+        let Some(name) = state.header_file() else { return Ok(()) };
+        let vm_name = self.vm_name();
+        let new = NewHome { file: name, vm_name: &vm_name, disk_names: DiskNames::default() };
+        let (file, made, dek) = new.make(&self.dir, provider)?;
+        let reopened = || -> Result<()> {
+            let stored = folder::read_header(&self.dir, name)?
+                .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
+            let slot = made.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
+            let key = WrappingKey { id: slot.key_id.clone(), kek: provider.fetch_key(&slot.key_id)? };
+            let dek = key.unlock(&stored.header)?;
+            stored.header.verify(&dek).map(drop)
+        };
+        if let Err(error) = reopened().context(|| "opening the new home again".into()) {
+            // Nothing was encrypted under it yet.
+            rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::empty()).map_err(std::io::Error::from).ok();
+            return Err(error);
+        }
+        let claim = FileStorage::new(file);
+        claim.claim(Access::Write)?;
+        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, _claim: claim });
+        self.state = state;
+        Ok(())
+    }
+
+    /// Changes the state of the home, durably. The claim stays: it is on the file, not on its name.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn turn(&mut self, to: HomeState) -> Result<()> {
+        let (Some(from), Some(name)) = (self.state.header_file(), to.header_file()) else {
+            return Err(Error::new(Kind::Invalid, "a home without a header changes no state"));
+        };
+        if from != name {
+            rustix::fs::renameat_with(&self.dir, from, &self.dir, name, RenameFlags::NOREPLACE)
+                .or_else(|error| match error {
+                    // Some network file systems cannot refuse to replace. The claim keeps others away.
+                    rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
+                        rustix::fs::renameat(&self.dir, from, &self.dir, name)
+                    }
+                    other => Err(other),
+                })
+                .map_err(std::io::Error::from)
+                .context(|| format!("renaming {from} to {name}"))?;
+            self.state = to;
+        }
+        self.sync()
+    }
+
+    /// Removes the header, once nothing needs it any more.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.sync()?;
+        if let Some(name) = self.state.header_file() {
+            rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::empty())
+                .map_err(std::io::Error::from)
+                .context(|| format!("removing {name}"))?;
+        }
+        self.home = None;
+        self.state = HomeState::Clear;
+        self.sync()
+    }
+
+    pub(super) fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.dir).map_err(std::io::Error::from).context(|| "making names durable".into())
+    }
+
+    /// The home, which every caller has made sure of.
+    pub(super) fn unlocked(&self) -> Result<&OpenHome> {
+        self.home.as_ref().ok_or_else(|| {
+            Error::new(Kind::Denied, format!("{} is not encrypted: it has no home header", self.path.display()))
+        })
+    }
+}
+
+impl OpenHome {
+    fn open(dir: &File, name: &str, providers: &Providers) -> Result<Self> {
+        let claim = claim(dir, name)?;
+        let stored = folder::read_header(dir, name)?
+            .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
+        let dek = unlock(&stored.header, providers)?;
+        let header = stored.header.verify(&dek)?;
+        if header.transition.is_some() {
+            return Err(Error::new(
+                Kind::Busy,
+                "its deep rekey is not finished: `vmcryptfs rekey --deep` goes on with it",
+            ));
+        }
+        Ok(Self { keys: HomeKeys::new(&dek)?, header, _claim: claim })
+    }
+}
+
+/// Obtains the DEK of a header through the providers.
+///
+/// # Errors
+/// As [`keyring::unlock`].
+pub(super) fn unlock(header: &UnverifiedHeader, providers: &Providers) -> Result<Dek> {
+    let keks = providers.fetch_all(header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    keyring::unlock(header, &keks)
+}
+
+fn claim(dir: &File, name: &str) -> Result<FileStorage> {
+    let file = open_beneath(dir, Path::new(name), OFlags::RDWR | OFlags::NOFOLLOW, Mode::empty())
+        .context(|| format!("opening {name}"))?;
+    let storage = FileStorage::new(file);
+    storage.claim(Access::Write).context(|| "another change of this VM folder is at work".into())?;
+    Ok(storage)
+}

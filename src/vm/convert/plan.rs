@@ -1,0 +1,150 @@
+//! What a conversion will do, and how much space it takes: known, and refused if need be, before anything is touched.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Context, Error, Result};
+use crate::vm::convert::tree::{Entry, Found};
+use crate::vm::folder::HomeState;
+
+/// What a conversion does with a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Action {
+    /// Gives it its other form.
+    Convert,
+    /// Leaves it as it is.
+    Keep,
+}
+
+/// A file, and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct PlannedFile {
+    /// Below the VM folder; the first of several names.
+    pub path: PathBuf,
+    /// `disk`, `file` or `link`.
+    pub kind: &'static str,
+    /// What it is in more detail.
+    pub detail: &'static str,
+    /// Length in bytes as it is.
+    pub len: u64,
+    /// Bytes that it takes.
+    pub allocated: u64,
+    /// What is done with it.
+    pub action: Action,
+}
+
+/// All that a conversion is going to do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How far the home is encrypted.
+    pub state: HomeState,
+    /// What the home's state will be.
+    pub ends: HomeState,
+    /// Files, and links; disks after the home when encrypting, before it when decrypting.
+    pub files: Vec<PlannedFile>,
+    /// Most bytes that are taken at once beyond what is taken now.
+    pub space_needed: u64,
+    /// Bytes that are free.
+    pub space_free: u64,
+    /// What someone should know before.
+    pub notes: Vec<String>,
+}
+
+impl Plan {
+    /// Files that are converted.
+    pub fn converted(&self) -> impl Iterator<Item = &PlannedFile> {
+        self.files.iter().filter(|file| file.action == Action::Convert)
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_done(&self) -> bool {
+        self.state == self.ends && self.converted().next().is_none()
+    }
+
+    /// Refuses to begin without the space.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub(super) fn check_space(&self) -> Result<()> {
+        if self.space_needed <= self.space_free {
+            return Ok(());
+        }
+        let message = format!(
+            "too little space: {} bytes are needed for the largest file and its new form side by side, {} are free",
+            self.space_needed, self.space_free
+        );
+        Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
+    }
+
+    /// Bytes that will be read, written and read back.
+    pub(super) fn bytes(&self) -> u64 {
+        self.converted().map(|file| file.allocated.min(file.len) * 2).sum()
+    }
+}
+
+/// Describes an entry.
+pub(super) fn planned(entry: &Entry, action: Action, as_disk: bool) -> PlannedFile {
+    let (kind, detail) = match entry.found {
+        Found::Clear(kind) if as_disk && !kind.is_disk() => ("disk", "as told"),
+        Found::Clear(kind) => (if as_disk { "disk" } else { "file" }, kind.reason()),
+        Found::Disk => ("disk", "encrypted disk"),
+        Found::Sealed => ("file", "encrypted file"),
+        Found::ClearLink => ("link", "symbolic link"),
+        Found::SealedLink => ("link", "encrypted symbolic link"),
+        Found::Folder => ("folder", "folder"),
+        Found::Neither => ("file", "nothing to encrypt"),
+        Found::Foreign => ("file", "encrypted file of another home, or damaged"),
+    };
+    PlannedFile { path: entry.path.clone(), kind, detail, len: entry.len(), allocated: entry.allocated(), action }
+}
+
+/// Extra space in the course of replacing files one by one: what all before have grown by, and the next one beside its
+/// original. Pairs of bytes taken now and then.
+pub(super) fn peak_space(files: impl Iterator<Item = (u64, u64)>) -> u64 {
+    let mut grown: i128 = 0;
+    let mut peak: i128 = 0;
+    for (now, then) in files {
+        peak = peak.max(grown + i128::from(then));
+        grown += i128::from(then) - i128::from(now);
+    }
+    u64::try_from(peak.max(grown)).unwrap_or(u64::MAX)
+}
+
+/// Most bytes that the encrypted form of a file takes.
+pub(super) fn encrypted_space(entry: &Entry, as_disk: bool) -> u64 {
+    /// Both copies of a header, and what a file system needs to find them.
+    const DISK_HEADER: u64 = 64 << 10;
+    /// Blocks that hold the entries of a group, and what finds them.
+    const GROUP: u64 = 16 << 10;
+    const GROUP_PLAIN: u64 = 256 << 10;
+    let allocated = entry.allocated();
+    if as_disk {
+        return allocated + DISK_HEADER;
+    }
+    let groups = (entry.len() / GROUP_PLAIN + 1).min(allocated / 4096 + 1);
+    allocated + groups * GROUP + 4096
+}
+
+/// Bytes that an ordinary user can still write.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn free_space(dir: &File) -> Result<u64> {
+    let stat = rustix::fs::fstatvfs(dir).map_err(io::Error::from).context(|| "reading free space".into())?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_largest_file_needs_space_beside_itself() {
+        assert_eq!(peak_space([(10, 10), (100, 100), (20, 20)].into_iter()), 100);
+        assert_eq!(peak_space([(10, 14), (100, 101)].into_iter()), 105, "what the first has grown by stays");
+        assert_eq!(peak_space([(100, 100), (10, 110)].into_iter()), 110);
+        assert_eq!(peak_space([(10, 5), (10, 10)].into_iter()), 5);
+        assert_eq!(peak_space(std::iter::empty()), 0);
+    }
+}
