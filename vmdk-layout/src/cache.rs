@@ -53,13 +53,13 @@ impl Cache {
     ) -> Result<[u8; N]> {
         check_within(file_len, offset, N as u64, "table entry")?;
         let key = (id, offset / PIECE_LEN);
-        let slot = match self.slots.get(self.last).filter(|slot| slot.key == key) {
+        let at = usize::try_from(offset % PIECE_LEN).expect("PIECE_LEN fits usize");
+        let slot = match self.slots.get(self.last).filter(|slot| slot.key == key && slot.bytes.len() >= at + N) {
             Some(_) => self.last,
-            None => self.slot(key, source, file_len)?,
+            None => self.slot(key, at + N, source, file_len)?,
         };
         self.last = slot;
         self.clock += 1;
-        let at = usize::try_from(offset % PIECE_LEN).expect("PIECE_LEN fits usize");
         let slot = self.slots.get_mut(slot).expect("the index names slots that exist");
         slot.used = self.clock;
         let entry = slot.bytes.get(at..).and_then(<[u8]>::first_chunk);
@@ -80,26 +80,38 @@ impl Cache {
         Ok(&self.grain.insert((key, bytes)).1)
     }
 
-    /// Where the piece is, read now if need be.
-    fn slot<S: Source + ?Sized>(&mut self, key: (FileId, u64), source: &S, file_len: u64) -> Result<usize> {
-        if let Some(slot) = self.index.get(&key) {
-            return Ok(*slot);
+    /// Where the piece is, read now if need be: also if it had fewer than `needed` bytes, because its file has grown.
+    fn slot<S: Source + ?Sized>(
+        &mut self,
+        key: (FileId, u64),
+        needed: usize,
+        source: &S,
+        file_len: u64,
+    ) -> Result<usize> {
+        let known = self.index.get(&key).copied();
+        if let Some(place) = known.filter(|place| self.slots.get(*place).is_some_and(|it| it.bytes.len() >= needed)) {
+            return Ok(place);
         }
         let start = key.1 * PIECE_LEN;
         let len = usize::try_from(PIECE_LEN.min(file_len - start)).expect("PIECE_LEN fits usize");
         let mut bytes = vec![0; len];
         source.read_at(start, &mut bytes).map_err(|error| Error::io(start, error))?;
         let fresh = Slot { key, used: self.clock, bytes };
-        let place = if self.slots.len() < self.capacity {
-            self.slots.push(fresh);
-            self.slots.len() - 1
-        } else {
-            let oldest = self.slots.iter_mut().enumerate().min_by_key(|(_, slot)| slot.used);
-            let (place, slot) = oldest.expect("capacity is at least one");
-            self.index.remove(&slot.key);
-            *slot = fresh;
-            place
+        let place = match known {
+            Some(place) => place,
+            None if self.slots.len() < self.capacity => self.slots.len(),
+            None => {
+                let oldest = self.slots.iter().enumerate().min_by_key(|(_, slot)| slot.used);
+                oldest.expect("capacity is at least one").0
+            }
         };
+        match self.slots.get_mut(place) {
+            Some(slot) => {
+                self.index.remove(&slot.key);
+                *slot = fresh;
+            }
+            None => self.slots.push(fresh),
+        }
         self.index.insert(key, place);
         Ok(place)
     }
@@ -151,6 +163,18 @@ mod tests {
         assert_eq!([read(0, 0), read(0, 4092), read(1, 0), read(0, 8), read(2, 0), read(0, 0)], [1, 1, 2, 2, 3, 3]);
         assert_eq!([read(1, 4), read(10, 0)], [4, 5]);
         assert!(cache.entry::<4, _>(id, &source, source.len, 10 * PIECE_LEN + 4).is_err());
+    }
+
+    #[test]
+    fn a_piece_at_the_end_of_a_file_that_grew_is_read_again() {
+        let id = FileId { link: 0, file: 0 };
+        let mut cache = Cache::new(2);
+        let mut bytes = vec![7_u8; 8];
+        assert_eq!(cache.entry::<4, _>(id, &bytes, 8, 4).unwrap(), [7; 4]);
+        bytes.extend([9; 4]);
+        assert!(cache.entry::<4, _>(id, &bytes, 8, 8).is_err());
+        assert_eq!(cache.entry::<4, _>(id, &bytes, 12, 8).unwrap(), [9; 4]);
+        assert_eq!(cache.entry::<4, _>(id, &bytes, 12, 0).unwrap(), [7; 4]);
     }
 
     #[test]

@@ -38,6 +38,12 @@ impl DiskFile {
         })
     }
 
+    /// Whether a file that begins with `head` (its first 512 bytes, or all of it) claims to be one of these. Flat extents
+    /// do not, nor does what VMware encrypted as a whole.
+    pub fn is_recognised(head: &[u8]) -> bool {
+        Sparse::detect(head).is_some() || Descriptor::is_recognised(head)
+    }
+
     /// The descriptor, if there is one.
     pub fn descriptor(&self) -> Option<&Descriptor> {
         match self {

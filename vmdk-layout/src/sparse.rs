@@ -187,11 +187,12 @@ impl Sparse {
         let at = table + grain % self.entries_per_table * self.entry_len();
         let found = match self.format {
             SparseFormat::SeSparse => {
-                let entry = u64::from_le_bytes(cache.entry(id, source, self.file_len, at)?);
+                let entry =
+                    u64::from_le_bytes(cache.entry(id, source, self.len_up_to(source, at + self.entry_len())?, at)?);
                 sesparse::grain(entry, self.bases.1, self.grain_sectors).map_err(|error| error.at_offset(at))?
             }
             SparseFormat::Hosted | SparseFormat::Cowd => {
-                match u32::from_le_bytes(cache.entry(id, source, self.file_len, at)?) {
+                match u32::from_le_bytes(cache.entry(id, source, self.len_up_to(source, at + self.entry_len())?, at)?) {
                     0 => Grain::Unallocated,
                     1 if self.zero_grains => Grain::Zero,
                     sector if self.compressed => Grain::Compressed(u64::from(sector) * SECTOR_LEN),
@@ -204,12 +205,12 @@ impl Sparse {
             Grain::Data(offset) => (offset, self.len_of_grain(grain)),
             Grain::Compressed(offset) => (offset, marker::GRAIN_MARKER_LEN as u64),
         };
-        let fits = offset.checked_add(len).is_some_and(|end| end <= self.file_len);
-        if !fits || offset < self.header_len() {
+        let end = offset.saturating_add(len);
+        let file_len = self.len_up_to(source, end)?;
+        if end > file_len || offset < self.header_len() {
             let message = format!(
                 "the table entry of grain {grain} points to byte {offset}, expected {len} bytes between the header and \
-                 the end of the file at byte {}",
-                self.file_len
+                 the end of the file at byte {file_len}"
             );
             return Err(Error::new(Kind::Corrupt, message).at_offset(at));
         }
@@ -244,12 +245,16 @@ impl Sparse {
         let at = directory + index * self.entry_len();
         let sector = match self.format {
             SparseFormat::SeSparse => {
-                let entry = u64::from_le_bytes(cache.entry(id, source, self.file_len, at)?);
+                let entry =
+                    u64::from_le_bytes(cache.entry(id, source, self.len_up_to(source, at + self.entry_len())?, at)?);
                 sesparse::table_sector(entry, self.bases.0).map_err(|error| error.at_offset(at))?
             }
-            SparseFormat::Hosted | SparseFormat::Cowd => {
-                u64::from(u32::from_le_bytes(cache.entry(id, source, self.file_len, at)?))
-            }
+            SparseFormat::Hosted | SparseFormat::Cowd => u64::from(u32::from_le_bytes(cache.entry(
+                id,
+                source,
+                self.len_up_to(source, at + self.entry_len())?,
+                at,
+            )?)),
         };
         if sector == 0 {
             return Ok(None);
@@ -257,9 +262,16 @@ impl Sparse {
         // A table is as long as it needs to be for the grains that the extent has.
         let entries = self.end_of_table(index) - index * self.entries_per_table;
         let offset = bytes(sector);
-        check_within(self.file_len, offset, entries * self.entry_len(), &format!("grain table {index}"))
+        let table_len = entries * self.entry_len();
+        let file_len = self.len_up_to(source, offset.saturating_add(table_len))?;
+        check_within(file_len, offset, table_len, &format!("grain table {index}"))
             .map_err(|error| Error::new(Kind::Corrupt, error.message().to_owned()).at_offset(at))?;
         Ok(Some(offset))
+    }
+
+    /// Bytes of the file, asked for anew where something lies beyond its former end: a file that is in use grows.
+    fn len_up_to<S: Source + ?Sized>(&self, source: &S, end: u64) -> Result<u64> {
+        if end <= self.file_len { Ok(self.file_len) } else { len_of(source) }
     }
 
     fn entry_len(&self) -> u64 {

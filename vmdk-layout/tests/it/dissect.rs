@@ -8,8 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::images::{Cell, FORMATS, Format};
-use crate::qemu::{sample, write_disk};
+use crate::images::{Cell, FORMATS, Format, sample, write_disk};
 use crate::reader::{assert_same, read_disk};
 
 const SCRIPT: &str = "

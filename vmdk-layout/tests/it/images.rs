@@ -1,5 +1,8 @@
 //! Small images of every sparse format, and the bytes that a right reader finds in them.
 
+use std::fs;
+use std::path::Path;
+
 /// What one grain of an image is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Cell {
@@ -364,4 +367,45 @@ pub(crate) fn zlib_stored(data: &[u8]) -> Vec<u8> {
     }
     out.extend((high << 16 | low).to_le_bytes().into_iter().rev());
     out
+}
+
+/// Absent, zero and data grains in and around several tables, one of which is absent.
+pub(crate) fn sample(format: Format) -> Image {
+    let table = match format {
+        Format::Hosted | Format::HostedDamaged | Format::Stream => 512,
+        Format::Cowd | Format::SeSparse => 4096,
+    };
+    let cells = (0..table * 2 + table / 4).map(|index: u32| match index {
+        _ if (table..table * 2).contains(&index) || index.is_multiple_of(7) => Cell::Absent,
+        _ if index.is_multiple_of(5) => Cell::Zero,
+        _ if index.is_multiple_of(2) || (table / 8..table - 10).contains(&index) => Cell::Absent,
+        _ => Cell::Data(index.to_le_bytes()[0]),
+    });
+    Image::new(format, cells.collect(), 2)
+}
+
+/// Writes an image as `<stem>.vmdk`, with its extent in another file unless it is a stream.
+pub(crate) fn write_disk(folder: &Path, stem: &str, image: &Image, parent: Option<(&str, u32)>) {
+    let (create_type, extent) = match image.format {
+        Format::Hosted | Format::HostedDamaged => ("twoGbMaxExtentSparse", format!("{stem}-s001.vmdk")),
+        Format::Stream => ("streamOptimized", format!("{stem}.vmdk")),
+        Format::Cowd => ("vmfsSparse", format!("{stem}-delta.vmdk")),
+        Format::SeSparse => ("seSparse", format!("{stem}-sesparse.vmdk")),
+    };
+    let (hint, parent_cid) =
+        parent.map_or((String::new(), u32::MAX), |(name, cid)| (format!("parentFileNameHint=\"{name}\"\n"), cid));
+    let text = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=0000000a\nparentCID={parent_cid:08x}\ncreateType=\"{create_type}\"\n{hint}\
+         RW {} {} \"{extent}\"\n",
+        image.sectors,
+        image.extent_type()
+    );
+    let (text, image) = match image.format {
+        Format::Stream => (Vec::new(), Image { descriptor: text.into_bytes(), ..image.clone() }),
+        Format::Hosted | Format::HostedDamaged | Format::Cowd | Format::SeSparse => (text.into_bytes(), image.clone()),
+    };
+    fs::write(folder.join(format!("{stem}.vmdk")), text).unwrap();
+    let bytes = image.bytes();
+    assert_eq!(bytes.len() as u64 % SECTOR, 0);
+    fs::write(folder.join(extent), bytes).unwrap();
 }

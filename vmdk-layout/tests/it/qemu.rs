@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 use vmdk_layout::{Cid, Descriptor, FileName, Layout, NewDisk};
 
-use crate::images::{Cell, FORMATS, Format, Image, SECTOR, data};
+use crate::images::{FORMATS, Format, data, sample, write_disk};
 use crate::reader::{assert_same, read_disk};
 
 fn qemu_img(folder: &Path, arguments: &[&str]) {
@@ -143,45 +143,4 @@ fn new_descriptors_are_opened_by_qemu() {
         assert_same(&raw_by_qemu(folder.path(), "root disk.vmdk"), &bytes, "a new descriptor");
         assert!(Layout::open(&descriptor, &[bytes]).unwrap().is_writable());
     }
-}
-
-/// Absent, zero and data grains in and around several tables, one of which is absent.
-pub(crate) fn sample(format: Format) -> Image {
-    let table = match format {
-        Format::Hosted | Format::HostedDamaged | Format::Stream => 512,
-        Format::Cowd | Format::SeSparse => 4096,
-    };
-    let cells = (0..table * 2 + table / 4).map(|index: u32| match index {
-        _ if (table..table * 2).contains(&index) || index.is_multiple_of(7) => Cell::Absent,
-        _ if index.is_multiple_of(5) => Cell::Zero,
-        _ if index.is_multiple_of(2) || (table / 8..table - 10).contains(&index) => Cell::Absent,
-        _ => Cell::Data(index.to_le_bytes()[0]),
-    });
-    Image::new(format, cells.collect(), 2)
-}
-
-/// Writes an image as `<stem>.vmdk`, with its extent in another file unless it is a stream.
-pub(crate) fn write_disk(folder: &Path, stem: &str, image: &Image, parent: Option<(&str, u32)>) {
-    let (create_type, extent) = match image.format {
-        Format::Hosted | Format::HostedDamaged => ("twoGbMaxExtentSparse", format!("{stem}-s001.vmdk")),
-        Format::Stream => ("streamOptimized", format!("{stem}.vmdk")),
-        Format::Cowd => ("vmfsSparse", format!("{stem}-delta.vmdk")),
-        Format::SeSparse => ("seSparse", format!("{stem}-sesparse.vmdk")),
-    };
-    let (hint, parent_cid) =
-        parent.map_or((String::new(), u32::MAX), |(name, cid)| (format!("parentFileNameHint=\"{name}\"\n"), cid));
-    let text = format!(
-        "# Disk DescriptorFile\nversion=1\nCID=0000000a\nparentCID={parent_cid:08x}\ncreateType=\"{create_type}\"\n{hint}\
-         RW {} {} \"{extent}\"\n",
-        image.sectors,
-        image.extent_type()
-    );
-    let (text, image) = match image.format {
-        Format::Stream => (Vec::new(), Image { descriptor: text.into_bytes(), ..image.clone() }),
-        Format::Hosted | Format::HostedDamaged | Format::Cowd | Format::SeSparse => (text.into_bytes(), image.clone()),
-    };
-    fs::write(folder.join(format!("{stem}.vmdk")), text).unwrap();
-    let bytes = image.bytes();
-    assert_eq!(bytes.len() as u64 % SECTOR, 0);
-    fs::write(folder.join(extent), bytes).unwrap();
 }
