@@ -14,6 +14,7 @@ mod namespace;
 mod node;
 mod open;
 mod open_dirs;
+mod raw;
 mod workplace;
 
 use std::fs::File;
@@ -39,6 +40,7 @@ use handle::{Handles, Turns};
 use homes::Homes;
 use node::{Nodes, Place};
 use open_dirs::OpenDirs;
+use raw::ImageNodes;
 
 /// What a mount is made with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,6 +60,7 @@ pub struct FileSystem {
     turns: Turns,
     keyring: Keyring,
     homes: Homes,
+    image_nodes: ImageNodes,
     options: Options,
 }
 
@@ -95,6 +98,7 @@ impl FileSystem {
             turns: Turns::default(),
             keyring,
             homes: Homes::default(),
+            image_nodes: ImageNodes::default(),
             options,
         })
     }

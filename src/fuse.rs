@@ -75,7 +75,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.lookup(parent.0, name) {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
             Err(error) => reply.error(refuse("lookup", &error)),
         }
     }
@@ -86,7 +86,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         match self.0.attributes(number.0) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+            Ok(attr) => reply.attr(&ttl(&attr), &file_attr(&attr)),
             Err(error) => reply.error(refuse("getattr", &error)),
         }
     }
@@ -438,6 +438,10 @@ impl Filesystem for Adapter {
             Err(error) => reply.error(refuse("lseek", &error)),
         }
     }
+}
+
+fn ttl(attr: &Attr) -> Duration {
+    if attr.lasting { TTL } else { Duration::ZERO }
 }
 
 /// Size 0 asks how long the answer is.

@@ -9,5 +9,6 @@ pub mod header_area;
 pub mod home_file;
 pub mod plain_file;
 pub mod range_lock;
+pub mod raw_image;
 
 mod holes;

@@ -14,4 +14,5 @@ pub mod rekey;
 #[cfg(test)]
 mod rig;
 pub mod scan;
+pub mod vmdk;
 pub mod workplace;

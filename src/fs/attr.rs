@@ -64,6 +64,8 @@ pub struct Attr {
     pub device: u32,
     /// Last access, last change of the content, last change of anything.
     pub times: [SystemTime; 3],
+    /// Whether this may be believed for a while. What is not on disk follows the files that it is made of at once.
+    pub lasting: bool,
 }
 
 impl Attr {
@@ -84,6 +86,7 @@ impl Attr {
                 time(stat.st_mtime, stat.st_mtime_nsec),
                 time(stat.st_ctime, stat.st_ctime_nsec),
             ],
+            lasting: true,
         }
     }
 }

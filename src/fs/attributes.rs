@@ -12,7 +12,7 @@ use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
-use crate::fs::{FileSystem, backing};
+use crate::fs::{FileSystem, backing, raw};
 use crate::sector;
 use crate::storage::Access;
 use crate::vm::{disk, home};
@@ -35,6 +35,9 @@ impl FileSystem {
     /// `Io`, with `ESTALE` for a node whose name is gone.
     pub fn attributes(&self, number: NodeNumber) -> Result<Attr> {
         let node = self.nodes.get(number)?;
+        if node.is_virtual() {
+            return self.virtual_attributes(&node);
+        }
         let stat = self.stat_of(&node)?;
         self.attr_of(&node, &stat)
     }
@@ -45,6 +48,7 @@ impl FileSystem {
     /// `Denied`, `ReadOnly`, `KeyUnavailable` for the length of a locked file, or `Io`.
     pub fn change(&self, number: NodeNumber, changes: &Changes) -> Result<Attr> {
         let node = self.nodes.get(number)?;
+        raw::refuse_virtual(&node)?;
         if let Some(size) = changes.size {
             let open = self.open_node(&node, Access::Write)?;
             if !changes.keep_privileges {
@@ -74,6 +78,9 @@ impl FileSystem {
     pub fn drop_privileges(&self, handle: HandleNumber) -> Result<()> {
         match &*self.handles.get(handle)? {
             Handle::File(open) => drop_privileges(open.content.storage().file()),
+            Handle::Image(open) => {
+                open.image.extents().try_for_each(|extent| drop_privileges(extent.content.storage().file()))
+            }
             Handle::Directory(_) => Ok(()),
         }
     }
@@ -85,6 +92,12 @@ impl FileSystem {
     pub fn xattr(&self, number: NodeNumber, name: &OsStr) -> Result<Vec<u8>> {
         let node = self.nodes.get(number)?;
         refuse_unsupported(name)?;
+        if node.is_virtual() {
+            return Err(Error::io(
+                format!("extended attribute {}", name.display()),
+                std::io::Error::from_raw_os_error(libc::ENODATA),
+            ));
+        }
         let stored = self.with_backing(&node, |file| backing::xattr(file, name))?;
         if !is_user(name) {
             return Ok(stored);
@@ -99,6 +112,7 @@ impl FileSystem {
     /// `EEXIST`, `ENODATA`, `KeyUnavailable` when the home is locked, or `Io`.
     pub fn set_xattr(&self, number: NodeNumber, name: &OsStr, value: &[u8], mode: XattrMode) -> Result<()> {
         let node = self.nodes.get(number)?;
+        raw::refuse_virtual(&node)?;
         refuse_unsupported(name)?;
         let flags = match mode {
             XattrMode::Set => XattrFlags::empty(),
@@ -110,7 +124,11 @@ impl FileSystem {
             let home = self.home_of(&node)?;
             let owner = match &node.kind {
                 NodeKind::File(_) => Some(self.open_node(&node, Access::Write)?.content.file_id()?),
-                NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => None,
+                NodeKind::Directory(_)
+                | NodeKind::Symlink
+                | NodeKind::Special
+                | NodeKind::ImageDirectory
+                | NodeKind::Image(_) => None,
             };
             sealed = home::seal_xattr(&home, owner, name, value)?;
             &sealed
@@ -126,6 +144,9 @@ impl FileSystem {
     /// `Io`.
     pub fn xattr_names(&self, number: NodeNumber) -> Result<Vec<u8>> {
         let node = self.nodes.get(number)?;
+        if node.is_virtual() {
+            return Ok(Vec::new());
+        }
         self.with_backing(&node, backing::xattr_names)
     }
 
@@ -135,6 +156,7 @@ impl FileSystem {
     /// `ENODATA` when there is none, or `Io`.
     pub fn remove_xattr(&self, number: NodeNumber, name: &OsStr) -> Result<()> {
         let node = self.nodes.get(number)?;
+        raw::refuse_virtual(&node)?;
         refuse_unsupported(name)?;
         self.with_backing(&node, |file| backing::remove_xattr(file, name))
     }

@@ -15,10 +15,12 @@ use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
 use crate::fs::FileKind;
 use crate::fs::node::BackingId;
+use crate::fs::raw::OpenImage;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
 use crate::store::plain_file::{PlainFile, request_buffer};
+use crate::store::raw_image::AsPlainFile;
 use crate::sys::AlignedBuffer;
 use crate::vm::home;
 
@@ -145,6 +147,16 @@ impl OpenFile {
     }
 }
 
+impl AsPlainFile for OpenFile {
+    fn plain_file(&self) -> &dyn PlainFile {
+        self.content.file()
+    }
+
+    fn may_change(&self) -> bool {
+        self.writable.load(Ordering::Acquire)
+    }
+}
+
 /// An entry of a directory.
 #[derive(Clone, Debug)]
 pub struct DirEntry {
@@ -159,6 +171,7 @@ pub struct DirEntry {
 /// Something the kernel has open.
 pub(super) enum Handle {
     File(Arc<OpenFile>),
+    Image(Arc<OpenImage>),
     /// The listing as it was when the directory was opened or last rewound.
     Directory(Vec<DirEntry>),
 }
@@ -196,12 +209,12 @@ impl Handles {
         handle.cloned().ok_or_else(bad_handle)
     }
 
-    pub(super) fn remove(&self, number: HandleNumber) {
+    pub(super) fn remove(&self, number: HandleNumber) -> Option<Arc<Handle>> {
         let mut slots = self.0.write();
-        let Ok(index) = usize::try_from(number) else { return };
-        if slots.handles.get_mut(index).and_then(Option::take).is_some() {
-            slots.free.push(index);
-        }
+        let index = usize::try_from(number).ok()?;
+        let removed = slots.handles.get_mut(index)?.take()?;
+        slots.free.push(index);
+        Some(removed)
     }
 }
 
@@ -210,6 +223,7 @@ impl Handle {
     pub(super) fn file(&self) -> Result<&dyn PlainFile> {
         match self {
             Self::File(open) => Ok(open.content.file()),
+            Self::Image(open) => Ok(&open.image),
             Self::Directory(_) => Err(bad_handle()),
         }
     }

@@ -13,7 +13,7 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
-use crate::fs::{FileSystem, backing};
+use crate::fs::{FileSystem, backing, raw};
 use crate::vm::{disk, folder, home, scan};
 
 /// A file to be made.
@@ -75,9 +75,16 @@ impl FileSystem {
     /// # Errors
     /// `NotFound`, also for names that a mount never shows.
     pub fn lookup(&self, parent: NodeNumber, name: &OsStr) -> Result<Attr> {
+        let node = self.nodes.get(parent)?;
+        if node.is_virtual() {
+            return self.lookup_virtual(&node, name);
+        }
         let (parent, dir) = self.directory(parent)?;
-        let (node, stat) = self.find(&parent, &dir, name)?;
-        self.attr_of(&node, &stat)
+        match self.find(&parent, &dir, name) {
+            Ok((node, stat)) => self.attr_of(&node, &stat),
+            Err(error) if error.kind() == Kind::NotFound => self.lookup_virtual(&parent, name),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives back `count` lookups.
@@ -90,6 +97,10 @@ impl FileSystem {
     /// # Errors
     /// `Io`.
     pub fn open_dir(&self, number: NodeNumber) -> Result<HandleNumber> {
+        let node = self.nodes.get(number)?;
+        if node.is_virtual() {
+            return self.open_image_dir(&node);
+        }
         let (node, dir) = self.directory(number)?;
         let mut entries = Vec::new();
         for entry in Dir::read_from(&dir).map_err(|error| Error::io("reading the folder", error.into()))? {
@@ -122,7 +133,9 @@ impl FileSystem {
                 entries.iter().enumerate().skip(from).take_while(|(index, entry)| each(*index, entry)).for_each(drop);
                 Ok(())
             }
-            Handle::File(_) => Err(Error::io("no directory", std::io::Error::from_raw_os_error(libc::ENOTDIR))),
+            Handle::File(_) | Handle::Image(_) => {
+                Err(Error::io("no directory", std::io::Error::from_raw_os_error(libc::ENOTDIR)))
+            }
         }
     }
 
@@ -132,7 +145,7 @@ impl FileSystem {
     /// `Exists`, `KeyUnavailable` when the provider gives no key for a VM, or `Io`.
     pub fn make_dir(&self, parent: NodeNumber, name: &OsStr, new: NewFile) -> Result<Attr> {
         let (parent, dir) = self.directory(parent)?;
-        refuse_reserved(name)?;
+        refuse_reserved(&parent, &dir, name)?;
         let new = new.in_directory(&backing::stat(&dir)?, true);
         if is_datastore(&parent) {
             let (_, provider) = self.keyring.providers().default_provider()?;
@@ -157,7 +170,7 @@ impl FileSystem {
             return Ok(attr);
         }
         let (parent, dir) = self.directory(parent)?;
-        refuse_reserved(name)?;
+        refuse_reserved(&parent, &dir, name)?;
         self.nodes.vm_of(&parent)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
         backing::make_special(&dir, name, new.mode, attr::system_device(device))?;
@@ -172,7 +185,7 @@ impl FileSystem {
     /// `ENAMETOOLONG` for a target that is too long to be stored sealed, `KeyUnavailable` when the home is locked.
     pub fn make_symlink(&self, parent: NodeNumber, name: &OsStr, target: &Path, new: NewFile) -> Result<Attr> {
         let (parent, dir) = self.directory(parent)?;
-        refuse_reserved(name)?;
+        refuse_reserved(&parent, &dir, name)?;
         let sealed = home::seal_target(&*self.home_of(&parent)?, target)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
         backing::make_symlink(&dir, name, &sealed)?;
@@ -199,7 +212,8 @@ impl FileSystem {
     pub fn link(&self, number: NodeNumber, parent: NodeNumber, name: &OsStr) -> Result<Attr> {
         let node = self.nodes.get(number)?;
         let (parent, dir) = self.directory(parent)?;
-        refuse_reserved(name)?;
+        refuse_reserved(&parent, &dir, name)?;
+        raw::refuse_virtual(&node)?;
         self.refuse_other_vm(&node, &parent)?;
         let (from_dir, from_name) = self.place_of(&node)?;
         backing::link((&from_dir, &from_name), (&dir, name))?;
@@ -214,7 +228,7 @@ impl FileSystem {
     /// `Denied` for what a mount never shows, `NotFound`, or `Io`.
     pub fn remove(&self, parent: NodeNumber, name: &OsStr, directory: bool) -> Result<()> {
         let (parent, dir) = self.directory(parent)?;
-        refuse_reserved(name)?;
+        refuse_reserved(&parent, &dir, name)?;
         let stat = backing::stat_at(&dir, name)?;
         if directory {
             self.open_dirs.forget(BackingId::of(&stat));
@@ -237,8 +251,8 @@ impl FileSystem {
     pub fn rename(&self, from: (NodeNumber, &OsStr), to: (NodeNumber, &OsStr), mode: RenameMode) -> Result<()> {
         let (from_parent, from_dir) = self.directory(from.0)?;
         let (to_parent, to_dir) = self.directory(to.0)?;
-        refuse_reserved(from.1)?;
-        refuse_reserved(to.1)?;
+        refuse_reserved(&from_parent, &from_dir, from.1)?;
+        refuse_reserved(&to_parent, &to_dir, to.1)?;
         if !(is_datastore(&from_parent) && from_parent.number == to_parent.number) {
             self.refuse_other_vm(&from_parent, &to_parent)?;
         }
@@ -267,6 +281,9 @@ impl FileSystem {
     /// # Errors
     /// `Io`.
     pub fn sync_dir(&self, number: NodeNumber) -> Result<()> {
+        if self.nodes.get(number)?.is_virtual() {
+            return Ok(());
+        }
         let (_, dir) = self.directory(number)?;
         rustix::fs::fsync(dir).map_err(|error| Error::io("syncing the folder", error.into()))
     }
@@ -324,9 +341,10 @@ fn holds_home(dir: &File, name: &OsStr) -> bool {
     folder::open_at(dir, name).is_ok_and(|vm| backing::stat_at(&vm, OsStr::new(HOME_FILE)).is_ok())
 }
 
-pub(super) fn refuse_reserved(name: &OsStr) -> Result<()> {
+/// Refuses names that nobody but vmcryptfs makes, renames or removes.
+pub(super) fn refuse_reserved(parent: &Node, dir: &File, name: &OsStr) -> Result<()> {
     if scan::is_reserved(name) {
         return Err(Error::new(Kind::Denied, format!("{} belongs to vmcryptfs", name.display())));
     }
-    Ok(())
+    raw::refuse_image_directory(parent, dir, name)
 }

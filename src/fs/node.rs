@@ -10,6 +10,7 @@ use rustix::fs::Stat;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::OpenFile;
+use crate::fs::raw::ImageNode;
 
 /// Number of a node. Where possible it is the backing inode's number, so that it survives remounts.
 pub type NodeNumber = u64;
@@ -18,7 +19,7 @@ pub type NodeNumber = u64;
 pub const ROOT: NodeNumber = 1;
 
 /// Numbers of nodes whose backing inode's number is taken begin here; file systems hand theirs out from below.
-const FIRST_OWN_NUMBER: u64 = 1 << 63;
+pub(super) const FIRST_OWN_NUMBER: u64 = 1 << 63;
 
 /// What a directory is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,6 +39,10 @@ pub(super) enum NodeKind {
     Symlink,
     /// A fifo, a socket or a device: the kernel serves them itself.
     Special,
+    /// A VM folder's directory of raw images, which is not on disk.
+    ImageDirectory,
+    /// A raw image in it.
+    Image(ImageNode),
 }
 
 /// A regular file, as far as it is remembered between opens.
@@ -78,6 +83,9 @@ pub(super) struct Node {
 pub(super) struct BackingId(u64, u64);
 
 impl BackingId {
+    /// Of what is not on disk.
+    const NONE: Self = Self(0, 0);
+
     pub(super) fn of(stat: &Stat) -> Self {
         Self(stat.st_dev, stat.st_ino)
     }
@@ -147,9 +155,12 @@ impl Nodes {
                 NodeKind::Directory(Place::Datastore) => {
                     return Err(Error::new(Kind::Denied, "a datastore holds VM folders and nothing else"));
                 }
-                NodeKind::Directory(Place::Inside) | NodeKind::File(_) | NodeKind::Symlink | NodeKind::Special => {
-                    number = table.first_name(number)?.0;
-                }
+                NodeKind::Directory(Place::Inside)
+                | NodeKind::File(_)
+                | NodeKind::Symlink
+                | NodeKind::Special
+                | NodeKind::ImageDirectory
+                | NodeKind::Image(_) => number = table.first_name(number)?.0,
             }
         }
     }
@@ -163,7 +174,11 @@ impl Nodes {
     pub(super) fn open_files(&self) -> Vec<Arc<Node>> {
         let is_open = |node: &&Arc<Node>| match &node.kind {
             NodeKind::File(file) => file.open.lock().strong_count() > 0,
-            NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => false,
+            NodeKind::Directory(_)
+            | NodeKind::Symlink
+            | NodeKind::Special
+            | NodeKind::ImageDirectory
+            | NodeKind::Image(_) => false,
         };
         self.0.read().nodes.values().filter(is_open).cloned().collect()
     }
@@ -184,6 +199,25 @@ impl Nodes {
         entry.add(parent, name);
         drop(entry);
         node
+    }
+
+    /// Makes a node of what is not on disk.
+    pub(super) fn add_virtual(&self, parent: NodeNumber, name: &OsStr, kind: NodeKind) -> Arc<Node> {
+        let mut table = self.0.write();
+        let number = table.next_own;
+        table.next_own += 1;
+        let entry = Mutex::new(Entry { names: vec![(parent, name.to_os_string())], lookups: 1 });
+        let node = Arc::new(Node { number, kind, backing: BackingId::NONE, entry });
+        table.nodes.insert(number, Arc::clone(&node));
+        node
+    }
+
+    /// Remembers that the kernel was told once more about a node, if it was not forgotten.
+    pub(super) fn found_again(&self, number: NodeNumber) -> Option<Arc<Node>> {
+        let table = self.0.write();
+        let node = table.nodes.get(&number)?;
+        node.entry.lock().lookups += 1;
+        Some(Arc::clone(node))
     }
 
     /// The kernel forgot `count` lookups of a node.
@@ -224,7 +258,11 @@ impl Node {
     pub(super) fn open_file(&self) -> Option<Arc<OpenFile>> {
         match &self.kind {
             NodeKind::File(file) => file.open.lock().upgrade(),
-            NodeKind::Directory(_) | NodeKind::Symlink | NodeKind::Special => None,
+            NodeKind::Directory(_)
+            | NodeKind::Symlink
+            | NodeKind::Special
+            | NodeKind::ImageDirectory
+            | NodeKind::Image(_) => None,
         }
     }
 }

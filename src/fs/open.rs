@@ -25,6 +25,9 @@ impl FileSystem {
     /// `KeyUnavailable` when it is locked, `Busy` when another mount or host has it open, `Corrupt` for damage.
     pub fn open_file(&self, number: NodeNumber, access: Access) -> Result<(HandleNumber, CacheMode)> {
         let node = self.nodes.get(number)?;
+        if let NodeKind::Image(image) = &node.kind {
+            return Ok((self.open_image(&node, image, access)?, CacheMode::Direct));
+        }
         let open = self.open_node(&node, access)?;
         let mode = CacheMode::of(&open);
         Ok((self.handles.insert(Handle::File(open)), mode))
@@ -32,7 +35,9 @@ impl FileSystem {
 
     /// Closes a handle.
     pub fn close(&self, handle: HandleNumber) {
-        self.handles.remove(handle);
+        if let Some(Handle::Image(open)) = self.handles.remove(handle).as_deref() {
+            self.forget_files(open);
+        }
     }
 
     /// Makes a regular file, a disk if its name says so, and opens it.
@@ -41,7 +46,7 @@ impl FileSystem {
     /// `Denied` outside of VM folders, `Exists`, `KeyUnavailable` when the VM is locked, or `Io`.
     pub fn create(&self, parent: NodeNumber, name: &OsStr, new: NewFile) -> Result<(Attr, HandleNumber, CacheMode)> {
         let (parent, dir) = self.directory(parent)?;
-        refuse_reserved(name)?;
+        refuse_reserved(&parent, &dir, name)?;
         let home = self.home_of(&parent)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
         let (file, content) = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {

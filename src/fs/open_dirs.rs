@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::fs::node::{BackingId, Node, NodeKind, NodeNumber};
-use crate::fs::{FileSystem, backing};
+use crate::fs::{FileSystem, backing, raw};
 
 /// Most directories that are kept open: descriptors do not grow with the datastore.
 const MAX_OPEN: usize = 64;
@@ -42,6 +42,7 @@ impl FileSystem {
     /// A directory's node, and the directory, open.
     pub(super) fn directory(&self, number: NodeNumber) -> Result<(Arc<Node>, Arc<File>)> {
         let node = self.nodes.get(number)?;
+        raw::refuse_virtual(&node)?;
         let dir = self.dir_of(&node)?;
         Ok((node, dir))
     }

@@ -7,5 +7,9 @@ mod events;
 mod files;
 mod home;
 mod host;
+#[path = "../../vmdk-layout/tests/it/images.rs"]
+#[allow(dead_code, clippy::cast_possible_truncation, reason = "vmdk-layout's own tests use the rest of it")]
+mod images;
 mod keys;
 mod names;
+mod raw;

@@ -1,0 +1,260 @@
+//! Raw images of VMDKs, in the directory `.raw` of a VM folder.
+//!
+//! The directory is not on disk, and not listed, so that what copies or removes a VM folder with all that it holds does
+//! not meet its disks twice. An open image uses the same open files as whoever opens its extents under their own names.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rustix::fs::{Dir, FileType, Stat};
+use vmdk_layout::{DiskFile, Role};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::fs::handle::{DirEntry, Handle, HandleNumber, OpenFile};
+use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeKind, NodeNumber, Place};
+use crate::fs::{Attr, FileKind, FileSystem, backing};
+use crate::storage::Access;
+use crate::store::plain_file::PlainFile;
+use crate::store::raw_image::RawImage;
+use crate::vm::vmdk::{self, VmFiles};
+
+/// The directory's name in a VM folder.
+pub(super) const IMAGE_DIRECTORY: &str = ".raw";
+
+/// The bits of a mode that allow writing.
+const WRITE_BITS: u16 = 0o222;
+
+/// A raw image, as far as it is remembered between opens: the one that was opened last.
+#[derive(Default)]
+pub(super) struct ImageNode(Mutex<Weak<OpenImage>>);
+
+/// A raw image that a handle uses.
+pub(super) struct OpenImage {
+    pub(super) image: RawImage<OpenFile>,
+    /// The nodes of its files, which are kept known, so that all handles on them share one open file.
+    nodes: Vec<NodeNumber>,
+}
+
+/// Directories of images, and images in them, by where they are.
+#[derive(Default)]
+pub(super) struct ImageNodes(Mutex<HashMap<(NodeNumber, OsString), NodeNumber>>);
+
+impl Node {
+    fn is_vm(&self) -> bool {
+        matches!(self.kind, NodeKind::Directory(Place::Vm))
+    }
+
+    /// Whether it is not on disk.
+    pub(super) fn is_virtual(&self) -> bool {
+        matches!(self.kind, NodeKind::ImageDirectory | NodeKind::Image(_))
+    }
+}
+
+/// Refuses to make, rename or remove the directory of images. One that is on disk (it came from elsewhere) is like any
+/// other, and hides the images.
+pub(super) fn refuse_image_directory(parent: &Node, dir: &File, name: &OsStr) -> Result<()> {
+    if parent.is_vm() && name == IMAGE_DIRECTORY && backing::stat_at(dir, name).is_err() {
+        return Err(read_only());
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be done to something that is not on disk.
+pub(super) fn refuse_virtual(node: &Node) -> Result<()> {
+    if node.is_virtual() { Err(read_only()) } else { Ok(()) }
+}
+
+/// The refusal of every change but that of an image's content.
+fn read_only() -> Error {
+    Error::new(Kind::Denied, format!("{IMAGE_DIRECTORY} shows VMDKs as raw images; only their content can be changed"))
+}
+
+impl FileSystem {
+    /// Finds what is not on disk: the directory of images in a VM folder, or an image in that.
+    pub(super) fn lookup_virtual(&self, parent: &Node, name: &OsStr) -> Result<Attr> {
+        let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.display()));
+        let kind = if parent.is_vm() && name == IMAGE_DIRECTORY {
+            NodeKind::ImageDirectory
+        } else if matches!(parent.kind, NodeKind::ImageDirectory) {
+            let (_, dir) = self.vm_folder(parent)?;
+            vmdk::vmdk_name(name, file_names(&dir)?).ok_or_else(absent)?;
+            NodeKind::Image(ImageNode::default())
+        } else {
+            return Err(absent());
+        };
+        let node = self.image_nodes.node(self, (parent.number, name.to_os_string()), kind);
+        self.attributes(node.number).inspect_err(|_| self.nodes.forget(node.number, 1))
+    }
+
+    /// Attributes of what is not on disk.
+    pub(super) fn virtual_attributes(&self, node: &Node) -> Result<Attr> {
+        let (vm, dir) = self.vm_folder(node)?;
+        let NodeKind::Image(image) = &node.kind else {
+            let mut attr = Attr::new(node.number, FileKind::Directory, &backing::stat(&dir)?, 0, 0);
+            attr.mode &= !WRITE_BITS;
+            attr.links = 2;
+            attr.lasting = false;
+            return Ok(attr);
+        };
+        let (_, name) = self.nodes.name(node)?;
+        if let Some(vmdk) = vmdk::vmdk_name(&name, file_names(&dir)?) {
+            let stat = backing::stat_at(&dir, &vmdk)?;
+            let folder = OpenFolder::new(self, (vm, dir));
+            return match vmdk::read(&folder.open(&vmdk)?).context(|| vmdk.display().to_string())? {
+                Some(disk) => Ok(self.image_attributes(node, &stat, &disk, &folder.dir)),
+                None => Err(Error::new(Kind::NotFound, format!("{} is no VMDK", vmdk.display()))),
+            };
+        }
+        // Its VMDK was removed or renamed, but open handles still work.
+        match image.0.lock().upgrade().as_deref() {
+            Some(OpenImage { image, .. }) if let Some(descriptor) = image.descriptor() => {
+                let stat = backing::stat(descriptor.content.storage().file())?;
+                Ok(Attr::new(node.number, FileKind::Regular, &stat, image.plain_len(), 0))
+            }
+            Some(_) | None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.display()))),
+        }
+    }
+
+    fn image_attributes(&self, node: &Node, stat: &Stat, disk: &DiskFile, dir: &File) -> Attr {
+        let size = disk.descriptor().map_or(0, vmdk_layout::Descriptor::len);
+        let extents = match disk {
+            DiskFile::Descriptor(descriptor) => descriptor.files().unwrap_or_default(),
+            DiskFile::Monolithic { .. } | DiskFile::Extent(_) => Vec::new(),
+        };
+        let taken = |name: &vmdk_layout::FileName| {
+            backing::stat_at(dir, OsStr::new(name.as_str())).map_or(0, |it| it.st_blocks)
+        };
+        let blocks = if extents.is_empty() { stat.st_blocks } else { extents.iter().map(taken).sum() };
+        let mut attr = Attr::new(node.number, FileKind::Regular, stat, size, u64::try_from(blocks).unwrap_or(0));
+        if self.options.read_only || !vmdk::is_writable(disk) {
+            attr.mode &= !WRITE_BITS;
+        }
+        attr.links = 1;
+        attr.lasting = false;
+        attr
+    }
+
+    /// Opens an image. Its files are opened for writing only when it is.
+    pub(super) fn open_image(&self, node: &Node, image: &ImageNode, access: Access) -> Result<HandleNumber> {
+        let (vm, dir) = self.vm_folder(node)?;
+        let (_, name) = self.nodes.name(node)?;
+        let vmdk = vmdk::vmdk_name(&name, file_names(&dir)?).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("the VMDK of {} does not exist any more", name.display()))
+        })?;
+        let folder = OpenFolder::new(self, (vm, dir));
+        let opened = vmdk::open(&folder, &vmdk).context(|| self.name(node.number))?;
+        if access == Access::Write {
+            if !opened.is_writable() {
+                let message =
+                    format!("{}: only a disk of flat RW extents without a parent can be written", name.display());
+                return Err(Error::new(Kind::ReadOnly, message));
+            }
+            opened.extents().try_for_each(|extent| extent.admit(Access::Write)).context(|| self.name(node.number))?;
+        }
+        let open = Arc::new(OpenImage { image: opened, nodes: folder.keep() });
+        *image.0.lock() = Arc::downgrade(&open);
+        Ok(self.handles.insert(Handle::Image(open)))
+    }
+
+    /// Lists the images of a VM folder.
+    pub(super) fn open_image_dir(&self, node: &Node) -> Result<HandleNumber> {
+        let (vm, dir) = self.vm_folder(node)?;
+        let mut vmdks = BTreeMap::new();
+        for name in file_names(&dir)? {
+            if let Some(raw) = vmdk::raw_name(&name) {
+                let first = vmdks.entry(raw).or_insert_with(|| name.clone());
+                if name < *first {
+                    *first = name;
+                }
+            }
+        }
+        let folder = OpenFolder::new(self, (vm, dir));
+        let shown = |vmdk: &OsStr| match folder.open(vmdk).and_then(|file| vmdk::read(&file)) {
+            Ok(disk) => disk.is_some(),
+            // What cannot be read now is shown if it is called as VMDKs are; opening it tells why.
+            Err(_) => vmdk.to_str().is_some_and(|name| Role::of_name(name) == Role::Disk),
+        };
+        let entries = vmdks.into_iter().filter(|(_, vmdk)| shown(vmdk));
+        let entries = entries.map(|(name, _)| DirEntry { name, kind: FileKind::Regular, number: FIRST_OWN_NUMBER });
+        Ok(self.handles.insert(Handle::Directory(entries.collect())))
+    }
+
+    /// Lets go of the nodes that a closed image kept known.
+    pub(super) fn forget_files(&self, open: &OpenImage) {
+        open.nodes.iter().for_each(|number| self.nodes.forget(*number, 1));
+    }
+
+    /// The VM folder that something not on disk belongs to, and its backing directory.
+    fn vm_folder(&self, node: &Node) -> Result<(Arc<Node>, Arc<File>)> {
+        let vm = self.nodes.vm_of(node)?;
+        self.directory(vm.number)
+    }
+}
+
+impl ImageNodes {
+    fn node(&self, fs: &FileSystem, place: (NodeNumber, OsString), kind: NodeKind) -> Arc<Node> {
+        let mut known = self.0.lock();
+        if let Some(node) = known.get(&place).and_then(|number| fs.nodes.found_again(*number)) {
+            return node;
+        }
+        if known.len().is_power_of_two() {
+            known.retain(|_, number| fs.nodes.get(*number).is_ok()); // now and then: those that were forgotten
+        }
+        let node = fs.nodes.add_virtual(place.0, &place.1, kind);
+        known.insert(place, node.number);
+        node
+    }
+}
+
+/// Names of the regular files in a directory.
+fn file_names(dir: &File) -> Result<Vec<OsString>> {
+    let doing = |error: rustix::io::Errno| Error::io("reading the folder", error.into());
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir).map_err(doing)? {
+        let entry = entry.map_err(doing)?;
+        if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
+            names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string());
+        }
+    }
+    Ok(names)
+}
+
+/// Opens files of a VM folder through their nodes, as the kernel does.
+struct OpenFolder<'f> {
+    fs: &'f FileSystem,
+    vm: Arc<Node>,
+    dir: Arc<File>,
+    used: RefCell<Vec<NodeNumber>>,
+}
+
+impl<'f> OpenFolder<'f> {
+    fn new(fs: &'f FileSystem, (vm, dir): (Arc<Node>, Arc<File>)) -> Self {
+        Self { fs, vm, dir, used: RefCell::default() }
+    }
+
+    /// The nodes that were used, which whoever takes them forgets.
+    fn keep(self) -> Vec<NodeNumber> {
+        self.used.take()
+    }
+}
+
+impl VmFiles for OpenFolder<'_> {
+    type File = OpenFile;
+
+    fn open(&self, name: &OsStr) -> Result<Arc<OpenFile>> {
+        let (node, _) = self.fs.find(&self.vm, &self.dir, name)?;
+        self.used.borrow_mut().push(node.number);
+        self.fs.open_node(&node, Access::Read)
+    }
+}
+
+impl Drop for OpenFolder<'_> {
+    fn drop(&mut self) {
+        self.used.take().into_iter().for_each(|number| self.fs.nodes.forget(number, 1));
+    }
+}

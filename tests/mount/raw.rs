@@ -1,0 +1,6 @@
+//! Raw images of VMDKs under `.raw`: their content, and what is refused.
+
+mod changes;
+mod content;
+mod refusals;
+mod tools;
