@@ -12,3 +12,12 @@ pub mod range_lock;
 pub mod raw_image;
 
 mod holes;
+#[cfg(test)]
+mod linearizable;
+#[cfg(test)]
+mod range_lock_tests;
+
+/// What range locks are made of; tests/range_lock.rs has a model checker's in its place.
+mod sync {
+    pub(super) use parking_lot::{Condvar, Mutex};
+}

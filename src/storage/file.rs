@@ -82,6 +82,24 @@ impl FileStorage {
     }
 }
 
+/// Reads until the buffer is full or the file ends: one call may give less than there is.
+fn fill(
+    buffer: &mut [u8],
+    offset: u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 impl Storage for FileStorage {
     fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().context(|| "reading the backing file's length".into())?.len())
@@ -92,16 +110,8 @@ impl Storage for FileStorage {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io(format!("reading the backing file at {offset}"), error)),
-            }
-        }
-        Ok(filled)
+        fill(buffer, offset, |rest, at| self.file.read_at(rest, at))
+            .context(|| format!("reading {} bytes of the backing file at {offset}", buffer.len()))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -135,5 +145,38 @@ impl Storage for FileStorage {
 
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
         file::seek_hole(&self.file, offset).context(|| format!("seeking a hole in the backing file from {offset}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of `content` that gives a few bytes at a time, and is interrupted before each.
+    fn reluctant(content: &[u8]) -> impl FnMut(&mut [u8], u64) -> io::Result<usize> {
+        let mut interrupted = false;
+        move |buffer, offset| {
+            interrupted = !interrupted;
+            if interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let rest = usize::try_from(offset).map_or(&[][..], |at| content.get(at..).unwrap_or_default());
+            let len = rest.len().min(buffer.len()).min(3);
+            buffer[..len].copy_from_slice(&rest[..len]);
+            Ok(len)
+        }
+    }
+
+    #[test]
+    fn short_and_interrupted_reads_are_gone_on_with() {
+        let content: Vec<u8> = (0..100).collect();
+        let mut buffer = [0xff; 40];
+        assert_eq!(fill(&mut buffer, 10, reluctant(&content)).unwrap(), 40);
+        assert_eq!(buffer, content[10..50]);
+        assert_eq!(fill(&mut buffer, 90, reluctant(&content)).unwrap(), 10, "the end of the file");
+        assert_eq!(buffer[..10], content[90..]);
+        assert_eq!(fill(&mut buffer, 200, reluctant(&content)).unwrap(), 0);
+        let failing = |_: &mut [u8], _| Err(io::Error::from_raw_os_error(libc::EIO));
+        assert_eq!(fill(&mut buffer, 0, failing).unwrap_err().raw_os_error(), Some(libc::EIO));
     }
 }

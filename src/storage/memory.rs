@@ -1,56 +1,172 @@
 //! Storage in memory, and the two variants that tests need: one that fails, one that loses power.
 
+mod crash;
+mod fault;
+
+pub use crash::CrashStorage;
+pub use fault::{Countdown, Fault, FaultStorage};
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::storage::Storage;
 
-/// What a disk writes at once: a power cut leaves each such piece old or new.
+/// What a medium writes at once: a power cut leaves each such piece old or new.
 const SECTOR: usize = 512;
+const SECTOR_LEN: u64 = SECTOR as u64;
+
+/// The content of a file in memory. Copying it is cheap: sectors are shared until they change, and holes take no memory.
+#[derive(Clone, Default)]
+pub struct Image {
+    len: u64,
+    /// Sectors by number; what is absent is zeros, as is what lies behind the end.
+    sectors: BTreeMap<u64, Arc<[u8; SECTOR]>>,
+}
+
+impl Image {
+    /// All bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; index(self.len)];
+        self.read(0, &mut bytes);
+        bytes
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> usize {
+        let len = index(self.len.saturating_sub(offset)).min(buffer.len());
+        buffer[..len].fill(0);
+        let end = offset + len as u64;
+        for (number, sector) in self.sectors.range(offset / SECTOR_LEN..end.div_ceil(SECTOR_LEN)) {
+            let start = number * SECTOR_LEN;
+            let (from, to) = (start.max(offset), (start + SECTOR_LEN).min(end));
+            buffer[index(from - offset)..index(to - offset)]
+                .copy_from_slice(&sector[index(from - start)..index(to - start)]);
+        }
+        len
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.len = self.len.max(offset + data.len() as u64);
+        for (start, piece) in pieces(offset, data) {
+            let sector = self.sectors.entry(start / SECTOR_LEN).or_insert_with(|| Arc::new([0; SECTOR]));
+            let at = index(start % SECTOR_LEN);
+            Arc::make_mut(sector)[at..at + piece.len()].copy_from_slice(piece);
+        }
+    }
+
+    /// Zeros a range that need not lie within the file; the length stays.
+    fn clear(&mut self, offset: u64, len: u64) {
+        let end = offset.saturating_add(len);
+        let touched: Vec<u64> =
+            self.sectors.range(offset / SECTOR_LEN..end.div_ceil(SECTOR_LEN)).map(|(&number, _)| number).collect();
+        for number in touched {
+            let start = number * SECTOR_LEN;
+            let (from, to) = (start.max(offset), (start + SECTOR_LEN).min(end));
+            if to - from == SECTOR_LEN {
+                self.sectors.remove(&number);
+            } else if let Some(sector) = self.sectors.get_mut(&number) {
+                Arc::make_mut(sector)[index(from - start)..index(to - start)].fill(0);
+            }
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            self.clear(len, u64::MAX - len);
+        }
+        self.len = len;
+    }
+
+    fn holds(&self, offset: u64, data: &[u8]) -> bool {
+        let mut found = vec![0; data.len()];
+        self.read(offset, &mut found) == data.len() && found == data
+    }
+
+    fn is_zero(&self, number: u64) -> bool {
+        self.sectors.get(&number).is_none_or(|sector| sector.iter().all(|&byte| byte == 0))
+    }
+
+    /// First position from `offset` on whose sector is, or is not, all zeros.
+    fn seek(&self, offset: u64, zero: bool) -> Option<u64> {
+        if offset >= self.len {
+            return None;
+        }
+        let first = offset / SECTOR_LEN;
+        let found = if zero {
+            (first..self.len.div_ceil(SECTOR_LEN)).find(|&number| self.is_zero(number))
+        } else {
+            self.sectors.range(first..).map(|(&number, _)| number).find(|&number| !self.is_zero(number))
+        };
+        found.map(|number| (number * SECTOR_LEN).max(offset))
+    }
+}
+
+impl From<Vec<u8>> for Image {
+    fn from(bytes: Vec<u8>) -> Self {
+        let mut image = Self { len: bytes.len() as u64, ..Self::default() };
+        for (start, piece) in pieces(0, &bytes).filter(|(_, piece)| piece.iter().any(|&byte| byte != 0)) {
+            image.write(start, piece);
+        }
+        image
+    }
+}
+
+/// Splits a write at the borders of sectors.
+fn pieces(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let mut rest = data;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        let (piece, behind) = rest.split_at(rest.len().min(SECTOR - index(at % SECTOR_LEN)));
+        let start = at;
+        rest = behind;
+        at += piece.len() as u64;
+        (!piece.is_empty()).then_some((start, piece))
+    })
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
 
 /// A file in memory. Zero sectors count as holes.
 #[derive(Default)]
-pub struct MemoryStorage(Mutex<Vec<u8>>);
+pub struct MemoryStorage(Mutex<Image>);
 
 impl MemoryStorage {
     /// A file that holds `image`.
-    pub fn new(image: Vec<u8>) -> Self {
-        Self(Mutex::new(image))
+    pub fn new(image: impl Into<Image>) -> Self {
+        Self(Mutex::new(image.into()))
     }
 
     /// All bytes.
     pub fn image(&self) -> Vec<u8> {
-        self.0.lock().clone()
+        self.0.lock().bytes()
     }
 
-    fn holds(&self, offset: u64, data: &[u8]) -> bool {
-        self.0.lock().get(index(offset)..).is_some_and(|rest| rest.starts_with(data))
+    /// What it holds now, to make other files of.
+    pub fn snapshot(&self) -> Image {
+        self.0.lock().clone()
     }
 }
 
 impl Storage for MemoryStorage {
     fn len(&self) -> Result<u64> {
-        Ok(self.0.lock().len() as u64)
+        Ok(self.0.lock().len)
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.0.lock().resize(index(len), 0);
+        self.0.lock().set_len(len);
         Ok(())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let image = self.0.lock();
-        let rest = image.get(index(offset)..).unwrap_or_default();
-        let len = rest.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
+        Ok(self.0.lock().read(offset, buffer))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        Change::Write(offset, data.to_vec()).apply(&mut self.0.lock());
+        self.0.lock().write(offset, data);
         Ok(())
     }
 
@@ -59,7 +175,7 @@ impl Storage for MemoryStorage {
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        Change::Zero(offset, len).apply(&mut self.0.lock());
+        self.0.lock().clear(offset, len);
         Ok(())
     }
 
@@ -72,287 +188,15 @@ impl Storage for MemoryStorage {
     }
 
     fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
-        Ok(seek(&self.0.lock(), offset, false))
+        Ok(self.0.lock().seek(offset, false))
     }
 
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
         let image = self.0.lock();
-        let end = (offset < image.len() as u64).then_some(image.len() as u64);
-        Ok(seek(&image, offset, true).or(end))
+        let end = (offset < image.len).then_some(image.len);
+        Ok(image.seek(offset, true).or(end))
     }
 }
 
-/// First position from `offset` on whose sector is, or is not, all zeros.
-fn seek(image: &[u8], offset: u64, zero: bool) -> Option<u64> {
-    let mut at = index(offset);
-    while at < image.len() {
-        let start = at - at % SECTOR;
-        let sector = &image[start..image.len().min(start + SECTOR)];
-        if sector.iter().all(|&byte| byte == 0) == zero {
-            return Some(at as u64);
-        }
-        at = start + SECTOR;
-    }
-    None
-}
-
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
-}
-
-/// Storage whose `n`-th call from now fails, to show that every failure is survived.
-pub struct FaultStorage<S> {
-    inner: S,
-    errno: i32,
-    calls: Arc<Countdown>,
-}
-
-/// Calls that may pass, counted over all storages that share it.
-#[derive(Debug)]
-pub struct Countdown {
-    left: AtomicI64,
-    /// Whether all calls after the failing one fail as well, and none of them changes anything: the process is gone.
-    is_end: bool,
-}
-
-impl Countdown {
-    /// Lets `calls` calls pass and fails the next one, alone.
-    pub fn fault_after(calls: i64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicI64::new(calls), is_end: false })
-    }
-
-    /// Lets `calls` calls pass and fails all others, as if the process had ended.
-    pub fn end_after(calls: i64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicI64::new(calls), is_end: true })
-    }
-
-    /// Whether a call has failed.
-    pub fn has_failed(&self) -> bool {
-        self.left() < 0
-    }
-
-    /// Calls that would still pass; negative after one has failed.
-    pub fn left(&self) -> i64 {
-        self.left.load(Ordering::SeqCst)
-    }
-
-    fn fails(&self) -> bool {
-        let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        left == 0 || (left < 0 && self.is_end)
-    }
-}
-
-impl<S: Storage> FaultStorage<S> {
-    /// Passes calls on to `inner` until told to fail with `errno`.
-    pub fn new(inner: S, errno: i32) -> Self {
-        Self::sharing(inner, errno, Countdown::fault_after(i64::MAX))
-    }
-
-    /// As [`new`](Self::new), with a countdown that other storages share.
-    pub fn sharing(inner: S, errno: i32, calls: Arc<Countdown>) -> Self {
-        Self { inner, errno, calls }
-    }
-
-    /// Lets `calls` calls pass, fails the next one, and passes all after it. A write that fails has written the first
-    /// half of its sectors.
-    pub fn fail_after(&self, calls: i64) {
-        self.calls.left.store(calls, Ordering::SeqCst);
-    }
-
-    /// Whether the fault has happened.
-    pub fn has_failed(&self) -> bool {
-        self.calls.has_failed()
-    }
-
-    /// The storage beneath.
-    pub fn inner(&self) -> &S {
-        &self.inner
-    }
-
-    fn pass(&self) -> Result<&S> {
-        if self.calls.fails() {
-            return Err(Error::io("injected fault", std::io::Error::from_raw_os_error(self.errno)));
-        }
-        Ok(&self.inner)
-    }
-}
-
-impl<S: Storage> Storage for FaultStorage<S> {
-    fn len(&self) -> Result<u64> {
-        self.pass()?.len()
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.pass()?.set_len(len)
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.pass()?.read_at(offset, buffer)
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let passed = self.pass();
-        if passed.is_err() && !self.calls.is_end {
-            let half = data.len() / 2 / SECTOR * SECTOR;
-            self.inner.write_at(offset, &data[..half])?;
-        }
-        passed?.write_at(offset, data)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.pass()?.sync()
-    }
-
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.pass()?.punch(offset, len)
-    }
-
-    fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.pass()?.zero(offset, len)
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> Result<()> {
-        self.pass()?.allocate(offset, len)
-    }
-
-    fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
-        self.pass()?.seek_data(offset)
-    }
-
-    fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
-        self.pass()?.seek_hole(offset)
-    }
-}
-
-/// Storage that knows what a power cut could leave: what was synced, and any part of what was not.
-pub struct CrashStorage {
-    live: MemoryStorage,
-    state: Mutex<Unsynced>,
-}
-
-#[derive(Default)]
-struct Unsynced {
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-}
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write(u64, Vec<u8>),
-    Zero(u64, u64),
-    SetLen(u64),
-}
-
-impl Change {
-    fn apply(&self, image: &mut Vec<u8>) {
-        match self {
-            Self::Write(offset, data) => {
-                let start = index(*offset);
-                if image.len() < start + data.len() {
-                    image.resize(start + data.len(), 0);
-                }
-                image[start..start + data.len()].copy_from_slice(data);
-            }
-            Self::Zero(offset, len) => {
-                let end = index(offset + len).min(image.len());
-                let start = index(*offset).min(end);
-                image[start..end].fill(0);
-            }
-            Self::SetLen(len) => image.resize(index(*len), 0),
-        }
-    }
-}
-
-impl CrashStorage {
-    /// Most unsynced changes whose subsets are all tried: 2^14 images.
-    pub const MAX_PENDING: usize = 14;
-
-    /// A file that durably holds `image`.
-    pub fn new(image: Vec<u8>) -> Self {
-        Self {
-            live: MemoryStorage::new(image.clone()),
-            state: Mutex::new(Unsynced { durable: image, pending: Vec::new() }),
-        }
-    }
-
-    /// Every image that a power cut could leave now: what was synced, plus any subset of what was not, in order, each
-    /// write split into sectors.
-    ///
-    /// # Panics
-    /// When over [`MAX_PENDING`](Self::MAX_PENDING) changes are unsynced: the test must be smaller.
-    pub fn crash_images(&self) -> Vec<Vec<u8>> {
-        let state = self.state.lock();
-        let pending = &state.pending;
-        assert!(pending.len() <= Self::MAX_PENDING, "{} unsynced changes are too many to try", pending.len());
-        (0..1_usize << pending.len())
-            .map(|kept| {
-                let mut image = state.durable.clone();
-                let survived = pending.iter().enumerate().filter(|(number, _)| kept >> number & 1 == 1);
-                survived.for_each(|(_, change)| change.apply(&mut image));
-                image
-            })
-            .collect()
-    }
-
-    fn changed(&self, change: Change) {
-        self.state.lock().pending.push(change);
-    }
-}
-
-impl Storage for CrashStorage {
-    fn len(&self) -> Result<u64> {
-        self.live.len()
-    }
-
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.changed(Change::SetLen(len));
-        self.live.set_len(len)
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.live.read_at(offset, buffer)
-    }
-
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut at = 0;
-        while at < data.len() {
-            let start = offset + at as u64;
-            let room = SECTOR - index(start) % SECTOR;
-            let piece = &data[at..data.len().min(at + room)];
-            // What is there already is the same whether it is written again or not.
-            if !self.live.holds(start, piece) {
-                self.changed(Change::Write(start, piece.to_vec()));
-            }
-            at += piece.len();
-        }
-        self.live.write_at(offset, data)
-    }
-
-    fn sync(&self) -> Result<()> {
-        let mut state = self.state.lock();
-        state.durable = self.live.image();
-        state.pending.clear();
-        Ok(())
-    }
-
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.changed(Change::Zero(offset, len));
-        self.live.punch(offset, len)
-    }
-
-    fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.punch(offset, len)
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> Result<()> {
-        self.live.allocate(offset, len)
-    }
-
-    fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
-        self.live.seek_data(offset)
-    }
-
-    fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
-        self.live.seek_hole(offset)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -170,7 +170,7 @@ impl<S: Storage> PlainFile for Disk<S> {
         if plain_len < old_len {
             return self.cut_off(plain_len);
         }
-        self.storage.set_len(self.cipher_end(plain_len))?;
+        self.set_backing_len(self.cipher_end(plain_len))?;
         self.plain_len.store(plain_len, Ordering::Release);
         Ok(())
     }
@@ -188,7 +188,13 @@ impl<S: Storage> PlainFile for Disk<S> {
         self.read_span(span, &mut sector)?;
         let mut mark = [0; BLOCK_LEN];
         let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..behind])?;
-        let clean = sector[span.wanted()].iter().chain(&mark[..marked]).all(|&byte| byte == 0);
+        if marked < behind {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("the mark of the disk's length has {marked} bytes of {behind}"),
+            ));
+        }
+        let clean = sector[span.wanted()].iter().chain(&mark).all(|&byte| byte == 0);
         if clean { Ok(()) } else { self.pad_last_block(plain_len) }
     }
 
@@ -208,7 +214,7 @@ impl<S: Storage> PlainFile for Disk<S> {
         self.storage.allocate(self.cipher_offset(plain_offset), len)?;
         let _guard = self.locks.exclusive(0..u64::MAX);
         if grow && end > self.plain_len() {
-            self.storage.set_len(self.cipher_end(end))?;
+            self.set_backing_len(self.cipher_end(end))?;
             self.plain_len.store(end, Ordering::Release);
         }
         Ok(())
@@ -344,7 +350,7 @@ impl<S: Storage> Disk<S> {
     /// leave the mark in the midst of data. In between, the disk is up to 15 bytes longer than asked for.
     fn cut_off(&self, plain_len: u64) -> Result<()> {
         let kept = sector::ceil(plain_len, BLOCK);
-        self.storage.set_len(self.cipher_offset(kept))?;
+        self.set_backing_len(self.cipher_offset(kept))?;
         self.plain_len.store(kept, Ordering::Release);
         if kept != plain_len {
             self.sync()?;
@@ -352,6 +358,16 @@ impl<S: Storage> Disk<S> {
             self.plain_len.store(plain_len, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Where setting the length fails it may have been set all the same: what the file then says counts.
+    fn set_backing_len(&self, len: u64) -> Result<()> {
+        self.storage.set_len(len).inspect_err(|_| {
+            if let Ok(found) = self.storage.len() {
+                let plain_len = sector::plain_len(found.saturating_sub(self.data_offset)).min(MAX_PLAIN_LEN);
+                self.plain_len.store(plain_len, Ordering::Release);
+            }
+        })
     }
 
     /// Writes the disk's last block anew, with zeros behind its end, and the mark that keeps the length.

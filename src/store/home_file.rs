@@ -84,7 +84,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         self.clean_tail(buffer)?;
         // A full last block that is new goes to its main place, with which the backing file then ends.
         if !end.is_multiple_of(BLOCK) || end - BLOCK < old_len {
-            self.storage.set_len(cipher_len(end))?;
+            self.set_backing_len(end)?;
         }
         let written = self.write_within(plain_offset, data, buffer);
         if written.is_err() {
@@ -215,14 +215,24 @@ impl<S: Storage> HomeFile<S> {
     /// Cuts the backing file off, while no sync tidies up what is cut off.
     fn cut_off(&self, plain_len: u64) -> Result<()> {
         let _gate = self.unsynced.writing();
-        self.storage.set_len(cipher_len(plain_len))?;
+        self.set_backing_len(plain_len)?;
         self.unsynced.cut_off(block_end(plain_len));
         Ok(())
     }
 
+    /// Where setting the length fails it may have been set all the same: what the file then says counts.
+    fn set_backing_len(&self, plain_len: u64) -> Result<()> {
+        self.storage.set_len(cipher_len(plain_len)).inspect_err(|_| {
+            self.tail_unclean.store(true, Ordering::Release);
+            if let Ok(found) = self.storage.len() {
+                self.plain_len.store(home_file::plain_len(found).min(MAX_PLAIN_LEN), Ordering::Release);
+            }
+        })
+    }
+
     fn grow(&self, plain_len: u64) -> Result<()> {
         self.clean_tail(&mut [0; BLOCK_LEN])?;
-        self.storage.set_len(cipher_len(plain_len))?;
+        self.set_backing_len(plain_len)?;
         self.plain_len.store(plain_len, Ordering::Release);
         Ok(())
     }

@@ -98,9 +98,13 @@ impl Rig {
         self.parts.iter().map(|part| all_bytes(part.storage.inner())).collect()
     }
 
-    /// What a power cut could leave of each component.
+    /// What a power cut now could leave of each component.
     pub(super) fn crash_images(&self) -> Vec<Vec<Vec<u8>>> {
-        self.parts.iter().map(|part| part.storage.inner().crash_images()).collect()
+        let images = |part: &Part| {
+            part.storage.inner().forget_past();
+            part.storage.inner().crash_images().map(|image| image.bytes()).collect()
+        };
+        self.parts.iter().map(images).collect()
     }
 
     /// The header in an image and the DEK that its slots give.

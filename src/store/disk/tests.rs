@@ -1,3 +1,6 @@
+mod crash;
+mod fault;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -5,7 +8,8 @@ use crate::crypto::{random, wrap::LocalKek};
 use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
-use crate::storage::memory::{CrashStorage, FaultStorage, MemoryStorage};
+use crate::storage::memory::{FaultStorage, Image, MemoryStorage};
+use crate::store::linearizable;
 use crate::store::plain_file::{MAX_REQUEST, request_buffer};
 
 /// Lengths of the models: several sectors of either size, and a last one that is not full.
@@ -42,10 +46,10 @@ pub(super) fn open<S: Storage>(storage: S, keys: &Keys) -> Disk<S> {
     disk
 }
 
-fn empty_image(keys: &Keys) -> Vec<u8> {
+fn empty_image(keys: &Keys) -> Image {
     let storage = MemoryStorage::default();
     create(&storage, &keys.header, &keys.dek).unwrap();
-    storage.image()
+    storage.snapshot()
 }
 
 fn new_disk(keys: &Keys) -> Disk<MemoryStorage> {
@@ -124,6 +128,56 @@ pub(super) fn apply<S: Storage>(disk: &Disk<S>, op: &Op, buffer: &mut [u8]) -> R
     }
 }
 
+/// A disk on which `ops` were done, and what it then holds.
+fn prepared(keys: &Keys, ops: &[Op]) -> (Image, Vec<u8>) {
+    let disk = new_disk(keys);
+    let mut model = Vec::new();
+    for op in ops {
+        apply(&disk, op, &mut request_buffer()).unwrap();
+        apply_to_model(&mut model, op);
+    }
+    (disk.storage.snapshot(), model)
+}
+
+/// Units that an operation may change on a disk that holds `start`.
+fn units_of(op: &Op, start: &[u8]) -> Range<u64> {
+    match *op {
+        Op::Write(offset, len, _) => unit_range(offset, offset + len as u64),
+        Op::SetLen(len) => sector::floor(len.min(start.len() as u64), UNIT)..u64::MAX,
+        Op::Punch(offset, len) | Op::Zero(offset, len) => unit_range(offset, offset + len),
+        Op::Allocate(..) | Op::Reopen => 0..0,
+    }
+}
+
+/// One of each kind, at every alignment to units, sectors and blocks, within the disk, over its end and behind it.
+fn ops_of_every_alignment(len: u64) -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (at, len) in [
+        (512, 512),
+        (512, 4000),
+        (0, 4096),
+        (100, 50),
+        (100, 1500),
+        (1023, 2),
+        (4090, 600),
+        (4095, 1),
+        (len - 1, 1),
+        (len - 100, 3000),
+        (len, 1),
+        (len, 2000),
+        (len + 1004, 700),
+        (len + 3004, 1096),
+    ] {
+        ops.push(Op::Write(at, usize::try_from(len).unwrap(), 9));
+    }
+    ops.extend([0, 1003, 1008, 1024, 4096, len - 1, len + 1, len + 100, 8192].map(Op::SetLen));
+    for (at, len) in [(512, 1024), (100, 3000), (100, 50), (1000, 100), (len - 10, 10), (len - 600, 9000)] {
+        ops.extend([Op::Punch(at, len), Op::Zero(at, len)]);
+    }
+    ops.extend([Op::Allocate(0, 3000, false), Op::Allocate(len - 10, 3000, true), Op::Allocate(len, 3000, false)]);
+    ops
+}
+
 fn behaves_like_a_byte_vector(sector_size: SectorSize, ops: &[Op]) {
     let keys = keys(sector_size);
     let mut disk = new_disk(&keys);
@@ -131,7 +185,7 @@ fn behaves_like_a_byte_vector(sector_size: SectorSize, ops: &[Op]) {
     let mut buffer = request_buffer();
     for op in ops {
         if let Op::Reopen = op {
-            disk = open(MemoryStorage::new(disk.storage.image()), &keys);
+            disk = open(MemoryStorage::new(disk.storage.snapshot()), &keys);
         }
         apply(&disk, op, &mut buffer).unwrap();
         apply_to_model(&mut model, op);
@@ -211,105 +265,6 @@ fn never_written_space_is_a_hole_and_reads_as_zeros() {
     assert!(contents(&disk).iter().all(|&byte| byte == 0));
 }
 
-/// Every operation, failed at each of its storage calls: an error, the old length or the new, nothing else damaged, and
-/// a retry succeeds.
-#[test]
-fn every_storage_call_may_fail() {
-    let keys = keys(SectorSize::DEFAULT);
-    let mut start = Vec::new();
-    let seed = [Op::Write(0, 9000, 1), Op::Punch(4096, 512)];
-    let base = new_disk(&keys);
-    let mut buffer = request_buffer();
-    for op in &seed {
-        apply(&base, op, &mut buffer).unwrap();
-        apply_to_model(&mut start, op);
-    }
-    let ops = [
-        Op::Write(100, 50, 9),
-        Op::Write(4090, 600, 9),
-        Op::Write(8999, 3000, 9),
-        Op::Write(20_000, 100, 9),
-        Op::SetLen(5003),
-        Op::SetLen(30_000),
-        Op::Punch(100, 5000),
-        Op::Zero(100, 5000),
-    ];
-    for op in &ops {
-        let mut done = start.clone();
-        apply_to_model(&mut done, op);
-        for fault in 0.. {
-            let storage = FaultStorage::new(MemoryStorage::new(base.storage.image()), libc::ENOSPC);
-            let disk = open(storage, &keys);
-            disk.storage.fail_after(fault);
-            let result = apply(&disk, op, &mut buffer);
-            if !disk.storage.has_failed() {
-                assert!(fault > 0 && result.is_ok(), "{op:?} makes no storage call");
-                break;
-            }
-            let error = result.expect_err("a failed storage call is reported");
-            assert_eq!(error.os_error(), Some(libc::ENOSPC), "{op:?}: {}", error.chain());
-            let seen = contents(&disk);
-            let lengths = [start.len(), done.len(), done.len().next_multiple_of(16)];
-            assert!(lengths.contains(&seen.len()), "{op:?}: length {}", seen.len());
-            for (at, byte) in seen.iter().enumerate() {
-                let allowed = [start.get(at), done.get(at), Some(&0)];
-                assert!(allowed.contains(&Some(byte)), "{op:?}, fault {fault}: byte {at}");
-            }
-            if disk.sync().is_ok() {
-                apply(&disk, op, &mut buffer).unwrap();
-                assert!(contents(&disk) == done, "{op:?} again after fault {fault}");
-            }
-        }
-    }
-}
-
-/// Every image that a power cut could leave: each unit of a write is old or new, all else is as it was.
-#[test]
-fn every_crash_leaves_units_old_or_new() {
-    let keys = keys(SectorSize::DEFAULT);
-    let mut start = Vec::new();
-    let base = new_disk(&keys);
-    let mut buffer = request_buffer();
-    let seed = Op::Write(0, 4996, 1);
-    apply(&base, &seed, &mut buffer).unwrap();
-    apply_to_model(&mut start, &seed);
-    let ops = [
-        Op::Write(512, 4000, 9),
-        Op::Write(100, 1500, 9),
-        Op::Write(4996, 2000, 9),
-        Op::Write(6000, 700, 9),
-        Op::SetLen(1003),
-        Op::SetLen(8000),
-        Op::Punch(100, 3000),
-    ];
-    for op in &ops {
-        let disk = open(CrashStorage::new(base.storage.image()), &keys);
-        apply(&disk, op, &mut buffer).unwrap();
-        let mut done = start.clone();
-        apply_to_model(&mut done, op);
-        for image in disk.storage.crash_images() {
-            let reopened = open(MemoryStorage::new(image), &keys);
-            // Growing it shows whatever a crash might have left behind the end.
-            reopened.set_len(reopened.plain_len() + 600).unwrap();
-            for (number, unit) in contents(&reopened).chunks(UNIT_LEN).enumerate() {
-                let of = |model: &[u8]| -> Vec<u8> {
-                    let rest = model.get(number * UNIT_LEN..).unwrap_or_default();
-                    (0..unit.len()).map(|at| rest.get(at).copied().unwrap_or(0)).collect()
-                };
-                let cut = |model: &[u8], len: usize| of(&model[..model.len().min(len)]);
-                let allowed = [
-                    of(&start),
-                    of(&done),
-                    cut(&done, start.len()),
-                    cut(&start, done.len().next_multiple_of(16)),
-                    vec![0; unit.len()],
-                ];
-                assert!(allowed.iter().any(|model| model == unit), "{op:?}: unit {number}");
-            }
-        }
-    }
-}
-
 #[test]
 fn a_failed_sync_is_not_forgotten() {
     let keys = keys(SectorSize::DEFAULT);
@@ -329,7 +284,7 @@ fn a_backing_file_that_was_cut_off_is_damage() {
     let mut buffer = request_buffer();
     assert_eq!(disk.read_at(4000, 200, &mut buffer).unwrap_err().kind(), Kind::Corrupt);
     disk.storage.set_len(DEFAULT_DATA_OFFSET - 1).unwrap();
-    let error = LockedDisk::open(MemoryStorage::new(disk.storage.image())).unwrap().unlock(&keys.dek, Engine::AwsLc);
+    let error = LockedDisk::open(MemoryStorage::new(disk.storage.snapshot())).unwrap().unlock(&keys.dek, Engine::AwsLc);
     assert_eq!(error.err().map(|error| error.kind()), Some(Kind::Corrupt));
 }
 
@@ -366,4 +321,18 @@ fn overlapping_writes_and_reads_never_mix_within_a_request() {
             });
         }
     });
+}
+
+#[test]
+fn requests_take_effect_one_after_the_other() {
+    for sector_size in [SectorSize::SMALL, SectorSize::DEFAULT] {
+        let disk = new_disk(&keys(sector_size));
+        disk.set_len(linearizable::FILE_LEN).unwrap();
+        let read = |offset, bytes: &mut [u8]| {
+            bytes.copy_from_slice(disk.read_at(offset, bytes.len(), &mut request_buffer()).unwrap());
+        };
+        let write = |offset, bytes: &[u8]| disk.write_at(offset, bytes, &mut request_buffer()).unwrap();
+        let contradictions = linearizable::contradictions_of(read, write, 3000);
+        assert!(contradictions.is_empty(), "{contradictions:#?}");
+    }
 }

@@ -4,7 +4,7 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, Shape, Slot};
 use crate::format::names::DiskNames;
 use crate::key::{KeyCheck, KeyId, ProviderName, WrappedDek};
 use crate::sector::SectorSize;
-use crate::storage::memory::{CrashStorage, FaultStorage, MemoryStorage};
+use crate::storage::memory::{CrashStorage, Fault, FaultStorage, MemoryStorage};
 
 fn disk_header() -> Header {
     Header {
@@ -120,30 +120,63 @@ fn foreign_and_wrong_kinds_are_told_apart_from_damage() {
     assert!(load(&MemoryStorage::new(image), ComponentKind::Home).is_err(), "a disk is no home");
 }
 
+/// All 65,536 ways to tear the 16 sectors of a copy.
 #[test]
-fn a_crash_during_an_update_leaves_the_old_or_the_new_header() {
-    let dek = random::disk_dek().unwrap();
-    let (header, image) = created(&dek);
-    let storage = CrashStorage::new(image);
-    let bytes = changed(&header, "new").encode(&dek).unwrap();
-    // The copy is 16 sectors; the last of them are all that is left to tear.
-    storage.write_at(ComponentKind::Disk.copy_offsets()[1], &bytes[..4096]).unwrap();
+fn every_crash_of_an_update_leaves_the_old_or_the_new_header() {
+    let dek = random::home_dek().unwrap();
+    let slot = Slot { wrapped: WrappedDek(vec![9; 40]), ..disk_header().slots.swap_remove(0) };
+    let header = Header { shape: Shape::Home, slots: vec![slot], ..disk_header() };
+    let storage = CrashStorage::new(Vec::new());
+    create(&storage, &header, &dek).unwrap();
     storage.sync().unwrap();
-    storage.write_at(ComponentKind::Disk.copy_offsets()[1] + 4096, &bytes[4096..]).unwrap();
-    let labels: Vec<String> = storage.crash_images().into_iter().map(|image| label_of(image).unwrap()).collect();
-    assert!(labels.iter().all(|label| label == "original" || label == "new"));
-    assert!(labels.iter().any(|label| label == "new") && labels.iter().any(|label| label == "original"));
+    storage.forget_past();
+    update(&storage, 0, &changed(&header, "new"), &dek).unwrap();
+    let mut seen = [0, 0];
+    for image in storage.crash_images() {
+        let stored = load(&MemoryStorage::new(image), ComponentKind::Home).unwrap();
+        let is_new = stored.header.claims() != &header;
+        assert!(!is_new || stored.header.claims() == &changed(&header, "new"));
+        seen[usize::from(is_new)] += 1;
+    }
+    assert!(seen[0] > 1 && seen[1] > 1, "old and new in {seen:?} images");
+}
+
+/// Over either copy, beginning with either state of the other.
+#[test]
+fn a_crash_of_any_later_update_leaves_its_old_or_its_new_header() {
+    let dek = random::disk_dek().unwrap();
+    let (mut header, image) = created(&dek);
+    let storage = CrashStorage::new(image);
+    let mut in_use = 0;
+    for label in ["a", "b", "c"] {
+        let new = changed(&header, label);
+        storage.forget_past();
+        in_use = update(&storage, in_use, &new, &dek).unwrap();
+        for image in storage.sampled_crash_images(in_use as u64) {
+            let stored = load(&MemoryStorage::new(image), ComponentKind::Disk).unwrap();
+            let found = stored.header.verify(&dek).unwrap();
+            assert!(found == header || found == new, "{}", found.label);
+        }
+        header = new;
+    }
 }
 
 #[test]
-fn a_failed_update_leaves_a_valid_header() {
+fn a_failed_update_leaves_a_valid_header_and_can_be_repeated() {
     let dek = random::disk_dek().unwrap();
     let (header, image) = created(&dek);
-    for fault in 0..2 {
-        let storage = FaultStorage::new(MemoryStorage::new(image.clone()), libc::EIO);
-        storage.fail_after(fault);
+    let faults = [Fault::Refused(libc::EIO), Fault::Torn(libc::ENOSPC), Fault::Late(libc::EIO)];
+    for (fault, calls) in faults.into_iter().flat_map(|fault| [(fault, 0), (fault, 1)]) {
+        let storage = FaultStorage::with(MemoryStorage::new(image.clone()), fault);
+        storage.fail_after(calls);
         assert!(update(&storage, 0, &changed(&header, "new"), &dek).is_err());
         let label = label_of(storage.inner().image()).unwrap();
-        assert!(label == "original" || fault == 1, "only the sync may fail after the copy was written");
+        let written = calls == 1 || fault == Fault::Late(libc::EIO);
+        assert!(label == "original" || written, "{fault:?} after {calls} calls");
+        // Whoever was told of a failure reads the header anew.
+        let stored = load(&storage, ComponentKind::Disk).unwrap();
+        let again = changed(stored.header.claims(), "again");
+        update(&storage, stored.in_use, &again, &dek).unwrap();
+        assert_eq!(label_of(storage.inner().image()).unwrap(), "again");
     }
 }

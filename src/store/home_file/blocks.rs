@@ -85,7 +85,15 @@ impl<S: Storage> HomeFile<S> {
         let mut bytes = [[0; PAIR_LEN]; GROUP_BLOCKS_LEN];
         let len = index(blocks.end - blocks.start);
         let wanted = bytes[..len].as_flattened_mut();
-        self.storage.read_at(BlockIndex(blocks.start).pair_offset(), wanted)?;
+        let offset = BlockIndex(blocks.start).pair_offset();
+        let filled = self.storage.read_at(offset, wanted)?;
+        if filled < wanted.len() {
+            // Behind the last block there need not be any; otherwise missing ones would make holes of what they describe.
+            let end = offset + filled as u64;
+            if blocks.start < block_end(self.plain_len()) || end < self.storage.len()? {
+                return Err(cut_off(BlockIndex(blocks.start), end));
+            }
+        }
         let mut piece = Piece::of_holes(blocks);
         piece.pairs.iter_mut().zip(&bytes[..len]).for_each(|(pair, bytes)| *pair = Pair::decode(bytes));
         Ok(piece)
@@ -133,10 +141,8 @@ impl<S: Storage> HomeFile<S> {
             let first = piece.block(run.start);
             let filled = self.storage.read_at(first.cipher_offset(place), out)?;
             if filled < out.len() {
-                return Err(Error::new(
-                    Kind::Corrupt,
-                    format!("the backing file ends within block {}: it was cut off", first.0 + (filled as u64) / BLOCK),
-                ));
+                let block = BlockIndex(first.0 + filled as u64 / BLOCK);
+                return Err(cut_off(block, first.cipher_offset(place) + filled as u64));
             }
             for (number, data) in run.zip(out.chunks_exact_mut(BLOCK_LEN)) {
                 let (block, pair) = (piece.block(number), &piece.pairs[number]);
@@ -167,8 +173,10 @@ impl<S: Storage> HomeFile<S> {
         let mut empty = true;
         for place in newest.into_iter().chain(newest.map(Place::other)) {
             let Some(entry) = pair.at(place) else { continue };
-            data.fill(0);
-            self.storage.read_at(block.cipher_offset(place), data)?;
+            let filled = self.storage.read_at(block.cipher_offset(place), data)?;
+            if filled < data.len() {
+                return Err(cut_off(block, block.cipher_offset(place) + filled as u64));
+            }
             let zeros = data.iter().all(|&byte| byte == 0);
             empty &= zeros;
             if !zeros && self.cipher.open(opener, block, &entry, data)? {
@@ -291,6 +299,11 @@ impl<S: Storage> HomeFile<S> {
 
 fn next(block: BlockIndex, version: u64) -> Result<u64> {
     version.checked_add(1).ok_or_else(|| damaged(block))
+}
+
+fn cut_off(block: BlockIndex, cipher_end: u64) -> Error {
+    let message = format!("block {} is cut off: the backing file ends at byte {cipher_end}", block.0);
+    Error::new(Kind::Corrupt, message)
 }
 
 fn damaged(block: BlockIndex) -> Error {

@@ -1,4 +1,5 @@
 mod crash;
+mod fault;
 mod forgery;
 
 use proptest::prelude::*;
@@ -7,6 +8,7 @@ use super::*;
 use crate::crypto::random;
 use crate::format::home_file::{BlockIndex, PAIR_LEN, Place};
 use crate::storage::memory::{FaultStorage, MemoryStorage};
+use crate::store::linearizable;
 use crate::store::plain_file::{MAX_REQUEST, request_buffer};
 
 /// Plaintext of one group.
@@ -182,67 +184,6 @@ fn never_written_space_is_a_hole_and_reads_as_zeros() {
     assert_eq!(file.seek_hole(4 * GROUP - 5).unwrap(), Some(4 * GROUP), "the end is a hole");
 }
 
-/// Every operation, failed at each of its storage calls: an error, the old length, nothing else damaged, and a retry
-/// succeeds. Before it, the file is as it was opened, or synced, or written to since.
-#[test]
-fn every_storage_call_may_fail() {
-    let keys = keys();
-    let mut buffer = request_buffer();
-    let base = new_file(&keys);
-    let mut start = Vec::new();
-    for op in [Op::Write(0, 9000, 1), Op::Sync, Op::Write(4096, 100, 2)] {
-        apply(&base, &op, &mut buffer).unwrap();
-        apply_to_model(&mut start, &op);
-    }
-    let before: [&[Op]; 3] = [&[], &[Op::Sync], &[Op::Sync, Op::Write(0, 9000, 3)]];
-    let ops = [
-        Op::Write(100, 50, 9),
-        Op::Write(4000, 600, 9),
-        Op::Write(0, 8192, 9),
-        Op::Write(8999, 3000, 9),
-        Op::Write(20_000, 100, 9),
-        Op::Write(GROUP - 100, 200, 9),
-        Op::SetLen(5003),
-        Op::SetLen(30_000),
-        Op::Punch(100, 8000),
-        Op::Zero(100, 8000),
-        Op::Allocate(0, 20_000, true),
-    ];
-    for (before, op) in before.iter().flat_map(|before| ops.iter().map(move |op| (before, op))) {
-        for fault in 0.. {
-            let file = open(FaultStorage::new(MemoryStorage::new(base.storage.image()), libc::ENOSPC), &keys);
-            let mut old = start.clone();
-            for op in *before {
-                apply(&file, op, &mut buffer).unwrap();
-                apply_to_model(&mut old, op);
-            }
-            let mut done = old.clone();
-            apply_to_model(&mut done, op);
-            file.storage.fail_after(fault);
-            let result = apply(&file, op, &mut buffer);
-            if !file.storage.has_failed() {
-                assert!(fault > 0 && result.is_ok(), "{op:?} makes no storage call");
-                break;
-            }
-            let what = format!("{op:?} after {before:?}, fault {fault}");
-            if let Err(error) = &result {
-                assert_eq!(error.os_error(), Some(libc::ENOSPC), "{what}: {}", error.chain());
-                let seen = contents(&file);
-                assert_eq!(seen.len(), old.len(), "{what}");
-                for (at, byte) in seen.iter().enumerate() {
-                    assert!([old.get(at), done.get(at), Some(&0)].contains(&Some(byte)), "{what}: byte {at}");
-                }
-                if file.sync().is_ok() {
-                    apply(&file, op, &mut buffer).unwrap();
-                    assert_same(&contents(&file), &done, &what);
-                }
-            } else {
-                assert_same(&contents(&file), &done, &what); // a failure that costs nothing, in a sync's housekeeping
-            }
-        }
-    }
-}
-
 /// The states between `create` and the first header: all of them are empty files, or holes.
 #[test]
 fn a_file_without_its_header_is_empty_or_a_hole() {
@@ -353,4 +294,21 @@ fn what_was_cut_off_never_comes_back() {
             });
         }
     });
+}
+
+#[test]
+fn requests_take_effect_one_after_the_other() {
+    let file = new_file(&keys());
+    file.set_len(linearizable::FILE_LEN).unwrap();
+    let read = |offset, bytes: &mut [u8]| {
+        bytes.copy_from_slice(file.read_at(offset, bytes.len(), &mut request_buffer()).unwrap());
+    };
+    let write = |offset: u64, bytes: &[u8]| {
+        file.write_at(offset, bytes, &mut request_buffer()).unwrap();
+        if bytes[0].is_multiple_of(16) {
+            file.sync().unwrap();
+        }
+    };
+    let contradictions = linearizable::contradictions_of(read, write, 3000);
+    assert!(contradictions.is_empty(), "{contradictions:#?}");
 }
