@@ -77,6 +77,21 @@ our_processes() {
     done
 }
 
+# Pid of the process that serves a mount.
+mount_pid() {
+    vmc status --json "$1" | sed -nE 's/.*"pid": *([0-9]+).*/\1/p' | head -n 1
+}
+
+# Waits until a writer of durable.py has synced all its kinds of files, and then a moment of any length.
+until_it_goes() {
+    local tries=0
+    while [[ ! -e $work/record.going ]]; do
+        ((++tries < 1200)) || fail "the writer has not synced everything once after 60 s"
+        sleep 0.05
+    done
+    sleep "0.$((RANDOM % 8))$((RANDOM % 10))"
+}
+
 # wait_gone SECONDS: whether none of our processes is left.
 wait_gone() {
     local deadline=$((SECONDS + $1))
