@@ -120,7 +120,7 @@ fn foreign_and_wrong_kinds_are_told_apart_from_damage() {
     assert!(load(&MemoryStorage::new(image), ComponentKind::Home).is_err(), "a disk is no home");
 }
 
-/// All 65,536 ways to tear the 16 sectors of a copy.
+/// All ways to tear a copy.
 #[test]
 fn every_crash_of_an_update_leaves_the_old_or_the_new_header() {
     let dek = random::home_dek().unwrap();
