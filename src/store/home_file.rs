@@ -82,10 +82,8 @@ impl<S: Storage> PlainFile for HomeFile<S> {
             return self.write_within(plain_offset, data, buffer);
         }
         self.clean_tail(buffer)?;
-        // A full last block that is new goes to its main place, with which the backing file then ends.
-        if !end.is_multiple_of(BLOCK) || end - BLOCK < old_len {
-            self.set_backing_len(end)?;
-        }
+        // First, even where the write would set the same length: a part of it could leave one that says less than before.
+        self.set_backing_len(end)?;
         let written = self.write_within(plain_offset, data, buffer);
         if written.is_err() {
             self.tail_unclean.store(true, Ordering::Release);

@@ -97,6 +97,22 @@ fn every_crash_of_one_operation_leaves_the_synced_block_or_the_new_one() {
     }
 }
 
+/// A backing file that ends within a main place tells of a length that is shorter than what was there.
+#[test]
+fn a_torn_write_of_new_blocks_never_makes_the_file_shorter() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    let base = new_file(&keys);
+    base.write_at(0, &pattern(2 * BLOCK_LEN, 1), &mut buffer).unwrap();
+    let file = open(may_lose_power(base.storage.snapshot()), &keys);
+    file.write_at(2 * BLOCK, &pattern(BLOCK_LEN, 2), &mut buffer).unwrap();
+    for image in file.storage.crash_images() {
+        let reopened = open(MemoryStorage::new(image), &keys);
+        assert!([2 * BLOCK, 3 * BLOCK].contains(&reopened.plain_len()), "{} bytes", reopened.plain_len());
+        assert_eq!(reopened.read_at(0, 2 * BLOCK_LEN, &mut buffer).unwrap(), pattern(2 * BLOCK_LEN, 1));
+    }
+}
+
 /// Two crashes one after the other: what the first one left readable survives the second one.
 #[test]
 fn a_block_survives_a_second_crash_after_a_torn_write() {
