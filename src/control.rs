@@ -5,6 +5,7 @@
 
 pub mod local;
 pub mod mounts;
+mod unlocking;
 pub mod work;
 
 use std::fs::{DirBuilder, Permissions};
@@ -14,28 +15,29 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::event;
 use crate::format::header::{ComponentKind, Shape};
 use crate::fs::FileSystem;
 use crate::key::KeyName;
 use crate::progress::Progress;
+use crate::provider::Notice;
 use crate::sector;
 use crate::sys::process::effective_uid;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use mounts::Mounted;
+pub use unlocking::keep_unlocking;
 use work::Work;
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
 /// How long a mount may take to answer: unlocking waits for key servers.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How often what waits for its provider is tried again.
-const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
 /// What can be asked.
 #[derive(Debug, Deserialize, Serialize)]
@@ -93,12 +95,7 @@ pub enum Answer {
         outcome: serde_json::Value,
     },
     /// To every other request that does not fail.
-    Status {
-        /// Process that serves the mount.
-        pid: u32,
-        /// All components, VM folder by VM folder.
-        components: Vec<ComponentStatus>,
-    },
+    Status(MountStatus),
     /// The request failed.
     Error {
         /// Decides the exit code.
@@ -106,6 +103,30 @@ pub enum Answer {
         /// For people.
         message: String,
     },
+}
+
+/// A mount as `status` shows it. Field names are part of the stable JSON output.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct MountStatus {
+    /// Process that serves the mount.
+    pub pid: u32,
+    /// All components, VM folder by VM folder.
+    pub components: Vec<ComponentStatus>,
+    /// What key providers had to tell, the latest last, and why the last event could not be recorded.
+    #[serde(default)]
+    pub notices: Vec<NoticeStatus>,
+}
+
+/// Something that an administrator should know although nothing failed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct NoticeStatus {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// The key provider that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// For people.
+    pub text: String,
 }
 
 /// A component as `status` shows it. Field names are part of the stable JSON output.
@@ -120,6 +141,9 @@ pub struct ComponentStatus {
     /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The last time that it could not be unlocked, also if it could since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
     /// Identity of the component, if its header can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<uuid::Uuid>,
@@ -128,6 +152,15 @@ pub struct ComponentStatus {
     /// Length of a disk in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+}
+
+/// Since when and why a component could not be unlocked.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LastFailure {
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// For people.
+    pub reason: String,
 }
 
 /// Directory of all control sockets of this user, made when missing.
@@ -215,11 +248,11 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
     send(&mut stream, &answer)
 }
 
-/// Asks the process that serves a mount what is answered by `Status`: its id, and the components.
+/// Asks the process that serves a mount what is answered by `Status`.
 ///
 /// # Errors
 /// `NotFound` when nothing of ours is mounted there, `Io` when its process does not answer, or what it answers.
-pub fn ask(mountpoint: &Path, request: &Request) -> Result<(u32, Vec<ComponentStatus>)> {
+pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
     let doing = || format!("asking the mount on {} through {}", mountpoint.display(), path.display());
     let mut stream = UnixStream::connect(&path).context(doing)?;
@@ -227,7 +260,7 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<(u32, Vec<ComponentSt
     let line = receive(&stream, PATIENCE).context(doing)?;
     match serde_json::from_str(&line) {
         Ok(Answer::Error { kind, message }) => Err(Error::new(kind, message)),
-        Ok(Answer::Status { pid, components }) => Ok((pid, components)),
+        Ok(Answer::Status(status)) => Ok(status),
         Ok(Answer::Serving { .. } | Answer::Progress { .. } | Answer::Done { .. }) => {
             Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs"))
         }
@@ -272,27 +305,21 @@ fn serve_request(fs: &FileSystem, mountpoint: &Path, request: &Request, stream: 
         Request::Work { work } => return work::serve(fs, work, stream),
     };
     let components = found.iter().map(|component| component_status(component, fs)).collect();
-    Ok(Answer::Status { pid: std::process::id(), components })
+    Ok(Answer::Status(MountStatus { pid: std::process::id(), components, notices: notices(fs) }))
 }
 
-/// Unlocks what waits for its provider as soon as that is back, on a thread of its own, for as long as the mount lives.
-///
-/// # Errors
-/// `Io` when the thread cannot be started.
-pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
-    let fs = Arc::downgrade(fs);
-    let work = move || {
-        while let Some(fs) = fs.upgrade() {
-            match fs.retry_locked() {
-                Ok(0) => {}
-                Ok(unlocked) => tracing::warn!("{unlocked} components unlocked: their keys can be had again"),
-                Err(error) => tracing::info!("trying locked components again: {}", error.chain()),
-            }
-            drop(fs);
-            thread::sleep(RETRY_PERIOD);
-        }
+fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
+    let of_provider = |notice: Notice| NoticeStatus {
+        time: event::show_time(notice.time),
+        provider: Some(notice.provider.to_string()),
+        text: notice.text,
     };
-    thread::Builder::new().name("unlock".into()).spawn(work).map(drop).context(|| "starting the unlock thread".into())
+    let unrecorded = event::unrecorded().map(|text| NoticeStatus {
+        time: event::show_time(SystemTime::now()),
+        provider: None,
+        text,
+    });
+    fs.keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
 }
 
 fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus {
@@ -313,6 +340,9 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         kind: found.kind.word().to_owned(),
         unlocked: reason.is_none(),
         reason,
+        last_failure: claims
+            .and_then(|claims| fs.keyring().last_failure(claims.uuid))
+            .map(|last| LastFailure { since: event::show_time(last.since), reason: last.reason }),
         uuid: claims.map(|claims| claims.uuid),
         keys: claims
             .map(|claims| claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect())

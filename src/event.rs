@@ -214,7 +214,8 @@ impl Event {
 
     /// The component that it is about: its backing path. A home's is its VM folder's.
     pub fn component(&mut self, path: &Path) -> &mut Self {
-        self.component = Some(std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()));
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        self.component = Some(absolute.components().collect()); // without a slash at its end
         self
     }
 
@@ -292,7 +293,7 @@ impl Event {
     fn recorded(&self, failure: Option<&Error>, time: SystemTime) -> Record {
         let reason = failure.map(Error::chain).or_else(|| self.reason.clone());
         Record {
-            time: humantime::format_rfc3339_millis(time).to_string(),
+            time: show_time(time),
             user: user::name(self.by),
             login: user::login(self.by),
             pid: std::process::id(),
@@ -306,6 +307,11 @@ impl Event {
             vsphere_event: vsphere::event_id(self.operation, failure, self.is_disk).map(str::to_owned),
         }
     }
+}
+
+/// A time as all of our outputs have it: RFC 3339, UTC, milliseconds.
+pub fn show_time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// A text without line breaks and other control characters, and of bounded length.

@@ -17,8 +17,12 @@ mod open_dirs;
 mod raw;
 mod workplace;
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
+use uuid::Uuid;
 
 pub use attr::{Attr, Changes, FileKind, TimeChange};
 pub use attributes::XattrMode;
@@ -32,7 +36,7 @@ pub use workplace::MountedVm;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::provider::Providers;
-use crate::vm::keyring::Keyring;
+use crate::vm::keyring::{Keyring, Question};
 use crate::vm::{folder, scan};
 
 use backing::Backing;
@@ -41,6 +45,10 @@ use homes::Homes;
 use node::{Nodes, Place};
 use open_dirs::OpenDirs;
 use raw::ImageNodes;
+
+/// Questions that one operation may lead to: a home's key, a disk's, and whether a key may wrap; each may come up again
+/// when another operation was quicker to use the answer.
+const MOST_QUESTIONS: usize = 8;
 
 /// What a mount is made with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +61,10 @@ pub struct Options {
 
 /// One mounted VM folder, or a datastore of VM folders.
 pub struct FileSystem {
+    /// The folder that is shown.
+    path: PathBuf,
+    /// Where components lay when the folder was last looked through.
+    paths: RwLock<HashMap<Uuid, PathBuf>>,
     backing: Backing,
     open_dirs: OpenDirs,
     nodes: Nodes,
@@ -76,21 +88,27 @@ pub struct Capacity {
 }
 
 impl FileSystem {
-    /// Opens a VM folder or a datastore and unlocks every component whose KEK can be had.
+    /// Opens a VM folder or a datastore. No provider is asked yet: what is in it waits for
+    /// [`retry_locked`](Self::retry_locked).
     ///
     /// # Errors
-    /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted. What stays locked is no error: [`components`](Self::components) tells.
+    /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted.
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
         if let Some(why) = folder::home_state(&root)?.unfinished() {
             return Err(Error::new(Kind::Busy, format!("{}: {why}", path.display())));
         }
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
-        let keyring = Keyring::new(providers);
+        let keyring = Keyring::of_mount(providers);
         let found = scan::scan(&root)?;
-        keyring.unlock_all(found.iter().filter_map(scan::FoundComponent::unverified));
+        found
+            .iter()
+            .filter_map(scan::FoundComponent::unverified)
+            .for_each(|header| keyring.expect(header.claims().uuid));
         let stat = rustix::fs::fstat(&root).map_err(|error| Error::io("reading the folder", error.into()))?;
         Ok(Self {
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
+            paths: RwLock::new(paths_of(&found)),
             backing: Backing::new(root),
             open_dirs: OpenDirs::default(),
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
@@ -113,7 +131,34 @@ impl FileSystem {
     /// # Errors
     /// `Io` when the folder cannot be read.
     pub fn components(&self) -> Result<Vec<scan::FoundComponent>> {
-        scan::scan(self.root())
+        let found = scan::scan(self.root())?;
+        *self.paths.write() = paths_of(&found);
+        Ok(found)
+    }
+
+    /// Does `work`, and asks a provider for what has to be known first, however long that takes.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn asking<T>(&self, work: impl Fn(&Self) -> Result<T>) -> Result<T> {
+        let mut result = work(self);
+        for _ in 0..MOST_QUESTIONS {
+            let Some(question) = result.as_ref().err().and_then(Question::of) else { break };
+            self.keyring.ask(question)?;
+            result = work(self);
+        }
+        result
+    }
+
+    /// Backing path of a component. One that is not known is looked for.
+    pub fn backing_path(&self, uuid: Uuid) -> Option<PathBuf> {
+        let known = || self.paths.read().get(&uuid).map(|below| self.path.join(below));
+        known().or_else(|| self.components().ok().and_then(|_| known()))
+    }
+
+    /// Backing path of what is known by this name in the mount.
+    pub fn beneath(&self, number: NodeNumber) -> PathBuf {
+        self.path.join(self.name(number))
     }
 
     /// Space of the file system beneath.
@@ -138,4 +183,10 @@ impl FileSystem {
     fn root(&self) -> &File {
         self.backing.root()
     }
+}
+
+fn paths_of(found: &[scan::FoundComponent]) -> HashMap<Uuid, PathBuf> {
+    let of_one =
+        |component: &scan::FoundComponent| Some((component.unverified()?.claims().uuid, component.path.clone()));
+    found.iter().filter_map(of_one).collect()
 }

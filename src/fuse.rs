@@ -1,9 +1,11 @@
 //! The FUSE adapter: translate a request, delegate it to [`FileSystem`], reply. Every handler has this shape; nothing is
-//! decided here.
+//! decided here. What may need a key goes through [`waiting`].
 
+mod damage;
 mod errno;
 pub mod mount;
 pub mod session;
+mod waiting;
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,6 +26,7 @@ use crate::fs::{
 use crate::storage::Access;
 use crate::store::plain_file::MAX_REQUEST;
 use errno::refuse;
+use waiting::{answer, answer_later};
 
 /// How long the kernel may believe what it was told of names and attributes: another host may change the folder.
 const TTL: Duration = Duration::from_secs(1);
@@ -118,16 +121,26 @@ impl Filesystem for Adapter {
             accessed: accessed.map(time_change),
             modified: modified.map(time_change),
         };
-        match self.0.change(number.0, &changes) {
-            Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-            Err(error) => reply.error(refuse("setattr", &error)),
-        }
+        answer(
+            &self.0,
+            move |fs| fs.change(number.0, &changes),
+            |changed| match changed {
+                Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+                Err(error) => reply.error(refuse("setattr", &error)),
+            },
+        );
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        match self.0.make_dir(parent.0, name, new_file(request, mode)) {
+        let (name, new) = (name.to_owned(), new_file(request, mode));
+        let work = move |fs: &FileSystem| fs.make_dir(parent.0, &name, new);
+        let reply = |made: crate::error::Result<Attr>| match made {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
             Err(error) => reply.error(refuse("mkdir", &error)),
+        };
+        match self.0.holds_vm_folders(parent.0) {
+            true => answer_later(&self.0, work, reply),
+            false => answer(&self.0, work, reply),
         }
     }
 
@@ -141,24 +154,38 @@ impl Filesystem for Adapter {
         device: u32,
         reply: ReplyEntry,
     ) {
-        match self.0.make_node(parent.0, name, new_file(request, mode), device) {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-            Err(error) => reply.error(refuse("mknod", &error)),
-        }
+        let (name, new) = (name.to_owned(), new_file(request, mode));
+        answer(
+            &self.0,
+            move |fs| fs.make_node(parent.0, &name, new, device),
+            |made| match made {
+                Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+                Err(error) => reply.error(refuse("mknod", &error)),
+            },
+        );
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        match self.0.make_symlink(parent.0, name, target, new_file(request, 0o777)) {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-            Err(error) => reply.error(refuse("symlink", &error)),
-        }
+        let (name, target, new) = (name.to_owned(), target.to_owned(), new_file(request, 0o777));
+        answer(
+            &self.0,
+            move |fs| fs.make_symlink(parent.0, &name, &target, new),
+            |made| match made {
+                Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+                Err(error) => reply.error(refuse("symlink", &error)),
+            },
+        );
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
-        match self.0.read_symlink(number.0) {
-            Ok(target) => reply.data(target.as_bytes()),
-            Err(error) => reply.error(refuse("readlink", &error)),
-        }
+        answer(
+            &self.0,
+            move |fs| fs.read_symlink(number.0),
+            |target| match target {
+                Ok(target) => reply.data(target.as_bytes()),
+                Err(error) => reply.error(refuse("readlink", &error)),
+            },
+        );
     }
 
     fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -184,17 +211,27 @@ impl Filesystem for Adapter {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        match self.0.set_xattr(number.0, name, value, mode) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("setxattr", &error)),
-        }
+        let (name, value) = (name.to_owned(), value.to_owned());
+        answer(
+            &self.0,
+            move |fs| fs.set_xattr(number.0, &name, &value, mode),
+            |set| match set {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(refuse("setxattr", &error)),
+            },
+        );
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        match self.0.xattr(number.0, name) {
-            Ok(value) => xattr_reply(&value, size, reply),
-            Err(error) => reply.error(refuse("getxattr", &error)),
-        }
+        let name = name.to_owned();
+        answer(
+            &self.0,
+            move |fs| fs.xattr(number.0, &name),
+            move |value| match value {
+                Ok(value) => xattr_reply(&value, size, reply),
+                Err(error) => reply.error(refuse("getxattr", &error)),
+            },
+        );
     }
 
     fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
@@ -252,10 +289,18 @@ impl Filesystem for Adapter {
             OpenAccMode::O_RDONLY => Access::Read,
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
         };
-        match self.0.open_file(number.0, access) {
-            Ok((handle, cache)) => reply.opened(FileHandle(handle), open_flags(cache)),
-            Err(error) => reply.error(refuse("open", &error)),
-        }
+        let fs = Arc::clone(&self.0);
+        answer(
+            &self.0,
+            move |fs| fs.open_file(number.0, access),
+            move |opened| match opened {
+                Ok((handle, cache)) => reply.opened(FileHandle(handle), open_flags(cache)),
+                Err(error) => {
+                    damage::record(&fs, number.0, &error);
+                    reply.error(refuse("open", &error));
+                }
+            },
+        );
     }
 
     fn create(
@@ -268,12 +313,17 @@ impl Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        match self.0.create(parent.0, name, new_file(request, mode)) {
-            Ok((attr, handle, cache)) => {
-                reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
-            }
-            Err(error) => reply.error(refuse("create", &error)),
-        }
+        let (name, new) = (name.to_owned(), new_file(request, mode));
+        answer(
+            &self.0,
+            move |fs| fs.create(parent.0, &name, new),
+            |created| match created {
+                Ok((attr, handle, cache)) => {
+                    reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
+                }
+                Err(error) => reply.error(refuse("create", &error)),
+            },
+        );
     }
 
     fn read(
@@ -290,7 +340,10 @@ impl Filesystem for Adapter {
         let mut buffer = self.0.buffer();
         match self.0.read(handle.0, offset, size, &mut buffer) {
             Ok(bytes) => reply.data(bytes),
-            Err(error) => reply.error(refuse(&format!("read {}", self.0.name(number.0)), &error)),
+            Err(error) => {
+                damage::record(&self.0, number.0, &error);
+                reply.error(refuse(&format!("read {}", self.0.name(number.0)), &error));
+            }
         }
     }
 

@@ -190,6 +190,22 @@ pub trait Kek: Send + Sync {
     /// # Errors
     /// `KeyUnavailable` when the holder of the key cannot be reached.
     fn check(&self) -> Result<KeyCheck>;
+
+    /// Learns whether the key may wrap, so that this is known when its holder cannot be asked. May take long.
+    fn learn_state(&self) {}
+
+    /// Whether the next [`wrap`](Self::wrap) asks nobody whose answer may take long.
+    fn wraps_at_once(&self) -> bool {
+        true
+    }
+
+    /// Asks what has to be known before the next [`wrap`](Self::wrap), which then comes at once.
+    ///
+    /// # Errors
+    /// As those of `wrap`.
+    fn prepare_wrap(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

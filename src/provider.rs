@@ -7,15 +7,18 @@ pub mod config;
 pub mod kmip;
 pub mod native;
 mod private_file;
+mod trouble;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{fmt, fs, iter, thread};
+use std::time::SystemTime;
+use std::{fmt, fs, thread};
 
 use parking_lot::Mutex;
+
+pub use trouble::{Trouble, retold};
 
 use crate::crypto::random;
 use crate::error::{Error, Kind, Result};
@@ -134,73 +137,33 @@ pub trait KeyProvider: Send + Sync {
         Err(Error::new(Kind::Unsupported, format!("key {key_id} cannot be destroyed: its provider keeps no keys")))
     }
 
+    /// Whether a call may take longer than a guest should have to wait for it.
+    fn may_wait(&self) -> bool {
+        true
+    }
+
     /// What an administrator should know although nothing failed, since it was last asked for.
     fn take_notices(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// Why a KEK cannot be had, in more detail than a [`Kind`].
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Trouble {
-    /// The server does not answer in time.
-    Silent,
-    /// The server cannot be reached, or is known to be down.
-    Unreachable,
-    /// The server or this host does not accept the other's certificate.
-    Untrusted,
-    /// The server failed.
-    Faulty,
-    /// What the server says is no answer to what it was asked.
-    Garbled,
-    /// The server cannot do what it was asked for.
-    Unsupported,
-    /// No member of the server has the key.
-    Missing,
-    /// This host may not have the key.
-    Denied,
-    /// The key was destroyed.
-    Destroyed,
-    /// The key's state does not allow it.
-    State(KeyState),
-    /// What came under the key's id is no KEK.
-    NotAKek,
+/// Something that a provider has to tell although nothing failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice {
+    /// When it was told.
+    pub time: SystemTime,
+    /// By whom.
+    pub provider: ProviderName,
+    /// For people.
+    pub text: String,
 }
 
-impl Trouble {
-    /// Why the provider of an error's cause gave no KEK, if it said so.
-    pub fn of(error: &Error) -> Option<Self> {
-        let causes = iter::successors(error.source(), |&cause| cause.source());
-        causes.filter_map(|cause| cause.downcast_ref::<kmip::Failure>()).map(kmip::Failure::trouble).next()
-    }
+/// KEKs by name, or why one cannot be had.
+pub type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
 
-    /// Whether it is the server's trouble, rather than that of the key.
-    pub fn is_of_server(self) -> bool {
-        matches!(self, Self::Silent | Self::Unreachable | Self::Untrusted | Self::Faulty | Self::Garbled)
-    }
-
-    /// Whether asking again may help.
-    fn may_pass(self) -> bool {
-        matches!(self, Self::Silent | Self::Unreachable | Self::Faulty | Self::Garbled)
-    }
-
-    /// Of what several members say, the trouble of least rank says most. `Missing` says least: another may have the key.
-    fn rank(self) -> usize {
-        match self {
-            Self::State(_) => 0,
-            Self::Destroyed => 1,
-            Self::NotAKek => 2,
-            Self::Denied => 3,
-            Self::Unsupported => 4,
-            Self::Untrusted => 5,
-            Self::Garbled => 6,
-            Self::Faulty => 7,
-            Self::Silent => 8,
-            Self::Unreachable => 9,
-            Self::Missing => 10,
-        }
-    }
-}
+/// Takes what was fetched.
+type Receiver<'r> = dyn Fn(KeyId, Result<Arc<dyn Kek>>) + Sync + 'r;
 
 /// Calls to one provider that may wait side by side.
 const FETCHES_AT_ONCE: usize = 8;
@@ -265,27 +228,50 @@ impl Providers {
         Ok((name.clone(), self.provider(name)?))
     }
 
+    /// Whether asking the provider of this name may take longer than a guest should have to wait. One that is not configured
+    /// is told at once.
+    pub fn may_wait(&self, name: &ProviderName) -> bool {
+        self.config.providers().get(name).is_some_and(|settings| match settings {
+            Settings::Native(_) => false,
+            Settings::Kmip(_) => true,
+        })
+    }
+
+    /// What the providers have to tell since this was last asked.
+    pub fn take_notices(&self) -> Vec<Notice> {
+        let time = SystemTime::now();
+        let of_one = |(name, ready): (&ProviderName, &Mutex<Option<Arc<dyn KeyProvider>>>)| {
+            let texts = ready.lock().as_ref().map(|provider| provider.take_notices()).unwrap_or_default();
+            texts.into_iter().map(|text| Notice { time, provider: name.clone(), text }).collect::<Vec<_>>()
+        };
+        self.ready.iter().flat_map(of_one).collect()
+    }
+
     /// Fetches each KEK once, side by side; a provider that is slow or gone does not hold up another's.
-    pub fn fetch_all(&self, ids: impl IntoIterator<Item = KeyId>) -> HashMap<KeyId, Result<Arc<dyn Kek>>> {
+    pub fn fetch_all(&self, ids: impl IntoIterator<Item = KeyId>) -> FetchedKeks {
+        let fetched = Mutex::new(HashMap::new());
+        self.fetch_each(ids, &|id, kek| drop(fetched.lock().insert(id, kek)));
+        fetched.into_inner()
+    }
+
+    /// As [`fetch_all`](Self::fetch_all), and gives `each` what was fetched as soon as it is there.
+    pub fn fetch_each(&self, ids: impl IntoIterator<Item = KeyId>, each: &Receiver<'_>) {
         let mut by_provider: HashMap<ProviderName, Vec<KeyId>> = HashMap::new();
         for id in HashSet::<KeyId>::from_iter(ids) {
             by_provider.entry(id.provider().clone()).or_default().push(id);
         }
-        let fetched = Mutex::new(HashMap::new());
         thread::scope(|scope| {
             for (name, ids) in &by_provider {
-                let fetched = &fetched;
                 if self.ready.contains_key(name) {
-                    scope.spawn(move || self.fetch_from(name, ids, fetched));
+                    scope.spawn(move || self.fetch_from(name, ids, each));
                 } else {
-                    self.fetch_from(name, ids, fetched); // names come from headers: no thread for whatever they say
+                    self.fetch_from(name, ids, each); // names come from headers: no thread for whatever they say
                 }
             }
         });
-        fetched.into_inner()
     }
 
-    fn fetch_from(&self, name: &ProviderName, ids: &[KeyId], fetched: &Mutex<HashMap<KeyId, Result<Arc<dyn Kek>>>>) {
+    fn fetch_from(&self, name: &ProviderName, ids: &[KeyId], each: &Receiver<'_>) {
         let provider = self.provider(name).map_err(Arc::new);
         let next = AtomicUsize::new(0);
         let work = || {
@@ -298,7 +284,7 @@ impl Providers {
                         Arc::clone(error),
                     )),
                 };
-                fetched.lock().insert(id.clone(), kek);
+                each(id.clone(), kek);
             }
         };
         thread::scope(|scope| {

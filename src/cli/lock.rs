@@ -55,7 +55,7 @@ pub(super) fn lock(args: &LockArgs) -> Result<()> {
 }
 
 fn ask(json: bool, mountpoint: &std::path::Path, request: &Request) -> Result<Vec<ComponentStatus>> {
-    let (pid, components) = control::ask(mountpoint, request)?;
-    status::print(json, pid, &components);
-    Ok(components)
+    let status = control::ask(mountpoint, request)?;
+    status::print(json, &status)?;
+    Ok(status.components)
 }

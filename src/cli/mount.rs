@@ -28,7 +28,8 @@ use crate::sys::{memory, process};
 /// What to mount, where.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs mount web01 /mnt\n  vmcryptfs mount /vms /run/vms -o allow_other\n\n\
-    Returns once the mount answers. Components whose key cannot be had are listed, but locked: `vmcryptfs status`.")]
+    Returns once the mount answers, also when a key provider does not: it is waited for three seconds at most.\n\
+    Components whose key cannot be had are listed, but locked, and unlock by themselves when it can: `vmcryptfs status`.")]
 pub(super) struct MountArgs {
     /// A VM folder, or a datastore that holds VM folders
     #[arg(value_name = "FOLDER")]
@@ -112,6 +113,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
         options: args.options.clone(),
         threads: args.threads.map(usize::from),
     };
+    control::keep_unlocking(&fs)?;
     // Before the mount is there, so that no signal in between leaves it behind.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context(|| "catching signals".into())?;
     let session = Session::mount(Arc::clone(&fs), &spec)?;
@@ -119,10 +121,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
         .name("session".into())
         .spawn(move || session.serve(std::iter::from_fn(move || signals.forever().next())))
         .context(|| "starting the session".into())?;
-    let ready = session::answers(&args.mountpoint).and_then(|()| {
-        control::keep_unlocking(&fs)?;
-        control::serve(fs, &args.mountpoint)
-    });
+    let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
     match ready {
         Ok(socket) => Ok((serving, socket)),
         Err(error) => {

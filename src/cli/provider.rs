@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, advice to stderr")]
 
 mod kmip;
+mod retire;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -77,6 +78,20 @@ pub enum ProviderCommand {
         #[arg(value_parser = provider_name)]
         name: ProviderName,
     },
+
+    /// Take keys out of use that nothing needs any more, and destroy them
+    #[command(
+        long_about = "Take keys out of use that nothing needs any more: the key server marks them as deactivated, or as \
+                      compromised, and may refuse to give them out. With --destroy, destroy keys that were taken out of \
+                      use before. Neither can be undone, so they are two steps: wait between them until nobody can have \
+                      missed the key.\n\n\
+                      Refused while a header in one of the datastores names the key, or cannot be read. Name every \
+                      datastore whose VMs may need it, and run it as a user who can read all of them: what lies \
+                      elsewhere, on other hosts or in backups, is not known here.",
+        after_help = "Example:\n  vmcryptfs rekey /vms/web01\n  vmcryptfs provider retire corp 4711 --datastore /vms\n  \
+                      vmcryptfs provider retire corp 4711 --datastore /vms --destroy"
+    )]
+    Retire(retire::RetireArgs),
 
     /// Save a native provider's primary key to a file under a passphrase
     #[command(
@@ -179,7 +194,7 @@ fn event_of(command: &ProviderCommand) -> Option<Event> {
         ProviderCommand::Default { name } => (Operation::ProviderDefault, name),
         ProviderCommand::Backup { name, .. } => (Operation::ProviderBackup, name),
         ProviderCommand::Restore { name, .. } => (Operation::ProviderRestore, name),
-        ProviderCommand::List { .. } => return None,
+        ProviderCommand::List { .. } | ProviderCommand::Retire(_) => return None, // the latter for each key
     };
     let mut event = Event::of(operation);
     event.provider(name);
@@ -193,6 +208,7 @@ fn perform(command: ProviderCommand, config: &Path) -> Result<()> {
         ProviderCommand::List { json } => list(config, json),
         ProviderCommand::Test { name } => test(config, &name),
         ProviderCommand::Default { name } => choose_default(config, &name),
+        ProviderCommand::Retire(args) => args.run(config),
         ProviderCommand::Backup { name, file, passphrase } => back_up(config, &name, &file, &passphrase),
         ProviderCommand::Restore { name, file, passphrase } => restore(config, &name, &file, &passphrase),
     }

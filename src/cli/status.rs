@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::{size, table};
-use crate::control::{self, ComponentStatus, Request};
-use crate::error::Result;
+use crate::control::{self, ComponentStatus, MountStatus, Request};
+use crate::error::{Error, Kind, Result};
 
 /// Which mount.
 #[derive(Args)]
@@ -21,21 +21,32 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs) -> Result<()> {
-    let (pid, components) = control::ask(&args.mountpoint, &Request::Status)?;
-    print(args.json, pid, &components);
-    Ok(())
+    print(args.json, &control::ask(&args.mountpoint, &Request::Status)?)
 }
 
-pub(super) fn print(json: bool, pid: u32, components: &[ComponentStatus]) {
+pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     if json {
-        println!("{}", serde_json::json!({ "pid": pid, "components": components }));
-        return;
+        let text = serde_json::to_string(status)
+            .map_err(|error| Error::with_source(Kind::Invalid, "a status that has no JSON form", error))?;
+        println!("{text}");
+        return Ok(());
     }
+    let components = &status.components;
     let rows: Vec<[String; 6]> = components.iter().map(row).collect();
     table::print(["COMPONENT", "KIND", "STATE", "SIZE", "PROVIDER", "KEY ID"], &rows);
     for locked in components.iter().filter(|component| !component.unlocked) {
         println!("\n{} is locked: {}", name(locked), locked.reason.as_deref().unwrap_or("unknown"));
     }
+    for unlocked in components.iter().filter(|component| component.unlocked) {
+        if let Some(last) = &unlocked.last_failure {
+            println!("\n{} was locked at {}: {}", name(unlocked), last.since, last.reason);
+        }
+    }
+    for notice in &status.notices {
+        let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
+        println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);
+    }
+    Ok(())
 }
 
 fn row(component: &ComponentStatus) -> [String; 6] {

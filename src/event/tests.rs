@@ -21,7 +21,7 @@ fn a_record_says_all_that_is_known() {
     let uuid = Uuid::from_u128(7);
     let error = Error::new(Kind::KeyUnavailable, "key corp/4711 cannot\nbe had");
     let mut event = Event::of(Operation::Unlock);
-    event.disk(Path::new("/vms/web01/root.raw")).uuid(uuid).key(&key).by(0);
+    event.disk(Path::new("/vms/web01/root.raw/")).uuid(uuid).key(&key).by(0);
     let record = event.recorded(Some(&error), SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_097_445_123));
     assert_eq!(record.time, "2025-11-25T19:04:05.123Z");
     assert_eq!((record.user.as_str(), record.operation.as_str(), record.result.as_str()), ("root", "unlock", "failed"));

@@ -33,7 +33,7 @@ impl FileSystem {
             }
         }
         for header in found.iter().filter_map(FoundComponent::unverified) {
-            self.keyring.lock(header.claims().uuid);
+            self.keyring.lock(header);
         }
         self.homes.forget();
         Ok(found)

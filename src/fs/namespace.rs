@@ -14,6 +14,7 @@ use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
 use crate::fs::{FileSystem, backing, raw};
+use crate::vm::keyring::Change;
 use crate::vm::{disk, folder, home, scan};
 
 /// A file to be made.
@@ -141,6 +142,8 @@ impl FileSystem {
 
     /// Makes a directory in a VM folder; at the root of a datastore, an encrypted VM folder under the default provider.
     ///
+    /// Making a VM folder waits for its provider.
+    ///
     /// # Errors
     /// `Exists`, `KeyUnavailable` when the provider gives no key for a VM, or `Io`.
     pub fn make_dir(&self, parent: NodeNumber, name: &OsStr, new: NewFile) -> Result<Attr> {
@@ -151,12 +154,19 @@ impl FileSystem {
             let (_, provider) = self.keyring.providers().default_provider()?;
             let (header, dek) = folder::create_at(&dir, name, &provider)?;
             self.keyring.insert(header.uuid, dek);
+            self.paths.write().insert(header.uuid, name.into());
+            self.keyring.tell(&Change::made(&header, new.uid));
         } else {
             backing::make_dir(&dir, name, new.mode)?;
         }
         new.give_to_owner(&folder::open_at(&dir, name)?)?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
+    }
+
+    /// Whether a directory that is made in this one is a VM folder, with a key of its own.
+    pub fn holds_vm_folders(&self, number: NodeNumber) -> bool {
+        self.nodes.get(number).is_ok_and(|node| is_datastore(&node))
     }
 
     /// Makes what the mode's type bits say: a fifo, a socket, a device, or an empty regular file.

@@ -15,8 +15,9 @@ use crate::fs::{Attr, FileSystem, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::vm::disk::{self, NewDisk};
+use crate::vm::home;
 use crate::vm::home::Home;
-use crate::vm::{home, keyring};
+use crate::vm::keyring::Change;
 
 impl FileSystem {
     /// Opens a file.
@@ -50,7 +51,7 @@ impl FileSystem {
         let home = self.home_of(&parent)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
         let (file, content) = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
-            let (key_id, kek) = keyring::first_kek(&home.header, &self.keyring.providers())?;
+            let (key_id, kek) = self.keyring.kek(&home.header)?;
             let spec = NewDisk {
                 sector_size: SectorSize::DEFAULT,
                 plain_len: 0,
@@ -60,6 +61,8 @@ impl FileSystem {
             };
             let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
             self.keyring.insert(header.uuid, dek);
+            self.paths.write().insert(header.uuid, self.nodes.path(&parent)?.join(name));
+            self.keyring.tell(&Change::made(&header, new.uid));
             (file, ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET })
         } else {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)

@@ -65,7 +65,8 @@ impl FileSystem {
             looked_up.enter(name)?;
         }
         let number = looked_up.nodes.last().copied().unwrap_or(ROOT);
-        self.open_node(&*self.nodes.get(number)?, Access::Read)
+        let node = self.nodes.get(number)?;
+        self.asking(|fs| fs.open_node(&node, Access::Read))
     }
 }
 

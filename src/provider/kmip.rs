@@ -8,6 +8,7 @@ mod credentials;
 mod expiry;
 mod failure;
 mod health;
+mod kek;
 mod message;
 mod notices;
 mod operation;
@@ -20,28 +21,32 @@ pub mod ttlv;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use failure::Failure;
 pub use message::Version;
 pub use probe::MemberReport;
 pub use settings::{Address, Servers, Settings};
 
+use parking_lot::Mutex;
+
 use super::{KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
-use crate::key::{Dek, Kek, KeyCheck, KeyId, ProviderName, WrappedDek};
+use crate::key::{Kek, KeyId, ProviderName};
 use cluster::Cluster;
+use expiry::EXPIRES_SOON;
+use kek::KmipKek;
 use session::Session;
-
-/// Fewer days than this until a certificate ends are told.
-const EXPIRES_SOON: i64 = 30;
 
 /// Makes and fetches KEKs of a key server.
 pub struct KmipProvider {
     name: ProviderName,
     settings: Settings,
     cluster: Arc<Cluster>,
+    /// What was told last of the days that this host's certificate has left.
+    told_days: Mutex<Option<i64>>,
 }
 
 impl KmipProvider {
@@ -51,17 +56,19 @@ impl KmipProvider {
     /// Those of the files: `NotFound`, `Invalid`, `Denied` when others can read the private key or change a certificate.
     pub fn new(name: ProviderName, settings: &Settings, config: &Path) -> Result<Self> {
         let cluster = Arc::new(Cluster::new(settings, config)?);
-        let provider = Self { name, settings: settings.clone(), cluster };
-        match provider.certificate_days() {
-            Some(days) if days < 0 => {
-                provider.cluster.notices().add(format!("this host's certificate ended {} days ago", -days));
-            }
-            Some(days) if days < EXPIRES_SOON => {
-                provider.cluster.notices().add(format!("this host's certificate ends in {days} days"));
-            }
-            _ => {}
+        Ok(Self { name, settings: settings.clone(), cluster, told_days: Mutex::new(None) })
+    }
+
+    /// Tells of the end of this host's certificate, once a day.
+    fn notice_end_of_certificate(&self) {
+        let days = self.certificate_days().filter(|&days| days < EXPIRES_SOON);
+        if let Some(days) = days.filter(|_| *self.told_days.lock() != days) {
+            self.cluster.notices().add(match days {
+                ..0 => format!("this host's certificate ended {} days ago", -days),
+                0.. => format!("this host's certificate ends in {days} days"),
+            });
         }
-        Ok(provider)
+        *self.told_days.lock() = days;
     }
 
     /// Whole days until this host's certificate ends, negative when it has ended; `None` when it is not understood.
@@ -107,8 +114,9 @@ impl KmipProvider {
         Ok(key_id.id())
     }
 
-    fn kek(&self, id: KeyId, key: LocalKek) -> Arc<dyn Kek> {
-        Arc::new(KmipKek { id, key, cluster: Arc::clone(&self.cluster) })
+    /// `active` says whether the key is known to be active as of now.
+    fn kek(&self, id: KeyId, key: LocalKek, active: bool) -> Arc<dyn Kek> {
+        Arc::new(KmipKek::new(id, key, Arc::clone(&self.cluster), active))
     }
 }
 
@@ -128,7 +136,7 @@ impl KeyProvider for KmipProvider {
             .and_then(|name| self.cluster.call(|session| self.make(session, &name, &mut sent, &labels)))
             .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
         let id = KeyId::new(self.name.clone(), made.0)?;
-        let kek = self.kek(id.clone(), LocalKek::new(made.1)?);
+        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true);
         Ok((id, kek))
     }
 
@@ -138,7 +146,7 @@ impl KeyProvider for KmipProvider {
             .cluster
             .read(move |session| session.get(&uid))
             .map_err(|failure| failure.into_error(format!("key {key_id} cannot be had")))?;
-        Ok(self.kek(key_id.clone(), LocalKek::new(key)?))
+        Ok(self.kek(key_id.clone(), LocalKek::new(key)?, false))
     }
 
     fn key_state(&self, key_id: &KeyId) -> Result<KeyState> {
@@ -183,41 +191,20 @@ impl KeyProvider for KmipProvider {
     }
 
     fn take_notices(&self) -> Vec<String> {
+        self.notice_end_of_certificate();
         self.cluster.notices().take()
     }
 }
 
 fn state(cluster: &Arc<Cluster>, uid: &str) -> std::result::Result<KeyState, Failure> {
+    state_within(cluster, uid, Duration::MAX)
+}
+
+/// The state of a key, for which nobody waits longer than `limit`.
+fn state_within(cluster: &Arc<Cluster>, uid: &str, limit: Duration) -> std::result::Result<KeyState, Failure> {
     let asked = uid.to_owned();
-    match cluster.read(move |session| session.state(&asked)) {
+    match cluster.read_within(limit, move |session| session.state(&asked)) {
         Err(refusal) if refusal.trouble() == Trouble::Destroyed => Ok(KeyState::Destroyed),
         state => state,
-    }
-}
-
-/// A KEK that was fetched. It unwraps on its own; before it wraps, its state is asked for.
-struct KmipKek {
-    id: KeyId,
-    key: LocalKek,
-    cluster: Arc<Cluster>,
-}
-
-impl Kek for KmipKek {
-    fn wrap(&self, dek: &Dek) -> Result<WrappedDek> {
-        let id = &self.id;
-        match state(&self.cluster, id.id()) {
-            Ok(KeyState::Active) => self.key.wrap(dek),
-            Ok(state) => Err(Failure::new(Trouble::State(state), format!("the key is {state} on its server"))
-                .into_error(format!("key {id} wraps nothing new: only active keys do"))),
-            Err(failure) => Err(failure.into_error(format!("key {id} wraps nothing while its state is not known"))),
-        }
-    }
-
-    fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek> {
-        self.key.unwrap(wrapped)
-    }
-
-    fn check(&self) -> Result<KeyCheck> {
-        self.key.check()
     }
 }

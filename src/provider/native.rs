@@ -242,6 +242,10 @@ impl KeyProvider for NativeProvider {
         })?;
         Ok(Arc::new(kek))
     }
+
+    fn may_wait(&self) -> bool {
+        false // its keys need nothing that is not in memory
+    }
 }
 
 /// Primary key and wrapped KEK of a key id; `None` for what [`NativeProvider::create_key`] would not have written so.

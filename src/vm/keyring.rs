@@ -1,15 +1,30 @@
 //! The DEKs of a mount: which components are unlocked, and why the others are not.
+//!
+//! Key servers may take long to answer, or never do. A keyring of a mount therefore asks none on its own while a request waits
+//! for it: it says what has to be asked first (a [`Question`]), and whoever has time asks.
+
+mod question;
+mod unlock;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, Slot, UnverifiedHeader};
+pub use question::Question;
+pub use unlock::{first_kek, slot_for, unlock};
+
+use crate::error::{Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
-use crate::provider::Providers;
+pub use crate::provider::FetchedKeks;
+use crate::provider::{Notice, Providers, Trouble};
+use unlock::{Unlocked, Waiting, unlock_through};
+
+/// Most notices that are kept; the oldest go first.
+const MOST_NOTICES: usize = 32;
 
 /// Whether a component's DEK is in memory.
 #[derive(Clone)]
@@ -34,19 +49,115 @@ impl LockState {
     }
 }
 
+/// The last time that a component could not be unlocked, kept also after it was.
+#[derive(Clone, Debug)]
+pub struct LastFailure {
+    /// When it was first seen.
+    pub since: SystemTime,
+    /// For people.
+    pub reason: String,
+    kind: Kind,
+    trouble: Option<Trouble>,
+    /// Whether it was unlocked since.
+    over: bool,
+}
+
+/// What happened to keys.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum What {
+    /// A component was made.
+    Made,
+    /// A component was unlocked, or could not be.
+    Unlock,
+    /// A component was locked, by command.
+    Lock,
+    /// A KEK could not be fetched, or could again.
+    FetchKey,
+}
+
+/// Something that happened to keys. The same failure, met again and again, is told once.
+pub struct Change<'a> {
+    /// What.
+    pub what: What,
+    /// Of a component.
+    pub uuid: Option<Uuid>,
+    /// Of a component.
+    pub kind: Option<ComponentKind>,
+    /// The KEK that it was done with, or that is missing.
+    pub key_id: Option<&'a KeyId>,
+    /// Why it failed.
+    pub error: Option<&'a Error>,
+    /// The user who asked for it, if it was not this process itself.
+    pub by: Option<u32>,
+}
+
+impl<'a> Change<'a> {
+    /// A component was made, under the key of its first slot, by a user.
+    pub fn made(header: &'a Header, by: u32) -> Self {
+        Self {
+            what: What::Made,
+            uuid: Some(header.uuid),
+            kind: Some(header.shape.kind()),
+            key_id: header.slots.first().map(|slot| &slot.key_id),
+            error: None,
+            by: Some(by),
+        }
+    }
+}
+
+/// A KEK and its name.
+pub type NamedKek = (KeyId, Arc<dyn Kek>);
+
+type Watcher = Box<dyn Fn(&Change<'_>) + Send + Sync>;
+
 /// DEKs by component, and the providers to get more from.
 pub struct Keyring {
     providers: RwLock<Arc<Providers>>,
     states: RwLock<HashMap<Uuid, LockState>>,
+    /// KEKs of unlocked homes: what is made in a VM is wrapped by its KEK, also while the provider cannot be reached.
+    keks: RwLock<HashMap<Uuid, NamedKek>>,
+    failures: Mutex<HashMap<Uuid, LastFailure>>,
+    missing_keys: Mutex<HashMap<KeyId, (Kind, Option<Trouble>)>>,
+    notices: Mutex<Vec<Notice>>,
+    watcher: OnceLock<Watcher>,
+    /// Whether it asks a provider that may not answer at once.
+    may_ask: bool,
 }
 
-/// KEKs by name, or why one cannot be had.
-pub type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
-
 impl Keyring {
-    /// An empty ring.
+    /// An empty ring that asks providers whenever it needs to.
     pub fn new(providers: Providers) -> Self {
-        Self { providers: RwLock::new(Arc::new(providers)), states: RwLock::default() }
+        Self::with(providers, true)
+    }
+
+    /// An empty ring of a mount: who uses it gets a [`Question`] where a provider would have to be waited for.
+    pub fn of_mount(providers: Providers) -> Self {
+        Self::with(providers, false)
+    }
+
+    fn with(providers: Providers, may_ask: bool) -> Self {
+        Self {
+            providers: RwLock::new(Arc::new(providers)),
+            states: RwLock::default(),
+            keks: RwLock::default(),
+            failures: Mutex::default(),
+            missing_keys: Mutex::default(),
+            notices: Mutex::default(),
+            watcher: OnceLock::new(),
+            may_ask,
+        }
+    }
+
+    /// Tells `watcher` of everything that happens to keys from now on. One may watch.
+    pub fn watch(&self, watcher: impl Fn(&Change<'_>) + Send + Sync + 'static) {
+        let _ = self.watcher.set(Box::new(watcher));
+    }
+
+    /// Tells whoever watches.
+    pub fn tell(&self, change: &Change<'_>) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(change);
+        }
     }
 
     /// Where the KEKs come from.
@@ -64,17 +175,72 @@ impl Keyring {
         Ok(())
     }
 
-    /// Unlocks every component whose KEK can be had. Each KEK is fetched once, side by side; what stays locked keeps its
-    /// reason.
+    /// Unlocks every component whose KEK can be had, each as soon as its KEK is there. Each KEK is fetched once, side by
+    /// side; what stays locked keeps its reason.
     pub fn unlock_all<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) {
         let ids = headers.clone().flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
-        let keks = self.providers().fetch_all(ids);
-        for header in headers {
-            let state = match unlock(header, &keks) {
-                Ok(dek) => LockState::Unlocked(Arc::new(dek)),
-                Err(error) => LockState::Locked { kind: error.kind(), reason: error.chain(), by_command: false },
-            };
-            self.states.write().insert(header.claims().uuid, state);
+        let ids: Vec<KeyId> = ids.collect();
+        let waiting = Mutex::new(Waiting::new(headers));
+        self.providers().fetch_each(ids, &|id, kek| {
+            self.tell_of_key(&id, kek.as_ref().err());
+            let decided = waiting.lock().fetched(id, kek);
+            for (header, result) in decided {
+                self.decide(header, result);
+            }
+        });
+    }
+
+    fn decide(&self, header: &UnverifiedHeader, result: Result<Unlocked>) {
+        let uuid = header.claims().uuid;
+        let kind = header.claims().shape.kind();
+        let told =
+            Change { what: What::Unlock, uuid: Some(uuid), kind: Some(kind), key_id: None, error: None, by: None };
+        match result {
+            Ok(Unlocked { dek, key_id, kek }) => {
+                if kind == ComponentKind::Home {
+                    self.keks.write().insert(uuid, (key_id.clone(), kek));
+                }
+                let before = self.states.write().insert(uuid, LockState::Unlocked(Arc::new(dek)));
+                if let Some(last) = self.failures.lock().get_mut(&uuid) {
+                    last.over = true;
+                }
+                if !matches!(before, Some(LockState::Unlocked(_))) {
+                    self.tell(&Change { key_id: Some(&key_id), ..told });
+                }
+            }
+            Err(error) => {
+                let state = LockState::Locked { kind: error.kind(), reason: error.chain(), by_command: false };
+                self.states.write().insert(uuid, state);
+                if self.is_news(uuid, &error) {
+                    let key_id = header.claims().slots.first().map(|slot| &slot.key_id);
+                    self.tell(&Change { key_id, error: Some(&error), ..told });
+                }
+            }
+        }
+    }
+
+    /// Remembers a failure; `false` when it is the one that was there before.
+    fn is_news(&self, uuid: Uuid, error: &Error) -> bool {
+        let (kind, trouble) = (error.kind(), Trouble::of(error));
+        let mut failures = self.failures.lock();
+        let known = failures.get(&uuid).filter(|last| !last.over && (last.kind, last.trouble) == (kind, trouble));
+        let since = known.map(|last| last.since);
+        let reason = error.chain();
+        let last = LastFailure { since: since.unwrap_or_else(SystemTime::now), reason, kind, trouble, over: false };
+        failures.insert(uuid, last);
+        since.is_none()
+    }
+
+    fn tell_of_key(&self, key_id: &KeyId, error: Option<&Error>) {
+        let mut missing = self.missing_keys.lock();
+        let now = error.map(|error| (error.kind(), Trouble::of(error)));
+        let before = match now {
+            Some(now) => missing.insert(key_id.clone(), now),
+            None => missing.remove(key_id),
+        };
+        drop(missing);
+        if before != now {
+            self.tell(&Change { what: What::FetchKey, uuid: None, kind: None, key_id: Some(key_id), error, by: None });
         }
     }
 
@@ -82,14 +248,21 @@ impl Keyring {
     /// changed by someone else.
     ///
     /// # Errors
-    /// `KeyUnavailable` when the component is locked, with the reason; `KeyRejected` or `Corrupt` when its key or header are
-    /// wrong.
+    /// `KeyUnavailable` when the component is locked, with the reason, or with a [`Question`] that must be asked first;
+    /// `KeyRejected` or `Corrupt` when its key or header are wrong.
     pub fn dek(&self, header: &UnverifiedHeader) -> Result<Arc<Dek>> {
         let uuid = header.claims().uuid;
         match self.state(uuid) {
             Some(LockState::Unlocked(dek)) if header.clone().verify(&dek).is_ok() => return Ok(dek),
             Some(LockState::Locked { kind, reason, .. }) => return Err(Error::new(kind, format!("locked: {reason}"))),
-            Some(LockState::Unlocked(_)) | None => self.unlock_all(std::iter::once(header)),
+            Some(LockState::Unlocked(_)) | None => {}
+        }
+        if let Some(unlocked) = self.by_kept_kek(header) {
+            self.decide(header, Ok(unlocked));
+        } else if self.must_not_ask(header.claims().slots.iter().map(|slot| &slot.key_id)) {
+            return Err(Question::Unlock(Box::new(header.clone())).into());
+        } else {
+            self.unlock_all(std::iter::once(header));
         }
         match self.state(uuid) {
             Some(LockState::Unlocked(dek)) => Ok(dek),
@@ -98,9 +271,82 @@ impl Keyring {
         }
     }
 
+    /// By the KEK of a home that is unlocked: a disk that was made beside the mount needs no provider.
+    fn by_kept_kek(&self, header: &UnverifiedHeader) -> Option<Unlocked> {
+        let keks = self.keks.read();
+        let kept =
+            |id: &KeyId| keks.values().find(|(kept, _)| kept == id).map(|(_, kek)| (id.clone(), Ok(Arc::clone(kek))));
+        let fetched: FetchedKeks = header.claims().slots.iter().filter_map(|slot| kept(&slot.key_id)).collect();
+        unlock_through(header, &fetched).ok()
+    }
+
+    fn must_not_ask<'k>(&self, mut keys: impl Iterator<Item = &'k KeyId>) -> bool {
+        let providers = self.providers();
+        !self.may_ask && keys.any(|key_id| providers.may_wait(key_id.provider()))
+    }
+
+    /// The KEK that new components of an unlocked VM are wrapped by: that of its home's first slot, or if that cannot be
+    /// had, the one that unlocked it.
+    ///
+    /// # Errors
+    /// As the provider's, or `KeyUnavailable` with a [`Question`] that must be asked first.
+    pub fn kek(&self, home: &Header) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let kept = self.kept_kek(home);
+        match kept {
+            Some((key_id, kek)) if self.may_ask || kek.wraps_at_once() => Ok((key_id, kek)),
+            _ if self.must_not_ask(home.slots.iter().map(|slot| &slot.key_id)) => {
+                Err(Question::Wrap(Box::new(home.clone())).into())
+            }
+            Some(kept) => Ok(kept),
+            None => self.fetch_kek(home),
+        }
+    }
+
+    fn kept_kek(&self, home: &Header) -> Option<(KeyId, Arc<dyn Kek>)> {
+        let kept = self.keks.read().get(&home.uuid).cloned();
+        kept.filter(|(key_id, _)| home.slots.iter().any(|slot| slot.key_id == *key_id))
+    }
+
+    fn fetch_kek(&self, home: &Header) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let kek = first_kek(home, &self.providers())?;
+        self.keks.write().insert(home.uuid, kek.clone());
+        Ok(kek)
+    }
+
+    /// Asks a provider what an operation has to know before it goes on, and waits for the answer.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when a new component cannot be wrapped. That one stays locked is told by its state.
+    pub fn ask(&self, question: &Question) -> Result<()> {
+        match question {
+            Question::Unlock(header) => {
+                self.unlock_all(std::iter::once(&**header));
+                Ok(())
+            }
+            Question::Wrap(home) => {
+                let (_, kek) = self.kept_kek(home).map_or_else(|| self.fetch_kek(home), Ok)?;
+                kek.prepare_wrap()
+            }
+        }
+    }
+
+    /// Asks for the state of the keys that new components would be wrapped by, so that it is known when their server is lost.
+    /// May take long; that a key does not wrap any more is told by its provider.
+    pub fn confirm_keys(&self) {
+        let kept: Vec<NamedKek> = self.keks.read().values().cloned().collect();
+        for (_, kek) in kept {
+            kek.learn_state();
+        }
+    }
+
     /// Whether the component is unlocked, as far as known.
     pub fn state(&self, uuid: Uuid) -> Option<LockState> {
         self.states.read().get(&uuid).cloned()
+    }
+
+    /// The last time that a component could not be unlocked.
+    pub fn last_failure(&self, uuid: Uuid) -> Option<LastFailure> {
+        self.failures.lock().get(&uuid).cloned()
     }
 
     /// Whether a component waits for its provider, rather than for a command or a repair.
@@ -108,80 +354,48 @@ impl Keyring {
         self.states.read().values().any(LockState::waits_for_provider)
     }
 
-    /// Forgets a component's DEK.
-    pub fn lock(&self, uuid: Uuid) {
+    /// Makes a component known whose key is about to be fetched.
+    pub fn expect(&self, uuid: Uuid) {
+        let reason = "its key has not come yet".to_owned();
+        let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: false };
+        self.states.write().entry(uuid).or_insert(state);
+    }
+
+    /// Forgets a component's DEK, and a home's KEK.
+    pub fn lock(&self, header: &UnverifiedHeader) {
+        let uuid = header.claims().uuid;
         let reason = "by command: `vmcryptfs unlock` unlocks it".to_owned();
         let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: true };
         self.states.write().insert(uuid, state);
+        self.keks.write().remove(&uuid);
+        let kind = Some(header.claims().shape.kind());
+        self.tell(&Change { what: What::Lock, uuid: Some(uuid), kind, key_id: None, error: None, by: None });
     }
 
     /// Adds a component that was just made, with the key it was made with.
     pub fn insert(&self, uuid: Uuid, dek: Dek) {
         self.states.write().insert(uuid, LockState::Unlocked(Arc::new(dek)));
     }
-}
 
-/// Obtains the DEK of a header through any of its slots.
-///
-/// # Errors
-/// `KeyUnavailable` when no slot's KEK can be had; `KeyRejected` when a provider gave a wrong KEK; `Corrupt` when a slot is
-/// damaged or the header was changed. The message says it for every slot.
-pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
-    let mut failures: Vec<Error> = Vec::new();
-    for slot in &header.claims().slots {
-        match unlock_slot(header, slot, keks) {
-            Ok(dek) => return Ok(dek),
-            Err(error) => failures.push(error),
+    /// What providers have had to tell since this was last asked, without what they told before.
+    pub fn new_notices(&self) -> Vec<Notice> {
+        let mut kept = self.notices.lock();
+        let mut fresh = Vec::new();
+        for notice in self.providers().take_notices() {
+            let known = kept.iter().position(|old| (&old.provider, &old.text) == (&notice.provider, &notice.text));
+            match known {
+                Some(index) => drop(kept.remove(index)),
+                None => fresh.push(notice.clone()),
+            }
+            kept.push(notice);
         }
+        let surplus = kept.len().saturating_sub(MOST_NOTICES);
+        kept.drain(..surplus);
+        fresh
     }
-    // The failure that says most about this component: being unable to ask says least.
-    let kind = failures.iter().map(Error::kind).find(|&kind| kind != Kind::KeyUnavailable);
-    let reasons: Vec<String> = failures.iter().map(Error::chain).collect();
-    Err(Error::new(kind.unwrap_or(Kind::KeyUnavailable), reasons.join("; ")))
-}
 
-fn unlock_slot(header: &UnverifiedHeader, slot: &Slot, keks: &FetchedKeks) -> Result<Dek> {
-    let kek = match keks.get(&slot.key_id) {
-        Some(Ok(kek)) => kek,
-        Some(Err(error)) => {
-            return Err(Error::new(error.kind(), format!("key {} cannot be had: {}", slot.key_id, error.chain())));
-        }
-        None => return Err(Error::new(Kind::KeyUnavailable, format!("key {} was not fetched", slot.key_id))),
-    };
-    if kek.check()? != slot.check {
-        return Err(Error::new(
-            Kind::KeyRejected,
-            format!("provider {:?} has another key under the id of {}", slot.key_id.provider().as_str(), slot.key_id),
-        ));
+    /// What providers had to tell, the latest last.
+    pub fn notices(&self) -> Vec<Notice> {
+        self.notices.lock().clone()
     }
-    let dek = kek.unwrap(&slot.wrapped).map_err(|error| {
-        Error::with_source(
-            Kind::Corrupt,
-            format!("the key is right, but the slot of {} is damaged", slot.key_id),
-            error,
-        )
-    })?;
-    header.clone().verify(&dek)?;
-    Ok(dek)
-}
-
-/// Wraps a new component's DEK by one KEK.
-///
-/// # Errors
-/// `KeyUnavailable` when the KEK may not wrap any more.
-pub fn slot_for(key_id: &KeyId, kek: &dyn Kek, dek: &Dek) -> Result<Slot> {
-    Ok(Slot { key_id: key_id.clone(), check: kek.check()?, wrapped: kek.wrap(dek)? })
-}
-
-/// The KEK of a header's first slot, to wrap more keys of the same VM.
-///
-/// # Errors
-/// As the provider's.
-pub fn first_kek(header: &Header, providers: &Providers) -> Result<(KeyId, Arc<dyn Kek>)> {
-    let slot = header.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
-    let kek = providers
-        .provider(slot.key_id.provider())?
-        .fetch_key(&slot.key_id)
-        .context(|| format!("fetching key {}", slot.key_id))?;
-    Ok((slot.key_id.clone(), kek))
 }

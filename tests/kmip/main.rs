@@ -11,7 +11,12 @@ mod command_line;
 mod fake_server;
 mod fake_store;
 mod faults;
+#[allow(dead_code, reason = "shared with the tests of mounts, which use more of it")]
+#[path = "../mount/host.rs"]
+mod host;
+mod mounts;
 mod operations;
 mod pykmip;
 mod real_server;
+mod retire;
 mod site;

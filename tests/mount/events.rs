@@ -1,7 +1,7 @@
 //! What is recorded of keys and locks.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use serde_json::Value;
 
@@ -69,4 +69,63 @@ fn an_event_that_cannot_be_written_is_told_and_stops_nothing() {
     let made = host.try_run(&["create", host.path("web01")]);
     let said = String::from_utf8_lossy(&made.stderr).into_owned();
     assert!(made.status.success() && said.contains("event create is not recorded"), "{said}");
+}
+
+#[test]
+fn locks_and_damage_of_a_mount_are_recorded_once() {
+    const MAIN: u64 = 274_432; // of a home file's first block: docs/FORMAT.md section 9
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("notes.txt"), [7; 4096]).unwrap();
+    fs::write(mount.path("made.raw"), "x").unwrap();
+    let at = mount.root().display().to_string();
+    host.run(&["lock", &at]);
+    host.run(&["unlock", &at, "root.raw"]);
+    mount.unmount();
+    let file = fs::File::options().write(true).open(host.path("web01/notes.txt")).unwrap();
+    file.write_all_at(b"forged", MAIN).unwrap();
+    let mount = host.mount("web01", &[]);
+    for _ in 0..3 {
+        assert_eq!(fs::read(mount.path("notes.txt")).unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+    mount.unmount();
+
+    let events = host.events();
+    let made: Vec<&str> = of(&events, "create-disk").iter().filter_map(|event| event["component"].as_str()).collect();
+    assert_eq!(made, [host.path("web01/root.raw"), host.path("web01/made.raw")]);
+    assert_eq!(of(&events, "lock").len(), 3, "a home and two disks");
+    let unlocked: Vec<&str> = of(&events, "unlock").iter().filter_map(|event| event["component"].as_str()).collect();
+    let (home, root, made) = (host.path("web01"), host.path("web01/root.raw"), host.path("web01/made.raw"));
+    assert_eq!(unlocked[..3], [home, root, root], "two when it was mounted first, one by command");
+    assert_eq!(unlocked[3..].len(), 3, "{unlocked:?}");
+    assert!(unlocked[3..].contains(&made));
+    let damage = of(&events, "integrity");
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert_eq!(damage[0]["component"], host.path("web01/notes.txt"));
+    assert_eq!(damage[0]["vsphere_event"], "com.vmware.vc.crypto.IntegrityCheckFailed");
+}
+
+#[test]
+fn a_missing_primary_key_is_this_host_s_fault() {
+    let host = Host::with_vm();
+    fs::rename(host.path("config/keys/local.key"), host.path("config/keys/away")).unwrap();
+    let mount = host.mount("web01", &[]);
+    let status = host.run(&["status", &mount.root().display().to_string()]);
+    assert!(status.contains("root.raw is locked: "), "{status}");
+    host.refuses(&["unlock", &mount.root().display().to_string()], 4, "stay locked");
+    fs::rename(host.path("config/keys/away"), host.path("config/keys/local.key")).unwrap();
+    host.run(&["unlock", &mount.root().display().to_string()]);
+    let status = host.run(&["status", &mount.root().display().to_string()]);
+    assert!(status.contains("root.raw was locked at 20"), "{status}");
+    mount.unmount();
+    let events = host.events();
+    let failed = |operation: &str| {
+        let all = of(&events, operation).into_iter();
+        all.filter(|event| event["result"] == "failed").collect::<Vec<_>>()
+    };
+    let fetched = failed("fetch-key");
+    assert_eq!(fetched.len(), 1, "the same failure again is no news: {fetched:?}");
+    assert_eq!(fetched[0]["vsphere_event"], "com.vmware.vc.host.Crypto.SendKeyError.HostError");
+    assert_eq!(failed("unlock").len(), 2);
+    assert_eq!(failed("unlock")[0]["vsphere_event"], "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnHost");
 }

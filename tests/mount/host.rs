@@ -13,8 +13,7 @@ pub(crate) struct Host {
 impl Host {
     /// A host with the native provider `local`.
     pub(crate) fn new() -> Self {
-        let host = Self { dir: tempfile::tempdir().unwrap() };
-        host.write_config(&format!("[events]\nfile = {:?}\njournal = false\n", host.path("events.jsonl")));
+        let host = Self::configured("");
         host.run(&["provider", "add", "native", "local"]);
         host
     }
@@ -26,6 +25,18 @@ impl Host {
         let config = folder.join("config.toml");
         std::fs::write(&config, text).unwrap();
         std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// A host with these providers.
+    pub(crate) fn configured(providers: &str) -> Self {
+        let host = Self { dir: tempfile::tempdir().unwrap() };
+        host.configure(providers);
+        host
+    }
+
+    /// Gives the host other providers.
+    pub(crate) fn configure(&self, providers: &str) {
+        self.write_config(&format!("{providers}\n[events]\nfile = {:?}\njournal = false\n", self.path("events.jsonl")));
     }
 
     /// A host with the VM folder `web01` in it, which holds `root.raw` of 64 MiB.

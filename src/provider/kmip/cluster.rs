@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 
 use super::super::Trouble;
 use super::credentials::Credentials;
+use super::expiry::{self, EXPIRES_SOON};
 use super::failure::Failure;
 use super::health::Health;
 use super::message::Version;
@@ -98,10 +99,19 @@ impl Cluster {
         self: &Arc<Self>,
         attempt: impl Fn(&mut Session) -> Attempted<T> + Send + Sync + 'static,
     ) -> Attempted<T> {
+        self.read_within(Duration::MAX, attempt)
+    }
+
+    /// As [`read`](Self::read), and waits no longer than `limit`.
+    pub(super) fn read_within<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        attempt: impl Fn(&mut Session) -> Attempted<T> + Send + Sync + 'static,
+    ) -> Attempted<T> {
+        let total = Deadline::after(self.timeouts.total.min(limit));
         if self.members.len() == 1 {
-            return self.call(|session| attempt(session));
+            return self.ask_in_turn(0, total, &AtomicBool::new(false), &mut |session| attempt(session));
         }
-        let total = Deadline::after(self.timeouts.total);
         let (attempt, answered) = (Arc::new(attempt), Arc::new(AtomicBool::new(false)));
         let (sender, receiver) = mpsc::channel();
         let run = |turn: usize| {
@@ -173,7 +183,7 @@ impl Cluster {
         let fresh = self.credentials.current(&self.notices);
         let mut config = self.config.lock();
         if !Arc::ptr_eq(&config, &fresh) {
-            self.members.iter().for_each(|member| member.health.answered());
+            self.members.iter().for_each(|member| _ = member.health.answered());
             config.clone_from(&fresh);
         }
         fresh
@@ -202,10 +212,16 @@ impl Cluster {
         match &result {
             Err(failure) if failure.trouble().is_of_server() => {
                 *member.version.lock() = None; // it may come back as another version
-                member.health.failed(failure);
-                self.notices.add(format!("{}: {failure}", member.address));
+                if member.health.failed(failure) {
+                    self.notices
+                        .add(format!("{} is set aside after failures in a row, the last: {failure}", member.address));
+                }
             }
-            _ => member.health.answered(),
+            _ => {
+                if member.health.answered() {
+                    self.notices.add(format!("{} answers again", member.address));
+                }
+            }
         }
         result
     }
@@ -222,6 +238,10 @@ impl Cluster {
     fn connect(&self, member: &Member, total: Deadline) -> Attempted<Session> {
         let config = self.config();
         let mut session = Session::connect(&member.address, config, self.timeouts, total)?;
+        let days = session.server_certificate().and_then(|server| expiry::days_left(server));
+        if let Some(days) = days.filter(|&days| days < EXPIRES_SOON) {
+            self.notices.add(format!("the certificate of {} ends in {days} days", member.address));
+        }
         let known = *member.version.lock();
         match known {
             Some(version) => session.set_version(version),

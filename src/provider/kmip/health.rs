@@ -45,14 +45,17 @@ impl Health {
         Ok(())
     }
 
-    pub(super) fn failed(&self, failure: &Failure) {
+    /// Counts a failure; `true` when it is the one that sets the member aside.
+    pub(super) fn failed(&self, failure: &Failure) -> bool {
         let mut failures = self.0.lock();
         failures.in_a_row = failures.in_a_row.saturating_add(1);
         failures.last = Some((Instant::now(), failure.to_string()));
+        failures.in_a_row == MAX_FAILURES
     }
 
-    pub(super) fn answered(&self) {
-        *self.0.lock() = Failures::default();
+    /// Forgets all failures; `true` when they had set the member aside.
+    pub(super) fn answered(&self) -> bool {
+        std::mem::take(&mut *self.0.lock()).in_a_row >= MAX_FAILURES
     }
 }
 

@@ -1,0 +1,147 @@
+//! `provider retire`: keys that nothing needs any more are taken out of use, then destroyed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::provider_name;
+use crate::control::mounts;
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
+use crate::key::{KeyId, ProviderName};
+use crate::provider::{KeyProvider, KeyState, Providers, Revocation};
+use crate::vm::{folder, scan};
+
+/// Most components that a refusal names.
+const MOST_NAMED: usize = 5;
+
+/// Of `provider retire`.
+#[derive(clap::Args, Debug)]
+pub struct RetireArgs {
+    /// Name of the provider
+    #[arg(value_parser = provider_name)]
+    name: ProviderName,
+    /// Ids of the keys, as `vmcryptfs info` shows them
+    #[arg(value_name = "KEY_ID", required = true)]
+    keys: Vec<String>,
+    /// Every datastore whose VMs the keys may be for, on the backing side; repeat it for each
+    #[arg(long = "datastore", value_name = "FOLDER", required = true)]
+    datastores: Vec<PathBuf>,
+    /// Why: superseded, compromised, or ended (what it wrapped is gone)
+    #[arg(long, default_value = "superseded", value_name = "REASON", value_parser = parse_reason, conflicts_with = "destroy")]
+    reason: Revocation,
+    /// Destroy keys that were retired before
+    #[arg(long)]
+    destroy: bool,
+}
+
+fn parse_reason(text: &str) -> std::result::Result<Revocation, String> {
+    match text {
+        "superseded" => Ok(Revocation::Superseded),
+        "compromised" => Ok(Revocation::Compromised),
+        "ended" => Ok(Revocation::Ended),
+        _ => Err("expected superseded, compromised or ended".into()),
+    }
+}
+
+impl RetireArgs {
+    /// Checks all of it before anything is done: that a key is in use is to be known before another one is gone.
+    pub(super) fn run(&self, config: &Path) -> Result<()> {
+        let keys: Vec<KeyId> = self.keys.iter().map(|id| KeyId::new(self.name.clone(), id)).collect::<Result<_>>()?;
+        let provider = Providers::load(config)?.provider(&self.name)?;
+        let components = self.refuse_keys_in_use(&keys)?;
+        for key_id in &keys {
+            let done = Event::of(Operation::ProviderRetire).key(key_id).around(|event| {
+                let done = self.retire(&*provider, key_id)?;
+                event.reason(done);
+                Ok(done)
+            })?;
+            println!("key {key_id}: {done}");
+        }
+        eprintln!(
+            "None of the {components} components in {} named these keys. Other datastores, copies of headers and \
+             backups are not known to this host.",
+            list(self.datastores.iter().map(|path| path.display().to_string()))
+        );
+        Ok(())
+    }
+
+    /// The number of components that were looked at.
+    fn refuse_keys_in_use(&self, keys: &[KeyId]) -> Result<usize> {
+        let mut users: BTreeMap<&KeyId, Vec<String>> = BTreeMap::new();
+        let mut count = 0;
+        for datastore in &self.datastores {
+            for component in components(datastore)? {
+                count += 1;
+                let path = datastore.join(&component.path);
+                let stored = component
+                    .header
+                    .context(|| format!("{} may need the key: its header cannot be read", path.display()))?;
+                for slot in &stored.header.claims().slots {
+                    if let Some(key_id) = keys.iter().find(|wanted| **wanted == slot.key_id) {
+                        users.entry(key_id).or_default().push(path.display().to_string());
+                    }
+                }
+            }
+        }
+        match users.first_key_value() {
+            None => Ok(count),
+            Some((key_id, paths)) => {
+                let more = paths.len().saturating_sub(MOST_NAMED);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                Err(Error::new(
+                    Kind::Denied,
+                    format!(
+                        "key {key_id} is needed by {}{more}: `vmcryptfs rekey` gives them another one",
+                        list(paths.iter().take(MOST_NAMED).cloned())
+                    ),
+                ))
+            }
+        }
+    }
+
+    /// What was done, for people.
+    fn retire(&self, provider: &dyn KeyProvider, key_id: &KeyId) -> Result<&'static str> {
+        let state = provider.key_state(key_id)?;
+        match (state, self.destroy) {
+            (KeyState::Destroyed, _) => Ok("was destroyed before"),
+            (KeyState::Active, true) => Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "key {key_id} is active: retire it first, and destroy it when nobody has missed it for a while"
+                ),
+            )),
+            (_, true) => provider.destroy_key(key_id).map(|()| "destroyed"),
+            (KeyState::Deactivated | KeyState::Compromised, false) => Ok("was out of use before"),
+            (KeyState::Active | KeyState::PreActive | KeyState::Unknown, false) => {
+                provider.revoke_key(key_id, self.reason).map(|()| "taken out of use; --destroy destroys it")
+            }
+        }
+    }
+}
+
+/// All components of a datastore or VM folder.
+///
+/// # Errors
+/// `Invalid` for a folder in which none can be seen: a wrong one would seem to need no key.
+fn components(datastore: &Path) -> Result<Vec<scan::FoundComponent>> {
+    let path = std::fs::canonicalize(datastore).context(|| format!("finding {}", datastore.display()))?;
+    if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "{} is a mount, which shows no headers; its backing folder is {}",
+                mount.mountpoint.display(),
+                mount.source
+            ),
+        ));
+    }
+    let found = scan::scan(&folder::open_dir(&path)?)?;
+    match found.is_empty() {
+        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder", datastore.display()))),
+        false => Ok(found),
+    }
+}
+
+fn list(names: impl Iterator<Item = String>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}

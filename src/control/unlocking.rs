@@ -1,0 +1,100 @@
+//! Unlocking what a mount holds: when it begins, and again whenever a provider is back. What happens to keys is recorded.
+
+use std::sync::{Arc, Weak, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::error::{Context, Result};
+use crate::event::{Event, Operation};
+use crate::format::header::ComponentKind;
+use crate::fs::FileSystem;
+use crate::vm::keyring::{Change, What};
+
+/// How long a mount waits for keys before it shows what it has: the rest stays locked until its keys come.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// How often what waits for its provider is tried again.
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Every how many such rounds the state of the keys in use is asked for: once an hour.
+const CONFIRM_ROUNDS: u64 = 360;
+
+/// Unlocks what can be, on a thread of its own that lives as long as the mount, and returns when all keys were asked for,
+/// or after three seconds: partial availability is a state.
+///
+/// # Errors
+/// `Io` when the thread cannot be started.
+pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
+    let watched = Arc::downgrade(fs);
+    fs.keyring().watch(move |change| {
+        if let Some(fs) = watched.upgrade() {
+            record(&fs, change);
+        }
+    });
+    let (tried, first_round) = mpsc::channel::<()>();
+    let fs = Arc::downgrade(fs);
+    let work = move || {
+        let mut first = Some(tried);
+        for round in 0_u64.. {
+            if !retry(&fs) {
+                break;
+            }
+            drop(first.take());
+            if let Some(fs) = fs.upgrade().filter(|_| round % CONFIRM_ROUNDS == 0) {
+                fs.keyring().confirm_keys();
+            }
+            thread::sleep(RETRY_PERIOD);
+        }
+    };
+    thread::Builder::new().name("unlock".into()).spawn(work).context(|| "starting the unlock thread".into())?;
+    if first_round.recv_timeout(FIRST_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        tracing::warn!("a key provider does not answer: what waits for it stays locked until it does");
+    }
+    Ok(())
+}
+
+/// Tries what is locked; `false` when the mount has ended.
+fn retry(fs: &Weak<FileSystem>) -> bool {
+    let Some(fs) = fs.upgrade() else { return false };
+    match fs.retry_locked() {
+        Ok(0) => {}
+        Ok(unlocked) => tracing::info!("{unlocked} components unlocked"),
+        Err(error) => tracing::warn!("unlocking components: {}", error.chain()),
+    }
+    for notice in fs.keyring().new_notices() {
+        tracing::warn!("key provider {}: {}", notice.provider, notice.text);
+        Event::of(Operation::ProviderNotice).provider(&notice.provider).reason(notice.text).done();
+    }
+    true
+}
+
+/// Puts what happened to keys into the event log.
+fn record(fs: &FileSystem, change: &Change<'_>) {
+    let is_disk = change.kind == Some(ComponentKind::Disk);
+    let mut event = Event::of(match change.what {
+        What::Made if is_disk => Operation::CreateDisk,
+        What::Made => Operation::Create,
+        What::Unlock => Operation::Unlock,
+        What::Lock => Operation::Lock,
+        What::FetchKey => Operation::FetchKey,
+    });
+    change.by.map(|uid| event.by(uid));
+    change.key_id.map(|key_id| event.key(key_id));
+    if let Some(uuid) = change.uuid {
+        event.uuid(uuid);
+        if let Some(path) = fs.backing_path(uuid) {
+            if is_disk {
+                event.disk(&path)
+            } else {
+                event.component(&path)
+            };
+        }
+    }
+    match change.error {
+        None => event.done(),
+        Some(error) => {
+            if change.what == What::FetchKey {
+                tracing::warn!("{}", error.chain());
+            }
+            event.failed(error);
+        }
+    }
+}

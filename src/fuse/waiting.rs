@@ -1,0 +1,41 @@
+//! Requests that must wait for a key provider do so on threads of their own: a key server that hangs never stops an event
+//! loop, and with it the I/O of guests.
+
+use std::sync::Arc;
+use std::thread;
+
+use crate::error::Result;
+use crate::fs::FileSystem;
+use crate::vm::keyring::Question;
+
+/// Does `work` and replies: at once, or when a provider has answered what has to be known first.
+pub(super) fn answer<T: 'static>(
+    fs: &Arc<FileSystem>,
+    work: impl Fn(&FileSystem) -> Result<T> + Send + 'static,
+    reply: impl FnOnce(Result<T>) + Send + 'static,
+) {
+    match work(fs) {
+        Err(error) if Question::of(&error).is_some() => {
+            let fs = Arc::clone(fs);
+            on_own_thread(move || reply(fs.asking(work)));
+        }
+        done => reply(done),
+    }
+}
+
+/// As [`answer`], for what waits for a provider in any case.
+pub(super) fn answer_later<T: 'static>(
+    fs: &Arc<FileSystem>,
+    work: impl Fn(&FileSystem) -> Result<T> + Send + 'static,
+    reply: impl FnOnce(Result<T>) + Send + 'static,
+) {
+    let fs = Arc::clone(fs);
+    on_own_thread(move || reply(fs.asking(work)));
+}
+
+/// A request whose thread cannot be started is answered with an error: that is what its reply does when it is dropped.
+fn on_own_thread(work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = thread::Builder::new().name("key-request".into()).spawn(work) {
+        tracing::error!("a request that waits for a key gets no thread: {error}");
+    }
+}

@@ -1,0 +1,107 @@
+//! A KEK that was fetched. It unwraps on its own; before it wraps, its state is asked for, since only active keys wrap.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::super::{KeyState, Trouble};
+use super::cluster::Cluster;
+use super::failure::Failure;
+use super::state_within;
+use crate::crypto::wrap::LocalKek;
+use crate::error::{Error, Result};
+use crate::key::{Dek, Kek, KeyCheck, KeyId, WrappedDek};
+
+/// How long a key that was active goes on wrapping while no member of its server answers.
+const HOLDS: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an answer about the state is good for the one wrapping that it was asked for.
+const PERMISSION: Duration = Duration::from_secs(10);
+/// How long the state of such a key is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A KEK in memory, and what is known of its state.
+pub(super) struct KmipKek {
+    id: KeyId,
+    key: LocalKek,
+    cluster: Arc<Cluster>,
+    /// When the server last said that it is active.
+    active_at: Mutex<Option<Instant>>,
+    /// When it was allowed to wrap without another question, once each time.
+    permissions: Mutex<Vec<Instant>>,
+}
+
+impl KmipKek {
+    /// `active` says whether the key is known to be active as of now, and may wrap once.
+    pub(super) fn new(id: KeyId, key: LocalKek, cluster: Arc<Cluster>, active: bool) -> Self {
+        let now = active.then(Instant::now);
+        let permissions = Mutex::new(now.into_iter().collect());
+        Self { id, key, cluster, active_at: Mutex::new(now), permissions }
+    }
+
+    /// Takes the permission of an earlier [`prepare_wrap`](Kek::prepare_wrap), if there is one.
+    fn take_permission(&self) -> bool {
+        let mut permissions = self.permissions.lock();
+        permissions.retain(|given| given.elapsed() < PERMISSION);
+        permissions.pop().is_some()
+    }
+
+    fn ask_state(&self) -> Result<()> {
+        let known_active = self.active_at.lock().is_some_and(|at| at.elapsed() < HOLDS);
+        let limit = if known_active { PATIENCE } else { Duration::MAX };
+        let id = &self.id;
+        match state_within(&self.cluster, id.id(), limit) {
+            Ok(KeyState::Active) => {
+                *self.active_at.lock() = Some(Instant::now());
+                Ok(())
+            }
+            Ok(state) => {
+                *self.active_at.lock() = None;
+                self.cluster.notices().add(format!("key {id} is {state}: what it wraps should get another key"));
+                Err(Failure::new(Trouble::State(state), format!("the key is {state} on its server"))
+                    .into_error(format!("key {id} wraps nothing new: only active keys do")))
+            }
+            Err(failure) if known_active && failure.trouble().is_of_server() => {
+                let notice = format!("key {id} wraps on: it was active, and its server cannot be asked: {failure}");
+                self.cluster.notices().add(notice);
+                Ok(())
+            }
+            Err(failure) => Err(self.state_unknown(failure)),
+        }
+    }
+
+    fn state_unknown(&self, failure: Failure) -> Error {
+        failure.into_error(format!("key {} wraps nothing while its state is not known", self.id))
+    }
+}
+
+impl Kek for KmipKek {
+    fn wrap(&self, dek: &Dek) -> Result<WrappedDek> {
+        if !self.take_permission() {
+            self.ask_state()?;
+        }
+        self.key.wrap(dek)
+    }
+
+    fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek> {
+        self.key.unwrap(wrapped)
+    }
+
+    fn check(&self) -> Result<KeyCheck> {
+        self.key.check()
+    }
+
+    fn learn_state(&self) {
+        self.ask_state().ok(); // who wants to wrap is told
+    }
+
+    fn wraps_at_once(&self) -> bool {
+        self.permissions.lock().iter().any(|given| given.elapsed() < PERMISSION)
+    }
+
+    fn prepare_wrap(&self) -> Result<()> {
+        self.ask_state()?;
+        self.permissions.lock().push(Instant::now());
+        Ok(())
+    }
+}

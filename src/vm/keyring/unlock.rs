@@ -1,0 +1,154 @@
+//! From KEKs to a DEK, slot by slot.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::header::{Header, Slot, UnverifiedHeader};
+use crate::key::{Dek, Kek, KeyId};
+use crate::provider::{FetchedKeks, Providers, retold};
+
+/// A DEK, and the KEK that it was obtained by.
+pub(super) struct Unlocked {
+    pub(super) dek: Dek,
+    pub(super) key_id: KeyId,
+    pub(super) kek: Arc<dyn Kek>,
+}
+
+/// Components that wait for KEKs. Each is decided as soon as one of its KEKs opens it, or all of them were tried.
+pub(super) struct Waiting<'h> {
+    keks: FetchedKeks,
+    headers: HashMap<KeyId, Vec<usize>>,
+    undecided: Vec<Option<&'h UnverifiedHeader>>,
+}
+
+impl<'h> Waiting<'h> {
+    pub(super) fn new(headers: impl Iterator<Item = &'h UnverifiedHeader>) -> Self {
+        let mut waiting = Self { keks: HashMap::new(), headers: HashMap::new(), undecided: Vec::new() };
+        for (index, header) in headers.enumerate() {
+            let ids: HashSet<&KeyId> = header.claims().slots.iter().map(|slot| &slot.key_id).collect();
+            ids.into_iter().for_each(|id| waiting.headers.entry(id.clone()).or_default().push(index));
+            waiting.undecided.push(Some(header));
+        }
+        waiting
+    }
+
+    /// Adds a KEK, or why it cannot be had, and returns what is decided by it.
+    pub(super) fn fetched(
+        &mut self,
+        id: KeyId,
+        kek: Result<Arc<dyn Kek>>,
+    ) -> Vec<(&'h UnverifiedHeader, Result<Unlocked>)> {
+        self.keks.insert(id.clone(), kek);
+        let mut decided = Vec::new();
+        for index in self.headers.remove(&id).unwrap_or_default() {
+            let Some(header) = self.undecided[index] else { continue };
+            let all = header.claims().slots.iter().all(|slot| self.keks.contains_key(&slot.key_id));
+            let result = unlock_through(header, &self.keks);
+            if all || result.is_ok() {
+                self.undecided[index] = None;
+                decided.push((header, result));
+            }
+        }
+        decided
+    }
+}
+
+/// Obtains the DEK of a header through any of its slots.
+///
+/// # Errors
+/// `KeyUnavailable` when no slot's KEK can be had; `KeyRejected` when a provider gave a wrong KEK; `Corrupt` when a slot is
+/// damaged or the header was changed. The message says it for every slot.
+pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
+    unlock_through(header, keks).map(|unlocked| unlocked.dek)
+}
+
+pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Unlocked> {
+    let mut failures: Vec<Error> = Vec::new();
+    for slot in &header.claims().slots {
+        match unlock_slot(header, slot, keks) {
+            Ok(unlocked) => return Ok(unlocked),
+            Err(error) => failures.push(error),
+        }
+    }
+    if failures.len() == 1 {
+        return Err(failures.remove(0));
+    }
+    // The failure that says most about this component: being unable to ask says least.
+    let most = failures.iter().position(|failure| failure.kind() != Kind::KeyUnavailable).unwrap_or(0);
+    let mut reasons: Vec<String> = Vec::new();
+    for reason in failures.iter().map(Error::chain) {
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    match failures.get(most) {
+        Some(failure) => Err(retold(failure, reasons.join("; "))),
+        None => Err(Error::new(Kind::Corrupt, "a header without key slots")),
+    }
+}
+
+fn unlock_slot(header: &UnverifiedHeader, slot: &Slot, keks: &FetchedKeks) -> Result<Unlocked> {
+    let kek = match keks.get(&slot.key_id) {
+        Some(Ok(kek)) => kek,
+        Some(Err(error)) => return Err(about(&slot.key_id, error)),
+        None => return Err(Error::new(Kind::KeyUnavailable, format!("key {} was not fetched", slot.key_id))),
+    };
+    if kek.check()? != slot.check {
+        return Err(Error::new(
+            Kind::KeyRejected,
+            format!("provider {:?} has another key under the id of {}", slot.key_id.provider().as_str(), slot.key_id),
+        ));
+    }
+    let dek = kek.unwrap(&slot.wrapped).map_err(|error| {
+        Error::with_source(
+            Kind::Corrupt,
+            format!("the key is right, but the slot of {} is damaged", slot.key_id),
+            error,
+        )
+    })?;
+    header.clone().verify(&dek)?;
+    Ok(Unlocked { dek, key_id: slot.key_id.clone(), kek: Arc::clone(kek) })
+}
+
+/// A provider's error about a key, which is named once: some providers name it, some failed before they saw it.
+fn about(key_id: &KeyId, error: &Error) -> Error {
+    let reason = error.chain();
+    let named = reason.contains(&key_id.to_string());
+    retold(error, if named { reason } else { format!("key {key_id}: {reason}") })
+}
+
+/// Wraps a new component's DEK by one KEK.
+///
+/// # Errors
+/// `KeyUnavailable` when the KEK may not wrap any more.
+pub fn slot_for(key_id: &KeyId, kek: &dyn Kek, dek: &Dek) -> Result<Slot> {
+    Ok(Slot { key_id: key_id.clone(), check: kek.check()?, wrapped: kek.wrap(dek)? })
+}
+
+/// The KEK of a header's first slot, to wrap more keys of the same VM.
+///
+/// # Errors
+/// As the provider's.
+pub fn first_kek(header: &Header, providers: &Providers) -> Result<(KeyId, Arc<dyn Kek>)> {
+    let slot = header.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
+    let kek = providers
+        .provider(slot.key_id.provider())?
+        .fetch_key(&slot.key_id)
+        .map_err(|error| about(&slot.key_id, &error))?;
+    Ok((slot.key_id.clone(), kek))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::ProviderName;
+
+    #[test]
+    fn a_key_is_named_once_in_what_is_said_about_it() {
+        let key_id = KeyId::new(ProviderName::new("corp").unwrap(), "4711").unwrap();
+        let told = |message: &str| about(&key_id, &Error::new(Kind::KeyUnavailable, message)).chain();
+        assert_eq!(told("key corp/4711 cannot be had: refused"), "key corp/4711 cannot be had: refused");
+        assert_eq!(told("no key provider corp"), "key corp/4711: no key provider corp");
+    }
+}
