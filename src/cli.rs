@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
 
 mod check;
+mod clone;
 mod create;
 mod encrypt;
 mod events;
@@ -77,6 +78,8 @@ enum Verb {
     Encrypt(encrypt::EncryptArgs),
     /// Decrypt disks of a VM folder, or all of it
     Decrypt(encrypt::DecryptArgs),
+    /// Copy a VM folder under keys of its own
+    Clone(clone::CloneArgs),
     /// Measure the cipher engines of this machine
     Speed(speed::SpeedArgs),
     /// Print the manual pages or the completions of a shell
@@ -117,6 +120,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Rekey(args) => rekey::run(&args, &config()?),
         Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),
         Verb::Decrypt(args) => encrypt::decrypt(&args, &config()?),
+        Verb::Clone(args) => clone::run(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),
         Verb::Manual(command) => manual::run(&command),
     }

@@ -9,10 +9,11 @@ use crate::cli::progress::Shown;
 use crate::control::{local, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::sys::process;
-use crate::vm::convert::{Decryption, Encryption, Options, What};
+use crate::vm::convert::{Converted, Decryption, Encryption, Options, What};
 
 /// What to encrypt.
 #[derive(Args)]
@@ -82,7 +83,7 @@ const REMAINS_OVERWRITTEN: &str = "The originals' blocks were overwritten. Plain
     the journal, in names' and links' old blocks, in snapshots, backups and copy-on-write file systems, in an SSD's spare cells.";
 
 pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
-    refuse_mounts(&args.folder, false)?;
+    refuse_other_places(&args.folder, false)?;
     process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     let providers = Providers::load(config)?;
     let options = Options {
@@ -102,7 +103,9 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         return Ok(());
     }
     let mut shown = Shown::new()?;
-    encryption.run(&mut |progress| shown.advanced(progress))?;
+    recorded(Operation::Encrypt, &args.folder, |converted| {
+        encryption.run(&mut |progress| shown.advanced(progress), converted)
+    })?;
     drop(shown);
     let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
     plan::print_done(args.json, "encrypt", &args.folder, &plan, Some(remains));
@@ -115,7 +118,7 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         DecryptWhat { home: true, .. } => What::Home,
         DecryptWhat { disks, .. } => What::Disks(disks.iter().map(|disk| below(&args.folder, disk)).collect()),
     };
-    refuse_mounts(&args.folder, !matches!(what, What::Disks(_)))?;
+    refuse_other_places(&args.folder, !matches!(what, What::Disks(_)))?;
     process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     let providers = Providers::load(config)?;
     let decryption = Decryption::prepare(&args.folder, &providers, &what, Engine::default())?;
@@ -126,10 +129,25 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     }
     if !plan.is_done() {
         let mut shown = Shown::new()?;
-        decryption.run(&mut |progress| shown.advanced(progress))?;
+        recorded(Operation::Decrypt, &args.folder, |converted| {
+            decryption.run(&mut |progress| shown.advanced(progress), converted)
+        })?;
     }
     plan::print_done(args.json, "decrypt", &args.folder, &plan, None);
     Ok(())
+}
+
+/// Records each component that gets its other form, and a failure.
+fn recorded(
+    operation: Operation,
+    folder: &Path,
+    work: impl FnOnce(&mut dyn FnMut(Converted<'_>)) -> Result<()>,
+) -> Result<()> {
+    let mut record = |Converted { path, is_disk, uuid, key_id }: Converted<'_>| {
+        let mut event = Event::of(operation);
+        if is_disk { event.disk(path) } else { event.component(path) }.uuid(uuid).key(key_id).done();
+    };
+    work(&mut record).inspect_err(|error| Event::of(operation).component(folder).failed(error))
 }
 
 /// A disk's path below the folder, also if the folder was written before it.
@@ -137,9 +155,21 @@ fn below(folder: &Path, disk: &Path) -> PathBuf {
     disk.strip_prefix(folder).unwrap_or(disk).to_path_buf()
 }
 
-/// What a mount shows cannot be encrypted there; what lies beneath it can, unless the home goes.
-fn refuse_mounts(folder: &Path, home_goes: bool) -> Result<()> {
+/// A disk alone is no VM folder; what a mount shows cannot be encrypted there; what lies beneath it can, unless the home goes.
+fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
     let path = std::fs::canonicalize(folder).context(|| format!("opening folder {}", folder.display()))?;
+    if path.is_file() {
+        let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        return Err(Error::new(
+            Kind::Denied,
+            format!(
+                "a disk goes with its VM folder, whose home comes first and goes last: `vmcryptfs encrypt {} --disk {}`, or decrypt",
+                parent.display(),
+                name.display()
+            ),
+        ));
+    }
     if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
         return Err(Error::new(
             Kind::Denied,

@@ -6,6 +6,8 @@
 
 mod attributes;
 mod choice;
+mod clone;
+mod clone_file;
 mod copy;
 mod decrypt;
 mod encrypt;
@@ -18,6 +20,26 @@ mod plan;
 mod replace;
 mod tree;
 
+pub use clone::{CloneOptions, Cloned, clone};
 pub use decrypt::{Decryption, What};
 pub use encrypt::{Encryption, Options};
 pub use plan::{Action, Plan, PlannedFile};
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::key::KeyId;
+
+/// A component that has just got its other form, for whoever keeps a record of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Converted<'a> {
+    /// On the backing side; a home's is its VM folder's.
+    pub path: &'a Path,
+    /// Whether it is a disk.
+    pub is_disk: bool,
+    /// Of the encrypted form.
+    pub uuid: Uuid,
+    /// The KEK that wraps, or wrapped, its DEK.
+    pub key_id: &'a KeyId,
+}

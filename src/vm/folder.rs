@@ -50,7 +50,7 @@ pub fn create_at(datastore: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>
 }
 
 fn make_home(dir: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
-    let new = NewHome { file: HOME_FILE, vm_name: name, disk_names: DiskNames::default() };
+    let new = NewHome { file: HOME_FILE, vm_name: name, label: String::new(), disk_names: DiskNames::default() };
     new.make(dir, provider).map(|(_, header, dek)| (header, dek))
 }
 
@@ -60,6 +60,8 @@ pub(super) struct NewHome<'a> {
     pub(super) file: &'static str,
     /// What the provider calls the key after.
     pub(super) vm_name: &'a OsStr,
+    /// For people.
+    pub(super) label: String,
     /// Which new files become disks.
     pub(super) disk_names: DiskNames,
 }
@@ -78,15 +80,23 @@ impl NewHome<'_> {
             sequence: 1,
             uuid,
             shape: Shape::Home,
-            label: String::new(),
+            label: self.label,
             disk_names: self.disk_names,
             slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],
             transition: None,
         };
-        let fill = |storage: &FileStorage| header_area::create(storage, &header, &dek);
-        let file = create_component(dir, OsStr::new(self.file), 0o600, true, fill)?;
+        let file = write_home(dir, self.file, &header, &dek)?;
         Ok((file, header, dek))
     }
+}
+
+/// Makes a header file of a home, durably, under a name that must be free.
+///
+/// # Errors
+/// `Exists`, or `Io`.
+pub(super) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> Result<File> {
+    let fill = |storage: &FileStorage| header_area::create(storage, header, dek);
+    create_component(dir, OsStr::new(name), 0o600, true, fill)
 }
 
 /// Removes a VM folder in which nothing but its header is left.

@@ -120,7 +120,7 @@ pub(super) fn convert_in_place(dir: &File, keys: &HomeKeys, seal: bool) -> Resul
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &str) -> Result<()> {
+pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr) -> Result<()> {
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
         .and_then(|()| rustix::fs::utimensat(dir, name, &times_of(stat), AtFlags::SYMLINK_NOFOLLOW))

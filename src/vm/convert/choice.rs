@@ -45,13 +45,17 @@ pub(super) fn disks(
             }
         }
     }
-    let same: Vec<_> = by_inode(entries.iter().filter(|entry| matches!(entry.found, Found::Clear(_) | Found::Disk)));
-    for names in same.iter().filter(|names| names.len() > 1) {
-        if names.iter().any(|entry| chosen.contains(&entry.path)) {
-            chosen.extend(names.iter().map(|entry| entry.path.clone()));
+    Ok(with_all_names(entries, chosen))
+}
+
+/// Adds all other names of files that are meant by one.
+pub(super) fn with_all_names(entries: &[Entry], mut paths: HashSet<PathBuf>) -> HashSet<PathBuf> {
+    for names in by_inode(entries.iter().filter(|entry| matches!(entry.found, Found::Clear(_) | Found::Disk))) {
+        if names.len() > 1 && names.iter().any(|entry| paths.contains(&entry.path)) {
+            paths.extend(names.iter().map(|entry| entry.path.clone()));
         }
     }
-    Ok(chosen)
+    paths
 }
 
 fn no_disk(name: &Path) -> Error {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{Header, Shape};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
 use crate::store::plain_file::PlainFile;
-use crate::vm::convert::choice;
 use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::{OpenFolder, unlock};
@@ -18,6 +18,7 @@ use crate::vm::convert::pace::Pace;
 use crate::vm::convert::plan::{Action, Plan, free_space, peak_space, planned};
 use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::convert::{Converted, choice};
 use crate::vm::folder::HomeState;
 
 /// What to decrypt.
@@ -48,7 +49,7 @@ impl<'p> Decryption<'p> {
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
     /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, what: &What, engine: Engine) -> Result<Self> {
-        let folder = OpenFolder::open(path, providers)?;
+        let folder = OpenFolder::open(path, providers, Access::Write)?;
         let Some(home) = &folder.home else {
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.display())));
         };
@@ -71,11 +72,11 @@ impl<'p> Decryption<'p> {
         &self.plan
     }
 
-    /// Decrypts. Whatever stops it, a new one takes up where it was.
+    /// Decrypts, telling `converted` of each component that is done. Whatever stops it, a new one takes up where it was.
     ///
     /// # Errors
     /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, `Corrupt` or `Io`, naming the file.
-    pub fn run(mut self, on_progress: OnProgress<'_>) -> Result<()> {
+    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<()> {
         self.plan.check_space()?;
         self.check_keys()?;
         let pace = Pace::new(self.plan.bytes(), on_progress);
@@ -84,15 +85,20 @@ impl<'p> Decryption<'p> {
         for names in by_inode(disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path))) {
             let first = &names[0].path;
             pace.turn_to(first.display().to_string());
-            self.decrypt_disk(&site, &names).context(|| first.display().to_string())?;
+            let header = self.decrypt_disk(&site, &names).context(|| first.display().to_string())?;
+            tell(&self.folder.path.join(first), &header, converted);
         }
         site.sync_root()?;
         if self.plan.ends == HomeState::Clear {
             self.folder.turn(HomeState::Decrypting)?;
             let site = self.site(&pace)?;
+            site.clean_components()?;
             home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
             site.clean(true)?;
-            return self.folder.end();
+            let header = self.folder.unlocked()?.header.clone();
+            self.folder.end()?;
+            tell(&self.folder.path, &header, converted);
+            return Ok(());
         }
         self.site(&pace)?.clean(true)?;
         self.folder.sync()
@@ -103,28 +109,46 @@ impl<'p> Decryption<'p> {
         for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
             self.claim(&entry.path).context(|| entry.path.display().to_string())?;
         }
+        let home_goes = self.plan.ends == HomeState::Clear;
+        for entry in self.entries.iter().filter(|entry| home_goes && entry.found == Found::Sealed) {
+            let open = |storage| Target::Home(&self.folder.unlocked()?.keys).open(storage);
+            Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
+                .context(|| entry.path.display().to_string())?;
+        }
         Ok(())
     }
 
-    fn claim(&self, path: &Path) -> Result<Original> {
-        Original::claim(&self.folder.dir, path, Access::Write, |storage: FileStorage| {
+    /// A disk, and its header.
+    fn claim(&self, path: &Path) -> Result<(Original, Header)> {
+        let mut header = None;
+        let original = Original::claim(&self.folder.dir, path, Access::Write, |storage: FileStorage| {
             let locked = LockedDisk::open(storage)?;
             let dek = unlock(&locked.stored().header, self.providers)?;
+            header = Some(locked.stored().header.clone().verify(&dek)?);
             let disk = locked.unlock(&dek, self.engine)?;
             disk.prepare_writes()?; // completes what a deep rekey was about to write
             Ok(Form::Disk(disk))
-        })
+        })?;
+        Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
     }
 
-    fn decrypt_disk(&self, site: &Site<'_, '_>, names: &[&Entry]) -> Result<()> {
-        let original = self.claim(&names[0].path)?;
+    fn decrypt_disk(&self, site: &Site<'_, '_>, names: &[&Entry]) -> Result<Header> {
+        let (original, header) = self.claim(&names[0].path)?;
         let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-        site.replace(&original, &paths, &Target::Clear)
+        site.replace(&original, &paths, &Target::Clear)?;
+        Ok(header)
     }
 
     fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
         let keys = &self.folder.unlocked()?.keys;
         Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace })
+    }
+}
+
+fn tell(path: &Path, header: &Header, converted: &mut dyn FnMut(Converted<'_>)) {
+    let is_disk = header.shape != Shape::Home;
+    if let Some(slot) = header.slots.first() {
+        converted(Converted { path, is_disk, uuid: header.uuid, key_id: &slot.key_id });
     }
 }
 

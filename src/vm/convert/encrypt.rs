@@ -14,10 +14,9 @@ use crate::key::ProviderName;
 use crate::progress::OnProgress;
 use crate::provider::{KeyProvider, NewKey, Providers};
 use crate::sector::SectorSize;
-use crate::storage::Access;
+use crate::storage::{Access, FileStorage};
 use crate::store::clear_file::ClearFile;
 use crate::store::home_file::MAX_TARGET_LEN;
-use crate::vm::convert::choice;
 use crate::vm::convert::form::{DiskSpec, Form, Target, WrappingKey};
 use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::OpenFolder;
@@ -25,6 +24,7 @@ use crate::vm::convert::pace::Pace;
 use crate::vm::convert::plan::{Action, Plan, encrypted_space, free_space, peak_space, planned};
 use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::convert::{Converted, choice};
 use crate::vm::folder::HomeState;
 use crate::vm::keyring;
 
@@ -62,7 +62,7 @@ impl<'p> Encryption<'p> {
     /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Busy` when something else works
     /// on the folder, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, options: Options) -> Result<Self> {
-        let folder = OpenFolder::open(path, providers)?;
+        let folder = OpenFolder::open(path, providers, Access::Write)?;
         let keys = folder.home.as_ref().map(|home| &home.keys);
         let entries = tree::walk(&folder.dir, keys)?;
         if folder.state != HomeState::Encrypted {
@@ -71,7 +71,8 @@ impl<'p> Encryption<'p> {
         let named = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
         let is_disk =
             |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
-        let disks: HashSet<PathBuf> = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
+        let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
+        let disks = choice::with_all_names(&entries, disks);
         let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
         let plan = make_plan(&folder, &entries, &disks, &chosen)?;
         Ok(Self { folder, entries, disks, chosen, plan, options, providers })
@@ -82,13 +83,14 @@ impl<'p> Encryption<'p> {
         &self.plan
     }
 
-    /// Encrypts. Whatever stops it, a new one takes up where it was. Returns the home's UUID.
+    /// Encrypts, telling `converted` of each component that is done. Whatever stops it, a new one takes up where it was.
     ///
     /// # Errors
     /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable` when the provider has no key that wraps, `Busy`,
     /// `Corrupt` or `Io`, naming the file.
-    pub fn run(mut self, on_progress: OnProgress<'_>) -> Result<Uuid> {
+    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<()> {
         self.plan.check_space()?;
+        self.refuse_what_is_in_use()?;
         let key = if self.chosen.is_empty() { None } else { self.key_of_disks()? };
         let pace = Pace::new(self.plan.bytes(), on_progress);
         if self.folder.state == HomeState::Clear {
@@ -102,9 +104,14 @@ impl<'p> Encryption<'p> {
             self.folder.turn(HomeState::Encrypting)?;
             let site = self.site(&pace)?;
             site.clean(false)?;
+            site.clean_components()?;
             let is_disk = |entry: &Entry| self.disks.contains(&entry.path);
             home_files::convert(&site, &self.entries, Direction::Encrypt, is_disk)?;
             self.folder.turn(HomeState::Encrypted)?;
+            let (path, header) = (&self.folder.path, &self.folder.unlocked()?.header);
+            if let Some(slot) = header.slots.first() {
+                converted(Converted { path, is_disk: false, uuid: header.uuid, key_id: &slot.key_id });
+            }
         }
         let key = match key {
             Some(key) => key,
@@ -115,11 +122,28 @@ impl<'p> Encryption<'p> {
         for names in by_inode(self.entries.iter().filter(|entry| self.chosen.contains(&entry.path))) {
             let first = &names[0].path;
             pace.turn_to(first.display().to_string());
-            encrypt_disk(&site, &names, key.clone(), self.options.engine).context(|| first.display().to_string())?;
+            let uuid = encrypt_disk(&site, &names, key.clone(), self.options.engine)
+                .context(|| first.display().to_string())?;
+            let path = &self.folder.path.join(first);
+            converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
         }
         site.clean(true)?;
-        self.folder.sync()?;
-        Ok(self.folder.unlocked()?.header.uuid)
+        self.folder.sync()
+    }
+
+    /// Nothing else has any of it open: otherwise nothing is begun.
+    fn refuse_what_is_in_use(&self) -> Result<()> {
+        let home_goes = self.folder.state != HomeState::Encrypted;
+        let wanted = |entry: &&Entry| {
+            let is_disk = self.disks.contains(&entry.path);
+            matches!(entry.found, Found::Clear(_))
+                && if is_disk { self.chosen.contains(&entry.path) } else { home_goes }
+        };
+        for names in by_inode(self.entries.iter().filter(wanted)) {
+            let path = &names[0].path;
+            Original::claim(&self.folder.dir, path, Access::Write, clear).context(|| path.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// The key of clear disks of an encrypted home, proven to wrap; `None` when the home has yet to get one.
@@ -154,19 +178,25 @@ impl<'p> Encryption<'p> {
     }
 }
 
-fn encrypt_disk(site: &Site<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<()> {
-    let open = |storage| ClearFile::open(storage).map(Form::Clear);
-    let original = Original::claim(site.root, &names[0].path, Access::Write, open)?;
+fn clear(storage: FileStorage) -> Result<Form> {
+    ClearFile::open(storage).map(Form::Clear)
+}
+
+/// Returns the new disk's UUID.
+fn encrypt_disk(site: &Site<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
+    let original = Original::claim(site.root, &names[0].path, Access::Write, clear)?;
+    let uuid = random::uuid()?;
     let spec = DiskSpec {
         key,
-        uuid: random::uuid()?,
+        uuid,
         sector_size: SectorSize::DEFAULT,
         data_offset: DEFAULT_DATA_OFFSET,
         label: String::new(),
         engine,
     };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-    site.replace(&original, &paths, &Target::Disk(spec))
+    site.replace(&original, &paths, &Target::Disk(spec))?;
+    Ok(uuid)
 }
 
 /// What is encrypted already belongs to a home; without that home's header nothing can be made of it.

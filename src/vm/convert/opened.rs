@@ -30,24 +30,25 @@ pub(super) struct OpenFolder {
 /// An unlocked home.
 pub(super) struct OpenHome {
     pub(super) header: Header,
+    pub(super) dek: Dek,
     pub(super) keys: HomeKeys,
     /// Holds the claim.
     _claim: FileStorage,
 }
 
 impl OpenFolder {
-    /// Opens a folder and unlocks its home, if it has one.
+    /// Opens a folder and unlocks its home, if it has one. Claimed for reading, it may be opened so by others, too.
     ///
     /// # Errors
     /// `Busy` when another conversion is at work, `KeyUnavailable`, `Corrupt`, `NotFound`, or `Io`.
-    pub(super) fn open(path: &Path, providers: &Providers) -> Result<Self> {
+    pub(super) fn open(path: &Path, providers: &Providers, access: Access) -> Result<Self> {
         let path = fs::canonicalize(path).context(|| format!("opening folder {}", path.display()))?;
         let dir = folder::open_dir(&path)?;
         let state = folder::home_state(&dir)?;
         let home = match state.header_file() {
             None => None,
             Some(name) => {
-                Some(OpenHome::open(&dir, name, providers).context(|| format!("home of {}", path.display()))?)
+                Some(OpenHome::open(&dir, name, providers, access).context(|| format!("home of {}", path.display()))?)
             }
         };
         Ok(Self { path, dir, state, home })
@@ -66,7 +67,7 @@ impl OpenFolder {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
         let vm_name = self.vm_name();
-        let new = NewHome { file: name, vm_name: &vm_name, disk_names: DiskNames::default() };
+        let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names: DiskNames::default() };
         let (file, made, dek) = new.make(&self.dir, provider)?;
         let reopened = || -> Result<()> {
             let stored = folder::read_header(&self.dir, name)?
@@ -83,7 +84,7 @@ impl OpenFolder {
         }
         let claim = FileStorage::new(file);
         claim.claim(Access::Write)?;
-        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, _claim: claim });
+        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, _claim: claim });
         self.state = state;
         Ok(())
     }
@@ -141,8 +142,8 @@ impl OpenFolder {
 }
 
 impl OpenHome {
-    fn open(dir: &File, name: &str, providers: &Providers) -> Result<Self> {
-        let claim = claim(dir, name)?;
+    fn open(dir: &File, name: &str, providers: &Providers, access: Access) -> Result<Self> {
+        let claim = claim(dir, name, access)?;
         let stored = folder::read_header(dir, name)?
             .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
         let dek = unlock(&stored.header, providers)?;
@@ -153,7 +154,7 @@ impl OpenHome {
                 "its deep rekey is not finished: `vmcryptfs rekey --deep` goes on with it",
             ));
         }
-        Ok(Self { keys: HomeKeys::new(&dek)?, header, _claim: claim })
+        Ok(Self { keys: HomeKeys::new(&dek)?, header, dek, _claim: claim })
     }
 }
 
@@ -166,10 +167,11 @@ pub(super) fn unlock(header: &UnverifiedHeader, providers: &Providers) -> Result
     keyring::unlock(header, &keks)
 }
 
-fn claim(dir: &File, name: &str) -> Result<FileStorage> {
-    let file = open_beneath(dir, Path::new(name), OFlags::RDWR | OFlags::NOFOLLOW, Mode::empty())
+fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {
+    let flags = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
+    let file = open_beneath(dir, Path::new(name), flags | OFlags::NOFOLLOW, Mode::empty())
         .context(|| format!("opening {name}"))?;
     let storage = FileStorage::new(file);
-    storage.claim(Access::Write).context(|| "another change of this VM folder is at work".into())?;
+    storage.claim(access).context(|| "another change of this VM folder is at work".into())?;
     Ok(storage)
 }

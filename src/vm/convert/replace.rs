@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
+use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
@@ -149,7 +150,7 @@ impl Site<'_, '_> {
             .map_err(io::Error::from)
             .context(|| "making a symbolic link".into())?;
         let draft = Draft { root: self.root, name, file: None };
-        attributes::give_to_link(stat, self.root, &draft.name)?;
+        attributes::give_to_link(stat, self.root, OsStr::new(&draft.name))?;
         draft.publish(path)
     }
 
@@ -232,6 +233,20 @@ impl Site<'_, '_> {
         Ok(())
     }
 
+    /// Removes headers and disks that were never finished, in a folder whose home is not encrypted: nobody makes any there.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn clean_components(&self) -> Result<()> {
+        for name in scan::sorted_names(self.root)? {
+            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
+            if Uuid::parse_str(rest).is_ok() {
+                self.remove(&name.to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Overwrites an original that was replaced before an interruption. One that still has another name may not have been.
     fn overwrite_leftover(&self, name: &OsStr) -> Result<()> {
         let file = open_beneath(self.root, Path::new(name), OFlags::RDWR | OFlags::NOFOLLOW, Mode::empty())
@@ -241,7 +256,7 @@ impl Site<'_, '_> {
 }
 
 /// The directory that a path leads into, which never lies outside of the folder.
-fn parent_of(root: &File, path: &Path) -> Result<File> {
+pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
     let parent = path.parent().unwrap_or(Path::new(""));
     open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
         .context(|| format!("opening folder {}", parent.display()))

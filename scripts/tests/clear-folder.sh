@@ -1,0 +1,47 @@
+# Sourced by the tests of `encrypt` and `decrypt`: VM folders in the clear, and what of them must survive.
+# shellcheck shell=bash
+
+# small_folder DIR: every kind of thing that a VM folder can hold, each of them small.
+small_folder() {
+    mkdir -p "$1/tpm/deep"
+    (
+        cd "$1" || exit
+        head -c 200000 /dev/urandom >root.raw
+        truncate -s 3M root.raw
+        head -c 5000 /dev/urandom | dd of=root.raw bs=1 seek=2500000 conv=notrunc status=none
+        printf 'displayName = "web01"\nscsi0:0.fileName = "root.vmdk"\n' >web01.vmx
+        head -c 20000 /dev/urandom >web01.nvram
+        : >empty
+        echo log >vmware.log
+        ln vmware.log tpm/deep/same-log
+        ln root.raw tpm/same-disk
+        ln -s ../web01.vmx tpm/link
+        mkfifo fifo
+        setfattr -n user.note -v plaintext-value web01.vmx
+        setfattr -n user.note -v plaintext-value tpm
+        setfattr -n user.note -v plaintext-value empty
+        setfattr -n user.note -v plaintext-value root.raw
+        chmod 640 web01.vmx
+        chmod 444 web01.nvram
+        [[ $(id -u) -ne 0 ]] || chown 1234:2345 web01.vmx tpm/link
+        touch -h -d '2001-02-03 04:05:06.789' tpm/link
+        touch -d '2020-01-02 03:04:05.123456789' web01.vmx root.raw tpm/deep tpm
+    )
+}
+
+# fingerprint DIR: names, kinds, modes, owners, lengths, times, links, targets, xattrs and content of all below.
+fingerprint() {
+    (
+        cd "$1" || exit
+        # A folder's own length is the file system's affair.
+        find . -mindepth 1 ! -name '.vmcryptfs-*' -type d -printf '%p %y %m %U %G %T@\n'
+        find . -mindepth 1 ! -type d -printf '%p %y %m %U %G %s %T@ %n %l\n'
+        find . -type f -exec sha256sum {} +
+        getfattr -R -h -d -m '^user' . 2>/dev/null
+    ) | sort
+}
+
+# must_equal WHAT EXPECTED FOUND: two files of fingerprints.
+must_equal() {
+    cmp -s "$2" "$3" || fail "$1: $(diff "$2" "$3" | head -n 10)"
+}

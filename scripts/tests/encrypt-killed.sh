@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# `encrypt` and `decrypt` are killed at their writes, syncs, renames, links and removals, one after the other; what they leave
+# behind is finished, or turned back, and equals the original byte for byte. And no new form gets its name before it is synced.
+#
+#     KILL_STEP    of how many such calls one is tried (9)
+set -euo pipefail
+# shellcheck source=scripts/tests/mounts.sh
+source "$(dirname "$0")/mounts.sh"
+# shellcheck source=scripts/tests/clear-folder.sh
+source "$(dirname "$0")/clear-folder.sh"
+
+step_width=${KILL_STEP:-9}
+calls=pwrite64,ftruncate,fsync,fdatasync,renameat,renameat2,linkat,unlinkat,symlinkat,fsetxattr,fchmod,fchown,utimensat
+vm=$work/web01
+
+strace -o /dev/null true 2>/dev/null || { echo "this machine does not let strace trace" && exit 77; }
+mkdir -p "$work/config"
+vmc provider add native local 2>/dev/null
+small_folder "$work/original"
+fingerprint "$work/original" >"$work/expected"
+
+fresh() {
+    rm -rf "$vm"
+    cp -a --sparse=always "$work/original" "$vm"
+}
+
+# traced WHAT-TO-DO LOG ARGUMENTS...: runs vmcryptfs under strace.
+traced() {
+    local log=$1
+    shift
+    strace -f -y -o "$log" -e "trace=$calls,openat,openat2" "$VMCRYPTFS" --config "$config" "$@" </dev/null >/dev/null 2>&1
+}
+
+# killed CALL N ARGUMENTS...: the program dies at the N-th call of this kind, before it is carried out.
+killed() {
+    local call=$1 number=$2
+    shift 2
+    # In a shell of its own, which keeps the news of the death to itself.
+    (strace -f -o /dev/null -e "trace=$call" -e "inject=$call:signal=KILL:when=$number" \
+        "$VMCRYPTFS" --config "$config" "$@" </dev/null; exit $?) >/dev/null 2>&1
+}
+
+# deaths LOG: lines of `CALL N`, one for each call of interest that was made, of which one in so many is taken.
+deaths() {
+    sed -n -E "s/^[0-9]+ +(${calls//,/|})\(.*/\1/p" "$1" | awk '{ print $1, ++seen[$1] }' |
+        awk -v width="$step_width" -v first=$((RANDOM % step_width)) 'NR % width == first'
+}
+
+step "every new form is synced before it gets its name, and names before the state changes"
+fresh
+traced "$work/encrypt.trace" encrypt "$vm"
+fingerprint_through_mount() {
+    start_mount "$vm" "$work/mnt"
+    fingerprint "$work/mnt" >"$work/found"
+    stop_mount "$work/mnt"
+}
+fingerprint_through_mount
+must_equal "the mount shows something else" "$work/expected" "$work/found"
+traced "$work/decrypt.trace" decrypt "$vm" --all
+fingerprint "$vm" >"$work/found"
+must_equal "something else came back" "$work/expected" "$work/found"
+"$(dirname "$0")/sync-order.py" "$work/encrypt.trace" "$work/decrypt.trace"
+
+# The folder's header, in whatever state.
+header() {
+    find "$vm" -maxdepth 1 \( -name vmcryptfs.home -o -name '.vmcryptfs-*crypting' \)
+}
+
+turn=0
+# finish_either_way WHERE: every other time forwards and then back, otherwise back at once.
+finish_either_way() {
+    turn=$((turn + 1))
+    if ((turn % 2)); then
+        vmc encrypt "$vm" >/dev/null 2>&1 || fail "$1: encrypt does not go on: $(vmc encrypt "$vm" 2>&1)"
+        [[ -z $(find "$vm" -name '.vmcryptfs-*') ]] || fail "$1: left behind: $(find "$vm" -name '.vmcryptfs-*')"
+        vmc check "$vm" >/dev/null || fail "$1: $(vmc check "$vm")"
+    fi
+    # Nothing was encrypted at all where there is no header.
+    if [[ -n $(header) ]]; then
+        vmc decrypt "$vm" --all >/dev/null 2>&1 || fail "$1: decrypt does not go on: $(vmc decrypt "$vm" --all 2>&1)"
+    fi
+    # A draft of the header is all that can be left then.
+    find "$vm" -name '.vmcryptfs-new-*' -delete
+    fingerprint "$vm" >"$work/found"
+    # The times of folders are those that the last run began with.
+    must_equal "$1" <(grep -v -E '^\./tpm(/deep)? d ' "$work/expected") <(grep -v -E '^\./tpm(/deep)? d ' "$work/found")
+}
+
+step "encrypt dies at one of $step_width of its calls"
+kills=0 survived=0
+while read -r call number <&5; do
+    fresh
+    # Threads share the calls anew in each run, and strace counts by thread: some numbers are never reached.
+    if killed "$call" "$number" encrypt "$vm"; then survived=$((survived + 1)); else kills=$((kills + 1)); fi
+    finish_either_way "$call $number"
+done 5< <(deaths "$work/encrypt.trace")
+echo "$kills deaths, $survived ends"
+((kills > survived * 3)) || fail "too few deaths"
+
+fresh
+vmc encrypt "$vm" >/dev/null 2>&1
+cp -a --sparse=always "$vm" "$work/encrypted"
+step "decrypt dies at one of $step_width of its calls"
+kills=0 survived=0
+while read -r call number <&5; do
+    rm -rf "$vm"
+    cp -a --sparse=always "$work/encrypted" "$vm"
+    if killed "$call" "$number" decrypt "$vm" --all; then survived=$((survived + 1)); else kills=$((kills + 1)); fi
+    finish_either_way "$call $number"
+done 5< <(deaths "$work/decrypt.trace")
+echo "$kills deaths, $survived ends"
+((kills > survived * 3)) || fail "too few deaths"

@@ -1,0 +1,80 @@
+//! `clone`: a VM folder copied under keys of its own.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::progress::Shown;
+use crate::cli::size;
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Result};
+use crate::event::{Event, Operation};
+use crate::key::ProviderName;
+use crate::provider::Providers;
+use crate::sys::process;
+use crate::vm::convert::{self, CloneOptions};
+
+/// What to clone.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs clone web01 web02\n  vmcryptfs clone web01 web02 --provider kms2\n  \
+    vmcryptfs clone web01 web02 --same-keys\n\n\
+    Home and disks get new data keys under a new key of the provider, and are encrypted anew. With --same-keys the\n\
+    ciphertext is copied, or shared where the file system can do that: quick, but who sees both folders sees where they\n\
+    differ, and who has the key of one has the other. Nothing may write to the source. The clone has its name only\n\
+    when it is whole; what an interruption leaves is removed by the next attempt.")]
+pub(super) struct CloneArgs {
+    /// An encrypted VM folder
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// The new VM folder, which must not exist
+    #[arg(value_name = "DST")]
+    destination: PathBuf,
+    /// Provider of the clone's key [default: that of the source's key]
+    #[arg(long, value_name = "NAME", conflicts_with = "same_keys")]
+    provider: Option<String>,
+    /// Keep the source's keys
+    #[arg(long)]
+    same_keys: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
+    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
+    // All disks stay claimed until the clone is whole.
+    process::raise_file_limit().context(|| "raising the limit on open files".into())?;
+    let providers = Providers::load(config)?;
+    let provider = args.provider.as_deref().map(ProviderName::new).transpose()?;
+    let options = CloneOptions { provider, same_keys: args.same_keys, engine: Engine::default() };
+    let mut shown = Shown::new()?;
+    let cloned = Event::of(Operation::Clone).component(&args.destination).around(|event| {
+        let on_progress = &mut |progress: &_| shown.advanced(progress);
+        let cloned = convert::clone(&args.source, &args.destination, &providers, &options, on_progress)?;
+        event.uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", args.source.display()));
+        Ok(cloned)
+    })?;
+    drop(shown);
+    if args.json {
+        let key = serde_json::json!({ "provider": cloned.key_id.provider().as_str(), "key_id": cloned.key_id.id() });
+        let (source, destination) = (&args.source, &args.destination);
+        println!(
+            "{}",
+            serde_json::json!({
+                "source": source, "destination": destination, "uuid": cloned.uuid, "key": key,
+                "same_keys": args.same_keys, "disks": cloned.disks, "bytes": cloned.bytes,
+            })
+        );
+        return Ok(());
+    }
+    println!(
+        "Cloned {} to {} ({}): {} disks, {}, key from provider {}.",
+        args.source.display(),
+        args.destination.display(),
+        cloned.uuid,
+        cloned.disks,
+        size::show(cloned.bytes),
+        cloned.key_id.provider()
+    );
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! A VM folder copied under keys of its own, or under the same: whole under its name, or not there at all.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use uuid::Uuid;
+
+use crate::crypto::derive::sha256;
+use crate::crypto::random;
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{HOME_FILE, Header, NEW_PREFIX};
+use crate::key::{KeyId, ProviderName};
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::storage::Access;
+use crate::store::home_file::{HomeKeys, open_target, seal_target};
+use crate::sys::file::open_beneath;
+use crate::vm::convert::attributes::{self, Attributes, Sealing};
+use crate::vm::convert::clone_file::{Copied, Source};
+use crate::vm::convert::form::WrappingKey;
+use crate::vm::convert::opened::OpenFolder;
+use crate::vm::convert::pace::Pace;
+use crate::vm::convert::plan::free_space;
+use crate::vm::convert::tree::{self, Entry, Found, by_inode, read_link};
+use crate::vm::folder::{self, HomeState, NewHome};
+
+/// How to clone.
+#[derive(Clone, Debug, Default)]
+pub struct CloneOptions {
+    /// Where the clone's key comes from; by default from the provider of the source's.
+    pub provider: Option<ProviderName>,
+    /// Whether the clone has the source's keys, and with them its ciphertext, instead of new ones.
+    pub same_keys: bool,
+    /// Cipher engine of the disks.
+    pub engine: Engine,
+}
+
+/// What a clone got.
+#[derive(Clone, Debug)]
+pub struct Cloned {
+    /// The clone's home.
+    pub uuid: Uuid,
+    /// The KEK of home and disks.
+    pub key_id: KeyId,
+    /// How many disks it has.
+    pub disks: usize,
+    /// Bytes that were copied.
+    pub bytes: u64,
+}
+
+/// Copies an encrypted VM folder to a name that must be free. Nothing may write to it meanwhile.
+///
+/// # Errors
+/// `Exists`; `Busy` when something writes to the source or clones to the same name; `Denied` for a source with files that are not
+/// its home's; `ENOSPC` before anything is copied; `Stopped`, `KeyUnavailable`, `Corrupt`, or `Io`. Then there is no clone.
+pub fn clone(
+    from: &Path,
+    to: &Path,
+    providers: &Providers,
+    options: &CloneOptions,
+    on_progress: OnProgress<'_>,
+) -> Result<Cloned> {
+    let source = OpenFolder::open(from, providers, Access::Read)?;
+    if source.state != HomeState::Encrypted {
+        let why =
+            source.state.unfinished().unwrap_or("it is not encrypted: there are no keys to renew, `cp -a` copies it");
+        return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.display())));
+    }
+    let entries = tree::walk(&source.dir, Some(&source.unlocked()?.keys))?;
+    if let Some(foreign) = entries.iter().find(|entry| entry.found == Found::Foreign) {
+        let path = source.path.join(&foreign.path);
+        return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.display())));
+    }
+    let draft = Draft::new(&source, to)?;
+    let bytes = entries.iter().map(Entry::allocated).sum();
+    check_space(&draft.parent, bytes)?;
+    let cloning = Cloning { source: &source, entries: &entries, draft: &draft, providers, options };
+    let pace = Pace::new(bytes, on_progress);
+    let (uuid, key_id) = cloning.run(&pace)?;
+    draft.publish()?;
+    let disks = by_inode(entries.iter().filter(|entry| entry.found == Found::Disk)).len();
+    Ok(Cloned { uuid, key_id, disks, bytes })
+}
+
+fn check_space(parent: &File, needed: u64) -> Result<()> {
+    let free = free_space(parent)?;
+    if needed <= free {
+        return Ok(());
+    }
+    let message = format!("too little space: the clone takes {needed} bytes, {free} are free");
+    Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
+}
+
+struct Cloning<'a> {
+    source: &'a OpenFolder,
+    entries: &'a [Entry],
+    draft: &'a Draft,
+    providers: &'a Providers,
+    options: &'a CloneOptions,
+}
+
+impl Cloning<'_> {
+    fn run(&self, pace: &Pace<'_>) -> Result<(Uuid, KeyId)> {
+        let (header, keys) = self.make_home()?;
+        let key_id = header.slots.first().map(|slot| slot.key_id.clone());
+        let key_id = key_id.ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
+        let kek = self.providers.provider(key_id.provider())?.fetch_key(&key_id)?;
+        let key = WrappingKey { id: key_id.clone(), kek };
+        for folder in self.entries.iter().rev().filter(|entry| entry.found == Found::Folder) {
+            if !folder.path.as_os_str().is_empty() {
+                self.draft.make_folder(&folder.path)?;
+            }
+        }
+        let source = Source {
+            root: &self.source.dir,
+            keys: &self.source.unlocked()?.keys,
+            providers: self.providers,
+            engine: self.options.engine,
+        };
+        let mut claims = Vec::new();
+        let is_file = |entry: &&Entry| FileType::from_raw_mode(entry.stat.st_mode) == FileType::RegularFile;
+        for names in by_inode(self.entries.iter().filter(is_file)) {
+            let entry = names[0];
+            pace.turn_to(entry.path.display().to_string());
+            let copied = Copied { draft: &self.draft.root, keys: &keys, key: &key, same_keys: self.options.same_keys };
+            let original = copied.file(&source, entry, pace).context(|| entry.path.display().to_string())?;
+            if entry.found == Found::Disk {
+                claims.push(original); // until all are copied: they belong together
+            }
+            for other in &names[1..] {
+                self.draft.link(&entry.path, &other.path)?;
+            }
+        }
+        for entry in self.entries {
+            self.other(entry, &keys).context(|| entry.path.display().to_string())?;
+        }
+        self.refuse_if_changed()?;
+        Ok((header.uuid, key_id))
+    }
+
+    fn make_home(&self) -> Result<(Header, HomeKeys)> {
+        let source = self.source.unlocked()?;
+        if self.options.same_keys {
+            let header = Header { uuid: random::uuid()?, sequence: 1, ..source.header.clone() };
+            folder::write_home(&self.draft.root, HOME_FILE, &header, &source.dek)?;
+            return Ok((header, HomeKeys::new(&source.dek)?));
+        }
+        let provider = match (&self.options.provider, source.header.slots.first()) {
+            (Some(name), _) => self.providers.provider(name)?,
+            (None, Some(slot)) => self.providers.provider(slot.key_id.provider())?,
+            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
+        };
+        let disk_names = source.header.disk_names.clone();
+        let label = source.header.label.clone();
+        let new = NewHome { file: HOME_FILE, vm_name: &self.draft.name, label, disk_names };
+        let (_, header, dek) = new.make(&self.draft.root, &provider)?;
+        Ok((header, HomeKeys::new(&dek)?))
+    }
+
+    /// What is no regular file; each folder behind what it holds.
+    fn other(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
+        let (parent, name) = self.draft.place(&entry.path)?;
+        match FileType::from_raw_mode(entry.stat.st_mode) {
+            FileType::RegularFile => Ok(()),
+            FileType::Directory => self.folder(entry, keys),
+            FileType::Symlink => {
+                let text = self.link_text(entry, keys)?;
+                rustix::fs::symlinkat(text.as_os_str(), &parent, name)
+                    .map_err(io::Error::from)
+                    .context(|| "making a symbolic link".into())?;
+                attributes::give_to_link(&entry.stat, &parent, name)
+            }
+            kind @ (FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown) => {
+                let mode = Mode::from_raw_mode(entry.stat.st_mode & 0o7777);
+                rustix::fs::mknodat(&parent, name, kind, mode, entry.stat.st_rdev)
+                    .map_err(io::Error::from)
+                    .context(|| "making a fifo, socket or device".into())?;
+                attributes::give_to_link(&entry.stat, &parent, name)
+            }
+        }
+    }
+
+    fn folder(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
+        let open = |root| {
+            open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+                .context(|| "opening it".into())
+        };
+        let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
+        let sealed_by = Sealing::By(&self.source.unlocked()?.keys, None);
+        Attributes::read(&from, sealed_by)?.give(&to, Sealing::By(keys, None))?;
+        to.sync_all().context(|| "making names durable".into())
+    }
+
+    fn link_text(&self, entry: &Entry, keys: &HomeKeys) -> Result<OsString> {
+        let parent = entry.path.parent().unwrap_or(Path::new(""));
+        let dir = open_beneath(&self.source.dir, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .context(|| format!("opening folder {}", parent.display()))?;
+        let text = read_link(&dir, entry.path.file_name().unwrap_or_default())?;
+        if entry.found != Found::SealedLink || self.options.same_keys {
+            return Ok(text);
+        }
+        let target = open_target(&self.source.unlocked()?.keys, text.as_bytes())?;
+        Ok(seal_target(keys, &target)?.into())
+    }
+
+    /// A mount that has nothing open keeps nobody out, and may have had something open for a while.
+    fn refuse_if_changed(&self) -> Result<()> {
+        let now = tree::walk(&self.source.dir, Some(&self.source.unlocked()?.keys))?;
+        let state = |entry: &Entry| {
+            let stat = &entry.stat;
+            (entry.path.clone(), stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
+        };
+        if now.iter().map(state).eq(self.entries.iter().map(state)) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Busy, "the VM folder changed while it was copied: something else uses it"))
+    }
+}
+
+/// The clone under a name of construction, beside its own; removed when it does not get that.
+pub(super) struct Draft {
+    parent: File,
+    parent_path: PathBuf,
+    draft_name: String,
+    /// The clone's own name.
+    name: OsString,
+    /// Locked against others that clone to the same name.
+    root: File,
+    published: std::cell::Cell<bool>,
+}
+
+impl Draft {
+    fn new(source: &OpenFolder, to: &Path) -> Result<Self> {
+        let name = to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is no name", to.display())))?;
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent_path = fs::canonicalize(parent).context(|| format!("opening folder {}", parent.display()))?;
+        if parent_path.starts_with(&source.path) {
+            return Err(Error::new(Kind::Invalid, format!("{} lies in the folder that is cloned", to.display())));
+        }
+        let parent = folder::open_dir(&parent_path)?;
+        if rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(Error::new(Kind::Exists, format!("{} exists already", to.display())));
+        }
+        // The same for each attempt at this name, so that the next one finds what was left of the last.
+        let hash = sha256(name.as_bytes());
+        let draft_name = format!("{NEW_PREFIX}clone-{}", data_encoding::HEXLOWER.encode(&hash[..16]));
+        let path = parent_path.join(&draft_name);
+        if let Ok(left) = folder::open_at(&parent, OsStr::new(&draft_name)) {
+            lock(&left)?;
+            fs::remove_dir_all(&path).context(|| format!("removing {}, which was left unfinished", path.display()))?;
+        }
+        rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700))
+            .map_err(io::Error::from)
+            .context(|| format!("creating {}", path.display()))?;
+        let root = folder::open_at(&parent, OsStr::new(&draft_name))?;
+        lock(&root)?;
+        let published = std::cell::Cell::new(false);
+        Ok(Self { parent, parent_path, draft_name, name: name.to_os_string(), root, published })
+    }
+
+    fn make_folder(&self, path: &Path) -> Result<()> {
+        let (parent, name) = self.place(path)?;
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))
+            .map_err(io::Error::from)
+            .context(|| format!("creating folder {}", path.display()))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        let (from, to) = (self.place(from)?, self.place(to)?);
+        rustix::fs::linkat(&from.0, from.1, &to.0, to.1, AtFlags::empty())
+            .map_err(io::Error::from)
+            .context(|| format!("linking {}", to.1.display()))
+    }
+
+    /// A path's directory, and its name in it.
+    fn place<'p>(&self, path: &'p Path) -> Result<(File, &'p OsStr)> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let dir = open_beneath(&self.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .context(|| format!("opening folder {}", parent.display()))?;
+        Ok((dir, path.file_name().unwrap_or_default()))
+    }
+
+    /// Gives the clone its own name, durably.
+    fn publish(&self) -> Result<()> {
+        rustix::fs::renameat_with(&self.parent, &self.draft_name, &self.parent, &self.name, RenameFlags::NOREPLACE)
+            .or_else(|error| match error {
+                // Some network file systems cannot refuse to replace; an empty folder is all that could be replaced.
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
+                    rustix::fs::renameat(&self.parent, &self.draft_name, &self.parent, &self.name)
+                }
+                other => Err(other),
+            })
+            .map_err(io::Error::from)
+            .context(|| format!("giving the clone its name {}", self.name.display()))?;
+        self.published.set(true);
+        rustix::fs::fsync(&self.parent).map_err(io::Error::from).context(|| "making the clone's name durable".into())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published.get() {
+            // The error at hand says more than that this could not be removed; the next attempt removes it.
+            let _ = fs::remove_dir_all(self.parent_path.join(&self.draft_name));
+        }
+    }
+}
+
+fn lock(dir: &File) -> Result<()> {
+    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(Kind::Busy, "another process clones to the same name")),
+        Err(error) => Err(Error::io("locking the new folder", error.into())),
+    }
+}
