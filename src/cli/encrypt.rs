@@ -98,17 +98,15 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         plan::print(args.json, "encrypt", &args.folder, &plan);
         return Ok(());
     }
-    if plan.is_done() {
-        plan::print_done(args.json, "encrypt", &args.folder, &plan, None);
-        return Ok(());
-    }
+    // Also where nothing is left to do: what an interruption left behind is removed.
     let mut shown = Shown::new()?;
     recorded(Operation::Encrypt, &args.folder, |converted| {
         encryption.run(&mut |progress| shown.advanced(progress), converted)
     })?;
     drop(shown);
     let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
-    plan::print_done(args.json, "encrypt", &args.folder, &plan, Some(remains));
+    let remains = plan.converted().next().map(|_| remains);
+    plan::print_done(args.json, "encrypt", &args.folder, &plan, remains);
     Ok(())
 }
 
@@ -127,12 +125,11 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         plan::print(args.json, "decrypt", &args.folder, &plan);
         return Ok(());
     }
-    if !plan.is_done() {
-        let mut shown = Shown::new()?;
-        recorded(Operation::Decrypt, &args.folder, |converted| {
-            decryption.run(&mut |progress| shown.advanced(progress), converted)
-        })?;
-    }
+    let mut shown = Shown::new()?;
+    recorded(Operation::Decrypt, &args.folder, |converted| {
+        decryption.run(&mut |progress| shown.advanced(progress), converted)
+    })?;
+    drop(shown);
     plan::print_done(args.json, "decrypt", &args.folder, &plan, None);
     Ok(())
 }

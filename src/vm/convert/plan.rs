@@ -57,11 +57,6 @@ impl Plan {
         self.files.iter().filter(|file| file.action == Action::Convert)
     }
 
-    /// Whether nothing is left to do.
-    pub fn is_done(&self) -> bool {
-        self.state == self.ends && self.converted().next().is_none()
-    }
-
     /// Refuses to begin without the space.
     ///
     /// # Errors
