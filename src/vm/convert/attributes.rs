@@ -15,6 +15,7 @@ use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
 /// Linux's limit on a value and on the list of names, in bytes.
 const XATTR_MAX: usize = 65_536;
 const USER: &[u8] = b"user.";
+const ACL: &[u8] = b"system.posix_acl_";
 
 /// How the values of `user.` xattrs are kept.
 #[derive(Clone, Copy)]
@@ -85,6 +86,14 @@ impl Attributes {
         rustix::fs::fchmod(file, Mode::from_raw_mode(self.stat.st_mode & 0o7777))
             .map_err(io::Error::from)
             .context(|| "setting the mode".into())?;
+        // A folder's default ACL may have given the new file what the original does not have.
+        for name in xattr_names(file)?.iter().filter(|name| name.as_bytes().starts_with(ACL)) {
+            if !self.xattrs.iter().any(|(known, _)| known == name) {
+                rustix::fs::fremovexattr(file, name.as_os_str())
+                    .map_err(io::Error::from)
+                    .context(|| format!("removing extended attribute {}", name.display()))?;
+            }
+        }
         for (name, value) in &self.xattrs {
             set_xattr(file, name, &sealing.seal(name, value)?)?;
         }
