@@ -27,9 +27,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::event;
 use crate::provider::config;
+use crate::sys::process;
 
 /// Encryption at rest for the VMs of QEMU/KVM hosts, with keys from your key provider.
 #[derive(Parser)]
@@ -101,6 +102,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(line: CommandLine) -> Result<()> {
+    // Most verbs have keys in memory at some time.
+    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     let config = || config::locate(line.config.as_deref());
     if let Ok(config) = config() {
         event::use_config(&config);

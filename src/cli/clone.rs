@@ -41,7 +41,6 @@ pub(super) struct CloneArgs {
 }
 
 pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
-    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     // All disks stay claimed until the clone is whole.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let providers = Providers::load(config)?;

@@ -12,7 +12,6 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::key::ProviderName;
 use crate::provider::Providers;
-use crate::sys::process;
 use crate::vm::convert::{Converted, Decryption, Encryption, Options, What};
 
 /// What to encrypt.
@@ -84,7 +83,6 @@ const REMAINS_OVERWRITTEN: &str = "The originals' blocks were overwritten. Plain
 
 pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     refuse_other_places(&args.folder, false)?;
-    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     let providers = Providers::load(config)?;
     let options = Options {
         disks: args.disks.iter().map(|disk| below(&args.folder, disk)).collect(),
@@ -117,7 +115,6 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         DecryptWhat { disks, .. } => What::Disks(disks.iter().map(|disk| below(&args.folder, disk)).collect()),
     };
     refuse_other_places(&args.folder, !matches!(what, What::Disks(_)))?;
-    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     let providers = Providers::load(config)?;
     let decryption = Decryption::prepare(&args.folder, &providers, &what, Engine::default())?;
     let plan = decryption.plan().clone();

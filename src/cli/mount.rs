@@ -97,7 +97,6 @@ type Serving = thread::JoinHandle<Result<()>>;
 
 /// Mounts and serves; returns once the mount answers.
 fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSocket)> {
-    process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     process::clear_umask();
     args.engine.self_test()?;

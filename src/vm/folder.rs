@@ -226,7 +226,8 @@ pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
 /// # Errors
 /// As [`header_area::load`].
 pub(super) fn read_header(dir: &File, name: &str) -> Result<Option<StoredHeader>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // NONBLOCK keeps a fifo that was put in its place from stopping us.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name, flags, Mode::empty()) {
         Ok(file) => {
             let storage = FileStorage::new(File::from(file));

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attack;
+mod concurrency;
 mod errors;
 mod events;
 mod files;
