@@ -1,0 +1,88 @@
+//! The documents say what is so: tests that they name exist, examples are safe to copy.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below a folder whose names end so.
+fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if endings.iter().any(|ending| path.to_str().unwrap().ends_with(ending)) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn texts(folder: &str, endings: &[&str]) -> Vec<(PathBuf, String)> {
+    files(folder, endings).into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let sources = [texts("src", &[".rs"]), texts("tests", &[".rs"])].concat();
+    let scripts = files("scripts/tests", &[".sh"]);
+    let document = fs::read_to_string(root().join("docs/THREAT-MODEL.md")).unwrap();
+    let (_, table) = document.split_once("## What went wrong elsewhere").unwrap();
+    let mut named = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ") && !line.contains("| here |")) {
+        let here = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let tests: Vec<&str> = here.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty() || here.starts_with("Cannot happen"), "neither a test nor a reason: {row}");
+        for test in tests {
+            let function = format!("fn {test}(");
+            let is_function = sources.iter().any(|(_, source)| source.contains(&function));
+            let is_script = scripts.iter().any(|script| script.file_stem().unwrap() == test);
+            assert!(is_function || is_script, "there is no test {test}: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 20, "only {named} tests are named");
+}
+
+/// QEMU guesses the format of a disk that is given without one, and a guest could choose what it finds.
+#[test]
+fn every_example_names_the_format_of_its_disk() {
+    let readme = (root().join("README.md"), fs::read_to_string(root().join("README.md")).unwrap());
+    let documents = [vec![readme], texts("docs", &[".md"]), texts("scripts", &["demo", "boot", ".sh"])].concat();
+    let mut examples = 0;
+    for (path, text) in documents {
+        for line in text.lines().filter(|line| line.contains("-drive") || line.contains("<driver name=")) {
+            let says = ["format=raw", "format=qcow2", "type='raw'", "type=\"raw\"", "type='qcow2'"];
+            assert!(says.iter().any(|format| line.contains(format)), "{}: {line}", path.display());
+            examples += 1;
+        }
+    }
+    assert!(examples >= 3, "only {examples} examples were found");
+}
+
+/// Where the time of day is read, and what for. Everything else measures with a clock that never jumps.
+#[test]
+fn the_wall_clock_decides_nothing() {
+    let allowed = [
+        "src/event.rs",                   // when something happened, for people
+        "src/cli/events.rs",              // which events are shown
+        "src/cli/log.rs",                 // when something happened, for people
+        "src/provider.rs",                // when something was noticed, for people
+        "src/provider/kmip/expiry.rs",    // validity of certificates
+        "src/provider/kmip/operation.rs", // activation date of a new key
+    ];
+    for (path, source) in texts("src", &[".rs"]) {
+        let path = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+        let reads_it =
+            ["SystemTime::now", "Utc::now", "clock_gettime", "gettimeofday"].iter().any(|call| source.contains(call));
+        assert!(!reads_it || allowed.contains(&path.as_str()), "{path} reads the wall clock");
+    }
+}
