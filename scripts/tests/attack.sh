@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Other users, and other processes of the same user, reach neither the mount nor its socket, keys or memory; keys are in no
+# dump, log, environment or command line.
+set -euo pipefail
+# shellcheck source=scripts/tests/mounts.sh
+source "$(dirname "$0")/mounts.sh"
+
+if [[ $(id -u) -ne 0 ]]; then
+    echo "this test takes the part of several users, which only root can" >&2
+    exit 77
+fi
+mnt=$work/mnt
+search=$(dirname "$0")/key-search.py
+planted=planted-$RANDOM$RANDOM$RANDOM
+
+as_nobody() {
+    setpriv --reuid=65534 --regid=65534 --clear-groups "$@"
+}
+
+# The mount's own user, but without the rights that make root more than that.
+as_same_user() {
+    setpriv --bounding-set=-all --inh-caps=-all "$@"
+}
+
+# read_by WHO FILE
+read_by() {
+    "$1" head -c 1 "$2" >/dev/null
+}
+
+make_vm
+vmc create-disk "$vm/root.raw" --size 8M
+export VMCRYPTFS_PLANTED=$planted
+start_mount "$vm" "$mnt" -vv
+echo "a secret of the VM" >"$mnt/notes.txt"
+echo "a secret of the guest" | dd of="$mnt/root.raw" conv=notrunc status=none
+pid=$(mount_pid "$mnt")
+device=$(stat -c %d "$mnt")
+socket=/run/vmcryptfs/$((device >> 8 & 0xfff))-$((device & 0xff)).sock
+[[ -S $socket ]] || fail "there is no control socket $socket"
+# Nothing but what is tested keeps others out.
+chmod 755 "$work" "$(dirname "$work")" "$vm" "$work/store"
+echo "for all" >"$work/readable"
+chmod 644 "$work/readable"
+
+step "control: the other user can read what is for all"
+read_by as_nobody "$work/readable"
+read_by as_same_user "$work/readable"
+
+step "another user reads neither the mount, the components, the key, the log, nor the process"
+for path in "$mnt/notes.txt" "$mnt/root.raw" "$vm/root.raw" "$vm/vmcryptfs.home" "$config" "$work/config/keys/local.key" \
+    "$work/mount.log" "/proc/$pid/mem" "/proc/$pid/environ" "/proc/$pid/maps"; do
+    must_fail 'Permission denied' read_by as_nobody "$path"
+done
+must_fail 'Permission denied' as_nobody ls "$mnt"
+must_fail 'Permission denied' as_nobody ls "/proc/$pid/fd"
+must_fail 'Permission ?[Dd]enied' as_nobody python3 -c 'import socket, sys
+socket.socket(socket.AF_UNIX).connect(sys.argv[1])' "$socket"
+must_fail 'denied|not permitted' as_nobody kill -TERM "$pid"
+
+step "another process of the same user does not read its memory"
+# Not by the function: a shell in between would be the process that is looked at.
+setpriv --bounding-set=-all --inh-caps=-all sleep 60 &
+helpers+=($!)
+sleep 0.2
+read_by as_same_user "/proc/${helpers[-1]}/environ" || fail "control: it cannot even read that of an ordinary process"
+for file in mem environ maps; do
+    must_fail 'Permission denied' read_by as_same_user "/proc/$pid/$file"
+done
+grep -q -E '^Max core file size +0 +0 ' "/proc/$pid/limits" || fail "the process may dump core"
+
+step "no key is in a dump, the command line, the environment or the log"
+exec 5<>"$mnt/root.raw"
+"$search" unlocked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "$work/mount.log"
+exec 5>&-
+sleep 0.5
+vmc lock "$mnt" >/dev/null
+"$search" locked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "$work/mount.log"
+stop_mount "$mnt"
+
+step "where memory cannot be locked, the mount says so"
+mounts+=("$mnt")
+prlimit --memlock=0:0 setpriv --bounding-set=-ipc_lock "$VMCRYPTFS" --config "$config" mount --log-file "$work/mount.log" \
+    "$vm" "$mnt" </dev/null
+grep -q 'locked memory is too low' "$work/mount.log" || fail "no warning: $(tail -n 3 "$work/mount.log")"
+stop_mount "$mnt"
