@@ -111,7 +111,8 @@ impl FileSystem {
             ContentKind::Disk { .. } => {
                 disk::open(backing_file, access, &self.keyring, self.options.engine).map(Content::Disk)
             }
-            ContentKind::Home => home::open(backing_file, access, &home.keys).map(|home| Content::Home(Box::new(home))),
+            ContentKind::Home => home::open(backing_file, access, &home.keys, || self.name(node.number))
+                .map(|home| Content::Home(Box::new(home))),
         };
         let open = Arc::new(OpenFile::new(content.context(|| self.name(node.number))?, access, may_write, turn));
         *shared = Arc::downgrade(&open);

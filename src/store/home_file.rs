@@ -186,6 +186,11 @@ impl<S: Storage> HomeFile<S> {
         &self.storage
     }
 
+    /// Whether the file was not empty when it was opened, but had zeros in place of a header: its first write clears it.
+    pub fn has_lost_header(&self) -> bool {
+        self.lost_header
+    }
+
     /// The file's id, if it has one yet.
     pub fn id(&self) -> Option<FileId> {
         self.has_header().then_some(self.cipher.id)

@@ -9,12 +9,13 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::Header;
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header};
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::PlainFile;
+use crate::vm::clear;
 
 /// An unlocked home.
 pub struct Home {
@@ -24,18 +25,33 @@ pub struct Home {
     pub keys: HomeKeys,
 }
 
-/// Claims a home file's backing file and opens it.
+/// Claims a home file's backing file and opens it; `name` gives its path below the mount.
 ///
 /// # Errors
 /// `Busy` when another opener has it, `Corrupt` for a file that this home did not write.
-pub fn open(file: File, access: Access, keys: &HomeKeys) -> Result<HomeFile<FileStorage>> {
+pub fn open(
+    file: File,
+    access: Access,
+    keys: &HomeKeys,
+    name: impl FnOnce() -> String,
+) -> Result<HomeFile<FileStorage>> {
     let storage = FileStorage::new(file);
     storage.claim(access)?;
     let home_file = HomeFile::open(storage, keys)?;
+    // Zeros in place of a header: lost in a crash, or what many a disk in the clear begins with, which a first write would
+    // clear as a whole.
+    if home_file.has_lost_header() && is_clear_disk(&home_file, &name())? {
+        return Err(Error::new(Kind::Corrupt, "a disk in the clear: it is not served through a mount"));
+    }
     if access == Access::Write {
         home_file.prepare_writes()?;
     }
     Ok(home_file)
+}
+
+fn is_clear_disk(file: &HomeFile<FileStorage>, path: &str) -> Result<bool> {
+    let name = Path::new(path).file_name().unwrap_or_default();
+    Ok(clear::kind_of(file.storage().file(), name)?.is_disk())
 }
 
 /// Makes an empty home file under a name that must be free. Its header comes with its first byte: an empty file is a valid
