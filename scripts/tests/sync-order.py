@@ -3,8 +3,8 @@
 
     sync-order.py TRACE...
 
-A file under construction is renamed or linked to its own name only after a sync behind its last write. The header of a home
-changes its name, or goes, only after each folder in which names changed was synced.
+A file under construction is renamed or linked to its own name only after a sync behind its last write. A home counts as
+encrypted, or its header goes, only after each folder in which names changed was synced.
 """
 import os
 import re
@@ -58,7 +58,8 @@ def check(trace):
                 if os.path.basename(target) not in STATES:
                     dirty_folders.add(os.path.dirname(target))
             elif os.path.basename(source) in STATES:
-                assert not dirty_folders, f"{trace}: {dirty_folders} not synced when {source} becomes {target}"
+                # Decrypting begins behind the disks; what of their names is lost then, the next run does again.
+                assert os.path.basename(target) == ".vmcryptfs-decrypting" or not dirty_folders, f"{trace}: {dirty_folders} not synced when {source} becomes {target}"
                 turns += 1
         elif call == "unlinkat" and os.path.basename(names(arguments)[0]) in STATES:
             assert not dirty_folders, f"{trace}: {dirty_folders} not synced when the header goes"
