@@ -1,6 +1,8 @@
 //! A hostile backing folder: what someone with write access to it can put in the place of files, also while they are in use.
 //! Never a byte from outside of the folder, never a wait without end, never another VM's data.
 
+#![allow(clippy::print_stderr, reason = "a failed test shows which of its cases it was")]
+
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
