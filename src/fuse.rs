@@ -1,5 +1,5 @@
 //! The FUSE adapter: translate a request, delegate it to [`FileSystem`], reply. Every handler has this shape; nothing is
-//! decided here. What may need a key goes through [`waiting`].
+//! decided here. What may need a key goes through `waiting`.
 
 mod damage;
 mod errno;
