@@ -7,7 +7,7 @@
 //! # use vmcryptfs::event::{Event, Operation};
 //! # fn rewrap(path: &std::path::Path) -> vmcryptfs::error::Result<uuid::Uuid> { Ok(uuid::Uuid::nil()) }
 //! # fn rekey(path: &std::path::Path, key_id: &vmcryptfs::key::KeyId) -> vmcryptfs::error::Result<()> {
-//! Event::of(Operation::Rekey).component(path).key(key_id).around(|event| {
+//! Event::of(Operation::RekeyShallow).component(path).key(key_id).around(|event| {
 //!     let uuid = rewrap(path)?;
 //!     event.uuid(uuid); // what becomes known on the way
 //!     Ok(())
