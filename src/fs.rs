@@ -27,7 +27,7 @@ use uuid::Uuid;
 pub use attr::{Attr, Changes, FileKind, TimeChange};
 pub use attributes::XattrMode;
 pub use data::{Seek, Space};
-pub use handle::{DirEntry, HandleNumber, RequestBuffer};
+pub use handle::{DirEntry, HandleNumber};
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
 pub use open::CacheMode;

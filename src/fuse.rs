@@ -1,10 +1,12 @@
 //! The FUSE adapter: translate a request, delegate it to [`FileSystem`], reply. Every handler has this shape; nothing is
-//! decided here. What may need a key goes through `waiting`.
+//! decided here. What may need a key goes through `waiting`. Reads and writes of open files, and closing them, do not come
+//! here: [`transport`] serves them.
 
 mod damage;
 mod errno;
 pub mod mount;
 pub mod session;
+pub mod transport;
 mod waiting;
 
 use std::ffi::OsStr;
@@ -17,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
 };
 
 use crate::fs::{
@@ -30,6 +32,9 @@ use waiting::{answer, answer_later};
 
 /// How long the kernel may believe what it was told of names and attributes: another host may change the folder.
 const TTL: Duration = Duration::from_secs(1);
+/// Most bytes of one request.
+#[allow(clippy::cast_possible_truncation, reason = "a MiB fits")]
+const MAX_LEN: u32 = MAX_REQUEST as u32;
 /// Requests that the kernel queues without anyone waiting for them, such as asynchronous direct I/O.
 const MAX_BACKGROUND: u16 = 128;
 /// From here on the kernel holds back readahead.
@@ -60,8 +65,9 @@ impl Filesystem for Adapter {
             }
         }
         let limits = [
-            config.set_max_write(u32::try_from(MAX_REQUEST).unwrap_or(u32::MAX)).map(drop),
-            config.set_max_readahead(u32::MAX).or_else(|most| config.set_max_readahead(most)).map(drop),
+            config.set_max_write(MAX_LEN).map(drop),
+            // No more than one request holds, or the kernel would want larger buffers than we have.
+            config.set_max_readahead(MAX_LEN).or_else(|most| config.set_max_readahead(most.min(MAX_LEN))).map(drop),
         ];
         let queue = [
             config.set_max_background(MAX_BACKGROUND).map(drop),
@@ -326,64 +332,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn read(
-        &self,
-        _request: &Request,
-        number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let mut buffer = self.0.buffer();
-        match self.0.read(handle.0, offset, size, &mut buffer) {
-            Ok(bytes) => reply.data(bytes),
-            Err(error) => {
-                damage::record(&self.0, number.0, &error);
-                reply.error(refuse(&format!("read {}", self.0.name(number.0)), &error));
-            }
-        }
-    }
-
-    fn write(
-        &self,
-        _request: &Request,
-        number: INodeNo,
-        handle: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let forbidden = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let written = if forbidden { self.0.drop_privileges(handle.0) } else { Ok(()) };
-        match written.and_then(|()| self.0.write(handle.0, offset, data)) {
-            // A request is at most MAX_REQUEST long, or it was refused.
-            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
-            Err(error) => reply.error(refuse(&format!("write {}", self.0.name(number.0)), &error)),
-        }
-    }
-
     fn flush(&self, _request: &Request, _number: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         reply.ok(); // nothing is held back: each write is with the backing file when it is answered
-    }
-
-    fn release(
-        &self,
-        _request: &Request,
-        _number: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        _flush: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.0.close(handle.0);
-        reply.ok();
     }
 
     fn fsync(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {

@@ -3,6 +3,7 @@
 //! `LockedDisk -> Disk`: what is locked has no `read_at`. Concurrent calls are safe: overlapping requests happen in some
 //! order, never interleaved. This layer knows nothing of inodes, file names or providers' protocols.
 
+pub mod buffer;
 pub mod clear_file;
 pub mod disk;
 pub mod header_area;

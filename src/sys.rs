@@ -3,8 +3,10 @@
 //! Each function here is safe to call with any argument; every block says why.
 
 pub mod file;
+pub mod fuse_ring;
 pub mod memory;
 pub mod process;
+pub mod thread;
 
 pub use memory::{AlignedBuffer, SecretBytes};
 

@@ -19,9 +19,10 @@ use vmcryptfs::key::Dek;
 use vmcryptfs::provider::KeyProvider;
 use vmcryptfs::provider::native::{NativeProvider, PrimaryKey};
 use vmcryptfs::storage::FileStorage;
+use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::LockedDisk;
 use vmcryptfs::store::header_area;
-use vmcryptfs::store::plain_file::{MAX_REQUEST, PlainFile, request_buffer};
+use vmcryptfs::store::plain_file::{MAX_REQUEST, PlainFile};
 use vmcryptfs::vm::disk::is_disk;
 
 /// Versions of the format, and how many stores were made of each.

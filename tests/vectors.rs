@@ -32,9 +32,10 @@ use vmcryptfs::provider::native::{NativeProvider, PrimaryKey};
 use vmcryptfs::sector::{self, BLOCK_LEN, SectorIndex, SectorSize};
 use vmcryptfs::storage::Storage;
 use vmcryptfs::storage::memory::MemoryStorage;
+use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::{self, Disk, LockedDisk};
 use vmcryptfs::store::header_area::{self, OtherCopy};
-use vmcryptfs::store::plain_file::{PlainFile, request_buffer};
+use vmcryptfs::store::plain_file::PlainFile;
 
 fn vectors(folder: &str, floor: usize) -> Vec<VectorFile> {
     read_folder(&tests_folder().join("vectors").join(folder), floor)

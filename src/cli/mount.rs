@@ -22,6 +22,7 @@ use crate::event::{Event, Operation};
 use crate::fs::{FileSystem, Options};
 use crate::fuse::mount::{MountSpec, Unmount, unmount};
 use crate::fuse::session::{self, Session};
+use crate::fuse::transport::Transport;
 use crate::provider::Providers;
 use crate::sys::{memory, process};
 
@@ -46,7 +47,11 @@ pub(super) struct MountArgs {
     /// Cipher engine: aws-lc or rustcrypto
     #[arg(long, default_value = "aws-lc", value_name = "ENGINE", value_parser = parse_engine)]
     engine: Engine,
-    /// Event loops [default: one a CPU, at least two]
+    /// How requests come from the kernel: auto, dev-fuse or io-uring. io-uring is faster; it takes Linux 6.14 with the
+    /// parameter enable_uring of the module fuse set to Y
+    #[arg(long, default_value = "auto", value_name = "TRANSPORT", value_parser = parse_transport)]
+    transport: Transport,
+    /// Threads that serve reads and writes [default: two a CPU, or one a CPU with io-uring]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
     /// Log file of a mount in the background
@@ -58,6 +63,10 @@ pub(super) struct MountArgs {
 }
 
 fn parse_engine(text: &str) -> std::result::Result<Engine, String> {
+    text.parse().map_err(|error: Error| error.to_string())
+}
+
+fn parse_transport(text: &str) -> std::result::Result<Transport, String> {
     text.parse().map_err(|error: Error| error.to_string())
 }
 
@@ -110,6 +119,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
         mountpoint: args.mountpoint.clone(),
         source: args.folder.display().to_string(),
         options: args.options.clone(),
+        transport: args.transport,
         threads: args.threads.map(usize::from),
     };
     control::keep_unlocking(&fs)?;
@@ -145,6 +155,7 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     command.arg0("vmcryptfs"); // what process lists show
     command.arg("--config").arg(absolute(config)?).args(std::iter::repeat_n("-v", usize::from(verbose)));
     command.args(["mount", "--foreground", "--report", "--engine", args.engine.name()]);
+    command.args(["--transport", args.transport.name()]);
     command.args(args.threads.map(|threads| format!("--threads={threads}")));
     command.args(args.options.iter().flat_map(|option| ["-o", option]));
     command.arg("--").arg(absolute(&args.folder)?).arg(absolute(&args.mountpoint)?);

@@ -76,7 +76,7 @@ impl FileSystem {
     /// # Errors
     /// `Io`.
     pub fn drop_privileges(&self, handle: HandleNumber) -> Result<()> {
-        match &*self.handles.get(handle)? {
+        match &**self.handles.get(handle)? {
             Handle::File(open) => drop_privileges(open.content.storage().file()),
             Handle::Image(open) => {
                 open.image.extents().try_for_each(|extent| drop_privileges(extent.content.storage().file()))

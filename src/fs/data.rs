@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
-use crate::fs::handle::{HandleNumber, RequestBuffer};
+use crate::fs::handle::HandleNumber;
+use crate::store::buffer::RequestBuffer;
 
 /// What `fallocate` shall do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -31,31 +32,21 @@ pub enum Seek {
 }
 
 impl FileSystem {
-    /// A buffer for one request.
-    pub fn buffer(&self) -> RequestBuffer {
-        RequestBuffer::take()
-    }
-
     /// Up to `size` bytes at `offset`, fewer at the end, in place in `buffer`.
     ///
     /// # Errors
     /// Those of [`PlainFile::read_at`](crate::store::plain_file::PlainFile::read_at).
-    pub fn read<'b>(
-        &self,
-        handle: HandleNumber,
-        offset: u64,
-        size: u32,
-        buffer: &'b mut RequestBuffer,
-    ) -> Result<&'b [u8]> {
+    pub fn read<'b>(&self, handle: HandleNumber, offset: u64, size: u32, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
         self.handles.get(handle)?.file()?.read_at(offset, size as usize, buffer)
     }
 
-    /// Writes all of `data` at `offset`.
+    /// Writes `size` bytes, which lie at [`HEADROOM`](crate::store::plain_file::HEADROOM) of `buffer`, at `offset`. The
+    /// buffer's content is of no use afterwards.
     ///
     /// # Errors
-    /// Those of [`PlainFile::write_at`](crate::store::plain_file::PlainFile::write_at).
-    pub fn write(&self, handle: HandleNumber, offset: u64, data: &[u8]) -> Result<()> {
-        self.handles.get(handle)?.file()?.write_at(offset, data, &mut RequestBuffer::take())
+    /// Those of [`PlainFile::write_in_place`](crate::store::plain_file::PlainFile::write_in_place).
+    pub fn write(&self, handle: HandleNumber, offset: u64, size: u32, buffer: &mut [u8]) -> Result<()> {
+        self.handles.get(handle)?.file()?.write_in_place(offset, size as usize, buffer)
     }
 
     /// Returns once everything written to the file is durable.

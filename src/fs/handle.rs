@@ -1,15 +1,14 @@
-//! What is open: handles by number, disks shared between handles, and buffers shared between requests.
+//! What is open: handles by number, and disks shared between handles.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
@@ -19,9 +18,9 @@ use crate::fs::raw::OpenImage;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
-use crate::store::plain_file::{PlainFile, request_buffer};
+use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::AsPlainFile;
-use crate::sys::AlignedBuffer;
+use crate::sys;
 use crate::vm::home;
 
 /// Number of a handle, as given to the kernel.
@@ -176,45 +175,60 @@ pub(super) enum Handle {
     Directory(Vec<DirEntry>),
 }
 
-/// Handles by number. Looking one up takes a shared lock for a few instructions.
-#[derive(Default)]
-pub(super) struct Handles(RwLock<Slots>);
+/// Handles by number.
+///
+/// Each request looks one up, so the table exists several times: a thread takes the lock of its own copy, and counts its
+/// use of a handle in that copy. Threads that read one disk thus share no cache line that either of them writes.
+pub(super) struct Handles {
+    copies: Box<[CachePadded<Mutex<Copy>>]>,
+    /// Numbers that may be given again, and the first one that was never given.
+    numbers: Mutex<(Vec<usize>, usize)>,
+}
 
-#[derive(Default)]
-struct Slots {
-    handles: Vec<Option<Arc<Handle>>>,
-    free: Vec<usize>,
+/// One copy of the table.
+type Copy = Vec<Option<HandleUse>>;
+
+/// A handle as one copy of the table has it, with a count of uses of its own. Closed when all copies dropped theirs.
+pub(super) type HandleUse = Arc<Arc<Handle>>;
+
+impl Default for Handles {
+    fn default() -> Self {
+        Self { copies: (0..sys::thread::places()).map(|_| CachePadded::default()).collect(), numbers: Mutex::default() }
+    }
 }
 
 impl Handles {
     pub(super) fn insert(&self, handle: Handle) -> HandleNumber {
-        let mut slots = self.0.write();
-        let handle = Some(Arc::new(handle));
-        let index = match slots.free.pop() {
-            Some(index) => {
-                slots.handles[index] = handle;
-                index
-            }
-            None => {
-                slots.handles.push(handle);
-                slots.handles.len() - 1
-            }
+        let index = {
+            let mut numbers = self.numbers.lock();
+            let (free, fresh) = &mut *numbers;
+            free.pop().unwrap_or_else(|| std::mem::replace(fresh, *fresh + 1))
         };
+        let handle = Arc::new(handle);
+        for copy in &self.copies {
+            let mut copy = copy.lock();
+            if copy.len() <= index {
+                copy.resize_with(index + 1, || None);
+            }
+            copy[index] = Some(Arc::new(Arc::clone(&handle)));
+        }
         index as HandleNumber
     }
 
-    pub(super) fn get(&self, number: HandleNumber) -> Result<Arc<Handle>> {
-        let slots = self.0.read();
-        let handle = usize::try_from(number).ok().and_then(|index| slots.handles.get(index)).and_then(Option::as_ref);
+    pub(super) fn get(&self, number: HandleNumber) -> Result<HandleUse> {
+        let copy = self.copies[sys::thread::ordinal() % self.copies.len()].lock();
+        let handle = usize::try_from(number).ok().and_then(|index| copy.get(index)).and_then(Option::as_ref);
         handle.cloned().ok_or_else(bad_handle)
     }
 
+    /// What had this number, which is given back; closed when the last request that uses it is done.
     pub(super) fn remove(&self, number: HandleNumber) -> Option<Arc<Handle>> {
-        let mut slots = self.0.write();
         let index = usize::try_from(number).ok()?;
-        let removed = slots.handles.get_mut(index)?.take()?;
-        slots.free.push(index);
-        Some(removed)
+        let take = |copy: &CachePadded<Mutex<Copy>>| copy.lock().get_mut(index).and_then(Option::take);
+        let removed: Vec<HandleUse> = self.copies.iter().filter_map(take).collect();
+        let handle = removed.first().map(|used| Arc::clone(used.as_ref()))?;
+        self.numbers.lock().0.push(index);
+        Some(handle)
     }
 }
 
@@ -231,38 +245,4 @@ impl Handle {
 
 fn bad_handle() -> Error {
     Error::io("no such handle", std::io::Error::from_raw_os_error(libc::EBADF))
-}
-
-thread_local! {
-    /// The buffer that this thread's last request gave back. Each event loop comes to own one, so that no two of them touch
-    /// the same queue, and the memory stays in the cache of its CPU.
-    static SPARE: Cell<Option<AlignedBuffer>> = const { Cell::new(None) };
-}
-
-/// A buffer for one request; when dropped it is kept for the next request of the same thread.
-pub struct RequestBuffer(Option<AlignedBuffer>);
-
-impl RequestBuffer {
-    pub(super) fn take() -> Self {
-        Self(Some(SPARE.take().unwrap_or_else(request_buffer)))
-    }
-}
-
-impl Deref for RequestBuffer {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
-    }
-}
-
-impl DerefMut for RequestBuffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.0.as_deref_mut().unwrap_or_default()
-    }
-}
-
-impl Drop for RequestBuffer {
-    fn drop(&mut self) {
-        SPARE.set(self.0.take());
-    }
 }

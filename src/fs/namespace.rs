@@ -129,7 +129,7 @@ impl FileSystem {
         from: usize,
         mut each: impl FnMut(usize, &DirEntry) -> bool,
     ) -> Result<()> {
-        match &*self.handles.get(handle)? {
+        match &**self.handles.get(handle)? {
             Handle::Directory(entries) => {
                 entries.iter().enumerate().skip(from).take_while(|(index, entry)| each(*index, entry)).for_each(drop);
                 Ok(())

@@ -2,30 +2,37 @@
 
 use std::fs::File;
 use std::io::ErrorKind::PermissionDenied;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fuser::{Config, MountOption, SessionACL};
+use fuser::SessionACL;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
+};
 use rustix::process::{getegid, geteuid};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fuse::transport::Transport;
 
 /// File system type of our mounts, as /proc/mounts shows it.
 pub const MOUNT_TYPE: &str = "fuse.vmcryptfs";
 const SUBTYPE: &str = "vmcryptfs";
 
-/// What `-o` understands, as the kernel and as fusermount3 want it.
-const OPTIONS: [(&str, MountFlags, MountOption); 8] = [
-    ("ro", MountFlags::RDONLY, MountOption::RO),
-    ("rw", MountFlags::empty(), MountOption::RW),
-    ("noexec", MountFlags::NOEXEC, MountOption::NoExec),
-    ("exec", MountFlags::empty(), MountOption::Exec),
-    ("noatime", MountFlags::NOATIME, MountOption::NoAtime),
-    ("atime", MountFlags::empty(), MountOption::Atime),
-    ("sync", MountFlags::SYNCHRONOUS, MountOption::Sync),
-    ("dirsync", MountFlags::DIRSYNC, MountOption::DirSync),
+/// What `-o` understands besides who may enter, as the kernel wants it; fusermount3 takes the words.
+const OPTIONS: [(&str, MountFlags); 8] = [
+    ("ro", MountFlags::RDONLY),
+    ("rw", MountFlags::empty()),
+    ("noexec", MountFlags::NOEXEC),
+    ("exec", MountFlags::empty()),
+    ("noatime", MountFlags::NOATIME),
+    ("atime", MountFlags::empty()),
+    ("sync", MountFlags::SYNCHRONOUS),
+    ("dirsync", MountFlags::DIRSYNC),
 ];
 /// What fstab and systemd add for themselves.
 const IGNORED: [&str; 7] = ["defaults", "nodev", "nosuid", "auto", "noauto", "nofail", "_netdev"];
@@ -39,46 +46,43 @@ pub struct MountSpec {
     pub source: String,
     /// Words of `-o`.
     pub options: Vec<String>,
-    /// Event loops; `None` for one a CPU, at least two.
+    /// How requests come and replies go.
+    pub transport: Transport,
+    /// Threads that serve reads and writes; `None` for two a CPU, or one where each has a ring.
     pub threads: Option<usize>,
 }
 
 /// `-o`, understood.
 pub(super) struct Options {
-    pub(super) config: Config,
+    /// Who may enter.
+    pub(super) acl: SessionACL,
     flags: MountFlags,
+    /// Those that `flags` stand for.
+    words: Vec<&'static str>,
 }
 
 impl Options {
     /// # Errors
     /// `Invalid` for a word that is none of ours.
     pub(super) fn parse(spec: &MountSpec) -> Result<Self> {
-        let mut config = Config::default();
-        config.mount_options = vec![
-            MountOption::FSName(spec.source.clone()),
-            MountOption::Subtype(SUBTYPE.into()),
-            MountOption::DefaultPermissions,
-            MountOption::NoDev,
-            MountOption::NoSuid,
-        ];
-        config.clone_fd = true;
-        let mut options = Self { config, flags: MountFlags::NODEV | MountFlags::NOSUID };
+        let flags = MountFlags::NODEV | MountFlags::NOSUID;
+        let mut options = Self { acl: SessionACL::Owner, flags, words: vec!["nodev", "nosuid"] };
         spec.options.iter().try_for_each(|word| options.add(word))?;
         Ok(options)
     }
 
     fn add(&mut self, word: &str) -> Result<()> {
-        if let Some((_, flag, option)) = OPTIONS.iter().find(|(name, ..)| *name == word) {
+        if let Some((name, flag)) = OPTIONS.iter().find(|(name, _)| *name == word) {
             self.flags |= *flag;
-            self.config.mount_options.push(option.clone());
+            self.words.push(name);
             return Ok(());
         }
         match word {
-            "allow_other" => self.config.acl = SessionACL::All,
-            "allow_root" => self.config.acl = SessionACL::RootAndOwner,
+            "allow_other" => self.acl = SessionACL::All,
+            "allow_root" => self.acl = SessionACL::RootAndOwner,
             _ if IGNORED.contains(&word) || word.starts_with("x-") => {}
             _ => {
-                let known: Vec<&str> = OPTIONS.iter().map(|(name, ..)| *name).collect();
+                let known: Vec<&str> = OPTIONS.iter().map(|(name, _)| *name).collect();
                 return Err(Error::new(
                     Kind::Invalid,
                     format!("mount option {word:?}, expected allow_other, allow_root, {}", known.join(", ")),
@@ -89,12 +93,19 @@ impl Options {
     }
 }
 
-/// Mounts by the system call. Unlike fuser's own way it gives the mount our type, by which it is found again. `None` when
-/// this process may not; fusermount3 may.
+/// Mounts, and returns the kernel's end of the mount.
 ///
 /// # Errors
-/// `Unsupported` without /dev/fuse, or `Io`.
-pub(super) fn mount(spec: &MountSpec, options: &Options) -> Result<Option<OwnedFd>> {
+/// `Unsupported` without /dev/fuse, `Denied` when neither this process nor fusermount3 may, or `Io`.
+pub(super) fn mount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
+    match mount_by_call(spec, options)? {
+        Some(device) => Ok(device),
+        None => mount_by_fusermount(spec, options),
+    }
+}
+
+/// `None` when this process may not mount; fusermount3 may.
+fn mount_by_call(spec: &MountSpec, options: &Options) -> Result<Option<OwnedFd>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
@@ -108,7 +119,7 @@ pub(super) fn mount(spec: &MountSpec, options: &Options) -> Result<Option<OwnedF
         getegid().as_raw()
     );
     // The kernel knows all or the owner; fuser keeps everyone but root and the owner out for `allow_root`.
-    if options.config.acl != SessionACL::Owner {
+    if options.acl != SessionACL::Owner {
         data.push_str(",allow_other");
     }
     let data = std::ffi::CString::new(data).map_err(|error| Error::with_source(Kind::Invalid, "mount data", error))?;
@@ -118,6 +129,39 @@ pub(super) fn mount(spec: &MountSpec, options: &Options) -> Result<Option<OwnedF
         Err(rustix::io::Errno::PERM) => Ok(None),
         Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.display()), error.into())),
     }
+}
+
+/// fusermount3 opens the device, mounts, and sends the descriptor through a socket that it inherits.
+fn mount_by_fusermount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
+    let doing = |error: rustix::io::Errno| Error::io("making a socket pair to fusermount3", error.into());
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(doing)?;
+    fcntl_setfd(&theirs, FdFlags::empty()).map_err(doing)?;
+    let source = spec.source.replace('\\', "\\\\").replace(',', "\\,");
+    let mut words = vec![format!("fsname={source}"), format!("subtype={SUBTYPE}"), "default_permissions".into()];
+    words.extend(options.words.iter().map(ToString::to_string));
+    if options.acl != SessionACL::Owner {
+        words.push("allow_other".into());
+    }
+    let mut command = Command::new("fusermount3");
+    command.arg("-o").arg(words.join(",")).arg("--").arg(&spec.mountpoint);
+    command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string());
+    let output = command.output().context(|| "running fusermount3 (Debian package fuse3)".into())?;
+    drop(theirs);
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.trim().replace('\n', "; ");
+        return Err(Error::new(Kind::Denied, format!("fusermount3 could not mount: {said}")));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(&ours, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).map_err(doing)?;
+    let mut received = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    received.next().ok_or_else(|| Error::new(Kind::Io, "fusermount3 mounted, but sent no descriptor"))
 }
 
 /// Whether this process may not open /dev/fuse, which even mounting by fusermount3 takes.

@@ -8,10 +8,12 @@ use crate::error::{Context, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
 use crate::fuse::mount::{self, MountSpec, Options, Unmount, unmount};
+use crate::fuse::transport::Connection;
 
 /// A mount that is ready to serve.
 pub struct Session {
-    session: fuser::Session<Adapter>,
+    fs: Arc<FileSystem>,
+    connection: Connection,
     mountpoint: PathBuf,
 }
 
@@ -20,22 +22,28 @@ impl Session {
     ///
     /// # Errors
     /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory or an unknown option, `Busy` for one that
-    /// is not empty, `Unsupported` without FUSE, or `Io`.
+    /// is not empty, `Unsupported` without FUSE or the transport that is asked for, or `Io`.
     pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
-        let mut options = Options::parse(spec)?;
+        let options = Options::parse(spec)?;
         mount::check_mountpoint(&spec.mountpoint)?;
-        options.config.n_threads = Some(spec.threads.unwrap_or_else(default_threads).max(1));
+        let prepared = spec.transport.prepare(spec.threads)?;
         let doing = || match mount::needs_open_device() {
             false => format!("mounting on {}", spec.mountpoint.display()),
             true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.display()),
         };
-        let mounted = mount::mount(spec, &options)?;
-        let acl = options.config.acl;
-        let session = match mounted {
-            Some(device) => fuser::Session::from_fd(Adapter(fs), device, acl, options.config),
-            None => fuser::Session::new(Adapter(fs), &spec.mountpoint, &options.config),
-        };
-        Ok(Self { session: session.context(doing)?, mountpoint: spec.mountpoint.clone() })
+        let device = mount::mount(spec, &options).context(doing)?;
+        let mountpoint = spec.mountpoint.clone();
+        match prepared.connect(device, Adapter(Arc::clone(&fs)), options.acl) {
+            Ok(connection) => {
+                tracing::info!("{} is mounted; transport {}", mountpoint.display(), connection.transport());
+                Ok(Self { fs, connection, mountpoint })
+            }
+            Err(error) => {
+                // Nobody serves it, so it must not stay.
+                let _ = unmount(&mountpoint, Unmount::WhenUnused);
+                Err(error).context(doing)
+            }
+        }
     }
 
     /// Serves requests until the mount is gone. On each of `stop`'s items the mount is taken down: at once if nothing uses
@@ -50,7 +58,7 @@ impl Session {
             .name("signals".into())
             .spawn(move || stop.for_each(|signal| stop_on(signal, &stopping)))
             .context(|| "starting the signal thread".into())?;
-        self.session.run().context(|| format!("serving {}", mountpoint.display()))
+        self.connection.serve(&self.fs).context(|| format!("serving {}", mountpoint.display()))
     }
 }
 
@@ -62,10 +70,6 @@ fn stop_on(signal: i32, mountpoint: &Path) {
             tracing::error!("{}", error.chain());
         }
     }
-}
-
-fn default_threads() -> usize {
-    thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2))
 }
 
 /// Asks a new mount something that only its process can answer.

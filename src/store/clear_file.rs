@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sector::MAX_PLAIN_LEN;
 use crate::storage::Storage;
-use crate::store::plain_file::{PlainFile, index, range_end, too_far};
+use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::RangeLock;
 
 /// A file whose backing file holds its bytes as they are.
@@ -49,18 +49,18 @@ impl<S: Storage> PlainFile for ClearFile<S> {
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
         let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         let _guard = self.locks.shared(plain_offset..end);
-        let wanted = &mut buffer[..index(end.min(self.plain_len()).saturating_sub(plain_offset))];
+        let wanted = &mut buffer[HEADROOM..][..index(end.min(self.plain_len()).saturating_sub(plain_offset))];
         let filled = self.storage.read_at(plain_offset, wanted)?;
-        Ok(&buffer[..filled])
+        Ok(&buffer[HEADROOM..][..filled])
     }
 
-    fn write_at(&self, plain_offset: u64, data: &[u8], _buffer: &mut [u8]) -> Result<()> {
-        let end = range_end(plain_offset, data.len(), MAX_PLAIN_LEN)?;
+    fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         let _guard = match end <= self.plain_len() {
             true => self.locks.exclusive(plain_offset..end),
             false => self.locks.exclusive(plain_offset.min(self.plain_len())..u64::MAX),
         };
-        self.storage.write_at(plain_offset, data)?;
+        self.storage.write_at(plain_offset, &buffer[HEADROOM..][..len])?;
         self.plain_len.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }

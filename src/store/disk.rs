@@ -25,7 +25,7 @@ use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNI
 use crate::storage::Storage;
 use crate::store::header_area::{self, StoredHeader};
 use crate::store::holes;
-use crate::store::plain_file::{PlainFile, index, range_end, too_far};
+use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
 use rekey::InTransition;
 use two_keys::TwoKeys;
@@ -148,17 +148,17 @@ impl<S: Storage> PlainFile for Disk<S> {
             return Ok(&[]);
         }
         let span = Span::covering(plain_offset, len, self.sector_size);
-        self.read_span(span, buffer)?;
-        Ok(&buffer[span.wanted()])
+        self.read_span(span, &mut buffer[HEADROOM - span.skip..])?;
+        Ok(&buffer[HEADROOM..][..len])
     }
 
-    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let end = range_end(plain_offset, data.len(), MAX_PLAIN_LEN)?;
-        if data.is_empty() {
+    fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        if len == 0 {
             return Ok(());
         }
         let _guard = self.lock_for_change(plain_offset, end);
-        self.write_locked(plain_offset, data, buffer)
+        self.write_locked(plain_offset, len, buffer)
     }
 
     fn set_len(&self, plain_len: u64) -> Result<()> {
@@ -278,18 +278,14 @@ impl<S: Storage> Disk<S> {
         holes::decrypt(self.cipher.load().sectors(), span.first, self.sector_size, sectors)
     }
 
-    fn write_locked(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let span = Span::covering(plain_offset, data.len(), self.sector_size);
+    /// Encrypts the plaintext at [`HEADROOM`] where it lies, and writes it.
+    fn write_locked(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        let span = Span::covering(plain_offset, len, self.sector_size);
+        let buffer = &mut buffer[HEADROOM - span.skip..];
         let old_len = self.plain_len();
         let new_len = old_len.max(span.end());
-        let mut filled = span.wanted().end;
-        if span.skip == 0 && span.end().is_multiple_of(UNIT) {
-            self.cipher.load().sectors().encrypt(span.first, self.sector_size, data, &mut buffer[..filled])?;
-        } else {
-            filled = self.merge_edges(span, old_len, new_len, buffer)?;
-            buffer[span.wanted()].copy_from_slice(data);
-            self.cipher.load().sectors().encrypt_in_place(span.first, self.sector_size, &mut buffer[..filled])?;
-        }
+        let mut filled = self.merge_edges(span, old_len, new_len, buffer)?;
+        self.cipher.load().sectors().encrypt_in_place(span.first, self.sector_size, &mut buffer[..filled])?;
         if new_len > old_len {
             filled = self.append_length_mark(new_len, span, filled, buffer);
         }
@@ -298,19 +294,23 @@ impl<S: Storage> Disk<S> {
         self.finish_write(written, old_len, new_len)
     }
 
-    /// Puts into `buffer` what the units at both ends of the span hold besides the wanted bytes, and returns how many bytes
+    /// Puts around the wanted bytes what the units at both ends of the span hold besides them, and returns how many bytes
     /// from the span's start are to be encrypted.
     fn merge_edges(&self, span: Span, old_len: u64, new_len: u64, buffer: &mut [u8]) -> Result<usize> {
         let units = span.units();
         let end = units.end.min(sector::ceil(new_len, BLOCK));
-        buffer[..index(units.start - span.start())].fill(0);
+        let wanted = span.wanted();
         let mut unit = [0; UNIT_LEN];
-        for (edge, start) in [(span.plain_offset, units.start), (span.end(), units.end - UNIT)] {
-            if !edge.is_multiple_of(UNIT) {
-                self.read_unit(start, old_len, &mut unit)?;
-                let at = index(start - span.start());
-                buffer[at..at + UNIT_LEN].copy_from_slice(&unit);
-            }
+        let head = index(units.start - span.start());
+        buffer[..head].fill(0);
+        if head < wanted.start {
+            self.read_unit(units.start, old_len, &mut unit)?;
+            buffer[head..wanted.start].copy_from_slice(&unit[..wanted.start - head]);
+        }
+        let tail = index(units.end - span.start());
+        if wanted.end < tail {
+            self.read_unit(units.end - UNIT, old_len, &mut unit)?;
+            buffer[wanted.end..tail].copy_from_slice(&unit[UNIT_LEN - (tail - wanted.end)..]);
         }
         Ok(index(end - span.start()))
     }
@@ -393,7 +393,6 @@ impl<S: Storage> Disk<S> {
         buffer: &mut [u8],
         units: impl Fn(u64, u64) -> Result<()>,
     ) -> Result<()> {
-        const ZEROS: [u8; UNIT_LEN] = [0; UNIT_LEN];
         let end = plain_offset.saturating_add(len).min(MAX_PLAIN_LEN);
         let _guard = self.lock_for_change(plain_offset, end);
         let plain_len = self.plain_len();
@@ -412,7 +411,9 @@ impl<S: Storage> Disk<S> {
         let tail = last.max(head.end)..end;
         for edge in [head, tail] {
             if edge.start < edge.end {
-                self.write_locked(edge.start, &ZEROS[..index(edge.end - edge.start)], buffer)?;
+                let len = index(edge.end - edge.start);
+                buffer[HEADROOM..][..len].fill(0);
+                self.write_locked(edge.start, len, buffer)?;
             }
         }
         Ok(())

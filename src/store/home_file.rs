@@ -23,10 +23,11 @@ use crate::format::home_file::{
 };
 use crate::sector::{ceil, floor};
 use crate::storage::Storage;
+use crate::store::buffer::RequestBuffer;
 use crate::store::home_file::blocks::Change;
 use crate::store::home_file::keys::FileCipher;
 use crate::store::home_file::unsynced::Unsynced;
-use crate::store::plain_file::{PlainFile, index, range_end, too_far};
+use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
 
 /// An unlocked home file. All positions are of the plain side, in bytes.
@@ -58,21 +59,23 @@ impl<S: Storage> PlainFile for HomeFile<S> {
             return Ok(&[]);
         }
         let blocks = plain_offset / BLOCK..block_end(end);
-        let out = &mut buffer[..index((blocks.end - blocks.start) * BLOCK)];
+        let front = HEADROOM - index(plain_offset % BLOCK);
+        let out = &mut buffer[front..][..index((blocks.end - blocks.start) * BLOCK)];
         if self.has_header() {
             self.read_blocks(blocks, out)?;
         } else {
             out.fill(0);
         }
-        let skip = index(plain_offset % BLOCK);
-        Ok(&buffer[skip..skip + index(end - plain_offset)])
+        Ok(&buffer[HEADROOM..][..index(end - plain_offset)])
     }
 
-    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let end = range_end(plain_offset, data.len(), MAX_PLAIN_LEN)?;
-        if data.is_empty() {
+    fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        if len == 0 {
             return Ok(());
         }
+        let data = &buffer[HEADROOM..][..len];
+        let buffer: &mut [u8] = &mut RequestBuffer::take(); // blocks are sealed beside their plaintext
         let _guard = self.lock_for_change(plain_offset, end);
         if self.lost_header || plain_offset >= BLOCK {
             self.make_header()?;

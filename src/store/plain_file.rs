@@ -1,28 +1,25 @@
 //! What an unlocked file offers, be it a disk or a home file: plaintext bytes at any offset.
 
 use crate::error::{Error, Kind, Result};
-use crate::sys::AlignedBuffer;
 
 /// Most bytes that one call reads or writes: what FUSE asks for at once.
 pub const MAX_REQUEST: usize = 1 << 20;
-/// A request widened to whole sectors or blocks on both sides, with all that is stored beside the data.
-const BUFFER_LEN: usize = MAX_REQUEST + (64 << 10);
-
-/// Memory that any request of a [`PlainFile`] fits into. Costs only what is touched.
-pub fn request_buffer() -> AlignedBuffer {
-    AlignedBuffer::zeroed(BUFFER_LEN)
-}
-
+/// Where a request's plaintext lies in its buffer: what comes before it in its sector or block has room in front.
+pub const HEADROOM: usize = 4096;
 /// Where a request ends.
 ///
 /// # Errors
 /// `Invalid` for one over [`MAX_REQUEST`], `EFBIG` behind `max_len`.
 pub(super) fn range_end(plain_offset: u64, len: usize, max_len: u64) -> Result<u64> {
     if len > MAX_REQUEST {
-        return Err(Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}")));
+        return Err(too_long(len));
     }
     let end = plain_offset.checked_add(len as u64).filter(|&end| end <= max_len);
     end.ok_or_else(|| too_far(plain_offset, max_len))
+}
+
+fn too_long(len: usize) -> Error {
+    Error::new(Kind::Invalid, format!("a request of {len} bytes, at most {MAX_REQUEST}"))
 }
 
 pub(super) fn too_far(plain_offset: u64, max_len: u64) -> Error {
@@ -43,18 +40,32 @@ pub trait PlainFile: Send + Sync {
     /// Length in bytes.
     fn plain_len(&self) -> u64;
 
-    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`].
+    /// Reads up to `len` bytes, fewer at the end of the file, into a [`request_buffer`](super::buffer::request_buffer):
+    /// they lie at its [`HEADROOM`] then, wherever in a sector or block they come from.
     ///
     /// # Errors
     /// `Invalid` for a request over [`MAX_REQUEST`], `Corrupt` for damage, or `Io`.
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]>;
 
-    /// Writes all of `data`, through a [`request_buffer`]. Behind the end the file grows, with a hole in between.
+    /// Writes the `len` bytes that lie at [`HEADROOM`] of a [`request_buffer`](super::buffer::request_buffer), whose content
+    /// is of no use afterwards. Behind the end the file grows, with a hole in between.
     ///
     /// # Errors
     /// `Invalid` for a request over [`MAX_REQUEST`], or `Io`, with `EFBIG` behind the largest length. Then parts of the range
     /// may hold old or new data; the length is what it was.
-    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()>;
+    fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()>;
+
+    /// Writes all of `data`, through a [`request_buffer`](super::buffer::request_buffer).
+    ///
+    /// # Errors
+    /// Those of [`write_in_place`](Self::write_in_place).
+    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
+        if data.len() > MAX_REQUEST {
+            return Err(too_long(data.len()));
+        }
+        buffer[HEADROOM..][..data.len()].copy_from_slice(data);
+        self.write_in_place(plain_offset, data.len(), buffer)
+    }
 
     /// Grows by a hole, or cuts off.
     ///

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use vmdk_layout::{Cache, Chain, Target};
 
 use crate::error::{Error, Kind, Result};
-use crate::store::plain_file::{PlainFile, index, range_end, too_far};
+use crate::store::buffer::RequestBuffer;
+use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 
 pub use files::{AsPlainFile, ImageFile, vmdk_error};
 
@@ -138,15 +139,19 @@ impl<F: AsPlainFile> PlainFile for RawImage<F> {
         {
             return file.read_in_place(offset, len, buffer);
         }
-        let wanted = &mut buffer[..len];
+        let wanted = &mut buffer[HEADROOM..][..len];
         self.with_tables(|tables| self.chain.read_at(plain_offset, wanted, &self.files, tables)).map_err(vmdk_error)?;
-        Ok(&buffer[..len])
+        Ok(&buffer[HEADROOM..][..len])
     }
 
-    fn write_at(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let end = range_end(plain_offset, data.len(), self.plain_len())?;
-        self.in_extents(plain_offset..end, |file, offset, part| {
-            file.write_at(offset, &data[index(part.start)..index(part.end)], buffer)
+    fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        let end = range_end(plain_offset, len, self.plain_len())?;
+        self.in_extents(plain_offset..end, |file, offset, part| match part == (0..end - plain_offset) {
+            true => file.write_in_place(offset, len, buffer),
+            false => {
+                let data = &buffer[HEADROOM..][index(part.start)..index(part.end)];
+                file.write_at(offset, data, &mut RequestBuffer::take())
+            }
         })
     }
 

@@ -12,7 +12,6 @@
 
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_lc_sys::{
     EVP_CIPHER_CTX, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new, EVP_Cipher, EVP_CipherInit_ex, EVP_aes_256_xts,
@@ -24,6 +23,7 @@ use super::{SectorCipher, check_len, check_lens, tweaks};
 use crate::error::{Error, Kind, Result};
 use crate::key::{DISK_DEK_LEN, Dek};
 use crate::sector::{SectorIndex, SectorSize};
+use crate::sys::thread;
 
 /// Places for contexts of one direction; threads beyond these, all at once, make their own and free them.
 const PLACES: usize = 16;
@@ -87,7 +87,7 @@ impl Pool {
 
     /// Lends a context to `work`; one that failed is not lent again. Waits for nobody.
     fn with(&self, dek: &Dek, work: impl FnOnce(&mut XtsContext) -> Result<()>) -> Result<()> {
-        let own = THREAD.with(|&number| number);
+        let own = thread::ordinal() % PLACES;
         let free = (own..own + PLACES).find_map(|number| self.places[number % PLACES].try_lock());
         let Some(mut place) = free else {
             return work(&mut XtsContext::new(self.direction, dek)?);
@@ -100,14 +100,6 @@ impl Pool {
         *place = Some(context);
         Ok(())
     }
-}
-
-thread_local! {
-    /// Spreads threads over the places.
-    static THREAD: usize = {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        THREADS.fetch_add(1, Ordering::Relaxed) % PLACES
-    };
 }
 
 /// An `EVP_CIPHER_CTX` with its key and direction set. Whoever holds the value owns the memory.

@@ -9,8 +9,9 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::storage::memory::{FaultStorage, Image, MemoryStorage};
+use crate::store::buffer::request_buffer;
 use crate::store::linearizable;
-use crate::store::plain_file::{MAX_REQUEST, request_buffer};
+use crate::store::plain_file::MAX_REQUEST;
 
 /// Lengths of the models: several sectors of either size, and a last one that is not full.
 pub(super) const LIMIT: u64 = 20_000;

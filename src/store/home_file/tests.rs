@@ -8,8 +8,9 @@ use super::*;
 use crate::crypto::random;
 use crate::format::home_file::{BlockIndex, PAIR_LEN, Place};
 use crate::storage::memory::{FaultStorage, MemoryStorage};
+use crate::store::buffer::request_buffer;
 use crate::store::linearizable;
-use crate::store::plain_file::{MAX_REQUEST, request_buffer};
+use crate::store::plain_file::MAX_REQUEST;
 
 /// Plaintext of one group.
 const GROUP: u64 = GROUP_BLOCKS * BLOCK;

@@ -1,6 +1,5 @@
 //! Open files as `vmdk-layout` reads them, and its errors as ours.
 
-use std::cell::Cell;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
@@ -8,8 +7,8 @@ use std::sync::Arc;
 use vmdk_layout::Source;
 
 use crate::error::{Error, Kind, Result};
-use crate::store::plain_file::{MAX_REQUEST, PlainFile, request_buffer};
-use crate::sys::AlignedBuffer;
+use crate::store::buffer::RequestBuffer;
+use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 
 /// Something open that has plaintext bytes.
 pub trait AsPlainFile: Send + Sync {
@@ -53,25 +52,19 @@ impl<F: AsPlainFile> ImageFile<F> {
     }
 }
 
-thread_local! {
-    /// What this thread read files into last time: the request's own buffer is where the image's bytes are put together.
-    static SPARE: Cell<Option<AlignedBuffer>> = const { Cell::new(None) };
-}
-
 impl<F: AsPlainFile> Source for ImageFile<F> {
     fn byte_len(&self) -> io::Result<u64> {
         Ok(self.plain_file().plain_len())
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let mut spare = SPARE.take().unwrap_or_else(request_buffer);
+        let mut own = RequestBuffer::take(); // the request's buffer is where the image's bytes are put together
         let mut at = offset;
         let read = buf.chunks_mut(MAX_REQUEST).try_for_each(|chunk| {
-            chunk.copy_from_slice(self.read_in_place(at, chunk.len(), &mut spare)?);
+            chunk.copy_from_slice(self.read_in_place(at, chunk.len(), &mut own)?);
             at += chunk.len() as u64;
             Ok(())
         });
-        SPARE.set(Some(spare));
         read.map_err(|error: Error| io::Error::other(error))
     }
 }

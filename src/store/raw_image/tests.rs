@@ -6,8 +6,9 @@ use vmdk_layout::{Descriptor, DiskFile, Layout};
 use super::*;
 use crate::crypto::random;
 use crate::storage::memory::{FaultStorage, MemoryStorage};
+use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys};
-use crate::store::plain_file::{MAX_REQUEST, request_buffer};
+use crate::store::plain_file::MAX_REQUEST;
 
 /// A file that is open, whose storage can be made to fail.
 struct Open {

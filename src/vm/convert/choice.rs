@@ -9,8 +9,9 @@ use vmdk_layout::{DiskFile, Role};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::FileStorage;
+use crate::store::buffer::request_buffer;
 use crate::store::home_file::HomeKeys;
-use crate::store::plain_file::{MAX_REQUEST, request_buffer};
+use crate::store::plain_file::MAX_REQUEST;
 use crate::sys::file::open_beneath;
 use crate::vm::convert::form::Target;
 use crate::vm::convert::tree::{Entry, Found, by_inode};

@@ -8,7 +8,8 @@ use std::thread;
 use parking_lot::Mutex;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::plain_file::{MAX_REQUEST, PlainFile, request_buffer};
+use crate::store::buffer::request_buffer;
+use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::sys::AlignedBuffer;
 use crate::vm::convert::pace::Pace;
 

@@ -7,9 +7,9 @@ use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::sector::{SectorSize, UNIT_LEN};
 use crate::storage::memory::FaultStorage;
+use crate::store::buffer::request_buffer;
 use crate::store::disk::tests::{Keys, LIMIT, Op, apply, apply_to_model, contents, keys, op, open, pattern};
 use crate::store::disk::{LockedDisk, create};
-use crate::store::plain_file::request_buffer;
 
 const CHUNKS: [u64; 3] = [4096, 8192, MAX_CHUNK_LEN];
 

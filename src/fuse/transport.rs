@@ -1,0 +1,181 @@
+//! How requests come from the kernel and replies go back. The layers above do not know which transport it is.
+//!
+//! Either transport serves reads and writes itself and hands everything else, in the wire format that it has, to fuser,
+//! which stays the one that knows the protocol.
+
+mod dev_fuse;
+mod hot;
+mod io_uring;
+mod plan;
+mod relay;
+mod wire;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
+
+use fuser::{Config, Filesystem, SessionACL};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::fs::FileSystem;
+use io_uring::Rings;
+use relay::Relay;
+
+/// Threads of fuser: so many slow operations on names, attributes and keys may be under way, and the next one has to wait.
+const DISPATCHERS: usize = 8;
+/// Room for the kernel's first request; it refuses to write into less.
+const FIRST_REQUEST: usize = 8192;
+
+/// Which way requests take.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Transport {
+    /// Rings where the kernel offers them, else the device.
+    #[default]
+    Auto,
+    /// The device: on any kernel.
+    DevFuse,
+    /// Rings, or no mount.
+    IoUring,
+}
+
+impl Transport {
+    const ALL: [Self; 3] = [Self::Auto, Self::DevFuse, Self::IoUring];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::DevFuse => "dev-fuse",
+            Self::IoUring => "io-uring",
+        }
+    }
+
+    /// Makes rings if they are wanted and possible.
+    ///
+    /// # Errors
+    /// Those of [`Rings::new`], if there is no other way.
+    pub(super) fn prepare(self, threads: Option<usize>) -> Result<Prepared> {
+        let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let rings = || Rings::new(threads.unwrap_or(usize::MAX));
+        let rings = match self {
+            Self::DevFuse => None,
+            Self::IoUring => Some(rings().context(|| "transport io-uring".into())?),
+            Self::Auto => {
+                rings().inspect_err(|error| tracing::info!("transport dev-fuse, not io-uring: {}", error.chain())).ok()
+            }
+        };
+        Ok(Prepared { transport: self, rings, readers: threads.unwrap_or(2 * cpus) })
+    }
+}
+
+impl FromStr for Transport {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|transport| transport.name() == name).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("transport {name:?}, expected auto, dev-fuse or io-uring"))
+        })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A transport before there is a mount.
+pub(super) struct Prepared {
+    transport: Transport,
+    rings: Option<Rings>,
+    readers: usize,
+}
+
+/// A transport that has agreed with the kernel on the protocol.
+pub(super) struct Connection {
+    device: Arc<OwnedFd>,
+    relay: Arc<Relay>,
+    dispatcher: JoinHandle<std::io::Result<()>>,
+    rings: Option<Rings>,
+    /// Threads that read from the device.
+    readers: usize,
+}
+
+impl Prepared {
+    /// Agrees with the kernel, at the other end of `device`, on the protocol: fuser answers its first request.
+    ///
+    /// # Errors
+    /// `Io` when either refuses, `Unsupported` when the kernel does not offer what is asked for.
+    pub(super) fn connect(self, device: OwnedFd, adapter: impl Filesystem, acl: SessionACL) -> Result<Connection> {
+        let (relay, theirs) = Relay::new()?;
+        let mut config = Config::default();
+        config.acl = acl;
+        config.n_threads = Some(DISPATCHERS);
+        let dispatcher = thread::Builder::new()
+            .name("fuser".into())
+            .spawn(move || fuser::Session::from_fd(adapter, theirs, acl, config)?.run())
+            .context(|| "starting the dispatcher".into())?;
+        let doing = |error: rustix::io::Errno| Error::io("agreeing with the kernel on the protocol", error.into());
+        let mut request = vec![0; FIRST_REQUEST];
+        let len = rustix::io::read(&device, &mut request[..]).map_err(doing)?;
+        request.truncate(len);
+        let mut reply = relay.ask(&request)?;
+        let mut rings = self.rings;
+        if rings.is_some() && !(wire::offers_ring(&request) && wire::accept_ring(&mut reply)) {
+            let missing = Error::new(Kind::Unsupported, "the kernel does not offer FUSE over io_uring to this mount");
+            if self.transport == Transport::IoUring {
+                return Err(missing);
+            }
+            tracing::info!("transport dev-fuse, not io-uring: {missing}");
+            rings = None;
+        }
+        rustix::io::write(&device, &reply).map_err(doing)?;
+        // With rings the device brings little, and one thread is enough for it.
+        let readers = if rings.is_some() { 1 } else { self.readers };
+        Ok(Connection { device: Arc::new(device), relay: Arc::new(relay), dispatcher, rings, readers })
+    }
+}
+
+impl Connection {
+    /// The transport that it is.
+    pub(super) fn transport(&self) -> Transport {
+        if self.rings.is_some() { Transport::IoUring } else { Transport::DevFuse }
+    }
+
+    /// Serves until the mount is gone.
+    ///
+    /// # Errors
+    /// `Io` when the connection to the kernel breaks; then nothing is waited for, and the process had better end.
+    pub(super) fn serve(self, fs: &Arc<FileSystem>) -> Result<()> {
+        let Self { device, relay, dispatcher, rings, readers } = self;
+        let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.into()).spawn(work).context(|| "starting a thread of the transport".into())
+        };
+        let own = Arc::clone(&relay);
+        let backlog = start("relay-out", Box::new(move || own.drain_backlog()))?;
+        let own = Arc::clone(&relay);
+        let replies = start("relay-in", Box::new(move || own.return_replies()))?;
+        let (ended, on_ended) = channel();
+        let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, &ended));
+        let (own_fs, own_relay) = (Arc::clone(fs), Arc::clone(&relay));
+        start(
+            "dev-fuse-0",
+            Box::new(move || {
+                let _ = ended.send(dev_fuse::serve(&own_fs, &own_relay, &device, readers));
+            }),
+        )?;
+        while running > 0 {
+            let lost = |_| Error::new(Kind::Io, "a thread of the transport failed: this is a defect");
+            on_ended.recv().map_err(lost)??;
+            running -= 1;
+        }
+        relay.close(DISPATCHERS);
+        let failed = || Error::new(Kind::Io, "the dispatcher failed: this is a defect");
+        dispatcher.join().map_err(|_| failed())?.context(|| "dispatching requests".into())?;
+        [backlog, replies].into_iter().try_for_each(|thread| thread.join().map_err(|_| failed()))
+    }
+}

@@ -1,0 +1,340 @@
+//! The classic transport: requests are read from /dev/fuse, replies written to it.
+//!
+//! The kernel hands requests to waiting readers in turn, so with several of them each request wakes a cold thread on
+//! another CPU. Therefore one thread, the leader, waits alone as long as it keeps up. Where it leaves requests behind it
+//! wakes followers, who take what there is and lie down again. A watcher sees when nobody reads for a while, because the
+//! leader is held up in an operation, and lets a follower stand in for it.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Result};
+use crate::fs::FileSystem;
+use crate::fuse::transport::hot::{self, Answer};
+use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
+use crate::fuse::transport::wire::{self, InHeader, operation};
+use crate::store::buffer::request_buffer;
+use crate::store::plain_file::HEADROOM;
+use crate::sys::{AlignedBuffer, fuse_ring};
+
+/// A header, and the arguments of a read or a write: what a write writes comes behind, and so begins at a page.
+const HEAD_LEN: usize = wire::IN_HEADER_LEN + wire::ARGUMENT_LEN;
+/// How long nobody may be reading before someone stands in.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// How often a follower looks again before it lies down.
+const SECOND_LOOKS: usize = 4;
+
+/// Serves a mount from its device until it is unmounted, by `threads` threads.
+///
+/// # Errors
+/// `Io` when the connection to the kernel breaks.
+pub(super) fn serve(fs: &FileSystem, relay: &Relay, device: &Arc<OwnedFd>, threads: usize) -> Result<()> {
+    let crew = Crew::new(fs, relay);
+    let leader = Reader::new(Arc::clone(device));
+    let followers: Result<Vec<Reader>> = (1..threads).map(|_| Reader::follower(device)).collect();
+    let followers = followers?;
+    thread::scope(|scope| {
+        let crew = &crew;
+        let mut started: std::io::Result<()> = Ok(());
+        for (number, reader) in followers.into_iter().enumerate() {
+            let thread = thread::Builder::new().name(format!("dev-fuse-{}", number + 1));
+            let run = move || crew.follow(reader, device);
+            started = started.and(thread.spawn_scoped(scope, run).map(drop));
+        }
+        if threads > 1 && started.is_ok() {
+            let thread = thread::Builder::new().name("dev-fuse-watch".into());
+            started = thread.spawn_scoped(scope, || crew.watch()).map(drop);
+        }
+        let served = started.context(|| "starting a thread of the transport".into()).and_then(|()| crew.lead(leader));
+        crew.end();
+        served
+    })
+}
+
+/// One thread's way to read requests.
+struct Reader {
+    device: Arc<OwnedFd>,
+    head: [u8; HEAD_LEN],
+    buffer: AlignedBuffer,
+}
+
+/// What a reader finds.
+enum Found {
+    /// A request of so many bytes.
+    Request(usize),
+    /// Nothing now.
+    Nothing,
+    Unmounted,
+}
+
+impl Reader {
+    fn new(device: Arc<OwnedFd>) -> Self {
+        Self { device, head: [0; HEAD_LEN], buffer: request_buffer() }
+    }
+
+    /// A reader that does not wait.
+    fn follower(device: &OwnedFd) -> Result<Self> {
+        let clone = fuse_ring::clone_device(device.as_fd()).context(|| "cloning the device of the mount".into())?;
+        let flags = rustix::fs::fcntl_getfl(&clone).map_err(|error| Error::io("the device's flags", error.into()))?;
+        rustix::fs::fcntl_setfl(&clone, flags | OFlags::NONBLOCK)
+            .map_err(|error| Error::io("the device's flags", error.into()))?;
+        Ok(Self::new(Arc::new(clone)))
+    }
+
+    fn read(&mut self) -> Result<Found> {
+        loop {
+            let mut parts = [IoSliceMut::new(&mut self.head), IoSliceMut::new(&mut self.buffer[HEADROOM..])];
+            match rustix::io::readv(&self.device, &mut parts) {
+                Ok(len) => return Ok(Found::Request(len)),
+                Err(Errno::AGAIN) => return Ok(Found::Nothing),
+                Err(Errno::NODEV) => return Ok(Found::Unmounted),
+                // A signal, or a request that was interrupted before it was read.
+                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(error) => return Err(Error::io("reading requests from the kernel", error.into())),
+            }
+        }
+    }
+
+    fn reply(&self, unique: u64, answer: Answer) {
+        let header = answer.header(unique);
+        let payload = &self.buffer[HEADROOM..][..answer.payload_len];
+        relay::give(&self.device, &[IoSlice::new(&header), IoSlice::new(payload)]);
+    }
+}
+
+/// What a follower shall do.
+const REST: u8 = 0;
+/// Take what there is.
+const DRAIN: u8 = 1;
+/// Read in the leader's place.
+const STAND_IN: u8 = 2;
+
+struct Crew<'a> {
+    fs: &'a FileSystem,
+    relay: &'a Relay,
+    /// Threads that wait for a request.
+    waiting: AtomicUsize,
+    /// Requests that such threads have read.
+    read: AtomicU64,
+    /// Followers who lie down.
+    resting: Mutex<Vec<Follower>>,
+    resting_count: AtomicUsize,
+    /// Whether the watcher sleeps until somebody stops waiting.
+    watcher_sleeps: AtomicBool,
+    watcher: OnceLock<Thread>,
+    ended: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Follower {
+    thread: Thread,
+    order: Arc<AtomicU8>,
+}
+
+impl<'a> Crew<'a> {
+    fn new(fs: &'a FileSystem, relay: &'a Relay) -> Self {
+        Self {
+            fs,
+            relay,
+            waiting: AtomicUsize::new(0),
+            read: AtomicU64::new(0),
+            resting: Mutex::default(),
+            resting_count: AtomicUsize::new(0),
+            watcher_sleeps: AtomicBool::new(false),
+            watcher: OnceLock::new(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    fn lead(&self, mut reader: Reader) -> Result<()> {
+        loop {
+            match self.wait(&mut reader)? {
+                Found::Request(len) => {
+                    self.share(&reader);
+                    self.handle(&mut reader, len);
+                }
+                Found::Nothing => {}
+                Found::Unmounted => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for a request, where the watcher sees it.
+    fn wait(&self, reader: &mut Reader) -> Result<Found> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let found = reader.read();
+        self.read.fetch_add(1, Ordering::Relaxed);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.watcher_sleeps.load(Ordering::SeqCst) {
+            self.wake_watcher();
+        }
+        found
+    }
+
+    fn wake_watcher(&self) {
+        self.watcher_sleeps.store(false, Ordering::SeqCst);
+        if let Some(watcher) = self.watcher.get() {
+            watcher.unpark();
+        }
+    }
+
+    fn follow(&self, mut reader: Reader, device: &Arc<OwnedFd>) {
+        let own = Follower { thread: thread::current(), order: Arc::new(AtomicU8::new(REST)) };
+        while !self.ended.load(Ordering::Acquire) {
+            self.resting.lock().push(own.clone());
+            self.resting_count.fetch_add(1, Ordering::Release);
+            let order = loop {
+                match own.order.swap(REST, Ordering::Acquire) {
+                    REST if self.ended.load(Ordering::Acquire) => return,
+                    REST => thread::park(),
+                    order => break order,
+                }
+            };
+            let done = if order == DRAIN { self.drain(&mut reader) } else { self.stand_in(&mut reader, device) };
+            if let Err(error) = done {
+                tracing::error!("{}", error.chain());
+                return;
+            }
+        }
+    }
+
+    /// Serves requests as long as there are some.
+    fn drain(&self, reader: &mut Reader) -> Result<()> {
+        let mut looks = 0;
+        while looks < SECOND_LOOKS {
+            match reader.read()? {
+                Found::Request(len) => {
+                    looks = 0;
+                    self.share(reader);
+                    self.handle(reader, len);
+                }
+                Found::Nothing => {
+                    looks += 1;
+                    thread::yield_now();
+                }
+                Found::Unmounted => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for requests until somebody else does again.
+    fn stand_in(&self, reader: &mut Reader, device: &Arc<OwnedFd>) -> Result<()> {
+        let own = std::mem::replace(&mut reader.device, Arc::clone(device));
+        let mut stood_in = Ok(());
+        while stood_in.is_ok() && self.waiting.load(Ordering::SeqCst) == 0 {
+            match self.wait(reader) {
+                Ok(Found::Request(len)) => self.handle(reader, len),
+                Ok(Found::Nothing) => {}
+                Ok(Found::Unmounted) => break,
+                Err(error) => stood_in = Err(error),
+            }
+        }
+        reader.device = own;
+        stood_in
+    }
+
+    /// Wakes a follower if one rests and more requests wait.
+    fn share(&self, reader: &Reader) {
+        if self.resting_count.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut asked = [PollFd::new(&reader.device, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0) && asked[0].revents().contains(PollFlags::IN) {
+            self.send_follower(DRAIN);
+        }
+    }
+
+    fn send_follower(&self, order: u8) {
+        let Some(follower) = self.resting.lock().pop() else { return };
+        self.resting_count.fetch_sub(1, Ordering::Relaxed);
+        follower.order.store(order, Ordering::Release);
+        follower.thread.unpark();
+    }
+
+    /// Looks whether somebody reads, now and then while there is something to read.
+    fn watch(&self) {
+        self.watcher.get_or_init(thread::current);
+        let mut seen = (0, 1);
+        while !self.ended.load(Ordering::Acquire) {
+            let now = (self.read.load(Ordering::Relaxed), self.waiting.load(Ordering::SeqCst));
+            if now.0 == seen.0 && now.1 == 0 && seen.1 == 0 {
+                self.send_follower(STAND_IN);
+            }
+            let quiet = now.0 == seen.0 && now.1 > 0;
+            seen = now;
+            if quiet {
+                self.watcher_sleeps.store(true, Ordering::SeqCst);
+                // Whoever stops waiting from here on sees that the watcher sleeps.
+                while self.watcher_sleeps.load(Ordering::SeqCst)
+                    && self.waiting.load(Ordering::SeqCst) > 0
+                    && !self.ended.load(Ordering::Acquire)
+                {
+                    thread::park();
+                }
+                self.watcher_sleeps.store(false, Ordering::SeqCst);
+            }
+            thread::park_timeout(PATIENCE);
+        }
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        for follower in self.resting.lock().drain(..) {
+            follower.thread.unpark();
+        }
+        self.wake_watcher();
+    }
+
+    fn handle(&self, reader: &mut Reader, len: usize) {
+        let Some(request) = InHeader::decode(&reader.head[..len.min(HEAD_LEN)]) else {
+            return tracing::error!("a request of {len} bytes from the kernel, shorter than its header");
+        };
+        let argument = wire::IN_HEADER_LEN..len.min(HEAD_LEN);
+        if let Some(answer) = hot::serve(self.fs, request, &reader.head[argument], &mut reader.buffer) {
+            return reader.reply(request.unique, answer);
+        }
+        match request.operation {
+            operation::FORGET | operation::BATCH_FORGET => self.forget(reader, request, len),
+            // Requests end by themselves; told so once, the kernel interrupts none any more.
+            operation::INTERRUPT => reader.reply(request.unique, Answer::failed(libc::ENOSYS)),
+            _ => {
+                let argument = wire::IN_HEADER_LEN..HEAD_LEN;
+                limit_listing(request, &mut reader.head[argument]);
+                let head = &reader.head[..len.min(HEAD_LEN)];
+                let rest = &reader.buffer[HEADROOM..][..len.saturating_sub(HEAD_LEN)];
+                self.relay.forward(request.unique, &[head, rest], Origin::Device(Arc::clone(&reader.device)));
+            }
+        }
+    }
+
+    /// No reply is expected.
+    fn forget(&self, reader: &Reader, request: InHeader, len: usize) {
+        let head = &reader.head[wire::IN_HEADER_LEN..len.clamp(wire::IN_HEADER_LEN, HEAD_LEN)];
+        if request.operation == operation::FORGET {
+            let count = wire::forget_count(head).unwrap_or(0);
+            return self.fs.forget(request.node, count);
+        }
+        let body = [head, &reader.buffer[HEADROOM..][..len.saturating_sub(HEAD_LEN)]].concat();
+        for (node, count) in wire::forgets(&body) {
+            self.fs.forget(node, count);
+        }
+    }
+}
+
+/// Keeps the reply to a listing short enough for the relay.
+pub(super) fn limit_listing(request: InHeader, argument: &mut [u8]) {
+    if matches!(request.operation, operation::READDIR | operation::READDIRPLUS) {
+        wire::limit_size(argument, MAX_LISTING);
+    }
+}

@@ -1,0 +1,119 @@
+//! Which thread serves which of the kernel's queues: a queue for each possible CPU, a thread for each CPU that we may use.
+
+use std::fs;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// Entries of a queue with the thread that is on its CPU. Few: the kernel gives requests to the entry that came back last, so
+/// a thread that falls behind keeps its hands off those that others could take.
+const OWN_ENTRIES: usize = 6;
+/// Entries of a queue with a thread on another CPU, for when its own thread has no entry left.
+const SPARE_ENTRIES: usize = 2;
+/// Threads that hold spare entries of a queue.
+const NEIGHBOURS: usize = 3;
+
+/// What one thread serves.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Share {
+    /// The CPU that the thread stays on.
+    pub(super) cpu: Option<usize>,
+    /// Queues, and how many entries of each.
+    pub(super) queues: Vec<(u16, usize)>,
+}
+
+/// Shares for at most `threads` threads, of all queues of this machine.
+///
+/// # Errors
+/// `Io` or `Unsupported` when the system does not tell its CPUs.
+pub(super) fn shares(threads: usize) -> Result<Vec<Share>> {
+    const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
+    let text = fs::read_to_string(POSSIBLE).context(|| format!("reading {POSSIBLE}"))?;
+    let queues = count_cpus(text.trim())
+        .ok_or_else(|| Error::new(Kind::Unsupported, format!("{POSSIBLE} says {text:?}, expected ranges of CPUs")))?;
+    let mask = sched_getaffinity(None).map_err(|error| Error::io("asking for usable CPUs", error.into()))?;
+    let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu)).collect();
+    Ok(plan(queues, &usable, threads))
+}
+
+/// Keeps the calling thread on a CPU; where that is not allowed any more it stays free.
+pub(super) fn stay_on(cpu: usize) {
+    let mut mask = CpuSet::new();
+    mask.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &mask) {
+        tracing::debug!("keeping a thread on CPU {cpu}: {error}");
+    }
+}
+
+/// How many CPUs a list such as `0-3,8` names.
+fn count_cpus(list: &str) -> Option<u16> {
+    let mut count: u16 = 0;
+    for range in list.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
+    }
+    Some(count)
+}
+
+fn plan(queues: u16, usable: &[usize], threads: usize) -> Vec<Share> {
+    let count = threads.clamp(1, usable.len().max(1));
+    let pinned = count == usable.len();
+    let mut shares: Vec<Share> = (0..count)
+        .map(|thread| Share { cpu: usable.get(thread).copied().filter(|_| pinned), queues: Vec::new() })
+        .collect();
+    for queue in 0..queues {
+        let own = shares.iter().position(|share| share.cpu == Some(usize::from(queue)));
+        let own = own.unwrap_or(usize::from(queue) % count);
+        shares[own].queues.push((queue, OWN_ENTRIES));
+        for distance in 1..=NEIGHBOURS.min(count - 1) {
+            shares[(own + distance) % count].queues.push((queue, SPARE_ENTRIES));
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cpus_are_counted() {
+        for (list, count) in [("0", Some(1)), ("0-1", Some(2)), ("0-3,8,10-11", Some(7)), ("", None), ("3-1", None)] {
+            assert_eq!(count_cpus(list), count, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn each_queue_is_with_the_thread_on_its_cpu() {
+        let shares = plan(2, &[0, 1], 2);
+        assert_eq!(shares[0], Share { cpu: Some(0), queues: vec![(0, OWN_ENTRIES), (1, SPARE_ENTRIES)] });
+        assert_eq!(shares[1], Share { cpu: Some(1), queues: vec![(0, SPARE_ENTRIES), (1, OWN_ENTRIES)] });
+    }
+
+    #[test]
+    fn no_queue_is_without_entries() {
+        for (queues, usable, threads) in [
+            (1, vec![0], 1),
+            (8, vec![5], 4),
+            (8, vec![2, 3, 7], 3),
+            (8, vec![2, 3, 7], 2),
+            (64, (0..64).collect(), 64),
+            (4, vec![], 2),
+        ] {
+            let shares = plan(queues, &usable, threads);
+            assert!(shares.len() <= threads && shares.iter().all(|share| !share.queues.is_empty()));
+            for queue in 0..queues {
+                let held: Vec<usize> = shares
+                    .iter()
+                    .flat_map(|share| &share.queues)
+                    .filter(|held| held.0 == queue)
+                    .map(|held| held.1)
+                    .collect();
+                assert_eq!(held.iter().filter(|&&entries| entries == OWN_ENTRIES).count(), 1, "{queue} of {queues}");
+                assert_eq!(held.len(), 1 + NEIGHBOURS.min(shares.len() - 1));
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Hands requests to fuser, and fuser's replies back to where the requests came from.
+//!
+//! Between the two is a socket pair that keeps messages apart, with the classic wire format in it: for fuser it is its
+//! device. Handing over never waits, so slow operations on names, attributes or keys hold up no read and no write; how
+//! many of them run side by side is fuser's number of threads.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendmsg, socketpair, sockopt};
+
+use crate::error::{Error, Kind, Result};
+use crate::fuse::transport::io_uring::Inbox;
+use crate::fuse::transport::wire::{self, InHeader, operation};
+
+/// Longest message in either direction: a value of an extended attribute, or a piece of a directory, with what goes with it.
+const MAX_MESSAGE: usize = 72 << 10;
+/// Most that a directory is asked for at once, so that the answer is a message.
+pub(super) const MAX_LISTING: u32 = 64 << 10;
+
+/// Requests under way to fuser and back.
+pub(super) struct Relay {
+    socket: OwnedFd,
+    /// Of each request that fuser has, by its unique number.
+    origins: Mutex<HashMap<u64, Origin>>,
+    backlog: Mutex<Backlog>,
+    more: Condvar,
+}
+
+/// Where a reply belongs.
+pub(super) enum Origin {
+    /// The descriptor that the request was read from.
+    Device(Arc<OwnedFd>),
+    /// An entry of a ring.
+    Ring(Arc<Inbox>, usize),
+}
+
+/// Messages that the socket had no room for.
+#[derive(Default)]
+struct Backlog {
+    messages: VecDeque<Vec<u8>>,
+    closed: bool,
+}
+
+impl Relay {
+    /// A relay, and the descriptor to give to fuser.
+    ///
+    /// # Errors
+    /// `Io` without descriptors, `Unsupported` where sockets may hold too little.
+    pub(super) fn new() -> Result<(Self, OwnedFd)> {
+        let doing = |error: Errno| Error::io("making the socket pair to the dispatcher", error.into());
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(doing)?;
+        for socket in [&ours, &theirs] {
+            if sockopt::socket_send_buffer_size(socket).map_err(doing)? < 2 * MAX_MESSAGE {
+                sockopt::set_socket_send_buffer_size(socket, 2 * MAX_MESSAGE).map_err(doing)?;
+            }
+            let size = sockopt::socket_send_buffer_size(socket).map_err(doing)?;
+            if size < MAX_MESSAGE + 64 {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("sockets hold {size} bytes, {MAX_MESSAGE} are needed: raise net.core.wmem_max"),
+                ));
+            }
+        }
+        let relay =
+            Self { socket: ours, origins: Mutex::default(), backlog: Mutex::default(), more: Condvar::default() };
+        Ok((relay, theirs))
+    }
+
+    /// Passes the kernel's first request to fuser and returns the reply.
+    ///
+    /// # Errors
+    /// `Io` when fuser refuses.
+    pub(super) fn ask(&self, request: &[u8]) -> Result<Vec<u8>> {
+        let refused = |error: Errno| Error::io("agreeing with the kernel on the protocol", error.into());
+        self.send(&[IoSlice::new(request)], SendFlags::NOSIGNAL).map_err(refused)?;
+        let mut reply = vec![0; MAX_MESSAGE];
+        let (len, _) = recv(&self.socket, &mut reply[..], RecvFlags::empty()).map_err(refused)?;
+        reply.truncate(len);
+        if len < wire::OUT_HEADER_LEN {
+            return Err(refused(Errno::PROTO));
+        }
+        Ok(reply)
+    }
+
+    /// Hands a request to fuser. Its reply goes to `origin`, whatever happens.
+    pub(super) fn forward(&self, unique: u64, parts: &[&[u8]], origin: Origin) {
+        self.origins.lock().insert(unique, origin);
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut backlog = self.backlog.lock();
+        let sent = if backlog.messages.is_empty() {
+            self.send(&slices, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+        } else {
+            Err(Errno::AGAIN)
+        };
+        match sent {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => {
+                backlog.messages.push_back(parts.concat());
+                self.more.notify_one();
+            }
+            Err(error) => {
+                drop(backlog);
+                tracing::error!("handing a request to the dispatcher: {error}");
+                self.deliver(&wire::out_header(unique, libc::EIO, 0));
+            }
+        }
+    }
+
+    /// Sends what the socket had no room for, until [`close`](Self::close).
+    pub(super) fn drain_backlog(&self) {
+        loop {
+            let mut backlog = self.backlog.lock();
+            let message = loop {
+                match backlog.messages.pop_front() {
+                    Some(message) => break message,
+                    None if backlog.closed => return,
+                    None => self.more.wait(&mut backlog),
+                }
+            };
+            drop(backlog);
+            if let Err(error) = self.send(&[IoSlice::new(&message)], SendFlags::NOSIGNAL) {
+                tracing::debug!("handing a request to the dispatcher: {error}");
+                if let Some(request) = InHeader::decode(&message) {
+                    self.deliver(&wire::out_header(request.unique, libc::EIO, 0));
+                }
+            }
+        }
+    }
+
+    /// Takes replies back, until fuser has ended. Requests that it leaves behind fail.
+    pub(super) fn return_replies(&self) {
+        let mut reply = vec![0; MAX_MESSAGE];
+        loop {
+            match recv(&self.socket, &mut reply[..], RecvFlags::empty()) {
+                Ok((0, _)) => break,
+                Ok((len, _)) => self.deliver(&reply[..len]),
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!("taking a reply from the dispatcher: {error}");
+                    break;
+                }
+            }
+        }
+        let left: Vec<u64> = self.origins.lock().keys().copied().collect();
+        for unique in left {
+            self.deliver(&wire::out_header(unique, libc::EIO, 0));
+        }
+    }
+
+    /// Ends fuser's threads, each with a request of its own, once they have done what they were given.
+    pub(super) fn close(&self, threads: usize) {
+        let end = InHeader { len: wire::IN_HEADER_LEN, operation: operation::DESTROY, unique: 0, node: 0 };
+        let mut backlog = self.backlog.lock();
+        backlog.messages.extend(std::iter::repeat_n(end.encode().to_vec(), threads));
+        backlog.closed = true;
+        self.more.notify_one();
+    }
+
+    fn deliver(&self, reply: &[u8]) {
+        // A reply to nobody is one to `close`.
+        let origin = wire::reply_unique(reply).and_then(|unique| self.origins.lock().remove(&unique));
+        match origin {
+            Some(Origin::Device(device)) => give(&device, &[IoSlice::new(reply)]),
+            Some(Origin::Ring(inbox, entry)) => inbox.put(entry, reply.to_vec()),
+            None => {}
+        }
+    }
+
+    fn send(&self, parts: &[IoSlice<'_>], flags: SendFlags) -> rustix::io::Result<()> {
+        loop {
+            match sendmsg(&self.socket, parts, &mut Default::default(), flags) {
+                Err(Errno::INTR) => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+/// Writes a reply to the device.
+pub(super) fn give(device: &OwnedFd, parts: &[IoSlice<'_>]) {
+    match rustix::io::writev(device, parts) {
+        Ok(_) => {}
+        // Nobody waits for it any more: the request was interrupted, or the mount is gone.
+        Err(Errno::NOENT | Errno::NODEV) => {}
+        Err(error) => tracing::error!("replying to the kernel: {error}"),
+    }
+}
