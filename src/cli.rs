@@ -69,7 +69,7 @@ enum Verb {
     Lock(lock::LockArgs),
     /// Show key and lock events
     Events(events::EventsArgs),
-    /// Show what the headers of a VM folder or a disk say, without any key
+    /// Show what the headers of a VM folder or a disk say, and which disks and files a VM has
     Info(info::InfoArgs),
     /// Verify headers, and with the key their authenticity
     Check(check::CheckArgs),
@@ -118,7 +118,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Unlock(args) => lock::unlock(&args),
         Verb::Lock(args) => lock::lock(&args),
         Verb::Events(args) => events::run(&args),
-        Verb::Info(args) => info::run(&args),
+        Verb::Info(args) => info::run(&args, &config),
         Verb::Check(args) => check::run(&args, &config()?),
         Verb::Rekey(args) => rekey::run(&args, &config()?),
         Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),

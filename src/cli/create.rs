@@ -11,8 +11,9 @@ use crate::format::header::Header;
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
+use crate::store::home_file::HomeKeys;
 use crate::vm::disk::{self, NewDisk};
-use crate::vm::{folder, keyring, scan};
+use crate::vm::{folder, keyring, scan, vmdk};
 
 /// A new VM folder.
 #[derive(Args)]
@@ -29,8 +30,11 @@ pub(super) struct CreateArgs {
 
 /// A new disk.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs create-disk web01/root.raw --size 20G\n\n\
-    The disk is thin: it takes space as the guest writes. Its data key is its own, wrapped by the VM's key.")]
+#[command(
+    after_help = "Examples:\n  vmcryptfs create-disk web01/root.raw --size 20G\n  vmcryptfs create-disk web01/root.vmdk --size 20G\n\n\
+    A .vmdk is a descriptor, root.vmdk, and the disk itself, root-flat.vmdk: QEMU opens it as format=vmdk.\n\
+    The disk is thin: it takes space as the guest writes. Its data key is its own, wrapped by the VM's key."
+)]
 pub(super) struct CreateDiskArgs {
     /// The disk's file in its VM folder
     #[arg(value_name = "VM_FOLDER/DISK")]
@@ -105,6 +109,7 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
     let home = home.header.verify(&dek)?;
     let (key_id, kek) = keyring::first_kek(&home, &providers)?;
     event.key(&key_id);
+    let home_keys = HomeKeys::new(&dek)?;
     let new = NewDisk {
         sector_size: SectorSize::new(args.sector_size)?,
         plain_len: args.size,
@@ -112,7 +117,11 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
         mode: 0o600,
         durable: true,
     };
-    let (_, header, _) = disk::create(&dir, name, &new, &key_id, kek.as_ref())?;
+    let header = if vmdk::is_new_vmdk(name) {
+        vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), &home_keys)?.1
+    } else {
+        disk::create(&dir, name, &new, &key_id, kek.as_ref())?.1
+    };
     event.uuid(header.uuid);
     Ok(header)
 }

@@ -1,4 +1,7 @@
-//! `info`: what headers say. Nothing here needs a key, and nothing of it is proven.
+//! `info`: what headers say, which needs no key, and nothing of which is proven; of a VM folder also its files, and its VMDKs
+//! if the home's key can be had.
+
+mod vm;
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +16,13 @@ use crate::sector;
 use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::vm::{disk, folder, scan};
+use vm::VmInfo;
 
 /// Of what.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs info web01/root.raw\n  vmcryptfs info web01\n\n\
+    Of a VM folder it also lists VMDKs, their extents and parents, and home files. For the VMDKs it asks the provider for the\n\
+    home's key, if there may be any; without the key it shows the rest.\n\
     `vmcryptfs check` proves with the key that a header is genuine.")]
 pub(super) struct InfoArgs {
     /// A VM folder, or a disk in one
@@ -46,12 +52,15 @@ struct HeaderInfo {
     label: String,
     keys: Vec<KeyName>,
     other_copy: String,
+    /// Of a home that was asked for by its VM folder.
+    #[serde(flatten)]
+    vm: Option<VmInfo>,
 }
 
-pub(super) fn run(args: &InfoArgs) -> Result<()> {
+pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
     // What can be read is shown, also if something else cannot.
     let (infos, unread): (Vec<_>, Vec<_>) = match args.path.is_dir() {
-        true => folder_infos(&args.path)?,
+        true => folder_infos(&args.path, config)?,
         false => vec![disk_info(&args.path)],
     }
     .into_iter()
@@ -64,11 +73,15 @@ pub(super) fn run(args: &InfoArgs) -> Result<()> {
     } else if !infos.is_empty() {
         print_many(&infos);
     }
+    if !args.json {
+        infos.iter().filter_map(|info| info.vm.as_ref()).for_each(VmInfo::print);
+    }
     unread.into_iter().try_for_each(|error| error.map(drop))
 }
 
-fn folder_infos(path: &Path) -> Result<Vec<Result<HeaderInfo>>> {
-    let found = scan::scan(&folder::open_dir(path)?)?;
+fn folder_infos(path: &Path, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<HeaderInfo>>> {
+    let dir = folder::open_dir(path)?;
+    let found = scan::scan(&dir)?;
     if found.is_empty() {
         return Err(Error::new(
             Kind::Invalid,
@@ -79,7 +92,12 @@ fn folder_infos(path: &Path) -> Result<Vec<Result<HeaderInfo>>> {
         ComponentKind::Home => {
             let path = path.join(&component.path);
             let stored = component.header.context(|| format!("home of {}", path.display()))?;
-            Ok(header_info(path, &stored, None))
+            let mut info = header_info(path, &stored, None);
+            // A datastore's VMs are asked for one by one: each takes a key.
+            if component.path.as_os_str().is_empty() {
+                info.vm = Some(VmInfo::of(&dir, &stored, config)?);
+            }
+            Ok(info)
         }
         ComponentKind::Disk => disk_info(&path.join(&component.path)),
     };
@@ -117,6 +135,7 @@ fn header_info(path: PathBuf, stored: &StoredHeader, lengths: Option<(u64, u64)>
             OtherCopy::Older(older) => format!("older (sequence {})", older.claims().sequence),
             OtherCopy::Damaged(error) => format!("damaged: {}", error.chain()),
         },
+        vm: None,
     }
 }
 

@@ -3,6 +3,9 @@
 //! A VMDK is known by its content: a descriptor, or a sparse disk with its descriptor within. Its extents and its parents
 //! are files of the same folder; no name leads out of it.
 
+mod create;
+mod inventory;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
@@ -11,6 +14,9 @@ use vmdk_layout::{Access, Ancestry, Chain, Descriptor, DiskFile, Kind as VmdkKin
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::raw_image::{AsPlainFile, ImageFile, RawImage, vmdk_error};
+
+pub use create::{create, is_new_vmdk};
+pub use inventory::{FoundFile, FoundVmdk, files, vmdks};
 
 /// How names of VMDKs end, in either case.
 const ENDING: &[u8] = b".vmdk";

@@ -2,5 +2,6 @@
 
 mod changes;
 mod content;
+mod made;
 mod refusals;
 mod tools;

@@ -1,0 +1,205 @@
+//! What `info` says of a VM folder as a whole: its VMDKs, their extents and parents, and its home files.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use vmdk_layout::{Extent, Role};
+
+use crate::cli::{size, table};
+use crate::error::{Context, Result};
+use crate::provider::Providers;
+use crate::store::header_area::StoredHeader;
+use crate::store::home_file::HomeKeys;
+use crate::vm::keyring::Keyring;
+use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
+
+/// Field names are part of the stable JSON output.
+#[derive(Serialize)]
+pub(super) struct VmInfo {
+    home_files: Vec<FileInfo>,
+    /// Absent when the home is locked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vmdks: Option<Vec<VmdkInfo>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locked: Option<String>,
+}
+
+#[derive(Serialize)]
+struct FileInfo {
+    path: PathBuf,
+    size: u64,
+    what: &'static str,
+}
+
+#[derive(Serialize)]
+struct VmdkInfo {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    create_type: Option<&'static str>,
+    extents: Vec<ExtentInfo>,
+    parents: Vec<String>,
+    attached: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_image: Option<PathBuf>,
+    writable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ExtentInfo {
+    size: u64,
+    access: &'static str,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    stored_as: &'static str,
+}
+
+impl VmInfo {
+    /// Reads a VM folder. Keys are asked for only if there may be VMDKs.
+    pub(super) fn of(dir: &File, home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<Self> {
+        let files = vmdk::files(dir)?;
+        let home_file =
+            |file: &FoundFile| FileInfo { path: file.path.clone(), size: file.plain_len, what: what(file.role) };
+        let home_files = files.iter().filter(|file| !file.is_disk).map(home_file).collect();
+        if !files.iter().any(|file| file.role == Role::Disk) {
+            return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None });
+        }
+        let found = unlock(home, config).map(|(keyring, keys)| vmdk::vmdks(dir, &files, &keys, &keyring));
+        let (vmdks, locked) = match found {
+            Ok(found) => (Some(found.iter().map(|vmdk| VmdkInfo::of(vmdk, &files)).collect()), None),
+            Err(error) => (None, Some(error.chain())),
+        };
+        Ok(Self { home_files, vmdks, locked })
+    }
+
+    /// Prints tables of what there is, each behind an empty line.
+    pub(super) fn print(&self) {
+        let vmdks = self.vmdks.as_deref().unwrap_or_default();
+        if !vmdks.is_empty() {
+            println!();
+            let rows: Vec<_> = vmdks.iter().map(VmdkInfo::row).collect();
+            table::print(["VMDK", "SIZE", "TYPE", "PARENTS", "ATTACHED", "RAW IMAGE"], &rows);
+            println!();
+            let rows: Vec<_> = vmdks.iter().flat_map(VmdkInfo::extent_rows).collect();
+            table::print(["VMDK", "EXTENT", "SIZE", "TYPE", "ACCESS", "STORED AS"], &rows);
+        }
+        if !self.home_files.is_empty() {
+            println!();
+            let row = |file: &FileInfo| [file.path.display().to_string(), size::show(file.size), file.what.to_owned()];
+            table::print(["HOME FILE", "SIZE", "WHAT"], &self.home_files.iter().map(row).collect::<Vec<_>>());
+        }
+        for (vmdk, problem) in vmdks.iter().filter_map(|vmdk| Some((vmdk, vmdk.problem.as_ref()?))) {
+            eprintln!("{}: {problem}", vmdk.name);
+        }
+        if let Some(locked) = &self.locked {
+            eprintln!("The home is locked, so VMDKs are not shown: {locked}");
+        }
+    }
+}
+
+fn unlock(home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<(Keyring, HomeKeys)> {
+    let keyring = Keyring::new(Providers::load(&config()?)?);
+    let dek = keyring.dek(&home.header).context(|| "unlocking the home".into())?;
+    let keys = HomeKeys::new(&dek)?;
+    Ok((keyring, keys))
+}
+
+impl VmdkInfo {
+    fn of(found: &FoundVmdk, files: &[FoundFile]) -> Self {
+        let descriptor = found.descriptor.as_ref().ok();
+        let unread = found.descriptor.as_ref().err();
+        let extents = descriptor.map(|descriptor| descriptor.extents()).unwrap_or_default();
+        // The name that a monolithic disk has for itself may be an older one.
+        let whole = extents.len() == 1
+            && !files.iter().any(|file| extents[0].file.as_deref().is_some_and(|name| file.path == Path::new(name)));
+        let own = if whole { found.name.to_str() } else { None };
+        Self {
+            name: found.name.to_string_lossy().into_owned(),
+            size: descriptor.map(vmdk_layout::Descriptor::len),
+            create_type: descriptor.map(|descriptor| descriptor.create_type().name()),
+            extents: extents.iter().map(|extent| ExtentInfo::of(extent, own, files)).collect(),
+            parents: found.parents.clone(),
+            attached: found.attached.clone(),
+            raw_image: vmdk::raw_name(&found.name).map(|name| Path::new(".raw").join(name)),
+            writable: found.is_writable,
+            problem: unread.or(found.broken_chain.as_ref()).map(crate::error::Error::chain),
+        }
+    }
+
+    fn row(&self) -> [String; 6] {
+        let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
+        let image = self.raw_image.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+        [
+            self.name.clone(),
+            self.size.map_or_else(|| "-".to_owned(), size::show),
+            self.create_type.unwrap_or("-").to_owned(),
+            list(&self.parents),
+            list(&self.attached),
+            format!("{image} ({})", if self.writable { "rw" } else { "ro" }),
+        ]
+    }
+
+    fn extent_rows(&self) -> impl Iterator<Item = [String; 6]> {
+        self.extents.iter().map(|extent| {
+            [
+                self.name.clone(),
+                // From a descriptor that may be anyone's, and goes to a terminal.
+                extent.file.as_deref().unwrap_or("-").replace(char::is_control, "?"),
+                size::show(extent.size),
+                extent.r#type.to_owned(),
+                extent.access.to_owned(),
+                extent.stored_as.to_owned(),
+            ]
+        })
+    }
+}
+
+impl ExtentInfo {
+    /// `own` is the name of the VMDK if the extent is in its own file.
+    fn of(extent: &Extent, own: Option<&str>, files: &[FoundFile]) -> Self {
+        let name = extent.file.as_deref().map(|name| own.filter(|_| !extent.extent_type.is_flat()).unwrap_or(name));
+        let stored = name.map(|name| files.iter().find(|file| file.path == Path::new(name)).map(|file| file.is_disk));
+        Self {
+            size: extent.sectors.saturating_mul(vmdk_layout::limits::SECTOR_LEN),
+            access: extent.access.name(),
+            r#type: extent.extent_type.name(),
+            file: name.map(str::to_owned),
+            stored_as: match stored {
+                None => "nothing",
+                Some(None) => "missing",
+                Some(Some(true)) => "disk",
+                Some(Some(false)) => "home file",
+            },
+        }
+    }
+}
+
+fn what(role: Role) -> &'static str {
+    match role {
+        Role::Config => "settings",
+        Role::ExtendedConfig => "more settings",
+        Role::Template => "settings of a template",
+        Role::Nvram => "firmware variables",
+        Role::SnapshotList => "list of snapshots",
+        Role::SnapshotState => "state of a snapshot",
+        Role::Memory => "memory",
+        Role::Suspend => "suspended state",
+        Role::Swap => "swap",
+        Role::Disk | Role::MonolithicDisk => "VMDK",
+        Role::FlatExtent | Role::SparseExtent | Role::SnapshotExtent => "extent of a VMDK",
+        Role::DeviceMapping => "mapping of a device",
+        Role::ChangeTracking => "changed blocks of a VMDK",
+        Role::ForeignDisk => "disk image",
+        Role::Log | Role::MigrationLog => "log",
+        Role::Statistics => "statistics",
+        Role::Lock => "lock",
+        Role::Core => "core dump",
+        Role::Screenshot => "screenshot",
+        Role::Other => "-",
+    }
+}

@@ -1,0 +1,217 @@
+//! What a VM folder holds without being mounted: its files, and with the home's keys its VMDKs.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, Role, Source, Vmx, limits};
+
+use super::{has_vmdk_name, is_writable, read};
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::Shape;
+use crate::format::home_file;
+use crate::sector;
+use crate::storage::{Access, FileStorage};
+use crate::store::disk::Disk;
+use crate::store::home_file::{HomeFile, HomeKeys};
+use crate::store::plain_file::PlainFile;
+use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
+use crate::vm::keyring::Keyring;
+use crate::vm::{disk, folder, home, scan};
+
+/// Directories deeper than this are not listed.
+const MAX_DEPTH: usize = 32;
+
+/// A regular file of a VM folder.
+#[derive(Clone, Debug)]
+pub struct FoundFile {
+    /// Below the VM folder.
+    pub path: PathBuf,
+    /// Whether it is a disk; else it is a home file.
+    pub is_disk: bool,
+    /// Length in bytes, as its backing file tells it.
+    pub plain_len: u64,
+    /// What it is, by its name.
+    pub role: Role,
+}
+
+/// A VMDK and what its descriptor says.
+#[derive(Debug)]
+pub struct FoundVmdk {
+    /// Its file in the VM folder.
+    pub name: OsString,
+    /// Its descriptor, or why there is none to be read.
+    pub descriptor: Result<Descriptor>,
+    /// Whether its raw image can be written.
+    pub is_writable: bool,
+    /// Names of its parents, its own first, as far as they were found.
+    pub parents: Vec<String>,
+    /// Why its parents are not all those that it was made of.
+    pub broken_chain: Option<Error>,
+    /// Where the VM's settings attach it, as in `scsi0:0`.
+    pub attached: Vec<String>,
+}
+
+/// All regular files of a VM folder, by name. Needs no key.
+///
+/// # Errors
+/// `Io`.
+pub fn files(dir: &File) -> Result<Vec<FoundFile>> {
+    let mut found = Vec::new();
+    list(dir, Path::new(""), 0, &mut found)?;
+    Ok(found)
+}
+
+fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Result<()> {
+    for name in scan::sorted_names(dir)?.into_iter().filter(|name| !scan::is_reserved(name)) {
+        let Ok(stat) = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let path = path.join(&name);
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::RegularFile {
+            let (is_disk, plain_len) = measure(dir, &name, u64::try_from(stat.st_size).unwrap_or(0));
+            found.push(FoundFile { path, is_disk, plain_len, role: Role::of_name(&name.to_string_lossy()) });
+        } else if kind == FileType::Directory
+            && depth < MAX_DEPTH
+            && let Ok(below) = folder::open_at(dir, &name)
+        {
+            list(&below, &path, depth + 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is a disk, and its plaintext length. One that cannot be read counts as a home file, as in a mount.
+fn measure(dir: &File, name: &OsStr, cipher_len: u64) -> (bool, u64) {
+    let file = open_file(dir, name).ok().filter(|file| disk::is_disk(file).unwrap_or(false));
+    let Some(file) = file else { return (false, home_file::plain_len(cipher_len)) };
+    let data_offset = match disk::read_header(file).map(|(_, stored)| stored.header.claims().shape) {
+        Ok(Shape::Disk { data_offset, .. }) => data_offset,
+        Ok(Shape::Home) | Err(_) => return (true, 0),
+    };
+    (true, sector::plain_len(cipher_len.saturating_sub(data_offset)))
+}
+
+fn open_file(dir: &File, name: &OsStr) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).map_err(std::io::Error::from);
+    opened.context(|| format!("opening {}", name.display()))
+}
+
+/// The VMDKs of a VM folder, of which `files` are the files. Extents are not opened, so they may be in use.
+///
+/// # Errors
+/// None: a file that cannot be read has its reason in its place.
+pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring) -> Vec<FoundVmdk> {
+    let folder = Folder { dir, keys, keyring };
+    let own = |file: &&FoundFile| file.path.parent() == Some(Path::new(""));
+    let mut disks: BTreeMap<OsString, Result<DiskFile>> = BTreeMap::new();
+    for file in files.iter().filter(own).filter(|file| has_vmdk_name(file.path.as_os_str())) {
+        // Extents are disks, and disks that are called as extents are nothing else.
+        if file.is_disk && file.role != Role::Disk {
+            continue;
+        }
+        match folder.open(file).and_then(|open| read(&open)) {
+            Ok(Some(disk)) => _ = disks.insert(file.path.clone().into(), Ok(disk)),
+            Ok(None) => {}
+            Err(error) if file.role == Role::Disk => _ = disks.insert(file.path.clone().into(), Err(error)),
+            Err(_) => {}
+        }
+    }
+    let settings = files.iter().filter(own).filter(|file| file.role == Role::Config && !file.is_disk);
+    let settings: Vec<Vmx> = settings.filter_map(|file| folder.settings(file).ok()).collect();
+    let descriptors: BTreeMap<_, _> = disks
+        .iter()
+        .filter_map(|(name, disk)| Some((name.to_str()?.to_owned(), disk.as_ref().ok()?.descriptor()?.clone())))
+        .collect();
+    let found = |(name, disk): (OsString, Result<DiskFile>)| {
+        let mut parents = Vec::new();
+        let broken_chain = disk
+            .as_ref()
+            .ok()
+            .and_then(DiskFile::descriptor)
+            .and_then(|own| ancestors(&name.to_string_lossy(), own, &descriptors, &mut parents).err());
+        let attached = settings.iter().flat_map(|vmx| places(vmx, &name)).collect();
+        let is_writable = disk.as_ref().is_ok_and(is_writable);
+        let descriptor = disk.and_then(|disk| {
+            disk.descriptor().cloned().ok_or_else(|| Error::new(Kind::Corrupt, "a VMDK without a descriptor"))
+        });
+        FoundVmdk { name, descriptor, is_writable, parents, broken_chain, attached }
+    };
+    disks.into_iter().map(found).collect()
+}
+
+fn ancestors(
+    name: &str,
+    own: &Descriptor,
+    descriptors: &BTreeMap<String, Descriptor>,
+    parents: &mut Vec<String>,
+) -> Result<()> {
+    let mut ancestry = Ancestry::new(name, own);
+    while let Some(parent) = ancestry.parent() {
+        let name = parent.base_name().map_err(vmdk_error)?;
+        let descriptor = descriptors
+            .get(name.as_str())
+            .ok_or_else(|| Error::new(Kind::Corrupt, format!("parent {name} is not there, or cannot be read")))?;
+        ancestry.add(name.as_str(), descriptor).map_err(vmdk_error)?;
+        parents.push(name.as_str().to_owned());
+    }
+    Ok(())
+}
+
+fn places(vmx: &Vmx, disk: &OsStr) -> Vec<String> {
+    let devices = vmx.devices().into_iter().filter(|device| device.kind == DeviceKind::Disk && device.present);
+    let this = devices.filter(|device| device.file_name().ok().flatten().is_some_and(|name| name.as_str() == disk));
+    this.map(|device| device.to_string()).collect()
+}
+
+/// A VM folder whose home is unlocked.
+struct Folder<'a> {
+    dir: &'a File,
+    keys: &'a HomeKeys,
+    keyring: &'a Keyring,
+}
+
+/// An open file of it.
+enum Opened {
+    Disk(Box<Disk<FileStorage>>),
+    Home(Box<HomeFile<FileStorage>>),
+}
+
+impl AsPlainFile for Opened {
+    fn plain_file(&self) -> &dyn PlainFile {
+        match self {
+            Self::Disk(disk) => disk.as_ref(),
+            Self::Home(home) => home.as_ref(),
+        }
+    }
+
+    fn may_change(&self) -> bool {
+        false // claimed for reading
+    }
+}
+
+impl Folder<'_> {
+    fn open(&self, found: &FoundFile) -> Result<Arc<Opened>> {
+        let file = open_file(self.dir, found.path.as_os_str())?;
+        Ok(Arc::new(if found.is_disk {
+            Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default())?))
+        } else {
+            Opened::Home(Box::new(home::open(file, Access::Read, self.keys)?))
+        }))
+    }
+
+    fn settings(&self, found: &FoundFile) -> Result<Vmx> {
+        let file = ImageFile::new(self.open(found)?);
+        let len = usize::try_from(found.plain_len).unwrap_or(usize::MAX);
+        if len > limits::MAX_TEXT_LEN {
+            return Err(Error::new(Kind::Unsupported, format!("settings of {len} bytes")));
+        }
+        let mut text = vec![0; len];
+        file.read_at(0, &mut text).context(|| format!("reading {}", found.path.display()))?;
+        Vmx::parse(&text).map_err(vmdk_error)
+    }
+}
