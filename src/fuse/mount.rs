@@ -157,9 +157,8 @@ fn mount_by_fusermount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     recvmsg(&ours, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).map_err(doing)?;
-    let mut received = ancillary.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
+    let mut received = ancillary.drain().filter_map(|message| {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message { descriptors.next() } else { None }
     });
     received.next().ok_or_else(|| Error::new(Kind::Io, "fusermount3 mounted, but sent no descriptor"))
 }
