@@ -11,8 +11,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::Header;
 use crate::key::{Kek, KeyId};
 use crate::storage::FileStorage;
+use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys};
-use crate::store::plain_file::{PlainFile, request_buffer};
+use crate::store::plain_file::PlainFile;
 use crate::vm::disk::{self, NewDisk, create_component};
 
 /// Whether a new disk of this name is a VMDK with a descriptor, rather than the extent of one or no VMDK at all.

@@ -200,7 +200,7 @@ impl Folder<'_> {
         Ok(Arc::new(if found.is_disk {
             Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default())?))
         } else {
-            Opened::Home(Box::new(home::open(file, Access::Read, self.keys)?))
+            Opened::Home(Box::new(home::open(file, Access::Read, self.keys, || found.path.display().to_string())?))
         }))
     }
 
