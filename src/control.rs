@@ -195,12 +195,19 @@ fn socket_path(mount: &Mounted) -> Result<PathBuf> {
 }
 
 /// A socket that is removed when the mount ends.
-pub struct ControlSocket(PathBuf);
+pub struct ControlSocket {
+    path: PathBuf,
+    /// Device and inode number.
+    id: (u64, u64),
+}
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // A leftover does no harm: the next mount with this number replaces it.
-        let _ = std::fs::remove_file(&self.0);
+        // A mount that was made since may have this one's number, and so its path. A leftover does no harm: the next mount
+        // with this number replaces it.
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -215,6 +222,7 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
     let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.display()))?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))
         .context(|| "protecting the control socket".into())?;
+    let made = std::fs::symlink_metadata(&path).context(|| "looking at the control socket".into())?;
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
@@ -232,7 +240,7 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
             }
         })
         .context(|| "starting the control thread".into())?;
-    Ok(ControlSocket(path))
+    Ok(ControlSocket { path, id: (made.dev(), made.ino()) })
 }
 
 fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<()> {
