@@ -32,6 +32,16 @@ cut_power() {
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))' "$below"
 }
 
+# come_back PID: what is there again after the power was cut. The mount's process is killed, not asked: whoever is gone with
+# the power holds nothing open. The kernel needs a moment to end it, and the file system is busy until then.
+come_back() {
+    kill -KILL "$1"
+    vmc umount "$mnt"
+    wait_gone 10 || fail "the mount's process is there 10 s after it was killed"
+    as_root umount "$below"
+    mount_below
+}
+
 lose_power() {
     local what=$1 pid
     pid=$(mount_pid "$mnt")
@@ -43,11 +53,7 @@ lose_power() {
     wait "${helpers[0]}" || fail "$what: the writer met more than a dead file system"
     helpers=()
     rm "$work/record.power-fails"
-    # Whoever is gone with the power holds nothing open: the mount's process is killed, not asked.
-    kill -KILL "$pid"
-    vmc umount "$mnt"
-    as_root umount "$below"
-    mount_below
+    come_back "$pid"
     start_mount "$vm" "$mnt"
     "$durable" verify "$mnt" "$work/record" power-cut || fail "$what: what was synced is lost"
 }
@@ -87,10 +93,7 @@ for kind in ext4 xfs; do
             made=$((made + 1))
         done
         wait $!
-        kill -KILL "$pid"
-        vmc umount "$mnt"
-        as_root umount "$below"
-        mount_below
+        come_back "$pid"
         for ((disk = 0; disk < made; disk++)); do
             [[ -e $vm/new-$number-$disk.raw ]] || fail "$kind: disk $disk was made and is gone"
         done
