@@ -13,7 +13,7 @@ from uuid import UUID
 
 sys.dont_write_bytecode = True
 
-from vmcformat import component, header, native, sets, stores  # noqa: E402 (after the line above, on purpose)
+from vmcformat import component, header, native, saved, sets, stores  # noqa: E402 (after the line above, on purpose)
 from vmcformat.errors import FormatError  # noqa: E402
 from vmcformat.header_good import decoded_fields  # noqa: E402
 
@@ -99,6 +99,18 @@ def native_backup(args: argparse.Namespace) -> int:
     return 0
 
 
+def saved_header(args: argparse.Namespace) -> int:
+    """Print a saved header."""
+    found = saved.decode_saved(args.file.read_bytes())
+    print(f"time: {found.time}")
+    for name, value in decoded_fields(found.header):
+        print(f"{name}: {value}")
+    if args.kek_hex is not None:
+        header.unlock(found.copy, found.header, args.kek_hex)
+        print("authentic: yes")
+    return 0
+
+
 def decrypt(args: argparse.Namespace) -> int:
     """Decrypt a whole disk; without --out only its digest is of interest."""
     with args.disk.open("rb") as file:
@@ -166,6 +178,10 @@ def parser() -> argparse.ArgumentParser:
     added = verb("native-backup", native_backup)
     added.add_argument("backup_file", type=Path)
     added.add_argument("--passphrase-file", type=Path, required=True, metavar="FILE")
+
+    added = verb("saved-header", saved_header)
+    added.add_argument("file", type=Path)
+    add_key(added, required=False)
 
     added = verb("decrypt", decrypt)
     added.add_argument("disk", type=Path)

@@ -5,5 +5,6 @@ pub mod header;
 pub mod home_file;
 pub mod journal;
 pub mod names;
+pub mod saved_header;
 
 pub use field::{Reader, Writer};

@@ -25,6 +25,7 @@ use vmcryptfs::format::header::{
 };
 use vmcryptfs::format::journal;
 use vmcryptfs::format::names::DiskNames;
+use vmcryptfs::format::saved_header::SavedHeader;
 use vmcryptfs::key::{Dek, Kek, KeyCheck, KeyId, ProviderName, WrappedDek};
 use vmcryptfs::provider::KeyProvider;
 use vmcryptfs::provider::backup::SealedBackup;
@@ -46,7 +47,7 @@ fn every_folder_of_vectors_has_a_test() {
     let entries = fs::read_dir(tests_folder().join("vectors")).unwrap().map(|entry| entry.unwrap());
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["README.md", "header", "journal", "length", "native", "pair", "sectors", "wrap"]);
+    assert_eq!(names, ["README.md", "header", "journal", "length", "native", "pair", "saved", "sectors", "wrap"]);
 }
 
 #[test]
@@ -126,6 +127,18 @@ fn pairs_of_copies() {
 }
 
 /// A header with one slot.
+#[test]
+fn saved_headers() {
+    for vector in vectors("saved", 16) {
+        if let Some(saved) = vector.judge(SavedHeader::decode(&vector.bodies[0])) {
+            let mut fields = header_fields(saved.header.claims());
+            fields.insert(0, ("time".into(), saved.time.to_string()));
+            assert_eq!(fields, vector.fields_without(&["expect", "why"]), "{}", vector.name);
+            assert_eq!(saved.encode().unwrap(), vector.bodies[0], "{}", vector.name);
+        }
+    }
+}
+
 fn header(shape: Shape, slot: Slot) -> Header {
     Header {
         sequence: 1,

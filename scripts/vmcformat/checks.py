@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import disk, header, native, transition
+from . import disk, header, native, saved, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, unwrap_dek
@@ -56,6 +56,15 @@ def read_pair(vector: VectorFile) -> None:
     used = "either" if first == second else "first" if copy == first else "second"
     same(used, vector.get("use"), "use")
     same(chosen.sequence, vector.int("sequence"), "sequence")
+
+
+def read_saved(vector: VectorFile) -> None:
+    """A file of saved/."""
+    found = saved.decode_saved(vector.bodies[0])
+    same(found.time, vector.int("time"), "time")
+    want = [field for field in vector.fields if field[0] not in ("expect", "why", "time")]
+    same(decoded_fields(found.header), want, "fields")
+    same(saved.encode(found.time, found.copy), vector.bodies[0], "encoding of what was decoded")
 
 
 def read_wrap(vector: VectorFile) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from . import checks, disk_cases, header_bad, header_good, journal_cases, key_cases, native_cases
+from . import checks, disk_cases, header_bad, header_good, journal_cases, key_cases, native_cases, saved_cases
 from .native import has_argon2
 from .vectorfile import VectorFile, parse
 
@@ -17,6 +17,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "sectors": (disk_cases.sector_vectors, checks.read_sectors),
     "length": (disk_cases.length_vectors, checks.read_length),
     "journal": (journal_cases.vectors, checks.read_journal),
+    "saved": (saved_cases.vectors, checks.read_saved),
     "native": (native_cases.vectors, checks.read_native),
 }
 
