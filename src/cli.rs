@@ -6,13 +6,17 @@ mod check;
 mod clone;
 mod create;
 mod encrypt;
+mod erase;
 mod events;
 mod exit;
+mod header;
 mod info;
+mod key;
 mod lock;
 mod log;
 mod manual;
 mod mount;
+mod place;
 mod plan;
 mod progress;
 pub mod provider;
@@ -81,6 +85,14 @@ enum Verb {
     Decrypt(encrypt::DecryptArgs),
     /// Copy a VM folder under keys of its own
     Clone(clone::CloneArgs),
+    /// Show and change which keys open a component
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Save a component's header, and put it back
+    #[command(subcommand)]
+    Header(header::HeaderCommand),
+    /// Destroy a component's wrapped data keys, and with them its data
+    Erase(erase::EraseArgs),
     /// Measure the cipher engines of this machine
     Speed(speed::SpeedArgs),
     /// Print the manual pages or the completions of a shell
@@ -124,6 +136,9 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),
         Verb::Decrypt(args) => encrypt::decrypt(&args, &config()?),
         Verb::Clone(args) => clone::run(&args, &config()?),
+        Verb::Key(command) => key::run(&command, &config()?),
+        Verb::Header(command) => header::run(&command, &config()?),
+        Verb::Erase(args) => erase::run(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),
         Verb::Manual(command) => manual::run(&command),
     }

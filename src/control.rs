@@ -5,6 +5,7 @@
 
 pub mod local;
 pub mod mounts;
+pub mod tasks;
 mod unlocking;
 pub mod work;
 
@@ -249,7 +250,7 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
         Ok(Request::WaitForEnd) => loop {
             thread::park(); // the end of the process closes the connection
         },
-        Ok(request) => serve_request(fs, mountpoint, &request, &mut stream)
+        Ok(request) => serve_request(fs, mountpoint, request, &mut stream)
             .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
     };
@@ -304,7 +305,7 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
     Err(Error::new(Kind::Invalid, format!("the control socket was closed after {} bytes of a line", line.len())))
 }
 
-fn serve_request(fs: &FileSystem, mountpoint: &Path, request: &Request, stream: &mut UnixStream) -> Result<Answer> {
+fn serve_request(fs: &FileSystem, mountpoint: &Path, request: Request, stream: &mut UnixStream) -> Result<Answer> {
     let found = match request {
         Request::Status | Request::WaitForEnd => fs.components()?,
         Request::Unlock { path } => fs.unlock(path.as_deref())?,

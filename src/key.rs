@@ -163,6 +163,14 @@ impl KeyName {
     pub fn of(key_id: &KeyId) -> Self {
         Self { provider: key_id.provider().to_string(), key_id: key_id.id().to_owned() }
     }
+
+    /// The key of this name.
+    ///
+    /// # Errors
+    /// `Invalid` when it cannot be one.
+    pub fn to_key_id(&self) -> Result<KeyId> {
+        KeyId::new(ProviderName::new(&self.provider)?, &self.key_id)
+    }
 }
 
 impl fmt::Display for KeyName {

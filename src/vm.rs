@@ -6,13 +6,17 @@
 pub mod clear;
 pub mod convert;
 pub mod disk;
+pub mod erase;
 pub mod folder;
 pub mod home;
+pub mod in_use;
 pub mod keyed;
 pub mod keyring;
 pub mod rekey;
+pub mod restore;
 #[cfg(test)]
 mod rig;
 pub mod scan;
+pub mod slots;
 pub mod vmdk;
 pub mod workplace;

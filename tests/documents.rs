@@ -76,6 +76,7 @@ fn the_wall_clock_decides_nothing() {
         "src/control.rs",
         "src/event.rs",
         "src/event/tests.rs",
+        "src/cli/header.rs",
         "src/cli/log.rs",
         "src/provider.rs",
         "src/vm/keyring.rs",

@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::progress::Shown;
-use crate::cli::table;
-use crate::control::local;
+use crate::cli::{place, table};
+use crate::control::tasks;
 use crate::control::work::Work;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::key::KeyName;
-use crate::provider::Providers;
 use crate::sys::process;
 use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent};
-use crate::vm::workplace::{Located, Unmounted};
 
 /// What to rekey.
 #[derive(Args)]
@@ -39,16 +37,14 @@ pub(super) struct RekeyArgs {
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     // Every component stays open until all are done.
-    process::raise_file_limit().map_err(|error| crate::error::Error::io("raising the limit on open files", error))?;
+    process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let task = Rekey { disks: args.disks.clone(), provider: args.provider.clone() };
     let mut shown = Shown::new()?;
-    let rekeyed: Rekeyed = local::run(
+    let rekeyed: Rekeyed = place::work(
         &args.folder,
+        config,
         |folder| Work::Rekey { folder, task: task.clone() },
-        |on_progress| {
-            let folder = Located::find(&args.folder)?.folder;
-            task.run(&Unmounted::open(&folder, Providers::load(config)?)?, on_progress)
-        },
+        |place, _, on_progress| tasks::rekey(place, &task, on_progress),
         &mut |progress| shown.advanced(progress),
     )?;
     drop(shown);

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{Answer, send};
+use crate::control::{Answer, send, tasks};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::progress::Progress;
+use crate::vm::erase::Erase;
 use crate::vm::rekey::Rekey;
+use crate::vm::restore::RestoreHeader;
+use crate::vm::slots::{AddKey, RemoveKey};
 
 /// What can be done, and to what: a VM folder or a component, below the mount.
 #[derive(Debug, Deserialize, Serialize)]
@@ -23,10 +26,38 @@ pub enum Work {
         /// What in it.
         task: Rekey,
     },
+    /// Key slots more.
+    AddKey {
+        /// The VM folder, or a component in it.
+        at: PathBuf,
+        /// Its component, if it has one, is the one at `at`.
+        task: AddKey,
+    },
+    /// Key slots less.
+    RemoveKey {
+        /// As of `AddKey`.
+        at: PathBuf,
+        /// As of `AddKey`.
+        task: RemoveKey,
+    },
+    /// A saved header put back.
+    RestoreHeader {
+        /// As of `AddKey`.
+        at: PathBuf,
+        /// As of `AddKey`.
+        task: RestoreHeader,
+    },
+    /// All wrapped DEKs destroyed.
+    Erase {
+        /// As of `AddKey`.
+        at: PathBuf,
+        /// As of `AddKey`.
+        task: Erase,
+    },
 }
 
 /// Does work and answers with what came of it. Progress goes before, a line each.
-pub(super) fn serve(fs: &FileSystem, work: &Work, stream: &mut UnixStream) -> Result<Answer> {
+pub(super) fn serve(fs: &FileSystem, work: Work, stream: &mut UnixStream) -> Result<Answer> {
     stream.set_nonblocking(false).context(|| "preparing the control socket".into())?;
     let mut on_progress = |progress: &Progress| {
         let told = send(stream, &Answer::Progress { progress: progress.clone() });
@@ -36,8 +67,28 @@ pub(super) fn serve(fs: &FileSystem, work: &Work, stream: &mut UnixStream) -> Re
         Ok(())
     };
     let outcome = match work {
-        Work::Rekey { folder, task } => to_json(&task.run(&fs.vm_at(folder)?.0, &mut on_progress)?)?,
-    };
+        Work::Rekey { folder, task } => to_json(&tasks::rekey(&fs.vm_at(&folder)?.0, &task, &mut on_progress)?),
+        Work::AddKey { at, mut task } => {
+            let (vm, component) = fs.vm_at(&at)?;
+            task.component = task.component.map(|_| component);
+            to_json(&tasks::add_key(&vm, &task)?)
+        }
+        Work::RemoveKey { at, mut task } => {
+            let (vm, component) = fs.vm_at(&at)?;
+            task.component = task.component.map(|_| component);
+            to_json(&tasks::remove_key(&vm, &task)?)
+        }
+        Work::RestoreHeader { at, mut task } => {
+            let (vm, component) = fs.vm_at(&at)?;
+            task.component = component;
+            to_json(&tasks::restore_header(&vm, &task)?)
+        }
+        Work::Erase { at, mut task } => {
+            let (vm, component) = fs.vm_at(&at)?;
+            task.component = task.component.map(|_| component);
+            to_json(&tasks::erase(&vm, &task)?)
+        }
+    }?;
     Ok(Answer::Done { outcome })
 }
 

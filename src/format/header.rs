@@ -302,6 +302,11 @@ impl UnverifiedHeader {
         &self.header
     }
 
+    /// The copy as it is stored.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Whether two copies are the same to the bit.
     pub fn same_bytes(&self, other: &Self) -> bool {
         self.bytes == other.bytes

@@ -1,10 +1,11 @@
 //! The backing directory tree, reached by paths below its root that can never leave it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -35,10 +36,10 @@ pub(super) fn stat(file: &File) -> Result<Stat> {
     rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())
 }
 
-/// Name under which an open directory was found, if it has one still.
-pub(super) fn name_of(dir: &File) -> Option<String> {
-    let path = rustix::fs::readlink(proc_entry(dir), Vec::new()).ok()?.into_string().ok()?;
-    Path::new(&path).file_name().map(|name| name.to_string_lossy().into_owned())
+/// Path of an open directory, as the system has it now; empty if it cannot be read.
+pub(super) fn path_of(dir: &File) -> PathBuf {
+    let path = rustix::fs::readlink(proc_entry(dir), Vec::new()).map(std::ffi::CString::into_bytes).unwrap_or_default();
+    PathBuf::from(OsString::from_vec(path))
 }
 
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {

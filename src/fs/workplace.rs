@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::ComponentKind;
+use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
 use crate::fs::handle::OpenFile;
 use crate::fs::node::{NodeKind, NodeNumber, Place, ROOT};
 use crate::fs::{FileSystem, backing};
@@ -32,14 +32,15 @@ impl FileSystem {
     /// `Invalid` for a datastore as a whole, or those of the configuration.
     pub fn vm_at(&self, below: &Path) -> Result<(MountedVm<'_>, PathBuf)> {
         self.keyring.reload_providers()?;
+        let home = |rest: &Path| if rest == Path::new(HOME_FILE) { PathBuf::new() } else { rest.to_path_buf() };
         if !matches!(self.nodes.get(ROOT)?.kind, NodeKind::Directory(Place::Datastore)) {
-            return Ok((MountedVm { fs: self, folder: PathBuf::new() }, below.to_path_buf()));
+            return Ok((MountedVm { fs: self, folder: PathBuf::new() }, home(below)));
         }
         let mut parts = below.components();
         let Some(Component::Normal(folder)) = parts.next() else {
             return Err(Error::new(Kind::Invalid, "a datastore, expected one of its VM folders"));
         };
-        Ok((MountedVm { fs: self, folder: PathBuf::from(folder) }, parts.as_path().to_path_buf()))
+        Ok((MountedVm { fs: self, folder: PathBuf::from(folder) }, home(parts.as_path())))
     }
 
     /// Whether nothing can be written through this mount.
@@ -92,9 +93,9 @@ impl Drop for LookedUp<'_> {
 }
 
 impl Workplace for MountedVm<'_> {
-    fn vm_name(&self) -> String {
-        let name = self.folder.file_name().map(|name| name.to_string_lossy().into_owned());
-        name.or_else(|| backing::name_of(self.fs.root())).unwrap_or_else(|| "vm".to_owned())
+    fn path(&self) -> PathBuf {
+        // The folder may have been renamed since it was mounted: the system knows its path.
+        backing::path_of(self.fs.root()).join(&self.folder)
     }
 
     fn providers(&self) -> Arc<Providers> {
@@ -128,6 +129,16 @@ impl Workplace for MountedVm<'_> {
                 Ok(Box::new(MountedDisk(open)))
             }
         }
+    }
+
+    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        // What this mount has open is claimed by its open file, and so refused as any other's.
+        workplace::claim_unused(&self.fs.backing.dir(&self.folder)?, path, kind).map(|claimed| claimed as _)
+    }
+
+    fn forget(&self, header: &UnverifiedHeader) {
+        self.fs.keyring.lock(header);
+        self.fs.homes.forget();
     }
 }
 

@@ -43,6 +43,14 @@ impl FileStorage {
         Err(Error::new(Kind::Busy, "in use: another mount, process or host has it open"))
     }
 
+    /// Whether nobody else has the file claimed, for reading or for writing.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn is_unclaimed(&self) -> Result<bool> {
+        file::is_unclaimed(&self.file).context(|| "asking for locks on the backing file".into())
+    }
+
     /// Bytes that the file occupies on its medium.
     ///
     /// # Errors

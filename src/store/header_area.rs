@@ -33,8 +33,17 @@ pub enum OtherCopy {
 /// `Invalid` for a foreign file, `Unsupported` when any copy is of a newer format, `Corrupt` when no copy is whole or the
 /// two contradict each other.
 pub fn load(storage: &dyn Storage, kind: ComponentKind) -> Result<StoredHeader> {
+    let [first, second] = copies(storage, kind)?;
+    choose(first, second)
+}
+
+/// Both copies, each judged on its own.
+///
+/// # Errors
+/// `Io`.
+pub fn copies(storage: &dyn Storage, kind: ComponentKind) -> Result<[Result<UnverifiedHeader>; 2]> {
     let [first, second] = kind.copy_offsets();
-    choose(read_copy(storage, kind, first)?, read_copy(storage, kind, second)?)
+    Ok([read_copy(storage, kind, first)?, read_copy(storage, kind, second)?])
 }
 
 /// The outer error is of the storage, the inner one of the bytes.

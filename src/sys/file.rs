@@ -76,20 +76,35 @@ pub enum Claim {
 /// # Errors
 /// The system's.
 pub fn try_claim(file: &File, claim: Claim) -> io::Result<bool> {
-    // SAFETY: `flock` is plain data for which all-zero bytes are valid.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     let kind = match claim {
         Claim::Shared => libc::F_RDLCK,
         Claim::Exclusive => libc::F_WRLCK,
     };
-    lock.l_type = i16::try_from(kind).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    lock.l_whence = 0; // SEEK_SET, with start 0 and length 0: the whole file
+    let lock = whole_file(kind)?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
-    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) }) {
+    match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }) {
         Ok(_) => Ok(true),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Whether nobody else has claimed the file.
+///
+/// # Errors
+/// The system's.
+pub fn is_unclaimed(file: &File) -> io::Result<bool> {
+    let mut lock = whole_file(libc::F_WRLCK)?;
+    // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
+    Ok(libc::c_int::from(lock.l_type) == libc::F_UNLCK)
+}
+
+fn whole_file(kind: libc::c_int) -> io::Result<libc::flock> {
+    // SAFETY: `flock` is plain data for which all-zero bytes are valid. Zeros mean: from the start (SEEK_SET, 0) to the end.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = i16::try_from(kind).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    Ok(lock)
 }
 
 /// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it.
@@ -118,7 +133,10 @@ mod tests {
         assert!(try_claim(&open(), Claim::Shared).unwrap(), "readers share");
         assert!(try_claim(&first, Claim::Exclusive).unwrap(), "the other reader is closed again");
         assert!(!try_claim(&open(), Claim::Shared).unwrap());
+        assert!(is_unclaimed(&first).unwrap(), "an own claim is not someone else's");
+        assert!(!is_unclaimed(&open()).unwrap());
         drop(first);
+        assert!(is_unclaimed(&open()).unwrap());
         assert!(try_claim(&open(), Claim::Exclusive).unwrap());
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Slot};
 use crate::key::{Dek, KeyId};
 use crate::store::header_area::{self, OtherCopy};
@@ -44,6 +44,7 @@ impl<'w> Keyed<'w> {
             None => Arc::new(keyring::unlock(&stored.header, keks)?),
         };
         let header = stored.header.verify(&dek)?;
+        refuse_transition(&header)?;
         // One that someone without the DEK put there says nothing.
         let older = match stored.other {
             OtherCopy::Same => Some(header.clone()),
@@ -63,9 +64,9 @@ impl<'w> Keyed<'w> {
         &self.dek
     }
 
-    /// Whether no copy holds a slot that the header in use does not.
-    pub fn is_scrubbed(&self) -> bool {
-        self.older.as_ref().is_some_and(|older| older.slots.iter().all(|slot| self.header.slots.contains(slot)))
+    /// Whether both copies hold the same slots.
+    pub fn is_settled(&self) -> bool {
+        self.older.as_ref().is_some_and(|older| older.slots == self.header.slots)
     }
 
     /// The key of a rekey that began here and did not finish: the copy in use has a first key that the other copy does not
@@ -83,9 +84,11 @@ impl<'w> Keyed<'w> {
     /// # Errors
     /// `Invalid` for no slot or more than four, or `Io`: then what was still counts, but the copy may have been written.
     pub fn update(&mut self, slots: Vec<Slot>) -> Result<()> {
-        let sequence = self.header.sequence.checked_add(1).ok_or_else(|| {
-            crate::error::Error::new(crate::error::Kind::Unsupported, "the header was changed too often to count")
-        })?;
+        let sequence = self
+            .header
+            .sequence
+            .checked_add(1)
+            .ok_or_else(|| Error::new(Kind::Unsupported, "the header was changed too often to count"))?;
         let next = Header { sequence, slots, ..self.header.clone() };
         let target =
             header_area::write(self.claim.storage(), self.in_use, &next, &self.dek).context(|| name(&self.path))?;
@@ -103,15 +106,21 @@ impl<'w> Keyed<'w> {
         if self.header.slots != slots {
             self.update(slots)?;
         }
-        self.scrub()
+        if self.is_settled() { Ok(()) } else { self.update(self.header.slots.clone()) }
     }
+}
 
-    /// Makes the other copy hold the slots in use and no others.
-    ///
-    /// # Errors
-    /// As [`update`](Self::update).
-    pub fn scrub(&mut self) -> Result<()> {
-        if self.is_scrubbed() { Ok(()) } else { self.update(self.header.slots.clone()) }
+/// Between the two DEKs of a deep rekey, headers are that one's alone.
+///
+/// # Errors
+/// `Denied` for a component in transition.
+pub fn refuse_transition(header: &Header) -> Result<()> {
+    match header.transition {
+        None => Ok(()),
+        Some(_) => Err(Error::new(
+            Kind::Denied,
+            "a deep rekey of it is not finished: its keys can be changed and its header saved or restored after that",
+        )),
     }
 }
 

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 pub use question::Question;
-pub use unlock::{first_kek, slot_for, unlock};
+pub use unlock::{first_kek, opens, slot_for, unlock};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};

@@ -50,6 +50,8 @@ pub struct RekeyedComponent {
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: String,
+    /// The component's UUID.
+    pub uuid: uuid::Uuid,
     /// The key that it had before; absent when an earlier rekey had replaced it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub former_key: Option<KeyName>,
@@ -198,6 +200,7 @@ impl NewSlots {
         let component = |(keyed, former_key): (&Keyed<'_>, Option<KeyName>)| RekeyedComponent {
             path: keyed.path.clone(),
             kind: keyed.kind.word().to_owned(),
+            uuid: keyed.header().uuid,
             former_key,
         };
         let components = keyed.iter().zip(former).map(component).collect();

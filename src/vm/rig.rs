@@ -57,6 +57,17 @@ impl Rig {
         self.providers.provider(&ProviderName::new(provider).unwrap()).unwrap().create_key(&purpose).unwrap().0
     }
 
+    /// File of a provider's primary key.
+    pub(super) fn primary_key_of(&self, provider: &str) -> PathBuf {
+        self.dir.path().join(format!("keys/{provider}.key"))
+    }
+
+    /// With providers that are set up anew.
+    pub(super) fn with_providers_anew(self) -> Self {
+        let providers = Arc::new(Providers::load(&self.dir.path().join("config.toml")).unwrap());
+        Self { providers, ..self }
+    }
+
     fn part(&self, path: PathBuf, key: &KeyId) -> Part {
         let home = path.as_os_str().is_empty();
         let dek = if home { random::home_dek() } else { random::disk_dek() }.unwrap();
@@ -107,6 +118,15 @@ impl Rig {
         self.parts.iter().map(images).collect()
     }
 
+    /// As [`crash_images`](Self::crash_images), for changes of too many sectors to try all subsets.
+    pub(super) fn few_crash_images(&self) -> Vec<Vec<Vec<u8>>> {
+        let images = |part: &Part| {
+            part.storage.inner().forget_past();
+            part.storage.inner().sampled_crash_images(1).iter().map(|image| image.bytes()).collect()
+        };
+        self.parts.iter().map(images).collect()
+    }
+
     /// The header in an image and the DEK that its slots give.
     pub(super) fn open(&self, part: &Part, image: &[u8]) -> Result<(StoredHeader, Dek)> {
         let stored = header_area::load(&MemoryStorage::new(image.to_vec()), part.kind)?;
@@ -141,7 +161,7 @@ fn all_bytes(storage: &CrashStorage) -> Vec<u8> {
 }
 
 impl Workplace for Rig {
-    fn vm_name(&self) -> String {
+    fn path(&self) -> PathBuf {
         "vm".into()
     }
 
@@ -167,6 +187,12 @@ impl Workplace for Rig {
         let part = self.parts.iter().find(|part| part.path == path);
         part.map(|part| Box::new(part) as Box<dyn Claimed>).ok_or_else(|| Error::new(Kind::NotFound, "no such part"))
     }
+
+    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        self.claim(path, kind)
+    }
+
+    fn forget(&self, _header: &UnverifiedHeader) {}
 }
 
 impl Claimed for &Part {

@@ -68,7 +68,7 @@ pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
 pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
     let mut found = Vec::new();
     if !scan_folder(folder, Path::new(""), &mut found)? {
-        scan_disks(folder, Path::new(""), 0, &mut found)?;
+        scan_disks(folder, Path::new(""), &mut found)?;
     }
     Ok(found)
 }
@@ -85,25 +85,53 @@ fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Resu
         Err(error) => Err(error),
     };
     found.push(FoundComponent { path: path.to_path_buf(), kind: ComponentKind::Home, header, cipher_len: 0 });
-    scan_disks(dir, path, 0, found)?;
+    scan_disks(dir, path, found)?;
     Ok(true)
 }
 
-fn scan_disks(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundComponent>) -> Result<()> {
+fn scan_disks(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<()> {
+    walk(dir, path, 0, &mut |dir, name, path| scan_file(dir, name, path, found))
+}
+
+/// Calls `each` for every regular file at or below a directory that a mount would show.
+fn walk(
+    dir: &File,
+    path: &Path,
+    depth: usize,
+    each: &mut dyn FnMut(&File, &OsStr, PathBuf) -> Result<()>,
+) -> Result<()> {
     for name in sorted_names(dir)? {
         let Ok(stat) = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
         let path = path.join(&name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile && !is_reserved(&name) {
-            scan_file(dir, &name, path, found)?;
+            each(dir, &name, path)?;
         } else if kind == FileType::Directory
             && depth < MAX_DEPTH
             && let Ok(below) = folder::open_at(dir, &name)
         {
-            scan_disks(&below, &path, depth + 1, found)?;
+            walk(&below, &path, depth + 1, each)?;
         }
     }
     Ok(())
+}
+
+/// Regular files of a VM folder that are no disks, with paths below it.
+///
+/// # Errors
+/// `Io`.
+pub fn home_files(folder: &File) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut found = Vec::new();
+    walk(folder, Path::new(""), 0, &mut |dir, name, path| {
+        let before = found.len();
+        scan_file(dir, name, path.clone(), &mut found)?;
+        if found.len() == before {
+            files.push(path);
+        }
+        Ok(())
+    })?;
+    Ok(files)
 }
 
 fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundComponent>) -> Result<()> {

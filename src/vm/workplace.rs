@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE};
+use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage, Storage};
@@ -22,8 +22,13 @@ use crate::vm::scan::{self, FoundComponent};
 
 /// One VM folder, for work on its components' keys.
 pub trait Workplace: Sync {
+    /// The VM folder's path on the backing side.
+    fn path(&self) -> PathBuf;
+
     /// What people call the VM: its folder's name.
-    fn vm_name(&self) -> String;
+    fn vm_name(&self) -> String {
+        self.path().file_name().unwrap_or(OsStr::new("vm")).to_string_lossy().into_owned()
+    }
 
     /// Where KEKs come from.
     fn providers(&self) -> Arc<Providers>;
@@ -42,6 +47,15 @@ pub trait Workplace: Sync {
     /// # Errors
     /// `Busy` when it is in use elsewhere, `ReadOnly`, `NotFound`, or `Io`.
     fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>>;
+
+    /// Claims a component that nothing may use, this mount included: of a home, none of its files. Needs no key.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim).
+    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>>;
+
+    /// Wipes the keys of the component that has this header from memory.
+    fn forget(&self, header: &UnverifiedHeader);
 }
 
 /// A component that is claimed for as long as this lives.
@@ -55,6 +69,9 @@ pub trait Claimed: Send + Sync {
     /// # Errors
     /// `Io`.
     fn sync(&self) -> Result<()>;
+
+    /// Makes the next reads come from the medium, where that can be asked for.
+    fn drop_cache(&self) {}
 }
 
 impl Claimed for FileStorage {
@@ -64,6 +81,11 @@ impl Claimed for FileStorage {
 
     fn sync(&self) -> Result<()> {
         Storage::sync(self)
+    }
+
+    fn drop_cache(&self) {
+        // A file system that keeps its cache is read from that.
+        let _ = rustix::fs::fadvise(self.file(), 0, None, rustix::fs::Advice::DontNeed);
     }
 }
 
@@ -129,8 +151,8 @@ impl Unmounted {
 }
 
 impl Workplace for Unmounted {
-    fn vm_name(&self) -> String {
-        self.path.file_name().unwrap_or(OsStr::new("vm")).to_string_lossy().into_owned()
+    fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
     fn providers(&self) -> Arc<Providers> {
@@ -149,6 +171,31 @@ impl Workplace for Unmounted {
         let storage = claim_backing(&self.folder, path, kind)?;
         Ok(Box::new(storage))
     }
+
+    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        claim_unused(&self.folder, path, kind)
+    }
+
+    fn forget(&self, _header: &UnverifiedHeader) {}
+}
+
+/// As [`Workplace::claim_unused`], below an open VM folder.
+///
+/// # Errors
+/// As [`Workplace::claim`].
+pub fn claim_unused(folder: &File, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed>> {
+    let claimed = claim_backing(folder, path, kind)?;
+    if kind == ComponentKind::Home {
+        for file in scan::home_files(folder)? {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            if let Ok(open) = open_beneath(folder, &file, flags, Mode::empty())
+                && !FileStorage::new(open).is_unclaimed()?
+            {
+                return Err(Error::new(Kind::Busy, format!("{} is open", file.display())));
+            }
+        }
+    }
+    Ok(Box::new(claimed))
 }
 
 /// Opens a component's backing file below its VM folder and claims it.

@@ -96,3 +96,126 @@ fn what_someone_else_uses_is_not_rekeyed() {
     mount.unmount();
     host.run(&["rekey", host.path("web01")]);
 }
+
+#[test]
+fn an_escrow_key_is_added_under_an_open_disk_and_saves_the_vm_when_the_first_is_lost() {
+    let host = Host::with_vm();
+    host.run(&["provider", "add", "native", "escrow"]);
+    let mount = host.mount("web01", &[]);
+    let disk = File::options().write(true).open(mount.path("root.raw")).unwrap();
+    disk.write_all_at(b"to be saved", 4096).unwrap();
+    host.run(&["key", "add", host.path("web01"), "--all", "--provider", "escrow"]);
+    host.refuses(&["key", "add", host.path("web01"), "--all", "--provider", "escrow"], 9, "already");
+    let listed = json(&host.run(&["key", "list", "--json", host.path("web01")]));
+    let providers: Vec<_> = listed.as_array().unwrap().iter().map(|slot| slot["provider"].as_str().unwrap()).collect();
+    assert_eq!(providers, ["local", "escrow", "local", "escrow"]);
+    assert!(listed.as_array().unwrap().iter().all(|slot| slot["state"] == "active"), "{listed}");
+    drop(disk);
+    mount.unmount();
+
+    std::fs::remove_file(host.path("config/keys/local.key")).unwrap();
+    let listed = json(&host.run(&["key", "list", "--json", host.path("web01")]));
+    assert!(listed[0]["problem"].as_str().unwrap().contains("local.key"), "{listed}");
+    let mount = host.mount("web01", &[]);
+    let mut saved = [0; 11];
+    File::open(mount.path("root.raw")).unwrap().read_exact_at(&mut saved, 4096).unwrap();
+    assert_eq!(&saved, b"to be saved");
+    // What was lost is replaced by a key of the provider that is left.
+    host.run(&["rekey", host.path("web01"), "--provider", "escrow"]);
+    mount.unmount();
+    host.run(&["check", host.path("web01")]);
+}
+
+#[test]
+fn a_mounted_vm_whose_provider_was_lost_is_saved_by_the_keys_in_memory() {
+    let host = Host::with_vm();
+    host.run(&["provider", "add", "native", "other"]);
+    let mount = host.mount("web01", &[]);
+    std::fs::remove_file(host.path("config/keys/local.key")).unwrap();
+    host.run(&["rekey", host.path("web01"), "--provider", "other"]);
+    mount.unmount();
+    host.run(&["check", host.path("web01")]);
+}
+
+#[test]
+fn slots_are_removed_and_the_last_one_stays() {
+    let host = Host::with_vm();
+    host.run(&["provider", "add", "native", "escrow"]);
+    let disk = host.path("web01/root.raw");
+    host.refuses(&["key", "remove", disk, "--provider", "local"], 7, "last key");
+    host.run(&["key", "add", disk, "--provider", "escrow"]);
+    let in_use = json(&host.run(&["key", "in-use", "--json", "--provider", "local", host.path("web01")]));
+    let lost: Vec<_> = in_use["components"].as_array().unwrap().iter().map(|user| user["lost"].clone()).collect();
+    assert_eq!(lost, [true, false], "the home has no other key, the disk has");
+    host.run(&["key", "remove", disk, "--provider", "local"]);
+    host.refuses(&["key", "remove", disk, "--provider", "local"], 8, "no slot of provider local");
+    let key = json(&host.run(&["key", "list", "--json", disk]))[0]["key_id"].as_str().unwrap().to_owned();
+    let in_use = json(&host.run(&["key", "in-use", "--json", &key, host.path("web01")]));
+    assert_eq!(in_use["components"][0]["path"], "root.raw");
+    host.refuses(&["key", "in-use", host.path("web01")], 2, "which key?");
+    host.run(&["check", host.path("web01")]);
+}
+
+#[test]
+fn an_erased_disk_is_gone_and_a_saved_header_brings_it_back() {
+    let host = Host::with_vm();
+    let (disk, backup) = (host.path("web01/root.raw"), host.path("root.header"));
+    let mount = host.mount("web01", &[]);
+    let guest = File::options().write(true).open(mount.path("root.raw")).unwrap();
+    guest.write_all_at(b"content", 0).unwrap();
+    host.run(&["header", "backup", disk, backup]);
+    host.refuses(&["header", "backup", disk, backup], 9, "root.header");
+    host.refuses(&["erase", disk, "--yes"], 6, "in use");
+    host.refuses(&["header", "restore", disk, backup], 6, "in use");
+    drop(guest);
+    host.refuses(&["erase", disk], 2, "--yes");
+    let evidence = json(&host.run(&["erase", disk, "--yes", "--json"]));
+    let copies = evidence["components"][0]["copies"].as_array().unwrap();
+    assert!(copies.len() == 2 && copies.iter().all(|copy| copy["sha256_before"] != copy["sha256_after"]), "{evidence}");
+    assert!(evidence["elsewhere"].to_string().contains("root.header"), "{evidence}");
+    assert!(File::open(mount.path("root.raw")).is_err(), "the key in the mount's memory went, too");
+    mount.unmount();
+    host.refuses(&["erase", disk, "--yes"], 8, "no header copy");
+
+    host.refuses(&["header", "restore", disk, backup], 7, "--force");
+    host.run(&["header", "restore", disk, backup, "--force"]);
+    let mount = host.mount("web01", &[]);
+    let mut content = [0; 7];
+    File::open(mount.path("root.raw")).unwrap().read_exact_at(&mut content, 0).unwrap();
+    assert_eq!(&content, b"content");
+    mount.unmount();
+}
+
+#[test]
+fn a_vm_is_erased_as_a_whole_unless_any_file_of_it_is_open() {
+    let host = Host::with_vm();
+    let backup = host.path("home.header");
+    host.run(&["header", "backup", host.path("web01"), backup]);
+    let mount = host.mount("web01", &[]);
+    std::fs::write(mount.path("notes.txt"), "secret").unwrap();
+    let open = File::open(mount.path("notes.txt")).unwrap();
+    host.refuses(&["erase", host.path("web01"), "--yes"], 6, "notes.txt is open");
+    drop(open);
+    let evidence = json(&host.run(&["erase", host.path("web01"), "--yes", "--json"]));
+    assert_eq!(evidence["components"].as_array().unwrap().len(), 2);
+    assert!(std::fs::read(mount.path("notes.txt")).is_err());
+    mount.unmount();
+    std::fs::remove_file(host.path("web01/vmcryptfs.home")).unwrap();
+    host.refuses(&["header", "restore", host.path("web01"), backup], 7, "--force");
+    host.run(&["header", "restore", host.path("web01"), backup, "--force"]);
+    host.run(&["check", host.path("web01")]);
+}
+
+#[test]
+fn changes_of_keys_leave_events() {
+    let host = Host::with_vm();
+    host.run(&["provider", "add", "native", "escrow"]);
+    host.run(&["rekey", host.path("web01")]);
+    host.run(&["key", "add", host.path("web01/root.raw"), "--provider", "escrow"]);
+    host.refuses(&["key", "remove", host.path("web01"), "--provider", "local"], 7, "last key");
+    let events = host.run(&["events", "--json"]);
+    for (operation, result) in [("rekey-shallow", "ok"), ("key-add", "ok"), ("key-remove", "failed")] {
+        let found = events.lines().map(json).any(|event| event["operation"] == operation && event["result"] == result);
+        assert!(found, "{operation} {result}: {events}");
+    }
+}

@@ -88,7 +88,18 @@ pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> R
     }
 }
 
+/// Whether a slot gives this DEK by one of the KEKs.
+pub fn opens(slot: &Slot, dek: &Dek, keks: &FetchedKeks) -> bool {
+    unwrap_slot(slot, keks).is_ok_and(|(unwrapped, _)| unwrapped.bytes() == dek.bytes())
+}
+
 fn unlock_slot(header: &UnverifiedHeader, slot: &Slot, keks: &FetchedKeks) -> Result<Unlocked> {
+    let (dek, kek) = unwrap_slot(slot, keks)?;
+    header.clone().verify(&dek)?;
+    Ok(Unlocked { dek, key_id: slot.key_id.clone(), kek: Arc::clone(kek) })
+}
+
+fn unwrap_slot<'k>(slot: &Slot, keks: &'k FetchedKeks) -> Result<(Dek, &'k Arc<dyn Kek>)> {
     let kek = match keks.get(&slot.key_id) {
         Some(Ok(kek)) => kek,
         Some(Err(error)) => return Err(about(&slot.key_id, error)),
@@ -107,8 +118,7 @@ fn unlock_slot(header: &UnverifiedHeader, slot: &Slot, keks: &FetchedKeks) -> Re
             error,
         )
     })?;
-    header.clone().verify(&dek)?;
-    Ok(Unlocked { dek, key_id: slot.key_id.clone(), kek: Arc::clone(kek) })
+    Ok((dek, kek))
 }
 
 /// A provider's error about a key, which is named once: some providers name it, some failed before they saw it.

@@ -1,0 +1,153 @@
+//! `erase`: crypto-erase, with evidence.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{place, size};
+use crate::control::tasks;
+use crate::control::work::Work;
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::reader::Reader;
+use crate::event::{self, Operation};
+use crate::format::header::HOME_FILE;
+use crate::key::KeyName;
+use crate::sys::process;
+use crate::vm::erase::{Erase, Erased, ErasedComponent};
+
+/// What to erase.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs erase web01/old.raw\n  vmcryptfs erase web01 --yes\n\n\
+    Overwrites the whole header area, reads it back, and prints what was there and what is there now. The data stay\n\
+    where they are, as noise. Of a VM folder the home and all disks are erased; VM_FOLDER/vmcryptfs.home is the home\n\
+    alone. Nothing may use them. There is no way back, but for header backups: those have to be destroyed, too.")]
+pub(super) struct EraseArgs {
+    /// A VM folder or a disk
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The evidence. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct Evidence {
+    #[serde(flatten)]
+    erased: Erased,
+    /// Where else a wrapped DEK may be.
+    elsewhere: Vec<String>,
+}
+
+pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
+    std::fs::symlink_metadata(&args.component).context(|| format!("finding {}", args.component.display()))?;
+    confirm(args)?;
+    process::raise_file_limit().context(|| "raising the limit on open files".into())?;
+    let task = Erase { component: (!args.component.is_dir()).then(PathBuf::new) };
+    let file_system = file_system(&args.component);
+    let erased: Erased = place::work(
+        &args.component,
+        config,
+        |at| Work::Erase { at, task: task.clone() },
+        |place, component, _| tasks::erase(place, &Erase { component: task.component.as_ref().map(|_| component) }),
+        &mut |_| Ok(()),
+    )?;
+    let mut elsewhere = known_backups(&erased);
+    elsewhere.push(file_system);
+    elsewhere.push(
+        "snapshots, backups and replicas of the datastore, and blocks that a flash medium has retired".to_owned(),
+    );
+    let evidence = Evidence { erased, elsewhere };
+    if args.json {
+        println!("{}", serde_json::json!(evidence));
+    } else {
+        print(args, &evidence);
+    }
+    Ok(())
+}
+
+fn confirm(args: &EraseArgs) -> Result<()> {
+    if args.yes {
+        return Ok(());
+    }
+    let name = args.component.file_name().unwrap_or(args.component.as_os_str()).to_string_lossy().into_owned();
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("this destroys {name} for ever: say --yes where nobody can be asked"),
+        ));
+    }
+    let what = if args.component.is_dir() { "the VM and all its disks" } else { "it" };
+    eprintln!("This destroys {what} for ever. To go on, type its name ({name}):");
+    let mut typed = String::new();
+    std::io::stdin().lock().read_line(&mut typed).context(|| "reading the answer".into())?;
+    if typed.trim() == name {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Invalid, "another name was typed: nothing was done"))
+    }
+}
+
+/// Header backups that the event log tells of.
+fn known_backups(erased: &Erased) -> Vec<String> {
+    let mut backups = Vec::new();
+    let reader = event::settings().and_then(|settings| Reader::open(&event::place(&settings)?));
+    let Ok(mut reader) = reader else { return backups };
+    while let Ok(Some(line)) = reader.next_line() {
+        let ours =
+            erased.components.iter().any(|component| component.uuid.is_some() && component.uuid == line.record.uuid);
+        if ours && line.record.succeeded() && line.record.operation == Operation::HeaderBackup.word() {
+            let to = line.record.reason.unwrap_or_default();
+            backups.push(format!("a header backup of {}: {to}", line.record.time));
+        }
+    }
+    backups
+}
+
+/// What the file system beneath does with blocks that are overwritten.
+fn file_system(path: &Path) -> String {
+    // Magic numbers of statfs(2).
+    const COPY_ON_WRITE: [(i64, &str); 4] =
+        [(0x9123_683e, "btrfs"), (0x2fc1_2fc1, "ZFS"), (0xca45_1a4e, "bcachefs"), (0xf2f5_2010, "F2FS")];
+    let path = if path.is_dir() { path.join(HOME_FILE) } else { path.to_path_buf() };
+    let kind = rustix::fs::statfs(&path).map(|stat| stat.f_type);
+    match COPY_ON_WRITE.iter().find(|(magic, _)| Ok(*magic) == kind) {
+        Some((_, name)) => format!(
+            "{name}, which writes elsewhere instead of overwriting: the old header blocks stay until they are reused"
+        ),
+        None => "blocks that the file system shares with reflinked copies, or has in its journal".to_owned(),
+    }
+}
+
+fn print(args: &EraseArgs, evidence: &Evidence) {
+    for component in &evidence.erased.components {
+        print_component(args, component);
+    }
+    println!("Not reached, as far as they exist; see to them:");
+    for place in &evidence.elsewhere {
+        println!("  {place}");
+    }
+}
+
+fn print_component(args: &EraseArgs, component: &ErasedComponent) {
+    let uuid = component.uuid.map_or_else(|| "no readable header".to_owned(), |uuid| uuid.to_string());
+    println!(
+        "Erased {} ({uuid}): {} overwritten",
+        place::shown(&args.component, &component.path),
+        size::show(component.overwritten)
+    );
+    for key in component.keys.iter().map(KeyName::to_string) {
+        println!("  wrapped by {key}");
+    }
+    for copy in &component.copies {
+        println!(
+            "  header copy at {}:\n    sha256 before {}\n    sha256 now    {}",
+            copy.offset, copy.sha256_before, copy.sha256_after
+        );
+    }
+}

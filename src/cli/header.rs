@@ -1,0 +1,185 @@
+//! `header`: saving a component's header, and putting it back.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+
+use crate::cli::place;
+use crate::control::tasks;
+use crate::control::work::Work;
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
+use crate::format::header::{ComponentKind, HOME_FILE};
+use crate::format::saved_header::{SAVED_LEN, SavedHeader};
+use crate::key::KeyName;
+use crate::storage::FileStorage;
+use crate::store::header_area;
+use crate::vm::keyed::refuse_transition;
+use crate::vm::restore::{RestoreHeader, Restored};
+
+/// What to do with headers.
+#[derive(Subcommand)]
+pub(super) enum HeaderCommand {
+    /// Save a component's header in a file
+    Backup(BackupArgs),
+    /// Put a saved header back
+    Restore(RestoreArgs),
+}
+
+/// Whose header, where.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs header backup web01/root.raw root.header\n\n\
+    The file holds the wrapped data key and no data. Whoever has it and one of its keys can read the disk even after\n\
+    `vmcryptfs rekey`, `key remove` and `erase`: keep it as well as the keys, and make a new one after each of those.")]
+pub(super) struct BackupArgs {
+    /// A VM folder, whose home is meant, or a disk
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// A new file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Whose header, from where.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs header restore web01/root.raw root.header\n\n\
+    Refused: the header of another component; keys that were taken away since, unless forced. Where both header copies\n\
+    are destroyed nothing can tell whether a header belongs to the data, so that is left to you, with --force.\n\
+    Exit code 7 says that it was refused, and the line before why.")]
+pub(super) struct RestoreArgs {
+    /// A VM folder, whose home is meant, or a disk; nothing may use it
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// What `vmcryptfs header backup` made
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Restore it although keys come back, or nothing tells whether it belongs here
+    #[arg(long)]
+    force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &HeaderCommand, config: &Path) -> Result<()> {
+    match command {
+        HeaderCommand::Backup(args) => backup(args),
+        HeaderCommand::Restore(args) => restore(args, config),
+    }
+}
+
+fn backup(args: &BackupArgs) -> Result<()> {
+    let (path, kind) = match args.component.is_dir() {
+        true => (args.component.join(HOME_FILE), ComponentKind::Home),
+        false => (args.component.clone(), ComponentKind::Disk),
+    };
+    let mut event = Event::of(Operation::HeaderBackup);
+    match kind {
+        ComponentKind::Home => event.component(&args.component),
+        ComponentKind::Disk => event.disk(&args.component),
+    };
+    event.reason(format!("to {}", std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone()).display()));
+    let uuid = event.around(|event| {
+        let reading = || path.display().to_string();
+        let storage = FileStorage::new(File::open(&path).context(reading)?);
+        let header = header_area::load(&storage, kind).context(reading)?.header;
+        refuse_transition(header.claims())?;
+        let uuid = header.claims().uuid;
+        event.uuid(uuid);
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        write_new(&args.file, &SavedHeader { time, header }.encode()?)?;
+        Ok(uuid)
+    })?;
+    println!("Saved the header of {} ({uuid}) in {}.", args.component.display(), args.file.display());
+    Ok(())
+}
+
+/// Writes a file that must not exist, durably.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let doing = || format!("writing {}", path.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(doing)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).context(doing)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|dir| dir.sync_all()).context(doing)
+}
+
+fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
+    let reading = || format!("reading {}", args.file.display());
+    let mut saved = Vec::new();
+    let file = File::open(&args.file).context(reading)?;
+    file.take(SAVED_LEN as u64 + 1).read_to_end(&mut saved).context(reading)?;
+    let kind = SavedHeader::decode(&saved).context(reading)?.header.claims().shape.kind();
+    let named = if args.component.is_dir() { ComponentKind::Home } else { ComponentKind::Disk };
+    if kind != named && args.component.file_name() != Some(HOME_FILE.as_ref()) {
+        return Err(Error::new(
+            Kind::Denied,
+            format!(
+                "{} holds the header of a {}, but {} is a {}",
+                args.file.display(),
+                kind.word(),
+                args.component.display(),
+                if named == ComponentKind::Home { "folder" } else { "file" }
+            ),
+        ));
+    }
+    make_missing_home(args)?;
+    let task = RestoreHeader { component: PathBuf::new(), saved, force: args.force };
+    let restored: Restored = place::work(
+        &args.component,
+        config,
+        |at| Work::RestoreHeader { at, task: task.clone() },
+        |place, component, _| tasks::restore_header(place, &RestoreHeader { component, ..task.clone() }),
+        &mut |_| Ok(()),
+    )?;
+    print(args, &restored);
+    Ok(())
+}
+
+/// A home whose header file is gone altogether gets an empty one, into which the saved header goes.
+fn make_missing_home(args: &RestoreArgs) -> Result<()> {
+    let home = args.component.join(HOME_FILE);
+    if !args.component.is_dir() || home.exists() {
+        return Ok(());
+    }
+    if !args.force {
+        return Err(Error::new(
+            Kind::Denied,
+            format!(
+                "{} is no encrypted VM folder any more; if the saved header belongs to it, say --force",
+                args.component.display()
+            ),
+        ));
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&home)
+        .map(drop)
+        .context(|| format!("creating {}", home.display()))
+}
+
+fn print(args: &RestoreArgs, restored: &Restored) {
+    if args.json {
+        println!("{}", serde_json::json!(restored));
+        return;
+    }
+    match restored.changed {
+        true => println!("Restored the header of {} ({}).", args.component.display(), restored.uuid),
+        false => println!("The header of {} ({}) is the saved one already.", args.component.display(), restored.uuid),
+    }
+    let list = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
+    if !restored.keys_back.is_empty() {
+        println!("Keys that open it again: {}", list(&restored.keys_back));
+    }
+    if !restored.keys_gone.is_empty() {
+        println!("Keys that do not open it any more: {}", list(&restored.keys_gone));
+    }
+    if let Some(reason) = &restored.unverified {
+        println!("Not verified, since its key cannot be had now: {reason}");
+    }
+}

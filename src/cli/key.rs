@@ -1,0 +1,307 @@
+//! `key`: which keys open a component, and changing that.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::cli::{place, table};
+use crate::control::tasks;
+use crate::control::work::Work;
+use crate::error::{Context, Error, Kind, Result};
+use crate::key::{KeyId, KeyName};
+use crate::provider::Providers;
+use crate::vm::in_use::{InUse, User, Wanted};
+use crate::vm::scan::FoundComponent;
+use crate::vm::slots::{AddKey, RemoveKey, SlotsChanged};
+use crate::vm::{disk, folder, scan};
+
+/// What to do with keys.
+#[derive(Subcommand)]
+pub(super) enum KeyCommand {
+    /// List the keys that open a component, and their states
+    List(ListArgs),
+    /// Let one key more open a component, for escrow or recovery
+    Add(AddArgs),
+    /// Let a key open a component no more
+    Remove(RemoveArgs),
+    /// Find the components that a key opens, and those that would be lost without it
+    InUse(InUseArgs),
+}
+
+/// Keys of what.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs key list web01\n\n\
+    STATE is what the provider says now. A deactivated key unlocks, but wraps nothing new.")]
+pub(super) struct ListArgs {
+    /// A VM folder, with its disks, or a disk
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which key for what.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs key add web01 --all --provider escrow\n  \
+    vmcryptfs key add web01/root.raw --provider kms2\n\n\
+    A component has one to four keys; any one of them opens it. One VM's components share the key that is added.\n\
+    `vmcryptfs rekey` replaces the first one and leaves the others.")]
+pub(super) struct AddArgs {
+    /// A VM folder, whose home is meant, or a disk
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// Provider of the key [default: the default provider]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// A key that the provider has [default: the one that it gave for this VM, else a new one]
+    #[arg(long, value_name = "KEY_ID")]
+    key: Option<String>,
+    /// The home and all disks of the VM folder
+    #[arg(long)]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which key of what.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs key remove web01 --all --provider escrow\n\n\
+    The wrapped data key is destroyed in both header copies. The last key stays, and so does any key whose removal\n\
+    would leave none that can be had now.")]
+pub(super) struct RemoveArgs {
+    /// A VM folder, whose home is meant, or a disk
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// Provider of the key
+    #[arg(long, value_name = "NAME")]
+    provider: String,
+    /// Its key id, if the component has several keys of this provider
+    #[arg(long, value_name = "KEY_ID")]
+    key: Option<String>,
+    /// The home and all disks of the VM folder
+    #[arg(long)]
+    all: bool,
+    /// Remove it even if no key that stays can be had now
+    #[arg(long)]
+    force: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which key, where.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs key in-use --provider kms1 /vms\n  \
+    vmcryptfs key in-use 3f0c52a9-7d4b-4e5b-9a53-0c1f6f1d2b7e /vms\n\n\
+    LOST says what nobody could open any more if the key vanished. Needs no key. Header backups are not searched.")]
+pub(super) struct InUseArgs {
+    /// Key id, as `vmcryptfs key list` shows it, unless all of a provider's are meant; and a datastore or a VM folder
+    #[arg(value_names = ["KEY_ID", "DATASTORE"], num_args = 1..=2, required = true)]
+    names: Vec<PathBuf>,
+    /// Keys of this provider alone
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &KeyCommand, config: &Path) -> Result<()> {
+    match command {
+        KeyCommand::List(args) => list(args, config),
+        KeyCommand::Add(args) => add(args, config),
+        KeyCommand::Remove(args) => remove(args, config),
+        KeyCommand::InUse(args) => in_use(args),
+    }
+}
+
+/// A slot. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct SlotInfo {
+    path: PathBuf,
+    kind: &'static str,
+    slot: usize,
+    provider: String,
+    key_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+fn list(args: &ListArgs, config: &Path) -> Result<()> {
+    let found = components(&args.component)?;
+    let providers = Providers::load(config)?;
+    let ids: BTreeSet<KeyId> = found
+        .iter()
+        .filter_map(FoundComponent::unverified)
+        .flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()))
+        .collect();
+    let keks = providers.fetch_all(ids);
+    let states: HashMap<&KeyId, Result<String>> =
+        keks.iter().map(|(id, kek)| (id, state(&providers, id, kek.as_ref().err()))).collect();
+    let mut slots = Vec::new();
+    for component in &found {
+        let header = component.header.as_ref().map_err(|error| Error::new(error.kind(), error.chain()));
+        let header = header.context(|| component.path.display().to_string())?;
+        for (slot, key) in header.header.claims().slots.iter().enumerate() {
+            let state = &states[&key.key_id];
+            slots.push(SlotInfo {
+                path: component.path.clone(),
+                kind: component.kind.word(),
+                slot,
+                provider: key.key_id.provider().to_string(),
+                key_id: key.key_id.id().to_owned(),
+                state: state.as_ref().ok().cloned(),
+                problem: state.as_ref().err().map(Error::chain),
+            });
+        }
+    }
+    print_slots(args, &slots);
+    Ok(())
+}
+
+/// What the provider says of a key; one that cannot be fetched has a problem, whatever its state.
+fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Result<String> {
+    if let Some(error) = unavailable {
+        return Err(Error::new(error.kind(), error.chain()));
+    }
+    Ok(providers.provider(id.provider())?.key_state(id)?.to_string())
+}
+
+fn components(path: &Path) -> Result<Vec<FoundComponent>> {
+    let name = path.to_path_buf();
+    if !path.is_dir() {
+        let file = std::fs::File::open(path).context(|| format!("opening {}", path.display()))?;
+        let cipher_len = file.metadata().context(|| path.display().to_string())?.len();
+        let (_, stored) = disk::read_header(file).context(|| path.display().to_string())?;
+        let kind = crate::format::header::ComponentKind::Disk;
+        return Ok(vec![FoundComponent { path: name, kind, header: Ok(stored), cipher_len }]);
+    }
+    let mut found = scan::scan(&folder::open_dir(path)?)?;
+    if found.is_empty() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{} is no encrypted VM folder, nor does it hold any", path.display()),
+        ));
+    }
+    for component in &mut found {
+        component.path = PathBuf::from(place::shown(path, &component.path));
+    }
+    Ok(found)
+}
+
+fn print_slots(args: &ListArgs, slots: &[SlotInfo]) {
+    if args.json {
+        println!("{}", serde_json::json!(slots));
+        return;
+    }
+    let row = |slot: &SlotInfo| {
+        [
+            slot.path.display().to_string(),
+            slot.kind.to_owned(),
+            slot.slot.to_string(),
+            slot.provider.clone(),
+            slot.state.clone().unwrap_or_else(|| "CANNOT BE HAD".to_owned()),
+            slot.key_id.clone(),
+        ]
+    };
+    table::print(
+        ["COMPONENT", "KIND", "SLOT", "PROVIDER", "STATE", "KEY ID"],
+        &slots.iter().map(row).collect::<Vec<_>>(),
+    );
+    let problems: BTreeSet<&String> = slots.iter().filter_map(|slot| slot.problem.as_ref()).collect();
+    for problem in problems {
+        println!("\n{problem}");
+    }
+}
+
+fn add(args: &AddArgs, config: &Path) -> Result<()> {
+    let task =
+        AddKey { component: (!args.all).then(PathBuf::new), provider: args.provider.clone(), key_id: args.key.clone() };
+    let changed: SlotsChanged = place::work(
+        &args.component,
+        config,
+        |at| Work::AddKey { at, task: task.clone() },
+        |place, component, _| {
+            tasks::add_key(place, &AddKey { component: (!args.all).then_some(component), ..task.clone() })
+        },
+        &mut |_| Ok(()),
+    )?;
+    print_changed(&args.component, args.json, &changed, "added");
+    Ok(())
+}
+
+fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
+    let task = RemoveKey {
+        component: (!args.all).then(PathBuf::new),
+        provider: args.provider.clone(),
+        key_id: args.key.clone(),
+        force: args.force,
+    };
+    let changed: SlotsChanged = place::work(
+        &args.component,
+        config,
+        |at| Work::RemoveKey { at, task: task.clone() },
+        |place, component, _| {
+            tasks::remove_key(place, &RemoveKey { component: (!args.all).then_some(component), ..task.clone() })
+        },
+        &mut |_| Ok(()),
+    )?;
+    print_changed(&args.component, args.json, &changed, "removed");
+    Ok(())
+}
+
+fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) {
+    if json {
+        println!("{}", serde_json::json!(changed));
+        return;
+    }
+    for component in &changed.components {
+        let name = place::shown(path, &component.path);
+        match &component.key {
+            Some(key) => println!("{name}: {done} {key}; {} key slots now", component.slots),
+            None => println!("{name}: nothing to do; {} key slots", component.slots),
+        }
+    }
+}
+
+fn in_use(args: &InUseArgs) -> Result<()> {
+    let (key_id, datastore) = match args.names.as_slice() {
+        [key, datastore] => (Some(key.to_string_lossy().into_owned()), datastore),
+        [datastore] if args.provider.is_some() => (None, datastore),
+        _ => return Err(Error::new(Kind::Invalid, "which key? Say KEY_ID before DATASTORE, or --provider NAME")),
+    };
+    let wanted = Wanted { provider: args.provider.clone(), key_id };
+    let in_use = wanted.search(&folder::open_dir(datastore)?)?;
+    print_in_use(args.json, datastore, &in_use);
+    Ok(())
+}
+
+fn print_in_use(json: bool, datastore: &Path, in_use: &InUse) {
+    if json {
+        println!("{}", serde_json::json!(in_use));
+        return;
+    }
+    let names = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
+    let row = |user: &User| {
+        [
+            place::shown(datastore, &user.path),
+            user.kind.to_owned(),
+            if user.lost { "LOST" } else { "opens by another" }.to_owned(),
+            names(&user.keys),
+            if user.lost { "-".to_owned() } else { names(&user.other_keys) },
+        ]
+    };
+    let rows: Vec<_> = in_use.components.iter().map(row).collect();
+    table::print(["COMPONENT", "KIND", "WITHOUT IT", "KEY", "OTHER KEYS"], &rows);
+    let lost = in_use.components.iter().filter(|user| user.lost).count();
+    println!("\n{} components are opened by it, {lost} of them by nothing else.", in_use.components.len());
+    for unreadable in &in_use.unreadable {
+        println!("{}: cannot tell: {}", place::shown(datastore, &unreadable.path), unreadable.reason);
+    }
+}

@@ -1,0 +1,208 @@
+//! Crypto-erase: every wrapped copy of a component's DEK is overwritten, and evidence of it is given.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::derive::sha256;
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape};
+use crate::key::KeyName;
+use crate::sector::UNIT;
+use crate::storage::Storage;
+use crate::store::header_area;
+use crate::vm::keyed::name;
+use crate::vm::workplace::{Claimed, Workplace};
+
+/// Bytes that are overwritten at a time.
+const STEP: u64 = 1 << 20;
+
+/// What to erase.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Erase {
+    /// Below the VM folder, empty for the home alone; `None` for the home and all disks.
+    pub component: Option<PathBuf>,
+}
+
+/// Evidence of what was erased. Field names are part of the stable JSON output.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Erased {
+    /// One for each component.
+    pub components: Vec<ErasedComponent>,
+}
+
+/// Evidence of a component that was erased.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ErasedComponent {
+    /// Below the VM folder; the home's is empty.
+    pub path: PathBuf,
+    /// `home` or `disk`.
+    pub kind: String,
+    /// Its UUID, if a header copy could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<uuid::Uuid>,
+    /// Keys whose wrapped DEKs were in its copies.
+    pub keys: Vec<KeyName>,
+    /// Both header copies.
+    pub copies: Vec<ErasedCopy>,
+    /// Bytes that were overwritten, copies included; the rest of the header area was a hole.
+    pub overwritten: u64,
+}
+
+/// Evidence of a header copy that was overwritten.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ErasedCopy {
+    /// Where in the backing file.
+    pub offset: u64,
+    /// SHA-256 of its 8192 bytes before, in hexadecimal.
+    pub sha256_before: String,
+    /// As read back from the file afterwards.
+    pub sha256_after: String,
+}
+
+impl Erase {
+    /// Overwrites the header areas of components that nothing uses with random bytes, syncs, and reads them back. Needs no key.
+    /// All are claimed before the first is touched. After an interruption, running again finishes.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such component, or none that is not erased already; `Busy`, or `Io`, also when what is read
+    /// back is not what was written.
+    pub fn run(&self, place: &dyn Workplace) -> Result<Erased> {
+        let mut found = place.components()?;
+        found.retain(|found| self.component.as_ref().is_none_or(|path| found.path == *path));
+        found.reverse(); // the home last: as long as it is there, the folder is known as a VM's
+        if found.is_empty() {
+            let what = self.component.as_deref().map_or_else(|| "nothing".to_owned(), name);
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("{what} to erase here: no header copy is left that could hold a wrapped key"),
+            ));
+        }
+        let mut claimed = Vec::new();
+        for component in &found {
+            let claim = place.claim_unused(&component.path, component.kind);
+            claimed.push(claim.context(|| name(&component.path))?);
+        }
+        let mut components = Vec::new();
+        for (component, claim) in found.iter().zip(&claimed) {
+            let erased = erase(claim.as_ref(), component.kind).context(|| name(&component.path))?;
+            let erased = ErasedComponent { path: component.path.clone(), ..erased };
+            if let Some(header) = component.unverified() {
+                place.forget(header);
+            }
+            components.push(erased);
+        }
+        Ok(Erased { components })
+    }
+}
+
+fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
+    let storage = claim.storage();
+    let headers: Vec<Header> =
+        header_area::copies(storage, kind)?.into_iter().flatten().map(|copy| copy.claims().clone()).collect();
+    let before = hashes(storage, kind)?;
+    let copies = kind.copy_offsets().map(|offset| offset..offset + COPY_LEN as u64);
+    let mut written = Vec::new();
+    // All that is beside the copies first: as long as one of them can be read, the rest is not finished, and running again
+    // finds the component.
+    for range in data_ranges(storage, area_len(storage, kind, &headers)?)? {
+        let beside = [range.start..range.end.min(copies[1].start), range.start.max(copies[1].end)..range.end];
+        for range in beside {
+            overwrite(storage, range.start.max(copies[0].end)..range.end, &mut written)?;
+        }
+    }
+    claim.sync()?;
+    // Then of each copy all but the sector with the magic, by which the component is known; that goes last, and is never torn.
+    for copy in &copies {
+        overwrite(storage, copy.start + UNIT..copy.end, &mut written)?;
+    }
+    claim.sync()?;
+    for copy in &copies {
+        overwrite(storage, copy.start..copy.start + UNIT, &mut written)?;
+    }
+    claim.sync()?;
+    claim.drop_cache();
+    for (range, expected) in &written {
+        if sha256(&read(storage, range)?) != *expected {
+            return Err(Error::new(
+                Kind::Io,
+                format!("bytes {} to {} did not read back as they were overwritten", range.start, range.end),
+            ));
+        }
+    }
+    let after = hashes(storage, kind)?;
+    let copy = |((offset, sha256_before), sha256_after)| ErasedCopy { offset, sha256_before, sha256_after };
+    let mut keys: Vec<KeyName> = Vec::new();
+    for key in headers.iter().flat_map(|header| &header.slots).map(|slot| KeyName::of(&slot.key_id)) {
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
+    Ok(ErasedComponent {
+        path: PathBuf::new(),
+        kind: kind.word().to_owned(),
+        uuid: headers.first().map(|header| header.uuid),
+        keys,
+        copies: kind.copy_offsets().into_iter().zip(before).zip(after).map(copy).collect(),
+        overwritten: written.iter().map(|(range, _)| range.end - range.start).sum(),
+    })
+}
+
+/// Where the header area ends: at a disk's data, by what its copies say (unverified: nobody who can write the file is kept from
+/// destroying it anyway).
+fn area_len(storage: &dyn Storage, kind: ComponentKind, headers: &[Header]) -> Result<u64> {
+    let data_offset = |header: &Header| match header.shape {
+        Shape::Disk { data_offset, .. } => Some(data_offset),
+        Shape::Home => None,
+    };
+    match kind {
+        ComponentKind::Home => storage.len(),
+        ComponentKind::Disk => Ok(headers.iter().filter_map(data_offset).min().unwrap_or(DEFAULT_DATA_OFFSET)),
+    }
+}
+
+/// The parts of the header area that are no holes: a hole holds nothing, and overwriting it takes space that a full medium does
+/// not have.
+fn data_ranges(storage: &dyn Storage, end: u64) -> Result<Vec<Range<u64>>> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    while let Some(start) = storage.seek_data(at)?.filter(|&start| start < end) {
+        at = storage.seek_hole(start)?.unwrap_or(end).min(end);
+        ranges.push(start..at);
+    }
+    Ok(ranges)
+}
+
+fn overwrite(storage: &dyn Storage, range: Range<u64>, written: &mut Vec<(Range<u64>, [u8; 32])>) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let step = at..range.end.min(at + STEP);
+        let mut noise = vec![0; usize::try_from(step.end - step.start).unwrap_or_default()];
+        random::fill(&mut noise)?;
+        storage.write_at(step.start, &noise)?;
+        at = step.end;
+        written.push((step, sha256(&noise)));
+    }
+    Ok(())
+}
+
+fn read(storage: &dyn Storage, range: &Range<u64>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(range.end - range.start).unwrap_or_default()];
+    let len = storage.read_at(range.start, &mut bytes)?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+fn hashes(storage: &dyn Storage, kind: ComponentKind) -> Result<[String; 2]> {
+    let [first, second] = kind.copy_offsets();
+    let hash = |offset: u64| -> Result<String> {
+        let bytes = read(storage, &(offset..offset + COPY_LEN as u64))?;
+        Ok(data_encoding::HEXLOWER.encode(&sha256(&bytes)))
+    };
+    Ok([hash(first)?, hash(second)?])
+}
+
+#[cfg(test)]
+mod tests;
