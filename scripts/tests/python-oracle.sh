@@ -101,3 +101,15 @@ vectors native-backup "$work/local.backup" --passphrase-file "$work/passphrase" 
 # docs/FORMAT.md section 5: the key lies at 32 to 63 of the primary key file.
 key=$(/usr/bin/python3 -c 'import sys; print(open(sys.argv[1], "rb").read()[32:64].hex())' "$primary_key")
 grep -q -x "key: $key" "$work/opened" || fail "the backup holds another key than the provider"
+
+step "the oracle reads what was rekeyed, by the new key alone, and its saved header"
+disk=$vm/s4096.raw
+former=$(vectors native-kek "$primary_key" "$(key_id_of "$disk")")
+vmc rekey "$vm" >/dev/null
+kek=$(vectors native-kek "$primary_key" "$(key_id_of "$disk")")
+must_fail . vectors info "$disk" --kek-hex "$former"
+vectors info "$disk" --kek-hex "$kek" | grep -q '^authentic: yes$' || fail "the oracle does not accept the new header"
+vectors decrypt "$disk" --kek-hex "$kek" >/dev/null
+vmc header backup "$disk" "$work/saved.header"
+vectors saved-header "$work/saved.header" --kek-hex "$kek" | grep -q '^authentic: yes$' || fail "the saved header is not opened"
+must_fail . vectors saved-header "$work/saved.header" --kek-hex "$former"
