@@ -5,6 +5,7 @@
 mod damage;
 mod errno;
 pub mod mount;
+mod readahead;
 pub mod session;
 pub mod transport;
 mod waiting;

@@ -8,6 +8,7 @@ use crate::error::{Context, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
 use crate::fuse::mount::{self, MountSpec, Options, Unmount, unmount};
+use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
 
 /// A mount that is ready to serve.
@@ -35,6 +36,9 @@ impl Session {
         let mountpoint = spec.mountpoint.clone();
         match prepared.connect(device, Adapter(Arc::clone(&fs)), options.acl) {
             Ok(connection) => {
+                if let Err(error) = readahead::widen(&mountpoint) {
+                    tracing::debug!("readahead stays as it is: {}", error.chain());
+                }
                 tracing::info!("{} is mounted; transport {}", mountpoint.display(), connection.transport());
                 Ok(Self { fs, connection, mountpoint })
             }

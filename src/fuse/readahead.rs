@@ -1,0 +1,22 @@
+//! How far the kernel reads ahead in files that it caches.
+
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+
+use crate::error::{Context, Result};
+use crate::store::plain_file::MAX_REQUEST;
+
+/// Lets the kernel read ahead as much as one request can hold, instead of 128 KiB: a mount may ask for less than that when it
+/// begins, but for more only root can, through sysfs.
+///
+/// # Errors
+/// `Io`; the mount works as well without it.
+pub(super) fn widen(mountpoint: &Path) -> Result<()> {
+    // Asks for nothing that the mount, which does not serve yet, would have to answer.
+    let stat = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())
+        .map_err(std::io::Error::from)
+        .context(|| format!("device number of {}", mountpoint.display()))?;
+    let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
+    std::fs::write(&setting, format!("{}\n", MAX_REQUEST >> 10)).context(|| format!("writing {setting}"))
+}
