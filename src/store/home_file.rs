@@ -254,7 +254,7 @@ impl<S: Storage> HomeFile<S> {
         if !plain_len.is_multiple_of(BLOCK) {
             self.clean_last_block(plain_len, buffer)?;
         }
-        self.forget(end, end.next_multiple_of(GROUP_BLOCKS), false)?;
+        self.forget(end, end.next_multiple_of(GROUP_BLOCKS), true)?;
         self.tail_unclean.store(false, Ordering::Release);
         Ok(())
     }

@@ -313,3 +313,22 @@ fn requests_take_effect_one_after_the_other() {
     let contradictions = linearizable::contradictions_of(read, write, 3000);
     assert!(contradictions.is_empty(), "{contradictions:#?}");
 }
+
+#[test]
+fn what_was_cut_off_gives_its_spare_places_back_when_the_file_grows_again() {
+    let file = new_file(&keys());
+    let buffer = &mut request_buffer();
+    for seed in [1, 2] {
+        file.write_at(0, &pattern(8 * BLOCK_LEN, seed), buffer).unwrap();
+        file.sync().unwrap();
+    }
+    let spare_is_hole = |block: u64| {
+        let mut place = [0; BLOCK_LEN];
+        file.storage().read_at(BlockIndex(block).cipher_offset(Place::Spare), &mut place).unwrap();
+        place == [0; BLOCK_LEN]
+    };
+    file.set_len(3 * BLOCK).unwrap();
+    file.set_len(4 * BLOCK).unwrap();
+    assert!((0..8).all(|block| spare_is_hole(block) == (block >= 3)));
+    assert_same(&contents(&file), &[pattern(3 * BLOCK_LEN, 2), vec![0; BLOCK_LEN]].concat(), &"cut off");
+}
