@@ -6,6 +6,7 @@ not use it with keys that matter.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import UUID
 
 sys.dont_write_bytecode = True
 
-from vmcformat import component, header, native, saved, sets, stores  # noqa: E402 (after the line above, on purpose)
+from vmcformat import component, header, home_file, native, saved, sets, stores  # noqa: E402 (after the line above, on purpose)
 from vmcformat.errors import FormatError  # noqa: E402
 from vmcformat.header_good import decoded_fields  # noqa: E402
 
@@ -142,6 +143,28 @@ def home(args: argparse.Namespace) -> int:
     return 0
 
 
+def home_read(args: argparse.Namespace) -> int:
+    """Read a home file, a symbolic link's target, or with --xattr an attribute's value."""
+    with args.home.open("rb") as file:
+        found = component.read_component(file)
+    dek = header.unlock(found.copy, found.header, args.kek_hex)
+    if args.xattr is not None:
+        head = b"" if args.file.is_dir() else args.file.open("rb").read(home_file.HEADER_LEN)
+        keys = home_file.decode_header(head, dek)
+        bound = home_file.xattr_bound(keys.file_id if keys else None, args.xattr.encode())
+        content = [home_file.open_value(dek, bound, os.getxattr(args.file, args.xattr))]
+    elif args.file.is_symlink():
+        content = [home_file.open_target(dek, os.readlink(args.file))]
+    else:
+        with args.file.open("rb") as file:
+            _, blocks = home_file.read_file(lambda at, length: component.read_at(file, at, length),
+                                            os.fstat(file.fileno()).st_size, dek)
+            content = list(blocks)
+    with args.out.open("wb") if args.out else open(1, "wb", closefd=False) as out:
+        out.writelines(content)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,6 +217,13 @@ def parser() -> argparse.ArgumentParser:
     add_new(added)
     added.add_argument("--sector-size", type=int, default=4096, metavar="N")
     added.add_argument("--data-offset", type=int, default=8 * header.MIB, metavar="BYTES")
+
+    added = verb("home-read", home_read)
+    added.add_argument("home", type=Path, help="vmcryptfs.home")
+    added.add_argument("file", type=Path)
+    add_key(added, required=True)
+    added.add_argument("--xattr", metavar="NAME")
+    added.add_argument("--out", type=Path, metavar="FILE")
 
     added = verb("home", home)
     added.add_argument("file", type=Path)

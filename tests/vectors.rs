@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/home_vectors.rs"]
+mod home_vectors;
 #[path = "support/sparse_storage.rs"]
 mod sparse_storage;
 #[path = "support/vector_file.rs"]
@@ -47,7 +49,8 @@ fn every_folder_of_vectors_has_a_test() {
     let entries = fs::read_dir(tests_folder().join("vectors")).unwrap().map(|entry| entry.unwrap());
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["README.md", "header", "journal", "length", "native", "pair", "saved", "sectors", "wrap"]);
+    let sets = ["header", "home-file", "home-value", "journal", "length", "native", "pair", "saved", "sectors", "wrap"];
+    assert_eq!(names, ["README.md"].into_iter().chain(sets).collect::<Vec<_>>());
 }
 
 #[test]

@@ -94,6 +94,25 @@ for sector_size in 512 4096; do
     vmc check "$disk"
 done
 
+step "the oracle reads the home that the mount wrote"
+start_mount "$vm" "$mnt"
+scribble 4 $((700 * 1024 + 9)) "$mnt/nvram" "$work/nvram.plain"
+scribble 5 $((700 * 1024 + 9)) "$mnt/nvram" "$work/nvram.plain"
+mkdir "$mnt/folder"
+ln -s "../some/where else" "$mnt/folder/link"
+/usr/bin/python3 -c 'import os, sys; [os.setxattr(path, "user.note", b"of " + os.fsencode(os.path.basename(path))) for path in sys.argv[1:]]' \
+    "$mnt/nvram" "$mnt/folder"
+stop_mount "$mnt"
+kek=$(vectors native-kek "$primary_key" "$(key_id_of "$vm")")
+home_read() { vectors home-read "$vm/vmcryptfs.home" "$@" --kek-hex "$kek"; }
+home_read "$vm/nvram" --out "$work/decrypted"
+cmp "$work/decrypted" "$work/nvram.plain"
+[[ $(home_read "$vm/folder/link") == "../some/where else" ]] || fail "the oracle reads another target"
+for name in nvram folder; do
+    [[ $(home_read "$vm/$name" --xattr user.note) == "of $name" ]] || fail "the oracle reads another note of $name"
+done
+must_fail . vectors home-read "$vm/vmcryptfs.home" "$vm/nvram" --kek-hex "${kek:2}00"
+
 step "the oracle opens a provider's backup"
 echo 'six words that nobody will guess' >"$work/passphrase"
 vmc provider backup local "$work/local.backup" --passphrase-file "$work/passphrase"

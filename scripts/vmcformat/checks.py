@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import disk, header, native, saved, transition
+from . import disk, header, home_file, native, saved, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, unwrap_dek
@@ -112,6 +112,33 @@ def read_journal(vector: VectorFile) -> None:
     same(str(record.cursor), vector.get("cursor"), "cursor")
     same([mark.hex() for mark in record.table], list(vector.all("mark")), "table")
     same(transition.encode(record, key), vector.bodies[0], "encoding of what was decoded")
+
+
+def read_home_file(vector: VectorFile) -> None:
+    """A file of home-file/."""
+    backing = vector.bodies[0]
+    try:
+        _, blocks = home_file.read_file(lambda at, length: backing[at:at + length], len(backing), vector.bytes("dek"))
+        plain = b"".join(blocks)
+    except FormatError as refusal:
+        stage = f"block {refusal.block}" if isinstance(refusal, home_file.DamagedBlock) else "open"
+        same(stage, vector.get("at", "nowhere"), "stage of refusal")
+        raise
+    same(len(plain), vector.int("plain_len"), "plaintext length")
+    same(plain, b"".join(vector.bodies[1:]), "plaintext")
+    if plain:
+        same(home_file.cipher_len(len(plain)), len(backing), "backing length")
+
+
+def read_home_value(vector: VectorFile) -> None:
+    """A file of home-value/."""
+    dek = vector.bytes("dek")
+    if vector.get("what") == "target":
+        same(home_file.open_target(dek, vector.get("text")), vector.get("target", "").encode(), "target")
+        return
+    file_id = vector.get("file_id", "")
+    bound = home_file.xattr_bound(bytes.fromhex(file_id) if file_id else None, vector.get("name").encode())
+    same(home_file.open_value(dek, bound, vector.bodies[0]).hex(), vector.get("value", ""), "value")
 
 
 def read_native(vector: VectorFile) -> None:

@@ -3,7 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from . import checks, disk_cases, header_bad, header_good, journal_cases, key_cases, native_cases, saved_cases
+from . import (
+    checks,
+    disk_cases,
+    header_bad,
+    header_good,
+    home_cases,
+    journal_cases,
+    key_cases,
+    native_cases,
+    saved_cases,
+)
 from .native import has_argon2
 from .vectorfile import VectorFile, parse
 
@@ -17,6 +27,8 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "sectors": (disk_cases.sector_vectors, checks.read_sectors),
     "length": (disk_cases.length_vectors, checks.read_length),
     "journal": (journal_cases.vectors, checks.read_journal),
+    "home-file": (home_cases.file_vectors, checks.read_home_file),
+    "home-value": (home_cases.value_vectors, checks.read_home_value),
     "saved": (saved_cases.vectors, checks.read_saved),
     "native": (native_cases.vectors, checks.read_native),
 }
