@@ -6,6 +6,7 @@ mod disks;
 mod dissect;
 mod fuzz_smoke;
 mod images;
+mod mutation;
 mod properties;
 mod qemu;
 mod reader;
