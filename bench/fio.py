@@ -12,8 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 JOBS_FOLDER = Path(__file__).parent / "jobs"
+QUICK_JOBS = (
+    "randread-4k-qd1",
+    "randread-4k-qd32",
+    "randread-4k-qd32-2jobs",
+    "randwrite-4k-qd32",
+    "randwrite-512-qd32",
+    "seqread-1m-qd8",
+    "seqwrite-1m-qd8",
+)
+"""What `--quick` runs unless told otherwise."""
 FILL_BLOCK = 1 << 20
 FILL_SEED = 20260129
+SMALL_BLOCK = 4096
+READING = ("read", "randread")
 UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -24,7 +36,16 @@ class Job:
     name: str
     path: Path
     block_size: int
+    queue_depth: int
+    """Of each of its processes."""
     writes: bool
+
+    def is_small(self) -> bool:
+        """Whether it is judged by requests rather than by bytes."""
+        return self.block_size <= SMALL_BLOCK
+
+    def speed_unit(self) -> str:
+        return "kIOPS" if self.is_small() else "MB/s"
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,7 @@ def load_job(path: Path) -> Job:
     parser = configparser.ConfigParser(allow_no_value=True, delimiters=("=",), interpolation=None)
     parser.read(path)
     options = parser[path.stem]
-    return Job(path.stem, path, parse_size(options["bs"]), "read" not in options["rw"])
+    return Job(path.stem, path, parse_size(options["bs"]), int(options.get("iodepth", "1")), options["rw"] not in READING)
 
 
 def pick_engine(scratch: Path) -> str:
