@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -48,8 +49,8 @@ def build(packages: list[str]) -> None:
 
 
 def require(tools: Mapping[str, str]) -> None:
-    """Installs the Debian packages of programs that are missing, where that is possible."""
-    missing = sorted({package for program, package in tools.items() if shutil.which(program) is None})
+    """Installs the Debian packages of tools that are missing, where that is possible."""
+    missing = sorted({package for program, package in tools.items() if not is_there(program)})
     if not missing:
         return
     names = " ".join(missing)
@@ -60,6 +61,21 @@ def require(tools: Mapping[str, str]) -> None:
     subprocess.run(["apt-get", "update", "-qq"], check=True, env=environment)
     install = ["apt-get", "install", "-qq", "--yes", "--no-install-recommends", *missing]
     subprocess.run(install, check=True, env=environment)
+
+
+def use_newest_peers() -> None:
+    """Puts QEMU's tools and gocryptfs of Debian's unstable distribution before those that are installed."""
+    folder = subprocess.run([REPOSITORY / "bench/newest"], check=True, capture_output=True, text=True).stdout.strip()
+    os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+
+
+def is_there(tool: str) -> bool:
+    """A tool is a program on the path, a file by its absolute path, or `python:` and a module's name."""
+    if tool.startswith("/"):
+        return Path(tool).exists()
+    if tool.startswith("python:"):
+        return importlib.util.find_spec(tool.removeprefix("python:")) is not None
+    return shutil.which(tool) is not None
 
 
 def proc_field(path: str, name: str) -> str | None:

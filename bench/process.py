@@ -53,8 +53,17 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_memory(pid: int) -> int:
     """The most memory that was resident at once, in bytes."""
+    return status_field(pid, "VmHWM")
+
+
+def resident_memory(pid: int) -> int:
+    """The memory that is resident now, in bytes."""
+    return status_field(pid, "VmRSS")
+
+
+def status_field(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     return 0
 

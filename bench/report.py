@@ -9,7 +9,6 @@ from fio import Job
 from results import Results, Spread
 from targets import OURS, TARGETS, Target
 
-SMALL_BLOCK = 4096
 NOTHING = "-"
 
 
@@ -30,7 +29,7 @@ def to_markdown(results: Results, jobs: list[Job], systems: list[str], context: 
         "## Throughput",
         table(
             ["job", "unit", *systems],
-            [[job.name, unit(job), *(throughput(results, system, job) for system in systems)] for job in jobs],
+            [[job.name, job.speed_unit(), *(throughput(results, system, job) for system in systems)] for job in jobs],
         ),
     ]
     if OURS in systems and others:
@@ -112,14 +111,8 @@ def describe_context(context: dict[str, Any]) -> str:
     )
 
 
-def unit(job: Job) -> str:
-    return "kIOPS" if job.block_size <= SMALL_BLOCK else "MB/s"
-
-
 def throughput(results: Results, system: str, job: Job) -> str:
-    if job.block_size <= SMALL_BLOCK:
-        return cell(scaled(results.iops(system, job.name), 1e3), 1)
-    return cell(scaled(results.bytes_per_second(system, job.name), 1e6), 0)
+    return cell(results.speed(system, job), 1 if job.is_small() else 0)
 
 
 def latency(results: Results, system: str, job: Job) -> str:
@@ -129,10 +122,6 @@ def latency(results: Results, system: str, job: Job) -> str:
     p50 = Spread.of([run.sample.p50_us for run in runs]).median
     p99 = Spread.of([run.sample.p99_us for run in runs]).median
     return f"{p50:.0f} / {p99:.0f}"
-
-
-def scaled(spread: Spread | None, divisor: float) -> Spread | None:
-    return None if spread is None else Spread(spread.median / divisor, spread.low / divisor, spread.high / divisor)
 
 
 def cell(spread: Spread | None, decimals: int) -> str:

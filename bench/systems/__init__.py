@@ -1,0 +1,29 @@
+"""What is compared. A new peer is one class in one of these files, and its place in `SYSTEMS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from systems.base import System
+from systems.folders import Encfs, Gocryptfs, Securefs
+from systems.luks import Nbdkit, QemuStorageDaemon
+from systems.ours import Vmcryptfs, VmcryptfsRustCrypto
+from systems.plain import Libfuse, Passthrough, Raw
+
+QUICK: tuple[type[System], ...] = (Raw, Passthrough, Vmcryptfs, Gocryptfs)
+"""What `--quick` compares unless told otherwise."""
+
+ALL: tuple[type[System], ...] = (
+    Raw,
+    Passthrough,
+    Libfuse,
+    Vmcryptfs,
+    VmcryptfsRustCrypto,
+    QemuStorageDaemon,
+    Nbdkit,
+    Gocryptfs,
+    Securefs,
+    Encfs,
+)
+
+SYSTEMS: Mapping[str, type[System]] = {system.name: system for system in ALL}

@@ -1,0 +1,49 @@
+"""Ours, in each way that it can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from process import call, first_line
+from systems.base import FuseSystem
+
+ENABLE_URING = Path("/sys/module/fuse/parameters/enable_uring")
+
+
+class Vmcryptfs(FuseSystem):
+    """Ours, as it is installed: native provider, aws-lc, sectors of 4096 bytes; the transport that every kernel has."""
+
+    name = "vmcryptfs"
+    cargo_package = "vmcryptfs"
+    encrypts = True
+    is_ours = True
+    mount_options: ClassVar[tuple[str, ...]] = ()
+
+    def prepare(self) -> None:
+        self._call("provider", "add", "native", "bench")
+        self._call("create", str(self._vm_folder()))
+        self._call("create-disk", str(self._vm_folder() / "disk.raw"), "--size", str(self.size))
+
+    def commands(self) -> list[list[str]]:
+        paths = (str(self._vm_folder()), str(self.mountpoint))
+        return [self._vmcryptfs("mount", *paths, "--foreground", *self.mount_options)]
+
+    def version(self) -> str:
+        return first_line([str(self.binaries / "vmcryptfs"), "--version"])
+
+    def _vm_folder(self) -> Path:
+        return self.folder / "vm"
+
+    def _vmcryptfs(self, *arguments: str) -> list[str]:
+        return [str(self.binaries / "vmcryptfs"), "--config", str(self.folder / "config.toml"), *arguments]
+
+    def _call(self, *arguments: str) -> None:
+        call(self._vmcryptfs(*arguments))
+
+
+class VmcryptfsRustCrypto(Vmcryptfs):
+    """Ours with the portable cipher engine."""
+
+    name = "vmcryptfs-rustcrypto"
+    mount_options = ("--engine", "rustcrypto")
