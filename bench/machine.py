@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+ENABLE_URING = Path("/sys/module/fuse/parameters/enable_uring")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -63,10 +64,22 @@ def require(tools: Mapping[str, str]) -> None:
     subprocess.run(install, check=True, env=environment)
 
 
+def newest_programs() -> Path:
+    """The folder of QEMU's tools, gocryptfs and libfuse's passthrough of Debian's unstable distribution."""
+    made = subprocess.run([REPOSITORY / "bench/newest"], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(made.stdout.strip())
+
+
 def use_newest_peers() -> None:
-    """Puts QEMU's tools and gocryptfs of Debian's unstable distribution before those that are installed."""
-    folder = subprocess.run([REPOSITORY / "bench/newest"], check=True, capture_output=True, text=True).stdout.strip()
-    os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+    """Puts them before those that are installed."""
+    os.environ["PATH"] = f"{newest_programs()}:{os.environ['PATH']}"
+
+
+def fuse_over_io_uring_missing() -> str | None:
+    """Why this machine's kernel does not offer FUSE over io_uring."""
+    if not ENABLE_URING.exists():
+        return "this kernel has no FUSE over io_uring"
+    return None if ENABLE_URING.read_text().strip() == "Y" else f"switched off: echo Y > {ENABLE_URING}"
 
 
 def is_there(tool: str) -> bool:

@@ -10,7 +10,7 @@ from systems import SYSTEMS
 
 OURS = "vmcryptfs"
 URING = "vmcryptfs-io-uring"
-PLAIN = {OURS: "passthrough", URING: "passthrough-io-uring"}
+PLAIN = {OURS: "passthrough", URING: "libfuse-io-uring"}
 """What costs the same but for our layers and the cipher: FUSE without cryptography, on the same transport."""
 
 

@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from systems.base import System
 from systems.folders import Encfs, Gocryptfs, Securefs
 from systems.luks import Nbdkit, QemuStorageDaemon
-from systems.ours import Vmcryptfs, VmcryptfsRustCrypto
-from systems.plain import Libfuse, Passthrough, Raw
+from systems.ours import Vmcryptfs, VmcryptfsRustCrypto, VmcryptfsUring
+from systems.plain import Libfuse, LibfuseUring, Passthrough, Raw
 
-QUICK: tuple[type[System], ...] = (Raw, Passthrough, Vmcryptfs, Gocryptfs)
+QUICK: tuple[type[System], ...] = (Raw, Passthrough, LibfuseUring, Vmcryptfs, VmcryptfsUring, Gocryptfs)
 """What `--quick` compares unless told otherwise."""
 
 ALL: tuple[type[System], ...] = (
     Raw,
     Passthrough,
     Libfuse,
+    LibfuseUring,
     Vmcryptfs,
+    VmcryptfsUring,
     VmcryptfsRustCrypto,
     QemuStorageDaemon,
     Nbdkit,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import machine
 from process import call, first_line
 from systems.base import FuseSystem
-
-ENABLE_URING = Path("/sys/module/fuse/parameters/enable_uring")
 
 
 class Vmcryptfs(FuseSystem):
@@ -18,7 +17,7 @@ class Vmcryptfs(FuseSystem):
     cargo_package = "vmcryptfs"
     encrypts = True
     is_ours = True
-    mount_options: ClassVar[tuple[str, ...]] = ()
+    mount_options: ClassVar[tuple[str, ...]] = ("--transport", "dev-fuse")
 
     def prepare(self) -> None:
         self._call("provider", "add", "native", "bench")
@@ -42,8 +41,19 @@ class Vmcryptfs(FuseSystem):
         call(self._vmcryptfs(*arguments))
 
 
+class VmcryptfsUring(Vmcryptfs):
+    """Ours by FUSE over io_uring."""
+
+    name = "vmcryptfs-io-uring"
+    mount_options = ("--transport", "io-uring")
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return machine.fuse_over_io_uring_missing()
+
+
 class VmcryptfsRustCrypto(Vmcryptfs):
     """Ours with the portable cipher engine."""
 
     name = "vmcryptfs-rustcrypto"
-    mount_options = ("--engine", "rustcrypto")
+    mount_options = (*Vmcryptfs.mount_options, "--engine", "rustcrypto")

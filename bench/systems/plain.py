@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
+import machine
 from mounts import filesystem_type
 from process import call
 from systems.base import FuseSystem, System, new_file
@@ -45,17 +47,21 @@ class Libfuse(FuseSystem):
     """
 
     name = "libfuse"
+    transport: ClassVar[str] = "clone_fd"
     tools = FuseSystem.tools | {"gcc": "gcc", "pkg-config": "pkg-config", str(LIBFUSE_EXAMPLE): "libfuse3-dev"}
 
     def prepare(self) -> None:
         self._shown_folder().mkdir()
         new_file(self._shown_folder() / "disk.raw", self.size)
+        self.make_program()
+
+    def make_program(self) -> None:
         flags = call(["pkg-config", "--cflags", "--libs", "fuse3"]).split()
         call(["gcc", "-O2", str(LIBFUSE_EXAMPLE), "-o", str(self._program()), *flags])
 
     def commands(self) -> list[list[str]]:
-        options = f"source={self._shown_folder()},cache=never"
-        return [[str(self._program()), "-f", "-o", options, "-o", "clone_fd", str(self.mountpoint)]]
+        options = f"source={self._shown_folder()},cache=never,{self.transport}"
+        return [[str(self._program()), "-f", "-o", options, str(self.mountpoint)]]
 
     def version(self) -> str:
         return f"libfuse {call(['pkg-config', '--modversion', 'fuse3']).strip()}"
@@ -65,3 +71,22 @@ class Libfuse(FuseSystem):
 
     def _shown_folder(self) -> Path:
         return self.folder / "shown"
+
+
+class LibfuseUring(Libfuse):
+    """The same by FUSE over io_uring, which the newest libfuse can: what FUSE costs on that transport."""
+
+    name = "libfuse-io-uring"
+    transport = "io_uring"
+    tools = FuseSystem.tools | {"gcc": "gcc"}
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return machine.fuse_over_io_uring_missing()
+
+    def make_program(self) -> None:
+        self._program().symlink_to(machine.newest_programs() / "passthrough_ll")
+
+    def version(self) -> str:
+        said = call([str(self._program()), "--version"])
+        return next(line for line in said.splitlines() if "library" in line)
