@@ -2,8 +2,9 @@
 
 use vmcryptfs::crypto::random;
 use vmcryptfs::storage::memory::MemoryStorage;
+use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::home_file::{HomeFile, HomeKeys};
-use vmcryptfs::store::plain_file::{PlainFile, request_buffer};
+use vmcryptfs::store::plain_file::PlainFile;
 
 use crate::mutation::{Random, fuzz};
 use crate::{SECONDS, bound_memory};

@@ -15,3 +15,4 @@ mod images;
 mod keys;
 mod names;
 mod raw;
+mod transport;

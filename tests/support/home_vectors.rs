@@ -6,8 +6,9 @@ use vmcryptfs::format::home_file::{BLOCK, BLOCK_LEN, FileId};
 use vmcryptfs::key::Dek;
 use vmcryptfs::storage::Storage;
 use vmcryptfs::storage::memory::MemoryStorage;
+use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value};
-use vmcryptfs::store::plain_file::{PlainFile, request_buffer};
+use vmcryptfs::store::plain_file::PlainFile;
 
 use crate::vector_file::{VectorFile, secret};
 use crate::vectors;
