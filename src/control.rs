@@ -29,6 +29,7 @@ use crate::progress::Progress;
 use crate::provider::Notice;
 use crate::sector;
 use crate::sys::process::effective_uid;
+use crate::vm::deep_rekey::UnderWay;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use mounts::Mounted;
@@ -153,6 +154,9 @@ pub struct ComponentStatus {
     /// Length of a disk in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// A deep rekey that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deep_rekey: Option<UnderWay>,
 }
 
 /// Since when and why a component could not be unlocked.
@@ -357,5 +361,6 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
             .map(|claims| claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect())
             .unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
+        deep_rekey: found.deep_rekey,
     }
 }

@@ -73,3 +73,46 @@ pub trait Storage: Send + Sync {
     /// `Io`.
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>>;
 }
+
+/// A storage that someone else owns.
+impl<S: Storage> Storage for &S {
+    fn len(&self) -> Result<u64> {
+        (**self).len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        (**self).set_len(len)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        (**self).read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        (**self).write_at(offset, data)
+    }
+
+    fn sync(&self) -> Result<()> {
+        (**self).sync()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).punch(offset, len)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).zero(offset, len)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        (**self).allocate(offset, len)
+    }
+
+    fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
+        (**self).seek_data(offset)
+    }
+
+    fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
+        (**self).seek_hole(offset)
+    }
+}

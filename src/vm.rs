@@ -5,6 +5,7 @@
 
 pub mod clear;
 pub mod convert;
+pub mod deep_rekey;
 pub mod disk;
 pub mod erase;
 pub mod folder;

@@ -9,9 +9,12 @@ use crate::cli::table;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::format::header::{ComponentKind, Header, Shape, UnverifiedHeader};
+use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::{FileStorage, Storage};
+use crate::store::disk::genuine_progress;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
+use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{folder, keyring, scan};
 
 /// What to check.
@@ -46,7 +49,7 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
     let keks = providers.fetch_all(ids);
     let unlock = |header: &UnverifiedHeader| {
         let dek = keyring::unlock(header, &keks)?;
-        header.clone().verify(&dek)
+        header.clone().verify(&dek).map(|header| (header, dek))
     };
     let findings: Vec<Finding> = components
         .into_iter()
@@ -91,7 +94,11 @@ fn components(path: &Path) -> Result<Vec<(PathBuf, ComponentKind, Opened)>> {
     Ok(found.into_iter().map(opened).collect())
 }
 
-fn examine(opened: &(FileStorage, StoredHeader), unlock: impl Fn(&UnverifiedHeader) -> Result<Header>) -> Result<()> {
+/// What is to be known of a component that is whole and genuine.
+fn examine(
+    opened: &(FileStorage, StoredHeader),
+    unlock: impl Fn(&UnverifiedHeader) -> Result<(Header, Dek)>,
+) -> Result<String> {
     let (storage, stored) = opened;
     if let OtherCopy::Damaged(error) = &stored.other {
         return Err(Error::new(
@@ -102,7 +109,7 @@ fn examine(opened: &(FileStorage, StoredHeader), unlock: impl Fn(&UnverifiedHead
             ),
         ));
     }
-    let header = unlock(&stored.header)?;
+    let (header, dek) = unlock(&stored.header)?;
     if let Shape::Disk { data_offset, .. } = header.shape {
         let len = storage.len()?;
         if len < data_offset {
@@ -112,12 +119,18 @@ fn examine(opened: &(FileStorage, StoredHeader), unlock: impl Fn(&UnverifiedHead
             ));
         }
     }
-    Ok(())
+    let Some(transition) = &header.transition else { return Ok("whole and genuine".to_owned()) };
+    match header.shape {
+        Shape::Home => transition.old_dek(&dek).map(drop)?,
+        Shape::Disk { .. } => genuine_progress(storage, &header, transition, &dek).map(drop)?,
+    }
+    let under_way = UnderWay::of(storage, &header)?.map_or_else(String::new, UnderWay::describe);
+    Ok(format!("whole and genuine; a deep rekey is under way, {under_way}"))
 }
 
-fn finding(path: PathBuf, kind: ComponentKind, examined: Result<()>) -> Finding {
+fn finding(path: PathBuf, kind: ComponentKind, examined: Result<String>) -> Finding {
     let (problem, result) = match examined {
-        Ok(()) => (None, "whole and genuine".to_owned()),
+        Ok(result) => (None, result),
         Err(error) => (Some(error.kind()), error.chain()),
     };
     Finding { path, kind: kind.word(), problem, result }

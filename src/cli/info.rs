@@ -15,6 +15,7 @@ use crate::key::KeyName;
 use crate::sector;
 use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder, scan};
 use vm::VmInfo;
 
@@ -52,6 +53,8 @@ struct HeaderInfo {
     label: String,
     keys: Vec<KeyName>,
     other_copy: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deep_rekey: Option<UnderWay>,
     /// Of a home that was asked for by its VM folder.
     #[serde(flatten)]
     vm: Option<VmInfo>,
@@ -92,7 +95,7 @@ fn folder_infos(path: &Path, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec
         ComponentKind::Home => {
             let path = path.join(&component.path);
             let stored = component.header.context(|| format!("home of {}", path.display()))?;
-            let mut info = header_info(path, &stored, None);
+            let mut info = header_info(path, &stored, None, component.deep_rekey);
             // A datastore's VMs are asked for one by one: each takes a key.
             if component.path.as_os_str().is_empty() {
                 info.vm = Some(VmInfo::of(&dir, &stored, config)?);
@@ -109,10 +112,16 @@ fn disk_info(path: &Path) -> Result<HeaderInfo> {
     let (storage, stored) =
         std::fs::File::open(path).context(describe).and_then(disk::read_header).context(describe)?;
     let lengths = (storage.len()?, storage.allocated()?);
-    Ok(header_info(path.to_path_buf(), &stored, Some(lengths)))
+    let deep_rekey = UnderWay::of(&storage, stored.header.claims())?;
+    Ok(header_info(path.to_path_buf(), &stored, Some(lengths), deep_rekey))
 }
 
-fn header_info(path: PathBuf, stored: &StoredHeader, lengths: Option<(u64, u64)>) -> HeaderInfo {
+fn header_info(
+    path: PathBuf,
+    stored: &StoredHeader,
+    lengths: Option<(u64, u64)>,
+    deep_rekey: Option<UnderWay>,
+) -> HeaderInfo {
     let claims: &Header = stored.header.claims();
     let (cipher, sector_size, data_offset) = match claims.shape {
         Shape::Home => ("XAES-256-GCM", None, None),
@@ -135,6 +144,7 @@ fn header_info(path: PathBuf, stored: &StoredHeader, lengths: Option<(u64, u64)>
             OtherCopy::Older(older) => format!("older (sequence {})", older.claims().sequence),
             OtherCopy::Damaged(error) => format!("damaged: {}", error.chain()),
         },
+        deep_rekey,
         vm: None,
     }
 }
@@ -155,6 +165,7 @@ fn print_one(info: &HeaderInfo) {
         lines.push(("Label", info.label.clone()));
     }
     lines.push(("Other copy", info.other_copy.clone()));
+    lines.extend(info.deep_rekey.map(|under_way| ("Deep rekey", format!("under way, {}", under_way.describe()))));
     for (name, value) in lines {
         println!("{:<13} {value}", format!("{name}:"));
     }

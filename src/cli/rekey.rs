@@ -1,11 +1,13 @@
-//! `rekey`: a new key for a VM folder.
+//! `rekey`: a new key for a VM folder, or with `--deep` for its data as well.
+
+mod deep;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::cli::progress::Shown;
-use crate::cli::{place, table};
+use crate::cli::{place, size, table};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Result};
@@ -16,10 +18,14 @@ use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent};
 /// What to rekey.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs rekey web01\n  vmcryptfs rekey web01 --provider kms2\n  \
-    vmcryptfs rekey web01 --disk data.raw\n\n\
+    vmcryptfs rekey web01 --disk data.raw\n  \
+    vmcryptfs rekey --deep web01 --disk data.raw --rate 100M\n\n\
     The provider makes a new key, and the data keys of the home and of all disks are wrapped by it, snapshots included.\n\
     Data stay as they are, so it takes no longer for large disks, and guests may run. What was wrapped by the former key\n\
-    is destroyed in all headers; other slots (`vmcryptfs key list`) stay. After an interruption, run it again.")]
+    is destroyed in all headers; other slots (`vmcryptfs key list`) stay. After an interruption, run it again.\n\n\
+    With --deep every sector is encrypted anew under a new data key as well, in place: for when the data key itself may be\n\
+    known to others. Disks may be in use meanwhile; the home's files need the folder unmounted. At any moment everything\n\
+    opens with the new key; Ctrl-C stops, and running it again goes on where it stopped.")]
 pub(super) struct RekeyArgs {
     /// Folder of the VM
     #[arg(value_name = "VM_FOLDER")]
@@ -30,7 +36,13 @@ pub(super) struct RekeyArgs {
     /// Provider of the new key [default: that of the present key]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// Print JSON
+    /// New data keys as well: every sector of the disks, and every file of the home, is encrypted anew
+    #[arg(long)]
+    deep: bool,
+    /// Most bytes that --deep reads and writes in a second, such as 100M
+    #[arg(long, value_name = "BYTES", requires = "deep", value_parser = size::parse)]
+    rate: Option<u64>,
+    /// Print JSON; with --deep also a line of it each second meanwhile
     #[arg(long)]
     json: bool,
 }
@@ -38,6 +50,10 @@ pub(super) struct RekeyArgs {
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     // Every component stays open until all are done.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
+    if args.deep { deep::run(args, config) } else { shallow(args, config) }
+}
+
+fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = Rekey { disks: args.disks.clone(), provider: args.provider.clone() };
     let mut shown = Shown::new()?;
     let rekeyed: Rekeyed = place::work(

@@ -46,6 +46,9 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
         let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
         println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);
     }
+    for (component, under_way) in components.iter().filter_map(|component| Some((component, component.deep_rekey?))) {
+        println!("\n{}: a deep rekey is under way, {}", name(component), under_way.describe());
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::event::{Event, Operation};
 use crate::key::KeyName;
 use crate::progress::OnProgress;
+use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::vm::erase::{Erase, Erased};
 use crate::vm::rekey::{Rekey, Rekeyed};
 use crate::vm::restore::{RestoreHeader, Restored};
@@ -22,6 +23,22 @@ pub fn rekey(place: &dyn Workplace, task: &Rekey, on_progress: OnProgress<'_>) -
         for component in &rekeyed.components {
             let former = component.former_key.as_ref().map(|key| format!("in place of {key}"));
             tell(&component.path, component.uuid, Some(&rekeyed.key), former);
+        }
+    });
+    rekeyed
+}
+
+/// Deep-rekeys, with an event that it is begun or gone on with, since that may last for hours, and one for each component
+/// that it finished.
+///
+/// # Errors
+/// As [`DeepRekey::run`].
+pub fn deep_rekey(place: &dyn Workplace, task: &DeepRekey, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
+    Event::of(Operation::RekeyDeep).component(&place.path()).reason("begun, or gone on with").done();
+    let rekeyed = task.run(place, on_progress);
+    told(&rekeyed, Operation::RekeyDeep, place, Path::new(""), |rekeyed, tell| {
+        for component in rekeyed.components.iter().filter(|component| component.done_now) {
+            tell(&component.path, component.uuid, Some(&rekeyed.key), Some("finished".to_owned()));
         }
     });
     rekeyed

@@ -10,6 +10,7 @@ use crate::control::{Answer, send, tasks};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::progress::Progress;
+use crate::vm::deep_rekey::DeepRekey;
 use crate::vm::erase::Erase;
 use crate::vm::rekey::Rekey;
 use crate::vm::restore::RestoreHeader;
@@ -25,6 +26,13 @@ pub enum Work {
         folder: PathBuf,
         /// What in it.
         task: Rekey,
+    },
+    /// A new KEK and new DEKs.
+    DeepRekey {
+        /// The VM folder.
+        folder: PathBuf,
+        /// What in it.
+        task: DeepRekey,
     },
     /// Key slots more.
     AddKey {
@@ -68,6 +76,9 @@ pub(super) fn serve(fs: &FileSystem, work: Work, stream: &mut UnixStream) -> Res
     };
     let outcome = match work {
         Work::Rekey { folder, task } => to_json(&tasks::rekey(&fs.vm_at(&folder)?.0, &task, &mut on_progress)?),
+        Work::DeepRekey { folder, task } => {
+            to_json(&tasks::deep_rekey(&fs.vm_at(&folder)?.0, &task, &mut on_progress)?)
+        }
         Work::AddKey { at, mut task } => {
             let (vm, component) = fs.vm_at(&at)?;
             task.component = task.component.map(|_| component);

@@ -17,7 +17,8 @@ pub const HEADER_LEN: usize = 512;
 /// Bytes of a file id.
 pub const FILE_ID_LEN: usize = 16;
 
-const MAGIC: [u8; 8] = *b"VMCRYPTH";
+/// What a home file begins with, unless it is a hole.
+pub const MAGIC: [u8; 8] = *b"VMCRYPTH";
 const VERSION: u16 = 1;
 const AUTHENTICATED_LEN: usize = 32;
 const TAG_LEN: usize = 32;
@@ -28,7 +29,7 @@ const ENTRY_LEN: usize = PAIR_LEN / 2;
 pub struct FileId(pub [u8; FILE_ID_LEN]);
 
 /// A header whose fields are well-formed, but which anyone could have written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UnverifiedHeader {
     id: FileId,
     authenticated: [u8; AUTHENTICATED_LEN],

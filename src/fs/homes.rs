@@ -51,6 +51,7 @@ impl FileSystem {
         let stored =
             folder::read_home(dir)?.ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
         let dek = self.keyring.dek(&stored.header)?;
-        Ok(Home { header: stored.header.verify(&dek)?, keys: HomeKeys::new(&dek)? })
+        let header = stored.header.verify(&dek)?;
+        Ok(Home { keys: HomeKeys::of(&header, &dek)?, header })
     }
 }

@@ -1,5 +1,6 @@
 //! Work on the keys of a mounted VM folder's components, while guests use them.
 
+use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,15 +8,17 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
-use crate::fs::handle::OpenFile;
+use crate::fs::handle::{Content, OpenFile};
 use crate::fs::node::{NodeKind, NodeNumber, Place, ROOT};
 use crate::fs::{FileSystem, backing};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::{Access, Storage};
-use crate::vm::keyring::LockState;
+use crate::store::disk::DeepRekey;
+use crate::store::header_area;
+use crate::vm::keyring::{FetchedKeks, LockState};
 use crate::vm::scan::{self, FoundComponent};
-use crate::vm::workplace::{self, Claimed, Workplace};
+use crate::vm::workplace::{self, Claimed, OpenDisk, Workplace};
 
 /// A VM folder of this mount.
 pub struct MountedVm<'f> {
@@ -56,8 +59,8 @@ impl FileSystem {
         backing::stat(self.root()).map(|stat| (stat.st_dev, stat.st_ino))
     }
 
-    /// Opens a file as a guest would, so that a guest that opens it now shares it.
-    fn open_at(&self, path: &Path) -> Result<Arc<OpenFile>> {
+    /// Opens a file as a guest would. A guest that opens it shares it for as long as its nodes are known.
+    fn open_at(&self, path: &Path, access: Access) -> Result<(Arc<OpenFile>, LookedUp<'_>)> {
         let mut looked_up = LookedUp { fs: self, nodes: Vec::new() };
         for part in path.components() {
             let Component::Normal(name) = part else {
@@ -67,7 +70,7 @@ impl FileSystem {
         }
         let number = looked_up.nodes.last().copied().unwrap_or(ROOT);
         let node = self.nodes.get(number)?;
-        self.asking(|fs| fs.open_node(&node, Access::Read))
+        Ok((self.asking(|fs| fs.open_node(&node, access))?, looked_up))
     }
 }
 
@@ -123,11 +126,7 @@ impl Workplace for MountedVm<'_> {
                 let storage = workplace::claim_backing(&self.fs.backing.dir(&self.folder)?, path, kind)?;
                 Ok(Box::new(storage))
             }
-            ComponentKind::Disk => {
-                let open = self.fs.open_at(&self.folder.join(path))?;
-                open.claim_for_header().context(|| path.display().to_string())?;
-                Ok(Box::new(MountedDisk(open)))
-            }
+            ComponentKind::Disk => Ok(Box::new(self.claim_disk(path, Access::Read)?)),
         }
     }
 
@@ -140,23 +139,85 @@ impl Workplace for MountedVm<'_> {
         self.fs.keyring.lock(header);
         self.fs.homes.forget();
     }
+
+    fn open_disk(&self, path: &Path, _keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
+        if self.fs.options.read_only {
+            return Err(Error::new(Kind::ReadOnly, "it is mounted read-only: unmount it, or mount it writable"));
+        }
+        let claim = self.claim_disk(path, Access::Write)?;
+        if !matches!(claim.open.content, Content::Disk(_)) {
+            return Err(Error::new(Kind::Invalid, "not a disk"));
+        }
+        let stored = header_area::load(claim.storage(), ComponentKind::Disk)?;
+        let dek = self.fs.keyring.dek(&stored.header)?;
+        Ok(Box::new(MountedOpenDisk { claim, dek }))
+    }
+
+    fn folder_alone(&self) -> Option<&File> {
+        None
+    }
+
+    fn learn(&self, uuid: Uuid, dek: &Dek) {
+        self.fs.keyring.insert(uuid, dek.duplicate());
+    }
 }
 
-/// A disk that the mount has open, alone with its header.
-struct MountedDisk(Arc<OpenFile>);
+/// A disk that the mount has open for writing, alone with its header.
+struct MountedOpenDisk<'f> {
+    claim: MountedDisk<'f>,
+    dek: Arc<Dek>,
+}
 
-impl Claimed for MountedDisk {
+impl Claimed for MountedOpenDisk<'_> {
     fn storage(&self) -> &dyn Storage {
-        self.0.content.storage()
+        self.claim.storage()
     }
 
     fn sync(&self) -> Result<()> {
-        self.0.content.file().sync()
+        self.claim.sync()
     }
 }
 
-impl Drop for MountedDisk {
+impl OpenDisk for MountedOpenDisk<'_> {
+    fn dek(&self) -> &Dek {
+        &self.dek
+    }
+
+    fn deep_rekey(&self) -> &dyn DeepRekey {
+        match &self.claim.open.content {
+            Content::Disk(disk) => disk,
+            Content::Home(_) => unreachable!("only disks are opened as such"),
+        }
+    }
+}
+
+/// A disk that the mount has open, alone with its header.
+struct MountedDisk<'f> {
+    open: Arc<OpenFile>,
+    /// So that a guest that opens the disk meanwhile finds it open, and shares it.
+    _nodes: LookedUp<'f>,
+}
+
+impl<'f> MountedVm<'f> {
+    fn claim_disk(&self, path: &Path, access: Access) -> Result<MountedDisk<'f>> {
+        let (open, nodes) = self.fs.open_at(&self.folder.join(path), access)?;
+        open.claim_for_header().context(|| path.display().to_string())?;
+        Ok(MountedDisk { open, _nodes: nodes })
+    }
+}
+
+impl Claimed for MountedDisk<'_> {
+    fn storage(&self) -> &dyn Storage {
+        self.open.content.storage()
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.open.content.file().sync()
+    }
+}
+
+impl Drop for MountedDisk<'_> {
     fn drop(&mut self) {
-        self.0.release_header();
+        self.open.release_header();
     }
 }

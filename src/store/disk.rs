@@ -7,7 +7,7 @@ mod journal;
 mod rekey;
 mod two_keys;
 
-pub use rekey::{MAX_CHUNK_LEN, Progress, claimed_progress};
+pub use rekey::{DeepRekey, MAX_CHUNK_LEN, Progress, claimed_progress, genuine_progress};
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -124,16 +124,28 @@ pub fn write(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -
 }
 
 /// Replaces the header in both copies, one after the other, so that nothing of a former state is left: to be used where a
-/// slot must not outlive the change, or where an older copy would be wrong. The header gets its sequence here. Returns the
-/// copy then in use and its header.
+/// slot must not outlive the change, or where an older copy would be wrong. The header gets its sequence here; `sync` is how
+/// its owner makes it durable. Returns the copy then in use and its header.
 ///
 /// # Errors
 /// As [`update`]; then one copy may say the new, the other the old, and doing it again finishes the work.
-pub fn update_both(storage: &dyn Storage, in_use: usize, header: Header, dek: &Dek) -> Result<(usize, Header)> {
-    let next = Header { sequence: header.sequence + 1, ..header };
-    let in_use = update(storage, in_use, &next, dek)?;
-    let last = Header { sequence: next.sequence + 1, ..next };
-    Ok((update(storage, in_use, &last, dek)?, last))
+pub fn update_both(
+    storage: &dyn Storage,
+    in_use: usize,
+    header: Header,
+    dek: &Dek,
+    sync: &dyn Fn() -> Result<()>,
+) -> Result<(usize, Header)> {
+    let mut state = (in_use, header);
+    for _ in 0..2 {
+        let sequence = state.1.sequence.checked_add(1);
+        let sequence =
+            sequence.ok_or_else(|| Error::new(Kind::Unsupported, "the header was changed too often to count"))?;
+        state.1 = Header { sequence, ..state.1 };
+        state.0 = write(storage, state.0, &state.1, dek)?;
+        sync()?;
+    }
+    Ok(state)
 }
 
 #[cfg(test)]

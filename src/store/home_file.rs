@@ -184,6 +184,19 @@ impl<S: Storage> HomeFile<S> {
         })
     }
 
+    /// Opens an empty backing file as the empty home file `id`; the id is written with the first byte.
+    ///
+    /// # Errors
+    /// `Exists` when it is not empty, or `Io`.
+    pub fn with_id(storage: S, keys: &HomeKeys, id: FileId) -> Result<Self> {
+        let len = storage.len()?;
+        if len > 0 {
+            return Err(Error::new(Kind::Exists, format!("a file of {len} bytes, expected an empty one")));
+        }
+        let cipher = keys.new_file_of(id)?;
+        Ok(Self { cipher, ..Self::open(storage, keys)? })
+    }
+
     /// The storage beneath, for attributes; its bytes are ciphertext.
     pub fn storage(&self) -> &S {
         &self.storage

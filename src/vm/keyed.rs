@@ -132,6 +132,13 @@ pub fn fetch_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f
     place.providers().fetch_all(ids)
 }
 
+/// KEKs of all slots, also of what is unlocked already: to wrap new DEKs by them.
+pub fn fetch_all_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
+    let headers = found.into_iter().filter_map(FoundComponent::unverified);
+    let ids = headers.flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    place.providers().fetch_all(ids)
+}
+
 /// What a message calls a component of the VM folder at hand.
 pub fn name(path: &Path) -> String {
     if path.as_os_str().is_empty() { "home".to_owned() } else { format!("disk {}", path.display()) }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Slot};
@@ -67,7 +68,7 @@ impl Rekey {
     /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when the former or the new provider cannot be used,
     /// `Corrupt`, or `Io`.
     pub fn run(&self, place: &dyn Workplace, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
-        let chosen = self.choose(place.components()?)?;
+        let chosen = choose(&self.disks, place.components()?)?;
         let keks = fetch_keks(place, &chosen);
         let mut keyed: Vec<Keyed<'_>> = Vec::new();
         for component in chosen {
@@ -95,22 +96,6 @@ impl Rekey {
         Ok(new.outcome(&keyed, former))
     }
 
-    fn choose(&self, found: Vec<FoundComponent>) -> Result<Vec<FoundComponent>> {
-        for disk in &self.disks {
-            if !found.iter().any(|component| component.kind == ComponentKind::Disk && component.path == *disk) {
-                return Err(Error::new(
-                    Kind::NotFound,
-                    format!("no encrypted disk {} in this VM folder", disk.display()),
-                ));
-            }
-        }
-        let wanted = |component: &FoundComponent| match component.kind {
-            ComponentKind::Home => self.disks.is_empty(),
-            ComponentKind::Disk => self.disks.is_empty() || self.disks.contains(&component.path),
-        };
-        Ok(found.into_iter().filter(wanted).collect())
-    }
-
     /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
     /// before anything depends on it.
     fn new_key(&self, place: &dyn Workplace, leader: &Keyed<'_>) -> Result<NewSlots> {
@@ -129,15 +114,33 @@ impl Rekey {
                 let kek = provider.fetch_key(&key_id).context(|| format!("key {key_id} of the unfinished rekey"))?;
                 (key_id, kek)
             }
-            None => make_key(place, leader, provider.as_ref()).context(unusable)?,
+            None => make_key(place, leader.header().uuid, provider.as_ref()).context(unusable)?,
         };
         Ok(NewSlots { key_id, kek, resumed })
     }
 }
 
+/// These disks; without any, the home and all disks.
+pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Vec<FoundComponent>> {
+    for disk in disks {
+        if !found.iter().any(|component| component.kind == ComponentKind::Disk && component.path == *disk) {
+            return Err(Error::new(Kind::NotFound, format!("no encrypted disk {} in this VM folder", disk.display())));
+        }
+    }
+    let wanted = |component: &FoundComponent| match component.kind {
+        ComponentKind::Home => disks.is_empty(),
+        ComponentKind::Disk => disks.is_empty() || disks.contains(&component.path),
+    };
+    Ok(found.into_iter().filter(wanted).collect())
+}
+
 /// A new KEK. It is fetched again at once: what cannot be had again must not wrap the only copy of a DEK.
-fn make_key(place: &dyn Workplace, leader: &Keyed<'_>, provider: &dyn KeyProvider) -> Result<(KeyId, Arc<dyn Kek>)> {
-    let (key_id, made) = provider.create_key(&NewKey { vm_name: place.vm_name(), vm_uuid: leader.header().uuid })?;
+pub(super) fn make_key(
+    place: &dyn Workplace,
+    vm_uuid: Uuid,
+    provider: &dyn KeyProvider,
+) -> Result<(KeyId, Arc<dyn Kek>)> {
+    let (key_id, made) = provider.create_key(&NewKey { vm_name: place.vm_name(), vm_uuid })?;
     let fetched = provider.fetch_key(&key_id)?;
     if fetched.check()? != made.check()? {
         return Err(Error::new(

@@ -1,5 +1,6 @@
 //! A VM folder in memory, to show what crashes and faults in work on keys leave: every storage call of every component counts.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::crypto::random;
+use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
 use crate::format::names::DiskNames;
@@ -16,9 +18,9 @@ use crate::sector::SectorSize;
 use crate::storage::Storage;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::header_area::{self, StoredHeader};
-use crate::vm::keyring::{self, slot_for};
+use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
-use crate::vm::workplace::{Claimed, Workplace};
+use crate::vm::workplace::{Claimed, DiskAlone, OpenDisk, Workplace};
 
 /// One component's backing file.
 pub(super) struct Part {
@@ -175,6 +177,7 @@ impl Workplace for Rig {
             kind: part.kind,
             header: header_area::load(&part.storage, part.kind),
             cipher_len: 0,
+            deep_rekey: None,
         };
         Ok(self.parts.iter().map(found).collect())
     }
@@ -193,6 +196,18 @@ impl Workplace for Rig {
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}
+
+    fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
+        let part = self.parts.iter().find(|part| part.path == path);
+        let part = part.ok_or_else(|| Error::new(Kind::NotFound, "no such part"))?;
+        Ok(Box::new(DiskAlone::open(&part.storage, keks, Engine::default())?))
+    }
+
+    fn folder_alone(&self) -> Option<&File> {
+        None
+    }
+
+    fn learn(&self, _uuid: Uuid, _dek: &Dek) {}
 }
 
 impl Claimed for &Part {

@@ -12,6 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::open_beneath;
+use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder};
 
 /// Directories deeper than this below a VM folder are not searched for disks.
@@ -28,6 +29,8 @@ pub struct FoundComponent {
     pub header: Result<StoredHeader>,
     /// Length of the backing file in bytes.
     pub cipher_len: u64,
+    /// A deep rekey that is under way.
+    pub deep_rekey: Option<UnderWay>,
 }
 
 impl FoundComponent {
@@ -84,7 +87,10 @@ fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Resu
         Ok(Some(stored)) => Ok(stored),
         Err(error) => Err(error),
     };
-    found.push(FoundComponent { path: path.to_path_buf(), kind: ComponentKind::Home, header, cipher_len: 0 });
+    let in_transition = header.as_ref().is_ok_and(|stored| stored.header.claims().transition.is_some());
+    let deep_rekey = in_transition.then_some(UnderWay { percent: None });
+    let path_of_home = path.to_path_buf();
+    found.push(FoundComponent { path: path_of_home, kind: ComponentKind::Home, header, cipher_len: 0, deep_rekey });
     scan_disks(dir, path, found)?;
     Ok(true)
 }
@@ -141,8 +147,14 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
         return Ok(());
     }
     let cipher_len = file.metadata().context(|| format!("reading attributes of {}", path.display()))?.len();
-    let header = disk::read_header(file).map(|(_, stored)| stored);
-    found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len });
+    let (header, deep_rekey) = match disk::read_header(file) {
+        Ok((storage, stored)) => {
+            let under_way = UnderWay::of(&storage, stored.header.claims()).unwrap_or(Some(UnderWay { percent: None }));
+            (Ok(stored), under_way)
+        }
+        Err(error) => (Err(error), None),
+    };
+    found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len, deep_rekey });
     Ok(())
 }
 

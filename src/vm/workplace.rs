@@ -11,13 +11,17 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
+use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage, Storage};
+use crate::store::disk::{DeepRekey, Disk, LockedDisk};
+use crate::store::plain_file::PlainFile;
 use crate::sys::file::open_beneath;
 use crate::vm::folder;
+use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::{self, FoundComponent};
 
 /// One VM folder, for work on its components' keys.
@@ -56,6 +60,67 @@ pub trait Workplace: Sync {
 
     /// Wipes the keys of the component that has this header from memory.
     fn forget(&self, header: &UnverifiedHeader);
+
+    /// Claims a disk as [`claim`](Self::claim) does, and opens it for writing, by a DEK in memory or one of the KEKs.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim); `KeyUnavailable`, `KeyRejected` or `Corrupt` when it does not unlock.
+    fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>>;
+
+    /// The folder, if no guest of this process uses it.
+    fn folder_alone(&self) -> Option<&File>;
+
+    /// Keeps a DEK in memory, where DEKs are kept.
+    fn learn(&self, uuid: Uuid, dek: &Dek);
+}
+
+/// A disk that is claimed and open, perhaps to guests as well.
+pub trait OpenDisk: Claimed {
+    /// The DEK in its slots when it was opened.
+    fn dek(&self) -> &Dek;
+
+    /// What exchanges that.
+    fn deep_rekey(&self) -> &dyn DeepRekey;
+}
+
+/// A disk that this process has opened for nobody else.
+pub struct DiskAlone<S> {
+    disk: Disk<S>,
+    dek: Dek,
+}
+
+impl<S: Storage> DiskAlone<S> {
+    /// Opens a disk whose storage is claimed.
+    ///
+    /// # Errors
+    /// As [`Workplace::open_disk`].
+    pub fn open(storage: S, keks: &FetchedKeks, engine: Engine) -> Result<Self> {
+        let locked = LockedDisk::open(storage)?;
+        let dek = keyring::unlock(&locked.stored().header, keks)?;
+        let disk = locked.unlock(&dek, engine)?;
+        disk.prepare_writes()?;
+        Ok(Self { disk, dek })
+    }
+}
+
+impl<S: Storage> Claimed for DiskAlone<S> {
+    fn storage(&self) -> &dyn Storage {
+        self.disk.storage()
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.disk.sync()
+    }
+}
+
+impl<S: Storage> OpenDisk for DiskAlone<S> {
+    fn dek(&self) -> &Dek {
+        &self.dek
+    }
+
+    fn deep_rekey(&self) -> &dyn DeepRekey {
+        &self.disk
+    }
 }
 
 /// A component that is claimed for as long as this lives.
@@ -177,6 +242,17 @@ impl Workplace for Unmounted {
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}
+
+    fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
+        let storage = claim_backing(&self.folder, path, ComponentKind::Disk)?;
+        Ok(Box::new(DiskAlone::open(storage, keks, Engine::default())?))
+    }
+
+    fn folder_alone(&self) -> Option<&File> {
+        Some(&self.folder)
+    }
+
+    fn learn(&self, _uuid: Uuid, _dek: &Dek) {}
 }
 
 /// As [`Workplace::claim_unused`], below an open VM folder.

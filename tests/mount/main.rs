@@ -4,6 +4,7 @@
 
 mod attack;
 mod concurrency;
+mod deep_rekey;
 mod errors;
 mod events;
 mod files;

@@ -67,16 +67,49 @@ impl InTransition {
 /// # Errors
 /// `Io`.
 pub fn claimed_progress(storage: &dyn Storage, header: &Header) -> Result<Option<u64>> {
-    journal::claimed_cursor(storage, header)
+    match &header.transition {
+        Some(Transition { old: None, .. }) => Ok(Some(u64::MAX)),
+        Some(_) | None => journal::claimed_cursor(storage, header),
+    }
 }
 
-impl<S: Storage> Disk<S> {
+/// How far a disk's deep rekey is, in bytes, proven with its new DEK; all of `u64` when nothing but tidying up is left.
+///
+/// # Errors
+/// `Corrupt` when the old DEK or the journal are damaged or were changed, or `Io`.
+pub fn genuine_progress(storage: &dyn Storage, header: &Header, transition: &Transition, dek: &Dek) -> Result<u64> {
+    match transition.old_dek(dek)? {
+        Some(_) => Journal::load(storage, header, transition, dek).map(|(_, record)| record.cursor),
+        None => Ok(u64::MAX),
+    }
+}
+
+/// A disk whose DEK can be exchanged, whatever it is stored in.
+pub trait DeepRekey: Sync {
     /// Puts the disk in transition from the DEK `old` to `new`, which `slots` hold wrapped. No data change yet.
     ///
     /// # Errors
     /// `Exists` when it is in transition already, `Corrupt` when `old` is not its DEK, or `Io`; after that the header may
     /// say either, and [`resume_deep_rekey`](Self::resume_deep_rekey) goes on where it says so.
-    pub fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Vec<Slot>) -> Result<()> {
+    fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Vec<Slot>) -> Result<()>;
+
+    /// Makes sure that both header copies speak of the transition, before the cursor moves. Also takes up a transition whose
+    /// start failed in this opening, after the header was written.
+    ///
+    /// # Errors
+    /// `NotFound` when the disk is not in transition, `Corrupt` when `dek` is not its new DEK, or `Io`.
+    fn resume_deep_rekey(&self, dek: &Dek) -> Result<()>;
+
+    /// Re-encrypts what is left, and ends the transition; `dek` is the new DEK. Before each chunk of `chunk_len` bytes (a
+    /// multiple of 4096, at most [`MAX_CHUNK_LEN`]) `go_on` is asked; returns whether all is done.
+    ///
+    /// # Errors
+    /// `Invalid` for another chunk length, `NotFound` when the disk is not in transition, or `Io`; calling it again goes on.
+    fn deep_rekey(&self, dek: &Dek, chunk_len: u64, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<bool>;
+}
+
+impl<S: Storage> DeepRekey for Disk<S> {
+    fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Vec<Slot>) -> Result<()> {
         let mut state = self.transition.lock();
         let _guard = self.locks.exclusive(0..u64::MAX);
         let stored = header_area::load(&self.storage, ComponentKind::Disk)?;
@@ -92,19 +125,14 @@ impl<S: Storage> Disk<S> {
         self.sync()?;
         let keys = Arc::new(TwoKeys::new(self.engine.cipher(old)?, self.engine.cipher(new)?, record));
         let header = Header { slots, transition: Some(transition), ..header };
-        header_area::update_both(&self.storage, in_use, header, new)?;
+        header_area::update_both(&self.storage, in_use, header, new, &|| self.sync())?;
         let begun = InTransition { keys, journal };
         self.cipher.store(Arc::new(begun.cipher()));
         *state = Some(begun);
         Ok(())
     }
 
-    /// Makes sure that both header copies speak of the transition, before the cursor moves. Also takes up a transition whose
-    /// start failed in this opening, after the header was written.
-    ///
-    /// # Errors
-    /// `NotFound` when the disk is not in transition, `Corrupt` when `dek` is not its new DEK, or `Io`.
-    pub fn resume_deep_rekey(&self, dek: &Dek) -> Result<()> {
+    fn resume_deep_rekey(&self, dek: &Dek) -> Result<()> {
         let mut state = self.transition.lock();
         let _guard = self.locks.exclusive(0..u64::MAX);
         let stored = header_area::load(&self.storage, ComponentKind::Disk)?;
@@ -122,15 +150,10 @@ impl<S: Storage> Disk<S> {
             self.cipher.store(Arc::new(begun.cipher()));
             *state = Some(begun);
         }
-        header_area::update_both(&self.storage, in_use, header, dek).map(drop)
+        header_area::update_both(&self.storage, in_use, header, dek, &|| self.sync()).map(drop)
     }
 
-    /// Re-encrypts what is left, and ends the transition; `dek` is the new DEK. Before each chunk of `chunk_len` bytes (a
-    /// multiple of 4096, at most [`MAX_CHUNK_LEN`]) `go_on` is asked; returns whether all is done.
-    ///
-    /// # Errors
-    /// `Invalid` for another chunk length, `NotFound` when the disk is not in transition, or `Io`; calling it again goes on.
-    pub fn deep_rekey(&self, dek: &Dek, chunk_len: u64, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<bool> {
+    fn deep_rekey(&self, dek: &Dek, chunk_len: u64, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<bool> {
         if !(CURSOR_STEP..=MAX_CHUNK_LEN).contains(&chunk_len) || !chunk_len.is_multiple_of(CURSOR_STEP) {
             return Err(Error::new(
                 Kind::Invalid,
@@ -153,7 +176,9 @@ impl<S: Storage> Disk<S> {
             self.next_step(active, chunk_len, &mut buffer)?;
         }
     }
+}
 
+impl<S: Storage> Disk<S> {
     /// Completes the chunk that a crash has left under two DEKs, and makes durable what was found, before anything is
     /// written by it.
     pub(super) fn complete_chunk(&self) -> Result<()> {
@@ -252,10 +277,11 @@ impl<S: Storage> Disk<S> {
             return Err(Error::new(Kind::NotFound, "no deep rekey is under way"));
         };
         let without_old = Header { transition: Some(Transition { old: None, ..transition }), ..header };
-        let (in_use, header) = header_area::update_both(&self.storage, in_use, without_old, dek)?;
+        let (in_use, header) = header_area::update_both(&self.storage, in_use, without_old, dek, &|| self.sync())?;
         journal::scrub(&self.storage)?;
         self.sync()?;
-        header_area::update_both(&self.storage, in_use, Header { transition: None, ..header }, dek).map(drop)
+        header_area::update_both(&self.storage, in_use, Header { transition: None, ..header }, dek, &|| self.sync())
+            .map(drop)
     }
 }
 

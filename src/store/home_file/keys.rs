@@ -4,6 +4,7 @@ use crate::crypto::derive;
 use crate::crypto::random;
 use crate::crypto::xaes::{KEY_LEN, Opener, Sealer, Xaes256Gcm};
 use crate::error::{Error, Kind, Result};
+use crate::format::header::Header;
 use crate::format::home_file::{BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, UnverifiedHeader, encode_header};
 use crate::key::{Dek, HOME_DEK_LEN};
 use crate::sys::SecretBytes;
@@ -17,6 +18,8 @@ const VALUES_INFO: &str = "vmcryptfs v1 home values";
 pub struct HomeKeys {
     dek: Dek,
     values: Xaes256Gcm,
+    /// During a deep rekey: what is not under this DEK yet.
+    old: Option<Box<HomeKeys>>,
 }
 
 impl HomeKeys {
@@ -31,7 +34,31 @@ impl HomeKeys {
         }
         let mut key = SecretBytes::zeroed(KEY_LEN);
         derive::hkdf(b"", dek.bytes(), VALUES_INFO, &mut key)?;
-        Ok(Self { dek: dek.duplicate(), values: Xaes256Gcm::new(&key)? })
+        Ok(Self { dek: dek.duplicate(), values: Xaes256Gcm::new(&key)?, old: None })
+    }
+
+    /// The keys of a home whose header was verified with `dek`. During a deep rekey they open what is under the old DEK as
+    /// well; what is sealed is sealed under the new one.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); `Corrupt` when the old DEK is damaged.
+    pub fn of(header: &Header, dek: &Dek) -> Result<Self> {
+        let old = match &header.transition {
+            Some(transition) => transition.old_dek(dek)?,
+            None => None,
+        };
+        let old = old.map(|old| Self::new(&old).map(Box::new)).transpose()?;
+        Ok(Self { old, ..Self::new(dek)? })
+    }
+
+    /// The keys before a deep rekey that is under way.
+    pub(super) fn old(&self) -> Option<&Self> {
+        self.old.as_deref()
+    }
+
+    /// The cipher of a file that is being made with an id.
+    pub(super) fn new_file_of(&self, id: FileId) -> Result<FileCipher> {
+        FileCipher::new(id, &self.derive(id)?)
     }
 
     pub(super) fn values(&self) -> &Xaes256Gcm {
@@ -42,15 +69,17 @@ impl HomeKeys {
     pub(super) fn new_file(&self) -> Result<FileCipher> {
         let mut id = [0; FILE_ID_LEN];
         random::fill(&mut id)?;
-        let id = FileId(id);
-        FileCipher::new(id, &self.derive(id)?)
+        self.new_file_of(FileId(id))
     }
 
     /// The cipher of a file that exists, once its header is verified.
     pub(super) fn file(&self, header: UnverifiedHeader) -> Result<FileCipher> {
         let keys = self.derive(header.claimed_id())?;
-        let id = header.verify(&keys[KEY_LEN..])?;
-        FileCipher::new(id, &keys)
+        match (header.clone().verify(&keys[KEY_LEN..]), &self.old) {
+            (Ok(id), _) => FileCipher::new(id, &keys),
+            (Err(_), Some(old)) => old.file(header),
+            (Err(error), None) => Err(error),
+        }
     }
 
     fn derive(&self, id: FileId) -> Result<SecretBytes> {

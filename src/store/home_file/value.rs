@@ -84,6 +84,9 @@ pub fn open_value(keys: &HomeKeys, value: &Value<'_>, sealed: &[u8]) -> Result<V
     if genuine {
         return Ok(plain);
     }
+    if let Some(old) = keys.old() {
+        return open_value(old, value, sealed);
+    }
     Err(Error::new(Kind::Corrupt, "a value that does not authenticate: damaged, moved, or not of this home"))
 }
 

@@ -1,0 +1,249 @@
+//! One file, value or link of a home, from the old DEK to the new one.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::NEW_PREFIX;
+use crate::format::home_file::{FileId, MAGIC};
+use crate::storage::{Access, FileStorage, Storage};
+use crate::store::buffer::request_buffer;
+use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
+use crate::store::plain_file::{MAX_REQUEST, PlainFile};
+
+/// Beginning of the names of files that are being encrypted anew.
+pub(super) const DRAFT_PREFIX: &str = "rekey-";
+
+const XATTR_SIZE_MAX: usize = 64 << 10;
+const XATTR_LIST_MAX: usize = 64 << 10;
+
+/// Asked now and then whether to go on.
+pub(super) type Ask<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+/// The keys of a home before and after.
+pub(super) struct OldAndNew {
+    pub(super) old: HomeKeys,
+    pub(super) new: HomeKeys,
+}
+
+/// What a home file is encrypted under.
+pub(super) enum Under {
+    /// Nothing is: it is empty, a hole, or no home file and so none of this home's secrets.
+    Nothing,
+    New(FileId),
+    Old(FileId),
+}
+
+impl OldAndNew {
+    /// # Errors
+    /// `Corrupt` for a home file that neither DEK opens.
+    pub(super) fn of_file(&self, storage: &FileStorage) -> Result<Under> {
+        let mut magic = [0; 8];
+        storage.read_at(0, &mut magic)?;
+        if magic != MAGIC {
+            return Ok(Under::Nothing);
+        }
+        match HomeFile::open(storage, &self.new) {
+            Ok(file) => return Ok(file.id().map_or(Under::Nothing, Under::New)),
+            Err(error) if error.kind() == Kind::Corrupt => {}
+            Err(error) => return Err(error),
+        }
+        HomeFile::open(storage, &self.old).map(|file| file.id().map_or(Under::Nothing, Under::Old))
+    }
+
+    /// Whether two home files have the same content, the first under the old DEK, the second under the new one.
+    pub(super) fn same_content(&self, old: &FileStorage, new: &FileStorage) -> Result<bool> {
+        let (old, new) = (HomeFile::open(old, &self.old)?, HomeFile::open(new, &self.new)?);
+        let (mut a, mut b) = (request_buffer(), request_buffer());
+        let mut at = 0;
+        while at < old.plain_len() {
+            if old.read_at(at, MAX_REQUEST, &mut a)? != new.read_at(at, MAX_REQUEST, &mut b)? {
+                return Ok(false);
+            }
+            at += MAX_REQUEST as u64;
+        }
+        Ok(old.plain_len() == new.plain_len())
+    }
+
+    /// Writes the content of an old file into a new one, which gets `id`; holes stay holes.
+    fn copy(&self, old: &FileStorage, new: &FileStorage, id: FileId, ask: Ask<'_>) -> Result<()> {
+        let (old, new) = (HomeFile::open(old, &self.old)?, HomeFile::with_id(new, &self.new, id)?);
+        let (mut read, mut write) = (request_buffer(), request_buffer());
+        new.ensure_id()?;
+        new.set_len(old.plain_len())?;
+        let mut at = 0;
+        while let Some(data) = old.seek_data(at)? {
+            let end = old.seek_hole(data)?.unwrap_or(old.plain_len());
+            at = data;
+            while at < end {
+                ask()?;
+                let len = usize::try_from(end - at).map_or(MAX_REQUEST, |left| left.min(MAX_REQUEST));
+                let plain = old.read_at(at, len, &mut read)?;
+                new.write_at(at, plain, &mut write)?;
+                at += len as u64;
+            }
+        }
+        new.sync()
+    }
+
+    /// Replaces a home file by one under the new DEK, of the id it had, or of another one.
+    pub(super) fn replace_file(
+        &self,
+        dir: &File,
+        name: &OsStr,
+        old: &FileStorage,
+        ids: [FileId; 2],
+        ask: Ask<'_>,
+    ) -> Result<()> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        replace(dir, name, |draft| {
+            let made = rustix::fs::openat(dir, draft, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from);
+            let new = FileStorage::new(File::from(made.context(|| "making a file".into())?));
+            new.claim(Access::Write)?;
+            self.copy(old, &new, ids[1], ask)?;
+            self.copy_metadata(old.file(), new.file(), ids)?;
+            new.file().sync_all().context(|| "syncing a file".into())
+        })
+    }
+
+    fn copy_metadata(&self, old: &File, new: &File, ids: [FileId; 2]) -> Result<()> {
+        let stat = rustix::fs::fstat(old).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        set_owner(new, &stat)?;
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        rustix::fs::fchmod(new, mode).map_err(io::Error::from).context(|| "setting the mode".into())?;
+        for name in xattr_names(old)? {
+            let stored = xattr(old, &name)?;
+            let value = match is_sealed(&name) {
+                true => self.reseal(ids.map(Some), &name, &stored)?.unwrap_or(stored),
+                false => stored,
+            };
+            set_xattr(new, &name, &value)?;
+        }
+        rustix::fs::futimens(new, &times(&stat)).map_err(io::Error::from).context(|| "setting times".into())
+    }
+
+    /// A value under the new DEK, of a file whose ids were and will be these. `None`: it is, or neither DEK opens it, so that
+    /// there is nothing to lose.
+    fn reseal(&self, ids: [Option<FileId>; 2], name: &OsStr, stored: &[u8]) -> Result<Option<Vec<u8>>> {
+        let value = |file| Value::Xattr { file, name: name.as_bytes() };
+        if home_file::open_value(&self.new, &value(ids[1]), stored).is_ok() {
+            return Ok(None);
+        }
+        match home_file::open_value(&self.old, &value(ids[0]), stored) {
+            Ok(plain) => home_file::seal_value(&self.new, &value(ids[1]), &plain).map(Some),
+            Err(error) if error.kind() == Kind::Corrupt => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces what is under the old DEK of the values of a directory, a disk or an empty file. Returns whether there was any.
+    pub(super) fn reseal_xattrs(&self, file: &File, id: Option<FileId>) -> Result<bool> {
+        let mut changed = false;
+        for name in xattr_names(file)?.into_iter().filter(|name| is_sealed(name)) {
+            if let Some(value) = self.reseal([id; 2], &name, &xattr(file, &name)?)? {
+                set_xattr(file, &name, &value)?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Replaces a symbolic link whose target is under the old DEK. Returns whether it was.
+    pub(super) fn replace_symlink(&self, dir: &File, name: &OsStr) -> Result<bool> {
+        let stored = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(io::Error::from);
+        let stored = stored.context(|| "reading a symbolic link".into())?.into_bytes();
+        let Ok(target) = home_file::open_target(&self.old, &stored) else { return Ok(false) };
+        let sealed = home_file::seal_target(&self.new, &target)?;
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from);
+        let stat = stat.context(|| "reading attributes".into())?;
+        let (owner, group) = (owner(stat.st_uid), group(stat.st_gid));
+        replace(dir, name, |draft| {
+            rustix::fs::symlinkat(&sealed, dir, draft)
+                .and_then(|()| rustix::fs::chownat(dir, draft, owner, group, AtFlags::SYMLINK_NOFOLLOW))
+                .and_then(|()| rustix::fs::utimensat(dir, draft, &times(&stat), AtFlags::SYMLINK_NOFOLLOW))
+                .map_err(io::Error::from)
+                .context(|| "making a symbolic link".into())
+        })?;
+        Ok(true)
+    }
+}
+
+/// Makes something under a draft's name and gives it the name of what it replaces.
+pub(super) fn replace(dir: &File, name: &OsStr, make: impl FnOnce(&OsStr) -> Result<()>) -> Result<()> {
+    let draft = OsString::from(format!("{NEW_PREFIX}{DRAFT_PREFIX}{}", random::uuid()?));
+    let replaced = make(&draft).and_then(|()| {
+        rustix::fs::renameat(dir, &draft, dir, name)
+            .map_err(io::Error::from)
+            .context(|| "giving a file its name".into())
+    });
+    if replaced.is_err() {
+        // The next run would remove it as well; that it cannot be removed would say less than the error at hand.
+        let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
+    }
+    replaced
+}
+
+fn is_sealed(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"user.")
+}
+
+fn owner(uid: u32) -> Option<rustix::fs::Uid> {
+    Some(rustix::fs::Uid::from_raw(uid))
+}
+
+fn group(gid: u32) -> Option<rustix::fs::Gid> {
+    Some(rustix::fs::Gid::from_raw(gid))
+}
+
+/// Only where it is another one, which root alone may set.
+fn set_owner(file: &File, stat: &rustix::fs::Stat) -> Result<()> {
+    let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+    if (made.st_uid, made.st_gid) == (stat.st_uid, stat.st_gid) {
+        return Ok(());
+    }
+    rustix::fs::fchown(file, owner(stat.st_uid), group(stat.st_gid))
+        .map_err(io::Error::from)
+        .context(|| "setting the owner".into())
+}
+
+pub(super) fn times(stat: &rustix::fs::Stat) -> Timestamps {
+    let nanoseconds = |value: u64| i64::try_from(value).unwrap_or(0);
+    Timestamps {
+        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: nanoseconds(stat.st_atime_nsec) },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds(stat.st_mtime_nsec) },
+    }
+}
+
+fn xattr_names(file: &File) -> Result<Vec<OsString>> {
+    let mut names = vec![0; XATTR_LIST_MAX];
+    let len = match rustix::fs::flistxattr(file, names.as_mut_slice()) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::NOTSUP) => 0,
+        Err(error) => return Err(Error::io("listing extended attributes", error.into())),
+    };
+    let names = names[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsStr::from_bytes(name).to_os_string()).collect())
+}
+
+fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
+    let mut value = vec![0; XATTR_SIZE_MAX];
+    let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
+        .map_err(io::Error::from)
+        .context(|| format!("reading extended attribute {}", name.display()))?;
+    value.truncate(len);
+    Ok(value)
+}
+
+/// A label that the system gives to each new file need not be set again, which it may forbid.
+fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
+    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(_) if xattr(file, name).is_ok_and(|present| present == value) => Ok(()),
+        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
+    }
+}
