@@ -59,6 +59,9 @@ impl RestoreHeader {
         let ids = ids.into_iter().flatten().flat_map(|header| header.slots.iter().map(|slot| slot.key_id.clone()));
         let keks = place.providers().fetch_all(ids);
         let unverified = self.verify(&saved, present.as_ref(), &keks)?;
+        if let Some(stored) = &present {
+            self.refuse_former_keys(stored, &saved)?;
+        }
         let (keys_back, keys_gone) = match &present {
             Some(stored) => (missing(&saved, &stored.header), missing(&stored.header, &saved)),
             None => (Vec::new(), Vec::new()),
@@ -102,7 +105,7 @@ impl RestoreHeader {
             Ok(stored) if stored.header.claims().transition.is_some() => {
                 refuse_transition(stored.header.claims()).map(|()| None)
             }
-            Ok(stored) => self.refuse_former_keys(stored, saved).map(Some),
+            Ok(stored) => Ok(Some(stored)),
             Err(_) if self.force => Ok(None),
             Err(error) => Err(Error::with_source(
                 Kind::Denied,
@@ -116,10 +119,10 @@ impl RestoreHeader {
         }
     }
 
-    fn refuse_former_keys(&self, stored: StoredHeader, saved: &UnverifiedHeader) -> Result<StoredHeader> {
+    fn refuse_former_keys(&self, stored: &StoredHeader, saved: &UnverifiedHeader) -> Result<()> {
         let (now, then) = (stored.header.claims(), saved.claims());
         if self.force || now.slots == then.slots || now.sequence < then.sequence {
-            return Ok(stored);
+            return Ok(());
         }
         let list = |keys: Vec<KeyName>| match keys.is_empty() {
             true => "none".to_owned(),
@@ -130,7 +133,8 @@ impl RestoreHeader {
             format!(
                 "the keys were changed since this header was saved (its sequence is {}, now it is {}). Restoring it would \
                  undo that: keys that would open it again: {}; keys that would not any more: {}; and slots of the same key \
-                 would be as they were. If that is wanted, say --force",
+                 would be as they were. If that is wanted, and there was no `rekey --deep` in between, after which it would \
+                 make noise of the data, say --force",
                 then.sequence,
                 now.sequence,
                 list(missing(saved, &stored.header)),
@@ -155,7 +159,8 @@ impl RestoreHeader {
         if now.is_some_and(|now| now.bytes() != dek.bytes()) && !self.force {
             return Err(Error::new(
                 Kind::Denied,
-                "the data were encrypted anew since this header was saved: its key would make noise of them (--force)",
+                "the data were encrypted anew since this header was saved: its key would make noise of them, and the key that \
+                 reads them would be lost with the header that is there (--force)",
             ));
         }
         Ok(None)

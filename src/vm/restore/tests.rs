@@ -1,9 +1,16 @@
 use super::*;
+use crate::crypto::xts::Engine;
 use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::progress::Progress;
 use crate::storage::memory::Countdown;
+use crate::store::buffer::request_buffer;
+use crate::store::disk::LockedDisk;
+use crate::store::plain_file::PlainFile;
+use crate::vm::deep_rekey::DeepRekey;
 use crate::vm::erase::Erase;
 use crate::vm::rekey::Rekey;
 use crate::vm::rig::Rig;
+use crate::vm::slots::AddKey;
 
 /// The same VM, with disks that are long enough to have data.
 fn whole(before: &Rig) -> Rig {
@@ -60,6 +67,37 @@ fn keys_that_were_taken_away_do_not_come_back_unnoticed() {
     assert!(refused.contains(&former.key_id) && refused.contains(&rekeyed.key.key_id), "{refused}");
     let restored = restore(&rig, "0.raw", &backup, true).unwrap();
     assert_eq!((restored.keys_back, restored.keys_gone), (vec![former], vec![rekeyed.key]));
+}
+
+/// The DEK of the data is in the header that is there alone: one of before must not take its place unnoticed, and neither of
+/// the two may be touched in the midst.
+#[test]
+fn a_header_of_before_a_deep_rekey_is_refused() {
+    let rig = whole(&Rig::new(1));
+    LockedDisk::open(&rig.parts[1].storage)
+        .and_then(|disk| disk.unlock(&rig.parts[1].dek, Engine::default()))
+        .and_then(|disk| disk.write_at(0, &[7; 20_000], &mut request_buffer()))
+        .unwrap();
+    let backup = saved(&rig, 1);
+    let task = DeepRekey { disks: vec!["0.raw".into()], ..DeepRekey::default() };
+    let stop = |progress: &Progress| match progress.done {
+        0 => Ok(()),
+        _ => Err(Error::new(Kind::Stopped, "enough")),
+    };
+    let stopped = DeepRekey { rate: Some(1), ..task.clone() }.run(&rig, &mut |progress| stop(progress));
+    assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
+    for force in [false, true] {
+        let refused = restore(&rig, "0.raw", &backup, force).unwrap_err();
+        assert!(refused.kind() == Kind::Denied && refused.chain().contains("not finished"), "{}", refused.chain());
+    }
+    let component = Some("0.raw".into());
+    let added = AddKey { component, provider: Some("other".to_owned()), key_id: None }.run(&rig);
+    assert_eq!(added.unwrap_err().kind(), Kind::Denied);
+    let shallow = Rekey { disks: vec!["0.raw".into()], provider: None }.run(&rig, &mut |_| Ok(()));
+    assert_eq!(shallow.unwrap_err().kind(), Kind::Denied);
+    assert!(task.run(&rig, &mut |_| Ok(())).unwrap().resumed);
+    let refused = restore(&rig, "0.raw", &backup, false).unwrap_err();
+    assert!(refused.kind() == Kind::Denied && refused.chain().contains("encrypted anew"), "{}", refused.chain());
 }
 
 #[test]
