@@ -68,12 +68,17 @@ def info(args: argparse.Namespace) -> int:
         found = component.read_component(file)
     for name, copy in zip(("first", "second"), found.copies):
         print(f"{name}_copy: {copy_state(copy, found.copy)}")
+    print_header(found, args.kek_hex)
+    return 0
+
+
+def print_header(found: component.Component | saved.Saved, kek_hex: str | None) -> None:
+    """Print a header's fields and, given the KEK, that it is authentic."""
     for name, value in decoded_fields(found.header):
         print(f"{name}: {value}")
-    if args.kek_hex is not None:
-        header.unlock(found.copy, found.header, args.kek_hex)
+    if kek_hex is not None:
+        header.unlock(found.copy, found.header, kek_hex)
         print("authentic: yes")
-    return 0
 
 
 def copy_state(copy: bytes, used: bytes) -> str:
@@ -104,11 +109,7 @@ def saved_header(args: argparse.Namespace) -> int:
     """Print a saved header."""
     found = saved.decode_saved(args.file.read_bytes())
     print(f"time: {found.time}")
-    for name, value in decoded_fields(found.header):
-        print(f"{name}: {value}")
-    if args.kek_hex is not None:
-        header.unlock(found.copy, found.header, args.kek_hex)
-        print("authentic: yes")
+    print_header(found, args.kek_hex)
     return 0
 
 
