@@ -5,15 +5,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::format::home_file::FileId;
 use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
+use crate::vm::attributes::{give_times, is_set, times_of, xattr, xattr_names};
 
-/// Linux's limit on a value and on the list of names, in bytes.
-const XATTR_MAX: usize = 65_536;
 const USER: &[u8] = b"user.";
 const ACL: &[u8] = b"system.posix_acl_";
 
@@ -137,43 +136,6 @@ pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr) -> Result<()> 
         .context(|| "giving a symbolic link its owner and times".into())
 }
 
-/// Gives a file or directory the times that `stat` tells.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn give_times(stat: &Stat, file: &File) -> Result<()> {
-    rustix::fs::futimens(file, &times_of(stat)).map_err(io::Error::from).context(|| "setting times".into())
-}
-
-fn times_of(stat: &Stat) -> Timestamps {
-    let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
-}
-
-/// Names of all xattrs; none where the file system has none.
-pub(super) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
-    let mut list = vec![0_u8; XATTR_MAX];
-    let len = match rustix::fs::flistxattr(file, list.as_mut_slice()) {
-        Ok(len) => len,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(Error::io("listing extended attributes", error.into())),
-    };
-    let names = list[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| OsStr::from_bytes(name).to_os_string()).collect())
-}
-
-fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
-    let mut value = vec![0; XATTR_MAX];
-    let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
-        .map_err(io::Error::from)
-        .context(|| format!("reading extended attribute {}", name.display()))?;
-    value.truncate(len);
-    Ok(value)
-}
-
 fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
     match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
         Ok(()) => Ok(()),
@@ -181,11 +143,6 @@ fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
         Err(Errno::PERM | Errno::OPNOTSUPP) if !is_user(name) && is_set(file, name, value) => Ok(()),
         Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
     }
-}
-
-/// Whether the file has this value already, given by the system when it was made.
-fn is_set(file: &File, name: &OsStr, value: &[u8]) -> bool {
-    xattr(file, name).is_ok_and(|found| found == value)
 }
 
 pub(super) fn is_user(name: &OsStr) -> bool {

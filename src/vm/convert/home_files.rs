@@ -11,6 +11,7 @@ use crate::storage::Access;
 use crate::store::clear_file::ClearFile;
 use crate::store::home_file::{open_target, seal_target};
 use crate::sys::file::open_beneath;
+use crate::vm::attributes::give_times;
 use crate::vm::convert::attributes;
 use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::replace::{Original, Site};
@@ -86,7 +87,7 @@ fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> R
                 .context(|| "opening it".into())?;
             attributes::convert_in_place(&dir, site.keys, direction == Direction::Encrypt)?;
             if !entry.path.as_os_str().is_empty() {
-                attributes::give_times(&entry.stat, &dir)?;
+                give_times(&entry.stat, &dir)?;
             }
             dir.sync_all().context(|| "making names durable".into())
         }

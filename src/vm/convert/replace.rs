@@ -17,6 +17,7 @@ use crate::format::header::NEW_PREFIX;
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::open_beneath;
+use crate::vm::attributes::give_times;
 use crate::vm::convert::attributes::{self, Attributes};
 use crate::vm::convert::copy;
 use crate::vm::convert::form::{Form, Target};
@@ -303,7 +304,7 @@ impl<'a> Draft<'a> {
         self.name.clear();
         if path.components().count() > 1 {
             // For who looks into the folder nothing has changed. Only its owner may say so.
-            let _ = attributes::give_times(&before, &dir);
+            let _ = give_times(&before, &dir);
         }
         Ok(())
     }

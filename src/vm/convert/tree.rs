@@ -15,6 +15,7 @@ use crate::format::header::HOME_FILE;
 use crate::format::home_file::is_home_file;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
+use crate::vm::attributes::xattr_names;
 use crate::vm::clear::{self, ClearKind};
 use crate::vm::convert::attributes;
 use crate::vm::{disk, folder, scan};
@@ -151,7 +152,7 @@ impl Walk<'_> {
         let kind = clear::kind_of(&file, name)?;
         let len = file.metadata().context(|| "reading the length".into())?.len();
         if len == 0 && !kind.is_disk() {
-            let has_values = attributes::xattr_names(&file)?.iter().any(|name| attributes::is_user(name));
+            let has_values = xattr_names(&file)?.iter().any(|name| attributes::is_user(name));
             return Ok(if has_values { Found::Clear(kind) } else { Found::Neither });
         }
         if !has_header(&file)? {

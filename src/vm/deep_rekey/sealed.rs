@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
@@ -15,12 +15,10 @@ use crate::storage::{Access, FileStorage, Storage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
+use crate::vm::attributes::{give_times, is_set, times_of, xattr, xattr_names};
 
 /// Beginning of the names of files that are being encrypted anew.
 pub(super) const DRAFT_PREFIX: &str = "rekey-";
-
-const XATTR_SIZE_MAX: usize = 64 << 10;
-const XATTR_LIST_MAX: usize = 64 << 10;
 
 /// Asked now and then whether to go on.
 pub(super) type Ask<'a> = &'a mut dyn FnMut() -> Result<()>;
@@ -124,7 +122,7 @@ impl OldAndNew {
             };
             set_xattr(new, &name, &value)?;
         }
-        rustix::fs::futimens(new, &times(&stat)).map_err(io::Error::from).context(|| "setting times".into())
+        give_times(&stat, new)
     }
 
     /// A value under the new DEK, of a file whose ids were and will be these. `None`: it is, or neither DEK opens it, so that
@@ -165,7 +163,7 @@ impl OldAndNew {
         replace(dir, name, |draft| {
             rustix::fs::symlinkat(&sealed, dir, draft)
                 .and_then(|()| rustix::fs::chownat(dir, draft, owner, group, AtFlags::SYMLINK_NOFOLLOW))
-                .and_then(|()| rustix::fs::utimensat(dir, draft, &times(&stat), AtFlags::SYMLINK_NOFOLLOW))
+                .and_then(|()| rustix::fs::utimensat(dir, draft, &times_of(&stat), AtFlags::SYMLINK_NOFOLLOW))
                 .map_err(io::Error::from)
                 .context(|| "making a symbolic link".into())
         })?;
@@ -211,39 +209,11 @@ fn set_owner(file: &File, stat: &rustix::fs::Stat) -> Result<()> {
         .context(|| "setting the owner".into())
 }
 
-pub(super) fn times(stat: &rustix::fs::Stat) -> Timestamps {
-    let nanoseconds = |value: u64| i64::try_from(value).unwrap_or(0);
-    Timestamps {
-        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: nanoseconds(stat.st_atime_nsec) },
-        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanoseconds(stat.st_mtime_nsec) },
-    }
-}
-
-fn xattr_names(file: &File) -> Result<Vec<OsString>> {
-    let mut names = vec![0; XATTR_LIST_MAX];
-    let len = match rustix::fs::flistxattr(file, names.as_mut_slice()) {
-        Ok(len) => len,
-        Err(rustix::io::Errno::NOTSUP) => 0,
-        Err(error) => return Err(Error::io("listing extended attributes", error.into())),
-    };
-    let names = names[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| OsStr::from_bytes(name).to_os_string()).collect())
-}
-
-fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
-    let mut value = vec![0; XATTR_SIZE_MAX];
-    let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
-        .map_err(io::Error::from)
-        .context(|| format!("reading extended attribute {}", name.display()))?;
-    value.truncate(len);
-    Ok(value)
-}
-
 /// A label that the system gives to each new file need not be set again, which it may forbid.
 fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
     match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
         Ok(()) => Ok(()),
-        Err(_) if xattr(file, name).is_ok_and(|present| present == value) => Ok(()),
+        Err(_) if is_set(file, name, value) => Ok(()),
         Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
     }
 }

@@ -16,6 +16,7 @@ use crate::format::home_file::{FILE_ID_LEN, FileId};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::storage::{Access, FileStorage};
 use crate::sys::file::open_beneath;
+use crate::vm::attributes::times_of;
 use crate::vm::deep_rekey::sealed::{self, DRAFT_PREFIX, OldAndNew, Under};
 use crate::vm::{disk, home, scan};
 
@@ -103,7 +104,7 @@ impl<'t> Tree<'t> {
         }
         if changed {
             // Names were exchanged, which is no change that anyone should see in the folder's times.
-            let restored = rustix::fs::futimens(&dir, &sealed::times(&before)).and_then(|()| rustix::fs::fsync(&dir));
+            let restored = rustix::fs::futimens(&dir, &times_of(&before)).and_then(|()| rustix::fs::fsync(&dir));
             restored.map_err(io::Error::from).context(|| format!("syncing folder {}", path.display()))?;
         }
         Ok(changed)
