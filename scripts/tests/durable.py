@@ -25,6 +25,10 @@ import time
 
 # What a program sees when the mount's process died, or the file system beneath it was shut down.
 EXPECTED = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO, errno.ENODEV, errno.EROFS, errno.ESHUTDOWN}
+URING = "/sys/module/fuse/parameters/enable_uring"
+if os.path.exists(URING) and open(URING, encoding="ascii").read().strip() == "Y":
+    # What Linux says of a request that was on its way into the ring of a process that died.
+    EXPECTED.add(errno.ECANCELED)
 UNIT, BLOCK = 512, 4096
 SLOTS = 160
 LIBC = ctypes.CDLL(None, use_errno=True)
