@@ -147,6 +147,7 @@ fn header(shape: Shape, slot: Slot) -> Header {
         sequence: 1,
         uuid: Uuid::from_bytes([7; 16]),
         shape,
+        dek_generation: 0,
         label: String::new(),
         disk_names: DiskNames::default(),
         slots: vec![slot],

@@ -43,7 +43,7 @@ MAX_BODY = 8064
 HMAC_AT = 8128
 CHECKSUM_AT = 8160
 
-# magic, version, kind, cipher, features, sequence, uuid, sector_size, reserved, data_offset, body_len, reserved
+# magic, version, kind, cipher, features, sequence, uuid, sector_size, dek_generation, data_offset, body_len, reserved
 FIXED = struct.Struct("<8sHBBIQ16sIIQII")
 PROVIDER = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9\-_.]{0,63}")
 
@@ -72,6 +72,7 @@ class Header:
     disk_names: tuple[str, ...]
     slots: tuple[Slot, ...]
     transition: Transition | None = None
+    dek_generation: int = 0
 
 
 def new_slot(provider: str, key_id: str, kek: bytes, dek: bytes) -> Slot:
@@ -87,8 +88,8 @@ def encode(header: Header, dek: bytes) -> bytes:
     body = encode_body(header)
     cipher = CIPHER_OF_KIND[header.kind]
     features = IN_TRANSITION if header.transition else 0
-    fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, features, header.sequence, header.uuid, header.sector_size, 0,
-                       header.data_offset, len(body), 0)
+    fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, features, header.sequence, header.uuid, header.sector_size,
+                       header.dek_generation, header.data_offset, len(body), 0)
     return seal((fixed + body).ljust(HMAC_AT, b"\0"), dek)
 
 
@@ -178,8 +179,8 @@ def decode(copy: bytes) -> Header:
     if copy[:8] != MAGIC:
         raise Foreign("wrong magic")
     demand(len(copy) == COPY_LEN, f"a header copy has {COPY_LEN} bytes, this one {len(copy)}")
-    (_, version, kind, cipher, features, sequence, uuid, sector_size, reserved_a, data_offset, body_len,
-     reserved_b) = FIXED.unpack(copy[:BODY_AT])
+    (_, version, kind, cipher, features, sequence, uuid, sector_size, dek_generation, data_offset, body_len,
+     reserved) = FIXED.unpack(copy[:BODY_AT])
     if version != VERSION:
         raise Unsupported(f"version {version}")
     demand(hashlib.sha256(copy[:CHECKSUM_AT]).digest() == copy[CHECKSUM_AT:], "wrong checksum")
@@ -192,10 +193,11 @@ def decode(copy: bytes) -> Header:
     demand_geometry(kind, sector_size, data_offset)
     demand(body_len <= MAX_BODY, f"body of {body_len} bytes")
     reserved_tail = copy[BODY_AT + body_len:HMAC_AT]
-    demand(reserved_a == 0 and reserved_b == 0 and not any(reserved_tail), "reserved bytes are not zero")
+    demand(reserved == 0 and not any(reserved_tail), "reserved bytes are not zero")
     body = copy[BODY_AT:BODY_AT + body_len]
     label, disk_names, slots, transition = decode_body(kind, features == IN_TRANSITION, body)
-    return Header(kind, uuid, sequence, sector_size, data_offset, label, disk_names, slots, transition)
+    return Header(kind, uuid, sequence, sector_size, data_offset, label, disk_names, slots, transition,
+                  dek_generation)
 
 
 def demand_geometry(kind: int, sector_size: int, data_offset: int) -> None:

@@ -25,6 +25,8 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
         "label-utf8": ("a label of 1-, 2-, 3- and 4-byte letters", disk(label="Platte Ä 磁盘 💾 e\u0301"), KEK),
         "data-offset-largest": ("data_offset of 1 GiB", disk(data_offset=GIB), KEK),
         "sequence-largest": ("sequence of 2^64 - 1", disk(sequence=2**64 - 1), KEK),
+        "dek-generation": ("a disk that went through 258 deep rekeys", disk(dek_generation=258), KEK),
+        "dek-generation-largest": ("a home of DEK generation 2^32 - 1", home(dek_generation=2**32 - 1), KEK),
         "slots-4-first": ("four slots, and the KEK of the first", four_slots(), kek_of(1)),
         "slots-4-last": ("four slots, and the KEK of the last", four_slots(), kek_of(4)),
         "slot-damaged-beside": ("a damaged slot and a good one, both of this KEK", damaged_beside_good(), KEK),
@@ -38,7 +40,8 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
                         disk(slots=(slot(DISK, key_id="Schlüssel 7/ключ 鍵"),)), KEK),
         "provider-all-characters": ("a provider name of every kind of character",
                                     disk(slots=(slot(DISK, provider="_Az09-_.-."),)), KEK),
-        "transition-disk": ("a disk in transition", disk(transition=transition(OTHER_DISK_DEK, DISK_DEK)), KEK),
+        "transition-disk": ("a disk in transition", disk(transition=transition(OTHER_DISK_DEK, DISK_DEK),
+                                                         dek_generation=1), KEK),
         "transition-home": ("a home in transition",
                             home(transition=transition(derive("another home dek", 32), HOME_DEK)), KEK),
         "transition-tidying": ("a disk in transition with nothing under the old DEK any more",
@@ -100,7 +103,8 @@ def good(why: str, header: Header, kek: bytes) -> VectorFile:
 
 
 def decoded_fields(header: Header) -> list[tuple[str, str]]:
-    """What a reader must find in the copy. An empty label has no line, so that no line ends in a space."""
+    """What a reader must find in the copy. An empty label has no line, so that no line ends in a space; nor has
+    DEK generation 0."""
     fields = [
         ("kind", KIND_NAMES[header.kind]),
         ("uuid", str(UUID(bytes=header.uuid))),
@@ -108,6 +112,7 @@ def decoded_fields(header: Header) -> list[tuple[str, str]]:
         ("sector_size", str(header.sector_size)),
         ("data_offset", str(header.data_offset)),
     ]
+    fields += [("dek_generation", str(header.dek_generation))] if header.dek_generation else []
     fields += [("label", header.label)] if header.label else []
     fields += [("disk_name", name) for name in header.disk_names]
     fields += [("slot", f"{s.provider} {s.key_id} {s.check.hex()} {s.wrapped.hex()}") for s in header.slots]

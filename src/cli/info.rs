@@ -50,6 +50,7 @@ struct HeaderInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     allocated: Option<u64>,
     sequence: u64,
+    dek_generation: u32,
     label: String,
     keys: Vec<KeyName>,
     other_copy: String,
@@ -137,6 +138,7 @@ fn header_info(
         size: lengths.zip(data_offset).map(|((len, _), data)| sector::plain_len(len.saturating_sub(data))),
         allocated: lengths.map(|(_, allocated)| allocated),
         sequence: claims.sequence,
+        dek_generation: claims.dek_generation,
         label: claims.label.clone(),
         keys: claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect(),
         other_copy: match &stored.other {

@@ -137,6 +137,8 @@ pub struct Header {
     pub uuid: Uuid,
     /// Kind and geometry.
     pub shape: Shape,
+    /// How many deep rekeys were begun: headers of one component that agree in it have the same DEK.
+    pub dek_generation: u32,
     /// For people; at most 255 bytes, no control characters.
     pub label: String,
     /// Which new files become disks; a home's only.
@@ -167,6 +169,16 @@ impl Header {
         }
     }
 
+    /// The generation of a DEK that takes the present one's place.
+    ///
+    /// # Errors
+    /// `Denied` when there is none any more.
+    pub fn next_dek_generation(&self) -> Result<u32> {
+        self.dek_generation.checked_add(1).ok_or_else(|| {
+            Error::new(Kind::Denied, "2^32 - 1 deep rekeys were made of this component: no other can be")
+        })
+    }
+
     fn encode_fields(&self) -> Result<Writer> {
         let body = self.encode_body()?;
         let (sector_size, data_offset) = match self.shape {
@@ -181,7 +193,7 @@ impl Header {
         w.put(self.sequence.to_le_bytes());
         w.put(self.uuid.as_bytes());
         w.put(sector_size.to_le_bytes());
-        w.put([0; 4]); // reserved
+        w.put(self.dek_generation.to_le_bytes());
         w.put(data_offset.to_le_bytes());
         let body_len = u32::try_from(body.len()).ok().filter(|_| body.len() <= MAX_BODY_LEN).ok_or_else(|| {
             Error::new(Kind::Invalid, format!("header body of {} bytes, at most {MAX_BODY_LEN}", body.len()))
@@ -323,7 +335,7 @@ fn decode_checked(codes: [u8; 2], in_transition: bool, r: &mut Reader<'_>) -> Re
         return Err(Error::new(Kind::Corrupt, "the nil UUID, expected one that names the component"));
     }
     let sector_size = r.u32()?;
-    r.reserved(4)?;
+    let dek_generation = r.u32()?;
     let data_offset = r.u64()?;
     let shape = decode_shape(codes, sector_size, data_offset)?;
     let body_len = r.u32()?;
@@ -338,7 +350,7 @@ fn decode_checked(codes: [u8; 2], in_transition: bool, r: &mut Reader<'_>) -> Re
     let slots = decode_slots(shape, &mut body)?;
     let transition = in_transition.then(|| Transition::decode(shape, &mut body)).transpose()?;
     body.end().context(|| "header body".into())?;
-    Ok(Header { sequence, uuid, shape, label, disk_names, slots, transition })
+    Ok(Header { sequence, uuid, shape, dek_generation, label, disk_names, slots, transition })
 }
 
 fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Shape> {

@@ -75,6 +75,7 @@ pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn
         sequence: 1,
         uuid: random::uuid()?,
         shape: Shape::Disk { sector_size: new.sector_size, data_offset: DEFAULT_DATA_OFFSET },
+        dek_generation: 0,
         label: new.label.clone(),
         disk_names: DiskNames::default(),
         slots: vec![keyring::slot_for(key_id, kek, &dek)?],

@@ -80,6 +80,7 @@ impl NewHome<'_> {
             sequence: 1,
             uuid,
             shape: Shape::Home,
+            dek_generation: 0,
             label: self.label,
             disk_names: self.disk_names,
             slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],

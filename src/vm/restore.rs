@@ -45,8 +45,8 @@ impl RestoreHeader {
     /// Overwrites both header copies of a component that nothing uses.
     ///
     /// # Errors
-    /// `Denied` for another component's header, and, unless forced, when keys would come back or nothing tells whether the
-    /// header belongs here; `Corrupt` for a damaged file or a header that its key does not verify; `Busy`, or `Io`.
+    /// `Denied` for another component's header, for one of before a deep rekey, and, unless forced, when keys would come back
+    /// or nothing tells whether the header belongs here; `Corrupt` for a damaged file or a header that its key does not verify; `Busy`, or `Io`.
     pub fn run(&self, place: &dyn Workplace) -> Result<Restored> {
         let saved = SavedHeader::decode(&self.saved)?.header;
         refuse_transition(saved.claims())?;
@@ -58,7 +58,7 @@ impl RestoreHeader {
         let ids = [Some(saved.claims()), present.as_ref().map(|stored| stored.header.claims())];
         let ids = ids.into_iter().flatten().flat_map(|header| header.slots.iter().map(|slot| slot.key_id.clone()));
         let keks = place.providers().fetch_all(ids);
-        let unverified = self.verify(&saved, present.as_ref(), &keks)?;
+        let unverified = verify(&saved, &keks)?;
         if let Some(stored) = &present {
             self.refuse_former_keys(stored, &saved)?;
         }
@@ -97,6 +97,20 @@ impl RestoreHeader {
                         "the saved header has the UUID of this component, but its data would lie elsewhere",
                     ));
                 }
+                // It would take the only DEK of the data away, which no force can want.
+                Ok(copy) if copy.claims().dek_generation != claims.dek_generation => {
+                    refuse_transition(copy.claims())?;
+                    return Err(Error::new(
+                        Kind::Denied,
+                        format!(
+                            "the data were encrypted anew since this header was saved: it has their data key of generation \
+                             {}, they are under generation {}. It would make noise of them, and the key that reads them would \
+                             be lost with the header that is there",
+                            claims.dek_generation,
+                            copy.claims().dek_generation
+                        ),
+                    ));
+                }
                 Err(error) if error.kind() == Kind::Unsupported => return Err(error),
                 Ok(_) | Err(_) => {}
             }
@@ -133,8 +147,7 @@ impl RestoreHeader {
             format!(
                 "the keys were changed since this header was saved (its sequence is {}, now it is {}). Restoring it would \
                  undo that: keys that would open it again: {}; keys that would not any more: {}; and slots of the same key \
-                 would be as they were. If that is wanted, and there was no `rekey --deep` in between, after which it would \
-                 make noise of the data, say --force",
+                 would be as they were. If that is wanted, say --force",
                 then.sequence,
                 now.sequence,
                 list(missing(saved, &stored.header)),
@@ -142,28 +155,14 @@ impl RestoreHeader {
             ),
         ))
     }
+}
 
-    /// Why the saved header could not be verified, if its keys cannot be had.
-    fn verify(
-        &self,
-        saved: &UnverifiedHeader,
-        present: Option<&StoredHeader>,
-        keks: &FetchedKeks,
-    ) -> Result<Option<String>> {
-        let dek = match keyring::unlock(saved, keks) {
-            Ok(dek) => dek,
-            Err(error) if error.kind() == Kind::KeyUnavailable => return Ok(Some(error.chain())),
-            Err(error) => return Err(error).context(|| "the saved header is not genuine".into()),
-        };
-        let now = present.and_then(|stored| keyring::unlock(&stored.header, keks).ok());
-        if now.is_some_and(|now| now.bytes() != dek.bytes()) && !self.force {
-            return Err(Error::new(
-                Kind::Denied,
-                "the data were encrypted anew since this header was saved: its key would make noise of them, and the key that \
-                 reads them would be lost with the header that is there (--force)",
-            ));
-        }
-        Ok(None)
+/// Why the saved header could not be verified, if its keys cannot be had.
+fn verify(saved: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Option<String>> {
+    match keyring::unlock(saved, keks) {
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == Kind::KeyUnavailable => Ok(Some(error.chain())),
+        Err(error) => Err(error).context(|| "the saved header is not genuine".into()),
     }
 }
 

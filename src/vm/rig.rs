@@ -79,6 +79,7 @@ impl Rig {
             sequence: 1,
             uuid: random::uuid().unwrap(),
             shape: if home { Shape::Home } else { disk },
+            dek_generation: 0,
             label: String::new(),
             disk_names: DiskNames::default(),
             slots: vec![slot_for(key, kek.as_ref(), &dek).unwrap()],

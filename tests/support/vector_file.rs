@@ -75,6 +75,8 @@ pub(crate) fn header_fields(header: &Header) -> Vec<(String, String)> {
         ("sector_size", sector_size.to_string()),
         ("data_offset", data_offset.to_string()),
     ];
+    let generation = Some(header.dek_generation).filter(|generation| *generation != 0);
+    fields.extend(generation.map(|generation| ("dek_generation", generation.to_string())));
     fields.extend(Some(("label", header.label.clone())).filter(|_| !header.label.is_empty()));
     fields.extend(header.disk_names.stored().iter().map(|pattern| ("disk_name", pattern.clone())));
     fields.extend(header.slots.iter().map(|slot| {

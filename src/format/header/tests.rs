@@ -21,6 +21,7 @@ fn sample(shape: Shape) -> Header {
         sequence: 41,
         uuid: Uuid::from_bytes([0x11; 16]),
         shape,
+        dek_generation: 3,
         label: "Web server, Köln".into(),
         disk_names: DiskNames::new(if shape == Shape::Home { vec!["*.dsk".into()] } else { vec![] }).unwrap(),
         slots: vec![slot("4711"), slot("escrow")],

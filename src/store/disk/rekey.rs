@@ -118,13 +118,14 @@ impl<S: Storage> DeepRekey for Disk<S> {
         if state.is_some() || header.transition.is_some() {
             return Err(Error::new(Kind::Exists, "a deep rekey is under way already"));
         }
+        let dek_generation = header.next_dek_generation()?;
         let mut id = TransitionId([0; TRANSITION_ID_LEN]);
         random::fill(&mut id.0)?;
         let transition = Transition::new(id, old, new)?;
         let (journal, record) = Journal::start(&self.storage, header.uuid, &transition, new)?;
         self.sync()?;
         let keys = Arc::new(TwoKeys::new(self.engine.cipher(old)?, self.engine.cipher(new)?, record));
-        let header = Header { slots, transition: Some(transition), ..header };
+        let header = Header { dek_generation, slots, transition: Some(transition), ..header };
         header_area::update_both(&self.storage, in_use, header, new, &|| self.sync())?;
         let begun = InTransition { keys, journal };
         self.cipher.store(Arc::new(begun.cipher()));

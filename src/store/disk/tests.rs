@@ -33,6 +33,7 @@ pub(super) fn keys(sector_size: SectorSize) -> Keys {
         sequence: 1,
         uuid: random::uuid().unwrap(),
         shape: Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
+        dek_generation: 0,
         label: String::new(),
         disk_names: DiskNames::default(),
         slots: vec![slot],

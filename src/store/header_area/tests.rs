@@ -11,6 +11,7 @@ fn disk_header() -> Header {
         sequence: 1,
         uuid: random::uuid().unwrap(),
         shape: Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET },
+        dek_generation: 0,
         label: "original".into(),
         disk_names: DiskNames::default(),
         slots: vec![Slot {

@@ -131,6 +131,7 @@ impl DiskSpec {
             sequence: 1,
             uuid: self.uuid,
             shape: Shape::Disk { sector_size: self.sector_size, data_offset: self.data_offset },
+            dek_generation: 0,
             label: self.label.clone(),
             disk_names: DiskNames::default(),
             slots: vec![keyring::slot_for(&self.key.id, self.key.kek.as_ref(), dek)?],

@@ -65,8 +65,9 @@ impl<'w> HomeWork<'w> {
         random::fill(&mut id.0)?;
         let transition = Some(Transition::new(id, &self.dek, &new)?);
         let slots = target.slots(&self.header.slots, &new)?;
+        let dek_generation = self.header.next_dek_generation()?;
         self.dek = new;
-        self.update(Header { slots, transition, ..self.header.clone() })?;
+        self.update(Header { dek_generation, slots, transition, ..self.header.clone() })?;
         Ok(true)
     }
 

@@ -96,8 +96,10 @@ fn a_header_of_before_a_deep_rekey_is_refused() {
     let shallow = Rekey { disks: vec!["0.raw".into()], provider: None }.run(&rig, &mut |_| Ok(()));
     assert_eq!(shallow.unwrap_err().kind(), Kind::Denied);
     assert!(task.run(&rig, &mut |_| Ok(())).unwrap().resumed);
-    let refused = restore(&rig, "0.raw", &backup, false).unwrap_err();
-    assert!(refused.kind() == Kind::Denied && refused.chain().contains("encrypted anew"), "{}", refused.chain());
+    for force in [false, true] {
+        let refused = restore(&rig, "0.raw", &backup, force).unwrap_err();
+        assert!(refused.kind() == Kind::Denied && refused.chain().contains("encrypted anew"), "{}", refused.chain());
+    }
 }
 
 #[test]
