@@ -180,7 +180,14 @@ fn components(path: &Path) -> Result<Vec<FoundComponent>> {
         let cipher_len = file.metadata().context(|| path.display().to_string())?.len();
         let (_, stored) = disk::read_header(file).context(|| path.display().to_string())?;
         let kind = crate::format::header::ComponentKind::Disk;
-        return Ok(vec![FoundComponent { path: name, kind, header: Ok(stored), cipher_len, deep_rekey: None }]);
+        return Ok(vec![FoundComponent {
+            path: name,
+            kind,
+            header: Ok(stored),
+            cipher_len,
+            inode: None,
+            deep_rekey: None,
+        }]);
     }
     let mut found = scan::scan(&folder::open_dir(path)?)?;
     if found.is_empty() {

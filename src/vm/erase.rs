@@ -14,6 +14,7 @@ use crate::sector::UNIT;
 use crate::storage::Storage;
 use crate::store::header_area;
 use crate::vm::keyed::name;
+use crate::vm::scan;
 use crate::vm::workplace::{Claimed, Workplace};
 
 /// Bytes that are overwritten at a time.
@@ -72,6 +73,7 @@ impl Erase {
     pub fn run(&self, place: &dyn Workplace) -> Result<Erased> {
         let mut found = place.components()?;
         found.retain(|found| self.component.as_ref().is_none_or(|path| found.path == *path));
+        scan::each_file_once(&mut found);
         found.reverse(); // the home last: as long as it is there, the folder is known as a VM's
         if found.is_empty() {
             let what = self.component.as_deref().map_or_else(|| "nothing".to_owned(), name);

@@ -18,7 +18,7 @@ use crate::progress::{OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
 use crate::vm::keyed::{Keyed, fetch_keks, name};
 use crate::vm::keyring::slot_for;
-use crate::vm::scan::FoundComponent;
+use crate::vm::scan::{self, FoundComponent};
 use crate::vm::workplace::Workplace;
 
 /// Headers that are written side by side: each waits for its medium.
@@ -131,7 +131,9 @@ pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Ve
         ComponentKind::Home => disks.is_empty(),
         ComponentKind::Disk => disks.is_empty() || disks.contains(&component.path),
     };
-    Ok(found.into_iter().filter(wanted).collect())
+    let mut chosen: Vec<FoundComponent> = found.into_iter().filter(wanted).collect();
+    scan::each_file_once(&mut chosen);
+    Ok(chosen)
 }
 
 /// A new KEK. It is fetched again at once: what cannot be had again must not wrap the only copy of a DEK.

@@ -178,6 +178,7 @@ impl Workplace for Rig {
             kind: part.kind,
             header: header_area::load(&part.storage, part.kind),
             cipher_len: 0,
+            inode: None,
             deep_rekey: None,
         };
         Ok(self.parts.iter().map(found).collect())

@@ -1,9 +1,12 @@
 //! Finding VM folders and their components in a backing directory.
 
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
@@ -29,6 +32,8 @@ pub struct FoundComponent {
     pub header: Result<StoredHeader>,
     /// Length of the backing file in bytes.
     pub cipher_len: u64,
+    /// Of a disk, device and number of its inode: it may have several names.
+    pub inode: Option<(u64, u64)>,
     /// A deep rekey that is under way.
     pub deep_rekey: Option<UnderWay>,
 }
@@ -38,6 +43,12 @@ impl FoundComponent {
     pub fn unverified(&self) -> Option<&UnverifiedHeader> {
         self.header.as_ref().ok().map(|stored| &stored.header)
     }
+}
+
+/// Leaves each file's first name alone: a disk with several names is one, and can be claimed only once.
+pub(super) fn each_file_once<C: Borrow<FoundComponent>>(found: &mut Vec<C>) {
+    let mut seen = HashSet::new();
+    found.retain(|component| component.borrow().inode.is_none_or(|inode| seen.insert(inode)));
 }
 
 /// Names that a mount never shows and a user never makes.
@@ -90,7 +101,8 @@ fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Resu
     let in_transition = header.as_ref().is_ok_and(|stored| stored.header.claims().transition.is_some());
     let deep_rekey = in_transition.then_some(UnderWay { percent: None });
     let path_of_home = path.to_path_buf();
-    found.push(FoundComponent { path: path_of_home, kind: ComponentKind::Home, header, cipher_len: 0, deep_rekey });
+    let kind = ComponentKind::Home;
+    found.push(FoundComponent { path: path_of_home, kind, header, cipher_len: 0, inode: None, deep_rekey });
     scan_disks(dir, path, found)?;
     Ok(true)
 }
@@ -146,7 +158,8 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
     if !disk::is_disk(&file)? {
         return Ok(());
     }
-    let cipher_len = file.metadata().context(|| format!("reading attributes of {}", path.display()))?.len();
+    let metadata = file.metadata().context(|| format!("reading attributes of {}", path.display()))?;
+    let (cipher_len, inode) = (metadata.len(), Some((metadata.dev(), metadata.ino())));
     let (header, deep_rekey) = match disk::read_header(file) {
         Ok((storage, stored)) => {
             let under_way = UnderWay::of(&storage, stored.header.claims()).unwrap_or(Some(UnderWay { percent: None }));
@@ -154,7 +167,7 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
         }
         Err(error) => (Err(error), None),
     };
-    found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len, deep_rekey });
+    found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len, inode, deep_rekey });
     Ok(())
 }
 

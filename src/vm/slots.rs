@@ -11,7 +11,7 @@ use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::provider::NewKey;
 use crate::vm::keyed::{Keyed, fetch_keks, name};
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
-use crate::vm::scan::FoundComponent;
+use crate::vm::scan::{self, FoundComponent};
 use crate::vm::workplace::Workplace;
 
 /// Adds a slot.
@@ -209,7 +209,8 @@ impl RemoveKey {
 }
 
 fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<Vec<&'f FoundComponent>> {
-    let chosen: Vec<_> = found.iter().filter(|found| component.is_none_or(|path| found.path == path)).collect();
+    let mut chosen: Vec<_> = found.iter().filter(|found| component.is_none_or(|path| found.path == path)).collect();
+    scan::each_file_once(&mut chosen);
     match (chosen.is_empty(), component) {
         (true, Some(path)) if path.as_os_str().is_empty() => {
             Err(Error::new(Kind::NotFound, "no encrypted home in this folder"))

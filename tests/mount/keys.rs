@@ -219,3 +219,27 @@ fn changes_of_keys_leave_events() {
         assert!(found, "{operation} {result}: {events}");
     }
 }
+
+/// Its backing file can be claimed only once.
+#[test]
+fn a_disk_with_two_names_is_one_component() {
+    let host = Host::with_vm();
+    std::fs::hard_link(host.path("web01/root.raw"), host.path("web01/same.raw")).unwrap();
+    let vm = host.path("web01");
+    let changed = |args: &[&str]| {
+        let printed = host.run(args);
+        json(printed.lines().last().unwrap())["components"].as_array().unwrap().len()
+    };
+    assert_eq!(changed(&["rekey", "--json", vm]), 2, "the home and one disk");
+    assert_eq!(changed(&["rekey", "--json", vm, "--disk", "same.raw"]), 1);
+    assert_eq!(changed(&["rekey", "--deep", "--json", vm]), 2);
+    let mount = host.mount("web01", &[]);
+    let disk = File::options().write(true).open(mount.path("same.raw")).unwrap();
+    assert_eq!(changed(&["rekey", "--json", vm]), 2, "by the mount");
+    assert_eq!(changed(&["rekey", "--deep", "--json", vm, "--disk", "root.raw"]), 1);
+    drop(disk);
+    mount.unmount();
+    host.run(&["provider", "add", "native", "escrow"]);
+    assert_eq!(changed(&["key", "add", "--json", vm, "--all", "--provider", "escrow"]), 2);
+    assert_eq!(changed(&["erase", "--yes", "--json", vm]), 2);
+}
