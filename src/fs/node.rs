@@ -92,7 +92,7 @@ impl BackingId {
 }
 
 /// A name in a directory.
-type Name = (NodeNumber, OsString);
+pub(super) type Name = (NodeNumber, OsString);
 
 #[derive(Default)]
 struct Entry {
@@ -140,8 +140,14 @@ impl Nodes {
     }
 
     /// The directory that a node lies in, and its name there; by any of its names.
-    pub(super) fn name(&self, node: &Node) -> Result<(NodeNumber, OsString)> {
+    pub(super) fn name(&self, node: &Node) -> Result<Name> {
         self.0.read().first_name(node.number)
+    }
+
+    /// The directories that a node lies in, and its names there; at least one.
+    pub(super) fn names(&self, node: &Node) -> Result<Vec<Name>> {
+        let names = self.get(node.number)?.entry.lock().names.clone();
+        if names.is_empty() { Err(stale()) } else { Ok(names) }
     }
 
     /// The VM folder that a node is, or lies in.

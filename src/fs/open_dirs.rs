@@ -1,12 +1,13 @@
 //! Directories that were used lately, open: an operation on a name need not walk the path to its directory again.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::fs::node::{BackingId, Node, NodeKind, NodeNumber};
+use crate::fs::node::{BackingId, Name, Node, NodeKind, NodeNumber};
 use crate::fs::{FileSystem, backing, raw};
 
 /// Most directories that are kept open: descriptors do not grow with the datastore.
@@ -59,10 +60,16 @@ impl FileSystem {
         Ok(dir)
     }
 
-    /// The directory that a node lies in, and its name there.
-    pub(super) fn place_of(&self, node: &Node) -> Result<(Arc<File>, std::ffi::OsString)> {
-        let (parent, name) = self.nodes.name(node)?;
-        Ok((self.directory(parent)?.1, name))
+    /// The directory that a node lies in, and its name there. Of several names, one that still leads to it: another mount or host
+    /// may have replaced the file of this name, and its inode be that of a new file since.
+    pub(super) fn place_of(&self, node: &Node) -> Result<(Arc<File>, OsString)> {
+        let names = self.nodes.names(node)?;
+        let place = |(parent, name): &Name| Ok((self.directory(*parent)?.1, name.clone()));
+        let leads_to_it = |(dir, name): &(Arc<File>, OsString)| {
+            backing::stat_at(dir, name).is_ok_and(|stat| BackingId::of(&stat) == node.backing)
+        };
+        let mut others = names.iter().filter(|_| names.len() > 1).filter_map(|name| place(name).ok());
+        others.find(leads_to_it).map_or_else(|| place(&names[0]), Ok)
     }
 
     /// Calls `work` with a handle on the node's backing file that is good for attributes: an open one of ours, or one got by
