@@ -105,8 +105,8 @@ impl VmInfo {
 fn unlock(home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<(Keyring, HomeKeys)> {
     let keyring = Keyring::new(Providers::load(&config()?)?);
     let dek = keyring.dek(&home.header).context(|| "unlocking the home".into())?;
-    let keys = HomeKeys::new(&dek)?;
-    Ok((keyring, keys))
+    let header = home.header.clone().verify(&dek)?;
+    Ok((keyring, HomeKeys::of(&header, &dek)?)) // in a deep rekey, files may be under either DEK
 }
 
 impl VmdkInfo {
