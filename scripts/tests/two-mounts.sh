@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # One VM folder mounted twice: a disk that is open for writing in one mount cannot be opened in the other (EBUSY), whoever
-# closes lets the other in, and several readers do not disturb each other.
+# closes lets the other in, and several readers do not disturb each other. Keys that a mount has in memory are not exchanged
+# by someone who does not know of it.
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
@@ -71,5 +72,31 @@ exec 5>&- || true
 fusermount3 -u -z "$first"
 soon open_for_writing "$second/root.raw"
 [[ $(head -c 25 "$second/root.raw") == "written through the first" ]] || fail "data are gone after the kill"
+
+step "a home's data key is not exchanged by someone who cannot ask the mount"
+# As on another host: the mount's control socket is out of reach.
+elsewhere() {
+    if [[ $(id -u) -eq 0 ]]; then
+        # shellcheck disable=SC2016 # for the inner shell
+        unshare --mount sh -c 'mount -t tmpfs -o mode=700 tmpfs /run/vmcryptfs && exec "$@"' sh "$VMCRYPTFS" --config "$config" "$@"
+    else
+        mkdir -p "$work/elsewhere"
+        XDG_RUNTIME_DIR=$work/elsewhere vmc "$@"
+    fi
+}
+echo old >"$second/web01.vmx"
+for words in "rekey --deep $vm" "decrypt $vm --all" "erase $vm"; do
+    # shellcheck disable=SC2086 # they are words
+    must_fail 'unmount it there first' elsewhere $words
+done
+elsewhere rekey "$vm" >/dev/null || fail "another key that wraps does no harm, and was refused"
+echo older >"$second/older.log"
+vmc lock "$second" >/dev/null
+elsewhere rekey --deep "$vm" >/dev/null
+vmc unlock "$second" >/dev/null
+echo new >"$second/new.log"
+stop_mount "$second"
+start_mount "$vm" "$second"
+[[ $(cat "$second/web01.vmx" "$second/older.log" "$second/new.log") == $'old\nolder\nnew' ]] || fail "something cannot be read"
 
 stop_mount "$second"

@@ -93,7 +93,7 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
         .ok_or_else(|| Error::new(Kind::Invalid, format!("{} cannot be a disk's name", args.disk.display())))?;
     let parent = args.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = folder::open_dir(parent)?;
-    let home = folder::read_home(&dir)?.ok_or_else(|| {
+    let (_in_use, home) = folder::use_home(&dir)?.ok_or_else(|| {
         Error::new(
             Kind::Denied,
             format!(

@@ -119,9 +119,9 @@ impl FileSystem {
             XattrMode::Create => XattrFlags::CREATE,
             XattrMode::Replace => XattrFlags::REPLACE,
         };
-        let sealed;
+        let (home, sealed); // held until the value is stored
         let stored = if is_user(name) {
-            let home = self.home_of(&node)?;
+            home = self.home_of(&node)?;
             let owner = match &node.kind {
                 NodeKind::File(_) => Some(self.open_node(&node, Access::Write)?.content.file_id()?),
                 NodeKind::Directory(_)

@@ -22,6 +22,7 @@ use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::AsPlainFile;
 use crate::sys;
 use crate::vm::home;
+use crate::vm::home::Home;
 
 /// Number of a handle, as given to the kernel.
 pub type HandleNumber = u64;
@@ -65,6 +66,8 @@ pub(super) struct OpenFile {
     header_claimed: Mutex<bool>,
     /// Whether the backing file could be opened for writing at all.
     may_write: bool,
+    /// Of a home file, its home: it stays in use for as long as the file is open.
+    _home: Option<Arc<Home>>,
     /// Fields are dropped in order: once this is gone, so is the claim on the backing file.
     _turn: Arc<()>,
 }
@@ -98,9 +101,10 @@ impl Turns {
 }
 
 impl OpenFile {
-    pub(super) fn new(content: Content, access: Access, may_write: bool, turn: Arc<()>) -> Self {
+    pub(super) fn new(content: Content, access: Access, may_write: bool, home: Arc<Home>, turn: Arc<()>) -> Self {
         let writable = AtomicBool::new(access == Access::Write);
-        Self { content, writable, header_claimed: Mutex::default(), may_write, _turn: turn }
+        let home = matches!(content, Content::Home(_)).then_some(home);
+        Self { content, writable, header_claimed: Mutex::default(), may_write, _home: home, _turn: turn }
     }
 
     /// Makes sure that a handle with this access may be had.

@@ -1,31 +1,69 @@
 //! The homes that operations needed, unlocked once and kept for as long as their header file is what it was.
+//!
+//! A home that is kept is claimed, so that nobody exchanges its DEK while something can still be sealed under it. Whatever is
+//! made under a home's keys holds it until it is made; an open file of it, until that is closed.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::format::header::HOME_FILE;
 use crate::fs::node::{Node, NodeNumber};
 use crate::fs::{FileSystem, backing};
-use crate::store::home_file::HomeKeys;
-use crate::vm::folder;
 use crate::vm::home::Home;
 use crate::vm::keyring::LockState;
+
+/// Most homes that are kept while nothing of them is open: descriptors do not grow with the datastore.
+const MAX_KEPT: usize = if cfg!(test) { 4 } else { 256 };
 
 /// Tells a header file from a later state of it: its inode, and when that last changed.
 type Stamp = (u64, i64, u64);
 
 /// Homes by the node of their VM folder.
 #[derive(Default)]
-pub(super) struct Homes(RwLock<HashMap<NodeNumber, (Stamp, Arc<Home>)>>);
+pub(super) struct Homes {
+    kept: RwLock<HashMap<NodeNumber, Kept>>,
+    uses: AtomicU64,
+}
+
+struct Kept {
+    stamp: Stamp,
+    home: Arc<Home>,
+    /// The larger, the later.
+    last_use: AtomicU64,
+}
 
 impl Homes {
     /// Forgets all of them; those that are still unlocked come back with the next operation that needs them.
     pub(super) fn forget(&self) {
-        self.0.write().clear();
+        self.kept.write().clear();
+    }
+
+    fn get(&self, vm: NodeNumber, stamp: Stamp) -> Option<Arc<Home>> {
+        let kept = self.kept.read();
+        let known = kept.get(&vm).filter(|known| known.stamp == stamp)?;
+        known.last_use.store(self.next_use(), Ordering::Relaxed);
+        Some(Arc::clone(&known.home))
+    }
+
+    fn keep(&self, vm: NodeNumber, stamp: Stamp, home: &Arc<Home>) {
+        let mut kept = self.kept.write();
+        kept.remove(&vm);
+        if kept.len() >= MAX_KEPT {
+            let oldest = kept.iter().min_by_key(|(_, known)| known.last_use.load(Ordering::Relaxed));
+            if let Some(oldest) = oldest.map(|(vm, _)| *vm) {
+                kept.remove(&oldest);
+            }
+        }
+        kept.insert(vm, Kept { stamp, home: Arc::clone(home), last_use: AtomicU64::new(self.next_use()) });
+    }
+
+    fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -36,22 +74,20 @@ impl FileSystem {
         let dir = self.dir_of(&vm)?;
         let stat = backing::stat_at(&dir, HOME_FILE.as_ref())?;
         let stamp = (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
-        if let Some((known, home)) = self.homes.0.read().get(&vm.number)
-            && *known == stamp
+        if let Some(home) = self.homes.get(vm.number, stamp)
             && matches!(self.keyring.state(home.header.uuid), Some(LockState::Unlocked(_)))
         {
-            return Ok(Arc::clone(home));
+            return Ok(home);
         }
         let home = Arc::new(self.unlock_home(&dir).context(|| format!("home of VM {}", self.name(vm.number)))?);
-        self.homes.0.write().insert(vm.number, (stamp, Arc::clone(&home)));
+        self.homes.keep(vm.number, stamp, &home);
         Ok(home)
     }
 
     fn unlock_home(&self, dir: &File) -> Result<Home> {
-        let stored =
-            folder::read_home(dir)?.ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
-        let dek = self.keyring.dek(&stored.header)?;
-        let header = stored.header.verify(&dek)?;
-        Ok(Home { keys: HomeKeys::of(&header, &dek)?, header })
+        Home::open(dir, |header| self.keyring.dek(header))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,7 +196,8 @@ impl FileSystem {
     pub fn make_symlink(&self, parent: NodeNumber, name: &OsStr, target: &Path, new: NewFile) -> Result<Attr> {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
-        let sealed = home::seal_target(&*self.home_of(&parent)?, target)?;
+        let home = self.home_of(&parent)?; // held until the link is there
+        let sealed = home::seal_target(&home, target)?;
         let new = new.in_directory(&backing::stat(&dir)?, false);
         backing::make_symlink(&dir, name, &sealed)?;
         backing::set_owner(&backing::any_at(&dir, name)?, Some(new.uid), Some(new.gid))?;

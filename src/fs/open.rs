@@ -114,7 +114,8 @@ impl FileSystem {
             ContentKind::Home => home::open(backing_file, access, &home.keys, || self.name(node.number))
                 .map(|home| Content::Home(Box::new(home))),
         };
-        let open = Arc::new(OpenFile::new(content.context(|| self.name(node.number))?, access, may_write, turn));
+        let content = content.context(|| self.name(node.number))?;
+        let open = Arc::new(OpenFile::new(content, access, may_write, home, turn));
         *shared = Arc::downgrade(&open);
         Ok(open)
     }

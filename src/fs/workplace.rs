@@ -121,7 +121,7 @@ impl Workplace for MountedVm<'_> {
             return Err(Error::new(Kind::ReadOnly, "it is mounted read-only: unmount it, or mount it writable"));
         }
         match kind {
-            // A mount reads a home's header now and then, but keeps no claim on it.
+            // A mount claims a home, so that its DEK stays, but not the header.
             ComponentKind::Home => {
                 let storage = workplace::claim_backing(&self.fs.backing.dir(&self.folder)?, path, kind)?;
                 Ok(Box::new(storage))
@@ -131,7 +131,8 @@ impl Workplace for MountedVm<'_> {
     }
 
     fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
-        // What this mount has open is claimed by its open file, and so refused as any other's.
+        // What this mount has open is claimed by its open file, and so refused as any other's. What it keeps comes back.
+        self.fs.homes.forget();
         workplace::claim_unused(&self.fs.backing.dir(&self.folder)?, path, kind).map(|claimed| claimed as _)
     }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Storage;
-use crate::sys::file::{self, Allocation, Claim};
+use crate::sys::file::{self, Allocation, Claim, Scope};
 
 /// What the backing file may be used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,14 +33,40 @@ impl FileStorage {
     /// # Errors
     /// `Busy` when another process, mount or host has claimed it; a former claim of ours is kept then.
     pub fn claim(&self, access: Access) -> Result<()> {
+        if self.try_claim(Scope::File, access)? {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Busy, "in use: another mount, process or host has it open"))
+    }
+
+    /// Claims the home whose header this file is: to use its keys, together with others, or to exchange them, alone. Says nothing
+    /// of the header itself, which changes its slots while the home is in use.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub fn claim_home(&self, access: Access) -> Result<()> {
+        if self.try_claim(Scope::Home, access)? {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Busy,
+            match access {
+                Access::Read => {
+                    "another process or host exchanges the keys of this VM folder's home, or converts its files"
+                }
+                Access::Write => {
+                    "a mount of another user or host, or one that cannot be asked, uses the VM folder: unmount it there first"
+                }
+            },
+        ))
+    }
+
+    fn try_claim(&self, scope: Scope, access: Access) -> Result<bool> {
         let claim = match access {
             Access::Read => Claim::Shared,
             Access::Write => Claim::Exclusive,
         };
-        if file::try_claim(&self.file, claim).context(|| "locking the backing file".into())? {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Busy, "in use: another mount, process or host has it open"))
+        file::try_claim(&self.file, scope, claim).context(|| "locking the backing file".into())
     }
 
     /// Whether nobody else has the file claimed, for reading or for writing.

@@ -70,17 +70,37 @@ pub enum Claim {
     Exclusive,
 }
 
-/// Claims the whole file by an open-file-description lock, without waiting. It is released when `file` is closed.
+/// What is claimed. Claims on the one are no hindrance to claims on the other.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// The file itself.
+    File,
+    /// The home whose header the file is, its keys and all that is sealed under them.
+    Home,
+}
+
+impl Scope {
+    /// First byte and length of the lock. Locks are on numbers: what a file has there, or whether, does not matter.
+    fn range(self) -> (libc::off_t, libc::off_t) {
+        const HOME: libc::off_t = 1 << 62;
+        match self {
+            Self::File => (0, HOME),
+            Self::Home => (HOME, 1),
+        }
+    }
+}
+
+/// Claims a file by an open-file-description lock, without waiting. It is released when `file` is closed.
 /// Claiming again changes the claim. On network file systems it holds across hosts. `false`: someone else has it.
 ///
 /// # Errors
 /// The system's.
-pub fn try_claim(file: &File, claim: Claim) -> io::Result<bool> {
+pub fn try_claim(file: &File, scope: Scope, claim: Claim) -> io::Result<bool> {
     let kind = match claim {
         Claim::Shared => libc::F_RDLCK,
         Claim::Exclusive => libc::F_WRLCK,
     };
-    let lock = whole_file(kind)?;
+    let lock = lock_on(scope, kind)?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
     match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }) {
         Ok(_) => Ok(true),
@@ -94,15 +114,16 @@ pub fn try_claim(file: &File, claim: Claim) -> io::Result<bool> {
 /// # Errors
 /// The system's.
 pub fn is_unclaimed(file: &File) -> io::Result<bool> {
-    let mut lock = whole_file(libc::F_WRLCK)?;
+    let mut lock = lock_on(Scope::File, libc::F_WRLCK)?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
     Ok(libc::c_int::from(lock.l_type) == libc::F_UNLCK)
 }
 
-fn whole_file(kind: libc::c_int) -> io::Result<libc::flock> {
-    // SAFETY: `flock` is plain data for which all-zero bytes are valid. Zeros mean: from the start (SEEK_SET, 0) to the end.
+fn lock_on(scope: Scope, kind: libc::c_int) -> io::Result<libc::flock> {
+    // SAFETY: `flock` is plain data for which all-zero bytes are valid. Zero as `l_whence` is SEEK_SET.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_start, lock.l_len) = scope.range();
     lock.l_type = i16::try_from(kind).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     Ok(lock)
 }
@@ -129,15 +150,18 @@ mod tests {
         let path = dir.path().join("disk");
         let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
         let first = open();
-        assert!(try_claim(&first, Claim::Shared).unwrap());
-        assert!(try_claim(&open(), Claim::Shared).unwrap(), "readers share");
-        assert!(try_claim(&first, Claim::Exclusive).unwrap(), "the other reader is closed again");
-        assert!(!try_claim(&open(), Claim::Shared).unwrap());
+        assert!(try_claim(&first, Scope::File, Claim::Shared).unwrap());
+        assert!(try_claim(&open(), Scope::File, Claim::Shared).unwrap(), "readers share");
+        assert!(try_claim(&first, Scope::File, Claim::Exclusive).unwrap(), "the other reader is closed again");
+        assert!(!try_claim(&open(), Scope::File, Claim::Shared).unwrap());
         assert!(is_unclaimed(&first).unwrap(), "an own claim is not someone else's");
         assert!(!is_unclaimed(&open()).unwrap());
+        let other = open();
+        assert!(try_claim(&other, Scope::Home, Claim::Exclusive).unwrap(), "of the home, nothing was claimed");
+        assert!(!try_claim(&first, Scope::Home, Claim::Shared).unwrap());
         drop(first);
-        assert!(is_unclaimed(&open()).unwrap());
-        assert!(try_claim(&open(), Claim::Exclusive).unwrap());
+        assert!(is_unclaimed(&open()).unwrap(), "a home is claimed, its header's file is not");
+        assert!(try_claim(&open(), Scope::File, Claim::Exclusive).unwrap());
     }
 
     #[test]

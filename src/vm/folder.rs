@@ -14,7 +14,7 @@ use crate::format::header::{ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOM
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, NewKey};
-use crate::storage::FileStorage;
+use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
 use crate::vm::disk::create_component;
 use crate::vm::keyring;
@@ -222,19 +222,36 @@ pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
     read_header(dir, HOME_FILE)
 }
 
+/// Claims a VM folder's home for using its keys, and then reads its header. Until the file that is returned is closed, nobody
+/// gives the home another DEK, on this host or another. `None` when the directory is not encrypted.
+///
+/// # Errors
+/// `Busy` while someone does that, or those of [`header_area::load`].
+pub fn use_home(dir: &File) -> Result<Option<(FileStorage, StoredHeader)>> {
+    let Some(claim) = open_header(dir, HOME_FILE)? else { return Ok(None) };
+    claim.claim_home(Access::Read)?;
+    let stored = load_header(&claim, HOME_FILE)?;
+    Ok(Some((claim, stored)))
+}
+
 /// Reads a home's header from a file of this name; `None` when there is none.
 ///
 /// # Errors
 /// As [`header_area::load`].
 pub(super) fn read_header(dir: &File, name: &str) -> Result<Option<StoredHeader>> {
+    open_header(dir, name)?.map(|storage| load_header(&storage, name)).transpose()
+}
+
+fn open_header(dir: &File, name: &str) -> Result<Option<FileStorage>> {
     // NONBLOCK keeps a fifo that was put in its place from stopping us.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Ok(file) => {
-            let storage = FileStorage::new(File::from(file));
-            header_area::load(&storage, ComponentKind::Home).map(Some).context(|| format!("reading {name}"))
-        }
+        Ok(file) => Ok(Some(FileStorage::new(File::from(file)))),
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(error) => Err(Error::io(format!("opening {name}"), error.into())),
     }
+}
+
+fn load_header(storage: &FileStorage, name: &str) -> Result<StoredHeader> {
+    header_area::load(storage, ComponentKind::Home).context(|| format!("reading {name}"))
 }

@@ -5,24 +5,42 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::Header;
+use crate::format::header::{Header, UnverifiedHeader};
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header};
+use crate::key::Dek;
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::PlainFile;
-use crate::vm::clear;
+use crate::vm::{clear, folder};
 
-/// An unlocked home.
+/// An unlocked home, claimed for use: as long as this lives its DEK stays what it is.
 pub struct Home {
     /// Its verified header.
     pub header: Header,
     /// What its files are sealed with.
     pub keys: HomeKeys,
+    /// The header's file, which holds the claim.
+    _claim: FileStorage,
+}
+
+impl Home {
+    /// Claims and unlocks the home of a VM folder.
+    ///
+    /// # Errors
+    /// `NotFound`, `Busy` while its DEK is exchanged, those of `dek_of`, or of reading the header.
+    pub fn open(dir: &File, dek_of: impl FnOnce(&UnverifiedHeader) -> Result<Arc<Dek>>) -> Result<Self> {
+        let (claim, stored) =
+            folder::use_home(dir)?.ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
+        let dek = dek_of(&stored.header)?;
+        let header = stored.header.verify(&dek)?;
+        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, _claim: claim })
+    }
 }
 
 /// Claims a home file's backing file and opens it; `name` gives its path below the mount.

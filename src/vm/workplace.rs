@@ -52,7 +52,8 @@ pub trait Workplace: Sync {
     /// `Busy` when it is in use elsewhere, `ReadOnly`, `NotFound`, or `Io`.
     fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>>;
 
-    /// Claims a component that nothing may use, this mount included: of a home, none of its files. Needs no key.
+    /// Claims a component that nothing may use, this mount included: of a home, none of its files, nor a mount that has its
+    /// keys. Needs no key.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
@@ -270,6 +271,7 @@ pub fn claim_unused(folder: &File, path: &Path, kind: ComponentKind) -> Result<B
                 return Err(Error::new(Kind::Busy, format!("{} is open", file.display())));
             }
         }
+        claimed.claim_home(Access::Write)?;
     }
     Ok(Box::new(claimed))
 }

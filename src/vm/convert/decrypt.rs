@@ -61,6 +61,7 @@ impl<'p> Decryption<'p> {
         };
         let with_home = !matches!(what, What::Disks(_));
         if with_home {
+            home.claim_alone()?;
             refuse_what_needs_the_home(&folder, &entries, &chosen)?;
         }
         let plan = make_plan(&folder, &entries, &chosen, with_home)?;

@@ -32,8 +32,7 @@ pub(super) struct OpenHome {
     pub(super) header: Header,
     pub(super) dek: Dek,
     pub(super) keys: HomeKeys,
-    /// Holds the claim.
-    _claim: FileStorage,
+    claim: FileStorage,
 }
 
 impl OpenFolder {
@@ -84,7 +83,7 @@ impl OpenFolder {
         }
         let claim = FileStorage::new(file);
         claim.claim(Access::Write)?;
-        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, _claim: claim });
+        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, claim });
         self.state = state;
         Ok(())
     }
@@ -154,7 +153,15 @@ impl OpenHome {
                 "its deep rekey is not finished: `vmcryptfs rekey --deep` goes on with it",
             ));
         }
-        Ok(Self { keys: HomeKeys::new(&dek)?, header, dek, _claim: claim })
+        Ok(Self { keys: HomeKeys::new(&dek)?, header, dek, claim })
+    }
+
+    /// Makes sure that no mount of any process or host can go on using the home, whose files are about to lose their keys.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) fn claim_alone(&self) -> Result<()> {
+        self.claim.claim_home(Access::Write)
     }
 }
 

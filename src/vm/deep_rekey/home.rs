@@ -31,7 +31,7 @@ pub(super) struct HomeWork<'w> {
 
 impl<'w> HomeWork<'w> {
     /// # Errors
-    /// `Busy` while a mount of this process serves the folder, or those of [`Workplace::claim`] and of unlocking.
+    /// `Busy` while a mount of any process or host uses the home, or those of [`Workplace::claim_unused`] and of unlocking.
     pub(super) fn open(place: &'w dyn Workplace, keks: &FetchedKeks) -> Result<Self> {
         if place.folder_alone().is_none() {
             return Err(Error::new(
@@ -39,7 +39,8 @@ impl<'w> HomeWork<'w> {
                 "its files cannot be encrypted anew while the VM folder is mounted: unmount it, or choose disks (--disk)",
             ));
         }
-        let claim = place.claim(Path::new(""), ComponentKind::Home)?;
+        // Whoever has the old DEK in memory could go on sealing under it, which nobody could open when it is gone.
+        let claim = place.claim_unused(Path::new(""), ComponentKind::Home)?;
         let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;

@@ -266,11 +266,20 @@ fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
 #[test]
 fn a_file_in_use_stops_the_rekey() {
     let vm = Vm::new();
-    let file = FileStorage::new(File::open(vm.path().join("web01.vmx")).unwrap());
-    file.claim(Access::Read).unwrap();
-    let error = vm.rekey(&mut |_| Ok(())).unwrap_err();
-    assert_eq!(error.kind(), Kind::Busy, "{}", error.chain());
-    drop(file);
+    for begun in [false, true] {
+        let file = FileStorage::new(File::open(vm.path().join("web01.vmx")).unwrap());
+        if !begun {
+            file.claim(Access::Read).unwrap();
+        }
+        let mut told = 0;
+        let rekeyed = vm.rekey(&mut |_| {
+            told += 1;
+            file.claim(Access::Read)
+        });
+        let error = rekeyed.unwrap_err();
+        assert!(error.kind() == Kind::Busy && error.chain().contains("web01.vmx"), "{}", error.chain());
+        assert_eq!(told > 0, begun, "whether anything was begun");
+    }
     assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
     vm.assert_finished();
 }

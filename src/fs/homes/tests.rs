@@ -1,0 +1,164 @@
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::error::{Error, Kind};
+use crate::fs::{HandleNumber, NewFile, NodeNumber, Options, ROOT};
+use crate::key::ProviderName;
+use crate::provider::{self, Providers};
+use crate::storage::Access;
+use crate::store::buffer::request_buffer;
+use crate::store::plain_file::HEADROOM;
+use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
+use crate::vm::folder;
+use crate::vm::rekey::Rekey;
+use crate::vm::workplace::Unmounted;
+
+/// A datastore whose mounts know nothing of each other, as those of two hosts.
+struct Datastore(TempDir);
+
+impl Datastore {
+    fn new(folders: &[&str]) -> Self {
+        let made = Self(tempfile::tempdir().unwrap());
+        provider::add_native(&made.path("config.toml"), &ProviderName::new("local").unwrap(), true).unwrap();
+        std::fs::create_dir(made.path("vms")).unwrap();
+        let (_, provider) = made.providers().default_provider().unwrap();
+        folders.iter().for_each(|name| _ = folder::create(&made.vm(name), &provider).unwrap());
+        made
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.0.path().join(below)
+    }
+
+    fn vm(&self, name: &str) -> PathBuf {
+        self.path("vms").join(name)
+    }
+
+    fn providers(&self) -> Providers {
+        Providers::load(&self.path("config.toml")).unwrap()
+    }
+
+    fn mount(&self) -> FileSystem {
+        let mount = FileSystem::open(&self.path("vms"), self.providers(), Options::default()).unwrap();
+        mount.retry_locked().unwrap();
+        mount
+    }
+
+    fn unmounted(&self, vm: &str) -> Unmounted {
+        Unmounted::open(&self.vm(vm), self.providers()).unwrap()
+    }
+
+    fn deep_rekey(&self, vm: &str) -> Result<DeepRekeyed> {
+        DeepRekey::default().run(&self.unmounted(vm), &mut |_| Ok(()))
+    }
+}
+
+fn folder_in(mount: &FileSystem, vm: &str) -> NodeNumber {
+    mount.lookup(ROOT, OsStr::new(vm)).unwrap().number
+}
+
+fn write(mount: &FileSystem, path: &str, text: &str) -> HandleNumber {
+    let (vm, name) = path.split_once('/').unwrap();
+    let new = NewFile { mode: 0o600, uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+    let (_, handle, _) = mount.create(folder_in(mount, vm), OsStr::new(name), new).unwrap();
+    let mut buffer = request_buffer();
+    buffer[HEADROOM..][..text.len()].copy_from_slice(text.as_bytes());
+    mount.write(handle, 0, u32::try_from(text.len()).unwrap(), &mut buffer).unwrap();
+    handle
+}
+
+fn read(mount: &FileSystem, path: &str) -> Result<String> {
+    let (vm, name) = path.split_once('/').unwrap();
+    let found = mount.lookup(folder_in(mount, vm), OsStr::new(name)).unwrap();
+    let (handle, _) = mount.open_file(found.number, Access::Read)?;
+    let mut buffer = request_buffer();
+    let text = mount.read(handle, 0, 4096, &mut buffer).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
+    mount.close(handle);
+    text
+}
+
+fn assert_busy<T>(result: Result<T>, words: &str) {
+    let error = result.err().expect("not refused");
+    assert!(error.kind() == Kind::Busy && error.chain().contains(words), "{}", error.chain());
+}
+
+/// Two mounts that cannot be asked by the process that rekeys: what either of them has written stays readable.
+#[test]
+fn no_home_gets_another_dek_while_a_mount_can_still_write_under_the_old_one() {
+    let store = Datastore::new(&["web01"]);
+    let (mount, other) = (store.mount(), store.mount());
+    let open = write(&mount, "web01/web01.vmx", "old");
+    assert_busy(store.deep_rekey("web01"), "web01.vmx is open");
+    mount.close(open);
+    assert_eq!(read(&other, "web01/web01.vmx").unwrap(), "old");
+    for user in [&mount, &other] {
+        assert_busy(store.deep_rekey("web01"), "unmount it there first");
+        let unused = store.unmounted("web01");
+        assert!(!Rekey::default().run(&unused, &mut |_| Ok(())).unwrap().resumed, "another KEK does no harm");
+        user.homes.forget();
+    }
+    assert!(!store.deep_rekey("web01").unwrap().resumed);
+    let (first, second) = (write(&mount, "web01/new.log", "new"), write(&other, "web01/newer.log", "newer"));
+    mount.close(first);
+    other.close(second);
+    for reader in [&mount, &other, &store.mount()] {
+        for (name, text) in [("web01.vmx", "old"), ("new.log", "new"), ("newer.log", "newer")] {
+            assert_eq!(read(reader, &format!("web01/{name}")).unwrap(), text);
+        }
+    }
+}
+
+#[test]
+fn a_home_whose_keys_are_exchanged_is_in_use() {
+    let store = Datastore::new(&["web01", "web02"]);
+    let mount = store.mount();
+    mount.close(write(&mount, "web01/web01.vmx", "old"));
+    mount.homes.forget();
+    let stopped = DeepRekey::default().run(&store.unmounted("web01"), &mut |_| {
+        assert_busy(read(&mount, "web01/web01.vmx"), "another process or host exchanges the keys");
+        mount.close(write(&mount, &format!("web02/{:?}", std::time::Instant::now()), "beside it"));
+        Err(Error::new(Kind::Stopped, "enough"))
+    });
+    assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(read(&mount, "web01/web01.vmx").unwrap(), "old", "in transition");
+    mount.homes.forget();
+    assert!(store.deep_rekey("web01").unwrap().resumed);
+    assert_eq!(read(&mount, "web01/web01.vmx").unwrap(), "old");
+}
+
+/// A mount of thousands of VM folders keeps few descriptors; what it let go of is unlocked anew.
+#[test]
+fn only_the_homes_that_were_used_last_are_kept() {
+    let names: Vec<String> = (0..=MAX_KEPT).map(|number| format!("vm{number}")).collect();
+    let store = Datastore::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mount = store.mount();
+    for name in &names {
+        mount.close(write(&mount, &format!("{name}/a.log"), name));
+        read(&mount, "vm0/a.log").unwrap(); // the one used last, again and again
+    }
+    assert_eq!(mount.homes.kept.read().len(), MAX_KEPT);
+    for name in names.iter().filter(|name| *name != "vm1") {
+        assert_busy(store.deep_rekey(name), "unmount it there first");
+    }
+    store.deep_rekey("vm1").unwrap();
+    mount.close(write(&mount, "vm1/b.log", "after"));
+    assert_eq!(read(&store.mount(), "vm1/b.log").unwrap(), "after");
+}
+
+#[test]
+fn a_file_that_is_open_keeps_its_home_in_use() {
+    let store = Datastore::new(&["web01"]);
+    let mount = store.mount();
+    let open = write(&mount, "web01/web01.vmx", "old");
+    mount.homes.forget();
+    let dir = folder::open_dir(&store.vm("web01")).unwrap();
+    let header = std::fs::File::options().read(true).write(true).open(store.vm("web01").join(HOME_FILE)).unwrap();
+    let header = crate::storage::FileStorage::new(header);
+    assert_busy(header.claim_home(Access::Write), "unmount it there first");
+    mount.close(open);
+    header.claim_home(Access::Write).unwrap();
+    assert_busy(folder::use_home(&dir), "another process or host exchanges the keys");
+}
