@@ -1,9 +1,10 @@
-//! What is stored beside data: header copies, entries and headers of home files, journal records, backups.
+//! What is stored beside data: header copies, saved ones, entries and headers of home files, journal records, backups.
 
 use vmcryptfs::crypto::{derive, random};
 use vmcryptfs::format::header::UnverifiedHeader;
 use vmcryptfs::format::home_file::{self, PAIR_LEN, Pair};
 use vmcryptfs::format::journal::UnverifiedRecord;
+use vmcryptfs::format::saved_header::{SAVED_LEN, SavedHeader};
 use vmcryptfs::key::Dek;
 use vmcryptfs::provider::backup::SealedBackup;
 
@@ -11,8 +12,8 @@ use crate::mutation::{Random, fuzz};
 use crate::vector_file::{read_folder, tests_folder};
 use crate::{SECONDS, bound_memory};
 
-const WORDS: [&[u8]; 8] =
-    [b"VMCRYPTF", b"VMCRYPTH", b"VMCRYPTB", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x01", b"\x04", b"local"];
+const WORDS: [&[u8]; 9] =
+    [b"VMCRYPTF", b"VMCRYPTH", b"VMCRYPTB", b"VMCRYPTS", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x01", b"\x04", b"local"];
 
 fn vectors(folder: &str, part: &str) -> Vec<Vec<u8>> {
     let files = read_folder(&tests_folder().join("vectors").join(folder), 4);
@@ -49,6 +50,28 @@ fn header_copies() {
         let encoded = claims.encode(dek).unwrap();
         assert!(encoded[..AUTHENTICATED] == input[..AUTHENTICATED], "decode, then encode, is not identical");
         assert!(header.clone().verify(dek).is_err(), "a header of another owner verifies");
+    });
+}
+
+#[test]
+fn saved_headers() {
+    const COPY_AT: usize = 32;
+    bound_memory();
+    let corpus = vectors("saved", "");
+    assert!(corpus.iter().any(|input| SavedHeader::decode(input).is_ok()), "nothing to begin with");
+    let finish = |input: &mut Vec<u8>, random: &mut Random| {
+        if random.below(8) > 0 {
+            input.resize(SAVED_LEN, 0);
+        }
+        // The header in it has a checksum of its own, which the outer one covers.
+        if let Some(end) = input.len().checked_sub(32).filter(|end| *end > COPY_AT) {
+            with_checksum(&mut input[COPY_AT..end], random);
+        }
+        with_checksum(input, random);
+    };
+    fuzz("saved-header", SECONDS, &corpus, &WORDS, finish, |input| {
+        let Ok(saved) = SavedHeader::decode(input) else { return };
+        assert!(saved.encode().unwrap() == input, "decode, then encode, is not identical");
     });
 }
 
