@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use data_encoding::{BASE64, BASE64URL};
 use serde_json::Value;
 use vmcryptfs::key::KeyId;
 use vmcryptfs::provider::{KeyProvider, Revocation};
@@ -249,19 +250,25 @@ fn slow_dripping_and_broken_members_cost_a_moment_and_no_key_is_ever_printed() {
     ));
     let provider = corp(&site.path("config.toml")).unwrap();
     ["a", "b"].into_iter().for_each(|name| make_vm(&host, &provider, name, 2));
-    let mut printed = host.run(&["info", host.path("vms")]) + &host.run(&["provider", "test", "corp"]);
+    let mut printed = host.says(&["provider", "test", "corp"]);
+    assert_eq!(printed.matches("ends in ").count(), 3, "this host's certificate, and both servers': {printed}");
+    for verb in [&["info"][..], &["check"], &["rekey"], &["key", "list"], &["key", "add"], &["provider", "list"]] {
+        let folder = host.path("vms/a");
+        printed += &host.says(&[verb, if verb[0] == "provider" { &[] } else { &[folder][..] }].concat());
+    }
     for fault in [Fault::Late(Duration::from_millis(300)), Fault::Drip, Fault::Garbage, Fault::NoTls, Fault::Refuse(1)]
     {
         first.set(fault);
-        let (mount, time) = timed(|| host.mount("vms", &[]));
+        let (mount, time) = timed(|| host.mount("vms", &["-vv"]));
         assert_eq!(count(&mount), (6, 6), "{fault:?}");
         println!("mounting 6 components, {fault:?} of one of two members: {time:.2?}");
         mount.unmount();
         second.set(fault);
-        let mount = host.mount("vms", &[]);
+        let mount = host.mount("vms", &["-vv"]);
         let all = usize::from(matches!(fault, Fault::Late(_))) * 6;
         eventually("decided", || count(&mount) == (6, all) && !mount.status().to_string().contains("has not come yet"));
         printed += &mount.status().to_string();
+        printed += &host.says(&["unlock", &mount.root().display().to_string()]);
         [&first, &second].into_iter().for_each(|member| member.set(Fault::None));
         host.run(&["unlock", &mount.root().display().to_string()]);
         assert_eq!(count(&mount), (6, 6));
@@ -272,7 +279,9 @@ fn slow_dripping_and_broken_members_cost_a_moment_and_no_key_is_ever_printed() {
     for key in store.keys.lock().iter() {
         let hex: String = key.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let decimal = format!("{:?}", &key.bytes[..8]);
-        for form in [hex.clone(), hex.to_uppercase(), decimal.trim_matches(['[', ']']).to_owned()] {
+        let base64 = [BASE64.encode(&key.bytes), BASE64URL.encode(&key.bytes)].map(|text| text[..40].to_owned());
+        let forms = [hex.to_uppercase(), hex, decimal.trim_matches(['[', ']']).to_owned()];
+        for form in forms.into_iter().chain(base64) {
             assert!(!printed.contains(&form), "key bytes in {printed}");
         }
         let raw = printed.as_bytes().windows(key.bytes.len()).any(|window| window == key.bytes);
