@@ -74,13 +74,29 @@ for file in mem environ maps; do
 done
 grep -q -E '^Max core file size +0 +0 ' "/proc/$pid/limits" || fail "the process may dump core"
 
-step "no key is in a dump, the command line, the environment or the log"
+step "no key is in a dump, the command line, the environment, the log, the events, or anything that a verb prints"
 exec 5<>"$mnt/root.raw"
-"$search" unlocked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "$work/mount.log"
+# Whatever a verb says, if only that it refuses. Those that change keys come first: the keys of the end are searched for.
+for words in "rekey $vm" "rekey --deep $vm --disk root.raw" "rekey --deep $vm" "key add $vm/root.raw" "key remove $vm --provider local" \
+    "status $mnt" "unlock $mnt" "lock $mnt" "info $vm" "check $vm" "key list $vm" "key in-use --provider local $work/store" \
+    "header backup $vm/root.raw $work/saved" "header restore $vm/root.raw $work/saved" "encrypt $vm --dry-run" \
+    "decrypt $vm --all --dry-run" "clone $vm $work/store/web02" "create $vm" "create-disk $vm/root.raw --size 1M" \
+    "erase $vm/root.raw" "provider list" "provider test local" "events" "events --json"; do
+    echo "$words"
+    # shellcheck disable=SC2086 # they are words
+    vmc -vv $words || true
+    # shellcheck disable=SC2086
+    vmc -vv $words --json || true
+done >"$work/printed" 2>&1
+grep -q 'rekey-deep' "$work/printed" || fail "this proves nothing: $(cat "$work/printed")"
+texts=("$work/mount.log" "$work/printed" "$work/events.jsonl")
+"$search" unlocked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "${texts[@]}"
+echo "DEK: $(od -A n -v -t x1 "$work/config/keys/local.key" | tr -d ' \n')" >"$work/leak"
+must_fail 'primary key is in' "$search" unlocked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "$work/leak"
 exec 5>&-
 sleep 0.5
 vmc lock "$mnt" >/dev/null
-"$search" locked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "$work/mount.log"
+"$search" locked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "${texts[@]}"
 stop_mount "$mnt"
 
 step "where memory cannot be locked, the mount says so"

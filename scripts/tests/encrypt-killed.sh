@@ -6,14 +6,14 @@
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
+# shellcheck source=scripts/tests/deaths.sh
+source "$(dirname "$0")/deaths.sh"
 # shellcheck source=scripts/tests/clear-folder.sh
 source "$(dirname "$0")/clear-folder.sh"
 
 step_width=${KILL_STEP:-9}
-calls=pwrite64,ftruncate,fsync,fdatasync,renameat,renameat2,linkat,unlinkat,symlinkat,fsetxattr,fchmod,fchown,utimensat
 vm=$work/web01
 
-strace -o /dev/null true 2>/dev/null || { echo "this machine does not let strace trace" && exit 77; }
 mkdir -p "$work/config"
 vmc provider add native local 2>/dev/null
 small_folder "$work/original"
@@ -22,28 +22,6 @@ fingerprint "$work/original" >"$work/expected"
 fresh() {
     rm -rf "$vm"
     cp -a --sparse=always "$work/original" "$vm"
-}
-
-# traced WHAT-TO-DO LOG ARGUMENTS...: runs vmcryptfs under strace.
-traced() {
-    local log=$1
-    shift
-    strace -f -y -o "$log" -e "trace=$calls,openat,openat2" "$VMCRYPTFS" --config "$config" "$@" </dev/null >/dev/null 2>&1
-}
-
-# killed CALL N ARGUMENTS...: the program dies at the N-th call of this kind, before it is carried out.
-killed() {
-    local call=$1 number=$2
-    shift 2
-    # In a shell of its own, which keeps the news of the death to itself.
-    (strace -f -o /dev/null -e "trace=$call" -e "inject=$call:signal=KILL:when=$number" \
-        "$VMCRYPTFS" --config "$config" "$@" </dev/null; exit $?) >/dev/null 2>&1
-}
-
-# deaths LOG: lines of `CALL N`, one for each call of interest that was made, of which one in so many is taken.
-deaths() {
-    sed -n -E "s/^[0-9]+ +(${calls//,/|})\(.*/\1/p" "$1" | awk '{ print $1, ++seen[$1] }' |
-        awk -v width="$step_width" -v first=$((RANDOM % step_width)) 'NR % width == first'
 }
 
 step "every new form is synced before it gets its name, and names before the state changes"
@@ -98,9 +76,9 @@ kills=0 survived=0
 while read -r call number <&5; do
     fresh
     # Threads share the calls anew in each run, and strace counts by thread: some numbers are never reached.
-    if killed "$call" "$number" encrypt "$vm"; then survived=$((survived + 1)); else kills=$((kills + 1)); fi
+    if struck signal=KILL "$call" "$number" encrypt "$vm"; then survived=$((survived + 1)); else kills=$((kills + 1)); fi
     finish_either_way "$call $number"
-done 5< <(deaths "$work/encrypt.trace")
+done 5< <(strikes "$work/encrypt.trace" "$step_width")
 echo "$kills deaths, $survived ends"
 ((kills > survived * 3)) || fail "too few deaths"
 
@@ -112,8 +90,33 @@ kills=0 survived=0
 while read -r call number <&5; do
     rm -rf "$vm"
     cp -a --sparse=always "$work/encrypted" "$vm"
-    if killed "$call" "$number" decrypt "$vm" --all; then survived=$((survived + 1)); else kills=$((kills + 1)); fi
+    if struck signal=KILL "$call" "$number" decrypt "$vm" --all; then survived=$((survived + 1)); else kills=$((kills + 1)); fi
     finish_either_way "$call $number"
-done 5< <(deaths "$work/decrypt.trace")
+done 5< <(strikes "$work/decrypt.trace" "$step_width")
 echo "$kills deaths, $survived ends"
 ((kills > survived * 3)) || fail "too few deaths"
+
+# interrupted N FOLDER ARGUMENTS...: Ctrl-C comes with the N-th write. It is obeyed, and says so in one line.
+interrupted() {
+    local number=$1 status=0
+    shift
+    struck signal=INT pwrite64 "$number" "$@" || status=$?
+    [[ $status -eq 12 && $(wc -l <"$work/said") -eq 1 ]] || fail "$*: exit code $status; it said: $(cat "$work/said")"
+    grep -q 'running it again goes on' "$work/said" || fail "$*: it does not say how to go on: $(cat "$work/said")"
+}
+
+step "Ctrl-C stops at a safe point, and the same command goes on"
+fresh
+interrupted 4 encrypt "$vm"
+vmc encrypt "$vm" >/dev/null 2>&1
+interrupted 4 clone "$vm" "$work/web02"
+[[ ! -e $work/web02 ]] || fail "a clone that was stopped is there"
+vmc clone "$vm" "$work/web02" >/dev/null
+interrupted 4 decrypt "$vm" --all
+for folder in "$vm" "$work/web02"; do
+    vmc decrypt "$folder" --all >/dev/null
+    fingerprint "$folder" >"$work/found"
+    comparable "$work/expected" >"$work/wanted"
+    comparable "$work/found" >"$work/got"
+    must_equal "$folder after Ctrl-C" "$work/wanted" "$work/got"
+done

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Searches a mount's process for its keys, as whoever gets a core dump of it, its command line or its environment would.
 
-    key-search.py unlocked|locked PID PRIMARY-KEY-FILE VM-FOLDER PLANTED LOG
+    key-search.py unlocked|locked PID PRIMARY-KEY-FILE VM-FOLDER PLANTED TEXT...
 
 The keys are computed from the files by the second implementation of the format. None may be in memory that a dump would
-contain (its regions lack the flag `dd` in smaps), in /proc/PID/cmdline or environ, or in LOG, be it as bytes, hex or base64.
+contain (its regions lack the flag `dd` in smaps), in /proc/PID/cmdline or environ, or in a TEXT (logs, events, what was
+printed), be it as bytes, hex or base64.
 So that this proves something, PLANTED, a text of the process's environment, must be found in dumpable memory, and DEKs of what
 is unlocked in memory that is locked (`lo`), left out of dumps (`dd`) and wiped in children (`wf`). DEKs of what is locked
 must be nowhere, neither must their halves, with which the expanded keys of a cipher begin.
@@ -63,11 +64,12 @@ def memory(pid):
 
 def written_in(key, data):
     """Whether a key stands in some bytes in any form that programs write."""
-    forms = [key, key.hex().encode(), base64.b64encode(key)[:40], base64.urlsafe_b64encode(key)[:40]]
+    hexadecimal, decimal = key.hex().encode(), ", ".join(map(str, key[:16])).encode()
+    forms = [key, hexadecimal, hexadecimal.upper(), decimal, base64.b64encode(key)[:40], base64.urlsafe_b64encode(key)[:40]]
     return any(form in data for form in forms)
 
 
-def search(state, pid, primary_path, folder, planted, log):
+def search(state, pid, primary_path, folder, planted, *texts):
     """What is wrong."""
     keys = keys_of(primary_path, folder)
     deks = {name: key for name, key in keys.items() if name.startswith("the DEK")}
@@ -83,7 +85,7 @@ def search(state, pid, primary_path, folder, planted, log):
                 problems.append(f"{name} is in memory with the flags {sorted(flags)}, expected {sorted(PROTECTED)} among them")
             if state == "locked" and (key[:32] in data or key[-32:] in data):
                 problems.append(f"{name}, which is locked, is still in memory, at least a half of it")
-    for path in (f"/proc/{pid}/cmdline", f"/proc/{pid}/environ", log):
+    for path in (f"/proc/{pid}/cmdline", f"/proc/{pid}/environ", *texts):
         text = Path(path).read_bytes()
         problems += [f"{name} is in {path}" for name, key in keys.items() if written_in(key, text)]
     if not found_planted:
@@ -95,7 +97,7 @@ def search(state, pid, primary_path, folder, planted, log):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 7 or sys.argv[1] not in ("unlocked", "locked"):
+    if len(sys.argv) < 7 or sys.argv[1] not in ("unlocked", "locked"):
         sys.exit(__doc__)
     said = search(*sys.argv[1:])
     for problem in said:

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Reads what strace saw of `vmcryptfs encrypt` and `decrypt`, and checks the order that a power cut would test.
+"""Reads what strace saw of `vmcryptfs encrypt`, `decrypt` and `rekey --deep`, and checks the order that a power cut would test.
 
     sync-order.py TRACE...
 
 A file under construction is renamed or linked to its own name only after a sync behind its last write. A home counts as
-encrypted, or its header goes, only after each folder in which names changed was synced.
+encrypted, its header changes, or goes, only after each folder in which names changed was synced.
 """
 import os
 import re
@@ -47,6 +47,9 @@ def check(trace):
         path = opened[1] if opened else ""
         if call in CHANGES and os.path.basename(path).startswith(NEW):
             unsynced.add(path)
+        elif call == "pwrite64" and os.path.basename(path) in STATES:
+            assert not dirty_folders, f"{trace}: {dirty_folders} not synced when {path} is written"
+            turns += 1
         elif call in ("fsync", "fdatasync"):
             unsynced.discard(path)
             dirty_folders.discard(path)

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# `rekey --deep` of a VM folder is killed at its writes, syncs, renames, links and removals, or one of them fails: each time
+# everything is readable at once, and the next run finishes. And nothing of the home gets its name before it is synced.
+#
+#     KILL_STEP    of how many such calls one is tried (36)
+set -euo pipefail
+# shellcheck source=scripts/tests/mounts.sh
+source "$(dirname "$0")/mounts.sh"
+# shellcheck source=scripts/tests/deaths.sh
+source "$(dirname "$0")/deaths.sh"
+# shellcheck source=scripts/tests/clear-folder.sh
+source "$(dirname "$0")/clear-folder.sh"
+
+step_width=${KILL_STEP:-36}
+vm=$work/web01
+
+mkdir -p "$work/config"
+vmc provider add native local 2>/dev/null
+small_folder "$vm"
+vmc encrypt "$vm" >/dev/null 2>&1
+vmc create-disk "$vm/data.vmdk" --size 1M >/dev/null
+start_mount "$vm" "$work/mnt"
+fingerprint "$work/mnt" >"$work/expected"
+stop_mount "$work/mnt"
+cp -a --sparse=always "$vm" "$work/encrypted"
+
+fresh() {
+    rm -rf "$vm"
+    cp -a --sparse=always "$work/encrypted" "$vm"
+}
+
+# Folders in which names were being exchanged have other times until the next run. What has several names may have
+# them for several files meanwhile.
+comparable() {
+    sed -E -e '/^\.\/tpm(\/deep)? d /d' -e 's/^(\.\/\S+ f .*\.[0-9]+) [0-9]+ $/\1/' "$1"
+}
+
+# must_show WHEN FILTER: a mount shows what was encrypted at first.
+must_show() {
+    start_mount "$vm" "$work/mnt"
+    fingerprint "$work/mnt" >"$work/found"
+    stop_mount "$work/mnt"
+    "$2" "$work/expected" >"$work/wanted"
+    "$2" "$work/found" >"$work/got"
+    must_equal "$1" "$work/wanted" "$work/got"
+}
+
+step "everything is synced before it gets its name, and names before the header says so"
+traced "$work/rekey.trace" rekey --deep "$vm"
+must_show "after a deep rekey" cat
+"$(dirname "$0")/sync-order.py" "$work/rekey.trace"
+
+turn=0 deaths=0 errors=0
+step "one of $step_width calls is its last, or fails"
+while read -r call number <&5; do
+    turn=$((turn + 1))
+    fresh
+    status=0
+    if ((turn % 2)); then
+        struck signal=KILL "$call" "$number" rekey --deep "$vm" || deaths=$((deaths + 1))
+    else
+        struck error=EIO "$call" "$number" rekey --deep "$vm" || status=$?
+        if grep -q INJECTED "$work/struck"; then
+            errors=$((errors + 1))
+            [[ $status -ne 0 ]] || fail "$call $number failed, and the rekey says that all is well"
+        fi
+    fi
+    vmc check "$vm" >/dev/null || fail "$call $number: $(vmc check "$vm")"
+    ((turn % 3)) || must_show "$call $number" comparable
+    vmc rekey --deep "$vm" >/dev/null 2>&1 || fail "$call $number: it does not go on: $(vmc rekey --deep "$vm" 2>&1)"
+    [[ -z $(find "$vm" -name '.vmcryptfs-*') ]] || fail "$call $number: left behind: $(find "$vm" -name '.vmcryptfs-*')"
+    [[ $(vmc check "$vm") != *"under way"* ]] || fail "$call $number: $(vmc check "$vm")"
+    must_show "$call $number, finished" comparable
+done 5< <(strikes "$work/rekey.trace" "$step_width")
+echo "$deaths deaths, $errors errors in $turn runs"
+((deaths * 2 > turn / 2 && errors * 2 > turn / 2)) || fail "too few hit"
+
+step "Ctrl-C stops at a safe point, and the same command goes on"
+fresh
+status=0
+struck signal=INT pwrite64 12 rekey --deep "$vm" || status=$?
+[[ $status -eq 12 ]] || fail "exit code $status; it said: $(cat "$work/said")"
+vmc check "$vm" | grep -q 'a deep rekey is under way' || fail "$(vmc check "$vm")"
+vmc info "$vm" --json | /usr/bin/python3 -c 'import json, sys
+found = [vmdk for part in json.load(sys.stdin) for vmdk in part.get("vmdks", [])]
+sys.exit(len(found) != 1 or "problem" in found[0])' ||
+    fail "a descriptor that is under the old key is not read: $(vmc info "$vm")"
+vmc rekey --deep "$vm" >/dev/null
+must_show "after Ctrl-C" comparable
