@@ -6,8 +6,11 @@
 #     REKEY_MIB       size of the disk (64)
 #     REKEY_SEED      which moments (1)
 set -euo pipefail
+# shellcheck source=scripts/requirements.sh
+source "$(dirname "$0")/../../requirements.sh"
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/../mounts.sh"
+require_tools 'jq|jq|reads what info and status say'
 
 kills=${REKEY_KILLS:-100}
 mib=${REKEY_MIB:-64}

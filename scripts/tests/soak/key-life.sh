@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A guest's disk through all of a key's life: in the clear, encrypted in place, under a new key, cloned, decrypted. The guest
-# finds what it wrote at each station, and the last bytes are the first.
+# A guest's disk through all of a key's life: in the clear, encrypted in place, under a new key, under new data keys, while it is
+# off and while it runs, cloned, decrypted. The guest finds what it wrote at each station, and the last bytes are the first.
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/../mounts.sh"
@@ -26,7 +26,7 @@ boot_mounted() {
     start_mount "$1" "$mnt"
     boot "$mnt" verify
     stop_mount "$mnt"
-    [[ $(sed -n 's/^GUEST: WROTE //p' "$work/write.out") == $(sed -n 's/^GUEST: OK //p' "$work/verify.out") ]] ||
+    [[ $wrote == $(sed -n 's/^GUEST: OK //p' "$work/verify.out") ]] ||
         fail "the two guests do not agree on the sum"
 }
 
@@ -34,6 +34,7 @@ step "the guest writes, in the clear"
 boot "$vm" write
 [[ $(occurrences "$marker" "$vm") -gt 0 ]] || fail "the marker is nowhere: the checks below would prove nothing"
 cp --sparse=always "$vm/root.raw" "$work/original"
+wrote=$(sed -n 's/^GUEST: WROTE //p' "$work/write.out")
 
 step "encrypted"
 vmc encrypt "$vm" --overwrite
@@ -43,6 +44,43 @@ boot_mounted "$vm"
 step "under a key of another provider"
 vmc rekey "$vm" --provider other
 boot_mounted "$vm"
+
+step "under new data keys"
+vmc rekey --deep "$vm" >/dev/null
+boot_mounted "$vm"
+
+# rekey_again FOLDER: deep rekeys of its disk, one after the other, for as long as the guest runs.
+rekey_again() {
+    : >"$work/rekeys"
+    while [[ -e $work/running ]]; do
+        vmc rekey --deep "$1" --disk root.raw >>"$work/rekeys" || return 1
+    done
+}
+
+# while_it_runs FOLDER MODE: the guest runs from a mount meanwhile, and every deep rekey succeeds.
+while_it_runs() {
+    start_mount "$1" "$mnt"
+    touch "$work/running"
+    rekey_again "$1" &
+    helpers=($!)
+    boot "$mnt" "$2"
+    rm "$work/running"
+    wait "${helpers[0]}" || fail "a deep rekey under a running guest failed"
+    helpers=()
+    stop_mount "$mnt"
+    echo "$(grep -c '^New key' "$work/rekeys") deep rekeys meanwhile"
+}
+
+step "under new data keys, while the guest verifies"
+while_it_runs "$vm" verify
+
+step "under new data keys, while a guest writes, discards and verifies"
+vmc create "$work/store/web03"
+vmc create-disk "$work/store/web03/root.raw" --size 2G
+while_it_runs "$work/store/web03" write
+while_it_runs "$work/store/web03" verify
+cmp <(sed -n 's/^GUEST: WROTE //p' "$work/write.out") <(sed -n 's/^GUEST: OK //p' "$work/verify.out") ||
+    fail "the guest does not find what it wrote during deep rekeys"
 
 step "cloned"
 vmc clone "$vm" "$work/store/web02"
