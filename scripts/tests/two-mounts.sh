@@ -85,7 +85,7 @@ elsewhere() {
     fi
 }
 echo old >"$second/web01.vmx"
-for words in "rekey --deep $vm" "decrypt $vm --all" "erase $vm"; do
+for words in "rekey --deep $vm" "decrypt $vm --all" "erase --yes $vm"; do
     # shellcheck disable=SC2086 # they are words
     must_fail 'unmount it there first' elsewhere $words
 done

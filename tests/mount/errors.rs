@@ -177,3 +177,19 @@ fn a_busy_mount_stays_and_says_so() {
     drop(open);
     mount.unmount();
 }
+
+/// Those that other tests do not meet; each kind of error has one code, in one place.
+#[test]
+fn exit_codes_are_the_documented_ones() {
+    let host = Host::with_vm();
+    fs::write(host.path("file"), "").unwrap();
+    host.refuses(&["create", host.path("file/web02")], 1, "Not a directory");
+    for (name, text) in [("right", "correct horse battery"), ("wrong", "wrong horse battery")] {
+        fs::write(host.path(name), text).unwrap();
+    }
+    let (backup, right, wrong) = (host.path("backup"), host.path("right"), host.path("wrong"));
+    host.run(&["provider", "backup", "local", backup, "--passphrase-file", right]);
+    host.refuses(&["provider", "restore", "local", backup, "--passphrase-file", wrong], 5, "passphrase");
+    overwrite(host.path("web01/root.raw"), 8, &2_u16.to_le_bytes()); // the header's version
+    host.refuses(&["rekey", host.path("web01")], 11, "root.raw");
+}

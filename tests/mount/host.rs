@@ -69,12 +69,6 @@ impl Host {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs vmcryptfs with `-vv`, however it ends; returns all that it printed.
-    pub(crate) fn says(&self, args: &[&str]) -> String {
-        let output = self.try_run(&[&["-vv"][..], args].concat());
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
-    }
-
     /// Runs vmcryptfs, expects an exit code and one line that says `words`.
     pub(crate) fn refuses(&self, args: &[&str], code: i32, words: &str) {
         let output = self.try_run(args);

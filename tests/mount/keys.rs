@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use vmcryptfs::sys::file::{Claim, Scope, try_claim};
+
 use crate::host::Host;
 
 fn json(printed: &str) -> serde_json::Value {
@@ -87,7 +89,7 @@ fn what_someone_else_uses_is_not_rekeyed() {
     let host = Host::with_vm();
     let before = std::fs::read(host.path("web01/vmcryptfs.home")).unwrap();
     let user = File::open(host.path("web01/root.raw")).unwrap();
-    assert!(vmcryptfs::sys::file::try_claim(&user, vmcryptfs::sys::file::Claim::Shared).unwrap());
+    assert!(try_claim(&user, Scope::File, Claim::Shared).unwrap());
     host.refuses(&["rekey", host.path("web01")], 6, "root.raw");
     assert_eq!(std::fs::read(host.path("web01/vmcryptfs.home")).unwrap(), before, "refused before anything changed");
     drop(user);
