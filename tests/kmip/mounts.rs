@@ -26,6 +26,9 @@ use crate::site::{Site, corp};
 /// More than any single step takes on a busy machine; the times that count are printed.
 const SOON: Duration = Duration::from_secs(20);
 
+/// What mounting a hundred components may take, and what a member that is dead or hangs may add.
+const QUICK: Duration = Duration::from_secs(2);
+
 pub(crate) fn providers(site: &Site, ports: &[u16], client: &Issued, more: &str) -> String {
     let config = site.configure(ports, client, more);
     format!("default = \"corp\"\n{}", fs::read_to_string(config).unwrap())
@@ -117,18 +120,14 @@ fn members_are_lost_hang_and_come_back_under_a_mount() {
     let provider = corp(&site.path("config.toml")).unwrap();
     (0..20).for_each(|number| make_vm(&host, &provider, &format!("vm{number}"), 4));
 
-    let (mount, healthy) = timed(|| host.mount("vms", &[]));
-    assert_eq!(count(&mount), (100, 100));
+    let (mount, healthy) = mount_a_hundred(&host, QUICK);
     mount.unmount();
     first.hang();
-    let (mount, hanging) = timed(|| host.mount("vms", &[]));
-    assert_eq!(count(&mount), (100, 100));
+    let (mount, hanging) = mount_a_hundred(&host, healthy + QUICK);
     mount.unmount();
     first.kill();
-    let (mount, dead) = timed(|| host.mount("vms", &[]));
-    assert_eq!(count(&mount), (100, 100));
+    let (mount, dead) = mount_a_hundred(&host, healthy + QUICK);
     println!("mounting 100 components: {healthy:.2?}; one of two members hangs: {hanging:.2?}; is dead: {dead:.2?}");
-    assert!(hanging < healthy + SOON && dead < healthy + SOON, "{healthy:?} {hanging:?} {dead:?}");
 
     losing_the_last_member_disturbs_nobody(&host, &mount, &second);
     mount.unmount();
@@ -152,6 +151,21 @@ fn members_are_lost_hang_and_come_back_under_a_mount() {
     assert!(!events(&host, "fetch-key", NO_SERVER).is_empty());
     assert!(!events(&host, "unlock", VM_LOCKED).is_empty());
     assert!(!events(&host, "unlock", "com.vmware.vc.vm.Crypto.VMUnlocked").is_empty());
+}
+
+/// Mounts within this time, with all unlocked. One time of three is enough: the machine may have been busy.
+fn mount_a_hundred(host: &Host, within: Duration) -> (Mount<'_>, Duration) {
+    let mut times = Vec::new();
+    loop {
+        let (mount, time) = timed(|| host.mount("vms", &[]));
+        assert_eq!(count(&mount), (100, 100));
+        if time < within {
+            return (mount, time);
+        }
+        mount.unmount();
+        times.push(time);
+        assert!(times.len() < 3, "mounted in {times:.2?}, expected less than {within:.2?}");
+    }
 }
 
 /// Reads and writes go on, and so does making disks in a VM whose key was active when its server was last asked.
@@ -293,6 +307,28 @@ fn slow_dripping_and_broken_members_cost_a_moment_and_no_key_is_ever_printed() {
         let raw = printed.as_bytes().windows(key.bytes.len()).any(|window| window == key.bytes);
         assert!(!raw, "key bytes in {printed}");
     }
+}
+
+/// As below, with real servers, of which making the keys takes most of the time.
+#[test]
+#[ignore = "half a minute: scripts/soak runs it"]
+fn a_thousand_components_under_two_hundred_keys_of_a_real_server() {
+    let site = Site::new();
+    let (server, mut second) = (PyKmip::start(&site, "keys"), PyKmip::start(&site, "keys"));
+    let host = Host::configured(&providers(&site, &[second.port(), server.port()], &site.host, ""));
+    let provider = corp(&site.path("config.toml")).unwrap();
+    let made = timed(|| (0..200).for_each(|number| make_vm(&host, &provider, &format!("vm{number}"), 4))).1;
+    let (mount, healthy) = timed(|| host.mount("vms", &[]));
+    let all = eventually("all are unlocked", || count(&mount) == (1000, 1000));
+    mount.unmount();
+    second.kill();
+    let (mount, dead) = timed(|| host.mount("vms", &[]));
+    let later = eventually("all are unlocked", || count(&mount) == (1000, 1000));
+    println!(
+        "1,000 components under 200 keys of PyKMIP made in {made:.2?}, mounted in {healthy:.2?}, all unlocked {all:.2?} later; \
+         with one of two members dead in {dead:.2?}, {later:.2?} later"
+    );
+    mount.unmount();
 }
 
 #[test]
