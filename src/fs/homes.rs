@@ -18,7 +18,7 @@ use crate::vm::home::Home;
 use crate::vm::keyring::LockState;
 
 /// Most homes that are kept while nothing of them is open: descriptors do not grow with the datastore.
-const MAX_KEPT: usize = if cfg!(test) { 4 } else { 256 };
+const MAX_KEPT: usize = if cfg!(test) { 4 } else { 64 };
 
 /// Tells a header file from a later state of it: its inode, and when that last changed.
 type Stamp = (u64, i64, u64);
