@@ -1,6 +1,7 @@
 //! The command line: one verb a file. This layer alone prints, and decides exit codes.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line does")]
+#[macro_use]
+mod out;
 
 mod check;
 mod clone;
@@ -104,7 +105,7 @@ enum Verb {
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
     log::start(line.verbose);
-    match run(line) {
+    match run(line).and_then(|()| out::failure()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vmcryptfs: {}", error.chain());

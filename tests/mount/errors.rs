@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
 
 use crate::host::Host;
 
@@ -176,6 +177,26 @@ fn a_busy_mount_stays_and_says_so() {
     host.refuses(&["umount", &mount.root().display().to_string()], 6, "in use");
     drop(open);
     mount.unmount();
+}
+
+/// `vmcryptfs check web01 | head -n 1`, and a full disk behind `>`.
+#[test]
+fn who_does_not_read_to_the_end_is_no_error_and_a_full_disk_is_one() {
+    let host = Host::with_vm();
+    for verb in [&["check"][..], &["info"], &["rekey"], &["check", "--json"]] {
+        let run = |out: Stdio| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_vmcryptfs"));
+            command.args(["--config", host.path("config/config.toml")]).args(verb).arg(host.path("web01"));
+            let output = command.stdout(out).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()), (Some(0), String::new()), "{verb:?}");
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let said = "vmcryptfs: writing to standard output: No space left on device (os error 28)\n";
+        assert_eq!(run(full.into()), (Some(1), said.to_owned()), "{verb:?}");
+    }
 }
 
 /// Those that other tests do not meet; each kind of error has one code, in one place.
