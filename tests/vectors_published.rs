@@ -205,12 +205,12 @@ fn argon2id_of_openssl() {
     assert_eq!(ran, 2);
 }
 
-/// Both engines, both directions, both ways to encrypt.
+/// All engines, both directions, both ways to encrypt.
 fn check_xts(key: &[u8], number: u64, plain: &[u8], wanted: &[u8]) {
     let dek = Dek::new(secret(key)).expect("XTS vectors have keys of 64 bytes");
     let (first, size) = (SectorIndex(number), SectorSize::SMALL);
     assert!(plain.len() <= size.in_memory(), "one data unit");
-    for engine in Engine::ALL {
+    for engine in Engine::available() {
         let cipher = engine.cipher(&dek).expect("halves differ");
         let mut data = vec![0; plain.len()];
         cipher.encrypt(first, size, plain, &mut data).expect("lengths are multiples of a block");

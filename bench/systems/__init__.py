@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from systems.base import System
 from systems.folders import Encfs, Gocryptfs, Securefs
 from systems.luks import Nbdkit, QemuStorageDaemon
-from systems.ours import Vmcryptfs, VmcryptfsRustCrypto, VmcryptfsUring
+from systems.ours import Vmcryptfs, VmcryptfsAwsLc, VmcryptfsRustCrypto, VmcryptfsUring
 from systems.plain import Libfuse, LibfuseUring, Passthrough, Raw
 
 QUICK: tuple[type[System], ...] = (Raw, Passthrough, LibfuseUring, Vmcryptfs, VmcryptfsUring, Gocryptfs)
@@ -20,6 +20,7 @@ ALL: tuple[type[System], ...] = (
     LibfuseUring,
     Vmcryptfs,
     VmcryptfsUring,
+    VmcryptfsAwsLc,
     VmcryptfsRustCrypto,
     QemuStorageDaemon,
     Nbdkit,

@@ -44,9 +44,9 @@ pub(super) struct MountArgs {
     /// Stay in the foreground and log to standard error
     #[arg(short, long)]
     foreground: bool,
-    /// Cipher engine: aws-lc or rustcrypto
-    #[arg(long, default_value = "aws-lc", value_name = "ENGINE", value_parser = parse_engine)]
-    engine: Engine,
+    /// Cipher engine: aws-lc, vaes or rustcrypto [default: the fastest on this CPU]
+    #[arg(long, value_name = "ENGINE", value_parser = parse_engine)]
+    engine: Option<Engine>,
     /// How requests come from the kernel: auto, dev-fuse or io-uring. io-uring is faster; it takes Linux 6.14 with the
     /// parameter enable_uring of the module fuse set to Y
     #[arg(long, default_value = "auto", value_name = "TRANSPORT", value_parser = parse_transport)]
@@ -108,9 +108,10 @@ type Serving = thread::JoinHandle<Result<()>>;
 fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSocket)> {
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     process::clear_umask();
-    args.engine.self_test()?;
+    let engine = args.engine.unwrap_or_default();
+    engine.self_test()?;
     let read_only = args.options.iter().any(|option| option == "ro");
-    let options = Options { read_only, engine: args.engine };
+    let options = Options { read_only, engine };
     let fs = Arc::new(FileSystem::open(&args.folder, Providers::load(config)?, options)?);
     if memory::lock_was_refused() {
         tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
@@ -154,7 +155,10 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vmcryptfs"); // what process lists show
     command.arg("--config").arg(absolute(config)?).args(std::iter::repeat_n("-v", usize::from(verbose)));
-    command.args(["mount", "--foreground", "--report", "--engine", args.engine.name()]);
+    command.args(["mount", "--foreground", "--report"]);
+    if let Some(engine) = args.engine {
+        command.args(["--engine", engine.name()]);
+    }
     command.args(["--transport", args.transport.name()]);
     command.args(args.threads.map(|threads| format!("--threads={threads}")));
     command.args(args.options.iter().flat_map(|option| ["-o", option]));

@@ -1,4 +1,4 @@
-//! What both engines promise, whichever is asked.
+//! What all engines promise, whichever is asked.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -43,9 +43,15 @@ fn engines_give_nist_values_under_128_bit_tweaks() {
         let [key, tweak, plain, wanted] =
             ["Key", "i", "PT", "CT"].map(|name| HEXLOWER.decode(fields[name].as_bytes()).unwrap());
         let (dek, tweak) = (dek(&key), tweak.try_into().unwrap());
-        let engines: [Box<dyn AnyTweak>; 2] =
-            [Box::new(aws_lc::AwsLc::new(&dek).unwrap()), Box::new(rustcrypto::RustCrypto::new(&dek).unwrap())];
-        for engine in engines {
+        for engine in Engine::available() {
+            let engine: Box<dyn AnyTweak> = match engine {
+                Engine::AwsLc => Box::new(aws_lc::AwsLc::new(&dek).unwrap()),
+                #[cfg(target_arch = "x86_64")]
+                Engine::Vaes => Box::new(vaes::Vaes::new(&dek).unwrap()),
+                #[cfg(not(target_arch = "x86_64"))]
+                Engine::Vaes => continue,
+                Engine::RustCrypto => Box::new(rustcrypto::RustCrypto::new(&dek).unwrap()),
+            };
             assert_eq!(engine.unit(true, tweak, &plain), wanted);
             assert_eq!(engine.unit(false, tweak, &wanted), plain);
         }
@@ -56,7 +62,7 @@ fn engines_give_nist_values_under_128_bit_tweaks() {
 
 #[test]
 fn every_engine_passes_its_self_test() {
-    for engine in Engine::ALL {
+    for engine in Engine::available() {
         engine.self_test().unwrap();
     }
 }
@@ -119,7 +125,7 @@ fn names_come_back_as_engines() {
     for engine in Engine::ALL {
         assert_eq!(engine.to_string().parse::<Engine>().unwrap(), engine);
     }
-    assert_eq!(Engine::default().name(), "aws-lc");
+    assert!(Engine::available().any(|engine| engine == Engine::default()));
     for wrong in ["", "AWS-LC", "aws_lc", "openssl"] {
         assert_eq!(wrong.parse::<Engine>().unwrap_err().kind(), Kind::Invalid, "{wrong:?}");
     }
@@ -127,7 +133,7 @@ fn names_come_back_as_engines() {
 
 #[test]
 fn keys_that_are_no_disk_deks_are_refused() {
-    for engine in Engine::ALL {
+    for engine in Engine::available() {
         let error = engine.cipher(&dek(&[1; 32])).map(drop).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{engine}");
     }
@@ -135,7 +141,7 @@ fn keys_that_are_no_disk_deks_are_refused() {
 
 #[test]
 fn wrong_lengths_are_refused_and_nothing_is_touched() {
-    for engine in Engine::ALL {
+    for engine in Engine::available() {
         let cipher = engine.cipher(&random::disk_dek().unwrap()).unwrap();
         for size in [SectorSize::SMALL, SectorSize::DEFAULT] {
             for len in (0..100).chain(500..530).chain(4090..4110) {
@@ -160,7 +166,7 @@ fn wrong_lengths_are_refused_and_nothing_is_touched() {
 #[test]
 fn a_sector_may_be_encrypted_in_parts_at_their_places() {
     // What the sector store relies on: only the place decides a block's tweak, not what is around it.
-    for engine in Engine::ALL {
+    for engine in Engine::available() {
         let cipher = engine.cipher(&random::disk_dek().unwrap()).unwrap();
         let plain: Vec<u8> = (0..=250).cycle().take(4096).collect();
         let mut whole = plain.clone();
@@ -177,7 +183,7 @@ fn a_sector_may_be_encrypted_in_parts_at_their_places() {
 #[test]
 fn threads_share_one_cipher() {
     const THREADS: u64 = 24; // more than there are places for contexts
-    for engine in Engine::ALL {
+    for engine in Engine::available() {
         let cipher = engine.cipher(&random::disk_dek().unwrap()).unwrap();
         let cipher = cipher.as_ref();
         let work = |thread: u64| {
@@ -230,7 +236,7 @@ proptest! {
     ) {
         prop_assume!(key[..32] != key[32..]);
         let mut ciphertexts = Vec::new();
-        for engine in Engine::ALL {
+        for engine in Engine::available() {
             let cipher = engine.cipher(&dek(&key)).unwrap();
             let mut data = plain.clone();
             cipher.encrypt_in_place(first, size, &mut data).unwrap();
@@ -241,7 +247,7 @@ proptest! {
             prop_assert!(data == plain, "{} does not decrypt what it encrypted", engine);
             ciphertexts.push(target);
         }
-        prop_assert!(ciphertexts[0] == ciphertexts[1], "the engines differ");
+        prop_assert!(ciphertexts.windows(2).all(|two| two[0] == two[1]), "the engines differ");
     }
 
     #[test]
@@ -250,7 +256,7 @@ proptest! {
         size in prop_oneof![Just(SectorSize::SMALL), Just(SectorSize::DEFAULT)],
         plain in plain_bytes(),
     ) {
-        for engine in Engine::ALL {
+        for engine in Engine::available() {
             let cipher = engine.cipher(&dek(&known_answer::KEY)).unwrap();
             let mut whole = plain.clone();
             cipher.encrypt_in_place(SectorIndex(first), size, &mut whole).unwrap();
