@@ -15,6 +15,7 @@ mod node;
 mod open;
 mod open_dirs;
 mod raw;
+mod sync_times;
 mod workplace;
 
 use std::collections::HashMap;
@@ -45,6 +46,7 @@ use homes::Homes;
 use node::{Nodes, Place};
 use open_dirs::OpenDirs;
 use raw::ImageNodes;
+use sync_times::SyncTimes;
 
 /// Questions that one operation may lead to: a home's key, a disk's, and whether a key may wrap; each may come up again
 /// when another operation was quicker to use the answer.
@@ -70,6 +72,7 @@ pub struct FileSystem {
     nodes: Nodes,
     handles: Handles,
     turns: Turns,
+    sync_times: SyncTimes,
     keyring: Keyring,
     homes: Homes,
     image_nodes: ImageNodes,
@@ -114,6 +117,7 @@ impl FileSystem {
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
             handles: Handles::default(),
             turns: Turns::default(),
+            sync_times: SyncTimes::default(),
             keyring,
             homes: Homes::default(),
             image_nodes: ImageNodes::default(),

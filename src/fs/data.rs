@@ -1,5 +1,7 @@
 //! Operations on open files: the data path. None of them touches the node table.
 
+use std::time::Instant;
+
 use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 use crate::fs::handle::HandleNumber;
@@ -54,7 +56,16 @@ impl FileSystem {
     /// # Errors
     /// Those of [`PlainFile::sync`](crate::store::plain_file::PlainFile::sync).
     pub fn sync(&self, handle: HandleNumber) -> Result<()> {
-        self.handles.get(handle)?.file()?.sync()
+        let handle = self.handles.get(handle)?;
+        let start = Instant::now();
+        let synced = handle.file()?.sync();
+        self.sync_times.took(start.elapsed());
+        synced
+    }
+
+    /// Whether [`sync`](Self::sync) was quick the last few times, so that it need not be kept away from who serves others.
+    pub fn syncs_are_quick(&self) -> bool {
+        self.sync_times.are_quick()
     }
 
     /// Reserves, gives back or zeroes a range.

@@ -1,4 +1,4 @@
-//! The operations that a transport serves itself: reads and writes of open files, and closing them.
+//! The operations that a transport serves itself: reads and writes of open files, closing them, and syncs where those are quick.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,17 +27,20 @@ impl Answer {
     }
 }
 
-/// Serves a read, a write or a last close; the buffer, a [`request_buffer`](crate::store::buffer::request_buffer), has
+/// Serves a read, a write, a last close or a quick sync; the buffer, a [`request_buffer`](crate::store::buffer::request_buffer), has
 /// what is to be written at [`HEADROOM`]. `None`: it is none of these.
 ///
 /// Nobody waits for the reply to a last close, so were it on its way through fuser, what comes next (a `lock` of the
 /// component, a claim by another process) would find the file open.
 pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Answer> {
-    if !matches!(request.operation, operation::READ | operation::WRITE | operation::RELEASE) {
-        return None;
+    match request.operation {
+        operation::READ | operation::WRITE | operation::RELEASE => {}
+        operation::FSYNC if fs.syncs_are_quick() => {}
+        _ => return None,
     }
     // A defect that one request meets must not end the mount.
     let served = catch_unwind(AssertUnwindSafe(|| match Transfer::decode(argument) {
+        _ if request.operation == operation::FSYNC => sync(fs, request, argument),
         None => Answer::failed(libc::EINVAL),
         Some(closed) if request.operation == operation::RELEASE => {
             fs.close(closed.handle);
@@ -72,6 +75,14 @@ fn write(fs: &FileSystem, request: InHeader, to: Transfer, buffer: &mut [u8]) ->
             Answer { errno: 0, payload_len: answer.len() }
         }
         Err(error) => refused("write", fs, request, &error),
+    }
+}
+
+fn sync(fs: &FileSystem, request: InHeader, argument: &[u8]) -> Answer {
+    let Some(handle) = wire::synced_handle(argument) else { return Answer::failed(libc::EINVAL) };
+    match fs.sync(handle) {
+        Ok(()) => Answer { errno: 0, payload_len: 0 },
+        Err(error) => refused("fsync", fs, request, &error),
     }
 }
 

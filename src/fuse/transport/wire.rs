@@ -13,6 +13,7 @@ pub(super) mod operation {
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
     pub(in crate::fuse) const RELEASE: u32 = 18;
+    pub(in crate::fuse) const FSYNC: u32 = 20;
     pub(in crate::fuse) const READDIR: u32 = 28;
     pub(in crate::fuse) const INTERRUPT: u32 = 36;
     pub(in crate::fuse) const DESTROY: u32 = 38;
@@ -74,6 +75,11 @@ impl Transfer {
             flags: u32_at(argument, 20)?,
         })
     }
+}
+
+/// The handle of a `FUSE_FSYNC`.
+pub(super) fn synced_handle(argument: &[u8]) -> Option<u64> {
+    u64_at(argument, 0)
 }
 
 /// How often `FUSE_FORGET` forgets its node.
