@@ -6,6 +6,7 @@
 mod attr;
 mod attributes;
 mod backing;
+mod caller;
 mod data;
 mod handle;
 mod homes;
@@ -27,6 +28,7 @@ use uuid::Uuid;
 
 pub use attr::{Attr, Changes, FileKind, TimeChange};
 pub use attributes::XattrMode;
+pub use caller::Caller;
 pub use data::{Seek, Space};
 pub use handle::{DirEntry, HandleNumber};
 pub use namespace::{NewFile, RenameMode};
@@ -38,7 +40,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::provider::Providers;
 use crate::vm::keyring::{Keyring, Question};
-use crate::vm::{folder, scan};
+use crate::vm::{acl, folder, scan};
 
 use backing::Backing;
 use handle::{Handles, Turns};
@@ -76,6 +78,8 @@ pub struct FileSystem {
     keyring: Keyring,
     homes: Homes,
     image_nodes: ImageNodes,
+    /// Whether the file system beneath knows ACLs.
+    has_acls: bool,
     options: Options,
 }
 
@@ -110,6 +114,7 @@ impl FileSystem {
             .for_each(|header| keyring.expect(header.claims().uuid));
         let stat = rustix::fs::fstat(&root).map_err(|error| Error::io("reading the folder", error.into()))?;
         Ok(Self {
+            has_acls: acl::are_known_to(&root)?,
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
             paths: RwLock::new(paths_of(&found)),
             backing: Backing::new(root),

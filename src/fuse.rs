@@ -24,7 +24,7 @@ use fuser::{
 };
 
 use crate::fs::{
-    Attr, CacheMode, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange, XattrMode,
+    Attr, CacheMode, Caller, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange, XattrMode,
 };
 use crate::storage::Access;
 use crate::store::plain_file::MAX_REQUEST;
@@ -52,6 +52,13 @@ pub struct Adapter(Arc<FileSystem>);
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        if self.0.has_acls() {
+            // The kernel heeds them, and leaves the umask to us, for which a default ACL comes instead. Not without it: ACLs
+            // that are stored and not heeded would give a file's group what their mask gives to others.
+            config
+                .add_capabilities(InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK)
+                .map_err(|missing| io::Error::other(format!("this kernel's FUSE lacks {missing:?}")))?;
+        }
         // Each on its own: what an older kernel lacks is no reason to go without the rest.
         let wanted = [
             InitFlags::FUSE_ASYNC_DIO,
@@ -138,8 +145,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (name, new) = (name.to_owned(), new_file(request, mode));
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (name, new) = (name.to_owned(), new_file(request, mode, umask));
         let work = move |fs: &FileSystem| fs.make_dir(parent.0, &name, new);
         let reply = |made: crate::error::Result<Attr>| match made {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
@@ -157,11 +164,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         device: u32,
         reply: ReplyEntry,
     ) {
-        let (name, new) = (name.to_owned(), new_file(request, mode));
+        let (name, new) = (name.to_owned(), new_file(request, mode, umask));
         answer(
             &self.0,
             move |fs| fs.make_node(parent.0, &name, new, device),
@@ -173,7 +180,7 @@ impl Filesystem for Adapter {
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (name, target, new) = (name.to_owned(), target.to_owned(), new_file(request, 0o777));
+        let (name, target, new) = (name.to_owned(), target.to_owned(), new_file(request, 0o777, 0));
         answer(
             &self.0,
             move |fs| fs.make_symlink(parent.0, &name, &target, new),
@@ -204,7 +211,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -218,10 +225,10 @@ impl Filesystem for Adapter {
             libc::XATTR_REPLACE => XattrMode::Replace,
             _ => return reply.error(Errno::EINVAL),
         };
-        let (name, value) = (name.to_owned(), value.to_owned());
+        let (name, value, caller) = (name.to_owned(), value.to_owned(), caller(request));
         answer(
             &self.0,
-            move |fs| fs.set_xattr(number.0, &name, &value, mode),
+            move |fs| fs.set_xattr(number.0, &name, &value, mode, &caller),
             |set| match set {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(refuse("setxattr", &error)),
@@ -241,8 +248,8 @@ impl Filesystem for Adapter {
         );
     }
 
-    fn listxattr(&self, _request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.0.xattr_names(number.0) {
+    fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.0.xattr_names(number.0, &caller(request)) {
             Ok(names) => xattr_reply(&names, size, reply),
             Err(error) => reply.error(refuse("listxattr", &error)),
         }
@@ -316,11 +323,11 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let (name, new) = (name.to_owned(), new_file(request, mode));
+        let (name, new) = (name.to_owned(), new_file(request, mode, umask));
         answer(
             &self.0,
             move |fs| fs.create(parent.0, &name, new),
@@ -457,8 +464,12 @@ fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
     }
 }
 
-fn new_file(request: &Request, mode: u32) -> NewFile {
-    NewFile { mode, uid: request.uid(), gid: request.gid() }
+fn new_file(request: &Request, mode: u32, umask: u32) -> NewFile {
+    NewFile { mode, umask, uid: request.uid(), gid: request.gid() }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
 }
 
 fn time_change(time: TimeOrNow) -> TimeChange {

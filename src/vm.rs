@@ -3,6 +3,7 @@
 //! A component's DEK is kept by its UUID, not by its name: renaming a disk, or reading it through another handle, needs no
 //! provider. This layer reads and makes backing files; it knows nothing of inodes or of FUSE.
 
+pub mod acl;
 mod attributes;
 pub mod clear;
 pub mod convert;

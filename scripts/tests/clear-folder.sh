@@ -24,12 +24,19 @@ small_folder() {
         chmod 640 web01.vmx
         chmod 444 web01.nvram
         [[ $(id -u) -ne 0 ]] || chown 1234:2345 web01.vmx tpm/link
+        # Where the file system has ACLs: for what there is, and for what is made from now on, which nothing here is.
+        if setfacl -m u:1000:rwx web01.nvram 2>/dev/null; then
+            setfacl -m u:1000:rw-,m::r-- root.raw
+            setfacl -m u:1000:rw- fifo
+            setfacl -m u:1000:--x tpm
+            setfacl -d -m u:1000:rwx . tpm
+        fi
         touch -h -d '2001-02-03 04:05:06.789' tpm/link
         touch -d '2020-01-02 03:04:05.123456789' web01.vmx root.raw tpm/deep tpm
     )
 }
 
-# fingerprint DIR: names, kinds, modes, owners, lengths, times, links, targets, xattrs and content of all below.
+# fingerprint DIR: names, kinds, modes, owners, lengths, times, links, targets, xattrs, ACLs and content of all below.
 fingerprint() {
     (
         cd "$1" || exit
@@ -37,7 +44,8 @@ fingerprint() {
         find . -mindepth 1 ! -name '.vmcryptfs-*' -type d -printf '%p %y %m %U %G %T@\n'
         find . -mindepth 1 ! -type d -printf '%p %y %m %U %G %s %T@ %n %l\n'
         find . -type f -exec sha256sum {} +
-        getfattr -R -h -d -m '^user' . 2>/dev/null
+        getfattr -R -P -h -d -m '^user' . 2>/dev/null
+        getfattr -R -P -h -d -e hex -m '^system.posix_acl' . 2>/dev/null
     ) | sort
 }
 

@@ -56,15 +56,15 @@ setfattr -n user.note -v 'of a folder' "$tree/empty"
 # same FOLDER FOLDER: nothing is left to do for an rsync that compares content, and holes are holes.
 same() {
     local differences
-    differences=$(rsync -aHX --checksum --delete --dry-run --itemize-changes "$1/" "$2/")
+    differences=$(rsync -aHAX --checksum --delete --dry-run --itemize-changes "$1/" "$2/")
     [[ -z $differences ]] || fail "$2 differs from $1: $differences"
     diff -r --no-dereference "$1/src" "$2/src"
 }
 
 step "rsync there and back"
-rsync -aHX --sparse "$tree/" "$mnt/rsync/"
+rsync -aHAX --sparse "$tree/" "$mnt/rsync/"
 same "$tree" "$mnt/rsync"
-rsync -aHX --sparse "$mnt/rsync/" "$work/rsync/"
+rsync -aHAX --sparse "$mnt/rsync/" "$work/rsync/"
 same "$tree" "$work/rsync"
 [[ $(allocated "$mnt/rsync/deep/hole") -lt 1048576 ]] || fail "a hole takes $(allocated "$mnt/rsync/deep/hole") bytes"
 

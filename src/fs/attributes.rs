@@ -10,12 +10,14 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind};
 use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
+use crate::fs::caller::Caller;
 use crate::fs::handle::{Handle, HandleNumber};
+use crate::fs::namespace::SET_GID;
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
 use crate::fs::{FileSystem, backing, raw};
 use crate::sector;
 use crate::storage::Access;
-use crate::vm::{disk, home};
+use crate::vm::{acl, disk, home};
 
 /// What `setxattr` does about an attribute that is, or is not, there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,20 +87,27 @@ impl FileSystem {
         }
     }
 
+    /// Whether the file system beneath knows ACLs, so that the kernel shall ask for them.
+    pub fn has_acls(&self) -> bool {
+        self.has_acls
+    }
+
     /// An extended attribute's value; those of the `user` namespace are opened.
     ///
     /// # Errors
     /// `ENODATA` when there is none, `KeyUnavailable` when the home is locked, `Corrupt` when it does not open.
     pub fn xattr(&self, number: NodeNumber, name: &OsStr) -> Result<Vec<u8>> {
         let node = self.nodes.get(number)?;
-        refuse_unsupported(name)?;
+        self.refuse_unsupported(name)?;
+        let read = |file: &File| backing::xattr(file, name);
         if node.is_virtual() {
-            return Err(Error::io(
-                format!("extended attribute {}", name.display()),
-                std::io::Error::from_raw_os_error(libc::ENODATA),
-            ));
+            return if name == acl::ACCESS {
+                self.with_original(&node, read)
+            } else {
+                Err(refusal(name, libc::ENODATA))
+            };
         }
-        let stored = self.with_backing(&node, |file| backing::xattr(file, name))?;
+        let stored = self.with_backing(&node, read)?;
         if !is_user(name) {
             return Ok(stored);
         }
@@ -106,14 +115,22 @@ impl FileSystem {
         home::open_xattr(&home, self.xattr_owner(&node)?, name, &stored)
     }
 
-    /// Sets an extended attribute; values of the `user` namespace are sealed.
+    /// Sets an extended attribute; values of the `user` namespace are sealed. An ACL takes the set-group-id bit from a file
+    /// of a group that the `caller` is not in.
     ///
     /// # Errors
     /// `EEXIST`, `ENODATA`, `KeyUnavailable` when the home is locked, or `Io`.
-    pub fn set_xattr(&self, number: NodeNumber, name: &OsStr, value: &[u8], mode: XattrMode) -> Result<()> {
+    pub fn set_xattr(
+        &self,
+        number: NodeNumber,
+        name: &OsStr,
+        value: &[u8],
+        mode: XattrMode,
+        caller: &Caller,
+    ) -> Result<()> {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
-        refuse_unsupported(name)?;
+        self.refuse_unsupported(name)?;
         let flags = match mode {
             XattrMode::Set => XattrFlags::empty(),
             XattrMode::Create => XattrFlags::CREATE,
@@ -135,19 +152,27 @@ impl FileSystem {
         } else {
             value
         };
-        self.with_backing(&node, |file| backing::set_xattr(file, name, stored, flags))
+        self.with_backing(&node, |file| {
+            backing::set_xattr(file, name, stored, flags)?;
+            if name == acl::ACCESS { caller.drop_set_gid(file) } else { Ok(()) }
+        })
     }
 
-    /// Names of all extended attributes, each ended by a zero byte.
+    /// Names of the extended attributes that can be read, each ended by a zero byte.
     ///
     /// # Errors
     /// `Io`.
-    pub fn xattr_names(&self, number: NodeNumber) -> Result<Vec<u8>> {
+    pub fn xattr_names(&self, number: NodeNumber, caller: &Caller) -> Result<Vec<u8>> {
         let node = self.nodes.get(number)?;
         if node.is_virtual() {
             return Ok(Vec::new());
         }
-        self.with_backing(&node, backing::xattr_names)
+        let names = self.with_backing(&node, backing::xattr_names)?;
+        let shown = |name: &&[u8]| {
+            let name = OsStr::from_bytes(name.strip_suffix(b"\0").unwrap_or(name));
+            self.refuse_unsupported(name).is_ok() && (caller.is_root() || !name.as_bytes().starts_with(b"trusted."))
+        };
+        Ok(names.split_inclusive(|&byte| byte == 0).filter(shown).collect::<Vec<_>>().concat())
     }
 
     /// Removes an extended attribute.
@@ -157,8 +182,14 @@ impl FileSystem {
     pub fn remove_xattr(&self, number: NodeNumber, name: &OsStr) -> Result<()> {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
-        refuse_unsupported(name)?;
+        self.refuse_unsupported(name)?;
         self.with_backing(&node, |file| backing::remove_xattr(file, name))
+    }
+
+    /// Of the system's own attributes there are ACLs alone, and those only where the kernel heeds them.
+    fn refuse_unsupported(&self, name: &OsStr) -> Result<()> {
+        let is_known = !name.as_bytes().starts_with(b"system.") || (self.has_acls && acl::is_acl(name));
+        if is_known { Ok(()) } else { Err(refusal(name, libc::EOPNOTSUPP)) }
     }
 
     /// What an extended attribute's value is bound to, beside its name.
@@ -205,7 +236,6 @@ impl FileSystem {
 /// The set-group-id bit of a file that its group may not execute is no privilege, but a lock of old.
 fn drop_privileges(file: &File) -> Result<()> {
     const SET_UID: u32 = 0o4000;
-    const SET_GID: u32 = 0o2000;
     const GROUP_EXECUTE: u32 = 0o010;
     let mode = backing::stat(file)?.st_mode & 0o7777;
     let privileges = if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID };
@@ -216,13 +246,6 @@ fn is_user(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"user.")
 }
 
-/// ACLs need the kernel's help, which a mount does not ask for.
-fn refuse_unsupported(name: &OsStr) -> Result<()> {
-    if name.as_bytes().starts_with(b"system.") {
-        return Err(Error::io(
-            format!("extended attribute {}", name.display()),
-            std::io::Error::from_raw_os_error(libc::EOPNOTSUPP),
-        ));
-    }
-    Ok(())
+fn refusal(name: &OsStr, errno: i32) -> Error {
+    Error::io(format!("extended attribute {}", name.display()), std::io::Error::from_raw_os_error(errno))
 }

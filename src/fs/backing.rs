@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +10,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timest
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
-use crate::sys::file::open_beneath;
+use crate::sys::file::{open_beneath, proc_entry};
 
 /// The root of all that a mount shows.
 pub(super) struct Backing(File);
@@ -51,12 +50,6 @@ pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
 /// Linux's limits on an extended attribute's value and on the list of all names, in bytes.
 const XATTR_SIZE_MAX: usize = 65_536;
 const XATTR_LIST_MAX: usize = 65_536;
-
-/// Some calls refuse handles that are good for attributes alone, but the handle's entry under /proc leads to the same file,
-/// whatever name it has by now.
-fn proc_entry(file: &File) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
-}
 
 pub(super) fn set_mode(file: &File, mode: u32) -> Result<()> {
     rustix::fs::chmod(proc_entry(file), Mode::from_raw_mode(mode & 0o7777))

@@ -15,13 +15,15 @@ use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
 use crate::fs::{FileSystem, backing, raw};
 use crate::vm::keyring::Change;
-use crate::vm::{disk, folder, home, scan};
+use crate::vm::{acl, disk, folder, home, scan};
 
 /// A file to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile {
     /// Type and permission bits.
     pub mode: u32,
+    /// Permission bits that it shall not have, if the directory it is made in says nothing of them.
+    pub umask: u32,
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -29,32 +31,40 @@ pub struct NewFile {
 }
 
 /// The set-group-id bit: on a directory, what is made in it gets its group.
-const SET_GID: u32 = 0o2000;
+pub(super) const SET_GID: u32 = 0o2000;
+/// The bits of a mode that ACLs have a say in.
+const PERMISSIONS: u32 = 0o777;
 
 impl NewFile {
-    /// Follows the set-group-id bit of the directory it is made in, which the backing file system cannot: it sees our
-    /// process make the file.
-    pub(super) fn in_directory(self, parent: &Stat, is_directory: bool) -> Self {
-        if parent.st_mode & SET_GID == 0 {
-            return self;
+    /// Follows the set-group-id bit of the directory it is made in, and applies the umask unless there is a default ACL
+    /// instead. The backing file system could do neither: it sees our process make the file, which has no umask.
+    pub(super) fn in_directory(self, dir: &File, is_directory: bool) -> Result<Self> {
+        let parent = backing::stat(dir)?;
+        let mut new = self;
+        if parent.st_mode & SET_GID != 0 {
+            new.gid = parent.st_gid;
+            new.mode |= if is_directory { SET_GID } else { 0 };
         }
-        let mode = if is_directory { self.mode | SET_GID } else { self.mode };
-        Self { gid: parent.st_gid, mode, ..self }
+        if new.mode & new.umask & PERMISSIONS != 0 && !acl::is_inherited_in(dir)? {
+            new.mode &= !(new.umask & PERMISSIONS);
+        }
+        Ok(new)
     }
 
     /// Sets the owner, then the mode once more, because giving a file away clears some bits of it, and returns the file's
-    /// attributes. Looks first: mostly both are right already, and each change is one that the backing file system has to
-    /// journal.
+    /// attributes. The permissions are those that it was made with: a default ACL may have taken some away. Looks first:
+    /// mostly all is right already, and each change is one that the backing file system has to journal.
     pub(super) fn give_to_owner(&self, file: &File) -> Result<Stat> {
         let made = backing::stat(file)?;
+        let mode = self.mode & 0o7777 & (made.st_mode | !PERMISSIONS);
         let is_owner = (made.st_uid, made.st_gid) == (self.uid, self.gid);
-        if is_owner && made.st_mode & 0o7777 == self.mode & 0o7777 {
+        if is_owner && made.st_mode & 0o7777 == mode {
             return Ok(made);
         }
         if !is_owner {
             backing::set_owner(file, Some(self.uid), Some(self.gid))?;
         }
-        backing::set_mode(file, self.mode)?;
+        backing::set_mode(file, mode)?;
         backing::stat(file)
     }
 }
@@ -149,10 +159,10 @@ impl FileSystem {
     pub fn make_dir(&self, parent: NodeNumber, name: &OsStr, new: NewFile) -> Result<Attr> {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
-        let new = new.in_directory(&backing::stat(&dir)?, true);
+        let new = new.in_directory(&dir, true)?;
         if is_datastore(&parent) {
             let (_, provider) = self.keyring.providers().default_provider()?;
-            let (header, dek) = folder::create_at(&dir, name, &provider)?;
+            let (header, dek) = folder::create_at(&dir, name, new.mode, &provider)?;
             self.keyring.insert(header.uuid, dek);
             self.paths.write().insert(header.uuid, name.into());
             self.keyring.tell(&Change::made(&header, new.uid));
@@ -182,7 +192,7 @@ impl FileSystem {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
         self.nodes.vm_of(&parent)?;
-        let new = new.in_directory(&backing::stat(&dir)?, false);
+        let new = new.in_directory(&dir, false)?;
         backing::make_special(&dir, name, new.mode, attr::system_device(device))?;
         new.give_to_owner(&backing::any_at(&dir, name)?)?;
         let (node, stat) = self.find(&parent, &dir, name)?;
@@ -198,7 +208,7 @@ impl FileSystem {
         refuse_reserved(&parent, &dir, name)?;
         let home = self.home_of(&parent)?; // held until the link is there
         let sealed = home::seal_target(&home, target)?;
-        let new = new.in_directory(&backing::stat(&dir)?, false);
+        let new = new.in_directory(&dir, false)?;
         backing::make_symlink(&dir, name, &sealed)?;
         backing::set_owner(&backing::any_at(&dir, name)?, Some(new.uid), Some(new.gid))?;
         let (node, stat) = self.find(&parent, &dir, name)?;

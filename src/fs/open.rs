@@ -49,7 +49,7 @@ impl FileSystem {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
         let home = self.home_of(&parent)?;
-        let new = new.in_directory(&backing::stat(&dir)?, false);
+        let new = new.in_directory(&dir, false)?;
         let (file, content) = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
             let (key_id, kek) = self.keyring.kek(&home.header)?;
             let spec = NewDisk {

@@ -120,6 +120,22 @@ impl FileSystem {
         }
     }
 
+    /// Does `work` with what the permissions of something not on disk are those of: an image's VMDK, or the VM folder.
+    pub(super) fn with_original<T>(&self, node: &Node, work: impl FnOnce(&File) -> Result<T>) -> Result<T> {
+        let (_, dir) = self.vm_folder(node)?;
+        let NodeKind::Image(image) = &node.kind else { return work(&dir) };
+        let (_, name) = self.nodes.name(node)?;
+        if let Some(vmdk) = vmdk::vmdk_name(&name, file_names(&dir)?) {
+            return work(&backing::any_at(&dir, &vmdk)?);
+        }
+        // Its VMDK was removed or renamed, but open handles still work.
+        let open = image.0.lock().upgrade();
+        match open.as_deref().and_then(|open| open.image.descriptor()) {
+            Some(descriptor) => work(descriptor.content.storage().file()),
+            None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.display()))),
+        }
+    }
+
     fn image_attributes(&self, node: &Node, stat: &Stat, disk: &DiskFile, dir: &File) -> Attr {
         let size = disk.descriptor().map_or(0, vmdk_layout::Descriptor::len);
         let extents = match disk {

@@ -128,6 +128,12 @@ fn lock_on(scope: Scope, kind: libc::c_int) -> io::Result<libc::flock> {
     Ok(lock)
 }
 
+/// Some calls refuse handles that are good for attributes alone, but the handle's entry under /proc leads to the same file,
+/// whatever name it has by now.
+pub fn proc_entry(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
 /// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it.
 /// An empty path is `root` itself.
 ///

@@ -46,7 +46,17 @@ pub fn effective_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Lets modes of new files be exactly what is asked for; who asks through a mount has applied a mask already.
+/// Groups of another process or thread, beside the one that it makes files with.
+///
+/// # Errors
+/// The system's; `NotFound` when it has ended.
+pub fn groups_of(pid: u32) -> io::Result<Vec<u32>> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    Ok(groups.split_whitespace().filter_map(|group| group.parse().ok()).collect())
+}
+
+/// Lets modes of new files be exactly what is asked for; who asks through a mount has a mask of its own.
 pub fn clear_umask() {
     rustix::process::umask(rustix::fs::Mode::empty());
 }

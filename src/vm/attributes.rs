@@ -1,17 +1,18 @@
-//! Times and extended attributes of files, as the system has them.
+//! Owner, permissions, times and extended attributes of files, as the system has them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Stat, Timespec, Timestamps};
+use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::vm::acl;
 
 /// Linux's limit on a value and on the list of names, in bytes.
-const XATTR_MAX: usize = 65_536;
+pub(super) const XATTR_MAX: usize = 65_536;
 
 /// The times that `stat` tells.
 pub(super) fn times_of(stat: &Stat) -> Timestamps {
@@ -28,6 +29,44 @@ pub(super) fn times_of(stat: &Stat) -> Timestamps {
 /// `Io`.
 pub(super) fn give_times(stat: &Stat, file: &File) -> Result<()> {
     rustix::fs::futimens(file, &times_of(stat)).map_err(io::Error::from).context(|| "setting times".into())
+}
+
+/// Gives a file or directory the owner that `stat` tells. Only where it is another one, which root alone may set. This
+/// clears some bits of the mode, and capabilities.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn give_owner(stat: &Stat, file: &File) -> Result<()> {
+    let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+    if (made.st_uid, made.st_gid) == (stat.st_uid, stat.st_gid) {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(file, Some(uid), Some(gid))
+        .map_err(io::Error::from)
+        .context(|| format!("giving the file to user {}, group {}", stat.st_uid, stat.st_gid))
+}
+
+/// Gives a new file, which only its owner may use yet, the ACLs `acls` and the mode that `stat` tells. The ACLs before the
+/// mode: without them its group would have what is their mask's.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: &File) -> Result<()> {
+    // A folder's default ACL may have given the new file what the original does not have.
+    for name in xattr_names(file)?.iter().filter(|name| acl::is_acl(name)) {
+        if !acls.iter().any(|(known, _)| known == name) {
+            rustix::fs::fremovexattr(file, name.as_os_str())
+                .map_err(io::Error::from)
+                .context(|| format!("removing extended attribute {}", name.display()))?;
+        }
+    }
+    for (name, value) in acls {
+        set_xattr(file, name, value)?;
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .map_err(io::Error::from)
+        .context(|| "setting the mode".into())
 }
 
 /// Names of all xattrs; none where the file system has none.
@@ -58,7 +97,15 @@ pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
     Ok(value)
 }
 
-/// Whether an xattr has this value.
-pub(super) fn is_set(file: &File, name: &OsStr, value: &[u8]) -> bool {
-    xattr(file, name).is_ok_and(|found| found == value)
+/// Stores the value of an xattr. One that the system gives to each new file, such as a label, need not be set again, which it
+/// may forbid.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
+    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(_) if xattr(file, name).is_ok_and(|found| found == value) => Ok(()),
+        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
+    }
 }

@@ -35,12 +35,12 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>) -> Result<Header> {
 }
 
 /// Makes an encrypted VM folder in a datastore and returns its home's header and DEK. Without a key from the provider there
-/// is no folder either.
+/// is no folder either. Permissions of the owner that `mode` lacks come on top: the header is still to be made.
 ///
 /// # Errors
 /// `Exists`, `KeyUnavailable` when the provider gives no key, or `Io`.
-pub fn create_at(datastore: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
-    rustix::fs::mkdirat(datastore, name, Mode::from_raw_mode(0o700))
+pub fn create_at(datastore: &File, name: &OsStr, mode: u32, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
+    rustix::fs::mkdirat(datastore, name, Mode::from_raw_mode(mode & 0o7777 | 0o700))
         .map_err(io::Error::from)
         .context(|| format!("creating VM folder {}", name.display()))?;
     open_at(datastore, name).and_then(|dir| make_home(&dir, name, provider)).inspect_err(|_| {

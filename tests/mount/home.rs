@@ -1,5 +1,7 @@
 //! The VM home: ordinary files, which are encrypted one by one, and names, links and attributes as any program expects.
 
+mod acl;
+mod attributes;
 mod content;
 mod forged;
 mod names;

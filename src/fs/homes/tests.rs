@@ -62,7 +62,12 @@ fn folder_in(mount: &FileSystem, vm: &str) -> NodeNumber {
 
 fn write(mount: &FileSystem, path: &str, text: &str) -> HandleNumber {
     let (vm, name) = path.split_once('/').unwrap();
-    let new = NewFile { mode: 0o600, uid: rustix::process::getuid().as_raw(), gid: rustix::process::getgid().as_raw() };
+    let new = NewFile {
+        mode: 0o600,
+        umask: 0,
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+    };
     let (_, handle, _) = mount.create(folder_in(mount, vm), OsStr::new(name), new).unwrap();
     let mut buffer = request_buffer();
     buffer[HEADROOM..][..text.len()].copy_from_slice(text.as_bytes());

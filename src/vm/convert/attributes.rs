@@ -5,16 +5,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Gid, Mode, Stat, Uid, XattrFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Uid};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::format::home_file::FileId;
 use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
-use crate::vm::attributes::{give_times, is_set, times_of, xattr, xattr_names};
+use crate::sys::file::proc_entry;
+use crate::vm::acl;
+use crate::vm::attributes::{give_owner, give_permissions, give_times, set_xattr, times_of, xattr, xattr_names};
 
 const USER: &[u8] = b"user.";
-const ACL: &[u8] = b"system.posix_acl_";
 
 /// How the values of `user.` xattrs are kept.
 #[derive(Clone, Copy)]
@@ -52,6 +52,8 @@ impl Sealing<'_> {
 /// Everything of a file or directory that is not content, with `user.` values as programs see them.
 pub(super) struct Attributes {
     stat: Stat,
+    acls: Vec<(OsString, Vec<u8>)>,
+    /// All others.
     xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
@@ -67,35 +69,21 @@ impl Attributes {
             let value = sealing.open(&name, xattr(file, &name)?)?;
             xattrs.push((name, value));
         }
-        Ok(Self { stat, xattrs })
+        let (acls, xattrs) = xattrs.into_iter().partition(|(name, _)| acl::is_acl(name));
+        Ok(Self { stat, acls, xattrs })
     }
 
     /// Gives them all to another file. The owner before the mode and the capabilities, both of which it would clear; the
-    /// times last.
+    /// permissions when all else is set, which they may forbid; the times last.
     ///
     /// # Errors
     /// `E2BIG` for a value that cannot be sealed, or `Io`.
     pub(super) fn give(&self, file: &File, sealing: Sealing<'_>) -> Result<()> {
-        let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
-        if (made.st_uid, made.st_gid) != (self.stat.st_uid, self.stat.st_gid) {
-            rustix::fs::fchown(file, Some(Uid::from_raw(self.stat.st_uid)), Some(Gid::from_raw(self.stat.st_gid)))
-                .map_err(io::Error::from)
-                .context(|| format!("giving the file to user {}, group {}", self.stat.st_uid, self.stat.st_gid))?;
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(self.stat.st_mode & 0o7777))
-            .map_err(io::Error::from)
-            .context(|| "setting the mode".into())?;
-        // A folder's default ACL may have given the new file what the original does not have.
-        for name in xattr_names(file)?.iter().filter(|name| name.as_bytes().starts_with(ACL)) {
-            if !self.xattrs.iter().any(|(known, _)| known == name) {
-                rustix::fs::fremovexattr(file, name.as_os_str())
-                    .map_err(io::Error::from)
-                    .context(|| format!("removing extended attribute {}", name.display()))?;
-            }
-        }
+        give_owner(&self.stat, file)?;
         for (name, value) in &self.xattrs {
             set_xattr(file, name, &sealing.seal(name, value)?)?;
         }
+        give_permissions(&self.stat, &self.acls, file)?;
         give_times(&self.stat, file)
     }
 
@@ -136,13 +124,21 @@ pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr) -> Result<()> 
         .context(|| "giving a symbolic link its owner and times".into())
 }
 
-fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
-    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
-        Ok(()) => Ok(()),
-        // Labels of a security module are its own affair, and only the privileged may set `trusted.` ones.
-        Err(Errno::PERM | Errno::OPNOTSUPP) if !is_user(name) && is_set(file, name, value) => Ok(()),
-        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
-    }
+/// Gives the owner, the ACL, the mode and the times of a fifo, socket or device, `stat`, to another one. Both handles are good
+/// for attributes alone.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn give_to_special(stat: &Stat, from: &File, to: &File) -> Result<()> {
+    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    rustix::fs::chownat(to, "", owner.0, owner.1, AtFlags::EMPTY_PATH)
+        .map_err(io::Error::from)
+        .context(|| "setting the owner".into())?;
+    acl::copy(from, to)?;
+    rustix::fs::chmod(proc_entry(to), Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .and_then(|()| rustix::fs::utimensat(to, "", &times_of(stat), AtFlags::EMPTY_PATH))
+        .map_err(io::Error::from)
+        .context(|| "setting mode and times".into())
 }
 
 pub(super) fn is_user(name: &OsStr) -> bool {

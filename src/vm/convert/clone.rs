@@ -180,11 +180,15 @@ impl Cloning<'_> {
             | FileType::CharacterDevice
             | FileType::BlockDevice
             | FileType::Unknown) => {
-                let mode = Mode::from_raw_mode(entry.stat.st_mode & 0o7777);
-                rustix::fs::mknodat(&parent, name, kind, mode, entry.stat.st_rdev)
+                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(0o600), entry.stat.st_rdev)
                     .map_err(io::Error::from)
                     .context(|| "making a fifo, socket or device".into())?;
-                attributes::give_to_link(&entry.stat, &parent, name)
+                let open = |root| {
+                    open_beneath(root, &entry.path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
+                        .context(|| "opening it for its attributes".into())
+                };
+                let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
+                attributes::give_to_special(&entry.stat, &from, &to)
             }
         }
     }

@@ -5,17 +5,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::crypto::random;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::format::header::NEW_PREFIX;
 use crate::format::home_file::{FileId, MAGIC};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
-use crate::vm::attributes::{give_times, is_set, times_of, xattr, xattr_names};
+use crate::vm::acl;
+use crate::vm::attributes::{give_owner, give_permissions, give_times, set_xattr, times_of, xattr, xattr_names};
 
 /// Beginning of the names of files that are being encrypted anew.
 pub(super) const DRAFT_PREFIX: &str = "rekey-";
@@ -111,17 +112,17 @@ impl OldAndNew {
 
     fn copy_metadata(&self, old: &File, new: &File, ids: [FileId; 2]) -> Result<()> {
         let stat = rustix::fs::fstat(old).map_err(io::Error::from).context(|| "reading attributes".into())?;
-        set_owner(new, &stat)?;
-        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-        rustix::fs::fchmod(new, mode).map_err(io::Error::from).context(|| "setting the mode".into())?;
+        give_owner(&stat, new)?;
+        let mut acls = Vec::new();
         for name in xattr_names(old)? {
             let stored = xattr(old, &name)?;
-            let value = match is_sealed(&name) {
-                true => self.reseal(ids.map(Some), &name, &stored)?.unwrap_or(stored),
-                false => stored,
-            };
-            set_xattr(new, &name, &value)?;
+            match is_sealed(&name) {
+                true => set_xattr(new, &name, &self.reseal(ids.map(Some), &name, &stored)?.unwrap_or(stored))?,
+                false if acl::is_acl(&name) => acls.push((name, stored)),
+                false => set_xattr(new, &name, &stored)?,
+            }
         }
+        give_permissions(&stat, &acls, new)?;
         give_times(&stat, new)
     }
 
@@ -196,24 +197,4 @@ fn owner(uid: u32) -> Option<rustix::fs::Uid> {
 
 fn group(gid: u32) -> Option<rustix::fs::Gid> {
     Some(rustix::fs::Gid::from_raw(gid))
-}
-
-/// Only where it is another one, which root alone may set.
-fn set_owner(file: &File, stat: &rustix::fs::Stat) -> Result<()> {
-    let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
-    if (made.st_uid, made.st_gid) == (stat.st_uid, stat.st_gid) {
-        return Ok(());
-    }
-    rustix::fs::fchown(file, owner(stat.st_uid), group(stat.st_gid))
-        .map_err(io::Error::from)
-        .context(|| "setting the owner".into())
-}
-
-/// A label that the system gives to each new file need not be set again, which it may forbid.
-fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
-    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
-        Ok(()) => Ok(()),
-        Err(_) if is_set(file, name, value) => Ok(()),
-        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
-    }
 }

@@ -1,0 +1,63 @@
+//! POSIX ACLs, which the system keeps as extended attributes. Like modes they are stored as they are.
+
+use std::ffi::OsStr;
+use std::fs::File;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::sys::file::proc_entry;
+use crate::vm::attributes::XATTR_MAX;
+
+/// Name of the attribute that says who may do what. Its mask is the group's bits of the mode.
+pub const ACCESS: &str = "system.posix_acl_access";
+/// Name of the attribute of a directory that says what is made in it gets.
+const DEFAULT: &str = "system.posix_acl_default";
+
+/// Whether an extended attribute is an ACL.
+pub fn is_acl(name: &OsStr) -> bool {
+    name == ACCESS || name == DEFAULT
+}
+
+/// Whether a file's file system knows ACLs.
+///
+/// # Errors
+/// `Io`.
+pub fn are_known_to(file: &File) -> Result<bool> {
+    match rustix::fs::getxattr_query(proc_entry(file), ACCESS) {
+        Ok(_) | Err(Errno::NODATA) => Ok(true),
+        Err(Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(Error::io("reading an ACL", error.into())),
+    }
+}
+
+/// Gives the ACL of a file to another one, which has none then if the file has none. Handles that are good for attributes alone
+/// will do.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn copy(from: &File, to: &File) -> Result<()> {
+    let mut value = vec![0; XATTR_MAX];
+    let copied = match rustix::fs::getxattr(proc_entry(from), ACCESS, value.as_mut_slice()) {
+        Ok(len) => rustix::fs::setxattr(proc_entry(to), ACCESS, &value[..len], XattrFlags::empty()),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => match rustix::fs::removexattr(proc_entry(to), ACCESS) {
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+            other => other,
+        },
+        Err(error) => Err(error),
+    };
+    copied.map_err(|error| Error::io("copying an ACL", error.into()))
+}
+
+/// Whether what is made in an open directory gets its ACL and mode from there, and no umask counts.
+///
+/// # Errors
+/// `Io`.
+pub fn is_inherited_in(dir: &File) -> Result<bool> {
+    match rustix::fs::fgetxattr_query(dir, DEFAULT) {
+        Ok(len) => Ok(len > 0),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(Error::io("reading a folder's default ACL", error.into())),
+    }
+}
