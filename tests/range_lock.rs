@@ -179,3 +179,23 @@ fn requests_that_may_go_side_by_side_never_wait() {
         drop(held);
     });
 }
+
+/// The range is released on another thread than took it, as the end of a transfer does.
+#[test]
+fn a_kept_range_is_held_until_somebody_releases_it() {
+    model(|| {
+        let disk = Disk::new();
+        let ticket = disk.locks.exclusive(0..2).keep();
+        let writer = Arc::clone(&disk);
+        let writer = thread::spawn(move || writer.write(1..3));
+        let releaser = Arc::clone(&disk);
+        let releaser = thread::spawn(move || {
+            assert!(releaser.locks.try_shared(0..1).is_none());
+            drop(releaser.locks.take_up(ticket));
+        });
+        writer.join().unwrap();
+        releaser.join().unwrap();
+        assert!(disk.locks.try_exclusive(0..4).is_some(), "nothing is left behind");
+        assert_eq!(disk.read(0..4), [0, 1, 1, 0]);
+    });
+}

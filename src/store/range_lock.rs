@@ -36,7 +36,21 @@ struct Request {
 #[must_use]
 pub struct RangeGuard<'a> {
     lock: &'a RangeLock,
-    ticket: u64,
+    ticket: Ticket,
+}
+
+/// A range held until it is given to [`RangeLock::take_up`].
+#[must_use]
+#[derive(Debug, Eq, PartialEq)]
+pub struct Ticket(u64);
+
+impl RangeGuard<'_> {
+    /// Keeps the range held beyond the guard's life, for who cannot wait here for the end of what it is held for.
+    pub fn keep(self) -> Ticket {
+        let ticket = Ticket(self.ticket.0);
+        std::mem::forget(self);
+        ticket
+    }
 }
 
 impl RangeLock {
@@ -50,21 +64,51 @@ impl RangeLock {
         self.acquire(range, true)
     }
 
+    /// As [`shared`](Self::shared), without waiting: `None` when a writer is in `range` or waits for it.
+    pub fn try_shared(&self, range: Range<u64>) -> Option<RangeGuard<'_>> {
+        self.try_acquire(range, false)
+    }
+
+    /// As [`exclusive`](Self::exclusive), without waiting: `None` when anybody is in `range` or waits for it.
+    pub fn try_exclusive(&self, range: Range<u64>) -> Option<RangeGuard<'_>> {
+        self.try_acquire(range, true)
+    }
+
+    /// Goes on with what [`RangeGuard::keep`] left, on any thread.
+    pub fn take_up(&self, ticket: Ticket) -> RangeGuard<'_> {
+        RangeGuard { lock: self, ticket }
+    }
+
     fn acquire(&self, range: Range<u64>, exclusive: bool) -> RangeGuard<'_> {
         let mut queue = self.queue.lock();
-        let ticket = queue.next_ticket;
-        queue.next_ticket += 1;
-        queue.requests.push(Request { ticket, range, exclusive });
+        let ticket = queue.push(range, exclusive);
         while queue.must_wait(ticket) {
             queue.waiting += 1;
             self.released.wait(&mut queue);
             queue.waiting -= 1;
         }
-        RangeGuard { lock: self, ticket }
+        RangeGuard { lock: self, ticket: Ticket(ticket) }
+    }
+
+    fn try_acquire(&self, range: Range<u64>, exclusive: bool) -> Option<RangeGuard<'_>> {
+        let mut queue = self.queue.lock();
+        let ticket = queue.push(range, exclusive);
+        if queue.must_wait(ticket) {
+            queue.requests.pop(); // nobody came in between
+            return None;
+        }
+        Some(RangeGuard { lock: self, ticket: Ticket(ticket) })
     }
 }
 
 impl Queue {
+    fn push(&mut self, range: Range<u64>, exclusive: bool) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.requests.push(Request { ticket, range, exclusive });
+        ticket
+    }
+
     fn must_wait(&self, ticket: u64) -> bool {
         let Some(own) = self.requests.iter().position(|request| request.ticket == ticket) else { return false };
         let (earlier, own) = (&self.requests[..own], &self.requests[own]);
@@ -79,7 +123,7 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
 impl Drop for RangeGuard<'_> {
     fn drop(&mut self) {
         let mut queue = self.lock.queue.lock();
-        queue.requests.retain(|request| request.ticket != self.ticket);
+        queue.requests.retain(|request| request.ticket != self.ticket.0);
         if queue.waiting > 0 {
             self.lock.released.notify_all();
         }
