@@ -15,6 +15,7 @@ mod namespace;
 mod node;
 mod open;
 mod open_dirs;
+mod pending;
 mod raw;
 mod sync_times;
 mod workplace;
@@ -34,11 +35,13 @@ pub use handle::{DirEntry, HandleNumber};
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
 pub use open::CacheMode;
+pub use pending::Pending;
 pub use workplace::MountedVm;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::provider::Providers;
+use crate::storage::BackingIo;
 use crate::vm::keyring::{Keyring, Question};
 use crate::vm::{acl, folder, scan};
 
@@ -61,6 +64,8 @@ pub struct Options {
     pub read_only: bool,
     /// Cipher engine of all disks.
     pub engine: Engine,
+    /// Which way data of disks take to the backing files.
+    pub backing_io: BackingIo,
 }
 
 /// One mounted VM folder, or a datastore of VM folders.
@@ -133,6 +138,11 @@ impl FileSystem {
     /// The keys of this mount.
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
+    }
+
+    /// Which way data of disks take to the backing files.
+    pub fn backing_io(&self) -> BackingIo {
+        self.options.backing_io
     }
 
     /// All components as they are now on disk.

@@ -308,7 +308,10 @@ impl Filesystem for Adapter {
             &self.0,
             move |fs| fs.open_file(number.0, access),
             move |opened| match opened {
-                Ok((handle, cache)) => reply.opened(FileHandle(handle), open_flags(cache)),
+                Ok((handle, cache)) => {
+                    warn_if_cached(&fs, number.0, handle);
+                    reply.opened(FileHandle(handle), open_flags(cache));
+                }
                 Err(error) => {
                     damage::record(&fs, number.0, &error);
                     reply.error(refuse("open", &error));
@@ -328,11 +331,13 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.create(parent.0, &name, new),
-            |created| match created {
+            move |created| match created {
                 Ok((attr, handle, cache)) => {
+                    warn_if_cached(&fs, attr.number, handle);
                     reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
                 }
                 Err(error) => reply.error(refuse("create", &error)),
@@ -466,6 +471,12 @@ fn xattr_reply(value: &[u8], size: u32, reply: ReplyXattr) {
 
 fn new_file(request: &Request, mode: u32, umask: u32) -> NewFile {
     NewFile { mode, umask, uid: request.uid(), gid: request.gid() }
+}
+
+fn warn_if_cached(fs: &FileSystem, number: u64, handle: u64) {
+    if let Some(why) = fs.why_cached(handle) {
+        tracing::warn!("data of {} go through the page cache: {why}", fs.name(number));
+    }
 }
 
 fn caller(request: &Request) -> Caller {

@@ -3,10 +3,14 @@
 //! The one seam under the stores. [`FileStorage`] is a backing file; the memory variants are for tests of crashes and
 //! faults. Offsets and lengths here are of the cipher side, in bytes.
 
+mod direct;
 mod file;
 pub mod memory;
 
-pub use file::{Access, FileStorage};
+pub use file::{Access, BackingIo, FileStorage};
+
+use std::fs::File;
+use std::sync::Arc;
 
 use crate::error::Result;
 
@@ -72,6 +76,18 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// `Io`.
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>>;
+
+    /// A file at whose `offset` somebody else may read into this memory, or write from it, instead of
+    /// [`read_at`](Self::read_at) and [`write_at`](Self::write_at), if there is such a way.
+    fn file_for(&self, _offset: u64, _memory: &[u8]) -> Option<Arc<File>> {
+        None
+    }
+
+    /// Bytes that are changed as a whole beneath, a power of two: of changes within the same multiple of it only one may go on
+    /// at a time.
+    fn change_grain(&self) -> u64 {
+        1
+    }
 }
 
 /// A storage that someone else owns.
@@ -114,5 +130,13 @@ impl<S: Storage> Storage for &S {
 
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
         (**self).seek_hole(offset)
+    }
+
+    fn file_for(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
+        (**self).file_for(offset, memory)
+    }
+
+    fn change_grain(&self) -> u64 {
+        (**self).change_grain()
     }
 }

@@ -11,6 +11,7 @@ pub mod home_file;
 pub mod plain_file;
 pub mod range_lock;
 pub mod raw_image;
+pub mod transfer;
 
 mod holes;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use vmcryptfs::key::{Kek, KeyId, ProviderName};
 use vmcryptfs::provider::native::Settings;
 use vmcryptfs::provider::{self, Providers};
 use vmcryptfs::sector::SectorSize;
-use vmcryptfs::storage::{Access, FileStorage};
+use vmcryptfs::storage::{Access, BackingIo, FileStorage};
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::Disk;
 use vmcryptfs::store::plain_file::PlainFile;
@@ -77,7 +77,7 @@ impl Vm {
     fn open(&self, path: &Path) -> Disk<FileStorage> {
         let file = File::options().read(true).write(true).open(path).unwrap();
         assert!(vm_disk::is_disk(&file).unwrap(), "{}", path.display());
-        vm_disk::open(file, Access::Write, &self.keyring, Engine::default()).unwrap()
+        vm_disk::open(file, Access::Write, &self.keyring, Engine::default(), BackingIo::Buffered).unwrap()
     }
 
     /// What the other implementation reads from a disk.

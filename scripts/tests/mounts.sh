@@ -1,7 +1,7 @@
 # Sourced by the tests of this folder: a private configuration, a folder to work in, and mounts that are gone afterwards.
 #
-# VMCRYPTFS names the binary. Whatever a test starts has $work in its command line, so that it can be found and ended
-# by its own pid, and nothing else on the machine is touched.
+# VMCRYPTFS names the binary, MOUNT_OPTIONS what all mounts are made with (--backing-io=direct). Whatever a test starts has
+# $work in its command line, so that it can be found and ended by its own pid, and nothing else on the machine is touched.
 # shellcheck shell=bash
 
 : "${VMCRYPTFS:?is not set: it must be the path of the vmcryptfs binary, or use scripts/tests/run}"
@@ -39,7 +39,9 @@ is_mounted() {
 
 # A mount logs into a file of its own, and not into the machine's.
 vmc_mount() {
-    vmc mount --log-file "$work/mount.log" "$@"
+    local everywhere
+    read -r -a everywhere <<<"${MOUNT_OPTIONS:-}"
+    vmc mount --log-file "$work/mount.log" "${everywhere[@]}" "$@"
 }
 
 # start_mount FOLDER MOUNTPOINT [option...]

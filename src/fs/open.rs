@@ -11,7 +11,7 @@ use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
 use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
-use crate::fs::{Attr, FileSystem, backing};
+use crate::fs::{Attr, FileSystem, Options, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::vm::disk::{self, NewDisk};
@@ -32,6 +32,13 @@ impl FileSystem {
         let open = self.open_node(&node, access)?;
         let mode = CacheMode::of(&open);
         Ok((self.handles.insert(Handle::File(open)), mode))
+    }
+
+    /// Why a file's data go through the page cache although the mount's shall not.
+    pub fn why_cached(&self, handle: HandleNumber) -> Option<String> {
+        let handle = self.handles.get(handle).ok()?;
+        let Handle::File(open) = handle.as_ref().as_ref() else { return None };
+        open.content.storage().why_cached().map(Error::chain)
     }
 
     /// Closes a handle.
@@ -109,7 +116,8 @@ impl FileSystem {
         let turn = self.turns.take(node.backing);
         let content = match file.content {
             ContentKind::Disk { .. } => {
-                disk::open(backing_file, access, &self.keyring, self.options.engine).map(Content::Disk)
+                let Options { engine, backing_io, .. } = self.options;
+                disk::open(backing_file, access, &self.keyring, engine, backing_io).map(Content::Disk)
             }
             ContentKind::Home => home::open(backing_file, access, &home.keys, || self.name(node.number))
                 .map(|home| Content::Home(Box::new(home))),

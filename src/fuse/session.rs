@@ -27,7 +27,7 @@ impl Session {
     pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
         let options = Options::parse(spec)?;
         mount::check_mountpoint(&spec.mountpoint)?;
-        let prepared = spec.transport.prepare(spec.threads)?;
+        let prepared = spec.transport.prepare(spec.threads, fs.backing_io())?;
         let doing = || match mount::needs_open_device() {
             false => format!("mounting on {}", spec.mountpoint.display()),
             true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.display()),

@@ -22,11 +22,14 @@ use fuser::{Config, Filesystem, SessionACL};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
+use crate::storage::BackingIo;
 use io_uring::Rings;
 use relay::Relay;
 
 /// Threads of fuser: so many slow operations on names, attributes and keys may be under way, and the next one has to wait.
 const DISPATCHERS: usize = 8;
+/// Threads that read from the device and wait for a medium: what a guest commonly has under way at once.
+const WAITING_READERS: usize = 32;
 /// Room for the kernel's first request; it refuses to write into less.
 const FIRST_REQUEST: usize = 8192;
 
@@ -54,12 +57,16 @@ impl Transport {
         }
     }
 
-    /// Makes rings if they are wanted and possible.
+    /// Makes rings if they are wanted and possible. Unless `threads` says it, there are as many as the backing I/O wants.
     ///
     /// # Errors
     /// Those of [`Rings::new`], if there is no other way.
-    pub(super) fn prepare(self, threads: Option<usize>) -> Result<Prepared> {
+    pub(super) fn prepare(self, threads: Option<usize>, backing_io: BackingIo) -> Result<Prepared> {
         let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let readers = match backing_io {
+            BackingIo::Buffered => 2 * cpus,
+            BackingIo::Direct => WAITING_READERS.max(2 * cpus),
+        };
         let rings = || Rings::new(threads.unwrap_or(usize::MAX));
         let rings = match self {
             Self::DevFuse => None,
@@ -68,7 +75,7 @@ impl Transport {
                 rings().inspect_err(|error| tracing::info!("transport dev-fuse, not io-uring: {}", error.chain())).ok()
             }
         };
-        Ok(Prepared { transport: self, rings, readers: threads.unwrap_or(2 * cpus) })
+        Ok(Prepared { transport: self, rings, readers: threads.unwrap_or(readers) })
     }
 }
 

@@ -1,11 +1,14 @@
-//! A backing file through the page cache.
+//! A backing file: through the page cache, or past it where that is wanted and possible.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Storage;
+use crate::storage::direct::{DirectFile, is_refusal};
 use crate::sys::file::{self, Allocation, Claim, Scope};
 
 /// What the backing file may be used for.
@@ -17,15 +20,76 @@ pub enum Access {
     Write,
 }
 
+/// Which way a disk's data take between us and the backing file.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum BackingIo {
+    /// Through the page cache.
+    #[default]
+    Buffered,
+    /// Past it, where the file system can and the request is aligned; else through it.
+    Direct,
+}
+
+impl BackingIo {
+    const ALL: [Self; 2] = [Self::Buffered, Self::Direct];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Buffered => "buffered",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+impl FromStr for BackingIo {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|way| way.name() == name)
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("backing I/O {name:?}, expected buffered or direct")))
+    }
+}
+
 /// A backing file. A claim on it lasts as long as this value.
 pub struct FileStorage {
     file: File,
+    way: Box<Way>,
+}
+
+enum Way {
+    /// Through the page cache, perhaps because there is no other way.
+    Cached(Option<Error>),
+    Past(DirectFile),
 }
 
 impl FileStorage {
     /// Takes over an open backing file, without a claim: enough to look at a header.
     pub fn new(file: File) -> Self {
-        Self { file }
+        Self { file, way: Box::new(Way::Cached(None)) }
+    }
+
+    /// Lets aligned reads and writes go past the page cache from now on, where that is possible.
+    pub fn bypass_cache(&mut self) {
+        let opened = DirectFile::open(&self.file).context(|| "opening the backing file with O_DIRECT".into());
+        *self.way = opened.map_or_else(|error| Way::Cached(Some(error)), Way::Past);
+    }
+
+    /// Why data go through the page cache although they should not.
+    pub fn why_cached(&self) -> Option<&Error> {
+        match self.way.as_ref() {
+            Way::Cached(why) => why.as_ref(),
+            Way::Past(_) => None,
+        }
+    }
+
+    fn direct(&self) -> Option<&DirectFile> {
+        match self.way.as_ref() {
+            Way::Cached(_) => None,
+            Way::Past(direct) => Some(direct),
+        }
     }
 
     /// Claims the file against other openers, or changes the claim.
@@ -95,6 +159,24 @@ impl FileStorage {
         self.file
     }
 
+    /// The file past the page cache, if a transfer of this memory can go there.
+    fn direct_for(&self, offset: u64, memory: &[u8]) -> Option<&Arc<File>> {
+        self.direct()?.file_for(offset, memory)
+    }
+
+    /// Makes a call past the page cache if it may go there, and through it otherwise, or where the system refuses.
+    fn either(
+        &self,
+        direct: Option<&Arc<File>>,
+        mut call: impl FnMut(&File) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        match direct.map(|file| call(file)) {
+            None => call(&self.file),
+            Some(Err(error)) if is_refusal(&error) => call(&self.file),
+            Some(done) => done,
+        }
+    }
+
     fn zeros_where_unsupported(&self, what: Allocation, offset: u64, len: u64) -> io::Result<()> {
         match file::fallocate(&self.file, what, offset, len) {
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.write_zeros(offset, len),
@@ -134,6 +216,20 @@ fn fill(
     Ok(filled)
 }
 
+/// Writes until nothing is left: one call may take less than there is.
+fn drain(data: &[u8], offset: u64, mut write: impl FnMut(&[u8], u64) -> io::Result<usize>) -> io::Result<()> {
+    let mut written = 0;
+    while written < data.len() {
+        match write(&data[written..], offset + written as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 impl Storage for FileStorage {
     fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().context(|| "reading the backing file's length".into())?.len())
@@ -144,14 +240,13 @@ impl Storage for FileStorage {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        fill(buffer, offset, |rest, at| self.file.read_at(rest, at))
-            .context(|| format!("reading {} bytes of the backing file at {offset}", buffer.len()))
+        let read = |rest: &mut [u8], at| self.either(self.direct_for(at, rest), |file| file.read_at(rest, at));
+        fill(buffer, offset, read).context(|| format!("reading {} bytes of the backing file at {offset}", buffer.len()))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file
-            .write_all_at(data, offset)
-            .context(|| format!("writing {} bytes to the backing file at {offset}", data.len()))
+        let write = |rest: &[u8], at| self.either(self.direct_for(at, rest), |file| file.write_at(rest, at));
+        drain(data, offset, write).context(|| format!("writing {} bytes to the backing file at {offset}", data.len()))
     }
 
     fn sync(&self) -> Result<()> {
@@ -180,6 +275,14 @@ impl Storage for FileStorage {
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>> {
         file::seek_hole(&self.file, offset).context(|| format!("seeking a hole in the backing file from {offset}"))
     }
+
+    fn file_for(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
+        self.direct_for(offset, memory).cloned()
+    }
+
+    fn change_grain(&self) -> u64 {
+        self.direct().map_or(1, DirectFile::change_grain)
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +302,66 @@ mod tests {
             buffer[..len].copy_from_slice(&rest[..len]);
             Ok(len)
         }
+    }
+
+    /// A file of 64 KiB on a medium, and whether its content can be kept out of the page cache.
+    fn file_past_the_cache() -> Option<(File, FileStorage)> {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 10).unwrap();
+        let mut storage = FileStorage::new(file.try_clone().unwrap());
+        let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC;
+        storage.bypass_cache();
+        (storage.why_cached().is_none() && !is_memory).then_some((file, storage))
+    }
+
+    /// To be asked once: the answer `false` makes the system read ahead.
+    fn is_cached(file: &File, offset: u64) -> bool {
+        let mut buffer = [0; 512];
+        let parts = &mut [io::IoSliceMut::new(&mut buffer)];
+        rustix::io::preadv2(file, parts, offset, rustix::io::ReadWriteFlags::NOWAIT).is_ok()
+    }
+
+    #[test]
+    fn what_is_aligned_goes_past_the_page_cache_and_all_else_agrees_with_it() {
+        let Some((file, storage)) = file_past_the_cache() else { return };
+        let mut memory = crate::sys::AlignedBuffer::zeroed(16 << 10);
+        memory.fill(7);
+        storage.write_at(8192, &memory[..8192]).unwrap();
+        memory.fill(0);
+        assert_eq!(storage.read_at(8192, &mut memory[..8192]).unwrap(), 8192);
+        assert!(memory[..8192].iter().all(|&byte| byte == 7));
+        assert!(!is_cached(&file, 8192));
+        // Neither its place nor its length, nor its memory.
+        storage.write_at(8193, &[8; 100]).unwrap();
+        assert!(is_cached(&file, 8192));
+        storage.write_at(12_288, &memory[1..4097]).unwrap();
+        assert_eq!(storage.read_at(8192, &mut memory[..8192]).unwrap(), 8192);
+        assert_eq!((memory[0], memory[1], memory[100], memory[101]), (7, 8, 8, 7));
+        assert_eq!(storage.read_at((60 << 10) + 1, &mut memory).unwrap(), 4095, "up to the end of the file");
+        // A file that ends anywhere is read to its end.
+        storage.write_at(64 << 10, &[9; 700]).unwrap();
+        assert_eq!(storage.read_at(60 << 10, &mut memory[..8192]).unwrap(), 4096 + 700);
+        assert!(memory[4096..4796].iter().all(|&byte| byte == 9));
+        assert_eq!(FileStorage::new(file).change_grain(), 1);
+        assert!(storage.change_grain() >= 4096);
+    }
+
+    #[test]
+    fn short_and_interrupted_writes_are_gone_on_with() {
+        let mut written = Vec::new();
+        let mut interrupted = false;
+        drain(&[1, 2, 3, 4, 5, 6, 7], 10, |rest, at| {
+            interrupted = !interrupted;
+            if interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let len = rest.len().min(3);
+            written.push((at, rest[..len].to_vec()));
+            Ok(len)
+        })
+        .unwrap();
+        assert_eq!(written, [(10, vec![1, 2, 3]), (13, vec![4, 5, 6]), (16, vec![7])]);
+        assert_eq!(drain(&[1], 0, |_, _| Ok(0)).unwrap_err().kind(), io::ErrorKind::WriteZero);
     }
 
     #[test]

@@ -5,10 +5,13 @@
 
 mod journal;
 mod rekey;
+mod sectors;
+mod transfer;
 mod two_keys;
 
 pub use rekey::{DeepRekey, MAX_CHUNK_LEN, Progress, claimed_progress, genuine_progress};
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,9 +27,9 @@ use crate::key::Dek;
 use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
 use crate::store::header_area::{self, StoredHeader};
-use crate::store::holes;
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
+use crate::store::transfer::{Begun, Transfer};
 use rekey::InTransition;
 use two_keys::TwoKeys;
 
@@ -143,7 +146,7 @@ impl<S: Storage> PlainFile for Disk<S> {
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
         let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         let _guard = self.locks.shared(plain_offset..end);
-        let Ok(len) = usize::try_from(end.min(self.plain_len()).saturating_sub(plain_offset)) else { return Ok(&[]) };
+        let len = self.len_within(plain_offset..end);
         if len == 0 {
             return Ok(&[]);
         }
@@ -159,6 +162,18 @@ impl<S: Storage> PlainFile for Disk<S> {
         }
         let _guard = self.lock_for_change(plain_offset, end);
         self.write_locked(plain_offset, len, buffer)
+    }
+
+    fn begin_read(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
+        self.begin_reading(plain_offset, len, buffer)
+    }
+
+    fn begin_write(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
+        self.begin_writing(plain_offset, len, buffer)
+    }
+
+    fn end_transfer(&self, transfer: Transfer, moved: io::Result<usize>, buffer: &mut [u8]) -> Result<usize> {
+        self.end(transfer, moved, buffer)
     }
 
     fn set_len(&self, plain_len: u64) -> Result<()> {
@@ -260,79 +275,9 @@ impl<S: Storage> Disk<S> {
         &self.storage
     }
 
-    /// Reads and decrypts a span that lies within the disk; it then begins at the front of `buffer`.
-    fn read_span(&self, span: Span, buffer: &mut [u8]) -> Result<()> {
-        let sectors = &mut buffer[..span.unit_len()];
-        let filled = self.storage.read_at(self.cipher_offset(span.start()), sectors)?;
-        if filled < span.wanted().end {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("the backing file ends at byte {} of the disk's data", span.start() + filled as u64),
-            ));
-        }
-        // Behind the last block is the mark that keeps the length, which must not count as ciphertext.
-        let end = index(sector::ceil(self.plain_len(), BLOCK).saturating_sub(span.start())).min(filled);
-        if end < sectors.len() {
-            sectors[end..].fill(0);
-        }
-        holes::decrypt(self.cipher.load().sectors(), span.first, self.sector_size, sectors)
-    }
-
-    /// Encrypts the plaintext at [`HEADROOM`] where it lies, and writes it.
-    fn write_locked(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
-        let span = Span::covering(plain_offset, len, self.sector_size);
-        let buffer = &mut buffer[HEADROOM - span.skip..];
-        let old_len = self.plain_len();
-        let new_len = old_len.max(span.end());
-        let mut filled = self.merge_edges(span, old_len, new_len, buffer)?;
-        self.cipher.load().sectors().encrypt_in_place(span.first, self.sector_size, &mut buffer[..filled])?;
-        if new_len > old_len {
-            filled = self.append_length_mark(new_len, span, filled, buffer);
-        }
-        let from = index(span.units().start - span.start());
-        let written = self.storage.write_at(self.cipher_offset(span.units().start), &buffer[from..filled]);
-        self.finish_write(written, old_len, new_len)
-    }
-
-    /// Puts around the wanted bytes what the units at both ends of the span hold besides them, and returns how many bytes
-    /// from the span's start are to be encrypted.
-    fn merge_edges(&self, span: Span, old_len: u64, new_len: u64, buffer: &mut [u8]) -> Result<usize> {
-        let units = span.units();
-        let end = units.end.min(sector::ceil(new_len, BLOCK));
-        let wanted = span.wanted();
-        let mut unit = [0; UNIT_LEN];
-        let head = index(units.start - span.start());
-        buffer[..head].fill(0);
-        if head < wanted.start {
-            self.read_unit(units.start, old_len, &mut unit)?;
-            buffer[head..wanted.start].copy_from_slice(&unit[..wanted.start - head]);
-        }
-        let tail = index(units.end - span.start());
-        if wanted.end < tail {
-            self.read_unit(units.end - UNIT, old_len, &mut unit)?;
-            buffer[wanted.end..tail].copy_from_slice(&unit[UNIT_LEN - (tail - wanted.end)..]);
-        }
-        Ok(index(end - span.start()))
-    }
-
-    /// Plaintext of one unit, with zeros behind the end of the disk.
-    fn read_unit(&self, start: u64, old_len: u64, unit: &mut [u8; UNIT_LEN]) -> Result<()> {
-        unit.fill(0);
-        let len = index(old_len.saturating_sub(start).min(UNIT));
-        if len > 0 {
-            let mut sector = [0; 4096];
-            let span = Span::covering(start, len, self.sector_size);
-            self.read_span(span, &mut sector)?;
-            unit[..len].copy_from_slice(&sector[span.wanted()]);
-        }
-        Ok(())
-    }
-
-    /// Behind a last block that is not full, the backing file goes on for as many zeros as the block has bytes.
-    fn append_length_mark(&self, new_len: u64, span: Span, filled: usize, buffer: &mut [u8]) -> usize {
-        let marked = index(sector::cipher_len(new_len) - span.start());
-        buffer[filled..marked].fill(0);
-        marked
+    /// Bytes of a range that are within the disk.
+    fn len_within(&self, range: Range<u64>) -> usize {
+        index(range.end.min(self.plain_len()).saturating_sub(range.start))
     }
 
     /// A growing write has changed the length, or must not have: a part of it may be in the file.
@@ -422,12 +367,18 @@ impl<S: Storage> Disk<S> {
     /// Locks what a change of `start..end` touches: its units, and everything behind the end when the disk grows.
     fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
         if end <= self.plain_len() {
-            let guard = self.locks.exclusive(unit_range(start, end));
+            let guard = self.locks.exclusive(self.changed_with(start..end));
             if end <= self.plain_len() {
                 return guard;
             }
         }
-        self.locks.exclusive(sector::floor(start.min(self.plain_len()), UNIT)..u64::MAX)
+        self.locks.exclusive(self.changed_with(start.min(self.plain_len())..u64::MAX))
+    }
+
+    /// What nobody else may change during a change of `range`: whole units, and what the storage changes with them.
+    fn changed_with(&self, range: Range<u64>) -> Range<u64> {
+        let grain = self.storage.change_grain().max(UNIT);
+        sector::floor(range.start, grain)..range.end.checked_next_multiple_of(grain).unwrap_or(u64::MAX)
     }
 
     fn cipher_offset(&self, plain_offset: u64) -> u64 {
@@ -438,11 +389,6 @@ impl<S: Storage> Disk<S> {
     fn cipher_end(&self, plain_len: u64) -> u64 {
         self.data_offset + sector::cipher_len(plain_len)
     }
-}
-
-/// The units that hold a range, as what to lock.
-fn unit_range(start: u64, end: u64) -> Range<u64> {
-    sector::floor(start, UNIT)..end.checked_next_multiple_of(UNIT).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! What an unlocked file offers, be it a disk or a home file: plaintext bytes at any offset.
 
+use std::io;
+
 use crate::error::{Error, Kind, Result};
+use crate::store::transfer::{Begun, Transfer};
 
 /// Most bytes that one call reads or writes: what FUSE asks for at once.
 pub const MAX_REQUEST: usize = 1 << 20;
@@ -54,6 +57,32 @@ pub trait PlainFile: Send + Sync {
     /// `Invalid` for a request over [`MAX_REQUEST`], or `Io`, with `EFBIG` behind the largest length. Then parts of the range
     /// may hold old or new data; the length is what it was.
     fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()>;
+
+    /// As [`read_at`](Self::read_at), but never waits for another request, and may leave the I/O to somebody else.
+    ///
+    /// # Errors
+    /// Those of [`read_at`](Self::read_at).
+    fn begin_read(&self, _plain_offset: u64, _len: usize, _buffer: &mut [u8]) -> Result<Begun<Transfer>> {
+        Ok(Begun::MustWait)
+    }
+
+    /// As [`write_in_place`](Self::write_in_place), but never waits for another request, and may leave the I/O to somebody
+    /// else. After [`Begun::MustWait`] the buffer is as it was.
+    ///
+    /// # Errors
+    /// Those of [`write_in_place`](Self::write_in_place).
+    fn begin_write(&self, _plain_offset: u64, _len: usize, _buffer: &mut [u8]) -> Result<Begun<Transfer>> {
+        Ok(Begun::MustWait)
+    }
+
+    /// Ends a request that was begun with the same buffer, when its I/O is done, and returns its length in bytes. Where less was
+    /// transferred than asked for it does the rest. After an error no byte of the buffer is touched.
+    ///
+    /// # Errors
+    /// Those of [`read_at`](Self::read_at) and [`write_in_place`](Self::write_in_place); `moved`, if that is one.
+    fn end_transfer(&self, _transfer: Transfer, _moved: io::Result<usize>, _buffer: &mut [u8]) -> Result<usize> {
+        Err(Error::new(Kind::Invalid, "nothing of this file was begun"))
+    }
 
     /// Writes all of `data`, through a [`request_buffer`](super::buffer::request_buffer).
     ///

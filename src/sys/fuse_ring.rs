@@ -6,8 +6,11 @@
 
 #![allow(unsafe_code, reason = "rings and the memory of entries are shared with the kernel")]
 
+use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
@@ -32,6 +35,8 @@ const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
 /// What marks the completion that the event counter brings, among those of entries.
 const WOKEN: u64 = u64::MAX;
+/// What marks the completion of a transfer, beside its entry's number.
+const TRANSFERRED: u64 = 1 << 62;
 /// Place of the device among the ring's registered files.
 const DEVICE: types::Fixed = types::Fixed(0);
 
@@ -59,6 +64,8 @@ pub enum Event {
     Request(usize),
     /// This entry gets no more requests; the errno says why.
     Ended(usize, i32),
+    /// What [`FuseRing::transfer`] began for this entry is done: so many bytes, or an errno as a negative number.
+    Transferred(usize, i32),
     /// [`Waker::wake`] was called.
     Woken,
 }
@@ -89,12 +96,16 @@ struct Entry {
     /// Where the kernel finds both.
     parts: Box<[libc::iovec; 2]>,
     owner: Owner,
+    /// What the buffer is read from or written to; open for as long as that takes.
+    file: Option<Arc<File>>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Owner {
     Kernel,
     Us,
+    /// The kernel again, which reads a file into the buffer of our request or writes it to one.
+    Transfer,
     /// The kernel gave it back for good.
     Nobody,
 }
@@ -139,7 +150,7 @@ impl<'w> FuseRing<'w> {
         let part = |memory: &mut [u8]| libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
         let parts = Box::new([part(&mut header), part(&mut buffer[payload_at..payload_at + payload_len])]);
         let address = parts.as_ptr() as u64;
-        self.entries.push(Entry { queue, header, buffer, parts, owner: Owner::Kernel });
+        self.entries.push(Entry { queue, header, buffer, parts, owner: Owner::Kernel, file: None });
         self.push(self.entries.len() - 1, REGISTER, address, 0)
     }
 
@@ -157,15 +168,22 @@ impl<'w> FuseRing<'w> {
         let mut woken = false;
         let Some(ring) = self.ring.as_mut() else { return Ok(()) };
         for completion in ring.completion() {
-            let entry = usize::try_from(completion.user_data()).ok().filter(|&entry| entry < self.entries.len());
-            let Some(entry) = entry else {
+            let (data, result) = (completion.user_data(), completion.result());
+            let number = usize::try_from(data & !TRANSFERRED).unwrap_or(usize::MAX);
+            let Some(entry) = self.entries.get_mut(number).filter(|_| data != WOKEN) else {
                 woken = true;
                 continue;
             };
-            let request = completion.result() == 0;
-            self.entries[entry].owner = if request { Owner::Us } else { Owner::Nobody };
-            let ended = Event::Ended(entry, -completion.result());
-            events.push(if request { Event::Request(entry) } else { ended });
+            events.push(if data & TRANSFERRED != 0 {
+                (entry.owner, entry.file) = (Owner::Us, None);
+                Event::Transferred(number, result)
+            } else if result == 0 {
+                entry.owner = Owner::Us;
+                Event::Request(number)
+            } else {
+                entry.owner = Owner::Nobody;
+                Event::Ended(number, -result)
+            });
         }
         if woken {
             let _ = rustix::io::read(&self.waker.0, &mut [0; 8]);
@@ -211,6 +229,36 @@ impl<'w> FuseRing<'w> {
         Ok(())
     }
 
+    /// Reads from a file at `offset` into a part of the buffer of an entry that holds a request, or writes that part to it.
+    /// Until [`Event::Transferred`] tells the end, the entry cannot be touched.
+    ///
+    /// # Errors
+    /// The system's, also for an entry that holds no request, or has no such part.
+    pub fn transfer(
+        &mut self,
+        entry: usize,
+        to_file: bool,
+        file: &Arc<File>,
+        offset: u64,
+        part: Range<usize>,
+    ) -> io::Result<()> {
+        let data = entry as u64 | TRANSFERRED;
+        let held = self.entries.get_mut(entry).filter(|entry| entry.owner == Owner::Us);
+        let part = held.and_then(|entry| {
+            let memory = entry.buffer.get_mut(part)?;
+            let part = (memory.as_mut_ptr(), u32::try_from(memory.len()).ok()?);
+            (entry.owner, entry.file) = (Owner::Transfer, Some(Arc::clone(file)));
+            Some(part)
+        });
+        let (memory, len) = part.ok_or(io::ErrorKind::InvalidInput)?;
+        let file = types::Fd(file.as_raw_fd());
+        let submission = match to_file {
+            false => opcode::Read::new(file, memory, len).offset(offset).build(),
+            true => opcode::Write::new(file, memory, len).offset(offset).build(),
+        };
+        self.submit(&submission.user_data(data).into())
+    }
+
     /// The queue that an entry belongs to.
     pub fn queue(&self, entry: usize) -> u16 {
         self.entries[entry].queue
@@ -246,7 +294,8 @@ impl<'w> FuseRing<'w> {
 
     fn submit(&mut self, submission: &squeue::Entry128) -> io::Result<()> {
         // SAFETY: what the submission points to are the entry's header and buffer and the table of both, which stay
-        // where they are and are not touched while the kernel owns the entry; see `Drop` for the end.
+        // where they are and are not touched while the kernel owns the entry, be it for a request or a transfer, whose file
+        // the entry keeps open; see `Drop` for the end.
         while unsafe { self.ring().submission().push(submission) }.is_err() {
             match self.ring().submit() {
                 Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
@@ -263,7 +312,7 @@ impl Drop for FuseRing<'_> {
     fn drop(&mut self) {
         self.ring = None;
         for entry in self.entries.drain(..) {
-            if entry.owner == Owner::Kernel {
+            if matches!(entry.owner, Owner::Kernel | Owner::Transfer) {
                 // The kernel lets go of it some time after the ring is closed, and does not say when: better lost than
                 // written to under its next owner.
                 std::mem::forget(entry);

@@ -15,7 +15,7 @@ use crate::format::header::{
 use crate::format::names::DiskNames;
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::SectorSize;
-use crate::storage::{Access, FileStorage, Storage};
+use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
 use crate::store::plain_file::PlainFile;
@@ -33,13 +33,22 @@ pub fn is_disk(file: &File) -> Result<bool> {
     })
 }
 
-/// Claims a disk's backing file and unlocks it.
+/// Claims a disk's backing file and unlocks it. Where there is no way past the page cache, its storage says why.
 ///
 /// # Errors
 /// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged.
-pub fn open(file: File, access: Access, keyring: &Keyring, engine: Engine) -> Result<Disk<FileStorage>> {
-    let storage = FileStorage::new(file);
+pub fn open(
+    file: File,
+    access: Access,
+    keyring: &Keyring,
+    engine: Engine,
+    backing_io: BackingIo,
+) -> Result<Disk<FileStorage>> {
+    let mut storage = FileStorage::new(file);
     storage.claim(access)?;
+    if backing_io == BackingIo::Direct {
+        storage.bypass_cache();
+    }
     let locked = LockedDisk::open(storage)?;
     let dek = keyring.dek(&locked.stored().header)?;
     let disk = locked.unlock(&dek, engine)?;

@@ -77,12 +77,17 @@ impl Host {
         assert!(said.contains(words) && said.trim().lines().count() == 1, "vmcryptfs {args:?} said: {said}");
     }
 
-    /// Mounts a folder of this host and returns the mount.
+    /// Mounts a folder of this host and returns the mount. The variable MOUNT_OPTIONS says what all mounts are made with that do
+    /// not say it themselves (`--backing-io=direct`).
     pub(crate) fn mount(&self, folder: &str, options: &[&str]) -> Mount<'_> {
         let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir.path()).unwrap();
         let log = self.path("log");
         let at = mountpoint.path().display().to_string();
-        let args = [&["mount", "--log-file", log, self.path(folder), &at], options].concat();
+        let everywhere = std::env::var("MOUNT_OPTIONS").unwrap_or_default();
+        let name = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
+        let everywhere: Vec<&str> =
+            everywhere.split_whitespace().filter(|option| !options.iter().any(|own| *own == name(option))).collect();
+        let args = [&["mount", "--log-file", log, self.path(folder), &at], options, &everywhere].concat();
         self.run(&args);
         Mount { host: self, mountpoint: Some(mountpoint) }
     }

@@ -5,6 +5,7 @@
 mod attack;
 mod concurrency;
 mod deep_rekey;
+mod direct;
 mod errors;
 mod events;
 mod files;

@@ -1,13 +1,15 @@
 //! The operations that a transport serves itself: reads and writes of open files, closing them, and syncs where those are quick.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::Error;
-use crate::fs::FileSystem;
+use crate::error::{Error, Result};
+use crate::fs::{FileSystem, Pending};
 use crate::fuse::damage;
 use crate::fuse::errno::refuse;
 use crate::fuse::transport::wire::{self, InHeader, Transfer, operation};
 use crate::store::plain_file::HEADROOM;
+use crate::store::transfer::Begun;
 
 /// What to reply; a payload lies at [`HEADROOM`] of the request's buffer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,6 +29,15 @@ impl Answer {
     }
 }
 
+/// How far a read or a write came that was begun.
+pub(super) enum Outcome {
+    Answered(Answer),
+    /// Its I/O is to be carried out, then [`end`] ends it.
+    UnderWay(Pending),
+    /// Nothing was done; [`serve`] waits for what it has to wait for.
+    MustWait,
+}
+
 /// Serves a read, a write, a last close or a quick sync; the buffer, a [`request_buffer`](crate::store::buffer::request_buffer), has
 /// what is to be written at [`HEADROOM`]. `None`: it is none of these.
 ///
@@ -38,41 +49,88 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
         operation::FSYNC if fs.syncs_are_quick() => {}
         _ => return None,
     }
-    // A defect that one request meets must not end the mount.
-    let served = catch_unwind(AssertUnwindSafe(|| match Transfer::decode(argument) {
+    let served = guarded(request, || match Transfer::decode(argument) {
         _ if request.operation == operation::FSYNC => sync(fs, request, argument),
         None => Answer::failed(libc::EINVAL),
         Some(closed) if request.operation == operation::RELEASE => {
             fs.close(closed.handle);
             Answer { errno: 0, payload_len: 0 }
         }
-        Some(transfer) if request.operation == operation::READ => read(fs, request, transfer, buffer),
-        Some(transfer) => write(fs, request, transfer, buffer),
-    }));
-    Some(served.unwrap_or_else(|_| {
-        tracing::error!("a request failed within the program: this is a defect ({request:?})");
-        Answer::failed(libc::EIO)
-    }))
+        Some(from) if request.operation == operation::READ => {
+            let read = fs.read(from.handle, from.offset, from.size, buffer).map(<[u8]>::len);
+            answer(fs, request, read, buffer)
+        }
+        Some(to) => {
+            let written = allow_write(fs, to).and_then(|()| fs.write(to.handle, to.offset, to.size, buffer));
+            answer(fs, request, written.map(|()| to.size as usize), buffer)
+        }
+    });
+    Some(served.unwrap_or_else(|failed| failed))
 }
 
-fn read(fs: &FileSystem, request: InHeader, from: Transfer, buffer: &mut [u8]) -> Answer {
-    match fs.read(from.handle, from.offset, from.size, buffer) {
-        Ok(data) => Answer { errno: 0, payload_len: data.len() },
-        Err(error) => {
-            damage::record(fs, request.node, &error);
-            refused("read", fs, request, &error)
-        }
+/// Whether a request may be given to [`begin`].
+pub(super) fn is_read_or_write(request: InHeader) -> bool {
+    matches!(request.operation, operation::READ | operation::WRITE)
+}
+
+/// As [`serve`] for a read or a write, but waits for no other request, and may leave the I/O to the caller.
+pub(super) fn begin(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Outcome {
+    let Some(transfer) = Transfer::decode(argument) else { return Outcome::Answered(Answer::failed(libc::EINVAL)) };
+    let Transfer { handle, offset, size, .. } = transfer;
+    let begun = guarded(request, || match request.operation {
+        operation::READ => fs.begin_read(handle, offset, size, buffer),
+        _ => allow_write(fs, transfer).and_then(|()| fs.begin_write(handle, offset, size, buffer)),
+    });
+    let done = match begun {
+        Err(failed) => return Outcome::Answered(failed),
+        Ok(Ok(Begun::UnderWay(pending))) => return Outcome::UnderWay(pending),
+        Ok(Ok(Begun::MustWait)) => return Outcome::MustWait,
+        Ok(Ok(Begun::Done(len))) => Ok(len),
+        Ok(Err(error)) => Err(error),
+    };
+    Outcome::Answered(answer(fs, request, done, buffer))
+}
+
+/// Ends a request of which the I/O moved so many bytes from or to its buffer.
+pub(super) fn end(
+    fs: &FileSystem,
+    request: InHeader,
+    pending: Pending,
+    moved: io::Result<usize>,
+    buffer: &mut [u8],
+) -> Answer {
+    match guarded(request, || pending.end(moved, buffer)) {
+        Ok(done) => answer(fs, request, done, buffer),
+        Err(failed) => failed,
     }
 }
 
-fn write(fs: &FileSystem, request: InHeader, to: Transfer, buffer: &mut [u8]) -> Answer {
-    let forbidden = to.flags & wire::WRITE_KILL_SUIDGID != 0;
-    let allowed = if forbidden { fs.drop_privileges(to.handle) } else { Ok(()) };
-    match allowed.and_then(|()| fs.write(to.handle, to.offset, to.size, buffer)) {
-        Ok(()) => {
-            let answer = wire::written(to.size);
+/// A defect that one request meets must not end the mount.
+fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::result::Result<T, Answer> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        tracing::error!("a request failed within the program: this is a defect ({request:?})");
+        Answer::failed(libc::EIO)
+    })
+}
+
+/// Who writes may be one whose writes take privileges from the file.
+fn allow_write(fs: &FileSystem, to: Transfer) -> Result<()> {
+    if to.flags & wire::WRITE_KILL_SUIDGID != 0 { fs.drop_privileges(to.handle) } else { Ok(()) }
+}
+
+/// What to reply to a read or a write of so many bytes.
+fn answer(fs: &FileSystem, request: InHeader, done: Result<usize>, buffer: &mut [u8]) -> Answer {
+    let is_read = request.operation == operation::READ;
+    match done {
+        Ok(len) if is_read => Answer { errno: 0, payload_len: len },
+        Ok(len) => {
+            let answer = wire::written(wire::u32_of(len));
             buffer[HEADROOM..HEADROOM + answer.len()].copy_from_slice(&answer);
             Answer { errno: 0, payload_len: answer.len() }
+        }
+        Err(error) if is_read => {
+            damage::record(fs, request.node, &error);
+            refused("read", fs, request, &error)
         }
         Err(error) => refused("write", fs, request, &error),
     }

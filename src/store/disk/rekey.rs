@@ -217,13 +217,13 @@ impl<S: Storage> Disk<S> {
 
     /// Moves the cursor over a hole. The guest may have written to it since it was found.
     fn pass_hole(&self, active: &mut InTransition, hole: Range<u64>) -> Result<()> {
-        let _guard = self.locks.exclusive(hole.clone());
+        let _guard = self.locks.exclusive(self.changed_with(hole.clone()));
         let end = self.next_data_block(hole.start)?.min(hole.end);
         if end > hole.start { self.advance(active, end) } else { Ok(()) }
     }
 
     fn reencrypt_chunk(&self, active: &mut InTransition, chunk: Range<u64>, buffer: &mut [u8]) -> Result<()> {
-        let _guard = self.locks.exclusive(chunk.clone());
+        let _guard = self.locks.exclusive(self.changed_with(chunk.clone()));
         let end = chunk.end.min(sector::ceil(self.plain_len(), BLOCK));
         let data = &mut buffer[..index(end.saturating_sub(chunk.start))];
         if data.is_empty() {

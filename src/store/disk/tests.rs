@@ -1,5 +1,6 @@
 mod crash;
 mod fault;
+mod transfer;
 
 use proptest::prelude::*;
 
@@ -139,6 +140,11 @@ fn prepared(keys: &Keys, ops: &[Op]) -> (Image, Vec<u8>) {
         apply_to_model(&mut model, op);
     }
     (disk.storage.snapshot(), model)
+}
+
+/// The units that hold a range.
+fn unit_range(start: u64, end: u64) -> Range<u64> {
+    sector::floor(start, UNIT)..sector::ceil(end, UNIT)
 }
 
 /// Units that an operation may change on a disk that holds `start`.
@@ -323,6 +329,24 @@ fn overlapping_writes_and_reads_never_mix_within_a_request() {
             });
         }
     });
+}
+
+#[test]
+fn a_change_keeps_out_all_that_the_storage_changes_with_it() {
+    let keys = keys(SectorSize::DEFAULT);
+    assert_eq!(new_disk(&keys).changed_with(600..1100), 512..1536);
+    let file = tempfile::tempfile().unwrap();
+    let mut storage = crate::storage::FileStorage::new(file);
+    create(&storage, &keys.header, &keys.dek).unwrap();
+    storage.bypass_cache();
+    if storage.why_cached().is_some() {
+        return; // there is no way past the page cache here
+    }
+    let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
+    let grain = disk.storage.change_grain();
+    assert_eq!(disk.changed_with(600..1100), 0..grain, "a whole page");
+    assert_eq!(disk.changed_with(grain - 1..grain + 1), 0..2 * grain);
+    assert_eq!(disk.changed_with(5..u64::MAX), 0..u64::MAX);
 }
 
 #[test]

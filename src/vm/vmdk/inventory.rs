@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::Shape;
 use crate::format::home_file;
 use crate::sector;
-use crate::storage::{Access, FileStorage};
+use crate::storage::{Access, BackingIo, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
@@ -198,7 +198,8 @@ impl Folder<'_> {
     fn open(&self, found: &FoundFile) -> Result<Arc<Opened>> {
         let file = open_file(self.dir, found.path.as_os_str())?;
         Ok(Arc::new(if found.is_disk {
-            Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default())?))
+            let way = BackingIo::Buffered;
+            Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default(), way)?))
         } else {
             Opened::Home(Box::new(home::open(file, Access::Read, self.keys, || found.path.display().to_string())?))
         }))
