@@ -74,8 +74,8 @@ fn names_of_trusted_xattrs_show_to_root_alone() {
         rustix::fs::setxattr(&path, name, b"value", XattrFlags::empty()).unwrap();
     }
     let listed = Command::new("setpriv")
-        .args(["--reuid=41001", "--regid=41001", "--clear-groups", "getfattr", "-m", "-", "--absolute-names"])
-        .arg(&path)
+        .args(["--reuid=41001", "--regid=41001", "--clear-groups", "getfattr", "-m", "-", "file"])
+        .current_dir(mount.root())
         .output()
         .unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
