@@ -83,6 +83,11 @@ pub trait Storage: Send + Sync {
         None
     }
 
+    /// How many bytes had better be read by one call, a multiple of 4096: who works on them then finds them in the CPU's cache.
+    fn read_piece_len(&self) -> usize {
+        4096
+    }
+
     /// Bytes that are changed as a whole beneath, a power of two: of changes within the same multiple of it only one may go on
     /// at a time.
     fn change_grain(&self) -> u64 {
@@ -134,6 +139,10 @@ impl<S: Storage> Storage for &S {
 
     fn file_for(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
         (**self).file_for(offset, memory)
+    }
+
+    fn read_piece_len(&self) -> usize {
+        (**self).read_piece_len()
     }
 
     fn change_grain(&self) -> u64 {

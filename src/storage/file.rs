@@ -53,6 +53,11 @@ impl FromStr for BackingIo {
     }
 }
 
+/// More than any request.
+const MAX_PIECE: usize = 1 << 30;
+/// A fraction of what the second level cache of today's CPUs holds, which is 512 KiB and more.
+const CACHED_PIECE: usize = 128 << 10;
+
 /// A backing file. A claim on it lasts as long as this value.
 pub struct FileStorage {
     file: File,
@@ -278,6 +283,11 @@ impl Storage for FileStorage {
 
     fn file_for(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
         self.direct_for(offset, memory).cloned()
+    }
+
+    /// A medium wants large requests, and copies from its cache want small ones.
+    fn read_piece_len(&self) -> usize {
+        if self.direct().is_some() { MAX_PIECE } else { CACHED_PIECE }
     }
 
     fn change_grain(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Disk;
 use crate::error::{Error, Kind, Result};
-use crate::sector::{self, BLOCK, Span, UNIT, UNIT_LEN};
+use crate::sector::{self, BLOCK, SectorIndex, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
 use crate::store::holes;
 use crate::store::plain_file::{HEADROOM, PlainFile, index};
@@ -12,25 +12,31 @@ use crate::store::plain_file::{HEADROOM, PlainFile, index};
 impl<S: Storage> Disk<S> {
     /// Reads and decrypts a span that lies within the disk; it then begins at the front of `buffer`.
     pub(super) fn read_span(&self, span: Span, buffer: &mut [u8]) -> Result<()> {
-        let sectors = &mut buffer[..span.unit_len()];
-        let filled = self.storage.read_at(self.cipher_offset(span.start()), sectors)?;
-        self.decrypt_span(span, filled, sectors)
+        let piece_len = self.storage.read_piece_len();
+        for (number, piece) in buffer[..span.unit_len()].chunks_mut(piece_len).enumerate() {
+            let at = number * piece_len;
+            let filled = self.storage.read_at(self.cipher_offset(span.start() + at as u64), piece)?;
+            self.decrypt_piece(span, at, filled, piece)?;
+        }
+        Ok(())
     }
 
-    /// Decrypts a span, of which so many bytes were in the backing file.
-    pub(super) fn decrypt_span(&self, span: Span, filled: usize, sectors: &mut [u8]) -> Result<()> {
-        if filled < span.wanted().end {
+    /// Decrypts a piece of a span, which lies at `at` in it, and of which so many bytes were in the backing file.
+    pub(super) fn decrypt_piece(&self, span: Span, at: usize, filled: usize, piece: &mut [u8]) -> Result<()> {
+        let start = span.start() + at as u64;
+        if filled < piece.len() && at + filled < span.wanted().end {
             return Err(Error::new(
                 Kind::Corrupt,
-                format!("the backing file ends at byte {} of the disk's data", span.start() + filled as u64),
+                format!("the backing file ends at byte {} of the disk's data", start + filled as u64),
             ));
         }
         // Behind the last block is the mark that keeps the length, which must not count as ciphertext.
-        let end = index(sector::ceil(self.plain_len(), BLOCK).saturating_sub(span.start())).min(filled);
-        if end < sectors.len() {
-            sectors[end..].fill(0);
+        let end = index(sector::ceil(self.plain_len(), BLOCK).saturating_sub(start)).min(filled);
+        if end < piece.len() {
+            piece[end..].fill(0);
         }
-        holes::decrypt(self.cipher.load().sectors(), span.first, self.sector_size, sectors)
+        let first = SectorIndex(span.first.0 + at as u64 / self.sector_size.bytes());
+        holes::decrypt(self.cipher.load().sectors(), first, self.sector_size, piece)
     }
 
     /// Encrypts the plaintext at [`HEADROOM`] where it lies, and writes it.

@@ -71,7 +71,7 @@ impl<S: Storage> Disk<S> {
             Direction::Write => self.storage.write_at(rest_offset, rest)?,
             Direction::Read => {
                 let more = if rest.is_empty() { 0 } else { self.storage.read_at(rest_offset, rest)? };
-                self.decrypt_span(span, moved + more, data)?;
+                self.decrypt_piece(span, 0, moved + more, data)?;
             }
         }
         Ok(len)
