@@ -9,9 +9,10 @@ use crate::error::{Context, Error, Kind, Result};
 /// Entries of a queue with the thread that is on its CPU. Few: the kernel gives requests to the entry that came back last, so
 /// a thread that falls behind keeps its hands off those that others could take.
 const OWN_ENTRIES: usize = 6;
-/// Entries of a queue with a thread on another CPU, for when its own thread has no entry left.
-const SPARE_ENTRIES: usize = 2;
-/// Threads that hold spare entries of a queue.
+/// Entries of a queue with threads on other CPUs, in all. As many as its own thread has: a client's large requests, which the
+/// kernel puts into one queue, then go to two threads by halves.
+const SPARE_ENTRIES: usize = 6;
+/// Threads that hold spare entries of a queue, a divisor of how many there are.
 const NEIGHBOURS: usize = 3;
 
 /// What one thread serves.
@@ -67,8 +68,9 @@ fn plan(queues: u16, usable: &[usize], threads: usize) -> Vec<Share> {
         let own = shares.iter().position(|share| share.cpu == Some(usize::from(queue)));
         let own = own.unwrap_or(usize::from(queue) % count);
         shares[own].queues.push((queue, OWN_ENTRIES));
-        for distance in 1..=NEIGHBOURS.min(count - 1) {
-            shares[(own + distance) % count].queues.push((queue, SPARE_ENTRIES));
+        let neighbours = NEIGHBOURS.min(count - 1);
+        for distance in 1..=neighbours {
+            shares[(own + distance) % count].queues.push((queue, SPARE_ENTRIES / neighbours));
         }
     }
     shares
@@ -111,7 +113,8 @@ mod tests {
                     .filter(|held| held.0 == queue)
                     .map(|held| held.1)
                     .collect();
-                assert_eq!(held.iter().filter(|&&entries| entries == OWN_ENTRIES).count(), 1, "{queue} of {queues}");
+                let spare = if shares.len() > 1 { SPARE_ENTRIES } else { 0 };
+                assert_eq!(held.iter().sum::<usize>(), OWN_ENTRIES + spare, "{queue} of {queues}");
                 assert_eq!(held.len(), 1 + NEIGHBOURS.min(shares.len() - 1));
             }
         }
