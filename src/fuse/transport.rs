@@ -1,8 +1,9 @@
 //! How requests come from the kernel and replies go back. The layers above do not know which transport it is.
 //!
-//! Either transport serves reads and writes itself and hands everything else, in the wire format that it has, to fuser,
-//! which stays the one that knows the protocol.
+//! Either transport serves reads and writes itself, the classic one questions about names and attributes as well, and hands
+//! everything else, in the wire format that it has, to fuser, which stays the one that knows the protocol.
 
+mod attributes;
 mod dev_fuse;
 mod hot;
 mod io_uring;
@@ -23,6 +24,7 @@ use fuser::{Config, Filesystem, SessionACL};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::storage::BackingIo;
+use crate::sys::process;
 use io_uring::Rings;
 use relay::Relay;
 
@@ -110,6 +112,8 @@ pub(super) struct Connection {
     rings: Option<Rings>,
     /// Threads that read from the device.
     readers: usize,
+    /// Where the kernel lets in whom fuser keeps out: who may ask, beside root.
+    owner_alone: Option<u32>,
 }
 
 impl Prepared {
@@ -143,7 +147,8 @@ impl Prepared {
         rustix::io::write(&device, &reply).map_err(doing)?;
         // With rings the device brings little, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
-        Ok(Connection { device: Arc::new(device), relay: Arc::new(relay), dispatcher, rings, readers })
+        let owner_alone = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
+        Ok(Connection { device: Arc::new(device), relay: Arc::new(relay), dispatcher, rings, readers, owner_alone })
     }
 }
 
@@ -158,7 +163,7 @@ impl Connection {
     /// # Errors
     /// `Io` when the connection to the kernel breaks; then nothing is waited for, and the process had better end.
     pub(super) fn serve(self, fs: &Arc<FileSystem>) -> Result<()> {
-        let Self { device, relay, dispatcher, rings, readers } = self;
+        let Self { device, relay, dispatcher, rings, readers, owner_alone } = self;
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).context(|| "starting a thread of the transport".into())
         };
@@ -172,7 +177,7 @@ impl Connection {
         start(
             "dev-fuse-0",
             Box::new(move || {
-                let _ = ended.send(dev_fuse::serve(&own_fs, &own_relay, &device, readers));
+                let _ = ended.send(dev_fuse::serve(&own_fs, &own_relay, &device, readers, owner_alone));
             }),
         )?;
         while running > 0 {

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
+use crate::fuse::transport::attributes::{self, MAX_BODY};
 use crate::fuse::transport::hot::{self, Answer};
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
 use crate::fuse::transport::wire::{self, InHeader, operation};
@@ -33,12 +34,19 @@ const PATIENCE: Duration = Duration::from_millis(2);
 /// How often a follower looks again before it lies down.
 const SECOND_LOOKS: usize = 4;
 
-/// Serves a mount from its device until it is unmounted, by `threads` threads.
+/// Serves a mount from its device until it is unmounted, by `threads` threads. With `owner_alone`, whoever else asks is fuser's to
+/// refuse, other than root.
 ///
 /// # Errors
 /// `Io` when the connection to the kernel breaks.
-pub(super) fn serve(fs: &FileSystem, relay: &Relay, device: &Arc<OwnedFd>, threads: usize) -> Result<()> {
-    let crew = Crew::new(fs, relay);
+pub(super) fn serve(
+    fs: &FileSystem,
+    relay: &Relay,
+    device: &Arc<OwnedFd>,
+    threads: usize,
+    owner_alone: Option<u32>,
+) -> Result<()> {
+    let crew = Crew::new(fs, relay, owner_alone);
     let leader = Reader::new(Arc::clone(device));
     let followers: Result<Vec<Reader>> = (1..threads).map(|_| Reader::follower(device)).collect();
     let followers = followers?;
@@ -121,6 +129,7 @@ const STAND_IN: u8 = 2;
 struct Crew<'a> {
     fs: &'a FileSystem,
     relay: &'a Relay,
+    owner_alone: Option<u32>,
     /// Threads that wait for a request.
     waiting: AtomicUsize,
     /// Requests that such threads have read.
@@ -141,10 +150,11 @@ struct Follower {
 }
 
 impl<'a> Crew<'a> {
-    fn new(fs: &'a FileSystem, relay: &'a Relay) -> Self {
+    fn new(fs: &'a FileSystem, relay: &'a Relay, owner_alone: Option<u32>) -> Self {
         Self {
             fs,
             relay,
+            owner_alone,
             waiting: AtomicUsize::new(0),
             read: AtomicU64::new(0),
             resting: Mutex::default(),
@@ -304,6 +314,9 @@ impl<'a> Crew<'a> {
         if let Some(answer) = hot::serve(self.fs, request, &reader.head[argument], &mut reader.buffer) {
             return reader.reply(request.unique, answer);
         }
+        if let Some(answer) = self.attributes(reader, request, len) {
+            return reader.reply(request.unique, answer);
+        }
         match request.operation {
             operation::FORGET | operation::BATCH_FORGET => self.forget(reader, request, len),
             // Requests end by themselves; told so once, the kernel interrupts none any more.
@@ -316,6 +329,20 @@ impl<'a> Crew<'a> {
                 self.relay.forward(request.unique, &[head, rest], Origin::Device(Arc::clone(&reader.device)));
             }
         }
+    }
+
+    /// Serves a request that is short, if it is one of those; the watcher sees when it takes its time.
+    fn attributes(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
+        if self.owner_alone.is_some_and(|owner| ![0, owner].contains(&request.uid)) {
+            return None;
+        }
+        let mut body = [0; MAX_BODY];
+        let body = body.get_mut(..len.checked_sub(wire::IN_HEADER_LEN)?)?;
+        let head = &reader.head[wire::IN_HEADER_LEN..len.min(HEAD_LEN)];
+        let (front, rest) = body.split_at_mut(head.len());
+        front.copy_from_slice(head);
+        rest.copy_from_slice(&reader.buffer[HEADROOM..][..rest.len()]);
+        attributes::serve(self.fs, request, body, &mut reader.buffer)
     }
 
     /// No reply is expected.

@@ -106,7 +106,7 @@ pub(super) fn end(
 }
 
 /// A defect that one request meets must not end the mount.
-fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::result::Result<T, Answer> {
+pub(super) fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::result::Result<T, Answer> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
         tracing::error!("a request failed within the program: this is a defect ({request:?})");
         Answer::failed(libc::EIO)

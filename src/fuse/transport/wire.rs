@@ -9,11 +9,15 @@ pub(super) const ARGUMENT_LEN: usize = 40;
 
 /// Numbers of operations.
 pub(super) mod operation {
+    pub(in crate::fuse) const LOOKUP: u32 = 1;
     pub(in crate::fuse) const FORGET: u32 = 2;
+    pub(in crate::fuse) const GETATTR: u32 = 3;
+    pub(in crate::fuse) const SETATTR: u32 = 4;
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
     pub(in crate::fuse) const RELEASE: u32 = 18;
     pub(in crate::fuse) const FSYNC: u32 = 20;
+    pub(in crate::fuse) const GETXATTR: u32 = 22;
     pub(in crate::fuse) const READDIR: u32 = 28;
     pub(in crate::fuse) const INTERRUPT: u32 = 36;
     pub(in crate::fuse) const DESTROY: u32 = 38;
@@ -32,6 +36,8 @@ pub(super) struct InHeader {
     pub(super) operation: u32,
     pub(super) unique: u64,
     pub(super) node: u64,
+    /// Who asks.
+    pub(super) uid: u32,
 }
 
 impl InHeader {
@@ -43,6 +49,7 @@ impl InHeader {
             operation: u32_at(bytes, 4)?,
             unique: u64_at(bytes, 8)?,
             node: u64_at(bytes, 16).filter(|_| bytes.len() >= IN_HEADER_LEN)?,
+            uid: u32_at(bytes, 24)?,
         })
     }
 
@@ -53,6 +60,7 @@ impl InHeader {
         bytes[4..8].copy_from_slice(&self.operation.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.unique.to_ne_bytes());
         bytes[16..24].copy_from_slice(&self.node.to_ne_bytes());
+        bytes[24..28].copy_from_slice(&self.uid.to_ne_bytes());
         bytes
     }
 }
@@ -151,11 +159,11 @@ pub(super) fn u32_of(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes)
 }
 
@@ -165,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_header_is_what_was_encoded() {
-        let header = InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7 };
+        let header = InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8 };
         assert_eq!(InHeader::decode(&header.encode()), Some(header));
         assert_eq!(InHeader::decode(&header.encode()[..39]), None);
     }

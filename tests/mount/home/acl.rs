@@ -74,11 +74,15 @@ fn mount_for_all(host: &Host) -> Option<Mount<'_>> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
-    let mount = host.mount("web01", &["-o", "allow_other"]);
+    Some(open_to_all(host, host.mount("web01", &["-o", "allow_other"])))
+}
+
+/// Modes that keep nobody out.
+fn open_to_all<'h>(host: &Host, mount: Mount<'h>) -> Mount<'h> {
     for dir in mount.root().ancestors().take(2).chain([Path::new(host.path("web01"))]) {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    Some(mount)
+    mount
 }
 
 /// Whether there are ACLs beneath; without them a mount refuses them, too.
@@ -244,4 +248,26 @@ fn a_raw_image_has_the_acl_of_its_vmdk() {
     assert_eq!((reads(ANN), reads(TEAM)), (true, false));
     assert_eq!(set(&image, ACCESS, &acl_for_ann(7, 7)), Err(Errno::PERM));
     mount.unmount();
+}
+
+/// With `allow_root` the kernel lets everyone in, and it is for us to refuse.
+#[test]
+fn allow_root_keeps_other_users_out() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let host = Host::with_vm();
+    for (option, admitted) in [("allow_root", false), ("allow_other", true)] {
+        let mount = open_to_all(&host, host.mount("web01", &["-o", option]));
+        fs::write(mount.path("file"), "text").unwrap();
+        fs::set_permissions(mount.path("file"), fs::Permissions::from_mode(0o666)).unwrap();
+        // The kernel keeps what it was told a second ago, whoever asks.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        for command in ["stat file", "cat file", "printf more >>file", "stat -c %a .", "getfattr -n user.note ."] {
+            let done = as_user(&mount, ANN, &[], command).is_some();
+            assert_eq!(done, admitted && !command.starts_with("getfattr"), "{command} with {option}");
+        }
+        assert!(as_user(&mount, 0, &[], "stat file && cat file").is_some(), "root with {option}");
+        mount.unmount();
+    }
 }
