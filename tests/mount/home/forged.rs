@@ -159,9 +159,9 @@ fn a_file_that_was_cut_off_is_shorter_and_never_wrong() {
 fn a_forged_header_does_not_open() {
     let host = host_with_files();
     let file = backing(&host, "a");
-    for (offset, value) in [(0, b'X'), (20, 0xee), (40, 0xee), (500, 1)] {
+    for offset in [0, 20, 40, 500] {
         let byte = bytes(&file, offset, 1);
-        file.write_all_at(&[value], offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
         let mount = host.mount("web01", &[]);
         assert_eq!(open_says(&mount.path("a")), Some(libc::EIO), "byte {offset}");
         mount.unmount();
