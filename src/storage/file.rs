@@ -296,7 +296,12 @@ impl Storage for FileStorage {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/page_cache.rs"]
+mod page_cache;
+
+#[cfg(test)]
 mod tests {
+    use super::page_cache::is_cached;
     use super::*;
 
     /// A file of `content` that gives a few bytes at a time, and is interrupted before each.
@@ -322,13 +327,6 @@ mod tests {
         let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC;
         storage.bypass_cache();
         (storage.why_cached().is_none() && !is_memory).then_some((file, storage))
-    }
-
-    /// To be asked once: the answer `false` makes the system read ahead.
-    fn is_cached(file: &File, offset: u64) -> bool {
-        let mut buffer = [0; 512];
-        let parts = &mut [io::IoSliceMut::new(&mut buffer)];
-        rustix::io::preadv2(file, parts, offset, rustix::io::ReadWriteFlags::NOWAIT).is_ok()
     }
 
     #[test]

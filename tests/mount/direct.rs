@@ -1,13 +1,11 @@
 //! Disks whose data go past the page cache of the backing files.
 
 use std::fs::{self, File};
-use std::io::IoSliceMut;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::io::{ReadWriteFlags, preadv2};
-
 use crate::host::Host;
+use crate::page_cache;
 
 const DIRECT: &[&str] = &["--backing-io", "direct"];
 const DATA_OFFSET: u64 = 8 << 20;
@@ -16,14 +14,11 @@ fn open(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
-/// Whether the page cache has what lies at an offset; `None` on a file system that is nothing but cache. To be asked
-/// once: the answer `false` makes the system read ahead.
+/// Whether the page cache has what lies at an offset; `None` on a file system that is nothing but cache.
 fn is_cached(path: &str, offset: u64) -> Option<bool> {
-    let file = File::open(path).unwrap();
-    if rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC {
-        return None;
-    }
-    Some(preadv2(&file, &mut [IoSliceMut::new(&mut [0; 512])], offset, ReadWriteFlags::NOWAIT).is_ok())
+    let file = open(Path::new(path));
+    let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC;
+    (!is_memory).then(|| page_cache::is_cached(&file, offset))
 }
 
 #[test]

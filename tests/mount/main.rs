@@ -17,5 +17,7 @@ mod images;
 mod json;
 mod keys;
 mod names;
+#[path = "../support/page_cache.rs"]
+mod page_cache;
 mod raw;
 mod transport;
