@@ -1,6 +1,6 @@
 //! The FUSE adapter: translate a request, delegate it to [`FileSystem`], reply. Every handler has this shape; nothing is
 //! decided here. What may need a key goes through `waiting`. Reads and writes of open files, and closing them, do not come
-//! here: [`transport`] serves them, and by /dev/fuse what is asked of names and attributes most.
+//! here: [`transport`] serves them, and by /dev/fuse most of what is done to names and attributes.
 
 mod damage;
 mod errno;

@@ -1,14 +1,15 @@
 //! How requests come from the kernel and replies go back. The layers above do not know which transport it is.
 //!
-//! Either transport serves reads and writes itself, the classic one questions about names and attributes as well, and hands
+//! Either transport serves reads and writes itself, the classic one most of what is done to names and attributes as well, and hands
 //! everything else, in the wire format that it has, to fuser, which stays the one that knows the protocol.
 
-mod attributes;
 mod dev_fuse;
 mod hot;
+mod in_place;
 mod io_uring;
 mod plan;
 mod relay;
+mod reply;
 mod wire;
 
 use std::fmt;

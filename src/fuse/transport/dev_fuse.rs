@@ -19,8 +19,8 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
-use crate::fuse::transport::attributes::{self, MAX_BODY};
 use crate::fuse::transport::hot::{self, Answer};
+use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
 use crate::fuse::transport::wire::{self, InHeader, operation};
 use crate::store::buffer::request_buffer;
@@ -253,9 +253,11 @@ impl<'a> Crew<'a> {
         stood_in
     }
 
-    /// Wakes a follower if one rests and more requests wait.
+    /// Wakes a follower if one rests and more requests wait; not behind a request that takes less time than waking somebody.
     fn share(&self, reader: &Reader) {
-        if self.resting_count.load(Ordering::Relaxed) == 0 {
+        let quick = [operation::RELEASE, operation::FORGET].map(Some);
+        let operation = InHeader::decode(&reader.head).map(|request| request.operation);
+        if self.resting_count.load(Ordering::Relaxed) == 0 || quick.contains(&operation) {
             return;
         }
         let mut asked = [PollFd::new(&reader.device, PollFlags::IN)];
@@ -314,7 +316,7 @@ impl<'a> Crew<'a> {
         if let Some(answer) = hot::serve(self.fs, request, &reader.head[argument], &mut reader.buffer) {
             return reader.reply(request.unique, answer);
         }
-        if let Some(answer) = self.attributes(reader, request, len) {
+        if let Some(answer) = self.in_place(reader, request, len) {
             return reader.reply(request.unique, answer);
         }
         match request.operation {
@@ -332,7 +334,7 @@ impl<'a> Crew<'a> {
     }
 
     /// Serves a request that is short, if it is one of those; the watcher sees when it takes its time.
-    fn attributes(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
+    fn in_place(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
         if self.owner_alone.is_some_and(|owner| ![0, owner].contains(&request.uid)) {
             return None;
         }
@@ -342,7 +344,7 @@ impl<'a> Crew<'a> {
         let (front, rest) = body.split_at_mut(head.len());
         front.copy_from_slice(head);
         rest.copy_from_slice(&reader.buffer[HEADROOM..][..rest.len()]);
-        attributes::serve(self.fs, request, body, &mut reader.buffer)
+        in_place::serve(self.fs, request, body, &mut reader.buffer)
     }
 
     /// No reply is expected.

@@ -13,16 +13,22 @@ pub(super) mod operation {
     pub(in crate::fuse) const FORGET: u32 = 2;
     pub(in crate::fuse) const GETATTR: u32 = 3;
     pub(in crate::fuse) const SETATTR: u32 = 4;
+    pub(in crate::fuse) const UNLINK: u32 = 10;
+    pub(in crate::fuse) const RMDIR: u32 = 11;
+    pub(in crate::fuse) const RENAME: u32 = 12;
+    pub(in crate::fuse) const OPEN: u32 = 14;
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
     pub(in crate::fuse) const RELEASE: u32 = 18;
     pub(in crate::fuse) const FSYNC: u32 = 20;
     pub(in crate::fuse) const GETXATTR: u32 = 22;
     pub(in crate::fuse) const READDIR: u32 = 28;
+    pub(in crate::fuse) const CREATE: u32 = 35;
     pub(in crate::fuse) const INTERRUPT: u32 = 36;
     pub(in crate::fuse) const DESTROY: u32 = 38;
     pub(in crate::fuse) const BATCH_FORGET: u32 = 42;
     pub(in crate::fuse) const READDIRPLUS: u32 = 44;
+    pub(in crate::fuse) const RENAME2: u32 = 45;
 }
 
 /// Flag of a write: the file's set-user-id and set-group-id bits shall go.
@@ -38,6 +44,7 @@ pub(super) struct InHeader {
     pub(super) node: u64,
     /// Who asks.
     pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 impl InHeader {
@@ -50,6 +57,7 @@ impl InHeader {
             unique: u64_at(bytes, 8)?,
             node: u64_at(bytes, 16).filter(|_| bytes.len() >= IN_HEADER_LEN)?,
             uid: u32_at(bytes, 24)?,
+            gid: u32_at(bytes, 28)?,
         })
     }
 
@@ -61,6 +69,7 @@ impl InHeader {
         bytes[8..16].copy_from_slice(&self.unique.to_ne_bytes());
         bytes[16..24].copy_from_slice(&self.node.to_ne_bytes());
         bytes[24..28].copy_from_slice(&self.uid.to_ne_bytes());
+        bytes[28..32].copy_from_slice(&self.gid.to_ne_bytes());
         bytes
     }
 }
@@ -173,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_header_is_what_was_encoded() {
-        let header = InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8 };
+        let header = InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8, gid: 9 };
         assert_eq!(InHeader::decode(&header.encode()), Some(header));
         assert_eq!(InHeader::decode(&header.encode()[..39]), None);
     }

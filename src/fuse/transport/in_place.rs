@@ -1,5 +1,5 @@
-//! Questions about names and attributes, and changes of attributes, answered by the thread that read them: on its way through the
-//! dispatcher each would wake two more threads, and programs that work on many small files ask little else.
+//! What programs that work on many small files ask most, answered by the thread that read it: names and attributes are looked up
+//! and changed, files opened, made, renamed and removed. On its way through the dispatcher each would wake two more threads.
 //!
 //! What changes a length, or has to wait for a key, goes to the dispatcher all the same.
 
@@ -10,26 +10,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Result;
-use crate::fs::{Attr, Changes, FileKind, FileSystem, TimeChange};
+use crate::fs::{Attr, Changes, FileSystem, NewFile, RenameMode, TimeChange};
 use crate::fuse::errno::refuse;
 use crate::fuse::transport::hot::{Answer, guarded};
+use crate::fuse::transport::reply::Reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
-use crate::fuse::{BLOCK_SIZE, TTL, ttl};
+use crate::fuse::{TTL, damage, ttl, warn_if_cached};
+use crate::storage::Access;
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
-/// Longest request of this kind, without its header: a name of 255 bytes, its end, and what is said about it.
-pub(super) const MAX_BODY: usize = 288;
-
-/// What to reply.
-enum Reply {
-    /// `struct fuse_entry_out`.
-    Entry(Attr),
-    /// `struct fuse_attr_out`, to be believed so long.
-    Attributes(Attr, Duration),
-    /// A value, or its length where no bytes of it are wanted.
-    Value(Vec<u8>, usize),
-}
+/// Longest request of this kind, without its header: two names of 255 bytes, their ends, and what is said about them.
+pub(super) const MAX_BODY: usize = 16 + 2 * 256;
 
 /// Serves a request, of which `body` is all but the header; the reply's payload is put at [`HEADROOM`] of the buffer. `None`: it is
 /// for the dispatcher.
@@ -41,7 +33,7 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mu
     match done {
         Err(error) if Question::of(&error).is_some() => None,
         Err(error) => Some(Answer::failed(refuse(name, &error).code())),
-        Ok(reply) => Some(put(&reply, &mut buffer[HEADROOM..])),
+        Ok(reply) => Some(reply.put(&mut buffer[HEADROOM..])),
     }
 }
 
@@ -58,6 +50,14 @@ fn ask(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<(&'static str,
             let changes = changes(body, request.uid)?;
             ("setattr", fs.change(node, &changes).map(|attr| Reply::Attributes(attr, TTL)))
         }
+        operation::OPEN => ("open", open(fs, node, u32_at(body, 0)?)),
+        operation::CREATE => ("create", create(fs, request, body)?),
+        operation::UNLINK => ("unlink", fs.remove(node, name(body)?, false).map(|()| Reply::Nothing)),
+        operation::RMDIR => ("rmdir", fs.remove(node, name(body)?, true).map(|()| Reply::Nothing)),
+        operation::RENAME => ("rename", rename(fs, node, u64_at(body, 0)?, RenameMode::Replace, body.get(8..)?)?),
+        operation::RENAME2 => {
+            ("rename", rename(fs, node, u64_at(body, 0)?, rename_mode(u32_at(body, 8)?)?, body.get(16..)?)?)
+        }
         _ => return None,
     })
 }
@@ -73,6 +73,43 @@ fn name(bytes: &[u8]) -> Option<&OsStr> {
     Some(OsStr::from_bytes(&bytes[..end]))
 }
 
+/// `struct fuse_open_in` has the flags of `open(2)`.
+fn open(fs: &FileSystem, node: u64, flags: u32) -> Result<Reply> {
+    let access = match flags.cast_signed() & libc::O_ACCMODE {
+        libc::O_RDONLY => Access::Read,
+        _ => Access::Write,
+    };
+    let (handle, cache) = fs.open_file(node, access).inspect_err(|error| damage::record(fs, node, error))?;
+    warn_if_cached(fs, node, handle);
+    Ok(Reply::Opened(handle, cache))
+}
+
+/// `struct fuse_create_in`, and a name.
+fn create(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<Result<Reply>> {
+    let new = NewFile { mode: u32_at(body, 4)?, umask: u32_at(body, 8)?, uid: request.uid, gid: request.gid };
+    let created = fs.create(request.node, name(body.get(16..)?)?, new);
+    Some(created.map(|(attr, handle, cache)| {
+        warn_if_cached(fs, attr.number, handle);
+        Reply::Created(attr, handle, cache)
+    }))
+}
+
+/// The old name lies before the new one.
+fn rename(fs: &FileSystem, from: u64, to: u64, mode: RenameMode, names: &[u8]) -> Option<Result<Reply>> {
+    let old = name(names)?;
+    let new = name(names.get(old.len() + 1..)?)?;
+    Some(fs.rename((from, old), (to, new), mode).map(|()| Reply::Nothing))
+}
+
+fn rename_mode(flags: u32) -> Option<RenameMode> {
+    match flags {
+        0 => Some(RenameMode::Replace),
+        libc::RENAME_NOREPLACE => Some(RenameMode::KeepExisting),
+        libc::RENAME_EXCHANGE => Some(RenameMode::Exchange),
+        _ => None,
+    }
+}
+
 /// `struct fuse_setattr_in`, where it asks for nothing but what is changed here.
 fn changes(body: &[u8], uid: u32) -> Option<Changes> {
     const MODE: u32 = 1;
@@ -84,7 +121,9 @@ fn changes(body: &[u8], uid: u32) -> Option<Changes> {
     const ATIME_NOW: u32 = 1 << 7;
     const MTIME_NOW: u32 = 1 << 8;
     const CTIME: u32 = 1 << 10;
-    const KNOWN: u32 = MODE | UID | GID | ATIME | MTIME | HANDLE | ATIME_NOW | MTIME_NOW | CTIME;
+    // A change of the owner takes these bits beneath already.
+    const KILL_SUIDGID: u32 = 1 << 11;
+    const KNOWN: u32 = MODE | UID | GID | ATIME | MTIME | HANDLE | ATIME_NOW | MTIME_NOW | CTIME | KILL_SUIDGID;
     let valid = u32_at(body, 0)?;
     if valid & !KNOWN != 0 {
         return None;
@@ -114,87 +153,10 @@ fn time_at(seconds: u64, nanos: u32) -> Option<SystemTime> {
     start?.checked_add(Duration::from_nanos(nanos.into()))
 }
 
-/// The reverse of [`time_at`].
-fn seconds_and_nanos(time: SystemTime) -> (u64, u32) {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => (since.as_secs(), since.subsec_nanos()),
-        Err(error) => {
-            let before = error.duration();
-            let borrowed = u64::from(before.subsec_nanos() > 0);
-            let nanos = if borrowed == 0 { 0 } else { 1_000_000_000 - before.subsec_nanos() };
-            (0_u64.wrapping_sub(before.as_secs()).wrapping_sub(borrowed), nanos)
-        }
-    }
-}
-
-fn put(reply: &Reply, payload: &mut [u8]) -> Answer {
-    let mut writer = Writer { bytes: payload, len: 0 };
-    match reply {
-        Reply::Entry(attr) => {
-            let lasts = ttl(attr);
-            writer.u64s([attr.number, 0, lasts.as_secs(), lasts.as_secs()]);
-            writer.u32s([lasts.subsec_nanos(), lasts.subsec_nanos()]);
-            writer.attr(attr);
-        }
-        Reply::Attributes(attr, lasts) => {
-            writer.u64s([lasts.as_secs()]);
-            writer.u32s([lasts.subsec_nanos(), 0]);
-            writer.attr(attr);
-        }
-        Reply::Value(value, 0) => match u32::try_from(value.len()) {
-            Ok(len) => writer.u32s([len, 0]),
-            Err(_) => return Answer::failed(libc::ERANGE),
-        },
-        Reply::Value(value, most) if value.len() <= *most => writer.put(value),
-        Reply::Value(..) => return Answer::failed(libc::ERANGE),
-    }
-    Answer { errno: 0, payload_len: writer.len }
-}
-
-/// Puts numbers one behind the other.
-struct Writer<'b> {
-    bytes: &'b mut [u8],
-    len: usize,
-}
-
-impl Writer<'_> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.bytes[self.len..][..bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
-    }
-
-    fn u64s<const N: usize>(&mut self, numbers: [u64; N]) {
-        numbers.iter().for_each(|number| self.put(&number.to_ne_bytes()));
-    }
-
-    fn u32s<const N: usize>(&mut self, numbers: [u32; N]) {
-        numbers.iter().for_each(|number| self.put(&number.to_ne_bytes()));
-    }
-
-    /// `struct fuse_attr`.
-    fn attr(&mut self, attr: &Attr) {
-        let [accessed, modified, changed] = attr.times.map(seconds_and_nanos);
-        self.u64s([attr.number, attr.size, attr.blocks, accessed.0, modified.0, changed.0]);
-        self.u32s([accessed.1, modified.1, changed.1, type_bits(attr.kind) | u32::from(attr.mode)]);
-        self.u32s([attr.links, attr.uid, attr.gid, attr.device, BLOCK_SIZE, 0]);
-    }
-}
-
-fn type_bits(kind: FileKind) -> u32 {
-    match kind {
-        FileKind::Directory => libc::S_IFDIR,
-        FileKind::Regular => libc::S_IFREG,
-        FileKind::Symlink => libc::S_IFLNK,
-        FileKind::Fifo => libc::S_IFIFO,
-        FileKind::Socket => libc::S_IFSOCK,
-        FileKind::CharDevice => libc::S_IFCHR,
-        FileKind::BlockDevice => libc::S_IFBLK,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuse::transport::reply::seconds_and_nanos;
 
     fn body(valid: u32) -> Vec<u8> {
         let mut body = vec![0; 88];
@@ -236,13 +198,8 @@ mod tests {
     }
 
     #[test]
-    fn values_are_measured_given_or_refused() {
-        let mut payload = [0; 16];
-        let value = || b"value".to_vec();
-        assert_eq!(put(&Reply::Value(value(), 0), &mut payload), Answer { errno: 0, payload_len: 8 });
-        assert_eq!(u32_at(&payload, 0), Some(5));
-        assert_eq!(put(&Reply::Value(value(), 4), &mut payload), Answer::failed(libc::ERANGE));
-        assert_eq!(put(&Reply::Value(value(), 5), &mut payload), Answer { errno: 0, payload_len: 5 });
-        assert_eq!(&payload[..5], b"value");
+    fn a_rename_that_the_kernel_may_not_ask_for_is_for_the_dispatcher() {
+        assert_eq!(rename_mode(libc::RENAME_EXCHANGE), Some(RenameMode::Exchange));
+        assert_eq!(rename_mode(libc::RENAME_WHITEOUT), None);
     }
 }
