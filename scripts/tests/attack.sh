@@ -38,13 +38,8 @@ device=$(stat -c %d "$mnt")
 socket=/run/vmcryptfs/$((device >> 8 & 0xfff))-$((device & 0xff)).sock
 [[ -S $socket ]] || fail "there is no control socket $socket"
 # Nothing but what is tested keeps others out.
+let_others_in
 chmod 755 "$work" "$vm" "$work/store"
-# However deep the runner's own folders are, another user gets there, or being refused would prove nothing.
-folder=$(dirname "$work")
-while [[ $folder == /*/*/* ]]; do
-    chmod o+x "$folder"
-    folder=$(dirname "$folder")
-done
 echo "for all" >"$work/readable"
 chmod 644 "$work/readable"
 
