@@ -151,8 +151,8 @@ def home_read(args: argparse.Namespace) -> int:
     dek = header.unlock(found.copy, found.header, args.kek_hex)
     if args.xattr is not None:
         head = b"" if args.file.is_dir() else args.file.open("rb").read(home_file.HEADER_LEN)
-        keys = home_file.decode_header(head, dek)
-        bound = home_file.xattr_bound(keys.file_id if keys else None, args.xattr.encode())
+        found_header = home_file.decode_header(head, dek)
+        bound = home_file.xattr_bound(found_header.keys.file_id if found_header else None, args.xattr.encode())
         content = [home_file.open_value(dek, bound, os.getxattr(args.file, args.xattr))]
     elif args.file.is_symlink():
         content = [home_file.open_target(dek, os.readlink(args.file))]

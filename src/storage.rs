@@ -41,6 +41,15 @@ pub trait Storage: Send + Sync {
     /// `Io`; then any part of `data` may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
 
+    /// As [`write_at`](Self::write_at), for what is no change to who uses the file: the time of its last change stays, unless it is
+    /// set at the same moment.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn write_unnoticed(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(offset, data)
+    }
+
     /// Returns once all that was written, and the length, are durable.
     ///
     /// # Errors
@@ -111,6 +120,10 @@ impl<S: Storage> Storage for &S {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         (**self).write_at(offset, data)
+    }
+
+    fn write_unnoticed(&self, offset: u64, data: &[u8]) -> Result<()> {
+        (**self).write_unnoticed(offset, data)
     }
 
     fn sync(&self) -> Result<()> {

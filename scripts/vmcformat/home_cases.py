@@ -40,11 +40,16 @@ class Backing:
 
     length: int
     keys: FileKeys = KEYS
+    known_len: int | None = None
     data: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
         self.data = bytearray(cipher_len(self.length) if self.length else HEADER_LEN)
-        self.put(0, encode_header(self.keys))
+        self.put(0, encode_header(self.keys, self.length if self.known_len is None else self.known_len))
+
+    def of_first_version(self) -> "Backing":
+        """Replace the header."""
+        return self.put(0, encode_header(self.keys, version=1))
 
     def put(self, at: int, data: bytes) -> "Backing":
         """Replace bytes within the file."""
@@ -119,6 +124,10 @@ def whole_cases() -> dict[str, tuple[str, Backing, dict[int, int]]]:
         "hole-within": ("a block without an entry", Backing(3 * BLOCK).version(0).version(2), {0: 1, 2: 1}),
         "hole-at-end": ("grown by a hole", Backing(2 * BLOCK + 3).version(0), {0: 1}),
         "two-groups": ("the last block of a group and two of the next", across, {63: 1, 64: 1, 65: 1}),
+        "never-synced": ("known to have no byte", Backing(BLOCK + 5, known_len=0).version(0).version(1), {0: 1, 1: 1}),
+        "grown-since": ("longer than it is known to be", Backing(2 * BLOCK, known_len=BLOCK - 1).version(0), {0: 1}),
+        "version-1": ("the version before there was a known length",
+                      Backing(BLOCK + 9).version(0).version(1).of_first_version(), {0: 1, 1: 1}),
         "header-lost": ("a header of zeros: a hole of the length that the backing file tells", lost, {}),
     }
 
@@ -153,7 +162,15 @@ def header_cases() -> dict[str, tuple[str, str, Backing]]:
 
     return {
         "magic-wrong": ("corrupt", "the magic's last letter", file().flip(7)),
-        "version-2": ("unsupported", "a later version", file().put(0, encode_header(KEYS, 2))),
+        "version-3": ("unsupported", "a later version", file().put(0, encode_header(KEYS, BLOCK, 3))),
+        "version-1-reserved-set": ("corrupt", "a known length in a header of version 1", file().of_first_version().flip(64)),
+        "version-1-claimed": ("corrupt", "version 1, under the hmac of version 2",
+                              file().put(8, b"\1").put(64, bytes(40))),
+        "known-len-smaller": ("corrupt", "another known length than the hmac was made for", file().flip(64)),
+        "known-len-hmac-wrong": ("corrupt", "a bit of the known length's hmac", file().flip(103)),
+        "known-len-other-file": ("corrupt", "the known length of another file",
+                                 file().put(64, encode_header(OTHER_FILE, BLOCK)[64:104])),
+        "cut-to-nothing": ("corrupt", "nothing is left of a file that had a byte", Backing(0, known_len=1)),
         "reserved-set": ("corrupt", "a reserved byte between version and id", file().flip(10)),
         "file-id-changed": ("corrupt", "another file id than the hmac was made for", file().flip(16)),
         "hmac-wrong": ("corrupt", "a bit of the hmac", file().flip(63)),
@@ -197,6 +214,10 @@ def block_cases() -> dict[str, tuple[str, int, Backing]]:
         "damaged-beside-empty": ("the newer version; the older one's place holds zeros", 0,
                                  Backing(BLOCK).version(0).version(0, SPARE, 2).without_data(0)
                                  .flip(place_at(0, SPARE))),
+        "cut-off-by-a-byte": ("a byte less than it is known to have", 1,
+                              Backing(2 * BLOCK - 1, known_len=2 * BLOCK).version(0).version(1)),
+        "cut-off-by-a-block": ("a block less than it is known to have", 1,
+                               Backing(2 * BLOCK, known_len=2 * BLOCK + 1).version(0).version(1)),
         "second-group": ("a block of the second group", 64, Backing(65 * BLOCK).version(64).flip(place_at(64, MAIN))),
     }
 

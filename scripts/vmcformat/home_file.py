@@ -12,7 +12,8 @@ from .errors import Corrupt, Unsupported
 from .keys import hkdf
 
 MAGIC = b"VMCRYPTH"
-VERSION = 1
+VERSION = 2
+WITHOUT_KNOWN_LEN = 1
 HEADER_LEN = 512
 BLOCK = 4096
 GROUP_BLOCKS = 64
@@ -54,28 +55,47 @@ def file_keys(dek: bytes, file_id: bytes) -> FileKeys:
     return FileKeys(file_id, both[:32], both[32:])
 
 
-def encode_header(keys: FileKeys, version: int = VERSION) -> bytes:
-    """A header of 512 bytes."""
+@dataclass(frozen=True)
+class Header:
+    """What a genuine header says."""
+
+    keys: FileKeys
+    known_len: int
+
+
+def encode_header(keys: FileKeys, known_len: int = 0, version: int = VERSION) -> bytes:
+    """A header of 512 bytes; one of the first version has no known length."""
     head = MAGIC + version.to_bytes(2, "little") + bytes(6) + keys.file_id
-    return (head + hmac.new(keys.authentication, head, hashlib.sha256).digest()).ljust(HEADER_LEN, b"\0")
+    header = head + tag(keys, head)
+    if version != WITHOUT_KNOWN_LEN:
+        length = known_len.to_bytes(8, "little")
+        header += length + tag(keys, head + length)
+    return header.ljust(HEADER_LEN, b"\0")
 
 
-def decode_header(header: bytes, dek: bytes) -> FileKeys | None:
-    """The file's keys; None for a file without a header, which is a hole as a whole."""
+def tag(keys: FileKeys, data: bytes) -> bytes:
+    """The HMAC of a part of a header."""
+    return hmac.new(keys.authentication, data, hashlib.sha256).digest()
+
+
+def decode_header(header: bytes, dek: bytes) -> Header | None:
+    """The header; None for a file without one, which is a hole as a whole."""
     header = header.ljust(HEADER_LEN, b"\0")
     if not any(header):
         return None
     if header[:8] != MAGIC:
         raise Corrupt("not a home file")
     version = int.from_bytes(header[8:10], "little")
-    if version != VERSION:
+    if version not in (WITHOUT_KNOWN_LEN, VERSION):
         raise Unsupported(f"home file version {version}")
-    if any(header[10:16]) or any(header[64:]):
+    end = 64 if version == WITHOUT_KNOWN_LEN else 104
+    if any(header[10:16]) or any(header[end:]):
         raise Corrupt("reserved bytes of the header are set")
     keys = file_keys(dek, header[16:32])
-    if not hmac.compare_digest(encode_header(keys), header):
+    known_len = int.from_bytes(header[64:72], "little")
+    if not hmac.compare_digest(encode_header(keys, known_len, version), header):
         raise Corrupt("the header does not authenticate")
-    return keys
+    return Header(keys, known_len)
 
 
 def pair_at(block: int) -> int:
@@ -147,24 +167,29 @@ def read_block(read_at: ReadAt, keys: FileKeys, block: int) -> bytes:
 
 
 class DamagedBlock(Corrupt):
-    """A block that does not authenticate."""
+    """A block that does not authenticate, or the last one of a file that was cut off."""
 
     def __init__(self, block: int) -> None:
-        super().__init__(f"block {block} does not authenticate")
+        super().__init__(f"block {block} is damaged")
         self.block = block
 
 
-def read_file(read_at: ReadAt, backing: int, dek: bytes) -> tuple[FileKeys | None, Iterator[bytes]]:
-    """The file's keys, and its plaintext block by block; the last one may be short."""
-    keys = decode_header(read_at(0, HEADER_LEN), dek)
+def read_file(read_at: ReadAt, backing: int, dek: bytes) -> tuple[Header | None, Iterator[bytes]]:
+    """The file's header, and its plaintext block by block; the last one may be short."""
+    header = decode_header(read_at(0, HEADER_LEN), dek)
     length = plain_len(backing)
+    cut_off = header is not None and length < header.known_len
+    if cut_off and length == 0:
+        raise Corrupt("cut off: nothing is left")
 
     def blocks() -> Iterator[bytes]:
         for at in range(0, length, BLOCK):
-            plain = bytes(BLOCK) if keys is None else read_block(read_at, keys, at // BLOCK)
+            if cut_off and at + BLOCK >= length:
+                raise DamagedBlock(at // BLOCK)
+            plain = bytes(BLOCK) if header is None else read_block(read_at, header.keys, at // BLOCK)
             yield plain[:length - at]
 
-    return keys, blocks()
+    return header, blocks()
 
 
 def value_key(dek: bytes) -> bytes:

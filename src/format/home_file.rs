@@ -10,7 +10,7 @@ pub use layout::{
 use crate::crypto::derive;
 use crate::crypto::xaes::Seal;
 use crate::error::{Error, Kind, Result};
-use crate::format::{Reader, Writer};
+use crate::format::Reader;
 
 /// Bytes of a header: what a medium writes at once, so it is never torn.
 pub const HEADER_LEN: usize = 512;
@@ -19,9 +19,14 @@ pub const FILE_ID_LEN: usize = 16;
 
 /// What a home file begins with, unless it is a hole.
 pub const MAGIC: [u8; 8] = *b"VMCRYPTH";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The version before there was a known length.
+const WITHOUT_KNOWN_LEN: u16 = 1;
 const AUTHENTICATED_LEN: usize = 32;
 const TAG_LEN: usize = 32;
+/// Where a header of that version ends.
+const FIRST_END: usize = AUTHENTICATED_LEN + TAG_LEN;
+const END: usize = FIRST_END + 8 + TAG_LEN;
 const ENTRY_LEN: usize = PAIR_LEN / 2;
 
 /// Names one home file for ever, whatever it is called; random.
@@ -34,20 +39,35 @@ pub struct UnverifiedHeader {
     id: FileId,
     authenticated: [u8; AUTHENTICATED_LEN],
     tag: [u8; TAG_LEN],
+    /// Not in the first version.
+    known_len: Option<(u64, [u8; TAG_LEN])>,
 }
 
-/// The header of file `id`; `key` is the file's authentication key.
-pub fn encode_header(id: FileId, key: &[u8]) -> [u8; HEADER_LEN] {
-    let mut fields = Writer::default();
-    fields.put(MAGIC);
-    fields.put(VERSION.to_le_bytes());
-    fields.put([0; 6]);
-    fields.put(id.0);
-    let tag = derive::hmac(key, fields.bytes());
+/// A header that is genuine.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// The file's id.
+    pub id: FileId,
+    /// As many bytes the file has at least; `None` in a file that does not keep this.
+    pub known_len: Option<u64>,
+}
+
+/// The header of file `id`, which is known to have at least `known_len` bytes; `key` is its authentication key.
+pub fn encode_header(id: FileId, known_len: u64, key: &[u8]) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
-    header[..AUTHENTICATED_LEN].copy_from_slice(fields.bytes());
-    header[AUTHENTICATED_LEN..AUTHENTICATED_LEN + TAG_LEN].copy_from_slice(&tag);
+    let (fields, rest) = header.split_at_mut(AUTHENTICATED_LEN);
+    fields[..8].copy_from_slice(&MAGIC);
+    fields[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    fields[16..].copy_from_slice(&id.0);
+    rest[..TAG_LEN].copy_from_slice(&derive::hmac(key, fields));
+    rest[TAG_LEN..][..8].copy_from_slice(&known_len.to_le_bytes());
+    rest[TAG_LEN + 8..][..TAG_LEN].copy_from_slice(&derive::hmac(key, &bound_len(fields, known_len)));
     header
+}
+
+/// What the tag of a known length is of.
+fn bound_len(authenticated: &[u8], len: u64) -> Vec<u8> {
+    [authenticated, &len.to_le_bytes()].concat()
 }
 
 /// Reads a header. `None`: nothing but zeros, which a crash leaves in place of a header that was not yet written.
@@ -63,16 +83,18 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Option<UnverifiedHeader
         return Err(Error::new(Kind::Corrupt, "not a home file: it was not written through a mount of this home"));
     }
     let version = fields.u16()?;
-    if version != VERSION {
-        return Err(Error::new(Kind::Unsupported, format!("home file version {version}, expected {VERSION}")));
+    if ![WITHOUT_KNOWN_LEN, VERSION].contains(&version) {
+        let message = format!("home file version {version}, expected {WITHOUT_KNOWN_LEN} or {VERSION}");
+        return Err(Error::new(Kind::Unsupported, message));
     }
     fields.reserved(6)?;
     let id = FileId(fields.array()?);
     let tag = fields.array()?;
-    fields.reserved(HEADER_LEN - AUTHENTICATED_LEN - TAG_LEN)?;
+    let known_len = if version == VERSION { Some((fields.u64()?, fields.array()?)) } else { None };
+    fields.reserved(HEADER_LEN - known_len.map_or(FIRST_END, |_| END))?;
     let mut authenticated = [0; AUTHENTICATED_LEN];
     authenticated.copy_from_slice(&bytes[..AUTHENTICATED_LEN]);
-    Ok(Some(UnverifiedHeader { id, authenticated, tag }))
+    Ok(Some(UnverifiedHeader { id, authenticated, tag, known_len }))
 }
 
 /// Whether a file that begins so is a home file, of whatever home, version and state.
@@ -86,15 +108,23 @@ impl UnverifiedHeader {
         self.id
     }
 
-    /// The file's id, once its authentication key says that the header is genuine.
+    /// What the header says, once the file's authentication key says that it is genuine.
     ///
     /// # Errors
     /// `Corrupt` when it is not.
-    pub fn verify(self, key: &[u8]) -> Result<FileId> {
-        if derive::hmac_verifies(key, &self.authenticated, &self.tag) {
-            return Ok(self.id);
+    pub fn verify(self, key: &[u8]) -> Result<Header> {
+        if !derive::hmac_verifies(key, &self.authenticated, &self.tag) {
+            return Err(Error::new(
+                Kind::Corrupt,
+                "the header does not authenticate: damaged, or a file of another home",
+            ));
         }
-        Err(Error::new(Kind::Corrupt, "the header does not authenticate: damaged, or a file of another home"))
+        match self.known_len {
+            Some((len, tag)) if !derive::hmac_verifies(key, &bound_len(&self.authenticated, len), &tag) => {
+                Err(Error::new(Kind::Corrupt, "the header's length does not authenticate: damaged or forged"))
+            }
+            known_len => Ok(Header { id: self.id, known_len: known_len.map(|(len, _)| len) }),
+        }
     }
 }
 
@@ -182,8 +212,9 @@ mod tests {
 
     #[test]
     fn every_flipped_byte_of_a_header_is_refused() {
-        let good = encode_header(ID, &KEY);
-        assert_eq!(decode_header(&good).unwrap().unwrap().verify(&KEY).unwrap(), ID);
+        let good = encode_header(ID, 7, &KEY);
+        let verified = decode_header(&good).unwrap().unwrap().verify(&KEY).unwrap();
+        assert_eq!(verified, Header { id: ID, known_len: Some(7) });
         for at in 0..HEADER_LEN {
             let mut bad = good;
             bad[at] ^= 0x40;

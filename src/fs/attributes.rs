@@ -11,7 +11,7 @@ use crate::format::header::{COPY_LEN, ComponentKind};
 use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::caller::Caller;
-use crate::fs::handle::{Handle, HandleNumber};
+use crate::fs::handle::{Content, Handle, HandleNumber};
 use crate::fs::namespace::SET_GID;
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
 use crate::fs::{FileSystem, backing, raw};
@@ -56,7 +56,10 @@ impl FileSystem {
             if !changes.keep_privileges {
                 drop_privileges(open.content.storage().file())?;
             }
-            open.content.file().set_len(size)?;
+            match &open.content {
+                Content::Home(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.begin_anew()?,
+                Content::Home(_) | Content::Disk(_) => open.content.file().set_len(size)?,
+            }
         }
         let stat = self.with_backing(&node, |file| {
             if changes.uid.is_some() || changes.gid.is_some() {
@@ -240,6 +243,12 @@ fn drop_privileges(file: &File) -> Result<()> {
     let mode = backing::stat(file)?.st_mode & 0o7777;
     let privileges = if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID };
     if mode & privileges == 0 { Ok(()) } else { backing::set_mode(file, mode & !privileges) }
+}
+
+/// Whether there are values that are bound to the file's id.
+fn has_user_xattrs(file: &File) -> Result<bool> {
+    let names = backing::xattr_names(file)?;
+    Ok(names.split(|&byte| byte == 0).any(|name| is_user(OsStr::from_bytes(name))))
 }
 
 fn is_user(name: &OsStr) -> bool {

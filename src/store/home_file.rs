@@ -6,6 +6,7 @@
 
 mod blocks;
 mod keys;
+mod known_len;
 mod space;
 mod unsynced;
 mod value;
@@ -26,6 +27,7 @@ use crate::storage::Storage;
 use crate::store::buffer::RequestBuffer;
 use crate::store::home_file::blocks::Change;
 use crate::store::home_file::keys::FileCipher;
+use crate::store::home_file::known_len::KnownLen;
 use crate::store::home_file::unsynced::Unsynced;
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
@@ -39,8 +41,9 @@ pub struct HomeFile<S> {
     has_header: AtomicBool,
     /// Whether the file was not empty when it was opened without a header.
     lost_header: bool,
-    /// Changed only while all from the old or new end on is locked.
+    /// Changed only while all from the old or new end on is locked; made smaller only with the gate of syncs held.
     plain_len: AtomicU64,
+    known_len: KnownLen,
     locks: RangeLock,
     unsynced: Unsynced,
     /// Whether something may lie behind the end that must not show when the file grows.
@@ -55,6 +58,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
         let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
+        self.refuse_end_of_cut_off(end)?;
         let end = end.min(self.plain_len());
         if plain_offset >= end {
             return Ok(&[]);
@@ -87,6 +91,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         let data = &buffer[HEADROOM..][..len];
         let buffer: &mut [u8] = &mut RequestBuffer::take(); // blocks are sealed beside their plaintext
         let _guard = self.lock_for_change(plain_offset, end);
+        self.refuse_cut_off()?;
         if self.lost_header || plain_offset >= BLOCK {
             self.make_header()?;
         } // else it is written together with the entries beside it
@@ -103,6 +108,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
             self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?;
         } else {
             self.plain_len.store(end, Ordering::Release);
+            self.note_growth(end);
         }
         written
     }
@@ -114,13 +120,14 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         let _guard = self.locks.exclusive(0..u64::MAX);
         let old_len = self.plain_len();
         if plain_len > old_len {
+            self.refuse_cut_off()?;
             self.make_header()?;
             return self.grow(plain_len);
         }
-        if plain_len < old_len {
+        // What was cut off already is so on purpose from now on.
+        if plain_len < old_len || self.is_cut_off() {
             self.tail_unclean.store(true, Ordering::Release);
             self.cut_off(plain_len)?;
-            self.plain_len.store(plain_len, Ordering::Release);
         }
         Ok(())
     }
@@ -154,10 +161,13 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         if self.unsynced.has_failed() {
             return Err(Error::new(Kind::Io, "an earlier sync failed: data written before it may be lost"));
         }
+        let plain_len = self.plain_len();
         self.storage
             .sync()
             .inspect_err(|_| self.unsynced.fail())
             .context(|| "making the file's data durable".into())?;
+        self.known_len.synced();
+        self.raise_known_len(plain_len);
         for (group, blocks) in self.unsynced.settle() {
             drop(self.retire(group, blocks));
         }
@@ -169,7 +179,7 @@ impl<S: Storage> HomeFile<S> {
     /// Opens a backing file; an empty one is an empty home file. Writes nothing.
     ///
     /// # Errors
-    /// `Corrupt` for a file that this home did not write, `Unsupported` for a later version's, or `Io`.
+    /// `Corrupt` for a file that this home did not write or that was cut to nothing, `Unsupported` for a later version's, or `Io`.
     pub fn open(storage: S, keys: &HomeKeys) -> Result<Self> {
         let backing_len = storage.len()?;
         let mut header = [0; HEADER_LEN];
@@ -182,16 +192,21 @@ impl<S: Storage> HomeFile<S> {
             Some(header) => keys.file(header)?,
             None => keys.new_file()?,
         };
-        Ok(Self {
+        let file = Self {
             storage,
-            cipher,
             has_header: AtomicBool::new(has_header),
             lost_header: !has_header && backing_len > 0,
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
+            known_len: KnownLen::new(cipher.known_len),
+            cipher,
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
             tail_unclean: AtomicBool::new(has_header),
-        })
+        };
+        if file.plain_len() == 0 {
+            file.refuse_cut_off()?; // there is no block that could tell it
+        }
+        Ok(file)
     }
 
     /// Opens an empty backing file as the empty home file `id`; the id is written with the first byte.
@@ -241,11 +256,13 @@ impl<S: Storage> HomeFile<S> {
         home_file::groups(change.blocks()).try_for_each(|blocks| self.write_piece(&mut sealer, change, blocks, buffer))
     }
 
-    /// Cuts the backing file off, while no sync tidies up what is cut off.
+    /// Cuts the file off, while no sync tidies up what is cut off, nor records the former length.
     fn cut_off(&self, plain_len: u64) -> Result<()> {
         let _gate = self.unsynced.writing();
+        self.lower_known_len(plain_len)?;
         self.set_backing_len(plain_len)?;
         self.unsynced.cut_off(block_end(plain_len));
+        self.plain_len.store(plain_len, Ordering::Release);
         Ok(())
     }
 
@@ -263,6 +280,7 @@ impl<S: Storage> HomeFile<S> {
         self.clean_tail(&mut [0; BLOCK_LEN])?;
         self.set_backing_len(plain_len)?;
         self.plain_len.store(plain_len, Ordering::Release);
+        self.note_growth(plain_len);
         Ok(())
     }
 
@@ -309,8 +327,9 @@ impl<S: Storage> HomeFile<S> {
         if self.lost_header {
             self.storage.punch(0, self.storage.len()?)?;
         }
-        self.storage.write_at(0, &self.cipher.header)?;
+        self.storage.write_at(0, &self.cipher.header(0))?;
         self.has_header.store(true, Ordering::Release);
+        self.known_len.begin();
         Ok(())
     }
 

@@ -37,7 +37,7 @@ fn read(vector: &VectorFile) -> (String, Result<Vec<u8>>) {
 
 #[test]
 fn home_files() {
-    for vector in vectors("home-file", 35) {
+    for vector in vectors("home-file", 46) {
         let (at, answer) = read(&vector);
         let Some(plain) = vector.judge(answer) else {
             assert_eq!(at, vector.get("at"), "{}", vector.name);

@@ -52,6 +52,16 @@ impl Piece {
         })
     }
 
+    /// Puts the pairs into `bytes`, one behind the other, and returns their part of it.
+    fn encode<'b>(&self, bytes: &'b mut [u8]) -> &'b [u8] {
+        let pairs = &mut bytes[..index(self.blocks.end - self.blocks.start) * PAIR_LEN];
+        pairs
+            .chunks_exact_mut(PAIR_LEN)
+            .zip(&self.pairs)
+            .for_each(|(bytes, pair)| bytes.copy_from_slice(&pair.encode()));
+        pairs
+    }
+
     fn block(&self, number: usize) -> BlockIndex {
         BlockIndex(self.blocks.start + number as u64)
     }
@@ -103,19 +113,15 @@ impl<S: Storage> HomeFile<S> {
     pub(super) fn write_pairs(&self, piece: &Piece) -> Result<()> {
         let mut bytes = [0; HEADER_LEN + GROUP_BLOCKS_LEN * PAIR_LEN];
         let (header, pairs) = bytes.split_at_mut(HEADER_LEN);
-        let pairs = &mut pairs[..index(piece.blocks.end - piece.blocks.start) * PAIR_LEN];
-        pairs
-            .chunks_exact_mut(PAIR_LEN)
-            .zip(&piece.pairs)
-            .for_each(|(bytes, pair)| bytes.copy_from_slice(&pair.encode()));
-        let offset = BlockIndex(piece.blocks.start).pair_offset();
+        let pairs = piece.encode(pairs);
         if self.has_header() {
-            return self.storage.write_at(offset, pairs);
+            return self.storage.write_at(BlockIndex(piece.blocks.start).pair_offset(), pairs);
         }
         let end = HEADER_LEN + pairs.len();
-        header.copy_from_slice(&self.cipher.header);
+        header.copy_from_slice(&self.cipher.header(0));
         self.storage.write_at(0, &bytes[..end])?;
         self.has_header.store(true, Ordering::Release);
+        self.known_len.begin();
         Ok(())
     }
 
@@ -293,7 +299,9 @@ impl<S: Storage> HomeFile<S> {
                 pair.put(place.other(), None);
             }
         }
-        self.write_pairs(&piece)
+        // The file was not changed by this: who set its times and then synced it finds them as they were.
+        let mut bytes = [0; GROUP_BLOCKS_LEN * PAIR_LEN];
+        self.storage.write_unnoticed(BlockIndex(first).pair_offset(), piece.encode(&mut bytes))
     }
 }
 

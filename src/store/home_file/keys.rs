@@ -5,7 +5,9 @@ use crate::crypto::random;
 use crate::crypto::xaes::{KEY_LEN, Opener, Sealer, Xaes256Gcm};
 use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
-use crate::format::home_file::{BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, UnverifiedHeader, encode_header};
+use crate::format::home_file::{
+    BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, Header as FileHeader, UnverifiedHeader, encode_header,
+};
 use crate::key::{Dek, HOME_DEK_LEN};
 use crate::sys::SecretBytes;
 
@@ -58,7 +60,7 @@ impl HomeKeys {
 
     /// The cipher of a file that is being made with an id.
     pub(super) fn new_file_of(&self, id: FileId) -> Result<FileCipher> {
-        FileCipher::new(id, &self.derive(id)?)
+        FileCipher::new(FileHeader { id, known_len: Some(0) }, &self.derive(id)?)
     }
 
     pub(super) fn values(&self) -> &Xaes256Gcm {
@@ -76,7 +78,7 @@ impl HomeKeys {
     pub(super) fn file(&self, header: UnverifiedHeader) -> Result<FileCipher> {
         let keys = self.derive(header.claimed_id())?;
         match (header.clone().verify(&keys[KEY_LEN..]), &self.old) {
-            (Ok(id), _) => FileCipher::new(id, &keys),
+            (Ok(header), _) => FileCipher::new(header, &keys),
             (Err(_), Some(old)) => old.file(header),
             (Err(error), None) => Err(error),
         }
@@ -92,14 +94,33 @@ impl HomeKeys {
 /// Seals and opens the blocks of one file.
 pub(super) struct FileCipher {
     pub(super) id: FileId,
-    pub(super) header: [u8; HEADER_LEN],
     pub(super) blocks: Xaes256Gcm,
+    /// What the header said when the file was opened.
+    pub(super) known_len: Option<u64>,
+    authentication: SecretBytes,
 }
 
 impl FileCipher {
-    fn new(id: FileId, keys: &[u8]) -> Result<Self> {
+    fn new(FileHeader { id, known_len }: FileHeader, keys: &[u8]) -> Result<Self> {
         let (encryption, authentication) = keys.split_at(KEY_LEN);
-        Ok(Self { id, header: encode_header(id, authentication), blocks: Xaes256Gcm::new(encryption)? })
+        let mut kept = SecretBytes::zeroed(authentication.len());
+        kept.copy_from_slice(authentication);
+        Ok(Self { id, blocks: Xaes256Gcm::new(encryption)?, known_len, authentication: kept })
+    }
+
+    /// The header of a file that is known to be so long at least.
+    pub(super) fn header(&self, known_len: u64) -> [u8; HEADER_LEN] {
+        encode_header(self.id, known_len, &self.authentication)
+    }
+
+    #[cfg(test)]
+    pub(super) fn header_of_first_version(&self) -> [u8; HEADER_LEN] {
+        let mut header = [0; HEADER_LEN];
+        header[..32].copy_from_slice(&self.header(0)[..32]);
+        header[8] = 1;
+        let tag = derive::hmac(&self.authentication, &header[..32]);
+        header[32..64].copy_from_slice(&tag);
+        header
     }
 
     /// Seals one version of a block.

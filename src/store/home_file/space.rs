@@ -13,6 +13,7 @@ impl<S: Storage> HomeFile<S> {
     pub(super) fn clear(&self, plain_offset: u64, len: u64, buffer: &mut [u8], give_back: bool) -> Result<()> {
         let end = plain_offset.saturating_add(len).min(MAX_PLAIN_LEN);
         let _guard = self.lock_for_change(plain_offset, end);
+        self.refuse_cut_off()?;
         let plain_len = self.plain_len();
         let end = end.min(plain_len);
         if plain_offset >= end || !self.has_header() {
@@ -93,6 +94,7 @@ impl<S: Storage> HomeFile<S> {
             .filter(|&end| end <= MAX_PLAIN_LEN)
             .ok_or_else(|| too_far(plain_offset, MAX_PLAIN_LEN))?;
         let _guard = self.locks.exclusive(0..u64::MAX);
+        self.refuse_cut_off()?;
         let kept = if grow { end } else { end.min(self.plain_len()) };
         if plain_offset >= kept {
             return Ok(());

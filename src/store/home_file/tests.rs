@@ -36,6 +36,7 @@ fn contents<S: Storage>(file: &HomeFile<S>) -> Vec<u8> {
 enum Op {
     Write(u64, usize, u8),
     SetLen(u64),
+    BeginAnew,
     Punch(u64, u64),
     Zero(u64, u64),
     Allocate(u64, u64, bool),
@@ -53,6 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (position(), 0..9000_usize, any::<u8>()).prop_map(|(at, len, fill)| Op::Write(at, len, fill)),
         2 => position().prop_map(Op::SetLen),
+        1 => Just(Op::BeginAnew),
         2 => (position(), 0..20_000_u64).prop_map(|(at, len)| Op::Punch(at, len)),
         1 => (position(), 0..20_000_u64).prop_map(|(at, len)| Op::Zero(at, len)),
         1 => (position(), 0..20_000_u64, any::<bool>()).prop_map(|(at, len, grow)| Op::Allocate(at, len, grow)),
@@ -74,6 +76,7 @@ fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
             model[index(*offset)..end].copy_from_slice(&pattern(*len, *seed));
         }
         Op::SetLen(len) => model.resize(index(*len), 0),
+        Op::BeginAnew => model.clear(),
         Op::Punch(offset, len) | Op::Zero(offset, len) => {
             let end = index(offset + len).min(model.len());
             model[index(*offset).min(end)..end].fill(0);
@@ -89,6 +92,7 @@ fn apply<S: Storage>(file: &HomeFile<S>, op: &Op, buffer: &mut [u8]) -> Result<(
     match op {
         Op::Write(offset, len, seed) => file.write_at(*offset, &pattern(*len, *seed), buffer),
         Op::SetLen(len) => file.set_len(*len),
+        Op::BeginAnew => file.begin_anew(),
         Op::Punch(offset, len) => file.punch(*offset, *len, buffer),
         Op::Zero(offset, len) => file.zero(*offset, *len, buffer),
         Op::Allocate(offset, len, grow) => file.allocate(*offset, *len, *grow),
@@ -198,7 +202,8 @@ fn a_file_without_its_header_is_empty_or_a_hole() {
     for fault in 0..8 {
         file.storage.fail_after(fault);
         let written = file.write_at(0, b"text", &mut buffer);
-        assert!(written.is_err() == file.storage.has_failed());
+        // A failure of what follows the data, which says how long the file is, costs nothing.
+        assert!(written.is_ok() || file.storage.has_failed());
         let reopened = open(MemoryStorage::new(file.storage.inner().image()), &keys);
         assert_same(&contents(&reopened), if written.is_ok() { b"text" } else { b"" }, &fault);
         file.storage.fail_after(i64::MAX);

@@ -1,10 +1,11 @@
-//! Extended attributes of all namespaces, and what `statfs` tells.
+//! Extended attributes of all namespaces, times, and what `statfs` tells.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{StatVfs, XattrFlags};
 use rustix::io::Errno;
@@ -85,6 +86,31 @@ fn names_of_trusted_xattrs_show_to_root_alone() {
 }
 
 /// All that a mount has from beneath.
+/// What a file keeps of itself beside its content is written without being a change: programs set times, and sync, and close.
+#[test]
+fn times_that_a_program_sets_stay_through_syncs_and_closes() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let path = mount.path("timed");
+    let then = UNIX_EPOCH + Duration::from_secs(1_000_000_007);
+    for (round, content) in ["short", "one that is longer", "and one that is longer once more"].iter().enumerate() {
+        let file = File::options().write(true).create(true).truncate(false).open(&path).unwrap();
+        file.write_at(content.as_bytes(), 0).unwrap();
+        let then = then + Duration::from_secs(round as u64);
+        file.set_modified(then).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), then, "round {round}: a sync is no change");
+        drop(file);
+        let beneath = host.path("web01/timed");
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(10)); // a last close arrives by itself
+            assert_eq!(fs::metadata(beneath).unwrap().modified().unwrap(), then, "round {round}: nor is a close");
+        }
+    }
+    mount.unmount();
+    assert_eq!(fs::metadata(host.path("web01/timed")).unwrap().modified().unwrap(), then + Duration::from_secs(2));
+}
+
 fn space(stat: &StatVfs) -> [u64; 7] {
     [stat.f_blocks, stat.f_bfree, stat.f_bavail, stat.f_files, stat.f_ffree, stat.f_frsize, stat.f_namemax]
 }

@@ -134,23 +134,64 @@ fn foreign_files_do_not_open() {
     mount.unmount();
 }
 
+/// Written by `fs::write`, which syncs nothing: the mount knows the length all the same.
 #[test]
-fn a_file_that_was_cut_off_is_shorter_and_never_wrong() {
+fn a_file_that_was_cut_off_says_eio_at_its_end() {
     let host = host_with_files();
-    // In the midst of block 9, at the end of block 2, within the entries, within the header's tag.
-    for (len, expected) in
-        [(MAIN + 9 * 4096 + 100, Some(8 * 4096 + 100)), (MAIN + 3 * 4096, Some(3 * 4096)), (5000, Some(0)), (50, None)]
-    {
+    // In the midst of block 9, at the end of block 2, within the entries, within the header's tag, and one byte.
+    for (len, left) in [(MAIN + 9 * 4096 + 100, 9), (MAIN + 3 * 4096, 3), (5000, 0), (50, 0), (1, 0)] {
         backing(&host, "a").set_len(len).unwrap();
         let mount = host.mount("web01", &[]);
-        match fs::read(mount.path("a")) {
-            Ok(seen) => {
-                assert!(content("a").starts_with(&seen), "{len}");
-                assert_eq!(expected, Some(seen.len()), "{len}");
-            }
-            Err(error) => assert_eq!((error.raw_os_error(), expected), (Some(libc::EIO), None), "{len}"),
+        assert_eq!(open_says(&mount.path("a")), Some(libc::EIO), "{len}");
+        if left > 1 {
+            let kept = (left - 1) * BLOCK;
+            let file = File::open(mount.path("a")).unwrap();
+            assert!(bytes(&file, 0, kept) == content("a")[..kept], "what is left before its last block is readable");
+            let error = file.read_at(&mut [0], kept as u64).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO));
+            let written = File::options().write(true).open(mount.path("a")).unwrap().write_at(b"x", 0);
+            assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EIO), "nothing is built on it");
         }
+        assert!(host.log().contains("cut off") || len <= 50, "{}", host.log());
         assert_eq!(damaged_blocks(&mount, "b"), [0; 0]);
+        mount.unmount();
+    }
+}
+
+/// Who says that what is left is all gets it.
+#[test]
+fn a_file_that_was_cut_off_can_be_cut_to_what_is_left() {
+    let host = host_with_files();
+    backing(&host, "a").set_len(MAIN + 3 * 4096 + 100).unwrap();
+    let mount = host.mount("web01", &[]);
+    let left = fs::metadata(mount.path("a")).unwrap().len();
+    assert_eq!(left, 2 * 4096 + 100);
+    assert_eq!(open_says(&mount.path("a")), Some(libc::EIO));
+    File::options().write(true).open(mount.path("a")).unwrap().set_len(left).unwrap();
+    assert!(fs::read(mount.path("a")).unwrap() == content("a")[..2 * 4096 + 100]);
+    mount.unmount();
+}
+
+/// Programs cut files off and write them anew all the time; none of that is damage later.
+#[test]
+fn files_that_programs_cut_off_are_as_they_left_them() {
+    let host = host_with_files();
+    for round in 0..3 {
+        let mount = host.mount("web01", &[]);
+        for (number, len) in [0, 1, 4095, 4096, 5000, 300_000].into_iter().enumerate() {
+            let path = mount.path(&format!("f{number}"));
+            if round > 0 {
+                assert!(fs::read(&path).unwrap() == vec![round; len], "{len}");
+            }
+            fs::write(&path, vec![round + 9; 400_000 / (usize::from(round) + 1)]).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            if number % 2 == 0 {
+                file.sync_all().unwrap();
+            }
+            file.set_len(100).unwrap();
+            drop(file);
+            fs::write(&path, vec![round + 1; len]).unwrap();
+        }
         mount.unmount();
     }
 }
@@ -159,7 +200,7 @@ fn a_file_that_was_cut_off_is_shorter_and_never_wrong() {
 fn a_forged_header_does_not_open() {
     let host = host_with_files();
     let file = backing(&host, "a");
-    for offset in [0, 20, 40, 500] {
+    for offset in [0, 20, 40, 64, 80, 500] {
         let byte = bytes(&file, offset, 1);
         file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
         let mount = host.mount("web01", &[]);

@@ -24,6 +24,7 @@ fn changed_by(op: &Op, start: &[u8]) -> std::ops::Range<usize> {
     match *op {
         Op::Write(offset, len, _) => index(offset)..index(offset) + len,
         Op::SetLen(len) => index(len).min(start.len())..usize::MAX,
+        Op::BeginAnew => 0..usize::MAX,
         Op::Punch(offset, len) | Op::Zero(offset, len) => index(offset)..index(offset + len),
         Op::Allocate(..) | Op::Sync | Op::Reopen => 0..0,
     }
@@ -59,6 +60,7 @@ fn every_storage_call_may_fail() {
         Op::Write(20_000, 100, 9),
         Op::Write(GROUP - 100, 200, 9),
         Op::SetLen(0),
+        Op::BeginAnew,
         Op::SetLen(5003),
         Op::SetLen(30_000),
         Op::Punch(100, 8000),

@@ -118,14 +118,127 @@ fn a_foreign_file_is_refused() {
     }
 }
 
-/// A file that was cut off is a shorter file; what is left of it is right or refused.
+/// Wherever a file was cut off, reading it to its end is an error, and what is left before the last block is right.
 #[test]
-fn a_truncated_file_gives_no_wrong_bytes() {
+fn a_truncated_file_is_damage() {
     let keys = keys();
     let (image, model) = sample(&keys, 1);
-    for len in (0..image.len()).step_by(61).chain([16, 48, HEADER_LEN]) {
-        wrong_blocks(image[..len].to_vec(), &model, &keys);
+    let mut buffer = request_buffer();
+    for len in (1..image.len()).step_by(61).chain([16, 48, HEADER_LEN, image.len() - 1]) {
+        let storage = MemoryStorage::new(image[..len].to_vec());
+        let cut_off = match HomeFile::open(storage, &keys) {
+            Ok(file) => file,
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Corrupt, "{}", error.chain());
+                assert!(home_file::plain_len(len as u64) == 0, "{len}: blocks are left, and none can be read");
+                continue;
+            }
+        };
+        let left = cut_off.plain_len();
+        let last = floor(left - 1, BLOCK);
+        assert_eq!(cut_off.read_at(0, index(last), &mut buffer).unwrap(), &model[..index(last)], "{len}");
+        for (at, wanted) in [(last, 1), (left, 1), (0, index(left)), (left - 1, 100)] {
+            let error = cut_off.read_at(at, wanted, &mut buffer).unwrap_err();
+            assert_eq!(error.kind(), Kind::Corrupt);
+            let expected =
+                format!("block {} is cut off: {left} bytes are left of at least {}", last / BLOCK, model.len());
+            assert_eq!(error.to_string(), expected);
+        }
     }
+    assert!(contents(&open(MemoryStorage::default(), &keys)).is_empty(), "one that was emptied is a new one");
+}
+
+/// What is left is not made to look whole by a later write, but by who says so.
+#[test]
+fn a_truncated_file_is_changed_by_cutting_it_only() {
+    let keys = keys();
+    let (image, model) = sample(&keys, 1);
+    let kept = index(home_file::cipher_len(BLOCK + 9));
+    let file = open(MemoryStorage::new(image[..kept].to_vec()), &keys);
+    let mut buffer = request_buffer();
+    let refused = [
+        Op::Write(0, 10, 3),
+        Op::Write(2 * BLOCK, BLOCK_LEN, 3),
+        Op::SetLen(2 * BLOCK),
+        Op::SetLen(9 * BLOCK),
+        Op::Punch(0, BLOCK),
+        Op::Zero(0, 9),
+        Op::Allocate(0, 9 * BLOCK, true),
+    ];
+    for op in &refused {
+        assert_eq!(apply(&file, op, &mut buffer).unwrap_err().kind(), Kind::Corrupt, "{op:?}");
+    }
+    file.sync().unwrap();
+    assert!(file.read_at(BLOCK, 9, &mut buffer).is_err(), "a sync does not make it whole");
+    file.set_len(BLOCK + 9).unwrap();
+    assert_same(&contents(&file), &model[..BLOCK_LEN + 9], &"accepting the loss");
+    file.write_at(BLOCK + 9, b"more", &mut buffer).unwrap();
+    let reopened = open(MemoryStorage::new(file.storage.image()), &keys);
+    assert_same(&contents(&reopened), &[&model[..BLOCK_LEN + 9], b"more"].concat(), &"going on");
+}
+
+#[test]
+fn a_file_is_known_to_be_as_long_as_it_grew_if_nothing_of_it_was_synced_and_else_as_it_was_synced() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    let known = |image: &[u8]| {
+        let header = home_file::decode_header(image[..HEADER_LEN].try_into().unwrap()).unwrap().unwrap();
+        keys.file(header).unwrap().known_len.unwrap()
+    };
+    let file = new_file(&keys);
+    file.write_at(0, &pattern(100, 1), &mut buffer).unwrap();
+    assert_eq!(known(&file.storage.image()), 100);
+    file.write_at(100, &pattern(4900, 1), &mut buffer).unwrap();
+    file.set_len(6000).unwrap();
+    assert_eq!(known(&file.storage.image()), 6000);
+    // Appended to in another opening, and not synced: a crash may bring back the former length.
+    let file = open(file.storage, &keys);
+    file.write_at(6000, b"more", &mut buffer).unwrap();
+    assert_eq!(known(&file.storage.image()), 6000);
+    file.sync().unwrap();
+    assert_eq!(known(&file.storage.image()), 6004);
+    // Written anew: as long as it is, if it was longer before.
+    for (len, expected) in [(3000, 3000), (100, 100), (200, 100)] {
+        file.set_len(0).unwrap();
+        assert_eq!(known(&file.storage.image()), 0);
+        file.write_at(0, &pattern(len, 2), &mut buffer).unwrap();
+        assert_eq!(known(&file.storage.image()), expected);
+    }
+    file.sync().unwrap();
+    assert_eq!(known(&file.storage.image()), 200);
+    // Without its header there is nothing that could come back.
+    file.begin_anew().unwrap();
+    assert_eq!(file.storage.len().unwrap(), 0);
+    file.write_at(0, &pattern(300, 2), &mut buffer).unwrap();
+    assert_eq!(known(&file.storage.image()), 300);
+    file.set_len(200).unwrap();
+    assert_eq!(known(&file.storage.image()), 0, "what was never synced is worth no sync at each cut");
+    file.set_len(300).unwrap();
+    file.sync().unwrap();
+    assert_eq!(known(&file.storage.image()), 300);
+    file.set_len(150).unwrap();
+    file.set_len(900).unwrap();
+    assert_eq!(known(&file.storage.image()), 150);
+}
+
+/// The version before there was a known length is read and written as it always was.
+#[test]
+fn a_file_of_the_first_version_stays_one() {
+    let keys = keys();
+    let id = home_file::FileId([3; 16]);
+    let mut buffer = request_buffer();
+    let made = HomeFile::with_id(MemoryStorage::default(), &keys, id).unwrap();
+    made.write_at(0, &pattern(9000, 1), &mut buffer).unwrap();
+    let mut image = made.storage.image();
+    image[..HEADER_LEN].copy_from_slice(&made.cipher.header_of_first_version());
+    let file = open(MemoryStorage::new(image), &keys);
+    assert_same(&contents(&file), &pattern(9000, 1), &"opening");
+    file.write_at(9000, b"more", &mut buffer).unwrap();
+    file.sync().unwrap();
+    file.set_len(100).unwrap();
+    let left = file.storage.image();
+    assert!(left[..HEADER_LEN] == made.cipher.header_of_first_version(), "the header stays");
+    assert_same(&contents(&open(MemoryStorage::new(left), &keys)), &pattern(100, 1), &"changes");
 }
 
 #[test]
