@@ -7,6 +7,7 @@ mod dev_fuse;
 mod hot;
 mod in_place;
 mod io_uring;
+mod looking;
 mod plan;
 mod relay;
 mod reply;

@@ -5,12 +5,13 @@
 //! wakes followers, who take what there is and lie down again. A watcher sees when nobody reads for a while, because the
 //! leader is held up in an operation, and lets a follower stand in for it.
 
+use std::hint;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,7 @@ use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
 use crate::fuse::transport::hot::{self, Answer};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
+use crate::fuse::transport::looking::Looking;
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
 use crate::fuse::transport::wire::{self, InHeader, operation};
 use crate::store::buffer::request_buffer;
@@ -73,6 +75,9 @@ struct Reader {
     device: Arc<OwnedFd>,
     head: [u8; HEAD_LEN],
     buffer: AlignedBuffer,
+    looking: Looking,
+    /// Whether more requests were there behind the last one.
+    saw_more: bool,
 }
 
 /// What a reader finds.
@@ -86,7 +91,7 @@ enum Found {
 
 impl Reader {
     fn new(device: Arc<OwnedFd>) -> Self {
-        Self { device, head: [0; HEAD_LEN], buffer: request_buffer() }
+        Self { device, head: [0; HEAD_LEN], buffer: request_buffer(), looking: Looking::new(), saw_more: false }
     }
 
     /// A reader that does not wait.
@@ -110,6 +115,12 @@ impl Reader {
                 Err(error) => return Err(Error::io("reading requests from the kernel", error.into())),
             }
         }
+    }
+
+    fn finds_more(&self) -> bool {
+        let mut asked = [PollFd::new(&self.device, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0) && asked[0].revents().contains(PollFlags::IN)
     }
 
     fn reply(&self, unique: u64, answer: Answer) {
@@ -169,7 +180,7 @@ impl<'a> Crew<'a> {
         loop {
             match self.wait(&mut reader)? {
                 Found::Request(len) => {
-                    self.share(&reader);
+                    self.share(&mut reader);
                     self.handle(&mut reader, len);
                 }
                 Found::Nothing => {}
@@ -181,7 +192,14 @@ impl<'a> Crew<'a> {
     /// Waits for a request, where the watcher sees it.
     fn wait(&self, reader: &mut Reader) -> Result<Found> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        let start = Instant::now();
+        if let Some(until) = reader.looking.until(start).filter(|_| !reader.saw_more) {
+            while !reader.finds_more() && Instant::now() < until {
+                hint::spin_loop();
+            }
+        }
         let found = reader.read();
+        reader.looking.ended(start);
         self.read.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         if self.watcher_sleeps.load(Ordering::SeqCst) {
@@ -254,15 +272,13 @@ impl<'a> Crew<'a> {
     }
 
     /// Wakes a follower if one rests and more requests wait; not behind a request that takes less time than waking somebody.
-    fn share(&self, reader: &Reader) {
+    fn share(&self, reader: &mut Reader) {
         let quick = [operation::RELEASE, operation::FORGET].map(Some);
         let operation = InHeader::decode(&reader.head).map(|request| request.operation);
-        if self.resting_count.load(Ordering::Relaxed) == 0 || quick.contains(&operation) {
-            return;
-        }
-        let mut asked = [PollFd::new(&reader.device, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0) && asked[0].revents().contains(PollFlags::IN) {
+        // Where all followers are at work there is likely more, and the next read will tell.
+        let all_work = self.resting_count.load(Ordering::Relaxed) == 0;
+        reader.saw_more = all_work || (!quick.contains(&operation) && reader.finds_more());
+        if reader.saw_more && !all_work {
             self.send_follower(DRAIN);
         }
     }
