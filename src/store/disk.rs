@@ -282,11 +282,16 @@ impl<S: Storage> Disk<S> {
 
     /// A growing write has changed the length, or must not have: a part of it may be in the file.
     fn finish_write(&self, written: Result<()>, old_len: u64, new_len: u64) -> Result<()> {
-        if new_len > old_len {
-            match &written {
-                Ok(()) => self.plain_len.store(new_len, Ordering::Release),
-                Err(_) => self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?,
-            }
+        if new_len <= old_len {
+            return written;
+        }
+        // A last block that is full now has the mark of its former length still behind it.
+        let is_marked = sector::cipher_len(new_len) < sector::cipher_len(old_len);
+        let unmark = || if is_marked { self.set_backing_len(self.cipher_end(new_len)) } else { Ok(()) };
+        let written = written.and_then(|()| unmark());
+        match &written {
+            Ok(()) => self.plain_len.store(new_len, Ordering::Release),
+            Err(_) => self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?,
         }
         written
     }

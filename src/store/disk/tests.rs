@@ -175,6 +175,7 @@ fn ops_of_every_alignment(len: u64) -> Vec<Op> {
         (len, 2000),
         (len + 1004, 700),
         (len + 3004, 1096),
+        (len - 50, len.next_multiple_of(16) - len + 50),
     ] {
         ops.push(Op::Write(at, usize::try_from(len).unwrap(), 9));
     }
@@ -224,6 +225,18 @@ proptest! {
         disk.write_at(0, &pattern(index(LIMIT), 9), &mut buffer).unwrap();
         let end = (index(at) + len).min(index(LIMIT));
         prop_assert_eq!(disk.read_at(at, len, &mut buffer).unwrap(), &pattern(index(LIMIT), 9)[index(at)..end]);
+    }
+}
+
+/// The mark of the former length lies where the new one has none.
+#[test]
+fn a_write_that_fills_the_last_block_is_there_after_reopening() {
+    for (old_len, new_len) in (0..16).flat_map(|old| (old + 1..=33).map(move |new| (4096 + old, 4096 + new))) {
+        for sector_size in [SectorSize::SMALL, SectorSize::DEFAULT] {
+            let old = usize::try_from(old_len).unwrap();
+            let added = usize::try_from(new_len - old_len).unwrap();
+            behaves_like_a_byte_vector(sector_size, &[Op::Write(0, old, 1), Op::Write(old_len, added, 2), Op::Reopen]);
+        }
     }
 }
 
