@@ -132,6 +132,31 @@ fn a_process_that_is_kept_on_one_cpu_serves_requests_of_all() {
     mount.unmount();
 }
 
+/// A thread that looks for requests instead of sleeping stops looking when none come.
+#[test]
+fn a_mount_that_nobody_asks_takes_no_cpu_time() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let stat = format!("/proc/{}/stat", pid_of(&mount));
+    // User and system time, in hundredths of a second: the 14th and 15th field; the 2nd is in brackets.
+    let used = || -> u64 {
+        let line = fs::read_to_string(&stat).unwrap();
+        let fields = line.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+        fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    };
+    let file = open_direct(&mount.path("root.raw"));
+    for block in 0..2000 {
+        exercise(&file, block, 1);
+    }
+    assert!(used() > 0, "the times are not those of the mount");
+    let before = used();
+    std::thread::sleep(Duration::from_secs(1));
+    let idle = used() - before;
+    assert!(idle <= 5, "{idle} hundredths of a second in a second without requests");
+    drop(file);
+    mount.unmount();
+}
+
 /// Interrupts, forgotten names and replies to nobody.
 #[test]
 fn readers_that_are_killed_leave_the_rest_alone() {
