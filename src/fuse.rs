@@ -28,7 +28,7 @@ use crate::fs::{
 };
 use crate::storage::Access;
 use crate::store::plain_file::MAX_REQUEST;
-use errno::refuse;
+use errno::{On, refuse};
 use waiting::{answer, answer_later};
 
 /// How long the kernel may believe what it was told of names and attributes: another host may change the folder.
@@ -93,7 +93,7 @@ impl Filesystem for Adapter {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.lookup(parent.0, name) {
             Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
-            Err(error) => reply.error(refuse("lookup", &error)),
+            Err(error) => reply.error(refuse(On("lookup", &self.0, parent.0), &error)),
         }
     }
 
@@ -104,7 +104,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _request: &Request, number: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         match self.0.attributes(number.0) {
             Ok(attr) => reply.attr(&ttl(&attr), &file_attr(&attr)),
-            Err(error) => reply.error(refuse("getattr", &error)),
+            Err(error) => reply.error(refuse(On("getattr", &self.0, number.0), &error)),
         }
     }
 
@@ -135,22 +135,24 @@ impl Filesystem for Adapter {
             accessed: accessed.map(time_change),
             modified: modified.map(time_change),
         };
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.change(number.0, &changes),
-            |changed| match changed {
+            move |changed| match changed {
                 Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-                Err(error) => reply.error(refuse("setattr", &error)),
+                Err(error) => reply.error(refuse(On("setattr", &fs, number.0), &error)),
             },
         );
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
+        let fs = Arc::clone(&self.0);
         let work = move |fs: &FileSystem| fs.make_dir(parent.0, &name, new);
-        let reply = |made: crate::error::Result<Attr>| match made {
+        let reply = move |made: crate::error::Result<Attr>| match made {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-            Err(error) => reply.error(refuse("mkdir", &error)),
+            Err(error) => reply.error(refuse(On("mkdir", &fs, parent.0), &error)),
         };
         match self.0.holds_vm_folders(parent.0) {
             true => answer_later(&self.0, work, reply),
@@ -169,35 +171,38 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.make_node(parent.0, &name, new, device),
-            |made| match made {
+            move |made| match made {
                 Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-                Err(error) => reply.error(refuse("mknod", &error)),
+                Err(error) => reply.error(refuse(On("mknod", &fs, parent.0), &error)),
             },
         );
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target, new) = (name.to_owned(), target.to_owned(), new_file(request, 0o777, 0));
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.make_symlink(parent.0, &name, &target, new),
-            |made| match made {
+            move |made| match made {
                 Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-                Err(error) => reply.error(refuse("symlink", &error)),
+                Err(error) => reply.error(refuse(On("symlink", &fs, parent.0), &error)),
             },
         );
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.read_symlink(number.0),
-            |target| match target {
+            move |target| match target {
                 Ok(target) => reply.data(target.as_bytes()),
-                Err(error) => reply.error(refuse("readlink", &error)),
+                Err(error) => reply.error(refuse(On("readlink", &fs, number.0), &error)),
             },
         );
     }
@@ -205,7 +210,7 @@ impl Filesystem for Adapter {
     fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.link(number.0, parent.0, name) {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-            Err(error) => reply.error(refuse("link", &error)),
+            Err(error) => reply.error(refuse(On("link", &self.0, number.0), &error)),
         }
     }
 
@@ -226,24 +231,26 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (name, value, caller) = (name.to_owned(), value.to_owned(), caller(request));
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.set_xattr(number.0, &name, &value, mode, &caller),
-            |set| match set {
+            move |set| match set {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(refuse("setxattr", &error)),
+                Err(error) => reply.error(refuse(On("setxattr", &fs, number.0), &error)),
             },
         );
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.to_owned();
+        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.xattr(number.0, &name),
             move |value| match value {
                 Ok(value) => xattr_reply(&value, size, reply),
-                Err(error) => reply.error(refuse("getxattr", &error)),
+                Err(error) => reply.error(refuse(On("getxattr", &fs, number.0), &error)),
             },
         );
     }
@@ -251,28 +258,28 @@ impl Filesystem for Adapter {
     fn listxattr(&self, request: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
         match self.0.xattr_names(number.0, &caller(request)) {
             Ok(names) => xattr_reply(&names, size, reply),
-            Err(error) => reply.error(refuse("listxattr", &error)),
+            Err(error) => reply.error(refuse(On("listxattr", &self.0, number.0), &error)),
         }
     }
 
     fn removexattr(&self, _request: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match self.0.remove_xattr(number.0, name) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("removexattr", &error)),
+            Err(error) => reply.error(refuse(On("removexattr", &self.0, number.0), &error)),
         }
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match self.0.remove(parent.0, name, false) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("unlink", &error)),
+            Err(error) => reply.error(refuse(On("unlink", &self.0, parent.0), &error)),
         }
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         match self.0.remove(parent.0, name, true) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("rmdir", &error)),
+            Err(error) => reply.error(refuse(On("rmdir", &self.0, parent.0), &error)),
         }
     }
 
@@ -294,7 +301,7 @@ impl Filesystem for Adapter {
         };
         match self.0.rename((parent.0, name), (new_parent.0, new_name), mode) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("rename", &error)),
+            Err(error) => reply.error(refuse(On("rename", &self.0, parent.0), &error)),
         }
     }
 
@@ -314,7 +321,7 @@ impl Filesystem for Adapter {
                 }
                 Err(error) => {
                     damage::record(&fs, number.0, &error);
-                    reply.error(refuse("open", &error));
+                    reply.error(refuse(On("open", &fs, number.0), &error));
                 }
             },
         );
@@ -340,7 +347,7 @@ impl Filesystem for Adapter {
                     warn_if_cached(&fs, attr.number, handle);
                     reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
                 }
-                Err(error) => reply.error(refuse("create", &error)),
+                Err(error) => reply.error(refuse(On("create", &fs, parent.0), &error)),
             },
         );
     }
@@ -349,17 +356,17 @@ impl Filesystem for Adapter {
         reply.ok(); // nothing is held back: each write is with the backing file when it is answered
     }
 
-    fn fsync(&self, _request: &Request, _number: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _request: &Request, number: INodeNo, handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
         match self.0.sync(handle.0) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("fsync", &error)),
+            Err(error) => reply.error(refuse(On("fsync", &self.0, number.0), &error)),
         }
     }
 
     fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.0.open_dir(number.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            Err(error) => reply.error(refuse("opendir", &error)),
+            Err(error) => reply.error(refuse(On("opendir", &self.0, number.0), &error)),
         }
     }
 
@@ -377,7 +384,7 @@ impl Filesystem for Adapter {
         });
         match listed {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("readdir", &error)),
+            Err(error) => reply.error(refuse(On("readdir", &self.0, number.0), &error)),
         }
     }
 
@@ -396,7 +403,7 @@ impl Filesystem for Adapter {
     fn fsyncdir(&self, _request: &Request, number: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
         match self.0.sync_dir(number.0) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("fsyncdir", &error)),
+            Err(error) => reply.error(refuse(On("fsyncdir", &self.0, number.0), &error)),
         }
     }
 
@@ -414,7 +421,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: u64,
         len: u64,
@@ -430,14 +437,14 @@ impl Filesystem for Adapter {
         };
         match self.0.allocate(handle.0, offset, len, what) {
             Ok(()) => reply.ok(),
-            Err(error) => reply.error(refuse("fallocate", &error)),
+            Err(error) => reply.error(refuse(On("fallocate", &self.0, number.0), &error)),
         }
     }
 
     fn lseek(
         &self,
         _request: &Request,
-        _number: INodeNo,
+        number: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
@@ -451,7 +458,7 @@ impl Filesystem for Adapter {
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         match self.0.seek(handle.0, offset, what) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-            Err(error) => reply.error(refuse("lseek", &error)),
+            Err(error) => reply.error(refuse(On("lseek", &self.0, number.0), &error)),
         }
     }
 }

@@ -1,11 +1,23 @@
 //! From our errors to what a system call returns. The one place that logs a refused request.
 
+use std::fmt;
+
 use fuser::Errno;
 
 use crate::error::{Error, Kind};
+use crate::fs::{FileSystem, NodeNumber};
+
+/// An operation, and the node that it is on, for messages.
+pub(super) struct On<'a>(pub(super) &'static str, pub(super) &'a FileSystem, pub(super) NodeNumber);
+
+impl fmt::Display for On<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1.name(self.2))
+    }
+}
 
 /// Logs why a request is refused and says it in an errno.
-pub(super) fn refuse(operation: &str, error: &Error) -> Errno {
+pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
     let chain = error.chain();
     let everyday = match error.kind() {
         Kind::Corrupt | Kind::KeyRejected => {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::error::{Error, Result};
 use crate::fs::{FileSystem, Pending};
 use crate::fuse::damage;
-use crate::fuse::errno::refuse;
+use crate::fuse::errno::{On, refuse};
 use crate::fuse::transport::wire::{self, InHeader, Transfer, operation};
 use crate::store::plain_file::HEADROOM;
 use crate::store::transfer::Begun;
@@ -144,6 +144,6 @@ fn sync(fs: &FileSystem, request: InHeader, argument: &[u8]) -> Answer {
     }
 }
 
-fn refused(operation: &str, fs: &FileSystem, request: InHeader, error: &Error) -> Answer {
-    Answer::failed(refuse(&format!("{operation} {}", fs.name(request.node)), error).code())
+fn refused(operation: &'static str, fs: &FileSystem, request: InHeader, error: &Error) -> Answer {
+    Answer::failed(refuse(On(operation, fs, request.node), error).code())
 }

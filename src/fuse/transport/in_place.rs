@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Result;
 use crate::fs::{Attr, Changes, FileSystem, NewFile, RenameMode, TimeChange};
-use crate::fuse::errno::refuse;
+use crate::fuse::errno::{On, refuse};
 use crate::fuse::transport::hot::{Answer, guarded};
 use crate::fuse::transport::reply::Reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
@@ -32,7 +32,7 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mu
     };
     match done {
         Err(error) if Question::of(&error).is_some() => None,
-        Err(error) => Some(Answer::failed(refuse(name, &error).code())),
+        Err(error) => Some(Answer::failed(refuse(On(name, fs, request.node), &error).code())),
         Ok(reply) => Some(reply.put(&mut buffer[HEADROOM..])),
     }
 }
