@@ -135,24 +135,22 @@ impl Filesystem for Adapter {
             accessed: accessed.map(time_change),
             modified: modified.map(time_change),
         };
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.change(number.0, &changes),
-            move |changed| match changed {
+            move |fs, changed| match changed {
                 Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
-                Err(error) => reply.error(refuse(On("setattr", &fs, number.0), &error)),
+                Err(error) => reply.error(refuse(On("setattr", fs, number.0), &error)),
             },
         );
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
-        let fs = Arc::clone(&self.0);
         let work = move |fs: &FileSystem| fs.make_dir(parent.0, &name, new);
-        let reply = move |made: crate::error::Result<Attr>| match made {
+        let reply = move |fs: &FileSystem, made: crate::error::Result<Attr>| match made {
             Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-            Err(error) => reply.error(refuse(On("mkdir", &fs, parent.0), &error)),
+            Err(error) => reply.error(refuse(On("mkdir", fs, parent.0), &error)),
         };
         match self.0.holds_vm_folders(parent.0) {
             true => answer_later(&self.0, work, reply),
@@ -171,38 +169,35 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.make_node(parent.0, &name, new, device),
-            move |made| match made {
+            move |fs, made| match made {
                 Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-                Err(error) => reply.error(refuse(On("mknod", &fs, parent.0), &error)),
+                Err(error) => reply.error(refuse(On("mknod", fs, parent.0), &error)),
             },
         );
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (name, target, new) = (name.to_owned(), target.to_owned(), new_file(request, 0o777, 0));
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.make_symlink(parent.0, &name, &target, new),
-            move |made| match made {
+            move |fs, made| match made {
                 Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
-                Err(error) => reply.error(refuse(On("symlink", &fs, parent.0), &error)),
+                Err(error) => reply.error(refuse(On("symlink", fs, parent.0), &error)),
             },
         );
     }
 
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.read_symlink(number.0),
-            move |target| match target {
+            move |fs, target| match target {
                 Ok(target) => reply.data(target.as_bytes()),
-                Err(error) => reply.error(refuse(On("readlink", &fs, number.0), &error)),
+                Err(error) => reply.error(refuse(On("readlink", fs, number.0), &error)),
             },
         );
     }
@@ -231,26 +226,24 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let (name, value, caller) = (name.to_owned(), value.to_owned(), caller(request));
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.set_xattr(number.0, &name, &value, mode, &caller),
-            move |set| match set {
+            move |fs, set| match set {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(refuse(On("setxattr", &fs, number.0), &error)),
+                Err(error) => reply.error(refuse(On("setxattr", fs, number.0), &error)),
             },
         );
     }
 
     fn getxattr(&self, _request: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.to_owned();
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.xattr(number.0, &name),
-            move |value| match value {
+            move |fs, value| match value {
                 Ok(value) => xattr_reply(&value, size, reply),
-                Err(error) => reply.error(refuse(On("getxattr", &fs, number.0), &error)),
+                Err(error) => reply.error(refuse(On("getxattr", fs, number.0), &error)),
             },
         );
     }
@@ -310,18 +303,17 @@ impl Filesystem for Adapter {
             OpenAccMode::O_RDONLY => Access::Read,
             OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
         };
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.open_file(number.0, access),
-            move |opened| match opened {
+            move |fs, opened| match opened {
                 Ok((handle, cache)) => {
-                    warn_if_cached(&fs, number.0, handle);
+                    warn_if_cached(fs, number.0, handle);
                     reply.opened(FileHandle(handle), open_flags(cache));
                 }
                 Err(error) => {
-                    damage::record(&fs, number.0, &error);
-                    reply.error(refuse(On("open", &fs, number.0), &error));
+                    damage::record(fs, number.0, &error);
+                    reply.error(refuse(On("open", fs, number.0), &error));
                 }
             },
         );
@@ -338,16 +330,15 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
-        let fs = Arc::clone(&self.0);
         answer(
             &self.0,
             move |fs| fs.create(parent.0, &name, new),
-            move |created| match created {
+            move |fs, created| match created {
                 Ok((attr, handle, cache)) => {
-                    warn_if_cached(&fs, attr.number, handle);
+                    warn_if_cached(fs, attr.number, handle);
                     reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
                 }
-                Err(error) => reply.error(refuse(On("create", &fs, parent.0), &error)),
+                Err(error) => reply.error(refuse(On("create", fs, parent.0), &error)),
             },
         );
     }

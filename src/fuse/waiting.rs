@@ -8,18 +8,16 @@ use crate::error::Result;
 use crate::fs::FileSystem;
 use crate::vm::keyring::Question;
 
-/// Does `work` and replies: at once, or when a provider has answered what has to be known first.
+/// Does `work` and replies, which may look at the file system as well: at once, or when a provider has answered what has to be known
+/// first.
 pub(super) fn answer<T: 'static>(
     fs: &Arc<FileSystem>,
     work: impl Fn(&FileSystem) -> Result<T> + Send + 'static,
-    reply: impl FnOnce(Result<T>) + Send + 'static,
+    reply: impl FnOnce(&FileSystem, Result<T>) + Send + 'static,
 ) {
     match work(fs) {
-        Err(error) if Question::of(&error).is_some() => {
-            let fs = Arc::clone(fs);
-            on_own_thread(move || reply(fs.asking(work)));
-        }
-        done => reply(done),
+        Err(error) if Question::of(&error).is_some() => answer_later(fs, work, reply),
+        done => reply(fs, done),
     }
 }
 
@@ -27,10 +25,10 @@ pub(super) fn answer<T: 'static>(
 pub(super) fn answer_later<T: 'static>(
     fs: &Arc<FileSystem>,
     work: impl Fn(&FileSystem) -> Result<T> + Send + 'static,
-    reply: impl FnOnce(Result<T>) + Send + 'static,
+    reply: impl FnOnce(&FileSystem, Result<T>) + Send + 'static,
 ) {
     let fs = Arc::clone(fs);
-    on_own_thread(move || reply(fs.asking(work)));
+    on_own_thread(move || reply(&fs, fs.asking(work)));
 }
 
 /// A request whose thread cannot be started is answered with an error: that is what its reply does when it is dropped.
