@@ -188,17 +188,17 @@ impl<S: Storage> HomeFile<S> {
         }
         let header = home_file::decode_header(&header)?;
         let has_header = header.is_some();
-        let cipher = match header {
+        let (cipher, known_len) = match header {
             Some(header) => keys.file(header)?,
-            None => keys.new_file()?,
+            None => (keys.new_file()?, Some(0)),
         };
         let file = Self {
             storage,
+            cipher,
             has_header: AtomicBool::new(has_header),
             lost_header: !has_header && backing_len > 0,
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
-            known_len: KnownLen::new(cipher.known_len),
-            cipher,
+            known_len: KnownLen::new(known_len),
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
             tail_unclean: AtomicBool::new(has_header),

@@ -5,9 +5,7 @@ use crate::crypto::random;
 use crate::crypto::xaes::{KEY_LEN, Opener, Sealer, Xaes256Gcm};
 use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
-use crate::format::home_file::{
-    BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, Header as FileHeader, UnverifiedHeader, encode_header,
-};
+use crate::format::home_file::{BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, UnverifiedHeader, encode_header};
 use crate::key::{Dek, HOME_DEK_LEN};
 use crate::sys::SecretBytes;
 
@@ -60,7 +58,7 @@ impl HomeKeys {
 
     /// The cipher of a file that is being made with an id.
     pub(super) fn new_file_of(&self, id: FileId) -> Result<FileCipher> {
-        FileCipher::new(FileHeader { id, known_len: Some(0) }, &self.derive(id)?)
+        FileCipher::new(id, &self.derive(id)?)
     }
 
     pub(super) fn values(&self) -> &Xaes256Gcm {
@@ -74,11 +72,11 @@ impl HomeKeys {
         self.new_file_of(FileId(id))
     }
 
-    /// The cipher of a file that exists, once its header is verified.
-    pub(super) fn file(&self, header: UnverifiedHeader) -> Result<FileCipher> {
+    /// The cipher of a file that exists, once its header is verified, and the known length that the header has.
+    pub(super) fn file(&self, header: UnverifiedHeader) -> Result<(FileCipher, Option<u64>)> {
         let keys = self.derive(header.claimed_id())?;
         match (header.clone().verify(&keys[KEY_LEN..]), &self.old) {
-            (Ok(header), _) => FileCipher::new(header, &keys),
+            (Ok(header), _) => Ok((FileCipher::new(header.id, &keys)?, header.known_len)),
             (Err(_), Some(old)) => old.file(header),
             (Err(error), None) => Err(error),
         }
@@ -95,17 +93,15 @@ impl HomeKeys {
 pub(super) struct FileCipher {
     pub(super) id: FileId,
     pub(super) blocks: Xaes256Gcm,
-    /// What the header said when the file was opened.
-    pub(super) known_len: Option<u64>,
     authentication: SecretBytes,
 }
 
 impl FileCipher {
-    fn new(FileHeader { id, known_len }: FileHeader, keys: &[u8]) -> Result<Self> {
+    fn new(id: FileId, keys: &[u8]) -> Result<Self> {
         let (encryption, authentication) = keys.split_at(KEY_LEN);
         let mut kept = SecretBytes::zeroed(authentication.len());
         kept.copy_from_slice(authentication);
-        Ok(Self { id, blocks: Xaes256Gcm::new(encryption)?, known_len, authentication: kept })
+        Ok(Self { id, blocks: Xaes256Gcm::new(encryption)?, authentication: kept })
     }
 
     /// The header of a file that is known to be so long at least.

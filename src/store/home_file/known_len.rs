@@ -10,7 +10,7 @@ use crate::storage::Storage;
 use crate::store::home_file::HomeFile;
 use crate::store::plain_file::PlainFile;
 
-/// What the header says, and whether it may say more when the file is closed.
+/// What the header says, and how much more it may say before a sync.
 pub(super) struct KnownLen {
     /// `None` in a file of the version that does not have it. Changed only with the gate of syncs held.
     len: Option<AtomicU64>,
@@ -135,9 +135,7 @@ impl<S: Storage> HomeFile<S> {
     /// # Errors
     /// `Corrupt` for a file that was cut off, if what is read up to `end` comes to its last block.
     pub(super) fn refuse_end_of_cut_off(&self, end: u64) -> Result<()> {
-        if self.is_cut_off() && end > floor(self.plain_len().saturating_sub(1), BLOCK) {
-            return self.refuse_cut_off();
-        }
-        Ok(())
+        let last_block = floor(self.plain_len().saturating_sub(1), BLOCK);
+        if end > last_block { self.refuse_cut_off() } else { Ok(()) }
     }
 }

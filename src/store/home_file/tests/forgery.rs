@@ -183,7 +183,7 @@ fn a_file_is_known_to_be_as_long_as_it_grew_if_nothing_of_it_was_synced_and_else
     let mut buffer = request_buffer();
     let known = |image: &[u8]| {
         let header = home_file::decode_header(image[..HEADER_LEN].try_into().unwrap()).unwrap().unwrap();
-        keys.file(header).unwrap().known_len.unwrap()
+        keys.file(header).unwrap().1.unwrap()
     };
     let file = new_file(&keys);
     file.write_at(0, &pattern(100, 1), &mut buffer).unwrap();
