@@ -4,8 +4,6 @@
 
 #[path = "support/home_vectors.rs"]
 mod home_vectors;
-#[path = "support/sparse_storage.rs"]
-mod sparse_storage;
 #[path = "support/vector_file.rs"]
 mod vector_file;
 
@@ -15,7 +13,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use sparse_storage::SparseStorage;
 use uuid::Uuid;
 use vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock};
 use vmcryptfs::crypto::random;
@@ -215,33 +212,36 @@ impl<'v> Range<'v> {
         }
     }
 
-    /// An empty disk with this DEK, in a storage that is long enough for any.
-    fn disk(&self) -> (SparseStorage, Disk<SparseStorage>) {
-        let storage = SparseStorage::default();
+    /// The storage of an empty disk with this DEK.
+    fn storage(&self) -> MemoryStorage {
+        let storage = MemoryStorage::default();
         let header = header(disk_shape(self.sector_size), slot(KeyCheck([0; 8]), vec![0; 72]));
         disk::create(&storage, &header, &self.dek).unwrap();
-        (storage.clone(), self.reopen(storage))
+        storage
     }
 
-    fn reopen(&self, storage: SparseStorage) -> Disk<SparseStorage> {
+    fn open<'s>(&self, storage: &'s MemoryStorage) -> Disk<&'s MemoryStorage> {
         LockedDisk::open(storage).unwrap().unlock(&self.dek, Engine::default()).unwrap()
     }
 
     fn reads(&self) {
-        let (storage, _) = self.disk();
+        let storage = self.storage();
         storage.set_len(DEFAULT_DATA_OFFSET + sector::cipher_len(self.plain_len)).unwrap();
         storage.write_at(DEFAULT_DATA_OFFSET + self.offset, self.cipher).unwrap();
-        let disk = self.reopen(storage);
+        let disk = self.open(&storage);
         assert_eq!(disk.plain_len(), self.plain_len, "{}", self.vector.name);
         let mut buffer = request_buffer();
         let read = disk.read_at(self.offset, self.plain.len(), &mut buffer).unwrap();
         assert_eq!(read, self.plain, "{}", self.vector.name);
     }
 
-    fn writes(&self, storage: &SparseStorage, disk: &Disk<SparseStorage>) {
+    fn writes(&self, disk: &Disk<&MemoryStorage>) {
         disk.write_at(self.offset, self.plain, &mut request_buffer()).unwrap();
+        let storage = disk.storage();
         let at = DEFAULT_DATA_OFFSET + self.offset;
-        assert_eq!(storage.bytes(at, self.cipher.len()), self.cipher, "{}", self.vector.name);
+        let mut stored = vec![0; self.cipher.len()];
+        assert_eq!(storage.read_at(at, &mut stored).unwrap(), stored.len());
+        assert_eq!(stored, self.cipher, "{}", self.vector.name);
         if self.offset + self.plain.len() as u64 == self.plain_len {
             assert_eq!(storage.len().unwrap(), at + self.cipher.len() as u64, "{}", self.vector.name);
         }
@@ -273,11 +273,13 @@ fn sectors_and_holes() {
         range.reads();
         if vector.get("direction") == "both" {
             range.encrypts();
-            let (storage, grown_first) = range.disk();
+            let storage = range.storage();
+            let grown_first = range.open(&storage);
             grown_first.set_len(range.plain_len).unwrap();
-            range.writes(&storage, &grown_first);
-            let (storage, grown_by_the_write) = range.disk();
-            range.writes(&storage, &grown_by_the_write);
+            range.writes(&grown_first);
+            let storage = range.storage();
+            let grown_by_the_write = range.open(&storage);
+            range.writes(&grown_by_the_write);
         }
     }
 }
@@ -291,9 +293,9 @@ fn lengths() {
         (left.parse::<i64>().unwrap(), right.parse::<u64>().unwrap())
     };
     let (dek, shape) = (random::disk_dek().unwrap(), disk_shape(SectorSize::DEFAULT));
-    let storage = SparseStorage::default();
+    let storage = MemoryStorage::default();
     disk::create(&storage, &header(shape, slot(KeyCheck([0; 8]), vec![0; 72])), &dek).unwrap();
-    let reopen = || LockedDisk::open(storage.clone()).and_then(|locked| locked.unlock(&dek, Engine::default()));
+    let reopen = || LockedDisk::open(&storage).and_then(|locked| locked.unlock(&dek, Engine::default()));
     for vector in vectors("length", 5) {
         for (plain_len, beyond) in vector.all("length").into_iter().map(two) {
             let plain_len = u64::try_from(plain_len).unwrap();
