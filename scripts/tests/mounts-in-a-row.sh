@@ -32,11 +32,8 @@ for ((number = 1; number <= count; number++)); do
         stop_mount "$mnt"
     else
         kill "$(mount_pid "$mnt")"
-        for ((tries = 0; tries < 200; tries++)); do
-            is_mounted "$mnt" || break
-            sleep 0.05
-        done
-        ! is_mounted "$mnt" || fail "mount $number is still there 10 s after its signal"
+        wait_gone 10 || fail "mount $number is still there 10 s after its signal"
+        ! is_mounted "$mnt" || fail "mount $number outlives its process"
     fi
     mounts=()
 done

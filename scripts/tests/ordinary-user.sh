@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A user without any rights of root's makes a VM, mounts it by fusermount3, and works in it; no one else gets in.
+# A user without any rights of root's makes a VM, mounts it by fusermount3, and works in it.
 set -euo pipefail
 
 # A user who reaches nothing of root's: what the test needs is given to it, and then it is run by that user.

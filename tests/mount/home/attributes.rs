@@ -85,7 +85,6 @@ fn names_of_trusted_xattrs_show_to_root_alone() {
     mount.unmount();
 }
 
-/// All that a mount has from beneath.
 /// What a file keeps of itself beside its content is written without being a change: programs set times, and sync, and close.
 #[test]
 fn times_that_a_program_sets_stay_through_syncs_and_closes() {
@@ -111,6 +110,7 @@ fn times_that_a_program_sets_stay_through_syncs_and_closes() {
     assert_eq!(fs::metadata(host.path("web01/timed")).unwrap().modified().unwrap(), then + Duration::from_secs(2));
 }
 
+/// All that a mount has from beneath.
 fn space(stat: &StatVfs) -> [u64; 7] {
     [stat.f_blocks, stat.f_bfree, stat.f_bavail, stat.f_files, stat.f_ffree, stat.f_frsize, stat.f_namemax]
 }
