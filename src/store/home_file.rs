@@ -102,13 +102,13 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         self.clean_tail(buffer)?;
         // First, even where the write would set the same length: a part of it could leave one that says less than before.
         self.set_backing_len(end)?;
-        let written = self.write_within(plain_offset, data, buffer);
+        let written = self.write_within(plain_offset, data, buffer).and_then(|()| {
+            self.plain_len.store(end, Ordering::Release);
+            self.note_growth(end)
+        });
         if written.is_err() {
             self.tail_unclean.store(true, Ordering::Release);
             self.cut_off(old_len).context(|| "restoring the length after a failed write".into())?;
-        } else {
-            self.plain_len.store(end, Ordering::Release);
-            self.note_growth(end);
         }
         written
     }
@@ -280,8 +280,7 @@ impl<S: Storage> HomeFile<S> {
         self.clean_tail(&mut [0; BLOCK_LEN])?;
         self.set_backing_len(plain_len)?;
         self.plain_len.store(plain_len, Ordering::Release);
-        self.note_growth(plain_len);
-        Ok(())
+        self.note_growth(plain_len)
     }
 
     /// Makes sure that nothing shows behind the end when the file grows: neither the rest of the last block nor blocks of

@@ -78,12 +78,13 @@ impl<S: Storage> HomeFile<S> {
     }
 
     /// Records that the file grew, as far as that needs no sync.
-    pub(super) fn note_growth(&self, len: u64) {
+    pub(super) fn note_growth(&self, len: u64) -> Result<()> {
         let _gate = self.unsynced.writing();
         let len = len.min(self.known_len.unsynced.load(Ordering::Acquire));
-        if len > self.known_len.get() {
-            drop(self.write_known_len(len, |header| self.storage.write_at(0, header)));
+        if len <= self.known_len.get() {
+            return Ok(());
         }
+        self.write_known_len(len, |header| self.storage.write_at(0, header))
     }
 
     /// Before the file becomes so short: once that is durable. The caller holds the gate.
@@ -106,9 +107,11 @@ impl<S: Storage> HomeFile<S> {
 
     fn write_known_len(&self, len: u64, write: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         let Some(known) = &self.known_len.len else { return Ok(()) };
-        write(&self.cipher.header(len))?;
+        let written = write(&self.cipher.header(len));
+        // One that failed may have been done all the same: then the larger one is what the file may have to be.
+        let len = if written.is_ok() { len } else { len.max(self.known_len.get()) };
         known.store(len, Ordering::Release);
-        Ok(())
+        written
     }
 
     /// Whether the file is shorter than it was.
