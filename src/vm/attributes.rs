@@ -105,7 +105,9 @@ pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
 pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
     match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
         Ok(()) => Ok(()),
-        Err(_) if xattr(file, name).is_ok_and(|found| found == value) => Ok(()),
+        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if xattr(file, name).is_ok_and(|found| found == value) => {
+            Ok(())
+        }
         Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
     }
 }
