@@ -100,6 +100,23 @@ impl Turns {
     }
 }
 
+/// Tries again for a while what finds a file in use: a program's close is over before the kernel tells of it.
+///
+/// # Errors
+/// Those of `task`.
+pub(super) fn past_closing<T>(task: impl Fn() -> Result<T>) -> Result<T> {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let start = Instant::now();
+    loop {
+        match task() {
+            Err(error) if error.kind() == Kind::Busy && start.elapsed() < PATIENCE => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
 impl OpenFile {
     pub(super) fn new(content: Content, access: Access, may_write: bool, home: Arc<Home>, turn: Arc<()>) -> Self {
         let writable = AtomicBool::new(access == Access::Write);

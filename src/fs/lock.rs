@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::FileSystem;
+use crate::fs::handle::past_closing;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 
@@ -26,17 +27,22 @@ impl FileSystem {
     /// `NotFound` when no component is there, `Busy` when a file of it is open.
     pub fn lock(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
         let found = self.components_below(below)?;
+        past_closing(|| self.refuse_open(below))?;
+        for header in found.iter().filter_map(FoundComponent::unverified) {
+            self.keyring.lock(header);
+        }
+        self.homes.forget();
+        Ok(found)
+    }
+
+    fn refuse_open(&self, below: Option<&Path>) -> Result<()> {
         for node in self.nodes.open_files() {
             let path = self.nodes.path(&node).unwrap_or_default();
             if below.is_none_or(|below| path.starts_with(below)) {
                 return Err(Error::new(Kind::Busy, format!("{} is open", path.display())));
             }
         }
-        for header in found.iter().filter_map(FoundComponent::unverified) {
-            self.keyring.lock(header);
-        }
-        self.homes.forget();
-        Ok(found)
+        Ok(())
     }
 
     /// Tries again what waits for its provider. Returns how many components were unlocked.

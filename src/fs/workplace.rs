@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
-use crate::fs::handle::{Content, OpenFile};
+use crate::fs::handle::{Content, OpenFile, past_closing};
 use crate::fs::node::{NodeKind, NodeNumber, Place, ROOT};
 use crate::fs::{FileSystem, backing};
 use crate::key::Dek;
@@ -132,8 +132,11 @@ impl Workplace for MountedVm<'_> {
 
     fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
         // What this mount has open is claimed by its open file, and so refused as any other's. What it keeps comes back.
-        self.fs.homes.forget();
-        workplace::claim_unused(&self.fs.backing.dir(&self.folder)?, path, kind).map(|claimed| claimed as _)
+        let folder = self.fs.backing.dir(&self.folder)?;
+        past_closing(|| {
+            self.fs.homes.forget();
+            workplace::claim_unused(&folder, path, kind).map(|claimed| claimed as _)
+        })
     }
 
     fn forget(&self, header: &UnverifiedHeader) {

@@ -1,10 +1,12 @@
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Error, Kind};
+use crate::format::header::ComponentKind;
 use crate::fs::{HandleNumber, NewFile, NodeNumber, Options, ROOT};
 use crate::key::ProviderName;
 use crate::provider::{self, Providers};
@@ -14,7 +16,7 @@ use crate::store::plain_file::HEADROOM;
 use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::vm::folder;
 use crate::vm::rekey::Rekey;
-use crate::vm::workplace::Unmounted;
+use crate::vm::workplace::{Unmounted, Workplace};
 
 /// A datastore whose mounts know nothing of each other, as those of two hosts.
 struct Datastore(TempDir);
@@ -166,4 +168,28 @@ fn a_file_that_is_open_keeps_its_home_in_use() {
     mount.close(open);
     header.claim_home(Access::Write).unwrap();
     assert_busy(folder::use_home(&dir), "another process or host exchanges the keys");
+}
+
+/// The kernel tells of a close after the program that closed has gone on.
+#[test]
+fn a_command_waits_for_what_is_being_closed() {
+    let store = Datastore::new(&["web01"]);
+    let mount = store.mount();
+    let vm = Path::new("web01");
+    let claim = || mount.vm_at(vm).unwrap().0.claim_unused(Path::new(""), ComponentKind::Home).map(drop);
+    let lock = || mount.lock(Some(vm)).map(drop);
+    for command in [&claim as &(dyn Fn() -> Result<()> + Sync), &lock] {
+        let open = write(&mount, "web01/web01.vmx", "text");
+        assert_busy(command(), "web01.vmx is open");
+        std::thread::scope(|scope| {
+            let closes = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(50));
+                mount.close(open);
+            });
+            command().unwrap();
+            closes.join().unwrap();
+        });
+        mount.unlock(None).unwrap();
+        std::fs::remove_file(store.vm("web01").join("web01.vmx")).unwrap();
+    }
 }
