@@ -245,12 +245,15 @@ impl Storage for FileStorage {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let read = |rest: &mut [u8], at| self.either(self.direct_for(at, rest), |file| file.read_at(rest, at));
+        let read = |rest: &mut [u8], at| {
+            self.either(self.direct_for(at, rest), |file| Ok(rustix::io::pread(file, &mut *rest, at)?))
+        };
         fill(buffer, offset, read).context(|| format!("reading {} bytes of the backing file at {offset}", buffer.len()))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let write = |rest: &[u8], at| self.either(self.direct_for(at, rest), |file| file.write_at(rest, at));
+        let write =
+            |rest: &[u8], at| self.either(self.direct_for(at, rest), |file| Ok(rustix::io::pwrite(file, rest, at)?));
         drain(data, offset, write).context(|| format!("writing {} bytes to the backing file at {offset}", data.len()))
     }
 

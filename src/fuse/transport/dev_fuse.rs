@@ -6,7 +6,6 @@
 //! leader is held up in an operation, and lets a follower stand in for it.
 
 use std::hint;
-use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,8 +28,11 @@ use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
 use crate::sys::{AlignedBuffer, fuse_ring};
 
-/// A header, and the arguments of a read or a write: what a write writes comes behind, and so begins at a page.
-const HEAD_LEN: usize = wire::IN_HEADER_LEN + wire::ARGUMENT_LEN;
+/// Where in its buffer a request begins. Behind its header and the arguments of a read or a write comes what a write writes, and
+/// so lies where it is encrypted, at a page.
+const START: usize = HEADROOM - wire::ARGUMENT_LEN - wire::IN_HEADER_LEN;
+/// Where the reply begins: its payload lies behind its header.
+const REPLY: usize = HEADROOM - wire::OUT_HEADER_LEN;
 /// How long nobody may be reading before someone stands in.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How often a follower looks again before it lies down.
@@ -73,7 +75,6 @@ pub(super) fn serve(
 /// One thread's way to read requests.
 struct Reader {
     device: Arc<OwnedFd>,
-    head: [u8; HEAD_LEN],
     buffer: AlignedBuffer,
     looking: Looking,
     /// Whether more requests were there behind the last one.
@@ -82,8 +83,8 @@ struct Reader {
 
 /// What a reader finds.
 enum Found {
-    /// A request of so many bytes.
-    Request(usize),
+    /// A request, and the length of what follows its header.
+    Request(InHeader, usize),
     /// Nothing now.
     Nothing,
     Unmounted,
@@ -91,7 +92,7 @@ enum Found {
 
 impl Reader {
     fn new(device: Arc<OwnedFd>) -> Self {
-        Self { device, head: [0; HEAD_LEN], buffer: request_buffer(), looking: Looking::new(), saw_more: false }
+        Self { device, buffer: request_buffer(), looking: Looking::new(), saw_more: false }
     }
 
     /// A reader that does not wait.
@@ -105,9 +106,11 @@ impl Reader {
 
     fn read(&mut self) -> Result<Found> {
         loop {
-            let mut parts = [IoSliceMut::new(&mut self.head), IoSliceMut::new(&mut self.buffer[HEADROOM..])];
-            match rustix::io::readv(&self.device, &mut parts) {
-                Ok(len) => return Ok(Found::Request(len)),
+            match rustix::io::read(&self.device, &mut self.buffer[START..]) {
+                Ok(len) => match InHeader::decode(&self.buffer[START..][..len]) {
+                    Some(request) => return Ok(Found::Request(request, len - wire::IN_HEADER_LEN)),
+                    None => tracing::error!("a request of {len} bytes from the kernel, shorter than its header"),
+                },
                 Err(Errno::AGAIN) => return Ok(Found::Nothing),
                 Err(Errno::NODEV) => return Ok(Found::Unmounted),
                 // A signal, or a request that was interrupted before it was read.
@@ -123,10 +126,14 @@ impl Reader {
         poll(&mut asked, Some(&now)).is_ok_and(|ready| ready > 0) && asked[0].revents().contains(PollFlags::IN)
     }
 
-    fn reply(&self, unique: u64, answer: Answer) {
-        let header = answer.header(unique);
-        let payload = &self.buffer[HEADROOM..][..answer.payload_len];
-        relay::give(&self.device, &[IoSlice::new(&header), IoSlice::new(payload)]);
+    /// What follows the header of a request.
+    fn body(&self, len: usize) -> &[u8] {
+        &self.buffer[START + wire::IN_HEADER_LEN..][..len]
+    }
+
+    fn reply(&mut self, unique: u64, answer: Answer) {
+        self.buffer[REPLY..HEADROOM].copy_from_slice(&answer.header(unique));
+        relay::give(&self.device, &self.buffer[REPLY..][..wire::OUT_HEADER_LEN + answer.payload_len]);
     }
 }
 
@@ -179,9 +186,9 @@ impl<'a> Crew<'a> {
     fn lead(&self, mut reader: Reader) -> Result<()> {
         loop {
             match self.wait(&mut reader)? {
-                Found::Request(len) => {
-                    self.share(&mut reader);
-                    self.handle(&mut reader, len);
+                Found::Request(request, len) => {
+                    self.share(&mut reader, request);
+                    self.handle(&mut reader, request, len);
                 }
                 Found::Nothing => {}
                 Found::Unmounted => return Ok(()),
@@ -240,10 +247,10 @@ impl<'a> Crew<'a> {
         let mut looks = 0;
         while looks < SECOND_LOOKS {
             match reader.read()? {
-                Found::Request(len) => {
+                Found::Request(request, len) => {
                     looks = 0;
-                    self.share(reader);
-                    self.handle(reader, len);
+                    self.share(reader, request);
+                    self.handle(reader, request, len);
                 }
                 Found::Nothing => {
                     looks += 1;
@@ -261,7 +268,7 @@ impl<'a> Crew<'a> {
         let mut stood_in = Ok(());
         while stood_in.is_ok() && self.waiting.load(Ordering::SeqCst) == 0 {
             match self.wait(reader) {
-                Ok(Found::Request(len)) => self.handle(reader, len),
+                Ok(Found::Request(request, len)) => self.handle(reader, request, len),
                 Ok(Found::Nothing) => {}
                 Ok(Found::Unmounted) => break,
                 Err(error) => stood_in = Err(error),
@@ -272,12 +279,11 @@ impl<'a> Crew<'a> {
     }
 
     /// Wakes a follower if one rests and more requests wait; not behind a request that takes less time than waking somebody.
-    fn share(&self, reader: &mut Reader) {
-        let quick = [operation::RELEASE, operation::FORGET].map(Some);
-        let operation = InHeader::decode(&reader.head).map(|request| request.operation);
+    fn share(&self, reader: &mut Reader, request: InHeader) {
+        let is_quick = [operation::RELEASE, operation::FORGET].contains(&request.operation);
         // Where all followers are at work there is likely more, and the next read will tell.
         let all_work = self.resting_count.load(Ordering::Relaxed) == 0;
-        reader.saw_more = all_work || (!quick.contains(&operation) && reader.finds_more());
+        reader.saw_more = all_work || (!is_quick && reader.finds_more());
         if reader.saw_more && !all_work {
             self.send_follower(DRAIN);
         }
@@ -324,27 +330,24 @@ impl<'a> Crew<'a> {
         self.wake_watcher();
     }
 
-    fn handle(&self, reader: &mut Reader, len: usize) {
-        let Some(request) = InHeader::decode(&reader.head[..len.min(HEAD_LEN)]) else {
-            return tracing::error!("a request of {len} bytes from the kernel, shorter than its header");
-        };
-        let argument = wire::IN_HEADER_LEN..len.min(HEAD_LEN);
-        if let Some(answer) = hot::serve(self.fs, request, &reader.head[argument], &mut reader.buffer) {
+    fn handle(&self, reader: &mut Reader, request: InHeader, len: usize) {
+        let mut argument = [0; wire::ARGUMENT_LEN];
+        let argument = &mut argument[..len.min(wire::ARGUMENT_LEN)];
+        argument.copy_from_slice(reader.body(argument.len()));
+        if let Some(answer) = hot::serve(self.fs, request, argument, &mut reader.buffer) {
             return reader.reply(request.unique, answer);
         }
         if let Some(answer) = self.in_place(reader, request, len) {
             return reader.reply(request.unique, answer);
         }
         match request.operation {
-            operation::FORGET | operation::BATCH_FORGET => self.forget(reader, request, len),
+            operation::FORGET | operation::BATCH_FORGET => self.forget(request, reader.body(len)),
             // Requests end by themselves; told so once, the kernel interrupts none any more.
             operation::INTERRUPT => reader.reply(request.unique, Answer::failed(libc::ENOSYS)),
             _ => {
-                let argument = wire::IN_HEADER_LEN..HEAD_LEN;
-                limit_listing(request, &mut reader.head[argument]);
-                let head = &reader.head[..len.min(HEAD_LEN)];
-                let rest = &reader.buffer[HEADROOM..][..len.saturating_sub(HEAD_LEN)];
-                self.relay.forward(request.unique, &[head, rest], Origin::Device(Arc::clone(&reader.device)));
+                limit_listing(request, &mut reader.buffer[START + wire::IN_HEADER_LEN..HEADROOM]);
+                let message = &reader.buffer[START..][..wire::IN_HEADER_LEN + len];
+                self.relay.forward(request.unique, &[message], Origin::Device(Arc::clone(&reader.device)));
             }
         }
     }
@@ -355,23 +358,17 @@ impl<'a> Crew<'a> {
             return None;
         }
         let mut body = [0; MAX_BODY];
-        let body = body.get_mut(..len.checked_sub(wire::IN_HEADER_LEN)?)?;
-        let head = &reader.head[wire::IN_HEADER_LEN..len.min(HEAD_LEN)];
-        let (front, rest) = body.split_at_mut(head.len());
-        front.copy_from_slice(head);
-        rest.copy_from_slice(&reader.buffer[HEADROOM..][..rest.len()]);
+        let body = body.get_mut(..len)?;
+        body.copy_from_slice(reader.body(len));
         in_place::serve(self.fs, request, body, &mut reader.buffer)
     }
 
     /// No reply is expected.
-    fn forget(&self, reader: &Reader, request: InHeader, len: usize) {
-        let head = &reader.head[wire::IN_HEADER_LEN..len.clamp(wire::IN_HEADER_LEN, HEAD_LEN)];
+    fn forget(&self, request: InHeader, body: &[u8]) {
         if request.operation == operation::FORGET {
-            let count = wire::forget_count(head).unwrap_or(0);
-            return self.fs.forget(request.node, count);
+            return self.fs.forget(request.node, wire::forget_count(body).unwrap_or(0));
         }
-        let body = [head, &reader.buffer[HEADROOM..][..len.saturating_sub(HEAD_LEN)]].concat();
-        for (node, count) in wire::forgets(&body) {
+        for (node, count) in wire::forgets(body) {
             self.fs.forget(node, count);
         }
     }

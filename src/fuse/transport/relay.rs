@@ -167,7 +167,7 @@ impl Relay {
         // A reply to nobody is one to `close`.
         let origin = wire::reply_unique(reply).and_then(|unique| self.origins.lock().remove(&unique));
         match origin {
-            Some(Origin::Device(device)) => give(&device, &[IoSlice::new(reply)]),
+            Some(Origin::Device(device)) => give(&device, reply),
             Some(Origin::Ring(inbox, entry)) => inbox.put(entry, reply.to_vec()),
             None => {}
         }
@@ -184,8 +184,8 @@ impl Relay {
 }
 
 /// Writes a reply to the device.
-pub(super) fn give(device: &OwnedFd, parts: &[IoSlice<'_>]) {
-    match rustix::io::writev(device, parts) {
+pub(super) fn give(device: &OwnedFd, reply: &[u8]) {
+    match rustix::io::write(device, reply) {
         Ok(_) => {}
         // Nobody waits for it any more: the request was interrupted, or the mount is gone.
         Err(Errno::NOENT | Errno::NODEV) => {}
