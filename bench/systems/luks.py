@@ -9,6 +9,10 @@ from process import call, first_line
 from systems.base import FuseSystem
 from systems.folders import make_passphrase
 
+# qemu-img times its key derivation, and gives up where the system accounts no CPU time to so short a piece of work.
+UNTIMED = "Unable to get accurate CPU usage"
+CREATIONS = 10
+
 
 class LuksImage:
     """A LUKS image made by qemu-img: aes-256, xts, plain64, as its defaults are."""
@@ -22,7 +26,13 @@ class LuksImage:
         # The cost of deriving a key from the passphrase plays no part later.
         options = "key-secret=passphrase,iter-time=10"
         create = ["qemu-img", "create", "-q", "-f", "luks", "--object", self.secret(), "-o", options]
-        call([*create, str(self.path()), str(self.size)])
+        for left in reversed(range(CREATIONS)):
+            try:
+                call([*create, str(self.path()), str(self.size)])
+                return
+            except RuntimeError as error:
+                if not left or UNTIMED not in str(error):
+                    raise
 
     def path(self) -> Path:
         return self.folder / "disk.luks"
