@@ -28,9 +28,11 @@ use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
 use crate::sys::{AlignedBuffer, fuse_ring};
 
-/// Where in its buffer a request begins. Behind its header and the arguments of a read or a write comes what a write writes, and
-/// so lies where it is encrypted, at a page.
-const START: usize = HEADROOM - wire::ARGUMENT_LEN - wire::IN_HEADER_LEN;
+/// Where in its buffer what follows a request's header begins: behind the arguments of a write comes what it writes, which so lies
+/// where it is encrypted, at a page.
+const BODY: usize = HEADROOM - wire::ARGUMENT_LEN;
+/// Where a request begins.
+const START: usize = BODY - wire::IN_HEADER_LEN;
 /// Where the reply begins: its payload lies behind its header.
 const REPLY: usize = HEADROOM - wire::OUT_HEADER_LEN;
 /// How long nobody may be reading before someone stands in.
@@ -128,7 +130,7 @@ impl Reader {
 
     /// What follows the header of a request.
     fn body(&self, len: usize) -> &[u8] {
-        &self.buffer[START + wire::IN_HEADER_LEN..][..len]
+        &self.buffer[BODY..][..len]
     }
 
     fn reply(&mut self, unique: u64, answer: Answer) {
@@ -345,7 +347,7 @@ impl<'a> Crew<'a> {
             // Requests end by themselves; told so once, the kernel interrupts none any more.
             operation::INTERRUPT => reader.reply(request.unique, Answer::failed(libc::ENOSYS)),
             _ => {
-                limit_listing(request, &mut reader.buffer[START + wire::IN_HEADER_LEN..HEADROOM]);
+                limit_listing(request, &mut reader.buffer[BODY..HEADROOM]);
                 let message = &reader.buffer[START..][..wire::IN_HEADER_LEN + len];
                 self.relay.forward(request.unique, &[message], Origin::Device(Arc::clone(&reader.device)));
             }
