@@ -139,7 +139,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
     let serving = thread::Builder::new()
         .name("session".into())
         .spawn(move || session.serve(std::iter::from_fn(move || signals.forever().next())))
-        .context(|| "starting the session".into())?;
+        .context(|| "starting the thread that serves the mount".into())?;
     let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
     match ready {
         Ok(socket) => Ok((serving, socket)),

@@ -205,7 +205,7 @@ impl Cluster {
         if let Some(session) = self.resting_session(member, total) {
             result = member.ask(session, attempt);
         }
-        // A server may have closed the session while it rested; that says nothing about the server.
+        // A server may close what rests; that says nothing about the server.
         if result.as_ref().is_err_and(|failure| failure.trouble() == Trouble::Unreachable) {
             result = self.connect(member, total).and_then(|session| member.ask(session, attempt));
         }

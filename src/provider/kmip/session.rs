@@ -119,7 +119,7 @@ impl Session {
         answers.pop().unwrap_or_else(|| Err(Failure::garbled("no answer")))
     }
 
-    /// As [`ask`](Self::ask), before what the session is made for: both share the time of TLS and the first request.
+    /// As [`ask`](Self::ask), before the request that needed a connection: both share the time of TLS and the first request.
     pub(super) fn ask_first(&mut self, request: Request) -> Result<Item, Failure> {
         let first = self.first;
         let answer = self.ask(request);
