@@ -6,11 +6,14 @@
 mod dev_fuse;
 mod hot;
 mod in_place;
+mod inbox;
 mod io_uring;
 mod looking;
 mod plan;
 mod relay;
 mod reply;
+mod ring_server;
+mod roaming;
 mod wire;
 
 use std::fmt;

@@ -7,10 +7,12 @@
 #![allow(unsafe_code, reason = "rings and the memory of entries are shared with the kernel")]
 
 use std::fs::File;
+use std::hint;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
@@ -85,16 +87,31 @@ pub struct Request<'a> {
 /// A ring; it belongs to the thread that made it.
 pub struct FuseRing<'w> {
     ring: Option<IoUring<squeue::Entry128, cqueue::Entry>>,
-    entries: Vec<Entry>,
+    /// By number; `None` where there was one that was taken out.
+    entries: Vec<Option<Entry>>,
     waker: &'w Waker,
+}
+
+/// An entry that was taken out of its ring while it held a request. The ring that it is put into replies.
+pub struct LooseEntry {
+    queue: u16,
+    header: AlignedBuffer,
+    buffer: AlignedBuffer,
+}
+
+impl LooseEntry {
+    /// The queue that it belongs to.
+    pub fn queue(&self) -> u16 {
+        self.queue
+    }
 }
 
 struct Entry {
     queue: u16,
     header: AlignedBuffer,
     buffer: AlignedBuffer,
-    /// Where the kernel finds both.
-    parts: Box<[libc::iovec; 2]>,
+    /// Where the kernel finds both, until it has.
+    parts: Option<Box<[libc::iovec; 2]>>,
     owner: Owner,
     /// What the buffer is read from or written to; open for as long as that takes.
     file: Option<Arc<File>>,
@@ -118,6 +135,7 @@ impl<'w> FuseRing<'w> {
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .build(RING_ENTRIES)?;
         Ok(Self { ring: Some(ring), entries: Vec::new(), waker })
     }
@@ -150,8 +168,49 @@ impl<'w> FuseRing<'w> {
         let part = |memory: &mut [u8]| libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
         let parts = Box::new([part(&mut header), part(&mut buffer[payload_at..payload_at + payload_len])]);
         let address = parts.as_ptr() as u64;
-        self.entries.push(Entry { queue, header, buffer, parts, owner: Owner::Kernel, file: None });
-        self.push(self.entries.len() - 1, REGISTER, address, 0)
+        let parts = Some(parts);
+        self.entries.push(Some(Entry { queue, header, buffer, parts, owner: Owner::Kernel, file: None }));
+        self.push(self.entries.len() - 1, queue, REGISTER, address, 0)
+    }
+
+    /// Takes an entry out that holds a request; `None` for one that holds none.
+    pub fn take(&mut self, entry: usize) -> Option<LooseEntry> {
+        self.held(entry)?;
+        self.entries[entry].take().map(|Entry { queue, header, buffer, .. }| LooseEntry { queue, header, buffer })
+    }
+
+    /// Puts an entry in, with the request that it holds, and returns its number here: the kernel takes a reply from any ring of
+    /// the mount, and then sends the entry's next request there.
+    pub fn put(&mut self, loose: LooseEntry) -> usize {
+        let LooseEntry { queue, header, buffer } = loose;
+        let entry = Some(Entry { queue, header, buffer, parts: None, owner: Owner::Us, file: None });
+        match self.entries.iter().position(Option::is_none) {
+            Some(vacant) => {
+                self.entries[vacant] = entry;
+                vacant
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() - 1
+            }
+        }
+    }
+
+    /// Submits what is to be submitted, and looks, without going to sleep, until there is something to do or it is so late.
+    /// Returns whether there is.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn look(&mut self, until: Instant) -> io::Result<bool> {
+        let ring = self.ring();
+        excuse(ring.submit())?;
+        while !ring.submission().taskrun() && ring.completion().is_empty() {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            hint::spin_loop();
+        }
+        Ok(true)
     }
 
     /// Submits what is to be submitted and waits until there is something to do.
@@ -159,21 +218,17 @@ impl<'w> FuseRing<'w> {
     /// # Errors
     /// The system's.
     pub fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
-        match self.ring().submit_and_wait(1) {
-            Ok(_) => {}
-            // A signal, or completions that must be taken before more is submitted: both are no failure.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
-            Err(error) => return Err(error),
-        }
+        excuse(self.ring().submit_and_wait(1))?;
         let mut woken = false;
         let Some(ring) = self.ring.as_mut() else { return Ok(()) };
         for completion in ring.completion() {
             let (data, result) = (completion.user_data(), completion.result());
             let number = usize::try_from(data & !TRANSFERRED).unwrap_or(usize::MAX);
-            let Some(entry) = self.entries.get_mut(number).filter(|_| data != WOKEN) else {
+            let Some(entry) = self.entries.get_mut(number).and_then(Option::as_mut).filter(|_| data != WOKEN) else {
                 woken = true;
                 continue;
             };
+            entry.parts = None;
             events.push(if data & TRANSFERRED != 0 {
                 (entry.owner, entry.file) = (Owner::Us, None);
                 Event::Transferred(number, result)
@@ -195,7 +250,7 @@ impl<'w> FuseRing<'w> {
 
     /// The request of an entry; `None` for an entry that holds none.
     pub fn request(&mut self, entry: usize) -> Option<Request<'_>> {
-        let entry = self.entries.get_mut(entry).filter(|entry| entry.owner == Owner::Us)?;
+        let entry = self.held(entry)?;
         let len = u32::from_le_bytes(*entry.header[PAYLOAD_LEN_AT..].first_chunk()?);
         Some(Request {
             header: &entry.header[..IN_HEADER_LEN],
@@ -217,12 +272,13 @@ impl<'w> FuseRing<'w> {
         payload_len: u32,
         at_once: bool,
     ) -> io::Result<()> {
-        let Some(replied) = self.entries.get_mut(entry).filter(|entry| entry.owner == Owner::Us) else { return Ok(()) };
+        let Some(replied) = self.held(entry) else { return Ok(()) };
         replied.header[..OUT_HEADER_LEN].copy_from_slice(&header);
         replied.header[PAYLOAD_LEN_AT..PAYLOAD_LEN_AT + 4].copy_from_slice(&payload_len.to_le_bytes());
         let id = replied.header[COMMIT_ID_AT..].first_chunk().map_or(0, |id| u64::from_le_bytes(*id));
         replied.owner = Owner::Kernel;
-        self.push(entry, COMMIT_AND_FETCH, 0, id)?;
+        let queue = replied.queue;
+        self.push(entry, queue, COMMIT_AND_FETCH, 0, id)?;
         if at_once {
             self.ring().submit()?;
         }
@@ -243,8 +299,7 @@ impl<'w> FuseRing<'w> {
         part: Range<usize>,
     ) -> io::Result<()> {
         let data = entry as u64 | TRANSFERRED;
-        let held = self.entries.get_mut(entry).filter(|entry| entry.owner == Owner::Us);
-        let part = held.and_then(|entry| {
+        let part = self.held(entry).and_then(|entry| {
             let memory = entry.buffer.get_mut(part)?;
             let part = (memory.as_mut_ptr(), u32::try_from(memory.len()).ok()?);
             (entry.owner, entry.file) = (Owner::Transfer, Some(Arc::clone(file)));
@@ -259,24 +314,29 @@ impl<'w> FuseRing<'w> {
         self.submit(&submission.user_data(data).into())
     }
 
-    /// The queue that an entry belongs to.
-    pub fn queue(&self, entry: usize) -> u16 {
-        self.entries[entry].queue
+    /// The queue that an entry belongs to; `None` where there is none any more.
+    pub fn queue(&self, entry: usize) -> Option<u16> {
+        self.entries.get(entry)?.as_ref().map(|entry| entry.queue)
     }
 
     /// Whether the kernel has any entry.
     pub fn is_served(&self) -> bool {
-        self.entries.iter().any(|entry| entry.owner == Owner::Kernel)
+        self.entries.iter().flatten().any(|entry| entry.owner == Owner::Kernel)
+    }
+
+    /// An entry that holds a request.
+    fn held(&mut self, entry: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(entry)?.as_mut().filter(|entry| entry.owner == Owner::Us)
     }
 
     fn ring(&mut self) -> &mut IoUring<squeue::Entry128, cqueue::Entry> {
         self.ring.as_mut().expect("it is there until this value is dropped")
     }
 
-    fn push(&mut self, entry: usize, command: u32, address: u64, commit_id: u64) -> io::Result<()> {
+    fn push(&mut self, entry: usize, queue: u16, command: u32, address: u64, commit_id: u64) -> io::Result<()> {
         let mut area = [0; 80]; // struct fuse_uring_cmd_req: flags, commit id, queue
         area[8..16].copy_from_slice(&commit_id.to_le_bytes());
-        area[16..18].copy_from_slice(&self.entries[entry].queue.to_le_bytes());
+        area[16..18].copy_from_slice(&queue.to_le_bytes());
         let command = opcode::UringCmd80::new(DEVICE, command).cmd(area);
         let command = if address == 0 { command } else { command.addr(Some(address)) };
         let mut submission = command.build().user_data(entry as u64);
@@ -297,27 +357,28 @@ impl<'w> FuseRing<'w> {
         // where they are and are not touched while the kernel owns the entry, be it for a request or a transfer, whose file
         // the entry keeps open; see `Drop` for the end.
         while unsafe { self.ring().submission().push(submission) }.is_err() {
-            match self.ring().submit() {
-                Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {
-                    return Err(error);
-                }
-                _ => {}
-            }
+            excuse(self.ring().submit())?;
         }
         Ok(())
+    }
+}
+
+/// A signal, or completions that must be taken before more is submitted: both are no failure.
+fn excuse(submitted: io::Result<usize>) -> io::Result<()> {
+    match submitted {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Err(error),
+        _ => Ok(()),
     }
 }
 
 impl Drop for FuseRing<'_> {
     fn drop(&mut self) {
         self.ring = None;
-        for entry in self.entries.drain(..) {
+        for entry in self.entries.drain(..).flatten() {
             if matches!(entry.owner, Owner::Kernel | Owner::Transfer) {
                 // The kernel lets go of it some time after the ring is closed, and does not say when: better lost than
                 // written to under its next owner.
                 std::mem::forget(entry);
-            } else {
-                drop(entry.parts);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -30,8 +31,16 @@ fn aligned(byte: u8) -> (Vec<u8>, usize) {
 
 /// Writes a block and reads it again.
 fn exercise(file: &File, block: u64, byte: u8) {
+    fill(file, block, byte);
+    expect(file, block, byte);
+}
+
+fn fill(file: &File, block: u64, byte: u8) {
     let (bytes, start) = aligned(byte);
     file.write_all_at(&bytes[start..start + BLOCK], block * BLOCK as u64).unwrap();
+}
+
+fn expect(file: &File, block: u64, byte: u8) {
     let (mut read, start) = aligned(!byte);
     file.read_exact_at(&mut read[start..start + BLOCK], block * BLOCK as u64).unwrap();
     assert!(read[start..start + BLOCK].iter().all(|&found| found == byte), "block {block}");
@@ -129,6 +138,47 @@ fn a_process_that_is_kept_on_one_cpu_serves_requests_of_all() {
             });
         }
     });
+    mount.unmount();
+}
+
+/// Which thread serves clients changes as long as they ask in turns from different CPUs, and changes back when many ask at once.
+#[test]
+fn clients_on_several_cpus_find_what_they_wrote() {
+    const BLOCKS: u64 = 64;
+    let host = Host::with_vm();
+    let usable = sched_getaffinity(None).unwrap();
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| usable.is_set(cpu)).take(2).collect();
+    let mount = host.mount("web01", &[]);
+    let file = open_direct(&mount.path("root.raw"));
+    let in_turns = |round: u8| {
+        let turn = AtomicUsize::new(0);
+        let client = |number: usize| {
+            let mut mask = CpuSet::new();
+            mask.set(cpus[number]);
+            sched_setaffinity(None, &mask).unwrap();
+            for n in 0..100 {
+                while turn.load(Ordering::Acquire) % cpus.len() != number {
+                    std::hint::spin_loop();
+                }
+                let began = Instant::now();
+                fill(&file, number as u64 * BLOCKS + n % BLOCKS, round);
+                // So long that it could be one client who moves.
+                while began.elapsed() < Duration::from_micros(40) {}
+                turn.fetch_add(1, Ordering::Release);
+            }
+            (0..BLOCKS).for_each(|n| expect(&file, number as u64 * BLOCKS + n, round));
+        };
+        std::thread::scope(|scope| (0..cpus.len()).for_each(|number| drop(scope.spawn(move || client(number)))));
+    };
+    let at_once = |round: u8| {
+        let client = |number: u64| (0..50).for_each(|n| exercise(&file, (2 + number) * BLOCKS + n % BLOCKS, round));
+        std::thread::scope(|scope| (0..8).for_each(|number| drop(scope.spawn(move || client(number)))));
+    };
+    for round in 0..10 {
+        in_turns(round);
+        at_once(round ^ 0xff);
+    }
+    drop(file);
     mount.unmount();
 }
 

@@ -2,7 +2,7 @@
 //!
 //! To be woken takes tens of microseconds, most of all where the CPU went idle, and a client with one request at a time asks for the
 //! next one sooner than that. So who did not wait for long looks before it sleeps. Who did sleeps at once: an idle mount costs
-//! nothing. Threads of rings do not look: they share a CPU with the client that they serve.
+//! nothing. Threads of rings, which may share a CPU with the client, have rules of their own ([`super::roaming`]).
 
 use std::thread;
 use std::time::{Duration, Instant};

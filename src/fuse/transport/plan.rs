@@ -18,10 +18,22 @@ const NEIGHBOURS: usize = 3;
 /// What one thread serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Share {
+    /// Of the thread among all.
+    pub(super) number: usize,
     /// The CPU that the thread stays on.
     pub(super) cpu: Option<usize>,
-    /// Queues, and how many entries of each.
-    pub(super) queues: Vec<(u16, usize)>,
+    /// Whether each of several threads stays on a CPU.
+    pub(super) is_kept: bool,
+    pub(super) queues: Vec<QueueShare>,
+}
+
+/// What one thread holds of one queue.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct QueueShare {
+    pub(super) queue: u16,
+    pub(super) entries: usize,
+    /// Number of the thread that has the queue for its own.
+    pub(super) home: usize,
 }
 
 /// Shares for at most `threads` threads, of all queues of this machine.
@@ -62,15 +74,21 @@ fn plan(queues: u16, usable: &[usize], threads: usize) -> Vec<Share> {
     let count = threads.clamp(1, usable.len().max(1));
     let pinned = count == usable.len();
     let mut shares: Vec<Share> = (0..count)
-        .map(|thread| Share { cpu: usable.get(thread).copied().filter(|_| pinned), queues: Vec::new() })
+        .map(|number| Share {
+            number,
+            cpu: usable.get(number).copied().filter(|_| pinned),
+            is_kept: pinned && count > 1,
+            queues: Vec::new(),
+        })
         .collect();
     for queue in 0..queues {
-        let own = shares.iter().position(|share| share.cpu == Some(usize::from(queue)));
-        let own = own.unwrap_or(usize::from(queue) % count);
-        shares[own].queues.push((queue, OWN_ENTRIES));
+        let home = shares.iter().position(|share| share.cpu == Some(usize::from(queue)));
+        let home = home.unwrap_or(usize::from(queue) % count);
+        shares[home].queues.push(QueueShare { queue, entries: OWN_ENTRIES, home });
         let neighbours = NEIGHBOURS.min(count - 1);
         for distance in 1..=neighbours {
-            shares[(own + distance) % count].queues.push((queue, SPARE_ENTRIES / neighbours));
+            let entries = SPARE_ENTRIES / neighbours;
+            shares[(home + distance) % count].queues.push(QueueShare { queue, entries, home });
         }
     }
     shares
@@ -90,8 +108,11 @@ mod tests {
     #[test]
     fn each_queue_is_with_the_thread_on_its_cpu() {
         let shares = plan(2, &[0, 1], 2);
-        assert_eq!(shares[0], Share { cpu: Some(0), queues: vec![(0, OWN_ENTRIES), (1, SPARE_ENTRIES)] });
-        assert_eq!(shares[1], Share { cpu: Some(1), queues: vec![(0, SPARE_ENTRIES), (1, OWN_ENTRIES)] });
+        let held = |queue, entries| QueueShare { queue, entries, home: queue.into() };
+        let (first, second) = (held(0, OWN_ENTRIES), held(1, SPARE_ENTRIES));
+        assert_eq!(shares[0], Share { number: 0, cpu: Some(0), is_kept: true, queues: vec![first, second] });
+        let (first, second) = (held(0, SPARE_ENTRIES), held(1, OWN_ENTRIES));
+        assert_eq!(shares[1], Share { number: 1, cpu: Some(1), is_kept: true, queues: vec![first, second] });
     }
 
     #[test]
@@ -110,8 +131,8 @@ mod tests {
                 let held: Vec<usize> = shares
                     .iter()
                     .flat_map(|share| &share.queues)
-                    .filter(|held| held.0 == queue)
-                    .map(|held| held.1)
+                    .filter(|held| held.queue == queue)
+                    .map(|held| held.entries)
                     .collect();
                 let spare = if shares.len() > 1 { SPARE_ENTRIES } else { 0 };
                 assert_eq!(held.iter().sum::<usize>(), OWN_ENTRIES + spare, "{queue} of {queues}");

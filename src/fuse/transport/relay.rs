@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendmsg, socketpair, sockopt};
 
 use crate::error::{Error, Kind, Result};
-use crate::fuse::transport::io_uring::Inbox;
+use crate::fuse::transport::inbox::{Inbox, Left};
 use crate::fuse::transport::wire::{self, InHeader, operation};
 
 /// Longest message in either direction: a value of an extended attribute, or a piece of a directory, with what goes with it.
@@ -168,7 +168,7 @@ impl Relay {
         let origin = wire::reply_unique(reply).and_then(|unique| self.origins.lock().remove(&unique));
         match origin {
             Some(Origin::Device(device)) => give(&device, reply),
-            Some(Origin::Ring(inbox, entry)) => inbox.put(entry, reply.to_vec()),
+            Some(Origin::Ring(inbox, entry)) => inbox.leave(Left::Reply(entry, reply.to_vec())),
             None => {}
         }
     }

@@ -1,0 +1,330 @@
+//! What the thread of a ring does: it serves requests until the mount is gone.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Context, Error, Result};
+use crate::fs::{FileSystem, Pending};
+use crate::fuse::transport::dev_fuse::limit_listing;
+use crate::fuse::transport::hot::{self, Answer, Outcome};
+use crate::fuse::transport::inbox::{Inbox, Left};
+use crate::fuse::transport::plan::{QueueShare, Share};
+use crate::fuse::transport::relay::{Origin, Relay};
+use crate::fuse::transport::roaming::{Better, Latest, Roaming};
+use crate::fuse::transport::wire::{self, InHeader};
+use crate::store::buffer::request_buffer;
+use crate::store::plain_file::{HEADROOM, MAX_REQUEST};
+use crate::store::transfer::Direction;
+use crate::sys::fuse_ring::{Event, FuseRing, LooseEntry};
+
+/// Replies with so much payload go to the kernel at once, while they are in the CPU's cache.
+const LARGE: usize = 64 << 10;
+/// Most entries of one queue with one thread.
+const MAX_ENTRIES: usize = 512;
+/// As many may be there for the sake of I/O that is under way: what a medium gains from more is little, and each is memory.
+const MAX_WITH_DISKS: usize = 64;
+/// Most of its entries of one queue that a thread gives away.
+const MAX_GIVEN: isize = 3;
+/// How rings end when the mount does.
+const ENDS: [i32; 4] = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED, libc::ENODEV];
+
+/// What all threads of a mount share.
+pub(super) struct Mounted {
+    pub(super) fs: Arc<FileSystem>,
+    pub(super) relay: Arc<Relay>,
+    pub(super) device: Arc<OwnedFd>,
+    /// Of all threads, in their order.
+    pub(super) inboxes: Vec<Arc<Inbox>>,
+    pub(super) latest: Latest,
+}
+
+pub(super) struct Server<'a> {
+    ring: FuseRing<'a>,
+    mounted: &'a Mounted,
+    share: &'a Share,
+    inbox: &'a Arc<Inbox>,
+    held: Vec<Held>,
+    /// Of each entry, the request whose I/O is under way in the ring, and how many there are. Ranges of files are locked for
+    /// them, perhaps for other threads to wait for: as long as there are any, this thread waits for nothing but the ring.
+    pending: Vec<Option<Pending>>,
+    in_flight: usize,
+    /// Reads and writes that would wait for a lock, and what came after them, in order of arrival.
+    deferred: VecDeque<usize>,
+    roaming: Roaming<'a>,
+    /// When the request came that is served, if it came alone.
+    alone: Option<Instant>,
+}
+
+/// This thread's entries of one queue.
+struct Held {
+    queue: u16,
+    /// The thread on the queue's CPU.
+    home: usize,
+    /// How many more other threads gave than were given to them.
+    balance: isize,
+    /// In all, and how many had better be free for new requests.
+    entries: usize,
+    wanted: usize,
+    /// Entries whose requests fuser has, have I/O under way, or wait for a lock.
+    lent: usize,
+}
+
+impl Held {
+    /// So many came from another thread, or went to one.
+    fn count(&mut self, came: isize) {
+        self.balance += came;
+        self.entries = self.entries.saturating_add_signed(came);
+    }
+}
+
+impl<'a> Server<'a> {
+    /// For the thread that made `ring` and has this share; its `inbox` wakes the ring.
+    pub(super) fn new(mounted: &'a Mounted, share: &'a Share, ring: FuseRing<'a>, inbox: &'a Arc<Inbox>) -> Self {
+        Self {
+            ring,
+            mounted,
+            share,
+            inbox,
+            held: Vec::new(),
+            pending: Vec::new(),
+            in_flight: 0,
+            deferred: VecDeque::new(),
+            roaming: Roaming::new(&mounted.latest, share.number),
+            alone: None,
+        }
+    }
+
+    fn attach(&mut self) -> Result<()> {
+        self.ring.attach(self.mounted.device.as_fd()).context(|| "tying a ring to the mount".into())?;
+        for &QueueShare { queue, entries: wanted, home } in &self.share.queues {
+            self.held.push(Held { queue, home, entries: 0, balance: 0, wanted, lent: 0 });
+            for _ in 0..wanted {
+                self.add_entry(queue)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_entry(&mut self, queue: u16) -> Result<()> {
+        self.ring.register(queue, request_buffer(), HEADROOM, MAX_REQUEST).context(|| "adding to a ring".into())?;
+        self.held.iter_mut().filter(|held| held.queue == queue).for_each(|held| held.entries += 1);
+        Ok(())
+    }
+
+    /// Serves until the kernel has taken all entries back.
+    ///
+    /// # Errors
+    /// `Io` when the kernel refuses the ring, or it breaks.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        self.attach()?;
+        let mut events = Vec::new();
+        while self.ring.is_served() || self.held.iter().any(|held| held.lent > 0) {
+            self.wait(&mut events).context(|| "waiting for requests".into())?;
+            for event in events.drain(..) {
+                match event {
+                    Event::Request(entry) => self.handle(entry)?,
+                    Event::Transferred(entry, moved) => self.end_transfer(entry, moved)?,
+                    Event::Woken => self.return_replies()?,
+                    Event::Ended(_, errno) if ENDS.contains(&errno) => {}
+                    Event::Ended(_, errno) => {
+                        let error = std::io::Error::from_raw_os_error(errno);
+                        return Err(Error::io("the kernel refuses an entry of a ring", error));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        let start = Instant::now();
+        let found = match self.roaming.looks_until(start) {
+            Some(until) => Some(self.ring.look(until)?),
+            None => None,
+        };
+        self.ring.wait(events)?;
+        let now = Instant::now();
+        self.roaming.waited(now - start, found);
+        self.alone = (events.len() == 1).then_some(now);
+        if events.len() > 1 {
+            self.roaming.lose_track();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, entry: usize) -> Result<()> {
+        let Some(request) = self.ring.request(entry) else { return Ok(()) };
+        let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
+        if self.mounted.fs.leaves_io_to_others() && hot::is_read_or_write(header) {
+            self.roaming.lose_track();
+            return self.begin_or_defer(entry);
+        }
+        match hot::serve(&self.mounted.fs, header, request.argument, request.buffer) {
+            Some(answer) => match self.better_thread(entry) {
+                Some(thread) => self.give(entry, answer, thread),
+                None => self.reply(entry, answer),
+            },
+            None => self.hand_over(entry, header),
+        }
+    }
+
+    /// The number of another thread that had better have this entry: while requests come one at a time, who can serve their client
+    /// best; otherwise, for one that was given here, who had it before.
+    fn better_thread(&mut self, entry: usize) -> Option<usize> {
+        if !self.share.is_kept {
+            return None;
+        }
+        let queue = self.ring.queue(entry)?;
+        let held = self.held.iter().find(|held| held.queue == queue)?;
+        let thread = match self.alone {
+            None => Some(held.home).filter(|_| held.balance > 0),
+            Some(_) if held.balance <= -MAX_GIVEN => None,
+            Some(now) => match self.roaming.came_alone(held.home == self.share.number, now) {
+                Better::Same => None,
+                Better::Other(thread) => Some(thread),
+                Better::OnItsCpu => Some(held.home),
+            },
+        };
+        thread.filter(|&thread| thread != self.share.number)
+    }
+
+    /// Lets another thread give a reply, to which the kernel then sends what comes next by this entry.
+    fn give(&mut self, entry: usize, answer: Answer, thread: usize) -> Result<()> {
+        let Some(inbox) = self.mounted.inboxes.get(thread) else { return self.reply(entry, answer) };
+        let Some(loose) = self.ring.take(entry) else { return Ok(()) };
+        let Some(held) = self.held.iter_mut().find(|held| held.queue == loose.queue()) else { return Ok(()) };
+        tracing::debug!("an entry of queue {} goes to thread {thread}", held.queue);
+        held.count(-1);
+        inbox.leave(Left::Entry { loose, home: held.home, answer });
+        Ok(())
+    }
+
+    fn accept(&mut self, loose: LooseEntry, home: usize, answer: Answer) -> Result<()> {
+        let queue = loose.queue();
+        if !self.held.iter().any(|held| held.queue == queue) {
+            self.held.push(Held { queue, home, entries: 0, balance: 0, wanted: 0, lent: 0 });
+        }
+        self.held.iter_mut().filter(|held| held.queue == queue).for_each(|held| held.count(1));
+        let entry = self.ring.put(loose);
+        self.reply(entry, answer)
+    }
+
+    fn reply(&mut self, entry: usize, answer: Answer) -> Result<()> {
+        let Some(request) = self.ring.request(entry) else { return Ok(()) };
+        let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
+        let large = request.payload_len.max(answer.payload_len) >= LARGE;
+        self.ring
+            .reply(entry, answer.header(header.unique), wire::u32_of(answer.payload_len), large)
+            .context(|| "replying to the kernel".into())
+    }
+
+    /// Begins a read or a write, unless one before it has to wait, or it has to itself.
+    fn begin_or_defer(&mut self, entry: usize) -> Result<()> {
+        if self.deferred.is_empty() && self.begin(entry)? {
+            return Ok(());
+        }
+        self.deferred.push_back(entry);
+        self.lend(entry, MAX_WITH_DISKS)
+    }
+
+    /// `false`: it has to wait for a lock, which this thread may not, since who has that lock may wait for this thread.
+    fn begin(&mut self, entry: usize) -> Result<bool> {
+        let Some(request) = self.ring.request(entry) else { return Ok(true) };
+        let Some(header) = InHeader::decode(request.header) else { return Ok(true) };
+        let answer = match hot::begin(&self.mounted.fs, header, request.argument, request.buffer) {
+            Outcome::Answered(answer) => answer,
+            Outcome::UnderWay(pending) => return self.transfer(entry, pending).map(|()| true),
+            Outcome::MustWait if self.in_flight > 0 => return Ok(false),
+            Outcome::MustWait => match hot::serve(&self.mounted.fs, header, request.argument, request.buffer) {
+                Some(answer) => answer,
+                None => Answer::failed(libc::ENOSYS),
+            },
+        };
+        self.reply(entry, answer).map(|()| true)
+    }
+
+    /// Lets the ring carry out a request's I/O.
+    fn transfer(&mut self, entry: usize, pending: Pending) -> Result<()> {
+        let Some(transfer) = pending.transfer() else { return Ok(()) };
+        let to_file = transfer.direction() == Direction::Write;
+        self.ring
+            .transfer(entry, to_file, transfer.file(), transfer.offset(), transfer.memory())
+            .context(|| "submitting I/O".into())?;
+        self.pending.resize_with(self.pending.len().max(entry + 1), || None);
+        self.pending[entry] = Some(pending);
+        self.in_flight += 1;
+        self.lend(entry, MAX_WITH_DISKS)
+    }
+
+    fn end_transfer(&mut self, entry: usize, moved: i32) -> Result<()> {
+        let Some(pending) = self.pending.get_mut(entry).and_then(Option::take) else { return Ok(()) };
+        self.in_flight -= 1;
+        self.take_back(entry);
+        let moved = usize::try_from(moved).map_err(|_| io::Error::from_raw_os_error(-moved));
+        if let Some(request) = self.ring.request(entry)
+            && let Some(header) = InHeader::decode(request.header)
+        {
+            let answer = hot::end(&self.mounted.fs, header, pending, moved, request.buffer);
+            self.reply(entry, answer)?;
+        }
+        while let Some(&next) = self.deferred.front() {
+            if !self.begin(next)? {
+                break;
+            }
+            self.deferred.pop_front();
+            self.take_back(next);
+        }
+        Ok(())
+    }
+
+    /// Counts an entry that stays away for a while. Another one takes its place if there are few left.
+    fn lend(&mut self, entry: usize, most: usize) -> Result<()> {
+        let Some(queue) = self.ring.queue(entry) else { return Ok(()) };
+        let Some(held) = self.held.iter_mut().find(|held| held.queue == queue) else { return Ok(()) };
+        held.lent += 1;
+        if held.entries - held.lent < held.wanted && held.entries < most {
+            self.add_entry(queue)?;
+        }
+        Ok(())
+    }
+
+    fn take_back(&mut self, entry: usize) {
+        let queue = self.ring.queue(entry);
+        self.held.iter_mut().filter(|held| Some(held.queue) == queue).for_each(|held| held.lent -= 1);
+    }
+
+    /// Gives a request to fuser. Its entry stays with it.
+    fn hand_over(&mut self, entry: usize, header: InHeader) -> Result<()> {
+        let Some(request) = self.ring.request(entry) else { return Ok(()) };
+        let payload = &request.buffer[HEADROOM..][..request.payload_len.min(MAX_REQUEST)];
+        let argument_len = header.len.saturating_sub(wire::IN_HEADER_LEN + payload.len());
+        let mut argument = request.argument[..argument_len.min(request.argument.len())].to_vec();
+        limit_listing(header, &mut argument);
+        let origin = Origin::Ring(Arc::clone(self.inbox), entry);
+        self.mounted.relay.forward(header.unique, &[request.header, &argument, payload], origin);
+        self.lend(entry, MAX_ENTRIES)
+    }
+
+    fn return_replies(&mut self) -> Result<()> {
+        for left in self.inbox.empty() {
+            let (entry, reply) = match left {
+                Left::Reply(entry, reply) => (entry, reply),
+                Left::Entry { loose, home, answer } => {
+                    self.accept(loose, home, answer)?;
+                    continue;
+                }
+            };
+            self.take_back(entry);
+            let Some(request) = self.ring.request(entry) else { continue };
+            let Some((header, payload)) = reply.split_first_chunk() else { continue };
+            request.buffer[HEADROOM..][..payload.len()].copy_from_slice(payload);
+            self.ring
+                .reply(entry, *header, wire::u32_of(payload.len()), false)
+                .context(|| "replying to the kernel".into())?;
+        }
+        Ok(())
+    }
+}
