@@ -10,6 +10,7 @@ mod inbox;
 mod io_uring;
 mod looking;
 mod plan;
+mod quickness;
 mod relay;
 mod reply;
 mod ring_server;
@@ -177,7 +178,7 @@ impl Connection {
         let own = Arc::clone(&relay);
         let replies = start("relay-in", Box::new(move || own.return_replies()))?;
         let (ended, on_ended) = channel();
-        let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, &ended));
+        let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, owner_alone, &ended));
         let (own_fs, own_relay) = (Arc::clone(fs), Arc::clone(&relay));
         start(
             "dev-fuse-0",

@@ -53,6 +53,7 @@ impl Rings {
         fs: &Arc<FileSystem>,
         relay: &Arc<Relay>,
         device: &Arc<OwnedFd>,
+        owner_alone: Option<u32>,
         ended: &Sender<Result<()>>,
     ) -> usize {
         let mounted = Arc::new(Mounted {
@@ -61,6 +62,7 @@ impl Rings {
             device: Arc::clone(device),
             inboxes: self.0.iter().map(|thread| Arc::clone(&thread.inbox)).collect(),
             latest: Latest::new(),
+            owner_alone,
         });
         for thread in &self.0 {
             let start = Start { mounted: Arc::clone(&mounted), ended: ended.clone() };

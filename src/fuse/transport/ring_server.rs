@@ -10,8 +10,10 @@ use crate::error::{Context, Error, Result};
 use crate::fs::{FileSystem, Pending};
 use crate::fuse::transport::dev_fuse::limit_listing;
 use crate::fuse::transport::hot::{self, Answer, Outcome};
+use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::inbox::{Inbox, Left};
 use crate::fuse::transport::plan::{QueueShare, Share};
+use crate::fuse::transport::quickness::Quickness;
 use crate::fuse::transport::relay::{Origin, Relay};
 use crate::fuse::transport::roaming::{Better, Latest, Roaming};
 use crate::fuse::transport::wire::{self, InHeader};
@@ -39,6 +41,8 @@ pub(super) struct Mounted {
     /// Of all threads, in their order.
     pub(super) inboxes: Vec<Arc<Inbox>>,
     pub(super) latest: Latest,
+    /// As for [`dev_fuse::serve`](super::dev_fuse::serve).
+    pub(super) owner_alone: Option<u32>,
 }
 
 pub(super) struct Server<'a> {
@@ -54,6 +58,7 @@ pub(super) struct Server<'a> {
     /// Reads and writes that would wait for a lock, and what came after them, in order of arrival.
     deferred: VecDeque<usize>,
     roaming: Roaming<'a>,
+    quickness: Quickness,
     /// When the request came that is served, if it came alone.
     alone: Option<Instant>,
 }
@@ -93,6 +98,7 @@ impl<'a> Server<'a> {
             in_flight: 0,
             deferred: VecDeque::new(),
             roaming: Roaming::new(&mounted.latest, share.number),
+            quickness: Quickness::default(),
             alone: None,
         }
     }
@@ -162,13 +168,34 @@ impl<'a> Server<'a> {
             self.roaming.lose_track();
             return self.begin_or_defer(entry);
         }
-        match hot::serve(&self.mounted.fs, header, request.argument, request.buffer) {
+        let served = hot::serve(&self.mounted.fs, header, request.argument, request.buffer);
+        match served.or_else(|| self.in_place(entry, header)) {
             Some(answer) => match self.better_thread(entry) {
                 Some(thread) => self.give(entry, answer, thread),
                 None => self.reply(entry, answer),
             },
             None => self.hand_over(entry, header),
         }
+    }
+
+    /// Serves a request that is short, if it is one of those, as long as they are quick: nobody stands in for this thread. With I/O
+    /// under way it waits for no lock.
+    fn in_place(&mut self, entry: usize, header: InHeader) -> Option<Answer> {
+        let Mounted { fs, owner_alone, .. } = self.mounted;
+        if fs.leaves_io_to_others() || !in_place::lets_in(header, *owner_alone) || !self.quickness.is_likely() {
+            return None;
+        }
+        let request = self.ring.request(entry)?;
+        let len = header.len.checked_sub(wire::IN_HEADER_LEN)?;
+        let (argument, names) = (len.checked_sub(request.payload_len)?, request.payload_len);
+        let mut body = [0; MAX_BODY];
+        let body = body.get_mut(..len)?;
+        body[..argument].copy_from_slice(request.argument.get(..argument)?);
+        body[argument..].copy_from_slice(&request.buffer[HEADROOM..][..names]);
+        let start = Instant::now();
+        let answer = in_place::serve(fs, header, body, request.buffer)?;
+        self.quickness.took(start.elapsed());
+        Some(answer)
     }
 
     /// The number of another thread that had better have this entry: while requests come one at a time, who can serve their client
