@@ -61,7 +61,7 @@ impl Rings {
             relay: Arc::clone(relay),
             device: Arc::clone(device),
             inboxes: self.0.iter().map(|thread| Arc::clone(&thread.inbox)).collect(),
-            latest: Latest::new(),
+            latest: Latest::new(self.0.len()),
             owner_alone,
         });
         for thread in &self.0 {

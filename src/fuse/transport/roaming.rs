@@ -8,8 +8,10 @@
 //!
 //! The kernel sends the next request of a queue to the entry that came back last, so it takes one entry to move a client.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use crossbeam::utils::CachePadded;
 
 /// How long a thread looks: long enough for a client that sleeps on an idle CPU between its requests.
 const PATIENCE: Duration = Duration::from_micros(60);
@@ -25,18 +27,31 @@ const MOST_REST_BITS: u32 = 6;
 /// Requests in a row that have to say the same before something is made of it.
 const ENOUGH: u32 = 8;
 
-/// Which thread of a mount last had a request alone, and when.
+/// Which thread of a mount last had a request alone, and when; and which threads are at work.
 pub(super) struct Latest {
     began: Instant,
     /// Nanoseconds since then, above [`THREAD_BITS`] for the thread's number.
-    at: AtomicU64,
+    at: CachePadded<AtomicU64>,
+    at_work: Box<[CachePadded<AtomicBool>]>,
 }
 
 const THREAD_BITS: u32 = 16;
 
 impl Latest {
-    pub(super) fn new() -> Self {
-        Self { began: Instant::now(), at: AtomicU64::new(0) }
+    /// For so many threads.
+    pub(super) fn new(threads: usize) -> Self {
+        let at_work = (0..threads).map(|_| CachePadded::default()).collect();
+        Self { began: Instant::now(), at: CachePadded::default(), at_work }
+    }
+
+    fn set_at_work(&self, thread: usize, at_work: bool) {
+        if let Some(flag) = self.at_work.get(thread) {
+            flag.store(at_work, Ordering::Relaxed);
+        }
+    }
+
+    fn is_at_work(&self, thread: usize) -> bool {
+        self.at_work.get(thread).is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     /// Notes a request of this thread. Returns which other thread had the one before, if another had, and how long ago.
@@ -119,11 +134,13 @@ impl<'a> Roaming<'a> {
     /// Until when to look, in a wait that begins now; `None`: not at all. Where the client shares the thread's CPU, that would keep
     /// it from asking.
     pub(super) fn looks_until(&mut self, now: Instant) -> Option<Instant> {
+        self.latest.set_at_work(self.thread, false);
         (self.elsewhere >= ENOUGH && self.looking.begins()).then(|| now + PATIENCE)
     }
 
     /// A wait is over that took so long; `found`: by looking, or not, if that was tried.
     pub(super) fn waited(&mut self, waited: Duration, found: Option<bool>) {
+        self.latest.set_at_work(self.thread, true);
         self.looking.ended(waited, found);
     }
 
@@ -134,7 +151,10 @@ impl<'a> Roaming<'a> {
 
     /// A request came alone, from the thread's own CPU or another.
     pub(super) fn came_alone(&mut self, from_own_cpu: bool, now: Instant) -> Better {
-        let other = self.latest.replace(self.thread, now).filter(|&(_, since)| (SOON..LATE).contains(&since));
+        let other = self.latest.replace(self.thread, now).filter(|&(other, since)| {
+            // One that is at work has another request.
+            (SOON..LATE).contains(&since) && !self.latest.is_at_work(other)
+        });
         self.shared = if other.is_some() { self.shared + 1 } else { 0 };
         if from_own_cpu {
             (self.elsewhere, self.slow) = (0, 0);
@@ -164,13 +184,14 @@ mod tests {
     const THIS: usize = 1;
     const OTHER: usize = 0;
 
-    /// What is said of requests from the own CPU, each so long behind one that another thread had.
-    fn behind_others(microseconds: u64) -> Vec<Better> {
-        let latest = Latest::new();
+    /// What is said of requests from the own CPU, each so long behind one that another thread had, which is still at work or not.
+    fn behind_others(microseconds: u64, at_work: bool) -> Vec<Better> {
+        let latest = Latest::new(2);
         let (mut roaming, mut now) = (Roaming::new(&latest, THIS), latest.began);
         let serve = |_| {
             now += Duration::from_micros(500);
             latest.replace(OTHER, now);
+            latest.set_at_work(OTHER, at_work);
             roaming.came_alone(true, now + Duration::from_micros(microseconds))
         };
         (0..2 * ENOUGH).map(serve).collect()
@@ -178,17 +199,18 @@ mod tests {
 
     #[test]
     fn a_client_that_comes_back_after_another_thread_served_it_roams() {
-        let said = behind_others(40);
+        let said = behind_others(40, false);
         assert_eq!(said.iter().filter(|&&better| better == Better::Other(OTHER)).count(), 2);
         assert_eq!(said[ENOUGH as usize - 1], Better::Other(OTHER));
-        for other_client in [5, 400] {
-            assert!(behind_others(other_client).iter().all(|&better| better == Better::Same), "{other_client}");
+        for (other_client, at_work) in [(5, false), (400, false), (40, true)] {
+            let said = behind_others(other_client, at_work);
+            assert!(said.iter().all(|&better| better == Better::Same), "{other_client} {at_work}");
         }
     }
 
     #[test]
     fn a_client_that_stays_does_not_roam() {
-        let latest = Latest::new();
+        let latest = Latest::new(2);
         let mut roaming = Roaming::new(&latest, THIS);
         for request in 0..100 {
             let now = latest.began + Duration::from_micros(request * 40);
@@ -200,7 +222,7 @@ mod tests {
 
     #[test]
     fn clients_on_other_cpus_are_looked_for() {
-        let latest = Latest::new();
+        let latest = Latest::new(2);
         let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
         let mut looked = 0;
         for _ in 0..100 {
@@ -216,7 +238,7 @@ mod tests {
 
     #[test]
     fn who_looks_in_vain_does_so_ever_more_seldom() {
-        let latest = Latest::new();
+        let latest = Latest::new(2);
         let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
         let mut looked = 0;
         for _ in 0..1_000 {
@@ -230,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_client_in_no_hurry_is_better_served_on_its_cpu() {
-        let latest = Latest::new();
+        let latest = Latest::new(2);
         let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
         let mut serve = |_| {
             roaming.waited(Duration::from_millis(1), None);
