@@ -14,8 +14,9 @@ pub(super) struct Inbox {
 pub(super) enum Left {
     /// fuser's reply to the request of an entry.
     Reply(usize, Vec<u8>),
-    /// An entry that is this thread's from now on, the number of the thread on its queue's CPU, and the reply to give.
-    Entry { loose: LooseEntry, home: usize, answer: Answer },
+    /// An entry that is this thread's from now on, the numbers of the thread on its queue's CPU and of the one that gives it,
+    /// and the reply to give.
+    Entry { loose: LooseEntry, home: usize, giver: usize, answer: Answer },
 }
 
 impl Inbox {

@@ -68,8 +68,9 @@ struct Held {
     queue: u16,
     /// The thread on the queue's CPU.
     home: usize,
-    /// How many more other threads gave than were given to them.
+    /// How many more other threads gave than were given to them, and who gave last.
     balance: isize,
+    giver: usize,
     /// In all, and how many had better be free for new requests.
     entries: usize,
     wanted: usize,
@@ -106,7 +107,7 @@ impl<'a> Server<'a> {
     fn attach(&mut self) -> Result<()> {
         self.ring.attach(self.mounted.device.as_fd()).context(|| "tying a ring to the mount".into())?;
         for &QueueShare { queue, entries: wanted, home } in &self.share.queues {
-            self.held.push(Held { queue, home, entries: 0, balance: 0, wanted, lent: 0 });
+            self.held.push(Held { queue, home, entries: 0, balance: 0, giver: home, wanted, lent: 0 });
             for _ in 0..wanted {
                 self.add_entry(queue)?;
             }
@@ -207,7 +208,7 @@ impl<'a> Server<'a> {
         let queue = self.ring.queue(entry)?;
         let held = self.held.iter().find(|held| held.queue == queue)?;
         let thread = match self.alone {
-            None => Some(held.home).filter(|_| held.balance > 0),
+            None => Some(held.giver).filter(|_| held.balance > 0),
             Some(_) if held.balance <= -MAX_GIVEN => None,
             Some(now) => match self.roaming.came_alone(held.home == self.share.number, now) {
                 Better::Same => None,
@@ -225,16 +226,19 @@ impl<'a> Server<'a> {
         let Some(held) = self.held.iter_mut().find(|held| held.queue == loose.queue()) else { return Ok(()) };
         tracing::debug!("an entry of queue {} goes to thread {thread}", held.queue);
         held.count(-1);
-        inbox.leave(Left::Entry { loose, home: held.home, answer });
+        inbox.leave(Left::Entry { loose, home: held.home, giver: self.share.number, answer });
         Ok(())
     }
 
-    fn accept(&mut self, loose: LooseEntry, home: usize, answer: Answer) -> Result<()> {
+    fn accept(&mut self, loose: LooseEntry, home: usize, giver: usize, answer: Answer) -> Result<()> {
         let queue = loose.queue();
         if !self.held.iter().any(|held| held.queue == queue) {
-            self.held.push(Held { queue, home, entries: 0, balance: 0, wanted: 0, lent: 0 });
+            self.held.push(Held { queue, home, entries: 0, balance: 0, giver, wanted: 0, lent: 0 });
         }
-        self.held.iter_mut().filter(|held| held.queue == queue).for_each(|held| held.count(1));
+        for held in self.held.iter_mut().filter(|held| held.queue == queue) {
+            held.count(1);
+            held.giver = giver;
+        }
         let entry = self.ring.put(loose);
         self.reply(entry, answer)
     }
@@ -339,8 +343,8 @@ impl<'a> Server<'a> {
         for left in self.inbox.empty() {
             let (entry, reply) = match left {
                 Left::Reply(entry, reply) => (entry, reply),
-                Left::Entry { loose, home, answer } => {
-                    self.accept(loose, home, answer)?;
+                Left::Entry { loose, home, giver, answer } => {
+                    self.accept(loose, home, giver, answer)?;
                     continue;
                 }
             };
