@@ -209,12 +209,12 @@ impl<'a> Server<'a> {
         let held = self.held.iter().find(|held| held.queue == queue)?;
         let thread = match self.alone {
             None => Some(held.giver).filter(|_| held.balance > 0),
-            Some(_) if held.balance <= -MAX_GIVEN => None,
             Some(now) => match self.roaming.came_alone(held.home == self.share.number, now) {
                 Better::Same => None,
                 Better::Other(thread) => Some(thread),
                 Better::OnItsCpu => Some(held.home),
-            },
+            }
+            .filter(|_| held.balance > -MAX_GIVEN),
         };
         thread.filter(|&thread| thread != self.share.number)
     }

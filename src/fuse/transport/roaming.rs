@@ -123,19 +123,33 @@ pub(super) struct Roaming<'a> {
     shared: u32,
     elsewhere: u32,
     slow: u32,
+    /// Requests in a row, each alone, with none of another thread between them.
+    single: u32,
+    /// Whether the last one was from another CPU.
+    was_elsewhere: bool,
 }
 
 impl<'a> Roaming<'a> {
     /// For a thread of this number.
     pub(super) fn new(latest: &'a Latest, thread: usize) -> Self {
-        Self { latest, thread, looking: Looking::default(), shared: 0, elsewhere: 0, slow: 0 }
+        Self {
+            latest,
+            thread,
+            looking: Looking::default(),
+            shared: 0,
+            elsewhere: 0,
+            slow: 0,
+            single: 0,
+            was_elsewhere: false,
+        }
     }
 
     /// Until when to look, in a wait that begins now; `None`: not at all. Where the client shares the thread's CPU, that would keep
     /// it from asking.
     pub(super) fn looks_until(&mut self, now: Instant) -> Option<Instant> {
         self.latest.set_at_work(self.thread, false);
-        (self.elsewhere >= ENOUGH && self.looking.begins()).then(|| now + PATIENCE)
+        let is_likely = self.elsewhere >= ENOUGH || (self.was_elsewhere && self.single >= 2 * ENOUGH);
+        (is_likely && self.looking.begins()).then(|| now + PATIENCE)
     }
 
     /// A wait is over that took so long; `found`: by looking, or not, if that was tried.
@@ -146,12 +160,15 @@ impl<'a> Roaming<'a> {
 
     /// Several requests came at once, or something else that says nothing of a client with one at a time.
     pub(super) fn lose_track(&mut self) {
-        (self.shared, self.elsewhere, self.slow) = (0, 0, 0);
+        (self.shared, self.elsewhere, self.slow, self.single) = (0, 0, 0, 0);
     }
 
     /// A request came alone, from the thread's own CPU or another.
     pub(super) fn came_alone(&mut self, from_own_cpu: bool, now: Instant) -> Better {
-        let other = self.latest.replace(self.thread, now).filter(|&(other, since)| {
+        let other = self.latest.replace(self.thread, now);
+        self.single = if other.is_some() { 0 } else { self.single.saturating_add(1) };
+        self.was_elsewhere = !from_own_cpu;
+        let other = other.filter(|&(other, since)| {
             // One that is at work has another request.
             (SOON..LATE).contains(&since) && !self.latest.is_at_work(other)
         });
@@ -234,6 +251,21 @@ mod tests {
         assert_eq!(looked, 100 - ENOUGH);
         roaming.lose_track();
         assert_eq!(roaming.looks_until(now), None);
+    }
+
+    #[test]
+    fn a_client_that_comes_and_goes_is_looked_for_while_it_is_elsewhere() {
+        let latest = Latest::new(2);
+        let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
+        latest.replace(THIS, now);
+        let mut looked = [0, 0];
+        for request in 0..100 {
+            let looks = roaming.looks_until(now).is_some();
+            looked[request % 2] += u32::from(looks);
+            roaming.waited(Duration::from_micros(30), looks.then_some(true));
+            roaming.came_alone(request % 2 == 0, now);
+        }
+        assert_eq!(looked, [(100 - 2 * ENOUGH) / 2, 0]);
     }
 
     #[test]
