@@ -46,6 +46,17 @@ fn expect(file: &File, block: u64, byte: u8) {
     assert!(read[start..start + BLOCK].iter().all(|&found| found == byte), "block {block}");
 }
 
+fn cpus_of(mask: &CpuSet) -> Vec<usize> {
+    (0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu)).collect()
+}
+
+/// Keeps the calling thread on a CPU.
+fn stay_on(cpu: usize) {
+    let mut mask = CpuSet::new();
+    mask.set(cpu);
+    sched_setaffinity(None, &mask).unwrap();
+}
+
 fn pid_of(mount: &Mount<'_>) -> i64 {
     mount.status()["pid"].as_i64().unwrap()
 }
@@ -116,21 +127,16 @@ fn a_connection_that_is_aborted_ends_its_process_and_nothing_is_lost() {
 fn a_process_that_is_kept_on_one_cpu_serves_requests_of_all() {
     let host = Host::with_vm();
     let usable = sched_getaffinity(None).unwrap();
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| usable.is_set(cpu)).collect();
-    let only = |cpu: usize| {
-        let mut mask = CpuSet::new();
-        mask.set(cpu);
-        sched_setaffinity(None, &mask).unwrap();
-    };
+    let cpus = cpus_of(&usable);
     // What is started inherits it.
-    only(cpus[0]);
+    stay_on(cpus[0]);
     let mount = host.mount("web01", &[]);
     sched_setaffinity(None, &usable).unwrap();
     std::thread::scope(|scope| {
         for &cpu in &cpus {
             let path = mount.path("root.raw");
             scope.spawn(move || {
-                only(cpu);
+                stay_on(cpu);
                 let file = open_direct(&path);
                 for block in 0..200 {
                     exercise(&file, cpu as u64 * 200 + block, u8::try_from(block).unwrap());
@@ -146,16 +152,14 @@ fn a_process_that_is_kept_on_one_cpu_serves_requests_of_all() {
 fn clients_on_several_cpus_find_what_they_wrote() {
     const BLOCKS: u64 = 64;
     let host = Host::with_vm();
-    let usable = sched_getaffinity(None).unwrap();
-    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| usable.is_set(cpu)).take(2).collect();
+    let mut cpus = cpus_of(&sched_getaffinity(None).unwrap());
+    cpus.truncate(2);
     let mount = host.mount("web01", &[]);
     let file = open_direct(&mount.path("root.raw"));
     let in_turns = |round: u8| {
         let turn = AtomicUsize::new(0);
         let client = |number: usize| {
-            let mut mask = CpuSet::new();
-            mask.set(cpus[number]);
-            sched_setaffinity(None, &mask).unwrap();
+            stay_on(cpus[number]);
             for n in 0..100 {
                 while turn.load(Ordering::Acquire) % cpus.len() != number {
                     std::hint::spin_loop();
