@@ -110,7 +110,7 @@ struct Entry {
     queue: u16,
     header: AlignedBuffer,
     buffer: AlignedBuffer,
-    /// Where the kernel finds both, until it has.
+    /// Where the kernel finds both when the entry is registered; not for one that was put in, which was registered before.
     parts: Option<Box<[libc::iovec; 2]>>,
     owner: Owner,
     /// What the buffer is read from or written to; open for as long as that takes.
@@ -168,8 +168,7 @@ impl<'w> FuseRing<'w> {
         let part = |memory: &mut [u8]| libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
         let parts = Box::new([part(&mut header), part(&mut buffer[payload_at..payload_at + payload_len])]);
         let address = parts.as_ptr() as u64;
-        let parts = Some(parts);
-        self.entries.push(Some(Entry { queue, header, buffer, parts, owner: Owner::Kernel, file: None }));
+        self.entries.push(Some(Entry { queue, header, buffer, parts: Some(parts), owner: Owner::Kernel, file: None }));
         self.push(self.entries.len() - 1, queue, REGISTER, address, 0)
     }
 
@@ -228,7 +227,6 @@ impl<'w> FuseRing<'w> {
                 woken = true;
                 continue;
             };
-            entry.parts = None;
             events.push(if data & TRANSFERRED != 0 {
                 (entry.owner, entry.file) = (Owner::Us, None);
                 Event::Transferred(number, result)
@@ -379,6 +377,8 @@ impl Drop for FuseRing<'_> {
                 // The kernel lets go of it some time after the ring is closed, and does not say when: better lost than
                 // written to under its next owner.
                 std::mem::forget(entry);
+            } else {
+                drop(entry.parts);
             }
         }
     }
