@@ -1,8 +1,9 @@
 //! The fast transport: requests and replies of FUSE in rings that the kernel shares (Linux 6.14).
 //!
 //! The kernel has a queue for each CPU, and puts a request into the one of the CPU that asks. A thread on that CPU serves
-//! reads and writes where they lie, without a system call for each, and hands everything else to fuser. What the kernel does
-//! not send through rings (forgetting nodes, interrupts) still comes by the device. Here the threads are started.
+//! reads and writes where they lie, without a system call for each, and operations on names and attributes while those are
+//! quick, and hands everything else to fuser. What the kernel does not send through rings (forgetting nodes, interrupts) still
+//! comes by the device. Here the threads are started.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

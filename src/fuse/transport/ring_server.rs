@@ -117,8 +117,14 @@ impl<'a> Server<'a> {
 
     fn add_entry(&mut self, queue: u16) -> Result<()> {
         self.ring.register(queue, request_buffer(), HEADROOM, MAX_REQUEST).context(|| "adding to a ring".into())?;
-        self.held.iter_mut().filter(|held| held.queue == queue).for_each(|held| held.entries += 1);
+        if let Some(held) = self.of_queue(queue) {
+            held.entries += 1;
+        }
         Ok(())
+    }
+
+    fn of_queue(&mut self, queue: u16) -> Option<&mut Held> {
+        self.held.iter_mut().find(|held| held.queue == queue)
     }
 
     /// Serves until the kernel has taken all entries back.
@@ -148,13 +154,11 @@ impl<'a> Server<'a> {
 
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let start = Instant::now();
-        let found = match self.roaming.looks_until(start) {
-            Some(until) => Some(self.ring.look(until)?),
-            None => None,
-        };
+        let until = self.roaming.begin_wait(start);
+        let found = until.map(|until| self.ring.look(until)).transpose()?;
         self.ring.wait(events)?;
         let now = Instant::now();
-        self.roaming.waited(now - start, found);
+        self.roaming.end_wait(now - start, found);
         self.alone = (events.len() == 1).then_some(now);
         if events.len() > 1 {
             self.roaming.lose_track();
@@ -221,21 +225,22 @@ impl<'a> Server<'a> {
 
     /// Lets another thread give a reply, to which the kernel then sends what comes next by this entry.
     fn give(&mut self, entry: usize, answer: Answer, thread: usize) -> Result<()> {
-        let Some(inbox) = self.mounted.inboxes.get(thread) else { return self.reply(entry, answer) };
+        let (mounted, giver) = (self.mounted, self.share.number);
+        let Some(inbox) = mounted.inboxes.get(thread) else { return self.reply(entry, answer) };
         let Some(loose) = self.ring.take(entry) else { return Ok(()) };
-        let Some(held) = self.held.iter_mut().find(|held| held.queue == loose.queue()) else { return Ok(()) };
+        let Some(held) = self.of_queue(loose.queue()) else { return Ok(()) };
         tracing::debug!("an entry of queue {} goes to thread {thread}", held.queue);
         held.count(-1);
-        inbox.leave(Left::Entry { loose, home: held.home, giver: self.share.number, answer });
+        inbox.leave(Left::Entry { loose, home: held.home, giver, answer });
         Ok(())
     }
 
     fn accept(&mut self, loose: LooseEntry, home: usize, giver: usize, answer: Answer) -> Result<()> {
         let queue = loose.queue();
-        if !self.held.iter().any(|held| held.queue == queue) {
+        if self.of_queue(queue).is_none() {
             self.held.push(Held { queue, home, entries: 0, balance: 0, giver, wanted: 0, lent: 0 });
         }
-        for held in self.held.iter_mut().filter(|held| held.queue == queue) {
+        if let Some(held) = self.of_queue(queue) {
             held.count(1);
             held.giver = giver;
         }
@@ -314,7 +319,7 @@ impl<'a> Server<'a> {
     /// Counts an entry that stays away for a while. Another one takes its place if there are few left.
     fn lend(&mut self, entry: usize, most: usize) -> Result<()> {
         let Some(queue) = self.ring.queue(entry) else { return Ok(()) };
-        let Some(held) = self.held.iter_mut().find(|held| held.queue == queue) else { return Ok(()) };
+        let Some(held) = self.of_queue(queue) else { return Ok(()) };
         held.lent += 1;
         if held.entries - held.lent < held.wanted && held.entries < most {
             self.add_entry(queue)?;
@@ -323,8 +328,9 @@ impl<'a> Server<'a> {
     }
 
     fn take_back(&mut self, entry: usize) {
-        let queue = self.ring.queue(entry);
-        self.held.iter_mut().filter(|held| Some(held.queue) == queue).for_each(|held| held.lent -= 1);
+        if let Some(held) = self.ring.queue(entry).and_then(|queue| self.of_queue(queue)) {
+            held.lent -= 1;
+        }
     }
 
     /// Gives a request to fuser. Its entry stays with it.

@@ -125,35 +125,24 @@ pub(super) struct Roaming<'a> {
     slow: u32,
     /// Requests in a row, each alone, with none of another thread between them.
     single: u32,
-    /// Whether the last one was from another CPU.
-    was_elsewhere: bool,
 }
 
 impl<'a> Roaming<'a> {
     /// For a thread of this number.
     pub(super) fn new(latest: &'a Latest, thread: usize) -> Self {
-        Self {
-            latest,
-            thread,
-            looking: Looking::default(),
-            shared: 0,
-            elsewhere: 0,
-            slow: 0,
-            single: 0,
-            was_elsewhere: false,
-        }
+        Self { latest, thread, looking: Looking::default(), shared: 0, elsewhere: 0, slow: 0, single: 0 }
     }
 
-    /// Until when to look, in a wait that begins now; `None`: not at all. Where the client shares the thread's CPU, that would keep
-    /// it from asking.
-    pub(super) fn looks_until(&mut self, now: Instant) -> Option<Instant> {
+    /// A wait begins. Returns until when to look; `None`: not at all. Where the client shares the thread's CPU, that would keep it from
+    /// asking.
+    pub(super) fn begin_wait(&mut self, now: Instant) -> Option<Instant> {
         self.latest.set_at_work(self.thread, false);
-        let is_likely = self.elsewhere >= ENOUGH || (self.was_elsewhere && self.single >= 2 * ENOUGH);
+        let is_likely = self.elsewhere >= ENOUGH || (self.elsewhere > 0 && self.single >= 2 * ENOUGH);
         (is_likely && self.looking.begins()).then(|| now + PATIENCE)
     }
 
     /// A wait is over that took so long; `found`: by looking, or not, if that was tried.
-    pub(super) fn waited(&mut self, waited: Duration, found: Option<bool>) {
+    pub(super) fn end_wait(&mut self, waited: Duration, found: Option<bool>) {
         self.latest.set_at_work(self.thread, true);
         self.looking.ended(waited, found);
     }
@@ -167,12 +156,11 @@ impl<'a> Roaming<'a> {
     pub(super) fn came_alone(&mut self, from_own_cpu: bool, now: Instant) -> Better {
         let other = self.latest.replace(self.thread, now);
         self.single = if other.is_some() { 0 } else { self.single.saturating_add(1) };
-        self.was_elsewhere = !from_own_cpu;
         let other = other.filter(|&(other, since)| {
             // One that is at work has another request.
             (SOON..LATE).contains(&since) && !self.latest.is_at_work(other)
         });
-        self.shared = if other.is_some() { self.shared + 1 } else { 0 };
+        self.shared = if other.is_some() { self.shared.saturating_add(1) } else { 0 };
         if from_own_cpu {
             (self.elsewhere, self.slow) = (0, 0);
         } else {
@@ -232,38 +220,42 @@ mod tests {
         for request in 0..100 {
             let now = latest.began + Duration::from_micros(request * 40);
             assert_eq!(roaming.came_alone(true, now), Better::Same);
-            roaming.waited(Duration::from_micros(10), None);
-            assert_eq!(roaming.looks_until(now), None, "the client needs the CPU");
+            roaming.end_wait(Duration::from_micros(10), None);
+            assert_eq!(roaming.begin_wait(now), None, "the client needs the CPU");
         }
+    }
+
+    /// Whether the thread looks for a request that comes alone, which then is found or not, and what is said of it.
+    fn comes(roaming: &mut Roaming<'_>, from_own_cpu: bool, microseconds: u64, found: bool) -> (bool, Better) {
+        let now = roaming.latest.began;
+        let looks = roaming.begin_wait(now).is_some();
+        roaming.end_wait(Duration::from_micros(microseconds), looks.then_some(found));
+        (looks, roaming.came_alone(from_own_cpu, now))
     }
 
     #[test]
     fn clients_on_other_cpus_are_looked_for() {
         let latest = Latest::new(2);
-        let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
+        let mut roaming = Roaming::new(&latest, THIS);
         let mut looked = 0;
         for _ in 0..100 {
-            let looks = roaming.looks_until(now).is_some();
+            let (looks, better) = comes(&mut roaming, false, 30, true);
             looked += u32::from(looks);
-            roaming.waited(Duration::from_micros(30), looks.then_some(true));
-            assert_eq!(roaming.came_alone(false, now), Better::Same);
+            assert_eq!(better, Better::Same);
         }
         assert_eq!(looked, 100 - ENOUGH);
         roaming.lose_track();
-        assert_eq!(roaming.looks_until(now), None);
+        assert_eq!(roaming.begin_wait(latest.began), None);
     }
 
     #[test]
     fn a_client_that_comes_and_goes_is_looked_for_while_it_is_elsewhere() {
         let latest = Latest::new(2);
-        let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
-        latest.replace(THIS, now);
+        let mut roaming = Roaming::new(&latest, THIS);
+        latest.replace(THIS, latest.began);
         let mut looked = [0, 0];
         for request in 0..100 {
-            let looks = roaming.looks_until(now).is_some();
-            looked[request % 2] += u32::from(looks);
-            roaming.waited(Duration::from_micros(30), looks.then_some(true));
-            roaming.came_alone(request % 2 == 0, now);
+            looked[request % 2] += u32::from(comes(&mut roaming, request % 2 == 0, 30, true).0);
         }
         assert_eq!(looked, [(100 - 2 * ENOUGH) / 2, 0]);
     }
@@ -271,14 +263,8 @@ mod tests {
     #[test]
     fn who_looks_in_vain_does_so_ever_more_seldom() {
         let latest = Latest::new(2);
-        let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
-        let mut looked = 0;
-        for _ in 0..1_000 {
-            let looks = roaming.looks_until(now).is_some();
-            looked += u32::from(looks);
-            roaming.waited(Duration::from_micros(150), looks.then_some(false));
-            roaming.came_alone(false, now);
-        }
+        let mut roaming = Roaming::new(&latest, THIS);
+        let looked: u32 = (0..1_000).map(|_| u32::from(comes(&mut roaming, false, 150, false).0)).sum();
         assert!((MOST_IN_VAIN + 5..30).contains(&looked), "{looked}");
     }
 
@@ -287,7 +273,7 @@ mod tests {
         let latest = Latest::new(2);
         let (mut roaming, now) = (Roaming::new(&latest, THIS), latest.began);
         let mut serve = |_| {
-            roaming.waited(Duration::from_millis(1), None);
+            roaming.end_wait(Duration::from_millis(1), None);
             roaming.came_alone(false, now)
         };
         let said: Vec<Better> = (0..ENOUGH).map(&mut serve).collect();
