@@ -23,6 +23,7 @@ mod workplace;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::RwLock;
 use uuid::Uuid;
@@ -34,7 +35,7 @@ pub use data::{Seek, Space};
 pub use handle::{DirEntry, HandleNumber};
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
-pub use open::CacheMode;
+pub use open::{CacheMode, OpenMode};
 pub use pending::Pending;
 pub use workplace::MountedVm;
 
@@ -85,6 +86,8 @@ pub struct FileSystem {
     image_nodes: ImageNodes,
     /// Whether the file system beneath knows ACLs.
     has_acls: bool,
+    /// Whether home files may be written past the kernel's cache.
+    uncached_homes: AtomicBool,
     options: Options,
 }
 
@@ -131,6 +134,7 @@ impl FileSystem {
             keyring,
             homes: Homes::default(),
             image_nodes: ImageNodes::default(),
+            uncached_homes: AtomicBool::default(),
             options,
         })
     }

@@ -19,14 +19,14 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
 };
 
 use crate::fs::{
-    Attr, CacheMode, Caller, Changes, FileKind, FileSystem, NewFile, RenameMode, Seek, Space, TimeChange, XattrMode,
+    Attr, CacheMode, Caller, Changes, FileKind, FileSystem, NewFile, OpenMode, RenameMode, Seek, Space, TimeChange,
+    XattrMode,
 };
-use crate::storage::Access;
 use crate::store::plain_file::MAX_REQUEST;
 use errno::{On, refuse};
 use waiting::{answer, answer_later};
@@ -68,8 +68,10 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
         ];
         for wanted in wanted {
-            if let Err(missing) = config.add_capabilities(wanted) {
-                tracing::info!("this kernel's FUSE lacks {missing:?}");
+            match config.add_capabilities(wanted) {
+                Ok(()) if wanted == InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP => self.0.allow_uncached_homes(),
+                Ok(()) => {}
+                Err(missing) => tracing::info!("this kernel's FUSE lacks {missing:?}"),
             }
         }
         let limits = [
@@ -299,13 +301,10 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let access = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => Access::Read,
-            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
-        };
+        let mode = OpenMode::of_flags(flags.0);
         answer(
             &self.0,
-            move |fs| fs.open_file(number.0, access),
+            move |fs| fs.open_file(number.0, mode),
             move |fs, opened| match opened {
                 Ok((handle, cache)) => {
                     warn_if_cached(fs, number.0, handle);
@@ -326,13 +325,13 @@ impl Filesystem for Adapter {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        let (name, new) = (name.to_owned(), new_file(request, mode, umask));
+        let (name, new, mode) = (name.to_owned(), new_file(request, mode, umask), OpenMode::of_flags(flags));
         answer(
             &self.0,
-            move |fs| fs.create(parent.0, &name, new),
+            move |fs| fs.create(parent.0, &name, new, mode),
             move |fs, created| match created {
                 Ok((attr, handle, cache)) => {
                     warn_if_cached(fs, attr.number, handle);

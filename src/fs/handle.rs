@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
-use crate::fs::FileKind;
 use crate::fs::node::BackingId;
 use crate::fs::raw::OpenImage;
+use crate::fs::{CacheMode, FileKind};
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
@@ -60,6 +60,8 @@ impl Content {
 /// A regular file that at least one handle uses.
 pub(super) struct OpenFile {
     pub(super) content: Content,
+    /// Who caches the content, as was decided when the first handle was opened.
+    pub(super) cache: CacheMode,
     /// Whether the backing file is open and claimed for writing. Changed only while `header_claimed` is locked.
     writable: AtomicBool,
     /// Whether a command works on the header, for which the backing file is claimed for writing as well.
@@ -118,10 +120,20 @@ pub(super) fn past_closing<T>(task: impl Fn() -> Result<T>) -> Result<T> {
 }
 
 impl OpenFile {
-    pub(super) fn new(content: Content, access: Access, may_write: bool, home: Arc<Home>, turn: Arc<()>) -> Self {
+    pub(super) fn new(
+        content: Content,
+        home_cache: CacheMode,
+        access: Access,
+        may_write: bool,
+        home: Arc<Home>,
+        turn: Arc<()>,
+    ) -> Self {
         let writable = AtomicBool::new(access == Access::Write);
-        let home = matches!(content, Content::Home(_)).then_some(home);
-        Self { content, writable, header_claimed: Mutex::default(), may_write, _home: home, _turn: turn }
+        let (cache, home) = match content {
+            Content::Disk(_) => (CacheMode::Direct, None),
+            Content::Home(_) => (home_cache, Some(home)),
+        };
+        Self { content, cache, writable, header_claimed: Mutex::default(), may_write, _home: home, _turn: turn }
     }
 
     /// Makes sure that a handle with this access may be had.

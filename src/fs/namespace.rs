@@ -13,7 +13,7 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
-use crate::fs::{FileSystem, backing, raw};
+use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::vm::keyring::Change;
 use crate::vm::{acl, disk, folder, home, scan};
 
@@ -185,7 +185,7 @@ impl FileSystem {
     /// `Denied` outside of VM folders, `Exists`, or `Io`.
     pub fn make_node(&self, parent: NodeNumber, name: &OsStr, new: NewFile, device: u32) -> Result<Attr> {
         if matches!(FileType::from_raw_mode(new.mode), FileType::RegularFile) {
-            let (attr, handle, _) = self.create(parent, name, new)?;
+            let (attr, handle, _) = self.create(parent, name, new, OpenMode::ReadWrite)?;
             self.close(handle);
             return Ok(attr);
         }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 
@@ -24,14 +25,14 @@ impl FileSystem {
     ///
     /// # Errors
     /// `KeyUnavailable` when it is locked, `Busy` when another mount or host has it open, `Corrupt` for damage.
-    pub fn open_file(&self, number: NodeNumber, access: Access) -> Result<(HandleNumber, CacheMode)> {
+    pub fn open_file(&self, number: NodeNumber, mode: OpenMode) -> Result<(HandleNumber, CacheMode)> {
         let node = self.nodes.get(number)?;
         if let NodeKind::Image(image) = &node.kind {
-            return Ok((self.open_image(&node, image, access)?, CacheMode::Direct));
+            return Ok((self.open_image(&node, image, mode.access())?, CacheMode::Direct));
         }
-        let open = self.open_node(&node, access)?;
-        let mode = CacheMode::of(&open);
-        Ok((self.handles.insert(Handle::File(open)), mode))
+        let open = self.open_node_for(&node, mode.access(), self.home_cache(mode))?;
+        let cache = open.cache;
+        Ok((self.handles.insert(Handle::File(open)), cache))
     }
 
     /// Why a file's data go through the page cache although the mount's shall not.
@@ -52,7 +53,13 @@ impl FileSystem {
     ///
     /// # Errors
     /// `Denied` outside of VM folders, `Exists`, `KeyUnavailable` when the VM is locked, or `Io`.
-    pub fn create(&self, parent: NodeNumber, name: &OsStr, new: NewFile) -> Result<(Attr, HandleNumber, CacheMode)> {
+    pub fn create(
+        &self,
+        parent: NodeNumber,
+        name: &OsStr,
+        new: NewFile,
+        mode: OpenMode,
+    ) -> Result<(Attr, HandleNumber, CacheMode)> {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
         let home = self.home_of(&parent)?;
@@ -76,15 +83,33 @@ impl FileSystem {
         };
         let stat = new.give_to_owner(&file)?;
         let node = self.nodes.found(parent.number, name, &stat, || NodeKind::file(content));
-        let open = self.open_shared(&node, Access::Write, || Ok((file, home, true)))?;
+        let open = self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true)))?;
         let attr = self.attr_of(&node, &stat)?;
-        let mode = CacheMode::of(&open);
-        Ok((attr, self.handles.insert(Handle::File(open)), mode))
+        let cache = open.cache;
+        Ok((attr, self.handles.insert(Handle::File(open)), cache))
     }
 
-    /// The open file of a node: shared with other handles, or opened now.
+    /// The kernel maps files that it does not cache, as Linux does since 6.6.
+    pub fn allow_uncached_homes(&self) {
+        self.uncached_homes.store(true, Ordering::Relaxed);
+    }
+
+    /// Who shall cache a home file that is opened for this. What is only written gains nothing by being cached: the kernel
+    /// copies it once more, and keeps others out meanwhile.
+    fn home_cache(&self, mode: OpenMode) -> CacheMode {
+        match mode {
+            OpenMode::Write if self.uncached_homes.load(Ordering::Relaxed) => CacheMode::Direct,
+            OpenMode::Read | OpenMode::Write | OpenMode::ReadWrite => CacheMode::Kernel,
+        }
+    }
+
+    /// The open file of a node: shared with handles, or opened now.
     pub(super) fn open_node(&self, node: &Node, access: Access) -> Result<Arc<OpenFile>> {
-        self.open_shared(node, access, || {
+        self.open_node_for(node, access, CacheMode::Kernel)
+    }
+
+    fn open_node_for(&self, node: &Node, access: Access, home_cache: CacheMode) -> Result<Arc<OpenFile>> {
+        self.open_shared(node, access, home_cache, || {
             let home = self.home_of(node)?;
             let (dir, name) = self.place_of(node)?;
             let for_writing = || backing::file_at(&dir, &name, OFlags::RDWR);
@@ -96,12 +121,13 @@ impl FileSystem {
         })
     }
 
-    /// As [`open_node`](Self::open_node); `backing` gives the backing file, its home, and whether it may be written, if the
-    /// file is not open yet.
+    /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, its home, and whether it
+    /// may be written, and a home file is cached as `home_cache` says.
     fn open_shared(
         &self,
         node: &Node,
         access: Access,
+        home_cache: CacheMode,
         backing: impl FnOnce() -> Result<(File, Arc<Home>, bool)>,
     ) -> Result<Arc<OpenFile>> {
         let NodeKind::File(file) = &node.kind else {
@@ -123,26 +149,47 @@ impl FileSystem {
                 .map(|home| Content::Home(Box::new(home))),
         };
         let content = content.context(|| self.name(node.number))?;
-        let open = Arc::new(OpenFile::new(content, access, may_write, home, turn));
+        let open = Arc::new(OpenFile::new(content, home_cache, access, may_write, home, turn));
         *shared = Arc::downgrade(&open);
         Ok(open)
     }
 }
 
-/// Who caches a file's content.
+/// What a program opens a file for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OpenMode {
+    /// Reading alone.
+    Read,
+    /// Writing alone.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl OpenMode {
+    /// What flags of `open(2)` say.
+    pub fn of_flags(flags: i32) -> Self {
+        match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => Self::Read,
+            libc::O_WRONLY => Self::Write,
+            _ => Self::ReadWrite,
+        }
+    }
+
+    fn access(self) -> Access {
+        match self {
+            Self::Read => Access::Read,
+            Self::Write | Self::ReadWrite => Access::Write,
+        }
+    }
+}
+
+/// Who caches a file's content, for all handles that are open at once: what one writes past the kernel's cache, another must
+/// not read from there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CacheMode {
     /// Only the page cache of the backing file: a disk's guest has a cache of its own.
     Direct,
     /// The kernel, as for any file: programs read small files again and again, and map them.
     Kernel,
-}
-
-impl CacheMode {
-    fn of(open: &OpenFile) -> Self {
-        match open.content {
-            Content::Disk(_) => Self::Direct,
-            Content::Home(_) => Self::Kernel,
-        }
-    }
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::error::{Error, Kind};
 use crate::format::header::ComponentKind;
-use crate::fs::{HandleNumber, NewFile, NodeNumber, Options, ROOT};
+use crate::fs::{HandleNumber, NewFile, NodeNumber, OpenMode, Options, ROOT};
 use crate::key::ProviderName;
 use crate::provider::{self, Providers};
 use crate::storage::Access;
@@ -70,7 +70,7 @@ fn write(mount: &FileSystem, path: &str, text: &str) -> HandleNumber {
         uid: rustix::process::getuid().as_raw(),
         gid: rustix::process::getgid().as_raw(),
     };
-    let (_, handle, _) = mount.create(folder_in(mount, vm), OsStr::new(name), new).unwrap();
+    let (_, handle, _) = mount.create(folder_in(mount, vm), OsStr::new(name), new, OpenMode::ReadWrite).unwrap();
     let mut buffer = request_buffer();
     buffer[HEADROOM..][..text.len()].copy_from_slice(text.as_bytes());
     mount.write(handle, 0, u32::try_from(text.len()).unwrap(), &mut buffer).unwrap();
@@ -80,7 +80,7 @@ fn write(mount: &FileSystem, path: &str, text: &str) -> HandleNumber {
 fn read(mount: &FileSystem, path: &str) -> Result<String> {
     let (vm, name) = path.split_once('/').unwrap();
     let found = mount.lookup(folder_in(mount, vm), OsStr::new(name)).unwrap();
-    let (handle, _) = mount.open_file(found.number, Access::Read)?;
+    let (handle, _) = mount.open_file(found.number, OpenMode::Read)?;
     let mut buffer = request_buffer();
     let text = mount.read(handle, 0, 4096, &mut buffer).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
     mount.close(handle);

@@ -10,13 +10,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Result;
-use crate::fs::{Attr, Changes, FileSystem, NewFile, RenameMode, TimeChange};
+use crate::fs::{Attr, Changes, FileSystem, NewFile, OpenMode, RenameMode, TimeChange};
 use crate::fuse::errno::{On, refuse};
 use crate::fuse::transport::hot::{Answer, guarded};
 use crate::fuse::transport::reply::Reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
 use crate::fuse::{TTL, damage, ttl, warn_if_cached};
-use crate::storage::Access;
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
@@ -80,11 +79,8 @@ fn name(bytes: &[u8]) -> Option<&OsStr> {
 
 /// `struct fuse_open_in` has the flags of `open(2)`.
 fn open(fs: &FileSystem, node: u64, flags: u32) -> Result<Reply> {
-    let access = match flags.cast_signed() & libc::O_ACCMODE {
-        libc::O_RDONLY => Access::Read,
-        _ => Access::Write,
-    };
-    let (handle, cache) = fs.open_file(node, access).inspect_err(|error| damage::record(fs, node, error))?;
+    let mode = OpenMode::of_flags(flags.cast_signed());
+    let (handle, cache) = fs.open_file(node, mode).inspect_err(|error| damage::record(fs, node, error))?;
     warn_if_cached(fs, node, handle);
     Ok(Reply::Opened(handle, cache))
 }
@@ -92,7 +88,8 @@ fn open(fs: &FileSystem, node: u64, flags: u32) -> Result<Reply> {
 /// `struct fuse_create_in`, and a name.
 fn create(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<Result<Reply>> {
     let new = NewFile { mode: u32_at(body, 4)?, umask: u32_at(body, 8)?, uid: request.uid, gid: request.gid };
-    let created = fs.create(request.node, name(body.get(16..)?)?, new);
+    let created =
+        fs.create(request.node, name(body.get(16..)?)?, new, OpenMode::of_flags(u32_at(body, 0)?.cast_signed()));
     Some(created.map(|(attr, handle, cache)| {
         warn_if_cached(fs, attr.number, handle);
         Reply::Created(attr, handle, cache)

@@ -174,6 +174,48 @@ with open(sys.argv[1], 'w+b') as file:
     mount.unmount();
 }
 
+/// Files that are only written go past the kernel's cache while nobody had them open before, so the order counts.
+#[test]
+fn what_one_handle_writes_all_others_see_whoever_was_first() {
+    let script = "
+import itertools, mmap, os, sys
+opens = {'writer': os.O_WRONLY, 'appender': os.O_WRONLY | os.O_APPEND, 'reader': os.O_RDONLY, 'both': os.O_RDWR}
+for order in itertools.permutations(opens):
+    path = sys.argv[1] + '-'.join(order)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    os.truncate(path, 20000)
+    files = {name: os.open(path, opens[name]) for name in order}
+    maps = [mmap.mmap(files['both'], 20000), mmap.mmap(files['reader'], 20000, prot=mmap.PROT_READ)]
+    def expect(text, at, what):
+        seen = [os.pread(files[name], len(text), at) for name in ('reader', 'both')] + [m[at:at + len(text)] for m in maps]
+        assert seen == [text] * 4, (order, what, seen)
+    for turn in range(20):
+        for at in (0, 4090, 10000):
+            text = b'%s %03d' % (b'w' * 20, turn)
+            os.pwrite(files['writer'], text, at)
+            expect(text, at, 'by the writer')
+            text = b'%s %03d' % (b'b' * 30, turn)
+            os.pwrite(files['both'], text, at)
+            expect(text, at, 'by the one that reads and writes')
+            text = b'%s %03d' % (b'm' * 10, turn)
+            maps[0][at:at + len(text)] = text
+            expect(text, at, 'by the mapping')
+    os.ftruncate(files['writer'], 19999)
+    assert [os.fstat(file).st_size for file in files.values()] == [19999] * 4, order
+    os.write(files['appender'], b'behind')
+    assert os.pread(files['reader'], 100, 19990) == bytes(9) + b'behind', (order, 'appended')
+    maps[0].close(), maps[1].close()
+    for file in files.values(): os.close(file)
+    with open(path, 'rb') as again:
+        assert again.read()[-6:] == b'behind', order
+";
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let ran = Command::new("python3").args(["-c", script]).arg(mount.path("seen-")).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    mount.unmount();
+}
+
 #[test]
 fn a_removed_or_renamed_file_works_until_it_is_closed() {
     let host = Host::with_vm();
