@@ -41,15 +41,21 @@ class Backing:
     length: int
     keys: FileKeys = KEYS
     known_len: int | None = None
+    filled_len: int = 0
     data: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
         self.data = bytearray(cipher_len(self.length) if self.length else HEADER_LEN)
-        self.put(0, encode_header(self.keys, self.length if self.known_len is None else self.known_len))
+        known_len = self.length if self.known_len is None else self.known_len
+        self.put(0, encode_header(self.keys, known_len, filled_len=self.filled_len))
 
     def of_first_version(self) -> "Backing":
         """Replace the header."""
         return self.put(0, encode_header(self.keys, version=1))
+
+    def of_second_version(self) -> "Backing":
+        """Replace the header."""
+        return self.put(0, encode_header(self.keys, self.length, version=2))
 
     def put(self, at: int, data: bytes) -> "Backing":
         """Replace bytes within the file."""
@@ -128,6 +134,11 @@ def whole_cases() -> dict[str, tuple[str, Backing, dict[int, int]]]:
         "grown-since": ("longer than it is known to be", Backing(2 * BLOCK, known_len=BLOCK - 1).version(0), {0: 1}),
         "version-1": ("the version before there was a known length",
                       Backing(BLOCK + 9).version(0).version(1).of_first_version(), {0: 1, 1: 1}),
+        "version-2": ("the version before there was a filled length",
+                      Backing(2 * BLOCK).version(0).of_second_version(), {0: 1}),
+        "filled": ("filled to its end", Backing(BLOCK + 9, filled_len=BLOCK + 9).version(0).version(1), {0: 1, 1: 1}),
+        "filled-then-hole": ("filled up to a hole",
+                             Backing(3 * BLOCK, filled_len=BLOCK).version(0).version(2), {0: 1, 2: 1}),
         "header-lost": ("a header of zeros: a hole of the length that the backing file tells", lost, {}),
     }
 
@@ -162,14 +173,19 @@ def header_cases() -> dict[str, tuple[str, str, Backing]]:
 
     return {
         "magic-wrong": ("corrupt", "the magic's last letter", file().flip(7)),
-        "version-3": ("unsupported", "a later version", file().put(0, encode_header(KEYS, BLOCK, 3))),
+        "version-4": ("unsupported", "a later version", file().put(0, encode_header(KEYS, BLOCK, 4))),
         "version-1-reserved-set": ("corrupt", "a known length in a header of version 1", file().of_first_version().flip(64)),
         "version-1-claimed": ("corrupt", "version 1, under the hmac of version 2",
                               file().put(8, b"\1").put(64, bytes(40))),
+        "version-2-filled-len": ("corrupt", "a filled length in a header of version 2",
+                                 file().of_second_version().flip(104)),
+        "version-2-claimed": ("corrupt", "version 2, under the hmac of version 3", file().flip(8)),
+        "filled-len-smaller": ("corrupt", "another filled length than the hmac was made for",
+                               Backing(BLOCK, filled_len=BLOCK).version(0).put(104, bytes(8))),
         "known-len-smaller": ("corrupt", "another known length than the hmac was made for", file().flip(64)),
         "known-len-hmac-wrong": ("corrupt", "a bit of the known length's hmac", file().flip(103)),
         "known-len-other-file": ("corrupt", "the known length of another file",
-                                 file().put(64, encode_header(OTHER_FILE, BLOCK)[64:104])),
+                                 file().put(64, encode_header(OTHER_FILE, BLOCK)[64:112])),
         "cut-to-nothing": ("corrupt", "nothing is left of a file that had a byte", Backing(0, known_len=1)),
         "reserved-set": ("corrupt", "a reserved byte between version and id", file().flip(10)),
         "file-id-changed": ("corrupt", "another file id than the hmac was made for", file().flip(16)),
@@ -218,6 +234,10 @@ def block_cases() -> dict[str, tuple[str, int, Backing]]:
                               Backing(2 * BLOCK - 1, known_len=2 * BLOCK).version(0).version(1)),
         "cut-off-by-a-block": ("a block less than it is known to have", 1,
                                Backing(2 * BLOCK, known_len=2 * BLOCK + 1).version(0).version(1)),
+        "pair-missing": ("zeros instead of a pair, in what is filled", 1,
+                         Backing(3 * BLOCK, filled_len=3 * BLOCK).version(0).version(2)),
+        "data-missing": ("zeros instead of a place, in what is filled", 1,
+                         Backing(3 * BLOCK, filled_len=BLOCK + 1).version(0).version(1).version(2).without_data(1)),
         "second-group": ("a block of the second group", 64, Backing(65 * BLOCK).version(64).flip(place_at(64, MAIN))),
     }
 

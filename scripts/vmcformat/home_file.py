@@ -12,7 +12,8 @@ from .errors import Corrupt, Unsupported
 from .keys import hkdf
 
 MAGIC = b"VMCRYPTH"
-VERSION = 2
+VERSION = 3
+WITHOUT_FILLED_LEN = 2
 WITHOUT_KNOWN_LEN = 1
 HEADER_LEN = 512
 BLOCK = 4096
@@ -61,15 +62,17 @@ class Header:
 
     keys: FileKeys
     known_len: int
+    filled_len: int
 
 
-def encode_header(keys: FileKeys, known_len: int = 0, version: int = VERSION) -> bytes:
-    """A header of 512 bytes; one of the first version has no known length."""
+def encode_header(keys: FileKeys, known_len: int = 0, version: int = VERSION, filled_len: int = 0) -> bytes:
+    """A header of 512 bytes; one of the first version has no known length, one of the second no filled length."""
     head = MAGIC + version.to_bytes(2, "little") + bytes(6) + keys.file_id
     header = head + tag(keys, head)
     if version != WITHOUT_KNOWN_LEN:
         length = known_len.to_bytes(8, "little")
-        header += length + tag(keys, head + length)
+        filled = b"" if version == WITHOUT_FILLED_LEN else filled_len.to_bytes(8, "little")
+        header += length + tag(keys, head + length + filled) + filled
     return header.ljust(HEADER_LEN, b"\0")
 
 
@@ -86,16 +89,16 @@ def decode_header(header: bytes, dek: bytes) -> Header | None:
     if header[:8] != MAGIC:
         raise Corrupt("not a home file")
     version = int.from_bytes(header[8:10], "little")
-    if version not in (WITHOUT_KNOWN_LEN, VERSION):
+    if version not in (WITHOUT_KNOWN_LEN, WITHOUT_FILLED_LEN, VERSION):
         raise Unsupported(f"home file version {version}")
-    end = 64 if version == WITHOUT_KNOWN_LEN else 104
+    end = {WITHOUT_KNOWN_LEN: 64, WITHOUT_FILLED_LEN: 104, VERSION: 112}[version]
     if any(header[10:16]) or any(header[end:]):
         raise Corrupt("reserved bytes of the header are set")
     keys = file_keys(dek, header[16:32])
-    known_len = int.from_bytes(header[64:72], "little")
-    if not hmac.compare_digest(encode_header(keys, known_len, version), header):
+    known_len, filled_len = (int.from_bytes(header[at:at + 8], "little") for at in (64, 104))
+    if not hmac.compare_digest(encode_header(keys, known_len, version, filled_len), header):
         raise Corrupt("the header does not authenticate")
-    return Header(keys, known_len)
+    return Header(keys, known_len, filled_len)
 
 
 def pair_at(block: int) -> int:
@@ -148,8 +151,9 @@ def decode_pair(pair: bytes) -> list[tuple[int, Entry]]:
     return sorted(found, key=lambda item: item[1].version, reverse=True)
 
 
-def read_block(read_at: ReadAt, keys: FileKeys, block: int) -> bytes:
+def read_block(read_at: ReadAt, header: Header, block: int) -> bytes:
     """Plaintext of a block, by the five rules of "Reading a block"."""
+    keys = header.keys
     entries = decode_pair(read_at(pair_at(block), PAIR_LEN).ljust(PAIR_LEN, b"\0"))
     empty = True
     for place, entry in entries:
@@ -161,13 +165,13 @@ def read_block(read_at: ReadAt, keys: FileKeys, block: int) -> bytes:
         plain = None if any(entry.reserved) else xaes.open_(keys.encryption, entry.nonce, cipher, entry.tag, bound)
         if plain is not None:
             return plain
-    if not empty:
+    if not empty or block * BLOCK < header.filled_len:
         raise DamagedBlock(block)
     return bytes(BLOCK)
 
 
 class DamagedBlock(Corrupt):
-    """A block that does not authenticate, or the last one of a file that was cut off."""
+    """A block that does not authenticate, is missing, or is the last one of a file that was cut off."""
 
     def __init__(self, block: int) -> None:
         super().__init__(f"block {block} is damaged")
@@ -186,7 +190,7 @@ def read_file(read_at: ReadAt, backing: int, dek: bytes) -> tuple[Header | None,
         for at in range(0, length, BLOCK):
             if cut_off and at + BLOCK >= length:
                 raise DamagedBlock(at // BLOCK)
-            plain = bytes(BLOCK) if header is None else read_block(read_at, header.keys, at // BLOCK)
+            plain = bytes(BLOCK) if header is None else read_block(read_at, header, at // BLOCK)
             yield plain[:length - at]
 
     return header, blocks()

@@ -19,14 +19,17 @@ pub const FILE_ID_LEN: usize = 16;
 
 /// What a home file begins with, unless it is a hole.
 pub const MAGIC: [u8; 8] = *b"VMCRYPTH";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
+/// The version before there was a filled length.
+const WITHOUT_FILLED_LEN: u16 = 2;
 /// The version before there was a known length.
 const WITHOUT_KNOWN_LEN: u16 = 1;
 const AUTHENTICATED_LEN: usize = 32;
 const TAG_LEN: usize = 32;
-/// Where a header of that version ends.
-const FIRST_END: usize = AUTHENTICATED_LEN + TAG_LEN;
-const END: usize = FIRST_END + 8 + TAG_LEN;
+const KNOWN_LEN_AT: usize = AUTHENTICATED_LEN + TAG_LEN;
+const KNOWN_TAG_AT: usize = KNOWN_LEN_AT + 8;
+const FILLED_LEN_AT: usize = KNOWN_TAG_AT + TAG_LEN;
+const END: usize = FILLED_LEN_AT + 8;
 const ENTRY_LEN: usize = PAIR_LEN / 2;
 
 /// Names one home file for ever, whatever it is called; random.
@@ -40,7 +43,7 @@ pub struct UnverifiedHeader {
     authenticated: [u8; AUTHENTICATED_LEN],
     tag: [u8; TAG_LEN],
     /// Not in the first version.
-    known_len: Option<(u64, [u8; TAG_LEN])>,
+    known: Option<(Known, [u8; TAG_LEN])>,
 }
 
 /// A header that is genuine.
@@ -48,26 +51,44 @@ pub struct UnverifiedHeader {
 pub struct Header {
     /// The file's id.
     pub id: FileId,
-    /// As many bytes the file has at least; `None` in a file that does not keep this.
-    pub known_len: Option<u64>,
+    /// What the file has at least; `None` in a file that does not keep this.
+    pub known: Option<Known>,
 }
 
-/// The header of file `id`, which is known to have at least `known_len` bytes; `key` is its authentication key.
-pub fn encode_header(id: FileId, known_len: u64, key: &[u8]) -> [u8; HEADER_LEN] {
+/// What a file is known to have at least, in bytes of plaintext.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Known {
+    /// Its length.
+    pub len: u64,
+    /// No block that begins below this is a hole; `None` in a file that does not keep this.
+    pub filled: Option<u64>,
+}
+
+impl Known {
+    /// Of a file of which nothing is known.
+    pub const NOTHING: Self = Self { len: 0, filled: Some(0) };
+}
+
+/// The header of file `id`, of which so much is known; `key` is its authentication key.
+pub fn encode_header(id: FileId, known: Known, key: &[u8]) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     let (fields, rest) = header.split_at_mut(AUTHENTICATED_LEN);
+    let version = if known.filled.is_some() { VERSION } else { WITHOUT_FILLED_LEN };
     fields[..8].copy_from_slice(&MAGIC);
-    fields[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    fields[8..10].copy_from_slice(&version.to_le_bytes());
     fields[16..].copy_from_slice(&id.0);
     rest[..TAG_LEN].copy_from_slice(&derive::hmac(key, fields));
-    rest[TAG_LEN..][..8].copy_from_slice(&known_len.to_le_bytes());
-    rest[TAG_LEN + 8..][..TAG_LEN].copy_from_slice(&derive::hmac(key, &bound_len(fields, known_len)));
+    let tag = derive::hmac(key, &bound(fields, known));
+    header[KNOWN_LEN_AT..KNOWN_TAG_AT].copy_from_slice(&known.len.to_le_bytes());
+    header[KNOWN_TAG_AT..FILLED_LEN_AT].copy_from_slice(&tag);
+    header[FILLED_LEN_AT..END].copy_from_slice(&known.filled.unwrap_or_default().to_le_bytes());
     header
 }
 
-/// What the tag of a known length is of.
-fn bound_len(authenticated: &[u8], len: u64) -> Vec<u8> {
-    [authenticated, &len.to_le_bytes()].concat()
+/// What the tag of what is known is of.
+fn bound(authenticated: &[u8], known: Known) -> Vec<u8> {
+    let filled = known.filled.map(u64::to_le_bytes);
+    [authenticated, &known.len.to_le_bytes(), filled.as_ref().map_or(&[], |filled| filled)].concat()
 }
 
 /// Reads a header. `None`: nothing but zeros, which a crash leaves in place of a header that was not yet written.
@@ -83,18 +104,24 @@ pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Option<UnverifiedHeader
         return Err(Error::new(Kind::Corrupt, "not a home file: it was not written through a mount of this home"));
     }
     let version = fields.u16()?;
-    if ![WITHOUT_KNOWN_LEN, VERSION].contains(&version) {
-        let message = format!("home file version {version}, expected {WITHOUT_KNOWN_LEN} or {VERSION}");
+    if !(WITHOUT_KNOWN_LEN..=VERSION).contains(&version) {
+        let message = format!("home file version {version}, expected {WITHOUT_KNOWN_LEN} to {VERSION}");
         return Err(Error::new(Kind::Unsupported, message));
     }
     fields.reserved(6)?;
     let id = FileId(fields.array()?);
     let tag = fields.array()?;
-    let known_len = if version == VERSION { Some((fields.u64()?, fields.array()?)) } else { None };
-    fields.reserved(HEADER_LEN - known_len.map_or(FIRST_END, |_| END))?;
+    let (known, end) = if version == WITHOUT_KNOWN_LEN {
+        (None, KNOWN_LEN_AT)
+    } else {
+        let (len, tag) = (fields.u64()?, fields.array()?);
+        let filled = if version == VERSION { Some(fields.u64()?) } else { None };
+        (Some((Known { len, filled }, tag)), if version == VERSION { END } else { FILLED_LEN_AT })
+    };
+    fields.reserved(HEADER_LEN - end)?;
     let mut authenticated = [0; AUTHENTICATED_LEN];
     authenticated.copy_from_slice(&bytes[..AUTHENTICATED_LEN]);
-    Ok(Some(UnverifiedHeader { id, authenticated, tag, known_len }))
+    Ok(Some(UnverifiedHeader { id, authenticated, tag, known }))
 }
 
 /// Whether a file that begins so is a home file, of whatever home, version and state.
@@ -119,11 +146,11 @@ impl UnverifiedHeader {
                 "the header does not authenticate: damaged, or a file of another home",
             ));
         }
-        match self.known_len {
-            Some((len, tag)) if !derive::hmac_verifies(key, &bound_len(&self.authenticated, len), &tag) => {
+        match self.known {
+            Some((known, tag)) if !derive::hmac_verifies(key, &bound(&self.authenticated, known), &tag) => {
                 Err(Error::new(Kind::Corrupt, "the header's length does not authenticate: damaged or forged"))
             }
-            known_len => Ok(Header { id: self.id, known_len: known_len.map(|(len, _)| len) }),
+            known => Ok(Header { id: self.id, known: known.map(|(known, _)| known) }),
         }
     }
 }
@@ -212,17 +239,19 @@ mod tests {
 
     #[test]
     fn every_flipped_byte_of_a_header_is_refused() {
-        let good = encode_header(ID, 7, &KEY);
-        let verified = decode_header(&good).unwrap().unwrap().verify(&KEY).unwrap();
-        assert_eq!(verified, Header { id: ID, known_len: Some(7) });
-        for at in 0..HEADER_LEN {
-            let mut bad = good;
-            bad[at] ^= 0x40;
-            let verified = decode_header(&bad).and_then(|header| header.unwrap().verify(&KEY));
-            let expected = if (8..10).contains(&at) { Kind::Unsupported } else { Kind::Corrupt };
-            assert_eq!(verified.unwrap_err().kind(), expected, "byte {at}");
+        for known in [Known { len: 7, filled: Some(5) }, Known { len: 7, filled: None }] {
+            let good = encode_header(ID, known, &KEY);
+            let verified = decode_header(&good).unwrap().unwrap().verify(&KEY).unwrap();
+            assert_eq!(verified, Header { id: ID, known: Some(known) });
+            for at in 0..HEADER_LEN {
+                let mut bad = good;
+                bad[at] ^= 0x40;
+                let verified = decode_header(&bad).and_then(|header| header.unwrap().verify(&KEY));
+                let expected = if (8..10).contains(&at) { Kind::Unsupported } else { Kind::Corrupt };
+                assert_eq!(verified.unwrap_err().kind(), expected, "byte {at}");
+            }
+            assert!(decode_header(&good).unwrap().unwrap().verify(&[7; 32]).is_err(), "another home's key");
         }
-        assert!(decode_header(&good).unwrap().unwrap().verify(&[7; 32]).is_err(), "another home's key");
         assert!(decode_header(&[0; HEADER_LEN]).unwrap().is_none());
     }
 

@@ -4,9 +4,9 @@
 //! sync made durable is not overwritten before its next version is durable as well, so a power cut in the midst of a
 //! write leaves the block as it was. docs/FORMAT.md, section 9, says why this holds at any moment.
 
+mod at_least;
 mod blocks;
 mod keys;
-mod known_len;
 mod space;
 mod unsynced;
 mod value;
@@ -20,14 +20,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file::{
-    self, BLOCK, BLOCK_LEN, FileId, GROUP_BLOCKS, HEADER_LEN, MAX_PLAIN_LEN, block_end, cipher_len,
+    self, BLOCK, BLOCK_LEN, FileId, GROUP_BLOCKS, HEADER_LEN, Known, MAX_PLAIN_LEN, block_end, cipher_len,
 };
 use crate::sector::{ceil, floor};
 use crate::storage::Storage;
 use crate::store::buffer::RequestBuffer;
+use crate::store::home_file::at_least::AtLeast;
 use crate::store::home_file::blocks::Change;
 use crate::store::home_file::keys::FileCipher;
-use crate::store::home_file::known_len::KnownLen;
 use crate::store::home_file::unsynced::Unsynced;
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
@@ -43,7 +43,7 @@ pub struct HomeFile<S> {
     lost_header: bool,
     /// Changed only while all from the old or new end on is locked; made smaller only with the gate of syncs held.
     plain_len: AtomicU64,
-    known_len: KnownLen,
+    at_least: AtLeast,
     locks: RangeLock,
     unsynced: Unsynced,
     /// Whether something may lie behind the end that must not show when the file grows.
@@ -97,14 +97,16 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         } // else it is written together with the entries beside it
         let old_len = self.plain_len();
         if end <= old_len {
-            return self.write_within(plain_offset, data, buffer);
+            self.write_within(plain_offset, data, buffer)?;
+            return if self.at_least.fill(plain_offset, end) { self.record_unsynced(old_len) } else { Ok(()) };
         }
         self.clean_tail(buffer)?;
         // First, even where the write would set the same length: a part of it could leave one that says less than before.
         self.set_backing_len(end)?;
         let written = self.write_within(plain_offset, data, buffer).and_then(|()| {
             self.plain_len.store(end, Ordering::Release);
-            self.note_growth(end)
+            self.at_least.fill(plain_offset, end);
+            self.record_unsynced(end)
         });
         if written.is_err() {
             self.tail_unclean.store(true, Ordering::Release);
@@ -166,8 +168,8 @@ impl<S: Storage> PlainFile for HomeFile<S> {
             .sync()
             .inspect_err(|_| self.unsynced.fail())
             .context(|| "making the file's data durable".into())?;
-        self.known_len.synced();
-        self.raise_known_len(plain_len);
+        self.at_least.synced();
+        self.record_synced(plain_len);
         for (group, blocks) in self.unsynced.settle() {
             drop(self.retire(group, blocks));
         }
@@ -188,9 +190,9 @@ impl<S: Storage> HomeFile<S> {
         }
         let header = home_file::decode_header(&header)?;
         let has_header = header.is_some();
-        let (cipher, known_len) = match header {
+        let (cipher, known) = match header {
             Some(header) => keys.file(header)?,
-            None => (keys.new_file()?, Some(0)),
+            None => (keys.new_file()?, Some(Known::NOTHING)),
         };
         let file = Self {
             storage,
@@ -198,7 +200,7 @@ impl<S: Storage> HomeFile<S> {
             has_header: AtomicBool::new(has_header),
             lost_header: !has_header && backing_len > 0,
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
-            known_len: KnownLen::new(known_len),
+            at_least: AtLeast::new(known),
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
             tail_unclean: AtomicBool::new(has_header),
@@ -280,7 +282,7 @@ impl<S: Storage> HomeFile<S> {
         self.clean_tail(&mut [0; BLOCK_LEN])?;
         self.set_backing_len(plain_len)?;
         self.plain_len.store(plain_len, Ordering::Release);
-        self.note_growth(plain_len)
+        self.record_unsynced(plain_len)
     }
 
     /// Makes sure that nothing shows behind the end when the file grows: neither the rest of the last block nor blocks of
@@ -326,9 +328,9 @@ impl<S: Storage> HomeFile<S> {
         if self.lost_header {
             self.storage.punch(0, self.storage.len()?)?;
         }
-        self.storage.write_at(0, &self.cipher.header(0))?;
+        self.storage.write_at(0, &self.cipher.header(Known::NOTHING))?;
         self.has_header.store(true, Ordering::Release);
-        self.known_len.begin();
+        self.at_least.begin();
         Ok(())
     }
 

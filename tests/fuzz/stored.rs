@@ -79,15 +79,18 @@ fn saved_headers() {
 fn home_file_headers_and_entries() {
     bound_memory();
     let key = [7; 32];
-    let corpus =
-        [home_file::encode_header(home_file::FileId([9; 16]), 5000, &key).to_vec(), vec![0; 512], vec![1; 512]];
+    let header = |filled| {
+        let known = home_file::Known { len: 5000, filled };
+        home_file::encode_header(home_file::FileId([9; 16]), known, &key).to_vec()
+    };
+    let corpus = [header(Some(4000)), header(None), vec![0; 512], vec![1; 512]];
     let resized = |input: &mut Vec<u8>, _: &mut Random| input.resize(512, 0);
     fuzz("home-file-header", SECONDS, &corpus, &WORDS, resized, |input| {
         let bytes: [u8; 512] = input.try_into().unwrap();
         if let Ok(Some(header)) = home_file::decode_header(&bytes)
-            && let Ok(home_file::Header { id, known_len: Some(len) }) = header.verify(&key)
+            && let Ok(home_file::Header { id, known: Some(known) }) = header.verify(&key)
         {
-            assert_eq!(home_file::encode_header(id, len, &key), bytes);
+            assert_eq!(home_file::encode_header(id, known, &key), bytes);
         }
         let pair: [u8; PAIR_LEN] = bytes[..PAIR_LEN].try_into().unwrap();
         let decoded = Pair::decode(&pair);

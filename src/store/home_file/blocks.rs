@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 use crate::crypto::xaes::{Opener, Sealer};
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::{
-    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, HEADER_LEN, PAIR_LEN, Pair, Place, block_end, groups,
+    BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS_LEN, GroupIndex, HEADER_LEN, Known, PAIR_LEN, Pair, Place, block_end,
+    groups,
 };
 use crate::storage::Storage;
 use crate::store::home_file::unsynced::{Blocks, Written};
@@ -118,10 +119,10 @@ impl<S: Storage> HomeFile<S> {
             return self.storage.write_at(BlockIndex(piece.blocks.start).pair_offset(), pairs);
         }
         let end = HEADER_LEN + pairs.len();
-        header.copy_from_slice(&self.cipher.header(0));
+        header.copy_from_slice(&self.cipher.header(Known::NOTHING));
         self.storage.write_at(0, &bytes[..end])?;
         self.has_header.store(true, Ordering::Release);
-        self.known_len.begin();
+        self.at_least.begin();
         Ok(())
     }
 
@@ -141,6 +142,9 @@ impl<S: Storage> HomeFile<S> {
         for (run, place) in piece.runs(|number| piece.pairs[number].newest().map(|(place, _)| place)) {
             let out = &mut out[run.start * BLOCK_LEN..run.end * BLOCK_LEN];
             let Some(place) = place else {
+                if self.at_least.is_filled(piece.block(run.start)) {
+                    return Err(missing(piece.block(run.start)));
+                }
                 out.fill(0);
                 continue;
             };
@@ -167,7 +171,8 @@ impl<S: Storage> HomeFile<S> {
     /// Plaintext of one block, from the newest of its versions that is whole; tells where that lies.
     ///
     /// Only a crash leaves an older version beside a torn one. Where no version authenticates and the places hold
-    /// nothing but zeros, neither did their data reach the medium nor was any of it ever synced: that is a hole.
+    /// nothing but zeros, neither did their data reach the medium nor was any of it ever synced: that is a hole, unless
+    /// the file is known to have none there.
     fn read_block(
         &self,
         opener: &mut Opener<'_>,
@@ -190,7 +195,11 @@ impl<S: Storage> HomeFile<S> {
             }
         }
         data.fill(0);
-        if empty { Ok(None) } else { Err(damaged(block)) }
+        match empty {
+            true if self.at_least.is_filled(block) => Err(missing(block)),
+            true => Ok(None),
+            false => Err(damaged(block)),
+        }
     }
 
     /// Seals and writes the part of a change that lies in one group, through the front of `buffer`.
@@ -311,6 +320,11 @@ fn next(block: BlockIndex, version: u64) -> Result<u64> {
 
 fn cut_off(block: BlockIndex, cipher_end: u64) -> Error {
     let message = format!("block {} is cut off: the backing file ends at byte {cipher_end}", block.0);
+    Error::new(Kind::Corrupt, message)
+}
+
+fn missing(block: BlockIndex) -> Error {
+    let message = format!("block {} is missing: there are zeros where data were written", block.0);
     Error::new(Kind::Corrupt, message)
 }
 

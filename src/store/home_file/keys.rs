@@ -5,7 +5,9 @@ use crate::crypto::random;
 use crate::crypto::xaes::{KEY_LEN, Opener, Sealer, Xaes256Gcm};
 use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
-use crate::format::home_file::{BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, UnverifiedHeader, encode_header};
+use crate::format::home_file::{
+    BlockIndex, Entry, FILE_ID_LEN, FileId, HEADER_LEN, Known, UnverifiedHeader, encode_header,
+};
 use crate::key::{Dek, HOME_DEK_LEN};
 use crate::sys::SecretBytes;
 
@@ -72,11 +74,11 @@ impl HomeKeys {
         self.new_file_of(FileId(id))
     }
 
-    /// The cipher of a file that exists, once its header is verified, and the known length that the header has.
-    pub(super) fn file(&self, header: UnverifiedHeader) -> Result<(FileCipher, Option<u64>)> {
+    /// The cipher of a file that exists, once its header is verified, and what the header says is known of it.
+    pub(super) fn file(&self, header: UnverifiedHeader) -> Result<(FileCipher, Option<Known>)> {
         let keys = self.derive(header.claimed_id())?;
         match (header.clone().verify(&keys[KEY_LEN..]), &self.old) {
-            (Ok(header), _) => Ok((FileCipher::new(header.id, &keys)?, header.known_len)),
+            (Ok(header), _) => Ok((FileCipher::new(header.id, &keys)?, header.known)),
             (Err(_), Some(old)) => old.file(header),
             (Err(error), None) => Err(error),
         }
@@ -104,15 +106,20 @@ impl FileCipher {
         Ok(Self { id, blocks: Xaes256Gcm::new(encryption)?, authentication: kept })
     }
 
-    /// The header of a file that is known to be so long at least.
-    pub(super) fn header(&self, known_len: u64) -> [u8; HEADER_LEN] {
-        encode_header(self.id, known_len, &self.authentication)
+    /// The header of a file of which so much is known.
+    pub(super) fn header(&self, known: Known) -> [u8; HEADER_LEN] {
+        encode_header(self.id, known, &self.authentication)
+    }
+
+    #[cfg(test)]
+    pub(super) fn header_of_second_version(&self, len: u64) -> [u8; HEADER_LEN] {
+        self.header(Known { len, filled: None })
     }
 
     #[cfg(test)]
     pub(super) fn header_of_first_version(&self) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
-        header[..32].copy_from_slice(&self.header(0)[..32]);
+        header[..32].copy_from_slice(&self.header(Known::NOTHING)[..32]);
         header[8] = 1;
         let tag = derive::hmac(&self.authentication, &header[..32]);
         header[32..64].copy_from_slice(&tag);

@@ -36,7 +36,7 @@ impl<S: Storage> HomeFile<S> {
     pub(super) fn write_zeros(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
         const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
         let block = plain_offset / BLOCK;
-        if self.read_pairs(block..block + 1)?.is_hole() {
+        if self.read_pairs(block..block + 1)?.is_hole() && !self.at_least.is_filled(BlockIndex(block)) {
             return Ok(());
         }
         self.write_within(plain_offset, &ZEROS[..len], buffer)
@@ -45,6 +45,10 @@ impl<S: Storage> HomeFile<S> {
     /// Makes holes of whole blocks. Only when nothing can bring their entries back may their places change: a torn block
     /// must not take the place of one that was synced. So this syncs if there was anything.
     pub(super) fn forget(&self, first: u64, last: u64, give_back: bool) -> Result<()> {
+        if first < last {
+            let _gate = self.unsynced.writing();
+            self.lower_filled(BlockIndex(first).plain_start())?;
+        }
         let mut forgotten = false;
         let mut at = first;
         while let Some(blocks) = self.next_piece(at, last)? {
@@ -117,6 +121,9 @@ impl<S: Storage> HomeFile<S> {
         if plain_offset >= plain_len || !self.has_header() {
             return Ok(None);
         }
+        if plain_offset < self.at_least.filled() {
+            return Ok(Some(plain_offset));
+        }
         let mut at = plain_offset / BLOCK;
         while let Some(blocks) = self.next_piece(at, block_end(plain_len))? {
             at = blocks.end;
@@ -139,7 +146,8 @@ impl<S: Storage> HomeFile<S> {
         if !self.has_header() {
             return Ok(Some(plain_offset));
         }
-        for blocks in groups(plain_offset / BLOCK..block_end(plain_len)) {
+        let filled = block_end(self.at_least.filled().min(plain_len));
+        for blocks in groups(filled.max(plain_offset / BLOCK)..block_end(plain_len)) {
             if let Some((block, _)) = self.read_pairs(blocks)?.iter().find(|(_, pair)| pair.is_hole()) {
                 return Ok(Some(plain_offset.max(block.plain_start())));
             }

@@ -1,3 +1,4 @@
+mod at_least;
 mod crash;
 mod fault;
 mod forgery;
@@ -299,6 +300,35 @@ fn what_was_cut_off_never_comes_back() {
             });
         }
     });
+}
+
+/// Threads make holes and fill them, each in blocks of its own between those of the others: no hole is taken for damage.
+#[test]
+fn holes_that_are_made_side_by_side_are_holes() {
+    const THREADS: u64 = 4;
+    let keys = keys();
+    let file = new_file(&keys);
+    file.write_at(0, &pattern(16 * BLOCK_LEN, 1), &mut request_buffer()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let file = &file;
+            scope.spawn(move || {
+                let mut buffer = request_buffer();
+                for round in 0..300 {
+                    let start = (thread + THREADS * (round * 7 % 4)) * BLOCK;
+                    let filled = (round + thread) % 3 > 0;
+                    match filled {
+                        true => file.write_at(start, &[9; BLOCK_LEN], &mut buffer).unwrap(),
+                        false => file.punch(start, BLOCK, &mut buffer).unwrap(),
+                    }
+                    let seen = file.read_at(start, BLOCK_LEN, &mut buffer).unwrap();
+                    assert!(seen == [9 * u8::from(filled); BLOCK_LEN]);
+                }
+            });
+        }
+    });
+    let seen = contents(&file);
+    assert_same(&contents(&open(MemoryStorage::new(file.storage.image()), &keys)), &seen, &"reopening");
 }
 
 #[test]

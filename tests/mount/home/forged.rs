@@ -3,6 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::host::{Host, Mount};
 
@@ -132,6 +135,32 @@ fn foreign_files_do_not_open() {
     assert!(fs::read(mount.path("a")).unwrap() == content("a"));
     fs::remove_file(mount.path("plain")).unwrap();
     mount.unmount();
+}
+
+/// As a disk does that lost a write, or whoever punches a hole below: a file that has none there is not read as zeros.
+#[test]
+fn zeros_in_place_of_what_was_written_are_no_hole() {
+    let host = host_with_files();
+    backing(&host, "a").write_all_at(&[0; 128], 512 + 3 * 128).unwrap();
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(backing(&host, "b"), hole, MAIN + 7 * BLOCK as u64, 2 * BLOCK as u64).unwrap();
+    let mount = host.mount("web01", &[]);
+    assert_eq!(damaged_blocks(&mount, "a"), [3]);
+    assert_eq!(damaged_blocks(&mount, "b"), [7, 8]);
+    let copied = Command::new("cp").arg("--sparse=auto").arg(mount.path("a")).arg(host.path("copy")).output().unwrap();
+    assert!(!copied.status.success(), "a copy would have zeros there");
+    // A hole that is made through the mount is one, also right after.
+    let file = File::options().write(true).open(mount.path("b")).unwrap();
+    fallocate(&file, hole, 5 * BLOCK as u64, 4 * BLOCK as u64).unwrap();
+    let seen = fs::read(mount.path("b")).unwrap();
+    assert!(seen[5 * BLOCK..9 * BLOCK].iter().all(|&byte| byte == 0) && seen[9 * BLOCK..] == content("b")[9 * BLOCK..]);
+    drop(file);
+    mount.unmount();
+    let mount = host.mount("web01", &[]);
+    assert!(fs::read(mount.path("b")).unwrap() == seen);
+    mount.unmount();
+    let log = host.log();
+    assert!(log.lines().any(|line| line.contains("read a: block 3 is missing")), "{log}");
 }
 
 /// Written by `fs::write`, which syncs nothing: the mount knows the length all the same.

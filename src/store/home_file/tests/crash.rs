@@ -45,8 +45,9 @@ fn keeps_what_was_synced(image: Image, history: &History, keys: &HomeKeys) {
             }
             Err(error) => {
                 assert_eq!(error.kind(), Kind::Corrupt);
-                let freed = history.iter().any(|model| block_of(model, number) == [0; BLOCK_LEN]);
-                assert!(freed, "block {number} was synced and is damaged");
+                let is_hole = |model: &Vec<u8>| block_of(model, number) == [0; BLOCK_LEN];
+                assert!(history.iter().any(is_hole), "block {number} was synced and is damaged");
+                assert!(!history.iter().all(is_hole), "block {number} is a hole and said to be damaged");
             }
         }
     }
@@ -103,6 +104,46 @@ fn every_crash_of_one_operation_leaves_the_synced_block_or_the_new_one() {
             assert_same(&seen, history.last().unwrap(), &op);
         }
     }
+}
+
+/// What says that there are no holes is gone before there is one, and comes back behind what it is said of.
+#[test]
+fn no_crash_makes_damage_of_a_hole() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    let base = new_file(&keys);
+    base.write_at(0, &pattern(4 * BLOCK_LEN, 1), &mut buffer).unwrap();
+    base.sync().unwrap();
+    for ops in [
+        vec![Op::Punch(BLOCK, BLOCK)],
+        vec![Op::Zero(0, 3 * BLOCK)],
+        vec![Op::Punch(2 * BLOCK, BLOCK), Op::Punch(0, BLOCK)],
+        vec![Op::SetLen(BLOCK), Op::SetLen(4 * BLOCK)],
+        vec![Op::SetLen(100), Op::Write(3 * BLOCK, 10, 2), Op::Sync],
+        vec![Op::SetLen(0), Op::Write(2 * BLOCK, 10, 2)],
+        vec![Op::Punch(BLOCK, BLOCK), Op::Write(BLOCK, BLOCK_LEN, 2), Op::Sync, Op::Punch(BLOCK, BLOCK)],
+    ] {
+        let file = open(may_lose_power(base.storage.snapshot()), &keys);
+        let mut history = vec![contents(&base)];
+        for op in &ops {
+            apply(&file, op, &mut buffer).unwrap();
+            let mut model = history[history.len() - 1].clone();
+            apply_to_model(&mut model, op);
+            history.push(model);
+            for image in (0..20).flat_map(|seed| file.storage.sampled_crash_images(seed)) {
+                keeps_what_was_synced(image.clone(), &history, &keys);
+                let left = open(MemoryStorage::new(image), &keys);
+                let len = index(left.plain_len());
+                let read = left.read_at(0, len, &mut buffer).map(drop);
+                assert!(read.is_ok() || op_wrote(&ops), "{:?} after {ops:?}", read.map_err(|error| error.chain()));
+            }
+        }
+    }
+}
+
+/// Whether one of them writes blocks, which are damage after a crash in the midst of that.
+fn op_wrote(ops: &[Op]) -> bool {
+    ops.iter().any(|op| matches!(op, Op::Write(..)))
 }
 
 /// A backing file that ends within a main place tells of a length that is shorter than what was there.

@@ -177,68 +177,58 @@ fn a_truncated_file_is_changed_by_cutting_it_only() {
     assert_same(&contents(&reopened), &[&model[..BLOCK_LEN + 9], b"more"].concat(), &"going on");
 }
 
-#[test]
-fn a_file_is_known_to_be_as_long_as_it_grew_if_nothing_of_it_was_synced_and_else_as_it_was_synced() {
-    let keys = keys();
-    let mut buffer = request_buffer();
-    let known = |image: &[u8]| {
-        let header = home_file::decode_header(image[..HEADER_LEN].try_into().unwrap()).unwrap().unwrap();
-        keys.file(header).unwrap().1.unwrap()
-    };
-    let file = new_file(&keys);
-    file.write_at(0, &pattern(100, 1), &mut buffer).unwrap();
-    assert_eq!(known(&file.storage.image()), 100);
-    file.write_at(100, &pattern(4900, 1), &mut buffer).unwrap();
-    file.set_len(6000).unwrap();
-    assert_eq!(known(&file.storage.image()), 6000);
-    // Appended to in another opening, and not synced: a crash may bring back the former length.
-    let file = open(file.storage, &keys);
-    file.write_at(6000, b"more", &mut buffer).unwrap();
-    assert_eq!(known(&file.storage.image()), 6000);
-    file.sync().unwrap();
-    assert_eq!(known(&file.storage.image()), 6004);
-    // Written anew: as long as it is, if it was longer before.
-    for (len, expected) in [(3000, 3000), (100, 100), (200, 100)] {
-        file.set_len(0).unwrap();
-        assert_eq!(known(&file.storage.image()), 0);
-        file.write_at(0, &pattern(len, 2), &mut buffer).unwrap();
-        assert_eq!(known(&file.storage.image()), expected);
-    }
-    file.sync().unwrap();
-    assert_eq!(known(&file.storage.image()), 200);
-    // Without its header there is nothing that could come back.
-    file.begin_anew().unwrap();
-    assert_eq!(file.storage.len().unwrap(), 0);
-    file.write_at(0, &pattern(300, 2), &mut buffer).unwrap();
-    assert_eq!(known(&file.storage.image()), 300);
-    file.set_len(200).unwrap();
-    assert_eq!(known(&file.storage.image()), 0, "what was never synced is worth no sync at each cut");
-    file.set_len(300).unwrap();
-    file.sync().unwrap();
-    assert_eq!(known(&file.storage.image()), 300);
-    file.set_len(150).unwrap();
-    file.set_len(900).unwrap();
-    assert_eq!(known(&file.storage.image()), 150);
+/// What zeros may be put in the place of.
+#[derive(Clone, Copy, Debug)]
+enum Zeroed {
+    Pair,
+    Places,
+    Both,
 }
 
-/// The version before there was a known length is read and written as it always was.
+fn zero(image: &mut [u8], block: BlockIndex, what: Zeroed) {
+    if !matches!(what, Zeroed::Places) {
+        image[index(block.pair_offset())..][..PAIR_LEN].fill(0);
+    }
+    if !matches!(what, Zeroed::Pair) {
+        for place in [Place::Main, Place::Spare] {
+            let start = index(block.cipher_offset(place)).min(image.len());
+            let end = (start + BLOCK_LEN).min(image.len());
+            image[start..end].fill(0);
+        }
+    }
+}
+
 #[test]
-fn a_file_of_the_first_version_stays_one() {
+fn zeros_in_place_of_a_block_that_was_written_are_damage() {
     let keys = keys();
-    let id = home_file::FileId([3; 16]);
     let mut buffer = request_buffer();
-    let made = HomeFile::with_id(MemoryStorage::default(), &keys, id).unwrap();
-    made.write_at(0, &pattern(9000, 1), &mut buffer).unwrap();
-    let mut image = made.storage.image();
-    image[..HEADER_LEN].copy_from_slice(&made.cipher.header_of_first_version());
-    let file = open(MemoryStorage::new(image), &keys);
-    assert_same(&contents(&file), &pattern(9000, 1), &"opening");
-    file.write_at(9000, b"more", &mut buffer).unwrap();
+    let file = new_file(&keys);
+    let model = pattern(66 * BLOCK_LEN + 100, 1);
+    file.write_at(0, &model, &mut buffer).unwrap();
     file.sync().unwrap();
-    file.set_len(100).unwrap();
-    let left = file.storage.image();
-    assert!(left[..HEADER_LEN] == made.cipher.header_of_first_version(), "the header stays");
-    assert_same(&contents(&open(MemoryStorage::new(left), &keys)), &pattern(100, 1), &"changes");
+    file.write_at(BLOCK, &model[BLOCK_LEN..2 * BLOCK_LEN], &mut buffer).unwrap();
+    for block in [0, 1, 2, 64, 66] {
+        for what in [Zeroed::Pair, Zeroed::Places, Zeroed::Both] {
+            let mut image = file.storage.image();
+            zero(&mut image, BlockIndex(block), what);
+            assert_eq!(wrong_blocks(image.clone(), &model, &keys), 1, "{what:?} of block {block}");
+            let damaged = open(MemoryStorage::new(image), &keys);
+            let start = block * BLOCK;
+            for op in [Op::Write(start + 5, 9, 1), Op::Punch(start + 5, 9), Op::Zero(start + 5, 9)] {
+                let error = apply(&damaged, &op, &mut buffer).unwrap_err();
+                assert!(error.to_string().starts_with(&format!("block {block} is missing")), "{op:?}: {error}");
+            }
+            assert_eq!(damaged.seek_data(start + 7).unwrap(), Some(start + 7), "no hole that a copy leaves out");
+            assert_eq!(damaged.seek_hole(start).unwrap(), Some(model.len() as u64));
+            if let Some(whole) = model[index(start)..].first_chunk::<BLOCK_LEN>() {
+                damaged.write_at(start, whole, &mut buffer).unwrap();
+                assert_same(&contents(&damaged), &model, &"overwriting it as a whole");
+            }
+        }
+    }
+    let mut image = file.storage.image();
+    image[HEADER_LEN..].fill(0);
+    assert_eq!(wrong_blocks(image, &model, &keys), 67, "all but the header");
 }
 
 #[test]

@@ -1,0 +1,238 @@
+//! What a file is known to have at least: how long it is, and up to where it has no hole. By the one is noticed that it was cut
+//! off, by the other that blocks were zeroed, by others than a mount (docs/FORMAT.md, section 9, "Known length" and "Filled
+//! length").
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::home_file::{BLOCK, BlockIndex, Known};
+use crate::sector::{ceil, floor};
+use crate::storage::Storage;
+use crate::store::home_file::HomeFile;
+use crate::store::plain_file::PlainFile;
+
+/// What the header says, and how much more it may say before a sync.
+pub(super) struct AtLeast {
+    /// Whether the file's version has it.
+    has_len: bool,
+    has_filled: bool,
+    /// As the header says. Changed only while `recorded_filled` is locked.
+    len: AtomicU64,
+    /// No block that begins below this is a hole, nor one of the ranges behind it, which were written before what lies between.
+    filled: AtomicU64,
+    behind: Mutex<Vec<Range<u64>>>,
+    /// As much of it as the header says. Who writes the header has it locked.
+    recorded_filled: Mutex<u64>,
+    /// So long a length may be recorded without a sync: a crash can bring back none that is less. [`ANY`](Self::ANY) as long as
+    /// nothing of the file was ever synced, for then nothing is lost.
+    unsynced: AtomicU64,
+}
+
+/// Most ranges that are remembered: clients write side by side, but from the start to the end.
+const MOST_BEHIND: usize = 16;
+
+impl AtLeast {
+    const ANY: u64 = u64::MAX;
+
+    pub(super) fn new(known: Option<Known>) -> Self {
+        let filled = known.and_then(|known| known.filled);
+        Self {
+            has_len: known.is_some(),
+            has_filled: filled.is_some(),
+            len: AtomicU64::new(known.map_or(0, |known| known.len)),
+            filled: AtomicU64::new(filled.unwrap_or_default()),
+            behind: Mutex::default(),
+            recorded_filled: Mutex::new(filled.unwrap_or_default()),
+            unsynced: AtomicU64::new(0),
+        }
+    }
+
+    /// The file gets its header: nothing of it was ever synced.
+    pub(super) fn begin(&self) {
+        self.unsynced.store(Self::ANY, Ordering::Release);
+    }
+
+    /// From here on only a sync may record more.
+    pub(super) fn synced(&self) {
+        self.unsynced.store(0, Ordering::Release);
+    }
+
+    fn forget(&self) {
+        let mut recorded_filled = self.recorded_filled.lock();
+        *recorded_filled = 0;
+        self.empty_from(0);
+        self.len.store(0, Ordering::Release);
+    }
+
+    /// All blocks of this range were written; whoever wrote them still has them locked. Returns whether more is filled now.
+    pub(super) fn fill(&self, start: u64, end: u64) -> bool {
+        if !self.has_filled || end <= self.filled() {
+            return false;
+        }
+        let mut behind = self.behind.lock();
+        let mut range = floor(start, BLOCK)..end;
+        behind.retain(|other| {
+            let apart = ceil(other.end, BLOCK) < range.start || ceil(range.end, BLOCK) < other.start;
+            if !apart {
+                range = range.start.min(other.start)..range.end.max(other.end);
+            }
+            apart
+        });
+        let filled = self.filled();
+        if range.start > ceil(filled, BLOCK) {
+            if behind.len() < MOST_BEHIND {
+                behind.push(range);
+            }
+            return false;
+        }
+        self.filled.fetch_max(range.end, Ordering::AcqRel) < range.end
+    }
+
+    /// Blocks from here on may become holes; whoever makes them so has them locked.
+    fn empty_from(&self, start: u64) {
+        let mut behind = self.behind.lock();
+        behind.retain(|range| range.end <= start);
+        self.filled.fetch_min(start, Ordering::AcqRel);
+    }
+
+    /// Where the first hole may be.
+    pub(super) fn filled(&self) -> u64 {
+        self.filled.load(Ordering::Acquire)
+    }
+
+    /// Whether a hole in the place of this block is damage.
+    pub(super) fn is_filled(&self, block: BlockIndex) -> bool {
+        block.plain_start() < self.filled()
+    }
+
+    fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+}
+
+impl<S: Storage> HomeFile<S> {
+    /// Cuts the file to nothing, header included, of which it gets another one, with the same id, when it is written to before it is
+    /// closed. Cheaper than [`set_len`](PlainFile::set_len), which has to sync, but what is bound to the id is lost with it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn begin_anew(&self) -> Result<()> {
+        if self.at_least.len() == 0 {
+            return self.set_len(0);
+        }
+        let _guard = self.locks.exclusive(0..u64::MAX);
+        let _gate = self.unsynced.writing();
+        let cut = self.storage.set_len(0);
+        // One that failed may have been done all the same.
+        if cut.is_ok() || self.storage.len().is_ok_and(|len| len == 0) {
+            self.has_header.store(false, Ordering::Release);
+            self.unsynced.cut_off(0);
+            self.at_least.forget();
+            self.plain_len.store(0, Ordering::Release);
+        }
+        cut
+    }
+
+    /// Records what was synced while the file had this length. The caller holds the gate.
+    pub(super) fn record_synced(&self, synced_len: u64) {
+        // The file was not changed by this: who set its times and then synced it finds them as they were.
+        let write = |header: &[u8]| self.storage.write_unnoticed(0, header);
+        let recorded = self.record(write, |len, filled, all| (len.max(synced_len), filled.max(all.min(synced_len))));
+        drop(recorded); // failing costs nothing: less is known then
+    }
+
+    /// Records that the file has this length now, or that more of it is filled, as far as that needs no sync.
+    pub(super) fn record_unsynced(&self, len: u64) -> Result<()> {
+        let _gate = self.unsynced.writing();
+        let unsynced = self.at_least.unsynced.load(Ordering::Acquire);
+        let len = len.min(unsynced);
+        let most_filled = if unsynced == AtLeast::ANY { len } else { 0 };
+        let write = |header: &[u8]| self.storage.write_at(0, header);
+        self.record(write, |old, filled, all| (old.max(len), filled.max(all.min(most_filled))))
+    }
+
+    /// Before the file becomes so short: once that is durable. The caller holds the gate.
+    pub(super) fn lower_known_len(&self, len: u64) -> Result<()> {
+        self.at_least.empty_from(len);
+        if len >= self.at_least.len() {
+            return Ok(());
+        }
+        // What was never synced is not worth a sync for each time that it becomes shorter.
+        let was_synced = self.at_least.unsynced.load(Ordering::Acquire) == 0;
+        let kept = if was_synced { len } else { 0 };
+        self.record_durably(|_, filled, _| (kept, filled.min(kept)))
+            .context(|| "making it durable that the file becomes shorter".into())?;
+        // This made the former length durable as well, so a crash brings back that one, or one from here on.
+        let most = if len == 0 { self.plain_len() } else { 0 };
+        self.at_least.unsynced.store(most, Ordering::Release);
+        Ok(())
+    }
+
+    /// Before blocks from here on become holes: once that is durable. The caller holds the gate, and has them locked.
+    pub(super) fn lower_filled(&self, start: u64) -> Result<()> {
+        self.at_least.empty_from(start);
+        if start >= *self.at_least.recorded_filled.lock() {
+            return Ok(());
+        }
+        self.record_durably(|len, filled, _| (len, filled.min(start)))
+            .context(|| "making it durable that the file gets a hole".into())
+    }
+
+    fn record_durably(&self, known: impl FnOnce(u64, u64, u64) -> (u64, u64)) -> Result<()> {
+        self.record(|header| self.storage.write_at(0, header), known)?;
+        self.storage.sync().inspect_err(|_| self.unsynced.fail())
+    }
+
+    /// Writes the header, if there is one, and `known` makes something else of the length and the filled length that it
+    /// has, and of what is filled by now.
+    fn record(
+        &self,
+        write: impl FnOnce(&[u8]) -> Result<()>,
+        known: impl FnOnce(u64, u64, u64) -> (u64, u64),
+    ) -> Result<()> {
+        let at_least = &self.at_least;
+        let mut recorded_filled = at_least.recorded_filled.lock();
+        let old = (at_least.len(), *recorded_filled);
+        let new = known(old.0, old.1, at_least.filled());
+        if new == old || !at_least.has_len || !self.has_header() {
+            return Ok(());
+        }
+        let written = write(&self.cipher.header(Known { len: new.0, filled: at_least.has_filled.then_some(new.1) }));
+        // One that failed may have been done all the same: then the larger one is what the file may have to be.
+        let now = if written.is_ok() { new } else { (new.0.max(old.0), new.1.max(old.1)) };
+        at_least.len.store(now.0, Ordering::Release);
+        *recorded_filled = now.1;
+        written
+    }
+
+    /// Whether the file is shorter than it was.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.plain_len() < self.at_least.len()
+    }
+
+    /// # Errors
+    /// `Corrupt` for a file that was cut off.
+    pub(super) fn refuse_cut_off(&self) -> Result<()> {
+        let (left, known) = (self.plain_len(), self.at_least.len());
+        if left >= known {
+            return Ok(());
+        }
+        let message = format!("cut off: {left} bytes are left of at least {known}");
+        Err(Error::new(
+            Kind::Corrupt,
+            if left == 0 { message } else { format!("block {} is {message}", (left - 1) / BLOCK) },
+        ))
+    }
+
+    /// Its last block says, instead of an end, that there was more.
+    ///
+    /// # Errors
+    /// `Corrupt` for a file that was cut off, if what is read up to `end` comes to its last block.
+    pub(super) fn refuse_end_of_cut_off(&self, end: u64) -> Result<()> {
+        let last_block = floor(self.plain_len().saturating_sub(1), BLOCK);
+        if end > last_block { self.refuse_cut_off() } else { Ok(()) }
+    }
+}
