@@ -164,7 +164,7 @@ impl Header {
         w.put(derive::sha256(w.bytes()));
         // What a reader would refuse is not written.
         match UnverifiedHeader::decode(w.bytes()) {
-            Ok(written) => Ok(written.bytes),
+            Ok(written) => Ok(written.bytes().to_vec()),
             Err(error) => Err(Error::with_source(Kind::Invalid, "a header that could not be read again", error)),
         }
     }
@@ -243,7 +243,10 @@ impl Header {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UnverifiedHeader {
     header: Header,
-    bytes: Vec<u8>,
+    /// What lies before the HMAC, but for zeros at its end: of 8 KiB, a few hundred bytes. A large datastore has many headers.
+    fields: Box<[u8]>,
+    /// HMAC and checksum.
+    seals: [u8; COPY_LEN - HMAC_OFFSET],
 }
 
 /// Whether a file with these bytes at a header copy's offset is a component, as far as they tell, and of what kind.
@@ -285,7 +288,9 @@ impl UnverifiedHeader {
             ));
         }
         let header = decode_checked(codes, features == transition::IN_TRANSITION, &mut r)?;
-        Ok(Self { header, bytes: bytes.to_vec() })
+        let (fields, seals) = bytes.split_at(HMAC_OFFSET);
+        let used = fields.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        Ok(Self { header, fields: fields[..used].into(), seals: Reader::new(seals).array()? })
     }
 
     /// Proves with the component's DEK that its owner wrote this copy.
@@ -297,9 +302,9 @@ impl UnverifiedHeader {
         if dek.bytes().len() != self.header.shape.kind().dek_len() {
             return Err(Error::new(Kind::Corrupt, wrong_dek(self.header.shape.kind(), dek)));
         }
-        let (fields, rest) = self.bytes.split_at(HMAC_OFFSET);
         let key = authentication_key(&self.header.uuid, dek)?;
-        if derive::hmac_verifies(key.as_slice(), fields, &rest[..CHECKSUM_OFFSET - HMAC_OFFSET]) {
+        let hmac = &self.seals[..CHECKSUM_OFFSET - HMAC_OFFSET];
+        if derive::hmac_verifies(key.as_slice(), &self.bytes()[..HMAC_OFFSET], hmac) {
             Ok(self.header)
         } else {
             Err(Error::new(
@@ -315,13 +320,16 @@ impl UnverifiedHeader {
     }
 
     /// The copy as it is stored.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn bytes(&self) -> [u8; COPY_LEN] {
+        let mut bytes = [0; COPY_LEN];
+        bytes[..self.fields.len()].copy_from_slice(&self.fields);
+        bytes[HMAC_OFFSET..].copy_from_slice(&self.seals);
+        bytes
     }
 
     /// Whether two copies are the same to the bit.
     pub fn same_bytes(&self, other: &Self) -> bool {
-        self.bytes == other.bytes
+        (&self.fields, &self.seals) == (&other.fields, &other.seals)
     }
 }
 

@@ -73,7 +73,7 @@ impl RestoreHeader {
             // The copy in use last: until then it still counts.
             let last = present.map_or(1, |stored| stored.in_use);
             for copy in [1 - last, last] {
-                storage.write_at(kind.copy_offsets()[copy], saved.bytes())?;
+                storage.write_at(kind.copy_offsets()[copy], &saved.bytes())?;
                 claimed.sync()?;
             }
         }
