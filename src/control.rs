@@ -28,6 +28,7 @@ use crate::key::KeyName;
 use crate::progress::Progress;
 use crate::provider::Notice;
 use crate::sector;
+use crate::sys::memory;
 use crate::sys::process::effective_uid;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::keyring::LockState;
@@ -258,7 +259,10 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
             .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
     };
-    send(&mut stream, &answer)
+    let sent = send(&mut stream, &answer);
+    drop(answer);
+    memory::return_freed();
+    sent
 }
 
 /// Asks the process that serves a mount what is answered by `Status`.

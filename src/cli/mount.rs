@@ -117,11 +117,13 @@ type Serving = thread::JoinHandle<Result<()>>;
 fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSocket)> {
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     process::clear_umask();
+    memory::keep_little();
     let engine = args.engine.unwrap_or_default();
     engine.self_test()?;
     let read_only = args.options.iter().any(|option| option == "ro");
     let options = Options { read_only, engine, backing_io: args.backing_io };
     let fs = Arc::new(FileSystem::open(&args.folder, Providers::load(config)?, options)?);
+    memory::return_freed();
     if memory::lock_was_refused() {
         tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
     }

@@ -128,6 +128,28 @@ fn map_anonymous(len: usize) -> NonNull<u8> {
     }
 }
 
+/// Keeps the C library from holding on to much memory, in a process that lives long: to be called before it has threads.
+///
+/// Freed blocks of up to 32 MiB would be kept for new ones of that size, such as buffers of which little is touched, and which
+/// would be zeroed then; and each thread could have an arena, with what was freed there.
+pub fn keep_little() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: neither call takes a pointer, and there are no other threads yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
+/// Gives the system back what was freed.
+pub fn return_freed() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointers, and may be called at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Page-aligned memory for I/O; untouched pages cost nothing. Kept out of core dumps: it holds guests' data.
 pub struct AlignedBuffer {
     start: NonNull<u8>,

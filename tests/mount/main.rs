@@ -4,6 +4,7 @@
 
 mod attack;
 mod concurrency;
+mod datastore;
 mod deep_rekey;
 mod direct;
 mod errors;
