@@ -135,7 +135,7 @@ def growth(rows: Sequence[Mapping[str, float]], x: str, figures: Sequence[str], 
         picture, panels = grid(len(figures), 2.4)
         for panel, name in zip(panels, figures):
             panel.plot([row[x] for row in rows], [row[name] for row in rows], "o-", color=OURS_COLOURS[0], ms=3.5)
-            panel.set_xscale("log")
+            panel.set_xlim(left=0)
             panel.set_ylim(bottom=0)
             panel.set_title(name, fontsize=9.5, loc="left")
             panel.set_xlabel(x)
