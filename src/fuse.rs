@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request, TimeOrNow, Version,
 };
 
 use crate::fs::{
@@ -47,6 +47,10 @@ const GENERATION: Generation = Generation(0);
 /// QEMU opens disks with O_DIRECT: no second cache of the plaintext, writes side by side.
 const DIRECT_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
+/// The FUSE of Linux 6.18, where a mapping of a file shows what was written past the cache while its page was being read. Of
+/// earlier ones this is not known.
+const KEEPS_MAPPINGS: Version = Version(7, 45);
+
 /// Carries requests from the kernel to a [`FileSystem`].
 pub struct Adapter(Arc<FileSystem>);
 
@@ -69,7 +73,9 @@ impl Filesystem for Adapter {
         ];
         for wanted in wanted {
             match config.add_capabilities(wanted) {
-                Ok(()) if wanted == InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP => self.0.allow_uncached_homes(),
+                Ok(()) if wanted == InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP && config.kernel_abi() >= KEEPS_MAPPINGS => {
+                    self.0.allow_uncached_homes();
+                }
                 Ok(()) => {}
                 Err(missing) => tracing::info!("this kernel's FUSE lacks {missing:?}"),
             }

@@ -89,7 +89,7 @@ impl FileSystem {
         Ok((attr, self.handles.insert(Handle::File(open)), cache))
     }
 
-    /// The kernel maps files that it does not cache, as Linux does since 6.6.
+    /// The kernel maps files that it does not cache, and shows in mappings what is written past the cache.
     pub fn allow_uncached_homes(&self) {
         self.uncached_homes.store(true, Ordering::Relaxed);
     }
