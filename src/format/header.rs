@@ -164,7 +164,7 @@ impl Header {
         w.put(derive::sha256(w.bytes()));
         // What a reader would refuse is not written.
         match UnverifiedHeader::decode(w.bytes()) {
-            Ok(written) => Ok(written.bytes().to_vec()),
+            Ok(_) => Ok(w.bytes().to_vec()),
             Err(error) => Err(Error::with_source(Kind::Invalid, "a header that could not be read again", error)),
         }
     }
