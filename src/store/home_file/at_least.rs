@@ -14,6 +14,13 @@ use crate::storage::Storage;
 use crate::store::home_file::HomeFile;
 use crate::store::plain_file::PlainFile;
 
+/// What a header says.
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct Bounds {
+    len: u64,
+    filled: u64,
+}
+
 /// What the header says, and how much more it may say before a sync.
 pub(super) struct AtLeast {
     /// Whether the file's version has it.
@@ -111,6 +118,12 @@ impl AtLeast {
     fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
+
+    /// Raises what is recorded to this length, and to what is filled by now, but no more than this of it.
+    fn raise(&self, bounds: &mut Bounds, len: u64, most_filled: u64) {
+        bounds.len = bounds.len.max(len);
+        bounds.filled = bounds.filled.max(self.filled().min(most_filled));
+    }
 }
 
 impl<S: Storage> HomeFile<S> {
@@ -140,7 +153,7 @@ impl<S: Storage> HomeFile<S> {
     pub(super) fn record_synced(&self, synced_len: u64) {
         // The file was not changed by this: who set its times and then synced it finds them as they were.
         let write = |header: &[u8]| self.storage.write_unnoticed(0, header);
-        let recorded = self.record(write, |len, filled, all| (len.max(synced_len), filled.max(all.min(synced_len))));
+        let recorded = self.record(write, |bounds| self.at_least.raise(bounds, synced_len, synced_len));
         drop(recorded); // failing costs nothing: less is known then
     }
 
@@ -151,7 +164,7 @@ impl<S: Storage> HomeFile<S> {
         let len = len.min(unsynced);
         let most_filled = if unsynced == AtLeast::ANY { len } else { 0 };
         let write = |header: &[u8]| self.storage.write_at(0, header);
-        self.record(write, |old, filled, all| (old.max(len), filled.max(all.min(most_filled))))
+        self.record(write, |bounds| self.at_least.raise(bounds, len, most_filled))
     }
 
     /// Before the file becomes so short: once that is durable. The caller holds the gate.
@@ -163,7 +176,7 @@ impl<S: Storage> HomeFile<S> {
         // What was never synced is not worth a sync for each time that it becomes shorter.
         let was_synced = self.at_least.unsynced.load(Ordering::Acquire) == 0;
         let kept = if was_synced { len } else { 0 };
-        self.record_durably(|_, filled, _| (kept, filled.min(kept)))
+        self.record_durably(|bounds| *bounds = Bounds { len: kept, filled: bounds.filled.min(kept) })
             .context(|| "making it durable that the file becomes shorter".into())?;
         // This made the former length durable as well, so a crash brings back that one, or one from here on.
         let most = if len == 0 { self.plain_len() } else { 0 };
@@ -177,34 +190,33 @@ impl<S: Storage> HomeFile<S> {
         if start >= *self.at_least.recorded_filled.lock() {
             return Ok(());
         }
-        self.record_durably(|len, filled, _| (len, filled.min(start)))
+        self.record_durably(|bounds| bounds.filled = bounds.filled.min(start))
             .context(|| "making it durable that the file gets a hole".into())
     }
 
-    fn record_durably(&self, known: impl FnOnce(u64, u64, u64) -> (u64, u64)) -> Result<()> {
-        self.record(|header| self.storage.write_at(0, header), known)?;
+    fn record_durably(&self, change: impl FnOnce(&mut Bounds)) -> Result<()> {
+        self.record(|header| self.storage.write_at(0, header), change)?;
         self.storage.sync().inspect_err(|_| self.unsynced.fail())
     }
 
-    /// Writes the header, if there is one, and `known` makes something else of the length and the filled length that it
-    /// has, and of what is filled by now.
-    fn record(
-        &self,
-        write: impl FnOnce(&[u8]) -> Result<()>,
-        known: impl FnOnce(u64, u64, u64) -> (u64, u64),
-    ) -> Result<()> {
+    /// Writes the header, if there is one, and what it says changes.
+    fn record(&self, write: impl FnOnce(&[u8]) -> Result<()>, change: impl FnOnce(&mut Bounds)) -> Result<()> {
         let at_least = &self.at_least;
         let mut recorded_filled = at_least.recorded_filled.lock();
-        let old = (at_least.len(), *recorded_filled);
-        let new = known(old.0, old.1, at_least.filled());
+        let old = Bounds { len: at_least.len(), filled: *recorded_filled };
+        let mut new = old;
+        change(&mut new);
         if new == old || !at_least.has_len || !self.has_header() {
             return Ok(());
         }
-        let written = write(&self.cipher.header(Known { len: new.0, filled: at_least.has_filled.then_some(new.1) }));
-        // One that failed may have been done all the same: then the larger one is what the file may have to be.
-        let now = if written.is_ok() { new } else { (new.0.max(old.0), new.1.max(old.1)) };
-        at_least.len.store(now.0, Ordering::Release);
-        *recorded_filled = now.1;
+        let known = Known { len: new.len, filled: at_least.has_filled.then_some(new.filled) };
+        let written = write(&self.cipher.header(known));
+        if written.is_err() {
+            // It may have been done all the same: then the larger one is what the file may have to be.
+            new = Bounds { len: new.len.max(old.len), filled: new.filled.max(old.filled) };
+        }
+        at_least.len.store(new.len, Ordering::Release);
+        *recorded_filled = new.filled;
         written
     }
 
