@@ -11,6 +11,13 @@ fn may_lose_power(image: impl Into<Image>) -> CrashStorage {
 /// Contents since the last sync, the synced one first.
 type History = Vec<Vec<u8>>;
 
+/// Adds the content after one more operation.
+fn add_state(history: &mut History, op: &Op) {
+    let mut model = history.last().cloned().unwrap_or_default();
+    apply_to_model(&mut model, op);
+    history.push(model);
+}
+
 /// A block of one state of a file, with zeros behind its end.
 fn block_of(model: &[u8], number: usize) -> Vec<u8> {
     let mut block = model.get(number * BLOCK_LEN..).unwrap_or_default().to_vec();
@@ -125,25 +132,20 @@ fn no_crash_makes_damage_of_a_hole() {
     ] {
         let file = open(may_lose_power(base.storage.snapshot()), &keys);
         let mut history = vec![contents(&base)];
+        // A block that is written is damage after a crash in the midst of that.
+        let writes = ops.iter().any(|op| matches!(op, Op::Write(..)));
         for op in &ops {
             apply(&file, op, &mut buffer).unwrap();
-            let mut model = history[history.len() - 1].clone();
-            apply_to_model(&mut model, op);
-            history.push(model);
+            add_state(&mut history, op);
             for image in (0..20).flat_map(|seed| file.storage.sampled_crash_images(seed)) {
                 keeps_what_was_synced(image.clone(), &history, &keys);
                 let left = open(MemoryStorage::new(image), &keys);
                 let len = index(left.plain_len());
                 let read = left.read_at(0, len, &mut buffer).map(drop);
-                assert!(read.is_ok() || op_wrote(&ops), "{:?} after {ops:?}", read.map_err(|error| error.chain()));
+                assert!(read.is_ok() || writes, "{:?} after {ops:?}", read.map_err(|error| error.chain()));
             }
         }
     }
-}
-
-/// Whether one of them writes blocks, which are damage after a crash in the midst of that.
-fn op_wrote(ops: &[Op]) -> bool {
-    ops.iter().any(|op| matches!(op, Op::Write(..)))
 }
 
 /// A backing file that ends within a main place tells of a length that is shorter than what was there.
@@ -229,11 +231,7 @@ fn a_write_after_a_restart_spares_the_synced_version() {
     }
     let file = open(file.storage, &keys);
     apply(&file, &ops[3], &mut buffer).unwrap();
-    for op in &ops {
-        let mut model = history[history.len() - 1].clone();
-        apply_to_model(&mut model, op);
-        history.push(model);
-    }
+    ops.iter().for_each(|op| add_state(&mut history, op));
     history.drain(..2);
     for image in file.storage.sampled_crash_images(1) {
         keeps_what_was_synced(image, &history, &keys);
@@ -289,21 +287,19 @@ proptest! {
         let mut file = open(may_lose_power(Image::default()), &keys);
         let mut history = vec![Vec::new()];
         for op in &ops {
-            let mut model = history[history.len() - 1].clone();
             if let Op::Reopen = op {
                 // The daemon was killed; the host goes on.
                 let HomeFile { storage, .. } = file;
                 file = open(storage, &keys);
             }
             apply(&file, op, &mut buffer).unwrap();
-            apply_to_model(&mut model, op);
-            history.push(model.clone());
+            add_state(&mut history, op);
             for image in file.storage.sampled_crash_images(seed) {
                 keeps_what_was_synced(image, &history, &keys);
             }
             file.storage.forget_past();
             if let Op::Sync = op {
-                history = vec![model];
+                history.drain(..history.len() - 1);
                 for image in file.storage.sampled_crash_images(seed) {
                     keeps_what_was_synced(image, &history, &keys);
                 }
