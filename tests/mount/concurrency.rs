@@ -24,7 +24,7 @@ fn piece(number: u64) -> Vec<u8> {
 fn a_mount_that_is_ended_under_running_io_finishes_it() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
-    let pid = mount.status()["pid"].as_i64().unwrap();
+    let pid = mount.pid();
     let names = ["root.raw", "notes.txt"];
     let files = names.map(|name| open(&mount.path(name)));
     let written = [const { AtomicU64::new(0) }; 2];

@@ -8,8 +8,7 @@ const FOLDERS: u64 = 300;
 
 /// Resident memory of the process that serves a mount, in MiB.
 fn resident(mount: &Mount<'_>) -> u64 {
-    let pid = mount.status()["pid"].as_u64().unwrap();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", mount.pid())).unwrap();
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")).unwrap();
     kib.trim().parse::<u64>().unwrap() / 1024
 }

@@ -122,6 +122,11 @@ impl Mount<'_> {
         serde_json::from_str(&printed).unwrap()
     }
 
+    /// Of the process that serves it.
+    pub(crate) fn pid(&self) -> i64 {
+        self.status()["pid"].as_i64().unwrap()
+    }
+
     /// Unmounts, and fails the test if that fails.
     pub(crate) fn unmount(mut self) {
         // Dropped, and so unmounted lazily, if this fails.

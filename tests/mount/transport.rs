@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::host::{Host, Mount};
+use crate::host::Host;
 
 const BLOCK: usize = 4096;
 
@@ -57,10 +57,6 @@ fn stay_on(cpu: usize) {
     sched_setaffinity(None, &mask).unwrap();
 }
 
-fn pid_of(mount: &Mount<'_>) -> i64 {
-    mount.status()["pid"].as_i64().unwrap()
-}
-
 fn wait_for_the_end_of(pid: i64) {
     let began = Instant::now();
     // One that nobody has waited for yet has no command line any more.
@@ -95,7 +91,7 @@ fn the_transport_is_told_and_one_that_the_kernel_lacks_is_refused() {
 fn a_connection_that_is_aborted_ends_its_process_and_nothing_is_lost() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
-    let pid = pid_of(&mount);
+    let pid = mount.pid();
     let file = open_direct(&mount.path("root.raw"));
     exercise(&file, 7, 0x5a);
     file.sync_all().unwrap();
@@ -191,7 +187,7 @@ fn clients_on_several_cpus_find_what_they_wrote() {
 fn a_mount_that_nobody_asks_takes_no_cpu_time() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
-    let stat = format!("/proc/{}/stat", pid_of(&mount));
+    let stat = format!("/proc/{}/stat", mount.pid());
     // User and system time, in hundredths of a second: the 14th and 15th field; the 2nd is in brackets.
     let used = || -> u64 {
         let line = fs::read_to_string(&stat).unwrap();
@@ -241,7 +237,7 @@ fn one_mount_after_the_other_leaves_nothing_behind() {
     let host = Host::with_vm();
     for round in 0..25 {
         let mount = host.mount("web01", &[]);
-        let pid = pid_of(&mount);
+        let pid = mount.pid();
         exercise(&open_direct(&mount.path("root.raw")), round, u8::try_from(round).unwrap());
         mount.unmount();
         wait_for_the_end_of(pid);
