@@ -365,6 +365,14 @@ mod tests {
         assert!(storage.change_grain() >= 4096);
     }
 
+    /// What a real sync does cannot be seen without a power cut; that the kernel is asked can: it refuses to sync a pipe.
+    #[test]
+    fn a_sync_reaches_the_kernel() {
+        let (pipe, _other_end) = io::pipe().unwrap();
+        let error = FileStorage::new(File::from(std::os::fd::OwnedFd::from(pipe))).sync().unwrap_err();
+        assert_eq!(error.os_error(), Some(libc::EINVAL));
+    }
+
     #[test]
     fn short_and_interrupted_writes_are_gone_on_with() {
         let mut written = Vec::new();

@@ -218,6 +218,36 @@ mod tests {
         }
     }
 
+    /// What the kernel says of the mapping that an address is in: `lo` locked, `dd` not dumped, `wf` wiped in a child.
+    fn flags_of(address: *const u8) -> Vec<String> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+            let [start, end] = [range.map(|range| range.0), range.map(|range| range.1)]
+                .map(|bound| bound.and_then(|bound| usize::from_str_radix(bound, 16).ok()));
+            if let (Some(start), Some(end)) = (start, end) {
+                inside = (start..end).contains(&address.addr());
+            }
+            if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags: ")) {
+                return flags.split_whitespace().map(str::to_owned).collect();
+            }
+        }
+        panic!("no mapping at {address:?}")
+    }
+
+    #[test]
+    fn secrets_are_locked_and_neither_dumped_nor_inherited() {
+        let secret = SecretBytes::zeroed(64);
+        let flags = flags_of(secret.as_ptr());
+        for wanted in ["dd", "wf"] {
+            assert!(flags.iter().any(|flag| flag == wanted), "{wanted}: {flags:?}");
+        }
+        assert_eq!(flags.iter().any(|flag| flag == "lo"), !lock_was_refused(), "{flags:?}");
+        let buffer = AlignedBuffer::zeroed(10_000);
+        assert!(flags_of(buffer.as_ptr()).iter().any(|flag| flag == "dd"), "guests' data would be dumped");
+    }
+
     #[test]
     fn buffers_are_page_aligned_and_zero() {
         let buffer = AlignedBuffer::zeroed(10_000);

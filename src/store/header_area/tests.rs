@@ -55,6 +55,25 @@ fn updates_alternate_between_the_copies() {
 }
 
 #[test]
+fn an_update_of_both_copies_leaves_nothing_of_the_former_state() {
+    let dek = random::disk_dek().unwrap();
+    let (header, image) = created(&dek);
+    let storage = MemoryStorage::new(image);
+    let labels = || copies(&storage, ComponentKind::Disk).unwrap().map(|copy| copy.unwrap().claims().label.clone());
+    let at_each_sync = std::cell::RefCell::new(Vec::new());
+    let sync = || {
+        at_each_sync.borrow_mut().push(labels());
+        Ok(())
+    };
+    let renamed = Header { label: "new".into(), ..header };
+    let (in_use, header) = update_both(&storage, 0, renamed, &dek, &sync).unwrap();
+    // One copy at a time, each durable before the next one is touched.
+    assert_eq!(at_each_sync.into_inner(), [["original", "new"], ["new", "new"]]);
+    let stored = load(&storage, ComponentKind::Disk).unwrap();
+    assert_eq!((stored.in_use, stored.header.claims()), (in_use, &header));
+}
+
+#[test]
 fn one_damaged_copy_is_survived_and_repaired_by_the_next_update() {
     let dek = random::disk_dek().unwrap();
     for damaged in [0, 1] {
