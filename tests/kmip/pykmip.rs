@@ -37,6 +37,7 @@ impl PyKmip {
             .arg(&settings)
             .arg("-l")
             .arg(&log)
+            .env("TMPDIR", site.path("")) // its processes leave folders there
             .stdout(Stdio::null())
             .stderr(fs::File::create(log.with_extension("stderr")).unwrap())
             .process_group(0)

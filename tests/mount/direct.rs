@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::host::Host;
+use crate::not_run::not_run;
 use crate::page_cache;
 
 const DIRECT: &[&str] = &["--backing-io", "direct"];
@@ -18,6 +19,9 @@ fn open(path: &Path) -> File {
 fn is_cached(path: &str, offset: u64) -> Option<bool> {
     let file = open(Path::new(path));
     let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC;
+    if is_memory {
+        not_run("the file system beneath is nothing but page cache");
+    }
     (!is_memory).then(|| page_cache::is_cached(&file, offset))
 }
 
@@ -100,6 +104,7 @@ fn a_disk_that_can_only_be_read_is_read_past_the_cache() {
 #[test]
 fn where_there_is_no_way_past_the_cache_the_log_says_so() {
     if !rustix::process::geteuid().is_root() {
+        not_run("only root mounts a ramfs");
         return;
     }
     let host = Host::with_vm();
@@ -107,6 +112,7 @@ fn where_there_is_no_way_past_the_cache_the_log_says_so() {
     fs::create_dir(memory).unwrap();
     let mounted = std::process::Command::new("mount").args(["-t", "ramfs", "none", memory]).status();
     if !mounted.is_ok_and(|status| status.success()) {
+        not_run("no ramfs can be mounted");
         return;
     }
     host.run(&["create", host.path("memory/vm")]);

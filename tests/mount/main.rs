@@ -18,6 +18,8 @@ mod images;
 mod json;
 mod keys;
 mod names;
+#[path = "../support/not_run.rs"]
+mod not_run;
 #[path = "../support/page_cache.rs"]
 mod page_cache;
 mod raw;

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::home::attributes::{names_of, xattr};
 use crate::host::{Host, Mount};
+use crate::not_run::not_run;
 
 const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
@@ -72,6 +73,7 @@ fn with_umask(umask: u32, dir: &Path, command: &str) {
 /// A mount of `web01` that other users may enter; `None` where that takes more rights than the tests have.
 fn mount_for_all(host: &Host) -> Option<Mount<'_>> {
     if !rustix::process::geteuid().is_root() {
+        not_run("only root takes the part of other users");
         return None;
     }
     Some(open_to_all(host, host.mount("web01", &["-o", "allow_other"])))
@@ -93,6 +95,7 @@ fn has_acls(host: &Host, mount: &Mount<'_>) -> bool {
         return true;
     }
     assert_eq!(set(mount.root(), DEFAULT, &acl_for_ann(7, 7)), Err(Errno::OPNOTSUPP));
+    not_run("the file system beneath has no ACLs");
     false
 }
 
@@ -254,6 +257,7 @@ fn a_raw_image_has_the_acl_of_its_vmdk() {
 #[test]
 fn allow_root_keeps_other_users_out() {
     if !rustix::process::geteuid().is_root() {
+        not_run("only root takes the part of other users");
         return;
     }
     let host = Host::with_vm();

@@ -32,7 +32,14 @@ disk = VMDK(Path(sys.argv[1]))
 sys.stdout.buffer.write(disk.read_sectors(0, disk.sector_count))
 ";
     let python = env::var("VMDK_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    run(folder, &python, &["-c", SCRIPT, name])
+    let output = Command::new(&python).args(["-c", SCRIPT, name]).current_dir(folder).output();
+    let output = output.unwrap_or_else(|error| panic!("{python} cannot be run: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{python} failed; scripts/test installs dissect.hypervisor into a Python that VMDK_TEST_PYTHON names: {said}"
+    );
+    output.stdout
 }
 
 /// Compares without printing megabytes.

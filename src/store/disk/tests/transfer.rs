@@ -12,7 +12,11 @@ fn disk_with_a_way(keys: &Keys) -> Option<Disk<FileStorage>> {
     let mut storage = FileStorage::new(tempfile::tempfile().unwrap());
     create(&storage, &keys.header, &keys.dek).unwrap();
     storage.bypass_cache();
-    storage.why_cached().is_none().then(|| open(storage, keys))
+    if let Some(why) = storage.why_cached() {
+        crate::not_run::not_run(&format!("no way past the page cache: {why}"));
+        return None;
+    }
+    Some(open(storage, keys))
 }
 
 /// How well the I/O goes.
