@@ -14,8 +14,6 @@ set -euo pipefail
 export TMPDIR=/var/tmp
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
-# shellcheck source=scripts/requirements.sh
-source "$scripts/requirements.sh"
 
 if [[ $(id -u) -ne 0 ]]; then
     echo "pjdfstest changes users, and that takes root" >&2
@@ -27,14 +25,7 @@ operations=${FSX_OPS:-20000}
 seed=${FSX_SEED:-31}
 mnt=$work/mnt
 
-# Crates with their versions: a later one may have other cases, for which the list in docs/SEMANTICS.md was not made.
-for crate in pjdfstest@0.2.2 fsx@0.3.2; do
-    [[ ! -x $suites/bin/${crate%@*} ]] || continue
-    require_rust
-    step "install $crate"
-    # They spend their time in the kernel; optimised, they took longer to build than to run.
-    CARGO_PROFILE_DEV_DEBUG=0 CARGO_TARGET_DIR=$suites/build cargo install --debug --quiet --locked --root "$suites" "$crate"
-done
+SUITES=$suites "$(dirname "$0")/build-suites"
 
 # --- pjdfstest
 
