@@ -26,9 +26,15 @@ have_tool() {
     esac
 }
 
+# Hundreds of lines, which are shown where it fails.
 apt_install() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends --yes "$@"
+    local said status=0
+    said=$(mktemp)
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c \
+        'apt-get -qq update && exec apt-get -qq install --no-install-recommends --yes "$@"' sh "$@" >"$said" 2>&1 || status=$?
+    [[ $status -eq 0 ]] || cat "$said"
+    rm -f "$said"
+    return "$status"
 }
 
 # require_tools 'TOOL|PACKAGE [PACKAGE...]|what it is needed for'...
@@ -77,10 +83,19 @@ require_vmdk_oracle() {
 
 # Rust comes from rustup or the administrator, never from this script: which of them is not ours to choose.
 require_rust() {
+    local manifest needed found
+    manifest=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../Cargo.toml
+    needed=$(sed -nE 's/^rust-version = "([0-9.]+)"$/\1/p' "$manifest")
     command -v cargo >/dev/null || PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-    command -v cargo >/dev/null && return 0
-    echo "Missing: cargo. Please install Rust, for instance with rustup, then start this again." >&2
-    return 1
+    if ! command -v cargo >/dev/null; then
+        echo "Missing: cargo. Please install Rust $needed or later, for instance with rustup, then start this again." >&2
+        return 1
+    fi
+    found=$(cargo --version | awk '{ print $2 }')
+    if [[ $(printf '%s\n' "$needed" "$found" | sort -V | head -n 1) != "$needed" ]]; then
+        echo "cargo is $found ($(command -v cargo)), and this needs Rust $needed or later, for instance from rustup." >&2
+        return 1
+    fi
 }
 
 # Without /dev/fuse there is nothing to show or test, and every later message would only hide that.
