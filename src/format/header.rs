@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::derive;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::erasure::{self, Erasure};
 use crate::format::names::DiskNames;
 use crate::format::{Reader, Writer};
 use crate::key::{DISK_DEK_LEN, Dek, HOME_DEK_LEN, KeyCheck, KeyId, ProviderName, WrappedDek};
@@ -115,6 +116,14 @@ impl ComponentKind {
             Self::Disk => [2, 1],
         }
     }
+
+    pub(super) fn code(self) -> u8 {
+        self.codes()[0]
+    }
+
+    pub(super) fn of_code(code: u8) -> Option<Self> {
+        [Self::Home, Self::Disk].into_iter().find(|kind| kind.code() == code)
+    }
 }
 
 /// One way to the DEK: which KEK wraps it, and the result.
@@ -167,6 +176,11 @@ impl Header {
             Ok(_) => Ok(w.bytes().to_vec()),
             Err(error) => Err(Error::with_source(Kind::Invalid, "a header that could not be read again", error)),
         }
+    }
+
+    /// The keys that open it, by slot.
+    pub fn key_ids(&self) -> impl Iterator<Item = &KeyId> {
+        self.slots.iter().map(|slot| &slot.key_id)
     }
 
     /// The generation of a DEK that takes the present one's place.
@@ -249,18 +263,22 @@ pub struct UnverifiedHeader {
     seals: [u8; COPY_LEN - HMAC_OFFSET],
 }
 
-/// Whether a file with these bytes at a header copy's offset is a component, as far as they tell, and of what kind.
+/// Whether a file with these bytes at a header copy's offset is a component, or was one, as far as they tell, and of what kind.
 pub fn component_kind(prefix: &[u8; PREFIX_LEN]) -> Option<ComponentKind> {
-    let magic = prefix.starts_with(&MAGIC);
-    [ComponentKind::Home, ComponentKind::Disk].into_iter().find(|kind| magic && prefix[10] == kind.codes()[0])
+    let magic = prefix.starts_with(&MAGIC) || prefix.starts_with(&erasure::MAGIC);
+    ComponentKind::of_code(prefix[10]).filter(|_| magic)
 }
 
 impl UnverifiedHeader {
     /// Everything that can be checked without a key.
     ///
     /// # Errors
-    /// `Invalid` for a foreign file, `Unsupported` for a newer format, `Corrupt` for damage.
+    /// `Invalid` for a foreign file, `Unsupported` for a newer format, `Corrupt` for damage, `KeyUnavailable` for an erased
+    /// component.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
+        if let Some(erasure) = Erasure::decode(bytes) {
+            return Err(erasure.error());
+        }
         if !bytes.starts_with(&MAGIC) {
             return Err(Error::new(Kind::Invalid, "not a vmcryptfs component: it does not begin with \"VMCRYPTF\""));
         }

@@ -13,6 +13,11 @@ const VERSION: u16 = 1;
 const COPY_AT: usize = 32;
 const CHECKSUM_LEN: usize = 32;
 
+/// Whether a file that begins like this is a saved header, whole or not.
+pub fn begins(prefix: &[u8]) -> bool {
+    prefix.starts_with(&MAGIC)
+}
+
 /// What a saved header holds.
 #[derive(Debug)]
 pub struct SavedHeader {

@@ -1,6 +1,7 @@
 //! The two copies of a header in a backing file: which one counts, and how to change it without ever being without one.
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::erasure::{Erasure, MARK_LEN};
 use crate::format::header::{COPY_LEN, ComponentKind, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::storage::Storage;
@@ -30,11 +31,27 @@ pub enum OtherCopy {
 /// Reads both copies and chooses.
 ///
 /// # Errors
-/// `Invalid` for a foreign file, `Unsupported` when any copy is of a newer format, `Corrupt` when no copy is whole or the
-/// two contradict each other.
+/// `Invalid` for a foreign file, `Unsupported` when any copy is of a newer format, `KeyUnavailable` for an erased component,
+/// `Corrupt` when no copy is whole or the two contradict each other.
 pub fn load(storage: &dyn Storage, kind: ComponentKind) -> Result<StoredHeader> {
-    let [first, second] = copies(storage, kind)?;
-    choose(first, second)
+    choose(copies(storage, kind)?)
+}
+
+/// The mark of an erased component: both copies have one.
+///
+/// # Errors
+/// `Io`.
+pub fn erasure(storage: &dyn Storage, kind: ComponentKind) -> Result<Option<Erasure>> {
+    let mut found = None;
+    for offset in kind.copy_offsets() {
+        let mut mark = [0; MARK_LEN];
+        storage.read_at(offset, &mut mark)?;
+        found = Erasure::decode(&mark).filter(|mark| mark.kind == kind);
+        if found.is_none() {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Both copies, each judged on its own.
@@ -57,10 +74,18 @@ fn read_copy(storage: &dyn Storage, kind: ComponentKind, offset: u64) -> Result<
     Ok(copy)
 }
 
-fn choose(first: Result<UnverifiedHeader>, second: Result<UnverifiedHeader>) -> Result<StoredHeader> {
-    match (first, second) {
+/// Says which of two copies counts.
+///
+/// # Errors
+/// As [`load`], `Io` aside.
+pub fn choose(copies: [Result<UnverifiedHeader>; 2]) -> Result<StoredHeader> {
+    match copies.into() {
         (Err(too_new), _) | (_, Err(too_new)) if too_new.kind() == Kind::Unsupported => Err(too_new),
-        (Err(foreign), Err(also)) if foreign.kind() == Kind::Invalid && also.kind() == Kind::Invalid => Err(foreign),
+        (Err(first), Err(second))
+            if first.kind() == second.kind() && matches!(first.kind(), Kind::Invalid | Kind::KeyUnavailable) =>
+        {
+            Err(first) // both foreign, or both erased
+        }
         (Err(first), Err(second)) => Err(Error::new(
             Kind::Corrupt,
             format!("both header copies are damaged (first: {}; second: {})", first.chain(), second.chain()),

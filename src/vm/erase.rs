@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::crypto::derive::sha256;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::erasure::{Erasure, MARK_LEN};
 use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape};
 use crate::key::KeyName;
 use crate::sector::UNIT;
@@ -43,7 +46,7 @@ pub struct ErasedComponent {
     pub kind: String,
     /// Its UUID, if a header copy could be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<uuid::Uuid>,
+    pub uuid: Option<Uuid>,
     /// Keys whose wrapped DEKs were in its copies.
     pub keys: Vec<KeyName>,
     /// Both header copies.
@@ -65,7 +68,8 @@ pub struct ErasedCopy {
 
 impl Erase {
     /// Overwrites the header areas of components that nothing uses with random bytes, syncs, and reads them back. Needs no key.
-    /// All are claimed before the first is touched. After an interruption, running again finishes.
+    /// All are claimed before the first is touched. What was erased before is passed over; after an interruption, running again
+    /// finishes.
     ///
     /// # Errors
     /// `NotFound` when there is no such component, or none that is not erased already; `Busy`, or `Io`, also when what is read
@@ -88,7 +92,16 @@ impl Erase {
             claimed.push(claim.context(|| name(&component.path))?);
         }
         let mut components = Vec::new();
+        let mut before = None;
         for (component, claim) in found.iter().zip(&claimed) {
+            // Asked under the claim: another run may just have done it.
+            if let Some(mark) = header_area::erasure(claim.storage(), component.kind)? {
+                // That run may have failed in making the marks durable: the system says so once only.
+                write_marks(claim.as_ref(), &mark)?;
+                claim.sync()?;
+                before = Some(format!("{}: {} already", name(&component.path), mark.describe()));
+                continue;
+            }
             let erased = erase(claim.as_ref(), component.kind).context(|| name(&component.path))?;
             let erased = ErasedComponent { path: component.path.clone(), ..erased };
             if let Some(header) = component.unverified() {
@@ -96,7 +109,10 @@ impl Erase {
             }
             components.push(erased);
         }
-        Ok(Erased { components })
+        match before.filter(|_| components.is_empty()) {
+            Some(before) => Err(Error::new(Kind::NotFound, before)),
+            None => Ok(Erased { components }),
+        }
     }
 }
 
@@ -105,6 +121,7 @@ fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
     let headers: Vec<Header> =
         header_area::copies(storage, kind)?.into_iter().flatten().map(|copy| copy.claims().clone()).collect();
     let before = hashes(storage, kind)?;
+    let uuid = known_uuid(storage, kind, &headers)?;
     let copies = kind.copy_offsets().map(|offset| offset..offset + COPY_LEN as u64);
     let mut written = Vec::new();
     // All that is beside the copies first: as long as one of them can be read, the rest is not finished, and running again
@@ -116,14 +133,13 @@ fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
         }
     }
     claim.sync()?;
-    // Then of each copy all but the sector with the magic, by which the component is known; that goes last, and is never torn.
+    // Then of each copy all but the sector with the magic, by which the component is known; that goes last, and is never torn: its
+    // place gets the mark by which it stays known.
     for copy in &copies {
         overwrite(storage, copy.start + UNIT..copy.end, &mut written)?;
     }
     claim.sync()?;
-    for copy in &copies {
-        overwrite(storage, copy.start..copy.start + UNIT, &mut written)?;
-    }
+    written.extend(write_marks(claim, &Erasure { kind, time: now(), uuid })?);
     claim.sync()?;
     claim.drop_cache();
     for (range, expected) in &written {
@@ -145,11 +161,41 @@ fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
     Ok(ErasedComponent {
         path: PathBuf::new(),
         kind: kind.word().to_owned(),
-        uuid: headers.first().map(|header| header.uuid),
+        uuid,
         keys,
         copies: kind.copy_offsets().into_iter().zip(before).zip(after).map(copy).collect(),
         overwritten: written.iter().map(|(range, _)| range.end - range.start).sum(),
     })
+}
+
+/// Puts the mark in the place of both copies' magic. Returns what was written where.
+fn write_marks(claim: &dyn Claimed, mark: &Erasure) -> Result<Vec<(Range<u64>, [u8; 32])>> {
+    let bytes = mark.encode()?;
+    let mut written = Vec::new();
+    for offset in mark.kind.copy_offsets() {
+        claim.storage().write_at(offset, &bytes)?;
+        written.push((offset..offset + MARK_LEN as u64, sha256(&bytes)));
+    }
+    Ok(written)
+}
+
+/// Whose header area this is, by a copy, or by the mark that an interrupted run has left in the place of one.
+fn known_uuid(storage: &dyn Storage, kind: ComponentKind, headers: &[Header]) -> Result<Option<Uuid>> {
+    if let Some(header) = headers.first() {
+        return Ok(Some(header.uuid));
+    }
+    for offset in kind.copy_offsets() {
+        let bytes = read(storage, &(offset..offset + MARK_LEN as u64))?;
+        if let Some(uuid) = Erasure::decode(&bytes).and_then(|mark| mark.uuid) {
+            return Ok(Some(uuid));
+        }
+    }
+    Ok(None)
+}
+
+/// Seconds since 1970 UTC.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Where the header area ends: at a disk's data, by what its copies say (unverified: nobody who can write the file is kept from

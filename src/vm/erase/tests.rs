@@ -26,6 +26,38 @@ fn no_wrapped_dek_is_left_and_the_evidence_says_what_was_there() {
 }
 
 #[test]
+fn what_was_erased_says_so_and_is_not_erased_again() {
+    let before = Rig::new(1);
+    let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
+    let erased = Erase { component: Some("0.raw".into()) }.run(&rig).unwrap();
+    let part = &rig.parts[1];
+    let mark = header_area::erasure(&part.storage, part.kind).unwrap().unwrap();
+    assert_eq!(mark.uuid, erased.components[0].uuid);
+    let error = header_area::load(&part.storage, part.kind).unwrap_err();
+    assert_eq!(error.kind(), Kind::KeyUnavailable);
+    assert!(error.chain().starts_with("erased on 2"), "{}", error.chain());
+    let image = rig.images().remove(1);
+    let again = Erase { component: Some("0.raw".into()) }.run(&rig).unwrap_err();
+    assert_eq!(again.kind(), Kind::NotFound);
+    assert!(again.chain().contains("erased on 2"), "{}", again.chain());
+    assert!(rig.images()[1] == image);
+    assert_eq!(ALL.run(&rig).unwrap().components.len(), 1, "the home alone is left");
+}
+
+/// A crash in the midst of the last step leaves one mark: its UUID is the evidence's when the next run finishes.
+#[test]
+fn one_mark_is_no_end_yet() {
+    let before = Rig::new(0);
+    let uuid = before.components().unwrap()[0].unverified().unwrap().claims().uuid;
+    let mut image = before.images().remove(0);
+    let mark = Erasure { kind: ComponentKind::Home, time: 1, uuid: Some(uuid) }.encode().unwrap();
+    image[..MARK_LEN].copy_from_slice(&mark);
+    image[(64 << 10) + MARK_LEN..].fill(7);
+    let rig = before.with(vec![image], Countdown::fault_after(i64::MAX));
+    assert_eq!(ALL.run(&rig).unwrap().components[0].uuid, Some(uuid));
+}
+
+#[test]
 fn one_disk_is_erased_and_the_others_stay() {
     let before = Rig::new(2);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
@@ -73,8 +105,12 @@ fn a_fault_at_any_call_is_told_or_does_no_harm_and_the_next_run_finishes() {
             assert!(fault > 10);
             break;
         }
-        if ended.is_err() {
-            ALL.run(&rig).unwrap();
+        // Where the marks were written already, that is said again.
+        if ended.is_err()
+            && let Err(error) = ALL.run(&rig)
+        {
+            assert_eq!(error.kind(), Kind::NotFound, "{}", error.chain());
+            assert!(header_area::erasure(&rig.parts[0].storage, ComponentKind::Home).unwrap().is_some());
         }
         let (part, image) = (&rig.parts[0], &rig.images()[0]);
         assert!(slots.iter().all(|wrapped| !Rig::holds(part, image, wrapped)), "after the fault at call {fault}");
