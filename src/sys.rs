@@ -5,6 +5,7 @@
 pub mod file;
 pub mod fuse_ring;
 pub mod memory;
+pub mod mount_table;
 pub mod process;
 pub mod thread;
 

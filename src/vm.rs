@@ -13,6 +13,7 @@ pub mod erase;
 pub mod folder;
 pub mod home;
 pub mod in_use;
+pub mod inventory;
 pub mod keyed;
 pub mod keyring;
 pub mod rekey;

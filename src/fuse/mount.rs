@@ -18,9 +18,8 @@ use rustix::process::{getegid, geteuid};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::transport::Transport;
+pub use crate::sys::mount_table::MOUNT_TYPE;
 
-/// File system type of our mounts, as /proc/mounts shows it.
-pub const MOUNT_TYPE: &str = "fuse.vmcryptfs";
 const SUBTYPE: &str = "vmcryptfs";
 
 /// What `-o` understands besides who may enter, as the kernel wants it; fusermount3 takes the words.

@@ -181,6 +181,12 @@ impl HomeState {
         }
     }
 
+    /// The state in which a home's header has this name.
+    pub fn of_header_file(name: &OsStr) -> Option<Self> {
+        let states = [Self::Encrypting, Self::Encrypted, Self::Decrypting];
+        states.into_iter().find(|state| state.header_file().is_some_and(|file| name == file))
+    }
+
     /// What to say of a home that is neither the one nor the other; `None` for the others.
     pub fn unfinished(self) -> Option<&'static str> {
         match self {

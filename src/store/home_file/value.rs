@@ -118,6 +118,11 @@ pub fn open_target(keys: &HomeKeys, sealed: &[u8]) -> Result<Vec<u8>> {
     open_value(keys, &Value::Target, &sealed)
 }
 
+/// Whether a symbolic link's text has the form of a sealed target; only a key tells whether it is one.
+pub fn looks_like_sealed_target(text: &[u8]) -> bool {
+    BASE64URL_NOPAD.decode(text).is_ok_and(|sealed| sealed.len() >= OVERHEAD && sealed[0] == FORM)
+}
+
 /// Length of a symbolic link's target, by that of its sealed form.
 pub fn target_len(sealed_len: usize) -> usize {
     value_len(sealed_len * 3 / 4)

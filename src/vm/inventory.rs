@@ -1,0 +1,200 @@
+//! What lies below a folder: every name at any depth, and what it is, as far as that can be told without a key.
+//!
+//! Nothing is passed over: what cannot be read is an entry with its reason. So who says that something is not there, or that
+//! all is encrypted, looks here. [`scan`](crate::vm::scan) is for mounts, which show VM folders of one level and wait for no more.
+
+mod file;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::erasure::Erasure;
+use crate::format::header::{ComponentKind, UnverifiedHeader};
+use crate::format::saved_header::SavedHeader;
+use crate::key::KeyId;
+use crate::store::header_area::StoredHeader;
+use crate::vm::clear::ClearKind;
+use crate::vm::folder::HomeState;
+
+/// Folders deeper than this below the first one are entries that could not be read.
+pub const MAX_DEPTH: usize = 128;
+
+/// All that lies below a folder, in the order of names, each folder before what it holds. The first entry is the folder itself.
+#[derive(Debug)]
+pub struct Inventory {
+    /// At least one.
+    pub entries: Vec<Entry>,
+}
+
+/// A name below a folder.
+#[derive(Debug)]
+pub struct Entry {
+    /// Below the folder; its own is empty.
+    pub path: PathBuf,
+    /// What it is.
+    pub what: What,
+    /// Whether the name, or that of a folder above, belongs to vmcryptfs: a draft, or a header that is no home's yet.
+    pub reserved: bool,
+    /// The nearest folder, itself included, that has a home header, in whatever state.
+    pub vm: Option<Arc<Path>>,
+    /// Length in bytes of what is stored.
+    pub len: u64,
+    /// Device and inode number: names that have the same are one file.
+    pub inode: (u64, u64),
+}
+
+/// What something is.
+#[derive(Debug)]
+pub enum What {
+    /// A directory.
+    Folder(FolderKind),
+    /// The header of a home: by its name, or a copy under another one.
+    Home(Headers),
+    /// A sector store.
+    Disk(Headers),
+    /// A component that was erased.
+    Erased(Erasure),
+    /// A header in a file of its own; none is known of one that is damaged.
+    SavedHeader(Result<SavedHeader>),
+    /// A sealed file of some home.
+    Sealed,
+    /// A file in the clear: neither sealed nor a sector store, and not empty.
+    Clear(ClearKind),
+    /// A file without any content, which is the same in all forms.
+    Empty,
+    /// A symbolic link.
+    Link(Link),
+    /// A fifo, a socket or a device.
+    Special,
+    /// A mount of vmcryptfs; what it shows lies elsewhere, and it is not asked.
+    Mount,
+    /// What it is cannot be told.
+    Unreadable(Error),
+}
+
+/// What a folder is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FolderKind {
+    /// A VM folder with a header in this state; never clear.
+    Vm(HomeState),
+    /// It has several headers of homes at once: no verb works on it.
+    SeveralHeaders,
+    /// A VM folder whose home was erased.
+    Erased,
+    /// Part of a VM folder.
+    Part,
+    /// It holds sealed files or disks, but neither it nor a folder above has a home header: that is lost, or they were moved here.
+    Headless,
+    /// A VM folder in the clear: it holds a disk image or a VM's settings, and nothing that is encrypted.
+    Clear,
+    /// Anything else.
+    Plain,
+}
+
+/// The header copies of a component.
+#[derive(Debug)]
+pub struct Headers {
+    /// What they say together.
+    pub stored: Result<StoredHeader>,
+    /// The keys that any copy names which can be read, also one that does not count.
+    pub keys: BTreeSet<KeyId>,
+    /// Keys of those that only a copy names that is not in use.
+    pub former_keys: BTreeSet<KeyId>,
+}
+
+/// Where a symbolic link leads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Link {
+    /// Its text has the form of a sealed target.
+    Sealed,
+    /// To what is below the folder at which the inventory began, or would be.
+    Inside(OsString),
+    /// Elsewhere, or by an absolute path.
+    Outside(OsString),
+}
+
+impl Inventory {
+    /// Looks at everything below a folder. A mount of vmcryptfs within is not entered, other mounts are.
+    ///
+    /// # Errors
+    /// `Io` when the folder itself cannot be listed.
+    pub fn take(root: &File) -> Result<Self> {
+        walk::take(root).map(|entries| Self { entries })
+    }
+
+    /// Components, erased ones aside: those with a header that should open.
+    pub fn components(&self) -> impl Iterator<Item = (&Entry, ComponentKind, &Headers)> {
+        self.entries.iter().filter_map(|entry| entry.headers().map(|(kind, headers)| (entry, kind, headers)))
+    }
+
+    /// What cannot be told of, and why.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&Entry, &Error)> {
+        self.entries.iter().filter_map(|entry| Some((entry, entry.unreadable()?)))
+    }
+
+    /// Folders, the first one included.
+    pub fn folders(&self) -> impl Iterator<Item = (&Entry, FolderKind)> {
+        self.entries
+            .iter()
+            .filter_map(|entry| if let What::Folder(kind) = entry.what { Some((entry, kind)) } else { None })
+    }
+
+    /// Files in the clear that lie in a VM folder with a home header.
+    pub fn clear_in_vms(&self) -> impl Iterator<Item = (&Entry, ClearKind)> {
+        let in_vms = self.entries.iter().filter(|entry| entry.vm.is_some() && !entry.reserved);
+        in_vms.filter_map(|entry| if let What::Clear(kind) = entry.what { Some((entry, kind)) } else { None })
+    }
+
+    /// Whether it holds anything of ours, or a VM in the clear.
+    pub fn has_vms(&self) -> bool {
+        let plain = |kind| matches!(kind, FolderKind::Plain | FolderKind::Part);
+        self.folders().any(|(_, kind)| !plain(kind)) || self.components().next().is_some()
+    }
+}
+
+impl Entry {
+    /// A component's kind and header copies.
+    pub fn headers(&self) -> Option<(ComponentKind, &Headers)> {
+        if let What::Home(headers) = &self.what {
+            Some((ComponentKind::Home, headers))
+        } else if let What::Disk(headers) = &self.what {
+            Some((ComponentKind::Disk, headers))
+        } else {
+            None
+        }
+    }
+
+    /// Why it cannot be told what it is, or what it says.
+    pub fn unreadable(&self) -> Option<&Error> {
+        if let What::Unreadable(error) | What::SavedHeader(Err(error)) = &self.what {
+            Some(error)
+        } else {
+            self.headers()?.1.stored.as_ref().err()
+        }
+    }
+
+    /// What a component is called: a home by its VM folder, whatever the header's file is called.
+    pub fn component_path(&self) -> &Path {
+        self.vm.as_deref().filter(|_| self.is_own_header()).unwrap_or(&self.path)
+    }
+
+    /// Whether this is the file by which its folder is one of a VM; a copy of it has another name.
+    fn is_own_header(&self) -> bool {
+        self.path.file_name().is_some_and(|name| HomeState::of_header_file(name).is_some())
+    }
+}
+
+impl Headers {
+    /// The header that counts, unverified.
+    pub fn unverified(&self) -> Option<&UnverifiedHeader> {
+        self.stored.as_ref().ok().map(|stored| &stored.header)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What one regular file is.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, PREFIX_LEN, component_kind};
+use crate::format::home_file::is_home_file;
+use crate::format::saved_header::{self, SAVED_LEN, SavedHeader};
+use crate::key::KeyId;
+use crate::storage::FileStorage;
+use crate::store::header_area;
+use crate::sys::file::seek_data;
+use crate::vm::clear;
+use crate::vm::folder::HomeState;
+use crate::vm::inventory::{Headers, What};
+
+/// Says what a file is, by its content; by its name only whether it is its folder's home header.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn classify(file: File, name: &OsStr) -> Result<What> {
+    if HomeState::of_header_file(name).is_some() || has_copy_of(&file, ComponentKind::Home)? {
+        return component(file, ComponentKind::Home);
+    }
+    if has_copy_of(&file, ComponentKind::Disk)? {
+        return component(file, ComponentKind::Disk);
+    }
+    let mut prefix = [0; 8];
+    let len = read(&file, 0, &mut prefix)?;
+    if len == 0 {
+        return Ok(What::Empty);
+    }
+    if is_home_file(&prefix[..len]) {
+        return Ok(What::Sealed);
+    }
+    if saved_header::begins(&prefix[..len]) {
+        return saved_header(&file);
+    }
+    if seek_data(&file, 0).context(|| "looking for data".into())?.is_none() && !clear::kind_of(&file, name)?.is_disk() {
+        return Ok(What::Empty); // all of it is a hole
+    }
+    clear::kind_of(&file, name).map(What::Clear)
+}
+
+/// Whether a header copy of this kind, or the mark of one that was erased, stands at one of its places.
+fn has_copy_of(file: &File, kind: ComponentKind) -> Result<bool> {
+    kind.copy_offsets().into_iter().try_fold(false, |found, offset| {
+        let mut prefix = [0; PREFIX_LEN];
+        let len = read(file, offset, &mut prefix)?;
+        Ok(found || (len == PREFIX_LEN && component_kind(&prefix) == Some(kind)))
+    })
+}
+
+fn component(file: File, kind: ComponentKind) -> Result<What> {
+    let storage = FileStorage::new(file);
+    if let Some(erasure) = header_area::erasure(&storage, kind)? {
+        return Ok(What::Erased(erasure));
+    }
+    let copies = header_area::copies(&storage, kind)?;
+    let keys: BTreeSet<KeyId> = copies.iter().flatten().flat_map(|copy| copy.claims().key_ids()).cloned().collect();
+    let stored = header_area::choose(copies);
+    let current: BTreeSet<&KeyId> = stored.iter().flat_map(|stored| stored.header.claims().key_ids()).collect();
+    let former_keys = keys.iter().filter(|key| !current.contains(key)).cloned().collect();
+    let headers = Headers { stored, keys, former_keys };
+    Ok(match kind {
+        ComponentKind::Home => What::Home(headers),
+        ComponentKind::Disk => What::Disk(headers),
+    })
+}
+
+fn saved_header(file: &File) -> Result<What> {
+    let mut bytes = vec![0; SAVED_LEN + 1];
+    let len = read(file, 0, &mut bytes)?;
+    Ok(What::SavedHeader(SavedHeader::decode(&bytes[..len])))
+}
+
+/// Fills the buffer as far as the file reaches.
+fn read(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("reading it", error)),
+        }
+    }
+    Ok(filled)
+}
+
+/// An error of a system call about an entry: `None` for what has vanished since its name was read.
+pub(super) fn unless_gone(error: Error) -> Option<What> {
+    (error.kind() != Kind::NotFound).then_some(What::Unreadable(error))
+}

@@ -1,0 +1,212 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, symlink};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::error::Kind;
+use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET};
+use crate::key::ProviderName;
+use crate::provider::{self, Providers};
+use crate::storage::FileStorage;
+use crate::store::header_area;
+use crate::vm::{disk, folder};
+
+/// A datastore, with a provider beside it.
+struct Datastore {
+    dir: TempDir,
+    providers: Providers,
+}
+
+impl Datastore {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        provider::add_native(&config, &ProviderName::new("local").unwrap(), false).unwrap();
+        let providers = Providers::load(&config).unwrap();
+        fs::create_dir(dir.path().join("ds")).unwrap();
+        Self { dir, providers }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join("ds").join(below)
+    }
+
+    fn vm(&self, below: &str) {
+        fs::create_dir_all(self.path(below)).unwrap();
+        folder::create(&self.path(below), &self.providers.default_provider().unwrap().1).unwrap();
+    }
+
+    fn disk(&self, below: &str) {
+        let path = self.path(below);
+        let (_, provider) = self.providers.default_provider().unwrap();
+        let purpose = provider::NewKey { vm_name: "vm".into(), vm_uuid: uuid::Uuid::from_bytes([1; 16]) };
+        let (key, kek) = provider.create_key(&purpose).unwrap();
+        let new = disk::NewDisk {
+            sector_size: crate::sector::SectorSize::DEFAULT,
+            plain_len: 1 << 20,
+            label: String::new(),
+            mode: 0o600,
+            durable: false,
+        };
+        let dir = File::open(path.parent().unwrap()).unwrap();
+        disk::create(&dir, path.file_name().unwrap(), &new, &key, kek.as_ref()).unwrap();
+    }
+
+    fn inventory(&self) -> Inventory {
+        Inventory::take(&File::open(self.path("")).unwrap()).unwrap()
+    }
+}
+
+impl Inventory {
+    fn at(&self, path: &str) -> &Entry {
+        self.entries.iter().find(|entry| entry.path == Path::new(path)).unwrap_or_else(|| panic!("no {path}"))
+    }
+
+    fn folder(&self, path: &str) -> FolderKind {
+        self.folders().find(|(entry, _)| entry.path == Path::new(path)).unwrap().1
+    }
+}
+
+#[test]
+fn folders_are_told_by_what_they_hold() {
+    let ds = Datastore::new();
+    ds.vm("customer/web01");
+    fs::create_dir(ds.path("customer/web01/nvram")).unwrap();
+    ds.vm("half");
+    fs::rename(ds.path("half/vmcryptfs.home"), ds.path("half/.vmcryptfs-encrypting")).unwrap();
+    ds.vm("twice");
+    fs::copy(ds.path("twice/vmcryptfs.home"), ds.path("twice/.vmcryptfs-decrypting")).unwrap();
+    fs::create_dir(ds.path("parked")).unwrap();
+    ds.disk("parked/root.raw");
+    fs::create_dir(ds.path("lost")).unwrap();
+    fs::write(ds.path("lost/vm.vmx"), [b"VMCRYPTH".as_slice(), &[0; 600]].concat()).unwrap();
+    fs::create_dir(ds.path("clear")).unwrap();
+    fs::write(ds.path("clear/vm.vmx"), "displayName = \"x\"\n").unwrap();
+    fs::create_dir(ds.path("notes")).unwrap();
+    fs::write(ds.path("notes/todo.txt"), "x").unwrap();
+    let found = ds.inventory();
+    for (path, expected) in [
+        ("", FolderKind::Plain),
+        ("customer", FolderKind::Plain),
+        ("customer/web01", FolderKind::Vm(HomeState::Encrypted)),
+        ("customer/web01/nvram", FolderKind::Part),
+        ("half", FolderKind::Vm(HomeState::Encrypting)),
+        ("twice", FolderKind::SeveralHeaders),
+        ("parked", FolderKind::Headless),
+        ("lost", FolderKind::Headless),
+        ("clear", FolderKind::Clear),
+        ("notes", FolderKind::Plain),
+    ] {
+        assert_eq!(found.folder(path), expected, "{path}");
+    }
+    assert_eq!(found.components().count(), 5);
+    let home = found.at("customer/web01/vmcryptfs.home");
+    assert_eq!(home.component_path(), Path::new("customer/web01"));
+    assert_eq!(found.at("parked/root.raw").component_path(), Path::new("parked/root.raw"));
+    assert_eq!(found.unreadable().count(), 0);
+}
+
+#[test]
+fn every_name_is_an_entry_with_what_it_is() {
+    let ds = Datastore::new();
+    ds.vm("vm");
+    ds.disk("vm/root.raw");
+    ds.disk("vm/.vmcryptfs-new-1");
+    fs::write(ds.path("vm/empty"), "").unwrap();
+    fs::write(ds.path("vm/stray.txt"), "secret").unwrap();
+    File::create(ds.path("vm/hole.bin")).unwrap().set_len(5000).unwrap();
+    File::create(ds.path("vm/blank.img")).unwrap().set_len(1 << 20).unwrap();
+    fs::write(ds.path("vm").join(OsStr::from_bytes(b"d\xe9")), "x").unwrap();
+    symlink("/etc/passwd", ds.path("vm/out")).unwrap();
+    symlink("../../..", ds.path("vm/up")).unwrap();
+    symlink("root.raw", ds.path("vm/in")).unwrap();
+    symlink("AQ".repeat(40), ds.path("vm/sealed")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, ds.path("vm/fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    fs::copy(ds.path("vm/vmcryptfs.home"), ds.path("vm/old.home")).unwrap();
+    fs::write(ds.path("vm/saved"), "VMCRYPTS cut off").unwrap();
+    let found = ds.inventory();
+    assert!(matches!(found.at("vm/root.raw").what, What::Disk(_)));
+    assert!(found.at("vm/.vmcryptfs-new-1").reserved && !found.at("vm/root.raw").reserved);
+    assert!(matches!(found.at("vm/empty").what, What::Empty));
+    assert!(matches!(found.at("vm/hole.bin").what, What::Empty));
+    let clear: Vec<_> = found.clear_in_vms().map(|(entry, kind)| (entry.path.clone(), kind.is_disk())).collect();
+    let odd = Path::new("vm").join(OsStr::from_bytes(b"d\xe9"));
+    assert_eq!(clear, [("vm/blank.img".into(), true), (odd, false), ("vm/stray.txt".into(), false)]);
+    for (path, expected) in [
+        ("vm/out", Link::Outside("/etc/passwd".into())),
+        ("vm/up", Link::Outside("../../..".into())),
+        ("vm/in", Link::Inside("root.raw".into())),
+        ("vm/sealed", Link::Sealed),
+    ] {
+        assert!(matches!(&found.at(path).what, What::Link(link) if *link == expected), "{path}: {found:?}");
+    }
+    assert!(matches!(found.at("vm/fifo").what, What::Special));
+    assert!(matches!(found.at("vm/old.home").what, What::Home(_)));
+    assert_eq!(found.at("vm/old.home").component_path(), Path::new("vm/old.home"));
+    let unreadable: Vec<_> = found.unreadable().map(|(entry, error)| (entry.path.as_path(), error.kind())).collect();
+    assert_eq!(unreadable, [(Path::new("vm/saved"), Kind::Unsupported)]);
+    let entries = found.entries.iter().filter(|entry| entry.path.starts_with("vm")).count();
+    assert_eq!(entries, 1 + fs::read_dir(ds.path("vm")).unwrap().count());
+}
+
+#[test]
+fn what_lies_too_deep_is_said_and_not_passed_over() {
+    let ds = Datastore::new();
+    let deep = "d/".repeat(MAX_DEPTH + 1);
+    fs::create_dir_all(ds.path(&deep)).unwrap();
+    ds.vm(&format!("{}vm", "d/".repeat(MAX_DEPTH - 1)));
+    let found = ds.inventory();
+    assert_eq!(found.components().count(), 1);
+    let unreadable: Vec<_> = found.unreadable().collect();
+    assert_eq!(unreadable.len(), 1);
+    assert!(unreadable[0].1.chain().contains("deeper than 128 folders"));
+}
+
+#[test]
+fn keys_of_both_copies_are_named_and_damage_is_told() {
+    let ds = Datastore::new();
+    ds.vm("a");
+    ds.disk("a/root.raw");
+    ds.disk("a/gone.raw");
+    let open = |path: &str| File::options().read(true).write(true).open(ds.path(path)).unwrap();
+    // What an interrupted rekey leaves: the copy that does not count names another key.
+    let other = Datastore::new();
+    other.vm("b");
+    let mut bytes = vec![0; COPY_LEN];
+    File::open(other.path("b/vmcryptfs.home")).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    open("a/vmcryptfs.home").write_all_at(&bytes, 64 << 10).unwrap();
+    open("a/root.raw").write_all_at(&[7; COPY_LEN], 4 << 20).unwrap();
+    let both = open("a/gone.raw");
+    both.write_all_at(&[7; 100], 4000).unwrap();
+    both.write_all_at(&[7; 100], (4 << 20) + 4000).unwrap();
+    let found = ds.inventory();
+    let headers = |path: &str| found.at(path).headers().unwrap().1;
+    assert_eq!(headers("a/vmcryptfs.home").keys.len(), 2, "two copies that contradict each other: both keys count");
+    assert!(headers("a/vmcryptfs.home").stored.is_err());
+    assert_eq!(headers("a/root.raw").keys.len(), 1);
+    assert!(headers("a/root.raw").stored.is_ok());
+    assert!(headers("a/gone.raw").keys.is_empty());
+    assert_eq!(found.unreadable().count(), 2);
+}
+
+#[test]
+fn what_was_erased_is_known_as_that() {
+    let ds = Datastore::new();
+    ds.vm("vm");
+    ds.disk("vm/root.raw");
+    let providers = Providers::load(&ds.dir.path().join("config.toml")).unwrap();
+    let place = crate::vm::workplace::Unmounted::open(&ds.path("vm"), providers).unwrap();
+    crate::vm::erase::Erase { component: None }.run(&place).unwrap();
+    let found = ds.inventory();
+    assert_eq!(found.folder("vm"), FolderKind::Erased);
+    assert!(matches!(found.at("vm/root.raw").what, What::Erased(mark) if mark.kind == ComponentKind::Disk));
+    assert_eq!(found.at("vm/vmcryptfs.home").component_path(), Path::new("vm"));
+    assert_eq!((found.components().count(), found.unreadable().count()), (0, 0));
+    let cut = File::options().write(true).open(ds.path("vm/root.raw")).unwrap();
+    cut.set_len(DEFAULT_DATA_OFFSET / 4).unwrap();
+    let storage = FileStorage::new(File::open(ds.path("vm/root.raw")).unwrap());
+    assert!(header_area::erasure(&storage, ComponentKind::Disk).unwrap().is_none(), "half of a mark is none");
+}

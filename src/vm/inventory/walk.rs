@@ -1,0 +1,184 @@
+//! Going through folders.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::home_file::looks_like_sealed_target;
+use crate::sys::mount_table;
+use crate::vm::clear::ClearKind;
+use crate::vm::folder::HomeState;
+use crate::vm::inventory::file::{classify, unless_gone};
+use crate::vm::inventory::{Entry, FolderKind, Link, MAX_DEPTH, What};
+use crate::vm::scan;
+
+pub(super) fn take(root: &File) -> Result<Vec<Entry>> {
+    let mut walk = Walk { root, entries: Vec::new() };
+    let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None };
+    walk.folder(root, mount_of(root)?, stat(root)?, &place)?;
+    Ok(walk.entries)
+}
+
+struct Walk<'r> {
+    root: &'r File,
+    entries: Vec<Entry>,
+}
+
+/// Where something lies.
+struct Place<'p> {
+    path: &'p Path,
+    depth: usize,
+    reserved: bool,
+    vm: Option<Arc<Path>>,
+}
+
+impl Walk<'_> {
+    /// Adds a folder and all that it holds.
+    fn folder(&mut self, dir: &File, mount: u64, stat: Stat, place: &Place<'_>) -> Result<()> {
+        let names = scan::sorted_names(dir)?;
+        let headers: Vec<HomeState> = names.iter().filter_map(|name| HomeState::of_header_file(name)).collect();
+        let vm = if headers.is_empty() { place.vm.clone() } else { Some(Arc::from(place.path)) };
+        let own = self.entries.len();
+        let here = Place { path: place.path, depth: place.depth, reserved: place.reserved, vm };
+        self.add(&here, stat, What::Folder(FolderKind::Plain));
+        for name in &names {
+            let path = place.path.join(name);
+            let place = Place {
+                path: &path,
+                depth: place.depth + 1,
+                reserved: place.reserved || scan::is_reserved(name),
+                vm: here.vm.clone(),
+            };
+            self.name(dir, mount, name, &place);
+        }
+        let kind = folder_kind(&headers, place.vm.is_some(), &self.entries[own + 1..], place.depth + 1);
+        self.entries[own].what = What::Folder(kind);
+        Ok(())
+    }
+
+    /// Adds what a name leads to. What cannot be looked at is an entry all the same.
+    fn name(&mut self, dir: &File, mount: u64, name: &OsStr, place: &Place<'_>) {
+        let before = self.entries.len();
+        if let Err(error) = self.try_name(dir, mount, name, place) {
+            self.entries.truncate(before);
+            if let Some(what) = unless_gone(error) {
+                self.entries.push(Entry {
+                    path: place.path.to_path_buf(),
+                    what,
+                    reserved: place.reserved,
+                    vm: place.vm.clone(),
+                    len: 0,
+                    inode: (0, 0),
+                });
+            }
+        }
+    }
+
+    fn try_name(&mut self, dir: &File, mount: u64, name: &OsStr, place: &Place<'_>) -> Result<()> {
+        // A mount that does not answer must not be asked even for the attributes of its root.
+        let handle = open(dir, name, OFlags::PATH)?;
+        let its_mount = mount_of(&handle)?;
+        if its_mount != mount && mount_table::is_ours(its_mount).context(|| "reading the table of mounts".into())? {
+            self.entries.push(Entry {
+                path: place.path.to_path_buf(),
+                what: What::Mount,
+                reserved: place.reserved,
+                vm: place.vm.clone(),
+                len: 0,
+                inode: (0, 0),
+            });
+            return Ok(());
+        }
+        let stat = stat(&handle)?;
+        let what = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if place.depth > MAX_DEPTH => What::Unreadable(Error::new(
+                Kind::Unsupported,
+                format!("deeper than {MAX_DEPTH} folders: not looked at"),
+            )),
+            FileType::Directory => {
+                let dir = open(&handle, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
+                return self.folder(&dir, its_mount, stat, place);
+            }
+            FileType::RegularFile => classify(open(dir, name, OFlags::RDONLY)?, name)?,
+            FileType::Symlink => What::Link(self.link(dir, name, place)?),
+            FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => What::Special,
+        };
+        self.add(place, stat, what);
+        Ok(())
+    }
+
+    fn link(&self, dir: &File, name: &OsStr, place: &Place<'_>) -> Result<Link> {
+        let text = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(io::Error::from);
+        let text = OsString::from_vec(text.context(|| "reading a symbolic link".into())?.into_bytes());
+        if place.vm.is_some() && looks_like_sealed_target(text.as_bytes()) {
+            return Ok(Link::Sealed);
+        }
+        let target = place.path.parent().unwrap_or(Path::new("")).join(&text);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        match rustix::fs::openat2(self.root, &target, flags, Mode::empty(), ResolveFlags::BENEATH) {
+            Err(rustix::io::Errno::XDEV) => Ok(Link::Outside(text)),
+            Ok(_) | Err(_) => Ok(Link::Inside(text)),
+        }
+    }
+
+    fn add(&mut self, place: &Place<'_>, stat: Stat, what: What) {
+        self.entries.push(Entry {
+            path: place.path.to_path_buf(),
+            what,
+            reserved: place.reserved,
+            vm: place.vm.clone(),
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            inode: (stat.st_dev, stat.st_ino),
+        });
+    }
+}
+
+/// What a folder is that holds `below`, of which its own names are those `depth` deep.
+fn folder_kind(headers: &[HomeState], in_vm: bool, below: &[Entry], depth: usize) -> FolderKind {
+    let own = || below.iter().filter(|entry| entry.path.components().count() == depth);
+    match headers {
+        [state] => {
+            let erased = own().any(|entry| matches!(entry.what, What::Erased(_)) && entry.is_own_header());
+            if erased { FolderKind::Erased } else { FolderKind::Vm(*state) }
+        }
+        [] if in_vm => FolderKind::Part,
+        [] if own().any(|entry| matches!(entry.what, What::Sealed | What::Disk(_))) => FolderKind::Headless,
+        [] if own().any(|entry| matches!(entry.what, What::Clear(kind) if tells_of_vm(kind))) => FolderKind::Clear,
+        [] => FolderKind::Plain,
+        [..] => FolderKind::SeveralHeaders,
+    }
+}
+
+/// An image of a medium may lie anywhere; other images of disks, and settings, are a VM's.
+fn tells_of_vm(kind: ClearKind) -> bool {
+    match kind {
+        ClearKind::Disk(what) => !matches!(what, "raw image: ISO 9660" | "raw image: UDF"),
+        ClearKind::Home(what) => matches!(what, "settings" | "VMDK descriptor"),
+    }
+}
+
+fn open(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
+    // NONBLOCK keeps a fifo that was put in a file's place from stopping us.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).map_err(io::Error::from);
+    opened.context(|| "opening it".into())
+}
+
+fn stat(file: &File) -> Result<Stat> {
+    let stat = rustix::fs::statat(file, "", AtFlags::EMPTY_PATH).map_err(io::Error::from);
+    stat.context(|| "reading attributes".into())
+}
+
+fn mount_of(file: &File) -> Result<u64> {
+    mount_table::mount_id(file).context(|| "finding out which mount it is of".into())
+}
