@@ -30,6 +30,7 @@ use crate::provider::Notice;
 use crate::sector;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
+use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
@@ -61,11 +62,13 @@ pub enum Request {
     /// Unlock what is locked at or below a path, or everything; answered by the state of what was meant.
     Unlock {
         /// Below the mount.
+        #[serde(with = "crate::text::path", default)]
         path: Option<PathBuf>,
     },
     /// Forget the keys of what is at or below a path; answered as `Unlock`.
     Lock {
         /// Below the mount.
+        #[serde(with = "crate::text::path", default)]
         path: Option<PathBuf>,
     },
 }
@@ -79,6 +82,7 @@ pub enum Answer {
         /// Process that serves the mount.
         pid: u32,
         /// Where.
+        #[serde(with = "crate::text::path")]
         mountpoint: PathBuf,
         /// Device number of the mounted folder.
         device: u64,
@@ -136,6 +140,7 @@ pub struct NoticeStatus {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ComponentStatus {
     /// Below the mount; a home's is its VM folder's.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: String,
@@ -182,15 +187,15 @@ fn socket_dir() -> Result<PathBuf> {
     };
     match DirBuilder::new().mode(0o700).create(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io(format!("creating {}", dir.display()), error));
+            return Err(Error::io(format!("creating {}", dir.shown()), error));
         }
         _ => {}
     }
-    let metadata = std::fs::symlink_metadata(&dir).context(|| format!("looking at {}", dir.display()))?;
+    let metadata = std::fs::symlink_metadata(&dir).context(|| format!("looking at {}", dir.shown()))?;
     if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
         return Err(Error::new(
             Kind::Denied,
-            format!("{} must be a directory of user {uid} that nobody else may enter (mode 0700)", dir.display()),
+            format!("{} must be a directory of user {uid} that nobody else may enter (mode 0700)", dir.shown()),
         ));
     }
     Ok(dir)
@@ -225,7 +230,7 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
     let mount = mounts::find(mountpoint)?;
     let path = socket_path(&mount)?;
     let _ = std::fs::remove_file(&path); // of a mount that died
-    let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.display()))?;
+    let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.shown()))?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))
         .context(|| "protecting the control socket".into())?;
     let made = std::fs::symlink_metadata(&path).context(|| "looking at the control socket".into())?;
@@ -271,7 +276,7 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
 /// `NotFound` when nothing of ours is mounted there, `Io` when its process does not answer, or what it answers.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
-    let doing = || format!("asking the mount on {} through {}", mountpoint.display(), path.display());
+    let doing = || format!("asking the mount on {} through {}", mountpoint.shown(), path.shown());
     let mut stream = UnixStream::connect(&path).context(doing)?;
     send(&mut stream, request).context(doing)?;
     let line = receive(&stream, PATIENCE).context(doing)?;
@@ -291,7 +296,7 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
 /// As [`ask`].
 pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
-    let mut stream = UnixStream::connect(&path).context(|| format!("connecting to {}", path.display()))?;
+    let mut stream = UnixStream::connect(&path).context(|| format!("connecting to {}", path.shown()))?;
     send(&mut stream, &Request::WaitForEnd)?;
     Ok(stream)
 }

@@ -8,6 +8,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text;
+
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -93,7 +95,7 @@ impl Error {
         None
     }
 
-    /// This error and all its causes as one line, outermost first.
+    /// This error and all its causes as one line, outermost first, for terminals and logs.
     pub fn chain(&self) -> String {
         let mut line = self.message.clone();
         let mut cause = self.source();
@@ -102,7 +104,7 @@ impl Error {
             line.push_str(&error.to_string());
             cause = error.source();
         }
-        line
+        text::one_line(&line).into_owned()
     }
 }
 

@@ -40,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::key::{KeyId, ProviderName};
 use crate::provider::config::{self, Config, EventSettings};
 use crate::sys::process::effective_uid;
+use crate::text;
 
 /// Longest reason that is kept, in bytes: with it a line stays far below what one write puts down as a whole.
 const MAX_REASON: usize = 2000;
@@ -157,7 +158,7 @@ pub struct Record {
     /// The provider's name of the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
-    /// Backing path of the component.
+    /// Backing path of the component, as [`text::path`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<String>,
     /// UUID of the component.
@@ -301,9 +302,9 @@ impl Event {
             result: if failure.is_some() { "failed" } else { "ok" }.to_owned(),
             provider: self.provider.clone(),
             key_id: self.key_id.clone(),
-            component: self.component.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            component: self.component.as_ref().map(|path| text::path::to_text(path).into_owned()),
             uuid: self.uuid,
-            reason: reason.map(one_line),
+            reason: reason.map(bounded),
             vsphere_event: vsphere::event_id(self.operation, failure, self.is_disk).map(str::to_owned),
         }
     }
@@ -314,10 +315,10 @@ pub fn show_time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
-/// A text without line breaks and other control characters, and of bounded length.
-fn one_line(text: String) -> String {
+/// A text on one line, and of bounded length.
+fn bounded(text: String) -> String {
     let cut = text.floor_char_boundary(MAX_REASON);
-    text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text::one_line(&text[..cut]).into_owned()
 }
 
 static CONFIG: OnceLock<PathBuf> = OnceLock::new();

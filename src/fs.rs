@@ -43,6 +43,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
+use crate::text::Show;
 use crate::vm::keyring::{Keyring, Question};
 use crate::vm::{acl, folder, scan};
 
@@ -111,7 +112,7 @@ impl FileSystem {
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
         if let Some(why) = folder::home_state(&root)?.unfinished() {
-            return Err(Error::new(Kind::Busy, format!("{}: {why}", path.display())));
+            return Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown())));
         }
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::of_mount(providers);
@@ -200,7 +201,7 @@ impl FileSystem {
     /// What a message calls a node: its path below the mount.
     pub fn name(&self, number: NodeNumber) -> String {
         let path = self.nodes.get(number).and_then(|node| self.nodes.path(&node));
-        path.map_or_else(|_| "a removed file".into(), |path| path.display().to_string())
+        path.map_or_else(|_| "a removed file".into(), |path| path.shown().to_string())
     }
 
     fn root(&self) -> &File {

@@ -3,6 +3,8 @@
 //! The modules in layer order; each uses only those above it (`tests/layering.rs` proves it). docs/ARCHITECTURE.md
 //! says how they work together, docs/FORMAT.md what they write.
 
+pub mod text;
+
 pub mod error;
 pub mod progress;
 pub mod sys;

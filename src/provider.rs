@@ -23,6 +23,7 @@ pub use trouble::{Trouble, retold};
 use crate::crypto::random;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
+use crate::text::Show;
 use config::{Config, Settings};
 use kmip::KmipProvider;
 use native::{NativeProvider, PrimaryKey};
@@ -353,7 +354,7 @@ fn leftover(name: &ProviderName, path: &Path, error: Error) -> Error {
         format!(
             "{} is there already, and existing VMs may need it. To use it, write [provider.{name}] with kind = \
              \"native\" and primary-key = \"keys/{name}.key\" into the configuration file; otherwise move it away",
-            path.display()
+            path.shown()
         ),
         error,
     )

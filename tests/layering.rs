@@ -9,19 +9,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it.
-const LAYERS: [&str; 16] = [
-    "error", "progress", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm", "fs",
-    "event", "fuse", "control", "cli",
+const LAYERS: [&str; 17] = [
+    "text", "error", "progress", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm",
+    "fs", "event", "fuse", "control", "cli",
 ];
 
 /// What only some files may name, and whether as a macro: `println` is one with `!` behind it.
-const RESERVED: [(&[&str], bool, &[&str]); 6] = [
+const RESERVED: [(&[&str], bool, &[&str]); 8] = [
     (&["fuser"], false, &["fuse"]),
     (&["clap", "clap_complete", "clap_mangen"], false, &["cli"]),
     (&["aes", "xts_mode", "aws_lc_rs", "aws_lc_sys", "argon2"], false, &["crypto"]),
     (&["unsafe"], false, &["sys", "crypto/xts/aws_lc.rs", "crypto/xts/vaes.rs"]),
     (&["print", "println", "eprint", "eprintln", "dbg"], true, &["cli"]),
     (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "control", "cli"]),
+    // A name goes to a terminal or a log by `shown()` of `text::Show`; what becomes JSON may fail to.
+    (&["display"], false, &["text"]),
+    (&["json"], true, &["text"]),
 ];
 
 /// The two files that are no module: the crate's root, which names all of them, and the program.
@@ -254,6 +257,8 @@ fn each_reserved_name_is_seen_outside_its_place_and_not_in_it() {
         ("storage/file.rs", "unsafe impl Send for A {}", "sys/memory.rs"),
         ("fuse.rs", "fn f() { eprintln!(\"x\") }", "cli/check.rs"),
         ("vm.rs", "fn f() { tracing::warn!(\"x\") }", "fuse/errno.rs"),
+        ("cli/info.rs", "fn f(path: &Path) { path.display() }", "text.rs"),
+        ("cli/info.rs", "fn f() { serde_json::json!(x) }", "text.rs"),
     ];
     for (elsewhere, text, place) in cases {
         assert_eq!(violations(elsewhere, text).len(), 1, "{text} in {elsewhere}");
@@ -261,4 +266,48 @@ fn each_reserved_name_is_seen_outside_its_place_and_not_in_it() {
     }
     let unlike = "#[allow(unsafe_code)] fn print() {} // unsafe\nconst HELP: &str = \"fuser, clap\";";
     assert_eq!(violations("vm.rs", unlike), Vec::<String>::new());
+}
+
+/// Fields of paths in what becomes JSON, without the form that holds any bytes. The configuration is TOML, which is text.
+fn bare_paths(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let (mut becomes_json, mut has_form) = (false, false);
+    for line in text.lines() {
+        let line_words = line.trim();
+        if line_words.starts_with("#[derive(") {
+            becomes_json = line_words.contains("Serialize");
+        } else if line == "}" {
+            becomes_json = false;
+        } else if line_words.starts_with("#[serde(") {
+            has_form |= line_words.contains("\"crate::text::path\"");
+        } else if line_words.ends_with(',') && line_words.contains(": ") && !line_words.starts_with("//") {
+            let holds_path = line_words.contains("Path") || line_words.contains("OsStr");
+            if becomes_json && holds_path && !has_form {
+                found.push(line_words);
+            }
+            has_form = false;
+        }
+    }
+    found
+}
+
+#[test]
+fn paths_in_json_are_any_bytes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    sources(&root, &mut paths);
+    paths.retain(|path| !path.starts_with(root.join("provider")));
+    for path in paths {
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(bare_paths(&text), Vec::<&str>::new(), "{}: they take with = \"crate::text::path\"", path.display());
+    }
+}
+
+#[test]
+fn a_path_without_its_form_is_seen() {
+    let formed =
+        "#[derive(Clone, Serialize)]\nstruct A {\n    #[serde(with = \"crate::text::path\")]\n    a: PathBuf,\n}\n";
+    let bare = "#[derive(Serialize)]\nstruct A {\n    b: u8,\n    /// A path: it.\n    a: Option<PathBuf>,\n}\n";
+    let other = "#[derive(Debug)]\nstruct A {\n    a: PathBuf,\n}\n";
+    assert_eq!(bare_paths(&[formed, bare, other].concat()), ["a: Option<PathBuf>,"]);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::table;
+use crate::cli::{out, table};
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::format::header::{ComponentKind, Header, Shape, UnverifiedHeader};
@@ -14,6 +14,7 @@ use crate::provider::Providers;
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::genuine_progress;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
+use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{folder, keyring, scan};
 
@@ -34,6 +35,7 @@ pub(super) struct CheckArgs {
 /// What is wrong with a component, if anything.
 #[derive(Serialize)]
 struct Finding {
+    #[serde(with = "crate::text::path")]
     path: PathBuf,
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,7 +61,7 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
             finding(path, kind, examined)
         })
         .collect();
-    print(args, &findings);
+    print(args, &findings)?;
     verdict(&findings)
 }
 
@@ -67,7 +69,7 @@ type Opened = Result<(FileStorage, StoredHeader)>;
 
 fn components(path: &Path) -> Result<Vec<(PathBuf, ComponentKind, Opened)>> {
     let open = |path: &Path, kind: ComponentKind| -> Opened {
-        let file = std::fs::File::open(path).context(|| format!("opening {}", path.display()))?;
+        let file = std::fs::File::open(path).context(|| format!("opening {}", path.shown()))?;
         let storage = FileStorage::new(file);
         let stored = header_area::load(&storage, kind)?;
         Ok((storage, stored))
@@ -79,7 +81,7 @@ fn components(path: &Path) -> Result<Vec<(PathBuf, ComponentKind, Opened)>> {
     if found.is_empty() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("{} is no encrypted VM folder, nor does it hold any", path.display()),
+            format!("{} is no encrypted VM folder, nor does it hold any", path.shown()),
         ));
     }
     let opened = |component: scan::FoundComponent| {
@@ -136,20 +138,20 @@ fn finding(path: PathBuf, kind: ComponentKind, examined: Result<String>) -> Find
     Finding { path, kind: kind.word(), problem, result }
 }
 
-fn print(args: &CheckArgs, findings: &[Finding]) {
+fn print(args: &CheckArgs, findings: &[Finding]) -> Result<()> {
     if args.json {
-        println!("{}", serde_json::json!(findings));
-        return;
+        return out::json(&findings);
     }
     let row = |finding: &Finding| {
         [
-            finding.path.display().to_string(),
+            finding.path.shown().to_string(),
             finding.kind.to_owned(),
             if finding.problem.is_none() { "ok" } else { "PROBLEM" }.to_owned(),
             finding.result.clone(),
         ]
     };
     table::print(["PATH", "KIND", "CHECK", "RESULT"], &findings.iter().map(row).collect::<Vec<_>>());
+    Ok(())
 }
 
 /// One exit code for many components: damage says most, a missing key least.

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::cli::progress::Shown;
-use crate::cli::size;
+use crate::cli::{out, size};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Result};
 use crate::event::{Event, Operation};
-use crate::key::ProviderName;
+use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::sys::process;
+use crate::text::Show;
 use crate::vm::convert::{self, CloneOptions};
 
 /// What to clone.
@@ -40,6 +42,20 @@ pub(super) struct CloneArgs {
     json: bool,
 }
 
+/// What was cloned. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct CloneInfo<'a> {
+    #[serde(with = "crate::text::path")]
+    source: &'a Path,
+    #[serde(with = "crate::text::path")]
+    destination: &'a Path,
+    uuid: uuid::Uuid,
+    key: KeyName,
+    same_keys: bool,
+    disks: usize,
+    bytes: u64,
+}
+
 pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
     // All disks stay claimed until the clone is whole.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
@@ -50,26 +66,25 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
     let cloned = Event::of(Operation::Clone).component(&args.destination).around(|event| {
         let on_progress = &mut |progress: &_| shown.advanced(progress);
         let cloned = convert::clone(&args.source, &args.destination, &providers, &options, on_progress)?;
-        event.uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", args.source.display()));
+        event.uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", args.source.shown()));
         Ok(cloned)
     })?;
     drop(shown);
     if args.json {
-        let key = serde_json::json!({ "provider": cloned.key_id.provider().as_str(), "key_id": cloned.key_id.id() });
-        let (source, destination) = (&args.source, &args.destination);
-        println!(
-            "{}",
-            serde_json::json!({
-                "source": source, "destination": destination, "uuid": cloned.uuid, "key": key,
-                "same_keys": args.same_keys, "disks": cloned.disks, "bytes": cloned.bytes,
-            })
-        );
-        return Ok(());
+        return out::json(&CloneInfo {
+            source: &args.source,
+            destination: &args.destination,
+            uuid: cloned.uuid,
+            key: KeyName::of(&cloned.key_id),
+            same_keys: args.same_keys,
+            disks: cloned.disks,
+            bytes: cloned.bytes,
+        });
     }
     println!(
         "Cloned {} to {} ({}): {} disks, {}, key from provider {}.",
-        args.source.display(),
-        args.destination.display(),
+        args.source.shown(),
+        args.destination.shown(),
         cloned.uuid,
         cloned.disks,
         size::show(cloned.bytes),

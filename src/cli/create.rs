@@ -12,6 +12,7 @@ use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
 use crate::store::home_file::HomeKeys;
+use crate::text::Show;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::{folder, keyring, scan, vmdk};
 
@@ -75,13 +76,13 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
         event.uuid(header.uuid);
         Ok((name, header.uuid))
     })?;
-    println!("Created {} ({uuid}), key from provider {name}.", args.folder.display());
+    println!("Created {} ({uuid}), key from provider {name}.", args.folder.shown());
     Ok(())
 }
 
 pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
     let header = Event::of(Operation::CreateDisk).disk(&args.disk).around(|event| make_disk(args, config, event))?;
-    println!("Created {}: {}, {}.", args.disk.display(), size::show(args.size), header.uuid);
+    println!("Created {}: {}, {}.", args.disk.shown(), size::show(args.size), header.uuid);
     Ok(())
 }
 
@@ -90,7 +91,7 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
         .disk
         .file_name()
         .filter(|name| !scan::is_reserved(name))
-        .ok_or_else(|| Error::new(Kind::Invalid, format!("{} cannot be a disk's name", args.disk.display())))?;
+        .ok_or_else(|| Error::new(Kind::Invalid, format!("{} cannot be a disk's name", args.disk.shown())))?;
     let parent = args.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = folder::open_dir(parent)?;
     let (_in_use, home) = folder::use_home(&dir)?.ok_or_else(|| {
@@ -98,14 +99,14 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
             Kind::Denied,
             format!(
                 "{} is no encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
-                parent.display(),
-                parent.display()
+                parent.shown(),
+                parent.shown()
             ),
         )
     })?;
     let providers = Providers::load(config)?;
     let keks = providers.fetch_all(home.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
-    let dek = keyring::unlock(&home.header, &keks).context(|| format!("unlocking the home of {}", parent.display()))?;
+    let dek = keyring::unlock(&home.header, &keks).context(|| format!("unlocking the home of {}", parent.shown()))?;
     let home = home.header.verify(&dek)?;
     let (key_id, kek) = keyring::first_kek(&home, &providers)?;
     event.key(&key_id);

@@ -12,6 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::key::ProviderName;
 use crate::provider::Providers;
+use crate::text::Show;
 use crate::vm::convert::{Converted, Decryption, Encryption, Options, What};
 
 /// What to encrypt.
@@ -93,8 +94,7 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     let encryption = Encryption::prepare(&args.folder, &providers, options)?;
     let plan = encryption.plan().clone();
     if args.dry_run {
-        plan::print(args.json, "encrypt", &args.folder, &plan);
-        return Ok(());
+        return plan::print(args.json, "encrypt", &args.folder, &plan);
     }
     // Also where nothing is left to do: what an interruption left behind is removed.
     let mut shown = Shown::new()?;
@@ -104,8 +104,7 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     drop(shown);
     let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
     let remains = plan.converted().next().map(|_| remains);
-    plan::print_done(args.json, "encrypt", &args.folder, &plan, remains);
-    Ok(())
+    plan::print_done(args.json, "encrypt", &args.folder, &plan, remains)
 }
 
 pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
@@ -119,16 +118,14 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     let decryption = Decryption::prepare(&args.folder, &providers, &what, Engine::default())?;
     let plan = decryption.plan().clone();
     if args.dry_run {
-        plan::print(args.json, "decrypt", &args.folder, &plan);
-        return Ok(());
+        return plan::print(args.json, "decrypt", &args.folder, &plan);
     }
     let mut shown = Shown::new()?;
     recorded(Operation::Decrypt, &args.folder, |converted| {
         decryption.run(&mut |progress| shown.advanced(progress), converted)
     })?;
     drop(shown);
-    plan::print_done(args.json, "decrypt", &args.folder, &plan, None);
-    Ok(())
+    plan::print_done(args.json, "decrypt", &args.folder, &plan, None)
 }
 
 /// Records each component that gets its other form, and a failure.
@@ -151,7 +148,7 @@ fn below(folder: &Path, disk: &Path) -> PathBuf {
 
 /// A disk alone is no VM folder; what a mount shows cannot be encrypted there; what lies beneath it can, unless the home goes.
 fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
-    let path = std::fs::canonicalize(folder).context(|| format!("opening folder {}", folder.display()))?;
+    let path = std::fs::canonicalize(folder).context(|| format!("opening folder {}", folder.shown()))?;
     if path.is_file() {
         let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -159,15 +156,15 @@ fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
             Kind::Denied,
             format!(
                 "a disk goes with its VM folder, whose home comes first and goes last: `vmcryptfs encrypt {} --disk {}`, or decrypt",
-                parent.display(),
-                name.display()
+                parent.shown(),
+                name.shown()
             ),
         ));
     }
     if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
         return Err(Error::new(
             Kind::Denied,
-            format!("{} is what a mount shows: name the folder beneath, in {}", folder.display(), mount.source),
+            format!("{} is what a mount shows: name the folder beneath, in {}", folder.shown(), mount.source.shown()),
         ));
     }
     if home_goes { local::refuse_if_served(folder, "decrypting its home") } else { Ok(()) }

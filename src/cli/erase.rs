@@ -1,12 +1,13 @@
 //! `erase`: crypto-erase, with evidence.
 
 use std::io::{BufRead, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{place, size};
+use crate::cli::{out, place, size};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
@@ -15,6 +16,7 @@ use crate::event::{self, Operation};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::sys::process;
+use crate::text::Show;
 use crate::vm::erase::{Erase, Erased, ErasedComponent};
 
 /// What to erase.
@@ -45,7 +47,7 @@ struct Evidence {
 }
 
 pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
-    std::fs::symlink_metadata(&args.component).context(|| format!("finding {}", args.component.display()))?;
+    std::fs::symlink_metadata(&args.component).context(|| format!("finding {}", args.component.shown()))?;
     confirm(args)?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let task = Erase { component: (!args.component.is_dir()).then(PathBuf::new) };
@@ -64,7 +66,7 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     );
     let evidence = Evidence { erased, elsewhere };
     if args.json {
-        println!("{}", serde_json::json!(evidence));
+        out::json(&evidence)?;
     } else {
         print(args, &evidence);
     }
@@ -75,18 +77,20 @@ fn confirm(args: &EraseArgs) -> Result<()> {
     if args.yes {
         return Ok(());
     }
-    let name = args.component.file_name().unwrap_or(args.component.as_os_str()).to_string_lossy().into_owned();
+    let name = args.component.file_name().unwrap_or(args.component.as_os_str());
     if !std::io::stdin().is_terminal() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("this destroys {name} for ever: say --yes where nobody can be asked"),
+            format!("this destroys {} for ever: say --yes where nobody can be asked", name.shown()),
         ));
     }
     let what = if args.component.is_dir() { "the VM and all its disks" } else { "it" };
-    eprintln!("This destroys {what} for ever. To go on, type its name ({name}):");
-    let mut typed = String::new();
-    std::io::stdin().lock().read_line(&mut typed).context(|| "reading the answer".into())?;
-    if typed.trim() == name {
+    eprintln!("This destroys {what} for ever. To go on, type its name ({}):", name.shown());
+    let mut typed = Vec::new();
+    std::io::stdin().lock().read_until(b'\n', &mut typed).context(|| "reading the answer".into())?;
+    // As it is, or as it was shown.
+    let typed = typed.trim_ascii();
+    if typed == name.as_bytes().trim_ascii() || typed == name.shown().to_string().as_bytes() {
         Ok(())
     } else {
         Err(Error::new(Kind::Invalid, "another name was typed: nothing was done"))

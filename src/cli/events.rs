@@ -11,6 +11,8 @@ use clap::Args;
 use crate::error::{Context, Result};
 use crate::event::reader::{Line, Reader};
 use crate::event::{self, Record};
+use crate::text;
+use crate::text::Show;
 
 /// How often the log is looked at for new events.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
@@ -56,7 +58,7 @@ pub(super) fn run(args: &EventsArgs) -> Result<()> {
     let mut reader = Reader::open(&path)?;
     let printed = if args.last { print_last(args, &mut reader) } else { print_all(args, &mut reader) };
     if reader.skipped() > 0 {
-        eprintln!("{} lines of {} are no events and were passed over", reader.skipped(), path.display());
+        eprintln!("{} lines of {} are no events and were passed over", reader.skipped(), path.shown());
     }
     printed
 }
@@ -97,12 +99,12 @@ fn print_last(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).context(|| format!("finding {}", path.display()))
+    std::path::absolute(path).context(|| format!("finding {}", path.shown()))
 }
 
 impl EventsArgs {
     fn wants(&self, record: &Record, component: Option<&Path>) -> bool {
-        let about = record.component.as_deref().map(Path::new);
+        let about = record.component.as_deref().map(text::path::from_text);
         // A time that is not understood is shown rather than hidden.
         let time = humantime::parse_rfc3339(&record.time).ok();
         component.is_none_or(|wanted| about.is_some_and(|about| about.starts_with(wanted)))
@@ -113,7 +115,8 @@ impl EventsArgs {
 
 /// Prints an event; `false` when nobody reads any more.
 fn print(out: &mut impl Write, line: &Line, json: bool) -> Result<bool> {
-    let text = if json { line.text.clone() } else { shown(&line.record) };
+    let text = shown(&line.record);
+    let text = if json { text::json(&line.text) } else { text::one_line(&text) };
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         written => written.context(|| "printing an event".into()).map(|()| true),

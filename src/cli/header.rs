@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
-use crate::cli::place;
+use crate::cli::{out, place};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
@@ -18,6 +18,7 @@ use crate::format::saved_header::{SAVED_LEN, SavedHeader};
 use crate::key::KeyName;
 use crate::storage::FileStorage;
 use crate::store::header_area;
+use crate::text::Show;
 use crate::vm::keyed::refuse_transition;
 use crate::vm::restore::{RestoreHeader, Restored};
 
@@ -82,9 +83,9 @@ fn backup(args: &BackupArgs) -> Result<()> {
         ComponentKind::Home => event.component(&args.component),
         ComponentKind::Disk => event.disk(&args.component),
     };
-    event.reason(format!("to {}", std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone()).display()));
+    event.reason(format!("to {}", std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone()).shown()));
     let uuid = event.around(|event| {
-        let reading = || path.display().to_string();
+        let reading = || path.shown().to_string();
         let storage = FileStorage::new(File::open(&path).context(reading)?);
         let header = header_area::load(&storage, kind).context(reading)?.header;
         refuse_transition(header.claims())?;
@@ -94,13 +95,13 @@ fn backup(args: &BackupArgs) -> Result<()> {
         write_new(&args.file, &SavedHeader { time, header }.encode()?)?;
         Ok(uuid)
     })?;
-    println!("Saved the header of {} ({uuid}) in {}.", args.component.display(), args.file.display());
+    println!("Saved the header of {} ({uuid}) in {}.", args.component.shown(), args.file.shown());
     Ok(())
 }
 
 /// Writes a file that must not exist, durably.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let doing = || format!("writing {}", path.display());
+    let doing = || format!("writing {}", path.shown());
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(doing)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).context(doing)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -108,7 +109,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
-    let reading = || format!("reading {}", args.file.display());
+    let reading = || format!("reading {}", args.file.shown());
     let mut saved = Vec::new();
     let file = File::open(&args.file).context(reading)?;
     file.take(SAVED_LEN as u64 + 1).read_to_end(&mut saved).context(reading)?;
@@ -119,9 +120,9 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
             Kind::Denied,
             format!(
                 "{} holds the header of a {}, but {} is a {}",
-                args.file.display(),
+                args.file.shown(),
                 kind.word(),
-                args.component.display(),
+                args.component.shown(),
                 if named == ComponentKind::Home { "folder" } else { "file" }
             ),
         ));
@@ -135,8 +136,7 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
         |place, component, _| tasks::restore_header(place, &RestoreHeader { component, ..task.clone() }),
         &mut |_| Ok(()),
     )?;
-    print(args, &restored);
-    Ok(())
+    print(args, &restored)
 }
 
 /// A home whose header file is gone altogether gets an empty one, into which the saved header goes.
@@ -150,7 +150,7 @@ fn make_missing_home(args: &RestoreArgs) -> Result<()> {
             Kind::Denied,
             format!(
                 "{} is no encrypted VM folder any more; if the saved header belongs to it, say --force",
-                args.component.display()
+                args.component.shown()
             ),
         ));
     }
@@ -160,17 +160,16 @@ fn make_missing_home(args: &RestoreArgs) -> Result<()> {
         .mode(0o600)
         .open(&home)
         .map(drop)
-        .context(|| format!("creating {}", home.display()))
+        .context(|| format!("creating {}", home.shown()))
 }
 
-fn print(args: &RestoreArgs, restored: &Restored) {
+fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
     if args.json {
-        println!("{}", serde_json::json!(restored));
-        return;
+        return out::json(restored);
     }
     match restored.changed {
-        true => println!("Restored the header of {} ({}).", args.component.display(), restored.uuid),
-        false => println!("The header of {} ({}) is the saved one already.", args.component.display(), restored.uuid),
+        true => println!("Restored the header of {} ({}).", args.component.shown(), restored.uuid),
+        false => println!("The header of {} ({}) is the saved one already.", args.component.shown(), restored.uuid),
     }
     let list = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
     if !restored.keys_back.is_empty() {
@@ -182,4 +181,5 @@ fn print(args: &RestoreArgs, restored: &Restored) {
     if let Some(reason) = &restored.unverified {
         println!("Not verified, since its key cannot be had now: {reason}");
     }
+    Ok(())
 }

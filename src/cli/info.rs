@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{size, table};
+use crate::cli::{out, size, table};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Shape};
 use crate::key::KeyName;
 use crate::sector;
 use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder, scan};
 use vm::VmInfo;
@@ -37,6 +38,7 @@ pub(super) struct InfoArgs {
 /// A header without its keys. Field names are part of the stable JSON output.
 #[derive(Serialize)]
 struct HeaderInfo {
+    #[serde(with = "crate::text::path")]
     path: PathBuf,
     kind: &'static str,
     uuid: uuid::Uuid,
@@ -71,7 +73,7 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
     .partition(Result::is_ok);
     let infos: Vec<HeaderInfo> = infos.into_iter().flatten().collect();
     if args.json {
-        println!("{}", serde_json::json!(infos));
+        out::json(&infos)?;
     } else if let [info] = infos.as_slice() {
         print_one(info);
     } else if !infos.is_empty() {
@@ -89,13 +91,13 @@ fn folder_infos(path: &Path, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec
     if found.is_empty() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("{} is no encrypted VM folder, nor does it hold any", path.display()),
+            format!("{} is no encrypted VM folder, nor does it hold any", path.shown()),
         ));
     }
     let info = |component: scan::FoundComponent| match component.kind {
         ComponentKind::Home => {
             let path = path.join(&component.path);
-            let stored = component.header.context(|| format!("home of {}", path.display()))?;
+            let stored = component.header.context(|| format!("home of {}", path.shown()))?;
             let mut info = header_info(path, &stored, None, component.deep_rekey);
             // A datastore's VMs are asked for one by one: each takes a key.
             if component.path.as_os_str().is_empty() {
@@ -109,7 +111,7 @@ fn folder_infos(path: &Path, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec
 }
 
 fn disk_info(path: &Path) -> Result<HeaderInfo> {
-    let describe = || path.display().to_string();
+    let describe = || path.shown().to_string();
     let (storage, stored) =
         std::fs::File::open(path).context(describe).and_then(disk::read_header).context(describe)?;
     let lengths = (storage.len()?, storage.allocated()?);
@@ -153,7 +155,7 @@ fn header_info(
 
 fn print_one(info: &HeaderInfo) {
     let mut lines = vec![
-        ("Path", info.path.display().to_string()),
+        ("Path", info.path.shown().to_string()),
         ("Kind", info.kind.to_owned()),
         ("UUID", info.uuid.to_string()),
         ("Cipher", info.cipher.to_owned()),
@@ -179,7 +181,7 @@ fn print_one(info: &HeaderInfo) {
 fn print_many(infos: &[HeaderInfo]) {
     let row = |info: &HeaderInfo| {
         [
-            info.path.display().to_string(),
+            info.path.shown().to_string(),
             info.kind.to_owned(),
             info.size.map_or_else(|| "-".to_owned(), size::show),
             info.uuid.to_string(),

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::cli::{place, table};
+use crate::cli::{out, place, table};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::{KeyId, KeyName};
 use crate::provider::Providers;
+use crate::text::Show;
 use crate::vm::in_use::{InUse, User, Wanted};
 use crate::vm::scan::FoundComponent;
 use crate::vm::slots::{AddKey, RemoveKey, SlotsChanged};
@@ -122,6 +123,7 @@ pub(super) fn run(command: &KeyCommand, config: &Path) -> Result<()> {
 /// A slot. Field names are part of the stable JSON output.
 #[derive(Serialize)]
 struct SlotInfo {
+    #[serde(with = "crate::text::path")]
     path: PathBuf,
     kind: &'static str,
     slot: usize,
@@ -147,7 +149,7 @@ fn list(args: &ListArgs, config: &Path) -> Result<()> {
     let mut slots = Vec::new();
     for component in &found {
         let header = component.header.as_ref().map_err(|error| Error::new(error.kind(), error.chain()));
-        let header = header.context(|| component.path.display().to_string())?;
+        let header = header.context(|| component.path.shown().to_string())?;
         for (slot, key) in header.header.claims().slots.iter().enumerate() {
             let state = &states[&key.key_id];
             slots.push(SlotInfo {
@@ -161,8 +163,7 @@ fn list(args: &ListArgs, config: &Path) -> Result<()> {
             });
         }
     }
-    print_slots(args, &slots);
-    Ok(())
+    print_slots(args, &slots)
 }
 
 /// What the provider says of a key; one that cannot be fetched has a problem, whatever its state.
@@ -176,9 +177,9 @@ fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Resu
 fn components(path: &Path) -> Result<Vec<FoundComponent>> {
     let name = path.to_path_buf();
     if !path.is_dir() {
-        let file = std::fs::File::open(path).context(|| format!("opening {}", path.display()))?;
-        let cipher_len = file.metadata().context(|| path.display().to_string())?.len();
-        let (_, stored) = disk::read_header(file).context(|| path.display().to_string())?;
+        let file = std::fs::File::open(path).context(|| format!("opening {}", path.shown()))?;
+        let cipher_len = file.metadata().context(|| path.shown().to_string())?.len();
+        let (_, stored) = disk::read_header(file).context(|| path.shown().to_string())?;
         let kind = crate::format::header::ComponentKind::Disk;
         return Ok(vec![FoundComponent {
             path: name,
@@ -193,7 +194,7 @@ fn components(path: &Path) -> Result<Vec<FoundComponent>> {
     if found.is_empty() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("{} is no encrypted VM folder, nor does it hold any", path.display()),
+            format!("{} is no encrypted VM folder, nor does it hold any", path.shown()),
         ));
     }
     for component in &mut found {
@@ -202,14 +203,13 @@ fn components(path: &Path) -> Result<Vec<FoundComponent>> {
     Ok(found)
 }
 
-fn print_slots(args: &ListArgs, slots: &[SlotInfo]) {
+fn print_slots(args: &ListArgs, slots: &[SlotInfo]) -> Result<()> {
     if args.json {
-        println!("{}", serde_json::json!(slots));
-        return;
+        return out::json(&slots);
     }
     let row = |slot: &SlotInfo| {
         [
-            slot.path.display().to_string(),
+            slot.path.shown().to_string(),
             slot.kind.to_owned(),
             slot.slot.to_string(),
             slot.provider.clone(),
@@ -225,6 +225,7 @@ fn print_slots(args: &ListArgs, slots: &[SlotInfo]) {
     for problem in problems {
         println!("\n{problem}");
     }
+    Ok(())
 }
 
 fn add(args: &AddArgs, config: &Path) -> Result<()> {
@@ -239,8 +240,7 @@ fn add(args: &AddArgs, config: &Path) -> Result<()> {
         },
         &mut |_| Ok(()),
     )?;
-    print_changed(&args.component, args.json, &changed, "added");
-    Ok(())
+    print_changed(&args.component, args.json, &changed, "added")
 }
 
 fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
@@ -259,14 +259,12 @@ fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
         },
         &mut |_| Ok(()),
     )?;
-    print_changed(&args.component, args.json, &changed, "removed");
-    Ok(())
+    print_changed(&args.component, args.json, &changed, "removed")
 }
 
-fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) {
+fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) -> Result<()> {
     if json {
-        println!("{}", serde_json::json!(changed));
-        return;
+        return out::json(changed);
     }
     for component in &changed.components {
         let name = place::shown(path, &component.path);
@@ -275,6 +273,7 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) {
             None => println!("{name}: nothing to do; {} key slots", component.slots),
         }
     }
+    Ok(())
 }
 
 fn in_use(args: &InUseArgs) -> Result<()> {
@@ -285,14 +284,12 @@ fn in_use(args: &InUseArgs) -> Result<()> {
     };
     let wanted = Wanted { provider: args.provider.clone(), key_id };
     let in_use = wanted.search(&folder::open_dir(datastore)?)?;
-    print_in_use(args.json, datastore, &in_use);
-    Ok(())
+    print_in_use(args.json, datastore, &in_use)
 }
 
-fn print_in_use(json: bool, datastore: &Path, in_use: &InUse) {
+fn print_in_use(json: bool, datastore: &Path, in_use: &InUse) -> Result<()> {
     if json {
-        println!("{}", serde_json::json!(in_use));
-        return;
+        return out::json(in_use);
     }
     let names = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
     let row = |user: &User| {
@@ -311,4 +308,5 @@ fn print_in_use(json: bool, datastore: &Path, in_use: &InUse) {
     for unreadable in &in_use.unreadable {
         println!("{}: cannot tell: {}", place::shown(datastore, &unreadable.path), unreadable.reason);
     }
+    Ok(())
 }

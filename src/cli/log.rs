@@ -9,6 +9,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::text;
+
 /// Starts logging to standard error. Warnings and errors always; `verbose` adds information, then details.
 pub(super) fn start(verbose: u8) {
     let level = match verbose {
@@ -49,8 +51,10 @@ where
                 write!(writer, " {colour}{level:>5}{end} ")?;
             }
         }
-        context.field_format().format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        // Names in it may be anyone's: none begins a line of its own.
+        let mut fields = String::new();
+        context.field_format().format_fields(Writer::new(&mut fields), event)?;
+        writeln!(writer, "{}", text::one_line(&fields))
     }
 }
 

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::cli::CommandLine;
 use crate::error::{Context, Result};
+use crate::text::Show;
 
 /// What to print.
 #[derive(Subcommand)]
@@ -29,7 +30,7 @@ pub(super) enum ManualCommand {
 pub(super) fn run(command: &ManualCommand) -> Result<()> {
     match command {
         ManualCommand::Pages { dir } => clap_mangen::generate_to(CommandLine::command(), dir)
-            .context(|| format!("writing manual pages to {}", dir.display())),
+            .context(|| format!("writing manual pages to {}", dir.shown())),
         ManualCommand::Completions { shell } => {
             clap_complete::generate(*shell, &mut CommandLine::command(), "vmcryptfs", &mut io::stdout());
             Ok(())

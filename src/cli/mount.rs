@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::cli::out;
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -26,6 +27,7 @@ use crate::fuse::transport::Transport;
 use crate::provider::Providers;
 use crate::storage::BackingIo;
 use crate::sys::{memory, process};
+use crate::text::Show;
 
 /// What to mount, where.
 #[derive(Args)]
@@ -129,7 +131,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
     }
     let spec = MountSpec {
         mountpoint: args.mountpoint.clone(),
-        source: args.folder.display().to_string(),
+        source: args.folder.clone(),
         options: args.options.clone(),
         transport: args.transport,
         threads: args.threads.map(usize::from),
@@ -154,14 +156,13 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
 }
 
 fn report(report: &Report) -> Result<()> {
-    let line = serde_json::to_string(report).map_err(|error| Error::with_source(Kind::Invalid, "reporting", error))?;
-    println!("{line}");
+    out::json(report)?;
     std::io::stdout().flush().context(|| "reporting to the parent process".into())
 }
 
 /// Starts this program again in the foreground of a session of its own, and waits for its report.
 fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
-    let absolute = |path: &Path| std::path::absolute(path).context(|| format!("resolving {}", path.display()));
+    let absolute = |path: &Path| std::path::absolute(path).context(|| format!("resolving {}", path.shown()));
     let (log, log_path) = open_log(args.log_file.as_deref())?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vmcryptfs"); // what process lists show
@@ -188,10 +189,7 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
         }
         Err(_) => {
             let status = child.wait().context(|| "waiting for the mount's process".into())?;
-            Err(Error::new(
-                Kind::Io,
-                format!("the mount's process ended ({status}); {} may say why", log_path.display()),
-            ))
+            Err(Error::new(Kind::Io, format!("the mount's process ended ({status}); {} may say why", log_path.shown())))
         }
     }
 }
@@ -205,7 +203,7 @@ fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
             let state =
                 std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
             let state = state.ok_or_else(|| Error::new(Kind::Invalid, "HOME is not set: say --log-file"))?;
-            std::fs::create_dir_all(&state).context(|| format!("creating {}", state.display()))?;
+            std::fs::create_dir_all(&state).context(|| format!("creating {}", state.shown()))?;
             state.join("vmcryptfs.log")
         }
     };
@@ -214,7 +212,7 @@ fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
         .append(true)
         .mode(0o600)
         .open(&path)
-        .context(|| format!("opening log file {}", path.display()))?;
+        .context(|| format!("opening log file {}", path.shown()))?;
     Ok((file, path))
 }
 

@@ -1,10 +1,15 @@
-//! What verbs print. Who stops reading, as `head` and `grep -q` do, is no reason to fail: the work is done. Any other error is one.
+//! What verbs print. A reader that stops, as `head` and `grep -q` do, is no reason to fail: the work is done. Any other error is one.
+//!
+//! Everything passes through [`crate::text`], so that foreign text that found its way into a message controls no terminal.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
-use crate::error::{Error, Result};
+use serde::Serialize;
+
+use crate::error::{Error, Kind, Result};
+use crate::text;
 
 static FAILURE: OnceLock<io::Error> = OnceLock::new();
 
@@ -26,7 +31,22 @@ macro_rules! eprintln {
 
 /// To standard output.
 pub(super) fn results(text: Arguments<'_>) {
-    if let Err(error) = io::stdout().write_fmt(text)
+    write(&text::lines(&text.to_string()));
+}
+
+/// A value as a line of JSON, to standard output.
+///
+/// # Errors
+/// `Invalid` for a value that has no JSON form.
+pub(super) fn json(value: &impl Serialize) -> Result<()> {
+    let line = serde_json::to_string(value)
+        .map_err(|error| Error::with_source(Kind::Invalid, "a result that has no JSON form", error))?;
+    write(&format!("{}\n", text::json(&line)));
+    Ok(())
+}
+
+fn write(text: &str) {
+    if let Err(error) = io::stdout().write_all(text.as_bytes())
         && error.kind() != io::ErrorKind::BrokenPipe
     {
         let _ = FAILURE.set(error); // of several, the first says why
@@ -35,7 +55,7 @@ pub(super) fn results(text: Arguments<'_>) {
 
 /// To standard error: where that cannot be written to, nobody can be told.
 pub(super) fn advice(text: Arguments<'_>) {
-    let _ = io::stderr().write_fmt(text);
+    let _ = io::stderr().write_all(text::lines(&text.to_string()).as_bytes());
 }
 
 /// Whether all results were written that someone wanted to read.

@@ -9,6 +9,7 @@ use crate::control::work::Work;
 use crate::error::Result;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::text::Show;
 use crate::vm::workplace::{Located, Unmounted};
 
 /// Works on what lies at `path`: by the mount that serves it, or `here`, which is given its VM folder and the component's path
@@ -38,5 +39,5 @@ pub(super) fn work<O: DeserializeOwned>(
 /// What a component is called that lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn shown(path: &Path, component: &Path) -> String {
     let whole = if path.is_dir() { path.join(component) } else { path.to_path_buf() };
-    whole.display().to_string().trim_end_matches('/').to_owned()
+    whole.shown().to_string().trim_end_matches('/').to_owned()
 }

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cli::{size, table};
+use crate::cli::{out, size, table};
+use crate::error::Result;
+use crate::text::Show;
 use crate::vm::convert::{Action, Plan, PlannedFile};
 use crate::vm::folder::HomeState;
 
 /// Field names are part of the stable JSON output.
 #[derive(Serialize)]
 struct PlanInfo<'a> {
+    #[serde(with = "crate::text::path")]
     folder: &'a Path,
     home: &'static str,
     home_after: &'static str,
@@ -25,6 +28,7 @@ struct PlanInfo<'a> {
 
 #[derive(Serialize)]
 struct FileInfo<'a> {
+    #[serde(with = "crate::text::path")]
     path: &'a PathBuf,
     kind: &'static str,
     detail: &'static str,
@@ -41,14 +45,13 @@ impl<'a> FileInfo<'a> {
 }
 
 /// Prints a plan before anything is done.
-pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) {
+pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) -> Result<()> {
     if json {
-        print_json(verb, folder, plan, false, None);
-        return;
+        return print_json(verb, folder, plan, false, None);
     }
     let row = |file: &PlannedFile| {
         [
-            file.path.display().to_string(),
+            file.path.shown().to_string(),
             file.kind.to_owned(),
             file.detail.to_owned(),
             size::show(file.len),
@@ -64,13 +67,19 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
         size::show(plan.space_free)
     );
     notes(plan);
+    Ok(())
 }
 
 /// Prints what was done, after it was; `remains` is what should be known of the plaintext.
-pub(super) fn print_done(json: bool, verb: &'static str, folder: &Path, plan: &Plan, remains: Option<&str>) {
+pub(super) fn print_done(
+    json: bool,
+    verb: &'static str,
+    folder: &Path,
+    plan: &Plan,
+    remains: Option<&str>,
+) -> Result<()> {
     if json {
-        print_json(verb, folder, plan, true, remains);
-        return;
+        return print_json(verb, folder, plan, true, remains);
     }
     notes(plan);
     let count = |kind: &str| plan.converted().filter(|file| file.kind == kind).count();
@@ -79,13 +88,14 @@ pub(super) fn print_done(json: bool, verb: &'static str, folder: &Path, plan: &P
         true => String::new(),
         false => format!("home ({others} files), "),
     };
-    println!("{}: {home}{disks} disks {verb}ed. The home is {}.", folder.display(), word(plan.ends));
+    println!("{}: {home}{disks} disks {verb}ed. The home is {}.", folder.shown(), word(plan.ends));
     if let Some(remains) = remains {
         eprintln!("{remains}");
     }
+    Ok(())
 }
 
-fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remains: Option<&str>) {
+fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remains: Option<&str>) -> Result<()> {
     let info = PlanInfo {
         folder,
         home: word(plan.state),
@@ -97,7 +107,7 @@ fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remain
         done,
         remains,
     };
-    println!("{}", serde_json::json!(info));
+    out::json(&info)
 }
 
 fn notes(plan: &Plan) {

@@ -12,6 +12,7 @@ use signal_hook::flag;
 use crate::cli::size;
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::{Progress, Unit};
+use crate::text;
 
 /// Work that is done before this shows nothing.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -98,7 +99,7 @@ impl Drop for Shown {
 fn line(progress: &Progress, in_this_run: u64, took: Duration, bar: bool) -> String {
     let (done, total) = (progress.done.min(progress.total), progress.total.max(1));
     let percent = u128::from(done) * 100 / u128::from(total);
-    let mut line = progress.what.clone();
+    let mut line = text::one_line(&progress.what).into_owned();
     if bar {
         let filled = usize::try_from(u128::from(done) * BAR as u128 / u128::from(total)).unwrap_or(BAR);
         line += &format!(" [{}{}]", "#".repeat(filled), "-".repeat(BAR - filled));

@@ -22,6 +22,7 @@ use crate::provider::config::{self, Config, Settings};
 use crate::provider::kmip::KmipProvider;
 use crate::provider::native::PrimaryKey;
 use crate::provider::{Providers, add_native, round_trip};
+use crate::text::Show;
 
 /// Shortest passphrase that a backup is made with, in characters.
 const MIN_PASSPHRASE: usize = 8;
@@ -216,7 +217,7 @@ fn perform(command: ProviderCommand, config: &Path) -> Result<()> {
 
 fn add(config: &Path, name: &ProviderName, default: bool) -> Result<()> {
     let (file, uuid) = add_native(config, name, default)?;
-    println!("added key provider {name} with primary key {uuid} in {}", file.display());
+    println!("added key provider {name} with primary key {uuid} in {}", file.shown());
     advise_backup(name.as_str());
     Ok(())
 }
@@ -263,7 +264,7 @@ fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseS
     let backup = Backup::of(config, name)?;
     let passphrase = source.read(Purpose::Choose)?;
     backup.write(config, file, &passphrase, backup::COST)?;
-    println!("backed up key provider {name} with primary key {} to {}", backup.primary_uuid(), file.display());
+    println!("backed up key provider {name} with primary key {} to {}", backup.primary_uuid(), file.shown());
     eprintln!("Keep the file on another machine, and its passphrase where the file is not.");
     Ok(())
 }
@@ -272,9 +273,9 @@ fn restore(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseS
     let sealed = SealedBackup::read(file)?;
     sealed.expect_provider(name)?;
     let passphrase = source.read(Purpose::Enter)?;
-    let backup = sealed.open(&passphrase).context(|| format!("opening the backup {}", file.display()))?;
+    let backup = sealed.open(&passphrase).context(|| format!("opening the backup {}", file.shown()))?;
     let key_file = backup.restore(config, name)?;
-    println!("restored key provider {name} with primary key {} in {}", backup.primary_uuid(), key_file.display());
+    println!("restored key provider {name} with primary key {} in {}", backup.primary_uuid(), key_file.shown());
     Ok(())
 }
 
@@ -360,7 +361,7 @@ impl PassphraseSource {
             Some(path) => File::open(path)
                 .context(|| "opening it".into())
                 .and_then(first_line)
-                .context(|| format!("reading the passphrase from {}", path.display()))?,
+                .context(|| format!("reading the passphrase from {}", path.shown()))?,
             None => type_passphrase(purpose)?,
         };
         check_passphrase(&passphrase, purpose)?;
@@ -467,12 +468,15 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&as_json(&rows).unwrap()).unwrap();
         assert_eq!(
             json,
-            serde_json::json!([
+            serde_json::from_str::<serde_json::Value>(
+                r#"[
                 { "name": "local", "kind": "native", "default": true, "backed_up": false, "primary_key": "6c1f",
                   "error": null },
                 { "name": "laboratory", "kind": "native", "default": false, "backed_up": true, "primary_key": null,
-                  "error": "no file" },
-            ])
+                  "error": "no file" }
+                ]"#
+            )
+            .unwrap()
         );
     }
 }

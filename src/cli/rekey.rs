@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::progress::Shown;
-use crate::cli::{place, size, table};
+use crate::cli::{out, place, size, table};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Result};
 use crate::key::KeyName;
 use crate::sys::process;
+use crate::text::Show;
 use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent};
 
 /// What to rekey.
@@ -64,21 +65,20 @@ fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
         &mut |progress| shown.advanced(progress),
     )?;
     drop(shown);
-    print(args, &rekeyed);
-    Ok(())
+    print(args, &rekeyed)
 }
 
-fn print(args: &RekeyArgs, rekeyed: &Rekeyed) {
+fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
     if args.json {
-        println!("{}", serde_json::json!(rekeyed));
-        return;
+        return out::json(rekeyed);
     }
     let row = |component: &RekeyedComponent| {
-        let path = args.folder.join(&component.path).display().to_string();
+        let path = args.folder.join(&component.path).shown().to_string();
         let former = component.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
         [path.trim_end_matches('/').to_owned(), component.kind.clone(), former]
     };
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the rekey that was begun before. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
+    Ok(())
 }

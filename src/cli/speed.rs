@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::table;
+use crate::cli::{out, table};
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::Result;
@@ -46,8 +46,7 @@ pub(super) fn run(args: &SpeedArgs) -> Result<()> {
         }
     }
     if args.json {
-        println!("{}", serde_json::json!(figures));
-        return Ok(());
+        return out::json(&figures);
     }
     let rows: Vec<[String; 5]> = figures
         .iter()

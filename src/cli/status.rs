@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::{size, table};
+use crate::cli::{out, size, table};
 use crate::control::{self, ComponentStatus, MountStatus, Request};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
+use crate::text::Show;
 
 /// Which mount.
 #[derive(Args)]
@@ -26,10 +27,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<()> {
 
 pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     if json {
-        let text = serde_json::to_string(status)
-            .map_err(|error| Error::with_source(Kind::Invalid, "a status that has no JSON form", error))?;
-        println!("{text}");
-        return Ok(());
+        return out::json(status);
     }
     let components = &status.components;
     let rows: Vec<[String; 6]> = components.iter().map(row).collect();
@@ -67,6 +65,6 @@ fn row(component: &ComponentStatus) -> [String; 6] {
 fn name(component: &ComponentStatus) -> String {
     match component.path.as_os_str().is_empty() {
         true => ".".to_owned(),
-        false => component.path.display().to_string(),
+        false => component.path.shown().to_string(),
     }
 }

@@ -18,6 +18,7 @@ use crate::control::work::Work;
 use crate::control::{Answer, MAX_LINE, PATIENCE, Request, receive, send, socket_dir};
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;
+use crate::text::Show;
 
 /// How long a mount may take to say what it serves. One that does not cannot be asked for anything else either, and what it
 /// has open it has claimed.
@@ -43,7 +44,7 @@ pub struct Serving {
 /// # Errors
 /// `NotFound` when nothing is at `path`, or `Io`.
 pub fn serving(path: &Path) -> Result<Option<Serving>> {
-    let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.display()))?;
+    let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
     let places = Places::around(&path)?;
     let mut found: Option<Serving> = None;
     for entry in std::fs::read_dir(socket_dir()?).context(|| "looking for mounts".into())? {
@@ -83,7 +84,7 @@ impl Places {
     fn around(path: &Path) -> Result<Self> {
         let mut places = Self { by_id: HashMap::new(), by_device: HashMap::new() };
         for dir in path.ancestors() {
-            let metadata = std::fs::metadata(dir).context(|| format!("looking at {}", dir.display()))?;
+            let metadata = std::fs::metadata(dir).context(|| format!("looking at {}", dir.shown()))?;
             let rest = path.strip_prefix(dir).unwrap_or(Path::new("")).to_path_buf();
             places.by_device.insert(metadata.dev(), rest.clone()); // from below to above: the last one is the topmost
             places.by_id.insert((metadata.dev(), metadata.ino()), rest);
@@ -124,8 +125,8 @@ pub fn refuse_if_served(path: &Path, what: &str) -> Result<()> {
             Kind::Busy,
             format!(
                 "{} is mounted on {} (process {}), and {what} needs it unmounted",
-                path.display(),
-                serving.mountpoint.display(),
+                path.shown(),
+                serving.mountpoint.shown(),
                 serving.pid
             ),
         )),
@@ -138,7 +139,7 @@ impl Serving {
     /// # Errors
     /// As [`run`].
     pub fn ask<O: DeserializeOwned>(&self, work: Work, on_progress: OnProgress<'_>) -> Result<O> {
-        let doing = || format!("asking the mount on {} (process {})", self.mountpoint.display(), self.pid);
+        let doing = || format!("asking the mount on {} (process {})", self.mountpoint.shown(), self.pid);
         let mut stream = UnixStream::connect(&self.socket).context(doing)?;
         send(&mut stream, &Request::Work { work }).context(doing)?;
         stream.set_read_timeout(Some(PATIENCE)).context(doing)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::mount::MOUNT_TYPE;
+use crate::text::Show;
 
 /// A mount of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,8 +15,8 @@ pub struct Mounted {
     pub mountpoint: PathBuf,
     /// Device number, major and minor: no two living mounts have the same.
     pub device: (u32, u32),
-    /// What is mounted.
-    pub source: String,
+    /// What is mounted: the backing folder.
+    pub source: PathBuf,
 }
 
 /// The mount of ours on `mountpoint`.
@@ -26,10 +27,10 @@ pub fn find(mountpoint: &Path) -> Result<Mounted> {
     // A mount whose process died cannot be resolved, but its absolute name still finds it.
     let path = std::fs::canonicalize(mountpoint)
         .or_else(|_| std::path::absolute(mountpoint))
-        .context(|| format!("mountpoint {}", mountpoint.display()))?;
+        .context(|| format!("mountpoint {}", mountpoint.shown()))?;
     let found = all()?.into_iter().rfind(|mount| mount.mountpoint == path);
     found.ok_or_else(|| {
-        Error::new(Kind::NotFound, format!("no VM folder or datastore is mounted on {}", mountpoint.display()))
+        Error::new(Kind::NotFound, format!("no VM folder or datastore is mounted on {}", mountpoint.shown()))
     })
 }
 
@@ -38,28 +39,27 @@ pub fn find(mountpoint: &Path) -> Result<Mounted> {
 /// # Errors
 /// `Io`.
 pub fn all() -> Result<Vec<Mounted>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context(|| "reading /proc/self/mountinfo".into())?;
-    Ok(table.lines().filter_map(parse_line).collect())
+    let table = std::fs::read("/proc/self/mountinfo").context(|| "reading /proc/self/mountinfo".into())?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
 }
 
-/// A line of mountinfo (proc(5)), if it is a mount of ours.
-fn parse_line(line: &str) -> Option<Mounted> {
-    let (fields, rest) = line.split_once(" - ")?;
-    let mut rest = rest.split(' ');
-    if rest.next()? != MOUNT_TYPE {
-        return None;
-    }
-    let source = rest.next()?.to_owned();
-    let mut fields = fields.split(' ').skip(2);
-    let (major, minor) = fields.next()?.split_once(':')?;
-    let mountpoint = unescape(fields.nth(1)?);
-    Some(Mounted { mountpoint, device: (major.parse().ok()?, minor.parse().ok()?), source })
+/// A line of mountinfo (proc(5)), if it is a mount of ours. Paths are any bytes, in lines of others' mounts as well.
+fn parse_line(line: &[u8]) -> Option<Mounted> {
+    let mut fields = line.split(|byte| *byte == b' ').skip(2);
+    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let mountpoint = fields.nth(1)?;
+    // Blanks within fields are escaped, so the first lone hyphen after them ends the optional ones.
+    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+    let is_ours = rest.next()? == MOUNT_TYPE.as_bytes();
+    let source = rest.next()?;
+    is_ours.then(|| Mounted { mountpoint: unescape(mountpoint), device, source: unescape(source) })
 }
 
 /// Blanks and the like are written as `\040`.
-fn unescape(field: &str) -> PathBuf {
+fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::new();
-    let mut rest = field.as_bytes();
+    let mut rest = field;
     while let Some((&first, after)) = rest.split_first() {
         let octal = after.first_chunk::<3>().filter(|_| first == b'\\');
         match octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()) {
@@ -78,22 +78,37 @@ fn unescape(field: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
     fn our_mounts_are_recognised() {
-        let line = r"36 35 0:98 / /mnt/with\040blank rw,nosuid - fuse.vmcryptfs /vms rw,user_id=0";
-        let mount = parse_line(line).unwrap();
+        let line = r"36 35 0:98 / /mnt/with\040blank rw,nosuid shared:7 - fuse.vmcryptfs /v\134ms\0403 rw,user_id=0";
+        let mount = parse_line(line.as_bytes()).unwrap();
         assert_eq!(mount.mountpoint, Path::new("/mnt/with blank"));
-        assert_eq!((mount.device, mount.source.as_str()), ((0, 98), "/vms"));
+        assert_eq!((mount.device, mount.source.as_path()), ((0, 98), Path::new(r"/v\ms 3")));
+    }
+
+    #[test]
+    fn names_are_any_bytes() {
+        let mount = parse_line(b"36 35 0:98 / /m\xe9\\012t rw - fuse.vmcryptfs /v\xff\\011s rw").unwrap();
+        assert_eq!(mount.mountpoint.as_os_str().as_bytes(), b"/m\xe9\nt");
+        assert_eq!(mount.source.as_os_str().as_bytes(), b"/v\xff\ts");
+        assert_eq!(parse_line(b"36 35 0:98 / /m\xe9 rw - tmpfs \xe9 rw"), None);
     }
 
     #[test]
     fn other_mounts_and_nonsense_are_not() {
-        for line in
-            ["", "36 35 0:98 / /mnt rw - ext4 /dev/vda rw", "36 - fuse.vmcryptfs x", "a b c:d / /x - fuse.vmcryptfs y"]
-        {
-            assert_eq!(parse_line(line), None, "{line}");
+        for line in [
+            "",
+            "36 35 0:98 / /mnt rw - ext4 /dev/vda rw",
+            "36 35 0:98 / /mnt rw - ext4 fuse.vmcryptfs rw",
+            "36 35 0:98 / /mnt rw - fuse.vmcryptfs",
+            "36 - fuse.vmcryptfs x",
+            "a b c:d / /x - fuse.vmcryptfs y",
+        ] {
+            assert_eq!(parse_line(line.as_bytes()), None, "{line}");
         }
     }
 }

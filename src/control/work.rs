@@ -23,6 +23,7 @@ pub enum Work {
     /// A new KEK.
     Rekey {
         /// The VM folder.
+        #[serde(with = "crate::text::path")]
         folder: PathBuf,
         /// What in it.
         task: Rekey,
@@ -30,6 +31,7 @@ pub enum Work {
     /// A new KEK and new DEKs.
     DeepRekey {
         /// The VM folder.
+        #[serde(with = "crate::text::path")]
         folder: PathBuf,
         /// What in it.
         task: DeepRekey,
@@ -37,6 +39,7 @@ pub enum Work {
     /// Key slots more.
     AddKey {
         /// The VM folder, or a component in it.
+        #[serde(with = "crate::text::path")]
         at: PathBuf,
         /// Its component, if it has one, is the one at `at`.
         task: AddKey,
@@ -44,6 +47,7 @@ pub enum Work {
     /// Key slots less.
     RemoveKey {
         /// As of `AddKey`.
+        #[serde(with = "crate::text::path")]
         at: PathBuf,
         /// As of `AddKey`.
         task: RemoveKey,
@@ -51,6 +55,7 @@ pub enum Work {
     /// A saved header put back.
     RestoreHeader {
         /// As of `AddKey`.
+        #[serde(with = "crate::text::path")]
         at: PathBuf,
         /// As of `AddKey`.
         task: RestoreHeader,
@@ -58,6 +63,7 @@ pub enum Work {
     /// All wrapped DEKs destroyed.
     Erase {
         /// As of `AddKey`.
+        #[serde(with = "crate::text::path")]
         at: PathBuf,
         /// As of `AddKey`.
         task: Erase,

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use super::Record;
+use crate::text;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// By which `journalctl MESSAGE_ID=...` finds all of them.
@@ -49,7 +50,7 @@ fn entry(record: &Record) -> String {
         ("VMCRYPTFS_REASON", record.reason.clone()),
         ("VMCRYPTFS_VSPHERE_EVENT", record.vsphere_event.clone()),
     ];
-    let line = |(name, value): (&str, Option<String>)| Some(format!("{name}={}\n", value?.replace('\n', " ")));
+    let line = |(name, value): (&str, Option<String>)| Some(format!("{name}={}\n", text::one_line(&value?)));
     fields.into_iter().filter_map(line).collect()
 }
 
@@ -78,7 +79,7 @@ mod tests {
         let len = journal.recv(&mut buffer).unwrap();
         let sent = std::str::from_utf8(&buffer[..len]).unwrap();
         let lines: Vec<&str> = sent.lines().collect();
-        assert!(lines.contains(&"MESSAGE=unlock /vms/a PRIORITY=0 failed: no key"), "{sent}");
+        assert!(lines.contains(&"MESSAGE=unlock /vms/a\\x0aPRIORITY=0 failed: no key"), "{sent}");
         assert!(lines.contains(&"PRIORITY=4") && lines.contains(&"VMCRYPTFS_OPERATION=unlock"), "{sent}");
         assert!(!lines.contains(&"PRIORITY=0"), "{sent}");
     }

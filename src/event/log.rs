@@ -11,6 +11,7 @@ use super::{Record, journal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::provider::config::EventSettings;
 use crate::sys::process::effective_uid;
+use crate::text::Show;
 
 /// How many full files are kept beside the one that is written to.
 pub(super) const KEPT: usize = 4;
@@ -48,9 +49,9 @@ impl Log {
             self.rotate()?;
             file = self.open()?;
         }
-        let written = file.write(&line).context(|| format!("writing to {}", self.path.display()))?;
+        let written = file.write(&line).context(|| format!("writing to {}", self.path.shown()))?;
         if written < line.len() {
-            let text = format!("{} took {written} of {} bytes", self.path.display(), line.len());
+            let text = format!("{} took {written} of {} bytes", self.path.shown(), line.len());
             return Err(Error::io(text, std::io::Error::from_raw_os_error(libc::ENOSPC)));
         }
         Ok(())
@@ -63,7 +64,7 @@ impl Log {
             let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
             File::options().append(true).create(true).mode(mode()).custom_flags(flags).open(&self.path)
         };
-        let opening = || format!("opening event log {}", self.path.display());
+        let opening = || format!("opening event log {}", self.path.shown());
         let file = match open() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 self.create_folder()?;
@@ -73,7 +74,7 @@ impl Log {
         };
         let file = file.context(opening)?;
         if !file.metadata().context(opening)?.is_file() {
-            return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", self.path.display())));
+            return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", self.path.shown())));
         }
         Ok(file)
     }
@@ -85,16 +86,16 @@ impl Log {
             .recursive(true)
             .mode(folder_mode)
             .create(folder)
-            .context(|| format!("creating {}", folder.display()))
+            .context(|| format!("creating {}", folder.shown()))
     }
 
     fn is_full(&self, file: &File) -> Result<bool> {
-        Ok(file.metadata().context(|| format!("looking at {}", self.path.display()))?.len() >= self.most)
+        Ok(file.metadata().context(|| format!("looking at {}", self.path.shown()))?.len() >= self.most)
     }
 
     /// Makes room for a new file. Of several processes that find it full, one does it.
     fn rotate(&self) -> Result<()> {
-        let rotating = || format!("rotating {}", self.path.display());
+        let rotating = || format!("rotating {}", self.path.shown());
         let mut lock = OsString::from(".");
         lock.push(self.path.file_name().unwrap_or_default());
         lock.push(".lock");

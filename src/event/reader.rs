@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::Record;
 use super::log::{KEPT, numbered};
 use crate::error::{Context, Error, Result};
+use crate::text::Show;
 
 /// How every line begins; by which a whole line is found behind one that was cut off when the disk was full.
 const BEGINNING: &str = "{\"time\":\"";
@@ -79,7 +80,7 @@ impl Reader {
     /// A line with its end, if one is there.
     fn read_line(&mut self) -> Result<Option<String>> {
         let Some((file, _)) = &mut self.current else { return Ok(None) };
-        file.read_until(b'\n', &mut self.partial).context(|| format!("reading {}", self.path.display()))?;
+        file.read_until(b'\n', &mut self.partial).context(|| format!("reading {}", self.path.shown()))?;
         if self.partial.last() == Some(&b'\n') || self.partial.len() > MAX_LINE {
             let line = std::mem::take(&mut self.partial);
             return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
@@ -94,7 +95,7 @@ impl Reader {
             None => self.replacement()?,
         };
         let Some(file) = next else { return Ok(false) };
-        let inode = file.metadata().context(|| format!("looking at {}", self.path.display()))?.ino();
+        let inode = file.metadata().context(|| format!("looking at {}", self.path.shown()))?.ino();
         self.current = Some((BufReader::new(file), inode));
         self.partial.clear();
         Ok(true)
@@ -104,10 +105,10 @@ impl Reader {
     fn replacement(&mut self) -> Result<Option<File>> {
         let Some(file) = open(&self.path)? else { return Ok(None) };
         let Some((current, inode)) = &mut self.current else { return Ok(Some(file)) };
-        let found = file.metadata().context(|| format!("looking at {}", self.path.display()))?;
-        let position = current.stream_position().context(|| format!("reading {}", self.path.display()))?;
+        let found = file.metadata().context(|| format!("looking at {}", self.path.shown()))?;
+        let position = current.stream_position().context(|| format!("reading {}", self.path.shown()))?;
         if found.ino() == *inode && found.len() < position {
-            current.seek(SeekFrom::Start(0)).context(|| format!("reading {}", self.path.display()))?;
+            current.seek(SeekFrom::Start(0)).context(|| format!("reading {}", self.path.shown()))?;
         }
         Ok((found.ino() != *inode).then_some(file))
     }
@@ -117,7 +118,7 @@ fn open(path: &Path) -> Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(format!("opening event log {}", path.display()), error)),
+        Err(error) => Err(Error::io(format!("opening event log {}", path.shown()), error)),
     }
 }
 

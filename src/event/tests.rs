@@ -27,13 +27,13 @@ fn a_record_says_all_that_is_known() {
     assert_eq!((record.user.as_str(), record.operation.as_str(), record.result.as_str()), ("root", "unlock", "failed"));
     assert_eq!((record.provider.as_deref(), record.key_id.as_deref()), (Some("corp"), Some("4711")));
     assert_eq!((record.component.as_deref(), record.uuid), (Some("/vms/web01/root.raw"), Some(uuid)));
-    assert_eq!(record.reason.as_deref(), Some("key corp/4711 cannot be had"));
+    assert_eq!(record.reason.as_deref(), Some(r"key corp/4711 cannot\x0abe had"));
 }
 
 #[test]
 fn reasons_are_one_line_of_bounded_length() {
-    assert_eq!(one_line("a\r\n\x1b[2Jb".into()), "a   [2Jb");
-    let long = one_line("\u{e4}".repeat(5_000));
+    assert_eq!(bounded("a\r\n\x1b[2Jb".into()), r"a\x0d\x0a\x1b[2Jb");
+    let long = bounded("\u{e4}".repeat(5_000));
     assert!(long.len() <= MAX_REASON && long.chars().all(|c| c == '\u{e4}'));
 }
 

@@ -1,5 +1,8 @@
 //! Which new files become disks: patterns over file names (docs/FORMAT.md, section 6).
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use crate::error::{Error, Kind, Result};
 
 /// Patterns of a home that names none of its own.
@@ -53,11 +56,12 @@ impl DiskNames {
     }
 
     /// Whether a new file of this name becomes a disk.
-    pub fn matches(&self, name: &str) -> bool {
+    pub fn matches(&self, name: &OsStr) -> bool {
+        let name = name.as_bytes();
         if self.0.is_empty() {
-            DEFAULT.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+            DEFAULT.iter().any(|pattern| matches(pattern.as_bytes(), name))
         } else {
-            self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+            self.0.iter().any(|pattern| matches(pattern.as_bytes(), name))
         }
     }
 }
@@ -106,17 +110,18 @@ mod tests {
         for disk in
             ["root.raw", "ROOT.IMG", "a.b.qcow2", "x-flat.vmdk", "x-s001.vmdk", "x-000001-sesparse.vmdk", "a.raw.raw"]
         {
-            assert!(names.matches(disk), "{disk}");
+            assert!(names.matches(OsStr::new(disk)), "{disk}");
         }
         for other in [".raw", "raw", "root.raw.bak", "x.vmdk", "x-s01.vmdk", "x-sabc.vmdk", "web01.vmx", ""] {
-            assert!(!names.matches(other), "{other}");
+            assert!(!names.matches(OsStr::new(other)), "{other}");
         }
     }
 
     #[test]
     fn a_stored_list_replaces_the_default() {
         let names = DiskNames::new(vec!["disk-#*".into()]).unwrap();
-        assert!(names.matches("disk-0x") && !names.matches("disk-0") && !names.matches("root.raw"));
+        let is_disk = |name: &str| names.matches(OsStr::new(name));
+        assert!(is_disk("disk-0x") && !is_disk("disk-0") && !is_disk("root.raw"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
 use crate::fs::{FileSystem, backing, raw};
 use crate::sector;
 use crate::storage::Access;
+use crate::text::Show;
 use crate::vm::{acl, disk, home};
 
 /// What `setxattr` does about an attribute that is, or is not, there.
@@ -256,5 +257,5 @@ fn is_user(name: &OsStr) -> bool {
 }
 
 fn refusal(name: &OsStr, errno: i32) -> Error {
-    Error::io(format!("extended attribute {}", name.display()), std::io::Error::from_raw_os_error(errno))
+    Error::io(format!("extended attribute {}", name.shown()), std::io::Error::from_raw_os_error(errno))
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::sys::file::{open_beneath, proc_entry};
+use crate::text::Show;
 
 /// The root of all that a mount shows.
 pub(super) struct Backing(File);
@@ -27,7 +28,7 @@ impl Backing {
     /// A directory, for operations on names in it.
     pub(super) fn dir(&self, path: &Path) -> Result<File> {
         open_beneath(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", path.display()))
+            .context(|| format!("opening folder {}", path.shown()))
     }
 }
 
@@ -44,7 +45,7 @@ pub(super) fn path_of(dir: &File) -> PathBuf {
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
     rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(io::Error::from)
-        .context(|| format!("reading attributes of {}", name.display()))
+        .context(|| format!("reading attributes of {}", name.shown()))
 }
 
 /// Linux's limits on an extended attribute's value and on the list of all names, in bytes.
@@ -71,19 +72,19 @@ pub(super) fn set_times(file: &File, times: &Timestamps) -> Result<()> {
 }
 
 pub(super) fn remove(dir: &File, name: &OsStr, flags: AtFlags) -> Result<()> {
-    rustix::fs::unlinkat(dir, name, flags).map_err(io::Error::from).context(|| format!("removing {}", name.display()))
+    rustix::fs::unlinkat(dir, name, flags).map_err(io::Error::from).context(|| format!("removing {}", name.shown()))
 }
 
 pub(super) fn make_dir(dir: &File, name: &OsStr, mode: u32) -> Result<()> {
     rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
         .map_err(io::Error::from)
-        .context(|| format!("creating folder {}", name.display()))
+        .context(|| format!("creating folder {}", name.shown()))
 }
 
 pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), flags: RenameFlags) -> Result<()> {
     rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags)
         .map_err(io::Error::from)
-        .context(|| format!("renaming {} to {}", from.1.display(), to.1.display()))
+        .context(|| format!("renaming {} to {}", from.1.shown(), to.1.shown()))
 }
 
 /// A regular file by its name in an open directory. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
@@ -92,7 +93,7 @@ pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
         .map(File::from)
         .map_err(io::Error::from)
-        .context(|| format!("opening {}", name.display()))
+        .context(|| format!("opening {}", name.shown()))
 }
 
 /// A handle on anything in an open directory, good for attributes alone.
@@ -105,13 +106,13 @@ pub(super) fn make_special(dir: &File, name: &OsStr, mode: u32, device: u64) -> 
     let kind = FileType::from_raw_mode(mode);
     rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode & 0o7777), device)
         .map_err(io::Error::from)
-        .context(|| format!("creating {}", name.display()))
+        .context(|| format!("creating {}", name.shown()))
 }
 
 pub(super) fn make_symlink(dir: &File, name: &OsStr, target: &str) -> Result<()> {
     rustix::fs::symlinkat(target, dir, name)
         .map_err(io::Error::from)
-        .context(|| format!("creating symbolic link {}", name.display()))
+        .context(|| format!("creating symbolic link {}", name.shown()))
 }
 
 /// Stored target of a symbolic link.
@@ -119,19 +120,19 @@ pub(super) fn read_symlink(dir: &File, name: &OsStr) -> Result<Vec<u8>> {
     rustix::fs::readlinkat(dir, name, Vec::new())
         .map(std::ffi::CString::into_bytes)
         .map_err(io::Error::from)
-        .context(|| format!("reading symbolic link {}", name.display()))
+        .context(|| format!("reading symbolic link {}", name.shown()))
 }
 
 pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {
     rustix::fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
         .map_err(io::Error::from)
-        .context(|| format!("linking {} to {}", to.1.display(), from.1.display()))
+        .context(|| format!("linking {} to {}", to.1.shown(), from.1.shown()))
 }
 
 pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
     let entry = proc_entry(file);
     answer(XATTR_SIZE_MAX, |value| rustix::fs::getxattr(&entry, name, value))
-        .context(|| format!("reading extended attribute {}", name.display()))
+        .context(|| format!("reading extended attribute {}", name.shown()))
 }
 
 /// What a call answers that fills a buffer and tells how much. Nearly all answers are short, and most say that there is
@@ -152,7 +153,7 @@ fn answer(most: usize, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) ->
 pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
     rustix::fs::setxattr(proc_entry(file), name, value, flags)
         .map_err(io::Error::from)
-        .context(|| format!("setting extended attribute {}", name.display()))
+        .context(|| format!("setting extended attribute {}", name.shown()))
 }
 
 pub(super) fn xattr_names(file: &File) -> Result<Vec<u8>> {
@@ -164,5 +165,5 @@ pub(super) fn xattr_names(file: &File) -> Result<Vec<u8>> {
 pub(super) fn remove_xattr(file: &File, name: &OsStr) -> Result<()> {
     rustix::fs::removexattr(proc_entry(file), name)
         .map_err(io::Error::from)
-        .context(|| format!("removing extended attribute {}", name.display()))
+        .context(|| format!("removing extended attribute {}", name.shown()))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::fs::handle::past_closing;
+use crate::text::Show;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 
@@ -39,7 +40,7 @@ impl FileSystem {
         for node in self.nodes.open_files() {
             let path = self.nodes.path(&node).unwrap_or_default();
             if below.is_none_or(|below| path.starts_with(below)) {
-                return Err(Error::new(Kind::Busy, format!("{} is open", path.display())));
+                return Err(Error::new(Kind::Busy, format!("{} is open", path.shown())));
             }
         }
         Ok(())
@@ -82,7 +83,7 @@ impl FileSystem {
             if found.is_empty() {
                 return Err(Error::new(
                     Kind::NotFound,
-                    format!("no VM folder or disk {} in this mount", below.display()),
+                    format!("no VM folder or disk {} in this mount", below.shown()),
                 ));
             }
         }

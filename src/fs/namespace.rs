@@ -14,6 +14,7 @@ use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
 use crate::fs::{FileSystem, OpenMode, backing, raw};
+use crate::text::Show;
 use crate::vm::keyring::Change;
 use crate::vm::{acl, disk, folder, home, scan};
 
@@ -321,7 +322,7 @@ impl FileSystem {
 
     /// Looks at `name` in an open directory and makes its node known.
     pub(super) fn find(&self, parent: &Node, dir: &File, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
-        let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.display()));
+        let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.shown()));
         if scan::is_reserved(name) || (is_datastore(parent) && !holds_home(dir, name)) {
             return Err(absent());
         }
@@ -365,7 +366,7 @@ fn holds_home(dir: &File, name: &OsStr) -> bool {
 /// Refuses names that nobody but vmcryptfs makes, renames or removes.
 pub(super) fn refuse_reserved(parent: &Node, dir: &File, name: &OsStr) -> Result<()> {
     if scan::is_reserved(name) {
-        return Err(Error::new(Kind::Denied, format!("{} belongs to vmcryptfs", name.display())));
+        return Err(Error::new(Kind::Denied, format!("{} belongs to vmcryptfs", name.shown())));
     }
     raw::refuse_image_directory(parent, dir, name)
 }

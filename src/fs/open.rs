@@ -64,7 +64,7 @@ impl FileSystem {
         refuse_reserved(&parent, &dir, name)?;
         let home = self.home_of(&parent)?;
         let new = new.in_directory(&dir, false)?;
-        let (file, content) = if name.to_str().is_some_and(|name| home.header.disk_names.matches(name)) {
+        let (file, content) = if home.header.disk_names.matches(name) {
             let (key_id, kek) = self.keyring.kek(&home.header)?;
             let spec = NewDisk {
                 sector_size: SectorSize::DEFAULT,

@@ -21,6 +21,7 @@ use crate::fs::{Attr, FileKind, FileSystem, backing};
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::RawImage;
+use crate::text::Show;
 use crate::vm::vmdk::{self, VmFiles};
 
 /// The directory's name in a VM folder.
@@ -77,7 +78,7 @@ fn read_only() -> Error {
 impl FileSystem {
     /// Finds what is not on disk: the directory of images in a VM folder, or an image in that.
     pub(super) fn lookup_virtual(&self, parent: &Node, name: &OsStr) -> Result<Attr> {
-        let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.display()));
+        let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.shown()));
         let kind = if parent.is_vm() && name == IMAGE_DIRECTORY {
             NodeKind::ImageDirectory
         } else if matches!(parent.kind, NodeKind::ImageDirectory) {
@@ -105,9 +106,9 @@ impl FileSystem {
         if let Some(vmdk) = vmdk::vmdk_name(&name, file_names(&dir)?) {
             let stat = backing::stat_at(&dir, &vmdk)?;
             let folder = OpenFolder::new(self, (vm, dir));
-            return match vmdk::read(&folder.open(&vmdk)?).context(|| vmdk.display().to_string())? {
+            return match vmdk::read(&folder.open(&vmdk)?).context(|| vmdk.shown().to_string())? {
                 Some(disk) => Ok(self.image_attributes(node, &stat, &disk, &folder.dir)),
-                None => Err(Error::new(Kind::NotFound, format!("{} is no VMDK", vmdk.display()))),
+                None => Err(Error::new(Kind::NotFound, format!("{} is no VMDK", vmdk.shown()))),
             };
         }
         // Its VMDK was removed or renamed, but open handles still work.
@@ -116,7 +117,7 @@ impl FileSystem {
                 let stat = backing::stat(descriptor.content.storage().file())?;
                 Ok(Attr::new(node.number, FileKind::Regular, &stat, image.plain_len(), 0))
             }
-            Some(_) | None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.display()))),
+            Some(_) | None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown()))),
         }
     }
 
@@ -132,7 +133,7 @@ impl FileSystem {
         let open = image.0.lock().upgrade();
         match open.as_deref().and_then(|open| open.image.descriptor()) {
             Some(descriptor) => work(descriptor.content.storage().file()),
-            None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.display()))),
+            None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown()))),
         }
     }
 
@@ -160,14 +161,14 @@ impl FileSystem {
         let (vm, dir) = self.vm_folder(node)?;
         let (_, name) = self.nodes.name(node)?;
         let vmdk = vmdk::vmdk_name(&name, file_names(&dir)?).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("the VMDK of {} does not exist any more", name.display()))
+            Error::new(Kind::NotFound, format!("the VMDK of {} does not exist any more", name.shown()))
         })?;
         let folder = OpenFolder::new(self, (vm, dir));
         let opened = vmdk::open(&folder, &vmdk).context(|| self.name(node.number))?;
         if access == Access::Write {
             if !opened.is_writable() {
                 let message =
-                    format!("{}: only a disk of flat RW extents without a parent can be written", name.display());
+                    format!("{}: only a disk of flat RW extents without a parent can be written", name.shown());
                 return Err(Error::new(Kind::ReadOnly, message));
             }
             opened.extents().try_for_each(|extent| extent.admit(Access::Write)).context(|| self.name(node.number))?;
@@ -193,7 +194,7 @@ impl FileSystem {
         let shown = |vmdk: &OsStr| match folder.open(vmdk).and_then(|file| vmdk::read(&file)) {
             Ok(disk) => disk.is_some(),
             // What cannot be read now is shown if it is called as VMDKs are; opening it tells why.
-            Err(_) => vmdk.to_str().is_some_and(|name| Role::of_name(name) == Role::Disk),
+            Err(_) => Role::of_name(&vmdk.to_string_lossy()) == Role::Disk,
         };
         let entries = vmdks.into_iter().filter(|(_, vmdk)| shown(vmdk));
         let entries = entries.map(|(name, _)| DirEntry { name, kind: FileKind::Regular, number: FIRST_OWN_NUMBER });

@@ -16,6 +16,7 @@ use crate::provider::Providers;
 use crate::storage::{Access, Storage};
 use crate::store::disk::DeepRekey;
 use crate::store::header_area;
+use crate::text::Show;
 use crate::vm::keyring::{FetchedKeks, LockState};
 use crate::vm::scan::{self, FoundComponent};
 use crate::vm::workplace::{self, Claimed, OpenDisk, Workplace};
@@ -64,7 +65,7 @@ impl FileSystem {
         let mut looked_up = LookedUp { fs: self, nodes: Vec::new() };
         for part in path.components() {
             let Component::Normal(name) = part else {
-                return Err(Error::new(Kind::Invalid, format!("{} is no path below a VM folder", path.display())));
+                return Err(Error::new(Kind::Invalid, format!("{} is no path below a VM folder", path.shown())));
             };
             looked_up.enter(name)?;
         }
@@ -205,7 +206,7 @@ struct MountedDisk<'f> {
 impl<'f> MountedVm<'f> {
     fn claim_disk(&self, path: &Path, access: Access) -> Result<MountedDisk<'f>> {
         let (open, nodes) = self.fs.open_at(&self.folder.join(path), access)?;
-        open.claim_for_header().context(|| path.display().to_string())?;
+        open.claim_for_header().context(|| path.shown().to_string())?;
         Ok(MountedDisk { open, _nodes: nodes })
     }
 }

@@ -1,10 +1,12 @@
 //! Mounting and unmounting: by the system calls where allowed, else by fusermount3.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::ErrorKind::PermissionDenied;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,6 +21,7 @@ use rustix::process::{getegid, geteuid};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::transport::Transport;
 pub use crate::sys::mount_table::MOUNT_TYPE;
+use crate::text::Show;
 
 const SUBTYPE: &str = "vmcryptfs";
 
@@ -42,7 +45,7 @@ pub struct MountSpec {
     /// An existing directory.
     pub mountpoint: PathBuf,
     /// What is mounted, as /proc/mounts shows it.
-    pub source: String,
+    pub source: PathBuf,
     /// Words of `-o`.
     pub options: Vec<String>,
     /// How requests come and replies go.
@@ -122,11 +125,10 @@ fn mount_by_call(spec: &MountSpec, options: &Options) -> Result<Option<OwnedFd>>
         data.push_str(",allow_other");
     }
     let data = std::ffi::CString::new(data).map_err(|error| Error::with_source(Kind::Invalid, "mount data", error))?;
-    match rustix::mount::mount(spec.source.as_str(), &spec.mountpoint, MOUNT_TYPE, options.flags, Some(data.as_c_str()))
-    {
+    match rustix::mount::mount(&spec.source, &spec.mountpoint, MOUNT_TYPE, options.flags, Some(data.as_c_str())) {
         Ok(()) => Ok(Some(device.into())),
         Err(rustix::io::Errno::PERM) => Ok(None),
-        Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.display()), error.into())),
+        Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.shown()), error.into())),
     }
 }
 
@@ -136,14 +138,19 @@ fn mount_by_fusermount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(doing)?;
     fcntl_setfd(&theirs, FdFlags::empty()).map_err(doing)?;
-    let source = spec.source.replace('\\', "\\\\").replace(',', "\\,");
-    let mut words = vec![format!("fsname={source}"), format!("subtype={SUBTYPE}"), "default_permissions".into()];
-    words.extend(options.words.iter().map(ToString::to_string));
+    let mut words = vec![OsStr::new("default_permissions")];
+    words.extend(options.words.iter().map(OsStr::new));
     if options.acl != SessionACL::Owner {
-        words.push("allow_other".into());
+        words.push(OsStr::new("allow_other"));
     }
+    let mut list = OsString::from(format!("subtype={SUBTYPE},fsname="));
+    list.push(escaped(&spec.source));
+    words.iter().for_each(|word| {
+        list.push(",");
+        list.push(word);
+    });
     let mut command = Command::new("fusermount3");
-    command.arg("-o").arg(words.join(",")).arg("--").arg(&spec.mountpoint);
+    command.arg("-o").arg(list).arg("--").arg(&spec.mountpoint);
     command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string());
     let output = command.output().context(|| "running fusermount3 (Debian package fuse3)".into())?;
     drop(theirs);
@@ -162,6 +169,12 @@ fn mount_by_fusermount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
     received.next().ok_or_else(|| Error::new(Kind::Io, "fusermount3 mounted, but sent no descriptor"))
 }
 
+/// A path as a value among options: commas and backslashes are escaped.
+fn escaped(path: &Path) -> OsString {
+    let escape = |byte: &u8| [b'\\', *byte].into_iter().skip(usize::from(!matches!(byte, b'\\' | b',')));
+    OsString::from_vec(path.as_os_str().as_bytes().iter().flat_map(escape).collect())
+}
+
 /// Whether this process may not open /dev/fuse, which even mounting by fusermount3 takes.
 pub(super) fn needs_open_device() -> bool {
     File::options().read(true).write(true).open("/dev/fuse").is_err_and(|error| error.kind() == PermissionDenied)
@@ -172,7 +185,7 @@ pub(super) fn needs_open_device() -> bool {
 /// # Errors
 /// `NotFound`, `Invalid` for no directory, `Busy` for one that is not empty.
 pub(super) fn check_mountpoint(mountpoint: &Path) -> Result<()> {
-    let doing = || format!("mountpoint {}", mountpoint.display());
+    let doing = || format!("mountpoint {}", mountpoint.shown());
     if !std::fs::metadata(mountpoint).context(doing)?.is_dir() {
         return Err(Error::new(Kind::Invalid, format!("{} is no directory", doing())));
     }
@@ -204,12 +217,12 @@ pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::PERM) => unmount_by_fusermount(mountpoint, when),
         Err(rustix::io::Errno::BUSY) => {
-            Err(Error::new(Kind::Busy, format!("{} is in use: close its files first", mountpoint.display())))
+            Err(Error::new(Kind::Busy, format!("{} is in use: close its files first", mountpoint.shown())))
         }
         Err(rustix::io::Errno::INVAL) => {
-            Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.display())))
+            Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown())))
         }
-        Err(error) => Err(Error::io(format!("unmounting {}", mountpoint.display()), error.into())),
+        Err(error) => Err(Error::io(format!("unmounting {}", mountpoint.shown()), error.into())),
     }
 }
 
@@ -222,5 +235,5 @@ fn unmount_by_fusermount(mountpoint: &Path, when: Unmount) -> Result<()> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let kind = if said.contains("busy") { Kind::Busy } else { Kind::Io };
-    Err(Error::new(kind, format!("fusermount3 could not unmount {}: {}", mountpoint.display(), said.trim())))
+    Err(Error::new(kind, format!("fusermount3 could not unmount {}: {}", mountpoint.shown(), said.trim())))
 }

@@ -6,6 +6,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 
 use crate::error::{Context, Result};
 use crate::store::plain_file::MAX_REQUEST;
+use crate::text::Show;
 
 /// Lets the kernel read ahead as much as one request can hold, instead of 128 KiB: a mount may ask for less than that when it
 /// begins, but for more only root can, through sysfs.
@@ -16,7 +17,7 @@ pub(super) fn widen(mountpoint: &Path) -> Result<()> {
     // Asks for nothing that the mount, which does not serve yet, would have to answer.
     let stat = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())
         .map_err(std::io::Error::from)
-        .context(|| format!("device number of {}", mountpoint.display()))?;
+        .context(|| format!("device number of {}", mountpoint.shown()))?;
     let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
     std::fs::write(&setting, format!("{}\n", MAX_REQUEST >> 10)).context(|| format!("writing {setting}"))
 }

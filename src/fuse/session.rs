@@ -10,6 +10,7 @@ use crate::fuse::Adapter;
 use crate::fuse::mount::{self, MountSpec, Options, Unmount, unmount};
 use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
+use crate::text::Show;
 
 /// A mount that is ready to serve.
 pub struct Session {
@@ -29,8 +30,8 @@ impl Session {
         mount::check_mountpoint(&spec.mountpoint)?;
         let prepared = spec.transport.prepare(spec.threads, fs.backing_io())?;
         let doing = || match mount::needs_open_device() {
-            false => format!("mounting on {}", spec.mountpoint.display()),
-            true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.display()),
+            false => format!("mounting on {}", spec.mountpoint.shown()),
+            true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.shown()),
         };
         let device = mount::mount(spec, &options).context(doing)?;
         let mountpoint = spec.mountpoint.clone();
@@ -39,7 +40,7 @@ impl Session {
                 if let Err(error) = readahead::widen(&mountpoint) {
                     tracing::debug!("readahead stays as it is: {}", error.chain());
                 }
-                tracing::info!("{} is mounted; transport {}", mountpoint.display(), connection.transport());
+                tracing::info!("{} is mounted; transport {}", mountpoint.shown(), connection.transport());
                 Ok(Self { fs, connection, mountpoint })
             }
             Err(error) => {
@@ -62,12 +63,12 @@ impl Session {
             .name("signals".into())
             .spawn(move || stop.for_each(|signal| stop_on(signal, &stopping)))
             .context(|| "starting the signal thread".into())?;
-        self.connection.serve(&self.fs).context(|| format!("serving {}", mountpoint.display()))
+        self.connection.serve(&self.fs).context(|| format!("serving {}", mountpoint.shown()))
     }
 }
 
 fn stop_on(signal: i32, mountpoint: &Path) {
-    tracing::info!("signal {signal}: unmounting {}", mountpoint.display());
+    tracing::info!("signal {signal}: unmounting {}", mountpoint.shown());
     if let Err(busy) = unmount(mountpoint, Unmount::Now) {
         tracing::warn!("{}; it goes when the last open file is closed", busy.chain());
         if let Err(error) = unmount(mountpoint, Unmount::WhenUnused) {
@@ -81,5 +82,5 @@ fn stop_on(signal: i32, mountpoint: &Path) {
 /// # Errors
 /// `Io` when the mount is gone.
 pub fn answers(mountpoint: &Path) -> Result<()> {
-    std::fs::metadata(mountpoint).map(drop).context(|| format!("asking the new mount on {}", mountpoint.display()))
+    std::fs::metadata(mountpoint).map(drop).context(|| format!("asking the new mount on {}", mountpoint.shown()))
 }

@@ -18,6 +18,7 @@ use crate::crypto::{aead, random};
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::{KEK_LEN, MAX_PROVIDER_LEN, ProviderName};
 use crate::sys::SecretBytes;
+use crate::text::Show;
 
 /// What a passphrase costs whoever tries to guess it: 256 MiB and about a second for each guess.
 pub const COST: Cost = Cost { memory_kib: 262_144, passes: 3, lanes: 4 };
@@ -62,9 +63,9 @@ impl Backup {
     pub fn write(&self, config: &Path, file: &Path, passphrase: &[u8], cost: Cost) -> Result<()> {
         private_file::create(file, &[&self.seal(passphrase, cost)?])?;
         let verified = SealedBackup::read(file).and_then(|sealed| sealed.open(passphrase));
-        match verified.context(|| format!("reading back {}", file.display()))? {
+        match verified.context(|| format!("reading back {}", file.shown()))? {
             same if same == *self => {}
-            _ => return Err(Error::new(Kind::Corrupt, format!("{} holds another key than written", file.display()))),
+            _ => return Err(Error::new(Kind::Corrupt, format!("{} holds another key than written", file.shown()))),
         }
         config::update(config, |config| {
             let settings = config.settings(&self.provider)?.native()?;
@@ -139,7 +140,7 @@ impl Backup {
                 format!(
                     "{} holds primary key {}, the backup {}: KEKs of the one do not open with the other. Move the file \
                      away to use the backup's",
-                    path.display(),
+                    path.shown(),
                     there.uuid(),
                     self.primary.uuid()
                 ),
@@ -148,7 +149,7 @@ impl Backup {
         if there.bytes() != self.primary.bytes() {
             return Err(Error::new(
                 Kind::Exists,
-                format!("{} and the backup have the same uuid and different keys: one was forged", path.display()),
+                format!("{} and the backup have the same uuid and different keys: one was forged", path.shown()),
             ));
         }
         Ok(())
@@ -160,7 +161,7 @@ impl Backup {
             Some(uuid) if uuid == self.primary.uuid() => self.primary.replace(path),
             _ => Err(Error::with_source(
                 Kind::Exists,
-                format!("{} is damaged and cannot be told to be the backup's key: move it away", path.display()),
+                format!("{} is damaged and cannot be told to be the backup's key: move it away", path.shown()),
                 damage,
             )),
         }
@@ -195,8 +196,8 @@ impl SealedBackup {
         let mut bytes = Vec::with_capacity(MAX_LEN + 1);
         File::open(path)
             .and_then(|file| file.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes))
-            .context(|| format!("reading the backup {}", path.display()))?;
-        Self::decode(&bytes).context(|| format!("reading the backup {}", path.display()))
+            .context(|| format!("reading the backup {}", path.shown()))?;
+        Self::decode(&bytes).context(|| format!("reading the backup {}", path.shown()))
     }
 
     /// Everything that can be known without the passphrase is checked here, the limits of its cost above all.

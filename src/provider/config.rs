@@ -38,6 +38,7 @@ use super::{kmip, native, private_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::sys::process::effective_uid;
+use crate::text::Show;
 
 /// The configured providers and which of them is the default; names are unique and the default is one of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -73,7 +74,7 @@ fn absolute_file<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Resul
     if file.is_absolute() {
         return Ok(Some(file));
     }
-    Err(serde::de::Error::custom(format!("event log {}, expected an absolute path", file.display())))
+    Err(serde::de::Error::custom(format!("event log {}, expected an absolute path", file.shown())))
 }
 
 /// Settings of one provider; each kind has its own.
@@ -198,7 +199,7 @@ pub fn locate(chosen: Option<&Path>) -> Result<PathBuf> {
         Some(path) => path.to_path_buf(),
         None => standard_place(effective_uid(), env::var_os("XDG_CONFIG_HOME"), env::var_os("HOME"))?,
     };
-    std::path::absolute(&path).context(|| format!("finding {}", path.display()))
+    std::path::absolute(&path).context(|| format!("finding {}", path.shown()))
 }
 
 fn standard_place(user: u32, xdg: Option<OsString>, home: Option<OsString>) -> Result<PathBuf> {
@@ -234,7 +235,7 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Config) -> Result<T>) -> 
 fn read(path: &Path) -> Result<String> {
     let mut text = String::new();
     match private_file::open(path) {
-        Ok(mut file) => file.read_to_string(&mut text).context(|| format!("reading {}", path.display())).map(drop)?,
+        Ok(mut file) => file.read_to_string(&mut text).context(|| format!("reading {}", path.shown())).map(drop)?,
         Err(error) if error.kind() == Kind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -243,7 +244,7 @@ fn read(path: &Path) -> Result<String> {
 
 fn parse(path: &Path, text: &str) -> Result<Config> {
     text::parse(text)
-        .map_err(|flaw| Error::new(Kind::Invalid, format!("{}:{}: {}", path.display(), flaw.line(text), flaw.message)))
+        .map_err(|flaw| Error::new(Kind::Invalid, format!("{}:{}: {}", path.shown(), flaw.line(text), flaw.message)))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::crypto::wrap::LocalKek;
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::{KEK_LEN, Kek, KeyId, ProviderName};
 use crate::sys::SecretBytes;
+use crate::text::Show;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTP";
 const VERSION: [u8; 2] = 1_u16.to_le_bytes();
@@ -96,12 +97,12 @@ impl PrimaryKey {
         let file = match private_file::open(path) {
             Err(error) if error.kind() == Kind::NotFound => Err(Error::with_source(
                 Kind::KeyUnavailable,
-                format!("no primary key file {}: restore it from its backup", path.display()),
+                format!("no primary key file {}: restore it from its backup", path.shown()),
                 error,
             )),
             opened => opened,
         }?;
-        let reading = || format!("reading the primary key file {}", path.display());
+        let reading = || format!("reading the primary key file {}", path.shown());
         Self::read(&file).context(reading)
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::effective_uid;
+use crate::text::Show;
 
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
@@ -21,10 +22,10 @@ pub(super) fn open(path: &Path) -> Result<File> {
 }
 
 fn open_as(user: u32, path: &Path) -> Result<File> {
-    let file = File::open(path).context(|| format!("opening {}", path.display()))?;
-    let metadata = file.metadata().context(|| format!("looking at {}", path.display()))?;
+    let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
+    let metadata = file.metadata().context(|| format!("looking at {}", path.shown()))?;
     if !metadata.is_file() {
-        return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.display())));
+        return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.shown())));
     }
     let mode = metadata.mode() & 0o7777;
     if mode & OF_OTHERS != 0 {
@@ -33,7 +34,7 @@ fn open_as(user: u32, path: &Path) -> Result<File> {
             format!(
                 "{0} has mode {mode:04o}, so others than its owner can read or change it, expected {FILE_MODE:04o}; \
                  to repair it: chmod 600 {0}",
-                path.display()
+                path.shown()
             ),
         ));
     }
@@ -49,7 +50,7 @@ fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
         Kind::Denied,
         format!(
             "{0} belongs to user id {owner}, who could change it, expected {user} or 0; to repair it: chown {user} {0}",
-            path.display()
+            path.shown()
         ),
     ))
 }
@@ -61,12 +62,12 @@ pub(super) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
         .create_new(true)
         .mode(FILE_MODE)
         .open(path)
-        .context(|| format!("creating {}", path.display()))?;
+        .context(|| format!("creating {}", path.shown()))?;
     let written = write_parts(file, parts).and_then(|()| sync_folder(folder_of(path)));
     if written.is_err() {
         fs::remove_file(path).ok(); // the error that matters is the one of writing
     }
-    written.context(|| format!("writing {}", path.display()))
+    written.context(|| format!("writing {}", path.shown()))
 }
 
 /// Makes a file of `parts`, or puts it in the place of the one that is there. Two callers at once must hold a lock.
@@ -74,13 +75,13 @@ pub(super) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let fresh = beside(path, ".new");
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io(format!("removing the unfinished {}", fresh.display()), error));
+            return Err(Error::io(format!("removing the unfinished {}", fresh.shown()), error));
         }
         _ => create(&fresh, parts)?,
     }
     fs::rename(&fresh, path)
         .and_then(|()| sync_folder(folder_of(path)))
-        .context(|| format!("putting {} in its place", path.display()))
+        .context(|| format!("putting {} in its place", path.shown()))
 }
 
 /// Makes a folder, and those above it, that only this user can enter.
@@ -94,7 +95,7 @@ pub(super) fn create_folder(folder: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => sync_folder(above),
     }
-    .context(|| format!("creating the folder {}", folder.display()))
+    .context(|| format!("creating the folder {}", folder.shown()))
 }
 
 /// Waits until no other process holds the lock that belongs to `path`; it is released when the file is closed.
@@ -107,7 +108,7 @@ pub(super) fn lock(path: &Path) -> Result<File> {
         .mode(FILE_MODE)
         .open(&lock)
         .and_then(|file| file.lock().map(|()| file))
-        .context(|| format!("locking {}", lock.display()))
+        .context(|| format!("locking {}", lock.shown()))
 }
 
 /// The folder that `path` lies in.
@@ -192,7 +193,7 @@ mod tests {
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600 | of_others)).unwrap();
             let error = open(&file).unwrap_err();
             assert_eq!(error.kind(), Kind::Denied, "{of_others:o}");
-            assert!(error.to_string().contains(&format!("chmod 600 {}", file.display())), "{error}");
+            assert!(error.to_string().contains(&format!("chmod 600 {}", file.shown())), "{error}");
         }
     }
 

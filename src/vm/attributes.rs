@@ -9,6 +9,7 @@ use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::text::Show;
 use crate::vm::acl;
 
 /// Linux's limit on a value and on the list of names, in bytes.
@@ -58,7 +59,7 @@ pub(super) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: 
         if !acls.iter().any(|(known, _)| known == name) {
             rustix::fs::fremovexattr(file, name.as_os_str())
                 .map_err(io::Error::from)
-                .context(|| format!("removing extended attribute {}", name.display()))?;
+                .context(|| format!("removing extended attribute {}", name.shown()))?;
         }
     }
     for (name, value) in acls {
@@ -92,7 +93,7 @@ pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
     let mut value = vec![0; XATTR_MAX];
     let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
         .map_err(io::Error::from)
-        .context(|| format!("reading extended attribute {}", name.display()))?;
+        .context(|| format!("reading extended attribute {}", name.shown()))?;
     value.truncate(len);
     Ok(value)
 }
@@ -108,6 +109,6 @@ pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
         Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if xattr(file, name).is_ok_and(|found| found == value) => {
             Ok(())
         }
-        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.display()), error.into())),
+        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.shown()), error.into())),
     }
 }

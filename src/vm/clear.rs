@@ -161,7 +161,7 @@ impl Bytes<'_> {
 }
 
 fn by_name(name: &str, role: Role, len: u64) -> ClearKind {
-    if DiskNames::default().matches(name) || role.side() == Side::Disk {
+    if DiskNames::default().matches(OsStr::new(name)) || role.side() == Side::Disk {
         return ClearKind::Disk("by its name");
     }
     let blank = len >= MIN_BLANK_LEN && len.is_multiple_of(MIB);

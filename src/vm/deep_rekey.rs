@@ -24,6 +24,7 @@ use crate::format::header::{ComponentKind, Slot};
 use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::store::header_area;
+use crate::text::Show;
 use crate::vm::keyed::{fetch_all_keks, name};
 use crate::vm::keyring::{FetchedKeks, slot_for};
 use crate::vm::rekey::{choose, make_key};
@@ -41,6 +42,7 @@ const CHUNK_SHARED: u64 = 1 << 20;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct DeepRekey {
     /// Disks, below the VM folder. None: the home and all disks.
+    #[serde(with = "crate::text::path")]
     pub disks: Vec<PathBuf>,
     /// Where the new key comes from, if not from the provider of the present one.
     pub provider: Option<String>,
@@ -63,6 +65,7 @@ pub struct DeepRekeyed {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct DeepRekeyedComponent {
     /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: String,
@@ -211,7 +214,7 @@ impl<'w> DiskWork<'w> {
 
     fn finish(&self, chunk: u64, pace: &mut Pace, on_progress: OnProgress<'_>) -> Result<()> {
         let Some(dek) = &self.new_dek else { return Ok(()) };
-        let what = self.path.display().to_string();
+        let what = self.path.shown().to_string();
         let chunk = pace.chunk(chunk);
         let mut stopped = None;
         let mut go_on = |progress: crate::store::disk::Progress| {

@@ -19,6 +19,7 @@ use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
 use crate::store::plain_file::PlainFile;
+use crate::text::Show;
 use crate::vm::keyring::{self, Keyring};
 
 /// Whether a file is a disk: by its content, never by its name.
@@ -105,7 +106,7 @@ pub(super) fn create_component(
     durable: bool,
     fill: impl FnOnce(&FileStorage) -> Result<()>,
 ) -> Result<File> {
-    let doing = || format!("creating {}", name.display());
+    let doing = || format!("creating {}", name.shown());
     let draft = format!("{NEW_PREFIX}{}", random::uuid()?);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = File::from(
@@ -129,7 +130,7 @@ pub(super) fn create_component(
 fn publish(dir: &File, draft: &str, name: &OsStr) -> Result<()> {
     match rustix::fs::renameat_with(dir, draft, dir, name, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::EXIST) => Err(Error::new(Kind::Exists, format!("{} exists already", name.display()))),
+        Err(rustix::io::Errno::EXIST) => Err(Error::new(Kind::Exists, format!("{} exists already", name.shown()))),
         // Some network file systems cannot refuse to replace; a link of that name can.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             rustix::fs::linkat(dir, draft, dir, name, AtFlags::empty())

@@ -27,6 +27,7 @@ const STEP: u64 = 1 << 20;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Erase {
     /// Below the VM folder, empty for the home alone; `None` for the home and all disks.
+    #[serde(with = "crate::text::path", default)]
     pub component: Option<PathBuf>,
 }
 
@@ -41,6 +42,7 @@ pub struct Erased {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct ErasedComponent {
     /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: String,

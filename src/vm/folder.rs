@@ -16,6 +16,7 @@ use crate::key::Dek;
 use crate::provider::{KeyProvider, NewKey};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
+use crate::text::Show;
 use crate::vm::disk::create_component;
 use crate::vm::keyring;
 
@@ -28,7 +29,7 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>) -> Result<Header> {
     match fs::create_dir(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_unless_empty(path)?,
-        Err(error) => return Err(Error::io(format!("creating {}", path.display()), error)),
+        Err(error) => return Err(Error::io(format!("creating {}", path.shown()), error)),
     }
     let name = path.file_name().unwrap_or(OsStr::new("vm"));
     make_home(&open_dir(path)?, name, provider).map(|(header, _)| header)
@@ -42,7 +43,7 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>) -> Result<Header> {
 pub fn create_at(datastore: &File, name: &OsStr, mode: u32, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
     rustix::fs::mkdirat(datastore, name, Mode::from_raw_mode(mode & 0o7777 | 0o700))
         .map_err(io::Error::from)
-        .context(|| format!("creating VM folder {}", name.display()))?;
+        .context(|| format!("creating VM folder {}", name.shown()))?;
     open_at(datastore, name).and_then(|dir| make_home(&dir, name, provider)).inspect_err(|_| {
         // It is empty; if it cannot be removed, the error at hand still says more.
         let _ = rustix::fs::unlinkat(datastore, name, AtFlags::REMOVEDIR);
@@ -73,7 +74,7 @@ impl NewHome<'_> {
     /// `Exists`, `KeyUnavailable` when the provider gives no key, or `Io`.
     pub(super) fn make(self, dir: &File, provider: &Arc<dyn KeyProvider>) -> Result<(File, Header, Dek)> {
         let uuid = random::uuid()?;
-        let purpose = NewKey { vm_name: self.vm_name.to_string_lossy().into_owned(), vm_uuid: uuid };
+        let purpose = NewKey { vm_name: self.vm_name.shown().to_string(), vm_uuid: uuid };
         let (key_id, kek) = provider.create_key(&purpose)?;
         let dek = random::home_dek()?;
         let header = Header {
@@ -105,7 +106,7 @@ pub(super) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
 /// # Errors
 /// `ENOTEMPTY` when there is more, or `Io`.
 pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
-    let doing = || format!("removing VM folder {}", name.display());
+    let doing = || format!("removing VM folder {}", name.shown());
     let dir = open_at(datastore, name)?;
     for entry in Dir::read_from(&dir).map_err(io::Error::from).context(doing)? {
         let entry = entry.map_err(io::Error::from).context(doing)?;
@@ -121,14 +122,14 @@ pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
 }
 
 fn refuse_unless_empty(path: &Path) -> Result<()> {
-    let mut entries = fs::read_dir(path).context(|| format!("reading {}", path.display()))?;
+    let mut entries = fs::read_dir(path).context(|| format!("reading {}", path.shown()))?;
     if path.join(HOME_FILE).exists() {
-        return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.display())));
+        return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.shown())));
     }
     if entries.next().is_some() {
         return Err(Error::new(
             Kind::Denied,
-            format!("{} holds files that are not encrypted; a new VM folder must be empty", path.display()),
+            format!("{} holds files that are not encrypted; a new VM folder must be empty", path.shown()),
         ));
     }
     Ok(())
@@ -142,7 +143,7 @@ pub fn open_dir(path: &Path) -> Result<File> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
         .map_err(io::Error::from)
-        .context(|| format!("opening folder {}", path.display()))
+        .context(|| format!("opening folder {}", path.shown()))
 }
 
 /// Opens a directory in a directory; a symbolic link is none.
@@ -154,7 +155,7 @@ pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
         .map(File::from)
         .map_err(io::Error::from)
-        .context(|| format!("opening folder {}", name.display()))
+        .context(|| format!("opening folder {}", name.shown()))
 }
 
 /// How far a VM folder's home is encrypted. The name of its header says so (docs/FORMAT.md, section 1).

@@ -17,6 +17,7 @@ use crate::key::Dek;
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::PlainFile;
+use crate::text::Show;
 use crate::vm::{clear, folder};
 
 /// An unlocked home, claimed for use: as long as this lives its DEK stays what it is.
@@ -82,7 +83,7 @@ pub fn create(dir: &File, name: &OsStr, mode: u32) -> Result<File> {
     rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777))
         .map(File::from)
         .map_err(std::io::Error::from)
-        .context(|| format!("creating {}", name.display()))
+        .context(|| format!("creating {}", name.shown()))
 }
 
 /// The id that an extended attribute of a home file is bound to; `None` before the file has one. Not verified: under a

@@ -31,6 +31,7 @@ pub struct InUse {
 #[derive(Debug, Serialize)]
 pub struct User {
     /// Below the datastore; a home's is its VM folder's.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: &'static str,
@@ -48,6 +49,7 @@ pub struct User {
 #[derive(Debug, Serialize)]
 pub struct Unreadable {
     /// As a user's.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// Why.
     pub reason: String,

@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Slot};
 use crate::key::{Dek, KeyId};
 use crate::store::header_area::{self, OtherCopy};
+use crate::text::Show;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::FoundComponent;
 use crate::vm::workplace::{Claimed, Workplace};
@@ -141,5 +142,5 @@ pub fn fetch_all_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item =
 
 /// What a message calls a component of the VM folder at hand.
 pub fn name(path: &Path) -> String {
-    if path.as_os_str().is_empty() { "home".to_owned() } else { format!("disk {}", path.display()) }
+    if path.as_os_str().is_empty() { "home".to_owned() } else { format!("disk {}", path.shown()) }
 }

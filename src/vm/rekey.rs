@@ -16,6 +16,7 @@ use crate::format::header::{ComponentKind, Slot};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
+use crate::text::Show;
 use crate::vm::keyed::{Keyed, fetch_keks, name};
 use crate::vm::keyring::slot_for;
 use crate::vm::scan::{self, FoundComponent};
@@ -28,6 +29,7 @@ const AT_ONCE: usize = 16;
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Rekey {
     /// Disks, below the VM folder. None: the home and all disks.
+    #[serde(with = "crate::text::path")]
     pub disks: Vec<PathBuf>,
     /// Where the new key comes from, if not from the provider of the present one.
     pub provider: Option<String>,
@@ -48,6 +50,7 @@ pub struct Rekeyed {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RekeyedComponent {
     /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: String,
@@ -124,7 +127,7 @@ impl Rekey {
 pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Vec<FoundComponent>> {
     for disk in disks {
         if !found.iter().any(|component| component.kind == ComponentKind::Disk && component.path == *disk) {
-            return Err(Error::new(Kind::NotFound, format!("no encrypted disk {} in this VM folder", disk.display())));
+            return Err(Error::new(Kind::NotFound, format!("no encrypted disk {} in this VM folder", disk.shown())));
         }
     }
     let wanted = |component: &FoundComponent| match component.kind {

@@ -18,6 +18,7 @@ use crate::vm::workplace::Workplace;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RestoreHeader {
     /// Below the VM folder; empty for the home.
+    #[serde(with = "crate::text::path")]
     pub component: PathBuf,
     /// The file of the saved header.
     pub saved: Vec<u8>,

@@ -15,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder};
 
@@ -158,7 +159,7 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
     if !disk::is_disk(&file)? {
         return Ok(());
     }
-    let metadata = file.metadata().context(|| format!("reading attributes of {}", path.display()))?;
+    let metadata = file.metadata().context(|| format!("reading attributes of {}", path.shown()))?;
     let (cipher_len, inode) = (metadata.len(), Some((metadata.dev(), metadata.ino())));
     let (header, deep_rekey) = match disk::read_header(file) {
         Ok((storage, stored)) => {

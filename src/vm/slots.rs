@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, MAX_SLOTS, Slot};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::provider::NewKey;
+use crate::text::Show;
 use crate::vm::keyed::{Keyed, fetch_keks, name};
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
@@ -18,6 +19,7 @@ use crate::vm::workplace::Workplace;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct AddKey {
     /// Below the VM folder, empty for the home; `None` for the home and all disks.
+    #[serde(with = "crate::text::path", default)]
     pub component: Option<PathBuf>,
     /// Where the KEK comes from; the default provider otherwise.
     pub provider: Option<String>,
@@ -29,6 +31,7 @@ pub struct AddKey {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RemoveKey {
     /// Below the VM folder, empty for the home; `None` for the home and all disks.
+    #[serde(with = "crate::text::path", default)]
     pub component: Option<PathBuf>,
     /// The slot's provider.
     pub provider: String,
@@ -49,6 +52,7 @@ pub struct SlotsChanged {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SlotChanged {
     /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// `home` or `disk`.
     pub kind: String,
@@ -215,7 +219,7 @@ fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<V
         (true, Some(path)) if path.as_os_str().is_empty() => {
             Err(Error::new(Kind::NotFound, "no encrypted home in this folder"))
         }
-        (true, Some(path)) => Err(Error::new(Kind::NotFound, format!("{} is no encrypted disk", path.display()))),
+        (true, Some(path)) => Err(Error::new(Kind::NotFound, format!("{} is no encrypted disk", path.shown()))),
         (true, None) => Err(Error::new(Kind::NotFound, "no component in this folder")),
         (false, _) => Ok(chosen),
     }

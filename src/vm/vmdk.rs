@@ -14,6 +14,7 @@ use vmdk_layout::{Access, Ancestry, Chain, Descriptor, DiskFile, Kind as VmdkKin
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::raw_image::{AsPlainFile, ImageFile, RawImage, vmdk_error};
+use crate::text::Show;
 
 pub use create::{create, is_new_vmdk};
 pub use inventory::{FoundFile, FoundVmdk, files, vmdks};
@@ -127,7 +128,7 @@ struct Link<F> {
 impl<F: AsPlainFile> Link<F> {
     fn open<V: VmFiles<File = F>>(folder: &V, name: &OsStr) -> Result<Self> {
         let file = folder.open(name)?;
-        let doing = || name.display().to_string();
+        let doing = || name.shown().to_string();
         let (descriptor, layout, files) = match read(&file).context(doing)? {
             Some(DiskFile::Descriptor(descriptor)) => {
                 let files = extent_files(folder, &descriptor).context(doing)?;
@@ -139,7 +140,7 @@ impl<F: AsPlainFile> Link<F> {
                 (descriptor, layout, vec![ImageFile::new(Arc::clone(&file))])
             }
             Some(DiskFile::Extent(_)) | None => {
-                return Err(Error::new(Kind::Invalid, format!("{} is no VMDK", name.display())));
+                return Err(Error::new(Kind::Invalid, format!("{} is no VMDK", name.shown())));
             }
         };
         Ok(Self { file, descriptor, layout, files })

@@ -20,6 +20,7 @@ use crate::storage::{Access, FileStorage, Storage};
 use crate::store::disk::{DeepRekey, Disk, LockedDisk};
 use crate::store::plain_file::PlainFile;
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::{self, FoundComponent};
@@ -31,7 +32,7 @@ pub trait Workplace: Sync {
 
     /// What people call the VM: its folder's name.
     fn vm_name(&self) -> String {
-        self.path().file_name().unwrap_or(OsStr::new("vm")).to_string_lossy().into_owned()
+        self.path().file_name().unwrap_or(OsStr::new("vm")).shown().to_string()
     }
 
     /// Where KEKs come from.
@@ -170,14 +171,14 @@ impl Located {
     /// # Errors
     /// `NotFound`, `Invalid` for a directory that is no encrypted VM folder, or `Io`.
     pub fn find(path: &Path) -> Result<Self> {
-        let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.display()))?;
+        let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
         if path.is_dir() {
             if path.join(HOME_FILE).exists() {
                 return Ok(Self { folder: path, component: PathBuf::new() });
             }
             return Err(Error::new(
                 Kind::Invalid,
-                format!("{} is no encrypted VM folder: it holds no {HOME_FILE}", path.display()),
+                format!("{} is no encrypted VM folder: it holds no {HOME_FILE}", path.shown()),
             ));
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
@@ -268,7 +269,7 @@ pub fn claim_unused(folder: &File, path: &Path, kind: ComponentKind) -> Result<B
             if let Ok(open) = open_beneath(folder, &file, flags, Mode::empty())
                 && !FileStorage::new(open).is_unclaimed()?
             {
-                return Err(Error::new(Kind::Busy, format!("{} is open", file.display())));
+                return Err(Error::new(Kind::Busy, format!("{} is open", file.shown())));
             }
         }
         claimed.claim_home(Access::Write)?;
@@ -286,8 +287,8 @@ pub fn claim_backing(folder: &File, path: &Path, kind: ComponentKind) -> Result<
         ComponentKind::Disk => path,
     };
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.display()))?;
+    let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.shown()))?;
     let storage = FileStorage::new(file);
-    storage.claim(Access::Write).context(|| path.display().to_string())?;
+    storage.claim(Access::Write).context(|| path.shown().to_string())?;
     Ok(storage)
 }

@@ -1,5 +1,6 @@
 //! A host of its own for one test: a configuration, a provider, a datastore and mounts, all in a temporary directory.
 
+use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -52,7 +53,7 @@ impl Host {
         Box::leak(self.dir.path().join(below).display().to_string().into_boxed_str())
     }
 
-    pub(crate) fn try_run(&self, args: &[&str]) -> Output {
+    pub(crate) fn try_run(&self, args: &[impl AsRef<OsStr>]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_vmcryptfs"))
             .arg("--config")
             .arg(self.dir.path().join("config/config.toml"))

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod attack;
+mod bytes;
 mod concurrency;
 mod datastore;
 mod deep_rekey;

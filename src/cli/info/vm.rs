@@ -11,6 +11,7 @@ use crate::error::{Context, Result};
 use crate::provider::Providers;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
+use crate::text::{self, Show};
 use crate::vm::keyring::Keyring;
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
 
@@ -27,6 +28,7 @@ pub(super) struct VmInfo {
 
 #[derive(Serialize)]
 struct FileInfo {
+    #[serde(with = "crate::text::path")]
     path: PathBuf,
     size: u64,
     what: &'static str,
@@ -42,7 +44,7 @@ struct VmdkInfo {
     extents: Vec<ExtentInfo>,
     parents: Vec<String>,
     attached: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "crate::text::path", skip_serializing_if = "Option::is_none")]
     raw_image: Option<PathBuf>,
     writable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,7 +92,7 @@ impl VmInfo {
         }
         if !self.home_files.is_empty() {
             println!();
-            let row = |file: &FileInfo| [file.path.display().to_string(), size::show(file.size), file.what.to_owned()];
+            let row = |file: &FileInfo| [file.path.shown().to_string(), size::show(file.size), file.what.to_owned()];
             table::print(["HOME FILE", "SIZE", "WHAT"], &self.home_files.iter().map(row).collect::<Vec<_>>());
         }
         for (vmdk, problem) in vmdks.iter().filter_map(|vmdk| Some((vmdk, vmdk.problem.as_ref()?))) {
@@ -119,7 +121,7 @@ impl VmdkInfo {
             && !files.iter().any(|file| extents[0].file.as_deref().is_some_and(|name| file.path == Path::new(name)));
         let own = if whole { found.name.to_str() } else { None };
         Self {
-            name: found.name.to_string_lossy().into_owned(),
+            name: text::path::to_text(Path::new(&found.name)).into_owned(),
             size: descriptor.map(vmdk_layout::Descriptor::len),
             create_type: descriptor.map(|descriptor| descriptor.create_type().name()),
             extents: extents.iter().map(|extent| ExtentInfo::of(extent, own, files)).collect(),
@@ -133,7 +135,7 @@ impl VmdkInfo {
 
     fn row(&self) -> [String; 6] {
         let list = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
-        let image = self.raw_image.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+        let image = self.raw_image.as_ref().map_or_else(|| "-".to_owned(), |path| path.shown().to_string());
         [
             self.name.clone(),
             self.size.map_or_else(|| "-".to_owned(), size::show),

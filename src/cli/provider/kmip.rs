@@ -7,6 +7,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::provider::add_kmip;
 use crate::provider::kmip::{Address, KmipProvider, MemberReport, Servers, Settings};
+use crate::text::Show;
 
 /// Of `provider add kmip`.
 #[derive(clap::Args, Debug)]
@@ -39,7 +40,7 @@ impl AddKmipArgs {
 
 pub(super) fn add(config: &Path, args: &AddKmipArgs) -> Result<()> {
     let servers = Servers::try_from(args.servers.clone()).map_err(|flaw| Error::new(Kind::Invalid, flaw))?;
-    let file = |path: &Path| std::path::absolute(path).context(|| format!("finding {}", path.display()));
+    let file = |path: &Path| std::path::absolute(path).context(|| format!("finding {}", path.shown()));
     let settings = Settings::of(servers, file(&args.ca)?, file(&args.cert)?, file(&args.key)?);
     add_kmip(config, &args.name, settings, args.default)?;
     let name = &args.name;

@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::key::{KeyId, ProviderName};
 use crate::provider::{KeyProvider, KeyState, Providers, Revocation};
+use crate::text::Show;
 use crate::vm::{folder, scan};
 
 /// Most components that a refusal names.
@@ -60,7 +61,7 @@ impl RetireArgs {
         eprintln!(
             "None of the {components} components in {} named these keys. Other datastores, copies of headers and \
              backups are not known to this host.",
-            list(self.datastores.iter().map(|path| path.display().to_string()))
+            list(self.datastores.iter().map(|path| path.shown().to_string()))
         );
         Ok(())
     }
@@ -75,10 +76,10 @@ impl RetireArgs {
                 let path = datastore.join(&component.path);
                 let stored = component
                     .header
-                    .context(|| format!("{} may need the key: its header cannot be read", path.display()))?;
+                    .context(|| format!("{} may need the key: its header cannot be read", path.shown()))?;
                 for slot in &stored.header.claims().slots {
                     if let Some(key_id) = keys.iter().find(|wanted| **wanted == slot.key_id) {
-                        users.entry(key_id).or_default().push(path.display().to_string());
+                        users.entry(key_id).or_default().push(path.shown().to_string());
                     }
                 }
             }
@@ -124,20 +125,20 @@ impl RetireArgs {
 /// # Errors
 /// `Invalid` for a folder in which none can be seen: a wrong one would seem to need no key.
 fn components(datastore: &Path) -> Result<Vec<scan::FoundComponent>> {
-    let path = std::fs::canonicalize(datastore).context(|| format!("finding {}", datastore.display()))?;
+    let path = std::fs::canonicalize(datastore).context(|| format!("finding {}", datastore.shown()))?;
     if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
         return Err(Error::new(
             Kind::Invalid,
             format!(
                 "{} is a mount, which shows no headers; its backing folder is {}",
-                mount.mountpoint.display(),
-                mount.source
+                mount.mountpoint.shown(),
+                mount.source.shown()
             ),
         ));
     }
     let found = scan::scan(&folder::open_dir(&path)?)?;
     match found.is_empty() {
-        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder", datastore.display()))),
+        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder", datastore.shown()))),
         false => Ok(found),
     }
 }

@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::RekeyArgs;
 use crate::cli::progress::Shown;
-use crate::cli::{place, table};
+use crate::cli::{out, place, table};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::Result;
 use crate::progress::Progress;
+use crate::text::Show;
 use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed, DeepRekeyedComponent};
 
 /// How often `--json` prints how far it is.
@@ -27,31 +30,32 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
         &mut |progress| {
             if args.json && last_line.elapsed() >= JSON_LINE {
                 last_line = Instant::now();
-                print_progress(progress);
+                out::json(&ProgressLine { progress })?;
             }
             shown.advanced(progress)
         },
     )?;
     drop(shown);
-    print(args, &rekeyed);
-    Ok(())
+    print(args, &rekeyed)
 }
 
-fn print_progress(progress: &Progress) {
-    println!("{}", serde_json::json!({ "progress": progress }));
+/// A line of JSON while the work goes on.
+#[derive(Serialize)]
+struct ProgressLine<'a> {
+    progress: &'a Progress,
 }
 
-fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) {
+fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
     if args.json {
-        println!("{}", serde_json::json!(rekeyed));
-        return;
+        return out::json(rekeyed);
     }
     let row = |component: &DeepRekeyedComponent| {
-        let path = args.folder.join(&component.path).display().to_string();
+        let path = args.folder.join(&component.path).shown().to_string();
         let done = if component.done_now { "re-encrypted" } else { "was done before" };
         [path.trim_end_matches('/').to_owned(), component.kind.clone(), done.to_owned()]
     };
     table::print(["COMPONENT", "KIND", "DATA"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the deep rekey that was begun before. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
+    Ok(())
 }

@@ -19,6 +19,7 @@ use super::expiry;
 use super::notices::Notices;
 use super::settings::Settings;
 use crate::error::{Context, Error, Kind, Result};
+use crate::text::Show;
 
 /// Longest file of certificates that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -106,7 +107,7 @@ fn read_all(ca: &Path, cert: &Path, key: &Path) -> Result<Loaded> {
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, private_key(key)?)
         .map_err(|error| {
-            let message = format!("using certificate {} with private key {}", cert.display(), key.display());
+            let message = format!("using certificate {} with private key {}", cert.shown(), key.shown());
             Error::with_source(Kind::Invalid, message, error)
         })?;
     config.resumption = Resumption::disabled(); // each session is to be judged by the certificates of now
@@ -115,14 +116,14 @@ fn read_all(ca: &Path, cert: &Path, key: &Path) -> Result<Loaded> {
 
 /// The certificates of a file that nobody but its owner can change: they decide which server is believed.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let file = File::open(path).context(|| format!("opening {}", path.display()))?;
-    let mode = file.metadata().context(|| format!("looking at {}", path.display()))?.mode();
+    let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
+    let mode = file.metadata().context(|| format!("looking at {}", path.shown()))?.mode();
     if mode & WRITABLE != 0 {
         return Err(Error::new(
             Kind::Denied,
             format!(
                 "{0} has mode {1:04o}, so others than its owner can change it; to repair it: chmod go-w {0}",
-                path.display(),
+                path.shown(),
                 mode & 0o7777
             ),
         ));
@@ -131,7 +132,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let found: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|error| invalid("reading the certificates of", path, error))?;
     match found.is_empty() {
-        true => Err(Error::new(Kind::Invalid, format!("no certificate in {}, expected PEM", path.display()))),
+        true => Err(Error::new(Kind::Invalid, format!("no certificate in {}, expected PEM", path.shown()))),
         false => Ok(found),
     }
 }
@@ -141,17 +142,17 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
     if text.windows(9).any(|word| word == b"ENCRYPTED") {
         return Err(Error::new(
             Kind::Unsupported,
-            format!("the private key in {} is under a passphrase, expected one without", path.display()),
+            format!("the private key in {} is under a passphrase, expected one without", path.shown()),
         ));
     }
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| invalid("reading the private key of", path, error))
 }
 
 fn read(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
-    let reading = || format!("reading {}", path.display());
+    let reading = || format!("reading {}", path.shown());
     let len = file.metadata().context(reading)?.len();
     if len > MAX_FILE {
-        return Err(Error::new(Kind::Invalid, format!("{} has {len} bytes, at most {MAX_FILE}", path.display())));
+        return Err(Error::new(Kind::Invalid, format!("{} has {len} bytes, at most {MAX_FILE}", path.shown())));
     }
     // As long as the file, so that it never grows: growing would leave a copy of a key behind.
     let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
@@ -160,5 +161,5 @@ fn read(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
 }
 
 fn invalid(doing: &str, path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::with_source(Kind::Invalid, format!("{doing} {}", path.display()), error)
+    Error::with_source(Kind::Invalid, format!("{doing} {}", path.shown()), error)
 }

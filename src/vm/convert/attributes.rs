@@ -11,6 +11,7 @@ use crate::error::{Context, Result};
 use crate::format::home_file::FileId;
 use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
 use crate::sys::file::proc_entry;
+use crate::text::Show;
 use crate::vm::acl;
 use crate::vm::attributes::{give_owner, give_permissions, give_times, set_xattr, times_of, xattr, xattr_names};
 
@@ -31,7 +32,7 @@ impl Sealing<'_> {
         match self {
             Self::By(keys, file) if is_user(name) => {
                 open_value(keys, &Value::Xattr { file, name: name.as_bytes() }, &stored)
-                    .context(|| format!("extended attribute {}", name.display()))
+                    .context(|| format!("extended attribute {}", name.shown()))
             }
             Self::By(..) | Self::Clear => Ok(stored),
         }
@@ -42,7 +43,7 @@ impl Sealing<'_> {
         match self {
             Self::By(keys, file) if is_user(name) => {
                 seal_value(keys, &Value::Xattr { file, name: name.as_bytes() }, value)
-                    .context(|| format!("extended attribute {}", name.display()))
+                    .context(|| format!("extended attribute {}", name.shown()))
             }
             Self::By(..) | Self::Clear => Ok(value.to_vec()),
         }

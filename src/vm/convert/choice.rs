@@ -13,6 +13,7 @@ use crate::store::buffer::request_buffer;
 use crate::store::home_file::HomeKeys;
 use crate::store::plain_file::MAX_REQUEST;
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::convert::form::Target;
 use crate::vm::convert::tree::{Entry, Found, by_inode};
 
@@ -32,7 +33,7 @@ pub(super) fn disks(
         let name: PathBuf = name.components().collect(); // without `./` and doubled slashes
         let entry = entries.iter().find(|entry| entry.path == name);
         let entry =
-            entry.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {} in this VM folder", name.display())))?;
+            entry.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {} in this VM folder", name.shown())))?;
         match entry.found {
             Found::Clear(kind) if kind.is_disk() => drop(chosen.insert(name)),
             Found::Disk => drop(chosen.insert(name)),
@@ -60,17 +61,17 @@ pub(super) fn with_all_names(entries: &[Entry], mut paths: HashSet<PathBuf>) -> 
 }
 
 fn no_disk(name: &Path) -> Error {
-    Error::new(Kind::Invalid, format!("{} is no disk", name.display()))
+    Error::new(Kind::Invalid, format!("{} is no disk", name.shown()))
 }
 
 /// The extents that a VMDK descriptor names, if the file is one.
 fn extents(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<Option<Vec<PathBuf>>> {
-    let text = beginning(root, entry, keys).context(|| format!("reading {}", entry.path.display()))?;
+    let text = beginning(root, entry, keys).context(|| format!("reading {}", entry.path.shown()))?;
     let Ok(DiskFile::Descriptor(descriptor)) = DiskFile::read(text.as_slice()) else { return Ok(None) };
     let mut paths = Vec::new();
     for extent in descriptor.extents() {
         let name = extent.file_name().map_err(|error| {
-            Error::with_source(Kind::Invalid, format!("an extent of {}", entry.path.display()), error)
+            Error::with_source(Kind::Invalid, format!("an extent of {}", entry.path.shown()), error)
         })?;
         paths.extend(name.map(|name| entry.path.with_file_name(name.as_str())));
     }
@@ -96,7 +97,7 @@ pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
     for names in by_inode(entries.iter().filter(|entry| matches!(entry.found, Found::Clear(_)))) {
         let outside = names[0].stat.st_nlink.saturating_sub(names.len() as u64);
         if outside > 0 {
-            let path = names[0].path.display();
+            let path = names[0].path.shown();
             notes.push(format!(
                 "{path} has {outside} more hard links outside of this folder: its content stays there as it is"
             ));
@@ -106,6 +107,6 @@ pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
         Role::of_name(&name) == Role::Lock
     });
-    notes.extend(lock.map(|lock| format!("{} looks like a lock of VMware's: is the VM off?", lock.path.display())));
+    notes.extend(lock.map(|lock| format!("{} looks like a lock of VMware's: is the VM off?", lock.path.shown())));
     notes
 }

@@ -20,6 +20,7 @@ use crate::provider::Providers;
 use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::convert::attributes::{self, Attributes, Sealing};
 use crate::vm::convert::clone_file::{Copied, Source};
 use crate::vm::convert::form::WrappingKey;
@@ -69,12 +70,12 @@ pub fn clone(
     if source.state != HomeState::Encrypted {
         let why =
             source.state.unfinished().unwrap_or("it is not encrypted: there are no keys to renew, `cp -a` copies it");
-        return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.display())));
+        return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
     let entries = tree::walk(&source.dir, Some(&source.unlocked()?.keys))?;
     if let Some(foreign) = entries.iter().find(|entry| entry.found == Found::Foreign) {
         let path = source.path.join(&foreign.path);
-        return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.display())));
+        return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
     let draft = Draft::new(&source, to)?;
     let bytes = entries.iter().map(Entry::allocated).sum();
@@ -126,9 +127,9 @@ impl Cloning<'_> {
         let is_file = |entry: &&Entry| FileType::from_raw_mode(entry.stat.st_mode) == FileType::RegularFile;
         for names in by_inode(self.entries.iter().filter(is_file)) {
             let entry = names[0];
-            pace.turn_to(entry.path.display().to_string());
+            pace.turn_to(entry.path.shown().to_string());
             let copied = Copied { draft: &self.draft.root, keys: &keys, key: &key, same_keys: self.options.same_keys };
-            let original = copied.file(&source, entry, pace).context(|| entry.path.display().to_string())?;
+            let original = copied.file(&source, entry, pace).context(|| entry.path.shown().to_string())?;
             if entry.found == Found::Disk {
                 claims.push(original); // until all are copied: they belong together
             }
@@ -137,7 +138,7 @@ impl Cloning<'_> {
             }
         }
         for entry in self.entries {
-            self.other(entry, &keys).context(|| entry.path.display().to_string())?;
+            self.other(entry, &keys).context(|| entry.path.shown().to_string())?;
         }
         self.refuse_if_changed()?;
         Ok((header.uuid, key_id))
@@ -207,7 +208,7 @@ impl Cloning<'_> {
     fn link_text(&self, entry: &Entry, keys: &HomeKeys) -> Result<OsString> {
         let parent = entry.path.parent().unwrap_or(Path::new(""));
         let dir = open_beneath(&self.source.dir, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", parent.display()))?;
+            .context(|| format!("opening folder {}", parent.shown()))?;
         let text = read_link(&dir, entry.path.file_name().unwrap_or_default())?;
         if entry.found != Found::SealedLink || self.options.same_keys {
             return Ok(text);
@@ -244,15 +245,15 @@ pub(super) struct Draft {
 
 impl Draft {
     fn new(source: &OpenFolder, to: &Path) -> Result<Self> {
-        let name = to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is no name", to.display())))?;
+        let name = to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is no name", to.shown())))?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent_path = fs::canonicalize(parent).context(|| format!("opening folder {}", parent.display()))?;
+        let parent_path = fs::canonicalize(parent).context(|| format!("opening folder {}", parent.shown()))?;
         if parent_path.starts_with(&source.path) {
-            return Err(Error::new(Kind::Invalid, format!("{} lies in the folder that is cloned", to.display())));
+            return Err(Error::new(Kind::Invalid, format!("{} lies in the folder that is cloned", to.shown())));
         }
         let parent = folder::open_dir(&parent_path)?;
         if rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(Error::new(Kind::Exists, format!("{} exists already", to.display())));
+            return Err(Error::new(Kind::Exists, format!("{} exists already", to.shown())));
         }
         // The same for each attempt at this name, so that the next one finds what was left of the last.
         let hash = sha256(name.as_bytes());
@@ -260,11 +261,11 @@ impl Draft {
         let path = parent_path.join(&draft_name);
         if let Ok(left) = folder::open_at(&parent, OsStr::new(&draft_name)) {
             lock(&left)?;
-            fs::remove_dir_all(&path).context(|| format!("removing {}, which was left unfinished", path.display()))?;
+            fs::remove_dir_all(&path).context(|| format!("removing {}, which was left unfinished", path.shown()))?;
         }
         rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700))
             .map_err(io::Error::from)
-            .context(|| format!("creating {}", path.display()))?;
+            .context(|| format!("creating {}", path.shown()))?;
         let root = folder::open_at(&parent, OsStr::new(&draft_name))?;
         lock(&root)?;
         let published = std::cell::Cell::new(false);
@@ -275,21 +276,21 @@ impl Draft {
         let (parent, name) = self.place(path)?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))
             .map_err(io::Error::from)
-            .context(|| format!("creating folder {}", path.display()))
+            .context(|| format!("creating folder {}", path.shown()))
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<()> {
         let (from, to) = (self.place(from)?, self.place(to)?);
         rustix::fs::linkat(&from.0, from.1, &to.0, to.1, AtFlags::empty())
             .map_err(io::Error::from)
-            .context(|| format!("linking {}", to.1.display()))
+            .context(|| format!("linking {}", to.1.shown()))
     }
 
     /// A path's directory, and its name in it.
     fn place<'p>(&self, path: &'p Path) -> Result<(File, &'p OsStr)> {
         let parent = path.parent().unwrap_or(Path::new(""));
         let dir = open_beneath(&self.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", parent.display()))?;
+            .context(|| format!("opening folder {}", parent.shown()))?;
         Ok((dir, path.file_name().unwrap_or_default()))
     }
 
@@ -304,7 +305,7 @@ impl Draft {
                 other => Err(other),
             })
             .map_err(io::Error::from)
-            .context(|| format!("giving the clone its name {}", self.name.display()))?;
+            .context(|| format!("giving the clone its name {}", self.name.shown()))?;
         self.published.set(true);
         rustix::fs::fsync(&self.parent).map_err(io::Error::from).context(|| "making the clone's name durable".into())
     }

@@ -11,6 +11,7 @@ use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
 use crate::store::plain_file::PlainFile;
+use crate::text::Show;
 use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::{OpenFolder, unlock};
@@ -51,7 +52,7 @@ impl<'p> Decryption<'p> {
     pub fn prepare(path: &Path, providers: &'p Providers, what: &What, engine: Engine) -> Result<Self> {
         let folder = OpenFolder::open(path, providers, Access::Write)?;
         let Some(home) = &folder.home else {
-            return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.display())));
+            return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
         let entries = tree::walk(&folder.dir, Some(&home.keys))?;
         let chosen = match what {
@@ -85,8 +86,8 @@ impl<'p> Decryption<'p> {
         site.clean(false)?;
         for names in by_inode(disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path))) {
             let first = &names[0].path;
-            pace.turn_to(first.display().to_string());
-            let header = self.decrypt_disk(&site, &names).context(|| first.display().to_string())?;
+            pace.turn_to(first.shown().to_string());
+            let header = self.decrypt_disk(&site, &names).context(|| first.shown().to_string())?;
             tell(&self.folder.path.join(first), &header, converted);
         }
         site.sync_root()?;
@@ -108,13 +109,13 @@ impl<'p> Decryption<'p> {
     /// All disks' keys can be had, and nothing else has the disks open: otherwise nothing is begun.
     fn check_keys(&self) -> Result<()> {
         for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
-            self.claim(&entry.path).context(|| entry.path.display().to_string())?;
+            self.claim(&entry.path).context(|| entry.path.shown().to_string())?;
         }
         let home_goes = self.plan.ends == HomeState::Clear;
         for entry in self.entries.iter().filter(|entry| home_goes && entry.found == Found::Sealed) {
             let open = |storage| Target::Home(&self.folder.unlocked()?.keys).open(storage);
             Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
-                .context(|| entry.path.display().to_string())?;
+                .context(|| entry.path.shown().to_string())?;
         }
         Ok(())
     }
@@ -159,7 +160,7 @@ fn disks(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
 
 /// vSphere's rule: disks first, the home last. And what the home cannot open would be lost with its key.
 fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>) -> Result<()> {
-    let path = |entry: &Entry| folder.path.join(&entry.path).display().to_string();
+    let path = |entry: &Entry| folder.path.join(&entry.path).shown().to_string();
     if let Some(disk) = disks(entries).find(|entry| !chosen.contains(&entry.path)) {
         return Err(Error::new(
             Kind::Denied,
@@ -189,7 +190,7 @@ fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, 
             && matches!(entry.found, Found::Clear(kind) if !kind.is_disk())
             && folder.state == HomeState::Encrypted
         {
-            notes.push(format!("{} is in the clear already: it stays as it is", entry.path.display()));
+            notes.push(format!("{} is in the clear already: it stays as it is", entry.path.shown()));
         }
         let action = if convert { Action::Convert } else { Action::Keep };
         let as_disk = matches!(entry.found, Found::Clear(kind) if kind.is_disk());

@@ -17,6 +17,7 @@ use crate::sector::SectorSize;
 use crate::storage::{Access, FileStorage};
 use crate::store::clear_file::ClearFile;
 use crate::store::home_file::MAX_TARGET_LEN;
+use crate::text::Show;
 use crate::vm::convert::form::{DiskSpec, Form, Target, WrappingKey};
 use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::OpenFolder;
@@ -121,9 +122,9 @@ impl<'p> Encryption<'p> {
         site.clean(false)?;
         for names in by_inode(self.entries.iter().filter(|entry| self.chosen.contains(&entry.path))) {
             let first = &names[0].path;
-            pace.turn_to(first.display().to_string());
-            let uuid = encrypt_disk(&site, &names, key.clone(), self.options.engine)
-                .context(|| first.display().to_string())?;
+            pace.turn_to(first.shown().to_string());
+            let uuid =
+                encrypt_disk(&site, &names, key.clone(), self.options.engine).context(|| first.shown().to_string())?;
             let path = &self.folder.path.join(first);
             converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
         }
@@ -141,7 +142,7 @@ impl<'p> Encryption<'p> {
         };
         for names in by_inode(self.entries.iter().filter(wanted)) {
             let path = &names[0].path;
-            Original::claim(&self.folder.dir, path, Access::Write, clear).context(|| path.display().to_string())?;
+            Original::claim(&self.folder.dir, path, Access::Write, clear).context(|| path.shown().to_string())?;
         }
         Ok(())
     }
@@ -155,7 +156,7 @@ impl<'p> Encryption<'p> {
             None => self.home_key()?,
             Some(name) => {
                 let purpose = NewKey {
-                    vm_name: self.folder.vm_name().to_string_lossy().into_owned(),
+                    vm_name: self.folder.vm_name().shown().to_string(),
                     vm_uuid: self.folder.unlocked()?.header.uuid,
                 };
                 let provider: Arc<dyn KeyProvider> = self.providers.provider(name)?;
@@ -209,7 +210,7 @@ fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()
         Kind::Denied,
         format!(
             "{} is {what}, in a folder that is not encrypted: move it away first",
-            folder.path.join(&entry.path).display()
+            folder.path.join(&entry.path).shown()
         ),
     ))
 }
@@ -234,7 +235,7 @@ fn make_plan(
         if convert && entry.found == Found::ClearLink && entry.len() > MAX_TARGET_LEN as u64 {
             let message = format!(
                 "{}: a link's target of {} bytes, at most {MAX_TARGET_LEN} can be sealed",
-                entry.path.display(),
+                entry.path.shown(),
                 entry.len()
             );
             return Err(Error::new(Kind::Unsupported, message));
@@ -242,7 +243,7 @@ fn make_plan(
         if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
             notes.push(format!(
                 "{} is in the clear in an encrypted home, and no disk: it stays as it is",
-                entry.path.display()
+                entry.path.shown()
             ));
         }
         let action = if convert { Action::Convert } else { Action::Keep };

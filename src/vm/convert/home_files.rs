@@ -11,6 +11,7 @@ use crate::storage::Access;
 use crate::store::clear_file::ClearFile;
 use crate::store::home_file::{open_target, seal_target};
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::convert::attributes;
 use crate::vm::convert::form::{Form, Target};
@@ -51,12 +52,12 @@ pub(super) fn convert(
     };
     for names in by_inode(entries.iter().filter(wanted)) {
         let first = &names[0].path;
-        site.pace.turn_to(first.display().to_string());
-        file(site, &names, direction).context(|| first.display().to_string())?;
+        site.pace.turn_to(first.shown().to_string());
+        file(site, &names, direction).context(|| first.shown().to_string())?;
     }
     for entry in entries {
         site.pace.tell()?;
-        link_or_folder(site, entry, direction).context(|| entry.path.display().to_string())?;
+        link_or_folder(site, entry, direction).context(|| entry.path.shown().to_string())?;
     }
     Ok(())
 }
@@ -98,6 +99,6 @@ fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> R
 fn read_text(site: &Site<'_, '_>, path: &Path) -> Result<std::ffi::OsString> {
     let parent = path.parent().unwrap_or(Path::new(""));
     let dir = open_beneath(site.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-        .context(|| format!("opening folder {}", parent.display()))?;
+        .context(|| format!("opening folder {}", parent.shown()))?;
     read_link(&dir, path.file_name().unwrap_or_default())
 }

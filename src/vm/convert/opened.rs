@@ -15,6 +15,7 @@ use crate::provider::{KeyProvider, Providers};
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::convert::form::WrappingKey;
 use crate::vm::folder::{self, HomeState, NewHome};
 use crate::vm::keyring;
@@ -41,13 +42,13 @@ impl OpenFolder {
     /// # Errors
     /// `Busy` when another conversion is at work, `KeyUnavailable`, `Corrupt`, `NotFound`, or `Io`.
     pub(super) fn open(path: &Path, providers: &Providers, access: Access) -> Result<Self> {
-        let path = fs::canonicalize(path).context(|| format!("opening folder {}", path.display()))?;
+        let path = fs::canonicalize(path).context(|| format!("opening folder {}", path.shown()))?;
         let dir = folder::open_dir(&path)?;
         let state = folder::home_state(&dir)?;
         let home = match state.header_file() {
             None => None,
             Some(name) => {
-                Some(OpenHome::open(&dir, name, providers, access).context(|| format!("home of {}", path.display()))?)
+                Some(OpenHome::open(&dir, name, providers, access).context(|| format!("home of {}", path.shown()))?)
             }
         };
         Ok(Self { path, dir, state, home })
@@ -135,7 +136,7 @@ impl OpenFolder {
     /// The home, which every caller has made sure of.
     pub(super) fn unlocked(&self) -> Result<&OpenHome> {
         self.home.as_ref().ok_or_else(|| {
-            Error::new(Kind::Denied, format!("{} is not encrypted: it has no home header", self.path.display()))
+            Error::new(Kind::Denied, format!("{} is not encrypted: it has no home header", self.path.shown()))
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::format::header::NEW_PREFIX;
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::convert::attributes::{self, Attributes};
 use crate::vm::convert::copy;
@@ -251,7 +252,7 @@ impl Site<'_, '_> {
     /// Overwrites an original that was replaced before an interruption. One that still has another name may not have been.
     fn overwrite_leftover(&self, name: &OsStr) -> Result<()> {
         let file = open_beneath(self.root, Path::new(name), OFlags::RDWR | OFlags::NOFOLLOW, Mode::empty())
-            .context(|| format!("opening {}", name.display()))?;
+            .context(|| format!("opening {}", name.shown()))?;
         if is_last_name(&file)? { overwrite::overwrite(&file) } else { Ok(()) }
     }
 }
@@ -260,7 +261,7 @@ impl Site<'_, '_> {
 pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
     let parent = path.parent().unwrap_or(Path::new(""));
     open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-        .context(|| format!("opening folder {}", parent.display()))
+        .context(|| format!("opening folder {}", parent.shown()))
 }
 
 fn is_last_name(file: &File) -> Result<bool> {

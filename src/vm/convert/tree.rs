@@ -15,6 +15,7 @@ use crate::format::header::HOME_FILE;
 use crate::format::home_file::is_home_file;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
+use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::{self, ClearKind};
 use crate::vm::convert::attributes;
@@ -100,7 +101,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn folder(&mut self, dir: &File, path: &Path, depth: usize) -> Result<()> {
-        let refuse = |why: &str| Err(Error::new(Kind::Denied, format!("{} {why}", path.display())));
+        let refuse = |why: &str| Err(Error::new(Kind::Denied, format!("{} {why}", path.shown())));
         if depth > MAX_DEPTH {
             return refuse("is nested too deep");
         }
@@ -116,7 +117,7 @@ impl Walk<'_> {
                 continue;
             }
             let path = path.join(&name);
-            self.entry(dir, &name, &path, depth).context(|| path.display().to_string())?;
+            self.entry(dir, &name, &path, depth).context(|| path.shown().to_string())?;
         }
         self.entries.push(Entry { path: path.to_path_buf(), found: Found::Folder, stat: own });
         Ok(())

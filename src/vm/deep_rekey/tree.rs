@@ -16,6 +16,7 @@ use crate::format::home_file::{FILE_ID_LEN, FileId};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::storage::{Access, FileStorage};
 use crate::sys::file::open_beneath;
+use crate::text::Show;
 use crate::vm::attributes::times_of;
 use crate::vm::deep_rekey::sealed::{self, DRAFT_PREFIX, OldAndNew, Under};
 use crate::vm::{disk, home, scan};
@@ -82,7 +83,7 @@ impl<'t> Tree<'t> {
 
     fn open(&self, path: &Path) -> Result<File> {
         open_beneath(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", path.display()))
+            .context(|| format!("opening folder {}", path.shown()))
     }
 
     /// One folder; adds those in it to what is to be done. Returns whether anything was under the old DEK.
@@ -90,7 +91,7 @@ impl<'t> Tree<'t> {
         let dir = self.open(path)?;
         remove_drafts(&dir)?;
         let before = rustix::fs::fstat(&dir).map_err(io::Error::from).context(|| "reading attributes".into())?;
-        let mut changed = self.keys.reseal_xattrs(&dir, None).context(|| path.display().to_string())?;
+        let mut changed = self.keys.reseal_xattrs(&dir, None).context(|| path.shown().to_string())?;
         for (name, stat) in entries(&dir)? {
             let entry = Entry { dir: &dir, name: &name, path: path.join(&name), stat };
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -99,13 +100,13 @@ impl<'t> Tree<'t> {
             }
             let told = Progress { what: "home".to_owned(), done: self.done, total: self.total, unit: Unit::Files };
             on_progress(&told)?;
-            changed |= self.entry(&entry, &mut || on_progress(&told)).context(|| entry.path.display().to_string())?;
+            changed |= self.entry(&entry, &mut || on_progress(&told)).context(|| entry.path.shown().to_string())?;
             self.done += 1;
         }
         if changed {
             // Names were exchanged, which is no change that anyone should see in the folder's times.
             let restored = rustix::fs::futimens(&dir, &times_of(&before)).and_then(|()| rustix::fs::fsync(&dir));
-            restored.map_err(io::Error::from).context(|| format!("syncing folder {}", path.display()))?;
+            restored.map_err(io::Error::from).context(|| format!("syncing folder {}", path.shown()))?;
         }
         Ok(changed)
     }
@@ -175,13 +176,13 @@ impl<'t> Tree<'t> {
         sealed::replace(entry.dir, entry.name, |draft| {
             rustix::fs::linkat(&from, name, entry.dir, draft, AtFlags::empty())
                 .map_err(io::Error::from)
-                .context(|| format!("linking to {}", twin.display()))
+                .context(|| format!("linking to {}", twin.shown()))
         })
     }
 
     fn twin(&self, path: &Path) -> Result<FileStorage> {
         let file = open_beneath(self.root, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty());
-        file.map(FileStorage::new).context(|| format!("opening {}", path.display()))
+        file.map(FileStorage::new).context(|| format!("opening {}", path.shown()))
     }
 
     fn earlier(&mut self) -> Result<&HashMap<FileId, PathBuf>> {
@@ -229,7 +230,7 @@ fn entries(dir: &File) -> Result<Vec<(OsString, Stat)>> {
     let names = scan::sorted_names(dir)?.into_iter().filter(|name| !scan::is_reserved(name));
     let stat = |name: OsString| {
         let stat = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from);
-        stat.context(|| format!("looking at {}", name.display())).map(|stat| (name, stat))
+        stat.context(|| format!("looking at {}", name.shown())).map(|stat| (name, stat))
     };
     names.map(stat).collect()
 }
@@ -240,7 +241,7 @@ fn remove_drafts(dir: &File) -> Result<()> {
     for name in scan::sorted_names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(prefix.as_bytes())) {
         rustix::fs::unlinkat(dir, &name, AtFlags::empty())
             .map_err(io::Error::from)
-            .context(|| format!("removing {}", name.display()))?;
+            .context(|| format!("removing {}", name.shown()))?;
     }
     Ok(())
 }

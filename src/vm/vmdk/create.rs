@@ -14,18 +14,19 @@ use crate::storage::FileStorage;
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
+use crate::text::Show;
 use crate::vm::disk::{self, NewDisk, create_component};
 
 /// Whether a new disk of this name is a VMDK with a descriptor, rather than the extent of one or no VMDK at all.
 pub fn is_new_vmdk(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| Role::of_name(name) == Role::Disk)
+    Role::of_name(&name.to_string_lossy()) == Role::Disk
 }
 
 /// Makes `x.vmdk`, a descriptor that is a home file, and `x-flat.vmdk`, the disk that it describes; returns the disk's
 /// name and header. A crash leaves nothing, the disk alone, or both.
 ///
 /// # Errors
-/// `Exists` if either name is taken, `Invalid` for a length that is no multiple of 512 or 0, and those of
+/// `Exists` if either name is taken, `Invalid` for a name that is not UTF-8 and for a length that is no multiple of 512 or 0, and those of
 /// [`disk::create`].
 pub fn create(
     dir: &File,
@@ -34,7 +35,11 @@ pub fn create(
     (key_id, kek): (&KeyId, &dyn Kek),
     home: &HomeKeys,
 ) -> Result<(FileName, Header)> {
-    let name = FileName::new(&name.to_string_lossy()).map_err(invalid)?;
+    let text = name.to_str().ok_or_else(|| {
+        let name = name.shown();
+        Error::new(Kind::Invalid, format!("{name} is not UTF-8, as the names in a VMDK's descriptor have to be"))
+    })?;
+    let name = FileName::new(text).map_err(invalid)?;
     let data = NewVmdk::data_name(&name).map_err(invalid)?;
     let descriptor = NewVmdk::flat(new.plain_len, data.clone(), new_cid()?).and_then(|vmdk| vmdk.descriptor());
     let text = descriptor.map_err(invalid)?.to_bytes();

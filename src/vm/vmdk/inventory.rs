@@ -20,6 +20,7 @@ use crate::store::disk::Disk;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
+use crate::text::Show;
 use crate::vm::keyring::Keyring;
 use crate::vm::{disk, folder, home, scan};
 
@@ -98,7 +99,7 @@ fn measure(dir: &File, name: &OsStr, cipher_len: u64) -> (bool, u64) {
 fn open_file(dir: &File, name: &OsStr) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).map_err(std::io::Error::from);
-    opened.context(|| format!("opening {}", name.display()))
+    opened.context(|| format!("opening {}", name.shown()))
 }
 
 /// The VMDKs of a VM folder, of which `files` are the files. Extents are not opened, so they may be in use.
@@ -201,7 +202,7 @@ impl Folder<'_> {
             let way = BackingIo::Buffered;
             Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default(), way)?))
         } else {
-            Opened::Home(Box::new(home::open(file, Access::Read, self.keys, || found.path.display().to_string())?))
+            Opened::Home(Box::new(home::open(file, Access::Read, self.keys, || found.path.shown().to_string())?))
         }))
     }
 
@@ -212,7 +213,7 @@ impl Folder<'_> {
             return Err(Error::new(Kind::Unsupported, format!("settings of {len} bytes")));
         }
         let mut text = vec![0; len];
-        file.read_at(0, &mut text).context(|| format!("reading {}", found.path.display()))?;
+        file.read_at(0, &mut text).context(|| format!("reading {}", found.path.shown()))?;
         Vmx::parse(&text).map_err(vmdk_error)
     }
 }
