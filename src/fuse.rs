@@ -29,6 +29,7 @@ use crate::fs::{
 };
 use crate::store::plain_file::MAX_REQUEST;
 use errno::{On, refuse};
+use transport::times::without_head_start;
 use waiting::{answer, answer_later};
 
 /// How long the kernel may believe what it was told of names and attributes: another host may change the folder.
@@ -488,7 +489,7 @@ fn caller(request: &Request) -> Caller {
 
 fn time_change(time: TimeOrNow) -> TimeChange {
     match time {
-        TimeOrNow::SpecificTime(time) => TimeChange::At(time),
+        TimeOrNow::SpecificTime(time) => TimeChange::At(without_head_start(time)),
         TimeOrNow::Now => TimeChange::Now,
     }
 }

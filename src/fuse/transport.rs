@@ -15,6 +15,7 @@ mod relay;
 mod reply;
 mod ring_server;
 mod roaming;
+pub(super) mod times;
 mod wire;
 
 use std::fmt;

@@ -23,6 +23,7 @@ use crate::fuse::transport::hot::{self, Answer};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::looking::Looking;
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
+use crate::fuse::transport::times;
 use crate::fuse::transport::wire::{self, InHeader, operation};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
@@ -347,7 +348,7 @@ impl<'a> Crew<'a> {
             // Requests end by themselves; told so once, the kernel interrupts none any more.
             operation::INTERRUPT => reader.reply(request.unique, Answer::failed(libc::ENOSYS)),
             _ => {
-                limit_listing(request, &mut reader.buffer[BODY..HEADROOM]);
+                adapt(request, &mut reader.buffer[BODY..][..len]);
                 let message = &reader.buffer[START..][..wire::IN_HEADER_LEN + len];
                 self.relay.forward(request.unique, &[message], Origin::Device(Arc::clone(&reader.device)));
             }
@@ -376,9 +377,12 @@ impl<'a> Crew<'a> {
     }
 }
 
-/// Keeps the reply to a listing short enough for the relay.
-pub(super) fn limit_listing(request: InHeader, argument: &mut [u8]) {
-    if matches!(request.operation, operation::READDIR | operation::READDIRPLUS) {
-        wire::limit_size(argument, MAX_LISTING);
+/// Makes of a request, of which `argument` is what follows the header, one that fuser takes: a reply to a listing must be short enough for
+/// the relay, and times have to be told otherwise.
+pub(super) fn adapt(request: InHeader, argument: &mut [u8]) {
+    match request.operation {
+        operation::READDIR | operation::READDIRPLUS => wire::limit_size(argument, MAX_LISTING),
+        operation::SETATTR => times::give_head_start(argument),
+        _ => {}
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::{FileSystem, Pending};
-use crate::fuse::transport::dev_fuse::limit_listing;
+use crate::fuse::transport::dev_fuse::adapt;
 use crate::fuse::transport::hot::{self, Answer, Outcome};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::inbox::{Inbox, Left};
@@ -339,7 +339,7 @@ impl<'a> Server<'a> {
         let payload = &request.buffer[HEADROOM..][..request.payload_len.min(MAX_REQUEST)];
         let argument_len = header.len.saturating_sub(wire::IN_HEADER_LEN + payload.len());
         let mut argument = request.argument[..argument_len.min(request.argument.len())].to_vec();
-        limit_listing(header, &mut argument);
+        adapt(header, &mut argument);
         let origin = Origin::Ring(Arc::clone(self.inbox), entry);
         self.mounted.relay.forward(header.unique, &[request.header, &argument, payload], origin);
         self.lend(entry, MAX_ENTRIES)
