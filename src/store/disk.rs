@@ -361,12 +361,21 @@ impl<S: Storage> Disk<S> {
         let tail = last.max(head.end)..end;
         for edge in [head, tail] {
             if edge.start < edge.end {
-                let len = index(edge.end - edge.start);
-                buffer[HEADROOM..][..len].fill(0);
-                self.write_locked(edge.start, len, buffer)?;
+                self.write_zeros(edge.start, index(edge.end - edge.start), buffer)?;
             }
         }
         Ok(())
+    }
+
+    /// Zeros within one unit. What is zeros already stays as it is stored: a hole stays one.
+    fn write_zeros(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
+        let mut unit = [0; UNIT_LEN];
+        self.read_unit(sector::floor(plain_offset, UNIT), self.plain_len(), &mut unit)?;
+        if unit[index(plain_offset % UNIT)..][..len].iter().all(|&byte| byte == 0) {
+            return Ok(());
+        }
+        buffer[HEADROOM..][..len].fill(0);
+        self.write_locked(plain_offset, len, buffer)
     }
 
     /// Locks what a change of `start..end` touches: its units, and everything behind the end when the disk grows.

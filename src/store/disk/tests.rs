@@ -287,6 +287,24 @@ fn never_written_space_is_a_hole_and_reads_as_zeros() {
 }
 
 #[test]
+fn zeros_in_a_part_of_a_hole_leave_it_a_hole() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = new_disk(&keys);
+    disk.set_len(1 << 20).unwrap();
+    let mut buffer = request_buffer();
+    for (offset, len) in [(100, 50), (600, 5000), (0, 511), (8191, 2)] {
+        disk.punch(offset, len, &mut buffer).unwrap();
+        disk.zero(offset, len, &mut buffer).unwrap();
+    }
+    assert_eq!(disk.seek_data(0).unwrap(), None);
+    disk.write_at(100, &[1; 50], &mut buffer).unwrap();
+    disk.punch(600, 5000, &mut buffer).unwrap();
+    disk.punch(120, 10, &mut buffer).unwrap();
+    assert_eq!(disk.seek_hole(0).unwrap(), Some(512), "data beside a hole");
+    assert_eq!(contents(&disk)[100..150], [[1; 20].as_slice(), &[0; 10], &[1; 20]].concat());
+}
+
+#[test]
 fn a_failed_sync_is_not_forgotten() {
     let keys = keys(SectorSize::DEFAULT);
     let disk = open(FaultStorage::new(MemoryStorage::new(empty_image(&keys)), libc::EIO), &keys);
