@@ -135,20 +135,14 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changes = Changes {
-            mode,
-            uid,
-            gid,
-            size,
-            keep_privileges: request.uid() == 0,
-            accessed: accessed.map(time_change),
-            modified: modified.map(time_change),
-        };
+        let changes =
+            Changes { mode, uid, gid, size, accessed: accessed.map(time_change), modified: modified.map(time_change) };
+        let caller = caller(request);
         answer(
             &self.0,
-            move |fs| fs.change(number.0, &changes),
+            move |fs| fs.change(number.0, &changes, &caller),
             move |fs, changed| match changed {
-                Ok(attr) => reply.attr(&TTL, &file_attr(&attr)),
+                Ok(attr) => reply.attr(&ttl(&attr), &file_attr(&attr)),
                 Err(error) => reply.error(refuse(On("setattr", fs, number.0), &error)),
             },
         );
@@ -158,7 +152,7 @@ impl Filesystem for Adapter {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
         let work = move |fs: &FileSystem| fs.make_dir(parent.0, &name, new);
         let reply = move |fs: &FileSystem, made: crate::error::Result<Attr>| match made {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
             Err(error) => reply.error(refuse(On("mkdir", fs, parent.0), &error)),
         };
         match self.0.holds_vm_folders(parent.0) {
@@ -182,7 +176,7 @@ impl Filesystem for Adapter {
             &self.0,
             move |fs| fs.make_node(parent.0, &name, new, device),
             move |fs, made| match made {
-                Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+                Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
                 Err(error) => reply.error(refuse(On("mknod", fs, parent.0), &error)),
             },
         );
@@ -194,7 +188,7 @@ impl Filesystem for Adapter {
             &self.0,
             move |fs| fs.make_symlink(parent.0, &name, &target, new),
             move |fs, made| match made {
-                Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+                Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
                 Err(error) => reply.error(refuse(On("symlink", fs, parent.0), &error)),
             },
         );
@@ -213,7 +207,7 @@ impl Filesystem for Adapter {
 
     fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.link(number.0, parent.0, name) {
-            Ok(attr) => reply.entry(&TTL, &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
             Err(error) => reply.error(refuse(On("link", &self.0, number.0), &error)),
         }
     }
@@ -342,7 +336,7 @@ impl Filesystem for Adapter {
             move |fs, created| match created {
                 Ok((attr, handle, cache)) => {
                     warn_if_cached(fs, attr.number, handle);
-                    reply.created(&TTL, &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
+                    reply.created(&ttl(&attr), &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
                 }
                 Err(error) => reply.error(refuse(On("create", fs, parent.0), &error)),
             },
@@ -417,7 +411,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -432,7 +426,7 @@ impl Filesystem for Adapter {
             libc::FALLOC_FL_ZERO_RANGE => Space::Zero { keep_size },
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
-        match self.0.allocate(handle.0, offset, len, what) {
+        match self.0.allocate(handle.0, offset, len, what, &caller(request)) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(refuse(On("fallocate", &self.0, number.0), &error)),
         }

@@ -6,6 +6,9 @@ use rustix::fs::{FileType, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use crate::fs::NodeNumber;
 
+/// The bits of a mode that give who executes a file the rights of its owner or its group.
+const SET_IDS: u32 = 0o6000;
+
 /// What kind of thing has attributes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FileKind {
@@ -64,7 +67,8 @@ pub struct Attr {
     pub device: u32,
     /// Last access, last change of the content, last change of anything.
     pub times: [SystemTime; 3],
-    /// Whether this may be believed for a while. What is not on disk follows the files that it is made of at once.
+    /// Whether this may be believed for a while. What is not on disk follows the files that it is made of at once; and set-id bits
+    /// go with the next write, which the kernel is not told.
     pub lasting: bool,
 }
 
@@ -86,7 +90,7 @@ impl Attr {
                 time(stat.st_mtime, stat.st_mtime_nsec),
                 time(stat.st_ctime, stat.st_ctime_nsec),
             ],
-            lasting: true,
+            lasting: kind != FileKind::Regular || stat.st_mode & SET_IDS == 0,
         }
     }
 }
@@ -130,8 +134,6 @@ pub struct Changes {
     pub gid: Option<u32>,
     /// Length in bytes.
     pub size: Option<u64>,
-    /// Whether a change of the length leaves the set-user-id and set-group-id bits alone: only root may do that.
-    pub keep_privileges: bool,
     /// Last access.
     pub accessed: Option<TimeChange>,
     /// Last change of the content.

@@ -12,7 +12,6 @@ use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::handle::{Content, Handle, HandleNumber};
-use crate::fs::namespace::SET_GID;
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
 use crate::fs::{FileSystem, backing, raw};
 use crate::sector;
@@ -49,13 +48,13 @@ impl FileSystem {
     ///
     /// # Errors
     /// `Denied`, `ReadOnly`, `KeyUnavailable` for the length of a locked file, or `Io`.
-    pub fn change(&self, number: NodeNumber, changes: &Changes) -> Result<Attr> {
+    pub fn change(&self, number: NodeNumber, changes: &Changes, caller: &Caller) -> Result<Attr> {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
         if let Some(size) = changes.size {
             let open = self.open_node(&node, Access::Write)?;
-            if !changes.keep_privileges {
-                drop_privileges(open.content.storage().file())?;
+            if !caller.is_root() {
+                caller.drop_privileges(open.content.storage().file())?;
             }
             match &open.content {
                 Content::Home(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.begin_anew()?,
@@ -64,6 +63,9 @@ impl FileSystem {
         }
         let stat = self.with_backing(&node, |file| {
             if changes.uid.is_some() || changes.gid.is_some() {
+                if matches!(node.kind, NodeKind::File(_)) {
+                    caller.drop_set_gid(file)?; // all other set-id bits go beneath
+                }
                 backing::set_owner(file, changes.uid, changes.gid)?;
             }
             if let Some(mode) = changes.mode {
@@ -77,15 +79,15 @@ impl FileSystem {
         self.attr_of(&node, &stat)
     }
 
-    /// Takes the set-user-id and set-group-id bits from an open file, because someone else than root writes to it.
+    /// Takes the set-user-id and set-group-id bits from an open file, because someone else than root changes it.
     ///
     /// # Errors
     /// `Io`.
-    pub fn drop_privileges(&self, handle: HandleNumber) -> Result<()> {
+    pub fn drop_privileges(&self, handle: HandleNumber, caller: &Caller) -> Result<()> {
         match &**self.handles.get(handle)? {
-            Handle::File(open) => drop_privileges(open.content.storage().file()),
+            Handle::File(open) => caller.drop_privileges(open.content.storage().file()),
             Handle::Image(open) => {
-                open.image.extents().try_for_each(|extent| drop_privileges(extent.content.storage().file()))
+                open.image.extents().try_for_each(|extent| caller.drop_privileges(extent.content.storage().file()))
             }
             Handle::Directory(_) => Ok(()),
         }
@@ -235,15 +237,6 @@ impl FileSystem {
         };
         Ok(Attr::new(node.number, kind, stat, size, blocks))
     }
-}
-
-/// The set-group-id bit of a file that its group may not execute is no privilege, but a lock of old.
-fn drop_privileges(file: &File) -> Result<()> {
-    const SET_UID: u32 = 0o4000;
-    const GROUP_EXECUTE: u32 = 0o010;
-    let mode = backing::stat(file)?.st_mode & 0o7777;
-    let privileges = if mode & GROUP_EXECUTE == 0 { SET_UID } else { SET_UID | SET_GID };
-    if mode & privileges == 0 { Ok(()) } else { backing::set_mode(file, mode & !privileges) }
 }
 
 /// Whether there are values that are bound to the file's id.

@@ -33,6 +33,21 @@ impl Caller {
         backing::set_mode(file, stat.st_mode & !SET_GID)
     }
 
+    /// Takes the set-user-id and set-group-id bits from a file that the caller changes. The set-group-id bit of a file that its group
+    /// may not execute is no privilege, but a lock of old: members of the group leave it there.
+    pub(super) fn drop_privileges(&self, file: &File) -> Result<()> {
+        const SET_UID: u32 = 0o4000;
+        const GROUP_EXECUTE: u32 = 0o010;
+        let stat = backing::stat(file)?;
+        let mode = stat.st_mode & 0o7777;
+        if mode & (SET_UID | SET_GID) == 0 {
+            return Ok(());
+        }
+        let is_lock = mode & GROUP_EXECUTE == 0 && self.is_in(stat.st_gid);
+        let kept = mode & if is_lock { !SET_UID } else { !(SET_UID | SET_GID) };
+        if kept == mode { Ok(()) } else { backing::set_mode(file, kept) }
+    }
+
     fn is_in(&self, group: u32) -> bool {
         // Whose groups cannot be read is in none of them.
         self.gid == group || process::groups_of(self.pid).is_ok_and(|groups| groups.contains(&group))

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::fs::FileSystem;
 use crate::fs::handle::HandleNumber;
+use crate::fs::{Caller, FileSystem};
 use crate::store::buffer::RequestBuffer;
 
 /// What `fallocate` shall do with a range.
@@ -72,7 +72,10 @@ impl FileSystem {
     ///
     /// # Errors
     /// `Io`, with `ENOSPC` when there is no room.
-    pub fn allocate(&self, handle: HandleNumber, offset: u64, len: u64, what: Space) -> Result<()> {
+    pub fn allocate(&self, handle: HandleNumber, offset: u64, len: u64, what: Space, caller: &Caller) -> Result<()> {
+        if !caller.is_root() {
+            self.drop_privileges(handle, caller)?;
+        }
         let handle = self.handles.get(handle)?;
         let file = handle.file()?;
         match what {

@@ -5,3 +5,4 @@ mod attributes;
 mod content;
 mod forged;
 mod names;
+mod set_ids;

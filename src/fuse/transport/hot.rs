@@ -61,7 +61,7 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
             answer(fs, request, read, buffer)
         }
         Some(to) => {
-            let written = allow_write(fs, to).and_then(|()| fs.write(to.handle, to.offset, to.size, buffer));
+            let written = allow_write(fs, request, to).and_then(|()| fs.write(to.handle, to.offset, to.size, buffer));
             answer(fs, request, written.map(|()| to.size as usize), buffer)
         }
     });
@@ -79,7 +79,7 @@ pub(super) fn begin(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
     let Transfer { handle, offset, size, .. } = transfer;
     let begun = guarded(request, || match request.operation {
         operation::READ => fs.begin_read(handle, offset, size, buffer),
-        _ => allow_write(fs, transfer).and_then(|()| fs.begin_write(handle, offset, size, buffer)),
+        _ => allow_write(fs, request, transfer).and_then(|()| fs.begin_write(handle, offset, size, buffer)),
     });
     let done = match begun {
         Err(failed) => return Outcome::Answered(failed),
@@ -114,8 +114,11 @@ pub(super) fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::re
 }
 
 /// Who writes may be one whose writes take privileges from the file.
-fn allow_write(fs: &FileSystem, to: Transfer) -> Result<()> {
-    if to.flags & wire::WRITE_KILL_SUIDGID != 0 { fs.drop_privileges(to.handle) } else { Ok(()) }
+fn allow_write(fs: &FileSystem, request: InHeader, to: Transfer) -> Result<()> {
+    if to.flags & wire::WRITE_KILL_SUIDGID == 0 {
+        return Ok(());
+    }
+    fs.drop_privileges(to.handle, &request.caller())
 }
 
 /// What to reply to a read or a write of so many bytes.

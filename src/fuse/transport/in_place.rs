@@ -15,7 +15,7 @@ use crate::fuse::errno::{On, refuse};
 use crate::fuse::transport::hot::{Answer, guarded};
 use crate::fuse::transport::reply::Reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
-use crate::fuse::{TTL, damage, ttl, warn_if_cached};
+use crate::fuse::{damage, ttl, warn_if_cached};
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
@@ -51,8 +51,8 @@ fn ask(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<(&'static str,
             ("getxattr", fs.xattr(node, name(body.get(8..)?)?).map(|value| Reply::Value(value, most)))
         }
         operation::SETATTR => {
-            let changes = changes(body, request.uid)?;
-            ("setattr", fs.change(node, &changes).map(|attr| Reply::Attributes(attr, TTL)))
+            let changes = changes(body)?;
+            ("setattr", fs.change(node, &changes, &request.caller()).map(with_ttl))
         }
         operation::OPEN => ("open", open(fs, node, u32_at(body, 0)?)),
         operation::CREATE => ("create", create(fs, request, body)?),
@@ -113,7 +113,7 @@ fn rename_mode(flags: u32) -> Option<RenameMode> {
 }
 
 /// `struct fuse_setattr_in`, where it asks for nothing but what is changed here.
-fn changes(body: &[u8], uid: u32) -> Option<Changes> {
+fn changes(body: &[u8]) -> Option<Changes> {
     const MODE: u32 = 1;
     const UID: u32 = 1 << 1;
     const GID: u32 = 1 << 2;
@@ -123,7 +123,7 @@ fn changes(body: &[u8], uid: u32) -> Option<Changes> {
     const ATIME_NOW: u32 = 1 << 7;
     const MTIME_NOW: u32 = 1 << 8;
     const CTIME: u32 = 1 << 10;
-    // A change of the owner takes these bits beneath already.
+    // A change of the owner takes these bits in any case.
     const KILL_SUIDGID: u32 = 1 << 11;
     const KNOWN: u32 = MODE | UID | GID | ATIME | MTIME | HANDLE | ATIME_NOW | MTIME_NOW | CTIME | KILL_SUIDGID;
     let valid = u32_at(body, 0)?;
@@ -141,7 +141,6 @@ fn changes(body: &[u8], uid: u32) -> Option<Changes> {
         uid: number(UID, 76)?,
         gid: number(GID, 80)?,
         size: None,
-        keep_privileges: uid == 0,
         accessed: time(ATIME, ATIME_NOW, 32, 56)?,
         modified: time(MTIME, MTIME_NOW, 40, 60)?,
     })
@@ -173,21 +172,20 @@ mod tests {
 
     #[test]
     fn changes_are_those_that_were_asked_for() {
-        let all = changes(&body(0b1_0001_0111 | 1 << 5), 0).unwrap();
-        assert_eq!((all.mode, all.uid, all.gid, all.keep_privileges), (Some(0o640), Some(7), Some(8), true));
+        let all = changes(&body(0b1_0001_0111 | 1 << 5)).unwrap();
+        assert_eq!((all.mode, all.uid, all.gid), (Some(0o640), Some(7), Some(8)));
         let before = UNIX_EPOCH - Duration::from_secs(2) + Duration::from_nanos(5);
         assert!(matches!(all.accessed, Some(TimeChange::At(time)) if time == before));
         assert!(matches!(all.modified, Some(TimeChange::Now)));
-        let none = changes(&body(0), 1000).unwrap();
+        let none = changes(&body(0)).unwrap();
         assert!(none.mode.is_none() && none.uid.is_none() && none.gid.is_none() && none.accessed.is_none());
-        assert!(!none.keep_privileges);
     }
 
     #[test]
     fn a_change_of_length_or_of_something_new_or_cut_short_is_for_the_dispatcher() {
-        assert!(changes(&body(1 << 3), 0).is_none());
-        assert!(changes(&body(1 << 20), 0).is_none());
-        assert!(changes(&body(1)[..70], 0).is_none());
+        assert!(changes(&body(1 << 3)).is_none());
+        assert!(changes(&body(1 << 20)).is_none());
+        assert!(changes(&body(1)[..70]).is_none());
         assert!(name(b"without an end").is_none());
     }
 

@@ -155,8 +155,8 @@ impl Relay {
 
     /// Ends fuser's threads, each with a request of its own, once they have done what they were given.
     pub(super) fn close(&self, threads: usize) {
-        let end =
-            InHeader { len: wire::IN_HEADER_LEN, operation: operation::DESTROY, unique: 0, node: 0, uid: 0, gid: 0 };
+        let (len, operation) = (wire::IN_HEADER_LEN, operation::DESTROY);
+        let end = InHeader { len, operation, unique: 0, node: 0, uid: 0, gid: 0, pid: 0 };
         let mut backlog = self.backlog.lock();
         backlog.messages.extend(std::iter::repeat_n(end.encode().to_vec(), threads));
         backlog.closed = true;

@@ -71,7 +71,7 @@ mod tests {
 
     fn request(operation: u32, unique: u64, body: &[u8]) -> Vec<u8> {
         let len = IN_HEADER_LEN + body.len();
-        [&InHeader { len, operation, unique, node: 1, uid: 0, gid: 0 }.encode()[..], body].concat()
+        [&InHeader { len, operation, unique, node: 1, uid: 0, gid: 0, pid: 0 }.encode()[..], body].concat()
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
+use crate::fs::Caller;
+
 pub(super) const IN_HEADER_LEN: usize = 40;
 pub(super) const OUT_HEADER_LEN: usize = 16;
 /// Length of `struct fuse_read_in` and `struct fuse_write_in`.
@@ -45,6 +47,7 @@ pub(super) struct InHeader {
     /// Who asks.
     pub(super) uid: u32,
     pub(super) gid: u32,
+    pub(super) pid: u32,
 }
 
 impl InHeader {
@@ -58,6 +61,7 @@ impl InHeader {
             node: u64_at(bytes, 16).filter(|_| bytes.len() >= IN_HEADER_LEN)?,
             uid: u32_at(bytes, 24)?,
             gid: u32_at(bytes, 28)?,
+            pid: u32_at(bytes, 32)?,
         })
     }
 
@@ -70,7 +74,12 @@ impl InHeader {
         bytes[16..24].copy_from_slice(&self.node.to_ne_bytes());
         bytes[24..28].copy_from_slice(&self.uid.to_ne_bytes());
         bytes[28..32].copy_from_slice(&self.gid.to_ne_bytes());
+        bytes[32..36].copy_from_slice(&self.pid.to_ne_bytes());
         bytes
+    }
+
+    pub(super) fn caller(self) -> Caller {
+        Caller { uid: self.uid, gid: self.gid, pid: self.pid }
     }
 }
 
@@ -182,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_header_is_what_was_encoded() {
-        let header = InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8, gid: 9 };
+        let header =
+            InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8, gid: 9, pid: 10 };
         assert_eq!(InHeader::decode(&header.encode()), Some(header));
         assert_eq!(InHeader::decode(&header.encode()[..39]), None);
     }
