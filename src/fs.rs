@@ -17,6 +17,7 @@ mod open;
 mod open_dirs;
 mod pending;
 mod raw;
+mod stat;
 mod sync_times;
 mod workplace;
 
@@ -121,7 +122,7 @@ impl FileSystem {
             .iter()
             .filter_map(scan::FoundComponent::unverified)
             .for_each(|header| keyring.expect(header.claims().uuid));
-        let stat = rustix::fs::fstat(&root).map_err(|error| Error::io("reading the folder", error.into()))?;
+        let stat = backing::stat(&root)?;
         Ok(Self {
             has_acls: acl::are_known_to(&root)?,
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),

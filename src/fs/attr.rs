@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{FileType, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{FileType, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use crate::fs::NodeNumber;
+use crate::fs::stat::Stat;
 
 /// The bits of a mode that give who executes a file the rights of its owner or its group.
 const SET_IDS: u32 = 0o6000;

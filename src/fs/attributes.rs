@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{OFlags, Stat, XattrFlags};
+use rustix::fs::{OFlags, XattrFlags};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind};
@@ -13,6 +13,7 @@ use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::handle::{Content, Handle, HandleNumber};
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
+use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
 use crate::sector;
 use crate::storage::Access;

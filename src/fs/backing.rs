@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
+use crate::fs::stat::{self, Stat};
 use crate::sys::file::{open_beneath, proc_entry};
 use crate::text::Show;
 
@@ -33,7 +34,10 @@ impl Backing {
 }
 
 pub(super) fn stat(file: &File) -> Result<Stat> {
-    rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())
+    rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, stat::WANTED)
+        .map(Stat::from)
+        .map_err(io::Error::from)
+        .context(|| "reading attributes".into())
 }
 
 /// Path of an open directory, as the system has it now; empty if it cannot be read.
@@ -43,7 +47,8 @@ pub(super) fn path_of(dir: &File) -> PathBuf {
 }
 
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
-    rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+    rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, stat::WANTED)
+        .map(Stat::from)
         .map_err(io::Error::from)
         .context(|| format!("reading attributes of {}", name.shown()))
 }

@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
+use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::text::Show;
 use crate::vm::keyring::Change;
@@ -327,8 +328,8 @@ impl FileSystem {
             return Err(absent());
         }
         let stat = backing::stat_at(dir, name)?;
-        if self.nodes.known(BackingId::of(&stat)).is_some() {
-            return Ok((self.nodes.found(parent.number, name, &stat, || NodeKind::Special), stat));
+        if let Some(node) = self.nodes.found_known(parent.number, name, &stat) {
+            return Ok((node, stat));
         }
         let kind = match FileKind::of(FileType::from_raw_mode(stat.st_mode)).ok_or_else(absent)? {
             FileKind::Directory if is_datastore(parent) => NodeKind::Directory(Place::Vm),
@@ -337,7 +338,7 @@ impl FileSystem {
             FileKind::Symlink => NodeKind::Symlink,
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => NodeKind::Special,
         };
-        Ok((self.nodes.found(parent.number, name, &stat, || kind), stat))
+        Ok((self.nodes.found(parent.number, name, &stat, kind)?, stat))
     }
 
     fn content_kind(&self, dir: &File, name: &OsStr) -> Result<ContentKind> {

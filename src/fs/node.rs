@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::Stat;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::OpenFile;
 use crate::fs::raw::ImageNode;
+use crate::fs::stat::Stat;
 
 /// Number of a node. Where possible it is the backing inode's number, so that it survives remounts.
 pub type NodeNumber = u64;
@@ -75,7 +75,6 @@ pub(super) struct Node {
     pub(super) number: NodeNumber,
     pub(super) kind: NodeKind,
     pub(super) backing: BackingId,
-    entry: Mutex<Entry>,
 }
 
 /// Which inode of which file system a node stands for.
@@ -94,59 +93,64 @@ impl BackingId {
 /// A name in a directory.
 pub(super) type Name = (NodeNumber, OsString);
 
-#[derive(Default)]
-struct Entry {
-    /// All that the kernel was told of: hard links have several. None once they were removed; handles still work then.
-    names: Vec<Name>,
-    lookups: u64,
-}
-
 /// All nodes that the kernel may name.
 pub(super) struct Nodes(RwLock<Table>);
 
+#[cfg_attr(test, derive(Clone))]
 struct Table {
-    nodes: HashMap<NodeNumber, Arc<Node>>,
+    slots: HashMap<NodeNumber, Slot>,
     by_backing: HashMap<BackingId, NodeNumber>,
     next_own: NodeNumber,
+}
+
+/// A node, and what keeps it in the table.
+#[cfg_attr(test, derive(Clone))]
+struct Slot {
+    node: Arc<Node>,
+    /// The names that the kernel was told of, the latest first: hard links have several. None once they were removed;
+    /// handles still work then.
+    names: Vec<Name>,
+    /// What the kernel has not given back.
+    lookups: u64,
+    /// Names of nodes that lie in this directory. The kernel may forget a directory before the files in it; the way to them
+    /// leads through it all the same.
+    children: u64,
 }
 
 impl Nodes {
     pub(super) fn new(root: &Stat, place: Place) -> Self {
         let backing = BackingId::of(root);
-        let entry = Mutex::new(Entry { names: Vec::new(), lookups: 1 });
-        let node = Arc::new(Node { number: ROOT, kind: NodeKind::Directory(place), backing, entry });
-        Self(RwLock::new(Table {
-            nodes: HashMap::from([(ROOT, node)]),
-            by_backing: HashMap::from([(backing, ROOT)]),
-            next_own: FIRST_OWN_NUMBER,
-        }))
+        let node = Arc::new(Node { number: ROOT, kind: NodeKind::Directory(place), backing });
+        let mut table = Table { slots: HashMap::new(), by_backing: HashMap::new(), next_own: FIRST_OWN_NUMBER };
+        table.insert(node);
+        Self(RwLock::new(table))
     }
 
     pub(super) fn get(&self, number: NodeNumber) -> Result<Arc<Node>> {
-        self.0.read().nodes.get(&number).cloned().ok_or_else(stale)
+        self.0.read().slots.get(&number).map(|slot| Arc::clone(&slot.node)).ok_or_else(stale)
     }
 
-    /// Path of a node below the root, by any of its names.
+    /// Path of a node below the root, by the name that was seen last.
     pub(super) fn path(&self, node: &Node) -> Result<PathBuf> {
         let table = self.0.read();
         let mut names = Vec::new();
         let mut number = node.number;
         while number != ROOT {
-            let (parent, name) = table.first_name(number)?;
+            let (parent, name) = table.last_name(number)?;
             names.push(name);
             number = parent;
         }
         Ok(names.iter().rev().collect())
     }
 
-    /// The directory that a node lies in, and its name there; by any of its names.
+    /// The directory that a node lies in, and its name there; the one that was seen last.
     pub(super) fn name(&self, node: &Node) -> Result<Name> {
-        self.0.read().first_name(node.number)
+        self.0.read().last_name(node.number)
     }
 
     /// The directories that a node lies in, and its names there; at least one.
     pub(super) fn names(&self, node: &Node) -> Result<Vec<Name>> {
-        let names = self.get(node.number)?.entry.lock().names.clone();
+        let names = self.0.read().slots.get(&node.number).ok_or_else(stale)?.names.clone();
         if names.is_empty() { Err(stale()) } else { Ok(names) }
     }
 
@@ -155,7 +159,7 @@ impl Nodes {
         let table = self.0.read();
         let mut number = node.number;
         loop {
-            let node = table.nodes.get(&number).ok_or_else(stale)?;
+            let node = &table.slots.get(&number).ok_or_else(stale)?.node;
             match node.kind {
                 NodeKind::Directory(Place::Vm) => return Ok(Arc::clone(node)),
                 NodeKind::Directory(Place::Datastore) => {
@@ -166,14 +170,9 @@ impl Nodes {
                 | NodeKind::Symlink
                 | NodeKind::Special
                 | NodeKind::ImageDirectory
-                | NodeKind::Image(_) => number = table.first_name(number)?.0,
+                | NodeKind::Image(_) => number = table.last_name(number)?.0,
             }
         }
-    }
-
-    /// The node known for a backing inode, if there is one.
-    pub(super) fn known(&self, backing: BackingId) -> Option<Arc<Node>> {
-        self.0.read().known(backing)
     }
 
     /// All regular files that handles are open on.
@@ -186,75 +185,65 @@ impl Nodes {
             | NodeKind::ImageDirectory
             | NodeKind::Image(_) => false,
         };
-        self.0.read().nodes.values().filter(is_open).cloned().collect()
+        self.0.read().slots.values().map(|slot| &slot.node).filter(is_open).cloned().collect()
     }
 
-    /// Remembers that the kernel was told about `name` in `parent`; `make` says what it is if it was not known.
-    pub(super) fn found(
-        &self,
-        parent: NodeNumber,
-        name: &OsStr,
-        stat: &Stat,
-        make: impl FnOnce() -> NodeKind,
-    ) -> Arc<Node> {
+    /// Remembers that the kernel was told about `name` in `parent`, if the file of this name is known.
+    pub(super) fn found_known(&self, parent: NodeNumber, name: &OsStr, stat: &Stat) -> Option<Arc<Node>> {
+        let mut table = self.0.write();
+        let number = table.known(BackingId::of(stat))?;
+        table.looked_up(number, parent, name)
+    }
+
+    /// Remembers that the kernel was told about `name` in `parent`, which is a node of this kind if it was not known.
+    pub(super) fn found(&self, parent: NodeNumber, name: &OsStr, stat: &Stat, kind: NodeKind) -> Result<Arc<Node>> {
         let backing = BackingId::of(stat);
         let mut table = self.0.write();
-        let node = table.known(backing).unwrap_or_else(|| table.add(backing, stat.st_ino, make()));
-        let mut entry = node.entry.lock();
-        entry.lookups += 1;
-        entry.add(parent, name);
-        drop(entry);
-        node
+        let number = table.known(backing).unwrap_or_else(|| table.add(backing, stat.st_ino, kind));
+        table.looked_up(number, parent, name).ok_or_else(stale)
     }
 
     /// Makes a node of what is not on disk.
-    pub(super) fn add_virtual(&self, parent: NodeNumber, name: &OsStr, kind: NodeKind) -> Arc<Node> {
+    pub(super) fn add_virtual(&self, parent: NodeNumber, name: &OsStr, kind: NodeKind) -> Result<Arc<Node>> {
         let mut table = self.0.write();
-        let number = table.next_own;
-        table.next_own += 1;
-        let entry = Mutex::new(Entry { names: vec![(parent, name.to_os_string())], lookups: 1 });
-        let node = Arc::new(Node { number, kind, backing: BackingId::NONE, entry });
-        table.nodes.insert(number, Arc::clone(&node));
-        node
+        let number = table.take_own_number();
+        table.insert(Arc::new(Node { number, kind, backing: BackingId::NONE }));
+        table.looked_up(number, parent, name).ok_or_else(stale)
     }
 
     /// Remembers that the kernel was told once more about a node, if it was not forgotten.
     pub(super) fn found_again(&self, number: NodeNumber) -> Option<Arc<Node>> {
-        let table = self.0.write();
-        let node = table.nodes.get(&number)?;
-        node.entry.lock().lookups += 1;
-        Some(Arc::clone(node))
+        let mut table = self.0.write();
+        let slot = table.slots.get_mut(&number)?;
+        slot.lookups += 1;
+        Some(Arc::clone(&slot.node))
     }
 
     /// The kernel forgot `count` lookups of a node.
     pub(super) fn forget(&self, number: NodeNumber, count: u64) {
         let mut table = self.0.write();
-        let Some(node) = table.nodes.get(&number).cloned() else { return };
-        let mut entry = node.entry.lock();
-        entry.lookups = entry.lookups.saturating_sub(count);
-        if entry.lookups == 0 && number != ROOT {
-            table.nodes.remove(&number);
-            table.forget_backing(&node);
-        }
+        let Some(slot) = table.slots.get_mut(&number) else { return };
+        slot.lookups = slot.lookups.saturating_sub(count);
+        table.let_go(number);
     }
 
     /// A name was removed, or replaced by a rename. After the last one (`links` were there before) the backing inode may
     /// be reused for another file, which is another node then.
     pub(super) fn removed(&self, parent: NodeNumber, name: &OsStr, backing: BackingId, links: u64) {
         let mut table = self.0.write();
-        let Some(node) = table.known(backing) else { return };
-        node.entry.lock().remove(parent, name);
-        if links <= 1 || matches!(node.kind, NodeKind::Directory(_)) {
-            table.forget_backing(&node);
+        let Some(number) = table.known(backing) else { return };
+        table.remove_name(number, parent, name);
+        if links <= 1 || table.is_directory(number) {
+            table.by_backing.remove(&backing);
         }
     }
 
     /// A name became another one.
     pub(super) fn renamed(&self, backing: BackingId, from: (NodeNumber, &OsStr), to: (NodeNumber, &OsStr)) {
-        if let Some(node) = self.known(backing) {
-            let mut entry = node.entry.lock();
-            entry.remove(from.0, from.1);
-            entry.add(to.0, to.1);
+        let mut table = self.0.write();
+        if let Some(number) = table.known(backing) {
+            table.add_name(number, to.0, to.1);
+            table.remove_name(number, from.0, from.1);
         }
     }
 }
@@ -273,44 +262,94 @@ impl Node {
     }
 }
 
-impl Entry {
-    fn add(&mut self, parent: NodeNumber, name: &OsStr) {
-        if !self.names.iter().any(|known| known.0 == parent && known.1 == name) {
-            self.names.push((parent, name.to_os_string()));
-        }
-    }
-
-    fn remove(&mut self, parent: NodeNumber, name: &OsStr) {
-        self.names.retain(|known| known.0 != parent || known.1 != name);
-    }
-}
-
 impl Table {
-    fn known(&self, backing: BackingId) -> Option<Arc<Node>> {
-        self.by_backing.get(&backing).and_then(|number| self.nodes.get(number)).cloned()
+    fn known(&self, backing: BackingId) -> Option<NodeNumber> {
+        self.by_backing.get(&backing).copied()
     }
 
-    fn first_name(&self, number: NodeNumber) -> Result<Name> {
-        let node = self.nodes.get(&number).ok_or_else(stale)?;
-        let entry = node.entry.lock();
-        entry.names.first().cloned().ok_or_else(stale)
+    fn last_name(&self, number: NodeNumber) -> Result<Name> {
+        self.slots.get(&number).and_then(|slot| slot.names.first()).cloned().ok_or_else(stale)
     }
 
-    fn add(&mut self, backing: BackingId, preferred: NodeNumber, kind: NodeKind) -> Arc<Node> {
-        let free = preferred > ROOT && preferred < FIRST_OWN_NUMBER && !self.nodes.contains_key(&preferred);
-        let number = if free { preferred } else { self.next_own };
-        if !free {
-            self.next_own += 1;
+    fn is_directory(&self, number: NodeNumber) -> bool {
+        self.slots.get(&number).is_some_and(|slot| matches!(slot.node.kind, NodeKind::Directory(_)))
+    }
+
+    fn add(&mut self, backing: BackingId, preferred: NodeNumber, kind: NodeKind) -> NodeNumber {
+        let free = preferred > ROOT && preferred < FIRST_OWN_NUMBER && !self.slots.contains_key(&preferred);
+        let number = if free { preferred } else { self.take_own_number() };
+        self.insert(Arc::new(Node { number, kind, backing }));
+        number
+    }
+
+    fn take_own_number(&mut self) -> NodeNumber {
+        let number = self.next_own;
+        self.next_own += 1;
+        number
+    }
+
+    fn insert(&mut self, node: Arc<Node>) {
+        if node.backing != BackingId::NONE {
+            self.by_backing.insert(node.backing, node.number);
         }
-        let node = Arc::new(Node { number, kind, backing, entry: Mutex::default() });
-        self.nodes.insert(number, Arc::clone(&node));
-        self.by_backing.insert(backing, number);
-        node
+        self.slots.insert(node.number, Slot { node, names: Vec::new(), lookups: 0, children: 0 });
     }
 
-    fn forget_backing(&mut self, node: &Node) {
-        if self.by_backing.get(&node.backing) == Some(&node.number) {
-            self.by_backing.remove(&node.backing);
+    fn looked_up(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) -> Option<Arc<Node>> {
+        self.add_name(number, parent, name);
+        let slot = self.slots.get_mut(&number)?;
+        slot.lookups += 1;
+        Some(Arc::clone(&slot.node))
+    }
+
+    /// The name becomes the first one. A directory has no other: what it was called before, it was renamed from.
+    fn add_name(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) {
+        if self.is_directory(number) {
+            let old = self.slots.get(&number).map(|slot| slot.names.clone()).unwrap_or_default();
+            let others =
+                old.iter().filter(|(old_parent, old_name)| (*old_parent, old_name.as_os_str()) != (parent, name));
+            others.for_each(|(parent, name)| self.remove_name(number, *parent, name));
+        }
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        if let Some(at) = slot.names.iter().position(|known| known.0 == parent && known.1 == name) {
+            slot.names[..=at].rotate_right(1);
+        } else if let Some(directory) = self.slots.get_mut(&parent) {
+            directory.children += 1;
+            self.slots.entry(number).and_modify(|slot| slot.names.insert(0, (parent, name.to_os_string())));
+        }
+    }
+
+    fn remove_name(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) {
+        let Some(slot) = self.slots.get_mut(&number) else { return };
+        let Some(at) = slot.names.iter().position(|known| known.0 == parent && known.1 == name) else { return };
+        slot.names.remove(at);
+        self.leave(parent);
+    }
+
+    /// A directory holds one name less.
+    fn leave(&mut self, parent: NodeNumber) {
+        if let Some(slot) = self.slots.get_mut(&parent) {
+            slot.children = slot.children.saturating_sub(1);
+            self.let_go(parent);
+        }
+    }
+
+    /// Drops a node that the kernel does not know and in which none lies that it knows; then, maybe, those that this lay in.
+    fn let_go(&mut self, number: NodeNumber) {
+        let mut doubtful = vec![number];
+        while let Some(number) = doubtful.pop() {
+            let is_kept = |slot: &Slot| slot.lookups > 0 || slot.children > 0;
+            if number == ROOT || self.slots.get(&number).is_none_or(is_kept) {
+                continue;
+            }
+            let Some(slot) = self.slots.remove(&number) else { continue };
+            if self.by_backing.get(&slot.node.backing) == Some(&number) {
+                self.by_backing.remove(&slot.node.backing);
+            }
+            for (parent, _) in slot.names {
+                self.slots.entry(parent).and_modify(|directory| directory.children -= 1);
+                doubtful.push(parent);
+            }
         }
     }
 }
@@ -318,3 +357,6 @@ impl Table {
 fn stale() -> Error {
     Error::io("the file has no name any more", std::io::Error::from_raw_os_error(libc::ESTALE))
 }
+
+#[cfg(test)]
+mod tests;

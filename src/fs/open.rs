@@ -82,7 +82,7 @@ impl FileSystem {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)
         };
         let stat = new.give_to_owner(&file)?;
-        let node = self.nodes.found(parent.number, name, &stat, || NodeKind::file(content));
+        let node = self.nodes.found(parent.number, name, &stat, NodeKind::file(content))?;
         let open = self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true)))?;
         let attr = self.attr_of(&node, &stat)?;
         let cache = open.cache;

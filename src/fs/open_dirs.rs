@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::fs::node::{BackingId, Name, Node, NodeKind, NodeNumber};
+use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
 
 /// Most directories that are kept open: descriptors do not grow with the datastore.
@@ -86,7 +87,7 @@ impl FileSystem {
     }
 
     /// Attributes of the node's backing file.
-    pub(super) fn stat_of(&self, node: &Node) -> Result<rustix::fs::Stat> {
+    pub(super) fn stat_of(&self, node: &Node) -> Result<Stat> {
         if let Some(open) = node.open_file() {
             return backing::stat(open.content.storage().file());
         }

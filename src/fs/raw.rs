@@ -11,12 +11,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use rustix::fs::{Dir, FileType, Stat};
+use rustix::fs::{Dir, FileType};
 use vmdk_layout::{DiskFile, Role};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::handle::{DirEntry, Handle, HandleNumber, OpenFile};
 use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeKind, NodeNumber, Place};
+use crate::fs::stat::Stat;
 use crate::fs::{Attr, FileKind, FileSystem, backing};
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
@@ -88,7 +89,7 @@ impl FileSystem {
         } else {
             return Err(absent());
         };
-        let node = self.image_nodes.node(self, (parent.number, name.to_os_string()), kind);
+        let node = self.image_nodes.node(self, (parent.number, name.to_os_string()), kind)?;
         self.attributes(node.number).inspect_err(|_| self.nodes.forget(node.number, 1))
     }
 
@@ -214,17 +215,17 @@ impl FileSystem {
 }
 
 impl ImageNodes {
-    fn node(&self, fs: &FileSystem, place: (NodeNumber, OsString), kind: NodeKind) -> Arc<Node> {
+    fn node(&self, fs: &FileSystem, place: (NodeNumber, OsString), kind: NodeKind) -> Result<Arc<Node>> {
         let mut known = self.0.lock();
         if let Some(node) = known.get(&place).and_then(|number| fs.nodes.found_again(*number)) {
-            return node;
+            return Ok(node);
         }
         if known.len().is_power_of_two() {
             known.retain(|_, number| fs.nodes.get(*number).is_ok()); // now and then: those that were forgotten
         }
-        let node = fs.nodes.add_virtual(place.0, &place.1, kind);
+        let node = fs.nodes.add_virtual(place.0, &place.1, kind)?;
         known.insert(place, node.number);
-        node
+        Ok(node)
     }
 }
 

@@ -13,6 +13,7 @@ mod events;
 mod files;
 mod home;
 mod host;
+mod identity;
 #[path = "../../vmdk-layout/tests/it/images.rs"]
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "vmdk-layout's own tests use the rest of it")]
 mod images;

@@ -1,0 +1,48 @@
+//! Attributes of backing files.
+
+use rustix::fs::{Statx, StatxFlags, makedev};
+
+/// Attributes of a backing file, under the names of `stat(2)`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stat {
+    pub(super) st_dev: u64,
+    pub(super) st_ino: u64,
+    pub(super) st_mode: u32,
+    pub(super) st_nlink: u64,
+    pub(super) st_uid: u32,
+    pub(super) st_gid: u32,
+    pub(super) st_rdev: u64,
+    pub(super) st_size: i64,
+    pub(super) st_blocks: i64,
+    pub(super) st_atime: i64,
+    pub(super) st_atime_nsec: u64,
+    pub(super) st_mtime: i64,
+    pub(super) st_mtime_nsec: u64,
+    pub(super) st_ctime: i64,
+    pub(super) st_ctime_nsec: u64,
+}
+
+/// What is asked of the system.
+pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
+
+impl From<Statx> for Stat {
+    fn from(found: Statx) -> Self {
+        Self {
+            st_dev: makedev(found.stx_dev_major, found.stx_dev_minor),
+            st_ino: found.stx_ino,
+            st_mode: u32::from(found.stx_mode),
+            st_nlink: u64::from(found.stx_nlink),
+            st_uid: found.stx_uid,
+            st_gid: found.stx_gid,
+            st_rdev: makedev(found.stx_rdev_major, found.stx_rdev_minor),
+            st_size: i64::try_from(found.stx_size).unwrap_or(i64::MAX),
+            st_blocks: i64::try_from(found.stx_blocks).unwrap_or(i64::MAX),
+            st_atime: found.stx_atime.tv_sec,
+            st_atime_nsec: u64::from(found.stx_atime.tv_nsec),
+            st_mtime: found.stx_mtime.tv_sec,
+            st_mtime_nsec: u64::from(found.stx_mtime.tv_nsec),
+            st_ctime: found.stx_ctime.tv_sec,
+            st_ctime_nsec: u64::from(found.stx_ctime.tv_nsec),
+        }
+    }
+}
