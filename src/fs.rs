@@ -8,6 +8,7 @@ mod attributes;
 mod backing;
 mod caller;
 mod data;
+mod durable;
 mod handle;
 mod homes;
 mod lock;
@@ -33,6 +34,7 @@ pub use attr::{Attr, Changes, FileKind, TimeChange};
 pub use attributes::XattrMode;
 pub use caller::Caller;
 pub use data::{Seek, Space};
+pub use durable::Durability;
 pub use handle::{DirEntry, HandleNumber};
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
@@ -69,6 +71,8 @@ pub struct Options {
     pub engine: Engine,
     /// Which way data of disks take to the backing files.
     pub backing_io: BackingIo,
+    /// What is durable without being asked for.
+    pub durability: Durability,
 }
 
 /// One mounted VM folder, or a datastore of VM folders.

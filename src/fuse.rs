@@ -5,6 +5,7 @@
 mod damage;
 mod errno;
 pub mod mount;
+pub mod options;
 mod readahead;
 pub mod session;
 pub mod transport;
@@ -308,7 +309,7 @@ impl Filesystem for Adapter {
             move |fs| fs.open_file(number.0, mode),
             move |fs, opened| match opened {
                 Ok((handle, cache)) => {
-                    warn_if_cached(fs, number.0, handle);
+                    after_open(fs, number.0, handle, flags.0);
                     reply.opened(FileHandle(handle), open_flags(cache));
                 }
                 Err(error) => {
@@ -335,7 +336,7 @@ impl Filesystem for Adapter {
             move |fs| fs.create(parent.0, &name, new, mode),
             move |fs, created| match created {
                 Ok((attr, handle, cache)) => {
-                    warn_if_cached(fs, attr.number, handle);
+                    after_open(fs, attr.number, handle, flags);
                     reply.created(&ttl(&attr), &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
                 }
                 Err(error) => reply.error(refuse(On("create", fs, parent.0), &error)),
@@ -471,7 +472,9 @@ fn new_file(request: &Request, mode: u32, umask: u32) -> NewFile {
     NewFile { mode, umask, uid: request.uid(), gid: request.gid() }
 }
 
-fn warn_if_cached(fs: &FileSystem, number: u64, handle: u64) {
+/// What every open ends with: `flags` are those of `open(2)`.
+fn after_open(fs: &FileSystem, number: u64, handle: u64, flags: i32) {
+    fs.heed_sync_flags(handle, flags);
     if let Some(why) = fs.why_cached(handle) {
         tracing::warn!("data of {} go through the page cache: {why}", fs.name(number));
     }

@@ -9,48 +9,12 @@ set -euo pipefail
 source "$(dirname "$0")/../requirements.sh"
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
+# shellcheck source=scripts/tests/power.sh
+source "$(dirname "$0")/power.sh"
 
 cuts=${POWER_CUTS:-2}
 mnt=$work/mnt
-below=$work/store
 durable=$(dirname "$0")/durable.py
-
-# Called by the clean-up of mounts.sh, after the mounts on top of it are gone.
-# shellcheck disable=SC2317
-clean_up_more() {
-    ! is_mounted "$below" || as_root umount "$below" || as_root umount -l "$below"
-}
-
-mount_below() {
-    as_root mount -o loop "$work/medium" "$below"
-}
-
-# EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number; 2 is: write nothing more, not even the journal.
-cut_power() {
-    touch "$work/record.power-fails"
-    as_root python3 -c 'import fcntl, os, struct, sys
-fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))' "$below"
-}
-
-# What a dead process had open is given back a moment after the process is gone: requests of its rings end by themselves.
-unmount_below() {
-    local try
-    for try in {1..50}; do
-        ! as_root umount "$below" 2>"$work/umount.said" || return 0
-        sleep 0.1
-    done
-    fail "after $try tries: $(cat "$work/umount.said")"
-}
-
-# come_back PID: what is there again after the power was cut. The mount's process is killed, not asked: whoever is gone with
-# the power holds nothing open. The kernel needs a moment to end it, and the file system is busy until then.
-come_back() {
-    kill -KILL "$1"
-    vmc umount "$mnt"
-    wait_gone 10 || fail "the mount's process is there 10 s after it was killed"
-    unmount_below
-    mount_below
-}
 
 lose_power() {
     local what=$1 pid
@@ -63,26 +27,16 @@ lose_power() {
     wait "${helpers[0]}" || fail "$what: the writer met more than a dead file system"
     helpers=()
     rm "$work/record.power-fails"
-    come_back "$pid"
+    come_back "$mnt" "$pid"
     start_mount "$vm" "$mnt"
     "$durable" verify "$mnt" "$work/record" power-cut || fail "$what: what was synced is lost"
 }
 
-mkdir -p "$below" "$work/config"
 vmc provider add native local
 vm=$below/web01
 for kind in ext4 xfs; do
-    rm -f "$work/medium" "$work/record" "$work/record.power-fails"
-    truncate -s 512M "$work/medium"
-    case $kind in
-        ext4) mkfs.ext4 -q -F "$work/medium" ;;
-        xfs) mkfs.xfs -q -f "$work/medium" ;;
-    esac
-    if ! mount_below; then
-        echo "this test mounts a file system from a loop device, which needs root and a loop device" >&2
-        exit 77
-    fi
-    as_root chown "$(id -u):$(id -g)" "$below"
+    rm -f "$work/record" "$work/record.power-fails"
+    make_medium "$kind"
     vmc create "$vm"
     vmc create-disk "$vm/fixed.raw" --size 8M
     vmc create-disk "$vm/small.raw" --size 8M --sector-size 512
@@ -103,7 +57,7 @@ for kind in ext4 xfs; do
             made=$((made + 1))
         done
         wait $!
-        come_back "$pid"
+        come_back "$mnt" "$pid"
         for ((disk = 0; disk < made; disk++)); do
             [[ -e $vm/new-$number-$disk.raw ]] || fail "$kind: disk $disk was made and is gone"
         done

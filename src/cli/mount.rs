@@ -22,6 +22,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::fs::{FileSystem, Options};
 use crate::fuse::mount::{MountSpec, Unmount, unmount};
+use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
 use crate::provider::Providers;
@@ -122,8 +123,13 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
     memory::keep_little();
     let engine = args.engine.unwrap_or_default();
     engine.self_test()?;
-    let read_only = args.options.iter().any(|option| option == "ro");
-    let options = Options { read_only, engine, backing_io: args.backing_io };
+    let mount_options = MountOptions::parse(args.options.iter().map(String::as_str))?;
+    let options = Options {
+        read_only: mount_options.is_read_only(),
+        engine,
+        backing_io: args.backing_io,
+        durability: mount_options.durability(),
+    };
     let fs = Arc::new(FileSystem::open(&args.folder, Providers::load(config)?, options)?);
     memory::return_freed();
     if memory::lock_was_refused() {
@@ -132,7 +138,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
     let spec = MountSpec {
         mountpoint: args.mountpoint.clone(),
         source: args.folder.clone(),
-        options: args.options.clone(),
+        options: mount_options,
         transport: args.transport,
         threads: args.threads.map(usize::from),
     };

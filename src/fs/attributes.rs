@@ -77,6 +77,7 @@ impl FileSystem {
             }
             backing::stat(file)
         })?;
+        self.settle(&node)?;
         self.attr_of(&node, &stat)
     }
 
@@ -162,7 +163,8 @@ impl FileSystem {
         self.with_backing(&node, |file| {
             backing::set_xattr(file, name, stored, flags)?;
             if name == acl::ACCESS { caller.drop_set_gid(file) } else { Ok(()) }
-        })
+        })?;
+        self.settle(&node)
     }
 
     /// Names of the extended attributes that can be read, each ended by a zero byte.
@@ -190,7 +192,8 @@ impl FileSystem {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
         self.refuse_unsupported(name)?;
-        self.with_backing(&node, |file| backing::remove_xattr(file, name))
+        self.with_backing(&node, |file| backing::remove_xattr(file, name))?;
+        self.settle(&node)
     }
 
     /// Of the system's own attributes there are ACLs alone, and those only where the kernel heeds them.

@@ -33,6 +33,11 @@ impl Backing {
     }
 }
 
+/// Returns once content, attributes and, in a folder, names are durable.
+pub(super) fn sync(file: &File) -> Result<()> {
+    rustix::fs::fsync(file).map_err(io::Error::from).context(|| "making a change durable".into())
+}
+
 pub(super) fn stat(file: &File) -> Result<Stat> {
     rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, stat::WANTED)
         .map(Stat::from)

@@ -79,13 +79,14 @@ impl FileSystem {
         let handle = self.handles.get(handle)?;
         let file = handle.file()?;
         match what {
-            Space::Allocate { keep_size } => file.allocate(offset, len, !keep_size),
-            Space::Punch => file.punch(offset, len, &mut RequestBuffer::take()),
+            Space::Allocate { keep_size } => file.allocate(offset, len, !keep_size)?,
+            Space::Punch => file.punch(offset, len, &mut RequestBuffer::take())?,
             Space::Zero { keep_size } => {
                 file.zero(offset, len, &mut RequestBuffer::take())?;
-                file.allocate(offset, len, !keep_size)
+                file.allocate(offset, len, !keep_size)?;
             }
         }
+        if self.syncs_change(&handle) { file.sync() } else { Ok(()) }
     }
 
     /// Start of the next data or hole at or behind `offset`.

@@ -64,6 +64,8 @@ pub(super) struct OpenFile {
     pub(super) cache: CacheMode,
     /// Whether the backing file is open and claimed for writing. Changed only while `header_claimed` is locked.
     writable: AtomicBool,
+    /// Whether a handle was opened with `O_DSYNC` or `O_SYNC`.
+    pub(super) durable: AtomicBool,
     /// Whether a command works on the header, for which the backing file is claimed for writing as well.
     header_claimed: Mutex<bool>,
     /// Whether the backing file could be opened for writing at all.
@@ -133,7 +135,16 @@ impl OpenFile {
             Content::Disk(_) => (CacheMode::Direct, None),
             Content::Home(_) => (home_cache, Some(home)),
         };
-        Self { content, cache, writable, header_claimed: Mutex::default(), may_write, _home: home, _turn: turn }
+        Self {
+            content,
+            cache,
+            writable,
+            durable: AtomicBool::default(),
+            header_claimed: Mutex::default(),
+            may_write,
+            _home: home,
+            _turn: turn,
+        }
     }
 
     /// Makes sure that a handle with this access may be had.

@@ -172,6 +172,7 @@ impl FileSystem {
             backing::make_dir(&dir, name, new.mode)?;
         }
         new.give_to_owner(&folder::open_at(&dir, name)?)?;
+        self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
     }
@@ -197,6 +198,7 @@ impl FileSystem {
         let new = new.in_directory(&dir, false)?;
         backing::make_special(&dir, name, new.mode, attr::system_device(device))?;
         new.give_to_owner(&backing::any_at(&dir, name)?)?;
+        self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
     }
@@ -213,6 +215,7 @@ impl FileSystem {
         let new = new.in_directory(&dir, false)?;
         backing::make_symlink(&dir, name, &sealed)?;
         backing::set_owner(&backing::any_at(&dir, name)?, Some(new.uid), Some(new.gid))?;
+        self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
     }
@@ -240,6 +243,7 @@ impl FileSystem {
         self.refuse_other_vm(&node, &parent)?;
         let (from_dir, from_name) = self.place_of(&node)?;
         backing::link((&from_dir, &from_name), (&dir, name))?;
+        self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
     }
@@ -264,7 +268,7 @@ impl FileSystem {
             return Err(Error::new(Kind::Denied, "a datastore holds VM folders and nothing else"));
         }
         self.nodes.removed(parent.number, name, BackingId::of(&stat), stat.st_nlink);
-        Ok(())
+        self.settle_names(&[&dir])
     }
 
     /// Renames within one VM folder, or a VM folder within its datastore.
@@ -296,7 +300,7 @@ impl FileSystem {
             None => {}
         }
         self.nodes.renamed(BackingId::of(&moved), from, to);
-        Ok(())
+        self.settle_names(&[&to_dir, &from_dir])
     }
 
     /// Returns once all changes of names in a directory are durable.
@@ -308,7 +312,7 @@ impl FileSystem {
             return Ok(());
         }
         let (_, dir) = self.directory(number)?;
-        rustix::fs::fsync(dir).map_err(|error| Error::io("syncing the folder", error.into()))
+        backing::sync(&dir)
     }
 
     fn refuse_other_vm(&self, from: &Node, to: &Node) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
 use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
-use crate::fs::{Attr, FileSystem, Options, backing};
+use crate::fs::{Attr, Durability, FileSystem, Options, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::vm::disk::{self, NewDisk};
@@ -71,7 +71,7 @@ impl FileSystem {
                 plain_len: 0,
                 label: String::new(),
                 mode: new.mode,
-                durable: false,
+                durable: self.options.durability != Durability::OnRequest,
             };
             let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
             self.keyring.insert(header.uuid, dek);
@@ -82,6 +82,7 @@ impl FileSystem {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)
         };
         let stat = new.give_to_owner(&file)?;
+        self.settle_names(&[&dir])?;
         let node = self.nodes.found(parent.number, name, &stat, NodeKind::file(content))?;
         let open = self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true)))?;
         let attr = self.attr_of(&node, &stat)?;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub(super) struct ImageNode(Mutex<Weak<OpenImage>>);
 /// A raw image that a handle uses.
 pub(super) struct OpenImage {
     pub(super) image: RawImage<OpenFile>,
+    /// Whether it was opened with `O_DSYNC` or `O_SYNC`.
+    pub(super) durable: AtomicBool,
     /// The nodes of its files, which are kept known, so that all handles on them share one open file.
     nodes: Vec<NodeNumber>,
 }
@@ -174,7 +177,7 @@ impl FileSystem {
             }
             opened.extents().try_for_each(|extent| extent.admit(Access::Write)).context(|| self.name(node.number))?;
         }
-        let open = Arc::new(OpenImage { image: opened, nodes: folder.keep() });
+        let open = Arc::new(OpenImage { image: opened, durable: AtomicBool::default(), nodes: folder.keep() });
         *image.0.lock() = Arc::downgrade(&open);
         Ok(self.handles.insert(Handle::Image(open)))
     }

@@ -12,32 +12,19 @@ use std::process::Command;
 
 use fuser::SessionACL;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
 use rustix::process::{getegid, geteuid};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fuse::options::MountOptions;
 use crate::fuse::transport::Transport;
 pub use crate::sys::mount_table::MOUNT_TYPE;
 use crate::text::Show;
 
 const SUBTYPE: &str = "vmcryptfs";
-
-/// What `-o` understands besides who may enter, as the kernel wants it; fusermount3 takes the words.
-const OPTIONS: [(&str, MountFlags); 8] = [
-    ("ro", MountFlags::RDONLY),
-    ("rw", MountFlags::empty()),
-    ("noexec", MountFlags::NOEXEC),
-    ("exec", MountFlags::empty()),
-    ("noatime", MountFlags::NOATIME),
-    ("atime", MountFlags::empty()),
-    ("sync", MountFlags::SYNCHRONOUS),
-    ("dirsync", MountFlags::DIRSYNC),
-];
-/// What fstab and systemd add for themselves.
-const IGNORED: [&str; 7] = ["defaults", "nodev", "nosuid", "auto", "noauto", "nofail", "_netdev"];
 
 /// Where and how to mount.
 #[derive(Clone, Debug)]
@@ -47,67 +34,26 @@ pub struct MountSpec {
     /// What is mounted, as /proc/mounts shows it.
     pub source: PathBuf,
     /// Words of `-o`.
-    pub options: Vec<String>,
+    pub options: MountOptions,
     /// How requests come and replies go.
     pub transport: Transport,
     /// Threads that serve reads and writes; `None` for two a CPU, or one where each has a ring.
     pub threads: Option<usize>,
 }
 
-/// `-o`, understood.
-pub(super) struct Options {
-    /// Who may enter.
-    pub(super) acl: SessionACL,
-    flags: MountFlags,
-    /// Those that `flags` stand for.
-    words: Vec<&'static str>,
-}
-
-impl Options {
-    /// # Errors
-    /// `Invalid` for a word that is none of ours.
-    pub(super) fn parse(spec: &MountSpec) -> Result<Self> {
-        let flags = MountFlags::NODEV | MountFlags::NOSUID;
-        let mut options = Self { acl: SessionACL::Owner, flags, words: vec!["nodev", "nosuid"] };
-        spec.options.iter().try_for_each(|word| options.add(word))?;
-        Ok(options)
-    }
-
-    fn add(&mut self, word: &str) -> Result<()> {
-        if let Some((name, flag)) = OPTIONS.iter().find(|(name, _)| *name == word) {
-            self.flags |= *flag;
-            self.words.push(name);
-            return Ok(());
-        }
-        match word {
-            "allow_other" => self.acl = SessionACL::All,
-            "allow_root" => self.acl = SessionACL::RootAndOwner,
-            _ if IGNORED.contains(&word) || word.starts_with("x-") => {}
-            _ => {
-                let known: Vec<&str> = OPTIONS.iter().map(|(name, _)| *name).collect();
-                return Err(Error::new(
-                    Kind::Invalid,
-                    format!("mount option {word:?}, expected allow_other, allow_root, {}", known.join(", ")),
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Mounts, and returns the kernel's end of the mount.
 ///
 /// # Errors
 /// `Unsupported` without /dev/fuse, `Denied` when neither this process nor fusermount3 may, or `Io`.
-pub(super) fn mount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
-    match mount_by_call(spec, options)? {
+pub(super) fn mount(spec: &MountSpec) -> Result<OwnedFd> {
+    match mount_by_call(spec)? {
         Some(device) => Ok(device),
-        None => mount_by_fusermount(spec, options),
+        None => mount_by_fusermount(spec),
     }
 }
 
 /// `None` when this process may not mount; fusermount3 may.
-fn mount_by_call(spec: &MountSpec, options: &Options) -> Result<Option<OwnedFd>> {
+fn mount_by_call(spec: &MountSpec) -> Result<Option<OwnedFd>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
@@ -121,11 +67,11 @@ fn mount_by_call(spec: &MountSpec, options: &Options) -> Result<Option<OwnedFd>>
         getegid().as_raw()
     );
     // The kernel knows all or the owner; fuser keeps everyone but root and the owner out for `allow_root`.
-    if options.acl != SessionACL::Owner {
+    if spec.options.acl != SessionACL::Owner {
         data.push_str(",allow_other");
     }
     let data = std::ffi::CString::new(data).map_err(|error| Error::with_source(Kind::Invalid, "mount data", error))?;
-    match rustix::mount::mount(&spec.source, &spec.mountpoint, MOUNT_TYPE, options.flags, Some(data.as_c_str())) {
+    match rustix::mount::mount(&spec.source, &spec.mountpoint, MOUNT_TYPE, spec.options.flags, Some(data.as_c_str())) {
         Ok(()) => Ok(Some(device.into())),
         Err(rustix::io::Errno::PERM) => Ok(None),
         Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.shown()), error.into())),
@@ -133,14 +79,14 @@ fn mount_by_call(spec: &MountSpec, options: &Options) -> Result<Option<OwnedFd>>
 }
 
 /// fusermount3 opens the device, mounts, and sends the descriptor through a socket that it inherits.
-fn mount_by_fusermount(spec: &MountSpec, options: &Options) -> Result<OwnedFd> {
+fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
     let doing = |error: rustix::io::Errno| Error::io("making a socket pair to fusermount3", error.into());
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(doing)?;
     fcntl_setfd(&theirs, FdFlags::empty()).map_err(doing)?;
     let mut words = vec![OsStr::new("default_permissions")];
-    words.extend(options.words.iter().map(OsStr::new));
-    if options.acl != SessionACL::Owner {
+    words.extend(spec.options.for_fusermount().map(OsStr::new));
+    if spec.options.acl != SessionACL::Owner {
         words.push(OsStr::new("allow_other"));
     }
     let mut list = OsString::from(format!("subtype={SUBTYPE},fsname="));

@@ -7,7 +7,7 @@ use std::thread;
 use crate::error::{Context, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
-use crate::fuse::mount::{self, MountSpec, Options, Unmount, unmount};
+use crate::fuse::mount::{self, MountSpec, Unmount, unmount};
 use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
 use crate::text::Show;
@@ -23,19 +23,18 @@ impl Session {
     /// Mounts, and agrees with the kernel on the protocol.
     ///
     /// # Errors
-    /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory or an unknown option, `Busy` for one that
+    /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory, `Busy` for one that
     /// is not empty, `Unsupported` without FUSE or the transport that is asked for, or `Io`.
     pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
-        let options = Options::parse(spec)?;
         mount::check_mountpoint(&spec.mountpoint)?;
         let prepared = spec.transport.prepare(spec.threads, fs.backing_io())?;
         let doing = || match mount::needs_open_device() {
             false => format!("mounting on {}", spec.mountpoint.shown()),
             true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.shown()),
         };
-        let device = mount::mount(spec, &options).context(doing)?;
+        let device = mount::mount(spec).context(doing)?;
         let mountpoint = spec.mountpoint.clone();
-        match prepared.connect(device, Adapter(Arc::clone(&fs)), options.acl) {
+        match prepared.connect(device, Adapter(Arc::clone(&fs)), spec.options.acl) {
             Ok(connection) => {
                 if let Err(error) = readahead::widen(&mountpoint) {
                     tracing::debug!("readahead stays as it is: {}", error.chain());

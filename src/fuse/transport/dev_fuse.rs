@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
-use crate::fuse::transport::hot::{self, Answer};
+use crate::fuse::transport::hot::{self, Answer, Served};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::looking::Looking;
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
@@ -337,8 +337,13 @@ impl<'a> Crew<'a> {
         let mut argument = [0; wire::ARGUMENT_LEN];
         let argument = &mut argument[..len.min(wire::ARGUMENT_LEN)];
         argument.copy_from_slice(reader.body(argument.len()));
-        if let Some(answer) = hot::serve(self.fs, request, argument, &mut reader.buffer) {
-            return reader.reply(request.unique, answer);
+        match hot::serve(self.fs, request, argument, &mut reader.buffer) {
+            Some(Served::Answered(answer)) => return reader.reply(request.unique, answer),
+            Some(Served::ToSync { handle, written }) => {
+                let origin = Origin::Device(Arc::clone(&reader.device));
+                return self.relay.sync_write(request, handle, written, origin);
+            }
+            None => {}
         }
         if let Some(answer) = self.in_place(reader, request, len) {
             return reader.reply(request.unique, answer);

@@ -29,9 +29,20 @@ impl Answer {
     }
 }
 
+/// What became of a request.
+pub(super) enum Served {
+    Answered(Answer),
+    /// A write through this handle, of so many bytes, that is to be durable before it is answered. That takes its time, so the
+    /// dispatcher does it ([`Relay::sync_write`](super::relay::Relay::sync_write)).
+    ToSync {
+        handle: u64,
+        written: u32,
+    },
+}
+
 /// How far a read or a write came that was begun.
 pub(super) enum Outcome {
-    Answered(Answer),
+    Served(Served),
     /// Its I/O is to be carried out, then [`end`] ends it.
     UnderWay(Pending),
     /// Nothing was done; [`serve`] waits for what it has to wait for.
@@ -43,29 +54,29 @@ pub(super) enum Outcome {
 ///
 /// Nobody waits for the reply to a last close, so were it on its way through fuser, what comes next (a `lock` of the
 /// component, a claim by another process) would find the file open.
-pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Answer> {
+pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Served> {
     match request.operation {
         operation::READ | operation::WRITE | operation::RELEASE => {}
         operation::FSYNC if fs.syncs_are_quick() => {}
         _ => return None,
     }
     let served = guarded(request, || match Transfer::decode(argument) {
-        _ if request.operation == operation::FSYNC => sync(fs, request, argument),
-        None => Answer::failed(libc::EINVAL),
+        _ if request.operation == operation::FSYNC => Served::Answered(sync(fs, request, argument)),
+        None => Served::Answered(Answer::failed(libc::EINVAL)),
         Some(closed) if request.operation == operation::RELEASE => {
             fs.close(closed.handle);
-            Answer { errno: 0, payload_len: 0 }
+            Served::Answered(Answer { errno: 0, payload_len: 0 })
         }
         Some(from) if request.operation == operation::READ => {
             let read = fs.read(from.handle, from.offset, from.size, buffer).map(<[u8]>::len);
-            answer(fs, request, read, buffer)
+            finish(fs, request, from, read, buffer)
         }
         Some(to) => {
             let written = allow_write(fs, request, to).and_then(|()| fs.write(to.handle, to.offset, to.size, buffer));
-            answer(fs, request, written.map(|()| to.size as usize), buffer)
+            finish(fs, request, to, written.map(|()| to.size as usize), buffer)
         }
     });
-    Some(served.unwrap_or_else(|failed| failed))
+    Some(served.unwrap_or_else(Served::Answered))
 }
 
 /// Whether a request may be given to [`begin`].
@@ -75,34 +86,42 @@ pub(super) fn is_read_or_write(request: InHeader) -> bool {
 
 /// As [`serve`] for a read or a write, but waits for no other request, and may leave the I/O to the caller.
 pub(super) fn begin(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Outcome {
-    let Some(transfer) = Transfer::decode(argument) else { return Outcome::Answered(Answer::failed(libc::EINVAL)) };
+    let Some(transfer) = Transfer::decode(argument) else {
+        return Outcome::Served(Served::Answered(Answer::failed(libc::EINVAL)));
+    };
     let Transfer { handle, offset, size, .. } = transfer;
     let begun = guarded(request, || match request.operation {
         operation::READ => fs.begin_read(handle, offset, size, buffer),
         _ => allow_write(fs, request, transfer).and_then(|()| fs.begin_write(handle, offset, size, buffer)),
     });
     let done = match begun {
-        Err(failed) => return Outcome::Answered(failed),
+        Err(failed) => return Outcome::Served(Served::Answered(failed)),
         Ok(Ok(Begun::UnderWay(pending))) => return Outcome::UnderWay(pending),
         Ok(Ok(Begun::MustWait)) => return Outcome::MustWait,
         Ok(Ok(Begun::Done(len))) => Ok(len),
         Ok(Err(error)) => Err(error),
     };
-    Outcome::Answered(answer(fs, request, done, buffer))
+    let served = guarded(request, || finish(fs, request, transfer, done, buffer));
+    Outcome::Served(served.unwrap_or_else(Served::Answered))
 }
 
 /// Ends a request of which the I/O moved so many bytes from or to its buffer.
 pub(super) fn end(
     fs: &FileSystem,
     request: InHeader,
+    argument: &[u8],
     pending: Pending,
     moved: io::Result<usize>,
     buffer: &mut [u8],
-) -> Answer {
-    match guarded(request, || pending.end(moved, buffer)) {
-        Ok(done) => answer(fs, request, done, buffer),
-        Err(failed) => failed,
-    }
+) -> Served {
+    let ended = guarded(request, || {
+        let done = pending.end(moved, buffer);
+        match Transfer::decode(argument) {
+            Some(transfer) => finish(fs, request, transfer, done, buffer),
+            None => Served::Answered(Answer::failed(libc::EINVAL)),
+        }
+    });
+    ended.unwrap_or_else(Served::Answered)
 }
 
 /// A defect that one request meets must not end the mount.
@@ -119,6 +138,21 @@ fn allow_write(fs: &FileSystem, request: InHeader, to: Transfer) -> Result<()> {
         return Ok(());
     }
     fs.drop_privileges(to.handle, &request.caller())
+}
+
+/// What becomes of a read or a write of so many bytes, which is done.
+fn finish(fs: &FileSystem, request: InHeader, transfer: Transfer, done: Result<usize>, buffer: &mut [u8]) -> Served {
+    let Transfer { handle, open_flags, .. } = transfer;
+    let done = match done {
+        Ok(len) if request.operation == operation::WRITE && fs.syncs_write(handle, open_flags) => {
+            if !fs.syncs_are_quick() {
+                return Served::ToSync { handle, written: wire::u32_of(len) };
+            }
+            fs.sync(handle).map(|()| len)
+        }
+        done => done,
+    };
+    Served::Answered(answer(fs, request, done, buffer))
 }
 
 /// What to reply to a read or a write of so many bytes.

@@ -15,7 +15,7 @@ use crate::fuse::errno::{On, refuse};
 use crate::fuse::transport::hot::{Answer, guarded};
 use crate::fuse::transport::reply::Reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
-use crate::fuse::{damage, ttl, warn_if_cached};
+use crate::fuse::{after_open, damage, ttl};
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
@@ -79,19 +79,20 @@ fn name(bytes: &[u8]) -> Option<&OsStr> {
 
 /// `struct fuse_open_in` has the flags of `open(2)`.
 fn open(fs: &FileSystem, node: u64, flags: u32) -> Result<Reply> {
-    let mode = OpenMode::of_flags(flags.cast_signed());
-    let (handle, cache) = fs.open_file(node, mode).inspect_err(|error| damage::record(fs, node, error))?;
-    warn_if_cached(fs, node, handle);
+    let flags = flags.cast_signed();
+    let (handle, cache) =
+        fs.open_file(node, OpenMode::of_flags(flags)).inspect_err(|error| damage::record(fs, node, error))?;
+    after_open(fs, node, handle, flags);
     Ok(Reply::Opened(handle, cache))
 }
 
 /// `struct fuse_create_in`, and a name.
 fn create(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<Result<Reply>> {
     let new = NewFile { mode: u32_at(body, 4)?, umask: u32_at(body, 8)?, uid: request.uid, gid: request.gid };
-    let created =
-        fs.create(request.node, name(body.get(16..)?)?, new, OpenMode::of_flags(u32_at(body, 0)?.cast_signed()));
+    let flags = u32_at(body, 0)?.cast_signed();
+    let created = fs.create(request.node, name(body.get(16..)?)?, new, OpenMode::of_flags(flags));
     Some(created.map(|(attr, handle, cache)| {
-        warn_if_cached(fs, attr.number, handle);
+        after_open(fs, attr.number, handle, flags);
         Reply::Created(attr, handle, cache)
     }))
 }

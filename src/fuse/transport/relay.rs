@@ -26,9 +26,16 @@ pub(super) const MAX_LISTING: u32 = 64 << 10;
 pub(super) struct Relay {
     socket: OwnedFd,
     /// Of each request that fuser has, by its unique number.
-    origins: Mutex<HashMap<u64, Origin>>,
+    origins: Mutex<HashMap<u64, Forwarded>>,
     backlog: Mutex<Backlog>,
     more: Condvar,
+}
+
+/// A request that fuser has.
+struct Forwarded {
+    origin: Origin,
+    /// If it has a sync in the place of a write: how many bytes that wrote.
+    written: Option<u32>,
 }
 
 /// Where a reply belongs.
@@ -90,7 +97,17 @@ impl Relay {
 
     /// Hands a request to fuser. Its reply goes to `origin`, whatever happens.
     pub(super) fn forward(&self, unique: u64, parts: &[&[u8]], origin: Origin) {
-        self.origins.lock().insert(unique, origin);
+        self.hand_over(unique, parts, Forwarded { origin, written: None });
+    }
+
+    /// Has fuser make a write durable that is done, and then replies to it.
+    pub(super) fn sync_write(&self, write: InHeader, handle: u64, written: u32, origin: Origin) {
+        let request = wire::sync_request(write, handle);
+        self.hand_over(write.unique, &[&request], Forwarded { origin, written: Some(written) });
+    }
+
+    fn hand_over(&self, unique: u64, parts: &[&[u8]], forwarded: Forwarded) {
+        self.origins.lock().insert(unique, forwarded);
         let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut backlog = self.backlog.lock();
         let sent = if backlog.messages.is_empty() {
@@ -165,11 +182,20 @@ impl Relay {
 
     fn deliver(&self, reply: &[u8]) {
         // A reply to nobody is one to `close`.
-        let origin = wire::reply_unique(reply).and_then(|unique| self.origins.lock().remove(&unique));
+        let Some(unique) = wire::reply_unique(reply) else { return };
+        let Some(Forwarded { origin, written }) = self.origins.lock().remove(&unique) else { return };
+        let of_write;
+        let reply = match written.filter(|_| wire::reply_errno(reply) == Some(0)) {
+            Some(written) => {
+                let payload = wire::written(written);
+                of_write = [&wire::out_header(unique, 0, payload.len())[..], &payload].concat();
+                &of_write
+            }
+            None => reply,
+        };
         match origin {
-            Some(Origin::Device(device)) => give(&device, reply),
-            Some(Origin::Ring(inbox, entry)) => inbox.leave(Left::Reply(entry, reply.to_vec())),
-            None => {}
+            Origin::Device(device) => give(&device, reply),
+            Origin::Ring(inbox, entry) => inbox.leave(Left::Reply(entry, reply.to_vec())),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::error::{Context, Error, Result};
 use crate::fs::{FileSystem, Pending};
 use crate::fuse::transport::dev_fuse::adapt;
-use crate::fuse::transport::hot::{self, Answer, Outcome};
+use crate::fuse::transport::hot::{self, Answer, Outcome, Served};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::inbox::{Inbox, Left};
 use crate::fuse::transport::plan::{QueueShare, Share};
@@ -174,11 +174,12 @@ impl<'a> Server<'a> {
             return self.begin_or_defer(entry);
         }
         let served = hot::serve(&self.mounted.fs, header, request.argument, request.buffer);
-        match served.or_else(|| self.in_place(entry, header)) {
-            Some(answer) => match self.better_thread(entry) {
+        match served.or_else(|| self.in_place(entry, header).map(Served::Answered)) {
+            Some(Served::Answered(answer)) => match self.better_thread(entry) {
                 Some(thread) => self.give(entry, answer, thread),
                 None => self.reply(entry, answer),
             },
+            Some(to_sync @ Served::ToSync { .. }) => self.finish(entry, header, to_sync),
             None => self.hand_over(entry, header),
         }
     }
@@ -270,16 +271,28 @@ impl<'a> Server<'a> {
     fn begin(&mut self, entry: usize) -> Result<bool> {
         let Some(request) = self.ring.request(entry) else { return Ok(true) };
         let Some(header) = InHeader::decode(request.header) else { return Ok(true) };
-        let answer = match hot::begin(&self.mounted.fs, header, request.argument, request.buffer) {
-            Outcome::Answered(answer) => answer,
+        let served = match hot::begin(&self.mounted.fs, header, request.argument, request.buffer) {
+            Outcome::Served(served) => served,
             Outcome::UnderWay(pending) => return self.transfer(entry, pending).map(|()| true),
             Outcome::MustWait if self.in_flight > 0 => return Ok(false),
             Outcome::MustWait => match hot::serve(&self.mounted.fs, header, request.argument, request.buffer) {
-                Some(answer) => answer,
-                None => Answer::failed(libc::ENOSYS),
+                Some(served) => served,
+                None => Served::Answered(Answer::failed(libc::ENOSYS)),
             },
         };
-        self.reply(entry, answer).map(|()| true)
+        self.finish(entry, header, served).map(|()| true)
+    }
+
+    /// Replies, or has fuser make a write durable first; its entry stays with it.
+    fn finish(&mut self, entry: usize, header: InHeader, served: Served) -> Result<()> {
+        match served {
+            Served::Answered(answer) => self.reply(entry, answer),
+            Served::ToSync { handle, written } => {
+                let origin = Origin::Ring(Arc::clone(self.inbox), entry);
+                self.mounted.relay.sync_write(header, handle, written, origin);
+                self.lend(entry, MAX_ENTRIES)
+            }
+        }
     }
 
     /// Lets the ring carry out a request's I/O.
@@ -303,8 +316,8 @@ impl<'a> Server<'a> {
         if let Some(request) = self.ring.request(entry)
             && let Some(header) = InHeader::decode(request.header)
         {
-            let answer = hot::end(&self.mounted.fs, header, pending, moved, request.buffer);
-            self.reply(entry, answer)?;
+            let served = hot::end(&self.mounted.fs, header, request.argument, pending, moved, request.buffer);
+            self.finish(entry, header, served)?;
         }
         while let Some(&next) = self.deferred.front() {
             if !self.begin(next)? {

@@ -6,6 +6,8 @@ use crate::fs::Caller;
 
 pub(super) const IN_HEADER_LEN: usize = 40;
 pub(super) const OUT_HEADER_LEN: usize = 16;
+/// Length of `struct fuse_fsync_in`.
+const SYNC_LEN: usize = 16;
 /// Length of `struct fuse_read_in` and `struct fuse_write_in`.
 pub(super) const ARGUMENT_LEN: usize = 40;
 
@@ -90,6 +92,8 @@ pub(super) struct Transfer {
     pub(super) offset: u64,
     pub(super) size: u32,
     pub(super) flags: u32,
+    /// Flags of `open(2)`, of the file and of this one transfer.
+    pub(super) open_flags: u32,
 }
 
 impl Transfer {
@@ -99,8 +103,20 @@ impl Transfer {
             offset: u64_at(argument, 8)?,
             size: u32_at(argument, 16)?,
             flags: u32_at(argument, 20)?,
+            open_flags: u32_at(argument, 32).unwrap_or(0),
         })
     }
+}
+
+/// A `FUSE_FSYNC` of a handle in the place of the request that it is to be done for.
+pub(super) fn sync_request(instead_of: InHeader, handle: u64) -> [u8; IN_HEADER_LEN + SYNC_LEN] {
+    const DATA_ONLY: u32 = 1;
+    let mut bytes = [0; IN_HEADER_LEN + SYNC_LEN];
+    let header = InHeader { len: bytes.len(), operation: operation::FSYNC, ..instead_of };
+    bytes[..IN_HEADER_LEN].copy_from_slice(&header.encode());
+    bytes[IN_HEADER_LEN..][..8].copy_from_slice(&handle.to_ne_bytes());
+    bytes[IN_HEADER_LEN + 8..][..4].copy_from_slice(&DATA_ONLY.to_ne_bytes());
+    bytes
 }
 
 /// The handle of a `FUSE_FSYNC`.
@@ -141,6 +157,11 @@ pub(super) fn out_header(unique: u64, errno: i32, payload_len: usize) -> [u8; OU
 /// Which request a reply belongs to; 0 for a message that is no reply.
 pub(super) fn reply_unique(reply: &[u8]) -> Option<u64> {
     u64_at(reply, 8)
+}
+
+/// The error of a reply; 0 for success.
+pub(super) fn reply_errno(reply: &[u8]) -> Option<u32> {
+    u32_at(reply, 4)
 }
 
 /// `struct fuse_write_out`.

@@ -1,0 +1,152 @@
+//! Changes that are durable before they are answered, although no sync asks for them: by flags of the file, of one write, or of the
+//! mount.
+
+use std::fs::File;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::OFlags;
+
+use crate::error::{Error, Result};
+use crate::fs::handle::{Handle, HandleNumber};
+use crate::fs::node::{Node, NodeKind};
+use crate::fs::{CacheMode, FileSystem, backing};
+
+/// What a mount makes durable before it answers, beside what syncs and the flags of files and writes ask for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// Nothing.
+    #[default]
+    OnRequest,
+    /// Changes of names: the mount option `dirsync`.
+    Names,
+    /// Every change: the mount option `sync`.
+    Everything,
+}
+
+impl FileSystem {
+    /// Remembers what the flags of `open(2)` say of a handle. What changes the file otherwise than by a write comes without flags.
+    pub fn heed_sync_flags(&self, handle: HandleNumber, open_flags: i32) {
+        if open_flags & libc::O_DSYNC == 0 {
+            return;
+        }
+        if let Ok(handle) = self.handles.get(handle) {
+            match handle.as_ref().as_ref() {
+                Handle::File(open) => open.durable.store(true, Ordering::Relaxed),
+                Handle::Image(open) => open.durable.store(true, Ordering::Relaxed),
+                Handle::Directory(_) => {}
+            }
+        }
+    }
+
+    /// Whether a write is to be durable before it is answered. The kernel adds to the file's flags those that the write came
+    /// with (`RWF_DSYNC`, `RWF_SYNC`). Where it caches the file it syncs by itself after a write of several requests.
+    pub fn syncs_write(&self, handle: HandleNumber, open_flags: u32) -> bool {
+        let has = |flag: i32| open_flags & flag.cast_unsigned() != 0;
+        if !has(libc::O_DSYNC) && self.options.durability != Durability::Everything {
+            return false;
+        }
+        let kernel_syncs = !has(libc::O_DIRECT)
+            && self.handles.get(handle).is_ok_and(
+                |handle| matches!(handle.as_ref().as_ref(), Handle::File(open) if open.cache == CacheMode::Kernel),
+            );
+        !kernel_syncs
+    }
+
+    /// The same for another change of an open file's content.
+    pub(super) fn syncs_change(&self, handle: &Handle) -> bool {
+        self.options.durability == Durability::Everything
+            || match handle {
+                Handle::File(open) => open.durable.load(Ordering::Relaxed),
+                Handle::Image(open) => open.durable.load(Ordering::Relaxed),
+                Handle::Directory(_) => false,
+            }
+    }
+
+    /// Called after names in these folders have changed.
+    pub(super) fn settle_names(&self, dirs: &[&File]) -> Result<()> {
+        match self.options.durability {
+            Durability::OnRequest => Ok(()),
+            Durability::Names | Durability::Everything => dirs.iter().try_for_each(|dir| backing::sync(dir)),
+        }
+    }
+
+    /// Called after a node's length, attributes or extended attributes have changed.
+    pub(super) fn settle(&self, node: &Node) -> Result<()> {
+        if self.options.durability != Durability::Everything {
+            return Ok(());
+        }
+        if let Some(open) = node.open_file() {
+            open.content.file().sync()?;
+            return backing::sync(open.content.storage().file());
+        }
+        match &node.kind {
+            NodeKind::Directory(_) => self.dir_of(node).and_then(|dir| backing::sync(&dir)),
+            NodeKind::File(_) => {
+                let (dir, name) = self.place_of(node)?;
+                match backing::file_at(&dir, &name, OFlags::RDONLY) {
+                    Ok(file) => backing::sync(&file),
+                    Err(_) => self.sync_all(), // one that this process may not read
+                }
+            }
+            NodeKind::Symlink | NodeKind::Special | NodeKind::ImageDirectory | NodeKind::Image(_) => self.sync_all(),
+        }
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        rustix::fs::syncfs(self.root()).map_err(|error| Error::io("syncing the file system beneath", error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::fs::{NewFile, OpenMode, Options, ROOT};
+    use crate::key::ProviderName;
+    use crate::provider::{self, Providers};
+    use crate::vm::folder;
+
+    fn asked(flags: i32) -> u32 {
+        (flags | libc::O_RDWR).cast_unsigned()
+    }
+
+    #[test]
+    fn a_write_is_synced_when_a_flag_asks_for_it_and_the_kernel_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, vm) = (dir.path().join("config.toml"), dir.path().join("web01"));
+        provider::add_native(&config, &ProviderName::new("local").unwrap(), true).unwrap();
+        folder::create(&vm, &Providers::load(&config).unwrap().default_provider().unwrap().1).unwrap();
+        let [uid, gid] = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
+        for durability in [Durability::OnRequest, Durability::Names, Durability::Everything] {
+            let options = Options { durability, ..Options::default() };
+            let fs = FileSystem::open(&vm, Providers::load(&config).unwrap(), options).unwrap();
+            fs.retry_locked().unwrap();
+            let made = |name: &str, mode| {
+                let new = NewFile { mode: 0o600, umask: 0, uid, gid };
+                fs.create(ROOT, OsStr::new(name), new, mode).unwrap().1
+            };
+            fs.allow_uncached_homes();
+            let disk = made("a.raw", OpenMode::ReadWrite);
+            let cached = made("cached", OpenMode::ReadWrite);
+            let uncached = made("uncached", OpenMode::Write);
+            let always = durability == Durability::Everything;
+            for (handle, by_kernel) in [(disk, false), (cached, true), (uncached, false)] {
+                assert_eq!(fs.syncs_write(handle, asked(0)), always && !by_kernel);
+                assert_eq!(fs.syncs_write(handle, asked(libc::O_DIRECT)), always);
+                for flag in [libc::O_DSYNC, libc::O_SYNC] {
+                    assert_eq!(fs.syncs_write(handle, asked(flag)), !by_kernel);
+                    assert!(fs.syncs_write(handle, asked(flag | libc::O_DIRECT)));
+                }
+                let changes = || fs.syncs_change(&fs.handles.get(handle).unwrap());
+                assert_eq!(changes(), always);
+                fs.heed_sync_flags(handle, libc::O_RDWR);
+                assert_eq!(changes(), always);
+                fs.heed_sync_flags(handle, libc::O_SYNC);
+                assert!(changes());
+                fs.close(handle);
+            }
+            ["a.raw", "cached", "uncached"].iter().for_each(|name| fs.remove(ROOT, OsStr::new(name), false).unwrap());
+        }
+    }
+}

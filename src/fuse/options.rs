@@ -1,0 +1,178 @@
+//! Words of `-o`: those of mount(8) and fstab(5), of which the last one counts.
+
+use fuser::SessionACL;
+use rustix::mount::MountFlags;
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::Durability;
+
+/// Words that set flags of the mount, and words that take them away.
+const FLAGS: [(&str, MountFlags, MountFlags); 19] = [
+    ("ro", MountFlags::RDONLY, NONE),
+    ("rw", NONE, MountFlags::RDONLY),
+    ("noexec", MountFlags::NOEXEC, NONE),
+    ("exec", NONE, MountFlags::NOEXEC),
+    ("sync", MountFlags::SYNCHRONOUS, NONE),
+    ("async", NONE, MountFlags::SYNCHRONOUS),
+    ("dirsync", MountFlags::DIRSYNC, NONE),
+    ("noatime", MountFlags::NOATIME, RELATIVE),
+    ("atime", NONE, MountFlags::NOATIME),
+    ("relatime", MountFlags::RELATIME, MountFlags::NOATIME.union(MountFlags::STRICTATIME)),
+    ("norelatime", NONE, MountFlags::RELATIME),
+    ("strictatime", MountFlags::STRICTATIME, MountFlags::NOATIME.union(MountFlags::RELATIME)),
+    ("nostrictatime", NONE, MountFlags::STRICTATIME),
+    ("nodiratime", MountFlags::NODIRATIME, NONE),
+    ("diratime", NONE, MountFlags::NODIRATIME),
+    ("lazytime", MountFlags::LAZYTIME, NONE),
+    ("nolazytime", NONE, MountFlags::LAZYTIME),
+    ("silent", MountFlags::SILENT, NONE),
+    ("loud", NONE, MountFlags::SILENT),
+];
+const NONE: MountFlags = MountFlags::empty();
+const RELATIVE: MountFlags = MountFlags::RELATIME.union(MountFlags::STRICTATIME);
+
+/// Those of the flags that fusermount3 of any version takes; the others make no difference to FUSE.
+const FUSERMOUNT: [(&str, MountFlags); 5] = [
+    ("ro", MountFlags::RDONLY),
+    ("noexec", MountFlags::NOEXEC),
+    ("noatime", MountFlags::NOATIME),
+    ("sync", MountFlags::SYNCHRONOUS),
+    ("dirsync", MountFlags::DIRSYNC),
+];
+
+/// What fstab, mount(8) and systemd add for themselves, or what every mount has anyway: no devices, no set-user-id bits, and
+/// permissions that the kernel checks.
+const IGNORED: [&str; 16] = [
+    "defaults",
+    "nodev",
+    "dev",
+    "nosuid",
+    "suid",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "group",
+    "default_permissions",
+];
+/// The same of words with a value: where a mount comes from and its type are what they are.
+const IGNORED_WITH_VALUE: [&str; 9] =
+    ["comment", "context", "fscontext", "defcontext", "rootcontext", "fsname", "subtype", "max_read", "user"];
+
+/// Words of `-o`, understood.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// Who may enter.
+    pub(super) acl: SessionACL,
+    pub(super) flags: MountFlags,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self { acl: SessionACL::Owner, flags: MountFlags::NODEV | MountFlags::NOSUID }
+    }
+}
+
+impl MountOptions {
+    /// Understands the words, of which a later one takes back an earlier one.
+    ///
+    /// # Errors
+    /// `Invalid` for a word that is none of mount(8)'s.
+    pub fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self> {
+        let mut options = Self::default();
+        words.into_iter().try_for_each(|word| options.add(word))?;
+        Ok(options)
+    }
+
+    /// Whether nothing can be written.
+    pub fn is_read_only(&self) -> bool {
+        self.flags.contains(MountFlags::RDONLY)
+    }
+
+    /// What is durable before it is answered.
+    pub fn durability(&self) -> Durability {
+        if self.flags.contains(MountFlags::SYNCHRONOUS) {
+            Durability::Everything
+        } else if self.flags.contains(MountFlags::DIRSYNC) {
+            Durability::Names
+        } else {
+            Durability::OnRequest
+        }
+    }
+
+    fn add(&mut self, word: &str) -> Result<()> {
+        if let Some((_, set, clear)) = FLAGS.iter().find(|(name, ..)| *name == word) {
+            self.flags = (self.flags - *clear) | *set;
+            return Ok(());
+        }
+        let name = word.split_once('=').map_or(word, |(name, _)| name);
+        match word {
+            "allow_other" => self.acl = SessionACL::All,
+            "allow_root" => self.acl = SessionACL::RootAndOwner,
+            _ if word.is_empty() || IGNORED.contains(&word) || word.starts_with("x-") || word.starts_with("X-") => {}
+            _ if name != word && IGNORED_WITH_VALUE.contains(&name) => {}
+            _ => {
+                let message = format!(
+                    "mount option {word:?}, expected ro, noexec, allow_other, allow_root, sync, dirsync or another one \
+                     of mount(8)"
+                );
+                return Err(Error::new(Kind::Invalid, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// As fusermount3 takes them.
+    pub(super) fn for_fusermount(&self) -> impl Iterator<Item = &'static str> {
+        let flags = self.flags;
+        FUSERMOUNT.into_iter().filter(move |(_, flag)| flags.contains(*flag)).map(|(word, _)| word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &str) -> MountOptions {
+        MountOptions::parse(words.split(',')).unwrap()
+    }
+
+    #[test]
+    fn the_last_word_counts() {
+        for (words, read_only) in [("ro", true), ("ro,rw", false), ("rw,ro", true), ("ro,rw,ro", true), ("", false)] {
+            assert_eq!(parse(words).is_read_only(), read_only, "{words}");
+        }
+        let flags = |words: &str| parse(words).flags - MountFlags::NODEV - MountFlags::NOSUID;
+        assert_eq!(flags("noexec,exec"), NONE);
+        assert_eq!(flags("exec,noexec"), MountFlags::NOEXEC);
+        assert_eq!(flags("noatime,relatime"), MountFlags::RELATIME);
+        assert_eq!(flags("relatime,strictatime"), MountFlags::STRICTATIME);
+        assert_eq!(flags("strictatime,noatime"), MountFlags::NOATIME);
+        assert_eq!(parse("dirsync").durability(), Durability::Names);
+        assert_eq!(parse("dirsync,sync").durability(), Durability::Everything);
+        assert_eq!(parse("sync,async").durability(), Durability::OnRequest);
+        assert!(matches!(parse("allow_other,allow_root").acl, SessionACL::RootAndOwner));
+    }
+
+    #[test]
+    fn words_of_fstab_are_taken_and_those_of_nobody_are_refused() {
+        let all = "defaults,rw,relatime,noexec,nosuid,nodev,allow_other,_netdev,nofail,user,users,owner,group,suid,dev,\
+                   comment=systemd.automount,context=system_u:object_r:virt_image_t:s0,fsname=a,subtype=b,max_read=1,\
+                   X-mount.mkdir,x-systemd.requires=a.service,default_permissions,lazytime,nodiratime,strictatime,user=qemu,";
+        assert!(MountOptions::parse(all.split(',')).is_ok());
+        for word in ["nope", "ro=1", "comment", "transport=dev-fuse", "RO"] {
+            assert!(MountOptions::parse([word]).is_err(), "{word}");
+        }
+    }
+
+    #[test]
+    fn fusermount_gets_what_every_version_of_it_knows() {
+        let words: Vec<&str> = parse("lazytime,ro,relatime,sync,noexec").for_fusermount().collect();
+        assert_eq!(words, ["ro", "noexec", "sync"]);
+    }
+}
