@@ -5,6 +5,7 @@
 
 pub mod acl;
 mod attributes;
+pub mod check;
 pub mod clear;
 pub mod convert;
 pub mod deep_rekey;

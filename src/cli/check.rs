@@ -1,162 +1,163 @@
-//! `check`: are the headers whole, and, as far as the keys can be had, genuine.
+//! `check`: are headers and home files whole, and, as far as the keys can be had, genuine; and is all of it encrypted.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{out, table};
+use crate::cli::{out, place, table};
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
-use crate::format::header::{ComponentKind, Header, Shape, UnverifiedHeader};
-use crate::key::Dek;
 use crate::provider::Providers;
-use crate::storage::{FileStorage, Storage};
-use crate::store::disk::genuine_progress;
-use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
-use crate::vm::deep_rekey::UnderWay;
-use crate::vm::{folder, keyring, scan};
+use crate::vm::check::{self, Check, Finding, State};
+use crate::vm::folder;
+use crate::vm::in_use::LookedAt;
+use crate::vm::inventory::Inventory;
 
 /// What to check.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs check web01\n\n\
-    Exit code 0: all whole and genuine. 3: something is damaged or was changed. 4: whole as far as can be told,\n\
-    but a key could not be had. docs/CLI.md has the others.")]
+#[command(
+    after_help = "Examples:\n  vmcryptfs check web01\n  vmcryptfs check --data web01\n  vmcryptfs check --only-clear /vms\n\n\
+    Looks at all folders below PATH. With the keys it proves headers, and that each home file is of its home; with --data it\n\
+    reads the home files, links and extended attributes as a whole. Data of disks (XTS) cannot prove themselves.\n\n\
+    Exit code 0: all whole and genuine; what is in the clear is named, and changes nothing, unless --only-clear asks for it:\n\
+    then it is 7. 3: something is damaged or was changed. 4: whole as far as can be told, but a key could not be had.\n\
+    docs/CLI.md has the others."
+)]
 pub(super) struct CheckArgs {
     /// A VM folder, a datastore, or a disk
     #[arg(value_name = "PATH")]
     path: PathBuf,
+    /// Read everything that can prove itself
+    #[arg(long)]
+    data: bool,
+    /// List only what is not encrypted; needs no key
+    #[arg(long, conflicts_with = "data")]
+    only_clear: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What is wrong with a component, if anything.
+/// A finding. Field names are part of the stable JSON output.
 #[derive(Serialize)]
-struct Finding {
+struct Shown {
     #[serde(with = "crate::text::path")]
     path: PathBuf,
     kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uuid: Option<uuid::Uuid>,
+    state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<Kind>,
     result: String,
 }
 
 pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
-    let components = components(&args.path)?;
+    let inventory = inventory_of(&args.path)?;
+    if args.only_clear {
+        return only_clear(&args.path, &inventory, args.json);
+    }
     let providers = Providers::load(config)?;
-    let headers = components.iter().filter_map(|(_, _, opened)| opened.as_ref().ok());
-    let ids = headers.flat_map(|(_, stored)| stored.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
-    let keks = providers.fetch_all(ids);
-    let unlock = |header: &UnverifiedHeader| {
-        let dek = keyring::unlock(header, &keks)?;
-        header.clone().verify(&dek).map(|header| (header, dek))
+    let open = |below: &Path| {
+        let path = place::whole(&args.path, below);
+        File::open(&path).context(|| format!("opening {}", path.shown()))
     };
-    let findings: Vec<Finding> = components
-        .into_iter()
-        .map(|(path, kind, opened)| {
-            let examined = opened.and_then(|opened| examine(&opened, unlock));
-            Event::of(Operation::Check).component(&path).outcome(&examined);
-            finding(path, kind, examined)
-        })
-        .collect();
-    print(args, &findings)?;
+    let mut findings = Check { open: &open, data: args.data }.run(&inventory, &providers);
+    if findings.is_empty() {
+        let result = "not a vmcryptfs component: no header is there".to_owned();
+        let state = State::Problem(Kind::Invalid);
+        findings.push(Finding { path: args.path.clone(), kind: "disk", uuid: None, state, result });
+    }
+    for finding in findings.iter().filter(|finding| matches!(finding.kind, "home" | "disk")) {
+        record(&args.path, finding);
+    }
+    print(&args.path, &findings, args.json)?;
     verdict(&findings)
 }
 
-type Opened = Result<(FileStorage, StoredHeader)>;
-
-fn components(path: &Path) -> Result<Vec<(PathBuf, ComponentKind, Opened)>> {
-    let open = |path: &Path, kind: ComponentKind| -> Opened {
-        let file = std::fs::File::open(path).context(|| format!("opening {}", path.shown()))?;
-        let storage = FileStorage::new(file);
-        let stored = header_area::load(&storage, kind)?;
-        Ok((storage, stored))
-    };
+/// What lies at a path: a folder that holds something to look at, or one component.
+///
+/// # Errors
+/// `Invalid` for a folder without VMs, `NotFound`, or `Io`.
+pub(super) fn inventory_of(path: &Path) -> Result<Inventory> {
     if !path.is_dir() {
-        return Ok(vec![(path.to_path_buf(), ComponentKind::Disk, open(path, ComponentKind::Disk))]);
+        return Inventory::of_file(path);
     }
-    let found = scan::scan(&folder::open_dir(path)?)?;
-    if found.is_empty() {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("{} is no encrypted VM folder, nor does it hold any", path.shown()),
-        ));
-    }
-    let opened = |component: scan::FoundComponent| {
-        let shown = path.join(&component.path);
-        let file = match component.kind {
-            ComponentKind::Home => shown.join(crate::format::header::HOME_FILE),
-            ComponentKind::Disk => shown.clone(),
-        };
-        let opened = component.header.and_then(|_| open(&file, component.kind));
-        (shown, component.kind, opened)
-    };
-    Ok(found.into_iter().map(opened).collect())
-}
-
-/// What is to be known of a component that is whole and genuine.
-fn examine(
-    opened: &(FileStorage, StoredHeader),
-    unlock: impl Fn(&UnverifiedHeader) -> Result<(Header, Dek)>,
-) -> Result<String> {
-    let (storage, stored) = opened;
-    if let OtherCopy::Damaged(error) = &stored.other {
-        return Err(Error::new(
-            Kind::Corrupt,
-            format!(
-                "one of two header copies is damaged ({}); the other serves, and the next update repairs it",
-                error.chain()
-            ),
-        ));
-    }
-    let (header, dek) = unlock(&stored.header)?;
-    if let Shape::Disk { data_offset, .. } = header.shape {
-        let len = storage.len()?;
-        if len < data_offset {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("the file ends at byte {len}, but its data begin at {data_offset}: it was cut off"),
-            ));
+    let inventory = Inventory::take(&folder::open_dir(path)?)?;
+    match inventory.has_vms() {
+        true => Ok(inventory),
+        false => {
+            Err(Error::new(Kind::Invalid, format!("{} is no encrypted VM folder, nor does it hold any", path.shown())))
         }
     }
-    let Some(transition) = &header.transition else { return Ok("whole and genuine".to_owned()) };
-    match header.shape {
-        Shape::Home => transition.old_dek(&dek).map(drop)?,
-        Shape::Disk { .. } => genuine_progress(storage, &header, transition, &dek).map(drop)?,
-    }
-    let under_way = UnderWay::of(storage, &header)?.map_or_else(String::new, UnderWay::describe);
-    Ok(format!("whole and genuine; a deep rekey is under way, {under_way}"))
 }
 
-fn finding(path: PathBuf, kind: ComponentKind, examined: Result<String>) -> Finding {
-    let (problem, result) = match examined {
-        Ok(result) => (None, result),
-        Err(error) => (Some(error.kind()), error.chain()),
-    };
-    Finding { path, kind: kind.word(), problem, result }
+/// What is not encrypted, and nothing else.
+///
+/// # Errors
+/// `Denied` when there is any, or the kind of what could not be read.
+pub(super) fn only_clear(path: &Path, inventory: &Inventory, json: bool) -> Result<()> {
+    let findings = check::clear(inventory);
+    if json || !findings.is_empty() {
+        print(path, &findings, json)?;
+    }
+    let clear = findings.iter().filter(|finding| finding.state == State::Clear).count();
+    let looked_at = format!("looked at {}", LookedAt::of(inventory).describe());
+    verdict(&findings)?;
+    match clear {
+        0 => {
+            if !json {
+                println!("Everything is encrypted: {looked_at}.");
+            }
+            Ok(())
+        }
+        clear => Err(Error::new(Kind::Denied, format!("{clear} files and folders are in the clear; {looked_at}"))),
+    }
 }
 
-fn print(args: &CheckArgs, findings: &[Finding]) -> Result<()> {
-    if args.json {
-        return out::json(&findings);
+fn record(path: &Path, finding: &Finding) {
+    let mut event = Event::of(Operation::Check);
+    event.component(&place::whole(path, &finding.path));
+    match finding.state {
+        State::Problem(kind) => event.failed(&Error::new(kind, finding.result.clone())),
+        State::Good | State::Clear | State::Erased => event.done(),
     }
-    let row = |finding: &Finding| {
-        [
-            finding.path.shown().to_string(),
-            finding.kind.to_owned(),
-            if finding.problem.is_none() { "ok" } else { "PROBLEM" }.to_owned(),
-            finding.result.clone(),
-        ]
+}
+
+fn print(path: &Path, findings: &[Finding], json: bool) -> Result<()> {
+    let shown = |finding: &Finding| {
+        let (state, problem) = match finding.state {
+            State::Good => ("ok", None),
+            State::Clear => ("clear", None),
+            State::Erased => ("erased", None),
+            State::Problem(kind) => ("problem", Some(kind)),
+        };
+        let path = place::whole(path, &finding.path);
+        Shown { path, kind: finding.kind, uuid: finding.uuid, state, problem, result: finding.result.clone() }
     };
-    table::print(["PATH", "KIND", "CHECK", "RESULT"], &findings.iter().map(row).collect::<Vec<_>>());
+    let shown: Vec<Shown> = findings.iter().map(shown).collect();
+    if json {
+        return out::json(&shown);
+    }
+    let row = |finding: &Shown| {
+        let state = if finding.state == "ok" || finding.state == "erased" {
+            finding.state.to_owned()
+        } else {
+            finding.state.to_uppercase()
+        };
+        [finding.path.shown().to_string(), finding.kind.to_owned(), state, finding.result.clone()]
+    };
+    table::print(["PATH", "KIND", "CHECK", "RESULT"], &shown.iter().map(row).collect::<Vec<_>>());
     Ok(())
 }
 
 /// One exit code for many components: damage says most, a missing key least.
 fn verdict(findings: &[Finding]) -> Result<()> {
-    let problems: Vec<Kind> = findings.iter().filter_map(|finding| finding.problem).collect();
+    let problem = |finding: &Finding| if let State::Problem(kind) = finding.state { Some(kind) } else { None };
+    let problems: Vec<Kind> = findings.iter().filter_map(problem).collect();
     let kind = [Kind::Corrupt, Kind::KeyRejected]
         .into_iter()
         .find(|kind| problems.contains(kind))

@@ -1,5 +1,7 @@
 //! `key`: which keys open a component, and changing that.
 
+mod in_use;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -10,10 +12,9 @@ use crate::cli::{out, place, table};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
-use crate::key::{KeyId, KeyName};
+use crate::key::KeyId;
 use crate::provider::Providers;
 use crate::text::Show;
-use crate::vm::in_use::{InUse, User, Wanted};
 use crate::vm::scan::FoundComponent;
 use crate::vm::slots::{AddKey, RemoveKey, SlotsChanged};
 use crate::vm::{disk, folder, scan};
@@ -28,7 +29,7 @@ pub(super) enum KeyCommand {
     /// Let a key open a component no more
     Remove(RemoveArgs),
     /// Find the components that a key opens, and those that would be lost without it
-    InUse(InUseArgs),
+    InUse(in_use::InUseArgs),
 }
 
 /// Keys of what.
@@ -94,29 +95,12 @@ pub(super) struct RemoveArgs {
     json: bool,
 }
 
-/// Which key, where.
-#[derive(Args)]
-#[command(after_help = "Examples:\n  vmcryptfs key in-use --provider kms1 /vms\n  \
-    vmcryptfs key in-use 3f0c52a9-7d4b-4e5b-9a53-0c1f6f1d2b7e /vms\n\n\
-    LOST says what nobody could open any more if the key vanished. Needs no key. Header backups are not searched.")]
-pub(super) struct InUseArgs {
-    /// Key id, as `vmcryptfs key list` shows it, unless all of a provider's are meant; and a datastore or a VM folder
-    #[arg(value_names = ["KEY_ID", "DATASTORE"], num_args = 1..=2, required = true)]
-    names: Vec<PathBuf>,
-    /// Keys of this provider alone
-    #[arg(long, value_name = "NAME")]
-    provider: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
 pub(super) fn run(command: &KeyCommand, config: &Path) -> Result<()> {
     match command {
         KeyCommand::List(args) => list(args, config),
         KeyCommand::Add(args) => add(args, config),
         KeyCommand::Remove(args) => remove(args, config),
-        KeyCommand::InUse(args) => in_use(args),
+        KeyCommand::InUse(args) => args.run(config),
     }
 }
 
@@ -272,41 +256,6 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
             Some(key) => println!("{name}: {done} {key}; {} key slots now", component.slots),
             None => println!("{name}: nothing to do; {} key slots", component.slots),
         }
-    }
-    Ok(())
-}
-
-fn in_use(args: &InUseArgs) -> Result<()> {
-    let (key_id, datastore) = match args.names.as_slice() {
-        [key, datastore] => (Some(key.to_string_lossy().into_owned()), datastore),
-        [datastore] if args.provider.is_some() => (None, datastore),
-        _ => return Err(Error::new(Kind::Invalid, "which key? Say KEY_ID before DATASTORE, or --provider NAME")),
-    };
-    let wanted = Wanted { provider: args.provider.clone(), key_id };
-    let in_use = wanted.search(&folder::open_dir(datastore)?)?;
-    print_in_use(args.json, datastore, &in_use)
-}
-
-fn print_in_use(json: bool, datastore: &Path, in_use: &InUse) -> Result<()> {
-    if json {
-        return out::json(in_use);
-    }
-    let names = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
-    let row = |user: &User| {
-        [
-            place::shown(datastore, &user.path),
-            user.kind.to_owned(),
-            if user.lost { "LOST" } else { "opens by another" }.to_owned(),
-            names(&user.keys),
-            if user.lost { "-".to_owned() } else { names(&user.other_keys) },
-        ]
-    };
-    let rows: Vec<_> = in_use.components.iter().map(row).collect();
-    table::print(["COMPONENT", "KIND", "WITHOUT IT", "KEY", "OTHER KEYS"], &rows);
-    let lost = in_use.components.iter().filter(|user| user.lost).count();
-    println!("\n{} components are opened by it, {lost} of them by nothing else.", in_use.components.len());
-    for unreadable in &in_use.unreadable {
-        println!("{}: cannot tell: {}", place::shown(datastore, &unreadable.path), unreadable.reason);
     }
     Ok(())
 }

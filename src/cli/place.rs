@@ -36,6 +36,11 @@ pub(super) fn work<O: DeserializeOwned>(
     )
 }
 
+/// The path of what lies below `path`, which is a folder, or is `path` itself.
+pub(super) fn whole(path: &Path, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() || !path.is_dir() { path.to_path_buf() } else { path.join(below) }
+}
+
 /// What a component is called that lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn shown(path: &Path, component: &Path) -> String {
     let whole = if path.is_dir() { path.join(component) } else { path.to_path_buf() };

@@ -1,30 +1,52 @@
 //! Which components a key opens, and which would be lost without it.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::Kind;
+use crate::format::header::ComponentKind;
 use crate::key::{KeyId, KeyName};
-use crate::vm::scan::{self, FoundComponent};
+use crate::vm::inventory::{Entry, FolderKind, Headers, Inventory, What};
 
 /// Keys to look for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// Of this provider, if given.
     pub provider: Option<String>,
-    /// With this key id, if given.
+    /// With this key id, if given; also with the provider's name in front, as messages have it: `PROVIDER/KEY_ID`.
     pub key_id: Option<String>,
 }
 
 /// Where keys are in use. Field names are part of the stable JSON output.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct InUse {
     /// Components with a slot of such a key.
     pub components: Vec<User>,
-    /// Components whose header cannot be read, so that nobody can tell.
+    /// What cannot be read, so that nobody can tell.
     pub unreadable: Vec<Unreadable>,
+    /// Saved headers with such a slot. They are no components: what they open may not be here, nor anywhere.
+    pub saved_headers: Vec<SavedUser>,
+    /// What was looked at.
+    pub looked_at: LookedAt,
+}
+
+/// What was looked at. Field names are part of the stable JSON output.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct LookedAt {
+    /// Components with a header.
+    pub components: usize,
+    /// Folders, at any depth.
+    pub folders: usize,
+    /// VM folders that are encrypted, be it in part.
+    pub vm_folders: usize,
+    /// Components that were erased: no key opens them.
+    pub erased: usize,
+    /// Saved headers.
+    pub saved_headers: usize,
+    /// Mounts of vmcryptfs, which were not entered.
+    pub mounts: usize,
 }
 
 /// A component that a key opens.
@@ -43,9 +65,23 @@ pub struct User {
     pub other_keys: Vec<KeyName>,
     /// Whether it would be lost without the keys in question.
     pub lost: bool,
+    /// Whether only the header copy that is not in use names them: a rekey was interrupted.
+    pub only_in_other_copy: bool,
 }
 
-/// A component whose header cannot be read.
+/// A saved header that a key opens.
+#[derive(Debug, Serialize)]
+pub struct SavedUser {
+    /// Below the datastore.
+    #[serde(with = "crate::text::path")]
+    pub path: PathBuf,
+    /// The UUID of the component that it was saved of.
+    pub uuid: uuid::Uuid,
+    /// The keys in question that open it.
+    pub keys: Vec<KeyName>,
+}
+
+/// What cannot be read.
 #[derive(Debug, Serialize)]
 pub struct Unreadable {
     /// As a user's.
@@ -53,41 +89,127 @@ pub struct Unreadable {
     pub path: PathBuf,
     /// Why.
     pub reason: String,
+    /// What kind of error.
+    #[serde(skip)]
+    pub kind: Kind,
 }
 
 impl Wanted {
-    fn matches(&self, key: &KeyId) -> bool {
-        self.provider.as_ref().is_none_or(|name| key.provider().as_str() == name)
-            && self.key_id.as_ref().is_none_or(|id| key.id() == id)
+    /// One key.
+    pub fn of(key: &KeyId) -> Self {
+        Self { provider: Some(key.provider().to_string()), key_id: Some(key.id().to_owned()) }
     }
 
-    /// Looks at every component of a datastore or VM folder. Needs no key, so what headers say is not proven.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn search(&self, datastore: &File) -> Result<InUse> {
-        let mut in_use = InUse { components: Vec::new(), unreadable: Vec::new() };
-        for found in scan::scan(datastore)? {
-            match &found.header {
-                Ok(_) => in_use.components.extend(self.user(&found)),
-                Err(error) => in_use.unreadable.push(Unreadable { path: found.path, reason: error.chain() }),
+    fn matches(&self, key: &KeyId) -> bool {
+        let named = |id: &str| {
+            let rest = id.strip_prefix(key.provider().as_str()).and_then(|rest| rest.strip_prefix('/'));
+            key.id() == id || rest == Some(key.id())
+        };
+        self.provider.as_ref().is_none_or(|name| key.provider().as_str() == name)
+            && self.key_id.as_ref().is_none_or(|id| named(id))
+    }
+
+    /// Looks at everything below a datastore or VM folder. Needs no key, so what headers say is not proven.
+    pub fn search(&self, inventory: &Inventory) -> InUse {
+        let mut in_use = InUse { looked_at: LookedAt::of(inventory), ..InUse::default() };
+        let mut seen = HashSet::new();
+        for entry in &inventory.entries {
+            if let Some((kind, headers)) = entry.headers().filter(|_| seen.insert(entry.inode)) {
+                in_use.components.extend(self.user(entry, kind, headers));
+            } else if let What::SavedHeader(Ok(saved)) = &entry.what {
+                let claims = saved.header.claims();
+                let keys = self.names(claims.key_ids());
+                if !keys.is_empty() {
+                    in_use.saved_headers.push(SavedUser { path: entry.path.clone(), uuid: claims.uuid, keys });
+                }
             }
         }
-        Ok(in_use)
+        let unreadable = |(entry, error): (&Entry, &crate::error::Error)| Unreadable {
+            path: entry.component_path().to_path_buf(),
+            reason: error.chain(),
+            kind: error.kind(),
+        };
+        in_use.components.sort_by(|a, b| a.path.cmp(&b.path)); // a home before its disks
+        in_use.unreadable = inventory.unreadable().map(unreadable).collect();
+        in_use.unreadable.extend(inventory.folders_without_header().into_iter().map(Unreadable::without_header));
+        in_use
     }
 
-    fn user(&self, found: &FoundComponent) -> Option<User> {
-        let claims = found.unverified()?.claims();
-        let ids = claims.slots.iter().map(|slot| &slot.key_id);
-        let (keys, other): (Vec<&KeyId>, Vec<&KeyId>) = ids.partition(|key| self.matches(key));
-        let names = |keys: &[&KeyId]| keys.iter().map(|key| KeyName::of(key)).collect();
+    fn names<'k>(&self, keys: impl Iterator<Item = &'k KeyId>) -> Vec<KeyName> {
+        keys.filter(|key| self.matches(key)).map(KeyName::of).collect()
+    }
+
+    fn user(&self, entry: &Entry, kind: ComponentKind, headers: &Headers) -> Option<User> {
+        let keys = self.names(headers.keys.iter());
+        // Without a copy that counts, each may be the one that is needed.
+        let counts = |key: &&KeyId| headers.stored.is_err() || !headers.former_keys.contains(*key);
+        let (mine, other): (Vec<&KeyId>, Vec<&KeyId>) =
+            headers.keys.iter().filter(counts).partition(|key| self.matches(key));
         (!keys.is_empty()).then(|| User {
-            path: found.path.clone(),
-            kind: found.kind.word(),
-            uuid: claims.uuid,
-            keys: names(&keys),
-            other_keys: names(&other),
+            path: entry.component_path().to_path_buf(),
+            kind: kind.word(),
+            uuid: headers.uuid.unwrap_or_default(),
+            keys,
             lost: other.is_empty(),
+            other_keys: other.into_iter().map(KeyName::of).collect(),
+            only_in_other_copy: mine.is_empty(),
         })
+    }
+}
+
+impl Unreadable {
+    fn without_header(folder: &Path) -> Self {
+        Self {
+            path: folder.to_path_buf(),
+            reason: "sealed files without their home's header: nobody can tell which key they need".to_owned(),
+            kind: Kind::Corrupt,
+        }
+    }
+}
+
+impl LookedAt {
+    /// What there is below a folder.
+    pub fn of(inventory: &Inventory) -> Self {
+        let mut seen = HashSet::new();
+        let count = |is: fn(&What) -> bool| inventory.entries.iter().filter(|entry| is(&entry.what)).count();
+        let has_header = |kind: FolderKind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders);
+        Self {
+            components: inventory.components().filter(|(entry, ..)| seen.insert(entry.inode)).count(),
+            folders: inventory.folders().count(),
+            vm_folders: inventory.folders().filter(|(_, kind)| has_header(*kind)).count(),
+            erased: count(|what| matches!(what, What::Erased(_))),
+            saved_headers: count(|what| matches!(what, What::SavedHeader(_))),
+            mounts: count(|what| matches!(what, What::Mount)),
+        }
+    }
+
+    /// Adds what was looked at elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.components += other.components;
+        self.folders += other.folders;
+        self.vm_folders += other.vm_folders;
+        self.erased += other.erased;
+        self.saved_headers += other.saved_headers;
+        self.mounts += other.mounts;
+    }
+
+    /// For people: `3 components in 2 VM folders (5 folders)`.
+    pub fn describe(&self) -> String {
+        let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+        let mut text = format!(
+            "{} in {} ({} at any depth)",
+            count(self.components, "component"),
+            count(self.vm_folders, "VM folder"),
+            count(self.folders, "folder")
+        );
+        for (number, what) in [(self.erased, "erased component"), (self.saved_headers, "saved header")] {
+            if number > 0 {
+                text += &format!(", {}", count(number, what));
+            }
+        }
+        if self.mounts > 0 {
+            text += &format!("; {} of vmcryptfs within not entered", count(self.mounts, "mount"));
+        }
+        text
     }
 }

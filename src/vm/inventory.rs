@@ -12,6 +12,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::error::{Error, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::{ComponentKind, UnverifiedHeader};
@@ -99,6 +101,8 @@ pub enum FolderKind {
 /// The header copies of a component.
 #[derive(Debug)]
 pub struct Headers {
+    /// By any copy that can be read.
+    pub uuid: Option<Uuid>,
     /// What they say together.
     pub stored: Result<StoredHeader>,
     /// The keys that any copy names which can be read, also one that does not count.
@@ -119,6 +123,14 @@ pub enum Link {
 }
 
 impl Inventory {
+    /// What one file is.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        walk::of_file(path).map(|entry| Self { entries: vec![entry] })
+    }
+
     /// Looks at everything below a folder. A mount of vmcryptfs within is not entered, other mounts are.
     ///
     /// # Errors
@@ -142,6 +154,12 @@ impl Inventory {
         self.entries
             .iter()
             .filter_map(|entry| if let What::Folder(kind) = entry.what { Some((entry, kind)) } else { None })
+    }
+
+    /// Folders with sealed files whose home header is neither there nor above: nobody can tell which key opens them.
+    pub fn folders_without_header(&self) -> BTreeSet<&Path> {
+        let sealed = self.entries.iter().filter(|entry| matches!(entry.what, What::Sealed) && entry.vm.is_none());
+        sealed.filter_map(|entry| entry.path.parent()).collect()
     }
 
     /// Files in the clear that lie in a VM folder with a home header.
@@ -184,12 +202,17 @@ impl Entry {
     }
 
     /// Whether this is the file by which its folder is one of a VM; a copy of it has another name.
-    fn is_own_header(&self) -> bool {
+    pub fn is_own_header(&self) -> bool {
         self.path.file_name().is_some_and(|name| HomeState::of_header_file(name).is_some())
     }
 }
 
 impl Headers {
+    /// Of a component none of whose copies can be read.
+    fn none(why: Error) -> Self {
+        Self { uuid: None, stored: Err(why), keys: BTreeSet::new(), former_keys: BTreeSet::new() }
+    }
+
     /// The header that counts, unverified.
     pub fn unverified(&self) -> Option<&UnverifiedHeader> {
         self.stored.as_ref().ok().map(|stored| &stored.header)

@@ -177,7 +177,7 @@ fn an_erased_disk_is_gone_and_a_saved_header_brings_it_back() {
     assert!(evidence["elsewhere"].to_string().contains("root.header"), "{evidence}");
     assert!(File::open(mount.path("root.raw")).is_err(), "the key in the mount's memory went, too");
     mount.unmount();
-    host.refuses(&["erase", disk, "--yes"], 8, "no header copy");
+    host.refuses(&["erase", disk, "--yes"], 8, "erased on ");
 
     host.refuses(&["header", "restore", disk, backup], 7, "--force");
     host.run(&["header", "restore", disk, backup, "--force"]);

@@ -17,6 +17,7 @@ mod identity;
 #[path = "../../vmdk-layout/tests/it/images.rs"]
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "vmdk-layout's own tests use the rest of it")]
 mod images;
+mod inventory;
 mod json;
 mod keys;
 mod names;

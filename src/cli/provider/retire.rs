@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::provider_name;
+use crate::cli::place;
 use crate::control::mounts;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::key::{KeyId, ProviderName};
 use crate::provider::{KeyProvider, KeyState, Providers, Revocation};
 use crate::text::Show;
-use crate::vm::{folder, scan};
+use crate::vm::folder;
+use crate::vm::in_use::{LookedAt, Wanted};
+use crate::vm::inventory::Inventory;
 
 /// Most components that a refusal names.
 const MOST_NAMED: usize = 5;
@@ -49,7 +52,7 @@ impl RetireArgs {
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let keys: Vec<KeyId> = self.keys.iter().map(|id| KeyId::new(self.name.clone(), id)).collect::<Result<_>>()?;
         let provider = Providers::load(config)?.provider(&self.name)?;
-        let components = self.refuse_keys_in_use(&keys)?;
+        let looked_at = self.refuse_keys_in_use(&keys)?;
         for key_id in &keys {
             let done = Event::of(Operation::ProviderRetire).key(key_id).around(|event| {
                 let done = self.retire(&*provider, key_id)?;
@@ -59,33 +62,42 @@ impl RetireArgs {
             println!("key {key_id}: {done}");
         }
         eprintln!(
-            "None of the {components} components in {} named these keys. Other datastores, copies of headers and \
-             backups are not known to this host.",
-            list(self.datastores.iter().map(|path| path.shown().to_string()))
+            "Nothing names these keys in {}: looked at {}. Other datastores, copies of headers and backups are not known to \
+             this host.",
+            list(self.datastores.iter().map(|path| path.shown().to_string())),
+            looked_at.describe()
         );
         Ok(())
     }
 
-    /// The number of components that were looked at.
-    fn refuse_keys_in_use(&self, keys: &[KeyId]) -> Result<usize> {
+    /// Says what was looked at.
+    fn refuse_keys_in_use(&self, keys: &[KeyId]) -> Result<LookedAt> {
         let mut users: BTreeMap<&KeyId, Vec<String>> = BTreeMap::new();
-        let mut count = 0;
+        let mut looked_at = LookedAt::default();
         for datastore in &self.datastores {
-            for component in components(datastore)? {
-                count += 1;
-                let path = datastore.join(&component.path);
-                let stored = component
-                    .header
-                    .context(|| format!("{} may need the key: its header cannot be read", path.shown()))?;
-                for slot in &stored.header.claims().slots {
-                    if let Some(key_id) = keys.iter().find(|wanted| **wanted == slot.key_id) {
-                        users.entry(key_id).or_default().push(path.shown().to_string());
-                    }
+            let inventory = inventory(datastore)?;
+            for key_id in keys {
+                let in_use = Wanted::of(key_id).search(&inventory);
+                if let Some(unreadable) = in_use.unreadable.first() {
+                    let path = place::shown(datastore, &unreadable.path);
+                    return Err(Error::new(
+                        unreadable.kind,
+                        format!("{path} may need the key, which cannot be told: {}", unreadable.reason),
+                    ));
+                }
+                for saved in &in_use.saved_headers {
+                    let path = place::shown(datastore, &saved.path);
+                    eprintln!("{path}: a saved header that names key {key_id}: it opens nothing without it");
+                }
+                let paths = in_use.components.iter().map(|user| place::shown(datastore, &user.path));
+                if !in_use.components.is_empty() {
+                    users.entry(key_id).or_default().extend(paths);
                 }
             }
+            looked_at.add(LookedAt::of(&inventory));
         }
         match users.first_key_value() {
-            None => Ok(count),
+            None => Ok(looked_at),
             Some((key_id, paths)) => {
                 let more = paths.len().saturating_sub(MOST_NAMED);
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -120,11 +132,11 @@ impl RetireArgs {
     }
 }
 
-/// All components of a datastore or VM folder.
+/// All that lies below a datastore or VM folder.
 ///
 /// # Errors
-/// `Invalid` for a folder in which none can be seen: a wrong one would seem to need no key.
-fn components(datastore: &Path) -> Result<Vec<scan::FoundComponent>> {
+/// `Invalid` for a folder in which no component can be seen: a wrong one would seem to need no key.
+fn inventory(datastore: &Path) -> Result<Inventory> {
     let path = std::fs::canonicalize(datastore).context(|| format!("finding {}", datastore.shown()))?;
     if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
         return Err(Error::new(
@@ -136,10 +148,11 @@ fn components(datastore: &Path) -> Result<Vec<scan::FoundComponent>> {
             ),
         ));
     }
-    let found = scan::scan(&folder::open_dir(&path)?)?;
-    match found.is_empty() {
-        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder", datastore.shown()))),
-        false => Ok(found),
+    let inventory = Inventory::take(&folder::open_dir(&path)?)?;
+    let looked_at = LookedAt::of(&inventory);
+    match looked_at.components + looked_at.erased == 0 && inventory.unreadable().next().is_none() {
+        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder or disk", datastore.shown()))),
+        false => Ok(inventory),
     }
 }
 

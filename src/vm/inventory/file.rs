@@ -61,10 +61,11 @@ fn component(file: File, kind: ComponentKind) -> Result<What> {
     }
     let copies = header_area::copies(&storage, kind)?;
     let keys: BTreeSet<KeyId> = copies.iter().flatten().flat_map(|copy| copy.claims().key_ids()).cloned().collect();
+    let uuid = copies.iter().flatten().map(|copy| copy.claims().uuid).next();
     let stored = header_area::choose(copies);
     let current: BTreeSet<&KeyId> = stored.iter().flat_map(|stored| stored.header.claims().key_ids()).collect();
     let former_keys = keys.iter().filter(|key| !current.contains(key)).cloned().collect();
-    let headers = Headers { stored, keys, former_keys };
+    let headers = Headers { uuid, stored, keys, former_keys };
     Ok(match kind {
         ComponentKind::Home => What::Home(headers),
         ComponentKind::Disk => What::Disk(headers),

@@ -12,10 +12,11 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::home_file::looks_like_sealed_target;
 use crate::sys::mount_table;
+use crate::text::Show;
 use crate::vm::clear::ClearKind;
 use crate::vm::folder::HomeState;
 use crate::vm::inventory::file::{classify, unless_gone};
-use crate::vm::inventory::{Entry, FolderKind, Link, MAX_DEPTH, What};
+use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
 use crate::vm::scan;
 
 pub(super) fn take(root: &File) -> Result<Vec<Entry>> {
@@ -23,6 +24,19 @@ pub(super) fn take(root: &File) -> Result<Vec<Entry>> {
     let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None };
     walk.folder(root, mount_of(root)?, stat(root)?, &place)?;
     Ok(walk.entries)
+}
+
+pub(super) fn of_file(path: &Path) -> Result<Entry> {
+    let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
+    let stat = stat(&file)?;
+    Ok(Entry {
+        path: path.to_path_buf(),
+        what: classify(file, path.file_name().unwrap_or_default())?,
+        reserved: false,
+        vm: None,
+        len: u64::try_from(stat.st_size).unwrap_or(0),
+        inode: (stat.st_dev, stat.st_ino),
+    })
 }
 
 struct Walk<'r> {
@@ -96,7 +110,15 @@ impl Walk<'_> {
             return Ok(());
         }
         let stat = stat(&handle)?;
-        let what = match FileType::from_raw_mode(stat.st_mode) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if HomeState::of_header_file(name).is_some() && kind != FileType::RegularFile {
+            self.add(
+                place,
+                stat,
+                What::Home(Headers::none(Error::new(Kind::Invalid, "its header is no regular file"))),
+            );
+        }
+        let what = match kind {
             FileType::Directory if place.depth > MAX_DEPTH => What::Unreadable(Error::new(
                 Kind::Unsupported,
                 format!("deeper than {MAX_DEPTH} folders: not looked at"),

@@ -1,0 +1,167 @@
+//! `key in-use`: what a key opens, and what would be lost without it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{out, place, table};
+use crate::error::{Error, Kind, Result};
+use crate::key::KeyName;
+use crate::provider::Providers;
+use crate::text::Show;
+use crate::vm::folder;
+use crate::vm::in_use::{InUse, LookedAt, SavedUser, Unreadable, User, Wanted};
+use crate::vm::inventory::Inventory;
+
+/// Which key, and where to look.
+#[derive(Args)]
+#[command(
+    override_usage = "vmcryptfs key in-use [OPTIONS] <--key <KEY_ID>|--provider <NAME>> <DATASTORE>...",
+    after_help = "Examples:\n  vmcryptfs key in-use --provider kms1 /vms /vms2\n  \
+    vmcryptfs key in-use --key kms1/3f0c52a9-7d4b-4e5b-9a53-0c1f6f1d2b7e /vms\n\n\
+    Looks at all folders below DATASTORE, at any depth, and at both copies of each header. LOST says what nobody could open\n\
+    any more if the key vanished. Needs no key.\n\n\
+    Exit code 8: no header names such a key. What cannot be read may need it: then the exit code is not 0 either.\n\
+    KEY_ID may also stand before DATASTORE, without --key."
+)]
+pub(in crate::cli) struct InUseArgs {
+    /// Datastores or VM folders, on the backing side
+    #[arg(value_name = "DATASTORE", required = true)]
+    names: Vec<PathBuf>,
+    /// Id of a key, as `vmcryptfs key list` shows it, or as messages have it: PROVIDER/KEY_ID
+    #[arg(long, value_name = "KEY_ID")]
+    key: Option<String>,
+    /// Keys of this provider alone; without --key, all of them
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found in all datastores. Field names are part of the stable JSON output.
+#[derive(Default, Serialize)]
+struct Found {
+    components: Vec<User>,
+    unreadable: Vec<Unreadable>,
+    saved_headers: Vec<SavedUser>,
+    looked_at: LookedAt,
+}
+
+impl InUseArgs {
+    pub(super) fn run(&self, config: &Path) -> Result<()> {
+        let (key_id, datastores) = self.split()?;
+        let wanted = Wanted { provider: self.provider.clone(), key_id };
+        let mut found = Found::default();
+        for datastore in datastores {
+            let in_use = wanted.search(&Inventory::take(&folder::open_dir(datastore)?)?);
+            found.add(in_use, datastore, datastores.len() > 1);
+        }
+        match self.json {
+            true => out::json(&found)?,
+            false => found.print(datastores),
+        }
+        found.verdict(&wanted, config)
+    }
+
+    /// The key id, and the datastores: the former way had the one before the other.
+    fn split(&self) -> Result<(Option<String>, &[PathBuf])> {
+        let [first, rest @ ..] = self.names.as_slice() else { return Ok((self.key.clone(), &[])) };
+        if self.key.is_some() || rest.is_empty() || first.is_dir() {
+            return match self.key.is_some() || self.provider.is_some() {
+                true => Ok((self.key.clone(), &self.names)),
+                false => Err(Error::new(
+                    Kind::Invalid,
+                    "which key? Say --key KEY_ID, or --provider NAME for all of its keys",
+                )),
+            };
+        }
+        if first.is_absolute() || first.starts_with(".") || first.starts_with("..") {
+            return Err(Error::new(
+                Kind::NotFound,
+                format!("{} is no folder, and looks like no key id", first.shown()),
+            ));
+        }
+        Ok((Some(first.to_string_lossy().into_owned()), rest))
+    }
+}
+
+impl Found {
+    /// Of several datastores, paths say of which one.
+    fn add(&mut self, in_use: InUse, datastore: &Path, several: bool) {
+        let whole = |path: PathBuf| if several { place::whole(datastore, &path) } else { path };
+        self.components.extend(in_use.components.into_iter().map(|user| User { path: whole(user.path), ..user }));
+        let unreadable = in_use.unreadable.into_iter();
+        self.unreadable.extend(unreadable.map(|entry| Unreadable { path: whole(entry.path), ..entry }));
+        let saved = in_use.saved_headers.into_iter();
+        self.saved_headers.extend(saved.map(|entry| SavedUser { path: whole(entry.path), ..entry }));
+        self.looked_at.add(in_use.looked_at);
+    }
+
+    fn print(&self, datastores: &[PathBuf]) {
+        let names = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
+        let shown = |path: &Path| match datastores {
+            [datastore] => place::shown(datastore, path),
+            _ => path.shown().to_string(),
+        };
+        let row = |user: &User| {
+            let without = match (user.lost, user.only_in_other_copy) {
+                (true, _) => "LOST",
+                (false, false) => "opens by another",
+                (false, true) => "opens by another; named by an older header copy",
+            };
+            [
+                shown(&user.path),
+                user.kind.to_owned(),
+                without.to_owned(),
+                names(&user.keys),
+                if user.lost { "-".to_owned() } else { names(&user.other_keys) },
+            ]
+        };
+        let rows: Vec<_> = self.components.iter().map(row).collect();
+        if !rows.is_empty() {
+            table::print(["COMPONENT", "KIND", "WITHOUT IT", "KEY", "OTHER KEYS"], &rows);
+            println!();
+        }
+        for saved in &self.saved_headers {
+            println!("{}: a saved header of {}, opened by {}", shown(&saved.path), saved.uuid, names(&saved.keys));
+        }
+        for unreadable in &self.unreadable {
+            println!("{}: cannot tell: {}", shown(&unreadable.path), unreadable.reason);
+        }
+        let lost = self.components.iter().filter(|user| user.lost).count();
+        println!("{} components are opened by it, {lost} of them by nothing else.", self.components.len());
+        println!("Looked at {}.", self.looked_at.describe());
+    }
+
+    fn verdict(&self, wanted: &Wanted, config: &Path) -> Result<()> {
+        if let Some(first) = self.unreadable.first() {
+            let number = self.unreadable.len();
+            return Err(Error::new(
+                first.kind,
+                format!("{number} of what was looked at cannot be read, and may need the key"),
+            ));
+        }
+        if !self.components.is_empty() || !self.saved_headers.is_empty() {
+            return Ok(());
+        }
+        let looked_at = self.looked_at.describe();
+        match (&wanted.key_id, &wanted.provider) {
+            (Some(id), _) => Err(Error::new(
+                Kind::NotFound,
+                format!("no header names key {}; looked at {looked_at}", id.as_str().shown()),
+            )),
+            (None, Some(name)) if !is_configured(name, config) => {
+                let name = name.as_str().shown();
+                Err(Error::new(Kind::NotFound, format!("no provider {name} is configured, and no header names one")))
+            }
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+/// A configuration that cannot be read says nothing against a name.
+fn is_configured(name: &str, config: &Path) -> bool {
+    Providers::load(config).map_or(true, |providers| providers.names().any(|known| known.as_str() == name))
+}

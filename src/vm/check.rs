@@ -1,0 +1,289 @@
+//! Whether what lies in VM folders is whole and, as far as keys are at hand, genuine; and whether it is encrypted at all.
+
+mod sealed;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, Shape};
+use crate::key::Dek;
+use crate::provider::Providers;
+use crate::sector;
+use crate::storage::{FileStorage, Storage};
+use crate::store::disk::genuine_progress;
+use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::store::home_file::HomeKeys;
+use crate::text::Show;
+use crate::vm::deep_rekey::UnderWay;
+use crate::vm::folder::HomeState;
+use crate::vm::inventory::{Entry, FolderKind, Inventory, Link, What};
+use crate::vm::keyring::{self, FetchedKeks};
+use sealed::{Sealed, Tally};
+
+/// What was found of a component, a file or a folder.
+#[derive(Debug)]
+pub struct Finding {
+    /// Below the folder that was checked; a home's is its VM folder's.
+    pub path: PathBuf,
+    /// `home`, `disk`, `file` or `folder`.
+    pub kind: &'static str,
+    /// A component's, if its header can be read.
+    pub uuid: Option<Uuid>,
+    /// How it is.
+    pub state: State,
+    /// For people.
+    pub result: String,
+}
+
+/// How something is that was checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum State {
+    /// Whole and genuine.
+    Good,
+    /// It is not encrypted, which may be as it should.
+    Clear,
+    /// It was erased.
+    Erased,
+    /// Something is wrong.
+    Problem(Kind),
+}
+
+/// How to check.
+pub struct Check<'a> {
+    /// Opens what has this path in the inventory, for reading.
+    pub open: &'a dyn Fn(&Path) -> Result<File>,
+    /// Whether to read all that can prove itself, not headers alone.
+    pub data: bool,
+}
+
+impl Check<'_> {
+    /// Checks all components, asking for their keys, and all files that belong to a home. Names everything that is in the
+    /// clear, and everything that cannot be read.
+    pub fn run(&self, inventory: &Inventory, providers: &Providers) -> Vec<Finding> {
+        let ids = inventory.components().flat_map(|(_, _, headers)| headers.unverified());
+        let ids = ids.flat_map(|header| header.claims().key_ids().cloned());
+        let keks = providers.fetch_all(ids);
+        let mut checked =
+            Checked { check: self, keks, homes: BTreeMap::new(), findings: Vec::new(), seen: HashSet::new() };
+        // Homes first, whatever their names: files are proven by their keys.
+        let (headers, others): (Vec<_>, Vec<_>) = inventory.entries.iter().partition(|entry| entry.is_own_header());
+        headers.into_iter().chain(others).for_each(|entry| checked.entry(entry));
+        checked.tell_of_files();
+        checked.tell_of_lost_headers(inventory);
+        let mut findings = checked.findings;
+        tell_of_twins(inventory, &mut findings);
+        findings.sort_by(|a, b| a.path.cmp(&b.path));
+        findings
+    }
+}
+
+/// What is in the clear, and what cannot be told of. Needs no key.
+pub fn clear(inventory: &Inventory) -> Vec<Finding> {
+    inventory.entries.iter().filter_map(|entry| clear_finding(entry).or_else(|| unreadable_finding(entry))).collect()
+}
+
+/// A check under way.
+struct Checked<'a, 'e> {
+    check: &'a Check<'a>,
+    keks: FetchedKeks,
+    /// Unlocked homes, by VM folder.
+    homes: BTreeMap<&'e Path, CheckedHome>,
+    findings: Vec<Finding>,
+    /// Files of several names are looked at once.
+    seen: HashSet<(u64, u64)>,
+}
+
+struct CheckedHome {
+    keys: HomeKeys,
+    finding: usize,
+    tally: Tally,
+}
+
+impl<'e> Checked<'_, 'e> {
+    fn entry(&mut self, entry: &'e Entry) {
+        if let Some((kind, headers)) = entry.headers() {
+            // A draft is nobody's yet.
+            if !entry.reserved || entry.is_own_header() {
+                self.component(entry, kind, headers.stored.as_ref());
+            }
+        } else if let Some(finding) = clear_finding(entry).or_else(|| unreadable_finding(entry)) {
+            self.findings.push(finding);
+        } else if let What::Erased(erasure) = &entry.what {
+            self.add(entry.component_path(), erasure.kind.word(), erasure.uuid, State::Erased, erasure.describe());
+        } else if !entry.reserved {
+            self.of_home(entry);
+        }
+    }
+
+    fn component(&mut self, entry: &'e Entry, kind: ComponentKind, stored: std::result::Result<&StoredHeader, &Error>) {
+        let claims = stored.ok().map(|stored| stored.header.claims());
+        let uuid = claims.map(|claims| claims.uuid);
+        let examined = match (self.unfinished(entry), stored) {
+            (Some(why), _) => Err(Error::new(Kind::Busy, why)),
+            (None, Err(error)) => Err(Error::new(error.kind(), error.chain())),
+            (None, Ok(stored)) => self.examine(entry, stored),
+        };
+        let (state, result) = match &examined {
+            Ok((result, _)) => (State::Good, result.clone()),
+            Err(error) => (State::Problem(error.kind()), error.chain()),
+        };
+        self.add(entry.component_path(), kind.word(), uuid, state, result);
+        if let (Ok((_, Some(keys))), Some(vm)) = (examined, entry.vm.as_deref())
+            && entry.is_own_header()
+        {
+            let finding = self.findings.len() - 1;
+            self.homes.insert(vm, CheckedHome { keys, finding, tally: Tally::default() });
+        } else if kind == ComponentKind::Disk {
+            self.of_home(entry); // its extended attributes are
+        }
+    }
+
+    fn unfinished(&self, entry: &Entry) -> Option<&'static str> {
+        HomeState::of_header_file(entry.path.file_name()?).and_then(HomeState::unfinished)
+    }
+
+    /// What is to be known of a component that is whole and genuine; of a home also its keys.
+    fn examine(&self, entry: &Entry, stored: &StoredHeader) -> Result<(String, Option<HomeKeys>)> {
+        if let OtherCopy::Damaged(error) = &stored.other {
+            let why = error.chain();
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "one of two header copies is damaged ({why}); the other serves, `vmcryptfs header repair` mends it"
+                ),
+            ));
+        }
+        let dek = keyring::unlock(&stored.header, &self.keks)?;
+        let header = stored.header.clone().verify(&dek)?;
+        verify_older(stored, &header, &dek)?;
+        let storage = FileStorage::new((self.check.open)(&entry.path)?);
+        let mut result = "whole and genuine".to_owned();
+        if let Some(transition) = &header.transition {
+            match header.shape {
+                Shape::Home => transition.old_dek(&dek).map(drop)?,
+                Shape::Disk { .. } => genuine_progress(&storage, &header, transition, &dek).map(drop)?,
+            }
+            let under_way = UnderWay::of(&storage, &header)?.map_or_else(String::new, UnderWay::describe);
+            result += &format!("; a deep rekey is under way, {under_way}");
+        }
+        let Shape::Disk { data_offset, .. } = header.shape else {
+            return Ok((result, Some(HomeKeys::of(&header, &dek)?)));
+        };
+        let len = storage.len()?;
+        if len < data_offset {
+            return Err(Error::new(
+                Kind::Corrupt,
+                format!("the file ends at byte {len}, but its data begin at {data_offset}: it was cut off"),
+            ));
+        }
+        if self.check.data {
+            let len = sector::plain_len(len - data_offset);
+            result += &format!("; its {len} bytes of data cannot prove themselves (XTS), and were not read");
+        }
+        Ok((result, None))
+    }
+
+    /// What is sealed under a home's keys: a file, a link, values of extended attributes.
+    fn of_home(&mut self, entry: &'e Entry) {
+        let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get_mut(vm)) else { return };
+        if matches!(entry.what, What::Sealed | What::Disk(_)) && !self.seen.insert(entry.inode) {
+            return;
+        }
+        let sealed = Sealed { open: self.check.open, keys: &home.keys, data: self.check.data };
+        if let Err(error) = sealed.check(entry, &mut home.tally) {
+            self.add(&entry.path, "file", None, State::Problem(error.kind()), error.chain());
+        }
+    }
+
+    /// What was looked at belongs to what is said of a home.
+    fn tell_of_files(&mut self) {
+        for home in self.homes.values() {
+            self.findings[home.finding].result += &home.tally.describe(self.check.data);
+        }
+    }
+
+    fn tell_of_lost_headers(&mut self, inventory: &Inventory) {
+        for folder in inventory.folders_without_header() {
+            let result =
+                "sealed files, but no home header here or above: `vmcryptfs header restore` brings a saved one back";
+            self.add(folder, "folder", None, State::Problem(Kind::Corrupt), result.to_owned());
+        }
+    }
+
+    fn add(&mut self, path: &Path, kind: &'static str, uuid: Option<Uuid>, state: State, result: String) {
+        self.findings.push(Finding { path: path.to_path_buf(), kind, uuid, state, result });
+    }
+}
+
+/// A copy that does not count must be the owner's all the same. During a deep rekey it may be under the DEK before.
+fn verify_older(stored: &StoredHeader, header: &Header, dek: &Dek) -> Result<()> {
+    match &stored.other {
+        OtherCopy::Older(older) if older.claims().dek_generation == header.dek_generation => {
+            let verified = older.as_ref().clone().verify(dek).map(drop);
+            verified.map_err(|error| Error::with_source(Kind::Corrupt, "the header copy that is not in use", error))
+        }
+        OtherCopy::Older(_) | OtherCopy::Same | OtherCopy::Damaged(_) => Ok(()),
+    }
+}
+
+fn clear_finding(entry: &Entry) -> Option<Finding> {
+    let in_vm = entry.vm.is_some() && !entry.reserved;
+    let (kind, result) = if let What::Folder(FolderKind::Clear) = entry.what {
+        ("folder", "in the clear: a VM folder that is not encrypted".to_owned())
+    } else if let (What::Clear(kind), true) = (&entry.what, in_vm) {
+        ("file", format!("in the clear: {}", kind.reason()))
+    } else if let (What::Link(Link::Inside(_) | Link::Outside(_)), true) = (&entry.what, in_vm) {
+        ("file", "in the clear: a symbolic link".to_owned())
+    } else {
+        return None;
+    };
+    Some(Finding { path: entry.path.clone(), kind, uuid: None, state: State::Clear, result })
+}
+
+fn unreadable_finding(entry: &Entry) -> Option<Finding> {
+    let (kind, problem, result) = match &entry.what {
+        What::Folder(FolderKind::SeveralHeaders) => {
+            ("folder", Kind::Corrupt, "several headers of one home: no verb can tell which one is right".to_owned())
+        }
+        What::Unreadable(error) | What::SavedHeader(Err(error)) => ("file", error.kind(), error.chain()),
+        What::Folder(_)
+        | What::Home(_)
+        | What::Disk(_)
+        | What::Erased(_)
+        | What::SavedHeader(Ok(_))
+        | What::Sealed
+        | What::Clear(_)
+        | What::Empty
+        | What::Link(_)
+        | What::Special
+        | What::Mount => return None,
+    };
+    Some(Finding { path: entry.path.clone(), kind, uuid: None, state: State::Problem(problem), result })
+}
+
+/// Two components of one folder with one UUID: a copy, or a header that was put where it does not belong. Neither the headers nor
+/// the data of a disk can tell which.
+fn tell_of_twins(inventory: &Inventory, findings: &mut [Finding]) {
+    let mut first: HashMap<(Option<&Path>, Uuid), &Entry> = HashMap::new();
+    for (entry, _, headers) in inventory.components().filter(|(entry, ..)| !entry.reserved) {
+        let Some(uuid) = headers.unverified().map(|header| header.claims().uuid) else { continue };
+        let folder = entry.vm.as_deref().or_else(|| entry.path.parent());
+        let twin = *first.entry((folder, uuid)).or_insert(entry);
+        if twin.inode == entry.inode {
+            continue;
+        }
+        let found =
+            findings.iter_mut().find(|finding| finding.path == entry.component_path() && finding.uuid == Some(uuid));
+        if let Some(finding) = found.filter(|finding| finding.state == State::Good) {
+            finding.state = State::Problem(Kind::Corrupt);
+            finding.result = format!(
+                "it has the UUID of {}: a copy of that, or it was given the wrong header, and then its data are noise",
+                twin.component_path().shown()
+            );
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Verbs that say what a folder holds, or what is not in it, have looked at all of it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use serde_json::Value;
+
+use crate::host::Host;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Id of the key in a component's first slot.
+fn key_of(host: &Host, component: &'static str) -> String {
+    json(&host.run(&["key", "list", "--json", component]))[0]["key_id"].as_str().unwrap().to_owned()
+}
+
+/// What `key in-use` finds of a key.
+fn users(host: &Host, args: &[&str]) -> Vec<String> {
+    let found = json(&host.run(&[&["key", "in-use", "--json"], args].concat()));
+    let users = found["components"].as_array().unwrap().iter();
+    users.map(|user| user["path"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_key_is_in_use_wherever_below_a_datastore_something_needs_it() {
+    let host = Host::new();
+    let ds = host.path("ds");
+    for dir in ["ds/parking/deep", "ds/customer"] {
+        fs::create_dir_all(host.path(dir)).unwrap();
+    }
+    for vm in ["ds/live", "ds/gone", "ds/lost", "ds/customer/vm"] {
+        host.run(&["create", host.path(vm)]);
+    }
+    for disk in ["ds/gone/d.raw", "ds/lost/d.raw"] {
+        host.run(&["create-disk", host.path(disk), "--size", "1M"]);
+    }
+    let parked = key_of(&host, host.path("ds/gone"));
+    let lost = key_of(&host, host.path("ds/lost"));
+    let deeper = key_of(&host, host.path("ds/customer/vm"));
+    fs::rename(host.path("ds/gone/d.raw"), host.path("ds/parking/deep/d.raw")).unwrap();
+    fs::remove_dir_all(host.path("ds/gone")).unwrap();
+    fs::remove_file(host.path("ds/lost/vmcryptfs.home")).unwrap();
+    for (key, user) in [(&parked, "parking/deep/d.raw"), (&lost, "lost/d.raw"), (&deeper, "customer/vm")] {
+        assert_eq!(users(&host, &["--key", key, ds]), [user]);
+        assert_eq!(users(&host, &[&format!("local/{key}"), ds]), [user], "in the form that messages have");
+        host.refuses(&["provider", "retire", "local", key, "--datastore", ds], 7, "is needed by");
+    }
+    assert_eq!(users(&host, &["--provider", "local", ds, host.path("ds/live")]).len(), 5, "two datastores");
+
+    host.refuses(&["key", "in-use", "no-such-key", ds], 8, "looked at 4 components in 2 VM folders");
+    host.refuses(&["key", "in-use", "--provider", "local", host.path("nowhere"), ds], 8, "is no folder");
+    host.refuses(&["key", "in-use", "--provider", "nobody", ds], 8, "no provider nobody");
+    host.refuses(&["key", "in-use", host.path("ds/live"), ds], 2, "which key?");
+
+    // A saved header is counted, though it is no component.
+    host.run(&["header", "backup", host.path("ds/live"), host.path("ds/live.header")]);
+    let live = key_of(&host, host.path("ds/live"));
+    let found = json(&host.run(&["key", "in-use", "--json", "--key", &live, ds]));
+    assert_eq!(
+        (found["saved_headers"][0]["path"].as_str(), found["looked_at"]["saved_headers"].as_u64()),
+        (Some("live.header"), Some(1))
+    );
+
+    // What cannot be read may need the key.
+    fs::create_dir(host.path("ds/headless")).unwrap();
+    fs::write(host.path("ds/headless/vm.vmx"), [b"VMCRYPTH".as_slice(), &[0; 600]].concat()).unwrap();
+    let other = ["provider", "retire", "local", "unused", "--datastore", ds];
+    host.refuses(&other, 3, "headless may need the key");
+    assert_eq!(host.try_run(&["key", "in-use", "--key", &live, ds]).status.code(), Some(3));
+}
+
+#[test]
+fn what_is_in_the_clear_is_named() {
+    let host = Host::new();
+    let vm = host.path("ds/vm");
+    fs::create_dir_all(vm).unwrap();
+    for disk in ["a.raw", "b.raw"] {
+        fs::write(host.path(&format!("ds/vm/{disk}")), vec![7; 1 << 20]).unwrap();
+    }
+    fs::write(host.path("ds/vm/vm.vmx"), "displayName = \"vm\"\n").unwrap();
+    host.refuses(&["check", "--only-clear", vm], 7, "1 files and folders are in the clear");
+    host.run(&["encrypt", vm, "--disk", "a.raw"]);
+    fs::write(host.path("ds/vm/stray.txt"), "secret").unwrap();
+    std::os::unix::fs::symlink("a.raw", host.path("ds/vm/link")).unwrap();
+    let found = json(&host.run(&["check", "--json", vm]));
+    let clear: Vec<_> = found.as_array().unwrap().iter().filter(|finding| finding["state"] == "clear").collect();
+    let paths: Vec<_> =
+        clear.iter().map(|finding| finding["path"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
+    assert_eq!(paths, ["b.raw", "link", "stray.txt"], "{found}");
+    assert_eq!(found.as_array().unwrap().len(), 5);
+    host.refuses(&["check", "--only-clear", vm], 7, "3 files and folders are in the clear");
+    for name in ["stray.txt", "link"] {
+        fs::remove_file(host.path(&format!("ds/vm/{name}"))).unwrap();
+    }
+    host.run(&["encrypt", vm]);
+    assert!(host.run(&["check", "--only-clear", vm]).contains("Everything is encrypted"));
+    // A VM folder that is not encrypted at all, beside one that is.
+    fs::create_dir(host.path("ds/clear")).unwrap();
+    fs::write(host.path("ds/clear/vm.vmx"), "displayName = \"clear\"\n").unwrap();
+    let ds = host.path("ds");
+    assert!(host.run(&["check", ds]).contains("in the clear: a VM folder that is not encrypted"));
+    host.refuses(&["check", "--only-clear", ds], 7, "1 files and folders are in the clear");
+}
+
+#[test]
+fn check_proves_home_files_and_with_data_all_of_them() {
+    let host = Host::with_vm();
+    host.run(&["create", host.path("other")]);
+    let write = |vm: &str, name: &str| {
+        let mount = host.mount(vm, &[]);
+        fs::write(mount.path(name), vec![5; 20_000]).unwrap();
+        std::os::unix::fs::symlink("somewhere", mount.path("link")).unwrap();
+        mount.unmount();
+    };
+    write("web01", "notes.txt");
+    write("other", "theirs.txt");
+    let vm = host.path("web01");
+    assert!(host.run(&["check", vm]).contains("the headers of its 1 files are genuine"));
+    let all = host.run(&["check", "--data", vm]);
+    assert!(all.contains("its 1 files were read, 20000 bytes, and 1 links and 0 extended attributes"), "{all}");
+    assert!(all.contains("cannot prove themselves (XTS)"), "{all}");
+
+    let notes = File::options().read(true).write(true).open(host.path("web01/notes.txt")).unwrap();
+    let stored = fs::read(host.path("web01/notes.txt")).unwrap();
+    let at = stored.iter().rposition(|&byte| byte != 0).unwrap();
+    notes.write_all_at(&[stored[at] ^ 1], at as u64).unwrap();
+    host.run(&["check", vm]);
+    host.refuses(&["check", "--data", vm], 3, "have a problem");
+    notes.write_all_at(&stored[at..=at], at as u64).unwrap();
+    host.run(&["check", "--data", vm]);
+
+    // A file of another home, as a backup has it that missed a deep rekey.
+    fs::copy(host.path("other/theirs.txt"), host.path("web01/theirs.txt")).unwrap();
+    let said = String::from_utf8(host.try_run(&["check", vm]).stdout).unwrap();
+    assert!(said.contains("theirs.txt") && said.contains("PROBLEM"), "{said}");
+    host.refuses(&["check", vm], 3, "have a problem");
+    fs::remove_file(host.path("web01/theirs.txt")).unwrap();
+
+    fs::copy(host.path("web01/root.raw"), host.path("web01/twin.raw")).unwrap();
+    let said = String::from_utf8(host.try_run(&["check", vm]).stdout).unwrap();
+    assert!(said.contains("it has the UUID of root.raw"), "{said}");
+    fs::remove_file(host.path("web01/twin.raw")).unwrap();
+    fs::hard_link(host.path("web01/root.raw"), host.path("web01/same.raw")).unwrap();
+    host.run(&["check", vm]);
+}
