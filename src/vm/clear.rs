@@ -75,12 +75,8 @@ const MIB: u64 = 1 << 20;
 /// `Io`.
 pub fn kind_of(file: &File, name: &OsStr) -> Result<ClearKind> {
     let name = name.to_string_lossy();
-    let role = Role::of_name(&name);
-    if role.side() == Side::Home && !matches!(role, Role::Disk | Role::Other) {
-        return Ok(ClearKind::Home(home_reason(role)));
-    }
     let file = Bytes::of(file)?;
-    file.classify(&name, role).context(|| format!("reading {name}"))
+    file.classify(&name, Role::of_name(&name)).context(|| format!("reading {name}"))
 }
 
 /// A file, as the library that understands VMware's disks reads it.
@@ -109,7 +105,7 @@ impl Bytes<'_> {
             // A flat extent is neither, and so is what is no VMDK at all.
             Err(_) => {}
         }
-        if self.len >= MIN_RAW_LEN && self.len.is_multiple_of(512) {
+        if may_be_raw(role) && self.len >= MIN_RAW_LEN && self.len.is_multiple_of(512) {
             if let Some(found) = self.first_of(&RAW)? {
                 return Ok(ClearKind::Disk(found));
             }
@@ -160,6 +156,12 @@ impl Bytes<'_> {
     }
 }
 
+/// Whether the signs of a raw image are believed in a file of this name. What is saved of a guest's memory may hold
+/// anything, a partition table for instance; a copy or lock of something may be one of a disk.
+fn may_be_raw(role: Role) -> bool {
+    role.side() == Side::Disk || matches!(role, Role::Disk | Role::Other | Role::Lock | Role::Screenshot)
+}
+
 fn by_name(name: &str, role: Role, len: u64) -> ClearKind {
     if DiskNames::default().matches(OsStr::new(name)) || role.side() == Side::Disk {
         return ClearKind::Disk("by its name");
@@ -169,7 +171,7 @@ fn by_name(name: &str, role: Role, len: u64) -> ClearKind {
     if blank && role == Role::Other && !has_other_ending(name) {
         return ClearKind::Disk("by its size");
     }
-    ClearKind::Home("file")
+    ClearKind::Home(home_reason(role))
 }
 
 /// Endings of large files of whole MiB that are no disks.

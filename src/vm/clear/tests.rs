@@ -25,7 +25,12 @@ fn formats_are_known_by_their_content_whatever_the_name() {
         ([(512, &b"LABELONE"[..])], "raw image: LVM"),
         ([(0x438, &[0x53, 0xef, 1, 0, 1, 0][..])], "raw image: ext2, 3 or 4"),
     ] {
-        assert_eq!(kind("web01", 1 << 20, &content), ClearKind::Disk(reason));
+        for name in ["web01", "server-core.qcow2", "screenshot.raw", "web01.qcow2~", "web01.qcow2.lck"] {
+            assert_eq!(kind(name, 1 << 20, &content), ClearKind::Disk(reason), "{name}");
+        }
+    }
+    for name in ["web01-core.gz", "web01.vmem", "web01.log", "web01.vmx", "web01-ctk.vmdk"] {
+        assert_eq!(kind(name, 1 << 20, &[(0, b"QFI\xfb")]), ClearKind::Disk("qcow2 image"), "{name}");
     }
 }
 
@@ -43,7 +48,15 @@ fn a_partition_table_makes_a_disk_and_a_saved_boot_sector_does_not() {
 
 #[test]
 fn blank_images_are_told_by_name_or_size() {
-    for name in ["web01.raw", "WEB01-FLAT.VMDK", "web01-s001.vmdk", "web01.img", "web01-000001-sesparse.vmdk"] {
+    for name in [
+        "server-core.qcow2",
+        "screenshot-vm.raw",
+        "web01.raw",
+        "WEB01-FLAT.VMDK",
+        "web01-s001.vmdk",
+        "web01.img",
+        "web01-000001-sesparse.vmdk",
+    ] {
         assert_eq!(kind(name, 512, &[]), ClearKind::Disk("by its name"), "{name}");
     }
     assert_eq!(kind("vda", 64 << 20, &[]), ClearKind::Disk("by its size"));
@@ -56,7 +69,9 @@ fn blank_images_are_told_by_name_or_size() {
 #[test]
 fn what_vmware_keeps_beside_disks_stays_in_the_home() {
     // A guest's memory may hold anything, a partition table for instance.
-    for name in ["web01.vmem", "web01.nvram", "vmware.log", "web01-ctk.vmdk", "web01.vswp", "web01.vmx"] {
+    for name in
+        ["web01.vmem", "web01-core.gz", "web01.nvram", "vmware.log", "web01-ctk.vmdk", "web01.vswp", "web01.vmx"]
+    {
         assert!(!kind(name, 64 << 20, &[(512, b"EFI PART")]).is_disk(), "{name}");
     }
 }

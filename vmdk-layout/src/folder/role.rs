@@ -76,16 +76,19 @@ impl Role {
         if let Some(stem) = strip_suffix_ignoring_case(name, ".vmdk") {
             return Self::of_disk(stem);
         }
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        if let Some((_, role)) = ENDINGS.iter().find(|(known, _)| known.eq_ignore_ascii_case(ending)) {
+            return *role;
+        }
+        // What other endings leave open: a disk may be called `server-core.qcow2` or `screenshot.raw`.
         let lower = name.to_ascii_lowercase();
         if lower.starts_with("vmmcores") || lower.contains("-core.") || lower.ends_with("-core") {
-            return Self::Core;
+            Self::Core
+        } else if lower.starts_with("screenshot") || lower.ends_with(".png") && lower.contains("screenshot") {
+            Self::Screenshot
+        } else {
+            Self::Other
         }
-        if lower.starts_with("screenshot") || lower.ends_with(".png") && lower.contains("screenshot") {
-            return Self::Screenshot;
-        }
-        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-        let found = ENDINGS.iter().find(|(known, _)| known.eq_ignore_ascii_case(ending));
-        found.map_or(Self::Other, |(_, role)| *role)
     }
 
     /// What the file is once its content is known too: a `.vmdk` may hold a descriptor or a whole disk.

@@ -44,6 +44,10 @@ fn every_name_that_vmware_gives_has_its_role_and_side() {
         ("vmmcores.gz", Role::Core, Side::Home),
         ("vmware-vmx-debug-core.gz", Role::Core, Side::Home),
         ("screenshot-0.png", Role::Screenshot, Side::Home),
+        ("server-core.qcow2", Role::ForeignDisk, Side::Disk),
+        ("x-core.raw", Role::ForeignDisk, Side::Disk),
+        ("screenshot-vm.raw", Role::ForeignDisk, Side::Disk),
+        ("x-core.vmx", Role::Config, Side::Home),
         ("notes.txt", Role::Other, Side::Home),
         ("", Role::Other, Side::Home),
     ] {
