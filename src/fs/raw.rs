@@ -148,7 +148,10 @@ impl FileSystem {
             DiskFile::Monolithic { .. } | DiskFile::Extent(_) => Vec::new(),
         };
         let taken = |name: &vmdk_layout::FileName| {
-            backing::stat_at(dir, OsStr::new(name.as_str())).map_or(0, |it| it.st_blocks)
+            let blocks = |name: &OsStr| backing::stat_at(dir, name).map(|it| it.st_blocks);
+            let mut exact = name.spellings().filter_map(|name| blocks(OsStr::from_bytes(name)).ok());
+            let resembling = || blocks(&vmdk::meant(name, file_names(dir).ok()?).ok()?).ok();
+            exact.next().or_else(resembling).unwrap_or(0)
         };
         let blocks = if extents.is_empty() { stat.st_blocks } else { extents.iter().map(taken).sum() };
         let mut attr = Attr::new(node.number, FileKind::Regular, stat, size, u64::try_from(blocks).unwrap_or(0));
@@ -271,6 +274,10 @@ impl VmFiles for OpenFolder<'_> {
         let (node, _) = self.fs.find(&self.vm, &self.dir, name)?;
         self.used.borrow_mut().push(node.number);
         self.fs.open_node(&node, Access::Read)
+    }
+
+    fn names(&self) -> Result<Vec<OsString>> {
+        file_names(&self.dir)
     }
 }
 

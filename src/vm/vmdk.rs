@@ -10,14 +10,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use vmdk_layout::{Access, Ancestry, Chain, Descriptor, DiskFile, Kind as VmdkKind, Layout, Source};
+use vmdk_layout::{Access, Ancestry, Chain, Descriptor, DiskFile, FileName, Kind as VmdkKind, Layout, Meant, Source};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::raw_image::{AsPlainFile, ImageFile, RawImage, vmdk_error};
-use crate::text::Show;
+use crate::text::{Show, Shown};
 
 pub use create::{create, is_new_vmdk};
-pub use inventory::{FoundFile, FoundVmdk, files, vmdks};
+pub use inventory::{FoundFile, FoundVmdk, VmdkInventory, files, vmdks};
 
 /// How names of VMDKs end, in either case.
 const ENDING: &[u8] = b".vmdk";
@@ -34,6 +34,47 @@ pub trait VmFiles {
     /// # Errors
     /// `NotFound`, `KeyUnavailable` when it is locked, `Busy`, or what else opening a file gives.
     fn open(&self, name: &OsStr) -> Result<Arc<Self::File>>;
+
+    /// The names of the folder's regular files.
+    ///
+    /// # Errors
+    /// `Io`.
+    fn names(&self) -> Result<Vec<OsString>>;
+}
+
+/// The file that a descriptor or a VM's settings name: of this name, else the only one whose name differs in case or
+/// Unicode form alone.
+///
+/// # Errors
+/// `NotFound` if there is none, with those that it might be if there are several.
+pub fn meant(wanted: &FileName, names: Vec<OsString>) -> Result<OsString> {
+    match wanted.find(names, |name| name.as_bytes()) {
+        Meant::One(name) => Ok(name),
+        Meant::Several(names) => {
+            let names: Vec<_> = names.iter().map(|name| name.shown().to_string()).collect();
+            let message = format!("{} does not exist, and may be any of {}", called(wanted), names.join(", "));
+            Err(Error::new(Kind::NotFound, message))
+        }
+        Meant::None => Err(Error::new(Kind::NotFound, format!("{} does not exist", called(wanted)))),
+    }
+}
+
+/// A name from a descriptor, as people are shown it.
+fn called(name: &FileName) -> Shown<'_> {
+    OsStr::from_bytes(name.spellings().next().unwrap_or_default()).shown()
+}
+
+/// Opens the file that is [meant]. The folder is only listed if none has just this name.
+fn open_meant<V: VmFiles>(folder: &V, wanted: &FileName) -> Result<(OsString, Arc<V::File>)> {
+    for spelling in wanted.spellings().map(OsStr::from_bytes) {
+        match folder.open(spelling) {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            opened => return Ok((spelling.to_os_string(), opened?)),
+        }
+    }
+    let name = meant(wanted, folder.names()?)?;
+    let file = folder.open(&name)?;
+    Ok((name, file))
 }
 
 /// Whether a file may be a VMDK, by its name.
@@ -97,15 +138,16 @@ pub fn is_writable(disk: &DiskFile) -> bool {
 /// `Invalid` if the file is no VMDK; `Corrupt` for damage, missing extents or parents, and parents of another content;
 /// `Denied` for names that lead out of the folder; `Unsupported` for what VMware encrypted; those of the files.
 pub fn open<V: VmFiles>(folder: &V, name: &OsStr) -> Result<RawImage<V::File>> {
-    let top = Link::open(folder, name)?;
+    let top = Link::of(folder, name, folder.open(name)?)?;
     let mut ancestry = Ancestry::new(&name.to_string_lossy(), &top.descriptor);
     let mut links = vec![top];
     while let Some(parent) = ancestry.parent() {
         // The folder may have been elsewhere when the child was made, so of a path only the name counts.
-        let name = parent.base_name().map_err(vmdk_error)?;
-        let link =
-            Link::open(folder, OsStr::new(name.as_str())).map_err(|error| gone(error, "parent", name.as_str()))?;
-        ancestry.add(name.as_str(), &link.descriptor).map_err(vmdk_error)?;
+        let wanted = parent.base_name().map_err(vmdk_error)?;
+        let missing = |error| gone(error, "parent", &wanted, links.last().map(|link| &link.descriptor));
+        let (name, file) = open_meant(folder, &wanted).map_err(missing)?;
+        let link = Link::of(folder, &name, file).map_err(missing)?;
+        ancestry.add(&name.to_string_lossy(), &link.descriptor).map_err(vmdk_error)?;
         links.push(link);
     }
     let (mut layouts, mut files, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
@@ -126,8 +168,7 @@ struct Link<F> {
 }
 
 impl<F: AsPlainFile> Link<F> {
-    fn open<V: VmFiles<File = F>>(folder: &V, name: &OsStr) -> Result<Self> {
-        let file = folder.open(name)?;
+    fn of<V: VmFiles<File = F>>(folder: &V, name: &OsStr, file: Arc<F>) -> Result<Self> {
         let doing = || name.shown().to_string();
         let (descriptor, layout, files) = match read(&file).context(doing)? {
             Some(DiskFile::Descriptor(descriptor)) => {
@@ -152,17 +193,22 @@ fn extent_files<V: VmFiles>(folder: &V, descriptor: &Descriptor) -> Result<Vec<I
         return Err(vmdk_error(encryption.refusal())); // which its extents, if they are there, could not say
     }
     let names = descriptor.files().map_err(vmdk_error)?;
-    let open = |name: &vmdk_layout::FileName| {
-        let file = folder.open(OsStr::new(name.as_str())).map_err(|error| gone(error, "extent", name.as_str()))?;
+    let open = |name: &FileName| {
+        let (_, file) = open_meant(folder, name).map_err(|error| gone(error, "extent", name, Some(descriptor)))?;
         Ok(ImageFile::new(file))
     };
     names.iter().map(open).collect()
 }
 
 /// What is named but not there, or is no regular file, is damage of the disk: the disk itself was found.
-fn gone(error: Error, what: &str, name: &str) -> Error {
+fn gone(error: Error, what: &str, name: &FileName, descriptor: Option<&Descriptor>) -> Error {
     let damage = matches!(error.kind(), Kind::NotFound | Kind::Invalid);
-    Error::with_source(if damage { Kind::Corrupt } else { error.kind() }, format!("{what} {name}"), error)
+    let kind = if damage { Kind::Corrupt } else { error.kind() };
+    let unknown =
+        descriptor.map(Descriptor::encoding).filter(|encoding| !encoding.is_known() && !name.as_str().is_ascii());
+    let note =
+        unknown.map(|encoding| format!(" (its encoding, {:?}, is not known)", encoding.name())).unwrap_or_default();
+    Error::with_source(kind, format!("{what} {}{note}", called(name)), error)
 }
 
 #[cfg(test)]

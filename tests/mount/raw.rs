@@ -3,5 +3,6 @@
 mod changes;
 mod content;
 mod made;
+mod names;
 mod refusals;
 mod tools;

@@ -46,6 +46,8 @@ pub struct Parent {
     pub cid: Cid,
     /// `parentFileNameHint`: a path on the machine that wrote it, of either kind of host; hostile until checked.
     pub hint: Option<String>,
+    /// The bytes of the last component of the hint, where they are not its UTF-8.
+    pub written: Option<Vec<u8>>,
 }
 
 impl Parent {
@@ -54,7 +56,8 @@ impl Parent {
     /// # Errors
     /// `Invalid` without a hint, `Denied` or `Invalid` as by [`FileName::new`] if it names a file elsewhere.
     pub fn in_folder(&self) -> Result<FileName> {
-        FileName::new(self.hint_text()?)
+        let base = self.base_name()?;
+        FileName::new(self.hint_text()?).map(|_| base)
     }
 
     /// The last component of the hint alone: what a parent is called that was copied beside its child.
@@ -62,7 +65,8 @@ impl Parent {
     /// # Errors
     /// `Invalid` without a hint, or if its last component names no file.
     pub fn base_name(&self) -> Result<FileName> {
-        FileName::new(last_component(self.hint_text()?))
+        let name = last_component(self.hint_text()?);
+        self.written.as_ref().map_or_else(|| FileName::new(name), |written| FileName::read_from(name, written))
     }
 
     fn hint_text(&self) -> Result<&str> {
@@ -93,7 +97,7 @@ struct Header {
     encryption: Option<Encryption>,
 }
 
-/// Settings that may be given only once: readers differ in which of two they believe.
+/// Settings that decide something. Of one that is repeated the first counts, as for QEMU.
 const HEADER_KEYS: [&str; 8] =
     ["version", "encoding", "CID", "parentCID", "createType", "parentFileNameHint", "encryptionKeys", "keyID"];
 
@@ -101,8 +105,8 @@ impl Descriptor {
     /// Reads a descriptor. Text ends at the first NUL byte, if there is one.
     ///
     /// # Errors
-    /// `Invalid` with the line that breaks the grammar, repeats or lacks a setting; `Unsupported` for a `createType`,
-    /// extent type or encoding that is not of the format; `Corrupt` if the extents add up to more than a disk can hold.
+    /// `Invalid` with the line that breaks the grammar or lacks a setting; `Unsupported` for a `createType` or extent
+    /// type that is not of the format; `Corrupt` if the extents add up to more than a disk can hold.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let text_len = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         let (text, padding) = bytes.split_at(text_len);
@@ -110,9 +114,9 @@ impl Descriptor {
             let message = format!("the descriptor is {} bytes long, expected at most {MAX_TEXT_LEN}", text.len());
             return Err(Error::new(Kind::Invalid, message));
         }
-        let encoding = line::declared_encoding(text)?;
-        let (lines, extents) = line::split(text, encoding)?;
-        let header = Header::of(&lines)?;
+        let encoding = line::declared_encoding(text);
+        let (lines, extents) = line::split(text, &encoding)?;
+        let header = Header::of(&lines, &encoding)?;
         let descriptor = Self { encoding, lines, padding: padding.to_vec(), header, extents };
         descriptor.check_extents()?;
         Ok(descriptor)
@@ -129,7 +133,8 @@ impl Descriptor {
         text.split(|byte| *byte == b'\n')
             .map(<[u8]>::trim_ascii)
             .find(|line| !line.is_empty() && !line.starts_with(b"#"))
-            .is_some_and(|line| line.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"version=")))
+            .and_then(|line| line.split_at_checked(b"version".len()))
+            .is_some_and(|(key, rest)| key.eq_ignore_ascii_case(b"version") && rest.trim_ascii().starts_with(b"="))
     }
 
     /// The text, byte for byte as it was read but for the lines that were set since.
@@ -141,8 +146,8 @@ impl Descriptor {
     }
 
     /// The encoding of the text: as declared, else UTF-8 if it is valid, else windows-1252.
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
+    pub fn encoding(&self) -> &Encoding {
+        &self.encoding
     }
 
     /// `version`: 1, or 3 where changed blocks are tracked.
@@ -190,8 +195,8 @@ impl Descriptor {
         self.header.encryption.as_ref()
     }
 
-    /// The value of a setting or of a `ddb.` entry, without quotes. Keys are of any case; of repeated `ddb.` entries
-    /// the first counts.
+    /// The value of a setting or of a `ddb.` entry, without quotes. Keys are of any case; of repeated ones the
+    /// first counts.
     pub fn value(&self, key: &str) -> Option<&str> {
         self.settings().find(|(known, _)| known.eq_ignore_ascii_case(key)).map(|(_, value)| value)
     }
@@ -215,8 +220,8 @@ impl Descriptor {
             return Err(Error::new(Kind::Invalid, "the encoding of a descriptor cannot be changed"));
         }
         let mut lines = self.lines.clone();
-        line::set(&mut lines, self.encoding, key, value)?;
-        self.header = Header::of(&lines)?;
+        line::set(&mut lines, &self.encoding, key, value)?;
+        self.header = Header::of(&lines, &self.encoding)?;
         self.lines = lines;
         let numbered = (1..).zip(&self.lines).filter(|(_, line)| line.content == Content::Extent);
         for (extent, (number, _)) in self.extents.iter_mut().zip(numbered) {
@@ -253,8 +258,8 @@ impl Descriptor {
 }
 
 impl Header {
-    fn of(lines: &[Line]) -> Result<Self> {
-        let find = |key| unique(lines, key);
+    fn of(lines: &[Line], encoding: &Encoding) -> Result<Self> {
+        let find = |key| first(lines, key);
         let required = |key| find(key)?.ok_or_else(|| Error::new(Kind::Invalid, format!("there is no {key} line")));
         let (version, at) = required("version")?;
         let version = version.parse().map_err(|_| {
@@ -265,8 +270,7 @@ impl Header {
         let (cid, at) = required("CID")?;
         let cid = cid_of("CID", cid, at)?;
         let parent_cid = find("parentCID")?.map_or(Ok(Cid::NO_PARENT), |(text, at)| cid_of("parentCID", text, at))?;
-        let hint = find("parentFileNameHint")?.map(|(hint, _)| hint.to_owned());
-        let parent = (parent_cid != Cid::NO_PARENT).then_some(Parent { cid: parent_cid, hint });
+        let parent = (parent_cid != Cid::NO_PARENT).then(|| Parent::of(parent_cid, lines, encoding));
         let encryption = match (find("encryptionKeys")?, find("keyID")?) {
             (Some((keys, at)), key_id) => {
                 Some(Encryption::new(keys, key_id.map(|(id, _)| id)).map_err(|error| error.at_line(at))?)
@@ -278,32 +282,40 @@ impl Header {
     }
 }
 
-/// The value of a header setting and its line.
-fn unique<'a>(lines: &'a [Line], key: &str) -> Result<Option<(&'a str, usize)>> {
-    debug_assert!(HEADER_KEYS.contains(&key));
-    let mut found: Option<(&str, usize)> = None;
-    for (index, line) in lines.iter().enumerate() {
-        let Content::Setting { key: known, value, malformed } = &line.content else { continue };
-        if !known.eq_ignore_ascii_case(key) {
-            continue;
-        }
-        let at = index + 1;
-        if let Some((_, first)) = found {
-            let message = format!("{key} is given again, first in line {first}");
-            return Err(Error::new(Kind::Invalid, message).at_line(at));
-        }
-        if *malformed {
-            let message = format!("the value of {key} is malformed in the descriptor's encoding");
-            return Err(Error::new(Kind::Invalid, message).at_line(at));
-        }
-        found = Some((value, at));
+impl Parent {
+    fn of(cid: Cid, lines: &[Line], encoding: &Encoding) -> Self {
+        let hint = settings_of(lines, "parentFileNameHint").next();
+        let written = hint.and_then(|(line, value, ..)| line::written_base(line, last_component(value), encoding));
+        Self { cid, hint: hint.map(|(_, value, ..)| value.to_owned()), written }
     }
-    Ok(found)
+}
+
+/// The lines of a header setting: bytes, value, number, whether it is malformed in the descriptor's encoding.
+fn settings_of<'a>(lines: &'a [Line], key: &str) -> impl Iterator<Item = (&'a [u8], &'a str, usize, bool)> {
+    debug_assert!(HEADER_KEYS.contains(&key));
+    (1..).zip(lines).filter_map(move |(number, line)| match &line.content {
+        Content::Setting { key: known, value, malformed } if known.eq_ignore_ascii_case(key) => {
+            Some((line.raw.as_slice(), value.as_str(), number, *malformed))
+        }
+        Content::Setting { .. } | Content::Extent | Content::Other => None,
+    })
+}
+
+/// The value of a header setting and its line.
+fn first<'a>(lines: &'a [Line], key: &str) -> Result<Option<(&'a str, usize)>> {
+    match settings_of(lines, key).next() {
+        Some((_, _, number, true)) => {
+            let message = format!("the value of {key} is malformed in the descriptor's encoding");
+            Err(Error::new(Kind::Invalid, message).at_line(number))
+        }
+        found => Ok(found.map(|(_, value, number, _)| (value, number))),
+    }
 }
 
 fn cid_of(key: &str, text: &str, line: usize) -> Result<Cid> {
-    let digits = text.len() <= 8 && !text.starts_with('+');
-    u32::from_str_radix(text, 16).ok().filter(|_| digits).map(Cid).ok_or_else(|| {
+    let hexadecimal = text.strip_prefix("0x").unwrap_or(text);
+    let digits = hexadecimal.len() <= 8 && !hexadecimal.starts_with('+');
+    u32::from_str_radix(hexadecimal, 16).ok().filter(|_| digits).map(Cid).ok_or_else(|| {
         let message = format!("{key} is {}, expected up to 8 hexadecimal digits", shown(text));
         Error::new(Kind::Invalid, message).at_line(line)
     })

@@ -84,7 +84,7 @@ pub use error::{Error, Kind, Position, Result};
 pub use folder::{Belongs, Role, Side, VmFile, vm_files};
 pub use key_locator::{KeyLocator, KeyRef};
 pub use layout::{CompressedGrain, Layout, Run, Target};
-pub use name::FileName;
+pub use name::{FileName, Meant};
 pub use source::Source;
 pub use sparse::{GrainMarker, Marker, MarkerKind, Sparse, SparseFormat, Usage, inflate_grain};
 pub use vmx::{AttachedDevice, Bus, DeviceKind, Vmx};

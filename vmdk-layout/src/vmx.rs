@@ -22,36 +22,39 @@ pub struct Vmx {
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Line {
     raw: Vec<u8>,
-    setting: Option<(String, String)>,
+    setting: Option<Setting>,
+}
+
+/// A setting, its value unescaped.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Setting {
+    key: String,
+    /// U+FFFD stands for what is malformed in the encoding.
+    value: String,
+    /// The bytes of the value, where they are not its UTF-8.
+    written: Option<Vec<u8>>,
 }
 
 impl Vmx {
     /// Reads a `.vmx` file (or `.vmtx`, `.vmsd`, `.vmxf` of the same grammar). Lines that are no settings are kept.
     ///
     /// # Errors
-    /// `Unsupported` for an encoding that VMware does not write; `Invalid` with the line of a setting that is malformed
-    /// in its encoding, and for texts too long.
+    /// `Invalid` for texts too long. Values that are malformed in their encoding, such as an annotation that was edited
+    /// by hand, have U+FFFD for what cannot be read.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_TEXT_LEN {
             let message = format!("the file is {} bytes long, expected at most {MAX_TEXT_LEN}", bytes.len());
             return Err(Error::new(Kind::Invalid, message));
         }
-        let encoding = declared_encoding(bytes)?;
+        let encoding = declared_encoding(bytes);
         let mut lines = Vec::new();
         for (index, raw) in raw_lines(bytes).enumerate() {
             if index >= MAX_LINES {
                 let message = format!("more than {MAX_LINES} lines");
                 return Err(Error::new(Kind::Invalid, message).at_line(index + 1));
             }
-            let Some((key, value)) = split(raw) else {
-                lines.push(Line { raw: raw.to_vec(), setting: None });
-                continue;
-            };
-            let value = encoding.decode(&unescaped(value)).map(|value| value.into_owned()).ok_or_else(|| {
-                let message = format!("the value of {} is malformed in {}", shown(key), encoding.name());
-                Error::new(Kind::Invalid, message).at_line(index + 1)
-            })?;
-            lines.push(Line { raw: raw.to_vec(), setting: Some((key.to_owned(), value)) });
+            let setting = split(raw).map(|(key, value)| Setting::new(key, unescaped(value), &encoding));
+            lines.push(Line { raw: raw.to_vec(), setting });
         }
         Ok(Self { encoding, lines })
     }
@@ -62,11 +65,11 @@ impl Vmx {
     }
 
     /// The encoding of the values: as `.encoding` says, else UTF-8 if it is valid, else windows-1252.
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
+    pub fn encoding(&self) -> &Encoding {
+        &self.encoding
     }
 
-    /// A setting's value, unescaped. Keys are of any case; of a repeated key the last one counts.
+    /// A setting's value, unescaped; U+FFFD stands for what is malformed in the encoding. Keys are of any case; of a repeated key the last one counts.
     pub fn value(&self, key: &str) -> Option<&str> {
         self.settings().filter(|(known, _)| known.eq_ignore_ascii_case(key)).last().map(|(_, value)| value)
     }
@@ -80,7 +83,11 @@ impl Vmx {
 
     /// All settings in their order.
     pub fn settings(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.lines.iter().filter_map(|line| line.setting.as_ref()).map(|(key, value)| (key.as_str(), value.as_str()))
+        self.all().map(|setting| (setting.key.as_str(), setting.value.as_str()))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Setting> {
+        self.lines.iter().filter_map(|line| line.setting.as_ref())
     }
 
     /// Changes the value of a setting, or adds it at the end. All other lines stay as they are.
@@ -100,8 +107,8 @@ impl Vmx {
         if !readable || key.eq_ignore_ascii_case(".encoding") {
             return Err(Error::new(Kind::Invalid, format!("{} cannot be set in a .vmx file", shown(key))));
         }
-        let line = Line { raw, setting: Some((key.to_owned(), value.to_owned())) };
-        let is_key = |known: &Line| known.setting.as_ref().is_some_and(|(known, _)| known.eq_ignore_ascii_case(key));
+        let line = Line { raw, setting: Some(Setting::new(key, encoded, &self.encoding)) };
+        let is_key = |known: &Line| known.setting.as_ref().is_some_and(|known| known.key.eq_ignore_ascii_case(key));
         match self.lines.iter().rposition(is_key) {
             Some(place) => drop(self.lines.splice(place..=place, [line])),
             None => {
@@ -125,16 +132,21 @@ impl Vmx {
     }
 }
 
-fn declared_encoding(bytes: &[u8]) -> Result<Encoding> {
-    for (index, raw) in raw_lines(bytes).enumerate() {
-        if let Some((key, value)) = split(raw)
-            && key.eq_ignore_ascii_case(".encoding")
-        {
-            let name = String::from_utf8_lossy(value);
-            return Encoding::from_name(&name).map_err(|error| error.at_line(index + 1));
-        }
+impl Setting {
+    fn new(key: &str, value: Vec<u8>, encoding: &Encoding) -> Self {
+        let text = encoding.decode_lossy(&value).into_owned();
+        let written = (text.as_bytes() != value).then_some(value);
+        Self { key: key.to_owned(), value: text, written }
     }
-    Ok(Encoding::guess(bytes))
+}
+
+/// The encoding that the text declares, or that its bytes suggest.
+fn declared_encoding(bytes: &[u8]) -> Encoding {
+    let declared = raw_lines(bytes).filter_map(split).find(|(key, _)| key.eq_ignore_ascii_case(".encoding"));
+    match declared {
+        Some((_, value)) => Encoding::of_label(&String::from_utf8_lossy(value)),
+        None => Encoding::guess(bytes),
+    }
 }
 
 fn raw_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {

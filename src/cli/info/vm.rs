@@ -1,5 +1,6 @@
 //! What `info` says of a VM folder as a whole: its VMDKs, their extents and parents, and its home files.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 use vmdk_layout::{Extent, Role};
 
 use crate::cli::{size, table};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::provider::Providers;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
@@ -24,6 +25,9 @@ pub(super) struct VmInfo {
     vmdks: Option<Vec<VmdkInfo>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     locked: Option<String>,
+    /// Settings of the VM that cannot be read, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unread_settings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -69,14 +73,20 @@ impl VmInfo {
             |file: &FoundFile| FileInfo { path: file.path.clone(), size: file.plain_len, what: what(file.role) };
         let home_files = files.iter().filter(|file| !file.is_disk).map(home_file).collect();
         if !files.iter().any(|file| file.role == Role::Disk) {
-            return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None });
+            return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None, unread_settings: Vec::new() });
         }
         let found = unlock(home, config).map(|(keyring, keys)| vmdk::vmdks(dir, &files, &keys, &keyring));
-        let (vmdks, locked) = match found {
-            Ok(found) => (Some(found.iter().map(|vmdk| VmdkInfo::of(vmdk, &files)).collect()), None),
-            Err(error) => (None, Some(error.chain())),
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                let locked = Some(error.chain());
+                return Ok(Self { home_files, vmdks: None, locked, unread_settings: Vec::new() });
+            }
         };
-        Ok(Self { home_files, vmdks, locked })
+        let unread = |(path, error): &(PathBuf, Error)| format!("{}: {}", path.display(), error.chain());
+        let unread_settings = found.unread_settings.iter().map(unread).collect();
+        let vmdks = found.vmdks.iter().map(|vmdk| VmdkInfo::of(vmdk, &files)).collect();
+        Ok(Self { home_files, vmdks: Some(vmdks), locked: None, unread_settings })
     }
 
     /// Prints tables of what there is, each behind an empty line.
@@ -98,6 +108,9 @@ impl VmInfo {
         for (vmdk, problem) in vmdks.iter().filter_map(|vmdk| Some((vmdk, vmdk.problem.as_ref()?))) {
             eprintln!("{}: {problem}", vmdk.name);
         }
+        for unread in &self.unread_settings {
+            eprintln!("{unread}\nThese settings cannot be read, so where disks are attached is not known.");
+        }
         if let Some(locked) = &self.locked {
             eprintln!("The home is locked, so VMDKs are not shown: {locked}");
         }
@@ -117,9 +130,8 @@ impl VmdkInfo {
         let unread = found.descriptor.as_ref().err();
         let extents = descriptor.map(|descriptor| descriptor.extents()).unwrap_or_default();
         // The name that a monolithic disk has for itself may be an older one.
-        let whole = extents.len() == 1
-            && !files.iter().any(|file| extents[0].file.as_deref().is_some_and(|name| file.path == Path::new(name)));
-        let own = if whole { found.name.to_str() } else { None };
+        let whole = extents.len() == 1 && extents[0].file.is_some() && file_of(&extents[0], files).is_none();
+        let own = whole.then_some(found.name.as_os_str());
         Self {
             name: text::path::to_text(Path::new(&found.name)).into_owned(),
             size: descriptor.map(vmdk_layout::Descriptor::len),
@@ -163,14 +175,20 @@ impl VmdkInfo {
 
 impl ExtentInfo {
     /// `own` is the name of the VMDK if the extent is in its own file.
-    fn of(extent: &Extent, own: Option<&str>, files: &[FoundFile]) -> Self {
-        let name = extent.file.as_deref().map(|name| own.filter(|_| !extent.extent_type.is_flat()).unwrap_or(name));
-        let stored = name.map(|name| files.iter().find(|file| file.path == Path::new(name)).map(|file| file.is_disk));
+    fn of(extent: &Extent, own: Option<&OsStr>, files: &[FoundFile]) -> Self {
+        let own = own.filter(|_| !extent.extent_type.is_flat());
+        let found = match own {
+            Some(own) => files.iter().find(|file| file.path == Path::new(own)),
+            None => file_of(extent, files),
+        };
+        let named =
+            extent.file.as_ref().map(|name| own.map_or_else(|| name.clone(), |own| own.to_string_lossy().into()));
+        let stored = named.as_ref().map(|_| found.map(|file| file.is_disk));
         Self {
             size: extent.sectors.saturating_mul(vmdk_layout::limits::SECTOR_LEN),
             access: extent.access.name(),
             r#type: extent.extent_type.name(),
-            file: name.map(str::to_owned),
+            file: named,
             stored_as: match stored {
                 None => "nothing",
                 Some(None) => "missing",
@@ -179,6 +197,14 @@ impl ExtentInfo {
             },
         }
     }
+}
+
+/// The file of a VM folder that an extent means.
+fn file_of<'f>(extent: &Extent, files: &'f [FoundFile]) -> Option<&'f FoundFile> {
+    let wanted = extent.file_name().ok().flatten()?;
+    let own = files.iter().filter(|file| file.path.parent() == Some(Path::new("")));
+    let name = vmdk::meant(&wanted, own.map(|file| file.path.clone().into()).collect()).ok()?;
+    files.iter().find(|file| file.path == Path::new(&name))
 }
 
 fn what(role: Role) -> &'static str {

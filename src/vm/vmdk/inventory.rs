@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, Role, Source, Vmx, limits};
+use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, Source, Vmx, limits};
 
-use super::{has_vmdk_name, is_writable, read};
+use super::{has_vmdk_name, is_writable, meant, read};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::Shape;
@@ -55,6 +55,15 @@ pub struct FoundVmdk {
     pub broken_chain: Option<Error>,
     /// Where the VM's settings attach it, as in `scsi0:0`.
     pub attached: Vec<String>,
+}
+
+/// What the descriptors and settings of a VM folder say.
+#[derive(Debug)]
+pub struct VmdkInventory {
+    /// The VMDKs, by name.
+    pub vmdks: Vec<FoundVmdk>,
+    /// Settings of a VM that cannot be read, and why: disks may be attached by them.
+    pub unread_settings: Vec<(PathBuf, Error)>,
 }
 
 /// All regular files of a VM folder, by name. Needs no key.
@@ -106,7 +115,7 @@ fn open_file(dir: &File, name: &OsStr) -> Result<File> {
 ///
 /// # Errors
 /// None: a file that cannot be read has its reason in its place.
-pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring) -> Vec<FoundVmdk> {
+pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring) -> VmdkInventory {
     let folder = Folder { dir, keys, keyring };
     let own = |file: &&FoundFile| file.path.parent() == Some(Path::new(""));
     let mut disks: BTreeMap<OsString, Result<DiskFile>> = BTreeMap::new();
@@ -122,12 +131,18 @@ pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring
             Err(_) => {}
         }
     }
-    let settings = files.iter().filter(own).filter(|file| file.role == Role::Config && !file.is_disk);
-    let settings: Vec<Vmx> = settings.filter_map(|file| folder.settings(file).ok()).collect();
+    let (mut settings, mut unread_settings) = (Vec::new(), Vec::new());
+    for file in files.iter().filter(own).filter(|file| file.role == Role::Config && !file.is_disk) {
+        match folder.settings(file) {
+            Ok(vmx) => settings.push(vmx),
+            Err(error) => unread_settings.push((file.path.clone(), error)),
+        }
+    }
     let descriptors: BTreeMap<_, _> = disks
         .iter()
-        .filter_map(|(name, disk)| Some((name.to_str()?.to_owned(), disk.as_ref().ok()?.descriptor()?.clone())))
+        .filter_map(|(name, disk)| Some((name.clone(), disk.as_ref().ok()?.descriptor()?.clone())))
         .collect();
+    let names: Vec<OsString> = files.iter().filter(own).map(|file| file.path.clone().into()).collect();
     let found = |(name, disk): (OsString, Result<DiskFile>)| {
         let mut parents = Vec::new();
         let broken_chain = disk
@@ -135,37 +150,37 @@ pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring
             .ok()
             .and_then(DiskFile::descriptor)
             .and_then(|own| ancestors(&name.to_string_lossy(), own, &descriptors, &mut parents).err());
-        let attached = settings.iter().flat_map(|vmx| places(vmx, &name)).collect();
+        let attached = settings.iter().flat_map(|vmx| places(vmx, &name, &names)).collect();
         let is_writable = disk.as_ref().is_ok_and(is_writable);
         let descriptor = disk.and_then(|disk| {
             disk.descriptor().cloned().ok_or_else(|| Error::new(Kind::Corrupt, "a VMDK without a descriptor"))
         });
         FoundVmdk { name, descriptor, is_writable, parents, broken_chain, attached }
     };
-    disks.into_iter().map(found).collect()
+    VmdkInventory { vmdks: disks.into_iter().map(found).collect(), unread_settings }
 }
 
 fn ancestors(
     name: &str,
     own: &Descriptor,
-    descriptors: &BTreeMap<String, Descriptor>,
+    descriptors: &BTreeMap<OsString, Descriptor>,
     parents: &mut Vec<String>,
 ) -> Result<()> {
     let mut ancestry = Ancestry::new(name, own);
     while let Some(parent) = ancestry.parent() {
-        let name = parent.base_name().map_err(vmdk_error)?;
-        let descriptor = descriptors
-            .get(name.as_str())
-            .ok_or_else(|| Error::new(Kind::Corrupt, format!("parent {name} is not there, or cannot be read")))?;
-        ancestry.add(name.as_str(), descriptor).map_err(vmdk_error)?;
-        parents.push(name.as_str().to_owned());
+        let wanted = parent.base_name().map_err(vmdk_error)?;
+        let missing = || Error::new(Kind::Corrupt, format!("parent {wanted} is not there, or cannot be read"));
+        let name = meant(&wanted, descriptors.keys().cloned().collect()).map_err(|_| missing())?;
+        ancestry.add(&name.to_string_lossy(), descriptors.get(&name).ok_or_else(missing)?).map_err(vmdk_error)?;
+        parents.push(name.to_string_lossy().into_owned());
     }
     Ok(())
 }
 
-fn places(vmx: &Vmx, disk: &OsStr) -> Vec<String> {
+fn places(vmx: &Vmx, disk: &OsStr, names: &[OsString]) -> Vec<String> {
     let devices = vmx.devices().into_iter().filter(|device| device.kind == DeviceKind::Disk && device.present);
-    let this = devices.filter(|device| device.file_name().ok().flatten().is_some_and(|name| name.as_str() == disk));
+    let attached = |wanted: FileName| meant(&wanted, names.to_vec()).is_ok_and(|name| name == disk);
+    let this = devices.filter(|device| device.file_name().ok().flatten().is_some_and(attached));
     this.map(|device| device.to_string()).collect()
 }
 

@@ -101,8 +101,10 @@ pub struct Extent {
     /// How it is stored.
     pub extent_type: ExtentType,
     /// The file or device as named: hostile until checked by [`file_name`](Self::file_name). Every type but ZERO has
-    /// one.
+    /// one. What its encoding cannot be read as is U+FFFD.
     pub file: Option<String>,
+    /// The bytes of that name, where they are not its UTF-8.
+    pub written: Option<Vec<u8>>,
     /// Disk sectors of the file before the extent's first; not zero for flat types alone.
     pub offset: u64,
     /// What follows the offset: partition UUID and device id of device extents, as they were.
@@ -117,7 +119,11 @@ impl Extent {
     /// # Errors
     /// `Denied` or `Invalid` as by [`FileName::new`], with the line.
     pub fn file_name(&self) -> Result<Option<FileName>> {
-        self.file.as_deref().map(FileName::new).transpose().map_err(|error| error.at_line(self.line))
+        let name = self.file.as_deref().map(|name| match &self.written {
+            Some(written) => FileName::read_from(name, written),
+            None => FileName::new(name),
+        });
+        name.transpose().map_err(|error| error.at_line(self.line))
     }
 
     /// Whether a line's first word makes it an extent line.
@@ -128,11 +134,12 @@ impl Extent {
         Access::ALL.iter().any(|access| access.name().eq_ignore_ascii_case(word)) && !rest.starts_with('=')
     }
 
-    pub(super) fn parse(text: &str, line: usize) -> Result<Self> {
+    /// Reads a line; `None` for an extent of no sectors, as QEMU takes it.
+    pub(super) fn parse(text: &str, line: usize) -> Result<Option<Self>> {
         Self::parse_fields(text, line).map_err(|error| error.at_line(line))
     }
 
-    fn parse_fields(text: &str, line: usize) -> Result<Self> {
+    fn parse_fields(text: &str, line: usize) -> Result<Option<Self>> {
         let mut rest = text.trim();
         let access = next_word(&mut rest);
         let access = Access::ALL
@@ -141,7 +148,7 @@ impl Extent {
             .ok_or_else(|| invalid(format!("access is {}, expected RW, RDONLY or NOACCESS", shown(access))))?;
         let sectors = number("size in sectors", next_word(&mut rest))?;
         if sectors == 0 {
-            return Err(invalid("the extent has 0 sectors, expected at least 1".to_owned()));
+            return Ok(None);
         }
         let type_name = next_word(&mut rest);
         let extent_type = ExtentType::ALL
@@ -152,6 +159,7 @@ impl Extent {
                 Error::new(Kind::Unsupported, format!("extent type {} is none of {known}", shown(type_name)))
             })?;
         let file = quoted(&mut rest)?;
+        skip_comment(&mut rest);
         match (extent_type, &file) {
             (ExtentType::Zero, Some(name)) if !name.is_empty() => {
                 return Err(invalid(format!("a ZERO extent has no file, found {}", shown(name))));
@@ -168,8 +176,9 @@ impl Extent {
             return Err(invalid(message));
         }
         let file = file.filter(|_| extent_type != ExtentType::Zero);
+        skip_comment(&mut rest);
         let device = (!rest.is_empty()).then(|| rest.to_owned());
-        Ok(Self { access, sectors, extent_type, file, offset, device, line })
+        Ok(Some(Self { access, sectors, extent_type, file, written: None, offset, device, line }))
     }
 }
 
@@ -190,6 +199,13 @@ fn next_word<'a>(rest: &mut &'a str) -> &'a str {
     let (word, after) = rest.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((rest, ""));
     *rest = after.trim_start();
     word
+}
+
+/// Comments may follow where the line could end.
+fn skip_comment(rest: &mut &str) {
+    if rest.starts_with('#') {
+        *rest = "";
+    }
 }
 
 fn quoted(rest: &mut &str) -> Result<Option<String>> {
@@ -221,7 +237,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Extent {
-        Extent::parse(text, 1).unwrap()
+        Extent::parse(text, 1).unwrap().unwrap()
     }
 
     #[test]
@@ -247,7 +263,18 @@ mod tests {
     fn words_are_read_in_any_case_with_any_spaces() {
         assert_eq!(parsed("  rw\t8  flat   \"a b.vmdk\"  7 ").to_string(), "RW 8 FLAT \"a b.vmdk\" 7");
         assert_eq!(parsed("RW 8 FLAT \"a\"").offset, 0);
+        for line in ["RW 8 FLAT \"a\" # note", "RW 8 FLAT \"a\" 0 #note", "RW 8 FLAT \"a\" 0\t# a \"b\" 1"] {
+            assert_eq!(parsed(line).to_string(), "RW 8 FLAT \"a\" 0", "{line}");
+        }
+        assert_eq!(parsed("RW 8 ZERO # nothing").to_string(), "RW 8 ZERO");
         assert!(!Extent::begins("rw = \"x\"") && !Extent::begins("RWX 1") && !Extent::begins(""));
+    }
+
+    #[test]
+    fn an_extent_of_no_sectors_is_none() {
+        for line in ["RW 0 FLAT \"a\" 0", "RW 0 ZERO", "NOACCESS 0 SPARSE"] {
+            assert_eq!(Extent::parse(line, 1).unwrap(), None, "{line}");
+        }
     }
 
     #[test]
@@ -255,7 +282,6 @@ mod tests {
         for (line, found) in [
             ("RW", "\"\""),
             ("RW -1 FLAT \"a\" 0", "\"-1\""),
-            ("RW 0 FLAT \"a\" 0", "0 sectors"),
             ("RW 99999999999999999999 FLAT \"a\" 0", "\"99999999999999999999\""),
             ("RW 1 ROUND \"a\"", "\"ROUND\""),
             ("RW 1 FLAT a 0", "\"a 0\""),

@@ -4,6 +4,7 @@ use super::{Extent, HEADER_KEYS};
 use crate::encoding::Encoding;
 use crate::error::{Error, Kind, Result, shown};
 use crate::limits::MAX_LINES;
+use crate::name::written_component;
 
 /// One line with its line ending.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -23,24 +24,23 @@ pub(super) enum Content {
 }
 
 /// The encoding that the text declares, or that its bytes suggest. The declaration is ASCII in all encodings.
-pub(super) fn declared_encoding(text: &[u8]) -> Result<Encoding> {
+pub(super) fn declared_encoding(text: &[u8]) -> Encoding {
     let mut of_ddb = None;
     for (index, raw) in raw_lines(text).enumerate() {
         let line = without_mark(raw, index);
         let Some((key, value)) = setting(&String::from_utf8_lossy(line)) else { continue };
-        let named = |value: &str| Encoding::from_name(value).map_err(|error| error.at_line(index + 1));
         if key.eq_ignore_ascii_case("encoding") {
-            return named(&value);
+            return Encoding::of_label(&value);
         }
         if key.eq_ignore_ascii_case("ddb.encoding") && of_ddb.is_none() {
-            of_ddb = Some(named(&value)?);
+            of_ddb = Some(Encoding::of_label(&value));
         }
     }
-    Ok(of_ddb.unwrap_or_else(|| Encoding::guess(text)))
+    of_ddb.unwrap_or_else(|| Encoding::guess(text))
 }
 
 /// Splits a text into its lines and the extents that some of them are.
-pub(super) fn split(text: &[u8], encoding: Encoding) -> Result<(Vec<Line>, Vec<Extent>)> {
+pub(super) fn split(text: &[u8], encoding: &Encoding) -> Result<(Vec<Line>, Vec<Extent>)> {
     let mut lines = Vec::new();
     let mut extents = Vec::new();
     for (index, raw) in raw_lines(text).enumerate() {
@@ -54,12 +54,15 @@ pub(super) fn split(text: &[u8], encoding: Encoding) -> Result<(Vec<Line>, Vec<E
         let malformed = strict.is_none();
         let decoded = strict.unwrap_or_else(|| encoding.decode_lossy(bytes));
         let content = if Extent::begins(&decoded) {
-            if malformed {
-                let message = format!("the extent line is malformed in {}", encoding.name());
-                return Err(Error::new(Kind::Invalid, message).at_line(number));
+            match Extent::parse(&decoded, number)? {
+                Some(extent) => {
+                    let written = extent.file.as_deref().and_then(|name| written_name(bytes, name, encoding));
+                    extents.push(Extent { written, ..extent });
+                    Content::Extent
+                }
+                // An extent of no sectors is a part of no disk.
+                None => Content::Other,
             }
-            extents.push(Extent::parse(&decoded, number)?);
-            Content::Extent
         } else if let Some((key, value)) = setting(&decoded) {
             Content::Setting { key, value, malformed }
         } else {
@@ -71,7 +74,7 @@ pub(super) fn split(text: &[u8], encoding: Encoding) -> Result<(Vec<Line>, Vec<E
 }
 
 /// Replaces the value of the first setting `key`, or adds the setting.
-pub(super) fn set(lines: &mut Vec<Line>, encoding: Encoding, key: &str, value: &str) -> Result<()> {
+pub(super) fn set(lines: &mut Vec<Line>, encoding: &Encoding, key: &str, value: &str) -> Result<()> {
     let unfit = |what: &str, text: &str| {
         Error::new(Kind::Invalid, format!("{} cannot be the {what} of a descriptor setting", shown(text)))
     };
@@ -139,8 +142,40 @@ fn setting(line: &str) -> Option<(String, String)> {
     if key.is_empty() || key.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') {
         return None;
     }
-    let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-    Some((canonical(key).to_owned(), value.to_owned()))
+    Some((canonical(key).to_owned(), without_comment(value).to_owned()))
+}
+
+/// What is in quotes, or all up to a comment. Quotes within a value were not escaped by those who wrote it.
+fn without_comment(value: &str) -> &str {
+    let Some(inside) = value.strip_prefix('"') else {
+        let comment = value.match_indices('#').map(|(at, _)| at).find(|at| {
+            value.get(..*at).is_some_and(|before| before.ends_with(|c: char| c.is_whitespace()) || before.is_empty())
+        });
+        return comment.and_then(|at| value.get(..at)).map_or(value, str::trim_end);
+    };
+    let ends_here = |after: &str| after.trim_start().is_empty() || after.trim_start().starts_with('#');
+    match inside.split_once('"') {
+        Some((text, after)) if ends_here(after) => text,
+        Some(_) => inside.strip_suffix('"').unwrap_or(value),
+        None => value,
+    }
+}
+
+/// The bytes between a line's first quotes, where they are not the UTF-8 of `name`, as which they were read.
+fn written_name(line: &[u8], name: &str, encoding: &Encoding) -> Option<Vec<u8>> {
+    let written = line.split(|byte| *byte == b'"').nth(1)?;
+    (written != name.as_bytes() && encoding.decode_lossy(written) == name).then(|| written.to_vec())
+}
+
+/// The bytes of the last component of the path that a setting's value is, where they are not the UTF-8 of `name`.
+pub(super) fn written_base(line: &[u8], name: &str, encoding: &Encoding) -> Option<Vec<u8>> {
+    let value = line.get(line.iter().position(|byte| *byte == b'=')? + 1..)?.trim_ascii();
+    let value = match value.strip_prefix(b"\"") {
+        Some(inside) => inside.split(|byte| *byte == b'"').next()?,
+        None => value,
+    };
+    let written = written_component(value, name, |bytes| encoding.decode_lossy(bytes).into_owned())?;
+    (written != name.as_bytes()).then(|| written.to_vec())
 }
 
 /// Header keys in their own spelling, others as they are.

@@ -151,7 +151,16 @@ impl NewDisk {
             return Err(invalid(format!("{} cannot be written in double quotes", shown(data.as_str()))));
         }
         let file = Some(data.as_str().to_owned());
-        let extent = Extent { access: Access::ReadWrite, sectors, extent_type, file, offset: 0, device: None, line: 0 };
+        let extent = Extent {
+            access: Access::ReadWrite,
+            sectors,
+            extent_type,
+            file,
+            written: None,
+            offset: 0,
+            device: None,
+            line: 0,
+        };
         Ok(Self { create_type, cid, adapter: Adapter::LsiLogic, extent, ddb: Vec::new() })
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Vmx;
+use super::{Setting, Vmx};
 use crate::error::Result;
-use crate::name::{FileName, ends_with_ignoring_case};
+use crate::name::{FileName, ends_with_ignoring_case, last_component, written_component};
 
 /// A kind of disk controller.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -58,8 +58,11 @@ pub struct AttachedDevice {
     pub unit: u8,
     /// What it is.
     pub kind: DeviceKind,
-    /// `fileName`: a path as written, hostile until checked by [`file_name`](Self::file_name).
+    /// `fileName`: a path as written, hostile until checked by [`file_name`](Self::file_name). What its encoding cannot be
+    /// read as is U+FFFD.
     pub path: Option<String>,
+    /// The bytes of the last component of that path, where they are not its UTF-8.
+    pub written: Option<Vec<u8>>,
     /// `present`: whether the VM sees it. VMware takes FALSE where it is not said.
     pub present: bool,
     /// `mode`, such as `persistent` or `independent-nonpersistent`.
@@ -72,7 +75,21 @@ impl AttachedDevice {
     /// # Errors
     /// `Denied` or `Invalid` as by [`FileName::new`].
     pub fn file_name(&self) -> Result<Option<FileName>> {
-        self.path.as_deref().map(FileName::new).transpose()
+        self.path.as_deref().map(FileName::new).transpose()?;
+        self.base_name()
+    }
+
+    /// The last component of the path: what the attached file is called, wherever it is.
+    ///
+    /// # Errors
+    /// `Invalid` if it names no file.
+    pub fn base_name(&self) -> Result<Option<FileName>> {
+        let base = self.path.as_deref().map(last_component);
+        let name = base.map(|base| match &self.written {
+            Some(written) => FileName::read_from(base, written),
+            None => FileName::new(base),
+        });
+        name.transpose()
     }
 }
 
@@ -87,13 +104,18 @@ impl Vmx {
     /// All devices on disk controllers, present or not, by bus, controller and unit.
     pub fn devices(&self) -> Vec<AttachedDevice> {
         let mut found: BTreeMap<(Bus, u8, u8), Properties> = BTreeMap::new();
-        for (key, value) in self.settings() {
+        for Setting { key, value, written } in self.all() {
             let Some((place, property)) = key.split_once('.') else { continue };
             let Some(place) = place_of(place) else { continue };
             let properties = found.entry(place).or_default();
             let property = property.to_ascii_lowercase();
             match property.as_str() {
-                "filename" => properties.path = Some(value.to_owned()),
+                "filename" => {
+                    let decode = |bytes: &[u8]| self.encoding.decode_lossy(bytes).into_owned();
+                    let base = written.as_deref().and_then(|all| written_component(all, last_component(value), decode));
+                    properties.path = Some(value.clone());
+                    properties.written = base.map(<[u8]>::to_vec);
+                }
                 "present" => properties.present = value.eq_ignore_ascii_case("TRUE") || value == "1",
                 "devicetype" => properties.device_type = Some(value.to_ascii_lowercase()),
                 "mode" => properties.mode = Some(value.to_owned()),
@@ -113,6 +135,7 @@ impl Vmx {
 #[derive(Default)]
 struct Properties {
     path: Option<String>,
+    written: Option<Vec<u8>>,
     present: bool,
     device_type: Option<String>,
     mode: Option<String>,
@@ -128,8 +151,8 @@ impl Properties {
             None if is_vmdk => DeviceKind::Disk,
             Some(_) | None => DeviceKind::Other,
         };
-        let Self { path, present, mode, .. } = self;
-        AttachedDevice { bus, controller, unit, kind, path, present, mode }
+        let Self { path, written, present, mode, .. } = self;
+        AttachedDevice { bus, controller, unit, kind, path, written, present, mode }
     }
 }
 

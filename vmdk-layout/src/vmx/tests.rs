@@ -61,16 +61,26 @@ fn setting_changes_its_line_alone() {
 fn values_are_read_in_the_encoding_that_is_declared() {
     let line = [
         b".encoding = \"Shift_JIS\"\r\ndisplayName = \"".as_slice(),
-        &Encoding::ShiftJis.encode("仮想").unwrap(),
+        &Encoding::of_label("Shift_JIS").encode("仮想").unwrap(),
         b"\"\r\n",
     ];
     let mut vmx = Vmx::parse(&line.concat()).unwrap();
     assert_eq!(vmx.value("displayName"), Some("仮想"));
     vmx.set("a", "ポ|").unwrap(); // U+30DD ends in 0x7c, a bar, in Shift_JIS
     assert_eq!(Vmx::parse(&vmx.to_bytes()).unwrap().value("a"), Some("ポ|"));
-    let bad = Vmx::parse(b".encoding = \"UTF-8\"\na = \"\xff\"\n").unwrap_err();
-    assert_eq!(bad.position(), Some(crate::Position::Line(2)));
-    assert!(Vmx::parse(b".encoding = \"EBCDIC\"\n").is_err());
+}
+
+#[test]
+fn malformed_values_and_unknown_encodings_lose_nothing_else() {
+    let text = b".encoding = \"UTF-8\"\nannotation = \"a\xff\"\nscsi0:0.fileName = \"a.vmdk\"\nscsi0:1.fileName = \"/x/\xfc.vmdk\"\n";
+    let vmx = Vmx::parse(text).unwrap();
+    assert_eq!(vmx.to_bytes(), text);
+    assert_eq!(vmx.value("annotation"), Some("a\u{fffd}"));
+    let disks = vmx.disks();
+    assert_eq!(disks[0].file_name().unwrap().unwrap().as_str(), "a.vmdk");
+    assert_eq!(disks[1].base_name().unwrap().unwrap().spellings().collect::<Vec<_>>(), [b"\xfc.vmdk"]);
+    let unknown = Vmx::parse(b".encoding = \"cp437\"\nscsi0:0.fileName = \"a.vmdk\"\nannotation = \"\x84\"\n").unwrap();
+    assert_eq!((unknown.disks()[0].path.as_deref(), unknown.value("annotation")), (Some("a.vmdk"), Some("\u{fffd}")));
 }
 
 #[test]

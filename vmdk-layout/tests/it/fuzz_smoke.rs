@@ -16,7 +16,7 @@ const TEXTS: [&str; 3] = [
 ];
 
 /// Words that parsers branch on.
-const WORDS: [&[u8]; 14] = [
+const WORDS: [&[u8]; 18] = [
     b"RW ",
     b"\"",
     b"=",
@@ -31,6 +31,10 @@ const WORDS: [&[u8]; 14] = [
     b")",
     b"\xff\xff\xff\xff",
     b"\x81",
+    b" # ",
+    b"cp437",
+    b"windows-949-2000",
+    b"\x83\x5c",
 ];
 
 fn corpus() -> Vec<Vec<u8>> {

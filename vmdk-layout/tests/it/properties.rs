@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use vmdk_layout::{
-    Cache, Chain, Cid, Descriptor, DiskFile, Encoding, FileName, KeyLocator, Layout, Sparse, Target, Vmx,
+    Cache, Chain, Cid, Descriptor, DiskFile, Encoding, FileName, KeyLocator, Layout, Meant, Sparse, Target, Vmx,
 };
 
 use crate::images::{Cell, FORMATS, Format, Image};
@@ -176,6 +176,25 @@ proptest! {
     }
 
     #[test]
+    fn names_read_back_in_every_encoding(
+        label in prop::sample::select(LABELS.to_vec()),
+        bytes in prop::collection::vec(any::<u8>(), 1..20),
+    ) {
+        let quoted: Vec<u8> = bytes.into_iter().filter(|byte| !matches!(byte, b'"' | b'\n' | b'\r' | 0)).collect();
+        let text = [
+            format!("encoding=\"{label}\"\nversion=1\nCID=1\nparentCID=2\ncreateType=\"vmfs\"\nparentFileNameHint=\"").as_bytes(),
+            &quoted, b"\"\nRW 1 VMFS \"", &quoted, b"\"\n",
+        ].concat();
+        text_properties(&text);
+        let vmx = [format!(".encoding=\"{label}\"\nscsi0:0.fileName=\"").as_bytes(), &quoted, b".vmdk\"\n"].concat();
+        text_properties(&vmx);
+        let descriptor = Descriptor::parse(&text).unwrap();
+        let extent = &descriptor.extents()[0];
+        let kept = extent.written.as_deref().unwrap_or(extent.file.as_deref().unwrap().as_bytes());
+        prop_assert_eq!(kept, quoted);
+    }
+
+    #[test]
     fn whatever_text_parses_prints_the_same(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         text_properties(&bytes);
     }
@@ -214,6 +233,9 @@ proptest! {
     }
 }
 
+const LABELS: [&str; 9] =
+    ["UTF-8", "windows-1252", "windows-1251", "Shift_JIS", "GBK", "Big5", "windows-949-2000", "ibm-33722", "cp437"];
+
 fn descriptor_line() -> impl Strategy<Value = String> {
     prop_oneof![
         Just(String::new()),
@@ -222,7 +244,8 @@ fn descriptor_line() -> impl Strategy<Value = String> {
         "[a-m]{9}=\"[ -!#-~é]{0,20}\"",
         "what[a-z ]{0,20}",
         "(RW|RDONLY|NOACCESS) [1-9][0-9]{0,5} (FLAT|VMFS) \"[a-z .-]{1,20}\"( [0-9]{1,3})?",
-        "RW [1-9] ZERO",
+        "RW [0-9] ZERO( # [a-z \"]{0,9})?",
+        "(CID|createType|version) ?= ?\"?[ -~]{0,9}\"?( #.{0,5})?",
         "RW 16 (SPARSE|VMFSSPARSE|SESPARSE) \"[a-z é]{1,9}\"",
     ]
 }
@@ -233,18 +256,36 @@ pub(crate) fn text_properties(bytes: &[u8]) {
         assert_eq!(descriptor.to_bytes(), bytes);
         assert_eq!(descriptor.len(), descriptor.extents().iter().map(|extent| extent.sectors * 512).sum::<u64>());
         for extent in descriptor.extents() {
-            if descriptor.encoding() == Encoding::Utf8 {
+            if *descriptor.encoding() == Encoding::utf8() {
                 let text = format!("version=1\nCID=1\ncreateType=\"custom\"\n{extent}\n");
                 let again = Descriptor::parse(text.as_bytes()).unwrap();
                 assert_eq!(again.extents()[0].to_string(), extent.to_string());
             }
         }
         let _ = (descriptor.files(), descriptor.encryption().map(ToString::to_string));
+        let parents = descriptor.parent().and_then(|parent| parent.base_name().ok());
+        let extents = descriptor.extents().iter().filter_map(|extent| extent.file_name().ok().flatten());
+        parents.into_iter().chain(extents).for_each(|name| name_properties(&name));
         let _ = Layout::open::<Vec<u8>>(&descriptor, &[]);
     }
     if let Ok(vmx) = Vmx::parse(bytes) {
         assert_eq!(vmx.to_bytes(), bytes);
-        let _ = (vmx.disks(), vmx.encryption());
+        let _ = vmx.encryption();
+        vmx.disks().iter().filter_map(|disk| disk.base_name().ok().flatten()).for_each(|name| name_properties(&name));
+    }
+}
+
+/// What holds for any name that was accepted: whatever is looked for lies in the folder itself, and is found there.
+fn name_properties(name: &FileName) {
+    use std::os::unix::ffi::OsStrExt;
+    let mut spellings = name.spellings().peekable();
+    assert!(spellings.peek().is_some());
+    for spelling in spellings {
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(spelling));
+        let mut components = path.components();
+        assert!(matches!(components.next(), Some(std::path::Component::Normal(_))), "{name:?}");
+        assert!(components.next().is_none(), "{name:?}");
+        assert_eq!(name.find([spelling, b"other.vmdk"], |file| *file), Meant::One(spelling));
     }
 }
 

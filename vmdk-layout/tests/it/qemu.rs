@@ -144,3 +144,30 @@ fn new_descriptors_are_opened_by_qemu() {
         assert!(Layout::open(&descriptor, &[bytes]).unwrap().is_writable());
     }
 }
+
+/// Forms that people and other tools write: QEMU reads each of them, and so do we, as the same disk.
+#[test]
+fn odd_descriptors_read_as_qemu_reads_them() {
+    let head =
+        |create_type: &str| format!("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n{create_type}\n");
+    let flat = "RW 8 FLAT \"a.bin\" 0\n";
+    for text in [
+        head("createType=\"monolithicFlat\" # note") + flat,
+        head("createType=\"monolithicFlat\"\ncreateType=\"vmfsSparse\"") + flat,
+        head("createType=\"monolithicFlat\"") + "RW 0 FLAT \"a.bin\" 0\n" + flat,
+        head("createType=\"vmfs\"") + "RW 0 ZERO\nRW 8 VMFS \"a.bin\" # note\n",
+        head("encoding=\"cp437\"\ncreateType=\"monolithicFlat\"") + flat,
+        head("createType=\"monolithicFlat\"") + "RW 8 FLAT \"a.bin\" 0 # note\nddb.comment = \"x\" # y\n\n\t\n",
+        (head("createType=\"monolithicFlat\"") + flat).replace('\n', "\r\n"),
+        head("createType=\"monolithicFlat\"").replace("CID=1\n", "CID=0x1 # note\nCID=2\n") + flat,
+        "version=1\nCID= 1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\nRW\t8  FLAT\t\"a.bin\"\t0\n"
+            .to_owned(),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let bytes = pattern(4096, 5);
+        fs::write(folder.path().join("a.bin"), &bytes).unwrap();
+        fs::write(folder.path().join("d.vmdk"), &text).unwrap();
+        assert_same(&raw_by_qemu(folder.path(), "d.vmdk"), &bytes, &text);
+        assert_same(&read_disk(folder.path(), "d.vmdk", 4096).unwrap(), &bytes, &text);
+    }
+}
