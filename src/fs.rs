@@ -11,6 +11,7 @@ mod data;
 mod durable;
 mod handle;
 mod homes;
+mod listing;
 mod lock;
 mod namespace;
 mod node;
@@ -35,7 +36,8 @@ pub use attributes::XattrMode;
 pub use caller::Caller;
 pub use data::{Seek, Space};
 pub use durable::Durability;
-pub use handle::{DirEntry, HandleNumber};
+pub use handle::HandleNumber;
+pub use listing::DirEntry;
 pub use namespace::{NewFile, RenameMode};
 pub use node::{NodeNumber, ROOT};
 pub use open::{CacheMode, OpenMode};
@@ -190,12 +192,15 @@ impl FileSystem {
         self.path.join(self.name(number))
     }
 
-    /// Space of the file system beneath.
+    /// Space of the file system beneath a node: each VM folder may be on another one.
     ///
     /// # Errors
     /// `Io`.
-    pub fn capacity(&self) -> Result<Capacity> {
-        let stat = rustix::fs::fstatvfs(self.root()).map_err(|error| Error::io("reading free space", error.into()))?;
+    pub fn capacity(&self, number: NodeNumber) -> Result<Capacity> {
+        let node = self.nodes.get(number)?;
+        let read =
+            |file: &File| rustix::fs::fstatvfs(file).map_err(|error| Error::io("reading free space", error.into()));
+        let stat = if node.is_virtual() { self.with_original(&node, read) } else { self.with_backing(&node, read) }?;
         Ok(Capacity {
             block_size: u32::try_from(stat.f_frsize).unwrap_or(4096),
             blocks: [stat.f_blocks, stat.f_bfree, stat.f_bavail],

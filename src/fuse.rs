@@ -363,16 +363,8 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, _request: &Request, number: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        // Positions 0 and 1 are the directory itself and its parent, as `ls -a` expects; the kernel knows the real ones.
-        for position in offset..2 {
-            let name = if position == 0 { "." } else { ".." };
-            if reply.add(number, position + 1, FileType::Directory, name) {
-                return reply.ok();
-            }
-        }
-        let from = usize::try_from(offset.saturating_sub(2)).unwrap_or(usize::MAX);
-        let listed = self.0.list(handle.0, from, |index, entry| {
-            !reply.add(INodeNo(entry.number), index as u64 + 3, file_type(entry.kind), &entry.name)
+        let listed = self.0.list(handle.0, offset, |entry| {
+            !reply.add(INodeNo(entry.number), entry.next, file_type(entry.kind), &entry.name)
         });
         match listed {
             Ok(()) => reply.ok(),
@@ -399,14 +391,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn statfs(&self, _request: &Request, _number: INodeNo, reply: ReplyStatfs) {
-        match self.0.capacity() {
+    fn statfs(&self, _request: &Request, number: INodeNo, reply: ReplyStatfs) {
+        match self.0.capacity(number.0) {
             Ok(capacity) => {
                 let [blocks, free, available] = capacity.blocks;
                 let [files, free_files] = capacity.files;
                 reply.statfs(blocks, free, available, files, free_files, BLOCK_SIZE, 255, capacity.block_size);
             }
-            Err(error) => reply.error(refuse("statfs", &error)),
+            Err(error) => reply.error(refuse(On("statfs", &self.0, number.0), &error)),
         }
     }
 

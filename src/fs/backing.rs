@@ -106,6 +106,15 @@ pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
         .context(|| format!("opening {}", name.shown()))
 }
 
+/// An open directory, opened once more to be read: what reads it keeps its position in it.
+pub(super) fn open_again(dir: &File) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, ".", flags, Mode::empty())
+        .map(File::from)
+        .map_err(io::Error::from)
+        .context(|| "opening the folder".into())
+}
+
 /// A handle on anything in an open directory, good for attributes alone.
 pub(super) fn any_at(dir: &File, name: &OsStr) -> Result<File> {
     file_at(dir, name, OFlags::PATH)

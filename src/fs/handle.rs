@@ -1,7 +1,6 @@
 //! What is open: handles by number, and disks shared between handles.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -12,9 +11,10 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
+use crate::fs::CacheMode;
+use crate::fs::listing::Listing;
 use crate::fs::node::BackingId;
 use crate::fs::raw::OpenImage;
-use crate::fs::{CacheMode, FileKind};
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
@@ -200,23 +200,11 @@ impl AsPlainFile for OpenFile {
     }
 }
 
-/// An entry of a directory.
-#[derive(Clone, Debug)]
-pub struct DirEntry {
-    /// Its name.
-    pub name: OsString,
-    /// Its kind.
-    pub kind: FileKind,
-    /// The backing inode's number; a hint, since the node may not be known yet.
-    pub number: u64,
-}
-
 /// Something the kernel has open.
 pub(super) enum Handle {
     File(Arc<OpenFile>),
     Image(Arc<OpenImage>),
-    /// The listing as it was when the directory was opened or last rewound.
-    Directory(Vec<DirEntry>),
+    Directory(Listing),
 }
 
 /// Handles by number.

@@ -2,16 +2,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
 use crate::fs::attr::{self, Attr, FileKind};
-use crate::fs::handle::{DirEntry, Handle, HandleNumber};
 use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, OpenMode, backing, raw};
@@ -103,53 +101,6 @@ impl FileSystem {
     /// Gives back `count` lookups.
     pub fn forget(&self, number: NodeNumber, count: u64) {
         self.nodes.forget(number, count);
-    }
-
-    /// Opens a directory's listing.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn open_dir(&self, number: NodeNumber) -> Result<HandleNumber> {
-        let node = self.nodes.get(number)?;
-        if node.is_virtual() {
-            return self.open_image_dir(&node);
-        }
-        let (node, dir) = self.directory(number)?;
-        let mut entries = Vec::new();
-        for entry in Dir::read_from(&dir).map_err(|error| Error::io("reading the folder", error.into()))? {
-            let entry = entry.map_err(|error| Error::io("reading the folder", error.into()))?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name == "." || name == ".." || scan::is_reserved(name) {
-                continue;
-            }
-            let Some(kind) = FileKind::of(entry.file_type()) else { continue };
-            if is_datastore(&node) && !(kind == FileKind::Directory && holds_home(&dir, name)) {
-                continue;
-            }
-            entries.push(DirEntry { name: name.to_os_string(), kind, number: entry.ino() });
-        }
-        Ok(self.handles.insert(Handle::Directory(entries)))
-    }
-
-    /// Passes the listing's entries from the `from`-th on to `each`, until it says stop.
-    ///
-    /// # Errors
-    /// `Io` for a handle that is no directory.
-    pub fn list(
-        &self,
-        handle: HandleNumber,
-        from: usize,
-        mut each: impl FnMut(usize, &DirEntry) -> bool,
-    ) -> Result<()> {
-        match &**self.handles.get(handle)? {
-            Handle::Directory(entries) => {
-                entries.iter().enumerate().skip(from).take_while(|(index, entry)| each(*index, entry)).for_each(drop);
-                Ok(())
-            }
-            Handle::File(_) | Handle::Image(_) => {
-                Err(Error::io("no directory", std::io::Error::from_raw_os_error(libc::ENOTDIR)))
-            }
-        }
     }
 
     /// Makes a directory in a VM folder; at the root of a datastore, an encrypted VM folder under the default provider.
@@ -359,12 +310,12 @@ impl FileSystem {
     }
 }
 
-fn is_datastore(node: &Node) -> bool {
+pub(super) fn is_datastore(node: &Node) -> bool {
     matches!(node.kind, NodeKind::Directory(Place::Datastore))
 }
 
 /// A datastore shows only what is an encrypted VM folder; whether its header is whole is another question.
-fn holds_home(dir: &File, name: &OsStr) -> bool {
+pub(super) fn holds_home(dir: &File, name: &OsStr) -> bool {
     folder::open_at(dir, name).is_ok_and(|vm| backing::stat_at(&vm, OsStr::new(HOME_FILE)).is_ok())
 }
 

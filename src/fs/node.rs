@@ -175,6 +175,11 @@ impl Nodes {
         }
     }
 
+    /// Whether this is the number of the root's backing inode.
+    pub(super) fn is_root(&self, inode: u64) -> bool {
+        self.0.read().slots.get(&ROOT).is_some_and(|root| root.node.backing.1 == inode)
+    }
+
     /// All regular files that handles are open on.
     pub(super) fn open_files(&self) -> Vec<Arc<Node>> {
         let is_open = |node: &&Arc<Node>| match &node.kind {

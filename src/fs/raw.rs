@@ -16,8 +16,8 @@ use rustix::fs::{Dir, FileType};
 use vmdk_layout::{DiskFile, Role};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::fs::handle::{DirEntry, Handle, HandleNumber, OpenFile};
-use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeKind, NodeNumber, Place};
+use crate::fs::handle::{Handle, HandleNumber, OpenFile};
+use crate::fs::node::{Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{Attr, FileKind, FileSystem, backing};
 use crate::storage::Access;
@@ -185,8 +185,8 @@ impl FileSystem {
         Ok(self.handles.insert(Handle::Image(open)))
     }
 
-    /// Lists the images of a VM folder.
-    pub(super) fn open_image_dir(&self, node: &Node) -> Result<HandleNumber> {
+    /// Names of the images of a VM folder.
+    pub(super) fn image_names(&self, node: &Node) -> Result<Vec<OsString>> {
         let (vm, dir) = self.vm_folder(node)?;
         let mut vmdks = BTreeMap::new();
         for name in file_names(&dir)? {
@@ -203,9 +203,7 @@ impl FileSystem {
             // What cannot be read now is shown if it is called as VMDKs are; opening it tells why.
             Err(_) => Role::of_name(&vmdk.to_string_lossy()) == Role::Disk,
         };
-        let entries = vmdks.into_iter().filter(|(_, vmdk)| shown(vmdk));
-        let entries = entries.map(|(name, _)| DirEntry { name, kind: FileKind::Regular, number: FIRST_OWN_NUMBER });
-        Ok(self.handles.insert(Handle::Directory(entries.collect())))
+        Ok(vmdks.into_iter().filter(|(_, vmdk)| shown(vmdk)).map(|(name, _)| name).collect())
     }
 
     /// Lets go of the nodes that a closed image kept known.

@@ -20,6 +20,7 @@ mod images;
 mod inventory;
 mod json;
 mod keys;
+mod listing;
 mod names;
 #[path = "../support/not_run.rs"]
 mod not_run;
