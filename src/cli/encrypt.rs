@@ -13,7 +13,7 @@ use crate::event::{Event, Operation};
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::text::Show;
-use crate::vm::convert::{Converted, Decryption, Encryption, Options, What};
+use crate::vm::convert::{Converted, Decryption, Encryption, Options, Plan, What};
 
 /// What to encrypt.
 #[derive(Args)]
@@ -92,13 +92,12 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         engine: Engine::default(),
     };
     let encryption = Encryption::prepare(&args.folder, &providers, options)?;
-    let plan = encryption.plan().clone();
     if args.dry_run {
-        return plan::print(args.json, "encrypt", &args.folder, &plan);
+        return plan::print(args.json, "encrypt", &args.folder, encryption.plan());
     }
     // Also where nothing is left to do: what an interruption left behind is removed.
     let mut shown = Shown::new()?;
-    recorded(Operation::Encrypt, &args.folder, |converted| {
+    let plan = recorded(Operation::Encrypt, &args.folder, |converted| {
         encryption.run(&mut |progress| shown.advanced(progress), converted)
     })?;
     drop(shown);
@@ -115,13 +114,12 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     };
     refuse_other_places(&args.folder, !matches!(what, What::Disks(_)))?;
     let providers = Providers::load(config)?;
-    let decryption = Decryption::prepare(&args.folder, &providers, &what, Engine::default())?;
-    let plan = decryption.plan().clone();
+    let decryption = Decryption::prepare(&args.folder, &providers, what, Engine::default())?;
     if args.dry_run {
-        return plan::print(args.json, "decrypt", &args.folder, &plan);
+        return plan::print(args.json, "decrypt", &args.folder, decryption.plan());
     }
     let mut shown = Shown::new()?;
-    recorded(Operation::Decrypt, &args.folder, |converted| {
+    let plan = recorded(Operation::Decrypt, &args.folder, |converted| {
         decryption.run(&mut |progress| shown.advanced(progress), converted)
     })?;
     drop(shown);
@@ -132,8 +130,8 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
 fn recorded(
     operation: Operation,
     folder: &Path,
-    work: impl FnOnce(&mut dyn FnMut(Converted<'_>)) -> Result<()>,
-) -> Result<()> {
+    work: impl FnOnce(&mut dyn FnMut(Converted<'_>)) -> Result<Plan>,
+) -> Result<Plan> {
     let mut record = |Converted { path, is_disk, uuid, key_id }: Converted<'_>| {
         let mut event = Event::of(operation);
         if is_disk { event.disk(path) } else { event.component(path) }.uuid(uuid).key(key_id).done();

@@ -145,6 +145,20 @@ pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> 
     Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve)?.into())
 }
 
+/// Whether `path` below `root` still leads to an open file: it may have been renamed, removed or replaced since it was opened.
+///
+/// # Errors
+/// The system's, but for a path that leads nowhere.
+pub fn is_at(root: impl AsFd, path: &Path, file: &File) -> io::Result<bool> {
+    let named = match open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(named) => named,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let (named, own) = (rustix::fs::fstat(&named)?, rustix::fs::fstat(file)?);
+    Ok((named.st_dev, named.st_ino) == (own.st_dev, own.st_ino))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

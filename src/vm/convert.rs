@@ -18,12 +18,14 @@ mod overwrite;
 mod pace;
 mod plan;
 mod replace;
+mod survey;
 mod tree;
 
 pub use clone::{CloneOptions, Cloned, clone};
 pub use decrypt::{Decryption, What};
-pub use encrypt::{Encryption, Options};
+pub use encrypt::Encryption;
 pub use plan::{Action, Plan, PlannedFile};
+pub use survey::Options;
 
 use std::path::Path;
 

@@ -5,20 +5,28 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, Shape};
+use crate::format::header::{
+    ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, RESERVED_PREFIX, Shape,
+};
 use crate::format::names::DiskNames;
-use crate::key::Dek;
+use crate::key::{Dek, KeyId};
 use crate::provider::{KeyProvider, NewKey};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
+use crate::sys::file::is_at;
 use crate::text::Show;
 use crate::vm::disk::create_component;
 use crate::vm::keyring;
+
+/// Names of a home's header, one for each state that has one.
+const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
 
 /// Makes an encrypted VM folder, empty, with a KEK of its own. The directory may exist if nothing is in it.
 ///
@@ -52,7 +60,13 @@ pub fn create_at(datastore: &File, name: &OsStr, mode: u32, provider: &Arc<dyn K
 
 fn make_home(dir: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
     let new = NewHome { file: HOME_FILE, vm_name: name, label: String::new(), disk_names: DiskNames::default() };
-    new.make(dir, provider).map(|(_, header, dek)| (header, dek))
+    let (file, header, dek) = new.make(dir, provider)?;
+    // While the key was waited for, something may have come. No mount uses the home yet: it is claimed.
+    if let Err(error) = refuse_files(dir, name) {
+        remove_header(dir, HOME_FILE, &file)?;
+        return Err(error);
+    }
+    Ok((header, dek))
 }
 
 /// A home to be made.
@@ -68,14 +82,17 @@ pub(super) struct NewHome<'a> {
 }
 
 impl NewHome<'_> {
-    /// Makes a home header under a KEK of its own.
+    /// Makes a home header under a KEK of its own. It is claimed for as long as the file that is returned is open.
     ///
     /// # Errors
-    /// `Exists`, `KeyUnavailable` when the provider gives no key, or `Io`.
+    /// `Exists`, `Busy` when the folder got another header in the meantime, `KeyUnavailable` when the provider gives no key, or
+    /// `Io`. Then there is no header.
     pub(super) fn make(self, dir: &File, provider: &Arc<dyn KeyProvider>) -> Result<(File, Header, Dek)> {
         let uuid = random::uuid()?;
         let purpose = NewKey { vm_name: self.vm_name.shown().to_string(), vm_uuid: uuid };
         let (key_id, kek) = provider.create_key(&purpose)?;
+        // The key may have been waited for. Looking again here keeps most runs from making a second header at all.
+        refuse_other_headers(dir, self.file, &key_id)?;
         let dek = random::home_dek()?;
         let header = Header {
             sequence: 1,
@@ -87,18 +104,78 @@ impl NewHome<'_> {
             slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],
             transition: None,
         };
-        let file = write_home(dir, self.file, &header, &dek)?;
+        let file = write_home(dir, self.file, &header, &dek).map_err(|error| {
+            // Its name of construction is gone: a conversion that begins tidies up.
+            let is_gone = error.kind() == Kind::NotFound;
+            if is_gone { Error::with_source(Kind::Busy, "another process works on this folder", error) } else { error }
+        })?;
+        // Whoever makes a header under another name looks for this one behind that, too: so never both of them stay.
+        if let Err(error) = refuse_other_headers(dir, self.file, &key_id) {
+            remove_header(dir, self.file, &file)?;
+            return Err(error);
+        }
         Ok((file, header, dek))
     }
 }
 
-/// Makes a header file of a home, durably, under a name that must be free.
+/// Makes a header file of a home, durably, under a name that must be free. It is claimed before it has that name, and for as
+/// long as the file that is returned is open; one of a whole home is claimed against mounts as well.
 ///
 /// # Errors
 /// `Exists`, or `Io`.
 pub(super) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> Result<File> {
-    let fill = |storage: &FileStorage| header_area::create(storage, header, dek);
+    let fill = |storage: &FileStorage| {
+        storage.claim(Access::Write)?;
+        if name == HOME_FILE {
+            storage.claim_home(Access::Write)?;
+        }
+        header_area::create(storage, header, dek)
+    };
     create_component(dir, OsStr::new(name), 0o600, true, fill)
+}
+
+/// Removes a header that was just made and is claimed, under which nothing is sealed.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn remove_header(dir: &File, name: &str, header: &File) -> Result<()> {
+    let doing = || format!("removing {name}");
+    if is_at(dir, Path::new(name), header).context(doing)? {
+        rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(io::Error::from).context(doing)?;
+    }
+    Ok(())
+}
+
+fn refuse_other_headers(dir: &File, own: &str, key_id: &KeyId) -> Result<()> {
+    for name in HEADER_FILES.into_iter().filter(|name| *name != own) {
+        if header_id(dir, name)?.is_some() {
+            return Err(Error::new(
+                Kind::Busy,
+                format!(
+                    "another process made this folder's {name} while this one waited for its key; that key, {key_id}, is not used"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a new VM folder in which there is anything but what is vmcryptfs's own.
+fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
+    let doing = || format!("reading VM folder {}", name.shown());
+    for entry in Dir::read_from(dir).map_err(io::Error::from).context(doing)? {
+        let entry = entry.map_err(io::Error::from).context(doing)?;
+        let file = entry.file_name().to_bytes();
+        let is_own = file == HOME_FILE.as_bytes() || file.starts_with(RESERVED_PREFIX.as_bytes());
+        if file != b"." && file != b".." && !is_own {
+            let file = String::from_utf8_lossy(file);
+            return Err(Error::new(
+                Kind::Denied,
+                format!("{file} came to {} while its key was waited for; a new VM folder must be empty", name.shown()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Removes a VM folder in which nothing but its header is left.
@@ -203,22 +280,59 @@ impl HomeState {
 /// # Errors
 /// `Corrupt` when two header files contradict each other, or `Io`.
 pub fn home_state(dir: &File) -> Result<HomeState> {
-    let mut found = HomeState::Clear;
-    // In the order of their life: one that is renamed meanwhile is still seen.
-    for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
-        let Some(name) = state.header_file() else { continue };
-        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) if found != HomeState::Clear => {
-                let message =
-                    format!("two headers of one home, {name} and {}", found.header_file().unwrap_or_default());
-                return Err(Error::new(Kind::Corrupt, message));
-            }
-            Ok(_) => found = state,
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(error) => return Err(Error::io(format!("looking for {name}"), error.into())),
+    const ATTEMPTS: usize = 4;
+    const PAUSE: Duration = Duration::from_millis(20);
+    for _ in 1..ATTEMPTS {
+        match headers(dir)? {
+            (state, None) => return Ok(state),
+            // One that is renamed while it is looked for shows twice, and one that its maker takes back shows beside another.
+            (_, Some(_)) => thread::sleep(PAUSE),
         }
     }
-    Ok(found)
+    match headers(dir)? {
+        (first, Some((second, false))) => Err(two_headers(first, second)),
+        // Two names of one file are a rename in two steps that was interrupted.
+        (state, None | Some((_, true))) => Ok(state),
+    }
+}
+
+/// The state that the first header says, and if there is a second one, its state and whether it is the same file.
+fn headers(dir: &File) -> Result<(HomeState, Option<(HomeState, bool)>)> {
+    let mut found = Vec::new();
+    // In the order of their life: one that is renamed meanwhile is still seen.
+    for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
+        if let Some(id) = state.header_file().map(|name| header_id(dir, name)).transpose()?.flatten() {
+            found.push((state, id));
+        }
+    }
+    Ok(match found.as_slice() {
+        [] => (HomeState::Clear, None),
+        [(only, _)] => (*only, None),
+        [(first, id), (second, other), ..] => (*first, Some((*second, id == other))),
+    })
+}
+
+/// Both may have sealed files, so neither may go before that is known.
+fn two_headers(first: HomeState, second: HomeState) -> Error {
+    let name = |state: HomeState| state.header_file().unwrap_or_default();
+    Error::new(
+        Kind::Corrupt,
+        format!(
+            "two headers of one home, {} and {}: files may be encrypted under either, or twice. Keep both, and their keys; \
+             docs/CLI.md, \"Two headers\", says how to get everything back",
+            name(first),
+            name(second)
+        ),
+    )
+}
+
+/// Device and inode of a header file, if there is one of this name.
+fn header_id(dir: &File, name: &str) -> Result<Option<(u64, u64)>> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(error) => Err(Error::io(format!("looking for {name}"), error.into())),
+    }
 }
 
 /// Reads the home header of a VM folder; `None` when the directory is not encrypted.
@@ -233,10 +347,15 @@ pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
 /// gives the home another DEK, on this host or another. `None` when the directory is not encrypted.
 ///
 /// # Errors
-/// `Busy` while someone does that, or those of [`header_area::load`].
+/// `Busy` while someone does that, or those of [`home_state`] and [`header_area::load`].
 pub fn use_home(dir: &File) -> Result<Option<(FileStorage, StoredHeader)>> {
     let Some(claim) = open_header(dir, HOME_FILE)? else { return Ok(None) };
     claim.claim_home(Access::Read)?;
+    // It may have been turned into another state, or have gone, between its opening and the claim.
+    if !is_at(dir, Path::new(HOME_FILE), claim.file()).context(|| format!("looking for {HOME_FILE}"))? {
+        return Err(Error::new(Kind::Busy, "another process converts this VM folder"));
+    }
+    home_state(dir)?;
     let stored = load_header(&claim, HOME_FILE)?;
     Ok(Some((claim, stored)))
 }

@@ -90,13 +90,13 @@ pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
 
 /// Adds the home and the disks of one directory; `false` when it is no VM folder of ours, not even in part.
 fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
-    let header = match folder::read_home(dir) {
-        Ok(None) => match folder::home_state(dir).map(folder::HomeState::unfinished) {
-            Ok(None) => return Ok(false),
-            Ok(Some(why)) => Err(Error::new(Kind::Busy, why)),
-            Err(error) => Err(error),
+    let header = match folder::home_state(dir) {
+        Ok(state) => match (state.unfinished(), folder::read_home(dir)) {
+            (Some(why), _) => Err(Error::new(Kind::Busy, why)),
+            (None, Ok(None)) => return Ok(false),
+            (None, Ok(Some(stored))) => Ok(stored),
+            (None, Err(error)) => Err(error),
         },
-        Ok(Some(stored)) => Ok(stored),
         Err(error) => Err(error),
     };
     let in_transition = header.as_ref().is_ok_and(|stored| stored.header.claims().transition.is_some());

@@ -19,7 +19,7 @@ use crate::provider::Providers;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::disk::{DeepRekey, Disk, LockedDisk};
 use crate::store::plain_file::PlainFile;
-use crate::sys::file::open_beneath;
+use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
@@ -290,5 +290,9 @@ pub fn claim_backing(folder: &File, path: &Path, kind: ComponentKind) -> Result<
     let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.shown()))?;
     let storage = FileStorage::new(file);
     storage.claim(Access::Write).context(|| path.shown().to_string())?;
+    // A conversion may have replaced it between its opening and the claim.
+    if !is_at(folder, path, storage.file()).context(|| format!("looking for {}", path.shown()))? {
+        return Err(Error::new(Kind::Busy, format!("{} was replaced by another process", path.shown())));
+    }
     Ok(storage)
 }

@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Silent,
     /// Answers come a byte at a time.
     Drip,
+    /// Answers wait until there is another fault.
+    Held,
     /// Answers come this late.
     Late(Duration),
     /// What is asked for is done, and the connection closed.
@@ -179,6 +181,11 @@ impl Shared {
                     thread::sleep(Duration::from_millis(50));
                 }
                 return Ok(());
+            }
+            Fault::Held => {
+                while *self.fault.lock() == Fault::Held && !self.ended.load(Ordering::Relaxed) {
+                    thread::sleep(Duration::from_millis(20));
+                }
             }
             Fault::Late(time) => thread::sleep(time),
             Fault::LoseAnswer => return closed(),

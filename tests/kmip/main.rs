@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "times are worth seeing; cargo shows them with --nocapture")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a fault changes only what it is about")]
 
+mod at_once;
 mod certificates;
 mod command_line;
 mod fake_server;

@@ -53,13 +53,15 @@ impl Host {
         Box::leak(self.dir.path().join(below).display().to_string().into_boxed_str())
     }
 
+    /// vmcryptfs with the configuration of this host.
+    pub(crate) fn command(&self, args: &[impl AsRef<OsStr>]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmcryptfs"));
+        command.arg("--config").arg(self.dir.path().join("config/config.toml")).args(args);
+        command
+    }
+
     pub(crate) fn try_run(&self, args: &[impl AsRef<OsStr>]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_vmcryptfs"))
-            .arg("--config")
-            .arg(self.dir.path().join("config/config.toml"))
-            .args(args)
-            .output()
-            .unwrap()
+        self.command(args).output().unwrap()
     }
 
     /// Runs vmcryptfs and expects success; returns what it printed.

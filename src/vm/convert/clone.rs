@@ -19,7 +19,7 @@ use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
-use crate::sys::file::open_beneath;
+use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::convert::attributes::{self, Attributes, Sealing};
 use crate::vm::convert::clone_file::{Copied, Source};
@@ -260,14 +260,16 @@ impl Draft {
         let draft_name = format!("{NEW_PREFIX}clone-{}", data_encoding::HEXLOWER.encode(&hash[..16]));
         let path = parent_path.join(&draft_name);
         if let Ok(left) = folder::open_at(&parent, OsStr::new(&draft_name)) {
-            lock(&left)?;
+            lock(&left, &parent, &draft_name)?;
             fs::remove_dir_all(&path).context(|| format!("removing {}, which was left unfinished", path.shown()))?;
         }
-        rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700))
-            .map_err(io::Error::from)
-            .context(|| format!("creating {}", path.shown()))?;
-        let root = folder::open_at(&parent, OsStr::new(&draft_name))?;
-        lock(&root)?;
+        match rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Err(others_clone()),
+            Err(error) => return Err(Error::io(format!("creating {}", path.shown()), error.into())),
+        }
+        let root = folder::open_at(&parent, OsStr::new(&draft_name)).map_err(|_| others_clone())?;
+        lock(&root, &parent, &draft_name)?;
         let published = std::cell::Cell::new(false);
         Ok(Self { parent, parent_path, draft_name, name: name.to_os_string(), root, published })
     }
@@ -320,10 +322,16 @@ impl Drop for Draft {
     }
 }
 
-fn lock(dir: &File) -> Result<()> {
+fn others_clone() -> Error {
+    Error::new(Kind::Busy, "another process clones to the same name")
+}
+
+/// Locks the folder under construction. While it is locked, nobody else removes it: its name leads to it.
+fn lock(dir: &File, parent: &File, name: &str) -> Result<()> {
     match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(Kind::Busy, "another process clones to the same name")),
+        Ok(()) if is_at(parent, Path::new(name), dir).context(|| format!("looking for {name}"))? => Ok(()),
+        // Removed by another process between its opening and the lock.
+        Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => Err(others_clone()),
         Err(error) => Err(Error::io("locking the new folder", error.into())),
     }
 }

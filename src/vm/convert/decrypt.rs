@@ -33,9 +33,16 @@ pub enum What {
     All,
 }
 
+impl What {
+    fn has_home(&self) -> bool {
+        !matches!(self, Self::Disks(_))
+    }
+}
+
 /// A decryption that is planned and can begin. Holds the claim on the folder.
 pub struct Decryption<'p> {
     folder: OpenFolder,
+    what: What,
     entries: Vec<Entry>,
     chosen: HashSet<PathBuf>,
     plan: Plan,
@@ -49,24 +56,16 @@ impl<'p> Decryption<'p> {
     /// # Errors
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
     /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, or `Io`.
-    pub fn prepare(path: &Path, providers: &'p Providers, what: &What, engine: Engine) -> Result<Self> {
+    pub fn prepare(path: &Path, providers: &'p Providers, what: What, engine: Engine) -> Result<Self> {
         let folder = OpenFolder::open(path, providers, Access::Write)?;
         let Some(home) = &folder.home else {
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
-        let entries = tree::walk(&folder.dir, Some(&home.keys))?;
-        let chosen = match what {
-            What::Home => HashSet::new(),
-            What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
-            What::Disks(names) => choice::disks(&folder.dir, &entries, Some(&home.keys), names)?,
-        };
-        let with_home = !matches!(what, What::Disks(_));
-        if with_home {
+        if what.has_home() {
             home.claim_alone()?;
-            refuse_what_needs_the_home(&folder, &entries, &chosen)?;
         }
-        let plan = make_plan(&folder, &entries, &chosen, with_home)?;
-        Ok(Self { folder, entries, chosen, plan, engine, providers })
+        let (entries, chosen, plan) = look(&folder, &what)?;
+        Ok(Self { folder, what, entries, chosen, plan, engine, providers })
     }
 
     /// What will be done.
@@ -74,13 +73,17 @@ impl<'p> Decryption<'p> {
         &self.plan
     }
 
-    /// Decrypts, telling `converted` of each component that is done. Whatever stops it, a new one takes up where it was.
+    /// Decrypts, telling `converted` of each component that is done, and returns what was done. Whatever stops it, a new one
+    /// takes up where it was.
     ///
     /// # Errors
-    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, `Corrupt` or `Io`, naming the file.
-    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<()> {
+    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, also for what comes to the folder meanwhile,
+    /// `Corrupt` or `Io`, naming the file.
+    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
         self.plan.check_space()?;
         self.check_keys()?;
+        // The keys of disks may have been waited for.
+        (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what)?;
         let pace = Pace::new(self.plan.bytes(), on_progress);
         let site = self.site(&pace)?;
         site.clean(false)?;
@@ -91,19 +94,36 @@ impl<'p> Decryption<'p> {
             tell(&self.folder.path.join(first), &header, converted);
         }
         site.sync_root()?;
-        if self.plan.ends == HomeState::Clear {
-            self.folder.turn(HomeState::Decrypting)?;
-            let site = self.site(&pace)?;
-            site.clean_components()?;
-            home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
+        if !self.what.has_home() {
             site.clean(true)?;
-            let header = self.folder.unlocked()?.header.clone();
-            self.folder.end()?;
-            tell(&self.folder.path, &header, converted);
-            return Ok(());
+            self.folder.sync()?;
+            return Ok(self.plan);
         }
-        self.site(&pace)?.clean(true)?;
-        self.folder.sync()
+        self.look_for_what_needs_the_home()?;
+        self.folder.turn(HomeState::Decrypting)?;
+        let site = self.site(&pace)?;
+        site.clean_components()?;
+        home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
+        site.clean(true)?;
+        // With the header goes the only way to what is still sealed.
+        self.look_for_what_needs_the_home()?;
+        if let Some(sealed) = self.entries.iter().find(|entry| matches!(entry.found, Found::Sealed | Found::SealedLink))
+        {
+            return Err(came(&self.folder, sealed));
+        }
+        let header = self.folder.unlocked()?.header.clone();
+        self.folder.end()?;
+        tell(&self.folder.path, &header, converted);
+        Ok(self.plan)
+    }
+
+    /// Looks at the folder again: by now, no disk in it is encrypted.
+    fn look_for_what_needs_the_home(&mut self) -> Result<()> {
+        self.entries = tree::walk(&self.folder.dir, Some(&self.folder.unlocked()?.keys))?;
+        match self.entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) {
+            None => Ok(()),
+            Some(entry) => Err(came(&self.folder, entry)),
+        }
     }
 
     /// All disks' keys can be had, and nothing else has the disks open: otherwise nothing is begun.
@@ -111,7 +131,7 @@ impl<'p> Decryption<'p> {
         for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
             self.claim(&entry.path).context(|| entry.path.shown().to_string())?;
         }
-        let home_goes = self.plan.ends == HomeState::Clear;
+        let home_goes = self.what.has_home();
         for entry in self.entries.iter().filter(|entry| home_goes && entry.found == Found::Sealed) {
             let open = |storage| Target::Home(&self.folder.unlocked()?.keys).open(storage);
             Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
@@ -145,6 +165,28 @@ impl<'p> Decryption<'p> {
         let keys = &self.folder.unlocked()?.keys;
         Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace })
     }
+}
+
+/// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.
+fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
+    let keys = &folder.unlocked()?.keys;
+    let entries = tree::walk(&folder.dir, Some(keys))?;
+    let chosen = match what {
+        What::Home => HashSet::new(),
+        What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
+        What::Disks(names) => choice::disks(&folder.dir, &entries, Some(keys), names)?,
+    };
+    if what.has_home() {
+        refuse_what_needs_the_home(folder, &entries, &chosen)?;
+    }
+    let plan = make_plan(folder, &entries, &chosen, what.has_home())?;
+    Ok((entries, chosen, plan))
+}
+
+fn came(folder: &OpenFolder, entry: &Entry) -> Error {
+    let path = folder.path.join(&entry.path);
+    let message = format!("{} is encrypted, and came while the folder was decrypted: run it again", path.shown());
+    Error::new(Kind::Busy, message)
 }
 
 fn tell(path: &Path, header: &Header, converted: &mut dyn FnMut(Converted<'_>)) {

@@ -10,48 +10,31 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::DEFAULT_DATA_OFFSET;
-use crate::key::ProviderName;
 use crate::progress::OnProgress;
 use crate::provider::{KeyProvider, NewKey, Providers};
 use crate::sector::SectorSize;
 use crate::storage::{Access, FileStorage};
 use crate::store::clear_file::ClearFile;
-use crate::store::home_file::MAX_TARGET_LEN;
 use crate::text::Show;
+use crate::vm::convert::Converted;
 use crate::vm::convert::form::{DiskSpec, Form, Target, WrappingKey};
 use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::pace::Pace;
-use crate::vm::convert::plan::{Action, Plan, encrypted_space, free_space, peak_space, planned};
+use crate::vm::convert::plan::Plan;
 use crate::vm::convert::replace::{Original, Site};
-use crate::vm::convert::tree::{self, Entry, Found, by_inode};
-use crate::vm::convert::{Converted, choice};
+use crate::vm::convert::survey::{Options, Survey};
+use crate::vm::convert::tree::{Entry, Found, by_inode};
 use crate::vm::folder::HomeState;
 use crate::vm::keyring;
 
-/// What to encrypt, and how.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Disks, by their paths below the VM folder; none means all. A VMDK descriptor means its extents.
-    pub disks: Vec<PathBuf>,
-    /// Where the keys come from; by default, for a new home the default provider, for disks of an encrypted home the home's
-    /// key.
-    pub provider: Option<ProviderName>,
-    /// Whether originals are overwritten before they are removed.
-    pub overwrite: bool,
-    /// Cipher engine of the disks.
-    pub engine: Engine,
-}
+/// How often a folder is looked at again for what came to it meanwhile.
+const MAX_ROUNDS: usize = 8;
 
 /// An encryption that is planned and can begin. Holds the claim on the folder, if it has a header already.
 pub struct Encryption<'p> {
     folder: OpenFolder,
-    entries: Vec<Entry>,
-    /// Paths of what becomes a disk, now or never.
-    disks: HashSet<PathBuf>,
-    /// Those of them that become one now.
-    chosen: HashSet<PathBuf>,
-    plan: Plan,
+    survey: Survey,
     options: Options,
     providers: &'p Providers,
 }
@@ -64,94 +47,151 @@ impl<'p> Encryption<'p> {
     /// on the folder, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, options: Options) -> Result<Self> {
         let folder = OpenFolder::open(path, providers, Access::Write)?;
-        let keys = folder.home.as_ref().map(|home| &home.keys);
-        let entries = tree::walk(&folder.dir, keys)?;
-        if folder.state != HomeState::Encrypted {
-            refuse_what_is_encrypted(&folder, &entries)?;
-        }
-        let named = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
-        let is_disk =
-            |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
-        let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
-        let disks = choice::with_all_names(&entries, disks);
-        let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
-        let plan = make_plan(&folder, &entries, &disks, &chosen)?;
-        Ok(Self { folder, entries, disks, chosen, plan, options, providers })
+        let survey = Survey::of(&folder, &options)?;
+        Ok(Self { folder, survey, options, providers })
     }
 
-    /// What will be done.
+    /// What will be done, as far as it can be seen now.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.survey.plan
     }
 
-    /// Encrypts, telling `converted` of each component that is done. Whatever stops it, a new one takes up where it was.
+    /// Encrypts, telling `converted` of each component that is done, and returns what was done: with what came to the folder
+    /// since it was looked at. Whatever stops it, a new one takes up where it was.
     ///
     /// # Errors
-    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable` when the provider has no key that wraps, `Busy`,
-    /// `Corrupt` or `Io`, naming the file.
-    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<()> {
-        self.plan.check_space()?;
-        self.refuse_what_is_in_use()?;
-        let key = if self.chosen.is_empty() { None } else { self.key_of_disks()? };
-        let pace = Pace::new(self.plan.bytes(), on_progress);
-        if self.folder.state == HomeState::Clear {
+    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable` when the provider has no key that wraps, `Busy`, also when
+    /// files come faster than they are encrypted, `Corrupt` or `Io`, naming the file.
+    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
+        self.check()?;
+        let mut key = if self.survey.chosen.is_empty() { None } else { self.key_of_disks()? };
+        let begun = self.folder.state == HomeState::Clear;
+        if begun {
             let provider = match &self.options.provider {
                 Some(name) => self.providers.provider(name)?,
                 None => self.providers.default_provider()?.1,
             };
             self.folder.begin(&provider)?;
         }
+        // The keys may have been waited for, and the folder was not claimed if it had no header: what was seen before is old.
+        if let Err(error) = self.look_again() {
+            if begun {
+                self.folder.abandon();
+            }
+            return Err(error);
+        }
+        let pace = Pace::new(self.survey.plan.bytes(), on_progress);
         if self.folder.state != HomeState::Encrypted {
             self.folder.turn(HomeState::Encrypting)?;
-            let site = self.site(&pace)?;
-            site.clean(false)?;
-            site.clean_components()?;
-            let is_disk = |entry: &Entry| self.disks.contains(&entry.path);
-            home_files::convert(&site, &self.entries, Direction::Encrypt, is_disk)?;
+            self.encrypt_home(&pace)?;
             self.folder.turn(HomeState::Encrypted)?;
             let (path, header) = (&self.folder.path, &self.folder.unlocked()?.header);
             if let Some(slot) = header.slots.first() {
                 converted(Converted { path, is_disk: false, uuid: header.uuid, key_id: &slot.key_id });
             }
+            key = Some(key.map_or_else(|| self.home_key(), Ok)?);
         }
-        let key = match key {
-            Some(key) => key,
-            None => self.home_key()?,
-        };
-        let site = self.site(&pace)?;
+        self.encrypt_disks(&pace, key, converted)?;
+        self.site(&pace)?.clean(true)?;
+        self.folder.sync()?;
+        Ok(self.survey.plan)
+    }
+
+    /// What would be found too late: before anything is touched.
+    fn check(&self) -> Result<()> {
+        self.survey.plan.check_space()?;
+        self.refuse_what_is_in_use()
+    }
+
+    /// Looks at the folder as it is now, under the claim.
+    fn look_again(&mut self) -> Result<()> {
+        let before = self.survey.plan.state;
+        self.survey = Survey::of(&self.folder, &self.options)?;
+        self.survey.plan.state = before;
+        self.check()
+    }
+
+    /// Seals all that is no disk, and what comes to the folder meanwhile: nothing is in the clear when the home's state says so.
+    fn encrypt_home(&mut self, pace: &Pace<'_>) -> Result<()> {
+        let site = self.site(pace)?;
         site.clean(false)?;
-        for names in by_inode(self.entries.iter().filter(|entry| self.chosen.contains(&entry.path))) {
-            let first = &names[0].path;
-            pace.turn_to(first.shown().to_string());
-            let uuid =
-                encrypt_disk(&site, &names, key.clone(), self.options.engine).context(|| first.shown().to_string())?;
-            let path = &self.folder.path.join(first);
-            converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
+        site.clean_components()?;
+        for _ in 0..MAX_ROUNDS {
+            let survey = &self.survey;
+            let is_disk = |entry: &Entry| survey.disks.contains(&entry.path);
+            home_files::convert(&self.site(pace)?, &survey.entries, Direction::Encrypt, is_disk)?;
+            let folders: HashSet<PathBuf> = self.survey.folders().map(|entry| entry.path.clone()).collect();
+            self.survey.follow(&self.folder, &self.options)?;
+            let is_new = |entry: &Entry| entry.found == Found::Folder && !folders.contains(&entry.path);
+            if !self.survey.entries.iter().any(|entry| self.survey.is_clear_file(entry) || is_new(entry)) {
+                return Ok(());
+            }
         }
-        site.clean(true)?;
-        self.folder.sync()
+        Err(still_coming(&self.folder.path))
+    }
+
+    /// Encrypts the chosen disks, and those that come to the folder meanwhile if all are meant.
+    fn encrypt_disks(
+        &mut self,
+        pace: &Pace<'_>,
+        mut key: Option<WrappingKey>,
+        converted: &mut dyn FnMut(Converted<'_>),
+    ) -> Result<()> {
+        self.site(pace)?.clean(false)?;
+        let known: HashSet<PathBuf> = self.survey.clear_files().map(|entry| entry.path.clone()).collect();
+        for _ in 0..MAX_ROUNDS {
+            let site = self.site(pace)?;
+            for names in by_inode(self.survey.clear_disks()) {
+                let first = &names[0].path;
+                pace.turn_to(first.shown().to_string());
+                let key = match &mut key {
+                    Some(key) => key,
+                    none => none.insert(self.disk_key()?),
+                };
+                let uuid = encrypt_disk(&site, &names, key.clone(), self.options.engine)
+                    .context(|| first.shown().to_string())?;
+                let path = &self.folder.path.join(first);
+                converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
+            }
+            self.survey.follow(&self.folder, &self.options)?;
+            if let Some(came) = self.survey.clear_files().find(|entry| !known.contains(&entry.path)) {
+                let path = self.folder.path.join(&came.path);
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!(
+                        "{} came while the folder was encrypted and is in the clear: move it away, and copy it in through a mount",
+                        path.shown()
+                    ),
+                ));
+            }
+            if self.survey.clear_disks().next().is_none() {
+                return Ok(());
+            }
+        }
+        Err(still_coming(&self.folder.path))
     }
 
     /// Nothing else has any of it open: otherwise nothing is begun.
     fn refuse_what_is_in_use(&self) -> Result<()> {
         let home_goes = self.folder.state != HomeState::Encrypted;
-        let wanted = |entry: &&Entry| {
-            let is_disk = self.disks.contains(&entry.path);
-            matches!(entry.found, Found::Clear(_))
-                && if is_disk { self.chosen.contains(&entry.path) } else { home_goes }
-        };
-        for names in by_inode(self.entries.iter().filter(wanted)) {
-            let path = &names[0].path;
-            Original::claim(&self.folder.dir, path, Access::Write, clear).context(|| path.shown().to_string())?;
+        let files = self.survey.clear_files().filter(|_| home_goes);
+        for names in by_inode(self.survey.clear_disks().chain(files)) {
+            let entry = names[0];
+            if entry.found == Found::ClearLink {
+                continue;
+            }
+            Original::claim(&self.folder.dir, &entry.path, Access::Write, clear)
+                .context(|| entry.path.shown().to_string())?;
         }
         Ok(())
     }
 
     /// The key of clear disks of an encrypted home, proven to wrap; `None` when the home has yet to get one.
     fn key_of_disks(&self) -> Result<Option<WrappingKey>> {
-        if self.folder.home.is_none() {
-            return Ok(None);
-        }
+        if self.folder.home.is_none() { Ok(None) } else { self.disk_key().map(Some) }
+    }
+
+    fn disk_key(&self) -> Result<WrappingKey> {
         let key = match &self.options.provider {
             None => self.home_key()?,
             Some(name) => {
@@ -165,7 +205,7 @@ impl<'p> Encryption<'p> {
             }
         };
         key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
-        Ok(Some(key))
+        Ok(key)
     }
 
     fn home_key(&self) -> Result<WrappingKey> {
@@ -200,67 +240,9 @@ fn encrypt_disk(site: &Site<'_, '_>, names: &[&Entry], key: WrappingKey, engine:
     Ok(uuid)
 }
 
-/// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
-fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()> {
-    let Some(entry) = entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) else {
-        return Ok(());
-    };
-    let what = if entry.found == Found::Disk { "an encrypted disk" } else { "a file of another encrypted home" };
-    Err(Error::new(
-        Kind::Denied,
-        format!(
-            "{} is {what}, in a folder that is not encrypted: move it away first",
-            folder.path.join(&entry.path).shown()
-        ),
-    ))
-}
-
-fn make_plan(
-    folder: &OpenFolder,
-    entries: &[Entry],
-    disks: &HashSet<PathBuf>,
-    chosen: &HashSet<PathBuf>,
-) -> Result<Plan> {
-    let home_is_new = folder.state != HomeState::Encrypted;
-    let (mut home_files, mut disk_files, mut space) = (Vec::new(), Vec::new(), Vec::new());
-    let mut notes = choice::notes(entries);
-    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
-        let entry = names[0];
-        let as_disk = disks.contains(&entry.path);
-        let convert = match entry.found {
-            Found::Clear(_) if as_disk => names.iter().any(|entry| chosen.contains(&entry.path)),
-            Found::Clear(_) | Found::ClearLink => home_is_new,
-            Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => false,
-        };
-        if convert && entry.found == Found::ClearLink && entry.len() > MAX_TARGET_LEN as u64 {
-            let message = format!(
-                "{}: a link's target of {} bytes, at most {MAX_TARGET_LEN} can be sealed",
-                entry.path.shown(),
-                entry.len()
-            );
-            return Err(Error::new(Kind::Unsupported, message));
-        }
-        if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
-            notes.push(format!(
-                "{} is in the clear in an encrypted home, and no disk: it stays as it is",
-                entry.path.shown()
-            ));
-        }
-        let action = if convert { Action::Convert } else { Action::Keep };
-        let place = if as_disk || entry.found == Found::Disk { &mut disk_files } else { &mut home_files };
-        place.push(planned(entry, action, as_disk));
-        if convert && entry.found != Found::ClearLink {
-            space.push((as_disk, entry.allocated(), encrypted_space(entry, as_disk)));
-        }
-    }
-    space.sort_by_key(|(as_disk, ..)| *as_disk); // in the order of the work; otherwise as found
-    home_files.append(&mut disk_files);
-    Ok(Plan {
-        state: folder.state,
-        ends: HomeState::Encrypted,
-        files: home_files,
-        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
-        space_free: free_space(&folder.dir)?,
-        notes,
-    })
+fn still_coming(folder: &Path) -> Error {
+    Error::new(
+        Kind::Busy,
+        format!("{}: files come to it faster than they are encrypted: is the VM off?", folder.shown()),
+    )
 }

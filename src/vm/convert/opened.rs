@@ -5,16 +5,17 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, UnverifiedHeader};
+use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
 use crate::storage::{Access, FileStorage};
+use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
-use crate::sys::file::open_beneath;
+use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::convert::form::WrappingKey;
 use crate::vm::folder::{self, HomeState, NewHome};
@@ -59,16 +60,25 @@ impl OpenFolder {
         self.path.file_name().unwrap_or(OsStr::new("vm")).to_os_string()
     }
 
-    /// Gives the folder a home whose encryption begins, and makes sure that the provider opens it again.
+    /// Gives the folder a home whose encryption begins, claimed, and makes sure that the provider opens it again. The key may be
+    /// waited for: what lies in the folder is to be looked at again after it.
     ///
     /// # Errors
-    /// `KeyUnavailable` when the provider gives no key, or `Io`; then there is no home.
+    /// `Busy` when another conversion began in the meantime, `KeyUnavailable` when the provider gives no key, or `Io`; then this
+    /// home is not there.
     pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
         let vm_name = self.vm_name();
         let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names: DiskNames::default() };
-        let (file, made, dek) = new.make(&self.dir, provider)?;
+        let (file, made, dek) = new.make(&self.dir, provider).map_err(|error| {
+            let is_other = error.kind() == Kind::Exists;
+            if is_other {
+                Error::with_source(Kind::Busy, "another process encrypts this VM folder", error)
+            } else {
+                error
+            }
+        })?;
         let reopened = || -> Result<()> {
             let stored = folder::read_header(&self.dir, name)?
                 .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
@@ -78,15 +88,23 @@ impl OpenFolder {
             stored.header.verify(&dek).map(drop)
         };
         if let Err(error) = reopened().context(|| "opening the new home again".into()) {
-            // Nothing was encrypted under it yet.
-            rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::empty()).map_err(std::io::Error::from).ok();
+            // Nothing was encrypted under it yet. The error at hand says more than that it could not be removed.
+            let _ = folder::remove_header(&self.dir, name, &file);
             return Err(error);
         }
         let claim = FileStorage::new(file);
-        claim.claim(Access::Write)?;
         self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, claim });
         self.state = state;
         Ok(())
+    }
+
+    /// Takes back a home that was begun, under which nothing is sealed yet.
+    pub(super) fn abandon(&mut self) {
+        if let (Some(name), Some(home)) = (self.state.header_file(), self.home.take()) {
+            // The error at hand says more; the next run takes up the home that stays.
+            let _ = folder::remove_header(&self.dir, name, home.claim.file());
+            self.state = HomeState::Clear;
+        }
     }
 
     /// Changes the state of the home, durably. The claim stays: it is on the file, not on its name.
@@ -100,10 +118,8 @@ impl OpenFolder {
         if from != name {
             rustix::fs::renameat_with(&self.dir, from, &self.dir, name, RenameFlags::NOREPLACE)
                 .or_else(|error| match error {
-                    // Some network file systems cannot refuse to replace. The claim keeps others away.
-                    rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
-                        rustix::fs::renameat(&self.dir, from, &self.dir, name)
-                    }
+                    // Some network file systems cannot refuse to replace; a link of that name can.
+                    rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => self.link_header(from, name),
                     other => Err(other),
                 })
                 .map_err(std::io::Error::from)
@@ -113,6 +129,20 @@ impl OpenFolder {
         self.sync()
     }
 
+    fn is_own(&self, name: &str) -> bool {
+        let home = self.home.as_ref();
+        home.is_some_and(|home| is_at(&self.dir, Path::new(name), home.claim.file()).unwrap_or(false))
+    }
+
+    /// Renames the header in two steps. Between them it has both names, which counts as the state of the former.
+    fn link_header(&self, from: &str, to: &str) -> rustix::io::Result<()> {
+        match rustix::fs::linkat(&self.dir, from, &self.dir, to, AtFlags::empty()) {
+            Err(rustix::io::Errno::EXIST) if self.is_own(to) => {}
+            other => other?,
+        }
+        rustix::fs::unlinkat(&self.dir, from, AtFlags::empty())
+    }
+
     /// Removes the header, once nothing needs it any more.
     ///
     /// # Errors
@@ -120,7 +150,7 @@ impl OpenFolder {
     pub(super) fn end(&mut self) -> Result<()> {
         self.sync()?;
         if let Some(name) = self.state.header_file() {
-            rustix::fs::unlinkat(&self.dir, name, rustix::fs::AtFlags::empty())
+            rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())
                 .map_err(std::io::Error::from)
                 .context(|| format!("removing {name}"))?;
         }
@@ -144,8 +174,11 @@ impl OpenFolder {
 impl OpenHome {
     fn open(dir: &File, name: &str, providers: &Providers, access: Access) -> Result<Self> {
         let claim = claim(dir, name, access)?;
-        let stored = folder::read_header(dir, name)?
-            .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
+        // Another conversion may have turned the home into another state, or ended it, before the claim.
+        if !is_at(dir, Path::new(name), claim.file()).context(|| format!("looking for {name}"))? {
+            return Err(Error::new(Kind::Busy, "the header is gone: something else works on this folder"));
+        }
+        let stored = header_area::load(&claim, ComponentKind::Home).context(|| format!("reading {name}"))?;
         let dek = unlock(&stored.header, providers)?;
         let header = stored.header.verify(&dek)?;
         if header.transition.is_some() {

@@ -235,14 +235,20 @@ impl Site<'_, '_> {
         Ok(())
     }
 
-    /// Removes headers and disks that were never finished, in a folder whose home is not encrypted: nobody makes any there.
+    /// Removes headers and disks that were never finished, in a folder whose home is not encrypted. What is claimed, another
+    /// process makes: a header that it will take back when it finds this home.
     ///
     /// # Errors
     /// `Io`.
     pub(super) fn clean_components(&self) -> Result<()> {
         for name in scan::sorted_names(self.root)? {
             let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
-            if Uuid::parse_str(rest).is_ok() {
+            if Uuid::parse_str(rest).is_err() {
+                continue;
+            }
+            if let Ok(file) = self.open(&name.to_string_lossy())
+                && FileStorage::new(file).is_unclaimed()?
+            {
                 self.remove(&name.to_string_lossy())?;
             }
         }

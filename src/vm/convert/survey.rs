@@ -1,0 +1,166 @@
+//! What lies in a folder that is to be encrypted, and what becomes of it: looked at before anything is done, and again whenever
+//! something may have changed.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use crate::crypto::xts::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::key::ProviderName;
+use crate::store::home_file::MAX_TARGET_LEN;
+use crate::text::Show;
+use crate::vm::convert::choice;
+use crate::vm::convert::opened::OpenFolder;
+use crate::vm::convert::plan::{Action, Plan, encrypted_space, free_space, peak_space, planned};
+use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::folder::HomeState;
+
+/// What to encrypt, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Disks, by their paths below the VM folder; none means all. A VMDK descriptor means its extents.
+    pub disks: Vec<PathBuf>,
+    /// Where the keys come from; by default, for a new home the default provider, for disks of an encrypted home the home's
+    /// key.
+    pub provider: Option<ProviderName>,
+    /// Whether originals are overwritten before they are removed.
+    pub overwrite: bool,
+    /// Cipher engine of the disks.
+    pub engine: Engine,
+}
+
+/// A folder's files, and what each becomes.
+pub(super) struct Survey {
+    pub(super) entries: Vec<Entry>,
+    /// Paths of what becomes a disk, now or never.
+    pub(super) disks: HashSet<PathBuf>,
+    /// Those of them that become one now.
+    pub(super) chosen: HashSet<PathBuf>,
+    pub(super) plan: Plan,
+}
+
+impl Survey {
+    /// Looks at a folder, and changes nothing.
+    ///
+    /// # Errors
+    /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Corrupt`, or `Io`.
+    pub(super) fn of(folder: &OpenFolder, options: &Options) -> Result<Self> {
+        let keys = folder.home.as_ref().map(|home| &home.keys);
+        let entries = tree::walk(&folder.dir, keys)?;
+        if folder.state != HomeState::Encrypted {
+            refuse_what_is_encrypted(folder, &entries)?;
+        }
+        let named = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
+        let is_disk =
+            |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
+        let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
+        let disks = choice::with_all_names(&entries, disks);
+        let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
+        let plan = make_plan(folder, &entries, &disks, &chosen)?;
+        Ok(Self { entries, disks, chosen, plan })
+    }
+
+    /// Looks again, in the midst of the work: what was chosen stays so, and what came is added.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(super) fn follow(&mut self, folder: &OpenFolder, options: &Options) -> Result<()> {
+        self.entries = tree::walk(&folder.dir, folder.home.as_ref().map(|home| &home.keys))?;
+        if folder.state != HomeState::Encrypted {
+            refuse_what_is_encrypted(folder, &self.entries)?;
+        }
+        let came = self.entries.iter().filter(|entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk()));
+        let came: HashSet<PathBuf> = came.map(|entry| entry.path.clone()).collect();
+        if options.disks.is_empty() {
+            self.chosen.extend(came.iter().cloned());
+        }
+        self.disks.extend(came);
+        Ok(())
+    }
+
+    /// Directories.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.found == Found::Folder)
+    }
+
+    /// What is in the clear and becomes no disk.
+    pub(super) fn clear_files(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| self.is_clear_file(entry))
+    }
+
+    /// Whether something is in the clear and becomes no disk.
+    pub(super) fn is_clear_file(&self, entry: &Entry) -> bool {
+        matches!(entry.found, Found::Clear(_) | Found::ClearLink) && !self.disks.contains(&entry.path)
+    }
+
+    /// The chosen disks that are in the clear still.
+    pub(super) fn clear_disks(&self) -> impl Iterator<Item = &Entry> {
+        let chosen = |entry: &&Entry| matches!(entry.found, Found::Clear(_)) && self.chosen.contains(&entry.path);
+        self.entries.iter().filter(chosen)
+    }
+}
+
+/// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
+fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()> {
+    let Some(entry) = entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) else {
+        return Ok(());
+    };
+    let what = if entry.found == Found::Disk { "an encrypted disk" } else { "a file of another encrypted home" };
+    Err(Error::new(
+        Kind::Denied,
+        format!(
+            "{} is {what}, in a folder that is not encrypted: move it away first",
+            folder.path.join(&entry.path).shown()
+        ),
+    ))
+}
+
+fn make_plan(
+    folder: &OpenFolder,
+    entries: &[Entry],
+    disks: &HashSet<PathBuf>,
+    chosen: &HashSet<PathBuf>,
+) -> Result<Plan> {
+    let home_is_new = folder.state != HomeState::Encrypted;
+    let (mut home_files, mut disk_files, mut space) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notes = choice::notes(entries);
+    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
+        let entry = names[0];
+        let as_disk = disks.contains(&entry.path);
+        let convert = match entry.found {
+            Found::Clear(_) if as_disk => names.iter().any(|entry| chosen.contains(&entry.path)),
+            Found::Clear(_) | Found::ClearLink => home_is_new,
+            Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => false,
+        };
+        if convert && entry.found == Found::ClearLink && entry.len() > MAX_TARGET_LEN as u64 {
+            let message = format!(
+                "{}: a link's target of {} bytes, at most {MAX_TARGET_LEN} can be sealed",
+                entry.path.shown(),
+                entry.len()
+            );
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
+            notes.push(format!(
+                "{} is in the clear in an encrypted home, and no disk: it stays as it is",
+                entry.path.shown()
+            ));
+        }
+        let action = if convert { Action::Convert } else { Action::Keep };
+        let place = if as_disk || entry.found == Found::Disk { &mut disk_files } else { &mut home_files };
+        place.push(planned(entry, action, as_disk));
+        if convert && entry.found != Found::ClearLink {
+            space.push((as_disk, entry.allocated(), encrypted_space(entry, as_disk)));
+        }
+    }
+    space.sort_by_key(|(as_disk, ..)| *as_disk); // in the order of the work; otherwise as found
+    home_files.append(&mut disk_files);
+    Ok(Plan {
+        state: folder.state,
+        ends: HomeState::Encrypted,
+        files: home_files,
+        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
+        space_free: free_space(&folder.dir)?,
+        notes,
+    })
+}
