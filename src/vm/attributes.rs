@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -22,6 +23,20 @@ pub(super) fn times_of(stat: &Stat) -> Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
+}
+
+/// The times of what takes the place of something with these attributes and may have the same length: changed now, and later than
+/// that by a second at least. What copies files by size and time mostly compares whole seconds.
+pub(super) fn times_after(stat: &Stat) -> Timestamps {
+    let mut times = times_of(stat);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(0);
+    if seconds > times.last_modification.tv_sec {
+        times.last_modification = Timespec { tv_sec: seconds, tv_nsec: now.subsec_nanos().into() };
+    } else {
+        times.last_modification.tv_sec += 1;
+    }
+    times
 }
 
 /// Gives a file or directory the times that `stat` tells.

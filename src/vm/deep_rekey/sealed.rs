@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::crypto::random;
 use crate::error::{Context, Kind, Result};
@@ -16,7 +16,7 @@ use crate::store::buffer::request_buffer;
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::vm::acl;
-use crate::vm::attributes::{give_owner, give_permissions, give_times, set_xattr, times_of, xattr, xattr_names};
+use crate::vm::attributes::{give_owner, give_permissions, set_xattr, times_after, xattr, xattr_names};
 
 /// Beginning of the names of files that are being encrypted anew.
 pub(super) const DRAFT_PREFIX: &str = "rekey-";
@@ -123,7 +123,7 @@ impl OldAndNew {
             }
         }
         give_permissions(&stat, &acls, new)?;
-        give_times(&stat, new)
+        change_times(&stat, new)
     }
 
     /// A value under the new DEK, of a file whose ids were and will be these. `None`: it is, or neither DEK opens it, so that
@@ -149,6 +149,11 @@ impl OldAndNew {
                 changed = true;
             }
         }
+        if changed {
+            let stat = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+            // Only an owner may; a copy of attributes goes by these themselves.
+            let _ = change_times(&stat, file);
+        }
         Ok(changed)
     }
 
@@ -164,7 +169,7 @@ impl OldAndNew {
         replace(dir, name, |draft| {
             rustix::fs::symlinkat(&sealed, dir, draft)
                 .and_then(|()| rustix::fs::chownat(dir, draft, owner, group, AtFlags::SYMLINK_NOFOLLOW))
-                .and_then(|()| rustix::fs::utimensat(dir, draft, &times_of(&stat), AtFlags::SYMLINK_NOFOLLOW))
+                .and_then(|()| rustix::fs::utimensat(dir, draft, &times_after(&stat), AtFlags::SYMLINK_NOFOLLOW))
                 .map_err(io::Error::from)
                 .context(|| "making a symbolic link".into())
         })?;
@@ -185,6 +190,11 @@ pub(super) fn replace(dir: &File, name: &OsStr, make: impl FnOnce(&OsStr) -> Res
         let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
     }
     replaced
+}
+
+/// What was re-encrypted says so by its times: a copy of the ciphertext that is brought up to date by size and time must get it.
+fn change_times(before: &Stat, file: &File) -> Result<()> {
+    rustix::fs::futimens(file, &times_after(before)).map_err(io::Error::from).context(|| "setting times".into())
 }
 
 fn is_sealed(name: &OsStr) -> bool {

@@ -17,7 +17,6 @@ use crate::progress::{OnProgress, Progress, Unit};
 use crate::storage::{Access, FileStorage};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
-use crate::vm::attributes::times_of;
 use crate::vm::deep_rekey::sealed::{self, DRAFT_PREFIX, OldAndNew, Under};
 use crate::vm::{disk, home, scan};
 
@@ -90,7 +89,6 @@ impl<'t> Tree<'t> {
     fn folder(&mut self, path: &Path, folders: &mut Vec<PathBuf>, on_progress: OnProgress<'_>) -> Result<bool> {
         let dir = self.open(path)?;
         remove_drafts(&dir)?;
-        let before = rustix::fs::fstat(&dir).map_err(io::Error::from).context(|| "reading attributes".into())?;
         let mut changed = self.keys.reseal_xattrs(&dir, None).context(|| path.shown().to_string())?;
         for (name, stat) in entries(&dir)? {
             let entry = Entry { dir: &dir, name: &name, path: path.join(&name), stat };
@@ -104,9 +102,7 @@ impl<'t> Tree<'t> {
             self.done += 1;
         }
         if changed {
-            // Names were exchanged, which is no change that anyone should see in the folder's times.
-            let restored = rustix::fs::futimens(&dir, &times_of(&before)).and_then(|()| rustix::fs::fsync(&dir));
-            restored.map_err(io::Error::from).context(|| format!("syncing folder {}", path.shown()))?;
+            rustix::fs::fsync(&dir).map_err(io::Error::from).context(|| format!("syncing folder {}", path.shown()))?;
         }
         Ok(changed)
     }
