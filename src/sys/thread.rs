@@ -1,6 +1,7 @@
 //! What a thread knows about itself.
 
 use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -25,4 +26,45 @@ pub fn places() -> usize {
         let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         (4 * cpus).next_power_of_two().min(MOST)
     })
+}
+
+/// Does something that must not end the thread, whatever happens in it; `None` when it unwound. What `work` changed by then is
+/// as it was left, and what was locked is free.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
+/// A place at which a thread can be made to fail, to see that others notice: where the environment variable `VMCRYPTFS_FAIL_AT` has
+/// its name and, behind a colon, a number, it panics when it is reached for the so manieth time. Not in a release.
+#[inline]
+pub fn may_fail(place: &str) {
+    #[cfg(debug_assertions)]
+    fail_if_chosen(place);
+    #[cfg(not(debug_assertions))]
+    let _ = place;
+}
+
+#[cfg(debug_assertions)]
+fn fail_if_chosen(place: &str) {
+    static CHOSEN: OnceLock<Option<(String, usize)>> = OnceLock::new();
+    static REACHED: AtomicUsize = AtomicUsize::new(0);
+    let chosen = CHOSEN.get_or_init(|| {
+        let variable = std::env::var("VMCRYPTFS_FAIL_AT").ok()?;
+        let (place, number) = variable.split_once(':')?;
+        Some((place.to_owned(), number.parse().ok()?))
+    });
+    if let Some((_, number)) = chosen.as_ref().filter(|(chosen, _)| chosen == place) {
+        assert!(REACHED.fetch_add(1, Ordering::Relaxed) + 1 != *number, "told to fail at {place}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_unwinds_does_not_end_the_thread() {
+        assert_eq!(caught(|| 7), Some(7));
+        assert_eq!(caught(|| -> u8 { panic!("on purpose") }), None);
+    }
 }

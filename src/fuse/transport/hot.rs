@@ -1,7 +1,6 @@
 //! The operations that a transport serves itself: reads and writes of open files, closing them, and syncs where those are quick.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::{Error, Result};
 use crate::fs::{FileSystem, Pending};
@@ -10,6 +9,7 @@ use crate::fuse::errno::{On, refuse};
 use crate::fuse::transport::wire::{self, InHeader, Transfer, operation};
 use crate::store::plain_file::HEADROOM;
 use crate::store::transfer::Begun;
+use crate::sys::thread::caught;
 
 /// What to reply; a payload lies at [`HEADROOM`] of the request's buffer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -126,7 +126,7 @@ pub(super) fn end(
 
 /// A defect that one request meets must not end the mount.
 pub(super) fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::result::Result<T, Answer> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+    caught(work).ok_or_else(|| {
         tracing::error!("a request failed within the program: this is a defect ({request:?})");
         Answer::failed(libc::EIO)
     })
