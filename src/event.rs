@@ -25,6 +25,7 @@ mod log;
 pub mod reader;
 mod user;
 mod vsphere;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -280,11 +281,9 @@ impl Event {
 
     fn record(&self, failure: Option<&Error>) {
         let record = self.recorded(failure, SystemTime::now());
-        let written = log().and_then(|log| log.append(&record));
-        let told = written
-            .as_ref()
-            .err()
-            .map(|error| format!("event {} is not recorded: {}", record.operation, error.chain()));
+        let operation = record.operation.clone();
+        let told =
+            writer::append(record).err().map(|error| format!("event {operation} is not recorded: {}", error.chain()));
         if let Some(told) = &told {
             tracing::error!("{told}");
         }

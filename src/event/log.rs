@@ -93,7 +93,7 @@ impl Log {
         Ok(file.metadata().context(|| format!("looking at {}", self.path.shown()))?.len() >= self.most)
     }
 
-    /// Makes room for a new file. Of several processes that find it full, one does it.
+    /// Makes room for a new file. Of several processes that find it full, one does it; the others do not wait for it.
     fn rotate(&self) -> Result<()> {
         let rotating = || format!("rotating {}", self.path.shown());
         let mut lock = OsString::from(".");
@@ -102,7 +102,11 @@ impl Log {
         let lock =
             File::options().write(true).create(true).truncate(false).mode(0o600).open(self.path.with_file_name(lock));
         let lock = lock.context(rotating)?;
-        lock.lock().context(rotating)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(()), // another process does it, or will when it goes on
+            Err(fs::TryLockError::Error(error)) => return Err(Error::io(rotating(), error)),
+        }
         match fs::metadata(&self.path) {
             Ok(current) if current.size() >= self.most => {}
             _ => return Ok(()), // another process was quicker
