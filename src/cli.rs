@@ -101,17 +101,26 @@ enum Verb {
     Manual(manual::ManualCommand),
 }
 
+impl Verb {
+    fn teller(&self) -> log::Teller {
+        if matches!(self, Self::Mount(args) if args.serves()) { log::Teller::Mount } else { log::Teller::Verb }
+    }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let line = CommandLine::parse();
-    log::start(line.verbose);
-    match run(line).and_then(|()| out::failure()) {
+    process::ignore_signals(&[libc::SIGXFSZ]); // a write beyond a limit then fails as one that finds no space
+    log::start(line.verbose, line.verb.teller());
+    let code = match run(line).and_then(|()| out::failure()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vmcryptfs: {}", error.chain());
             exit::code(error.kind())
         }
-    }
+    };
+    log::finish();
+    code
 }
 
 fn run(line: CommandLine) -> Result<()> {

@@ -1,18 +1,41 @@
-//! Where a mount's log lines go: standard error, in the form that its reader knows.
+//! Where a mount's log lines go: standard error, in the form that its reader knows. Nothing of this fails or panics.
+
+mod queue;
 
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::{panic, thread};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::text;
 
+/// Who has something to tell.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Teller {
+    /// A program that does one thing, and may wait until it was told.
+    Verb,
+    /// The process of a mount, whose requests wait for nothing that is told.
+    Mount,
+}
+
 /// Starts logging to standard error. Warnings and errors always; `verbose` adds information, then details.
-pub(super) fn start(verbose: u8) {
+pub(super) fn start(verbose: u8, teller: Teller) {
+    if teller == Teller::Mount {
+        queue::start();
+        // As std's, which writes to standard error itself, and waits for it.
+        panic::set_hook(Box::new(|panic| {
+            let thread = thread::current();
+            let panic = panic.to_string().replace('\n', " ");
+            tracing::error!("thread {}: {panic}", thread.name().unwrap_or("without a name"));
+        }));
+    }
     let level = match verbose {
         0 => Level::WARN,
         1 => Level::INFO,
@@ -20,9 +43,22 @@ pub(super) fn start(verbose: u8) {
     };
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let lines = Lines { form: if journal { Form::Journal } else { Form::Dated }, ansi: io::stderr().is_terminal() };
-    let logger = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).event_format(lines).finish();
+    // The layer's own errors go to standard error by a macro that panics where it cannot write.
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(|| queue::Lines).event_format(lines).log_internal_errors(false);
+    let logger = tracing_subscriber::registry().with(LevelFilter::from_level(level)).with(layer);
     // A logger that is there already serves as well.
     let _ = tracing::subscriber::set_global_default(logger);
+}
+
+/// Tells something as the log's lines are told; given back where this process may wait until it is written.
+pub(super) fn leave(text: String) -> Result<(), String> {
+    queue::leave(text)
+}
+
+/// Waits, not for long, for what was told to be written.
+pub(super) fn finish() {
+    queue::finish();
 }
 
 enum Form {

@@ -70,6 +70,13 @@ pub(super) struct MountArgs {
     report: bool,
 }
 
+impl MountArgs {
+    /// Whether this process is the one that serves the mount.
+    pub(super) fn serves(&self) -> bool {
+        self.foreground
+    }
+}
+
 fn parse_engine(text: &str) -> std::result::Result<Engine, String> {
     text.parse().map_err(|error: Error| error.to_string())
 }
@@ -96,8 +103,12 @@ pub(super) fn mount(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> 
     }
     let mounted =
         Event::of(Operation::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
-            if args.report {
-                report(&Report::Ready)?;
+            if args.report
+                && let Err(error) = report(&Report::Ready)
+            {
+                // Whoever asked for the mount has gone, and expects none.
+                let _ = unmount(&args.mountpoint, Unmount::WhenUnused);
+                return Err(error);
             }
             Ok(ready)
         });

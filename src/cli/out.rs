@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
+use crate::cli::log;
 use crate::error::{Error, Kind, Result};
 use crate::text;
 
@@ -55,7 +56,10 @@ fn write(text: &str) {
 
 /// To standard error: where that cannot be written to, nobody can be told.
 pub(super) fn advice(text: Arguments<'_>) {
-    let _ = io::stderr().write_all(text::lines(&text.to_string()).as_bytes());
+    let text = text::lines(&text.to_string()).into_owned();
+    if let Err(text) = log::leave(text) {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
 }
 
 /// Whether all results were written that someone wanted to read.

@@ -1,6 +1,6 @@
 //! What a process that holds keys does about itself.
 
-#![allow(unsafe_code, reason = "prctl, setrlimit and setsid have no safe form in std")]
+#![allow(unsafe_code, reason = "prctl, setrlimit, setsid and signal have no safe form in std")]
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -59,4 +59,12 @@ pub fn groups_of(pid: u32) -> io::Result<Vec<u32>> {
 /// Lets modes of new files be exactly what is asked for; who asks through a mount has a mask of its own.
 pub fn clear_umask() {
     rustix::process::umask(rustix::fs::Mode::empty());
+}
+
+/// Lets signals do nothing to this process and those that it starts.
+pub fn ignore_signals(signals: &[i32]) {
+    for &signal in signals {
+        // SAFETY: no handler is installed; for a number that is no signal, or one that cannot be ignored, nothing is done.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
