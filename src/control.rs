@@ -30,6 +30,7 @@ use crate::provider::Notice;
 use crate::sector;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
+use crate::sys::thread::{caught, may_fail};
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::keyring::LockState;
@@ -42,6 +43,8 @@ use work::Work;
 const MAX_LINE: u64 = 64 << 20;
 /// How long a mount may take to answer: unlocking waits for key servers.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a mount waits before it takes another request, where one could not be taken.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// What can be asked.
 #[derive(Debug, Deserialize, Serialize)]
@@ -237,21 +240,27 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (fs, mountpoint) = (Arc::clone(&fs), mount.mountpoint.clone());
-                // Each on its own: one may wait for a key server, another for the end of the mount.
-                let serving = thread::Builder::new().name("control-request".into()).spawn(move || {
-                    if let Err(error) = answer(&fs, &mountpoint, stream) {
-                        tracing::info!("control socket: {}", error.chain());
-                    }
-                });
-                if let Err(error) = serving {
+            for stream in listener.incoming() {
+                // Without descriptors or threads there is nothing to do but to wait until there are some again.
+                if let Err(error) = stream.and_then(|stream| answer_on_own_thread(&fs, &mount.mountpoint, stream)) {
                     tracing::warn!("control socket: {error}");
+                    thread::sleep(AFTER_FAILURE);
                 }
             }
         })
         .context(|| "starting the control thread".into())?;
     Ok(ControlSocket { path, id: (made.dev(), made.ino()) })
+}
+
+/// Each on its own: one may wait for a key server, another for the end of the mount.
+fn answer_on_own_thread(fs: &Arc<FileSystem>, mountpoint: &Path, stream: UnixStream) -> std::io::Result<()> {
+    let (fs, mountpoint) = (Arc::clone(fs), mountpoint.to_path_buf());
+    let serve = move || {
+        if let Err(error) = answer(&fs, &mountpoint, stream) {
+            tracing::info!("control socket: {}", error.chain());
+        }
+    };
+    thread::Builder::new().name("control-request".into()).spawn(serve).map(drop)
 }
 
 fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<()> {
@@ -260,8 +269,12 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
         Ok(Request::WaitForEnd) => loop {
             thread::park(); // the end of the process closes the connection
         },
-        Ok(request) => serve_request(fs, mountpoint, request, &mut stream)
-            .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
+        Ok(request) => caught(|| {
+            may_fail("control");
+            serve_request(fs, mountpoint, request, &mut stream)
+        })
+        .unwrap_or_else(|| Err(Error::new(Kind::Io, "the mount failed at this: a defect, of which its log says more")))
+        .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
     };
     let sent = send(&mut stream, &answer);

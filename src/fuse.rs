@@ -4,6 +4,7 @@
 
 mod damage;
 mod errno;
+mod guarded;
 pub mod mount;
 pub mod options;
 mod readahead;

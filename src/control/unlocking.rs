@@ -8,12 +8,15 @@ use crate::error::{Context, Result};
 use crate::event::{Event, Operation};
 use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
+use crate::sys::thread::{caught, may_fail};
 use crate::vm::keyring::{Change, What};
 
 /// How long a mount waits for keys before it shows what it has: the rest stays locked until its keys come.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 /// How often what waits for its provider is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// How soon after a defect, while someone waits for the first round.
+const SECOND_TRY: Duration = Duration::from_millis(500);
 /// Every how many such rounds the state of the keys in use is asked for: once an hour.
 const CONFIRM_ROUNDS: u64 = 360;
 
@@ -34,14 +37,21 @@ pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
     let work = move || {
         let mut first = Some(tried);
         for round in 0_u64.. {
-            if !retry(&fs) {
-                break;
+            let done = caught(|| {
+                may_fail("unlock");
+                let is_mounted = retry(&fs);
+                drop(first.take());
+                if let Some(fs) = fs.upgrade().filter(|_| round % CONFIRM_ROUNDS == 0) {
+                    fs.keyring().confirm_keys();
+                }
+                is_mounted
+            });
+            match done {
+                Some(true) => {}
+                Some(false) => break,
+                None => tracing::error!("a try to unlock failed within the program: this is a defect"),
             }
-            drop(first.take());
-            if let Some(fs) = fs.upgrade().filter(|_| round % CONFIRM_ROUNDS == 0) {
-                fs.keyring().confirm_keys();
-            }
-            thread::sleep(RETRY_PERIOD);
+            thread::sleep(if first.is_some() { SECOND_TRY } else { RETRY_PERIOD });
         }
     };
     thread::Builder::new().name("unlock".into()).spawn(work).context(|| "starting the unlock thread".into())?;

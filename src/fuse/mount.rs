@@ -172,6 +172,17 @@ pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
     }
 }
 
+/// Takes a mount down that nobody serves any more, as far as this user may.
+pub(super) fn abandon(mountpoint: &Path) {
+    // By force it breaks the connection to the kernel first, so that nobody goes on waiting for an answer.
+    let forced = rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE);
+    if forced.is_err()
+        && let Err(error) = unmount(mountpoint, Unmount::WhenUnused)
+    {
+        tracing::error!("{}", error.chain());
+    }
+}
+
 fn unmount_by_fusermount(mountpoint: &Path, when: Unmount) -> Result<()> {
     let mut command = Command::new("fusermount3");
     command.arg("-u").args((when == Unmount::WhenUnused).then_some("-z")).arg("--").arg(mountpoint);

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
-use crate::fuse::mount::{self, MountSpec, Unmount, unmount};
+use crate::fuse::mount::{self, MountSpec, Unmount, abandon, unmount};
 use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
+use crate::sys::thread::{caught, may_fail};
 use crate::text::Show;
 
 /// A mount that is ready to serve.
@@ -54,15 +55,31 @@ impl Session {
     /// it, else as soon as the last open file is closed.
     ///
     /// # Errors
-    /// `Io` when the connection to the kernel breaks.
+    /// `Io` when the connection to the kernel breaks, or a thread ends that requests need. Whoever uses the mount then gets errors
+    /// at once, and it is taken down.
     pub fn serve(self, stop: impl Iterator<Item = i32> + Send + 'static) -> Result<()> {
         let mountpoint = self.mountpoint;
         let stopping = mountpoint.clone();
         thread::Builder::new()
             .name("signals".into())
-            .spawn(move || stop.for_each(|signal| stop_on(signal, &stopping)))
+            .spawn(move || {
+                stop.for_each(|signal| {
+                    let done = caught(|| {
+                        may_fail("signals");
+                        stop_on(signal, &stopping);
+                    });
+                    if done.is_none() {
+                        tracing::error!("signal {signal} was not heeded: this is a defect");
+                    }
+                });
+            })
             .context(|| "starting the signal thread".into())?;
-        self.connection.serve(&self.fs).context(|| format!("serving {}", mountpoint.shown()))
+        let served = caught(|| self.connection.serve(&self.fs))
+            .unwrap_or_else(|| Err(Error::new(Kind::Io, "the thread that looks after the others failed: a defect")));
+        served.context(|| format!("serving {}", mountpoint.shown())).inspect_err(|error| {
+            tracing::error!("the mount ends: {}", error.chain());
+            abandon(&mountpoint);
+        })
     }
 }
 

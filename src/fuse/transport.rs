@@ -4,6 +4,7 @@
 //! everything else, in the wire format that it has, to fuser, which stays the one that knows the protocol.
 
 mod dev_fuse;
+mod ending;
 mod hot;
 mod in_place;
 mod inbox;
@@ -23,13 +24,14 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
 use fuser::{Config, Filesystem, SessionACL};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
+use crate::fuse::guarded::Guarded;
 use crate::storage::BackingIo;
 use crate::sys::process;
 use io_uring::Rings;
@@ -121,6 +123,8 @@ pub(super) struct Connection {
     readers: usize,
     /// Where the kernel lets in whom fuser keeps out: who may ask, beside root.
     owner_alone: Option<u32>,
+    ended: Sender<Result<()>>,
+    on_ended: Receiver<Result<()>>,
 }
 
 impl Prepared {
@@ -130,6 +134,8 @@ impl Prepared {
     /// `Io` when either refuses, `Unsupported` when the kernel does not offer what is asked for.
     pub(super) fn connect(self, device: OwnedFd, adapter: impl Filesystem, acl: SessionACL) -> Result<Connection> {
         let (relay, theirs) = Relay::new()?;
+        let (ended, on_ended) = channel();
+        let adapter = Guarded::new(adapter, ended.clone());
         let mut config = Config::default();
         config.acl = acl;
         config.n_threads = Some(DISPATCHERS);
@@ -155,7 +161,8 @@ impl Prepared {
         // With rings the device brings little, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
         let owner_alone = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
-        Ok(Connection { device: Arc::new(device), relay: Arc::new(relay), dispatcher, rings, readers, owner_alone })
+        let (device, relay) = (Arc::new(device), Arc::new(relay));
+        Ok(Connection { device, relay, dispatcher, rings, readers, owner_alone, ended, on_ended })
     }
 }
 
@@ -168,23 +175,23 @@ impl Connection {
     /// Serves until the mount is gone.
     ///
     /// # Errors
-    /// `Io` when the connection to the kernel breaks; then nothing is waited for, and the process had better end.
+    /// `Io` when the connection to the kernel breaks, or a thread ends that requests need; then nothing is waited for, and the
+    /// process had better end.
     pub(super) fn serve(self, fs: &Arc<FileSystem>) -> Result<()> {
-        let Self { device, relay, dispatcher, rings, readers, owner_alone } = self;
+        let Self { device, relay, dispatcher, rings, readers, owner_alone, ended, on_ended } = self;
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).context(|| "starting a thread of the transport".into())
         };
-        let own = Arc::clone(&relay);
-        let backlog = start("relay-out", Box::new(move || own.drain_backlog()))?;
-        let own = Arc::clone(&relay);
-        let replies = start("relay-in", Box::new(move || own.return_replies()))?;
-        let (ended, on_ended) = channel();
+        let (own, own_ended) = (Arc::clone(&relay), ended.clone());
+        let backlog = start("relay-out", Box::new(move || ending::tell_any(&own_ended, || own.drain_backlog())))?;
+        let (own, own_ended) = (Arc::clone(&relay), ended.clone());
+        let replies = start("relay-in", Box::new(move || ending::tell_any(&own_ended, || own.return_replies())))?;
         let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, owner_alone, &ended));
         let (own_fs, own_relay) = (Arc::clone(fs), Arc::clone(&relay));
         start(
             "dev-fuse-0",
             Box::new(move || {
-                let _ = ended.send(dev_fuse::serve(&own_fs, &own_relay, &device, readers, owner_alone));
+                ending::tell(&ended, || dev_fuse::serve(&own_fs, &own_relay, &device, readers, owner_alone, &ended));
             }),
         )?;
         while running > 0 {

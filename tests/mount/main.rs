@@ -12,6 +12,7 @@ mod direct;
 mod errors;
 mod events;
 mod files;
+mod hang;
 mod home;
 mod host;
 mod identity;

@@ -8,6 +8,7 @@
 use std::hint;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
-use crate::fuse::transport::hot::{self, Answer, Served};
+use crate::fuse::transport::ending;
+use crate::fuse::transport::hot::{self, Answer, Served, guarded};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::looking::Looking;
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
@@ -27,6 +29,7 @@ use crate::fuse::transport::times;
 use crate::fuse::transport::wire::{self, InHeader, operation};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
+use crate::sys::thread::may_fail;
 use crate::sys::{AlignedBuffer, fuse_ring};
 
 /// Where in its buffer what follows a request's header begins: behind the arguments of a write comes what it writes, which so lies
@@ -42,7 +45,7 @@ const PATIENCE: Duration = Duration::from_millis(2);
 const SECOND_LOOKS: usize = 4;
 
 /// Serves a mount from its device until it is unmounted, by `threads` threads. With `owner_alone`, whoever else asks is fuser's to
-/// refuse, other than root.
+/// refuse, other than root. A thread that ends for another reason says so on `ended`.
 ///
 /// # Errors
 /// `Io` when the connection to the kernel breaks.
@@ -52,6 +55,7 @@ pub(super) fn serve(
     device: &Arc<OwnedFd>,
     threads: usize,
     owner_alone: Option<u32>,
+    ended: &Sender<Result<()>>,
 ) -> Result<()> {
     let crew = Crew::new(fs, relay, owner_alone);
     let leader = Reader::new(Arc::clone(device));
@@ -62,16 +66,25 @@ pub(super) fn serve(
         let mut started: std::io::Result<()> = Ok(());
         for (number, reader) in followers.into_iter().enumerate() {
             let thread = thread::Builder::new().name(format!("dev-fuse-{}", number + 1));
-            let run = move || crew.follow(reader, device);
+            let run = move || ending::tell_failure(ended, || crew.follow(reader, device));
             started = started.and(thread.spawn_scoped(scope, run).map(drop));
         }
         if threads > 1 && started.is_ok() {
             let thread = thread::Builder::new().name("dev-fuse-watch".into());
-            started = thread.spawn_scoped(scope, || crew.watch()).map(drop);
+            let run = || {
+                ending::tell_failure(ended, || {
+                    crew.watch();
+                    Ok(())
+                });
+            };
+            started = thread.spawn_scoped(scope, run).map(drop);
         }
-        let served = started.context(|| "starting a thread of the transport".into()).and_then(|()| crew.lead(leader));
+        // A failure is told before the followers have ended: one may be held up by a medium.
+        ending::tell_failure(ended, || {
+            started.context(|| "starting a thread of the transport".into()).and_then(|()| crew.lead(leader))
+        });
         crew.end();
-        served
+        Ok(())
     })
 }
 
@@ -147,6 +160,13 @@ const DRAIN: u8 = 1;
 /// Read in the leader's place.
 const STAND_IN: u8 = 2;
 
+/// Whether a follower is woken where more requests wait behind one.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Sharing {
+    WithFollowers,
+    No,
+}
+
 struct Crew<'a> {
     fs: &'a FileSystem,
     relay: &'a Relay,
@@ -189,10 +209,7 @@ impl<'a> Crew<'a> {
     fn lead(&self, mut reader: Reader) -> Result<()> {
         loop {
             match self.wait(&mut reader)? {
-                Found::Request(request, len) => {
-                    self.share(&mut reader, request);
-                    self.handle(&mut reader, request, len);
-                }
+                Found::Request(request, len) => self.handle(&mut reader, request, len, Sharing::WithFollowers),
                 Found::Nothing => {}
                 Found::Unmounted => return Ok(()),
             }
@@ -209,6 +226,7 @@ impl<'a> Crew<'a> {
             }
         }
         let found = reader.read();
+        may_fail("reader");
         reader.looking.ended(start);
         self.read.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
@@ -225,24 +243,22 @@ impl<'a> Crew<'a> {
         }
     }
 
-    fn follow(&self, mut reader: Reader, device: &Arc<OwnedFd>) {
+    fn follow(&self, mut reader: Reader, device: &Arc<OwnedFd>) -> Result<()> {
         let own = Follower { thread: thread::current(), order: Arc::new(AtomicU8::new(REST)) };
         while !self.ended.load(Ordering::Acquire) {
             self.resting.lock().push(own.clone());
             self.resting_count.fetch_add(1, Ordering::Release);
             let order = loop {
                 match own.order.swap(REST, Ordering::Acquire) {
-                    REST if self.ended.load(Ordering::Acquire) => return,
+                    REST if self.ended.load(Ordering::Acquire) => return Ok(()),
                     REST => thread::park(),
                     order => break order,
                 }
             };
-            let done = if order == DRAIN { self.drain(&mut reader) } else { self.stand_in(&mut reader, device) };
-            if let Err(error) = done {
-                tracing::error!("{}", error.chain());
-                return;
-            }
+            may_fail("follower");
+            if order == DRAIN { self.drain(&mut reader) } else { self.stand_in(&mut reader, device) }?;
         }
+        Ok(())
     }
 
     /// Serves requests as long as there are some.
@@ -252,8 +268,7 @@ impl<'a> Crew<'a> {
             match reader.read()? {
                 Found::Request(request, len) => {
                     looks = 0;
-                    self.share(reader, request);
-                    self.handle(reader, request, len);
+                    self.handle(reader, request, len, Sharing::WithFollowers);
                 }
                 Found::Nothing => {
                     looks += 1;
@@ -271,7 +286,7 @@ impl<'a> Crew<'a> {
         let mut stood_in = Ok(());
         while stood_in.is_ok() && self.waiting.load(Ordering::SeqCst) == 0 {
             match self.wait(reader) {
-                Ok(Found::Request(request, len)) => self.handle(reader, request, len),
+                Ok(Found::Request(request, len)) => self.handle(reader, request, len, Sharing::No),
                 Ok(Found::Nothing) => {}
                 Ok(Found::Unmounted) => break,
                 Err(error) => stood_in = Err(error),
@@ -304,6 +319,7 @@ impl<'a> Crew<'a> {
         self.watcher.get_or_init(thread::current);
         let mut seen = (0, 1);
         while !self.ended.load(Ordering::Acquire) {
+            may_fail("watcher");
             let now = (self.read.load(Ordering::Relaxed), self.waiting.load(Ordering::SeqCst));
             if now.0 == seen.0 && now.1 == 0 && seen.1 == 0 {
                 self.send_follower(STAND_IN);
@@ -333,31 +349,50 @@ impl<'a> Crew<'a> {
         self.wake_watcher();
     }
 
-    fn handle(&self, reader: &mut Reader, request: InHeader, len: usize) {
+    /// Serves a request, or hands it over. It gets a reply, whatever happens here.
+    fn handle(&self, reader: &mut Reader, request: InHeader, len: usize, sharing: Sharing) {
+        let handled = guarded(request, || {
+            if sharing == Sharing::WithFollowers {
+                self.share(reader, request);
+            }
+            if let Some(answer) = self.serve(reader, request, len) {
+                reader.reply(request.unique, answer);
+            }
+        });
+        if let Err(failed) = handled {
+            reader.reply(request.unique, failed);
+        }
+    }
+
+    /// `None`: it was handed over, or wants no reply.
+    fn serve(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
+        may_fail("request");
         let mut argument = [0; wire::ARGUMENT_LEN];
         let argument = &mut argument[..len.min(wire::ARGUMENT_LEN)];
         argument.copy_from_slice(reader.body(argument.len()));
         match hot::serve(self.fs, request, argument, &mut reader.buffer) {
-            Some(Served::Answered(answer)) => return reader.reply(request.unique, answer),
+            Some(Served::Answered(answer)) => return Some(answer),
             Some(Served::ToSync { handle, written }) => {
                 let origin = Origin::Device(Arc::clone(&reader.device));
-                return self.relay.sync_write(request, handle, written, origin);
+                self.relay.sync_write(request, handle, written, origin);
+                return None;
             }
             None => {}
         }
         if let Some(answer) = self.in_place(reader, request, len) {
-            return reader.reply(request.unique, answer);
+            return Some(answer);
         }
         match request.operation {
             operation::FORGET | operation::BATCH_FORGET => self.forget(request, reader.body(len)),
             // Requests end by themselves; told so once, the kernel interrupts none any more.
-            operation::INTERRUPT => reader.reply(request.unique, Answer::failed(libc::ENOSYS)),
+            operation::INTERRUPT => return Some(Answer::failed(libc::ENOSYS)),
             _ => {
                 adapt(request, &mut reader.buffer[BODY..][..len]);
                 let message = &reader.buffer[START..][..wire::IN_HEADER_LEN + len];
                 self.relay.forward(request.unique, &[message], Origin::Device(Arc::clone(&reader.device)));
             }
         }
+        None
     }
 
     /// Serves a request that is short, if it is one of those; the watcher sees when it takes its time.

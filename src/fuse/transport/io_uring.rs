@@ -12,6 +12,7 @@ use std::thread;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
+use crate::fuse::transport::ending;
 use crate::fuse::transport::inbox::Inbox;
 use crate::fuse::transport::plan::{self, Share};
 use crate::fuse::transport::relay::Relay;
@@ -105,5 +106,5 @@ fn run(share: &Share, made: &Sender<Result<Arc<Inbox>>>, start: &Receiver<Start>
     };
     let _ = made.send(Ok(Arc::clone(&inbox)));
     let Ok(Start { mounted, ended }) = start.recv() else { return };
-    let _ = ended.send(Server::new(&mounted, share, ring, &inbox).serve());
+    ending::tell(&ended, || Server::new(&mounted, share, ring, &inbox).serve());
 }

@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::error::{Error, Kind, Result};
 use crate::fuse::transport::inbox::{Inbox, Left};
 use crate::fuse::transport::wire::{self, InHeader, operation};
+use crate::sys::thread::may_fail;
 
 /// Longest message in either direction: a value of an extended attribute, or a piece of a directory, with what goes with it.
 const MAX_MESSAGE: usize = 72 << 10;
@@ -131,6 +132,7 @@ impl Relay {
 
     /// Sends what the socket had no room for, until [`close`](Self::close).
     pub(super) fn drain_backlog(&self) {
+        may_fail("relay-out");
         loop {
             let mut backlog = self.backlog.lock();
             let message = loop {
@@ -156,7 +158,10 @@ impl Relay {
         loop {
             match recv(&self.socket, &mut reply[..], RecvFlags::empty()) {
                 Ok((0, _)) => break,
-                Ok((len, _)) => self.deliver(&reply[..len]),
+                Ok((len, _)) => {
+                    may_fail("relay-in");
+                    self.deliver(&reply[..len]);
+                }
                 Err(Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!("taking a reply from the dispatcher: {error}");

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::error::{Context, Error, Result};
 use crate::fs::{FileSystem, Pending};
 use crate::fuse::transport::dev_fuse::adapt;
-use crate::fuse::transport::hot::{self, Answer, Outcome, Served};
+use crate::fuse::transport::hot::{self, Answer, Outcome, Served, guarded};
 use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::inbox::{Inbox, Left};
 use crate::fuse::transport::plan::{QueueShare, Share};
@@ -21,6 +21,7 @@ use crate::store::buffer::request_buffer;
 use crate::store::plain_file::{HEADROOM, MAX_REQUEST};
 use crate::store::transfer::Direction;
 use crate::sys::fuse_ring::{Event, FuseRing, LooseEntry};
+use crate::sys::thread::may_fail;
 
 /// Replies with so much payload go to the kernel at once, while they are in the CPU's cache.
 const LARGE: usize = 64 << 10;
@@ -136,10 +137,14 @@ impl<'a> Server<'a> {
         let mut events = Vec::new();
         while self.ring.is_served() || self.held.iter().any(|held| held.lent > 0) {
             self.wait(&mut events).context(|| "waiting for requests".into())?;
+            may_fail("ring");
             for event in events.drain(..) {
                 match event {
-                    Event::Request(entry) => self.handle(entry)?,
-                    Event::Transferred(entry, moved) => self.end_transfer(entry, moved)?,
+                    Event::Request(entry) => self.answered(entry, |server| server.handle(entry))?,
+                    Event::Transferred(entry, moved) => {
+                        self.answered(entry, |server| server.end_transfer(entry, moved))?;
+                        self.go_on_with_deferred()?;
+                    }
                     Event::Woken => self.return_replies()?,
                     Event::Ended(_, errno) if ENDS.contains(&errno) => {}
                     Event::Ended(_, errno) => {
@@ -166,7 +171,19 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
+    /// Does something for the request of an entry, which gets a reply whatever happens in it.
+    fn answered(&mut self, entry: usize, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let Some(header) = self.ring.request(entry).and_then(|request| InHeader::decode(request.header)) else {
+            return Ok(());
+        };
+        match guarded(header, || work(self)) {
+            Ok(done) => done,
+            Err(failed) => self.reply(entry, failed),
+        }
+    }
+
     fn handle(&mut self, entry: usize) -> Result<()> {
+        may_fail("request");
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
         if self.mounted.fs.leaves_io_to_others() && hot::is_read_or_write(header) {
@@ -319,6 +336,11 @@ impl<'a> Server<'a> {
             let served = hot::end(&self.mounted.fs, header, request.argument, pending, moved, request.buffer);
             self.finish(entry, header, served)?;
         }
+        Ok(())
+    }
+
+    /// Begins what had to wait, as far as it need not any more.
+    fn go_on_with_deferred(&mut self) -> Result<()> {
         while let Some(&next) = self.deferred.front() {
             if !self.begin(next)? {
                 break;
@@ -370,6 +392,9 @@ impl<'a> Server<'a> {
             self.take_back(entry);
             let Some(request) = self.ring.request(entry) else { continue };
             let Some((header, payload)) = reply.split_first_chunk() else { continue };
+            if wire::reply_unique(&reply) != InHeader::decode(request.header).map(|request| request.unique) {
+                continue; // the entry's request failed meanwhile, and was answered; it holds another one
+            }
             request.buffer[HEADROOM..][..payload.len()].copy_from_slice(payload);
             self.ring
                 .reply(entry, *header, wire::u32_of(payload.len()), false)
