@@ -42,6 +42,23 @@ let_others_in() {
     done
 }
 
+# Runs the whole test once more, by a user who reaches nothing of root's: what it needs is given to that user. Then ends.
+as_ordinary_user() {
+    let_others_in
+    cp -r "$scripts" "$work/scripts"
+    cp "$VMCRYPTFS" "$work/vmcryptfs"
+    mkdir "$work/own"
+    chown 65534:65534 "$work/own"
+    # On most machines everyone may open the device. Where not, it is so for this test: in a mount namespace of its own.
+    mknod -m 666 "$work/fuse" c 10 229
+    # shellcheck disable=SC2016 # it is for the shell inside
+    unshare --mount --propagation private bash -c 'mount --bind "$1" /dev/fuse && shift && exec "$@"' inside "$work/fuse" \
+        setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all \
+        env HOME="$work/own" TMPDIR="$work/own" XDG_RUNTIME_DIR="$work/own" VMCRYPTFS="$work/vmcryptfs" \
+        "$work/scripts/tests/${0##*/}"
+    exit
+}
+
 is_mounted() {
     grep -q -F " $1 " /proc/self/mounts
 }

@@ -2,26 +2,9 @@
 # A user without any rights of root's makes a VM, mounts it by fusermount3, and works in it.
 set -euo pipefail
 
-# A user who reaches nothing of root's: what the test needs is given to it, and then it is run by that user.
-if [[ $(id -u) -eq 0 ]]; then
-    # shellcheck source=scripts/tests/mounts.sh
-    source "$(dirname "$0")/mounts.sh"
-    let_others_in
-    cp -r "$scripts" "$work/scripts"
-    cp "$VMCRYPTFS" "$work/vmcryptfs"
-    mkdir "$work/own"
-    chown 65534:65534 "$work/own"
-    # On most machines everyone may open the device. Where not, it is so for this test: in a mount namespace of its own.
-    mknod -m 666 "$work/fuse" c 10 229
-    # shellcheck disable=SC2016 # it is for the shell inside
-    unshare --mount --propagation private bash -c 'mount --bind "$1" /dev/fuse && shift && exec "$@"' inside "$work/fuse" \
-        setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all \
-        env HOME="$work/own" TMPDIR="$work/own" XDG_RUNTIME_DIR="$work/own" VMCRYPTFS="$work/vmcryptfs" \
-        "$work/scripts/tests/ordinary-user.sh"
-    exit
-fi
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
+[[ $(id -u) -ne 0 ]] || as_ordinary_user
 
 mnt=$work/mnt
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::fs::stat::{self, Stat};
-use crate::sys::file::{open_beneath, proc_entry};
+use crate::sys::file::{open_beneath, proc_entry, readable};
 use crate::text::Show;
 
 /// The root of all that a mount shows.
@@ -26,9 +26,10 @@ impl Backing {
         &self.0
     }
 
-    /// A directory, for operations on names in it.
+    /// A directory, for operations on names in it. Names in it may be used by those who may not list them, and attributes by
+    /// its owner in any case: so it is opened without the right to read it.
     pub(super) fn dir(&self, path: &Path) -> Result<File> {
-        open_beneath(&self.0, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        open_beneath(&self.0, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
             .context(|| format!("opening folder {}", path.shown()))
     }
 }
@@ -108,16 +109,17 @@ pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
 
 /// An open directory, opened once more to be read: what reads it keeps its position in it.
 pub(super) fn open_again(dir: &File) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, ".", flags, Mode::empty())
-        .map(File::from)
-        .map_err(io::Error::from)
-        .context(|| "opening the folder".into())
+    readable(dir).context(|| "opening the folder".into())
 }
 
 /// A handle on anything in an open directory, good for attributes alone.
 pub(super) fn any_at(dir: &File, name: &OsStr) -> Result<File> {
     file_at(dir, name, OFlags::PATH)
+}
+
+/// A directory in an open one, for operations on names in it.
+pub(super) fn dir_at(dir: &File, name: &OsStr) -> Result<File> {
+    file_at(dir, name, OFlags::PATH | OFlags::DIRECTORY)
 }
 
 /// `mode` with its type bits.
@@ -175,14 +177,42 @@ pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFla
         .context(|| format!("setting extended attribute {}", name.shown()))
 }
 
+/// Names of all extended attributes, each ended by a zero byte.
 pub(super) fn xattr_names(file: &File) -> Result<Vec<u8>> {
     let entry = proc_entry(file);
-    answer(XATTR_LIST_MAX, |names| rustix::fs::listxattr(&entry, names))
-        .context(|| "listing extended attributes".into())
+    names(|names| rustix::fs::listxattr(&entry, names)).context(|| "listing extended attributes".into())
+}
+
+/// A file system without extended attributes has none to list, even if it says so by an error.
+fn names(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
+    answer(XATTR_LIST_MAX, |names| match list(names) {
+        Err(Errno::OPNOTSUPP) => Ok(0),
+        other => other,
+    })
 }
 
 pub(super) fn remove_xattr(file: &File, name: &OsStr) -> Result<()> {
     rustix::fs::removexattr(proc_entry(file), name)
         .map_err(io::Error::from)
         .context(|| format!("removing extended attribute {}", name.shown()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_are_no_extended_attributes_none_are_listed() {
+        assert_eq!(names(|_| Err(Errno::OPNOTSUPP)).unwrap(), b"");
+        assert_eq!(names(|_| Err(Errno::IO)).unwrap_err().raw_os_error(), Some(libc::EIO));
+        let long = vec![b'x'; 1000];
+        let list = |names: &mut [u8]| match names.get_mut(..long.len()) {
+            Some(room) => {
+                room.copy_from_slice(&long);
+                Ok(long.len())
+            }
+            None => Err(Errno::RANGE),
+        };
+        assert_eq!(names(list).unwrap(), long);
+    }
 }

@@ -66,7 +66,15 @@ impl FileSystem {
     pub(super) fn settle_names(&self, dirs: &[&File]) -> Result<()> {
         match self.options.durability {
             Durability::OnRequest => Ok(()),
-            Durability::Names | Durability::Everything => dirs.iter().try_for_each(|dir| backing::sync(dir)),
+            Durability::Names | Durability::Everything => dirs.iter().try_for_each(|dir| self.sync_names(dir)),
+        }
+    }
+
+    /// Returns once all changes of names in an open directory are durable.
+    pub(super) fn sync_names(&self, dir: &File) -> Result<()> {
+        match backing::open_again(dir) {
+            Ok(dir) => backing::sync(&dir),
+            Err(_) => self.sync_all(), // one that this process may not read
         }
     }
 
@@ -80,7 +88,7 @@ impl FileSystem {
             return backing::sync(open.content.storage().file());
         }
         match &node.kind {
-            NodeKind::Directory(_) => self.dir_of(node).and_then(|dir| backing::sync(&dir)),
+            NodeKind::Directory(_) => self.dir_of(node).and_then(|dir| self.sync_names(&dir)),
             NodeKind::File(_) => {
                 let (dir, name) = self.place_of(node)?;
                 match backing::file_at(&dir, &name, OFlags::RDONLY) {

@@ -122,7 +122,7 @@ impl FileSystem {
         } else {
             backing::make_dir(&dir, name, new.mode)?;
         }
-        new.give_to_owner(&folder::open_at(&dir, name)?)?;
+        new.give_to_owner(&backing::any_at(&dir, name)?)?;
         self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
@@ -263,7 +263,7 @@ impl FileSystem {
             return Ok(());
         }
         let (_, dir) = self.directory(number)?;
-        backing::sync(&dir)
+        self.sync_names(&dir)
     }
 
     fn refuse_other_vm(&self, from: &Node, to: &Node) -> Result<()> {
@@ -316,7 +316,7 @@ pub(super) fn is_datastore(node: &Node) -> bool {
 
 /// A datastore shows only what is an encrypted VM folder; whether its header is whole is another question.
 pub(super) fn holds_home(dir: &File, name: &OsStr) -> bool {
-    folder::open_at(dir, name).is_ok_and(|vm| backing::stat_at(&vm, OsStr::new(HOME_FILE)).is_ok())
+    backing::dir_at(dir, name).is_ok_and(|vm| backing::stat_at(&vm, OsStr::new(HOME_FILE)).is_ok())
 }
 
 /// Refuses names that nobody but vmcryptfs makes, renames or removes.

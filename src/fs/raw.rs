@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use rustix::fs::{Dir, FileType};
+use rustix::fs::FileType;
 use vmdk_layout::{DiskFile, Role};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -23,6 +23,7 @@ use crate::fs::{Attr, FileKind, FileSystem, backing};
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::RawImage;
+use crate::sys::file;
 use crate::text::Show;
 use crate::vm::vmdk::{self, VmFiles};
 
@@ -235,10 +236,10 @@ impl ImageNodes {
 
 /// Names of the regular files in a directory.
 fn file_names(dir: &File) -> Result<Vec<OsString>> {
-    let doing = |error: rustix::io::Errno| Error::io("reading the folder", error.into());
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir).map_err(doing)? {
-        let entry = entry.map_err(doing)?;
+    let doing = || "reading the folder".into();
+    for entry in file::entries(dir).context(doing)? {
+        let entry = entry.map_err(std::io::Error::from).context(doing)?;
         if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
             names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string());
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom};
+use rustix::fs::{Dir, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::check;
@@ -132,6 +132,24 @@ fn lock_on(scope: Scope, kind: libc::c_int) -> io::Result<libc::flock> {
 /// whatever name it has by now.
 pub fn proc_entry(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// An open directory that may have been opened for operations on names alone, to be listed or synced. By its entry under /proc, since
+/// its own name `.` asks for the right to search it as well.
+///
+/// # Errors
+/// The system's.
+pub fn readable(dir: &File) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(proc_entry(dir), flags, Mode::empty())?.into())
+}
+
+/// The entries of a [`readable`] directory.
+///
+/// # Errors
+/// The system's.
+pub fn entries(dir: &File) -> io::Result<Dir> {
+    Ok(Dir::new(readable(dir)?)?)
 }
 
 /// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it.

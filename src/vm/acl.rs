@@ -55,7 +55,7 @@ pub(super) fn copy(from: &File, to: &File) -> Result<()> {
 /// # Errors
 /// `Io`.
 pub fn is_inherited_in(dir: &File) -> Result<bool> {
-    match rustix::fs::fgetxattr_query(dir, DEFAULT) {
+    match rustix::fs::getxattr_query(proc_entry(dir), DEFAULT) {
         Ok(len) => Ok(len > 0),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
         Err(error) => Err(Error::io("reading a folder's default ACL", error.into())),

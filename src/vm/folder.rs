@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
@@ -20,7 +20,7 @@ use crate::key::{Dek, KeyId};
 use crate::provider::{KeyProvider, NewKey};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
-use crate::sys::file::is_at;
+use crate::sys::file::{entries, is_at};
 use crate::text::Show;
 use crate::vm::disk::create_component;
 use crate::vm::keyring;
@@ -163,7 +163,7 @@ fn refuse_other_headers(dir: &File, own: &str, key_id: &KeyId) -> Result<()> {
 /// Refuses a new VM folder in which there is anything but what is vmcryptfs's own.
 fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("reading VM folder {}", name.shown());
-    for entry in Dir::read_from(dir).map_err(io::Error::from).context(doing)? {
+    for entry in entries(dir).context(doing)? {
         let entry = entry.map_err(io::Error::from).context(doing)?;
         let file = entry.file_name().to_bytes();
         let is_own = file == HOME_FILE.as_bytes() || file.starts_with(RESERVED_PREFIX.as_bytes());
@@ -185,7 +185,7 @@ fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
 pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("removing VM folder {}", name.shown());
     let dir = open_at(datastore, name)?;
-    for entry in Dir::read_from(&dir).map_err(io::Error::from).context(doing)? {
+    for entry in entries(&dir).context(doing)? {
         let entry = entry.map_err(io::Error::from).context(doing)?;
         let entry = entry.file_name().to_bytes();
         if entry != b"." && entry != b".." && entry != HOME_FILE.as_bytes() {

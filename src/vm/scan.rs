@@ -9,12 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
-use crate::sys::file::open_beneath;
+use crate::sys::file::{entries, open_beneath};
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder};
@@ -179,7 +179,7 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
 pub(super) fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
     let names = |dir: &File| -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(dir)? {
+        for entry in entries(dir)? {
             let name = entry?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(OsStr::from_bytes(&name).to_os_string());
