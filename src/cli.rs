@@ -6,6 +6,7 @@ mod out;
 mod check;
 mod clone;
 mod create;
+mod disk_names;
 mod encrypt;
 mod erase;
 mod events;
@@ -62,6 +63,8 @@ enum Verb {
     Create(create::CreateArgs),
     /// Make an empty encrypted disk in a VM folder
     CreateDisk(create::CreateDiskArgs),
+    /// Show or change which new files of a VM become disks
+    DiskNames(disk_names::DiskNamesArgs),
     /// Show a VM folder, or a datastore of VM folders, decrypted
     Mount(mount::MountArgs),
     /// Take a mount down
@@ -134,6 +137,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Provider(command) => provider::run(command, &config()?),
         Verb::Create(args) => create::vm_folder(&args, &config()?),
         Verb::CreateDisk(args) => create::disk(&args, &config()?),
+        Verb::DiskNames(args) => disk_names::run(&args, &config()?),
         Verb::Mount(args) => mount::mount(&args, &config()?, line.verbose),
         Verb::Umount(args) => mount::umount(&args),
         Verb::Status(args) => status::run(&args),

@@ -22,6 +22,7 @@ pub use trouble::{Trouble, retold};
 
 use crate::crypto::random;
 use crate::error::{Error, Kind, Result};
+use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::text::Show;
 use config::{Config, Settings};
@@ -192,6 +193,11 @@ impl Providers {
     /// The configuration file that they were read from.
     pub fn config_path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which new files become disks in VM folders that are made.
+    pub fn disk_names(&self) -> &DiskNames {
+        &self.config.defaults().disk_names
     }
 
     /// Names of all configured providers.

@@ -10,6 +10,7 @@ pub mod clear;
 pub mod convert;
 pub mod deep_rekey;
 pub mod disk;
+pub mod disk_names;
 pub mod erase;
 pub mod folder;
 pub mod home;

@@ -12,6 +12,7 @@ use data_encoding::HEXLOWER;
 use vmcryptfs::crypto::derive::sha256;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::HOME_FILE;
+use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::{Kek, KeyId, ProviderName};
 use vmcryptfs::provider::native::Settings;
 use vmcryptfs::provider::{self, Providers};
@@ -55,7 +56,9 @@ impl Vm {
         provider::add_native(&config, &name, true).unwrap();
         let providers = Providers::load(&config).unwrap();
         let provider = providers.provider(&name).unwrap();
-        let key_id = folder::create(&dir.path().join("web01"), &provider).unwrap().slots[0].key_id.clone();
+        let key_id = folder::create(&dir.path().join("web01"), &provider, &DiskNames::default()).unwrap().slots[0]
+            .key_id
+            .clone();
         let kek = provider.fetch_key(&key_id).unwrap();
         // The other implementation finds the KEK by itself: from the primary key file and the key id.
         let kek_hex = vectors_py(&[&"native-kek", &Settings::of(&name).primary_key_of(&config), &key_id.id()]);

@@ -1,5 +1,6 @@
 //! `create` and `create-disk`: new VM folders and disks.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,6 +9,7 @@ use crate::cli::size;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::format::header::Header;
+use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
@@ -19,7 +21,8 @@ use crate::vm::{folder, keyring, scan, vmdk};
 /// A new VM folder.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs create web01\n\n\
-    Makes the folder web01 with a home header in it. Its key comes from the default provider.")]
+    Makes the folder web01 with a home header in it. Its key comes from the default provider. `vmcryptfs disk-names` shows\n\
+    and changes which new files become disks; --disk-names '*' makes one of each.")]
 pub(super) struct CreateArgs {
     /// Folder of the VM, new or empty
     #[arg(value_name = "VM_FOLDER")]
@@ -27,6 +30,9 @@ pub(super) struct CreateArgs {
     /// Provider of the VM's key [default: the default provider]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
+    /// Which new files become disks, in place of the usual names; repeatable [default: those of the configuration]
+    #[arg(long, value_name = "PATTERN")]
+    disk_names: Vec<String>,
 }
 
 /// A new disk.
@@ -51,8 +57,18 @@ pub(super) struct CreateDiskArgs {
     label: String,
 }
 
+/// A disk's size. A bare small number is a slip: nobody means a disk of 20 bytes.
 fn parse_size(text: &str) -> std::result::Result<u64, String> {
-    size::parse(text).map_err(|error| error.to_string())
+    const MIN_BARE: u64 = 64 << 10;
+    let bytes = size::parse(text).map_err(|error| error.to_string())?;
+    let bare = text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    match bytes {
+        0 => Err("a disk of 0 bytes holds nothing, expected a size such as 20G".to_owned()),
+        1..MIN_BARE if bare => {
+            Err(format!("{bytes} bytes? Expected a size with a unit: {bytes}G, or {bytes}B if that is meant"))
+        }
+        _ => Ok(bytes),
+    }
 }
 
 fn parse_sector_size(text: &str) -> std::result::Result<u32, String> {
@@ -71,7 +87,11 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
             None => providers.default_provider()?,
         };
         event.provider(&name);
-        let header = folder::create(&args.folder, &provider)?;
+        let disk_names = match args.disk_names.as_slice() {
+            [] => providers.disk_names().clone(),
+            patterns => DiskNames::new(patterns.to_vec())?,
+        };
+        let header = folder::create(&args.folder, &provider, &disk_names)?;
         header.slots.iter().for_each(|slot| _ = event.key(&slot.key_id));
         event.uuid(header.uuid);
         Ok((name, header.uuid))
@@ -86,12 +106,28 @@ pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A disk is made without a format within it, and programs go by the name.
+fn refuse_container(name: &OsStr) -> Result<()> {
+    const FORMATS: [&str; 5] = ["qcow2", "vdi", "vhdx", "vhd", "qed"];
+    let ending = Path::new(name).extension().unwrap_or_default();
+    let Some(format) = FORMATS.iter().find(|format| ending.eq_ignore_ascii_case(format)) else { return Ok(()) };
+    Err(Error::new(
+        Kind::Invalid,
+        format!(
+            "{}: create-disk makes raw disks, and QEMU would take this name for a {format} image: use NAME.raw or NAME.vmdk, \
+             or `qemu-img create -f {format}` in the mounted folder",
+            name.shown()
+        ),
+    ))
+}
+
 fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<Header> {
     let name = args
         .disk
         .file_name()
         .filter(|name| !scan::is_reserved(name))
         .ok_or_else(|| Error::new(Kind::Invalid, format!("{} cannot be a disk's name", args.disk.shown())))?;
+    refuse_container(name)?;
     let parent = args.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = folder::open_dir(parent)?;
     let (_in_use, home) = folder::use_home(&dir)?.ok_or_else(|| {

@@ -15,6 +15,14 @@ pub(super) fn parse(text: &str) -> Result<u64> {
     let upper = text.trim().to_ascii_uppercase();
     let digits = upper.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &upper[digits.len()..];
+    if let (Some(letter), true) = (unit.strip_suffix('B'), unit.len() == 2 && unit != "IB") {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "size {text:?}: is {unit} 1000s or 1024s? Expected {digits}{letter} or {digits}{letter}iB, powers of 1024, or a number of bytes"
+            ),
+        ));
+    }
     let shift = match unit.strip_suffix("IB").unwrap_or(unit) {
         "" => 0,
         "B" => 0,
@@ -70,6 +78,12 @@ mod tests {
         for text in ["", "G", "-1", "1..5G", "20GB5", "1.5", "5Q", "99E", "1.0000000001G", "1e5", "0x10", "20 G x"] {
             assert_eq!(parse(text).unwrap_err().kind(), Kind::Invalid, "{text}");
         }
+    }
+
+    #[test]
+    fn a_decimal_unit_is_explained() {
+        let error = parse("20gb").unwrap_err().to_string();
+        assert!(error.contains("20G or 20GiB"), "{error}");
     }
 
     #[test]

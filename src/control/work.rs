@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::progress::Progress;
 use crate::vm::deep_rekey::DeepRekey;
+use crate::vm::disk_names::ChangeDiskNames;
 use crate::vm::erase::Erase;
 use crate::vm::rekey::Rekey;
 use crate::vm::restore::RestoreHeader;
@@ -60,6 +61,14 @@ pub enum Work {
         /// As of `AddKey`.
         task: RestoreHeader,
     },
+    /// Which new files become disks.
+    DiskNames {
+        /// The VM folder.
+        #[serde(with = "crate::text::path")]
+        folder: PathBuf,
+        /// How the list changes.
+        task: ChangeDiskNames,
+    },
     /// All wrapped DEKs destroyed.
     Erase {
         /// As of `AddKey`.
@@ -100,6 +109,7 @@ pub(super) fn serve(fs: &FileSystem, work: Work, stream: &mut UnixStream) -> Res
             task.component = component;
             to_json(&tasks::restore_header(&vm, &task)?)
         }
+        Work::DiskNames { folder, task } => to_json(&task.run(&fs.vm_at(&folder)?.0)?),
         Work::Erase { at, mut task } => {
             let (vm, component) = fs.vm_at(&at)?;
             task.component = task.component.map(|_| component);

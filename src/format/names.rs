@@ -5,19 +5,36 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::error::{Error, Kind, Result};
 
-/// Patterns of a home that names none of its own.
-const DEFAULT: [&str; 10] = [
+/// Patterns of a home that names none of its own: endings of disk formats, VMware's extents, what libvirt calls the copies of
+/// a backup (the disk's name and a time), and the names that OpenNebula and OpenStack give without an ending.
+const DEFAULT: [&str; 22] = [
     "*.raw",
     "*.img",
     "*.qcow2",
     "*.vdi",
     "*.vhdx",
+    "*.vhd",
+    "*.qed",
     "*-flat.vmdk",
     "*-s###.vmdk",
     "*-f###.vmdk",
     "*-delta.vmdk",
     "*-sesparse.vmdk",
+    "*.raw.##########",
+    "*.img.##########",
+    "*.qcow2.##########",
+    "disk",
+    "disk.#",
+    "disk.##",
+    "disk.local",
+    "disk.swap",
+    "disk.eph#",
+    "disk.eph##",
 ];
+/// What stands before and after a disk's name while a program writes the file: rsync, rclone, Syncthing, downloads. `?` is a
+/// letter or digit.
+const UNFINISHED: [(&str, &str); 5] =
+    [(".", ".??????"), ("", ".????????.partial"), ("", ".partial"), ("", ".part"), (".syncthing.", ".tmp")];
 /// Most patterns a home can store.
 pub const MAX_PATTERNS: usize = 32;
 /// Longest pattern in bytes.
@@ -55,15 +72,34 @@ impl DiskNames {
         &self.0
     }
 
-    /// Whether a new file of this name becomes a disk.
+    /// The patterns that count: those that are stored, else the default list.
+    pub fn patterns(&self) -> Vec<String> {
+        if self.0.is_empty() { DEFAULT.map(str::to_owned).to_vec() } else { self.0.clone() }
+    }
+
+    /// Whether a new file of this name becomes a disk: by a pattern, or as what a program makes until the file has such a
+    /// name.
     pub fn matches(&self, name: &OsStr) -> bool {
         let name = name.as_bytes();
+        self.lists(name) || UNFINISHED.iter().any(|around| finished(name, around).is_some_and(|name| self.lists(name)))
+    }
+
+    fn lists(&self, name: &[u8]) -> bool {
         if self.0.is_empty() {
             DEFAULT.iter().any(|pattern| matches(pattern.as_bytes(), name))
         } else {
             self.0.iter().any(|pattern| matches(pattern.as_bytes(), name))
         }
     }
+}
+
+/// The name that a file will have when it is finished.
+fn finished<'n>(name: &'n [u8], (before, after): &(&str, &str)) -> Option<&'n [u8]> {
+    let (name, end) =
+        name.strip_prefix(before.as_bytes())?.split_at_checked(name.len().checked_sub(before.len() + after.len())?)?;
+    let fits =
+        |(wanted, found): (u8, &u8)| if wanted == b'?' { found.is_ascii_alphanumeric() } else { wanted == *found };
+    after.bytes().zip(end).all(fits).then_some(name)
 }
 
 fn is_pattern(pattern: &str) -> bool {
@@ -112,9 +148,52 @@ mod tests {
         {
             assert!(names.matches(OsStr::new(disk)), "{disk}");
         }
-        for other in [".raw", "raw", "root.raw.bak", "x.vmdk", "x-s01.vmdk", "x-sabc.vmdk", "web01.vmx", ""] {
+        for disk in [
+            "k.qcow2.1795974193",
+            "disk",
+            "disk.0",
+            "disk.12",
+            "disk.eph0",
+            "disk.local",
+            "vm-100-disk-0.qcow2",
+            "a.vhd",
+        ] {
+            assert!(names.matches(OsStr::new(disk)), "{disk}");
+        }
+        for other in
+            [".raw", "raw", "root.raw.bak", "x.vmdk", "x-s01.vmdk", "x-sabc.vmdk", "web01.vmx", "", "disk.info"]
+        {
             assert!(!names.matches(OsStr::new(other)), "{other}");
         }
+        for other in
+            ["k.qcow2.17959741", "k.qcow2.xml", "root.raw.md5", "vmware.log.1795974193", "my disk", "console.log"]
+        {
+            assert!(!names.matches(OsStr::new(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_a_program_writes_first_is_a_disk_if_the_finished_file_is() {
+        let names = DiskNames::default();
+        for disk in
+            [".root.raw.Xa9ZZ0", ".disk.0.abcdef", "a.qcow2.1f2e3d4c.partial", "a.img.part", ".syncthing.a.raw.tmp"]
+        {
+            assert!(names.matches(OsStr::new(disk)), "{disk}");
+        }
+        for other in
+            [".root.xml.Xa9ZZ0", ".root.raw.Xa9ZZ", ".root.raw.Xa9ZZ00", ".root.raw.a-9ZZ0", "a.xml.part", ".part", "."]
+        {
+            assert!(!names.matches(OsStr::new(other)), "{other}");
+        }
+        let own = DiskNames::new(vec!["vm#".into()]).unwrap();
+        assert!(own.matches(OsStr::new(".vm1.abcdef")) && !own.matches(OsStr::new(".a.raw.abcdef")));
+    }
+
+    #[test]
+    fn the_default_list_can_be_stored_and_added_to() {
+        let patterns = DiskNames::default().patterns();
+        assert!(patterns.len() + 8 <= MAX_PATTERNS);
+        assert_eq!(DiskNames::new(patterns.clone()).unwrap().patterns(), patterns);
     }
 
     #[test]

@@ -110,6 +110,7 @@ mod tests {
     use std::ffi::OsStr;
 
     use super::*;
+    use crate::format::names::DiskNames;
     use crate::fs::{NewFile, OpenMode, Options, ROOT};
     use crate::key::ProviderName;
     use crate::provider::{self, Providers};
@@ -124,7 +125,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (config, vm) = (dir.path().join("config.toml"), dir.path().join("web01"));
         provider::add_native(&config, &ProviderName::new("local").unwrap(), true).unwrap();
-        folder::create(&vm, &Providers::load(&config).unwrap().default_provider().unwrap().1).unwrap();
+        folder::create(&vm, &Providers::load(&config).unwrap().default_provider().unwrap().1, &DiskNames::default())
+            .unwrap();
         let [uid, gid] = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
         for durability in [Durability::OnRequest, Durability::Names, Durability::Everything] {
             let options = Options { durability, ..Options::default() };

@@ -115,7 +115,8 @@ impl FileSystem {
         let new = new.in_directory(&dir, true)?;
         if is_datastore(&parent) {
             let (_, provider) = self.keyring.providers().default_provider()?;
-            let (header, dek) = folder::create_at(&dir, name, new.mode, &provider)?;
+            let (header, dek) =
+                folder::create_at(&dir, name, new.mode, &provider, self.keyring.providers().disk_names())?;
             self.keyring.insert(header.uuid, dek);
             self.paths.write().insert(header.uuid, name.into());
             self.keyring.tell(&Change::made(&header, new.uid));

@@ -19,6 +19,9 @@
 //! file = "/srv/audit/vmcryptfs.jsonl"
 //! max-mib = 16                     # how long the file gets; four full ones are kept
 //! journal = true                   # a copy to systemd's journal, where it runs
+//!
+//! [defaults]                       # of new VM folders; all of it optional
+//! disk-names = ["*.qcow2", "vm#"]  # which new files become disks; docs/FORMAT.md, section 6
 //! ```
 //!
 //! Knows names and settings; what a provider makes of its settings is the provider's affair.
@@ -32,10 +35,11 @@ use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{kmip, native, private_file};
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::sys::process::effective_uid;
 use crate::text::Show;
@@ -46,6 +50,28 @@ pub struct Config {
     default: Option<ProviderName>,
     providers: BTreeMap<ProviderName, Settings>,
     events: EventSettings,
+    defaults: Defaults,
+}
+
+/// What new VM folders get.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Which new files become disks; the usual ones if there is no pattern.
+    #[serde(deserialize_with = "disk_names", serialize_with = "stored_names", skip_serializing_if = "is_usual")]
+    pub disk_names: DiskNames,
+}
+
+fn disk_names<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<DiskNames, D::Error> {
+    DiskNames::new(Vec::deserialize(deserializer)?).map_err(|error| serde::de::Error::custom(error.to_string()))
+}
+
+fn stored_names<S: Serializer>(names: &DiskNames, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    names.stored().serialize(serializer)
+}
+
+fn is_usual(names: &DiskNames) -> bool {
+    names.stored().is_empty()
 }
 
 /// Where key and lock events go; see [`event`](crate::event).
@@ -129,6 +155,11 @@ impl Config {
     /// All providers, by name.
     pub fn providers(&self) -> &BTreeMap<ProviderName, Settings> {
         &self.providers
+    }
+
+    /// What new VM folders get.
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
     }
 
     /// Where events go.

@@ -33,14 +33,14 @@ const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
 /// # Errors
 /// `Exists` when it is an encrypted VM folder already, `Denied` when it holds files that are not encrypted,
 /// `KeyUnavailable` when the provider gives no key, or `Io`.
-pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>) -> Result<Header> {
+pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<Header> {
     match fs::create_dir(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_unless_empty(path)?,
         Err(error) => return Err(Error::io(format!("creating {}", path.shown()), error)),
     }
     let name = path.file_name().unwrap_or(OsStr::new("vm"));
-    make_home(&open_dir(path)?, name, provider).map(|(header, _)| header)
+    make_home(&open_dir(path)?, name, provider, disk_names).map(|(header, _)| header)
 }
 
 /// Makes an encrypted VM folder in a datastore and returns its home's header and DEK. Without a key from the provider there
@@ -48,18 +48,29 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>) -> Result<Header> {
 ///
 /// # Errors
 /// `Exists`, `KeyUnavailable` when the provider gives no key, or `Io`.
-pub fn create_at(datastore: &File, name: &OsStr, mode: u32, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
+pub fn create_at(
+    datastore: &File,
+    name: &OsStr,
+    mode: u32,
+    provider: &Arc<dyn KeyProvider>,
+    disk_names: &DiskNames,
+) -> Result<(Header, Dek)> {
     rustix::fs::mkdirat(datastore, name, Mode::from_raw_mode(mode & 0o7777 | 0o700))
         .map_err(io::Error::from)
         .context(|| format!("creating VM folder {}", name.shown()))?;
-    open_at(datastore, name).and_then(|dir| make_home(&dir, name, provider)).inspect_err(|_| {
+    open_at(datastore, name).and_then(|dir| make_home(&dir, name, provider, disk_names)).inspect_err(|_| {
         // It is empty; if it cannot be removed, the error at hand still says more.
         let _ = rustix::fs::unlinkat(datastore, name, AtFlags::REMOVEDIR);
     })
 }
 
-fn make_home(dir: &File, name: &OsStr, provider: &Arc<dyn KeyProvider>) -> Result<(Header, Dek)> {
-    let new = NewHome { file: HOME_FILE, vm_name: name, label: String::new(), disk_names: DiskNames::default() };
+fn make_home(
+    dir: &File,
+    name: &OsStr,
+    provider: &Arc<dyn KeyProvider>,
+    disk_names: &DiskNames,
+) -> Result<(Header, Dek)> {
+    let new = NewHome { file: HOME_FILE, vm_name: name, label: String::new(), disk_names: disk_names.clone() };
     let (file, header, dek) = new.make(dir, provider)?;
     // While the key was waited for, something may have come. No mount uses the home yet: it is claimed.
     if let Err(error) = refuse_files(dir, name) {

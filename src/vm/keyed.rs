@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Slot};
+use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
 use crate::store::header_area::{self, OtherCopy};
 use crate::text::Show;
@@ -85,12 +86,28 @@ impl<'w> Keyed<'w> {
     /// # Errors
     /// `Invalid` for no slot or more than four, or `Io`: then what was still counts, but the copy may have been written.
     pub fn update(&mut self, slots: Vec<Slot>) -> Result<()> {
+        self.write(Header { slots, ..self.header.clone() })
+    }
+
+    /// Makes both copies of a home's header hold these patterns for names of disks.
+    ///
+    /// # Errors
+    /// `Io`: then either list may count, and running again finishes.
+    pub fn rename_disks(&mut self, disk_names: &DiskNames) -> Result<()> {
+        for _ in 0..2 {
+            self.write(Header { disk_names: disk_names.clone(), ..self.header.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Writes the copy that is not in use, as the next in sequence.
+    fn write(&mut self, next: Header) -> Result<()> {
         let sequence = self
             .header
             .sequence
             .checked_add(1)
             .ok_or_else(|| Error::new(Kind::Unsupported, "the header was changed too often to count"))?;
-        let next = Header { sequence, slots, ..self.header.clone() };
+        let next = Header { sequence, ..next };
         let target =
             header_area::write(self.claim.storage(), self.in_use, &next, &self.dek).context(|| name(&self.path))?;
         self.claim.sync().context(|| name(&self.path))?;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::{BASE64, BASE64URL};
 use serde_json::Value;
+use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::KeyId;
 use vmcryptfs::provider::{KeyProvider, Revocation};
 use vmcryptfs::sector::SectorSize;
@@ -38,7 +39,8 @@ pub(crate) fn providers(site: &Site, ports: &[u16], client: &Issued, more: &str)
 pub(crate) fn make_vm(host: &Host, provider: &Arc<dyn KeyProvider>, name: &str, disks: usize) {
     fs::create_dir_all(host.path("vms")).unwrap();
     let path = host.path(&format!("vms/{name}"));
-    let home = folder::create(Path::new(path), provider).unwrap_or_else(|error| panic!("{}", error.chain()));
+    let home = folder::create(Path::new(path), provider, &DiskNames::default())
+        .unwrap_or_else(|error| panic!("{}", error.chain()));
     let dir = folder::open_dir(Path::new(path)).unwrap();
     (0..disks).for_each(|number| make_disk(&dir, &format!("{number}.raw"), provider, &home.slots[0].key_id));
 }

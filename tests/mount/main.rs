@@ -9,6 +9,7 @@ mod concurrency;
 mod datastore;
 mod deep_rekey;
 mod direct;
+mod disk_names;
 mod errors;
 mod events;
 mod files;

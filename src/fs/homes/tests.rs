@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::error::{Error, Kind};
 use crate::format::header::ComponentKind;
+use crate::format::names::DiskNames;
 use crate::fs::{HandleNumber, NewFile, NodeNumber, OpenMode, Options, ROOT};
 use crate::key::ProviderName;
 use crate::provider::{self, Providers};
@@ -27,7 +28,7 @@ impl Datastore {
         provider::add_native(&made.path("config.toml"), &ProviderName::new("local").unwrap(), true).unwrap();
         std::fs::create_dir(made.path("vms")).unwrap();
         let (_, provider) = made.providers().default_provider().unwrap();
-        folders.iter().for_each(|name| _ = folder::create(&made.vm(name), &provider).unwrap());
+        folders.iter().for_each(|name| _ = folder::create(&made.vm(name), &provider, &DiskNames::default()).unwrap());
         made
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Config, EventSettings, Settings};
+use super::{Config, Defaults, EventSettings, Settings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
 
@@ -43,10 +43,11 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     let default = top.remove("default");
     let tables = top.remove("provider");
     let events = top.remove("events");
+    let defaults = top.remove("defaults");
     if let Some(key) = top.keys().min_by_key(|key| key.span().start) {
         return Err(Flaw::new(
             key.span(),
-            format!("unknown key `{}`, expected `default`, `events` or `provider`", key.get_ref()),
+            format!("unknown key `{}`, expected `default`, `defaults`, `events` or `provider`", key.get_ref()),
         ));
     }
     let mut config = Config::default();
@@ -59,6 +60,9 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     }
     if let Some(value) = events {
         config.events = Deserialize::deserialize(ValueDeserializer::from(value))?;
+    }
+    if let Some(value) = defaults {
+        config.defaults = Deserialize::deserialize(ValueDeserializer::from(value))?;
     }
     if let Some(value) = default {
         let at = value.span();
@@ -112,6 +116,8 @@ struct Document<'a> {
     default: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<&'a EventSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defaults: Option<&'a Defaults>,
     provider: BTreeMap<&'a str, &'a Settings>,
 }
 
@@ -119,7 +125,8 @@ fn canonical(config: &Config) -> Result<String> {
     let default = config.default.as_ref().map(ProviderName::as_str);
     let provider = config.providers.iter().map(|(name, settings)| (name.as_str(), settings)).collect();
     let events = (config.events != EventSettings::default()).then_some(&config.events);
-    toml::to_string(&Document { default, events, provider })
+    let defaults = (config.defaults != Defaults::default()).then_some(&config.defaults);
+    toml::to_string(&Document { default, events, defaults, provider })
         .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
 }
 

@@ -66,11 +66,11 @@ impl OpenFolder {
     /// # Errors
     /// `Busy` when another conversion began in the meantime, `KeyUnavailable` when the provider gives no key, or `Io`; then this
     /// home is not there.
-    pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
+    pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<()> {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
         let vm_name = self.vm_name();
-        let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names: DiskNames::default() };
+        let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names: disk_names.clone() };
         let (file, made, dek) = new.make(&self.dir, provider).map_err(|error| {
             let is_other = error.kind() == Kind::Exists;
             if is_other {

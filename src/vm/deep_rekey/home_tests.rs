@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::format::header::HOME_FILE;
+use crate::format::names::DiskNames;
 use crate::provider::{self, Providers};
 use crate::sector::SectorSize;
 use crate::storage::{Access, FileStorage};
@@ -36,7 +37,7 @@ impl Vm {
         provider::add_native(&dir.path().join("config.toml"), &ProviderName::new("local").unwrap(), true).unwrap();
         let vm = dir.path().join("vm");
         let providers = Providers::load(&dir.path().join("config.toml")).unwrap();
-        let header = folder::create(&vm, &providers.default_provider().unwrap().1).unwrap();
+        let header = folder::create(&vm, &providers.default_provider().unwrap().1, &DiskNames::default()).unwrap();
         let (old, dek) = keys(&vm, &providers);
         let made = Self { dir, old, old_wrapped: header.slots[0].wrapped.0.clone() };
         assert_eq!(dek.bytes().len(), 32);

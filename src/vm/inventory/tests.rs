@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::error::Kind;
 use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET};
+use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::provider::{self, Providers};
 use crate::storage::FileStorage;
@@ -36,7 +37,8 @@ impl Datastore {
 
     fn vm(&self, below: &str) {
         fs::create_dir_all(self.path(below)).unwrap();
-        folder::create(&self.path(below), &self.providers.default_provider().unwrap().1).unwrap();
+        folder::create(&self.path(below), &self.providers.default_provider().unwrap().1, &DiskNames::default())
+            .unwrap();
     }
 
     fn disk(&self, below: &str) {

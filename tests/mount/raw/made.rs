@@ -26,7 +26,7 @@ fn create_disk_makes_a_vmdk_that_qemu_opens() {
     run(mount.root(), "qemu-io", &["-f", "raw", "-c", "read -P 5 19G 64k", ".raw/my data.raw"]);
     mount.unmount();
     host.refuses(&["create-disk", host.path("web01/my data.vmdk"), "--size", "1G"], 9, "exists");
-    host.refuses(&["create-disk", host.path("web01/odd.vmdk"), "--size", "1000"], 2, "multiple of 512");
+    host.refuses(&["create-disk", host.path("web01/odd.vmdk"), "--size", "1000B"], 2, "multiple of 512");
     fs::write(host.path("web01/taken-flat.vmdk"), "").unwrap();
     host.refuses(&["create-disk", host.path("web01/taken.vmdk"), "--size", "1G"], 9, "taken-flat.vmdk exists");
     assert!(

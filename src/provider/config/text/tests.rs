@@ -36,7 +36,7 @@ fn a_file_says_its_providers() {
 #[test]
 fn every_flaw_is_told_with_its_line_and_what_was_expected() {
     let cases = [
-        ("colour = 1\n", 1, "unknown key `colour`, expected `default`, `events` or `provider`"),
+        ("colour = 1\n", 1, "unknown key `colour`, expected `default`, `defaults`, `events` or `provider`"),
         ("\n\n[providers.local]\nkind = \"native\"\n", 3, "unknown key `providers`, expected"),
         ("provider = 3\n", 1, "a value of type integer, expected a table"),
         ("[provider]\nlocal = true\n", 2, "a value of type boolean, expected a table"),
@@ -61,6 +61,8 @@ fn every_flaw_is_told_with_its_line_and_what_was_expected() {
         ("[provider.\"a b\"]\nkind = \"native\"\nprimary-key = \"x\"\n", 1, "provider name \"a b\", expected"),
         ("# x\ndefault = \"gone\"\n", 2, "no key provider gone: none is configured"),
         ("default = 7\n", 1, "expected a string"),
+        ("[defaults]\ndisk-names = [\"a/b\"]\n", 2, "disk name pattern"),
+        ("[defaults]\nnames = []\n", 2, "unknown field `names`, expected `disk-names`"),
         ("default = \"local\"\ndefault = \"local\"\n", 2, "duplicate key"),
         ("a\n= 1\n", 1, "expected"),
     ];
@@ -83,6 +85,15 @@ fn comments_survive_every_change() {
     for comment in ["# ours since 2026\n", " # not the lab\n", " # on the mirrored disk\n", "= true # soon\n"] {
         assert!(text.contains(comment), "{comment:?} of\n{text}");
     }
+}
+
+#[test]
+fn defaults_of_new_homes_survive_a_file_that_is_written_anew() {
+    let inline = "provider = {}\n[defaults]\ndisk-names = [\"vm#\"]\n";
+    let mut config = parse(inline).unwrap();
+    assert_eq!(config.defaults().disk_names.stored(), ["vm#"]);
+    config.add(name("other"), native("y", false)).unwrap();
+    assert_eq!(parse(&rewrite(inline, &config).unwrap()).unwrap(), config);
 }
 
 #[test]

@@ -1,0 +1,61 @@
+//! `disk-names`: which new files of a VM become disks.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::{out, place};
+use crate::control::work::Work;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::ComponentKind;
+use crate::text::Show;
+use crate::vm::disk_names::{ChangeDiskNames, DiskNamesNow};
+use crate::vm::workplace::Located;
+
+/// Arguments of `disk-names`.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  vmcryptfs disk-names web01\n  vmcryptfs disk-names web01 --add 'root.snap*' --add 'vm#'\n  \
+    vmcryptfs disk-names web01 --set '*'\n\n\
+    In a pattern, * is any text of at least one character and # a digit; letters match in either case. A file that exists\n\
+    stays what it is: `vmcryptfs convert` makes it a disk. A mounted VM uses the new list at once."
+)]
+pub(super) struct DiskNamesArgs {
+    /// VM folder
+    #[arg(value_name = "VM_FOLDER")]
+    folder: PathBuf,
+    /// Replace the list; repeatable
+    #[arg(long, value_name = "PATTERN", conflicts_with = "usual")]
+    set: Vec<String>,
+    /// Add a pattern; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    add: Vec<String>,
+    /// Remove a pattern; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    remove: Vec<String>,
+    /// Go back to the usual list
+    #[arg(long)]
+    usual: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &DiskNamesArgs, config: &Path) -> Result<()> {
+    let located = Located::find(&args.folder)?;
+    if located.kind() != ComponentKind::Home {
+        let message =
+            format!("{} is a disk: the list belongs to its VM folder, {}", args.folder.shown(), located.folder.shown());
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    let set = (args.usual || !args.set.is_empty()).then(|| args.set.clone());
+    let task = ChangeDiskNames { set, add: args.add.clone(), remove: args.remove.clone() };
+    let work = |folder| Work::DiskNames { folder, task: task.clone() };
+    let now: DiskNamesNow = place::work(&located.folder, config, work, |place, _, _| task.run(place), &mut |_| Ok(()))
+        .context(|| args.folder.shown().to_string())?;
+    if args.json {
+        return out::json(&now);
+    }
+    now.disk_names.iter().for_each(|pattern| println!("{pattern}"));
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Which new files become disks: by the list of their home, and by what programs call them first.
+
+use std::fs;
+
+use crate::host::Host;
+
+/// Files of a VM that are kept as disks.
+fn disks(host: &Host, vm: &str) -> Vec<String> {
+    let info: serde_json::Value = serde_json::from_str(&host.run(&["info", host.path(vm), "--json"])).unwrap();
+    let disks = info.as_array().unwrap().iter().filter(|component| component["kind"] == "disk");
+    let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let mut names: Vec<String> = disks.map(|disk| name(disk["path"].as_str().unwrap())).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_list_of_a_home_is_set_when_it_is_made_and_changed_while_it_is_mounted() {
+    let host = Host::new();
+    host.run(&["create", host.path("web01"), "--disk-names", "vm#"]);
+    let vm = host.path("web01");
+    let mount = host.mount("web01", &[]);
+    for name in ["vm1", "vmx", "root.raw"] {
+        fs::write(mount.path(name), name).unwrap();
+    }
+    assert_eq!(disks(&host, "web01"), ["vm1"]);
+    assert_eq!(host.run(&["disk-names", vm, "--add", "root.snap*", "--remove", "vm#"]), "root.snap*\n");
+    for name in ["vm2", "root.snap1"] {
+        fs::write(mount.path(name), name).unwrap();
+    }
+    assert_eq!(disks(&host, "web01"), ["root.snap1", "vm1"]);
+    assert!(host.run(&["disk-names", vm, "--usual"]).contains("*.qcow2\n"));
+    for name in ["k.qcow2.1795974193", "disk.0", "disk.info", ".d.raw.Xy12z9", "notes.txt"] {
+        fs::write(mount.path(name), name).unwrap();
+    }
+    let all = [".d.raw.Xy12z9", "disk.0", "k.qcow2.1795974193", "root.snap1", "vm1"];
+    assert_eq!(disks(&host, "web01"), all);
+    mount.unmount();
+    host.run(&["disk-names", vm, "--set", "*"]);
+    let json: serde_json::Value = serde_json::from_str(&host.run(&["disk-names", vm, "--json"])).unwrap();
+    assert_eq!((&json["disk_names"][0], &json["usual"], &json["changed"]), (&"*".into(), &false.into(), &false.into()));
+    assert_eq!(host.run(&["check", vm]).lines().filter(|line| line.contains("problem")).count(), 0);
+    let mount = host.mount("web01", &[]);
+    assert_eq!(fs::read(mount.path("vm2")).unwrap(), b"vm2");
+    host.refuses(&["disk-names", vm, "--remove", "vm#"], 8, "is not in the list: *");
+}
+
+#[test]
+fn new_homes_have_the_list_of_the_configuration() {
+    let host = Host::new();
+    let config = fs::read_to_string(host.path("config/config.toml")).unwrap();
+    fs::write(host.path("config/config.toml"), config + "[defaults]\ndisk-names = [\"vm#\"]\n").unwrap();
+    fs::create_dir(host.path("ds")).unwrap();
+    host.run(&["create", host.path("ds/web01")]);
+    let mount = host.mount("ds", &[]);
+    fs::create_dir(mount.path("web02")).unwrap();
+    fs::create_dir(host.path("ds/web03")).unwrap();
+    fs::write(host.path("ds/web03/web03.xml"), "<domain/>").unwrap();
+    host.run(&["encrypt", host.path("ds/web03")]);
+    for vm in ["web01", "web02", "web03"] {
+        assert_eq!(host.run(&["disk-names", host.path(&format!("ds/{vm}"))]), "vm#\n");
+    }
+}
+
+#[test]
+fn a_disk_whose_name_or_size_cannot_be_meant_is_refused() {
+    let host = Host::with_vm();
+    host.refuses(&["create-disk", host.path("web01/q.qcow2"), "--size", "1M"], 2, "qemu-img create -f qcow2");
+    for (size, words) in [("20", "20G, or 20B if"), ("0", "holds nothing"), ("20GB", "20G or 20GiB")] {
+        let output = host.try_run(&["create-disk", host.path("web01/q.raw"), "--size", size]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains(words), "{size}: {said}");
+    }
+}
