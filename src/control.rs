@@ -125,6 +125,21 @@ pub struct MountStatus {
     /// What key providers had to tell, the latest last, and why the last event could not be recorded.
     #[serde(default)]
     pub notices: Vec<NoticeStatus>,
+    /// What is not encrypted, of VM folders of any depth; none of it shows in the mount. Said by `status` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_the_clear: Vec<ClearStatus>,
+}
+
+/// A folder or file that is not encrypted. Field names are part of the stable JSON output.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ClearStatus {
+    /// Below the mounted folder.
+    #[serde(with = "crate::text::path")]
+    pub path: PathBuf,
+    /// `folder`, of a VM, or `file`, in an encrypted one.
+    pub kind: String,
+    /// What it is, for people.
+    pub what: String,
 }
 
 /// Something that an administrator should know although nothing failed.
@@ -332,6 +347,14 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
 }
 
 fn serve_request(fs: &FileSystem, mountpoint: &Path, request: Request, stream: &mut UnixStream) -> Result<Answer> {
+    let in_the_clear = match request {
+        Request::Status => in_the_clear(fs)?,
+        Request::WaitForEnd
+        | Request::Unlock { .. }
+        | Request::Lock { .. }
+        | Request::Introduce
+        | Request::Work { .. } => Vec::new(),
+    };
     let found = match request {
         Request::Status | Request::WaitForEnd => fs.components()?,
         Request::Unlock { path } => fs.unlock(path.as_deref())?,
@@ -340,7 +363,16 @@ fn serve_request(fs: &FileSystem, mountpoint: &Path, request: Request, stream: &
         Request::Work { work } => return work::serve(fs, work, stream),
     };
     let components = found.iter().map(|component| component_status(component, fs)).collect();
-    Ok(Answer::Status(MountStatus { pid: std::process::id(), components, notices: notices(fs) }))
+    Ok(Answer::Status(MountStatus { pid: std::process::id(), components, notices: notices(fs), in_the_clear }))
+}
+
+fn in_the_clear(fs: &FileSystem) -> Result<Vec<ClearStatus>> {
+    let inventory = fs.inventory()?;
+    let clear = inventory.entries.iter().filter_map(|entry| {
+        let (kind, what) = entry.in_the_clear()?;
+        Some(ClearStatus { path: entry.path.clone(), kind: kind.to_owned(), what })
+    });
+    Ok(clear.collect())
 }
 
 fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {

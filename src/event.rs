@@ -81,6 +81,8 @@ pub enum Operation {
     HeaderBackup,
     /// A header was put back.
     HeaderRestore,
+    /// A damaged header copy was mended by the other.
+    HeaderRepair,
     /// A component's keys were destroyed.
     Erase,
     /// Headers were verified.
@@ -123,6 +125,7 @@ impl Operation {
             Self::KeyRemove => "key-remove",
             Self::HeaderBackup => "header-backup",
             Self::HeaderRestore => "header-restore",
+            Self::HeaderRepair => "header-repair",
             Self::Erase => "erase",
             Self::Check => "check",
             Self::Integrity => "integrity",

@@ -49,6 +49,7 @@ use crate::error::{Error, Kind, Result};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
 use crate::text::Show;
+use crate::vm::inventory::Inventory;
 use crate::vm::keyring::{Keyring, Question};
 use crate::vm::{acl, folder, scan};
 
@@ -165,6 +166,14 @@ impl FileSystem {
         let found = scan::scan(self.root())?;
         *self.paths.write() = paths_of(&found);
         Ok(found)
+    }
+
+    /// All that lies in the backing folder, what the mount does not show included.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn inventory(&self) -> Result<Inventory> {
+        Inventory::take(self.root())
     }
 
     /// Does `work`, and asks a provider for what has to be known first, however long that takes.

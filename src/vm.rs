@@ -19,6 +19,7 @@ pub mod inventory;
 pub mod keyed;
 pub mod keyring;
 pub mod rekey;
+pub mod repair;
 pub mod restore;
 #[cfg(test)]
 mod rig;

@@ -19,6 +19,9 @@ use crate::sys::process;
 use crate::text::Show;
 use crate::vm::erase::{Erase, Erased, ErasedComponent};
 
+/// Most files of one kind that are named one by one.
+const MOST_NAMED: usize = 20;
+
 /// What to erase.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs erase web01/old.raw\n  vmcryptfs erase web01 --yes\n\n\
@@ -59,7 +62,8 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
         |place, component, _| tasks::erase(place, &Erase { component: task.component.as_ref().map(|_| component) }),
         &mut |_| Ok(()),
     )?;
-    let mut elsewhere = known_backups(&erased);
+    let mut elsewhere = not_erased(&erased);
+    elsewhere.extend(known_backups(&erased));
     elsewhere.push(file_system);
     elsewhere.push(
         "snapshots, backups and replicas of the datastore, and blocks that a flash medium has retired".to_owned(),
@@ -95,6 +99,21 @@ fn confirm(args: &EraseArgs) -> Result<()> {
     } else {
         Err(Error::new(Kind::Invalid, "another name was typed: nothing was done"))
     }
+}
+
+/// What lies in the folder and erasing keys does not destroy: first of all, what is readable without any.
+fn not_erased(erased: &Erased) -> Vec<String> {
+    let shown = |paths: &[PathBuf], what: &str| {
+        let mut lines: Vec<_> = paths.iter().take(MOST_NAMED).map(|path| format!("{}: {what}", path.shown())).collect();
+        if paths.len() > MOST_NAMED {
+            lines.push(format!("{} more of that kind: `vmcryptfs check` lists them", paths.len() - MOST_NAMED));
+        }
+        lines
+    };
+    let mut lines = shown(&erased.in_the_clear, "in the clear, as it was");
+    lines.extend(shown(&erased.headers_left, "a header, with a wrapped key of its own"));
+    lines.extend(erased.unreadable.iter().map(|reason| format!("what cannot be read: {reason}")));
+    lines
 }
 
 /// Header backups that the event log tells of.
@@ -136,6 +155,11 @@ fn print(args: &EraseArgs, evidence: &Evidence) {
     for place in &evidence.elsewhere {
         println!("  {place}");
     }
+    let recursively = if args.component.is_dir() { " -r" } else { "" };
+    println!(
+        "What is left of it is noise, and says that it was erased. To remove it: rm{recursively} {}",
+        args.component.shown()
+    );
 }
 
 fn print_component(args: &EraseArgs, component: &ErasedComponent) {

@@ -20,6 +20,7 @@ use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::keyed::refuse_transition;
+use crate::vm::repair::{RepairHeader, Repaired};
 use crate::vm::restore::{RestoreHeader, Restored};
 
 /// What to do with headers.
@@ -29,6 +30,8 @@ pub(super) enum HeaderCommand {
     Backup(BackupArgs),
     /// Put a saved header back
     Restore(RestoreArgs),
+    /// Mend a damaged header copy by the other one
+    Repair(RepairArgs),
 }
 
 /// Whose header, where.
@@ -66,10 +69,25 @@ pub(super) struct RestoreArgs {
     json: bool,
 }
 
+/// Whose header.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs header repair web01/root.raw\n\n\
+    A component has two copies of its header, and opens by either. `vmcryptfs check` tells of a damaged one. Where both are\n\
+    damaged, `vmcryptfs header restore` puts a saved one back.")]
+pub(super) struct RepairArgs {
+    /// A VM folder, whose home is meant, or a disk; nothing may use it
+    #[arg(value_name = "COMPONENT")]
+    component: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(command: &HeaderCommand, config: &Path) -> Result<()> {
     match command {
         HeaderCommand::Backup(args) => backup(args),
         HeaderCommand::Restore(args) => restore(args, config),
+        HeaderCommand::Repair(args) => repair(args, config),
     }
 }
 
@@ -180,6 +198,31 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
     }
     if let Some(reason) = &restored.unverified {
         println!("Not verified, since its key cannot be had now: {reason}");
+    }
+    Ok(())
+}
+
+fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
+    let task = RepairHeader { component: PathBuf::new() };
+    let repaired: Repaired = place::work(
+        &args.component,
+        config,
+        |at| Work::RepairHeader { at, task: task.clone() },
+        |place, component, _| tasks::repair_header(place, &RepairHeader { component }),
+        &mut |_| Ok(()),
+    )?;
+    if args.json {
+        return out::json(&repaired);
+    }
+    let name = args.component.shown();
+    match (&repaired.damage, repaired.offset) {
+        (Some(damage), Some(offset)) => {
+            println!("Mended the header copy at {offset} of {name} ({}): {damage}.", repaired.uuid);
+        }
+        _ => println!("Both header copies of {name} ({}) are whole already.", repaired.uuid),
+    }
+    if let Some(reason) = &repaired.unverified {
+        println!("The other copy was not verified, since its key cannot be had now: {reason}");
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{out, size, table};
+use crate::cli::check::{inventory_of, only_clear};
+use crate::cli::{out, place, size, table};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Shape};
 use crate::key::KeyName;
@@ -17,7 +18,8 @@ use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
-use crate::vm::{disk, folder, scan};
+use crate::vm::inventory::{Entry, Headers, Inventory, What};
+use crate::vm::{disk, folder};
 use vm::VmInfo;
 
 /// Of what.
@@ -30,6 +32,9 @@ pub(super) struct InfoArgs {
     /// A VM folder, or a disk in one
     #[arg(value_name = "PATH")]
     path: PathBuf,
+    /// List only what is not encrypted; the exit code is 7 if there is any
+    #[arg(long)]
+    only_clear: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -41,6 +46,7 @@ struct HeaderInfo {
     #[serde(with = "crate::text::path")]
     path: PathBuf,
     kind: &'static str,
+    state: &'static str,
     uuid: uuid::Uuid,
     cipher: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,51 +69,102 @@ struct HeaderInfo {
     vm: Option<VmInfo>,
 }
 
+/// What has no header to show: a VM folder or file in the clear, or a component that was erased. Field names are part of the
+/// stable JSON output.
+#[derive(Serialize)]
+struct OtherInfo {
+    #[serde(with = "crate::text::path")]
+    path: PathBuf,
+    kind: &'static str,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uuid: Option<uuid::Uuid>,
+    reason: String,
+}
+
+/// One element of the output.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Info {
+    Header(Box<HeaderInfo>),
+    Other(OtherInfo),
+}
+
 pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
-    // What can be read is shown, also if something else cannot.
-    let (infos, unread): (Vec<_>, Vec<_>) = match args.path.is_dir() {
-        true => folder_infos(&args.path, config)?,
-        false => vec![disk_info(&args.path)],
+    let inventory = inventory_of(&args.path)?;
+    if args.only_clear {
+        return only_clear(&args.path, &inventory, args.json);
     }
-    .into_iter()
-    .partition(Result::is_ok);
-    let infos: Vec<HeaderInfo> = infos.into_iter().flatten().collect();
+    // What can be read is shown, also if something else cannot.
+    let (infos, unread): (Vec<_>, Vec<_>) = infos(&args.path, &inventory, config)?.into_iter().partition(Result::is_ok);
+    let infos: Vec<Info> = infos.into_iter().flatten().collect();
     if args.json {
         out::json(&infos)?;
-    } else if let [info] = infos.as_slice() {
+    } else if let [Info::Header(info)] = infos.as_slice() {
         print_one(info);
     } else if !infos.is_empty() {
         print_many(&infos);
     }
     if !args.json {
-        infos.iter().filter_map(|info| info.vm.as_ref()).for_each(VmInfo::print);
+        for info in &infos {
+            if let Info::Header(info) = info
+                && let Some(vm) = &info.vm
+            {
+                vm.print();
+            }
+        }
     }
     unread.into_iter().try_for_each(|error| error.map(drop))
 }
 
-fn folder_infos(path: &Path, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<HeaderInfo>>> {
-    let dir = folder::open_dir(path)?;
-    let found = scan::scan(&dir)?;
-    if found.is_empty() {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("{} is no encrypted VM folder, nor does it hold any", path.shown()),
-        ));
-    }
-    let info = |component: scan::FoundComponent| match component.kind {
-        ComponentKind::Home => {
-            let path = path.join(&component.path);
-            let stored = component.header.context(|| format!("home of {}", path.shown()))?;
-            let mut info = header_info(path, &stored, None, component.deep_rekey);
-            // A datastore's VMs are asked for one by one: each takes a key.
-            if component.path.as_os_str().is_empty() {
-                info.vm = Some(VmInfo::of(&dir, &stored, config)?);
-            }
-            Ok(info)
+fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<Info>>> {
+    let mut infos = Vec::new();
+    for entry in &inventory.entries {
+        let whole = place::whole(path, entry.component_path());
+        let of_vm = path.is_dir() && entry.vm.as_deref().is_some_and(|vm| vm.as_os_str().is_empty());
+        if let Some((kind, headers)) = entry.headers().filter(|_| !entry.reserved || entry.is_own_header()) {
+            infos.push((whole.clone(), header_of(path, entry, kind, headers, config)));
+        } else if let What::Erased(mark) = &entry.what {
+            let (kind, reason) = (mark.kind.word(), mark.describe());
+            let info = OtherInfo { path: whole.clone(), kind, state: "erased", uuid: mark.uuid, reason };
+            infos.push((whole, Ok(Info::Other(info))));
+        } else if let Some((kind, reason)) = entry.in_the_clear().filter(|_| !of_vm) {
+            let info = OtherInfo { path: whole.clone(), kind, state: "clear", uuid: None, reason };
+            infos.push((whole, Ok(Info::Other(info))));
+        } else if let Some(error) = entry.unreadable() {
+            infos.push((whole.clone(), Err(Error::new(error.kind(), format!("{}: {}", whole.shown(), error.chain())))));
+        } else if !path.is_dir() {
+            infos.push((whole, disk_info(path).map(|info| Info::Header(Box::new(info)))));
         }
-        ComponentKind::Disk => disk_info(&path.join(&component.path)),
-    };
-    Ok(found.into_iter().map(info).collect())
+    }
+    infos.sort_by(|(a, _), (b, _)| a.cmp(b)); // a home before its disks
+    Ok(infos.into_iter().map(|(_, info)| info).collect())
+}
+
+fn header_of(
+    path: &Path,
+    entry: &Entry,
+    kind: ComponentKind,
+    headers: &Headers,
+    config: &dyn Fn() -> Result<PathBuf>,
+) -> Result<Info> {
+    if kind == ComponentKind::Disk {
+        return disk_info(&place::whole(path, &entry.path)).map(|info| Info::Header(Box::new(info)));
+    }
+    let whole = place::whole(path, entry.component_path());
+    let describe = || format!("home of {}", whole.shown());
+    if let Some(why) = entry.unfinished_home() {
+        return Err(Error::new(Kind::Busy, why)).context(describe);
+    }
+    let stored = headers.stored.as_ref().map_err(|error| Error::new(error.kind(), error.chain())).context(describe)?;
+    let in_transition = stored.header.claims().transition.is_some();
+    let deep_rekey = in_transition.then_some(UnderWay { percent: None });
+    let mut info = header_info(whole.clone(), stored, None, deep_rekey);
+    // A datastore's VMs are asked for one by one: each takes a key.
+    if path.is_dir() && entry.is_own_header() && entry.component_path().as_os_str().is_empty() {
+        info.vm = Some(VmInfo::of(&folder::open_dir(path)?, stored, config)?);
+    }
+    Ok(Info::Header(Box::new(info)))
 }
 
 fn disk_info(path: &Path) -> Result<HeaderInfo> {
@@ -133,6 +190,7 @@ fn header_info(
     HeaderInfo {
         path,
         kind: claims.shape.kind().word(),
+        state: "encrypted",
         uuid: claims.uuid,
         cipher,
         sector_size,
@@ -178,15 +236,22 @@ fn print_one(info: &HeaderInfo) {
     }
 }
 
-fn print_many(infos: &[HeaderInfo]) {
-    let row = |info: &HeaderInfo| {
-        [
+fn print_many(infos: &[Info]) {
+    let row = |info: &Info| match info {
+        Info::Header(info) => [
             info.path.shown().to_string(),
             info.kind.to_owned(),
             info.size.map_or_else(|| "-".to_owned(), size::show),
             info.uuid.to_string(),
             info.keys.iter().map(|key| key.provider.as_str()).collect::<Vec<_>>().join(", "),
-        ]
+        ],
+        Info::Other(info) => [
+            info.path.shown().to_string(),
+            info.kind.to_owned(),
+            "-".to_owned(),
+            info.uuid.map_or_else(|| "-".to_owned(), |uuid| uuid.to_string()),
+            info.reason.clone(),
+        ],
     };
     let rows: Vec<[String; 5]> = infos.iter().map(row).collect();
     table::print(["PATH", "KIND", "SIZE", "UUID", "PROVIDERS"], &rows);

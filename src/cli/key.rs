@@ -110,6 +110,7 @@ struct SlotInfo {
     #[serde(with = "crate::text::path")]
     path: PathBuf,
     kind: &'static str,
+    uuid: uuid::Uuid,
     slot: usize,
     provider: String,
     key_id: String,
@@ -139,6 +140,7 @@ fn list(args: &ListArgs, config: &Path) -> Result<()> {
             slots.push(SlotInfo {
                 path: component.path.clone(),
                 kind: component.kind.word(),
+                uuid: header.header.claims().uuid,
                 slot,
                 provider: key.key_id.provider().to_string(),
                 key_id: key.key_id.id().to_owned(),

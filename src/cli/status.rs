@@ -9,6 +9,9 @@ use crate::control::{self, ComponentStatus, MountStatus, Request};
 use crate::error::Result;
 use crate::text::Show;
 
+/// Most files and folders in the clear that are named one by one.
+const MOST_CLEAR: usize = 10;
+
 /// Which mount.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs status /mnt")]
@@ -46,6 +49,14 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     }
     for (component, under_way) in components.iter().filter_map(|component| Some((component, component.deep_rekey?))) {
         println!("\n{}: a deep rekey is under way, {}", name(component), under_way.describe());
+    }
+    for clear in status.in_the_clear.iter().take(MOST_CLEAR) {
+        println!("\n{}: {}", clear.path.shown(), clear.what);
+    }
+    if let Some(more) = status.in_the_clear.len().checked_sub(MOST_CLEAR).filter(|&more| more > 0) {
+        println!(
+            "\n{more} more files and folders are in the clear: `vmcryptfs check --only-clear` of the backing folder lists them"
+        );
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::progress::OnProgress;
 use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::vm::erase::{Erase, Erased};
 use crate::vm::rekey::{Rekey, Rekeyed};
+use crate::vm::repair::{RepairHeader, Repaired};
 use crate::vm::restore::{RestoreHeader, Restored};
 use crate::vm::slots::{AddKey, RemoveKey, SlotsChanged};
 use crate::vm::workplace::Workplace;
@@ -22,7 +23,7 @@ pub fn rekey(place: &dyn Workplace, task: &Rekey, on_progress: OnProgress<'_>) -
     told(&rekeyed, Operation::RekeyShallow, place, Path::new(""), |rekeyed, tell| {
         for component in &rekeyed.components {
             let former = component.former_key.as_ref().map(|key| format!("in place of {key}"));
-            tell(&component.path, component.uuid, Some(&rekeyed.key), former);
+            tell(&component.path, Some(component.uuid), Some(&rekeyed.key), former);
         }
     });
     rekeyed
@@ -38,7 +39,7 @@ pub fn deep_rekey(place: &dyn Workplace, task: &DeepRekey, on_progress: OnProgre
     let rekeyed = task.run(place, on_progress);
     told(&rekeyed, Operation::RekeyDeep, place, Path::new(""), |rekeyed, tell| {
         for component in rekeyed.components.iter().filter(|component| component.done_now) {
-            tell(&component.path, component.uuid, Some(&rekeyed.key), Some("finished".to_owned()));
+            tell(&component.path, Some(component.uuid), Some(&rekeyed.key), Some("finished".to_owned()));
         }
     });
     rekeyed
@@ -73,9 +74,21 @@ pub fn restore_header(place: &dyn Workplace, task: &RestoreHeader) -> Result<Res
     told(&restored, Operation::HeaderRestore, place, &task.component, |restored, tell| {
         let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
         let back = (!names.is_empty()).then(|| format!("opens again by {}", names.join(", ")));
-        tell(&task.component, restored.uuid, None, back);
+        tell(&task.component, Some(restored.uuid), None, back);
     });
     restored
+}
+
+/// Mends a header copy, with an event.
+///
+/// # Errors
+/// As [`RepairHeader::run`].
+pub fn repair_header(place: &dyn Workplace, task: &RepairHeader) -> Result<Repaired> {
+    let repaired = task.run(place);
+    told(&repaired, Operation::HeaderRepair, place, &task.component, |repaired, tell| {
+        tell(&task.component, Some(repaired.uuid), None, repaired.offset.map(|offset| format!("the copy at {offset}")));
+    });
+    repaired
 }
 
 /// Erases, with an event for each component.
@@ -91,7 +104,7 @@ pub fn erase(place: &dyn Workplace, task: &Erase) -> Result<Erased> {
                 format!("at {}: sha256 {} is now {}", copy.offset, copy.sha256_before, copy.sha256_after)
             };
             let evidence = component.copies.iter().map(copy).collect::<Vec<_>>().join(", ");
-            tell(&component.path, component.uuid.unwrap_or_default(), component.keys.first(), Some(evidence));
+            tell(&component.path, component.uuid, component.keys.first(), Some(evidence));
         }
     });
     erased
@@ -100,13 +113,13 @@ pub fn erase(place: &dyn Workplace, task: &Erase) -> Result<Erased> {
 fn tell_slots(changed: &Result<SlotsChanged>, operation: Operation, place: &dyn Workplace, component: Option<&Path>) {
     told(changed, operation, place, component.unwrap_or(Path::new("")), |changed, tell| {
         for component in changed.components.iter().filter(|component| component.key.is_some()) {
-            tell(&component.path, component.uuid, component.key.as_ref(), None);
+            tell(&component.path, Some(component.uuid), component.key.as_ref(), None);
         }
     });
 }
 
-/// Records a component's success: its path below the VM folder, its UUID, the key, and what else is to be known.
-type Tell<'a> = &'a dyn Fn(&Path, uuid::Uuid, Option<&KeyName>, Option<String>);
+/// Records a component's success: its path below the VM folder, its UUID if it is known, the key, and what else is to be known.
+type Tell<'a> = &'a dyn Fn(&Path, Option<uuid::Uuid>, Option<&KeyName>, Option<String>);
 
 /// Records the failure, of the component that was meant, or whatever `each` tells.
 fn told<T>(
@@ -128,7 +141,9 @@ fn told<T>(
         Err(error) => event(meant).failed(error),
         Ok(result) => each(result, &|path, uuid, key, reason| {
             let mut event = event(path);
-            event.uuid(uuid);
+            if let Some(uuid) = uuid {
+                event.uuid(uuid);
+            }
             if let Some(key) = key.and_then(|key| key.to_key_id().ok()) {
                 event.key(&key);
             }

@@ -14,6 +14,7 @@ use crate::vm::deep_rekey::DeepRekey;
 use crate::vm::disk_names::ChangeDiskNames;
 use crate::vm::erase::Erase;
 use crate::vm::rekey::Rekey;
+use crate::vm::repair::RepairHeader;
 use crate::vm::restore::RestoreHeader;
 use crate::vm::slots::{AddKey, RemoveKey};
 
@@ -69,6 +70,14 @@ pub enum Work {
         /// How the list changes.
         task: ChangeDiskNames,
     },
+    /// A damaged header copy mended.
+    RepairHeader {
+        /// As of `AddKey`.
+        #[serde(with = "crate::text::path")]
+        at: PathBuf,
+        /// As of `AddKey`.
+        task: RepairHeader,
+    },
     /// All wrapped DEKs destroyed.
     Erase {
         /// As of `AddKey`.
@@ -110,6 +119,11 @@ pub(super) fn serve(fs: &FileSystem, work: Work, stream: &mut UnixStream) -> Res
             to_json(&tasks::restore_header(&vm, &task)?)
         }
         Work::DiskNames { folder, task } => to_json(&task.run(&fs.vm_at(&folder)?.0)?),
+        Work::RepairHeader { at, mut task } => {
+            let (vm, component) = fs.vm_at(&at)?;
+            task.component = component;
+            to_json(&tasks::repair_header(&vm, &task)?)
+        }
         Work::Erase { at, mut task } => {
             let (vm, component) = fs.vm_at(&at)?;
             task.component = task.component.map(|_| component);

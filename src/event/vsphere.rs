@@ -76,6 +76,7 @@ fn of_success(operation: Operation, is_disk: bool) -> Option<&'static str> {
         | Operation::Lock
         | Operation::HeaderBackup
         | Operation::HeaderRestore
+        | Operation::HeaderRepair
         | Operation::Erase
         | Operation::Integrity
         | Operation::ProviderAdd
@@ -118,6 +119,7 @@ fn of_failure(operation: Operation, error: &Error, is_disk: bool) -> Option<&'st
         | Operation::KeyRemove
         | Operation::HeaderBackup
         | Operation::HeaderRestore
+        | Operation::HeaderRepair
         | Operation::Erase
         | Operation::ProviderAdd
         | Operation::ProviderTest

@@ -19,8 +19,8 @@ use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
-use crate::vm::folder::HomeState;
-use crate::vm::inventory::{Entry, FolderKind, Inventory, Link, What};
+use crate::vm::folder;
+use crate::vm::inventory::{Entry, FolderKind, Inventory, What};
 use crate::vm::keyring::{self, FetchedKeks};
 use sealed::{Sealed, Tally};
 
@@ -122,7 +122,7 @@ impl<'e> Checked<'_, 'e> {
     fn component(&mut self, entry: &'e Entry, kind: ComponentKind, stored: std::result::Result<&StoredHeader, &Error>) {
         let claims = stored.ok().map(|stored| stored.header.claims());
         let uuid = claims.map(|claims| claims.uuid);
-        let examined = match (self.unfinished(entry), stored) {
+        let examined = match (entry.unfinished_home(), stored) {
             (Some(why), _) => Err(Error::new(Kind::Busy, why)),
             (None, Err(error)) => Err(Error::new(error.kind(), error.chain())),
             (None, Ok(stored)) => self.examine(entry, stored),
@@ -140,10 +140,6 @@ impl<'e> Checked<'_, 'e> {
         } else if kind == ComponentKind::Disk {
             self.of_home(entry); // its extended attributes are
         }
-    }
-
-    fn unfinished(&self, entry: &Entry) -> Option<&'static str> {
-        HomeState::of_header_file(entry.path.file_name()?).and_then(HomeState::unfinished)
     }
 
     /// What is to be known of a component that is whole and genuine; of a home also its keys.
@@ -231,23 +227,15 @@ fn verify_older(stored: &StoredHeader, header: &Header, dek: &Dek) -> Result<()>
 }
 
 fn clear_finding(entry: &Entry) -> Option<Finding> {
-    let in_vm = entry.vm.is_some() && !entry.reserved;
-    let (kind, result) = if let What::Folder(FolderKind::Clear) = entry.what {
-        ("folder", "in the clear: a VM folder that is not encrypted".to_owned())
-    } else if let (What::Clear(kind), true) = (&entry.what, in_vm) {
-        ("file", format!("in the clear: {}", kind.reason()))
-    } else if let (What::Link(Link::Inside(_) | Link::Outside(_)), true) = (&entry.what, in_vm) {
-        ("file", "in the clear: a symbolic link".to_owned())
-    } else {
-        return None;
-    };
+    let (kind, result) = entry.in_the_clear()?;
     Some(Finding { path: entry.path.clone(), kind, uuid: None, state: State::Clear, result })
 }
 
 fn unreadable_finding(entry: &Entry) -> Option<Finding> {
     let (kind, problem, result) = match &entry.what {
-        What::Folder(FolderKind::SeveralHeaders) => {
-            ("folder", Kind::Corrupt, "several headers of one home: no verb can tell which one is right".to_owned())
+        What::Folder(FolderKind::SeveralHeaders(first, second)) => {
+            let error = folder::two_headers(*first, *second);
+            ("folder", error.kind(), error.chain())
         }
         What::Unreadable(error) | What::SavedHeader(Err(error)) => ("file", error.kind(), error.chain()),
         What::Folder(_)

@@ -1,7 +1,7 @@
 //! Crypto-erase: every wrapped copy of a component's DEK is overwritten, and evidence of it is given.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,11 @@ use crate::key::KeyName;
 use crate::sector::UNIT;
 use crate::storage::Storage;
 use crate::store::header_area;
+use crate::text::Show;
+use crate::vm::inventory::{Inventory, What};
 use crate::vm::keyed::name;
-use crate::vm::scan;
 use crate::vm::workplace::{Claimed, Workplace};
+use crate::vm::{folder, scan};
 
 /// Bytes that are overwritten at a time.
 const STEP: u64 = 1 << 20;
@@ -32,10 +34,19 @@ pub struct Erase {
 }
 
 /// Evidence of what was erased. Field names are part of the stable JSON output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Erased {
     /// One for each component.
     pub components: Vec<ErasedComponent>,
+    /// What else lies in the folder of a VM that was erased as a whole, and is not encrypted: below the folder.
+    #[serde(default, with = "crate::text::path")]
+    pub in_the_clear: Vec<PathBuf>,
+    /// Headers that are left in such a folder: of drafts, saved ones, of VM folders within.
+    #[serde(default, with = "crate::text::path")]
+    pub headers_left: Vec<PathBuf>,
+    /// What of such a folder could not be looked at, and why.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
 }
 
 /// Evidence of a component that was erased.
@@ -113,7 +124,33 @@ impl Erase {
         }
         match before.filter(|_| components.is_empty()) {
             Some(before) => Err(Error::new(Kind::NotFound, before)),
-            None => Ok(Erased { components }),
+            None => {
+                let mut erased = Erased { components, ..Erased::default() };
+                if self.component.is_none() {
+                    erased.look_at_the_rest(&place.path());
+                }
+                Ok(erased)
+            }
+        }
+    }
+}
+
+impl Erased {
+    /// What erasing keys does not destroy. The work is done: what cannot be looked at is said, and undoes nothing.
+    fn look_at_the_rest(&mut self, folder: &Path) {
+        match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir)) {
+            Err(error) => self.unreadable.push(error.chain()),
+            Ok(inventory) => {
+                for entry in &inventory.entries {
+                    if entry.in_the_clear().is_some() {
+                        self.in_the_clear.push(entry.path.clone());
+                    } else if entry.headers().is_some() || matches!(entry.what, What::SavedHeader(_)) {
+                        self.headers_left.push(entry.path.clone());
+                    } else if let Some(error) = entry.unreadable() {
+                        self.unreadable.push(format!("{}: {}", entry.path.shown(), error.chain()));
+                    }
+                }
+            }
         }
     }
 }

@@ -324,7 +324,7 @@ fn headers(dir: &File) -> Result<(HomeState, Option<(HomeState, bool)>)> {
 }
 
 /// Both may have sealed files, so neither may go before that is known.
-fn two_headers(first: HomeState, second: HomeState) -> Error {
+pub(super) fn two_headers(first: HomeState, second: HomeState) -> Error {
     let name = |state: HomeState| state.header_file().unwrap_or_default();
     Error::new(
         Kind::Corrupt,

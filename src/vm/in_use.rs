@@ -172,7 +172,7 @@ impl LookedAt {
     pub fn of(inventory: &Inventory) -> Self {
         let mut seen = HashSet::new();
         let count = |is: fn(&What) -> bool| inventory.entries.iter().filter(|entry| is(&entry.what)).count();
-        let has_header = |kind: FolderKind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders);
+        let has_header = |kind: FolderKind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders(..));
         Self {
             components: inventory.components().filter(|(entry, ..)| seen.insert(entry.inode)).count(),
             folders: inventory.folders().count(),

@@ -6,6 +6,8 @@
 mod file;
 mod walk;
 
+pub(in crate::vm) use file::classify;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
@@ -84,8 +86,8 @@ pub enum What {
 pub enum FolderKind {
     /// A VM folder with a header in this state; never clear.
     Vm(HomeState),
-    /// It has several headers of homes at once: no verb works on it.
-    SeveralHeaders,
+    /// It has several headers of homes at once, of which these are two: no verb works on it.
+    SeveralHeaders(HomeState, HomeState),
     /// A VM folder whose home was erased.
     Erased,
     /// Part of a VM folder.
@@ -162,12 +164,6 @@ impl Inventory {
         sealed.filter_map(|entry| entry.path.parent()).collect()
     }
 
-    /// Files in the clear that lie in a VM folder with a home header.
-    pub fn clear_in_vms(&self) -> impl Iterator<Item = (&Entry, ClearKind)> {
-        let in_vms = self.entries.iter().filter(|entry| entry.vm.is_some() && !entry.reserved);
-        in_vms.filter_map(|entry| if let What::Clear(kind) = entry.what { Some((entry, kind)) } else { None })
-    }
-
     /// Whether it holds anything of ours, or a VM in the clear.
     pub fn has_vms(&self) -> bool {
         let plain = |kind| matches!(kind, FolderKind::Plain | FolderKind::Part);
@@ -194,6 +190,25 @@ impl Entry {
         } else {
             self.headers()?.1.stored.as_ref().err()
         }
+    }
+
+    /// Of what is not encrypted although it is a VM's: the kind of thing, and what it is, for people.
+    pub fn in_the_clear(&self) -> Option<(&'static str, String)> {
+        let in_vm = self.vm.is_some() && !self.reserved;
+        if let What::Folder(FolderKind::Clear) = self.what {
+            Some(("folder", "in the clear: a VM folder that is not encrypted".to_owned()))
+        } else if let (What::Clear(kind), true) = (&self.what, in_vm) {
+            Some(("file", format!("in the clear: {}", kind.reason())))
+        } else if let (What::Link(Link::Inside(_) | Link::Outside(_)), true) = (&self.what, in_vm) {
+            Some(("file", "in the clear: a symbolic link".to_owned()))
+        } else {
+            None
+        }
+    }
+
+    /// What to say of the header of a home that is neither encrypted nor clear.
+    pub fn unfinished_home(&self) -> Option<&'static str> {
+        HomeState::of_header_file(self.path.file_name()?).and_then(HomeState::unfinished)
     }
 
     /// What a component is called: a home by its VM folder, whatever the header's file is called.

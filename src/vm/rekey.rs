@@ -132,7 +132,9 @@ pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Ve
     }
     let wanted = |component: &FoundComponent| match component.kind {
         ComponentKind::Home => disks.is_empty(),
-        ComponentKind::Disk => disks.is_empty() || disks.contains(&component.path),
+        // One that was erased is as good as gone, unless it is meant.
+        ComponentKind::Disk if disks.is_empty() => !component.is_erased(),
+        ComponentKind::Disk => disks.contains(&component.path),
     };
     let mut chosen: Vec<FoundComponent> = found.into_iter().filter(wanted).collect();
     scan::each_file_once(&mut chosen);

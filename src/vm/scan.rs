@@ -40,6 +40,11 @@ pub struct FoundComponent {
 }
 
 impl FoundComponent {
+    /// Whether it was erased: there is nothing left that a key opens.
+    pub fn is_erased(&self) -> bool {
+        self.header.as_ref().is_err_and(|error| error.kind() == Kind::KeyUnavailable)
+    }
+
     /// What can be tried to unlock.
     pub fn unverified(&self) -> Option<&UnverifiedHeader> {
         self.header.as_ref().ok().map(|stored| &stored.header)

@@ -213,7 +213,8 @@ impl RemoveKey {
 }
 
 fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<Vec<&'f FoundComponent>> {
-    let mut chosen: Vec<_> = found.iter().filter(|found| component.is_none_or(|path| found.path == path)).collect();
+    let mut chosen: Vec<_> =
+        found.iter().filter(|found| component.map_or_else(|| !found.is_erased(), |path| found.path == path)).collect();
     scan::each_file_once(&mut chosen);
     match (chosen.is_empty(), component) {
         (true, Some(path)) if path.as_os_str().is_empty() => {

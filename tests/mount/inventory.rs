@@ -145,3 +145,109 @@ fn check_proves_home_files_and_with_data_all_of_them() {
     fs::hard_link(host.path("web01/root.raw"), host.path("web01/same.raw")).unwrap();
     host.run(&["check", vm]);
 }
+
+#[test]
+fn info_status_and_erase_say_what_is_in_the_clear() {
+    let host = Host::new();
+    let vm = host.path("ds/vm");
+    fs::create_dir_all(vm).unwrap();
+    for disk in ["a.raw", "b.raw"] {
+        fs::write(host.path(&format!("ds/vm/{disk}")), vec![7; 1 << 20]).unwrap();
+    }
+    host.run(&["encrypt", vm, "--disk", "a.raw"]);
+    fs::create_dir(host.path("ds/clear")).unwrap();
+    fs::write(host.path("ds/clear/vm.vmx"), "displayName = \"clear\"\n").unwrap();
+    let info = json(&host.run(&["info", "--json", vm]));
+    let file = &info[0]["home_files"][0];
+    assert_eq!(
+        (&file["path"], &file["size"], &file["in_the_clear"]),
+        (&"b.raw".into(), &(1 << 20).into(), &true.into()),
+        "{info}"
+    );
+    let of_ds = json(&host.run(&["info", "--json", host.path("ds")]));
+    let clear: Vec<_> = of_ds.as_array().unwrap().iter().filter(|info| info["state"] == "clear").collect();
+    let kinds: Vec<_> = clear.iter().map(|info| info["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["folder", "file"], "{of_ds}");
+    host.refuses(&["info", "--only-clear", host.path("ds")], 7, "2 files and folders are in the clear");
+    let mount = host.mount("ds", &[]);
+    let status = mount.status();
+    let names: Vec<_> =
+        status["in_the_clear"].as_array().unwrap().iter().map(|clear| clear["path"].as_str().unwrap()).collect();
+    assert_eq!(names, ["clear", "vm/b.raw"], "{status}");
+    mount.unmount();
+
+    host.run(&["header", "backup", vm, host.path("ds/vm/saved")]);
+    let evidence = json(&host.run(&["erase", "--yes", "--json", vm]));
+    assert_eq!(
+        (evidence["in_the_clear"][0].as_str(), evidence["headers_left"][0].as_str()),
+        (Some("b.raw"), Some("saved"))
+    );
+    assert!(evidence["elsewhere"][0].as_str().unwrap().starts_with("b.raw: in the clear"), "{evidence}");
+}
+
+#[test]
+fn what_was_erased_hinders_nothing_and_is_called_that() {
+    let host = Host::new();
+    for vm in ["ds/kept", "ds/gone"] {
+        fs::create_dir_all(host.path("ds")).unwrap();
+        host.run(&["create", host.path(vm)]);
+        for disk in ["root.raw", "data.raw"] {
+            host.run(&["create-disk", host.path(&format!("{vm}/{disk}")), "--size", "1M"]);
+        }
+    }
+    host.run(&["erase", "--yes", host.path("ds/kept/data.raw")]);
+    assert!(host.run(&["erase", "--yes", host.path("ds/gone")]).contains("To remove it: rm -r "));
+    host.refuses(&["erase", "--yes", host.path("ds/gone")], 8, "erased on ");
+    let ds = host.path("ds");
+    for verb in ["check", "info"] {
+        let said = host.run(&[verb, ds]);
+        assert_eq!(said.matches("erased on ").count(), 4, "{said}");
+    }
+    assert!(host.run(&["info", host.path("ds/kept/data.raw"), "--json"]).contains("\"erased\""));
+    let unused = ["provider", "retire", "local", "unused", "--datastore", ds];
+    let said = String::from_utf8(host.try_run(&unused).stderr).unwrap();
+    assert!(!said.contains("may need the key"), "{said}");
+    host.run(&["rekey", host.path("ds/kept")]);
+    host.run(&["provider", "add", "native", "escrow"]);
+    host.run(&["key", "add", "--all", "--provider", "escrow", host.path("ds/kept")]);
+    let mount = host.mount("ds", &[]);
+    let status = mount.status();
+    let components = status["components"].as_array().unwrap();
+    let erased = components
+        .iter()
+        .filter(|component| component["reason"].as_str().is_some_and(|why| why.contains("erased on ")));
+    assert_eq!(erased.count(), 4, "{status}");
+    assert!(File::open(mount.path("kept/root.raw")).is_ok());
+    assert!(File::open(mount.path("kept/data.raw")).is_err());
+    mount.unmount();
+}
+
+#[test]
+fn a_header_copy_is_mended_by_the_other() {
+    let host = Host::with_vm();
+    let disk = host.path("web01/root.raw");
+    let file = File::options().write(true).open(disk).unwrap();
+    file.write_all_at(&[7; 100], 4000).unwrap();
+    host.refuses(&["check", host.path("web01")], 3, "have a problem");
+    let said = String::from_utf8(host.try_run(&["check", disk]).stdout).unwrap();
+    assert!(said.contains("`vmcryptfs header repair` mends it"), "{said}");
+    let mount = host.mount("web01", &[]);
+    let open = File::open(mount.path("root.raw")).unwrap();
+    host.refuses(&["header", "repair", disk], 6, "in use");
+    drop(open);
+    let repaired = json(&host.run(&["header", "repair", "--json", disk]));
+    assert_eq!((&repaired["changed"], &repaired["offset"]), (&true.into(), &0.into()), "{repaired}");
+    mount.unmount();
+    assert!(host.run(&["header", "repair", disk]).contains("are whole already"));
+    host.run(&["check", host.path("web01")]);
+
+    let home = File::options().write(true).open(host.path("web01/vmcryptfs.home")).unwrap();
+    home.write_all_at(&[7; 100], (64 << 10) + 4000).unwrap();
+    host.run(&["header", "repair", host.path("web01")]);
+    host.run(&["check", host.path("web01")]);
+    for offset in [4000, (64 << 10) + 4000] {
+        home.write_all_at(&[7; 100], offset).unwrap();
+    }
+    host.refuses(&["header", "repair", host.path("web01")], 3, "both header copies are damaged");
+    assert!(host.events().iter().filter(|event| event["operation"] == "header-repair").count() >= 4);
+}

@@ -53,14 +53,17 @@ fn conversions_and_changes_of_keys_print_what_is_documented() {
         (&added["components"][0]["slots"], &added["components"][0]["key"]["provider"]),
         (&2.into(), &"escrow".into())
     );
-    fields(&host, &["key", "list", disk], &["path", "kind", "slot", "provider", "key_id", "state"]);
+    fields(&host, &["key", "list", disk], &["path", "kind", "uuid", "slot", "provider", "key_id", "state"]);
     let in_use = fields(&host, &["key", "in-use", "--provider", "escrow", vm], &["components", "unreadable"]);
     assert_eq!(in_use["components"][0]["lost"], false);
     let saved = host.path("saved");
     host.run(&["header", "backup", disk, saved]);
     fields(&host, &["header", "restore", disk, saved], &["uuid", "changed", "keys_back", "keys_gone"]);
     fields(&host, &["key", "remove", disk, "--provider", "escrow"], &["components"]);
-    assert_eq!(fields(&host, &["check", vm], &["path", "kind", "result"]).as_array().unwrap().len(), 2);
+    assert_eq!(
+        fields(&host, &["check", vm], &["path", "kind", "uuid", "state", "result"]).as_array().unwrap().len(),
+        2
+    );
     assert_eq!(fields(&host, &["decrypt", vm, "--all"], &plan)["home_after"], "clear");
     assert_eq!(fs::read(disk).unwrap(), vec![7; 1 << 20]);
     let erased = fields(&host, &["erase", "--yes", host.path("web02")], &["components", "elsewhere"]);

@@ -35,7 +35,9 @@ struct FileInfo {
     #[serde(with = "crate::text::path")]
     path: PathBuf,
     size: u64,
-    what: &'static str,
+    what: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    in_the_clear: bool,
 }
 
 #[derive(Serialize)]
@@ -69,9 +71,7 @@ impl VmInfo {
     /// Reads a VM folder. Keys are asked for only if there may be VMDKs.
     pub(super) fn of(dir: &File, home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<Self> {
         let files = vmdk::files(dir)?;
-        let home_file =
-            |file: &FoundFile| FileInfo { path: file.path.clone(), size: file.plain_len, what: what(file.role) };
-        let home_files = files.iter().filter(|file| !file.is_disk).map(home_file).collect();
+        let home_files = files.iter().filter(|file| !file.is_disk).map(FileInfo::of).collect();
         if !files.iter().any(|file| file.role == Role::Disk) {
             return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None, unread_settings: Vec::new() });
         }
@@ -83,7 +83,7 @@ impl VmInfo {
                 return Ok(Self { home_files, vmdks: None, locked, unread_settings: Vec::new() });
             }
         };
-        let unread = |(path, error): &(PathBuf, Error)| format!("{}: {}", path.display(), error.chain());
+        let unread = |(path, error): &(PathBuf, Error)| format!("{}: {}", path.shown(), error.chain());
         let unread_settings = found.unread_settings.iter().map(unread).collect();
         let vmdks = found.vmdks.iter().map(|vmdk| VmdkInfo::of(vmdk, &files)).collect();
         Ok(Self { home_files, vmdks: Some(vmdks), locked: None, unread_settings })
@@ -102,7 +102,7 @@ impl VmInfo {
         }
         if !self.home_files.is_empty() {
             println!();
-            let row = |file: &FileInfo| [file.path.shown().to_string(), size::show(file.size), file.what.to_owned()];
+            let row = |file: &FileInfo| [file.path.shown().to_string(), size::show(file.size), file.what.clone()];
             table::print(["HOME FILE", "SIZE", "WHAT"], &self.home_files.iter().map(row).collect::<Vec<_>>());
         }
         for (vmdk, problem) in vmdks.iter().filter_map(|vmdk| Some((vmdk, vmdk.problem.as_ref()?))) {
@@ -122,6 +122,13 @@ fn unlock(home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<(
     let dek = keyring.dek(&home.header).context(|| "unlocking the home".into())?;
     let header = home.header.clone().verify(&dek)?;
     Ok((keyring, HomeKeys::of(&header, &dek)?)) // in a deep rekey, files may be under either DEK
+}
+
+impl FileInfo {
+    fn of(file: &FoundFile) -> Self {
+        let what = file.clear.map_or_else(|| what(file.role).to_owned(), |what| format!("IN THE CLEAR: {what}"));
+        Self { path: file.path.clone(), size: file.plain_len, what, in_the_clear: file.clear.is_some() }
+    }
 }
 
 impl VmdkInfo {
@@ -183,7 +190,7 @@ impl ExtentInfo {
         };
         let named =
             extent.file.as_ref().map(|name| own.map_or_else(|| name.clone(), |own| own.to_string_lossy().into()));
-        let stored = named.as_ref().map(|_| found.map(|file| file.is_disk));
+        let stored = named.as_ref().map(|_| found.map(FoundFile::stored_as));
         Self {
             size: extent.sectors.saturating_mul(vmdk_layout::limits::SECTOR_LEN),
             access: extent.access.name(),
@@ -192,8 +199,7 @@ impl ExtentInfo {
             stored_as: match stored {
                 None => "nothing",
                 Some(None) => "missing",
-                Some(Some(true)) => "disk",
-                Some(Some(false)) => "home file",
+                Some(Some(form)) => form,
             },
         }
     }

@@ -81,6 +81,8 @@ fn folders_are_told_by_what_they_hold() {
     fs::rename(ds.path("half/vmcryptfs.home"), ds.path("half/.vmcryptfs-encrypting")).unwrap();
     ds.vm("twice");
     fs::copy(ds.path("twice/vmcryptfs.home"), ds.path("twice/.vmcryptfs-decrypting")).unwrap();
+    ds.vm("renamed");
+    fs::hard_link(ds.path("renamed/vmcryptfs.home"), ds.path("renamed/.vmcryptfs-encrypting")).unwrap();
     fs::create_dir(ds.path("parked")).unwrap();
     ds.disk("parked/root.raw");
     fs::create_dir(ds.path("lost")).unwrap();
@@ -96,7 +98,8 @@ fn folders_are_told_by_what_they_hold() {
         ("customer/web01", FolderKind::Vm(HomeState::Encrypted)),
         ("customer/web01/nvram", FolderKind::Part),
         ("half", FolderKind::Vm(HomeState::Encrypting)),
-        ("twice", FolderKind::SeveralHeaders),
+        ("twice", FolderKind::SeveralHeaders(HomeState::Encrypted, HomeState::Decrypting)),
+        ("renamed", FolderKind::Vm(HomeState::Encrypting)),
         ("parked", FolderKind::Headless),
         ("lost", FolderKind::Headless),
         ("clear", FolderKind::Clear),
@@ -104,7 +107,7 @@ fn folders_are_told_by_what_they_hold() {
     ] {
         assert_eq!(found.folder(path), expected, "{path}");
     }
-    assert_eq!(found.components().count(), 5);
+    assert_eq!(found.components().count(), 7);
     let home = found.at("customer/web01/vmcryptfs.home");
     assert_eq!(home.component_path(), Path::new("customer/web01"));
     assert_eq!(found.at("parked/root.raw").component_path(), Path::new("parked/root.raw"));
@@ -134,9 +137,17 @@ fn every_name_is_an_entry_with_what_it_is() {
     assert!(found.at("vm/.vmcryptfs-new-1").reserved && !found.at("vm/root.raw").reserved);
     assert!(matches!(found.at("vm/empty").what, What::Empty));
     assert!(matches!(found.at("vm/hole.bin").what, What::Empty));
-    let clear: Vec<_> = found.clear_in_vms().map(|(entry, kind)| (entry.path.clone(), kind.is_disk())).collect();
+    let clear: Vec<_> = found.entries.iter().filter(|entry| entry.in_the_clear().is_some()).collect();
     let odd = Path::new("vm").join(OsStr::from_bytes(b"d\xe9"));
-    assert_eq!(clear, [("vm/blank.img".into(), true), (odd, false), ("vm/stray.txt".into(), false)]);
+    let expected = [
+        Path::new("vm/blank.img"),
+        &odd,
+        Path::new("vm/in"),
+        Path::new("vm/out"),
+        Path::new("vm/stray.txt"),
+        Path::new("vm/up"),
+    ];
+    assert_eq!(clear.iter().map(|entry| entry.path.as_path()).collect::<BTreeSet<_>>(), expected.into());
     for (path, expected) in [
         ("vm/out", Link::Outside("/etc/passwd".into())),
         ("vm/up", Link::Outside("../../..".into())),

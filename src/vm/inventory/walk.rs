@@ -56,8 +56,8 @@ impl Walk<'_> {
     /// Adds a folder and all that it holds.
     fn folder(&mut self, dir: &File, mount: u64, stat: Stat, place: &Place<'_>) -> Result<()> {
         let names = scan::sorted_names(dir)?;
-        let headers: Vec<HomeState> = names.iter().filter_map(|name| HomeState::of_header_file(name)).collect();
-        let vm = if headers.is_empty() { place.vm.clone() } else { Some(Arc::from(place.path)) };
+        let is_vm = names.iter().any(|name| HomeState::of_header_file(name).is_some());
+        let vm = if is_vm { Some(Arc::from(place.path)) } else { place.vm.clone() };
         let own = self.entries.len();
         let here = Place { path: place.path, depth: place.depth, reserved: place.reserved, vm };
         self.add(&here, stat, What::Folder(FolderKind::Plain));
@@ -71,7 +71,7 @@ impl Walk<'_> {
             };
             self.name(dir, mount, name, &place);
         }
-        let kind = folder_kind(&headers, place.vm.is_some(), &self.entries[own + 1..], place.depth + 1);
+        let kind = folder_kind(place.vm.is_some(), &self.entries[own + 1..], place.depth + 1);
         self.entries[own].what = What::Folder(kind);
         Ok(())
     }
@@ -166,10 +166,18 @@ impl Walk<'_> {
 }
 
 /// What a folder is that holds `below`, of which its own names are those `depth` deep.
-fn folder_kind(headers: &[HomeState], in_vm: bool, below: &[Entry], depth: usize) -> FolderKind {
+fn folder_kind(in_vm: bool, below: &[Entry], depth: usize) -> FolderKind {
     let own = || below.iter().filter(|entry| entry.path.components().count() == depth);
-    match headers {
-        [state] => {
+    // In the order of their life, as elsewhere. Two names of one file are a rename that was interrupted.
+    let mut headers: Vec<(HomeState, (u64, u64))> = Vec::new();
+    for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
+        let entry = own().find(|entry| entry.path.file_name().and_then(HomeState::of_header_file) == Some(state));
+        if let Some(entry) = entry.filter(|entry| headers.iter().all(|(_, inode)| *inode != entry.inode)) {
+            headers.push((state, entry.inode));
+        }
+    }
+    match headers.as_slice() {
+        [(state, _)] => {
             let erased = own().any(|entry| matches!(entry.what, What::Erased(_)) && entry.is_own_header());
             if erased { FolderKind::Erased } else { FolderKind::Vm(*state) }
         }
@@ -177,7 +185,7 @@ fn folder_kind(headers: &[HomeState], in_vm: bool, below: &[Entry], depth: usize
         [] if own().any(|entry| matches!(entry.what, What::Sealed | What::Disk(_))) => FolderKind::Headless,
         [] if own().any(|entry| matches!(entry.what, What::Clear(kind) if tells_of_vm(kind))) => FolderKind::Clear,
         [] => FolderKind::Plain,
-        [..] => FolderKind::SeveralHeaders,
+        [(first, _), (second, _), ..] => FolderKind::SeveralHeaders(*first, *second),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
 use crate::text::Show;
+use crate::vm::inventory::{What, classify};
 use crate::vm::keyring::Keyring;
 use crate::vm::{disk, folder, home, scan};
 
@@ -32,12 +33,25 @@ const MAX_DEPTH: usize = 32;
 pub struct FoundFile {
     /// Below the VM folder.
     pub path: PathBuf,
-    /// Whether it is a disk; else it is a home file.
+    /// Whether it is a disk.
     pub is_disk: bool,
+    /// Of a file that is neither a disk nor sealed in the home: what it is, by its content.
+    pub clear: Option<&'static str>,
     /// Length in bytes, as its backing file tells it.
     pub plain_len: u64,
     /// What it is, by its name.
     pub role: Role,
+}
+
+impl FoundFile {
+    /// The form that it has, in our words.
+    pub fn stored_as(&self) -> &'static str {
+        match (self.is_disk, self.clear) {
+            (true, _) => "disk",
+            (false, None) => "home file",
+            (false, Some(_)) => "in the clear",
+        }
+    }
 }
 
 /// A VMDK and what its descriptor says.
@@ -82,8 +96,9 @@ fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Re
         let path = path.join(&name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile {
-            let (is_disk, plain_len) = measure(dir, &name, u64::try_from(stat.st_size).unwrap_or(0));
-            found.push(FoundFile { path, is_disk, plain_len, role: Role::of_name(&name.to_string_lossy()) });
+            let len = u64::try_from(stat.st_size).unwrap_or(0);
+            let (is_disk, clear, plain_len) = measure(dir, &name, len);
+            found.push(FoundFile { path, is_disk, clear, plain_len, role: Role::of_name(&name.to_string_lossy()) });
         } else if kind == FileType::Directory
             && depth < MAX_DEPTH
             && let Ok(below) = folder::open_at(dir, &name)
@@ -94,15 +109,20 @@ fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Re
     Ok(())
 }
 
-/// Whether a file is a disk, and its plaintext length. One that cannot be read counts as a home file, as in a mount.
-fn measure(dir: &File, name: &OsStr, cipher_len: u64) -> (bool, u64) {
-    let file = open_file(dir, name).ok().filter(|file| disk::is_disk(file).unwrap_or(false));
-    let Some(file) = file else { return (false, home_file::plain_len(cipher_len)) };
-    let data_offset = match disk::read_header(file).map(|(_, stored)| stored.header.claims().shape) {
-        Ok(Shape::Disk { data_offset, .. }) => data_offset,
-        Ok(Shape::Home) | Err(_) => return (true, 0),
-    };
-    (true, sector::plain_len(cipher_len.saturating_sub(data_offset)))
+/// Whether a file is a disk, what it is if it is in the clear, and its length as its content has it. One that cannot be read
+/// counts as a home file, as in a mount.
+fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<&'static str>, u64) {
+    let sealed = (false, None, home_file::plain_len(stored_len));
+    let Ok(file) = open_file(dir, name) else { return sealed };
+    if disk::is_disk(&file).unwrap_or(false) {
+        let shape = disk::read_header(file).map(|(_, stored)| stored.header.claims().shape);
+        let len = match shape {
+            Ok(Shape::Disk { data_offset, .. }) => sector::plain_len(stored_len.saturating_sub(data_offset)),
+            Ok(Shape::Home) | Err(_) => 0,
+        };
+        return (true, None, len);
+    }
+    if let Ok(What::Clear(kind)) = classify(file, name) { (false, Some(kind.reason()), stored_len) } else { sealed }
 }
 
 fn open_file(dir: &File, name: &OsStr) -> Result<File> {
