@@ -11,6 +11,7 @@ mod data;
 mod durable;
 mod handle;
 mod homes;
+mod leaving;
 mod listing;
 mod lock;
 mod namespace;
@@ -87,6 +88,8 @@ pub struct FileSystem {
     backing: Backing,
     open_dirs: OpenDirs,
     nodes: Nodes,
+    /// Shared by those who change names on disk, until the nodes know of it.
+    name_changes: RwLock<()>,
     handles: Handles,
     turns: Turns,
     sync_times: SyncTimes,
@@ -136,6 +139,7 @@ impl FileSystem {
             paths: RwLock::new(paths_of(&found)),
             backing: Backing::new(root),
             open_dirs: OpenDirs::default(),
+            name_changes: RwLock::default(),
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
             handles: Handles::default(),
             turns: Turns::default(),

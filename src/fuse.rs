@@ -45,7 +45,6 @@ const MAX_BACKGROUND: u16 = 128;
 const CONGESTION_THRESHOLD: u16 = 96;
 /// Block size that `stat` suggests: below it I/O pays for whole sectors.
 const BLOCK_SIZE: u32 = 4096;
-const GENERATION: Generation = Generation(0);
 
 /// QEMU opens disks with O_DIRECT: no second cache of the plaintext, writes side by side.
 const DIRECT_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
@@ -103,7 +102,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.lookup(parent.0, name) {
-            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), generation(&attr)),
             Err(error) => reply.error(refuse(On("lookup", &self.0, parent.0), &error)),
         }
     }
@@ -154,7 +153,7 @@ impl Filesystem for Adapter {
         let (name, new) = (name.to_owned(), new_file(request, mode, umask));
         let work = move |fs: &FileSystem| fs.make_dir(parent.0, &name, new);
         let reply = move |fs: &FileSystem, made: crate::error::Result<Attr>| match made {
-            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), generation(&attr)),
             Err(error) => reply.error(refuse(On("mkdir", fs, parent.0), &error)),
         };
         match self.0.holds_vm_folders(parent.0) {
@@ -178,7 +177,7 @@ impl Filesystem for Adapter {
             &self.0,
             move |fs| fs.make_node(parent.0, &name, new, device),
             move |fs, made| match made {
-                Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
+                Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), generation(&attr)),
                 Err(error) => reply.error(refuse(On("mknod", fs, parent.0), &error)),
             },
         );
@@ -190,7 +189,7 @@ impl Filesystem for Adapter {
             &self.0,
             move |fs| fs.make_symlink(parent.0, &name, &target, new),
             move |fs, made| match made {
-                Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
+                Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), generation(&attr)),
                 Err(error) => reply.error(refuse(On("symlink", fs, parent.0), &error)),
             },
         );
@@ -209,7 +208,7 @@ impl Filesystem for Adapter {
 
     fn link(&self, _request: &Request, number: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.0.link(number.0, parent.0, name) {
-            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), GENERATION),
+            Ok(attr) => reply.entry(&ttl(&attr), &file_attr(&attr), generation(&attr)),
             Err(error) => reply.error(refuse(On("link", &self.0, number.0), &error)),
         }
     }
@@ -338,7 +337,13 @@ impl Filesystem for Adapter {
             move |fs, created| match created {
                 Ok((attr, handle, cache)) => {
                     after_open(fs, attr.number, handle, flags);
-                    reply.created(&ttl(&attr), &file_attr(&attr), GENERATION, FileHandle(handle), open_flags(cache));
+                    reply.created(
+                        &ttl(&attr),
+                        &file_attr(&attr),
+                        generation(&attr),
+                        FileHandle(handle),
+                        open_flags(cache),
+                    );
                 }
                 Err(error) => reply.error(refuse(On("create", fs, parent.0), &error)),
             },
@@ -446,6 +451,10 @@ impl Filesystem for Adapter {
             Err(error) => reply.error(refuse(On("lseek", &self.0, number.0), &error)),
         }
     }
+}
+
+fn generation(attr: &Attr) -> Generation {
+    Generation(attr.generation.into())
 }
 
 fn ttl(attr: &Attr) -> Duration {

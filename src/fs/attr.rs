@@ -50,6 +50,8 @@ impl FileKind {
 pub struct Attr {
     /// The node.
     pub number: NodeNumber,
+    /// Tells it from another node that has, or had, its number.
+    pub generation: u32,
     /// Its kind.
     pub kind: FileKind,
     /// Length in bytes.
@@ -75,9 +77,16 @@ pub struct Attr {
 
 impl Attr {
     /// Attributes of a backing file or directory, with its plain size and space.
-    pub(super) fn new(number: NodeNumber, kind: FileKind, stat: &Stat, size: u64, blocks: u64) -> Self {
+    pub(super) fn new(
+        (number, generation): (NodeNumber, u32),
+        kind: FileKind,
+        stat: &Stat,
+        size: u64,
+        blocks: u64,
+    ) -> Self {
         Self {
             number,
+            generation,
             kind,
             size,
             blocks,

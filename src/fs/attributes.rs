@@ -208,8 +208,7 @@ impl FileSystem {
         if let Some(open) = node.open_file() {
             return open.content.file_id().map(Some);
         }
-        let (dir, name) = self.place_of(node)?;
-        let stored = backing::file_at(&dir, &name, OFlags::RDONLY)?;
+        let stored = self.open_backing(node, OFlags::RDONLY)?;
         match file.content {
             ContentKind::Disk { .. } => {
                 let (_, header) = disk::read_header(stored)?;
@@ -227,7 +226,7 @@ impl FileSystem {
             .ok_or_else(|| Error::new(Kind::Unsupported, "a file of unknown type"))?;
         let NodeKind::File(file) = &node.kind else {
             let size = if kind == FileKind::Symlink { home::target_len(cipher_size) } else { cipher_size };
-            return Ok(Attr::new(node.number, kind, stat, size, cipher_blocks));
+            return Ok(Attr::new(node.id(), kind, stat, size, cipher_blocks));
         };
         let open_len = node.open_file().map(|open| open.content.file().plain_len());
         let (size, blocks) = match file.content {
@@ -239,7 +238,7 @@ impl FileSystem {
             }
             ContentKind::Home => (open_len.unwrap_or_else(|| home_file::plain_len(cipher_size)), cipher_blocks),
         };
-        Ok(Attr::new(node.number, kind, stat, size, blocks))
+        Ok(Attr::new(node.id(), kind, stat, size, blocks))
     }
 }
 

@@ -112,6 +112,14 @@ pub(super) fn open_again(dir: &File) -> Result<File> {
     readable(dir).context(|| "opening the folder".into())
 }
 
+/// A file of which there is a handle, opened once more.
+pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
+    rustix::fs::open(proc_entry(file), flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .map(File::from)
+        .map_err(io::Error::from)
+        .context(|| "opening a removed file".into())
+}
+
 /// A handle on anything in an open directory, good for attributes alone.
 pub(super) fn any_at(dir: &File, name: &OsStr) -> Result<File> {
     file_at(dir, name, OFlags::PATH)
@@ -137,11 +145,11 @@ pub(super) fn make_symlink(dir: &File, name: &OsStr, target: &str) -> Result<()>
 }
 
 /// Stored target of a symbolic link.
-pub(super) fn read_symlink(dir: &File, name: &OsStr) -> Result<Vec<u8>> {
-    rustix::fs::readlinkat(dir, name, Vec::new())
+pub(super) fn read_symlink(link: &File) -> Result<Vec<u8>> {
+    rustix::fs::readlinkat(link, "", Vec::new())
         .map(std::ffi::CString::into_bytes)
         .map_err(io::Error::from)
-        .context(|| format!("reading symbolic link {}", name.shown()))
+        .context(|| "reading a symbolic link".into())
 }
 
 pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {

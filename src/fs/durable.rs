@@ -90,8 +90,7 @@ impl FileSystem {
         match &node.kind {
             NodeKind::Directory(_) => self.dir_of(node).and_then(|dir| self.sync_names(&dir)),
             NodeKind::File(_) => {
-                let (dir, name) = self.place_of(node)?;
-                match backing::file_at(&dir, &name, OFlags::RDONLY) {
+                match self.open_backing(node, OFlags::RDONLY) {
                     Ok(file) => backing::sync(&file),
                     Err(_) => self.sync_all(), // one that this process may not read
                 }

@@ -136,11 +136,10 @@ impl FileSystem {
             return None;
         }
         // Not every file system tells the type of what it lists.
-        let file_type = match file_type {
-            FileType::Unknown => FileType::from_raw_mode(backing::stat_at(dir, name).ok()?.st_mode),
-            known => known,
+        let kind = match FileKind::of(file_type) {
+            Some(kind) => kind,
+            None => FileKind::of(FileType::from_raw_mode(backing::stat_at(dir, name).ok()?.st_mode))?,
         };
-        let kind = FileKind::of(file_type)?;
         let shows = !is_datastore(node) || (kind == FileKind::Directory && holds_home(dir, name));
         shows.then_some((kind, inode))
     }

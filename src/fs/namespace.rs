@@ -10,7 +10,8 @@ use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
 use crate::fs::attr::{self, Attr, FileKind};
-use crate::fs::node::{BackingId, ContentKind, Node, NodeKind, NodeNumber, Place};
+use crate::fs::leaving::Leaving;
+use crate::fs::node::{BackingId, Birth, ContentKind, Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::text::Show;
@@ -178,8 +179,7 @@ impl FileSystem {
     /// `KeyUnavailable` when the home is locked, `Corrupt` for a link that was not made through a mount.
     pub fn read_symlink(&self, number: NodeNumber) -> Result<OsString> {
         let node = self.nodes.get(number)?;
-        let (dir, name) = self.place_of(&node)?;
-        let stored = backing::read_symlink(&dir, &name)?;
+        let stored = self.with_backing(&node, backing::read_symlink).context(|| self.name(number))?;
         home::open_target(&*self.home_of(&node)?, &stored).context(|| self.name(number))
     }
 
@@ -208,10 +208,8 @@ impl FileSystem {
     pub fn remove(&self, parent: NodeNumber, name: &OsStr, directory: bool) -> Result<()> {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
-        let stat = backing::stat_at(&dir, name)?;
-        if directory {
-            self.open_dirs.forget(BackingId::of(&stat));
-        }
+        let leaving = Leaving::at(&dir, name)?;
+        let until_known = self.name_changes.read();
         if !is_datastore(&parent) {
             backing::remove(&dir, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
         } else if directory {
@@ -219,7 +217,9 @@ impl FileSystem {
         } else {
             return Err(Error::new(Kind::Denied, "a datastore holds VM folders and nothing else"));
         }
-        self.nodes.removed(parent.number, name, BackingId::of(&stat), stat.st_nlink);
+        self.open_dirs.forget(BackingId::of(&leaving.stat));
+        self.nodes.removed(parent.number, name, leaving.left());
+        drop(until_known);
         self.settle_names(&[&dir])
     }
 
@@ -236,22 +236,25 @@ impl FileSystem {
             self.refuse_other_vm(&from_parent, &to_parent)?;
         }
         let moved = backing::stat_at(&from_dir, from.1)?;
-        let replaced = backing::stat_at(&to_dir, to.1).ok();
+        let replaced = Leaving::at(&to_dir, to.1).ok();
         let flags = match mode {
             RenameMode::Replace => RenameFlags::empty(),
             RenameMode::KeepExisting => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
+        let until_known = self.name_changes.read();
         backing::rename((&from_dir, from.1), (&to_dir, to.1), flags)?;
         let (from, to) = ((from_parent.number, from.1), (to_parent.number, to.1));
-        match replaced.map(|stat| (BackingId::of(&stat), stat.st_nlink)) {
+        match replaced {
             // Renaming one hard link of a file to another does nothing at all.
-            Some((other, _)) if other == BackingId::of(&moved) => return Ok(()),
-            Some((other, _)) if mode == RenameMode::Exchange => self.nodes.renamed(other, to, from),
-            Some((other, links)) => self.nodes.removed(to.0, to.1, other, links),
-            None => {}
+            Some(other) if BackingId::of(&other.stat) == BackingId::of(&moved) => return Ok(()),
+            Some(other) if mode == RenameMode::Exchange => self.nodes.exchanged(&moved, from, &other.stat, to),
+            replaced => {
+                replaced.iter().for_each(|other| self.open_dirs.forget(BackingId::of(&other.stat)));
+                self.nodes.renamed(&moved, from, to, replaced.map(Leaving::left));
+            }
         }
-        self.nodes.renamed(BackingId::of(&moved), from, to);
+        drop(until_known);
         self.settle_names(&[&to_dir, &from_dir])
     }
 
@@ -284,7 +287,11 @@ impl FileSystem {
             return Err(absent());
         }
         let stat = backing::stat_at(dir, name)?;
-        if let Some(node) = self.nodes.found_known(parent.number, name, &stat) {
+        let mut birth = Birth::of(&stat);
+        if birth.lacks_time() {
+            birth = birth.in_full(dir, name);
+        }
+        if let Some(node) = self.nodes.found_known(parent.number, name, &stat, birth) {
             return Ok((node, stat));
         }
         let kind = match FileKind::of(FileType::from_raw_mode(stat.st_mode)).ok_or_else(absent)? {
@@ -294,7 +301,7 @@ impl FileSystem {
             FileKind::Symlink => NodeKind::Symlink,
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => NodeKind::Special,
         };
-        Ok((self.nodes.found(parent.number, name, &stat, kind)?, stat))
+        Ok((self.nodes.found(parent.number, name, &stat, birth.in_full(dir, name), kind)?, stat))
     }
 
     fn content_kind(&self, dir: &File, name: &OsStr) -> Result<ContentKind> {

@@ -1,16 +1,25 @@
 //! The nodes that the kernel knows by number: where each lies in the backing tree, and what it is.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::FileType;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::handle::OpenFile;
+use crate::fs::leaving::Left;
 use crate::fs::raw::ImageNode;
 use crate::fs::stat::Stat;
+use crate::sys;
+
+mod table;
+
+pub(super) use table::Name;
+use table::Table;
 
 /// Number of a node. Where possible it is the backing inode's number, so that it survives remounts.
 pub type NodeNumber = u64;
@@ -73,8 +82,11 @@ pub(super) enum ContentKind {
 
 pub(super) struct Node {
     pub(super) number: NodeNumber,
+    /// Tells the node from others that have had its number, now or in an earlier mount.
+    generation: u32,
     pub(super) kind: NodeKind,
     pub(super) backing: BackingId,
+    birth: Birth,
 }
 
 /// Which inode of which file system a node stands for.
@@ -90,39 +102,57 @@ impl BackingId {
     }
 }
 
-/// A name in a directory.
-pub(super) type Name = (NodeNumber, OsString);
+/// What a file has from its beginning to its end, and a later one with its inode number has not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Birth {
+    /// Type bits of its mode.
+    file_type: u32,
+    time: Option<(i64, u32)>,
+    /// Digest of the handle that the file system has for it.
+    handle: Option<u64>,
+}
+
+impl Birth {
+    /// What comes with a file's attributes.
+    pub(super) fn of(stat: &Stat) -> Self {
+        let file_type = FileType::from_raw_mode(stat.st_mode).as_raw_mode();
+        Self { file_type, time: stat.born, handle: None }
+    }
+
+    /// What comes with the attributes of `name` in `dir`, or without a name of `dir` itself, and what is to be asked for. The
+    /// time alone would not do: two files may be made within one tick of the clock.
+    pub(super) fn in_full(self, dir: &File, name: &OsStr) -> Self {
+        let digest = |handle: Vec<u8>| {
+            let mut hasher = DefaultHasher::new();
+            handle.hash(&mut hasher);
+            hasher.finish()
+        };
+        Self { handle: self.handle.or_else(|| sys::file::file_handle(dir, name).map(digest)), ..self }
+    }
+
+    /// Whether the attributes say nothing of the time, so that only the handle tells.
+    pub(super) fn lacks_time(&self) -> bool {
+        self.time.is_none()
+    }
+
+    /// Whether both may be those of one file: so far as both are known they are the same.
+    fn may_be(self, other: Self) -> bool {
+        let handles_agree = self.handle.zip(other.handle).is_none_or(|(one, other)| one == other);
+        self.file_type == other.file_type && self.time == other.time && handles_agree
+    }
+
+    fn generation(self) -> Option<u32> {
+        self.handle.and_then(|digest| u32::try_from(digest >> 32).ok())
+    }
+}
 
 /// All nodes that the kernel may name.
 pub(super) struct Nodes(RwLock<Table>);
 
-#[cfg_attr(test, derive(Clone))]
-struct Table {
-    slots: HashMap<NodeNumber, Slot>,
-    by_backing: HashMap<BackingId, NodeNumber>,
-    next_own: NodeNumber,
-}
-
-/// A node, and what keeps it in the table.
-#[cfg_attr(test, derive(Clone))]
-struct Slot {
-    node: Arc<Node>,
-    /// The names that the kernel was told of, the latest first: hard links have several. None once they were removed;
-    /// handles still work then.
-    names: Vec<Name>,
-    /// What the kernel has not given back.
-    lookups: u64,
-    /// Names of nodes that lie in this directory. The kernel may forget a directory before the files in it; the way to them
-    /// leads through it all the same.
-    children: u64,
-}
-
 impl Nodes {
     pub(super) fn new(root: &Stat, place: Place) -> Self {
-        let backing = BackingId::of(root);
-        let node = Arc::new(Node { number: ROOT, kind: NodeKind::Directory(place), backing });
-        let mut table = Table { slots: HashMap::new(), by_backing: HashMap::new(), next_own: FIRST_OWN_NUMBER };
-        table.insert(node);
+        let mut table = Table::new();
+        table.add(BackingId::of(root), Birth::of(root), Some(ROOT), NodeKind::Directory(place));
         Self(RwLock::new(table))
     }
 
@@ -154,7 +184,12 @@ impl Nodes {
         if names.is_empty() { Err(stale()) } else { Ok(names) }
     }
 
-    /// The VM folder that a node is, or lies in.
+    /// The backing file of a node without a name.
+    pub(super) fn held(&self, node: &Node) -> Option<Arc<File>> {
+        self.0.read().slots.get(&node.number).and_then(|slot| slot.held.clone())
+    }
+
+    /// The VM folder that a node is, or lies in, or lay in.
     pub(super) fn vm_of(&self, node: &Node) -> Result<Arc<Node>> {
         let table = self.0.read();
         let mut number = node.number;
@@ -170,7 +205,7 @@ impl Nodes {
                 | NodeKind::Symlink
                 | NodeKind::Special
                 | NodeKind::ImageDirectory
-                | NodeKind::Image(_) => number = table.last_name(number)?.0,
+                | NodeKind::Image(_) => number = table.parent_of(number)?,
             }
         }
     }
@@ -194,66 +229,121 @@ impl Nodes {
     }
 
     /// Remembers that the kernel was told about `name` in `parent`, if the file of this name is known.
-    pub(super) fn found_known(&self, parent: NodeNumber, name: &OsStr, stat: &Stat) -> Option<Arc<Node>> {
-        let mut table = self.0.write();
-        let number = table.known(BackingId::of(stat))?;
-        table.looked_up(number, parent, name)
+    pub(super) fn found_known(&self, parent: NodeNumber, name: &OsStr, stat: &Stat, birth: Birth) -> Option<Arc<Node>> {
+        self.change(|table| {
+            let number = table.known(BackingId::of(stat), birth)?;
+            table.looked_up(number, parent, name, stat.st_nlink)
+        })
     }
 
     /// Remembers that the kernel was told about `name` in `parent`, which is a node of this kind if it was not known.
-    pub(super) fn found(&self, parent: NodeNumber, name: &OsStr, stat: &Stat, kind: NodeKind) -> Result<Arc<Node>> {
+    pub(super) fn found(
+        &self,
+        parent: NodeNumber,
+        name: &OsStr,
+        stat: &Stat,
+        birth: Birth,
+        kind: NodeKind,
+    ) -> Result<Arc<Node>> {
         let backing = BackingId::of(stat);
-        let mut table = self.0.write();
-        let number = table.known(backing).unwrap_or_else(|| table.add(backing, stat.st_ino, kind));
-        table.looked_up(number, parent, name).ok_or_else(stale)
+        self.change(|table| {
+            let known = table.known(backing, birth);
+            let number = known.unwrap_or_else(|| table.add(backing, birth, Some(stat.st_ino), kind));
+            table.looked_up(number, parent, name, stat.st_nlink).ok_or_else(stale)
+        })
     }
 
     /// Makes a node of what is not on disk.
     pub(super) fn add_virtual(&self, parent: NodeNumber, name: &OsStr, kind: NodeKind) -> Result<Arc<Node>> {
-        let mut table = self.0.write();
-        let number = table.take_own_number();
-        table.insert(Arc::new(Node { number, kind, backing: BackingId::NONE }));
-        table.looked_up(number, parent, name).ok_or_else(stale)
+        self.change(|table| {
+            let number = table.add(BackingId::NONE, Birth::default(), None, kind);
+            table.looked_up(number, parent, name, 1).ok_or_else(stale)
+        })
     }
 
     /// Remembers that the kernel was told once more about a node, if it was not forgotten.
     pub(super) fn found_again(&self, number: NodeNumber) -> Option<Arc<Node>> {
-        let mut table = self.0.write();
-        let slot = table.slots.get_mut(&number)?;
-        slot.lookups += 1;
-        Some(Arc::clone(&slot.node))
+        self.change(|table| {
+            let slot = table.slots.get_mut(&number)?;
+            slot.lookups += 1;
+            Some(Arc::clone(&slot.node))
+        })
     }
 
     /// The kernel forgot `count` lookups of a node.
     pub(super) fn forget(&self, number: NodeNumber, count: u64) {
-        let mut table = self.0.write();
-        let Some(slot) = table.slots.get_mut(&number) else { return };
-        slot.lookups = slot.lookups.saturating_sub(count);
-        table.let_go(number);
+        self.change(|table| {
+            let Some(slot) = table.slots.get_mut(&number) else { return };
+            slot.lookups = slot.lookups.saturating_sub(count);
+            table.let_go(number);
+        });
     }
 
-    /// A name was removed, or replaced by a rename. After the last one (`links` were there before) the backing inode may
-    /// be reused for another file, which is another node then.
-    pub(super) fn removed(&self, parent: NodeNumber, name: &OsStr, backing: BackingId, links: u64) {
-        let mut table = self.0.write();
-        let Some(number) = table.known(backing) else { return };
-        table.remove_name(number, parent, name);
-        if links <= 1 || table.is_directory(number) {
-            table.by_backing.remove(&backing);
-        }
+    /// A name was removed.
+    pub(super) fn removed(&self, parent: NodeNumber, name: &OsStr, file: Left) {
+        self.change(|table| lose_name(table, (parent, name), file));
     }
 
-    /// A name became another one.
-    pub(super) fn renamed(&self, backing: BackingId, from: (NodeNumber, &OsStr), to: (NodeNumber, &OsStr)) {
+    /// A name became another one, which led to `replaced` before.
+    pub(super) fn renamed(
+        &self,
+        moved: &Stat,
+        from: (NodeNumber, &OsStr),
+        to: (NodeNumber, &OsStr),
+        replaced: Option<Left>,
+    ) {
+        self.change(|table| {
+            if let Some(file) = replaced {
+                lose_name(table, to, file);
+            }
+            rename(table, moved, from, to);
+        });
+    }
+
+    /// Two files swapped names.
+    pub(super) fn exchanged(&self, one: &Stat, from: (NodeNumber, &OsStr), other: &Stat, to: (NodeNumber, &OsStr)) {
+        self.change(|table| {
+            rename(table, one, from, to);
+            rename(table, other, to, from);
+        });
+    }
+
+    /// Changes the table. Files that this closes are closed when others may use it again.
+    fn change<T>(&self, work: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.0.write();
-        if let Some(number) = table.known(backing) {
-            table.add_name(number, to.0, to.1);
-            table.remove_name(number, from.0, from.1);
-        }
+        let done = work(&mut table);
+        let to_close = std::mem::take(&mut table.to_close);
+        drop(table);
+        drop(to_close);
+        done
+    }
+}
+
+fn lose_name(table: &mut Table, name: (NodeNumber, &OsStr), left: Left) {
+    match table.known(BackingId::of(&left.stat), Birth::of(&left.stat)) {
+        Some(number) => table.lose_name(number, name, left.links, left.file),
+        None => table.to_close.extend(left.file.map(Arc::new)),
+    }
+}
+
+fn rename(table: &mut Table, moved: &Stat, from: (NodeNumber, &OsStr), to: (NodeNumber, &OsStr)) {
+    if let Some(number) = table.known(BackingId::of(moved), Birth::of(moved)) {
+        table.add_name(number, to.0, to.1);
+        table.remove_name(number, from.0, from.1);
     }
 }
 
 impl Node {
+    /// Its number, and what tells it from others of this number.
+    pub(super) fn id(&self) -> (NodeNumber, u32) {
+        (self.number, self.generation)
+    }
+
+    /// Whether these are attributes of its file, and not of one that has its name or its inode number by now.
+    pub(super) fn is(&self, stat: &Stat) -> bool {
+        self.backing == BackingId::of(stat) && self.birth.may_be(Birth::of(stat))
+    }
+
     /// The file that handles share, if there are any.
     pub(super) fn open_file(&self) -> Option<Arc<OpenFile>> {
         match &self.kind {
@@ -267,99 +357,7 @@ impl Node {
     }
 }
 
-impl Table {
-    fn known(&self, backing: BackingId) -> Option<NodeNumber> {
-        self.by_backing.get(&backing).copied()
-    }
-
-    fn last_name(&self, number: NodeNumber) -> Result<Name> {
-        self.slots.get(&number).and_then(|slot| slot.names.first()).cloned().ok_or_else(stale)
-    }
-
-    fn is_directory(&self, number: NodeNumber) -> bool {
-        self.slots.get(&number).is_some_and(|slot| matches!(slot.node.kind, NodeKind::Directory(_)))
-    }
-
-    fn add(&mut self, backing: BackingId, preferred: NodeNumber, kind: NodeKind) -> NodeNumber {
-        let free = preferred > ROOT && preferred < FIRST_OWN_NUMBER && !self.slots.contains_key(&preferred);
-        let number = if free { preferred } else { self.take_own_number() };
-        self.insert(Arc::new(Node { number, kind, backing }));
-        number
-    }
-
-    fn take_own_number(&mut self) -> NodeNumber {
-        let number = self.next_own;
-        self.next_own += 1;
-        number
-    }
-
-    fn insert(&mut self, node: Arc<Node>) {
-        if node.backing != BackingId::NONE {
-            self.by_backing.insert(node.backing, node.number);
-        }
-        self.slots.insert(node.number, Slot { node, names: Vec::new(), lookups: 0, children: 0 });
-    }
-
-    fn looked_up(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) -> Option<Arc<Node>> {
-        self.add_name(number, parent, name);
-        let slot = self.slots.get_mut(&number)?;
-        slot.lookups += 1;
-        Some(Arc::clone(&slot.node))
-    }
-
-    /// The name becomes the first one. A directory has no other: what it was called before, it was renamed from.
-    fn add_name(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) {
-        if self.is_directory(number) {
-            let old = self.slots.get(&number).map(|slot| slot.names.clone()).unwrap_or_default();
-            let others =
-                old.iter().filter(|(old_parent, old_name)| (*old_parent, old_name.as_os_str()) != (parent, name));
-            others.for_each(|(parent, name)| self.remove_name(number, *parent, name));
-        }
-        let Some(slot) = self.slots.get_mut(&number) else { return };
-        if let Some(at) = slot.names.iter().position(|known| known.0 == parent && known.1 == name) {
-            slot.names[..=at].rotate_right(1);
-        } else if let Some(directory) = self.slots.get_mut(&parent) {
-            directory.children += 1;
-            self.slots.entry(number).and_modify(|slot| slot.names.insert(0, (parent, name.to_os_string())));
-        }
-    }
-
-    fn remove_name(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) {
-        let Some(slot) = self.slots.get_mut(&number) else { return };
-        let Some(at) = slot.names.iter().position(|known| known.0 == parent && known.1 == name) else { return };
-        slot.names.remove(at);
-        self.leave(parent);
-    }
-
-    /// A directory holds one name less.
-    fn leave(&mut self, parent: NodeNumber) {
-        if let Some(slot) = self.slots.get_mut(&parent) {
-            slot.children = slot.children.saturating_sub(1);
-            self.let_go(parent);
-        }
-    }
-
-    /// Drops a node that the kernel does not know and in which none lies that it knows; then, maybe, those that this lay in.
-    fn let_go(&mut self, number: NodeNumber) {
-        let mut doubtful = vec![number];
-        while let Some(number) = doubtful.pop() {
-            let is_kept = |slot: &Slot| slot.lookups > 0 || slot.children > 0;
-            if number == ROOT || self.slots.get(&number).is_none_or(is_kept) {
-                continue;
-            }
-            let Some(slot) = self.slots.remove(&number) else { continue };
-            if self.by_backing.get(&slot.node.backing) == Some(&number) {
-                self.by_backing.remove(&slot.node.backing);
-            }
-            for (parent, _) in slot.names {
-                self.slots.entry(parent).and_modify(|directory| directory.children -= 1);
-                doubtful.push(parent);
-            }
-        }
-    }
-}
-
-fn stale() -> Error {
+pub(super) fn stale() -> Error {
     Error::io("the file has no name any more", std::io::Error::from_raw_os_error(libc::ESTALE))
 }
 

@@ -11,8 +11,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
 use crate::fs::namespace::{NewFile, refuse_reserved};
-use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
-use crate::fs::{Attr, Durability, FileSystem, Options, backing};
+use crate::fs::node::{Birth, ContentKind, Node, NodeKind, NodeNumber};
+use crate::fs::{Attr, Durability, FileSystem, Options};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::vm::disk::{self, NewDisk};
@@ -83,7 +83,8 @@ impl FileSystem {
         };
         let stat = new.give_to_owner(&file)?;
         self.settle_names(&[&dir])?;
-        let node = self.nodes.found(parent.number, name, &stat, NodeKind::file(content))?;
+        let birth = Birth::of(&stat).in_full(&file, OsStr::new(""));
+        let node = self.nodes.found(parent.number, name, &stat, birth, NodeKind::file(content))?;
         let open = self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true)))?;
         let attr = self.attr_of(&node, &stat)?;
         let cache = open.cache;
@@ -112,11 +113,10 @@ impl FileSystem {
     fn open_node_for(&self, node: &Node, access: Access, home_cache: CacheMode) -> Result<Arc<OpenFile>> {
         self.open_shared(node, access, home_cache, || {
             let home = self.home_of(node)?;
-            let (dir, name) = self.place_of(node)?;
-            let for_writing = || backing::file_at(&dir, &name, OFlags::RDWR);
+            let for_writing = || self.open_backing(node, OFlags::RDWR);
             match if self.options.read_only { None } else { for_writing().ok() } {
                 Some(file) => Ok((file, home, true)),
-                None if access == Access::Read => Ok((backing::file_at(&dir, &name, OFlags::RDONLY)?, home, false)),
+                None if access == Access::Read => Ok((self.open_backing(node, OFlags::RDONLY)?, home, false)),
                 None => Ok((for_writing()?, home, true)),
             }
         })

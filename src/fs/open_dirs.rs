@@ -1,13 +1,17 @@
-//! Directories that were used lately, open: an operation on a name need not walk the path to its directory again.
+//! Ways to backing files: by a name that still leads to the node's file, or without one by the file that is held for it.
+//!
+//! Directories that were used lately are open: an operation on a name need not walk the path to its directory again.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::fs::OFlags;
 
-use crate::error::Result;
-use crate::fs::node::{BackingId, Name, Node, NodeKind, NodeNumber};
+use crate::error::{Error, Kind, Result};
+use crate::fs::node::{BackingId, Node, NodeKind, NodeNumber, ROOT, stale};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
 
@@ -51,26 +55,18 @@ impl FileSystem {
 
     /// The directory that a node stands for, open.
     pub(super) fn dir_of(&self, node: &Node) -> Result<Arc<File>> {
-        if let Some(dir) = self.open_dirs.get(node.backing) {
-            return Ok(dir);
-        }
-        let dir = Arc::new(self.backing.dir(&self.nodes.path(node)?)?);
-        if BackingId::of(&backing::stat(&dir)?) == node.backing {
-            self.open_dirs.keep(node.backing, &dir);
-        }
-        Ok(dir)
+        self.settled(|| self.find_dir(node))
     }
 
-    /// The directory that a node lies in, and its name there. Of several names, one that still leads to it: another mount or host
-    /// may have replaced the file of this name, and its inode be that of a new file since.
+    /// The directory that a node lies in, and its name there.
+    ///
+    /// # Errors
+    /// `NotFound` for a file without a name.
     pub(super) fn place_of(&self, node: &Node) -> Result<(Arc<File>, OsString)> {
-        let names = self.nodes.names(node)?;
-        let place = |(parent, name): &Name| Ok((self.directory(*parent)?.1, name.clone()));
-        let leads_to_it = |(dir, name): &(Arc<File>, OsString)| {
-            backing::stat_at(dir, name).is_ok_and(|stat| BackingId::of(&stat) == node.backing)
-        };
-        let mut others = names.iter().filter(|_| names.len() > 1).filter_map(|name| place(name).ok());
-        others.find(leads_to_it).map_or_else(|| place(&names[0]), Ok)
+        let removed = |_: Arc<File>| Err(Error::new(Kind::NotFound, "the file was removed"));
+        self.reach(node, removed, |dir, name| {
+            Ok(node.is(&backing::stat_at(dir, name)?).then(|| (Arc::clone(dir), name.to_os_string())))
+        })
     }
 
     /// Calls `work` with a handle on the node's backing file that is good for attributes: an open one of ours, or one got by
@@ -82,8 +78,30 @@ impl FileSystem {
         if let NodeKind::Directory(_) = node.kind {
             return work(&*self.dir_of(node)?);
         }
-        let (dir, name) = self.place_of(node)?;
-        work(&backing::any_at(&dir, &name)?)
+        let file = self.reach(node, Ok, |dir, name| {
+            let file = backing::any_at(dir, name)?;
+            Ok(node.is(&backing::stat(&file)?).then(|| Arc::new(file)))
+        })?;
+        work(&file)
+    }
+
+    /// The node's backing file, opened once more.
+    ///
+    /// # Errors
+    /// `Io`, with `ESTALE` when another file has its name.
+    pub(super) fn open_backing(&self, node: &Node, flags: OFlags) -> Result<File> {
+        let held = |file: Arc<File>| backing::reopen(&file, flags);
+        self.reach(node, held, |dir, name| match backing::file_at(dir, name, flags) {
+            Ok(file) => Ok(node.is(&backing::stat(&file)?).then_some(file)),
+            // What cannot be opened may be something else by now.
+            Err(error) => {
+                if node.is(&backing::stat_at(dir, name)?) {
+                    Err(error)
+                } else {
+                    Ok(None)
+                }
+            }
+        })
     }
 
     /// Attributes of the node's backing file.
@@ -94,7 +112,77 @@ impl FileSystem {
         if let NodeKind::Directory(_) = node.kind {
             return backing::stat(&*self.dir_of(node)?);
         }
-        let (dir, name) = self.place_of(node)?;
-        backing::stat_at(&dir, &name)
+        let by_name =
+            |dir: &Arc<File>, name: &OsStr| Ok(Some(backing::stat_at(dir, name)?).filter(|stat| node.is(stat)));
+        self.reach(node, |file| backing::stat(&file), by_name)
     }
+
+    /// What `held` makes of the file of a node without a name, or `named` of a name and the directory that it is in, if that leads
+    /// to the node's file.
+    fn reach<T>(
+        &self,
+        node: &Node,
+        held: impl Fn(Arc<File>) -> Result<T>,
+        named: impl Fn(&Arc<File>, &OsStr) -> Result<Option<T>>,
+    ) -> Result<T> {
+        self.settled(|| {
+            self.try_names(node, &held, |parent, name| {
+                let parent = self.nodes.get(parent)?;
+                named(&self.find_dir(&parent)?, name)
+            })
+        })
+    }
+
+    fn find_dir(&self, node: &Node) -> Result<Arc<File>> {
+        if let Some(dir) = self.open_dirs.get(node.backing) {
+            return Ok(dir);
+        }
+        let open = |path: &Path| {
+            let dir = Arc::new(self.backing.dir(path)?);
+            let is_it = node.is(&backing::stat(&dir)?);
+            is_it.then(|| self.open_dirs.keep(node.backing, &dir));
+            Ok(is_it.then_some(dir))
+        };
+        if node.number == ROOT {
+            return open(Path::new(""))?.ok_or_else(stale);
+        }
+        self.try_names(node, Ok, |parent, name| open(&self.nodes.path(&*self.nodes.get(parent)?)?.join(name)))
+    }
+
+    fn try_names<T>(
+        &self,
+        node: &Node,
+        held: impl Fn(Arc<File>) -> Result<T>,
+        named: impl Fn(NodeNumber, &OsStr) -> Result<Option<T>>,
+    ) -> Result<T> {
+        if let Some(file) = self.nodes.held(node) {
+            return held(file);
+        }
+        for (parent, name) in self.nodes.names(node)? {
+            match named(parent, &name) {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                Err(error) if leads_nowhere(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(stale())
+    }
+
+    /// Does `look` again if it found no way while a name was being changed: then the table did not know of that yet.
+    fn settled<T>(&self, look: impl Fn() -> Result<T>) -> Result<T> {
+        match look() {
+            Err(error) if leads_nowhere(&error) => {
+                let _all_changes_are_known = self.name_changes.write();
+                look()
+            }
+            done => done,
+        }
+    }
+}
+
+/// Whether a name, or one on the way to it, is not there, or is that of something else.
+fn leads_nowhere(error: &Error) -> bool {
+    let codes = [libc::ENOENT, libc::ENOTDIR, libc::ELOOP, libc::ESTALE];
+    error.os_error().is_some_and(|code| codes.contains(&code))
 }

@@ -101,7 +101,7 @@ impl FileSystem {
     pub(super) fn virtual_attributes(&self, node: &Node) -> Result<Attr> {
         let (vm, dir) = self.vm_folder(node)?;
         let NodeKind::Image(image) = &node.kind else {
-            let mut attr = Attr::new(node.number, FileKind::Directory, &backing::stat(&dir)?, 0, 0);
+            let mut attr = Attr::new(node.id(), FileKind::Directory, &backing::stat(&dir)?, 0, 0);
             attr.mode &= !WRITE_BITS;
             attr.links = 2;
             attr.lasting = false;
@@ -120,7 +120,7 @@ impl FileSystem {
         match image.0.lock().upgrade().as_deref() {
             Some(OpenImage { image, .. }) if let Some(descriptor) = image.descriptor() => {
                 let stat = backing::stat(descriptor.content.storage().file())?;
-                Ok(Attr::new(node.number, FileKind::Regular, &stat, image.plain_len(), 0))
+                Ok(Attr::new(node.id(), FileKind::Regular, &stat, image.plain_len(), 0))
             }
             Some(_) | None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown()))),
         }
@@ -155,7 +155,7 @@ impl FileSystem {
             exact.next().or_else(resembling).unwrap_or(0)
         };
         let blocks = if extents.is_empty() { stat.st_blocks } else { extents.iter().map(taken).sum() };
-        let mut attr = Attr::new(node.number, FileKind::Regular, stat, size, u64::try_from(blocks).unwrap_or(0));
+        let mut attr = Attr::new(node.id(), FileKind::Regular, stat, size, u64::try_from(blocks).unwrap_or(0));
         if self.options.read_only || !vmdk::is_writable(disk) {
             attr.mode &= !WRITE_BITS;
         }

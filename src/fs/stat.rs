@@ -1,4 +1,4 @@
-//! Attributes of backing files.
+//! Attributes of backing files, with the time that they were made at, which tells files of one inode number apart.
 
 use rustix::fs::{Statx, StatxFlags, makedev};
 
@@ -20,13 +20,16 @@ pub(super) struct Stat {
     pub(super) st_mtime_nsec: u64,
     pub(super) st_ctime: i64,
     pub(super) st_ctime_nsec: u64,
+    /// When the file was made, in seconds and nanoseconds; `None` where the file system does not say.
+    pub(super) born: Option<(i64, u32)>,
 }
 
 /// What is asked of the system.
-pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS;
+pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 impl From<Statx> for Stat {
     fn from(found: Statx) -> Self {
+        let knows_birth = found.stx_mask & StatxFlags::BTIME.bits() != 0;
         Self {
             st_dev: makedev(found.stx_dev_major, found.stx_dev_minor),
             st_ino: found.stx_ino,
@@ -43,6 +46,7 @@ impl From<Statx> for Stat {
             st_mtime_nsec: u64::from(found.stx_mtime.tv_nsec),
             st_ctime: found.stx_ctime.tv_sec,
             st_ctime_nsec: u64::from(found.stx_ctime.tv_nsec),
+            born: knows_birth.then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec)),
         }
     }
 }

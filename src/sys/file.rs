@@ -1,10 +1,15 @@
 //! File operations beyond std: sparse files, locks between processes and hosts, opening below a directory.
 
-#![allow(unsafe_code, reason = "locks of open file descriptions have no safe form in std or rustix")]
+#![allow(
+    unsafe_code,
+    reason = "locks of open file descriptions and handles of files have no safe form in std or rustix"
+)]
 
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Dir, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom};
@@ -126,6 +131,28 @@ fn lock_on(scope: Scope, kind: libc::c_int) -> io::Result<libc::flock> {
     (lock.l_start, lock.l_len) = scope.range();
     lock.l_type = i16::try_from(kind).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     Ok(lock)
+}
+
+/// How the file system itself calls a file among all that it ever had: the handle that it gives to servers of network files.
+/// Without a name, that of `dir` itself. `None` where the file system has no handles.
+pub fn file_handle(dir: &File, name: &OsStr) -> Option<Vec<u8>> {
+    const MAX_LEN: usize = 128;
+    #[repr(C)]
+    struct Handle {
+        len: libc::c_uint,
+        kind: libc::c_int,
+        bytes: [u8; MAX_LEN],
+    }
+    let name = CString::new(name.as_bytes()).ok()?;
+    let mut handle = Handle { len: libc::c_uint::try_from(MAX_LEN).ok()?, kind: 0, bytes: [0; MAX_LEN] };
+    let mut mount = 0;
+    let place = (&raw mut handle).cast::<libc::file_handle>();
+    // SAFETY: name, handle and mount outlive the call, and `len` says how much room there is behind `kind`.
+    let done =
+        unsafe { libc::name_to_handle_at(dir.as_raw_fd(), name.as_ptr(), place, &raw mut mount, libc::AT_EMPTY_PATH) };
+    check(done).ok()?;
+    let bytes = handle.bytes.get(..usize::try_from(handle.len).ok()?)?;
+    Some([&handle.kind.to_le_bytes(), bytes].concat())
 }
 
 /// Some calls refuse handles that are good for attributes alone, but the handle's entry under /proc leads to the same file,

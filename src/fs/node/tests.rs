@@ -1,5 +1,6 @@
 //! The table of nodes under every history of a few requests: names are made, linked, renamed and removed, while the kernel
-//! drops names from its cache, forgets nodes and closes files in whatever order it likes.
+//! drops names from its cache, forgets nodes and closes files in whatever order it likes, and lookups are overtaken by what
+//! changes names.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,54 +10,66 @@ const ROOT_INODE: u64 = 2;
 /// The folders that names are in, by their inode numbers.
 const FOLDERS: [u64; 2] = [10, 11];
 /// Inode numbers of files. The lowest free one is used again at once.
-const FILES: std::ops::RangeInclusive<u64> = 20..=22;
+const INODES: std::ops::RangeInclusive<u64> = 20..=9999;
 /// Requests of a history.
 const LENGTH: usize = 5;
 
 /// A folder by its index, and a name in it.
-type Place = (usize, &'static str);
-const PLACES: [Place; 3] = [(0, "x"), (1, "x"), (1, "y")];
+type At = (usize, &'static str);
+const NAMES: [At; 3] = [(0, "x"), (1, "x"), (1, "y")];
 
 /// What happens next.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Create(Place),
-    Link(Place, Place),
-    Rename(Place, Place),
-    Unlink(Place),
-    Lookup(Place),
+    Create(At),
+    Link(At, At),
+    Rename(At, At),
+    Unlink(At),
+    /// On the backing side, beside the mount.
+    UnlinkBeneath(At),
+    Lookup(At),
+    /// A lookup has seen the attributes, and adds the node when another step or two are done.
+    BeginLookup(At),
+    EndLookup,
     LookupFolder(usize),
     /// The kernel's cache loses a name.
-    Evict(Place),
+    Evict(At),
     /// The kernel forgets a node that no name in its cache leads to.
     Forget(NodeNumber),
-    Open(Place),
-    Close(u64),
+    Open(At),
+    Close(File),
+}
+
+/// What there is to tell files by.
+#[derive(Clone, Copy)]
+struct Means {
+    /// Whether there is a descriptor for each removed file.
+    descriptors: bool,
+    /// Whether the file system tells when a file was made, or has handles.
+    births: bool,
+}
+
+/// One of the files that there ever were.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct File {
+    serial: u32,
+    inode: u64,
 }
 
 /// The backing folders, what the kernel has cached of them, and the table.
 #[derive(Clone)]
 struct World {
+    means: Means,
     nodes: Nodes,
-    inodes: BTreeMap<Place, u64>,
-    /// Inodes of open files.
-    open: BTreeSet<u64>,
-    cached: BTreeMap<Place, NodeNumber>,
+    files: BTreeMap<At, File>,
+    made: u32,
+    open: BTreeSet<File>,
+    cached: BTreeMap<At, NodeNumber>,
     folders: [Option<NodeNumber>; 2],
-    known: BTreeMap<NodeNumber, Known>,
-}
-
-/// A node that the kernel knows.
-#[derive(Clone)]
-struct Known {
-    inode: u64,
-    lookups: u64,
-    /// Whether the last name of its file is gone. The inode's number may be that of another file by now.
-    removed: bool,
-}
-
-fn stat(inode: u64, links: u64) -> Stat {
-    Stat { st_dev: 1, st_ino: inode, st_nlink: links, ..Stat::default() }
+    /// What each node that the kernel knows stands for, and how often it was told.
+    known: BTreeMap<NodeNumber, (File, u64)>,
+    /// A lookup that is under way.
+    looking: Option<(At, File, u64)>,
 }
 
 impl Clone for Nodes {
@@ -66,167 +79,206 @@ impl Clone for Nodes {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(means: Means) -> Self {
+        let root = File { serial: 0, inode: ROOT_INODE };
         let mut world = Self {
-            nodes: Nodes::new(&stat(ROOT_INODE, 1), super::Place::Vm),
-            inodes: BTreeMap::new(),
+            means,
+            nodes: Nodes::new(&stat(means, root, 1), Place::Vm),
+            files: BTreeMap::new(),
+            made: 0,
             open: BTreeSet::new(),
             cached: BTreeMap::new(),
             folders: [None; 2],
             known: BTreeMap::new(),
+            looking: None,
         };
         (0..FOLDERS.len()).for_each(|folder| world.look_up_folder(folder));
         world
     }
 
-    fn links(&self, inode: u64) -> u64 {
-        self.inodes.values().filter(|&&of| of == inode).count() as u64
+    fn links(&self, file: File) -> u64 {
+        self.files.values().filter(|&&other| other == file).count() as u64
     }
 
     fn possible(&self) -> Vec<Step> {
         let mut steps = Vec::new();
-        let reachable: Vec<Place> = PLACES.into_iter().filter(|place| self.folders[place.0].is_some()).collect();
-        for &place in &reachable {
-            match self.inodes.contains_key(&place) {
-                false => steps.push(Step::Create(place)),
-                true if !self.cached.contains_key(&place) => steps.push(Step::Lookup(place)),
-                true => {
-                    steps.push(Step::Unlink(place));
-                    steps.push(Step::Open(place));
-                    for &to in reachable.iter().filter(|&&to| to != place) {
-                        steps.push(Step::Rename(place, to));
-                        steps.extend((!self.inodes.contains_key(&to)).then_some(Step::Link(place, to)));
+        let reachable: Vec<At> = NAMES.into_iter().filter(|at| self.folders[at.0].is_some()).collect();
+        for &at in &reachable {
+            match (self.files.contains_key(&at), self.cached.contains_key(&at)) {
+                (false, false) => steps.push(Step::Create(at)),
+                (false, true) => {} // removed beneath: the next step evicts it
+                (true, false) => steps.push(Step::Lookup(at)),
+                (true, true) => {
+                    steps.extend([Step::Unlink(at), Step::Open(at)]);
+                    steps.extend(self.means.births.then_some(Step::UnlinkBeneath(at)));
+                    // By descriptors or births alone can a late lookup be told from one of a new file.
+                    let may_be_late = self.looking.is_none() && (self.means.births || self.means.descriptors);
+                    steps.extend(may_be_late.then_some(Step::BeginLookup(at)));
+                    for &to in reachable.iter().filter(|&&to| to != at) {
+                        steps.push(Step::Rename(at, to));
+                        steps.extend((!self.files.contains_key(&to)).then_some(Step::Link(at, to)));
                     }
                 }
             }
         }
+        steps.extend(self.looking.map(|_| Step::EndLookup));
         steps.extend((0..FOLDERS.len()).filter(|&folder| self.folders[folder].is_none()).map(Step::LookupFolder));
         steps.extend(self.cached.keys().copied().map(Step::Evict));
         steps.extend(self.open.iter().copied().map(Step::Close));
-        steps.extend(self.known.keys().copied().filter(|&number| !self.is_pinned(number)).map(Step::Forget));
+        steps.extend(self.known.keys().copied().filter(|&number| !self.is_used(number)).map(Step::Forget));
         steps
     }
 
-    /// Whether the kernel must know a node for the sake of something else. That of an open file keeps no name.
-    fn is_pinned(&self, number: NodeNumber) -> bool {
-        let holds_names = |folder: usize| self.cached.keys().any(|place| place.0 == folder);
-        let is_open = self.known.get(&number).is_some_and(|known| self.open.contains(&known.inode));
+    /// Whether the kernel must know a node for the sake of something else.
+    fn is_used(&self, number: NodeNumber) -> bool {
         let folder = self.folders.iter().position(|known| *known == Some(number));
+        let holds_names = |folder: usize| {
+            self.cached.keys().any(|at| at.0 == folder) || self.looking.is_some_and(|(at, ..)| at.0 == folder)
+        };
+        let is_open = self.known.get(&number).is_some_and(|(file, _)| self.open.contains(file));
         is_open || self.cached.values().any(|&cached| cached == number) || folder.is_some_and(holds_names)
     }
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Create(at) => {
-                let is_free = |inode: &u64| self.links(*inode) == 0 && !self.open.contains(inode);
-                let Some(inode) = FILES.into_iter().find(is_free) else { return };
-                self.inodes.insert(at, inode);
-                self.look_up(at);
-            }
+            Step::Create(at) => self.create(at),
             Step::Link(from, to) => {
-                self.inodes.insert(to, self.inodes[&from]);
+                self.files.insert(to, self.files[&from]);
                 self.look_up(to);
             }
             Step::Rename(from, to) => self.rename(from, to),
             Step::Unlink(at) => {
-                self.remove(at);
+                let left = self.leave(at);
+                self.nodes.removed(self.folder(at), at.1.as_ref(), left);
+                self.cached.remove(&at);
+            }
+            Step::UnlinkBeneath(at) => {
+                self.files.remove(&at);
                 self.cached.remove(&at);
             }
             Step::Lookup(at) => self.look_up(at),
+            Step::BeginLookup(at) => {
+                let file = self.files[&at];
+                self.looking = Some((at, file, self.links(file)));
+            }
+            Step::EndLookup => {
+                if let Some((at, file, links)) = self.looking.take() {
+                    self.found(at, file, links);
+                }
+            }
             Step::LookupFolder(folder) => self.look_up_folder(folder),
             Step::Evict(at) => drop(self.cached.remove(&at)),
             Step::Forget(number) => {
-                if let Some(known) = self.known.remove(&number) {
-                    self.nodes.forget(number, known.lookups);
+                if let Some((_, lookups)) = self.known.remove(&number) {
+                    self.nodes.forget(number, lookups);
                 }
                 for folder in self.folders.iter_mut().filter(|folder| **folder == Some(number)) {
                     *folder = None;
                 }
             }
-            Step::Open(at) => drop(self.open.insert(self.inodes[&at])),
-            Step::Close(inode) => drop(self.open.remove(&inode)),
+            Step::Open(at) => drop(self.open.insert(self.files[&at])),
+            Step::Close(file) => drop(self.open.remove(&file)),
         }
+    }
+
+    /// An inode number is in use while its file has a name, is open, or is held by the table.
+    fn create(&mut self, at: At) {
+        let held: Vec<u64> = {
+            let table = self.nodes.0.read();
+            table.slots.values().filter(|slot| slot.held.is_some()).map(|slot| slot.node.backing.1).collect()
+        };
+        let is_used = |inode: u64| {
+            let is = |file: &File| file.inode == inode;
+            self.files.values().any(is) || self.open.iter().any(is) || held.contains(&inode)
+        };
+        let Some(inode) = INODES.into_iter().find(|&inode| !is_used(inode)) else { return };
+        self.made += 1;
+        self.files.insert(at, File { serial: self.made, inode });
+        self.look_up(at);
     }
 
     fn look_up_folder(&mut self, folder: usize) {
-        let kind = NodeKind::Directory(super::Place::Inside);
-        let name = format!("d{folder}");
-        let node = self.nodes.found(ROOT, name.as_ref(), &stat(FOLDERS[folder], 2), kind).unwrap();
+        let file = File { serial: 0, inode: FOLDERS[folder] };
+        let (stat, name) = (stat(self.means, file, 2), format!("d{folder}"));
+        let kind = NodeKind::Directory(Place::Inside);
+        let node = self.nodes.found(ROOT, name.as_ref(), &stat, Birth::of(&stat), kind).unwrap();
         self.folders[folder] = Some(node.number);
-        self.told(&node, FOLDERS[folder]);
+        self.told(&node, file);
     }
 
-    fn look_up(&mut self, at: Place) {
-        let inode = self.inodes[&at];
-        let stat = stat(inode, self.links(inode));
-        let node = self.nodes.found(self.folder(at), at.1.as_ref(), &stat, NodeKind::Symlink).unwrap();
-        self.cached.insert(at, node.number);
-        self.told(&node, inode);
+    fn look_up(&mut self, at: At) {
+        let file = self.files[&at];
+        let number = self.found(at, file, self.links(file));
+        self.cached.insert(at, number);
+    }
+
+    fn found(&mut self, at: At, file: File, links: u64) -> NodeNumber {
+        let stat = stat(self.means, file, links);
+        let node =
+            self.nodes.found(self.folder(at), at.1.as_ref(), &stat, Birth::of(&stat), NodeKind::Symlink).unwrap();
+        self.told(&node, file);
+        node.number
     }
 
     /// A node stands for one file, for as long as the kernel knows it.
-    fn told(&mut self, node: &Node, inode: u64) {
-        let known = self.known.entry(node.number).or_insert(Known { inode, lookups: 0, removed: false });
-        assert_eq!((known.inode, node.backing), (inode, BackingId::of(&stat(inode, 0))), "node {}", node.number);
-        assert!(!known.removed, "node {} was that of another file", node.number);
-        known.lookups += 1;
+    fn told(&mut self, node: &Node, file: File) {
+        let known = self.known.entry(node.number).or_insert((file, 0));
+        assert_eq!((known.0, node.backing.1), (file, file.inode), "node {}", node.number);
+        known.1 += 1;
     }
 
-    fn folder(&self, at: Place) -> NodeNumber {
+    fn folder(&self, at: At) -> NodeNumber {
         self.folders[at.0].unwrap()
     }
 
-    fn remove(&mut self, at: Place) {
-        let inode = self.inodes[&at];
-        let links = self.links(inode);
-        self.inodes.remove(&at);
-        self.nodes.removed(self.folder(at), at.1.as_ref(), BackingId::of(&stat(inode, links)), links);
-        if links == 1 {
-            self.known.values_mut().filter(|known| known.inode == inode).for_each(|known| known.removed = true);
-        }
+    /// Takes a name away on disk.
+    fn leave(&mut self, at: At) -> Left {
+        let file = self.files[&at];
+        let stat = stat(self.means, file, self.links(file));
+        self.files.remove(&at);
+        let descriptor = self.means.descriptors.then(|| std::fs::File::open("/dev/null").unwrap());
+        Left { stat, file: descriptor, links: self.links(file) }
     }
 
-    fn rename(&mut self, from: Place, to: Place) {
-        let inode = self.inodes[&from];
-        if self.inodes.get(&to) == Some(&inode) {
+    fn rename(&mut self, from: At, to: At) {
+        let file = self.files[&from];
+        if self.files.get(&to) == Some(&file) {
             return;
         }
-        if self.inodes.contains_key(&to) {
-            self.remove(to);
-        }
-        self.inodes.remove(&from);
-        self.inodes.insert(to, inode);
-        let (from_folder, to_folder) = (self.folder(from), self.folder(to));
-        let backing = BackingId::of(&stat(inode, 1));
-        self.nodes.renamed(backing, (from_folder, from.1.as_ref()), (to_folder, to.1.as_ref()));
+        let replaced = self.files.contains_key(&to).then(|| self.leave(to));
+        self.files.remove(&from);
+        self.files.insert(to, file);
+        let stat = stat(self.means, file, 1);
+        let [old, new] = [from, to].map(|at| (self.folder(at), OsStr::new(at.1)));
+        self.nodes.renamed(&stat, old, new, replaced);
+        self.cached.remove(&to);
         self.cached.remove(&from).map(|number| self.cached.insert(to, number));
     }
 
     /// What the kernel may ask for is answered, and what it was told of a file leads to that file.
     fn check(&self) {
-        for (&place, &number) in &self.cached {
+        for (&number, &(file, _)) in &self.known {
             let node = self.nodes.get(number).unwrap();
+            assert_eq!(node.backing.1, file.inode);
             assert_eq!(self.nodes.vm_of(&node).unwrap().number, ROOT);
-            let names = self.nodes.names(&node).unwrap();
-            assert!(names.contains(&(self.folder(place), place.1.into())), "{place:?}: {names:?}");
-            let inode = self.inodes[&place];
-            assert_eq!(node.backing, BackingId::of(&stat(inode, 1)));
-            for (folder, name) in names {
-                let folder = self.nodes.get(folder).unwrap();
-                let folder =
-                    FOLDERS.iter().position(|inode| BackingId::of(&stat(*inode, 2)) == folder.backing).unwrap();
-                let leads_to = self.inodes.iter().find(|(place, _)| place.0 == folder && name == place.1);
-                assert_eq!(leads_to.map(|(_, inode)| *inode), Some(inode), "{name:?} in folder {folder}");
+            let told = self.cached.iter().filter(|(_, cached)| **cached == number).map(|(at, _)| *at);
+            let told: Vec<At> = told.filter(|at| self.files.get(at) == Some(&file)).collect();
+            if !told.is_empty() {
+                let names = self.nodes.names(&node).unwrap();
+                let leads_to_it = |at: &At| names.contains(&(self.folder(*at), at.1.into()));
+                assert!(told.iter().any(leads_to_it), "{told:?}, {names:?}");
+            } else if self.nodes.names(&node).is_err() && self.means.descriptors {
+                assert!(self.nodes.held(&node).is_some(), "{file:?} is out of reach");
             }
-        }
-        for (number, known) in &self.known {
-            let node = self.nodes.get(*number).unwrap();
-            assert_eq!(node.backing, BackingId::of(&stat(known.inode, 1)));
-            assert!(known.removed || (self.nodes.names(&node).is_ok() && self.nodes.path(&node).is_ok()));
         }
         let kept = self.nodes.0.read().slots.len();
         assert!(!self.known.is_empty() || kept == 1, "{kept} nodes are left when all are forgotten");
     }
+}
+
+fn stat(means: Means, file: File, links: u64) -> Stat {
+    let born = means.births.then_some((i64::from(file.serial), 0));
+    Stat { st_dev: 1, st_ino: file.inode, st_nlink: links, born, ..Stat::default() }
 }
 
 fn try_all(world: &World, history: &mut Vec<Step>) -> usize {
@@ -249,7 +301,21 @@ fn try_all(world: &World, history: &mut Vec<Step>) -> usize {
 }
 
 #[test]
-fn a_file_that_has_a_name_is_found_after_every_history() {
-    let histories = try_all(&World::new(), &mut Vec::new());
-    assert!(histories > 10_000, "{histories}");
+fn a_node_is_its_file_and_is_reached_after_every_history() {
+    for (descriptors, births) in [(true, true), (true, false), (false, true), (false, false)] {
+        let histories = try_all(&World::new(Means { descriptors, births }), &mut Vec::new());
+        assert!(histories > 10_000, "{histories}");
+    }
+}
+
+#[test]
+fn what_the_kernel_never_gives_back_holds_no_descriptors_without_bound() {
+    let means = Means { descriptors: true, births: true };
+    let mut world = World::new(means);
+    for _ in 0..600 {
+        world.take(Step::Create((0, "x")));
+        world.take(Step::Unlink((0, "x")));
+    }
+    let held = world.nodes.0.read().slots.values().filter(|slot| slot.held.is_some()).count();
+    assert!(held > 0 && held <= 512, "{held}");
 }

@@ -71,10 +71,10 @@ impl Writer<'_> {
         numbers.iter().for_each(|number| self.put(&number.to_ne_bytes()));
     }
 
-    /// `struct fuse_entry_out`, of generation 0.
+    /// `struct fuse_entry_out`.
     fn entry(&mut self, attr: &Attr) {
         let lasts = ttl(attr);
-        self.u64s([attr.number, 0, lasts.as_secs(), lasts.as_secs()]);
+        self.u64s([attr.number, attr.generation.into(), lasts.as_secs(), lasts.as_secs()]);
         self.u32s([lasts.subsec_nanos(), lasts.subsec_nanos()]);
         self.attr(attr);
     }
