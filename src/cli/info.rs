@@ -137,6 +137,12 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
             infos.push((whole, disk_info(path).map(|info| Info::Header(Box::new(info)))));
         }
     }
+    for folder in inventory.folders_without_header() {
+        let path = place::whole(path, folder);
+        let reason = "sealed files, but no home header here or above".to_owned();
+        let info = OtherInfo { path: path.clone(), kind: "folder", state: "headless", uuid: None, reason };
+        infos.push((path, Ok(Info::Other(info))));
+    }
     infos.sort_by(|(a, _), (b, _)| a.cmp(b)); // a home before its disks
     Ok(infos.into_iter().map(|(_, info)| info).collect())
 }

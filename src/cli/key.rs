@@ -1,6 +1,6 @@
 //! `key`: which keys open a component, and changing that.
 
-mod in_use;
+pub(super) mod in_use;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -133,6 +133,11 @@ fn list(args: &ListArgs, config: &Path) -> Result<()> {
         keks.iter().map(|(id, kek)| (id, state(&providers, id, kek.as_ref().err()))).collect();
     let mut slots = Vec::new();
     for component in &found {
+        if component.is_erased() {
+            let why = component.header.as_ref().err().map_or_else(String::new, Error::chain);
+            eprintln!("{}: {why}", component.path.shown());
+            continue;
+        }
         let header = component.header.as_ref().map_err(|error| Error::new(error.kind(), error.chain()));
         let header = header.context(|| component.path.shown().to_string())?;
         for (slot, key) in header.header.claims().slots.iter().enumerate() {

@@ -183,6 +183,11 @@ impl LookedAt {
         }
     }
 
+    /// Whether there was nothing that any key opens, or opened: a wrong folder would seem to need no key.
+    pub fn is_nothing(&self) -> bool {
+        self.components + self.erased + self.saved_headers == 0
+    }
+
     /// Adds what was looked at elsewhere.
     pub fn add(&mut self, other: Self) {
         self.components += other.components;

@@ -136,7 +136,7 @@ impl Inventory {
     /// Looks at everything below a folder. A mount of vmcryptfs within is not entered, other mounts are.
     ///
     /// # Errors
-    /// `Io` when the folder itself cannot be listed.
+    /// `Invalid` when the folder is itself shown by a mount of vmcryptfs, `Io` when it cannot be listed.
     pub fn take(root: &File) -> Result<Self> {
         walk::take(root).map(|entries| Self { entries })
     }

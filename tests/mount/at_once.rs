@@ -149,3 +149,20 @@ fn two_headers_of_one_home_are_seen_by_every_verb() {
         assert!(said.contains("two headers of one home") && said.contains("docs/CLI.md"), "{verb:?}: {said}");
     }
 }
+
+#[test]
+fn erase_and_header_repair_are_done_once() {
+    let host = Host::with_vm();
+    let (vm, disk) = (host.path("web01"), host.path("web01/root.raw"));
+    let damaged = fs::File::options().write(true).open(disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&damaged, &[7; 100], 4000).unwrap();
+    let repair: &[&str] = &["header", "repair", disk];
+    let outputs = at_once(&host, &[repair, repair, repair]);
+    assert!(codes(&outputs).iter().all(|code| [0, 6].contains(code)), "{}", said(&outputs));
+    host.run(&["check", vm]);
+    let erase: &[&str] = &["erase", "--yes", vm];
+    let outputs = at_once(&host, &[erase, erase, erase]);
+    assert!(codes(&outputs).iter().all(|code| [0, 6, 8].contains(code)), "{}", said(&outputs));
+    host.refuses(&["erase", "--yes", vm], 8, "erased on ");
+    host.run(&["check", vm]);
+}

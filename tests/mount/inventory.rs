@@ -54,6 +54,27 @@ fn a_key_is_in_use_wherever_below_a_datastore_something_needs_it() {
     host.refuses(&["key", "in-use", "--provider", "nobody", ds], 8, "no provider nobody");
     host.refuses(&["key", "in-use", host.path("ds/live"), ds], 2, "which key?");
 
+    let mount = host.mount("ds", &[]);
+    host.refuses(
+        &["key", "in-use", "--key", &deeper, ds, &mount.path("live").display().to_string()],
+        2,
+        "it is a mount",
+    );
+    mount.unmount();
+    host.refuses(&["key", "in-use", "--provider", "local", host.path("config")], 2, "holds no encrypted VM folder");
+
+    // An interrupted rekey leaves the former key in one copy of the header.
+    let mut former = vec![0; 8192];
+    let home = File::options().read(true).write(true).open(host.path("ds/customer/vm/vmcryptfs.home")).unwrap();
+    home.read_exact_at(&mut former, 0).unwrap();
+    host.run(&["rekey", host.path("ds/customer/vm")]);
+    host.refuses(&["key", "in-use", "--key", &deeper, ds], 8, "no header names key");
+    home.write_all_at(&former, 0).unwrap();
+    let found = json(&host.run(&["key", "in-use", "--json", "--key", &deeper, ds]));
+    let user = &found["components"][0];
+    assert_eq!((&user["lost"], &user["only_in_other_copy"]), (&false.into(), &true.into()), "{found}");
+    host.refuses(&["provider", "retire", "local", &deeper, "--datastore", ds], 7, "is needed by");
+
     // A saved header is counted, though it is no component.
     host.run(&["header", "backup", host.path("ds/live"), host.path("ds/live.header")]);
     let live = key_of(&host, host.path("ds/live"));

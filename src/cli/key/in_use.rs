@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{out, place, table};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::key::KeyName;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -55,7 +55,7 @@ impl InUseArgs {
         let wanted = Wanted { provider: self.provider.clone(), key_id };
         let mut found = Found::default();
         for datastore in datastores {
-            let in_use = wanted.search(&Inventory::take(&folder::open_dir(datastore)?)?);
+            let in_use = wanted.search(&inventory_with_keys(datastore)?);
             found.add(in_use, datastore, datastores.len() > 1);
         }
         match self.json {
@@ -84,6 +84,19 @@ impl InUseArgs {
             ));
         }
         Ok((Some(first.to_string_lossy().into_owned()), rest))
+    }
+}
+
+/// All that lies below a datastore or VM folder.
+///
+/// # Errors
+/// `Invalid` for a folder in which nothing needs a key that can be seen: a wrong one would seem to need none; or `Io`.
+pub(in crate::cli) fn inventory_with_keys(datastore: &Path) -> Result<Inventory> {
+    let inventory = Inventory::take(&folder::open_dir(datastore)?).context(|| datastore.shown().to_string())?;
+    let nothing = LookedAt::of(&inventory).is_nothing() && inventory.unreadable().next().is_none();
+    match nothing && inventory.folders_without_header().is_empty() {
+        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder or disk", datastore.shown()))),
+        false => Ok(inventory),
     }
 }
 

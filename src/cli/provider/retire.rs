@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::provider_name;
+use crate::cli::key::in_use::inventory_with_keys;
 use crate::cli::place;
 use crate::control::mounts;
 use crate::error::{Context, Error, Kind, Result};
@@ -11,7 +12,6 @@ use crate::event::{Event, Operation};
 use crate::key::{KeyId, ProviderName};
 use crate::provider::{KeyProvider, KeyState, Providers, Revocation};
 use crate::text::Show;
-use crate::vm::folder;
 use crate::vm::in_use::{LookedAt, Wanted};
 use crate::vm::inventory::Inventory;
 
@@ -148,12 +148,7 @@ fn inventory(datastore: &Path) -> Result<Inventory> {
             ),
         ));
     }
-    let inventory = Inventory::take(&folder::open_dir(&path)?)?;
-    let looked_at = LookedAt::of(&inventory);
-    match looked_at.components + looked_at.erased == 0 && inventory.unreadable().next().is_none() {
-        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder or disk", datastore.shown()))),
-        false => Ok(inventory),
-    }
+    inventory_with_keys(&path)
 }
 
 fn list(names: impl Iterator<Item = String>) -> String {

@@ -20,9 +20,13 @@ use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
 use crate::vm::scan;
 
 pub(super) fn take(root: &File) -> Result<Vec<Entry>> {
+    let mount = mount_of(root)?;
+    if mount_table::is_ours(mount).context(|| "reading the table of mounts".into())? {
+        return Err(Error::new(Kind::Invalid, "it is a mount, which shows no headers: name its backing folder"));
+    }
     let mut walk = Walk { root, entries: Vec::new() };
     let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None };
-    walk.folder(root, mount_of(root)?, stat(root)?, &place)?;
+    walk.folder(root, mount, stat(root)?, &place)?;
     Ok(walk.entries)
 }
 
