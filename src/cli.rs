@@ -5,6 +5,7 @@ mod out;
 
 mod check;
 mod clone;
+mod convert;
 mod create;
 mod disk_names;
 mod encrypt;
@@ -87,6 +88,8 @@ enum Verb {
     Encrypt(encrypt::EncryptArgs),
     /// Decrypt disks of a VM folder, or all of it
     Decrypt(encrypt::DecryptArgs),
+    /// Make a home file a disk, or a disk a home file
+    Convert(convert::ConvertArgs),
     /// Copy a VM folder under keys of its own
     Clone(clone::CloneArgs),
     /// Show and change which keys open a component
@@ -149,6 +152,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Rekey(args) => rekey::run(&args, &config()?),
         Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),
         Verb::Decrypt(args) => encrypt::decrypt(&args, &config()?),
+        Verb::Convert(args) => convert::run(&args, &config()?),
         Verb::Clone(args) => clone::run(&args, &config()?),
         Verb::Key(command) => key::run(&command, &config()?),
         Verb::Header(command) => header::run(&command, &config()?),

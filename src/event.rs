@@ -67,6 +67,8 @@ pub enum Operation {
     Encrypt,
     /// A folder or disk was decrypted.
     Decrypt,
+    /// A file of an encrypted home was made a disk, or a disk such a file.
+    Convert,
     /// A component got another KEK.
     RekeyShallow,
     /// A component got another DEK.
@@ -118,6 +120,7 @@ impl Operation {
             Self::Lock => "lock",
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
+            Self::Convert => "convert",
             Self::RekeyShallow => "rekey-shallow",
             Self::RekeyDeep => "rekey-deep",
             Self::Clone => "clone",

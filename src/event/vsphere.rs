@@ -61,6 +61,7 @@ fn of_success(operation: Operation, is_disk: bool) -> Option<&'static str> {
         | Operation::CreateDisk
         | Operation::Encrypt
         | Operation::Decrypt
+        | Operation::Convert
         | Operation::RekeyShallow
         | Operation::RekeyDeep
         | Operation::Clone
@@ -103,7 +104,9 @@ fn of_failure(operation: Operation, error: &Error, is_disk: bool) -> Option<&'st
         }),
         Operation::Create | Operation::Clone if about_keys => Some(KEY_GENERATE_FAIL),
         Operation::RekeyShallow | Operation::RekeyDeep => Some(REKEY_FAIL),
-        Operation::Encrypt | Operation::Decrypt if error.os_error() == Some(libc::ENOSPC) => Some(NO_DISK_SPACE),
+        Operation::Encrypt | Operation::Decrypt | Operation::Convert if error.os_error() == Some(libc::ENOSPC) => {
+            Some(NO_DISK_SPACE)
+        }
         Operation::Check | Operation::Integrity => Some(INTEGRITY_FAILED),
         Operation::ProviderTest if Trouble::of(error).is_some_and(Trouble::is_of_server) => Some(UNREACHABLE),
         Operation::Unlock
@@ -111,6 +114,7 @@ fn of_failure(operation: Operation, error: &Error, is_disk: bool) -> Option<&'st
         | Operation::Clone
         | Operation::Encrypt
         | Operation::Decrypt
+        | Operation::Convert
         | Operation::CreateDisk
         | Operation::Mount
         | Operation::Unmount

@@ -13,6 +13,7 @@ mod decrypt;
 mod encrypt;
 mod form;
 mod home_files;
+mod one_file;
 mod opened;
 mod overwrite;
 mod pace;
@@ -24,6 +25,7 @@ mod tree;
 pub use clone::{CloneOptions, Cloned, clone};
 pub use decrypt::{Decryption, What};
 pub use encrypt::Encryption;
+pub use one_file::{ConvertedFile, StoredAs, convert_file};
 pub use plan::{Action, Plan, PlannedFile};
 pub use survey::Options;
 

@@ -72,3 +72,50 @@ fn a_disk_whose_name_or_size_cannot_be_meant_is_refused() {
         assert!(output.status.code() == Some(2) && said.contains(words), "{size}: {said}");
     }
 }
+
+#[test]
+fn a_home_file_becomes_a_disk_and_back_with_all_that_it_has() {
+    let host = Host::new();
+    let vm = host.path("web01");
+    host.run(&["create", vm]);
+    let mount = host.mount("web01", &[]);
+    let content: Vec<u8> = (0..1_500_001_u32).map(|at| (at % 253) as u8).collect();
+    fs::create_dir(mount.path("sub")).unwrap();
+    fs::write(mount.path("root.snap1"), &content).unwrap();
+    fs::hard_link(mount.path("root.snap1"), mount.path("sub/same")).unwrap();
+    fs::hard_link(mount.path("root.snap1"), mount.path("z")).unwrap();
+    let set = |path: &std::path::Path| {
+        rustix::fs::setxattr(path, "user.note", b"of the disk", rustix::fs::XattrFlags::empty())
+    };
+    set(&mount.path("z")).unwrap();
+    fs::write(mount.path("empty"), "").unwrap();
+    let file = host.path("web01/root.snap1");
+    host.refuses(&["convert", file], 6, "needs it unmounted");
+    mount.unmount();
+    let holds = |disks_now: &[&str]| {
+        assert_eq!(disks(&host, "web01"), disks_now);
+        let mount = host.mount("web01", &[]);
+        for name in ["root.snap1", "sub/same", "z"] {
+            assert_eq!(fs::read(mount.path(name)).unwrap(), content, "{name}");
+            let mut note = [0; 32];
+            let len = rustix::fs::getxattr(mount.path(name), "user.note", &mut note).unwrap();
+            assert_eq!(&note[..len], b"of the disk", "{name}");
+        }
+        mount.unmount();
+    };
+    assert_eq!(host.run(&["convert", file]), format!("{file} is a disk now.\n"));
+    holds(&["root.snap1", "same", "z"]);
+    host.refuses(&["convert", file], 9, "root.snap1 is a disk already");
+    host.run(&["convert", host.path("web01/empty")]);
+    assert_eq!(disks(&host, "web01"), ["empty", "root.snap1", "same", "z"]);
+    host.run(&["convert", host.path("web01/empty"), "--to", "home-file"]);
+    let back = host.run(&["convert", host.path("web01/sub/same"), "--to", "home-file", "--json"]);
+    let back: serde_json::Value = serde_json::from_str(&back).unwrap();
+    assert_eq!((&back["stored_as"], back["names"].as_array().unwrap().len()), (&"home file".into(), 3));
+    holds(&[]);
+    assert!(
+        host.events().iter().any(|event| event["operation"] == "convert" && event["result"] == "ok"),
+        "{:?}",
+        host.events()
+    );
+}

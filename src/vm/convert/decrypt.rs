@@ -1,6 +1,7 @@
 //! Decrypting disks of a VM folder, and at last its home.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::crypto::xts::Engine;
@@ -142,16 +143,7 @@ impl<'p> Decryption<'p> {
 
     /// A disk, and its header.
     fn claim(&self, path: &Path) -> Result<(Original, Header)> {
-        let mut header = None;
-        let original = Original::claim(&self.folder.dir, path, Access::Write, |storage: FileStorage| {
-            let locked = LockedDisk::open(storage)?;
-            let dek = unlock(&locked.stored().header, self.providers)?;
-            header = Some(locked.stored().header.clone().verify(&dek)?);
-            let disk = locked.unlock(&dek, self.engine)?;
-            disk.prepare_writes()?; // completes what a deep rekey was about to write
-            Ok(Form::Disk(disk))
-        })?;
-        Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
+        claim_disk(&self.folder.dir, path, self.providers, self.engine)
     }
 
     fn decrypt_disk(&self, site: &Site<'_, '_>, names: &[&Entry]) -> Result<Header> {
@@ -165,6 +157,28 @@ impl<'p> Decryption<'p> {
         let keys = &self.folder.unlocked()?.keys;
         Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace })
     }
+}
+
+/// Claims and opens an encrypted disk, and returns its header as well.
+///
+/// # Errors
+/// `Busy`, `KeyUnavailable`, `Corrupt`, or `Io`.
+pub(super) fn claim_disk(
+    root: &File,
+    path: &Path,
+    providers: &Providers,
+    engine: Engine,
+) -> Result<(Original, Header)> {
+    let mut header = None;
+    let original = Original::claim(root, path, Access::Write, |storage: FileStorage| {
+        let locked = LockedDisk::open(storage)?;
+        let dek = unlock(&locked.stored().header, providers)?;
+        header = Some(locked.stored().header.clone().verify(&dek)?);
+        let disk = locked.unlock(&dek, engine)?;
+        disk.prepare_writes()?; // completes what a deep rekey was about to write
+        Ok(Form::Disk(disk))
+    })?;
+    Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
 }
 
 /// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.

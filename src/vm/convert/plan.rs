@@ -62,14 +62,7 @@ impl Plan {
     /// # Errors
     /// `ENOSPC`.
     pub(super) fn check_space(&self) -> Result<()> {
-        if self.space_needed <= self.space_free {
-            return Ok(());
-        }
-        let message = format!(
-            "too little space: {} bytes are needed for the largest file and its new form side by side, {} are free",
-            self.space_needed, self.space_free
-        );
-        Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
+        check_space(self.space_needed, self.space_free)
     }
 
     /// Bytes that will be read, written and read back.
@@ -104,6 +97,20 @@ pub(super) fn peak_space(files: impl Iterator<Item = (u64, u64)>) -> u64 {
         grown += i128::from(then) - i128::from(now);
     }
     u64::try_from(peak.max(grown)).unwrap_or(u64::MAX)
+}
+
+/// Refuses to begin without the space.
+///
+/// # Errors
+/// `ENOSPC`.
+pub(super) fn check_space(needed: u64, free: u64) -> Result<()> {
+    if needed <= free {
+        return Ok(());
+    }
+    let message = format!(
+        "too little space: {needed} bytes are needed for the largest file and its new form side by side, {free} are free"
+    );
+    Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
 }
 
 /// Most bytes that the encrypted form of a file takes.

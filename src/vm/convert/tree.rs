@@ -60,6 +60,11 @@ impl Entry {
         u64::try_from(self.stat.st_size).unwrap_or(0)
     }
 
+    /// Whether it is a regular file.
+    pub(super) fn is_regular(&self) -> bool {
+        FileType::from_raw_mode(self.stat.st_mode) == FileType::RegularFile
+    }
+
     /// Bytes that it takes on the medium.
     pub(super) fn allocated(&self) -> u64 {
         u64::try_from(self.stat.st_blocks).unwrap_or(0) * 512

@@ -1,0 +1,89 @@
+//! `convert`: a home file made a disk, or a disk made a home file.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::cli::out;
+use crate::cli::progress::Shown;
+use crate::control::{local, mounts};
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::{Event, Operation};
+use crate::format::header::ComponentKind;
+use crate::provider::Providers;
+use crate::text::Show;
+use crate::vm::convert::{ConvertedFile, StoredAs, convert_file};
+use crate::vm::workplace::Located;
+
+/// Arguments of `convert`.
+#[derive(Args)]
+#[command(
+    after_help = "Examples:\n  vmcryptfs convert web01/root.snap1\n  vmcryptfs convert web01/notes.img --to home-file\n\n\
+    What a file is was decided when it was made, mostly by its name (`vmcryptfs disk-names`). Either form is encrypted. The\n\
+    VM is off and its folder is not mounted. The file is replaced only when its new form was written, synced, read back and\n\
+    compared; after an interruption, run it again. Attributes and hard links within the folder stay."
+)]
+pub(super) struct ConvertArgs {
+    /// A file of an encrypted VM folder
+    #[arg(value_name = "VM_FOLDER/FILE")]
+    file: PathBuf,
+    /// What it becomes
+    #[arg(long, value_enum, default_value_t = To::Disk)]
+    to: To,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum To {
+    /// A disk, with a data key of its own
+    Disk,
+    /// A file of the home, under the home's key
+    HomeFile,
+}
+
+/// Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct Output {
+    #[serde(with = "crate::text::path")]
+    names: Vec<PathBuf>,
+    stored_as: &'static str,
+    uuid: uuid::Uuid,
+    names_outside: u64,
+}
+
+pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
+    let located = Located::find(&args.file)?;
+    if located.kind() == ComponentKind::Home {
+        return Err(Error::new(Kind::Invalid, format!("{} is not a file of a VM", args.file.shown())));
+    }
+    if let Some(mount) = mounts::all()?.into_iter().find(|mount| located.folder.starts_with(&mount.mountpoint)) {
+        let message = format!("{} is what a mount shows: name the file in {}", args.file.shown(), mount.source.shown());
+        return Err(Error::new(Kind::Denied, message));
+    }
+    local::refuse_if_served(&located.folder, "converting a file")?;
+    let (to, stored_as) = match args.to {
+        To::Disk => (StoredAs::Disk, "disk"),
+        To::HomeFile => (StoredAs::HomeFile, "home file"),
+    };
+    let providers = Providers::load(config)?;
+    let converted = Event::of(Operation::Convert).disk(&args.file).around(|event| {
+        let mut shown = Shown::new()?;
+        let mut on_progress = |progress: &crate::progress::Progress| shown.advanced(progress);
+        let done = convert_file(&located.folder, &located.component, to, &providers, &mut on_progress)
+            .context(|| located.folder.shown().to_string())?;
+        event.uuid(done.uuid).key(&done.key_id);
+        Ok(done)
+    })?;
+    let ConvertedFile { names, uuid, names_outside, .. } = converted;
+    if args.json {
+        return out::json(&Output { names, stored_as, uuid, names_outside });
+    }
+    println!("{} is a {stored_as} now.", args.file.shown());
+    if names_outside > 0 {
+        println!("It has {names_outside} more hard links outside of this folder, which lead to what it was.");
+    }
+    Ok(())
+}
