@@ -80,5 +80,8 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the rekey that was begun before. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
+    for unreadable in &rekeyed.unreadable {
+        eprintln!("Not read, and with the keys that it had, if it is a disk: {unreadable}");
+    }
     Ok(())
 }

@@ -22,11 +22,13 @@ use crate::format::header::{ComponentKind, UnverifiedHeader};
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
 use crate::store::header_area::StoredHeader;
+use crate::text::Show;
 use crate::vm::clear::ClearKind;
-use crate::vm::folder::HomeState;
+use crate::vm::folder::{self, HomeState};
+use crate::vm::scan;
 
 /// Folders deeper than this below the first one are entries that could not be read.
-pub const MAX_DEPTH: usize = 128;
+pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
 
 /// All that lies below a folder, in the order of names, each folder before what it holds. The first entry is the folder itself.
 #[derive(Debug)]
@@ -169,6 +171,19 @@ impl Inventory {
         let plain = |kind| matches!(kind, FolderKind::Plain | FolderKind::Part);
         self.folders().any(|(_, kind)| !plain(kind)) || self.components().next().is_some()
     }
+}
+
+/// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.
+pub(super) fn unreadable_below(folder: &Path) -> Vec<String> {
+    let inventory = match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir)) {
+        Ok(inventory) => inventory,
+        Err(error) => return vec![error.chain()],
+    };
+    let unreadable = inventory.entries.iter().filter_map(|entry| {
+        let What::Unreadable(error) = &entry.what else { return None };
+        Some(format!("{}: {}", entry.path.shown(), error.chain()))
+    });
+    unreadable.collect()
 }
 
 impl Entry {

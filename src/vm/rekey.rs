@@ -17,6 +17,7 @@ use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
+use crate::vm::inventory::unreadable_below;
 use crate::vm::keyed::{Keyed, fetch_keks, name};
 use crate::vm::keyring::slot_for;
 use crate::vm::scan::{self, FoundComponent};
@@ -44,6 +45,9 @@ pub struct Rekeyed {
     pub resumed: bool,
     /// What it wraps now.
     pub components: Vec<RekeyedComponent>,
+    /// Of a VM folder that was rekeyed as a whole: what could not be read, and if it is a disk has the keys that it had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
 }
 
 /// A component that was rekeyed.
@@ -96,7 +100,8 @@ impl Rekey {
         }
         new.finish(leader)?;
         report(total)?;
-        Ok(new.outcome(&keyed, former))
+        let unreadable = if self.disks.is_empty() { unreadable_below(&place.path()) } else { Vec::new() };
+        Ok(Rekeyed { unreadable, ..new.outcome(&keyed, former) })
     }
 
     /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
@@ -214,7 +219,7 @@ impl NewSlots {
             former_key,
         };
         let components = keyed.iter().zip(former).map(component).collect();
-        Rekeyed { key: KeyName::of(&self.key_id), resumed: self.resumed, components }
+        Rekeyed { key: KeyName::of(&self.key_id), resumed: self.resumed, components, unreadable: Vec::new() }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder};
 
 /// Directories deeper than this below a VM folder are not searched for disks.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// A component, where it lies, and what its header says or why it cannot be read.
 #[derive(Debug)]

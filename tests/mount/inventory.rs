@@ -244,6 +244,19 @@ fn what_was_erased_hinders_nothing_and_is_called_that() {
 }
 
 #[test]
+fn a_rekey_says_what_it_could_not_look_at() {
+    let host = Host::with_vm();
+    let (deep, too_deep) = ("d/".repeat(60), "d/".repeat(130));
+    fs::create_dir_all(host.path(&format!("web01/{too_deep}"))).unwrap();
+    fs::rename(host.path("web01/root.raw"), host.path(&format!("web01/{deep}root.raw"))).unwrap();
+    let rekeyed = json(&host.run(&["rekey", "--json", host.path("web01")]));
+    assert_eq!(rekeyed["components"].as_array().unwrap().len(), 2);
+    assert!(rekeyed["unreadable"][0].as_str().unwrap().contains("deeper than 128 folders"), "{rekeyed}");
+    let said = String::from_utf8(host.try_run(&["rekey", host.path("web01")]).stderr).unwrap();
+    assert!(said.contains("Not read, and with the keys that it had"), "{said}");
+}
+
+#[test]
 fn a_header_copy_is_mended_by_the_other() {
     let host = Host::with_vm();
     let disk = host.path("web01/root.raw");

@@ -25,9 +25,6 @@ use crate::vm::inventory::{What, classify};
 use crate::vm::keyring::Keyring;
 use crate::vm::{disk, folder, home, scan};
 
-/// Directories deeper than this are not listed.
-const MAX_DEPTH: usize = 32;
-
 /// A regular file of a VM folder.
 #[derive(Clone, Debug)]
 pub struct FoundFile {
@@ -100,7 +97,7 @@ fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Re
             let (is_disk, clear, plain_len) = measure(dir, &name, len);
             found.push(FoundFile { path, is_disk, clear, plain_len, role: Role::of_name(&name.to_string_lossy()) });
         } else if kind == FileType::Directory
-            && depth < MAX_DEPTH
+            && depth < scan::MAX_DEPTH
             && let Ok(below) = folder::open_at(dir, &name)
         {
             list(&below, &path, depth + 1, found)?;
