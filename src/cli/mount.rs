@@ -148,7 +148,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
     }
     let spec = MountSpec {
         mountpoint: args.mountpoint.clone(),
-        source: args.folder.clone(),
+        source: std::path::absolute(&args.folder).unwrap_or_else(|_| args.folder.clone()),
         options: mount_options,
         transport: args.transport,
         threads: args.threads.map(usize::from),

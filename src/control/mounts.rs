@@ -1,11 +1,10 @@
 //! Which of our mounts are there: /proc/self/mountinfo, read without touching the mounts themselves.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::mount::MOUNT_TYPE;
+use crate::sys::mount_table::unescape;
 use crate::text::Show;
 
 /// A mount of ours.
@@ -54,26 +53,6 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     let is_ours = rest.next()? == MOUNT_TYPE.as_bytes();
     let source = rest.next()?;
     is_ours.then(|| Mounted { mountpoint: unescape(mountpoint), device, source: unescape(source) })
-}
-
-/// Blanks and the like are written as `\040`.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::new();
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.first_chunk::<3>().filter(|_| first == b'\\');
-        match octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::error::{Context, Result};
 use crate::fs::stat::{self, Stat};
 use crate::sys::file::{open_beneath, proc_entry, readable};
+use crate::sys::mount_table::refuse_ours;
 use crate::text::Show;
 
 /// The root of all that a mount shows.
@@ -53,9 +54,9 @@ pub(super) fn path_of(dir: &File) -> PathBuf {
 }
 
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
-    rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, stat::WANTED)
+    refuse_ours(dir, name)
+        .and_then(|()| Ok(rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, stat::WANTED)?))
         .map(Stat::from)
-        .map_err(io::Error::from)
         .context(|| format!("reading attributes of {}", name.shown()))
 }
 
@@ -100,10 +101,7 @@ pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), flags: RenameFl
 
 /// A regular file by its name in an open directory. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
 pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty())
-        .map(File::from)
-        .map_err(io::Error::from)
+    open_beneath(dir, Path::new(name), flags | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
         .context(|| format!("opening {}", name.shown()))
 }
 
@@ -122,12 +120,14 @@ pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
 
 /// A handle on anything in an open directory, good for attributes alone.
 pub(super) fn any_at(dir: &File, name: &OsStr) -> Result<File> {
-    file_at(dir, name, OFlags::PATH)
+    open_beneath(dir, Path::new(name), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
+        .context(|| format!("opening {}", name.shown()))
 }
 
 /// A directory in an open one, for operations on names in it.
 pub(super) fn dir_at(dir: &File, name: &OsStr) -> Result<File> {
-    file_at(dir, name, OFlags::PATH | OFlags::DIRECTORY)
+    open_beneath(dir, Path::new(name), OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+        .context(|| format!("opening folder {}", name.shown()))
 }
 
 /// `mode` with its type bits.

@@ -7,6 +7,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,6 +22,7 @@ use rustix::process::{getegid, geteuid};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::options::MountOptions;
 use crate::fuse::transport::Transport;
+use crate::sys::mount_table;
 pub use crate::sys::mount_table::MOUNT_TYPE;
 use crate::text::Show;
 
@@ -126,17 +128,48 @@ pub(super) fn needs_open_device() -> bool {
     File::options().read(true).write(true).open("/dev/fuse").is_err_and(|error| error.kind() == PermissionDenied)
 }
 
-/// Refuses what cannot, or should not, be mounted on.
+/// Refuses what cannot, or should not, be mounted, or be mounted on.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for no directory, `Busy` for one that is not empty.
-pub(super) fn check_mountpoint(mountpoint: &Path) -> Result<()> {
+/// `NotFound`, `Invalid` for no directory, one within the folder, or a folder that a mount of ours shows, `Busy` for one that is not
+/// empty.
+pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<()> {
+    let mountpoint = spec.mountpoint.as_path();
     let doing = || format!("mountpoint {}", mountpoint.shown());
     if !std::fs::metadata(mountpoint).context(doing)?.is_dir() {
         return Err(Error::new(Kind::Invalid, format!("{} is no directory", doing())));
     }
+    refuse_within(&spec.source, mountpoint)?;
     if std::fs::read_dir(mountpoint).context(doing)?.next().is_some() {
         return Err(Error::new(Kind::Busy, format!("{} is not empty: what is in it would be hidden", doing())));
+    }
+    Ok(())
+}
+
+/// A mount that lies in what it shows would ask itself, and wait for itself for ever.
+fn refuse_within(folder: &Path, mountpoint: &Path) -> Result<()> {
+    let doing = || format!("looking where {} and {} lie", folder.shown(), mountpoint.shown());
+    let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).context(doing);
+    let root = File::options().read(true).custom_flags(libc::O_PATH).open(folder).context(doing)?;
+    if mount_table::is_ours(mount_table::mount_id(&root).context(doing)?).context(doing)? {
+        let text = format!("{} is in a mount of vmcryptfs: what is mounted is the folder beneath", folder.shown());
+        return Err(Error::new(Kind::Invalid, text));
+    }
+    // By whatever path it is named, or by another one to the same place of the file system.
+    let absolute = std::fs::canonicalize(mountpoint).context(doing)?;
+    let own = id(folder)?;
+    let mut within = false;
+    for above in absolute.ancestors() {
+        within |= id(above)? == own;
+    }
+    if let (Some((device, at)), Some((same, top))) =
+        (mount_table::place_of(&absolute).context(doing)?, mount_table::place_of(folder).context(doing)?)
+    {
+        within |= device == same && at.starts_with(top);
+    }
+    if within {
+        let text = format!("mountpoint {} lies in {}: the mount would show itself", mountpoint.shown(), folder.shown());
+        return Err(Error::new(Kind::Invalid, text));
     }
     Ok(())
 }

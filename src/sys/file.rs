@@ -8,14 +8,15 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Dir, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::check;
+use super::mount_table::refuse_ours;
 
 /// What `fallocate` shall do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -179,15 +180,49 @@ pub fn entries(dir: &File) -> io::Result<Dir> {
     Ok(Dir::new(readable(dir)?)?)
 }
 
-/// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it.
-/// An empty path is `root` itself.
+/// Opens `path` below the directory `root` and never outside of it: no symbolic link is followed, no `..` leaves it, and other
+/// file systems are entered, but no mount of ours: it would wait for itself. An empty path is `root` itself.
 ///
 /// # Errors
-/// The system's; `ELOOP` for a symbolic link, `EXDEV` for an escape.
+/// The system's; `ELOOP` for a symbolic link or a mount of ours, `EXDEV` for an escape.
 pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve)?.into())
+    let flags = flags | OFlags::CLOEXEC;
+    match rustix::fs::openat2(&root, path, flags, mode, BENEATH | ResolveFlags::NO_XDEV) {
+        Err(Errno::XDEV) => open_across(root.as_fd(), path, flags, mode),
+        opened => Ok(opened?.into()),
+    }
+}
+
+/// Attributes of a name in a directory, also of a symbolic link.
+///
+/// # Errors
+/// The system's; `ELOOP` for a mount of ours.
+pub fn stat_at(dir: impl AsFd, name: &OsStr) -> io::Result<Stat> {
+    refuse_ours(&dir, name)?;
+    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Step by step, as on the way there is another mount.
+fn open_across(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    let step = |dir: BorrowedFd<'_>, name: &OsStr| {
+        let step =
+            rustix::fs::openat2(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), BENEATH)?;
+        refuse_ours(&step, OsStr::new(""))?;
+        io::Result::Ok(step)
+    };
+    let Some(name) = path.file_name() else { return Err(Errno::XDEV.into()) };
+    let mut dir: Option<OwnedFd> = None;
+    for part in path.parent().into_iter().flat_map(Path::iter) {
+        dir = Some(step(dir.as_ref().map_or(root, AsFd::as_fd), part)?);
+    }
+    let dir = dir.as_ref().map_or(root, AsFd::as_fd);
+    match step(dir, name) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(rustix::fs::openat2(dir, name, flags, mode, BENEATH)?.into()),
+    }
 }
 
 /// Whether `path` below `root` still leads to an open file: it may have been renamed, removed or replaced since it was opened.

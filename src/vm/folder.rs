@@ -20,7 +20,7 @@ use crate::key::{Dek, KeyId};
 use crate::provider::{KeyProvider, NewKey};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
-use crate::sys::file::{entries, is_at};
+use crate::sys::file::{entries, is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::disk::create_component;
 use crate::vm::keyring;
@@ -239,10 +239,7 @@ pub fn open_dir(path: &Path) -> Result<File> {
 /// # Errors
 /// As [`open_dir`].
 pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::empty())
-        .map(File::from)
-        .map_err(io::Error::from)
+    open_beneath(dir, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
         .context(|| format!("opening folder {}", name.shown()))
 }
 

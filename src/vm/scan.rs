@@ -9,12 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
-use crate::sys::file::{entries, open_beneath};
+use crate::sys::file::{entries, open_beneath, stat_at};
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder};
@@ -125,7 +125,7 @@ fn walk(
     each: &mut dyn FnMut(&File, &OsStr, PathBuf) -> Result<()>,
 ) -> Result<()> {
     for name in sorted_names(dir)? {
-        let Ok(stat) = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let Ok(stat) = stat_at(dir, &name) else { continue };
         let path = path.join(&name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile && !is_reserved(&name) {
@@ -159,8 +159,8 @@ pub fn home_files(folder: &File) -> Result<Vec<PathBuf>> {
 }
 
 fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundComponent>) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from) else { return Ok(()) };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let Ok(file) = open_beneath(dir, Path::new(name), flags, Mode::empty()) else { return Ok(()) };
     if !disk::is_disk(&file)? {
         return Ok(());
     }

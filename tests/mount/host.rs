@@ -83,7 +83,7 @@ impl Host {
     /// Mounts a folder of this host and returns the mount. The variable MOUNT_OPTIONS says what all mounts are made with that do
     /// not say it themselves (`--backing-io=direct`).
     pub(crate) fn mount(&self, folder: &str, options: &[&str]) -> Mount<'_> {
-        let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir_in(self.dir.path()).unwrap();
+        let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir().unwrap(); // not within what may be mounted
         let log = self.path("log");
         let at = mountpoint.path().display().to_string();
         let everywhere = std::env::var("MOUNT_OPTIONS").unwrap_or_default();

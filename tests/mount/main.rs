@@ -21,6 +21,7 @@ mod identity;
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "vmdk-layout's own tests use the rest of it")]
 mod images;
 mod inventory;
+mod itself;
 mod json;
 mod keys;
 mod listing;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, Source, Vmx, limits};
 
 use super::{has_vmdk_name, is_writable, meant, read};
@@ -20,6 +20,7 @@ use crate::store::disk::Disk;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
+use crate::sys::file::{open_beneath, stat_at};
 use crate::text::Show;
 use crate::vm::inventory::{What, classify};
 use crate::vm::keyring::Keyring;
@@ -89,7 +90,7 @@ pub fn files(dir: &File) -> Result<Vec<FoundFile>> {
 
 fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Result<()> {
     for name in scan::sorted_names(dir)?.into_iter().filter(|name| !scan::is_reserved(name)) {
-        let Ok(stat) = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let Ok(stat) = stat_at(dir, &name) else { continue };
         let path = path.join(&name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile {
@@ -123,9 +124,8 @@ fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<&'static 
 }
 
 fn open_file(dir: &File, name: &OsStr) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).map_err(std::io::Error::from);
-    opened.context(|| format!("opening {}", name.shown()))
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    open_beneath(dir, Path::new(name), flags, Mode::empty()).context(|| format!("opening {}", name.shown()))
 }
 
 /// The VMDKs of a VM folder, of which `files` are the files. Extents are not opened, so they may be in use.
