@@ -19,6 +19,7 @@ use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
 use crate::store::plain_file::PlainFile;
+use crate::sys::file::readable;
 use crate::text::Show;
 use crate::vm::keyring::{self, Keyring};
 
@@ -118,7 +119,7 @@ pub(super) fn create_component(
     let finished = fill(&storage)
         .and_then(|()| if durable { storage.sync() } else { Ok(()) })
         .and_then(|()| publish(dir, &draft, name).context(doing))
-        .and_then(|()| if durable { dir_sync(dir).context(doing) } else { Ok(()) });
+        .and_then(|()| if durable { dir_sync(dir, storage.file()).context(doing) } else { Ok(()) });
     if let Err(error) = finished {
         // The draft is of no use to anyone; that it cannot be removed would say less than the error at hand.
         let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
@@ -142,8 +143,13 @@ fn publish(dir: &File, draft: &str, name: &OsStr) -> Result<()> {
     }
 }
 
-fn dir_sync(dir: &File) -> Result<()> {
-    rustix::fs::fsync(dir).map_err(std::io::Error::from).context(|| "syncing the directory".into())
+/// Makes the name of a new file durable. The directory may be open for names only, and closed to readers.
+fn dir_sync(dir: &File, file: &File) -> Result<()> {
+    let synced = match readable(dir) {
+        Ok(dir) => rustix::fs::fsync(dir),
+        Err(_) => rustix::fs::syncfs(file),
+    };
+    synced.map_err(std::io::Error::from).context(|| "syncing the directory".into())
 }
 
 /// Reads a disk's header from its open backing file, without a claim.
