@@ -7,6 +7,7 @@ mod attr;
 mod attributes;
 mod backing;
 mod caller;
+mod content;
 mod data;
 mod durable;
 mod handle;

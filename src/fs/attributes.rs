@@ -11,8 +11,9 @@ use crate::format::header::{COPY_LEN, ComponentKind};
 use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::caller::Caller;
+use crate::fs::content::ContentKind;
 use crate::fs::handle::{Content, Handle, HandleNumber};
-use crate::fs::node::{ContentKind, Node, NodeKind, NodeNumber};
+use crate::fs::node::{Node, NodeKind, NodeNumber};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
 use crate::sector;
@@ -209,7 +210,7 @@ impl FileSystem {
             return open.content.file_id().map(Some);
         }
         let stored = self.open_backing(node, OFlags::RDONLY)?;
-        match file.content {
+        match file.content() {
             ContentKind::Disk { .. } => {
                 let (_, header) = disk::read_header(stored)?;
                 Ok(Some(home::disk_id(header.header.claims().uuid)))
@@ -229,7 +230,10 @@ impl FileSystem {
             return Ok(Attr::new(node.id(), kind, stat, size, cipher_blocks));
         };
         let open_len = node.open_file().map(|open| open.content.file().plain_len());
-        let (size, blocks) = match file.content {
+        if open_len.is_none() {
+            file.look_again(stat, || self.open_backing(node, OFlags::RDONLY));
+        }
+        let (size, blocks) = match file.content() {
             ContentKind::Disk { data_offset } => {
                 // The header's two copies are no data; a file system that packs them tighter only makes this too small.
                 let header_blocks = (ComponentKind::Disk.copy_offsets().len() * COPY_LEN / 512) as u64;

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, Shape};
+use crate::format::header::HOME_FILE;
 use crate::fs::attr::{self, Attr, FileKind};
+use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::leaving::Leaving;
-use crate::fs::node::{BackingId, Birth, ContentKind, Node, NodeKind, NodeNumber, Place};
+use crate::fs::node::{BackingId, Birth, Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::text::Show;
 use crate::vm::keyring::Change;
-use crate::vm::{acl, disk, folder, home, scan};
+use crate::vm::{acl, folder, home, scan};
 
 /// A file to be made.
 #[derive(Clone, Copy, Debug)]
@@ -297,24 +298,15 @@ impl FileSystem {
         let kind = match FileKind::of(FileType::from_raw_mode(stat.st_mode)).ok_or_else(absent)? {
             FileKind::Directory if is_datastore(parent) => NodeKind::Directory(Place::Vm),
             FileKind::Directory => NodeKind::Directory(Place::Inside),
-            FileKind::Regular => NodeKind::file(self.content_kind(dir, name)?),
+            // What this process may not read is shown, but whatever it is, it will not open.
+            FileKind::Regular => match backing::file_at(dir, name, OFlags::RDONLY) {
+                Ok(file) => NodeKind::File(FileNode::new(ContentKind::of(file)?, &stat)),
+                Err(_) => NodeKind::File(FileNode::new(ContentKind::Home, &stat)),
+            },
             FileKind::Symlink => NodeKind::Symlink,
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => NodeKind::Special,
         };
         Ok((self.nodes.found(parent.number, name, &stat, birth.in_full(dir, name), kind)?, stat))
-    }
-
-    fn content_kind(&self, dir: &File, name: &OsStr) -> Result<ContentKind> {
-        // What this process may not read is shown, but whatever it is, it will not open.
-        let Ok(file) = backing::file_at(dir, name, OFlags::RDONLY) else { return Ok(ContentKind::Home) };
-        if !disk::is_disk(&file)? {
-            return Ok(ContentKind::Home);
-        }
-        let data_offset = match disk::read_header(file).map(|(_, stored)| stored.header.claims().shape) {
-            Ok(Shape::Disk { data_offset, .. }) => data_offset,
-            Ok(Shape::Home) | Err(_) => DEFAULT_DATA_OFFSET,
-        };
-        Ok(ContentKind::Disk { data_offset })
     }
 }
 

@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use rustix::fs::FileType;
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::content::FileNode;
 use crate::fs::handle::OpenFile;
 use crate::fs::leaving::Left;
 use crate::fs::raw::ImageNode;
@@ -52,32 +53,6 @@ pub(super) enum NodeKind {
     ImageDirectory,
     /// A raw image in it.
     Image(ImageNode),
-}
-
-/// A regular file, as far as it is remembered between opens.
-pub(super) struct FileNode {
-    pub(super) content: ContentKind,
-    /// Shared by all handles on it.
-    pub(super) open: Mutex<Weak<OpenFile>>,
-}
-
-impl NodeKind {
-    /// A regular file that nothing is open on.
-    pub(super) fn file(content: ContentKind) -> Self {
-        Self::File(FileNode { content, open: Mutex::default() })
-    }
-}
-
-/// How a regular file keeps its content.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum ContentKind {
-    /// As a sector store. Where its header says that data begin; 8 MiB when it cannot be read.
-    Disk {
-        /// Bytes.
-        data_offset: u64,
-    },
-    /// As a home file.
-    Home,
 }
 
 pub(super) struct Node {

@@ -9,10 +9,11 @@ use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
 use crate::fs::namespace::{NewFile, refuse_reserved};
-use crate::fs::node::{Birth, ContentKind, Node, NodeKind, NodeNumber};
-use crate::fs::{Attr, Durability, FileSystem, Options};
+use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
+use crate::fs::{Attr, Durability, FileSystem, Options, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::vm::disk::{self, NewDisk};
@@ -84,7 +85,8 @@ impl FileSystem {
         let stat = new.give_to_owner(&file)?;
         self.settle_names(&[&dir])?;
         let birth = Birth::of(&stat).in_full(&file, OsStr::new(""));
-        let node = self.nodes.found(parent.number, name, &stat, birth, NodeKind::file(content))?;
+        let node =
+            self.nodes.found(parent.number, name, &stat, birth, NodeKind::File(FileNode::new(content, &stat)))?;
         let open = self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true)))?;
         let attr = self.attr_of(&node, &stat)?;
         let cache = open.cache;
@@ -140,8 +142,11 @@ impl FileSystem {
             return Ok(open);
         }
         let (backing_file, home, may_write) = backing()?;
+        file.look_again(&backing::stat(&backing_file)?, || {
+            backing_file.try_clone().context(|| "reading the file".into())
+        });
         let turn = self.turns.take(node.backing);
-        let content = match file.content {
+        let content = match file.content() {
             ContentKind::Disk { .. } => {
                 let Options { engine, backing_io, .. } = self.options;
                 disk::open(backing_file, access, &self.keyring, engine, backing_io).map(Content::Disk)

@@ -154,6 +154,25 @@ fn what_replaces_a_file_on_the_backing_side_is_noticed() {
     mount.unmount();
 }
 
+/// As `cp` does it that restores a backup: the file stays, and its content becomes that of a file of the other kind.
+#[test]
+fn content_that_is_copied_over_a_file_on_the_backing_side_is_noticed() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let beneath = PathBuf::from(host.path("web01"));
+    host.run(&["create-disk", host.path("web01/small.raw"), "--size", "1M"]);
+    fs::write(mount.path("text.txt"), "a home file").unwrap();
+    let [disk, text] = ["small.raw", "text.txt"].map(|name| fs::read(beneath.join(name)).unwrap());
+    assert_eq!(fs::read(mount.path("small.raw")).unwrap(), vec![0; 1 << 20]);
+    fs::write(beneath.join("small.raw"), text).unwrap();
+    fs::write(beneath.join("text.txt"), disk).unwrap();
+    wait_for_cached_names();
+    assert_eq!(fs::metadata(mount.path("text.txt")).unwrap().len(), 1 << 20);
+    assert!(fs::read(mount.path("text.txt")).unwrap() == vec![0; 1 << 20]);
+    assert_eq!(fs::read_to_string(mount.path("small.raw")).unwrap(), "a home file");
+    mount.unmount();
+}
+
 /// The file's entry under /proc, by which it is opened once more.
 fn entry(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
