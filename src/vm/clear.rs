@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use vmdk_layout::{DiskFile, Role, Side, Source};
+use vmdk_layout::{Descriptor, DiskFile, Role, Side, Source};
 
 use crate::error::{Context, Result};
 use crate::format::names::DiskNames;
@@ -77,6 +77,22 @@ pub fn kind_of(file: &File, name: &OsStr) -> Result<ClearKind> {
     let name = name.to_string_lossy();
     let file = Bytes::of(file)?;
     file.classify(&name, Role::of_name(&name)).context(|| format!("reading {name}"))
+}
+
+/// What a home file is taken for, by its name and length, that could be a disk: for people, who know more.
+pub fn disk_by_name(name: &OsStr, len: u64) -> Option<&'static str> {
+    let named = DiskNames::default().matches(name) || Role::of_name(&name.to_string_lossy()).side() == Side::Disk;
+    (named && len >= MIN_RAW_LEN).then_some("by its name")
+}
+
+/// The format of a disk image whose first bytes these are: 512 of them, or all.
+pub fn disk_in(head: &[u8]) -> Option<&'static str> {
+    let stands = |Magic(offset, magic, _): &&Magic| {
+        let at = usize::try_from(*offset).unwrap_or(usize::MAX);
+        head.get(at..).is_some_and(|rest| rest.starts_with(magic))
+    };
+    let sparse = || (DiskFile::is_recognised(head) && !Descriptor::is_recognised(head)).then_some("VMDK image");
+    CONTAINERS.iter().find(stands).map(|magic| magic.2).or_else(sparse)
 }
 
 /// A file, as the library that understands VMware's disks reads it.

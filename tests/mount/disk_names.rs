@@ -119,3 +119,29 @@ fn a_home_file_becomes_a_disk_and_back_with_all_that_it_has() {
         host.events()
     );
 }
+
+#[test]
+fn info_names_home_files_that_look_like_disks() {
+    let host = Host::new();
+    host.run(&["create", host.path("web01")]);
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("notes"), vec![1; 1 << 20]).unwrap();
+    fs::rename(mount.path("notes"), mount.path("renamed.raw")).unwrap();
+    fs::write(mount.path("root.snap1"), [&b"QFI\xfb"[..], &[0; 4096]].concat()).unwrap();
+    fs::write(mount.path("plain.txt"), vec![2; 1 << 20]).unwrap();
+    let found = || {
+        let info: serde_json::Value = serde_json::from_str(&host.run(&["info", host.path("web01"), "--json"])).unwrap();
+        let files = info[0]["home_files"].as_array().unwrap().clone();
+        let hint = |file: &serde_json::Value| {
+            Some((file["path"].as_str()?.to_owned(), file["looks_like_disk"].as_str()?.to_owned()))
+        };
+        files.iter().filter_map(hint).collect::<Vec<_>>()
+    };
+    let by_name = ("renamed.raw".to_owned(), "by its name".to_owned());
+    assert_eq!(found(), std::slice::from_ref(&by_name));
+    // The key is asked for only where there may be a VMDK.
+    fs::write(mount.path("x.vmdk"), "# Disk DescriptorFile\nversion=1\nCID=1\ncreateType=\"custom\"\n").unwrap();
+    assert_eq!(found(), [by_name, ("root.snap1".to_owned(), "qcow2 image".to_owned())]);
+    let told = host.try_run(&["info", host.path("web01")]).stderr;
+    assert!(String::from_utf8_lossy(&told).contains("`vmcryptfs convert VM_FOLDER/root.snap1` makes it one"));
+}

@@ -13,6 +13,7 @@ use crate::provider::Providers;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
 use crate::text::{self, Show};
+use crate::vm::clear;
 use crate::vm::keyring::Keyring;
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
 
@@ -38,6 +39,9 @@ struct FileInfo {
     what: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     in_the_clear: bool,
+    /// What tells that it may be a disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    looks_like_disk: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -71,7 +75,7 @@ impl VmInfo {
     /// Reads a VM folder. Keys are asked for only if there may be VMDKs.
     pub(super) fn of(dir: &File, home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<Self> {
         let files = vmdk::files(dir)?;
-        let home_files = files.iter().filter(|file| !file.is_disk).map(FileInfo::of).collect();
+        let mut home_files: Vec<FileInfo> = files.iter().filter(|file| !file.is_disk).map(FileInfo::of).collect();
         if !files.iter().any(|file| file.role == Role::Disk) {
             return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None, unread_settings: Vec::new() });
         }
@@ -86,6 +90,10 @@ impl VmInfo {
         let unread = |(path, error): &(PathBuf, Error)| format!("{}: {}", path.shown(), error.chain());
         let unread_settings = found.unread_settings.iter().map(unread).collect();
         let vmdks = found.vmdks.iter().map(|vmdk| VmdkInfo::of(vmdk, &files)).collect();
+        for file in &mut home_files {
+            let format = found.disk_like.iter().find(|(path, _)| *path == file.path).map(|(_, format)| *format);
+            file.looks_like_disk = format.or(file.looks_like_disk);
+        }
         Ok(Self { home_files, vmdks: Some(vmdks), locked: None, unread_settings })
     }
 
@@ -108,6 +116,12 @@ impl VmInfo {
         for (vmdk, problem) in vmdks.iter().filter_map(|vmdk| Some((vmdk, vmdk.problem.as_ref()?))) {
             eprintln!("{}: {problem}", vmdk.name);
         }
+        for (file, why) in self.home_files.iter().filter_map(|file| Some((file, file.looks_like_disk?))) {
+            let path = file.path.shown();
+            eprintln!(
+                "{path} is a home file that looks like a disk ({why}): `vmcryptfs convert VM_FOLDER/{path}` makes it one"
+            );
+        }
         for unread in &self.unread_settings {
             eprintln!("{unread}\nThese settings cannot be read, so where disks are attached is not known.");
         }
@@ -127,7 +141,10 @@ fn unlock(home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<(
 impl FileInfo {
     fn of(file: &FoundFile) -> Self {
         let what = file.clear.map_or_else(|| what(file.role).to_owned(), |what| format!("IN THE CLEAR: {what}"));
-        Self { path: file.path.clone(), size: file.plain_len, what, in_the_clear: file.clear.is_some() }
+        let name = file.path.file_name().unwrap_or_default();
+        let looks_like_disk = if file.clear.is_some() { None } else { clear::disk_by_name(name, file.plain_len) };
+        let in_the_clear = file.clear.is_some();
+        Self { path: file.path.clone(), size: file.plain_len, what, in_the_clear, looks_like_disk }
     }
 }
 

@@ -35,6 +35,21 @@ fn formats_are_known_by_their_content_whatever_the_name() {
 }
 
 #[test]
+fn the_first_bytes_tell_a_format_and_a_name_that_it_may_be_a_disk() {
+    let vdi = [&[0; 0x40][..], &[0x7f, 0x10, 0xda, 0xbe]].concat();
+    for (head, format) in
+        [(&b"QFI\xfb\0\0\0\x03"[..], "qcow2 image"), (&vdi, "VDI image"), (b"KDMV\x01\0\0\0", "VMDK image")]
+    {
+        assert_eq!(disk_in(head), Some(format));
+    }
+    for head in [&b"# Disk DescriptorFile\nversion=1\n"[..], b"", b"QFI", b"hello"] {
+        assert_eq!(disk_in(head), None, "{head:?}");
+    }
+    assert!(disk_by_name(OsStr::new("a.raw"), 1 << 20).is_some());
+    assert!(disk_by_name(OsStr::new("a.raw"), 100).is_none() && disk_by_name(OsStr::new("a.xml"), 1 << 20).is_none());
+}
+
+#[test]
 fn a_partition_table_makes_a_disk_and_a_saved_boot_sector_does_not() {
     let mut table = [0; 66];
     table[4] = 0x83;

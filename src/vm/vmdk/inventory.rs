@@ -24,7 +24,7 @@ use crate::sys::file::{open_beneath, stat_at};
 use crate::text::Show;
 use crate::vm::inventory::{What, classify};
 use crate::vm::keyring::Keyring;
-use crate::vm::{disk, folder, home, scan};
+use crate::vm::{clear, disk, folder, home, scan};
 
 /// A regular file of a VM folder.
 #[derive(Clone, Debug)]
@@ -76,6 +76,8 @@ pub struct VmdkInventory {
     pub vmdks: Vec<FoundVmdk>,
     /// Settings of a VM that cannot be read, and why: disks may be attached by them.
     pub unread_settings: Vec<(PathBuf, Error)>,
+    /// Home files that begin as a disk image does, and which. One that is in use is not looked at.
+    pub disk_like: Vec<(PathBuf, &'static str)>,
 }
 
 /// All regular files of a VM folder, by name. Needs no key.
@@ -174,7 +176,9 @@ pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring
         });
         FoundVmdk { name, descriptor, is_writable, parents, broken_chain, attached }
     };
-    VmdkInventory { vmdks: disks.into_iter().map(found).collect(), unread_settings }
+    let sealed = files.iter().filter(own).filter(|file| !file.is_disk && file.clear.is_none());
+    let disk_like = sealed.filter_map(|file| Some((file.path.clone(), folder.disk_format(file)?))).collect();
+    VmdkInventory { vmdks: disks.into_iter().map(found).collect(), unread_settings, disk_like }
 }
 
 fn ancestors(
@@ -236,6 +240,14 @@ impl Folder<'_> {
         } else {
             Opened::Home(Box::new(home::open(file, Access::Read, self.keys, || found.path.shown().to_string())?))
         }))
+    }
+
+    /// The format of a disk image that a home file holds.
+    fn disk_format(&self, found: &FoundFile) -> Option<&'static str> {
+        let file = ImageFile::new(self.open(found).ok()?);
+        let mut head = vec![0; usize::try_from(found.plain_len.min(512)).unwrap_or(512)];
+        file.read_at(0, &mut head).ok()?;
+        clear::disk_in(&head)
     }
 
     fn settings(&self, found: &FoundFile) -> Result<Vmx> {
