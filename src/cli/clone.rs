@@ -13,7 +13,7 @@ use crate::event::{Event, Operation};
 use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::sys::process;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::convert::{self, CloneOptions};
 
 /// What to clone.
@@ -37,6 +37,9 @@ pub(super) struct CloneArgs {
     /// Keep the source's keys
     #[arg(long)]
     same_keys: bool,
+    /// Leave names of disk images and links that lead to files of the source
+    #[arg(long)]
+    keep_references: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -54,6 +57,7 @@ struct CloneInfo<'a> {
     same_keys: bool,
     disks: usize,
     bytes: u64,
+    notes: &'a [String],
 }
 
 pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
@@ -61,7 +65,12 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let providers = Providers::load(config)?;
     let provider = args.provider.as_deref().map(ProviderName::new).transpose()?;
-    let options = CloneOptions { provider, same_keys: args.same_keys, engine: Engine::default() };
+    let options = CloneOptions {
+        provider,
+        keep_references: args.keep_references,
+        same_keys: args.same_keys,
+        engine: Engine::default(),
+    };
     let mut shown = Shown::new()?;
     let cloned = Event::of(Operation::Clone).component(&args.destination).around(|event| {
         let on_progress = &mut |progress: &_| shown.advanced(progress);
@@ -79,7 +88,11 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
             same_keys: args.same_keys,
             disks: cloned.disks,
             bytes: cloned.bytes,
+            notes: &cloned.notes,
         });
+    }
+    for note in &cloned.notes {
+        eprintln!("Note: {}.", text::one_line(note));
     }
     println!(
         "Cloned {} to {} ({}): {} disks, {}, key from provider {}.",

@@ -35,6 +35,12 @@ pub(super) struct EncryptArgs {
     /// Show what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Leave names of disk images and links that lead into the folder by its place, and so to ciphertext
+    #[arg(long)]
+    keep_references: bool,
+    /// It is one VM's folder, though it looks like several VMs'
+    #[arg(long)]
+    one_vm: bool,
     /// Overwrite each original with random bytes before it is removed
     #[arg(long)]
     overwrite: bool,
@@ -88,12 +94,15 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     let options = Options {
         disks: args.disks.iter().map(|disk| below(&args.folder, disk)).collect(),
         provider: args.provider.as_deref().map(ProviderName::new).transpose()?,
+        keep_references: args.keep_references,
+        one_vm: args.one_vm,
         overwrite: args.overwrite,
         engine: Engine::default(),
     };
     let encryption = Encryption::prepare(&args.folder, &providers, options)?;
     if args.dry_run {
-        return plan::print(args.json, "encrypt", &args.folder, encryption.plan());
+        plan::print(args.json, "encrypt", &args.folder, encryption.plan())?;
+        return encryption.plan().refuse_obstacles();
     }
     // Also where nothing is left to do: what an interruption left behind is removed.
     let mut shown = Shown::new()?;
@@ -116,7 +125,8 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     let providers = Providers::load(config)?;
     let decryption = Decryption::prepare(&args.folder, &providers, what, Engine::default())?;
     if args.dry_run {
-        return plan::print(args.json, "decrypt", &args.folder, decryption.plan());
+        plan::print(args.json, "decrypt", &args.folder, decryption.plan())?;
+        return decryption.plan().refuse_obstacles();
     }
     let mut shown = Shown::new()?;
     let plan = recorded(Operation::Decrypt, &args.folder, |converted| {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{out, size, table};
 use crate::error::Result;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::convert::{Action, Plan, PlannedFile};
 use crate::vm::folder::HomeState;
 
@@ -21,6 +21,7 @@ struct PlanInfo<'a> {
     space_needed: u64,
     space_free: u64,
     notes: &'a [String],
+    obstacles: Vec<&'a str>,
     done: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     remains: Option<&'a str>,
@@ -67,6 +68,9 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
         size::show(plan.space_free)
     );
     notes(plan);
+    for obstacle in &plan.obstacles {
+        eprintln!("Obstacle: {}.", text::one_line(&obstacle.message));
+    }
     Ok(())
 }
 
@@ -104,6 +108,7 @@ fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remain
         space_needed: plan.space_needed,
         space_free: plan.space_free,
         notes: &plan.notes,
+        obstacles: plan.obstacles.iter().map(|obstacle| obstacle.message.as_str()).collect(),
         done,
         remains,
     };

@@ -13,8 +13,8 @@ mod value;
 
 pub use keys::HomeKeys;
 pub use value::{
-    MAX_TARGET_LEN, MAX_XATTR_LEN, Value, looks_like_sealed_target, open_target, open_value, seal_target, seal_value,
-    target_len, value_len,
+    MAX_TARGET_LEN, MAX_XATTR_LEN, VALUE_OVERHEAD, Value, looks_like_sealed_target, open_target, open_value,
+    seal_target, seal_value, sealed_target_len, target_len, value_len,
 };
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

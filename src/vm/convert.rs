@@ -11,14 +11,18 @@ mod clone_file;
 mod copy;
 mod decrypt;
 mod encrypt;
+mod feasible;
 mod form;
 mod home_files;
+mod nested;
 mod one_file;
 mod opened;
 mod overwrite;
 mod pace;
+mod places;
 mod plan;
 mod replace;
+mod several_vms;
 mod survey;
 mod tree;
 

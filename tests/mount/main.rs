@@ -6,6 +6,7 @@ mod at_once;
 mod attack;
 mod bytes;
 mod concurrency;
+mod convert;
 mod datastore;
 mod deep_rekey;
 mod direct;

@@ -14,6 +14,8 @@ use crate::store::home_file::HomeKeys;
 const FORM: u8 = 1;
 /// Bytes that sealing adds.
 const OVERHEAD: usize = 1 + NONCE_LEN + TAG_LEN;
+/// By how many bytes a sealed value is longer than what it seals.
+pub const VALUE_OVERHEAD: usize = OVERHEAD;
 /// Longest text of a symbolic link that Linux takes, in bytes.
 const MAX_SEALED_TARGET_LEN: usize = 4095;
 /// Longest target of a symbolic link in a home, in bytes.
@@ -105,6 +107,11 @@ pub fn seal_target(keys: &HomeKeys, plain: &[u8]) -> Result<String> {
         return Err(Error::io(message, std::io::Error::from_raw_os_error(libc::ENAMETOOLONG)));
     }
     Ok(BASE64URL_NOPAD.encode(&seal_value(keys, &Value::Target, plain)?))
+}
+
+/// Length of what [`seal_target`] makes of a target.
+pub fn sealed_target_len(plain_len: usize) -> usize {
+    BASE64URL_NOPAD.encode_len(plain_len + OVERHEAD)
 }
 
 /// Opens what [`seal_target`] made.

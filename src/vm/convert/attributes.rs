@@ -24,6 +24,8 @@ pub(super) enum Sealing<'k> {
     Clear,
     /// Sealed by a home, bound to a file's id if it has one.
     By(&'k HomeKeys, Option<FileId>),
+    /// As long as if sealed, by so many bytes more: to try whether they fit.
+    Grown(usize),
 }
 
 impl Sealing<'_> {
@@ -34,7 +36,7 @@ impl Sealing<'_> {
                 open_value(keys, &Value::Xattr { file, name: name.as_bytes() }, &stored)
                     .context(|| format!("extended attribute {}", name.shown()))
             }
-            Self::By(..) | Self::Clear => Ok(stored),
+            Self::By(..) | Self::Clear | Self::Grown(_) => Ok(stored),
         }
     }
 
@@ -45,7 +47,8 @@ impl Sealing<'_> {
                 seal_value(keys, &Value::Xattr { file, name: name.as_bytes() }, value)
                     .context(|| format!("extended attribute {}", name.shown()))
             }
-            Self::By(..) | Self::Clear => Ok(value.to_vec()),
+            Self::Grown(bytes) if is_user(name) => Ok([value, &vec![0; bytes]].concat()),
+            Self::By(..) | Self::Clear | Self::Grown(_) => Ok(value.to_vec()),
         }
     }
 }
@@ -86,6 +89,20 @@ impl Attributes {
         }
         give_permissions(&self.stat, &self.acls, file)?;
         give_times(&self.stat, file)
+    }
+
+    /// Gives only the values that a home seals.
+    ///
+    /// # Errors
+    /// As [`give`](Self::give).
+    pub(super) fn give_user_xattrs(&self, file: &File, sealing: Sealing<'_>) -> Result<()> {
+        let mut values = self.xattrs.iter().filter(|(name, _)| is_user(name));
+        values.try_for_each(|(name, value)| set_xattr(file, name, &sealing.seal(name, value)?))
+    }
+
+    /// Whether there are neither xattrs nor ACLs.
+    pub(super) fn are_plain(&self) -> bool {
+        self.xattrs.is_empty() && self.acls.is_empty()
     }
 
     /// Whether a value is there that a home would seal.

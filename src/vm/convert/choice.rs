@@ -3,42 +3,54 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
-use vmdk_layout::{DiskFile, Role};
+use vmdk_layout::{Descriptor, DiskFile, FileName, Parent, Role};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::FileStorage;
-use crate::store::buffer::request_buffer;
 use crate::store::home_file::HomeKeys;
-use crate::store::plain_file::MAX_REQUEST;
+use crate::store::raw_image::vmdk_error;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
-use crate::vm::convert::form::Target;
+use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::tree::{Entry, Found, by_inode};
+use crate::vm::vmdk;
 
-/// The paths that were meant by names of disks: a VMDK descriptor, as VMware names its disks, means the extents beside it.
-/// All names of a file are meant by any of them.
+/// What is smaller is no disk, whatever it is called.
+const MIN_DISK_LEN: u64 = 64 << 10;
+
+/// Disks that were meant.
+pub(super) struct Choice {
+    /// Their paths, all names of each.
+    pub(super) paths: HashSet<PathBuf>,
+    /// What else belongs to them and was not meant.
+    pub(super) notes: Vec<String>,
+}
+
+/// The disks that were meant by names: a VMDK descriptor, as VMware names its disks, means the extents beside it. All names of a
+/// file are meant by any of them.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for what is no regular file, or `Io`.
-pub(super) fn disks(
-    root: &File,
-    entries: &[Entry],
-    keys: Option<&HomeKeys>,
-    names: &[PathBuf],
-) -> Result<HashSet<PathBuf>> {
-    let mut chosen = HashSet::new();
+/// `NotFound`, also for an extent, `Invalid` for what is no regular file, `Corrupt` or `Unsupported` for a descriptor that cannot be
+/// read, or `Io`.
+pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, names: &[PathBuf]) -> Result<Choice> {
+    let folder = Folder { root, entries, keys };
+    let (mut chosen, mut parents) = (HashSet::new(), Vec::new());
     for name in names {
         let name: PathBuf = name.components().collect(); // without `./` and doubled slashes
-        let entry = entries.iter().find(|entry| entry.path == name);
+        let entry = folder.entry(&name);
         let entry =
             entry.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {} in this VM folder", name.shown())))?;
         match entry.found {
             Found::Clear(kind) if kind.is_disk() => drop(chosen.insert(name)),
             Found::Disk => drop(chosen.insert(name)),
-            Found::Clear(_) | Found::Sealed => match (extents(root, entry, keys)?, entry.found) {
-                (Some(extents), _) => chosen.extend(extents),
+            Found::Clear(_) | Found::Sealed => match (folder.descriptor(entry)?, entry.found) {
+                (Some(descriptor), _) => {
+                    chosen.extend(folder.extents(entry, &descriptor)?);
+                    parents.extend(descriptor.parent().map(|parent| (name, parent.clone())));
+                }
                 (None, Found::Sealed) => return Err(no_disk(&name)),
                 (None, _) => drop(chosen.insert(name)),
             },
@@ -47,7 +59,9 @@ pub(super) fn disks(
             }
         }
     }
-    Ok(with_all_names(entries, chosen))
+    let paths = with_all_names(entries, chosen);
+    let notes = parents.iter().filter_map(|(child, parent)| folder.note_on_parents(child, parent, &paths)).collect();
+    Ok(Choice { paths, notes })
 }
 
 /// Adds all other names of files that are meant by one.
@@ -64,31 +78,125 @@ fn no_disk(name: &Path) -> Error {
     Error::new(Kind::Invalid, format!("{} is no disk", name.shown()))
 }
 
-/// The extents that a VMDK descriptor names, if the file is one.
-fn extents(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<Option<Vec<PathBuf>>> {
-    let text = beginning(root, entry, keys).context(|| format!("reading {}", entry.path.shown()))?;
-    let Ok(DiskFile::Descriptor(descriptor)) = DiskFile::read(text.as_slice()) else { return Ok(None) };
-    let mut paths = Vec::new();
-    for extent in descriptor.extents() {
-        let name = extent.file_name().map_err(|error| {
-            Error::with_source(Kind::Invalid, format!("an extent of {}", entry.path.shown()), error)
-        })?;
-        paths.extend(name.map(|name| entry.path.with_file_name(name.as_str())));
-    }
-    Ok(Some(paths))
+/// Where descriptors and what they name are looked for.
+struct Folder<'a> {
+    root: &'a File,
+    entries: &'a [Entry],
+    keys: Option<&'a HomeKeys>,
 }
 
-/// The content of a file as programs see it, at most what a descriptor can have.
-fn beginning(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<Vec<u8>> {
-    let file = open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
+impl Folder<'_> {
+    fn entry(&self, path: &Path) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.path == path)
+    }
+
+    /// The VMDK descriptor that a file is; `None` if it is none.
+    fn descriptor(&self, entry: &Entry) -> Result<Option<Descriptor>> {
+        let named = || format!("{}: its extents are not known", entry.path.shown());
+        let form = open_file(self.root, entry, self.keys).context(named)?;
+        match vmdk::read(&Arc::new(form)).context(named)? {
+            Some(DiskFile::Descriptor(descriptor)) => Ok(Some(descriptor)),
+            None if entry.len() < MIN_DISK_LEN && vmdk::has_vmdk_name(entry.path.as_os_str()) => Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "{} is called as a VMDK's descriptor is, and is none: its extents are not known",
+                    entry.path.shown()
+                ),
+            )),
+            Some(DiskFile::Monolithic { .. } | DiskFile::Extent(_)) | None => Ok(None),
+        }
+    }
+
+    /// The files of a descriptor's extents, all of which are there.
+    fn extents(&self, entry: &Entry, descriptor: &Descriptor) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for extent in descriptor.extents() {
+            let of = || format!("{}, line {}", entry.path.shown(), extent.line);
+            let Some(name) = extent.file_name().map_err(vmdk_error).context(of)? else { continue };
+            let path = self.beside(&entry.path, &name).context(of)?;
+            match self.entry(&path).map(|extent| extent.found) {
+                Some(Found::Clear(_) | Found::Disk) => paths.push(path),
+                _ => return Err(no_disk(&path)).context(of),
+            }
+        }
+        Ok(paths)
+    }
+
+    /// The file of a name that another file gives, which VMware may spell in another case or form.
+    fn beside(&self, path: &Path, name: &FileName) -> Result<PathBuf> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let names = self.entries.iter().filter(|entry| entry.path.parent() == Some(folder));
+        let names: Vec<_> = names.filter_map(|entry| Some(entry.path.file_name()?.to_os_string())).collect();
+        vmdk::meant(name, names).map(|name| folder.join(name))
+    }
+
+    /// What a snapshot builds on, if it stays in the clear.
+    fn note_on_parents(&self, child: &Path, parent: &Parent, chosen: &HashSet<PathBuf>) -> Option<String> {
+        let of_extents = |entry: &Entry, descriptor: &Descriptor| {
+            let extents = self.extents(entry, descriptor).unwrap_or_default();
+            extents.into_iter().find(|path| {
+                let is_clear = self.entry(path).is_some_and(|entry| matches!(entry.found, Found::Clear(_)));
+                is_clear && !chosen.contains(path)
+            })
+        };
+        let (mut parent, mut seen) = (parent.clone(), HashSet::new());
+        loop {
+            let hint = parent.hint.clone().unwrap_or_default();
+            let path = parent.base_name().ok().and_then(|name| self.beside(child, &name).ok());
+            let Some(entry) = path.as_deref().and_then(|path| self.entry(path)) else {
+                return Some(format!(
+                    "{} is a snapshot of {}, which is not in this folder and stays as it is",
+                    child.shown(),
+                    hint.shown()
+                ));
+            };
+            if !seen.insert(entry.path.clone()) {
+                return None; // a loop, which is no disk anyway
+            }
+            let descriptor = match entry.found {
+                Found::Clear(kind) if kind.is_disk() && !chosen.contains(&entry.path) => {
+                    return Some(stays(child, &entry.path, &entry.path));
+                }
+                Found::Clear(_) | Found::Sealed => self.descriptor(entry).ok().flatten()?,
+                Found::Folder
+                | Found::Disk
+                | Found::ClearLink
+                | Found::SealedLink
+                | Found::Neither
+                | Found::Foreign => {
+                    return None;
+                }
+            };
+            if let Some(extent) = of_extents(entry, &descriptor) {
+                return Some(stays(child, &entry.path, &extent));
+            }
+            parent = descriptor.parent()?.clone();
+        }
+    }
+}
+
+fn stays(child: &Path, parent: &Path, clear: &Path) -> String {
+    format!(
+        "{} is a snapshot of {}, and {} stays in the clear: --disk {} takes it as well",
+        child.shown(),
+        parent.shown(),
+        clear.shown(),
+        parent.shown()
+    )
+}
+
+/// Opens a regular file that is in the clear or sealed by the home, for reading.
+///
+/// # Errors
+/// `Corrupt`, or `Io`.
+pub(super) fn open_file(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<Form> {
+    let file = open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
         .context(|| "opening it".into())?;
     let storage = FileStorage::new(file);
-    let form = match keys.filter(|_| entry.found == Found::Sealed) {
-        Some(keys) => Target::Home(keys).open(storage)?,
-        None => Target::Clear.open(storage)?,
-    };
-    let mut buffer = request_buffer();
-    form.content().read_at(0, MAX_REQUEST, &mut buffer).map(<[u8]>::to_vec)
+    match keys.filter(|_| entry.found == Found::Sealed) {
+        Some(keys) => Target::Home(keys).open(storage),
+        None => Target::Clear.open(storage),
+    }
 }
 
 /// What is worth knowing before anything is touched.

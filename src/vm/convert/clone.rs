@@ -26,6 +26,7 @@ use crate::vm::convert::clone_file::{Copied, Source};
 use crate::vm::convert::form::WrappingKey;
 use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::pace::Pace;
+use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::free_space;
 use crate::vm::convert::tree::{self, Entry, Found, by_inode, read_link};
 use crate::vm::folder::{self, HomeState, NewHome};
@@ -35,6 +36,8 @@ use crate::vm::folder::{self, HomeState, NewHome};
 pub struct CloneOptions {
     /// Where the clone's key comes from; by default from the provider of the source's.
     pub provider: Option<ProviderName>,
+    /// Whether disk images and links of the clone may name files of the source.
+    pub keep_references: bool,
     /// Whether the clone has the source's keys, and with them its ciphertext, instead of new ones.
     pub same_keys: bool,
     /// Cipher engine of the disks.
@@ -52,6 +55,8 @@ pub struct Cloned {
     pub disks: usize,
     /// Bytes that were copied.
     pub bytes: u64,
+    /// What someone should know of the clone.
+    pub notes: Vec<String>,
 }
 
 /// Copies an encrypted VM folder to a name that must be free. Nothing may write to it meanwhile.
@@ -77,6 +82,7 @@ pub fn clone(
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
+    let notes = names(&source, &entries, providers, options)?;
     let draft = Draft::new(&source, to)?;
     let bytes = entries.iter().map(Entry::allocated).sum();
     check_space(&draft.parent, bytes)?;
@@ -85,7 +91,34 @@ pub fn clone(
     let (uuid, key_id) = cloning.run(&pace)?;
     draft.publish()?;
     let disks = by_inode(entries.iter().filter(|entry| entry.found == Found::Disk)).len();
-    Ok(Cloned { uuid, key_id, disks, bytes })
+    Ok(Cloned { uuid, key_id, disks, bytes, notes })
+}
+
+/// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
+fn names(source: &OpenFolder, entries: &[Entry], providers: &Providers, options: &CloneOptions) -> Result<Vec<String>> {
+    let home = source.unlocked()?;
+    // A name that was written through a mount begins with a mountpoint, which nothing here knows.
+    let place = Place { path: &source.path, root: &source.dir, entries, anywhere: true };
+    let mut names = Names::default();
+    place.files(Some(&home.keys), &mut names)?;
+    let source = Source { root: &source.dir, keys: &home.keys, providers, engine: options.engine };
+    for entry in entries.iter().filter(|entry| entry.found == Found::Disk) {
+        let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
+        place.image(entry, disk, &mut names);
+    }
+    let Names { by_old_place, mut outside, .. } = names;
+    match by_old_place.first() {
+        Some(first) if !options.keep_references => Err(Error::new(
+            Kind::Denied,
+            format!(
+                "{first} (the clone would use the source's file: repair it in a mount of the source first; --keep-references to leave it)"
+            ),
+        )),
+        _ => {
+            outside.extend(by_old_place);
+            Ok(outside)
+        }
+    }
 }
 
 fn check_space(parent: &File, needed: u64) -> Result<()> {

@@ -33,6 +33,20 @@ pub(super) struct Source<'a> {
     pub(super) engine: Engine,
 }
 
+impl Source<'_> {
+    /// Opens and unlocks a disk, for reading.
+    ///
+    /// # Errors
+    /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, or `Io`.
+    pub(super) fn open_disk(&self, entry: &Entry) -> Result<Form> {
+        let original = Original::claim(self.root, &entry.path, Access::Read, |storage| {
+            let (locked, dek) = open_locked(storage, self)?;
+            locked.unlock(&dek, self.engine).map(Form::Disk)
+        })?;
+        Ok(original.form)
+    }
+}
+
 /// The clone under construction.
 pub(super) struct Copied<'a> {
     pub(super) draft: &'a File,

@@ -13,14 +13,16 @@ use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
 use crate::store::plain_file::PlainFile;
 use crate::text::Show;
+use crate::vm::convert::feasible::Trial;
 use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::{OpenFolder, unlock};
 use crate::vm::convert::pace::Pace;
+use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::{Action, Plan, free_space, peak_space, planned};
 use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::tree::{self, Entry, Found, by_inode};
-use crate::vm::convert::{Converted, choice};
+use crate::vm::convert::{Converted, choice, nested};
 use crate::vm::folder::HomeState;
 
 /// What to decrypt.
@@ -81,10 +83,13 @@ impl<'p> Decryption<'p> {
     /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, also for what comes to the folder meanwhile,
     /// `Corrupt` or `Io`, naming the file.
     pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
-        self.plan.check_space()?;
-        self.check_keys()?;
+        self.plan.check()?;
+        let names = self.check_keys()?;
         // The keys of disks may have been waited for.
         (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what)?;
+        self.plan.check()?;
+        // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
+        self.plan.notes.extend(names.outside);
         let pace = Pace::new(self.plan.bytes(), on_progress);
         let site = self.site(&pace)?;
         site.clean(false)?;
@@ -128,15 +133,35 @@ impl<'p> Decryption<'p> {
     }
 
     /// All disks' keys can be had, and nothing else has the disks open: otherwise nothing is begun.
-    fn check_keys(&self) -> Result<()> {
+    fn check_keys(&self) -> Result<Names> {
+        let mut names = Names::default();
+        let keys = &self.folder.unlocked()?.keys;
+        let place = Place { path: &self.folder.path, root: &self.folder.dir, entries: &self.entries, anywhere: false };
         for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
-            self.claim(&entry.path).context(|| entry.path.shown().to_string())?;
+            let (original, _) = self.claim(&entry.path).context(|| entry.path.shown().to_string())?;
+            nested::refuse_ciphertext(&original.form).context(|| entry.path.shown().to_string())?;
+            place.image(entry, original.form, &mut names);
         }
         let home_goes = self.what.has_home();
-        for entry in self.entries.iter().filter(|entry| home_goes && entry.found == Found::Sealed) {
-            let open = |storage| Target::Home(&self.folder.unlocked()?.keys).open(storage);
-            Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
-                .context(|| entry.path.shown().to_string())?;
+        for entry in self.entries.iter().filter(|_| home_goes) {
+            self.check_file(entry).context(|| entry.path.shown().to_string())?;
+        }
+        if home_goes {
+            place.files(Some(keys), &mut names)?;
+        }
+        Ok(names)
+    }
+
+    fn check_file(&self, entry: &Entry) -> Result<()> {
+        let keys = &self.folder.unlocked()?.keys;
+        if entry.found == Found::Sealed {
+            let open = |storage| Target::Home(keys).open(storage);
+            let original = Original::claim(&self.folder.dir, &entry.path, Access::Write, open)?;
+            return nested::refuse_ciphertext(&original.form);
+        }
+        if entry.found == Found::SealedLink {
+            let target = home_files::opened_target(&self.folder.dir, keys, &entry.path)?;
+            return nested::refuse_sealed_target(keys, &target);
         }
         Ok(())
     }
@@ -188,7 +213,7 @@ fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf
     let chosen = match what {
         What::Home => HashSet::new(),
         What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
-        What::Disks(names) => choice::disks(&folder.dir, &entries, Some(keys), names)?,
+        What::Disks(names) => choice::disks(&folder.dir, &entries, Some(keys), names)?.paths,
     };
     if what.has_home() {
         refuse_what_needs_the_home(folder, &entries, &chosen)?;
@@ -217,6 +242,13 @@ fn disks(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
 /// vSphere's rule: disks first, the home last. And what the home cannot open would be lost with its key.
 fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>) -> Result<()> {
     let path = |entry: &Entry| folder.path.join(&entry.path).shown().to_string();
+    if let Some(disk) = disks(entries).next().filter(|_| folder.state != HomeState::Encrypted) {
+        let message = format!(
+            "{} is encrypted, in a folder whose disks are all decrypted before its home: it came later, move it away first",
+            path(disk)
+        );
+        return Err(Error::new(Kind::Denied, message));
+    }
     if let Some(disk) = disks(entries).find(|entry| !chosen.contains(&entry.path)) {
         return Err(Error::new(
             Kind::Denied,
@@ -235,6 +267,11 @@ fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &H
 fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
     let (mut home_files, mut files, mut space) = (Vec::new(), Vec::new(), Vec::new());
     let mut notes = Vec::new();
+    let mut trial = Trial::new(&folder.dir, false)?;
+    let mut obstacles = Vec::new();
+    for entry in entries.iter().filter(|entry| with_home && entry.found == Found::Folder) {
+        obstacles.extend(trial.obstacle(entry));
+    }
     for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
         let entry = names[0];
         let convert = match entry.found {
@@ -242,6 +279,9 @@ fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, 
             Found::Sealed | Found::SealedLink => with_home,
             Found::Clear(_) | Found::ClearLink | Found::Neither | Found::Foreign | Found::Folder => false,
         };
+        if convert {
+            obstacles.extend(trial.obstacle(entry));
+        }
         if with_home
             && matches!(entry.found, Found::Clear(kind) if !kind.is_disk())
             && folder.state == HomeState::Encrypted
@@ -265,5 +305,6 @@ fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, 
         space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
         space_free: free_space(&folder.dir)?,
         notes,
+        obstacles,
     })
 }

@@ -99,7 +99,7 @@ impl<'p> Encryption<'p> {
 
     /// What would be found too late: before anything is touched.
     fn check(&self) -> Result<()> {
-        self.survey.plan.check_space()?;
+        self.survey.plan.check()?;
         self.refuse_what_is_in_use()
     }
 
@@ -181,6 +181,7 @@ impl<'p> Encryption<'p> {
                 continue;
             }
             Original::claim(&self.folder.dir, &entry.path, Access::Write, clear)
+                .and_then(|original| if self.options.overwrite { original.refuse_if_not_writable() } else { Ok(()) })
                 .context(|| entry.path.shown().to_string())?;
         }
         Ok(())

@@ -18,6 +18,7 @@ use crate::store::clear_file::ClearFile;
 use crate::store::disk::{self, Disk, LockedDisk};
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
+use crate::store::raw_image::AsPlainFile;
 use crate::vm::convert::attributes::Sealing;
 use crate::vm::{home, keyring};
 
@@ -29,6 +30,16 @@ pub(super) enum Form {
     Home(Box<HomeFile<FileStorage>>),
     /// A sector store.
     Disk(Disk<FileStorage>),
+}
+
+impl AsPlainFile for Form {
+    fn plain_file(&self) -> &dyn PlainFile {
+        self.content()
+    }
+
+    fn may_change(&self) -> bool {
+        false
+    }
 }
 
 impl Form {

@@ -1,6 +1,7 @@
 //! The files of a home, from clear to sealed and back: all but disks.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::{Context, Result};
 use crate::storage::Access;
 use crate::store::clear_file::ClearFile;
-use crate::store::home_file::{open_target, seal_target};
+use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
@@ -76,11 +77,11 @@ fn file(site: &Site<'_, '_>, names: &[&Entry], direction: Direction) -> Result<(
 fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> Result<()> {
     match (entry.found, direction) {
         (Found::ClearLink, Direction::Encrypt) => {
-            let text = read_text(site, &entry.path)?;
+            let text = read_text(site.root, &entry.path)?;
             site.replace_link(&entry.path, &entry.stat, OsStr::new(&seal_target(site.keys, text.as_bytes())?))
         }
         (Found::SealedLink, Direction::Decrypt) => {
-            let text = open_target(site.keys, read_text(site, &entry.path)?.as_bytes())?;
+            let text = opened_target(site.root, site.keys, &entry.path)?;
             site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text))
         }
         (Found::Folder, _) => {
@@ -96,9 +97,21 @@ fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> R
     }
 }
 
-fn read_text(site: &Site<'_, '_>, path: &Path) -> Result<std::ffi::OsString> {
+/// The target of a sealed symbolic link.
+///
+/// # Errors
+/// `Corrupt`, or `Io`.
+pub(super) fn opened_target(root: &File, keys: &HomeKeys, path: &Path) -> Result<Vec<u8>> {
+    open_target(keys, read_text(root, path)?.as_bytes())
+}
+
+/// The text of a symbolic link as it is stored.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn read_text(root: &File, path: &Path) -> Result<OsString> {
     let parent = path.parent().unwrap_or(Path::new(""));
-    let dir = open_beneath(site.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+    let dir = open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
         .context(|| format!("opening folder {}", parent.shown()))?;
     read_link(&dir, path.file_name().unwrap_or_default())
 }

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::vm::convert::places::Names;
 use crate::vm::convert::tree::{Entry, Found};
 use crate::vm::folder::HomeState;
 
@@ -49,6 +50,23 @@ pub struct Plan {
     pub space_free: u64,
     /// What someone should know before.
     pub notes: Vec<String>,
+    /// Why it will not be begun.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Something that would stop a conversion half-way, or make of it what nobody wants.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Obstacle {
+    /// Of the error that it gives.
+    pub kind: Kind,
+    /// What it is, and what can be done about it.
+    pub message: String,
+}
+
+impl Obstacle {
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
 }
 
 impl Plan {
@@ -57,11 +75,37 @@ impl Plan {
         self.files.iter().filter(|file| file.action == Action::Convert)
     }
 
-    /// Refuses to begin without the space.
+    /// Adds what is known of names of other files: those that will lead to ciphertext are obstacles, unless they are to `stay`.
+    pub(super) fn take_names(&mut self, names: Names, stay: bool) {
+        self.notes.extend(names.outside);
+        if stay {
+            self.notes.extend(names.by_old_place);
+            return;
+        }
+        let what = "it would lead to ciphertext, and plaintext be written over that; --keep-references to leave it";
+        let obstacle = |name| Obstacle::new(Kind::Denied, format!("{name} ({what})"));
+        self.obstacles.extend(names.by_old_place.into_iter().map(obstacle));
+    }
+
+    /// Refuses to begin where an obstacle is in the way.
     ///
     /// # Errors
-    /// `ENOSPC`.
-    pub(super) fn check_space(&self) -> Result<()> {
+    /// That of the first one.
+    pub fn refuse_obstacles(&self) -> Result<()> {
+        let Some(first) = self.obstacles.first() else { return Ok(()) };
+        let message = match self.obstacles.len() - 1 {
+            0 => first.message.clone(),
+            more => format!("{} (and {more} more obstacles, which --dry-run shows)", first.message),
+        };
+        Err(Error::new(first.kind, message))
+    }
+
+    /// Refuses to begin where an obstacle is in the way, or without the space.
+    ///
+    /// # Errors
+    /// `ENOSPC`, or that of the first obstacle.
+    pub(super) fn check(&self) -> Result<()> {
+        self.refuse_obstacles()?;
         check_space(self.space_needed, self.space_free)
     }
 

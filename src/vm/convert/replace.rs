@@ -82,6 +82,17 @@ impl Original {
         Ok(Self { form: open(storage)?, stat, writable: access == Access::Write })
     }
 
+    /// Refuses what cannot be overwritten.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub(super) fn refuse_if_not_writable(&self) -> Result<()> {
+        match self.writable {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Denied, "it cannot be overwritten: there is no permission to write to it")),
+        }
+    }
+
     /// Whether it is what it was when it was claimed: not all programs lock what they write.
     fn refuse_if_changed(&self) -> Result<()> {
         let now =
@@ -186,9 +197,7 @@ impl Site<'_, '_> {
         if !self.overwrite || !is_clear {
             return Ok(None);
         }
-        if !original.writable {
-            return Err(Error::new(Kind::Denied, "it cannot be overwritten: there is no permission to write to it"));
-        }
+        original.refuse_if_not_writable()?;
         let old = format!("{NEW_PREFIX}{OLD}{}", random::uuid()?);
         let dir = parent_of(self.root, name)?;
         rustix::fs::linkat(dir, name.file_name().unwrap_or_default(), self.root, &old, AtFlags::empty())

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
-use crate::store::home_file::MAX_TARGET_LEN;
 use crate::text::Show;
-use crate::vm::convert::choice;
+use crate::vm::convert::feasible::Trial;
 use crate::vm::convert::opened::OpenFolder;
-use crate::vm::convert::plan::{Action, Plan, encrypted_space, free_space, peak_space, planned};
+use crate::vm::convert::places::{Names, Place};
+use crate::vm::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
 use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::convert::{choice, several_vms};
 use crate::vm::folder::HomeState;
 
 /// What to encrypt, and how.
@@ -23,6 +24,10 @@ pub struct Options {
     /// Where the keys come from; by default, for a new home the default provider, for disks of an encrypted home the home's
     /// key.
     pub provider: Option<ProviderName>,
+    /// Whether names that lead into the folder by its place stay, and lead to ciphertext.
+    pub keep_references: bool,
+    /// Whether a folder is one VM's that looks like that of several.
+    pub one_vm: bool,
     /// Whether originals are overwritten before they are removed.
     pub overwrite: bool,
     /// Cipher engine of the disks.
@@ -50,13 +55,28 @@ impl Survey {
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &entries)?;
         }
-        let named = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
+        let choice::Choice { paths: named, notes } = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
         let is_disk =
             |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
         let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
         let disks = choice::with_all_names(&entries, disks);
         let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
-        let plan = make_plan(folder, &entries, &disks, &chosen)?;
+        let mut plan = make_plan(folder, &entries, &disks, &chosen)?;
+        plan.notes.extend(notes);
+        let mut names = Names::default();
+        let place = Place { path: &folder.path, root: &folder.dir, entries: &entries, anywhere: false };
+        // What is sealed in a whole home was looked at when it came in, or came through a mount.
+        place.files(keys.filter(|_| folder.state != HomeState::Encrypted), &mut names)?;
+        if folder.state == HomeState::Clear && !options.one_vm {
+            plan.obstacles.extend(several_vms::sign(&folder.path, &entries, &names.linked).map(|sign| {
+                Obstacle::new(
+                    Kind::Denied,
+                    format!("this looks like a folder of several VMs: {sign}. Make a folder for each VM first, and encrypt those; \
+                             --one-vm if it is one VM's after all"),
+                )
+            }));
+        }
+        plan.take_names(names, options.keep_references);
         Ok(Self { entries, disks, chosen, plan })
     }
 
@@ -124,6 +144,11 @@ fn make_plan(
     let home_is_new = folder.state != HomeState::Encrypted;
     let (mut home_files, mut disk_files, mut space) = (Vec::new(), Vec::new(), Vec::new());
     let mut notes = choice::notes(entries);
+    let mut trial = Trial::new(&folder.dir, true)?;
+    let mut obstacles = Vec::new();
+    for entry in entries.iter().filter(|entry| home_is_new && entry.found == Found::Folder) {
+        obstacles.extend(trial.obstacle(entry));
+    }
     for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
         let entry = names[0];
         let as_disk = disks.contains(&entry.path);
@@ -132,13 +157,8 @@ fn make_plan(
             Found::Clear(_) | Found::ClearLink => home_is_new,
             Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => false,
         };
-        if convert && entry.found == Found::ClearLink && entry.len() > MAX_TARGET_LEN as u64 {
-            let message = format!(
-                "{}: a link's target of {} bytes, at most {MAX_TARGET_LEN} can be sealed",
-                entry.path.shown(),
-                entry.len()
-            );
-            return Err(Error::new(Kind::Unsupported, message));
+        if convert {
+            obstacles.extend(trial.obstacle(entry));
         }
         if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
             notes.push(format!(
@@ -162,5 +182,6 @@ fn make_plan(
         space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
         space_free: free_space(&folder.dir)?,
         notes,
+        obstacles,
     })
 }

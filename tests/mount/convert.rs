@@ -1,0 +1,219 @@
+//! What `encrypt`, `decrypt` and `clone` refuse before they touch anything, and what they say.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output};
+
+use crate::host::Host;
+
+/// The folder `vm`, in the clear.
+fn folder(host: &Host) -> &'static str {
+    let vm = host.path("vm");
+    fs::create_dir(vm).unwrap();
+    fs::write(host.path("vm/a.txt"), "first").unwrap();
+    vm
+}
+
+fn system(line: &str) {
+    let done = Command::new("sh").args(["-c", line]).output().unwrap();
+    assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The verb is refused with this exit code and words, by a dry run as well, and nothing was done.
+fn refuses(host: &Host, verb: &[&str], code: i32, words: &str) {
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(host.path("vm")).unwrap().map(|name| name.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    host.refuses(verb, code, words);
+    let dry = host.try_run(&[verb, &["--dry-run"]].concat());
+    assert!(said(&dry).contains(words) && dry.status.code() == Some(code), "{}", said(&dry));
+    assert_eq!(names(), before);
+}
+
+#[test]
+fn images_that_name_files_by_the_place_of_their_folder_are_refused() {
+    let host = Host::new();
+    let vm = folder(&host);
+    system(&format!(
+        "cd {vm} && qemu-img create -q -f raw base.raw 1M && qemu-img create -q -f qcow2 -F raw -b $PWD/base.raw top.qcow2 && \
+         qemu-img create -q -f qcow2 -o data_file=$PWD/d.img,data_file_raw=on q.qcow2 1M"
+    ));
+    symlink(host.path("vm/a.txt"), host.path("vm/link")).unwrap();
+    let repair = "top.qcow2 names its backing file by this folder's place";
+    let output = host.try_run(&["encrypt", vm, "--dry-run"]);
+    for words in [
+        "qemu-img rebase -u -F raw -b base.raw top.qcow2",
+        "qemu-img amend -f qcow2 -o data_file=d.img q.qcow2",
+        "ln -sfn a.txt link",
+    ] {
+        assert!(said(&output).contains(words), "{words}: {}", said(&output));
+        system(&format!("cd {vm} && {}", words));
+    }
+    host.run(&["encrypt", vm, "--dry-run"]);
+    // A relative name that takes the way through the folder above, and one that leaves the folder.
+    system(&format!("cd {vm} && qemu-img rebase -u -F raw -b ../vm/base.raw top.qcow2"));
+    refuses(&host, &["encrypt", vm], 7, repair);
+    fs::write(host.path("template.raw"), [0; 512]).unwrap();
+    system(&format!("cd {vm} && qemu-img rebase -u -F raw -b ../template.raw top.qcow2"));
+    let output = host.try_run(&["encrypt", vm, "--dry-run"]);
+    assert!(said(&output).contains("backing file ../template.raw of top.qcow2 is not in this folder"));
+    system(&format!(
+        "cd {vm} && qemu-img rebase -u -F raw -b 'json:{{\"file.filename\":\"{vm}/base.raw\"}}' top.qcow2"
+    ));
+    refuses(&host, &["encrypt", vm], 7, repair);
+    host.run(&["encrypt", vm, "--keep-references"]);
+    // A clone would go on using the source's files, by the mount's place as well.
+    let clone = host.path("clone");
+    host.refuses(&["clone", vm, clone], 7, repair);
+    let mount = host.mount("vm", &[]);
+    let root = mount.root().display().to_string();
+    system(&format!("cd {root} && qemu-img rebase -u -F raw -b {root}/base.raw top.qcow2"));
+    mount.unmount();
+    host.refuses(&["clone", vm, clone], 7, "qemu-img rebase -u");
+    host.run(&["clone", vm, clone, "--keep-references"]);
+    let output = host.try_run(&["decrypt", vm, "--all"]);
+    assert!(
+        output.status.success() && said(&output).contains("of top.qcow2 is not in this folder"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_descriptor_stands_for_its_extents_or_is_refused() {
+    let host = Host::new();
+    let vm = folder(&host);
+    let text = |extent: &str| {
+        format!(
+            "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfs\"\nRW 256 VMFS \"{extent}\"\n"
+        )
+    };
+    fs::write(host.path("vm/d-flat.vmdk"), [7; 131_072]).unwrap();
+    let verb = ["encrypt", vm, "--disk", "d.vmdk"];
+    for (descriptor, code, words) in [
+        (text("d-flat.vmdk").replace("RW 256", "RW many"), 3, "its extents are not known"),
+        (text("d-flat.vmdk").replace("vmfs", "nonsense"), 3, "its extents are not known"),
+        (text("e-flat.vmdk"), 8, "line 6"),
+        ("no descriptor at all".to_owned(), 3, "its extents are not known"),
+    ] {
+        fs::write(host.path("vm/d.vmdk"), descriptor).unwrap();
+        let output = host.try_run(&verb);
+        assert!(said(&output).contains(words), "{}", said(&output));
+        assert!(
+            matches!(output.status.code(), Some(found) if found == code || (code == 3 && found == 11)),
+            "{}",
+            said(&output)
+        );
+        assert!(!fs::exists(host.path("vm/vmcryptfs.home")).unwrap());
+    }
+    // VMware spells names in another case; and a snapshot is not all of a disk.
+    fs::write(host.path("vm/d.vmdk"), text("D-Flat.vmdk")).unwrap();
+    let snapshot =
+        text("d-000001-delta.vmdk").replace("parentCID=ffffffff", "parentCID=1\nparentFileNameHint=\"d.vmdk\"");
+    fs::write(host.path("vm/d-000001.vmdk"), snapshot).unwrap();
+    fs::write(host.path("vm/d-000001-delta.vmdk"), [8; 131_072]).unwrap();
+    let output = host.try_run(&["encrypt", vm, "--disk", "d-000001.vmdk"]);
+    let note = "d-000001.vmdk is a snapshot of d.vmdk, and d-flat.vmdk stays in the clear";
+    assert!(output.status.success() && said(&output).contains(note), "{}", said(&output));
+    host.run(&verb);
+    assert!(fs::read(host.path("vm/d-flat.vmdk")).unwrap().starts_with(b"VMCRYPTF"));
+}
+
+#[test]
+fn what_cannot_be_carried_over_is_refused_before_anything_is_touched() {
+    let host = Host::new();
+    let vm = folder(&host);
+    let verb = ["encrypt", vm];
+    // Whether it fits depends on the file system: only where the system says no is it to be said before.
+    let set =
+        |value: &str| Command::new("setfattr").args(["-n", "user.note", "-v", value, host.path("vm/a.txt")]).status();
+    if set(&"n".repeat(4000)).unwrap().success()
+        && !Command::new("setfattr")
+            .args(["-n", "user.note", "-v", &"n".repeat(4080), host.path("vm/a.txt")])
+            .status()
+            .unwrap()
+            .success()
+    {
+        refuses(&host, &verb, 1, "a.txt: setting extended attribute user.note: No space left");
+    }
+    set("short").unwrap();
+    for flag in ["i", "a"] {
+        if Command::new("chattr").args([&format!("+{flag}"), host.path("vm/a.txt")]).status().unwrap().success() {
+            let words = if flag == "i" { "a.txt: it is immutable" } else { "a.txt: it can only be appended to" };
+            refuses(&host, &verb, 7, words);
+            system(&format!("chattr -{flag} {vm}/a.txt"));
+        }
+    }
+    let out = Command::new("sh")
+        .args(["-c", &format!("mkdir {vm}/sub && touch {vm}/sub/x && mount --bind {vm}/sub {vm}/sub")])
+        .output()
+        .unwrap();
+    if out.status.success() {
+        let output = host.try_run(&verb);
+        system(&format!("umount {vm}/sub"));
+        assert!(
+            output.status.code() == Some(7) && said(&output).contains("something is mounted there"),
+            "{}",
+            said(&output)
+        );
+    }
+    host.run(&verb);
+    host.run(&["decrypt", vm, "--all"]);
+}
+
+#[test]
+fn ciphertext_as_content_is_not_decrypted_into_what_could_not_be_told_apart() {
+    let host = Host::new();
+    let vm = folder(&host);
+    fs::write(host.path("vm/d.raw"), [7; 100_000]).unwrap();
+    host.run(&["encrypt", vm]);
+    let stored = fs::read(host.path("vm/d.raw")).unwrap();
+    let sealed = fs::read(host.path("vm/a.txt")).unwrap();
+    let mount = host.mount("vm", &[]);
+    for (name, content, verb) in [
+        ("copy.raw", &stored, &["decrypt", vm, "--all"][..]),
+        ("copy.raw", &stored, &["decrypt", vm, "--disk", "copy.raw"]),
+        ("copy.txt", &stored, &["decrypt", vm, "--all"]),
+        ("copy.txt", &sealed, &["decrypt", vm, "--all"]),
+    ] {
+        fs::write(mount.path(name), content).unwrap();
+        if verb.len() == 4 {
+            host.refuses(verb, 7, &format!("{name}: its content is itself an encrypted file"));
+        } else {
+            // As in the process of no mount.
+            let away = host.path("away");
+            fs::create_dir(away).unwrap();
+            system(&format!("cp -a {vm}/. {away}"));
+            host.refuses(&["decrypt", away, "--all"], 7, &format!("{name}: its content is itself an encrypted file"));
+            fs::remove_dir_all(away).unwrap();
+        }
+        fs::remove_file(mount.path(name)).unwrap();
+    }
+    mount.unmount();
+    // An encrypted disk that came when the home was half decrypted is nobody's to decrypt.
+    fs::rename(host.path("vm/vmcryptfs.home"), host.path("vm/.vmcryptfs-decrypting")).unwrap();
+    host.refuses(&["decrypt", vm, "--all"], 7, "it came later, move it away first");
+    fs::remove_file(host.path("vm/d.raw")).unwrap();
+    host.run(&["decrypt", vm, "--all"]);
+    assert_eq!(fs::read_to_string(host.path("vm/a.txt")).unwrap(), "first");
+}
+
+#[test]
+fn a_folder_of_several_vms_is_not_made_one_vm_unasked() {
+    let host = Host::new();
+    let vm = folder(&host);
+    for name in ["web", "db"] {
+        fs::create_dir(host.path(&format!("vm/{name}"))).unwrap();
+        fs::write(host.path(&format!("vm/{name}/{name}.vmx")), "displayName = \"x\"\n").unwrap();
+    }
+    refuses(&host, &["encrypt", vm], 7, "db/db.vmx and web/web.vmx are settings of two VMs");
+    host.run(&["encrypt", vm, "--one-vm"]);
+    host.run(&["check", vm]);
+}
