@@ -97,15 +97,32 @@ impl Error {
 
     /// This error and all its causes as one line, outermost first, for terminals and logs.
     pub fn chain(&self) -> String {
-        let mut line = self.message.clone();
+        let mut parts = vec![self.message.clone()];
         let mut cause = self.source();
         while let Some(error) = cause {
-            line.push_str(": ");
-            line.push_str(&error.to_string());
+            let part = without_numbers(error.to_string());
+            // Two layers that each name the same file say it once.
+            if parts.last().is_some_and(|last| *last != part) {
+                parts.push(part);
+            }
             cause = error.source();
         }
-        text::one_line(&line).into_owned()
+        text::one_line(&parts.join(": ")).into_owned()
     }
+}
+
+/// An error of the system without ` (os error 2)`, which std puts behind what it means.
+fn without_numbers(mut text: String) -> String {
+    const BEFORE: &str = " (os error ";
+    while let Some(start) = text.find(BEFORE) {
+        let digits = text[start + BEFORE.len()..].bytes().take_while(u8::is_ascii_digit).count();
+        let end = start + BEFORE.len() + digits;
+        if digits == 0 || !text[end..].starts_with(')') {
+            break;
+        }
+        text.replace_range(start..=end, "");
+    }
+    text
 }
 
 /// Only what our own kinds say better than an errno; the rest stays `Io` and keeps its errno.
@@ -167,6 +184,15 @@ mod tests {
         assert_eq!(error.kind(), Kind::Io);
         assert_eq!(error.os_error(), Some(28));
         assert!(error.chain().starts_with("disk root.raw: writing 512 bytes: "), "{}", error.chain());
+    }
+
+    #[test]
+    fn a_chain_is_one_line_that_says_nothing_twice() {
+        let missing: io::Result<()> = Err(io::Error::from_raw_os_error(2));
+        let error = missing.context(|| "/nope\x1b".into()).context(|| "/nope\x1b".into()).unwrap_err();
+        assert_eq!(error.chain(), "/nope\\x1b: No such file or directory");
+        let within = io::Error::other("connecting: Connection refused (os error 111); kms2 (os error x)");
+        assert_eq!(Error::io("a", within).chain(), "a: connecting: Connection refused; kms2 (os error x)");
     }
 
     #[test]

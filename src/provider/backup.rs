@@ -260,7 +260,7 @@ impl SealedBackup {
     pub fn open(self, passphrase: &[u8]) -> Result<Backup> {
         let key: SecretBytes = passphrase::derive(passphrase, &self.salt, &self.cost)?;
         let primary = aead::open(&key, &self.nonce, &self.associated, &self.sealed)
-            .map_err(|error| Error::with_source(Kind::KeyRejected, "the passphrase is wrong", error))?;
+            .map_err(|_| Error::new(Kind::KeyRejected, "the passphrase is wrong"))?;
         Ok(Backup { provider: self.provider, primary: PrimaryKey::new(self.primary_uuid, primary)? })
     }
 }
