@@ -358,10 +358,11 @@ impl PassphraseSource {
                 .context(|| "opening standard input".into())
                 .and_then(|input| first_line(File::from(input)))
                 .context(|| "reading the passphrase from standard input".into())?,
+            // Not named: it may be the passphrase itself, given where its file belongs.
             Some(path) => File::open(path)
                 .context(|| "opening it".into())
                 .and_then(first_line)
-                .context(|| format!("reading the passphrase from {}", path.shown()))?,
+                .context(|| "reading the passphrase from the file of --passphrase-file".into())?,
             None => type_passphrase(purpose)?,
         };
         check_passphrase(&passphrase, purpose)?;

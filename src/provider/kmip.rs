@@ -3,20 +3,23 @@
 //! Only ids of keys are stored here; the keys are fetched when they are needed. The server may have several members, of
 //! which one has to answer. Whoever holds this host's private key can fetch what this host can.
 
+mod certificate;
 mod cluster;
 mod credentials;
-mod expiry;
+mod dial;
 mod failure;
 mod health;
 mod kek;
 mod message;
 mod notices;
 mod operation;
+mod pem;
 mod probe;
 mod session;
 mod settings;
 pub mod tag;
 mod timed;
+mod tls;
 pub mod ttlv;
 
 use std::path::Path;
@@ -35,8 +38,8 @@ use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
+use certificate::EXPIRES_SOON;
 use cluster::Cluster;
-use expiry::EXPIRES_SOON;
 use kek::KmipKek;
 use session::Session;
 

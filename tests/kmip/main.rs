@@ -20,4 +20,5 @@ mod operations;
 mod pykmip;
 mod real_server;
 mod retire;
+mod secrets;
 mod site;

@@ -25,7 +25,8 @@ pub struct AddKmipArgs {
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
     /// The private key (PEM) of the certificate, readable by its owner alone
-    #[arg(long, value_name = "FILE")]
+    // PEM itself, which begins with hyphens, would else be taken for an option and quoted.
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     key: PathBuf,
     /// New VMs get their keys from it; the first provider is the default in any case
     #[arg(long)]

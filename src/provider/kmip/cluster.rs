@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 
 use super::super::Trouble;
+use super::certificate::{self, EXPIRES_SOON};
 use super::credentials::Credentials;
-use super::expiry::{self, EXPIRES_SOON};
+use super::dial::Addresses;
 use super::failure::Failure;
 use super::health::Health;
 use super::message::Version;
@@ -52,6 +53,8 @@ pub(super) struct Cluster {
 #[derive(Debug)]
 pub(super) struct Member {
     address: Address,
+    /// Those that the name has.
+    addresses: Addresses,
     health: Health,
     /// What was agreed on when it was last asked.
     version: Mutex<Option<Version>>,
@@ -62,6 +65,7 @@ impl Cluster {
     pub(super) fn new(settings: &Settings, config: &Path) -> Result<Self> {
         let member = |address: &Address| Member {
             address: address.clone(),
+            addresses: Addresses::default(),
             health: Health::default(),
             version: Mutex::default(),
             resting: Mutex::default(),
@@ -237,8 +241,8 @@ impl Cluster {
 
     fn connect(&self, member: &Member, total: Deadline) -> Attempted<Session> {
         let config = self.config();
-        let mut session = Session::connect(&member.address, config, self.timeouts, total)?;
-        let days = session.server_certificate().and_then(|server| expiry::days_left(server));
+        let mut session = self.open_session(member, config, total)?;
+        let days = session.server_certificate().and_then(|server| certificate::days_left(server));
         if let Some(days) = days.filter(|&days| days < EXPIRES_SOON) {
             self.notices.add(format!("the certificate of {} ends in {days} days", member.address));
         }
@@ -246,7 +250,7 @@ impl Cluster {
         match known {
             Some(version) => session.set_version(version),
             None => {
-                session.negotiate(&self.versions)?;
+                session.negotiate(&self.versions).inspect_err(|_| member.addresses.failed(session.peer()))?;
                 *member.version.lock() = Some(session.version());
             }
         }
@@ -255,8 +259,18 @@ impl Cluster {
 
     /// A session with one member, whatever is known of it.
     pub(super) fn probe_session(&self, member: &Member) -> Attempted<Session> {
-        let total = Deadline::after(self.timeouts.total);
-        Session::connect(&member.address, self.config(), self.timeouts, total)
+        self.open_session(member, self.config(), Deadline::after(self.timeouts.total))
+    }
+
+    fn open_session(&self, member: &Member, config: Arc<ClientConfig>, total: Deadline) -> Attempted<Session> {
+        let connected = Session::connect(&member.address, &member.addresses, config, self.timeouts, total);
+        connected.map_err(|failure| self.explained(failure))
+    }
+
+    /// A server that does not accept this host rarely says why. Of what can be the reason, the times are known here.
+    fn explained(&self, failure: Failure) -> Failure {
+        let out_of_time = self.credentials.out_of_time().filter(|_| failure.trouble() == Trouble::Untrusted);
+        failure.with_note(out_of_time.map(|why| format!("this host's certificate {why}")))
     }
 
     /// What all members said. That a key is missing is only known when each of them says so.
@@ -282,6 +296,9 @@ impl Member {
 
     fn ask<T>(&self, mut session: Session, attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
         let result = attempt(&mut session);
+        if result.as_ref().is_err_and(|failure| failure.trouble().is_of_server()) {
+            self.addresses.failed(session.peer());
+        }
         session.rest();
         let mut resting = self.resting.lock();
         if session.is_usable() && resting.len() < MAX_RESTING {

@@ -1,12 +1,12 @@
 //! What goes wrong between this host and a key server, and what it means: for the key, and for asking again.
 
 use std::error::Error as StdError;
+use std::net::SocketAddr;
 use std::{fmt, io};
-
-use rustls::AlertDescription;
 
 use super::super::{KeyState, Trouble};
 use super::tag::Operation;
+use super::tls;
 use crate::error::{Error, Kind};
 
 /// Longest text of a server that is passed on, in characters.
@@ -69,19 +69,27 @@ impl Failure {
     }
 
     pub(super) fn tls(doing: &str, error: &rustls::Error) -> Self {
-        if let rustls::Error::InvalidCertificate(_) = error {
-            let message = format!("{doing}: the server's certificate is not accepted: {error}");
-            return Self::new(Trouble::Untrusted, message);
+        let (trouble, meaning) = tls::meaning(error);
+        Self::new(trouble, format!("{doing}: {meaning}"))
+    }
+
+    /// Says more, if there is more to say.
+    pub(super) fn with_note(mut self, note: Option<String>) -> Self {
+        if let Some(note) = note {
+            self.message += &format!("; {note}");
         }
-        let rustls::Error::AlertReceived(alert) = error else {
-            return Self::new(Trouble::Garbled, format!("{doing}: {error}"));
-        };
-        if matches!(alert, AlertDescription::CloseNotify | AlertDescription::InternalError) {
-            return Self::new(Trouble::Faulty, format!("{doing}: {error}"));
+        self
+    }
+
+    /// What came of all addresses of a server.
+    pub(super) fn of_addresses(failures: &[(SocketAddr, Self)]) -> Self {
+        let trouble = failures.iter().map(|(_, failure)| failure.trouble).min_by_key(|trouble| trouble.rank());
+        let lines: Vec<String> =
+            failures.iter().map(|(address, failure)| format!("{}: {failure}", address.ip())).collect();
+        match trouble {
+            Some(trouble) => Self::new(trouble, lines.join("; ")),
+            None => Self::new(Trouble::Silent, "connecting: no answer in time"),
         }
-        let message =
-            format!("{doing}: the server refused the TLS session, often for this host's certificate: {error}");
-        Self::new(Trouble::Untrusted, message)
     }
 
     /// What it means.
@@ -111,6 +119,8 @@ impl StdError for Failure {}
 
 #[cfg(test)]
 mod tests {
+    use rustls::AlertDescription;
+
     use super::*;
 
     #[test]

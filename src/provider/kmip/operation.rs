@@ -246,7 +246,10 @@ impl Session {
         let answer = self.ask(Request::new(operation, payload))?;
         match answer.text_of(tag::UNIQUE_IDENTIFIER) {
             Some(answered) if answered == uid => Ok(answer),
-            answered => Err(Failure::garbled(format_args!("{operation:?} of key {uid:?} answered for {answered:?}"))),
+            answered => {
+                let other = if answered.is_some() { "another key" } else { "no key" };
+                Err(Failure::garbled(format_args!("{operation:?} of key {uid:?} answered for {other}")))
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::cluster::{Cluster, Member};
 use super::failure::Failure;
 use super::message::Version;
 use super::session::Session;
-use super::{expiry, new_key_name};
+use super::{certificate, new_key_name};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 
@@ -51,7 +51,7 @@ fn probe_into(
 ) -> Result<(), Failure> {
     let mut session = cluster.probe_session(member)?;
     report.tls = Some(session.tls());
-    report.server_certificate_days = session.server_certificate().and_then(|server| expiry::days_left(server));
+    report.server_certificate_days = session.server_certificate().and_then(|server| certificate::days_left(server));
     report.versions = session.negotiate(cluster.versions())?;
     report.version = Some(session.version());
     report.vendor = session.query_vendor().ok().flatten();

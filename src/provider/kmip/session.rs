@@ -4,6 +4,7 @@
 //! comes late can never be taken for the answer to something else.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,11 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use zeroize::Zeroizing;
 
 use super::super::Trouble;
+use super::dial::{self, Addresses};
 use super::failure::Failure;
 use super::message::{Batch, Request, Version};
 use super::settings::{Address, Timeouts};
-use super::timed::{Deadline, TimedStream};
+use super::timed::{Deadline, TimedStream, resolve};
 use super::ttlv::{self, HEADER_LEN, Item};
 use crate::crypto::random;
 
@@ -28,6 +30,8 @@ type TlsStream = StreamOwned<ClientConnection, TimedStream>;
 #[derive(Debug)]
 pub(super) struct Session {
     stream: TlsStream,
+    /// The address that it is with.
+    peer: SocketAddr,
     config: Arc<ClientConfig>,
     version: Version,
     request_timeout: Duration,
@@ -40,18 +44,34 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects and shakes hands. The version is still to be agreed on.
+    /// Connects to one of a server's addresses and shakes hands. The version is still to be agreed on.
     pub(super) fn connect(
         address: &Address,
+        addresses: &Addresses,
         config: Arc<ClientConfig>,
         timeouts: Timeouts,
         total: Deadline,
     ) -> Result<Self, Failure> {
         let name = ServerName::try_from(address.host().to_owned())
             .map_err(|error| Failure::new(Trouble::Untrusted, format!("the server's name: {error}")))?;
+        let found = resolve(address, total.min(Deadline::after(timeouts.connect)))
+            .map_err(|error| Failure::io("connecting", &error))?;
+        let attempt = move |peer| Self::connect_to(peer, name.clone(), Arc::clone(&config), timeouts, total);
+        let session = dial::first_of(&addresses.in_order(found), total, attempt)?;
+        addresses.answered(session.peer);
+        Ok(session)
+    }
+
+    fn connect_to(
+        peer: SocketAddr,
+        name: ServerName<'static>,
+        config: Arc<ClientConfig>,
+        timeouts: Timeouts,
+        total: Deadline,
+    ) -> Result<Self, Failure> {
         let client =
             ClientConnection::new(Arc::clone(&config), name).map_err(|error| Failure::tls("starting TLS", &error))?;
-        let mut tcp = TimedStream::connect(address, total.min(Deadline::after(timeouts.connect)))
+        let mut tcp = TimedStream::connect(peer, total.min(Deadline::after(timeouts.connect)))
             .map_err(|error| Failure::io("connecting", &error))?;
         let first = total.min(Deadline::after(timeouts.request));
         tcp.set_deadline(first);
@@ -62,6 +82,7 @@ impl Session {
         }
         Ok(Self {
             stream,
+            peer,
             config,
             version: Version::OLDEST,
             request_timeout: timeouts.request,
@@ -70,6 +91,10 @@ impl Session {
             usable: true,
             rests_since: Instant::now(),
         })
+    }
+
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
     }
 
     pub(super) fn version(&self) -> Version {

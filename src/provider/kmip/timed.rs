@@ -41,21 +41,11 @@ pub(super) struct TimedStream {
 }
 
 impl TimedStream {
-    /// Connects to the first address of a server that answers.
-    pub(super) fn connect(address: &Address, deadline: Deadline) -> io::Result<Self> {
-        let found = resolve(address, deadline)?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for (index, address) in found.iter().enumerate() {
-            let untried = u32::try_from(found.len() - index).unwrap_or(1);
-            match TcpStream::connect_timeout(address, deadline.time_left()? / untried) {
-                Ok(tcp) => {
-                    tcp.set_nodelay(true)?;
-                    return Ok(Self { tcp, deadline });
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+    /// Connects to an address of a server.
+    pub(super) fn connect(address: SocketAddr, deadline: Deadline) -> io::Result<Self> {
+        let tcp = TcpStream::connect_timeout(&address, deadline.time_left()?)?;
+        tcp.set_nodelay(true)?;
+        Ok(Self { tcp, deadline })
     }
 
     pub(super) fn set_deadline(&mut self, deadline: Deadline) {
@@ -63,8 +53,9 @@ impl TimedStream {
     }
 }
 
-/// Resolving a name knows no timeout, so it is waited for by a thread that may be left behind.
-fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {
+/// The addresses of a server, at least one. Resolving a name knows no timeout, so it is waited for by a thread that may be left
+/// behind.
+pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = address.host().parse() {
         return Ok(vec![SocketAddr::new(ip, address.port())]);
     }
@@ -74,7 +65,11 @@ fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>>
         let found = name.to_socket_addrs().map(Vec::from_iter);
         sender.send(found).ok(); // nobody waits any more
     })?;
-    receiver.recv_timeout(deadline.time_left()?).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let found = receiver.recv_timeout(deadline.time_left()?).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    match found.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+        false => Ok(found),
+    }
 }
 
 impl Read for TimedStream {
@@ -106,9 +101,9 @@ mod tests {
 
     use super::*;
 
-    fn listener() -> (TcpListener, Address) {
+    fn listener() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let address = listener.local_addr().unwrap();
         (listener, address)
     }
 
@@ -122,7 +117,7 @@ mod tests {
             }
         });
         let start = Instant::now();
-        let mut stream = TimedStream::connect(&address, Deadline::after(Duration::from_millis(300))).unwrap();
+        let mut stream = TimedStream::connect(address, Deadline::after(Duration::from_millis(300))).unwrap();
         let error = stream.read_exact(&mut [0; 1000]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
@@ -131,7 +126,7 @@ mod tests {
     #[test]
     fn a_silent_peer_is_given_up_at_the_deadline() {
         let (_listener, address) = listener();
-        let mut stream = TimedStream::connect(&address, Deadline::after(Duration::from_millis(100))).unwrap();
+        let mut stream = TimedStream::connect(address, Deadline::after(Duration::from_millis(100))).unwrap();
         let error = stream.read(&mut [0; 1]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         stream.set_deadline(Deadline::after(Duration::ZERO));

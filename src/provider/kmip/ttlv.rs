@@ -25,7 +25,11 @@ pub struct Tag(pub u32);
 
 impl fmt::Debug for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:06x}", self.0)
+        // Of anything else, where a message is out of step, it may be a part of a key.
+        match self.0 >> 16 {
+            0x42 | 0x54 => write!(f, "{:06x}", self.0),
+            _ => f.write_str("an unknown tag"),
+        }
     }
 }
 
@@ -183,7 +187,7 @@ fn scalar(tag: Tag, kind: u8, value: &[u8]) -> Result<Value> {
         BOOLEAN => match u64::from_be_bytes(eight()?) {
             0 => Value::Boolean(false),
             1 => Value::Boolean(true),
-            other => return Err(Malformed(format!("a boolean {tag:?} of {other}, expected 0 or 1"))),
+            _ => return Err(Malformed(format!("a boolean {tag:?}, expected 0 or 1"))),
         },
         TEXT => Value::Text(value.to_vec()),
         BYTES => Value::Bytes(Zeroizing::new(value.to_vec())),

@@ -1,6 +1,6 @@
-//! When a certificate ends: the one field of X.509 (RFC 5280 section 4.1.2.5) that TLS does not hand out.
+//! What of a certificate TLS does not hand out: the times that it begins and ends, and its version (X.509, RFC 5280 section 4.1).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Fewer days than this until a certificate ends are told.
 pub(super) const EXPIRES_SOON: i64 = 30;
@@ -14,23 +14,63 @@ const DAY: i64 = 24 * 60 * 60;
 
 /// Whole days until a certificate (DER) ends, negative when it has ended; `None` when it is not understood.
 pub(super) fn days_left(certificate: &[u8]) -> Option<i64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    Some((not_after(certificate)? - i64::try_from(now.as_secs()).ok()?).div_euclid(DAY))
+    Some((Validity::of(certificate)?.not_after - now()?).div_euclid(DAY))
 }
 
-/// Seconds since 1970.
-fn not_after(certificate: &[u8]) -> Option<i64> {
-    let (certificate, _) = element(SEQUENCE, certificate)?;
-    let (mut body, _) = element(SEQUENCE, certificate)?;
-    if let Some((_, rest)) = element(VERSION, body) {
-        body = rest;
+/// Why a certificate (DER) is not accepted now, as far as its times tell.
+pub(super) fn out_of_time(certificate: &[u8]) -> Option<String> {
+    let (validity, now) = (Validity::of(certificate)?, now()?);
+    if now < validity.not_before {
+        let (from, now) = (show_time(validity.not_before), show_time(now));
+        return Some(format!("is not valid before {from}, and by this host's clock it is {now}"));
     }
-    let (_serial, body) = element(INTEGER, body)?;
-    let (_algorithm, body) = element(SEQUENCE, body)?;
-    let (_issuer, body) = element(SEQUENCE, body)?;
-    let (validity, _) = element(SEQUENCE, body)?;
-    let (_, not_after) = time(validity)?;
-    time(not_after).map(|(seconds, _)| seconds)
+    (now > validity.not_after).then(|| format!("ended at {}", show_time(validity.not_after)))
+}
+
+/// Whether a certificate (DER) is of X.509 version 1, which has no extensions, and which TLS libraries refuse.
+pub(super) fn is_version_1(certificate: &[u8]) -> bool {
+    body(certificate).is_some_and(|body| body.first() == Some(&INTEGER))
+}
+
+/// Seconds since 1970 as people read them.
+pub(super) fn show_time(seconds: i64) -> String {
+    let time = u64::try_from(seconds).ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    // Beyond the year 9999 the library would panic.
+    time.filter(|_| seconds < 253_402_300_800)
+        .map_or_else(|| "an unknown time".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+fn now() -> Option<i64> {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
+}
+
+/// In seconds since 1970.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Validity {
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Validity {
+    fn of(certificate: &[u8]) -> Option<Self> {
+        let mut body = body(certificate)?;
+        if let Some((_, rest)) = element(VERSION, body) {
+            body = rest;
+        }
+        let (_serial, body) = element(INTEGER, body)?;
+        let (_algorithm, body) = element(SEQUENCE, body)?;
+        let (_issuer, body) = element(SEQUENCE, body)?;
+        let (validity, _) = element(SEQUENCE, body)?;
+        let (not_before, rest) = time(validity)?;
+        let (not_after, _) = time(rest)?;
+        Some(Self { not_before, not_after })
+    }
+}
+
+/// What is signed of a certificate.
+fn body(certificate: &[u8]) -> Option<&[u8]> {
+    let (certificate, _) = element(SEQUENCE, certificate)?;
+    element(SEQUENCE, certificate).map(|(body, _)| body)
 }
 
 /// The content of the element of this type that `der` begins with, and what follows it.
@@ -97,7 +137,10 @@ mod tests {
         ] {
             let validity = [start.clone(), der(kind, text.as_bytes())].concat();
             for version in [false, true] {
-                assert_eq!(not_after(&certificate(version, &validity)), Some(seconds), "{text}");
+                let certificate = certificate(version, &validity);
+                let expected = Validity { not_before: 0, not_after: seconds };
+                assert_eq!(Validity::of(&certificate), Some(expected), "{text}");
+                assert_eq!(is_version_1(&certificate), !version);
             }
         }
     }
@@ -107,13 +150,30 @@ mod tests {
         let validity = [der(UTC_TIME, b"700101000000Z"), der(UTC_TIME, b"700101000001Z")].concat();
         let whole = certificate(true, &validity);
         for len in 0..whole.len() {
-            not_after(&whole[..len]); // must not panic
+            let _ = Validity::of(&whole[..len]); // must not panic
         }
         for (at, _) in whole.iter().enumerate() {
             let mut damaged = whole.clone();
             damaged[at] ^= 0xff;
-            not_after(&damaged);
+            let _ = (out_of_time(&damaged), is_version_1(&damaged));
         }
-        assert_eq!(not_after(b"-----BEGIN"), None);
+        assert_eq!(Validity::of(b"-----BEGIN"), None);
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_says_which() {
+        let certificate = |start: &[u8], end: &[u8]| {
+            let validity = [der(GENERALIZED_TIME, start), der(GENERALIZED_TIME, end)].concat();
+            certificate(true, &validity)
+        };
+        let (past, future) = (b"20200101000000Z", b"99991231235959Z");
+        assert_eq!(out_of_time(&certificate(past, future)), None);
+        assert_eq!(out_of_time(&certificate(past, past)), Some("ended at 2020-01-01T00:00:00Z".into()));
+        let told = out_of_time(&certificate(future, future)).unwrap();
+        assert!(
+            told.starts_with("is not valid before 9999-12-31T23:59:59Z, and by this host's clock it is 2"),
+            "{told}"
+        );
+        assert_eq!((show_time(-1), show_time(i64::MAX)), ("an unknown time".into(), "an unknown time".into()));
     }
 }
