@@ -1,7 +1,7 @@
 //! `header`: saving a component's header, and putting it back.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::keyed::refuse_transition;
 use crate::vm::repair::{RepairHeader, Repaired};
-use crate::vm::restore::{RestoreHeader, Restored};
+use crate::vm::restore::{RestoreHeader, Restored, write_new};
 
 /// What to do with headers.
 #[derive(Subcommand)]
@@ -51,7 +51,8 @@ pub(super) struct BackupArgs {
 /// Whose header, from where.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header restore web01/root.raw root.header\n\n\
-    Refused: the header of another component; keys that were taken away since, unless forced. Where both header copies\n\
+    Refused unless forced: the header of another component or of before a deep rekey, and keys that were taken away since.\n\
+    With --force a header of other data that is there is saved beside FILE before it is replaced. Where both header copies\n\
     are destroyed nothing can tell whether a header belongs to the data, so that is left to you, with --force.\n\
     Exit code 7 says that it was refused, and the line before why.")]
 pub(super) struct RestoreArgs {
@@ -117,15 +118,6 @@ fn backup(args: &BackupArgs) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file that must not exist, durably.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let doing = || format!("writing {}", path.shown());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(doing)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).context(doing)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).context(doing)
-}
-
 fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
     let reading = || format!("reading {}", args.file.shown());
     let mut saved = Vec::new();
@@ -146,7 +138,8 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
         ));
     }
     make_missing_home(args)?;
-    let task = RestoreHeader { component: PathBuf::new(), saved, force: args.force };
+    let replaced = std::path::absolute(&args.file).context(|| format!("finding {}", args.file.shown()))?;
+    let task = RestoreHeader { component: PathBuf::new(), saved, force: args.force, replaced };
     let restored: Restored = place::work(
         &args.component,
         config,
@@ -195,6 +188,9 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
     }
     if !restored.keys_gone.is_empty() {
         println!("Keys that do not open it any more: {}", list(&restored.keys_gone));
+    }
+    for file in &restored.replaced {
+        println!("The header that was there is of other data; it is saved in {}.", file.shown());
     }
     if let Some(reason) = &restored.unverified {
         println!("Not verified, since its key cannot be had now: {reason}");

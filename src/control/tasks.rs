@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::event::{Event, Operation};
 use crate::key::KeyName;
 use crate::progress::OnProgress;
+use crate::text::Show;
 use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::vm::erase::{Erase, Erased};
 use crate::vm::rekey::{Rekey, Rekeyed};
@@ -74,7 +75,10 @@ pub fn restore_header(place: &dyn Workplace, task: &RestoreHeader) -> Result<Res
     told(&restored, Operation::HeaderRestore, place, &task.component, |restored, tell| {
         let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
         let back = (!names.is_empty()).then(|| format!("opens again by {}", names.join(", ")));
-        tell(&task.component, Some(restored.uuid), None, back);
+        let kept =
+            restored.replaced.iter().map(|file| format!("the header that was there is saved in {}", file.shown()));
+        let known: Vec<String> = back.into_iter().chain(kept).collect();
+        tell(&task.component, Some(restored.uuid), None, (!known.is_empty()).then(|| known.join("; ")));
     });
     restored
 }

@@ -1,6 +1,10 @@
 //! Putting a saved header back, without putting it where it does not belong, or keys back that were taken away, by accident.
 
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +14,7 @@ use crate::format::saved_header::SavedHeader;
 use crate::key::{KeyId, KeyName};
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
+use crate::text::Show;
 use crate::vm::keyed::refuse_transition;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::workplace::Workplace;
@@ -24,6 +29,10 @@ pub struct RestoreHeader {
     pub saved: Vec<u8>,
     /// Whether to do what may be wrong; what that would be is said when it is refused.
     pub force: bool,
+    /// Beginning of the path that a header is saved under before one of another component, or of another data key, takes its
+    /// place: so the way back stays open whichever of the two was the right one.
+    #[serde(with = "crate::text::path")]
+    pub replaced: PathBuf,
 }
 
 /// What restoring did.
@@ -40,14 +49,18 @@ pub struct Restored {
     pub keys_back: Vec<KeyName>,
     /// Keys that do not open it any more.
     pub keys_gone: Vec<KeyName>,
+    /// Files of the headers that were there and are of another component or of another data key.
+    #[serde(with = "crate::text::path", default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<PathBuf>,
 }
 
 impl RestoreHeader {
     /// Overwrites both header copies of a component that nothing uses.
     ///
     /// # Errors
-    /// `Denied` for another component's header, for one of before a deep rekey, and, unless forced, when keys would come back
-    /// or nothing tells whether the header belongs here; `Corrupt` for a damaged file or a header that its key does not verify; `Busy`, or `Io`.
+    /// `Denied` in the midst of a deep rekey, and, unless forced, for the header of another component or of another data key,
+    /// when keys would come back, or when nothing tells whether the header belongs here; `Corrupt` for a damaged file or a
+    /// header that its key does not verify; `Busy`, or `Io`.
     pub fn run(&self, place: &dyn Workplace) -> Result<Restored> {
         let saved = SavedHeader::decode(&self.saved)?.header;
         refuse_transition(saved.claims())?;
@@ -55,7 +68,8 @@ impl RestoreHeader {
         let claimed = place.claim_unused(&self.component, kind)?;
         let storage = claimed.storage();
         refuse_short_file(storage, saved.claims())?;
-        let present = self.present(storage, &saved)?;
+        let others = self.others(storage, &saved)?;
+        let present = if others.is_empty() { self.present(storage, &saved)? } else { None };
         let ids = [Some(saved.claims()), present.as_ref().map(|stored| stored.header.claims())];
         let ids = ids.into_iter().flatten().flat_map(|header| header.slots.iter().map(|slot| slot.key_id.clone()));
         let keks = place.providers().fetch_all(ids);
@@ -70,6 +84,7 @@ impl RestoreHeader {
         let changed = !present
             .as_ref()
             .is_some_and(|stored| stored.header.same_bytes(&saved) && matches!(stored.other, OtherCopy::Same));
+        let replaced = others.iter().map(|other| self.keep(other)).collect::<Result<Vec<_>>>()?;
         if changed {
             // The copy in use last: until then it still counts.
             let last = present.map_or(1, |stored| stored.in_use);
@@ -78,44 +93,49 @@ impl RestoreHeader {
                 claimed.sync()?;
             }
         }
-        Ok(Restored { uuid: saved.claims().uuid, changed, unverified, keys_back, keys_gone })
+        Ok(Restored { uuid: saved.claims().uuid, changed, unverified, keys_back, keys_gone, replaced })
+    }
+
+    /// Copies that are there and are not of the saved header's component or data key: only if forced. A wrong header that was
+    /// restored by force is one of those when the right one is to be restored.
+    fn others(&self, storage: &dyn Storage, saved: &UnverifiedHeader) -> Result<Vec<UnverifiedHeader>> {
+        let mut others: Vec<UnverifiedHeader> = Vec::new();
+        for copy in header_area::copies(storage, saved.claims().shape.kind())? {
+            let copy = match copy {
+                Ok(copy) => copy,
+                Err(error) if error.kind() == Kind::Unsupported => return Err(error),
+                Err(_) => continue,
+            };
+            let Some(difference) = difference(copy.claims(), saved.claims())? else { continue };
+            if !self.force {
+                let advice =
+                    "use --force only if the header that is there is the wrong one; it is saved before it is replaced";
+                return Err(Error::new(Kind::Denied, format!("{difference}; {advice}")));
+            }
+            if !others.iter().any(|other| other.same_bytes(&copy)) {
+                others.push(copy);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Saves a header that is about to be replaced, durably; returns its file.
+    fn keep(&self, header: &UnverifiedHeader) -> Result<PathBuf> {
+        let mut path = self.replaced.clone().into_os_string();
+        path.push(format!(".replaced-{}-{}", header.claims().uuid, header.claims().sequence));
+        let path = PathBuf::from(path);
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let bytes = SavedHeader { time, header: header.clone() }.encode()?;
+        match write_new(&path, &bytes) {
+            // An earlier run was interrupted.
+            Err(error) if error.kind() == Kind::Exists && holds(&path, header) => Ok(path),
+            written => written.context(|| "saving the header that is there".into()).map(|()| path),
+        }
     }
 
     /// The header that is there. `None`, only if forced, when no copy tells whose it is.
     fn present(&self, storage: &dyn Storage, saved: &UnverifiedHeader) -> Result<Option<StoredHeader>> {
         let claims = saved.claims();
-        for copy in header_area::copies(storage, claims.shape.kind())? {
-            match copy {
-                Ok(copy) if copy.claims().uuid != claims.uuid => {
-                    return Err(Error::new(
-                        Kind::Denied,
-                        format!("this is component {}, but the saved header is of {}", copy.claims().uuid, claims.uuid),
-                    ));
-                }
-                Ok(copy) if copy.claims().shape != claims.shape => {
-                    return Err(Error::new(
-                        Kind::Denied,
-                        "the saved header has the UUID of this component, but its data would lie elsewhere",
-                    ));
-                }
-                // It would take the only DEK of the data away, which no force can want.
-                Ok(copy) if copy.claims().dek_generation != claims.dek_generation => {
-                    refuse_transition(copy.claims())?;
-                    return Err(Error::new(
-                        Kind::Denied,
-                        format!(
-                            "the data were encrypted anew since this header was saved: it has their data key of generation \
-                             {}, they are under generation {}. It would make noise of them, and the key that reads them would \
-                             be lost with the header that is there",
-                            claims.dek_generation,
-                            copy.claims().dek_generation
-                        ),
-                    ));
-                }
-                Err(error) if error.kind() == Kind::Unsupported => return Err(error),
-                Ok(_) | Err(_) => {}
-            }
-        }
         match header_area::load(storage, claims.shape.kind()) {
             Ok(stored) if stored.header.claims().transition.is_some() => {
                 refuse_transition(stored.header.claims()).map(|()| None)
@@ -156,6 +176,47 @@ impl RestoreHeader {
             ),
         ))
     }
+}
+
+/// What makes the header that is there one of other data than the saved one's, if anything does.
+///
+/// # Errors
+/// `Denied` in the midst of a deep rekey of the same component.
+fn difference(there: &Header, saved: &Header) -> Result<Option<String>> {
+    if there.uuid != saved.uuid {
+        return Ok(Some(format!("this is component {}, but the saved header is of {}", there.uuid, saved.uuid)));
+    }
+    if there.shape != saved.shape {
+        return Ok(Some(
+            "the saved header has the UUID of this component, but its data would lie elsewhere".to_owned(),
+        ));
+    }
+    if there.dek_generation == saved.dek_generation {
+        return Ok(None);
+    }
+    refuse_transition(there)?;
+    Ok(Some(format!(
+        "the saved header has the data key of generation {}, the header that is there that of generation {}: the data was \
+         re-encrypted in between, and is unreadable with the wrong one",
+        saved.dek_generation, there.dek_generation
+    )))
+}
+
+/// Writes a file that must not exist, durably.
+///
+/// # Errors
+/// `Exists`, or `Io`.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let doing = || format!("writing {}", path.shown());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(doing)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).context(doing)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|dir| dir.sync_all()).context(doing)
+}
+
+fn holds(path: &Path, header: &UnverifiedHeader) -> bool {
+    let saved = std::fs::read(path).ok().and_then(|bytes| SavedHeader::decode(&bytes).ok());
+    saved.is_some_and(|saved| saved.header.same_bytes(header))
 }
 
 /// Why the saved header could not be verified, if its keys cannot be had.

@@ -27,7 +27,12 @@ fn saved(rig: &Rig, number: usize) -> Vec<u8> {
 }
 
 fn restore(rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
-    RestoreHeader { component: component.into(), saved: saved.to_vec(), force }.run(rig)
+    let folder = tempfile::tempdir().unwrap();
+    restore_beside(&folder.path().join("saved"), rig, component, saved, force)
+}
+
+fn restore_beside(file: &Path, rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
+    RestoreHeader { component: component.into(), saved: saved.to_vec(), force, replaced: file.into() }.run(rig)
 }
 
 #[test]
@@ -46,15 +51,29 @@ fn a_damaged_copy_and_two_destroyed_ones_come_back() {
 }
 
 #[test]
-fn another_component_s_header_is_refused_even_by_force() {
+fn after_another_component_s_header_was_forced_in_the_right_one_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
     let rig = whole(&Rig::new(2));
-    let theirs = saved(&rig, 2);
-    for force in [false, true] {
-        let refused = restore(&rig, "0.raw", &theirs, force).unwrap_err();
+    let (own, theirs) = (saved(&rig, 1), saved(&rig, 2));
+    let refused = |saved: &[u8]| {
+        let refused = restore(&rig, "0.raw", saved, false).unwrap_err();
         assert!(refused.kind() == Kind::Denied && refused.chain().contains("this is component"), "{}", refused.chain());
-    }
+    };
+    refused(&theirs);
     rig.parts[1].storage.write_at(0, &[0xee; 8192]).unwrap();
-    assert_eq!(restore(&rig, "0.raw", &theirs, true).unwrap_err().kind(), Kind::Denied, "the second copy tells");
+    refused(&theirs); // the second copy tells
+    let forced = restore_beside(&file, &rig, "0.raw", &theirs, true).unwrap();
+    let kept = std::fs::read(&forced.replaced[0]).unwrap();
+    assert_eq!(forced.replaced.len(), 1);
+    assert!(SavedHeader::decode(&kept).unwrap().header.same_bytes(&SavedHeader::decode(&own).unwrap().header));
+    refused(&own);
+    for right in [&own, &kept] {
+        let restored = restore_beside(&file, &rig, "0.raw", right, true).unwrap();
+        assert!(restored.replaced.len() <= 1 && restored.keys_back.is_empty());
+        assert_eq!(rig.open(&rig.parts[1], &rig.images()[1]).unwrap().1.bytes(), rig.parts[1].dek.bytes());
+    }
+    restore_beside(&file, &rig, "0.raw", &theirs, true).unwrap(); // its file is there already
 }
 
 #[test]
@@ -96,10 +115,17 @@ fn a_header_of_before_a_deep_rekey_is_refused() {
     let shallow = Rekey { disks: vec!["0.raw".into()], provider: None }.run(&rig, &mut |_| Ok(()));
     assert_eq!(shallow.unwrap_err().kind(), Kind::Denied);
     assert!(task.run(&rig, &mut |_| Ok(())).unwrap().resumed);
-    for force in [false, true] {
-        let refused = restore(&rig, "0.raw", &backup, force).unwrap_err();
-        assert!(refused.kind() == Kind::Denied && refused.chain().contains("encrypted anew"), "{}", refused.chain());
+    let right = saved(&rig, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("saved");
+    for wrong in [&backup, &right] {
+        if *wrong != right {
+            let refused = restore(&rig, "0.raw", wrong, false).unwrap_err();
+            assert!(refused.kind() == Kind::Denied && refused.chain().contains("re-encrypted"), "{}", refused.chain());
+        }
+        restore_beside(&file, &rig, "0.raw", wrong, true).unwrap();
     }
+    assert_eq!(saved(&rig, 1), right, "whatever was forced, the way back is open");
 }
 
 #[test]
