@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::cli::progress::Shown;
 use crate::cli::{out, size};
 use crate::crypto::xts::Engine;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
@@ -61,6 +61,12 @@ struct CloneInfo<'a> {
 }
 
 pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
+    if args.source.is_file() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{} is a disk: a VM folder is cloned as a whole", args.source.shown()),
+        ));
+    }
     // All disks stay claimed until the clone is whole.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let providers = Providers::load(config)?;

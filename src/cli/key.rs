@@ -219,7 +219,19 @@ fn print_slots(args: &ListArgs, slots: &[SlotInfo]) -> Result<()> {
     Ok(())
 }
 
+/// `--all` with a disk says two things at once.
+fn refuse_all_of_disk(component: &Path, all: bool) -> Result<()> {
+    match all && component.is_file() {
+        false => Ok(()),
+        true => Err(Error::new(
+            Kind::Invalid,
+            format!("{} is a disk, expected its VM folder with --all", component.shown()),
+        )),
+    }
+}
+
 fn add(args: &AddArgs, config: &Path) -> Result<()> {
+    refuse_all_of_disk(&args.component, args.all)?;
     let task =
         AddKey { component: (!args.all).then(PathBuf::new), provider: args.provider.clone(), key_id: args.key.clone() };
     let changed: SlotsChanged = place::work(
@@ -235,6 +247,7 @@ fn add(args: &AddArgs, config: &Path) -> Result<()> {
 }
 
 fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
+    refuse_all_of_disk(&args.component, args.all)?;
     let task = RemoveKey {
         component: (!args.all).then(PathBuf::new),
         provider: args.provider.clone(),

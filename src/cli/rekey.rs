@@ -10,16 +10,16 @@ use crate::cli::progress::Shown;
 use crate::cli::{out, place, size, table};
 use crate::control::tasks;
 use crate::control::work::Work;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::sys::process;
-use crate::text::Show;
-use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent};
+use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent, disks_of};
 
 /// What to rekey.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs rekey web01\n  vmcryptfs rekey web01 --provider kms2\n  \
-    vmcryptfs rekey web01 --disk data.raw\n  \
+    vmcryptfs rekey web01/data.raw\n  \
     vmcryptfs rekey --deep web01 --disk data.raw --rate 100M\n\n\
     The provider makes a new key, and the data keys of the home and of all disks are wrapped by it, snapshots included.\n\
     Data stay as they are, so it takes no longer for large disks, and guests may run. What was wrapped by the former key\n\
@@ -28,10 +28,10 @@ use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent};
     known to others. Disks may be in use meanwhile; the home's files need the folder unmounted. At any moment everything\n\
     opens with the new key; Ctrl-C stops, and running it again goes on where it stopped.")]
 pub(super) struct RekeyArgs {
-    /// Folder of the VM
-    #[arg(value_name = "VM_FOLDER")]
+    /// A VM folder, with its disks, or one disk
+    #[arg(value_name = "COMPONENT")]
     folder: PathBuf,
-    /// Only this disk, given by its path in the folder; may be repeated
+    /// Only this disk of the VM folder, given by its path in it; may be repeated
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
     /// Provider of the new key [default: that of the present key]
@@ -49,6 +49,9 @@ pub(super) struct RekeyArgs {
 }
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
+    if args.folder.file_name().is_some_and(|name| name == HOME_FILE) {
+        return Err(Error::new(Kind::Invalid, "the home alone cannot be rekeyed, expected its VM folder or disks"));
+    }
     // Every component stays open until all are done.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     if args.deep { deep::run(args, config) } else { shallow(args, config) }
@@ -61,7 +64,10 @@ fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
         &args.folder,
         config,
         |folder| Work::Rekey { folder, task: task.clone() },
-        |place, _, on_progress| tasks::rekey(place, &task, on_progress),
+        |place, component, on_progress| {
+            let disks = disks_of(component, &task.disks)?;
+            tasks::rekey(place, &Rekey { disks, ..task.clone() }, on_progress)
+        },
         &mut |progress| shown.advanced(progress),
     )?;
     drop(shown);
@@ -73,9 +79,8 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
         return out::json(rekeyed);
     }
     let row = |component: &RekeyedComponent| {
-        let path = args.folder.join(&component.path).shown().to_string();
         let former = component.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
-        [path.trim_end_matches('/').to_owned(), component.kind.clone(), former]
+        [place::shown(&args.folder, &component.path), component.kind.clone(), former]
     };
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the rekey that was begun before. " } else { "" };

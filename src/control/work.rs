@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::vm::deep_rekey::DeepRekey;
 use crate::vm::disk_names::ChangeDiskNames;
 use crate::vm::erase::Erase;
-use crate::vm::rekey::Rekey;
+use crate::vm::rekey::{Rekey, disks_of};
 use crate::vm::repair::RepairHeader;
 use crate::vm::restore::RestoreHeader;
 use crate::vm::slots::{AddKey, RemoveKey};
@@ -24,7 +24,7 @@ use crate::vm::slots::{AddKey, RemoveKey};
 pub enum Work {
     /// A new KEK.
     Rekey {
-        /// The VM folder.
+        /// The VM folder, or a disk in it.
         #[serde(with = "crate::text::path")]
         folder: PathBuf,
         /// What in it.
@@ -99,9 +99,15 @@ pub(super) fn serve(fs: &FileSystem, work: Work, stream: &mut UnixStream) -> Res
         Ok(())
     };
     let outcome = match work {
-        Work::Rekey { folder, task } => to_json(&tasks::rekey(&fs.vm_at(&folder)?.0, &task, &mut on_progress)?),
-        Work::DeepRekey { folder, task } => {
-            to_json(&tasks::deep_rekey(&fs.vm_at(&folder)?.0, &task, &mut on_progress)?)
+        Work::Rekey { folder, mut task } => {
+            let (vm, component) = fs.vm_at(&folder)?;
+            task.disks = disks_of(component, &task.disks)?;
+            to_json(&tasks::rekey(&vm, &task, &mut on_progress)?)
+        }
+        Work::DeepRekey { folder, mut task } => {
+            let (vm, component) = fs.vm_at(&folder)?;
+            task.disks = disks_of(component, &task.disks)?;
+            to_json(&tasks::deep_rekey(&vm, &task, &mut on_progress)?)
         }
         Work::AddKey { at, mut task } => {
             let (vm, component) = fs.vm_at(&at)?;

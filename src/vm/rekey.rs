@@ -65,6 +65,21 @@ pub struct RekeyedComponent {
     pub former_key: Option<KeyName>,
 }
 
+/// The disks that are meant where a component was named: of a VM folder those that were listed, or else that one disk.
+///
+/// # Errors
+/// `Invalid` for a disk and a list.
+pub fn disks_of(component: PathBuf, listed: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    match (component.as_os_str().is_empty(), listed.is_empty()) {
+        (true, _) => Ok(listed.to_vec()),
+        (false, true) => Ok(vec![component]),
+        (false, false) => Err(Error::new(
+            Kind::Invalid,
+            format!("{} is a disk, expected its VM folder where disks are listed", component.shown()),
+        )),
+    }
+}
+
 impl Rekey {
     /// Makes a new KEK and wraps the DEKs of the chosen components by it, in place of each one's first slot. Other slots stay.
     ///

@@ -12,8 +12,8 @@ use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::text::Show;
 use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed, DeepRekeyedComponent};
+use crate::vm::rekey::disks_of;
 
 /// How often `--json` prints how far it is.
 const JSON_LINE: Duration = Duration::from_secs(1);
@@ -26,7 +26,10 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
         &args.folder,
         config,
         |folder| Work::DeepRekey { folder, task: task.clone() },
-        |place, _, on_progress| tasks::deep_rekey(place, &task, on_progress),
+        |place, component, on_progress| {
+            let disks = disks_of(component, &task.disks)?;
+            tasks::deep_rekey(place, &DeepRekey { disks, ..task.clone() }, on_progress)
+        },
         &mut |progress| {
             if args.json && last_line.elapsed() >= JSON_LINE {
                 last_line = Instant::now();
@@ -50,9 +53,8 @@ fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
         return out::json(rekeyed);
     }
     let row = |component: &DeepRekeyedComponent| {
-        let path = args.folder.join(&component.path).shown().to_string();
         let done = if component.done_now { "re-encrypted" } else { "was done before" };
-        [path.trim_end_matches('/').to_owned(), component.kind.clone(), done.to_owned()]
+        [place::shown(&args.folder, &component.path), component.kind.clone(), done.to_owned()]
     };
     table::print(["COMPONENT", "KIND", "DATA"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the deep rekey that was begun before. " } else { "" };

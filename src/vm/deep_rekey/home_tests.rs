@@ -238,7 +238,7 @@ fn ciphertext_that_changes_says_so_by_its_time() {
         for (path, (bytes, second)) in vm.copy() {
             let (bytes_before, second_before) = &before[&path];
             if bytes != *bytes_before {
-                assert!(second > *second_before, "{}: {second_before}, then {second}", path.display());
+                assert!(second > *second_before, "{}: {second_before}, then {second}", path.shown());
                 changed += 1;
             }
         }
