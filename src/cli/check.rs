@@ -166,7 +166,8 @@ fn verdict(findings: &[Finding]) -> Result<()> {
     match kind {
         None => Ok(()),
         Some(kind) => {
-            Err(Error::new(kind, format!("{} of {} components have a problem", problems.len(), findings.len())))
+            let checked = findings.iter().filter(|finding| finding.state != State::Clear).count();
+            Err(Error::new(kind, format!("{} of {checked} components have a problem", problems.len())))
         }
     }
 }

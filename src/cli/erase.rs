@@ -156,10 +156,7 @@ fn print(args: &EraseArgs, evidence: &Evidence) {
         println!("  {place}");
     }
     let recursively = if args.component.is_dir() { " -r" } else { "" };
-    println!(
-        "What is left of it is noise, and says that it was erased. To remove it: rm{recursively} {}",
-        args.component.shown()
-    );
+    println!("What was erased is noise now, and says so. To remove it: rm{recursively} {}", args.component.shown());
 }
 
 fn print_component(args: &EraseArgs, component: &ErasedComponent) {

@@ -186,6 +186,14 @@ pub(super) fn unreadable_below(folder: &Path) -> Vec<String> {
     unreadable.collect()
 }
 
+/// What a file in the clear is, for people.
+pub fn clear_what(kind: ClearKind) -> String {
+    match kind {
+        ClearKind::Disk(reason) => format!("disk, {reason}"),
+        ClearKind::Home(reason) => reason.to_owned(),
+    }
+}
+
 impl Entry {
     /// A component's kind and header copies.
     pub fn headers(&self) -> Option<(ComponentKind, &Headers)> {
@@ -209,11 +217,13 @@ impl Entry {
 
     /// Of what is not encrypted although it is a VM's: the kind of thing, and what it is, for people.
     pub fn in_the_clear(&self) -> Option<(&'static str, String)> {
-        let in_vm = self.vm.is_some() && !self.reserved;
+        let in_vm = self.vm.is_some();
         if let What::Folder(FolderKind::Clear) = self.what {
             Some(("folder", "in the clear: a VM folder that is not encrypted".to_owned()))
+        } else if let (What::Clear(_), true, true) = (&self.what, in_vm, self.reserved) {
+            Some(("file", "in the clear: what an interrupted run has left".to_owned()))
         } else if let (What::Clear(kind), true) = (&self.what, in_vm) {
-            Some(("file", format!("in the clear: {}", kind.reason())))
+            Some(("file", format!("in the clear: {}", clear_what(*kind))))
         } else if let (What::Link(Link::Inside(_) | Link::Outside(_)), true) = (&self.what, in_vm) {
             Some(("file", "in the clear: a symbolic link".to_owned()))
         } else {

@@ -140,7 +140,8 @@ fn unlock(home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<(
 
 impl FileInfo {
     fn of(file: &FoundFile) -> Self {
-        let what = file.clear.map_or_else(|| what(file.role).to_owned(), |what| format!("IN THE CLEAR: {what}"));
+        let what =
+            file.clear.as_ref().map_or_else(|| what(file.role).to_owned(), |what| format!("IN THE CLEAR: {what}"));
         let name = file.path.file_name().unwrap_or_default();
         let looks_like_disk = if file.clear.is_some() { None } else { clear::disk_by_name(name, file.plain_len) };
         let in_the_clear = file.clear.is_some();

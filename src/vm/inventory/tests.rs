@@ -120,6 +120,7 @@ fn every_name_is_an_entry_with_what_it_is() {
     ds.vm("vm");
     ds.disk("vm/root.raw");
     ds.disk("vm/.vmcryptfs-new-1");
+    fs::write(ds.path("vm/.vmcryptfs-new-2"), "plaintext").unwrap();
     fs::write(ds.path("vm/empty"), "").unwrap();
     fs::write(ds.path("vm/stray.txt"), "secret").unwrap();
     File::create(ds.path("vm/hole.bin")).unwrap().set_len(5000).unwrap();
@@ -140,6 +141,7 @@ fn every_name_is_an_entry_with_what_it_is() {
     let clear: Vec<_> = found.entries.iter().filter(|entry| entry.in_the_clear().is_some()).collect();
     let odd = Path::new("vm").join(OsStr::from_bytes(b"d\xe9"));
     let expected = [
+        Path::new("vm/.vmcryptfs-new-2"),
         Path::new("vm/blank.img"),
         &odd,
         Path::new("vm/in"),

@@ -22,7 +22,7 @@ use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
 use crate::sys::file::{open_beneath, stat_at};
 use crate::text::Show;
-use crate::vm::inventory::{What, classify};
+use crate::vm::inventory::{What, classify, clear_what};
 use crate::vm::keyring::Keyring;
 use crate::vm::{clear, disk, folder, home, scan};
 
@@ -34,7 +34,7 @@ pub struct FoundFile {
     /// Whether it is a disk.
     pub is_disk: bool,
     /// Of a file that is neither a disk nor sealed in the home: what it is, by its content.
-    pub clear: Option<&'static str>,
+    pub clear: Option<String>,
     /// Length in bytes, as its backing file tells it.
     pub plain_len: u64,
     /// What it is, by its name.
@@ -44,7 +44,7 @@ pub struct FoundFile {
 impl FoundFile {
     /// The form that it has, in our words.
     pub fn stored_as(&self) -> &'static str {
-        match (self.is_disk, self.clear) {
+        match (self.is_disk, &self.clear) {
             (true, _) => "disk",
             (false, None) => "home file",
             (false, Some(_)) => "in the clear",
@@ -111,7 +111,7 @@ fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Re
 
 /// Whether a file is a disk, what it is if it is in the clear, and its length as its content has it. One that cannot be read
 /// counts as a home file, as in a mount.
-fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<&'static str>, u64) {
+fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<String>, u64) {
     let sealed = (false, None, home_file::plain_len(stored_len));
     let Ok(file) = open_file(dir, name) else { return sealed };
     if disk::is_disk(&file).unwrap_or(false) {
@@ -122,7 +122,7 @@ fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<&'static 
         };
         return (true, None, len);
     }
-    if let Ok(What::Clear(kind)) = classify(file, name) { (false, Some(kind.reason()), stored_len) } else { sealed }
+    if let Ok(What::Clear(kind)) = classify(file, name) { (false, Some(clear_what(kind)), stored_len) } else { sealed }
 }
 
 fn open_file(dir: &File, name: &OsStr) -> Result<File> {
