@@ -10,19 +10,22 @@ use std::net::Shutdown;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use crate::control::mounts::{self, Mounted};
 use crate::control::work::Work;
 use crate::control::{Answer, MAX_LINE, PATIENCE, Request, receive, send, socket_dir};
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;
 use crate::text::Show;
 
-/// How long a mount may take to say what it serves. One that does not cannot be asked for anything else either, and what it
-/// has open it has claimed.
-const INTRODUCTION: Duration = Duration::from_secs(10);
+/// How long a mount that can serve a path may take to say whether it does.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// A mount of this user that serves a path.
 #[derive(Clone, Debug)]
@@ -42,29 +45,62 @@ pub struct Serving {
 /// can be written to.
 ///
 /// # Errors
-/// `NotFound` when nothing is at `path`, or `Io`.
+/// `NotFound` when nothing is at `path`, `Busy` when a mount that may serve it does not answer, or `Io`.
 pub fn serving(path: &Path) -> Result<Option<Serving>> {
     let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
-    let places = Places::around(&path)?;
-    let mut found: Option<Serving> = None;
+    let places = Arc::new(Places::around(&path)?);
+    let mounts = mounts::all()?;
+    let (answer, answers) = channel();
+    let mut asked = Vec::new();
     for entry in std::fs::read_dir(socket_dir()?).context(|| "looking for mounts".into())? {
         let socket = entry.context(|| "looking for mounts".into())?.path();
-        if let Some(serving) = introduce(&socket, &places)
-            && found.as_ref().is_none_or(|found| found.read_only)
-        {
-            found = Some(serving);
+        let Some(device) = device_of(&socket) else { continue };
+        let mount = mounts.iter().find(|mount| mount.device == device);
+        if places.may_be_of(device, mount) {
+            // At once: one that does not answer holds up none of the others.
+            let (places, answer, number) = (Arc::clone(&places), answer.clone(), asked.len());
+            asked.push(mount.cloned());
+            thread::Builder::new()
+                .name("introduce".into())
+                .spawn(move || answer.send((number, introduce(&socket, device, &places))))
+                .context(|| "asking a mount".into())?;
         }
     }
-    Ok(found)
+    drop(answer);
+    let (mut found, deadline): (Option<Serving>, _) = (None, Instant::now() + INTRODUCTION);
+    while let Ok((number, serving)) = answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        asked[number] = None;
+        if serving.is_some() && found.as_ref().is_none_or(|found| found.read_only) {
+            found = serving;
+        }
+    }
+    match asked.into_iter().flatten().next() {
+        // It may have the path's keys, and work with them.
+        Some(mute) if found.is_none() => Err(Error::new(
+            Kind::Busy,
+            format!(
+                "the mount of {} on {} does not answer, and may use it: see what its process waits for, or end that",
+                mute.source.shown(),
+                mute.mountpoint.shown()
+            ),
+        )),
+        _ => Ok(found),
+    }
 }
 
-/// Asks one mount what it serves; none that is dead, mute or of another version serves anything.
-fn introduce(socket: &Path, places: &Places) -> Option<Serving> {
+/// Device number of the mount that a socket belongs to.
+fn device_of(socket: &Path) -> Option<(u32, u32)> {
     let (major, minor) = socket.file_name().and_then(OsStr::to_str)?.strip_suffix(".sock")?.split_once('-')?;
-    let mounted = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// Asks one mount what it serves; none that is dead or of another version serves anything.
+fn introduce(socket: &Path, device: (u32, u32), places: &Places) -> Option<Serving> {
+    let mounted = rustix::fs::makedev(device.0, device.1);
     let mut stream = UnixStream::connect(socket).ok()?;
     send(&mut stream, &Request::Introduce).ok()?;
-    match serde_json::from_str(&receive(&stream, INTRODUCTION).ok()?).ok()? {
+    // Whoever asked has gone by then, if it does not answer.
+    match serde_json::from_str(&receive(&stream, 2 * INTRODUCTION).ok()?).ok()? {
         Answer::Serving { pid, mountpoint, device, inode, read_only } => {
             let below = places.below(mounted, (device, inode))?.to_path_buf();
             Some(Serving { mountpoint, pid, read_only, below, socket: socket.to_path_buf() })
@@ -90,6 +126,18 @@ impl Places {
             places.by_id.insert((metadata.dev(), metadata.ino()), rest);
         }
         Ok(places)
+    }
+
+    /// Whether the mount with this device number, if it is in the table of mounts, can be one that serves the path. A mount that has
+    /// been taken away, and still serves who has files of it open, is in no table; and a folder may have another name by now.
+    fn may_be_of(&self, device: (u32, u32), mount: Option<&Mounted>) -> bool {
+        let source = mount.filter(|mount| mount.source.is_absolute()).map(|mount| std::fs::metadata(&mount.source));
+        match source {
+            Some(Ok(source)) => {
+                self.below(rustix::fs::makedev(device.0, device.1), (source.dev(), source.ino())).is_some()
+            }
+            Some(Err(_)) | None => true,
+        }
     }
 
     fn below(&self, mounted: u64, root: (u64, u64)) -> Option<&Path> {
