@@ -305,7 +305,7 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
     let doing = || format!("asking the mount on {} through {}", mountpoint.shown(), path.shown());
-    let mut stream = UnixStream::connect(&path).context(doing)?;
+    let mut stream = connect(&path, mountpoint).context(doing)?;
     send(&mut stream, request).context(doing)?;
     let line = receive(&stream, PATIENCE).context(doing)?;
     match serde_json::from_str(&line) {
@@ -324,9 +324,21 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
 /// As [`ask`].
 pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
     let path = socket_path(&mounts::find(mountpoint)?)?;
-    let mut stream = UnixStream::connect(&path).context(|| format!("connecting to {}", path.shown()))?;
+    let mut stream = connect(&path, mountpoint)?;
     send(&mut stream, &Request::WaitForEnd)?;
     Ok(stream)
+}
+
+fn connect(socket: &Path, mountpoint: &Path) -> Result<UnixStream> {
+    UnixStream::connect(socket).or_else(|error| {
+        let has_died = error.kind() == std::io::ErrorKind::ConnectionRefused
+            || std::fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+        if has_died {
+            let at = mountpoint.shown();
+            return Err(Error::new(Kind::Io, format!("its process has died: `vmcryptfs umount --lazy {at}` first")));
+        }
+        Err(error).context(|| format!("connecting to {}", socket.shown()))
+    })
 }
 
 fn send(stream: &mut UnixStream, message: &impl Serialize) -> Result<()> {
@@ -347,23 +359,29 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
 }
 
 fn serve_request(fs: &FileSystem, mountpoint: &Path, request: Request, stream: &mut UnixStream) -> Result<Answer> {
-    let in_the_clear = match request {
-        Request::Status => in_the_clear(fs)?,
-        Request::WaitForEnd
-        | Request::Unlock { .. }
-        | Request::Lock { .. }
-        | Request::Introduce
-        | Request::Work { .. } => Vec::new(),
-    };
     let found = match request {
-        Request::Status | Request::WaitForEnd => fs.components()?,
+        Request::Status => return status(fs).map(Answer::Status),
+        Request::WaitForEnd => fs.components()?,
         Request::Unlock { path } => fs.unlock(path.as_deref())?,
         Request::Lock { path } => fs.lock(path.as_deref())?,
         Request::Introduce => return work::identity(fs, mountpoint),
         Request::Work { work } => return work::serve(fs, work, stream),
     };
+    Ok(Answer::Status(status_of(&found, fs, Vec::new())))
+}
+
+/// The state of a mount, by its own process.
+///
+/// # Errors
+/// `Io` when its folder cannot be read.
+pub fn status(fs: &FileSystem) -> Result<MountStatus> {
+    let in_the_clear = in_the_clear(fs)?;
+    Ok(status_of(&fs.components()?, fs, in_the_clear))
+}
+
+fn status_of(found: &[FoundComponent], fs: &FileSystem, in_the_clear: Vec<ClearStatus>) -> MountStatus {
     let components = found.iter().map(|component| component_status(component, fs)).collect();
-    Ok(Answer::Status(MountStatus { pid: std::process::id(), components, notices: notices(fs), in_the_clear }))
+    MountStatus { pid: std::process::id(), components, notices: notices(fs), in_the_clear }
 }
 
 fn in_the_clear(fs: &FileSystem) -> Result<Vec<ClearStatus>> {

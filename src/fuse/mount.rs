@@ -136,7 +136,12 @@ pub(super) fn needs_open_device() -> bool {
 pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<()> {
     let mountpoint = spec.mountpoint.as_path();
     let doing = || format!("mountpoint {}", mountpoint.shown());
-    if !std::fs::metadata(mountpoint).context(doing)?.is_dir() {
+    let metadata = std::fs::metadata(mountpoint);
+    if metadata.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)) {
+        let text = format!("{}: the process of the mount there has died: `vmcryptfs umount --lazy` it first", doing());
+        return Err(Error::new(Kind::Busy, text));
+    }
+    if !metadata.context(doing)?.is_dir() {
         return Err(Error::new(Kind::Invalid, format!("{} is no directory", doing())));
     }
     refuse_within(&spec.source, mountpoint)?;
@@ -195,9 +200,10 @@ pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
     match rustix::mount::unmount(mountpoint, flags) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::PERM) => unmount_by_fusermount(mountpoint, when),
-        Err(rustix::io::Errno::BUSY) => {
-            Err(Error::new(Kind::Busy, format!("{} is in use: close its files first", mountpoint.shown())))
-        }
+        Err(rustix::io::Errno::BUSY) => Err(Error::new(
+            Kind::Busy,
+            format!("{} is in use: close its files first, or use --lazy", mountpoint.shown()),
+        )),
         Err(rustix::io::Errno::INVAL) => {
             Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown())))
         }
