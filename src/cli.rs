@@ -24,6 +24,7 @@ mod plan;
 mod progress;
 pub mod provider;
 mod rekey;
+mod signals;
 mod size;
 mod speed;
 mod status;

@@ -3,9 +3,13 @@
 mod queue;
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::{panic, thread};
 
+use rustix::stdio::dup2_stderr;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
@@ -14,7 +18,8 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::text;
+use crate::error::{self, Context};
+use crate::text::{self, Show};
 
 /// Who has something to tell.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -59,6 +64,24 @@ pub(super) fn leave(text: String) -> Result<(), String> {
 /// Waits, not for long, for what was told to be written.
 pub(super) fn finish() {
     queue::finish();
+}
+
+/// Opens a log file, which is made if need be.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn open(path: &Path) -> error::Result<File> {
+    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    opened.context(|| format!("opening log file {}", path.shown()))
+}
+
+/// Lets what comes from now on go to the log file that has this name by now: the former one may have been put away.
+///
+/// # Errors
+/// As [`open`]; the log then stays where it is.
+pub(super) fn reopen(path: &Path) -> error::Result<()> {
+    let file = open(path)?;
+    dup2_stderr(&file).map_err(io::Error::from).context(|| format!("opening log file {}", path.shown()))
 }
 
 enum Form {

@@ -1,8 +1,7 @@
 //! `mount` and `umount`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,10 +11,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use crate::cli::out;
+use crate::cli::signals::{self, Reloaded};
+use crate::cli::{log, out};
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -129,6 +127,11 @@ type Serving = thread::JoinHandle<Result<()>>;
 
 /// Mounts and serves; returns once the mount answers.
 fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSocket)> {
+    // Before the mount is there, so that no signal in between leaves it behind.
+    let signals = signals::catch()?;
+    if let Err(error) = process::stay_alive() {
+        tracing::debug!("the process has no place of its own when memory runs out: {error}");
+    }
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     process::clear_umask();
     memory::keep_little();
@@ -154,12 +157,12 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
         threads: args.threads.map(usize::from),
     };
     control::keep_unlocking(&fs)?;
-    // Before the mount is there, so that no signal in between leaves it behind.
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context(|| "catching signals".into())?;
     let session = Session::mount(Arc::clone(&fs), &spec)?;
+    let log = args.log_file.clone().filter(|_| args.report);
+    let stops = signals.stops(Reloaded { fs: Arc::clone(&fs), log, mountpoint: args.mountpoint.clone() });
     let serving = thread::Builder::new()
         .name("session".into())
-        .spawn(move || session.serve(std::iter::from_fn(move || signals.forever().next())))
+        .spawn(move || session.serve(stops))
         .context(|| "starting the thread that serves the mount".into())?;
     let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
     match ready {
@@ -184,7 +187,7 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vmcryptfs"); // what process lists show
     command.arg("--config").arg(absolute(config)?).args(std::iter::repeat_n("-v", usize::from(verbose)));
-    command.args(["mount", "--foreground", "--report"]);
+    command.args(["mount", "--foreground", "--report", "--log-file"]).arg(absolute(&log_path)?);
     if let Some(engine) = args.engine {
         command.args(["--engine", engine.name()]);
     }
@@ -224,13 +227,7 @@ fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
             state.join("vmcryptfs.log")
         }
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(&path)
-        .context(|| format!("opening log file {}", path.shown()))?;
-    Ok((file, path))
+    Ok((log::open(&path)?, path))
 }
 
 /// What to unmount.

@@ -209,3 +209,81 @@ fn a_thread_that_fails_costs_a_request_or_the_mount_and_leaves_nothing_half_dead
         }
     }
 }
+
+fn send(pid: i64, signal: i32) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    assert!(sent.success(), "signal {signal}");
+}
+
+/// Waits until something is so.
+fn comes_true(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < LIMIT, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn signals_that_ask_for_no_end_end_nothing() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let pid = mount.pid();
+    let idle = [libc::SIGUSR2, libc::SIGALRM, libc::SIGQUIT, libc::SIGPIPE, libc::SIGXCPU, libc::SIGTSTP];
+    for signal in idle.into_iter().chain([libc::SIGVTALRM, libc::SIGPROF, libc::SIGIO, libc::SIGPWR, 34, 64]) {
+        send(pid, signal);
+    }
+    send(pid, libc::SIGUSR1);
+    comes_true("the state is in the log", || host.log().contains("2 components, 0 of them locked"));
+    // As logrotate does it.
+    fs::rename(host.path("log"), host.path("log.1")).unwrap();
+    send(pid, libc::SIGHUP);
+    comes_true("the log is opened anew", || host.log().contains("opened anew"));
+    assert_eq!(mount.pid(), pid);
+    fs::write(mount.path("notes"), "still there").unwrap();
+    let is_allowed =
+        Command::new("sh").args(["-c", "echo -900 2>/dev/null >/proc/self/oom_score_adj"]).status().unwrap();
+    if is_allowed.success() {
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+        assert!(score.trim().parse::<i32>().unwrap() <= -900, "{score}");
+    }
+    let at = mount.root().to_path_buf();
+    send(pid, libc::SIGTERM);
+    comes_true("the mount is taken down", || !Served::is_there(&at));
+}
+
+#[test]
+fn a_mount_that_does_not_answer_holds_up_only_who_needs_it_and_is_named() {
+    let host = Host::with_vm();
+    host.run(&["create", host.path("web02")]);
+    let mount = host.mount("web01", &[]);
+    let pid = mount.pid();
+    send(pid, libc::SIGSTOP);
+    let began = Instant::now();
+    let other = host.try_run(&["rekey", host.path("web02")]);
+    let took = began.elapsed();
+    let own = host.try_run(&["rekey", host.path("web01")]);
+    send(pid, libc::SIGCONT);
+    assert!(other.status.success() && took < Duration::from_secs(4), "{took:?}");
+    let said = String::from_utf8_lossy(&own.stderr).into_owned();
+    assert!(own.status.code() == Some(6) && said.contains(mount.root().to_str().unwrap()), "{said}");
+    host.run(&["rekey", host.path("web01")]);
+    mount.unmount();
+}
+
+#[test]
+fn a_mount_whose_process_has_died_is_known_as_one() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let at = mount.root().to_str().unwrap().to_owned();
+    let open = File::open(mount.path("root.raw")).unwrap();
+    send(mount.pid(), libc::SIGKILL);
+    comes_true("it is dead", || fs::metadata(&at).is_err());
+    host.refuses(&["status", &at], 1, "its process has died");
+    host.refuses(&["mount", host.path("web01"), &at], 6, "has died");
+    host.refuses(&["umount", &at], 6, "--lazy");
+    host.run(&["umount", "--lazy", &at]);
+    drop(open);
+    drop(mount);
+    host.mount("web01", &[]).unmount();
+}

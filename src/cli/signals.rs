@@ -1,0 +1,116 @@
+//! What signals do to the process of a mount: they end it where that is asked for, and nowhere else.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+use crate::cli::log;
+use crate::control;
+use crate::error::{Context, Result};
+use crate::fs::FileSystem;
+use crate::sys::process;
+use crate::text::Show;
+
+/// Signals that come from now on, and are waited for.
+pub(super) struct Caught(Signals);
+
+/// What a mount reads anew, and tells of, when it is asked to.
+pub(super) struct Reloaded {
+    pub(super) fs: Arc<FileSystem>,
+    /// The log file, where the log is one of our own.
+    pub(super) log: Option<PathBuf>,
+    pub(super) mountpoint: PathBuf,
+}
+
+/// Catches the signals that mean something to a mount; all others that could end or stop it are ignored.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn catch() -> Result<Caught> {
+    // A program that was mounted for a guest must not end with a limit on CPU time, an alarm, or a key pressed at its terminal.
+    let idle = [
+        libc::SIGUSR2,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGQUIT,
+        libc::SIGPIPE,
+        libc::SIGXCPU,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGSTKFLT,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    process::ignore_signals(&idle);
+    process::ignore_signals(&(libc::SIGRTMIN()..=libc::SIGRTMAX()).collect::<Vec<_>>());
+    Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map(Caught).context(|| "catching signals".into())
+}
+
+impl Caught {
+    /// The signals that take the mount down, as they come. At the others is done what they ask for.
+    pub(super) fn stops(self, reloaded: Reloaded) -> impl Iterator<Item = i32> + Send + 'static {
+        let reloaded = Arc::new(reloaded);
+        let Self(mut signals) = self;
+        std::iter::from_fn(move || {
+            signals.forever().find(|signal| match *signal {
+                SIGHUP => reloaded.on_own_thread("reload", Reloaded::reload),
+                SIGUSR1 => reloaded.on_own_thread("state", Reloaded::tell),
+                _ => true,
+            })
+        })
+    }
+}
+
+impl Reloaded {
+    /// What may take its time, or fail, holds up no signal that comes after it. `false`, as the signal stops nothing.
+    fn on_own_thread(self: &Arc<Self>, name: &str, work: fn(&Self)) -> bool {
+        let own = Arc::clone(self);
+        if let Err(error) = thread::Builder::new().name(name.into()).spawn(move || work(&own)) {
+            tracing::error!("starting the thread {name}: {error}");
+        }
+        false
+    }
+
+    fn reload(&self) {
+        if let Some(path) = &self.log {
+            // Through the mount, lines about a request would be requests.
+            let reopened = if path.starts_with(&self.mountpoint) { Ok(()) } else { log::reopen(path) };
+            if let Err(error) = reopened {
+                tracing::error!("the log stays where it is: {}", error.chain());
+            }
+        }
+        match self.fs.keyring().reload_providers() {
+            Ok(()) => {
+                tracing::warn!("signal {SIGHUP}: the log is opened anew and the configuration of key providers read")
+            }
+            Err(error) => tracing::error!("the configuration stays as it is: {}", error.chain()),
+        }
+    }
+
+    fn tell(&self) {
+        let status = match control::status(&self.fs) {
+            Ok(status) => status,
+            Err(error) => return tracing::error!("the state of the mount is not known: {}", error.chain()),
+        };
+        let locked: Vec<_> = status.components.iter().filter(|component| !component.unlocked).collect();
+        tracing::warn!(
+            "state of {}: process {}, {} components, {} of them locked",
+            self.mountpoint.shown(),
+            status.pid,
+            status.components.len(),
+            locked.len()
+        );
+        for component in locked {
+            let reason = component.reason.as_deref().unwrap_or("unknown");
+            tracing::warn!("state: {} is locked: {reason}", component.path.shown());
+        }
+        for notice in status.notices {
+            tracing::warn!("state: {} {}", notice.time, notice.text);
+        }
+    }
+}
