@@ -151,3 +151,6 @@ fn replace(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
