@@ -13,6 +13,7 @@ use rustix::fs::{OFlags, XattrFlags, fgetxattr, flistxattr, fsetxattr};
 use rustix::mount::{MountFlags, mount_remount};
 
 use crate::host::{Host, Mount};
+use crate::not_run::not_run;
 
 /// Makes the kernel forget all names of a mount that nothing uses, as it does when memory runs short.
 fn shrink_caches(mount: &Mount<'_>) {
@@ -21,6 +22,10 @@ fn shrink_caches(mount: &Mount<'_>) {
 
 #[test]
 fn a_file_stays_reachable_by_one_name_when_the_folder_of_another_is_forgotten() {
+    if !rustix::process::geteuid().is_root() {
+        not_run("only root makes the kernel forget names");
+        return;
+    }
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     for folder in ["first", "second"] {
@@ -83,6 +88,7 @@ for suffix in ("", ".raw"):
 #[test]
 fn a_handle_of_a_removed_file_opens_no_other() {
     if !rustix::process::geteuid().is_root() {
+        not_run("only root opens files by their handles");
         return;
     }
     let host = Host::with_vm();
