@@ -196,7 +196,30 @@ fn ciphertext_as_content_is_not_decrypted_into_what_could_not_be_told_apart() {
         }
         fs::remove_file(mount.path(name)).unwrap();
     }
+    // Links and attributes of folders as well: what is stored of them is kept as their content.
+    symlink("a.txt", mount.path("one")).unwrap();
+    fs::create_dir(mount.path("sub")).unwrap();
+    let root = mount.root().display().to_string();
+    let has_xattrs =
+        Command::new("setfattr").args(["-n", "user.x", "-v", "value", &format!("{root}/sub")]).status().unwrap();
+    let stored = fs::read_link(host.path("vm/one")).unwrap();
     mount.unmount();
+    let refused = |words: &str| host.refuses(&["decrypt", vm, "--all"], 7, words);
+    let mount = host.mount("vm", &[]);
+    symlink(&stored, mount.path("two")).unwrap();
+    mount.unmount();
+    refused("two: its target is itself a sealed one");
+    fs::remove_file(host.path("vm/two")).unwrap();
+    if has_xattrs.success() {
+        let mount = host.mount("vm", &[]);
+        let root = mount.root().display().to_string();
+        system(&format!(
+            "v=$(getfattr --absolute-names -n user.x -e hex {vm}/sub | sed -n 's/^user.x=//p'); setfattr -n user.x -v $v {root}/sub"
+        ));
+        mount.unmount();
+        refused("sub: the value of an extended attribute is itself a sealed one");
+        system(&format!("rmdir {vm}/sub"));
+    }
     // An encrypted disk that came when the home was half decrypted is nobody's to decrypt.
     fs::rename(host.path("vm/vmcryptfs.home"), host.path("vm/.vmcryptfs-decrypting")).unwrap();
     host.refuses(&["decrypt", vm, "--all"], 7, "it came later, move it away first");

@@ -91,13 +91,17 @@ impl Attributes {
         give_times(&self.stat, file)
     }
 
-    /// Gives only the values that a home seals.
+    /// Gives only the values that a home seals, as long as `sealing` makes each.
     ///
     /// # Errors
     /// As [`give`](Self::give).
-    pub(super) fn give_user_xattrs(&self, file: &File, sealing: Sealing<'_>) -> Result<()> {
+    pub(super) fn give_user_xattrs<'k>(
+        &self,
+        file: &File,
+        sealing: impl Fn(&OsStr, &[u8]) -> Sealing<'k>,
+    ) -> Result<()> {
         let mut values = self.xattrs.iter().filter(|(name, _)| is_user(name));
-        values.try_for_each(|(name, value)| set_xattr(file, name, &sealing.seal(name, value)?))
+        values.try_for_each(|(name, value)| set_xattr(file, name, &sealing(name, value).seal(name, value)?))
     }
 
     /// Whether there are neither xattrs nor ACLs.
@@ -109,6 +113,25 @@ impl Attributes {
     pub(super) fn has_user_xattrs(&self) -> bool {
         self.xattrs.iter().any(|(name, _)| is_user(name))
     }
+}
+
+/// Whether the value of a directory's xattr is one that this home sealed.
+pub(super) fn is_sealed(keys: &HomeKeys, name: &OsStr, value: &[u8]) -> bool {
+    Sealing::By(keys, None).open(name, value.to_vec()).is_ok()
+}
+
+/// Whether a directory has a sealed value of an xattr that opens to what looks like another one.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn has_nested_values(dir: &File, keys: &HomeKeys) -> Result<bool> {
+    for name in xattr_names(dir)?.into_iter().filter(|name| is_user(name)) {
+        let opened = Sealing::By(keys, None).open(&name, xattr(dir, &name)?);
+        if opened.is_ok_and(|value| is_sealed(keys, &name, &value)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Seals or opens the `user.` xattrs of something that is not replaced, one after the other; those that have the other form

@@ -163,6 +163,9 @@ impl<'p> Decryption<'p> {
             let target = home_files::opened_target(&self.folder.dir, keys, &entry.path)?;
             return nested::refuse_sealed_target(keys, &target);
         }
+        if entry.found == Found::Folder {
+            return nested::refuse_sealed_values(&self.folder.dir, keys, &entry.path);
+        }
         Ok(())
     }
 
@@ -267,7 +270,7 @@ fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &H
 fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
     let (mut home_files, mut files, mut space) = (Vec::new(), Vec::new(), Vec::new());
     let mut notes = Vec::new();
-    let mut trial = Trial::new(&folder.dir, false)?;
+    let mut trial = Trial::new(&folder.dir, None, false)?;
     let mut obstacles = Vec::new();
     for entry in entries.iter().filter(|entry| with_home && entry.found == Found::Folder) {
         obstacles.extend(trial.obstacle(entry));

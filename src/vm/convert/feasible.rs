@@ -12,11 +12,11 @@ use rustix::io::Errno;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::NEW_PREFIX;
-use crate::store::home_file::{MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
+use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::{give_owner, give_times};
-use crate::vm::convert::attributes::{Attributes, Sealing};
+use crate::vm::convert::attributes::{self, Attributes, Sealing};
 use crate::vm::convert::plan::Obstacle;
 use crate::vm::convert::tree::{Entry, Found};
 
@@ -26,6 +26,8 @@ const SHORT_TARGET: usize = 256;
 /// What is tried, for one folder.
 pub(super) struct Trial<'a> {
     root: &'a File,
+    /// Those of the home, if it has them.
+    keys: Option<&'a HomeKeys>,
     /// Of the root: on another one nothing can be renamed to.
     mount: Option<u64>,
     /// Whether values grow: they are to be sealed.
@@ -40,9 +42,9 @@ impl<'a> Trial<'a> {
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn new(root: &'a File, seal: bool) -> Result<Self> {
+    pub(super) fn new(root: &'a File, keys: Option<&'a HomeKeys>, seal: bool) -> Result<Self> {
         let mount = statx(root)?.1;
-        Ok(Self { root, mount, seal, owners: HashSet::new(), folders: HashSet::new() })
+        Ok(Self { root, keys, mount, seal, owners: HashSet::new(), folders: HashSet::new() })
     }
 
     /// What would stop a conversion at a file, link or folder, which is to be replaced, or changed, with nothing lost.
@@ -107,17 +109,22 @@ impl<'a> Trial<'a> {
     fn check_file(&mut self, entry: &Entry) -> Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = open_beneath(self.root, &entry.path, flags, Mode::empty()).context(|| "opening it".into())?;
-        let attributes = Attributes::read(&file, Sealing::Clear)?;
-        if attributes.are_plain() {
+        let own = Attributes::read(&file, Sealing::Clear)?;
+        if own.are_plain() {
             return self.check_owner(entry);
         }
-        attributes.give(&unnamed(self.root)?, self.sealing())
+        own.give(&unnamed(self.root)?, self.sealing())
     }
 
     fn check_values_of_folder(&self, entry: &Entry) -> Result<()> {
         let dir = open_beneath(self.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .context(|| "opening it".into())?;
-        Attributes::read(&dir, Sealing::Clear)?.give_user_xattrs(&unnamed(self.root)?, self.sealing())?;
+        // An interrupted run may have sealed some already.
+        let sealing = |name: &OsStr, value: &[u8]| match self.keys {
+            Some(keys) if attributes::is_sealed(keys, name, value) => Sealing::Clear,
+            _ => self.sealing(),
+        };
+        Attributes::read(&dir, Sealing::Clear)?.give_user_xattrs(&unnamed(self.root)?, sealing)?;
         let is_own = rustix::process::geteuid().as_raw() == entry.stat.st_uid;
         // Only its owner may set its times, also to what they are.
         if is_own || entry.path.as_os_str().is_empty() { Ok(()) } else { give_times(&entry.stat, &dir) }

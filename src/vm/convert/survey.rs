@@ -144,7 +144,7 @@ fn make_plan(
     let home_is_new = folder.state != HomeState::Encrypted;
     let (mut home_files, mut disk_files, mut space) = (Vec::new(), Vec::new(), Vec::new());
     let mut notes = choice::notes(entries);
-    let mut trial = Trial::new(&folder.dir, true)?;
+    let mut trial = Trial::new(&folder.dir, folder.home.as_ref().map(|home| &home.keys), true)?;
     let mut obstacles = Vec::new();
     for entry in entries.iter().filter(|entry| home_is_new && entry.found == Found::Folder) {
         obstacles.extend(trial.obstacle(entry));
