@@ -19,6 +19,7 @@ mod namespace;
 mod node;
 mod open;
 mod open_dirs;
+mod opened;
 mod pending;
 mod raw;
 mod stat;

@@ -5,6 +5,7 @@
 mod damage;
 mod errno;
 mod guarded;
+mod kernel;
 pub mod mount;
 pub mod options;
 mod readahead;
@@ -31,6 +32,7 @@ use crate::fs::{
 };
 use crate::store::plain_file::MAX_REQUEST;
 use errno::{On, refuse};
+use kernel::Kernel;
 use transport::times::without_head_start;
 use waiting::{answer, answer_later};
 
@@ -54,7 +56,7 @@ const DIRECT_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::F
 const KEEPS_MAPPINGS: Version = Version(7, 45);
 
 /// Carries requests from the kernel to a [`FileSystem`].
-pub struct Adapter(Arc<FileSystem>);
+pub struct Adapter(Arc<FileSystem>, Kernel);
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -446,6 +448,9 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        if self.0.may_be_mapped(handle.0) {
+            self.1.write_back(number.0); // the kernel asks without having done so
+        }
         match self.0.seek(handle.0, offset, what) {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(error) => reply.error(refuse(On("lseek", &self.0, number.0), &error)),
@@ -476,7 +481,7 @@ fn new_file(request: &Request, mode: u32, umask: u32) -> NewFile {
 
 /// What every open ends with: `flags` are those of `open(2)`.
 fn after_open(fs: &FileSystem, number: u64, handle: u64, flags: i32) {
-    fs.heed_sync_flags(handle, flags);
+    fs.heed_open_flags(handle, flags);
     if let Some(why) = fs.why_cached(handle) {
         tracing::warn!("data of {} go through the page cache: {why}", fs.name(number));
     }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::fs::stat::{self, Stat};
-use crate::sys::file::{open_beneath, proc_entry, readable};
+use crate::sys::file::{open_beneath, open_unnoticed, proc_entry, readable};
 use crate::sys::mount_table::refuse_ours;
 use crate::text::Show;
 
@@ -99,10 +99,9 @@ pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), flags: RenameFl
         .context(|| format!("renaming {} to {}", from.1.shown(), to.1.shown()))
 }
 
-/// A regular file by its name in an open directory. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
+/// A regular file by its name in an open directory.
 pub(super) fn file_at(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
-    open_beneath(dir, Path::new(name), flags | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-        .context(|| format!("opening {}", name.shown()))
+    open_unnoticed(dir, name, flags).context(|| format!("opening {}", name.shown()))
 }
 
 /// An open directory, opened once more to be read: what reads it keeps its position in it.

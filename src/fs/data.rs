@@ -39,7 +39,9 @@ impl FileSystem {
     /// # Errors
     /// Those of [`PlainFile::read_at`](crate::store::plain_file::PlainFile::read_at).
     pub fn read<'b>(&self, handle: HandleNumber, offset: u64, size: u32, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
-        self.handles.get(handle)?.file()?.read_at(offset, size as usize, buffer)
+        let handle = self.handles.get(handle)?;
+        handle.note_read();
+        handle.file()?.read_at(offset, size as usize, buffer)
     }
 
     /// Writes `size` bytes, which lie at [`HEADROOM`](crate::store::plain_file::HEADROOM) of `buffer`, at `offset`. The

@@ -66,6 +66,10 @@ pub(super) struct OpenFile {
     writable: AtomicBool,
     /// Whether a handle was opened with `O_DSYNC` or `O_SYNC`.
     pub(super) durable: AtomicBool,
+    /// Whether it was opened and not read since, by someone who wants the time of last access to follow.
+    pub(super) unread: AtomicBool,
+    /// Whether a handle was opened for both reading and writing, which mapping for writing takes.
+    pub(super) mappable: AtomicBool,
     /// Whether a command works on the header, for which the backing file is claimed for writing as well.
     header_claimed: Mutex<bool>,
     /// Whether the backing file could be opened for writing at all.
@@ -140,6 +144,8 @@ impl OpenFile {
             cache,
             writable,
             durable: AtomicBool::default(),
+            unread: AtomicBool::default(),
+            mappable: AtomicBool::default(),
             header_claimed: Mutex::default(),
             may_write,
             _home: home,

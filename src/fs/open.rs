@@ -16,6 +16,7 @@ use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
 use crate::fs::{Attr, Durability, FileSystem, Options, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
+use crate::sys::file::read_unnoticed;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::home;
 use crate::vm::home::Home;
@@ -82,6 +83,7 @@ impl FileSystem {
         } else {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)
         };
+        read_unnoticed(&file);
         let stat = new.give_to_owner(&file)?;
         self.settle_names(&[&dir])?;
         let birth = Birth::of(&stat).in_full(&file, OsStr::new(""));

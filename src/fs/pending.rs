@@ -4,9 +4,8 @@ use std::io;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::FileSystem;
-use crate::fs::handle::{HandleNumber, HandleUse};
+use crate::fs::handle::{Handle, HandleNumber, HandleUse};
 use crate::storage::BackingIo;
-use crate::store::plain_file::PlainFile;
 use crate::store::transfer::{Begun, Transfer};
 
 /// A request whose I/O is to be carried out, with the handle that it came by: that stays open until then.
@@ -32,7 +31,10 @@ impl FileSystem {
         size: u32,
         buffer: &mut [u8],
     ) -> Result<Begun<Pending>> {
-        self.begin(handle, |file| file.begin_read(offset, size as usize, buffer))
+        self.begin(handle, |handle| {
+            handle.note_read();
+            handle.file()?.begin_read(offset, size as usize, buffer)
+        })
     }
 
     /// As [`write`](Self::write), but waits for no other request.
@@ -46,16 +48,16 @@ impl FileSystem {
         size: u32,
         buffer: &mut [u8],
     ) -> Result<Begun<Pending>> {
-        self.begin(handle, |file| file.begin_write(offset, size as usize, buffer))
+        self.begin(handle, |handle| handle.file()?.begin_write(offset, size as usize, buffer))
     }
 
     fn begin(
         &self,
         handle: HandleNumber,
-        request: impl FnOnce(&dyn PlainFile) -> Result<Begun<Transfer>>,
+        request: impl FnOnce(&Handle) -> Result<Begun<Transfer>>,
     ) -> Result<Begun<Pending>> {
         let handle = self.handles.get(handle)?;
-        Ok(match request(handle.file()?)? {
+        Ok(match request(&handle)? {
             Begun::Done(len) => Begun::Done(len),
             Begun::UnderWay(transfer) => Begun::UnderWay(Pending { handle, transfer: Some(transfer) }),
             Begun::MustWait => Begun::MustWait,

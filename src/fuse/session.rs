@@ -7,6 +7,7 @@ use std::thread;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
+use crate::fuse::kernel::Kernel;
 use crate::fuse::mount::{self, MountSpec, Unmount, abandon, unmount};
 use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
@@ -33,9 +34,10 @@ impl Session {
             false => format!("mounting on {}", spec.mountpoint.shown()),
             true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.shown()),
         };
-        let device = mount::mount(spec).context(doing)?;
+        let device = Arc::new(mount::mount(spec).context(doing)?);
         let mountpoint = spec.mountpoint.clone();
-        match prepared.connect(device, Adapter(Arc::clone(&fs)), spec.options.acl) {
+        let adapter = Adapter(Arc::clone(&fs), Kernel::of(&device));
+        match prepared.connect(device, adapter, spec.options.acl) {
             Ok(connection) => {
                 if let Err(error) = readahead::widen(&mountpoint) {
                     tracing::debug!("readahead stays as it is: {}", error.chain());

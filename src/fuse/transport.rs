@@ -132,7 +132,7 @@ impl Prepared {
     ///
     /// # Errors
     /// `Io` when either refuses, `Unsupported` when the kernel does not offer what is asked for.
-    pub(super) fn connect(self, device: OwnedFd, adapter: impl Filesystem, acl: SessionACL) -> Result<Connection> {
+    pub(super) fn connect(self, device: Arc<OwnedFd>, adapter: impl Filesystem, acl: SessionACL) -> Result<Connection> {
         let (relay, theirs) = Relay::new()?;
         let (ended, on_ended) = channel();
         let adapter = Guarded::new(adapter, ended.clone());
@@ -161,7 +161,7 @@ impl Prepared {
         // With rings the device brings little, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
         let owner_alone = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
-        let (device, relay) = (Arc::new(device), Arc::new(relay));
+        let relay = Arc::new(relay);
         Ok(Connection { device, relay, dispatcher, rings, readers, owner_alone, ended, on_ended })
     }
 }

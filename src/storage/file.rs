@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Storage;
 use crate::storage::direct::{DirectFile, is_refusal};
@@ -152,6 +154,17 @@ impl FileStorage {
     /// `Io`.
     pub fn allocated(&self) -> Result<u64> {
         Ok(self.file.metadata().context(|| "reading attributes of the backing file".into())?.blocks() * 512)
+    }
+
+    /// Moves the time of last access as a program's read does, if the file system keeps that: reads of a file that was opened with
+    /// `O_NOATIME` do not.
+    pub fn note_access(&self) {
+        let Ok(flags) = rustix::fs::fcntl_getfl(&self.file) else { return };
+        if flags.contains(OFlags::NOATIME) && rustix::fs::fcntl_setfl(&self.file, flags - OFlags::NOATIME).is_ok() {
+            // What fails here fails again in the read that this is for, or moves a time too often.
+            let _ = rustix::io::pread(&self.file, &mut [0; 1], 0);
+            let _ = rustix::fs::fcntl_setfl(&self.file, flags);
+        }
     }
 
     /// The backing file, for what is not data: attributes, times, owners.

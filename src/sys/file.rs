@@ -162,6 +162,29 @@ pub fn proc_entry(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
+/// Opens a file in a directory, so that reading it does not move the time of its last access if this process has a say in that: its
+/// owner has, and root. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
+///
+/// # Errors
+/// The system's.
+pub fn open_unnoticed(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<File> {
+    let open = |more| {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | more;
+        open_beneath(&dir, Path::new(name), flags, Mode::empty())
+    };
+    match open(OFlags::NOATIME) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(OFlags::empty()),
+        opened => opened,
+    }
+}
+
+/// Makes of an open file what [`open_unnoticed`] opens.
+pub fn read_unnoticed(file: &File) {
+    let flags = rustix::fs::fcntl_getfl(file);
+    // Where it is refused, reads move the time of last access, as they may.
+    let _ = flags.and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::NOATIME));
+}
+
 /// An open directory that may have been opened for operations on names alone, to be listed or synced. By its entry under /proc, since
 /// its own name `.` asks for the right to search it as well.
 ///

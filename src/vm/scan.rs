@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
-use crate::sys::file::{entries, open_beneath, stat_at};
+use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::{disk, folder};
@@ -159,8 +159,7 @@ pub fn home_files(folder: &File) -> Result<Vec<PathBuf>> {
 }
 
 fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundComponent>) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let Ok(file) = open_beneath(dir, Path::new(name), flags, Mode::empty()) else { return Ok(()) };
+    let Ok(file) = open_unnoticed(dir, name, OFlags::RDONLY) else { return Ok(()) };
     if !disk::is_disk(&file)? {
         return Ok(());
     }

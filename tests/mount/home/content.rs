@@ -292,3 +292,34 @@ sys.exit(os.wait()[1])
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     mount.unmount();
 }
+
+/// What a mapping wrote is with the kernel for a while; who looks for data must see it all the same.
+#[test]
+fn data_that_a_mapping_wrote_is_found() {
+    const FIND: &str = "import mmap, os, sys
+for name, size in (('home.txt', 65536), ('mapped.raw', 65536)):
+    file = os.open(name, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(file, size)
+    mapped = mmap.mmap(file, size)
+    assert os.lseek(file, 0, os.SEEK_HOLE) == 0
+    for at in (4096, 20480):
+        mapped[at:at + 4096] = b'x' * 4096
+        assert os.lseek(file, 0, os.SEEK_DATA) == 4096, name
+        assert os.lseek(file, at, os.SEEK_HOLE) == at + 4096, name
+        other = os.open(name, os.O_RDONLY)
+        assert os.lseek(other, at, os.SEEK_DATA) == at and os.pread(other, 9, at) == b'x' * 9, name
+        os.close(other)
+    assert mapped[4096:8192] == b'x' * 4096
+";
+    let host = Host::with_vm();
+    for transport in ["dev-fuse", "auto"] {
+        let mount = host.mount("web01", &["--transport", transport]);
+        let output =
+            Command::new("timeout").args(["60", "python3", "-c", FIND]).current_dir(mount.root()).output().unwrap();
+        assert!(output.status.success(), "{transport}: {}", String::from_utf8_lossy(&output.stderr));
+        for name in ["home.txt", "mapped.raw"] {
+            fs::remove_file(mount.path(name)).unwrap();
+        }
+        mount.unmount();
+    }
+}
