@@ -21,6 +21,7 @@ mod open;
 mod open_dirs;
 mod opened;
 mod pending;
+mod places;
 mod raw;
 mod stat;
 mod sync_times;
@@ -61,6 +62,7 @@ use handle::{Handles, Turns};
 use homes::Homes;
 use node::{Nodes, Place};
 use open_dirs::OpenDirs;
+use places::Places;
 use raw::ImageNodes;
 use sync_times::SyncTimes;
 
@@ -94,6 +96,7 @@ pub struct FileSystem {
     name_changes: RwLock<()>,
     handles: Handles,
     turns: Turns,
+    places: Places,
     sync_times: SyncTimes,
     keyring: Keyring,
     homes: Homes,
@@ -145,6 +148,7 @@ impl FileSystem {
             nodes: Nodes::new(&stat, if is_vm { Place::Vm } else { Place::Datastore }),
             handles: Handles::default(),
             turns: Turns::default(),
+            places: Places::new(if options.backing_io == BackingIo::Direct { 2 } else { 1 }),
             sync_times: SyncTimes::default(),
             keyring,
             homes: Homes::default(),

@@ -304,11 +304,11 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let mode = OpenMode::of_flags(flags.0);
+    fn open(&self, request: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (mode, caller) = (OpenMode::of_flags(flags.0), caller(request));
         answer(
             &self.0,
-            move |fs| fs.open_file(number.0, mode),
+            move |fs| fs.open_file(number.0, mode, &caller),
             move |fs, opened| match opened {
                 Ok((handle, cache)) => {
                     after_open(fs, number.0, handle, flags.0);
@@ -363,8 +363,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn opendir(&self, _request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open_dir(number.0) {
+    fn opendir(&self, request: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.open_dir(number.0, &caller(request)) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(error) => reply.error(refuse(On("opendir", &self.0, number.0), &error)),
         }

@@ -48,7 +48,7 @@ vmc create-disk "$vm/small.raw" --size 8M --sector-size 512
 
 open_files=${OPEN_FILES:-10000}
 step "$open_files open files"
-if [[ $(ulimit -H -n) == unlimited || $(ulimit -H -n) -ge $((open_files + 500)) ]]; then
+if [[ $(ulimit -H -n) == unlimited || $(ulimit -H -n) -ge $((open_files * 5 / 4 + 1500)) ]]; then
     start_mount "$vm" "$mnt"
     mkdir "$mnt/many"
     said=$(hold_open "$mnt/many" "$open_files")

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Result};
 use crate::fs::stat::{self, Stat};
-use crate::sys::file::{open_beneath, open_unnoticed, proc_entry, readable};
+use crate::sys::file::{open_beneath, open_unnoticed, proc_entry, read_unnoticed, readable};
 use crate::sys::mount_table::refuse_ours;
 use crate::text::Show;
 
@@ -113,6 +113,7 @@ pub(super) fn open_again(dir: &File) -> Result<File> {
 pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
     rustix::fs::open(proc_entry(file), flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
+        .inspect(read_unnoticed)
         .map_err(io::Error::from)
         .context(|| "opening a removed file".into())
 }

@@ -14,6 +14,7 @@ use crate::format::home_file::FileId;
 use crate::fs::CacheMode;
 use crate::fs::listing::Listing;
 use crate::fs::node::BackingId;
+use crate::fs::places::Place;
 use crate::fs::raw::OpenImage;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
@@ -76,6 +77,7 @@ pub(super) struct OpenFile {
     may_write: bool,
     /// Of a home file, its home: it stays in use for as long as the file is open.
     _home: Option<Arc<Home>>,
+    _place: Option<Place>,
     /// Fields are dropped in order: once this is gone, so is the claim on the backing file.
     _turn: Arc<()>,
 }
@@ -132,6 +134,7 @@ impl OpenFile {
         access: Access,
         may_write: bool,
         home: Arc<Home>,
+        place: Option<Place>,
         turn: Arc<()>,
     ) -> Self {
         let writable = AtomicBool::new(access == Access::Write);
@@ -149,6 +152,7 @@ impl OpenFile {
             header_claimed: Mutex::default(),
             may_write,
             _home: home,
+            _place: place,
             _turn: turn,
         }
     }

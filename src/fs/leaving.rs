@@ -7,6 +7,7 @@ use rustix::fs::FileType;
 
 use crate::error::Result;
 use crate::fs::backing;
+use crate::fs::places::is_of_reserve;
 use crate::fs::stat::Stat;
 
 /// What a name leads to that is about to be removed, or to be given to another file.
@@ -33,7 +34,7 @@ impl Leaving {
     /// `NotFound`, or `Io`.
     pub(super) fn at(dir: &File, name: &OsStr) -> Result<Self> {
         match backing::any_at(dir, name) {
-            Ok(file) => Ok(Self { stat: backing::stat(&file)?, file: Some(file) }),
+            Ok(file) => Ok(Self { stat: backing::stat(&file)?, file: Some(file).filter(|file| !is_of_reserve(file)) }),
             Err(_) => Ok(Self { stat: backing::stat_at(dir, name)?, file: None }),
         }
     }

@@ -20,7 +20,8 @@ use crate::fs::attr::FileKind;
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::namespace::{holds_home, is_datastore};
 use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeNumber, ROOT};
-use crate::fs::{FileSystem, backing};
+use crate::fs::places::Place;
+use crate::fs::{Caller, FileSystem, backing};
 use crate::vm::scan;
 
 /// An entry of a directory.
@@ -51,6 +52,7 @@ pub(super) struct Stored {
     /// Entries that follow `position`.
     ahead: VecDeque<DirEntry>,
     position: u64,
+    _place: Place,
 }
 
 /// Bytes that the system is asked for at once.
@@ -61,13 +63,14 @@ impl FileSystem {
     ///
     /// # Errors
     /// `Io`.
-    pub fn open_dir(&self, number: NodeNumber) -> Result<HandleNumber> {
+    pub fn open_dir(&self, number: NodeNumber, caller: &Caller) -> Result<HandleNumber> {
         let node = self.nodes.get(number)?;
         let listing = if node.is_virtual() {
             Listing::Images(node, Mutex::default())
         } else {
+            let place = self.places.take(caller.uid)?;
             let dir = backing::open_again(&*self.dir_of(&node)?)?;
-            Listing::Stored(Mutex::new(Stored { node, dir, ahead: VecDeque::new(), position: 0 }))
+            Listing::Stored(Mutex::new(Stored { node, dir, ahead: VecDeque::new(), position: 0, _place: place }))
         };
         Ok(self.handles.insert(Handle::Directory(listing)))
     }

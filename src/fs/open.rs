@@ -13,7 +13,8 @@ use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
 use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
-use crate::fs::{Attr, Durability, FileSystem, Options, backing};
+use crate::fs::places::Place;
+use crate::fs::{Attr, Caller, Durability, FileSystem, Options, backing};
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::sys::file::read_unnoticed;
@@ -27,12 +28,12 @@ impl FileSystem {
     ///
     /// # Errors
     /// `KeyUnavailable` when it is locked, `Busy` when another mount or host has it open, `Corrupt` for damage.
-    pub fn open_file(&self, number: NodeNumber, mode: OpenMode) -> Result<(HandleNumber, CacheMode)> {
+    pub fn open_file(&self, number: NodeNumber, mode: OpenMode, caller: &Caller) -> Result<(HandleNumber, CacheMode)> {
         let node = self.nodes.get(number)?;
         if let NodeKind::Image(image) = &node.kind {
-            return Ok((self.open_image(&node, image, mode.access())?, CacheMode::Direct));
+            return Ok((self.open_image(&node, image, mode.access(), caller)?, CacheMode::Direct));
         }
-        let open = self.open_node_for(&node, mode.access(), self.home_cache(mode))?;
+        let open = self.open_node_for(&node, mode.access(), self.home_cache(mode), Some(caller.uid))?;
         let cache = open.cache;
         Ok((self.handles.insert(Handle::File(open)), cache))
     }
@@ -65,6 +66,7 @@ impl FileSystem {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
         let home = self.home_of(&parent)?;
+        let place = self.places.take(new.uid)?;
         let new = new.in_directory(&dir, false)?;
         let (file, content) = if home.header.disk_names.matches(name) {
             let (key_id, kek) = self.keyring.kek(&home.header)?;
@@ -89,7 +91,8 @@ impl FileSystem {
         let birth = Birth::of(&stat).in_full(&file, OsStr::new(""));
         let node =
             self.nodes.found(parent.number, name, &stat, birth, NodeKind::File(FileNode::new(content, &stat)))?;
-        let open = self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true)))?;
+        let open =
+            self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true, Some(place))))?;
         let attr = self.attr_of(&node, &stat)?;
         let cache = open.cache;
         Ok((attr, self.handles.insert(Handle::File(open)), cache))
@@ -109,31 +112,39 @@ impl FileSystem {
         }
     }
 
-    /// The open file of a node: shared with handles, or opened now.
+    /// The open file of a node: shared with handles, or opened now, for the time of one operation or for what nobody asked for.
     pub(super) fn open_node(&self, node: &Node, access: Access) -> Result<Arc<OpenFile>> {
-        self.open_node_for(node, access, CacheMode::Kernel)
+        self.open_node_for(node, access, CacheMode::Kernel, None)
     }
 
-    fn open_node_for(&self, node: &Node, access: Access, home_cache: CacheMode) -> Result<Arc<OpenFile>> {
+    /// The same, for the user who has it open from now on.
+    pub(super) fn open_node_for(
+        &self,
+        node: &Node,
+        access: Access,
+        home_cache: CacheMode,
+        user: Option<u32>,
+    ) -> Result<Arc<OpenFile>> {
         self.open_shared(node, access, home_cache, || {
+            let place = user.map(|user| self.places.take(user)).transpose()?;
             let home = self.home_of(node)?;
             let for_writing = || self.open_backing(node, OFlags::RDWR);
             match if self.options.read_only { None } else { for_writing().ok() } {
-                Some(file) => Ok((file, home, true)),
-                None if access == Access::Read => Ok((self.open_backing(node, OFlags::RDONLY)?, home, false)),
-                None => Ok((for_writing()?, home, true)),
+                Some(file) => Ok((file, home, true, place)),
+                None if access == Access::Read => Ok((self.open_backing(node, OFlags::RDONLY)?, home, false, place)),
+                None => Ok((for_writing()?, home, true, place)),
             }
         })
     }
 
-    /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, its home, and whether it
-    /// may be written, and a home file is cached as `home_cache` says.
+    /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, its home, whether it
+    /// may be written, and its place, and a home file is cached as `home_cache` says.
     fn open_shared(
         &self,
         node: &Node,
         access: Access,
         home_cache: CacheMode,
-        backing: impl FnOnce() -> Result<(File, Arc<Home>, bool)>,
+        backing: impl FnOnce() -> Result<(File, Arc<Home>, bool, Option<Place>)>,
     ) -> Result<Arc<OpenFile>> {
         let NodeKind::File(file) = &node.kind else {
             return Err(Error::new(Kind::Invalid, "not a regular file"));
@@ -143,7 +154,7 @@ impl FileSystem {
             open.admit(access)?;
             return Ok(open);
         }
-        let (backing_file, home, may_write) = backing()?;
+        let (backing_file, home, may_write, place) = backing()?;
         file.look_again(&backing::stat(&backing_file)?, || {
             backing_file.try_clone().context(|| "reading the file".into())
         });
@@ -157,7 +168,7 @@ impl FileSystem {
                 .map(|home| Content::Home(Box::new(home))),
         };
         let content = content.context(|| self.name(node.number))?;
-        let open = Arc::new(OpenFile::new(content, home_cache, access, may_write, home, turn));
+        let open = Arc::new(OpenFile::new(content, home_cache, access, may_write, home, place, turn));
         *shared = Arc::downgrade(&open);
         Ok(open)
     }

@@ -19,7 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fs::handle::{Handle, HandleNumber, OpenFile};
 use crate::fs::node::{Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
-use crate::fs::{Attr, FileKind, FileSystem, backing};
+use crate::fs::{Attr, CacheMode, Caller, FileKind, FileSystem, backing};
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::RawImage;
@@ -165,13 +165,20 @@ impl FileSystem {
     }
 
     /// Opens an image. Its files are opened for writing only when it is.
-    pub(super) fn open_image(&self, node: &Node, image: &ImageNode, access: Access) -> Result<HandleNumber> {
+    pub(super) fn open_image(
+        &self,
+        node: &Node,
+        image: &ImageNode,
+        access: Access,
+        caller: &Caller,
+    ) -> Result<HandleNumber> {
         let (vm, dir) = self.vm_folder(node)?;
         let (_, name) = self.nodes.name(node)?;
         let vmdk = vmdk::vmdk_name(&name, file_names(&dir)?).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("the VMDK of {} does not exist any more", name.shown()))
         })?;
-        let folder = OpenFolder::new(self, (vm, dir));
+        let mut folder = OpenFolder::new(self, (vm, dir));
+        folder.user = Some(caller.uid);
         let opened = vmdk::open(&folder, &vmdk).context(|| self.name(node.number))?;
         if access == Access::Write {
             if !opened.is_writable() {
@@ -253,11 +260,13 @@ struct OpenFolder<'f> {
     vm: Arc<Node>,
     dir: Arc<File>,
     used: RefCell<Vec<NodeNumber>>,
+    /// Who has the files open from now on, if they are not for one operation alone.
+    user: Option<u32>,
 }
 
 impl<'f> OpenFolder<'f> {
     fn new(fs: &'f FileSystem, (vm, dir): (Arc<Node>, Arc<File>)) -> Self {
-        Self { fs, vm, dir, used: RefCell::default() }
+        Self { fs, vm, dir, used: RefCell::default(), user: None }
     }
 
     /// The nodes that were used, which whoever takes them forgets.
@@ -272,7 +281,7 @@ impl VmFiles for OpenFolder<'_> {
     fn open(&self, name: &OsStr) -> Result<Arc<OpenFile>> {
         let (node, _) = self.fs.find(&self.vm, &self.dir, name)?;
         self.used.borrow_mut().push(node.number);
-        self.fs.open_node(&node, Access::Read)
+        self.fs.open_node_for(&node, Access::Read, CacheMode::Kernel, self.user)
     }
 
     fn names(&self) -> Result<Vec<OsString>> {

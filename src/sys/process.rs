@@ -35,6 +35,11 @@ pub fn raise_file_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// The soft limit on open files.
+pub fn file_limit() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Makes `command` run in a session of its own, so that it outlives the terminal it was started from.
 pub fn detach(command: &mut Command) -> &mut Command {
     // SAFETY: between fork and exec the closure makes one async-signal-safe call and touches no memory.

@@ -7,6 +7,7 @@ mod attack;
 mod bytes;
 mod concurrency;
 mod convert;
+mod crowd;
 mod datastore;
 mod deep_rekey;
 mod direct;

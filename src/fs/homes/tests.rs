@@ -81,7 +81,7 @@ fn write(mount: &FileSystem, path: &str, text: &str) -> HandleNumber {
 fn read(mount: &FileSystem, path: &str) -> Result<String> {
     let (vm, name) = path.split_once('/').unwrap();
     let found = mount.lookup(folder_in(mount, vm), OsStr::new(name)).unwrap();
-    let (handle, _) = mount.open_file(found.number, OpenMode::Read)?;
+    let (handle, _) = mount.open_file(found.number, OpenMode::Read, &crate::fs::Caller { uid: 0, gid: 0, pid: 0 })?;
     let mut buffer = request_buffer();
     let text = mount.read(handle, 0, 4096, &mut buffer).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
     mount.close(handle);

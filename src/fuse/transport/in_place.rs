@@ -54,7 +54,7 @@ fn ask(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<(&'static str,
             let changes = changes(body)?;
             ("setattr", fs.change(node, &changes, &request.caller()).map(with_ttl))
         }
-        operation::OPEN => ("open", open(fs, node, u32_at(body, 0)?)),
+        operation::OPEN => ("open", open(fs, request, u32_at(body, 0)?)),
         operation::CREATE => ("create", create(fs, request, body)?),
         operation::UNLINK => ("unlink", fs.remove(node, name(body)?, false).map(|()| Reply::Nothing)),
         operation::RMDIR => ("rmdir", fs.remove(node, name(body)?, true).map(|()| Reply::Nothing)),
@@ -78,10 +78,12 @@ fn name(bytes: &[u8]) -> Option<&OsStr> {
 }
 
 /// `struct fuse_open_in` has the flags of `open(2)`.
-fn open(fs: &FileSystem, node: u64, flags: u32) -> Result<Reply> {
+fn open(fs: &FileSystem, request: InHeader, flags: u32) -> Result<Reply> {
+    let node = request.node;
     let flags = flags.cast_signed();
-    let (handle, cache) =
-        fs.open_file(node, OpenMode::of_flags(flags)).inspect_err(|error| damage::record(fs, node, error))?;
+    let (handle, cache) = fs
+        .open_file(node, OpenMode::of_flags(flags), &request.caller())
+        .inspect_err(|error| damage::record(fs, node, error))?;
     after_open(fs, node, handle, flags);
     Ok(Reply::Opened(handle, cache))
 }

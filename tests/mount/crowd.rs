@@ -1,0 +1,58 @@
+//! A client that opens as much as it can leaves something to others.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::host::Host;
+
+#[test]
+fn one_client_with_all_files_open_does_not_lock_out_others() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    const LIMIT: u64 = 400;
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &["-o", "allow_other"]);
+    for dir in mount.root().ancestors().take(2) {
+        fs::set_permissions(dir, Permissions::from_mode(0o777)).unwrap();
+    }
+    let pid = Pid::from_raw(i32::try_from(mount.pid()).unwrap());
+    let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let open_all = || {
+        let mut open = Vec::new();
+        loop {
+            match File::create(mount.path(&format!("file-{}", open.len()))) {
+                Ok(file) => open.push(file),
+                Err(error) => return (open, error),
+            }
+            assert!(open.len() as u64 <= LIMIT);
+        }
+    };
+    let (open, refused) = open_all();
+    assert_eq!(refused.raw_os_error(), Some(libc::EMFILE));
+    assert!(open.len() as u64 > LIMIT / 2, "{}", open.len());
+    // Those without a name are reached by a descriptor more, if there are enough.
+    (0..open.len()).for_each(|number| fs::remove_file(mount.path(&format!("file-{number}"))).unwrap());
+    let other = Command::new("setpriv")
+        .args(["--reuid=41001", "--regid=41001", "--clear-groups", "sh", "-c"])
+        .arg("mkdir own && cd own && echo x > new && cat new && ls -l . && cp new copy && exec 3<new 4<copy && ls")
+        .current_dir(mount.root())
+        .output()
+        .unwrap();
+    assert!(other.status.success(), "{}", String::from_utf8_lossy(&other.stderr));
+    fs::metadata(mount.path("root.raw")).unwrap();
+    assert_eq!(mount.status()["pid"].as_i64(), Some(mount.pid()));
+    drop(open);
+    let again = || File::create(mount.path("file-0"));
+    let freed = (0..500).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10)); // a last close arrives by itself
+        again().ok()
+    });
+    assert!(freed.is_some(), "{:?}", again().err());
+    drop(freed);
+    mount.unmount();
+}
