@@ -60,6 +60,17 @@ impl Authority {
         self.issue_for(name, purpose, EXPIRED)
     }
 
+    /// Its own certificate.
+    pub(crate) fn own(&self) -> Issued {
+        Issued { cert: self.cert(), key: self.path("ca.key") }
+    }
+
+    /// One without extensions, for the key of `name`, as openssl makes it if nothing is said.
+    pub(crate) fn issue_version_1(&self, name: &str) -> Issued {
+        self.openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out v1.pem"));
+        Issued { cert: self.path("v1.pem"), key: self.path(&format!("{name}.key")) }
+    }
+
     fn issue_for(&self, name: &str, purpose: Purpose, [start, end]: [&str; 2]) -> Issued {
         let usage = match purpose {
             Purpose::Server => "serverAuth\nsubjectAltName=DNS:localhost,IP:127.0.0.1",

@@ -1,6 +1,12 @@
 //! What is done with keys, in each version of KMIP, with a server that keeps custom attributes.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::net::TcpListener;
+use std::process::Command;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vmcryptfs::error::Kind;
 use vmcryptfs::provider::kmip::KmipProvider;
@@ -9,7 +15,7 @@ use vmcryptfs::provider::{KeyState, NewKey, Revocation, Trouble, round_trip};
 use crate::certificates::{Authority, Purpose};
 use crate::fake_server::{ALL_VERSIONS, FakeServer};
 use crate::fake_store::Store;
-use crate::site::{Site, corp, key_id, name, purpose, refused};
+use crate::site::{Site, corp, key_id, make, name, purpose, refused};
 
 #[test]
 fn each_version_does_all_that_keys_need() {
@@ -130,8 +136,59 @@ fn with_tls_1_3_a_refused_certificate_is_told_although_the_handshake_ends_well()
         let provider = corp(&site.configure(&[server.port()], &client, "")).unwrap();
         let error = refused(provider.create_key(&purpose()));
         assert_eq!(Trouble::of(&error), Some(Trouble::Untrusted), "{}", error.chain());
+        let is_late = client.cert.ends_with("late.pem");
+        assert_eq!(error.chain().contains("this host's certificate ended at 2020-02-01T00:00:00Z"), is_late);
     }
     assert_eq!(server.requests(), 0);
+}
+
+#[test]
+fn a_server_whose_certificate_is_an_authority_s_is_told_as_such() {
+    let mut site = Site::new();
+    site.server = site.ca.own();
+    let server = FakeServer::start(&site, &Arc::default());
+    let said = refused(site.provider(&[server.port()], "").create_key(&purpose())).chain();
+    assert!(said.contains("it is one of an authority (CA:TRUE)"), "{said}");
+}
+
+#[test]
+fn a_certificate_of_version_1_is_named_before_any_server_is_asked() {
+    let site = Site::new();
+    let said = refused(corp(&site.configure(&[1], &site.ca.issue_version_1("host1"), ""))).chain();
+    assert!(said.contains("v1.pem is of X.509 version 1"), "{said}");
+}
+
+/// Of the addresses of a name, one accepts connections and does nothing with them, one closes them, one is the server.
+#[test]
+fn each_address_of_a_name_is_tried() {
+    let mut site = Site::new();
+    site.server = site.ca.issue("other", Purpose::OtherServer);
+    let server = FakeServer::start(&site, &Arc::default());
+    let bind = |ip: &str| TcpListener::bind((ip, server.port())).unwrap();
+    let (_hangs, closes) = (bind("127.0.0.2"), bind("127.0.0.3"));
+    thread::spawn(move || closes.incoming().for_each(drop));
+    if !have_own_hosts(&site, "127.0.0.2 elsewhere.example\n127.0.0.3 elsewhere.example\n127.0.0.1 elsewhere.example\n")
+    {
+        println!("NOT RUN: no hosts file of its own");
+        return;
+    }
+    let config = site.configure(&[server.port()], &site.host, "");
+    let text = fs::read_to_string(&config).unwrap().replace("127.0.0.1:", "elsewhere.example:");
+    let provider = corp(&site.write_config(&text)).unwrap();
+    let start = Instant::now();
+    make(&*provider, 3);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+}
+
+/// Names of this thread, and of those that it starts from now on.
+#[allow(deprecated, reason = "its successor is unsafe for flags that this is not called with")]
+fn have_own_hosts(site: &Site, hosts: &str) -> bool {
+    let file = site.path("hosts");
+    fs::write(&file, hosts).unwrap();
+    let mount = |args: &[&OsStr]| Command::new("mount").args(args).status().is_ok_and(|status| status.success());
+    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).is_ok()
+        && mount(&["--make-rprivate".as_ref(), "/".as_ref()])
+        && mount(&["--bind".as_ref(), file.as_ref(), "/etc/hosts".as_ref()])
 }
 
 #[test]

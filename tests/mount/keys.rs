@@ -84,6 +84,38 @@ fn a_datastore_s_vm_is_rekeyed_by_its_mount_by_either_path() {
     mount.unmount();
 }
 
+/// By the process of the mount and without one, with its data and without.
+#[test]
+fn a_disk_that_is_named_is_rekeyed_alone() {
+    let host = Host::with_vm();
+    host.run(&["create-disk", host.path("web01/data.raw"), "--size", "1M"]);
+    let (vm, disk) = (host.path("web01"), host.path("web01/data.raw"));
+    let rekeyed = |args: &[&str]| {
+        let printed = host.run(&[args, &["--json"]].concat());
+        let value = json(printed.lines().last().unwrap());
+        let paths =
+            value["components"].as_array().unwrap().iter().map(|part| part["path"].as_str().unwrap().to_owned());
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(rekeyed(&["rekey", disk]), ["data.raw"]);
+    assert_eq!(rekeyed(&["rekey", "--deep", disk]), ["data.raw"]);
+    let mount = host.mount("web01", &[]);
+    let shown = mount.path("data.raw").display().to_string();
+    for path in [disk, &shown] {
+        assert_eq!(rekeyed(&["rekey", path]), ["data.raw"]);
+        assert_eq!(rekeyed(&["rekey", "--deep", path]), ["data.raw"]);
+    }
+    mount.unmount();
+    assert_eq!(rekeyed(&["rekey", vm]).len(), 3);
+    assert!(host.run(&["rekey", disk]).lines().nth(1).unwrap().starts_with(disk));
+    host.refuses(&["rekey", disk, "--disk", "root.raw"], 2, "is a disk, expected its VM folder");
+    host.refuses(&["rekey", host.path("web01/vmcryptfs.home")], 2, "the home alone");
+    host.refuses(&["key", "add", disk, "--all"], 2, "is a disk, expected its VM folder with --all");
+    host.refuses(&["key", "remove", disk, "--all", "--provider", "local"], 2, "is a disk, expected its VM folder");
+    host.refuses(&["clone", disk, host.path("copy")], 2, "is a disk");
+    host.refuses(&["info", "/nope"], 8, ": No such file or directory\n");
+}
+
 #[test]
 fn what_someone_else_uses_is_not_rekeyed() {
     let host = Host::with_vm();

@@ -213,6 +213,7 @@ impl Cluster {
         if result.as_ref().is_err_and(|failure| failure.trouble() == Trouble::Unreachable) {
             result = self.connect(member, total).and_then(|session| member.ask(session, attempt));
         }
+        let result = result.map_err(|failure| self.explained(failure));
         match &result {
             Err(failure) if failure.trouble().is_of_server() => {
                 *member.version.lock() = None; // it may come back as another version
@@ -263,12 +264,11 @@ impl Cluster {
     }
 
     fn open_session(&self, member: &Member, config: Arc<ClientConfig>, total: Deadline) -> Attempted<Session> {
-        let connected = Session::connect(&member.address, &member.addresses, config, self.timeouts, total);
-        connected.map_err(|failure| self.explained(failure))
+        Session::connect(&member.address, &member.addresses, config, self.timeouts, total)
     }
 
     /// A server that does not accept this host rarely says why. Of what can be the reason, the times are known here.
-    fn explained(&self, failure: Failure) -> Failure {
+    pub(super) fn explained(&self, failure: Failure) -> Failure {
         let out_of_time = self.credentials.out_of_time().filter(|_| failure.trouble() == Trouble::Untrusted);
         failure.with_note(out_of_time.map(|why| format!("this host's certificate {why}")))
     }

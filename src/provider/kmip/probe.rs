@@ -38,7 +38,7 @@ pub struct MemberReport {
 pub(super) fn probe(cluster: &Cluster, member: &Member, attributes: &[(String, String)]) -> MemberReport {
     let mut report = MemberReport { server: member.address().to_string(), ..MemberReport::default() };
     if let Err(failure) = probe_into(&mut report, cluster, member, attributes) {
-        report.failure = Some(failure);
+        report.failure = Some(cluster.explained(failure));
     }
     report
 }
