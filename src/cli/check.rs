@@ -28,7 +28,7 @@ use crate::vm::inventory::Inventory;
 )]
 pub(super) struct CheckArgs {
     /// A VM folder, a datastore, or a disk
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", value_parser = place::parser())]
     path: PathBuf,
     /// Read everything that can prove itself
     #[arg(long)]

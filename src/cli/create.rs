@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::size;
+use crate::cli::{place, size};
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::format::header::Header;
@@ -25,7 +25,7 @@ use crate::vm::{folder, keyring, scan, vmdk};
     and changes which new files become disks; --disk-names '*' makes one of each.")]
 pub(super) struct CreateArgs {
     /// Folder of the VM, new or empty
-    #[arg(value_name = "VM_FOLDER")]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
     /// Provider of the VM's key [default: the default provider]
     #[arg(long, value_name = "NAME")]
@@ -44,7 +44,7 @@ pub(super) struct CreateArgs {
 )]
 pub(super) struct CreateDiskArgs {
     /// The disk's file in its VM folder
-    #[arg(value_name = "VM_FOLDER/DISK")]
+    #[arg(value_name = "VM_FOLDER/DISK", value_parser = place::parser())]
     disk: PathBuf,
     /// Size, such as 20G (GiB) or 1.5T (TiB)
     #[arg(long, value_parser = parse_size)]

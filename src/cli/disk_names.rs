@@ -22,7 +22,7 @@ use crate::vm::workplace::Located;
 )]
 pub(super) struct DiskNamesArgs {
     /// VM folder
-    #[arg(value_name = "VM_FOLDER")]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
     /// Replace the list; repeatable
     #[arg(long, value_name = "PATTERN", conflicts_with = "usual")]

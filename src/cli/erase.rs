@@ -30,7 +30,7 @@ const MOST_NAMED: usize = 20;
     alone. Nothing may use them. There is no way back, but for header backups: those have to be destroyed, too.")]
 pub(super) struct EraseArgs {
     /// A VM folder or a disk
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Do not ask
     #[arg(long)]

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use crate::cli::place;
 use crate::error::{Context, Result};
 use crate::event::reader::{Line, Reader};
 use crate::event::{self, Record};
@@ -23,8 +24,8 @@ const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
     vmcryptfs events --last --json\n  vmcryptfs events --follow\n\n\
     They are those of this user: root's mounts write root's log.")]
 pub(super) struct EventsArgs {
-    /// Only of this VM folder or disk, and what is below it: its backing path
-    #[arg(value_name = "COMPONENT")]
+    /// Only of this VM folder or disk, and what is below it
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: Option<PathBuf>,
     /// Wait for more, until interrupted
     #[arg(short, long)]

@@ -41,7 +41,7 @@ pub(super) enum HeaderCommand {
     `vmcryptfs rekey`, `key remove` and `erase`: keep it as well as the keys, and make a new one after each of those.")]
 pub(super) struct BackupArgs {
     /// A VM folder, whose home is meant, or a disk
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// A new file
     #[arg(value_name = "FILE")]
@@ -57,7 +57,7 @@ pub(super) struct BackupArgs {
     Exit code 7 says that it was refused, and the line before why.")]
 pub(super) struct RestoreArgs {
     /// A VM folder, whose home is meant, or a disk; nothing may use it
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// What `vmcryptfs header backup` made
     #[arg(value_name = "FILE")]

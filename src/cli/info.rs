@@ -30,7 +30,7 @@ use vm::VmInfo;
     `vmcryptfs check` proves with the key that a header is genuine.")]
 pub(super) struct InfoArgs {
     /// A VM folder, or a disk in one
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", value_parser = place::parser())]
     path: PathBuf,
     /// List only what is not encrypted; the exit code is 7 if there is any
     #[arg(long)]

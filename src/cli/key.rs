@@ -38,7 +38,7 @@ pub(super) enum KeyCommand {
     STATE is what the provider says now. A deactivated key unlocks, but wraps nothing new.")]
 pub(super) struct ListArgs {
     /// A VM folder, with its disks, or a disk
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -53,7 +53,7 @@ pub(super) struct ListArgs {
     `vmcryptfs rekey` replaces the first one and leaves the others.")]
 pub(super) struct AddArgs {
     /// A VM folder, whose home is meant, or a disk
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Provider of the key [default: the default provider]
     #[arg(long, value_name = "NAME")]
@@ -76,7 +76,7 @@ pub(super) struct AddArgs {
     would leave none that can be had now.")]
 pub(super) struct RemoveArgs {
     /// A VM folder, whose home is meant, or a disk
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Provider of the key
     #[arg(long, value_name = "NAME")]

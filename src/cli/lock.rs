@@ -1,10 +1,10 @@
 //! `unlock` and `lock`: a mount's components, while it is in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::status;
+use crate::cli::{place, status};
 use crate::control::{self, ComponentStatus, Request};
 use crate::error::{Error, Kind, Result};
 
@@ -13,10 +13,10 @@ use crate::error::{Error, Kind, Result};
 #[command(after_help = "Examples:\n  vmcryptfs unlock /run/vms\n  vmcryptfs unlock /run/vms web02/root.raw\n\n\
     Reads the providers' configuration anew. A mount also tries by itself, every ten seconds, what waits for its provider.")]
 pub(super) struct UnlockArgs {
-    /// Where it is mounted
-    #[arg(value_name = "MOUNTPOINT")]
-    mountpoint: PathBuf,
-    /// VM folder or disk, below the mount [default: everything]
+    /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// VM folder or disk below that [default: everything]
     #[arg(value_name = "COMPONENT")]
     component: Option<PathBuf>,
     /// Print JSON
@@ -29,10 +29,10 @@ pub(super) struct UnlockArgs {
 #[command(after_help = "Example:\n  vmcryptfs lock /run/vms web02\n\n\
     Its keys are wiped from memory, and it stays locked until `vmcryptfs unlock`. Nothing of it may be open.")]
 pub(super) struct LockArgs {
-    /// Where it is mounted
-    #[arg(value_name = "MOUNTPOINT")]
-    mountpoint: PathBuf,
-    /// VM folder or disk, below the mount [default: everything]
+    /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// VM folder or disk below that [default: everything]
     #[arg(value_name = "COMPONENT")]
     component: Option<PathBuf>,
     /// Print JSON
@@ -41,7 +41,7 @@ pub(super) struct LockArgs {
 }
 
 pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
-    let components = ask(args.json, &args.mountpoint, &Request::Unlock { path: args.component.clone() })?;
+    let components = ask(args.json, (&args.path, args.component.as_deref()), |path| Request::Unlock { path })?;
     match components.iter().filter(|component| !component.unlocked).count() {
         0 => Ok(()),
         locked => {
@@ -51,11 +51,18 @@ pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
 }
 
 pub(super) fn lock(args: &LockArgs) -> Result<()> {
-    ask(args.json, &args.mountpoint, &Request::Lock { path: args.component.clone() }).map(drop)
+    ask(args.json, (&args.path, args.component.as_deref()), |path| Request::Lock { path }).map(drop)
 }
 
-fn ask(json: bool, mountpoint: &std::path::Path, request: &Request) -> Result<Vec<ComponentStatus>> {
-    let status = control::ask(mountpoint, request)?;
+fn ask(
+    json: bool,
+    (path, component): (&Path, Option<&Path>),
+    request: impl FnOnce(Option<PathBuf>) -> Request,
+) -> Result<Vec<ComponentStatus>> {
+    let (mountpoint, below) = place::mount_of(path)?;
+    let below = component.map_or_else(|| below.clone(), |component| below.join(component));
+    let below = Some(below).filter(|below| !below.as_os_str().is_empty());
+    let status = control::ask(&mountpoint, &request(below))?;
     status::print(json, &status)?;
     Ok(status.components)
 }

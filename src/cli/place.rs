@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
-use crate::control::local;
 use crate::control::work::Work;
-use crate::error::Result;
+use crate::control::{local, mounts};
+use crate::error::{Error, Kind, Result};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -45,4 +46,46 @@ pub(super) fn whole(path: &Path, below: &Path) -> PathBuf {
 pub(super) fn shown(path: &Path, component: &Path) -> String {
     let whole = if path.is_dir() { path.join(component) } else { path.to_path_buf() };
     whole.shown().to_string().trim_end_matches('/').to_owned()
+}
+
+/// The backing path of a path that a mount of ours shows; any other path as it is. Mounts are not touched: one of them may not
+/// answer. A verb on a VM or a disk may so be given either path.
+pub(super) fn backing(path: PathBuf) -> PathBuf {
+    let mounts = mounts::all().unwrap_or_default();
+    let below = |whole: &Path| {
+        let mount = mounts.iter().rev().find(|mount| whole.starts_with(&mount.mountpoint))?;
+        whole.strip_prefix(&mount.mountpoint).ok().map(|rest| mount.source.join(rest).components().collect())
+    };
+    if mounts.is_empty() {
+        return path;
+    }
+    let Ok(whole) = std::path::absolute(&path) else { return path };
+    // By its name first, which asks no file system; then with links followed, but not one that the path itself is.
+    let followed = || {
+        let parent = std::fs::canonicalize(whole.parent()?).ok()?;
+        below(&parent.join(whole.file_name()?)).or_else(|| below(&std::fs::canonicalize(&whole).ok()?))
+    };
+    below(&whole).or_else(followed).unwrap_or(path)
+}
+
+/// The mount that shows what lies at a path of either side, and where below the mount that is.
+///
+/// # Errors
+/// `NotFound` when nothing is there, or no mount of this user shows it.
+pub(super) fn mount_of(path: &Path) -> Result<(PathBuf, PathBuf)> {
+    if let Ok(mounted) = mounts::find(path) {
+        return Ok((mounted.mountpoint, PathBuf::new()));
+    }
+    match local::serving(path)? {
+        Some(serving) => Ok((serving.mountpoint, serving.below)),
+        None => Err(Error::new(
+            Kind::NotFound,
+            format!("no VM folder or datastore is mounted on {}, or shown by a mount of this user", path.shown()),
+        )),
+    }
+}
+
+/// Parses a path of either side as the backing one.
+pub(super) fn parser() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(backing)
 }

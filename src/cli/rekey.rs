@@ -29,7 +29,7 @@ use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent, disks_of};
     opens with the new key; Ctrl-C stops, and running it again goes on where it stopped.")]
 pub(super) struct RekeyArgs {
     /// A VM folder, with its disks, or one disk
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     folder: PathBuf,
     /// Only this disk of the VM folder, given by its path in it; may be repeated
     #[arg(long = "disk", value_name = "NAME")]

@@ -4,28 +4,38 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cli::{out, size, table};
+use crate::cli::{out, place, size, table};
 use crate::control::{self, ComponentStatus, MountStatus, Request};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::text::Show;
 
 /// Most files and folders in the clear that are named one by one.
 const MOST_CLEAR: usize = 10;
 
-/// Which mount.
+/// Which mount, or what of it.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs status /mnt")]
+#[command(
+    after_help = "Examples:\n  vmcryptfs status /mnt\n  vmcryptfs status /mnt/web01\n  vmcryptfs status /vms/web01/root.raw"
+)]
 pub(super) struct StatusArgs {
-    /// Where it is mounted
-    #[arg(value_name = "MOUNTPOINT")]
-    mountpoint: PathBuf,
+    /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &StatusArgs) -> Result<()> {
-    print(args.json, &control::ask(&args.mountpoint, &Request::Status)?)
+    let (mountpoint, below) = place::mount_of(&args.path)?;
+    let mut status = control::ask(&mountpoint, &Request::Status)?;
+    status.components.retain(|component| component.path.starts_with(&below));
+    status.in_the_clear.retain(|clear| clear.path.starts_with(&below));
+    if status.components.is_empty() && status.in_the_clear.is_empty() && !below.as_os_str().is_empty() {
+        let message = format!("{} is not a VM folder or disk", args.path.shown());
+        return Err(Error::new(Kind::NotFound, message));
+    }
+    print(args.json, &status)
 }
 
 pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {

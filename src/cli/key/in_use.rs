@@ -26,7 +26,7 @@ use crate::vm::inventory::Inventory;
     KEY_ID may also stand before DATASTORE, without --key."
 )]
 pub(in crate::cli) struct InUseArgs {
-    /// Datastores or VM folders, on the backing side
+    /// Datastores or VM folders
     #[arg(value_name = "DATASTORE", required = true)]
     names: Vec<PathBuf>,
     /// Id of a key, as `vmcryptfs key list` shows it, or as messages have it: PROVIDER/KEY_ID
@@ -52,15 +52,16 @@ struct Found {
 impl InUseArgs {
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let (key_id, datastores) = self.split()?;
+        let datastores: Vec<PathBuf> = datastores.iter().cloned().map(place::backing).collect();
         let wanted = Wanted { provider: self.provider.clone(), key_id };
         let mut found = Found::default();
-        for datastore in datastores {
+        for datastore in &datastores {
             let in_use = wanted.search(&inventory_with_keys(datastore)?);
             found.add(in_use, datastore, datastores.len() > 1);
         }
         match self.json {
             true => out::json(&found)?,
-            false => found.print(datastores),
+            false => found.print(&datastores),
         }
         found.verdict(&wanted, config)
     }

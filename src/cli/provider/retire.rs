@@ -28,7 +28,7 @@ pub struct RetireArgs {
     #[arg(value_name = "KEY_ID", required = true)]
     keys: Vec<String>,
     /// Every datastore whose VMs the keys may be for, on the backing side; repeat it for each
-    #[arg(long = "datastore", value_name = "FOLDER", required = true)]
+    #[arg(long = "datastore", value_name = "FOLDER", required = true, value_parser = place::parser())]
     datastores: Vec<PathBuf>,
     /// Why: superseded, compromised, or ended (what it wrapped is gone)
     #[arg(long, default_value = "superseded", value_name = "REASON", value_parser = parse_reason, conflicts_with = "destroy")]
