@@ -116,7 +116,8 @@ impl Verb {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let line = CommandLine::parse();
+    let Some(arguments) = mount::helper::with_verb(std::env::args_os()) else { return ExitCode::SUCCESS };
+    let line = CommandLine::parse_from(arguments);
     process::ignore_signals(&[libc::SIGXFSZ]); // a write beyond a limit then fails as one that finds no space
     log::start(line.verbose, line.verb.teller());
     let code = match run(line).and_then(|()| out::failure()) {
@@ -142,7 +143,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Create(args) => create::vm_folder(&args, &config()?),
         Verb::CreateDisk(args) => create::disk(&args, &config()?),
         Verb::DiskNames(args) => disk_names::run(&args, &config()?),
-        Verb::Mount(args) => mount::mount(&args, &config()?, line.verbose),
+        Verb::Mount(args) => mount::mount(args, line.config.as_deref(), line.verbose),
         Verb::Umount(args) => mount::umount(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Unlock(args) => lock::unlock(&args),

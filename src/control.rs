@@ -380,7 +380,7 @@ pub fn status(fs: &FileSystem) -> Result<MountStatus> {
 }
 
 fn status_of(found: &[FoundComponent], fs: &FileSystem, in_the_clear: Vec<ClearStatus>) -> MountStatus {
-    let components = found.iter().map(|component| component_status(component, fs)).collect();
+    let components = statuses(found, fs);
     MountStatus { pid: std::process::id(), components, notices: notices(fs), in_the_clear }
 }
 
@@ -391,6 +391,18 @@ fn in_the_clear(fs: &FileSystem) -> Result<Vec<ClearStatus>> {
         Some(ClearStatus { path: entry.path.clone(), kind: kind.to_owned(), what })
     });
     Ok(clear.collect())
+}
+
+/// The components of a mount and their state.
+///
+/// # Errors
+/// `Io` when the folder cannot be read.
+pub fn components(fs: &FileSystem) -> Result<Vec<ComponentStatus>> {
+    Ok(statuses(&fs.components()?, fs))
+}
+
+fn statuses(found: &[FoundComponent], fs: &FileSystem) -> Vec<ComponentStatus> {
+    found.iter().map(|component| component_status(component, fs)).collect()
 }
 
 fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {

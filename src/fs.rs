@@ -99,6 +99,8 @@ pub struct FileSystem {
     places: Places,
     sync_times: SyncTimes,
     keyring: Keyring,
+    /// Whether all headers could be read when the folder was first looked through.
+    had_whole_headers: bool,
     homes: Homes,
     image_nodes: ImageNodes,
     /// Whether the file system beneath knows ACLs.
@@ -151,6 +153,7 @@ impl FileSystem {
             places: Places::new(if options.backing_io == BackingIo::Direct { 2 } else { 1 }),
             sync_times: SyncTimes::default(),
             keyring,
+            had_whole_headers: found.iter().all(|component| component.header.is_ok()),
             homes: Homes::default(),
             image_nodes: ImageNodes::default(),
             uncached_homes: AtomicBool::default(),
@@ -161,6 +164,11 @@ impl FileSystem {
     /// The keys of this mount.
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
+    }
+
+    /// Whether nothing was found so far that is locked or damaged.
+    pub fn is_all_unlocked(&self) -> bool {
+        self.had_whole_headers && self.keyring.is_all_unlocked()
     }
 
     /// Which way data of disks take to the backing files.

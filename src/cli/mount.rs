@@ -1,5 +1,9 @@
 //! `mount` and `umount`.
 
+pub(super) mod helper;
+mod ready;
+mod words;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -17,13 +21,13 @@ use crate::cli::{log, out};
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{self, Event, Operation};
 use crate::fs::{FileSystem, Options};
 use crate::fuse::mount::{MountSpec, Unmount, unmount};
 use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
-use crate::provider::Providers;
+use crate::provider::{Providers, config};
 use crate::storage::BackingIo;
 use crate::sys::{memory, process};
 use crate::text::Show;
@@ -31,8 +35,9 @@ use crate::text::Show;
 /// What to mount, where.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs mount web01 /mnt\n  vmcryptfs mount /vms /run/vms -o allow_other\n\n\
-    Returns once the mount answers, also when a key provider does not: it is waited for three seconds at most.\n\
-    Components whose key cannot be had are listed, but locked, and unlock by themselves when it can: `vmcryptfs status`.")]
+    Returns once the mount answers, also when a key provider does not: it is waited for three seconds at most, or --wait.\n\
+    Components whose key is unavailable are listed, but locked, and unlock by themselves when it comes: `vmcryptfs status`.\n\
+    In /etc/fstab:\n  /vms /run/vms fuse.vmcryptfs allow_other,wait=60s,nofail,_netdev 0 0")]
 pub(super) struct MountArgs {
     /// A VM folder, or a datastore that holds VM folders
     #[arg(value_name = "FOLDER")]
@@ -40,8 +45,9 @@ pub(super) struct MountArgs {
     /// An existing, empty directory
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
-    /// Mount options: ro, allow_other, allow_root, noexec, noatime...
-    #[arg(short = 'o', value_name = "OPTION,...", value_delimiter = ',')]
+    /// Mount options: ro, allow_other, allow_root, noexec, sync, those of mount(8); and config=FILE, wait=60s, transport=... for
+    /// the options below. The last one counts
+    #[arg(short = 'o', value_name = "OPTION,...")]
     options: Vec<String>,
     /// Stay in the foreground and log to standard error
     #[arg(short, long)]
@@ -58,8 +64,17 @@ pub(super) struct MountArgs {
     #[arg(long, default_value = "buffered", value_name = "WAY", value_parser = parse_backing_io)]
     backing_io: BackingIo,
     /// Threads that serve reads and writes [default: two a CPU, 32 with direct backing I/O; with io-uring one a CPU]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<u16>,
+    /// Wait until everything is unlocked, but not longer than this: 60s, 2m. A mount whose keys are missing then is there all the same
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+    wait: Option<Duration>,
+    /// Do not mount (exit code 4) if something stays locked
+    #[arg(long)]
+    require_unlocked: bool,
+    /// Mount a folder as a datastore although it holds files and no VM folder
+    #[arg(long)]
+    empty: bool,
     /// Log file of a mount in the background
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -73,6 +88,19 @@ impl MountArgs {
     pub(super) fn serves(&self) -> bool {
         self.foreground
     }
+}
+
+fn parse_threads(text: &str) -> std::result::Result<u16, String> {
+    let number = text.parse().ok().filter(|number| (1..=256).contains(number));
+    number.ok_or_else(|| format!("{text:?}, expected a number from 1 to 256"))
+}
+
+/// Seconds, unless it says something else.
+fn parse_wait(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    seconds
+        .or_else(|| humantime::parse_duration(text).ok())
+        .ok_or_else(|| format!("{text:?}, expected a duration such as 60s or 2m"))
 }
 
 fn parse_engine(text: &str) -> std::result::Result<Engine, String> {
@@ -91,18 +119,34 @@ fn parse_backing_io(text: &str) -> std::result::Result<BackingIo, String> {
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Report {
-    Ready,
-    Failed { kind: Kind, message: String },
+    /// The mount answers; what of it is locked.
+    Ready {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        locked: Option<String>,
+    },
+    Failed {
+        kind: Kind,
+        message: String,
+    },
 }
 
-pub(super) fn mount(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
+pub(super) fn mount(mut args: MountArgs, config: Option<&Path>, verbose: u8) -> Result<()> {
+    let chosen = args.take_settings()?;
+    let config = config::locate(chosen.as_deref().or(config))?;
+    if chosen.is_some() {
+        event::use_config(&config);
+    }
+    serve(&args, &config, verbose)
+}
+
+fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
     if !args.foreground {
         return mount_in_background(args, config, verbose);
     }
     let mounted =
         Event::of(Operation::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
             if args.report
-                && let Err(error) = report(&Report::Ready)
+                && let Err(error) = report(&Report::Ready { locked: ready.locked.clone() })
             {
                 // Whoever asked for the mount has gone, and expects none.
                 let _ = unmount(&args.mountpoint, Unmount::WhenUnused);
@@ -111,9 +155,9 @@ pub(super) fn mount(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> 
             Ok(ready)
         });
     match mounted {
-        Ok((serving, _socket)) => Event::of(Operation::Unmount).component(&args.folder).around(|_| {
+        Ok(Serving { session, _socket, .. }) => Event::of(Operation::Unmount).component(&args.folder).around(|_| {
             let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a defect");
-            serving.join().unwrap_or_else(|_| Err(failed()))
+            session.join().unwrap_or_else(|_| Err(failed()))
         }),
         Err(error) if args.report => {
             report(&Report::Failed { kind: error.kind(), message: error.chain() })?;
@@ -123,21 +167,33 @@ pub(super) fn mount(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> 
     }
 }
 
-type Serving = thread::JoinHandle<Result<()>>;
+/// A mount that is there.
+struct Serving {
+    session: thread::JoinHandle<Result<()>>,
+    _socket: control::ControlSocket,
+    /// What of it is locked, in one line.
+    locked: Option<String>,
+}
 
 /// Mounts and serves; returns once the mount answers.
-fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSocket)> {
+fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     // Before the mount is there, so that no signal in between leaves it behind.
     let signals = signals::catch()?;
     if let Err(error) = process::stay_alive() {
         tracing::debug!("the process has no place of its own when memory runs out: {error}");
     }
+    let source = std::path::absolute(&args.folder).context(|| format!("resolving {}", args.folder.shown()))?;
+    ready::check_source(&source, args.empty)?;
+    ready::check_mountpoint(&source, &args.mountpoint)?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     process::clear_umask();
     memory::keep_little();
     let engine = args.engine.unwrap_or_default();
     engine.self_test()?;
-    let mount_options = MountOptions::parse(args.options.iter().map(String::as_str))?;
+    let mut mount_options = MountOptions::parse(args.options.iter().map(String::as_str))?;
+    if ready::is_read_only(&source) {
+        mount_options.make_read_only();
+    }
     let options = Options {
         read_only: mount_options.is_read_only(),
         engine,
@@ -151,12 +207,16 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
     }
     let spec = MountSpec {
         mountpoint: args.mountpoint.clone(),
-        source: std::path::absolute(&args.folder).unwrap_or_else(|_| args.folder.clone()),
+        source,
         options: mount_options,
         transport: args.transport,
         threads: args.threads.map(usize::from),
     };
     control::keep_unlocking(&fs)?;
+    let locked = ready::unlock(&fs, args.wait, args.require_unlocked, &args.mountpoint)?;
+    if let Some(locked) = &locked {
+        tracing::warn!("{locked}");
+    }
     let session = Session::mount(Arc::clone(&fs), &spec)?;
     let log = args.log_file.clone().filter(|_| args.report);
     let stops = signals.stops(Reloaded { fs: Arc::clone(&fs), log, mountpoint: args.mountpoint.clone() });
@@ -166,7 +226,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<(Serving, control::ControlSo
         .context(|| "starting the thread that serves the mount".into())?;
     let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
     match ready {
-        Ok(socket) => Ok((serving, socket)),
+        Ok(_socket) => Ok(Serving { session: serving, _socket, locked }),
         Err(error) => {
             // The mount is of no use without its socket, and whoever asked for it is told why.
             let _ = unmount(&args.mountpoint, Unmount::WhenUnused);
@@ -193,6 +253,8 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     }
     command.args(["--transport", args.transport.name(), "--backing-io", args.backing_io.name()]);
     command.args(args.threads.map(|threads| format!("--threads={threads}")));
+    command.args(args.wait.map(|wait| format!("--wait={}ms", wait.as_millis())));
+    command.args(args.require_unlocked.then_some("--require-unlocked")).args(args.empty.then_some("--empty"));
     command.args(args.options.iter().flat_map(|option| ["-o", option]));
     command.arg("--").arg(absolute(&args.folder)?).arg(absolute(&args.mountpoint)?);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
@@ -202,7 +264,12 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
         BufReader::new(stdout.take(1 << 20)).read_line(&mut line).context(|| "waiting for the mount".into())?;
     }
     match serde_json::from_str(&line) {
-        Ok(Report::Ready) => Ok(()),
+        Ok(Report::Ready { locked }) => {
+            if let Some(locked) = locked {
+                eprintln!("vmcryptfs: {locked}");
+            }
+            Ok(())
+        }
         Ok(Report::Failed { kind, message }) => {
             let _ = child.wait();
             Err(Error::new(kind, message))

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
+use crate::control::mounts::Mounted;
 use crate::control::work::Work;
 use crate::control::{local, mounts};
 use crate::error::{Error, Kind, Result};
@@ -53,8 +54,10 @@ pub(super) fn shown(path: &Path, component: &Path) -> String {
 pub(super) fn backing(path: PathBuf) -> PathBuf {
     let mounts = mounts::all().unwrap_or_default();
     let below = |whole: &Path| {
-        let mount = mounts.iter().rev().find(|mount| whole.starts_with(&mount.mountpoint))?;
-        whole.strip_prefix(&mount.mountpoint).ok().map(|rest| mount.source.join(rest).components().collect())
+        let shows = |mount: &&Mounted| whole.starts_with(&mount.mountpoint);
+        let mount = mounts.iter().filter(shows).max_by_key(|mount| mount.mountpoint.components().count())?;
+        let root = mount.source.join(mount.root.strip_prefix("/").unwrap_or(&mount.root));
+        whole.strip_prefix(&mount.mountpoint).ok().map(|rest| root.join(rest).components().collect())
     };
     if mounts.is_empty() {
         return path;

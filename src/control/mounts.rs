@@ -16,6 +16,8 @@ pub struct Mounted {
     pub device: (u32, u32),
     /// What is mounted: the backing folder.
     pub source: PathBuf,
+    /// What of it shows there: all of it, `/`, or of a bind mount perhaps a part.
+    pub root: PathBuf,
 }
 
 /// The mount of ours on `mountpoint`.
@@ -47,12 +49,13 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ').skip(2);
     let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
     let device = (major.parse().ok()?, minor.parse().ok()?);
-    let mountpoint = fields.nth(1)?;
+    let (root, mountpoint) = (fields.next()?, fields.next()?);
     // Blanks within fields are escaped, so the first lone hyphen after them ends the optional ones.
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let is_ours = rest.next()? == MOUNT_TYPE.as_bytes();
     let source = rest.next()?;
-    is_ours.then(|| Mounted { mountpoint: unescape(mountpoint), device, source: unescape(source) })
+    let [mountpoint, source, root] = [mountpoint, source, root].map(unescape);
+    is_ours.then_some(Mounted { mountpoint, device, source, root })
 }
 
 #[cfg(test)]
@@ -67,6 +70,7 @@ mod tests {
         let mount = parse_line(line.as_bytes()).unwrap();
         assert_eq!(mount.mountpoint, Path::new("/mnt/with blank"));
         assert_eq!((mount.device, mount.source.as_path()), ((0, 98), Path::new(r"/v\ms 3")));
+        assert_eq!(mount.root, Path::new("/"));
     }
 
     #[test]

@@ -94,6 +94,11 @@ impl MountOptions {
         self.flags.contains(MountFlags::RDONLY)
     }
 
+    /// Lets nothing be written, whatever the words said.
+    pub fn make_read_only(&mut self) {
+        self.flags |= MountFlags::RDONLY;
+    }
+
     /// What is durable before it is answered.
     pub fn durability(&self) -> Durability {
         if self.flags.contains(MountFlags::SYNCHRONOUS) {

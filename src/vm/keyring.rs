@@ -349,6 +349,11 @@ impl Keyring {
         self.failures.lock().get(&uuid).cloned()
     }
 
+    /// Whether the DEK of everything that is known is in memory.
+    pub fn is_all_unlocked(&self) -> bool {
+        self.states.read().values().all(|state| matches!(state, LockState::Unlocked(_)))
+    }
+
     /// Whether a component waits for its provider, rather than for a command or a repair.
     pub fn waits_for_provider(&self) -> bool {
         self.states.read().values().any(LockState::waits_for_provider)

@@ -27,6 +27,7 @@ mod itself;
 mod json;
 mod keys;
 mod listing;
+mod mounting;
 mod names;
 #[path = "../support/not_run.rs"]
 mod not_run;

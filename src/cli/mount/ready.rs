@@ -1,0 +1,129 @@
+//! What a mount looks at before it is there: whether this can be meant, and what of it is locked.
+
+use std::fs::File;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, StatVfsMountFlags};
+
+use crate::cli::place;
+use crate::control::{self, ComponentStatus, mounts};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fs::FileSystem;
+use crate::text::Show;
+use crate::vm::folder;
+
+/// How often what waits for its keys is tried again before the mount is there.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
+
+/// Refuses a folder that is shown by a mount of ours, or that holds something but no VM folder, unless that is meant (`empty`).
+///
+/// # Errors
+/// `Invalid`, `NotFound`, or `Io`.
+pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
+    let backing = place::backing(source.to_path_buf());
+    if backing != source {
+        let message =
+            format!("{} is in a mount of vmcryptfs: mount the backing folder, {}", source.shown(), backing.shown());
+        return Err(Error::new(Kind::Invalid, message));
+    }
+    if empty {
+        return Ok(());
+    }
+    let root = folder::open_dir(source)?;
+    if has_home(&root) {
+        return Ok(());
+    }
+    let mut entries = 0_usize;
+    for entry in std::fs::read_dir(source).context(|| format!("reading {}", source.shown()))? {
+        let name = entry.context(|| format!("reading {}", source.shown()))?.file_name();
+        let opened = rustix::fs::openat(&root, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0.into());
+        if opened.is_ok_and(|folder| has_home(&File::from(folder))) {
+            return Ok(());
+        }
+        entries += usize::from(name != "lost+found");
+    }
+    match entries {
+        0 => Ok(()),
+        _ => Err(Error::new(
+            Kind::NotFound,
+            format!(
+                "{} holds {entries} files or folders, but no encrypted VM folder: `vmcryptfs encrypt` makes one of a VM, `vmcryptfs \
+                 header restore` brings back a lost vmcryptfs.home, `--empty` mounts it as a datastore without VMs",
+                source.shown()
+            ),
+        )),
+    }
+}
+
+/// Also one that is damaged, erased or not finished: then the mount says so.
+fn has_home(dir: &File) -> bool {
+    folder::home_state(dir).map_or(true, |state| state.header_file().is_some())
+}
+
+/// Refuses a mountpoint that has a mount of ours already.
+///
+/// # Errors
+/// `Busy`.
+pub(super) fn check_mountpoint(source: &Path, mountpoint: &Path) -> Result<()> {
+    let Ok(mounted) = mounts::find(mountpoint) else { return Ok(()) };
+    let message = match mounted.source == source {
+        true => format!("{} is mounted on {} already", source.shown(), mountpoint.shown()),
+        false => format!("{} has the mount of {} already", mountpoint.shown(), mounted.source.shown()),
+    };
+    Err(Error::new(Kind::Busy, message))
+}
+
+/// Whether nothing can be written on the file system of a folder.
+pub(super) fn is_read_only(source: &Path) -> bool {
+    rustix::fs::statvfs(source).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+/// Waits until nothing is locked for want of a key, but not longer than this, and says what is locked then.
+///
+/// # Errors
+/// `Io`; with `required`, `KeyUnavailable` if anything is locked.
+pub(super) fn unlock(
+    fs: &FileSystem,
+    wait: Option<Duration>,
+    required: bool,
+    mountpoint: &Path,
+) -> Result<Option<String>> {
+    let start = Instant::now();
+    loop {
+        if fs.is_all_unlocked() {
+            return Ok(None);
+        }
+        let components = control::components(fs)?;
+        let locked: Vec<&ComponentStatus> = components.iter().filter(|component| !component.unlocked).collect();
+        if locked.is_empty() {
+            return Ok(None);
+        }
+        // A damaged header is none that a key could open.
+        let may_unlock = locked.iter().any(|component| component.uuid.is_some());
+        if may_unlock && wait.is_some_and(|wait| start.elapsed() < wait) {
+            thread::sleep(RETRY_PERIOD);
+            fs.retry_locked()?;
+            continue;
+        }
+        let said = describe(&locked, components.len());
+        return match required {
+            true => Err(Error::new(Kind::KeyUnavailable, said)),
+            false => Ok(Some(format!("{said}; see `vmcryptfs status {}`", mountpoint.shown()))),
+        };
+    }
+}
+
+/// One line, however many there are: the first reason, and how many components have others.
+fn describe(locked: &[&ComponentStatus], all: usize) -> String {
+    let reason = |component: &ComponentStatus| component.reason.clone().unwrap_or_default();
+    let first = locked.first().map(|component| reason(component)).unwrap_or_default();
+    let others = locked.iter().filter(|component| reason(component) != first).count();
+    let are = if locked.len() == 1 { "is" } else { "are" };
+    let more = match others {
+        0 => String::new(),
+        others => format!("; {others} for other reasons"),
+    };
+    format!("{} of {all} components {are} locked: {first}{more}", locked.len())
+}
