@@ -101,8 +101,19 @@ impl Host {
         printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// The log of this host's mounts, once nothing was added to it for a moment: a mount writes lines on a thread of their own.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+        let read = || std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        let mut log = read();
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            let later = read();
+            if later == log {
+                break;
+            }
+            log = later;
+        }
+        log
     }
 }
 
