@@ -348,10 +348,20 @@ fn send(stream: &mut UnixStream, message: &impl Serialize) -> Result<()> {
     stream.write_all(&line).context(|| "writing to the control socket".into())
 }
 
+/// What it means that nothing, or not all, could be read.
+fn unanswered(error: std::io::Error, patience: Duration) -> Error {
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        let text = format!("no answer in {} s: the process is stopped, or waits for its storage", patience.as_secs());
+        return Error::new(Kind::Busy, text);
+    }
+    Error::io("reading from the control socket", error)
+}
+
 fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
     stream.set_read_timeout(Some(patience)).context(|| "limiting the wait".into())?;
     let mut line = String::new();
-    BufReader::new(stream.take(MAX_LINE)).read_line(&mut line).context(|| "reading from the control socket".into())?;
+    let read = BufReader::new(stream.take(MAX_LINE)).read_line(&mut line);
+    read.map_err(|error| unanswered(error, patience))?;
     if line.ends_with('\n') {
         return Ok(line);
     }
@@ -446,5 +456,20 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
             .unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_that_does_not_answer_in_time_is_told_from_one_that_has_ended() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let patience = Duration::from_millis(20);
+        let error = receive(&ours, patience).unwrap_err();
+        assert!(error.kind() == Kind::Busy && error.to_string().contains("no answer"), "{error}");
+        drop(theirs);
+        assert!(receive(&ours, patience).unwrap_err().to_string().contains("closed after 0 bytes"));
     }
 }

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::control::mounts::{self, Mounted};
 use crate::control::work::Work;
-use crate::control::{Answer, MAX_LINE, PATIENCE, Request, receive, send, socket_dir};
+use crate::control::{Answer, MAX_LINE, PATIENCE, Request, receive, send, socket_dir, unanswered};
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;
 use crate::text::Show;
@@ -217,7 +217,8 @@ impl Serving {
 
 fn next_line(lines: &mut BufReader<&UnixStream>) -> Result<Answer> {
     let mut line = String::new();
-    std::io::Read::take(&mut *lines, MAX_LINE).read_line(&mut line).context(|| "reading its answer".into())?;
+    let read = std::io::Read::take(&mut *lines, MAX_LINE).read_line(&mut line);
+    read.map_err(|error| unanswered(error, PATIENCE))?;
     if !line.ends_with('\n') {
         return Err(Error::new(Kind::Io, "the mount's process ended before the work did; running it again goes on"));
     }
