@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/mounts.sh"
 [[ $(id -u) -ne 0 ]] || as_ordinary_user
 
-mnt=$work/mnt
+mnt=$work/$(printf 'm\351nt') # names are any bytes, for fusermount3 too
 
 run_fio() {
     fio --name=own --filename="$mnt/root.raw" --size=16M --rw=randwrite --bs=4k --direct=1 --ioengine=psync --numjobs=2 \
@@ -16,6 +16,9 @@ run_fio() {
 
 make_vm
 vmc create-disk "$vm/root.raw" --size 64M
+odd=$vm$(printf '\351,b')
+mv "$vm" "$odd"
+vm=$odd
 
 step "mount, by the transport that the machine has"
 start_mount "$vm" "$mnt" -v
