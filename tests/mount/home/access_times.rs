@@ -47,7 +47,7 @@ fn they_move_with_reads_alone_and_not_where_a_program_says_so() {
         assert_eq!(fs::metadata(&path).unwrap().atime(), 1_000_000_000, "{name}");
         drop(File::open(&path).unwrap());
         File::options().write(true).open(&path).unwrap().write_all_at(b"written", 100).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from(fs::metadata(&path).unwrap().permissions())).unwrap();
+        fs::set_permissions(&path, fs::metadata(&path).unwrap().permissions()).unwrap();
         assert!(!has_moved(&beneath(name)), "{name}: nothing was read");
         let quiet = File::options().read(true).custom_flags(OFlags::NOATIME.bits().cast_signed()).open(&path).unwrap();
         quiet.read_exact_at(&mut [0; 5000], 0).unwrap();
