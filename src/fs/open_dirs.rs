@@ -158,15 +158,18 @@ impl FileSystem {
         if let Some(file) = self.nodes.held(node) {
             return held(file);
         }
+        let mut refused = None;
         for (parent, name) in self.nodes.names(node)? {
             match named(parent, &name) {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
                 Err(error) if leads_nowhere(&error) => {}
+                // The kernel let the caller in by one of the names, perhaps in another folder than this one.
+                Err(error) if error.os_error() == Some(libc::EACCES) => refused = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        Err(stale())
+        Err(refused.unwrap_or_else(stale))
     }
 
     /// Does `look` again if it found no way while a name was being changed: then the table did not know of that yet.
