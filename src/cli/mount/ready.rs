@@ -62,12 +62,15 @@ fn has_home(dir: &File) -> bool {
     folder::home_state(dir).map_or(true, |state| state.header_file().is_some())
 }
 
-/// Refuses a mountpoint that has a mount of ours already.
+/// Refuses a mountpoint that has a mount of ours already. One whose process has died is refused by whoever mounts, who says so.
 ///
 /// # Errors
 /// `Busy`.
 pub(super) fn check_mountpoint(source: &Path, mountpoint: &Path) -> Result<()> {
     let Ok(mounted) = mounts::find(mountpoint) else { return Ok(()) };
+    if std::fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)) {
+        return Ok(());
+    }
     let message = match mounted.source == source {
         true => format!("{} is mounted on {} already", source.shown(), mountpoint.shown()),
         false => format!("{} has the mount of {} already", mountpoint.shown(), mounted.source.shown()),
