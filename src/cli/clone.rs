@@ -57,6 +57,7 @@ struct CloneInfo<'a> {
     same_keys: bool,
     disks: usize,
     bytes: u64,
+    in_the_clear: usize,
     notes: &'a [String],
 }
 
@@ -94,14 +95,19 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
             same_keys: args.same_keys,
             disks: cloned.disks,
             bytes: cloned.bytes,
+            in_the_clear: cloned.in_the_clear,
             notes: &cloned.notes,
         });
     }
     for note in &cloned.notes {
         eprintln!("Note: {}.", text::one_line(note));
     }
+    let in_the_clear = match cloned.in_the_clear {
+        0 => String::new(),
+        count => format!(" {count} files and links of it are in the clear."),
+    };
     println!(
-        "Cloned {} to {} ({}): {} disks, {}, key from provider {}.",
+        "Cloned {} to {} ({}): {} disks, {}, key from provider {}.{in_the_clear}",
         args.source.shown(),
         args.destination.shown(),
         cloned.uuid,

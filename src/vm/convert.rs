@@ -11,6 +11,7 @@ mod clone_file;
 mod copy;
 mod decrypt;
 mod encrypt;
+mod erased;
 mod feasible;
 mod form;
 mod home_files;

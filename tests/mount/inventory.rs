@@ -283,3 +283,35 @@ fn a_header_copy_is_mended_by_the_other() {
     host.refuses(&["header", "repair", host.path("web01")], 3, "both header copies are damaged");
     assert!(host.events().iter().filter(|event| event["operation"] == "header-repair").count() >= 4);
 }
+
+#[test]
+fn a_clone_says_what_of_it_is_in_the_clear_and_erased_disks_are_neither_cloned_nor_decrypted() {
+    let host = Host::new();
+    let (vm, clone) = (host.path("ds/vm"), host.path("ds/clone"));
+    fs::create_dir_all(host.path("ds")).unwrap();
+    host.run(&["create", vm]);
+    for disk in ["sealed.raw", "gone.raw"] {
+        host.run(&["create-disk", host.path(&format!("ds/vm/{disk}")), "--size", "1M"]);
+    }
+    fs::write(host.path("ds/vm/clear.raw"), vec![7; 1 << 20]).unwrap();
+    fs::write(host.path("ds/vm/stray.txt"), "secret").unwrap();
+    std::os::unix::fs::symlink("clear.raw", host.path("ds/vm/link")).unwrap();
+    let gone = host.path("ds/vm/gone.raw");
+    host.run(&["erase", gone, "--yes"]);
+    let way_out = "gone.raw was erased on ";
+    host.refuses(&["clone", vm, clone], 4, way_out);
+    host.refuses(&["clone", vm, clone, "--same-keys"], 4, "remove it, or move it out of the folder");
+    host.refuses(&["decrypt", vm, "--all"], 4, way_out);
+    host.refuses(&["decrypt", vm, "--disk", "gone.raw"], 4, way_out);
+    assert!(fs::read(host.path("ds/vm/sealed.raw")).unwrap().starts_with(b"VMCRYPTF"), "nothing was decrypted");
+    assert_eq!(fs::read_dir(host.path("ds")).unwrap().count(), 1, "nothing is left of a clone");
+    fs::remove_file(gone).unwrap();
+    let cloned = json(&host.run(&["clone", vm, clone, "--json"]));
+    let notes: Vec<_> = cloned["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    let said = |name: &str| notes.iter().filter(|note| note.starts_with(name)).copied().collect::<Vec<_>>().concat();
+    assert_eq!(cloned["in_the_clear"], 3, "{notes:?}");
+    assert_eq!(said("clear.raw "), "clear.raw is in the clear, in the clone too: disk, by its name");
+    assert!(said("stray.txt ").contains("in the clear") && said("link ").ends_with("a symbolic link"), "{notes:?}");
+    let printed = host.run(&["clone", vm, host.path("ds/second")]);
+    assert!(printed.contains("3 files and links of it are in the clear"), "{printed}");
+}

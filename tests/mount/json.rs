@@ -41,7 +41,7 @@ fn conversions_and_changes_of_keys_print_what_is_documented() {
         );
         assert_eq!(file["action"], "encrypt");
     }
-    let cloned = ["source", "destination", "uuid", "key", "same_keys", "disks", "bytes"];
+    let cloned = ["source", "destination", "uuid", "key", "same_keys", "disks", "bytes", "in_the_clear", "notes"];
     assert_eq!(fields(&host, &["clone", vm, host.path("web02")], &cloned)["disks"], 1);
     let rekeyed = fields(&host, &["rekey", vm], &["key", "resumed", "components"]);
     assert!(rekeyed["components"][0]["former_key"]["key_id"].is_string(), "{rekeyed}");

@@ -23,6 +23,7 @@ use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::convert::attributes::{self, Attributes, Sealing};
 use crate::vm::convert::clone_file::{Copied, Source};
+use crate::vm::convert::erased;
 use crate::vm::convert::form::WrappingKey;
 use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::pace::Pace;
@@ -30,6 +31,7 @@ use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::free_space;
 use crate::vm::convert::tree::{self, Entry, Found, by_inode, read_link};
 use crate::vm::folder::{self, HomeState, NewHome};
+use crate::vm::inventory;
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +57,8 @@ pub struct Cloned {
     pub disks: usize,
     /// Bytes that were copied.
     pub bytes: u64,
+    /// How many names lead to what was copied in the clear; `notes` has each.
+    pub in_the_clear: usize,
     /// What someone should know of the clone.
     pub notes: Vec<String>,
 }
@@ -63,7 +67,7 @@ pub struct Cloned {
 ///
 /// # Errors
 /// `Exists`; `Busy` when something writes to the source or clones to the same name; `Denied` for a source with files that are not
-/// its home's; `ENOSPC` before anything is copied; `Stopped`, `KeyUnavailable`, `Corrupt`, or `Io`. Then there is no clone.
+/// its home's; `ENOSPC` before anything is copied; `Stopped`, `KeyUnavailable`, also for erased disks, `Corrupt`, or `Io`. Then there is no clone.
 pub fn clone(
     from: &Path,
     to: &Path,
@@ -82,7 +86,11 @@ pub fn clone(
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
-    let notes = names(&source, &entries, providers, options)?;
+    erased::refuse(&source.dir, entries.iter())?;
+    let mut notes = names(&source, &entries, providers, options)?;
+    let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
+    let in_the_clear = clear.len();
+    notes.extend(clear);
     let draft = Draft::new(&source, to)?;
     let bytes = entries.iter().map(Entry::allocated).sum();
     check_space(&draft.parent, bytes)?;
@@ -91,7 +99,7 @@ pub fn clone(
     let (uuid, key_id) = cloning.run(&pace)?;
     draft.publish()?;
     let disks = by_inode(entries.iter().filter(|entry| entry.found == Found::Disk)).len();
-    Ok(Cloned { uuid, key_id, disks, bytes, notes })
+    Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
 }
 
 /// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
@@ -119,6 +127,18 @@ fn names(source: &OpenFolder, entries: &[Entry], providers: &Providers, options:
             Ok(outside)
         }
     }
+}
+
+/// What to say of what is in the clear in the source, and so in the clone.
+fn in_the_clear(entry: &Entry) -> Option<String> {
+    let what = match entry.found {
+        Found::Clear(kind) => inventory::clear_what(kind),
+        Found::ClearLink => "a symbolic link".to_owned(),
+        Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => {
+            return None;
+        }
+    };
+    Some(format!("{} is in the clear, in the clone too: {what}", entry.path.shown()))
 }
 
 fn check_space(parent: &File, needed: u64) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::{Action, Plan, free_space, peak_space, planned};
 use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::tree::{self, Entry, Found, by_inode};
-use crate::vm::convert::{Converted, choice, nested};
+use crate::vm::convert::{Converted, choice, erased, nested};
 use crate::vm::folder::HomeState;
 
 /// What to decrypt.
@@ -58,7 +58,7 @@ impl<'p> Decryption<'p> {
     ///
     /// # Errors
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
-    /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, or `Io`.
+    /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, also for erased disks, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, what: What, engine: Engine) -> Result<Self> {
         let folder = OpenFolder::open(path, providers, Access::Write)?;
         let Some(home) = &folder.home else {
@@ -221,6 +221,7 @@ fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf
     if what.has_home() {
         refuse_what_needs_the_home(folder, &entries, &chosen)?;
     }
+    erased::refuse(&folder.dir, entries.iter().filter(|entry| chosen.contains(&entry.path)))?;
     let plan = make_plan(folder, &entries, &chosen, what.has_home())?;
     Ok((entries, chosen, plan))
 }
