@@ -29,7 +29,3 @@ pub mod fuse;
 pub mod control;
 
 pub mod cli;
-
-#[cfg(test)]
-#[path = "../tests/support/not_run.rs"]
-mod not_run;

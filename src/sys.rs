@@ -6,6 +6,9 @@ pub mod file;
 pub mod fuse_ring;
 pub mod memory;
 pub mod mount_table;
+#[cfg(test)]
+#[path = "../tests/support/not_run.rs"]
+pub(crate) mod not_run;
 pub mod process;
 pub mod thread;
 

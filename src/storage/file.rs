@@ -351,7 +351,7 @@ mod tests {
         let is_memory = rustix::fs::fstatfs(&file).unwrap().f_type == libc::TMPFS_MAGIC;
         storage.bypass_cache();
         if storage.why_cached().is_some() || is_memory {
-            crate::not_run::not_run("no way past the page cache");
+            crate::sys::not_run::not_run("no way past the page cache");
             return None;
         }
         Some((file, storage))

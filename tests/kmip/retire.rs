@@ -27,7 +27,7 @@ fn a_key_is_retired_when_no_header_names_it() {
     host.refuses(&retire(&["--datastore", host.path("config")]), 2, "holds no encrypted VM folder");
     let mount = host.mount("vms", &[]);
     let at = Box::leak(mount.root().display().to_string().into_boxed_str());
-    host.refuses(&retire(&["--datastore", at]), 2, "its backing folder is");
+    host.refuses(&retire(&["--datastore", at]), 7, "is needed by");
     mount.unmount();
     assert_eq!(provider.key_state(&old).unwrap(), KeyState::Active);
 

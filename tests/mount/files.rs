@@ -118,8 +118,8 @@ fn lengths_and_holes_are_those_of_a_file() {
 fn new_disks_are_made_in_the_mount() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
-    let source = mount.root().parent().unwrap().join("source");
-    let plain = open_new(&source);
+    let source = Path::new(host.path("source"));
+    let plain = open_new(source);
     plain.set_len(32 << 20).unwrap();
     plain.write_all_at(&pattern(100_000, 5), 20 << 20).unwrap();
     let tools: [(&str, Vec<&str>); 3] = [

@@ -13,6 +13,7 @@ use crate::storage::memory::{FaultStorage, Image, MemoryStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::linearizable;
 use crate::store::plain_file::MAX_REQUEST;
+use crate::sys::not_run::not_run;
 
 /// Lengths of the models: several sectors of either size, and a last one that is not full.
 pub(super) const LIMIT: u64 = 20_000;
@@ -371,7 +372,7 @@ fn a_change_keeps_out_all_that_the_storage_changes_with_it() {
     create(&storage, &keys.header, &keys.dek).unwrap();
     storage.bypass_cache();
     if let Some(why) = storage.why_cached() {
-        return crate::not_run::not_run(&format!("no way past the page cache: {why}"));
+        return not_run(&format!("no way past the page cache: {why}"));
     }
     let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
     let grain = disk.storage.change_grain();

@@ -164,7 +164,10 @@ fn without_comment(value: &str) -> &str {
 /// The bytes between a line's first quotes, where they are not the UTF-8 of `name`, as which they were read.
 fn written_name(line: &[u8], name: &str, encoding: &Encoding) -> Option<Vec<u8>> {
     let written = line.split(|byte| *byte == b'"').nth(1)?;
-    (written != name.as_bytes() && encoding.decode_lossy(written) == name).then(|| written.to_vec())
+    // With the quote after it, as in the line: where a character is cut off, what follows decides how much of it is malformed.
+    let quoted = [written, b"\""].concat();
+    let is_name = encoding.decode_lossy(&quoted).strip_suffix('"') == Some(name);
+    (written != name.as_bytes() && is_name).then(|| written.to_vec())
 }
 
 /// The bytes of the last component of the path that a setting's value is, where they are not the UTF-8 of `name`.

@@ -160,8 +160,7 @@ fn odd_descriptors_read_as_qemu_reads_them() {
         head("createType=\"monolithicFlat\"") + "RW 8 FLAT \"a.bin\" 0 # note\nddb.comment = \"x\" # y\n\n\t\n",
         (head("createType=\"monolithicFlat\"") + flat).replace('\n', "\r\n"),
         head("createType=\"monolithicFlat\"").replace("CID=1\n", "CID=0x1 # note\nCID=2\n") + flat,
-        "version=1\nCID= 1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\nRW\t8  FLAT\t\"a.bin\"\t0\n"
-            .to_owned(),
+        "version=1\nCID= 1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW\t8  FLAT\t\"a.bin\"\t0\n".to_owned(),
     ] {
         let folder = TempDir::new().unwrap();
         let bytes = pattern(4096, 5);

@@ -57,7 +57,7 @@ fn what_is_malformed_is_told() {
         ("420020 02 00000004 00000008", "0 bytes left, expected 4"),
         ("420020 02 00000008 0000000000000008", "420020 of 8 bytes, expected 4"),
         ("420020 03 00000004 00000008 00000000", "420020 of 4 bytes, expected 8"),
-        ("420020 06 00000008 0000000000000002", "a boolean 420020 of 2, expected 0 or 1"),
+        ("420020 06 00000008 0000000000000002", "a boolean 420020, expected 0 or 1"),
         ("420020 08 00000003 010203 0000000001", "padding of 420020 is not zero"),
         ("420020 08 FFFFFFFF 01", "1 bytes left, expected 4294967295"),
         ("420020 01 00000008 420021 02 00000004", "0 bytes left, expected 4"),

@@ -13,7 +13,7 @@ fn disk_with_a_way(keys: &Keys) -> Option<Disk<FileStorage>> {
     create(&storage, &keys.header, &keys.dek).unwrap();
     storage.bypass_cache();
     if let Some(why) = storage.why_cached() {
-        crate::not_run::not_run(&format!("no way past the page cache: {why}"));
+        not_run(&format!("no way past the page cache: {why}"));
         return None;
     }
     Some(open(storage, keys))
