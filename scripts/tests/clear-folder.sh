@@ -36,13 +36,14 @@ small_folder() {
     )
 }
 
-# fingerprint DIR: names, kinds, modes, owners, lengths, times, links, targets, xattrs, ACLs and content of all below.
+# fingerprint DIR: names, kinds, modes, owners, lengths, links, targets, xattrs, ACLs and content of all below, and times of folders:
+# those of files and symbolic links tell when they were encrypted.
 fingerprint() {
     (
         cd "$1" || exit
         # A folder's own length is the file system's affair.
         find . -mindepth 1 ! -name '.vmcryptfs-*' -type d -printf '%p %y %m %U %G %T@\n'
-        find . -mindepth 1 ! -type d -printf '%p %y %m %U %G %s %T@ %n %l\n'
+        find . -mindepth 1 ! -type d -printf '%p %y %m %U %G %s %n %l\n'
         find . -type f -exec sha256sum {} +
         getfattr -R -P -h -d -m '^user' . 2>/dev/null
         getfattr -R -P -h -d -e hex -m '^system.posix_acl' . 2>/dev/null

@@ -47,7 +47,7 @@ header() {
 # A fingerprint without what an interruption may cost (docs/CLI.md): the times of folders are those that the last run began
 # with, and a file with several names that is turned back halfway is as many equal files.
 comparable() {
-    sed -E -e '/^\.\/tpm(\/deep)? d /d' -e 's/^(\.\/\S+ f .*\.[0-9]+) [0-9]+ $/\1/' "$1"
+    sed -E -e '/^\.\/tpm(\/deep)? d /d' -e 's/^(\.\/\S+ f .*) [0-9]+ $/\1/' "$1"
 }
 
 turn=0

@@ -1,6 +1,9 @@
 //! What `encrypt`, `decrypt` and `clone` refuse before they touch anything, and what they say.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
 
@@ -239,4 +242,52 @@ fn a_folder_of_several_vms_is_not_made_one_vm_unasked() {
     refuses(&host, &["encrypt", vm], 7, "db/db.vmx and web/web.vmx are settings of two VMs");
     host.run(&["encrypt", vm, "--one-vm"]);
     host.run(&["check", vm]);
+}
+
+/// Length, and second of the last change, of each file and link of a folder, but of its header.
+fn as_a_backup_sees(folder: &str) -> BTreeMap<OsString, (u64, i64)> {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let files = entries.filter(|entry| entry.file_name() != "vmcryptfs.home");
+    files
+        .map(|entry| {
+            let stat = entry.metadata().unwrap();
+            (entry.file_name(), (stat.len(), stat.mtime()))
+        })
+        .collect()
+}
+
+#[test]
+fn ciphertext_that_is_made_again_has_a_later_time_than_before() {
+    let host = Host::new();
+    let (vm, clone) = (folder(&host), host.path("clone"));
+    fs::write(host.path("vm/root.raw"), vec![7; 1 << 20]).unwrap();
+    symlink("a.txt", host.path("vm/link")).unwrap();
+    let later = |before: &BTreeMap<OsString, (u64, i64)>, now: &BTreeMap<OsString, (u64, i64)>| {
+        assert!(before.len() == 3 && before.keys().eq(now.keys()), "{before:?}, then {now:?}");
+        for (name, (len, second)) in now {
+            assert!(*len == before[name].0 && *second > before[name].1, "{name:?}: {before:?}, then {now:?}");
+        }
+    };
+    host.run(&["encrypt", vm]);
+    let first = as_a_backup_sees(vm);
+    host.run(&["decrypt", vm, "--all"]);
+    let clear = as_a_backup_sees(vm);
+    assert!(clear.iter().all(|(name, (_, second))| *second == first[name].1), "{clear:?}");
+    host.run(&["encrypt", vm]);
+    let second = as_a_backup_sees(vm);
+    later(&first, &second);
+
+    host.run(&["clone", vm, clone]);
+    later(&second, &as_a_backup_sees(clone));
+    fs::remove_dir_all(clone).unwrap();
+    host.run(&["clone", vm, clone, "--same-keys"]);
+    let same = as_a_backup_sees(clone);
+    let name = |name: &str| OsString::from(name);
+    assert_eq!(same[&name("a.txt")], second[&name("a.txt")], "the same bytes");
+    assert!(same[&name("root.raw")].1 > second[&name("root.raw")].1, "another header");
+
+    for form in ["home-file", "disk"] {
+        host.run(&["convert", host.path("vm/root.raw"), "--to", form]);
+    }
+    assert!(as_a_backup_sees(vm)[&name("root.raw")].1 > second[&name("root.raw")].1 + 1);
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Gid, Mode, Stat, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Timestamps, Uid};
 
 use crate::error::{Context, Result};
 use crate::format::home_file::FileId;
@@ -13,7 +13,7 @@ use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
 use crate::sys::file::proc_entry;
 use crate::text::Show;
 use crate::vm::acl;
-use crate::vm::attributes::{give_owner, give_permissions, give_times, set_xattr, times_of, xattr, xattr_names};
+use crate::vm::attributes::{give_owner, give_permissions, set_xattr, times_after, times_of, xattr, xattr_names};
 
 const USER: &[u8] = b"user.";
 
@@ -53,6 +53,25 @@ impl Sealing<'_> {
     }
 }
 
+/// What becomes of the time of last change.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ChangeTime {
+    /// It stays.
+    Kept,
+    /// It is now, and later by a second at least: who copies by size and time would not take other bytes of the same length.
+    Later,
+}
+
+impl ChangeTime {
+    /// The times of what takes the place of something with these attributes.
+    pub(super) fn times(self, stat: &Stat) -> Timestamps {
+        match self {
+            Self::Kept => times_of(stat),
+            Self::Later => times_after(stat),
+        }
+    }
+}
+
 /// Everything of a file or directory that is not content, with `user.` values as programs see them.
 pub(super) struct Attributes {
     stat: Stat,
@@ -82,13 +101,13 @@ impl Attributes {
     ///
     /// # Errors
     /// `E2BIG` for a value that cannot be sealed, or `Io`.
-    pub(super) fn give(&self, file: &File, sealing: Sealing<'_>) -> Result<()> {
+    pub(super) fn give(&self, file: &File, sealing: Sealing<'_>, time: ChangeTime) -> Result<()> {
         give_owner(&self.stat, file)?;
         for (name, value) in &self.xattrs {
             set_xattr(file, name, &sealing.seal(name, value)?)?;
         }
         give_permissions(&self.stat, &self.acls, file)?;
-        give_times(&self.stat, file)
+        rustix::fs::futimens(file, &time.times(&self.stat)).map_err(io::Error::from).context(|| "setting times".into())
     }
 
     /// Gives only the values that a home seals, as long as `sealing` makes each.
@@ -157,10 +176,10 @@ pub(super) fn convert_in_place(dir: &File, keys: &HomeKeys, seal: bool) -> Resul
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr) -> Result<()> {
+pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr, time: ChangeTime) -> Result<()> {
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-        .and_then(|()| rustix::fs::utimensat(dir, name, &times_of(stat), AtFlags::SYMLINK_NOFOLLOW))
+        .and_then(|()| rustix::fs::utimensat(dir, name, &time.times(stat), AtFlags::SYMLINK_NOFOLLOW))
         .map_err(io::Error::from)
         .context(|| "giving a symbolic link its owner and times".into())
 }

@@ -21,7 +21,7 @@ use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
-use crate::vm::convert::attributes::{self, Attributes, Sealing};
+use crate::vm::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::vm::convert::clone_file::{Copied, Source};
 use crate::vm::convert::erased;
 use crate::vm::convert::form::WrappingKey;
@@ -224,10 +224,12 @@ impl Cloning<'_> {
             FileType::Directory => self.folder(entry, keys),
             FileType::Symlink => {
                 let text = self.link_text(entry, keys)?;
+                let is_new = entry.found == Found::SealedLink && !self.options.same_keys;
+                let time = if is_new { ChangeTime::Later } else { ChangeTime::Kept };
                 rustix::fs::symlinkat(text.as_os_str(), &parent, name)
                     .map_err(io::Error::from)
                     .context(|| "making a symbolic link".into())?;
-                attributes::give_to_link(&entry.stat, &parent, name)
+                attributes::give_to_link(&entry.stat, &parent, name, time)
             }
             kind @ (FileType::Fifo
             | FileType::Socket
@@ -254,7 +256,7 @@ impl Cloning<'_> {
         };
         let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
         let sealed_by = Sealing::By(&self.source.unlocked()?.keys, None);
-        Attributes::read(&from, sealed_by)?.give(&to, Sealing::By(keys, None))?;
+        Attributes::read(&from, sealed_by)?.give(&to, Sealing::By(keys, None), ChangeTime::Kept)?;
         to.sync_all().context(|| "making names durable".into())
     }
 

@@ -16,7 +16,7 @@ use crate::store::clear_file::ClearFile;
 use crate::store::disk::LockedDisk;
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
-use crate::vm::convert::attributes::{Attributes, Sealing};
+use crate::vm::convert::attributes::{Attributes, ChangeTime, Sealing};
 use crate::vm::convert::copy;
 use crate::vm::convert::form::{DiskSpec, Form, Target, WrappingKey};
 use crate::vm::convert::opened::unlock;
@@ -83,7 +83,7 @@ impl Copied<'_> {
                 let original = Original::claim(source.root, &entry.path, Access::Read, clear)?;
                 let values = Attributes::read(original.form.backing(), Sealing::Clear)?;
                 let to = clone_bytes(&original, file, pace)?;
-                values.give(to.backing(), Sealing::Clear)?;
+                values.give(to.backing(), Sealing::Clear, ChangeTime::Kept)?;
                 to.backing().sync_all().context(|| "making the copy durable".into())?;
                 Ok(original)
             }
@@ -140,7 +140,7 @@ impl Copied<'_> {
         let header = Header { uuid: random::uuid()?, sequence: 1, ..header };
         let storage = FileStorage::new(to.backing().try_clone().context(|| "duplicating a descriptor".into())?);
         header_area::create(&storage, &header, &dek)?;
-        values.give(to.backing(), Sealing::By(self.keys, Some(disk_id(header.uuid))))?;
+        values.give(to.backing(), Sealing::By(self.keys, Some(disk_id(header.uuid))), ChangeTime::Later)?;
         to.backing().sync_all().context(|| "making the copy durable".into())?;
         Ok(original)
     }
@@ -160,7 +160,7 @@ impl Copied<'_> {
             to.ensure_id()?;
         }
         copy::copy(from.content(), to.content(), pace)?;
-        values.give(to.backing(), to.sealing(self.keys))?;
+        values.give(to.backing(), to.sealing(self.keys), target.time())?;
         to.backing().sync_all().context(|| "making the copy durable".into())
     }
 }

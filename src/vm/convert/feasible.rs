@@ -16,7 +16,7 @@ use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_t
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::{give_owner, give_times};
-use crate::vm::convert::attributes::{self, Attributes, Sealing};
+use crate::vm::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::vm::convert::plan::Obstacle;
 use crate::vm::convert::tree::{Entry, Found};
 
@@ -113,7 +113,7 @@ impl<'a> Trial<'a> {
         if own.are_plain() {
             return self.check_owner(entry);
         }
-        own.give(&unnamed(self.root)?, self.sealing())
+        own.give(&unnamed(self.root)?, self.sealing(), ChangeTime::Kept)
     }
 
     fn check_values_of_folder(&self, entry: &Entry) -> Result<()> {

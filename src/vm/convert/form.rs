@@ -19,7 +19,7 @@ use crate::store::disk::{self, Disk, LockedDisk};
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::AsPlainFile;
-use crate::vm::convert::attributes::Sealing;
+use crate::vm::convert::attributes::{ChangeTime, Sealing};
 use crate::vm::{home, keyring};
 
 /// A file that is open in one of its forms.
@@ -104,6 +104,15 @@ pub(super) enum Target<'k> {
 }
 
 impl Target<'_> {
+    /// Its time of last change. Ciphertext of the same length may have had the original's time before, in a backup too; what is in
+    /// the clear equals what had its time.
+    pub(super) fn time(&self) -> ChangeTime {
+        match self {
+            Self::Clear => ChangeTime::Kept,
+            Self::Home(_) | Self::Disk(_) => ChangeTime::Later,
+        }
+    }
+
     /// Makes an empty one of an empty backing file.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
-use crate::vm::convert::attributes;
+use crate::vm::convert::attributes::{self, ChangeTime};
 use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::tree::{Entry, Found, by_inode, read_link};
@@ -78,11 +78,12 @@ fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> R
     match (entry.found, direction) {
         (Found::ClearLink, Direction::Encrypt) => {
             let text = read_text(site.root, &entry.path)?;
-            site.replace_link(&entry.path, &entry.stat, OsStr::new(&seal_target(site.keys, text.as_bytes())?))
+            let sealed = seal_target(site.keys, text.as_bytes())?;
+            site.replace_link(&entry.path, &entry.stat, OsStr::new(&sealed), ChangeTime::Later)
         }
         (Found::SealedLink, Direction::Decrypt) => {
             let text = opened_target(site.root, site.keys, &entry.path)?;
-            site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text))
+            site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text), ChangeTime::Kept)
         }
         (Found::Folder, _) => {
             let dir = open_beneath(site.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())

@@ -19,7 +19,7 @@ use crate::store::home_file::HomeKeys;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
-use crate::vm::convert::attributes::{self, Attributes};
+use crate::vm::convert::attributes::{self, Attributes, ChangeTime};
 use crate::vm::convert::copy;
 use crate::vm::convert::form::{Form, Target};
 use crate::vm::convert::overwrite;
@@ -157,13 +157,13 @@ impl Site<'_, '_> {
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr) -> Result<()> {
+    pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr, time: ChangeTime) -> Result<()> {
         let name = Draft::name()?;
         rustix::fs::symlinkat(text, self.root, &name)
             .map_err(io::Error::from)
             .context(|| "making a symbolic link".into())?;
         let draft = Draft { root: self.root, name, file: None };
-        attributes::give_to_link(stat, self.root, OsStr::new(&draft.name))?;
+        attributes::give_to_link(stat, self.root, OsStr::new(&draft.name), time)?;
         draft.publish(path)
     }
 
@@ -176,7 +176,7 @@ impl Site<'_, '_> {
             to.ensure_id()?;
         }
         copy::copy(from.content(), to.content(), self.pace)?;
-        attributes.give(to.backing(), to.sealing(self.keys))?;
+        attributes.give(to.backing(), to.sealing(self.keys), target.time())?;
         to.backing().sync_all().context(|| "making the new file durable".into())?;
         // What the page cache holds would prove nothing about the medium.
         let _ = rustix::fs::fadvise(to.backing(), 0, None, Advice::DontNeed);
