@@ -18,7 +18,8 @@ use vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, 
 use vmcryptfs::crypto::random;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::crypto::xts::Engine;
-use vmcryptfs::error::{Error, Result};
+use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::format::erasure::{Erasure, MARK_LEN};
 use vmcryptfs::format::header::{
     ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, Slot, Transition, TransitionId, UnverifiedHeader,
 };
@@ -47,6 +48,7 @@ fn every_folder_of_vectors_has_a_test() {
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
     let sets = [
+        "erasure",
         "header",
         "home-file",
         "home-value",
@@ -138,7 +140,21 @@ fn pairs_of_copies() {
     }
 }
 
-/// A header with one slot.
+#[test]
+fn marks_of_erased_components() {
+    for vector in vectors("erasure", 22) {
+        let bytes = &vector.bodies[0];
+        let read = Erasure::decode(bytes).ok_or_else(|| Error::new(Kind::Invalid, "no mark"));
+        let Some(mark) = vector.judge(read) else { continue };
+        assert_eq!(mark.kind, kind_of(&vector), "{}", vector.name);
+        assert_eq!(mark.uuid.unwrap_or_default().to_string(), vector.get("uuid"), "{}", vector.name);
+        assert_eq!(mark.time.to_string(), vector.get("time"), "{}", vector.name);
+        assert_eq!(mark.encode().unwrap(), bytes[..MARK_LEN], "{}", vector.name);
+        let refusal = UnverifiedHeader::decode(bytes).unwrap_err();
+        assert_eq!(refusal.kind(), Kind::KeyUnavailable, "{}", vector.name);
+    }
+}
+
 #[test]
 fn saved_headers() {
     for vector in vectors("saved", 16) {
@@ -151,6 +167,7 @@ fn saved_headers() {
     }
 }
 
+/// A header with one slot.
 fn header(shape: Shape, slot: Slot) -> Header {
     Header {
         sequence: 1,

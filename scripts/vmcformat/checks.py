@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import disk, header, home_file, native, saved, transition
+from . import disk, erasure, header, home_file, native, saved, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, unwrap_dek
@@ -65,6 +65,16 @@ def read_saved(vector: VectorFile) -> None:
     want = [field for field in vector.fields if field[0] not in ("expect", "why", "time")]
     same(decoded_fields(found.header), want, "fields")
     same(saved.encode(found.time, found.copy), vector.bodies[0], "encoding of what was decoded")
+
+
+def read_erasure(vector: VectorFile) -> None:
+    """A file of erasure/."""
+    mark = vector.bodies[0]
+    found = erasure.decode(mark)
+    same(header.KIND_NAMES[found.kind], vector.get("kind"), "kind")
+    same(str(UUID(bytes=found.uuid)), vector.get("uuid"), "uuid")
+    same(found.time, vector.int("time"), "time")
+    same(erasure.encode(found), mark[:erasure.MARK_LEN], "encoding of what was decoded")
 
 
 def read_wrap(vector: VectorFile) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from . import (
     checks,
     disk_cases,
+    erasure_cases,
     header_bad,
     header_good,
     home_cases,
@@ -30,6 +31,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "home-file": (home_cases.file_vectors, checks.read_home_file),
     "home-value": (home_cases.value_vectors, checks.read_home_value),
     "saved": (saved_cases.vectors, checks.read_saved),
+    "erasure": (erasure_cases.vectors, checks.read_erasure),
     "native": (native_cases.vectors, checks.read_native),
 }
 
