@@ -277,5 +277,8 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
             None => println!("{name}: nothing to do; {} key slots", component.slots),
         }
     }
+    for unreadable in &changed.unreadable {
+        eprintln!("Not read, and with the keys that it had, if it is a disk: {unreadable}");
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::format::header::{Header, MAX_SLOTS, Slot};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::provider::NewKey;
 use crate::text::Show;
+use crate::vm::inventory::unreadable_below;
 use crate::vm::keyed::{Keyed, fetch_keks, name};
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
@@ -46,6 +47,10 @@ pub struct RemoveKey {
 pub struct SlotsChanged {
     /// One for each component that was looked at.
     pub components: Vec<SlotChanged>,
+    /// What of the VM folder could not be read, and has no other keys than it had if it is a disk: for people. Looked for where all
+    /// of it was meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
 }
 
 /// What became of a component's slots.
@@ -97,7 +102,7 @@ impl AddKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, added.then_some(&key_id)));
         }
-        Ok(SlotsChanged { components })
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
     }
 
     fn key(
@@ -169,7 +174,7 @@ impl RemoveKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, removed.as_ref()));
         }
-        Ok(SlotsChanged { components })
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
     }
 
     fn names(&self, provider: &ProviderName, slot: &Slot) -> bool {
@@ -210,6 +215,11 @@ impl RemoveKey {
         }
         Ok((Some(first.key_id.clone()), stay))
     }
+}
+
+/// What could not be read where all of a VM folder was meant.
+fn unreadable(place: &dyn Workplace, component: Option<&Path>) -> Vec<String> {
+    component.map_or_else(|| unreadable_below(&place.path()), |_| Vec::new())
 }
 
 fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<Vec<&'f FoundComponent>> {

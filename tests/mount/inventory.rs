@@ -242,7 +242,7 @@ fn what_was_erased_hinders_nothing_and_is_called_that() {
 }
 
 #[test]
-fn a_rekey_says_what_it_could_not_look_at() {
+fn changes_of_all_keys_say_what_was_not_looked_at() {
     let host = Host::with_vm();
     let (deep, too_deep) = ("d/".repeat(60), "d/".repeat(130));
     fs::create_dir_all(host.path(&format!("web01/{too_deep}"))).unwrap();
@@ -252,6 +252,11 @@ fn a_rekey_says_what_it_could_not_look_at() {
     assert!(rekeyed["unreadable"][0].as_str().unwrap().contains("deeper than 128 folders"), "{rekeyed}");
     let said = String::from_utf8(host.try_run(&["rekey", host.path("web01")]).stderr).unwrap();
     assert!(said.contains("Not read, and with the keys that it had"), "{said}");
+    host.run(&["provider", "add", "native", "escrow"]);
+    for verb in ["add", "remove"] {
+        let all = json(&host.run(&["key", verb, "--json", host.path("web01"), "--all", "--provider", "escrow"]));
+        assert!(all["unreadable"][0].as_str().unwrap().contains("deeper than 128 folders"), "{all}");
+    }
 }
 
 #[test]
