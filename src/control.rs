@@ -258,7 +258,7 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
             for stream in listener.incoming() {
                 // Without descriptors or threads there is nothing to do but to wait until there are some again.
                 if let Err(error) = stream.and_then(|stream| answer_on_own_thread(&fs, &mount.mountpoint, stream)) {
-                    tracing::warn!("control socket: {error}");
+                    tracing::warn!("{}", Error::io("control socket", error).chain());
                     thread::sleep(AFTER_FAILURE);
                 }
             }

@@ -180,7 +180,8 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     // Before the mount is there, so that no signal in between leaves it behind.
     let signals = signals::catch()?;
     if let Err(error) = process::stay_alive() {
-        tracing::debug!("the process has no place of its own when memory runs out: {error}");
+        let what = "the process has no place of its own when memory runs out";
+        tracing::debug!("{}", Error::io(what, error).chain());
     }
     let source = std::path::absolute(&args.folder).context(|| format!("resolving {}", args.folder.shown()))?;
     ready::check_source(&source, args.empty)?;

@@ -262,6 +262,7 @@ fn choose_default(config: &Path, name: &ProviderName) -> Result<()> {
 
 fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseSource) -> Result<()> {
     let backup = Backup::of(config, name)?;
+    backup::refuse_existing(file)?; // before anyone thinks of a passphrase
     let passphrase = source.read(Purpose::Choose)?;
     backup.write(config, file, &passphrase, backup::COST)?;
     println!("backed up key provider {name} with primary key {} to {}", backup.primary_uuid(), file.shown());

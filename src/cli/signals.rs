@@ -9,7 +9,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::log;
 use crate::control;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
 use crate::sys::process;
 use crate::text::Show;
@@ -71,7 +71,7 @@ impl Reloaded {
     fn on_own_thread(self: &Arc<Self>, name: &str, work: fn(&Self)) -> bool {
         let own = Arc::clone(self);
         if let Err(error) = thread::Builder::new().name(name.into()).spawn(move || work(&own)) {
-            tracing::error!("starting the thread {name}: {error}");
+            tracing::error!("{}", Error::io(format!("starting the thread {name}"), error).chain());
         }
         false
     }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use super::Record;
+use crate::error::Error;
 use crate::text;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -18,7 +19,8 @@ const PRIORITY_INFO: &str = "6";
 pub(super) fn send(record: &Record) {
     match send_to(Path::new(SOCKET), record) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!("the journal did not take event {}: {error}", record.operation);
+            let why = Error::io(format!("the journal did not take event {}", record.operation), error);
+            tracing::warn!("{}", why.chain());
         }
         _ => {}
     }

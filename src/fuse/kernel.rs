@@ -5,6 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
+use crate::error::Error;
 use crate::fs::NodeNumber;
 
 /// `FUSE_NOTIFY_INVAL_INODE`, in the place of a reply's error.
@@ -30,7 +31,7 @@ impl Kernel {
         message[16..24].copy_from_slice(&number.to_ne_bytes());
         // From offset 0 on, of any length: both stay 0.
         if let Err(error) = rustix::io::write(device, &message) {
-            tracing::debug!("asking the kernel to write back a file: {error}");
+            tracing::debug!("{}", Error::io("asking the kernel to write back a file", error.into()).chain());
         }
     }
 }

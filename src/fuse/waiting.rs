@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fs::FileSystem;
 use crate::vm::keyring::Question;
 
@@ -34,6 +34,6 @@ pub(super) fn answer_later<T: 'static>(
 /// A request whose thread cannot be started is answered with an error: that is what its reply does when it is dropped.
 fn on_own_thread(work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name("key-request".into()).spawn(work) {
-        tracing::error!("a request that waits for a key gets no thread: {error}");
+        tracing::error!("{}", Error::io("a request that waits for a key gets no thread", error).chain());
     }
 }

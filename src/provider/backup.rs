@@ -283,6 +283,17 @@ fn check_cost(cost: Cost) -> Result<()> {
     ))
 }
 
+/// Refuses the name of something that is there: a backup is a new file.
+///
+/// # Errors
+/// `Exists`.
+pub fn refuse_existing(file: &Path) -> Result<()> {
+    match file.symlink_metadata() {
+        Ok(_) => Err(Error::new(Kind::Exists, format!("{} exists already: a backup is a new file", file.shown()))),
+        Err(_) => Ok(()), // making it says more
+    }
+}
+
 fn check_name(found: &ProviderName, wanted: &ProviderName) -> Result<()> {
     if found == wanted {
         return Ok(());

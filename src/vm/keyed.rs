@@ -137,7 +137,8 @@ pub fn refuse_transition(header: &Header) -> Result<()> {
         None => Ok(()),
         Some(_) => Err(Error::new(
             Kind::Denied,
-            "a deep rekey of it is not finished: its keys can be changed and its header saved or restored after that",
+            "a deep rekey of it is not finished: `vmcryptfs rekey --deep` finishes it; its keys can be changed and its header saved \
+             or restored after that",
         )),
     }
 }

@@ -210,6 +210,7 @@ fn exit_codes_are_the_documented_ones() {
     }
     let (backup, right, wrong) = (host.path("backup"), host.path("right"), host.path("wrong"));
     host.run(&["provider", "backup", "local", backup, "--passphrase-file", right]);
+    host.refuses(&["provider", "backup", "local", backup], 9, "backup exists already"); // before it asks for a passphrase
     host.refuses(&["provider", "restore", "local", backup, "--passphrase-file", wrong], 5, "passphrase");
     overwrite(host.path("web01/root.raw"), 8, &2_u16.to_le_bytes()); // the header's version
     host.refuses(&["rekey", host.path("web01")], 11, "root.raw");

@@ -55,7 +55,7 @@ pub(super) fn stay_on(cpu: usize) {
     let mut mask = CpuSet::new();
     mask.set(cpu);
     if let Err(error) = sched_setaffinity(None, &mask) {
-        tracing::debug!("keeping a thread on CPU {cpu}: {error}");
+        tracing::debug!("{}", Error::io(format!("keeping a thread on CPU {cpu}"), error.into()).chain());
     }
 }
 

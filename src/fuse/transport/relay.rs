@@ -124,7 +124,7 @@ impl Relay {
             }
             Err(error) => {
                 drop(backlog);
-                tracing::error!("handing a request to the dispatcher: {error}");
+                tracing::error!("{}", Error::io("handing a request to the dispatcher", error.into()).chain());
                 self.deliver(&wire::out_header(unique, libc::EIO, 0));
             }
         }
@@ -144,7 +144,7 @@ impl Relay {
             };
             drop(backlog);
             if let Err(error) = self.send(&[IoSlice::new(&message)], SendFlags::NOSIGNAL) {
-                tracing::debug!("handing a request to the dispatcher: {error}");
+                tracing::debug!("{}", Error::io("handing a request to the dispatcher", error.into()).chain());
                 if let Some(request) = InHeader::decode(&message) {
                     self.deliver(&wire::out_header(request.unique, libc::EIO, 0));
                 }
@@ -164,7 +164,7 @@ impl Relay {
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    tracing::error!("taking a reply from the dispatcher: {error}");
+                    tracing::error!("{}", Error::io("taking a reply from the dispatcher", error.into()).chain());
                     break;
                 }
             }
@@ -220,6 +220,6 @@ pub(super) fn give(device: &OwnedFd, reply: &[u8]) {
         Ok(_) => {}
         // Nobody waits for it any more: the request was interrupted, or the mount is gone.
         Err(Errno::NOENT | Errno::NODEV) => {}
-        Err(error) => tracing::error!("replying to the kernel: {error}"),
+        Err(error) => tracing::error!("{}", Error::io("replying to the kernel", error.into()).chain()),
     }
 }
