@@ -15,6 +15,7 @@ mod homes;
 mod leaving;
 mod listing;
 mod lock;
+mod modes;
 mod namespace;
 mod node;
 mod open;

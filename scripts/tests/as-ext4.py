@@ -12,8 +12,7 @@ import random
 import stat
 import sys
 
-# Not those that deny their owner reading: docs/SEMANTICS.md says what is different there.
-MODES = [0o644, 0o600, 0o400, 0o444, 0o755, 0o1644]
+MODES = [0o644, 0o600, 0o400, 0o444, 0o755, 0o1644, 0o200, 0o000, 0o266, 0o1311]
 DIR_MODES = [0o755, 0o700, 0o300, 0o311, 0o500, 0o400, 0o100, 0o000, 0o1777]
 NAMES = ["a", "b", "c.raw", "d", "e"]
 FLAGS = [os.O_RDONLY, os.O_WRONLY, os.O_RDWR]

@@ -13,6 +13,7 @@ use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::content::ContentKind;
 use crate::fs::handle::{Content, Handle, HandleNumber};
+use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind, NodeNumber};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
@@ -54,7 +55,7 @@ impl FileSystem {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
         if let Some(size) = changes.size {
-            let open = self.open_node(&node, Access::Write)?;
+            let open = self.open_node(&node, Access::Write, Rights::Caller)?;
             if !caller.is_root() {
                 caller.drop_privileges(open.content.storage().file())?;
             }
@@ -116,10 +117,10 @@ impl FileSystem {
                 Err(refusal(name, libc::ENODATA))
             };
         }
-        let stored = self.with_backing(&node, read)?;
         if !is_user(name) {
-            return Ok(stored);
+            return self.with_backing(&node, read);
         }
+        let stored = self.with_backing(&node, |file| self.allowed(file, || read(file)))?;
         let home = self.home_of(&node)?;
         home::open_xattr(&home, self.xattr_owner(&node)?, name, &stored)
     }
@@ -149,7 +150,7 @@ impl FileSystem {
         let stored = if is_user(name) {
             home = self.home_of(&node)?;
             let owner = match &node.kind {
-                NodeKind::File(_) => Some(self.open_node(&node, Access::Write)?.content.file_id()?),
+                NodeKind::File(_) => Some(self.open_node(&node, Access::Write, Rights::Caller)?.content.file_id()?),
                 NodeKind::Directory(_)
                 | NodeKind::Symlink
                 | NodeKind::Special
@@ -162,7 +163,12 @@ impl FileSystem {
             value
         };
         self.with_backing(&node, |file| {
-            backing::set_xattr(file, name, stored, flags)?;
+            let set = || backing::set_xattr(file, name, stored, flags);
+            if is_user(name) {
+                self.allowed(file, set)?
+            } else {
+                set()?
+            }
             if name == acl::ACCESS { caller.drop_set_gid(file) } else { Ok(()) }
         })?;
         self.settle(&node)
@@ -193,7 +199,10 @@ impl FileSystem {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
         self.refuse_unsupported(name)?;
-        self.with_backing(&node, |file| backing::remove_xattr(file, name))?;
+        self.with_backing(&node, |file| {
+            let remove = || backing::remove_xattr(file, name);
+            if is_user(name) { self.allowed(file, remove) } else { remove() }
+        })?;
         self.settle(&node)
     }
 
@@ -209,7 +218,7 @@ impl FileSystem {
         if let Some(open) = node.open_file() {
             return open.content.file_id().map(Some);
         }
-        let stored = self.open_backing(node, OFlags::RDONLY)?;
+        let stored = self.open_backing(node, OFlags::RDONLY, Rights::Caller)?;
         match file.content() {
             ContentKind::Disk { .. } => {
                 let (_, header) = disk::read_header(stored)?;
@@ -231,7 +240,7 @@ impl FileSystem {
         };
         let open_len = node.open_file().map(|open| open.content.file().plain_len());
         if open_len.is_none() {
-            file.look_again(stat, || self.open_backing(node, OFlags::RDONLY));
+            file.look_again(stat, || self.open_backing(node, OFlags::RDONLY, Rights::Process));
         }
         let (size, blocks) = match file.content() {
             ContentKind::Disk { data_offset } => {

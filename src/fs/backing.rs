@@ -10,10 +10,12 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timestamps, 
 use rustix::io::Errno;
 
 use crate::error::{Context, Result};
+use crate::fs::modes;
 use crate::fs::stat::{self, Stat};
 use crate::sys::file::{open_beneath, open_unnoticed, proc_entry, read_unnoticed, readable};
 use crate::sys::mount_table::refuse_ours;
 use crate::text::Show;
+use crate::vm::acl;
 
 /// The root of all that a mount shows.
 pub(super) struct Backing(File);
@@ -41,10 +43,7 @@ pub(super) fn sync(file: &File) -> Result<()> {
 }
 
 pub(super) fn stat(file: &File) -> Result<Stat> {
-    rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, stat::WANTED)
-        .map(Stat::from)
-        .map_err(io::Error::from)
-        .context(|| "reading attributes".into())
+    modes::own(|| modes::look(file))
 }
 
 /// Path of an open directory, as the system has it now; empty if it cannot be read.
@@ -54,10 +53,8 @@ pub(super) fn path_of(dir: &File) -> PathBuf {
 }
 
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
-    refuse_ours(dir, name)
-        .and_then(|()| Ok(rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, stat::WANTED)?))
-        .map(Stat::from)
-        .context(|| format!("reading attributes of {}", name.shown()))
+    let look = || io::Result::Ok(rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, stat::WANTED)?.into());
+    refuse_ours(dir, name).and_then(|()| modes::own(look)).context(|| format!("reading attributes of {}", name.shown()))
 }
 
 /// Linux's limits on an extended attribute's value and on the list of all names, in bytes.
@@ -65,13 +62,13 @@ const XATTR_SIZE_MAX: usize = 65_536;
 const XATTR_LIST_MAX: usize = 65_536;
 
 pub(super) fn set_mode(file: &File, mode: u32) -> Result<()> {
-    rustix::fs::chmod(proc_entry(file), Mode::from_raw_mode(mode & 0o7777))
-        .map_err(io::Error::from)
-        .context(|| format!("setting mode {mode:o}"))
+    let _alone = modes::alone(file)?;
+    modes::set(file, mode)
 }
 
 pub(super) fn set_owner(file: &File, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    let _alone = modes::alone(file)?; // it takes bits from the mode
     rustix::fs::chownat(file, "", uid, gid, AtFlags::EMPTY_PATH)
         .map_err(io::Error::from)
         .context(|| "setting the owner".into())
@@ -115,7 +112,7 @@ pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
         .map(File::from)
         .inspect(read_unnoticed)
         .map_err(io::Error::from)
-        .context(|| "opening a removed file".into())
+        .context(|| "opening the file".into())
 }
 
 /// A handle on anything in an open directory, good for attributes alone.
@@ -159,6 +156,7 @@ pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {
 }
 
 pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
+    let _alone = acl::is_acl(name).then(|| modes::alone(file)).transpose()?;
     let entry = proc_entry(file);
     answer(XATTR_SIZE_MAX, |value| rustix::fs::getxattr(&entry, name, value))
         .context(|| format!("reading extended attribute {}", name.shown()))
@@ -180,6 +178,7 @@ fn answer(most: usize, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) ->
 }
 
 pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
+    let _alone = acl::is_acl(name).then(|| modes::alone(file)).transpose()?;
     rustix::fs::setxattr(proc_entry(file), name, value, flags)
         .map_err(io::Error::from)
         .context(|| format!("setting extended attribute {}", name.shown()))
@@ -200,6 +199,7 @@ fn names(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Ve
 }
 
 pub(super) fn remove_xattr(file: &File, name: &OsStr) -> Result<()> {
+    let _alone = acl::is_acl(name).then(|| modes::alone(file)).transpose()?;
     rustix::fs::removexattr(proc_entry(file), name)
         .map_err(io::Error::from)
         .context(|| format!("removing extended attribute {}", name.shown()))

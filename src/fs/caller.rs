@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use crate::error::Result;
-use crate::fs::backing;
+use crate::fs::modes;
 use crate::fs::namespace::SET_GID;
 use crate::sys::process;
 
@@ -26,11 +26,11 @@ impl Caller {
     /// Takes the set-group-id bit from a file that got an ACL from someone who could not have set that bit. The backing file
     /// system leaves it: it sees our process, not the caller.
     pub(super) fn drop_set_gid(&self, file: &File) -> Result<()> {
-        let stat = backing::stat(file)?;
-        if stat.st_mode & SET_GID == 0 || self.is_root() || self.is_in(stat.st_gid) {
-            return Ok(());
-        }
-        backing::set_mode(file, stat.st_mode & !SET_GID)
+        modes::change(file, |stat| {
+            let mode = stat.st_mode & 0o7777;
+            let stays = mode & SET_GID == 0 || self.is_root() || self.is_in(stat.st_gid);
+            if stays { mode } else { mode & !SET_GID }
+        })
     }
 
     /// Takes the set-user-id and set-group-id bits from a file that the caller changes. The set-group-id bit of a file that its group
@@ -38,14 +38,11 @@ impl Caller {
     pub(super) fn drop_privileges(&self, file: &File) -> Result<()> {
         const SET_UID: u32 = 0o4000;
         const GROUP_EXECUTE: u32 = 0o010;
-        let stat = backing::stat(file)?;
-        let mode = stat.st_mode & 0o7777;
-        if mode & (SET_UID | SET_GID) == 0 {
-            return Ok(());
-        }
-        let is_lock = mode & GROUP_EXECUTE == 0 && self.is_in(stat.st_gid);
-        let kept = mode & if is_lock { !SET_UID } else { !(SET_UID | SET_GID) };
-        if kept == mode { Ok(()) } else { backing::set_mode(file, kept) }
+        modes::change(file, |stat| {
+            let mode = stat.st_mode & 0o7777;
+            let is_lock = || mode & GROUP_EXECUTE == 0 && self.is_in(stat.st_gid);
+            mode & if mode & SET_GID != 0 && is_lock() { !SET_UID } else { !(SET_UID | SET_GID) }
+        })
     }
 
     fn is_in(&self, group: u32) -> bool {

@@ -8,6 +8,7 @@ use rustix::fs::OFlags;
 
 use crate::error::{Error, Result};
 use crate::fs::handle::{Handle, HandleNumber};
+use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind};
 use crate::fs::{CacheMode, FileSystem, backing};
 
@@ -90,7 +91,7 @@ impl FileSystem {
         match &node.kind {
             NodeKind::Directory(_) => self.dir_of(node).and_then(|dir| self.sync_names(&dir)),
             NodeKind::File(_) => {
-                match self.open_backing(node, OFlags::RDONLY) {
+                match self.open_backing(node, OFlags::RDONLY, Rights::Process) {
                     Ok(file) => backing::sync(&file),
                     Err(_) => self.sync_all(), // one that this process may not read
                 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::HOME_FILE;
+use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::leaving::Leaving;
@@ -299,7 +299,7 @@ impl FileSystem {
             FileKind::Directory if is_datastore(parent) => NodeKind::Directory(Place::Vm),
             FileKind::Directory => NodeKind::Directory(Place::Inside),
             // What this process may not read is shown, but whatever it is, it will not open.
-            FileKind::Regular => match backing::file_at(dir, name, OFlags::RDONLY) {
+            FileKind::Regular => match self.open_to_look(dir, name, &stat) {
                 Ok(file) => NodeKind::File(FileNode::new(ContentKind::of(file)?, &stat)),
                 Err(_) => NodeKind::File(FileNode::new(ContentKind::Home, &stat)),
             },
@@ -307,6 +307,18 @@ impl FileSystem {
             FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => NodeKind::Special,
         };
         Ok((self.nodes.found(parent.number, name, &stat, birth.in_full(dir, name), kind)?, stat))
+    }
+
+    /// Opens a file to see how it keeps its content, on which the length depends that the mount shows. One that is shorter than any disk
+    /// is none, and not worth a change of its mode.
+    fn open_to_look(&self, dir: &File, name: &OsStr, stat: &Stat) -> Result<File> {
+        backing::file_at(dir, name, OFlags::RDONLY).or_else(|refused| {
+            if u64::try_from(stat.st_size).is_ok_and(|len| len < DEFAULT_DATA_OFFSET) {
+                return Err(refused);
+            }
+            let file = backing::any_at(dir, name)?;
+            self.lend(&file, refused, || backing::reopen(&file, OFlags::RDONLY))
+        })
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) struct Node {
 }
 
 /// Which inode of which file system a node stands for.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct BackingId(u64, u64);
 
 impl BackingId {

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
+use crate::fs::modes::Rights;
 use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
 use crate::fs::places::Place;
@@ -33,7 +34,7 @@ impl FileSystem {
         if let NodeKind::Image(image) = &node.kind {
             return Ok((self.open_image(&node, image, mode.access(), caller)?, CacheMode::Direct));
         }
-        let open = self.open_node_for(&node, mode.access(), self.home_cache(mode), Some(caller.uid))?;
+        let open = self.open_node_for(&node, mode.access(), self.home_cache(mode), Some(caller.uid), Rights::Caller)?;
         let cache = open.cache;
         Ok((self.handles.insert(Handle::File(open)), cache))
     }
@@ -113,8 +114,8 @@ impl FileSystem {
     }
 
     /// The open file of a node: shared with handles, or opened now, for the time of one operation or for what nobody asked for.
-    pub(super) fn open_node(&self, node: &Node, access: Access) -> Result<Arc<OpenFile>> {
-        self.open_node_for(node, access, CacheMode::Kernel, None)
+    pub(super) fn open_node(&self, node: &Node, access: Access, rights: Rights) -> Result<Arc<OpenFile>> {
+        self.open_node_for(node, access, CacheMode::Kernel, None, rights)
     }
 
     /// The same, for the user who has it open from now on.
@@ -124,15 +125,19 @@ impl FileSystem {
         access: Access,
         home_cache: CacheMode,
         user: Option<u32>,
+        rights: Rights,
     ) -> Result<Arc<OpenFile>> {
         self.open_shared(node, access, home_cache, || {
             let place = user.map(|user| self.places.take(user)).transpose()?;
             let home = self.home_of(node)?;
-            let for_writing = || self.open_backing(node, OFlags::RDWR);
+            if access == Access::Write {
+                return Ok((self.open_backing(node, OFlags::RDWR, rights)?, home, true, place));
+            }
+            // A later handle may be for writing.
+            let for_writing = || self.open_backing(node, OFlags::RDWR, Rights::Process);
             match if self.options.read_only { None } else { for_writing().ok() } {
                 Some(file) => Ok((file, home, true, place)),
-                None if access == Access::Read => Ok((self.open_backing(node, OFlags::RDONLY)?, home, false, place)),
-                None => Ok((for_writing()?, home, true, place)),
+                None => Ok((self.open_backing(node, OFlags::RDONLY, rights)?, home, false, place)),
             }
         })
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use crate::error::{Error, Kind, Result};
+use crate::fs::modes::Rights;
 use crate::fs::node::{BackingId, Node, NodeKind, NodeNumber, ROOT, stale};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
@@ -89,17 +90,18 @@ impl FileSystem {
     ///
     /// # Errors
     /// `Io`, with `ESTALE` when another file has its name.
-    pub(super) fn open_backing(&self, node: &Node, flags: OFlags) -> Result<File> {
-        let held = |file: Arc<File>| backing::reopen(&file, flags);
+    pub(super) fn open_backing(&self, node: &Node, flags: OFlags, rights: Rights) -> Result<File> {
+        let lent = |file: &File, refused| match rights {
+            Rights::Caller => self.lend(file, refused, || backing::reopen(file, flags)),
+            Rights::Process => Err(refused),
+        };
+        let held = |file: Arc<File>| backing::reopen(&file, flags).or_else(|refused| lent(&file, refused));
         self.reach(node, held, |dir, name| match backing::file_at(dir, name, flags) {
             Ok(file) => Ok(node.is(&backing::stat(&file)?).then_some(file)),
             // What cannot be opened may be something else by now.
-            Err(error) => {
-                if node.is(&backing::stat_at(dir, name)?) {
-                    Err(error)
-                } else {
-                    Ok(None)
-                }
+            Err(refused) => {
+                let found = backing::any_at(dir, name)?;
+                if node.is(&backing::stat(&found)?) { lent(&found, refused).map(Some) } else { Ok(None) }
             }
         })
     }

@@ -17,6 +17,7 @@ use vmdk_layout::{DiskFile, Role};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::handle::{Handle, HandleNumber, OpenFile};
+use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{Attr, CacheMode, Caller, FileKind, FileSystem, backing};
@@ -281,7 +282,7 @@ impl VmFiles for OpenFolder<'_> {
     fn open(&self, name: &OsStr) -> Result<Arc<OpenFile>> {
         let (node, _) = self.fs.find(&self.vm, &self.dir, name)?;
         self.used.borrow_mut().push(node.number);
-        self.fs.open_node_for(&node, Access::Read, CacheMode::Kernel, self.user)
+        self.fs.open_node_for(&node, Access::Read, CacheMode::Kernel, self.user, Rights::Process)
     }
 
     fn names(&self) -> Result<Vec<OsString>> {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
 use crate::fs::handle::{Content, OpenFile, past_closing};
+use crate::fs::modes::Rights;
 use crate::fs::node::{NodeKind, NodeNumber, Place, ROOT};
 use crate::fs::{FileSystem, backing};
 use crate::key::Dek;
@@ -71,7 +72,7 @@ impl FileSystem {
         }
         let number = looked_up.nodes.last().copied().unwrap_or(ROOT);
         let node = self.nodes.get(number)?;
-        Ok((self.asking(|fs| fs.open_node(&node, access))?, looked_up))
+        Ok((self.asking(|fs| fs.open_node(&node, access, Rights::Process))?, looked_up))
     }
 }
 

@@ -7,3 +7,4 @@ mod content;
 mod forged;
 mod names;
 mod set_ids;
+mod unreadable;

@@ -7,6 +7,9 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+/// Runs a program for which the modes of root's own files count.
+pub(crate) const WITHOUT_OVERRIDE: [&str; 2] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+
 pub(crate) struct Host {
     dir: TempDir,
 }
@@ -83,6 +86,15 @@ impl Host {
     /// Mounts a folder of this host and returns the mount. The variable MOUNT_OPTIONS says what all mounts are made with that do
     /// not say it themselves (`--backing-io=direct`).
     pub(crate) fn mount(&self, folder: &str, options: &[&str]) -> Mount<'_> {
+        self.mount_through(&[], folder, options)
+    }
+
+    /// The same, by a process that has none of root's ways past permissions: for it modes count, as for an ordinary user's.
+    pub(crate) fn mount_as_ordinary(&self, folder: &str, options: &[&str]) -> Mount<'_> {
+        self.mount_through(&WITHOUT_OVERRIDE, folder, options)
+    }
+
+    fn mount_through(&self, program: &[&str], folder: &str, options: &[&str]) -> Mount<'_> {
         let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir().unwrap(); // not within what may be mounted
         let log = self.path("log");
         let at = mountpoint.path().display().to_string();
@@ -91,7 +103,13 @@ impl Host {
         let everywhere: Vec<&str> =
             everywhere.split_whitespace().filter(|option| !options.iter().any(|own| *own == name(option))).collect();
         let args = [&["mount", "--log-file", log, self.path(folder), &at], options, &everywhere].concat();
-        self.run(&args);
+        let mount = self.command(&args);
+        let mut through = Command::new(program.first().map_or(mount.get_program(), OsStr::new));
+        if let Some((_, more)) = program.split_first() {
+            through.args(more).arg(mount.get_program());
+        }
+        let output = through.args(mount.get_args()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Mount { host: self, mountpoint: Some(mountpoint) }
     }
 
