@@ -169,8 +169,10 @@ impl FileSystem {
                 let Options { engine, backing_io, .. } = self.options;
                 disk::open(backing_file, access, &self.keyring, engine, backing_io).map(Content::Disk)
             }
-            ContentKind::Home => home::open(backing_file, access, &home.keys, || self.name(node.number))
-                .map(|home| Content::Home(Box::new(home))),
+            ContentKind::Home => {
+                home::open(backing_file, access, &home.keys, &home.header.disk_names, || self.name(node.number))
+                    .map(|home| Content::Home(Box::new(home)))
+            }
         };
         let content = content.context(|| self.name(node.number))?;
         let open = Arc::new(OpenFile::new(content, home_cache, access, may_write, home, place, turn));

@@ -190,8 +190,14 @@ impl<'e> Checked<'_, 'e> {
             return;
         }
         let sealed = Sealed { open: self.check.open, keys: &home.keys, data: self.check.data };
-        if let Err(error) = sealed.check(entry, &mut home.tally) {
-            self.add(&entry.path, "file", None, State::Problem(error.kind()), error.chain());
+        match sealed.check(entry, &mut home.tally) {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                let advice =
+                    format!("genuine; a home file that looks like a disk ({why}): `vmcryptfs convert` makes it one");
+                self.add(&entry.path, "file", None, State::Good, advice);
+            }
+            Err(error) => self.add(&entry.path, "file", None, State::Problem(error.kind()), error.chain()),
         }
     }
 

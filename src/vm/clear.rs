@@ -69,14 +69,17 @@ const MIN_RAW_LEN: u64 = 64 << 10;
 const MIN_BLANK_LEN: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
 
-/// Says what a file in the clear is.
+/// Says what a file in the clear is. Where its content is silent, it is a disk by the names that its home, or the home that it will
+/// get, has for disks.
 ///
 /// # Errors
 /// `Io`.
-pub fn kind_of(file: &File, name: &OsStr) -> Result<ClearKind> {
-    let name = name.to_string_lossy();
-    let file = Bytes::of(file)?;
-    file.classify(&name, Role::of_name(&name)).context(|| format!("reading {name}"))
+pub fn kind_of(file: &File, name: &OsStr, disk_names: &DiskNames) -> Result<ClearKind> {
+    let bytes = Bytes::of(file)?;
+    let shown = name.to_string_lossy();
+    let role = Role::of_name(&shown);
+    let found = bytes.disk_or_descriptor(role).context(|| format!("reading {shown}"))?;
+    Ok(found.unwrap_or_else(|| by_name(name, disk_names, role, bytes.len)))
 }
 
 /// What a home file is taken for, by its name and length, that could be a disk: for people, who know more.
@@ -107,32 +110,33 @@ impl Bytes<'_> {
         Ok(Bytes { file, len })
     }
 
-    fn classify(&self, name: &str, role: Role) -> io::Result<ClearKind> {
+    /// What the content says.
+    fn disk_or_descriptor(&self, role: Role) -> io::Result<Option<ClearKind>> {
         if let Some(found) = self.first_of(&CONTAINERS)? {
-            return Ok(ClearKind::Disk(found));
+            return Ok(Some(ClearKind::Disk(found)));
         }
         if self.len >= 512 && self.stands(&Magic(self.len - 512, b"conectix", ""))? {
-            return Ok(ClearKind::Disk("VHD image"));
+            return Ok(Some(ClearKind::Disk("VHD image")));
         }
         match DiskFile::read(self) {
-            Ok(DiskFile::Descriptor(_)) => return Ok(ClearKind::Home("VMDK descriptor")),
-            Ok(DiskFile::Monolithic { .. }) => return Ok(ClearKind::Disk("VMDK image")),
-            Ok(DiskFile::Extent(_)) => return Ok(ClearKind::Disk("VMDK extent")),
+            Ok(DiskFile::Descriptor(_)) => return Ok(Some(ClearKind::Home("VMDK descriptor"))),
+            Ok(DiskFile::Monolithic { .. }) => return Ok(Some(ClearKind::Disk("VMDK image"))),
+            Ok(DiskFile::Extent(_)) => return Ok(Some(ClearKind::Disk("VMDK extent"))),
             // A flat extent is neither, and so is what is no VMDK at all.
             Err(_) => {}
         }
         if may_be_raw(role) && self.len >= MIN_RAW_LEN && self.len.is_multiple_of(512) {
             if let Some(found) = self.first_of(&RAW)? {
-                return Ok(ClearKind::Disk(found));
+                return Ok(Some(ClearKind::Disk(found)));
             }
             if self.is_ext()? {
-                return Ok(ClearKind::Disk("raw image: ext2, 3 or 4"));
+                return Ok(Some(ClearKind::Disk("raw image: ext2, 3 or 4")));
             }
             if self.has_partitions()? {
-                return Ok(ClearKind::Disk("raw image: partition table"));
+                return Ok(Some(ClearKind::Disk("raw image: partition table")));
             }
         }
-        Ok(by_name(name, role, self.len))
+        Ok(None)
     }
 
     fn stands(&self, Magic(offset, magic, _): &Magic) -> io::Result<bool> {
@@ -178,13 +182,15 @@ fn may_be_raw(role: Role) -> bool {
     role.side() == Side::Disk || matches!(role, Role::Disk | Role::Other | Role::Lock | Role::Screenshot)
 }
 
-fn by_name(name: &str, role: Role, len: u64) -> ClearKind {
-    if DiskNames::default().matches(OsStr::new(name)) || role.side() == Side::Disk {
+fn by_name(name: &OsStr, disk_names: &DiskNames, role: Role, len: u64) -> ClearKind {
+    // A list that has all names does not mean those that VMware gives to settings, logs and what is saved of memory.
+    let listed = disk_names.matches(name) && (may_be_raw(role) || DiskNames::default().matches(name));
+    if listed || role.side() == Side::Disk {
         return ClearKind::Disk("by its name");
     }
     let blank = len >= MIN_BLANK_LEN && len.is_multiple_of(MIB);
     // A descriptor that cannot be read stays one: only a name that says nothing leaves it to the size.
-    if blank && role == Role::Other && !has_other_ending(name) {
+    if blank && role == Role::Other && !has_other_ending(&name.to_string_lossy()) {
         return ClearKind::Disk("by its size");
     }
     ClearKind::Home(home_reason(role))

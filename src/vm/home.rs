@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, UnverifiedHeader};
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header};
+use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::storage::{Access, FileStorage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
@@ -52,6 +53,7 @@ pub fn open(
     file: File,
     access: Access,
     keys: &HomeKeys,
+    disk_names: &DiskNames,
     name: impl FnOnce() -> String,
 ) -> Result<HomeFile<FileStorage>> {
     let storage = FileStorage::new(file);
@@ -59,7 +61,7 @@ pub fn open(
     let home_file = HomeFile::open(storage, keys)?;
     // Zeros in place of a header: lost in a crash, or what many a disk in the clear begins with, which a first write would
     // clear as a whole.
-    if home_file.has_lost_header() && is_clear_disk(&home_file, &name())? {
+    if home_file.has_lost_header() && is_clear_disk(&home_file, disk_names, &name())? {
         return Err(Error::new(Kind::Corrupt, "a disk in the clear: it is not served through a mount"));
     }
     if access == Access::Write {
@@ -68,9 +70,9 @@ pub fn open(
     Ok(home_file)
 }
 
-fn is_clear_disk(file: &HomeFile<FileStorage>, path: &str) -> Result<bool> {
+fn is_clear_disk(file: &HomeFile<FileStorage>, disk_names: &DiskNames, path: &str) -> Result<bool> {
     let name = Path::new(path).file_name().unwrap_or_default();
-    Ok(clear::kind_of(file.storage().file(), name)?.is_disk())
+    Ok(clear::kind_of(file.storage().file(), name, disk_names)?.is_disk())
 }
 
 /// Makes an empty home file under a name that must be free. Its header comes with its first byte: an empty file is a valid

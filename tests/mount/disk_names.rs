@@ -145,3 +145,35 @@ fn info_names_home_files_that_look_like_disks() {
     let told = host.try_run(&["info", host.path("web01")]).stderr;
     assert!(String::from_utf8_lossy(&told).contains("`vmcryptfs convert VM_FOLDER/root.snap1` makes it one"));
 }
+
+#[test]
+fn encrypt_goes_by_the_list_that_the_home_gets_or_has_and_check_says_what_looks_like_a_disk() {
+    let host = Host::new();
+    let config = host.path("config/config.toml");
+    let text = fs::read_to_string(config).unwrap();
+    fs::write(config, text + "\n[defaults]\ndisk-names = [\"vm#\"]\n").unwrap();
+    let vm = host.path("web01");
+    fs::create_dir(vm).unwrap();
+    let blank = |name: &str| fs::File::create(host.path(&format!("web01/{name}"))).unwrap().set_len(1 << 20).unwrap();
+    blank("vm1");
+    blank("root.snap1");
+    host.run(&["encrypt", vm]);
+    assert_eq!(disks(&host, "web01"), ["vm1"]);
+    host.run(&["disk-names", vm, "--add", "late.*"]);
+    blank("late.1");
+    host.run(&["encrypt", vm]);
+    assert_eq!(disks(&host, "web01"), ["late.1", "vm1"]);
+
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("hidden"), [b"QFI\xfb".as_slice(), &[0; 600]].concat()).unwrap();
+    fs::write(mount.path("a.raw"), vec![7; 1 << 20]).unwrap(); // the home's list has no such name
+    mount.unmount();
+    let found: serde_json::Value = serde_json::from_str(&host.run(&["check", "--json", vm])).unwrap();
+    let advice = |name: &str| {
+        let of = |found: &&serde_json::Value| found["path"].as_str().unwrap().ends_with(name);
+        found.as_array().unwrap().iter().find(of).map(|found| found["result"].as_str().unwrap().to_owned())
+    };
+    assert!(advice("/hidden").unwrap().contains("looks like a disk (qcow2 image): `vmcryptfs convert`"), "{found}");
+    assert!(advice("/a.raw").unwrap().contains("by its name"), "{found}");
+    assert_eq!(advice("/root.snap1"), None);
+}

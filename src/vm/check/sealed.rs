@@ -13,8 +13,12 @@ use crate::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::text::Show;
 use crate::vm::attributes::{xattr, xattr_names};
+use crate::vm::clear;
 use crate::vm::home;
 use crate::vm::inventory::{Entry, Link, What};
+
+/// Bytes that tell a disk image's format.
+const HEAD_LEN: usize = 512;
 
 /// What was looked at.
 #[derive(Default)]
@@ -47,10 +51,16 @@ pub(super) struct Sealed<'a> {
 }
 
 impl Sealed<'_> {
-    /// Proves that an entry is of this home, and, if all shall be read, whole.
-    pub(super) fn check(&self, entry: &Entry, tally: &mut Tally) -> Result<()> {
+    /// Proves that an entry is of this home, and, if all shall be read, whole. Says why a home file looks like a disk, if it does.
+    pub(super) fn check(&self, entry: &Entry, tally: &mut Tally) -> Result<Option<&'static str>> {
+        if matches!(entry.what, What::Sealed) {
+            return self.file(entry, tally);
+        }
+        self.other(entry, tally).map(|()| None)
+    }
+
+    fn other(&self, entry: &Entry, tally: &mut Tally) -> Result<()> {
         match &entry.what {
-            What::Sealed => self.file(entry, tally),
             What::Link(Link::Sealed) if self.data => self.link(entry, tally),
             What::Disk(headers) if self.data => {
                 let uuid = headers.unverified().map(|header| header.claims().uuid);
@@ -62,6 +72,7 @@ impl Sealed<'_> {
             | What::Disk(_)
             | What::Erased(_)
             | What::SavedHeader(_)
+            | What::Sealed
             | What::Clear(_)
             | What::Empty
             | What::Link(_)
@@ -71,7 +82,7 @@ impl Sealed<'_> {
         }
     }
 
-    fn file(&self, entry: &Entry, tally: &mut Tally) -> Result<()> {
+    fn file(&self, entry: &Entry, tally: &mut Tally) -> Result<Option<&'static str>> {
         let storage = FileStorage::new((self.open)(&entry.path)?);
         if self.data {
             // What is being written would seem to be damaged.
@@ -79,10 +90,14 @@ impl Sealed<'_> {
         }
         let file = HomeFile::open(storage, self.keys)?;
         tally.files += 1;
-        if !self.data {
-            return Ok(());
-        }
         let mut buffer = request_buffer();
+        // What its first bytes say counts for more than its name. That they cannot be read is found where all is.
+        let format = file.read_at(0, HEAD_LEN, &mut buffer).ok().and_then(clear::disk_in);
+        let name = entry.path.file_name().unwrap_or_default();
+        let looks_like_disk = format.or_else(|| clear::disk_by_name(name, file.plain_len()));
+        if !self.data {
+            return Ok(looks_like_disk);
+        }
         let mut at = 0;
         loop {
             match file.read_at(at, MAX_REQUEST, &mut buffer)?.len() {
@@ -91,7 +106,8 @@ impl Sealed<'_> {
             }
         }
         tally.bytes += at;
-        self.values(file.storage().file(), file.id(), tally)
+        self.values(file.storage().file(), file.id(), tally)?;
+        Ok(looks_like_disk)
     }
 
     fn link(&self, entry: &Entry, tally: &mut Tally) -> Result<()> {

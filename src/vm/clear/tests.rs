@@ -9,7 +9,23 @@ fn kind(name: &str, len: u64, content: &[(u64, &[u8])]) -> ClearKind {
     for (offset, bytes) in content {
         file.write_all_at(bytes, *offset).unwrap();
     }
-    kind_of(&file, OsStr::new(name)).unwrap()
+    kind_of(&file, OsStr::new(name), &DiskNames::default()).unwrap()
+}
+
+#[test]
+fn the_list_of_a_home_tells_where_content_is_silent() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4 << 20).unwrap();
+    let kind = |name: &str, patterns: &[&str]| {
+        let names = DiskNames::new(patterns.iter().map(|&pattern| pattern.to_owned()).collect()).unwrap();
+        kind_of(&file, OsStr::new(name), &names).unwrap().is_disk()
+    };
+    assert_eq!(["vm1", "root.snap1", "web01.raw"].map(|name| kind(name, &[])), [false, false, true], "the usual list");
+    assert_eq!(["vm1", "root.snap1", "a.txt"].map(|name| kind(name, &["vm#", "root.snap*"])), [true, true, false]);
+    assert_eq!(
+        ["vm1", "web01.vmx", "web01.nvram", "vmware.log"].map(|name| kind(name, &["*"])),
+        [true, false, false, false]
+    );
 }
 
 #[test]

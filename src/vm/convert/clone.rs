@@ -29,7 +29,7 @@ use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::pace::Pace;
 use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::free_space;
-use crate::vm::convert::tree::{self, Entry, Found, by_inode, read_link};
+use crate::vm::convert::tree::{Entry, Found, by_inode, read_link};
 use crate::vm::folder::{self, HomeState, NewHome};
 use crate::vm::inventory;
 
@@ -81,7 +81,7 @@ pub fn clone(
             source.state.unfinished().unwrap_or("it is not encrypted: there are no keys to renew, `cp -a` copies it");
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
-    let entries = tree::walk(&source.dir, Some(&source.unlocked()?.keys))?;
+    let entries = source.walk()?;
     if let Some(foreign) = entries.iter().find(|entry| entry.found == Found::Foreign) {
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
@@ -274,7 +274,7 @@ impl Cloning<'_> {
 
     /// A mount that has nothing open keeps nobody out, and may have had something open for a while.
     fn refuse_if_changed(&self) -> Result<()> {
-        let now = tree::walk(&self.source.dir, Some(&self.source.unlocked()?.keys))?;
+        let now = self.source.walk()?;
         let state = |entry: &Entry| {
             let stat = &entry.stat;
             (entry.path.clone(), stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec)

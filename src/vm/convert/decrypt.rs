@@ -21,7 +21,7 @@ use crate::vm::convert::pace::Pace;
 use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::{Action, Plan, free_space, peak_space, planned};
 use crate::vm::convert::replace::{Original, Site};
-use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::convert::tree::{Entry, Found, by_inode};
 use crate::vm::convert::{Converted, choice, erased, nested};
 use crate::vm::folder::HomeState;
 
@@ -125,7 +125,7 @@ impl<'p> Decryption<'p> {
 
     /// Looks at the folder again: by now, no disk in it is encrypted.
     fn look_for_what_needs_the_home(&mut self) -> Result<()> {
-        self.entries = tree::walk(&self.folder.dir, Some(&self.folder.unlocked()?.keys))?;
+        self.entries = self.folder.walk()?;
         match self.entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) {
             None => Ok(()),
             Some(entry) => Err(came(&self.folder, entry)),
@@ -212,7 +212,7 @@ pub(super) fn claim_disk(
 /// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.
 fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
     let keys = &folder.unlocked()?.keys;
-    let entries = tree::walk(&folder.dir, Some(keys))?;
+    let entries = folder.walk()?;
     let chosen = match what {
         What::Home => HashSet::new(),
         What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),

@@ -22,7 +22,7 @@ use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::pace::Pace;
 use crate::vm::convert::plan::{check_space, encrypted_space, free_space};
 use crate::vm::convert::replace::{Original, Site};
-use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::convert::tree::{Entry, Found, by_inode};
 use crate::vm::folder::HomeState;
 use crate::vm::keyring;
 
@@ -72,7 +72,7 @@ pub fn convert_file(
     if to == StoredAs::Disk {
         key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
     }
-    let entries = tree::walk(&folder.dir, Some(&home.keys))?;
+    let entries = folder.walk()?;
     let names = names_of(&entries, file)?;
     let first = names[0];
     refuse_other_forms(first, file, to)?;

@@ -18,6 +18,7 @@ use crate::store::home_file::HomeKeys;
 use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::convert::form::WrappingKey;
+use crate::vm::convert::tree::{self, Entry};
 use crate::vm::folder::{self, HomeState, NewHome};
 use crate::vm::keyring;
 
@@ -27,6 +28,8 @@ pub(super) struct OpenFolder {
     pub(super) dir: File,
     pub(super) state: HomeState,
     pub(super) home: Option<OpenHome>,
+    /// Those that a new home gets.
+    disk_names: DiskNames,
 }
 
 /// An unlocked home.
@@ -52,7 +55,20 @@ impl OpenFolder {
                 Some(OpenHome::open(&dir, name, providers, access).context(|| format!("home of {}", path.shown()))?)
             }
         };
-        Ok(Self { path, dir, state, home })
+        Ok(Self { path, dir, state, home, disk_names: providers.disk_names().clone() })
+    }
+
+    /// Lists all of it, as [`tree::walk`] does.
+    ///
+    /// # Errors
+    /// As that.
+    pub(super) fn walk(&self) -> Result<Vec<Entry>> {
+        let home = self.home.as_ref();
+        tree::walk(
+            &self.dir,
+            home.map(|home| &home.keys),
+            home.map_or(&self.disk_names, |home| &home.header.disk_names),
+        )
     }
 
     /// What the provider calls its key after.
@@ -66,11 +82,12 @@ impl OpenFolder {
     /// # Errors
     /// `Busy` when another conversion began in the meantime, `KeyUnavailable` when the provider gives no key, or `Io`; then this
     /// home is not there.
-    pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<()> {
+    pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
         let vm_name = self.vm_name();
-        let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names: disk_names.clone() };
+        let disk_names = self.disk_names.clone();
+        let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names };
         let (file, made, dek) = new.make(&self.dir, provider).map_err(|error| {
             let is_other = error.kind() == Kind::Exists;
             if is_other {

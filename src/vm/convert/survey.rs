@@ -12,7 +12,7 @@ use crate::vm::convert::feasible::Trial;
 use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
-use crate::vm::convert::tree::{self, Entry, Found, by_inode};
+use crate::vm::convert::tree::{Entry, Found, by_inode};
 use crate::vm::convert::{choice, several_vms};
 use crate::vm::folder::HomeState;
 
@@ -51,7 +51,7 @@ impl Survey {
     /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Corrupt`, or `Io`.
     pub(super) fn of(folder: &OpenFolder, options: &Options) -> Result<Self> {
         let keys = folder.home.as_ref().map(|home| &home.keys);
-        let entries = tree::walk(&folder.dir, keys)?;
+        let entries = folder.walk()?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &entries)?;
         }
@@ -85,7 +85,7 @@ impl Survey {
     /// # Errors
     /// As [`of`](Self::of).
     pub(super) fn follow(&mut self, folder: &OpenFolder, options: &Options) -> Result<()> {
-        self.entries = tree::walk(&folder.dir, folder.home.as_ref().map(|home| &home.keys))?;
+        self.entries = folder.walk()?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &self.entries)?;
         }

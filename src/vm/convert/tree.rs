@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::format::home_file::is_home_file;
+use crate::format::names::DiskNames;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
 use crate::text::Show;
@@ -71,14 +72,15 @@ impl Entry {
     }
 }
 
-/// Lists all of a VM folder, directories behind what they hold. Without `keys` nothing counts as sealed.
+/// Lists all of a VM folder, directories behind what they hold. Without `keys` nothing counts as sealed;
+/// `disk_names` tell which files in the clear are disks whose content does not.
 ///
 /// # Errors
 /// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`.
-pub(super) fn walk(root: &File, keys: Option<&HomeKeys>) -> Result<Vec<Entry>> {
+pub(super) fn walk(root: &File, keys: Option<&HomeKeys>, disk_names: &DiskNames) -> Result<Vec<Entry>> {
     let device = stat(root)?.st_dev;
     let mut entries = Vec::new();
-    Walk { keys, device, entries: &mut entries }.folder(root, Path::new(""), 0)?;
+    Walk { keys, disk_names, device, entries: &mut entries }.folder(root, Path::new(""), 0)?;
     Ok(entries)
 }
 
@@ -100,6 +102,7 @@ pub(super) fn by_inode<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<Vec<
 
 struct Walk<'a> {
     keys: Option<&'a HomeKeys>,
+    disk_names: &'a DiskNames,
     device: u64,
     entries: &'a mut Vec<Entry>,
 }
@@ -155,7 +158,7 @@ impl Walk<'_> {
         if disk::is_disk(&file)? {
             return Ok(Found::Disk);
         }
-        let kind = clear::kind_of(&file, name)?;
+        let kind = clear::kind_of(&file, name, self.disk_names)?;
         let len = file.metadata().context(|| "reading the length".into())?.len();
         if len == 0 && !kind.is_disk() {
             let has_values = xattr_names(&file)?.iter().any(|name| attributes::is_user(name));

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, PREFIX_LEN, component_kind};
 use crate::format::home_file::is_home_file;
+use crate::format::names::DiskNames;
 use crate::format::saved_header::{self, SAVED_LEN, SavedHeader};
 use crate::key::KeyId;
 use crate::storage::FileStorage;
@@ -39,10 +40,12 @@ pub(in crate::vm) fn classify(file: File, name: &OsStr) -> Result<What> {
     if saved_header::begins(&prefix[..len]) {
         return saved_header(&file);
     }
-    if seek_data(&file, 0).context(|| "looking for data".into())?.is_none() && !clear::kind_of(&file, name)?.is_disk() {
+    // The home that says which names are those of disks is not known here.
+    let kind = clear::kind_of(&file, name, &DiskNames::default())?;
+    if !kind.is_disk() && seek_data(&file, 0).context(|| "looking for data".into())?.is_none() {
         return Ok(What::Empty); // all of it is a hole
     }
-    clear::kind_of(&file, name).map(What::Clear)
+    Ok(What::Clear(kind))
 }
 
 /// Whether a header copy of this kind, or the mark of one that was erased, stands at one of its places.

@@ -14,6 +14,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::Shape;
 use crate::format::home_file;
+use crate::format::names::DiskNames;
 use crate::sector;
 use crate::storage::{Access, BackingIo, FileStorage};
 use crate::store::disk::Disk;
@@ -238,7 +239,11 @@ impl Folder<'_> {
             let way = BackingIo::Buffered;
             Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default(), way)?))
         } else {
-            Opened::Home(Box::new(home::open(file, Access::Read, self.keys, || found.path.shown().to_string())?))
+            // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.
+            let names = DiskNames::default();
+            Opened::Home(Box::new(home::open(file, Access::Read, self.keys, &names, || {
+                found.path.shown().to_string()
+            })?))
         }))
     }
 
