@@ -1,6 +1,7 @@
 //! What is open: handles by number, and disks shared between handles.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -73,8 +74,8 @@ pub(super) struct OpenFile {
     pub(super) mappable: AtomicBool,
     /// Whether a command works on the header, for which the backing file is claimed for writing as well.
     header_claimed: Mutex<bool>,
-    /// Whether the backing file could be opened for writing at all.
-    may_write: bool,
+    /// Whether the backing file is open for writing.
+    may_write: AtomicBool,
     /// Of a home file, its home: it stays in use for as long as the file is open.
     _home: Option<Arc<Home>>,
     _place: Option<Place>,
@@ -150,11 +151,23 @@ impl OpenFile {
             unread: AtomicBool::default(),
             mappable: AtomicBool::default(),
             header_claimed: Mutex::default(),
-            may_write,
+            may_write: AtomicBool::new(may_write),
             _home: home,
             _place: place,
             _turn: turn,
         }
+    }
+
+    /// Whether the backing file is open for reading alone.
+    pub(super) fn is_read_only(&self) -> bool {
+        !self.may_write.load(Ordering::Acquire)
+    }
+
+    /// Goes on with the same backing file, opened for writing as well.
+    pub(super) fn widen(&self, wider: File) -> Result<()> {
+        self.content.storage().widen(wider)?;
+        self.may_write.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Makes sure that a handle with this access may be had.
@@ -193,9 +206,9 @@ impl OpenFile {
     }
 
     fn refuse_read_only(&self) -> Result<()> {
-        match self.may_write {
-            true => Ok(()),
-            false => Err(Error::new(Kind::ReadOnly, "the backing file can only be read")),
+        match self.is_read_only() {
+            false => Ok(()),
+            true => Err(Error::new(Kind::ReadOnly, "the backing file can only be read")),
         }
     }
 }

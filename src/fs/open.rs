@@ -127,6 +127,7 @@ impl FileSystem {
         user: Option<u32>,
         rights: Rights,
     ) -> Result<Arc<OpenFile>> {
+        self.widen_open(node, access, rights)?;
         self.open_shared(node, access, home_cache, || {
             let place = user.map(|user| self.places.take(user)).transpose()?;
             let home = self.home_of(node)?;
@@ -140,6 +141,24 @@ impl FileSystem {
                 None => Ok((self.open_backing(node, OFlags::RDONLY, rights)?, home, false, place)),
             }
         })
+    }
+
+    /// Opens the backing file for writing as well if it is open for a reader who came when it could only be read.
+    fn widen_open(&self, node: &Node, access: Access, rights: Rights) -> Result<()> {
+        let NodeKind::File(file) = &node.kind else { return Ok(()) };
+        let shared = file.open.lock();
+        let Some(open) = shared.upgrade().filter(|open| access == Access::Write && open.is_read_only()) else {
+            return Ok(());
+        };
+        if self.options.read_only {
+            return Ok(()); // which is refused as any other
+        }
+        let backing_file = open.content.storage().file();
+        let widen = || open.widen(backing::reopen(backing_file, OFlags::RDWR)?);
+        match rights {
+            Rights::Caller => self.allowed(backing_file, widen),
+            Rights::Process => widen(),
+        }
     }
 
     /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, its home, whether it

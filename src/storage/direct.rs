@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use crate::sys::file::proc_entry;
+use crate::sys::file::{lead_to, proc_entry};
 
 /// What every file system that knows `O_DIRECT` takes, for those that do not tell what they want.
 const USUAL_ALIGN: u64 = 4096;
@@ -30,6 +30,14 @@ impl DirectFile {
         let file = File::from(rustix::fs::open(proc_entry(buffered), flags, Mode::empty())?);
         let (memory_align, offset_align) = alignments(&file)?;
         Ok(Self { file: Arc::new(file), memory_align, offset_align })
+    }
+
+    /// Opens it anew, for what `buffered` is open for.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn widen(&self, buffered: &File) -> io::Result<()> {
+        lead_to(&self.file, &Self::open(buffered)?.file)
     }
 
     /// The file, if what lies at `offset` can be transferred from or to this memory past the page cache.

@@ -84,6 +84,19 @@ impl FileStorage {
         *self.way = opened.map_or_else(|error| Way::Cached(Some(error)), Way::Past);
     }
 
+    /// Takes the same file, opened for writing as well, in place of the one that could only be read. What is claimed stays so.
+    ///
+    /// # Errors
+    /// `Busy`, or `Io`.
+    pub fn widen(&self, wider: File) -> Result<()> {
+        let wider = Self::new(wider);
+        wider.claim(Access::Read)?;
+        self.direct()
+            .map_or(Ok(()), |direct| direct.widen(&wider.file))
+            .and_then(|()| file::lead_to(&self.file, &wider.file))
+            .context(|| "opening the backing file for writing".into())
+    }
+
     /// Why data go through the page cache although they should not.
     pub fn why_cached(&self) -> Option<&Error> {
         match self.way.as_ref() {

@@ -134,6 +134,15 @@ fn lock_on(scope: Scope, kind: libc::c_int) -> io::Result<libc::flock> {
     Ok(lock)
 }
 
+/// Lets the descriptor of `file` lead to what `other` has open. What is under way by it goes on with what it led to before.
+///
+/// # Errors
+/// The system's.
+pub fn lead_to(file: &File, other: &File) -> io::Result<()> {
+    // SAFETY: both descriptors are open for the whole call; that of `file` stays open, and its owner's.
+    check(unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) }).map(|_| ())
+}
+
 /// How the file system itself calls a file among all that it ever had: the handle that it gives to servers of network files.
 /// Without a name, that of `dir` itself. `None` where the file system has no handles.
 pub fn file_handle(dir: &File, name: &OsStr) -> Option<Vec<u8>> {

@@ -93,6 +93,39 @@ fn what_the_kernel_allows_is_done_as_beneath() {
 }
 
 #[test]
+fn who_may_write_does_so_while_it_is_open_for_one_who_may_only_read() {
+    if !rustix::process::geteuid().is_root() {
+        not_run("only root runs programs without its rights");
+        return;
+    }
+    for backing_io in ["buffered", "direct"] {
+        let host = Host::with_vm();
+        let mount = host.mount("web01", &[]);
+        fs::write(mount.path("notes"), "first").unwrap();
+        ["notes", "root.raw"].iter().for_each(|name| set_mode(&mount.path(name), 0o400));
+        mount.unmount();
+        let mount = host.mount_as_ordinary("web01", &["--backing-io", backing_io]);
+        let [owner, _, _, root] = callers();
+        for (name, writer) in [("notes", &owner), ("root.raw", &root)] {
+            let work = format!(
+                "printf later | dd of={name} bs=4096 conv=notrunc,sync oflag=direct && head -c 5 {name} <&3 && true"
+            );
+            let opened =
+                format!("exec 3<{name}; head -c 1 <&3; chmod {} {name};", if writer == &owner { "600" } else { "400" });
+            assert!(succeeds(mount.root(), writer, &format!("{opened} {work}")), "{name}, {backing_io}");
+            assert_eq!(said(mount.root(), &root, &format!("head -c 5 {name}")), "later", "{name}, {backing_io}");
+        }
+        mount.unmount();
+        let mount = host.mount("web01", &[]);
+        for name in ["notes", "root.raw"] {
+            assert_eq!(said(mount.root(), &callers()[3], &format!("head -c 5 {name}")), "later", "{name} is on disk");
+        }
+        mount.unmount();
+        host.run(&["check", host.path("web01")]);
+    }
+}
+
+#[test]
 fn a_disk_keeps_its_length_its_acl_and_its_mode() {
     if !rustix::process::geteuid().is_root() {
         not_run("only root runs programs as other users");
