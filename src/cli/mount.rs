@@ -178,7 +178,7 @@ struct Serving {
 /// Mounts and serves; returns once the mount answers.
 fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     // Before the mount is there, so that no signal in between leaves it behind.
-    let signals = signals::catch()?;
+    let mut signals = signals::catch()?;
     if let Err(error) = process::stay_alive() {
         let what = "the process has no place of its own when memory runs out";
         tracing::debug!("{}", Error::io(what, error).chain());
@@ -214,7 +214,8 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
         threads: args.threads.map(usize::from),
     };
     control::keep_unlocking(&fs)?;
-    let locked = ready::unlock(&fs, args.wait, args.require_unlocked, &args.mountpoint)?;
+    let waiting = ready::Waiting { period: args.wait, required: args.require_unlocked, stop: &mut || signals.stop() };
+    let locked = waiting.unlock(&fs, &args.mountpoint)?;
     if let Some(locked) = &locked {
         tracing::warn!("{locked}");
     }

@@ -15,7 +15,11 @@ use crate::sys::process;
 use crate::text::Show;
 
 /// Signals that come from now on, and are waited for.
-pub(super) struct Caught(Signals);
+pub(super) struct Caught {
+    signals: Signals,
+    /// Those that came before there was a mount that heeds them.
+    early: Vec<i32>,
+}
 
 /// What a mount reads anew, and tells of, when it is asked to.
 pub(super) struct Reloaded {
@@ -48,16 +52,25 @@ pub(super) fn catch() -> Result<Caught> {
     ];
     process::ignore_signals(&idle);
     process::ignore_signals(&(libc::SIGRTMIN()..=libc::SIGRTMAX()).collect::<Vec<_>>());
-    Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map(Caught).context(|| "catching signals".into())
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).context(|| "catching signals".into())?;
+    Ok(Caught { signals, early: Vec::new() })
 }
 
 impl Caught {
+    /// Whether a signal came that takes a mount down, or keeps it from being made. At the others is done what they ask for once it
+    /// is there.
+    pub(super) fn stop(&mut self) -> bool {
+        self.early.extend(self.signals.pending());
+        self.early.iter().any(|signal| matches!(*signal, SIGINT | SIGTERM))
+    }
+
     /// The signals that take the mount down, as they come. At the others is done what they ask for.
     pub(super) fn stops(self, reloaded: Reloaded) -> impl Iterator<Item = i32> + Send + 'static {
         let reloaded = Arc::new(reloaded);
-        let Self(mut signals) = self;
+        let Self { mut signals, early } = self;
+        let mut early = early.into_iter();
         std::iter::from_fn(move || {
-            signals.forever().find(|signal| match *signal {
+            early.by_ref().chain(signals.forever()).find(|signal| match *signal {
                 SIGHUP => reloaded.on_own_thread("reload", Reloaded::reload),
                 SIGUSR1 => reloaded.on_own_thread("state", Reloaded::tell),
                 _ => true,

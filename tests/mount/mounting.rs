@@ -157,6 +157,28 @@ fn what_is_locked_or_damaged_is_said_at_the_mount() {
     assert_eq!(mount(&["--require-unlocked"]).status.code(), Some(4));
 }
 
+#[test]
+fn a_signal_ends_the_wait_for_keys() {
+    let host = Host::with_vm();
+    let (vm, at) = (host.path("web01"), folder(&host, "at"));
+    fs::rename(host.path("config/keys/local.key"), host.path("config/keys/away")).unwrap();
+    let mut command = host.command(&["mount", "--foreground", "--wait", "60s", vm, at]);
+    let mut waiting = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    assert_eq!(waiting.try_wait().unwrap(), None, "it waits");
+    let pid = rustix::process::Pid::from_child(&waiting);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    while waiting.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it waits still");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = waiting.wait_with_output().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(output.status.code(), Some(12), "{}", said(&output));
+    assert!(said(&output).contains("nothing is mounted") && !is_mounted(at), "{}", said(&output));
+}
+
 /// The paths by which verbs know one thing: in the backing folder, in a mount of its datastore, and relative to either.
 fn either_side(mount: &Path, host: &Host, below: &str) -> [PathBuf; 2] {
     [PathBuf::from(host.path("vms")).join(below), mount.join(below)]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::vm::folder;
 
 /// How often what waits for its keys is tried again before the mount is there.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
+/// How soon a signal ends the wait.
+const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
 /// Refuses a folder that is shown by a mount of ours, or that holds something but no VM folder, unless that is meant (`empty`).
 ///
@@ -83,38 +86,67 @@ pub(super) fn is_read_only(source: &Path) -> bool {
     rustix::fs::statvfs(source).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-/// Waits until nothing is locked for want of a key, but not longer than this, and says what is locked then.
-///
-/// # Errors
-/// `Io`; with `required`, `KeyUnavailable` if anything is locked.
-pub(super) fn unlock(
-    fs: &FileSystem,
-    wait: Option<Duration>,
-    required: bool,
-    mountpoint: &Path,
-) -> Result<Option<String>> {
-    let start = Instant::now();
-    loop {
-        if fs.is_all_unlocked() {
-            return Ok(None);
+/// How a mount that is not there yet waits for its keys.
+pub(super) struct Waiting<'a> {
+    /// How long.
+    pub(super) period: Option<Duration>,
+    /// Whether nothing may be locked then.
+    pub(super) required: bool,
+    /// Whether the wait shall end at once, and there shall be no mount.
+    pub(super) stop: &'a mut dyn FnMut() -> bool,
+}
+
+impl Waiting<'_> {
+    /// Waits until nothing is locked for want of a key, and says what is locked then.
+    ///
+    /// # Errors
+    /// `Io`; `Stopped`; `KeyUnavailable` if anything is locked that may not be.
+    pub(super) fn unlock(mut self, fs: &Arc<FileSystem>, mountpoint: &Path) -> Result<Option<String>> {
+        let start = Instant::now();
+        loop {
+            if fs.is_all_unlocked() {
+                return Ok(None);
+            }
+            let components = control::components(fs)?;
+            let locked: Vec<&ComponentStatus> = components.iter().filter(|component| !component.unlocked).collect();
+            if locked.is_empty() {
+                return Ok(None);
+            }
+            // A damaged header is none that a key could open.
+            let may_unlock = locked.iter().any(|component| component.uuid.is_some());
+            if may_unlock && self.period.is_some_and(|period| start.elapsed() < period) {
+                self.retry(fs)?;
+                continue;
+            }
+            let said = describe(&locked, components.len());
+            return match self.required {
+                true => Err(Error::new(Kind::KeyUnavailable, said)),
+                false => Ok(Some(format!("{said}; see `vmcryptfs status {}`", mountpoint.shown()))),
+            };
         }
-        let components = control::components(fs)?;
-        let locked: Vec<&ComponentStatus> = components.iter().filter(|component| !component.unlocked).collect();
-        if locked.is_empty() {
-            return Ok(None);
-        }
-        // A damaged header is none that a key could open.
-        let may_unlock = locked.iter().any(|component| component.uuid.is_some());
-        if may_unlock && wait.is_some_and(|wait| start.elapsed() < wait) {
+    }
+
+    /// Asks the providers once more, on a thread that nothing waits for when the wait is stopped: a server may be mute.
+    fn retry(&mut self, fs: &Arc<FileSystem>) -> Result<()> {
+        let fs = Arc::clone(fs);
+        let retry = move || {
             thread::sleep(RETRY_PERIOD);
-            fs.retry_locked()?;
-            continue;
-        }
-        let said = describe(&locked, components.len());
-        return match required {
-            true => Err(Error::new(Kind::KeyUnavailable, said)),
-            false => Ok(Some(format!("{said}; see `vmcryptfs status {}`", mountpoint.shown()))),
+            fs.retry_locked()
         };
+        let asking = thread::Builder::new().name("unlock".into()).spawn(retry);
+        let asking = asking.context(|| "starting a thread that asks for keys".into())?;
+        while !asking.is_finished() {
+            if (self.stop)() {
+                return Err(Error::new(
+                    Kind::Stopped,
+                    "stopped by a signal while it waited for keys: nothing is mounted",
+                ));
+            }
+            thread::sleep(LOOK_PERIOD);
+        }
+        let asked =
+            asking.join().map_err(|_| Error::new(Kind::Io, "asking for keys failed within the program: a defect"))?;
+        asked.map(drop)
     }
 }
 
