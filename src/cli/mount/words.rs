@@ -1,20 +1,24 @@
 //! Words of `-o`: those that are settings of our own become what the options of the same names say; the rest is of the mount.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::mount::{MountArgs, parse_threads, parse_wait};
 use crate::error::{Error, Kind, Result};
+use crate::text::Show;
 
 impl MountArgs {
     /// Takes the settings out of the words of `-o`, which count more than options, and leaves the others one by one. Returns the
     /// configuration file, if one of them names it.
     ///
     /// # Errors
-    /// `Invalid` for a value that is none.
+    /// `Invalid` for a value that is none, and for `remount`.
     pub(super) fn take_settings(&mut self) -> Result<Option<PathBuf>> {
         let mut config = None;
         let words: Vec<String> = self.options.iter().flat_map(|list| split(list)).map(str::to_owned).collect();
         self.options.clear();
+        if words.iter().any(|word| word == "remount") {
+            return Err(remount(&words, &self.mountpoint));
+        }
         for word in words {
             let (name, value) = word.split_once('=').unwrap_or((&word, ""));
             match (name, word.contains('=')) {
@@ -32,6 +36,33 @@ impl MountArgs {
         }
         Ok(config)
     }
+}
+
+/// The kernel changes a mount that is there; mount(8) asks a helper first, unless it is told not to.
+fn remount(words: &[String], mountpoint: &Path) -> Error {
+    const OF_THE_KERNEL: [&str; 14] = [
+        "ro",
+        "rw",
+        "sync",
+        "async",
+        "dirsync",
+        "exec",
+        "noexec",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "strictatime",
+        "lazytime",
+    ];
+    let kept: Vec<&str> = words.iter().map(String::as_str).filter(|word| OF_THE_KERNEL.contains(word)).collect();
+    let message = format!(
+        "a mount that is there is changed by the kernel, without a helper: `mount -i -o {} {}`",
+        [&["remount"], &kept[..]].concat().join(","),
+        mountpoint.shown()
+    );
+    Error::new(Kind::Invalid, message)
 }
 
 fn invalid(word: &str, why: &str) -> Error {
@@ -64,6 +95,12 @@ mod tests {
 
     fn mount(options: &[&str]) -> MountArgs {
         Line::parse_from([&["mount", "/vms", "/mnt"], options].concat()).mount
+    }
+
+    #[test]
+    fn a_remount_is_left_to_the_kernel() {
+        let error = mount(&["-o", "rw,remount", "-o", "ro,wait=5s"]).take_settings().unwrap_err();
+        assert!(error.chain().ends_with("`mount -i -o remount,rw,ro /mnt`"), "{}", error.chain());
     }
 
     #[test]
