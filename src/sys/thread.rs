@@ -35,7 +35,7 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// A place at which a thread can be made to fail, to see that others notice: where the environment variable `VMCRYPTFS_FAIL_AT` has
-/// its name and, behind a colon, a number, it panics when it is reached for the so manieth time. Not in a release.
+/// its name, a colon and a number n, it panics when it is reached the nth time. Only in debug builds.
 #[inline]
 pub fn may_fail(place: &str) {
     #[cfg(debug_assertions)]
