@@ -95,9 +95,12 @@ impl Host {
     }
 
     fn mount_through(&self, program: &[&str], folder: &str, options: &[&str]) -> Mount<'_> {
-        let mountpoint = tempfile::Builder::new().prefix("mnt").tempdir().unwrap(); // not within what may be mounted
+        // Not within what may be mounted; and in a folder of its own, since tests open that to other users.
+        let around = tempfile::Builder::new().prefix("mnt").tempdir().unwrap();
+        let root = around.path().join("at");
+        std::fs::create_dir(&root).unwrap();
         let log = self.path("log");
-        let at = mountpoint.path().display().to_string();
+        let at = root.display().to_string();
         let everywhere = std::env::var("MOUNT_OPTIONS").unwrap_or_default();
         let name = |option: &str| option.split('=').next().unwrap_or_default().to_owned();
         let everywhere: Vec<&str> =
@@ -110,7 +113,7 @@ impl Host {
         }
         let output = through.args(mount.get_args()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Mount { host: self, mountpoint: Some(mountpoint) }
+        Mount { host: self, root, around: Some(around) }
     }
 
     /// The events so far, as `vmcryptfs events --json` prints them.
@@ -137,12 +140,14 @@ impl Host {
 
 pub(crate) struct Mount<'h> {
     host: &'h Host,
-    mountpoint: Option<TempDir>,
+    root: PathBuf,
+    /// The folder of the mountpoint, as long as something is mounted.
+    around: Option<TempDir>,
 }
 
 impl Mount<'_> {
     pub(crate) fn root(&self) -> &Path {
-        self.mountpoint.as_ref().unwrap().path()
+        &self.root
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -163,15 +168,15 @@ impl Mount<'_> {
     pub(crate) fn unmount(mut self) {
         // Dropped, and so unmounted lazily, if this fails.
         self.host.run(&["umount", &self.root().display().to_string()]);
-        self.mountpoint = None;
+        self.around = None;
     }
 }
 
 impl Drop for Mount<'_> {
     fn drop(&mut self) {
-        if let Some(mountpoint) = self.mountpoint.take() {
+        if self.around.is_some() {
             // A test that failed must not leave its mount behind.
-            self.host.try_run(&["umount", "--lazy", &mountpoint.path().display().to_string()]);
+            self.host.try_run(&["umount", "--lazy", &self.root.display().to_string()]);
         }
     }
 }
