@@ -26,6 +26,7 @@ mod places;
 mod raw;
 mod stat;
 mod sync_times;
+mod undecided;
 mod workplace;
 
 use std::collections::HashMap;

@@ -105,7 +105,7 @@ swtpm_setup --tpm2 --tpm-state "$mnt/tpm2" --createek --overwrite >"$work/setup.
 # --- snapshots side by side
 
 step "qemu-img: a chain of snapshots, each file beside the other"
-# Under names of disks, and under names of the home.
+# Under names of disks, and under others, whose first bytes make them disks.
 for suffix in qcow2 snapshot; do
     (
         cd "$mnt"

@@ -59,9 +59,9 @@ impl FileSystem {
             if !caller.is_root() {
                 caller.drop_privileges(open.content.storage().file())?;
             }
-            match &open.content {
-                Content::Home(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.begin_anew()?,
-                Content::Home(_) | Content::Disk(_) => open.content.file().set_len(size)?,
+            match open.content.home() {
+                Some(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.begin_anew()?,
+                Some(_) | None => open.content.file().set_len(size)?,
             }
         }
         let stat = self.with_backing(&node, |file| {
@@ -216,7 +216,10 @@ impl FileSystem {
     fn xattr_owner(&self, node: &Node) -> Result<Option<FileId>> {
         let NodeKind::File(file) = &node.kind else { return Ok(None) };
         if let Some(open) = node.open_file() {
-            return open.content.file_id().map(Some);
+            return match &open.content {
+                Content::Undecided(file) if !file.is_decided() => Ok(None), // it has no values, and asking decides nothing
+                Content::Undecided(_) | Content::Disk(_) | Content::Home(_) => open.content.file_id().map(Some),
+            };
         }
         let stored = self.open_backing(node, OFlags::RDONLY, Rights::Caller)?;
         match file.content() {

@@ -43,6 +43,11 @@ impl FileNode {
         self.content.lock().0
     }
 
+    /// The file was made this while it was open, and had these attributes after that.
+    pub(super) fn became(&self, content: ContentKind, stat: &Stat) {
+        *self.content.lock() = (content, version(stat));
+    }
+
     /// Looks at the content again if the file was written since that was done: something else than this mount may have put another
     /// file's content in the place of this one's. Not for a file that is open, which nobody else writes.
     pub(super) fn look_again(&self, stat: &Stat, open: impl FnOnce() -> Result<File>) {

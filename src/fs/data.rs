@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::fs::handle::HandleNumber;
 use crate::fs::{Caller, FileSystem};
 use crate::store::buffer::RequestBuffer;
+use crate::store::plain_file::HEADROOM;
 
 /// What `fallocate` shall do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,13 +45,15 @@ impl FileSystem {
         handle.file()?.read_at(offset, size as usize, buffer)
     }
 
-    /// Writes `size` bytes, which lie at [`HEADROOM`](crate::store::plain_file::HEADROOM) of `buffer`, at `offset`. The
+    /// Writes `size` bytes, which lie at [`HEADROOM`] of `buffer`, at `offset`. The
     /// buffer's content is of no use afterwards.
     ///
     /// # Errors
     /// Those of [`PlainFile::write_in_place`](crate::store::plain_file::PlainFile::write_in_place).
     pub fn write(&self, handle: HandleNumber, offset: u64, size: u32, buffer: &mut [u8]) -> Result<()> {
-        self.handles.get(handle)?.file()?.write_in_place(offset, size as usize, buffer)
+        let handle = self.handles.get(handle)?;
+        self.heed_first_write(&handle, offset, buffer[HEADROOM..].get(..size as usize).unwrap_or_default())?;
+        handle.file()?.write_in_place(offset, size as usize, buffer)
     }
 
     /// Returns once everything written to the file is durable.

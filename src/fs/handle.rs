@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
@@ -17,6 +17,7 @@ use crate::fs::listing::Listing;
 use crate::fs::node::BackingId;
 use crate::fs::places::Place;
 use crate::fs::raw::OpenImage;
+use crate::fs::undecided::Undecided;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
@@ -33,6 +34,8 @@ pub type HandleNumber = u64;
 pub(super) enum Content {
     Disk(Disk<FileStorage>),
     Home(Box<HomeFile<FileStorage>>),
+    /// Empty when it was opened: what is first written makes it one of the others.
+    Undecided(Box<Undecided>),
 }
 
 impl Content {
@@ -40,6 +43,23 @@ impl Content {
         match self {
             Self::Disk(disk) => disk,
             Self::Home(home) => home.as_ref(),
+            Self::Undecided(file) => file.as_ref(),
+        }
+    }
+
+    pub(super) fn disk(&self) -> Option<&Disk<FileStorage>> {
+        match self {
+            Self::Disk(disk) => Some(disk),
+            Self::Home(_) => None,
+            Self::Undecided(file) => file.disk(),
+        }
+    }
+
+    pub(super) fn home(&self) -> Option<&HomeFile<FileStorage>> {
+        match self {
+            Self::Disk(_) => None,
+            Self::Home(home) => Some(home),
+            Self::Undecided(file) => file.home(),
         }
     }
 
@@ -48,6 +68,7 @@ impl Content {
         match self {
             Self::Disk(disk) => Ok(home::disk_id(disk.uuid())),
             Self::Home(home) => home.ensure_id(),
+            Self::Undecided(file) => file.ensure_id(),
         }
     }
 
@@ -55,6 +76,7 @@ impl Content {
         match self {
             Self::Disk(disk) => disk.storage(),
             Self::Home(home) => home.storage(),
+            Self::Undecided(file) => file.storage(),
         }
     }
 }
@@ -141,7 +163,7 @@ impl OpenFile {
         let writable = AtomicBool::new(access == Access::Write);
         let (cache, home) = match content {
             Content::Disk(_) => (CacheMode::Direct, None),
-            Content::Home(_) => (home_cache, Some(home)),
+            Content::Home(_) | Content::Undecided(_) => (home_cache, Some(home)),
         };
         Self {
             content,
@@ -181,6 +203,11 @@ impl OpenFile {
         self.content.file().prepare_writes()?;
         self.writable.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Keeps commands away from the header for as long as the answer lives.
+    pub(super) fn hold_header(&self) -> MutexGuard<'_, bool> {
+        self.header_claimed.lock()
     }
 
     /// Makes sure that nobody else, on this host or another, works on the header or uses the file.

@@ -92,8 +92,9 @@ impl FileSystem {
         let birth = Birth::of(&stat).in_full(&file, OsStr::new(""));
         let node =
             self.nodes.found(parent.number, name, &stat, birth, NodeKind::File(FileNode::new(content, &stat)))?;
-        let open =
-            self.open_shared(&node, Access::Write, self.home_cache(mode), || Ok((file, home, true, Some(place))))?;
+        let open = self.open_shared(&node, Access::Write, self.home_cache(mode), Some(new.uid), || {
+            Ok((file, home, true, Some(place)))
+        })?;
         let attr = self.attr_of(&node, &stat)?;
         let cache = open.cache;
         Ok((attr, self.handles.insert(Handle::File(open)), cache))
@@ -128,7 +129,7 @@ impl FileSystem {
         rights: Rights,
     ) -> Result<Arc<OpenFile>> {
         self.widen_open(node, access, rights)?;
-        self.open_shared(node, access, home_cache, || {
+        self.open_shared(node, access, home_cache, user, || {
             let place = user.map(|user| self.places.take(user)).transpose()?;
             let home = self.home_of(node)?;
             if access == Access::Write {
@@ -168,6 +169,7 @@ impl FileSystem {
         node: &Node,
         access: Access,
         home_cache: CacheMode,
+        user: Option<u32>,
         backing: impl FnOnce() -> Result<(File, Arc<Home>, bool, Option<Place>)>,
     ) -> Result<Arc<OpenFile>> {
         let NodeKind::File(file) = &node.kind else {
@@ -190,7 +192,7 @@ impl FileSystem {
             }
             ContentKind::Home => {
                 home::open(backing_file, access, &home.keys, &home.header.disk_names, || self.name(node.number))
-                    .map(|home| Content::Home(Box::new(home)))
+                    .map(|home| Content::of_home(home, node.number, user))
             }
         };
         let content = content.context(|| self.name(node.number))?;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
-use crate::fs::handle::{Content, OpenFile, past_closing};
+use crate::fs::handle::{OpenFile, past_closing};
 use crate::fs::modes::Rights;
 use crate::fs::node::{NodeKind, NodeNumber, Place, ROOT};
 use crate::fs::{FileSystem, backing};
@@ -151,7 +151,7 @@ impl Workplace for MountedVm<'_> {
             return Err(Error::new(Kind::ReadOnly, "it is mounted read-only: unmount it, or mount it writable"));
         }
         let claim = self.claim_disk(path, Access::Write)?;
-        if !matches!(claim.open.content, Content::Disk(_)) {
+        if claim.open.content.disk().is_none() {
             return Err(Error::new(Kind::Invalid, "not a disk"));
         }
         let stored = header_area::load(claim.storage(), ComponentKind::Disk)?;
@@ -190,9 +190,9 @@ impl OpenDisk for MountedOpenDisk<'_> {
     }
 
     fn deep_rekey(&self) -> &dyn DeepRekey {
-        match &self.claim.open.content {
-            Content::Disk(disk) => disk,
-            Content::Home(_) => unreachable!("only disks are opened as such"),
+        match self.claim.open.content.disk() {
+            Some(disk) => disk,
+            None => unreachable!("only disks are opened as such"),
         }
     }
 }

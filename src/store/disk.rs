@@ -105,6 +105,27 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
     }
 }
 
+/// Makes a disk of length 0 in an empty file that has its name already. Its length and all of a header copy but the first sector
+/// are durable before that sector, which alone tells that this is a disk, and the other copy follows: whenever the power fails
+/// there is a disk, or a file that begins with a sector of zeros.
+///
+/// # Errors
+/// `Invalid` for fields outside their limits, or `Io`.
+pub fn create_in_place(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
+    let Shape::Disk { data_offset, .. } = header.shape else {
+        return Err(Error::new(Kind::Invalid, "a home's header for a disk"));
+    };
+    let bytes = header.encode(dek)?;
+    let (mark, rest) = bytes.split_at(UNIT_LEN);
+    let [first, second] = ComponentKind::Disk.copy_offsets();
+    storage.set_len(data_offset)?;
+    storage.write_at(first + UNIT, rest)?;
+    storage.sync()?;
+    storage.write_at(first, mark)?;
+    storage.sync()?;
+    storage.write_at(second, &bytes)
+}
+
 /// An unlocked disk. All positions are of the plain side, in bytes.
 pub struct Disk<S> {
     uuid: Uuid,

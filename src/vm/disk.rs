@@ -81,22 +81,41 @@ pub struct NewDisk {
 /// # Errors
 /// `Exists`, `KeyUnavailable` when the KEK may not wrap, or `Io`.
 pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn Kek) -> Result<(File, Header, Dek)> {
-    let dek = random::disk_dek()?;
-    let header = Header {
-        sequence: 1,
-        uuid: random::uuid()?,
-        shape: Shape::Disk { sector_size: new.sector_size, data_offset: DEFAULT_DATA_OFFSET },
-        dek_generation: 0,
-        label: new.label.clone(),
-        disk_names: DiskNames::default(),
-        slots: vec![keyring::slot_for(key_id, kek, &dek)?],
-        transition: None,
-    };
+    let (header, dek) = new_header(new.sector_size, new.label.clone(), key_id, kek)?;
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;
         storage.set_len(DEFAULT_DATA_OFFSET + crate::sector::cipher_len(new.plain_len))
     })?;
     Ok((file, header, dek))
+}
+
+/// Makes a disk of length 0 in an empty backing file, and returns its DEK. A crash leaves an empty file, an empty disk, or what is
+/// taken for a home file of zeros.
+///
+/// # Errors
+/// `KeyUnavailable` when the KEK may not wrap, or `Io`; then the file is empty as before.
+pub fn create_in_place(storage: &FileStorage, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
+    let (header, dek) = new_header(SectorSize::DEFAULT, String::new(), key_id, kek)?;
+    if let Err(error) = store::create_in_place(storage, &header, &dek) {
+        storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
+        return Err(error);
+    }
+    Ok((header, dek))
+}
+
+fn new_header(sector_size: SectorSize, label: String, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
+    let dek = random::disk_dek()?;
+    let header = Header {
+        sequence: 1,
+        uuid: random::uuid()?,
+        shape: Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
+        dek_generation: 0,
+        label,
+        disk_names: DiskNames::default(),
+        slots: vec![keyring::slot_for(key_id, kek, &dek)?],
+        transition: None,
+    };
+    Ok((header, dek))
 }
 
 /// Makes a file complete under a name of construction, then gives it its own name without replacing anything.

@@ -11,11 +11,11 @@ use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, UnverifiedHeader};
+use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, UnverifiedHeader};
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
-use crate::storage::{Access, FileStorage};
+use crate::storage::{Access, FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::PlainFile;
 use crate::text::Show;
@@ -61,13 +61,25 @@ pub fn open(
     let home_file = HomeFile::open(storage, keys)?;
     // Zeros in place of a header: lost in a crash, or what many a disk in the clear begins with, which a first write would
     // clear as a whole.
-    if home_file.has_lost_header() && is_clear_disk(&home_file, disk_names, &name())? {
+    if home_file.has_lost_header() && !is_begun_disk(&home_file)? && is_clear_disk(&home_file, disk_names, &name())? {
         return Err(Error::new(Kind::Corrupt, "a disk in the clear: it is not served through a mount"));
     }
     if access == Access::Write {
         home_file.prepare_writes()?;
     }
     Ok(home_file)
+}
+
+/// Whether there is nothing in the file but what a crash may leave of a disk that was being made in it.
+fn is_begun_disk(file: &HomeFile<FileStorage>) -> Result<bool> {
+    let [first, second] = ComponentKind::Disk.copy_offsets().map(|offset| offset + COPY_LEN as u64);
+    let storage = file.storage();
+    let mut mark = [0; 512];
+    storage.read_at(0, &mut mark)?;
+    Ok(mark == [0; 512]
+        && storage.len()? <= DEFAULT_DATA_OFFSET
+        && storage.seek_data(first)?.is_none_or(|data| data >= second - COPY_LEN as u64)
+        && storage.seek_data(second)?.is_none())
 }
 
 fn is_clear_disk(file: &HomeFile<FileStorage>, disk_names: &DiskNames, path: &str) -> Result<bool> {

@@ -92,15 +92,15 @@ pub struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// A component was made, under the key of its first slot, by a user.
-    pub fn made(header: &'a Header, by: u32) -> Self {
+    /// A component was made, under the key of its first slot, by a user if one is known.
+    pub fn made(header: &'a Header, by: impl Into<Option<u32>>) -> Self {
         Self {
             what: What::Made,
             uuid: Some(header.uuid),
             kind: Some(header.shape.kind()),
             key_id: header.slots.first().map(|slot| &slot.key_id),
             error: None,
-            by: Some(by),
+            by: by.into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use crate::host::Host;
 
 /// Files of a VM that are kept as disks.
-fn disks(host: &Host, vm: &str) -> Vec<String> {
+pub(crate) fn disks(host: &Host, vm: &str) -> Vec<String> {
     let info: serde_json::Value = serde_json::from_str(&host.run(&["info", host.path(vm), "--json"])).unwrap();
     let disks = info.as_array().unwrap().iter().filter(|component| component["kind"] == "disk");
     let name = |path: &str| path.rsplit('/').next().unwrap().to_owned();
@@ -127,6 +127,8 @@ fn info_names_home_files_that_look_like_disks() {
     let mount = host.mount("web01", &[]);
     fs::write(mount.path("notes"), vec![1; 1 << 20]).unwrap();
     fs::rename(mount.path("notes"), mount.path("renamed.raw")).unwrap();
+    // Made as something else first, or it were a disk.
+    fs::write(mount.path("root.snap1"), "x").unwrap();
     fs::write(mount.path("root.snap1"), [&b"QFI\xfb"[..], &[0; 4096]].concat()).unwrap();
     fs::write(mount.path("plain.txt"), vec![2; 1 << 20]).unwrap();
     let found = || {
@@ -165,6 +167,7 @@ fn encrypt_goes_by_the_list_that_the_home_gets_or_has_and_check_says_what_looks_
     assert_eq!(disks(&host, "web01"), ["late.1", "vm1"]);
 
     let mount = host.mount("web01", &[]);
+    fs::write(mount.path("hidden"), "x").unwrap(); // made as something else first, or it were a disk
     fs::write(mount.path("hidden"), [b"QFI\xfb".as_slice(), &[0; 600]].concat()).unwrap();
     fs::write(mount.path("a.raw"), vec![7; 1 << 20]).unwrap(); // the home's list has no such name
     mount.unmount();

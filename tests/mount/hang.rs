@@ -93,7 +93,7 @@ fn by_shell(first: &str, to: &str, args: &[&str]) -> Command {
     command
 }
 
-fn transports() -> Vec<&'static str> {
+pub(crate) fn transports() -> Vec<&'static str> {
     let rings = fs::read_to_string("/sys/module/fuse/parameters/enable_uring").is_ok_and(|text| text.trim() == "Y");
     if rings { vec!["dev-fuse", "io-uring"] } else { vec!["dev-fuse"] }
 }

@@ -15,6 +15,7 @@ mod disk_names;
 mod errors;
 mod events;
 mod files;
+mod first_write;
 mod hang;
 mod home;
 mod host;

@@ -62,7 +62,7 @@ fn info_lists_vmdks_extents_chain_and_home_files() {
     assert_eq!(base["extents"], Value::from(vec![extent]));
     let two = named("two.vmdk");
     assert_eq!((&two["parents"], &two["attached"]), (&vec!["one.vmdk", "base.vmdk"].into(), &vec!["scsi0:1"].into()));
-    assert_eq!((&two["writable"], &two["extents"][0]["stored_as"]), (&false.into(), &"home file".into()));
+    assert_eq!((&two["writable"], &two["extents"][0]["stored_as"]), (&false.into(), &"disk".into()));
     let mixed = &named("mixed.vmdk")["extents"];
     assert_eq!((&mixed[0]["stored_as"], &mixed[1]["stored_as"]), (&"missing".into(), &"nothing".into()));
     assert!(named("bad.vmdk")["problem"].as_str().unwrap().contains("createType"), "{}", named("bad.vmdk"));

@@ -121,3 +121,26 @@ fn every_crash_of_a_creation_leaves_a_whole_disk_or_none() {
         assert_eq!(open(MemoryStorage::new(image), &keys).plain_len(), 0);
     }
 }
+
+#[test]
+fn every_crash_while_a_disk_is_made_in_its_place_leaves_a_disk_or_a_sector_of_zeros() {
+    let keys = keys(SectorSize::DEFAULT);
+    let storage = CrashStorage::new(Image::default());
+    create_in_place(&storage, &keys.header, &keys.dek).unwrap();
+    let (mut whole, mut begun) = (0, 0);
+    for image in storage.crash_images() {
+        let storage = MemoryStorage::new(image);
+        let mut mark = [0; UNIT_LEN];
+        storage.read_at(0, &mut mark).unwrap();
+        let mut second = [0; 1];
+        storage.read_at(ComponentKind::Disk.copy_offsets()[1], &mut second).unwrap();
+        if mark == [0; UNIT_LEN] {
+            assert_eq!(second, [0], "the second copy is there and the first is not");
+            begun += 1;
+        } else {
+            assert_eq!(open(storage, &keys).plain_len(), 0);
+            whole += 1;
+        }
+    }
+    assert!(whole > 0 && begun > 0, "{whole} whole, {begun} begun");
+}
