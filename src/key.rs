@@ -143,6 +143,17 @@ impl KeyId {
     }
 }
 
+/// Whether two ids may be spellings of one. Key servers look ids up by rules of their own: one takes `023` and `23.0` for `23`,
+/// another one any case. Ids that only look alike count as the same, since a key that is needed must not seem to be another one.
+pub fn may_be_same_id(a: &str, b: &str) -> bool {
+    fn plain(id: &str) -> String {
+        id.trim().trim_start_matches('0').to_lowercase()
+    }
+    // Of more digits a floating-point number has not all.
+    let number = |id: &str| id.trim().parse::<f64>().ok().filter(|number| number.is_finite() && id.len() <= 15);
+    plain(a) == plain(b) || number(a).is_some_and(|of_a| number(b) == Some(of_a))
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider, self.id)
@@ -219,6 +230,18 @@ pub trait Kek: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_that_a_server_may_take_for_one_are_the_same() {
+        for (a, b) in
+            [("23", "023"), ("23", " 23"), ("23", "+23"), ("23", "23.0"), ("23", "2.3e1"), ("AB-0c", "0ab-0C ")]
+        {
+            assert!(may_be_same_id(a, b) && may_be_same_id(b, a), "{a} {b}");
+        }
+        for (a, b) in [("23", "230"), ("23", "2 3"), ("key-0", "key-00"), ("90071992547409921", "90071992547409922")] {
+            assert!(!may_be_same_id(a, b), "{a} {b}");
+        }
+    }
 
     #[test]
     fn secrets_do_not_print() {

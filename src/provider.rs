@@ -115,6 +115,14 @@ pub trait KeyProvider: Send + Sync {
         Ok(KeyState::Active)
     }
 
+    /// The key id as the provider itself spells it, which is what headers have. Some servers take several spellings for one key.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the provider cannot be reached.
+    fn own_spelling(&self, key_id: &KeyId) -> Result<KeyId> {
+        Ok(key_id.clone())
+    }
+
     /// Tells the provider's administrator what a KEK is for. One that keeps no labels does nothing.
     ///
     /// # Errors
@@ -147,6 +155,20 @@ pub trait KeyProvider: Send + Sync {
     /// What an administrator should know although nothing failed, since it was last asked for.
     fn take_notices(&self) -> Vec<String> {
         Vec::new()
+    }
+}
+
+/// Refuses a key id that the provider takes, but spells otherwise: headers are searched by its own spelling.
+///
+/// # Errors
+/// `Invalid`, or as [`KeyProvider::own_spelling`].
+pub fn require_own_spelling(provider: &dyn KeyProvider, key_id: &KeyId) -> Result<()> {
+    let own = provider.own_spelling(key_id)?;
+    match own == *key_id {
+        true => Ok(()),
+        false => {
+            Err(Error::new(Kind::Invalid, format!("key {key_id} is {own} in the words of its provider: name it so")))
+        }
     }
 }
 

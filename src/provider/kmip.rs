@@ -157,6 +157,15 @@ impl KeyProvider for KmipProvider {
             .map_err(|failure| failure.into_error(format!("the state of key {key_id} cannot be had")))
     }
 
+    fn own_spelling(&self, key_id: &KeyId) -> Result<KeyId> {
+        let uid = self.uid(key_id)?.to_owned();
+        let own = self
+            .cluster
+            .read(move |session| session.own_spelling(&uid))
+            .map_err(|failure| failure.into_error(format!("how its server spells key {key_id} cannot be told")))?;
+        KeyId::new(self.name.clone(), own)
+    }
+
     fn label_key(&self, key_id: &KeyId, purpose: &NewKey) -> Result<()> {
         let uid = self.uid(key_id)?;
         let labels = self.settings.attributes_of_vm(purpose);

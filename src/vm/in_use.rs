@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::Kind;
 use crate::format::header::ComponentKind;
-use crate::key::{KeyId, KeyName};
+use crate::key::{KeyId, KeyName, may_be_same_id};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Inventory, What};
 
 /// Keys to look for.
@@ -95,15 +95,15 @@ pub struct Unreadable {
 }
 
 impl Wanted {
-    /// One key.
+    /// One key, under whatever provider's name: two names, also those of two hosts, may be of one key server.
     pub fn of(key: &KeyId) -> Self {
-        Self { provider: Some(key.provider().to_string()), key_id: Some(key.id().to_owned()) }
+        Self { provider: None, key_id: Some(key.id().to_owned()) }
     }
 
     fn matches(&self, key: &KeyId) -> bool {
         let named = |id: &str| {
             let rest = id.strip_prefix(key.provider().as_str()).and_then(|rest| rest.strip_prefix('/'));
-            key.id() == id || rest == Some(key.id())
+            may_be_same_id(key.id(), id) || rest.is_some_and(|rest| may_be_same_id(key.id(), rest))
         };
         self.provider.as_ref().is_none_or(|name| key.provider().as_str() == name)
             && self.key_id.as_ref().is_none_or(|id| named(id))

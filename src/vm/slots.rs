@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, MAX_SLOTS, Slot};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
-use crate::provider::NewKey;
+use crate::provider::{self, NewKey};
 use crate::text::Show;
 use crate::vm::inventory::unreadable_below;
 use crate::vm::keyed::{Keyed, fetch_keks, name};
@@ -123,7 +123,9 @@ impl AddKey {
             Ok((key_id, kek))
         };
         if let Some(id) = &self.key_id {
-            return fetch(KeyId::new(wanted, id)?);
+            let key_id = KeyId::new(wanted, id)?;
+            provider::require_own_spelling(&*provider, &key_id)?;
+            return fetch(key_id);
         }
         // One VM's components share a KEK: a recovery key is one, not one a disk.
         let has = |header: &Header, key: &KeyId| header.slots.iter().any(|slot| slot.key_id == *key);

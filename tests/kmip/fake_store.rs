@@ -61,13 +61,14 @@ impl Store {
             let found = keys.iter().enumerate().filter(|(_, key)| key.name == wanted && !key.destroyed);
             return Ok(found.map(|(index, _)| text(tag::UNIQUE_IDENTIFIER, &uid_of(index))).collect());
         }
+        // As a real server does it, `key-07` is taken for `key-7`, and answered with the spelling of the question.
         let uid = payload.text_of(tag::UNIQUE_IDENTIFIER).ok_or(INVALID_FIELD)?;
         let index = uid.strip_prefix("key-").and_then(|index| index.parse::<usize>().ok());
-        let key = index.and_then(|index| keys.get_mut(index)).ok_or(NOT_FOUND)?;
+        let (index, key) = index.and_then(|index| Some((index, keys.get_mut(index)?))).ok_or(NOT_FOUND)?;
         if key.destroyed {
             return Err(DESTROYED);
         }
-        let rest = change_or_read(key, operation, payload, tagged)?;
+        let rest = change_or_read(key, &uid_of(index), operation, payload, tagged)?;
         Ok(std::iter::once(text(tag::UNIQUE_IDENTIFIER, &uid)).chain(rest).collect())
     }
 }
@@ -95,14 +96,14 @@ fn create(keys: &mut Vec<Key>, payload: &Item, tagged: bool) -> Answer {
     Ok(vec![number(tag::OBJECT_TYPE, tag::SYMMETRIC), uid])
 }
 
-fn change_or_read(key: &mut Key, operation: u32, payload: &Item, tagged: bool) -> Answer {
+fn change_or_read(key: &mut Key, own_uid: &str, operation: u32, payload: &Item, tagged: bool) -> Answer {
     let is = |wanted: Operation| operation == wanted as u32;
     if is(Operation::Get) {
         // As one real server does it: the keys that are out of use are not given out.
         return if key.state == DEACTIVATED { Err(WRONG_STATE) } else { Ok(key_block(&key.bytes)) };
     }
     if is(Operation::GetAttributes) {
-        return Ok(attributes_of(key, tagged));
+        return Ok(attributes_of(key, own_uid, tagged));
     }
     if is(Operation::Activate) {
         return if key.state == PRE_ACTIVE { change_state(key, ACTIVE) } else { Err(WRONG_STATE) };
@@ -152,14 +153,15 @@ fn custom_in(payload: &Item, tagged: bool) -> Option<(String, String)> {
     Some((vendor + &attribute.text_of(tag::ATTRIBUTE_NAME)?, attribute.text_of(tag::ATTRIBUTE_VALUE)?))
 }
 
-fn attributes_of(key: &Key, tagged: bool) -> Vec<Item> {
+fn attributes_of(key: &Key, own_uid: &str, tagged: bool) -> Vec<Item> {
     if tagged {
         let custom = key.custom.iter().map(|(name, value)| {
             let parts =
                 [("x", tag::VENDOR_IDENTIFICATION), (&name[2..], tag::ATTRIBUTE_NAME), (value, tag::ATTRIBUTE_VALUE)];
             Item::structure(tag::ATTRIBUTE, parts.map(|(part, tag)| text(tag, part)))
         });
-        let all: Vec<Item> = std::iter::once(number(tag::STATE, key.state)).chain(custom).collect();
+        let all: Vec<Item> =
+            [text(tag::UNIQUE_IDENTIFIER, own_uid), number(tag::STATE, key.state)].into_iter().chain(custom).collect();
         return vec![Item::structure(tag::ATTRIBUTES, all)];
     }
     let item = |name: &str, value: Item| Item::structure(tag::ATTRIBUTE, [text(tag::ATTRIBUTE_NAME, name), value]);
@@ -167,7 +169,8 @@ fn attributes_of(key: &Key, tagged: bool) -> Vec<Item> {
     // What crashed another client: an attribute that is a structure.
     let digest = item("Digest", Item::structure(tag::ATTRIBUTE_VALUE, [number(Tag(0x42_0038), 6)]));
     let custom = key.custom.iter().map(|(name, value)| item(name, text(tag::ATTRIBUTE_VALUE, value)));
-    [digest, state].into_iter().chain(custom).collect()
+    let own_uid = item("Unique Identifier", text(tag::ATTRIBUTE_VALUE, own_uid));
+    [digest, own_uid, state].into_iter().chain(custom).collect()
 }
 
 fn key_block(bytes: &[u8]) -> Vec<Item> {

@@ -58,3 +58,39 @@ fn a_key_is_retired_when_no_header_names_it() {
         "what was refused before any key was looked at is no event"
     );
 }
+
+#[test]
+fn a_key_is_needed_under_whatever_name() {
+    let site = Site::new();
+    let store = Arc::new(Store::default());
+    let server = FakeServer::start(&site, &store);
+    let one = providers(&site, &[server.port()], &site.host, "");
+    let again = one.split_once('\n').unwrap().1.replace("[provider.corp]", "[provider.again]");
+    let host = Host::configured(&format!("{one}\n{again}"));
+    let provider = corp(&site.path("config.toml")).unwrap();
+    ["old", "new"].into_iter().for_each(|name| make_vm(&host, &provider, name, 1));
+    let (old, new, vms) = (key_of(&host, "old"), key_of(&host, "new"), host.path("vms"));
+    assert_eq!((old.id(), new.id()), ("key-0", "key-1"));
+
+    // Another name for the same server, and spellings that it takes for the same key, or may.
+    let retire = |name: &str, id: &str| host.try_run(&["provider", "retire", name, id, "--datastore", vms]);
+    for (name, id, code, why) in [
+        ("again", "key-0", 7, "which names it corp/key-0: that may be the same key"),
+        ("corp", "KEY-0", 7, "which names it corp/key-0"),
+        ("again", "00key-0 ", 7, "which names it corp/key-0"),
+        ("corp", "key-00", 2, "key corp/key-00 is corp/key-0 in the words of its provider"),
+        ("again", "key-000", 2, "key again/key-000 is again/key-0 in the words of its provider"),
+    ] {
+        let refused = retire(name, id);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(refused.status.code() == Some(code) && said.contains(why), "{name} {id}: {said}");
+    }
+    let in_use = host.run(&["key", "in-use", "--key", "Key-0", vms]);
+    assert!(in_use.contains("old"), "{in_use}");
+    assert_eq!(provider.key_state(&old).unwrap(), KeyState::Active);
+
+    // No header gets a spelling that the server does not have.
+    let add = ["key", "add", host.path("vms/new"), "--provider", "corp", "--key"];
+    host.refuses(&[&add[..], &["key-00"]].concat(), 2, "key corp/key-00 is corp/key-0 in the words of its provider");
+    host.run(&[&add[..], &["key-0"]].concat());
+}

@@ -9,10 +9,10 @@ use crate::cli::place;
 use crate::control::mounts;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
-use crate::key::{KeyId, ProviderName};
-use crate::provider::{KeyProvider, KeyState, Providers, Revocation};
+use crate::key::{KeyId, KeyName, ProviderName};
+use crate::provider::{self, KeyProvider, KeyState, Providers, Revocation};
 use crate::text::Show;
-use crate::vm::in_use::{LookedAt, Wanted};
+use crate::vm::in_use::{LookedAt, User, Wanted};
 use crate::vm::inventory::Inventory;
 
 /// Most components that a refusal names.
@@ -53,6 +53,7 @@ impl RetireArgs {
         let keys: Vec<KeyId> = self.keys.iter().map(|id| KeyId::new(self.name.clone(), id)).collect::<Result<_>>()?;
         let provider = Providers::load(config)?.provider(&self.name)?;
         let looked_at = self.refuse_keys_in_use(&keys)?;
+        keys.iter().try_for_each(|key_id| provider::require_own_spelling(&*provider, key_id))?;
         for key_id in &keys {
             let done = Event::of(Operation::ProviderRetire).key(key_id).around(|event| {
                 let done = self.retire(&*provider, key_id)?;
@@ -89,7 +90,7 @@ impl RetireArgs {
                     let path = place::shown(datastore, &saved.path);
                     eprintln!("{path}: a saved header that names key {key_id}: it opens nothing without it");
                 }
-                let paths = in_use.components.iter().map(|user| place::shown(datastore, &user.path));
+                let paths = in_use.components.iter().map(|user| shown(datastore, user, key_id));
                 if !in_use.components.is_empty() {
                     users.entry(key_id).or_default().extend(paths);
                 }
@@ -149,6 +150,17 @@ fn inventory(datastore: &Path) -> Result<Inventory> {
         ));
     }
     inventory_with_keys(&path)
+}
+
+/// A component, and the name that it has for the key if that is another one.
+fn shown(datastore: &Path, user: &User, key_id: &KeyId) -> String {
+    let path = place::shown(datastore, &user.path);
+    let wanted = KeyName::of(key_id).to_string();
+    let names: Vec<String> = user.keys.iter().map(KeyName::to_string).collect();
+    match names.contains(&wanted) {
+        true => path,
+        false => format!("{path} (which names it {}: that may be the same key)", names.join(", ")),
+    }
 }
 
 fn list(names: impl Iterator<Item = String>) -> String {

@@ -23,6 +23,7 @@ const ALGORITHM: Attribute = Attribute { name: "Cryptographic Algorithm", tag: t
 const LENGTH: Attribute = Attribute { name: "Cryptographic Length", tag: tag::CRYPTOGRAPHIC_LENGTH };
 const USAGE_MASK: Attribute = Attribute { name: "Cryptographic Usage Mask", tag: tag::CRYPTOGRAPHIC_USAGE_MASK };
 const NAME: Attribute = Attribute { name: "Name", tag: tag::NAME };
+const UNIQUE_ID: Attribute = Attribute { name: "Unique Identifier", tag: tag::UNIQUE_IDENTIFIER };
 const STATE: Attribute = Attribute { name: "State", tag: tag::STATE };
 
 /// Bits of a KEK.
@@ -172,6 +173,26 @@ impl Session {
             }
         };
         Ok(state.map_or(KeyState::Unknown, KeyState::of_kmip))
+    }
+
+    /// The identifier of a key as the server has it. Some repeat in their answers whatever spelling they were asked with, so the
+    /// attribute counts more than those. Of what the server does not tell, the spelling is the one given.
+    pub(super) fn own_spelling(&mut self, uid: &str) -> Result<String, Failure> {
+        let reference = UNIQUE_ID.reference(self.version());
+        let answer = match self.ask(Request::new(Operation::GetAttributes, [unique_id(uid), reference])) {
+            // Some call it a general failure to be asked for what they do not know.
+            Err(refusal) if refusal.trouble() == Trouble::Faulty || !refusal.trouble().is_of_server() => {
+                return Ok(uid.to_owned());
+            }
+            answer => answer?,
+        };
+        let attribute = match answer.find(tag::ATTRIBUTES) {
+            Some(attributes) => attributes.text_of(tag::UNIQUE_IDENTIFIER),
+            None => {
+                named_values(&answer).find(|(name, _)| name == UNIQUE_ID.name).and_then(|(_, value)| value.as_text())
+            }
+        };
+        Ok(attribute.or_else(|| answer.text_of(tag::UNIQUE_IDENTIFIER)).unwrap_or_else(|| uid.to_owned()))
     }
 
     /// The custom attributes of a key that the server has.
