@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ enum Leads {
 pub(super) struct Names {
     /// Those that lead into the folder by its place, each with what repairs it.
     pub(super) by_old_place: Vec<String>,
-    /// Those that lead out of it.
+    /// Those that lead out of it, or may.
     pub(super) outside: Vec<String>,
     /// Images, and what they name in the folder.
     pub(super) linked: Vec<(PathBuf, PathBuf)>,
@@ -90,7 +91,14 @@ impl Place<'_> {
         };
         let (image, path) = (entry.path.shown(), reference.path.shown());
         match self.leads(&entry.path, &reference.path) {
-            Leads::Within(target) => names.linked.push((entry.path.clone(), target)),
+            Leads::Within(target) => {
+                names.linked.push((entry.path.clone(), target));
+                if reference.role == Role::Data && reference.path.is_relative() {
+                    names.outside.push(format!(
+                        "QEMU looks for data file {path} of {image} in the folder that it is started in"
+                    ));
+                }
+            }
             Leads::Outside => names.outside.push(format!("{what} {path} of {image} is not in this folder")),
             Leads::ByOldPlace(target) => {
                 names.linked.push((entry.path.clone(), target.clone()));
@@ -126,9 +134,25 @@ impl Place<'_> {
             Ok(inside) => return Leads::ByOldPlace(inside.to_path_buf()),
             Err(_) => {}
         }
+        if let Some(inside) = self.identified(&path) {
+            return Leads::ByOldPlace(inside);
+        }
         let is_own = |entry: &&Entry| self.anywhere && !entry.path.as_os_str().is_empty() && to.ends_with(&entry.path);
         let own = self.entries.iter().filter(is_own).max_by_key(|entry| entry.path.components().count());
         own.map_or(Leads::Outside, |entry| Leads::ByOldPlace(entry.path.clone()))
+    }
+
+    /// What a path is below the folder that reaches it by another place that it has, as a bind mount gives it: the file or a folder
+    /// above it is one of the folder's own, whatever it is called there.
+    fn identified(&self, path: &Path) -> Option<PathBuf> {
+        path.ancestors().find_map(|above| {
+            let found = fs::metadata(above).ok()?;
+            let is_it = |entry: &&Entry| (entry.stat.st_dev, entry.stat.st_ino) == (found.dev(), found.ino());
+            let own = self.entries.iter().find(is_it)?;
+            // Joined with nothing, the path of a file would end with a slash.
+            let rest = path.strip_prefix(above).ok().filter(|rest| !rest.as_os_str().is_empty());
+            Some(rest.map_or_else(|| own.path.clone(), |rest| own.path.join(rest)))
+        })
     }
 
     /// What makes the name right, at any place.
@@ -139,7 +163,11 @@ impl Place<'_> {
                 let format = format.as_deref().map_or_else(|| self.format_of(target), OsStr::new);
                 format!("qemu-img rebase -u -F {} -b {name} {image}", quoted(Path::new(format)))
             }
-            Role::Data => format!("qemu-img amend -f qcow2 -o data_file={name} {image}"),
+            // A relative name would not count from the image, but from where QEMU is started.
+            Role::Data => format!(
+                "qemu-img amend -f qcow2 -o data_file=MOUNTPOINT/{} {image}, with the place that the mount will have",
+                quoted(target)
+            ),
             Role::Extent | Role::Parent => format!("it must say {name}"),
         }
     }
