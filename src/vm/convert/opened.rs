@@ -85,6 +85,7 @@ impl OpenFolder {
     pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
+        self.refuse_within_vm()?;
         let vm_name = self.vm_name();
         let disk_names = self.disk_names.clone();
         let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names };
@@ -97,6 +98,8 @@ impl OpenFolder {
             }
         })?;
         let reopened = || -> Result<()> {
+            // Two that begin at once, one above the other, see each other here or when they look for what lies below.
+            self.refuse_within_vm()?;
             let stored = folder::read_header(&self.dir, name)?
                 .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
             let slot = made.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
@@ -112,6 +115,20 @@ impl OpenFolder {
         let claim = FileStorage::new(file);
         self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, claim });
         self.state = state;
+        Ok(())
+    }
+
+    /// A folder of a VM is encrypted with the VM.
+    fn refuse_within_vm(&self) -> Result<()> {
+        for above in self.path.ancestors().skip(1) {
+            for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
+                let header = state.header_file().map(|name| above.join(name));
+                if header.is_some_and(|header| header.symlink_metadata().is_ok()) {
+                    let message = format!("{} is in a VM folder, {}", self.path.shown(), above.shown());
+                    return Err(Error::new(Kind::Denied, message));
+                }
+            }
+        }
         Ok(())
     }
 

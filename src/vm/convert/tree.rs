@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::HOME_FILE;
 use crate::format::home_file::is_home_file;
 use crate::format::names::DiskNames;
 use crate::storage::FileStorage;
@@ -20,6 +19,7 @@ use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::{self, ClearKind};
 use crate::vm::convert::attributes;
+use crate::vm::folder::HomeState;
 use crate::vm::{disk, folder, scan};
 
 /// Deeper directories are refused: a loop of bind mounts has no end.
@@ -119,8 +119,8 @@ impl Walk<'_> {
         }
         for name in scan::sorted_names(dir)? {
             if scan::is_reserved(&name) {
-                if depth > 0 && name == HOME_FILE {
-                    return refuse("is an encrypted VM folder of its own");
+                if depth > 0 && HomeState::of_header_file(&name).is_some() {
+                    return refuse("is a VM folder of its own, which is encrypted or about to be");
                 }
                 continue;
             }
