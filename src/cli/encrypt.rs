@@ -1,6 +1,6 @@
 //! `encrypt` and `decrypt`: VM folders that come in from plaintext and go out to it.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 
@@ -125,8 +125,9 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     let providers = Providers::load(config)?;
     let decryption = Decryption::prepare(&args.folder, &providers, what, Engine::default())?;
     if args.dry_run {
-        plan::print(args.json, "decrypt", &args.folder, decryption.plan())?;
-        return decryption.plan().refuse_obstacles();
+        let plan = decryption.rehearse()?;
+        plan::print(args.json, "decrypt", &args.folder, &plan)?;
+        return plan.refuse_obstacles();
     }
     let mut shown = Shown::new()?;
     let plan = recorded(Operation::Decrypt, &args.folder, |converted| {
@@ -151,7 +152,9 @@ fn recorded(
 
 /// A disk's path below the folder, also if the folder was written before it.
 fn below(folder: &Path, disk: &Path) -> PathBuf {
-    disk.strip_prefix(folder).unwrap_or(disk).to_path_buf()
+    let plain = |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+    let (folder, disk) = (plain(folder), plain(disk));
+    disk.strip_prefix(folder).unwrap_or(&disk).to_path_buf()
 }
 
 /// A disk alone is no VM folder; what a mount shows cannot be encrypted there; what lies beneath it can, unless the home goes.

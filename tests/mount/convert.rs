@@ -40,6 +40,13 @@ fn refuses(host: &Host, verb: &[&str], code: i32, words: &str) {
     assert_eq!(names(), before);
 }
 
+/// A dry run tells of this obstacle, and ends with it.
+fn foresees(host: &Host, verb: &[&str], words: &str) {
+    let output = host.try_run(&[verb, &["--dry-run"]].concat());
+    let said = said(&output);
+    assert!(output.status.code() == Some(7) && said.contains(&format!("Obstacle: {words}")), "{said}");
+}
+
 #[test]
 fn images_that_name_files_by_the_place_of_their_folder_are_refused() {
     let host = Host::new();
@@ -53,12 +60,15 @@ fn images_that_name_files_by_the_place_of_their_folder_are_refused() {
     let output = host.try_run(&["encrypt", vm, "--dry-run"]);
     for words in [
         "qemu-img rebase -u -F raw -b base.raw top.qcow2",
-        "qemu-img amend -f qcow2 -o data_file=d.img q.qcow2",
+        "qemu-img amend -f qcow2 -o data_file=MOUNTPOINT/d.img q.qcow2",
         "ln -sfn a.txt link",
     ] {
         assert!(said(&output).contains(words), "{words}: {}", said(&output));
-        system(&format!("cd {vm} && {}", words));
+        system(&format!("cd {vm} && {}", words.replace("MOUNTPOINT/", "")));
     }
+    // QEMU takes it from its working directory.
+    let output = host.try_run(&["encrypt", vm, "--dry-run"]);
+    assert!(said(&output).contains("QEMU looks for data file d.img of q.qcow2"), "{}", said(&output));
     host.run(&["encrypt", vm, "--dry-run"]);
     // A relative name that takes the way through the folder above, and one that leaves the folder.
     system(&format!("cd {vm} && qemu-img rebase -u -F raw -b ../vm/base.raw top.qcow2"));
@@ -99,12 +109,14 @@ fn a_descriptor_stands_for_its_extents_or_is_refused() {
         )
     };
     fs::write(host.path("vm/d-flat.vmdk"), [7; 131_072]).unwrap();
-    let verb = ["encrypt", vm, "--disk", "d.vmdk"];
+    let verb = ["encrypt", vm, "--disk", "./d.vmdk"];
     for (descriptor, code, words) in [
         (text("d-flat.vmdk").replace("RW 256", "RW many"), 3, "its extents are not known"),
         (text("d-flat.vmdk").replace("vmfs", "nonsense"), 3, "its extents are not known"),
         (text("e-flat.vmdk"), 8, "line 6"),
         ("no descriptor at all".to_owned(), 3, "its extents are not known"),
+        (text("d-flat.vmdk").lines().take(5).collect::<Vec<_>>().join("\n"), 3, "names no file with an extent"),
+        (text("d-flat.vmdk").replace("VMFS \"d-flat.vmdk\"", "ZERO"), 3, "names no file with an extent"),
     ] {
         fs::write(host.path("vm/d.vmdk"), descriptor).unwrap();
         let output = host.try_run(&verb);
@@ -151,7 +163,11 @@ fn what_cannot_be_carried_over_is_refused_before_anything_is_touched() {
         if Command::new("chattr").args([&format!("+{flag}"), host.path("vm/a.txt")]).status().unwrap().success() {
             let words = if flag == "i" { "a.txt: it is immutable" } else { "a.txt: it can only be appended to" };
             refuses(&host, &verb, 7, words);
-            system(&format!("chattr -{flag} {vm}/a.txt"));
+            system(&format!("chattr -{flag} {vm}/a.txt && chattr +{flag} {vm}"));
+            let output = host.try_run(&["encrypt", vm, "--dry-run"]);
+            system(&format!("chattr -{flag} {vm}"));
+            let words = words.replace("a.txt: ", "Obstacle: .: ");
+            assert!(output.status.code() == Some(7) && said(&output).contains(&words), "{}", said(&output));
         }
     }
     let out = Command::new("sh")
@@ -167,7 +183,10 @@ fn what_cannot_be_carried_over_is_refused_before_anything_is_touched() {
             said(&output)
         );
     }
-    host.run(&verb);
+    system(&format!("qemu-img create -q -f qcow2 '{vm}/d.qcow2~' 1M"));
+    let output = host.try_run(&verb);
+    assert!(output.status.success() && !said(&output).contains("looks like a lock"), "{}", said(&output));
+    assert!(host.run(&["encrypt", vm, "--dry-run"]).contains("The home is encrypted, and stays so."));
     host.run(&["decrypt", vm, "--all"]);
 }
 
@@ -187,14 +206,17 @@ fn ciphertext_as_content_is_not_decrypted_into_what_could_not_be_told_apart() {
         ("copy.txt", &sealed, &["decrypt", vm, "--all"]),
     ] {
         fs::write(mount.path(name), content).unwrap();
+        let words = format!("{name}: its content is itself an encrypted file");
         if verb.len() == 4 {
-            host.refuses(verb, 7, &format!("{name}: its content is itself an encrypted file"));
+            host.refuses(verb, 7, &words);
+            foresees(&host, verb, &words);
         } else {
             // As in the process of no mount.
             let away = host.path("away");
             fs::create_dir(away).unwrap();
             system(&format!("cp -a {vm}/. {away}"));
-            host.refuses(&["decrypt", away, "--all"], 7, &format!("{name}: its content is itself an encrypted file"));
+            host.refuses(&["decrypt", away, "--all"], 7, &words);
+            foresees(&host, &["decrypt", away, "--all"], &words);
             fs::remove_dir_all(away).unwrap();
         }
         fs::remove_file(mount.path(name)).unwrap();
@@ -207,7 +229,10 @@ fn ciphertext_as_content_is_not_decrypted_into_what_could_not_be_told_apart() {
         Command::new("setfattr").args(["-n", "user.x", "-v", "value", &format!("{root}/sub")]).status().unwrap();
     let stored = fs::read_link(host.path("vm/one")).unwrap();
     mount.unmount();
-    let refused = |words: &str| host.refuses(&["decrypt", vm, "--all"], 7, words);
+    let refused = |words: &str| {
+        host.refuses(&["decrypt", vm, "--all"], 7, words);
+        foresees(&host, &["decrypt", vm, "--all"], words);
+    };
     let mount = host.mount("vm", &[]);
     symlink(&stored, mount.path("two")).unwrap();
     mount.unmount();
@@ -290,4 +315,76 @@ fn ciphertext_that_is_made_again_has_a_later_time_than_before() {
         host.run(&["convert", host.path("vm/root.raw"), "--to", form]);
     }
     assert!(as_a_backup_sees(vm)[&name("root.raw")].1 > second[&name("root.raw")].1 + 1);
+}
+
+#[test]
+fn names_that_reach_the_folder_by_another_of_its_places_are_refused() {
+    let host = Host::new();
+    let vm = folder(&host);
+    let place = host.path("place");
+    fs::create_dir(place).unwrap();
+    if !Command::new("mount").args(["--bind", vm, place]).status().unwrap().success() {
+        return; // not allowed to mount
+    }
+    symlink("place", host.path("way")).unwrap();
+    system(&format!("cd {vm} && qemu-img create -q -f raw base.raw 1M"));
+    let found: Vec<_> = ["place", "way"]
+        .map(|name| {
+            let base = host.path(&format!("{name}/base.raw"));
+            system(&format!("cd {vm} && qemu-img create -q -f qcow2 -F raw -b {base} top.qcow2"));
+            let named = host.try_run(&["encrypt", vm, "--dry-run"]);
+            system(&format!("rm {vm}/top.qcow2 && ln -s {base} {vm}/link"));
+            let linked = host.try_run(&["encrypt", vm, "--dry-run"]);
+            system(&format!("rm {vm}/link"));
+            [named, linked]
+        })
+        .into_iter()
+        .flatten()
+        .collect();
+    system(&format!("umount {place}"));
+    for output in found {
+        let words = said(&output);
+        assert!(output.status.code() == Some(7) && words.contains("by this folder's place"), "{words}");
+        assert!(words.contains("-b base.raw top.qcow2") || words.contains("ln -sfn base.raw link"), "{words}");
+    }
+}
+
+#[test]
+fn a_folder_within_a_vm_is_not_made_another_vm() {
+    let host = Host::new();
+    let vm = folder(&host);
+    let child = host.path("vm/child");
+    fs::create_dir(child).unwrap();
+    // As at the moment when another process has begun with the one or the other.
+    for (one, other) in [(vm, child), (child, vm)] {
+        for header in [".vmcryptfs-encrypting", ".vmcryptfs-decrypting", "vmcryptfs.home"] {
+            let header = format!("{other}/{header}");
+            fs::write(&header, [0; 16_384]).unwrap();
+            let words = if one == vm { "child is a VM folder of its own" } else { "is in a VM folder" };
+            host.refuses(&["encrypt", one], 7, words);
+            fs::remove_file(header).unwrap();
+            assert_eq!(fs::read_dir(child).unwrap().count(), 0);
+        }
+    }
+    host.run(&["encrypt", vm]);
+    host.refuses(&["encrypt", child], 7, "is in a VM folder");
+    assert_eq!(fs::read_dir(child).unwrap().count(), 0);
+}
+
+#[test]
+fn a_data_file_is_found_by_the_place_that_the_mount_has() {
+    let host = Host::new();
+    let vm = folder(&host);
+    system(&format!(
+        "cd {vm} && qemu-img create -q -f qcow2 -o data_file=$PWD/d.img,data_file_raw=on q.qcow2 1M && \
+         qemu-io -c 'write -q -P 7 0 64k' q.qcow2 >&2"
+    ));
+    host.refuses(&["encrypt", vm], 7, "data_file=MOUNTPOINT/d.img q.qcow2");
+    let place = host.path("place");
+    system(&format!("cd {vm} && qemu-img amend -f qcow2 -o data_file={place}/d.img q.qcow2"));
+    host.run(&["encrypt", vm]);
+    let mount = host.mount("vm", &[]);
+    symlink(mount.root(), place).unwrap();
+    system(&format!("cd / && qemu-io -c 'read -P 7 0 64k' {place}/q.qcow2 >&2"));
+    mount.unmount();
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
@@ -39,7 +39,7 @@ pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, nam
     let folder = Folder { root, entries, keys };
     let (mut chosen, mut parents) = (HashSet::new(), Vec::new());
     for name in names {
-        let name: PathBuf = name.components().collect(); // without `./` and doubled slashes
+        let name: PathBuf = name.components().filter(|part| *part != Component::CurDir).collect();
         let entry = folder.entry(&name);
         let entry =
             entry.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {} in this VM folder", name.shown())))?;
@@ -118,6 +118,10 @@ impl Folder<'_> {
                 Some(Found::Clear(_) | Found::Disk) => paths.push(path),
                 _ => return Err(no_disk(&path)).context(of),
             }
+        }
+        if paths.is_empty() {
+            let message = format!("{} names no file with an extent: no disk is known by it", entry.path.shown());
+            return Err(Error::new(Kind::Corrupt, message));
         }
         Ok(paths)
     }
@@ -213,7 +217,9 @@ pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
     }
     let lock = entries.iter().find(|entry| {
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
-        Role::of_name(&name) == Role::Lock
+        // A disk is none, whatever an editor or a backup has added to its name.
+        let is_disk = entry.found == Found::Disk || matches!(entry.found, Found::Clear(kind) if kind.is_disk());
+        !is_disk && Role::of_name(&name) == Role::Lock
     });
     notes.extend(lock.map(|lock| format!("{} looks like a lock of VMware's: is the VM off?", lock.path.shown())));
     notes

@@ -11,7 +11,6 @@ use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
-use crate::store::plain_file::PlainFile;
 use crate::text::Show;
 use crate::vm::convert::feasible::Trial;
 use crate::vm::convert::form::{Form, Target};
@@ -19,7 +18,7 @@ use crate::vm::convert::home_files::{self, Direction};
 use crate::vm::convert::opened::{OpenFolder, unlock};
 use crate::vm::convert::pace::Pace;
 use crate::vm::convert::places::{Names, Place};
-use crate::vm::convert::plan::{Action, Plan, free_space, peak_space, planned};
+use crate::vm::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
 use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::tree::{Entry, Found, by_inode};
 use crate::vm::convert::{Converted, choice, erased, nested};
@@ -71,9 +70,28 @@ impl<'p> Decryption<'p> {
         Ok(Self { folder, what, entries, chosen, plan, engine, providers })
     }
 
-    /// What will be done.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
+    /// What will be done, with all that would stop it before it begins. Takes the keys of the disks, and changes nothing.
+    ///
+    /// # Errors
+    /// `Corrupt`, or `Io`.
+    pub fn rehearse(mut self) -> Result<Plan> {
+        for entry in &self.entries {
+            let found = if entry.found == Found::Disk {
+                if !self.chosen.contains(&entry.path) {
+                    continue;
+                }
+                let open = |storage| unlocked(storage, self.providers, self.engine).map(|(form, _)| form);
+                Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
+                    .and_then(|original| nested::refuse_ciphertext(&original.form))
+            } else if self.what.has_home() {
+                self.check_file(entry)
+            } else {
+                continue;
+            };
+            let found = found.context(|| entry.path.shown().to_string());
+            self.plan.obstacles.extend(found.err().map(|error| Obstacle::new(error.kind(), error.chain())));
+        }
+        Ok(self.plan)
     }
 
     /// Decrypts, telling `converted` of each component that is done, and returns what was done. Whatever stops it, a new one
@@ -199,14 +217,19 @@ pub(super) fn claim_disk(
 ) -> Result<(Original, Header)> {
     let mut header = None;
     let original = Original::claim(root, path, Access::Write, |storage: FileStorage| {
-        let locked = LockedDisk::open(storage)?;
-        let dek = unlock(&locked.stored().header, providers)?;
-        header = Some(locked.stored().header.clone().verify(&dek)?);
-        let disk = locked.unlock(&dek, engine)?;
-        disk.prepare_writes()?; // completes what a deep rekey was about to write
-        Ok(Form::Disk(disk))
+        let (form, verified) = unlocked(storage, providers, engine)?;
+        header = Some(verified);
+        form.content().prepare_writes()?; // completes what a deep rekey was about to write
+        Ok(form)
     })?;
     Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
+}
+
+fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(Form, Header)> {
+    let locked = LockedDisk::open(storage)?;
+    let dek = unlock(&locked.stored().header, providers)?;
+    let header = locked.stored().header.clone().verify(&dek)?;
+    Ok((Form::Disk(locked.unlock(&dek, engine)?), header))
 }
 
 /// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.

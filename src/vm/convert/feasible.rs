@@ -55,10 +55,10 @@ impl<'a> Trial<'a> {
     }
 
     fn check(&mut self, entry: &Entry) -> Result<()> {
-        let parent = entry.path.parent().unwrap_or(Path::new("")).to_path_buf();
-        if !self.folders.contains(&parent) {
-            self.check_folder(&parent).context(|| format!("folder {}", parent.shown()))?;
-            self.folders.insert(parent);
+        // The VM folder itself is not replaced: what it lies in does not matter.
+        if let Some(parent) = entry.path.parent().filter(|parent| !self.folders.contains(*parent)) {
+            self.check_folder(parent).context(|| "its folder".into())?;
+            self.folders.insert(parent.to_path_buf());
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let handle = open_beneath(self.root, &entry.path, flags, Mode::empty()).context(|| "opening it".into())?;
