@@ -219,8 +219,8 @@ fn socket_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn socket_path(mount: &Mounted) -> Result<PathBuf> {
-    Ok(socket_dir()?.join(format!("{}-{}.sock", mount.device.0, mount.device.1)))
+fn socket_path((major, minor): (u32, u32)) -> Result<PathBuf> {
+    Ok(socket_dir()?.join(format!("{major}-{minor}.sock")))
 }
 
 /// A socket that is removed when the mount ends.
@@ -240,13 +240,32 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Answers requests about a mount, on a thread of its own, for as long as the process lives.
+/// The mount that a process serves.
+#[derive(Clone)]
+struct Served {
+    /// Device number.
+    device: (u32, u32),
+    /// Where it was mounted.
+    mountpoint: PathBuf,
+}
+
+impl Served {
+    /// Where it is mounted by now.
+    fn mountpoint(&self) -> PathBuf {
+        let mounts = mounts::all().unwrap_or_default();
+        let of_all = |mount: &Mounted| mount.device == self.device && mount.root == Path::new("/");
+        mounts.into_iter().find(of_all).map_or_else(|| self.mountpoint.clone(), |mount| mount.mountpoint)
+    }
+}
+
+/// Answers requests about the mount with a device number, made on `mountpoint`, on a thread of its own, for as long as the process
+/// lives.
 ///
 /// # Errors
-/// `NotFound` when the mount is not there, or `Io`.
-pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
-    let mount = mounts::find(mountpoint)?;
-    let path = socket_path(&mount)?;
+/// `Io`.
+pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path, device: (u32, u32)) -> Result<ControlSocket> {
+    let served = Served { device, mountpoint: mountpoint.to_path_buf() };
+    let path = socket_path(device)?;
     let _ = std::fs::remove_file(&path); // of a mount that died
     let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.shown()))?;
     std::fs::set_permissions(&path, Permissions::from_mode(0o600))
@@ -257,7 +276,7 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
         .spawn(move || {
             for stream in listener.incoming() {
                 // Without descriptors or threads there is nothing to do but to wait until there are some again.
-                if let Err(error) = stream.and_then(|stream| answer_on_own_thread(&fs, &mount.mountpoint, stream)) {
+                if let Err(error) = stream.and_then(|stream| answer_on_own_thread(&fs, &served, stream)) {
                     tracing::warn!("{}", Error::io("control socket", error).chain());
                     thread::sleep(AFTER_FAILURE);
                 }
@@ -268,17 +287,17 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path) -> Result<ControlSocket> {
 }
 
 /// Each on its own: one may wait for a key server, another for the end of the mount.
-fn answer_on_own_thread(fs: &Arc<FileSystem>, mountpoint: &Path, stream: UnixStream) -> std::io::Result<()> {
-    let (fs, mountpoint) = (Arc::clone(fs), mountpoint.to_path_buf());
+fn answer_on_own_thread(fs: &Arc<FileSystem>, served: &Served, stream: UnixStream) -> std::io::Result<()> {
+    let (fs, served) = (Arc::clone(fs), served.clone());
     let serve = move || {
-        if let Err(error) = answer(&fs, &mountpoint, stream) {
+        if let Err(error) = answer(&fs, &served, stream) {
             tracing::info!("control socket: {}", error.chain());
         }
     };
     thread::Builder::new().name("control-request".into()).spawn(serve).map(drop)
 }
 
-fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<()> {
+fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()> {
     let line = receive(&stream, Duration::from_secs(5))?;
     let answer = match serde_json::from_str(&line) {
         Ok(Request::WaitForEnd) => loop {
@@ -286,7 +305,7 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
         },
         Ok(request) => caught(|| {
             may_fail("control");
-            serve_request(fs, mountpoint, request, &mut stream)
+            serve_request(fs, served, request, &mut stream)
         })
         .unwrap_or_else(|| Err(Error::new(Kind::Io, "the mount failed at this: a defect, of which its log says more")))
         .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
@@ -303,7 +322,7 @@ fn answer(fs: &FileSystem, mountpoint: &Path, mut stream: UnixStream) -> Result<
 /// # Errors
 /// `NotFound` when nothing of ours is mounted there, `Io` when its process does not answer, or what it answers.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
-    let path = socket_path(&mounts::find(mountpoint)?)?;
+    let path = socket_path(mounts::find(mountpoint)?.device)?;
     let doing = || format!("asking the mount on {} through {}", mountpoint.shown(), path.shown());
     let mut stream = connect(&path, mountpoint).context(doing)?;
     send(&mut stream, request).context(doing)?;
@@ -323,7 +342,7 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
 /// # Errors
 /// As [`ask`].
 pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
-    let path = socket_path(&mounts::find(mountpoint)?)?;
+    let path = socket_path(mounts::find(mountpoint)?.device)?;
     let mut stream = connect(&path, mountpoint)?;
     send(&mut stream, &Request::WaitForEnd)?;
     Ok(stream)
@@ -368,13 +387,13 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
     Err(Error::new(Kind::Invalid, format!("the control socket was closed after {} bytes of a line", line.len())))
 }
 
-fn serve_request(fs: &FileSystem, mountpoint: &Path, request: Request, stream: &mut UnixStream) -> Result<Answer> {
+fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mut UnixStream) -> Result<Answer> {
     let found = match request {
         Request::Status => return status(fs).map(Answer::Status),
         Request::WaitForEnd => fs.components()?,
         Request::Unlock { path } => fs.unlock(path.as_deref())?,
         Request::Lock { path } => fs.lock(path.as_deref())?,
-        Request::Introduce => return work::identity(fs, mountpoint),
+        Request::Introduce => return work::identity(fs, &served.mountpoint()),
         Request::Work { work } => return work::serve(fs, work, stream),
     };
     Ok(Answer::Status(status_of(&found, fs, Vec::new())))

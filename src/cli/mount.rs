@@ -23,7 +23,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{self, Event, Operation};
 use crate::fs::{FileSystem, Options};
-use crate::fuse::mount::{MountSpec, Unmount, unmount};
+use crate::fuse::mount::{MountSpec, Own, Unmount, unmount};
 use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
@@ -149,7 +149,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
                 && let Err(error) = report(&Report::Ready { locked: ready.locked.clone() })
             {
                 // Whoever asked for the mount has gone, and expects none.
-                let _ = unmount(&args.mountpoint, Unmount::WhenUnused);
+                let _ = ready.own.unmount(Unmount::WhenUnused);
                 return Err(error);
             }
             Ok(ready)
@@ -171,6 +171,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
 struct Serving {
     session: thread::JoinHandle<Result<()>>,
     _socket: control::ControlSocket,
+    own: Own,
     /// What of it is locked, in one line.
     locked: Option<String>,
 }
@@ -220,18 +221,19 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
         tracing::warn!("{locked}");
     }
     let session = Session::mount(Arc::clone(&fs), &spec)?;
+    let own = session.own();
     let log = args.log_file.clone().filter(|_| args.report);
     let stops = signals.stops(Reloaded { fs: Arc::clone(&fs), log, mountpoint: args.mountpoint.clone() });
     let serving = thread::Builder::new()
         .name("session".into())
         .spawn(move || session.serve(stops))
         .context(|| "starting the thread that serves the mount".into())?;
-    let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint));
+    let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint, own.device));
     match ready {
-        Ok(_socket) => Ok(Serving { session: serving, _socket, locked }),
+        Ok(_socket) => Ok(Serving { session: serving, _socket, own, locked }),
         Err(error) => {
             // The mount is of no use without its socket, and whoever asked for it is told why.
-            let _ = unmount(&args.mountpoint, Unmount::WhenUnused);
+            let _ = own.unmount(Unmount::WhenUnused);
             Err(error)
         }
     }

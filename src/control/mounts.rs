@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::fuse::mount::MOUNT_TYPE;
-use crate::sys::mount_table::unescape;
+use crate::sys::mount_table::{self, Line};
 use crate::text::Show;
 
 /// A mount of ours.
@@ -40,21 +39,12 @@ pub fn find(mountpoint: &Path) -> Result<Mounted> {
 /// # Errors
 /// `Io`.
 pub fn all() -> Result<Vec<Mounted>> {
-    let table = std::fs::read("/proc/self/mountinfo").context(|| "reading /proc/self/mountinfo".into())?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse_line).collect())
+    let lines = mount_table::all().context(|| "reading /proc/self/mountinfo".into())?;
+    Ok(lines.into_iter().filter_map(ours).collect())
 }
 
-/// A line of mountinfo (proc(5)), if it is a mount of ours. Paths are any bytes, in lines of others' mounts as well.
-fn parse_line(line: &[u8]) -> Option<Mounted> {
-    let mut fields = line.split(|byte| *byte == b' ').skip(2);
-    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
-    let device = (major.parse().ok()?, minor.parse().ok()?);
-    let (root, mountpoint) = (fields.next()?, fields.next()?);
-    // Blanks within fields are escaped, so the first lone hyphen after them ends the optional ones.
-    let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
-    let is_ours = rest.next()? == MOUNT_TYPE.as_bytes();
-    let source = rest.next()?;
-    let [mountpoint, source, root] = [mountpoint, source, root].map(unescape);
+fn ours(line: Line) -> Option<Mounted> {
+    let Line { mountpoint, device, source, root, is_ours, .. } = line;
     is_ours.then_some(Mounted { mountpoint, device, source, root })
 }
 
@@ -63,6 +53,10 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+
+    fn parse_line(line: &[u8]) -> Option<Mounted> {
+        Line::parse(line).and_then(ours)
+    }
 
     #[test]
     fn our_mounts_are_recognised() {

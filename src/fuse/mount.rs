@@ -22,8 +22,7 @@ use rustix::process::{getegid, geteuid};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::options::MountOptions;
 use crate::fuse::transport::Transport;
-use crate::sys::mount_table;
-pub use crate::sys::mount_table::MOUNT_TYPE;
+use crate::sys::mount_table::{self, Line, MOUNT_TYPE};
 use crate::text::Show;
 
 const SUBTYPE: &str = "vmcryptfs";
@@ -188,11 +187,85 @@ pub enum Unmount {
     WhenUnused,
 }
 
-/// Unmounts.
+/// A mount of ours, wherever it shows by now: it may have been moved, or shown in another place as well.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Own {
+    /// Device number, major and minor: no two living mounts have the same.
+    pub device: (u32, u32),
+}
+
+impl Own {
+    /// The one that was just mounted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn on(mountpoint: &Path) -> Result<Self> {
+        let device = mount_table::device_of_ours(mountpoint);
+        Ok(Self { device: device.context(|| format!("looking for the new mount on {}", mountpoint.shown()))? })
+    }
+
+    /// Unmounts it from all places where this process sees it, and nothing else.
+    ///
+    /// # Errors
+    /// `NotFound` when it shows nowhere; as [`unmount`].
+    pub fn unmount(self, when: Unmount) -> Result<()> {
+        self.at_each_place(|mountpoint| unmount_path(mountpoint, when))
+    }
+
+    /// Takes it down when nobody serves it any more, as far as this user may.
+    pub(super) fn abandon(self) {
+        let done = self.at_each_place(|mountpoint| {
+            // By force it breaks the connection to the kernel first, so that nobody goes on waiting for an answer.
+            rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)
+                .or_else(|_| unmount_path(mountpoint, Unmount::WhenUnused))
+        });
+        if let Err(error) = done {
+            tracing::error!("{}", error.chain());
+        }
+    }
+
+    /// At all of them, though one fails; the first error is told.
+    fn at_each_place(self, take_down: impl Fn(&Path) -> Result<()>) -> Result<()> {
+        let all = mount_table::all().context(|| "reading /proc/self/mountinfo".into())?;
+        let places = || all.iter().rev().filter(|line| line.is_ours && line.device == self.device);
+        if places().next().is_none() {
+            return Err(Error::new(
+                Kind::NotFound,
+                "the mount shows nowhere that its process sees: it ends when its last file is closed, or with the namespace \
+                 that shows it",
+            ));
+        }
+        let outcomes: Vec<_> =
+            places().map(|line| refuse_hidden(line, &all).and_then(|()| take_down(&line.mountpoint))).collect();
+        outcomes.into_iter().collect()
+    }
+}
+
+/// What is unmounted by a path is the mount that shows there.
+fn refuse_hidden(line: &Line, all: &[Line]) -> Result<()> {
+    let Some(other) = line.hidden_by(all) else { return Ok(()) };
+    let text = format!(
+        "the mount on {} is hidden by another one, of {} on {}: unmount that first",
+        line.mountpoint.shown(),
+        other.source.shown(),
+        other.mountpoint.shown()
+    );
+    Err(Error::new(Kind::Busy, text))
+}
+
+/// Unmounts what of ours is mounted on a path, as mountinfo has it.
 ///
 /// # Errors
-/// `Busy` when something uses the mount, `Invalid` when nothing is mounted there, or `Io`.
+/// `Busy` when something uses the mount or hides it, `Invalid` when nothing of ours is mounted there, or `Io`.
 pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
+    let all = mount_table::all().context(|| "reading /proc/self/mountinfo".into())?;
+    match all.iter().rfind(|line| line.is_ours && line.mountpoint == mountpoint) {
+        Some(line) => refuse_hidden(line, &all).and_then(|()| unmount_path(mountpoint, when)),
+        None => Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown()))),
+    }
+}
+
+fn unmount_path(mountpoint: &Path, when: Unmount) -> Result<()> {
     let flags = match when {
         Unmount::Now => UnmountFlags::NOFOLLOW,
         Unmount::WhenUnused => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
@@ -208,17 +281,6 @@ pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
             Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown())))
         }
         Err(error) => Err(Error::io(format!("unmounting {}", mountpoint.shown()), error.into())),
-    }
-}
-
-/// Takes a mount down that nobody serves any more, as far as this user may.
-pub(super) fn abandon(mountpoint: &Path) {
-    // By force it breaks the connection to the kernel first, so that nobody goes on waiting for an answer.
-    let forced = rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE);
-    if forced.is_err()
-        && let Err(error) = unmount(mountpoint, Unmount::WhenUnused)
-    {
-        tracing::error!("{}", error.chain());
     }
 }
 

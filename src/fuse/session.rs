@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::fuse::Adapter;
 use crate::fuse::kernel::Kernel;
-use crate::fuse::mount::{self, MountSpec, Unmount, abandon, unmount};
+use crate::fuse::mount::{self, MountSpec, Own, Unmount};
 use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
 use crate::sys::thread::{caught, may_fail};
@@ -19,6 +19,7 @@ pub struct Session {
     fs: Arc<FileSystem>,
     connection: Connection,
     mountpoint: PathBuf,
+    own: Own,
 }
 
 impl Session {
@@ -36,6 +37,7 @@ impl Session {
         };
         let device = Arc::new(mount::mount(spec).context(doing)?);
         let mountpoint = spec.mountpoint.clone();
+        let own = Own::on(&mountpoint)?;
         let adapter = Adapter(Arc::clone(&fs), Kernel::of(&device));
         match prepared.connect(device, adapter, spec.options.acl) {
             Ok(connection) => {
@@ -43,14 +45,19 @@ impl Session {
                     tracing::debug!("readahead stays as it is: {}", error.chain());
                 }
                 tracing::info!("{} is mounted; transport {}", mountpoint.shown(), connection.transport());
-                Ok(Self { fs, connection, mountpoint })
+                Ok(Self { fs, connection, mountpoint, own })
             }
             Err(error) => {
                 // Nobody serves it, so it must not stay.
-                let _ = unmount(&mountpoint, Unmount::WhenUnused);
+                let _ = own.unmount(Unmount::WhenUnused);
                 Err(error).context(doing)
             }
         }
+    }
+
+    /// The mount, by which it is found wherever it shows.
+    pub fn own(&self) -> Own {
+        self.own
     }
 
     /// Serves requests until the mount is gone. On each of `stop`'s items the mount is taken down: at once if nothing uses
@@ -60,15 +67,14 @@ impl Session {
     /// `Io` when the connection to the kernel breaks, or a thread ends that requests need. Whoever uses the mount then gets errors
     /// at once, and it is taken down.
     pub fn serve(self, stop: impl Iterator<Item = i32> + Send + 'static) -> Result<()> {
-        let mountpoint = self.mountpoint;
-        let stopping = mountpoint.clone();
+        let Self { fs, connection, mountpoint, own } = self;
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
                 stop.for_each(|signal| {
                     let done = caught(|| {
                         may_fail("signals");
-                        stop_on(signal, &stopping);
+                        stop_on(signal, own);
                     });
                     if done.is_none() {
                         tracing::error!("signal {signal} was not heeded: this is a defect");
@@ -76,22 +82,24 @@ impl Session {
                 });
             })
             .context(|| "starting the signal thread".into())?;
-        let served = caught(|| self.connection.serve(&self.fs))
+        let served = caught(|| connection.serve(&fs))
             .unwrap_or_else(|| Err(Error::new(Kind::Io, "the thread that looks after the others failed: a defect")));
         served.context(|| format!("serving {}", mountpoint.shown())).inspect_err(|error| {
             tracing::error!("the mount ends: {}", error.chain());
-            abandon(&mountpoint);
+            own.abandon();
         })
     }
 }
 
-fn stop_on(signal: i32, mountpoint: &Path) {
-    tracing::info!("signal {signal}: unmounting {}", mountpoint.shown());
-    if let Err(busy) = unmount(mountpoint, Unmount::Now) {
-        tracing::warn!("{}; it goes when the last open file is closed", busy.chain());
-        if let Err(error) = unmount(mountpoint, Unmount::WhenUnused) {
-            tracing::error!("{}", error.chain());
-        }
+fn stop_on(signal: i32, own: Own) {
+    tracing::info!("signal {signal}: unmounting");
+    let Err(error) = own.unmount(Unmount::Now) else { return };
+    if error.kind() == Kind::NotFound {
+        return tracing::warn!("{}", error.chain());
+    }
+    match own.unmount(Unmount::WhenUnused) {
+        Ok(()) => tracing::warn!("{}; it goes when the last open file is closed", error.chain()),
+        Err(error) => tracing::error!("{}", error.chain()),
     }
 }
 

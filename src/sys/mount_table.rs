@@ -1,4 +1,5 @@
-//! Which mount an open directory is of, found out without asking the file system that is mounted: it may not answer.
+//! Which mounts there are, and which one an open directory is of, found out without asking the file system that is mounted: it may
+//! not answer.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -91,6 +92,84 @@ fn line_of(table: &[u8], mount_id: u64) -> Option<&[u8]> {
     table.split(|&byte| byte == b'\n').find(|line| line.starts_with(start.as_bytes()))
 }
 
+/// A mount, as a line of mountinfo (proc(5)) tells of it. Paths are any bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Line {
+    /// Its number.
+    pub id: u64,
+    /// Number of the mount that it is mounted on.
+    pub parent: u64,
+    /// Device number of the file system, major and minor: no two living mounts of FUSE have the same.
+    pub device: (u32, u32),
+    /// What of the file system shows there: all of it, `/`, or of a bind mount perhaps a part.
+    pub root: PathBuf,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Whether it is one of ours.
+    pub is_ours: bool,
+    /// What is mounted.
+    pub source: PathBuf,
+}
+
+impl Line {
+    /// `None` for what is no such line.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        let text = |field: &[u8]| std::str::from_utf8(field).ok().map(str::to_owned);
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = text(fields.next()?)?.parse().ok()?;
+        let parent = text(fields.next()?)?.parse().ok()?;
+        let device = text(fields.next()?)?;
+        let (major, minor) = device.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let (root, mountpoint) = (unescape(fields.next()?), unescape(fields.next()?));
+        // Blanks within fields are escaped, so the first lone hyphen after them ends the optional ones.
+        let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
+        let is_ours = rest.next()? == MOUNT_TYPE.as_bytes();
+        let source = unescape(rest.next()?);
+        Some(Self { id, parent, device, root, mountpoint, is_ours, source })
+    }
+
+    /// The mount of `all` that hides this one from whoever goes by its path: one on top of it, or over a folder above.
+    pub fn hidden_by<'a>(&self, all: &'a [Self]) -> Option<&'a Self> {
+        let mut below = self.mountpoint.as_path();
+        let (mut on, mut from) = (self.id, self.id);
+        // As long as the chain of mounts at most: the root's parent is in another table, or itself.
+        for _ in 0..=all.len() {
+            let hides = |other: &&Self| {
+                other.parent == on && other.id != from && other.id != on && below.starts_with(&other.mountpoint)
+            };
+            if let Some(other) = all.iter().find(hides) {
+                return Some(other);
+            }
+            let this = all.iter().find(|line| line.id == on)?;
+            below = &this.mountpoint;
+            (from, on) = (on, this.parent);
+        }
+        None
+    }
+}
+
+/// All mounts that this process sees, those on top later.
+///
+/// # Errors
+/// The system's.
+pub fn all() -> io::Result<Vec<Line>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(Line::parse).collect())
+}
+
+/// Device number of the mount on a path, which need not serve yet: it is not asked.
+///
+/// # Errors
+/// The system's; `InvalidData` where it is none of ours.
+pub fn device_of_ours(mountpoint: &Path) -> io::Result<(u32, u32)> {
+    let found = statx(rustix::fs::CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    match is_ours(found.stx_mnt_id)? {
+        true => Ok((found.stx_dev_major, found.stx_dev_minor)),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "another mount is there")),
+    }
+}
+
 /// A path of mountinfo: blanks and the like are written as `\040`.
 pub fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::new();
@@ -121,6 +200,23 @@ fn file_system_type(line: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_hides_a_mount_is_found() {
+        let of = |lines: &[&str]| -> Vec<Line> {
+            lines.iter().map(|line| Line::parse(format!("{line} rw - x y rw").as_bytes()).unwrap()).collect()
+        };
+        let hides = |more: &[&str]| {
+            let base = ["1 0 0:1 / /", "2 1 0:2 / /vms", "3 2 0:3 / /vms/m", "4 1 0:3 / /bind"];
+            let all = of(&[&base[..], more].concat());
+            all[2].hidden_by(&all).map(|line| line.id)
+        };
+        assert_eq!(hides(&["5 3 0:5 / /vms/m/sub", "6 2 0:6 / /vms/mm", "7 1 0:6 / /v"]), None);
+        assert_eq!(hides(&["5 3 0:5 / /vms/m"]), Some(5), "on top");
+        assert_eq!(hides(&["5 2 0:5 / /vms"]), Some(5), "over the folder above");
+        assert_eq!(hides(&["5 1 0:5 / /"]), Some(5));
+        assert_eq!(hides(&["5 1 0:5 / /vms/m"]), None, "was there before what is above");
+    }
 
     #[test]
     fn a_mount_is_known_by_its_number() {

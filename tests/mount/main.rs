@@ -32,6 +32,7 @@ mod mounting;
 mod names;
 #[path = "../support/not_run.rs"]
 mod not_run;
+mod own_place;
 #[path = "../support/page_cache.rs"]
 mod page_cache;
 mod raw;
