@@ -108,10 +108,12 @@ class Slots:
             at = after
 
     def may_be_damaged(self, at, bound):
-        """Whether a power cut may have torn the first version of a home file's block: nothing of it was ever synced."""
+        """Whether a power cut may have torn the first version of a home file's block: as far as it was synced it is zeros, which
+        are a hole, and a hole is no version to go back to (docs/FORMAT.md, section 9)."""
         start = at // BLOCK * BLOCK
-        slots = self.record["synced"][start // self.size : (start + BLOCK - 1) // self.size + 1]
-        return bound == "synced" and self.piece == BLOCK and not any(slots)
+        slots = range(start // self.size, min(SLOTS, (start + BLOCK - 1) // self.size + 1))
+        synced = [content(self.name, slot, self.record["synced"][slot], self.size) for slot in slots]
+        return bound == "synced" and self.piece == BLOCK and not any(map(any, synced))
 
 
 def sync_counts(worker):
@@ -196,6 +198,10 @@ class Log:
         path, text, record = self.path(), self.text(), self.record
         if not os.path.exists(path):
             return [f"{path} is gone"] if record[bound] else []
+        if bound == "synced" and record[bound] == 0:
+            # Of a new disk that was never synced, the name may be there without the header.
+            os.unlink(path)
+            return []
         length = os.stat(path).st_size
         # What is not synced may be rounded up to a block.
         longest = (record["tried"] + self.piece - 1) // self.piece * self.piece
