@@ -33,6 +33,7 @@ mod table;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::error::{Context, Result};
@@ -117,7 +118,7 @@ impl Verb {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let Some(arguments) = mount::helper::with_verb(std::env::args_os()) else { return ExitCode::SUCCESS };
-    let line = CommandLine::parse_from(arguments);
+    let line = CommandLine::try_parse_from(arguments).unwrap_or_else(|error| without_harm(error).exit());
     process::ignore_signals(&[libc::SIGXFSZ]); // a write beyond a limit then fails as one that finds no space
     log::start(line.verbose, line.verb.teller());
     let code = match run(line).and_then(|()| out::failure()) {
@@ -129,6 +130,28 @@ pub fn main() -> ExitCode {
     };
     log::finish();
     code
+}
+
+/// Verbs that nobody is to try because their names are like what was meant.
+const DESTRUCTIVE: [&str; 4] = ["erase", "decrypt", "remove", "retire"];
+
+/// What clap says of words that it does not know, without advice to destroy something.
+fn without_harm(mut error: clap::Error) -> clap::Error {
+    let advice = ContextKind::SuggestedSubcommand;
+    let harmless = |verb: &String| !DESTRUCTIVE.contains(&verb.as_str());
+    match error.remove(advice) {
+        Some(ContextValue::Strings(verbs)) => {
+            let verbs: Vec<String> = verbs.into_iter().filter(harmless).collect();
+            if !verbs.is_empty() {
+                error.insert(advice, ContextValue::Strings(verbs));
+            }
+        }
+        Some(ContextValue::String(verb)) if harmless(&verb) => {
+            error.insert(advice, ContextValue::String(verb));
+        }
+        _ => {}
+    }
+    error
 }
 
 fn run(line: CommandLine) -> Result<()> {
@@ -161,5 +184,26 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Erase(args) => erase::run(&args, &config()?),
         Verb::Speed(args) => speed::run(&args),
         Verb::Manual(command) => manual::run(&command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_advice_destroys_anything() {
+        let said = |words: &[&str]| {
+            let error = CommandLine::try_parse_from([&["vmcryptfs"], words].concat()).err().unwrap();
+            without_harm(error).to_string()
+        };
+        for words in [&["resize"][..], &["earse"], &["decrpt"], &["key", "remov"], &["provider", "retir"]] {
+            let said = said(words);
+            assert!(
+                said.contains("unrecognized") && !DESTRUCTIVE.iter().any(|verb| said.contains(&format!("'{verb}'"))),
+                "{said}"
+            );
+        }
+        assert!(said(&["statis"]).contains("'status'"));
     }
 }

@@ -31,7 +31,7 @@ use crate::sector;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
 use crate::sys::thread::{caught, may_fail};
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
@@ -353,7 +353,7 @@ fn connect(socket: &Path, mountpoint: &Path) -> Result<UnixStream> {
         let has_died = error.kind() == std::io::ErrorKind::ConnectionRefused
             || std::fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
         if has_died {
-            let at = mountpoint.shown();
+            let at = quoted(mountpoint);
             return Err(Error::new(Kind::Io, format!("its process has died: `vmcryptfs umount --lazy {at}` first")));
         }
         Err(error).context(|| format!("connecting to {}", socket.shown()))

@@ -2,15 +2,18 @@
 //!
 //! A file's name is any bytes without `/` and NUL. On a terminal or in a log line it must neither move the cursor nor begin
 //! a line of its own: [`Show`] for names, [`one_line`] and [`lines`] for whole texts. In JSON it must arrive as it was:
-//! [`path`].
+//! [`path`]. In a command line that is shown it must be one word: [`quoted`].
 
 pub mod path;
+mod shell;
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt::{self, Display, Formatter, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+pub use shell::quoted;
 
 /// A name or path that is shown on one line: characters that control a terminal are escaped, bytes that are not UTF-8 are
 /// `\xNN`. A backslash that would be read as the beginning of such an escape is `\x5c`.

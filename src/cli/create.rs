@@ -1,6 +1,7 @@
 //! `create` and `create-disk`: new VM folders and disks.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,7 +15,7 @@ use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
 use crate::store::home_file::HomeKeys;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::{folder, keyring, scan, vmdk};
 
@@ -121,12 +122,27 @@ fn refuse_container(name: &OsStr) -> Result<()> {
     ))
 }
 
+/// A disk's name; one of a file that vmcryptfs keeps for itself, or looks as if, is none.
+fn name_of(disk: &Path) -> Result<&OsStr> {
+    let path = disk.shown();
+    if disk.as_os_str().as_bytes().ends_with(b"/") || disk.is_dir() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{path} is a folder: the disk's name is missing, as in {}", quoted(&disk.join("disk.raw"))),
+        ));
+    }
+    let is_own = |name: &OsStr| scan::is_reserved(name) || name.as_bytes().starts_with(b".vmcryptfs");
+    match disk.file_name() {
+        Some(name) if !is_own(name) => Ok(name),
+        Some(name) => {
+            Err(Error::new(Kind::Invalid, format!("{} cannot be a disk's name: it is vmcryptfs's own", name.shown())))
+        }
+        None => Err(Error::new(Kind::Invalid, format!("{path} cannot be a disk's name"))),
+    }
+}
+
 fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<Header> {
-    let name = args
-        .disk
-        .file_name()
-        .filter(|name| !scan::is_reserved(name))
-        .ok_or_else(|| Error::new(Kind::Invalid, format!("{} cannot be a disk's name", args.disk.shown())))?;
+    let name = name_of(&args.disk)?;
     refuse_container(name)?;
     let parent = args.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = folder::open_dir(parent)?;
@@ -136,7 +152,7 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
             format!(
                 "{} is no encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
                 parent.shown(),
-                parent.shown()
+                quoted(parent)
             ),
         )
     })?;

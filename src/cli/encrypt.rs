@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, Operation};
 use crate::key::ProviderName;
 use crate::provider::Providers;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::convert::{Converted, Decryption, Encryption, Options, Plan, What};
 
 /// What to encrypt.
@@ -167,8 +167,8 @@ fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
             Kind::Denied,
             format!(
                 "a disk goes with its VM folder, whose home comes first and goes last: `vmcryptfs encrypt {} --disk {}`, or decrypt",
-                parent.shown(),
-                name.shown()
+                quoted(parent),
+                quoted(Path::new(name))
             ),
         ));
     }

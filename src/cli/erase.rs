@@ -16,7 +16,7 @@ use crate::event::{self, Operation};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::sys::process;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::erase::{Erase, Erased, ErasedComponent};
 
 /// Most files of one kind that are named one by one.
@@ -156,7 +156,7 @@ fn print(args: &EraseArgs, evidence: &Evidence) {
         println!("  {place}");
     }
     let recursively = if args.component.is_dir() { " -r" } else { "" };
-    println!("What was erased is noise now, and says so. To remove it: rm{recursively} {}", args.component.shown());
+    println!("What was erased is noise now, and says so. To remove it: rm{recursively} -- {}", quoted(&args.component));
 }
 
 fn print_component(args: &EraseArgs, component: &ErasedComponent) {

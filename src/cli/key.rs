@@ -166,7 +166,7 @@ fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Resu
 }
 
 fn components(path: &Path) -> Result<Vec<FoundComponent>> {
-    let name = path.to_path_buf();
+    let name = place::whole(path, Path::new(""));
     if !path.is_dir() {
         let file = std::fs::File::open(path).context(|| format!("opening {}", path.shown()))?;
         let cipher_len = file.metadata().context(|| path.shown().to_string())?.len();
@@ -189,7 +189,7 @@ fn components(path: &Path) -> Result<Vec<FoundComponent>> {
         ));
     }
     for component in &mut found {
-        component.path = PathBuf::from(place::shown(path, &component.path));
+        component.path = place::whole(path, &component.path);
     }
     Ok(found)
 }

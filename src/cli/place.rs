@@ -40,13 +40,13 @@ pub(super) fn work<O: DeserializeOwned>(
 
 /// The path of what lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn whole(path: &Path, below: &Path) -> PathBuf {
-    if below.as_os_str().is_empty() || !path.is_dir() { path.to_path_buf() } else { path.join(below) }
+    let path: PathBuf = path.components().collect(); // a slash at the end says nothing
+    if below.as_os_str().is_empty() || !path.is_dir() { path } else { path.join(below) }
 }
 
 /// What a component is called that lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn shown(path: &Path, component: &Path) -> String {
-    let whole = if path.is_dir() { path.join(component) } else { path.to_path_buf() };
-    whole.shown().to_string().trim_end_matches('/').to_owned()
+    whole(path, component).shown().to_string()
 }
 
 /// The backing path of a path that a mount of ours shows; any other path as it is. Mounts are not touched: one of them may not

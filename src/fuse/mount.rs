@@ -13,7 +13,7 @@ use std::process::Command;
 
 use fuser::SessionACL;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
@@ -81,6 +81,9 @@ fn mount_by_call(spec: &MountSpec) -> Result<Option<OwnedFd>> {
 
 /// fusermount3 opens the device, mounts, and sends the descriptor through a socket that it inherits.
 fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
+    if spec.options.flags.contains(MountFlags::NOSYMFOLLOW) {
+        return Err(Error::new(Kind::Denied, "mount option \"nosymfollow\" needs root: fusermount3 does not know it"));
+    }
     let doing = |error: rustix::io::Errno| Error::io("making a socket pair to fusermount3", error.into());
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(doing)?;

@@ -7,7 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::Durability;
 
 /// Words that set flags of the mount, and words that take them away.
-const FLAGS: [(&str, MountFlags, MountFlags); 19] = [
+const FLAGS: [(&str, MountFlags, MountFlags); 21] = [
     ("ro", MountFlags::RDONLY, NONE),
     ("rw", NONE, MountFlags::RDONLY),
     ("noexec", MountFlags::NOEXEC, NONE),
@@ -27,11 +27,13 @@ const FLAGS: [(&str, MountFlags, MountFlags); 19] = [
     ("nolazytime", NONE, MountFlags::LAZYTIME),
     ("silent", MountFlags::SILENT, NONE),
     ("loud", NONE, MountFlags::SILENT),
+    ("nosymfollow", MountFlags::NOSYMFOLLOW, NONE),
+    ("symfollow", NONE, MountFlags::NOSYMFOLLOW),
 ];
 const NONE: MountFlags = MountFlags::empty();
 const RELATIVE: MountFlags = MountFlags::RELATIME.union(MountFlags::STRICTATIME);
 
-/// Those of the flags that fusermount3 of any version takes; the others make no difference to FUSE.
+/// Those of the flags that fusermount3 of any version takes; the others make no difference to FUSE, or need root.
 const FUSERMOUNT: [(&str, MountFlags); 5] = [
     ("ro", MountFlags::RDONLY),
     ("noexec", MountFlags::NOEXEC),
@@ -41,8 +43,8 @@ const FUSERMOUNT: [(&str, MountFlags); 5] = [
 ];
 
 /// What fstab, mount(8) and systemd add for themselves, or what every mount has anyway: no devices, no set-user-id bits, and
-/// permissions that the kernel checks.
-const IGNORED: [&str; 16] = [
+/// permissions that the kernel checks; and what the kernel has for other file systems, or has no more.
+const IGNORED: [&str; 22] = [
     "defaults",
     "nodev",
     "dev",
@@ -57,7 +59,13 @@ const IGNORED: [&str; 16] = [
     "users",
     "nousers",
     "owner",
+    "noowner",
     "group",
+    "nogroup",
+    "iversion",
+    "noiversion",
+    "mand",
+    "nomand",
     "default_permissions",
 ];
 /// The same of words with a value: where a mount comes from and its type are what they are.
@@ -168,7 +176,8 @@ mod tests {
     fn words_of_fstab_are_taken_and_those_of_nobody_are_refused() {
         let all = "defaults,rw,relatime,noexec,nosuid,nodev,allow_other,_netdev,nofail,user,users,owner,group,suid,dev,\
                    comment=systemd.automount,context=system_u:object_r:virt_image_t:s0,fsname=a,subtype=b,max_read=1,\
-                   X-mount.mkdir,x-systemd.requires=a.service,default_permissions,lazytime,nodiratime,strictatime,user=qemu,";
+                   X-mount.mkdir,x-systemd.requires=a.service,default_permissions,lazytime,nodiratime,strictatime,user=qemu,\
+                   iversion,noiversion,mand,nomand,noowner,nogroup,nosymfollow,symfollow,silent,loud,";
         assert!(MountOptions::parse(all.split(',')).is_ok());
         for word in ["nope", "ro=1", "comment", "transport=dev-fuse", "RO"] {
             assert!(MountOptions::parse([word]).is_err(), "{word}");

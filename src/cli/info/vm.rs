@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::provider::Providers;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
-use crate::text::{self, Show};
+use crate::text::{self, Show, quoted};
 use crate::vm::clear;
 use crate::vm::keyring::Keyring;
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
@@ -117,10 +117,8 @@ impl VmInfo {
             eprintln!("{}: {problem}", vmdk.name);
         }
         for (file, why) in self.home_files.iter().filter_map(|file| Some((file, file.looks_like_disk?))) {
-            let path = file.path.shown();
-            eprintln!(
-                "{path} is a home file that looks like a disk ({why}): `vmcryptfs convert VM_FOLDER/{path}` makes it one"
-            );
+            let (name, path) = (file.path.shown(), quoted(&Path::new("VM_FOLDER").join(&file.path)));
+            eprintln!("{name} is a home file that looks like a disk ({why}): `vmcryptfs convert {path}` makes it one");
         }
         for unread in &self.unread_settings {
             eprintln!("{unread}\nThese settings cannot be read, so where disks are attached is not known.");

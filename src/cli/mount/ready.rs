@@ -12,7 +12,7 @@ use crate::cli::place;
 use crate::control::{self, ComponentStatus, mounts};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::folder;
 
 /// How often what waits for its keys is tried again before the mount is there.
@@ -31,6 +31,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
             format!("{} is in a mount of vmcryptfs: mount the backing folder, {}", source.shown(), backing.shown());
         return Err(Error::new(Kind::Invalid, message));
     }
+    refuse_file(source)?;
     if empty {
         return Ok(());
     }
@@ -121,7 +122,7 @@ impl Waiting<'_> {
             let said = describe(&locked, components.len());
             return match self.required {
                 true => Err(Error::new(Kind::KeyUnavailable, said)),
-                false => Ok(Some(format!("{said}; see `vmcryptfs status {}`", mountpoint.shown()))),
+                false => Ok(Some(format!("{said}; see `vmcryptfs status {}`", quoted(mountpoint)))),
             };
         }
     }
@@ -150,11 +151,30 @@ impl Waiting<'_> {
     }
 }
 
+/// A mount shows folders.
+fn refuse_file(source: &Path) -> Result<()> {
+    if !source.is_file() {
+        return Ok(());
+    }
+    let path = source.shown();
+    let message =
+        match source.ancestors().skip(1).find(|folder| folder::open_dir(folder).is_ok_and(|dir| has_home(&dir))) {
+            Some(folder) => format!("{path} is a file; its VM folder is {}", folder.shown()),
+            None => format!("{path} is a file, expected a VM folder or a datastore"),
+        };
+    Err(Error::new(Kind::Invalid, message))
+}
+
 /// One line, however many there are: the first reason, and how many components have others.
 fn describe(locked: &[&ComponentStatus], all: usize) -> String {
     let reason = |component: &ComponentStatus| component.reason.clone().unwrap_or_default();
     let first = locked.first().map(|component| reason(component)).unwrap_or_default();
-    let others = locked.iter().filter(|component| reason(component) != first).count();
+    // Each has a key of its own, which says nothing of why.
+    let why = |component: &ComponentStatus| {
+        component.keys.iter().fold(reason(component), |said, key| said.replace(&key.key_id, ""))
+    };
+    let kind = locked.first().map(|component| why(component));
+    let others = locked.iter().filter(|component| Some(why(component)) != kind).count();
     let are = if locked.len() == 1 { "is" } else { "are" };
     let more = match others {
         0 => String::new(),

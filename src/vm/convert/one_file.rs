@@ -15,7 +15,7 @@ use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
 use crate::storage::Access;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::convert::decrypt::claim_disk;
 use crate::vm::convert::form::{DiskSpec, Target, WrappingKey};
 use crate::vm::convert::opened::OpenFolder;
@@ -113,7 +113,10 @@ fn refuse_other_forms(entry: &Entry, file: &Path, to: StoredAs) -> Result<()> {
         (Found::Sealed, StoredAs::HomeFile) => Err(Error::new(Kind::Exists, format!("{path} is a home file already"))),
         (Found::Clear(_), _) => Err(Error::new(
             Kind::Invalid,
-            format!("{path} is in the clear: `vmcryptfs encrypt` with --disk {path} makes it an encrypted disk"),
+            format!(
+                "{path} is in the clear: `vmcryptfs encrypt` with --disk {} makes it an encrypted disk",
+                quoted(file)
+            ),
         )),
         (Found::Foreign, _) => Err(Error::new(Kind::Corrupt, format!("{path} is damaged, or a file of another home"))),
         (Found::Folder | Found::ClearLink | Found::SealedLink | Found::Neither, _) => {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::ImageFile;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::convert::choice::open_file;
 use crate::vm::convert::form::Form;
 use crate::vm::convert::home_files::{opened_target, read_text};
@@ -229,13 +229,6 @@ fn relative(from: &Path, to: &Path) -> PathBuf {
     up.chain(to.components().skip(common)).collect()
 }
 
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.shown().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./+".contains(c);
-    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,6 +255,5 @@ mod tests {
         {
             assert_eq!(relative(Path::new(from), Path::new(to)), Path::new(name));
         }
-        assert_eq!(quoted(Path::new("it's a.raw")), r"'it'\''s a.raw'");
     }
 }

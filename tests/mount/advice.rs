@@ -1,0 +1,73 @@
+//! What people copy from what it prints: command lines, paths, and what to do next.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::host::Host;
+
+/// The command behind the last `: ` of what was printed.
+fn told(printed: &str) -> &str {
+    printed.trim_end().rsplit_once("To remove it: ").unwrap().1
+}
+
+#[test]
+fn the_command_that_erase_prints_removes_what_was_erased_and_nothing_else() {
+    let host = Host::new();
+    let vms = Path::new(host.path("vms"));
+    fs::create_dir(vms).unwrap();
+    for name in [&b"web 01"[..], b"-rf", b"a;$(touch hit)`touch hit`", b"two\nlines", b"caf\xe9"] {
+        for beside in ["web", "01", "keep"] {
+            fs::write(vms.join(beside), "").unwrap();
+        }
+        let name = OsStr::from_bytes(name);
+        let folder = if name == "-rf" { OsStr::new("./-rf") } else { name };
+        let run = |args: &[&OsStr]| host.command(args).current_dir(vms).output().unwrap();
+        assert!(run(&["create".as_ref(), folder]).status.success(), "{name:?}");
+        let erased = run(&["erase".as_ref(), folder, "--yes".as_ref()]);
+        assert!(erased.status.success(), "{name:?}: {erased:?}");
+        let printed = String::from_utf8(erased.stdout).unwrap();
+        let command = told(&printed);
+        assert!(command.starts_with("rm -r -- "), "{command}");
+        assert!(Command::new("bash").args(["-c", command]).current_dir(vms).status().unwrap().success(), "{command}");
+        let mut left: Vec<_> = fs::read_dir(vms).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["01", "keep", "web"], "{command}");
+    }
+}
+
+#[test]
+fn all_verbs_print_the_same_path() {
+    let host = Host::new();
+    let vm = Path::new(host.path("vm"));
+    let (slash, disk) = (format!("{}/", vm.display()), vm.join(OsStr::from_bytes(b"d\xe9.raw")));
+    assert!(host.try_run(&["create".as_ref(), vm.as_os_str()]).status.success());
+    let create = ["create-disk".as_ref(), disk.as_os_str(), "--size".as_ref(), "1M".as_ref()];
+    assert!(host.try_run(&create).status.success());
+    let paths = |args: &[&str]| -> Vec<String> {
+        let values: Vec<Value> = serde_json::from_str(&host.run(args)).unwrap();
+        values.iter().map(|value| value["path"].as_str().unwrap().to_owned()).collect()
+    };
+    let vm = vm.to_str().unwrap();
+    let expected = [vm.to_owned(), format!("{vm}/d\\xe9.raw")];
+    for path in [vm, &slash] {
+        for verb in [&["check"][..], &["info"], &["key", "list"]] {
+            assert_eq!(paths(&[verb, &[path, "--json"]].concat()), expected, "{verb:?} {path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_named_wrongly_is_told_by_what_it_is() {
+    let host = Host::with_vm();
+    let vm = host.path("web01");
+    host.refuses(&["create-disk", &format!("{vm}/"), "--size", "1M"], 2, "the disk's name is missing");
+    host.refuses(&["create-disk", host.path("web01/.vmcryptfs.x"), "--size", "1M"], 2, "it is vmcryptfs's own");
+    host.refuses(&["create-disk", host.path("web01/.vmcryptfs-x"), "--size", "1M"], 2, "it is vmcryptfs's own");
+    let disk = host.path("web01/root.raw");
+    host.refuses(&["mount", disk, host.path("web01")], 2, &format!("{disk} is a file; its VM folder is {vm}"));
+}
