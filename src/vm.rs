@@ -18,6 +18,7 @@ pub mod in_use;
 pub mod inventory;
 pub mod keyed;
 pub mod keyring;
+pub mod outer;
 pub mod references;
 pub mod rekey;
 pub mod repair;

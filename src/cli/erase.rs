@@ -18,6 +18,7 @@ use crate::key::KeyName;
 use crate::sys::process;
 use crate::text::{Show, quoted};
 use crate::vm::erase::{Erase, Erased, ErasedComponent};
+use crate::vm::outer;
 
 /// Most files of one kind that are named one by one.
 const MOST_NAMED: usize = 20;
@@ -64,6 +65,11 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     )?;
     let mut elsewhere = not_erased(&erased);
     elsewhere.extend(known_backups(&erased));
+    if args.component.is_dir()
+        && let Ok(Some((outer, _))) = outer::of(&args.component)
+    {
+        elsewhere.push(format!("what came here through a mount of {}, by whose home it is sealed", outer.shown()));
+    }
     elsewhere.push(file_system);
     elsewhere.push(
         "snapshots, backups and replicas of the datastore, and blocks that a flash medium has retired".to_owned(),

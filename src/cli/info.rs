@@ -18,7 +18,7 @@ use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
-use crate::vm::inventory::{Entry, Headers, Inventory, What};
+use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
 use crate::vm::{disk, folder};
 use vm::VmInfo;
 
@@ -141,6 +141,12 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
         let path = place::whole(path, folder);
         let reason = "sealed files, but no home header here or above".to_owned();
         let info = OtherInfo { path: path.clone(), kind: "folder", state: "headless", uuid: None, reason };
+        infos.push((path, Ok(Info::Other(info))));
+    }
+    for (inner, outer) in inventory.nested_folders() {
+        let path = place::whole(path, inner);
+        let info =
+            OtherInfo { path: path.clone(), kind: "folder", state: "nested", uuid: None, reason: nested_what(outer) };
         infos.push((path, Ok(Info::Other(info))));
     }
     infos.sort_by(|(a, _), (b, _)| a.cmp(b)); // a home before its disks

@@ -20,7 +20,7 @@ use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::folder;
-use crate::vm::inventory::{Entry, FolderKind, Inventory, What};
+use crate::vm::inventory::{Entry, FolderKind, Inventory, What, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
 use sealed::{Sealed, Tally};
 
@@ -74,6 +74,7 @@ impl Check<'_> {
         headers.into_iter().chain(others).for_each(|entry| checked.entry(entry));
         checked.tell_of_files();
         checked.tell_of_lost_headers(inventory);
+        checked.tell_of_nested(inventory);
         let mut findings = checked.findings;
         tell_of_twins(inventory, &mut findings);
         findings.sort_by(|a, b| a.path.cmp(&b.path));
@@ -213,6 +214,12 @@ impl<'e> Checked<'_, 'e> {
             let result =
                 "sealed files, but no home header here or above: `vmcryptfs header restore` brings a saved one back";
             self.add(folder, "folder", None, State::Problem(Kind::Corrupt), result.to_owned());
+        }
+    }
+
+    fn tell_of_nested(&mut self, inventory: &Inventory) {
+        for (inner, outer) in inventory.nested_folders() {
+            self.add(inner, "folder", None, State::Problem(Kind::Corrupt), nested_what(outer));
         }
     }
 

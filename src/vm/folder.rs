@@ -23,7 +23,7 @@ use crate::store::header_area::{self, StoredHeader};
 use crate::sys::file::{entries, is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::disk::create_component;
-use crate::vm::keyring;
+use crate::vm::{keyring, outer};
 
 /// Names of a home's header, one for each state that has one.
 const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
@@ -31,9 +31,10 @@ const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
 /// Makes an encrypted VM folder, empty, with a KEK of its own. The directory may exist if nothing is in it.
 ///
 /// # Errors
-/// `Exists` when it is an encrypted VM folder already, `Denied` when it holds files that are not encrypted,
+/// `Exists` when it is an encrypted VM folder already, `Denied` when it holds files that are not encrypted or lies in a VM folder,
 /// `KeyUnavailable` when the provider gives no key, or `Io`.
 pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<Header> {
+    outer::refuse(path)?;
     match fs::create_dir(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_unless_empty(path)?,
@@ -47,7 +48,7 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNam
 /// is no folder either. Permissions of the owner that `mode` lacks come on top: the header is still to be made.
 ///
 /// # Errors
-/// `Exists`, `KeyUnavailable` when the provider gives no key, or `Io`.
+/// `Exists`, `Denied` in a VM folder, `KeyUnavailable` when the provider gives no key, or `Io`.
 pub fn create_at(
     datastore: &File,
     name: &OsStr,
@@ -55,6 +56,7 @@ pub fn create_at(
     provider: &Arc<dyn KeyProvider>,
     disk_names: &DiskNames,
 ) -> Result<(Header, Dek)> {
+    outer::refuse_in(datastore)?;
     rustix::fs::mkdirat(datastore, name, Mode::from_raw_mode(mode & 0o7777 | 0o700))
         .map_err(io::Error::from)
         .context(|| format!("creating VM folder {}", name.shown()))?;

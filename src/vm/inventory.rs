@@ -166,6 +166,16 @@ impl Inventory {
         sealed.filter_map(|entry| entry.path.parent()).collect()
     }
 
+    /// VM folders within others, each with the one that it lies in.
+    pub fn nested_folders(&self) -> Vec<(&Path, &Path)> {
+        let is_vm = |kind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders(..) | FolderKind::Erased);
+        let own = |(entry, kind): (&'_ Entry, FolderKind)| !entry.reserved && is_vm(kind);
+        let folders: BTreeSet<&Path> =
+            self.folders().filter(|(entry, kind)| own((entry, *kind))).map(|(entry, _)| entry.path.as_path()).collect();
+        let outer = |inner: &Path| inner.ancestors().skip(1).find_map(|above| folders.get(above).copied());
+        folders.iter().filter_map(|inner| Some((*inner, outer(inner)?))).collect()
+    }
+
     /// Whether it holds anything of ours, or a VM in the clear.
     pub fn has_vms(&self) -> bool {
         let plain = |kind| matches!(kind, FolderKind::Plain | FolderKind::Part);
@@ -184,6 +194,16 @@ pub(super) fn unreadable_below(folder: &Path) -> Vec<String> {
         Some(format!("{}: {}", entry.path.shown(), error.chain()))
     });
     unreadable.collect()
+}
+
+/// What to say of a VM folder that lies in another one.
+pub fn nested_what(outer: &Path) -> String {
+    let outer =
+        if outer.as_os_str().is_empty() { "the VM folder".to_owned() } else { format!("VM folder {}", outer.shown()) };
+    format!(
+        "a VM folder within {outer}, whose home seals what its mount writes here: `erase` of this one leaves that readable; \
+         copy what is in it to a place outside"
+    )
 }
 
 /// What a file in the clear is, for people.

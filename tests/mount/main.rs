@@ -31,6 +31,7 @@ mod keys;
 mod listing;
 mod mounting;
 mod names;
+mod nested;
 #[path = "../support/not_run.rs"]
 mod not_run;
 mod own_place;

@@ -31,7 +31,7 @@ use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::free_space;
 use crate::vm::convert::tree::{Entry, Found, by_inode, read_link};
 use crate::vm::folder::{self, HomeState, NewHome};
-use crate::vm::inventory;
+use crate::vm::{inventory, outer};
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -307,6 +307,7 @@ impl Draft {
             return Err(Error::new(Kind::Invalid, format!("{} lies in the folder that is cloned", to.shown())));
         }
         let parent = folder::open_dir(&parent_path)?;
+        outer::refuse(&parent_path.join(name))?;
         if rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::new(Kind::Exists, format!("{} exists already", to.shown())));
         }

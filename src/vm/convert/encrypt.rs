@@ -26,7 +26,7 @@ use crate::vm::convert::replace::{Original, Site};
 use crate::vm::convert::survey::{Options, Survey};
 use crate::vm::convert::tree::{Entry, Found, by_inode};
 use crate::vm::folder::HomeState;
-use crate::vm::keyring;
+use crate::vm::{keyring, outer};
 
 /// How often a folder is looked at again for what came to it meanwhile.
 const MAX_ROUNDS: usize = 8;
@@ -47,6 +47,9 @@ impl<'p> Encryption<'p> {
     /// on the folder, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, options: Options) -> Result<Self> {
         let folder = OpenFolder::open(path, providers, Access::Write)?;
+        if folder.state == HomeState::Clear {
+            outer::refuse(&folder.path)?;
+        }
         let survey = Survey::of(&folder, &options)?;
         Ok(Self { folder, survey, options, providers })
     }

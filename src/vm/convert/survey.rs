@@ -2,13 +2,16 @@
 //! something may have changed.
 
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
+use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
 use crate::vm::convert::feasible::Trial;
+use crate::vm::convert::home_files::read_text;
 use crate::vm::convert::opened::OpenFolder;
 use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
@@ -122,10 +125,21 @@ impl Survey {
 
 /// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
 fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()> {
-    let Some(entry) = entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) else {
-        return Ok(());
-    };
-    let what = if entry.found == Found::Disk { "an encrypted disk" } else { "a file of another encrypted home" };
+    let mut found = None;
+    for entry in entries {
+        found = match entry.found {
+            Found::Disk => Some((entry, "an encrypted disk")),
+            Found::Foreign => Some((entry, "a file of another encrypted home")),
+            Found::ClearLink if looks_like_sealed_target(read_text(&folder.dir, &entry.path)?.as_bytes()) => {
+                Some((entry, "a link of another encrypted home"))
+            }
+            Found::Clear(_) | Found::ClearLink | Found::Sealed | Found::SealedLink | Found::Folder | Found::Neither => {
+                continue;
+            }
+        };
+        break;
+    }
+    let Some((entry, what)) = found else { return Ok(()) };
     Err(Error::new(
         Kind::Denied,
         format!(
