@@ -39,7 +39,7 @@ pub fn refuse(path: &Path) -> Result<()> {
         None => Ok(()),
         Some((outer, header)) => Err(Error::new(
             Kind::Denied,
-            format!("{} lies in VM folder {}, which has a {header}: {NOT_NESTED}", path.shown(), outer.shown()),
+            format!("{} is in a VM folder, {}, which has a {header}: {NOT_NESTED}", path.shown(), outer.shown()),
         )),
     }
 }

@@ -9,19 +9,19 @@ use crate::host::Host;
 fn no_verb_makes_a_vm_folder_within_another() {
     let host = Host::with_vm();
     let (vm, inner) = (host.path("web01"), host.path("web01/in"));
-    host.refuses(&["create", inner], 7, &format!("lies in VM folder {vm}, which has a vmcryptfs.home"));
+    host.refuses(&["create", inner], 7, &format!("is in a VM folder, {vm}, which has a vmcryptfs.home"));
     assert!(!fs::exists(inner).unwrap());
     fs::create_dir_all(host.path("web01/in/deep")).unwrap();
     for folder in [inner, host.path("web01/in/deep")] {
-        host.refuses(&["create", folder], 7, &format!("lies in VM folder {vm}"));
-        host.refuses(&["encrypt", folder], 7, &format!("lies in VM folder {vm}"));
+        host.refuses(&["create", folder], 7, &format!("is in a VM folder, {vm}"));
+        host.refuses(&["encrypt", folder], 7, &format!("is in a VM folder, {vm}"));
     }
     symlink("/nowhere", host.path("web01/in/link")).unwrap();
-    host.refuses(&["encrypt", inner], 7, &format!("lies in VM folder {vm}"));
+    host.refuses(&["encrypt", inner], 7, &format!("is in a VM folder, {vm}"));
     host.run(&["create", host.path("web02")]);
-    host.refuses(&["clone", host.path("web02"), host.path("web01/in/web02")], 7, &format!("lies in VM folder {vm}"));
+    host.refuses(&["clone", host.path("web02"), host.path("web01/in/web02")], 7, &format!("is in a VM folder, {vm}"));
     symlink(inner, host.path("to-inner")).unwrap();
-    host.refuses(&["create", host.path("to-inner/x")], 7, &format!("lies in VM folder {vm}"));
+    host.refuses(&["create", host.path("to-inner/x")], 7, &format!("is in a VM folder, {vm}"));
 
     // A conversion that is under way makes a VM folder, too.
     fs::rename(host.path("web02/vmcryptfs.home"), host.path("web02/.vmcryptfs-decrypting")).unwrap();

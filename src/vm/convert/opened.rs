@@ -20,7 +20,7 @@ use crate::text::Show;
 use crate::vm::convert::form::WrappingKey;
 use crate::vm::convert::tree::{self, Entry};
 use crate::vm::folder::{self, HomeState, NewHome};
-use crate::vm::keyring;
+use crate::vm::{keyring, outer};
 
 /// A VM folder whose header, if it has one, is claimed: no other conversion or change of keys is at work.
 pub(super) struct OpenFolder {
@@ -85,7 +85,7 @@ impl OpenFolder {
     pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
-        self.refuse_within_vm()?;
+        outer::refuse(&self.path)?;
         let vm_name = self.vm_name();
         let disk_names = self.disk_names.clone();
         let new = NewHome { file: name, vm_name: &vm_name, label: String::new(), disk_names };
@@ -99,7 +99,7 @@ impl OpenFolder {
         })?;
         let reopened = || -> Result<()> {
             // Two that begin at once, one above the other, see each other here or when they look for what lies below.
-            self.refuse_within_vm()?;
+            outer::refuse(&self.path)?;
             let stored = folder::read_header(&self.dir, name)?
                 .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
             let slot = made.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
@@ -115,20 +115,6 @@ impl OpenFolder {
         let claim = FileStorage::new(file);
         self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, claim });
         self.state = state;
-        Ok(())
-    }
-
-    /// A folder of a VM is encrypted with the VM.
-    fn refuse_within_vm(&self) -> Result<()> {
-        for above in self.path.ancestors().skip(1) {
-            for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
-                let header = state.header_file().map(|name| above.join(name));
-                if header.is_some_and(|header| header.symlink_metadata().is_ok()) {
-                    let message = format!("{} is in a VM folder, {}", self.path.shown(), above.shown());
-                    return Err(Error::new(Kind::Denied, message));
-                }
-            }
-        }
         Ok(())
     }
 
