@@ -145,6 +145,7 @@ fn make_disk(args: &CreateDiskArgs, config: &Path, event: &mut Event) -> Result<
     let name = name_of(&args.disk)?;
     refuse_container(name)?;
     let parent = args.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder::refuse_unfinished(parent)?;
     let dir = folder::open_dir(parent)?;
     let (_in_use, home) = folder::use_home(&dir)?.ok_or_else(|| {
         Error::new(

@@ -18,7 +18,7 @@ use crate::key::KeyName;
 use crate::sys::process;
 use crate::text::{Show, quoted};
 use crate::vm::erase::{Erase, Erased, ErasedComponent};
-use crate::vm::outer;
+use crate::vm::{folder, outer};
 
 /// Most files of one kind that are named one by one.
 const MOST_NAMED: usize = 20;
@@ -52,6 +52,9 @@ struct Evidence {
 
 pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     std::fs::symlink_metadata(&args.component).context(|| format!("finding {}", args.component.shown()))?;
+    if args.component.is_dir() {
+        folder::refuse_unfinished(&args.component).context(|| "erasing, before that is finished".into())?;
+    }
     confirm(args)?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let task = Erase { component: (!args.component.is_dir()).then(PathBuf::new) };

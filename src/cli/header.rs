@@ -19,9 +19,11 @@ use crate::key::KeyName;
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
+use crate::vm::folder;
 use crate::vm::keyed::refuse_transition;
 use crate::vm::repair::{RepairHeader, Repaired};
 use crate::vm::restore::{RestoreHeader, Restored, write_new};
+use crate::vm::workplace::Located;
 
 /// What to do with headers.
 #[derive(Subcommand)]
@@ -93,6 +95,9 @@ pub(super) fn run(command: &HeaderCommand, config: &Path) -> Result<()> {
 }
 
 fn backup(args: &BackupArgs) -> Result<()> {
+    if args.component.is_dir() {
+        Located::find(&args.component)?; // is it a VM folder?
+    }
     let (path, kind) = match args.component.is_dir() {
         true => (args.component.join(HOME_FILE), ComponentKind::Home),
         false => (args.component.clone(), ComponentKind::Disk),
@@ -156,6 +161,7 @@ fn make_missing_home(args: &RestoreArgs) -> Result<()> {
     if !args.component.is_dir() || home.exists() {
         return Ok(());
     }
+    folder::refuse_unfinished(&args.component)?;
     if !args.force {
         return Err(Error::new(
             Kind::Denied,

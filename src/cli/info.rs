@@ -119,9 +119,11 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
 
 fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<Info>>> {
     let mut infos = Vec::new();
+    // What is in the clear in a VM folder that is encrypted is told with its other files.
+    let is_whole = path.is_dir() && folder::refuse_unfinished(path).is_ok();
     for entry in &inventory.entries {
         let whole = place::whole(path, entry.component_path());
-        let of_vm = path.is_dir() && entry.vm.as_deref().is_some_and(|vm| vm.as_os_str().is_empty());
+        let of_vm = is_whole && entry.vm.as_deref().is_some_and(|vm| vm.as_os_str().is_empty());
         if let Some((kind, headers)) = entry.headers().filter(|_| !entry.reserved || entry.is_own_header()) {
             infos.push((whole.clone(), header_of(path, entry, kind, headers, config)));
         } else if let What::Erased(mark) = &entry.what {

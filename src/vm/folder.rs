@@ -21,7 +21,7 @@ use crate::provider::{KeyProvider, NewKey};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
 use crate::sys::file::{entries, is_at, open_beneath};
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::disk::create_component;
 use crate::vm::{keyring, outer};
 
@@ -213,7 +213,17 @@ pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
 
 fn refuse_unless_empty(path: &Path) -> Result<()> {
     let mut entries = fs::read_dir(path).context(|| format!("reading {}", path.shown()))?;
+    refuse_unfinished(path)?;
     if path.join(HOME_FILE).exists() {
+        if let Some(erasure) = open_header(&open_dir(path)?, HOME_FILE)?
+            .map(|storage| header_area::erasure(&storage, ComponentKind::Home))
+            .transpose()?
+            .flatten()
+        {
+            let (what, remedy) = (erasure.describe(), quoted(path));
+            let message = format!("{} was {what}; to make it anew, remove it first: rm -r -- {remedy}", path.shown());
+            return Err(Error::new(Kind::Exists, message));
+        }
         return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.shown())));
     }
     if entries.next().is_some() {
@@ -282,6 +292,17 @@ impl HomeState {
             Self::Encrypting => Some("its encryption is not finished: `vmcryptfs encrypt` goes on with it"),
             Self::Decrypting => Some("its decryption is not finished: `vmcryptfs decrypt` goes on with it"),
         }
+    }
+}
+
+/// Refuses a VM folder whose home is neither encrypted nor clear, with the command that finishes it.
+///
+/// # Errors
+/// `Busy` for such a folder, or those of [`home_state`].
+pub fn refuse_unfinished(path: &Path) -> Result<()> {
+    match home_state(&open_dir(path)?)?.unfinished() {
+        None => Ok(()),
+        Some(why) => Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown()))),
     }
 }
 

@@ -169,13 +169,14 @@ impl Located {
     /// Finds the VM folder that `path` is (then the home is meant), or lies in.
     ///
     /// # Errors
-    /// `NotFound`, `Invalid` for a directory that is no encrypted VM folder, or `Io`.
+    /// `NotFound`, `Invalid` for a directory that is no encrypted VM folder, `Busy` for one that is one in part, or `Io`.
     pub fn find(path: &Path) -> Result<Self> {
         let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
         if path.is_dir() {
             if path.join(HOME_FILE).exists() {
                 return Ok(Self { folder: path, component: PathBuf::new() });
             }
+            folder::refuse_unfinished(&path)?;
             return Err(Error::new(
                 Kind::Invalid,
                 format!("{} is no encrypted VM folder: it holds no {HOME_FILE}", path.shown()),

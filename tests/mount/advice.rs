@@ -71,3 +71,50 @@ fn what_is_named_wrongly_is_told_by_what_it_is() {
     let disk = host.path("web01/root.raw");
     host.refuses(&["mount", disk, host.path("web01")], 2, &format!("{disk} is a file; its VM folder is {vm}"));
 }
+
+#[test]
+fn a_half_converted_folder_is_told_by_what_finishes_it() {
+    for (file, verb) in [(".vmcryptfs-encrypting", "encrypt"), (".vmcryptfs-decrypting", "decrypt")] {
+        let host = Host::with_vm();
+        let vm = host.path("web01");
+        fs::rename(host.path("web01/vmcryptfs.home"), host.path(&format!("web01/{file}"))).unwrap();
+        fs::write(host.path("web01/notes.txt"), "in the clear").unwrap();
+        let words = format!("`vmcryptfs {verb}` goes on with it");
+        let new = host.path("web01/new.raw");
+        for args in [
+            &["erase", vm, "--yes"][..],
+            &["rekey", vm],
+            &["key", "add", vm, "--all"],
+            &["disk-names", vm],
+            &["create-disk", new, "--size", "1M"],
+            &["header", "backup", vm, host.path("saved")],
+            &["create", vm],
+            &["clone", vm, host.path("web02")],
+        ] {
+            let code = if args[0] == "clone" { 2 } else { 6 };
+            host.refuses(args, code, &words);
+        }
+        let info = host.try_run(&["info", vm]);
+        assert_eq!(info.status.code(), Some(6));
+        assert!(String::from_utf8_lossy(&info.stdout).contains("web01/notes.txt"), "{info:?}");
+        assert!(String::from_utf8_lossy(&info.stderr).contains(&words), "{info:?}");
+    }
+}
+
+#[test]
+fn what_is_no_vm_folder_is_told_by_what_it_is() {
+    let host = Host::new();
+    fs::create_dir(host.path("vms")).unwrap();
+    for vm in ["vms/web01", "vms/web02"] {
+        host.run(&["create", host.path(vm)]);
+    }
+    host.refuses(
+        &["clone", host.path("vms"), host.path("copy")],
+        2,
+        "it is a datastore: a VM folder is cloned, of which it has web01, web02",
+    );
+    host.refuses(&["header", "backup", host.path("vms"), host.path("saved")], 2, "is no encrypted VM folder");
+    let vm = host.path("vms/web01");
+    host.run(&["erase", vm, "--yes"]);
+    host.refuses(&["create", vm], 9, &format!("to make it anew, remove it first: rm -r -- {vm}"));
+}

@@ -13,7 +13,7 @@ use crate::crypto::derive::sha256;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{HOME_FILE, Header, NEW_PREFIX};
+use crate::format::header::{ComponentKind, HOME_FILE, Header, NEW_PREFIX};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -31,7 +31,7 @@ use crate::vm::convert::places::{Names, Place};
 use crate::vm::convert::plan::free_space;
 use crate::vm::convert::tree::{Entry, Found, by_inode, read_link};
 use crate::vm::folder::{self, HomeState, NewHome};
-use crate::vm::{inventory, outer};
+use crate::vm::{inventory, outer, scan};
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -77,8 +77,7 @@ pub fn clone(
 ) -> Result<Cloned> {
     let source = OpenFolder::open(from, providers, Access::Read)?;
     if source.state != HomeState::Encrypted {
-        let why =
-            source.state.unfinished().unwrap_or("it is not encrypted: there are no keys to renew, `cp -a` copies it");
+        let why = source.state.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
     let entries = source.walk()?;
@@ -100,6 +99,19 @@ pub fn clone(
     draft.publish()?;
     let disks = by_inode(entries.iter().filter(|entry| entry.found == Found::Disk)).len();
     Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
+}
+
+/// What a folder without a home is instead.
+fn no_vm_folder(source: &OpenFolder) -> String {
+    const MOST_NAMED: usize = 5;
+    let found = scan::scan(&source.dir).unwrap_or_default();
+    let vms: Vec<_> = found.iter().filter(|component| component.kind == ComponentKind::Home).collect();
+    if vms.is_empty() {
+        return "it is not encrypted: there are no keys to renew, `cp -a` copies it".to_owned();
+    }
+    let names: Vec<String> = vms.iter().take(MOST_NAMED).map(|vm| vm.path.shown().to_string()).collect();
+    let more = if vms.len() > MOST_NAMED { ", ..." } else { "" };
+    format!("it is a datastore: a VM folder is cloned, of which it has {}{more}", names.join(", "))
 }
 
 /// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
