@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::file::stat_at;
 use crate::text::Show;
-use crate::vm::folder::{self, HomeState};
+use crate::vm::folder::HomeState;
 
 /// The VM folder, in whatever state, in which something lies, and the header by which it is one. What is to be made at `path`
 /// need not be there.
@@ -26,7 +26,9 @@ pub fn of(path: &Path) -> Result<Option<(PathBuf, &'static str)>> {
         }
     };
     let Some(parent) = parent else { return Ok(None) };
-    let found = at_or_above(&folder::open_dir(&parent)?)?;
+    // To look above it, it need not be readable.
+    let dir = rustix::fs::open(&parent, ABOVE, Mode::empty()).map_err(io::Error::from);
+    let found = at_or_above(&File::from(dir.context(|| format!("opening folder {}", parent.shown()))?))?;
     Ok(found.and_then(|(above, header)| Some((parent.ancestors().nth(above)?.to_path_buf(), header))))
 }
 
@@ -57,6 +59,7 @@ pub(super) fn refuse_in(datastore: &File) -> Result<()> {
     Err(Error::new(Kind::Denied, format!("{place}: {NOT_NESTED}")))
 }
 
+const ABOVE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const NOT_NESTED: &str = "there is no VM folder within another";
 
 /// How far above a directory, itself included, a home's header lies, and its name.
@@ -70,8 +73,7 @@ fn at_or_above(dir: &File) -> Result<Option<(usize, &'static str)>> {
         if let Some(header) = headers.find(|name| stat_at(&dir, name.as_ref()).is_ok()) {
             return Ok(Some((above, header)));
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(parent) = rustix::fs::openat(&dir, "..", flags, Mode::empty()) else { break };
+        let Ok(parent) = rustix::fs::openat(&dir, "..", ABOVE, Mode::empty()) else { break };
         dir = File::from(parent);
         let parent = id(&dir)?;
         if own == parent {

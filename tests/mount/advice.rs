@@ -118,3 +118,18 @@ fn what_is_no_vm_folder_is_told_by_what_it_is() {
     host.run(&["erase", vm, "--yes"]);
     host.refuses(&["create", vm], 9, &format!("to make it anew, remove it first: rm -r -- {vm}"));
 }
+
+#[test]
+fn components_that_lack_the_same_provider_are_locked_for_one_reason() {
+    let host = Host::new();
+    fs::create_dir(host.path("vms")).unwrap();
+    for vm in ["vms/web01", "vms/web02"] {
+        host.run(&["create", host.path(vm)]);
+    }
+    host.configure("");
+    let at = tempfile::tempdir().unwrap();
+    let refused = host.try_run(&["mount", "--require-unlocked", host.path("vms"), at.path().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(4), "{said}");
+    assert!(said.contains("2 of 2 components are locked: ") && !said.contains("other reasons"), "{said}");
+}
