@@ -111,7 +111,11 @@ impl<'e> Checked<'_, 'e> {
             if !entry.reserved || entry.is_own_header() {
                 self.component(entry, kind, headers.stored.as_ref());
             }
-        } else if let Some(finding) = clear_finding(entry).or_else(|| unreadable_finding(entry)) {
+        } else if let Some(mut finding) = clear_finding(entry).or_else(|| unreadable_finding(entry)) {
+            // While a home comes in, its disks are still in the clear.
+            if entry.may_be_ciphertext() && entry.vm.as_deref().is_some_and(|vm| self.homes.contains_key(vm)) {
+                finding.state = State::Problem(Kind::Corrupt);
+            }
             self.findings.push(finding);
         } else if let What::Erased(erasure) = &entry.what {
             self.add(entry.component_path(), erasure.kind.word(), erasure.uuid, State::Erased, erasure.describe());

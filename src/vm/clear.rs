@@ -8,7 +8,9 @@ use std::os::unix::fs::FileExt;
 use vmdk_layout::{Descriptor, DiskFile, Role, Side, Source};
 
 use crate::error::{Context, Result};
+use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::format::names::DiskNames;
+use crate::sys::file::seek_data;
 
 /// What a file in the clear becomes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,6 +27,12 @@ impl ClearKind {
         match self {
             Self::Disk(reason) | Self::Home(reason) => reason,
         }
+    }
+
+    /// Whether it may as well be an encrypted disk whose header is lost: only its name or size says that it is a disk, and there is
+    /// no pattern in its content.
+    pub fn may_be_ciphertext(self) -> bool {
+        matches!(self, Self::Disk(BY_NAME_AND_NOISE | BY_SIZE_AND_NOISE))
     }
 
     /// Whether it is a disk.
@@ -68,6 +76,13 @@ const MIN_RAW_LEN: u64 = 64 << 10;
 /// Without any other sign, a file of whole MiB from this size on is taken for a disk.
 const MIN_BLANK_LEN: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
+const BY_NAME: &str = "by its name";
+const BY_SIZE: &str = "by its size";
+const BY_NAME_AND_NOISE: &str = "by its name, without any pattern in its content";
+const BY_SIZE_AND_NOISE: &str = "by its size, without any pattern in its content";
+/// Places where content is looked at that no format explains, and how much is read there.
+const SAMPLES: u64 = 64;
+const SAMPLE_LEN: usize = 4096;
 
 /// Says what a file in the clear is. Where its content is silent, it is a disk by the names that its home, or the home that it will
 /// get, has for disks.
@@ -78,14 +93,22 @@ pub fn kind_of(file: &File, name: &OsStr, disk_names: &DiskNames) -> Result<Clea
     let bytes = Bytes::of(file)?;
     let shown = name.to_string_lossy();
     let role = Role::of_name(&shown);
-    let found = bytes.disk_or_descriptor(role).context(|| format!("reading {shown}"))?;
-    Ok(found.unwrap_or_else(|| by_name(name, disk_names, role, bytes.len)))
+    let reading = || format!("reading {shown}");
+    if let Some(found) = bytes.disk_or_descriptor(role).context(reading)? {
+        return Ok(found);
+    }
+    Ok(match by_name(name, disk_names, role, bytes.len) {
+        ClearKind::Disk(reason) if bytes.has_noise().context(reading)? => {
+            ClearKind::Disk(if reason == BY_SIZE { BY_SIZE_AND_NOISE } else { BY_NAME_AND_NOISE })
+        }
+        kind @ (ClearKind::Disk(_) | ClearKind::Home(_)) => kind,
+    })
 }
 
 /// What a home file is taken for, by its name and length, that could be a disk: for people, who know more.
 pub fn disk_by_name(name: &OsStr, len: u64) -> Option<&'static str> {
     let named = DiskNames::default().matches(name) || Role::of_name(&name.to_string_lossy()).side() == Side::Disk;
-    (named && len >= MIN_RAW_LEN).then_some("by its name")
+    (named && len >= MIN_RAW_LEN).then_some(BY_NAME)
 }
 
 /// The format of a disk image whose first bytes these are: 512 of them, or all.
@@ -165,6 +188,25 @@ impl Bytes<'_> {
         Ok(fields[..2] == [0x53, 0xef] && matches!(fields[2], 0..=7) && matches!(fields[4], 1..=3))
     }
 
+    /// Whether a part of it looks as ciphertext does, where that of a disk would be.
+    fn has_noise(&self) -> io::Result<bool> {
+        let mut sample = [0; SAMPLE_LEN];
+        let data_len = self.len.saturating_sub(DEFAULT_DATA_OFFSET); // the least that a disk has
+        for nth in 0..SAMPLES {
+            let block = data_len / SAMPLES * nth / SAMPLE_LEN as u64;
+            let start = DEFAULT_DATA_OFFSET + block * SAMPLE_LEN as u64;
+            let Some(start) = seek_data(self.file, start)? else { return Ok(false) };
+            if start + SAMPLE_LEN as u64 > self.len {
+                return Ok(false);
+            }
+            self.file.read_exact_at(&mut sample, start)?;
+            if is_noise(&sample) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// A boot signature, and four entries that are used or empty, at least one of them used.
     fn has_partitions(&self) -> io::Result<bool> {
         let mut sector = [0; 512];
@@ -174,6 +216,17 @@ impl Bytes<'_> {
         let used = entries.iter().any(|entry| entry[4] != 0 && entry[12..16] != [0; 4]);
         Ok(sector[510..] == [0x55, 0xaa] && valid && used)
     }
+}
+
+/// Whether all bytes are about equally frequent (chi-squared). Of ciphertext one block in more than 10^8 is not; text, code and tables of
+/// file systems never are.
+fn is_noise(sample: &[u8; SAMPLE_LEN]) -> bool {
+    const EXPECTED: u64 = SAMPLE_LEN as u64 / 256;
+    const MOST: u64 = 400; // of 255 on average, with a deviation of 23
+    let mut counts = [0_u64; 256];
+    sample.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+    let deviation: u64 = counts.iter().map(|count| count.abs_diff(EXPECTED).pow(2)).sum();
+    deviation <= MOST * EXPECTED
 }
 
 /// Whether the signs of a raw image are believed in a file of this name. What is saved of a guest's memory may hold
@@ -186,12 +239,12 @@ fn by_name(name: &OsStr, disk_names: &DiskNames, role: Role, len: u64) -> ClearK
     // A list that has all names does not mean those that VMware gives to settings, logs and what is saved of memory.
     let listed = disk_names.matches(name) && (may_be_raw(role) || DiskNames::default().matches(name));
     if listed || role.side() == Side::Disk {
-        return ClearKind::Disk("by its name");
+        return ClearKind::Disk(BY_NAME);
     }
     let blank = len >= MIN_BLANK_LEN && len.is_multiple_of(MIB);
     // A descriptor that cannot be read stays one: only a name that says nothing leaves it to the size.
     if blank && role == Role::Other && !has_other_ending(&name.to_string_lossy()) {
-        return ClearKind::Disk("by its size");
+        return ClearKind::Disk(BY_SIZE);
     }
     ClearKind::Home(home_reason(role))
 }

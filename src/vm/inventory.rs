@@ -242,13 +242,21 @@ impl Entry {
             Some(("folder", "in the clear: a VM folder that is not encrypted".to_owned()))
         } else if let (What::Clear(_), true, true) = (&self.what, in_vm, self.reserved) {
             Some(("file", "in the clear: what an interrupted run has left".to_owned()))
-        } else if let (What::Clear(kind), true) = (&self.what, in_vm) {
+        } else if let (What::Clear(kind), true) = (&self.what, in_vm && !self.may_be_ciphertext()) {
             Some(("file", format!("in the clear: {}", clear_what(*kind))))
+        } else if in_vm && self.may_be_ciphertext() {
+            let what = "no sign of what it is: a disk in the clear, or one whose header was overwritten (`vmcryptfs header restore`)";
+            Some(("file", what.to_owned()))
         } else if let (What::Link(Link::Inside(_) | Link::Outside(_)), true) = (&self.what, in_vm) {
             Some(("file", "in the clear: a symbolic link".to_owned()))
         } else {
             None
         }
+    }
+
+    /// Whether it may be a disk in the clear, and as well an encrypted one whose header is lost.
+    pub fn may_be_ciphertext(&self) -> bool {
+        matches!(self.what, What::Clear(kind) if kind.may_be_ciphertext()) && !self.reserved
     }
 
     /// What to say of the header of a home that is neither encrypted nor clear.

@@ -320,3 +320,35 @@ fn a_clone_says_what_of_it_is_in_the_clear_and_erased_disks_are_neither_cloned_n
     let printed = host.run(&["clone", vm, host.path("ds/second")]);
     assert!(printed.contains("3 files and links of it are in the clear"), "{printed}");
 }
+
+#[test]
+fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
+    let host = Host::new();
+    let vm = host.path("vm");
+    fs::create_dir(vm).unwrap();
+    fs::write(host.path("vm/d.raw"), vec![7; 16 << 20]).unwrap();
+    host.run(&["encrypt", vm]);
+    let (disk, saved) = (host.path("vm/d.raw"), host.path("saved"));
+    host.run(&["header", "backup", disk, saved]);
+    let whole = fs::read(disk).unwrap();
+    let (header, data) = whole.split_at(8 << 20);
+    let zeros = [&vec![0; header.len()], data].concat();
+    let noise = [&data[..header.len()], data].concat();
+    for overwritten in [zeros, noise] {
+        fs::write(disk, &overwritten).unwrap();
+        let output = host.try_run(&["check", vm]);
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.code() == Some(3) && told.contains("no sign of what it is"), "{told}");
+        host.refuses(&["check", vm, "--only-clear"], 7, "in the clear");
+        host.refuses(&["encrypt", vm], 7, "no sign of what d.raw is");
+        let plan = host.try_run(&["encrypt", vm, "--disk", "d.raw", "--dry-run"]);
+        let note = String::from_utf8_lossy(&plan.stderr);
+        assert!(plan.status.success() && note.contains("Note: no sign of what d.raw is"), "{note}");
+        assert!(fs::read(disk).unwrap() == overwritten, "it is left alone");
+        let mount = host.mount("vm", &[]);
+        assert!(host.run(&["status", &mount.root().display().to_string()]).contains("no sign of what it is"));
+    }
+    host.run(&["header", "restore", disk, saved, "--force"]);
+    let mount = host.mount("vm", &[]);
+    assert!(fs::read(mount.path("d.raw")).unwrap() == vec![7; 16 << 20]);
+}

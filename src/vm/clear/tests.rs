@@ -114,3 +114,20 @@ fn a_vmdk_is_a_descriptor_or_a_disk_by_its_content() {
     assert_eq!(kind("web01.vmdk", text.len() as u64, &[(0, text)]), ClearKind::Home("VMDK descriptor"));
     assert_eq!(kind("disk.raw", text.len() as u64, &[(0, text)]), ClearKind::Home("VMDK descriptor"));
 }
+
+#[test]
+fn what_only_a_name_or_the_size_makes_a_disk_may_be_ciphertext() {
+    let mut noise = vec![0; 1 << 20];
+    crate::crypto::random::fill(&mut noise).unwrap();
+    let patterns: Vec<u8> = (0..1_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let text = b"a guest's log says much, and most of it in letters\n".repeat(20_000);
+    let may = |name: &str, len: u64, content: &[(u64, &[u8])]| kind(name, len, content).may_be_ciphertext();
+    assert!(may("d.raw", 9 << 20, &[(8 << 20, &noise)]));
+    assert!(may("d.raw", 64 << 20, &[(40 << 20, &noise)]) && may("vda", 64 << 20, &[(8 << 20, &noise[..8192])]));
+    assert!(may("d.raw", 12 << 20, &[(0, &text), (9 << 20, &noise)]));
+    assert!(!may("d.raw", 64 << 20, &[]), "blank");
+    assert!(!may("d.raw", 16 << 20, &[(0, &noise)]), "nothing where ciphertext would be");
+    assert!(!may("d.raw", 9 << 20, &[(8 << 20, &text)]) && !may("d.raw", 9 << 20, &[(8 << 20, &patterns)]));
+    assert!(!may("d.raw", 9 << 20, &[(0, b"QFI\xfb"), (8 << 20, &noise)]), "its content tells");
+    assert!(!may("a.txt", 9 << 20, &[(8 << 20, &noise)]), "no disk");
+}

@@ -80,6 +80,22 @@ impl Survey {
             }));
         }
         plan.take_names(names, options.keep_references);
+        // Encrypted once more, the data would be lost for the header that could be restored.
+        let silent = |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.may_be_ciphertext());
+        let unsure = entries.iter().filter(|entry| chosen.contains(&entry.path)).filter(silent);
+        for path in unsure.filter(|_| folder.state == HomeState::Encrypted).map(|entry| entry.path.shown()) {
+            let what = format!(
+                "no sign of what {path} is: a disk in the clear, or an encrypted one whose header was overwritten, \
+                 which `vmcryptfs header restore` brings back"
+            );
+            match options.disks.is_empty() {
+                true => plan.obstacles.push(Obstacle::new(
+                    Kind::Denied,
+                    format!("{what}; if it is in the clear, --disk {path} encrypts it"),
+                )),
+                false => plan.notes.push(what),
+            }
+        }
         Ok(Self { entries, disks, chosen, plan })
     }
 
