@@ -68,7 +68,7 @@ impl FileSystem {
         let listing = if node.is_virtual() {
             Listing::Images(node, Mutex::default())
         } else {
-            let place = self.places.take(caller.uid)?;
+            let place = self.places.take_listing(caller.uid)?;
             let dir = backing::open_again(&*self.dir_of(&node)?)?;
             Listing::Stored(Mutex::new(Stored { node, dir, ahead: VecDeque::new(), position: 0, _place: place }))
         };

@@ -14,16 +14,40 @@ use crate::sys::process;
 /// Most descriptors that are kept back. Of a low limit a quarter is.
 const MAX_RESERVE: u64 = 1024;
 
-/// Counts what is open for each user.
+/// Counts what is open for each user. Root, and the mount's own user, have places that others cannot take; of those others no one
+/// gets all, and listings have some that no files take.
 pub(super) struct Places {
-    taken: Arc<Mutex<HashMap<u32, u64>>>,
+    taken: Arc<Mutex<Taken>>,
     /// Descriptors that an open file has.
     each: u64,
 }
 
+#[derive(Default)]
+struct Taken {
+    files: HashMap<u32, u64>,
+    /// Those of [`most_listings`].
+    listings: HashMap<u32, u64>,
+}
+
+impl Taken {
+    fn of(&mut self, what: What) -> &mut HashMap<u32, u64> {
+        match what {
+            What::File => &mut self.files,
+            What::Listing => &mut self.listings,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    File,
+    Listing,
+}
+
 /// An open file's place, which is free again when this is dropped.
 pub(super) struct Place {
-    taken: Arc<Mutex<HashMap<u32, u64>>>,
+    taken: Arc<Mutex<Taken>>,
+    what: What,
     uid: u32,
 }
 
@@ -39,23 +63,62 @@ impl Places {
     pub(super) fn take(&self, uid: u32) -> Result<Place> {
         let most = most_places(process::file_limit(), self.each);
         let mut taken = self.taken.lock();
-        let refused = |errno, whose: &str, number: u64| {
-            Error::io(
-                format!("{number} files are open for {whose}; the rest is for others"),
-                std::io::Error::from_raw_os_error(errno),
-            )
+        let all: u64 = taken.files.values().chain(taken.listings.values()).sum();
+        let (used, most_used) = match is_privileged(uid) {
+            true => (all, most),
+            false => {
+                let others = taken.files.iter().filter(|(uid, _)| !is_privileged(**uid));
+                (others.map(|(_, number)| number).sum(), most - most / 8)
+            }
         };
-        let all: u64 = taken.values().sum();
-        let own = taken.entry(uid).or_default();
-        if *own >= most - most / 8 {
-            return Err(refused(libc::EMFILE, &format!("user {uid}"), *own));
+        let own = taken.files.get(&uid).copied().unwrap_or_default();
+        if own >= most_used - most_used / 8 {
+            return Err(refused(libc::EMFILE, &format!("user {uid}"), own));
         }
-        if all >= most {
-            return Err(refused(libc::ENFILE, "all users", all));
+        if used >= most_used || all >= most {
+            return Err(refused(libc::ENFILE, "all users", used));
         }
-        *own += 1;
-        Ok(Place { taken: Arc::clone(&self.taken), uid })
+        Ok(self.add(&mut taken, What::File, uid))
     }
+
+    /// Takes a place for the listing of a directory, one that no file can have if there is no other.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(super) fn take_listing(&self, uid: u32) -> Result<Place> {
+        self.take(uid).or_else(|error| {
+            let most = most_listings(most_places(process::file_limit(), self.each));
+            let mut taken = self.taken.lock();
+            let (all, own) =
+                (taken.listings.values().sum::<u64>(), taken.listings.get(&uid).copied().unwrap_or_default());
+            if all >= most || own >= most.div_ceil(2) {
+                Err(error)
+            } else {
+                Ok(self.add(&mut taken, What::Listing, uid))
+            }
+        })
+    }
+
+    fn add(&self, taken: &mut Taken, what: What, uid: u32) -> Place {
+        *taken.of(what).entry(uid).or_default() += 1;
+        Place { taken: Arc::clone(&self.taken), what, uid }
+    }
+}
+
+fn refused(errno: i32, whose: &str, number: u64) -> Error {
+    Error::io(
+        format!("{number} files are open for {whose}; the rest is for others"),
+        std::io::Error::from_raw_os_error(errno),
+    )
+}
+
+fn is_privileged(uid: u32) -> bool {
+    uid == 0 || uid == process::effective_uid()
+}
+
+/// Of all places, those that only listings get: half of what files of ordinary users leave.
+fn most_listings(most: u64) -> u64 {
+    most / 16
 }
 
 /// Files that may be open under a limit on descriptors.
@@ -76,10 +139,11 @@ pub(super) fn is_of_reserve(file: &File) -> bool {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.taken.lock();
-        if let Some(own) = taken.get_mut(&self.uid) {
+        let of_what = taken.of(self.what);
+        if let Some(own) = of_what.get_mut(&self.uid) {
             *own -= 1;
             if *own == 0 {
-                taken.remove(&self.uid);
+                of_what.remove(&self.uid);
             }
         }
     }
@@ -91,19 +155,32 @@ mod tests {
 
     #[test]
     fn one_user_leaves_some_all_users_leave_a_reserve_and_what_is_given_back_is_free() {
-        let each = process::file_limit() / 80;
+        let each = process::file_limit() / 160;
         let places = Places::new(each);
         let most = usize::try_from(most_places(process::file_limit(), each)).unwrap();
-        assert!((30..=80).contains(&most), "{most}");
+        assert!((60..=160).contains(&most), "{most}");
+        // None of these is the user of this test.
+        let users: Vec<u32> = (70_001..).filter(|uid| !is_privileged(*uid)).take(3).collect();
         let take = |uid| places.take(uid).map_err(|error| error.os_error());
-        let mut held: Vec<Place> = (0..most - most / 8).map(|_| take(1).unwrap()).collect();
-        assert_eq!(take(1).err(), Some(Some(libc::EMFILE)));
-        held.extend((0..most / 8).map(|_| take(2).unwrap()));
-        assert_eq!(take(3).err(), Some(Some(libc::ENFILE)));
+        let for_users = most - most / 8;
+        let mut held: Vec<Place> = (0..for_users - for_users / 8).map(|_| take(users[0]).unwrap()).collect();
+        assert_eq!(take(users[0]).err(), Some(Some(libc::EMFILE)));
+        held.extend((0..for_users / 8).map(|_| take(users[1]).unwrap()));
+        for uid in &users[1..] {
+            assert_eq!(take(*uid).err(), Some(Some(libc::ENFILE)));
+            held.push(places.take_listing(*uid).unwrap());
+        }
+        while let Ok(place) = places.take_listing(users[0]) {
+            held.push(place);
+        }
+        for uid in [0, process::effective_uid()] {
+            held.push(take(uid).unwrap());
+            held.push(places.take_listing(uid).unwrap());
+        }
         held.remove(0);
-        drop(take(3).unwrap());
+        drop(take(users[2]).unwrap());
         drop(held);
-        assert!(places.taken.lock().is_empty());
+        assert!(places.taken.lock().files.is_empty() && places.taken.lock().listings.is_empty());
     }
 
     #[test]

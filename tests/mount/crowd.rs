@@ -4,9 +4,10 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Uid, prlimit};
+use rustix::thread::set_thread_res_uid;
 
-use crate::host::Host;
+use crate::host::{Host, Mount};
 
 #[test]
 fn one_client_with_all_files_open_does_not_lock_out_others() {
@@ -54,5 +55,63 @@ fn one_client_with_all_files_open_does_not_lock_out_others() {
     });
     assert!(freed.is_some(), "{:?}", again().err());
     drop(freed);
+    mount.unmount();
+}
+
+/// Files that a user opens through a mount until one is refused, and by what.
+fn open_all_as(uid: u32, mount: &Mount<'_>, at_most: u64) -> (Vec<File>, i32) {
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| {
+            become_user(uid); // of this thread alone
+            let mut open = Vec::new();
+            loop {
+                match File::create(mount.path(&format!("of-{uid}-{}", open.len()))) {
+                    Ok(file) => open.push(file),
+                    Err(error) => return (open, error.raw_os_error().unwrap()),
+                }
+                assert!(open.len() as u64 <= at_most);
+            }
+        });
+        opener.join().unwrap()
+    })
+}
+
+fn become_user(uid: u32) {
+    let uid = Uid::from_raw(uid);
+    set_thread_res_uid(uid, uid, uid).unwrap();
+}
+
+#[test]
+fn what_several_users_take_leaves_some_to_root_and_to_listings() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    const LIMIT: u64 = 400;
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &["-o", "allow_other"]);
+    for dir in mount.root().ancestors().take(2) {
+        fs::set_permissions(dir, Permissions::from_mode(0o777)).unwrap();
+    }
+    let pid = Pid::from_raw(i32::try_from(mount.pid()).unwrap());
+    let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let (first, refused) = open_all_as(41001, &mount, LIMIT);
+    assert!(refused == libc::EMFILE && first.len() as u64 > LIMIT / 2, "{refused} after {}", first.len());
+    let (second, refused) = open_all_as(41002, &mount, LIMIT);
+    assert!(refused == libc::ENFILE && second.len() > 10, "{refused} after {}", second.len());
+    for uid in [41001, 41002, 41003, 0] {
+        let listed = std::thread::scope(|scope| {
+            let list = || {
+                become_user(uid);
+                fs::read_dir(mount.root()).map(Iterator::count)
+            };
+            scope.spawn(list).join().unwrap()
+        });
+        assert!(listed.as_ref().is_ok_and(|&number| number > first.len()), "{uid}: {listed:?}");
+    }
+    let of_root: Vec<File> =
+        (0..10).map(|number| File::create(mount.path(&format!("root-{number}"))).unwrap()).collect();
+    assert_eq!(mount.status()["pid"].as_i64(), Some(mount.pid()));
+    drop((first, second, of_root));
     mount.unmount();
 }
