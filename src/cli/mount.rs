@@ -304,7 +304,8 @@ fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
 /// What to unmount.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs umount /mnt\n\n\
-    Returns when the mount's process has ended and its keys are gone.")]
+    Returns when the mount's process has ended and its keys are gone. Where the mount shows in another place as well, by a bind\n\
+    mount, this one is unmounted, the other one named, and the exit code 6.")]
 pub(super) struct UmountArgs {
     /// Where it is mounted
     #[arg(value_name = "MOUNTPOINT")]
@@ -322,6 +323,19 @@ pub(super) fn umount(args: &UmountArgs) -> Result<()> {
     let process = control::watch(&args.mountpoint);
     let when = if args.lazy { Unmount::WhenUnused } else { Unmount::Now };
     unmount(&mount.mountpoint, when)?;
+    let still = mounts::all()?.into_iter().find(|other| other.device == mount.device && other.source == mount.source);
+    if let Some(still) = still {
+        let at = still.mountpoint.shown();
+        let text = format!(
+            "{} is unmounted, but its mount still shows on {at}, and ends when that is unmounted",
+            args.mountpoint.shown()
+        );
+        if args.lazy {
+            eprintln!("vmcryptfs: {text}");
+            return Ok(());
+        }
+        return Err(Error::new(Kind::Busy, text));
+    }
     match process {
         Ok(mut stream) if !args.lazy => {
             stream.set_read_timeout(Some(ENDING)).context(|| "limiting the wait".into())?;
