@@ -43,6 +43,8 @@ use work::Work;
 const MAX_LINE: u64 = 64 << 20;
 /// How long a mount may take to answer: unlocking waits for key servers.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a mount may take to say that it is there, and what it serves.
+const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a mount waits before it takes another request, where one could not be taken.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
@@ -324,6 +326,10 @@ fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
     let path = socket_path(mounts::find(mountpoint)?.device)?;
     let doing = || format!("asking the mount on {} through {}", mountpoint.shown(), path.shown());
+    // A request may take its time, but whether there is anyone to take it shows soon.
+    let mut stream = connect(&path, mountpoint).context(doing)?;
+    send(&mut stream, &Request::Introduce).context(doing)?;
+    receive(&stream, INTRODUCTION).context(doing)?;
     let mut stream = connect(&path, mountpoint).context(doing)?;
     send(&mut stream, request).context(doing)?;
     let line = receive(&stream, PATIENCE).context(doing)?;
@@ -350,8 +356,7 @@ pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
 
 fn connect(socket: &Path, mountpoint: &Path) -> Result<UnixStream> {
     UnixStream::connect(socket).or_else(|error| {
-        let has_died = error.kind() == std::io::ErrorKind::ConnectionRefused
-            || std::fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+        let has_died = error.kind() == std::io::ErrorKind::ConnectionRefused || mounts::has_died(mountpoint);
         if has_died {
             let at = quoted(mountpoint);
             return Err(Error::new(Kind::Io, format!("its process has died: `vmcryptfs umount --lazy {at}` first")));

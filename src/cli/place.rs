@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
-use crate::control::mounts::Mounted;
 use crate::control::work::Work;
 use crate::control::{local, mounts};
 use crate::error::{Error, Kind, Result};
@@ -52,23 +51,10 @@ pub(super) fn shown(path: &Path, component: &Path) -> String {
 /// The backing path of a path that a mount of ours shows; any other path as it is. Mounts are not touched: one of them may not
 /// answer. A verb on a VM or a disk may so be given either path.
 pub(super) fn backing(path: PathBuf) -> PathBuf {
-    let mounts = mounts::all().unwrap_or_default();
-    let below = |whole: &Path| {
-        let shows = |mount: &&Mounted| whole.starts_with(&mount.mountpoint);
-        let mount = mounts.iter().filter(shows).max_by_key(|mount| mount.mountpoint.components().count())?;
-        let root = mount.source.join(mount.root.strip_prefix("/").unwrap_or(&mount.root));
-        whole.strip_prefix(&mount.mountpoint).ok().map(|rest| root.join(rest).components().collect())
-    };
-    if mounts.is_empty() {
-        return path;
+    match mounts::showing(&path) {
+        Ok(Some((mount, below))) => mount.source.join(below).components().collect(),
+        Ok(None) | Err(_) => path,
     }
-    let Ok(whole) = std::path::absolute(&path) else { return path };
-    // By its name first, which asks no file system; then with links followed, but not one that the path itself is.
-    let followed = || {
-        let parent = std::fs::canonicalize(whole.parent()?).ok()?;
-        below(&parent.join(whole.file_name()?)).or_else(|| below(&std::fs::canonicalize(&whole).ok()?))
-    };
-    below(&whole).or_else(followed).unwrap_or(path)
 }
 
 /// The mount that shows what lies at a path of either side, and where below the mount that is.
@@ -76,8 +62,8 @@ pub(super) fn backing(path: PathBuf) -> PathBuf {
 /// # Errors
 /// `NotFound` when nothing is there, or no mount of this user shows it.
 pub(super) fn mount_of(path: &Path) -> Result<(PathBuf, PathBuf)> {
-    if let Ok(mounted) = mounts::find(path) {
-        return Ok((mounted.mountpoint, PathBuf::new()));
+    if let Some((mounted, below)) = mounts::showing(path)? {
+        return Ok((mounted.mountpoint, below));
     }
     match local::serving(path)? {
         Some(serving) => Ok((serving.mountpoint, serving.below)),

@@ -13,19 +13,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 
 use crate::control::mounts::{self, Mounted};
 use crate::control::work::Work;
-use crate::control::{Answer, MAX_LINE, PATIENCE, Request, receive, send, socket_dir, unanswered};
+use crate::control::{Answer, INTRODUCTION, MAX_LINE, PATIENCE, Request, receive, send, socket_dir, unanswered};
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;
 use crate::text::Show;
-
-/// How long a mount that can serve a path may take to say whether it does.
-const INTRODUCTION: Duration = Duration::from_secs(5);
 
 /// A mount of this user that serves a path.
 #[derive(Clone, Debug)]

@@ -1,10 +1,19 @@
 //! Which of our mounts are there: /proc/self/mountinfo, read without touching the mounts themselves.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount_table::{self, Line};
 use crate::text::Show;
+
+/// How long a mount may take to show whether its process is there.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// A mount of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -24,14 +33,71 @@ pub struct Mounted {
 /// # Errors
 /// `NotFound` when there is none.
 pub fn find(mountpoint: &Path) -> Result<Mounted> {
-    // A mount whose process died cannot be resolved, but its absolute name still finds it.
-    let path = std::fs::canonicalize(mountpoint)
-        .or_else(|_| std::path::absolute(mountpoint))
-        .context(|| format!("mountpoint {}", mountpoint.shown()))?;
-    let found = all()?.into_iter().rfind(|mount| mount.mountpoint == path);
+    let mounts = all()?;
+    let path = resolve(mountpoint, &mounts, true)?;
+    let found = mounts.into_iter().rfind(|mount| mount.mountpoint == path);
     found.ok_or_else(|| {
         Error::new(Kind::NotFound, format!("no VM folder or datastore is mounted on {}", mountpoint.shown()))
     })
+}
+
+/// The mount of ours that shows a path, and where below the mounted folder that is.
+///
+/// # Errors
+/// `Io`.
+pub fn showing(path: &Path) -> Result<Option<(Mounted, PathBuf)>> {
+    let mounts = all()?;
+    // Links are followed, but first not one that the path itself is.
+    for follow_last in [false, true] {
+        let whole = resolve(path, &mounts, follow_last)?;
+        let shows = |mount: &&Mounted| whole.starts_with(&mount.mountpoint);
+        let deepest = mounts.iter().filter(shows).max_by_key(|mount| mount.mountpoint.components().count());
+        if let Some(mount) = deepest {
+            let root = mount.root.strip_prefix("/").unwrap_or(&mount.root);
+            let rest = whole.strip_prefix(&mount.mountpoint).unwrap_or(Path::new(""));
+            return Ok(Some((mount.clone(), root.join(rest).components().collect())));
+        }
+    }
+    Ok(None)
+}
+
+/// Follows links as far as no mount of ours has to be asked: one of them may not answer. What is below a mount stays as it is.
+fn resolve(path: &Path, mounts: &[Mounted], follow_last: bool) -> Result<PathBuf> {
+    const MOST_LINKS: usize = 40; // as the system follows
+    let path = std::path::absolute(path).context(|| format!("resolving {}", path.shown()))?;
+    let parts = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
+    let (mut rest, mut at, mut links) = (parts(&path), PathBuf::from("/"), 0);
+    while let Some(part) = rest.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(part); // of the root it makes the root
+        let may_ask = !mounts.iter().any(|mount| next.starts_with(&mount.mountpoint));
+        if may_ask
+            && links < MOST_LINKS
+            && (follow_last || !rest.is_empty())
+            && let Ok(target) = std::fs::read_link(&next)
+        {
+            links += 1;
+            rest.extend(parts(&target));
+        } else {
+            at = next;
+        }
+    }
+    Ok(at)
+}
+
+/// Whether the process of the mount on a path has died. One that does not answer may live.
+pub fn has_died(mountpoint: &Path) -> bool {
+    let (answer, answers) = channel();
+    let path = mountpoint.to_path_buf();
+    // What the kernel knows from before is of no use, and whoever is asked may be stopped.
+    let ask = move || answer.send(statx(CWD, &path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS).map(drop));
+    let asking = thread::Builder::new().name("look".into()).spawn(ask);
+    // Who asks while it dies is told that the connection was aborted.
+    let tells_of_death = |error| matches!(error, Errno::NOTCONN | Errno::CONNABORTED);
+    asking.is_ok() && answers.recv_timeout(LOOK).is_ok_and(|found| found.is_err_and(tells_of_death))
 }
 
 /// All mounts of ours that this process sees.

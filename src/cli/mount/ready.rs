@@ -72,7 +72,7 @@ fn has_home(dir: &File) -> bool {
 /// `Busy`.
 pub(super) fn check_mountpoint(source: &Path, mountpoint: &Path) -> Result<()> {
     let Ok(mounted) = mounts::find(mountpoint) else { return Ok(()) };
-    if std::fs::metadata(mountpoint).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)) {
+    if mounts::has_died(mountpoint) {
         return Ok(());
     }
     let message = match mounted.source == source {
