@@ -8,11 +8,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use fuser::SessionACL;
-use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::fs::{AtFlags, CWD, FlockOperation, StatxFlags, flock, statx};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
@@ -74,17 +76,31 @@ fn mount_by_call(spec: &MountSpec) -> Result<Option<OwnedFd>> {
     let data = std::ffi::CString::new(data).map_err(|error| Error::with_source(Kind::Invalid, "mount data", error))?;
     match rustix::mount::mount(&spec.source, &spec.mountpoint, MOUNT_TYPE, spec.options.flags, Some(data.as_c_str())) {
         Ok(()) => Ok(Some(device.into())),
-        Err(rustix::io::Errno::PERM) => Ok(None),
+        Err(Errno::PERM) => Ok(None),
         Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.shown()), error.into())),
     }
 }
 
-/// fusermount3 opens the device, mounts, and sends the descriptor through a socket that it inherits.
+/// Mounts by fusermount3. Where that ends before it has given the descriptor away, what it mounted is dead, and taken away again.
 fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
     if spec.options.flags.contains(MountFlags::NOSYMFOLLOW) {
         return Err(Error::new(Kind::Denied, "mount option \"nosymfollow\" needs root: fusermount3 does not know it"));
     }
-    let doing = |error: rustix::io::Errno| Error::io("making a socket pair to fusermount3", error.into());
+    let doing = || format!("resolving {}", spec.mountpoint.shown());
+    let at = std::fs::canonicalize(&spec.mountpoint).context(doing)?;
+    ask_fusermount(spec).inspect_err(|_| {
+        let is_there = |line: &Line| line.is_ours && line.mountpoint == at && line.source == spec.source;
+        if mount_table::all().is_ok_and(|all| all.iter().any(is_there))
+            && let Err(error) = unmount(&at, Unmount::WhenUnused)
+        {
+            tracing::error!("{}", error.chain());
+        }
+    })
+}
+
+/// fusermount3 opens the device, mounts, and sends the descriptor through a socket that it inherits.
+fn ask_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
+    let doing = |error: Errno| Error::io("making a socket pair to fusermount3", error.into());
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(doing)?;
     fcntl_setfd(&theirs, FdFlags::empty()).map_err(doing)?;
@@ -105,8 +121,7 @@ fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
     let output = command.output().context(|| "running fusermount3 (Debian package fuse3)".into())?;
     drop(theirs);
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.trim().replace('\n', "; ");
+        let said = said(&output);
         return Err(Error::new(Kind::Denied, format!("fusermount3 could not mount: {said}")));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -117,6 +132,16 @@ fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
         if let RecvAncillaryMessage::ScmRights(mut descriptors) = message { descriptors.next() } else { None }
     });
     received.next().ok_or_else(|| Error::new(Kind::Io, "fusermount3 mounted, but sent no descriptor"))
+}
+
+/// Why fusermount3 failed: in its own words, if it had any.
+fn said(output: &Output) -> String {
+    let words = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    match output.status.signal() {
+        Some(signal) => format!("it was ended by signal {signal} {words}").trim_end().to_owned(),
+        None if words.is_empty() => format!("it said nothing ({})", output.status),
+        None => words,
+    }
 }
 
 /// A path as a value among options: commas and backslashes are escaped.
@@ -130,27 +155,48 @@ pub(super) fn needs_open_device() -> bool {
     File::options().read(true).write(true).open("/dev/fuse").is_err_and(|error| error.kind() == PermissionDenied)
 }
 
-/// Refuses what cannot, or should not, be mounted, or be mounted on.
+/// Refuses what cannot, or should not, be mounted, or be mounted on. As long as what is returned is there, no other mount is made on
+/// the mountpoint by this program.
 ///
 /// # Errors
 /// `NotFound`, `Invalid` for no directory, one within the folder, or a folder that a mount of ours shows, `Busy` for one that is not
-/// empty.
-pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<()> {
+/// empty, or that another mount has, or is about to have.
+pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<File> {
     let mountpoint = spec.mountpoint.as_path();
     let doing = || format!("mountpoint {}", mountpoint.shown());
-    let metadata = std::fs::metadata(mountpoint);
-    if metadata.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)) {
+    // The kernel may know attributes of a moment ago, when there was a process.
+    let asked = statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+    if asked.is_err_and(|error| matches!(error, Errno::NOTCONN | Errno::CONNABORTED)) {
         let text = format!("{}: the process of the mount there has died: `vmcryptfs umount --lazy` it first", doing());
         return Err(Error::new(Kind::Busy, text));
     }
+    let metadata = std::fs::metadata(mountpoint);
     if !metadata.context(doing)?.is_dir() {
         return Err(Error::new(Kind::Invalid, format!("{} is no directory", doing())));
     }
+    let lock = lock(mountpoint)?;
     refuse_within(&spec.source, mountpoint)?;
     if std::fs::read_dir(mountpoint).context(doing)?.next().is_some() {
         return Err(Error::new(Kind::Busy, format!("{} is not empty: what is in it would be hidden", doing())));
     }
-    Ok(())
+    Ok(lock)
+}
+
+/// Of two mounts that begin at once on one mountpoint, the other one finds it locked, or mounted on.
+fn lock(mountpoint: &Path) -> Result<File> {
+    let doing = || format!("locking mountpoint {}", mountpoint.shown());
+    let dir = File::open(mountpoint).context(doing)?;
+    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) if mount_table::device_of_ours(mountpoint).is_ok() => {
+            Err(Error::new(Kind::Busy, format!("mountpoint {} has a mount already", mountpoint.shown())))
+        }
+        Ok(()) => Ok(dir),
+        Err(Errno::WOULDBLOCK) => Err(Error::new(
+            Kind::Busy,
+            format!("mountpoint {} is about to have a mount already, or a program has it locked", mountpoint.shown()),
+        )),
+        Err(error) => Err(Error::io(doing(), error.into())),
+    }
 }
 
 /// A mount that lies in what it shows would ask itself, and wait for itself for ever.
@@ -275,14 +321,12 @@ fn unmount_path(mountpoint: &Path, when: Unmount) -> Result<()> {
     };
     match rustix::mount::unmount(mountpoint, flags) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::PERM) => unmount_by_fusermount(mountpoint, when),
-        Err(rustix::io::Errno::BUSY) => Err(Error::new(
+        Err(Errno::PERM) => unmount_by_fusermount(mountpoint, when),
+        Err(Errno::BUSY) => Err(Error::new(
             Kind::Busy,
             format!("{} is in use: close its files first, or use --lazy", mountpoint.shown()),
         )),
-        Err(rustix::io::Errno::INVAL) => {
-            Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown())))
-        }
+        Err(Errno::INVAL) => Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown()))),
         Err(error) => Err(Error::io(format!("unmounting {}", mountpoint.shown()), error.into())),
     }
 }
@@ -294,7 +338,7 @@ fn unmount_by_fusermount(mountpoint: &Path, when: Unmount) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said(&output);
     let kind = if said.contains("busy") { Kind::Busy } else { Kind::Io };
-    Err(Error::new(kind, format!("fusermount3 could not unmount {}: {}", mountpoint.shown(), said.trim())))
+    Err(Error::new(kind, format!("fusermount3 could not unmount {}: {}", mountpoint.shown(), said)))
 }

@@ -29,7 +29,7 @@ impl Session {
     /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory, `Busy` for one that
     /// is not empty, `Unsupported` without FUSE or the transport that is asked for, or `Io`.
     pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
-        mount::check_mountpoint(spec)?;
+        let _alone = mount::check_mountpoint(spec)?;
         let prepared = spec.transport.prepare(spec.threads, fs.backing_io())?;
         let doing = || match mount::needs_open_device() {
             false => format!("mounting on {}", spec.mountpoint.shown()),

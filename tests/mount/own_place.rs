@@ -1,6 +1,7 @@
 //! A mount is itself wherever it shows by now: its process takes down that one and no other.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -113,4 +114,117 @@ fn a_signal_takes_down_the_own_mount_wherever_it_is_and_no_other() {
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().filter(|line| options(line)).count(), 2);
     Command::new("umount").arg(moved).status().unwrap();
     end(hidden);
+}
+
+/// Runs something with the mount's process stopped.
+fn while_stopped(pid: Pid, work: impl FnOnce()) {
+    struct Going(Pid);
+    impl Drop for Going {
+        fn drop(&mut self) {
+            kill_process(self.0, Signal::CONT).unwrap();
+        }
+    }
+    let _going = Going(pid);
+    kill_process(pid, Signal::STOP).unwrap();
+    work();
+}
+
+#[test]
+fn what_a_stopped_mount_shows_is_found_without_asking_it() {
+    let host = two_vms();
+    let mount = host.mount("web01", &[]);
+    let pid = pid_of(&host, mount.root().to_str().unwrap());
+    let link = host.path("link");
+    std::os::unix::fs::symlink(mount.root(), link).unwrap();
+    while_stopped(pid, || {
+        let began = Instant::now();
+        let below = mount.path("root.raw");
+        std::thread::scope(|scope| {
+            for path in [mount.root().to_str().unwrap(), below.to_str().unwrap(), link, &format!("{link}/root.raw")] {
+                for verb in ["status", "lock", "unlock"] {
+                    let (host, path) = (&host, path.to_owned());
+                    scope.spawn(move || host.refuses(&[verb, &path], 6, "no answer in 5 s: the process is stopped"));
+                }
+            }
+            scope.spawn(|| host.refuses(&["rekey", mount.root().to_str().unwrap()], 6, "does not answer"));
+            scope.spawn(|| host.refuses(&["mount", host.path("web02"), mount.root().to_str().unwrap()], 6, "already"));
+        });
+        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+    });
+    mount.unmount();
+}
+
+#[test]
+fn of_two_mounts_made_at_once_on_one_mountpoint_one_is_there() {
+    let host = two_vms();
+    for _ in 0..4 {
+        let dir = tempfile::Builder::new().prefix("mnt").tempdir().unwrap();
+        let at = dir.path().to_str().unwrap();
+        let start = |vm| {
+            let mut command = host.command(&["mount", "--log-file", host.path("log"), host.path(vm), at]);
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let outputs = [start("web01"), start("web02")].map(|child| child.wait_with_output().unwrap());
+        let mut codes = outputs.each_ref().map(|output| output.status.code());
+        codes.sort_unstable();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap().matches(&format!(" {at} ")).count();
+        host.run(&["umount", at]);
+        assert_eq!((codes, mounts), ([Some(0), Some(6)], 1), "{outputs:?}");
+        assert!(
+            outputs.iter().any(|output| String::from_utf8_lossy(&output.stderr).contains("already")),
+            "{outputs:?}"
+        );
+    }
+}
+
+#[test]
+fn a_mount_whose_process_has_just_died_is_said_to_be_dead() {
+    let host = two_vms();
+    let dir = tempfile::Builder::new().prefix("mnt").tempdir().unwrap();
+    let at = dir.path().to_str().unwrap();
+    let pid = mounted(&host, "web01", at);
+    fs::metadata(at).unwrap(); // the kernel knows it for a while
+    kill_process(pid, Signal::KILL).unwrap();
+    host.refuses(&["mount", host.path("web01"), at], 6, "has died: `vmcryptfs umount --lazy` it first");
+    host.run(&["umount", "--lazy", at]);
+}
+
+#[test]
+fn a_mount_that_shows_elsewhere_is_told_of_when_one_place_is_unmounted() {
+    let Some(private) = Private::new() else { return };
+    let host = two_vms();
+    let (at, bound) = (private.folder("at"), private.folder("bound"));
+    let pid = mounted(&host, "web01", at);
+    mount_bind(at, bound).unwrap();
+    host.refuses(&["umount", at], 6, &format!("still shows on {bound}"));
+    assert!(!is_mounted(at, host.path("web01")));
+    host.run(&["umount", bound]);
+    assert!(has_ended(pid));
+}
+
+#[test]
+fn what_ends_fusermount_is_said() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let host = two_vms();
+    let (bin, at) = (host.path("bin"), host.path("at"));
+    [bin, at].iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let program = format!("{bin}/fusermount3");
+    for (text, words) in [("kill -9 $$", "it was ended by signal 9"), ("exit 3", "it said nothing (exit status: 3)")] {
+        fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let mount = host.command(&["mount", "-f", host.path("web01"), at]);
+        let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
+        // Without this right it is fusermount3 that mounts.
+        let output = Command::new("setpriv")
+            .arg("--bounding-set=-sys_admin")
+            .arg(mount.get_program())
+            .args(mount.get_args())
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{said}");
+    }
 }
