@@ -56,10 +56,10 @@ struct Shown {
 }
 
 pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
-    let inventory = inventory_of(&args.path)?;
     if args.only_clear {
-        return only_clear(&args.path, &inventory, args.json);
+        return only_clear(&args.path, args.json);
     }
+    let inventory = inventory_of(&args.path)?;
     let providers = Providers::load(config)?;
     let open = |below: &Path| {
         let path = place::whole(&args.path, below);
@@ -83,11 +83,8 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
 /// # Errors
 /// `Invalid` for a folder without VMs, `NotFound`, or `Io`.
 pub(super) fn inventory_of(path: &Path) -> Result<Inventory> {
-    if !path.is_dir() {
-        return Inventory::of_file(path);
-    }
-    let inventory = Inventory::take(&folder::open_dir(path)?)?;
-    match inventory.has_vms() {
+    let inventory = all_at(path)?;
+    match inventory.has_vms() || !path.is_dir() {
         true => Ok(inventory),
         false => {
             Err(Error::new(Kind::Invalid, format!("{} is no encrypted VM folder, nor does it hold any", path.shown())))
@@ -95,11 +92,19 @@ pub(super) fn inventory_of(path: &Path) -> Result<Inventory> {
     }
 }
 
+fn all_at(path: &Path) -> Result<Inventory> {
+    match path.is_dir() {
+        true => Inventory::take_with_links(&folder::open_dir(path)?),
+        false => Inventory::of_file(path),
+    }
+}
+
 /// What is not encrypted, and nothing else.
 ///
 /// # Errors
-/// `Denied` when there is any, or the kind of what could not be read.
-pub(super) fn only_clear(path: &Path, inventory: &Inventory, json: bool) -> Result<()> {
+/// `Denied` when there is any, `NotFound` when there is neither that nor anything encrypted, or the kind of what could not be read.
+pub(super) fn only_clear(path: &Path, json: bool) -> Result<()> {
+    let inventory = &all_at(path)?;
     let findings = check::clear(inventory);
     if json || !findings.is_empty() {
         print(path, &findings, json)?;
@@ -108,6 +113,9 @@ pub(super) fn only_clear(path: &Path, inventory: &Inventory, json: bool) -> Resu
     let looked_at = format!("looked at {}", LookedAt::of(inventory).describe());
     verdict(&findings)?;
     match clear {
+        0 if !inventory.has_encrypted() => {
+            Err(Error::new(Kind::NotFound, format!("nothing there is encrypted or in the clear; {looked_at}")))
+        }
         0 => {
             if !json {
                 println!("Everything is encrypted: {looked_at}.");

@@ -91,10 +91,10 @@ enum Info {
 }
 
 pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
-    let inventory = inventory_of(&args.path)?;
     if args.only_clear {
-        return only_clear(&args.path, &inventory, args.json);
+        return only_clear(&args.path, args.json);
     }
+    let inventory = inventory_of(&args.path)?;
     // What can be read is shown, also if something else cannot.
     let (infos, unread): (Vec<_>, Vec<_>) = infos(&args.path, &inventory, config)?.into_iter().partition(Result::is_ok);
     let infos: Vec<Info> = infos.into_iter().flatten().collect();

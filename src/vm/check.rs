@@ -20,7 +20,7 @@ use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::deep_rekey::UnderWay;
 use crate::vm::folder;
-use crate::vm::inventory::{Entry, FolderKind, Inventory, What, nested_what};
+use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
 use sealed::{Sealed, Tally};
 
@@ -82,9 +82,11 @@ impl Check<'_> {
     }
 }
 
-/// What is in the clear, and what cannot be told of. Needs no key.
+/// What is in the clear, also files that no VM folder has, and what cannot be told of. Needs no key.
 pub fn clear(inventory: &Inventory) -> Vec<Finding> {
-    inventory.entries.iter().filter_map(|entry| clear_finding(entry).or_else(|| unreadable_finding(entry))).collect()
+    let finding =
+        |entry| clear_finding(entry).or_else(|| unreadable_finding(entry)).or_else(|| other_file_finding(entry));
+    inventory.entries.iter().filter_map(finding).collect()
 }
 
 /// A check under way.
@@ -246,6 +248,12 @@ fn verify_older(stored: &StoredHeader, header: &Header, dek: &Dek) -> Result<()>
 fn clear_finding(entry: &Entry) -> Option<Finding> {
     let (kind, result) = entry.in_the_clear()?;
     Some(Finding { path: entry.path.clone(), kind, uuid: None, state: State::Clear, result })
+}
+
+fn other_file_finding(entry: &Entry) -> Option<Finding> {
+    let What::Clear(kind) = entry.what else { return None };
+    let result = format!("in the clear: {}", clear_what(kind));
+    Some(Finding { path: entry.path.clone(), kind: "file", uuid: None, state: State::Clear, result })
 }
 
 fn unreadable_finding(entry: &Entry) -> Option<Finding> {

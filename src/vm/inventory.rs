@@ -140,7 +140,16 @@ impl Inventory {
     /// # Errors
     /// `Invalid` when the folder is itself shown by a mount of vmcryptfs, `Io` when it cannot be listed.
     pub fn take(root: &File) -> Result<Self> {
-        walk::take(root).map(|entries| Self { entries })
+        walk::take(root, false).map(|entries| Self { entries })
+    }
+
+    /// As [`take`](Self::take), and looks once at each folder and file to which a symbolic link leads. It has the link's path, beside
+    /// the link itself, and is part of no VM folder around the link.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_with_links(root: &File) -> Result<Self> {
+        walk::take(root, true).map(|entries| Self { entries })
     }
 
     /// Components, erased ones aside: those with a header that should open.
@@ -174,6 +183,14 @@ impl Inventory {
             self.folders().filter(|(entry, kind)| own((entry, *kind))).map(|(entry, _)| entry.path.as_path()).collect();
         let outer = |inner: &Path| inner.ancestors().skip(1).find_map(|above| folders.get(above).copied());
         folders.iter().filter_map(|inner| Some((*inner, outer(inner)?))).collect()
+    }
+
+    /// Whether it holds anything that is encrypted, or was until it was erased.
+    pub fn has_encrypted(&self) -> bool {
+        let encrypted = |what: &What| {
+            matches!(what, What::Home(_) | What::Disk(_) | What::Erased(_) | What::SavedHeader(_) | What::Sealed)
+        };
+        self.entries.iter().any(|entry| encrypted(&entry.what))
     }
 
     /// Whether it holds anything of ours, or a VM in the clear.

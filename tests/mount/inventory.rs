@@ -99,7 +99,7 @@ fn what_is_in_the_clear_is_named() {
         fs::write(host.path(&format!("ds/vm/{disk}")), vec![7; 1 << 20]).unwrap();
     }
     fs::write(host.path("ds/vm/vm.vmx"), "displayName = \"vm\"\n").unwrap();
-    host.refuses(&["check", "--only-clear", vm], 7, "1 files and folders are in the clear");
+    host.refuses(&["check", "--only-clear", vm], 7, "4 files and folders are in the clear");
     host.run(&["encrypt", vm, "--disk", "a.raw"]);
     fs::write(host.path("ds/vm/stray.txt"), "secret").unwrap();
     std::os::unix::fs::symlink("a.raw", host.path("ds/vm/link")).unwrap();
@@ -120,7 +120,7 @@ fn what_is_in_the_clear_is_named() {
     fs::write(host.path("ds/clear/vm.vmx"), "displayName = \"clear\"\n").unwrap();
     let ds = host.path("ds");
     assert!(host.run(&["check", ds]).contains("in the clear: a VM folder that is not encrypted"));
-    host.refuses(&["check", "--only-clear", ds], 7, "1 files and folders are in the clear");
+    host.refuses(&["check", "--only-clear", ds], 7, "2 files and folders are in the clear");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn info_status_and_erase_say_what_is_in_the_clear() {
     let clear: Vec<_> = of_ds.as_array().unwrap().iter().filter(|info| info["state"] == "clear").collect();
     let kinds: Vec<_> = clear.iter().map(|info| info["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["folder", "file"], "{of_ds}");
-    host.refuses(&["info", "--only-clear", host.path("ds")], 7, "2 files and folders are in the clear");
+    host.refuses(&["info", "--only-clear", host.path("ds")], 7, "3 files and folders are in the clear");
     let mount = host.mount("ds", &[]);
     let status = mount.status();
     let names: Vec<_> =
@@ -351,4 +351,27 @@ fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
     host.run(&["header", "restore", disk, saved, "--force"]);
     let mount = host.mount("vm", &[]);
     assert!(fs::read(mount.path("d.raw")).unwrap() == vec![7; 16 << 20]);
+}
+
+#[test]
+fn links_are_followed_and_what_is_no_vm_is_in_the_clear_too() {
+    let host = Host::new();
+    let (ds, vm) = (host.path("ds"), host.path("san/vm"));
+    for dir in ["ds/empty", "san"] {
+        fs::create_dir_all(host.path(dir)).unwrap();
+    }
+    host.refuses(&["check", "--only-clear", ds], 8, "nothing there is encrypted or in the clear");
+    host.run(&["create", host.path("ds/own")]);
+    host.run(&["create", vm]);
+    let key = key_of(&host, vm);
+    std::os::unix::fs::symlink(vm, host.path("ds/vm")).unwrap();
+    std::os::unix::fs::symlink("../ds", host.path("ds/loop")).unwrap();
+    assert_eq!(users(&host, &["--key", &key, ds]), ["vm"]);
+    host.refuses(&["provider", "retire", "local", &key, "--datastore", ds], 7, "is needed by");
+    assert!(host.run(&["check", "--only-clear", ds]).contains("Everything is encrypted: looked at 2 components"));
+
+    let notes = host.path("ds/notes.txt");
+    fs::write(notes, "secret").unwrap();
+    host.refuses(&["check", "--only-clear", ds], 7, "1 files and folders are in the clear");
+    host.refuses(&["check", "--only-clear", notes], 7, "1 files and folders are in the clear");
 }

@@ -19,14 +19,16 @@ use crate::vm::inventory::file::{classify, unless_gone};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
 use crate::vm::scan;
 
-pub(super) fn take(root: &File) -> Result<Vec<Entry>> {
+pub(super) fn take(root: &File, links: bool) -> Result<Vec<Entry>> {
     let mount = mount_of(root)?;
     if mount_table::is_ours(mount).context(|| "reading the table of mounts".into())? {
         return Err(Error::new(Kind::Invalid, "it is a mount, which shows no headers: name its backing folder"));
     }
-    let mut walk = Walk { root, entries: Vec::new() };
+    let followed = links.then(Followed::default);
+    let mut walk = Walk { root, entries: Vec::new(), followed };
     let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None };
     walk.folder(root, mount, stat(root)?, &place)?;
+    walk.follow_links();
     Ok(walk.entries)
 }
 
@@ -43,9 +45,15 @@ pub(super) fn of_file(path: &Path) -> Result<Entry> {
     })
 }
 
+mod links;
+
+use links::Followed;
+
 struct Walk<'r> {
     root: &'r File,
     entries: Vec<Entry>,
+    /// If links are followed.
+    followed: Option<Followed>,
 }
 
 /// Where something lies.
@@ -59,6 +67,9 @@ struct Place<'p> {
 impl Walk<'_> {
     /// Adds a folder and all that it holds.
     fn folder(&mut self, dir: &File, mount: u64, stat: Stat, place: &Place<'_>) -> Result<()> {
+        if self.followed.as_ref().is_some_and(|followed| followed.is_known(&stat)) {
+            return Ok(());
+        }
         let names = scan::sorted_names(dir)?;
         let is_vm = names.iter().any(|name| HomeState::of_header_file(name).is_some());
         let vm = if is_vm { Some(Arc::from(place.path)) } else { place.vm.clone() };
@@ -86,14 +97,7 @@ impl Walk<'_> {
         if let Err(error) = self.try_name(dir, mount, name, place) {
             self.entries.truncate(before);
             if let Some(what) = unless_gone(error) {
-                self.entries.push(Entry {
-                    path: place.path.to_path_buf(),
-                    what,
-                    reserved: place.reserved,
-                    vm: place.vm.clone(),
-                    len: 0,
-                    inode: (0, 0),
-                });
+                self.add_unseen(place, what);
             }
         }
     }
@@ -103,14 +107,7 @@ impl Walk<'_> {
         let handle = open(dir, name, OFlags::PATH)?;
         let its_mount = mount_of(&handle)?;
         if its_mount != mount && mount_table::is_ours(its_mount).context(|| "reading the table of mounts".into())? {
-            self.entries.push(Entry {
-                path: place.path.to_path_buf(),
-                what: What::Mount,
-                reserved: place.reserved,
-                vm: place.vm.clone(),
-                len: 0,
-                inode: (0, 0),
-            });
+            self.add_unseen(place, What::Mount);
             return Ok(());
         }
         let stat = stat(&handle)?;
@@ -132,7 +129,13 @@ impl Walk<'_> {
                 return self.folder(&dir, its_mount, stat, place);
             }
             FileType::RegularFile => classify(open(dir, name, OFlags::RDONLY)?, name)?,
-            FileType::Symlink => What::Link(self.link(dir, name, place)?),
+            FileType::Symlink => {
+                let link = self.link(dir, name, place)?;
+                if let Some(followed) = self.followed.as_mut().filter(|_| link != Link::Sealed) {
+                    followed.waiting.push((place.path.to_path_buf(), place.depth, place.reserved));
+                }
+                What::Link(link)
+            }
             FileType::Fifo
             | FileType::Socket
             | FileType::CharacterDevice
@@ -157,7 +160,16 @@ impl Walk<'_> {
         }
     }
 
+    /// Adds what has no attributes that are known.
+    fn add_unseen(&mut self, place: &Place<'_>, what: What) {
+        let (path, vm) = (place.path.to_path_buf(), place.vm.clone());
+        self.entries.push(Entry { path, what, reserved: place.reserved, vm, len: 0, inode: (0, 0) });
+    }
+
     fn add(&mut self, place: &Place<'_>, stat: Stat, what: What) {
+        if let Some(followed) = &mut self.followed {
+            followed.seen.insert((stat.st_dev, stat.st_ino));
+        }
         self.entries.push(Entry {
             path: place.path.to_path_buf(),
             what,
