@@ -1,7 +1,7 @@
 //! What lies below a folder: every name at any depth, and what it is, as far as that can be told without a key.
 //!
 //! Nothing is passed over: what cannot be read is an entry with its reason. So who says that something is not there, or that
-//! all is encrypted, looks here. [`scan`](crate::vm::scan) is for mounts, which show VM folders of one level and wait for no more.
+//! all is encrypted, looks here. [`scan`] is for mounts, which show VM folders of one level and wait for no more.
 
 mod file;
 mod walk;
