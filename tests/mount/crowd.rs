@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use rustix::fs::{Dir, Mode, OFlags};
 use rustix::process::{Pid, Resource, Rlimit, Uid, prlimit};
 use rustix::thread::set_thread_res_uid;
 
@@ -40,7 +41,8 @@ fn one_client_with_all_files_open_does_not_lock_out_others() {
     (0..open.len()).for_each(|number| fs::remove_file(mount.path(&format!("file-{number}"))).unwrap());
     let other = Command::new("setpriv")
         .args(["--reuid=41001", "--regid=41001", "--clear-groups", "sh", "-c"])
-        .arg("mkdir own && cd own && echo x > new && cat new && ls -l . && cp new copy && exec 3<new 4<copy && ls")
+        // By relative names: the folders above the mount may be closed to this user.
+        .arg("mkdir own && echo x > own/new && cat own/new && ls -l own && cp own/new own/copy && exec 3<own/new 4<own/copy && ls own")
         .current_dir(mount.root())
         .output()
         .unwrap();
@@ -58,16 +60,19 @@ fn one_client_with_all_files_open_does_not_lock_out_others() {
     mount.unmount();
 }
 
-/// Files that a user opens through a mount until one is refused, and by what.
+/// Files that a user opens through a mount until one is refused, and by what. In the open folder, since those above it may be
+/// closed to this user.
 fn open_all_as(uid: u32, mount: &Mount<'_>, at_most: u64) -> (Vec<File>, i32) {
+    let folder = File::open(mount.root()).unwrap();
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
     std::thread::scope(|scope| {
         let opener = scope.spawn(|| {
             become_user(uid); // of this thread alone
             let mut open = Vec::new();
             loop {
-                match File::create(mount.path(&format!("of-{uid}-{}", open.len()))) {
-                    Ok(file) => open.push(file),
-                    Err(error) => return (open, error.raw_os_error().unwrap()),
+                match rustix::fs::openat(&folder, format!("of-{uid}-{}", open.len()), flags, Mode::RUSR | Mode::WUSR) {
+                    Ok(file) => open.push(File::from(file)),
+                    Err(error) => return (open, error.raw_os_error()),
                 }
                 assert!(open.len() as u64 <= at_most);
             }
@@ -99,11 +104,12 @@ fn what_several_users_take_leaves_some_to_root_and_to_listings() {
     assert!(refused == libc::EMFILE && first.len() as u64 > LIMIT / 2, "{refused} after {}", first.len());
     let (second, refused) = open_all_as(41002, &mount, LIMIT);
     assert!(refused == libc::ENFILE && second.len() > 10, "{refused} after {}", second.len());
+    let folder = File::open(mount.root()).unwrap();
     for uid in [41001, 41002, 41003, 0] {
         let listed = std::thread::scope(|scope| {
             let list = || {
                 become_user(uid);
-                fs::read_dir(mount.root()).map(Iterator::count)
+                Dir::read_from(&folder).map(Iterator::count)
             };
             scope.spawn(list).join().unwrap()
         });
@@ -112,6 +118,6 @@ fn what_several_users_take_leaves_some_to_root_and_to_listings() {
     let of_root: Vec<File> =
         (0..10).map(|number| File::create(mount.path(&format!("root-{number}"))).unwrap()).collect();
     assert_eq!(mount.status()["pid"].as_i64(), Some(mount.pid()));
-    drop((first, second, of_root));
+    drop((first, second, of_root, folder));
     mount.unmount();
 }
