@@ -314,12 +314,25 @@ pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
     }
 }
 
+/// How often, and how far apart, a mount that is in use is tried again.
+const BUSY_TRIES: usize = 10;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(30);
+
 fn unmount_path(mountpoint: &Path, when: Unmount) -> Result<()> {
     let flags = match when {
         Unmount::Now => UnmountFlags::NOFOLLOW,
         Unmount::WhenUnused => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
     };
-    match rustix::mount::unmount(mountpoint, flags) {
+    // A program that just looked at the mount, such as one that lists all mounts, has it in use for a moment.
+    let mut done = rustix::mount::unmount(mountpoint, flags);
+    for _ in 0..BUSY_TRIES {
+        if done != Err(Errno::BUSY) {
+            break;
+        }
+        std::thread::sleep(BUSY_PAUSE);
+        done = rustix::mount::unmount(mountpoint, flags);
+    }
+    match done {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => unmount_by_fusermount(mountpoint, when),
         Err(Errno::BUSY) => Err(Error::new(
