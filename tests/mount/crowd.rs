@@ -9,14 +9,17 @@ use rustix::process::{Pid, Resource, Rlimit, Uid, prlimit};
 use rustix::thread::set_thread_res_uid;
 
 use crate::host::{Host, Mount};
+use crate::not_run::not_run;
 
-#[test]
-fn one_client_with_all_files_open_does_not_lock_out_others() {
+/// How many files the process of a mount may have open here.
+const LIMIT: u64 = 400;
+
+/// A mount of `web01` with that limit, for all users; `None` where that takes more rights than the tests have.
+fn small_mount_for_all(host: &Host) -> Option<Mount<'_>> {
     if !rustix::process::geteuid().is_root() {
-        return;
+        not_run("only root takes the part of other users");
+        return None;
     }
-    const LIMIT: u64 = 400;
-    let host = Host::with_vm();
     let mount = host.mount("web01", &["-o", "allow_other"]);
     for dir in mount.root().ancestors().take(2) {
         fs::set_permissions(dir, Permissions::from_mode(0o777)).unwrap();
@@ -24,6 +27,13 @@ fn one_client_with_all_files_open_does_not_lock_out_others() {
     let pid = Pid::from_raw(i32::try_from(mount.pid()).unwrap());
     let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
     prlimit(pid, Resource::Nofile, limit).unwrap();
+    Some(mount)
+}
+
+#[test]
+fn one_client_with_all_files_open_does_not_lock_out_others() {
+    let host = Host::with_vm();
+    let Some(mount) = small_mount_for_all(&host) else { return };
     let open_all = || {
         let mut open = Vec::new();
         loop {
@@ -88,18 +98,8 @@ fn become_user(uid: u32) {
 
 #[test]
 fn what_several_users_take_leaves_some_to_root_and_to_listings() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    const LIMIT: u64 = 400;
     let host = Host::with_vm();
-    let mount = host.mount("web01", &["-o", "allow_other"]);
-    for dir in mount.root().ancestors().take(2) {
-        fs::set_permissions(dir, Permissions::from_mode(0o777)).unwrap();
-    }
-    let pid = Pid::from_raw(i32::try_from(mount.pid()).unwrap());
-    let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
-    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let Some(mount) = small_mount_for_all(&host) else { return };
     let (first, refused) = open_all_as(41001, &mount, LIMIT);
     assert!(refused == libc::EMFILE && first.len() as u64 > LIMIT / 2, "{refused} after {}", first.len());
     let (second, refused) = open_all_as(41002, &mount, LIMIT);
