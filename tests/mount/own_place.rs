@@ -21,6 +21,7 @@ impl Private {
     /// `None` for who may not mount.
     fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
+            crate::not_run::not_run("only root can do what this test does");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("mnt").tempdir().unwrap();
@@ -205,6 +206,7 @@ fn a_mount_that_shows_elsewhere_is_told_of_when_one_place_is_unmounted() {
 #[test]
 fn what_ends_fusermount_is_said() {
     if !rustix::process::geteuid().is_root() {
+        crate::not_run::not_run("only root can do what this test does");
         return;
     }
     let host = two_vms();
