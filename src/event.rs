@@ -4,10 +4,10 @@
 //! it runs. To record one, wherever a verb or a mount has done something with keys:
 //!
 //! ```no_run
-//! # use vmcryptfs::event::{Event, Operation};
+//! # use vmcryptfs::event::{Event, EventName};
 //! # fn rewrap(path: &std::path::Path) -> vmcryptfs::error::Result<uuid::Uuid> { Ok(uuid::Uuid::nil()) }
 //! # fn rekey(path: &std::path::Path, key_id: &vmcryptfs::key::KeyId) -> vmcryptfs::error::Result<()> {
-//! Event::of(Operation::RekeyShallow).component(path).key(key_id).around(|event| {
+//! Event::of(EventName::RekeyShallow).component(path).key(key_id).around(|event| {
 //!     let uuid = rewrap(path)?;
 //!     event.uuid(uuid); // what becomes known on the way
 //!     Ok(())
@@ -48,7 +48,7 @@ const MAX_REASON: usize = 2000;
 
 /// What was done. Its words in the log never change.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Operation {
+pub enum EventName {
     /// A VM folder was made.
     Create,
     /// A disk was made.
@@ -107,7 +107,7 @@ pub enum Operation {
     ProviderNotice,
 }
 
-impl Operation {
+impl EventName {
     /// As the log has it.
     pub fn word(self) -> &'static str {
         match self {
@@ -155,7 +155,7 @@ pub struct Record {
     pub login: Option<String>,
     /// Process that recorded it.
     pub pid: u32,
-    /// A word of [`Operation`].
+    /// A word of [`EventName`].
     pub operation: String,
     /// `ok` or `failed`.
     pub result: String,
@@ -189,7 +189,7 @@ impl Record {
 /// An event that is being described; it is recorded by the method that says how it ended.
 #[derive(Clone, Debug)]
 pub struct Event {
-    operation: Operation,
+    operation: EventName,
     by: u32,
     provider: Option<String>,
     key_id: Option<String>,
@@ -201,7 +201,7 @@ pub struct Event {
 
 impl Event {
     /// An event of this operation by the user of this process.
-    pub fn of(operation: Operation) -> Self {
+    pub fn of(operation: EventName) -> Self {
         Self {
             operation,
             by: effective_uid(),

@@ -17,12 +17,13 @@ pub mod format;
 pub mod storage;
 
 pub mod provider;
+
+pub mod event;
+
 pub mod store;
 pub mod vm;
 
 pub mod fs;
-
-pub mod event;
 
 pub mod fuse;
 

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Each module may use those before it.
 const LAYERS: [&str; 17] = [
-    "text", "error", "progress", "sys", "key", "sector", "crypto", "format", "storage", "provider", "store", "vm",
-    "fs", "event", "fuse", "control", "cli",
+    "text", "error", "progress", "sys", "key", "sector", "crypto", "format", "storage", "provider", "event", "store",
+    "vm", "fs", "fuse", "control", "cli",
 ];
 
 /// What only some files may name, and whether as a macro: `println` is one with `!` behind it.

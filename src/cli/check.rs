@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{out, place, table};
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::check::{self, Check, Finding, State};
@@ -127,7 +127,7 @@ pub(super) fn only_clear(path: &Path, json: bool) -> Result<()> {
 }
 
 fn record(path: &Path, finding: &Finding) {
-    let mut event = Event::of(Operation::Check);
+    let mut event = Event::of(EventName::Check);
     event.component(&place::whole(path, &finding.path));
     match finding.state {
         State::Problem(kind) => event.failed(&Error::new(kind, finding.result.clone())),

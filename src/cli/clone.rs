@@ -9,7 +9,7 @@ use crate::cli::progress::Shown;
 use crate::cli::{out, size};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::sys::process;
@@ -79,7 +79,7 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
         engine: Engine::default(),
     };
     let mut shown = Shown::new()?;
-    let cloned = Event::of(Operation::Clone).component(&args.destination).around(|event| {
+    let cloned = Event::of(EventName::Clone).component(&args.destination).around(|event| {
         let on_progress = &mut |progress: &_| shown.advanced(progress);
         let cloned = convert::clone(&args.source, &args.destination, &providers, &options, on_progress)?;
         event.uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", args.source.shown()));

@@ -9,7 +9,7 @@ use crate::cli::out;
 use crate::cli::progress::Shown;
 use crate::control::{local, mounts};
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::format::header::ComponentKind;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -69,7 +69,7 @@ pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
         To::HomeFile => (StoredAs::HomeFile, "home file"),
     };
     let providers = Providers::load(config)?;
-    let converted = Event::of(Operation::Convert).disk(&args.file).around(|event| {
+    let converted = Event::of(EventName::Convert).disk(&args.file).around(|event| {
         let mut shown = Shown::new()?;
         let mut on_progress = |progress: &crate::progress::Progress| shown.advanced(progress);
         let done = convert_file(&located.folder, &located.component, to, &providers, &mut on_progress)

@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::cli::{place, size};
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::format::header::Header;
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
@@ -78,7 +78,7 @@ fn parse_sector_size(text: &str) -> std::result::Result<u32, String> {
 }
 
 pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
-    let (name, uuid) = Event::of(Operation::Create).component(&args.folder).around(|event| {
+    let (name, uuid) = Event::of(EventName::Create).component(&args.folder).around(|event| {
         let providers = Providers::load(config)?;
         let (name, provider) = match &args.provider {
             Some(name) => {
@@ -102,7 +102,7 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
 }
 
 pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
-    let header = Event::of(Operation::CreateDisk).disk(&args.disk).around(|event| make_disk(args, config, event))?;
+    let header = Event::of(EventName::CreateDisk).disk(&args.disk).around(|event| make_disk(args, config, event))?;
     println!("Created {}: {}, {}.", args.disk.shown(), size::show(args.size), header.uuid);
     Ok(())
 }

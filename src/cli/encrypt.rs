@@ -9,7 +9,7 @@ use crate::cli::progress::Shown;
 use crate::control::{local, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::text::{Show, quoted};
@@ -106,7 +106,7 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     }
     // Also where nothing is left to do: what an interruption left behind is removed.
     let mut shown = Shown::new()?;
-    let plan = recorded(Operation::Encrypt, &args.folder, |converted| {
+    let plan = recorded(EventName::Encrypt, &args.folder, |converted| {
         encryption.run(&mut |progress| shown.advanced(progress), converted)
     })?;
     drop(shown);
@@ -130,7 +130,7 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         return plan.refuse_obstacles();
     }
     let mut shown = Shown::new()?;
-    let plan = recorded(Operation::Decrypt, &args.folder, |converted| {
+    let plan = recorded(EventName::Decrypt, &args.folder, |converted| {
         decryption.run(&mut |progress| shown.advanced(progress), converted)
     })?;
     drop(shown);
@@ -139,7 +139,7 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
 
 /// Records each component that gets its other form, and a failure.
 fn recorded(
-    operation: Operation,
+    operation: EventName,
     folder: &Path,
     work: impl FnOnce(&mut dyn FnMut(Converted<'_>)) -> Result<Plan>,
 ) -> Result<Plan> {

@@ -12,7 +12,7 @@ use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::reader::Reader;
-use crate::event::{self, Operation};
+use crate::event::{self, EventName};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::sys::process;
@@ -133,7 +133,7 @@ fn known_backups(erased: &Erased) -> Vec<String> {
     while let Ok(Some(line)) = reader.next_line() {
         let ours =
             erased.components.iter().any(|component| component.uuid.is_some() && component.uuid == line.record.uuid);
-        if ours && line.record.succeeded() && line.record.operation == Operation::HeaderBackup.word() {
+        if ours && line.record.succeeded() && line.record.operation == EventName::HeaderBackup.word() {
             let to = line.record.reason.unwrap_or_default();
             backups.push(format!("a header backup of {}: {to}", line.record.time));
         }

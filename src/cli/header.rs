@@ -12,7 +12,7 @@ use crate::cli::{out, place};
 use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::format::saved_header::{SAVED_LEN, SavedHeader};
 use crate::key::KeyName;
@@ -102,7 +102,7 @@ fn backup(args: &BackupArgs) -> Result<()> {
         true => (args.component.join(HOME_FILE), ComponentKind::Home),
         false => (args.component.clone(), ComponentKind::Disk),
     };
-    let mut event = Event::of(Operation::HeaderBackup);
+    let mut event = Event::of(EventName::HeaderBackup);
     match kind {
         ComponentKind::Home => event.component(&args.component),
         ComponentKind::Disk => event.disk(&args.component),

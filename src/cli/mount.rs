@@ -21,7 +21,7 @@ use crate::cli::{log, out};
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{self, Event, Operation};
+use crate::event::{self, Event, EventName};
 use crate::fs::{FileSystem, Options};
 use crate::fuse::mount::{MountSpec, Own, Unmount, unmount};
 use crate::fuse::options::MountOptions;
@@ -144,7 +144,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
         return mount_in_background(args, config, verbose);
     }
     let mounted =
-        Event::of(Operation::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
+        Event::of(EventName::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
             if args.report
                 && let Err(error) = report(&Report::Ready { locked: ready.locked.clone() })
             {
@@ -155,7 +155,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
             Ok(ready)
         });
     match mounted {
-        Ok(Serving { session, _socket, .. }) => Event::of(Operation::Unmount).component(&args.folder).around(|_| {
+        Ok(Serving { session, _socket, .. }) => Event::of(EventName::Unmount).component(&args.folder).around(|_| {
             let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a defect");
             session.join().unwrap_or_else(|_| Err(failed()))
         }),

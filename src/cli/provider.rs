@@ -15,7 +15,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::key::ProviderName;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config, Settings};
@@ -189,12 +189,12 @@ pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
 /// What is recorded of a command, if it does anything.
 fn event_of(command: &ProviderCommand) -> Option<Event> {
     let (operation, name) = match command {
-        ProviderCommand::Add(AddCommand::Native { name, .. }) => (Operation::ProviderAdd, name),
-        ProviderCommand::Add(AddCommand::Kmip(args)) => (Operation::ProviderAdd, args.name()),
-        ProviderCommand::Test { name } => (Operation::ProviderTest, name),
-        ProviderCommand::Default { name } => (Operation::ProviderDefault, name),
-        ProviderCommand::Backup { name, .. } => (Operation::ProviderBackup, name),
-        ProviderCommand::Restore { name, .. } => (Operation::ProviderRestore, name),
+        ProviderCommand::Add(AddCommand::Native { name, .. }) => (EventName::ProviderAdd, name),
+        ProviderCommand::Add(AddCommand::Kmip(args)) => (EventName::ProviderAdd, args.name()),
+        ProviderCommand::Test { name } => (EventName::ProviderTest, name),
+        ProviderCommand::Default { name } => (EventName::ProviderDefault, name),
+        ProviderCommand::Backup { name, .. } => (EventName::ProviderBackup, name),
+        ProviderCommand::Restore { name, .. } => (EventName::ProviderRestore, name),
         ProviderCommand::List { .. } | ProviderCommand::Retire(_) => return None, // the latter for each key
     };
     let mut event = Event::of(operation);

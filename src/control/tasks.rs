@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::key::KeyName;
 use crate::progress::OnProgress;
 use crate::text::Show;
@@ -21,7 +21,7 @@ use crate::vm::workplace::Workplace;
 /// As [`Rekey::run`].
 pub fn rekey(place: &dyn Workplace, task: &Rekey, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
     let rekeyed = task.run(place, on_progress);
-    told(&rekeyed, Operation::RekeyShallow, place, Path::new(""), |rekeyed, tell| {
+    told(&rekeyed, EventName::RekeyShallow, place, Path::new(""), |rekeyed, tell| {
         for component in &rekeyed.components {
             let former = component.former_key.as_ref().map(|key| format!("in place of {key}"));
             tell(&component.path, Some(component.uuid), Some(&rekeyed.key), former);
@@ -36,9 +36,9 @@ pub fn rekey(place: &dyn Workplace, task: &Rekey, on_progress: OnProgress<'_>) -
 /// # Errors
 /// As [`DeepRekey::run`].
 pub fn deep_rekey(place: &dyn Workplace, task: &DeepRekey, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
-    Event::of(Operation::RekeyDeep).component(&place.path()).reason("begun, or gone on with").done();
+    Event::of(EventName::RekeyDeep).component(&place.path()).reason("begun, or gone on with").done();
     let rekeyed = task.run(place, on_progress);
-    told(&rekeyed, Operation::RekeyDeep, place, Path::new(""), |rekeyed, tell| {
+    told(&rekeyed, EventName::RekeyDeep, place, Path::new(""), |rekeyed, tell| {
         for component in rekeyed.components.iter().filter(|component| component.done_now) {
             tell(&component.path, Some(component.uuid), Some(&rekeyed.key), Some("finished".to_owned()));
         }
@@ -52,7 +52,7 @@ pub fn deep_rekey(place: &dyn Workplace, task: &DeepRekey, on_progress: OnProgre
 /// As [`AddKey::run`].
 pub fn add_key(place: &dyn Workplace, task: &AddKey) -> Result<SlotsChanged> {
     let changed = task.run(place);
-    tell_slots(&changed, Operation::KeyAdd, place, task.component.as_deref());
+    tell_slots(&changed, EventName::KeyAdd, place, task.component.as_deref());
     changed
 }
 
@@ -62,7 +62,7 @@ pub fn add_key(place: &dyn Workplace, task: &AddKey) -> Result<SlotsChanged> {
 /// As [`RemoveKey::run`].
 pub fn remove_key(place: &dyn Workplace, task: &RemoveKey) -> Result<SlotsChanged> {
     let changed = task.run(place);
-    tell_slots(&changed, Operation::KeyRemove, place, task.component.as_deref());
+    tell_slots(&changed, EventName::KeyRemove, place, task.component.as_deref());
     changed
 }
 
@@ -72,7 +72,7 @@ pub fn remove_key(place: &dyn Workplace, task: &RemoveKey) -> Result<SlotsChange
 /// As [`RestoreHeader::run`].
 pub fn restore_header(place: &dyn Workplace, task: &RestoreHeader) -> Result<Restored> {
     let restored = task.run(place);
-    told(&restored, Operation::HeaderRestore, place, &task.component, |restored, tell| {
+    told(&restored, EventName::HeaderRestore, place, &task.component, |restored, tell| {
         let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
         let back = (!names.is_empty()).then(|| format!("opens again by {}", names.join(", ")));
         let kept =
@@ -89,7 +89,7 @@ pub fn restore_header(place: &dyn Workplace, task: &RestoreHeader) -> Result<Res
 /// As [`RepairHeader::run`].
 pub fn repair_header(place: &dyn Workplace, task: &RepairHeader) -> Result<Repaired> {
     let repaired = task.run(place);
-    told(&repaired, Operation::HeaderRepair, place, &task.component, |repaired, tell| {
+    told(&repaired, EventName::HeaderRepair, place, &task.component, |repaired, tell| {
         tell(&task.component, Some(repaired.uuid), None, repaired.offset.map(|offset| format!("the copy at {offset}")));
     });
     repaired
@@ -102,7 +102,7 @@ pub fn repair_header(place: &dyn Workplace, task: &RepairHeader) -> Result<Repai
 pub fn erase(place: &dyn Workplace, task: &Erase) -> Result<Erased> {
     let erased = task.run(place);
     let component = task.component.as_deref().unwrap_or(Path::new(""));
-    told(&erased, Operation::Erase, place, component, |erased, tell| {
+    told(&erased, EventName::Erase, place, component, |erased, tell| {
         for component in &erased.components {
             let copy = |copy: &crate::vm::erase::ErasedCopy| {
                 format!("at {}: sha256 {} is now {}", copy.offset, copy.sha256_before, copy.sha256_after)
@@ -114,7 +114,7 @@ pub fn erase(place: &dyn Workplace, task: &Erase) -> Result<Erased> {
     erased
 }
 
-fn tell_slots(changed: &Result<SlotsChanged>, operation: Operation, place: &dyn Workplace, component: Option<&Path>) {
+fn tell_slots(changed: &Result<SlotsChanged>, operation: EventName, place: &dyn Workplace, component: Option<&Path>) {
     told(changed, operation, place, component.unwrap_or(Path::new("")), |changed, tell| {
         for component in changed.components.iter().filter(|component| component.key.is_some()) {
             tell(&component.path, Some(component.uuid), component.key.as_ref(), None);
@@ -128,7 +128,7 @@ type Tell<'a> = &'a dyn Fn(&Path, Option<uuid::Uuid>, Option<&KeyName>, Option<S
 /// Records the failure, of the component that was meant, or whatever `each` tells.
 fn told<T>(
     result: &Result<T>,
-    operation: Operation,
+    operation: EventName,
     place: &dyn Workplace,
     meant: &Path,
     each: impl FnOnce(&T, Tell<'_>),

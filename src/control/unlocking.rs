@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Context, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::sys::thread::{caught, may_fail};
@@ -71,7 +71,7 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
     }
     for notice in fs.keyring().new_notices() {
         tracing::warn!("key provider {}: {}", notice.provider, notice.text);
-        Event::of(Operation::ProviderNotice).provider(&notice.provider).reason(notice.text).done();
+        Event::of(EventName::ProviderNotice).provider(&notice.provider).reason(notice.text).done();
     }
     true
 }
@@ -80,11 +80,11 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
 fn record(fs: &FileSystem, change: &Change<'_>) {
     let is_disk = change.kind == Some(ComponentKind::Disk);
     let mut event = Event::of(match change.what {
-        What::Made if is_disk => Operation::CreateDisk,
-        What::Made => Operation::Create,
-        What::Unlock => Operation::Unlock,
-        What::Lock => Operation::Lock,
-        What::FetchKey => Operation::FetchKey,
+        What::Made if is_disk => EventName::CreateDisk,
+        What::Made => EventName::Create,
+        What::Unlock => EventName::Unlock,
+        What::Lock => EventName::Lock,
+        What::FetchKey => EventName::FetchKey,
     });
     change.by.map(|uid| event.by(uid));
     change.key_id.map(|key_id| event.key(key_id));

@@ -11,7 +11,7 @@ pub(super) fn record(operation: &str, result: &str) -> Record {
     Record {
         operation: operation.into(),
         result: result.into(),
-        ..Event::of(Operation::Lock).recorded(None, SystemTime::now())
+        ..Event::of(EventName::Lock).recorded(None, SystemTime::now())
     }
 }
 
@@ -20,7 +20,7 @@ fn a_record_says_all_that_is_known() {
     let key = KeyId::new(ProviderName::new("corp").unwrap(), "4711").unwrap();
     let uuid = Uuid::from_u128(7);
     let error = Error::new(Kind::KeyUnavailable, "key corp/4711 cannot\nbe had");
-    let mut event = Event::of(Operation::Unlock);
+    let mut event = Event::of(EventName::Unlock);
     event.disk(Path::new("/vms/web01/root.raw/")).uuid(uuid).key(&key).by(0);
     let record = event.recorded(Some(&error), SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_097_445_123));
     assert_eq!(record.time, "2025-11-25T19:04:05.123Z");

@@ -1,6 +1,6 @@
 //! The ids that vSphere 8.0 has for such events: what monitoring that was made for vSphere looks for.
 
-use super::Operation;
+use super::EventName;
 use crate::error::{Error, Kind};
 use crate::provider::Trouble;
 
@@ -16,7 +16,7 @@ const LOCKED_KEY_MISSING: &str = "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnK
 const LOCKED_SERVER_ERROR: &str = "com.vmware.vc.vm.Crypto.VMLocked.KMSClusterError";
 const UNLOCKED: &str = "com.vmware.vc.vm.Crypto.VMUnlocked";
 
-const OPERATION: &str = "com.vmware.vc.crypto.Operation";
+const OPERATION: &str = "com.vmware.vc.crypto.EventName";
 const KEY_GENERATE_FAIL: &str = "com.vmware.vc.kms.crypto.KeyGenerateFail";
 const REKEY_FAIL: &str = "com.vmware.vc.vm.crypto.RekeyFail";
 const NO_DISK_SPACE: &str = "com.vmware.vc.vm.crypto.NoDiskSpace";
@@ -48,90 +48,90 @@ impl Fault {
 }
 
 /// The id for what an event tells, if vSphere has one.
-pub(super) fn event_id(operation: Operation, failure: Option<&Error>, is_disk: bool) -> Option<&'static str> {
+pub(super) fn event_id(operation: EventName, failure: Option<&Error>, is_disk: bool) -> Option<&'static str> {
     match failure {
         None => of_success(operation, is_disk),
         Some(error) => of_failure(operation, error, is_disk),
     }
 }
 
-fn of_success(operation: Operation, is_disk: bool) -> Option<&'static str> {
+fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
     match operation {
-        Operation::Create
-        | Operation::CreateDisk
-        | Operation::Encrypt
-        | Operation::Decrypt
-        | Operation::Convert
-        | Operation::RekeyShallow
-        | Operation::RekeyDeep
-        | Operation::Clone
-        | Operation::KeyAdd
-        | Operation::KeyRemove => Some(OPERATION),
-        Operation::Unlock if !is_disk => Some(UNLOCKED),
-        Operation::Check => Some(INTEGRITY_PASSED),
-        Operation::ProviderBackup => Some(BACKED_UP),
-        Operation::Unlock
-        | Operation::Mount
-        | Operation::Unmount
-        | Operation::FetchKey
-        | Operation::Lock
-        | Operation::HeaderBackup
-        | Operation::HeaderRestore
-        | Operation::HeaderRepair
-        | Operation::Erase
-        | Operation::Integrity
-        | Operation::ProviderAdd
-        | Operation::ProviderTest
-        | Operation::ProviderDefault
-        | Operation::ProviderRestore
-        | Operation::ProviderRetire
-        | Operation::ProviderNotice => None,
+        EventName::Create
+        | EventName::CreateDisk
+        | EventName::Encrypt
+        | EventName::Decrypt
+        | EventName::Convert
+        | EventName::RekeyShallow
+        | EventName::RekeyDeep
+        | EventName::Clone
+        | EventName::KeyAdd
+        | EventName::KeyRemove => Some(OPERATION),
+        EventName::Unlock if !is_disk => Some(UNLOCKED),
+        EventName::Check => Some(INTEGRITY_PASSED),
+        EventName::ProviderBackup => Some(BACKED_UP),
+        EventName::Unlock
+        | EventName::Mount
+        | EventName::Unmount
+        | EventName::FetchKey
+        | EventName::Lock
+        | EventName::HeaderBackup
+        | EventName::HeaderRestore
+        | EventName::HeaderRepair
+        | EventName::Erase
+        | EventName::Integrity
+        | EventName::ProviderAdd
+        | EventName::ProviderTest
+        | EventName::ProviderDefault
+        | EventName::ProviderRestore
+        | EventName::ProviderRetire
+        | EventName::ProviderNotice => None,
     }
 }
 
-fn of_failure(operation: Operation, error: &Error, is_disk: bool) -> Option<&'static str> {
+fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'static str> {
     let about_keys = matches!(error.kind(), Kind::KeyUnavailable | Kind::KeyRejected);
     match operation {
-        Operation::FetchKey => Some(match Fault::of(error) {
+        EventName::FetchKey => Some(match Fault::of(error) {
             Fault::Host => SEND_KEY_HOST_ERROR,
             Fault::Key => SEND_KEY_MISSING,
             Fault::Server => SEND_KEY_SERVER_ERROR,
         }),
-        Operation::Unlock if !is_disk && about_keys => Some(match Fault::of(error) {
+        EventName::Unlock if !is_disk && about_keys => Some(match Fault::of(error) {
             Fault::Host => LOCKED_ON_HOST,
             Fault::Key => LOCKED_KEY_MISSING,
             Fault::Server => LOCKED_SERVER_ERROR,
         }),
-        Operation::Create | Operation::Clone if about_keys => Some(KEY_GENERATE_FAIL),
-        Operation::RekeyShallow | Operation::RekeyDeep => Some(REKEY_FAIL),
-        Operation::Encrypt | Operation::Decrypt | Operation::Convert if error.os_error() == Some(libc::ENOSPC) => {
+        EventName::Create | EventName::Clone if about_keys => Some(KEY_GENERATE_FAIL),
+        EventName::RekeyShallow | EventName::RekeyDeep => Some(REKEY_FAIL),
+        EventName::Encrypt | EventName::Decrypt | EventName::Convert if error.os_error() == Some(libc::ENOSPC) => {
             Some(NO_DISK_SPACE)
         }
-        Operation::Check | Operation::Integrity => Some(INTEGRITY_FAILED),
-        Operation::ProviderTest if Trouble::of(error).is_some_and(Trouble::is_of_server) => Some(UNREACHABLE),
-        Operation::Unlock
-        | Operation::Create
-        | Operation::Clone
-        | Operation::Encrypt
-        | Operation::Decrypt
-        | Operation::Convert
-        | Operation::CreateDisk
-        | Operation::Mount
-        | Operation::Unmount
-        | Operation::Lock
-        | Operation::KeyAdd
-        | Operation::KeyRemove
-        | Operation::HeaderBackup
-        | Operation::HeaderRestore
-        | Operation::HeaderRepair
-        | Operation::Erase
-        | Operation::ProviderAdd
-        | Operation::ProviderTest
-        | Operation::ProviderDefault
-        | Operation::ProviderBackup
-        | Operation::ProviderRestore
-        | Operation::ProviderRetire
-        | Operation::ProviderNotice => None,
+        EventName::Check | EventName::Integrity => Some(INTEGRITY_FAILED),
+        EventName::ProviderTest if Trouble::of(error).is_some_and(Trouble::is_of_server) => Some(UNREACHABLE),
+        EventName::Unlock
+        | EventName::Create
+        | EventName::Clone
+        | EventName::Encrypt
+        | EventName::Decrypt
+        | EventName::Convert
+        | EventName::CreateDisk
+        | EventName::Mount
+        | EventName::Unmount
+        | EventName::Lock
+        | EventName::KeyAdd
+        | EventName::KeyRemove
+        | EventName::HeaderBackup
+        | EventName::HeaderRestore
+        | EventName::HeaderRepair
+        | EventName::Erase
+        | EventName::ProviderAdd
+        | EventName::ProviderTest
+        | EventName::ProviderDefault
+        | EventName::ProviderBackup
+        | EventName::ProviderRestore
+        | EventName::ProviderRetire
+        | EventName::ProviderNotice => None,
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn the_three_key_errors_of_vsphere_are_told_apart() {
         let host = Error::new(Kind::KeyUnavailable, "no key provider corp");
-        let id = |error: &Error| event_id(Operation::FetchKey, Some(error), false).unwrap();
+        let id = |error: &Error| event_id(EventName::FetchKey, Some(error), false).unwrap();
         assert_eq!(id(&host), SEND_KEY_HOST_ERROR);
         for trouble in [Trouble::Missing, Trouble::Denied, Trouble::Destroyed] {
             assert_eq!(id(&kmip(trouble)), SEND_KEY_MISSING, "{trouble:?}");
@@ -160,10 +160,10 @@ mod tests {
     #[test]
     fn a_vm_is_locked_by_its_home_not_by_its_disks() {
         let error = kmip(Trouble::Silent);
-        assert_eq!(event_id(Operation::Unlock, Some(&error), false), Some(LOCKED_SERVER_ERROR));
-        assert_eq!(event_id(Operation::Unlock, Some(&error), true), None);
-        assert_eq!(event_id(Operation::Unlock, None, false), Some(UNLOCKED));
+        assert_eq!(event_id(EventName::Unlock, Some(&error), false), Some(LOCKED_SERVER_ERROR));
+        assert_eq!(event_id(EventName::Unlock, Some(&error), true), None);
+        assert_eq!(event_id(EventName::Unlock, None, false), Some(UNLOCKED));
         let damaged = Error::new(Kind::Corrupt, "no header copy is whole");
-        assert_eq!(event_id(Operation::Unlock, Some(&damaged), false), None);
+        assert_eq!(event_id(EventName::Unlock, Some(&damaged), false), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::error::{Error, Kind};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::fs::{FileSystem, NodeNumber};
 
 /// How long the same damage is not told again.
@@ -21,7 +21,7 @@ pub(super) fn record(fs: &FileSystem, number: NodeNumber, error: &Error) {
     if error.kind() == Kind::Corrupt {
         let path = fs.beneath(number);
         if is_news(&path, error.chain()) {
-            Event::of(Operation::Integrity).component(&path).failed(error);
+            Event::of(EventName::Integrity).component(&path).failed(error);
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::cli::key::in_use::inventory_with_keys;
 use crate::cli::place;
 use crate::control::mounts;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, Operation};
+use crate::event::{Event, EventName};
 use crate::key::{KeyId, KeyName, ProviderName};
 use crate::provider::{self, KeyProvider, KeyState, Providers, Revocation};
 use crate::text::Show;
@@ -55,7 +55,7 @@ impl RetireArgs {
         let looked_at = self.refuse_keys_in_use(&keys)?;
         keys.iter().try_for_each(|key_id| provider::require_own_spelling(&*provider, key_id))?;
         for key_id in &keys {
-            let done = Event::of(Operation::ProviderRetire).key(key_id).around(|event| {
+            let done = Event::of(EventName::ProviderRetire).key(key_id).around(|event| {
                 let done = self.retire(&*provider, key_id)?;
                 event.reason(done);
                 Ok(done)
