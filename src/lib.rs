@@ -22,6 +22,7 @@ pub mod event;
 
 pub mod store;
 pub mod vm;
+pub mod work;
 
 pub mod fs;
 

@@ -79,12 +79,12 @@ fn the_wall_clock_decides_nothing() {
         "src/cli/header.rs",
         "src/cli/log.rs",
         "src/provider.rs",
-        "src/vm/erase.rs",
+        "src/work/erase.rs",
         "src/vm/keyring.rs",
-        "src/vm/restore.rs",
+        "src/work/restore.rs",
         // That a file was re-encrypted, for copies by size and time: later than its former time in any case.
         "src/vm/attributes.rs",
-        "src/vm/deep_rekey/home_tests.rs",
+        "src/work/deep_rekey/home_tests.rs",
         // Which events are shown.
         "src/cli/events.rs",
         // Validity of certificates, of which a host warns in time.

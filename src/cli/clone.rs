@@ -14,7 +14,7 @@ use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::sys::process;
 use crate::text::{self, Show};
-use crate::vm::convert::{self, CloneOptions};
+use crate::work::convert::{self, CloneOptions};
 
 /// What to clone.
 #[derive(Args)]

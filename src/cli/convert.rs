@@ -13,8 +13,8 @@ use crate::event::{Event, EventName};
 use crate::format::header::ComponentKind;
 use crate::provider::Providers;
 use crate::text::Show;
-use crate::vm::convert::{ConvertedFile, StoredAs, convert_file};
-use crate::vm::workplace::Located;
+use crate::vm::access::Located;
+use crate::work::convert::{ConvertedFile, StoredAs, convert_file};
 
 /// Arguments of `convert`.
 #[derive(Args)]

@@ -9,8 +9,8 @@ use crate::control::work::Work;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::ComponentKind;
 use crate::text::Show;
-use crate::vm::disk_names::{ChangeDiskNames, DiskNamesNow};
-use crate::vm::workplace::Located;
+use crate::vm::access::Located;
+use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 
 /// Arguments of `disk-names`.
 #[derive(Args)]

@@ -13,7 +13,7 @@ use crate::event::{Event, EventName};
 use crate::key::ProviderName;
 use crate::provider::Providers;
 use crate::text::{Show, quoted};
-use crate::vm::convert::{Converted, Decryption, Encryption, Options, Plan, What};
+use crate::work::convert::{Converted, Decryption, Encryption, Options, Plan, What};
 
 /// What to encrypt.
 #[derive(Args)]

@@ -17,8 +17,8 @@ use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::sys::process;
 use crate::text::{Show, quoted};
-use crate::vm::erase::{Erase, Erased, ErasedComponent};
 use crate::vm::{folder, outer};
+use crate::work::erase::{Erase, Erased, ErasedComponent};
 
 /// Most files of one kind that are named one by one.
 const MOST_NAMED: usize = 20;

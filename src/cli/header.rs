@@ -19,11 +19,11 @@ use crate::key::KeyName;
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
+use crate::vm::access::Located;
 use crate::vm::folder;
-use crate::vm::keyed::refuse_transition;
-use crate::vm::repair::{RepairHeader, Repaired};
-use crate::vm::restore::{RestoreHeader, Restored, write_new};
-use crate::vm::workplace::Located;
+use crate::work::keyed::refuse_transition;
+use crate::work::repair::{RepairHeader, Repaired};
+use crate::work::restore::{RestoreHeader, Restored, write_new};
 
 /// What to do with headers.
 #[derive(Subcommand)]

@@ -17,8 +17,8 @@ use crate::sector;
 use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
-use crate::vm::deep_rekey::UnderWay;
 use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
+use crate::vm::under_way::UnderWay;
 use crate::vm::{disk, folder};
 use vm::VmInfo;
 

@@ -16,8 +16,8 @@ use crate::key::KeyId;
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::scan::FoundComponent;
-use crate::vm::slots::{AddKey, RemoveKey, SlotsChanged};
 use crate::vm::{disk, folder, scan};
+use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
 /// What to do with keys.
 #[derive(Subcommand)]

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::text::Show;
-use crate::vm::workplace::{Located, Unmounted};
+use crate::vm::access::{Located, Unmounted};
 
 /// Works on what lies at `path`: by the mount that serves it, or `here`, which is given its VM folder and the component's path
 /// below that.

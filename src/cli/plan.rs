@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::cli::{out, size, table};
 use crate::error::Result;
 use crate::text::{self, Show};
-use crate::vm::convert::{Action, Plan, PlannedFile};
 use crate::vm::folder::HomeState;
+use crate::work::convert::{Action, Plan, PlannedFile};
 
 /// Field names are part of the stable JSON output.
 #[derive(Serialize)]

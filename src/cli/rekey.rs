@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::sys::process;
-use crate::vm::rekey::{Rekey, Rekeyed, RekeyedComponent, disks_of};
+use crate::work::rekey::{Rekey, Rekeyed, RekeyedComponent, disks_of};
 
 /// What to rekey.
 #[derive(Args)]

@@ -7,13 +7,13 @@ use crate::event::{Event, EventName};
 use crate::key::KeyName;
 use crate::progress::OnProgress;
 use crate::text::Show;
-use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
-use crate::vm::erase::{Erase, Erased};
-use crate::vm::rekey::{Rekey, Rekeyed};
-use crate::vm::repair::{RepairHeader, Repaired};
-use crate::vm::restore::{RestoreHeader, Restored};
-use crate::vm::slots::{AddKey, RemoveKey, SlotsChanged};
-use crate::vm::workplace::Workplace;
+use crate::vm::access::Workplace;
+use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
+use crate::work::erase::{Erase, Erased};
+use crate::work::rekey::{Rekey, Rekeyed};
+use crate::work::repair::{RepairHeader, Repaired};
+use crate::work::restore::{RestoreHeader, Restored};
+use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
 /// Rekeys, with an event for each component.
 ///
@@ -104,7 +104,7 @@ pub fn erase(place: &dyn Workplace, task: &Erase) -> Result<Erased> {
     let component = task.component.as_deref().unwrap_or(Path::new(""));
     told(&erased, EventName::Erase, place, component, |erased, tell| {
         for component in &erased.components {
-            let copy = |copy: &crate::vm::erase::ErasedCopy| {
+            let copy = |copy: &crate::work::erase::ErasedCopy| {
                 format!("at {}: sha256 {} is now {}", copy.offset, copy.sha256_before, copy.sha256_after)
             };
             let evidence = component.copies.iter().map(copy).collect::<Vec<_>>().join(", ");

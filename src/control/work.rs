@@ -10,13 +10,13 @@ use crate::control::{Answer, send, tasks};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::progress::Progress;
-use crate::vm::deep_rekey::DeepRekey;
-use crate::vm::disk_names::ChangeDiskNames;
-use crate::vm::erase::Erase;
-use crate::vm::rekey::{Rekey, disks_of};
-use crate::vm::repair::RepairHeader;
-use crate::vm::restore::RestoreHeader;
-use crate::vm::slots::{AddKey, RemoveKey};
+use crate::work::deep_rekey::DeepRekey;
+use crate::work::disk_names::ChangeDiskNames;
+use crate::work::erase::Erase;
+use crate::work::rekey::{Rekey, disks_of};
+use crate::work::repair::RepairHeader;
+use crate::work::restore::RestoreHeader;
+use crate::work::slots::{AddKey, RemoveKey};
 
 /// What can be done, and to what: a VM folder or a component, below the mount.
 #[derive(Debug, Deserialize, Serialize)]

@@ -18,9 +18,9 @@ use crate::storage::{Access, Storage};
 use crate::store::disk::DeepRekey;
 use crate::store::header_area;
 use crate::text::Show;
+use crate::vm::access::{self, Claimed, OpenDisk, Workplace};
 use crate::vm::keyring::{FetchedKeks, LockState};
 use crate::vm::scan::{self, FoundComponent};
-use crate::vm::workplace::{self, Claimed, OpenDisk, Workplace};
 
 /// A VM folder of this mount.
 pub struct MountedVm<'f> {
@@ -125,7 +125,7 @@ impl Workplace for MountedVm<'_> {
         match kind {
             // A mount claims a home, so that its DEK stays, but not the header.
             ComponentKind::Home => {
-                let storage = workplace::claim_backing(&self.fs.backing.dir(&self.folder)?, path, kind)?;
+                let storage = access::claim_backing(&self.fs.backing.dir(&self.folder)?, path, kind)?;
                 Ok(Box::new(storage))
             }
             ComponentKind::Disk => Ok(Box::new(self.claim_disk(path, Access::Read)?)),
@@ -137,7 +137,7 @@ impl Workplace for MountedVm<'_> {
         let folder = self.fs.backing.dir(&self.folder)?;
         past_closing(|| {
             self.fs.homes.forget();
-            workplace::claim_unused(&folder, path, kind).map(|claimed| claimed as _)
+            access::claim_unused(&folder, path, kind).map(|claimed| claimed as _)
         })
     }
 

@@ -37,7 +37,7 @@ pub fn are_known_to(file: &File) -> Result<bool> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn copy(from: &File, to: &File) -> Result<()> {
+pub(crate) fn copy(from: &File, to: &File) -> Result<()> {
     let mut value = vec![0; XATTR_MAX];
     let copied = match rustix::fs::getxattr(proc_entry(from), ACCESS, value.as_mut_slice()) {
         Ok(len) => rustix::fs::setxattr(proc_entry(to), ACCESS, &value[..len], XattrFlags::empty()),

@@ -14,10 +14,10 @@ use crate::text::Show;
 use crate::vm::acl;
 
 /// Linux's limit on a value and on the list of names, in bytes.
-pub(super) const XATTR_MAX: usize = 65_536;
+pub(crate) const XATTR_MAX: usize = 65_536;
 
 /// The times that `stat` tells.
-pub(super) fn times_of(stat: &Stat) -> Timestamps {
+pub(crate) fn times_of(stat: &Stat) -> Timestamps {
     let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: i64::try_from(nanoseconds).unwrap_or(0) };
     Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
@@ -27,7 +27,7 @@ pub(super) fn times_of(stat: &Stat) -> Timestamps {
 
 /// The times of what takes the place of something with these attributes and may have the same length: changed now, and later than
 /// that by a second at least. What copies files by size and time mostly compares whole seconds.
-pub(super) fn times_after(stat: &Stat) -> Timestamps {
+pub(crate) fn times_after(stat: &Stat) -> Timestamps {
     let mut times = times_of(stat);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(now.as_secs()).unwrap_or(0);
@@ -43,7 +43,7 @@ pub(super) fn times_after(stat: &Stat) -> Timestamps {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn give_times(stat: &Stat, file: &File) -> Result<()> {
+pub(crate) fn give_times(stat: &Stat, file: &File) -> Result<()> {
     rustix::fs::futimens(file, &times_of(stat)).map_err(io::Error::from).context(|| "setting times".into())
 }
 
@@ -52,7 +52,7 @@ pub(super) fn give_times(stat: &Stat, file: &File) -> Result<()> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn give_owner(stat: &Stat, file: &File) -> Result<()> {
+pub(crate) fn give_owner(stat: &Stat, file: &File) -> Result<()> {
     let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
     if (made.st_uid, made.st_gid) == (stat.st_uid, stat.st_gid) {
         return Ok(());
@@ -68,7 +68,7 @@ pub(super) fn give_owner(stat: &Stat, file: &File) -> Result<()> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: &File) -> Result<()> {
+pub(crate) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: &File) -> Result<()> {
     // A folder's default ACL may have given the new file what the original does not have.
     for name in xattr_names(file)?.iter().filter(|name| acl::is_acl(name)) {
         if !acls.iter().any(|(known, _)| known == name) {
@@ -89,7 +89,7 @@ pub(super) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: 
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
+pub(crate) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
     let mut list = vec![0_u8; XATTR_MAX];
     let len = match rustix::fs::flistxattr(file, list.as_mut_slice()) {
         Ok(len) => len,
@@ -104,7 +104,7 @@ pub(super) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
+pub(crate) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
     let mut value = vec![0; XATTR_MAX];
     let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
         .map_err(io::Error::from)
@@ -118,7 +118,7 @@ pub(super) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
+pub(crate) fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
     match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
         Ok(()) => Ok(()),
         Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if xattr(file, name).is_ok_and(|found| found == value) => {

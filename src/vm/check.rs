@@ -18,10 +18,10 @@ use crate::store::disk::genuine_progress;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
-use crate::vm::deep_rekey::UnderWay;
 use crate::vm::folder;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::under_way::UnderWay;
 use sealed::{Sealed, Tally};
 
 /// What was found of a component, a file or a folder.

@@ -83,15 +83,15 @@ fn make_home(
 }
 
 /// A home to be made.
-pub(super) struct NewHome<'a> {
+pub(crate) struct NewHome<'a> {
     /// The file that its header gets.
-    pub(super) file: &'static str,
+    pub(crate) file: &'static str,
     /// What the provider calls the key after.
-    pub(super) vm_name: &'a OsStr,
+    pub(crate) vm_name: &'a OsStr,
     /// For people.
-    pub(super) label: String,
+    pub(crate) label: String,
     /// Which new files become disks.
-    pub(super) disk_names: DiskNames,
+    pub(crate) disk_names: DiskNames,
 }
 
 impl NewHome<'_> {
@@ -100,7 +100,7 @@ impl NewHome<'_> {
     /// # Errors
     /// `Exists`, `Busy` when the folder got another header in the meantime, `KeyUnavailable` when the provider gives no key, or
     /// `Io`. Then there is no header.
-    pub(super) fn make(self, dir: &File, provider: &Arc<dyn KeyProvider>) -> Result<(File, Header, Dek)> {
+    pub(crate) fn make(self, dir: &File, provider: &Arc<dyn KeyProvider>) -> Result<(File, Header, Dek)> {
         let uuid = random::uuid()?;
         let purpose = NewKey { vm_name: self.vm_name.shown().to_string(), vm_uuid: uuid };
         let (key_id, kek) = provider.create_key(&purpose)?;
@@ -136,7 +136,7 @@ impl NewHome<'_> {
 ///
 /// # Errors
 /// `Exists`, or `Io`.
-pub(super) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> Result<File> {
+pub(crate) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> Result<File> {
     let fill = |storage: &FileStorage| {
         storage.claim(Access::Write)?;
         if name == HOME_FILE {
@@ -151,7 +151,7 @@ pub(super) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn remove_header(dir: &File, name: &str, header: &File) -> Result<()> {
+pub(crate) fn remove_header(dir: &File, name: &str, header: &File) -> Result<()> {
     let doing = || format!("removing {name}");
     if is_at(dir, Path::new(name), header).context(doing)? {
         rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(io::Error::from).context(doing)?;
@@ -344,7 +344,7 @@ fn headers(dir: &File) -> Result<(HomeState, Option<(HomeState, bool)>)> {
 }
 
 /// Both may have sealed files, so neither may go before that is known.
-pub(super) fn two_headers(first: HomeState, second: HomeState) -> Error {
+pub(crate) fn two_headers(first: HomeState, second: HomeState) -> Error {
     let name = |state: HomeState| state.header_file().unwrap_or_default();
     Error::new(
         Kind::Corrupt,
@@ -395,7 +395,7 @@ pub fn use_home(dir: &File) -> Result<Option<(FileStorage, StoredHeader)>> {
 ///
 /// # Errors
 /// As [`header_area::load`].
-pub(super) fn read_header(dir: &File, name: &str) -> Result<Option<StoredHeader>> {
+pub(crate) fn read_header(dir: &File, name: &str) -> Result<Option<StoredHeader>> {
     open_header(dir, name)?.map(|storage| load_header(&storage, name)).transpose()
 }
 

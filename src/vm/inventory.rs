@@ -6,7 +6,7 @@
 mod file;
 mod walk;
 
-pub(in crate::vm) use file::classify;
+pub(crate) use file::classify;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -201,7 +201,7 @@ impl Inventory {
 }
 
 /// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.
-pub(super) fn unreadable_below(folder: &Path) -> Vec<String> {
+pub(crate) fn unreadable_below(folder: &Path) -> Vec<String> {
     let inventory = match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir)) {
         Ok(inventory) => inventory,
         Err(error) => return vec![error.chain()],

@@ -16,11 +16,11 @@ use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, Unverifie
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
-use crate::vm::deep_rekey::UnderWay;
+use crate::vm::under_way::UnderWay;
 use crate::vm::{disk, folder};
 
 /// Directories deeper than this below a VM folder are not searched for disks.
-pub(super) const MAX_DEPTH: usize = 128;
+pub(crate) const MAX_DEPTH: usize = 128;
 
 /// A component, where it lies, and what its header says or why it cannot be read.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl FoundComponent {
 }
 
 /// Leaves each file's first name alone: a disk with several names is one, and can be claimed only once.
-pub(super) fn each_file_once<C: Borrow<FoundComponent>>(found: &mut Vec<C>) {
+pub(crate) fn each_file_once<C: Borrow<FoundComponent>>(found: &mut Vec<C>) {
     let mut seen = HashSet::new();
     found.retain(|component| component.borrow().inode.is_none_or(|inode| seen.insert(inode)));
 }
@@ -180,7 +180,7 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
+pub(crate) fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
     let names = |dir: &File| -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in entries(dir)? {

@@ -12,8 +12,8 @@ use crate::control::tasks;
 use crate::control::work::Work;
 use crate::error::Result;
 use crate::progress::Progress;
-use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed, DeepRekeyedComponent};
-use crate::vm::rekey::disks_of;
+use crate::work::deep_rekey::{DeepRekey, DeepRekeyed, DeepRekeyedComponent};
+use crate::work::rekey::disks_of;
 
 /// How often `--json` prints how far it is.
 const JSON_LINE: Duration = Duration::from_secs(1);

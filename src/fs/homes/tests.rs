@@ -14,10 +14,10 @@ use crate::provider::{self, Providers};
 use crate::storage::Access;
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
-use crate::vm::deep_rekey::{DeepRekey, DeepRekeyed};
+use crate::vm::access::{Unmounted, Workplace};
 use crate::vm::folder;
-use crate::vm::rekey::Rekey;
-use crate::vm::workplace::{Unmounted, Workplace};
+use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
+use crate::work::rekey::Rekey;
 
 /// A datastore whose mounts know nothing of each other, as those of two hosts.
 struct Datastore(TempDir);

@@ -22,7 +22,7 @@ use crate::vm::inventory::{Headers, What};
 ///
 /// # Errors
 /// `Io`.
-pub(in crate::vm) fn classify(file: File, name: &OsStr) -> Result<What> {
+pub(crate) fn classify(file: File, name: &OsStr) -> Result<What> {
     if HomeState::of_header_file(name).is_some() || has_copy_of(&file, ComponentKind::Home)? {
         return component(file, ComponentKind::Home);
     }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::Kind;
+use crate::format::erasure::Erasure;
 use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET};
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
@@ -212,9 +213,11 @@ fn what_was_erased_is_known_as_that() {
     let ds = Datastore::new();
     ds.vm("vm");
     ds.disk("vm/root.raw");
-    let providers = Providers::load(&ds.dir.path().join("config.toml")).unwrap();
-    let place = crate::vm::workplace::Unmounted::open(&ds.path("vm"), providers).unwrap();
-    crate::vm::erase::Erase { component: None }.run(&place).unwrap();
+    for (name, kind) in [("vmcryptfs.home", ComponentKind::Home), ("root.raw", ComponentKind::Disk)] {
+        let mark = Erasure { kind, time: 1, uuid: None }.encode().unwrap();
+        let file = File::options().write(true).open(ds.path("vm").join(name)).unwrap();
+        kind.copy_offsets().into_iter().for_each(|at| file.write_all_at(&mark, at).unwrap());
+    }
     let found = ds.inventory();
     assert_eq!(found.folder("vm"), FolderKind::Erased);
     assert!(matches!(found.at("vm/root.raw").what, What::Erased(mark) if mark.kind == ComponentKind::Disk));

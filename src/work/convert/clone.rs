@@ -1,0 +1,405 @@
+//! A VM folder copied under keys of its own, or under the same: whole under its name, or not there at all.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use uuid::Uuid;
+
+use crate::crypto::derive::sha256;
+use crate::crypto::random;
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, HOME_FILE, Header, NEW_PREFIX};
+use crate::key::{KeyId, ProviderName};
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::storage::Access;
+use crate::store::home_file::{HomeKeys, open_target, seal_target};
+use crate::sys::file::{is_at, open_beneath};
+use crate::text::Show;
+use crate::vm::folder::{self, HomeState, NewHome};
+use crate::vm::{inventory, outer, scan};
+use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
+use crate::work::convert::clone_file::{Copied, Source};
+use crate::work::convert::erased;
+use crate::work::convert::form::WrappingKey;
+use crate::work::convert::opened::OpenFolder;
+use crate::work::convert::pace::Pace;
+use crate::work::convert::places::{Names, Place};
+use crate::work::convert::plan::free_space;
+use crate::work::convert::tree::{Entry, Found, by_inode, read_link};
+
+/// How to clone.
+#[derive(Clone, Debug, Default)]
+pub struct CloneOptions {
+    /// Where the clone's key comes from; by default from the provider of the source's.
+    pub provider: Option<ProviderName>,
+    /// Whether disk images and links of the clone may name files of the source.
+    pub keep_references: bool,
+    /// Whether the clone has the source's keys, and with them its ciphertext, instead of new ones.
+    pub same_keys: bool,
+    /// Cipher engine of the disks.
+    pub engine: Engine,
+}
+
+/// What a clone got.
+#[derive(Clone, Debug)]
+pub struct Cloned {
+    /// The clone's home.
+    pub uuid: Uuid,
+    /// The KEK of home and disks.
+    pub key_id: KeyId,
+    /// How many disks it has.
+    pub disks: usize,
+    /// Bytes that were copied.
+    pub bytes: u64,
+    /// How many names lead to what was copied in the clear; `notes` has each.
+    pub in_the_clear: usize,
+    /// What someone should know of the clone.
+    pub notes: Vec<String>,
+}
+
+/// Copies an encrypted VM folder to a name that must be free. Nothing may write to it meanwhile.
+///
+/// # Errors
+/// `Exists`; `Busy` when something writes to the source or clones to the same name; `Denied` for a source with files that are not
+/// its home's; `ENOSPC` before anything is copied; `Stopped`, `KeyUnavailable`, also for erased disks, `Corrupt`, or `Io`. Then there is no clone.
+pub fn clone(
+    from: &Path,
+    to: &Path,
+    providers: &Providers,
+    options: &CloneOptions,
+    on_progress: OnProgress<'_>,
+) -> Result<Cloned> {
+    let source = OpenFolder::open(from, providers, Access::Read)?;
+    if source.state != HomeState::Encrypted {
+        let why = source.state.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
+        return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
+    }
+    let entries = source.walk()?;
+    if let Some(foreign) = entries.iter().find(|entry| entry.found == Found::Foreign) {
+        let path = source.path.join(&foreign.path);
+        return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
+    }
+    erased::refuse(&source.dir, entries.iter())?;
+    let mut notes = names(&source, &entries, providers, options)?;
+    let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
+    let in_the_clear = clear.len();
+    notes.extend(clear);
+    let draft = Draft::new(&source, to)?;
+    let bytes = entries.iter().map(Entry::allocated).sum();
+    check_space(&draft.parent, bytes)?;
+    let cloning = Cloning { source: &source, entries: &entries, draft: &draft, providers, options };
+    let pace = Pace::new(bytes, on_progress);
+    let (uuid, key_id) = cloning.run(&pace)?;
+    draft.publish()?;
+    let disks = by_inode(entries.iter().filter(|entry| entry.found == Found::Disk)).len();
+    Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
+}
+
+/// What a folder without a home is instead.
+fn no_vm_folder(source: &OpenFolder) -> String {
+    const MOST_NAMED: usize = 5;
+    let found = scan::scan(&source.dir).unwrap_or_default();
+    let vms: Vec<_> = found.iter().filter(|component| component.kind == ComponentKind::Home).collect();
+    if vms.is_empty() {
+        return "it is not encrypted: there are no keys to renew, `cp -a` copies it".to_owned();
+    }
+    let names: Vec<String> = vms.iter().take(MOST_NAMED).map(|vm| vm.path.shown().to_string()).collect();
+    let more = if vms.len() > MOST_NAMED { ", ..." } else { "" };
+    format!("it is a datastore: a VM folder is cloned, of which it has {}{more}", names.join(", "))
+}
+
+/// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
+fn names(source: &OpenFolder, entries: &[Entry], providers: &Providers, options: &CloneOptions) -> Result<Vec<String>> {
+    let home = source.unlocked()?;
+    // A name that was written through a mount begins with a mountpoint, which nothing here knows.
+    let place = Place { path: &source.path, root: &source.dir, entries, anywhere: true };
+    let mut names = Names::default();
+    place.files(Some(&home.keys), &mut names)?;
+    let source = Source { root: &source.dir, keys: &home.keys, providers, engine: options.engine };
+    for entry in entries.iter().filter(|entry| entry.found == Found::Disk) {
+        let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
+        place.image(entry, disk, &mut names);
+    }
+    let Names { by_old_place, mut outside, .. } = names;
+    match by_old_place.first() {
+        Some(first) if !options.keep_references => Err(Error::new(
+            Kind::Denied,
+            format!(
+                "{first} (the clone would use the source's file: repair it in a mount of the source first; --keep-references to leave it)"
+            ),
+        )),
+        _ => {
+            outside.extend(by_old_place);
+            Ok(outside)
+        }
+    }
+}
+
+/// What to say of what is in the clear in the source, and so in the clone.
+fn in_the_clear(entry: &Entry) -> Option<String> {
+    let what = match entry.found {
+        Found::Clear(kind) => inventory::clear_what(kind),
+        Found::ClearLink => "a symbolic link".to_owned(),
+        Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => {
+            return None;
+        }
+    };
+    Some(format!("{} is in the clear, in the clone too: {what}", entry.path.shown()))
+}
+
+fn check_space(parent: &File, needed: u64) -> Result<()> {
+    let free = free_space(parent)?;
+    if needed <= free {
+        return Ok(());
+    }
+    let message = format!("too little space: the clone takes {needed} bytes, {free} are free");
+    Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
+}
+
+struct Cloning<'a> {
+    source: &'a OpenFolder,
+    entries: &'a [Entry],
+    draft: &'a Draft,
+    providers: &'a Providers,
+    options: &'a CloneOptions,
+}
+
+impl Cloning<'_> {
+    fn run(&self, pace: &Pace<'_>) -> Result<(Uuid, KeyId)> {
+        let (header, keys) = self.make_home()?;
+        let key_id = header.slots.first().map(|slot| slot.key_id.clone());
+        let key_id = key_id.ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
+        let kek = self.providers.provider(key_id.provider())?.fetch_key(&key_id)?;
+        let key = WrappingKey { id: key_id.clone(), kek };
+        for folder in self.entries.iter().rev().filter(|entry| entry.found == Found::Folder) {
+            if !folder.path.as_os_str().is_empty() {
+                self.draft.make_folder(&folder.path)?;
+            }
+        }
+        let source = Source {
+            root: &self.source.dir,
+            keys: &self.source.unlocked()?.keys,
+            providers: self.providers,
+            engine: self.options.engine,
+        };
+        let mut claims = Vec::new();
+        let is_file = |entry: &&Entry| FileType::from_raw_mode(entry.stat.st_mode) == FileType::RegularFile;
+        for names in by_inode(self.entries.iter().filter(is_file)) {
+            let entry = names[0];
+            pace.turn_to(entry.path.shown().to_string());
+            let copied = Copied { draft: &self.draft.root, keys: &keys, key: &key, same_keys: self.options.same_keys };
+            let original = copied.file(&source, entry, pace).context(|| entry.path.shown().to_string())?;
+            if entry.found == Found::Disk {
+                claims.push(original); // until all are copied: they belong together
+            }
+            for other in &names[1..] {
+                self.draft.link(&entry.path, &other.path)?;
+            }
+        }
+        for entry in self.entries {
+            self.other(entry, &keys).context(|| entry.path.shown().to_string())?;
+        }
+        self.refuse_if_changed()?;
+        Ok((header.uuid, key_id))
+    }
+
+    fn make_home(&self) -> Result<(Header, HomeKeys)> {
+        let source = self.source.unlocked()?;
+        if self.options.same_keys {
+            let header = Header { uuid: random::uuid()?, sequence: 1, ..source.header.clone() };
+            folder::write_home(&self.draft.root, HOME_FILE, &header, &source.dek)?;
+            return Ok((header, HomeKeys::new(&source.dek)?));
+        }
+        let provider = match (&self.options.provider, source.header.slots.first()) {
+            (Some(name), _) => self.providers.provider(name)?,
+            (None, Some(slot)) => self.providers.provider(slot.key_id.provider())?,
+            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
+        };
+        let disk_names = source.header.disk_names.clone();
+        let label = source.header.label.clone();
+        let new = NewHome { file: HOME_FILE, vm_name: &self.draft.name, label, disk_names };
+        let (_, header, dek) = new.make(&self.draft.root, &provider)?;
+        Ok((header, HomeKeys::new(&dek)?))
+    }
+
+    /// What is no regular file; each folder behind what it holds.
+    fn other(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
+        let (parent, name) = self.draft.place(&entry.path)?;
+        match FileType::from_raw_mode(entry.stat.st_mode) {
+            FileType::RegularFile => Ok(()),
+            FileType::Directory => self.folder(entry, keys),
+            FileType::Symlink => {
+                let text = self.link_text(entry, keys)?;
+                let is_new = entry.found == Found::SealedLink && !self.options.same_keys;
+                let time = if is_new { ChangeTime::Later } else { ChangeTime::Kept };
+                rustix::fs::symlinkat(text.as_os_str(), &parent, name)
+                    .map_err(io::Error::from)
+                    .context(|| "making a symbolic link".into())?;
+                attributes::give_to_link(&entry.stat, &parent, name, time)
+            }
+            kind @ (FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown) => {
+                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(0o600), entry.stat.st_rdev)
+                    .map_err(io::Error::from)
+                    .context(|| "making a fifo, socket or device".into())?;
+                let open = |root| {
+                    open_beneath(root, &entry.path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
+                        .context(|| "opening it for its attributes".into())
+                };
+                let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
+                attributes::give_to_special(&entry.stat, &from, &to)
+            }
+        }
+    }
+
+    fn folder(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
+        let open = |root| {
+            open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+                .context(|| "opening it".into())
+        };
+        let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
+        let sealed_by = Sealing::By(&self.source.unlocked()?.keys, None);
+        Attributes::read(&from, sealed_by)?.give(&to, Sealing::By(keys, None), ChangeTime::Kept)?;
+        to.sync_all().context(|| "making names durable".into())
+    }
+
+    fn link_text(&self, entry: &Entry, keys: &HomeKeys) -> Result<OsString> {
+        let parent = entry.path.parent().unwrap_or(Path::new(""));
+        let dir = open_beneath(&self.source.dir, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .context(|| format!("opening folder {}", parent.shown()))?;
+        let text = read_link(&dir, entry.path.file_name().unwrap_or_default())?;
+        if entry.found != Found::SealedLink || self.options.same_keys {
+            return Ok(text);
+        }
+        let target = open_target(&self.source.unlocked()?.keys, text.as_bytes())?;
+        Ok(seal_target(keys, &target)?.into())
+    }
+
+    /// A mount that has nothing open keeps nobody out, and may have had something open for a while.
+    fn refuse_if_changed(&self) -> Result<()> {
+        let now = self.source.walk()?;
+        let state = |entry: &Entry| {
+            let stat = &entry.stat;
+            (entry.path.clone(), stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
+        };
+        if now.iter().map(state).eq(self.entries.iter().map(state)) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Busy, "the VM folder changed while it was copied: something else uses it"))
+    }
+}
+
+/// The clone under a name of construction, beside its own; removed when it does not get that.
+pub(super) struct Draft {
+    parent: File,
+    parent_path: PathBuf,
+    draft_name: String,
+    /// The clone's own name.
+    name: OsString,
+    /// Locked against others that clone to the same name.
+    root: File,
+    published: std::cell::Cell<bool>,
+}
+
+impl Draft {
+    fn new(source: &OpenFolder, to: &Path) -> Result<Self> {
+        let name = to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is no name", to.shown())))?;
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent_path = fs::canonicalize(parent).context(|| format!("opening folder {}", parent.shown()))?;
+        if parent_path.starts_with(&source.path) {
+            return Err(Error::new(Kind::Invalid, format!("{} lies in the folder that is cloned", to.shown())));
+        }
+        let parent = folder::open_dir(&parent_path)?;
+        outer::refuse(&parent_path.join(name))?;
+        if rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(Error::new(Kind::Exists, format!("{} exists already", to.shown())));
+        }
+        // The same for each attempt at this name, so that the next one finds what was left of the last.
+        let hash = sha256(name.as_bytes());
+        let draft_name = format!("{NEW_PREFIX}clone-{}", data_encoding::HEXLOWER.encode(&hash[..16]));
+        let path = parent_path.join(&draft_name);
+        if let Ok(left) = folder::open_at(&parent, OsStr::new(&draft_name)) {
+            lock(&left, &parent, &draft_name)?;
+            fs::remove_dir_all(&path).context(|| format!("removing {}, which was left unfinished", path.shown()))?;
+        }
+        match rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => return Err(others_clone()),
+            Err(error) => return Err(Error::io(format!("creating {}", path.shown()), error.into())),
+        }
+        let root = folder::open_at(&parent, OsStr::new(&draft_name)).map_err(|_| others_clone())?;
+        lock(&root, &parent, &draft_name)?;
+        let published = std::cell::Cell::new(false);
+        Ok(Self { parent, parent_path, draft_name, name: name.to_os_string(), root, published })
+    }
+
+    fn make_folder(&self, path: &Path) -> Result<()> {
+        let (parent, name) = self.place(path)?;
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))
+            .map_err(io::Error::from)
+            .context(|| format!("creating folder {}", path.shown()))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        let (from, to) = (self.place(from)?, self.place(to)?);
+        rustix::fs::linkat(&from.0, from.1, &to.0, to.1, AtFlags::empty())
+            .map_err(io::Error::from)
+            .context(|| format!("linking {}", to.1.shown()))
+    }
+
+    /// A path's directory, and its name in it.
+    fn place<'p>(&self, path: &'p Path) -> Result<(File, &'p OsStr)> {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let dir = open_beneath(&self.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .context(|| format!("opening folder {}", parent.shown()))?;
+        Ok((dir, path.file_name().unwrap_or_default()))
+    }
+
+    /// Gives the clone its own name, durably.
+    fn publish(&self) -> Result<()> {
+        rustix::fs::renameat_with(&self.parent, &self.draft_name, &self.parent, &self.name, RenameFlags::NOREPLACE)
+            .or_else(|error| match error {
+                // Some network file systems cannot refuse to replace; an empty folder is all that could be replaced.
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
+                    rustix::fs::renameat(&self.parent, &self.draft_name, &self.parent, &self.name)
+                }
+                other => Err(other),
+            })
+            .map_err(io::Error::from)
+            .context(|| format!("giving the clone its name {}", self.name.shown()))?;
+        self.published.set(true);
+        rustix::fs::fsync(&self.parent).map_err(io::Error::from).context(|| "making the clone's name durable".into())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published.get() {
+            // The error at hand says more than that this could not be removed; the next attempt removes it.
+            let _ = fs::remove_dir_all(self.parent_path.join(&self.draft_name));
+        }
+    }
+}
+
+fn others_clone() -> Error {
+    Error::new(Kind::Busy, "another process clones to the same name")
+}
+
+/// Locks the folder under construction. While it is locked, nobody else removes it: its name leads to it.
+fn lock(dir: &File, parent: &File, name: &str) -> Result<()> {
+    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) if is_at(parent, Path::new(name), dir).context(|| format!("looking for {name}"))? => Ok(()),
+        // Removed by another process between its opening and the lock.
+        Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => Err(others_clone()),
+        Err(error) => Err(Error::io("locking the new folder", error.into())),
+    }
+}

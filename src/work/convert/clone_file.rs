@@ -1,0 +1,186 @@
+//! One file of a VM folder copied into a clone: under other keys, or as the bytes that it is.
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::crypto::random;
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{Header, Shape};
+use crate::key::Dek;
+use crate::provider::Providers;
+use crate::storage::{Access, FileStorage};
+use crate::store::clear_file::ClearFile;
+use crate::store::disk::LockedDisk;
+use crate::store::header_area;
+use crate::store::home_file::HomeKeys;
+use crate::vm::home::disk_id;
+use crate::work::convert::attributes::{Attributes, ChangeTime, Sealing};
+use crate::work::convert::copy;
+use crate::work::convert::form::{DiskSpec, Form, Target, WrappingKey};
+use crate::work::convert::opened::unlock;
+use crate::work::convert::pace::Pace;
+use crate::work::convert::replace::{Original, parent_of};
+use crate::work::convert::tree::{Entry, Found};
+
+/// The folder that is cloned.
+pub(super) struct Source<'a> {
+    pub(super) root: &'a File,
+    pub(super) keys: &'a HomeKeys,
+    pub(super) providers: &'a Providers,
+    pub(super) engine: Engine,
+}
+
+impl Source<'_> {
+    /// Opens and unlocks a disk, for reading.
+    ///
+    /// # Errors
+    /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, or `Io`.
+    pub(super) fn open_disk(&self, entry: &Entry) -> Result<Form> {
+        let original = Original::claim(self.root, &entry.path, Access::Read, |storage| {
+            let (locked, dek) = open_locked(storage, self)?;
+            locked.unlock(&dek, self.engine).map(Form::Disk)
+        })?;
+        Ok(original.form)
+    }
+}
+
+/// The clone under construction.
+pub(super) struct Copied<'a> {
+    pub(super) draft: &'a File,
+    pub(super) keys: &'a HomeKeys,
+    pub(super) key: &'a WrappingKey,
+    pub(super) same_keys: bool,
+}
+
+impl Copied<'_> {
+    /// Copies a regular file, durably. The original stays claimed for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, `Stopped` or `Io`.
+    pub(super) fn file(&self, source: &Source<'_>, entry: &Entry, pace: &Pace<'_>) -> Result<Original> {
+        let parent = parent_of(self.draft, &entry.path)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let name = entry.path.file_name().unwrap_or_default();
+        let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(io::Error::from)
+            .context(|| "making the copy".into())?;
+        match entry.found {
+            Found::Disk if self.same_keys => self.same_disk(source, entry, file, pace),
+            Found::Disk => self.new_disk(source, entry, file, pace),
+            Found::Sealed if !self.same_keys => {
+                let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
+                    Target::Home(source.keys).open(storage)
+                })?;
+                self.fill(source, &original, &Target::Home(self.keys), file, pace)?;
+                Ok(original)
+            }
+            // In the clear, or sealed by a home that has the same keys: the bytes are what they are.
+            Found::Clear(_) | Found::Sealed | Found::Neither => {
+                let original = Original::claim(source.root, &entry.path, Access::Read, clear)?;
+                let values = Attributes::read(original.form.backing(), Sealing::Clear)?;
+                let to = clone_bytes(&original, file, pace)?;
+                values.give(to.backing(), Sealing::Clear, ChangeTime::Kept)?;
+                to.backing().sync_all().context(|| "making the copy durable".into())?;
+                Ok(original)
+            }
+            Found::Folder | Found::ClearLink | Found::SealedLink | Found::Foreign => {
+                Err(Error::new(Kind::Invalid, "no regular file of this home"))
+            }
+        }
+    }
+
+    /// Under a DEK of its own.
+    fn new_disk(&self, source: &Source<'_>, entry: &Entry, file: File, pace: &Pace<'_>) -> Result<Original> {
+        let mut header = None;
+        let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
+            let (locked, dek) = open_locked(storage, source)?;
+            header = Some(locked.stored().header.clone().verify(&dek)?);
+            locked.unlock(&dek, source.engine).map(Form::Disk)
+        })?;
+        let header = header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
+        let Shape::Disk { sector_size, data_offset } = header.shape else {
+            return Err(Error::new(Kind::Corrupt, "a home's header in a disk"));
+        };
+        let spec = DiskSpec {
+            key: self.key.clone(),
+            uuid: random::uuid()?,
+            sector_size,
+            data_offset,
+            label: header.label,
+            engine: source.engine,
+        };
+        self.fill(source, &original, &Target::Disk(spec), file, pace)?;
+        Ok(original)
+    }
+
+    /// Under the same DEK: the ciphertext is copied, and only the header differs.
+    fn same_disk(&self, source: &Source<'_>, entry: &Entry, file: File, pace: &Pace<'_>) -> Result<Original> {
+        let mut opened = None;
+        let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
+            let stored = header_area::load(&storage, crate::format::header::ComponentKind::Disk)?;
+            let dek = unlock(&stored.header, source.providers)?;
+            opened = Some((stored.header.verify(&dek)?, dek));
+            clear(storage)
+        })?;
+        let (header, dek): (Header, Dek) =
+            opened.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
+        if header.transition.is_some() {
+            return Err(Error::new(
+                Kind::Busy,
+                "its deep rekey is not finished: `vmcryptfs rekey --deep` goes on with it",
+            ));
+        }
+        let sealed_by = Sealing::By(source.keys, Some(disk_id(header.uuid)));
+        let values = Attributes::read(original.form.backing(), sealed_by)?;
+        let to = clone_bytes(&original, file, pace)?;
+        let header = Header { uuid: random::uuid()?, sequence: 1, ..header };
+        let storage = FileStorage::new(to.backing().try_clone().context(|| "duplicating a descriptor".into())?);
+        header_area::create(&storage, &header, &dek)?;
+        values.give(to.backing(), Sealing::By(self.keys, Some(disk_id(header.uuid))), ChangeTime::Later)?;
+        to.backing().sync_all().context(|| "making the copy durable".into())?;
+        Ok(original)
+    }
+
+    fn fill(
+        &self,
+        source: &Source<'_>,
+        original: &Original,
+        target: &Target<'_>,
+        file: File,
+        pace: &Pace<'_>,
+    ) -> Result<()> {
+        let from = &original.form;
+        let values = Attributes::read(from.backing(), from.sealing(source.keys))?;
+        let to = target.make(FileStorage::new(file))?;
+        if values.has_user_xattrs() {
+            to.ensure_id()?;
+        }
+        copy::copy(from.content(), to.content(), pace)?;
+        values.give(to.backing(), to.sealing(self.keys), target.time())?;
+        to.backing().sync_all().context(|| "making the copy durable".into())
+    }
+}
+
+fn clear(storage: FileStorage) -> Result<Form> {
+    ClearFile::open(storage).map(Form::Clear)
+}
+
+fn open_locked(storage: FileStorage, source: &Source<'_>) -> Result<(LockedDisk<FileStorage>, Dek)> {
+    let locked = LockedDisk::open(storage)?;
+    let dek = unlock(&locked.stored().header, source.providers)?;
+    Ok((locked, dek))
+}
+
+/// Copies a file's bytes; where the file system can, both share them until one is changed.
+fn clone_bytes(original: &Original, file: File, pace: &Pace<'_>) -> Result<Form> {
+    let shared = rustix::fs::ioctl_ficlone(&file, original.form.backing()).is_ok();
+    let to = clear(FileStorage::new(file))?;
+    if !shared {
+        copy::copy(original.form.content(), to.content(), pace)?;
+    }
+    Ok(to)
+}

@@ -1,0 +1,337 @@
+//! Decrypting disks of a VM folder, and at last its home.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{Header, Shape};
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::storage::{Access, FileStorage};
+use crate::store::disk::LockedDisk;
+use crate::text::Show;
+use crate::vm::folder::HomeState;
+use crate::work::convert::feasible::Trial;
+use crate::work::convert::form::{Form, Target};
+use crate::work::convert::home_files::{self, Direction};
+use crate::work::convert::opened::{OpenFolder, unlock};
+use crate::work::convert::pace::Pace;
+use crate::work::convert::places::{Names, Place};
+use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
+use crate::work::convert::replace::{Original, Site};
+use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::{Converted, choice, erased, nested};
+
+/// What to decrypt.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// These disks, by their paths below the VM folder. A VMDK descriptor means its extents.
+    Disks(Vec<PathBuf>),
+    /// The home, whose disks are all in the clear.
+    Home,
+    /// All disks, then the home.
+    All,
+}
+
+impl What {
+    fn has_home(&self) -> bool {
+        !matches!(self, Self::Disks(_))
+    }
+}
+
+/// A decryption that is planned and can begin. Holds the claim on the folder.
+pub struct Decryption<'p> {
+    folder: OpenFolder,
+    what: What,
+    entries: Vec<Entry>,
+    chosen: HashSet<PathBuf>,
+    plan: Plan,
+    engine: Engine,
+    providers: &'p Providers,
+}
+
+impl<'p> Decryption<'p> {
+    /// Looks at a folder, and changes nothing.
+    ///
+    /// # Errors
+    /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
+    /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, also for erased disks, or `Io`.
+    pub fn prepare(path: &Path, providers: &'p Providers, what: What, engine: Engine) -> Result<Self> {
+        let folder = OpenFolder::open(path, providers, Access::Write)?;
+        let Some(home) = &folder.home else {
+            return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
+        };
+        if what.has_home() {
+            home.claim_alone()?;
+        }
+        let (entries, chosen, plan) = look(&folder, &what)?;
+        Ok(Self { folder, what, entries, chosen, plan, engine, providers })
+    }
+
+    /// What will be done, with all that would stop it before it begins. Takes the keys of the disks, and changes nothing.
+    ///
+    /// # Errors
+    /// `Corrupt`, or `Io`.
+    pub fn rehearse(mut self) -> Result<Plan> {
+        for entry in &self.entries {
+            let found = if entry.found == Found::Disk {
+                if !self.chosen.contains(&entry.path) {
+                    continue;
+                }
+                let open = |storage| unlocked(storage, self.providers, self.engine).map(|(form, _)| form);
+                Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
+                    .and_then(|original| nested::refuse_ciphertext(&original.form))
+            } else if self.what.has_home() {
+                self.check_file(entry)
+            } else {
+                continue;
+            };
+            let found = found.context(|| entry.path.shown().to_string());
+            self.plan.obstacles.extend(found.err().map(|error| Obstacle::new(error.kind(), error.chain())));
+        }
+        Ok(self.plan)
+    }
+
+    /// Decrypts, telling `converted` of each component that is done, and returns what was done. Whatever stops it, a new one
+    /// takes up where it was.
+    ///
+    /// # Errors
+    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, also for what comes to the folder meanwhile,
+    /// `Corrupt` or `Io`, naming the file.
+    pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
+        self.plan.check()?;
+        let names = self.check_keys()?;
+        // The keys of disks may have been waited for.
+        (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what)?;
+        self.plan.check()?;
+        // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
+        self.plan.notes.extend(names.outside);
+        let pace = Pace::new(self.plan.bytes(), on_progress);
+        let site = self.site(&pace)?;
+        site.clean(false)?;
+        for names in by_inode(disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path))) {
+            let first = &names[0].path;
+            pace.turn_to(first.shown().to_string());
+            let header = self.decrypt_disk(&site, &names).context(|| first.shown().to_string())?;
+            tell(&self.folder.path.join(first), &header, converted);
+        }
+        site.sync_root()?;
+        if !self.what.has_home() {
+            site.clean(true)?;
+            self.folder.sync()?;
+            return Ok(self.plan);
+        }
+        self.look_for_what_needs_the_home()?;
+        self.folder.turn(HomeState::Decrypting)?;
+        let site = self.site(&pace)?;
+        site.clean_components()?;
+        home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
+        site.clean(true)?;
+        // With the header goes the only way to what is still sealed.
+        self.look_for_what_needs_the_home()?;
+        if let Some(sealed) = self.entries.iter().find(|entry| matches!(entry.found, Found::Sealed | Found::SealedLink))
+        {
+            return Err(came(&self.folder, sealed));
+        }
+        let header = self.folder.unlocked()?.header.clone();
+        self.folder.end()?;
+        tell(&self.folder.path, &header, converted);
+        Ok(self.plan)
+    }
+
+    /// Looks at the folder again: by now, no disk in it is encrypted.
+    fn look_for_what_needs_the_home(&mut self) -> Result<()> {
+        self.entries = self.folder.walk()?;
+        match self.entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) {
+            None => Ok(()),
+            Some(entry) => Err(came(&self.folder, entry)),
+        }
+    }
+
+    /// All disks' keys can be had, and nothing else has the disks open: otherwise nothing is begun.
+    fn check_keys(&self) -> Result<Names> {
+        let mut names = Names::default();
+        let keys = &self.folder.unlocked()?.keys;
+        let place = Place { path: &self.folder.path, root: &self.folder.dir, entries: &self.entries, anywhere: false };
+        for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
+            let (original, _) = self.claim(&entry.path).context(|| entry.path.shown().to_string())?;
+            nested::refuse_ciphertext(&original.form).context(|| entry.path.shown().to_string())?;
+            place.image(entry, original.form, &mut names);
+        }
+        let home_goes = self.what.has_home();
+        for entry in self.entries.iter().filter(|_| home_goes) {
+            self.check_file(entry).context(|| entry.path.shown().to_string())?;
+        }
+        if home_goes {
+            place.files(Some(keys), &mut names)?;
+        }
+        Ok(names)
+    }
+
+    fn check_file(&self, entry: &Entry) -> Result<()> {
+        let keys = &self.folder.unlocked()?.keys;
+        if entry.found == Found::Sealed {
+            let open = |storage| Target::Home(keys).open(storage);
+            let original = Original::claim(&self.folder.dir, &entry.path, Access::Write, open)?;
+            return nested::refuse_ciphertext(&original.form);
+        }
+        if entry.found == Found::SealedLink {
+            let target = home_files::opened_target(&self.folder.dir, keys, &entry.path)?;
+            return nested::refuse_sealed_target(keys, &target);
+        }
+        if entry.found == Found::Folder {
+            return nested::refuse_sealed_values(&self.folder.dir, keys, &entry.path);
+        }
+        Ok(())
+    }
+
+    /// A disk, and its header.
+    fn claim(&self, path: &Path) -> Result<(Original, Header)> {
+        claim_disk(&self.folder.dir, path, self.providers, self.engine)
+    }
+
+    fn decrypt_disk(&self, site: &Site<'_, '_>, names: &[&Entry]) -> Result<Header> {
+        let (original, header) = self.claim(&names[0].path)?;
+        let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
+        site.replace(&original, &paths, &Target::Clear)?;
+        Ok(header)
+    }
+
+    fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
+        let keys = &self.folder.unlocked()?.keys;
+        Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace })
+    }
+}
+
+/// Claims and opens an encrypted disk, and returns its header as well.
+///
+/// # Errors
+/// `Busy`, `KeyUnavailable`, `Corrupt`, or `Io`.
+pub(super) fn claim_disk(
+    root: &File,
+    path: &Path,
+    providers: &Providers,
+    engine: Engine,
+) -> Result<(Original, Header)> {
+    let mut header = None;
+    let original = Original::claim(root, path, Access::Write, |storage: FileStorage| {
+        let (form, verified) = unlocked(storage, providers, engine)?;
+        header = Some(verified);
+        form.content().prepare_writes()?; // completes what a deep rekey was about to write
+        Ok(form)
+    })?;
+    Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
+}
+
+fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(Form, Header)> {
+    let locked = LockedDisk::open(storage)?;
+    let dek = unlock(&locked.stored().header, providers)?;
+    let header = locked.stored().header.clone().verify(&dek)?;
+    Ok((Form::Disk(locked.unlock(&dek, engine)?), header))
+}
+
+/// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.
+fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
+    let keys = &folder.unlocked()?.keys;
+    let entries = folder.walk()?;
+    let chosen = match what {
+        What::Home => HashSet::new(),
+        What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
+        What::Disks(names) => choice::disks(&folder.dir, &entries, Some(keys), names)?.paths,
+    };
+    if what.has_home() {
+        refuse_what_needs_the_home(folder, &entries, &chosen)?;
+    }
+    erased::refuse(&folder.dir, entries.iter().filter(|entry| chosen.contains(&entry.path)))?;
+    let plan = make_plan(folder, &entries, &chosen, what.has_home())?;
+    Ok((entries, chosen, plan))
+}
+
+fn came(folder: &OpenFolder, entry: &Entry) -> Error {
+    let path = folder.path.join(&entry.path);
+    let message = format!("{} is encrypted, and came while the folder was decrypted: run it again", path.shown());
+    Error::new(Kind::Busy, message)
+}
+
+fn tell(path: &Path, header: &Header, converted: &mut dyn FnMut(Converted<'_>)) {
+    let is_disk = header.shape != Shape::Home;
+    if let Some(slot) = header.slots.first() {
+        converted(Converted { path, is_disk, uuid: header.uuid, key_id: &slot.key_id });
+    }
+}
+
+fn disks(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
+    entries.iter().filter(|entry| entry.found == Found::Disk)
+}
+
+/// vSphere's rule: disks first, the home last. And what the home cannot open would be lost with its key.
+fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>) -> Result<()> {
+    let path = |entry: &Entry| folder.path.join(&entry.path).shown().to_string();
+    if let Some(disk) = disks(entries).next().filter(|_| folder.state != HomeState::Encrypted) {
+        let message = format!(
+            "{} is encrypted, in a folder whose disks are all decrypted before its home: it came later, move it away first",
+            path(disk)
+        );
+        return Err(Error::new(Kind::Denied, message));
+    }
+    if let Some(disk) = disks(entries).find(|entry| !chosen.contains(&entry.path)) {
+        return Err(Error::new(
+            Kind::Denied,
+            format!("{} is encrypted: a home is decrypted after all its disks (--all does both)", path(disk)),
+        ));
+    }
+    match entries.iter().find(|entry| entry.found == Found::Foreign) {
+        None => Ok(()),
+        Some(foreign) => Err(Error::new(
+            Kind::Corrupt,
+            format!("{} is damaged, or a file of another home: move it away first", path(foreign)),
+        )),
+    }
+}
+
+fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
+    let (mut home_files, mut files, mut space) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notes = Vec::new();
+    let mut trial = Trial::new(&folder.dir, None, false)?;
+    let mut obstacles = Vec::new();
+    for entry in entries.iter().filter(|entry| with_home && entry.found == Found::Folder) {
+        obstacles.extend(trial.obstacle(entry));
+    }
+    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
+        let entry = names[0];
+        let convert = match entry.found {
+            Found::Disk => chosen.contains(&entry.path),
+            Found::Sealed | Found::SealedLink => with_home,
+            Found::Clear(_) | Found::ClearLink | Found::Neither | Found::Foreign | Found::Folder => false,
+        };
+        if convert {
+            obstacles.extend(trial.obstacle(entry));
+        }
+        if with_home
+            && matches!(entry.found, Found::Clear(kind) if !kind.is_disk())
+            && folder.state == HomeState::Encrypted
+        {
+            notes.push(format!("{} is in the clear already: it stays as it is", entry.path.shown()));
+        }
+        let action = if convert { Action::Convert } else { Action::Keep };
+        let as_disk = matches!(entry.found, Found::Clear(kind) if kind.is_disk());
+        let is_disk = as_disk || entry.found == Found::Disk;
+        if is_disk { &mut files } else { &mut home_files }.push(planned(entry, action, as_disk));
+        if convert {
+            space.push((!is_disk, entry.allocated(), entry.allocated()));
+        }
+    }
+    space.sort_by_key(|(of_home, ..)| *of_home);
+    files.append(&mut home_files);
+    Ok(Plan {
+        state: folder.state,
+        ends: if with_home { HomeState::Clear } else { folder.state },
+        files,
+        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
+        space_free: free_space(&folder.dir)?,
+        notes,
+        obstacles,
+    })
+}

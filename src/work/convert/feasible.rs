@@ -1,0 +1,186 @@
+//! What would stop a conversion half-way, found before it begins: known by asking, or tried on a file without a name.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access as May, AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::NEW_PREFIX;
+use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
+use crate::sys::file::open_beneath;
+use crate::text::Show;
+use crate::vm::attributes::{give_owner, give_times};
+use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
+use crate::work::convert::plan::Obstacle;
+use crate::work::convert::tree::{Entry, Found};
+
+/// Targets of links that all file systems take.
+const SHORT_TARGET: usize = 256;
+
+/// What is tried, for one folder.
+pub(super) struct Trial<'a> {
+    root: &'a File,
+    /// Those of the home, if it has them.
+    keys: Option<&'a HomeKeys>,
+    /// Of the root: on another one nothing can be renamed to.
+    mount: Option<u64>,
+    /// Whether values grow: they are to be sealed.
+    seal: bool,
+    /// Owners that a new file could be given.
+    owners: HashSet<(u32, u32)>,
+    folders: HashSet<PathBuf>,
+}
+
+impl<'a> Trial<'a> {
+    /// Begins with a folder that is to be encrypted, or decrypted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn new(root: &'a File, keys: Option<&'a HomeKeys>, seal: bool) -> Result<Self> {
+        let mount = statx(root)?.1;
+        Ok(Self { root, keys, mount, seal, owners: HashSet::new(), folders: HashSet::new() })
+    }
+
+    /// What would stop a conversion at a file, link or folder, which is to be replaced, or changed, with nothing lost.
+    pub(super) fn obstacle(&mut self, entry: &Entry) -> Option<Obstacle> {
+        let error = self.check(entry).err()?;
+        let name = if entry.path.as_os_str().is_empty() { Path::new(".") } else { &entry.path };
+        Some(Obstacle::new(error.kind(), format!("{}: {}", name.shown(), error.chain())))
+    }
+
+    fn check(&mut self, entry: &Entry) -> Result<()> {
+        // The VM folder itself is not replaced: what it lies in does not matter.
+        if let Some(parent) = entry.path.parent().filter(|parent| !self.folders.contains(*parent)) {
+            self.check_folder(parent).context(|| "its folder".into())?;
+            self.folders.insert(parent.to_path_buf());
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let handle = open_beneath(self.root, &entry.path, flags, Mode::empty()).context(|| "opening it".into())?;
+        self.check_flags(&handle)?;
+        match entry.found {
+            Found::ClearLink => self.check_link(entry),
+            Found::SealedLink => self.check_owner(entry),
+            Found::Folder => self.check_values_of_folder(entry),
+            Found::Clear(_) | Found::Sealed | Found::Disk | Found::Foreign => self.check_file(entry),
+            Found::Neither => Ok(()),
+        }
+    }
+
+    /// Whether names in a folder can be replaced.
+    fn check_folder(&self, path: &Path) -> Result<()> {
+        let dir = open_beneath(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .context(|| "opening it".into())?;
+        self.check_flags(&dir)?;
+        rustix::fs::accessat(&dir, ".", May::WRITE_OK | May::EXEC_OK, AtFlags::EACCESS)
+            .map_err(io::Error::from)
+            .context(|| "files in it cannot be replaced".into())
+    }
+
+    fn check_flags(&self, handle: &File) -> Result<()> {
+        let (flags, mount) = statx(handle)?;
+        let denied = |why: &str| Err(Error::new(Kind::Denied, why));
+        if mount.is_some() && self.mount.is_some() && mount != self.mount {
+            return denied("something is mounted there, where files cannot be replaced at once");
+        }
+        if flags.contains(StatxAttributes::IMMUTABLE) {
+            return denied("it is immutable: chattr -i");
+        }
+        if flags.contains(StatxAttributes::APPEND) {
+            return denied("it can only be appended to: chattr -a");
+        }
+        Ok(())
+    }
+
+    fn check_owner(&mut self, entry: &Entry) -> Result<()> {
+        let owner = (entry.stat.st_uid, entry.stat.st_gid);
+        if !self.owners.contains(&owner) {
+            give_owner(&entry.stat, &unnamed(self.root)?)?;
+            self.owners.insert(owner);
+        }
+        Ok(())
+    }
+
+    fn check_file(&mut self, entry: &Entry) -> Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = open_beneath(self.root, &entry.path, flags, Mode::empty()).context(|| "opening it".into())?;
+        let own = Attributes::read(&file, Sealing::Clear)?;
+        if own.are_plain() {
+            return self.check_owner(entry);
+        }
+        own.give(&unnamed(self.root)?, self.sealing(), ChangeTime::Kept)
+    }
+
+    fn check_values_of_folder(&self, entry: &Entry) -> Result<()> {
+        let dir = open_beneath(self.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+            .context(|| "opening it".into())?;
+        // An interrupted run may have sealed some already.
+        let sealing = |name: &OsStr, value: &[u8]| match self.keys {
+            Some(keys) if attributes::is_sealed(keys, name, value) => Sealing::Clear,
+            _ => self.sealing(),
+        };
+        Attributes::read(&dir, Sealing::Clear)?.give_user_xattrs(&unnamed(self.root)?, sealing)?;
+        let is_own = rustix::process::geteuid().as_raw() == entry.stat.st_uid;
+        // Only its owner may set its times, also to what they are.
+        if is_own || entry.path.as_os_str().is_empty() { Ok(()) } else { give_times(&entry.stat, &dir) }
+    }
+
+    fn check_link(&mut self, entry: &Entry) -> Result<()> {
+        let len = usize::try_from(entry.len()).unwrap_or(usize::MAX);
+        if len > MAX_TARGET_LEN {
+            let message = format!("a link's target of {len} bytes, at most {MAX_TARGET_LEN} can be sealed");
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        if len > SHORT_TARGET {
+            let (name, text) = (temporary_name()?, "x".repeat(sealed_target_len(len)));
+            rustix::fs::symlinkat(text, self.root, &name)
+                .and_then(|()| rustix::fs::unlinkat(self.root, &name, AtFlags::empty()))
+                .map_err(io::Error::from)
+                .context(|| format!("making a symbolic link to a sealed target of {len} bytes"))?;
+        }
+        self.check_owner(entry)
+    }
+
+    fn sealing(&self) -> Sealing<'static> {
+        if self.seal { Sealing::Grown(VALUE_OVERHEAD) } else { Sealing::Clear }
+    }
+}
+
+/// Attributes of a file, and the mount that it is on, if the system tells.
+fn statx(handle: &File) -> Result<(StatxAttributes, Option<u64>)> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    match rustix::fs::statx(handle, "", AtFlags::EMPTY_PATH, wanted) {
+        Ok(found) => {
+            let has_mount = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID);
+            Ok((found.stx_attributes, has_mount.then_some(found.stx_mnt_id)))
+        }
+        Err(Errno::NOSYS) => Ok((StatxAttributes::empty(), None)),
+        Err(error) => Err(Error::io("reading attributes", error.into())),
+    }
+}
+
+/// A new file in a folder, which is gone when it is closed.
+fn unnamed(root: &File) -> Result<File> {
+    let doing = || "making a new file".into();
+    let mode = Mode::from_raw_mode(0o600);
+    match rustix::fs::openat(root, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
+        Ok(file) => return Ok(File::from(file)),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {} // not with this file system
+        Err(error) => return Err(Error::io("making a new file", error.into())),
+    }
+    let name = temporary_name()?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(root, &name, flags, mode).map_err(io::Error::from).context(doing)?;
+    rustix::fs::unlinkat(root, OsStr::new(&name), AtFlags::empty()).map_err(io::Error::from).context(doing)?;
+    Ok(File::from(file))
+}
+
+/// Of a kind that the next run removes, if this one is killed.
+fn temporary_name() -> Result<String> {
+    Ok(format!("{NEW_PREFIX}part-{}", random::uuid()?))
+}

@@ -1,0 +1,118 @@
+//! The files of a home, from clear to sealed and back: all but disks.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::error::{Context, Result};
+use crate::storage::Access;
+use crate::store::clear_file::ClearFile;
+use crate::store::home_file::{HomeKeys, open_target, seal_target};
+use crate::sys::file::open_beneath;
+use crate::text::Show;
+use crate::vm::attributes::give_times;
+use crate::work::convert::attributes::{self, ChangeTime};
+use crate::work::convert::form::{Form, Target};
+use crate::work::convert::replace::{Original, Site};
+use crate::work::convert::tree::{Entry, Found, by_inode, read_link};
+
+/// Which way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Direction {
+    Encrypt,
+    Decrypt,
+}
+
+impl Direction {
+    /// The form that a target has.
+    pub(super) fn target<'k>(self, site: &Site<'k, '_>) -> Target<'k> {
+        match self {
+            Self::Encrypt => Target::Home(site.keys),
+            Self::Decrypt => Target::Clear,
+        }
+    }
+}
+
+/// Gives all files, links and folders of a home their other form, but for those that `skip` says are disks. Their names
+/// are durable then.
+///
+/// # Errors
+/// `Stopped`, `Busy`, `Corrupt` or `Io`, naming the file. What was done stays done.
+pub(super) fn convert(
+    site: &Site<'_, '_>,
+    entries: &[Entry],
+    direction: Direction,
+    skip: impl Fn(&Entry) -> bool,
+) -> Result<()> {
+    let wanted = |entry: &&Entry| match direction {
+        Direction::Encrypt => matches!(entry.found, Found::Clear(_)) && !skip(entry),
+        Direction::Decrypt => entry.found == Found::Sealed,
+    };
+    for names in by_inode(entries.iter().filter(wanted)) {
+        let first = &names[0].path;
+        site.pace.turn_to(first.shown().to_string());
+        file(site, &names, direction).context(|| first.shown().to_string())?;
+    }
+    for entry in entries {
+        site.pace.tell()?;
+        link_or_folder(site, entry, direction).context(|| entry.path.shown().to_string())?;
+    }
+    Ok(())
+}
+
+fn file(site: &Site<'_, '_>, names: &[&Entry], direction: Direction) -> Result<()> {
+    let original = Original::claim(site.root, &names[0].path, Access::Write, |storage| match direction {
+        Direction::Encrypt => ClearFile::open(storage).map(Form::Clear),
+        Direction::Decrypt => Target::Home(site.keys).open(storage),
+    })?;
+    let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
+    site.replace(&original, &paths, &direction.target(site))
+}
+
+/// Links are replaced like files; a folder's xattrs are converted where they are. Each folder comes behind what it holds,
+/// and gets back the times that it had before that was replaced.
+fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> Result<()> {
+    match (entry.found, direction) {
+        (Found::ClearLink, Direction::Encrypt) => {
+            let text = read_text(site.root, &entry.path)?;
+            let sealed = seal_target(site.keys, text.as_bytes())?;
+            site.replace_link(&entry.path, &entry.stat, OsStr::new(&sealed), ChangeTime::Later)
+        }
+        (Found::SealedLink, Direction::Decrypt) => {
+            let text = opened_target(site.root, site.keys, &entry.path)?;
+            site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text), ChangeTime::Kept)
+        }
+        (Found::Folder, _) => {
+            let dir = open_beneath(site.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+                .context(|| "opening it".into())?;
+            attributes::convert_in_place(&dir, site.keys, direction == Direction::Encrypt)?;
+            if !entry.path.as_os_str().is_empty() {
+                give_times(&entry.stat, &dir)?;
+            }
+            dir.sync_all().context(|| "making names durable".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The target of a sealed symbolic link.
+///
+/// # Errors
+/// `Corrupt`, or `Io`.
+pub(super) fn opened_target(root: &File, keys: &HomeKeys, path: &Path) -> Result<Vec<u8>> {
+    open_target(keys, read_text(root, path)?.as_bytes())
+}
+
+/// The text of a symbolic link as it is stored.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn read_text(root: &File, path: &Path) -> Result<OsString> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let dir = open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        .context(|| format!("opening folder {}", parent.shown()))?;
+    read_link(&dir, path.file_name().unwrap_or_default())
+}

@@ -1,0 +1,159 @@
+//! One file of an encrypted home made a disk of its own, or a disk made a file of the home again.
+//!
+//! Both forms are encrypted: at no moment does anything of the content reach the medium in the clear.
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::crypto::random;
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::key::KeyId;
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::sector::SectorSize;
+use crate::storage::Access;
+use crate::text::{Show, quoted};
+use crate::vm::folder::HomeState;
+use crate::vm::keyring;
+use crate::work::convert::decrypt::claim_disk;
+use crate::work::convert::form::{DiskSpec, Target, WrappingKey};
+use crate::work::convert::opened::OpenFolder;
+use crate::work::convert::pace::Pace;
+use crate::work::convert::plan::{check_space, encrypted_space, free_space};
+use crate::work::convert::replace::{Original, Site};
+use crate::work::convert::tree::{Entry, Found, by_inode};
+
+/// How a file of a VM is kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StoredAs {
+    /// As a disk: sectors under a key of its own.
+    Disk,
+    /// As a file of the home, under the home's key.
+    HomeFile,
+}
+
+/// A file that was given its other form.
+#[derive(Clone, Debug)]
+pub struct ConvertedFile {
+    /// Its names below the VM folder.
+    pub names: Vec<PathBuf>,
+    /// Of the disk that it is or was.
+    pub uuid: Uuid,
+    /// The KEK that wraps, or wrapped, the DEK of that disk.
+    pub key_id: KeyId,
+    /// Names outside of the VM folder, which lead to the former form still.
+    pub names_outside: u64,
+}
+
+/// Gives a file its other form, under all the names that it has in the VM folder. Whatever stops it, a second run takes up
+/// where it was.
+///
+/// # Errors
+/// `Exists` when it has that form already, `NotFound`, `Invalid` for what is not a regular file or is in the clear, `Denied` for
+/// a folder that is not encrypted, `Busy` when a mount has the folder's keys or something has the file open, `ENOSPC`,
+/// `KeyUnavailable`, `Stopped`, `Corrupt` or `Io`.
+pub fn convert_file(
+    folder: &Path,
+    file: &Path,
+    to: StoredAs,
+    providers: &Providers,
+    on_progress: OnProgress<'_>,
+) -> Result<ConvertedFile> {
+    let folder = OpenFolder::open(folder, providers, Access::Write)?;
+    if folder.state != HomeState::Encrypted {
+        return Err(Error::new(Kind::Denied, format!("{} is not an encrypted VM folder", folder.path.shown())));
+    }
+    let home = folder.unlocked()?;
+    home.claim_alone()?;
+    let key = keyring::first_kek(&home.header, providers).map(|(id, kek)| WrappingKey { id, kek })?;
+    if to == StoredAs::Disk {
+        key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
+    }
+    let entries = folder.walk()?;
+    let names = names_of(&entries, file)?;
+    let first = names[0];
+    refuse_other_forms(first, file, to)?;
+    check_space(encrypted_space(first, to == StoredAs::Disk), free_space(&folder.dir)?)?;
+    let pace = Pace::new(first.allocated().saturating_mul(2), on_progress);
+    pace.turn_to(file.shown().to_string());
+    let site = Site { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace };
+    site.clean(false)?;
+    let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
+    let (uuid, key_id) = replace(&site, &paths, to, key, providers).context(|| file.shown().to_string())?;
+    site.sync_root()?;
+    site.clean(true)?;
+    folder.sync()?;
+    let names_outside = first.stat.st_nlink.saturating_sub(names.len() as u64);
+    Ok(ConvertedFile { names: paths.into_iter().map(Path::to_path_buf).collect(), uuid, key_id, names_outside })
+}
+
+/// All names of a file, the one that was asked for at last: as long as it leads to the former form, a second run sees that there
+/// is more to do.
+fn names_of<'e>(entries: &'e [Entry], file: &Path) -> Result<Vec<&'e Entry>> {
+    let file: PathBuf = file.components().collect(); // without `./` and doubled slashes
+    let groups = by_inode(entries.iter().filter(|entry| entry.found != Found::Folder));
+    let group = groups.into_iter().find(|names| names.iter().any(|entry| entry.path == file));
+    let mut names = group.ok_or_else(|| Error::new(Kind::NotFound, format!("no file {} in this VM", file.shown())))?;
+    names.sort_by_key(|entry| entry.path == file);
+    Ok(names)
+}
+
+fn refuse_other_forms(entry: &Entry, file: &Path, to: StoredAs) -> Result<()> {
+    let path = file.shown();
+    match (entry.found, to) {
+        (Found::Sealed, StoredAs::Disk) | (Found::Disk, StoredAs::HomeFile) => Ok(()),
+        (Found::Neither, StoredAs::Disk) if entry.is_regular() => Ok(()),
+        (Found::Neither, StoredAs::HomeFile) if entry.is_regular() => {
+            Err(Error::new(Kind::Exists, format!("{path} is a home file already")))
+        }
+        (Found::Disk, StoredAs::Disk) => Err(Error::new(Kind::Exists, format!("{path} is a disk already"))),
+        (Found::Sealed, StoredAs::HomeFile) => Err(Error::new(Kind::Exists, format!("{path} is a home file already"))),
+        (Found::Clear(_), _) => Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "{path} is in the clear: `vmcryptfs encrypt` with --disk {} makes it an encrypted disk",
+                quoted(file)
+            ),
+        )),
+        (Found::Foreign, _) => Err(Error::new(Kind::Corrupt, format!("{path} is damaged, or a file of another home"))),
+        (Found::Folder | Found::ClearLink | Found::SealedLink | Found::Neither, _) => {
+            Err(Error::new(Kind::Invalid, format!("{path} is not a regular file")))
+        }
+    }
+}
+
+/// Returns the disk's UUID and KEK.
+fn replace(
+    site: &Site<'_, '_>,
+    names: &[&Path],
+    to: StoredAs,
+    key: WrappingKey,
+    providers: &Providers,
+) -> Result<(Uuid, KeyId)> {
+    let engine = Engine::default();
+    match to {
+        StoredAs::Disk => {
+            let sealed = Target::Home(site.keys);
+            let original = Original::claim(site.root, names[0], Access::Write, |storage| sealed.open(storage))?;
+            let (uuid, key_id) = (random::uuid()?, key.id.clone());
+            let label = String::new();
+            let (sector_size, data_offset) = (SectorSize::DEFAULT, DEFAULT_DATA_OFFSET);
+            let spec = DiskSpec { key, uuid, sector_size, data_offset, label, engine };
+            site.replace(&original, names, &Target::Disk(spec))?;
+            Ok((uuid, key_id))
+        }
+        StoredAs::HomeFile => {
+            let (original, header) = claim_disk(site.root, names[0], providers, engine)?;
+            let slot = header.slots.first();
+            let key_id = slot.map_or(key.id, |slot| slot.key_id.clone());
+            site.replace(&original, names, &Target::Home(site.keys))?;
+            Ok((header.uuid, key_id))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+//! One file replaced by another form of itself: at any moment its name leads to the old one or to the whole new one.
+//!
+//! The new form is made under a name of construction in the VM folder's root, synced, opened anew, compared byte for byte
+//! with the original, and only then given the original's name.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
+use uuid::Uuid;
+
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::NEW_PREFIX;
+use crate::storage::{Access, FileStorage};
+use crate::store::home_file::HomeKeys;
+use crate::sys::file::open_beneath;
+use crate::text::Show;
+use crate::vm::attributes::give_times;
+use crate::vm::scan;
+use crate::work::convert::attributes::{self, Attributes, ChangeTime};
+use crate::work::convert::copy;
+use crate::work::convert::form::{Form, Target};
+use crate::work::convert::overwrite;
+use crate::work::convert::pace::Pace;
+
+/// Names of construction: half-made replacements...
+const PART: &str = "part-";
+/// ...replaced originals that wait for being overwritten...
+const OLD: &str = "old-";
+/// ...and whole replacements of files with several names, not all of which lead to them yet.
+const LINK: &str = "link-";
+
+/// A VM folder in which files are replaced.
+pub(super) struct Site<'a, 'p> {
+    /// The folder.
+    pub(super) root: &'a File,
+    /// What its home seals with.
+    pub(super) keys: &'a HomeKeys,
+    /// Whether originals are overwritten before they go.
+    pub(super) overwrite: bool,
+    /// Who is told.
+    pub(super) pace: &'a Pace<'p>,
+}
+
+/// An original, claimed: nobody else has it open through vmcryptfs, nor in QEMU, which locks its images too.
+pub(super) struct Original {
+    pub(super) form: Form,
+    stat: Stat,
+    writable: bool,
+}
+
+impl Original {
+    /// Opens and claims a file; `open` says in which form it is.
+    ///
+    /// # Errors
+    /// `Busy` when something else has it open, those of `open`, or `Io`.
+    pub(super) fn claim(
+        root: &File,
+        path: &Path,
+        access: Access,
+        open: impl FnOnce(FileStorage) -> Result<Form>,
+    ) -> Result<Self> {
+        let flags = |flags| flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let open_as = |access| match access {
+            Access::Write => open_beneath(root, path, flags(OFlags::RDWR), Mode::empty()),
+            Access::Read => open_beneath(root, path, flags(OFlags::RDONLY), Mode::empty()),
+        };
+        // Its owner may replace a file that he may not write, but then only other writers can be kept out.
+        let (file, access) = match open_as(access) {
+            Err(error) if access == Access::Write && error.kind() == io::ErrorKind::PermissionDenied => {
+                (open_as(Access::Read), Access::Read)
+            }
+            other => (other, access),
+        };
+        let file = file.context(|| "opening it".into())?;
+        let stat = rustix::fs::fstat(&file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let storage = FileStorage::new(file);
+        storage.claim(access)?;
+        Ok(Self { form: open(storage)?, stat, writable: access == Access::Write })
+    }
+
+    /// Refuses what cannot be overwritten.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub(super) fn refuse_if_not_writable(&self) -> Result<()> {
+        match self.writable {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Denied, "it cannot be overwritten: there is no permission to write to it")),
+        }
+    }
+
+    /// Whether it is what it was when it was claimed: not all programs lock what they write.
+    fn refuse_if_changed(&self) -> Result<()> {
+        let now =
+            rustix::fs::fstat(self.form.backing()).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        if state(&now) == state(&self.stat) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Busy, "it changed while it was copied: something else writes to it"))
+    }
+
+    /// Tells it from every other file that had, or will get, its inode number.
+    fn link_name(&self) -> String {
+        let Stat { st_ino, st_size, st_mtime, st_mtime_nsec, .. } = self.stat;
+        format!("{NEW_PREFIX}{LINK}{st_ino}-{st_size}-{st_mtime}.{st_mtime_nsec}")
+    }
+}
+
+impl Site<'_, '_> {
+    /// Replaces a file under all its names, of which there is at least one. What stood under them is gone then, or, with
+    /// hard links from outside, lives on there.
+    ///
+    /// # Errors
+    /// `Stopped`, `Corrupt` when the replacement does not hold what the original holds, `Busy` when the original changed, or
+    /// `Io`. Then every name leads to the original or to the whole replacement.
+    pub(super) fn replace(&self, original: &Original, names: &[&Path], target: &Target<'_>) -> Result<()> {
+        let linked = original.link_name();
+        let known = self.open(&linked).ok();
+        if names.len() == 1 && known.is_none() {
+            let draft = Draft::new(self.root)?;
+            self.fill(&draft, original, target)?;
+            let old = self.keep_for_overwriting(original, names[0])?;
+            draft.publish(names[0])?;
+            return self.overwrite(original, old);
+        }
+        match known {
+            // Made before an interruption: whole, since it has this name.
+            Some(file) => {
+                let made = target.open(FileStorage::new(file))?;
+                copy::compare(original.form.content(), made.content(), self.pace)?;
+            }
+            None => {
+                let draft = Draft::new(self.root)?;
+                self.fill(&draft, original, target)?;
+                draft.publish(Path::new(&linked))?;
+                self.sync_root()?;
+            }
+        }
+        let old = self.keep_for_overwriting(original, names[0])?;
+        for name in names {
+            let draft = Draft::name()?;
+            rustix::fs::linkat(self.root, &linked, self.root, &draft, AtFlags::empty())
+                .map_err(io::Error::from)
+                .context(|| "linking the new file".into())?;
+            Draft { root: self.root, name: draft, file: None }.publish(name)?;
+        }
+        self.overwrite(original, old)?;
+        self.remove(&linked)
+    }
+
+    /// Replaces a symbolic link by one to another text.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr, time: ChangeTime) -> Result<()> {
+        let name = Draft::name()?;
+        rustix::fs::symlinkat(text, self.root, &name)
+            .map_err(io::Error::from)
+            .context(|| "making a symbolic link".into())?;
+        let draft = Draft { root: self.root, name, file: None };
+        attributes::give_to_link(stat, self.root, OsStr::new(&draft.name), time)?;
+        draft.publish(path)
+    }
+
+    /// Makes the replacement whole, durable and proven, under its name of construction.
+    fn fill(&self, draft: &Draft<'_>, original: &Original, target: &Target<'_>) -> Result<()> {
+        let from = &original.form;
+        let attributes = Attributes::read(from.backing(), from.sealing(self.keys))?;
+        let to = target.make(FileStorage::new(draft.handle()?))?;
+        if attributes.has_user_xattrs() {
+            to.ensure_id()?;
+        }
+        copy::copy(from.content(), to.content(), self.pace)?;
+        attributes.give(to.backing(), to.sealing(self.keys), target.time())?;
+        to.backing().sync_all().context(|| "making the new file durable".into())?;
+        // What the page cache holds would prove nothing about the medium.
+        let _ = rustix::fs::fadvise(to.backing(), 0, None, Advice::DontNeed);
+        drop(to);
+        let made = target.open(FileStorage::new(self.open(&draft.name)?))?;
+        copy::compare(from.content(), made.content(), self.pace)?;
+        original.refuse_if_changed()
+    }
+
+    fn open(&self, name: &str) -> Result<File> {
+        open_beneath(self.root, Path::new(name), OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
+            .context(|| "opening the new file again".into())
+    }
+
+    /// Gives the original a second name that outlives its replacement, if it is to be overwritten.
+    fn keep_for_overwriting(&self, original: &Original, name: &Path) -> Result<Option<String>> {
+        let is_clear = matches!(original.form, Form::Clear(_));
+        if !self.overwrite || !is_clear {
+            return Ok(None);
+        }
+        original.refuse_if_not_writable()?;
+        let old = format!("{NEW_PREFIX}{OLD}{}", random::uuid()?);
+        let dir = parent_of(self.root, name)?;
+        rustix::fs::linkat(dir, name.file_name().unwrap_or_default(), self.root, &old, AtFlags::empty())
+            .map_err(io::Error::from)
+            .context(|| "keeping the original until it is overwritten".into())?;
+        Ok(Some(old))
+    }
+
+    fn overwrite(&self, original: &Original, old: Option<String>) -> Result<()> {
+        let Some(old) = old else { return Ok(()) };
+        // Only when no crash can bring the original's name back may its content go, and only if nobody else has it.
+        self.sync_root()?;
+        if is_last_name(original.form.backing())? {
+            overwrite::overwrite(original.form.backing())?;
+        }
+        self.remove(&old)
+    }
+
+    pub(super) fn sync_root(&self) -> Result<()> {
+        rustix::fs::fsync(self.root).map_err(io::Error::from).context(|| "making names durable".into())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        rustix::fs::unlinkat(self.root, name, AtFlags::empty())
+            .map_err(io::Error::from)
+            .context(|| format!("removing {name}"))
+    }
+
+    /// Removes what an interrupted run left behind, but for whole replacements of files with several names, which `all` takes
+    /// as well: those are still needed until each of the names leads to one.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn clean(&self, all: bool) -> Result<()> {
+        for name in scan::sorted_names(self.root)? {
+            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
+            if rest.starts_with(OLD) && self.overwrite {
+                self.overwrite_leftover(&name)?;
+            }
+            if rest.starts_with(PART) || rest.starts_with(OLD) || (all && rest.starts_with(LINK)) {
+                self.remove(&name.to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes headers and disks that were never finished, in a folder whose home is not encrypted. What is claimed, another
+    /// process makes: a header that it will take back when it finds this home.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn clean_components(&self) -> Result<()> {
+        for name in scan::sorted_names(self.root)? {
+            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
+            if Uuid::parse_str(rest).is_err() {
+                continue;
+            }
+            if let Ok(file) = self.open(&name.to_string_lossy())
+                && FileStorage::new(file).is_unclaimed()?
+            {
+                self.remove(&name.to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Overwrites an original that was replaced before an interruption. One that still has another name may not have been.
+    fn overwrite_leftover(&self, name: &OsStr) -> Result<()> {
+        let file = open_beneath(self.root, Path::new(name), OFlags::RDWR | OFlags::NOFOLLOW, Mode::empty())
+            .context(|| format!("opening {}", name.shown()))?;
+        if is_last_name(&file)? { overwrite::overwrite(&file) } else { Ok(()) }
+    }
+}
+
+/// The directory that a path leads into, which never lies outside of the folder.
+pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+        .context(|| format!("opening folder {}", parent.shown()))
+}
+
+fn is_last_name(file: &File) -> Result<bool> {
+    let stat = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+    Ok(stat.st_nlink == 1)
+}
+
+/// A replacement under construction; removed when it does not get its name.
+struct Draft<'a> {
+    root: &'a File,
+    name: String,
+    file: Option<File>,
+}
+
+impl<'a> Draft<'a> {
+    fn name() -> Result<String> {
+        Ok(format!("{NEW_PREFIX}{PART}{}", random::uuid()?))
+    }
+
+    fn new(root: &'a File) -> Result<Self> {
+        let name = Self::name()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(root, &name, flags, Mode::from_raw_mode(0o600))
+            .map_err(io::Error::from)
+            .context(|| "making a new file".into())?;
+        Ok(Self { root, name, file: Some(File::from(file)) })
+    }
+
+    fn handle(&self) -> Result<File> {
+        let file = self.file.as_ref().ok_or_else(|| Error::new(Kind::Invalid, "a draft without a file"))?;
+        file.try_clone().context(|| "duplicating a descriptor".into())
+    }
+
+    /// Gives it the name, in place of what has it now.
+    fn publish(mut self, path: &Path) -> Result<()> {
+        let dir = parent_of(self.root, path)?;
+        let before = rustix::fs::fstat(&dir).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        rustix::fs::renameat(self.root, &self.name, &dir, path.file_name().unwrap_or_default())
+            .map_err(io::Error::from)
+            .context(|| "giving the new file its name".into())?;
+        self.name.clear();
+        if path.components().count() > 1 {
+            // For who looks into the folder nothing has changed. Only its owner may say so.
+            let _ = give_times(&before, &dir);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            // The error at hand says more than that this could not be removed; the next run removes it.
+            let _ = rustix::fs::unlinkat(self.root, &self.name, AtFlags::empty());
+        }
+    }
+}

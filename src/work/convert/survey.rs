@@ -1,0 +1,217 @@
+//! What lies in a folder that is to be encrypted, and what becomes of it: looked at before anything is done, and again whenever
+//! something may have changed.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::crypto::xts::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::key::ProviderName;
+use crate::store::home_file::looks_like_sealed_target;
+use crate::text::Show;
+use crate::vm::folder::HomeState;
+use crate::work::convert::feasible::Trial;
+use crate::work::convert::home_files::read_text;
+use crate::work::convert::opened::OpenFolder;
+use crate::work::convert::places::{Names, Place};
+use crate::work::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
+use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::{choice, several_vms};
+
+/// What to encrypt, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Disks, by their paths below the VM folder; none means all. A VMDK descriptor means its extents.
+    pub disks: Vec<PathBuf>,
+    /// Where the keys come from; by default, for a new home the default provider, for disks of an encrypted home the home's
+    /// key.
+    pub provider: Option<ProviderName>,
+    /// Whether names that lead into the folder by its place stay, and lead to ciphertext.
+    pub keep_references: bool,
+    /// Whether a folder is one VM's that looks like that of several.
+    pub one_vm: bool,
+    /// Whether originals are overwritten before they are removed.
+    pub overwrite: bool,
+    /// Cipher engine of the disks.
+    pub engine: Engine,
+}
+
+/// A folder's files, and what each becomes.
+pub(super) struct Survey {
+    pub(super) entries: Vec<Entry>,
+    /// Paths of what becomes a disk, now or never.
+    pub(super) disks: HashSet<PathBuf>,
+    /// Those of them that become one now.
+    pub(super) chosen: HashSet<PathBuf>,
+    pub(super) plan: Plan,
+}
+
+impl Survey {
+    /// Looks at a folder, and changes nothing.
+    ///
+    /// # Errors
+    /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Corrupt`, or `Io`.
+    pub(super) fn of(folder: &OpenFolder, options: &Options) -> Result<Self> {
+        let keys = folder.home.as_ref().map(|home| &home.keys);
+        let entries = folder.walk()?;
+        if folder.state != HomeState::Encrypted {
+            refuse_what_is_encrypted(folder, &entries)?;
+        }
+        let choice::Choice { paths: named, notes } = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
+        let is_disk =
+            |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
+        let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
+        let disks = choice::with_all_names(&entries, disks);
+        let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
+        let mut plan = make_plan(folder, &entries, &disks, &chosen)?;
+        plan.notes.extend(notes);
+        let mut names = Names::default();
+        let place = Place { path: &folder.path, root: &folder.dir, entries: &entries, anywhere: false };
+        // What is sealed in a whole home was looked at when it came in, or came through a mount.
+        place.files(keys.filter(|_| folder.state != HomeState::Encrypted), &mut names)?;
+        if folder.state == HomeState::Clear && !options.one_vm {
+            plan.obstacles.extend(several_vms::sign(&folder.path, &entries, &names.linked).map(|sign| {
+                Obstacle::new(
+                    Kind::Denied,
+                    format!("this looks like a folder of several VMs: {sign}. Make a folder for each VM first, and encrypt those; \
+                             --one-vm if it is one VM's after all"),
+                )
+            }));
+        }
+        plan.take_names(names, options.keep_references);
+        // Encrypted once more, the data would be lost for the header that could be restored.
+        let silent = |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.may_be_ciphertext());
+        let unsure = entries.iter().filter(|entry| chosen.contains(&entry.path)).filter(silent);
+        for path in unsure.filter(|_| folder.state == HomeState::Encrypted).map(|entry| entry.path.shown()) {
+            let what = format!(
+                "no sign of what {path} is: a disk in the clear, or an encrypted one whose header was overwritten, \
+                 which `vmcryptfs header restore` brings back"
+            );
+            match options.disks.is_empty() {
+                true => plan.obstacles.push(Obstacle::new(
+                    Kind::Denied,
+                    format!("{what}; if it is in the clear, --disk {path} encrypts it"),
+                )),
+                false => plan.notes.push(what),
+            }
+        }
+        Ok(Self { entries, disks, chosen, plan })
+    }
+
+    /// Looks again, in the midst of the work: what was chosen stays so, and what came is added.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub(super) fn follow(&mut self, folder: &OpenFolder, options: &Options) -> Result<()> {
+        self.entries = folder.walk()?;
+        if folder.state != HomeState::Encrypted {
+            refuse_what_is_encrypted(folder, &self.entries)?;
+        }
+        let came = self.entries.iter().filter(|entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk()));
+        let came: HashSet<PathBuf> = came.map(|entry| entry.path.clone()).collect();
+        if options.disks.is_empty() {
+            self.chosen.extend(came.iter().cloned());
+        }
+        self.disks.extend(came);
+        Ok(())
+    }
+
+    /// Directories.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.found == Found::Folder)
+    }
+
+    /// What is in the clear and becomes no disk.
+    pub(super) fn clear_files(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| self.is_clear_file(entry))
+    }
+
+    /// Whether something is in the clear and becomes no disk.
+    pub(super) fn is_clear_file(&self, entry: &Entry) -> bool {
+        matches!(entry.found, Found::Clear(_) | Found::ClearLink) && !self.disks.contains(&entry.path)
+    }
+
+    /// The chosen disks that are in the clear still.
+    pub(super) fn clear_disks(&self) -> impl Iterator<Item = &Entry> {
+        let chosen = |entry: &&Entry| matches!(entry.found, Found::Clear(_)) && self.chosen.contains(&entry.path);
+        self.entries.iter().filter(chosen)
+    }
+}
+
+/// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
+fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()> {
+    let mut found = None;
+    for entry in entries {
+        found = match entry.found {
+            Found::Disk => Some((entry, "an encrypted disk")),
+            Found::Foreign => Some((entry, "a file of another encrypted home")),
+            Found::ClearLink if looks_like_sealed_target(read_text(&folder.dir, &entry.path)?.as_bytes()) => {
+                Some((entry, "a link of another encrypted home"))
+            }
+            Found::Clear(_) | Found::ClearLink | Found::Sealed | Found::SealedLink | Found::Folder | Found::Neither => {
+                continue;
+            }
+        };
+        break;
+    }
+    let Some((entry, what)) = found else { return Ok(()) };
+    Err(Error::new(
+        Kind::Denied,
+        format!(
+            "{} is {what}, in a folder that is not encrypted: move it away first",
+            folder.path.join(&entry.path).shown()
+        ),
+    ))
+}
+
+fn make_plan(
+    folder: &OpenFolder,
+    entries: &[Entry],
+    disks: &HashSet<PathBuf>,
+    chosen: &HashSet<PathBuf>,
+) -> Result<Plan> {
+    let home_is_new = folder.state != HomeState::Encrypted;
+    let (mut home_files, mut disk_files, mut space) = (Vec::new(), Vec::new(), Vec::new());
+    let mut notes = choice::notes(entries);
+    let mut trial = Trial::new(&folder.dir, folder.home.as_ref().map(|home| &home.keys), true)?;
+    let mut obstacles = Vec::new();
+    for entry in entries.iter().filter(|entry| home_is_new && entry.found == Found::Folder) {
+        obstacles.extend(trial.obstacle(entry));
+    }
+    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
+        let entry = names[0];
+        let as_disk = disks.contains(&entry.path);
+        let convert = match entry.found {
+            Found::Clear(_) if as_disk => names.iter().any(|entry| chosen.contains(&entry.path)),
+            Found::Clear(_) | Found::ClearLink => home_is_new,
+            Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => false,
+        };
+        if convert {
+            obstacles.extend(trial.obstacle(entry));
+        }
+        if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
+            notes.push(format!(
+                "{} is in the clear in an encrypted home, and no disk: it stays as it is",
+                entry.path.shown()
+            ));
+        }
+        let action = if convert { Action::Convert } else { Action::Keep };
+        let place = if as_disk || entry.found == Found::Disk { &mut disk_files } else { &mut home_files };
+        place.push(planned(entry, action, as_disk));
+        if convert && entry.found != Found::ClearLink {
+            space.push((as_disk, entry.allocated(), encrypted_space(entry, as_disk)));
+        }
+    }
+    space.sort_by_key(|(as_disk, ..)| *as_disk); // in the order of the work; otherwise as found
+    home_files.append(&mut disk_files);
+    Ok(Plan {
+        state: folder.state,
+        ends: HomeState::Encrypted,
+        files: home_files,
+        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
+        space_free: free_space(&folder.dir)?,
+        notes,
+        obstacles,
+    })
+}

@@ -1,0 +1,234 @@
+//! Deep rekey: a new KEK and new DEKs for components of a VM folder; all their data are re-encrypted.
+//!
+//! First every chosen component goes into transition, which is quick: from then on the new KEK opens all of them. Then one
+//! after the other is re-encrypted. As long as one is in transition its header names the new KEK, so running again finds what
+//! was begun, and goes on with it: what is under the new KEK already, and not in transition, is done.
+
+mod home;
+mod pace;
+mod sealed;
+mod tree;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Slot};
+use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
+use crate::progress::{OnProgress, Progress, Unit};
+use crate::store::header_area;
+use crate::text::Show;
+use crate::vm::access::{OpenDisk, Workplace};
+use crate::vm::keyring::{FetchedKeks, slot_for};
+use crate::vm::scan::FoundComponent;
+use crate::work::keyed::{fetch_all_keks, name};
+use crate::work::rekey::{choose, make_key};
+use home::HomeWork;
+use pace::Pace;
+
+/// Bytes that are re-encrypted at once where nobody waits for them, and where guests do. Measured: docs/FORMAT.md leaves the
+/// choice to each step; a longer chunk needs fewer syncs, a shorter one keeps guests from their data for less long.
+const CHUNK_ALONE: u64 = 16 << 20;
+const CHUNK_SHARED: u64 = 1 << 20;
+
+/// What to rekey.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct DeepRekey {
+    /// Disks, below the VM folder. None: the home and all disks.
+    #[serde(with = "crate::text::path")]
+    pub disks: Vec<PathBuf>,
+    /// Where the new key comes from, if not from the provider of the present one.
+    pub provider: Option<String>,
+    /// Most bytes a second.
+    pub rate: Option<u64>,
+}
+
+/// What a deep rekey did.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DeepRekeyed {
+    /// The new key.
+    pub key: KeyName,
+    /// Whether an earlier deep rekey had begun, and this one finished it.
+    pub resumed: bool,
+    /// What is under it now.
+    pub components: Vec<DeepRekeyedComponent>,
+}
+
+/// A component under its new DEK.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DeepRekeyedComponent {
+    /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
+    pub path: PathBuf,
+    /// `home` or `disk`.
+    pub kind: String,
+    /// The component's UUID.
+    pub uuid: Uuid,
+    /// Whether this run had anything to do for it.
+    pub done_now: bool,
+}
+
+/// The new KEK, and the KEKs of slots that stay.
+struct Target {
+    key_id: KeyId,
+    kek: Arc<dyn Kek>,
+    keks: FetchedKeks,
+}
+
+impl Target {
+    /// The slots of a new DEK: the new KEK's in place of the first one, and of others under the same former key; each other
+    /// one's KEK wraps the new DEK as well.
+    fn slots(&self, former: &[Slot], new: &Dek) -> Result<Vec<Slot>> {
+        let mut slots = vec![slot_for(&self.key_id, self.kek.as_ref(), new)?];
+        let replaced = former.first().map(|slot| &slot.key_id);
+        for slot in former.iter().filter(|slot| Some(&slot.key_id) != replaced && slot.key_id != self.key_id) {
+            let doing = || format!("the new data key for slot {} (`vmcryptfs key remove` drops a slot)", slot.key_id);
+            let kek = match self.keks.get(&slot.key_id) {
+                Some(Ok(kek)) => Ok(kek),
+                Some(Err(error)) => Err(Error::new(error.kind(), error.chain())),
+                None => Err(Error::new(Kind::KeyUnavailable, "its key was not fetched")),
+            };
+            slots.push(slot_for(&slot.key_id, kek.context(doing)?.as_ref(), new).context(doing)?);
+        }
+        Ok(slots)
+    }
+}
+
+impl DeepRekey {
+    /// Gives the chosen components a new KEK and new DEKs.
+    ///
+    /// What can be refused is refused before anything is written. After a crash, an error or a stop every component opens, and
+    /// running again goes on.
+    ///
+    /// # Errors
+    /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when a provider cannot be used, `Stopped` when
+    /// `on_progress` says so, `Corrupt`, or `Io`.
+    pub fn run(&self, place: &dyn Workplace, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
+        let chosen = choose(&self.disks, place.components()?)?;
+        let keks = fetch_all_keks(place, &chosen);
+        let mut disks = Vec::new();
+        let mut home = None;
+        for component in &chosen {
+            match component.kind {
+                ComponentKind::Disk => disks.push(DiskWork::open(place, component, &keks)?),
+                ComponentKind::Home => home = Some(HomeWork::open(place, &keks).context(|| "home".into())?),
+            }
+        }
+        let (target, resumed) = self.target(place, &chosen, keks)?;
+        let mut components = Vec::new();
+        if let Some(home) = &mut home {
+            let done_now = home.begin(&target).context(|| "home".into())?;
+            let (path, kind) = (PathBuf::new(), ComponentKind::Home.word().to_owned());
+            components.push(DeepRekeyedComponent { path, kind, uuid: home.uuid(), done_now });
+        }
+        for disk in &mut disks {
+            let (uuid, done_now) = disk.begin(place, &target).context(|| name(&disk.path))?;
+            let (path, kind) = (disk.path.clone(), ComponentKind::Disk.word().to_owned());
+            components.push(DeepRekeyedComponent { path, kind, uuid, done_now });
+        }
+        let shared = place.folder_alone().is_none();
+        let mut pace = Pace::new(self.rate, shared);
+        let chunk = if shared { CHUNK_SHARED } else { CHUNK_ALONE };
+        for disk in disks.iter().filter(|disk| disk.new_dek.is_some()) {
+            disk.finish(chunk, &mut pace, on_progress).context(|| name(&disk.path))?;
+        }
+        drop(disks); // they may be used again
+        if let Some(home) = home {
+            home.finish(on_progress).context(|| "home".into())?;
+        }
+        Ok(DeepRekeyed { key: KeyName::of(&target.key_id), resumed, components })
+    }
+
+    /// The KEK of a deep rekey that was begun, else a new one.
+    fn target(&self, place: &dyn Workplace, chosen: &[FoundComponent], keks: FetchedKeks) -> Result<(Target, bool)> {
+        let claims = || chosen.iter().filter_map(FoundComponent::unverified).map(|header| header.claims());
+        let first_key = |slots: &[Slot]| slots.first().map(|slot| slot.key_id.clone());
+        let begun = claims().find(|header| header.transition.is_some()).and_then(|header| first_key(&header.slots));
+        let leader = claims().next().ok_or_else(|| Error::new(Kind::NotFound, "no component to rekey"))?;
+        let wanted = match (&self.provider, begun.as_ref().or(first_key(&leader.slots).as_ref())) {
+            (Some(name), _) => ProviderName::new(name)?,
+            (None, Some(key_id)) => key_id.provider().clone(),
+            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
+        };
+        if let Some(key_id) = begun {
+            if *key_id.provider() != wanted {
+                return Err(Error::new(
+                    Kind::Exists,
+                    format!("a deep rekey to key {key_id} is under way: finish it first, without another provider"),
+                ));
+            }
+            let provider = place.providers().provider(key_id.provider())?;
+            let kek = provider.fetch_key(&key_id).context(|| format!("key {key_id} of the deep rekey under way"))?;
+            return Ok((Target { key_id, kek, keks }, true));
+        }
+        let unusable = || format!("new key from provider {wanted}");
+        let provider = place.providers().provider(&wanted).context(unusable)?;
+        let (key_id, kek) = make_key(place, leader.uuid, provider.as_ref()).context(unusable)?;
+        Ok((Target { key_id, kek, keks }, false))
+    }
+}
+
+/// A disk that is to be rekeyed.
+struct DiskWork<'w> {
+    path: PathBuf,
+    open: Box<dyn OpenDisk + 'w>,
+    /// Once the disk is in transition.
+    new_dek: Option<Dek>,
+}
+
+impl<'w> DiskWork<'w> {
+    fn open(place: &'w dyn Workplace, component: &FoundComponent, keks: &FetchedKeks) -> Result<Self> {
+        let path = component.path.clone();
+        let open = place.open_disk(&path, keks).context(|| name(&path))?;
+        Ok(Self { path, open, new_dek: None })
+    }
+
+    /// Puts the disk in transition, or finds that it is. `false`: it has the new KEK and is done.
+    /// Also the disk's UUID.
+    fn begin(&mut self, place: &dyn Workplace, target: &Target) -> Result<(Uuid, bool)> {
+        let stored = header_area::load(self.open.storage(), ComponentKind::Disk)?;
+        let header = stored.header.verify(self.open.dek())?;
+        if header.transition.is_some() {
+            let dek = self.open.dek().duplicate();
+            self.open.deep_rekey().resume_deep_rekey(&dek)?;
+            self.new_dek = Some(dek);
+            return Ok((header.uuid, true));
+        }
+        if header.slots.first().is_some_and(|slot| slot.key_id == target.key_id) {
+            return Ok((header.uuid, false));
+        }
+        let new = random::disk_dek()?;
+        let slots = target.slots(&header.slots, &new)?;
+        self.open.deep_rekey().begin_deep_rekey(self.open.dek(), &new, slots)?;
+        place.learn(header.uuid, &new);
+        self.new_dek = Some(new);
+        Ok((header.uuid, true))
+    }
+
+    fn finish(&self, chunk: u64, pace: &mut Pace, on_progress: OnProgress<'_>) -> Result<()> {
+        let Some(dek) = &self.new_dek else { return Ok(()) };
+        let what = self.path.shown().to_string();
+        let chunk = pace.chunk(chunk);
+        let mut stopped = None;
+        let mut go_on = |progress: crate::store::disk::Progress| {
+            let told =
+                Progress { what: what.clone(), done: progress.done, total: progress.plain_len, unit: Unit::Bytes };
+            stopped = on_progress(&told).and_then(|()| pace.wait(progress.done, &mut || on_progress(&told))).err();
+            stopped.is_none()
+        };
+        let done = self.open.deep_rekey().deep_rekey(dek, chunk, &mut go_on)?;
+        match stopped {
+            Some(error) if !done => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod home_tests;
+#[cfg(test)]
+mod tests;

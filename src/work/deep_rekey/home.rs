@@ -1,0 +1,95 @@
+//! Deep rekey of a home: its header, and then everything that is sealed under its DEK.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition, TransitionId};
+use crate::key::Dek;
+use crate::progress::OnProgress;
+use crate::store::header_area;
+use crate::store::home_file::HomeKeys;
+use crate::vm::access::{Claimed, Workplace};
+use crate::vm::keyring::{self, FetchedKeks};
+use crate::work::deep_rekey::Target;
+use crate::work::deep_rekey::sealed::OldAndNew;
+use crate::work::deep_rekey::tree::Tree;
+
+/// A home that is to be rekeyed.
+pub(super) struct HomeWork<'w> {
+    place: &'w dyn Workplace,
+    claim: Box<dyn Claimed + 'w>,
+    /// That of the slots.
+    dek: Dek,
+    in_use: usize,
+    header: Header,
+    /// Whether it was in transition already.
+    resumed: bool,
+}
+
+impl<'w> HomeWork<'w> {
+    /// # Errors
+    /// `Busy` while a mount of any process or host uses the home, or those of [`Workplace::claim_unused`] and of unlocking.
+    pub(super) fn open(place: &'w dyn Workplace, keks: &FetchedKeks) -> Result<Self> {
+        if place.folder_alone().is_none() {
+            return Err(Error::new(
+                Kind::Busy,
+                "its files cannot be encrypted anew while the VM folder is mounted: unmount it, or choose disks (--disk)",
+            ));
+        }
+        // Whoever has the old DEK in memory could go on sealing under it, which nobody could open when it is gone.
+        let claim = place.claim_unused(Path::new(""), ComponentKind::Home)?;
+        let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
+        let dek = keyring::unlock(&stored.header, keks)?;
+        let in_use = stored.in_use;
+        let header = stored.header.verify(&dek)?;
+        let resumed = header.transition.is_some();
+        Ok(Self { place, claim, dek, in_use, header, resumed })
+    }
+
+    pub(super) fn uuid(&self) -> Uuid {
+        self.header.uuid
+    }
+
+    /// Puts the home in transition, or finds that it is. `false`: it has the new KEK and is done.
+    pub(super) fn begin(&mut self, target: &Target) -> Result<bool> {
+        if self.header.transition.is_some() {
+            return Ok(true);
+        }
+        if self.header.slots.first().is_some_and(|slot| slot.key_id == target.key_id) {
+            return Ok(false);
+        }
+        let new = random::home_dek()?;
+        let mut id = TransitionId([0; TRANSITION_ID_LEN]);
+        random::fill(&mut id.0)?;
+        let transition = Some(Transition::new(id, &self.dek, &new)?);
+        let slots = target.slots(&self.header.slots, &new)?;
+        let dek_generation = self.header.next_dek_generation()?;
+        self.dek = new;
+        self.update(Header { dek_generation, slots, transition, ..self.header.clone() })?;
+        Ok(true)
+    }
+
+    /// Encrypts anew whatever is under the old DEK, and ends the transition.
+    pub(super) fn finish(mut self, on_progress: OnProgress<'_>) -> Result<()> {
+        let Some(transition) = self.header.transition.clone() else { return Ok(()) };
+        if let Some(old) = transition.old_dek(&self.dek)? {
+            // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
+            self.update(self.header.clone())?;
+            let keys = OldAndNew { old: HomeKeys::new(&old)?, new: HomeKeys::new(&self.dek)? };
+            let folder = self.place.folder_alone().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
+            Tree::new(folder, &keys, self.resumed).reencrypt(on_progress)?;
+        }
+        self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;
+        self.update(Header { transition: None, ..self.header.clone() })
+    }
+
+    fn update(&mut self, header: Header) -> Result<()> {
+        let sync = || self.claim.sync();
+        let updated = header_area::update_both(self.claim.storage(), self.in_use, header, &self.dek, &sync);
+        (self.in_use, self.header) = updated.context(|| "updating the header".into())?;
+        Ok(())
+    }
+}

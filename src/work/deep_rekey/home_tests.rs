@@ -1,0 +1,341 @@
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::format::header::HOME_FILE;
+use crate::format::names::DiskNames;
+use crate::provider::{self, Providers};
+use crate::sector::SectorSize;
+use crate::storage::{Access, FileStorage};
+use crate::store::buffer::request_buffer;
+use crate::store::home_file::{HomeKeys, Value, open_target, open_value, seal_target, seal_value};
+use crate::store::plain_file::PlainFile;
+use crate::vm::access::Unmounted;
+use crate::vm::disk::{self, NewDisk};
+use crate::vm::keyring;
+use crate::vm::{folder, home};
+
+const NAME: &str = "user.note";
+
+/// A VM folder of its own, with something of everything in it.
+struct Vm {
+    dir: TempDir,
+    old: HomeKeys,
+    old_wrapped: Vec<u8>,
+}
+
+impl Vm {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        provider::add_native(&dir.path().join("config.toml"), &ProviderName::new("local").unwrap(), true).unwrap();
+        let vm = dir.path().join("vm");
+        let providers = Providers::load(&dir.path().join("config.toml")).unwrap();
+        let header = folder::create(&vm, &providers.default_provider().unwrap().1, &DiskNames::default()).unwrap();
+        let (old, dek) = keys(&vm, &providers);
+        let made = Self { dir, old, old_wrapped: header.slots[0].wrapped.0.clone() };
+        assert_eq!(dek.bytes().len(), 32);
+        made.fill(&providers);
+        made
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("vm")
+    }
+
+    fn providers(&self) -> Providers {
+        Providers::load(&self.dir.path().join("config.toml")).unwrap()
+    }
+
+    fn file(&self, path: &str, at: u64, data: &[u8]) -> crate::store::home_file::HomeFile<FileStorage> {
+        let path = self.path().join(path);
+        let parent = File::open(path.parent().unwrap()).unwrap();
+        let file = home::create(&parent, path.file_name().unwrap(), 0o640).unwrap();
+        let file = open(file, Access::Write, &self.old).unwrap();
+        data.chunks(1 << 20).zip((at..).step_by(1 << 20)).for_each(|(piece, at)| {
+            file.write_at(at, piece, &mut request_buffer()).unwrap();
+        });
+        file.sync().unwrap();
+        file
+    }
+
+    fn fill(&self, providers: &Providers) {
+        fs::create_dir_all(self.path().join("logs/old")).unwrap();
+        self.file("web01.vmx", 0, b"displayName = \"web01\"");
+        self.file("logs/old/vmware.log", 0, &pattern(3 << 20));
+        self.file("swap.vswp", 1 << 30, &pattern(5000));
+        self.file("empty.log", 0, b"");
+        let noted = self.file("noted", 0, &pattern(10_000));
+        let id = noted.ensure_id().unwrap();
+        self.note(noted.storage().file(), Some(id), b"of a file");
+        self.note(&File::open(self.path().join("logs")).unwrap(), None, b"of a folder");
+        self.file("logs/shared", 0, &pattern(20_000));
+        fs::hard_link(self.path().join("logs/shared"), self.path().join("also-shared")).unwrap();
+        fs::hard_link(self.path().join("logs/shared"), self.path().join("logs/old/shared-too")).unwrap();
+        let target = seal_target(&self.old, b"../somewhere/else").unwrap();
+        std::os::unix::fs::symlink(target, self.path().join("link")).unwrap();
+        let home = folder::read_home(&File::open(self.path()).unwrap()).unwrap().unwrap();
+        let (key_id, kek) = keyring::first_kek(home.header.claims(), providers).unwrap();
+        let spec =
+            NewDisk { sector_size: SectorSize::DEFAULT, plain_len: 0, label: "d".into(), mode: 0o600, durable: true };
+        let vm = File::open(self.path()).unwrap();
+        let (file, header, dek) = disk::create(&vm, OsStr::new("root.raw"), &spec, &key_id, kek.as_ref()).unwrap();
+        self.note(&file, Some(home::disk_id(header.uuid)), b"of a disk");
+        let locked = crate::store::disk::LockedDisk::open(FileStorage::new(file)).unwrap();
+        let disk = locked.unlock(&dek, Default::default()).unwrap();
+        disk.write_at(0, &pattern(30_000), &mut request_buffer()).unwrap();
+        for (path, mode) in [("web01.vmx", 0o600), ("noted", 0o444)] {
+            fs::set_permissions(self.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let long_ago = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+        File::open(self.path().join("noted")).unwrap().set_modified(long_ago).unwrap();
+    }
+
+    fn note(&self, file: &File, id: Option<crate::format::home_file::FileId>, text: &[u8]) {
+        let sealed = seal_value(&self.old, &Value::Xattr { file: id, name: NAME.as_bytes() }, text).unwrap();
+        rustix::fs::fsetxattr(file, NAME, &sealed, rustix::fs::XattrFlags::empty()).unwrap();
+    }
+
+    /// Everything but folders: its bytes, or its target, with its attribute, and the second it was last changed in.
+    fn copy(&self) -> BTreeMap<PathBuf, (Vec<u8>, i64)> {
+        let mut found = BTreeMap::new();
+        let mut folders = vec![self.path()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let entry = entry.unwrap();
+                let (path, stat) = (entry.path(), entry.metadata().unwrap());
+                if stat.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let mut bytes = vec![0; 1000];
+                if stat.is_symlink() {
+                    bytes = fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes();
+                } else {
+                    let len = rustix::fs::getxattr(&path, NAME, bytes.as_mut_slice()).unwrap_or(0);
+                    bytes.truncate(len);
+                    // Of a file of a GiB, which is a hole: its end.
+                    let start = stat.len().saturating_sub(16 << 20);
+                    let file = File::open(&path).unwrap();
+                    let mut content = vec![0; usize::try_from(stat.len() - start).unwrap()];
+                    file.read_exact_at(&mut content, start).unwrap();
+                    bytes.extend(content);
+                }
+                found.insert(path, (bytes, stat.mtime()));
+            }
+        }
+        found
+    }
+
+    fn rekey(&self, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
+        DeepRekey::default().run(&Unmounted::open(&self.path(), self.providers())?, on_progress)
+    }
+
+    /// All content, as a mount would see it now; under the new DEK alone with `finished`.
+    fn assert_whole(&self, finished: bool) {
+        let (mut keys, dek) = keys(&self.path(), &self.providers());
+        if finished {
+            keys = HomeKeys::new(&dek).unwrap();
+        }
+        let read = |path: &str| {
+            let file = File::open(self.path().join(path)).unwrap();
+            let file = open(file, Access::Read, &keys).unwrap_or_else(|error| panic!("{path}: {}", error.chain()));
+            let mut content = Vec::new();
+            while (content.len() as u64) < file.plain_len() && content.len() < 8 << 20 {
+                let mut buffer = request_buffer();
+                content.extend_from_slice(file.read_at(content.len() as u64, 1 << 20, &mut buffer).unwrap());
+            }
+            content
+        };
+        assert_eq!(read("web01.vmx"), b"displayName = \"web01\"");
+        assert!(read("logs/old/vmware.log") == pattern(3 << 20));
+        assert!(read("noted") == pattern(10_000) && read("empty.log").is_empty());
+        for path in ["logs/shared", "also-shared", "logs/old/shared-too"] {
+            assert!(read(path) == pattern(20_000), "{path}");
+        }
+        let swap = File::open(self.path().join("swap.vswp")).unwrap();
+        assert!(swap.metadata().unwrap().blocks() < 4096, "holes stay holes");
+        let swap = open(swap, Access::Read, &keys).unwrap();
+        assert_eq!(swap.plain_len(), (1 << 30) + 5000);
+        assert!(swap.read_at(1 << 30, 5000, &mut request_buffer()).unwrap() == pattern(5000));
+        self.assert_values(&keys);
+        assert_eq!(fs::metadata(self.path().join("noted")).unwrap().mode() & 0o7777, 0o444);
+        assert_eq!(fs::metadata(self.path().join("web01.vmx")).unwrap().mode() & 0o7777, 0o600);
+    }
+
+    fn assert_values(&self, keys: &HomeKeys) {
+        let value = |path: &str, id| {
+            let mut stored = vec![0; 1000];
+            let file = File::open(self.path().join(path)).unwrap();
+            let len = rustix::fs::fgetxattr(&file, NAME, stored.as_mut_slice()).unwrap();
+            open_value(keys, &Value::Xattr { file: id, name: NAME.as_bytes() }, &stored[..len]).unwrap()
+        };
+        let id = home::file_id(&File::open(self.path().join("noted")).unwrap()).unwrap();
+        assert_eq!(value("noted", id), b"of a file");
+        assert_eq!(value("logs", None), b"of a folder");
+        let disk = disk::read_header(File::open(self.path().join("root.raw")).unwrap()).unwrap().1;
+        assert_eq!(value("root.raw", Some(home::disk_id(disk.header.claims().uuid))), b"of a disk");
+        let link = fs::read_link(self.path().join("link")).unwrap();
+        assert_eq!(open_target(keys, link.as_os_str().as_bytes()).unwrap(), b"../somewhere/else");
+    }
+
+    fn assert_finished(&self) {
+        self.assert_whole(true);
+        let shared = ["logs/shared", "also-shared", "logs/old/shared-too"].map(|path| self.path().join(path));
+        let inodes = shared.map(|path| fs::metadata(path).unwrap()).map(|found| (found.ino(), found.nlink()));
+        assert!(inodes.iter().all(|&inode| inode == inodes[0] && inode.1 == 3), "hard links are kept: {inodes:?}");
+        let header = fs::read(self.path().join(HOME_FILE)).unwrap();
+        assert!(!header.windows(40).any(|window| window == self.old_wrapped), "the old wrapped DEK is still there");
+        let names = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.into_iter().all(|name| !name.as_bytes().starts_with(b".vmcryptfs")), "a draft is left");
+        let vmx = File::open(self.path().join("web01.vmx")).unwrap();
+        assert!(open(vmx, Access::Read, &self.old).is_err(), "still under the old DEK");
+    }
+}
+
+fn keys(vm: &Path, providers: &Providers) -> (HomeKeys, Dek) {
+    let stored = folder::read_home(&File::open(vm).unwrap()).unwrap().unwrap();
+    let ids = stored.header.claims().slots.iter().map(|slot| slot.key_id.clone());
+    let dek = keyring::unlock(&stored.header, &providers.fetch_all(ids)).unwrap();
+    (HomeKeys::of(&stored.header.clone().verify(&dek).unwrap(), &dek).unwrap(), dek)
+}
+
+fn open(file: File, access: Access, keys: &HomeKeys) -> Result<crate::store::home_file::HomeFile<FileStorage>> {
+    home::open(file, access, keys, &DiskNames::default(), || "a home file".to_owned())
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..=250).cycle().step_by(7).take(len).collect()
+}
+
+#[test]
+fn everything_of_a_home_is_under_the_new_dek_and_as_it_was() {
+    let vm = Vm::new();
+    vm.assert_whole(false);
+    let rekeyed = vm.rekey(&mut |_| Ok(())).unwrap();
+    assert!(rekeyed.components.len() == 2 && rekeyed.components.iter().all(|component| component.done_now));
+    vm.assert_finished();
+    assert!(!vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+    vm.assert_whole(true);
+}
+
+/// What a copy by size and time would not take has not changed. Some compare whole seconds, some copy only what is newer.
+#[test]
+fn ciphertext_that_changes_says_so_by_its_time() {
+    let vm = Vm::new();
+    let ahead = SystemTime::now() + Duration::from_secs(1000);
+    File::open(vm.path().join("web01.vmx")).unwrap().set_modified(ahead).unwrap();
+    for _ in 0..2 {
+        let before = vm.copy();
+        // What is written in place, headers for instance, has the time of the write: a copy made in that very second misses it.
+        std::thread::sleep(Duration::from_millis(1100));
+        vm.rekey(&mut |_| Ok(())).unwrap();
+        let mut changed = 0;
+        for (path, (bytes, second)) in vm.copy() {
+            let (bytes_before, second_before) = &before[&path];
+            if bytes != *bytes_before {
+                assert!(second > *second_before, "{}: {second_before}, then {second}", path.shown());
+                changed += 1;
+            }
+        }
+        // The header, six files and links to one of them, a symbolic link, and the attributes of a disk.
+        assert!(changed >= 9, "{changed}");
+    }
+}
+
+/// Whoever is asked whether to go on says no, each time a little later; between the runs everything is readable.
+#[test]
+fn a_home_rekey_that_is_stopped_anywhere_goes_on() {
+    let vm = Vm::new();
+    let mut runs = 0;
+    for patience in (1..).step_by(2) {
+        let mut asked = 0;
+        let rekeyed = vm.rekey(&mut |_| {
+            asked += 1;
+            if asked > patience { Err(Error::new(Kind::Stopped, "enough")) } else { Ok(()) }
+        });
+        runs += 1;
+        match rekeyed {
+            Ok(rekeyed) => {
+                assert!(rekeyed.resumed);
+                break;
+            }
+            Err(error) => assert_eq!(error.kind(), Kind::Stopped, "{}", error.chain()),
+        }
+        vm.assert_whole(false);
+    }
+    assert!(runs > 3, "{runs} runs");
+    vm.assert_finished();
+}
+
+/// A crash came between the names of one file, and then someone wrote to one of them: nothing is lost.
+#[test]
+fn a_file_whose_links_were_parted_is_brought_together_unless_it_was_written_to() {
+    for written in [false, true] {
+        let vm = Vm::new();
+        let parted = vm.rekey(&mut |progress| match vm.path().join("also-shared").metadata().unwrap().nlink() {
+            // The first name has been exchanged: it is the only one of a file.
+            1 if progress.what == "home" => Err(Error::new(Kind::Stopped, "enough")),
+            _ => Ok(()),
+        });
+        assert_eq!(parted.unwrap_err().kind(), Kind::Stopped);
+        if written {
+            let (keys, _) = keys(&vm.path(), &vm.providers());
+            let file = File::options().read(true).write(true).open(vm.path().join("also-shared")).unwrap();
+            let file = open(file, Access::Write, &keys).unwrap();
+            file.write_at(0, b"news", &mut request_buffer()).unwrap();
+        }
+        vm.rekey(&mut |_| Ok(())).unwrap();
+        if !written {
+            vm.assert_finished();
+            continue;
+        }
+        let (keys, _) = keys(&vm.path(), &vm.providers());
+        for (path, start) in [("also-shared", b"news".as_slice()), ("logs/shared", &pattern(4))] {
+            let file = open(File::open(vm.path().join(path)).unwrap(), Access::Read, &keys).unwrap();
+            assert_eq!(file.read_at(0, 4, &mut request_buffer()).unwrap(), start, "{path}");
+        }
+        let links = fs::metadata(vm.path().join("logs/shared")).unwrap().nlink();
+        assert_eq!(links, 2, "the other two names are still of one file");
+    }
+}
+
+#[test]
+fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
+    let vm = Vm::new();
+    let path = vm.path().join("noted");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    File::options().write(true).open(&path).unwrap().write_all_at(&[9], 20).unwrap();
+    let error = vm.rekey(&mut |_| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.chain().contains("noted"), "{}", error.chain());
+    fs::remove_file(&path).unwrap();
+    assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+}
+
+#[test]
+fn a_file_in_use_stops_the_rekey() {
+    let vm = Vm::new();
+    for begun in [false, true] {
+        let file = FileStorage::new(File::open(vm.path().join("web01.vmx")).unwrap());
+        if !begun {
+            file.claim(Access::Read).unwrap();
+        }
+        let mut told = 0;
+        let rekeyed = vm.rekey(&mut |_| {
+            told += 1;
+            file.claim(Access::Read)
+        });
+        let error = rekeyed.unwrap_err();
+        assert!(error.kind() == Kind::Busy && error.chain().contains("web01.vmx"), "{}", error.chain());
+        assert_eq!(told > 0, begun, "whether anything was begun");
+    }
+    assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+    vm.assert_finished();
+}

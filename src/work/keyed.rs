@@ -1,0 +1,164 @@
+//! A component whose key slots may be changed: claimed, its DEK at hand, its header verified.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Header, Slot};
+use crate::format::names::DiskNames;
+use crate::key::{Dek, KeyId};
+use crate::store::header_area::{self, OtherCopy};
+use crate::text::Show;
+use crate::vm::access::{Claimed, Workplace};
+use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::scan::FoundComponent;
+
+/// A claimed and unlocked component.
+pub struct Keyed<'w> {
+    /// Below the VM folder.
+    pub path: PathBuf,
+    /// Home or disk.
+    pub kind: ComponentKind,
+    claim: Box<dyn Claimed + 'w>,
+    dek: Arc<Dek>,
+    header: Header,
+    in_use: usize,
+    /// What the copy that is not in use holds; `None` when it is damaged.
+    older: Option<Header>,
+}
+
+impl<'w> Keyed<'w> {
+    /// Claims a component and unlocks it: by a DEK in memory, else by one of the KEKs.
+    ///
+    /// # Errors
+    /// `Busy`, `KeyUnavailable`, `KeyRejected` or `Corrupt`; the message names the component.
+    pub fn open(place: &'w dyn Workplace, path: &Path, kind: ComponentKind, keks: &FetchedKeks) -> Result<Self> {
+        Self::open_unnamed(place, path, kind, keks).context(|| name(path))
+    }
+
+    fn open_unnamed(place: &'w dyn Workplace, path: &Path, kind: ComponentKind, keks: &FetchedKeks) -> Result<Self> {
+        let claim = place.claim(path, kind)?;
+        // Read under the claim: what was scanned before may have been changed since.
+        let stored = header_area::load(claim.storage(), kind)?;
+        let known = place.known_dek(stored.header.claims().uuid);
+        let dek = match known.filter(|dek| stored.header.clone().verify(dek).is_ok()) {
+            Some(dek) => dek,
+            None => Arc::new(keyring::unlock(&stored.header, keks)?),
+        };
+        let header = stored.header.verify(&dek)?;
+        refuse_transition(&header)?;
+        // One that someone without the DEK put there says nothing.
+        let older = match stored.other {
+            OtherCopy::Same => Some(header.clone()),
+            OtherCopy::Older(older) => older.verify(&dek).ok(),
+            OtherCopy::Damaged(_) => None,
+        };
+        Ok(Self { path: path.to_path_buf(), kind, claim, dek, header, in_use: stored.in_use, older })
+    }
+
+    /// What the header says.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The component's DEK.
+    pub fn dek(&self) -> &Dek {
+        &self.dek
+    }
+
+    /// Whether both copies hold the same slots.
+    pub fn is_settled(&self) -> bool {
+        self.older.as_ref().is_some_and(|older| older.slots == self.header.slots)
+    }
+
+    /// The key of a rekey that began here and did not finish: the copy in use has a first key that the other copy does not
+    /// have, and the other way round (docs/FORMAT.md, "Rekey").
+    pub fn unfinished_rekey(&self) -> Option<&KeyId> {
+        let has = |header: &Header, key: &KeyId| header.slots.iter().any(|slot| slot.key_id == *key);
+        let older = self.older.as_ref()?;
+        let (new, old) = (&self.header.slots.first()?.key_id, &older.slots.first()?.key_id);
+        let follows = self.header.sequence == older.sequence.saturating_add(1);
+        (follows && !has(older, new) && !has(&self.header, old)).then_some(new)
+    }
+
+    /// Writes one copy with these slots, durably; the other copy still holds what was.
+    ///
+    /// # Errors
+    /// `Invalid` for no slot or more than four, or `Io`: then what was still counts, but the copy may have been written.
+    pub fn update(&mut self, slots: Vec<Slot>) -> Result<()> {
+        self.write(Header { slots, ..self.header.clone() })
+    }
+
+    /// Makes both copies of a home's header hold these patterns for names of disks.
+    ///
+    /// # Errors
+    /// `Io`: then either list may count, and running again finishes.
+    pub fn rename_disks(&mut self, disk_names: &DiskNames) -> Result<()> {
+        for _ in 0..2 {
+            self.write(Header { disk_names: disk_names.clone(), ..self.header.clone() })?;
+        }
+        Ok(())
+    }
+
+    /// Writes the copy that is not in use, as the next in sequence.
+    fn write(&mut self, next: Header) -> Result<()> {
+        let sequence = self
+            .header
+            .sequence
+            .checked_add(1)
+            .ok_or_else(|| Error::new(Kind::Unsupported, "the header was changed too often to count"))?;
+        let next = Header { sequence, ..next };
+        let target =
+            header_area::write(self.claim.storage(), self.in_use, &next, &self.dek).context(|| name(&self.path))?;
+        self.claim.sync().context(|| name(&self.path))?;
+        self.older = Some(std::mem::replace(&mut self.header, next));
+        self.in_use = target;
+        Ok(())
+    }
+
+    /// Makes both copies hold these slots and no others.
+    ///
+    /// # Errors
+    /// As [`update`](Self::update); then running again finishes.
+    pub fn replace(&mut self, slots: Vec<Slot>) -> Result<()> {
+        if self.header.slots != slots {
+            self.update(slots)?;
+        }
+        if self.is_settled() { Ok(()) } else { self.update(self.header.slots.clone()) }
+    }
+}
+
+/// Between the two DEKs of a deep rekey, headers are that one's alone.
+///
+/// # Errors
+/// `Denied` for a component in transition.
+pub fn refuse_transition(header: &Header) -> Result<()> {
+    match header.transition {
+        None => Ok(()),
+        Some(_) => Err(Error::new(
+            Kind::Denied,
+            "a deep rekey of it is not finished: `vmcryptfs rekey --deep` finishes it; its keys can be changed and its header saved \
+             or restored after that",
+        )),
+    }
+}
+
+/// KEKs of all slots of what is not unlocked already: each is fetched once, side by side.
+pub fn fetch_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
+    let headers = found.into_iter().filter_map(FoundComponent::unverified);
+    let locked = headers.filter(|header| place.known_dek(header.claims().uuid).is_none());
+    let ids = locked.flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    place.providers().fetch_all(ids)
+}
+
+/// KEKs of all slots, also of what is unlocked already: to wrap new DEKs by them.
+pub fn fetch_all_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
+    let headers = found.into_iter().filter_map(FoundComponent::unverified);
+    let ids = headers.flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    place.providers().fetch_all(ids)
+}
+
+/// What a message calls a component of the VM folder at hand.
+pub fn name(path: &Path) -> String {
+    if path.as_os_str().is_empty() { "home".to_owned() } else { format!("disk {}", path.shown()) }
+}

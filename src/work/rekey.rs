@@ -1,0 +1,242 @@
+//! Shallow rekey: a new KEK for components of a VM folder. Data are not touched; only headers change.
+//!
+//! One transaction over many files, without a journal: the leader (the home, else the first disk) gets the new slot in one of
+//! its two header copies, then all others in both, then the leader in its second. As long as the leader's copies differ, the
+//! rekey is unfinished, and its copy in use names the new key. docs/FORMAT.md, "Rekey", has the states and why each opens.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, Slot};
+use crate::key::{Kek, KeyId, KeyName, ProviderName};
+use crate::progress::{OnProgress, Progress, Unit};
+use crate::provider::{KeyProvider, NewKey};
+use crate::text::Show;
+use crate::vm::access::Workplace;
+use crate::vm::inventory::unreadable_below;
+use crate::vm::keyring::slot_for;
+use crate::vm::scan::{self, FoundComponent};
+use crate::work::keyed::{Keyed, fetch_keks, name};
+
+/// Headers that are written side by side: each waits for its medium.
+const AT_ONCE: usize = 16;
+
+/// What to rekey.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Rekey {
+    /// Disks, below the VM folder. None: the home and all disks.
+    #[serde(with = "crate::text::path")]
+    pub disks: Vec<PathBuf>,
+    /// Where the new key comes from, if not from the provider of the present one.
+    pub provider: Option<String>,
+}
+
+/// What a rekey did.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Rekeyed {
+    /// The new key.
+    pub key: KeyName,
+    /// Whether an earlier rekey had made it, and this one finished it.
+    pub resumed: bool,
+    /// What it wraps now.
+    pub components: Vec<RekeyedComponent>,
+    /// Of a VM folder that was rekeyed as a whole: what could not be read, and if it is a disk has the keys that it had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
+}
+
+/// A component that was rekeyed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RekeyedComponent {
+    /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
+    pub path: PathBuf,
+    /// `home` or `disk`.
+    pub kind: String,
+    /// The component's UUID.
+    pub uuid: uuid::Uuid,
+    /// The key that it had before; absent when an earlier rekey had replaced it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub former_key: Option<KeyName>,
+}
+
+/// The disks that are meant where a component was named: of a VM folder those that were listed, or else that one disk.
+///
+/// # Errors
+/// `Invalid` for a disk and a list.
+pub fn disks_of(component: PathBuf, listed: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    match (component.as_os_str().is_empty(), listed.is_empty()) {
+        (true, _) => Ok(listed.to_vec()),
+        (false, true) => Ok(vec![component]),
+        (false, false) => Err(Error::new(
+            Kind::Invalid,
+            format!("{} is a disk, expected its VM folder where disks are listed", component.shown()),
+        )),
+    }
+}
+
+impl Rekey {
+    /// Makes a new KEK and wraps the DEKs of the chosen components by it, in place of each one's first slot. Other slots stay.
+    ///
+    /// Everything that can be refused is refused before anything is written. After a crash or an error every component opens,
+    /// with its former key or the new one, and running again finishes with the same new key.
+    ///
+    /// # Errors
+    /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when the former or the new provider cannot be used,
+    /// `Corrupt`, or `Io`.
+    pub fn run(&self, place: &dyn Workplace, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
+        let chosen = choose(&self.disks, place.components()?)?;
+        let keks = fetch_keks(place, &chosen);
+        let mut keyed: Vec<Keyed<'_>> = Vec::new();
+        for component in chosen {
+            component.header.context(|| name(&component.path))?;
+            keyed.push(Keyed::open(place, &component.path, component.kind, &keks)?);
+        }
+        let Some((leader, followers)) = keyed.split_first_mut() else {
+            return Err(Error::new(Kind::NotFound, "no component to rekey"));
+        };
+        let new = self.new_key(place, leader)?;
+        let former = std::iter::once(&*leader).chain(&*followers).map(|keyed| new.would_replace(keyed)).collect();
+        let total = followers.len() as u64 + 1;
+        let mut report =
+            |done: u64| on_progress(&Progress { what: "rekey".to_owned(), done, total, unit: Unit::Components });
+        report(0)?;
+        new.begin(leader)?;
+        let mut done = 0;
+        for some in followers.chunks_mut(AT_ONCE) {
+            new.finish_all(some)?;
+            done += some.len() as u64;
+            report(done)?;
+        }
+        new.finish(leader)?;
+        report(total)?;
+        let unreadable = if self.disks.is_empty() { unreadable_below(&place.path()) } else { Vec::new() };
+        Ok(Rekeyed { unreadable, ..new.outcome(&keyed, former) })
+    }
+
+    /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
+    /// before anything depends on it.
+    fn new_key(&self, place: &dyn Workplace, leader: &Keyed<'_>) -> Result<NewSlots> {
+        let current = leader.header().slots.first().map(|slot| slot.key_id.clone());
+        let wanted = match (&self.provider, &current) {
+            (Some(name), _) => ProviderName::new(name)?,
+            (None, Some(key_id)) => key_id.provider().clone(),
+            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
+        };
+        let unusable = || format!("new key from provider {wanted}");
+        let provider = place.providers().provider(&wanted).context(unusable)?;
+        let unfinished = leader.unfinished_rekey().filter(|key_id| *key_id.provider() == wanted).cloned();
+        let resumed = unfinished.is_some();
+        let (key_id, kek) = match unfinished {
+            Some(key_id) => {
+                let kek = provider.fetch_key(&key_id).context(|| format!("key {key_id} of the unfinished rekey"))?;
+                (key_id, kek)
+            }
+            None => make_key(place, leader.header().uuid, provider.as_ref()).context(unusable)?,
+        };
+        Ok(NewSlots { key_id, kek, resumed })
+    }
+}
+
+/// These disks; without any, the home and all disks.
+pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Vec<FoundComponent>> {
+    for disk in disks {
+        if !found.iter().any(|component| component.kind == ComponentKind::Disk && component.path == *disk) {
+            return Err(Error::new(Kind::NotFound, format!("no encrypted disk {} in this VM folder", disk.shown())));
+        }
+    }
+    let wanted = |component: &FoundComponent| match component.kind {
+        ComponentKind::Home => disks.is_empty(),
+        // One that was erased is as good as gone, unless it is meant.
+        ComponentKind::Disk if disks.is_empty() => !component.is_erased(),
+        ComponentKind::Disk => disks.contains(&component.path),
+    };
+    let mut chosen: Vec<FoundComponent> = found.into_iter().filter(wanted).collect();
+    scan::each_file_once(&mut chosen);
+    Ok(chosen)
+}
+
+/// A new KEK. It is fetched again at once: what cannot be had again must not wrap the only copy of a DEK.
+pub(super) fn make_key(
+    place: &dyn Workplace,
+    vm_uuid: Uuid,
+    provider: &dyn KeyProvider,
+) -> Result<(KeyId, Arc<dyn Kek>)> {
+    let (key_id, made) = provider.create_key(&NewKey { vm_name: place.vm_name(), vm_uuid })?;
+    let fetched = provider.fetch_key(&key_id)?;
+    if fetched.check()? != made.check()? {
+        return Err(Error::new(
+            Kind::KeyRejected,
+            format!("key {key_id} is not the one that was made under this key id"),
+        ));
+    }
+    Ok((key_id, fetched))
+}
+
+/// The new KEK, and how a component gets a slot under it.
+struct NewSlots {
+    key_id: KeyId,
+    kek: Arc<dyn Kek>,
+    resumed: bool,
+}
+
+impl NewSlots {
+    /// The first slot's key, unless it is the new one already.
+    fn would_replace(&self, keyed: &Keyed<'_>) -> Option<KeyName> {
+        keyed.header().slots.first().filter(|slot| slot.key_id != self.key_id).map(|slot| KeyName::of(&slot.key_id))
+    }
+
+    /// The slots of a component under the new KEK: in place of the first one, and of others under the same former key.
+    fn slots_of(&self, keyed: &Keyed<'_>) -> Result<Vec<Slot>> {
+        let slots = &keyed.header().slots;
+        let former = slots.first().map(|slot| &slot.key_id);
+        if former == Some(&self.key_id) {
+            return Ok(slots.clone());
+        }
+        let new = slot_for(&self.key_id, self.kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?;
+        let kept = slots.iter().filter(|slot| Some(&slot.key_id) != former && slot.key_id != self.key_id);
+        Ok(std::iter::once(new).chain(kept.cloned()).collect())
+    }
+
+    /// Records the new key: from here on the rekey is unfinished.
+    fn begin(&self, leader: &mut Keyed<'_>) -> Result<()> {
+        match self.would_replace(leader) {
+            Some(_) => leader.update(self.slots_of(leader)?),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(&self, keyed: &mut Keyed<'_>) -> Result<()> {
+        keyed.replace(self.slots_of(keyed)?)
+    }
+
+    /// Side by side. All are tried; the first failure is told.
+    fn finish_all(&self, some: &mut [Keyed<'_>]) -> Result<()> {
+        thread::scope(|scope| {
+            let running: Vec<_> = some.iter_mut().map(|keyed| scope.spawn(|| self.finish(keyed))).collect();
+            let died = || Err(Error::new(Kind::Io, "a thread of the rekey failed: this is a defect"));
+            let ended: Vec<Result<()>> =
+                running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect();
+            ended.into_iter().collect()
+        })
+    }
+
+    fn outcome(&self, keyed: &[Keyed<'_>], former: Vec<Option<KeyName>>) -> Rekeyed {
+        let component = |(keyed, former_key): (&Keyed<'_>, Option<KeyName>)| RekeyedComponent {
+            path: keyed.path.clone(),
+            kind: keyed.kind.word().to_owned(),
+            uuid: keyed.header().uuid,
+            former_key,
+        };
+        let components = keyed.iter().zip(former).map(component).collect();
+        Rekeyed { key: KeyName::of(&self.key_id), resumed: self.resumed, components, unreadable: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

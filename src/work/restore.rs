@@ -1,0 +1,250 @@
+//! Putting a saved header back, without putting it where it does not belong, or keys back that were taken away, by accident.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{Header, Shape, UnverifiedHeader};
+use crate::format::saved_header::SavedHeader;
+use crate::key::{KeyId, KeyName};
+use crate::storage::Storage;
+use crate::store::header_area::{self, OtherCopy, StoredHeader};
+use crate::text::Show;
+use crate::vm::access::Workplace;
+use crate::vm::keyring::{self, FetchedKeks};
+use crate::work::keyed::refuse_transition;
+
+/// Puts a saved header back.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RestoreHeader {
+    /// Below the VM folder; empty for the home.
+    #[serde(with = "crate::text::path")]
+    pub component: PathBuf,
+    /// The file of the saved header.
+    pub saved: Vec<u8>,
+    /// Whether to do what may be wrong; what that would be is said when it is refused.
+    pub force: bool,
+    /// Beginning of the path that a header is saved under before one of another component, or of another data key, takes its
+    /// place: so the way back stays open whichever of the two was the right one.
+    #[serde(with = "crate::text::path")]
+    pub replaced: PathBuf,
+}
+
+/// What restoring did.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Restored {
+    /// The component's UUID.
+    pub uuid: uuid::Uuid,
+    /// Whether anything had to be written.
+    pub changed: bool,
+    /// Why the saved header could not be verified with its key; absent when it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unverified: Option<String>,
+    /// Keys that open the component again and had been taken away.
+    pub keys_back: Vec<KeyName>,
+    /// Keys that do not open it any more.
+    pub keys_gone: Vec<KeyName>,
+    /// Files of the headers that were there and are of another component or of another data key.
+    #[serde(with = "crate::text::path", default, skip_serializing_if = "Vec::is_empty")]
+    pub replaced: Vec<PathBuf>,
+}
+
+impl RestoreHeader {
+    /// Overwrites both header copies of a component that nothing uses.
+    ///
+    /// # Errors
+    /// `Denied` in the midst of a deep rekey, and, unless forced, for the header of another component or of another data key,
+    /// when keys would come back, or when nothing tells whether the header belongs here; `Corrupt` for a damaged file or a
+    /// header that its key does not verify; `Busy`, or `Io`.
+    pub fn run(&self, place: &dyn Workplace) -> Result<Restored> {
+        let saved = SavedHeader::decode(&self.saved)?.header;
+        refuse_transition(saved.claims())?;
+        let kind = saved.claims().shape.kind();
+        let claimed = place.claim_unused(&self.component, kind)?;
+        let storage = claimed.storage();
+        refuse_short_file(storage, saved.claims())?;
+        let others = self.others(storage, &saved)?;
+        let present = if others.is_empty() { self.present(storage, &saved)? } else { None };
+        let ids = [Some(saved.claims()), present.as_ref().map(|stored| stored.header.claims())];
+        let ids = ids.into_iter().flatten().flat_map(|header| header.slots.iter().map(|slot| slot.key_id.clone()));
+        let keks = place.providers().fetch_all(ids);
+        let unverified = verify(&saved, &keks)?;
+        if let Some(stored) = &present {
+            self.refuse_former_keys(stored, &saved)?;
+        }
+        let (keys_back, keys_gone) = match &present {
+            Some(stored) => (missing(&saved, &stored.header), missing(&stored.header, &saved)),
+            None => (Vec::new(), Vec::new()),
+        };
+        let changed = !present
+            .as_ref()
+            .is_some_and(|stored| stored.header.same_bytes(&saved) && matches!(stored.other, OtherCopy::Same));
+        let replaced = others.iter().map(|other| self.keep(other)).collect::<Result<Vec<_>>>()?;
+        if changed {
+            // The copy in use last: until then it still counts.
+            let last = present.map_or(1, |stored| stored.in_use);
+            for copy in [1 - last, last] {
+                storage.write_at(kind.copy_offsets()[copy], &saved.bytes())?;
+                claimed.sync()?;
+            }
+        }
+        Ok(Restored { uuid: saved.claims().uuid, changed, unverified, keys_back, keys_gone, replaced })
+    }
+
+    /// Copies that are there and are not of the saved header's component or data key: only if forced. A wrong header that was
+    /// restored by force is one of those when the right one is to be restored.
+    fn others(&self, storage: &dyn Storage, saved: &UnverifiedHeader) -> Result<Vec<UnverifiedHeader>> {
+        let mut others: Vec<UnverifiedHeader> = Vec::new();
+        for copy in header_area::copies(storage, saved.claims().shape.kind())? {
+            let copy = match copy {
+                Ok(copy) => copy,
+                Err(error) if error.kind() == Kind::Unsupported => return Err(error),
+                Err(_) => continue,
+            };
+            let Some(difference) = difference(copy.claims(), saved.claims())? else { continue };
+            if !self.force {
+                let advice =
+                    "use --force only if the header that is there is the wrong one; it is saved before it is replaced";
+                return Err(Error::new(Kind::Denied, format!("{difference}; {advice}")));
+            }
+            if !others.iter().any(|other| other.same_bytes(&copy)) {
+                others.push(copy);
+            }
+        }
+        Ok(others)
+    }
+
+    /// Saves a header that is about to be replaced, durably; returns its file.
+    fn keep(&self, header: &UnverifiedHeader) -> Result<PathBuf> {
+        let mut path = self.replaced.clone().into_os_string();
+        path.push(format!(".replaced-{}-{}", header.claims().uuid, header.claims().sequence));
+        let path = PathBuf::from(path);
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let bytes = SavedHeader { time, header: header.clone() }.encode()?;
+        match write_new(&path, &bytes) {
+            // An earlier run was interrupted.
+            Err(error) if error.kind() == Kind::Exists && holds(&path, header) => Ok(path),
+            written => written.context(|| "saving the header that is there".into()).map(|()| path),
+        }
+    }
+
+    /// The header that is there. `None`, only if forced, when no copy tells whose it is.
+    fn present(&self, storage: &dyn Storage, saved: &UnverifiedHeader) -> Result<Option<StoredHeader>> {
+        let claims = saved.claims();
+        match header_area::load(storage, claims.shape.kind()) {
+            Ok(stored) if stored.header.claims().transition.is_some() => {
+                refuse_transition(stored.header.claims()).map(|()| None)
+            }
+            Ok(stored) => Ok(Some(stored)),
+            Err(_) if self.force => Ok(None),
+            Err(error) => Err(Error::with_source(
+                Kind::Denied,
+                format!(
+                    "no header copy is left that tells whether these data belong to the saved header of {}, and XTS would \
+                     not tell either: a wrong one makes noise of them. If you are certain, say --force",
+                    claims.uuid
+                ),
+                error,
+            )),
+        }
+    }
+
+    fn refuse_former_keys(&self, stored: &StoredHeader, saved: &UnverifiedHeader) -> Result<()> {
+        let (now, then) = (stored.header.claims(), saved.claims());
+        if self.force || now.slots == then.slots || now.sequence < then.sequence {
+            return Ok(());
+        }
+        let list = |keys: Vec<KeyName>| match keys.is_empty() {
+            true => "none".to_owned(),
+            false => keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", "),
+        };
+        Err(Error::new(
+            Kind::Denied,
+            format!(
+                "the keys were changed since this header was saved (its sequence is {}, now it is {}). Restoring it would \
+                 undo that: keys that would open it again: {}; keys that would not any more: {}; and slots of the same key \
+                 would be as they were. If that is wanted, say --force",
+                then.sequence,
+                now.sequence,
+                list(missing(saved, &stored.header)),
+                list(missing(&stored.header, saved))
+            ),
+        ))
+    }
+}
+
+/// What makes the header that is there one of other data than the saved one's, if anything does.
+///
+/// # Errors
+/// `Denied` in the midst of a deep rekey of the same component.
+fn difference(there: &Header, saved: &Header) -> Result<Option<String>> {
+    if there.uuid != saved.uuid {
+        return Ok(Some(format!("this is component {}, but the saved header is of {}", there.uuid, saved.uuid)));
+    }
+    if there.shape != saved.shape {
+        return Ok(Some(
+            "the saved header has the UUID of this component, but its data would lie elsewhere".to_owned(),
+        ));
+    }
+    if there.dek_generation == saved.dek_generation {
+        return Ok(None);
+    }
+    refuse_transition(there)?;
+    Ok(Some(format!(
+        "the saved header has the data key of generation {}, the header that is there that of generation {}: the data was \
+         re-encrypted in between, and is unreadable with the wrong one",
+        saved.dek_generation, there.dek_generation
+    )))
+}
+
+/// Writes a file that must not exist, durably.
+///
+/// # Errors
+/// `Exists`, or `Io`.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let doing = || format!("writing {}", path.shown());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(doing)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).context(doing)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|dir| dir.sync_all()).context(doing)
+}
+
+fn holds(path: &Path, header: &UnverifiedHeader) -> bool {
+    let saved = std::fs::read(path).ok().and_then(|bytes| SavedHeader::decode(&bytes).ok());
+    saved.is_some_and(|saved| saved.header.same_bytes(header))
+}
+
+/// Why the saved header could not be verified, if its keys cannot be had.
+fn verify(saved: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Option<String>> {
+    match keyring::unlock(saved, keks) {
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == Kind::KeyUnavailable => Ok(Some(error.chain())),
+        Err(error) => Err(error).context(|| "the saved header is not genuine".into()),
+    }
+}
+
+/// Keys that open by one header and not by another.
+fn missing(from: &UnverifiedHeader, than: &UnverifiedHeader) -> Vec<KeyName> {
+    let has = |key: &KeyId| than.claims().slots.iter().any(|slot| slot.key_id == *key);
+    from.claims().slots.iter().map(|slot| &slot.key_id).filter(|key| !has(key)).map(KeyName::of).collect()
+}
+
+fn refuse_short_file(storage: &dyn Storage, saved: &Header) -> Result<()> {
+    let Shape::Disk { data_offset, .. } = saved.shape else { return Ok(()) };
+    let len = storage.len()?;
+    if len >= data_offset {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Denied,
+        format!("the file ends at byte {len}, but the data of the saved header's disk begin at {data_offset}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! A VM folder in memory, to show what crashes and faults in work on keys leave: every storage call of every component counts.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::crypto::random;
+use crate::crypto::xts::Engine;
+use crate::error::{Error, Kind, Result};
+use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
+use crate::format::names::DiskNames;
+use crate::key::{Dek, KeyId, ProviderName};
+use crate::provider::{self, NewKey, Providers};
+use crate::sector::SectorSize;
+use crate::storage::Storage;
+use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
+use crate::store::header_area::{self, StoredHeader};
+use crate::vm::access::{Claimed, DiskAlone, OpenDisk, Workplace};
+use crate::vm::keyring::{self, FetchedKeks, slot_for};
+use crate::vm::scan::FoundComponent;
+
+/// One component's backing file.
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    pub(super) kind: ComponentKind,
+    pub(super) storage: FaultStorage<CrashStorage>,
+    pub(super) dek: Arc<Dek>,
+}
+
+/// A host with the native providers `local` and `other`, and a VM folder.
+pub(super) struct Rig {
+    dir: Arc<TempDir>,
+    providers: Arc<Providers>,
+    pub(super) parts: Vec<Part>,
+    pub(super) calls: Arc<Countdown>,
+}
+
+impl Rig {
+    /// A home and `disks` disks under one KEK of `local`.
+    pub(super) fn new(disks: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        for name in ["local", "other"] {
+            provider::add_native(&config, &ProviderName::new(name).unwrap(), false).unwrap();
+        }
+        let providers = Arc::new(Providers::load(&config).unwrap());
+        let rig = Self { dir: Arc::new(dir), providers, parts: Vec::new(), calls: Countdown::fault_after(i64::MAX) };
+        let key = rig.make_key("local");
+        let paths = std::iter::once(PathBuf::new()).chain((0..disks).map(|number| format!("{number}.raw").into()));
+        let parts = paths.map(|path| rig.part(path, &key)).collect();
+        Self { parts, ..rig }
+    }
+
+    pub(super) fn make_key(&self, provider: &str) -> KeyId {
+        let purpose = NewKey { vm_name: "vm".into(), vm_uuid: random::uuid().unwrap() };
+        self.providers.provider(&ProviderName::new(provider).unwrap()).unwrap().create_key(&purpose).unwrap().0
+    }
+
+    /// File of a provider's primary key.
+    pub(super) fn primary_key_of(&self, provider: &str) -> PathBuf {
+        self.dir.path().join(format!("keys/{provider}.key"))
+    }
+
+    /// With providers that are set up anew.
+    pub(super) fn with_providers_anew(self) -> Self {
+        let providers = Arc::new(Providers::load(&self.dir.path().join("config.toml")).unwrap());
+        Self { providers, ..self }
+    }
+
+    fn part(&self, path: PathBuf, key: &KeyId) -> Part {
+        let home = path.as_os_str().is_empty();
+        let dek = if home { random::home_dek() } else { random::disk_dek() }.unwrap();
+        let disk = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
+        let kek = self.providers.provider(key.provider()).unwrap().fetch_key(key).unwrap();
+        let header = Header {
+            sequence: 1,
+            uuid: random::uuid().unwrap(),
+            shape: if home { Shape::Home } else { disk },
+            dek_generation: 0,
+            label: String::new(),
+            disk_names: DiskNames::default(),
+            slots: vec![slot_for(key, kek.as_ref(), &dek).unwrap()],
+            transition: None,
+        };
+        let image = MemoryStorage::default();
+        header_area::create(&image, &header, &dek).unwrap();
+        let kind = header.shape.kind();
+        Part { path, kind, storage: self.storage(image.image(), &self.calls), dek: Arc::new(dek) }
+    }
+
+    fn storage(&self, image: Vec<u8>, calls: &Arc<Countdown>) -> FaultStorage<CrashStorage> {
+        FaultStorage::sharing(CrashStorage::new(image), libc::EIO, Arc::clone(calls))
+    }
+
+    /// The same VM on media that hold these images, all durable, with calls that fail as told.
+    pub(super) fn with(&self, images: Vec<Vec<u8>>, calls: Arc<Countdown>) -> Self {
+        let part = |(part, image): (&Part, Vec<u8>)| Part {
+            path: part.path.clone(),
+            kind: part.kind,
+            storage: self.storage(image, &calls),
+            dek: Arc::clone(&part.dek),
+        };
+        let parts = self.parts.iter().zip(images).map(part).collect();
+        Self { dir: Arc::clone(&self.dir), providers: Arc::clone(&self.providers), parts, calls }
+    }
+
+    /// What the media hold while power is on.
+    pub(super) fn images(&self) -> Vec<Vec<u8>> {
+        self.parts.iter().map(|part| all_bytes(part.storage.inner())).collect()
+    }
+
+    /// What a power cut now could leave of each component.
+    pub(super) fn crash_images(&self) -> Vec<Vec<Vec<u8>>> {
+        let images = |part: &Part| {
+            part.storage.inner().forget_past();
+            part.storage.inner().crash_images().map(|image| image.bytes()).collect()
+        };
+        self.parts.iter().map(images).collect()
+    }
+
+    /// As [`crash_images`](Self::crash_images), for changes of too many sectors to try all subsets.
+    pub(super) fn few_crash_images(&self) -> Vec<Vec<Vec<u8>>> {
+        let images = |part: &Part| {
+            part.storage.inner().forget_past();
+            part.storage.inner().sampled_crash_images(1).iter().map(|image| image.bytes()).collect()
+        };
+        self.parts.iter().map(images).collect()
+    }
+
+    /// The header in an image and the DEK that its slots give.
+    pub(super) fn open(&self, part: &Part, image: &[u8]) -> Result<(StoredHeader, Dek)> {
+        let stored = header_area::load(&MemoryStorage::new(image.to_vec()), part.kind)?;
+        let keks = self.providers.fetch_all(stored.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+        let dek = keyring::unlock(&stored.header, &keks)?;
+        Ok((stored, dek))
+    }
+
+    /// Wrapped DEKs in both copies of an image, whatever their state.
+    pub(super) fn wrapped(part: &Part, image: &[u8]) -> Vec<Vec<u8>> {
+        let headers = copies(part, image).into_iter().filter_map(|copy| UnverifiedHeader::decode(copy).ok());
+        headers.flat_map(|header| header.claims().slots.clone()).map(|slot| slot.wrapped.0).collect()
+    }
+
+    /// Whether bytes are anywhere in a header copy, be it whole or not.
+    pub(super) fn holds(part: &Part, image: &[u8], bytes: &[u8]) -> bool {
+        copies(part, image).iter().any(|copy| copy.windows(bytes.len()).any(|window| window == bytes))
+    }
+}
+
+fn copies<'i>(part: &Part, image: &'i [u8]) -> [&'i [u8]; 2] {
+    part.kind.copy_offsets().map(|offset| {
+        let at = usize::try_from(offset).unwrap();
+        &image[at..at + COPY_LEN]
+    })
+}
+
+fn all_bytes(storage: &CrashStorage) -> Vec<u8> {
+    let mut image = vec![0; usize::try_from(storage.len().unwrap()).unwrap()];
+    storage.read_at(0, &mut image).unwrap();
+    image
+}
+
+impl Workplace for Rig {
+    fn path(&self) -> PathBuf {
+        "vm".into()
+    }
+
+    fn providers(&self) -> Arc<Providers> {
+        Arc::clone(&self.providers)
+    }
+
+    fn components(&self) -> Result<Vec<FoundComponent>> {
+        let found = |part: &Part| FoundComponent {
+            path: part.path.clone(),
+            kind: part.kind,
+            header: header_area::load(&part.storage, part.kind),
+            cipher_len: 0,
+            inode: None,
+            deep_rekey: None,
+        };
+        Ok(self.parts.iter().map(found).collect())
+    }
+
+    fn known_dek(&self, _uuid: Uuid) -> Option<Arc<Dek>> {
+        None
+    }
+
+    fn claim(&self, path: &Path, _kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        let part = self.parts.iter().find(|part| part.path == path);
+        part.map(|part| Box::new(part) as Box<dyn Claimed>).ok_or_else(|| Error::new(Kind::NotFound, "no such part"))
+    }
+
+    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        self.claim(path, kind)
+    }
+
+    fn forget(&self, _header: &UnverifiedHeader) {}
+
+    fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
+        let part = self.parts.iter().find(|part| part.path == path);
+        let part = part.ok_or_else(|| Error::new(Kind::NotFound, "no such part"))?;
+        Ok(Box::new(DiskAlone::open(&part.storage, keks, Engine::default())?))
+    }
+
+    fn folder_alone(&self) -> Option<&File> {
+        None
+    }
+
+    fn learn(&self, _uuid: Uuid, _dek: &Dek) {}
+}
+
+impl Claimed for &Part {
+    fn storage(&self) -> &dyn Storage {
+        &self.storage
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.storage.sync()
+    }
+}

@@ -1,0 +1,257 @@
+//! Key slots of a component: adding one, for escrow or recovery, and removing one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{Header, MAX_SLOTS, Slot};
+use crate::key::{Kek, KeyId, KeyName, ProviderName};
+use crate::provider::{self, NewKey};
+use crate::text::Show;
+use crate::vm::access::Workplace;
+use crate::vm::inventory::unreadable_below;
+use crate::vm::keyring::{self, FetchedKeks, slot_for};
+use crate::vm::scan::{self, FoundComponent};
+use crate::work::keyed::{Keyed, fetch_keks, name};
+
+/// Adds a slot.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AddKey {
+    /// Below the VM folder, empty for the home; `None` for the home and all disks.
+    #[serde(with = "crate::text::path", default)]
+    pub component: Option<PathBuf>,
+    /// Where the KEK comes from; the default provider otherwise.
+    pub provider: Option<String>,
+    /// A KEK that the provider has; otherwise the one that another component of the VM has from it, or a new one.
+    pub key_id: Option<String>,
+}
+
+/// Removes a slot.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RemoveKey {
+    /// Below the VM folder, empty for the home; `None` for the home and all disks.
+    #[serde(with = "crate::text::path", default)]
+    pub component: Option<PathBuf>,
+    /// The slot's provider.
+    pub provider: String,
+    /// The slot's key id, if the provider has several.
+    pub key_id: Option<String>,
+    /// Whether it is removed even if no other slot can be used now.
+    pub force: bool,
+}
+
+/// What became of slots.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SlotsChanged {
+    /// One for each component that was looked at.
+    pub components: Vec<SlotChanged>,
+    /// What of the VM folder could not be read, and has no other keys than it had if it is a disk: for people. Looked for where all
+    /// of it was meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
+}
+
+/// What became of a component's slots.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct SlotChanged {
+    /// Below the VM folder; the home's is empty.
+    #[serde(with = "crate::text::path")]
+    pub path: PathBuf,
+    /// `home` or `disk`.
+    pub kind: String,
+    /// The component's UUID.
+    pub uuid: uuid::Uuid,
+    /// The key that was added or removed; absent where nothing was to be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyName>,
+    /// Slots it has now.
+    pub slots: usize,
+}
+
+impl AddKey {
+    /// Wraps the DEK of each chosen component by one KEK more. What has a slot of that KEK already is passed over, so that
+    /// running again finishes what was interrupted.
+    ///
+    /// # Errors
+    /// `Exists` when nothing was to be done, `Invalid` when all slots are taken, `KeyUnavailable` when the provider gives no
+    /// key that may wrap, or as [`Keyed::open`].
+    pub fn run(&self, place: &dyn Workplace) -> Result<SlotsChanged> {
+        let found = place.components()?;
+        let chosen = choose(&found, self.component.as_deref())?;
+        let mut keyed = open_all(place, &chosen)?;
+        let (key_id, kek) = self.key(place, &found, &keyed)?;
+        let lacking = |keyed: &Keyed<'_>| keyed.header().slots.iter().all(|slot| slot.key_id != key_id);
+        if let Some(full) = keyed.iter().find(|keyed| lacking(keyed) && keyed.header().slots.len() >= MAX_SLOTS) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("{} has {MAX_SLOTS} key slots already, as many as there can be: remove one", name(&full.path)),
+            ));
+        }
+        if keyed.iter().all(|keyed| !lacking(keyed) && keyed.is_settled()) {
+            return Err(Error::new(Kind::Exists, format!("there is a slot of key {key_id} already")));
+        }
+        let mut components = Vec::new();
+        for keyed in &mut keyed {
+            let added = lacking(keyed);
+            let mut slots = keyed.header().slots.clone();
+            if added {
+                slots.push(slot_for(&key_id, kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?);
+            }
+            keyed.replace(slots)?;
+            components.push(changed(keyed, added.then_some(&key_id)));
+        }
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
+    }
+
+    fn key(
+        &self,
+        place: &dyn Workplace,
+        found: &[FoundComponent],
+        chosen: &[Keyed<'_>],
+    ) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let (wanted, provider) = match &self.provider {
+            Some(name) => {
+                let name = ProviderName::new(name)?;
+                (name.clone(), place.providers().provider(&name)?)
+            }
+            None => place.providers().default_provider()?,
+        };
+        let fetch = |key_id: KeyId| {
+            let kek = provider.fetch_key(&key_id).context(|| format!("fetching key {key_id}"))?;
+            Ok((key_id, kek))
+        };
+        if let Some(id) = &self.key_id {
+            let key_id = KeyId::new(wanted, id)?;
+            provider::require_own_spelling(&*provider, &key_id)?;
+            return fetch(key_id);
+        }
+        // One VM's components share a KEK: a recovery key is one, not one a disk.
+        let has = |header: &Header, key: &KeyId| header.slots.iter().any(|slot| slot.key_id == *key);
+        let slots = found.iter().filter_map(FoundComponent::unverified).flat_map(|header| &header.claims().slots);
+        let shared: Vec<&KeyId> = slots.map(|slot| &slot.key_id).filter(|key| *key.provider() == wanted).collect();
+        let lacking = shared.iter().find(|key| !chosen.iter().all(|keyed| has(keyed.header(), key)));
+        match lacking.or(shared.first()) {
+            Some(key_id) => fetch(KeyId::clone(key_id)),
+            None => {
+                let vm_uuid = chosen.first().map(|keyed| keyed.header().uuid).unwrap_or_default();
+                let (key_id, _) = provider.create_key(&NewKey { vm_name: place.vm_name(), vm_uuid })?;
+                fetch(key_id) // what cannot be had again would be no way to the data
+            }
+        }
+    }
+}
+
+impl RemoveKey {
+    /// Destroys a slot of each chosen component, in both header copies. One that has no such slot is passed over.
+    ///
+    /// # Errors
+    /// `NotFound` when no component has it, `Invalid` when the provider has several, `Denied` for the last slot, or when none
+    /// of those that stay can be used now, or as [`Keyed::open`].
+    pub fn run(&self, place: &dyn Workplace) -> Result<SlotsChanged> {
+        let found = place.components()?;
+        let chosen = choose(&found, self.component.as_deref())?;
+        let provider = ProviderName::new(&self.provider)?;
+        let mut keyed = open_all(place, &chosen)?;
+        let keks = match self.force {
+            true => FetchedKeks::new(),
+            false => {
+                let slots = keyed.iter().flat_map(|keyed| &keyed.header().slots);
+                let stay = slots.filter(|slot| !self.names(&provider, slot)).map(|slot| slot.key_id.clone());
+                place.providers().fetch_all(stay)
+            }
+        };
+        let mut plans = Vec::new();
+        for keyed in &keyed {
+            plans.push(self.plan(keyed, &provider, &keks).context(|| name(&keyed.path))?);
+        }
+        // A copy that differs is what an interrupted removal leaves: it is overwritten.
+        if keyed.iter().zip(&plans).all(|(keyed, (removed, _))| removed.is_none() && keyed.is_settled()) {
+            let key = self.key_id.as_ref().map(|id| format!(" and key id {id}")).unwrap_or_default();
+            return Err(Error::new(Kind::NotFound, format!("no slot of provider {provider}{key}")));
+        }
+        let mut components = Vec::new();
+        for (keyed, (removed, slots)) in keyed.iter_mut().zip(plans) {
+            keyed.replace(slots)?;
+            components.push(changed(keyed, removed.as_ref()));
+        }
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
+    }
+
+    fn names(&self, provider: &ProviderName, slot: &Slot) -> bool {
+        slot.key_id.provider() == provider && self.key_id.as_ref().is_none_or(|id| slot.key_id.id() == id)
+    }
+
+    /// The key whose slots go, and the slots that stay.
+    fn plan(
+        &self,
+        keyed: &Keyed<'_>,
+        provider: &ProviderName,
+        keks: &FetchedKeks,
+    ) -> Result<(Option<KeyId>, Vec<Slot>)> {
+        let (go, stay): (Vec<Slot>, Vec<Slot>) =
+            keyed.header().slots.iter().cloned().partition(|slot| self.names(provider, slot));
+        let Some(first) = go.first() else { return Ok((None, stay)) };
+        if let Some(other) = go.iter().find(|slot| slot.key_id != first.key_id) {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("slots of {} and of {}: say which with --key", first.key_id, other.key_id),
+            ));
+        }
+        if stay.is_empty() {
+            return Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "{} is the last key: without it the data are lost. `vmcryptfs erase` is for that",
+                    first.key_id
+                ),
+            ));
+        }
+        let usable = || stay.iter().any(|slot| keyring::opens(slot, keyed.dek(), keks));
+        if !self.force && !usable() {
+            return Err(Error::new(
+                Kind::Denied,
+                format!("none of the keys that would stay can be had now, so {} stays (--force)", first.key_id),
+            ));
+        }
+        Ok((Some(first.key_id.clone()), stay))
+    }
+}
+
+/// What could not be read where all of a VM folder was meant.
+fn unreadable(place: &dyn Workplace, component: Option<&Path>) -> Vec<String> {
+    component.map_or_else(|| unreadable_below(&place.path()), |_| Vec::new())
+}
+
+fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<Vec<&'f FoundComponent>> {
+    let mut chosen: Vec<_> =
+        found.iter().filter(|found| component.map_or_else(|| !found.is_erased(), |path| found.path == path)).collect();
+    scan::each_file_once(&mut chosen);
+    match (chosen.is_empty(), component) {
+        (true, Some(path)) if path.as_os_str().is_empty() => {
+            Err(Error::new(Kind::NotFound, "no encrypted home in this folder"))
+        }
+        (true, Some(path)) => Err(Error::new(Kind::NotFound, format!("{} is no encrypted disk", path.shown()))),
+        (true, None) => Err(Error::new(Kind::NotFound, "no component in this folder")),
+        (false, _) => Ok(chosen),
+    }
+}
+
+fn open_all<'w>(place: &'w dyn Workplace, chosen: &[&FoundComponent]) -> Result<Vec<Keyed<'w>>> {
+    let keks = fetch_keks(place, chosen.iter().copied());
+    chosen.iter().map(|component| Keyed::open(place, &component.path, component.kind, &keks)).collect()
+}
+
+fn changed(keyed: &Keyed<'_>, key: Option<&KeyId>) -> SlotChanged {
+    SlotChanged {
+        path: keyed.path.clone(),
+        kind: keyed.kind.word().to_owned(),
+        uuid: keyed.header().uuid,
+        key: key.map(KeyName::of),
+        slots: keyed.header().slots.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
