@@ -1,4 +1,4 @@
-//! What goes wrong, and how it is said.
+//! What goes wrong, and how it is said: the messages are those of tests/snapshots/errors.
 
 use std::fs;
 use std::io::Write;
@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
 use crate::host::Host;
+use crate::snapshot::assert_snapshot;
 
 fn overwrite(path: &str, offset: u64, bytes: &[u8]) {
     fs::File::options().write(true).open(path).unwrap().write_all_at(bytes, offset).unwrap();
@@ -28,6 +29,7 @@ fn a_locked_vm_is_listed_and_says_enokey() {
     }
     mount.unmount();
     host.refuses(&["check", host.path("web01/root.raw")], 4, "1 of 1 components have a problem");
+    assert_snapshot("errors", "a_locked_vm_is_listed_and_says_enokey", &host.refusals());
 }
 
 #[test]
@@ -60,6 +62,7 @@ fn a_locked_vm_is_unlocked_by_command_and_by_itself() {
     });
     assert!(unlocked, "{}", host.log());
     mount.unmount();
+    assert_snapshot("errors", "a_locked_vm_is_unlocked_by_command_and_by_itself", &host.refusals());
 }
 
 #[test]
@@ -89,6 +92,7 @@ fn one_damaged_header_copy_is_survived_two_are_not() {
         // With no copy left nothing tells it from a foreign file.
         host.refuses(&["check", disk], if survives { 3 } else { 2 }, "have a problem");
     }
+    assert_snapshot("errors", "one_damaged_header_copy_is_survived_two_are_not", &host.refusals());
 }
 
 #[test]
@@ -109,6 +113,7 @@ fn a_slot_from_another_disk_does_not_unlock_this_one() {
     assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
     assert!(fs::File::open(mount.path("other.raw")).is_ok(), "the other disk is none the worse");
     mount.unmount();
+    assert_snapshot("errors", "a_slot_from_another_disk_does_not_unlock_this_one", &host.refusals());
 }
 
 #[test]
@@ -119,6 +124,7 @@ fn a_truncated_disk_is_damage_not_an_empty_disk() {
     let mount = host.mount("web01", &[]);
     assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
     mount.unmount();
+    assert_snapshot("errors", "a_truncated_disk_is_damage_not_an_empty_disk", &host.refusals());
 }
 
 #[test]
@@ -167,6 +173,7 @@ fn mistakes_on_the_command_line_get_one_clear_line() {
     host.refuses(&["status", disk("plain")], 8, "mounted");
     host.refuses(&["umount", disk("plain")], 8, "mounted");
     host.refuses(&["info", disk("plain/file")], 2, "not a vmcryptfs component");
+    assert_snapshot("errors", "mistakes_on_the_command_line_get_one_clear_line", &host.refusals());
 }
 
 #[test]
@@ -177,6 +184,7 @@ fn a_busy_mount_stays_and_says_so() {
     host.refuses(&["umount", &mount.root().display().to_string()], 6, "in use");
     drop(open);
     mount.unmount();
+    assert_snapshot("errors", "a_busy_mount_stays_and_says_so", &host.refusals());
 }
 
 /// `vmcryptfs check web01 | head -n 1`, and a full disk behind `>`.
@@ -214,4 +222,5 @@ fn exit_codes_are_the_documented_ones() {
     host.refuses(&["provider", "restore", "local", backup, "--passphrase-file", wrong], 5, "passphrase");
     overwrite(host.path("web01/root.raw"), 8, &2_u16.to_le_bytes()); // the header's version
     host.refuses(&["rekey", host.path("web01")], 11, "root.raw");
+    assert_snapshot("errors", "exit_codes_are_the_documented_ones", &host.refusals());
 }

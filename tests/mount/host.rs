@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
 use tempfile::TempDir;
 
@@ -12,6 +13,10 @@ pub(crate) const WITHOUT_OVERRIDE: [&str; 2] = ["setpriv", "--bounding-set=-dac_
 
 pub(crate) struct Host {
     dir: TempDir,
+    /// Command lines that were refused, and the messages.
+    refusals: Mutex<String>,
+    /// Where it mounted something.
+    mountpoints: Mutex<Vec<String>>,
 }
 
 impl Host {
@@ -33,7 +38,8 @@ impl Host {
 
     /// A host with these providers.
     pub(crate) fn configured(providers: &str) -> Self {
-        let host = Self { dir: tempfile::tempdir().unwrap() };
+        let (dir, refusals, mountpoints) = (tempfile::tempdir().unwrap(), Mutex::default(), Mutex::default());
+        let host = Self { dir, refusals, mountpoints };
         host.configure(providers);
         host
     }
@@ -81,6 +87,16 @@ impl Host {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "vmcryptfs {args:?}: {said}");
         assert!(said.contains(words) && said.trim().lines().count() == 1, "vmcryptfs {args:?} said: {said}");
+        self.refusals.lock().unwrap().push_str(&format!("$ vmcryptfs {}\n{said}", args.join(" ")));
+    }
+
+    /// What was refused so far and how, as a shell would show it, without what differs from run to run.
+    pub(crate) fn refusals(&self) -> String {
+        let mut text = self.refusals.lock().unwrap().replace(&self.dir.path().display().to_string(), "HOST");
+        for mountpoint in self.mountpoints.lock().unwrap().iter() {
+            text = text.replace(mountpoint, "MOUNTPOINT");
+        }
+        text
     }
 
     /// Mounts a folder of this host and returns the mount. The variable MOUNT_OPTIONS says what all mounts are made with that do
@@ -113,6 +129,7 @@ impl Host {
         }
         let output = through.args(mount.get_args()).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        self.mountpoints.lock().unwrap().push(at);
         Mount { host: self, root, around: Some(around) }
     }
 

@@ -38,4 +38,6 @@ mod own_place;
 #[path = "../support/page_cache.rs"]
 mod page_cache;
 mod raw;
+#[path = "../support/snapshot.rs"]
+mod snapshot;
 mod transport;
