@@ -123,7 +123,8 @@ refused "a mounted home" 6 'mounted' decrypt "$store/web01" --all
 exec 3<>"$mnt/root.raw"
 refused "a disk that is open in a mount" 6 'in use' decrypt "$store/web01" --disk root.raw
 exec 3>&-
-refused "a mount itself" 7 'what a mount shows' encrypt "$mnt"
+refused "the home of a mounted folder, by its mountpoint" 6 "$store/web01 is mounted on $mnt" decrypt "$mnt" --all
+[[ $(plan "$mnt") == 'disk thin.raw' ]] || fail "by the mountpoint, expected thin.raw alone: $(plan "$mnt")"
 stop_mount "$mnt"
 [[ $(plan "$store/web01") == 'disk thin.raw' ]] || fail "expected thin.raw alone: $(plan "$store/web01")"
 vmc encrypt "$store/web01" --disk thin.raw >/dev/null 2>&1

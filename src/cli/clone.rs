@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::progress::Shown;
-use crate::cli::{out, size};
+use crate::cli::{out, place, size};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName};
@@ -26,10 +26,10 @@ use crate::work::convert::{self, CloneOptions};
     when it is whole; what an interruption leaves is removed by the next attempt.")]
 pub(super) struct CloneArgs {
     /// An encrypted VM folder
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", value_parser = place::parser())]
     source: PathBuf,
     /// The new VM folder, which must not exist
-    #[arg(value_name = "DST")]
+    #[arg(value_name = "DST", value_parser = place::parser())]
     destination: PathBuf,
     /// Provider of the clone's key [default: that of the source's key]
     #[arg(long, value_name = "NAME", conflicts_with = "same_keys")]

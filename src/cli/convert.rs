@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::out;
 use crate::cli::progress::Shown;
-use crate::control::{local, mounts};
+use crate::cli::{out, place};
+use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName};
 use crate::format::header::ComponentKind;
@@ -26,7 +26,7 @@ use crate::work::convert::{ConvertedFile, StoredAs, convert_file};
 )]
 pub(super) struct ConvertArgs {
     /// A file of an encrypted VM folder
-    #[arg(value_name = "VM_FOLDER/FILE")]
+    #[arg(value_name = "VM_FOLDER/FILE", value_parser = place::parser())]
     file: PathBuf,
     /// What it becomes
     #[arg(long, value_enum, default_value_t = To::Disk)]
@@ -59,10 +59,7 @@ pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
     if located.kind() == ComponentKind::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a file of a VM", args.file.shown())));
     }
-    if let Some(mount) = mounts::all()?.into_iter().find(|mount| located.folder.starts_with(&mount.mountpoint)) {
-        let message = format!("{} is what a mount shows: name the file in {}", args.file.shown(), mount.source.shown());
-        return Err(Error::new(Kind::Denied, message));
-    }
+    place::refuse_mounted(&located.folder)?;
     local::refuse_if_served(&located.folder, "converting a file")?;
     let (to, stored_as) = match args.to {
         To::Disk => (StoredAs::Disk, "disk"),

@@ -1,12 +1,12 @@
 //! `encrypt` and `decrypt`: VM folders that come in from plaintext and go out to it.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::plan;
 use crate::cli::progress::Shown;
-use crate::control::{local, mounts};
+use crate::cli::{place, plan};
+use crate::control::local;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName};
@@ -24,7 +24,7 @@ use crate::work::convert::{Converted, Decryption, Encryption, Options, Plan, Wha
     moment loses nothing: the same command goes on where it was. A VMDK descriptor stands for its extents.")]
 pub(super) struct EncryptArgs {
     /// Folder of a VM, in the clear or with clear disks
-    #[arg(value_name = "VM_FOLDER")]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
     /// Encrypt this disk alone, and the home if it is not yet; may be given several times
     #[arg(long = "disk", value_name = "NAME")]
@@ -56,7 +56,7 @@ pub(super) struct EncryptArgs {
     interruption at any moment loses nothing: the same command goes on where it was.")]
 pub(super) struct DecryptArgs {
     /// An encrypted VM folder
-    #[arg(value_name = "VM_FOLDER")]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
     #[command(flatten)]
     what: DecryptWhat,
@@ -92,7 +92,7 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     refuse_other_places(&args.folder, false)?;
     let providers = Providers::load(config)?;
     let options = Options {
-        disks: args.disks.iter().map(|disk| below(&args.folder, disk)).collect(),
+        disks: args.disks.iter().map(|disk| place::below(&args.folder, disk)).collect(),
         provider: args.provider.as_deref().map(ProviderName::new).transpose()?,
         keep_references: args.keep_references,
         one_vm: args.one_vm,
@@ -119,7 +119,7 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     let what = match &args.what {
         DecryptWhat { all: true, .. } => What::All,
         DecryptWhat { home: true, .. } => What::Home,
-        DecryptWhat { disks, .. } => What::Disks(disks.iter().map(|disk| below(&args.folder, disk)).collect()),
+        DecryptWhat { disks, .. } => What::Disks(disks.iter().map(|disk| place::below(&args.folder, disk)).collect()),
     };
     refuse_other_places(&args.folder, !matches!(what, What::Disks(_)))?;
     let providers = Providers::load(config)?;
@@ -150,14 +150,7 @@ fn recorded(
     work(&mut record).inspect_err(|error| Event::of(operation).component(folder).failed(error))
 }
 
-/// A disk's path below the folder, also if the folder was written before it.
-fn below(folder: &Path, disk: &Path) -> PathBuf {
-    let plain = |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
-    let (folder, disk) = (plain(folder), plain(disk));
-    disk.strip_prefix(folder).unwrap_or(&disk).to_path_buf()
-}
-
-/// A disk alone is no VM folder; what a mount shows cannot be encrypted there; what lies beneath it can, unless the home goes.
+/// A disk is not a VM folder. What a mount shows can be encrypted in the backing folder, unless the home goes.
 fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
     let path = std::fs::canonicalize(folder).context(|| format!("opening folder {}", folder.shown()))?;
     if path.is_file() {
@@ -172,11 +165,6 @@ fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
             ),
         ));
     }
-    if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
-        return Err(Error::new(
-            Kind::Denied,
-            format!("{} is what a mount shows: name the folder beneath, in {}", folder.shown(), mount.source.shown()),
-        ));
-    }
+    place::refuse_mounted(folder)?;
     if home_goes { local::refuse_if_served(folder, "decrypting its home") } else { Ok(()) }
 }

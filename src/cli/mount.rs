@@ -17,7 +17,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::signals::{self, Reloaded};
-use crate::cli::{log, out};
+use crate::cli::{log, out, place};
+use crate::control::mounts::Mounted;
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -307,7 +308,7 @@ fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
     Returns when the mount's process has ended and its keys are gone. Where the mount shows in another place as well, by a bind\n\
     mount, this one is unmounted, the other one named, and the exit code 6.")]
 pub(super) struct UmountArgs {
-    /// Where it is mounted
+    /// Where it is mounted, or what is mounted there
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
     /// Do not wait for open files: the mount vanishes now, and ends when the last of them is closed
@@ -319,8 +320,8 @@ pub(super) struct UmountArgs {
 const ENDING: Duration = Duration::from_secs(60);
 
 pub(super) fn umount(args: &UmountArgs) -> Result<()> {
-    let mount = mounts::find(&args.mountpoint)?;
-    let process = control::watch(&args.mountpoint);
+    let mount = mount_on_or_of(&args.mountpoint)?;
+    let process = control::watch(&mount.mountpoint);
     let when = if args.lazy { Unmount::WhenUnused } else { Unmount::Now };
     unmount(&mount.mountpoint, when)?;
     let still = mounts::all()?.into_iter().find(|other| other.device == mount.device && other.source == mount.source);
@@ -328,7 +329,7 @@ pub(super) fn umount(args: &UmountArgs) -> Result<()> {
         let at = still.mountpoint.shown();
         let text = format!(
             "{} is unmounted, but its mount still shows on {at}, and ends when that is unmounted",
-            args.mountpoint.shown()
+            mount.mountpoint.shown()
         );
         if args.lazy {
             eprintln!("vmcryptfs: {text}");
@@ -349,4 +350,18 @@ pub(super) fn umount(args: &UmountArgs) -> Result<()> {
         // Its process had died before, or nobody waits for it.
         _ => Ok(()),
     }
+}
+
+/// The mount on a mountpoint, or of a folder on the backing side.
+fn mount_on_or_of(path: &Path) -> Result<Mounted> {
+    mounts::find(path).or_else(|nothing_there| {
+        let Ok((mountpoint, below)) = place::mount_of(path) else { return Err(nothing_there) };
+        match below.as_os_str().is_empty() {
+            true => mounts::find(&mountpoint),
+            false => Err(Error::new(
+                Kind::NotFound,
+                format!("{} is not mounted by itself, but in the mount on {}", path.shown(), mountpoint.shown()),
+            )),
+        }
+    })
 }

@@ -1,13 +1,13 @@
 //! Where a verb's work on keys is done, and what it is called.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
 use crate::control::work::Work;
 use crate::control::{local, mounts};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -72,6 +72,33 @@ pub(super) fn mount_of(path: &Path) -> Result<(PathBuf, PathBuf)> {
             format!("no VM folder or datastore is mounted on {}, or shown by a mount of this user", path.shown()),
         )),
     }
+}
+
+/// Refuses what a mount of ours shows where the backing file or folder is needed: [`parser`] leaves such a path only if it could not tell.
+///
+/// # Errors
+/// `Denied`, or `Io`.
+pub(super) fn refuse_mounted(path: &Path) -> Result<()> {
+    let whole = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
+    match mounts::all()?.into_iter().find(|mount| whole.starts_with(&mount.mountpoint)) {
+        None => Ok(()),
+        Some(mount) => {
+            let (path, source) = (path.shown(), mount.source.shown());
+            Err(Error::new(
+                Kind::Denied,
+                format!("{path} is in a mount of vmcryptfs, of {source}: name its path there"),
+            ))
+        }
+    }
+}
+
+/// The path below a VM folder of a file that was given with the folder's path before it, of either side, or without.
+pub(super) fn below(folder: &Path, file: &Path) -> PathBuf {
+    let plain = |path: &Path| path.components().filter(|part| *part != Component::CurDir).collect::<PathBuf>();
+    let (folder, file) = (plain(folder), plain(file));
+    let whole = backing(file.clone());
+    let below = file.strip_prefix(&folder).or_else(|_| whole.strip_prefix(&folder));
+    below.unwrap_or(&file).to_path_buf()
 }
 
 /// Parses a path of either side as the backing one.

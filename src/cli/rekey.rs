@@ -58,7 +58,7 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
 }
 
 fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
-    let task = Rekey { disks: args.disks.clone(), provider: args.provider.clone() };
+    let task = Rekey { disks: disks(args), provider: args.provider.clone() };
     let mut shown = Shown::new()?;
     let rekeyed: Rekeyed = place::work(
         &args.folder,
@@ -72,6 +72,11 @@ fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     )?;
     drop(shown);
     print(args, &rekeyed)
+}
+
+/// The disks that are listed, below the VM folder.
+fn disks(args: &RekeyArgs) -> Vec<PathBuf> {
+    args.disks.iter().map(|disk| place::below(&args.folder, disk)).collect()
 }
 
 fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {

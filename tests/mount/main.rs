@@ -13,6 +13,7 @@ mod datastore;
 mod deep_rekey;
 mod direct;
 mod disk_names;
+mod either_side;
 mod errors;
 mod events;
 mod files;

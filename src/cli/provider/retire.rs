@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use super::provider_name;
 use crate::cli::key::in_use::inventory_with_keys;
 use crate::cli::place;
-use crate::control::mounts;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::event::{Event, EventName};
 use crate::key::{KeyId, KeyName, ProviderName};
 use crate::provider::{self, KeyProvider, KeyState, Providers, Revocation};
@@ -138,18 +137,8 @@ impl RetireArgs {
 /// # Errors
 /// `Invalid` for a folder in which no component can be seen: a wrong one would seem to need no key.
 fn inventory(datastore: &Path) -> Result<Inventory> {
-    let path = std::fs::canonicalize(datastore).context(|| format!("finding {}", datastore.shown()))?;
-    if let Some(mount) = mounts::all()?.into_iter().find(|mount| path.starts_with(&mount.mountpoint)) {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!(
-                "{} is a mount, which shows no headers; its backing folder is {}",
-                mount.mountpoint.shown(),
-                mount.source.shown()
-            ),
-        ));
-    }
-    inventory_with_keys(&path)
+    place::refuse_mounted(datastore)?;
+    inventory_with_keys(datastore)
 }
 
 /// A component, and the name that it has for the key if that is another one.

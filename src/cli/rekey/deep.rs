@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::RekeyArgs;
+use super::{RekeyArgs, disks};
 use crate::cli::progress::Shown;
 use crate::cli::{out, place, table};
 use crate::control::tasks;
@@ -19,7 +19,7 @@ use crate::work::rekey::disks_of;
 const JSON_LINE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
-    let task = DeepRekey { disks: args.disks.clone(), provider: args.provider.clone(), rate: args.rate };
+    let task = DeepRekey { disks: disks(args), provider: args.provider.clone(), rate: args.rate };
     let mut shown = Shown::new()?;
     let mut last_line = Instant::now();
     let rekeyed: DeepRekeyed = place::work(
