@@ -354,6 +354,18 @@ pub fn watch(mountpoint: &Path) -> Result<UnixStream> {
     Ok(stream)
 }
 
+/// Whether the process of the mount on a path has died, or is dying. The kernel is asked only where there is no socket: once a ring
+/// has that request, not even SIGKILL takes it back from a process that is stopped.
+pub fn has_died(mountpoint: &Path) -> bool {
+    let socket = mounts::find(mountpoint).and_then(|mount| socket_path(mount.device));
+    let Ok(mut stream) = socket.and_then(|socket| connect(&socket, mountpoint)) else {
+        return mounts::has_died(mountpoint);
+    };
+    // A process that is only stopped does not close its sockets.
+    let answer = send(&mut stream, &Request::Introduce).and_then(|()| receive(&stream, mounts::LOOK));
+    answer.is_err_and(|error| error.kind() != Kind::Busy)
+}
+
 fn connect(socket: &Path, mountpoint: &Path) -> Result<UnixStream> {
     UnixStream::connect(socket).or_else(|error| {
         let has_died = error.kind() == std::io::ErrorKind::ConnectionRefused || mounts::has_died(mountpoint);

@@ -13,7 +13,7 @@ use crate::sys::mount_table::{self, Line};
 use crate::text::Show;
 
 /// How long a mount may take to show whether its process is there.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// A mount of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -89,7 +89,7 @@ fn resolve(path: &Path, mounts: &[Mounted], follow_last: bool) -> Result<PathBuf
 }
 
 /// Whether the process of the mount on a path has died. One that does not answer may live.
-pub fn has_died(mountpoint: &Path) -> bool {
+pub(super) fn has_died(mountpoint: &Path) -> bool {
     let (answer, answers) = channel();
     let path = mountpoint.to_path_buf();
     // What the kernel knows from before is of no use, and whoever is asked may be stopped.

@@ -133,7 +133,7 @@ fn while_stopped(pid: Pid, work: impl FnOnce()) {
 #[test]
 fn what_a_stopped_mount_shows_is_found_without_asking_it() {
     let host = two_vms();
-    let mount = host.mount("web01", &["--transport", "dev-fuse"]);
+    let mount = host.mount("web01", &[]);
     let pid = pid_of(&host, mount.root().to_str().unwrap());
     let link = host.path("link");
     std::os::unix::fs::symlink(mount.root(), link).unwrap();

@@ -72,7 +72,7 @@ fn has_home(dir: &File) -> bool {
 /// `Busy`.
 pub(super) fn check_mountpoint(source: &Path, mountpoint: &Path) -> Result<()> {
     let Ok(mounted) = mounts::find(mountpoint) else { return Ok(()) };
-    if mounts::has_died(mountpoint) {
+    if control::has_died(mountpoint) {
         return Ok(());
     }
     let message = match mounted.source == source {
