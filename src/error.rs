@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::text;
@@ -62,6 +63,11 @@ impl Error {
     /// A failed system call: what was being done, and the cause.
     pub fn io(doing: impl Into<String>, source: io::Error) -> Self {
         Self { kind: io_kind(&source), message: doing.into(), source: Some(Box::new(source)) }
+    }
+
+    /// A failure that the system would report by this number: what was being done, and the number.
+    pub fn errno(doing: impl Into<String>, number: Errno) -> Self {
+        Self::io(doing, number.into())
     }
 
     /// The error that the last failed system call of this thread left in `errno`.
@@ -170,6 +176,12 @@ impl<T> Context<T> for Result<T> {
 impl<T> Context<T> for io::Result<T> {
     fn context(self, message: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| Error::io(message(), error))
+    }
+}
+
+impl<T> Context<T> for rustix::io::Result<T> {
+    fn context(self, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|number| Error::errno(message(), number))
     }
 }
 

@@ -51,7 +51,7 @@ pub use pending::Pending;
 pub use workplace::MountedVm;
 
 use crate::crypto::xts::Engine;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
 use crate::text::Show;
@@ -227,8 +227,7 @@ impl FileSystem {
     /// `Io`.
     pub fn capacity(&self, number: NodeNumber) -> Result<Capacity> {
         let node = self.nodes.get(number)?;
-        let read =
-            |file: &File| rustix::fs::fstatvfs(file).map_err(|error| Error::io("reading free space", error.into()));
+        let read = |file: &File| rustix::fs::fstatvfs(file).context(|| "reading free space".into());
         let stat = if node.is_virtual() { self.with_original(&node, read) } else { self.with_backing(&node, read) }?;
         Ok(Capacity {
             block_size: u32::try_from(stat.f_frsize).unwrap_or(4096),

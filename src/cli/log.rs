@@ -81,7 +81,7 @@ pub(super) fn open(path: &Path) -> error::Result<File> {
 /// As [`open`]; the log then stays where it is.
 pub(super) fn reopen(path: &Path) -> error::Result<()> {
     let file = open(path)?;
-    dup2_stderr(&file).map_err(io::Error::from).context(|| format!("opening log file {}", path.shown()))
+    dup2_stderr(&file).context(|| format!("opening log file {}", path.shown()))
 }
 
 enum Form {

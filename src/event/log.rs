@@ -7,6 +7,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use super::{Record, journal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::provider::config::EventSettings;
@@ -52,7 +54,7 @@ impl Log {
         let written = file.write(&line).context(|| format!("writing to {}", self.path.shown()))?;
         if written < line.len() {
             let text = format!("{} took {written} of {} bytes", self.path.shown(), line.len());
-            return Err(Error::io(text, std::io::Error::from_raw_os_error(libc::ENOSPC)));
+            return Err(Error::errno(text, Errno::NOSPC));
         }
         Ok(())
     }

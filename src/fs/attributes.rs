@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{OFlags, XattrFlags};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind};
@@ -114,7 +115,7 @@ impl FileSystem {
             return if name == acl::ACCESS {
                 self.with_original(&node, read)
             } else {
-                Err(refusal(name, libc::ENODATA))
+                Err(refusal(name, Errno::NODATA))
             };
         }
         if !is_user(name) {
@@ -209,7 +210,7 @@ impl FileSystem {
     /// Of the system's own attributes there are ACLs alone, and those only where the kernel heeds them.
     fn refuse_unsupported(&self, name: &OsStr) -> Result<()> {
         let is_known = !name.as_bytes().starts_with(b"system.") || (self.has_acls && acl::is_acl(name));
-        if is_known { Ok(()) } else { Err(refusal(name, libc::EOPNOTSUPP)) }
+        if is_known { Ok(()) } else { Err(refusal(name, Errno::OPNOTSUPP)) }
     }
 
     /// What an extended attribute's value is bound to, beside its name.
@@ -268,6 +269,6 @@ fn is_user(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"user.")
 }
 
-fn refusal(name: &OsStr, errno: i32) -> Error {
-    Error::io(format!("extended attribute {}", name.shown()), std::io::Error::from_raw_os_error(errno))
+fn refusal(name: &OsStr, number: Errno) -> Error {
+    Error::errno(format!("extended attribute {}", name.shown()), number)
 }

@@ -39,7 +39,7 @@ impl Backing {
 
 /// Returns once content, attributes and, in a folder, names are durable.
 pub(super) fn sync(file: &File) -> Result<()> {
-    rustix::fs::fsync(file).map_err(io::Error::from).context(|| "making a change durable".into())
+    rustix::fs::fsync(file).context(|| "making a change durable".into())
 }
 
 pub(super) fn stat(file: &File) -> Result<Stat> {
@@ -69,30 +69,24 @@ pub(super) fn set_mode(file: &File, mode: u32) -> Result<()> {
 pub(super) fn set_owner(file: &File, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
     let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
     let _alone = modes::alone(file)?; // it takes bits from the mode
-    rustix::fs::chownat(file, "", uid, gid, AtFlags::EMPTY_PATH)
-        .map_err(io::Error::from)
-        .context(|| "setting the owner".into())
+    rustix::fs::chownat(file, "", uid, gid, AtFlags::EMPTY_PATH).context(|| "setting the owner".into())
 }
 
 pub(super) fn set_times(file: &File, times: &Timestamps) -> Result<()> {
-    rustix::fs::utimensat(file, "", times, AtFlags::EMPTY_PATH)
-        .map_err(io::Error::from)
-        .context(|| "setting times".into())
+    rustix::fs::utimensat(file, "", times, AtFlags::EMPTY_PATH).context(|| "setting times".into())
 }
 
 pub(super) fn remove(dir: &File, name: &OsStr, flags: AtFlags) -> Result<()> {
-    rustix::fs::unlinkat(dir, name, flags).map_err(io::Error::from).context(|| format!("removing {}", name.shown()))
+    rustix::fs::unlinkat(dir, name, flags).context(|| format!("removing {}", name.shown()))
 }
 
 pub(super) fn make_dir(dir: &File, name: &OsStr, mode: u32) -> Result<()> {
     rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
-        .map_err(io::Error::from)
         .context(|| format!("creating folder {}", name.shown()))
 }
 
 pub(super) fn rename(from: (&File, &OsStr), to: (&File, &OsStr), flags: RenameFlags) -> Result<()> {
     rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags)
-        .map_err(io::Error::from)
         .context(|| format!("renaming {} to {}", from.1.shown(), to.1.shown()))
 }
 
@@ -111,7 +105,6 @@ pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
     rustix::fs::open(proc_entry(file), flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
         .inspect(read_unnoticed)
-        .map_err(io::Error::from)
         .context(|| "opening the file".into())
 }
 
@@ -131,27 +124,22 @@ pub(super) fn dir_at(dir: &File, name: &OsStr) -> Result<File> {
 pub(super) fn make_special(dir: &File, name: &OsStr, mode: u32, device: u64) -> Result<()> {
     let kind = FileType::from_raw_mode(mode);
     rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode & 0o7777), device)
-        .map_err(io::Error::from)
         .context(|| format!("creating {}", name.shown()))
 }
 
 pub(super) fn make_symlink(dir: &File, name: &OsStr, target: &str) -> Result<()> {
-    rustix::fs::symlinkat(target, dir, name)
-        .map_err(io::Error::from)
-        .context(|| format!("creating symbolic link {}", name.shown()))
+    rustix::fs::symlinkat(target, dir, name).context(|| format!("creating symbolic link {}", name.shown()))
 }
 
 /// Stored target of a symbolic link.
 pub(super) fn read_symlink(link: &File) -> Result<Vec<u8>> {
     rustix::fs::readlinkat(link, "", Vec::new())
         .map(std::ffi::CString::into_bytes)
-        .map_err(io::Error::from)
         .context(|| "reading a symbolic link".into())
 }
 
 pub(super) fn link(from: (&File, &OsStr), to: (&File, &OsStr)) -> Result<()> {
     rustix::fs::linkat(from.0, from.1, to.0, to.1, AtFlags::empty())
-        .map_err(io::Error::from)
         .context(|| format!("linking {} to {}", to.1.shown(), from.1.shown()))
 }
 
@@ -180,7 +168,6 @@ fn answer(most: usize, call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) ->
 pub(super) fn set_xattr(file: &File, name: &OsStr, value: &[u8], flags: XattrFlags) -> Result<()> {
     let _alone = acl::is_acl(name).then(|| modes::alone(file)).transpose()?;
     rustix::fs::setxattr(proc_entry(file), name, value, flags)
-        .map_err(io::Error::from)
         .context(|| format!("setting extended attribute {}", name.shown()))
 }
 
@@ -200,9 +187,7 @@ fn names(list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Ve
 
 pub(super) fn remove_xattr(file: &File, name: &OsStr) -> Result<()> {
     let _alone = acl::is_acl(name).then(|| modes::alone(file)).transpose()?;
-    rustix::fs::removexattr(proc_entry(file), name)
-        .map_err(io::Error::from)
-        .context(|| format!("removing extended attribute {}", name.shown()))
+    rustix::fs::removexattr(proc_entry(file), name).context(|| format!("removing extended attribute {}", name.shown()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::fs::handle::HandleNumber;
 use crate::fs::{Caller, FileSystem};
@@ -105,6 +107,6 @@ impl FileSystem {
             Seek::Data => file.seek_data(offset)?,
             Seek::Hole => file.seek_hole(offset)?,
         };
-        found.ok_or_else(|| Error::io("nothing behind this position", std::io::Error::from_raw_os_error(libc::ENXIO)))
+        found.ok_or_else(|| Error::errno("nothing behind this position", Errno::NXIO))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::OFlags;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Result};
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind};
@@ -101,7 +101,7 @@ impl FileSystem {
     }
 
     fn sync_all(&self) -> Result<()> {
-        rustix::fs::syncfs(self.root()).map_err(|error| Error::io("syncing the file system beneath", error.into()))
+        rustix::fs::syncfs(self.root()).context(|| "syncing the backing file system".into())
     }
 }
 

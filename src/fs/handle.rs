@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
@@ -326,5 +327,5 @@ impl Handle {
 }
 
 fn bad_handle() -> Error {
-    Error::io("no such handle", std::io::Error::from_raw_os_error(libc::EBADF))
+    Error::errno("no such handle", Errno::BADF)
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FileType, RawDir, SeekFrom};
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::fs::attr::FileKind;
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::namespace::{holds_home, is_datastore};
@@ -101,9 +101,7 @@ impl FileSystem {
                 entries.iter().filter(|entry| entry.next > from).take_while(|entry| each(entry)).for_each(drop);
                 Ok(())
             }
-            Handle::File(_) | Handle::Image(_) => {
-                Err(Error::io("no directory", std::io::Error::from_raw_os_error(libc::ENOTDIR)))
-            }
+            Handle::File(_) | Handle::Image(_) => Err(Error::errno("no directory", Errno::NOTDIR)),
         }
     }
 
@@ -153,7 +151,7 @@ impl Stored {
         // The beginning is sought also where nothing was read yet: that it is asked for means that the names are to be new.
         if position != self.position || position == 0 {
             self.ahead.clear();
-            rustix::fs::seek(&self.dir, SeekFrom::Start(position)).map_err(reading)?;
+            rustix::fs::seek(&self.dir, SeekFrom::Start(position)).context(reading)?;
             self.position = position;
         }
         Ok(())
@@ -179,7 +177,7 @@ impl Stored {
         while !(read && entries.is_buffer_empty()) {
             let entry = match entries.next() {
                 None | Some(Err(Errno::NOENT)) => break, // the end, or one that was removed
-                Some(entry) => entry.map_err(reading)?,
+                Some(entry) => entry.context(reading)?,
             };
             read = true;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -192,6 +190,6 @@ impl Stored {
     }
 }
 
-fn reading(error: Errno) -> Error {
-    Error::io("reading the folder", error.into())
+fn reading() -> String {
+    "reading the folder".into()
 }

@@ -81,7 +81,6 @@ pub(super) fn own<E>(look: impl Fn() -> std::result::Result<Stat, E>) -> std::re
 pub(super) fn look(file: &File) -> Result<Stat> {
     rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, stat::WANTED)
         .map(Stat::from)
-        .map_err(std::io::Error::from)
         .context(|| "reading attributes".into())
 }
 
@@ -98,9 +97,7 @@ pub(super) fn change(file: &File, wanted: impl Fn(&Stat) -> u32) -> Result<()> {
 
 /// Sets a mode while [`alone`].
 pub(super) fn set(file: &File, mode: u32) -> Result<()> {
-    rustix::fs::chmod(proc_entry(file), Mode::from_raw_mode(mode & 0o7777))
-        .map_err(std::io::Error::from)
-        .context(|| format!("setting mode {mode:o}"))
+    rustix::fs::chmod(proc_entry(file), Mode::from_raw_mode(mode & 0o7777)).context(|| format!("setting mode {mode:o}"))
 }
 
 impl FileSystem {
@@ -192,7 +189,7 @@ mod tests {
     }
 
     fn refusal() -> Error {
-        Error::io("opening", std::io::Error::from_raw_os_error(libc::EACCES))
+        Error::errno("opening", rustix::io::Errno::ACCESS)
     }
 
     /// The file's mode while it is lent and afterwards, if `meanwhile` is done.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE};
@@ -275,10 +276,7 @@ impl FileSystem {
         if self.nodes.vm_of(from)?.number == self.nodes.vm_of(to)?.number {
             return Ok(());
         }
-        Err(Error::io(
-            "a file stays in its VM folder, whose key it has",
-            std::io::Error::from_raw_os_error(libc::EXDEV),
-        ))
+        Err(Error::errno("a file stays in its VM folder, whose key it has", Errno::XDEV))
     }
 
     /// Looks at `name` in an open directory and makes its node known.

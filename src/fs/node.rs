@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::content::FileNode;
@@ -333,7 +334,7 @@ impl Node {
 }
 
 pub(super) fn stale() -> Error {
-    Error::io("the file has no name any more", std::io::Error::from_raw_os_error(libc::ESTALE))
+    Error::errno("the file has no name any more", Errno::STALE)
 }
 
 #[cfg(test)]

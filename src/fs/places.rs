@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::sys::process;
@@ -73,10 +74,10 @@ impl Places {
         };
         let own = taken.files.get(&uid).copied().unwrap_or_default();
         if own >= most_used - most_used / 8 {
-            return Err(refused(libc::EMFILE, &format!("user {uid}"), own));
+            return Err(refused(Errno::MFILE, &format!("user {uid}"), own));
         }
         if used >= most_used || all >= most {
-            return Err(refused(libc::ENFILE, "all users", used));
+            return Err(refused(Errno::NFILE, "all users", used));
         }
         Ok(self.add(&mut taken, What::File, uid))
     }
@@ -105,11 +106,8 @@ impl Places {
     }
 }
 
-fn refused(errno: i32, whose: &str, number: u64) -> Error {
-    Error::io(
-        format!("{number} files are open for {whose}; the rest is for others"),
-        std::io::Error::from_raw_os_error(errno),
-    )
+fn refused(number: Errno, whose: &str, open: u64) -> Error {
+    Error::errno(format!("{open} files are open for {whose}; the rest is for others"), number)
 }
 
 fn is_privileged(uid: u32) -> bool {

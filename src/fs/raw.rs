@@ -247,7 +247,7 @@ fn file_names(dir: &File) -> Result<Vec<OsString>> {
     let mut names = Vec::new();
     let doing = || "reading the folder".into();
     for entry in file::entries(dir).context(doing)? {
-        let entry = entry.map_err(std::io::Error::from).context(doing)?;
+        let entry = entry.context(doing)?;
         if matches!(entry.file_type(), FileType::RegularFile | FileType::Unknown) {
             names.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_os_string());
         }

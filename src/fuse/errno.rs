@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn an_errno_from_beneath_arrives_as_it_was() {
         for number in [libc::ENOSPC, libc::EIO, libc::ENOTEMPTY, libc::EXDEV, libc::EACCES, libc::EDQUOT] {
-            let error = Error::io("writing", std::io::Error::from_raw_os_error(number));
+            let error = Error::errno("writing", rustix::io::Errno::from_raw_os_error(number));
             assert_eq!(errno(&error).code(), number);
         }
     }

@@ -31,7 +31,7 @@ impl Kernel {
         message[16..24].copy_from_slice(&number.to_ne_bytes());
         // From offset 0 on, of any length: both stay 0.
         if let Err(error) = rustix::io::write(device, &message) {
-            tracing::debug!("{}", Error::io("asking the kernel to write back a file", error.into()).chain());
+            tracing::debug!("{}", Error::errno("asking the kernel to write back a file", error).chain());
         }
     }
 }

@@ -77,7 +77,7 @@ fn mount_by_call(spec: &MountSpec) -> Result<Option<OwnedFd>> {
     match rustix::mount::mount(&spec.source, &spec.mountpoint, MOUNT_TYPE, spec.options.flags, Some(data.as_c_str())) {
         Ok(()) => Ok(Some(device.into())),
         Err(Errno::PERM) => Ok(None),
-        Err(error) => Err(Error::io(format!("mounting on {}", spec.mountpoint.shown()), error.into())),
+        Err(error) => Err(Error::errno(format!("mounting on {}", spec.mountpoint.shown()), error)),
     }
 }
 
@@ -100,10 +100,10 @@ fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
 
 /// fusermount3 opens the device, mounts, and sends the descriptor through a socket that it inherits.
 fn ask_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
-    let doing = |error: Errno| Error::io("making a socket pair to fusermount3", error.into());
+    let doing = || "making a socket pair to fusermount3".into();
     let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).map_err(doing)?;
-    fcntl_setfd(&theirs, FdFlags::empty()).map_err(doing)?;
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).context(doing)?;
+    fcntl_setfd(&theirs, FdFlags::empty()).context(doing)?;
     let mut words = vec![OsStr::new("default_permissions")];
     words.extend(spec.options.for_fusermount().map(OsStr::new));
     if spec.options.acl != SessionACL::Owner {
@@ -127,7 +127,7 @@ fn ask_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
-    recvmsg(&ours, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).map_err(doing)?;
+    recvmsg(&ours, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC).context(doing)?;
     let mut received = ancillary.drain().filter_map(|message| {
         if let RecvAncillaryMessage::ScmRights(mut descriptors) = message { descriptors.next() } else { None }
     });
@@ -195,7 +195,7 @@ fn lock(mountpoint: &Path) -> Result<File> {
             Kind::Busy,
             format!("mountpoint {} is about to have a mount already, or a program has it locked", mountpoint.shown()),
         )),
-        Err(error) => Err(Error::io(doing(), error.into())),
+        Err(error) => Err(Error::errno(doing(), error)),
     }
 }
 
@@ -340,7 +340,7 @@ fn unmount_path(mountpoint: &Path, when: Unmount) -> Result<()> {
             format!("{} is in use: close its files first, or use --lazy", mountpoint.shown()),
         )),
         Err(Errno::INVAL) => Err(Error::new(Kind::Invalid, format!("{} is not a mountpoint", mountpoint.shown()))),
-        Err(error) => Err(Error::io(format!("unmounting {}", mountpoint.shown()), error.into())),
+        Err(error) => Err(Error::errno(format!("unmounting {}", mountpoint.shown()), error)),
     }
 }
 

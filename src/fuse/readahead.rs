@@ -16,7 +16,6 @@ use crate::text::Show;
 pub(super) fn widen(mountpoint: &Path) -> Result<()> {
     // Asks for nothing that the mount, which does not serve yet, would have to answer.
     let stat = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())
-        .map_err(std::io::Error::from)
         .context(|| format!("device number of {}", mountpoint.shown()))?;
     let setting = format!("/sys/class/bdi/{}:{}/read_ahead_kb", stat.stx_dev_major, stat.stx_dev_minor);
     std::fs::write(&setting, format!("{}\n", MAX_REQUEST >> 10)).context(|| format!("writing {setting}"))

@@ -143,9 +143,9 @@ impl Prepared {
             .name("fuser".into())
             .spawn(move || fuser::Session::from_fd(adapter, theirs, acl, config)?.run())
             .context(|| "starting the dispatcher".into())?;
-        let doing = |error: rustix::io::Errno| Error::io("agreeing with the kernel on the protocol", error.into());
+        let doing = || "agreeing with the kernel on the protocol".into();
         let mut request = vec![0; FIRST_REQUEST];
-        let len = rustix::io::read(&device, &mut request[..]).map_err(doing)?;
+        let len = rustix::io::read(&device, &mut request[..]).context(doing)?;
         request.truncate(len);
         let mut reply = relay.ask(&request)?;
         let mut rings = self.rings;
@@ -157,7 +157,7 @@ impl Prepared {
             tracing::info!("transport dev-fuse, not io-uring: {missing}");
             rings = None;
         }
-        rustix::io::write(&device, &reply).map_err(doing)?;
+        rustix::io::write(&device, &reply).context(doing)?;
         // With rings the device brings little, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
         let owner_alone = (acl == SessionACL::RootAndOwner).then(process::effective_uid);

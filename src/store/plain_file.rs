@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Kind, Result};
 use crate::store::transfer::{Begun, Transfer};
 
@@ -26,10 +28,7 @@ fn too_long(len: usize) -> Error {
 }
 
 pub(super) fn too_far(plain_offset: u64, max_len: u64) -> Error {
-    Error::io(
-        format!("position {plain_offset}: the file ends at {max_len} at the latest"),
-        std::io::Error::from_raw_os_error(libc::EFBIG),
-    )
+    Error::errno(format!("position {plain_offset}: the file ends at {max_len} at the latest"), Errno::FBIG)
 }
 
 /// A distance within one request; it fits a length of memory.

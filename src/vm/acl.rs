@@ -6,7 +6,7 @@ use std::fs::File;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::file::proc_entry;
 use crate::vm::attributes::XATTR_MAX;
 
@@ -28,7 +28,7 @@ pub fn are_known_to(file: &File) -> Result<bool> {
     match rustix::fs::getxattr_query(proc_entry(file), ACCESS) {
         Ok(_) | Err(Errno::NODATA) => Ok(true),
         Err(Errno::OPNOTSUPP) => Ok(false),
-        Err(error) => Err(Error::io("reading an ACL", error.into())),
+        Err(error) => Err(Error::errno("reading an ACL", error)),
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) fn copy(from: &File, to: &File) -> Result<()> {
         },
         Err(error) => Err(error),
     };
-    copied.map_err(|error| Error::io("copying an ACL", error.into()))
+    copied.context(|| "copying an ACL".into())
 }
 
 /// Whether what is made in an open directory gets its ACL and mode from there, and no umask counts.
@@ -58,6 +58,6 @@ pub fn is_inherited_in(dir: &File) -> Result<bool> {
     match rustix::fs::getxattr_query(proc_entry(dir), DEFAULT) {
         Ok(len) => Ok(len > 0),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
-        Err(error) => Err(Error::io("reading a folder's default ACL", error.into())),
+        Err(error) => Err(Error::errno("reading a folder's default ACL", error)),
     }
 }

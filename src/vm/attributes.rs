@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +43,7 @@ pub(crate) fn times_after(stat: &Stat) -> Timestamps {
 /// # Errors
 /// `Io`.
 pub(crate) fn give_times(stat: &Stat, file: &File) -> Result<()> {
-    rustix::fs::futimens(file, &times_of(stat)).map_err(io::Error::from).context(|| "setting times".into())
+    rustix::fs::futimens(file, &times_of(stat)).context(|| "setting times".into())
 }
 
 /// Gives a file or directory the owner that `stat` tells. Only where it is another one, which root alone may set. This
@@ -53,13 +52,12 @@ pub(crate) fn give_times(stat: &Stat, file: &File) -> Result<()> {
 /// # Errors
 /// `Io`.
 pub(crate) fn give_owner(stat: &Stat, file: &File) -> Result<()> {
-    let made = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+    let made = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
     if (made.st_uid, made.st_gid) == (stat.st_uid, stat.st_gid) {
         return Ok(());
     }
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     rustix::fs::fchown(file, Some(uid), Some(gid))
-        .map_err(io::Error::from)
         .context(|| format!("giving the file to user {}, group {}", stat.st_uid, stat.st_gid))
 }
 
@@ -73,16 +71,13 @@ pub(crate) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: 
     for name in xattr_names(file)?.iter().filter(|name| acl::is_acl(name)) {
         if !acls.iter().any(|(known, _)| known == name) {
             rustix::fs::fremovexattr(file, name.as_os_str())
-                .map_err(io::Error::from)
                 .context(|| format!("removing extended attribute {}", name.shown()))?;
         }
     }
     for (name, value) in acls {
         set_xattr(file, name, value)?;
     }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777))
-        .map_err(io::Error::from)
-        .context(|| "setting the mode".into())
+    rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777)).context(|| "setting the mode".into())
 }
 
 /// Names of all xattrs; none where the file system has none.
@@ -94,7 +89,7 @@ pub(crate) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
     let len = match rustix::fs::flistxattr(file, list.as_mut_slice()) {
         Ok(len) => len,
         Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(Error::io("listing extended attributes", error.into())),
+        Err(error) => return Err(Error::errno("listing extended attributes", error)),
     };
     let names = list[..len].split(|&byte| byte == 0).filter(|name| !name.is_empty());
     Ok(names.map(|name| OsStr::from_bytes(name).to_os_string()).collect())
@@ -107,7 +102,6 @@ pub(crate) fn xattr_names(file: &File) -> Result<Vec<OsString>> {
 pub(crate) fn xattr(file: &File, name: &OsStr) -> Result<Vec<u8>> {
     let mut value = vec![0; XATTR_MAX];
     let len = rustix::fs::fgetxattr(file, name, value.as_mut_slice())
-        .map_err(io::Error::from)
         .context(|| format!("reading extended attribute {}", name.shown()))?;
     value.truncate(len);
     Ok(value)
@@ -124,6 +118,6 @@ pub(crate) fn set_xattr(file: &File, name: &OsStr, value: &[u8]) -> Result<()> {
         Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP) if xattr(file, name).is_ok_and(|found| found == value) => {
             Ok(())
         }
-        Err(error) => Err(Error::io(format!("setting extended attribute {}", name.shown()), error.into())),
+        Err(error) => Err(Error::errno(format!("setting extended attribute {}", name.shown()), error)),
     }
 }

@@ -129,11 +129,7 @@ pub(super) fn create_component(
     let doing = || format!("creating {}", name.shown());
     let draft = format!("{NEW_PREFIX}{}", random::uuid()?);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(
-        rustix::fs::openat(dir, &draft, flags, Mode::from_raw_mode(mode & 0o7777))
-            .map_err(std::io::Error::from)
-            .context(doing)?,
-    );
+    let file = File::from(rustix::fs::openat(dir, &draft, flags, Mode::from_raw_mode(mode & 0o7777)).context(doing)?);
     let storage = FileStorage::new(file);
     let finished = fill(&storage)
         .and_then(|()| if durable { storage.sync() } else { Ok(()) })
@@ -155,10 +151,9 @@ fn publish(dir: &File, draft: &str, name: &OsStr) -> Result<()> {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
             rustix::fs::linkat(dir, draft, dir, name, AtFlags::empty())
                 .and_then(|()| rustix::fs::unlinkat(dir, draft, AtFlags::empty()))
-                .map_err(std::io::Error::from)
                 .context(|| "giving the new file its name".into())
         }
-        Err(error) => Err(Error::io("giving the new file its name", error.into())),
+        Err(error) => Err(Error::errno("giving the new file its name", error)),
     }
 }
 
@@ -168,7 +163,7 @@ fn dir_sync(dir: &File, file: &File) -> Result<()> {
         Ok(dir) => rustix::fs::fsync(dir),
         Err(_) => rustix::fs::syncfs(file),
     };
-    synced.map_err(std::io::Error::from).context(|| "syncing the directory".into())
+    synced.context(|| "syncing the directory".into())
 }
 
 /// Reads a disk's header from its open backing file, without a claim.

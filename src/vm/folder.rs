@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
@@ -58,7 +59,6 @@ pub fn create_at(
 ) -> Result<(Header, Dek)> {
     outer::refuse_in(datastore)?;
     rustix::fs::mkdirat(datastore, name, Mode::from_raw_mode(mode & 0o7777 | 0o700))
-        .map_err(io::Error::from)
         .context(|| format!("creating VM folder {}", name.shown()))?;
     open_at(datastore, name).and_then(|dir| make_home(&dir, name, provider, disk_names)).inspect_err(|_| {
         // It is empty; if it cannot be removed, the error at hand still says more.
@@ -154,7 +154,7 @@ pub(crate) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
 pub(crate) fn remove_header(dir: &File, name: &str, header: &File) -> Result<()> {
     let doing = || format!("removing {name}");
     if is_at(dir, Path::new(name), header).context(doing)? {
-        rustix::fs::unlinkat(dir, name, AtFlags::empty()).map_err(io::Error::from).context(doing)?;
+        rustix::fs::unlinkat(dir, name, AtFlags::empty()).context(doing)?;
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn refuse_other_headers(dir: &File, own: &str, key_id: &KeyId) -> Result<()> {
 fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("reading VM folder {}", name.shown());
     for entry in entries(dir).context(doing)? {
-        let entry = entry.map_err(io::Error::from).context(doing)?;
+        let entry = entry.context(doing)?;
         let file = entry.file_name().to_bytes();
         let is_own = file == HOME_FILE.as_bytes() || file.starts_with(RESERVED_PREFIX.as_bytes());
         if file != b"." && file != b".." && !is_own {
@@ -199,15 +199,14 @@ pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("removing VM folder {}", name.shown());
     let dir = open_at(datastore, name)?;
     for entry in entries(&dir).context(doing)? {
-        let entry = entry.map_err(io::Error::from).context(doing)?;
+        let entry = entry.context(doing)?;
         let entry = entry.file_name().to_bytes();
         if entry != b"." && entry != b".." && entry != HOME_FILE.as_bytes() {
-            return Err(Error::io(doing(), io::Error::from_raw_os_error(libc::ENOTEMPTY)));
+            return Err(Error::errno(doing(), Errno::NOTEMPTY));
         }
     }
     rustix::fs::unlinkat(&dir, HOME_FILE, AtFlags::empty())
         .and_then(|()| rustix::fs::unlinkat(datastore, name, AtFlags::REMOVEDIR))
-        .map_err(io::Error::from)
         .context(doing)
 }
 
@@ -242,7 +241,6 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
 pub fn open_dir(path: &Path) -> Result<File> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
-        .map_err(io::Error::from)
         .context(|| format!("opening folder {}", path.shown()))
 }
 
@@ -362,7 +360,7 @@ fn header_id(dir: &File, name: &str) -> Result<Option<(u64, u64)>> {
     match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
         Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(format!("looking for {name}"), error.into())),
+        Err(error) => Err(Error::errno(format!("looking for {name}"), error)),
     }
 }
 
@@ -405,7 +403,7 @@ fn open_header(dir: &File, name: &str) -> Result<Option<FileStorage>> {
     match rustix::fs::openat(dir, name, flags, Mode::empty()) {
         Ok(file) => Ok(Some(FileStorage::new(File::from(file)))),
         Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::io(format!("opening {name}"), error.into())),
+        Err(error) => Err(Error::errno(format!("opening {name}"), error)),
     }
 }
 

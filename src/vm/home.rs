@@ -96,7 +96,6 @@ pub fn create(dir: &File, name: &OsStr, mode: u32) -> Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode & 0o7777))
         .map(File::from)
-        .map_err(std::io::Error::from)
         .context(|| format!("creating {}", name.shown()))
 }
 

@@ -2,7 +2,6 @@
 //! would leave that readable.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -27,7 +26,7 @@ pub fn of(path: &Path) -> Result<Option<(PathBuf, &'static str)>> {
     };
     let Some(parent) = parent else { return Ok(None) };
     // To look above it, it need not be readable.
-    let dir = rustix::fs::open(&parent, ABOVE, Mode::empty()).map_err(io::Error::from);
+    let dir = rustix::fs::open(&parent, ABOVE, Mode::empty());
     let found = at_or_above(&File::from(dir.context(|| format!("opening folder {}", parent.shown()))?))?;
     Ok(found.and_then(|(above, header)| Some((parent.ancestors().nth(above)?.to_path_buf(), header))))
 }
@@ -85,6 +84,6 @@ fn at_or_above(dir: &File) -> Result<Option<(usize, &'static str)>> {
 }
 
 fn id(dir: &File) -> Result<(u64, u64)> {
-    let stat = rustix::fs::fstat(dir).map_err(io::Error::from).context(|| "looking above a folder".into())?;
+    let stat = rustix::fs::fstat(dir).context(|| "looking above a folder".into())?;
     Ok((stat.st_dev, stat.st_ino))
 }

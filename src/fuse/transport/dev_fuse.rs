@@ -114,9 +114,8 @@ impl Reader {
     /// A reader that does not wait.
     fn follower(device: &OwnedFd) -> Result<Self> {
         let clone = fuse_ring::clone_device(device.as_fd()).context(|| "cloning the device of the mount".into())?;
-        let flags = rustix::fs::fcntl_getfl(&clone).map_err(|error| Error::io("the device's flags", error.into()))?;
-        rustix::fs::fcntl_setfl(&clone, flags | OFlags::NONBLOCK)
-            .map_err(|error| Error::io("the device's flags", error.into()))?;
+        let flags = rustix::fs::fcntl_getfl(&clone).context(|| "the device's flags".into())?;
+        rustix::fs::fcntl_setfl(&clone, flags | OFlags::NONBLOCK).context(|| "the device's flags".into())?;
         Ok(Self::new(Arc::new(clone)))
     }
 
@@ -131,7 +130,7 @@ impl Reader {
                 Err(Errno::NODEV) => return Ok(Found::Unmounted),
                 // A signal, or a request that was interrupted before it was read.
                 Err(Errno::INTR | Errno::NOENT) => {}
-                Err(error) => return Err(Error::io("reading requests from the kernel", error.into())),
+                Err(error) => return Err(Error::errno("reading requests from the kernel", error)),
             }
         }
     }

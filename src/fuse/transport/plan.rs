@@ -45,7 +45,7 @@ pub(super) fn shares(threads: usize) -> Result<Vec<Share>> {
     let text = fs::read_to_string(POSSIBLE).context(|| format!("reading {POSSIBLE}"))?;
     let queues = count_cpus(text.trim())
         .ok_or_else(|| Error::new(Kind::Unsupported, format!("{POSSIBLE} says {text:?}, expected ranges of CPUs")))?;
-    let mask = sched_getaffinity(None).map_err(|error| Error::io("asking for usable CPUs", error.into()))?;
+    let mask = sched_getaffinity(None).context(|| "asking for usable CPUs".into())?;
     let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| mask.is_set(cpu)).collect();
     Ok(plan(queues, &usable, threads))
 }
@@ -55,7 +55,7 @@ pub(super) fn stay_on(cpu: usize) {
     let mut mask = CpuSet::new();
     mask.set(cpu);
     if let Err(error) = sched_setaffinity(None, &mask) {
-        tracing::debug!("{}", Error::io(format!("keeping a thread on CPU {cpu}"), error.into()).chain());
+        tracing::debug!("{}", Error::errno(format!("keeping a thread on CPU {cpu}"), error).chain());
     }
 }
 

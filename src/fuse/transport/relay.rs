@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendmsg, socketpair, sockopt};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::transport::inbox::{Inbox, Left};
 use crate::fuse::transport::wire::{self, InHeader, operation};
 use crate::sys::thread::may_fail;
@@ -60,14 +60,14 @@ impl Relay {
     /// # Errors
     /// `Io` without descriptors, `Unsupported` where sockets may hold too little.
     pub(super) fn new() -> Result<(Self, OwnedFd)> {
-        let doing = |error: Errno| Error::io("making the socket pair to the dispatcher", error.into());
+        let doing = || "making the socket pair to the dispatcher".into();
         let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(doing)?;
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).context(doing)?;
         for socket in [&ours, &theirs] {
-            if sockopt::socket_send_buffer_size(socket).map_err(doing)? < 2 * MAX_MESSAGE {
-                sockopt::set_socket_send_buffer_size(socket, 2 * MAX_MESSAGE).map_err(doing)?;
+            if sockopt::socket_send_buffer_size(socket).context(doing)? < 2 * MAX_MESSAGE {
+                sockopt::set_socket_send_buffer_size(socket, 2 * MAX_MESSAGE).context(doing)?;
             }
-            let size = sockopt::socket_send_buffer_size(socket).map_err(doing)?;
+            let size = sockopt::socket_send_buffer_size(socket).context(doing)?;
             if size < MAX_MESSAGE + 64 {
                 return Err(Error::new(
                     Kind::Unsupported,
@@ -85,13 +85,13 @@ impl Relay {
     /// # Errors
     /// `Io` when fuser refuses.
     pub(super) fn ask(&self, request: &[u8]) -> Result<Vec<u8>> {
-        let refused = |error: Errno| Error::io("agreeing with the kernel on the protocol", error.into());
-        self.send(&[IoSlice::new(request)], SendFlags::NOSIGNAL).map_err(refused)?;
+        let doing = || "agreeing with the kernel on the protocol".into();
+        self.send(&[IoSlice::new(request)], SendFlags::NOSIGNAL).context(doing)?;
         let mut reply = vec![0; MAX_MESSAGE];
-        let (len, _) = recv(&self.socket, &mut reply[..], RecvFlags::empty()).map_err(refused)?;
+        let (len, _) = recv(&self.socket, &mut reply[..], RecvFlags::empty()).context(doing)?;
         reply.truncate(len);
         if len < wire::OUT_HEADER_LEN {
-            return Err(refused(Errno::PROTO));
+            return Err(Error::errno(doing(), Errno::PROTO));
         }
         Ok(reply)
     }
@@ -124,7 +124,7 @@ impl Relay {
             }
             Err(error) => {
                 drop(backlog);
-                tracing::error!("{}", Error::io("handing a request to the dispatcher", error.into()).chain());
+                tracing::error!("{}", Error::errno("handing a request to the dispatcher", error).chain());
                 self.deliver(&wire::out_header(unique, libc::EIO, 0));
             }
         }
@@ -144,7 +144,7 @@ impl Relay {
             };
             drop(backlog);
             if let Err(error) = self.send(&[IoSlice::new(&message)], SendFlags::NOSIGNAL) {
-                tracing::debug!("{}", Error::io("handing a request to the dispatcher", error.into()).chain());
+                tracing::debug!("{}", Error::errno("handing a request to the dispatcher", error).chain());
                 if let Some(request) = InHeader::decode(&message) {
                     self.deliver(&wire::out_header(request.unique, libc::EIO, 0));
                 }
@@ -164,7 +164,7 @@ impl Relay {
                 }
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    tracing::error!("{}", Error::io("taking a reply from the dispatcher", error.into()).chain());
+                    tracing::error!("{}", Error::errno("taking a reply from the dispatcher", error).chain());
                     break;
                 }
             }
@@ -220,6 +220,6 @@ pub(super) fn give(device: &OwnedFd, reply: &[u8]) {
         Ok(_) => {}
         // Nobody waits for it any more: the request was interrupted, or the mount is gone.
         Err(Errno::NOENT | Errno::NODEV) => {}
-        Err(error) => tracing::error!("{}", Error::io("replying to the kernel", error.into()).chain()),
+        Err(error) => tracing::error!("{}", Error::errno("replying to the kernel", error).chain()),
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Result};
 use crate::storage::Storage;
 use crate::storage::memory::SECTOR;
@@ -112,7 +114,7 @@ impl<S: Storage> FaultStorage<S> {
 }
 
 fn injected(errno: i32) -> Error {
-    Error::io("injected fault", std::io::Error::from_raw_os_error(errno))
+    Error::errno("injected fault", Errno::from_raw_os_error(errno))
 }
 
 impl<S: Storage> Storage for FaultStorage<S> {

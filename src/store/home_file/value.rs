@@ -4,6 +4,7 @@
 //! What authentication cannot tell is an older value of the same place from the newest.
 
 use data_encoding::BASE64URL_NOPAD;
+use rustix::io::Errno;
 
 use crate::crypto::xaes::{NONCE_LEN, Seal, TAG_LEN};
 use crate::error::{Error, Kind, Result};
@@ -55,7 +56,7 @@ impl Value<'_> {
 pub fn seal_value(keys: &HomeKeys, value: &Value<'_>, plain: &[u8]) -> Result<Vec<u8>> {
     if plain.len() > MAX_XATTR_LEN {
         let message = format!("a value of {} bytes, at most {MAX_XATTR_LEN} can be sealed", plain.len());
-        return Err(Error::io(message, std::io::Error::from_raw_os_error(libc::E2BIG)));
+        return Err(Error::errno(message, Errno::TOOBIG));
     }
     let mut sealed = vec![0; plain.len() + OVERHEAD];
     sealed[0] = FORM;
@@ -104,7 +105,7 @@ pub fn value_len(sealed_len: usize) -> usize {
 pub fn seal_target(keys: &HomeKeys, plain: &[u8]) -> Result<String> {
     if plain.len() > MAX_TARGET_LEN {
         let message = format!("a link's target of {} bytes, at most {MAX_TARGET_LEN} can be sealed", plain.len());
-        return Err(Error::io(message, std::io::Error::from_raw_os_error(libc::ENAMETOOLONG)));
+        return Err(Error::errno(message, Errno::NAMETOOLONG));
     }
     Ok(BASE64URL_NOPAD.encode(&seal_value(keys, &Value::Target, plain)?))
 }

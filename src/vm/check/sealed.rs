@@ -113,7 +113,7 @@ impl Sealed<'_> {
     fn link(&self, entry: &Entry, tally: &mut Tally) -> Result<()> {
         let parent = (self.open)(entry.path.parent().unwrap_or(Path::new("")))?;
         let name = entry.path.file_name().unwrap_or_default();
-        let text = rustix::fs::readlinkat(&parent, name, Vec::new()).map_err(std::io::Error::from);
+        let text = rustix::fs::readlinkat(&parent, name, Vec::new());
         open_target(self.keys, text.context(|| "reading a symbolic link".into())?.as_bytes())?;
         tally.links += 1;
         Ok(())

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -147,7 +146,7 @@ impl Walk<'_> {
     }
 
     fn link(&self, dir: &File, name: &OsStr, place: &Place<'_>) -> Result<Link> {
-        let text = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(io::Error::from);
+        let text = rustix::fs::readlinkat(dir, name, Vec::new());
         let text = OsString::from_vec(text.context(|| "reading a symbolic link".into())?.into_bytes());
         if place.vm.is_some() && looks_like_sealed_target(text.as_bytes()) {
             return Ok(Link::Sealed);
@@ -216,12 +215,12 @@ fn tells_of_vm(kind: ClearKind) -> bool {
 fn open(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {
     // NONBLOCK keeps a fifo that was put in a file's place from stopping us.
     let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).map_err(io::Error::from);
+    let opened = rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from);
     opened.context(|| "opening it".into())
 }
 
 fn stat(file: &File) -> Result<Stat> {
-    let stat = rustix::fs::statat(file, "", AtFlags::EMPTY_PATH).map_err(io::Error::from);
+    let stat = rustix::fs::statat(file, "", AtFlags::EMPTY_PATH);
     stat.context(|| "reading attributes".into())
 }
 

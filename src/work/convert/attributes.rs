@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Gid, Mode, Stat, Timestamps, Uid};
@@ -86,7 +85,7 @@ impl Attributes {
     /// # Errors
     /// `Corrupt` for a sealed value that does not open, or `Io`.
     pub(super) fn read(file: &File, sealing: Sealing<'_>) -> Result<Self> {
-        let stat = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
         let mut xattrs = Vec::new();
         for name in xattr_names(file)? {
             let value = sealing.open(&name, xattr(file, &name)?)?;
@@ -107,7 +106,7 @@ impl Attributes {
             set_xattr(file, name, &sealing.seal(name, value)?)?;
         }
         give_permissions(&self.stat, &self.acls, file)?;
-        rustix::fs::futimens(file, &time.times(&self.stat)).map_err(io::Error::from).context(|| "setting times".into())
+        rustix::fs::futimens(file, &time.times(&self.stat)).context(|| "setting times".into())
     }
 
     /// Gives only the values that a home seals, as long as `sealing` makes each.
@@ -180,7 +179,6 @@ pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr, time: ChangeTi
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
     rustix::fs::chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
         .and_then(|()| rustix::fs::utimensat(dir, name, &time.times(stat), AtFlags::SYMLINK_NOFOLLOW))
-        .map_err(io::Error::from)
         .context(|| "giving a symbolic link its owner and times".into())
 }
 
@@ -191,13 +189,10 @@ pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr, time: ChangeTi
 /// `Io`.
 pub(super) fn give_to_special(stat: &Stat, from: &File, to: &File) -> Result<()> {
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
-    rustix::fs::chownat(to, "", owner.0, owner.1, AtFlags::EMPTY_PATH)
-        .map_err(io::Error::from)
-        .context(|| "setting the owner".into())?;
+    rustix::fs::chownat(to, "", owner.0, owner.1, AtFlags::EMPTY_PATH).context(|| "setting the owner".into())?;
     acl::copy(from, to)?;
     rustix::fs::chmod(proc_entry(to), Mode::from_raw_mode(stat.st_mode & 0o7777))
         .and_then(|()| rustix::fs::utimensat(to, "", &times_of(stat), AtFlags::EMPTY_PATH))
-        .map_err(io::Error::from)
         .context(|| "setting mode and times".into())
 }
 

@@ -2,11 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::crypto::derive::sha256;
@@ -159,7 +159,7 @@ fn check_space(parent: &File, needed: u64) -> Result<()> {
         return Ok(());
     }
     let message = format!("too little space: the clone takes {needed} bytes, {free} are free");
-    Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
+    Err(Error::errno(message, Errno::NOSPC))
 }
 
 struct Cloning<'a> {
@@ -238,9 +238,7 @@ impl Cloning<'_> {
                 let text = self.link_text(entry, keys)?;
                 let is_new = entry.found == Found::SealedLink && !self.options.same_keys;
                 let time = if is_new { ChangeTime::Later } else { ChangeTime::Kept };
-                rustix::fs::symlinkat(text.as_os_str(), &parent, name)
-                    .map_err(io::Error::from)
-                    .context(|| "making a symbolic link".into())?;
+                rustix::fs::symlinkat(text.as_os_str(), &parent, name).context(|| "making a symbolic link".into())?;
                 attributes::give_to_link(&entry.stat, &parent, name, time)
             }
             kind @ (FileType::Fifo
@@ -249,7 +247,6 @@ impl Cloning<'_> {
             | FileType::BlockDevice
             | FileType::Unknown) => {
                 rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(0o600), entry.stat.st_rdev)
-                    .map_err(io::Error::from)
                     .context(|| "making a fifo, socket or device".into())?;
                 let open = |root| {
                     open_beneath(root, &entry.path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
@@ -334,7 +331,7 @@ impl Draft {
         match rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700)) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => return Err(others_clone()),
-            Err(error) => return Err(Error::io(format!("creating {}", path.shown()), error.into())),
+            Err(error) => return Err(Error::errno(format!("creating {}", path.shown()), error)),
         }
         let root = folder::open_at(&parent, OsStr::new(&draft_name)).map_err(|_| others_clone())?;
         lock(&root, &parent, &draft_name)?;
@@ -345,14 +342,12 @@ impl Draft {
     fn make_folder(&self, path: &Path) -> Result<()> {
         let (parent, name) = self.place(path)?;
         rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))
-            .map_err(io::Error::from)
             .context(|| format!("creating folder {}", path.shown()))
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<()> {
         let (from, to) = (self.place(from)?, self.place(to)?);
         rustix::fs::linkat(&from.0, from.1, &to.0, to.1, AtFlags::empty())
-            .map_err(io::Error::from)
             .context(|| format!("linking {}", to.1.shown()))
     }
 
@@ -374,10 +369,9 @@ impl Draft {
                 }
                 other => Err(other),
             })
-            .map_err(io::Error::from)
             .context(|| format!("giving the clone its name {}", self.name.shown()))?;
         self.published.set(true);
-        rustix::fs::fsync(&self.parent).map_err(io::Error::from).context(|| "making the clone's name durable".into())
+        rustix::fs::fsync(&self.parent).context(|| "making the clone's name durable".into())
     }
 }
 
@@ -400,6 +394,6 @@ fn lock(dir: &File, parent: &File, name: &str) -> Result<()> {
         Ok(()) if is_at(parent, Path::new(name), dir).context(|| format!("looking for {name}"))? => Ok(()),
         // Removed by another process between its opening and the lock.
         Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => Err(others_clone()),
-        Err(error) => Err(Error::io("locking the new folder", error.into())),
+        Err(error) => Err(Error::errno("locking the new folder", error)),
     }
 }

@@ -1,7 +1,6 @@
 //! One file of a VM folder copied into a clone: under other keys, or as the bytes that it is.
 
 use std::fs::File;
-use std::io;
 
 use rustix::fs::{Mode, OFlags};
 
@@ -66,7 +65,6 @@ impl Copied<'_> {
         let name = entry.path.file_name().unwrap_or_default();
         let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
             .map(File::from)
-            .map_err(io::Error::from)
             .context(|| "making the copy".into())?;
         match entry.found {
             Found::Disk if self.same_keys => self.same_disk(source, entry, file, pace),

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access as May, AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
@@ -78,7 +77,6 @@ impl<'a> Trial<'a> {
             .context(|| "opening it".into())?;
         self.check_flags(&dir)?;
         rustix::fs::accessat(&dir, ".", May::WRITE_OK | May::EXEC_OK, AtFlags::EACCESS)
-            .map_err(io::Error::from)
             .context(|| "files in it cannot be replaced".into())
     }
 
@@ -140,7 +138,6 @@ impl<'a> Trial<'a> {
             let (name, text) = (temporary_name()?, "x".repeat(sealed_target_len(len)));
             rustix::fs::symlinkat(text, self.root, &name)
                 .and_then(|()| rustix::fs::unlinkat(self.root, &name, AtFlags::empty()))
-                .map_err(io::Error::from)
                 .context(|| format!("making a symbolic link to a sealed target of {len} bytes"))?;
         }
         self.check_owner(entry)
@@ -160,7 +157,7 @@ fn statx(handle: &File) -> Result<(StatxAttributes, Option<u64>)> {
             Ok((found.stx_attributes, has_mount.then_some(found.stx_mnt_id)))
         }
         Err(Errno::NOSYS) => Ok((StatxAttributes::empty(), None)),
-        Err(error) => Err(Error::io("reading attributes", error.into())),
+        Err(error) => Err(Error::errno("reading attributes", error)),
     }
 }
 
@@ -171,12 +168,12 @@ fn unnamed(root: &File) -> Result<File> {
     match rustix::fs::openat(root, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
         Ok(file) => return Ok(File::from(file)),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {} // not with this file system
-        Err(error) => return Err(Error::io("making a new file", error.into())),
+        Err(error) => return Err(Error::errno("making a new file", error)),
     }
     let name = temporary_name()?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(root, &name, flags, mode).map_err(io::Error::from).context(doing)?;
-    rustix::fs::unlinkat(root, OsStr::new(&name), AtFlags::empty()).map_err(io::Error::from).context(doing)?;
+    let file = rustix::fs::openat(root, &name, flags, mode).context(doing)?;
+    rustix::fs::unlinkat(root, OsStr::new(&name), AtFlags::empty()).context(doing)?;
     Ok(File::from(file))
 }
 

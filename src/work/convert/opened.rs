@@ -142,7 +142,6 @@ impl OpenFolder {
                     rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => self.link_header(from, name),
                     other => Err(other),
                 })
-                .map_err(std::io::Error::from)
                 .context(|| format!("renaming {from} to {name}"))?;
             self.state = to;
         }
@@ -170,9 +169,7 @@ impl OpenFolder {
     pub(super) fn end(&mut self) -> Result<()> {
         self.sync()?;
         if let Some(name) = self.state.header_file() {
-            rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())
-                .map_err(std::io::Error::from)
-                .context(|| format!("removing {name}"))?;
+            rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()).context(|| format!("removing {name}"))?;
         }
         self.home = None;
         self.state = HomeState::Clear;
@@ -180,7 +177,7 @@ impl OpenFolder {
     }
 
     pub(super) fn sync(&self) -> Result<()> {
-        rustix::fs::fsync(&self.dir).map_err(std::io::Error::from).context(|| "making names durable".into())
+        rustix::fs::fsync(&self.dir).context(|| "making names durable".into())
     }
 
     /// The home, which every caller has made sure of.

@@ -1,8 +1,9 @@
 //! What a conversion will do, and how much space it takes: known, and refused if need be, before anything is touched.
 
 use std::fs::File;
-use std::io;
 use std::path::PathBuf;
+
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::vm::folder::HomeState;
@@ -154,7 +155,7 @@ pub(super) fn check_space(needed: u64, free: u64) -> Result<()> {
     let message = format!(
         "too little space: {needed} bytes are needed for the largest file and its new form side by side, {free} are free"
     );
-    Err(Error::io(message, io::Error::from_raw_os_error(libc::ENOSPC)))
+    Err(Error::errno(message, Errno::NOSPC))
 }
 
 /// Most bytes that the encrypted form of a file takes.
@@ -177,7 +178,7 @@ pub(super) fn encrypted_space(entry: &Entry, as_disk: bool) -> u64 {
 /// # Errors
 /// `Io`.
 pub(super) fn free_space(dir: &File) -> Result<u64> {
-    let stat = rustix::fs::fstatvfs(dir).map_err(io::Error::from).context(|| "reading free space".into())?;
+    let stat = rustix::fs::fstatvfs(dir).context(|| "reading free space".into())?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 

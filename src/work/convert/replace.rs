@@ -76,7 +76,7 @@ impl Original {
             other => (other, access),
         };
         let file = file.context(|| "opening it".into())?;
-        let stat = rustix::fs::fstat(&file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let stat = rustix::fs::fstat(&file).context(|| "reading attributes".into())?;
         let storage = FileStorage::new(file);
         storage.claim(access)?;
         Ok(Self { form: open(storage)?, stat, writable: access == Access::Write })
@@ -95,8 +95,7 @@ impl Original {
 
     /// Whether it is what it was when it was claimed: not all programs lock what they write.
     fn refuse_if_changed(&self) -> Result<()> {
-        let now =
-            rustix::fs::fstat(self.form.backing()).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let now = rustix::fs::fstat(self.form.backing()).context(|| "reading attributes".into())?;
         let state = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
         if state(&now) == state(&self.stat) {
             return Ok(());
@@ -145,7 +144,6 @@ impl Site<'_, '_> {
         for name in names {
             let draft = Draft::name()?;
             rustix::fs::linkat(self.root, &linked, self.root, &draft, AtFlags::empty())
-                .map_err(io::Error::from)
                 .context(|| "linking the new file".into())?;
             Draft { root: self.root, name: draft, file: None }.publish(name)?;
         }
@@ -159,9 +157,7 @@ impl Site<'_, '_> {
     /// `Io`.
     pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr, time: ChangeTime) -> Result<()> {
         let name = Draft::name()?;
-        rustix::fs::symlinkat(text, self.root, &name)
-            .map_err(io::Error::from)
-            .context(|| "making a symbolic link".into())?;
+        rustix::fs::symlinkat(text, self.root, &name).context(|| "making a symbolic link".into())?;
         let draft = Draft { root: self.root, name, file: None };
         attributes::give_to_link(stat, self.root, OsStr::new(&draft.name), time)?;
         draft.publish(path)
@@ -201,7 +197,6 @@ impl Site<'_, '_> {
         let old = format!("{NEW_PREFIX}{OLD}{}", random::uuid()?);
         let dir = parent_of(self.root, name)?;
         rustix::fs::linkat(dir, name.file_name().unwrap_or_default(), self.root, &old, AtFlags::empty())
-            .map_err(io::Error::from)
             .context(|| "keeping the original until it is overwritten".into())?;
         Ok(Some(old))
     }
@@ -217,13 +212,11 @@ impl Site<'_, '_> {
     }
 
     pub(super) fn sync_root(&self) -> Result<()> {
-        rustix::fs::fsync(self.root).map_err(io::Error::from).context(|| "making names durable".into())
+        rustix::fs::fsync(self.root).context(|| "making names durable".into())
     }
 
     fn remove(&self, name: &str) -> Result<()> {
-        rustix::fs::unlinkat(self.root, name, AtFlags::empty())
-            .map_err(io::Error::from)
-            .context(|| format!("removing {name}"))
+        rustix::fs::unlinkat(self.root, name, AtFlags::empty()).context(|| format!("removing {name}"))
     }
 
     /// Removes what an interrupted run left behind, but for whole replacements of files with several names, which `all` takes
@@ -280,7 +273,7 @@ pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
 }
 
 fn is_last_name(file: &File) -> Result<bool> {
-    let stat = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+    let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
     Ok(stat.st_nlink == 1)
 }
 
@@ -300,7 +293,6 @@ impl<'a> Draft<'a> {
         let name = Self::name()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(root, &name, flags, Mode::from_raw_mode(0o600))
-            .map_err(io::Error::from)
             .context(|| "making a new file".into())?;
         Ok(Self { root, name, file: Some(File::from(file)) })
     }
@@ -313,9 +305,8 @@ impl<'a> Draft<'a> {
     /// Gives it the name, in place of what has it now.
     fn publish(mut self, path: &Path) -> Result<()> {
         let dir = parent_of(self.root, path)?;
-        let before = rustix::fs::fstat(&dir).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let before = rustix::fs::fstat(&dir).context(|| "reading attributes".into())?;
         rustix::fs::renameat(self.root, &self.name, &dir, path.file_name().unwrap_or_default())
-            .map_err(io::Error::from)
             .context(|| "giving the new file its name".into())?;
         self.name.clear();
         if path.components().count() > 1 {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -132,9 +131,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, dir: &File, name: &OsStr, path: &Path, depth: usize) -> Result<()> {
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(io::Error::from)
-            .context(|| "reading attributes".into())?;
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).context(|| "reading attributes".into())?;
         let found = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => return self.folder(&folder::open_at(dir, name)?, path, depth + 1),
             FileType::RegularFile => self.file(dir, name)?,
@@ -151,10 +148,8 @@ impl Walk<'_> {
 
     fn file(&self, dir: &File, name: &OsStr) -> Result<Found> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, name, flags, Mode::empty())
-            .map(File::from)
-            .map_err(io::Error::from)
-            .context(|| "opening it".into())?;
+        let file =
+            rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).context(|| "opening it".into())?;
         if disk::is_disk(&file)? {
             return Ok(Found::Disk);
         }
@@ -196,10 +191,9 @@ fn has_header(file: &File) -> Result<bool> {
 pub(super) fn read_link(dir: &File, name: &OsStr) -> Result<OsString> {
     rustix::fs::readlinkat(dir, name, Vec::new())
         .map(|text| OsString::from_vec(text.into_bytes()))
-        .map_err(io::Error::from)
         .context(|| "reading a symbolic link".into())
 }
 
 fn stat(file: &File) -> Result<Stat> {
-    rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())
+    rustix::fs::fstat(file).context(|| "reading attributes".into())
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
@@ -101,7 +100,7 @@ impl OldAndNew {
     ) -> Result<()> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         replace(dir, name, |draft| {
-            let made = rustix::fs::openat(dir, draft, flags, Mode::from_raw_mode(0o600)).map_err(io::Error::from);
+            let made = rustix::fs::openat(dir, draft, flags, Mode::from_raw_mode(0o600));
             let new = FileStorage::new(File::from(made.context(|| "making a file".into())?));
             new.claim(Access::Write)?;
             self.copy(old, &new, ids[1], ask)?;
@@ -111,7 +110,7 @@ impl OldAndNew {
     }
 
     fn copy_metadata(&self, old: &File, new: &File, ids: [FileId; 2]) -> Result<()> {
-        let stat = rustix::fs::fstat(old).map_err(io::Error::from).context(|| "reading attributes".into())?;
+        let stat = rustix::fs::fstat(old).context(|| "reading attributes".into())?;
         give_owner(&stat, new)?;
         let mut acls = Vec::new();
         for name in xattr_names(old)? {
@@ -150,7 +149,7 @@ impl OldAndNew {
             }
         }
         if changed {
-            let stat = rustix::fs::fstat(file).map_err(io::Error::from).context(|| "reading attributes".into())?;
+            let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
             // Only an owner may; a copy of attributes goes by these themselves.
             let _ = change_times(&stat, file);
         }
@@ -159,18 +158,17 @@ impl OldAndNew {
 
     /// Replaces a symbolic link whose target is under the old DEK. Returns whether it was.
     pub(super) fn replace_symlink(&self, dir: &File, name: &OsStr) -> Result<bool> {
-        let stored = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(io::Error::from);
+        let stored = rustix::fs::readlinkat(dir, name, Vec::new());
         let stored = stored.context(|| "reading a symbolic link".into())?.into_bytes();
         let Ok(target) = home_file::open_target(&self.old, &stored) else { return Ok(false) };
         let sealed = home_file::seal_target(&self.new, &target)?;
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from);
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
         let stat = stat.context(|| "reading attributes".into())?;
         let (owner, group) = (owner(stat.st_uid), group(stat.st_gid));
         replace(dir, name, |draft| {
             rustix::fs::symlinkat(&sealed, dir, draft)
                 .and_then(|()| rustix::fs::chownat(dir, draft, owner, group, AtFlags::SYMLINK_NOFOLLOW))
                 .and_then(|()| rustix::fs::utimensat(dir, draft, &times_after(&stat), AtFlags::SYMLINK_NOFOLLOW))
-                .map_err(io::Error::from)
                 .context(|| "making a symbolic link".into())
         })?;
         Ok(true)
@@ -180,11 +178,8 @@ impl OldAndNew {
 /// Makes something under a draft's name and gives it the name of what it replaces.
 pub(super) fn replace(dir: &File, name: &OsStr, make: impl FnOnce(&OsStr) -> Result<()>) -> Result<()> {
     let draft = OsString::from(format!("{NEW_PREFIX}{DRAFT_PREFIX}{}", random::uuid()?));
-    let replaced = make(&draft).and_then(|()| {
-        rustix::fs::renameat(dir, &draft, dir, name)
-            .map_err(io::Error::from)
-            .context(|| "giving a file its name".into())
-    });
+    let replaced = make(&draft)
+        .and_then(|()| rustix::fs::renameat(dir, &draft, dir, name).context(|| "giving a file its name".into()));
     if replaced.is_err() {
         // The next run would remove it as well; that it cannot be removed would say less than the error at hand.
         let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
@@ -194,7 +189,7 @@ pub(super) fn replace(dir: &File, name: &OsStr, make: impl FnOnce(&OsStr) -> Res
 
 /// What was re-encrypted says so by its times: a copy of the ciphertext that is brought up to date by size and time must get it.
 fn change_times(before: &Stat, file: &File) -> Result<()> {
-    rustix::fs::futimens(file, &times_after(before)).map_err(io::Error::from).context(|| "setting times".into())
+    rustix::fs::futimens(file, &times_after(before)).context(|| "setting times".into())
 }
 
 fn is_sealed(name: &OsStr) -> bool {

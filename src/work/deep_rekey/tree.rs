@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -102,7 +101,7 @@ impl<'t> Tree<'t> {
             self.done += 1;
         }
         if changed {
-            rustix::fs::fsync(&dir).map_err(io::Error::from).context(|| format!("syncing folder {}", path.shown()))?;
+            rustix::fs::fsync(&dir).context(|| format!("syncing folder {}", path.shown()))?;
         }
         Ok(changed)
     }
@@ -171,7 +170,6 @@ impl<'t> Tree<'t> {
         let name = twin.file_name().unwrap_or_default();
         sealed::replace(entry.dir, entry.name, |draft| {
             rustix::fs::linkat(&from, name, entry.dir, draft, AtFlags::empty())
-                .map_err(io::Error::from)
                 .context(|| format!("linking to {}", twin.shown()))
         })
     }
@@ -205,9 +203,9 @@ impl<'t> Tree<'t> {
     }
 }
 
-fn open(entry: &Entry<'_>, access: OFlags) -> io::Result<File> {
+fn open(entry: &Entry<'_>, access: OFlags) -> rustix::io::Result<File> {
     let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(entry.dir, entry.name, flags, Mode::empty()).map(File::from).map_err(io::Error::from)
+    rustix::fs::openat(entry.dir, entry.name, flags, Mode::empty()).map(File::from)
 }
 
 /// Claims a file so that nobody else uses it meanwhile; against writers alone, where it may not be written.
@@ -225,7 +223,7 @@ fn claimed(entry: &Entry<'_>, for_reading: File) -> Result<FileStorage> {
 fn entries(dir: &File) -> Result<Vec<(OsString, Stat)>> {
     let names = scan::sorted_names(dir)?.into_iter().filter(|name| !scan::is_reserved(name));
     let stat = |name: OsString| {
-        let stat = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from);
+        let stat = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW);
         stat.context(|| format!("looking at {}", name.shown())).map(|stat| (name, stat))
     };
     names.map(stat).collect()
@@ -235,9 +233,7 @@ fn entries(dir: &File) -> Result<Vec<(OsString, Stat)>> {
 fn remove_drafts(dir: &File) -> Result<()> {
     let prefix = [NEW_PREFIX, DRAFT_PREFIX].concat();
     for name in scan::sorted_names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(prefix.as_bytes())) {
-        rustix::fs::unlinkat(dir, &name, AtFlags::empty())
-            .map_err(io::Error::from)
-            .context(|| format!("removing {}", name.shown()))?;
+        rustix::fs::unlinkat(dir, &name, AtFlags::empty()).context(|| format!("removing {}", name.shown()))?;
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +55,7 @@ impl Walk<'_> {
     fn follow(&mut self, place: &Place<'_>) -> Result<()> {
         let target = match self.open_target(place.path, OFlags::PATH) {
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(()), // it leads nowhere
-            target => target.map_err(io::Error::from).context(|| "following a symbolic link".into())?,
+            target => target.context(|| "following a symbolic link".into())?,
         };
         let its_mount = mount_of(&target)?;
         if mount_table::is_ours(its_mount).context(|| "reading the table of mounts".into())? {
@@ -79,7 +78,7 @@ impl Walk<'_> {
                 self.folder(&dir, its_mount, stat, place)
             }
             FileType::RegularFile => {
-                let file = self.open_target(place.path, OFlags::RDONLY | OFlags::NONBLOCK).map_err(io::Error::from);
+                let file = self.open_target(place.path, OFlags::RDONLY | OFlags::NONBLOCK);
                 let file = file.context(|| "opening it".into())?;
                 let what = classify(file, place.path.file_name().unwrap_or_default())?;
                 self.add(place, stat, what);
