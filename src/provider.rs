@@ -300,20 +300,20 @@ impl Providers {
         });
     }
 
+    /// Fetches one KEK.
+    ///
+    /// # Errors
+    /// Those of [`KeyProvider::fetch_key`], and whatever keeps the provider from being set up.
+    pub fn fetch(&self, id: &KeyId) -> Result<Arc<dyn Kek>> {
+        fetch_through(&self.provider(id.provider()).map_err(Arc::new), id)
+    }
+
     fn fetch_from(&self, name: &ProviderName, ids: &[KeyId], each: &Receiver<'_>) {
         let provider = self.provider(name).map_err(Arc::new);
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let kek = match &provider {
-                    Ok(provider) => provider.fetch_key(id),
-                    Err(error) => Err(Error::with_source(
-                        error.kind(),
-                        format!("key provider {name} cannot be used"),
-                        Arc::clone(error),
-                    )),
-                };
-                each(id.clone(), kek);
+                each(id.clone(), fetch_through(&provider, id));
             }
         };
         thread::scope(|scope| {
@@ -322,6 +322,19 @@ impl Providers {
             }
             work();
         });
+    }
+}
+
+/// The one way to a KEK that a component needs, whoever asks and however the provider is: what is to be known of every
+/// fetch, or decided over it, belongs here.
+fn fetch_through(provider: &std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>, id: &KeyId) -> Result<Arc<dyn Kek>> {
+    match provider {
+        Ok(provider) => provider.fetch_key(id),
+        Err(error) => Err(Error::with_source(
+            error.kind(),
+            format!("key provider {} cannot be used", id.provider()),
+            Arc::clone(error),
+        )),
     }
 }
 

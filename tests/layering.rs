@@ -18,7 +18,7 @@ const LAYERS: [&str; 18] = [
 const IN_TESTS_ONLY: (&str, &str) = ("fs", "work");
 
 /// What only some files may name, and whether as a macro: `println` is one with `!` behind it.
-const RESERVED: [(&[&str], bool, &[&str]); 8] = [
+const RESERVED: [(&[&str], bool, &[&str]); 9] = [
     (&["fuser"], false, &["fuse"]),
     (&["clap", "clap_complete", "clap_mangen"], false, &["cli"]),
     (&["aes", "xts_mode", "aws_lc_rs", "aws_lc_sys", "argon2"], false, &["crypto"]),
@@ -28,6 +28,8 @@ const RESERVED: [(&[&str], bool, &[&str]); 8] = [
     // A name goes to a terminal or a log by `shown()` of `text::Show`; what becomes JSON may fail to.
     (&["display"], false, &["text"]),
     (&["json"], true, &["text"]),
+    // KEKs are fetched by `Providers::fetch`, `fetch_all` or `fetch_each`, which see every fetch.
+    (&["fetch_key"], false, &["provider"]),
 ];
 
 /// The two files that are no module: the crate's root, which names all of them, and the program.
@@ -267,6 +269,7 @@ fn each_reserved_name_is_seen_outside_its_place_and_not_in_it() {
         ("storage/file.rs", "unsafe impl Send for A {}", "sys/memory.rs"),
         ("fuse.rs", "fn f() { eprintln!(\"x\") }", "cli/check.rs"),
         ("vm.rs", "fn f() { tracing::warn!(\"x\") }", "fuse/errno.rs"),
+        ("vm.rs", "fn f() { provider.fetch_key(&id) }", "provider/kmip.rs"),
         ("cli/info.rs", "fn f(path: &Path) { path.display() }", "text.rs"),
         ("cli/info.rs", "fn f() { serde_json::json!(x) }", "text.rs"),
     ];

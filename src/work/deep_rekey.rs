@@ -161,8 +161,8 @@ impl DeepRekey {
                     format!("a deep rekey to key {key_id} is under way: finish it first, without another provider"),
                 ));
             }
-            let provider = place.providers().provider(key_id.provider())?;
-            let kek = provider.fetch_key(&key_id).context(|| format!("key {key_id} of the deep rekey under way"))?;
+            let kek =
+                place.providers().fetch(&key_id).context(|| format!("key {key_id} of the deep rekey under way"))?;
             return Ok((Target { key_id, kek, keks }, true));
         }
         let unusable = || format!("new key from provider {wanted}");

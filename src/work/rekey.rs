@@ -134,7 +134,8 @@ impl Rekey {
         let resumed = unfinished.is_some();
         let (key_id, kek) = match unfinished {
             Some(key_id) => {
-                let kek = provider.fetch_key(&key_id).context(|| format!("key {key_id} of the unfinished rekey"))?;
+                let kek =
+                    place.providers().fetch(&key_id).context(|| format!("key {key_id} of the unfinished rekey"))?;
                 (key_id, kek)
             }
             None => make_key(place, leader.header().uuid, provider.as_ref()).context(unusable)?,
@@ -168,7 +169,7 @@ pub(super) fn make_key(
     provider: &dyn KeyProvider,
 ) -> Result<(KeyId, Arc<dyn Kek>)> {
     let (key_id, made) = provider.create_key(&NewKey { vm_name: place.vm_name(), vm_uuid })?;
-    let fetched = provider.fetch_key(&key_id)?;
+    let fetched = place.providers().fetch(&key_id)?;
     if fetched.check()? != made.check()? {
         return Err(Error::new(
             Kind::KeyRejected,

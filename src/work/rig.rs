@@ -74,7 +74,7 @@ impl Rig {
         let home = path.as_os_str().is_empty();
         let dek = if home { random::home_dek() } else { random::disk_dek() }.unwrap();
         let disk = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
-        let kek = self.providers.provider(key.provider()).unwrap().fetch_key(key).unwrap();
+        let kek = self.providers.fetch(key).unwrap();
         let header = Header {
             sequence: 1,
             uuid: random::uuid().unwrap(),

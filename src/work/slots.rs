@@ -119,7 +119,7 @@ impl AddKey {
             None => place.providers().default_provider()?,
         };
         let fetch = |key_id: KeyId| {
-            let kek = provider.fetch_key(&key_id).context(|| format!("fetching key {key_id}"))?;
+            let kek = place.providers().fetch(&key_id).context(|| format!("fetching key {key_id}"))?;
             Ok((key_id, kek))
         };
         if let Some(id) = &self.key_id {

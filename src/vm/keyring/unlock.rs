@@ -142,10 +142,7 @@ pub fn slot_for(key_id: &KeyId, kek: &dyn Kek, dek: &Dek) -> Result<Slot> {
 /// As the provider's.
 pub fn first_kek(header: &Header, providers: &Providers) -> Result<(KeyId, Arc<dyn Kek>)> {
     let slot = header.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
-    let kek = providers
-        .provider(slot.key_id.provider())?
-        .fetch_key(&slot.key_id)
-        .map_err(|error| about(&slot.key_id, &error))?;
+    let kek = providers.fetch(&slot.key_id).map_err(|error| about(&slot.key_id, &error))?;
     Ok((slot.key_id.clone(), kek))
 }
 

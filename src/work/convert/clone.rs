@@ -175,7 +175,7 @@ impl Cloning<'_> {
         let (header, keys) = self.make_home()?;
         let key_id = header.slots.first().map(|slot| slot.key_id.clone());
         let key_id = key_id.ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
-        let kek = self.providers.provider(key_id.provider())?.fetch_key(&key_id)?;
+        let kek = self.providers.fetch(&key_id)?;
         let key = WrappingKey { id: key_id.clone(), kek };
         for folder in self.entries.iter().rev().filter(|entry| entry.found == Found::Folder) {
             if !folder.path.as_os_str().is_empty() {

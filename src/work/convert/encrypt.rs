@@ -74,7 +74,7 @@ impl<'p> Encryption<'p> {
                 Some(name) => self.providers.provider(name)?,
                 None => self.providers.default_provider()?.1,
             };
-            self.folder.begin(&provider)?;
+            self.folder.begin(self.providers, &provider)?;
         }
         // The keys may have been waited for, and the folder was not claimed if it had no header: what was seen before is old.
         if let Err(error) = self.look_again() {

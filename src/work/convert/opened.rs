@@ -82,7 +82,7 @@ impl OpenFolder {
     /// # Errors
     /// `Busy` when another conversion began in the meantime, `KeyUnavailable` when the provider gives no key, or `Io`; then this
     /// home is not there.
-    pub(super) fn begin(&mut self, provider: &Arc<dyn KeyProvider>) -> Result<()> {
+    pub(super) fn begin(&mut self, providers: &Providers, provider: &Arc<dyn KeyProvider>) -> Result<()> {
         let state = HomeState::Encrypting;
         let Some(name) = state.header_file() else { return Ok(()) };
         outer::refuse(&self.path)?;
@@ -103,7 +103,7 @@ impl OpenFolder {
             let stored = folder::read_header(&self.dir, name)?
                 .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
             let slot = made.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
-            let key = WrappingKey { id: slot.key_id.clone(), kek: provider.fetch_key(&slot.key_id)? };
+            let key = WrappingKey { id: slot.key_id.clone(), kek: providers.fetch(&slot.key_id)? };
             let dek = key.unlock(&stored.header)?;
             stored.header.verify(&dek).map(drop)
         };
