@@ -3,19 +3,16 @@
 //! Either transport serves reads and writes itself, the classic one most of what is done to names and attributes as well, and hands
 //! everything else, in the wire format that it has, to fuser, which stays the one that knows the protocol.
 
+mod data_requests;
 mod dev_fuse;
 mod ending;
-mod hot;
-mod in_place;
 mod inbox;
 mod io_uring;
-mod looking;
-mod plan;
-mod quickness;
+mod name_requests;
+mod policy;
 mod relay;
 mod reply;
 mod ring_server;
-mod roaming;
 pub(super) mod times;
 mod wire;
 

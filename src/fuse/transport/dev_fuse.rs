@@ -20,10 +20,10 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
+use crate::fuse::transport::data_requests::{self, Answer, Served, guarded};
 use crate::fuse::transport::ending;
-use crate::fuse::transport::hot::{self, Answer, Served, guarded};
-use crate::fuse::transport::in_place::{self, MAX_BODY};
-use crate::fuse::transport::looking::Looking;
+use crate::fuse::transport::name_requests::{self, MAX_BODY};
+use crate::fuse::transport::policy::spin::Looking;
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
 use crate::fuse::transport::times;
 use crate::fuse::transport::wire::{self, InHeader, operation};
@@ -369,7 +369,7 @@ impl<'a> Crew<'a> {
         let mut argument = [0; wire::ARGUMENT_LEN];
         let argument = &mut argument[..len.min(wire::ARGUMENT_LEN)];
         argument.copy_from_slice(reader.body(argument.len()));
-        match hot::serve(self.fs, request, argument, &mut reader.buffer) {
+        match data_requests::serve(self.fs, request, argument, &mut reader.buffer) {
             Some(Served::Answered(answer)) => return Some(answer),
             Some(Served::ToSync { handle, written }) => {
                 let origin = Origin::Device(Arc::clone(&reader.device));
@@ -396,13 +396,13 @@ impl<'a> Crew<'a> {
 
     /// Serves a request that is short, if it is one of those; the watcher sees when it takes its time.
     fn in_place(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
-        if !in_place::lets_in(request, self.owner_alone) {
+        if !name_requests::lets_in(request, self.owner_alone) {
             return None;
         }
         let mut body = [0; MAX_BODY];
         let body = body.get_mut(..len)?;
         body.copy_from_slice(reader.body(len));
-        in_place::serve(self.fs, request, body, &mut reader.buffer)
+        name_requests::serve(self.fs, request, body, &mut reader.buffer)
     }
 
     /// No reply is expected.

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use crate::fuse::transport::hot::Answer;
+use crate::fuse::transport::data_requests::Answer;
 use crate::sys::fuse_ring::{LooseEntry, Waker};
 
 /// Where it is left; the thread's ring has the same [`Waker`].

@@ -14,10 +14,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::fuse::transport::ending;
 use crate::fuse::transport::inbox::Inbox;
-use crate::fuse::transport::plan::{self, Share};
+use crate::fuse::transport::policy::migration::Latest;
+use crate::fuse::transport::policy::plan::{self, Share};
 use crate::fuse::transport::relay::Relay;
 use crate::fuse::transport::ring_server::{Mounted, Server};
-use crate::fuse::transport::roaming::Latest;
 use crate::sys::fuse_ring::{FuseRing, Waker};
 
 /// Threads with rings of their own, ready to be tied to a mount.

@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fs::{Attr, CacheMode, FileKind, HandleNumber};
-use crate::fuse::transport::hot::Answer;
+use crate::fuse::transport::data_requests::Answer;
 use crate::fuse::{BLOCK_SIZE, open_flags, ttl};
 
 /// What to reply.

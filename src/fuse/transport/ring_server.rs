@@ -8,14 +8,14 @@ use std::time::Instant;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::{FileSystem, Pending};
+use crate::fuse::transport::data_requests::{self, Answer, Outcome, Served, guarded};
 use crate::fuse::transport::dev_fuse::adapt;
-use crate::fuse::transport::hot::{self, Answer, Outcome, Served, guarded};
-use crate::fuse::transport::in_place::{self, MAX_BODY};
 use crate::fuse::transport::inbox::{Inbox, Left};
-use crate::fuse::transport::plan::{QueueShare, Share};
-use crate::fuse::transport::quickness::Quickness;
+use crate::fuse::transport::name_requests::{self, MAX_BODY};
+use crate::fuse::transport::policy::latency::Quickness;
+use crate::fuse::transport::policy::migration::{Better, Latest, Roaming};
+use crate::fuse::transport::policy::plan::{QueueShare, Share};
 use crate::fuse::transport::relay::{Origin, Relay};
-use crate::fuse::transport::roaming::{Better, Latest, Roaming};
 use crate::fuse::transport::wire::{self, InHeader};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::{HEADROOM, MAX_REQUEST};
@@ -186,11 +186,11 @@ impl<'a> Server<'a> {
         may_fail("request");
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
-        if self.mounted.fs.leaves_io_to_others() && hot::is_read_or_write(header) {
+        if self.mounted.fs.leaves_io_to_others() && data_requests::is_read_or_write(header) {
             self.roaming.lose_track();
             return self.begin_or_defer(entry);
         }
-        let served = hot::serve(&self.mounted.fs, header, request.argument, request.buffer);
+        let served = data_requests::serve(&self.mounted.fs, header, request.argument, request.buffer);
         match served.or_else(|| self.in_place(entry, header).map(Served::Answered)) {
             Some(Served::Answered(answer)) => match self.better_thread(entry) {
                 Some(thread) => self.give(entry, answer, thread),
@@ -205,7 +205,7 @@ impl<'a> Server<'a> {
     /// under way it waits for no lock.
     fn in_place(&mut self, entry: usize, header: InHeader) -> Option<Answer> {
         let Mounted { fs, owner_alone, .. } = self.mounted;
-        if fs.leaves_io_to_others() || !in_place::lets_in(header, *owner_alone) || !self.quickness.is_likely() {
+        if fs.leaves_io_to_others() || !name_requests::lets_in(header, *owner_alone) || !self.quickness.is_likely() {
             return None;
         }
         let request = self.ring.request(entry)?;
@@ -216,7 +216,7 @@ impl<'a> Server<'a> {
         body[..argument].copy_from_slice(request.argument.get(..argument)?);
         body[argument..].copy_from_slice(&request.buffer[HEADROOM..][..names]);
         let start = Instant::now();
-        let answer = in_place::serve(fs, header, body, request.buffer)?;
+        let answer = name_requests::serve(fs, header, body, request.buffer)?;
         self.quickness.took(start.elapsed());
         Some(answer)
     }
@@ -288,11 +288,12 @@ impl<'a> Server<'a> {
     fn begin(&mut self, entry: usize) -> Result<bool> {
         let Some(request) = self.ring.request(entry) else { return Ok(true) };
         let Some(header) = InHeader::decode(request.header) else { return Ok(true) };
-        let served = match hot::begin(&self.mounted.fs, header, request.argument, request.buffer) {
+        let served = match data_requests::begin(&self.mounted.fs, header, request.argument, request.buffer) {
             Outcome::Served(served) => served,
             Outcome::UnderWay(pending) => return self.transfer(entry, pending).map(|()| true),
             Outcome::MustWait if self.in_flight > 0 => return Ok(false),
-            Outcome::MustWait => match hot::serve(&self.mounted.fs, header, request.argument, request.buffer) {
+            Outcome::MustWait => match data_requests::serve(&self.mounted.fs, header, request.argument, request.buffer)
+            {
                 Some(served) => served,
                 None => Served::Answered(Answer::failed(libc::ENOSYS)),
             },
@@ -333,7 +334,7 @@ impl<'a> Server<'a> {
         if let Some(request) = self.ring.request(entry)
             && let Some(header) = InHeader::decode(request.header)
         {
-            let served = hot::end(&self.mounted.fs, header, request.argument, pending, moved, request.buffer);
+            let served = data_requests::end(&self.mounted.fs, header, request.argument, pending, moved, request.buffer);
             self.finish(entry, header, served)?;
         }
         Ok(())

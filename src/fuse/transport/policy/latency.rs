@@ -15,7 +15,7 @@ const BELIEVED: u32 = 64;
 
 /// What the last operations took.
 #[derive(Debug, Default)]
-pub(super) struct Quickness {
+pub(in crate::fuse::transport) struct Quickness {
     /// Slow ones that are remembered.
     slow: u32,
     /// Quick ones since the last of them.
@@ -26,14 +26,14 @@ pub(super) struct Quickness {
 
 impl Quickness {
     /// Whether the thread serves the next one itself.
-    pub(super) fn is_likely(&mut self) -> bool {
+    pub(in crate::fuse::transport) fn is_likely(&mut self) -> bool {
         let is_likely = self.elsewhere == 0;
         self.elsewhere = self.elsewhere.saturating_sub(1);
         is_likely
     }
 
     /// One that it served took so long.
-    pub(super) fn took(&mut self, time: Duration) {
+    pub(in crate::fuse::transport) fn took(&mut self, time: Duration) {
         if time > SLOW {
             self.elsewhere = 1 << (FIRST_BITS + self.slow).min(MOST_BITS);
             (self.slow, self.quick) = (self.slow.saturating_add(1), 0);

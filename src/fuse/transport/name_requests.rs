@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::Result;
 use crate::fs::{Attr, Changes, FileSystem, NewFile, OpenMode, RenameMode, TimeChange};
 use crate::fuse::errno::{On, refuse};
-use crate::fuse::transport::hot::{Answer, guarded};
+use crate::fuse::transport::data_requests::{Answer, guarded};
 use crate::fuse::transport::reply::Reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
 use crate::fuse::{after_open, damage, ttl};

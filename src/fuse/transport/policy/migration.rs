@@ -28,7 +28,7 @@ const MOST_REST_BITS: u32 = 6;
 const ENOUGH: u32 = 8;
 
 /// Which thread of a mount last had a request alone, and when; and which threads are at work.
-pub(super) struct Latest {
+pub(in crate::fuse::transport) struct Latest {
     began: Instant,
     /// Nanoseconds since then, above [`THREAD_BITS`] for the thread's number.
     at: CachePadded<AtomicU64>,
@@ -39,7 +39,7 @@ const THREAD_BITS: u32 = 16;
 
 impl Latest {
     /// For so many threads.
-    pub(super) fn new(threads: usize) -> Self {
+    pub(in crate::fuse::transport) fn new(threads: usize) -> Self {
         let at_work = (0..threads).map(|_| CachePadded::default()).collect();
         Self { began: Instant::now(), at: CachePadded::default(), at_work }
     }
@@ -67,7 +67,7 @@ impl Latest {
 
 /// Which thread had better serve a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Better {
+pub(in crate::fuse::transport) enum Better {
     /// The one that does.
     Same,
     /// This one, which serves the client as well.
@@ -114,7 +114,7 @@ impl Looking {
 }
 
 /// What the thread on a CPU knows of the clients that it serves.
-pub(super) struct Roaming<'a> {
+pub(in crate::fuse::transport) struct Roaming<'a> {
     latest: &'a Latest,
     thread: usize,
     looking: Looking,
@@ -129,31 +129,31 @@ pub(super) struct Roaming<'a> {
 
 impl<'a> Roaming<'a> {
     /// For a thread of this number.
-    pub(super) fn new(latest: &'a Latest, thread: usize) -> Self {
+    pub(in crate::fuse::transport) fn new(latest: &'a Latest, thread: usize) -> Self {
         Self { latest, thread, looking: Looking::default(), shared: 0, elsewhere: 0, slow: 0, single: 0 }
     }
 
     /// A wait begins. Returns until when to look; `None`: not at all. Where the client shares the thread's CPU, that would keep it from
     /// asking.
-    pub(super) fn begin_wait(&mut self, now: Instant) -> Option<Instant> {
+    pub(in crate::fuse::transport) fn begin_wait(&mut self, now: Instant) -> Option<Instant> {
         self.latest.set_at_work(self.thread, false);
         let is_likely = self.elsewhere >= ENOUGH || (self.elsewhere > 0 && self.single >= 2 * ENOUGH);
         (is_likely && self.looking.begins()).then(|| now + PATIENCE)
     }
 
     /// A wait is over that took so long; `found`: by looking, or not, if that was tried.
-    pub(super) fn end_wait(&mut self, waited: Duration, found: Option<bool>) {
+    pub(in crate::fuse::transport) fn end_wait(&mut self, waited: Duration, found: Option<bool>) {
         self.latest.set_at_work(self.thread, true);
         self.looking.ended(waited, found);
     }
 
     /// Several requests came at once, or something else that says nothing of a client with one at a time.
-    pub(super) fn lose_track(&mut self) {
+    pub(in crate::fuse::transport) fn lose_track(&mut self) {
         (self.shared, self.elsewhere, self.slow, self.single) = (0, 0, 0, 0);
     }
 
     /// A request came alone, from the thread's own CPU or another.
-    pub(super) fn came_alone(&mut self, from_own_cpu: bool, now: Instant) -> Better {
+    pub(in crate::fuse::transport) fn came_alone(&mut self, from_own_cpu: bool, now: Instant) -> Better {
         let other = self.latest.replace(self.thread, now);
         self.single = if other.is_some() { 0 } else { self.single.saturating_add(1) };
         let other = other.filter(|&(other, since)| {

@@ -17,30 +17,30 @@ const NEIGHBOURS: usize = 3;
 
 /// What one thread serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Share {
+pub(in crate::fuse::transport) struct Share {
     /// Of the thread among all.
-    pub(super) number: usize,
+    pub(in crate::fuse::transport) number: usize,
     /// The CPU that the thread stays on.
-    pub(super) cpu: Option<usize>,
+    pub(in crate::fuse::transport) cpu: Option<usize>,
     /// Whether each of several threads stays on a CPU.
-    pub(super) is_kept: bool,
-    pub(super) queues: Vec<QueueShare>,
+    pub(in crate::fuse::transport) is_kept: bool,
+    pub(in crate::fuse::transport) queues: Vec<QueueShare>,
 }
 
 /// What one thread holds of one queue.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct QueueShare {
-    pub(super) queue: u16,
-    pub(super) entries: usize,
+pub(in crate::fuse::transport) struct QueueShare {
+    pub(in crate::fuse::transport) queue: u16,
+    pub(in crate::fuse::transport) entries: usize,
     /// Number of the thread that has the queue for its own.
-    pub(super) home: usize,
+    pub(in crate::fuse::transport) home: usize,
 }
 
 /// Shares for at most `threads` threads, of all queues of this machine.
 ///
 /// # Errors
 /// `Io` or `Unsupported` when the system does not tell its CPUs.
-pub(super) fn shares(threads: usize) -> Result<Vec<Share>> {
+pub(in crate::fuse::transport) fn shares(threads: usize) -> Result<Vec<Share>> {
     const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
     let text = fs::read_to_string(POSSIBLE).context(|| format!("reading {POSSIBLE}"))?;
     let queues = count_cpus(text.trim())
@@ -51,7 +51,7 @@ pub(super) fn shares(threads: usize) -> Result<Vec<Share>> {
 }
 
 /// Keeps the calling thread on a CPU; where that is not allowed any more it stays free.
-pub(super) fn stay_on(cpu: usize) {
+pub(in crate::fuse::transport) fn stay_on(cpu: usize) {
     let mut mask = CpuSet::new();
     mask.set(cpu);
     if let Err(error) = sched_setaffinity(None, &mask) {

@@ -2,7 +2,7 @@
 //!
 //! To be woken takes tens of microseconds, most of all where the CPU went idle, and a client with one request at a time asks for the
 //! next one sooner than that. So who did not wait for long looks before it sleeps. Who did sleeps at once: an idle mount costs
-//! nothing. Threads of rings, which may share a CPU with the client, have rules of their own ([`super::roaming`]).
+//! nothing. Threads of rings, which may share a CPU with the client, have rules of their own ([`super::migration`]).
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,24 +13,24 @@ const PATIENCE: Duration = Duration::from_micros(40);
 const SHORT: Duration = Duration::from_micros(80);
 
 /// One reader's waits.
-pub(super) struct Looking {
+pub(in crate::fuse::transport) struct Looking {
     /// On the only CPU no client could ask meanwhile.
     has_company: bool,
     pays: bool,
 }
 
 impl Looking {
-    pub(super) fn new() -> Self {
+    pub(in crate::fuse::transport) fn new() -> Self {
         Self { has_company: thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1), pays: false }
     }
 
     /// Until when to look, in a wait that begins now; `None`: not at all.
-    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
+    pub(in crate::fuse::transport) fn until(&self, now: Instant) -> Option<Instant> {
         self.pays.then(|| now + PATIENCE)
     }
 
     /// A wait is over that began then.
-    pub(super) fn ended(&mut self, start: Instant) {
+    pub(in crate::fuse::transport) fn ended(&mut self, start: Instant) {
         self.pays = self.has_company && start.elapsed() < SHORT;
     }
 }
