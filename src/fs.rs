@@ -55,6 +55,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
 use crate::text::Show;
+use crate::vm::home_state::HomeState;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyring::{Keyring, Question};
 use crate::vm::{acl, folder, scan};
@@ -131,7 +132,7 @@ impl FileSystem {
     /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted.
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
-        if let Some(why) = folder::home_state(&root)?.unfinished() {
+        if let Some(why) = HomeState::of(&root)?.unfinished() {
             return Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown())));
         }
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());

@@ -12,6 +12,7 @@ pub mod clear;
 pub mod disk;
 pub mod folder;
 pub mod home;
+pub mod home_state;
 pub mod in_use;
 pub mod inventory;
 pub mod keyring;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::cli::{out, size, table};
 use crate::error::Result;
 use crate::text::{self, Show};
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::work::convert::{Action, Plan, PlannedFile};
 
 /// Field names are part of the stable JSON output.

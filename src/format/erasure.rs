@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::crypto::derive::sha256;
 use crate::error::{Error, Kind, Result};
-use crate::format::header::ComponentKind;
+use crate::format::component::ComponentKind;
 use crate::format::{Reader, Writer};
 
 /// Bytes of the mark: what a medium writes at once, so it is never torn.

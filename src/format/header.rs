@@ -5,6 +5,7 @@
 
 mod transition;
 
+pub use crate::format::component::ComponentKind;
 pub use transition::{TRANSITION_ID_LEN, Transition, TransitionId};
 
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::erasure::{self, Erasure};
 use crate::format::names::DiskNames;
 use crate::format::{Reader, Writer};
-use crate::key::{DISK_DEK_LEN, Dek, HOME_DEK_LEN, KeyCheck, KeyId, ProviderName, WrappedDek};
+use crate::key::{Dek, KeyCheck, KeyId, ProviderName, WrappedDek};
 use crate::sector::SectorSize;
 
 /// Bytes of one copy.
@@ -73,56 +74,6 @@ impl Shape {
             Self::Home => ComponentKind::Home,
             Self::Disk { .. } => ComponentKind::Disk,
         }
-    }
-}
-
-/// What is encrypted and unlocked on its own.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum ComponentKind {
-    /// All files of a VM folder that are not disks.
-    Home,
-    /// One disk image.
-    Disk,
-}
-
-impl ComponentKind {
-    /// Offsets of the two header copies in the backing file.
-    pub fn copy_offsets(self) -> [u64; 2] {
-        match self {
-            Self::Home => [0, 64 << 10],
-            Self::Disk => [0, 4 << 20],
-        }
-    }
-
-    /// Length of the component's DEK in bytes.
-    pub fn dek_len(self) -> usize {
-        match self {
-            Self::Home => HOME_DEK_LEN,
-            Self::Disk => DISK_DEK_LEN,
-        }
-    }
-
-    /// Our word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Home => "home",
-            Self::Disk => "disk",
-        }
-    }
-
-    fn codes(self) -> [u8; 2] {
-        match self {
-            Self::Home => [1, 2],
-            Self::Disk => [2, 1],
-        }
-    }
-
-    pub(super) fn code(self) -> u8 {
-        self.codes()[0]
-    }
-
-    pub(super) fn of_code(code: u8) -> Option<Self> {
-        [Self::Home, Self::Disk].into_iter().find(|kind| kind.code() == code)
     }
 }
 

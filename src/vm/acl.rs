@@ -1,14 +1,15 @@
 //! POSIX ACLs, which the system keeps as extended attributes. Like modes they are stored as they are.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{Mode, Stat, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::file::proc_entry;
-use crate::vm::attributes::XATTR_MAX;
+use crate::text::Show;
+use crate::vm::attributes::{XATTR_MAX, set_xattr, xattr_names};
 
 /// Name of the attribute that says who may do what. Its mask is the group's bits of the mode.
 pub const ACCESS: &str = "system.posix_acl_access";
@@ -48,6 +49,25 @@ pub(crate) fn copy(from: &File, to: &File) -> Result<()> {
         Err(error) => Err(error),
     };
     copied.context(|| "copying an ACL".into())
+}
+
+/// Gives a new file, which only its owner may use yet, the ACLs `acls` and the mode that `stat` tells. The ACLs before the
+/// mode: without them its group would have what is their mask's.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: &File) -> Result<()> {
+    // A folder's default ACL may have given the new file what the original does not have.
+    for name in xattr_names(file)?.iter().filter(|name| is_acl(name)) {
+        if !acls.iter().any(|(known, _)| known == name) {
+            rustix::fs::fremovexattr(file, name.as_os_str())
+                .context(|| format!("removing extended attribute {}", name.shown()))?;
+        }
+    }
+    for (name, value) in acls {
+        set_xattr(file, name, value)?;
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777)).context(|| "setting the mode".into())
 }
 
 /// Whether what is made in an open directory gets its ACL and mode from there, and no umask counts.

@@ -5,12 +5,11 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Gid, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::text::Show;
-use crate::vm::acl;
 
 /// Linux's limit on a value and on the list of names, in bytes.
 pub(crate) const XATTR_MAX: usize = 65_536;
@@ -59,25 +58,6 @@ pub(crate) fn give_owner(stat: &Stat, file: &File) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     rustix::fs::fchown(file, Some(uid), Some(gid))
         .context(|| format!("giving the file to user {}, group {}", stat.st_uid, stat.st_gid))
-}
-
-/// Gives a new file, which only its owner may use yet, the ACLs `acls` and the mode that `stat` tells. The ACLs before the
-/// mode: without them its group would have what is their mask's.
-///
-/// # Errors
-/// `Io`.
-pub(crate) fn give_permissions(stat: &Stat, acls: &[(OsString, Vec<u8>)], file: &File) -> Result<()> {
-    // A folder's default ACL may have given the new file what the original does not have.
-    for name in xattr_names(file)?.iter().filter(|name| acl::is_acl(name)) {
-        if !acls.iter().any(|(known, _)| known == name) {
-            rustix::fs::fremovexattr(file, name.as_os_str())
-                .context(|| format!("removing extended attribute {}", name.shown()))?;
-        }
-    }
-    for (name, value) in acls {
-        set_xattr(file, name, value)?;
-    }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(stat.st_mode & 0o7777)).context(|| "setting the mode".into())
 }
 
 /// Names of all xattrs; none where the file system has none.

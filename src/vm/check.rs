@@ -18,7 +18,7 @@ use crate::store::disk::genuine_progress;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
-use crate::vm::folder;
+use crate::vm::home_state;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::under_way::UnderWay;
@@ -259,7 +259,7 @@ fn other_file_finding(entry: &Entry) -> Option<Finding> {
 fn unreadable_finding(entry: &Entry) -> Option<Finding> {
     let (kind, problem, result) = match &entry.what {
         What::Folder(FolderKind::SeveralHeaders(first, second)) => {
-            let error = folder::two_headers(*first, *second);
+            let error = home_state::two_headers(*first, *second);
             ("folder", error.kind(), error.chain())
         }
         What::Unreadable(error) | What::SavedHeader(Err(error)) => ("file", error.kind(), error.chain()),

@@ -5,8 +5,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -24,6 +22,7 @@ use crate::store::header_area::{self, StoredHeader};
 use crate::sys::file::{entries, is_at, open_beneath};
 use crate::text::{Show, quoted};
 use crate::vm::disk::create_component;
+use crate::vm::home_state::{HomeState, header_id};
 use crate::vm::{keyring, outer};
 
 /// Names of a home's header, one for each state that has one.
@@ -253,114 +252,14 @@ pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
         .context(|| format!("opening folder {}", name.shown()))
 }
 
-/// How far a VM folder's home is encrypted. The name of its header says so (docs/FORMAT.md, section 1).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum HomeState {
-    /// Not at all: there is no header.
-    Clear,
-    /// In part: an encryption was begun.
-    Encrypting,
-    /// As a whole: what a mount shows.
-    Encrypted,
-    /// In part: a decryption was begun.
-    Decrypting,
-}
-
-impl HomeState {
-    /// Name of the header file in this state.
-    pub fn header_file(self) -> Option<&'static str> {
-        match self {
-            Self::Clear => None,
-            Self::Encrypting => Some(ENCRYPTING_FILE),
-            Self::Encrypted => Some(HOME_FILE),
-            Self::Decrypting => Some(DECRYPTING_FILE),
-        }
-    }
-
-    /// The state in which a home's header has this name.
-    pub fn of_header_file(name: &OsStr) -> Option<Self> {
-        let states = [Self::Encrypting, Self::Encrypted, Self::Decrypting];
-        states.into_iter().find(|state| state.header_file().is_some_and(|file| name == file))
-    }
-
-    /// What to say of a home that is neither the one nor the other; `None` for the others.
-    pub fn unfinished(self) -> Option<&'static str> {
-        match self {
-            Self::Clear | Self::Encrypted => None,
-            Self::Encrypting => Some("its encryption is not finished: `vmcryptfs encrypt` goes on with it"),
-            Self::Decrypting => Some("its decryption is not finished: `vmcryptfs decrypt` goes on with it"),
-        }
-    }
-}
-
 /// Refuses a VM folder whose home is neither encrypted nor clear, with the command that finishes it.
 ///
 /// # Errors
-/// `Busy` for such a folder, or those of [`home_state`].
+/// `Busy` for such a folder, or those of [`HomeState::of`].
 pub fn refuse_unfinished(path: &Path) -> Result<()> {
-    match home_state(&open_dir(path)?)?.unfinished() {
+    match HomeState::of(&open_dir(path)?)?.unfinished() {
         None => Ok(()),
         Some(why) => Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown()))),
-    }
-}
-
-/// Says how far a directory's home is encrypted.
-///
-/// # Errors
-/// `Corrupt` when two header files contradict each other, or `Io`.
-pub fn home_state(dir: &File) -> Result<HomeState> {
-    const ATTEMPTS: usize = 4;
-    const PAUSE: Duration = Duration::from_millis(20);
-    for _ in 1..ATTEMPTS {
-        match headers(dir)? {
-            (state, None) => return Ok(state),
-            // One that is renamed while it is looked for shows twice, and one that its maker takes back shows beside another.
-            (_, Some(_)) => thread::sleep(PAUSE),
-        }
-    }
-    match headers(dir)? {
-        (first, Some((second, false))) => Err(two_headers(first, second)),
-        // Two names of one file are a rename in two steps that was interrupted.
-        (state, None | Some((_, true))) => Ok(state),
-    }
-}
-
-/// The state that the first header says, and if there is a second one, its state and whether it is the same file.
-fn headers(dir: &File) -> Result<(HomeState, Option<(HomeState, bool)>)> {
-    let mut found = Vec::new();
-    // In the order of their life: one that is renamed meanwhile is still seen.
-    for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
-        if let Some(id) = state.header_file().map(|name| header_id(dir, name)).transpose()?.flatten() {
-            found.push((state, id));
-        }
-    }
-    Ok(match found.as_slice() {
-        [] => (HomeState::Clear, None),
-        [(only, _)] => (*only, None),
-        [(first, id), (second, other), ..] => (*first, Some((*second, id == other))),
-    })
-}
-
-/// Both may have sealed files, so neither may go before that is known.
-pub(crate) fn two_headers(first: HomeState, second: HomeState) -> Error {
-    let name = |state: HomeState| state.header_file().unwrap_or_default();
-    Error::new(
-        Kind::Corrupt,
-        format!(
-            "two headers of one home, {} and {}: files may be encrypted under either, or twice. Keep both, and their keys; \
-             docs/CLI.md, \"Two headers\", says how to get everything back",
-            name(first),
-            name(second)
-        ),
-    )
-}
-
-/// Device and inode of a header file, if there is one of this name.
-fn header_id(dir: &File, name: &str) -> Result<Option<(u64, u64)>> {
-    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
-        Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(error) => Err(Error::errno(format!("looking for {name}"), error)),
     }
 }
 
@@ -376,7 +275,7 @@ pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
 /// gives the home another DEK, on this host or another. `None` when the directory is not encrypted.
 ///
 /// # Errors
-/// `Busy` while someone does that, or those of [`home_state`] and [`header_area::load`].
+/// `Busy` while someone does that, or those of [`HomeState::of`] and [`header_area::load`].
 pub fn use_home(dir: &File) -> Result<Option<(FileStorage, StoredHeader)>> {
     let Some(claim) = open_header(dir, HOME_FILE)? else { return Ok(None) };
     claim.claim_home(Access::Read)?;
@@ -384,7 +283,7 @@ pub fn use_home(dir: &File) -> Result<Option<(FileStorage, StoredHeader)>> {
     if !is_at(dir, Path::new(HOME_FILE), claim.file()).context(|| format!("looking for {HOME_FILE}"))? {
         return Err(Error::new(Kind::Busy, "another process converts this VM folder"));
     }
-    home_state(dir)?;
+    HomeState::of(dir)?;
     let stored = load_header(&claim, HOME_FILE)?;
     Ok(Some((claim, stored)))
 }

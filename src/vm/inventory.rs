@@ -24,7 +24,8 @@ use crate::key::KeyId;
 use crate::store::header_area::StoredHeader;
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
-use crate::vm::folder::{self, HomeState};
+use crate::vm::folder;
+use crate::vm::home_state::HomeState;
 use crate::vm::scan;
 
 /// Folders deeper than this below the first one are entries that could not be read.

@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::file::stat_at;
 use crate::text::Show;
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 
 /// The VM folder, in whatever state, in which something lies, and the header by which it is one. What is to be made at `path`
 /// need not be there.

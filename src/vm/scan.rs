@@ -16,6 +16,7 @@ use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, Unverifie
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
+use crate::vm::home_state::HomeState;
 use crate::vm::under_way::UnderWay;
 use crate::vm::{disk, folder};
 
@@ -95,7 +96,7 @@ pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
 
 /// Adds the home and the disks of one directory; `false` when it is no VM folder of ours, not even in part.
 fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
-    let header = match folder::home_state(dir) {
+    let header = match HomeState::of(dir) {
         Ok(state) => match (state.unfinished(), folder::read_home(dir)) {
             (Some(why), _) => Err(Error::new(Kind::Busy, why)),
             (None, Ok(None)) => return Ok(false),

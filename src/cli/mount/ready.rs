@@ -14,6 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::text::{Show, quoted};
 use crate::vm::folder;
+use crate::vm::home_state::HomeState;
 
 /// How often what waits for its keys is tried again before the mount is there.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 
 /// Also one that is damaged, erased or not finished: then the mount says so.
 fn has_home(dir: &File) -> bool {
-    folder::home_state(dir).map_or(true, |state| state.header_file().is_some())
+    HomeState::of(dir).map_or(true, |state| state.header_file().is_some())
 }
 
 /// Refuses a mountpoint that has a mount of ours already. One whose process has died is refused by whoever mounts, who says so.

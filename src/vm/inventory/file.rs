@@ -15,7 +15,7 @@ use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::sys::file::seek_data;
 use crate::vm::clear;
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{Headers, What};
 
 /// Says what a file is, by its content; by its name only whether it is its folder's home header.

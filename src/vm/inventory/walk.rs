@@ -13,7 +13,7 @@ use crate::store::home_file::looks_like_sealed_target;
 use crate::sys::mount_table;
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::vm::inventory::file::{classify, unless_gone};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
 use crate::vm::scan;

@@ -12,7 +12,7 @@ use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
 use crate::sys::file::proc_entry;
 use crate::text::Show;
 use crate::vm::acl;
-use crate::vm::attributes::{give_owner, give_permissions, set_xattr, times_after, times_of, xattr, xattr_names};
+use crate::vm::attributes::{give_owner, set_xattr, times_after, times_of, xattr, xattr_names};
 
 const USER: &[u8] = b"user.";
 
@@ -105,7 +105,7 @@ impl Attributes {
         for (name, value) in &self.xattrs {
             set_xattr(file, name, &sealing.seal(name, value)?)?;
         }
-        give_permissions(&self.stat, &self.acls, file)?;
+        acl::give_permissions(&self.stat, &self.acls, file)?;
         rustix::fs::futimens(file, &time.times(&self.stat)).context(|| "setting times".into())
     }
 

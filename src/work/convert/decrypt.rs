@@ -12,7 +12,7 @@ use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
 use crate::text::Show;
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::work::convert::feasible::Trial;
 use crate::work::convert::form::{Form, Target};
 use crate::work::convert::home_files::{self, Direction};

@@ -16,7 +16,7 @@ use crate::sector::SectorSize;
 use crate::storage::{Access, FileStorage};
 use crate::store::clear_file::ClearFile;
 use crate::text::Show;
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::vm::{keyring, outer};
 use crate::work::convert::Converted;
 use crate::work::convert::form::{DiskSpec, Form, Target, WrappingKey};

@@ -16,7 +16,7 @@ use crate::provider::Providers;
 use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::text::{Show, quoted};
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::vm::keyring;
 use crate::work::convert::decrypt::claim_disk;
 use crate::work::convert::form::{DiskSpec, Target, WrappingKey};

@@ -17,7 +17,8 @@ use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
-use crate::vm::folder::{self, HomeState, NewHome};
+use crate::vm::folder::{self, NewHome};
+use crate::vm::home_state::HomeState;
 use crate::vm::{keyring, outer};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::tree::{self, Entry};
@@ -48,7 +49,7 @@ impl OpenFolder {
     pub(super) fn open(path: &Path, providers: &Providers, access: Access) -> Result<Self> {
         let path = fs::canonicalize(path).context(|| format!("opening folder {}", path.shown()))?;
         let dir = folder::open_dir(&path)?;
-        let state = folder::home_state(&dir)?;
+        let state = HomeState::of(&dir)?;
         let home = match state.header_file() {
             None => None,
             Some(name) => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::work::convert::places::Names;
 use crate::work::convert::tree::{Entry, Found};
 

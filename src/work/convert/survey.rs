@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::work::convert::feasible::Trial;
 use crate::work::convert::home_files::read_text;
 use crate::work::convert::opened::OpenFolder;

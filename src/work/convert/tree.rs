@@ -17,7 +17,7 @@ use crate::store::home_file::{HomeFile, HomeKeys, open_target};
 use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::{self, ClearKind};
-use crate::vm::folder::HomeState;
+use crate::vm::home_state::HomeState;
 use crate::vm::{disk, folder, scan};
 use crate::work::convert::attributes;
 

@@ -15,7 +15,7 @@ use crate::store::buffer::request_buffer;
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::vm::acl;
-use crate::vm::attributes::{give_owner, give_permissions, set_xattr, times_after, xattr, xattr_names};
+use crate::vm::attributes::{give_owner, set_xattr, times_after, xattr, xattr_names};
 
 /// Beginning of the names of files that are being encrypted anew.
 pub(super) const DRAFT_PREFIX: &str = "rekey-";
@@ -121,7 +121,7 @@ impl OldAndNew {
                 false => set_xattr(new, &name, &stored)?,
             }
         }
-        give_permissions(&stat, &acls, new)?;
+        acl::give_permissions(&stat, &acls, new)?;
         change_times(&stat, new)
     }
 
