@@ -32,6 +32,7 @@ use crate::sys::memory;
 use crate::sys::process::effective_uid;
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
+use crate::vm::inventory::FolderKind;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use crate::vm::under_way::UnderWay;
@@ -130,6 +131,10 @@ pub struct MountStatus {
     /// What is not encrypted, of VM folders of any depth; none of it shows in the mount. Said by `status` alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_the_clear: Vec<ClearStatus>,
+    /// Folders, at any depth, with sealed files or disks, but without a home header in them or above; nothing of them shows in
+    /// the mount. Said by `status` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::text::path")]
+    pub headless: Vec<PathBuf>,
 }
 
 /// A folder or file that is not encrypted. Field names are part of the stable JSON output.
@@ -413,7 +418,7 @@ fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mu
         Request::Introduce => return work::identity(fs, &served.mountpoint()),
         Request::Work { work } => return work::serve(fs, work, stream),
     };
-    Ok(Answer::Status(status_of(&found, fs, Vec::new())))
+    Ok(Answer::Status(status_of(&found, fs)))
 }
 
 /// The state of a mount, by its own process.
@@ -421,22 +426,22 @@ fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mu
 /// # Errors
 /// `Io` when its folder cannot be read.
 pub fn status(fs: &FileSystem) -> Result<MountStatus> {
-    let in_the_clear = in_the_clear(fs)?;
-    Ok(status_of(&fs.components()?, fs, in_the_clear))
-}
-
-fn status_of(found: &[FoundComponent], fs: &FileSystem, in_the_clear: Vec<ClearStatus>) -> MountStatus {
-    let components = statuses(found, fs);
-    MountStatus { pid: std::process::id(), components, notices: notices(fs), in_the_clear }
-}
-
-fn in_the_clear(fs: &FileSystem) -> Result<Vec<ClearStatus>> {
     let inventory = fs.inventory()?;
-    let clear = inventory.entries.iter().filter_map(|entry| {
+    let in_the_clear = inventory.entries.iter().filter_map(|entry| {
         let (kind, what) = entry.in_the_clear()?;
         Some(ClearStatus { path: entry.path.clone(), kind: kind.to_owned(), what })
     });
-    Ok(clear.collect())
+    let headless = inventory.folders().filter(|(_, kind)| *kind == FolderKind::Headless);
+    Ok(MountStatus {
+        in_the_clear: in_the_clear.collect(),
+        headless: headless.map(|(entry, _)| entry.path.clone()).collect(),
+        ..status_of(&fs.components()?, fs)
+    })
+}
+
+fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
+    let (pid, components) = (std::process::id(), statuses(found, fs));
+    MountStatus { pid, components, notices: notices(fs), in_the_clear: Vec::new(), headless: Vec::new() }
 }
 
 /// The components of a mount and their state.

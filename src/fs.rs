@@ -189,6 +189,14 @@ impl FileSystem {
         Ok(found)
     }
 
+    /// Folders of the datastore that do not show, since their home header is lost.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn folders_without_home(&self) -> Result<Vec<PathBuf>> {
+        scan::folders_without_home(self.root())
+    }
+
     /// All that lies in the backing folder, what the mount does not show included.
     ///
     /// # Errors

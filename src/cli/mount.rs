@@ -120,10 +120,9 @@ fn parse_backing_io(text: &str) -> std::result::Result<BackingIo, String> {
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Report {
-    /// The mount answers; what of it is locked.
+    /// The mount answers; what of it is locked, or does not show, a line each.
     Ready {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        locked: Option<String>,
+        notes: Vec<String>,
     },
     Failed {
         kind: Kind,
@@ -147,7 +146,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
     let mounted =
         Event::of(EventName::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
             if args.report
-                && let Err(error) = report(&Report::Ready { locked: ready.locked.clone() })
+                && let Err(error) = report(&Report::Ready { notes: ready.notes.clone() })
             {
                 // Whoever asked for the mount has gone, and expects none.
                 let _ = ready.own.unmount(Unmount::WhenUnused);
@@ -173,8 +172,8 @@ struct Serving {
     session: thread::JoinHandle<Result<()>>,
     _socket: control::ControlSocket,
     own: Own,
-    /// What of it is locked, in one line.
-    locked: Option<String>,
+    /// What of it is locked, or does not show, a line each.
+    notes: Vec<String>,
 }
 
 /// Mounts and serves; returns once the mount answers.
@@ -217,10 +216,9 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     };
     control::keep_unlocking(&fs)?;
     let waiting = ready::Waiting { period: args.wait, required: args.require_unlocked, stop: &mut || signals.stop() };
-    let locked = waiting.unlock(&fs, &args.mountpoint)?;
-    if let Some(locked) = &locked {
-        tracing::warn!("{locked}");
-    }
+    let notes: Vec<String> =
+        waiting.unlock(&fs, &args.mountpoint)?.into_iter().chain(ready::without_home(&fs)?).collect();
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
     let session = Session::mount(Arc::clone(&fs), &spec)?;
     let own = session.own();
     let log = args.log_file.clone().filter(|_| args.report);
@@ -231,7 +229,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
         .context(|| "starting the thread that serves the mount".into())?;
     let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint, own.device));
     match ready {
-        Ok(_socket) => Ok(Serving { session: serving, _socket, own, locked }),
+        Ok(_socket) => Ok(Serving { session: serving, _socket, own, notes }),
         Err(error) => {
             // The mount is of no use without its socket, and whoever asked for it is told why.
             let _ = own.unmount(Unmount::WhenUnused);
@@ -269,10 +267,8 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
         BufReader::new(stdout.take(1 << 20)).read_line(&mut line).context(|| "waiting for the mount".into())?;
     }
     match serde_json::from_str(&line) {
-        Ok(Report::Ready { locked }) => {
-            if let Some(locked) = locked {
-                eprintln!("vmcryptfs: {locked}");
-            }
+        Ok(Report::Ready { notes }) => {
+            notes.iter().for_each(|note| eprintln!("vmcryptfs: {note}"));
             Ok(())
         }
         Ok(Report::Failed { kind, message }) => {

@@ -1,6 +1,6 @@
 //! `status`: what a mount holds, and what of it is unlocked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -31,7 +31,9 @@ pub(super) fn run(args: &StatusArgs) -> Result<()> {
     let mut status = control::ask(&mountpoint, &Request::Status)?;
     status.components.retain(|component| component.path.starts_with(&below));
     status.in_the_clear.retain(|clear| clear.path.starts_with(&below));
-    if status.components.is_empty() && status.in_the_clear.is_empty() && !below.as_os_str().is_empty() {
+    status.headless.retain(|folder| folder.starts_with(&below));
+    let is_nothing = status.components.is_empty() && status.in_the_clear.is_empty() && status.headless.is_empty();
+    if is_nothing && !below.as_os_str().is_empty() {
         let message = format!("{} is not a VM folder or disk", args.path.shown());
         return Err(Error::new(Kind::NotFound, message));
     }
@@ -60,6 +62,13 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     for (component, under_way) in components.iter().filter_map(|component| Some((component, component.deep_rekey?))) {
         println!("\n{}: a deep rekey is under way, {}", name(component), under_way.describe());
     }
+    for folder in &status.headless {
+        let name = path(folder);
+        println!(
+            "\n{name}: encrypted files, but no home header here or above, so it does not show in the mount: \
+             `vmcryptfs header restore` brings a saved one back"
+        );
+    }
     for clear in status.in_the_clear.iter().take(MOST_CLEAR) {
         println!("\n{}: {}", clear.path.shown(), clear.what);
     }
@@ -84,8 +93,12 @@ fn row(component: &ComponentStatus) -> [String; 6] {
 }
 
 fn name(component: &ComponentStatus) -> String {
-    match component.path.as_os_str().is_empty() {
+    path(&component.path)
+}
+
+fn path(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
         true => ".".to_owned(),
-        false => component.path.shown().to_string(),
+        false => path.shown().to_string(),
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, UnverifiedHeader};
-use crate::format::home_file::{FileId, HEADER_LEN, decode_header};
+use crate::format::home_file::{FileId, HEADER_LEN, decode_header, is_home_file as begins_home_file};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::storage::{Access, FileStorage, Storage};
@@ -43,6 +43,16 @@ impl Home {
         let header = stored.header.verify(&dek)?;
         Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, _claim: claim })
     }
+}
+
+/// Whether a file begins as a home file does, of whatever home.
+///
+/// # Errors
+/// `Io`.
+pub fn is_home_file(file: &File) -> Result<bool> {
+    let mut prefix = [0; 8];
+    let read = file.read_at(&mut prefix, 0).context(|| "reading its beginning".into())?;
+    Ok(begins_home_file(&prefix[..read]))
 }
 
 /// Claims a home file's backing file and opens it; `name` gives its path below the mount.

@@ -18,7 +18,7 @@ use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::under_way::UnderWay;
-use crate::vm::{disk, folder};
+use crate::vm::{disk, folder, home};
 
 /// Directories deeper than this below a VM folder are not searched for disks.
 pub(crate) const MAX_DEPTH: usize = 128;
@@ -175,6 +175,40 @@ fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundCompo
     };
     found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len, inode, deep_rekey });
     Ok(())
+}
+
+/// Folders of a datastore that hold sealed files or disks, but no home header: a mount shows nothing of them. What lies deeper
+/// in them is not looked at.
+///
+/// # Errors
+/// `Io` when `root` cannot be read.
+pub fn folders_without_home(root: &File) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    if has_home(root) {
+        return Ok(found);
+    }
+    for name in sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
+        let opened = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+        if opened.is_ok_and(|dir| !has_home(&dir) && has_ciphertext(&dir)) {
+            found.push(PathBuf::from(name));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a folder is one of a VM: also if its home is damaged, erased, not finished, or there are two.
+pub fn has_home(dir: &File) -> bool {
+    HomeState::of(dir).map_or(true, |state| state.header_file().is_some())
+}
+
+fn has_ciphertext(dir: &File) -> bool {
+    let is_ciphertext = |name: &OsString| {
+        let is_file =
+            stat_at(dir, name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let file = is_file.then(|| open_unnoticed(dir, name, OFlags::RDONLY).ok()).flatten();
+        file.is_some_and(|file| disk::is_disk(&file).unwrap_or(false) || home::is_home_file(&file).unwrap_or(false))
+    };
+    sorted_names(dir).is_ok_and(|names| names.iter().any(is_ciphertext))
 }
 
 /// Names in a directory, `.` and `..` aside.

@@ -13,8 +13,7 @@ use crate::control::{self, ComponentStatus, mounts};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::text::{Show, quoted};
-use crate::vm::folder;
-use crate::vm::home_state::HomeState;
+use crate::vm::{folder, scan};
 
 /// How often what waits for its keys is tried again before the mount is there.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
@@ -37,14 +36,14 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
         return Ok(());
     }
     let root = folder::open_dir(source)?;
-    if has_home(&root) {
+    if scan::has_home(&root) {
         return Ok(());
     }
     let mut entries = 0_usize;
     for entry in std::fs::read_dir(source).context(|| format!("reading {}", source.shown()))? {
         let name = entry.context(|| format!("reading {}", source.shown()))?.file_name();
         let opened = rustix::fs::openat(&root, &name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, 0.into());
-        if opened.is_ok_and(|folder| has_home(&File::from(folder))) {
+        if opened.is_ok_and(|folder| scan::has_home(&File::from(folder))) {
             return Ok(());
         }
         entries += usize::from(name != "lost+found");
@@ -62,9 +61,22 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
     }
 }
 
-/// Also one that is damaged, erased or not finished: then the mount says so.
-fn has_home(dir: &File) -> bool {
-    HomeState::of(dir).map_or(true, |state| state.header_file().is_some())
+/// One line that names the folders whose home header is lost: they do not show in the mount.
+pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
+    const MOST_NAMED: usize = 5;
+    let folders = fs.folders_without_home()?;
+    let names: Vec<String> = folders.iter().take(MOST_NAMED).map(|folder| folder.shown().to_string()).collect();
+    let more = if folders.len() > MOST_NAMED { ", ..." } else { "" };
+    let said = format!(
+        "{} not shown, since the home header is missing: {}{more} (`vmcryptfs header restore` brings a saved one back)",
+        if folders.len() == 1 {
+            "1 folder with encrypted files is".to_owned()
+        } else {
+            format!("{} folders with encrypted files are", folders.len())
+        },
+        names.join(", ")
+    );
+    Ok((!folders.is_empty()).then_some(said))
 }
 
 /// Refuses a mountpoint that has a mount of ours already. One whose process has died is refused by whoever mounts, who says so.
@@ -158,11 +170,14 @@ fn refuse_file(source: &Path) -> Result<()> {
         return Ok(());
     }
     let path = source.shown();
-    let message =
-        match source.ancestors().skip(1).find(|folder| folder::open_dir(folder).is_ok_and(|dir| has_home(&dir))) {
-            Some(folder) => format!("{path} is a file; its VM folder is {}", folder.shown()),
-            None => format!("{path} is a file, expected a VM folder or a datastore"),
-        };
+    let message = match source
+        .ancestors()
+        .skip(1)
+        .find(|folder| folder::open_dir(folder).is_ok_and(|dir| scan::has_home(&dir)))
+    {
+        Some(folder) => format!("{path} is a file; its VM folder is {}", folder.shown()),
+        None => format!("{path} is a file, expected a VM folder or a datastore"),
+    };
     Err(Error::new(Kind::Invalid, message))
 }
 

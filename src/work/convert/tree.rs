@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::home_file::is_home_file;
 use crate::format::names::DiskNames;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
@@ -18,7 +16,7 @@ use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::{self, ClearKind};
 use crate::vm::home_state::HomeState;
-use crate::vm::{disk, folder, scan};
+use crate::vm::{disk, folder, home, scan};
 use crate::work::convert::attributes;
 
 /// Deeper directories are refused: a loop of bind mounts has no end.
@@ -159,7 +157,7 @@ impl Walk<'_> {
             let has_values = xattr_names(&file)?.iter().any(|name| attributes::is_user(name));
             return Ok(if has_values { Found::Clear(kind) } else { Found::Neither });
         }
-        if !has_header(&file)? {
+        if !home::is_home_file(&file)? {
             return Ok(Found::Clear(kind));
         }
         let Some(keys) = self.keys else { return Ok(Found::Foreign) };
@@ -175,13 +173,6 @@ impl Walk<'_> {
         let sealed = self.keys.is_some_and(|keys| open_target(keys, text.as_bytes()).is_ok());
         Ok(if sealed { Found::SealedLink } else { Found::ClearLink })
     }
-}
-
-/// Whether a file begins as a home file does, whoever wrote it.
-fn has_header(file: &File) -> Result<bool> {
-    let mut prefix = [0; 8];
-    let read = file.read_at(&mut prefix, 0).context(|| "reading its beginning".into())?;
-    Ok(is_home_file(&prefix[..read]))
 }
 
 /// Text of a symbolic link.
