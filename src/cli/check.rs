@@ -131,7 +131,7 @@ fn record(path: &Path, finding: &Finding) {
     event.component(&place::whole(path, &finding.path));
     match finding.state {
         State::Problem(kind) => event.failed(&Error::new(kind, finding.result.clone())),
-        State::Good | State::Clear | State::Erased => event.done(),
+        State::Good | State::Clear | State::Erased | State::NotLookedAt => event.done(),
     }
 }
 
@@ -141,6 +141,7 @@ fn print(path: &Path, findings: &[Finding], json: bool) -> Result<()> {
             State::Good => ("ok", None),
             State::Clear => ("clear", None),
             State::Erased => ("erased", None),
+            State::NotLookedAt => ("not looked at", None),
             State::Problem(kind) => ("problem", Some(kind)),
         };
         let path = place::whole(path, &finding.path);
@@ -151,10 +152,9 @@ fn print(path: &Path, findings: &[Finding], json: bool) -> Result<()> {
         return out::json(&shown);
     }
     let row = |finding: &Shown| {
-        let state = if finding.state == "ok" || finding.state == "erased" {
-            finding.state.to_owned()
-        } else {
-            finding.state.to_uppercase()
+        let state = match finding.state {
+            "ok" | "erased" | "not looked at" => finding.state.to_owned(),
+            state => state.to_uppercase(),
         };
         [finding.path.shown().to_string(), finding.kind.to_owned(), state, finding.result.clone()]
     };
@@ -174,7 +174,8 @@ fn verdict(findings: &[Finding]) -> Result<()> {
     match kind {
         None => Ok(()),
         Some(kind) => {
-            let checked = findings.iter().filter(|finding| finding.state != State::Clear).count();
+            let checked =
+                findings.iter().filter(|finding| !matches!(finding.state, State::Clear | State::NotLookedAt)).count();
             Err(Error::new(kind, format!("{} of {checked} components have a problem", problems.len())))
         }
     }

@@ -48,6 +48,8 @@ pub enum State {
     Clear,
     /// It was erased.
     Erased,
+    /// What it holds lies elsewhere.
+    NotLookedAt,
     /// Something is wrong.
     Problem(Kind),
 }
@@ -82,10 +84,12 @@ impl Check<'_> {
     }
 }
 
-/// What is in the clear, also files that no VM folder has, and what cannot be told of. Needs no key.
+/// What is in the clear, also files that no VM folder has, what cannot be told of, and what was not looked at. Needs no key.
 pub fn clear(inventory: &Inventory) -> Vec<Finding> {
-    let finding =
-        |entry| clear_finding(entry).or_else(|| unreadable_finding(entry)).or_else(|| other_file_finding(entry));
+    let finding = |entry| {
+        let seen = clear_finding(entry).or_else(|| unreadable_finding(entry)).or_else(|| other_file_finding(entry));
+        seen.or_else(|| not_looked_at(entry))
+    };
     inventory.entries.iter().filter_map(finding).collect()
 }
 
@@ -256,6 +260,25 @@ fn other_file_finding(entry: &Entry) -> Option<Finding> {
     Some(Finding { path: entry.path.clone(), kind: "file", uuid: None, state: State::Clear, result })
 }
 
+/// A fifo or socket holds nothing, but a device may be a disk, and what a mount shows lies in another folder.
+fn not_looked_at(entry: &Entry) -> Option<Finding> {
+    let (kind, what) = match entry.what {
+        What::Special(what) => ("file", what),
+        What::Mount => ("folder", "a mount of vmcryptfs"),
+        What::Folder(_)
+        | What::Home(_)
+        | What::Disk(_)
+        | What::Erased(_)
+        | What::SavedHeader(_)
+        | What::Sealed
+        | What::Clear(_)
+        | What::Empty
+        | What::Link(_)
+        | What::Unreadable(_) => return None,
+    };
+    Some(Finding { path: entry.path.clone(), kind, uuid: None, state: State::NotLookedAt, result: what.to_owned() })
+}
+
 fn unreadable_finding(entry: &Entry) -> Option<Finding> {
     let (kind, problem, result) = match &entry.what {
         What::Folder(FolderKind::SeveralHeaders(first, second)) => {
@@ -272,7 +295,7 @@ fn unreadable_finding(entry: &Entry) -> Option<Finding> {
         | What::Clear(_)
         | What::Empty
         | What::Link(_)
-        | What::Special
+        | What::Special(_)
         | What::Mount => return None,
     };
     Some(Finding { path: entry.path.clone(), kind, uuid: None, state: State::Problem(problem), result })

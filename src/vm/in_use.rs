@@ -47,6 +47,8 @@ pub struct LookedAt {
     pub saved_headers: usize,
     /// Mounts of vmcryptfs, which were not entered.
     pub mounts: usize,
+    /// Fifos, sockets and devices, which were not looked at.
+    pub special: usize,
 }
 
 /// A component that a key opens.
@@ -180,6 +182,7 @@ impl LookedAt {
             erased: count(|what| matches!(what, What::Erased(_))),
             saved_headers: count(|what| matches!(what, What::SavedHeader(_))),
             mounts: count(|what| matches!(what, What::Mount)),
+            special: count(|what| matches!(what, What::Special(_))),
         }
     }
 
@@ -196,6 +199,7 @@ impl LookedAt {
         self.erased += other.erased;
         self.saved_headers += other.saved_headers;
         self.mounts += other.mounts;
+        self.special += other.special;
     }
 
     /// For people: `3 components in 2 VM folders (5 folders)`.
@@ -214,6 +218,9 @@ impl LookedAt {
         }
         if self.mounts > 0 {
             text += &format!("; {} of vmcryptfs within not entered", count(self.mounts, "mount"));
+        }
+        if self.special > 0 {
+            text += &format!("; not at {} fifos, sockets or devices", self.special);
         }
         text
     }

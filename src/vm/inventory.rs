@@ -76,8 +76,8 @@ pub enum What {
     Empty,
     /// A symbolic link.
     Link(Link),
-    /// A fifo, a socket or a device.
-    Special,
+    /// A fifo, a socket or a device, for people. It is not opened: what a device holds lies elsewhere.
+    Special(&'static str),
     /// A mount of vmcryptfs; what it shows lies elsewhere, and it is not asked.
     Mount,
     /// What it is cannot be told.
@@ -176,13 +176,18 @@ impl Inventory {
         sealed.filter_map(|entry| entry.path.parent()).collect()
     }
 
-    /// VM folders within others, each with the one that it lies in.
+    /// VM folders within others, each with the one that it lies in. What a symbolic link leads to lies elsewhere.
     pub fn nested_folders(&self) -> Vec<(&Path, &Path)> {
         let is_vm = |kind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders(..) | FolderKind::Erased);
         let own = |(entry, kind): (&'_ Entry, FolderKind)| !entry.reserved && is_vm(kind);
         let folders: BTreeSet<&Path> =
             self.folders().filter(|(entry, kind)| own((entry, *kind))).map(|(entry, _)| entry.path.as_path()).collect();
-        let outer = |inner: &Path| inner.ancestors().skip(1).find_map(|above| folders.get(above).copied());
+        let links = self.entries.iter().filter(|entry| matches!(entry.what, What::Link(_)));
+        let links: BTreeSet<&Path> = links.map(|entry| entry.path.as_path()).collect();
+        let outer = |inner: &Path| {
+            let here = inner.ancestors().take_while(|below| !links.contains(below));
+            here.filter_map(Path::parent).find_map(|above| folders.get(above).copied())
+        };
         folders.iter().filter_map(|inner| Some((*inner, outer(inner)?))).collect()
     }
 

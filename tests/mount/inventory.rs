@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -374,4 +375,75 @@ fn links_are_followed_and_what_is_no_vm_is_in_the_clear_too() {
     fs::write(notes, "secret").unwrap();
     host.refuses(&["check", "--only-clear", ds], 7, "1 files and folders are in the clear");
     host.refuses(&["check", "--only-clear", notes], 7, "1 files and folders are in the clear");
+}
+
+#[test]
+fn what_lost_its_home_is_named_by_mount_and_status() {
+    let host = Host::with_vm();
+    fs::create_dir(host.path("ds")).unwrap();
+    let ds = host.path("ds");
+    fs::rename(host.path("web01"), host.path("ds/web01")).unwrap();
+    host.run(&["create", host.path("ds/web02")]);
+    let mount = host.mount("ds", &[]);
+    fs::create_dir(mount.path("web02/sub")).unwrap();
+    fs::write(mount.path("web02/notes.txt"), "notes").unwrap();
+    assert!(mount.status().get("headless").is_none());
+    mount.unmount();
+
+    fs::rename(host.path("ds/web02/vmcryptfs.home"), host.path("saved")).unwrap();
+    let at = host.path("at");
+    fs::create_dir(at).unwrap();
+    let output = host.try_run(&["mount", "--log-file", host.path("log"), ds, at]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let status = json(&host.run(&["status", "--json", at]));
+    let for_people = host.run(&["status", at]);
+    let below = host.run(&["status", host.path("ds/web02")]);
+    host.run(&["umount", at]);
+    assert!(output.status.success() && said.trim().lines().count() == 1, "{said}");
+    assert!(said.contains("1 folder with encrypted files is not shown") && said.contains("missing: web02 "), "{said}");
+    assert_eq!(status["headless"], serde_json::json!(["web02"]), "{status}");
+    for said in [for_people, below] {
+        assert!(said.contains("web02: encrypted files, but no home header here or above"), "{said}");
+    }
+}
+
+#[test]
+fn a_link_to_another_vm_is_no_vm_folder_within_this_one() {
+    let host = Host::with_vm();
+    host.run(&["create", host.path("web02")]);
+    host.run(&["create", host.path("inner")]);
+    std::os::unix::fs::symlink(host.path("web02"), host.path("web01/other")).unwrap();
+    let nested = || {
+        let found = json(&String::from_utf8(host.try_run(&["check", "--json", host.path("web01")]).stdout).unwrap());
+        let found = found.as_array().unwrap().clone().into_iter();
+        let nested = found.filter(|finding| finding["result"].as_str().unwrap().contains("a VM folder within"));
+        nested.map(|finding| finding["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(nested().is_empty(), "{:?}", nested());
+    assert!(!host.run(&["info", host.path("web01")]).contains("a VM folder within"));
+    // But what lies within what the link leads to is nested there.
+    fs::rename(host.path("inner"), host.path("web02/inner")).unwrap();
+    assert_eq!(nested(), [host.path("web01/other/inner")]);
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_named_where_all_shall_be_encrypted() {
+    let host = Host::with_vm();
+    let vm = host.path("web01");
+    assert!(Command::new("mkfifo").arg(host.path("web01/fifo")).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(host.path("web01/monitor")).unwrap();
+    let said = host.run(&["check", "--only-clear", vm]);
+    for words in ["not looked at  a fifo", "not looked at  a socket", "; not at 2 fifos, sockets or devices"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    std::os::unix::fs::symlink("/dev/null", host.path("web01/device")).unwrap();
+    let output = host.try_run(&["check", "--only-clear", "--json", vm]);
+    let found = json(&String::from_utf8(output.stdout).unwrap());
+    let of_link: Vec<_> =
+        found.as_array().unwrap().iter().filter(|found| found["path"] == host.path("web01/device")).collect();
+    assert_eq!(
+        (of_link[0]["state"].as_str(), of_link[1]["result"].as_str()),
+        (Some("clear"), Some("a character device"))
+    );
+    assert_eq!(output.status.code(), Some(7));
 }

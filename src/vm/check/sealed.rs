@@ -76,7 +76,7 @@ impl Sealed<'_> {
             | What::Clear(_)
             | What::Empty
             | What::Link(_)
-            | What::Special
+            | What::Special(_)
             | What::Mount
             | What::Unreadable(_) => Ok(()),
         }

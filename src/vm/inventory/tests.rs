@@ -159,7 +159,7 @@ fn every_name_is_an_entry_with_what_it_is() {
     ] {
         assert!(matches!(&found.at(path).what, What::Link(link) if *link == expected), "{path}: {found:?}");
     }
-    assert!(matches!(found.at("vm/fifo").what, What::Special));
+    assert!(matches!(found.at("vm/fifo").what, What::Special("a fifo")));
     assert!(matches!(found.at("vm/old.home").what, What::Home(_)));
     assert_eq!(found.at("vm/old.home").component_path(), Path::new("vm/old.home"));
     let unreadable: Vec<_> = found.unreadable().map(|(entry, error)| (entry.path.as_path(), error.kind())).collect();

@@ -139,7 +139,7 @@ impl Walk<'_> {
             | FileType::Socket
             | FileType::CharacterDevice
             | FileType::BlockDevice
-            | FileType::Unknown => What::Special,
+            | FileType::Unknown => What::Special(special(kind)),
         };
         self.add(place, stat, what);
         Ok(())
@@ -209,6 +209,17 @@ fn tells_of_vm(kind: ClearKind) -> bool {
     match kind {
         ClearKind::Disk(what) => !matches!(what, "raw image: ISO 9660" | "raw image: UDF"),
         ClearKind::Home(what) => matches!(what, "settings" | "VMDK descriptor"),
+    }
+}
+
+/// What is neither a file nor a folder or link, for people.
+fn special(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "a fifo",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => "of an unknown type",
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Place, Walk, classify, mount_of, open, stat};
+use super::{Place, Walk, classify, mount_of, open, special, stat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount_table;
 use crate::vm::inventory::{MAX_DEPTH, What};
@@ -84,12 +84,15 @@ impl Walk<'_> {
                 self.add(place, stat, what);
                 Ok(())
             }
-            FileType::Symlink
+            kind @ (FileType::Symlink
             | FileType::Fifo
             | FileType::Socket
             | FileType::CharacterDevice
             | FileType::BlockDevice
-            | FileType::Unknown => Ok(()),
+            | FileType::Unknown) => {
+                self.add(place, stat, What::Special(special(kind)));
+                Ok(())
+            }
         }
     }
 
