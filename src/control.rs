@@ -5,9 +5,7 @@
 
 pub mod local;
 pub mod mounts;
-pub mod tasks;
-mod unlocking;
-pub mod work;
+mod work;
 
 use std::fs::{DirBuilder, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -25,6 +23,7 @@ use crate::event;
 use crate::format::header::{ComponentKind, Shape};
 use crate::fs::FileSystem;
 use crate::key::KeyName;
+use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
 use crate::provider::Notice;
 use crate::sector;
@@ -37,8 +36,6 @@ use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use crate::vm::under_way::UnderWay;
 use mounts::Mounted;
-pub use unlocking::keep_unlocking;
-use work::Work;
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
@@ -61,7 +58,7 @@ pub enum Request {
     /// the asking side closes its sending half, or altogether.
     Work {
         /// What to do.
-        work: Work,
+        work: VmTask,
     },
     /// Nothing is answered: the connection ends with the mount's process.
     WaitForEnd,

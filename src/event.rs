@@ -87,6 +87,8 @@ pub enum EventName {
     HeaderRepair,
     /// A component's keys were destroyed.
     Erase,
+    /// The list of which new files of a VM become disks was changed.
+    DiskNames,
     /// Headers were verified.
     Check,
     /// Stored bytes did not authenticate.
@@ -130,6 +132,7 @@ impl EventName {
             Self::HeaderRestore => "header-restore",
             Self::HeaderRepair => "header-repair",
             Self::Erase => "erase",
+            Self::DiskNames => "disk-names",
             Self::Check => "check",
             Self::Integrity => "integrity",
             Self::ProviderAdd => "provider-add",

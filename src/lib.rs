@@ -19,6 +19,7 @@ pub mod storage;
 pub mod provider;
 
 pub mod event;
+pub mod gate;
 
 pub mod store;
 pub mod vm;
@@ -27,6 +28,8 @@ pub mod work;
 pub mod fs;
 
 pub mod fuse;
+
+pub mod operations;
 
 pub mod control;
 

@@ -12,9 +12,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it.
-const LAYERS: [&str; 18] = [
-    "text", "error", "progress", "sys", "key", "sector", "crypto", "format", "storage", "provider", "event", "store",
-    "vm", "work", "fs", "fuse", "control", "cli",
+const LAYERS: [&str; 20] = [
+    "text",
+    "error",
+    "progress",
+    "sys",
+    "key",
+    "sector",
+    "crypto",
+    "format",
+    "storage",
+    "provider",
+    "event",
+    "gate",
+    "store",
+    "vm",
+    "work",
+    "fs",
+    "fuse",
+    "operations",
+    "control",
+    "cli",
 ];
 
 /// What a module uses in its tests only: work comes to a mount's components through `vm::access`.
@@ -27,7 +45,7 @@ const RESERVED: [(&[&str], bool, &[&str]); 9] = [
     (&["aes", "xts_mode", "aws_lc_rs", "aws_lc_sys", "argon2"], false, &["crypto"]),
     (&["unsafe"], false, &["sys", "crypto/xts/aws_lc.rs", "crypto/xts/vaes.rs"]),
     (&["print", "println", "eprint", "eprintln", "dbg"], true, &["cli"]),
-    (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "control", "cli"]),
+    (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "operations", "control", "cli"]),
     // A name goes to a terminal or a log by `shown()` of `text::Show`; what becomes JSON may fail to.
     (&["display"], false, &["text"]),
     (&["json"], true, &["text"]),

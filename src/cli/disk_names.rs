@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::{out, place};
-use crate::control::work::Work;
+use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::ComponentKind;
+use crate::gate::unwatched;
+use crate::operations::vm_task::VmTask;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
@@ -50,9 +52,8 @@ pub(super) fn run(args: &DiskNamesArgs, config: &Path) -> Result<()> {
     }
     let set = (args.usual || !args.set.is_empty()).then(|| args.set.clone());
     let task = ChangeDiskNames { set, add: args.add.clone(), remove: args.remove.clone() };
-    let work = |folder| Work::DiskNames { folder, task: task.clone() };
-    let now: DiskNamesNow = place::work(&located.folder, config, work, |place, _, _| task.run(place), &mut |_| Ok(()))
-        .context(|| args.folder.shown().to_string())?;
+    let task = VmTask::DiskNames { folder: located.folder, task };
+    let now: DiskNamesNow = local::run(task, config, &mut unwatched).context(|| args.folder.shown().to_string())?;
     if args.json {
         return out::json(&now);
     }

@@ -8,13 +8,14 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{out, place, size};
-use crate::control::tasks;
-use crate::control::work::Work;
+use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::reader::Reader;
 use crate::event::{self, EventName};
 use crate::format::header::HOME_FILE;
+use crate::gate::unwatched;
 use crate::key::KeyName;
+use crate::operations::vm_task::VmTask;
 use crate::sys::process;
 use crate::text::{Show, quoted};
 use crate::vm::{folder, outer};
@@ -59,13 +60,8 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let task = Erase { component: (!args.component.is_dir()).then(PathBuf::new) };
     let file_system = file_system(&args.component);
-    let erased: Erased = place::work(
-        &args.component,
-        config,
-        |at| Work::Erase { at, task: task.clone() },
-        |place, component, _| tasks::erase(place, &Erase { component: task.component.as_ref().map(|_| component) }),
-        &mut |_| Ok(()),
-    )?;
+    let task = VmTask::Erase { at: args.component.clone(), task };
+    let erased: Erased = local::run(task, config, &mut unwatched)?;
     let mut elsewhere = not_erased(&erased);
     elsewhere.extend(known_backups(&erased));
     if args.component.is_dir()

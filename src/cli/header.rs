@@ -9,13 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 
 use crate::cli::{out, place};
-use crate::control::tasks;
-use crate::control::work::Work;
+use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName};
 use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::format::saved_header::{SAVED_LEN, SavedHeader};
+use crate::gate::unwatched;
 use crate::key::KeyName;
+use crate::operations::vm_task::VmTask;
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
@@ -145,13 +146,8 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
     make_missing_home(args)?;
     let replaced = std::path::absolute(&args.file).context(|| format!("finding {}", args.file.shown()))?;
     let task = RestoreHeader { component: PathBuf::new(), saved, force: args.force, replaced };
-    let restored: Restored = place::work(
-        &args.component,
-        config,
-        |at| Work::RestoreHeader { at, task: task.clone() },
-        |place, component, _| tasks::restore_header(place, &RestoreHeader { component, ..task.clone() }),
-        &mut |_| Ok(()),
-    )?;
+    let task = VmTask::RestoreHeader { at: args.component.clone(), task };
+    let restored: Restored = local::run(task, config, &mut unwatched)?;
     print(args, &restored)
 }
 
@@ -206,13 +202,8 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
 
 fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
     let task = RepairHeader { component: PathBuf::new() };
-    let repaired: Repaired = place::work(
-        &args.component,
-        config,
-        |at| Work::RepairHeader { at, task: task.clone() },
-        |place, component, _| tasks::repair_header(place, &RepairHeader { component }),
-        &mut |_| Ok(()),
-    )?;
+    let task = VmTask::RepairHeader { at: args.component.clone(), task };
+    let repaired: Repaired = local::run(task, config, &mut unwatched)?;
     if args.json {
         return out::json(&repaired);
     }

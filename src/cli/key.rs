@@ -9,10 +9,11 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::cli::{out, place, table};
-use crate::control::tasks;
-use crate::control::work::Work;
+use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
+use crate::gate::unwatched;
 use crate::key::KeyId;
+use crate::operations::vm_task::VmTask;
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::scan::FoundComponent;
@@ -234,15 +235,8 @@ fn add(args: &AddArgs, config: &Path) -> Result<()> {
     refuse_all_of_disk(&args.component, args.all)?;
     let task =
         AddKey { component: (!args.all).then(PathBuf::new), provider: args.provider.clone(), key_id: args.key.clone() };
-    let changed: SlotsChanged = place::work(
-        &args.component,
-        config,
-        |at| Work::AddKey { at, task: task.clone() },
-        |place, component, _| {
-            tasks::add_key(place, &AddKey { component: (!args.all).then_some(component), ..task.clone() })
-        },
-        &mut |_| Ok(()),
-    )?;
+    let task = VmTask::AddKey { at: args.component.clone(), task };
+    let changed: SlotsChanged = local::run(task, config, &mut unwatched)?;
     print_changed(&args.component, args.json, &changed, "added")
 }
 
@@ -254,15 +248,8 @@ fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
         key_id: args.key.clone(),
         force: args.force,
     };
-    let changed: SlotsChanged = place::work(
-        &args.component,
-        config,
-        |at| Work::RemoveKey { at, task: task.clone() },
-        |place, component, _| {
-            tasks::remove_key(place, &RemoveKey { component: (!args.all).then_some(component), ..task.clone() })
-        },
-        &mut |_| Ok(()),
-    )?;
+    let task = VmTask::RemoveKey { at: args.component.clone(), task };
+    let changed: SlotsChanged = local::run(task, config, &mut unwatched)?;
     print_changed(&args.component, args.json, &changed, "removed")
 }
 

@@ -28,6 +28,7 @@ use crate::fuse::mount::{MountSpec, Own, Unmount, unmount};
 use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
+use crate::operations::unlocking::keep_unlocking;
 use crate::provider::{Providers, config};
 use crate::storage::BackingIo;
 use crate::sys::{memory, process};
@@ -214,7 +215,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
         transport: args.transport,
         threads: args.threads.map(usize::from),
     };
-    control::keep_unlocking(&fs)?;
+    keep_unlocking(&fs)?;
     let waiting = ready::Waiting { period: args.wait, required: args.require_unlocked, stop: &mut || signals.stop() };
     let notes: Vec<String> =
         waiting.unlock(&fs, &args.mountpoint)?.into_iter().chain(ready::without_home(&fs)?).collect();

@@ -8,13 +8,13 @@ use clap::Args;
 
 use crate::cli::progress::Shown;
 use crate::cli::{out, place, size, table};
-use crate::control::tasks;
-use crate::control::work::Work;
+use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
+use crate::operations::vm_task::VmTask;
 use crate::sys::process;
-use crate::work::rekey::{Rekey, Rekeyed, RekeyedComponent, disks_of};
+use crate::work::rekey::{Rekey, Rekeyed, RekeyedComponent};
 
 /// What to rekey.
 #[derive(Args)]
@@ -60,16 +60,8 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
 fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = Rekey { disks: disks(args), provider: args.provider.clone() };
     let mut shown = Shown::new()?;
-    let rekeyed: Rekeyed = place::work(
-        &args.folder,
-        config,
-        |folder| Work::Rekey { folder, task: task.clone() },
-        |place, component, on_progress| {
-            let disks = disks_of(component, &task.disks)?;
-            tasks::rekey(place, &Rekey { disks, ..task.clone() }, on_progress)
-        },
-        &mut |progress| shown.advanced(progress),
-    )?;
+    let task = VmTask::Rekey { folder: args.folder.clone(), task };
+    let rekeyed: Rekeyed = local::run(task, config, &mut |progress| shown.advanced(progress))?;
     drop(shown);
     print(args, &rekeyed)
 }

@@ -18,9 +18,9 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 
 use crate::control::mounts::{self, Mounted};
-use crate::control::work::Work;
 use crate::control::{Answer, INTRODUCTION, MAX_LINE, PATIENCE, Request, receive, send, socket_dir, unanswered};
 use crate::error::{Context, Error, Kind, Result};
+use crate::operations::vm_task::VmTask;
 use crate::progress::OnProgress;
 use crate::text::Show;
 
@@ -142,21 +142,18 @@ impl Places {
     }
 }
 
-/// Works on what lies at `path`: in the process of the mount that serves it, which is sent what `work` makes of the path below
-/// the mount, or else by `here`. An error of `on_progress` stops the work at its next safe point.
+/// Does a task on what lies at its path: in the process of the mount that serves it, or else here. An error of `on_progress` stops it
+/// at its next safe point.
 ///
 /// # Errors
-/// Those of the work; `Io` when the mount's process ends before it has answered.
-pub fn run<O: DeserializeOwned>(
-    path: &Path,
-    work: impl FnOnce(PathBuf) -> Work,
-    here: impl FnOnce(OnProgress<'_>) -> Result<O>,
-    on_progress: OnProgress<'_>,
-) -> Result<O> {
-    match serving(path)? {
-        Some(serving) => serving.ask(work(serving.below.clone()), on_progress),
-        None => here(on_progress),
-    }
+/// Those of the task; `Io` when the mount's process ends before it has answered.
+pub fn run<O: DeserializeOwned>(task: VmTask, config: &Path, on_progress: OnProgress<'_>) -> Result<O> {
+    let outcome = match serving(task.at())? {
+        Some(serving) => serving.ask(task.moved(serving.below.clone()), on_progress)?,
+        None => task.perform_offline(config, on_progress)?,
+    };
+    serde_json::from_value(outcome)
+        .map_err(|error| Error::with_source(Kind::Invalid, "a result of another version of vmcryptfs", error))
 }
 
 /// For work that cannot be done while a mount serves its object.
@@ -179,11 +176,7 @@ pub fn refuse_if_served(path: &Path, what: &str) -> Result<()> {
 }
 
 impl Serving {
-    /// Has the mount's process do work.
-    ///
-    /// # Errors
-    /// As [`run`].
-    pub fn ask<O: DeserializeOwned>(&self, work: Work, on_progress: OnProgress<'_>) -> Result<O> {
+    fn ask(&self, work: VmTask, on_progress: OnProgress<'_>) -> Result<serde_json::Value> {
         let doing = || format!("asking the mount on {} (process {})", self.mountpoint.shown(), self.pid);
         let mut stream = UnixStream::connect(&self.socket).context(doing)?;
         send(&mut stream, &Request::Work { work }).context(doing)?;
@@ -198,11 +191,7 @@ impl Serving {
                         stream.shutdown(Shutdown::Write).context(doing)?; // the work ends at its next safe point
                     }
                 }
-                Answer::Done { outcome } => {
-                    return serde_json::from_value(outcome).map_err(|error| {
-                        Error::with_source(Kind::Invalid, "a result of another version of vmcryptfs", error)
-                    });
-                }
+                Answer::Done { outcome } => return Ok(outcome),
                 Answer::Error { kind, message } => return Err(Error::new(kind, message)),
                 Answer::Status { .. } | Answer::Serving { .. } => {
                     return Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs"));

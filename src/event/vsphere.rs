@@ -16,7 +16,7 @@ const LOCKED_KEY_MISSING: &str = "com.vmware.vc.vm.Crypto.VMLocked.KeyMissingOnK
 const LOCKED_SERVER_ERROR: &str = "com.vmware.vc.vm.Crypto.VMLocked.KMSClusterError";
 const UNLOCKED: &str = "com.vmware.vc.vm.Crypto.VMUnlocked";
 
-const OPERATION: &str = "com.vmware.vc.crypto.EventName";
+const OPERATION: &str = "com.vmware.vc.crypto.Operation";
 const KEY_GENERATE_FAIL: &str = "com.vmware.vc.kms.crypto.KeyGenerateFail";
 const REKEY_FAIL: &str = "com.vmware.vc.vm.crypto.RekeyFail";
 const NO_DISK_SPACE: &str = "com.vmware.vc.vm.crypto.NoDiskSpace";
@@ -79,6 +79,7 @@ fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
         | EventName::HeaderRestore
         | EventName::HeaderRepair
         | EventName::Erase
+        | EventName::DiskNames
         | EventName::Integrity
         | EventName::ProviderAdd
         | EventName::ProviderTest
@@ -125,6 +126,7 @@ fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'st
         | EventName::HeaderRestore
         | EventName::HeaderRepair
         | EventName::Erase
+        | EventName::DiskNames
         | EventName::ProviderAdd
         | EventName::ProviderTest
         | EventName::ProviderDefault

@@ -8,12 +8,11 @@ use serde::Serialize;
 use super::{RekeyArgs, disks};
 use crate::cli::progress::Shown;
 use crate::cli::{out, place, table};
-use crate::control::tasks;
-use crate::control::work::Work;
+use crate::control::local;
 use crate::error::Result;
+use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed, DeepRekeyedComponent};
-use crate::work::rekey::disks_of;
 
 /// How often `--json` prints how far it is.
 const JSON_LINE: Duration = Duration::from_secs(1);
@@ -22,22 +21,14 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = DeepRekey { disks: disks(args), provider: args.provider.clone(), rate: args.rate };
     let mut shown = Shown::new()?;
     let mut last_line = Instant::now();
-    let rekeyed: DeepRekeyed = place::work(
-        &args.folder,
-        config,
-        |folder| Work::DeepRekey { folder, task: task.clone() },
-        |place, component, on_progress| {
-            let disks = disks_of(component, &task.disks)?;
-            tasks::deep_rekey(place, &DeepRekey { disks, ..task.clone() }, on_progress)
-        },
-        &mut |progress| {
-            if args.json && last_line.elapsed() >= JSON_LINE {
-                last_line = Instant::now();
-                out::json(&ProgressLine { progress })?;
-            }
-            shown.advanced(progress)
-        },
-    )?;
+    let task = VmTask::DeepRekey { folder: args.folder.clone(), task };
+    let rekeyed: DeepRekeyed = local::run(task, config, &mut |progress| {
+        if args.json && last_line.elapsed() >= JSON_LINE {
+            last_line = Instant::now();
+            out::json(&ProgressLine { progress })?;
+        }
+        shown.advanced(progress)
+    })?;
     drop(shown);
     print(args, &rekeyed)
 }

@@ -1,0 +1,51 @@
+//! What operations are done to.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::event::Event;
+use crate::key::{KeyId, ProviderName};
+use crate::text::Show;
+
+/// What an operation is done to. Paths are those of the backing side.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Object {
+    /// A VM folder, a datastore, or a VM's home.
+    Folder(PathBuf),
+    /// A disk, or a file that becomes one.
+    Disk(PathBuf),
+    /// A key provider of this host.
+    Provider(ProviderName),
+    /// A key of a provider.
+    Key(KeyId),
+}
+
+impl Object {
+    /// A component of a VM folder: its home, if the path below the folder is empty, or a disk.
+    pub fn component(folder: &Path, below: &Path) -> Self {
+        match below.as_os_str().is_empty() {
+            true => Self::Folder(folder.to_path_buf()),
+            false => Self::Disk(folder.join(below)),
+        }
+    }
+
+    /// Says in an event that it is about this.
+    pub(super) fn describe(&self, event: &mut Event) {
+        match self {
+            Self::Folder(path) => event.component(path),
+            Self::Disk(path) => event.disk(path),
+            Self::Provider(name) => event.provider(name),
+            Self::Key(key_id) => event.key(key_id),
+        };
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) | Self::Disk(path) => write!(f, "{}", path.shown()),
+            Self::Provider(name) => write!(f, "key provider {name}"),
+            Self::Key(key_id) => write!(f, "key {key_id}"),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What an operation leaves in the event log.
+
+use crate::error::{Error, Result};
+use crate::event::{Event, EventName};
+use crate::gate::{Object, Principal};
+
+/// The events of one operation. It ends with one event for all of it; one that succeeds in parts has one for each part instead.
+pub struct Trail {
+    name: EventName,
+    principal: Principal,
+    whole: Event,
+    in_parts: bool,
+}
+
+impl Trail {
+    pub(super) fn new(name: EventName, principal: Principal, object: &Object) -> Self {
+        let mut whole = Event::of(name);
+        whole.by(principal.uid());
+        object.describe(&mut whole);
+        Self { name, principal, whole, in_parts: false }
+    }
+
+    /// The event of all of it, to be told what becomes known on the way: it says so however it ends.
+    pub fn event(&mut self) -> &mut Event {
+        &mut self.whole
+    }
+
+    /// Says that a success is recorded part by part.
+    pub fn in_parts(&mut self) {
+        self.in_parts = true;
+    }
+
+    /// Records that a part is done.
+    pub fn part(&mut self, object: &Object, describe: impl FnOnce(&mut Event)) {
+        let mut event = self.event_of_part(object);
+        describe(&mut event);
+        event.done();
+    }
+
+    /// Records that a part has failed, while the operation goes on.
+    pub fn failed_part(&mut self, object: &Object, error: &Error) {
+        self.event_of_part(object).failed(error);
+    }
+
+    fn event_of_part(&mut self, object: &Object) -> Event {
+        self.in_parts();
+        let mut event = Event::of(self.name);
+        event.by(self.principal.uid());
+        object.describe(&mut event);
+        event
+    }
+
+    pub(super) fn end<T>(&self, result: &Result<T>) {
+        match result {
+            Ok(_) if self.in_parts => {}
+            _ => self.whole.outcome(result),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Operations on the keys of a VM folder's components, by whoever can reach them: a verb, or the mount that serves them.
+
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::error::Result;
+use crate::event::EventName;
+use crate::gate::{Object, Operation, Trail};
+use crate::key::KeyName;
+use crate::progress::OnProgress;
+use crate::text::Show;
+use crate::vm::access::Workplace;
+use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
+use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
+use crate::work::erase::{Erase, Erased, ErasedCopy};
+use crate::work::rekey::{Rekey, Rekeyed};
+use crate::work::repair::{RepairHeader, Repaired};
+use crate::work::restore::{RestoreHeader, Restored};
+use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
+
+/// A task on the components of one VM folder.
+pub(super) struct OnVm<'a, T> {
+    pub(super) vm: &'a dyn Workplace,
+    pub(super) task: T,
+}
+
+impl<T> OnVm<'_, T> {
+    fn object_at(&self, component: Option<&Path>) -> Object {
+        Object::component(&self.vm.path(), component.unwrap_or(Path::new("")))
+    }
+
+    /// Records that a component is done: its UUID, the key, and what else is to be known.
+    fn part(&self, trail: &mut Trail, path: &Path, uuid: Option<Uuid>, key: Option<&KeyName>, reason: Option<String>) {
+        trail.part(&self.object_at(Some(path)), |event| {
+            uuid.map(|uuid| event.uuid(uuid));
+            key.and_then(|key| key.to_key_id().ok()).map(|key_id| event.key(&key_id));
+            reason.map(|reason| event.reason(reason));
+        });
+    }
+
+    fn slots(&self, trail: &mut Trail, changed: &SlotsChanged) {
+        trail.in_parts();
+        for component in changed.components.iter().filter(|component| component.key.is_some()) {
+            self.part(trail, &component.path, Some(component.uuid), component.key.as_ref(), None);
+        }
+    }
+}
+
+/// An event for each component.
+impl Operation for OnVm<'_, Rekey> {
+    const NAME: EventName = EventName::RekeyShallow;
+    type Outcome = Rekeyed;
+
+    fn object(&self) -> Object {
+        self.object_at(None)
+    }
+
+    fn run(&self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
+        let rekeyed = self.task.run(self.vm, on_progress)?;
+        for component in &rekeyed.components {
+            let former = component.former_key.as_ref().map(|key| format!("in place of {key}"));
+            self.part(trail, &component.path, Some(component.uuid), Some(&rekeyed.key), former);
+        }
+        Ok(rekeyed)
+    }
+}
+
+/// An event that it is begun or gone on with, since that may last for hours, and one for each component that it finished.
+impl Operation for OnVm<'_, DeepRekey> {
+    const NAME: EventName = EventName::RekeyDeep;
+    type Outcome = DeepRekeyed;
+
+    fn object(&self) -> Object {
+        self.object_at(None)
+    }
+
+    fn run(&self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
+        self.part(trail, Path::new(""), None, None, Some("begun, or gone on with".to_owned()));
+        let rekeyed = self.task.run(self.vm, on_progress)?;
+        for component in rekeyed.components.iter().filter(|component| component.done_now) {
+            let finished = Some("finished".to_owned());
+            self.part(trail, &component.path, Some(component.uuid), Some(&rekeyed.key), finished);
+        }
+        Ok(rekeyed)
+    }
+}
+
+/// An event for each slot.
+impl Operation for OnVm<'_, AddKey> {
+    const NAME: EventName = EventName::KeyAdd;
+    type Outcome = SlotsChanged;
+
+    fn object(&self) -> Object {
+        self.object_at(self.task.component.as_deref())
+    }
+
+    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
+        let changed = self.task.run(self.vm)?;
+        self.slots(trail, &changed);
+        Ok(changed)
+    }
+}
+
+/// An event for each slot.
+impl Operation for OnVm<'_, RemoveKey> {
+    const NAME: EventName = EventName::KeyRemove;
+    type Outcome = SlotsChanged;
+
+    fn object(&self) -> Object {
+        self.object_at(self.task.component.as_deref())
+    }
+
+    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
+        let changed = self.task.run(self.vm)?;
+        self.slots(trail, &changed);
+        Ok(changed)
+    }
+}
+
+impl Operation for OnVm<'_, RestoreHeader> {
+    const NAME: EventName = EventName::HeaderRestore;
+    type Outcome = Restored;
+
+    fn object(&self) -> Object {
+        self.object_at(Some(&self.task.component))
+    }
+
+    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Restored> {
+        let restored = self.task.run(self.vm)?;
+        let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
+        let back = (!names.is_empty()).then(|| format!("opens again by {}", names.join(", ")));
+        let kept =
+            restored.replaced.iter().map(|file| format!("the header that was there is saved in {}", file.shown()));
+        let known: Vec<String> = back.into_iter().chain(kept).collect();
+        trail.event().uuid(restored.uuid);
+        if !known.is_empty() {
+            trail.event().reason(known.join("; "));
+        }
+        Ok(restored)
+    }
+}
+
+impl Operation for OnVm<'_, RepairHeader> {
+    const NAME: EventName = EventName::HeaderRepair;
+    type Outcome = Repaired;
+
+    fn object(&self) -> Object {
+        self.object_at(Some(&self.task.component))
+    }
+
+    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Repaired> {
+        let repaired = self.task.run(self.vm)?;
+        trail.event().uuid(repaired.uuid);
+        if let Some(offset) = repaired.offset {
+            trail.event().reason(format!("the copy at {offset}"));
+        }
+        Ok(repaired)
+    }
+}
+
+/// An event for each component, with the evidence.
+impl Operation for OnVm<'_, Erase> {
+    const NAME: EventName = EventName::Erase;
+    type Outcome = Erased;
+
+    fn object(&self) -> Object {
+        self.object_at(self.task.component.as_deref())
+    }
+
+    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Erased> {
+        let erased = self.task.run(self.vm)?;
+        let shown = |copy: &ErasedCopy| {
+            format!("at {}: sha256 {} is now {}", copy.offset, copy.sha256_before, copy.sha256_after)
+        };
+        for component in &erased.components {
+            let evidence = component.copies.iter().map(shown).collect::<Vec<_>>().join(", ");
+            self.part(trail, &component.path, component.uuid, component.keys.first(), Some(evidence));
+        }
+        Ok(erased)
+    }
+}
+
+/// Where nothing is changed, nothing is recorded.
+impl Operation for OnVm<'_, ChangeDiskNames> {
+    const NAME: EventName = EventName::DiskNames;
+    type Outcome = DiskNamesNow;
+
+    fn object(&self) -> Object {
+        self.object_at(None)
+    }
+
+    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<DiskNamesNow> {
+        let now = self.task.run(self.vm)?;
+        if now.changed {
+            trail.event().uuid(now.uuid).reason(now.disk_names.join(" "));
+        } else {
+            trail.in_parts(); // and there was none to do
+        }
+        Ok(now)
+    }
+}
