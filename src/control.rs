@@ -14,7 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,7 @@ use crate::sys::memory;
 use crate::sys::process::effective_uid;
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
+use crate::timestamp::Timestamp;
 use crate::vm::inventory::FolderKind;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
@@ -455,15 +456,12 @@ fn statuses(found: &[FoundComponent], fs: &FileSystem) -> Vec<ComponentStatus> {
 
 fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
     let of_provider = |notice: Notice| NoticeStatus {
-        time: event::show_time(notice.time),
+        time: notice.time.to_millis(),
         provider: Some(notice.provider.to_string()),
         text: notice.text,
     };
-    let unrecorded = event::unrecorded().map(|text| NoticeStatus {
-        time: event::show_time(SystemTime::now()),
-        provider: None,
-        text,
-    });
+    let unrecorded =
+        event::unrecorded().map(|text| NoticeStatus { time: Timestamp::now().to_millis(), provider: None, text });
     fs.keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
 }
 
@@ -487,7 +485,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         reason,
         last_failure: claims
             .and_then(|claims| fs.keyring().last_failure(claims.uuid))
-            .map(|last| LastFailure { since: event::show_time(last.since), reason: last.reason }),
+            .map(|last| LastFailure { since: last.since.to_millis(), reason: last.reason }),
         uuid: claims.map(|claims| claims.uuid),
         keys: claims
             .map(|claims| claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect())

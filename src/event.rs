@@ -29,7 +29,6 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -42,6 +41,7 @@ use crate::key::{KeyId, ProviderName};
 use crate::provider::config::{self, Config, EventSettings};
 use crate::sys::process::effective_uid;
 use crate::text;
+use crate::timestamp::Timestamp;
 
 /// Longest reason that is kept, in bytes: with it a line stays far below what one write puts down as a whole.
 const MAX_REASON: usize = 2000;
@@ -289,7 +289,7 @@ impl Event {
     }
 
     fn record(&self, failure: Option<&Error>) {
-        let record = self.recorded(failure, SystemTime::now());
+        let record = self.recorded(failure, Timestamp::now());
         let operation = record.operation.clone();
         let told =
             writer::append(record).err().map(|error| format!("event {operation} is not recorded: {}", error.chain()));
@@ -299,10 +299,10 @@ impl Event {
         *UNRECORDED.lock() = told;
     }
 
-    fn recorded(&self, failure: Option<&Error>, time: SystemTime) -> Record {
+    fn recorded(&self, failure: Option<&Error>, time: Timestamp) -> Record {
         let reason = failure.map(Error::chain).or_else(|| self.reason.clone());
         Record {
-            time: show_time(time),
+            time: time.to_millis(),
             user: user::name(self.by),
             login: user::login(self.by),
             pid: std::process::id(),
@@ -316,11 +316,6 @@ impl Event {
             vsphere_event: vsphere::event_id(self.operation, failure, self.is_disk).map(str::to_owned),
         }
     }
-}
-
-/// A time as all of our outputs have it: RFC 3339, UTC, milliseconds.
-pub fn show_time(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// A text on one line, and of bounded length.

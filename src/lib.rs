@@ -4,6 +4,7 @@
 //! says how they work together, docs/FORMAT.md what they write.
 
 pub mod text;
+pub mod timestamp;
 
 pub mod error;
 pub mod progress;

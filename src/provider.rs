@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
 use std::{fmt, fs, thread};
 
 use parking_lot::Mutex;
@@ -25,6 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 use config::{Config, Settings};
 use kmip::KmipProvider;
 use native::{NativeProvider, PrimaryKey};
@@ -176,7 +176,7 @@ pub fn require_own_spelling(provider: &dyn KeyProvider, key_id: &KeyId) -> Resul
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Notice {
     /// When it was told.
-    pub time: SystemTime,
+    pub time: Timestamp,
     /// By whom.
     pub provider: ProviderName,
     /// For people.
@@ -268,7 +268,7 @@ impl Providers {
 
     /// What the providers have to tell since this was last asked.
     pub fn take_notices(&self) -> Vec<Notice> {
-        let time = SystemTime::now();
+        let time = Timestamp::now();
         let of_one = |(name, ready): (&ProviderName, &Mutex<Option<Arc<dyn KeyProvider>>>)| {
             let texts = ready.lock().as_ref().map(|provider| provider.take_notices()).unwrap_or_default();
             texts.into_iter().map(|text| Notice { time, provider: name.clone(), text }).collect::<Vec<_>>()

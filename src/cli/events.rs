@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -14,6 +14,7 @@ use crate::event::reader::{Line, Reader};
 use crate::event::{self, Record};
 use crate::text;
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 
 /// How often the log is looked at for new events.
 const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
@@ -35,7 +36,7 @@ pub(super) struct EventsArgs {
     json: bool,
     /// Only what happened since then: 30m, 2h, 7days, 2026-11-25 or 2026-11-25T19:30:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
-    since: Option<SystemTime>,
+    since: Option<Timestamp>,
     /// Only what failed
     #[arg(long)]
     failed: bool,
@@ -44,14 +45,14 @@ pub(super) struct EventsArgs {
     last: bool,
 }
 
-fn parse_since(text: &str) -> std::result::Result<SystemTime, String> {
+fn parse_since(text: &str) -> std::result::Result<Timestamp, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
-        return SystemTime::now().checked_sub(ago).ok_or_else(|| "longer ago than time is counted".to_owned());
+        return Ok(Timestamp::now().before(ago));
     }
     let whole_day = text.len() == "2026-11-25".len();
     let time = if whole_day { format!("{text}T00:00:00Z") } else { text.to_owned() };
-    humantime::parse_rfc3339_weak(&time)
-        .map_err(|_| "expected a span of time, such as 30m or 2h, or a time in UTC, such as 2026-11-25".to_owned())
+    Timestamp::parse(&time)
+        .ok_or_else(|| "expected a span of time, such as 30m or 2h, or a time in UTC, such as 2026-11-25".to_owned())
 }
 
 pub(super) fn run(args: &EventsArgs) -> Result<()> {
@@ -107,7 +108,7 @@ impl EventsArgs {
     fn wants(&self, record: &Record, component: Option<&Path>) -> bool {
         let about = record.component.as_deref().map(text::path::from_text);
         // A time that is not understood is shown rather than hidden.
-        let time = humantime::parse_rfc3339(&record.time).ok();
+        let time = Timestamp::parse(&record.time);
         component.is_none_or(|wanted| about.is_some_and(|about| about.starts_with(wanted)))
             && !(self.failed && record.succeeded())
             && self.since.is_none_or(|since| time.is_none_or(|time| time >= since))
@@ -153,12 +154,13 @@ mod tests {
 
     #[test]
     fn since_is_a_span_or_a_time() {
-        let seconds_ago = |text| parse_since(text).unwrap().elapsed().unwrap().as_secs();
+        let ago = |since: Timestamp| (Timestamp::now().since_1970() - since.since_1970()).as_secs();
+        let seconds_ago = |text| ago(parse_since(text).unwrap());
         assert!((7_200..7_260).contains(&seconds_ago("2h")));
         assert!((172_800..172_860).contains(&seconds_ago("2days")));
-        let day = humantime::parse_rfc3339("2026-11-25T00:00:00Z").unwrap();
+        let day = Timestamp::parse("2026-11-25T00:00:00Z").unwrap();
         assert_eq!(parse_since("2026-11-25").unwrap(), day);
-        assert_eq!(parse_since("2026-11-25 00:00:07Z").unwrap(), day + Duration::from_secs(7));
+        assert_eq!(parse_since("2026-11-25 00:00:07Z").unwrap().before(Duration::from_secs(7)), day);
         for nonsense in ["", "yesterday", "2026-13-25", "-1h"] {
             assert!(parse_since(nonsense).is_err(), "{nonsense}");
         }

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
@@ -20,6 +19,7 @@ use crate::operations::vm_task::VmTask;
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 use crate::vm::access::Located;
 use crate::vm::folder;
 use crate::work::keyed::refuse_transition;
@@ -116,8 +116,7 @@ fn backup(args: &BackupArgs) -> Result<()> {
         refuse_transition(header.claims())?;
         let uuid = header.claims().uuid;
         event.uuid(uuid);
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        write_new(&args.file, &SavedHeader { time, header }.encode()?)?;
+        write_new(&args.file, &SavedHeader { time: Timestamp::now(), header }.encode()?)?;
         Ok(uuid)
     })?;
     println!("Saved the header of {} ({uuid}) in {}.", args.component.shown(), args.file.shown());

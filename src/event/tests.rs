@@ -1,17 +1,17 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use super::log::{KEPT, Log, numbered};
 use super::*;
 use crate::error::Kind;
+use crate::timestamp::Timestamp;
 
 /// A record of now with nothing in it but the words.
 pub(super) fn record(operation: &str, result: &str) -> Record {
     Record {
         operation: operation.into(),
         result: result.into(),
-        ..Event::of(EventName::Lock).recorded(None, SystemTime::now())
+        ..Event::of(EventName::Lock).recorded(None, Timestamp::now())
     }
 }
 
@@ -22,7 +22,7 @@ fn a_record_says_all_that_is_known() {
     let error = Error::new(Kind::KeyUnavailable, "key corp/4711 cannot\nbe had");
     let mut event = Event::of(EventName::Unlock);
     event.disk(Path::new("/vms/web01/root.raw/")).uuid(uuid).key(&key).by(0);
-    let record = event.recorded(Some(&error), SystemTime::UNIX_EPOCH + Duration::from_millis(1_764_097_445_123));
+    let record = event.recorded(Some(&error), Timestamp::parse("2025-11-25T19:04:05.123Z").unwrap());
     assert_eq!(record.time, "2025-11-25T19:04:05.123Z");
     assert_eq!((record.user.as_str(), record.operation.as_str(), record.result.as_str()), ("root", "unlock", "failed"));
     assert_eq!((record.provider.as_deref(), record.key_id.as_deref()), (Some("corp"), Some("4711")));

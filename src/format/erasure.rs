@@ -1,13 +1,12 @@
 //! What an erased component has in place of each header copy (docs/FORMAT.md, section 13).
 
-use std::time::{Duration, SystemTime};
-
 use uuid::Uuid;
 
 use crate::crypto::derive::sha256;
 use crate::error::{Error, Kind, Result};
 use crate::format::component::ComponentKind;
 use crate::format::{Reader, Writer};
+use crate::timestamp::Timestamp;
 
 /// Bytes of the mark: what a medium writes at once, so it is never torn.
 pub const MARK_LEN: usize = 512;
@@ -22,8 +21,8 @@ const CHECKSUM_OFFSET: usize = 480;
 pub struct Erasure {
     /// What it was.
     pub kind: ComponentKind,
-    /// When, in seconds since 1970 UTC.
-    pub time: u64,
+    /// When.
+    pub time: Timestamp,
     /// Its UUID, if a header copy could still be read.
     pub uuid: Option<Uuid>,
 }
@@ -39,7 +38,7 @@ impl Erasure {
         w.put(VERSION.to_le_bytes());
         w.put([self.kind.code()]);
         w.pad_to(16)?;
-        w.put(self.time.to_le_bytes());
+        w.put(self.time.since_1970().as_secs().to_le_bytes());
         w.put(self.uuid.unwrap_or_default().as_bytes());
         w.pad_to(CHECKSUM_OFFSET)?;
         w.put(sha256(w.bytes()));
@@ -56,7 +55,7 @@ impl Erasure {
         let version = r.u16().ok()?;
         let kind = ComponentKind::of_code(r.u8().ok()?).filter(|_| version == VERSION)?;
         r.reserved(5).ok()?;
-        let time = r.u64().ok()?;
+        let time = Timestamp::from_secs(r.u64().ok()?);
         let uuid = Uuid::from_bytes(r.array().ok()?);
         r.reserved(CHECKSUM_OFFSET - 40).ok()?;
         Some(Self { kind, time, uuid: (!uuid.is_nil()).then_some(uuid) })
@@ -65,14 +64,10 @@ impl Erasure {
     /// Since when nothing opens it any more, for people: `erased on 2026-11-29T19:24:06Z`.
     pub fn describe(&self) -> String {
         // A time that no calendar has is an absurd mark's, and shown as it is.
-        const LAST: u64 = 253_402_300_799;
-        match self.time <= LAST {
-            true => {
-                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(self.time);
-                format!("erased on {}", humantime::format_rfc3339_seconds(time))
-            }
-            false => format!("erased, {} seconds after 1970", self.time),
-        }
+        self.time.to_seconds().map_or_else(
+            || format!("erased, {} seconds after 1970", self.time.since_1970().as_secs()),
+            |time| format!("erased on {time}"),
+        )
     }
 
     /// The answer to the one that asks for a key.
@@ -87,7 +82,11 @@ mod tests {
 
     #[test]
     fn a_mark_comes_back_and_no_flipped_byte_is_one() {
-        let mark = Erasure { kind: ComponentKind::Disk, time: 1_795_980_246, uuid: Some(Uuid::from_bytes([7; 16])) };
+        let mark = Erasure {
+            kind: ComponentKind::Disk,
+            time: Timestamp::from_secs(1_795_980_246),
+            uuid: Some(Uuid::from_bytes([7; 16])),
+        };
         let bytes = mark.encode().unwrap();
         assert_eq!((bytes.len(), Erasure::decode(&bytes)), (MARK_LEN, Some(mark)));
         assert_eq!(mark.describe(), "erased on 2026-11-29T19:24:06Z");
@@ -96,7 +95,7 @@ mod tests {
             bad[at] ^= 0x40;
             assert_eq!(Erasure::decode(&bad), None, "byte {at}");
         }
-        let absurd = Erasure { time: u64::MAX, uuid: None, ..mark };
+        let absurd = Erasure { time: Timestamp::from_secs(u64::MAX), uuid: None, ..mark };
         assert_eq!(Erasure::decode(&absurd.encode().unwrap()), Some(absurd));
         assert!(absurd.describe().starts_with("erased, "));
     }

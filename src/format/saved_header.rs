@@ -4,6 +4,7 @@ use crate::crypto::derive::sha256;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, UnverifiedHeader};
 use crate::format::{Reader, Writer};
+use crate::timestamp::Timestamp;
 
 /// Bytes of the file.
 pub const SAVED_LEN: usize = COPY_AT + COPY_LEN + CHECKSUM_LEN;
@@ -21,8 +22,8 @@ pub fn begins(prefix: &[u8]) -> bool {
 /// What a saved header holds.
 #[derive(Debug)]
 pub struct SavedHeader {
-    /// When it was saved, in seconds since 1970 UTC.
-    pub time: u64,
+    /// When it was saved.
+    pub time: Timestamp,
     /// The copy that was in use. Anyone can write one: its DEK verifies it.
     pub header: UnverifiedHeader,
 }
@@ -37,7 +38,7 @@ impl SavedHeader {
         w.put(MAGIC);
         w.put(VERSION.to_le_bytes());
         w.pad_to(16)?; // reserved
-        w.put(self.time.to_le_bytes());
+        w.put(self.time.since_1970().as_secs().to_le_bytes());
         w.pad_to(COPY_AT)?; // reserved
         w.put(self.header.bytes());
         w.put(sha256(w.bytes()));
@@ -71,7 +72,7 @@ impl SavedHeader {
             return Err(Error::new(Kind::Corrupt, "the saved header's checksum does not match its content"));
         }
         r.reserved(6)?;
-        let time = r.u64()?;
+        let time = Timestamp::from_secs(r.u64()?);
         r.reserved(8)?;
         let copy = r.bytes(COPY_LEN)?;
         // Inside its own frame, what does not begin like a header is damage, not a foreign file.

@@ -3,13 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Gid, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 
 /// Linux's limit on a value and on the list of names, in bytes.
 pub(crate) const XATTR_MAX: usize = 65_536;
@@ -27,12 +27,11 @@ pub(crate) fn times_of(stat: &Stat) -> Timestamps {
 /// that by a second at least. What copies files by size and time mostly compares whole seconds.
 pub(crate) fn times_after(stat: &Stat) -> Timestamps {
     let mut times = times_of(stat);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(0);
-    if seconds > times.last_modification.tv_sec {
-        times.last_modification = Timespec { tv_sec: seconds, tv_nsec: now.subsec_nanos().into() };
-    } else {
-        times.last_modification.tv_sec += 1;
+    times.last_modification.tv_sec += 1;
+    if let Ok(now) = Timespec::try_from(Timestamp::now().since_1970())
+        && now.tv_sec >= times.last_modification.tv_sec
+    {
+        times.last_modification = now;
     }
     times
 }

@@ -8,7 +8,6 @@ mod unlock;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
@@ -21,6 +20,7 @@ use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
 use crate::provider::{Notice, Providers, Trouble};
+use crate::timestamp::Timestamp;
 use unlock::{Unlocked, Waiting, unlock_through};
 
 /// Most notices that are kept; the oldest go first.
@@ -53,7 +53,7 @@ impl LockState {
 #[derive(Clone, Debug)]
 pub struct LastFailure {
     /// When it was first seen.
-    pub since: SystemTime,
+    pub since: Timestamp,
     /// For people.
     pub reason: String,
     kind: Kind,
@@ -226,7 +226,7 @@ impl Keyring {
         let known = failures.get(&uuid).filter(|last| !last.over && (last.kind, last.trouble) == (kind, trouble));
         let since = known.map(|last| last.since);
         let reason = error.chain();
-        let last = LastFailure { since: since.unwrap_or_else(SystemTime::now), reason, kind, trouble, over: false };
+        let last = LastFailure { since: since.unwrap_or_else(Timestamp::now), reason, kind, trouble, over: false };
         failures.insert(uuid, last);
         since.is_none()
     }

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -17,6 +16,7 @@ use crate::sector::UNIT;
 use crate::storage::Storage;
 use crate::store::header_area;
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 use crate::vm::access::{Claimed, Workplace};
 use crate::vm::inventory::{Inventory, What};
 use crate::vm::{folder, scan};
@@ -178,7 +178,7 @@ fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
         overwrite(storage, copy.start + UNIT..copy.end, &mut written)?;
     }
     claim.sync()?;
-    written.extend(write_marks(claim, &Erasure { kind, time: now(), uuid })?);
+    written.extend(write_marks(claim, &Erasure { kind, time: Timestamp::now(), uuid })?);
     claim.sync()?;
     claim.drop_cache();
     for (range, expected) in &written {
@@ -230,11 +230,6 @@ fn known_uuid(storage: &dyn Storage, kind: ComponentKind, headers: &[Header]) ->
         }
     }
     Ok(None)
-}
-
-/// Seconds since 1970 UTC.
-fn now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Where the header area ends: at a disk's data, by what its copies say (unverified: nobody who can write the file is kept from

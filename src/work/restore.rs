@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +14,7 @@ use crate::key::{KeyId, KeyName};
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 use crate::vm::access::Workplace;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::work::keyed::refuse_transition;
@@ -124,8 +124,7 @@ impl RestoreHeader {
         let mut path = self.replaced.clone().into_os_string();
         path.push(format!(".replaced-{}-{}", header.claims().uuid, header.claims().sequence));
         let path = PathBuf::from(path);
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let bytes = SavedHeader { time, header: header.clone() }.encode()?;
+        let bytes = SavedHeader { time: Timestamp::now(), header: header.clone() }.encode()?;
         match write_new(&path, &bytes) {
             // An earlier run was interrupted.
             Err(error) if error.kind() == Kind::Exists && holds(&path, header) => Ok(path),

@@ -1,6 +1,6 @@
 //! What of a certificate TLS does not hand out: the times that it begins and ends, and its version (X.509, RFC 5280 section 4.1).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use crate::timestamp::Timestamp;
 
 /// Fewer days than this until a certificate ends are told.
 pub(super) const EXPIRES_SOON: i64 = 30;
@@ -34,14 +34,14 @@ pub(super) fn is_version_1(certificate: &[u8]) -> bool {
 
 /// Seconds since 1970 as people read them.
 pub(super) fn show_time(seconds: i64) -> String {
-    let time = u64::try_from(seconds).ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-    // Beyond the year 9999 the library would panic.
-    time.filter(|_| seconds < 253_402_300_800)
-        .map_or_else(|| "an unknown time".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+    let seconds = u64::try_from(seconds).ok();
+    seconds
+        .and_then(|seconds| Timestamp::from_secs(seconds).to_seconds())
+        .unwrap_or_else(|| "an unknown time".to_owned())
 }
 
 fn now() -> Option<i64> {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
+    i64::try_from(Timestamp::now().since_1970().as_secs()).ok()
 }
 
 /// In seconds since 1970.

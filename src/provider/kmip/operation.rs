@@ -1,7 +1,6 @@
 //! The operations of KMIP that keys need, in the terms of KMIP 1 and of KMIP 2.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::super::{KeyState, Revocation, Trouble};
 use super::failure::{Failure, shortened};
@@ -11,6 +10,7 @@ use super::tag::{self, Operation};
 use super::ttlv::{Item, Tag, Value};
 use crate::key::KEK_LEN;
 use crate::sys::SecretBytes;
+use crate::timestamp::Timestamp;
 
 /// An attribute as KMIP 1 names it and KMIP 2 tags it.
 #[derive(Clone, Copy)]
@@ -244,7 +244,7 @@ impl Session {
         let code = Item::new(tag::REVOCATION_REASON_CODE, Value::Enumeration(code));
         let mut payload = vec![Item::structure(tag::REVOCATION_REASON, [code])];
         if reason == Revocation::Compromised {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let now = Timestamp::now().since_1970().as_secs();
             let now = Value::DateTime(i64::try_from(now).unwrap_or(i64::MAX));
             payload.push(Item::new(tag::COMPROMISE_OCCURRENCE_DATE, now));
         }

@@ -14,6 +14,7 @@ use crate::key::ProviderName;
 use crate::provider::{self, Providers};
 use crate::storage::FileStorage;
 use crate::store::header_area;
+use crate::timestamp::Timestamp;
 use crate::vm::{disk, folder};
 
 /// A datastore, with a provider beside it.
@@ -214,7 +215,7 @@ fn what_was_erased_is_known_as_that() {
     ds.vm("vm");
     ds.disk("vm/root.raw");
     for (name, kind) in [("vmcryptfs.home", ComponentKind::Home), ("root.raw", ComponentKind::Disk)] {
-        let mark = Erasure { kind, time: 1, uuid: None }.encode().unwrap();
+        let mark = Erasure { kind, time: Timestamp::from_secs(1), uuid: None }.encode().unwrap();
         let file = File::options().write(true).open(ds.path("vm").join(name)).unwrap();
         kind.copy_offsets().into_iter().for_each(|at| file.write_all_at(&mark, at).unwrap());
     }

@@ -50,7 +50,7 @@ fn one_mark_is_no_end_yet() {
     let before = Rig::new(0);
     let uuid = before.components().unwrap()[0].unverified().unwrap().claims().uuid;
     let mut image = before.images().remove(0);
-    let mark = Erasure { kind: ComponentKind::Home, time: 1, uuid: Some(uuid) }.encode().unwrap();
+    let mark = Erasure { kind: ComponentKind::Home, time: Timestamp::from_secs(1), uuid: Some(uuid) }.encode().unwrap();
     image[..MARK_LEN].copy_from_slice(&mark);
     image[(64 << 10) + MARK_LEN..].fill(7);
     let rig = before.with(vec![image], Countdown::fault_after(i64::MAX));

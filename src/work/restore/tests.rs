@@ -23,7 +23,7 @@ fn whole(before: &Rig) -> Rig {
 
 fn saved(rig: &Rig, number: usize) -> Vec<u8> {
     let header = rig.open(&rig.parts[number], &rig.images()[number]).unwrap().0.header;
-    SavedHeader { time: 1_764_000_000, header }.encode().unwrap()
+    SavedHeader { time: Timestamp::from_secs(1_764_000_000), header }.encode().unwrap()
 }
 
 fn restore(rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
@@ -143,7 +143,9 @@ fn a_forged_or_damaged_file_is_refused() {
     header[18] ^= 1; // the sequence
     let checksum = crate::crypto::derive::sha256(&header[..8160]);
     header[8160..].copy_from_slice(&checksum);
-    let forged = SavedHeader { time: 0, header: UnverifiedHeader::decode(&header).unwrap() }.encode().unwrap();
+    let forged = SavedHeader { time: Timestamp::from_secs(0), header: UnverifiedHeader::decode(&header).unwrap() }
+        .encode()
+        .unwrap();
     assert_eq!(restore(&rig, "0.raw", &forged, true).unwrap_err().kind(), Kind::Corrupt);
 }
 
