@@ -10,6 +10,7 @@ pub(crate) mod attributes;
 pub mod check;
 pub mod clear;
 pub mod disk;
+pub(crate) mod draft;
 pub mod folder;
 pub mod home;
 pub mod home_state;

@@ -4,14 +4,12 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::Mode;
 
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
-use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{
-    ComponentKind, DEFAULT_DATA_OFFSET, Header, NEW_PREFIX, PREFIX_LEN, Shape, component_kind,
-};
+use crate::error::{Context, Result};
+use crate::format::header::{ComponentKind, DEFAULT_DATA_OFFSET, Header, PREFIX_LEN, Shape, component_kind};
 use crate::format::names::DiskNames;
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::SectorSize;
@@ -21,6 +19,7 @@ use crate::store::header_area;
 use crate::store::plain_file::PlainFile;
 use crate::sys::file::readable;
 use crate::text::Show;
+use crate::vm::draft::Draft;
 use crate::vm::keyring::{self, Keyring};
 
 /// Whether a file is a disk: by its content, never by its name.
@@ -118,7 +117,7 @@ fn new_header(sector_size: SectorSize, label: String, key_id: &KeyId, kek: &dyn 
     Ok((header, dek))
 }
 
-/// Makes a file complete under a name of construction, then gives it its own name without replacing anything.
+/// Makes a file complete under a temporary name, then gives it its own name without replacing anything.
 pub(super) fn create_component(
     dir: &File,
     name: &OsStr,
@@ -127,34 +126,17 @@ pub(super) fn create_component(
     fill: impl FnOnce(&FileStorage) -> Result<()>,
 ) -> Result<File> {
     let doing = || format!("creating {}", name.shown());
-    let draft = format!("{NEW_PREFIX}{}", random::uuid()?);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(dir, &draft, flags, Mode::from_raw_mode(mode & 0o7777)).context(doing)?);
-    let storage = FileStorage::new(file);
-    let finished = fill(&storage)
-        .and_then(|()| if durable { storage.sync() } else { Ok(()) })
-        .and_then(|()| publish(dir, &draft, name).context(doing))
-        .and_then(|()| if durable { dir_sync(dir, storage.file()).context(doing) } else { Ok(()) });
-    if let Err(error) = finished {
-        // The draft is of no use to anyone; that it cannot be removed would say less than the error at hand.
-        let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
-        return Err(error);
+    let draft = Draft::new(dir, "")?;
+    let storage = FileStorage::new(draft.make_file(Mode::from_raw_mode(mode & 0o7777)).context(doing)?);
+    fill(&storage)?;
+    if durable {
+        storage.sync()?;
+    }
+    draft.publish(name).context(doing)?;
+    if durable {
+        dir_sync(dir, storage.file()).context(doing)?;
     }
     Ok(storage.into_file())
-}
-
-fn publish(dir: &File, draft: &str, name: &OsStr) -> Result<()> {
-    match rustix::fs::renameat_with(dir, draft, dir, name, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        Err(rustix::io::Errno::EXIST) => Err(Error::new(Kind::Exists, format!("{} exists already", name.shown()))),
-        // Some network file systems cannot refuse to replace; a link of that name can.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            rustix::fs::linkat(dir, draft, dir, name, AtFlags::empty())
-                .and_then(|()| rustix::fs::unlinkat(dir, draft, AtFlags::empty()))
-                .context(|| "giving the new file its name".into())
-        }
-        Err(error) => Err(Error::errno("giving the new file its name", error)),
-    }
 }
 
 /// Makes the name of a new file durable. The directory may be open for names only, and closed to readers.

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access as May, AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
-use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::NEW_PREFIX;
 use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::{give_owner, give_times};
+use crate::vm::draft::Draft;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::plan::Obstacle;
+use crate::work::convert::replace::PART;
 use crate::work::convert::tree::{Entry, Found};
 
 /// Targets of links that all file systems take.
@@ -135,9 +135,8 @@ impl<'a> Trial<'a> {
             return Err(Error::new(Kind::Unsupported, message));
         }
         if len > SHORT_TARGET {
-            let (name, text) = (temporary_name()?, "x".repeat(sealed_target_len(len)));
-            rustix::fs::symlinkat(text, self.root, &name)
-                .and_then(|()| rustix::fs::unlinkat(self.root, &name, AtFlags::empty()))
+            let draft = Draft::new(self.root, PART)?;
+            rustix::fs::symlinkat("x".repeat(sealed_target_len(len)), self.root, draft.name())
                 .context(|| format!("making a symbolic link to a sealed target of {len} bytes"))?;
         }
         self.check_owner(entry)
@@ -163,21 +162,11 @@ fn statx(handle: &File) -> Result<(StatxAttributes, Option<u64>)> {
 
 /// A new file in a folder, which is gone when it is closed.
 fn unnamed(root: &File) -> Result<File> {
-    let doing = || "making a new file".into();
     let mode = Mode::from_raw_mode(0o600);
     match rustix::fs::openat(root, ".", OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode) {
         Ok(file) => return Ok(File::from(file)),
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {} // not with this file system
         Err(error) => return Err(Error::errno("making a new file", error)),
     }
-    let name = temporary_name()?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(root, &name, flags, mode).context(doing)?;
-    rustix::fs::unlinkat(root, OsStr::new(&name), AtFlags::empty()).context(doing)?;
-    Ok(File::from(file))
-}
-
-/// Of a kind that the next run removes, if this one is killed.
-fn temporary_name() -> Result<String> {
-    Ok(format!("{NEW_PREFIX}part-{}", random::uuid()?))
+    Draft::new(root, PART)?.make_file(mode)
 }

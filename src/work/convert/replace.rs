@@ -1,6 +1,6 @@
 //! One file replaced by another form of itself: at any moment its name leads to the old one or to the whole new one.
 //!
-//! The new form is made under a name of construction in the VM folder's root, synced, opened anew, compared byte for byte
+//! The new form is made under a temporary name in the VM folder's root, synced, opened anew, compared byte for byte
 //! with the original, and only then given the original's name.
 
 use std::ffi::OsStr;
@@ -19,6 +19,7 @@ use crate::store::home_file::HomeKeys;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
+use crate::vm::draft::Draft;
 use crate::vm::scan;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime};
 use crate::work::convert::copy;
@@ -26,8 +27,8 @@ use crate::work::convert::form::{Form, Target};
 use crate::work::convert::overwrite;
 use crate::work::convert::pace::Pace;
 
-/// Names of construction: half-made replacements...
-const PART: &str = "part-";
+/// Temporary names: half-made replacements...
+pub(super) const PART: &str = "part-";
 /// ...replaced originals that wait for being overwritten...
 const OLD: &str = "old-";
 /// ...and whole replacements of files with several names, not all of which lead to them yet.
@@ -119,12 +120,12 @@ impl Site<'_, '_> {
     /// `Io`. Then every name leads to the original or to the whole replacement.
     pub(super) fn replace(&self, original: &Original, names: &[&Path], target: &Target<'_>) -> Result<()> {
         let linked = original.link_name();
-        let known = self.open(&linked).ok();
+        let known = self.open(OsStr::new(&linked)).ok();
         if names.len() == 1 && known.is_none() {
-            let draft = Draft::new(self.root)?;
+            let draft = self.draft()?;
             self.fill(&draft, original, target)?;
             let old = self.keep_for_overwriting(original, names[0])?;
-            draft.publish(names[0])?;
+            self.publish(draft, names[0])?;
             return self.overwrite(original, old);
         }
         match known {
@@ -134,18 +135,18 @@ impl Site<'_, '_> {
                 copy::compare(original.form.content(), made.content(), self.pace)?;
             }
             None => {
-                let draft = Draft::new(self.root)?;
+                let draft = self.draft()?;
                 self.fill(&draft, original, target)?;
-                draft.publish(Path::new(&linked))?;
+                draft.replace(self.root, OsStr::new(&linked))?;
                 self.sync_root()?;
             }
         }
         let old = self.keep_for_overwriting(original, names[0])?;
         for name in names {
-            let draft = Draft::name()?;
-            rustix::fs::linkat(self.root, &linked, self.root, &draft, AtFlags::empty())
+            let draft = self.draft()?;
+            rustix::fs::linkat(self.root, &linked, self.root, draft.name(), AtFlags::empty())
                 .context(|| "linking the new file".into())?;
-            Draft { root: self.root, name: draft, file: None }.publish(name)?;
+            self.publish(draft, name)?;
         }
         self.overwrite(original, old)?;
         self.remove(&linked)
@@ -156,18 +157,32 @@ impl Site<'_, '_> {
     /// # Errors
     /// `Io`.
     pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr, time: ChangeTime) -> Result<()> {
-        let name = Draft::name()?;
-        rustix::fs::symlinkat(text, self.root, &name).context(|| "making a symbolic link".into())?;
-        let draft = Draft { root: self.root, name, file: None };
-        attributes::give_to_link(stat, self.root, OsStr::new(&draft.name), time)?;
-        draft.publish(path)
+        let draft = self.draft()?;
+        rustix::fs::symlinkat(text, self.root, draft.name()).context(|| "making a symbolic link".into())?;
+        attributes::give_to_link(stat, self.root, draft.name(), time)?;
+        self.publish(draft, path)
     }
 
-    /// Makes the replacement whole, durable and proven, under its name of construction.
+    fn draft(&self) -> Result<Draft<'_>> {
+        Draft::new(self.root, PART)
+    }
+
+    /// Gives a draft the name, in place of what has it now. To observers of the folder nothing has changed.
+    fn publish(&self, draft: Draft<'_>, path: &Path) -> Result<()> {
+        let dir = parent_of(self.root, path)?;
+        let before = rustix::fs::fstat(&dir).context(|| "reading attributes".into())?;
+        draft.replace(&dir, path.file_name().unwrap_or_default())?;
+        if path.components().count() > 1 {
+            let _ = give_times(&before, &dir); // only its owner may
+        }
+        Ok(())
+    }
+
+    /// Makes the replacement whole, durable and proven, under its temporary name.
     fn fill(&self, draft: &Draft<'_>, original: &Original, target: &Target<'_>) -> Result<()> {
         let from = &original.form;
         let attributes = Attributes::read(from.backing(), from.sealing(self.keys))?;
-        let to = target.make(FileStorage::new(draft.handle()?))?;
+        let to = target.make(FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600))?))?;
         if attributes.has_user_xattrs() {
             to.ensure_id()?;
         }
@@ -177,12 +192,12 @@ impl Site<'_, '_> {
         // What the page cache holds would prove nothing about the medium.
         let _ = rustix::fs::fadvise(to.backing(), 0, None, Advice::DontNeed);
         drop(to);
-        let made = target.open(FileStorage::new(self.open(&draft.name)?))?;
+        let made = target.open(FileStorage::new(self.open(draft.name())?))?;
         copy::compare(from.content(), made.content(), self.pace)?;
         original.refuse_if_changed()
     }
 
-    fn open(&self, name: &str) -> Result<File> {
+    fn open(&self, name: &OsStr) -> Result<File> {
         open_beneath(self.root, Path::new(name), OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
             .context(|| "opening the new file again".into())
     }
@@ -248,7 +263,7 @@ impl Site<'_, '_> {
             if Uuid::parse_str(rest).is_err() {
                 continue;
             }
-            if let Ok(file) = self.open(&name.to_string_lossy())
+            if let Ok(file) = self.open(&name)
                 && FileStorage::new(file).is_unclaimed()?
             {
                 self.remove(&name.to_string_lossy())?;
@@ -275,53 +290,4 @@ pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
 fn is_last_name(file: &File) -> Result<bool> {
     let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
     Ok(stat.st_nlink == 1)
-}
-
-/// A replacement under construction; removed when it does not get its name.
-struct Draft<'a> {
-    root: &'a File,
-    name: String,
-    file: Option<File>,
-}
-
-impl<'a> Draft<'a> {
-    fn name() -> Result<String> {
-        Ok(format!("{NEW_PREFIX}{PART}{}", random::uuid()?))
-    }
-
-    fn new(root: &'a File) -> Result<Self> {
-        let name = Self::name()?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(root, &name, flags, Mode::from_raw_mode(0o600))
-            .context(|| "making a new file".into())?;
-        Ok(Self { root, name, file: Some(File::from(file)) })
-    }
-
-    fn handle(&self) -> Result<File> {
-        let file = self.file.as_ref().ok_or_else(|| Error::new(Kind::Invalid, "a draft without a file"))?;
-        file.try_clone().context(|| "duplicating a descriptor".into())
-    }
-
-    /// Gives it the name, in place of what has it now.
-    fn publish(mut self, path: &Path) -> Result<()> {
-        let dir = parent_of(self.root, path)?;
-        let before = rustix::fs::fstat(&dir).context(|| "reading attributes".into())?;
-        rustix::fs::renameat(self.root, &self.name, &dir, path.file_name().unwrap_or_default())
-            .context(|| "giving the new file its name".into())?;
-        self.name.clear();
-        if path.components().count() > 1 {
-            // For who looks into the folder nothing has changed. Only its owner may say so.
-            let _ = give_times(&before, &dir);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if !self.name.is_empty() {
-            // The error at hand says more than that this could not be removed; the next run removes it.
-            let _ = rustix::fs::unlinkat(self.root, &self.name, AtFlags::empty());
-        }
-    }
 }

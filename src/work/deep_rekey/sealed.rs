@@ -1,14 +1,12 @@
 //! One file, value or link of a home, from the old DEK to the new one.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Mode, Stat};
 
-use crate::crypto::random;
 use crate::error::{Context, Kind, Result};
-use crate::format::header::NEW_PREFIX;
 use crate::format::home_file::{FileId, MAGIC};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::buffer::request_buffer;
@@ -16,6 +14,7 @@ use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::vm::acl;
 use crate::vm::attributes::{give_owner, set_xattr, times_after, xattr, xattr_names};
+use crate::vm::draft::Draft;
 
 /// Beginning of the names of files that are being encrypted anew.
 pub(super) const DRAFT_PREFIX: &str = "rekey-";
@@ -98,10 +97,8 @@ impl OldAndNew {
         ids: [FileId; 2],
         ask: Ask<'_>,
     ) -> Result<()> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         replace(dir, name, |draft| {
-            let made = rustix::fs::openat(dir, draft, flags, Mode::from_raw_mode(0o600));
-            let new = FileStorage::new(File::from(made.context(|| "making a file".into())?));
+            let new = FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600))?);
             new.claim(Access::Write)?;
             self.copy(old, &new, ids[1], ask)?;
             self.copy_metadata(old.file(), new.file(), ids)?;
@@ -166,25 +163,20 @@ impl OldAndNew {
         let stat = stat.context(|| "reading attributes".into())?;
         let (owner, group) = (owner(stat.st_uid), group(stat.st_gid));
         replace(dir, name, |draft| {
-            rustix::fs::symlinkat(&sealed, dir, draft)
-                .and_then(|()| rustix::fs::chownat(dir, draft, owner, group, AtFlags::SYMLINK_NOFOLLOW))
-                .and_then(|()| rustix::fs::utimensat(dir, draft, &times_after(&stat), AtFlags::SYMLINK_NOFOLLOW))
+            rustix::fs::symlinkat(&sealed, dir, draft.name())
+                .and_then(|()| rustix::fs::chownat(dir, draft.name(), owner, group, AtFlags::SYMLINK_NOFOLLOW))
+                .and_then(|()| rustix::fs::utimensat(dir, draft.name(), &times_after(&stat), AtFlags::SYMLINK_NOFOLLOW))
                 .context(|| "making a symbolic link".into())
         })?;
         Ok(true)
     }
 }
 
-/// Makes something under a draft's name and gives it the name of what it replaces.
-pub(super) fn replace(dir: &File, name: &OsStr, make: impl FnOnce(&OsStr) -> Result<()>) -> Result<()> {
-    let draft = OsString::from(format!("{NEW_PREFIX}{DRAFT_PREFIX}{}", random::uuid()?));
-    let replaced = make(&draft)
-        .and_then(|()| rustix::fs::renameat(dir, &draft, dir, name).context(|| "giving a file its name".into()));
-    if replaced.is_err() {
-        // The next run would remove it as well; that it cannot be removed would say less than the error at hand.
-        let _ = rustix::fs::unlinkat(dir, &draft, AtFlags::empty());
-    }
-    replaced
+/// Makes something under a temporary name and gives it the name of what it replaces.
+pub(super) fn replace(dir: &File, name: &OsStr, make: impl FnOnce(&Draft<'_>) -> Result<()>) -> Result<()> {
+    let draft = Draft::new(dir, DRAFT_PREFIX)?;
+    make(&draft)?;
+    draft.replace(dir, name)
 }
 
 /// What was re-encrypted says so by its times: a copy of the ciphertext that is brought up to date by size and time must get it.

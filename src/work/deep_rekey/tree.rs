@@ -169,7 +169,7 @@ impl<'t> Tree<'t> {
         let from = self.open(twin.parent().unwrap_or(Path::new("")))?;
         let name = twin.file_name().unwrap_or_default();
         sealed::replace(entry.dir, entry.name, |draft| {
-            rustix::fs::linkat(&from, name, entry.dir, draft, AtFlags::empty())
+            rustix::fs::linkat(&from, name, entry.dir, draft.name(), AtFlags::empty())
                 .context(|| format!("linking to {}", twin.shown()))
         })
     }
