@@ -17,7 +17,7 @@ use std::{fmt, fs, thread};
 
 use parking_lot::Mutex;
 
-pub use trouble::{Trouble, retold};
+pub use trouble::{Failure, Trouble, reword};
 
 use crate::crypto::random;
 use crate::error::{Error, Kind, Result};
@@ -53,19 +53,6 @@ pub enum KeyState {
     Destroyed,
     /// The provider does not say, or not in terms that are known here.
     Unknown,
-}
-
-impl KeyState {
-    fn of_kmip(number: u32) -> Self {
-        match number {
-            1 => Self::PreActive,
-            2 => Self::Active,
-            3 => Self::Deactivated,
-            4 => Self::Compromised,
-            5 | 6 => Self::Destroyed,
-            _ => Self::Unknown,
-        }
-    }
 }
 
 impl fmt::Display for KeyState {

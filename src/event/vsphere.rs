@@ -140,9 +140,9 @@ fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::kmip::Failure;
+    use crate::provider::Failure;
 
-    fn kmip(trouble: Trouble) -> Error {
+    fn failed(trouble: Trouble) -> Error {
         Error::with_source(Kind::KeyUnavailable, "key corp/1 cannot be had", Failure::new(trouble, "so it is"))
     }
 
@@ -152,16 +152,16 @@ mod tests {
         let id = |error: &Error| event_id(EventName::FetchKey, Some(error), false).unwrap();
         assert_eq!(id(&host), SEND_KEY_HOST_ERROR);
         for trouble in [Trouble::Missing, Trouble::Denied, Trouble::Destroyed] {
-            assert_eq!(id(&kmip(trouble)), SEND_KEY_MISSING, "{trouble:?}");
+            assert_eq!(id(&failed(trouble)), SEND_KEY_MISSING, "{trouble:?}");
         }
         for trouble in [Trouble::Silent, Trouble::Unreachable, Trouble::Untrusted, Trouble::Garbled] {
-            assert_eq!(id(&kmip(trouble)), SEND_KEY_SERVER_ERROR, "{trouble:?}");
+            assert_eq!(id(&failed(trouble)), SEND_KEY_SERVER_ERROR, "{trouble:?}");
         }
     }
 
     #[test]
     fn a_vm_is_locked_by_its_home_not_by_its_disks() {
-        let error = kmip(Trouble::Silent);
+        let error = failed(Trouble::Silent);
         assert_eq!(event_id(EventName::Unlock, Some(&error), false), Some(LOCKED_SERVER_ERROR));
         assert_eq!(event_id(EventName::Unlock, Some(&error), true), None);
         assert_eq!(event_id(EventName::Unlock, None, false), Some(UNLOCKED));

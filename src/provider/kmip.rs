@@ -26,14 +26,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use failure::Failure;
 pub use message::Version;
 pub use probe::MemberReport;
 pub use settings::{Address, Servers, Settings};
 
 use parking_lot::Mutex;
 
-use super::{KeyProvider, KeyState, NewKey, Revocation, Trouble};
+use super::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};

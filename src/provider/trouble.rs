@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 use std::{fmt, iter};
 
-use super::{KeyState, kmip};
-use crate::error::Error;
+use super::KeyState;
+use crate::error::{Error, Kind};
 
 /// Why a KEK cannot be had, in more detail than a [`Kind`](crate::error::Kind).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -36,12 +36,8 @@ pub enum Trouble {
 impl Trouble {
     /// Why the provider of an error's cause gave no KEK, if it said so.
     pub fn of(error: &Error) -> Option<Self> {
-        let causes = iter::successors(error.source(), |&cause| cause.source());
-        let trouble_of = |cause: &(dyn StdError + 'static)| {
-            let failure = cause.downcast_ref::<kmip::Failure>().map(kmip::Failure::trouble);
-            failure.or_else(|| cause.downcast_ref::<Told>().map(|told| told.trouble))
-        };
-        causes.filter_map(trouble_of).next()
+        let mut causes = iter::successors(error.source(), |&cause| cause.source());
+        causes.find_map(|cause| cause.downcast_ref::<Failure>()).map(Failure::trouble)
     }
 
     /// Whether it is the server's trouble, rather than that of the key.
@@ -72,29 +68,55 @@ impl Trouble {
     }
 }
 
-/// What a provider's error said, kept when the error itself cannot be.
-#[derive(Debug)]
-struct Told {
-    text: String,
+/// What a provider has to say of a call that did not succeed: the cause of its error.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
     trouble: Trouble,
+    message: String,
 }
 
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+impl Failure {
+    /// A failure of this meaning, in words for people.
+    pub fn new(trouble: Trouble, message: impl Into<String>) -> Self {
+        Self { trouble, message: message.into() }
+    }
+
+    /// What it means.
+    pub fn trouble(&self) -> Trouble {
+        self.trouble
+    }
+
+    /// Says more, if there is more to say.
+    pub(super) fn with_note(mut self, note: Option<String>) -> Self {
+        if let Some(note) = note {
+            self.message += &format!("; {note}");
+        }
+        self
+    }
+
+    /// The error of a call that was doing this.
+    pub(super) fn into_error(self, doing: impl Into<String>) -> Error {
+        let kind = if self.trouble == Trouble::NotAKek { Kind::KeyRejected } else { Kind::KeyUnavailable };
+        Error::with_source(kind, doing, self)
     }
 }
 
-impl StdError for Told {}
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Failure {}
 
 /// An error that says `text`, of the same kind as `error` and of the same [`Trouble`].
-pub fn retold(error: &Error, text: String) -> Error {
+pub fn reword(error: &Error, text: String) -> Error {
     match Trouble::of(error) {
         None => Error::new(error.kind(), text),
         Some(trouble) => {
             // The chain prints what an error says and what its cause says: one sentence of it each.
-            let (first, rest) = text.split_once(": ").unwrap_or((&text, "no more is known"));
-            Error::with_source(error.kind(), first, Told { text: rest.to_owned(), trouble })
+            let (first, rest) = text.split_once(": ").unwrap_or((&text, "no details"));
+            Error::with_source(error.kind(), first, Failure::new(trouble, rest))
         }
     }
 }

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 
-use super::super::Trouble;
+use super::super::{Failure, Trouble};
 use super::certificate::{self, EXPIRES_SOON};
 use super::credentials::Credentials;
 use super::dial::Addresses;
-use super::failure::Failure;
 use super::health::Health;
 use super::message::Version;
 use super::notices::Notices;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::failure::Failure;
+use super::super::Failure;
 use super::timed::Deadline;
 
 /// How long one address is waited for before the next one is tried as well.

@@ -1,29 +1,16 @@
 //! What goes wrong between this host and a key server, and what it means: for the key, and for asking again.
 
-use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::{fmt, io};
 
-use super::super::{KeyState, Trouble};
+use super::super::{Failure, KeyState, Trouble};
 use super::tag::Operation;
 use super::tls;
-use crate::error::{Error, Kind};
 
 /// Longest text of a server that is passed on, in characters.
 const MAX_SERVER_TEXT: usize = 200;
 
-/// One attempt, or one call to all members, that did not succeed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Failure {
-    trouble: Trouble,
-    message: String,
-}
-
 impl Failure {
-    pub(crate) fn new(trouble: Trouble, message: impl Into<String>) -> Self {
-        Self { trouble, message: message.into() }
-    }
-
     /// What the server sent is not an answer to what it was asked.
     pub(super) fn garbled(message: impl fmt::Display) -> Self {
         Self::new(Trouble::Garbled, format!("the server's answer is not understood: {message}"))
@@ -73,17 +60,9 @@ impl Failure {
         Self::new(trouble, format!("{doing}: {meaning}"))
     }
 
-    /// Says more, if there is more to say.
-    pub(super) fn with_note(mut self, note: Option<String>) -> Self {
-        if let Some(note) = note {
-            self.message += &format!("; {note}");
-        }
-        self
-    }
-
     /// What came of all addresses of a server.
     pub(super) fn of_addresses(failures: &[(SocketAddr, Self)]) -> Self {
-        let trouble = failures.iter().map(|(_, failure)| failure.trouble).min_by_key(|trouble| trouble.rank());
+        let trouble = failures.iter().map(|(_, failure)| failure.trouble()).min_by_key(|trouble| trouble.rank());
         let lines: Vec<String> =
             failures.iter().map(|(address, failure)| format!("{}: {failure}", address.ip())).collect();
         match trouble {
@@ -91,31 +70,12 @@ impl Failure {
             None => Self::new(Trouble::Silent, "connecting: no answer in time"),
         }
     }
-
-    /// What it means.
-    pub fn trouble(&self) -> Trouble {
-        self.trouble
-    }
-
-    /// The error of a call that was doing this.
-    pub(super) fn into_error(self, doing: impl Into<String>) -> Error {
-        let kind = if self.trouble == Trouble::NotAKek { Kind::KeyRejected } else { Kind::KeyUnavailable };
-        Error::with_source(kind, doing, self)
-    }
 }
 
 /// A text of a server, with nothing that could trouble a terminal or a log.
 pub(super) fn shortened(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_SERVER_TEXT).collect()
 }
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl StdError for Failure {}
 
 #[cfg(test)]
 mod tests {

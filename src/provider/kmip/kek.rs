@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::super::{KeyState, Trouble};
+use super::super::{Failure, KeyState, Trouble};
 use super::cluster::Cluster;
-use super::failure::Failure;
 use super::state_within;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Result};

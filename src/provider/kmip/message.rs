@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
-use super::failure::Failure;
+use super::super::Failure;
 use super::tag::{self, Operation};
 use super::ttlv::{self, Item, Tag, Value};
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{KeyState, Revocation, Trouble};
-use super::failure::{Failure, shortened};
+use super::super::{Failure, KeyState, Revocation, Trouble};
+use super::failure::shortened;
 use super::message::{Request, Version};
 use super::session::Session;
 use super::tag::{self, Operation};
@@ -172,7 +172,7 @@ impl Session {
                 named_values(&answer).find(|(name, _)| name == STATE.name).and_then(|(_, state)| state.as_enumeration())
             }
         };
-        Ok(state.map_or(KeyState::Unknown, KeyState::of_kmip))
+        Ok(state.map_or(KeyState::Unknown, key_state))
     }
 
     /// The identifier of a key as the server has it. Some repeat in their answers whatever spelling they were asked with, so the
@@ -311,6 +311,18 @@ fn aes_256(answer: &Item) -> Result<SecretBytes, Failure> {
             Err(Failure::no_kek(format_args!("a key of {} bytes that says it has {bits:?} bits", material.len())))
         }
         None => Err(Failure::garbled("a key without its bytes")),
+    }
+}
+
+/// The state of this number in KMIP.
+fn key_state(number: u32) -> KeyState {
+    match number {
+        1 => KeyState::PreActive,
+        2 => KeyState::Active,
+        3 => KeyState::Deactivated,
+        4 => KeyState::Compromised,
+        5 | 6 => KeyState::Destroyed,
+        _ => KeyState::Unknown,
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::{KeyState, NewKey, Revocation, Trouble};
+use super::super::{Failure, KeyState, NewKey, Revocation, Trouble};
 use super::cluster::{Cluster, Member};
-use super::failure::Failure;
 use super::message::Version;
 use super::session::Session;
 use super::{certificate, new_key_name};

@@ -12,9 +12,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use zeroize::Zeroizing;
 
-use super::super::Trouble;
+use super::super::{Failure, Trouble};
 use super::dial::{self, Addresses};
-use super::failure::Failure;
 use super::message::{Batch, Request, Version};
 use super::settings::{Address, Timeouts};
 use super::timed::{Deadline, TimedStream, resolve};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{Header, Slot, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
-use crate::provider::{FetchedKeks, Providers, retold};
+use crate::provider::{FetchedKeks, Providers, reword};
 
 /// A DEK, and the KEK that it was obtained by.
 pub(super) struct Unlocked {
@@ -83,7 +83,7 @@ pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> R
         }
     }
     match failures.get(most) {
-        Some(failure) => Err(retold(failure, reasons.join("; "))),
+        Some(failure) => Err(reword(failure, reasons.join("; "))),
         None => Err(Error::new(Kind::Corrupt, "a header without key slots")),
     }
 }
@@ -125,7 +125,7 @@ fn unwrap_slot<'k>(slot: &Slot, keks: &'k FetchedKeks) -> Result<(Dek, &'k Arc<d
 fn about(key_id: &KeyId, error: &Error) -> Error {
     let reason = error.chain();
     let named = reason.contains(&key_id.to_string());
-    retold(error, if named { reason } else { format!("key {key_id}: {reason}") })
+    reword(error, if named { reason } else { format!("key {key_id}: {reason}") })
 }
 
 /// Wraps a new component's DEK by one KEK.
