@@ -4,8 +4,8 @@
 
 pub mod backup;
 pub mod config;
-pub mod kmip;
-pub mod native;
+pub mod kinds;
+pub mod primary_key;
 mod private_file;
 mod trouble;
 
@@ -26,8 +26,9 @@ use crate::key::{Kek, KeyId, ProviderName};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use config::{Config, Settings};
-use kmip::KmipProvider;
-use native::{NativeProvider, PrimaryKey};
+use kinds::kmip::{self, KmipProvider};
+use kinds::native::NativeProvider;
+use primary_key::PrimaryKey;
 
 /// What a new KEK is for; providers that keep labels tell their administrator.
 #[derive(Clone, Debug)]
@@ -343,7 +344,7 @@ fn set_up(name: &ProviderName, settings: &Settings, config: &Path) -> Result<Arc
 pub fn add_native(config: &Path, name: &ProviderName, make_default: bool) -> Result<(PathBuf, uuid::Uuid)> {
     let mut made = None;
     let added = config::update(config, |configured| {
-        let settings = native::Settings::of(name);
+        let settings = primary_key::Settings::of(name);
         let path = settings.primary_key_of(config);
         configured.add(name.clone(), Settings::Native(settings))?;
         if make_default {

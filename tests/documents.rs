@@ -88,9 +88,9 @@ fn the_wall_clock_decides_nothing() {
         // Which events are shown.
         "src/cli/events.rs",
         // Validity of certificates, of which a host warns in time.
-        "src/provider/kmip/certificate.rs",
+        "src/provider/kinds/kmip/certificate.rs",
         // Since when a key counts as compromised, for the key server.
-        "src/provider/kmip/operation.rs",
+        "src/provider/kinds/kmip/operation.rs",
     ];
     for (path, source) in texts("src", &[".rs"]) {
         let path = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();

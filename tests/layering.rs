@@ -291,7 +291,7 @@ fn each_reserved_name_is_seen_outside_its_place_and_not_in_it() {
         ("storage/file.rs", "unsafe impl Send for A {}", "sys/memory.rs"),
         ("fuse.rs", "fn f() { eprintln!(\"x\") }", "cli/check.rs"),
         ("vm.rs", "fn f() { tracing::warn!(\"x\") }", "fuse/errno.rs"),
-        ("vm.rs", "fn f() { provider.fetch_key(&id) }", "provider/kmip.rs"),
+        ("vm.rs", "fn f() { provider.fetch_key(&id) }", "provider/kinds/kmip.rs"),
         ("cli/info.rs", "fn f(path: &Path) { path.display() }", "text.rs"),
         ("cli/info.rs", "fn f() { serde_json::json!(x) }", "text.rs"),
     ];

@@ -14,7 +14,7 @@ use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::HOME_FILE;
 use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::{Kek, KeyId, ProviderName};
-use vmcryptfs::provider::native::Settings;
+use vmcryptfs::provider::primary_key::Settings;
 use vmcryptfs::provider::{self, Providers};
 use vmcryptfs::sector::SectorSize;
 use vmcryptfs::storage::{Access, BackingIo, FileStorage};

@@ -19,8 +19,8 @@ use crate::event::{Event, EventName};
 use crate::key::ProviderName;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config, Settings};
-use crate::provider::kmip::KmipProvider;
-use crate::provider::native::PrimaryKey;
+use crate::provider::kinds::kmip::KmipProvider;
+use crate::provider::primary_key::PrimaryKey;
 use crate::provider::{Providers, add_native, round_trip};
 use crate::text::Show;
 

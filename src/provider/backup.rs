@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::config::{self, Config, Settings};
-use super::native::{self, PrimaryKey};
+use super::primary_key::{self, PrimaryKey};
 use super::private_file;
 use crate::crypto::derive::sha256;
 use crate::crypto::passphrase::{self, Cost};
@@ -69,7 +69,7 @@ impl Backup {
         }
         config::update(config, |config| {
             let settings = config.settings(&self.provider)?.native()?;
-            let settings = native::Settings { backed_up: true, ..settings.clone() };
+            let settings = primary_key::Settings { backed_up: true, ..settings.clone() };
             config.set(&self.provider, Settings::Native(settings))
         })
     }
@@ -115,14 +115,14 @@ impl Backup {
             let settings = match configured.providers().get(provider) {
                 Some(settings) => settings.native()?.clone(),
                 None => {
-                    let settings = native::Settings::of(provider);
+                    let settings = primary_key::Settings::of(provider);
                     configured.add(provider.clone(), Settings::Native(settings.clone()))?;
                     settings
                 }
             };
             let path = settings.primary_key_of(config);
             self.restore_file(&path)?;
-            configured.set(provider, Settings::Native(native::Settings { backed_up: true, ..settings }))?;
+            configured.set(provider, Settings::Native(primary_key::Settings { backed_up: true, ..settings }))?;
             Ok(path)
         })
     }

@@ -37,7 +37,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{kmip, native, private_file};
+use super::kinds::kmip;
+use super::{primary_key, private_file};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
@@ -108,7 +109,7 @@ fn absolute_file<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Resul
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Settings {
     /// A primary key that is kept on this host.
-    Native(native::Settings),
+    Native(primary_key::Settings),
     /// A KMIP key server.
     Kmip(kmip::Settings),
 }
@@ -126,7 +127,7 @@ impl Settings {
     ///
     /// # Errors
     /// `Unsupported` for any other kind.
-    pub fn native(&self) -> Result<&native::Settings> {
+    pub fn native(&self) -> Result<&primary_key::Settings> {
         match self {
             Self::Native(native) => Ok(native),
             Self::Kmip(_) => Err(Error::new(
@@ -287,7 +288,7 @@ mod tests {
     }
 
     fn native() -> Settings {
-        Settings::Native(native::Settings { primary_key: "keys/x.key".into(), backed_up: false })
+        Settings::Native(primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false })
     }
 
     #[test]

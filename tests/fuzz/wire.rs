@@ -1,13 +1,13 @@
 //! What a key server sends.
 
 use data_encoding::HEXLOWER;
-use vmcryptfs::provider::kmip::ttlv;
+use vmcryptfs::provider::kinds::kmip::ttlv;
 
 use crate::mutation::fuzz;
 use crate::{SECONDS, bound_memory};
 
 /// Answers of a real server.
-const RECORDED: &str = include_str!("../../src/provider/kmip/ttlv/recorded.txt");
+const RECORDED: &str = include_str!("../../src/provider/kinds/kmip/ttlv/recorded.txt");
 
 #[test]
 fn ttlv_messages() {

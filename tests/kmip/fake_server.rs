@@ -12,8 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
-use vmcryptfs::provider::kmip::tag::{self, Operation};
-use vmcryptfs::provider::kmip::ttlv::{self, Item, Tag, Value};
+use vmcryptfs::provider::kinds::kmip::tag::{self, Operation};
+use vmcryptfs::provider::kinds::kmip::ttlv::{self, Item, Tag, Value};
 
 use crate::fake_store::{Store, number, text};
 use crate::site::Site;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use vmcryptfs::provider::kmip::tag::{self, Operation};
-use vmcryptfs::provider::kmip::ttlv::{Item, Tag, Value};
+use vmcryptfs::provider::kinds::kmip::tag::{self, Operation};
+use vmcryptfs::provider::kinds::kmip::ttlv::{Item, Tag, Value};
 use zeroize::Zeroizing;
 
 const PRE_ACTIVE: u32 = 1;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vmcryptfs::error::Kind;
-use vmcryptfs::provider::kmip::KmipProvider;
+use vmcryptfs::provider::kinds::kmip::KmipProvider;
 use vmcryptfs::provider::{KeyState, NewKey, Revocation, Trouble, round_trip};
 
 use crate::certificates::{Authority, Purpose};

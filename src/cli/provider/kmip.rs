@@ -6,7 +6,7 @@ use super::provider_name;
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::provider::add_kmip;
-use crate::provider::kmip::{Address, KmipProvider, MemberReport, Servers, Settings};
+use crate::provider::kinds::kmip::{Address, KmipProvider, MemberReport, Servers, Settings};
 use crate::text::Show;
 
 /// Of `provider add kmip`.

@@ -1,8 +1,8 @@
 use super::*;
-use crate::provider::native;
+use crate::provider::primary_key;
 
 fn native(key: &str, backed_up: bool) -> Settings {
-    Settings::Native(native::Settings { primary_key: key.into(), backed_up })
+    Settings::Native(primary_key::Settings { primary_key: key.into(), backed_up })
 }
 
 fn name(name: &str) -> ProviderName {

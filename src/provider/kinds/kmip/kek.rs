@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::super::{Failure, KeyState, Trouble};
 use super::cluster::Cluster;
 use super::state_within;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Result};
 use crate::key::{Dek, Kek, KeyCheck, KeyId, WrappedDek};
+use crate::provider::{Failure, KeyState, Trouble};
 
 /// How long a key that was active goes on wrapping while no member of its server answers.
 const HOLDS: Duration = Duration::from_secs(24 * 60 * 60);

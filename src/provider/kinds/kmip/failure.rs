@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::{fmt, io};
 
-use super::super::{Failure, KeyState, Trouble};
 use super::tag::Operation;
 use super::tls;
+use crate::provider::{Failure, KeyState, Trouble};
 
 /// Longest text of a server that is passed on, in characters.
 const MAX_SERVER_TEXT: usize = 200;

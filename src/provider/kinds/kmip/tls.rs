@@ -3,8 +3,8 @@
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
-use super::super::Trouble;
 use super::certificate::show_time;
+use crate::provider::Trouble;
 
 /// What this host can do, for messages.
 const OFFERED: &str =

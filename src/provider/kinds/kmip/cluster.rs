@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 
-use super::super::{Failure, Trouble};
 use super::certificate::{self, EXPIRES_SOON};
 use super::credentials::Credentials;
 use super::dial::Addresses;
@@ -25,6 +24,7 @@ use super::settings::{Address, Settings, Timeouts};
 use super::timed::Deadline;
 use crate::crypto::random;
 use crate::error::Result;
+use crate::provider::{Failure, Trouble};
 
 /// How long one member is waited for before another is asked as well.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -1,23 +1,18 @@
-//! The native provider: a primary key on this host wraps a fresh KEK for each VM (docs/FORMAT.md, section 5).
-//!
-//! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
-//! loses the primary key loses all that its KEKs protect: see [`backup`](super::backup).
+//! Primary keys: what a provider that needs no key server keeps on this host (docs/FORMAT.md, section 5).
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{KeyProvider, NewKey, private_file};
+use super::private_file;
 use crate::crypto::derive::sha256;
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Context, Error, Kind, Result};
-use crate::key::{KEK_LEN, Kek, KeyId, ProviderName};
+use crate::key::{KEK_LEN, ProviderName};
 use crate::sys::SecretBytes;
 use crate::text::Show;
 
@@ -32,7 +27,7 @@ const KEY_AT: usize = 32;
 const CHECKSUM_LEN: usize = 32;
 const FILE_LEN: u64 = 96;
 
-/// What the configuration file says of a native provider.
+/// What the configuration file says of a provider with a primary key.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
@@ -81,6 +76,11 @@ impl PrimaryKey {
     /// Its name, which is no secret.
     pub fn uuid(&self) -> Uuid {
         self.uuid
+    }
+
+    /// What wraps KEKs.
+    pub(super) fn kek(&self) -> &LocalKek {
+        &self.key
     }
 
     /// The key itself. Copy it nowhere.
@@ -184,77 +184,6 @@ fn check_start(start: &[u8; START_LEN]) -> Result<()> {
         return Err(Error::new(Kind::Unsupported, "a primary key file of another version, expected version 1"));
     }
     Ok(())
-}
-
-/// Makes and fetches KEKs by a primary key.
-pub struct NativeProvider {
-    name: ProviderName,
-    primary: PrimaryKey,
-}
-
-impl NativeProvider {
-    /// The provider of this name: KEKs are named after it.
-    pub fn new(name: ProviderName, primary: PrimaryKey) -> Self {
-        Self { name, primary }
-    }
-
-    fn wrapped_kek(&self, key_id: &KeyId) -> Result<Vec<u8>> {
-        let (owner, wrapped) = parse_id(key_id.id()).ok_or_else(|| {
-            Error::new(
-                Kind::Corrupt,
-                format!("damaged key id {:?}, expected <uuid of a primary key>/<wrapped KEK>", key_id.id()),
-            )
-        })?;
-        if owner != self.primary.uuid {
-            return Err(Error::new(
-                Kind::KeyUnavailable,
-                format!(
-                    "this key id belongs to primary key {owner}; provider {} of this host has {}: restore the backup \
-                     of {owner}",
-                    self.name, self.primary.uuid
-                ),
-            ));
-        }
-        Ok(wrapped)
-    }
-}
-
-impl KeyProvider for NativeProvider {
-    fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let kek = LocalKek::random()?;
-        let wrapped = BASE64URL_NOPAD.encode(&self.primary.key.wrap_key(kek.bytes())?);
-        let id = format!("{}/{wrapped}", self.primary.uuid.hyphenated());
-        Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek)))
-    }
-
-    fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
-        if *key_id.provider() != self.name {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
-            ));
-        }
-        let kek = self.primary.key.unwrap_key(&self.wrapped_kek(key_id)?).and_then(LocalKek::new).map_err(|error| {
-            Error::with_source(
-                Kind::Corrupt,
-                format!("damaged key id: its KEK does not unwrap under primary key {}", self.primary.uuid),
-                error,
-            )
-        })?;
-        Ok(Arc::new(kek))
-    }
-
-    fn may_wait(&self) -> bool {
-        false // its keys need nothing that is not in memory
-    }
-}
-
-/// Primary key and wrapped KEK of a key id; `None` for what [`NativeProvider::create_key`] would not have written so.
-fn parse_id(id: &str) -> Option<(Uuid, Vec<u8>)> {
-    let (owner, wrapped) = id.split_once('/')?;
-    let uuid = Uuid::try_parse(owner).ok().filter(|uuid| uuid.hyphenated().to_string() == owner)?;
-    let wrapped = BASE64URL_NOPAD.decode(wrapped.as_bytes()).ok()?;
-    Some((uuid, wrapped))
 }
 
 #[cfg(test)]

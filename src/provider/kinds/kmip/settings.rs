@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{NewKey, private_file};
 use super::message::Version;
+use crate::provider::{NewKey, private_file};
 
 /// The port that IANA gave to KMIP.
 const PORT: u16 = 5696;

@@ -16,11 +16,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, Priva
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
-use super::super::private_file;
 use super::notices::Notices;
 use super::settings::Settings;
 use super::{certificate, pem};
 use crate::error::{Context, Error, Kind, Result};
+use crate::provider::private_file;
 use crate::text::Show;
 
 /// Longest file of certificates that is read, in bytes.

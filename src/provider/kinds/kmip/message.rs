@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use zeroize::Zeroizing;
 
-use super::super::Failure;
 use super::tag::{self, Operation};
 use super::ttlv::{self, Item, Tag, Value};
+use crate::provider::Failure;
 
 /// A version of KMIP.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

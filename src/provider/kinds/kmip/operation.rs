@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{Failure, KeyState, Revocation, Trouble};
 use super::failure::shortened;
 use super::message::{Request, Version};
 use super::session::Session;
 use super::tag::{self, Operation};
 use super::ttlv::{Item, Tag, Value};
 use crate::key::KEK_LEN;
+use crate::provider::{Failure, KeyState, Revocation, Trouble};
 use crate::sys::SecretBytes;
 use crate::timestamp::Timestamp;
 

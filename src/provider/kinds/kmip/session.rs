@@ -12,13 +12,13 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use zeroize::Zeroizing;
 
-use super::super::{Failure, Trouble};
 use super::dial::{self, Addresses};
 use super::message::{Batch, Request, Version};
 use super::settings::{Address, Timeouts};
 use super::timed::{Deadline, TimedStream, resolve};
 use super::ttlv::{self, HEADER_LEN, Item};
 use crate::crypto::random;
+use crate::provider::{Failure, Trouble};
 
 /// How long a session may rest before it is used again. Servers close theirs after 30 s and more.
 const MAX_IDLE: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::super::{Failure, Trouble};
+use crate::provider::{Failure, Trouble};
 
 /// Failures in a row after which a member is set aside.
 const MAX_FAILURES: u32 = 3;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::super::Failure;
 use super::timed::Deadline;
+use crate::provider::Failure;
 
 /// How long one address is waited for before the next one is tried as well.
 const STAGGER: Duration = Duration::from_millis(500);
@@ -87,8 +87,8 @@ pub(super) fn first_of<T: Send + 'static>(
 mod tests {
     use std::time::Instant;
 
-    use super::super::super::Trouble;
     use super::*;
+    use crate::provider::Trouble;
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, last], 5696))

@@ -32,11 +32,11 @@ pub use settings::{Address, Servers, Settings};
 
 use parking_lot::Mutex;
 
-use super::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
+use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
 use kek::KmipKek;

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
-use super::super::super::{KeyState, Trouble};
 use super::*;
+use crate::provider::{KeyState, Trouble};
 
 const UNIQUE: [u8; ID_LEN] = *b"AAAAAAAA";
 

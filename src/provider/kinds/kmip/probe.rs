@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::{Failure, KeyState, NewKey, Revocation, Trouble};
 use super::cluster::{Cluster, Member};
 use super::message::Version;
 use super::session::Session;
 use super::{certificate, new_key_name};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
+use crate::provider::{Failure, KeyState, NewKey, Revocation, Trouble};
 
 /// One member's answers. What stands behind a failed step was not tried.
 #[derive(Debug, Default)]

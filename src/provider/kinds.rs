@@ -1,0 +1,4 @@
+//! The kinds of key provider.
+
+pub mod kmip;
+pub mod native;

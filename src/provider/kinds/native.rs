@@ -1,0 +1,91 @@
+//! The native provider: a primary key on this host wraps a fresh KEK for each VM (docs/FORMAT.md, section 5).
+//!
+//! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
+//! loses the primary key loses all that its KEKs protect: see [`backup`](crate::provider::backup).
+
+use std::sync::Arc;
+
+use data_encoding::BASE64URL_NOPAD;
+use uuid::Uuid;
+
+use crate::crypto::wrap::LocalKek;
+use crate::error::{Error, Kind, Result};
+use crate::key::{Kek, KeyId, ProviderName};
+use crate::provider::primary_key::PrimaryKey;
+use crate::provider::{KeyProvider, NewKey};
+
+/// Makes and fetches KEKs by a primary key.
+pub struct NativeProvider {
+    name: ProviderName,
+    primary: PrimaryKey,
+}
+
+impl NativeProvider {
+    /// The provider of this name: KEKs are named after it.
+    pub fn new(name: ProviderName, primary: PrimaryKey) -> Self {
+        Self { name, primary }
+    }
+
+    fn wrapped_kek(&self, key_id: &KeyId) -> Result<Vec<u8>> {
+        let (owner, wrapped) = parse_id(key_id.id()).ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                format!("damaged key id {:?}, expected <uuid of a primary key>/<wrapped KEK>", key_id.id()),
+            )
+        })?;
+        if owner != self.primary.uuid() {
+            return Err(Error::new(
+                Kind::KeyUnavailable,
+                format!(
+                    "this key id belongs to primary key {owner}; provider {} of this host has {}: restore the backup \
+                     of {owner}",
+                    self.name,
+                    self.primary.uuid()
+                ),
+            ));
+        }
+        Ok(wrapped)
+    }
+}
+
+impl KeyProvider for NativeProvider {
+    fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let kek = LocalKek::random()?;
+        let wrapped = BASE64URL_NOPAD.encode(&self.primary.kek().wrap_key(kek.bytes())?);
+        let id = format!("{}/{wrapped}", self.primary.uuid().hyphenated());
+        Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek)))
+    }
+
+    fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
+        if *key_id.provider() != self.name {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
+            ));
+        }
+        let kek =
+            self.primary.kek().unwrap_key(&self.wrapped_kek(key_id)?).and_then(LocalKek::new).map_err(|error| {
+                Error::with_source(
+                    Kind::Corrupt,
+                    format!("damaged key id: its KEK does not unwrap under primary key {}", self.primary.uuid()),
+                    error,
+                )
+            })?;
+        Ok(Arc::new(kek))
+    }
+
+    fn may_wait(&self) -> bool {
+        false // its keys need nothing that is not in memory
+    }
+}
+
+/// Primary key and wrapped KEK of a key id; `None` for what [`NativeProvider::create_key`] would not have written so.
+fn parse_id(id: &str) -> Option<(Uuid, Vec<u8>)> {
+    let (owner, wrapped) = id.split_once('/')?;
+    let uuid = Uuid::try_parse(owner).ok().filter(|uuid| uuid.hyphenated().to_string() == owner)?;
+    let wrapped = BASE64URL_NOPAD.decode(wrapped.as_bytes()).ok()?;
+    Some((uuid, wrapped))
+}
+
+#[cfg(test)]
+mod tests;
