@@ -320,8 +320,7 @@ impl Event {
 
 /// A text on one line, and of bounded length.
 fn bounded(text: String) -> String {
-    let cut = text.floor_char_boundary(MAX_REASON);
-    text::one_line(&text[..cut]).into_owned()
+    text::one_line(text::beginning(&text, MAX_REASON)).into_owned()
 }
 
 static CONFIG: OnceLock<PathBuf> = OnceLock::new();

@@ -62,6 +62,15 @@ impl Display for Shown<'_> {
     }
 }
 
+/// The beginning of a text, of at most `max` bytes.
+pub fn beginning(text: &str, max: usize) -> &str {
+    let mut end = max.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// A text that was put together, as one line.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, is_dangerous)
@@ -116,6 +125,13 @@ fn begins_escape(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_beginning_ends_between_two_characters() {
+        for (max, expected) in [(0, ""), (1, "a"), (2, "a"), (3, "a\u{e9}"), (4, "a\u{e9}b"), (5, "a\u{e9}b")] {
+            assert_eq!(beginning("a\u{e9}b", max), expected, "{max}");
+        }
+    }
 
     #[test]
     fn names_neither_control_a_terminal_nor_begin_a_line() {

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::Version;
 use crate::provider::{NewKey, private_file};
+use crate::text;
 
 /// The port that IANA gave to KMIP.
 const PORT: u16 = 5696;
@@ -142,7 +143,7 @@ impl Settings {
     fn overridden(&self, ours: BTreeMap<String, String>) -> Vec<(String, String)> {
         let mut all = ours;
         all.extend(self.attributes.iter().map(|(name, value)| (name.0.clone(), value.clone())));
-        let cut = |value: String| value[..value.floor_char_boundary(MAX_ATTRIBUTE)].to_owned();
+        let cut = |value: String| text::beginning(&value, MAX_ATTRIBUTE).to_owned();
         all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, cut(value))).collect()
     }
 }
