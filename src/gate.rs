@@ -21,7 +21,7 @@ use crate::progress::{OnProgress, Progress};
 use counts::Ending;
 
 /// Something that is done to an object, whoever asks for it.
-pub trait Operation {
+pub trait Operation: Sized {
     /// The name that its events and counters have, and that permission is given for.
     const NAME: EventName;
     /// What comes of it.
@@ -34,14 +34,14 @@ pub trait Operation {
     ///
     /// # Errors
     /// Those of the operation.
-    fn run(&self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Self::Outcome>;
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Self::Outcome>;
 }
 
 /// Does an operation for a principal, if it may be done.
 ///
 /// # Errors
 /// `Denied` when it may not, and those of the operation.
-pub fn perform<O: Operation>(operation: &O, principal: Principal, on_progress: OnProgress<'_>) -> Result<O::Outcome> {
+pub fn perform<O: Operation>(operation: O, principal: Principal, on_progress: OnProgress<'_>) -> Result<O::Outcome> {
     let begun = Instant::now();
     let object = operation.object();
     let mut trail = Trail::new(O::NAME, principal, &object);

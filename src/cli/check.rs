@@ -1,17 +1,17 @@
 //! `check`: are headers and home files whole, and, as far as the keys can be had, genuine; and is all of it encrypted.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{out, place, table};
-use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::error::{Error, Kind, Result};
+use crate::gate::{self, Principal, unwatched};
+use crate::operations::check::CheckAll;
 use crate::provider::Providers;
 use crate::text::Show;
-use crate::vm::check::{self, Check, Finding, State};
+use crate::vm::check::{self, Finding, State};
 use crate::vm::folder;
 use crate::vm::in_use::LookedAt;
 use crate::vm::inventory::Inventory;
@@ -61,19 +61,8 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
     }
     let inventory = inventory_of(&args.path)?;
     let providers = Providers::load(config)?;
-    let open = |below: &Path| {
-        let path = place::whole(&args.path, below);
-        File::open(&path).context(|| format!("opening {}", path.shown()))
-    };
-    let mut findings = Check { open: &open, data: args.data }.run(&inventory, &providers);
-    if findings.is_empty() {
-        let result = "not a vmcryptfs component: no header is there".to_owned();
-        let state = State::Problem(Kind::Invalid);
-        findings.push(Finding { path: args.path.clone(), kind: "disk", uuid: None, state, result });
-    }
-    for finding in findings.iter().filter(|finding| matches!(finding.kind, "home" | "disk")) {
-        record(&args.path, finding);
-    }
+    let check = CheckAll { path: &args.path, inventory: &inventory, data: args.data, providers: &providers };
+    let findings = gate::perform(check, Principal::Process, &mut unwatched)?;
     print(&args.path, &findings, args.json)?;
     verdict(&findings)
 }
@@ -123,15 +112,6 @@ pub(super) fn only_clear(path: &Path, json: bool) -> Result<()> {
             Ok(())
         }
         clear => Err(Error::new(Kind::Denied, format!("{clear} files and folders are in the clear; {looked_at}"))),
-    }
-}
-
-fn record(path: &Path, finding: &Finding) {
-    let mut event = Event::of(EventName::Check);
-    event.component(&place::whole(path, &finding.path));
-    match finding.state {
-        State::Problem(kind) => event.failed(&Error::new(kind, finding.result.clone())),
-        State::Good | State::Clear | State::Erased | State::NotLookedAt => event.done(),
     }
 }
 

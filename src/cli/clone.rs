@@ -9,12 +9,13 @@ use crate::cli::progress::Shown;
 use crate::cli::{out, place, size};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::gate::{self, Principal};
 use crate::key::{KeyName, ProviderName};
+use crate::operations::convert::CloneVm;
 use crate::provider::Providers;
 use crate::sys::process;
 use crate::text::{self, Show};
-use crate::work::convert::{self, CloneOptions};
+use crate::work::convert::CloneOptions;
 
 /// What to clone.
 #[derive(Args)]
@@ -79,12 +80,8 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
         engine: Engine::default(),
     };
     let mut shown = Shown::new()?;
-    let cloned = Event::of(EventName::Clone).component(&args.destination).around(|event| {
-        let on_progress = &mut |progress: &_| shown.advanced(progress);
-        let cloned = convert::clone(&args.source, &args.destination, &providers, &options, on_progress)?;
-        event.uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", args.source.shown()));
-        Ok(cloned)
-    })?;
+    let clone = CloneVm { source: &args.source, destination: &args.destination, options, providers: &providers };
+    let cloned = gate::perform(clone, Principal::Process, &mut |progress| shown.advanced(progress))?;
     drop(shown);
     if args.json {
         return out::json(&CloneInfo {

@@ -8,13 +8,14 @@ use serde::Serialize;
 use crate::cli::progress::Shown;
 use crate::cli::{out, place};
 use crate::control::local;
-use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::error::{Error, Kind, Result};
 use crate::format::header::ComponentKind;
+use crate::gate::{self, Principal};
+use crate::operations::convert::ConvertFile;
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::access::Located;
-use crate::work::convert::{ConvertedFile, StoredAs, convert_file};
+use crate::work::convert::{ConvertedFile, StoredAs};
 
 /// Arguments of `convert`.
 #[derive(Args)]
@@ -66,14 +67,10 @@ pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
         To::HomeFile => (StoredAs::HomeFile, "home file"),
     };
     let providers = Providers::load(config)?;
-    let converted = Event::of(EventName::Convert).disk(&args.file).around(|event| {
-        let mut shown = Shown::new()?;
-        let mut on_progress = |progress: &crate::progress::Progress| shown.advanced(progress);
-        let done = convert_file(&located.folder, &located.component, to, &providers, &mut on_progress)
-            .context(|| located.folder.shown().to_string())?;
-        event.uuid(done.uuid).key(&done.key_id);
-        Ok(done)
-    })?;
+    let mut shown = Shown::new()?;
+    let convert = ConvertFile { file: &args.file, located: &located, to, providers: &providers };
+    let converted = gate::perform(convert, Principal::Process, &mut |progress| shown.advanced(progress))?;
+    drop(shown);
     let ConvertedFile { names, uuid, names_outside, .. } = converted;
     if args.json {
         return out::json(&Output { names, stored_as, uuid, names_outside });

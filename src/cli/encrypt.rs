@@ -9,11 +9,12 @@ use crate::cli::{place, plan};
 use crate::control::local;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::gate::{self, Principal};
 use crate::key::ProviderName;
+use crate::operations::convert::{Decrypt, Encrypt};
 use crate::provider::Providers;
 use crate::text::{Show, quoted};
-use crate::work::convert::{Converted, Decryption, Encryption, Options, Plan, What};
+use crate::work::convert::{Decryption, Encryption, Options, What};
 
 /// What to encrypt.
 #[derive(Args)]
@@ -106,9 +107,8 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     }
     // Also where nothing is left to do: what an interruption left behind is removed.
     let mut shown = Shown::new()?;
-    let plan = recorded(EventName::Encrypt, &args.folder, |converted| {
-        encryption.run(&mut |progress| shown.advanced(progress), converted)
-    })?;
+    let encrypt = Encrypt { folder: &args.folder, encryption };
+    let plan = gate::perform(encrypt, Principal::Process, &mut |progress| shown.advanced(progress))?;
     drop(shown);
     let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
     let remains = plan.converted().next().map(|_| remains);
@@ -130,24 +130,10 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         return plan.refuse_obstacles();
     }
     let mut shown = Shown::new()?;
-    let plan = recorded(EventName::Decrypt, &args.folder, |converted| {
-        decryption.run(&mut |progress| shown.advanced(progress), converted)
-    })?;
+    let decrypt = Decrypt { folder: &args.folder, decryption };
+    let plan = gate::perform(decrypt, Principal::Process, &mut |progress| shown.advanced(progress))?;
     drop(shown);
     plan::print_done(args.json, "decrypt", &args.folder, &plan, None)
-}
-
-/// Records each component that gets its other form, and a failure.
-fn recorded(
-    operation: EventName,
-    folder: &Path,
-    work: impl FnOnce(&mut dyn FnMut(Converted<'_>)) -> Result<Plan>,
-) -> Result<Plan> {
-    let mut record = |Converted { path, is_disk, uuid, key_id }: Converted<'_>| {
-        let mut event = Event::of(operation);
-        if is_disk { event.disk(path) } else { event.component(path) }.uuid(uuid).key(key_id).done();
-    };
-    work(&mut record).inspect_err(|error| Event::of(operation).component(folder).failed(error))
 }
 
 /// A disk is not a VM folder. What a mount shows can be encrypted in the backing folder, unless the home goes.

@@ -10,21 +10,17 @@ use clap::{Args, Subcommand};
 use crate::cli::{out, place};
 use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
 use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::format::saved_header::{SAVED_LEN, SavedHeader};
-use crate::gate::unwatched;
+use crate::gate::{self, Principal, unwatched};
 use crate::key::KeyName;
+use crate::operations::header::BackUpHeader;
 use crate::operations::vm_task::VmTask;
-use crate::storage::FileStorage;
-use crate::store::header_area;
 use crate::text::Show;
-use crate::timestamp::Timestamp;
 use crate::vm::access::Located;
 use crate::vm::folder;
-use crate::work::keyed::refuse_transition;
 use crate::work::repair::{RepairHeader, Repaired};
-use crate::work::restore::{RestoreHeader, Restored, write_new};
+use crate::work::restore::{RestoreHeader, Restored};
 
 /// What to do with headers.
 #[derive(Subcommand)]
@@ -99,26 +95,8 @@ fn backup(args: &BackupArgs) -> Result<()> {
     if args.component.is_dir() {
         Located::find(&args.component)?; // is it a VM folder?
     }
-    let (path, kind) = match args.component.is_dir() {
-        true => (args.component.join(HOME_FILE), ComponentKind::Home),
-        false => (args.component.clone(), ComponentKind::Disk),
-    };
-    let mut event = Event::of(EventName::HeaderBackup);
-    match kind {
-        ComponentKind::Home => event.component(&args.component),
-        ComponentKind::Disk => event.disk(&args.component),
-    };
-    event.reason(format!("to {}", std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone()).shown()));
-    let uuid = event.around(|event| {
-        let reading = || path.shown().to_string();
-        let storage = FileStorage::new(File::open(&path).context(reading)?);
-        let header = header_area::load(&storage, kind).context(reading)?.header;
-        refuse_transition(header.claims())?;
-        let uuid = header.claims().uuid;
-        event.uuid(uuid);
-        write_new(&args.file, &SavedHeader { time: Timestamp::now(), header }.encode()?)?;
-        Ok(uuid)
-    })?;
+    let back_up = BackUpHeader { component: &args.component, file: &args.file };
+    let uuid = gate::perform(back_up, Principal::Process, &mut unwatched)?;
     println!("Saved the header of {} ({uuid}) in {}.", args.component.shown(), args.file.shown());
     Ok(())
 }

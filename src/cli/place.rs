@@ -6,13 +6,8 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 
 use crate::control::{local, mounts};
 use crate::error::{Context, Error, Kind, Result};
+pub(super) use crate::operations::whole;
 use crate::text::Show;
-
-/// The path of what lies below `path`, which is a folder, or is `path` itself.
-pub(super) fn whole(path: &Path, below: &Path) -> PathBuf {
-    let path: PathBuf = path.components().collect(); // a slash at the end says nothing
-    if below.as_os_str().is_empty() || !path.is_dir() { path } else { path.join(below) }
-}
 
 /// What a component is called that lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn shown(path: &Path, component: &Path) -> String {

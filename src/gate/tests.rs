@@ -20,7 +20,7 @@ impl Operation for Act {
         Object::Folder(PathBuf::from("/vms/web01"))
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<u8> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<u8> {
         trail.event().reason("known on the way");
         for number in 0..self.parts {
             trail.part(&Object::Disk(format!("/vms/web01/{number}").into()), |_| {});
@@ -37,7 +37,7 @@ fn what_passes_the_gate_is_recorded_and_counted_however_it_ends() {
     fs::set_permissions(&config, Permissions::from_mode(0o600)).unwrap();
     event::use_config(&config);
     assert_eq!(event::settings().unwrap().file.as_deref(), Some(log.as_path()), "no test writes to the host's log");
-    let perform = |fails, parts, principal| super::perform(&Act { fails, parts }, principal, &mut unwatched);
+    let perform = |fails, parts, principal| super::perform(Act { fails, parts }, principal, &mut unwatched);
     assert_eq!(perform(false, 0, Principal::Process).unwrap(), 7);
     assert_eq!(perform(true, 0, Principal::MountUser(0)).unwrap_err().kind(), Kind::Busy);
     assert_eq!(perform(false, 2, Principal::Peer(effective_uid())).unwrap(), 7);

@@ -56,7 +56,7 @@ impl Operation for OnVm<'_, Rekey> {
         self.object_at(None)
     }
 
-    fn run(&self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
         let rekeyed = self.task.run(self.vm, on_progress)?;
         for component in &rekeyed.components {
             let former = component.former_key.as_ref().map(|key| format!("in place of {key}"));
@@ -75,7 +75,7 @@ impl Operation for OnVm<'_, DeepRekey> {
         self.object_at(None)
     }
 
-    fn run(&self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
         self.part(trail, Path::new(""), None, None, Some("begun, or gone on with".to_owned()));
         let rekeyed = self.task.run(self.vm, on_progress)?;
         for component in rekeyed.components.iter().filter(|component| component.done_now) {
@@ -95,7 +95,7 @@ impl Operation for OnVm<'_, AddKey> {
         self.object_at(self.task.component.as_deref())
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
         let changed = self.task.run(self.vm)?;
         self.slots(trail, &changed);
         Ok(changed)
@@ -111,7 +111,7 @@ impl Operation for OnVm<'_, RemoveKey> {
         self.object_at(self.task.component.as_deref())
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
         let changed = self.task.run(self.vm)?;
         self.slots(trail, &changed);
         Ok(changed)
@@ -126,7 +126,7 @@ impl Operation for OnVm<'_, RestoreHeader> {
         self.object_at(Some(&self.task.component))
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Restored> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Restored> {
         let restored = self.task.run(self.vm)?;
         let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
         let back = (!names.is_empty()).then(|| format!("opens again by {}", names.join(", ")));
@@ -149,7 +149,7 @@ impl Operation for OnVm<'_, RepairHeader> {
         self.object_at(Some(&self.task.component))
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Repaired> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Repaired> {
         let repaired = self.task.run(self.vm)?;
         trail.event().uuid(repaired.uuid);
         if let Some(offset) = repaired.offset {
@@ -168,7 +168,7 @@ impl Operation for OnVm<'_, Erase> {
         self.object_at(self.task.component.as_deref())
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Erased> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Erased> {
         let erased = self.task.run(self.vm)?;
         let shown = |copy: &ErasedCopy| {
             format!("at {}: sha256 {} is now {}", copy.offset, copy.sha256_before, copy.sha256_after)
@@ -190,7 +190,7 @@ impl Operation for OnVm<'_, ChangeDiskNames> {
         self.object_at(None)
     }
 
-    fn run(&self, trail: &mut Trail, _: OnProgress<'_>) -> Result<DiskNamesNow> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<DiskNamesNow> {
         let now = self.task.run(self.vm)?;
         if now.changed {
             trail.event().uuid(now.uuid).reason(now.disk_names.join(" "));

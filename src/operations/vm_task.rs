@@ -143,39 +143,39 @@ impl VmTask {
         match self {
             Self::Rekey { mut task, .. } => {
                 task.disks = disks_of(component, &task.disks)?;
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
             Self::DeepRekey { mut task, .. } => {
                 task.disks = disks_of(component, &task.disks)?;
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
             Self::AddKey { mut task, .. } => {
                 task.component = task.component.map(|_| component);
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
             Self::RemoveKey { mut task, .. } => {
                 task.component = task.component.map(|_| component);
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
             Self::RestoreHeader { mut task, .. } => {
                 task.component = component;
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
-            Self::DiskNames { task, .. } => perform(&OnVm { vm, task }, principal, on_progress),
+            Self::DiskNames { task, .. } => perform(OnVm { vm, task }, principal, on_progress),
             Self::RepairHeader { mut task, .. } => {
                 task.component = component;
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
             Self::Erase { mut task, .. } => {
                 task.component = task.component.map(|_| component);
-                perform(&OnVm { vm, task }, principal, on_progress)
+                perform(OnVm { vm, task }, principal, on_progress)
             }
         }
     }
 }
 
 fn perform<O: Operation<Outcome: Serialize>>(
-    operation: &O,
+    operation: O,
     principal: Principal,
     on_progress: OnProgress<'_>,
 ) -> Result<serde_json::Value> {

@@ -1,0 +1,58 @@
+//! Whether what lies at a path is whole and genuine.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::EventName;
+use crate::gate::{Object, Operation, Trail};
+use crate::operations::whole;
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::text::Show;
+use crate::vm::check::{Check, Finding, State};
+use crate::vm::inventory::Inventory;
+
+/// Checks what lies at a path. An event for each component.
+pub struct CheckAll<'a> {
+    /// A VM folder, a datastore, or a disk.
+    pub path: &'a Path,
+    /// What lies there.
+    pub inventory: &'a Inventory,
+    /// Whether all that can prove itself is read.
+    pub data: bool,
+    /// Where keys come from.
+    pub providers: &'a Providers,
+}
+
+impl Operation for CheckAll<'_> {
+    const NAME: EventName = EventName::Check;
+    type Outcome = Vec<Finding>;
+
+    fn object(&self) -> Object {
+        let path = self.path.to_path_buf();
+        if self.path.is_dir() { Object::Folder(path) } else { Object::Disk(path) }
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Vec<Finding>> {
+        let open = |below: &Path| {
+            let path = whole(self.path, below);
+            File::open(&path).context(|| format!("opening {}", path.shown()))
+        };
+        let mut findings = Check { open: &open, data: self.data }.run(self.inventory, self.providers);
+        if findings.is_empty() {
+            let result = "not a vmcryptfs component: no header is there".to_owned();
+            let state = State::Problem(Kind::Invalid);
+            findings.push(Finding { path: self.path.to_path_buf(), kind: "disk", uuid: None, state, result });
+        }
+        trail.in_parts();
+        for finding in findings.iter().filter(|finding| matches!(finding.kind, "home" | "disk")) {
+            let component = Object::Folder(whole(self.path, &finding.path));
+            match finding.state {
+                State::Problem(kind) => trail.failed_part(&component, &Error::new(kind, finding.result.clone())),
+                State::Good | State::Clear | State::Erased | State::NotLookedAt => trail.part(&component, |_| {}),
+            }
+        }
+        Ok(findings)
+    }
+}

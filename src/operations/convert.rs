@@ -1,0 +1,121 @@
+//! VM folders and files that get another form: encrypted, decrypted, as disk or home file, copied under other keys.
+
+use std::path::Path;
+
+use crate::error::{Context, Result};
+use crate::event::EventName;
+use crate::gate::{Object, Operation, Trail};
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::text::Show;
+use crate::vm::access::Located;
+use crate::work::convert::{
+    self, CloneOptions, Cloned, Converted, ConvertedFile, Decryption, Encryption, Plan, StoredAs, convert_file,
+};
+
+/// Encrypts a VM folder, or disks of one. An event for each component that gets its other form.
+pub struct Encrypt<'a> {
+    /// The VM folder.
+    pub folder: &'a Path,
+    /// What was looked at and found to be possible.
+    pub encryption: Encryption<'a>,
+}
+
+impl Operation for Encrypt<'_> {
+    const NAME: EventName = EventName::Encrypt;
+    type Outcome = Plan;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.folder.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Plan> {
+        trail.in_parts();
+        self.encryption.run(on_progress, &mut |converted| record(trail, &converted))
+    }
+}
+
+/// Decrypts a VM folder, or disks of one. An event for each component that gets its other form.
+pub struct Decrypt<'a> {
+    /// The VM folder.
+    pub folder: &'a Path,
+    /// What was looked at and found to be possible.
+    pub decryption: Decryption<'a>,
+}
+
+impl Operation for Decrypt<'_> {
+    const NAME: EventName = EventName::Decrypt;
+    type Outcome = Plan;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.folder.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Plan> {
+        trail.in_parts();
+        self.decryption.run(on_progress, &mut |converted| record(trail, &converted))
+    }
+}
+
+fn record(trail: &mut Trail, Converted { path, is_disk, uuid, key_id }: &Converted<'_>) {
+    let path = path.to_path_buf();
+    let object = if *is_disk { Object::Disk(path) } else { Object::Folder(path) };
+    trail.part(&object, |event| _ = event.uuid(*uuid).key(key_id));
+}
+
+/// Makes a file of an encrypted VM folder a disk, or a disk a home file.
+pub struct ConvertFile<'a> {
+    /// As it was named.
+    pub file: &'a Path,
+    /// Where it lies.
+    pub located: &'a Located,
+    /// What it becomes.
+    pub to: StoredAs,
+    /// Where keys come from.
+    pub providers: &'a Providers,
+}
+
+impl Operation for ConvertFile<'_> {
+    const NAME: EventName = EventName::Convert;
+    type Outcome = ConvertedFile;
+
+    fn object(&self) -> Object {
+        Object::Disk(self.file.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<ConvertedFile> {
+        let Located { folder, component } = self.located;
+        let done = convert_file(folder, component, self.to, self.providers, on_progress)
+            .context(|| folder.shown().to_string())?;
+        trail.event().uuid(done.uuid).key(&done.key_id);
+        Ok(done)
+    }
+}
+
+/// Copies a VM folder, under keys of its own or with its keys.
+pub struct CloneVm<'a> {
+    /// The VM folder.
+    pub source: &'a Path,
+    /// The new one.
+    pub destination: &'a Path,
+    /// How.
+    pub options: CloneOptions,
+    /// Where keys come from.
+    pub providers: &'a Providers,
+}
+
+impl Operation for CloneVm<'_> {
+    const NAME: EventName = EventName::Clone;
+    type Outcome = Cloned;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.destination.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Cloned> {
+        let Self { source, destination, options, providers } = self;
+        let cloned = convert::clone(source, destination, providers, &options, on_progress)?;
+        trail.event().uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", source.shown()));
+        Ok(cloned)
+    }
+}

@@ -1,0 +1,155 @@
+//! New VM folders and disks, made by verbs.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::EventName;
+use crate::format::header::Header;
+use crate::format::names::DiskNames;
+use crate::gate::{Object, Operation, Trail};
+use crate::key::ProviderName;
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::store::home_file::HomeKeys;
+use crate::text::{Show, quoted};
+use crate::vm::disk::{self, NewDisk};
+use crate::vm::{folder, keyring, scan, vmdk};
+
+/// Makes an encrypted VM folder.
+pub struct CreateVm<'a> {
+    /// New or empty.
+    pub folder: &'a Path,
+    /// Where its key comes from, if not from the default provider.
+    pub provider: Option<&'a str>,
+    /// Which new files become disks; without patterns those that are configured.
+    pub disk_names: &'a [String],
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+/// A VM folder that was made.
+pub struct CreatedVm {
+    /// The home's UUID.
+    pub uuid: Uuid,
+    /// Where its key came from.
+    pub provider: ProviderName,
+}
+
+impl Operation for CreateVm<'_> {
+    const NAME: EventName = EventName::Create;
+    type Outcome = CreatedVm;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.folder.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<CreatedVm> {
+        let providers = Providers::load(self.config)?;
+        let (name, provider) = match self.provider {
+            Some(name) => {
+                let name = ProviderName::new(name)?;
+                (name.clone(), providers.provider(&name)?)
+            }
+            None => providers.default_provider()?,
+        };
+        trail.event().provider(&name);
+        let disk_names = match self.disk_names {
+            [] => providers.disk_names().clone(),
+            patterns => DiskNames::new(patterns.to_vec())?,
+        };
+        let header = folder::create(self.folder, &provider, &disk_names)?;
+        header.slots.iter().for_each(|slot| _ = trail.event().key(&slot.key_id));
+        trail.event().uuid(header.uuid);
+        Ok(CreatedVm { uuid: header.uuid, provider: name })
+    }
+}
+
+/// Makes an empty disk in a VM folder.
+pub struct CreateDisk<'a> {
+    /// Its file.
+    pub disk: &'a Path,
+    /// What it is like.
+    pub new: NewDisk,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for CreateDisk<'_> {
+    const NAME: EventName = EventName::CreateDisk;
+    type Outcome = Header;
+
+    fn object(&self) -> Object {
+        Object::Disk(self.disk.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Header> {
+        let name = name_of(self.disk)?;
+        refuse_container(name)?;
+        let parent = self.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        folder::refuse_unfinished(parent)?;
+        let dir = folder::open_dir(parent)?;
+        let (_in_use, home) = folder::use_home(&dir)?.ok_or_else(|| {
+            Error::new(
+                Kind::Denied,
+                format!(
+                    "{} is no encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
+                    parent.shown(),
+                    quoted(parent)
+                ),
+            )
+        })?;
+        let providers = Providers::load(self.config)?;
+        let keks = providers.fetch_all(home.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+        let dek =
+            keyring::unlock(&home.header, &keks).context(|| format!("unlocking the home of {}", parent.shown()))?;
+        let home = home.header.verify(&dek)?;
+        let (key_id, kek) = keyring::first_kek(&home, &providers)?;
+        trail.event().key(&key_id);
+        let home_keys = HomeKeys::new(&dek)?;
+        let header = if vmdk::is_new_vmdk(name) {
+            vmdk::create(&dir, name, &self.new, (&key_id, kek.as_ref()), &home_keys)?.1
+        } else {
+            disk::create(&dir, name, &self.new, &key_id, kek.as_ref())?.1
+        };
+        trail.event().uuid(header.uuid);
+        Ok(header)
+    }
+}
+
+/// A disk is made without a format within it, and programs go by the name.
+fn refuse_container(name: &OsStr) -> Result<()> {
+    const FORMATS: [&str; 5] = ["qcow2", "vdi", "vhdx", "vhd", "qed"];
+    let ending = Path::new(name).extension().unwrap_or_default();
+    let Some(format) = FORMATS.iter().find(|format| ending.eq_ignore_ascii_case(format)) else { return Ok(()) };
+    Err(Error::new(
+        Kind::Invalid,
+        format!(
+            "{}: create-disk makes raw disks, and QEMU would take this name for a {format} image: use NAME.raw or NAME.vmdk, \
+             or `qemu-img create -f {format}` in the mounted folder",
+            name.shown()
+        ),
+    ))
+}
+
+/// A disk's name; one of a file that vmcryptfs keeps for itself, or looks as if, is none.
+fn name_of(disk: &Path) -> Result<&OsStr> {
+    let path = disk.shown();
+    if disk.as_os_str().as_bytes().ends_with(b"/") || disk.is_dir() {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!("{path} is a folder: the disk's name is missing, as in {}", quoted(&disk.join("disk.raw"))),
+        ));
+    }
+    let is_own = |name: &OsStr| scan::is_reserved(name) || name.as_bytes().starts_with(b".vmcryptfs");
+    match disk.file_name() {
+        Some(name) if !is_own(name) => Ok(name),
+        Some(name) => {
+            Err(Error::new(Kind::Invalid, format!("{} cannot be a disk's name: it is vmcryptfs's own", name.shown())))
+        }
+        None => Err(Error::new(Kind::Invalid, format!("{path} cannot be a disk's name"))),
+    }
+}

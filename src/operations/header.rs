@@ -1,0 +1,55 @@
+//! Headers saved in files of their own.
+
+use std::fs::File;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use crate::error::{Context, Result};
+use crate::event::EventName;
+use crate::format::header::{ComponentKind, HOME_FILE};
+use crate::format::saved_header::SavedHeader;
+use crate::gate::{Object, Operation, Trail};
+use crate::progress::OnProgress;
+use crate::storage::FileStorage;
+use crate::store::header_area;
+use crate::text::Show;
+use crate::timestamp::Timestamp;
+use crate::work::keyed::refuse_transition;
+use crate::work::restore::write_new;
+
+/// Saves a component's header in a new file.
+pub struct BackUpHeader<'a> {
+    /// A VM folder, whose home is meant, or a disk.
+    pub component: &'a Path,
+    /// The new file.
+    pub file: &'a Path,
+}
+
+impl Operation for BackUpHeader<'_> {
+    const NAME: EventName = EventName::HeaderBackup;
+    type Outcome = Uuid;
+
+    fn object(&self) -> Object {
+        let path = self.component.to_path_buf();
+        if self.component.is_dir() { Object::Folder(path) } else { Object::Disk(path) }
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Uuid> {
+        let Self { component, file } = self;
+        let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+        trail.event().reason(format!("to {}", absolute.shown()));
+        let (path, kind) = match component.is_dir() {
+            true => (component.join(HOME_FILE), ComponentKind::Home),
+            false => (component.to_path_buf(), ComponentKind::Disk),
+        };
+        let reading = || path.shown().to_string();
+        let storage = FileStorage::new(File::open(&path).context(reading)?);
+        let header = header_area::load(&storage, kind).context(reading)?.header;
+        refuse_transition(header.claims())?;
+        let uuid = header.claims().uuid;
+        trail.event().uuid(uuid);
+        write_new(file, &SavedHeader { time: Timestamp::now(), header }.encode()?)?;
+        Ok(uuid)
+    }
+}
