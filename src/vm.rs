@@ -16,6 +16,7 @@ pub mod home;
 pub mod home_state;
 pub mod in_use;
 pub mod inventory;
+pub mod key_copies;
 pub mod keyring;
 pub mod outer;
 pub mod references;

@@ -15,9 +15,12 @@ use crate::event::{self, EventName};
 use crate::format::header::HOME_FILE;
 use crate::gate::unwatched;
 use crate::key::KeyName;
+use crate::operations::convert::CloneVm;
 use crate::operations::vm_task::VmTask;
 use crate::sys::process;
 use crate::text::{Show, quoted};
+use crate::vm::access::Located;
+use crate::vm::key_copies::KeyCopies;
 use crate::vm::{folder, outer};
 use crate::work::erase::{Erase, Erased, ErasedComponent};
 
@@ -60,10 +63,11 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let task = Erase { component: (!args.component.is_dir()).then(PathBuf::new) };
     let file_system = file_system(&args.component);
+    let keys_left = KeysLeft::before(&args.component);
     let task = VmTask::Erase { at: args.component.clone(), task };
     let erased: Erased = local::run(task, config, &mut unwatched)?;
     let mut elsewhere = not_erased(&erased);
-    elsewhere.extend(known_backups(&erased));
+    elsewhere.extend(keys_left.places(&erased));
     if args.component.is_dir()
         && let Ok(Some((outer, _))) = outer::of(&args.component)
     {
@@ -121,20 +125,54 @@ fn not_erased(erased: &Erased) -> Vec<String> {
     lines
 }
 
-/// Header backups that the event log tells of.
-fn known_backups(erased: &Erased) -> Vec<String> {
-    let mut backups = Vec::new();
-    let reader = event::settings().and_then(|settings| Reader::open(&event::place(&settings)?));
-    let Ok(mut reader) = reader else { return backups };
-    while let Ok(Some(line)) = reader.next_line() {
-        let ours =
-            erased.components.iter().any(|component| component.uuid.is_some() && component.uuid == line.record.uuid);
-        if ours && line.record.succeeded() && line.record.operation == EventName::HeaderBackup.word() {
-            let to = line.record.reason.unwrap_or_default();
-            backups.push(format!("a header backup of {}: {to}", line.record.time));
-        }
+/// Where else wrapped copies of the keys are that were erased here, as far as the datastore and the event log say.
+struct KeysLeft {
+    /// Of the component, or in which it lies.
+    folder: PathBuf,
+    copies: KeyCopies,
+}
+
+impl KeysLeft {
+    /// Looks at headers that are about to be erased.
+    /// What is damaged is erased all the same, and then nobody knows its keys.
+    fn before(component: &Path) -> Self {
+        let folder = Located::find(component).map_or_else(|_| component.to_path_buf(), |located| located.folder);
+        Self { folder, copies: KeyCopies::of(component).unwrap_or_default() }
     }
-    backups
+
+    fn places(&self, erased: &Erased) -> Vec<String> {
+        let datastore = self.folder.parent().unwrap_or(&self.folder);
+        let mut places = match self.copies.within(datastore) {
+            Ok(found) => found.iter().map(|(path, what)| format!("{}: {what}", datastore.join(path).shown())).collect(),
+            Err(error) => vec![format!("what {} holds, which cannot be read: {}", datastore.shown(), error.chain())],
+        };
+        places.extend(self.recorded(erased));
+        places
+    }
+
+    /// Header backups and clones that the event log knows.
+    fn recorded(&self, erased: &Erased) -> Vec<String> {
+        let mut places = Vec::new();
+        let cloned = CloneVm::reason(&self.folder, true);
+        let reader = event::settings().and_then(|settings| Reader::open(&event::place(&settings)?));
+        let Ok(mut reader) = reader else { return places };
+        while let Ok(Some(line)) = reader.next_line() {
+            let record = line.record;
+            let ours =
+                erased.components.iter().any(|component| component.uuid.is_some() && component.uuid == record.uuid);
+            let reason = record.reason.as_deref().unwrap_or_default();
+            if !record.succeeded() {
+                continue;
+            }
+            if ours && record.operation == EventName::HeaderBackup.word() {
+                places.push(format!("a header backup of {}: {reason}", record.time));
+            } else if record.operation == EventName::Clone.word() && reason == cloned {
+                let clone = record.component.unwrap_or_default();
+                places.push(format!("a clone with the same keys of {}: {clone}", record.time));
+            }
+        }
+        places
+    }
 }
 
 /// What the file system beneath does with blocks that are overwritten.

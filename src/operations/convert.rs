@@ -104,6 +104,13 @@ pub struct CloneVm<'a> {
     pub providers: &'a Providers,
 }
 
+impl CloneVm<'_> {
+    /// What the event says. By the last words `erase` of the source knows that its keys open the clone.
+    pub fn reason(source: &Path, same_keys: bool) -> String {
+        format!("from {}{}", source.shown(), if same_keys { ", with its keys" } else { "" })
+    }
+}
+
 impl Operation for CloneVm<'_> {
     const NAME: EventName = EventName::Clone;
     type Outcome = Cloned;
@@ -114,8 +121,9 @@ impl Operation for CloneVm<'_> {
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Cloned> {
         let Self { source, destination, options, providers } = self;
+        let whole = std::fs::canonicalize(source).context(|| format!("finding {}", source.shown()))?;
         let cloned = convert::clone(source, destination, providers, &options, on_progress)?;
-        trail.event().uuid(cloned.uuid).key(&cloned.key_id).reason(format!("from {}", source.shown()));
+        trail.event().uuid(cloned.uuid).key(&cloned.key_id).reason(Self::reason(&whole, options.same_keys));
         Ok(cloned)
     }
 }
