@@ -154,6 +154,15 @@ pub fn may_be_same_id(a: &str, b: &str) -> bool {
     plain(a) == plain(b) || number(a).is_some_and(|of_a| number(b) == Some(of_a))
 }
 
+impl KeyId {
+    /// Whether a text may be this key's id, in whatever spelling, or the id after a provider's name and a slash, as keys are shown.
+    /// The provider's name may be another one: two names, also those of two hosts, may be of one key server.
+    pub fn may_be_called(&self, text: &str) -> bool {
+        let after_provider = text.split_once('/').map(|(_, id)| id);
+        std::iter::once(text).chain(after_provider).any(|id| may_be_same_id(&self.id, id))
+    }
+}
+
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider, self.id)

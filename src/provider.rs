@@ -9,7 +9,7 @@ pub mod primary_key;
 mod private_file;
 mod trouble;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -177,6 +177,13 @@ pub type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
 /// Takes what was fetched.
 type Receiver<'r> = dyn Fn(KeyId, Result<Arc<dyn Kek>>) + Sync + 'r;
 
+/// Where keys are, whatever name that has.
+enum KeyStore<'s> {
+    /// The primary key's UUID, or its file where that cannot be read.
+    Native(std::result::Result<uuid::Uuid, PathBuf>),
+    Kmip(&'s kmip::Servers),
+}
+
 /// Calls to one provider that may wait side by side.
 const FETCHES_AT_ONCE: usize = 8;
 
@@ -213,6 +220,32 @@ impl Providers {
     /// Names of all configured providers.
     pub fn names(&self) -> impl Iterator<Item = &ProviderName> {
         self.config.providers().keys()
+    }
+
+    /// The names under which the keys of a provider may be known here: its own, and those of providers with the same primary key or
+    /// with a key server in common.
+    pub fn names_of_same(&self, name: &ProviderName) -> BTreeSet<ProviderName> {
+        let all = self.config.providers();
+        let wanted = all.get(name).map(|settings| self.store_of(settings));
+        let is_same = |settings: &Settings| match (&wanted, self.store_of(settings)) {
+            (Some(KeyStore::Native(a)), KeyStore::Native(b)) => *a == b,
+            (Some(KeyStore::Kmip(a)), KeyStore::Kmip(b)) => a.have_one_in_common(b),
+            (Some(KeyStore::Native(_)), KeyStore::Kmip(_))
+            | (Some(KeyStore::Kmip(_)), KeyStore::Native(_))
+            | (None, _) => false,
+        };
+        let others = all.iter().filter(|(_, settings)| is_same(settings)).map(|(name, _)| name.clone());
+        others.chain([name.clone()]).collect()
+    }
+
+    fn store_of<'s>(&self, settings: &'s Settings) -> KeyStore<'s> {
+        match settings {
+            Settings::Native(native) => {
+                let path = native.primary_key_of(&self.path);
+                KeyStore::Native(PrimaryKey::load(&path).map_or(Err(path), |primary| Ok(primary.uuid())))
+            }
+            Settings::Kmip(kmip) => KeyStore::Kmip(&kmip.servers),
+        }
     }
 
     /// The provider of this name.

@@ -1,20 +1,20 @@
 //! Which components a key opens, and which would be lost without it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::error::Kind;
 use crate::format::header::ComponentKind;
-use crate::key::{KeyId, KeyName, may_be_same_id};
+use crate::key::{KeyId, KeyName, ProviderName};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Inventory, What};
 
 /// Keys to look for.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Of this provider, if given.
-    pub provider: Option<String>,
+    /// Of these providers, if given.
+    pub providers: Option<BTreeSet<ProviderName>>,
     /// With this key id, if given; also with the provider's name in front, as messages have it: `PROVIDER/KEY_ID`.
     pub key_id: Option<String>,
 }
@@ -30,6 +30,9 @@ pub struct InUse {
     pub saved_headers: Vec<SavedUser>,
     /// What was looked at.
     pub looked_at: LookedAt,
+    /// Providers of all keys that headers name, those not in question included.
+    #[serde(skip)]
+    pub providers: BTreeSet<ProviderName>,
 }
 
 /// What was looked at. Field names are part of the stable JSON output.
@@ -99,16 +102,12 @@ pub struct Unreadable {
 impl Wanted {
     /// One key, under whatever provider's name: two names, also those of two hosts, may be of one key server.
     pub fn of(key: &KeyId) -> Self {
-        Self { provider: None, key_id: Some(key.id().to_owned()) }
+        Self { providers: None, key_id: Some(key.id().to_owned()) }
     }
 
     fn matches(&self, key: &KeyId) -> bool {
-        let named = |id: &str| {
-            let rest = id.strip_prefix(key.provider().as_str()).and_then(|rest| rest.strip_prefix('/'));
-            may_be_same_id(key.id(), id) || rest.is_some_and(|rest| may_be_same_id(key.id(), rest))
-        };
-        self.provider.as_ref().is_none_or(|name| key.provider().as_str() == name)
-            && self.key_id.as_ref().is_none_or(|id| named(id))
+        self.providers.as_ref().is_none_or(|names| names.contains(key.provider()))
+            && self.key_id.as_ref().is_none_or(|id| key.may_be_called(id))
     }
 
     /// Looks at everything below a datastore or VM folder. Needs no key, so what headers say is not proven.
@@ -117,9 +116,11 @@ impl Wanted {
         let mut seen = HashSet::new();
         for entry in &inventory.entries {
             if let Some((kind, headers)) = entry.headers().filter(|_| seen.insert(entry.inode)) {
+                in_use.providers.extend(headers.keys.iter().map(|key| key.provider().clone()));
                 in_use.components.extend(self.user(entry, kind, headers));
             } else if let What::SavedHeader(Ok(saved)) = &entry.what {
                 let claims = saved.header.claims();
+                in_use.providers.extend(claims.key_ids().map(|key| key.provider().clone()));
                 let keys = self.names(claims.key_ids());
                 if !keys.is_empty() {
                     in_use.saved_headers.push(SavedUser { path: entry.path.clone(), uuid: claims.uuid, keys });

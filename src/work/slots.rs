@@ -157,9 +157,8 @@ impl RemoveKey {
         let keks = match self.force {
             true => FetchedKeks::new(),
             false => {
-                let slots = keyed.iter().flat_map(|keyed| &keyed.header().slots);
-                let stay = slots.filter(|slot| !self.names(&provider, slot)).map(|slot| slot.key_id.clone());
-                place.providers().fetch_all(stay)
+                let stay = keyed.iter().flat_map(|keyed| self.split(&provider, &keyed.header().slots).1);
+                place.providers().fetch_all(stay.map(|slot| slot.key_id))
             }
         };
         let mut plans = Vec::new();
@@ -179,8 +178,15 @@ impl RemoveKey {
         Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
     }
 
-    fn names(&self, provider: &ProviderName, slot: &Slot) -> bool {
-        slot.key_id.provider() == provider && self.key_id.as_ref().is_none_or(|id| slot.key_id.id() == id)
+    /// The slots that are meant, and those that stay. A key id that no slot has may be another spelling of one.
+    fn split(&self, provider: &ProviderName, slots: &[Slot]) -> (Vec<Slot>, Vec<Slot>) {
+        let is_exact = |slot: &Slot, id: &str| slot.key_id.provider() == provider && slot.key_id.id() == id;
+        let is_meant = |slot: &Slot| match &self.key_id {
+            Some(id) if slots.iter().any(|slot| is_exact(slot, id)) => is_exact(slot, id),
+            Some(id) => slot.key_id.provider() == provider && slot.key_id.may_be_called(id),
+            None => slot.key_id.provider() == provider,
+        };
+        slots.iter().cloned().partition(is_meant)
     }
 
     /// The key whose slots go, and the slots that stay.
@@ -190,8 +196,7 @@ impl RemoveKey {
         provider: &ProviderName,
         keks: &FetchedKeks,
     ) -> Result<(Option<KeyId>, Vec<Slot>)> {
-        let (go, stay): (Vec<Slot>, Vec<Slot>) =
-            keyed.header().slots.iter().cloned().partition(|slot| self.names(provider, slot));
+        let (go, stay) = self.split(provider, &keyed.header().slots);
         let Some(first) = go.first() else { return Ok((None, stay)) };
         if let Some(other) = go.iter().find(|slot| slot.key_id != first.key_id) {
             return Err(Error::new(

@@ -378,6 +378,71 @@ fn links_are_followed_and_what_is_no_vm_is_in_the_clear_too() {
 }
 
 #[test]
+fn erase_names_what_its_keys_still_open() {
+    let host = Host::with_vm();
+    fs::create_dir(host.path("ds")).unwrap();
+    fs::rename(host.path("web01"), host.path("ds/web01")).unwrap();
+    let vm = host.path("ds/web01");
+    host.run(&["clone", vm, host.path("ds/same"), "--same-keys"]);
+    host.run(&["clone", vm, host.path("elsewhere"), "--same-keys"]);
+    host.run(&["clone", vm, host.path("ds/other")]);
+    host.run(&["header", "backup", vm, host.path("ds/saved")]);
+    host.run(&["header", "backup", host.path("ds/web01/root.raw"), host.path("backup")]);
+    fs::copy(host.path("ds/saved"), host.path("ds/saved-too")).unwrap();
+    let erased = |component: &'static str| {
+        let evidence = json(&host.run(&["erase", "--yes", "--json", component]));
+        evidence["elsewhere"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|place| place.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let names = |places: &[String], path: &str, what: &str| {
+        places.iter().any(|place| place.contains(host.path(path)) && place.contains(what))
+    };
+    let of_disk = erased(host.path("ds/web01/root.raw"));
+    assert!(names(&of_disk, "ds/same/root.raw", "the same data key"), "{of_disk:?}");
+    assert!(names(&of_disk, "backup", "a header backup of"), "{of_disk:?}");
+    assert!(!of_disk.iter().any(|place| place.contains(host.path("ds/saved"))), "that is of the home: {of_disk:?}");
+    let of_vm = erased(vm);
+    for (path, what) in [
+        ("ds/same: ", "the same data key"),
+        ("elsewhere", "a clone with the same keys of"),
+        ("ds/saved: ", "a saved header"),
+        ("ds/saved-too: ", "a saved header"),
+    ] {
+        assert!(names(&of_vm, path, what), "{path}: {of_vm:?}");
+    }
+    assert!(!of_vm.iter().any(|place| place.contains(host.path("ds/other"))), "{of_vm:?}");
+}
+
+#[test]
+fn keys_of_a_provider_are_found_under_another_name_of_it() {
+    let host = Host::with_vm();
+    let vm = host.path("web01");
+    let key = host.path("config/keys/local.key");
+    let named = |name: &str| format!("[provider.{name}]\nkind = \"native\"\nprimary-key = {key:?}\n");
+    host.configure(&format!("default = \"local\"\n{}{}", named("local"), named("second")));
+    assert_eq!(users(&host, &["--provider", "second", vm]).len(), 2, "the same primary key");
+    let key = key_of(&host, vm);
+    assert_eq!(users(&host, &["--key", &format!("second/{key}"), vm]).len(), 2);
+
+    host.run(&["provider", "add", "native", "third"]);
+    let output = host.try_run(&["key", "in-use", "--provider", "third", vm]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("Not counted: keys of local"), "{said}");
+
+    // A slot goes by any spelling that names one.
+    host.run(&["key", "add", vm, "--provider", "third"]);
+    let slots = json(&host.run(&["key", "list", "--json", vm]));
+    let third = slots.as_array().unwrap().iter().find(|slot| slot["provider"] == "third").unwrap();
+    let shown = format!("third/{}", third["key_id"].as_str().unwrap().to_uppercase());
+    host.refuses(&["key", "remove", vm, "--provider", "third", "--key", "none"], 8, "no slot of provider third");
+    assert!(host.run(&["key", "remove", vm, "--provider", "third", "--key", &shown]).contains("removed third/"));
+}
+
+#[test]
 fn what_lost_its_home_is_named_by_mount_and_status() {
     let host = Host::with_vm();
     fs::create_dir(host.path("ds")).unwrap();
@@ -408,7 +473,7 @@ fn what_lost_its_home_is_named_by_mount_and_status() {
 }
 
 #[test]
-fn a_link_to_another_vm_is_no_vm_folder_within_this_one() {
+fn a_link_to_another_vm_is_not_a_vm_folder_within_this_one() {
     let host = Host::with_vm();
     host.run(&["create", host.path("web02")]);
     host.run(&["create", host.path("inner")]);

@@ -1,5 +1,6 @@
 //! `key in-use`: what a key opens, and what would be lost without it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{out, place, table};
 use crate::error::{Context, Error, Kind, Result};
-use crate::key::KeyName;
+use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::folder;
@@ -47,23 +48,40 @@ struct Found {
     unreadable: Vec<Unreadable>,
     saved_headers: Vec<SavedUser>,
     looked_at: LookedAt,
+    /// Providers whose keys were not counted.
+    other_providers: BTreeSet<String>,
 }
 
 impl InUseArgs {
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let (key_id, datastores) = self.split()?;
         let datastores: Vec<PathBuf> = datastores.iter().cloned().map(place::backing).collect();
-        let wanted = Wanted { provider: self.provider.clone(), key_id };
+        // A configuration that cannot be read says nothing against a name.
+        let configured = Providers::load(config).ok();
+        let same = |name: &ProviderName| {
+            configured.as_ref().map_or_else(|| [name.clone()].into(), |providers| providers.names_of_same(name))
+        };
+        let provider = self.provider.as_deref().map(ProviderName::new).transpose()?;
+        let wanted = Wanted { providers: provider.as_ref().map(same), key_id };
         let mut found = Found::default();
         for datastore in &datastores {
             let in_use = wanted.search(&inventory_with_keys(datastore)?);
+            let others = in_use
+                .providers
+                .iter()
+                .filter(|name| wanted.providers.as_ref().is_some_and(|wanted| !wanted.contains(name)));
+            found.other_providers.extend(others.map(ToString::to_string));
             found.add(in_use, datastore, datastores.len() > 1);
         }
         match self.json {
             true => out::json(&found)?,
             false => found.print(&datastores),
         }
-        found.verdict(&wanted, config)
+        let unknown = provider.filter(|name| !is_configured(name, configured.as_ref()));
+        if unknown.is_none() {
+            found.tell_of_other_names();
+        }
+        found.verdict(&wanted, unknown)
     }
 
     /// The key id, and the datastores: the former way had the one before the other.
@@ -150,7 +168,18 @@ impl Found {
         println!("Looked at {}.", self.looked_at.describe());
     }
 
-    fn verdict(&self, wanted: &Wanted, config: &Path) -> Result<()> {
+    /// Two names may be of one key server, also by another of its addresses, and the configurations of other hosts are not known.
+    fn tell_of_other_names(&self) {
+        if !self.other_providers.is_empty() {
+            let others = self.other_providers.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+            eprintln!(
+                "Not counted: keys of {others}. If that is the same key server under another name, ask for it too."
+            );
+        }
+    }
+
+    /// `unknown` is the provider that was asked for, if none is configured by that name.
+    fn verdict(&self, wanted: &Wanted, unknown: Option<ProviderName>) -> Result<()> {
         if let Some(first) = self.unreadable.first() {
             let number = self.unreadable.len();
             return Err(Error::new(
@@ -162,21 +191,19 @@ impl Found {
             return Ok(());
         }
         let looked_at = self.looked_at.describe();
-        match (&wanted.key_id, &wanted.provider) {
+        match (&wanted.key_id, unknown) {
             (Some(id), _) => Err(Error::new(
                 Kind::NotFound,
                 format!("no header names key {}; looked at {looked_at}", id.as_str().shown()),
             )),
-            (None, Some(name)) if !is_configured(name, config) => {
-                let name = name.as_str().shown();
+            (None, Some(name)) => {
                 Err(Error::new(Kind::NotFound, format!("no provider {name} is configured, and no header names one")))
             }
-            (None, _) => Ok(()),
+            (None, None) => Ok(()),
         }
     }
 }
 
-/// A configuration that cannot be read says nothing against a name.
-fn is_configured(name: &str, config: &Path) -> bool {
-    Providers::load(config).map_or(true, |providers| providers.names().any(|known| known.as_str() == name))
+fn is_configured(name: &ProviderName, providers: Option<&Providers>) -> bool {
+    providers.is_none_or(|providers| providers.names().any(|known| known == name))
 }
