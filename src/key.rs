@@ -65,7 +65,7 @@ impl fmt::Debug for Dek {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WrappedDek(pub Vec<u8>);
 
-/// Tells a wrong KEK from a damaged header: 8 bytes derived from a KEK (docs/FORMAT.md, "Key check").
+/// Tells a wrong KEK from a damaged header: 8 bytes derived from a KEK (docs/FORMAT.md, section 3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeyCheck(pub [u8; 8]);
 
