@@ -118,13 +118,13 @@ impl FileSystem {
             };
         }
         // Its VMDK was removed or renamed, but open handles still work.
-        match image.0.lock().upgrade().as_deref() {
-            Some(OpenImage { image, .. }) if let Some(descriptor) = image.descriptor() => {
-                let stat = backing::stat(descriptor.content.storage().file())?;
-                Ok(Attr::new(node.id(), FileKind::Regular, &stat, image.plain_len(), 0))
-            }
-            Some(_) | None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown()))),
-        }
+        let open = image.0.lock().upgrade();
+        let described = open.as_deref().and_then(|OpenImage { image, .. }| Some((image, image.descriptor()?)));
+        let Some((image, descriptor)) = described else {
+            return Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown())));
+        };
+        let stat = backing::stat(descriptor.content.storage().file())?;
+        Ok(Attr::new(node.id(), FileKind::Regular, &stat, image.plain_len(), 0))
     }
 
     /// Does `work` with what the permissions of something not on disk are those of: an image's VMDK, or the VM folder.
