@@ -193,6 +193,22 @@ fn every_document_that_the_code_names_exists() {
 }
 
 #[test]
+fn every_decision_is_dated_and_listed_and_says_what_would_reverse_it() {
+    let pages = texts("docs/decisions", &[".md"]);
+    let (index, pages): (Vec<_>, Vec<_>) = pages.into_iter().partition(|(path, _)| path.ends_with("README.md"));
+    assert!(pages.len() >= 40, "only {} decisions were found", pages.len());
+    for (path, text) in pages {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let mut lines = text.lines().filter(|line| !line.is_empty());
+        let title = lines.next().unwrap().trim_start_matches("# ");
+        let row = format!("| {} | [{title}]({name}) | {} |", &name[..4], lines.next().unwrap());
+        assert!(index[0].1.contains(&row), "docs/decisions/README.md has no row {row}");
+        let headings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(headings, ["Context", "Decision", "Why", "What would reverse it"], "{name}");
+    }
+}
+
+#[test]
 fn every_snapshot_of_messages_is_of_a_test() {
     let tests = fs::read_to_string(root().join("tests/mount/errors.rs")).unwrap();
     for (path, _) in texts("tests/snapshots/errors", &[".txt"]) {
