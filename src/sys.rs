@@ -7,7 +7,7 @@ pub mod fuse_ring;
 pub mod memory;
 pub mod mount_table;
 #[cfg(test)]
-#[path = "../tests/support/not_run.rs"]
+#[path = "../tests/testkit/not_run.rs"]
 pub(crate) mod not_run;
 pub mod process;
 pub mod thread;

@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/vector_file.rs"]
-mod vector_file;
+mod testkit;
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use vector_file::{VectorFile, header_fields, read_folder, tests_folder, unlock};
+use testkit::vector_file::{VectorFile, header_fields, read_folder, tests_folder, unlock};
 use vmcryptfs::crypto::derive::sha256;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::{ComponentKind, Header, UnverifiedHeader};

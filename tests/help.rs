@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "support/snapshot.rs"]
-mod snapshot;
+mod testkit;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
+
+use testkit::snapshot;
 
 /// What `vmcryptfs VERB --help` prints. No terminal says how wide it is, so the lines have the same width everywhere.
 fn help(verb: &[String]) -> String {

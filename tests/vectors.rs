@@ -2,10 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "support/home_vectors.rs"]
+#[path = "vectors/home_vectors.rs"]
 mod home_vectors;
-#[path = "support/vector_file.rs"]
-mod vector_file;
+mod testkit;
 
 use std::fs;
 use std::io::Write;
@@ -13,8 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use testkit::vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock};
 use uuid::Uuid;
-use vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock};
 use vmcryptfs::crypto::random;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::crypto::xts::Engine;

@@ -333,7 +333,7 @@ impl Storage for FileStorage {
 }
 
 #[cfg(test)]
-#[path = "../../tests/support/page_cache.rs"]
+#[path = "../../tests/testkit/page_cache.rs"]
 mod page_cache;
 
 #[cfg(test)]

@@ -10,10 +10,9 @@ mod home_file;
 #[allow(clippy::cast_possible_truncation, reason = "a choice among few")]
 mod mutation;
 mod stored;
+#[path = "../testkit/mod.rs"]
+mod testkit;
 mod texts;
-#[path = "../support/vector_file.rs"]
-#[allow(dead_code, reason = "the tests of vectors use the rest of it")]
-mod vector_file;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use vmcryptfs::key::Dek;
 use vmcryptfs::provider::backup::SealedBackup;
 
 use crate::mutation::{Random, fuzz};
-use crate::vector_file::{read_folder, tests_folder};
+use crate::testkit::vector_file::{read_folder, tests_folder};
 use crate::{SECONDS, bound_memory};
 
 const WORDS: [&[u8]; 9] =

@@ -12,9 +12,6 @@ mod command_line;
 mod fake_server;
 mod fake_store;
 mod faults;
-#[allow(dead_code, reason = "shared with the tests of mounts, which use more of it")]
-#[path = "../mount/host.rs"]
-mod host;
 mod mounts;
 mod operations;
 mod pykmip;
@@ -22,3 +19,7 @@ mod real_server;
 mod retire;
 mod secrets;
 mod site;
+#[path = "../testkit/mod.rs"]
+mod testkit;
+
+use testkit::host;

@@ -20,7 +20,6 @@ mod files;
 mod first_write;
 mod hang;
 mod home;
-mod host;
 mod identity;
 #[path = "../../vmdk-layout/tests/it/images.rs"]
 #[allow(dead_code, clippy::cast_possible_truncation, reason = "vmdk-layout's own tests use the rest of it")]
@@ -33,12 +32,10 @@ mod listing;
 mod mounting;
 mod names;
 mod nested;
-#[path = "../support/not_run.rs"]
-mod not_run;
 mod own_place;
-#[path = "../support/page_cache.rs"]
-mod page_cache;
 mod raw;
-#[path = "../support/snapshot.rs"]
-mod snapshot;
+#[path = "../testkit/mod.rs"]
+mod testkit;
 mod transport;
+
+use testkit::{host, not_run, page_cache, snapshot};

@@ -10,7 +10,7 @@ use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value};
 use vmcryptfs::store::plain_file::PlainFile;
 
-use crate::vector_file::{VectorFile, secret};
+use crate::testkit::vector_file::{VectorFile, secret};
 use crate::vectors;
 
 fn keys(vector: &VectorFile) -> HomeKeys {
