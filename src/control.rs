@@ -410,9 +410,9 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
 fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mut UnixStream) -> Result<Answer> {
     let found = match request {
         Request::Status => return status(fs).map(Answer::Status),
-        Request::WaitForEnd => fs.components()?,
-        Request::Unlock { path } => fs.unlock(path.as_deref())?,
-        Request::Lock { path } => fs.lock(path.as_deref())?,
+        Request::WaitForEnd => fs.served().components()?,
+        Request::Unlock { path } => fs.served().unlock(path.as_deref())?,
+        Request::Lock { path } => fs.served().lock(path.as_deref())?,
         Request::Introduce => return work::identity(fs, &served.mountpoint()),
         Request::Work { work } => return work::serve(fs, work, stream),
     };
@@ -424,7 +424,7 @@ fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mu
 /// # Errors
 /// `Io` when its folder cannot be read.
 pub fn status(fs: &FileSystem) -> Result<MountStatus> {
-    let inventory = fs.inventory()?;
+    let inventory = fs.served().inventory()?;
     let in_the_clear = inventory.entries.iter().filter_map(|entry| {
         let (kind, what) = entry.in_the_clear()?;
         Some(ClearStatus { path: entry.path.clone(), kind: kind.to_owned(), what })
@@ -433,7 +433,7 @@ pub fn status(fs: &FileSystem) -> Result<MountStatus> {
     Ok(MountStatus {
         in_the_clear: in_the_clear.collect(),
         headless: headless.map(|(entry, _)| entry.path.clone()).collect(),
-        ..status_of(&fs.components()?, fs)
+        ..status_of(&fs.served().components()?, fs)
     })
 }
 
@@ -447,7 +447,7 @@ fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
 /// # Errors
 /// `Io` when the folder cannot be read.
 pub fn components(fs: &FileSystem) -> Result<Vec<ComponentStatus>> {
-    Ok(statuses(&fs.components()?, fs))
+    Ok(statuses(&fs.served().components()?, fs))
 }
 
 fn statuses(found: &[FoundComponent], fs: &FileSystem) -> Vec<ComponentStatus> {
@@ -462,12 +462,12 @@ fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
     };
     let unrecorded =
         event::unrecorded().map(|text| NoticeStatus { time: Timestamp::now().to_millis(), provider: None, text });
-    fs.keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
+    fs.served().keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
 }
 
 fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus {
     let claims = found.unverified().map(|header| header.claims());
-    let state = claims.and_then(|claims| fs.keyring().state(claims.uuid));
+    let state = claims.and_then(|claims| fs.served().keyring().state(claims.uuid));
     let reason = match (&found.header, state) {
         (Err(error), _) => Some(error.chain()),
         (Ok(_), Some(LockState::Unlocked(_))) => None,
@@ -484,7 +484,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         unlocked: reason.is_none(),
         reason,
         last_failure: claims
-            .and_then(|claims| fs.keyring().last_failure(claims.uuid))
+            .and_then(|claims| fs.served().keyring().last_failure(claims.uuid))
             .map(|last| LastFailure { since: last.since.to_millis(), reason: last.reason }),
         uuid: claims.map(|claims| claims.uuid),
         keys: claims

@@ -26,6 +26,8 @@ pub mod store;
 pub mod vm;
 pub mod work;
 
+pub mod serve;
+
 pub mod fs;
 
 pub mod fuse;

@@ -23,13 +23,14 @@ use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{self, Event, EventName};
-use crate::fs::{FileSystem, Options};
+use crate::fs::FileSystem;
 use crate::fuse::mount::{MountSpec, Own, Unmount, unmount};
 use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
 use crate::operations::unlocking::keep_unlocking;
 use crate::provider::{Providers, config};
+use crate::serve::{Options, ServedFolder};
 use crate::storage::BackingIo;
 use crate::sys::{memory, process};
 use crate::text::Show;
@@ -197,13 +198,9 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     if ready::is_read_only(&source) {
         mount_options.make_read_only();
     }
-    let options = Options {
-        read_only: mount_options.is_read_only(),
-        engine,
-        backing_io: args.backing_io,
-        durability: mount_options.durability(),
-    };
-    let fs = Arc::new(FileSystem::open(&args.folder, Providers::load(config)?, options)?);
+    let options = Options { read_only: mount_options.is_read_only(), engine, backing_io: args.backing_io };
+    let served = ServedFolder::open(&args.folder, Providers::load(config)?, options)?;
+    let fs = Arc::new(FileSystem::new(Arc::new(served), mount_options.durability())?);
     memory::return_freed();
     if memory::lock_was_refused() {
         tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");

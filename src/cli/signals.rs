@@ -97,7 +97,7 @@ impl Reloaded {
                 tracing::error!("the log stays where it is: {}", error.chain());
             }
         }
-        match self.fs.keyring().reload_providers() {
+        match self.fs.served().keyring().reload_providers() {
             Ok(()) => {
                 tracing::warn!("signal {SIGHUP}: the log is opened anew and the configuration of key providers read")
             }

@@ -10,6 +10,7 @@ use crate::fs::FileSystem;
 use crate::gate::Principal;
 use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
+use crate::serve::BackingId;
 
 /// Does work and answers with what came of it. Progress goes before, a line each.
 pub(super) fn serve(fs: &FileSystem, task: VmTask, stream: &mut UnixStream) -> Result<Answer> {
@@ -22,7 +23,7 @@ pub(super) fn serve(fs: &FileSystem, task: VmTask, stream: &mut UnixStream) -> R
         }
         Ok(())
     };
-    let (vm, component) = fs.vm_at(task.at())?;
+    let (vm, component) = fs.served().vm_at(task.at())?;
     let outcome = task.perform(&vm, component, principal, &mut on_progress)?;
     Ok(Answer::Done { outcome })
 }
@@ -38,12 +39,12 @@ fn has_ended(stream: &mut UnixStream) -> Result<bool> {
 
 /// Tells a mount's process which folder a path is of.
 pub(super) fn identity(fs: &FileSystem, mountpoint: &Path) -> Result<Answer> {
-    let (device, inode) = fs.root_id()?;
+    let BackingId { device, inode } = fs.served().id()?;
     Ok(Answer::Serving {
         pid: std::process::id(),
         mountpoint: mountpoint.to_path_buf(),
         device,
         inode,
-        read_only: fs.is_read_only(),
+        read_only: fs.served().options().read_only,
     })
 }

@@ -13,7 +13,7 @@ use crate::format::home_file::{self, FileId};
 use crate::fs::attr::{Attr, Changes, FileKind};
 use crate::fs::caller::Caller;
 use crate::fs::content::ContentKind;
-use crate::fs::handle::{Content, Handle, HandleNumber};
+use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind, NodeNumber};
 use crate::fs::stat::Stat;
@@ -58,11 +58,11 @@ impl FileSystem {
         if let Some(size) = changes.size {
             let open = self.open_node(&node, Access::Write, Rights::Caller)?;
             if !caller.is_root() {
-                caller.drop_privileges(open.content.storage().file())?;
+                caller.drop_privileges(open.storage().file())?;
             }
-            match open.content.home() {
+            match open.home_file() {
                 Some(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.begin_anew()?,
-                Some(_) | None => open.content.file().set_len(size)?,
+                Some(_) | None => open.file().set_len(size)?,
             }
         }
         let stat = self.with_backing(&node, |file| {
@@ -90,9 +90,9 @@ impl FileSystem {
     /// `Io`.
     pub fn drop_privileges(&self, handle: HandleNumber, caller: &Caller) -> Result<()> {
         match &**self.handles.get(handle)? {
-            Handle::File(open) => caller.drop_privileges(open.content.storage().file()),
+            Handle::File(open, _) => caller.drop_privileges(open.storage().file()),
             Handle::Image(open) => {
-                open.image.extents().try_for_each(|extent| caller.drop_privileges(extent.content.storage().file()))
+                open.image.extents().try_for_each(|extent| caller.drop_privileges(extent.storage().file()))
             }
             Handle::Directory(_) => Ok(()),
         }
@@ -151,7 +151,7 @@ impl FileSystem {
         let stored = if is_user(name) {
             home = self.home_of(&node)?;
             let owner = match &node.kind {
-                NodeKind::File(_) => Some(self.open_node(&node, Access::Write, Rights::Caller)?.content.file_id()?),
+                NodeKind::File(_) => Some(self.open_node(&node, Access::Write, Rights::Caller)?.ensure_id()?),
                 NodeKind::Directory(_)
                 | NodeKind::Symlink
                 | NodeKind::Special
@@ -217,10 +217,7 @@ impl FileSystem {
     fn xattr_owner(&self, node: &Node) -> Result<Option<FileId>> {
         let NodeKind::File(file) = &node.kind else { return Ok(None) };
         if let Some(open) = node.open_file() {
-            return match &open.content {
-                Content::Undecided(file) if !file.is_decided() => Ok(None), // it has no values, and asking decides nothing
-                Content::Undecided(_) | Content::Disk(_) | Content::Home(_) => open.content.file_id().map(Some),
-            };
+            return open.id();
         }
         let stored = self.open_backing(node, OFlags::RDONLY, Rights::Caller)?;
         match file.content() {
@@ -242,7 +239,7 @@ impl FileSystem {
             let size = if kind == FileKind::Symlink { home::target_len(cipher_size) } else { cipher_size };
             return Ok(Attr::new(node.id(), kind, stat, size, cipher_blocks));
         };
-        let open_len = node.open_file().map(|open| open.content.file().plain_len());
+        let open_len = node.open_file().map(|open| open.file().plain_len());
         if open_len.is_none() {
             file.look_again(stat, || self.open_backing(node, OFlags::RDONLY, Rights::Process));
         }

@@ -1,10 +1,9 @@
 //! The backing directory tree, reached by paths below its root that can never leave it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
@@ -12,30 +11,11 @@ use rustix::io::Errno;
 use crate::error::{Context, Result};
 use crate::fs::modes;
 use crate::fs::stat::{self, Stat};
-use crate::sys::file::{open_beneath, open_unnoticed, proc_entry, read_unnoticed, readable};
+use crate::sys;
+use crate::sys::file::{open_beneath, open_unnoticed, proc_entry, readable};
 use crate::sys::mount_table::refuse_ours;
 use crate::text::Show;
 use crate::vm::acl;
-
-/// The root of all that a mount shows.
-pub(super) struct Backing(File);
-
-impl Backing {
-    pub(super) fn new(root: File) -> Self {
-        Self(root)
-    }
-
-    pub(super) fn root(&self) -> &File {
-        &self.0
-    }
-
-    /// A directory, for operations on names in it. Names in it may be used by those who may not list them, and attributes by
-    /// its owner in any case: so it is opened without the right to read it.
-    pub(super) fn dir(&self, path: &Path) -> Result<File> {
-        open_beneath(&self.0, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", path.shown()))
-    }
-}
 
 /// Returns once content, attributes and, in a folder, names are durable.
 pub(super) fn sync(file: &File) -> Result<()> {
@@ -44,12 +24,6 @@ pub(super) fn sync(file: &File) -> Result<()> {
 
 pub(super) fn stat(file: &File) -> Result<Stat> {
     modes::own(|| modes::look(file))
-}
-
-/// Path of an open directory, as the system has it now; empty if it cannot be read.
-pub(super) fn path_of(dir: &File) -> PathBuf {
-    let path = rustix::fs::readlink(proc_entry(dir), Vec::new()).map(std::ffi::CString::into_bytes).unwrap_or_default();
-    PathBuf::from(OsString::from_vec(path))
 }
 
 pub(super) fn stat_at(dir: &File, name: &OsStr) -> Result<Stat> {
@@ -102,10 +76,7 @@ pub(super) fn open_again(dir: &File) -> Result<File> {
 
 /// A file of which there is a handle, opened once more.
 pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
-    rustix::fs::open(proc_entry(file), flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-        .map(File::from)
-        .inspect(read_unnoticed)
-        .context(|| "opening the file".into())
+    sys::file::reopen(file, flags).context(|| "opening the file".into())
 }
 
 /// A handle on anything in an open directory, good for attributes alone.

@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::format::header::{DEFAULT_DATA_OFFSET, Shape};
-use crate::fs::handle::OpenFile;
 use crate::fs::stat::Stat;
+use crate::serve::OpenFile;
 use crate::vm::disk;
 
 /// A regular file, as far as it is remembered between opens.

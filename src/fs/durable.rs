@@ -32,7 +32,7 @@ impl FileSystem {
         }
         if let Ok(handle) = self.handles.get(handle) {
             match handle.as_ref().as_ref() {
-                Handle::File(open) => open.durable.store(true, Ordering::Relaxed),
+                Handle::File(open, _) => open.durable.store(true, Ordering::Relaxed),
                 Handle::Image(open) => open.durable.store(true, Ordering::Relaxed),
                 Handle::Directory(_) => {}
             }
@@ -43,21 +43,21 @@ impl FileSystem {
     /// with (`RWF_DSYNC`, `RWF_SYNC`). Where it caches the file it syncs by itself after a write of several requests.
     pub fn syncs_write(&self, handle: HandleNumber, open_flags: u32) -> bool {
         let has = |flag: i32| open_flags & flag.cast_unsigned() != 0;
-        if !has(libc::O_DSYNC) && self.options.durability != Durability::Everything {
+        if !has(libc::O_DSYNC) && self.durability != Durability::Everything {
             return false;
         }
         let kernel_syncs = !has(libc::O_DIRECT)
             && self.handles.get(handle).is_ok_and(
-                |handle| matches!(handle.as_ref().as_ref(), Handle::File(open) if open.cache == CacheMode::Kernel),
+                |handle| matches!(handle.as_ref().as_ref(), Handle::File(open, _) if open.cache == CacheMode::Kernel),
             );
         !kernel_syncs
     }
 
     /// The same for another change of an open file's content.
     pub(super) fn syncs_change(&self, handle: &Handle) -> bool {
-        self.options.durability == Durability::Everything
+        self.durability == Durability::Everything
             || match handle {
-                Handle::File(open) => open.durable.load(Ordering::Relaxed),
+                Handle::File(open, _) => open.durable.load(Ordering::Relaxed),
                 Handle::Image(open) => open.durable.load(Ordering::Relaxed),
                 Handle::Directory(_) => false,
             }
@@ -65,7 +65,7 @@ impl FileSystem {
 
     /// Called after names in these folders have changed.
     pub(super) fn settle_names(&self, dirs: &[&File]) -> Result<()> {
-        match self.options.durability {
+        match self.durability {
             Durability::OnRequest => Ok(()),
             Durability::Names | Durability::Everything => dirs.iter().try_for_each(|dir| self.sync_names(dir)),
         }
@@ -81,12 +81,12 @@ impl FileSystem {
 
     /// Called after a node's length, attributes or extended attributes have changed.
     pub(super) fn settle(&self, node: &Node) -> Result<()> {
-        if self.options.durability != Durability::Everything {
+        if self.durability != Durability::Everything {
             return Ok(());
         }
         if let Some(open) = node.open_file() {
-            open.content.file().sync()?;
-            return backing::sync(open.content.storage().file());
+            open.file().sync()?;
+            return backing::sync(open.storage().file());
         }
         match &node.kind {
             NodeKind::Directory(_) => self.dir_of(node).and_then(|dir| self.sync_names(&dir)),
@@ -108,12 +108,14 @@ impl FileSystem {
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
+    use std::sync::Arc;
 
     use super::*;
     use crate::format::names::DiskNames;
-    use crate::fs::{NewFile, OpenMode, Options, ROOT};
+    use crate::fs::{NewFile, OpenMode, ROOT};
     use crate::key::ProviderName;
     use crate::provider::{self, Providers};
+    use crate::serve::{Options, ServedFolder};
     use crate::vm::folder;
 
     fn asked(flags: i32) -> u32 {
@@ -129,9 +131,9 @@ mod tests {
             .unwrap();
         let [uid, gid] = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
         for durability in [Durability::OnRequest, Durability::Names, Durability::Everything] {
-            let options = Options { durability, ..Options::default() };
-            let fs = FileSystem::open(&vm, Providers::load(&config).unwrap(), options).unwrap();
-            fs.retry_locked().unwrap();
+            let served = ServedFolder::open(&vm, Providers::load(&config).unwrap(), Options::default()).unwrap();
+            served.retry_locked().unwrap();
+            let fs = FileSystem::new(Arc::new(served), durability).unwrap();
             let made = |name: &str, mode| {
                 let new = NewFile { mode: 0o600, umask: 0, uid, gid };
                 fs.create(ROOT, OsStr::new(name), new, mode).unwrap().1

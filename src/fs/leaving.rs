@@ -7,8 +7,8 @@ use rustix::fs::FileType;
 
 use crate::error::Result;
 use crate::fs::backing;
-use crate::fs::places::is_of_reserve;
 use crate::fs::stat::Stat;
+use crate::serve::is_of_reserve;
 
 /// What a name leads to that is about to be removed, or to be given to another file.
 pub(super) struct Leaving {

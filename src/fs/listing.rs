@@ -20,8 +20,8 @@ use crate::fs::attr::FileKind;
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::namespace::{holds_home, is_datastore};
 use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeNumber, ROOT};
-use crate::fs::places::Place;
 use crate::fs::{Caller, FileSystem, backing};
+use crate::serve::Place;
 use crate::vm::scan;
 
 /// An entry of a directory.
@@ -68,7 +68,7 @@ impl FileSystem {
         let listing = if node.is_virtual() {
             Listing::Images(node, Mutex::default())
         } else {
-            let place = self.places.take_listing(caller.uid)?;
+            let place = self.served.places().take_listing(caller.uid)?;
             let dir = backing::open_again(&*self.dir_of(&node)?)?;
             Listing::Stored(Mutex::new(Stored { node, dir, ahead: VecDeque::new(), position: 0, _place: place }))
         };
@@ -101,7 +101,7 @@ impl FileSystem {
                 entries.iter().filter(|entry| entry.next > from).take_while(|entry| each(entry)).for_each(drop);
                 Ok(())
             }
-            Handle::File(_) | Handle::Image(_) => Err(Error::errno("no directory", Errno::NOTDIR)),
+            Handle::File(..) | Handle::Image(_) => Err(Error::errno("no directory", Errno::NOTDIR)),
         }
     }
 

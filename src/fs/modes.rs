@@ -14,9 +14,9 @@ use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::error::{Context, Error, Result};
 use crate::fs::namespace::SET_GID;
-use crate::fs::node::BackingId;
 use crate::fs::stat::{self, Stat};
 use crate::fs::{FileSystem, backing};
+use crate::serve::BackingId;
 use crate::sys::file::proc_entry;
 
 /// What the owner needs to open a file for whatever it is. Both bits in any case: two mounts of one folder that lend at once then
@@ -108,7 +108,7 @@ impl FileSystem {
 
     /// Does once more what was refused, if this process may not do it with its own file, and a mount may change that.
     pub(super) fn lend<T>(&self, file: &File, refused: Error, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        if refused.os_error() != Some(libc::EACCES) || self.options.read_only {
+        if refused.os_error() != Some(libc::EACCES) || self.served.options().read_only {
             return Err(refused);
         }
         lend(file, refused, work)

@@ -13,9 +13,10 @@ use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::leaving::Leaving;
-use crate::fs::node::{BackingId, Birth, Node, NodeKind, NodeNumber, Place};
+use crate::fs::node::{Birth, Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, OpenMode, backing, raw};
+use crate::serve::BackingId;
 use crate::text::Show;
 use crate::vm::keyring::Change;
 use crate::vm::{acl, folder, home, scan};
@@ -117,12 +118,12 @@ impl FileSystem {
         refuse_reserved(&parent, &dir, name)?;
         let new = new.in_directory(&dir, true)?;
         if is_datastore(&parent) {
-            let (_, provider) = self.keyring.providers().default_provider()?;
-            let (header, dek) =
-                folder::create_at(&dir, name, new.mode, &provider, self.keyring.providers().disk_names())?;
-            self.keyring.insert(header.uuid, dek);
-            self.paths.write().insert(header.uuid, name.into());
-            self.keyring.tell(&Change::made(&header, new.uid));
+            let keyring = self.served.keyring();
+            let (_, provider) = keyring.providers().default_provider()?;
+            let (header, dek) = folder::create_at(&dir, name, new.mode, &provider, keyring.providers().disk_names())?;
+            keyring.insert(header.uuid, dek);
+            self.served.add_component(header.uuid, name.into());
+            keyring.tell(&Change::made(&header, new.uid));
         } else {
             backing::make_dir(&dir, name, new.mode)?;
         }

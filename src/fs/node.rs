@@ -12,10 +12,10 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::content::FileNode;
-use crate::fs::handle::OpenFile;
 use crate::fs::leaving::Left;
 use crate::fs::raw::ImageNode;
 use crate::fs::stat::Stat;
+use crate::serve::{BackingId, OpenFile};
 use crate::sys;
 
 mod table;
@@ -65,16 +65,12 @@ pub(super) struct Node {
     birth: Birth,
 }
 
-/// Which inode of which file system a node stands for.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub(super) struct BackingId(u64, u64);
-
 impl BackingId {
     /// Of what is not on disk.
-    const NONE: Self = Self(0, 0);
+    const NONE: Self = Self { device: 0, inode: 0 };
 
     pub(super) fn of(stat: &Stat) -> Self {
-        Self(stat.st_dev, stat.st_ino)
+        Self { device: stat.st_dev, inode: stat.st_ino }
     }
 }
 
@@ -188,20 +184,7 @@ impl Nodes {
 
     /// Whether this is the number of the root's backing inode.
     pub(super) fn is_root(&self, inode: u64) -> bool {
-        self.0.read().slots.get(&ROOT).is_some_and(|root| root.node.backing.1 == inode)
-    }
-
-    /// All regular files that handles are open on.
-    pub(super) fn open_files(&self) -> Vec<Arc<Node>> {
-        let is_open = |node: &&Arc<Node>| match &node.kind {
-            NodeKind::File(file) => file.open.lock().strong_count() > 0,
-            NodeKind::Directory(_)
-            | NodeKind::Symlink
-            | NodeKind::Special
-            | NodeKind::ImageDirectory
-            | NodeKind::Image(_) => false,
-        };
-        self.0.read().slots.values().map(|slot| &slot.node).filter(is_open).cloned().collect()
+        self.0.read().slots.get(&ROOT).is_some_and(|root| root.node.backing.inode == inode)
     }
 
     /// Remembers that the kernel was told about `name` in `parent`, if the file of this name is known.

@@ -10,13 +10,13 @@ use rustix::fs::OFlags;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::content::{ContentKind, FileNode};
-use crate::fs::handle::{Content, Handle, HandleNumber, OpenFile};
+use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::modes::Rights;
 use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
-use crate::fs::places::Place;
-use crate::fs::{Attr, Caller, Durability, FileSystem, Options, backing};
+use crate::fs::{Attr, Caller, Durability, FileSystem, backing};
 use crate::sector::SectorSize;
+use crate::serve::{CacheMode, OpenFile, OpenRequest, Place, Unopened};
 use crate::storage::Access;
 use crate::sys::file::read_unnoticed;
 use crate::vm::disk::{self, NewDisk};
@@ -36,14 +36,14 @@ impl FileSystem {
         }
         let open = self.open_node_for(&node, mode.access(), self.home_cache(mode), Some(caller.uid), Rights::Caller)?;
         let cache = open.cache;
-        Ok((self.handles.insert(Handle::File(open)), cache))
+        Ok((self.handles.insert(Handle::File(open, number)), cache))
     }
 
     /// Why a file's data go through the page cache although the mount's shall not.
     pub fn why_cached(&self, handle: HandleNumber) -> Option<String> {
         let handle = self.handles.get(handle).ok()?;
-        let Handle::File(open) = handle.as_ref().as_ref() else { return None };
-        open.content.storage().why_cached().map(Error::chain)
+        let Handle::File(open, _) = handle.as_ref().as_ref() else { return None };
+        open.storage().why_cached().map(Error::chain)
     }
 
     /// Closes a handle.
@@ -66,22 +66,23 @@ impl FileSystem {
     ) -> Result<(Attr, HandleNumber, CacheMode)> {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
+        let keyring = self.served.keyring();
         let home = self.home_of(&parent)?;
-        let place = self.places.take(new.uid)?;
+        let place = self.served.places().take(new.uid)?;
         let new = new.in_directory(&dir, false)?;
         let (file, content) = if home.header.disk_names.matches(name) {
-            let (key_id, kek) = self.keyring.kek(&home.header)?;
+            let (key_id, kek) = keyring.kek(&home.header)?;
             let spec = NewDisk {
                 sector_size: SectorSize::DEFAULT,
                 plain_len: 0,
                 label: String::new(),
                 mode: new.mode,
-                durable: self.options.durability != Durability::OnRequest,
+                durable: self.durability != Durability::OnRequest,
             };
             let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
-            self.keyring.insert(header.uuid, dek);
-            self.paths.write().insert(header.uuid, self.nodes.path(&parent)?.join(name));
-            self.keyring.tell(&Change::made(&header, new.uid));
+            keyring.insert(header.uuid, dek);
+            self.served.add_component(header.uuid, self.nodes.path(&parent)?.join(name));
+            keyring.tell(&Change::made(&header, new.uid));
             (file, ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET })
         } else {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)
@@ -92,12 +93,16 @@ impl FileSystem {
         let birth = Birth::of(&stat).in_full(&file, OsStr::new(""));
         let node =
             self.nodes.found(parent.number, name, &stat, birth, NodeKind::File(FileNode::new(content, &stat)))?;
-        let open = self.open_shared(&node, Access::Write, self.home_cache(mode), Some(new.uid), || {
-            Ok((file, home, true, Some(place)))
-        })?;
+        let request = OpenRequest {
+            id: node.backing,
+            access: Access::Write,
+            home_cache: self.home_cache(mode),
+            user: Some(new.uid),
+        };
+        let open = self.open_shared(&node, &request, Rights::Process, || Ok((file, true, home, Some(place))))?;
         let attr = self.attr_of(&node, &stat)?;
         let cache = open.cache;
-        Ok((attr, self.handles.insert(Handle::File(open)), cache))
+        Ok((attr, self.handles.insert(Handle::File(open, node.number)), cache))
     }
 
     /// The kernel maps files that it does not cache, and shows in mappings what is written past the cache.
@@ -128,77 +133,61 @@ impl FileSystem {
         user: Option<u32>,
         rights: Rights,
     ) -> Result<Arc<OpenFile>> {
-        self.widen_open(node, access, rights)?;
-        self.open_shared(node, access, home_cache, user, || {
-            let place = user.map(|user| self.places.take(user)).transpose()?;
+        let request = OpenRequest { id: node.backing, access, home_cache, user };
+        self.open_shared(node, &request, rights, || {
+            let place = user.map(|user| self.served.places().take(user)).transpose()?;
             let home = self.home_of(node)?;
             if access == Access::Write {
-                return Ok((self.open_backing(node, OFlags::RDWR, rights)?, home, true, place));
+                return Ok((self.open_backing(node, OFlags::RDWR, rights)?, true, home, place));
             }
             // A later handle may be for writing.
             let for_writing = || self.open_backing(node, OFlags::RDWR, Rights::Process);
-            match if self.options.read_only { None } else { for_writing().ok() } {
-                Some(file) => Ok((file, home, true, place)),
-                None => Ok((self.open_backing(node, OFlags::RDONLY, rights)?, home, false, place)),
+            match if self.served.options().read_only { None } else { for_writing().ok() } {
+                Some(file) => Ok((file, true, home, place)),
+                None => Ok((self.open_backing(node, OFlags::RDONLY, rights)?, false, home, place)),
             }
         })
     }
 
-    /// Opens the backing file for writing as well if it is open for a reader who came when it could only be read.
-    fn widen_open(&self, node: &Node, access: Access, rights: Rights) -> Result<()> {
-        let NodeKind::File(file) = &node.kind else { return Ok(()) };
-        let shared = file.open.lock();
-        let Some(open) = shared.upgrade().filter(|open| access == Access::Write && open.is_read_only()) else {
-            return Ok(());
-        };
-        if self.options.read_only {
-            return Ok(()); // which is refused as any other
-        }
-        let backing_file = open.content.storage().file();
-        let widen = || open.widen(backing::reopen(backing_file, OFlags::RDWR)?);
-        match rights {
-            Rights::Caller => self.allowed(backing_file, widen),
-            Rights::Process => widen(),
-        }
-    }
-
-    /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, its home, whether it
-    /// may be written, and its place, and a home file is cached as `home_cache` says.
+    /// As [`open_node`](Self::open_node); if the file is not open yet, `backing` gives the backing file, whether it may be written,
+    /// its home and its place.
     fn open_shared(
         &self,
         node: &Node,
-        access: Access,
-        home_cache: CacheMode,
-        user: Option<u32>,
-        backing: impl FnOnce() -> Result<(File, Arc<Home>, bool, Option<Place>)>,
+        request: &OpenRequest,
+        rights: Rights,
+        backing: impl FnOnce() -> Result<(File, bool, Arc<Home>, Option<Place>)>,
     ) -> Result<Arc<OpenFile>> {
-        let NodeKind::File(file) = &node.kind else {
+        let NodeKind::File(remembered) = &node.kind else {
             return Err(Error::new(Kind::Invalid, "not a regular file"));
         };
-        let mut shared = file.open.lock();
-        if let Some(open) = shared.upgrade() {
-            open.admit(access)?;
-            return Ok(open);
-        }
-        let (backing_file, home, may_write, place) = backing()?;
-        file.look_again(&backing::stat(&backing_file)?, || {
-            backing_file.try_clone().context(|| "reading the file".into())
-        });
-        let turn = self.turns.take(node.backing);
-        let content = match file.content() {
-            ContentKind::Disk { .. } => {
-                let Options { engine, backing_io, .. } = self.options;
-                disk::open(backing_file, access, &self.keyring, engine, backing_io).map(Content::Disk)
-            }
-            ContentKind::Home => {
-                home::open(backing_file, access, &home.keys, &home.header.disk_names, || self.name(node.number))
-                    .map(|home| Content::of_home(home, node.number, user))
-            }
+        let allowed = |file: &File, work: &dyn Fn() -> Result<()>| match rights {
+            Rights::Caller => self.allowed(file, work),
+            Rights::Process => work(),
         };
-        let content = content.context(|| self.name(node.number))?;
-        let open = Arc::new(OpenFile::new(content, home_cache, access, may_write, home, place, turn));
-        *shared = Arc::downgrade(&open);
+        let name = || self.name(node.number);
+        let open = self.served.open_file(request, name, allowed, || {
+            let (file, may_write, home, place) = backing()?;
+            let twin = || file.try_clone().context(|| "reading the file".into());
+            remembered.look_again(&backing::stat(&file)?, twin);
+            let is_disk = matches!(remembered.content(), ContentKind::Disk { .. });
+            Ok(Unopened { file, may_write, is_disk, home, place })
+        })?;
+        *remembered.open.lock() = Arc::downgrade(&open);
         Ok(open)
+    }
+
+    /// Called before a write of `data` at `offset`: an empty file becomes a disk if a disk's format begins with them.
+    pub(super) fn heed_first_write(&self, handle: &Handle, offset: u64, data: &[u8]) -> Result<()> {
+        let Handle::File(open, number) = handle else { return Ok(()) };
+        let path = || self.nodes.get(*number).and_then(|node| self.nodes.path(&node)).ok();
+        if self.served.prepare_first_write(open, offset, data, path).context(|| self.name(*number))?
+            && let NodeKind::File(remembered) = &self.nodes.get(*number)?.kind
+        {
+            let disk = ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET };
+            remembered.became(disk, &backing::stat(open.storage().file())?);
+        }
+        Ok(())
     }
 }
 
@@ -229,14 +218,4 @@ impl OpenMode {
             Self::Write | Self::ReadWrite => Access::Write,
         }
     }
-}
-
-/// Who caches a file's content, for all handles that are open at once: what one writes past the kernel's cache, another must
-/// not read from there.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CacheMode {
-    /// Only the page cache of the backing file: a disk's guest has a cache of its own.
-    Direct,
-    /// The kernel, as for any file: programs read small files again and again, and map them.
-    Kernel,
 }

@@ -12,9 +12,10 @@ use rustix::fs::OFlags;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::modes::Rights;
-use crate::fs::node::{BackingId, Node, NodeKind, NodeNumber, ROOT, stale};
+use crate::fs::node::{Node, NodeKind, NodeNumber, ROOT, stale};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
+use crate::serve::BackingId;
 
 /// Most directories that are kept open: descriptors do not grow with the datastore.
 const MAX_OPEN: usize = 64;
@@ -74,7 +75,7 @@ impl FileSystem {
     /// its name.
     pub(super) fn with_backing<T>(&self, node: &Node, work: impl FnOnce(&File) -> Result<T>) -> Result<T> {
         if let Some(open) = node.open_file() {
-            return work(open.content.storage().file());
+            return work(open.storage().file());
         }
         if let NodeKind::Directory(_) = node.kind {
             return work(&*self.dir_of(node)?);
@@ -109,7 +110,7 @@ impl FileSystem {
     /// Attributes of the node's backing file.
     pub(super) fn stat_of(&self, node: &Node) -> Result<Stat> {
         if let Some(open) = node.open_file() {
-            return backing::stat(open.content.storage().file());
+            return backing::stat(open.storage().file());
         }
         if let NodeKind::Directory(_) = node.kind {
             return backing::stat(&*self.dir_of(node)?);
@@ -140,7 +141,7 @@ impl FileSystem {
             return Ok(dir);
         }
         let open = |path: &Path| {
-            let dir = Arc::new(self.backing.dir(path)?);
+            let dir = Arc::new(self.served.dir(path)?);
             let is_it = node.is(&backing::stat(&dir)?);
             is_it.then(|| self.open_dirs.keep(node.backing, &dir));
             Ok(is_it.then_some(dir))

@@ -16,8 +16,8 @@ pub struct Pending {
 
 impl FileSystem {
     /// Whether requests can be begun and ended: for others [`read`](Self::read) and [`write`](Self::write) are quicker.
-    pub fn leaves_io_to_others(&self) -> bool {
-        self.backing_io() == BackingIo::Direct
+    pub fn defers_io(&self) -> bool {
+        self.served.options().backing_io == BackingIo::Direct
     }
 
     /// As [`read`](Self::read), but waits for no other request. Data that are there lie where they do after that.

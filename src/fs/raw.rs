@@ -16,11 +16,12 @@ use rustix::fs::FileType;
 use vmdk_layout::{DiskFile, Role};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::fs::handle::{Handle, HandleNumber, OpenFile};
+use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::Stat;
 use crate::fs::{Attr, CacheMode, Caller, FileKind, FileSystem, backing};
+use crate::serve::OpenFile;
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::RawImage;
@@ -111,7 +112,7 @@ impl FileSystem {
         let (_, name) = self.nodes.name(node)?;
         if let Some(vmdk) = vmdk::vmdk_name(&name, file_names(&dir)?) {
             let stat = backing::stat_at(&dir, &vmdk)?;
-            let folder = OpenFolder::new(self, (vm, dir));
+            let folder = ImageFolder::new(self, (vm, dir));
             return match vmdk::read(&folder.open(&vmdk)?).context(|| vmdk.shown().to_string())? {
                 Some(disk) => Ok(self.image_attributes(node, &stat, &disk, &folder.dir)),
                 None => Err(Error::new(Kind::NotFound, format!("{} is no VMDK", vmdk.shown()))),
@@ -123,7 +124,7 @@ impl FileSystem {
         let Some((image, descriptor)) = described else {
             return Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown())));
         };
-        let stat = backing::stat(descriptor.content.storage().file())?;
+        let stat = backing::stat(descriptor.storage().file())?;
         Ok(Attr::new(node.id(), FileKind::Regular, &stat, image.plain_len(), 0))
     }
 
@@ -138,7 +139,7 @@ impl FileSystem {
         // Its VMDK was removed or renamed, but open handles still work.
         let open = image.0.lock().upgrade();
         match open.as_deref().and_then(|open| open.image.descriptor()) {
-            Some(descriptor) => work(descriptor.content.storage().file()),
+            Some(descriptor) => work(descriptor.storage().file()),
             None => Err(Error::new(Kind::NotFound, format!("{} does not exist any more", name.shown()))),
         }
     }
@@ -157,7 +158,7 @@ impl FileSystem {
         };
         let blocks = if extents.is_empty() { stat.st_blocks } else { extents.iter().map(taken).sum() };
         let mut attr = Attr::new(node.id(), FileKind::Regular, stat, size, u64::try_from(blocks).unwrap_or(0));
-        if self.options.read_only || !vmdk::is_writable(disk) {
+        if self.served.options().read_only || !vmdk::is_writable(disk) {
             attr.mode &= !WRITE_BITS;
         }
         attr.links = 1;
@@ -178,7 +179,7 @@ impl FileSystem {
         let vmdk = vmdk::vmdk_name(&name, file_names(&dir)?).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("the VMDK of {} does not exist any more", name.shown()))
         })?;
-        let mut folder = OpenFolder::new(self, (vm, dir));
+        let mut folder = ImageFolder::new(self, (vm, dir));
         folder.user = Some(caller.uid);
         let opened = vmdk::open(&folder, &vmdk).context(|| self.name(node.number))?;
         if access == Access::Write {
@@ -189,7 +190,8 @@ impl FileSystem {
             }
             opened.extents().try_for_each(|extent| extent.admit(Access::Write)).context(|| self.name(node.number))?;
         }
-        let open = Arc::new(OpenImage { image: opened, durable: AtomicBool::default(), nodes: folder.keep() });
+        let open =
+            Arc::new(OpenImage { image: opened, durable: AtomicBool::default(), nodes: folder.into_used_nodes() });
         *image.0.lock() = Arc::downgrade(&open);
         Ok(self.handles.insert(Handle::Image(open)))
     }
@@ -206,7 +208,7 @@ impl FileSystem {
                 }
             }
         }
-        let folder = OpenFolder::new(self, (vm, dir));
+        let folder = ImageFolder::new(self, (vm, dir));
         let shown = |vmdk: &OsStr| match folder.open(vmdk).and_then(|file| vmdk::read(&file)) {
             Ok(disk) => disk.is_some(),
             // What cannot be read now is shown if it is called as VMDKs are; opening it tells why.
@@ -256,7 +258,7 @@ fn file_names(dir: &File) -> Result<Vec<OsString>> {
 }
 
 /// Opens files of a VM folder through their nodes, as the kernel does.
-struct OpenFolder<'f> {
+struct ImageFolder<'f> {
     fs: &'f FileSystem,
     vm: Arc<Node>,
     dir: Arc<File>,
@@ -265,18 +267,18 @@ struct OpenFolder<'f> {
     user: Option<u32>,
 }
 
-impl<'f> OpenFolder<'f> {
+impl<'f> ImageFolder<'f> {
     fn new(fs: &'f FileSystem, (vm, dir): (Arc<Node>, Arc<File>)) -> Self {
         Self { fs, vm, dir, used: RefCell::default(), user: None }
     }
 
     /// The nodes that were used, which whoever takes them forgets.
-    fn keep(self) -> Vec<NodeNumber> {
+    fn into_used_nodes(self) -> Vec<NodeNumber> {
         self.used.take()
     }
 }
 
-impl VmFiles for OpenFolder<'_> {
+impl VmFiles for ImageFolder<'_> {
     type File = OpenFile;
 
     fn open(&self, name: &OsStr) -> Result<Arc<OpenFile>> {
@@ -290,7 +292,7 @@ impl VmFiles for OpenFolder<'_> {
     }
 }
 
-impl Drop for OpenFolder<'_> {
+impl Drop for ImageFolder<'_> {
     fn drop(&mut self) {
         self.used.take().into_iter().for_each(|number| self.fs.nodes.forget(number, 1));
     }

@@ -19,7 +19,7 @@ static TOLD: Mutex<Vec<(Instant, PathBuf, String)>> = Mutex::new(Vec::new());
 /// Records that a file is damaged, if that is what an error says.
 pub(super) fn record(fs: &FileSystem, number: NodeNumber, error: &Error) {
     if error.kind() == Kind::Corrupt {
-        let path = fs.beneath(number);
+        let path = fs.backing_path(number);
         if is_news(&path, error.chain()) {
             Event::of(EventName::Integrity).component(&path).failed(error);
         }

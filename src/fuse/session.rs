@@ -30,7 +30,7 @@ impl Session {
     /// is not empty, `Unsupported` without FUSE or the transport that is asked for, or `Io`.
     pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
         let _alone = mount::check_mountpoint(spec)?;
-        let prepared = spec.transport.prepare(spec.threads, fs.backing_io())?;
+        let prepared = spec.transport.prepare(spec.threads, fs.served().options().backing_io)?;
         let doing = || match mount::needs_open_device() {
             false => format!("mounting on {}", spec.mountpoint.shown()),
             true => format!("mounting on {} (/dev/fuse is not open to this user)", spec.mountpoint.shown()),

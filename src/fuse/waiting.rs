@@ -28,7 +28,7 @@ pub(super) fn answer_later<T: 'static>(
     reply: impl FnOnce(&FileSystem, Result<T>) + Send + 'static,
 ) {
     let fs = Arc::clone(fs);
-    on_own_thread(move || reply(&fs, fs.asking(work)));
+    on_own_thread(move || reply(&fs, fs.served().retry_after_fetch(|| work(&fs))));
 }
 
 /// A request whose thread cannot be started is answered with an error: that is what its reply does when it is dropped.

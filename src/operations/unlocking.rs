@@ -27,7 +27,7 @@ const CONFIRM_ROUNDS: u64 = 360;
 /// `Io` when the thread cannot be started.
 pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
     let watched = Arc::downgrade(fs);
-    fs.keyring().watch(move |change| {
+    fs.served().keyring().watch(move |change| {
         if let Some(fs) = watched.upgrade() {
             record(&fs, change);
         }
@@ -42,7 +42,7 @@ pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
                 let is_mounted = retry(&fs);
                 drop(first.take());
                 if let Some(fs) = fs.upgrade().filter(|_| round % CONFIRM_ROUNDS == 0) {
-                    fs.keyring().confirm_keys();
+                    fs.served().keyring().confirm_keys();
                 }
                 is_mounted
             });
@@ -64,12 +64,12 @@ pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
 /// Tries what is locked; `false` when the mount has ended.
 fn retry(fs: &Weak<FileSystem>) -> bool {
     let Some(fs) = fs.upgrade() else { return false };
-    match fs.retry_locked() {
+    match fs.served().retry_locked() {
         Ok(0) => {}
         Ok(unlocked) => tracing::info!("{unlocked} components unlocked"),
         Err(error) => tracing::warn!("unlocking components: {}", error.chain()),
     }
-    for notice in fs.keyring().new_notices() {
+    for notice in fs.served().keyring().new_notices() {
         tracing::warn!("key provider {}: {}", notice.provider, notice.text);
         Event::of(EventName::ProviderNotice).provider(&notice.provider).reason(notice.text).done();
     }
@@ -90,7 +90,7 @@ fn record(fs: &FileSystem, change: &Change<'_>) {
     change.key_id.map(|key_id| event.key(key_id));
     if let Some(uuid) = change.uuid {
         event.uuid(uuid);
-        if let Some(path) = fs.backing_path(uuid) {
+        if let Some(path) = fs.served().component_path(uuid) {
             if is_disk {
                 event.disk(&path)
             } else {

@@ -5,12 +5,12 @@
     reason = "locks of open file descriptions and handles of files have no safe form in std or rustix"
 )]
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
@@ -169,6 +169,22 @@ pub fn file_handle(dir: &File, name: &OsStr) -> Option<Vec<u8>> {
 /// whatever name it has by now.
 pub fn proc_entry(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// Path of an open file, as the system has it now; empty if it cannot be read.
+pub fn path_of(file: &File) -> PathBuf {
+    let path =
+        rustix::fs::readlink(proc_entry(file), Vec::new()).map(std::ffi::CString::into_bytes).unwrap_or_default();
+    PathBuf::from(OsString::from_vec(path))
+}
+
+/// A file of which there is a handle, opened once more; as by [`open_unnoticed`].
+///
+/// # Errors
+/// The system's.
+pub fn reopen(file: &File, flags: OFlags) -> io::Result<File> {
+    let file = rustix::fs::open(proc_entry(file), flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(File::from(file)).inspect(read_unnoticed)
 }
 
 /// Opens a file in a directory, so that reading it does not move the time of its last access if this process has a say in that: its

@@ -64,7 +64,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 /// One line that names the folders whose home header is lost: they do not show in the mount.
 pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
     const MOST_NAMED: usize = 5;
-    let folders = fs.folders_without_home()?;
+    let folders = fs.served().folders_without_home()?;
     let names: Vec<String> = folders.iter().take(MOST_NAMED).map(|folder| folder.shown().to_string()).collect();
     let more = if folders.len() > MOST_NAMED { ", ..." } else { "" };
     let said = format!(
@@ -118,7 +118,7 @@ impl Waiting<'_> {
     pub(super) fn unlock(mut self, fs: &Arc<FileSystem>, mountpoint: &Path) -> Result<Option<String>> {
         let start = Instant::now();
         loop {
-            if fs.is_all_unlocked() {
+            if fs.served().is_all_unlocked() {
                 return Ok(None);
             }
             let components = control::components(fs)?;
@@ -145,7 +145,7 @@ impl Waiting<'_> {
         let fs = Arc::clone(fs);
         let retry = move || {
             thread::sleep(RETRY_PERIOD);
-            fs.retry_locked()
+            fs.served().retry_locked()
         };
         let asking = thread::Builder::new().name("unlock".into()).spawn(retry);
         let asking = asking.context(|| "starting a thread that asks for keys".into())?;

@@ -7,7 +7,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::fs::node::{BackingId, Birth, FIRST_OWN_NUMBER, Node, NodeKind, NodeNumber, ROOT, stale};
+use crate::fs::node::{Birth, FIRST_OWN_NUMBER, Node, NodeKind, NodeNumber, ROOT, stale};
+use crate::serve::BackingId;
 
 /// Most removed files that are held open at once; the kernel forgets nearly all of them with the removal.
 const MAX_HELD: usize = 512;

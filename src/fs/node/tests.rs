@@ -185,7 +185,7 @@ impl World {
     fn create(&mut self, at: At) {
         let held: Vec<u64> = {
             let table = self.nodes.0.read();
-            table.slots.values().filter(|slot| slot.held.is_some()).map(|slot| slot.node.backing.1).collect()
+            table.slots.values().filter(|slot| slot.held.is_some()).map(|slot| slot.node.backing.inode).collect()
         };
         let is_used = |inode: u64| {
             let is = |file: &File| file.inode == inode;
@@ -223,7 +223,7 @@ impl World {
     /// A node stands for one file, for as long as the kernel knows it.
     fn told(&mut self, node: &Node, file: File) {
         let known = self.known.entry(node.number).or_insert((file, 0));
-        assert_eq!((known.0, node.backing.1), (file, file.inode), "node {}", node.number);
+        assert_eq!((known.0, node.backing.inode), (file, file.inode), "node {}", node.number);
         known.1 += 1;
     }
 
@@ -259,7 +259,7 @@ impl World {
     fn check(&self) {
         for (&number, &(file, _)) in &self.known {
             let node = self.nodes.get(number).unwrap();
-            assert_eq!(node.backing.1, file.inode);
+            assert_eq!(node.backing.inode, file.inode);
             assert_eq!(self.nodes.vm_of(&node).unwrap().number, ROOT);
             let told = self.cached.iter().filter(|(_, cached)| **cached == number).map(|(at, _)| *at);
             let told: Vec<At> = told.filter(|at| self.files.get(at) == Some(&file)).collect();

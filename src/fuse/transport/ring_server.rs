@@ -186,7 +186,7 @@ impl<'a> Server<'a> {
         may_fail("request");
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
-        if self.mounted.fs.leaves_io_to_others() && data_requests::is_read_or_write(header) {
+        if self.mounted.fs.defers_io() && data_requests::is_read_or_write(header) {
             self.roaming.lose_track();
             return self.begin_or_defer(entry);
         }
@@ -205,7 +205,7 @@ impl<'a> Server<'a> {
     /// under way it waits for no lock.
     fn in_place(&mut self, entry: usize, header: InHeader) -> Option<Answer> {
         let Mounted { fs, owner_alone, .. } = self.mounted;
-        if fs.leaves_io_to_others() || !name_requests::lets_in(header, *owner_alone) || !self.quickness.is_likely() {
+        if fs.defers_io() || !name_requests::lets_in(header, *owner_alone) || !self.quickness.is_likely() {
             return None;
         }
         let request = self.ring.request(entry)?;

@@ -1,4 +1,3 @@
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,12 +7,11 @@ use super::*;
 use crate::error::{Error, Kind};
 use crate::format::header::ComponentKind;
 use crate::format::names::DiskNames;
-use crate::fs::{HandleNumber, NewFile, NodeNumber, OpenMode, Options, ROOT};
 use crate::key::ProviderName;
 use crate::provider::{self, Providers};
+use crate::serve::{OpenFile, Options};
 use crate::storage::Access;
 use crate::store::buffer::request_buffer;
-use crate::store::plain_file::HEADROOM;
 use crate::vm::access::{Unmounted, Workplace};
 use crate::vm::folder;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
@@ -44,8 +42,8 @@ impl Datastore {
         Providers::load(&self.path("config.toml")).unwrap()
     }
 
-    fn mount(&self) -> FileSystem {
-        let mount = FileSystem::open(&self.path("vms"), self.providers(), Options::default()).unwrap();
+    fn mount(&self) -> ServedFolder {
+        let mount = ServedFolder::open(&self.path("vms"), self.providers(), Options::default()).unwrap();
         mount.retry_locked().unwrap();
         mount
     }
@@ -59,33 +57,18 @@ impl Datastore {
     }
 }
 
-fn folder_in(mount: &FileSystem, vm: &str) -> NodeNumber {
-    mount.lookup(ROOT, OsStr::new(vm)).unwrap().number
+/// Makes a home file and writes it; it stays open.
+fn write(folder: &ServedFolder, path: &str, text: &str) -> Arc<OpenFile> {
+    File::create_new(folder.path().join(path)).unwrap();
+    let open = folder.open_at(Path::new(path), Access::Write).unwrap();
+    open.file().write_at(0, text.as_bytes(), &mut request_buffer()).unwrap();
+    open
 }
 
-fn write(mount: &FileSystem, path: &str, text: &str) -> HandleNumber {
-    let (vm, name) = path.split_once('/').unwrap();
-    let new = NewFile {
-        mode: 0o600,
-        umask: 0,
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-    };
-    let (_, handle, _) = mount.create(folder_in(mount, vm), OsStr::new(name), new, OpenMode::ReadWrite).unwrap();
+fn read(folder: &ServedFolder, path: &str) -> Result<String> {
+    let open = folder.open_at(Path::new(path), Access::Read)?;
     let mut buffer = request_buffer();
-    buffer[HEADROOM..][..text.len()].copy_from_slice(text.as_bytes());
-    mount.write(handle, 0, u32::try_from(text.len()).unwrap(), &mut buffer).unwrap();
-    handle
-}
-
-fn read(mount: &FileSystem, path: &str) -> Result<String> {
-    let (vm, name) = path.split_once('/').unwrap();
-    let found = mount.lookup(folder_in(mount, vm), OsStr::new(name)).unwrap();
-    let (handle, _) = mount.open_file(found.number, OpenMode::Read, &crate::fs::Caller { uid: 0, gid: 0, pid: 0 })?;
-    let mut buffer = request_buffer();
-    let text = mount.read(handle, 0, 4096, &mut buffer).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
-    mount.close(handle);
-    text
+    open.file().read_at(0, 4096, &mut buffer).map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
 }
 
 fn assert_busy<T>(result: Result<T>, words: &str) {
@@ -100,7 +83,7 @@ fn no_home_gets_another_dek_while_a_mount_can_still_write_under_the_old_one() {
     let (mount, other) = (store.mount(), store.mount());
     let open = write(&mount, "web01/web01.vmx", "old");
     assert_busy(store.deep_rekey("web01"), "web01.vmx is open");
-    mount.close(open);
+    drop(open);
     assert_eq!(read(&other, "web01/web01.vmx").unwrap(), "old");
     for user in [&mount, &other] {
         assert_busy(store.deep_rekey("web01"), "unmount it there first");
@@ -110,8 +93,7 @@ fn no_home_gets_another_dek_while_a_mount_can_still_write_under_the_old_one() {
     }
     assert!(!store.deep_rekey("web01").unwrap().resumed);
     let (first, second) = (write(&mount, "web01/new.log", "new"), write(&other, "web01/newer.log", "newer"));
-    mount.close(first);
-    other.close(second);
+    drop((first, second));
     for reader in [&mount, &other, &store.mount()] {
         for (name, text) in [("web01.vmx", "old"), ("new.log", "new"), ("newer.log", "newer")] {
             assert_eq!(read(reader, &format!("web01/{name}")).unwrap(), text);
@@ -123,11 +105,11 @@ fn no_home_gets_another_dek_while_a_mount_can_still_write_under_the_old_one() {
 fn a_home_whose_keys_are_exchanged_is_in_use() {
     let store = Datastore::new(&["web01", "web02"]);
     let mount = store.mount();
-    mount.close(write(&mount, "web01/web01.vmx", "old"));
+    drop(write(&mount, "web01/web01.vmx", "old"));
     mount.homes.forget();
     let stopped = DeepRekey::default().run(&store.unmounted("web01"), &mut |_| {
         assert_busy(read(&mount, "web01/web01.vmx"), "another process or host exchanges the keys");
-        mount.close(write(&mount, &format!("web02/{:?}", std::time::Instant::now()), "beside it"));
+        drop(write(&mount, &format!("web02/{:?}", std::time::Instant::now()), "beside it"));
         Err(Error::new(Kind::Stopped, "enough"))
     });
     assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
@@ -144,7 +126,7 @@ fn only_the_homes_that_were_used_last_are_kept() {
     let store = Datastore::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let mount = store.mount();
     for name in &names {
-        mount.close(write(&mount, &format!("{name}/a.log"), name));
+        drop(write(&mount, &format!("{name}/a.log"), name));
         read(&mount, "vm0/a.log").unwrap(); // the one used last, again and again
     }
     assert_eq!(mount.homes.kept.read().len(), MAX_KEPT);
@@ -152,7 +134,7 @@ fn only_the_homes_that_were_used_last_are_kept() {
         assert_busy(store.deep_rekey(name), "unmount it there first");
     }
     store.deep_rekey("vm1").unwrap();
-    mount.close(write(&mount, "vm1/b.log", "after"));
+    drop(write(&mount, "vm1/b.log", "after"));
     assert_eq!(read(&store.mount(), "vm1/b.log").unwrap(), "after");
 }
 
@@ -163,15 +145,15 @@ fn a_file_that_is_open_keeps_its_home_in_use() {
     let open = write(&mount, "web01/web01.vmx", "old");
     mount.homes.forget();
     let dir = folder::open_dir(&store.vm("web01")).unwrap();
-    let header = std::fs::File::options().read(true).write(true).open(store.vm("web01").join(HOME_FILE)).unwrap();
+    let header = File::options().read(true).write(true).open(store.vm("web01").join(HOME_FILE)).unwrap();
     let header = crate::storage::FileStorage::new(header);
     assert_busy(header.claim_home(Access::Write), "unmount it there first");
-    mount.close(open);
+    drop(open);
     header.claim_home(Access::Write).unwrap();
     assert_busy(folder::use_home(&dir), "another process or host exchanges the keys");
 }
 
-/// The kernel tells of a close after the program that closed has gone on.
+/// The kernel reports a close after the program that closed has continued.
 #[test]
 fn a_command_waits_for_what_is_being_closed() {
     let store = Datastore::new(&["web01"]);
@@ -185,7 +167,7 @@ fn a_command_waits_for_what_is_being_closed() {
         std::thread::scope(|scope| {
             let closes = scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(50));
-                mount.close(open);
+                drop(open);
             });
             command().unwrap();
             closes.join().unwrap();

@@ -5,34 +5,22 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
-use crate::fs::content::ContentKind;
-use crate::fs::handle::{Content, Handle};
-use crate::fs::node::{NodeKind, NodeNumber};
-use crate::fs::{FileSystem, backing};
-use crate::storage::{Access, FileStorage, Storage};
+use crate::storage::FileStorage;
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
 use crate::store::plain_file::PlainFile;
 use crate::store::transfer::{Begun, Transfer};
-use crate::vm::clear;
-use crate::vm::disk;
 use crate::vm::home;
-use crate::vm::keyring::Change;
-
-/// As many bytes as formats of disks are known by.
-const HEAD_LEN: usize = 512;
 
 /// An empty file, until something changes it; from then on what that made it.
 pub(super) struct Undecided {
-    node: NodeNumber,
     /// The user who has it open.
-    user: Option<u32>,
-    home: Box<HomeFile<FileStorage>>,
+    pub(super) user: Option<u32>,
+    pub(super) home: Box<HomeFile<FileStorage>>,
     decided: OnceLock<Decided>,
-    /// Held by whoever decides, and by what touches the backing file before that.
+    /// Locked by the thread that decides, and by what touches the backing file before that.
     deciding: Mutex<()>,
 }
 
@@ -43,8 +31,8 @@ enum Decided {
 
 impl Undecided {
     /// Takes over a home file that is empty and has no header.
-    pub(super) fn new(node: NodeNumber, user: Option<u32>, home: Box<HomeFile<FileStorage>>) -> Self {
-        Self { node, user, home, decided: OnceLock::new(), deciding: Mutex::default() }
+    pub(super) fn new(user: Option<u32>, home: Box<HomeFile<FileStorage>>) -> Self {
+        Self { user, home, decided: OnceLock::new(), deciding: Mutex::default() }
     }
 
     /// The disk that it became.
@@ -56,7 +44,7 @@ impl Undecided {
     }
 
     /// The home file that it became.
-    pub(super) fn home(&self) -> Option<&HomeFile<FileStorage>> {
+    pub(super) fn home_file(&self) -> Option<&HomeFile<FileStorage>> {
         matches!(self.decided.get()?, Decided::Home).then_some(self.home.as_ref())
     }
 
@@ -94,17 +82,17 @@ impl Undecided {
     }
 
     /// Makes it the disk that `make` makes of it, or a home file.
-    fn decide(&self, make: impl FnOnce() -> Result<Option<Disk<FileStorage>>>) -> Result<()> {
+    pub(super) fn decide(&self, make: impl FnOnce() -> Result<Option<Disk<FileStorage>>>) -> Result<()> {
         let _deciding = self.deciding.lock();
         if self.is_decided() {
             return Ok(());
         }
         let decided = make()?.map_or(Decided::Home, |disk| Decided::Disk(Box::new(disk)));
-        let _ = self.decided.set(decided); // nobody else decides meanwhile
+        let _ = self.decided.set(decided); // no other thread decides at the same time
         Ok(())
     }
 
-    /// Does what leaves an empty file empty, while nobody decides.
+    /// Does what leaves an empty file empty, while no thread decides.
     fn leaving_it_empty(&self, work: impl FnOnce(&dyn PlainFile) -> Result<()>) -> Result<()> {
         let _deciding = (!self.is_decided()).then(|| self.deciding.lock());
         work(self.file().unwrap_or(self.home.as_ref()))
@@ -171,60 +159,5 @@ impl PlainFile for Undecided {
 
     fn sync(&self) -> Result<()> {
         self.leaving_it_empty(|file| file.sync())
-    }
-}
-
-impl Content {
-    /// An unlocked home file; an empty one may still become a disk.
-    pub(super) fn of_home(home: HomeFile<FileStorage>, node: NodeNumber, user: Option<u32>) -> Self {
-        let home = Box::new(home);
-        let is_empty = home.id().is_none() && !home.has_lost_header();
-        if is_empty { Self::Undecided(Box::new(Undecided::new(node, user, home))) } else { Self::Home(home) }
-    }
-}
-
-impl FileSystem {
-    /// Called before a write of `data` at `offset`: makes a disk of an empty file if a disk's format begins with them.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub(super) fn heed_first_write(&self, handle: &Handle, offset: u64, data: &[u8]) -> Result<()> {
-        let Handle::File(open) = handle else { return Ok(()) };
-        let Content::Undecided(file) = &open.content else { return Ok(()) };
-        if offset != 0 || file.is_decided() || clear::disk_in(&data[..data.len().min(HEAD_LEN)]).is_none() {
-            return Ok(());
-        }
-        let _held = open.hold_header(); // a command may find the first copy before there is a second
-        file.decide(|| self.disk_in_place(file)).context(|| self.name(file.node))
-    }
-
-    /// Makes a disk in an empty backing file; `None` where no disk can be made without asking a provider, or of a file that
-    /// has no name any more.
-    fn disk_in_place(&self, file: &Undecided) -> Result<Option<Disk<FileStorage>>> {
-        let node = self.nodes.get(file.node)?;
-        let NodeKind::File(remembered) = &node.kind else { return Ok(None) };
-        let (Ok(path), Ok(home)) = (self.nodes.path(&node), self.home_of(&node)) else { return Ok(None) };
-        let Ok((key_id, kek)) = self.keyring.kek(&home.header) else { return Ok(None) };
-        let storage = file.home.storage();
-        let (header, dek) = match disk::create_in_place(storage, &key_id, kek.as_ref()) {
-            Err(error) if error.kind() == Kind::KeyUnavailable => return Ok(None), // it may not wrap
-            made => made?,
-        };
-        self.keyring.insert(header.uuid, dek);
-        // A twin of the descriptor has the same claim.
-        let opened = storage.file().try_clone().context(|| "opening the new disk".into()).and_then(|twin| {
-            disk::open(twin, Access::Write, &self.keyring, self.options.engine, self.options.backing_io)
-        });
-        let disk = match opened {
-            Ok(disk) => disk,
-            Err(error) => {
-                storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
-                return Err(error);
-            }
-        };
-        self.paths.write().insert(header.uuid, path);
-        remembered.became(ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET }, &backing::stat(storage.file())?);
-        self.keyring.tell(&Change::made(&header, file.user));
-        Ok(Some(disk))
     }
 }

@@ -17,7 +17,7 @@ const MAX_RESERVE: u64 = 1024;
 
 /// Counts what is open for each user. Root, and the mount's own user, have places that others cannot take; of those others no one
 /// gets all, and listings have some that no files take.
-pub(super) struct Places {
+pub struct Places {
     taken: Arc<Mutex<Taken>>,
     /// Descriptors that an open file has.
     each: u64,
@@ -46,14 +46,14 @@ enum What {
 }
 
 /// An open file's place, which is free again when this is dropped.
-pub(super) struct Place {
+pub struct Place {
     taken: Arc<Mutex<Taken>>,
     what: What,
     uid: u32,
 }
 
 impl Places {
-    pub(super) fn new(each: u64) -> Self {
+    pub fn new(each: u64) -> Self {
         Self { taken: Arc::default(), each }
     }
 
@@ -61,7 +61,7 @@ impl Places {
     ///
     /// # Errors
     /// `Io`: `EMFILE` where the user has seven of eight places, `ENFILE` where none is left.
-    pub(super) fn take(&self, uid: u32) -> Result<Place> {
+    pub fn take(&self, uid: u32) -> Result<Place> {
         let most = most_places(process::file_limit(), self.each);
         let mut taken = self.taken.lock();
         let all: u64 = taken.files.values().chain(taken.listings.values()).sum();
@@ -86,7 +86,7 @@ impl Places {
     ///
     /// # Errors
     /// As [`Self::take`].
-    pub(super) fn take_listing(&self, uid: u32) -> Result<Place> {
+    pub fn take_listing(&self, uid: u32) -> Result<Place> {
         self.take(uid).or_else(|error| {
             let most = most_listings(most_places(process::file_limit(), self.each));
             let mut taken = self.taken.lock();
@@ -129,7 +129,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Whether a descriptor that was just opened is one of those that are kept back: the lowest free number is always the next.
-pub(super) fn is_of_reserve(file: &File) -> bool {
+pub fn is_of_reserve(file: &File) -> bool {
     let limit = process::file_limit();
     u64::try_from(file.as_raw_fd()).is_ok_and(|number| number >= limit - reserve(limit))
 }

@@ -1,15 +1,20 @@
-//! Locking and unlocking components of a mount while it is in use.
+//! Locking and unlocking components while the folder is in use.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use crate::fs::FileSystem;
-use crate::fs::handle::past_closing;
+use crate::serve::open::retry_while_closing;
+use crate::serve::{OpenFile, ServedFolder};
+use crate::sys::file;
 use crate::text::Show;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 
-impl FileSystem {
+impl ServedFolder {
     /// Tries to unlock what is locked at or below a path (of a VM folder or a disk; everything without one), with the
     /// providers as they are configured now. What could not be unlocked is no error here: its state says why.
     ///
@@ -22,28 +27,32 @@ impl FileSystem {
         Ok(found)
     }
 
-    /// Forgets the keys of what is at or below a path.
+    /// Forgets the keys of the components at or below a path.
     ///
     /// # Errors
     /// `NotFound` when no component is there, `Busy` when a file of it is open.
     pub fn lock(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
         let found = self.components_below(below)?;
-        past_closing(|| self.refuse_open(below))?;
-        for header in found.iter().filter_map(FoundComponent::unverified) {
-            self.keyring.lock(header);
-        }
+        let headers = || found.iter().filter_map(FoundComponent::unverified);
+        let uuids: HashSet<Uuid> = headers().map(|header| header.claims().uuid).collect();
+        retry_while_closing(|| self.refuse_open(&uuids))?;
+        headers().for_each(|header| self.keyring.lock(header));
         self.homes.forget();
         Ok(found)
     }
 
-    fn refuse_open(&self, below: Option<&Path>) -> Result<()> {
-        for node in self.nodes.open_files() {
-            let path = self.nodes.path(&node).unwrap_or_default();
-            if below.is_none_or(|below| path.starts_with(below)) {
-                return Err(Error::new(Kind::Busy, format!("{} is open", path.shown())));
-            }
+    fn refuse_open(&self, components: &HashSet<Uuid>) -> Result<()> {
+        let is_of_one = |open: &Arc<OpenFile>| open.component().is_some_and(|uuid| components.contains(&uuid));
+        match self.open_files.all().into_iter().find(is_of_one) {
+            Some(open) => Err(Error::new(Kind::Busy, format!("{} is open", self.name_of(&open).shown()))),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What a message calls an open file: its path below the folder, as the system has it now.
+    fn name_of(&self, open: &OpenFile) -> PathBuf {
+        let path = file::path_of(open.storage().file());
+        path.strip_prefix(file::path_of(&self.root)).map_or_else(|_| path.clone(), Path::to_path_buf)
     }
 
     /// Tries again what waits for its provider. Returns how many components were unlocked.

@@ -1,6 +1,6 @@
 //! The homes that operations needed, unlocked once and kept for as long as their header file is what it was.
 //!
-//! A home that is kept is claimed, so that nobody exchanges its DEK while something can still be sealed under it. Whatever is
+//! A home that is kept is claimed, so that its DEK is not exchanged while something can still be sealed under it. Whatever is
 //! made under a home's keys holds it until it is made; an open file of it, until that is closed.
 
 use std::collections::HashMap;
@@ -12,8 +12,8 @@ use parking_lot::RwLock;
 
 use crate::error::{Context, Result};
 use crate::format::header::HOME_FILE;
-use crate::fs::node::{Node, NodeNumber};
-use crate::fs::{FileSystem, backing};
+use crate::serve::{BackingId, ServedFolder};
+use crate::sys::file::stat_at;
 use crate::vm::home::Home;
 use crate::vm::keyring::LockState;
 
@@ -23,10 +23,10 @@ const MAX_KEPT: usize = if cfg!(test) { 4 } else { 64 };
 /// Tells a header file from a later state of it: its inode, and when that last changed.
 type Stamp = (u64, i64, u64);
 
-/// Homes by the node of their VM folder.
+/// Homes by their VM folder.
 #[derive(Default)]
 pub(super) struct Homes {
-    kept: RwLock<HashMap<NodeNumber, Kept>>,
+    kept: RwLock<HashMap<BackingId, Kept>>,
     uses: AtomicU64,
 }
 
@@ -43,14 +43,14 @@ impl Homes {
         self.kept.write().clear();
     }
 
-    fn get(&self, vm: NodeNumber, stamp: Stamp) -> Option<Arc<Home>> {
+    fn get(&self, vm: BackingId, stamp: Stamp) -> Option<Arc<Home>> {
         let kept = self.kept.read();
         let known = kept.get(&vm).filter(|known| known.stamp == stamp)?;
         known.last_use.store(self.next_use(), Ordering::Relaxed);
         Some(Arc::clone(&known.home))
     }
 
-    fn keep(&self, vm: NodeNumber, stamp: Stamp, home: &Arc<Home>) {
+    fn keep(&self, vm: BackingId, stamp: Stamp, home: &Arc<Home>) {
         let mut kept = self.kept.write();
         kept.remove(&vm);
         if kept.len() >= MAX_KEPT {
@@ -67,25 +67,23 @@ impl Homes {
     }
 }
 
-impl FileSystem {
-    /// The home that a node belongs to. A VM whose home is locked is locked as a whole.
-    pub(super) fn home_of(&self, node: &Node) -> Result<Arc<Home>> {
-        let vm = self.nodes.vm_of(node)?;
-        let dir = self.dir_of(&vm)?;
-        let stat = backing::stat_at(&dir, HOME_FILE.as_ref())?;
+impl ServedFolder {
+    /// The home of the VM folder `vm`, which is open as `dir`. A VM whose home is locked is locked as a whole.
+    ///
+    /// # Errors
+    /// Those of [`Home::open`]; the message calls the folder by its `name`.
+    pub fn home_of(&self, vm: BackingId, dir: &File, name: impl FnOnce() -> String) -> Result<Arc<Home>> {
+        let stat = stat_at(dir, HOME_FILE.as_ref()).context(|| format!("reading attributes of {HOME_FILE}"))?;
         let stamp = (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
-        if let Some(home) = self.homes.get(vm.number, stamp)
+        if let Some(home) = self.homes.get(vm, stamp)
             && matches!(self.keyring.state(home.header.uuid), Some(LockState::Unlocked(_)))
         {
             return Ok(home);
         }
-        let home = Arc::new(self.unlock_home(&dir).context(|| format!("home of VM {}", self.name(vm.number)))?);
-        self.homes.keep(vm.number, stamp, &home);
+        let unlocked = Home::open(dir, |header| self.keyring.dek(header));
+        let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);
+        self.homes.keep(vm, stamp, &home);
         Ok(home)
-    }
-
-    fn unlock_home(&self, dir: &File) -> Result<Home> {
-        Home::open(dir, |header| self.keyring.dek(header))
     }
 }
 

@@ -1,0 +1,130 @@
+//! A mount beside another door to the same folder.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::error::Kind;
+use crate::format::names::DiskNames;
+use crate::key::ProviderName;
+use crate::provider::{self, Providers};
+use crate::serve::{OpenFile, Options};
+use crate::storage::Access;
+use crate::store::buffer::request_buffer;
+use crate::store::plain_file::HEADROOM;
+use crate::vm::folder;
+
+const TEXT_LEN: usize = 9;
+
+/// One VM folder, and the providers of its keys.
+struct Vm(TempDir);
+
+impl Vm {
+    fn new() -> Self {
+        let made = Self(tempfile::tempdir().unwrap());
+        provider::add_native(&made.config(), &ProviderName::new("local").unwrap(), true).unwrap();
+        let (_, provider) = Providers::load(&made.config()).unwrap().default_provider().unwrap();
+        folder::create(&made.0.path().join("web01"), &provider, &DiskNames::default()).unwrap();
+        made
+    }
+
+    fn config(&self) -> PathBuf {
+        self.0.path().join("config.toml")
+    }
+
+    /// The folder as another host has it: it shares nothing with the others but what is on disk.
+    fn served(&self) -> Arc<ServedFolder> {
+        let providers = Providers::load(&self.config()).unwrap();
+        let served = ServedFolder::open(&self.0.path().join("web01"), providers, Options::default()).unwrap();
+        served.retry_locked().unwrap();
+        Arc::new(served)
+    }
+}
+
+fn create(fs: &FileSystem, name: &str) -> (NodeNumber, HandleNumber) {
+    let [uid, gid] = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
+    let new = NewFile { mode: 0o600, umask: 0, uid, gid };
+    let (attr, handle, _) = fs.create(ROOT, OsStr::new(name), new, OpenMode::ReadWrite).unwrap();
+    (attr.number, handle)
+}
+
+fn write(fs: &FileSystem, handle: HandleNumber, offset: u64, text: &[u8; TEXT_LEN]) {
+    let mut buffer = request_buffer();
+    buffer[HEADROOM..][..TEXT_LEN].copy_from_slice(text);
+    fs.write(handle, offset, u32::try_from(TEXT_LEN).unwrap(), &mut buffer).unwrap();
+}
+
+fn read_by_mount(fs: &FileSystem, handle: HandleNumber, offset: u64) -> Vec<u8> {
+    fs.read(handle, offset, u32::try_from(TEXT_LEN).unwrap(), &mut request_buffer()).unwrap().to_vec()
+}
+
+fn read_by_door(open: &OpenFile, offset: u64) -> Vec<u8> {
+    open.file().read_at(offset, TEXT_LEN, &mut request_buffer()).unwrap().to_vec()
+}
+
+fn kind<T>(result: Result<T>) -> Option<Kind> {
+    result.err().map(|error| error.kind())
+}
+
+#[test]
+fn a_second_door_and_a_mount_see_one_state_of_a_disk() {
+    let vm = Vm::new();
+    let served = vm.served();
+    let fs = FileSystem::new(Arc::clone(&served), Durability::OnRequest).unwrap();
+    let (node, handle) = create(&fs, "a.raw");
+    write(&fs, handle, 0, b"a mount's");
+    let door = served.open_at(Path::new("a.raw"), Access::Write).unwrap();
+    assert_eq!(read_by_door(&door, 0), b"a mount's");
+    door.file().write_at(5, b" door", &mut request_buffer()).unwrap();
+    door.file().write_at(1 << 20, b"the end..", &mut request_buffer()).unwrap();
+    assert_eq!(read_by_mount(&fs, handle, 0), b"a mou doo");
+    assert_eq!(read_by_mount(&fs, handle, 1 << 20), b"the end..");
+    assert_eq!(fs.attributes(node).unwrap().size, (1 << 20) + TEXT_LEN as u64);
+
+    // The claim holds for both doors, and ends with the last of them.
+    let elsewhere = vm.served();
+    let open_elsewhere = |access| elsewhere.open_at(Path::new("a.raw"), access);
+    for access in [Access::Read, Access::Write] {
+        assert_eq!(kind(open_elsewhere(access)), Some(Kind::Busy));
+    }
+    fs.close(handle);
+    assert_eq!(kind(open_elsewhere(Access::Read)), Some(Kind::Busy));
+    assert_eq!(kind(served.lock(None)), Some(Kind::Busy), "its key is in use");
+    drop(door);
+    let other = open_elsewhere(Access::Write).unwrap();
+    assert_eq!(read_by_door(&other, 0), b"a mou doo");
+    let caller = Caller { uid: 0, gid: 0, pid: 0 };
+    assert_eq!(kind(fs.open_file(node, OpenMode::Read, &caller)), Some(Kind::Busy));
+    drop(other);
+
+    // A reader of one door and a writer of the other: the claim becomes that of a writer.
+    let door = served.open_at(Path::new("a.raw"), Access::Read).unwrap();
+    let reader = open_elsewhere(Access::Read).unwrap();
+    assert_eq!(kind(fs.open_file(node, OpenMode::ReadWrite, &caller)), Some(Kind::Busy));
+    drop(reader);
+    let (handle, _) = fs.open_file(node, OpenMode::ReadWrite, &caller).unwrap();
+    write(&fs, handle, 0, b"once more");
+    assert_eq!(read_by_door(&door, 0), b"once more");
+    assert_eq!(kind(open_elsewhere(Access::Read)), Some(Kind::Busy));
+}
+
+#[test]
+fn an_empty_file_becomes_a_disk_by_either_door() {
+    let vm = Vm::new();
+    let served = vm.served();
+    let fs = FileSystem::new(Arc::clone(&served), Durability::OnRequest).unwrap();
+    let (_, handle) = create(&fs, "image");
+    let door = served.open_at(Path::new("image"), Access::Write).unwrap();
+    let header = b"QFI\xfb\0\0\0\x03\0";
+    assert!(served.prepare_first_write(&door, 0, header, || Some("image".into())).unwrap());
+    door.file().write_at(0, header, &mut request_buffer()).unwrap();
+    assert!(door.disk().is_some());
+    assert_eq!(read_by_mount(&fs, handle, 0), header);
+    fs.close(handle);
+    drop(door);
+    let found = fs.lookup(ROOT, OsStr::new("image")).unwrap();
+    assert_eq!(found.size, TEXT_LEN as u64);
+    assert!(vm.served().open_at(Path::new("image"), Access::Read).unwrap().disk().is_some());
+}

@@ -1,0 +1,208 @@
+//! What is open of a VM folder or a datastore, for all doors to it.
+//!
+//! A door is a way in for the programs of this host: a mount (`fs` shows names and inodes over this layer), or any other reader and
+//! writer in this process. A component's file is opened once, whichever doors use it: its claim holds for all of them, and all
+//! their requests go to the same store. So they see one state.
+
+mod first_write;
+mod homes;
+mod lock;
+mod online;
+mod open;
+mod open_file;
+mod places;
+mod undecided;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use parking_lot::RwLock;
+use rustix::fs::{Mode, OFlags};
+use uuid::Uuid;
+
+pub use online::OnlineVm;
+pub use open::{OpenRequest, Unopened};
+pub use open_file::{BackingId, CacheMode, OpenFile};
+pub use places::{Place, is_of_reserve};
+
+use crate::crypto::xts::Engine;
+use crate::error::{Context, Error, Kind, Result};
+use crate::provider::Providers;
+use crate::storage::BackingIo;
+use crate::sys::file::open_beneath;
+use crate::text::Show;
+use crate::vm::home_state::HomeState;
+use crate::vm::inventory::Inventory;
+use crate::vm::keyring::{Keyring, Question};
+use crate::vm::{folder, scan};
+
+use homes::Homes;
+use open_file::OpenFiles;
+use places::Places;
+
+/// One operation may need a home's key, a disk's, and to know whether a key may wrap. Each may be needed again when another
+/// operation was quicker to use the answer.
+const MAX_FETCH_RETRIES: usize = 8;
+
+/// How components are served.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// No backing file is opened for writing.
+    pub read_only: bool,
+    /// Cipher engine of all disks.
+    pub engine: Engine,
+    /// Which way data of disks take to the backing files.
+    pub backing_io: BackingIo,
+}
+
+/// One VM folder, or a datastore of VM folders, with what is open of it.
+pub struct ServedFolder {
+    root: File,
+    path: PathBuf,
+    is_vm: bool,
+    /// Where components lay when the folder was last looked through.
+    paths: RwLock<HashMap<Uuid, PathBuf>>,
+    keyring: Keyring,
+    /// Whether all headers could be read when the folder was first looked through.
+    had_whole_headers: bool,
+    homes: Homes,
+    open_files: OpenFiles,
+    places: Places,
+    options: Options,
+}
+
+impl ServedFolder {
+    /// Opens a VM folder or a datastore. No provider is asked yet: what is in it waits for
+    /// [`retry_locked`](Self::retry_locked).
+    ///
+    /// # Errors
+    /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted.
+    pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
+        let root = folder::open_dir(path)?;
+        if let Some(why) = HomeState::of(&root)?.unfinished() {
+            return Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown())));
+        }
+        let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
+        let keyring = Keyring::of_mount(providers);
+        let found = scan::scan(&root)?;
+        found
+            .iter()
+            .filter_map(scan::FoundComponent::unverified)
+            .for_each(|header| keyring.expect(header.claims().uuid));
+        Ok(Self {
+            root,
+            path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
+            is_vm,
+            paths: RwLock::new(paths_of(&found)),
+            keyring,
+            had_whole_headers: found.iter().all(|component| component.header.is_ok()),
+            homes: Homes::default(),
+            open_files: OpenFiles::default(),
+            places: Places::new(if options.backing_io == BackingIo::Direct { 2 } else { 1 }),
+            options,
+        })
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &File {
+        &self.root
+    }
+
+    /// Its path when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is one VM folder, and not a datastore of them.
+    pub fn is_vm(&self) -> bool {
+        self.is_vm
+    }
+
+    /// How its components are served.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The keys of its components.
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// What counts the files that are open for each user.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// A directory, for operations on names in it. Callers may use names in it that they may not list, and its owner its attributes
+    /// in any case: so it is opened without the right to read it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn dir(&self, path: &Path) -> Result<File> {
+        open_beneath(&self.root, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+            .context(|| format!("opening folder {}", path.shown()))
+    }
+
+    /// Whether nothing was found so far that is locked or damaged.
+    pub fn is_all_unlocked(&self) -> bool {
+        self.had_whole_headers && self.keyring.is_all_unlocked()
+    }
+
+    /// All components as they are now on disk.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn components(&self) -> Result<Vec<scan::FoundComponent>> {
+        let found = scan::scan(&self.root)?;
+        *self.paths.write() = paths_of(&found);
+        Ok(found)
+    }
+
+    /// Folders of the datastore that do not show, since their home header is lost.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn folders_without_home(&self) -> Result<Vec<PathBuf>> {
+        scan::folders_without_home(&self.root)
+    }
+
+    /// All that lies in the folder, what a mount does not show included.
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn inventory(&self) -> Result<Inventory> {
+        Inventory::take(&self.root)
+    }
+
+    /// Backing path of a component. A component that is not known is looked for.
+    pub fn component_path(&self, uuid: Uuid) -> Option<PathBuf> {
+        let known = || self.paths.read().get(&uuid).map(|below| self.path.join(below));
+        known().or_else(|| self.components().ok().and_then(|_| known()))
+    }
+
+    /// Remembers where a new component lies.
+    pub fn add_component(&self, uuid: Uuid, path: PathBuf) {
+        self.paths.write().insert(uuid, path);
+    }
+
+    /// Does `work`, and asks a provider for what `work` needs to know first, however long that takes.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn retry_after_fetch<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let mut result = work();
+        for _ in 0..MAX_FETCH_RETRIES {
+            let Some(question) = result.as_ref().err().and_then(Question::of) else { break };
+            self.keyring.ask(question)?;
+            result = work();
+        }
+        result
+    }
+}
+
+fn paths_of(found: &[scan::FoundComponent]) -> HashMap<Uuid, PathBuf> {
+    let of_one =
+        |component: &scan::FoundComponent| Some((component.unverified()?.claims().uuid, component.path.clone()));
+    found.iter().filter_map(of_one).collect()
+}

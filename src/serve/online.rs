@@ -1,0 +1,190 @@
+//! Work on the keys of a served VM folder's components, while guests use them.
+
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
+use crate::key::Dek;
+use crate::provider::Providers;
+use crate::serve::open::retry_while_closing;
+use crate::serve::{BackingId, OpenFile, ServedFolder};
+use crate::storage::{Access, Storage};
+use crate::store::disk::DeepRekey;
+use crate::store::header_area;
+use crate::sys::file::path_of;
+use crate::text::Show;
+use crate::vm::access::{self, Claimed, OpenDisk, Workplace};
+use crate::vm::keyring::{FetchedKeks, LockState};
+use crate::vm::scan::{self, FoundComponent};
+
+/// A VM folder of one that is served.
+pub struct OnlineVm<'f> {
+    served: &'f ServedFolder,
+    /// Below the served folder.
+    folder: PathBuf,
+}
+
+impl ServedFolder {
+    /// The VM folder that holds what lies at a path below this one, and the rest of the path. Configured providers are read
+    /// again, so that one that was just added can be used.
+    ///
+    /// # Errors
+    /// `Invalid` for a datastore as a whole, or those of the configuration.
+    pub fn vm_at(&self, below: &Path) -> Result<(OnlineVm<'_>, PathBuf)> {
+        self.keyring.reload_providers()?;
+        let home = |rest: &Path| if rest == Path::new(HOME_FILE) { PathBuf::new() } else { rest.to_path_buf() };
+        if self.is_vm {
+            return Ok((OnlineVm { served: self, folder: PathBuf::new() }, home(below)));
+        }
+        let mut parts = below.components();
+        let Some(Component::Normal(folder)) = parts.next() else {
+            return Err(Error::new(Kind::Invalid, "a datastore, expected one of its VM folders"));
+        };
+        Ok((OnlineVm { served: self, folder: PathBuf::from(folder) }, home(parts.as_path())))
+    }
+
+    /// Device and inode number of the folder, by which others find out what is mounted.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn id(&self) -> Result<BackingId> {
+        BackingId::of_file(&self.root)
+    }
+}
+
+impl OnlineVm<'_> {
+    fn refuse_read_only(&self) -> Result<()> {
+        match self.served.options.read_only {
+            true => Err(Error::new(Kind::ReadOnly, "it is mounted read-only: unmount it, or mount it writable")),
+            false => Ok(()),
+        }
+    }
+
+    fn dir(&self) -> Result<File> {
+        self.served.dir(&self.folder)
+    }
+
+    /// Opens a disk as a guest would, and keeps others from its header. A guest that opens it shares it.
+    fn claim_disk(&self, path: &Path, access: Access) -> Result<ClaimedDisk> {
+        let below = self.folder.join(path);
+        let open = self.served.retry_after_fetch(|| self.served.open_at(&below, access))?;
+        open.claim_for_header().context(|| path.shown().to_string())?;
+        Ok(ClaimedDisk(open))
+    }
+}
+
+impl Workplace for OnlineVm<'_> {
+    fn path(&self) -> PathBuf {
+        // The folder may have been renamed since it was mounted: the system knows its path.
+        path_of(&self.served.root).join(&self.folder)
+    }
+
+    fn providers(&self) -> Arc<Providers> {
+        self.served.keyring.providers()
+    }
+
+    fn components(&self) -> Result<Vec<FoundComponent>> {
+        scan::scan_vm(&self.dir()?)
+    }
+
+    fn known_dek(&self, uuid: Uuid) -> Option<Arc<Dek>> {
+        match self.served.keyring.state(uuid) {
+            Some(LockState::Unlocked(dek)) => Some(dek),
+            Some(LockState::Locked { .. }) | None => None,
+        }
+    }
+
+    fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        self.refuse_read_only()?;
+        match kind {
+            // A mount claims a home, so that its DEK stays, but not the header.
+            ComponentKind::Home => Ok(Box::new(access::claim_backing(&self.dir()?, path, kind)?)),
+            ComponentKind::Disk => Ok(Box::new(self.claim_disk(path, Access::Read)?)),
+        }
+    }
+
+    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+        // What is open here is claimed by its open file, and so refused as any other's. Homes that are kept come back.
+        let folder = self.dir()?;
+        retry_while_closing(|| {
+            self.served.homes.forget();
+            access::claim_unused(&folder, path, kind).map(|claimed| claimed as _)
+        })
+    }
+
+    fn forget(&self, header: &UnverifiedHeader) {
+        self.served.keyring.lock(header);
+        self.served.homes.forget();
+    }
+
+    fn open_disk(&self, path: &Path, _keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
+        self.refuse_read_only()?;
+        let claim = self.claim_disk(path, Access::Write)?;
+        if claim.0.disk().is_none() {
+            return Err(Error::new(Kind::Invalid, "not a disk"));
+        }
+        let stored = header_area::load(claim.storage(), ComponentKind::Disk)?;
+        let dek = self.served.keyring.dek(&stored.header)?;
+        Ok(Box::new(ServedDisk { claim, dek }))
+    }
+
+    fn folder_alone(&self) -> Option<&File> {
+        None
+    }
+
+    fn learn(&self, uuid: Uuid, dek: &Dek) {
+        self.served.keyring.insert(uuid, dek.duplicate());
+    }
+}
+
+/// A disk that is open for writing, with its header claimed.
+struct ServedDisk {
+    claim: ClaimedDisk,
+    dek: Arc<Dek>,
+}
+
+impl Claimed for ServedDisk {
+    fn storage(&self) -> &dyn Storage {
+        self.claim.storage()
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.claim.sync()
+    }
+}
+
+impl OpenDisk for ServedDisk {
+    fn dek(&self) -> &Dek {
+        &self.dek
+    }
+
+    fn deep_rekey(&self) -> &dyn DeepRekey {
+        match self.claim.0.disk() {
+            Some(disk) => disk,
+            None => unreachable!("only disks are opened as such"),
+        }
+    }
+}
+
+/// A disk that is open, with its header claimed.
+struct ClaimedDisk(Arc<OpenFile>);
+
+impl Claimed for ClaimedDisk {
+    fn storage(&self) -> &dyn Storage {
+        self.0.storage()
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.file().sync()
+    }
+}
+
+impl Drop for ClaimedDisk {
+    fn drop(&mut self) {
+        self.0.release_header();
+    }
+}

@@ -1,0 +1,153 @@
+//! Opening regular files: by whichever door a file is opened, all share one open file.
+
+use std::fs::File;
+use std::path::{Component, Path};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::serve::open_file::{Content, Shared};
+use crate::serve::places::Place;
+use crate::serve::{BackingId, CacheMode, OpenFile, ServedFolder};
+use crate::storage::Access;
+use crate::sys::file::{open_unnoticed, reopen};
+use crate::text::Show;
+use crate::vm::home::Home;
+use crate::vm::{disk, home, scan};
+
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRequest {
+    /// The backing file.
+    pub id: BackingId,
+    /// What its handle may do.
+    pub access: Access,
+    /// Who caches the content, if it is a home file's.
+    pub home_cache: CacheMode,
+    /// The user who has it open from now on; none for the time of one operation.
+    pub user: Option<u32>,
+}
+
+/// A backing file that no door has open yet.
+pub struct Unopened {
+    /// The file, open for what the request's access takes, and perhaps for more.
+    pub file: File,
+    /// Whether it is open for writing.
+    pub may_write: bool,
+    /// Whether it is kept as a disk; else it is a home file.
+    pub is_disk: bool,
+    /// Its VM folder's home.
+    pub home: Arc<Home>,
+    /// Its place among the files that are open.
+    pub place: Option<Place>,
+}
+
+impl ServedFolder {
+    /// The open file of a backing file: shared with all that use it, or opened now. `name` is what a message calls it. `allowed`
+    /// does what opens a backing file once more, with the rights that the request has; `open` opens it for the first time.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when it is locked, `Busy` when another process or host has it open, `Corrupt` for damage, `ReadOnly`, or those
+    /// of `open`.
+    pub fn open_file(
+        &self,
+        request: &OpenRequest,
+        name: impl Fn() -> String,
+        allowed: impl FnOnce(&File, &dyn Fn() -> Result<()>) -> Result<()>,
+        open: impl FnOnce() -> Result<Unopened>,
+    ) -> Result<Arc<OpenFile>> {
+        let entry = self.open_files.entry(request.id);
+        let mut shared = entry.lock();
+        if let Some(open) = shared.file.upgrade() {
+            // It may be open for a reader that came when it could only be read.
+            if request.access == Access::Write && open.is_read_only() && !self.options.read_only {
+                let file = open.storage().file();
+                let widen = || open.widen(reopen(file, OFlags::RDWR).context(|| "opening the file".into())?);
+                allowed(file, &widen)?;
+            }
+            open.admit(request.access)?;
+            return Ok(open);
+        }
+        let open = Arc::new(self.open_first(request, open()?, &mut shared, name)?);
+        shared.file = Arc::downgrade(&open);
+        Ok(open)
+    }
+
+    fn open_first(
+        &self,
+        request: &OpenRequest,
+        unopened: Unopened,
+        shared: &mut Shared,
+        name: impl Fn() -> String,
+    ) -> Result<OpenFile> {
+        let Unopened { file, may_write, is_disk, home, place } = unopened;
+        let claimed = shared.claim_next();
+        let opened = if is_disk {
+            disk::open(file, request.access, &self.keyring, self.options.engine, self.options.backing_io)
+                .map(Content::Disk)
+        } else {
+            home::open(file, request.access, &home.keys, &home.header.disk_names, &name)
+                .map(|home| Content::of_home(home, request.user))
+        };
+        let content = opened.context(name)?;
+        Ok(OpenFile::new(content, request.home_cache, request.access, may_write, home, place, claimed))
+    }
+
+    /// Opens a file by its path below the folder, for the time of one operation or for a door that has no other names for files.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` for a path that names no file, or those of [`open_file`](Self::open_file).
+    pub fn open_at(&self, path: &Path, access: Access) -> Result<Arc<OpenFile>> {
+        let is_name = |part: Component<'_>| matches!(part, Component::Normal(name) if !scan::is_reserved(name));
+        let name = path.file_name().filter(|_| path.components().all(is_name)).ok_or_else(|| {
+            Error::new(Kind::Invalid, format!("{} is not a path of a file below a VM folder", path.shown()))
+        })?;
+        let dir = self.dir(path.parent().unwrap_or(Path::new("")))?;
+        let open = |flags| open_unnoticed(&dir, name, flags).context(|| format!("opening {}", path.shown()));
+        // A later handle may be for writing.
+        let (file, may_write) = match if self.options.read_only { None } else { open(OFlags::RDWR).ok() } {
+            Some(file) => (file, true),
+            None if access == Access::Write && !self.options.read_only => (open(OFlags::RDWR)?, true),
+            None => (open(OFlags::RDONLY)?, false),
+        };
+        let id = BackingId::of_file(&file)?;
+        let request = OpenRequest { id, access, home_cache: CacheMode::Kernel, user: None };
+        let shown = || path.shown().to_string();
+        self.open_file(
+            &request,
+            shown,
+            |_, widen| widen(),
+            || {
+                let home = self.home_at(path)?;
+                Ok(Unopened { is_disk: disk::is_disk(&file)?, file, may_write, home, place: None })
+            },
+        )
+    }
+
+    /// The home of the VM folder that a path below the folder is in.
+    pub(super) fn home_at(&self, path: &Path) -> Result<Arc<Home>> {
+        let vm = if self.is_vm { None } else { path.iter().next() }.map_or(Path::new(""), Path::new);
+        let dir = self.dir(vm)?;
+        self.home_of(BackingId::of_file(&dir)?, &dir, || vm.shown().to_string())
+    }
+}
+
+/// Tries again for a while what finds a file in use: a program's close is over before the kernel reports it.
+///
+/// # Errors
+/// Those of `task`.
+pub(super) fn retry_while_closing<T>(task: impl Fn() -> Result<T>) -> Result<T> {
+    const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(500);
+    let start = Instant::now();
+    loop {
+        match task() {
+            Err(error) if error.kind() == Kind::Busy && start.elapsed() < CLOSE_RACE_TIMEOUT => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Files that are open, each shared between all handles and doors that use it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::home_file::FileId;
+use crate::serve::places::Place;
+use crate::serve::undecided::Undecided;
+use crate::storage::{Access, FileStorage};
+use crate::store::disk::Disk;
+use crate::store::home_file::HomeFile;
+use crate::store::plain_file::PlainFile;
+use crate::store::raw_image::AsPlainFile;
+use crate::vm::home;
+use crate::vm::home::Home;
+
+/// Which inode of which file system a backing file is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BackingId {
+    /// Number of the file system.
+    pub device: u64,
+    /// Number of the inode in it.
+    pub inode: u64,
+}
+
+impl BackingId {
+    /// That of an open file.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn of_file(file: &File) -> Result<Self> {
+        let stat = rustix::fs::fstat(file).map_err(|error| Error::io("reading attributes", error.into()))?;
+        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
+/// Who caches a file's content, for all handles that are open at once: what one writes past the kernel's cache, another must
+/// not read from there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CacheMode {
+    /// Only the page cache of the backing file: a disk's guest has a cache of its own.
+    Direct,
+    /// The kernel, as for any file: programs read small files again and again, and map them.
+    Kernel,
+}
+
+/// The content of a regular file, unlocked.
+pub(super) enum Content {
+    Disk(Disk<FileStorage>),
+    Home(Box<HomeFile<FileStorage>>),
+    /// Empty when it was opened: the first write makes it one of the others.
+    Undecided(Box<Undecided>),
+}
+
+/// A regular file that at least one handle uses.
+pub struct OpenFile {
+    pub(super) content: Content,
+    /// Who caches the content, as was decided when the first handle was opened.
+    pub cache: CacheMode,
+    /// Whether the backing file is open and claimed for writing. Changed only while `header_claimed` is locked.
+    writable: AtomicBool,
+    /// Whether a handle was opened with `O_DSYNC` or `O_SYNC`.
+    pub durable: AtomicBool,
+    /// Whether it was opened and not read since, by a program that wants the time of last access to follow.
+    pub unread: AtomicBool,
+    /// Whether a handle was opened for both reading and writing, which mapping for writing takes.
+    pub mappable: AtomicBool,
+    /// Whether a command works on the header, for which the backing file is claimed for writing as well.
+    header_claimed: Mutex<bool>,
+    /// Whether the backing file is open for writing.
+    may_write: AtomicBool,
+    /// Its home. That of a home file stays in use for as long as the file is open; a disk needs none.
+    home: Option<Arc<Home>>,
+    _place: Option<Place>,
+    /// Fields are dropped in order: once this is gone, so is the claim on the backing file.
+    _claimed: Arc<()>,
+}
+
+impl OpenFile {
+    pub(super) fn new(
+        content: Content,
+        home_cache: CacheMode,
+        access: Access,
+        may_write: bool,
+        home: Arc<Home>,
+        place: Option<Place>,
+        claimed: Arc<()>,
+    ) -> Self {
+        let (cache, home) = match content {
+            Content::Disk(_) => (CacheMode::Direct, None),
+            Content::Home(_) | Content::Undecided(_) => (home_cache, Some(home)),
+        };
+        Self {
+            content,
+            cache,
+            writable: AtomicBool::new(access == Access::Write),
+            durable: AtomicBool::default(),
+            unread: AtomicBool::default(),
+            mappable: AtomicBool::default(),
+            header_claimed: Mutex::default(),
+            may_write: AtomicBool::new(may_write),
+            home,
+            _place: place,
+            _claimed: claimed,
+        }
+    }
+
+    /// Its plaintext.
+    pub fn file(&self) -> &dyn PlainFile {
+        match &self.content {
+            Content::Disk(disk) => disk,
+            Content::Home(home) => home.as_ref(),
+            Content::Undecided(file) => file.as_ref(),
+        }
+    }
+
+    /// Its backing file, whose bytes are ciphertext.
+    pub fn storage(&self) -> &FileStorage {
+        match &self.content {
+            Content::Disk(disk) => disk.storage(),
+            Content::Home(home) => home.storage(),
+            Content::Undecided(file) => file.storage(),
+        }
+    }
+
+    /// The disk that it is, if it is one.
+    pub fn disk(&self) -> Option<&Disk<FileStorage>> {
+        match &self.content {
+            Content::Disk(disk) => Some(disk),
+            Content::Home(_) => None,
+            Content::Undecided(file) => file.disk(),
+        }
+    }
+
+    /// The home file that it is, if that is known.
+    pub fn home_file(&self) -> Option<&HomeFile<FileStorage>> {
+        match &self.content {
+            Content::Disk(_) => None,
+            Content::Home(home) => Some(home),
+            Content::Undecided(file) => file.home_file(),
+        }
+    }
+
+    /// What extended attributes are bound to. An empty home file gets its id by this.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn ensure_id(&self) -> Result<FileId> {
+        match &self.content {
+            Content::Disk(disk) => Ok(home::disk_id(disk.uuid())),
+            Content::Home(home) => home.ensure_id(),
+            Content::Undecided(file) => file.ensure_id(),
+        }
+    }
+
+    /// What extended attributes are bound to; `None` for an empty file that is not yet one or the other, which has none.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn id(&self) -> Result<Option<FileId>> {
+        match &self.content {
+            Content::Undecided(file) if !file.is_decided() => Ok(None),
+            Content::Undecided(_) | Content::Disk(_) | Content::Home(_) => self.ensure_id().map(Some),
+        }
+    }
+
+    /// The component whose key it is open with.
+    pub(super) fn component(&self) -> Option<Uuid> {
+        self.disk().map(Disk::uuid).or_else(|| self.home.as_ref().map(|home| home.header.uuid))
+    }
+
+    /// Whether the backing file is open for reading only.
+    pub(super) fn is_read_only(&self) -> bool {
+        !self.may_write.load(Ordering::Acquire)
+    }
+
+    /// Continues with the same backing file, opened for writing as well.
+    pub(super) fn widen(&self, wider: File) -> Result<()> {
+        self.storage().widen(wider)?;
+        self.may_write.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes sure that a handle with this access may be had.
+    ///
+    /// # Errors
+    /// `Busy`, `ReadOnly`, or `Io`.
+    pub fn admit(&self, access: Access) -> Result<()> {
+        if access == Access::Read || self.writable.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.refuse_read_only()?;
+        let _claims = self.header_claimed.lock();
+        self.storage().claim(Access::Write)?;
+        self.file().prepare_writes()?;
+        self.writable.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Keeps commands away from the header for as long as the answer lives.
+    pub(super) fn hold_header(&self) -> MutexGuard<'_, bool> {
+        self.header_claimed.lock()
+    }
+
+    /// Makes sure that no other process, on this host or another, works on the header or uses the file.
+    pub(super) fn claim_for_header(&self) -> Result<()> {
+        self.refuse_read_only()?;
+        let mut claimed = self.header_claimed.lock();
+        if *claimed {
+            return Err(Error::new(Kind::Busy, "in use: another command works on its keys"));
+        }
+        self.storage().claim(Access::Write)?;
+        *claimed = true;
+        Ok(())
+    }
+
+    /// Ends what [`claim_for_header`](Self::claim_for_header) began: readers may share the file again.
+    pub(super) fn release_header(&self) {
+        let mut claimed = self.header_claimed.lock();
+        *claimed = false;
+        if !self.writable.load(Ordering::Acquire) {
+            // Downgrading a claim cannot fail unless the file system does; then others see the file in use until it is closed.
+            let _ = self.storage().claim(Access::Read);
+        }
+    }
+
+    fn refuse_read_only(&self) -> Result<()> {
+        match self.is_read_only() {
+            false => Ok(()),
+            true => Err(Error::new(Kind::ReadOnly, "the backing file can only be read")),
+        }
+    }
+}
+
+impl AsPlainFile for OpenFile {
+    fn plain_file(&self) -> &dyn PlainFile {
+        self.file()
+    }
+
+    fn may_change(&self) -> bool {
+        self.writable.load(Ordering::Acquire)
+    }
+}
+
+/// The files that are open, by their backing files.
+#[derive(Default)]
+pub(super) struct OpenFiles(Mutex<HashMap<BackingId, Arc<Mutex<Shared>>>>);
+
+/// One backing file of them.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) file: Weak<OpenFile>,
+    /// Alive until the claim on the backing file has ended, which is after the last handle was closed.
+    claimed: Weak<()>,
+}
+
+impl OpenFiles {
+    /// The entry of a backing file. Locked, it keeps all others from opening that file.
+    pub(super) fn entry(&self, id: BackingId) -> Arc<Mutex<Shared>> {
+        let mut files = self.0.lock();
+        if files.len().is_power_of_two() && !files.contains_key(&id) {
+            files.retain(|_, file| Arc::strong_count(file) > 1 || file.lock().is_claimed()); // now and then: those long closed
+        }
+        Arc::clone(files.entry(id).or_default())
+    }
+
+    /// All files that are open.
+    pub(super) fn all(&self) -> Vec<Arc<OpenFile>> {
+        let entries: Vec<_> = self.0.lock().values().cloned().collect();
+        entries.iter().filter_map(|entry| entry.lock().file.upgrade()).collect()
+    }
+}
+
+impl Shared {
+    fn is_claimed(&self) -> bool {
+        self.claimed.strong_count() > 0
+    }
+
+    /// Waits until a file that is being closed is closed: the kernel reports the last close and the next open concurrently, and
+    /// the second would find the file in use by the first. After a while claiming the file decides. What is returned belongs to
+    /// the new open file.
+    pub(super) fn claim_next(&mut self) -> Arc<()> {
+        const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(200);
+        let start = Instant::now();
+        while self.is_claimed() && start.elapsed() <= CLOSE_RACE_TIMEOUT {
+            thread::sleep(Duration::from_micros(20));
+        }
+        let claimed = Arc::new(());
+        self.claimed = Arc::downgrade(&claimed);
+        claimed
+    }
+}
