@@ -204,7 +204,7 @@ fn refuse_within(folder: &Path, mountpoint: &Path) -> Result<()> {
     let doing = || format!("looking where {} and {} lie", folder.shown(), mountpoint.shown());
     let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).context(doing);
     let root = File::options().read(true).custom_flags(libc::O_PATH).open(folder).context(doing)?;
-    if mount_table::is_ours(mount_table::mount_id(&root).context(doing)?).context(doing)? {
+    if mount_table::leads_to_ours(mount_table::mount_id(&root).context(doing)?).context(doing)? {
         let text = format!("{} is in a mount of vmcryptfs: what is mounted is the folder beneath", folder.shown());
         return Err(Error::new(Kind::Invalid, text));
     }

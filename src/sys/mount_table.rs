@@ -1,6 +1,8 @@
 //! Which mounts there are, and which one an open directory is of, found out without asking the file system that is mounted: it may
 //! not answer.
 
+mod stacked;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -36,6 +38,22 @@ pub fn is_ours(mount_id: u64) -> io::Result<bool> {
     })
 }
 
+/// Whether whoever asks the mount with this number asks a mount of ours: it is one, or it lies over what one shows, as far as the
+/// table tells (`stacked`).
+///
+/// # Errors
+/// The system's.
+pub fn leads_to_ours(mount_id: u64) -> io::Result<bool> {
+    with_table(|table| {
+        let Some(line) = line_of(table, mount_id) else { return false };
+        if file_system_type(line).is_some_and(|found| found == MOUNT_TYPE.as_bytes()) {
+            return true;
+        }
+        let ours = table.split(|&byte| byte == b'\n').filter_map(Line::parse).filter(|line| line.is_ours);
+        stacked::lies_over(line, &ours.map(|line| line.mountpoint).collect::<Vec<_>>())
+    })
+}
+
 /// Refuses a name in a directory that leads onto a mount of ours: a mount that asks itself waits for itself. An empty name is the
 /// file itself, which may be a path.
 ///
@@ -47,7 +65,7 @@ pub fn refuse_ours(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
     let found = statx(dir, name, flags, StatxFlags::MNT_ID)?;
     let known = found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
     let may_be_ours = !known || found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-    if may_be_ours && is_ours(found.stx_mnt_id)? { Err(Errno::LOOP.into()) } else { Ok(()) }
+    if may_be_ours && leads_to_ours(found.stx_mnt_id)? { Err(Errno::LOOP.into()) } else { Ok(()) }
 }
 
 /// Where a file or a folder lies: the number of the file system, and its path in that, whichever mount shows it. `None` where the

@@ -8,6 +8,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::host::{Host, Mount};
+use crate::not_run::not_run;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -125,6 +126,47 @@ fn a_mount_that_comes_to_lie_in_its_own_folder_is_not_entered() {
     }
     assert!(mount.status()["components"].as_array().unwrap().len() >= 2);
     drop(within);
+    mount.unmount();
+}
+
+#[test]
+fn an_overlay_of_the_mount_in_its_own_folder_is_not_entered() {
+    if !may_mount() {
+        not_run("only root brings an overlay there");
+        return;
+    }
+    let host = Host::with_vm();
+    for folder in ["web01/inner", "inner", "lower", "elsewhere"] {
+        fs::create_dir(host.path(folder)).unwrap();
+    }
+    let mount = host.mount("", &["--transport", "dev-fuse"]);
+    fs::write(mount.path("web01/notes"), "x").unwrap();
+    let vm = mount.path("web01");
+    let overlay = |lower: &str, at: &str| {
+        let layers = format!("lowerdir={}:{}", host.path("lower"), lower);
+        let made =
+            Command::new("mount").args(["-t", "overlay", "overlay", "-o", &layers, host.path(at)]).output().unwrap();
+        made.status.success().then(|| Mounted(host.path(at).into()))
+    };
+    let Some(other) = overlay(host.path("elsewhere"), "web01/inner") else {
+        not_run("no overlay can be mounted here");
+        return;
+    };
+    within_limit(&mount, |root| drop(fs::read_dir(root.join("web01/inner")).unwrap()));
+    drop(other);
+    let over = [overlay(vm.to_str().unwrap(), "web01/inner").unwrap(), overlay(vm.to_str().unwrap(), "inner").unwrap()];
+    within_limit(&mount, |root| {
+        std::thread::sleep(Duration::from_millis(1100)); // for which the kernel believes what it knows
+        let refused = fs::symlink_metadata(root.join("web01/inner")).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ELOOP));
+        let mut seen = 0;
+        find(&root, &mut |_| seen += 1);
+        assert!(seen < 40, "{seen}");
+        assert_eq!(fs::read(root.join("web01/notes")).unwrap(), b"x");
+    });
+    assert!(mount.status()["components"].as_array().unwrap().len() >= 2);
+    host.run(&["info", host.path("web01")]);
+    drop(over);
     mount.unmount();
 }
 

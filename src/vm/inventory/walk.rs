@@ -20,7 +20,7 @@ use crate::vm::scan;
 
 pub(super) fn take(root: &File, links: bool) -> Result<Vec<Entry>> {
     let mount = mount_of(root)?;
-    if mount_table::is_ours(mount).context(|| "reading the table of mounts".into())? {
+    if mount_table::leads_to_ours(mount).context(|| "reading the table of mounts".into())? {
         return Err(Error::new(Kind::Invalid, "it is a mount, which shows no headers: name its backing folder"));
     }
     let followed = links.then(Followed::default);
@@ -105,7 +105,9 @@ impl Walk<'_> {
         // A mount that does not answer must not be asked even for the attributes of its root.
         let handle = open(dir, name, OFlags::PATH)?;
         let its_mount = mount_of(&handle)?;
-        if its_mount != mount && mount_table::is_ours(its_mount).context(|| "reading the table of mounts".into())? {
+        if its_mount != mount
+            && mount_table::leads_to_ours(its_mount).context(|| "reading the table of mounts".into())?
+        {
             self.add_unseen(place, What::Mount);
             return Ok(());
         }

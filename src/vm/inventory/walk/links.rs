@@ -58,7 +58,7 @@ impl Walk<'_> {
             target => target.context(|| "following a symbolic link".into())?,
         };
         let its_mount = mount_of(&target)?;
-        if mount_table::is_ours(its_mount).context(|| "reading the table of mounts".into())? {
+        if mount_table::leads_to_ours(its_mount).context(|| "reading the table of mounts".into())? {
             self.add_unseen(place, What::Mount);
             return Ok(());
         }
