@@ -487,9 +487,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
             .and_then(|claims| fs.served().keyring().last_failure(claims.uuid))
             .map(|last| LastFailure { since: last.since.to_millis(), reason: last.reason }),
         uuid: claims.map(|claims| claims.uuid),
-        keys: claims
-            .map(|claims| claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect())
-            .unwrap_or_default(),
+        keys: claims.map(|claims| claims.slots.key_ids().map(KeyName::of).collect()).unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
     }

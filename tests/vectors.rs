@@ -23,7 +23,6 @@ use vmcryptfs::format::header::{
     ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, Slot, Transition, TransitionId, UnverifiedHeader,
 };
 use vmcryptfs::format::journal;
-use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::format::saved_header::SavedHeader;
 use vmcryptfs::key::{Dek, Kek, KeyCheck, KeyId, ProviderName, WrappedDek};
 use vmcryptfs::provider::KeyProvider;
@@ -169,16 +168,7 @@ fn saved_headers() {
 
 /// A header with one slot.
 fn header(shape: Shape, slot: Slot) -> Header {
-    Header {
-        sequence: 1,
-        uuid: Uuid::from_bytes([7; 16]),
-        shape,
-        dek_generation: 0,
-        label: String::new(),
-        disk_names: DiskNames::default(),
-        slots: vec![slot],
-        transition: None,
-    }
+    Header::new(Uuid::from_bytes([7; 16]), shape, String::new(), slot)
 }
 
 fn slot(check: KeyCheck, wrapped: Vec<u8>) -> Slot {

@@ -214,7 +214,7 @@ fn header_info(
         sequence: claims.sequence,
         dek_generation: claims.dek_generation,
         label: claims.label.clone(),
-        keys: claims.slots.iter().map(|slot| KeyName::of(&slot.key_id)).collect(),
+        keys: claims.slots.key_ids().map(KeyName::of).collect(),
         other_copy: match &stored.other {
             OtherCopy::Same => "same".to_owned(),
             OtherCopy::Older(older) => format!("older (sequence {})", older.claims().sequence),

@@ -127,7 +127,7 @@ fn list(args: &ListArgs, config: &Path) -> Result<()> {
     let ids: BTreeSet<KeyId> = found
         .iter()
         .filter_map(FoundComponent::unverified)
-        .flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()))
+        .flat_map(|header| header.claims().slots.key_ids().cloned())
         .collect();
     let keks = providers.fetch_all(ids);
     let states: HashMap<&KeyId, Result<String>> =

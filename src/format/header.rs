@@ -3,9 +3,11 @@
 //! Decoding happens in stages. [`UnverifiedHeader`] has valid fields, but anyone can write those; only
 //! [`verify`](UnverifiedHeader::verify) with the component's DEK gives a [`Header`] that may be acted upon.
 
+mod slots;
 mod transition;
 
 pub use crate::format::component::ComponentKind;
+pub use slots::{MAX_SLOTS, Slot, Slots};
 pub use transition::{TRANSITION_ID_LEN, Transition, TransitionId};
 
 use uuid::Uuid;
@@ -35,8 +37,6 @@ pub const NEW_PREFIX: &str = ".vmcryptfs-new-";
 pub const ENCRYPTING_FILE: &str = ".vmcryptfs-encrypting";
 /// Name of a home's header while the home's files are being decrypted.
 pub const DECRYPTING_FILE: &str = ".vmcryptfs-decrypting";
-/// Most slots of one component.
-pub const MAX_SLOTS: usize = 4;
 /// Longest label in bytes.
 pub const MAX_LABEL_LEN: usize = 255;
 
@@ -77,17 +77,6 @@ impl Shape {
     }
 }
 
-/// One way to the DEK: which KEK wraps it, and the result.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Slot {
-    /// The KEK's name.
-    pub key_id: KeyId,
-    /// Recognises the KEK.
-    pub check: KeyCheck,
-    /// The DEK, wrapped by the KEK with AES-256-KWP.
-    pub wrapped: WrappedDek,
-}
-
 /// What a header says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Header {
@@ -103,13 +92,19 @@ pub struct Header {
     pub label: String,
     /// Which new files become disks; a home's only.
     pub disk_names: DiskNames,
-    /// One to four.
-    pub slots: Vec<Slot>,
+    /// What opens it.
+    pub slots: Slots,
     /// A deep rekey that is under way.
     pub transition: Option<Transition>,
 }
 
 impl Header {
+    /// That of a new component, whose first slot this is.
+    pub fn new(uuid: Uuid, shape: Shape, label: String, slot: Slot) -> Self {
+        let (disk_names, slots) = (DiskNames::default(), slot.into());
+        Self { sequence: 1, uuid, shape, dek_generation: 0, label, disk_names, slots, transition: None }
+    }
+
     /// The bytes of one copy, authenticated by the component's DEK.
     ///
     /// # Errors
@@ -127,11 +122,6 @@ impl Header {
             Ok(_) => Ok(w.bytes().to_vec()),
             Err(error) => Err(Error::with_source(Kind::Invalid, "a header that could not be read again", error)),
         }
-    }
-
-    /// The keys that open it, by slot.
-    pub fn key_ids(&self) -> impl Iterator<Item = &KeyId> {
-        self.slots.iter().map(|slot| &slot.key_id)
     }
 
     /// The generation of a DEK that takes the present one's place.
@@ -180,14 +170,8 @@ impl Header {
             w.count_u8(pattern.len(), "bytes of pattern")?;
             w.put(pattern);
         }
-        if !(1..=MAX_SLOTS).contains(&self.slots.len()) {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("{} key slots, expected 1 to {MAX_SLOTS}", self.slots.len()),
-            ));
-        }
         w.count_u8(self.slots.len(), "slots")?;
-        for slot in &self.slots {
+        for slot in self.slots.iter() {
             w.put([WRAP_AES_256_KWP]);
             w.count_u8(slot.key_id.provider().as_str().len(), "bytes of provider name")?;
             w.put(slot.key_id.provider().as_str());
@@ -370,12 +354,11 @@ fn decode_names(shape: Shape, body: &mut Reader<'_>) -> Result<(String, DiskName
     Ok((label, DiskNames::new(patterns).map_err(as_damage)?))
 }
 
-fn decode_slots(shape: Shape, body: &mut Reader<'_>) -> Result<Vec<Slot>> {
+fn decode_slots(shape: Shape, body: &mut Reader<'_>) -> Result<Slots> {
     let count = usize::from(body.u8()?);
-    if !(1..=MAX_SLOTS).contains(&count) {
-        return Err(Error::new(Kind::Corrupt, format!("{count} key slots, expected 1 to {MAX_SLOTS}")));
-    }
-    (1..=count).map(|number| decode_slot(shape, body).context(|| format!("key slot {number}"))).collect()
+    slots::check_count(count).map_err(as_damage)?;
+    let slot = |number| decode_slot(shape, body).context(|| format!("key slot {number}"));
+    Slots::new((1..=count).map(slot).collect::<Result<_>>()?)
 }
 
 fn decode_slot(shape: Shape, body: &mut Reader<'_>) -> Result<Slot> {

@@ -62,7 +62,7 @@ impl Operation for CreateVm<'_> {
             patterns => DiskNames::new(patterns.to_vec())?,
         };
         let header = folder::create(self.folder, &provider, &disk_names)?;
-        header.slots.iter().for_each(|slot| _ = trail.event().key(&slot.key_id));
+        header.slots.key_ids().for_each(|key| _ = trail.event().key(key));
         trail.event().uuid(header.uuid);
         Ok(CreatedVm { uuid: header.uuid, provider: name })
     }
@@ -103,7 +103,7 @@ impl Operation for CreateDisk<'_> {
             )
         })?;
         let providers = Providers::load(self.config)?;
-        let keks = providers.fetch_all(home.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+        let keks = providers.fetch_all(home.header.claims().slots.key_ids().cloned());
         let dek =
             keyring::unlock(&home.header, &keks).context(|| format!("unlocking the home of {}", parent.shown()))?;
         let home = home.header.verify(&dek)?;

@@ -67,7 +67,7 @@ impl Check<'_> {
     /// clear, and everything that cannot be read.
     pub fn run(&self, inventory: &Inventory, providers: &Providers) -> Vec<Finding> {
         let ids = inventory.components().flat_map(|(_, _, headers)| headers.unverified());
-        let ids = ids.flat_map(|header| header.claims().key_ids().cloned());
+        let ids = ids.flat_map(|header| header.claims().slots.key_ids().cloned());
         let keks = providers.fetch_all(ids);
         let mut checked =
             Checked { check: self, keks, homes: BTreeMap::new(), findings: Vec::new(), seen: HashSet::new() };

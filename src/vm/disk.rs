@@ -10,7 +10,6 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Result};
 use crate::format::header::{ComponentKind, DEFAULT_DATA_OFFSET, Header, PREFIX_LEN, Shape, component_kind};
-use crate::format::names::DiskNames;
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::SectorSize;
 use crate::storage::{Access, BackingIo, FileStorage, Storage};
@@ -104,16 +103,8 @@ pub fn create_in_place(storage: &FileStorage, key_id: &KeyId, kek: &dyn Kek) -> 
 
 fn new_header(sector_size: SectorSize, label: String, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
     let dek = random::disk_dek()?;
-    let header = Header {
-        sequence: 1,
-        uuid: random::uuid()?,
-        shape: Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
-        dek_generation: 0,
-        label,
-        disk_names: DiskNames::default(),
-        slots: vec![keyring::slot_for(key_id, kek, &dek)?],
-        transition: None,
-    };
+    let shape = Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET };
+    let header = Header::new(random::uuid()?, shape, label, keyring::slot_for(key_id, kek, &dek)?);
     Ok((header, dek))
 }
 

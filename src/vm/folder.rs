@@ -106,16 +106,8 @@ impl NewHome<'_> {
         // The key may have been waited for. Looking again here keeps most runs from making a second header at all.
         refuse_other_headers(dir, self.file, &key_id)?;
         let dek = random::home_dek()?;
-        let header = Header {
-            sequence: 1,
-            uuid,
-            shape: Shape::Home,
-            dek_generation: 0,
-            label: self.label,
-            disk_names: self.disk_names,
-            slots: vec![keyring::slot_for(&key_id, kek.as_ref(), &dek)?],
-            transition: None,
-        };
+        let slot = keyring::slot_for(&key_id, kek.as_ref(), &dek)?;
+        let header = Header { disk_names: self.disk_names, ..Header::new(uuid, Shape::Home, self.label, slot) };
         let file = write_home(dir, self.file, &header, &dek).map_err(|error| {
             // Its name of construction is gone: a conversion that begins tidies up.
             let is_gone = error.kind() == Kind::NotFound;

@@ -120,8 +120,8 @@ impl Wanted {
                 in_use.components.extend(self.user(entry, kind, headers));
             } else if let What::SavedHeader(Ok(saved)) = &entry.what {
                 let claims = saved.header.claims();
-                in_use.providers.extend(claims.key_ids().map(|key| key.provider().clone()));
-                let keys = self.names(claims.key_ids());
+                in_use.providers.extend(claims.slots.key_ids().map(|key| key.provider().clone()));
+                let keys = self.names(claims.slots.key_ids());
                 if !keys.is_empty() {
                     in_use.saved_headers.push(SavedUser { path: entry.path.clone(), uuid: claims.uuid, keys });
                 }

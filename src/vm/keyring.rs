@@ -98,7 +98,7 @@ impl<'a> Change<'a> {
             what: What::Made,
             uuid: Some(header.uuid),
             kind: Some(header.shape.kind()),
-            key_id: header.slots.first().map(|slot| &slot.key_id),
+            key_id: Some(header.slots.first_key()),
             error: None,
             by: by.into(),
         }
@@ -178,7 +178,7 @@ impl Keyring {
     /// Unlocks every component whose KEK can be had, each as soon as its KEK is there. Each KEK is fetched once, side by
     /// side; what stays locked keeps its reason.
     pub fn unlock_all<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) {
-        let ids = headers.clone().flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+        let ids = headers.clone().flat_map(|header| header.claims().slots.key_ids().cloned());
         let ids: Vec<KeyId> = ids.collect();
         let waiting = Mutex::new(Waiting::new(headers));
         self.providers().fetch_each(ids, &|id, kek| {
@@ -212,7 +212,7 @@ impl Keyring {
                 let state = LockState::Locked { kind: error.kind(), reason: error.chain(), by_command: false };
                 self.states.write().insert(uuid, state);
                 if self.is_news(uuid, &error) {
-                    let key_id = header.claims().slots.first().map(|slot| &slot.key_id);
+                    let key_id = Some(header.claims().slots.first_key());
                     self.tell(&Change { key_id, error: Some(&error), ..told });
                 }
             }
@@ -259,7 +259,7 @@ impl Keyring {
         }
         if let Some(unlocked) = self.by_kept_kek(header) {
             self.decide(header, Ok(unlocked));
-        } else if self.must_not_ask(header.claims().slots.iter().map(|slot| &slot.key_id)) {
+        } else if self.must_not_ask(header.claims().slots.key_ids()) {
             return Err(Question::Unlock(Box::new(header.clone())).into());
         } else {
             self.unlock_all(std::iter::once(header));
@@ -276,7 +276,7 @@ impl Keyring {
         let keks = self.keks.read();
         let kept =
             |id: &KeyId| keks.values().find(|(kept, _)| kept == id).map(|(_, kek)| (id.clone(), Ok(Arc::clone(kek))));
-        let fetched: FetchedKeks = header.claims().slots.iter().filter_map(|slot| kept(&slot.key_id)).collect();
+        let fetched: FetchedKeks = header.claims().slots.key_ids().filter_map(kept).collect();
         unlock_through(header, &fetched).ok()
     }
 
@@ -294,9 +294,7 @@ impl Keyring {
         let kept = self.kept_kek(home);
         match kept {
             Some((key_id, kek)) if self.may_ask || kek.wraps_at_once() => Ok((key_id, kek)),
-            _ if self.must_not_ask(home.slots.iter().map(|slot| &slot.key_id)) => {
-                Err(Question::Wrap(Box::new(home.clone())).into())
-            }
+            _ if self.must_not_ask(home.slots.key_ids()) => Err(Question::Wrap(Box::new(home.clone())).into()),
             Some(kept) => Ok(kept),
             None => self.fetch_kek(home),
         }
@@ -304,7 +302,7 @@ impl Keyring {
 
     fn kept_kek(&self, home: &Header) -> Option<(KeyId, Arc<dyn Kek>)> {
         let kept = self.keks.read().get(&home.uuid).cloned();
-        kept.filter(|(key_id, _)| home.slots.iter().any(|slot| slot.key_id == *key_id))
+        kept.filter(|(key_id, _)| home.slots.has(key_id))
     }
 
     fn fetch_kek(&self, home: &Header) -> Result<(KeyId, Arc<dyn Kek>)> {

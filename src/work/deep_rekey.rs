@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Slot};
+use crate::format::header::{ComponentKind, Slots};
 use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::store::header_area;
@@ -82,10 +82,9 @@ struct Target {
 impl Target {
     /// The slots of a new DEK: the new KEK's in place of the first one, and of others under the same former key; each other
     /// one's KEK wraps the new DEK as well.
-    fn slots(&self, former: &[Slot], new: &Dek) -> Result<Vec<Slot>> {
+    fn slots(&self, former: &Slots, new: &Dek) -> Result<Slots> {
         let mut slots = vec![slot_for(&self.key_id, self.kek.as_ref(), new)?];
-        let replaced = former.first().map(|slot| &slot.key_id);
-        for slot in former.iter().filter(|slot| Some(&slot.key_id) != replaced && slot.key_id != self.key_id) {
+        for slot in former.beside(&self.key_id) {
             let doing = || format!("the new data key for slot {} (`vmcryptfs key remove` drops a slot)", slot.key_id);
             let kek = match self.keks.get(&slot.key_id) {
                 Some(Ok(kek)) => Ok(kek),
@@ -94,7 +93,7 @@ impl Target {
             };
             slots.push(slot_for(&slot.key_id, kek.context(doing)?.as_ref(), new).context(doing)?);
         }
-        Ok(slots)
+        Slots::new(slots)
     }
 }
 
@@ -146,13 +145,11 @@ impl DeepRekey {
     /// The KEK of a deep rekey that was begun, else a new one.
     fn target(&self, place: &dyn Workplace, chosen: &[FoundComponent], keks: FetchedKeks) -> Result<(Target, bool)> {
         let claims = || chosen.iter().filter_map(FoundComponent::unverified).map(|header| header.claims());
-        let first_key = |slots: &[Slot]| slots.first().map(|slot| slot.key_id.clone());
-        let begun = claims().find(|header| header.transition.is_some()).and_then(|header| first_key(&header.slots));
+        let begun = claims().find(|header| header.transition.is_some()).map(|header| header.slots.first_key().clone());
         let leader = claims().next().ok_or_else(|| Error::new(Kind::NotFound, "no component to rekey"))?;
-        let wanted = match (&self.provider, begun.as_ref().or(first_key(&leader.slots).as_ref())) {
-            (Some(name), _) => ProviderName::new(name)?,
-            (None, Some(key_id)) => key_id.provider().clone(),
-            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
+        let wanted = match &self.provider {
+            Some(name) => ProviderName::new(name)?,
+            None => begun.as_ref().unwrap_or(leader.slots.first_key()).provider().clone(),
         };
         if let Some(key_id) = begun {
             if *key_id.provider() != wanted {
@@ -198,7 +195,7 @@ impl<'w> DiskWork<'w> {
             self.new_dek = Some(dek);
             return Ok((header.uuid, true));
         }
-        if header.slots.first().is_some_and(|slot| slot.key_id == target.key_id) {
+        if *header.slots.first_key() == target.key_id {
             return Ok((header.uuid, false));
         }
         let new = random::disk_dek()?;

@@ -192,7 +192,7 @@ fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
     let after = hashes(storage, kind)?;
     let copy = |((offset, sha256_before), sha256_after)| ErasedCopy { offset, sha256_before, sha256_after };
     let mut keys: Vec<KeyName> = Vec::new();
-    for key in headers.iter().flat_map(|header| &header.slots).map(|slot| KeyName::of(&slot.key_id)) {
+    for key in headers.iter().flat_map(|header| header.slots.key_ids()).map(KeyName::of) {
         if !keys.contains(&key) {
             keys.push(key);
         }

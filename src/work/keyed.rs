@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, Slot};
+use crate::format::header::{ComponentKind, Header, Slots};
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
 use crate::store::header_area::{self, OtherCopy};
@@ -74,18 +74,17 @@ impl<'w> Keyed<'w> {
     /// The key of a rekey that began here and did not finish: the copy in use has a first key that the other copy does not
     /// have, and the other way round (docs/FORMAT.md, "Rekey").
     pub fn unfinished_rekey(&self) -> Option<&KeyId> {
-        let has = |header: &Header, key: &KeyId| header.slots.iter().any(|slot| slot.key_id == *key);
         let older = self.older.as_ref()?;
-        let (new, old) = (&self.header.slots.first()?.key_id, &older.slots.first()?.key_id);
+        let (new, old) = (self.header.slots.first_key(), older.slots.first_key());
         let follows = self.header.sequence == older.sequence.saturating_add(1);
-        (follows && !has(older, new) && !has(&self.header, old)).then_some(new)
+        (follows && !older.slots.has(new) && !self.header.slots.has(old)).then_some(new)
     }
 
     /// Writes one copy with these slots, durably; the other copy still holds what was.
     ///
     /// # Errors
-    /// `Invalid` for no slot or more than four, or `Io`: then what was still counts, but the copy may have been written.
-    pub fn update(&mut self, slots: Vec<Slot>) -> Result<()> {
+    /// `Io`: then what was still counts, but the copy may have been written.
+    pub fn update(&mut self, slots: Slots) -> Result<()> {
         self.write(Header { slots, ..self.header.clone() })
     }
 
@@ -120,7 +119,7 @@ impl<'w> Keyed<'w> {
     ///
     /// # Errors
     /// As [`update`](Self::update); then running again finishes.
-    pub fn replace(&mut self, slots: Vec<Slot>) -> Result<()> {
+    pub fn replace(&mut self, slots: Slots) -> Result<()> {
         if self.header.slots != slots {
             self.update(slots)?;
         }
@@ -147,14 +146,14 @@ pub fn refuse_transition(header: &Header) -> Result<()> {
 pub fn fetch_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
     let headers = found.into_iter().filter_map(FoundComponent::unverified);
     let locked = headers.filter(|header| place.known_dek(header.claims().uuid).is_none());
-    let ids = locked.flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    let ids = locked.flat_map(|header| header.claims().slots.key_ids().cloned());
     place.providers().fetch_all(ids)
 }
 
 /// KEKs of all slots, also of what is unlocked already: to wrap new DEKs by them.
 pub fn fetch_all_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
     let headers = found.into_iter().filter_map(FoundComponent::unverified);
-    let ids = headers.flat_map(|header| header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    let ids = headers.flat_map(|header| header.claims().slots.key_ids().cloned());
     place.providers().fetch_all(ids)
 }
 

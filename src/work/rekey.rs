@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Slot};
+use crate::format::header::{ComponentKind, Slots};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
@@ -122,11 +122,9 @@ impl Rekey {
     /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
     /// before anything depends on it.
     fn new_key(&self, place: &dyn Workplace, leader: &Keyed<'_>) -> Result<NewSlots> {
-        let current = leader.header().slots.first().map(|slot| slot.key_id.clone());
-        let wanted = match (&self.provider, &current) {
-            (Some(name), _) => ProviderName::new(name)?,
-            (None, Some(key_id)) => key_id.provider().clone(),
-            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
+        let wanted = match &self.provider {
+            Some(name) => ProviderName::new(name)?,
+            None => leader.header().slots.first_key().provider().clone(),
         };
         let unusable = || format!("new key from provider {wanted}");
         let provider = place.providers().provider(&wanted).context(unusable)?;
@@ -189,19 +187,17 @@ struct NewSlots {
 impl NewSlots {
     /// The first slot's key, unless it is the new one already.
     fn would_replace(&self, keyed: &Keyed<'_>) -> Option<KeyName> {
-        keyed.header().slots.first().filter(|slot| slot.key_id != self.key_id).map(|slot| KeyName::of(&slot.key_id))
+        Some(keyed.header().slots.first_key()).filter(|key| **key != self.key_id).map(KeyName::of)
     }
 
     /// The slots of a component under the new KEK: in place of the first one, and of others under the same former key.
-    fn slots_of(&self, keyed: &Keyed<'_>) -> Result<Vec<Slot>> {
+    fn slots_of(&self, keyed: &Keyed<'_>) -> Result<Slots> {
         let slots = &keyed.header().slots;
-        let former = slots.first().map(|slot| &slot.key_id);
-        if former == Some(&self.key_id) {
+        if *slots.first_key() == self.key_id {
             return Ok(slots.clone());
         }
         let new = slot_for(&self.key_id, self.kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?;
-        let kept = slots.iter().filter(|slot| Some(&slot.key_id) != former && slot.key_id != self.key_id);
-        Ok(std::iter::once(new).chain(kept.cloned()).collect())
+        Slots::new(std::iter::once(new).chain(slots.beside(&self.key_id).cloned()).collect())
     }
 
     /// Records the new key: from here on the rekey is unfinished.

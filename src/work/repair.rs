@@ -84,7 +84,7 @@ fn verify(header: &UnverifiedHeader, place: &dyn Workplace) -> Result<Option<Str
     if known.is_some_and(|dek| header.clone().verify(&dek).is_ok()) {
         return Ok(None);
     }
-    let keks = place.providers().fetch_all(header.claims().key_ids().cloned());
+    let keks = place.providers().fetch_all(header.claims().slots.key_ids().cloned());
     match keyring::unlock(header, &keks).and_then(|dek| header.clone().verify(&dek)) {
         Ok(_) => Ok(None),
         Err(error) if error.kind() == Kind::KeyUnavailable => Ok(Some(error.chain())),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, Shape, UnverifiedHeader};
 use crate::format::saved_header::SavedHeader;
-use crate::key::{KeyId, KeyName};
+use crate::key::KeyName;
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
@@ -71,7 +71,7 @@ impl RestoreHeader {
         let others = self.others(storage, &saved)?;
         let present = if others.is_empty() { self.present(storage, &saved)? } else { None };
         let ids = [Some(saved.claims()), present.as_ref().map(|stored| stored.header.claims())];
-        let ids = ids.into_iter().flatten().flat_map(|header| header.slots.iter().map(|slot| slot.key_id.clone()));
+        let ids = ids.into_iter().flatten().flat_map(|header| header.slots.key_ids().cloned());
         let keks = place.providers().fetch_all(ids);
         let unverified = verify(&saved, &keks)?;
         if let Some(stored) = &present {
@@ -229,8 +229,7 @@ fn verify(saved: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Option<String>
 
 /// Keys that open by one header and not by another.
 fn missing(from: &UnverifiedHeader, than: &UnverifiedHeader) -> Vec<KeyName> {
-    let has = |key: &KeyId| than.claims().slots.iter().any(|slot| slot.key_id == *key);
-    from.claims().slots.iter().map(|slot| &slot.key_id).filter(|key| !has(key)).map(KeyName::of).collect()
+    from.claims().slots.key_ids().filter(|key| !than.claims().slots.has(key)).map(KeyName::of).collect()
 }
 
 fn refuse_short_file(storage: &dyn Storage, saved: &Header) -> Result<()> {

@@ -11,7 +11,6 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
-use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId, ProviderName};
 use crate::provider::{self, NewKey, Providers};
 use crate::sector::SectorSize;
@@ -75,16 +74,8 @@ impl Rig {
         let dek = if home { random::home_dek() } else { random::disk_dek() }.unwrap();
         let disk = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
         let kek = self.providers.fetch(key).unwrap();
-        let header = Header {
-            sequence: 1,
-            uuid: random::uuid().unwrap(),
-            shape: if home { Shape::Home } else { disk },
-            dek_generation: 0,
-            label: String::new(),
-            disk_names: DiskNames::default(),
-            slots: vec![slot_for(key, kek.as_ref(), &dek).unwrap()],
-            transition: None,
-        };
+        let slot = slot_for(key, kek.as_ref(), &dek).unwrap();
+        let header = Header::new(random::uuid().unwrap(), if home { Shape::Home } else { disk }, String::new(), slot);
         let image = MemoryStorage::default();
         header_area::create(&image, &header, &dek).unwrap();
         let kind = header.shape.kind();
@@ -133,7 +124,7 @@ impl Rig {
     /// The header in an image and the DEK that its slots give.
     pub(super) fn open(&self, part: &Part, image: &[u8]) -> Result<(StoredHeader, Dek)> {
         let stored = header_area::load(&MemoryStorage::new(image.to_vec()), part.kind)?;
-        let keks = self.providers.fetch_all(stored.header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+        let keks = self.providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
         let dek = keyring::unlock(&stored.header, &keks)?;
         Ok((stored, dek))
     }
@@ -141,7 +132,7 @@ impl Rig {
     /// Wrapped DEKs in both copies of an image, whatever their state.
     pub(super) fn wrapped(part: &Part, image: &[u8]) -> Vec<Vec<u8>> {
         let headers = copies(part, image).into_iter().filter_map(|copy| UnverifiedHeader::decode(copy).ok());
-        headers.flat_map(|header| header.claims().slots.clone()).map(|slot| slot.wrapped.0).collect()
+        headers.flat_map(|header| header.claims().slots.to_vec()).map(|slot| slot.wrapped.0).collect()
     }
 
     /// Whether bytes are anywhere in a header copy, be it whole or not.

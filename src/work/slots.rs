@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, MAX_SLOTS, Slot};
+use crate::format::header::{MAX_SLOTS, Slot, Slots};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::provider::{self, NewKey};
 use crate::text::Show;
@@ -82,8 +82,8 @@ impl AddKey {
         let chosen = choose(&found, self.component.as_deref())?;
         let mut keyed = open_all(place, &chosen)?;
         let (key_id, kek) = self.key(place, &found, &keyed)?;
-        let lacking = |keyed: &Keyed<'_>| keyed.header().slots.iter().all(|slot| slot.key_id != key_id);
-        if let Some(full) = keyed.iter().find(|keyed| lacking(keyed) && keyed.header().slots.len() >= MAX_SLOTS) {
+        let lacking = |keyed: &Keyed<'_>| !keyed.header().slots.has(&key_id);
+        if let Some(full) = keyed.iter().find(|keyed| lacking(keyed) && keyed.header().slots.is_full()) {
             return Err(Error::new(
                 Kind::Invalid,
                 format!("{} has {MAX_SLOTS} key slots already, as many as there can be: remove one", name(&full.path)),
@@ -95,10 +95,13 @@ impl AddKey {
         let mut components = Vec::new();
         for keyed in &mut keyed {
             let added = lacking(keyed);
-            let mut slots = keyed.header().slots.clone();
-            if added {
-                slots.push(slot_for(&key_id, kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?);
-            }
+            let slots = match added {
+                true => keyed
+                    .header()
+                    .slots
+                    .with(slot_for(&key_id, kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?)?,
+                false => keyed.header().slots.clone(),
+            };
             keyed.replace(slots)?;
             components.push(changed(keyed, added.then_some(&key_id)));
         }
@@ -128,10 +131,10 @@ impl AddKey {
             return fetch(key_id);
         }
         // One VM's components share a KEK: a recovery key is one, not one a disk.
-        let has = |header: &Header, key: &KeyId| header.slots.iter().any(|slot| slot.key_id == *key);
-        let slots = found.iter().filter_map(FoundComponent::unverified).flat_map(|header| &header.claims().slots);
-        let shared: Vec<&KeyId> = slots.map(|slot| &slot.key_id).filter(|key| *key.provider() == wanted).collect();
-        let lacking = shared.iter().find(|key| !chosen.iter().all(|keyed| has(keyed.header(), key)));
+        let headers = found.iter().filter_map(FoundComponent::unverified);
+        let keys = headers.flat_map(|header| header.claims().slots.key_ids());
+        let shared: Vec<&KeyId> = keys.filter(|key| *key.provider() == wanted).collect();
+        let lacking = shared.iter().find(|key| !chosen.iter().all(|keyed| keyed.header().slots.has(key)));
         match lacking.or(shared.first()) {
             Some(key_id) => fetch(KeyId::clone(key_id)),
             None => {
@@ -190,14 +193,9 @@ impl RemoveKey {
     }
 
     /// The key whose slots go, and the slots that stay.
-    fn plan(
-        &self,
-        keyed: &Keyed<'_>,
-        provider: &ProviderName,
-        keks: &FetchedKeks,
-    ) -> Result<(Option<KeyId>, Vec<Slot>)> {
+    fn plan(&self, keyed: &Keyed<'_>, provider: &ProviderName, keks: &FetchedKeks) -> Result<(Option<KeyId>, Slots)> {
         let (go, stay) = self.split(provider, &keyed.header().slots);
-        let Some(first) = go.first() else { return Ok((None, stay)) };
+        let Some(first) = go.first() else { return Ok((None, keyed.header().slots.clone())) };
         if let Some(other) = go.iter().find(|slot| slot.key_id != first.key_id) {
             return Err(Error::new(
                 Kind::Invalid,
@@ -220,7 +218,7 @@ impl RemoveKey {
                 format!("none of the keys that would stay can be had now, so {} stays (--force)", first.key_id),
             ));
         }
-        Ok((Some(first.key_id.clone()), stay))
+        Ok((Some(first.key_id.clone()), Slots::new(stay)?))
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) fn secret(bytes: &[u8]) -> SecretBytes {
 /// The DEK of a header whose every slot is said to be of this KEK.
 pub(crate) fn unlock(header: &UnverifiedHeader, kek: &[u8]) -> Result<Dek> {
     let kek: Arc<dyn Kek> = Arc::new(LocalKek::new(secret(kek))?);
-    let ids = header.claims().slots.iter().map(|slot| slot.key_id.clone());
+    let ids = header.claims().slots.key_ids().cloned();
     let keks: HashMap<KeyId, Result<Arc<dyn Kek>>> = ids.map(|id| (id, Ok(Arc::clone(&kek)))).collect();
     keyring::unlock(header, &keks)
 }

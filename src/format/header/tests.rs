@@ -24,7 +24,7 @@ fn sample(shape: Shape) -> Header {
         dek_generation: 3,
         label: "Web server, Köln".into(),
         disk_names: DiskNames::new(if shape == Shape::Home { vec!["*.dsk".into()] } else { vec![] }).unwrap(),
-        slots: vec![slot("4711"), slot("escrow")],
+        slots: Slots::new(vec![slot("4711"), slot("escrow")]).unwrap(),
         transition: None,
     }
 }
@@ -124,8 +124,8 @@ fn values_outside_their_limits_are_not_written() {
     assert!(refuses(|header| header.shape = Shape::Home), "a home with a disk's DEK");
     assert!(refuses(|header| header.disk_names = DiskNames::new(vec!["*.dsk".into()]).unwrap()), "on a disk");
     assert!(refuses(|header| header.slots[1].wrapped.0.truncate(40)));
-    assert!(refuses(|header| header.slots.clear()));
-    assert!(refuses(|header| header.slots = vec![header.slots[0].clone(); 5]));
+    let (none, five) = (Slots::new(vec![]), Slots::new(vec![sample(DISK).slots[0].clone(); 5]));
+    assert_eq!([none, five].map(|slots| slots.unwrap_err().kind()), [Kind::Invalid; 2]);
 }
 
 #[test]
@@ -141,7 +141,9 @@ fn the_fullest_header_fits() {
     let mut header = sample(DISK);
     header.label = "x".repeat(255);
     let provider = ProviderName::new("p".repeat(64)).unwrap();
-    header.slots = vec![Slot { key_id: KeyId::new(provider, "i".repeat(512)).unwrap(), ..header.slots[0].clone() }; 4];
+    let slot = Slot { key_id: KeyId::new(provider, "i".repeat(512)).unwrap(), ..header.slots[0].clone() };
+    header.slots = Slots::new(vec![slot; MAX_SLOTS]).unwrap();
+    assert!(header.slots.is_full());
     let bytes = header.encode(&dek(DISK, 1)).unwrap();
     assert_eq!(UnverifiedHeader::decode(&bytes).unwrap().claims(), &header);
 }

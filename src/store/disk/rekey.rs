@@ -12,7 +12,7 @@ use super::{Cipher, Disk};
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, Slot, TRANSITION_ID_LEN, Transition, TransitionId};
+use crate::format::header::{ComponentKind, Header, Slots, TRANSITION_ID_LEN, Transition, TransitionId};
 use crate::format::journal::{CURSOR_STEP, DONE, MAX_UNITS, Mark};
 use crate::key::Dek;
 use crate::sector::{self, BLOCK, UNIT};
@@ -91,7 +91,7 @@ pub trait DeepRekey: Sync {
     /// # Errors
     /// `Exists` when it is in transition already, `Corrupt` when `old` is not its DEK, or `Io`; after that the header may
     /// say either, and [`resume_deep_rekey`](Self::resume_deep_rekey) goes on where it says so.
-    fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Vec<Slot>) -> Result<()>;
+    fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Slots) -> Result<()>;
 
     /// Makes sure that both header copies speak of the transition, before the cursor moves. Also takes up a transition whose
     /// start failed in this opening, after the header was written.
@@ -109,7 +109,7 @@ pub trait DeepRekey: Sync {
 }
 
 impl<S: Storage> DeepRekey for Disk<S> {
-    fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Vec<Slot>) -> Result<()> {
+    fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Slots) -> Result<()> {
         let mut state = self.transition.lock();
         let _guard = self.locks.exclusive(0..u64::MAX);
         let stored = header_area::load(&self.storage, ComponentKind::Disk)?;

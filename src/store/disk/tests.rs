@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::crypto::{random, wrap::LocalKek};
 use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
-use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::storage::memory::{FaultStorage, Image, MemoryStorage};
 use crate::store::buffer::request_buffer;
@@ -31,16 +30,12 @@ pub(super) fn keys(sector_size: SectorSize) -> Keys {
         check: kek.check().unwrap(),
         wrapped: kek.wrap(&dek).unwrap(),
     };
-    let header = Header {
-        sequence: 1,
-        uuid: random::uuid().unwrap(),
-        shape: Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
-        dek_generation: 0,
-        label: String::new(),
-        disk_names: DiskNames::default(),
-        slots: vec![slot],
-        transition: None,
-    };
+    let header = Header::new(
+        random::uuid().unwrap(),
+        Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
+        String::new(),
+        slot,
+    );
     Keys { dek, header }
 }
 

@@ -1,26 +1,18 @@
 use super::*;
 use crate::crypto::random;
 use crate::format::header::{DEFAULT_DATA_OFFSET, Shape, Slot};
-use crate::format::names::DiskNames;
 use crate::key::{KeyCheck, KeyId, ProviderName, WrappedDek};
 use crate::sector::SectorSize;
 use crate::storage::memory::{CrashStorage, Fault, FaultStorage, MemoryStorage};
 
 fn disk_header() -> Header {
-    Header {
-        sequence: 1,
-        uuid: random::uuid().unwrap(),
-        shape: Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET },
-        dek_generation: 0,
-        label: "original".into(),
-        disk_names: DiskNames::default(),
-        slots: vec![Slot {
-            key_id: KeyId::new(ProviderName::new("test").unwrap(), "1").unwrap(),
-            check: KeyCheck([1; 8]),
-            wrapped: WrappedDek(vec![9; 72]),
-        }],
-        transition: None,
-    }
+    let shape = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
+    let slot = Slot {
+        key_id: KeyId::new(ProviderName::new("test").unwrap(), "1").unwrap(),
+        check: KeyCheck([1; 8]),
+        wrapped: WrappedDek(vec![9; 72]),
+    };
+    Header::new(random::uuid().unwrap(), shape, "original".into(), slot)
 }
 
 fn created(dek: &Dek) -> (Header, Vec<u8>) {
@@ -144,8 +136,8 @@ fn foreign_and_wrong_kinds_are_told_apart_from_damage() {
 #[test]
 fn every_crash_of_an_update_leaves_the_old_or_the_new_header() {
     let dek = random::home_dek().unwrap();
-    let slot = Slot { wrapped: WrappedDek(vec![9; 40]), ..disk_header().slots.swap_remove(0) };
-    let header = Header { shape: Shape::Home, slots: vec![slot], ..disk_header() };
+    let slot = Slot { wrapped: WrappedDek(vec![9; 40]), ..disk_header().slots[0].clone() };
+    let header = Header { shape: Shape::Home, slots: slot.into(), ..disk_header() };
     let storage = CrashStorage::new(Vec::new());
     create(&storage, &header, &dek).unwrap();
     storage.sync().unwrap();

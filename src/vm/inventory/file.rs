@@ -63,10 +63,11 @@ fn component(file: File, kind: ComponentKind) -> Result<What> {
         return Ok(What::Erased(erasure));
     }
     let copies = header_area::copies(&storage, kind)?;
-    let keys: BTreeSet<KeyId> = copies.iter().flatten().flat_map(|copy| copy.claims().key_ids()).cloned().collect();
+    let keys: BTreeSet<KeyId> =
+        copies.iter().flatten().flat_map(|copy| copy.claims().slots.key_ids()).cloned().collect();
     let uuid = copies.iter().flatten().map(|copy| copy.claims().uuid).next();
     let stored = header_area::choose(copies);
-    let current: BTreeSet<&KeyId> = stored.iter().flat_map(|stored| stored.header.claims().key_ids()).collect();
+    let current: BTreeSet<&KeyId> = stored.iter().flat_map(|stored| stored.header.claims().slots.key_ids()).collect();
     let former_keys = keys.iter().filter(|key| !current.contains(key)).cloned().collect();
     let headers = Headers { uuid, stored, keys, former_keys };
     Ok(match kind {

@@ -26,7 +26,7 @@ impl<'h> Waiting<'h> {
     pub(super) fn new(headers: impl Iterator<Item = &'h UnverifiedHeader>) -> Self {
         let mut waiting = Self { keks: HashMap::new(), headers: HashMap::new(), undecided: Vec::new() };
         for (index, header) in headers.enumerate() {
-            let ids: HashSet<&KeyId> = header.claims().slots.iter().map(|slot| &slot.key_id).collect();
+            let ids: HashSet<&KeyId> = header.claims().slots.key_ids().collect();
             ids.into_iter().for_each(|id| waiting.headers.entry(id.clone()).or_default().push(index));
             waiting.undecided.push(Some(header));
         }
@@ -43,7 +43,7 @@ impl<'h> Waiting<'h> {
         let mut decided = Vec::new();
         for index in self.headers.remove(&id).unwrap_or_default() {
             let Some(header) = self.undecided[index] else { continue };
-            let all = header.claims().slots.iter().all(|slot| self.keks.contains_key(&slot.key_id));
+            let all = header.claims().slots.key_ids().all(|key| self.keks.contains_key(key));
             let result = unlock_through(header, &self.keks);
             if all || result.is_ok() {
                 self.undecided[index] = None;
@@ -65,7 +65,7 @@ pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
 
 pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Unlocked> {
     let mut failures: Vec<Error> = Vec::new();
-    for slot in &header.claims().slots {
+    for slot in header.claims().slots.iter() {
         match unlock_slot(header, slot, keks) {
             Ok(unlocked) => return Ok(unlocked),
             Err(error) => failures.push(error),
@@ -82,10 +82,7 @@ pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> R
             reasons.push(reason);
         }
     }
-    match failures.get(most) {
-        Some(failure) => Err(reword(failure, reasons.join("; "))),
-        None => Err(Error::new(Kind::Corrupt, "a header without key slots")),
-    }
+    Err(reword(&failures[most], reasons.join("; ")))
 }
 
 /// Whether a slot gives this DEK by one of the KEKs.
@@ -141,9 +138,9 @@ pub fn slot_for(key_id: &KeyId, kek: &dyn Kek, dek: &Dek) -> Result<Slot> {
 /// # Errors
 /// As the provider's.
 pub fn first_kek(header: &Header, providers: &Providers) -> Result<(KeyId, Arc<dyn Kek>)> {
-    let slot = header.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
-    let kek = providers.fetch(&slot.key_id).map_err(|error| about(&slot.key_id, &error))?;
-    Ok((slot.key_id.clone(), kek))
+    let key_id = header.slots.first_key();
+    let kek = providers.fetch(key_id).map_err(|error| about(key_id, &error))?;
+    Ok((key_id.clone(), kek))
 }
 
 #[cfg(test)]

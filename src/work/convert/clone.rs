@@ -174,8 +174,7 @@ struct Cloning<'a> {
 impl Cloning<'_> {
     fn run(&self, pace: &Pace<'_>) -> Result<(Uuid, KeyId)> {
         let (header, keys) = self.make_home()?;
-        let key_id = header.slots.first().map(|slot| slot.key_id.clone());
-        let key_id = key_id.ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
+        let key_id = header.slots.first_key().clone();
         let kek = self.providers.fetch(&key_id)?;
         let key = WrappingKey { id: key_id.clone(), kek };
         for folder in self.entries.iter().rev().filter(|entry| entry.found == Found::Folder) {
@@ -217,11 +216,8 @@ impl Cloning<'_> {
             folder::write_home(&self.draft.root, HOME_FILE, &header, &source.dek)?;
             return Ok((header, HomeKeys::new(&source.dek)?));
         }
-        let provider = match (&self.options.provider, source.header.slots.first()) {
-            (Some(name), _) => self.providers.provider(name)?,
-            (None, Some(slot)) => self.providers.provider(slot.key_id.provider())?,
-            (None, None) => return Err(Error::new(Kind::Corrupt, "a header without key slots")),
-        };
+        let provider = self.options.provider.as_ref().unwrap_or(source.header.slots.first_key().provider());
+        let provider = self.providers.provider(provider)?;
         let disk_names = source.header.disk_names.clone();
         let label = source.header.label.clone();
         let new = NewHome { file: HOME_FILE, vm_name: &self.draft.name, label, disk_names };

@@ -257,9 +257,7 @@ fn came(folder: &OpenFolder, entry: &Entry) -> Error {
 
 fn tell(path: &Path, header: &Header, converted: &mut dyn FnMut(Converted<'_>)) {
     let is_disk = header.shape != Shape::Home;
-    if let Some(slot) = header.slots.first() {
-        converted(Converted { path, is_disk, uuid: header.uuid, key_id: &slot.key_id });
-    }
+    converted(Converted { path, is_disk, uuid: header.uuid, key_id: header.slots.first_key() });
 }
 
 fn disks(entries: &[Entry]) -> impl Iterator<Item = &Entry> {

@@ -89,9 +89,7 @@ impl<'p> Encryption<'p> {
             self.encrypt_home(&pace)?;
             self.folder.turn(HomeState::Encrypted)?;
             let (path, header) = (&self.folder.path, &self.folder.unlocked()?.header);
-            if let Some(slot) = header.slots.first() {
-                converted(Converted { path, is_disk: false, uuid: header.uuid, key_id: &slot.key_id });
-            }
+            converted(Converted { path, is_disk: false, uuid: header.uuid, key_id: header.slots.first_key() });
             key = Some(key.map_or_else(|| self.home_key(), Ok)?);
         }
         self.encrypt_disks(&pace, key, converted)?;

@@ -10,7 +10,6 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{Header, Shape, UnverifiedHeader};
-use crate::format::names::DiskNames;
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::SectorSize;
 use crate::storage::FileStorage;
@@ -147,16 +146,9 @@ impl Target<'_> {
 
 impl DiskSpec {
     fn header(&self, dek: &Dek) -> Result<Header> {
-        Ok(Header {
-            sequence: 1,
-            uuid: self.uuid,
-            shape: Shape::Disk { sector_size: self.sector_size, data_offset: self.data_offset },
-            dek_generation: 0,
-            label: self.label.clone(),
-            disk_names: DiskNames::default(),
-            slots: vec![keyring::slot_for(&self.key.id, self.key.kek.as_ref(), dek)?],
-            transition: None,
-        })
+        let shape = Shape::Disk { sector_size: self.sector_size, data_offset: self.data_offset };
+        let slot = keyring::slot_for(&self.key.id, self.key.kek.as_ref(), dek)?;
+        Ok(Header::new(self.uuid, shape, self.label.clone(), slot))
     }
 }
 

@@ -147,10 +147,8 @@ fn replace(
         }
         StoredAs::HomeFile => {
             let (original, header) = claim_disk(site.root, names[0], providers, engine)?;
-            let slot = header.slots.first();
-            let key_id = slot.map_or(key.id, |slot| slot.key_id.clone());
             site.replace(&original, names, &Target::Home(site.keys))?;
-            Ok((header.uuid, key_id))
+            Ok((header.uuid, header.slots.first_key().clone()))
         }
     }
 }

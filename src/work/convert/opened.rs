@@ -103,8 +103,8 @@ impl OpenFolder {
             outer::refuse(&self.path)?;
             let stored = folder::read_header(&self.dir, name)?
                 .ok_or_else(|| Error::new(Kind::Busy, "the header is gone: something else works on this folder"))?;
-            let slot = made.slots.first().ok_or_else(|| Error::new(Kind::Corrupt, "a header without key slots"))?;
-            let key = WrappingKey { id: slot.key_id.clone(), kek: providers.fetch(&slot.key_id)? };
+            let id = made.slots.first_key().clone();
+            let key = WrappingKey { kek: providers.fetch(&id)?, id };
             let dek = key.unlock(&stored.header)?;
             stored.header.verify(&dek).map(drop)
         };
@@ -222,7 +222,7 @@ impl OpenHome {
 /// # Errors
 /// As [`keyring::unlock`].
 pub(super) fn unlock(header: &UnverifiedHeader, providers: &Providers) -> Result<Dek> {
-    let keks = providers.fetch_all(header.claims().slots.iter().map(|slot| slot.key_id.clone()));
+    let keks = providers.fetch_all(header.claims().slots.key_ids().cloned());
     keyring::unlock(header, &keks)
 }
 

@@ -58,7 +58,7 @@ impl<'w> HomeWork<'w> {
         if self.header.transition.is_some() {
             return Ok(true);
         }
-        if self.header.slots.first().is_some_and(|slot| slot.key_id == target.key_id) {
+        if *self.header.slots.first_key() == target.key_id {
             return Ok(false);
         }
         let new = random::home_dek()?;

@@ -17,7 +17,7 @@ fn whole(before: &Rig) -> Rig {
 /// Providers of the slots of each component, in order.
 fn providers(rig: &Rig) -> Vec<Vec<String>> {
     let slots = |(part, image): (&_, Vec<u8>)| rig.open(part, &image).unwrap().0.header.claims().slots.clone();
-    let names = |slots: Vec<Slot>| slots.iter().map(|slot| slot.key_id.provider().to_string()).collect();
+    let names = |slots: Slots| slots.iter().map(|slot| slot.key_id.provider().to_string()).collect();
     rig.parts.iter().zip(rig.images()).map(slots).map(names).collect()
 }
 

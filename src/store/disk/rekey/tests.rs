@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::torn_storage::{Image, TornStorage};
 use super::*;
 use crate::crypto::wrap::LocalKek;
-use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::sector::{SectorSize, UNIT_LEN};
 use crate::storage::memory::FaultStorage;
@@ -16,7 +16,7 @@ const CHUNKS: [u64; 3] = [4096, 8192, MAX_CHUNK_LEN];
 /// The keys after the rekey, of the same disk.
 struct NewKeys {
     dek: Dek,
-    slots: Vec<Slot>,
+    slots: Slots,
 }
 
 fn new_keys() -> NewKeys {
@@ -24,7 +24,7 @@ fn new_keys() -> NewKeys {
     let dek = random::disk_dek().unwrap();
     let key_id = KeyId::new(ProviderName::new("test").unwrap(), "2").unwrap();
     let slot = Slot { key_id, check: kek.check().unwrap(), wrapped: kek.wrap(&dek).unwrap() };
-    NewKeys { dek, slots: vec![slot] }
+    NewKeys { dek, slots: slot.into() }
 }
 
 fn disk_with(keys: &Keys, ops: &[Op]) -> (Disk<TornStorage>, Vec<u8>) {
