@@ -9,6 +9,7 @@ pub mod acl;
 pub(crate) mod attributes;
 pub mod check;
 pub mod clear;
+pub mod component;
 pub mod disk;
 pub(crate) mod draft;
 pub mod folder;

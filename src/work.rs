@@ -3,6 +3,7 @@
 //!
 //! Work on keys is written once, against [`Workplace`](crate::vm::access::Workplace): the files may be in use by a mount.
 
+mod component_result;
 pub mod convert;
 pub mod deep_rekey;
 pub mod disk_names;
@@ -14,3 +15,5 @@ pub mod restore;
 #[cfg(test)]
 mod rig;
 pub mod slots;
+
+pub use component_result::ComponentResult;

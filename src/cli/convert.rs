@@ -9,12 +9,12 @@ use crate::cli::progress::Shown;
 use crate::cli::{out, place};
 use crate::control::local;
 use crate::error::{Error, Kind, Result};
-use crate::format::header::ComponentKind;
 use crate::gate::{self, Principal};
 use crate::operations::convert::ConvertFile;
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::access::Located;
+use crate::vm::component::Component;
 use crate::work::convert::{ConvertedFile, StoredAs};
 
 /// Arguments of `convert`.
@@ -57,7 +57,7 @@ struct Output {
 
 pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
     let located = Located::find(&args.file)?;
-    if located.kind() == ComponentKind::Home {
+    if located.component == Component::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a file of a VM", args.file.shown())));
     }
     place::refuse_mounted(&located.folder)?;

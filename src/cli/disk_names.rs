@@ -7,11 +7,11 @@ use clap::Args;
 use crate::cli::{out, place};
 use crate::control::local;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::ComponentKind;
 use crate::gate::unwatched;
 use crate::operations::vm_task::VmTask;
 use crate::text::Show;
 use crate::vm::access::Located;
+use crate::vm::component::Component;
 use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 
 /// Arguments of `disk-names`.
@@ -45,7 +45,7 @@ pub(super) struct DiskNamesArgs {
 
 pub(super) fn run(args: &DiskNamesArgs, config: &Path) -> Result<()> {
     let located = Located::find(&args.folder)?;
-    if located.kind() != ComponentKind::Home {
+    if located.component != Component::Home {
         let message =
             format!("{} is a disk: the list belongs to its VM folder, {}", args.folder.shown(), located.folder.shown());
         return Err(Error::new(Kind::Invalid, message));

@@ -20,9 +20,11 @@ use crate::operations::vm_task::VmTask;
 use crate::sys::process;
 use crate::text::{Show, quoted};
 use crate::vm::access::Located;
+use crate::vm::component::Component;
 use crate::vm::key_copies::KeyCopies;
 use crate::vm::{folder, outer};
-use crate::work::erase::{Erase, Erased, ErasedComponent};
+use crate::work::ComponentResult;
+use crate::work::erase::{Erase, Erased, Overwritten};
 
 /// Most files of one kind that are named one by one.
 const MOST_NAMED: usize = 20;
@@ -61,7 +63,7 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     }
     confirm(args)?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
-    let task = Erase { component: (!args.component.is_dir()).then(PathBuf::new) };
+    let task = Erase { component: (!args.component.is_dir()).then_some(Component::Home) };
     let file_system = file_system(&args.component);
     let keys_left = KeysLeft::before(&args.component);
     let task = VmTask::Erase { at: args.component.clone(), task };
@@ -202,17 +204,17 @@ fn print(args: &EraseArgs, evidence: &Evidence) {
     println!("What was erased is noise now, and says so. To remove it: rm{recursively} -- {}", quoted(&args.component));
 }
 
-fn print_component(args: &EraseArgs, component: &ErasedComponent) {
+fn print_component(args: &EraseArgs, component: &ComponentResult<Overwritten>) {
     let uuid = component.uuid.map_or_else(|| "no readable header".to_owned(), |uuid| uuid.to_string());
     println!(
         "Erased {} ({uuid}): {} overwritten",
-        place::shown(&args.component, &component.path),
-        size::show(component.overwritten)
+        place::shown(&args.component, component.component.path()),
+        size::show(component.done.overwritten)
     );
-    for key in component.keys.iter().map(KeyName::to_string) {
+    for key in component.done.keys.iter().map(KeyName::to_string) {
         println!("  wrapped by {key}");
     }
-    for copy in &component.copies {
+    for copy in &component.done.copies {
         println!(
             "  header copy at {}:\n    sha256 before {}\n    sha256 now    {}",
             copy.offset, copy.sha256_before, copy.sha256_after

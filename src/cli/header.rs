@@ -18,6 +18,7 @@ use crate::operations::header::BackUpHeader;
 use crate::operations::vm_task::VmTask;
 use crate::text::Show;
 use crate::vm::access::Located;
+use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::work::repair::{RepairHeader, Repaired};
 use crate::work::restore::{RestoreHeader, Restored};
@@ -122,7 +123,7 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
     }
     make_missing_home(args)?;
     let replaced = std::path::absolute(&args.file).context(|| format!("finding {}", args.file.shown()))?;
-    let task = RestoreHeader { component: PathBuf::new(), saved, force: args.force, replaced };
+    let task = RestoreHeader { component: Component::Home, saved, force: args.force, replaced };
     let task = VmTask::RestoreHeader { at: args.component.clone(), task };
     let restored: Restored = local::run(task, config, &mut unwatched)?;
     print(args, &restored)
@@ -178,7 +179,7 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
 }
 
 fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
-    let task = RepairHeader { component: PathBuf::new() };
+    let task = RepairHeader { component: Component::Home };
     let task = VmTask::RepairHeader { at: args.component.clone(), task };
     let repaired: Repaired = local::run(task, config, &mut unwatched)?;
     if args.json {

@@ -16,6 +16,7 @@ use crate::key::KeyId;
 use crate::operations::vm_task::VmTask;
 use crate::provider::Providers;
 use crate::text::Show;
+use crate::vm::component::Component;
 use crate::vm::scan::FoundComponent;
 use crate::vm::{disk, folder, scan};
 use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
@@ -233,8 +234,11 @@ fn refuse_all_of_disk(component: &Path, all: bool) -> Result<()> {
 
 fn add(args: &AddArgs, config: &Path) -> Result<()> {
     refuse_all_of_disk(&args.component, args.all)?;
-    let task =
-        AddKey { component: (!args.all).then(PathBuf::new), provider: args.provider.clone(), key_id: args.key.clone() };
+    let task = AddKey {
+        component: (!args.all).then_some(Component::Home),
+        provider: args.provider.clone(),
+        key_id: args.key.clone(),
+    };
     let task = VmTask::AddKey { at: args.component.clone(), task };
     let changed: SlotsChanged = local::run(task, config, &mut unwatched)?;
     print_changed(&args.component, args.json, &changed, "added")
@@ -243,7 +247,7 @@ fn add(args: &AddArgs, config: &Path) -> Result<()> {
 fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
     refuse_all_of_disk(&args.component, args.all)?;
     let task = RemoveKey {
-        component: (!args.all).then(PathBuf::new),
+        component: (!args.all).then_some(Component::Home),
         provider: args.provider.clone(),
         key_id: args.key.clone(),
         force: args.force,
@@ -258,10 +262,10 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
         return out::json(changed);
     }
     for component in &changed.components {
-        let name = place::shown(path, &component.path);
-        match &component.key {
-            Some(key) => println!("{name}: {done} {key}; {} key slots now", component.slots),
-            None => println!("{name}: nothing to do; {} key slots", component.slots),
+        let name = place::shown(path, component.component.path());
+        match &component.done.key {
+            Some(key) => println!("{name}: {done} {key}; {} key slots now", component.done.slots),
+            None => println!("{name}: nothing to do; {} key slots", component.done.slots),
         }
     }
     for unreadable in &changed.unreadable {

@@ -14,7 +14,8 @@ use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
 use crate::operations::vm_task::VmTask;
 use crate::sys::process;
-use crate::work::rekey::{Rekey, Rekeyed, RekeyedComponent};
+use crate::work::ComponentResult;
+use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
 
 /// What to rekey.
 #[derive(Args)]
@@ -75,9 +76,9 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
     if args.json {
         return out::json(rekeyed);
     }
-    let row = |component: &RekeyedComponent| {
-        let former = component.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
-        [place::shown(&args.folder, &component.path), component.kind.clone(), former]
+    let row = |component: &ComponentResult<Rewrapped>| {
+        let former = component.done.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
+        [place::shown(&args.folder, component.component.path()), component.kind.word().to_owned(), former]
     };
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the rekey that was begun before. " } else { "" };

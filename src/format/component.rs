@@ -1,9 +1,12 @@
 //! Components: what a VM folder is encrypted in.
 
+use serde::{Deserialize, Serialize};
+
 use crate::key::{DISK_DEK_LEN, HOME_DEK_LEN};
 
 /// What is encrypted and unlocked on its own.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ComponentKind {
     /// All files of a VM folder that are not disks.
     Home,

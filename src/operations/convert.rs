@@ -85,7 +85,7 @@ impl Operation for ConvertFile<'_> {
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<ConvertedFile> {
         let Located { folder, component } = self.located;
-        let done = convert_file(folder, component, self.to, self.providers, on_progress)
+        let done = convert_file(folder, component.path(), self.to, self.providers, on_progress)
             .context(|| folder.shown().to_string())?;
         trail.event().uuid(done.uuid).key(&done.key_id);
         Ok(done)

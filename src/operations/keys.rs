@@ -1,9 +1,5 @@
 //! Operations on the keys of a VM folder's components, by whoever can reach them: a verb, or the mount that serves them.
 
-use std::path::Path;
-
-use uuid::Uuid;
-
 use crate::error::Result;
 use crate::event::EventName;
 use crate::gate::{Object, Operation, Trail};
@@ -11,6 +7,8 @@ use crate::key::KeyName;
 use crate::progress::OnProgress;
 use crate::text::Show;
 use crate::vm::access::Workplace;
+use crate::vm::component::Component;
+use crate::work::ComponentResult;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 use crate::work::erase::{Erase, Erased, ErasedCopy};
@@ -26,14 +24,14 @@ pub(super) struct OnVm<'a, T> {
 }
 
 impl<T> OnVm<'_, T> {
-    fn object_at(&self, component: Option<&Path>) -> Object {
-        Object::component(&self.vm.path(), component.unwrap_or(Path::new("")))
+    fn object_at(&self, component: Option<&Component>) -> Object {
+        Object::component(&self.vm.path(), component.unwrap_or(&Component::Home).path())
     }
 
     /// Records that a component is done: its UUID, the key, and what else is to be known.
-    fn part(&self, trail: &mut Trail, path: &Path, uuid: Option<Uuid>, key: Option<&KeyName>, reason: Option<String>) {
-        trail.part(&self.object_at(Some(path)), |event| {
-            uuid.map(|uuid| event.uuid(uuid));
+    fn part<D>(&self, trail: &mut Trail, of: &ComponentResult<D>, key: Option<&KeyName>, reason: Option<String>) {
+        trail.part(&self.object_at(Some(&of.component)), |event| {
+            of.uuid.map(|uuid| event.uuid(uuid));
             key.and_then(|key| key.to_key_id().ok()).map(|key_id| event.key(&key_id));
             reason.map(|reason| event.reason(reason));
         });
@@ -41,8 +39,8 @@ impl<T> OnVm<'_, T> {
 
     fn slots(&self, trail: &mut Trail, changed: &SlotsChanged) {
         trail.in_parts();
-        for component in changed.components.iter().filter(|component| component.key.is_some()) {
-            self.part(trail, &component.path, Some(component.uuid), component.key.as_ref(), None);
+        for component in changed.components.iter().filter(|component| component.done.key.is_some()) {
+            self.part(trail, component, component.done.key.as_ref(), None);
         }
     }
 }
@@ -59,8 +57,8 @@ impl Operation for OnVm<'_, Rekey> {
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
         let rekeyed = self.task.run(self.vm, on_progress)?;
         for component in &rekeyed.components {
-            let former = component.former_key.as_ref().map(|key| format!("in place of {key}"));
-            self.part(trail, &component.path, Some(component.uuid), Some(&rekeyed.key), former);
+            let former = component.done.former_key.as_ref().map(|key| format!("in place of {key}"));
+            self.part(trail, component, Some(&rekeyed.key), former);
         }
         Ok(rekeyed)
     }
@@ -76,11 +74,11 @@ impl Operation for OnVm<'_, DeepRekey> {
     }
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
-        self.part(trail, Path::new(""), None, None, Some("begun, or gone on with".to_owned()));
+        trail.part(&self.object(), |event| _ = event.reason("begun, or gone on with"));
         let rekeyed = self.task.run(self.vm, on_progress)?;
-        for component in rekeyed.components.iter().filter(|component| component.done_now) {
+        for component in rekeyed.components.iter().filter(|component| component.done.done_now) {
             let finished = Some("finished".to_owned());
-            self.part(trail, &component.path, Some(component.uuid), Some(&rekeyed.key), finished);
+            self.part(trail, component, Some(&rekeyed.key), finished);
         }
         Ok(rekeyed)
     }
@@ -92,7 +90,7 @@ impl Operation for OnVm<'_, AddKey> {
     type Outcome = SlotsChanged;
 
     fn object(&self) -> Object {
-        self.object_at(self.task.component.as_deref())
+        self.object_at(self.task.component.as_ref())
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
@@ -108,7 +106,7 @@ impl Operation for OnVm<'_, RemoveKey> {
     type Outcome = SlotsChanged;
 
     fn object(&self) -> Object {
-        self.object_at(self.task.component.as_deref())
+        self.object_at(self.task.component.as_ref())
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<SlotsChanged> {
@@ -165,7 +163,7 @@ impl Operation for OnVm<'_, Erase> {
     type Outcome = Erased;
 
     fn object(&self) -> Object {
-        self.object_at(self.task.component.as_deref())
+        self.object_at(self.task.component.as_ref())
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Erased> {
@@ -174,8 +172,8 @@ impl Operation for OnVm<'_, Erase> {
             format!("at {}: sha256 {} is now {}", copy.offset, copy.sha256_before, copy.sha256_after)
         };
         for component in &erased.components {
-            let evidence = component.copies.iter().map(shown).collect::<Vec<_>>().join(", ");
-            self.part(trail, &component.path, component.uuid, component.keys.first(), Some(evidence));
+            let evidence = component.done.copies.iter().map(shown).collect::<Vec<_>>().join(", ");
+            self.part(trail, component, component.done.keys.first(), Some(evidence));
         }
         Ok(erased)
     }

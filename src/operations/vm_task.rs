@@ -10,6 +10,7 @@ use crate::operations::keys::OnVm;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::vm::access::{Located, Unmounted, Workplace};
+use crate::vm::component::Component;
 use crate::work::deep_rekey::DeepRekey;
 use crate::work::disk_names::ChangeDiskNames;
 use crate::work::erase::Erase;
@@ -136,7 +137,7 @@ impl VmTask {
     pub fn perform(
         self,
         vm: &dyn Workplace,
-        component: PathBuf,
+        component: Component,
         principal: Principal,
         on_progress: OnProgress<'_>,
     ) -> Result<serde_json::Value> {

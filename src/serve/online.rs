@@ -1,13 +1,13 @@
 //! Work on the keys of a served VM folder's components, while guests use them.
 
 use std::fs::File;
-use std::path::{Component, Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
+use crate::format::header::{ComponentKind, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::serve::open::retry_while_closing;
@@ -18,6 +18,7 @@ use crate::store::header_area;
 use crate::sys::file::path_of;
 use crate::text::Show;
 use crate::vm::access::{self, Claimed, OpenDisk, Workplace};
+use crate::vm::component::Component;
 use crate::vm::keyring::{FetchedKeks, LockState};
 use crate::vm::scan::{self, FoundComponent};
 
@@ -29,22 +30,21 @@ pub struct OnlineVm<'f> {
 }
 
 impl ServedFolder {
-    /// The VM folder that holds what lies at a path below this one, and the rest of the path. Configured providers are read
+    /// The VM folder that holds what lies at a path below this one, and which component it is. Configured providers are read
     /// again, so that one that was just added can be used.
     ///
     /// # Errors
     /// `Invalid` for a datastore as a whole, or those of the configuration.
-    pub fn vm_at(&self, below: &Path) -> Result<(OnlineVm<'_>, PathBuf)> {
+    pub fn vm_at(&self, below: &Path) -> Result<(OnlineVm<'_>, Component)> {
         self.keyring.reload_providers()?;
-        let home = |rest: &Path| if rest == Path::new(HOME_FILE) { PathBuf::new() } else { rest.to_path_buf() };
         if self.is_vm {
-            return Ok((OnlineVm { served: self, folder: PathBuf::new() }, home(below)));
+            return Ok((OnlineVm { served: self, folder: PathBuf::new() }, Component::at(below)));
         }
         let mut parts = below.components();
-        let Some(Component::Normal(folder)) = parts.next() else {
+        let Some(path::Component::Normal(folder)) = parts.next() else {
             return Err(Error::new(Kind::Invalid, "a datastore, expected one of its VM folders"));
         };
-        Ok((OnlineVm { served: self, folder: PathBuf::from(folder) }, home(parts.as_path())))
+        Ok((OnlineVm { served: self, folder: PathBuf::from(folder) }, Component::at(parts.as_path())))
     }
 
     /// Device and inode number of the folder, by which others find out what is mounted.
@@ -98,21 +98,21 @@ impl Workplace for OnlineVm<'_> {
         }
     }
 
-    fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+    fn claim(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
         self.refuse_read_only()?;
-        match kind {
+        match component {
             // A mount claims a home, so that its DEK stays, but not the header.
-            ComponentKind::Home => Ok(Box::new(access::claim_backing(&self.dir()?, path, kind)?)),
-            ComponentKind::Disk => Ok(Box::new(self.claim_disk(path, Access::Read)?)),
+            Component::Home => Ok(Box::new(access::claim_backing(&self.dir()?, component)?)),
+            Component::Disk(path) => Ok(Box::new(self.claim_disk(path, Access::Read)?)),
         }
     }
 
-    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
+    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
         // What is open here is claimed by its open file, and so refused as any other's. Homes that are kept come back.
         let folder = self.dir()?;
         retry_while_closing(|| {
             self.served.homes.forget();
-            access::claim_unused(&folder, path, kind).map(|claimed| claimed as _)
+            access::claim_unused(&folder, component).map(|claimed| claimed as _)
         })
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, UnverifiedHeader};
+use crate::format::header::{HOME_FILE, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage, Storage};
@@ -21,6 +21,7 @@ use crate::store::disk::{DeepRekey, Disk, LockedDisk};
 use crate::store::plain_file::PlainFile;
 use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
+use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::{self, FoundComponent};
@@ -38,7 +39,7 @@ pub trait Workplace: Sync {
     /// Where KEKs come from.
     fn providers(&self) -> Arc<Providers>;
 
-    /// Home and disks, with paths below the VM folder; the home's is empty.
+    /// Home and disks.
     ///
     /// # Errors
     /// `Io` when the folder cannot be read.
@@ -51,14 +52,14 @@ pub trait Workplace: Sync {
     ///
     /// # Errors
     /// `Busy` when it is in use elsewhere, `ReadOnly`, `NotFound`, or `Io`.
-    fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>>;
+    fn claim(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
 
     /// Claims a component that nothing may use, this mount included: of a home, none of its files, nor a mount that has its
     /// keys. Needs no key.
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
-    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>>;
+    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
 
     /// Wipes the keys of the component that has this header from memory.
     fn forget(&self, header: &UnverifiedHeader);
@@ -161,8 +162,8 @@ impl Claimed for FileStorage {
 pub struct Located {
     /// The VM folder; a disk that lies in none has its directory.
     pub folder: PathBuf,
-    /// The component below it: empty for the home, else a disk.
-    pub component: PathBuf,
+    /// The component in it.
+    pub component: Component,
 }
 
 impl Located {
@@ -174,7 +175,7 @@ impl Located {
         let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
         if path.is_dir() {
             if path.join(HOME_FILE).exists() {
-                return Ok(Self { folder: path, component: PathBuf::new() });
+                return Ok(Self { folder: path, component: Component::Home });
             }
             folder::refuse_unfinished(&path)?;
             return Err(Error::new(
@@ -184,19 +185,8 @@ impl Located {
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
         let folder = path.ancestors().skip(1).find(|dir| dir.join(HOME_FILE).exists()).unwrap_or(parent).to_path_buf();
-        let component = path.strip_prefix(&folder).unwrap_or(&path);
-        let is_home = component == Path::new(HOME_FILE);
-        Ok(Self { component: if is_home { PathBuf::new() } else { component.to_path_buf() }, folder })
-    }
-
-    /// Home or disk.
-    pub fn kind(&self) -> ComponentKind {
-        if self.component.as_os_str().is_empty() { ComponentKind::Home } else { ComponentKind::Disk }
-    }
-
-    /// The component's own path, as people name it.
-    pub fn path(&self) -> PathBuf {
-        if self.kind() == ComponentKind::Home { self.folder.clone() } else { self.folder.join(&self.component) }
+        let component = Component::at(path.strip_prefix(&folder).unwrap_or(&path));
+        Ok(Self { folder, component })
     }
 }
 
@@ -235,19 +225,18 @@ impl Workplace for Unmounted {
         None
     }
 
-    fn claim(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
-        let storage = claim_backing(&self.folder, path, kind)?;
-        Ok(Box::new(storage))
+    fn claim(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+        Ok(Box::new(claim_backing(&self.folder, component)?))
     }
 
-    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
-        claim_unused(&self.folder, path, kind)
+    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+        claim_unused(&self.folder, component)
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
-        let storage = claim_backing(&self.folder, path, ComponentKind::Disk)?;
+        let storage = claim_backing(&self.folder, &Component::Disk(path.to_path_buf()))?;
         Ok(Box::new(DiskAlone::open(storage, keks, Engine::default())?))
     }
 
@@ -262,9 +251,9 @@ impl Workplace for Unmounted {
 ///
 /// # Errors
 /// As [`Workplace::claim`].
-pub fn claim_unused(folder: &File, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed>> {
-    let claimed = claim_backing(folder, path, kind)?;
-    if kind == ComponentKind::Home {
+pub fn claim_unused(folder: &File, component: &Component) -> Result<Box<dyn Claimed>> {
+    let claimed = claim_backing(folder, component)?;
+    if *component == Component::Home {
         for file in scan::home_files(folder)? {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             if let Ok(open) = open_beneath(folder, &file, flags, Mode::empty())
@@ -282,11 +271,8 @@ pub fn claim_unused(folder: &File, path: &Path, kind: ComponentKind) -> Result<B
 ///
 /// # Errors
 /// As [`Workplace::claim`].
-pub fn claim_backing(folder: &File, path: &Path, kind: ComponentKind) -> Result<FileStorage> {
-    let path = match kind {
-        ComponentKind::Home => Path::new(HOME_FILE),
-        ComponentKind::Disk => path,
-    };
+pub fn claim_backing(folder: &File, component: &Component) -> Result<FileStorage> {
+    let path = component.header_file();
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.shown()))?;
     let storage = FileStorage::new(file);

@@ -16,6 +16,7 @@ use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, Unverifie
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
+use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::under_way::UnderWay;
 use crate::vm::{disk, folder, home};
@@ -41,6 +42,14 @@ pub struct FoundComponent {
 }
 
 impl FoundComponent {
+    /// Which one it is of the VM folder that was scanned.
+    pub fn component(&self) -> Component {
+        match self.kind {
+            ComponentKind::Home => Component::Home,
+            ComponentKind::Disk => Component::Disk(self.path.clone()),
+        }
+    }
+
     /// Whether it was erased: there is nothing left that a key opens.
     pub fn is_erased(&self) -> bool {
         self.header.as_ref().is_err_and(|error| error.kind() == Kind::KeyUnavailable)

@@ -23,9 +23,11 @@ use crate::progress::{OnProgress, Progress, Unit};
 use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, Workplace};
+use crate::vm::component::Component;
 use crate::vm::keyring::{FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
-use crate::work::keyed::{fetch_all_keks, name};
+use crate::work::ComponentResult;
+use crate::work::keyed::fetch_all_keks;
 use crate::work::rekey::{choose, make_key};
 use home::HomeWork;
 use pace::Pace;
@@ -55,19 +57,12 @@ pub struct DeepRekeyed {
     /// Whether an earlier deep rekey had begun, and this one finished it.
     pub resumed: bool,
     /// What is under it now.
-    pub components: Vec<DeepRekeyedComponent>,
+    pub components: Vec<ComponentResult<Reencrypted>>,
 }
 
-/// A component under its new DEK.
+/// How a component got its new DEK.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct DeepRekeyedComponent {
-    /// Below the VM folder; the home's is empty.
-    #[serde(with = "crate::text::path")]
-    pub path: PathBuf,
-    /// `home` or `disk`.
-    pub kind: String,
-    /// The component's UUID.
-    pub uuid: Uuid,
+pub struct Reencrypted {
     /// Whether this run had anything to do for it.
     pub done_now: bool,
 }
@@ -121,19 +116,17 @@ impl DeepRekey {
         let mut components = Vec::new();
         if let Some(home) = &mut home {
             let done_now = home.begin(&target).context(|| "home".into())?;
-            let (path, kind) = (PathBuf::new(), ComponentKind::Home.word().to_owned());
-            components.push(DeepRekeyedComponent { path, kind, uuid: home.uuid(), done_now });
+            components.push(ComponentResult::new(&Component::Home, home.uuid(), Reencrypted { done_now }));
         }
         for disk in &mut disks {
-            let (uuid, done_now) = disk.begin(place, &target).context(|| name(&disk.path))?;
-            let (path, kind) = (disk.path.clone(), ComponentKind::Disk.word().to_owned());
-            components.push(DeepRekeyedComponent { path, kind, uuid, done_now });
+            let (uuid, done_now) = disk.begin(place, &target).context(|| disk.component.to_string())?;
+            components.push(ComponentResult::new(&disk.component, uuid, Reencrypted { done_now }));
         }
         let shared = place.folder_alone().is_none();
         let mut pace = Pace::new(self.rate, shared);
         let chunk = if shared { CHUNK_SHARED } else { CHUNK_ALONE };
         for disk in disks.iter().filter(|disk| disk.new_dek.is_some()) {
-            disk.finish(chunk, &mut pace, on_progress).context(|| name(&disk.path))?;
+            disk.finish(chunk, &mut pace, on_progress).context(|| disk.component.to_string())?;
         }
         drop(disks); // they may be used again
         if let Some(home) = home {
@@ -171,7 +164,7 @@ impl DeepRekey {
 
 /// A disk that is to be rekeyed.
 struct DiskWork<'w> {
-    path: PathBuf,
+    component: Component,
     open: Box<dyn OpenDisk + 'w>,
     /// Once the disk is in transition.
     new_dek: Option<Dek>,
@@ -179,9 +172,9 @@ struct DiskWork<'w> {
 
 impl<'w> DiskWork<'w> {
     fn open(place: &'w dyn Workplace, component: &FoundComponent, keks: &FetchedKeks) -> Result<Self> {
-        let path = component.path.clone();
-        let open = place.open_disk(&path, keks).context(|| name(&path))?;
-        Ok(Self { path, open, new_dek: None })
+        let component = component.component();
+        let open = place.open_disk(component.path(), keks).context(|| component.to_string())?;
+        Ok(Self { component, open, new_dek: None })
     }
 
     /// Puts the disk in transition, or finds that it is. `false`: it has the new KEK and is done.
@@ -208,7 +201,7 @@ impl<'w> DiskWork<'w> {
 
     fn finish(&self, chunk: u64, pace: &mut Pace, on_progress: OnProgress<'_>) -> Result<()> {
         let Some(dek) = &self.new_dek else { return Ok(()) };
-        let what = self.path.shown().to_string();
+        let what = self.component.path().shown().to_string();
         let chunk = pace.chunk(chunk);
         let mut stopped = None;
         let mut go_on = |progress: crate::store::disk::Progress| {

@@ -1,7 +1,5 @@
 //! Which new files of a VM become disks: the list in its home's header, shown and changed.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -9,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::format::names::DiskNames;
 use crate::vm::access::Workplace;
+use crate::vm::component::Component;
 use crate::vm::scan::FoundComponent;
 use crate::work::keyed::{Keyed, fetch_keks};
 
@@ -51,7 +50,7 @@ impl ChangeDiskNames {
             return Ok(now(header.claims(), false));
         }
         let keks = fetch_keks(place, [home] as [&FoundComponent; 1]);
-        let mut keyed = Keyed::open(place, Path::new(""), ComponentKind::Home, &keks)?;
+        let mut keyed = Keyed::open(place, &Component::Home, &keks)?;
         if let Some(key) = keyed.unfinished_rekey() {
             let message = format!("a rekey to {key} is not finished: `vmcryptfs rekey` finishes it");
             return Err(Error::new(Kind::Denied, message));

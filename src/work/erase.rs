@@ -18,9 +18,10 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::access::{Claimed, Workplace};
+use crate::vm::component::Component;
 use crate::vm::inventory::{Inventory, What};
 use crate::vm::{folder, scan};
-use crate::work::keyed::name;
+use crate::work::ComponentResult;
 
 /// Bytes that are overwritten at a time.
 const STEP: u64 = 1 << 20;
@@ -28,16 +29,16 @@ const STEP: u64 = 1 << 20;
 /// What to erase.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Erase {
-    /// Below the VM folder, empty for the home alone; `None` for the home and all disks.
-    #[serde(with = "crate::text::path", default)]
-    pub component: Option<PathBuf>,
+    /// Which one; `None` for the home and all disks.
+    #[serde(default)]
+    pub component: Option<Component>,
 }
 
 /// Evidence of what was erased. Field names are part of the stable JSON output.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Erased {
     /// One for each component.
-    pub components: Vec<ErasedComponent>,
+    pub components: Vec<ComponentResult<Overwritten>>,
     /// What else lies in the folder of a VM that was erased as a whole, and is not encrypted: below the folder.
     #[serde(default, with = "crate::text::path")]
     pub in_the_clear: Vec<PathBuf>,
@@ -51,15 +52,7 @@ pub struct Erased {
 
 /// Evidence of a component that was erased.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ErasedComponent {
-    /// Below the VM folder; the home's is empty.
-    #[serde(with = "crate::text::path")]
-    pub path: PathBuf,
-    /// `home` or `disk`.
-    pub kind: String,
-    /// Its UUID, if a header copy could be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<Uuid>,
+pub struct Overwritten {
     /// Keys whose wrapped DEKs were in its copies.
     pub keys: Vec<KeyName>,
     /// Both header copies.
@@ -89,11 +82,11 @@ impl Erase {
     /// back is not what was written.
     pub fn run(&self, place: &dyn Workplace) -> Result<Erased> {
         let mut found = place.components()?;
-        found.retain(|found| self.component.as_ref().is_none_or(|path| found.path == *path));
+        found.retain(|found| self.component.as_ref().is_none_or(|wanted| found.component() == *wanted));
         scan::each_file_once(&mut found);
         found.reverse(); // the home last: as long as it is there, the folder is known as a VM's
         if found.is_empty() {
-            let what = self.component.as_deref().map_or_else(|| "nothing".to_owned(), name);
+            let what = self.component.as_ref().map_or_else(|| "nothing".to_owned(), Component::to_string);
             return Err(Error::new(
                 Kind::NotFound,
                 format!("{what} to erase here: no header copy is left that could hold a wrapped key"),
@@ -101,26 +94,26 @@ impl Erase {
         }
         let mut claimed = Vec::new();
         for component in &found {
-            let claim = place.claim_unused(&component.path, component.kind);
-            claimed.push(claim.context(|| name(&component.path))?);
+            let component = component.component();
+            claimed.push(place.claim_unused(&component).context(|| component.to_string())?);
         }
         let mut components = Vec::new();
         let mut before = None;
-        for (component, claim) in found.iter().zip(&claimed) {
+        for (found, claim) in found.iter().zip(&claimed) {
+            let component = found.component();
             // Asked under the claim: another run may just have done it.
-            if let Some(mark) = header_area::erasure(claim.storage(), component.kind)? {
+            if let Some(mark) = header_area::erasure(claim.storage(), component.kind())? {
                 // That run may have failed in making the marks durable: the system says so once only.
                 write_marks(claim.as_ref(), &mark)?;
                 claim.sync()?;
-                before = Some(format!("{}: {} already", name(&component.path), mark.describe()));
+                before = Some(format!("{component}: {} already", mark.describe()));
                 continue;
             }
-            let erased = erase(claim.as_ref(), component.kind).context(|| name(&component.path))?;
-            let erased = ErasedComponent { path: component.path.clone(), ..erased };
-            if let Some(header) = component.unverified() {
+            let (uuid, done) = erase(claim.as_ref(), component.kind()).context(|| component.to_string())?;
+            if let Some(header) = found.unverified() {
                 place.forget(header);
             }
-            components.push(erased);
+            components.push(ComponentResult { kind: component.kind(), component, uuid, done });
         }
         match before.filter(|_| components.is_empty()) {
             Some(before) => Err(Error::new(Kind::NotFound, before)),
@@ -155,7 +148,8 @@ impl Erased {
     }
 }
 
-fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
+/// Also the component's UUID, if any copy of its header could be read.
+fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<(Option<Uuid>, Overwritten)> {
     let storage = claim.storage();
     let headers: Vec<Header> =
         header_area::copies(storage, kind)?.into_iter().flatten().map(|copy| copy.claims().clone()).collect();
@@ -197,14 +191,12 @@ fn erase(claim: &dyn Claimed, kind: ComponentKind) -> Result<ErasedComponent> {
             keys.push(key);
         }
     }
-    Ok(ErasedComponent {
-        path: PathBuf::new(),
-        kind: kind.word().to_owned(),
-        uuid,
+    let done = Overwritten {
         keys,
         copies: kind.copy_offsets().into_iter().zip(before).zip(after).map(copy).collect(),
         overwritten: written.iter().map(|(range, _)| range.end - range.start).sum(),
-    })
+    };
+    Ok((uuid, done))
 }
 
 /// Puts the mark in the place of both copies' magic. Returns what was written where.

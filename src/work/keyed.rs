@@ -1,24 +1,21 @@
 //! A component whose key slots may be changed: claimed, its DEK at hand, its header verified.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, Slots};
+use crate::format::header::{Header, Slots};
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
 use crate::store::header_area::{self, OtherCopy};
-use crate::text::Show;
 use crate::vm::access::{Claimed, Workplace};
+use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::FoundComponent;
 
 /// A claimed and unlocked component.
 pub struct Keyed<'w> {
-    /// Below the VM folder.
-    pub path: PathBuf,
-    /// Home or disk.
-    pub kind: ComponentKind,
+    /// Which one.
+    pub component: Component,
     claim: Box<dyn Claimed + 'w>,
     dek: Arc<Dek>,
     header: Header,
@@ -32,14 +29,14 @@ impl<'w> Keyed<'w> {
     ///
     /// # Errors
     /// `Busy`, `KeyUnavailable`, `KeyRejected` or `Corrupt`; the message names the component.
-    pub fn open(place: &'w dyn Workplace, path: &Path, kind: ComponentKind, keks: &FetchedKeks) -> Result<Self> {
-        Self::open_unnamed(place, path, kind, keks).context(|| name(path))
+    pub fn open(place: &'w dyn Workplace, component: &Component, keks: &FetchedKeks) -> Result<Self> {
+        Self::open_unnamed(place, component, keks).context(|| component.to_string())
     }
 
-    fn open_unnamed(place: &'w dyn Workplace, path: &Path, kind: ComponentKind, keks: &FetchedKeks) -> Result<Self> {
-        let claim = place.claim(path, kind)?;
+    fn open_unnamed(place: &'w dyn Workplace, component: &Component, keks: &FetchedKeks) -> Result<Self> {
+        let claim = place.claim(component)?;
         // Read under the claim: what was scanned before may have been changed since.
-        let stored = header_area::load(claim.storage(), kind)?;
+        let stored = header_area::load(claim.storage(), component.kind())?;
         let known = place.known_dek(stored.header.claims().uuid);
         let dek = match known.filter(|dek| stored.header.clone().verify(dek).is_ok()) {
             Some(dek) => dek,
@@ -53,7 +50,7 @@ impl<'w> Keyed<'w> {
             OtherCopy::Older(older) => older.verify(&dek).ok(),
             OtherCopy::Damaged(_) => None,
         };
-        Ok(Self { path: path.to_path_buf(), kind, claim, dek, header, in_use: stored.in_use, older })
+        Ok(Self { component: component.clone(), claim, dek, header, in_use: stored.in_use, older })
     }
 
     /// What the header says.
@@ -107,9 +104,9 @@ impl<'w> Keyed<'w> {
             .checked_add(1)
             .ok_or_else(|| Error::new(Kind::Unsupported, "the header was changed too often to count"))?;
         let next = Header { sequence, ..next };
-        let target =
-            header_area::write(self.claim.storage(), self.in_use, &next, &self.dek).context(|| name(&self.path))?;
-        self.claim.sync().context(|| name(&self.path))?;
+        let target = header_area::write(self.claim.storage(), self.in_use, &next, &self.dek)
+            .context(|| self.component.to_string())?;
+        self.claim.sync().context(|| self.component.to_string())?;
         self.older = Some(std::mem::replace(&mut self.header, next));
         self.in_use = target;
         Ok(())
@@ -155,9 +152,4 @@ pub fn fetch_all_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item =
     let headers = found.into_iter().filter_map(FoundComponent::unverified);
     let ids = headers.flat_map(|header| header.claims().slots.key_ids().cloned());
     place.providers().fetch_all(ids)
-}
-
-/// What a message calls a component of the VM folder at hand.
-pub fn name(path: &Path) -> String {
-    if path.as_os_str().is_empty() { "home".to_owned() } else { format!("disk {}", path.shown()) }
 }

@@ -18,10 +18,12 @@ use crate::progress::{OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
 use crate::vm::access::Workplace;
+use crate::vm::component::Component;
 use crate::vm::inventory::unreadable_below;
 use crate::vm::keyring::slot_for;
 use crate::vm::scan::{self, FoundComponent};
-use crate::work::keyed::{Keyed, fetch_keks, name};
+use crate::work::ComponentResult;
+use crate::work::keyed::{Keyed, fetch_keks};
 
 /// Headers that are written side by side: each waits for its medium.
 const AT_ONCE: usize = 16;
@@ -44,22 +46,15 @@ pub struct Rekeyed {
     /// Whether an earlier rekey had made it, and this one finished it.
     pub resumed: bool,
     /// What it wraps now.
-    pub components: Vec<RekeyedComponent>,
+    pub components: Vec<ComponentResult<Rewrapped>>,
     /// Of a VM folder that was rekeyed as a whole: what could not be read, and if it is a disk has the keys that it had.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
 }
 
-/// A component that was rekeyed.
+/// How a component was rekeyed.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct RekeyedComponent {
-    /// Below the VM folder; the home's is empty.
-    #[serde(with = "crate::text::path")]
-    pub path: PathBuf,
-    /// `home` or `disk`.
-    pub kind: String,
-    /// The component's UUID.
-    pub uuid: uuid::Uuid,
+pub struct Rewrapped {
     /// The key that it had before; absent when an earlier rekey had replaced it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub former_key: Option<KeyName>,
@@ -69,13 +64,13 @@ pub struct RekeyedComponent {
 ///
 /// # Errors
 /// `Invalid` for a disk and a list.
-pub fn disks_of(component: PathBuf, listed: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    match (component.as_os_str().is_empty(), listed.is_empty()) {
-        (true, _) => Ok(listed.to_vec()),
-        (false, true) => Ok(vec![component]),
-        (false, false) => Err(Error::new(
+pub fn disks_of(component: Component, listed: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    match (component, listed.is_empty()) {
+        (Component::Home, _) => Ok(listed.to_vec()),
+        (Component::Disk(disk), true) => Ok(vec![disk]),
+        (Component::Disk(disk), false) => Err(Error::new(
             Kind::Invalid,
-            format!("{} is a disk, expected its VM folder where disks are listed", component.shown()),
+            format!("{} is a disk, expected its VM folder where disks are listed", disk.shown()),
         )),
     }
 }
@@ -93,9 +88,10 @@ impl Rekey {
         let chosen = choose(&self.disks, place.components()?)?;
         let keks = fetch_keks(place, &chosen);
         let mut keyed: Vec<Keyed<'_>> = Vec::new();
-        for component in chosen {
-            component.header.context(|| name(&component.path))?;
-            keyed.push(Keyed::open(place, &component.path, component.kind, &keks)?);
+        for found in chosen {
+            let component = found.component();
+            found.header.context(|| component.to_string())?;
+            keyed.push(Keyed::open(place, &component, &keks)?);
         }
         let Some((leader, followers)) = keyed.split_first_mut() else {
             return Err(Error::new(Kind::NotFound, "no component to rekey"));
@@ -196,7 +192,7 @@ impl NewSlots {
         if *slots.first_key() == self.key_id {
             return Ok(slots.clone());
         }
-        let new = slot_for(&self.key_id, self.kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?;
+        let new = slot_for(&self.key_id, self.kek.as_ref(), keyed.dek()).context(|| keyed.component.to_string())?;
         Slots::new(std::iter::once(new).chain(slots.beside(&self.key_id).cloned()).collect())
     }
 
@@ -224,11 +220,8 @@ impl NewSlots {
     }
 
     fn outcome(&self, keyed: &[Keyed<'_>], former: Vec<Option<KeyName>>) -> Rekeyed {
-        let component = |(keyed, former_key): (&Keyed<'_>, Option<KeyName>)| RekeyedComponent {
-            path: keyed.path.clone(),
-            kind: keyed.kind.word().to_owned(),
-            uuid: keyed.header().uuid,
-            former_key,
+        let component = |(keyed, former_key): (&Keyed<'_>, Option<KeyName>)| {
+            ComponentResult::new(&keyed.component, keyed.header().uuid, Rewrapped { former_key })
         };
         let components = keyed.iter().zip(former).map(component).collect();
         Rekeyed { key: KeyName::of(&self.key_id), resumed: self.resumed, components, unreadable: Vec::new() }

@@ -1,21 +1,19 @@
 //! Mending one header copy by the other.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, UnverifiedHeader};
+use crate::format::header::UnverifiedHeader;
 use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::Workplace;
+use crate::vm::component::Component;
 use crate::vm::keyring;
 
 /// Mends a damaged header copy.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RepairHeader {
-    /// Below the VM folder; empty for the home.
-    #[serde(with = "crate::text::path")]
-    pub component: PathBuf,
+    /// Whose.
+    pub component: Component,
 }
 
 /// What repairing did. Field names are part of the stable JSON output.
@@ -44,11 +42,8 @@ impl RepairHeader {
     /// `Corrupt` when no copy is whole, or the one that is does not verify with its key; `Denied` where an erasure was
     /// interrupted, `Busy`, or `Io`, also when the copy does not read back.
     pub fn run(&self, place: &dyn Workplace) -> Result<Repaired> {
-        let kind = match self.component.as_os_str().is_empty() {
-            true => ComponentKind::Home,
-            false => ComponentKind::Disk,
-        };
-        let claimed = place.claim_unused(&self.component, kind)?;
+        let kind = self.component.kind();
+        let claimed = place.claim_unused(&self.component)?;
         let storage = claimed.storage();
         let stored = header_area::load(storage, kind)?;
         let uuid = stored.header.claims().uuid;
@@ -95,7 +90,7 @@ fn verify(header: &UnverifiedHeader, place: &dyn Workplace) -> Result<Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::header::COPY_LEN;
+    use crate::format::header::{COPY_LEN, ComponentKind};
     use crate::storage::memory::Countdown;
     use crate::work::rig::Rig;
 
@@ -108,18 +103,20 @@ mod tests {
         before.with(images, Countdown::fault_after(i64::MAX))
     }
 
-    const DISK: &str = "0.raw";
+    fn repair(rig: &Rig) -> Result<Repaired> {
+        RepairHeader { component: Component::Disk("0.raw".into()) }.run(rig)
+    }
 
     #[test]
     fn either_copy_is_mended_by_the_other() {
         let before = Rig::new(1);
         for copy in 0..2 {
             let rig = damaged(&before, &[copy]);
-            let repaired = RepairHeader { component: DISK.into() }.run(&rig).unwrap();
+            let repaired = repair(&rig).unwrap();
             assert_eq!(repaired.offset, Some(ComponentKind::Disk.copy_offsets()[copy]));
             assert!(repaired.changed && repaired.damage.is_some() && repaired.unverified.is_none(), "{repaired:?}");
             assert!(rig.images() == before.images());
-            let again = RepairHeader { component: DISK.into() }.run(&rig).unwrap();
+            let again = repair(&rig).unwrap();
             assert!(!again.changed);
         }
     }
@@ -128,7 +125,7 @@ mod tests {
     fn without_a_whole_copy_nothing_is_written() {
         let rig = damaged(&Rig::new(1), &[0, 1]);
         let images = rig.images();
-        assert_eq!(RepairHeader { component: DISK.into() }.run(&rig).unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(repair(&rig).unwrap_err().kind(), Kind::Corrupt);
         assert!(rig.images() == images);
     }
 
@@ -138,7 +135,7 @@ mod tests {
         for stop in 0.. {
             let rig = damaged(&before, &[0]);
             let rig = rig.with(rig.images(), Countdown::end_after(stop));
-            if (RepairHeader { component: DISK.into() }).run(&rig).is_ok() {
+            if repair(&rig).is_ok() {
                 assert!(stop > 3);
                 break;
             }

@@ -16,15 +16,15 @@ use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::access::Workplace;
+use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::work::keyed::refuse_transition;
 
 /// Puts a saved header back.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RestoreHeader {
-    /// Below the VM folder; empty for the home.
-    #[serde(with = "crate::text::path")]
-    pub component: PathBuf,
+    /// Of which one it is.
+    pub component: Component,
     /// The file of the saved header.
     pub saved: Vec<u8>,
     /// Whether to do what may be wrong; what that would be is said when it is refused.
@@ -65,7 +65,11 @@ impl RestoreHeader {
         let saved = SavedHeader::decode(&self.saved)?.header;
         refuse_transition(saved.claims())?;
         let kind = saved.claims().shape.kind();
-        let claimed = place.claim_unused(&self.component, kind)?;
+        if kind != self.component.kind() {
+            let message = format!("the saved header is that of a {}, not of the {}", kind.word(), self.component);
+            return Err(Error::new(Kind::Denied, message));
+        }
+        let claimed = place.claim_unused(&self.component)?;
         let storage = claimed.storage();
         refuse_short_file(storage, saved.claims())?;
         let others = self.others(storage, &saved)?;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
+use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
 use crate::key::{Dek, KeyId, ProviderName};
 use crate::provider::{self, NewKey, Providers};
 use crate::sector::SectorSize;
@@ -18,13 +18,13 @@ use crate::storage::Storage;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::header_area::{self, StoredHeader};
 use crate::vm::access::{Claimed, DiskAlone, OpenDisk, Workplace};
+use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 
 /// One component's backing file.
 pub(super) struct Part {
-    pub(super) path: PathBuf,
-    pub(super) kind: ComponentKind,
+    pub(super) component: Component,
     pub(super) storage: FaultStorage<CrashStorage>,
     pub(super) dek: Arc<Dek>,
 }
@@ -48,7 +48,8 @@ impl Rig {
         let providers = Arc::new(Providers::load(&config).unwrap());
         let rig = Self { dir: Arc::new(dir), providers, parts: Vec::new(), calls: Countdown::fault_after(i64::MAX) };
         let key = rig.make_key("local");
-        let paths = std::iter::once(PathBuf::new()).chain((0..disks).map(|number| format!("{number}.raw").into()));
+        let paths = std::iter::once(Component::Home)
+            .chain((0..disks).map(|number| Component::Disk(format!("{number}.raw").into())));
         let parts = paths.map(|path| rig.part(path, &key)).collect();
         Self { parts, ..rig }
     }
@@ -69,8 +70,8 @@ impl Rig {
         Self { providers, ..self }
     }
 
-    fn part(&self, path: PathBuf, key: &KeyId) -> Part {
-        let home = path.as_os_str().is_empty();
+    fn part(&self, component: Component, key: &KeyId) -> Part {
+        let home = component == Component::Home;
         let dek = if home { random::home_dek() } else { random::disk_dek() }.unwrap();
         let disk = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
         let kek = self.providers.fetch(key).unwrap();
@@ -78,8 +79,7 @@ impl Rig {
         let header = Header::new(random::uuid().unwrap(), if home { Shape::Home } else { disk }, String::new(), slot);
         let image = MemoryStorage::default();
         header_area::create(&image, &header, &dek).unwrap();
-        let kind = header.shape.kind();
-        Part { path, kind, storage: self.storage(image.image(), &self.calls), dek: Arc::new(dek) }
+        Part { component, storage: self.storage(image.image(), &self.calls), dek: Arc::new(dek) }
     }
 
     fn storage(&self, image: Vec<u8>, calls: &Arc<Countdown>) -> FaultStorage<CrashStorage> {
@@ -89,8 +89,7 @@ impl Rig {
     /// The same VM on media that hold these images, all durable, with calls that fail as told.
     pub(super) fn with(&self, images: Vec<Vec<u8>>, calls: Arc<Countdown>) -> Self {
         let part = |(part, image): (&Part, Vec<u8>)| Part {
-            path: part.path.clone(),
-            kind: part.kind,
+            component: part.component.clone(),
             storage: self.storage(image, &calls),
             dek: Arc::clone(&part.dek),
         };
@@ -123,7 +122,7 @@ impl Rig {
 
     /// The header in an image and the DEK that its slots give.
     pub(super) fn open(&self, part: &Part, image: &[u8]) -> Result<(StoredHeader, Dek)> {
-        let stored = header_area::load(&MemoryStorage::new(image.to_vec()), part.kind)?;
+        let stored = header_area::load(&MemoryStorage::new(image.to_vec()), part.component.kind())?;
         let keks = self.providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
         let dek = keyring::unlock(&stored.header, &keks)?;
         Ok((stored, dek))
@@ -142,7 +141,7 @@ impl Rig {
 }
 
 fn copies<'i>(part: &Part, image: &'i [u8]) -> [&'i [u8]; 2] {
-    part.kind.copy_offsets().map(|offset| {
+    part.component.kind().copy_offsets().map(|offset| {
         let at = usize::try_from(offset).unwrap();
         &image[at..at + COPY_LEN]
     })
@@ -165,9 +164,9 @@ impl Workplace for Rig {
 
     fn components(&self) -> Result<Vec<FoundComponent>> {
         let found = |part: &Part| FoundComponent {
-            path: part.path.clone(),
-            kind: part.kind,
-            header: header_area::load(&part.storage, part.kind),
+            path: part.component.path().to_path_buf(),
+            kind: part.component.kind(),
+            header: header_area::load(&part.storage, part.component.kind()),
             cipher_len: 0,
             inode: None,
             deep_rekey: None,
@@ -179,19 +178,19 @@ impl Workplace for Rig {
         None
     }
 
-    fn claim(&self, path: &Path, _kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
-        let part = self.parts.iter().find(|part| part.path == path);
+    fn claim(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+        let part = self.parts.iter().find(|part| part.component == *component);
         part.map(|part| Box::new(part) as Box<dyn Claimed>).ok_or_else(|| Error::new(Kind::NotFound, "no such part"))
     }
 
-    fn claim_unused(&self, path: &Path, kind: ComponentKind) -> Result<Box<dyn Claimed + '_>> {
-        self.claim(path, kind)
+    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+        self.claim(component)
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
-        let part = self.parts.iter().find(|part| part.path == path);
+        let part = self.parts.iter().find(|part| part.component.path() == path);
         let part = part.ok_or_else(|| Error::new(Kind::NotFound, "no such part"))?;
         Ok(Box::new(DiskAlone::open(&part.storage, keks, Engine::default())?))
     }

@@ -1,6 +1,5 @@
 //! Key slots of a component: adding one, for escrow or recovery, and removing one.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,17 +10,19 @@ use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::provider::{self, NewKey};
 use crate::text::Show;
 use crate::vm::access::Workplace;
+use crate::vm::component::Component;
 use crate::vm::inventory::unreadable_below;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
-use crate::work::keyed::{Keyed, fetch_keks, name};
+use crate::work::ComponentResult;
+use crate::work::keyed::{Keyed, fetch_keks};
 
 /// Adds a slot.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct AddKey {
-    /// Below the VM folder, empty for the home; `None` for the home and all disks.
-    #[serde(with = "crate::text::path", default)]
-    pub component: Option<PathBuf>,
+    /// Which one; `None` for the home and all disks.
+    #[serde(default)]
+    pub component: Option<Component>,
     /// Where the KEK comes from; the default provider otherwise.
     pub provider: Option<String>,
     /// A KEK that the provider has; otherwise the one that another component of the VM has from it, or a new one.
@@ -31,9 +32,9 @@ pub struct AddKey {
 /// Removes a slot.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct RemoveKey {
-    /// Below the VM folder, empty for the home; `None` for the home and all disks.
-    #[serde(with = "crate::text::path", default)]
-    pub component: Option<PathBuf>,
+    /// Which one; `None` for the home and all disks.
+    #[serde(default)]
+    pub component: Option<Component>,
     /// The slot's provider.
     pub provider: String,
     /// The slot's key id, if the provider has several.
@@ -46,7 +47,7 @@ pub struct RemoveKey {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SlotsChanged {
     /// One for each component that was looked at.
-    pub components: Vec<SlotChanged>,
+    pub components: Vec<ComponentResult<SlotChanged>>,
     /// What of the VM folder could not be read, and has no other keys than it had if it is a disk: for people. Looked for where all
     /// of it was meant.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -56,13 +57,6 @@ pub struct SlotsChanged {
 /// What became of a component's slots.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct SlotChanged {
-    /// Below the VM folder; the home's is empty.
-    #[serde(with = "crate::text::path")]
-    pub path: PathBuf,
-    /// `home` or `disk`.
-    pub kind: String,
-    /// The component's UUID.
-    pub uuid: uuid::Uuid,
     /// The key that was added or removed; absent where nothing was to be done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<KeyName>,
@@ -79,14 +73,14 @@ impl AddKey {
     /// key that may wrap, or as [`Keyed::open`].
     pub fn run(&self, place: &dyn Workplace) -> Result<SlotsChanged> {
         let found = place.components()?;
-        let chosen = choose(&found, self.component.as_deref())?;
+        let chosen = choose(&found, self.component.as_ref())?;
         let mut keyed = open_all(place, &chosen)?;
         let (key_id, kek) = self.key(place, &found, &keyed)?;
         let lacking = |keyed: &Keyed<'_>| !keyed.header().slots.has(&key_id);
         if let Some(full) = keyed.iter().find(|keyed| lacking(keyed) && keyed.header().slots.is_full()) {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("{} has {MAX_SLOTS} key slots already, as many as there can be: remove one", name(&full.path)),
+                format!("{} has {MAX_SLOTS} key slots already, as many as there can be: remove one", full.component),
             ));
         }
         if keyed.iter().all(|keyed| !lacking(keyed) && keyed.is_settled()) {
@@ -99,13 +93,13 @@ impl AddKey {
                 true => keyed
                     .header()
                     .slots
-                    .with(slot_for(&key_id, kek.as_ref(), keyed.dek()).context(|| name(&keyed.path))?)?,
+                    .with(slot_for(&key_id, kek.as_ref(), keyed.dek()).context(|| keyed.component.to_string())?)?,
                 false => keyed.header().slots.clone(),
             };
             keyed.replace(slots)?;
             components.push(changed(keyed, added.then_some(&key_id)));
         }
-        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref()) })
     }
 
     fn key(
@@ -154,7 +148,7 @@ impl RemoveKey {
     /// of those that stay can be used now, or as [`Keyed::open`].
     pub fn run(&self, place: &dyn Workplace) -> Result<SlotsChanged> {
         let found = place.components()?;
-        let chosen = choose(&found, self.component.as_deref())?;
+        let chosen = choose(&found, self.component.as_ref())?;
         let provider = ProviderName::new(&self.provider)?;
         let mut keyed = open_all(place, &chosen)?;
         let keks = match self.force {
@@ -166,7 +160,7 @@ impl RemoveKey {
         };
         let mut plans = Vec::new();
         for keyed in &keyed {
-            plans.push(self.plan(keyed, &provider, &keks).context(|| name(&keyed.path))?);
+            plans.push(self.plan(keyed, &provider, &keks).context(|| keyed.component.to_string())?);
         }
         // A copy that differs is what an interrupted removal leaves: it is overwritten.
         if keyed.iter().zip(&plans).all(|(keyed, (removed, _))| removed.is_none() && keyed.is_settled()) {
@@ -178,7 +172,7 @@ impl RemoveKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, removed.as_ref()));
         }
-        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_deref()) })
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref()) })
     }
 
     /// The slots that are meant, and those that stay. A key id that no slot has may be another spelling of one.
@@ -223,19 +217,19 @@ impl RemoveKey {
 }
 
 /// What could not be read where all of a VM folder was meant.
-fn unreadable(place: &dyn Workplace, component: Option<&Path>) -> Vec<String> {
+fn unreadable(place: &dyn Workplace, component: Option<&Component>) -> Vec<String> {
     component.map_or_else(|| unreadable_below(&place.path()), |_| Vec::new())
 }
 
-fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<Vec<&'f FoundComponent>> {
-    let mut chosen: Vec<_> =
-        found.iter().filter(|found| component.map_or_else(|| !found.is_erased(), |path| found.path == path)).collect();
+fn choose<'f>(found: &'f [FoundComponent], component: Option<&Component>) -> Result<Vec<&'f FoundComponent>> {
+    let wanted = |found: &&FoundComponent| component.map_or(!found.is_erased(), |wanted| found.component() == *wanted);
+    let mut chosen: Vec<_> = found.iter().filter(wanted).collect();
     scan::each_file_once(&mut chosen);
     match (chosen.is_empty(), component) {
-        (true, Some(path)) if path.as_os_str().is_empty() => {
-            Err(Error::new(Kind::NotFound, "no encrypted home in this folder"))
+        (true, Some(Component::Home)) => Err(Error::new(Kind::NotFound, "no encrypted home in this folder")),
+        (true, Some(Component::Disk(path))) => {
+            Err(Error::new(Kind::NotFound, format!("{} is not an encrypted disk", path.shown())))
         }
-        (true, Some(path)) => Err(Error::new(Kind::NotFound, format!("{} is no encrypted disk", path.shown()))),
         (true, None) => Err(Error::new(Kind::NotFound, "no component in this folder")),
         (false, _) => Ok(chosen),
     }
@@ -243,17 +237,12 @@ fn choose<'f>(found: &'f [FoundComponent], component: Option<&Path>) -> Result<V
 
 fn open_all<'w>(place: &'w dyn Workplace, chosen: &[&FoundComponent]) -> Result<Vec<Keyed<'w>>> {
     let keks = fetch_keks(place, chosen.iter().copied());
-    chosen.iter().map(|component| Keyed::open(place, &component.path, component.kind, &keks)).collect()
+    chosen.iter().map(|found| Keyed::open(place, &found.component(), &keks)).collect()
 }
 
-fn changed(keyed: &Keyed<'_>, key: Option<&KeyId>) -> SlotChanged {
-    SlotChanged {
-        path: keyed.path.clone(),
-        kind: keyed.kind.word().to_owned(),
-        uuid: keyed.header().uuid,
-        key: key.map(KeyName::of),
-        slots: keyed.header().slots.len(),
-    }
+fn changed(keyed: &Keyed<'_>, key: Option<&KeyId>) -> ComponentResult<SlotChanged> {
+    let done = SlotChanged { key: key.map(KeyName::of), slots: keyed.header().slots.len() };
+    ComponentResult::new(&keyed.component, keyed.header().uuid, done)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crate::control::local;
 use crate::error::Result;
 use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
-use crate::work::deep_rekey::{DeepRekey, DeepRekeyed, DeepRekeyedComponent};
+use crate::work::ComponentResult;
+use crate::work::deep_rekey::{DeepRekey, DeepRekeyed, Reencrypted};
 
 /// How often `--json` prints how far it is.
 const JSON_LINE: Duration = Duration::from_secs(1);
@@ -43,9 +44,9 @@ fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
     if args.json {
         return out::json(rekeyed);
     }
-    let row = |component: &DeepRekeyedComponent| {
-        let done = if component.done_now { "re-encrypted" } else { "was done before" };
-        [place::shown(&args.folder, &component.path), component.kind.clone(), done.to_owned()]
+    let row = |component: &ComponentResult<Reencrypted>| {
+        let done = if component.done.done_now { "re-encrypted" } else { "was done before" };
+        [place::shown(&args.folder, component.component.path()), component.kind.word().to_owned(), done.to_owned()]
     };
     table::print(["COMPONENT", "KIND", "DATA"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the deep rekey that was begun before. " } else { "" };

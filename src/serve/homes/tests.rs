@@ -5,7 +5,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Error, Kind};
-use crate::format::header::ComponentKind;
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::provider::{self, Providers};
@@ -13,6 +12,7 @@ use crate::serve::{OpenFile, Options};
 use crate::storage::Access;
 use crate::store::buffer::request_buffer;
 use crate::vm::access::{Unmounted, Workplace};
+use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::rekey::Rekey;
@@ -159,7 +159,7 @@ fn a_command_waits_for_what_is_being_closed() {
     let store = Datastore::new(&["web01"]);
     let mount = store.mount();
     let vm = Path::new("web01");
-    let claim = || mount.vm_at(vm).unwrap().0.claim_unused(Path::new(""), ComponentKind::Home).map(drop);
+    let claim = || mount.vm_at(vm).unwrap().0.claim_unused(&Component::Home).map(drop);
     let lock = || mount.lock(Some(vm)).map(drop);
     for command in [&claim as &(dyn Fn() -> Result<()> + Sync), &lock] {
         let open = write(&mount, "web01/web01.vmx", "text");

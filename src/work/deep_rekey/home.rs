@@ -1,7 +1,5 @@
 //! Deep rekey of a home: its header, and then everything that is sealed under its DEK.
 
-use std::path::Path;
-
 use uuid::Uuid;
 
 use crate::crypto::random;
@@ -12,6 +10,7 @@ use crate::progress::OnProgress;
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::vm::access::{Claimed, Workplace};
+use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::work::deep_rekey::Target;
 use crate::work::deep_rekey::sealed::OldAndNew;
@@ -40,7 +39,7 @@ impl<'w> HomeWork<'w> {
             ));
         }
         // Whoever has the old DEK in memory could go on sealing under it, which nobody could open when it is gone.
-        let claim = place.claim_unused(Path::new(""), ComponentKind::Home)?;
+        let claim = place.claim_unused(&Component::Home)?;
         let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;

@@ -219,7 +219,7 @@ fn everything_of_a_home_is_under_the_new_dek_and_as_it_was() {
     let vm = Vm::new();
     vm.assert_whole(false);
     let rekeyed = vm.rekey(&mut |_| Ok(())).unwrap();
-    assert!(rekeyed.components.len() == 2 && rekeyed.components.iter().all(|component| component.done_now));
+    assert!(rekeyed.components.len() == 2 && rekeyed.components.iter().all(|component| component.done.done_now));
     vm.assert_finished();
     assert!(!vm.rekey(&mut |_| Ok(())).unwrap().resumed);
     vm.assert_whole(true);

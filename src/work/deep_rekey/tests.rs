@@ -47,7 +47,7 @@ fn assert_finished(rig: &Rig, before: &Rig, key: &KeyName) {
         let header = stored.header.claims();
         assert!(header.transition.is_none() && KeyName::of(&header.slots[0].key_id) == *key);
         for wrapped in Rig::wrapped(part, &former) {
-            assert!(!Rig::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", name(&part.path));
+            assert!(!Rig::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", part.component);
         }
     }
 }
@@ -57,7 +57,7 @@ fn all_disks_get_one_new_kek_and_deks_of_their_own() {
     let before = with_content(2);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let rekeyed = deep_rekey(&rig).unwrap();
-    assert!(!rekeyed.resumed && rekeyed.components.iter().all(|component| component.done_now));
+    assert!(!rekeyed.resumed && rekeyed.components.iter().all(|component| component.done.done_now));
     assert_finished(&rig, &before, &rekeyed.key);
     let again = deep_rekey(&rig).unwrap();
     assert!(!again.resumed && again.key != rekeyed.key);

@@ -10,13 +10,13 @@ fn no_wrapped_dek_is_left_and_the_evidence_says_what_was_there() {
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let erased = ALL.run(&rig).unwrap();
     assert_eq!(erased.components.len(), 3);
-    assert_eq!(erased.components.last().unwrap().kind, "home", "the home goes last");
+    assert_eq!(erased.components.last().unwrap().kind, ComponentKind::Home, "the home goes last");
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(before.images()) {
         assert!(rig.open(part, &image).is_err());
         assert!(Rig::wrapped(part, &former).iter().all(|wrapped| !Rig::holds(part, &image, wrapped)));
-        let evidence = erased.components.iter().find(|erased| erased.path == part.path).unwrap();
-        assert!(evidence.uuid.is_some() && evidence.keys.len() == 1);
-        for copy in &evidence.copies {
+        let evidence = erased.components.iter().find(|erased| erased.component == part.component).unwrap();
+        assert!(evidence.uuid.is_some() && evidence.done.keys.len() == 1);
+        for copy in &evidence.done.copies {
             let at = usize::try_from(copy.offset).unwrap();
             let hash = |image: &[u8]| data_encoding::HEXLOWER.encode(&sha256(&image[at..at + COPY_LEN]));
             assert_eq!((&copy.sha256_before, &copy.sha256_after), (&hash(&former), &hash(&image)));
@@ -29,15 +29,15 @@ fn no_wrapped_dek_is_left_and_the_evidence_says_what_was_there() {
 fn what_was_erased_says_so_and_is_not_erased_again() {
     let before = Rig::new(1);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
-    let erased = Erase { component: Some("0.raw".into()) }.run(&rig).unwrap();
+    let erased = Erase { component: Some(Component::Disk("0.raw".into())) }.run(&rig).unwrap();
     let part = &rig.parts[1];
-    let mark = header_area::erasure(&part.storage, part.kind).unwrap().unwrap();
+    let mark = header_area::erasure(&part.storage, part.component.kind()).unwrap().unwrap();
     assert_eq!(mark.uuid, erased.components[0].uuid);
-    let error = header_area::load(&part.storage, part.kind).unwrap_err();
+    let error = header_area::load(&part.storage, part.component.kind()).unwrap_err();
     assert_eq!(error.kind(), Kind::KeyUnavailable);
     assert!(error.chain().starts_with("erased on 2"), "{}", error.chain());
     let image = rig.images().remove(1);
-    let again = Erase { component: Some("0.raw".into()) }.run(&rig).unwrap_err();
+    let again = Erase { component: Some(Component::Disk("0.raw".into())) }.run(&rig).unwrap_err();
     assert_eq!(again.kind(), Kind::NotFound);
     assert!(again.chain().contains("erased on 2"), "{}", again.chain());
     assert!(rig.images()[1] == image);
@@ -61,10 +61,10 @@ fn one_mark_is_no_end_yet() {
 fn one_disk_is_erased_and_the_others_stay() {
     let before = Rig::new(2);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
-    Erase { component: Some("1.raw".into()) }.run(&rig).unwrap();
+    Erase { component: Some(Component::Disk("1.raw".into())) }.run(&rig).unwrap();
     assert!(rig.images()[..2] == before.images()[..2]);
     assert!(rig.open(&rig.parts[2], &rig.images()[2]).is_err());
-    let absent = Erase { component: Some("no.raw".into()) };
+    let absent = Erase { component: Some(Component::Disk("no.raw".into())) };
     assert_eq!(absent.run(&rig).unwrap_err().kind(), Kind::NotFound);
 }
 
@@ -84,7 +84,7 @@ fn a_crash_anywhere_leaves_no_slot_that_the_next_run_does_not_find() {
         for ((part, images), slots) in rig.parts.iter().zip(rig.few_crash_images()).zip(&slots) {
             for image in images {
                 let left = slots.iter().any(|wrapped| Rig::holds(part, &image, wrapped));
-                let known = part.kind.copy_offsets().iter().any(|&offset| {
+                let known = part.component.kind().copy_offsets().iter().any(|&offset| {
                     let at = usize::try_from(offset).unwrap();
                     image[at..].starts_with(b"VMCRYPTF")
                 });

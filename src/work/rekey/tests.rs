@@ -12,9 +12,9 @@ fn assert_finished(rig: &Rig, before: &Rig, key: &KeyName) {
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(before.images()) {
         let (stored, dek) = rig.open(part, &image).unwrap();
         assert_eq!(dek.bytes(), part.dek.bytes());
-        assert_eq!(KeyName::of(&stored.header.claims().slots[0].key_id), *key, "{}", name(&part.path));
+        assert_eq!(KeyName::of(&stored.header.claims().slots[0].key_id), *key, "{}", part.component);
         for wrapped in Rig::wrapped(part, &former) {
-            assert!(!Rig::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", name(&part.path));
+            assert!(!Rig::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", part.component);
         }
     }
 }
@@ -36,7 +36,7 @@ fn all_components_get_one_new_key() {
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let rekeyed = rekey(&rig).unwrap();
     assert_eq!(rekeyed.components.len(), 4);
-    assert!(!rekeyed.resumed && rekeyed.components.iter().all(|component| component.former_key.is_some()));
+    assert!(!rekeyed.resumed && rekeyed.components.iter().all(|component| component.done.former_key.is_some()));
     assert_finished(&rig, &before, &rekeyed.key);
     let again = rekey(&rig).unwrap();
     assert!(again.key != rekeyed.key && !again.resumed, "a finished rekey is not taken for an unfinished one");
@@ -140,6 +140,6 @@ fn work_that_is_told_to_stop_stops_where_it_can_go_on() {
     };
     assert_eq!(Rekey::default().run(&rig, &mut stop).unwrap_err().kind(), Kind::Stopped);
     let finished = rekey(&rig).unwrap();
-    assert!(finished.resumed && finished.components.iter().any(|component| component.former_key.is_none()));
+    assert!(finished.resumed && finished.components.iter().any(|component| component.done.former_key.is_none()));
     assert_finished(&rig, &before, &finished.key);
 }

@@ -32,7 +32,13 @@ fn restore(rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Rest
 }
 
 fn restore_beside(file: &Path, rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
-    RestoreHeader { component: component.into(), saved: saved.to_vec(), force, replaced: file.into() }.run(rig)
+    RestoreHeader {
+        component: Component::at(Path::new(component)),
+        saved: saved.to_vec(),
+        force,
+        replaced: file.into(),
+    }
+    .run(rig)
 }
 
 #[test]
@@ -43,7 +49,7 @@ fn a_damaged_copy_and_two_destroyed_ones_come_back() {
     rig.parts[1].storage.write_at(0, &[0xee; 100]).unwrap();
     let restored = restore(&rig, "0.raw", &backup, false).unwrap();
     assert!(restored.changed && restored.unverified.is_none() && restored.keys_back.is_empty());
-    Erase { component: Some("0.raw".into()) }.run(&rig).unwrap();
+    Erase { component: Some(Component::Disk("0.raw".into())) }.run(&rig).unwrap();
     let refused = restore(&rig, "0.raw", &backup, false).unwrap_err();
     assert!(refused.kind() == Kind::Denied && refused.chain().contains("--force"), "{}", refused.chain());
     restore(&rig, "0.raw", &backup, true).unwrap();
@@ -81,7 +87,7 @@ fn keys_that_were_taken_away_do_not_come_back_unnoticed() {
     let rig = whole(&Rig::new(1));
     let backup = saved(&rig, 1);
     let rekeyed = Rekey::default().run(&rig, &mut |_| Ok(())).unwrap();
-    let former = rekeyed.components[1].former_key.clone().unwrap();
+    let former = rekeyed.components[1].done.former_key.clone().unwrap();
     let refused = restore(&rig, "0.raw", &backup, false).unwrap_err().chain();
     assert!(refused.contains(&former.key_id) && refused.contains(&rekeyed.key.key_id), "{refused}");
     let restored = restore(&rig, "0.raw", &backup, true).unwrap();
@@ -109,7 +115,7 @@ fn a_header_of_before_a_deep_rekey_is_refused() {
         let refused = restore(&rig, "0.raw", &backup, force).unwrap_err();
         assert!(refused.kind() == Kind::Denied && refused.chain().contains("not finished"), "{}", refused.chain());
     }
-    let component = Some("0.raw".into());
+    let component = Some(Component::Disk("0.raw".into()));
     let added = AddKey { component, provider: Some("other".to_owned()), key_id: None }.run(&rig);
     assert_eq!(added.unwrap_err().kind(), Kind::Denied);
     let shallow = Rekey { disks: vec!["0.raw".into()], provider: None }.run(&rig, &mut |_| Ok(()));

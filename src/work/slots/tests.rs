@@ -30,7 +30,7 @@ fn a_second_provider_opens_what_the_first_is_removed_from() {
     remove("local").run(&rig).unwrap();
     assert!(providers(&rig).iter().all(|slots| *slots == ["other"]));
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(former) {
-        assert!(former.iter().all(|wrapped| !Rig::holds(part, &image, wrapped)), "{}", name(&part.path));
+        assert!(former.iter().all(|wrapped| !Rig::holds(part, &image, wrapped)), "{}", part.component);
     }
     let keys: std::collections::HashSet<_> = rig
         .parts
@@ -50,7 +50,7 @@ fn the_last_slot_and_slots_that_are_not_there_are_refused() {
     assert_eq!(refused(RemoveKey { force: true, ..remove("local") }.run(&rig)), Kind::Denied, "not even by force");
     assert_eq!(refused(remove("other").run(&rig)), Kind::NotFound);
     assert_eq!(refused(add("gone").run(&rig)), Kind::KeyUnavailable);
-    let absent = AddKey { component: Some("no.raw".into()), ..add("other") };
+    let absent = AddKey { component: Some(Component::Disk("no.raw".into())), ..add("other") };
     assert_eq!(refused(absent.run(&rig)), Kind::NotFound);
     assert!(rig.images() == before);
 }
