@@ -115,9 +115,15 @@ fn folders_and_disks_made_at_once_are_made_once() {
         let below = mount.path(&format!("vm{round}")).display().to_string();
         let mut mkdir = Command::new("mkdir").arg(&below).stderr(Stdio::null()).spawn().unwrap();
         let outputs = at_once(&host, &[&["create", vm], &["create", vm], &["encrypt", vm]]);
-        mkdir.wait().unwrap();
+        let made = mkdir.wait().unwrap().success() || codes(&outputs).contains(&0);
         let allowed = [0, 6, 7, 8, 9];
         assert!(codes(&outputs).iter().all(|code| allowed.contains(code)), "{:?} {}", codes(&outputs), said(&outputs));
+        // Two that make headers of different names may each give way to the other. Then none says that it made one.
+        if !made {
+            fs::create_dir_all(vm).unwrap();
+            assert_eq!(headers(vm), Vec::<String>::new(), "{}", said(&outputs));
+            host.run(&["encrypt", vm]);
+        }
         assert_eq!(headers(vm), ["vmcryptfs.home"], "{}", said(&outputs));
         let disk: &[&str] = &["create-disk", &format!("{vm}/d.vmdk"), "--size", "1M"];
         let mut made = codes(&at_once(&host, &[disk, disk, disk]));
