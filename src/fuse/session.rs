@@ -6,8 +6,6 @@ use std::thread;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
-use crate::fuse::Adapter;
-use crate::fuse::kernel::Kernel;
 use crate::fuse::mount::{self, MountSpec, Own, Unmount};
 use crate::fuse::readahead;
 use crate::fuse::transport::Connection;
@@ -38,8 +36,7 @@ impl Session {
         let device = Arc::new(mount::mount(spec).context(doing)?);
         let mountpoint = spec.mountpoint.clone();
         let own = Own::on(&mountpoint)?;
-        let adapter = Adapter(Arc::clone(&fs), Kernel::of(&device));
-        match prepared.connect(device, adapter, spec.options.acl) {
+        match prepared.connect(device, &fs, spec.options.acl) {
             Ok(connection) => {
                 if let Err(error) = readahead::widen(&mountpoint) {
                     tracing::debug!("readahead stays as it is: {}", error.chain());

@@ -24,11 +24,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use fuser::{Config, Filesystem, SessionACL};
+use fuser::{Config, SessionACL};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
-use crate::fuse::guarded::Guarded;
+use crate::fuse::Adapter;
+use crate::fuse::guarded::Guard;
+use crate::fuse::kernel::Kernel;
 use crate::storage::BackingIo;
 use crate::sys::process;
 use io_uring::Rings;
@@ -129,10 +131,10 @@ impl Prepared {
     ///
     /// # Errors
     /// `Io` when either refuses, `Unsupported` when the kernel does not offer what is asked for.
-    pub(super) fn connect(self, device: Arc<OwnedFd>, adapter: impl Filesystem, acl: SessionACL) -> Result<Connection> {
+    pub(super) fn connect(self, device: Arc<OwnedFd>, fs: &Arc<FileSystem>, acl: SessionACL) -> Result<Connection> {
         let (relay, theirs) = Relay::new()?;
         let (ended, on_ended) = channel();
-        let adapter = Guarded::new(adapter, ended.clone());
+        let adapter = Adapter { fs: Arc::clone(fs), kernel: Kernel::of(&device), guard: Guard(ended.clone()) };
         let mut config = Config::default();
         config.acl = acl;
         config.n_threads = Some(DISPATCHERS);

@@ -9,13 +9,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::error::Result;
-use crate::fs::{Attr, Changes, FileSystem, NewFile, OpenMode, RenameMode, TimeChange};
-use crate::fuse::errno::{On, refuse};
+use crate::fs::{Changes, FileSystem, NewFile, TimeChange};
+use crate::fuse::operations::{FileOperation as Op, FileRequest, Name};
 use crate::fuse::transport::data_requests::{Answer, guarded};
-use crate::fuse::transport::reply::Reply;
+use crate::fuse::transport::reply;
 use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
-use crate::fuse::{after_open, damage, ttl};
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
@@ -30,89 +28,52 @@ pub(super) fn lets_in(request: InHeader, owner_alone: Option<u32>) -> bool {
 /// Serves a request, of which `body` is all but the header; the reply's payload is put at [`HEADROOM`] of the buffer. `None`: it is
 /// for the dispatcher.
 pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mut [u8]) -> Option<Answer> {
-    let (name, done) = match guarded(request, || ask(fs, request, body)) {
-        Ok(asked) => asked?,
-        Err(failed) => return Some(failed),
-    };
-    match done {
-        Err(error) if Question::of(&error).is_some() => None,
-        Err(error) => Some(Answer::failed(refuse(On(name, fs, request.node), &error).code())),
-        Ok(reply) => Some(reply.put(&mut buffer[HEADROOM..])),
-    }
+    let served = guarded(request, || {
+        let (name, operation) = decode(request, body)?;
+        let asked = FileRequest { name, node: request.node, caller: request.caller(), operation };
+        let done = asked.run(fs);
+        if done.as_ref().is_err_and(|error| Question::of(error).is_some()) {
+            return None;
+        }
+        Some(match asked.finish(fs, done) {
+            Ok(value) => reply::put(&value, &mut buffer[HEADROOM..]),
+            Err(errno) => Answer::failed(errno.code()),
+        })
+    });
+    served.unwrap_or_else(|failed| Some(failed))
 }
 
-fn ask(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<(&'static str, Result<Reply>)> {
-    let node = request.node;
+/// What a request asks for, and the operation's name. `None`: it is for the dispatcher.
+fn decode(request: InHeader, body: &[u8]) -> Option<(&'static str, Op<'_>)> {
     Some(match request.operation {
-        operation::LOOKUP => ("lookup", fs.lookup(node, name(body)?).map(Reply::Entry)),
-        operation::GETATTR => ("getattr", fs.attributes(node).map(with_ttl)),
-        operation::GETXATTR => {
-            let most = usize::try_from(u32_at(body, 0)?).ok()?;
-            ("getxattr", fs.xattr(node, name(body.get(8..)?)?).map(|value| Reply::Value(value, most)))
+        operation::LOOKUP => ("lookup", Op::Lookup(name(body)?)),
+        operation::GETATTR => ("getattr", Op::Attributes),
+        operation::SETATTR => ("setattr", Op::Change(changes(body)?)),
+        operation::GETXATTR => ("getxattr", Op::Xattr(name(body.get(8..)?)?, u32_at(body, 0)?)),
+        operation::OPEN => ("open", Op::Open(u32_at(body, 0)?.cast_signed())),
+        operation::CREATE => {
+            let new = NewFile { mode: u32_at(body, 4)?, umask: u32_at(body, 8)?, uid: request.uid, gid: request.gid };
+            ("create", Op::Create(name(body.get(16..)?)?, new, u32_at(body, 0)?.cast_signed()))
         }
-        operation::SETATTR => {
-            let changes = changes(body)?;
-            ("setattr", fs.change(node, &changes, &request.caller()).map(with_ttl))
-        }
-        operation::OPEN => ("open", open(fs, request, u32_at(body, 0)?)),
-        operation::CREATE => ("create", create(fs, request, body)?),
-        operation::UNLINK => ("unlink", fs.remove(node, name(body)?, false).map(|()| Reply::Nothing)),
-        operation::RMDIR => ("rmdir", fs.remove(node, name(body)?, true).map(|()| Reply::Nothing)),
-        operation::RENAME => ("rename", rename(fs, node, u64_at(body, 0)?, RenameMode::Replace, body.get(8..)?)?),
-        operation::RENAME2 => {
-            ("rename", rename(fs, node, u64_at(body, 0)?, rename_mode(u32_at(body, 8)?)?, body.get(16..)?)?)
-        }
+        operation::UNLINK => ("unlink", Op::Unlink(name(body)?)),
+        operation::RMDIR => ("rmdir", Op::RemoveDir(name(body)?)),
+        operation::RENAME => ("rename", rename(u64_at(body, 0)?, 0, body.get(8..)?)?),
+        operation::RENAME2 => ("rename", rename(u64_at(body, 0)?, u32_at(body, 8)?, body.get(16..)?)?),
         _ => return None,
     })
 }
 
-fn with_ttl(attr: Attr) -> Reply {
-    let lasts = ttl(&attr);
-    Reply::Attributes(attr, lasts)
-}
-
 /// A name with its end.
-fn name(bytes: &[u8]) -> Option<&OsStr> {
+fn name(bytes: &[u8]) -> Option<Name<'_>> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
-    Some(OsStr::from_bytes(&bytes[..end]))
-}
-
-/// `struct fuse_open_in` has the flags of `open(2)`.
-fn open(fs: &FileSystem, request: InHeader, flags: u32) -> Result<Reply> {
-    let node = request.node;
-    let flags = flags.cast_signed();
-    let (handle, cache) = fs
-        .open_file(node, OpenMode::of_flags(flags), &request.caller())
-        .inspect_err(|error| damage::record(fs, node, error))?;
-    after_open(fs, node, handle, flags);
-    Ok(Reply::Opened(handle, cache))
-}
-
-/// `struct fuse_create_in`, and a name.
-fn create(fs: &FileSystem, request: InHeader, body: &[u8]) -> Option<Result<Reply>> {
-    let new = NewFile { mode: u32_at(body, 4)?, umask: u32_at(body, 8)?, uid: request.uid, gid: request.gid };
-    let flags = u32_at(body, 0)?.cast_signed();
-    let created = fs.create(request.node, name(body.get(16..)?)?, new, OpenMode::of_flags(flags));
-    Some(created.map(|(attr, handle, cache)| {
-        after_open(fs, attr.number, handle, flags);
-        Reply::Created(attr, handle, cache)
-    }))
+    Some(OsStr::from_bytes(&bytes[..end]).into())
 }
 
 /// The old name lies before the new one.
-fn rename(fs: &FileSystem, from: u64, to: u64, mode: RenameMode, names: &[u8]) -> Option<Result<Reply>> {
+fn rename(to: u64, flags: u32, names: &[u8]) -> Option<Op<'_>> {
     let old = name(names)?;
     let new = name(names.get(old.len() + 1..)?)?;
-    Some(fs.rename((from, old), (to, new), mode).map(|()| Reply::Nothing))
-}
-
-fn rename_mode(flags: u32) -> Option<RenameMode> {
-    match flags {
-        0 => Some(RenameMode::Replace),
-        libc::RENAME_NOREPLACE => Some(RenameMode::KeepExisting),
-        libc::RENAME_EXCHANGE => Some(RenameMode::Exchange),
-        _ => None,
-    }
+    Some(Op::Rename(old, to, new, flags))
 }
 
 /// `struct fuse_setattr_in`, where it asks for nothing but what is changed here.
@@ -201,8 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_that_the_kernel_may_not_ask_for_is_for_the_dispatcher() {
-        assert_eq!(rename_mode(libc::RENAME_EXCHANGE), Some(RenameMode::Exchange));
-        assert_eq!(rename_mode(libc::RENAME_WHITEOUT), None);
+    fn rename_has_both_names() {
+        let renamed = rename(7, libc::RENAME_NOREPLACE, b"old\0new\0");
+        assert!(
+            matches!(renamed, Some(Op::Rename(old, 7, new, libc::RENAME_NOREPLACE)) if *old == *"old" && *new == *"new")
+        );
+        assert!(rename(7, 0, b"old\0new").is_none());
     }
 }

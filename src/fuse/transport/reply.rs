@@ -2,53 +2,36 @@
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::fs::{Attr, CacheMode, FileKind, HandleNumber};
+use crate::fuse::BLOCK_SIZE;
+use crate::fuse::operations::{Reply, open_flags, ttl};
 use crate::fuse::transport::data_requests::Answer;
-use crate::fuse::{BLOCK_SIZE, open_flags, ttl};
 
-/// What to reply.
-pub(super) enum Reply {
-    Nothing,
-    /// `struct fuse_entry_out`.
-    Entry(Attr),
-    /// `struct fuse_attr_out`, to be believed so long.
-    Attributes(Attr, Duration),
-    /// `struct fuse_open_out`.
-    Opened(HandleNumber, CacheMode),
-    /// `struct fuse_entry_out`, then `struct fuse_open_out`.
-    Created(Attr, HandleNumber, CacheMode),
-    /// A value, or its length where no bytes of it are wanted.
-    Value(Vec<u8>, usize),
-}
-
-impl Reply {
-    /// Puts it where a payload begins.
-    pub(super) fn put(&self, payload: &mut [u8]) -> Answer {
-        let mut writer = Writer { bytes: payload, len: 0 };
-        match self {
-            Self::Nothing => {}
-            Self::Entry(attr) => writer.entry(attr),
-            Self::Attributes(attr, lasts) => {
-                writer.u64s([lasts.as_secs()]);
-                writer.u32s([lasts.subsec_nanos(), 0]);
-                writer.attr(attr);
-            }
-            Self::Opened(handle, cache) => writer.open(*handle, *cache),
-            Self::Created(attr, handle, cache) => {
-                writer.entry(attr);
-                writer.open(*handle, *cache);
-            }
-            Self::Value(value, 0) => match u32::try_from(value.len()) {
-                Ok(len) => writer.u32s([len, 0]),
-                Err(_) => return Answer::failed(libc::ERANGE),
-            },
-            Self::Value(value, most) if value.len() <= *most => writer.put(value),
-            Self::Value(..) => return Answer::failed(libc::ERANGE),
+/// Puts a reply where a payload begins.
+pub(super) fn put(reply: &Reply, payload: &mut [u8]) -> Answer {
+    let mut writer = Writer { bytes: payload, len: 0 };
+    match reply {
+        Reply::Nothing => {}
+        Reply::Entry(attr) => writer.entry(attr),
+        Reply::Attributes(attr) => {
+            let lasts = ttl(attr);
+            writer.u64s([lasts.as_secs()]);
+            writer.u32s([lasts.subsec_nanos(), 0]);
+            writer.attr(attr);
         }
-        Answer { errno: 0, payload_len: writer.len }
+        Reply::Opened(handle, cache) => writer.open(*handle, *cache),
+        Reply::Created(attr, handle, cache) => {
+            writer.entry(attr);
+            writer.open(*handle, *cache);
+        }
+        Reply::Bytes(bytes) => writer.put(bytes),
+        Reply::Length(len) => writer.u32s([*len, 0]),
+        // Of operations that only the dispatcher has.
+        Reply::OpenedDir(_) | Reply::Capacity(_) | Reply::Offset(_) => return Answer::failed(libc::ENOSYS),
     }
+    Answer { errno: 0, payload_len: writer.len }
 }
 
 /// Puts numbers one behind the other.
@@ -125,13 +108,11 @@ mod tests {
     use crate::fuse::transport::wire::u32_at;
 
     #[test]
-    fn values_are_measured_given_or_refused() {
+    fn xattr_reply_is_its_length_or_its_bytes() {
         let mut payload = [0; 16];
-        let value = || b"value".to_vec();
-        assert_eq!(Reply::Value(value(), 0).put(&mut payload), Answer { errno: 0, payload_len: 8 });
+        assert_eq!(put(&Reply::Length(5), &mut payload), Answer { errno: 0, payload_len: 8 });
         assert_eq!(u32_at(&payload, 0), Some(5));
-        assert_eq!(Reply::Value(value(), 4).put(&mut payload), Answer::failed(libc::ERANGE));
-        assert_eq!(Reply::Value(value(), 5).put(&mut payload), Answer { errno: 0, payload_len: 5 });
+        assert_eq!(put(&Reply::Bytes(b"value".to_vec()), &mut payload), Answer { errno: 0, payload_len: 5 });
         assert_eq!(&payload[..5], b"value");
     }
 }
