@@ -2,11 +2,13 @@
 //! decided here. Reads and writes of open files, and closing them, do not come here: [`transport`] serves them, and in most cases
 //! operations on names and attributes, too.
 
+pub mod counters;
 mod damage;
 mod errno;
 mod guarded;
 mod kernel;
 pub mod mount;
+mod opcode;
 mod operations;
 pub mod options;
 mod readahead;

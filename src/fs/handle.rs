@@ -43,7 +43,7 @@ pub(super) type HandleUse = Arc<Arc<Handle>>;
 
 impl Default for Handles {
     fn default() -> Self {
-        Self { copies: (0..sys::thread::places()).map(|_| CachePadded::default()).collect(), numbers: Mutex::default() }
+        Self { copies: (0..sys::thread::shards()).map(|_| CachePadded::default()).collect(), numbers: Mutex::default() }
     }
 }
 
@@ -66,7 +66,7 @@ impl Handles {
     }
 
     pub(super) fn get(&self, number: HandleNumber) -> Result<HandleUse> {
-        let copy = self.copies[sys::thread::ordinal() % self.copies.len()].lock();
+        let copy = self.copies[sys::thread::thread_index() % self.copies.len()].lock();
         let handle = usize::try_from(number).ok().and_then(|index| copy.get(index)).and_then(Option::as_ref);
         handle.cloned().ok_or_else(bad_handle)
     }

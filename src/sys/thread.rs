@@ -6,25 +6,25 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// A number of this thread: 0 for the first thread that asks, 1 for the second and so on. Spreads threads over places, so
+/// A number of this thread: 0 for the first thread that calls this, 1 for the second and so on. Spreads threads over shards, so
 /// that each mostly has one to itself.
-pub fn ordinal() -> usize {
+pub fn thread_index() -> usize {
     thread_local! {
-        static ORDINAL: usize = {
+        static INDEX: usize = {
             static THREADS: AtomicUsize = AtomicUsize::new(0);
             THREADS.fetch_add(1, Ordering::Relaxed)
         };
     }
-    ORDINAL.with(|&ordinal| ordinal)
+    INDEX.with(|&index| index)
 }
 
-/// How many places threads are best spread over: enough for those that are busy at once, a power of two.
-pub fn places() -> usize {
-    static PLACES: OnceLock<usize> = OnceLock::new();
-    const MOST: usize = 64;
-    *PLACES.get_or_init(|| {
+/// How many shards threads are best spread over: enough for those that are busy at once, a power of two.
+pub fn shards() -> usize {
+    static SHARDS: OnceLock<usize> = OnceLock::new();
+    const MAX: usize = 64;
+    *SHARDS.get_or_init(|| {
         let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        (4 * cpus).next_power_of_two().min(MOST)
+        (4 * cpus).next_power_of_two().min(MAX)
     })
 }
 

@@ -87,7 +87,7 @@ impl Pool {
 
     /// Lends a context to `work`; one that failed is not lent again. Waits for nobody.
     fn with(&self, dek: &Dek, work: impl FnOnce(&mut XtsContext) -> Result<()>) -> Result<()> {
-        let own = thread::ordinal() % PLACES;
+        let own = thread::thread_index() % PLACES;
         let free = (own..own + PLACES).find_map(|number| self.places[number % PLACES].try_lock());
         let Some(mut place) = free else {
             return work(&mut XtsContext::new(self.direction, dek)?);

@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::fs::{FileSystem, Pending};
 use crate::fuse::damage;
 use crate::fuse::errno::{On, refuse};
-use crate::fuse::transport::wire::{self, InHeader, Transfer, operation};
+use crate::fuse::opcode;
+use crate::fuse::transport::wire::{self, InHeader, Transfer};
 use crate::store::plain_file::HEADROOM;
 use crate::store::transfer::Begun;
 use crate::sys::thread::caught;
@@ -55,19 +56,19 @@ pub(super) enum Outcome {
 /// Nobody waits for the reply to a last close, so were it on its way through fuser, what comes next (a `lock` of the
 /// component, a claim by another process) would find the file open.
 pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Served> {
-    match request.operation {
-        operation::READ | operation::WRITE | operation::RELEASE => {}
-        operation::FSYNC if fs.syncs_are_quick() => {}
+    match request.opcode {
+        opcode::READ | opcode::WRITE | opcode::RELEASE => {}
+        opcode::FSYNC if fs.syncs_are_quick() => {}
         _ => return None,
     }
     let served = guarded(request, || match Transfer::decode(argument) {
-        _ if request.operation == operation::FSYNC => Served::Answered(sync(fs, request, argument)),
+        _ if request.opcode == opcode::FSYNC => Served::Answered(sync(fs, request, argument)),
         None => Served::Answered(Answer::failed(libc::EINVAL)),
-        Some(closed) if request.operation == operation::RELEASE => {
+        Some(closed) if request.opcode == opcode::RELEASE => {
             fs.close(closed.handle);
             Served::Answered(Answer { errno: 0, payload_len: 0 })
         }
-        Some(from) if request.operation == operation::READ => {
+        Some(from) if request.opcode == opcode::READ => {
             let read = fs.read(from.handle, from.offset, from.size, buffer).map(<[u8]>::len);
             finish(fs, request, from, read, buffer)
         }
@@ -81,7 +82,7 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
 
 /// Whether a request may be given to [`begin`].
 pub(super) fn is_read_or_write(request: InHeader) -> bool {
-    matches!(request.operation, operation::READ | operation::WRITE)
+    matches!(request.opcode, opcode::READ | opcode::WRITE)
 }
 
 /// As [`serve`] for a read or a write, but waits for no other request, and may leave the I/O to the caller.
@@ -90,8 +91,8 @@ pub(super) fn begin(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
         return Outcome::Served(Served::Answered(Answer::failed(libc::EINVAL)));
     };
     let Transfer { handle, offset, size, .. } = transfer;
-    let begun = guarded(request, || match request.operation {
-        operation::READ => fs.begin_read(handle, offset, size, buffer),
+    let begun = guarded(request, || match request.opcode {
+        opcode::READ => fs.begin_read(handle, offset, size, buffer),
         _ => allow_write(fs, request, transfer).and_then(|()| fs.begin_write(handle, offset, size, buffer)),
     });
     let done = match begun {
@@ -144,7 +145,7 @@ fn allow_write(fs: &FileSystem, request: InHeader, to: Transfer) -> Result<()> {
 fn finish(fs: &FileSystem, request: InHeader, transfer: Transfer, done: Result<usize>, buffer: &mut [u8]) -> Served {
     let Transfer { handle, open_flags, .. } = transfer;
     let done = match done {
-        Ok(len) if request.operation == operation::WRITE && fs.syncs_write(handle, open_flags) => {
+        Ok(len) if request.opcode == opcode::WRITE && fs.syncs_write(handle, open_flags) => {
             if !fs.syncs_are_quick() {
                 return Served::ToSync { handle, written: wire::u32_of(len) };
             }
@@ -157,7 +158,7 @@ fn finish(fs: &FileSystem, request: InHeader, transfer: Transfer, done: Result<u
 
 /// What to reply to a read or a write of so many bytes.
 fn answer(fs: &FileSystem, request: InHeader, done: Result<usize>, buffer: &mut [u8]) -> Answer {
-    let is_read = request.operation == operation::READ;
+    let is_read = request.opcode == opcode::READ;
     match done {
         Ok(len) if is_read => Answer { errno: 0, payload_len: len },
         Ok(len) => {

@@ -20,13 +20,14 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
+use crate::fuse::opcode;
 use crate::fuse::transport::data_requests::{self, Answer, Served, guarded};
 use crate::fuse::transport::ending;
 use crate::fuse::transport::name_requests::{self, MAX_BODY};
 use crate::fuse::transport::policy::spin::Looking;
 use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
 use crate::fuse::transport::times;
-use crate::fuse::transport::wire::{self, InHeader, operation};
+use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
 use crate::sys::thread::may_fail;
@@ -100,7 +101,7 @@ struct Reader {
 /// What a reader finds.
 enum Found {
     /// A request, and the length of what follows its header.
-    Request(InHeader, usize),
+    Request(Received, usize),
     /// Nothing now.
     Nothing,
     Unmounted,
@@ -123,7 +124,10 @@ impl Reader {
         loop {
             match rustix::io::read(&self.device, &mut self.buffer[START..]) {
                 Ok(len) => match InHeader::decode(&self.buffer[START..][..len]) {
-                    Some(request) => return Ok(Found::Request(request, len - wire::IN_HEADER_LEN)),
+                    Some(header) => {
+                        let request = Received { header, at: Instant::now() };
+                        return Ok(Found::Request(request, len - wire::IN_HEADER_LEN));
+                    }
                     None => tracing::error!("a request of {len} bytes from the kernel, shorter than its header"),
                 },
                 Err(Errno::AGAIN) => return Ok(Found::Nothing),
@@ -146,8 +150,9 @@ impl Reader {
         &self.buffer[BODY..][..len]
     }
 
-    fn reply(&mut self, unique: u64, answer: Answer) {
-        self.buffer[REPLY..HEADROOM].copy_from_slice(&answer.header(unique));
+    fn reply(&mut self, request: Received, answer: Answer) {
+        request.count(answer.errno, answer.payload_len);
+        self.buffer[REPLY..HEADROOM].copy_from_slice(&answer.header(request.header.unique));
         relay::give(&self.device, &self.buffer[REPLY..][..wire::OUT_HEADER_LEN + answer.payload_len]);
     }
 }
@@ -297,7 +302,7 @@ impl<'a> Crew<'a> {
 
     /// Wakes a follower if one rests and more requests wait; not behind a request that takes less time than waking somebody.
     fn share(&self, reader: &mut Reader, request: InHeader) {
-        let is_quick = [operation::RELEASE, operation::FORGET].contains(&request.operation);
+        let is_quick = [opcode::RELEASE, opcode::FORGET].contains(&request.opcode);
         // Where all followers are at work there is likely more, and the next read will tell.
         let all_work = self.resting_count.load(Ordering::Relaxed) == 0;
         reader.saw_more = all_work || (!is_quick && reader.finds_more());
@@ -349,27 +354,28 @@ impl<'a> Crew<'a> {
     }
 
     /// Serves a request, or hands it over. It gets a reply, whatever happens here.
-    fn handle(&self, reader: &mut Reader, request: InHeader, len: usize, sharing: Sharing) {
-        let handled = guarded(request, || {
+    fn handle(&self, reader: &mut Reader, request: Received, len: usize, sharing: Sharing) {
+        let handled = guarded(request.header, || {
             if sharing == Sharing::WithFollowers {
-                self.share(reader, request);
+                self.share(reader, request.header);
             }
             if let Some(answer) = self.serve(reader, request, len) {
-                reader.reply(request.unique, answer);
+                reader.reply(request, answer);
             }
         });
         if let Err(failed) = handled {
-            reader.reply(request.unique, failed);
+            reader.reply(request, failed);
         }
     }
 
     /// `None`: it was handed over, or wants no reply.
-    fn serve(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
+    fn serve(&self, reader: &mut Reader, request: Received, len: usize) -> Option<Answer> {
+        let header = request.header;
         may_fail("request");
         let mut argument = [0; wire::ARGUMENT_LEN];
         let argument = &mut argument[..len.min(wire::ARGUMENT_LEN)];
         argument.copy_from_slice(reader.body(argument.len()));
-        match data_requests::serve(self.fs, request, argument, &mut reader.buffer) {
+        match data_requests::serve(self.fs, header, argument, &mut reader.buffer) {
             Some(Served::Answered(answer)) => return Some(answer),
             Some(Served::ToSync { handle, written }) => {
                 let origin = Origin::Device(Arc::clone(&reader.device));
@@ -378,17 +384,20 @@ impl<'a> Crew<'a> {
             }
             None => {}
         }
-        if let Some(answer) = self.in_place(reader, request, len) {
+        if let Some(answer) = self.in_place(reader, header, len) {
             return Some(answer);
         }
-        match request.operation {
-            operation::FORGET | operation::BATCH_FORGET => self.forget(request, reader.body(len)),
+        match header.opcode {
+            opcode::FORGET | opcode::BATCH_FORGET => {
+                self.forget(header, reader.body(len));
+                request.count(0, 0);
+            }
             // Requests end by themselves; told so once, the kernel interrupts none any more.
-            operation::INTERRUPT => return Some(Answer::failed(libc::ENOSYS)),
+            opcode::INTERRUPT => return Some(Answer::failed(libc::ENOSYS)),
             _ => {
-                adapt(request, &mut reader.buffer[BODY..][..len]);
+                adapt(header, &mut reader.buffer[BODY..][..len]);
                 let message = &reader.buffer[START..][..wire::IN_HEADER_LEN + len];
-                self.relay.forward(request.unique, &[message], Origin::Device(Arc::clone(&reader.device)));
+                self.relay.forward(request, &[message], Origin::Device(Arc::clone(&reader.device)));
             }
         }
         None
@@ -407,7 +416,7 @@ impl<'a> Crew<'a> {
 
     /// No reply is expected.
     fn forget(&self, request: InHeader, body: &[u8]) {
-        if request.operation == operation::FORGET {
+        if request.opcode == opcode::FORGET {
             return self.fs.forget(request.node, wire::forget_count(body).unwrap_or(0));
         }
         for (node, count) in wire::forgets(body) {
@@ -419,9 +428,9 @@ impl<'a> Crew<'a> {
 /// Makes of a request, of which `argument` is what follows the header, one that fuser takes: a reply to a listing must be short enough for
 /// the relay, and times have to be told otherwise.
 pub(super) fn adapt(request: InHeader, argument: &mut [u8]) {
-    match request.operation {
-        operation::READDIR | operation::READDIRPLUS => wire::limit_size(argument, MAX_LISTING),
-        operation::SETATTR => times::give_head_start(argument),
+    match request.opcode {
+        opcode::READDIR | opcode::READDIRPLUS => wire::limit_size(argument, MAX_LISTING),
+        opcode::SETATTR => times::give_head_start(argument),
         _ => {}
     }
 }

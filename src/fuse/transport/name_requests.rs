@@ -10,10 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fs::{Changes, FileSystem, NewFile, TimeChange};
+use crate::fuse::opcode;
 use crate::fuse::operations::{FileOperation as Op, FileRequest, Name};
 use crate::fuse::transport::data_requests::{Answer, guarded};
 use crate::fuse::transport::reply;
-use crate::fuse::transport::wire::{InHeader, operation, u32_at, u64_at};
+use crate::fuse::transport::wire::{InHeader, u32_at, u64_at};
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
@@ -29,8 +30,8 @@ pub(super) fn lets_in(request: InHeader, owner_alone: Option<u32>) -> bool {
 /// for the dispatcher.
 pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mut [u8]) -> Option<Answer> {
     let served = guarded(request, || {
-        let (name, operation) = decode(request, body)?;
-        let asked = FileRequest { name, node: request.node, caller: request.caller(), operation };
+        let (name, node, caller) = (opcode::name(request.opcode), request.node, request.caller());
+        let asked = FileRequest { name, node, caller, operation: decode(request, body)? };
         let done = asked.run(fs);
         if done.as_ref().is_err_and(|error| Question::of(error).is_some()) {
             return None;
@@ -40,25 +41,25 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mu
             Err(errno) => Answer::failed(errno.code()),
         })
     });
-    served.unwrap_or_else(|failed| Some(failed))
+    served.unwrap_or_else(Some)
 }
 
-/// What a request asks for, and the operation's name. `None`: it is for the dispatcher.
-fn decode(request: InHeader, body: &[u8]) -> Option<(&'static str, Op<'_>)> {
-    Some(match request.operation {
-        operation::LOOKUP => ("lookup", Op::Lookup(name(body)?)),
-        operation::GETATTR => ("getattr", Op::Attributes),
-        operation::SETATTR => ("setattr", Op::Change(changes(body)?)),
-        operation::GETXATTR => ("getxattr", Op::Xattr(name(body.get(8..)?)?, u32_at(body, 0)?)),
-        operation::OPEN => ("open", Op::Open(u32_at(body, 0)?.cast_signed())),
-        operation::CREATE => {
+/// What a request asks for. `None`: it is for the dispatcher.
+fn decode(request: InHeader, body: &[u8]) -> Option<Op<'_>> {
+    Some(match request.opcode {
+        opcode::LOOKUP => Op::Lookup(name(body)?),
+        opcode::GETATTR => Op::Attributes,
+        opcode::SETATTR => Op::Change(changes(body)?),
+        opcode::GETXATTR => Op::Xattr(name(body.get(8..)?)?, u32_at(body, 0)?),
+        opcode::OPEN => Op::Open(u32_at(body, 0)?.cast_signed()),
+        opcode::CREATE => {
             let new = NewFile { mode: u32_at(body, 4)?, umask: u32_at(body, 8)?, uid: request.uid, gid: request.gid };
-            ("create", Op::Create(name(body.get(16..)?)?, new, u32_at(body, 0)?.cast_signed()))
+            Op::Create(name(body.get(16..)?)?, new, u32_at(body, 0)?.cast_signed())
         }
-        operation::UNLINK => ("unlink", Op::Unlink(name(body)?)),
-        operation::RMDIR => ("rmdir", Op::RemoveDir(name(body)?)),
-        operation::RENAME => ("rename", rename(u64_at(body, 0)?, 0, body.get(8..)?)?),
-        operation::RENAME2 => ("rename", rename(u64_at(body, 0)?, u32_at(body, 8)?, body.get(16..)?)?),
+        opcode::UNLINK => Op::Unlink(name(body)?),
+        opcode::RMDIR => Op::RemoveDir(name(body)?),
+        opcode::RENAME => rename(u64_at(body, 0)?, 0, body.get(8..)?)?,
+        opcode::RENAME2 => rename(u64_at(body, 0)?, u32_at(body, 8)?, body.get(16..)?)?,
         _ => return None,
     })
 }

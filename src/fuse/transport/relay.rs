@@ -14,8 +14,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendmsg, socketpair, sockopt};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::fuse::opcode;
 use crate::fuse::transport::inbox::{Inbox, Left};
-use crate::fuse::transport::wire::{self, InHeader, operation};
+use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::sys::thread::may_fail;
 
 /// Longest message in either direction: a value of an extended attribute, or a piece of a directory, with what goes with it.
@@ -34,6 +35,7 @@ pub(super) struct Relay {
 
 /// A request that fuser has.
 struct Forwarded {
+    request: Received,
     origin: Origin,
     /// If it has a sync in the place of a write: how many bytes that wrote.
     written: Option<u32>,
@@ -97,17 +99,18 @@ impl Relay {
     }
 
     /// Hands a request to fuser. Its reply goes to `origin`, whatever happens.
-    pub(super) fn forward(&self, unique: u64, parts: &[&[u8]], origin: Origin) {
-        self.hand_over(unique, parts, Forwarded { origin, written: None });
+    pub(super) fn forward(&self, request: Received, parts: &[&[u8]], origin: Origin) {
+        self.hand_over(parts, Forwarded { request, origin, written: None });
     }
 
     /// Has fuser make a write durable that is done, and then replies to it.
-    pub(super) fn sync_write(&self, write: InHeader, handle: u64, written: u32, origin: Origin) {
-        let request = wire::sync_request(write, handle);
-        self.hand_over(write.unique, &[&request], Forwarded { origin, written: Some(written) });
+    pub(super) fn sync_write(&self, write: Received, handle: u64, written: u32, origin: Origin) {
+        let sync = wire::sync_request(write.header, handle);
+        self.hand_over(&[&sync], Forwarded { request: write, origin, written: Some(written) });
     }
 
-    fn hand_over(&self, unique: u64, parts: &[&[u8]], forwarded: Forwarded) {
+    fn hand_over(&self, parts: &[&[u8]], forwarded: Forwarded) {
+        let unique = forwarded.request.header.unique;
         self.origins.lock().insert(unique, forwarded);
         let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut backlog = self.backlog.lock();
@@ -177,8 +180,8 @@ impl Relay {
 
     /// Ends fuser's threads, each with a request of its own, once they have done what they were given.
     pub(super) fn close(&self, threads: usize) {
-        let (len, operation) = (wire::IN_HEADER_LEN, operation::DESTROY);
-        let end = InHeader { len, operation, unique: 0, node: 0, uid: 0, gid: 0, pid: 0 };
+        let (len, opcode) = (wire::IN_HEADER_LEN, opcode::DESTROY);
+        let end = InHeader { len, opcode, unique: 0, node: 0, uid: 0, gid: 0, pid: 0 };
         let mut backlog = self.backlog.lock();
         backlog.messages.extend(std::iter::repeat_n(end.encode().to_vec(), threads));
         backlog.closed = true;
@@ -188,7 +191,8 @@ impl Relay {
     fn deliver(&self, reply: &[u8]) {
         // A reply to nobody is one to `close`.
         let Some(unique) = wire::reply_unique(reply) else { return };
-        let Some(Forwarded { origin, written }) = self.origins.lock().remove(&unique) else { return };
+        let Some(Forwarded { request, origin, written }) = self.origins.lock().remove(&unique) else { return };
+        request.count(wire::reply_errno(reply).unwrap_or(libc::EIO), reply.len() - wire::OUT_HEADER_LEN);
         let of_write;
         let reply = match written.filter(|_| wire::reply_errno(reply) == Some(0)) {
             Some(written) => {

@@ -16,7 +16,7 @@ use crate::fuse::transport::policy::latency::Quickness;
 use crate::fuse::transport::policy::migration::{Better, Latest, Roaming};
 use crate::fuse::transport::policy::plan::{QueueShare, Share};
 use crate::fuse::transport::relay::{Origin, Relay};
-use crate::fuse::transport::wire::{self, InHeader};
+use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::{HEADROOM, MAX_REQUEST};
 use crate::store::transfer::Direction;
@@ -60,8 +60,12 @@ pub(super) struct Server<'a> {
     deferred: VecDeque<usize>,
     roaming: Roaming<'a>,
     quickness: Quickness,
-    /// When the request came that is served, if it came alone.
-    alone: Option<Instant>,
+    /// When each entry got its request.
+    received: Vec<Instant>,
+    /// When the thread last had something to do.
+    awake: Instant,
+    /// Whether that was one request.
+    is_alone: bool,
 }
 
 /// This thread's entries of one queue.
@@ -101,7 +105,9 @@ impl<'a> Server<'a> {
             deferred: VecDeque::new(),
             roaming: Roaming::new(&mounted.latest, share.number),
             quickness: Quickness::default(),
-            alone: None,
+            received: Vec::new(),
+            awake: Instant::now(),
+            is_alone: false,
         }
     }
 
@@ -140,7 +146,11 @@ impl<'a> Server<'a> {
             may_fail("ring");
             for event in events.drain(..) {
                 match event {
-                    Event::Request(entry) => self.answered(entry, |server| server.handle(entry))?,
+                    Event::Request(entry) => {
+                        self.received.resize(self.received.len().max(entry + 1), self.awake);
+                        self.received[entry] = self.awake;
+                        self.answered(entry, |server| server.handle(entry))?;
+                    }
                     Event::Transferred(entry, moved) => {
                         self.answered(entry, |server| server.end_transfer(entry, moved))?;
                         self.go_on_with_deferred()?;
@@ -162,9 +172,9 @@ impl<'a> Server<'a> {
         let until = self.roaming.begin_wait(start);
         let found = until.map(|until| self.ring.look(until)).transpose()?;
         self.ring.wait(events)?;
-        let now = Instant::now();
-        self.roaming.end_wait(now - start, found);
-        self.alone = (events.len() == 1).then_some(now);
+        self.awake = Instant::now();
+        self.roaming.end_wait(self.awake - start, found);
+        self.is_alone = events.len() == 1;
         if events.len() > 1 {
             self.roaming.lose_track();
         }
@@ -173,10 +183,8 @@ impl<'a> Server<'a> {
 
     /// Does something for the request of an entry, which gets a reply whatever happens in it.
     fn answered(&mut self, entry: usize, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let Some(header) = self.ring.request(entry).and_then(|request| InHeader::decode(request.header)) else {
-            return Ok(());
-        };
-        match guarded(header, || work(self)) {
+        let Some(request) = self.received(entry) else { return Ok(()) };
+        match guarded(request.header, || work(self)) {
             Ok(done) => done,
             Err(failed) => self.reply(entry, failed),
         }
@@ -184,20 +192,21 @@ impl<'a> Server<'a> {
 
     fn handle(&mut self, entry: usize) -> Result<()> {
         may_fail("request");
-        let Some(request) = self.ring.request(entry) else { return Ok(()) };
-        let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
+        let Some(received) = self.received(entry) else { return Ok(()) };
+        let header = received.header;
         if self.mounted.fs.defers_io() && data_requests::is_read_or_write(header) {
             self.roaming.lose_track();
             return self.begin_or_defer(entry);
         }
+        let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let served = data_requests::serve(&self.mounted.fs, header, request.argument, request.buffer);
         match served.or_else(|| self.in_place(entry, header).map(Served::Answered)) {
             Some(Served::Answered(answer)) => match self.better_thread(entry) {
                 Some(thread) => self.give(entry, answer, thread),
                 None => self.reply(entry, answer),
             },
-            Some(to_sync @ Served::ToSync { .. }) => self.finish(entry, header, to_sync),
-            None => self.hand_over(entry, header),
+            Some(to_sync @ Served::ToSync { .. }) => self.finish(entry, received, to_sync),
+            None => self.hand_over(entry, received),
         }
     }
 
@@ -229,9 +238,9 @@ impl<'a> Server<'a> {
         }
         let queue = self.ring.queue(entry)?;
         let held = self.held.iter().find(|held| held.queue == queue)?;
-        let thread = match self.alone {
-            None => Some(held.giver).filter(|_| held.balance > 0),
-            Some(now) => match self.roaming.came_alone(held.home == self.share.number, now) {
+        let thread = match self.is_alone {
+            false => Some(held.giver).filter(|_| held.balance > 0),
+            true => match self.roaming.came_alone(held.home == self.share.number, self.awake) {
                 Better::Same => None,
                 Better::Other(thread) => Some(thread),
                 Better::OnItsCpu => Some(held.home),
@@ -245,6 +254,9 @@ impl<'a> Server<'a> {
     fn give(&mut self, entry: usize, answer: Answer, thread: usize) -> Result<()> {
         let (mounted, giver) = (self.mounted, self.share.number);
         let Some(inbox) = mounted.inboxes.get(thread) else { return self.reply(entry, answer) };
+        if let Some(request) = self.received(entry) {
+            request.count(answer.errno, answer.payload_len);
+        }
         let Some(loose) = self.ring.take(entry) else { return Ok(()) };
         let Some(held) = self.of_queue(loose.queue()) else { return Ok(()) };
         tracing::debug!("an entry of queue {} goes to thread {thread}", held.queue);
@@ -263,10 +275,24 @@ impl<'a> Server<'a> {
             held.giver = giver;
         }
         let entry = self.ring.put(loose);
-        self.reply(entry, answer)
+        self.send(entry, answer)
+    }
+
+    /// The request of an entry, and when it came.
+    fn received(&mut self, entry: usize) -> Option<Received> {
+        let at = *self.received.get(entry)?;
+        let header = InHeader::decode(self.ring.request(entry)?.header)?;
+        Some(Received { header, at })
     }
 
     fn reply(&mut self, entry: usize, answer: Answer) -> Result<()> {
+        if let Some(request) = self.received(entry) {
+            request.count(answer.errno, answer.payload_len);
+        }
+        self.send(entry, answer)
+    }
+
+    fn send(&mut self, entry: usize, answer: Answer) -> Result<()> {
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let Some(header) = InHeader::decode(request.header) else { return Ok(()) };
         let large = request.payload_len.max(answer.payload_len) >= LARGE;
@@ -286,8 +312,9 @@ impl<'a> Server<'a> {
 
     /// `false`: it has to wait for a lock, which this thread may not, since who has that lock may wait for this thread.
     fn begin(&mut self, entry: usize) -> Result<bool> {
+        let Some(received) = self.received(entry) else { return Ok(true) };
+        let header = received.header;
         let Some(request) = self.ring.request(entry) else { return Ok(true) };
-        let Some(header) = InHeader::decode(request.header) else { return Ok(true) };
         let served = match data_requests::begin(&self.mounted.fs, header, request.argument, request.buffer) {
             Outcome::Served(served) => served,
             Outcome::UnderWay(pending) => return self.transfer(entry, pending).map(|()| true),
@@ -298,16 +325,16 @@ impl<'a> Server<'a> {
                 None => Served::Answered(Answer::failed(libc::ENOSYS)),
             },
         };
-        self.finish(entry, header, served).map(|()| true)
+        self.finish(entry, received, served).map(|()| true)
     }
 
     /// Replies, or has fuser make a write durable first; its entry stays with it.
-    fn finish(&mut self, entry: usize, header: InHeader, served: Served) -> Result<()> {
+    fn finish(&mut self, entry: usize, request: Received, served: Served) -> Result<()> {
         match served {
             Served::Answered(answer) => self.reply(entry, answer),
             Served::ToSync { handle, written } => {
                 let origin = Origin::Ring(Arc::clone(self.inbox), entry);
-                self.mounted.relay.sync_write(header, handle, written, origin);
+                self.mounted.relay.sync_write(request, handle, written, origin);
                 self.lend(entry, MAX_ENTRIES)
             }
         }
@@ -331,11 +358,12 @@ impl<'a> Server<'a> {
         self.in_flight -= 1;
         self.take_back(entry);
         let moved = usize::try_from(moved).map_err(|_| io::Error::from_raw_os_error(-moved));
-        if let Some(request) = self.ring.request(entry)
-            && let Some(header) = InHeader::decode(request.header)
+        if let Some(received) = self.received(entry)
+            && let Some(request) = self.ring.request(entry)
         {
-            let served = data_requests::end(&self.mounted.fs, header, request.argument, pending, moved, request.buffer);
-            self.finish(entry, header, served)?;
+            let (fs, header) = (&self.mounted.fs, received.header);
+            let served = data_requests::end(fs, header, request.argument, pending, moved, request.buffer);
+            self.finish(entry, received, served)?;
         }
         Ok(())
     }
@@ -370,14 +398,15 @@ impl<'a> Server<'a> {
     }
 
     /// Gives a request to fuser. Its entry stays with it.
-    fn hand_over(&mut self, entry: usize, header: InHeader) -> Result<()> {
+    fn hand_over(&mut self, entry: usize, received: Received) -> Result<()> {
+        let header = received.header;
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let payload = &request.buffer[HEADROOM..][..request.payload_len.min(MAX_REQUEST)];
         let argument_len = header.len.saturating_sub(wire::IN_HEADER_LEN + payload.len());
         let mut argument = request.argument[..argument_len.min(request.argument.len())].to_vec();
         adapt(header, &mut argument);
         let origin = Origin::Ring(Arc::clone(self.inbox), entry);
-        self.mounted.relay.forward(header.unique, &[request.header, &argument, payload], origin);
+        self.mounted.relay.forward(received, &[request.header, &argument, payload], origin);
         self.lend(entry, MAX_ENTRIES)
     }
 

@@ -37,8 +37,9 @@ mod tests {
         TimeOrNow,
     };
 
+    use crate::fuse::opcode;
     use crate::fuse::transport::relay::Relay;
-    use crate::fuse::transport::wire::{IN_HEADER_LEN, InHeader, operation};
+    use crate::fuse::transport::wire::{IN_HEADER_LEN, InHeader};
 
     /// Passes on what time of last access it was asked to set.
     struct Recorder(mpsc::Sender<SystemTime>);
@@ -69,9 +70,9 @@ mod tests {
         }
     }
 
-    fn request(operation: u32, unique: u64, body: &[u8]) -> Vec<u8> {
+    fn request(opcode: u32, unique: u64, body: &[u8]) -> Vec<u8> {
         let len = IN_HEADER_LEN + body.len();
-        [&InHeader { len, operation, unique, node: 1, uid: 0, gid: 0, pid: 0 }.encode()[..], body].concat()
+        [&InHeader { len, opcode, unique, node: 1, uid: 0, gid: 0, pid: 0 }.encode()[..], body].concat()
     }
 
     #[test]
@@ -93,7 +94,7 @@ mod tests {
             body[32..40].copy_from_slice(&i64::to_ne_bytes(seconds));
             body[56..60].copy_from_slice(&u32::to_ne_bytes(nanos));
             give_head_start(&mut body);
-            relay.ask(&request(operation::SETATTR, unique, &body)).unwrap();
+            relay.ask(&request(opcode::SETATTR, unique, &body)).unwrap();
             let start = without_head_start(seen.recv().unwrap());
             let whole = Duration::from_secs(seconds.unsigned_abs());
             let expected = if seconds < 0 { UNIX_EPOCH - whole } else { UNIX_EPOCH + whole };

@@ -2,7 +2,10 @@
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
+use std::time::Instant;
+
 use crate::fs::Caller;
+use crate::fuse::{counters, opcode};
 
 pub(super) const IN_HEADER_LEN: usize = 40;
 pub(super) const OUT_HEADER_LEN: usize = 16;
@@ -10,30 +13,6 @@ pub(super) const OUT_HEADER_LEN: usize = 16;
 const SYNC_LEN: usize = 16;
 /// Length of `struct fuse_read_in` and `struct fuse_write_in`.
 pub(super) const ARGUMENT_LEN: usize = 40;
-
-/// Numbers of operations.
-pub(super) mod operation {
-    pub(in crate::fuse) const LOOKUP: u32 = 1;
-    pub(in crate::fuse) const FORGET: u32 = 2;
-    pub(in crate::fuse) const GETATTR: u32 = 3;
-    pub(in crate::fuse) const SETATTR: u32 = 4;
-    pub(in crate::fuse) const UNLINK: u32 = 10;
-    pub(in crate::fuse) const RMDIR: u32 = 11;
-    pub(in crate::fuse) const RENAME: u32 = 12;
-    pub(in crate::fuse) const OPEN: u32 = 14;
-    pub(in crate::fuse) const READ: u32 = 15;
-    pub(in crate::fuse) const WRITE: u32 = 16;
-    pub(in crate::fuse) const RELEASE: u32 = 18;
-    pub(in crate::fuse) const FSYNC: u32 = 20;
-    pub(in crate::fuse) const GETXATTR: u32 = 22;
-    pub(in crate::fuse) const READDIR: u32 = 28;
-    pub(in crate::fuse) const CREATE: u32 = 35;
-    pub(in crate::fuse) const INTERRUPT: u32 = 36;
-    pub(in crate::fuse) const DESTROY: u32 = 38;
-    pub(in crate::fuse) const BATCH_FORGET: u32 = 42;
-    pub(in crate::fuse) const READDIRPLUS: u32 = 44;
-    pub(in crate::fuse) const RENAME2: u32 = 45;
-}
 
 /// Flag of a write: the file's set-user-id and set-group-id bits shall go.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
@@ -43,7 +22,7 @@ pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub(super) struct InHeader {
     /// Of the whole request, in bytes.
     pub(super) len: usize,
-    pub(super) operation: u32,
+    pub(super) opcode: u32,
     pub(super) unique: u64,
     pub(super) node: u64,
     /// Who asks.
@@ -58,7 +37,7 @@ impl InHeader {
         let len = usize::try_from(u32_at(bytes, 0)?).ok()?;
         Some(Self {
             len,
-            operation: u32_at(bytes, 4)?,
+            opcode: u32_at(bytes, 4)?,
             unique: u64_at(bytes, 8)?,
             node: u64_at(bytes, 16).filter(|_| bytes.len() >= IN_HEADER_LEN)?,
             uid: u32_at(bytes, 24)?,
@@ -71,7 +50,7 @@ impl InHeader {
     pub(super) fn encode(self) -> [u8; IN_HEADER_LEN] {
         let mut bytes = [0; IN_HEADER_LEN];
         bytes[..4].copy_from_slice(&u32_of(self.len).to_ne_bytes());
-        bytes[4..8].copy_from_slice(&self.operation.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&self.opcode.to_ne_bytes());
         bytes[8..16].copy_from_slice(&self.unique.to_ne_bytes());
         bytes[16..24].copy_from_slice(&self.node.to_ne_bytes());
         bytes[24..28].copy_from_slice(&self.uid.to_ne_bytes());
@@ -82,6 +61,23 @@ impl InHeader {
 
     pub(super) fn caller(self) -> Caller {
         Caller { uid: self.uid, gid: self.gid, pid: self.pid }
+    }
+}
+
+/// A request, and when it was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    pub(super) header: InHeader,
+    pub(super) at: Instant,
+}
+
+impl Received {
+    /// It is answered: with this errno or 0, and a payload of this length.
+    pub(super) fn count(self, errno: i32, payload_len: usize) {
+        let InHeader { opcode, len, .. } = self.header;
+        let moved =
+            if opcode == opcode::WRITE { len.saturating_sub(IN_HEADER_LEN + ARGUMENT_LEN) } else { payload_len };
+        counters::count(opcode, errno, moved, self.at.elapsed());
     }
 }
 
@@ -112,7 +108,7 @@ impl Transfer {
 pub(super) fn sync_request(instead_of: InHeader, handle: u64) -> [u8; IN_HEADER_LEN + SYNC_LEN] {
     const DATA_ONLY: u32 = 1;
     let mut bytes = [0; IN_HEADER_LEN + SYNC_LEN];
-    let header = InHeader { len: bytes.len(), operation: operation::FSYNC, ..instead_of };
+    let header = InHeader { len: bytes.len(), opcode: opcode::FSYNC, ..instead_of };
     bytes[..IN_HEADER_LEN].copy_from_slice(&header.encode());
     bytes[IN_HEADER_LEN..][..8].copy_from_slice(&handle.to_ne_bytes());
     bytes[IN_HEADER_LEN + 8..][..4].copy_from_slice(&DATA_ONLY.to_ne_bytes());
@@ -159,9 +155,9 @@ pub(super) fn reply_unique(reply: &[u8]) -> Option<u64> {
     u64_at(reply, 8)
 }
 
-/// The error of a reply; 0 for success.
-pub(super) fn reply_errno(reply: &[u8]) -> Option<u32> {
-    u32_at(reply, 4)
+/// The error of a reply as a positive number; 0 for success.
+pub(super) fn reply_errno(reply: &[u8]) -> Option<i32> {
+    u32_at(reply, 4).map(|error| error.cast_signed().saturating_neg())
 }
 
 /// `struct fuse_write_out`.
@@ -213,7 +209,7 @@ mod tests {
     #[test]
     fn a_header_is_what_was_encoded() {
         let header =
-            InHeader { len: 40, operation: operation::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8, gid: 9, pid: 10 };
+            InHeader { len: 40, opcode: opcode::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8, gid: 9, pid: 10 };
         assert_eq!(InHeader::decode(&header.encode()), Some(header));
         assert_eq!(InHeader::decode(&header.encode()[..39]), None);
     }
