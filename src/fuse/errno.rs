@@ -19,7 +19,7 @@ impl fmt::Display for On<'_> {
 /// Logs why a request is refused and says it in an errno.
 pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
     let chain = error.chain();
-    let everyday = match error.kind() {
+    let expected = match error.kind() {
         Kind::Corrupt | Kind::KeyRejected => {
             tracing::error!("{operation}: {chain}");
             return errno(error);
@@ -27,9 +27,9 @@ pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
         Kind::Busy | Kind::Denied | Kind::KeyUnavailable | Kind::Unsupported => false,
         // Programs look for what is not there, or may not be, all the time; a failing disk or a full one is news.
         Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly | Kind::Stopped => true,
-        Kind::Io => error.os_error().is_some_and(|number| !NEWS.contains(&number)),
+        Kind::Io => error.os_error().is_some_and(|number| !NOTEWORTHY.contains(&number)),
     };
-    if everyday {
+    if expected {
         tracing::debug!("{operation}: {chain}");
     } else {
         tracing::warn!("{operation}: {chain}");
@@ -38,7 +38,8 @@ pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
 }
 
 /// What the system beneath cannot help any more, as opposed to what a program asked for in vain.
-const NEWS: [i32; 7] = [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EBADF];
+const NOTEWORTHY: [i32; 7] =
+    [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EBADF];
 
 /// Exhaustive on purpose: a new kind must choose its errno here.
 fn errno(error: &Error) -> Errno {

@@ -74,13 +74,14 @@ impl Session {
                         stop_on(signal, own);
                     });
                     if done.is_none() {
-                        tracing::error!("signal {signal} was not heeded: this is a defect");
+                        tracing::error!("signal {signal} was not heeded: this is a bug, please report it");
                     }
                 });
             })
             .context(|| "starting the signal thread".into())?;
-        let served = caught(|| connection.serve(&fs))
-            .unwrap_or_else(|| Err(Error::new(Kind::Io, "the thread that looks after the others failed: a defect")));
+        let served = caught(|| connection.serve(&fs)).unwrap_or_else(|| {
+            Err(Error::new(Kind::Io, "the thread that looks after the others failed: this is a bug, please report it"))
+        });
         served.context(|| format!("serving {}", mountpoint.shown())).inspect_err(|error| {
             tracing::error!("the mount ends: {}", error.chain());
             own.abandon();

@@ -121,7 +121,7 @@ pub(super) struct Connection {
     /// Threads that read from the device.
     readers: usize,
     /// Where the kernel lets in whom fuser keeps out: who may ask, beside root.
-    owner_alone: Option<u32>,
+    restrict_to_uid: Option<u32>,
     ended: Sender<Result<()>>,
     on_ended: Receiver<Result<()>>,
 }
@@ -159,9 +159,9 @@ impl Prepared {
         rustix::io::write(&device, &reply).context(doing)?;
         // With rings the device brings little, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
-        let owner_alone = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
+        let restrict_to_uid = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
         let relay = Arc::new(relay);
-        Ok(Connection { device, relay, dispatcher, rings, readers, owner_alone, ended, on_ended })
+        Ok(Connection { device, relay, dispatcher, rings, readers, restrict_to_uid, ended, on_ended })
     }
 }
 
@@ -177,7 +177,7 @@ impl Connection {
     /// `Io` when the connection to the kernel breaks, or a thread ends that requests need; then nothing is waited for, and the
     /// process had better end.
     pub(super) fn serve(self, fs: &Arc<FileSystem>) -> Result<()> {
-        let Self { device, relay, dispatcher, rings, readers, owner_alone, ended, on_ended } = self;
+        let Self { device, relay, dispatcher, rings, readers, restrict_to_uid, ended, on_ended } = self;
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).context(|| "starting a thread of the transport".into())
         };
@@ -185,21 +185,23 @@ impl Connection {
         let backlog = start("relay-out", Box::new(move || ending::tell_any(&own_ended, || own.drain_backlog())))?;
         let (own, own_ended) = (Arc::clone(&relay), ended.clone());
         let replies = start("relay-in", Box::new(move || ending::tell_any(&own_ended, || own.return_replies())))?;
-        let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, owner_alone, &ended));
+        let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, restrict_to_uid, &ended));
         let (own_fs, own_relay) = (Arc::clone(fs), Arc::clone(&relay));
         start(
             "dev-fuse-0",
             Box::new(move || {
-                ending::tell(&ended, || dev_fuse::serve(&own_fs, &own_relay, &device, readers, owner_alone, &ended));
+                ending::tell(&ended, || {
+                    dev_fuse::serve(&own_fs, &own_relay, &device, readers, restrict_to_uid, &ended)
+                });
             }),
         )?;
         while running > 0 {
-            let lost = |_| Error::new(Kind::Io, "a thread of the transport failed: this is a defect");
+            let lost = |_| Error::new(Kind::Io, "a thread of the transport failed: this is a bug, please report it");
             on_ended.recv().map_err(lost)??;
             running -= 1;
         }
         relay.close(DISPATCHERS);
-        let failed = || Error::new(Kind::Io, "the dispatcher failed: this is a defect");
+        let failed = || Error::new(Kind::Io, "the dispatcher failed: this is a bug, please report it");
         dispatcher.join().map_err(|_| failed())?.context(|| "dispatching requests".into())?;
         [backlog, replies].into_iter().try_for_each(|thread| thread.join().map_err(|_| failed()))
     }

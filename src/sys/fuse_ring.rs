@@ -93,13 +93,13 @@ pub struct FuseRing<'w> {
 }
 
 /// An entry that was taken out of its ring while it held a request. The ring that it is put into replies.
-pub struct LooseEntry {
+pub struct DetachedEntry {
     queue: u16,
     header: AlignedBuffer,
     buffer: AlignedBuffer,
 }
 
-impl LooseEntry {
+impl DetachedEntry {
     /// The queue that it belongs to.
     pub fn queue(&self) -> u16 {
         self.queue
@@ -173,15 +173,15 @@ impl<'w> FuseRing<'w> {
     }
 
     /// Takes an entry out that holds a request; `None` for one that holds none.
-    pub fn take(&mut self, entry: usize) -> Option<LooseEntry> {
+    pub fn take(&mut self, entry: usize) -> Option<DetachedEntry> {
         self.held(entry)?;
-        self.entries[entry].take().map(|Entry { queue, header, buffer, .. }| LooseEntry { queue, header, buffer })
+        self.entries[entry].take().map(|Entry { queue, header, buffer, .. }| DetachedEntry { queue, header, buffer })
     }
 
     /// Puts an entry in, with the request that it holds, and returns its number here: the kernel takes a reply from any ring of
     /// the mount, and then sends the entry's next request there.
-    pub fn put(&mut self, loose: LooseEntry) -> usize {
-        let LooseEntry { queue, header, buffer } = loose;
+    pub fn put(&mut self, detached: DetachedEntry) -> usize {
+        let DetachedEntry { queue, header, buffer } = detached;
         let entry = Some(Entry { queue, header, buffer, parts: None, owner: Owner::Us, file: None });
         match self.entries.iter().position(Option::is_none) {
             Some(vacant) => {

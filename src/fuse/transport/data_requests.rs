@@ -128,7 +128,7 @@ pub(super) fn end(
 /// A defect that one request meets must not end the mount.
 pub(super) fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::result::Result<T, Answer> {
     caught(work).ok_or_else(|| {
-        tracing::error!("a request failed within the program: this is a defect ({request:?})");
+        tracing::error!("a request failed within the program: this is a bug, please report it ({request:?})");
         Answer::failed(libc::EIO)
     })
 }

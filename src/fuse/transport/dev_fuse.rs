@@ -1,9 +1,9 @@
 //! The classic transport: requests are read from /dev/fuse, replies written to it.
 //!
 //! The kernel hands requests to waiting readers in turn, so with several of them each request wakes a cold thread on
-//! another CPU. Therefore one thread, the leader, waits alone as long as it keeps up. Where it leaves requests behind it
-//! wakes followers, who take what there is and lie down again. A watcher sees when nobody reads for a while, because the
-//! leader is held up in an operation, and lets a follower stand in for it.
+//! another CPU. Therefore only one thread, the leader, waits, as long as it keeps up. When more requests are left after one, it
+//! wakes followers, which take what there is and park again. A watcher notices when no thread reads for a while, because an
+//! operation holds the leader up, and lets a follower take over.
 
 use std::hint;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,8 +24,9 @@ use crate::fuse::opcode;
 use crate::fuse::transport::data_requests::{self, Answer, Served, guarded};
 use crate::fuse::transport::ending;
 use crate::fuse::transport::name_requests::{self, MAX_BODY};
-use crate::fuse::transport::policy::spin::Looking;
-use crate::fuse::transport::relay::{self, MAX_LISTING, Origin, Relay};
+use crate::fuse::transport::policy::spin::SpinPolicy;
+use crate::fuse::transport::relay::{MAX_LISTING, Origin, Relay};
+use crate::fuse::transport::reply::write_reply;
 use crate::fuse::transport::times;
 use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::store::buffer::request_buffer;
@@ -33,20 +34,20 @@ use crate::store::plain_file::HEADROOM;
 use crate::sys::thread::may_fail;
 use crate::sys::{AlignedBuffer, fuse_ring};
 
-/// Where in its buffer what follows a request's header begins: behind the arguments of a write comes what it writes, which so lies
-/// where it is encrypted, at a page.
+/// Where in its buffer a request's body begins. The arguments of a write come first, so that its data lies where it is encrypted,
+/// at a page.
 const BODY: usize = HEADROOM - wire::ARGUMENT_LEN;
 /// Where a request begins.
 const START: usize = BODY - wire::IN_HEADER_LEN;
-/// Where the reply begins: its payload lies behind its header.
+/// Where the reply begins: its payload lies after its header.
 const REPLY: usize = HEADROOM - wire::OUT_HEADER_LEN;
-/// How long nobody may be reading before someone stands in.
-const PATIENCE: Duration = Duration::from_millis(2);
-/// How often a follower looks again before it lies down.
-const SECOND_LOOKS: usize = 4;
+/// How long no thread may be reading before a follower takes over.
+const STAND_IN_AFTER: Duration = Duration::from_millis(2);
+/// How often a follower polls again before it parks.
+const MAX_EMPTY_POLLS: usize = 4;
 
-/// Serves a mount from its device until it is unmounted, by `threads` threads. With `owner_alone`, whoever else asks is fuser's to
-/// refuse, other than root. A thread that ends for another reason says so on `ended`.
+/// Serves a mount from its device until it is unmounted, with `threads` threads. With `restrict_to_uid`, requests of other users than
+/// this one and root go to fuser, which refuses them. A thread that ends for another reason reports it on `ended`.
 ///
 /// # Errors
 /// `Io` when the connection to the kernel breaks.
@@ -55,61 +56,61 @@ pub(super) fn serve(
     relay: &Relay,
     device: &Arc<OwnedFd>,
     threads: usize,
-    owner_alone: Option<u32>,
+    restrict_to_uid: Option<u32>,
     ended: &Sender<Result<()>>,
 ) -> Result<()> {
-    let crew = Crew::new(fs, relay, owner_alone);
+    let pool = WorkerPool::new(fs, relay, restrict_to_uid);
     let leader = Reader::new(Arc::clone(device));
     let followers: Result<Vec<Reader>> = (1..threads).map(|_| Reader::follower(device)).collect();
     let followers = followers?;
     thread::scope(|scope| {
-        let crew = &crew;
+        let pool = &pool;
         let mut started: std::io::Result<()> = Ok(());
         for (number, reader) in followers.into_iter().enumerate() {
             let thread = thread::Builder::new().name(format!("dev-fuse-{}", number + 1));
-            let run = move || ending::tell_failure(ended, || crew.follow(reader, device));
+            let run = move || ending::tell_failure(ended, || pool.follow(reader, device));
             started = started.and(thread.spawn_scoped(scope, run).map(drop));
         }
         if threads > 1 && started.is_ok() {
             let thread = thread::Builder::new().name("dev-fuse-watch".into());
             let run = || {
                 ending::tell_failure(ended, || {
-                    crew.watch();
+                    pool.watch();
                     Ok(())
                 });
             };
             started = thread.spawn_scoped(scope, run).map(drop);
         }
-        // A failure is told before the followers have ended: one may be held up by a medium.
+        // A failure is reported before the followers have ended: one may be held up by a medium.
         ending::tell_failure(ended, || {
-            started.context(|| "starting a thread of the transport".into()).and_then(|()| crew.lead(leader))
+            started.context(|| "starting a thread of the transport".into()).and_then(|()| pool.lead(leader))
         });
-        crew.end();
+        pool.end();
         Ok(())
     })
 }
 
-/// One thread's way to read requests.
+/// How one thread reads requests.
 struct Reader {
     device: Arc<OwnedFd>,
     buffer: AlignedBuffer,
-    looking: Looking,
-    /// Whether more requests were there behind the last one.
+    spin: SpinPolicy,
+    /// Whether more requests were waiting after the last one.
     saw_more: bool,
 }
 
-/// What a reader finds.
-enum Found {
+/// What a read of the device returned.
+enum Polled {
     /// A request, and the length of what follows its header.
     Request(Received, usize),
-    /// Nothing now.
+    /// There is none at the moment.
     Nothing,
     Unmounted,
 }
 
 impl Reader {
     fn new(device: Arc<OwnedFd>) -> Self {
-        Self { device, buffer: request_buffer(), looking: Looking::new(), saw_more: false }
+        Self { device, buffer: request_buffer(), spin: SpinPolicy::new(), saw_more: false }
     }
 
     /// A reader that does not wait.
@@ -120,18 +121,18 @@ impl Reader {
         Ok(Self::new(Arc::new(clone)))
     }
 
-    fn read(&mut self) -> Result<Found> {
+    fn read(&mut self) -> Result<Polled> {
         loop {
             match rustix::io::read(&self.device, &mut self.buffer[START..]) {
                 Ok(len) => match InHeader::decode(&self.buffer[START..][..len]) {
                     Some(header) => {
                         let request = Received { header, at: Instant::now() };
-                        return Ok(Found::Request(request, len - wire::IN_HEADER_LEN));
+                        return Ok(Polled::Request(request, len - wire::IN_HEADER_LEN));
                     }
                     None => tracing::error!("a request of {len} bytes from the kernel, shorter than its header"),
                 },
-                Err(Errno::AGAIN) => return Ok(Found::Nothing),
-                Err(Errno::NODEV) => return Ok(Found::Unmounted),
+                Err(Errno::AGAIN) => return Ok(Polled::Nothing),
+                Err(Errno::NODEV) => return Ok(Polled::Unmounted),
                 // A signal, or a request that was interrupted before it was read.
                 Err(Errno::INTR | Errno::NOENT) => {}
                 Err(error) => return Err(Error::errno("reading requests from the kernel", error)),
@@ -153,36 +154,36 @@ impl Reader {
     fn reply(&mut self, request: Received, answer: Answer) {
         request.count(answer.errno, answer.payload_len);
         self.buffer[REPLY..HEADROOM].copy_from_slice(&answer.header(request.header.unique));
-        relay::give(&self.device, &self.buffer[REPLY..][..wire::OUT_HEADER_LEN + answer.payload_len]);
+        write_reply(&self.device, &self.buffer[REPLY..][..wire::OUT_HEADER_LEN + answer.payload_len]);
     }
 }
 
-/// What a follower shall do.
+/// What a follower is to do.
 const REST: u8 = 0;
 /// Take what there is.
 const DRAIN: u8 = 1;
-/// Read in the leader's place.
+/// Read in place of the leader.
 const STAND_IN: u8 = 2;
 
-/// Whether a follower is woken where more requests wait behind one.
+/// Whether a follower is woken when more requests wait after one.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Sharing {
     WithFollowers,
     No,
 }
 
-struct Crew<'a> {
+struct WorkerPool<'a> {
     fs: &'a FileSystem,
     relay: &'a Relay,
-    owner_alone: Option<u32>,
+    restrict_to_uid: Option<u32>,
     /// Threads that wait for a request.
     waiting: AtomicUsize,
     /// Requests that such threads have read.
     read: AtomicU64,
-    /// Followers who lie down.
-    resting: Mutex<Vec<Follower>>,
-    resting_count: AtomicUsize,
-    /// Whether the watcher sleeps until somebody stops waiting.
+    /// Followers that are parked.
+    parked: Mutex<Vec<Follower>>,
+    parked_count: AtomicUsize,
+    /// Whether the watcher sleeps until a thread stops waiting.
     watcher_sleeps: AtomicBool,
     watcher: OnceLock<Thread>,
     ended: AtomicBool,
@@ -194,16 +195,16 @@ struct Follower {
     order: Arc<AtomicU8>,
 }
 
-impl<'a> Crew<'a> {
-    fn new(fs: &'a FileSystem, relay: &'a Relay, owner_alone: Option<u32>) -> Self {
+impl<'a> WorkerPool<'a> {
+    fn new(fs: &'a FileSystem, relay: &'a Relay, restrict_to_uid: Option<u32>) -> Self {
         Self {
             fs,
             relay,
-            owner_alone,
+            restrict_to_uid,
             waiting: AtomicUsize::new(0),
             read: AtomicU64::new(0),
-            resting: Mutex::default(),
-            resting_count: AtomicUsize::new(0),
+            parked: Mutex::default(),
+            parked_count: AtomicUsize::new(0),
             watcher_sleeps: AtomicBool::new(false),
             watcher: OnceLock::new(),
             ended: AtomicBool::new(false),
@@ -213,25 +214,25 @@ impl<'a> Crew<'a> {
     fn lead(&self, mut reader: Reader) -> Result<()> {
         loop {
             match self.wait(&mut reader)? {
-                Found::Request(request, len) => self.handle(&mut reader, request, len, Sharing::WithFollowers),
-                Found::Nothing => {}
-                Found::Unmounted => return Ok(()),
+                Polled::Request(request, len) => self.handle(&mut reader, request, len, Sharing::WithFollowers),
+                Polled::Nothing => {}
+                Polled::Unmounted => return Ok(()),
             }
         }
     }
 
-    /// Waits for a request, where the watcher sees it.
-    fn wait(&self, reader: &mut Reader) -> Result<Found> {
+    /// Waits for a request; the watcher sees that this thread does.
+    fn wait(&self, reader: &mut Reader) -> Result<Polled> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let start = Instant::now();
-        if let Some(until) = reader.looking.until(start).filter(|_| !reader.saw_more) {
+        if let Some(until) = reader.spin.until(start).filter(|_| !reader.saw_more) {
             while !reader.finds_more() && Instant::now() < until {
                 hint::spin_loop();
             }
         }
         let found = reader.read();
         may_fail("reader");
-        reader.looking.ended(start);
+        reader.spin.ended(start);
         self.read.fetch_add(1, Ordering::Relaxed);
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         if self.watcher_sleeps.load(Ordering::SeqCst) {
@@ -250,8 +251,8 @@ impl<'a> Crew<'a> {
     fn follow(&self, mut reader: Reader, device: &Arc<OwnedFd>) -> Result<()> {
         let own = Follower { thread: thread::current(), order: Arc::new(AtomicU8::new(REST)) };
         while !self.ended.load(Ordering::Acquire) {
-            self.resting.lock().push(own.clone());
-            self.resting_count.fetch_add(1, Ordering::Release);
+            self.parked.lock().push(own.clone());
+            self.parked_count.fetch_add(1, Ordering::Release);
             let order = loop {
                 match own.order.swap(REST, Ordering::Acquire) {
                     REST if self.ended.load(Ordering::Acquire) => return Ok(()),
@@ -265,34 +266,34 @@ impl<'a> Crew<'a> {
         Ok(())
     }
 
-    /// Serves requests as long as there are some.
+    /// Serves requests until there are no more.
     fn drain(&self, reader: &mut Reader) -> Result<()> {
         let mut looks = 0;
-        while looks < SECOND_LOOKS {
+        while looks < MAX_EMPTY_POLLS {
             match reader.read()? {
-                Found::Request(request, len) => {
+                Polled::Request(request, len) => {
                     looks = 0;
                     self.handle(reader, request, len, Sharing::WithFollowers);
                 }
-                Found::Nothing => {
+                Polled::Nothing => {
                     looks += 1;
                     thread::yield_now();
                 }
-                Found::Unmounted => break,
+                Polled::Unmounted => break,
             }
         }
         Ok(())
     }
 
-    /// Waits for requests until somebody else does again.
+    /// Waits for requests until another thread does again.
     fn stand_in(&self, reader: &mut Reader, device: &Arc<OwnedFd>) -> Result<()> {
         let own = std::mem::replace(&mut reader.device, Arc::clone(device));
         let mut stood_in = Ok(());
         while stood_in.is_ok() && self.waiting.load(Ordering::SeqCst) == 0 {
             match self.wait(reader) {
-                Ok(Found::Request(request, len)) => self.handle(reader, request, len, Sharing::No),
-                Ok(Found::Nothing) => {}
-                Ok(Found::Unmounted) => break,
+                Ok(Polled::Request(request, len)) => self.handle(reader, request, len, Sharing::No),
+                Ok(Polled::Nothing) => {}
+                Ok(Polled::Unmounted) => break,
                 Err(error) => stood_in = Err(error),
             }
         }
@@ -300,25 +301,25 @@ impl<'a> Crew<'a> {
         stood_in
     }
 
-    /// Wakes a follower if one rests and more requests wait; not behind a request that takes less time than waking somebody.
+    /// Wakes a follower if one is parked and more requests wait, but not after a request that takes less time than waking a thread.
     fn share(&self, reader: &mut Reader, request: InHeader) {
         let is_quick = [opcode::RELEASE, opcode::FORGET].contains(&request.opcode);
-        // Where all followers are at work there is likely more, and the next read will tell.
-        let all_work = self.resting_count.load(Ordering::Relaxed) == 0;
-        reader.saw_more = all_work || (!is_quick && reader.finds_more());
-        if reader.saw_more && !all_work {
+        // When all followers are busy more requests are likely; the next read shows it.
+        let all_busy = self.parked_count.load(Ordering::Relaxed) == 0;
+        reader.saw_more = all_busy || (!is_quick && reader.finds_more());
+        if reader.saw_more && !all_busy {
             self.send_follower(DRAIN);
         }
     }
 
     fn send_follower(&self, order: u8) {
-        let Some(follower) = self.resting.lock().pop() else { return };
-        self.resting_count.fetch_sub(1, Ordering::Relaxed);
+        let Some(follower) = self.parked.lock().pop() else { return };
+        self.parked_count.fetch_sub(1, Ordering::Relaxed);
         follower.order.store(order, Ordering::Release);
         follower.thread.unpark();
     }
 
-    /// Looks whether somebody reads, now and then while there is something to read.
+    /// Checks every few milliseconds whether a thread reads, as long as there is something to read.
     fn watch(&self) {
         self.watcher.get_or_init(thread::current);
         let mut seen = (0, 1);
@@ -332,7 +333,7 @@ impl<'a> Crew<'a> {
             seen = now;
             if quiet {
                 self.watcher_sleeps.store(true, Ordering::SeqCst);
-                // Whoever stops waiting from here on sees that the watcher sleeps.
+                // A thread that stops waiting from here on sees that the watcher sleeps.
                 while self.watcher_sleeps.load(Ordering::SeqCst)
                     && self.waiting.load(Ordering::SeqCst) > 0
                     && !self.ended.load(Ordering::Acquire)
@@ -341,19 +342,19 @@ impl<'a> Crew<'a> {
                 }
                 self.watcher_sleeps.store(false, Ordering::SeqCst);
             }
-            thread::park_timeout(PATIENCE);
+            thread::park_timeout(STAND_IN_AFTER);
         }
     }
 
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
-        for follower in self.resting.lock().drain(..) {
+        for follower in self.parked.lock().drain(..) {
             follower.thread.unpark();
         }
         self.wake_watcher();
     }
 
-    /// Serves a request, or hands it over. It gets a reply, whatever happens here.
+    /// Serves a request, or forwards it to fuser. It gets a reply, whatever happens here.
     fn handle(&self, reader: &mut Reader, request: Received, len: usize, sharing: Sharing) {
         let handled = guarded(request.header, || {
             if sharing == Sharing::WithFollowers {
@@ -368,7 +369,7 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// `None`: it was handed over, or wants no reply.
+    /// `None`: it was forwarded, or expects no reply.
     fn serve(&self, reader: &mut Reader, request: Received, len: usize) -> Option<Answer> {
         let header = request.header;
         may_fail("request");
@@ -384,7 +385,7 @@ impl<'a> Crew<'a> {
             }
             None => {}
         }
-        if let Some(answer) = self.in_place(reader, header, len) {
+        if let Some(answer) = self.serve_name(reader, header, len) {
             return Some(answer);
         }
         match header.opcode {
@@ -392,7 +393,7 @@ impl<'a> Crew<'a> {
                 self.forget(header, reader.body(len));
                 request.count(0, 0);
             }
-            // Requests end by themselves; told so once, the kernel interrupts none any more.
+            // Requests end by themselves; after this reply the kernel interrupts none any more.
             opcode::INTERRUPT => return Some(Answer::failed(libc::ENOSYS)),
             _ => {
                 adapt(header, &mut reader.buffer[BODY..][..len]);
@@ -403,9 +404,9 @@ impl<'a> Crew<'a> {
         None
     }
 
-    /// Serves a request that is short, if it is one of those; the watcher sees when it takes its time.
-    fn in_place(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
-        if !name_requests::lets_in(request, self.owner_alone) {
+    /// Serves a request for an operation on names or attributes. If it takes long, the watcher notices.
+    fn serve_name(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
+        if !name_requests::may_serve(request, self.restrict_to_uid) {
             return None;
         }
         let mut body = [0; MAX_BODY];
@@ -425,8 +426,8 @@ impl<'a> Crew<'a> {
     }
 }
 
-/// Makes of a request, of which `argument` is what follows the header, one that fuser takes: a reply to a listing must be short enough for
-/// the relay, and times have to be told otherwise.
+/// Adapts a request for fuser; `argument` is what follows the header. A reply to a listing must be short enough for the relay, and times
+/// are counted from another moment.
 pub(super) fn adapt(request: InHeader, argument: &mut [u8]) {
     match request.opcode {
         opcode::READDIR | opcode::READDIRPLUS => wire::limit_size(argument, MAX_LISTING),

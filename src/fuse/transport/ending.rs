@@ -25,5 +25,5 @@ pub(super) fn tell_any(ended: &Sender<Result<()>>, work: impl FnOnce()) {
 }
 
 fn unwound() -> Error {
-    Error::new(Kind::Io, "a thread of the mount failed: this is a defect")
+    Error::new(Kind::Io, "a thread of the mount failed: this is a bug, please report it")
 }

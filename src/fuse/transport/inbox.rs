@@ -1,37 +1,37 @@
-//! What other threads leave for the thread of a ring.
+//! Messages of other threads to the thread of a ring.
 
 use parking_lot::Mutex;
 
 use crate::fuse::transport::data_requests::Answer;
-use crate::sys::fuse_ring::{LooseEntry, Waker};
+use crate::sys::fuse_ring::{DetachedEntry, Waker};
 
-/// Where it is left; the thread's ring has the same [`Waker`].
+/// The thread's ring has the same [`Waker`].
 pub(super) struct Inbox {
-    left: Mutex<Vec<Left>>,
+    messages: Mutex<Vec<Message>>,
     pub(super) waker: Waker,
 }
 
-pub(super) enum Left {
+pub(super) enum Message {
     /// fuser's reply to the request of an entry.
     Reply(usize, Vec<u8>),
-    /// An entry that is this thread's from now on, the numbers of the thread on its queue's CPU and of the one that gives it,
-    /// and the reply to give.
-    Entry { loose: LooseEntry, home: usize, giver: usize, answer: Answer },
+    /// An entry that belongs to this thread from now on, the numbers of the thread on its queue's CPU and of the one that it comes from,
+    /// and the answer to its request.
+    Entry { detached: DetachedEntry, home: usize, from: usize, answer: Answer },
 }
 
 impl Inbox {
     pub(super) fn new(waker: Waker) -> Self {
-        Self { left: Mutex::default(), waker }
+        Self { messages: Mutex::default(), waker }
     }
 
-    /// Leaves something and wakes the thread.
-    pub(super) fn leave(&self, left: Left) {
-        self.left.lock().push(left);
+    /// Adds a message and wakes the thread.
+    pub(super) fn post(&self, message: Message) {
+        self.messages.lock().push(message);
         self.waker.wake();
     }
 
-    /// Takes all that was left.
-    pub(super) fn empty(&self) -> Vec<Left> {
-        std::mem::take(&mut *self.left.lock())
+    /// Takes all messages.
+    pub(super) fn empty(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.messages.lock())
     }
 }

@@ -1,9 +1,9 @@
 //! The fast transport: requests and replies of FUSE in rings that the kernel shares (Linux 6.14).
 //!
-//! The kernel has a queue for each CPU, and puts a request into the one of the CPU that asks. A thread on that CPU serves
+//! The kernel has a queue for each CPU, and puts a request into the queue of the caller's CPU. A thread on that CPU serves
 //! reads and writes where they lie, without a system call for each, and operations on names and attributes while those are
-//! quick, and hands everything else to fuser. What the kernel does not send through rings (forgetting nodes, interrupts) still
-//! comes by the device. Here the threads are started.
+//! quick, and forwards everything else to fuser. What the kernel does not send through rings (forgetting nodes, interrupts) still
+//! comes through the device. Here the threads are started.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,14 +28,14 @@ struct Ready {
     start: Sender<Start>,
 }
 
-/// What a thread needs to begin, and where it sends how it ended.
+/// What a thread needs to start, and where it reports its end.
 struct Start {
     mounted: Arc<Mounted>,
     ended: Sender<Result<()>>,
 }
 
 impl Rings {
-    /// Makes the rings, before the kernel is told that they will be used: from then on there is no way back.
+    /// Makes the rings, before the kernel learns that they will be used: from then on there is no way back.
     ///
     /// # Errors
     /// `Unsupported` or `Io`, saying what is missing.
@@ -49,13 +49,13 @@ impl Rings {
         plan::shares(threads)?.into_iter().map(prepare).collect::<Result<_>>().map(Self)
     }
 
-    /// Lets the threads serve the mount. Each sends how it ended.
+    /// Lets the threads serve the mount, and returns how many there are. Each reports its end.
     pub(super) fn start(
         self,
         fs: &Arc<FileSystem>,
         relay: &Arc<Relay>,
         device: &Arc<OwnedFd>,
-        owner_alone: Option<u32>,
+        restrict_to_uid: Option<u32>,
         ended: &Sender<Result<()>>,
     ) -> usize {
         let mounted = Arc::new(Mounted {
@@ -64,19 +64,22 @@ impl Rings {
             device: Arc::clone(device),
             inboxes: self.0.iter().map(|thread| Arc::clone(&thread.inbox)).collect(),
             latest: Latest::new(self.0.len()),
-            owner_alone,
+            restrict_to_uid,
         });
         for thread in &self.0 {
             let start = Start { mounted: Arc::clone(&mounted), ended: ended.clone() };
             if thread.start.send(start).is_err() {
-                let _ = ended.send(Err(Error::new(Kind::Io, "a thread of the transport is gone: this is a defect")));
+                let _ = ended.send(Err(Error::new(
+                    Kind::Io,
+                    "a thread of the transport is gone: this is a bug, please report it",
+                )));
             }
         }
         self.0.len()
     }
 }
 
-/// Starts a thread, which begins to serve when it is sent what it needs, and ends when it cannot be any more.
+/// Starts a thread, which serves once it is sent what it needs, and ends when that cannot come any more.
 fn prepare(share: Share) -> Result<Ready> {
     let (start, to_start) = channel();
     let (made, on_made) = channel();
@@ -85,12 +88,12 @@ fn prepare(share: Share) -> Result<Ready> {
         .name(name)
         .spawn(move || run(&share, &made, &to_start))
         .context(|| "starting a thread of the transport".into())?;
-    let lost = |_| Error::new(Kind::Io, "a thread of the transport ended: this is a defect");
+    let lost = |_| Error::new(Kind::Io, "a thread of the transport ended: this is a bug, please report it");
     let inbox = on_made.recv().map_err(lost)??;
     Ok(Ready { inbox, start })
 }
 
-/// A ring belongs to the thread that makes it, so that is done here and reported; then the thread waits to be needed.
+/// A ring belongs to the thread that makes it, so it is made here and reported; then the thread waits for the mount.
 fn run(share: &Share, made: &Sender<Result<Arc<Inbox>>>, start: &Receiver<Start>) {
     if let Some(cpu) = share.cpu {
         plan::stay_on(cpu);

@@ -21,9 +21,9 @@ use crate::vm::keyring::Question;
 /// Longest request of this kind, without its header: two names of 255 bytes, their ends, and what is said about them.
 pub(super) const MAX_BODY: usize = 16 + 2 * 256;
 
-/// Whether who asks need not be refused. With `owner_alone`, whoever else asks is fuser's to refuse, other than root.
-pub(super) fn lets_in(request: InHeader, owner_alone: Option<u32>) -> bool {
-    owner_alone.is_none_or(|owner| [0, owner].contains(&request.uid))
+/// Whether who asks need not be refused. With `restrict_to_uid`, whoever else asks is fuser's to refuse, other than root.
+pub(super) fn may_serve(request: InHeader, restrict_to_uid: Option<u32>) -> bool {
+    restrict_to_uid.is_none_or(|owner| [0, owner].contains(&request.uid))
 }
 
 /// Serves a request, of which `body` is all but the header; the reply's payload is put at [`HEADROOM`] of the buffer. `None`: it is

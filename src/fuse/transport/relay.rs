@@ -15,7 +15,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fuse::opcode;
-use crate::fuse::transport::inbox::{Inbox, Left};
+use crate::fuse::transport::inbox::{Inbox, Message};
+use crate::fuse::transport::reply::write_reply;
 use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::sys::thread::may_fail;
 
@@ -203,8 +204,8 @@ impl Relay {
             None => reply,
         };
         match origin {
-            Origin::Device(device) => give(&device, reply),
-            Origin::Ring(inbox, entry) => inbox.leave(Left::Reply(entry, reply.to_vec())),
+            Origin::Device(device) => write_reply(&device, reply),
+            Origin::Ring(inbox, entry) => inbox.post(Message::Reply(entry, reply.to_vec())),
         }
     }
 
@@ -215,15 +216,5 @@ impl Relay {
                 other => return other.map(drop),
             }
         }
-    }
-}
-
-/// Writes a reply to the device.
-pub(super) fn give(device: &OwnedFd, reply: &[u8]) {
-    match rustix::io::write(device, reply) {
-        Ok(_) => {}
-        // Nobody waits for it any more: the request was interrupted, or the mount is gone.
-        Err(Errno::NOENT | Errno::NODEV) => {}
-        Err(error) => tracing::error!("{}", Error::errno("replying to the kernel", error).chain()),
     }
 }

@@ -1,9 +1,13 @@
-//! Replies in FUSE's wire format, for what a transport answers itself.
+//! Replies in FUSE's wire format, to requests that a transport answers itself.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
+use std::os::fd::OwnedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::io::Errno;
+
+use crate::error::Error;
 use crate::fs::{Attr, CacheMode, FileKind, HandleNumber};
 use crate::fuse::BLOCK_SIZE;
 use crate::fuse::operations::{Reply, open_flags, ttl};
@@ -34,7 +38,17 @@ pub(super) fn put(reply: &Reply, payload: &mut [u8]) -> Answer {
     Answer { errno: 0, payload_len: writer.len }
 }
 
-/// Puts numbers one behind the other.
+/// Writes a whole reply to the device.
+pub(super) fn write_reply(device: &OwnedFd, reply: &[u8]) {
+    match rustix::io::write(device, reply) {
+        Ok(_) => {}
+        // Nothing waits for it any more: the request was interrupted, or the mount is gone.
+        Err(Errno::NOENT | Errno::NODEV) => {}
+        Err(error) => tracing::error!("{}", Error::errno("replying to the kernel", error).chain()),
+    }
+}
+
+/// Puts numbers one after the other.
 struct Writer<'b> {
     bytes: &'b mut [u8],
     len: usize,

@@ -1,4 +1,4 @@
-//! What the thread of a ring does: it serves requests until the mount is gone.
+//! The work of a ring's thread: it serves requests until the mount is gone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,28 +10,28 @@ use crate::error::{Context, Error, Result};
 use crate::fs::{FileSystem, Pending};
 use crate::fuse::transport::data_requests::{self, Answer, Outcome, Served, guarded};
 use crate::fuse::transport::dev_fuse::adapt;
-use crate::fuse::transport::inbox::{Inbox, Left};
+use crate::fuse::transport::inbox::{Inbox, Message};
 use crate::fuse::transport::name_requests::{self, MAX_BODY};
-use crate::fuse::transport::policy::latency::Quickness;
-use crate::fuse::transport::policy::migration::{Better, Latest, Roaming};
+use crate::fuse::transport::policy::latency::LatencyPolicy;
+use crate::fuse::transport::policy::migration::{Latest, MigrationPolicy, Placement};
 use crate::fuse::transport::policy::plan::{QueueShare, Share};
 use crate::fuse::transport::relay::{Origin, Relay};
 use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::{HEADROOM, MAX_REQUEST};
 use crate::store::transfer::Direction;
-use crate::sys::fuse_ring::{Event, FuseRing, LooseEntry};
+use crate::sys::fuse_ring::{DetachedEntry, Event, FuseRing};
 use crate::sys::thread::may_fail;
 
-/// Replies with so much payload go to the kernel at once, while they are in the CPU's cache.
+/// Replies with at least this much payload go to the kernel at once, while they are in the CPU's cache.
 const LARGE: usize = 64 << 10;
-/// Most entries of one queue with one thread.
+/// A thread holds at most this many entries of one queue.
 const MAX_ENTRIES: usize = 512;
-/// As many may be there for the sake of I/O that is under way: what a medium gains from more is little, and each is memory.
+/// The same for entries that are added because of I/O in flight: more of them bring a medium little, and each one costs memory.
 const MAX_WITH_DISKS: usize = 64;
-/// Most of its entries of one queue that a thread gives away.
-const MAX_GIVEN: isize = 3;
-/// How rings end when the mount does.
+/// A thread hands over at most this many of its entries of one queue.
+const MAX_HANDED_OVER: isize = 3;
+/// Errors of entries when the mount is shut down.
 const ENDS: [i32; 4] = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED, libc::ENODEV];
 
 /// What all threads of a mount share.
@@ -42,8 +42,8 @@ pub(super) struct Mounted {
     /// Of all threads, in their order.
     pub(super) inboxes: Vec<Arc<Inbox>>,
     pub(super) latest: Latest,
-    /// As for [`dev_fuse::serve`](super::dev_fuse::serve).
-    pub(super) owner_alone: Option<u32>,
+    /// See [`dev_fuse::serve`](super::dev_fuse::serve).
+    pub(super) restrict_to_uid: Option<u32>,
 }
 
 pub(super) struct Server<'a> {
@@ -52,19 +52,19 @@ pub(super) struct Server<'a> {
     share: &'a Share,
     inbox: &'a Arc<Inbox>,
     held: Vec<Held>,
-    /// Of each entry, the request whose I/O is under way in the ring, and how many there are. Ranges of files are locked for
-    /// them, perhaps for other threads to wait for: as long as there are any, this thread waits for nothing but the ring.
+    /// For each entry, its request's I/O that is in flight in the ring, and how many there are. They hold locks on ranges of files,
+    /// which other threads may be waiting for: as long as there are any, this thread waits for nothing but the ring.
     pending: Vec<Option<Pending>>,
     in_flight: usize,
     /// Reads and writes that would wait for a lock, and what came after them, in order of arrival.
     deferred: VecDeque<usize>,
-    roaming: Roaming<'a>,
-    quickness: Quickness,
+    migration: MigrationPolicy<'a>,
+    latency: LatencyPolicy,
     /// When each entry got its request.
     received: Vec<Instant>,
-    /// When the thread last had something to do.
-    awake: Instant,
-    /// Whether that was one request.
+    /// When the last wait ended.
+    woken_at: Instant,
+    /// Whether it ended with a single request.
     is_alone: bool,
 }
 
@@ -73,18 +73,18 @@ struct Held {
     queue: u16,
     /// The thread on the queue's CPU.
     home: usize,
-    /// How many more other threads gave than were given to them, and who gave last.
+    /// How many more entries came from other threads than went to them, and the thread that the last one came from.
     balance: isize,
-    giver: usize,
-    /// In all, and how many had better be free for new requests.
+    last_from: usize,
+    /// How many in all, and how many should be free for new requests.
     entries: usize,
     wanted: usize,
-    /// Entries whose requests fuser has, have I/O under way, or wait for a lock.
-    lent: usize,
+    /// Entries whose requests are with fuser, have I/O in flight, or wait for a lock.
+    busy: usize,
 }
 
 impl Held {
-    /// So many came from another thread, or went to one.
+    /// This many came from another thread or, if negative, went to one.
     fn count(&mut self, came: isize) {
         self.balance += came;
         self.entries = self.entries.saturating_add_signed(came);
@@ -103,10 +103,10 @@ impl<'a> Server<'a> {
             pending: Vec::new(),
             in_flight: 0,
             deferred: VecDeque::new(),
-            roaming: Roaming::new(&mounted.latest, share.number),
-            quickness: Quickness::default(),
+            migration: MigrationPolicy::new(&mounted.latest, share.number),
+            latency: LatencyPolicy::default(),
             received: Vec::new(),
-            awake: Instant::now(),
+            woken_at: Instant::now(),
             is_alone: false,
         }
     }
@@ -114,7 +114,7 @@ impl<'a> Server<'a> {
     fn attach(&mut self) -> Result<()> {
         self.ring.attach(self.mounted.device.as_fd()).context(|| "tying a ring to the mount".into())?;
         for &QueueShare { queue, entries: wanted, home } in &self.share.queues {
-            self.held.push(Held { queue, home, entries: 0, balance: 0, giver: home, wanted, lent: 0 });
+            self.held.push(Held { queue, home, entries: 0, balance: 0, last_from: home, wanted, busy: 0 });
             for _ in 0..wanted {
                 self.add_entry(queue)?;
             }
@@ -141,19 +141,19 @@ impl<'a> Server<'a> {
     pub(super) fn serve(&mut self) -> Result<()> {
         self.attach()?;
         let mut events = Vec::new();
-        while self.ring.is_served() || self.held.iter().any(|held| held.lent > 0) {
+        while self.ring.is_served() || self.held.iter().any(|held| held.busy > 0) {
             self.wait(&mut events).context(|| "waiting for requests".into())?;
             may_fail("ring");
             for event in events.drain(..) {
                 match event {
                     Event::Request(entry) => {
-                        self.received.resize(self.received.len().max(entry + 1), self.awake);
-                        self.received[entry] = self.awake;
+                        self.received.resize(self.received.len().max(entry + 1), self.woken_at);
+                        self.received[entry] = self.woken_at;
                         self.answered(entry, |server| server.handle(entry))?;
                     }
                     Event::Transferred(entry, moved) => {
                         self.answered(entry, |server| server.end_transfer(entry, moved))?;
-                        self.go_on_with_deferred()?;
+                        self.resume_deferred()?;
                     }
                     Event::Woken => self.return_replies()?,
                     Event::Ended(_, errno) if ENDS.contains(&errno) => {}
@@ -169,19 +169,19 @@ impl<'a> Server<'a> {
 
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let start = Instant::now();
-        let until = self.roaming.begin_wait(start);
+        let until = self.migration.begin_wait(start);
         let found = until.map(|until| self.ring.look(until)).transpose()?;
         self.ring.wait(events)?;
-        self.awake = Instant::now();
-        self.roaming.end_wait(self.awake - start, found);
+        self.woken_at = Instant::now();
+        self.migration.end_wait(self.woken_at - start, found);
         self.is_alone = events.len() == 1;
         if events.len() > 1 {
-            self.roaming.lose_track();
+            self.migration.reset();
         }
         Ok(())
     }
 
-    /// Does something for the request of an entry, which gets a reply whatever happens in it.
+    /// Does something for the request of an entry. It gets a reply, whatever happens here.
     fn answered(&mut self, entry: usize, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let Some(request) = self.received(entry) else { return Ok(()) };
         match guarded(request.header, || work(self)) {
@@ -195,26 +195,26 @@ impl<'a> Server<'a> {
         let Some(received) = self.received(entry) else { return Ok(()) };
         let header = received.header;
         if self.mounted.fs.defers_io() && data_requests::is_read_or_write(header) {
-            self.roaming.lose_track();
+            self.migration.reset();
             return self.begin_or_defer(entry);
         }
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let served = data_requests::serve(&self.mounted.fs, header, request.argument, request.buffer);
-        match served.or_else(|| self.in_place(entry, header).map(Served::Answered)) {
-            Some(Served::Answered(answer)) => match self.better_thread(entry) {
-                Some(thread) => self.give(entry, answer, thread),
+        match served.or_else(|| self.serve_name(entry, header).map(Served::Answered)) {
+            Some(Served::Answered(answer)) => match self.better_placed_thread(entry) {
+                Some(thread) => self.hand_over(entry, answer, thread),
                 None => self.reply(entry, answer),
             },
             Some(to_sync @ Served::ToSync { .. }) => self.finish(entry, received, to_sync),
-            None => self.hand_over(entry, received),
+            None => self.forward(entry, received),
         }
     }
 
-    /// Serves a request that is short, if it is one of those, as long as they are quick: nobody stands in for this thread. With I/O
-    /// under way it waits for no lock.
-    fn in_place(&mut self, entry: usize, header: InHeader) -> Option<Answer> {
-        let Mounted { fs, owner_alone, .. } = self.mounted;
-        if fs.defers_io() || !name_requests::lets_in(header, *owner_alone) || !self.quickness.is_likely() {
+    /// Serves a request for an operation on names or attributes, as long as those are quick: this thread has no stand-in. With I/O in
+    /// flight it must not wait for a lock.
+    fn serve_name(&mut self, entry: usize, header: InHeader) -> Option<Answer> {
+        let Mounted { fs, restrict_to_uid, .. } = self.mounted;
+        if fs.defers_io() || !name_requests::may_serve(header, *restrict_to_uid) || !self.latency.expects_quick() {
             return None;
         }
         let request = self.ring.request(entry)?;
@@ -226,55 +226,55 @@ impl<'a> Server<'a> {
         body[argument..].copy_from_slice(&request.buffer[HEADROOM..][..names]);
         let start = Instant::now();
         let answer = name_requests::serve(fs, header, body, request.buffer)?;
-        self.quickness.took(start.elapsed());
+        self.latency.took(start.elapsed());
         Some(answer)
     }
 
-    /// The number of another thread that had better have this entry: while requests come one at a time, who can serve their client
-    /// best; otherwise, for one that was given here, who had it before.
-    fn better_thread(&mut self, entry: usize) -> Option<usize> {
+    /// The number of another thread that should own this entry: while requests come one at a time, the thread that serves their client
+    /// best; otherwise, for an entry that came from another thread, that one.
+    fn better_placed_thread(&mut self, entry: usize) -> Option<usize> {
         if !self.share.is_kept {
             return None;
         }
         let queue = self.ring.queue(entry)?;
         let held = self.held.iter().find(|held| held.queue == queue)?;
         let thread = match self.is_alone {
-            false => Some(held.giver).filter(|_| held.balance > 0),
-            true => match self.roaming.came_alone(held.home == self.share.number, self.awake) {
-                Better::Same => None,
-                Better::Other(thread) => Some(thread),
-                Better::OnItsCpu => Some(held.home),
+            false => Some(held.last_from).filter(|_| held.balance > 0),
+            true => match self.migration.placement(held.home == self.share.number, self.woken_at) {
+                Placement::Same => None,
+                Placement::Other(thread) => Some(thread),
+                Placement::OnItsCpu => Some(held.home),
             }
-            .filter(|_| held.balance > -MAX_GIVEN),
+            .filter(|_| held.balance > -MAX_HANDED_OVER),
         };
         thread.filter(|&thread| thread != self.share.number)
     }
 
-    /// Lets another thread give a reply, to which the kernel then sends what comes next by this entry.
-    fn give(&mut self, entry: usize, answer: Answer, thread: usize) -> Result<()> {
-        let (mounted, giver) = (self.mounted, self.share.number);
+    /// Lets another thread reply. The kernel then sends the entry's next request there.
+    fn hand_over(&mut self, entry: usize, answer: Answer, thread: usize) -> Result<()> {
+        let (mounted, from) = (self.mounted, self.share.number);
         let Some(inbox) = mounted.inboxes.get(thread) else { return self.reply(entry, answer) };
         if let Some(request) = self.received(entry) {
             request.count(answer.errno, answer.payload_len);
         }
-        let Some(loose) = self.ring.take(entry) else { return Ok(()) };
-        let Some(held) = self.of_queue(loose.queue()) else { return Ok(()) };
+        let Some(detached) = self.ring.take(entry) else { return Ok(()) };
+        let Some(held) = self.of_queue(detached.queue()) else { return Ok(()) };
         tracing::debug!("an entry of queue {} goes to thread {thread}", held.queue);
         held.count(-1);
-        inbox.leave(Left::Entry { loose, home: held.home, giver, answer });
+        inbox.post(Message::Entry { detached, home: held.home, from, answer });
         Ok(())
     }
 
-    fn accept(&mut self, loose: LooseEntry, home: usize, giver: usize, answer: Answer) -> Result<()> {
-        let queue = loose.queue();
+    fn accept(&mut self, detached: DetachedEntry, home: usize, from: usize, answer: Answer) -> Result<()> {
+        let queue = detached.queue();
         if self.of_queue(queue).is_none() {
-            self.held.push(Held { queue, home, entries: 0, balance: 0, giver, wanted: 0, lent: 0 });
+            self.held.push(Held { queue, home, entries: 0, balance: 0, last_from: from, wanted: 0, busy: 0 });
         }
         if let Some(held) = self.of_queue(queue) {
             held.count(1);
-            held.giver = giver;
+            held.last_from = from;
         }
-        let entry = self.ring.put(loose);
+        let entry = self.ring.put(detached);
         self.send(entry, answer)
     }
 
@@ -301,16 +301,16 @@ impl<'a> Server<'a> {
             .context(|| "replying to the kernel".into())
     }
 
-    /// Begins a read or a write, unless one before it has to wait, or it has to itself.
+    /// Starts a read or a write, unless it or one before it has to wait.
     fn begin_or_defer(&mut self, entry: usize) -> Result<()> {
         if self.deferred.is_empty() && self.begin(entry)? {
             return Ok(());
         }
         self.deferred.push_back(entry);
-        self.lend(entry, MAX_WITH_DISKS)
+        self.reserve(entry, MAX_WITH_DISKS)
     }
 
-    /// `false`: it has to wait for a lock, which this thread may not, since who has that lock may wait for this thread.
+    /// `false`: it has to wait for a lock. This thread must not: the lock's holder may be waiting for this thread.
     fn begin(&mut self, entry: usize) -> Result<bool> {
         let Some(received) = self.received(entry) else { return Ok(true) };
         let header = received.header;
@@ -328,14 +328,14 @@ impl<'a> Server<'a> {
         self.finish(entry, received, served).map(|()| true)
     }
 
-    /// Replies, or has fuser make a write durable first; its entry stays with it.
+    /// Replies, or has fuser make a write durable first; until then the entry is busy.
     fn finish(&mut self, entry: usize, request: Received, served: Served) -> Result<()> {
         match served {
             Served::Answered(answer) => self.reply(entry, answer),
             Served::ToSync { handle, written } => {
                 let origin = Origin::Ring(Arc::clone(self.inbox), entry);
                 self.mounted.relay.sync_write(request, handle, written, origin);
-                self.lend(entry, MAX_ENTRIES)
+                self.reserve(entry, MAX_ENTRIES)
             }
         }
     }
@@ -350,13 +350,13 @@ impl<'a> Server<'a> {
         self.pending.resize_with(self.pending.len().max(entry + 1), || None);
         self.pending[entry] = Some(pending);
         self.in_flight += 1;
-        self.lend(entry, MAX_WITH_DISKS)
+        self.reserve(entry, MAX_WITH_DISKS)
     }
 
     fn end_transfer(&mut self, entry: usize, moved: i32) -> Result<()> {
         let Some(pending) = self.pending.get_mut(entry).and_then(Option::take) else { return Ok(()) };
         self.in_flight -= 1;
-        self.take_back(entry);
+        self.release(entry);
         let moved = usize::try_from(moved).map_err(|_| io::Error::from_raw_os_error(-moved));
         if let Some(received) = self.received(entry)
             && let Some(request) = self.ring.request(entry)
@@ -368,37 +368,37 @@ impl<'a> Server<'a> {
         Ok(())
     }
 
-    /// Begins what had to wait, as far as it need not any more.
-    fn go_on_with_deferred(&mut self) -> Result<()> {
+    /// Starts what had to wait and need not any more.
+    fn resume_deferred(&mut self) -> Result<()> {
         while let Some(&next) = self.deferred.front() {
             if !self.begin(next)? {
                 break;
             }
             self.deferred.pop_front();
-            self.take_back(next);
+            self.release(next);
         }
         Ok(())
     }
 
-    /// Counts an entry that stays away for a while. Another one takes its place if there are few left.
-    fn lend(&mut self, entry: usize, most: usize) -> Result<()> {
+    /// Counts an entry as busy. Another one is added if few are free.
+    fn reserve(&mut self, entry: usize, most: usize) -> Result<()> {
         let Some(queue) = self.ring.queue(entry) else { return Ok(()) };
         let Some(held) = self.of_queue(queue) else { return Ok(()) };
-        held.lent += 1;
-        if held.entries - held.lent < held.wanted && held.entries < most {
+        held.busy += 1;
+        if held.entries - held.busy < held.wanted && held.entries < most {
             self.add_entry(queue)?;
         }
         Ok(())
     }
 
-    fn take_back(&mut self, entry: usize) {
+    fn release(&mut self, entry: usize) {
         if let Some(held) = self.ring.queue(entry).and_then(|queue| self.of_queue(queue)) {
-            held.lent -= 1;
+            held.busy -= 1;
         }
     }
 
-    /// Gives a request to fuser. Its entry stays with it.
-    fn hand_over(&mut self, entry: usize, received: Received) -> Result<()> {
+    /// Forwards a request to fuser. Until the reply comes its entry is busy.
+    fn forward(&mut self, entry: usize, received: Received) -> Result<()> {
         let header = received.header;
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
         let payload = &request.buffer[HEADROOM..][..request.payload_len.min(MAX_REQUEST)];
@@ -407,23 +407,23 @@ impl<'a> Server<'a> {
         adapt(header, &mut argument);
         let origin = Origin::Ring(Arc::clone(self.inbox), entry);
         self.mounted.relay.forward(received, &[request.header, &argument, payload], origin);
-        self.lend(entry, MAX_ENTRIES)
+        self.reserve(entry, MAX_ENTRIES)
     }
 
     fn return_replies(&mut self) -> Result<()> {
-        for left in self.inbox.empty() {
-            let (entry, reply) = match left {
-                Left::Reply(entry, reply) => (entry, reply),
-                Left::Entry { loose, home, giver, answer } => {
-                    self.accept(loose, home, giver, answer)?;
+        for message in self.inbox.empty() {
+            let (entry, reply) = match message {
+                Message::Reply(entry, reply) => (entry, reply),
+                Message::Entry { detached, home, from, answer } => {
+                    self.accept(detached, home, from, answer)?;
                     continue;
                 }
             };
-            self.take_back(entry);
+            self.release(entry);
             let Some(request) = self.ring.request(entry) else { continue };
             let Some((header, payload)) = reply.split_first_chunk() else { continue };
             if wire::reply_unique(&reply) != InHeader::decode(request.header).map(|request| request.unique) {
-                continue; // the entry's request failed meanwhile, and was answered; it holds another one
+                continue; // the entry's request failed in the meantime and was answered; it holds another one
             }
             request.buffer[HEADROOM..][..payload.len()].copy_from_slice(payload);
             self.ring

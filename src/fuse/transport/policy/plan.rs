@@ -7,10 +7,10 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use crate::error::{Context, Error, Kind, Result};
 
 /// Entries of a queue with the thread that is on its CPU. Few: the kernel gives requests to the entry that came back last, so
-/// a thread that falls behind keeps its hands off those that others could take.
+/// a thread that is too slow leaves requests to others.
 const OWN_ENTRIES: usize = 6;
 /// Entries of a queue with threads on other CPUs, in all. As many as its own thread has: a client's large requests, which the
-/// kernel puts into one queue, then go to two threads by halves.
+/// kernel puts into one queue, are then divided between two threads.
 const SPARE_ENTRIES: usize = 6;
 /// Threads that hold spare entries of a queue, a divisor of how many there are.
 const NEIGHBOURS: usize = 3;
@@ -18,7 +18,7 @@ const NEIGHBOURS: usize = 3;
 /// What one thread serves.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(in crate::fuse::transport) struct Share {
-    /// Of the thread among all.
+    /// Of the thread, counted from 0.
     pub(in crate::fuse::transport) number: usize,
     /// The CPU that the thread stays on.
     pub(in crate::fuse::transport) cpu: Option<usize>,
@@ -32,14 +32,14 @@ pub(in crate::fuse::transport) struct Share {
 pub(in crate::fuse::transport) struct QueueShare {
     pub(in crate::fuse::transport) queue: u16,
     pub(in crate::fuse::transport) entries: usize,
-    /// Number of the thread that has the queue for its own.
+    /// Number of the thread that the queue belongs to.
     pub(in crate::fuse::transport) home: usize,
 }
 
 /// Shares for at most `threads` threads, of all queues of this machine.
 ///
 /// # Errors
-/// `Io` or `Unsupported` when the system does not tell its CPUs.
+/// `Io` or `Unsupported` when the system does not say which CPUs it has.
 pub(in crate::fuse::transport) fn shares(threads: usize) -> Result<Vec<Share>> {
     const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
     let text = fs::read_to_string(POSSIBLE).context(|| format!("reading {POSSIBLE}"))?;
@@ -50,7 +50,7 @@ pub(in crate::fuse::transport) fn shares(threads: usize) -> Result<Vec<Share>> {
     Ok(plan(queues, &usable, threads))
 }
 
-/// Keeps the calling thread on a CPU; where that is not allowed any more it stays free.
+/// Keeps the calling thread on a CPU. If that is not allowed any more, the thread stays free.
 pub(in crate::fuse::transport) fn stay_on(cpu: usize) {
     let mut mask = CpuSet::new();
     mask.set(cpu);
@@ -99,14 +99,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_cpus_are_counted() {
+    fn cpu_lists_are_counted() {
         for (list, count) in [("0", Some(1)), ("0-1", Some(2)), ("0-3,8,10-11", Some(7)), ("", None), ("3-1", None)] {
             assert_eq!(count_cpus(list), count, "{list:?}");
         }
     }
 
     #[test]
-    fn each_queue_is_with_the_thread_on_its_cpu() {
+    fn queue_belongs_to_thread_on_its_cpu() {
         let shares = plan(2, &[0, 1], 2);
         let held = |queue, entries| QueueShare { queue, entries, home: queue.into() };
         let (first, second) = (held(0, OWN_ENTRIES), held(1, SPARE_ENTRIES));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn no_queue_is_without_entries() {
+    fn every_queue_has_entries() {
         for (queues, usable, threads) in [
             (1, vec![0], 1),
             (8, vec![5], 4),
