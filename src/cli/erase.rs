@@ -21,6 +21,7 @@ use crate::sys::process;
 use crate::text::{Show, quoted};
 use crate::vm::access::Located;
 use crate::vm::component::Component;
+use crate::vm::home_state::HomeState;
 use crate::vm::key_copies::KeyCopies;
 use crate::vm::{folder, outer};
 use crate::work::ComponentResult;
@@ -58,9 +59,7 @@ struct Evidence {
 
 pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     std::fs::symlink_metadata(&args.component).context(|| format!("finding {}", args.component.shown()))?;
-    if args.component.is_dir() {
-        folder::refuse_unfinished(&args.component).context(|| "erasing, before that is finished".into())?;
-    }
+    refuse_unfinished(&args.component)?;
     confirm(args)?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let task = Erase { component: (!args.component.is_dir()).then_some(Component::Home) };
@@ -86,6 +85,34 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
         print(args, &evidence);
     }
     Ok(())
+}
+
+/// A home between two states, and its header's file: to erase it would leave what is in the clear.
+fn refuse_unfinished(component: &Path) -> Result<()> {
+    let is_header = component.file_name().is_some_and(|name| HomeState::of_header_file(name).is_some());
+    let folder = match (component.is_dir(), component.parent()) {
+        (true, _) => component,
+        (false, Some(parent)) if is_header => {
+            if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            }
+        }
+        (false, _) => return Ok(()),
+    };
+    let state = HomeState::of(&folder::open_dir(folder)?)?;
+    let (Some(file), Some(why)) = (state.header_file(), state.unfinished()) else { return Ok(()) };
+    Err(Error::new(
+        Kind::Busy,
+        format!(
+            "{}: {why}. To erase it, `vmcryptfs encrypt {}` makes all of it ciphertext first; without the key, `shred -u {}` \
+             destroys the header",
+            folder.shown(),
+            quoted(folder),
+            quoted(&folder.join(file))
+        ),
+    ))
 }
 
 fn confirm(args: &EraseArgs) -> Result<()> {

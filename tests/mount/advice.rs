@@ -102,6 +102,31 @@ fn a_half_converted_folder_is_told_by_what_finishes_it() {
 }
 
 #[test]
+fn a_half_converted_folder_is_erased_as_its_refusal_says() {
+    for file in [".vmcryptfs-encrypting", ".vmcryptfs-decrypting"] {
+        let host = Host::new();
+        let vm = host.path("vm");
+        host.run(&["create", vm]);
+        let mount = host.mount("vm", &[]);
+        fs::write(mount.path("secret.txt"), "secret").unwrap();
+        mount.unmount();
+        let header = host.path(&format!("vm/{file}"));
+        fs::rename(host.path("vm/vmcryptfs.home"), header).unwrap();
+        for (name, content) in [("notes.txt", vec![b'n'; 100]), ("d.raw", vec![b'd'; 1 << 20])] {
+            fs::write(host.path(&format!("vm/{name}")), content).unwrap();
+        }
+        host.refuses(&["erase", vm, "--yes"], 6, &format!("To erase it, `vmcryptfs encrypt {vm}`"));
+        host.refuses(&["erase", header, "--yes"], 6, &format!("without the key, `shred -u {header}`"));
+        host.run(&["encrypt", vm]);
+        let said = host.run(&["erase", vm, "--yes"]);
+        assert!(said.contains("vm/d.raw") && !said.contains("in the clear"), "{said}");
+        for name in ["notes.txt", "d.raw", "secret.txt"] {
+            assert!(fs::read(host.path(&format!("vm/{name}"))).unwrap().starts_with(b"VMCRYPT"), "{name}");
+        }
+    }
+}
+
+#[test]
 fn what_is_no_vm_folder_is_told_by_what_it_is() {
     let host = Host::new();
     fs::create_dir(host.path("vms")).unwrap();
