@@ -6,12 +6,13 @@ mod words;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -199,7 +200,9 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
         mount_options.make_read_only();
     }
     let options = Options { read_only: mount_options.is_read_only(), engine, backing_io: args.backing_io };
-    let served = ServedFolder::open(&args.folder, Providers::load(config)?, options)?;
+    let (folder, providers) = (args.folder.clone(), Providers::load(config)?);
+    let open = move || ServedFolder::open(&folder, providers, options);
+    let served = ready::unless_stopped(&mut || signals.stop(), open)?;
     let fs = Arc::new(FileSystem::new(Arc::new(served), mount_options.durability())?);
     memory::return_freed();
     if memory::lock_was_refused() {
@@ -312,6 +315,8 @@ pub(super) struct UmountArgs {
 
 /// How long the process may take to end after its mount is gone.
 const ENDING: Duration = Duration::from_secs(60);
+/// How often the process is looked at meanwhile.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 pub(super) fn umount(args: &UmountArgs) -> Result<()> {
     let mount = mount_on_or_of(&args.mountpoint)?;
@@ -332,17 +337,33 @@ pub(super) fn umount(args: &UmountArgs) -> Result<()> {
         return Err(Error::new(Kind::Busy, text));
     }
     match process {
-        Ok(mut stream) if !args.lazy => {
-            stream.set_read_timeout(Some(ENDING)).context(|| "limiting the wait".into())?;
-            match stream.read(&mut [0; 1]) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    Err(Error::new(Kind::Busy, "unmounted, but the mount's process has not ended yet"))
-                }
-                _ => Ok(()),
-            }
-        }
+        Ok(stream) if !args.lazy => wait_for_end(stream),
         // Its process had died before, or nobody waits for it.
         _ => Ok(()),
+    }
+}
+
+/// Waits until the mount's process has ended, which is the other side of a stream.
+fn wait_for_end(mut stream: UnixStream) -> Result<()> {
+    stream.set_read_timeout(Some(LOOK_PERIOD)).context(|| "limiting the wait".into())?;
+    let start = Instant::now();
+    loop {
+        match stream.read(&mut [0; 1]) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            _ => {
+                process::wait_for_closed_peer(&stream, ENDING);
+                return Ok(());
+            }
+        }
+        if let Some(pid) = process::stopped_peer(&stream) {
+            let text = format!(
+                "unmounted, but process {pid} of the mount is stopped, and its keys stay in memory: `kill -CONT {pid}` lets it end"
+            );
+            return Err(Error::new(Kind::Busy, text));
+        }
+        if start.elapsed() > ENDING {
+            return Err(Error::new(Kind::Busy, "unmounted, but the mount's process has not ended yet"));
+        }
     }
 }
 

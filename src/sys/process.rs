@@ -3,8 +3,12 @@
 #![allow(unsafe_code, reason = "prctl, setrlimit, setsid and signal have no safe form in std")]
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::check;
 
@@ -59,6 +63,25 @@ pub fn groups_of(pid: u32) -> io::Result<Vec<u32>> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     Ok(groups.split_whitespace().filter_map(|group| group.parse().ok()).collect())
+}
+
+/// Waits until the process at the other side of a stream, which it has closed, has closed its other files too, and has ended.
+pub fn wait_for_closed_peer(stream: &UnixStream, limit: Duration) {
+    let pid = rustix::net::sockopt::socket_peercred(stream).map(|peer| peer.pid);
+    let process = pid.and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()));
+    // An error says that it is gone, or that it cannot be waited for.
+    if let (Ok(process), Ok(limit)) = (process, Timespec::try_from(limit)) {
+        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit));
+    }
+}
+
+/// The process that made the other side of a stream, if it is stopped (SIGSTOP, or a debugger).
+pub fn stopped_peer(stream: &UnixStream) -> Option<i32> {
+    let pid = rustix::net::sockopt::socket_peercred(stream).ok()?.pid.as_raw_nonzero().get();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name stands in parentheses, and may have any characters.
+    let state = stat.rsplit_once(')')?.1.trim_start().chars().next()?;
+    matches!(state, 'T' | 't').then_some(pid)
 }
 
 /// Lets modes of new files be exactly what is asked for; who asks through a mount has a mask of its own.

@@ -272,6 +272,35 @@ fn a_mount_that_does_not_answer_holds_up_only_who_needs_it_and_is_named() {
 }
 
 #[test]
+fn umount_returns_when_the_process_has_closed_all_its_files() {
+    let host = Host::with_vm();
+    for _ in 0..4 {
+        let mount = host.mount("", &[]);
+        let files = format!("/proc/{}/fd", mount.pid());
+        mount.unmount();
+        let left: Vec<_> = fs::read_dir(&files).into_iter().flatten().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn umount_says_at_once_that_the_process_is_stopped() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    let pid = mount.pid();
+    send(pid, libc::SIGSTOP);
+    let began = Instant::now();
+    let output = host.try_run(&["umount", mount.root().to_str().unwrap()]);
+    let took = began.elapsed();
+    send(pid, libc::SIGCONT);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains(&format!("process {pid} of the mount is stopped")), "{said}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    comes_true("it ends", || !Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
 fn a_mount_whose_process_has_died_is_known_as_one() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);

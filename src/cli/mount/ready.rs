@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -140,27 +141,40 @@ impl Waiting<'_> {
         }
     }
 
-    /// Asks the providers once more, on a thread that nothing waits for when the wait is stopped: a server may be mute.
+    /// Asks the providers once more.
     fn retry(&mut self, fs: &Arc<FileSystem>) -> Result<()> {
         let fs = Arc::clone(fs);
         let retry = move || {
             thread::sleep(RETRY_PERIOD);
             fs.served().retry_locked()
         };
-        let asking = thread::Builder::new().name("unlock".into()).spawn(retry);
-        let asking = asking.context(|| "starting a thread that asks for keys".into())?;
-        while !asking.is_finished() {
-            if (self.stop)() {
-                return Err(Error::new(
-                    Kind::Stopped,
-                    "stopped by a signal while it waited for keys: nothing is mounted",
-                ));
+        unless_stopped(self.stop, retry).map(drop)
+    }
+}
+
+/// Does what may wait for a key server, on a thread that nothing waits for any more once `stop` says so: a server may be mute.
+///
+/// # Errors
+/// `Stopped`, `Io`, or those of `work`.
+pub(super) fn unless_stopped<T: Send + 'static>(
+    stop: &mut dyn FnMut() -> bool,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (done, on_done) = channel();
+    let asking = thread::Builder::new().name("unlock".into()).spawn(move || done.send(work()));
+    asking.context(|| "starting a thread that asks for keys".into())?;
+    loop {
+        match on_done.recv_timeout(LOOK_PERIOD) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(Kind::Io, "asking for keys failed within the program: a defect"));
             }
-            thread::sleep(LOOK_PERIOD);
+            Err(RecvTimeoutError::Timeout) if stop() => {
+                let why = "stopped by a signal while it waited for keys: nothing is mounted";
+                return Err(Error::new(Kind::Stopped, why));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
-        let asked =
-            asking.join().map_err(|_| Error::new(Kind::Io, "asking for keys failed within the program: a defect"))?;
-        asked.map(drop)
     }
 }
 
@@ -197,4 +211,24 @@ fn describe(locked: &[&ComponentStatus], all: usize) -> String {
         others => format!("; {others} for other reasons"),
     };
     format!("{} of {all} components {are} locked: {first}{more}", locked.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_heeded_while_a_key_server_is_mute() {
+        let start = Instant::now();
+        let (_keep, mute) = channel::<()>();
+        let mut looks = 0;
+        let mut stop = || {
+            looks += 1;
+            looks > 2
+        };
+        let stopped = unless_stopped(&mut stop, move || mute.recv().map_err(|_| Error::new(Kind::Io, "not reached")));
+        assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert_eq!(unless_stopped(&mut || false, || Ok(7)).unwrap(), 7);
+    }
 }
