@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "vectors/home_vectors.rs"]
 mod home_vectors;
 mod testkit;
 
