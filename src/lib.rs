@@ -3,6 +3,9 @@
 //! The modules in layer order; each uses only those above it (`tests/layering.rs` proves it). docs/ARCHITECTURE.md
 //! says how they work together, docs/FORMAT.md what they write.
 
+#[cfg(test)]
+extern crate self as vmcryptfs; // files that unit tests share with tests of the program name it so
+
 pub mod text;
 pub mod timestamp;
 

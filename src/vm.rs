@@ -10,6 +10,9 @@ pub(crate) mod attributes;
 pub mod check;
 pub mod clear;
 pub mod component;
+#[cfg(test)]
+#[path = "../tests/testkit/datastore.rs"]
+pub(crate) mod datastore;
 pub mod disk;
 pub(crate) mod draft;
 pub mod folder;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod testkit;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,13 +11,11 @@ use std::process::Command;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
+use testkit::datastore::Datastore;
 use vmcryptfs::crypto::derive::sha256;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::HOME_FILE;
-use vmcryptfs::format::names::DiskNames;
-use vmcryptfs::key::{Kek, KeyId, ProviderName};
-use vmcryptfs::provider::primary_key::Settings;
-use vmcryptfs::provider::{self, Providers};
+use vmcryptfs::key::{Kek, KeyId};
 use vmcryptfs::sector::SectorSize;
 use vmcryptfs::storage::{Access, BackingIo, FileStorage};
 use vmcryptfs::store::buffer::request_buffer;
@@ -41,7 +41,7 @@ fn vectors_py(args: &[&dyn AsRef<OsStr>]) -> String {
 
 /// A VM folder under a native provider, made by this implementation.
 struct Vm {
-    dir: tempfile::TempDir,
+    store: Datastore,
     keyring: Keyring,
     key_id: KeyId,
     kek: Arc<dyn Kek>,
@@ -50,23 +50,18 @@ struct Vm {
 
 impl Vm {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.toml");
-        let name = ProviderName::new("local").unwrap();
-        provider::add_native(&config, &name, true).unwrap();
-        let providers = Providers::load(&config).unwrap();
-        let provider = providers.provider(&name).unwrap();
-        let key_id = folder::create(&dir.path().join("web01"), &provider, &DiskNames::default()).unwrap().slots[0]
-            .key_id
-            .clone();
+        let store = Datastore::new(&[]);
+        let key_id = store.make_vm("web01").slots[0].key_id.clone();
+        let providers = store.providers();
+        let provider = providers.provider(key_id.provider()).unwrap();
         let kek = provider.fetch_key(&key_id).unwrap();
         // The other implementation finds the KEK by itself: from the primary key file and the key id.
-        let kek_hex = vectors_py(&[&"native-kek", &Settings::of(&name).primary_key_of(&config), &key_id.id()]);
-        Self { keyring: Keyring::new(providers), key_id, kek, kek_hex: kek_hex.trim().to_owned(), dir }
+        let kek_hex = vectors_py(&[&"native-kek", &store.beside("keys/local.key"), &key_id.id()]);
+        Self { keyring: Keyring::new(providers), key_id, kek, kek_hex: kek_hex.trim().to_owned(), store }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("web01").join(name)
+        self.store.path("web01").join(name)
     }
 
     fn create(&self, name: &str, sector_size: SectorSize, plain_len: u64) -> Disk<FileStorage> {
@@ -85,7 +80,7 @@ impl Vm {
 
     /// What the other implementation reads from a disk.
     fn decrypted(&self, path: &Path) -> Vec<u8> {
-        let out = self.dir.path().join("plain.out");
+        let out = self.store.beside("plain.out");
         let said = vectors_py(&[&"decrypt", &path, &"--kek-hex", &self.kek_hex, &"--out", &out]);
         let plain = fs::read(out).unwrap();
         assert_eq!(said, format!("plain_len: {}\nsha256: {}\n", plain.len(), HEXLOWER.encode(&sha256(&plain))));
@@ -179,7 +174,7 @@ fn this_implementation_reads_what_the_other_writes() {
     let vm = Vm::new();
     for sector_size in [SectorSize::SMALL, SectorSize::DEFAULT] {
         for plain_len in [0_usize, 1, 512, 4096, 100_003] {
-            let (plain, path) = (vm.dir.path().join("plain"), vm.path(&format!("{sector_size:?}-{plain_len}.raw")));
+            let (plain, path) = (vm.store.beside("plain"), vm.path(&format!("{sector_size:?}-{plain_len}.raw")));
             let mut bytes: Vec<u8> = (0..plain_len).map(|n| sha256(&n.to_string().into_bytes())[0]).collect();
             bytes[plain_len / 3..plain_len / 2].fill(0);
             fs::write(&plain, &bytes).unwrap();

@@ -111,12 +111,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::format::names::DiskNames;
     use crate::fs::{NewFile, OpenMode, ROOT};
-    use crate::key::ProviderName;
-    use crate::provider::{self, Providers};
     use crate::serve::{Options, ServedFolder};
-    use crate::vm::folder;
+    use crate::vm::datastore::Datastore;
 
     fn asked(flags: i32) -> u32 {
         (flags | libc::O_RDWR).cast_unsigned()
@@ -124,14 +121,10 @@ mod tests {
 
     #[test]
     fn a_write_is_synced_when_a_flag_asks_for_it_and_the_kernel_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let (config, vm) = (dir.path().join("config.toml"), dir.path().join("web01"));
-        provider::add_native(&config, &ProviderName::new("local").unwrap(), true).unwrap();
-        folder::create(&vm, &Providers::load(&config).unwrap().default_provider().unwrap().1, &DiskNames::default())
-            .unwrap();
+        let store = Datastore::new(&["web01"]);
         let [uid, gid] = [rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()];
         for durability in [Durability::OnRequest, Durability::Names, Durability::Everything] {
-            let served = ServedFolder::open(&vm, Providers::load(&config).unwrap(), Options::default()).unwrap();
+            let served = ServedFolder::open(&store.path("web01"), store.providers(), Options::default()).unwrap();
             served.retry_locked().unwrap();
             let fs = FileSystem::new(Arc::new(served), durability).unwrap();
             let made = |name: &str, mode| {

@@ -1,43 +1,22 @@
 //! A mount beside another door to the same folder.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
-
-use tempfile::TempDir;
+use std::path::Path;
 
 use super::*;
 use crate::error::Kind;
-use crate::format::names::DiskNames;
-use crate::key::ProviderName;
-use crate::provider::{self, Providers};
 use crate::serve::{OpenFile, Options};
 use crate::storage::Access;
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
-use crate::vm::folder;
+use crate::vm::datastore::Datastore;
 
 const TEXT_LEN: usize = 9;
 
-/// One VM folder, and the providers of its keys.
-struct Vm(TempDir);
-
-impl Vm {
-    fn new() -> Self {
-        let made = Self(tempfile::tempdir().unwrap());
-        provider::add_native(&made.config(), &ProviderName::new("local").unwrap(), true).unwrap();
-        let (_, provider) = Providers::load(&made.config()).unwrap().default_provider().unwrap();
-        folder::create(&made.0.path().join("web01"), &provider, &DiskNames::default()).unwrap();
-        made
-    }
-
-    fn config(&self) -> PathBuf {
-        self.0.path().join("config.toml")
-    }
-
+impl Datastore {
     /// The folder as another host has it: it shares nothing with the others but what is on disk.
     fn served(&self) -> Arc<ServedFolder> {
-        let providers = Providers::load(&self.config()).unwrap();
-        let served = ServedFolder::open(&self.0.path().join("web01"), providers, Options::default()).unwrap();
+        let served = ServedFolder::open(&self.path("web01"), self.providers(), Options::default()).unwrap();
         served.retry_locked().unwrap();
         Arc::new(served)
     }
@@ -70,7 +49,7 @@ fn kind<T>(result: Result<T>) -> Option<Kind> {
 
 #[test]
 fn a_second_door_and_a_mount_see_one_state_of_a_disk() {
-    let vm = Vm::new();
+    let vm = Datastore::new(&["web01"]);
     let served = vm.served();
     let fs = FileSystem::new(Arc::clone(&served), Durability::OnRequest).unwrap();
     let (node, handle) = create(&fs, "a.raw");
@@ -112,7 +91,7 @@ fn a_second_door_and_a_mount_see_one_state_of_a_disk() {
 
 #[test]
 fn an_empty_file_becomes_a_disk_by_either_door() {
-    let vm = Vm::new();
+    let vm = Datastore::new(&["web01"]);
     let served = vm.served();
     let fs = FileSystem::new(Arc::clone(&served), Durability::OnRequest).unwrap();
     let (_, handle) = create(&fs, "image");

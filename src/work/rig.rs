@@ -4,7 +4,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::crypto::random;
@@ -12,13 +11,14 @@ use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
 use crate::key::{Dek, KeyId, ProviderName};
-use crate::provider::{self, NewKey, Providers};
+use crate::provider::{NewKey, Providers};
 use crate::sector::SectorSize;
 use crate::storage::Storage;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::header_area::{self, StoredHeader};
 use crate::vm::access::{Claimed, DiskAlone, OpenDisk, Workplace};
 use crate::vm::component::Component;
+use crate::vm::datastore::Datastore;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 
@@ -31,7 +31,7 @@ pub(super) struct Part {
 
 /// A host with the native providers `local` and `other`, and a VM folder.
 pub(super) struct Rig {
-    dir: Arc<TempDir>,
+    store: Arc<Datastore>,
     providers: Arc<Providers>,
     pub(super) parts: Vec<Part>,
     pub(super) calls: Arc<Countdown>,
@@ -40,13 +40,9 @@ pub(super) struct Rig {
 impl Rig {
     /// A home and `disks` disks under one KEK of `local`.
     pub(super) fn new(disks: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.toml");
-        for name in ["local", "other"] {
-            provider::add_native(&config, &ProviderName::new(name).unwrap(), false).unwrap();
-        }
-        let providers = Arc::new(Providers::load(&config).unwrap());
-        let rig = Self { dir: Arc::new(dir), providers, parts: Vec::new(), calls: Countdown::fault_after(i64::MAX) };
+        let store = Arc::new(Datastore::with_providers(&["local", "other"]));
+        let providers = Arc::new(store.providers());
+        let rig = Self { store, providers, parts: Vec::new(), calls: Countdown::fault_after(i64::MAX) };
         let key = rig.make_key("local");
         let paths = std::iter::once(Component::Home)
             .chain((0..disks).map(|number| Component::Disk(format!("{number}.raw").into())));
@@ -61,12 +57,12 @@ impl Rig {
 
     /// File of a provider's primary key.
     pub(super) fn primary_key_of(&self, provider: &str) -> PathBuf {
-        self.dir.path().join(format!("keys/{provider}.key"))
+        self.store.beside(&format!("keys/{provider}.key"))
     }
 
     /// With providers that are set up anew.
     pub(super) fn with_providers_anew(self) -> Self {
-        let providers = Arc::new(Providers::load(&self.dir.path().join("config.toml")).unwrap());
+        let providers = Arc::new(self.store.providers());
         Self { providers, ..self }
     }
 
@@ -94,7 +90,7 @@ impl Rig {
             dek: Arc::clone(&part.dek),
         };
         let parts = self.parts.iter().zip(images).map(part).collect();
-        Self { dir: Arc::clone(&self.dir), providers: Arc::clone(&self.providers), parts, calls }
+        Self { store: Arc::clone(&self.store), providers: Arc::clone(&self.providers), parts, calls }
     }
 
     /// What the media hold while power is on.

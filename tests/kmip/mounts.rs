@@ -10,11 +10,8 @@ use std::time::{Duration, Instant};
 
 use data_encoding::{BASE64, BASE64URL};
 use serde_json::Value;
-use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::KeyId;
 use vmcryptfs::provider::{KeyProvider, Revocation};
-use vmcryptfs::sector::SectorSize;
-use vmcryptfs::vm::disk::{self, NewDisk};
 use vmcryptfs::vm::folder;
 
 use crate::certificates::{Authority, Issued, Purpose};
@@ -23,6 +20,7 @@ use crate::fake_store::Store;
 use crate::host::{Host, Mount};
 use crate::pykmip::PyKmip;
 use crate::site::{Site, corp};
+use crate::testkit::datastore::{self, make_disk};
 
 /// More than any single step takes on a busy machine; the times that count are printed.
 const SOON: Duration = Duration::from_secs(20);
@@ -37,30 +35,15 @@ pub(crate) fn providers(site: &Site, ports: &[u16], client: &Issued, more: &str)
 
 /// Makes the VM folder `name` in the datastore `vms`, with this many disks.
 pub(crate) fn make_vm(host: &Host, provider: &Arc<dyn KeyProvider>, name: &str, disks: usize) {
-    fs::create_dir_all(host.path("vms")).unwrap();
-    let path = host.path(&format!("vms/{name}"));
-    let home = folder::create(Path::new(path), provider, &DiskNames::default())
-        .unwrap_or_else(|error| panic!("{}", error.chain()));
-    let dir = folder::open_dir(Path::new(path)).unwrap();
-    (0..disks).for_each(|number| make_disk(&dir, &format!("{number}.raw"), provider, &home.slots[0].key_id));
+    let vm = Path::new(host.path("vms")).join(name);
+    let key = &datastore::make_vm(&vm, provider).slots[0].key_id;
+    (0..disks).for_each(|number| make_disk(&vm.join(format!("{number}.raw")), provider, key));
 }
 
 /// The key of a VM folder in the datastore `vms`.
 pub(crate) fn key_of(host: &Host, name: &str) -> KeyId {
     let dir = folder::open_dir(Path::new(host.path(&format!("vms/{name}")))).unwrap();
     folder::read_home(&dir).unwrap().unwrap().header.claims().slots[0].key_id.clone()
-}
-
-fn make_disk(dir: &File, name: &str, provider: &Arc<dyn KeyProvider>, key_id: &KeyId) {
-    let new = NewDisk {
-        sector_size: SectorSize::DEFAULT,
-        plain_len: 1 << 20,
-        label: String::new(),
-        mode: 0o600,
-        durable: false,
-    };
-    let kek = provider.fetch_key(key_id).unwrap();
-    disk::create(dir, name.as_ref(), &new, key_id, &*kek).unwrap();
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -348,8 +331,7 @@ fn a_thousand_components_under_two_hundred_keys_are_mounted_at_once() {
     let asked = server.requests() - before;
     assert!((200..700).contains(&asked), "{asked} requests: each key is fetched once, and its state asked for");
     // A disk that is made beside the mount opens by its VM's key, without the server.
-    let dir = folder::open_dir(Path::new(host.path("vms/vm7"))).unwrap();
-    make_disk(&dir, "late.raw", &provider, &key_of(&host, "vm7"));
+    make_disk(Path::new(host.path("vms/vm7/late.raw")), &provider, &key_of(&host, "vm7"));
     drop(server);
     assert_eq!(fs::read(mount.path("vm7/late.raw")).unwrap(), vec![0; 1 << 20]);
     mount.unmount();

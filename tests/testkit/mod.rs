@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "no test crate uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod datastore;
 pub(crate) mod host;
 pub(crate) mod not_run;
 pub(crate) mod page_cache;

@@ -1,55 +1,28 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-use tempfile::TempDir;
 
 use super::*;
 use crate::error::{Error, Kind};
-use crate::format::names::DiskNames;
-use crate::key::ProviderName;
-use crate::provider::{self, Providers};
 use crate::serve::{OpenFile, Options};
 use crate::storage::Access;
 use crate::store::buffer::request_buffer;
 use crate::vm::access::{Unmounted, Workplace};
 use crate::vm::component::Component;
+use crate::vm::datastore::Datastore;
 use crate::vm::folder;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::rekey::Rekey;
 
-/// A datastore whose mounts know nothing of each other, as those of two hosts.
-struct Datastore(TempDir);
-
+/// Mounts of it know nothing of each other, as those of two hosts.
 impl Datastore {
-    fn new(folders: &[&str]) -> Self {
-        let made = Self(tempfile::tempdir().unwrap());
-        provider::add_native(&made.path("config.toml"), &ProviderName::new("local").unwrap(), true).unwrap();
-        std::fs::create_dir(made.path("vms")).unwrap();
-        let (_, provider) = made.providers().default_provider().unwrap();
-        folders.iter().for_each(|name| _ = folder::create(&made.vm(name), &provider, &DiskNames::default()).unwrap());
-        made
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.0.path().join(below)
-    }
-
-    fn vm(&self, name: &str) -> PathBuf {
-        self.path("vms").join(name)
-    }
-
-    fn providers(&self) -> Providers {
-        Providers::load(&self.path("config.toml")).unwrap()
-    }
-
     fn mount(&self) -> ServedFolder {
-        let mount = ServedFolder::open(&self.path("vms"), self.providers(), Options::default()).unwrap();
+        let mount = ServedFolder::open(&self.path(""), self.providers(), Options::default()).unwrap();
         mount.retry_locked().unwrap();
         mount
     }
 
     fn unmounted(&self, vm: &str) -> Unmounted {
-        Unmounted::open(&self.vm(vm), self.providers()).unwrap()
+        Unmounted::open(&self.path(vm), self.providers()).unwrap()
     }
 
     fn deep_rekey(&self, vm: &str) -> Result<DeepRekeyed> {
@@ -144,8 +117,8 @@ fn a_file_that_is_open_keeps_its_home_in_use() {
     let mount = store.mount();
     let open = write(&mount, "web01/web01.vmx", "old");
     mount.homes.forget();
-    let dir = folder::open_dir(&store.vm("web01")).unwrap();
-    let header = File::options().read(true).write(true).open(store.vm("web01").join(HOME_FILE)).unwrap();
+    let dir = folder::open_dir(&store.path("web01")).unwrap();
+    let header = File::options().read(true).write(true).open(store.path("web01").join(HOME_FILE)).unwrap();
     let header = crate::storage::FileStorage::new(header);
     assert_busy(header.claim_home(Access::Write), "unmount it there first");
     drop(open);
@@ -173,6 +146,6 @@ fn a_command_waits_for_what_is_being_closed() {
             closes.join().unwrap();
         });
         mount.unlock(None).unwrap();
-        std::fs::remove_file(store.vm("web01").join("web01.vmx")).unwrap();
+        std::fs::remove_file(store.path("web01").join("web01.vmx")).unwrap();
     }
 }

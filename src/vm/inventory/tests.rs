@@ -3,62 +3,16 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, symlink};
 
-use tempfile::TempDir;
-
 use super::*;
 use crate::error::Kind;
 use crate::format::erasure::Erasure;
 use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET};
-use crate::format::names::DiskNames;
-use crate::key::ProviderName;
-use crate::provider::{self, Providers};
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::timestamp::Timestamp;
-use crate::vm::{disk, folder};
-
-/// A datastore, with a provider beside it.
-struct Datastore {
-    dir: TempDir,
-    providers: Providers,
-}
+use crate::vm::datastore::Datastore;
 
 impl Datastore {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("config.toml");
-        provider::add_native(&config, &ProviderName::new("local").unwrap(), false).unwrap();
-        let providers = Providers::load(&config).unwrap();
-        fs::create_dir(dir.path().join("ds")).unwrap();
-        Self { dir, providers }
-    }
-
-    fn path(&self, below: &str) -> PathBuf {
-        self.dir.path().join("ds").join(below)
-    }
-
-    fn vm(&self, below: &str) {
-        fs::create_dir_all(self.path(below)).unwrap();
-        folder::create(&self.path(below), &self.providers.default_provider().unwrap().1, &DiskNames::default())
-            .unwrap();
-    }
-
-    fn disk(&self, below: &str) {
-        let path = self.path(below);
-        let (_, provider) = self.providers.default_provider().unwrap();
-        let purpose = provider::NewKey { vm_name: "vm".into(), vm_uuid: uuid::Uuid::from_bytes([1; 16]) };
-        let (key, kek) = provider.create_key(&purpose).unwrap();
-        let new = disk::NewDisk {
-            sector_size: crate::sector::SectorSize::DEFAULT,
-            plain_len: 1 << 20,
-            label: String::new(),
-            mode: 0o600,
-            durable: false,
-        };
-        let dir = File::open(path.parent().unwrap()).unwrap();
-        disk::create(&dir, path.file_name().unwrap(), &new, &key, kek.as_ref()).unwrap();
-    }
-
     fn inventory(&self) -> Inventory {
         Inventory::take(&File::open(self.path("")).unwrap()).unwrap()
     }
@@ -76,17 +30,17 @@ impl Inventory {
 
 #[test]
 fn folders_are_told_by_what_they_hold() {
-    let ds = Datastore::new();
-    ds.vm("customer/web01");
+    let ds = Datastore::new(&[]);
+    _ = ds.make_vm("customer/web01");
     fs::create_dir(ds.path("customer/web01/nvram")).unwrap();
-    ds.vm("half");
+    _ = ds.make_vm("half");
     fs::rename(ds.path("half/vmcryptfs.home"), ds.path("half/.vmcryptfs-encrypting")).unwrap();
-    ds.vm("twice");
+    _ = ds.make_vm("twice");
     fs::copy(ds.path("twice/vmcryptfs.home"), ds.path("twice/.vmcryptfs-decrypting")).unwrap();
-    ds.vm("renamed");
+    _ = ds.make_vm("renamed");
     fs::hard_link(ds.path("renamed/vmcryptfs.home"), ds.path("renamed/.vmcryptfs-encrypting")).unwrap();
     fs::create_dir(ds.path("parked")).unwrap();
-    ds.disk("parked/root.raw");
+    ds.make_disk("parked/root.raw");
     fs::create_dir(ds.path("lost")).unwrap();
     fs::write(ds.path("lost/vm.vmx"), [b"VMCRYPTH".as_slice(), &[0; 600]].concat()).unwrap();
     fs::create_dir(ds.path("clear")).unwrap();
@@ -118,10 +72,10 @@ fn folders_are_told_by_what_they_hold() {
 
 #[test]
 fn every_name_is_an_entry_with_what_it_is() {
-    let ds = Datastore::new();
-    ds.vm("vm");
-    ds.disk("vm/root.raw");
-    ds.disk("vm/.vmcryptfs-new-1");
+    let ds = Datastore::new(&[]);
+    _ = ds.make_vm("vm");
+    ds.make_disk("vm/root.raw");
+    ds.make_disk("vm/.vmcryptfs-new-1");
     fs::write(ds.path("vm/.vmcryptfs-new-2"), "plaintext").unwrap();
     fs::write(ds.path("vm/empty"), "").unwrap();
     fs::write(ds.path("vm/stray.txt"), "secret").unwrap();
@@ -171,10 +125,10 @@ fn every_name_is_an_entry_with_what_it_is() {
 
 #[test]
 fn what_lies_too_deep_is_said_and_not_passed_over() {
-    let ds = Datastore::new();
+    let ds = Datastore::new(&[]);
     let deep = "d/".repeat(MAX_DEPTH + 1);
     fs::create_dir_all(ds.path(&deep)).unwrap();
-    ds.vm(&format!("{}vm", "d/".repeat(MAX_DEPTH - 1)));
+    _ = ds.make_vm(&format!("{}vm", "d/".repeat(MAX_DEPTH - 1)));
     let found = ds.inventory();
     assert_eq!(found.components().count(), 1);
     let unreadable: Vec<_> = found.unreadable().collect();
@@ -184,14 +138,14 @@ fn what_lies_too_deep_is_said_and_not_passed_over() {
 
 #[test]
 fn keys_of_both_copies_are_named_and_damage_is_told() {
-    let ds = Datastore::new();
-    ds.vm("a");
-    ds.disk("a/root.raw");
-    ds.disk("a/gone.raw");
+    let ds = Datastore::new(&[]);
+    _ = ds.make_vm("a");
+    ds.make_disk("a/root.raw");
+    ds.make_disk("a/gone.raw");
     let open = |path: &str| File::options().read(true).write(true).open(ds.path(path)).unwrap();
     // What an interrupted rekey leaves: the copy that does not count names another key.
-    let other = Datastore::new();
-    other.vm("b");
+    let other = Datastore::new(&[]);
+    _ = other.make_vm("b");
     let mut bytes = vec![0; COPY_LEN];
     File::open(other.path("b/vmcryptfs.home")).unwrap().read_exact_at(&mut bytes, 0).unwrap();
     open("a/vmcryptfs.home").write_all_at(&bytes, 64 << 10).unwrap();
@@ -211,9 +165,9 @@ fn keys_of_both_copies_are_named_and_damage_is_told() {
 
 #[test]
 fn what_was_erased_is_known_as_that() {
-    let ds = Datastore::new();
-    ds.vm("vm");
-    ds.disk("vm/root.raw");
+    let ds = Datastore::new(&[]);
+    _ = ds.make_vm("vm");
+    ds.make_disk("vm/root.raw");
     for (name, kind) in [("vmcryptfs.home", ComponentKind::Home), ("root.raw", ComponentKind::Disk)] {
         let mark = Erasure { kind, time: Timestamp::from_secs(1), uuid: None }.encode().unwrap();
         let file = File::options().write(true).open(ds.path("vm").join(name)).unwrap();

@@ -6,18 +6,17 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tempfile::TempDir;
-
 use super::*;
 use crate::format::header::HOME_FILE;
 use crate::format::names::DiskNames;
-use crate::provider::{self, Providers};
+use crate::provider::Providers;
 use crate::sector::SectorSize;
 use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeKeys, Value, open_target, open_value, seal_target, seal_value};
 use crate::store::plain_file::PlainFile;
 use crate::vm::access::Unmounted;
+use crate::vm::datastore::Datastore;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::keyring;
 use crate::vm::{folder, home};
@@ -26,31 +25,28 @@ const NAME: &str = "user.note";
 
 /// A VM folder of its own, with something of everything in it.
 struct Vm {
-    dir: TempDir,
+    store: Datastore,
     old: HomeKeys,
     old_wrapped: Vec<u8>,
 }
 
 impl Vm {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        provider::add_native(&dir.path().join("config.toml"), &ProviderName::new("local").unwrap(), true).unwrap();
-        let vm = dir.path().join("vm");
-        let providers = Providers::load(&dir.path().join("config.toml")).unwrap();
-        let header = folder::create(&vm, &providers.default_provider().unwrap().1, &DiskNames::default()).unwrap();
+        let store = Datastore::new(&[]);
+        let (header, vm, providers) = (store.make_vm("vm"), store.path("vm"), store.providers());
         let (old, dek) = keys(&vm, &providers);
-        let made = Self { dir, old, old_wrapped: header.slots[0].wrapped.0.clone() };
+        let made = Self { store, old, old_wrapped: header.slots[0].wrapped.0.clone() };
         assert_eq!(dek.bytes().len(), 32);
         made.fill(&providers);
         made
     }
 
     fn path(&self) -> PathBuf {
-        self.dir.path().join("vm")
+        self.store.path("vm")
     }
 
     fn providers(&self) -> Providers {
-        Providers::load(&self.dir.path().join("config.toml")).unwrap()
+        self.store.providers()
     }
 
     fn file(&self, path: &str, at: u64, data: &[u8]) -> crate::store::home_file::HomeFile<FileStorage> {

@@ -2,27 +2,19 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::format::names::DiskNames;
-use crate::key::ProviderName;
-use crate::provider;
 use crate::storage::FileStorage;
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
-use crate::vm::{folder, home};
+use crate::vm::datastore::Datastore;
+use crate::vm::home;
 use crate::work::convert::form::Form;
 
 /// A VM folder with a home file of two names.
-fn vm(content: &[u8]) -> (TempDir, Providers) {
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("config.toml");
-    provider::add_native(&config, &ProviderName::new("local").unwrap(), true).unwrap();
-    let providers = Providers::load(&config).unwrap();
-    let vm = dir.path().join("vm");
-    folder::create(&vm, &providers.default_provider().unwrap().1, &DiskNames::default()).unwrap();
+fn vm(content: &[u8]) -> (Datastore, Providers) {
+    let store = Datastore::new(&["vm"]);
+    let (vm, providers) = (store.path("vm"), store.providers());
     let opened = OpenFolder::open(&vm, &providers, Access::Read).unwrap();
     let made = home::create(&opened.dir, "a".as_ref(), 0o640).unwrap();
     let file = HomeFile::open(FileStorage::new(made), &opened.unlocked().unwrap().keys).unwrap();
@@ -31,7 +23,7 @@ fn vm(content: &[u8]) -> (TempDir, Providers) {
     }
     file.sync().unwrap();
     fs::hard_link(vm.join("a"), vm.join("b")).unwrap();
-    (dir, providers)
+    (store, providers)
 }
 
 /// What both names lead to, which is one file: its content, and whether it is a disk.
@@ -60,8 +52,8 @@ fn whole(form: &Form) -> Vec<u8> {
 #[test]
 fn a_conversion_that_is_stopped_anywhere_leaves_one_whole_form_and_is_finished_by_the_next() {
     let expected: Vec<u8> = (0..(3 << 20) + 77_u32).map(|at| (at % 241) as u8).collect();
-    let (dir, providers) = vm(&expected);
-    let path = dir.path().join("vm");
+    let (store, providers) = vm(&expected);
+    let path = store.path("vm");
     let run = |to, stop_at: u32| {
         let calls = Cell::new(0);
         let mut on_progress = |_: &crate::progress::Progress| {

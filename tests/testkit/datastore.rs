@@ -1,0 +1,91 @@
+//! A datastore with VM folders, and beside it the configuration of its host.
+//!
+//! Tests of the program have this file in their testkit, unit tests in `vm::datastore`; there `vmcryptfs` is the crate itself.
+
+#![allow(dead_code, reason = "no test crate uses all of it")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use vmcryptfs::format::header::Header;
+use vmcryptfs::format::names::DiskNames;
+use vmcryptfs::key::{KeyId, ProviderName};
+use vmcryptfs::provider::{self, KeyProvider, NewKey, Providers};
+use vmcryptfs::sector::SectorSize;
+use vmcryptfs::vm::disk::{self, NewDisk};
+use vmcryptfs::vm::folder;
+
+/// A temporary folder with `config.toml` and the datastore `vms`.
+pub(crate) struct Datastore(TempDir);
+
+impl Datastore {
+    /// With the native provider `local`, and VM folders under keys of it.
+    pub(crate) fn new(vms: &[&str]) -> Self {
+        let made = Self::with_providers(&["local"]);
+        vms.iter().for_each(|name| _ = made.make_vm(name));
+        made
+    }
+
+    /// With native providers, of which the first is the default.
+    pub(crate) fn with_providers(names: &[&str]) -> Self {
+        let made = Self(tempfile::tempdir().unwrap());
+        for name in names {
+            provider::add_native(&made.config(), &ProviderName::new(*name).unwrap(), false).unwrap();
+        }
+        fs::create_dir(made.path("")).unwrap();
+        made
+    }
+
+    /// A path below the datastore.
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
+        self.beside("vms").join(below)
+    }
+
+    /// A path beside the datastore.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.beside("config.toml")
+    }
+
+    /// The providers as they are configured now.
+    pub(crate) fn providers(&self) -> Providers {
+        Providers::load(&self.config()).unwrap()
+    }
+
+    /// The default provider.
+    pub(crate) fn provider(&self) -> Arc<dyn KeyProvider> {
+        self.providers().default_provider().unwrap().1
+    }
+
+    pub(crate) fn make_vm(&self, below: &str) -> Header {
+        make_vm(&self.path(below), &self.provider())
+    }
+
+    /// Makes a disk of 1 MiB under a key of its own.
+    pub(crate) fn make_disk(&self, below: &str) {
+        let provider = self.provider();
+        let purpose = NewKey { vm_name: "vm".into(), vm_uuid: uuid::Uuid::from_bytes([1; 16]) };
+        let (key, _) = provider.create_key(&purpose).unwrap();
+        make_disk(&self.path(below), &provider, &key);
+    }
+}
+
+/// Makes a VM folder, and the folders that it lies in.
+pub(crate) fn make_vm(path: &Path, provider: &Arc<dyn KeyProvider>) -> Header {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    folder::create(path, provider, &DiskNames::default()).unwrap_or_else(|error| panic!("{}", error.chain()))
+}
+
+/// Makes a disk of 1 MiB.
+pub(crate) fn make_disk(path: &Path, provider: &Arc<dyn KeyProvider>, key_id: &KeyId) {
+    let (sector_size, plain_len) = (SectorSize::DEFAULT, 1 << 20);
+    let new = NewDisk { sector_size, plain_len, label: String::new(), mode: 0o600, durable: false };
+    let kek = provider.fetch_key(key_id).unwrap();
+    let dir = File::open(path.parent().unwrap()).unwrap();
+    disk::create(&dir, path.file_name().unwrap(), &new, key_id, &*kek).unwrap();
+}
