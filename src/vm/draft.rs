@@ -27,6 +27,11 @@ impl<'d> Draft<'d> {
         Ok(Self { dir, name: format!("{NEW_PREFIX}{kind}{}", random::uuid()?).into() })
     }
 
+    /// The directory that it is made in.
+    pub(crate) fn dir(&self) -> &File {
+        self.dir
+    }
+
     /// The temporary name.
     pub(crate) fn name(&self) -> &OsStr {
         &self.name
@@ -40,6 +45,16 @@ impl<'d> Draft<'d> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.dir, &self.name, flags, mode).context(|| "making a new file".into())?;
         Ok(File::from(file))
+    }
+
+    /// Opens the file again, for reading.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn open(&self) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.dir, &self.name, flags, Mode::empty());
+        file.map(File::from).context(|| "opening the new file again".into())
     }
 
     /// Gives it its own name, in place of what has that now.

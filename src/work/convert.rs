@@ -22,6 +22,7 @@ mod overwrite;
 mod pace;
 mod places;
 mod plan;
+mod rekey_home;
 mod replace;
 mod several_vms;
 mod survey;
@@ -32,6 +33,7 @@ pub use decrypt::{Decryption, What};
 pub use encrypt::Encryption;
 pub use one_file::{ConvertedFile, StoredAs, convert_file};
 pub use plan::{Action, Plan, PlannedFile};
+pub(in crate::work) use rekey_home::rekey_home;
 pub use survey::Options;
 
 use std::path::Path;

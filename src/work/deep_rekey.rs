@@ -6,8 +6,6 @@
 
 mod home;
 mod pace;
-mod sealed;
-mod tree;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Gid, Mode, Stat, Timestamps, Uid};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Kind, Result};
 use crate::format::home_file::FileId;
 use crate::store::home_file::{HomeKeys, Value, open_value, seal_value};
 use crate::sys::file::proc_entry;
@@ -77,6 +77,8 @@ pub(super) struct Attributes {
     acls: Vec<(OsString, Vec<u8>)>,
     /// All others.
     xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Values that are not this home's, as they are stored.
+    foreign: Vec<(OsString, Vec<u8>)>,
 }
 
 impl Attributes {
@@ -92,7 +94,23 @@ impl Attributes {
             xattrs.push((name, value));
         }
         let (acls, xattrs) = xattrs.into_iter().partition(|(name, _)| acl::is_acl(name));
-        Ok(Self { stat, acls, xattrs })
+        Ok(Self { stat, acls, xattrs, foreign: Vec::new() })
+    }
+
+    /// Reads them all; sealed values that do not open are kept as they are.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn read_with_foreign(file: &File, sealing: Sealing<'_>) -> Result<Self> {
+        let mut read = Self::read(file, Sealing::Clear)?;
+        for (name, stored) in std::mem::take(&mut read.xattrs) {
+            match sealing.open(&name, stored.clone()) {
+                Ok(value) => read.xattrs.push((name, value)),
+                Err(error) if error.kind() == Kind::Corrupt => read.foreign.push((name, stored)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
     }
 
     /// Gives them all to another file. The owner before the mode and the capabilities, both of which it would clear; the
@@ -105,6 +123,7 @@ impl Attributes {
         for (name, value) in &self.xattrs {
             set_xattr(file, name, &sealing.seal(name, value)?)?;
         }
+        self.foreign.iter().try_for_each(|(name, stored)| set_xattr(file, name, stored))?;
         acl::give_permissions(&self.stat, &self.acls, file)?;
         rustix::fs::futimens(file, &time.times(&self.stat)).context(|| "setting times".into())
     }
@@ -152,23 +171,22 @@ pub(super) fn has_nested_values(dir: &File, keys: &HomeKeys) -> Result<bool> {
     Ok(false)
 }
 
-/// Seals or opens the `user.` xattrs of something that is not replaced, one after the other; those that have the other form
-/// already stay. A directory has no id, so `keys` alone say how.
+/// Converts the `user.` xattrs of something that is not replaced, one after the other; those that have the new form already
+/// stay. Returns whether any changed.
 ///
 /// # Errors
-/// `Corrupt` when a value to open is none that this home sealed, or `Io`.
-pub(super) fn convert_in_place(dir: &File, keys: &HomeKeys, seal: bool) -> Result<()> {
-    let sealing = Sealing::By(keys, None);
-    for name in xattr_names(dir)?.into_iter().filter(|name| is_user(name)) {
-        let stored = xattr(dir, &name)?;
-        let opened = sealing.open(&name, stored.clone());
-        match (seal, opened) {
-            (true, Err(_)) => set_xattr(dir, &name, &sealing.seal(&name, &stored)?)?,
-            (false, Ok(value)) => set_xattr(dir, &name, &value)?,
-            (true, Ok(_)) | (false, Err(_)) => {}
+/// `E2BIG` for a value that cannot be sealed, or `Io`.
+pub(super) fn convert_in_place(file: &File, from: Sealing<'_>, to: Sealing<'_>) -> Result<bool> {
+    let mut changed = false;
+    for name in xattr_names(file)?.into_iter().filter(|name| is_user(name)) {
+        let stored = xattr(file, &name)?;
+        let is_done = matches!(to, Sealing::By(..)) && to.open(&name, stored.clone()).is_ok();
+        if !is_done && let Ok(value) = from.open(&name, stored) {
+            set_xattr(file, &name, &to.seal(&name, &value)?)?;
+            changed = true;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Gives the owner and the times of a symbolic link, `stat`, to another one in an open directory.

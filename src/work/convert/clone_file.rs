@@ -73,7 +73,7 @@ impl Copied<'_> {
                 let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
                     Target::Home(source.keys).open(storage)
                 })?;
-                self.fill(source, &original, &Target::Home(self.keys), file, pace)?;
+                original.copy_to(file, &Target::Home(self.keys), [source.keys, self.keys], pace)?;
                 Ok(original)
             }
             // In the clear, or sealed by a home that has the same keys: the bytes are what they are.
@@ -111,7 +111,7 @@ impl Copied<'_> {
             label: header.label,
             engine: source.engine,
         };
-        self.fill(source, &original, &Target::Disk(spec), file, pace)?;
+        original.copy_to(file, &Target::Disk(spec), [source.keys, self.keys], pace)?;
         Ok(original)
     }
 
@@ -141,25 +141,6 @@ impl Copied<'_> {
         values.give(to.backing(), Sealing::By(self.keys, Some(disk_id(header.uuid))), ChangeTime::Later)?;
         to.backing().sync_all().context(|| "making the copy durable".into())?;
         Ok(original)
-    }
-
-    fn fill(
-        &self,
-        source: &Source<'_>,
-        original: &Original,
-        target: &Target<'_>,
-        file: File,
-        pace: &Pace<'_>,
-    ) -> Result<()> {
-        let from = &original.form;
-        let values = Attributes::read(from.backing(), from.sealing(source.keys))?;
-        let to = target.make(FileStorage::new(file))?;
-        if values.has_user_xattrs() {
-            to.ensure_id()?;
-        }
-        copy::copy(from.content(), to.content(), pace)?;
-        values.give(to.backing(), to.sealing(self.keys), target.time())?;
-        to.backing().sync_all().context(|| "making the copy durable".into())
     }
 }
 

@@ -93,7 +93,7 @@ fn for_each_piece(
         *state = Ok((stop, end));
         (start < stop).then_some((start, stop))
     };
-    let done = pace.done();
+    let done = pace.bytes();
     let run = |tell: &dyn Fn() -> Result<()>| {
         let mut buffers = [request_buffer(), request_buffer()];
         while let Some((start, stop)) = take() {

@@ -20,7 +20,7 @@ use crate::work::convert::opened::{OpenFolder, unlock};
 use crate::work::convert::pace::Pace;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
-use crate::work::convert::replace::{Original, Site};
+use crate::work::convert::replace::{Drafts, Original, Site};
 use crate::work::convert::tree::{Entry, Found, by_inode};
 use crate::work::convert::{Converted, choice, erased, nested};
 
@@ -201,7 +201,7 @@ impl<'p> Decryption<'p> {
 
     fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
         let keys = &self.folder.unlocked()?.keys;
-        Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace })
+        Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace, drafts: Drafts::InRoot })
     }
 }
 

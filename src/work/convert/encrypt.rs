@@ -24,7 +24,7 @@ use crate::work::convert::home_files::{self, Direction};
 use crate::work::convert::opened::OpenFolder;
 use crate::work::convert::pace::Pace;
 use crate::work::convert::plan::Plan;
-use crate::work::convert::replace::{Original, Site};
+use crate::work::convert::replace::{Drafts, Original, Site};
 use crate::work::convert::survey::{Options, Survey};
 use crate::work::convert::tree::{Entry, Found, by_inode};
 
@@ -217,7 +217,7 @@ impl<'p> Encryption<'p> {
 
     fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
         let keys = &self.folder.unlocked()?.keys;
-        Ok(Site { root: &self.folder.dir, keys, overwrite: self.options.overwrite, pace })
+        Ok(Site { root: &self.folder.dir, keys, overwrite: self.options.overwrite, pace, drafts: Drafts::InRoot })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{Header, Shape, UnverifiedHeader};
+use crate::format::home_file::FileId;
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::SectorSize;
 use crate::storage::FileStorage;
@@ -99,6 +100,8 @@ pub(super) struct DiskSpec {
 pub(super) enum Target<'k> {
     Clear,
     Home(&'k HomeKeys),
+    /// A file of a home that keeps the id of another one.
+    HomeOfId(&'k HomeKeys, FileId),
     Disk(DiskSpec),
 }
 
@@ -108,7 +111,7 @@ impl Target<'_> {
     pub(super) fn time(&self) -> ChangeTime {
         match self {
             Self::Clear => ChangeTime::Kept,
-            Self::Home(_) | Self::Disk(_) => ChangeTime::Later,
+            Self::Home(_) | Self::HomeOfId(..) | Self::Disk(_) => ChangeTime::Later,
         }
     }
 
@@ -120,6 +123,11 @@ impl Target<'_> {
         match self {
             Self::Clear => ClearFile::open(storage).map(Form::Clear),
             Self::Home(keys) => HomeFile::open(storage, keys).map(|file| Form::Home(Box::new(file))),
+            Self::HomeOfId(keys, id) => {
+                let file = HomeFile::with_id(storage, keys, *id)?;
+                file.ensure_id()?;
+                Ok(Form::Home(Box::new(file)))
+            }
             Self::Disk(spec) => {
                 let dek = random::disk_dek()?;
                 disk::create(&storage, &spec.header(&dek)?, &dek)?;
@@ -135,6 +143,7 @@ impl Target<'_> {
     pub(super) fn open(&self, storage: FileStorage) -> Result<Form> {
         match self {
             Self::Clear | Self::Home(_) => self.make(storage),
+            Self::HomeOfId(keys, _) => Target::Home(keys).open(storage),
             Self::Disk(spec) => {
                 let locked = LockedDisk::open(storage)?;
                 let dek = spec.key.unlock(&locked.stored().header)?;

@@ -14,7 +14,7 @@ use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
-use crate::work::convert::attributes::{self, ChangeTime};
+use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::form::{Form, Target};
 use crate::work::convert::replace::{Original, Site};
 use crate::work::convert::tree::{Entry, Found, by_inode, read_link};
@@ -88,7 +88,11 @@ fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> R
         (Found::Folder, _) => {
             let dir = open_beneath(site.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
                 .context(|| "opening it".into())?;
-            attributes::convert_in_place(&dir, site.keys, direction == Direction::Encrypt)?;
+            let (clear, sealed) = (Sealing::Clear, Sealing::By(site.keys, None));
+            match direction {
+                Direction::Encrypt => attributes::convert_in_place(&dir, clear, sealed)?,
+                Direction::Decrypt => attributes::convert_in_place(&dir, sealed, clear)?,
+            };
             if !entry.path.as_os_str().is_empty() {
                 give_times(&entry.stat, &dir)?;
             }

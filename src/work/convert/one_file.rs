@@ -23,7 +23,7 @@ use crate::work::convert::form::{DiskSpec, Target, WrappingKey};
 use crate::work::convert::opened::OpenFolder;
 use crate::work::convert::pace::Pace;
 use crate::work::convert::plan::{check_space, encrypted_space, free_space};
-use crate::work::convert::replace::{Original, Site};
+use crate::work::convert::replace::{Drafts, Original, Site};
 use crate::work::convert::tree::{Entry, Found, by_inode};
 
 /// How a file of a VM is kept.
@@ -79,7 +79,7 @@ pub fn convert_file(
     check_space(encrypted_space(first, to == StoredAs::Disk), free_space(&folder.dir)?)?;
     let pace = Pace::new(first.allocated().saturating_mul(2), on_progress);
     pace.turn_to(file.shown().to_string());
-    let site = Site { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace };
+    let site = Site { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace, drafts: Drafts::InRoot };
     site.clean(false)?;
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     let (uuid, key_id) = replace(&site, &paths, to, key, providers).context(|| file.shown().to_string())?;

@@ -1,41 +1,60 @@
-//! How far a conversion is, counted by whoever moves bytes, told by the thread that began it.
+//! Progress of a conversion: bytes are counted by any thread that moves them, and reported by the thread that began it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Result;
 use crate::progress::{OnProgress, Progress, Unit};
 
-/// Counts bytes and tells of them.
+/// Counts bytes, or files, and reports how many are done.
 pub(super) struct Pace<'a> {
-    told: RefCell<(OnProgress<'a>, String)>,
-    done: AtomicU64,
+    sink: RefCell<(OnProgress<'a>, String)>,
+    bytes: AtomicU64,
+    files: Cell<u64>,
     total: u64,
+    unit: Unit,
 }
 
 impl<'a> Pace<'a> {
     /// Of `total` bytes none is done.
     pub(super) fn new(total: u64, on_progress: OnProgress<'a>) -> Self {
-        Self { told: RefCell::new((on_progress, String::new())), done: AtomicU64::new(0), total }
+        Self::of(Unit::Bytes, total, String::new(), on_progress)
+    }
+
+    /// Of `total` files of a thing none is done.
+    pub(super) fn of_files(what: &str, total: u64, on_progress: OnProgress<'a>) -> Self {
+        Self::of(Unit::Files, total, what.to_owned(), on_progress)
+    }
+
+    fn of(unit: Unit, total: u64, what: String, on_progress: OnProgress<'a>) -> Self {
+        Self { sink: RefCell::new((on_progress, what)), bytes: AtomicU64::new(0), files: Cell::new(0), total, unit }
     }
 
     /// What is worked on from now on.
     pub(super) fn turn_to(&self, what: impl Into<String>) {
-        self.told.borrow_mut().1 = what.into();
+        self.sink.borrow_mut().1 = what.into();
     }
 
     /// The count of bytes that are done, for other threads to add to.
-    pub(super) fn done(&self) -> &AtomicU64 {
-        &self.done
+    pub(super) fn bytes(&self) -> &AtomicU64 {
+        &self.bytes
     }
 
-    /// Tells how far it is: a safe point. To be called a few times a second at least.
+    /// A file is done.
+    pub(super) fn count_file(&self) {
+        self.files.set(self.files.get() + 1);
+    }
+
+    /// Reports progress: a safe point. To be called a few times a second at least.
     ///
     /// # Errors
     /// `Stopped` when someone asked for it.
     pub(super) fn tell(&self) -> Result<()> {
-        let (on_progress, what) = &mut *self.told.borrow_mut();
-        let done = self.done.load(Ordering::Relaxed).min(self.total);
-        on_progress(&Progress { what: what.clone(), done, total: self.total, unit: Unit::Bytes })
+        let (on_progress, what) = &mut *self.sink.borrow_mut();
+        let done = match self.unit {
+            Unit::Files => self.files.get(),
+            Unit::Bytes | Unit::Components => self.bytes.load(Ordering::Relaxed),
+        };
+        on_progress(&Progress { what: what.clone(), done: done.min(self.total), total: self.total, unit: self.unit })
     }
 }

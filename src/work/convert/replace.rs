@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
@@ -33,6 +34,17 @@ pub(super) const PART: &str = "part-";
 const OLD: &str = "old-";
 /// ...and whole replacements of files with several names, not all of which lead to them yet.
 const LINK: &str = "link-";
+/// Half-made replacements of a deep rekey, each in the folder of what it replaces.
+const REKEY: &str = "rekey-";
+
+/// Where replacements are made, and under which temporary names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Drafts {
+    /// In the VM folder's root.
+    InRoot,
+    /// Beside what they replace.
+    Beside,
+}
 
 /// A VM folder in which files are replaced.
 pub(super) struct Site<'a, 'p> {
@@ -42,8 +54,9 @@ pub(super) struct Site<'a, 'p> {
     pub(super) keys: &'a HomeKeys,
     /// Whether originals are overwritten before they go.
     pub(super) overwrite: bool,
-    /// Who is told.
+    /// Progress sink.
     pub(super) pace: &'a Pace<'p>,
+    pub(super) drafts: Drafts,
 }
 
 /// An original, claimed: nobody else has it open through vmcryptfs, nor in QEMU, which locks its images too.
@@ -81,6 +94,31 @@ impl Original {
         let storage = FileStorage::new(file);
         storage.claim(access)?;
         Ok(Self { form: open(storage)?, stat, writable: access == Access::Write })
+    }
+
+    /// Copies all of it, durably, into an empty file that gets another form: what a home seals, from `keys` to `new_keys`.
+    ///
+    /// # Errors
+    /// `Stopped`, `Corrupt`, or `Io`.
+    pub(super) fn copy_to(
+        &self,
+        file: File,
+        target: &Target<'_>,
+        [keys, new_keys]: [&HomeKeys; 2],
+        pace: &Pace<'_>,
+    ) -> Result<()> {
+        let sealing = self.form.sealing(keys);
+        let attributes = match target {
+            Target::HomeOfId(..) => Attributes::read_with_foreign(self.form.backing(), sealing)?,
+            Target::Clear | Target::Home(_) | Target::Disk(_) => Attributes::read(self.form.backing(), sealing)?,
+        };
+        let to = target.make(FileStorage::new(file))?;
+        if attributes.has_user_xattrs() {
+            to.ensure_id()?;
+        }
+        copy::copy(self.form.content(), to.content(), pace)?;
+        attributes.give(to.backing(), to.sealing(new_keys), target.time())?;
+        to.backing().sync_all().context(|| "making the new file durable".into())
     }
 
     /// Refuses what cannot be overwritten.
@@ -122,11 +160,7 @@ impl Site<'_, '_> {
         let linked = original.link_name();
         let known = self.open(OsStr::new(&linked)).ok();
         if names.len() == 1 && known.is_none() {
-            let draft = self.draft()?;
-            self.fill(&draft, original, target)?;
-            let old = self.keep_for_overwriting(original, names[0])?;
-            self.publish(draft, names[0])?;
-            return self.overwrite(original, old);
+            return self.replace_name(original, names[0], target);
         }
         match known {
             // Made before an interruption: whole, since it has this name.
@@ -135,7 +169,7 @@ impl Site<'_, '_> {
                 copy::compare(original.form.content(), made.content(), self.pace)?;
             }
             None => {
-                let draft = self.draft()?;
+                let draft = self.draft(self.root)?;
                 self.fill(&draft, original, target)?;
                 draft.replace(self.root, OsStr::new(&linked))?;
                 self.sync_root()?;
@@ -143,13 +177,35 @@ impl Site<'_, '_> {
         }
         let old = self.keep_for_overwriting(original, names[0])?;
         for name in names {
-            let draft = self.draft()?;
-            rustix::fs::linkat(self.root, &linked, self.root, draft.name(), AtFlags::empty())
-                .context(|| "linking the new file".into())?;
-            self.publish(draft, name)?;
+            self.link(Path::new(&linked), name)?;
         }
         self.overwrite(original, old)?;
         self.remove(&linked)
+    }
+
+    /// Replaces one name of a file. What stood under it is gone then, or lives on under its other names.
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace).
+    pub(super) fn replace_name(&self, original: &Original, name: &Path, target: &Target<'_>) -> Result<()> {
+        let parent = parent_of(self.root, name)?;
+        let draft = self.draft(&parent)?;
+        self.fill(&draft, original, target)?;
+        let old = self.keep_for_overwriting(original, name)?;
+        self.publish(draft, name)?;
+        self.overwrite(original, old)
+    }
+
+    /// Replaces a name by a link to a file.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn link(&self, file: &Path, name: &Path) -> Result<()> {
+        let (from, parent) = (parent_of(self.root, file)?, parent_of(self.root, name)?);
+        let draft = self.draft(&parent)?;
+        rustix::fs::linkat(&from, file.file_name().unwrap_or_default(), draft.dir(), draft.name(), AtFlags::empty())
+            .context(|| "linking the new file".into())?;
+        self.publish(draft, name)
     }
 
     /// Replaces a symbolic link by one to another text.
@@ -157,14 +213,19 @@ impl Site<'_, '_> {
     /// # Errors
     /// `Io`.
     pub(super) fn replace_link(&self, path: &Path, stat: &Stat, text: &OsStr, time: ChangeTime) -> Result<()> {
-        let draft = self.draft()?;
-        rustix::fs::symlinkat(text, self.root, draft.name()).context(|| "making a symbolic link".into())?;
-        attributes::give_to_link(stat, self.root, draft.name(), time)?;
+        let parent = parent_of(self.root, path)?;
+        let draft = self.draft(&parent)?;
+        rustix::fs::symlinkat(text, draft.dir(), draft.name()).context(|| "making a symbolic link".into())?;
+        attributes::give_to_link(stat, draft.dir(), draft.name(), time)?;
         self.publish(draft, path)
     }
 
-    fn draft(&self) -> Result<Draft<'_>> {
-        Draft::new(self.root, PART)
+    /// Of what is to lie in `parent`.
+    fn draft<'d>(&'d self, parent: &'d File) -> Result<Draft<'d>> {
+        match self.drafts {
+            Drafts::InRoot => Draft::new(self.root, PART),
+            Drafts::Beside => Draft::new(parent, REKEY),
+        }
     }
 
     /// Gives a draft the name, in place of what has it now. To observers of the folder nothing has changed.
@@ -180,20 +241,16 @@ impl Site<'_, '_> {
 
     /// Makes the replacement whole, durable and proven, under its temporary name.
     fn fill(&self, draft: &Draft<'_>, original: &Original, target: &Target<'_>) -> Result<()> {
-        let from = &original.form;
-        let attributes = Attributes::read(from.backing(), from.sealing(self.keys))?;
-        let to = target.make(FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600))?))?;
-        if attributes.has_user_xattrs() {
-            to.ensure_id()?;
-        }
-        copy::copy(from.content(), to.content(), self.pace)?;
-        attributes.give(to.backing(), to.sealing(self.keys), target.time())?;
-        to.backing().sync_all().context(|| "making the new file durable".into())?;
+        let new_keys = match target {
+            Target::Home(keys) | Target::HomeOfId(keys, _) => keys,
+            Target::Clear | Target::Disk(_) => self.keys,
+        };
+        original.copy_to(draft.make_file(Mode::from_raw_mode(0o600))?, target, [self.keys, new_keys], self.pace)?;
+        let file = draft.open()?;
         // What the page cache holds would prove nothing about the medium.
-        let _ = rustix::fs::fadvise(to.backing(), 0, None, Advice::DontNeed);
-        drop(to);
-        let made = target.open(FileStorage::new(self.open(draft.name())?))?;
-        copy::compare(from.content(), made.content(), self.pace)?;
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
+        let made = target.open(FileStorage::new(file))?;
+        copy::compare(original.form.content(), made.content(), self.pace)?;
         original.refuse_if_changed()
     }
 
@@ -248,6 +305,18 @@ impl Site<'_, '_> {
             if rest.starts_with(PART) || rest.starts_with(OLD) || (all && rest.starts_with(LINK)) {
                 self.remove(&name.to_string_lossy())?;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes from a folder what an interrupted deep rekey left in it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn clean_folder(&self, dir: &File) -> Result<()> {
+        let prefix = [NEW_PREFIX, REKEY].concat();
+        for name in scan::sorted_names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(prefix.as_bytes())) {
+            rustix::fs::unlinkat(dir, &name, AtFlags::empty()).context(|| format!("removing {}", name.shown()))?;
         }
         Ok(())
     }

@@ -19,9 +19,6 @@ use crate::vm::home_state::HomeState;
 use crate::vm::{disk, folder, home, scan};
 use crate::work::convert::attributes;
 
-/// Deeper directories are refused: a loop of bind mounts has no end.
-const MAX_DEPTH: usize = 64;
-
 /// What something in a VM folder is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Found {
@@ -75,9 +72,20 @@ impl Entry {
 /// # Errors
 /// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`.
 pub(super) fn walk(root: &File, keys: Option<&HomeKeys>, disk_names: &DiskNames) -> Result<Vec<Entry>> {
-    let device = stat(root)?.st_dev;
+    let device = Some(stat(root)?.st_dev);
     let mut entries = Vec::new();
     Walk { keys, disk_names, device, entries: &mut entries }.folder(root, Path::new(""), 0)?;
+    Ok(entries)
+}
+
+/// Lists all of an encrypted VM folder, for work that replaces files where they are: on other file systems, too.
+///
+/// # Errors
+/// As [`walk`].
+pub(super) fn walk_home(root: &File, keys: &HomeKeys) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let disk_names = &DiskNames::default();
+    Walk { keys: Some(keys), disk_names, device: None, entries: &mut entries }.folder(root, Path::new(""), 0)?;
     Ok(entries)
 }
 
@@ -100,18 +108,19 @@ pub(super) fn by_inode<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<Vec<
 struct Walk<'a> {
     keys: Option<&'a HomeKeys>,
     disk_names: &'a DiskNames,
-    device: u64,
+    /// The only one that folders may be on.
+    device: Option<u64>,
     entries: &'a mut Vec<Entry>,
 }
 
 impl Walk<'_> {
     fn folder(&mut self, dir: &File, path: &Path, depth: usize) -> Result<()> {
         let refuse = |why: &str| Err(Error::new(Kind::Denied, format!("{} {why}", path.shown())));
-        if depth > MAX_DEPTH {
+        if depth > scan::MAX_DEPTH {
             return refuse("is nested too deep");
         }
         let own = stat(dir)?;
-        if own.st_dev != self.device {
+        if self.device.is_some_and(|device| own.st_dev != device) {
             return refuse("is on another file system, where files cannot be replaced at once");
         }
         for name in scan::sorted_names(dir)? {

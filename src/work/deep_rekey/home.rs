@@ -8,13 +8,11 @@ use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition
 use crate::key::Dek;
 use crate::progress::OnProgress;
 use crate::store::header_area;
-use crate::store::home_file::HomeKeys;
 use crate::vm::access::{Claimed, Workplace};
 use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::work::convert::rekey_home;
 use crate::work::deep_rekey::Target;
-use crate::work::deep_rekey::sealed::OldAndNew;
-use crate::work::deep_rekey::tree::Tree;
 
 /// A home that is to be rekeyed.
 pub(super) struct HomeWork<'w> {
@@ -24,8 +22,6 @@ pub(super) struct HomeWork<'w> {
     dek: Dek,
     in_use: usize,
     header: Header,
-    /// Whether it was in transition already.
-    resumed: bool,
 }
 
 impl<'w> HomeWork<'w> {
@@ -44,8 +40,7 @@ impl<'w> HomeWork<'w> {
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;
         let header = stored.header.verify(&dek)?;
-        let resumed = header.transition.is_some();
-        Ok(Self { place, claim, dek, in_use, header, resumed })
+        Ok(Self { place, claim, dek, in_use, header })
     }
 
     pub(super) fn uuid(&self) -> Uuid {
@@ -74,12 +69,11 @@ impl<'w> HomeWork<'w> {
     /// Encrypts anew whatever is under the old DEK, and ends the transition.
     pub(super) fn finish(mut self, on_progress: OnProgress<'_>) -> Result<()> {
         let Some(transition) = self.header.transition.clone() else { return Ok(()) };
-        if let Some(old) = transition.old_dek(&self.dek)? {
+        if transition.old_dek(&self.dek)?.is_some() {
             // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
             self.update(self.header.clone())?;
-            let keys = OldAndNew { old: HomeKeys::new(&old)?, new: HomeKeys::new(&self.dek)? };
             let folder = self.place.folder_alone().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
-            Tree::new(folder, &keys, self.resumed).reencrypt(on_progress)?;
+            rekey_home(folder, &self.header, &self.dek, on_progress)?;
         }
         self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;
         self.update(Header { transition: None, ..self.header.clone() })

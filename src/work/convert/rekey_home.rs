@@ -1,0 +1,209 @@
+//! All that a home in transition has sealed, from its old DEK to its new one: files, links and values (docs/FORMAT.md, section 10).
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::Header;
+use crate::format::home_file::{FILE_ID_LEN, FileId};
+use crate::key::Dek;
+use crate::progress::OnProgress;
+use crate::storage::{Access, FileStorage};
+use crate::store::clear_file::ClearFile;
+use crate::store::home_file::{HomeFile, HomeKeys, open_target, seal_target};
+use crate::sys::file::open_beneath;
+use crate::text::Show;
+use crate::vm::attributes::times_after;
+use crate::vm::{disk, home};
+use crate::work::convert::attributes::{self, ChangeTime, Sealing};
+use crate::work::convert::copy;
+use crate::work::convert::form::{Form, Target};
+use crate::work::convert::home_files::read_text;
+use crate::work::convert::pace::Pace;
+use crate::work::convert::replace::{Drafts, Original, Site};
+use crate::work::convert::tree::{self, Entry, Found, by_inode};
+
+/// Gives everything that is under the old DEK of a home in transition the new one, `dek`, until nothing of it is left. The home
+/// is claimed: nothing else uses it.
+///
+/// # Errors
+/// `Stopped`, `Busy`, `Corrupt` for what neither DEK opens, or `Io`, naming the file. What was done stays done.
+pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_progress: OnProgress<'_>) -> Result<()> {
+    let old = header.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten();
+    let old = old.ok_or_else(|| Error::new(Kind::Corrupt, "a home in transition without its old DEK"))?;
+    let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
+    loop {
+        let entries = tree::walk_home(root, &keys.both)?;
+        let names = entries.iter().filter(|entry| entry.found != Found::Folder).count() as u64;
+        let pace = Pace::of_files("home", names, &mut *on_progress);
+        let site = Site { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
+        if !(Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() }.pass()?) {
+            return Ok(());
+        }
+    }
+}
+
+/// The keys of a home: those that open either form, those before and those after.
+struct Keys {
+    both: HomeKeys,
+    old: HomeKeys,
+    new: HomeKeys,
+}
+
+/// One pass over a home.
+struct Rekey<'a, 'p> {
+    site: Site<'a, 'p>,
+    keys: &'a Keys,
+    entries: &'a [Entry],
+    /// What is under the new DEK, by file id: a crash may have come between the names of one file.
+    moved: HashMap<FileId, PathBuf>,
+}
+
+impl Rekey<'_, '_> {
+    /// Returns whether anything was under the old DEK.
+    fn pass(&mut self) -> Result<bool> {
+        let groups = by_inode(self.entries.iter().filter(|entry| entry.found != Found::Folder));
+        for names in &groups {
+            if let Some(id) = self.new_id(names[0])? {
+                self.moved.insert(id, names[0].path.clone());
+            }
+        }
+        for folder in self.folders() {
+            // First, since it may take the space that is needed.
+            self.site.clean_folder(&self.open(&folder.path, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
+        }
+        let mut changed = false;
+        for names in &groups {
+            self.site.pace.tell()?;
+            let first = &names[0].path;
+            changed |= self.entry(names).context(|| first.shown().to_string())?;
+            names.iter().for_each(|_| self.site.pace.count_file());
+        }
+        for folder in self.folders() {
+            changed |= self.folder(&folder.path).context(|| folder.path.shown().to_string())?;
+        }
+        Ok(changed)
+    }
+
+    fn folders(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.found == Found::Folder)
+    }
+
+    fn entry(&mut self, names: &[&Entry]) -> Result<bool> {
+        let first = names[0];
+        match first.found {
+            Found::SealedLink => self.link(names),
+            Found::Disk => {
+                // Its values are the home's, its data is not: another user of it is no obstacle.
+                let (storage, stored) = disk::read_header(self.open(&first.path, OFlags::RDONLY)?)?;
+                self.values(storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
+            }
+            Found::Sealed | Found::Foreign => self.file(names),
+            Found::Clear(_) | Found::Neither if first.is_regular() => {
+                let clear = |storage: FileStorage| ClearFile::open(storage).map(Form::Clear);
+                let file = Original::claim(self.site.root, &first.path, Access::Write, clear)?;
+                self.values(file.form.backing(), None)
+            }
+            Found::Folder | Found::Clear(_) | Found::ClearLink | Found::Neither => Ok(false),
+        }
+    }
+
+    fn open(&self, path: &Path, flags: OFlags) -> Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        open_beneath(self.site.root, path, flags, Mode::empty()).context(|| "opening it".into())
+    }
+
+    /// The id of a file that is under the new DEK.
+    fn new_id(&self, entry: &Entry) -> Result<Option<FileId>> {
+        if entry.found != Found::Sealed {
+            return Ok(None);
+        }
+        let storage = FileStorage::new(self.open(&entry.path, OFlags::RDONLY)?);
+        Ok(HomeFile::open(storage, &self.keys.new).ok().and_then(|file| file.id()))
+    }
+
+    /// A file of the home, under all its names.
+    fn file(&mut self, names: &[&Entry]) -> Result<bool> {
+        let first = &names[0].path;
+        let sealed = |storage| Target::Home(&self.keys.both).open(storage);
+        let original = Original::claim(self.site.root, first, Access::Write, sealed)?;
+        let Form::Home(file) = &original.form else { return Ok(false) };
+        let Some(id) = file.id() else { return Ok(false) };
+        if self.new_id(names[0])?.is_some() {
+            return self.values(original.form.backing(), Some(id));
+        }
+        let (twin, rest) = match self.moved.get(&id).cloned() {
+            Some(twin) if self.is_same(&original, &twin)? => (twin, names),
+            moved => {
+                let new_id = match moved {
+                    None => id,
+                    // One of the names was written to after a crash came between them: both contents are kept.
+                    Some(_) => random_id()?,
+                };
+                self.site.replace_name(&original, first, &Target::HomeOfId(&self.keys.new, new_id))?;
+                self.moved.insert(new_id, first.clone());
+                (first.clone(), &names[1..])
+            }
+        };
+        for name in rest {
+            self.site.pace.tell()?;
+            self.site.link(&twin, &name.path)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a file under the old DEK still has the content of the one under the new DEK with its id.
+    fn is_same(&self, original: &Original, twin: &Path) -> Result<bool> {
+        let twin = HomeFile::open(FileStorage::new(self.open(twin, OFlags::RDONLY)?), &self.keys.new)?;
+        match copy::compare(original.form.content(), &twin, self.site.pace) {
+            Err(error) if error.kind() == Kind::Corrupt => Ok(false),
+            compared => compared.map(|()| true),
+        }
+    }
+
+    /// A symbolic link, which may have several names.
+    fn link(&self, names: &[&Entry]) -> Result<bool> {
+        let mut changed = false;
+        for entry in names {
+            let text = read_text(self.site.root, &entry.path)?;
+            if let Ok(target) = open_target(&self.keys.old, text.as_bytes()) {
+                let sealed = seal_target(&self.keys.new, &target)?;
+                self.site.replace_link(&entry.path, &entry.stat, OsStr::new(&sealed), ChangeTime::Later)?;
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn folder(&self, path: &Path) -> Result<bool> {
+        let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let changed = self.values(&dir, None)?;
+        dir.sync_all().context(|| "making names durable".into())?;
+        Ok(changed)
+    }
+
+    /// The values of what is not replaced. What changed says so by its times: a copy that is brought up to date by size and
+    /// time must get it.
+    fn values(&self, file: &File, id: Option<FileId>) -> Result<bool> {
+        let (old, new) = (Sealing::By(&self.keys.old, id), Sealing::By(&self.keys.new, id));
+        let changed = attributes::convert_in_place(file, old, new)?;
+        if changed {
+            let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
+            // Only an owner may; a copy of attributes goes by these themselves.
+            let _ = rustix::fs::futimens(file, &times_after(&stat));
+        }
+        Ok(changed)
+    }
+}
+
+fn random_id() -> Result<FileId> {
+    let mut id = FileId([0; FILE_ID_LEN]);
+    random::fill(&mut id.0)?;
+    Ok(id)
+}
