@@ -84,7 +84,7 @@ enum Verb {
     Info(info::InfoArgs),
     /// Verify headers, and with the key their authenticity
     Check(check::CheckArgs),
-    /// Give a VM folder a new key; its data stay as they are
+    /// Give a VM folder a new key; its data is unchanged
     Rekey(rekey::RekeyArgs),
     /// Encrypt a VM folder that is in the clear, or clear disks of an encrypted one
     Encrypt(encrypt::EncryptArgs),

@@ -218,7 +218,7 @@ fn socket_dir() -> Result<PathBuf> {
     if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
         return Err(Error::new(
             Kind::Denied,
-            format!("{} must be a directory of user {uid} that nobody else may enter (mode 0700)", dir.shown()),
+            format!("{} must be a directory of user {uid} that no other user may enter (mode 0700)", dir.shown()),
         ));
     }
     Ok(dir)
@@ -312,7 +312,9 @@ fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()
             may_fail("control");
             serve_request(fs, served, request, &mut stream)
         })
-        .unwrap_or_else(|| Err(Error::new(Kind::Io, "the mount failed at this: a defect, of which its log says more")))
+        .unwrap_or_else(|| {
+            Err(Error::new(Kind::Io, "the mount failed at this: this is a bug, please report it with the mount's log"))
+        })
         .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
     };

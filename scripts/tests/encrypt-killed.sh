@@ -117,7 +117,7 @@ interrupted() {
     struck signal=INT pwrite64 "$number" "$@" || status=$?
     # On a slow machine, lines of progress come before it.
     [[ $status -eq 12 && $(grep -c '^vmcryptfs: ' "$work/said") -eq 1 ]] || fail "$*: exit code $status; it said: $(cat "$work/said")"
-    grep -q 'running it again goes on' "$work/said" || fail "$*: it does not say how to go on: $(cat "$work/said")"
+    grep -q 'run it again to resume' "$work/said" || fail "$*: it does not say how to go on: $(cat "$work/said")"
 }
 
 step "Ctrl-C stops at a safe point, and the same command goes on"

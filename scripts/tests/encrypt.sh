@@ -162,7 +162,7 @@ if as_root mount -t tmpfs -o "size=40M,uid=$(id -u),gid=$(id -g),mode=700" vmc-s
     head -c 22M /dev/urandom >"$small/web01/root.raw"
     echo settings >"$small/web01/web01.vmx"
     before=$(fingerprint "$small/web01")
-    must_fail 'too little space' vmc encrypt "$small/web01"
+    must_fail 'not enough space' vmc encrypt "$small/web01"
     [[ $(fingerprint "$small/web01") == "$before" ]] || fail "something was touched"
     # With room for the largest file beside itself, the whole folder goes, though not twice its space is there.
     truncate -s 12M "$small/web01/root.raw"

@@ -21,9 +21,9 @@ use crate::vm::inventory::Inventory;
 #[command(
     after_help = "Examples:\n  vmcryptfs check web01\n  vmcryptfs check --data web01\n  vmcryptfs check --only-clear /vms\n\n\
     Looks at all folders below PATH. With the keys it proves headers, and that each home file is of its home; with --data it\n\
-    reads the home files, links and extended attributes as a whole. Data of disks (XTS) cannot prove themselves.\n\n\
-    Exit code 0: all whole and genuine; what is in the clear is named, and changes nothing, unless --only-clear asks for it:\n\
-    then it is 7. 3: something is damaged or was changed. 4: whole as far as can be told, but a key could not be had.\n\
+    reads all of the home files, links and extended attributes. Data of disks (XTS) has no integrity check.\n\n\
+    Exit code 0: all intact and genuine; what is in the clear is named, and changes nothing, unless --only-clear asks for it:\n\
+    then it is 7. 3: something is damaged or was changed. 4: no damage found, but a key was unavailable.\n\
     docs/CLI.md has the others."
 )]
 pub(super) struct CheckArgs {
@@ -76,7 +76,7 @@ pub(super) fn inventory_of(path: &Path) -> Result<Inventory> {
     match inventory.has_vms() || !path.is_dir() {
         true => Ok(inventory),
         false => {
-            Err(Error::new(Kind::Invalid, format!("{} is no encrypted VM folder, nor does it hold any", path.shown())))
+            Err(Error::new(Kind::Invalid, format!("{} is not an encrypted VM folder and contains none", path.shown())))
         }
     }
 }

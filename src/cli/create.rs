@@ -12,13 +12,13 @@ use crate::sector::SectorSize;
 use crate::text::Show;
 use crate::vm::disk::NewDisk;
 
-/// A new VM folder.
+/// Arguments of `create`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs create web01\n\n\
     Makes the folder web01 with a home header in it. Its key comes from the default provider. `vmcryptfs disk-names` shows\n\
     and changes which new files become disks; --disk-names '*' makes one of each.")]
 pub(super) struct CreateArgs {
-    /// Folder of the VM, new or empty
+    /// VM folder, new or empty
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
     /// Provider of the VM's key [default: the default provider]
@@ -29,7 +29,7 @@ pub(super) struct CreateArgs {
     disk_names: Vec<String>,
 }
 
-/// A new disk.
+/// Arguments of `create-disk`.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  vmcryptfs create-disk web01/root.raw --size 20G\n  vmcryptfs create-disk web01/root.vmdk --size 20G\n\n\
@@ -51,7 +51,7 @@ pub(super) struct CreateDiskArgs {
     label: String,
 }
 
-/// A disk's size. A bare small number is a slip: nobody means a disk of 20 bytes.
+/// A disk's size. A small number without a unit is a mistake: a disk of 20 bytes is never intended.
 fn parse_size(text: &str) -> std::result::Result<u64, String> {
     const MIN_BARE: u64 = 64 << 10;
     let bytes = size::parse(text).map_err(|error| error.to_string())?;

@@ -16,18 +16,18 @@ use crate::provider::Providers;
 use crate::text::{Show, quoted};
 use crate::work::convert::{Decryption, Encryption, Options, What};
 
-/// What to encrypt.
+/// Arguments of `encrypt`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs encrypt web01 --dry-run\n  vmcryptfs encrypt web01\n  \
     vmcryptfs encrypt web01 --disk data.vmdk\n\n\
-    The VM is off. The home comes first, then disk by disk; with --disk the other disks stay in the clear. Each file is\n\
+    The VM must be off. The home comes first, then disk by disk; with --disk the other disks remain in the clear. Each file is\n\
     replaced only when its encrypted form was written, synced, read back and compared, so that an interruption at any\n\
-    moment loses nothing: the same command goes on where it was. A VMDK descriptor stands for its extents.")]
+    moment loses nothing: the same command resumes. A VMDK descriptor stands for its extents.")]
 pub(super) struct EncryptArgs {
-    /// Folder of a VM, in the clear or with clear disks
+    /// VM folder, in the clear or with clear disks
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
-    /// Encrypt this disk alone, and the home if it is not yet; may be given several times
+    /// Encrypt only this disk, and the home if it is not yet encrypted; repeatable
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
     /// Provider of the keys [default: the default provider; for disks of an encrypted home, the home's key]
@@ -36,10 +36,10 @@ pub(super) struct EncryptArgs {
     /// Show what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Leave names of disk images and links that lead into the folder by its place, and so to ciphertext
+    /// Leave names of disk images and links that lead into the folder by its absolute path, and so to ciphertext
     #[arg(long)]
     keep_references: bool,
-    /// It is one VM's folder, though it looks like several VMs'
+    /// Treat it as one VM's folder, though it looks like several VMs'
     #[arg(long)]
     one_vm: bool,
     /// Overwrite each original with random bytes before it is removed
@@ -50,11 +50,11 @@ pub(super) struct EncryptArgs {
     json: bool,
 }
 
-/// What to decrypt.
+/// Arguments of `decrypt`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs decrypt web01 --disk data.raw\n  vmcryptfs decrypt web01 --all\n\n\
-    Disks come first, the home last: a home stays encrypted while one of its disks is. It takes the keys of both. An\n\
-    interruption at any moment loses nothing: the same command goes on where it was.")]
+    Disks come first, the home last: a home remains encrypted while one of its disks is. Both keys are needed. An\n\
+    interruption at any moment loses nothing: the same command resumes.")]
 pub(super) struct DecryptArgs {
     /// An encrypted VM folder
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
@@ -72,7 +72,7 @@ pub(super) struct DecryptArgs {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct DecryptWhat {
-    /// Decrypt this disk; may be given several times
+    /// Decrypt this disk; repeatable
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
     /// Decrypt the home, whose disks are in the clear

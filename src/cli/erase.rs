@@ -27,20 +27,20 @@ use crate::vm::{folder, outer};
 use crate::work::ComponentResult;
 use crate::work::erase::{Erase, Erased, Overwritten};
 
-/// Most files of one kind that are named one by one.
+/// At most this many files of one kind are named one by one.
 const MOST_NAMED: usize = 20;
 
-/// What to erase.
+/// Arguments of `erase`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs erase web01/old.raw\n  vmcryptfs erase web01 --yes\n\n\
-    Overwrites the whole header area, reads it back, and prints what was there and what is there now. The data stay\n\
-    where they are, as noise. Of a VM folder the home and all disks are erased; VM_FOLDER/vmcryptfs.home is the home\n\
-    alone. Nothing may use them. There is no way back, but for header backups: those have to be destroyed, too.")]
+    Overwrites the whole header area, reads it back, and prints what was there and what is there now. The data remains in\n\
+    place, unreadable. In a VM folder the home and all disks are erased; VM_FOLDER/vmcryptfs.home means only the home.\n\
+    Nothing may be using them. Only a header backup can undo this: destroy those, too.")]
 pub(super) struct EraseArgs {
     /// A VM folder or a disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
     /// Print JSON
@@ -72,7 +72,7 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     if args.component.is_dir()
         && let Ok(Some((outer, _))) = outer::of(&args.component)
     {
-        elsewhere.push(format!("what came here through a mount of {}, by whose home it is sealed", outer.shown()));
+        elsewhere.push(format!("files written here through a mount of {}, sealed under its home's key", outer.shown()));
     }
     elsewhere.push(file_system);
     elsewhere.push(
@@ -123,11 +123,11 @@ fn confirm(args: &EraseArgs) -> Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("this destroys {} for ever: say --yes where nobody can be asked", name.shown()),
+            format!("refusing to destroy {} without confirmation: pass --yes (no terminal)", name.shown()),
         ));
     }
     let what = if args.component.is_dir() { "the VM and all its disks" } else { "it" };
-    eprintln!("This destroys {what} for ever. To go on, type its name ({}):", name.shown());
+    eprintln!("This destroys {what} permanently. To continue, type its name ({}):", name.shown());
     let mut typed = Vec::new();
     std::io::stdin().lock().read_until(b'\n', &mut typed).context(|| "reading the answer".into())?;
     // As it is, or as it was shown.
@@ -135,7 +135,7 @@ fn confirm(args: &EraseArgs) -> Result<()> {
     if typed == name.as_bytes().trim_ascii() || typed == name.shown().to_string().as_bytes() {
         Ok(())
     } else {
-        Err(Error::new(Kind::Invalid, "another name was typed: nothing was done"))
+        Err(Error::new(Kind::Invalid, "the name does not match: nothing was done"))
     }
 }
 
@@ -163,7 +163,7 @@ struct KeysLeft {
 
 impl KeysLeft {
     /// Looks at headers that are about to be erased.
-    /// What is damaged is erased all the same, and then nobody knows its keys.
+    /// What is damaged is erased all the same, and then its keys are unknown.
     fn before(component: &Path) -> Self {
         let folder = Located::find(component).map_or_else(|_| component.to_path_buf(), |located| located.folder);
         Self { folder, copies: KeyCopies::of(component).unwrap_or_default() }
@@ -204,7 +204,7 @@ impl KeysLeft {
     }
 }
 
-/// What the file system beneath does with blocks that are overwritten.
+/// What the backing file system does with blocks that are overwritten.
 fn file_system(path: &Path) -> String {
     // Magic numbers of statfs(2).
     const COPY_ON_WRITE: [(i64, &str); 4] =
@@ -213,7 +213,7 @@ fn file_system(path: &Path) -> String {
     let kind = rustix::fs::statfs(&path).map(|stat| stat.f_type);
     match COPY_ON_WRITE.iter().find(|(magic, _)| Ok(*magic) == kind) {
         Some((_, name)) => format!(
-            "{name}, which writes elsewhere instead of overwriting: the old header blocks stay until they are reused"
+            "{name}, which writes elsewhere instead of overwriting: the old header blocks remain until they are reused"
         ),
         None => "blocks that the file system shares with reflinked copies, or has in its journal".to_owned(),
     }
@@ -223,12 +223,15 @@ fn print(args: &EraseArgs, evidence: &Evidence) {
     for component in &evidence.erased.components {
         print_component(args, component);
     }
-    println!("Not reached, as far as they exist; see to them:");
+    println!("Not erased, if they exist; handle them yourself:");
     for place in &evidence.elsewhere {
         println!("  {place}");
     }
     let recursively = if args.component.is_dir() { " -r" } else { "" };
-    println!("What was erased is noise now, and says so. To remove it: rm{recursively} -- {}", quoted(&args.component));
+    println!(
+        "What was erased is unreadable now, and marked so. To remove it: rm{recursively} -- {}",
+        quoted(&args.component)
+    );
 }
 
 fn print_component(args: &EraseArgs, component: &ComponentResult<Overwritten>) {

@@ -23,7 +23,7 @@ const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs events --since 2h\n  vmcryptfs events --failed /vms/web01\n  \
     vmcryptfs events --last --json\n  vmcryptfs events --follow\n\n\
-    They are those of this user: root's mounts write root's log.")]
+    Shows the log of the current user: root's mounts write root's log.")]
 pub(super) struct EventsArgs {
     /// Only of this VM folder or disk, and what is below it
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
@@ -60,7 +60,7 @@ pub(super) fn run(args: &EventsArgs) -> Result<()> {
     let mut reader = Reader::open(&path)?;
     let printed = if args.last { print_last(args, &mut reader) } else { print_all(args, &mut reader) };
     if reader.skipped() > 0 {
-        eprintln!("{} lines of {} are no events and were passed over", reader.skipped(), path.shown());
+        eprintln!("{} lines of {} are not events and were skipped", reader.skipped(), path.shown());
     }
     printed
 }

@@ -23,24 +23,24 @@ use crate::vm::folder;
 use crate::work::repair::{RepairHeader, Repaired};
 use crate::work::restore::{RestoreHeader, Restored};
 
-/// What to do with headers.
+/// Verbs of `header`.
 #[derive(Subcommand)]
 pub(super) enum HeaderCommand {
     /// Save a component's header in a file
     Backup(BackupArgs),
     /// Put a saved header back
     Restore(RestoreArgs),
-    /// Mend a damaged header copy by the other one
+    /// Repair a damaged header copy from the other one
     Repair(RepairArgs),
 }
 
-/// Whose header, where.
+/// Arguments of `header backup`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header backup web01/root.raw root.header\n\n\
-    The file holds the wrapped data key and no data. Whoever has it and one of its keys can read the disk even after\n\
+    The file holds the wrapped data key and no data. With it and one of its keys the disk can be read even after\n\
     `vmcryptfs rekey`, `key remove` and `erase`: keep it as well as the keys, and make a new one after each of those.")]
 pub(super) struct BackupArgs {
-    /// A VM folder, whose home is meant, or a disk
+    /// A VM folder (its home), or a disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// A new file
@@ -48,7 +48,7 @@ pub(super) struct BackupArgs {
     file: PathBuf,
 }
 
-/// Whose header, from where.
+/// Arguments of `header restore`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header restore web01/root.raw root.header\n\n\
     Refused unless forced: the header of another component or of before a deep rekey, and keys that were taken away since.\n\
@@ -56,13 +56,13 @@ pub(super) struct BackupArgs {
     are destroyed nothing can tell whether a header belongs to the data, so that is left to you, with --force.\n\
     Exit code 7 says that it was refused, and the line before why.")]
 pub(super) struct RestoreArgs {
-    /// A VM folder, whose home is meant, or a disk; nothing may use it
+    /// A VM folder (its home), or a disk; it must not be in use
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
-    /// What `vmcryptfs header backup` made
+    /// A file made by `vmcryptfs header backup`
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Restore it although keys come back, or nothing tells whether it belongs here
+    /// Restore it even if removed keys return, or if it cannot be checked that it belongs here
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -70,13 +70,13 @@ pub(super) struct RestoreArgs {
     json: bool,
 }
 
-/// Whose header.
+/// Arguments of `header repair`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header repair web01/root.raw\n\n\
-    A component has two copies of its header, and opens by either. `vmcryptfs check` tells of a damaged one. Where both are\n\
+    A component has two copies of its header, and opens by either. `vmcryptfs check` reports a damaged one. Where both are\n\
     damaged, `vmcryptfs header restore` puts a saved one back.")]
 pub(super) struct RepairArgs {
-    /// A VM folder, whose home is meant, or a disk; nothing may use it
+    /// A VM folder (its home), or a disk; it must not be in use
     #[arg(value_name = "COMPONENT")]
     component: PathBuf,
     /// Print JSON
@@ -140,7 +140,7 @@ fn make_missing_home(args: &RestoreArgs) -> Result<()> {
         return Err(Error::new(
             Kind::Denied,
             format!(
-                "{} is no encrypted VM folder any more; if the saved header belongs to it, say --force",
+                "{} is no longer an encrypted VM folder; if the saved header belongs to it, use --force",
                 args.component.shown()
             ),
         ));
@@ -167,13 +167,13 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
         println!("Keys that open it again: {}", list(&restored.keys_back));
     }
     if !restored.keys_gone.is_empty() {
-        println!("Keys that do not open it any more: {}", list(&restored.keys_gone));
+        println!("Keys that no longer open it: {}", list(&restored.keys_gone));
     }
     for file in &restored.replaced {
         println!("The header that was there is of other data; it is saved in {}.", file.shown());
     }
     if let Some(reason) = &restored.unverified {
-        println!("Not verified, since its key cannot be had now: {reason}");
+        println!("Not verified, since its key is unavailable: {reason}");
     }
     Ok(())
 }
@@ -188,12 +188,12 @@ fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
     let name = args.component.shown();
     match (&repaired.damage, repaired.offset) {
         (Some(damage), Some(offset)) => {
-            println!("Mended the header copy at {offset} of {name} ({}): {damage}.", repaired.uuid);
+            println!("Repaired the header copy at {offset} of {name} ({}): {damage}.", repaired.uuid);
         }
-        _ => println!("Both header copies of {name} ({}) are whole already.", repaired.uuid),
+        _ => println!("Both header copies of {name} ({}) are intact already.", repaired.uuid),
     }
     if let Some(reason) = &repaired.unverified {
-        println!("The other copy was not verified, since its key cannot be had now: {reason}");
+        println!("The other copy was not verified, since its key is unavailable: {reason}");
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::vm::under_way::UnderWay;
 use crate::vm::{disk, folder};
 use vm::VmInfo;
 
-/// Of what.
+/// Arguments of `info`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs info web01/root.raw\n  vmcryptfs info web01\n\n\
     Of a VM folder it also lists VMDKs, their extents and parents, and home files. For the VMDKs it asks the provider for the\n\

@@ -21,20 +21,20 @@ use crate::vm::scan::FoundComponent;
 use crate::vm::{disk, folder, scan};
 use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
-/// What to do with keys.
+/// Verbs of `key`.
 #[derive(Subcommand)]
 pub(super) enum KeyCommand {
     /// List the keys that open a component, and their states
     List(ListArgs),
-    /// Let one key more open a component, for escrow or recovery
+    /// Add a key that can open a component, for escrow or recovery
     Add(AddArgs),
-    /// Let a key open a component no more
+    /// Remove a key from a component
     Remove(RemoveArgs),
     /// Find the components that a key opens, and those that would be lost without it
     InUse(in_use::InUseArgs),
 }
 
-/// Keys of what.
+/// Arguments of `key list`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs key list web01\n\n\
     STATE is what the provider says now. A deactivated key unlocks, but wraps nothing new.")]
@@ -47,14 +47,14 @@ pub(super) struct ListArgs {
     json: bool,
 }
 
-/// Which key for what.
+/// Arguments of `key add`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs key add web01 --all --provider escrow\n  \
     vmcryptfs key add web01/root.raw --provider kms2\n\n\
     A component has one to four keys; any one of them opens it. One VM's components share the key that is added.\n\
     `vmcryptfs rekey` replaces the first one and leaves the others.")]
 pub(super) struct AddArgs {
-    /// A VM folder, whose home is meant, or a disk
+    /// A VM folder (its home), or a disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Provider of the key [default: the default provider]
@@ -71,13 +71,13 @@ pub(super) struct AddArgs {
     json: bool,
 }
 
-/// Which key of what.
+/// Arguments of `key remove`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs key remove web01 --all --provider escrow\n\n\
-    The wrapped data key is destroyed in both header copies. The last key stays, and so does any key whose removal\n\
-    would leave none that can be had now.")]
+    The wrapped data key is destroyed in both header copies. The last key is kept, and so is any key whose removal\n\
+    would leave no key that is available now.")]
 pub(super) struct RemoveArgs {
-    /// A VM folder, whose home is meant, or a disk
+    /// A VM folder (its home), or a disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Provider of the key
@@ -89,7 +89,7 @@ pub(super) struct RemoveArgs {
     /// The home and all disks of the VM folder
     #[arg(long)]
     all: bool,
-    /// Remove it even if no key that stays can be had now
+    /// Remove it even if no remaining key is available now
     #[arg(long)]
     force: bool,
     /// Print JSON
@@ -159,7 +159,7 @@ fn list(args: &ListArgs, config: &Path) -> Result<()> {
     print_slots(args, &slots)
 }
 
-/// What the provider says of a key; one that cannot be fetched has a problem, whatever its state.
+/// A key's state at its provider; a key that cannot be fetched has a problem, whatever its state.
 fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Result<String> {
     if let Some(error) = unavailable {
         return Err(Error::new(error.kind(), error.chain()));
@@ -187,7 +187,7 @@ fn components(path: &Path) -> Result<Vec<FoundComponent>> {
     if found.is_empty() {
         return Err(Error::new(
             Kind::Invalid,
-            format!("{} is no encrypted VM folder, nor does it hold any", path.shown()),
+            format!("{} is not an encrypted VM folder and contains none", path.shown()),
         ));
     }
     for component in &mut found {
@@ -206,7 +206,7 @@ fn print_slots(args: &ListArgs, slots: &[SlotInfo]) -> Result<()> {
             slot.kind.to_owned(),
             slot.slot.to_string(),
             slot.provider.clone(),
-            slot.state.clone().unwrap_or_else(|| "CANNOT BE HAD".to_owned()),
+            slot.state.clone().unwrap_or_else(|| "UNAVAILABLE".to_owned()),
             slot.key_id.clone(),
         ]
     };
@@ -221,7 +221,7 @@ fn print_slots(args: &ListArgs, slots: &[SlotInfo]) -> Result<()> {
     Ok(())
 }
 
-/// `--all` with a disk says two things at once.
+/// `--all` contradicts a disk.
 fn refuse_all_of_disk(component: &Path, all: bool) -> Result<()> {
     match all && component.is_file() {
         false => Ok(()),
@@ -269,7 +269,7 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
         }
     }
     for unreadable in &changed.unreadable {
-        eprintln!("Not read, and with the keys that it had, if it is a disk: {unreadable}");
+        eprintln!("Not read, and its keys are unchanged if it is a disk: {unreadable}");
     }
     Ok(())
 }

@@ -8,10 +8,10 @@ use crate::cli::{place, status};
 use crate::control::{self, ComponentStatus, Request};
 use crate::error::{Error, Kind, Result};
 
-/// What to unlock.
+/// Arguments of `unlock`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs unlock /run/vms\n  vmcryptfs unlock /run/vms web02/root.raw\n\n\
-    Reads the providers' configuration anew. A mount also tries by itself, every ten seconds, what waits for its provider.")]
+    Rereads the providers' configuration. A mount also retries by itself, every ten seconds, what waits for its provider.")]
 pub(super) struct UnlockArgs {
     /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
     #[arg(value_name = "PATH")]
@@ -24,10 +24,10 @@ pub(super) struct UnlockArgs {
     json: bool,
 }
 
-/// What to lock.
+/// Arguments of `lock`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs lock /run/vms web02\n\n\
-    Its keys are wiped from memory, and it stays locked until `vmcryptfs unlock`. Nothing of it may be open.")]
+    Its keys are wiped from memory, and it remains locked until `vmcryptfs unlock`. None of it may be open.")]
 pub(super) struct LockArgs {
     /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
     #[arg(value_name = "PATH")]
@@ -45,7 +45,7 @@ pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
     match components.iter().filter(|component| !component.unlocked).count() {
         0 => Ok(()),
         locked => {
-            Err(Error::new(Kind::KeyUnavailable, format!("{locked} of {} components stay locked", components.len())))
+            Err(Error::new(Kind::KeyUnavailable, format!("{locked} of {} components remain locked", components.len())))
         }
     }
 }

@@ -39,7 +39,7 @@ use crate::text::Show;
 /// What to mount, where.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs mount web01 /mnt\n  vmcryptfs mount /vms /run/vms -o allow_other\n\n\
-    Returns once the mount answers, also when a key provider does not: it is waited for three seconds at most, or --wait.\n\
+    Returns once the mount answers, even if a key provider does not: keys are waited for three seconds at most, or --wait.\n\
     Components whose key is unavailable are listed, but locked, and unlock by themselves when it comes: `vmcryptfs status`.\n\
     In /etc/fstab:\n  /vms /run/vms fuse.vmcryptfs allow_other,wait=60s,nofail,_netdev 0 0")]
 pub(super) struct MountArgs {
@@ -59,21 +59,21 @@ pub(super) struct MountArgs {
     /// Cipher engine: aws-lc, vaes or rustcrypto [default: the fastest on this CPU]
     #[arg(long, value_name = "ENGINE", value_parser = parse_engine)]
     engine: Option<Engine>,
-    /// How requests come from the kernel: auto, dev-fuse or io-uring. io-uring is faster; it takes Linux 6.14 with the
+    /// How requests come from the kernel: auto, dev-fuse or io-uring. io-uring is faster; it needs Linux 6.14 and the
     /// parameter enable_uring of the module fuse set to Y
     #[arg(long, default_value = "auto", value_name = "TRANSPORT", value_parser = parse_transport)]
     transport: Transport,
-    /// Which way data of disks take to the backing files: buffered, through the page cache, or direct, past it. Direct where
-    /// guests use a cache of their own and the medium is quick
+    /// I/O to the backing files of disks: buffered (page cache) or direct (O_DIRECT). Direct suits guests with a cache of their
+    /// own and a fast medium
     #[arg(long, default_value = "buffered", value_name = "WAY", value_parser = parse_backing_io)]
     backing_io: BackingIo,
     /// Threads that serve reads and writes [default: two a CPU, 32 with direct backing I/O; with io-uring one a CPU]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Option<u16>,
-    /// Wait until everything is unlocked, but not longer than this: 60s, 2m. A mount whose keys are missing then is there all the same
+    /// Wait until everything is unlocked, but not longer than this: 60s, 2m. Afterwards it mounts even if keys are missing
     #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
     wait: Option<Duration>,
-    /// Do not mount (exit code 4) if something stays locked
+    /// Do not mount (exit code 4) if something remains locked
     #[arg(long)]
     require_unlocked: bool,
     /// Mount a folder as a datastore although it holds files and no VM folder
@@ -159,7 +159,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
         });
     match mounted {
         Ok(Serving { session, _socket, .. }) => Event::of(EventName::Unmount).component(&args.folder).around(|_| {
-            let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a defect");
+            let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
             session.join().unwrap_or_else(|_| Err(failed()))
         }),
         Err(error) if args.report => {
@@ -291,7 +291,7 @@ fn open_log(chosen: Option<&Path>) -> Result<(File, PathBuf)> {
             let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
             let state =
                 std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from).or_else(home);
-            let state = state.ok_or_else(|| Error::new(Kind::Invalid, "HOME is not set: say --log-file"))?;
+            let state = state.ok_or_else(|| Error::new(Kind::Invalid, "HOME is not set: use --log-file"))?;
             std::fs::create_dir_all(&state).context(|| format!("creating {}", state.shown()))?;
             state.join("vmcryptfs.log")
         }

@@ -62,14 +62,10 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
     };
     table::print(["PATH", "KIND", "WHAT", "SIZE", "SPACE", "ACTION"], &plan.files.iter().map(row).collect::<Vec<_>>());
     match plan.state == plan.ends {
-        true => println!("The home is {}, and stays so.", word(plan.state)),
+        true => println!("The home is {}, and remains so.", word(plan.state)),
         false => println!("The home is {}, and will be {}.", word(plan.state), word(plan.ends)),
     }
-    println!(
-        "Needs {} beyond what is taken now; {} are free.",
-        size::show(plan.space_needed),
-        size::show(plan.space_free)
-    );
+    println!("Needs {} more space; {} available.", size::show(plan.space_needed), size::show(plan.space_free));
     notes(plan);
     for obstacle in &plan.obstacles {
         eprintln!("Obstacle: {}.", text::one_line(&obstacle.message));

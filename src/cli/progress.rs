@@ -57,7 +57,7 @@ impl Shown {
     pub(super) fn advanced(&mut self, progress: &Progress) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             self.clear();
-            return Err(Error::new(Kind::Stopped, "stopped at a safe point; running it again goes on"));
+            return Err(Error::new(Kind::Stopped, "stopped at a safe point; run it again to resume"));
         }
         let now = Instant::now();
         if self.current.as_ref().is_none_or(|(what, ..)| *what != progress.what) {

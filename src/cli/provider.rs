@@ -36,7 +36,7 @@ pub enum ProviderCommand {
     #[command(
         subcommand,
         long_about = "Add a key provider to this host. The first one becomes the default: new VMs get their keys from \
-                      it. Its name stays for ever, since keys belong to the provider of that name.",
+                      it. Its name is permanent, since keys belong to the provider of that name.",
         after_help = "Example:\n  vmcryptfs provider add native local"
     )]
     Add(AddCommand),
@@ -84,8 +84,8 @@ pub enum ProviderCommand {
     #[command(
         long_about = "Take keys out of use that nothing needs any more: the key server marks them as deactivated, or as \
                       compromised, and may refuse to give them out. With --destroy, destroy keys that were taken out of \
-                      use before. Neither can be undone, so they are two steps: wait between them until nobody can have \
-                      missed the key.\n\n\
+                      use before. Neither can be undone, so they are two steps: wait between them until the \
+                      key has proved unneeded.\n\n\
                       Refused while a header in one of the datastores names the key, or cannot be read. Name every \
                       datastore whose VMs may need it, and run it as a user who can read all of them: what lies \
                       elsewhere, on other hosts or in backups, is not known here.",
@@ -146,7 +146,7 @@ pub enum AddCommand {
                       vmcryptfs provider backup local /media/usb/local.vmcryptfs-backup"
     )]
     Native {
-        /// Name of the provider; every key belongs to it for ever
+        /// Name of the provider; permanent, since every key belongs to it
         #[arg(value_parser = provider_name)]
         name: ProviderName,
         /// New VMs get their keys from it; the first provider is the default in any case
@@ -157,9 +157,9 @@ pub enum AddCommand {
     /// Add a KMIP key server: it makes and keeps the keys, and this host fetches them
     #[command(
         long_about = "Add a KMIP key server (vSphere: standard key provider). It makes and keeps the keys; this host \
-                      stores their ids alone, and fetches them when VMs are mounted. Name every member of its cluster, so \
-                      that the keys can be had while one is down.\n\n\
-                      The server must know this host's certificate. The files stay where they are, and are read again \
+                      stores only their ids, and fetches them when VMs are mounted. Name every member of its cluster, so \
+                      that the keys are available while one is down.\n\n\
+                      The server must know this host's certificate. The files are not copied, and are read again \
                       when they change. The server is not asked yet: `vmcryptfs provider test` does that.",
         after_help = "Example:\n  vmcryptfs provider add kmip corp --server kms1:5696 --server kms2:5696 --ca ca.pem \
                       --cert host.pem --key host.key\n  vmcryptfs provider test corp"
@@ -266,7 +266,7 @@ fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseS
     let passphrase = source.read(Purpose::Choose)?;
     backup.write(config, file, &passphrase, backup::COST)?;
     println!("backed up key provider {name} with primary key {} to {}", backup.primary_uuid(), file.shown());
-    eprintln!("Keep the file on another machine, and its passphrase where the file is not.");
+    eprintln!("Keep the file on another machine, and the passphrase in a different place.");
     Ok(())
 }
 
@@ -282,7 +282,7 @@ fn restore(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseS
 
 fn advise_backup(name: &str) {
     eprintln!(
-        "{name} is not backed up. Whoever loses its primary key loses every VM encrypted under it. To back it up:\n  \
+        "{name} is not backed up. Without its primary key, every VM encrypted under it is lost. To back it up:\n  \
          vmcryptfs provider backup {name} FILE"
     );
 }

@@ -23,35 +23,35 @@ use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
     vmcryptfs rekey web01/data.raw\n  \
     vmcryptfs rekey --deep web01 --disk data.raw --rate 100M\n\n\
     The provider makes a new key, and the data keys of the home and of all disks are wrapped by it, snapshots included.\n\
-    Data stay as they are, so it takes no longer for large disks, and guests may run. What was wrapped by the former key\n\
-    is destroyed in all headers; other slots (`vmcryptfs key list`) stay. After an interruption, run it again.\n\n\
-    With --deep every sector is encrypted anew under a new data key as well, in place: for when the data key itself may be\n\
-    known to others. Disks may be in use meanwhile; the home's files need the folder unmounted. At any moment everything\n\
-    opens with the new key; Ctrl-C stops, and running it again goes on where it stopped.")]
+    Data is unchanged, so it takes no longer for large disks, and guests may run. What was wrapped by the former key\n\
+    is destroyed in all headers; other slots (`vmcryptfs key list`) are kept. After an interruption, run it again.\n\n\
+    With --deep every sector is re-encrypted under a new data key as well, in place: for when the data key itself may be\n\
+    known to others. Disks may be in use during it; the home's files need the folder unmounted. At any moment everything\n\
+    opens with the new key; Ctrl-C stops, and running it again resumes.")]
 pub(super) struct RekeyArgs {
     /// A VM folder, with its disks, or one disk
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     folder: PathBuf,
-    /// Only this disk of the VM folder, given by its path in it; may be repeated
+    /// Only this disk of the VM folder, given by its path in it; repeatable
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
     /// Provider of the new key [default: that of the present key]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// New data keys as well: every sector of the disks, and every file of the home, is encrypted anew
+    /// New data keys as well: every sector of the disks, and every file of the home, is re-encrypted
     #[arg(long)]
     deep: bool,
-    /// Most bytes that --deep reads and writes in a second, such as 100M
+    /// Limit --deep to this many bytes per second, such as 100M
     #[arg(long, value_name = "BYTES", requires = "deep", value_parser = size::parse)]
     rate: Option<u64>,
-    /// Print JSON; with --deep also a line of it each second meanwhile
+    /// Print JSON; with --deep also a line of progress each second
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     if args.folder.file_name().is_some_and(|name| name == HOME_FILE) {
-        return Err(Error::new(Kind::Invalid, "the home alone cannot be rekeyed, expected its VM folder or disks"));
+        return Err(Error::new(Kind::Invalid, "a home cannot be rekeyed on its own, expected its VM folder or disks"));
     }
     // Every component stays open until all are done.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
@@ -81,10 +81,10 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
         [place::shown(&args.folder, component.component.path()), component.kind.word().to_owned(), former]
     };
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
-    let done = if rekeyed.resumed { "Finished the rekey that was begun before. " } else { "" };
+    let done = if rekeyed.resumed { "Finished the interrupted rekey. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
     for unreadable in &rekeyed.unreadable {
-        eprintln!("Not read, and with the keys that it had, if it is a disk: {unreadable}");
+        eprintln!("Not read, and its keys are unchanged if it is a disk: {unreadable}");
     }
     Ok(())
 }

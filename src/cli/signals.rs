@@ -94,21 +94,21 @@ impl Reloaded {
             // Through the mount, lines about a request would be requests.
             let reopened = if path.starts_with(&self.mountpoint) { Ok(()) } else { log::reopen(path) };
             if let Err(error) = reopened {
-                tracing::error!("the log stays where it is: {}", error.chain());
+                tracing::error!("the log file is unchanged: {}", error.chain());
             }
         }
         match self.fs.served().keyring().reload_providers() {
             Ok(()) => {
-                tracing::warn!("signal {SIGHUP}: the log is opened anew and the configuration of key providers read")
+                tracing::warn!("signal {SIGHUP}: the log is reopened and the configuration of key providers reread")
             }
-            Err(error) => tracing::error!("the configuration stays as it is: {}", error.chain()),
+            Err(error) => tracing::error!("the configuration is unchanged: {}", error.chain()),
         }
     }
 
     fn tell(&self) {
         let status = match control::status(&self.fs) {
             Ok(status) => status,
-            Err(error) => return tracing::error!("the state of the mount is not known: {}", error.chain()),
+            Err(error) => return tracing::error!("the state of the mount is unknown: {}", error.chain()),
         };
         let locked: Vec<_> = status.components.iter().filter(|component| !component.unlocked).collect();
         tracing::warn!(

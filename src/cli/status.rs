@@ -9,10 +9,10 @@ use crate::control::{self, ComponentStatus, MountStatus, Request};
 use crate::error::{Error, Kind, Result};
 use crate::text::Show;
 
-/// Most files and folders in the clear that are named one by one.
+/// At most this many files and folders in the clear are named one by one.
 const MOST_CLEAR: usize = 10;
 
-/// Which mount, or what of it.
+/// Arguments of `status`.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  vmcryptfs status /mnt\n  vmcryptfs status /mnt/web01\n  vmcryptfs status /vms/web01/root.raw"

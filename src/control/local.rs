@@ -206,7 +206,7 @@ fn next_line(lines: &mut BufReader<&UnixStream>) -> Result<Answer> {
     let read = std::io::Read::take(&mut *lines, MAX_LINE).read_line(&mut line);
     read.map_err(|error| unanswered(error, PATIENCE))?;
     if !line.ends_with('\n') {
-        return Err(Error::new(Kind::Io, "the mount's process ended before the work did; running it again goes on"));
+        return Err(Error::new(Kind::Io, "the mount's process ended before the work did; run it again to resume"));
     }
     serde_json::from_str(&line)
         .map_err(|error| Error::with_source(Kind::Invalid, "an answer of another version of vmcryptfs", error))

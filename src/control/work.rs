@@ -19,7 +19,7 @@ pub(super) fn serve(fs: &FileSystem, task: VmTask, stream: &mut UnixStream) -> R
     let mut on_progress = |progress: &Progress| {
         let told = send(stream, &Answer::Progress { progress: progress.clone() });
         if told.is_err() || has_ended(stream)? {
-            return Err(Error::new(Kind::Stopped, "stopped, as whoever asked for it did; running it again goes on"));
+            return Err(Error::new(Kind::Stopped, "stopped at the requester's wish; run it again to resume"));
         }
         Ok(())
     };

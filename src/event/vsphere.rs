@@ -143,7 +143,7 @@ mod tests {
     use crate::provider::Failure;
 
     fn failed(trouble: Trouble) -> Error {
-        Error::with_source(Kind::KeyUnavailable, "key corp/1 cannot be had", Failure::new(trouble, "so it is"))
+        Error::with_source(Kind::KeyUnavailable, "key corp/1 is unavailable", Failure::new(trouble, "so it is"))
     }
 
     #[test]

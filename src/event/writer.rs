@@ -74,7 +74,9 @@ impl Writer {
                 self.state.is_late.store(self.state.waiting.load(Ordering::SeqCst) > 0, Ordering::SeqCst);
                 Err(late())
             }
-            Err(RecvTimeoutError::Disconnected) => Err(Error::new(Kind::Io, "writing it failed: this is a defect")),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::new(Kind::Io, "writing it failed: this is a bug, please report it"))
+            }
         }
     }
 }
@@ -129,7 +131,7 @@ mod tests {
         })
         .unwrap();
         let append = |operation| writer.append(super::super::tests::record(operation, "ok"), PATIENCE);
-        assert!(append("lock").unwrap_err().to_string().contains("defect"));
+        assert!(append("lock").unwrap_err().to_string().contains("bug"));
         append("unlock").unwrap();
     }
 }

@@ -72,7 +72,7 @@ impl Erasure {
 
     /// The answer to the one that asks for a key.
     pub(super) fn error(&self) -> Error {
-        Error::new(Kind::KeyUnavailable, format!("{}: no key opens it any more", self.describe()))
+        Error::new(Kind::KeyUnavailable, format!("{}: no key opens it", self.describe()))
     }
 }
 

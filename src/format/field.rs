@@ -97,7 +97,7 @@ impl<'a> Reader<'a> {
     pub fn end(&self) -> Result<()> {
         match self.rest.len() {
             0 => Ok(()),
-            left => Err(Error::new(Kind::Corrupt, format!("{left} bytes behind the last field, expected none"))),
+            left => Err(Error::new(Kind::Corrupt, format!("{left} bytes after the last field, expected none"))),
         }
     }
 

@@ -107,6 +107,6 @@ impl FileSystem {
             Seek::Data => file.seek_data(offset)?,
             Seek::Hole => file.seek_hole(offset)?,
         };
-        found.ok_or_else(|| Error::errno("nothing behind this position", Errno::NXIO))
+        found.ok_or_else(|| Error::errno("no data past this offset", Errno::NXIO))
     }
 }

@@ -218,7 +218,7 @@ impl FileSystem {
         } else if directory {
             folder::remove_empty(&dir, name)?;
         } else {
-            return Err(Error::new(Kind::Denied, "a datastore holds VM folders and nothing else"));
+            return Err(Error::new(Kind::Denied, "a datastore contains only VM folders"));
         }
         self.open_dirs.forget(BackingId::of(&leaving.stat));
         self.nodes.removed(parent.number, name, leaving.left());
@@ -277,7 +277,7 @@ impl FileSystem {
         if self.nodes.vm_of(from)?.number == self.nodes.vm_of(to)?.number {
             return Ok(());
         }
-        Err(Error::errno("a file stays in its VM folder, whose key it has", Errno::XDEV))
+        Err(Error::errno("a file cannot leave its VM folder, whose key it has", Errno::XDEV))
     }
 
     /// Looks at `name` in an open directory and makes its node known.

@@ -170,7 +170,7 @@ impl Nodes {
             match node.kind {
                 NodeKind::Directory(Place::Vm) => return Ok(Arc::clone(node)),
                 NodeKind::Directory(Place::Datastore) => {
-                    return Err(Error::new(Kind::Denied, "a datastore holds VM folders and nothing else"));
+                    return Err(Error::new(Kind::Denied, "a datastore contains only VM folders"));
                 }
                 NodeKind::Directory(Place::Inside)
                 | NodeKind::File(_)

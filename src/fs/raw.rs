@@ -115,7 +115,7 @@ impl FileSystem {
             let folder = ImageFolder::new(self, (vm, dir));
             return match vmdk::read(&folder.open(&vmdk)?).context(|| vmdk.shown().to_string())? {
                 Some(disk) => Ok(self.image_attributes(node, &stat, &disk, &folder.dir)),
-                None => Err(Error::new(Kind::NotFound, format!("{} is no VMDK", vmdk.shown()))),
+                None => Err(Error::new(Kind::NotFound, format!("{} is not a VMDK", vmdk.shown()))),
             };
         }
         // Its VMDK was removed or renamed, but open handles still work.

@@ -167,12 +167,12 @@ pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<File> {
     // The kernel may know attributes of a moment ago, when there was a process.
     let asked = statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
     if asked.is_err_and(|error| matches!(error, Errno::NOTCONN | Errno::CONNABORTED)) {
-        let text = format!("{}: the process of the mount there has died: `vmcryptfs umount --lazy` it first", doing());
+        let text = format!("{}: the process of the mount there has died: use `vmcryptfs umount --lazy` first", doing());
         return Err(Error::new(Kind::Busy, text));
     }
     let metadata = std::fs::metadata(mountpoint);
     if !metadata.context(doing)?.is_dir() {
-        return Err(Error::new(Kind::Invalid, format!("{} is no directory", doing())));
+        return Err(Error::new(Kind::Invalid, format!("{} is not a directory", doing())));
     }
     let lock = lock(mountpoint)?;
     refuse_within(&spec.source, mountpoint)?;
@@ -205,7 +205,7 @@ fn refuse_within(folder: &Path, mountpoint: &Path) -> Result<()> {
     let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).context(doing);
     let root = File::options().read(true).custom_flags(libc::O_PATH).open(folder).context(doing)?;
     if mount_table::leads_to_ours(mount_table::mount_id(&root).context(doing)?).context(doing)? {
-        let text = format!("{} is in a mount of vmcryptfs: what is mounted is the folder beneath", folder.shown());
+        let text = format!("{} is in a mount of vmcryptfs: mount its backing folder instead", folder.shown());
         return Err(Error::new(Kind::Invalid, text));
     }
     // By whatever path it is named, or by another one to the same place of the file system.
@@ -280,8 +280,7 @@ impl Own {
         if places().next().is_none() {
             return Err(Error::new(
                 Kind::NotFound,
-                "the mount shows nowhere that its process sees: it ends when its last file is closed, or with the namespace \
-                 that shows it",
+                "the mount is visible nowhere to its process: it ends when its last file is closed, or with the namespace that it is visible in",
             ));
         }
         let outcomes: Vec<_> =

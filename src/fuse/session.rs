@@ -39,7 +39,7 @@ impl Session {
         match prepared.connect(device, &fs, spec.options.acl) {
             Ok(connection) => {
                 if let Err(error) = readahead::widen(&mountpoint) {
-                    tracing::debug!("readahead stays as it is: {}", error.chain());
+                    tracing::debug!("readahead is unchanged: {}", error.chain());
                 }
                 tracing::info!("{} is mounted; transport {}", mountpoint.shown(), connection.transport());
                 Ok(Self { fs, connection, mountpoint, own })
@@ -80,7 +80,7 @@ impl Session {
             })
             .context(|| "starting the signal thread".into())?;
         let served = caught(|| connection.serve(&fs)).unwrap_or_else(|| {
-            Err(Error::new(Kind::Io, "the thread that looks after the others failed: this is a bug, please report it"))
+            Err(Error::new(Kind::Io, "the supervising thread failed: this is a bug, please report it"))
         });
         served.context(|| format!("serving {}", mountpoint.shown())).inspect_err(|error| {
             tracing::error!("the mount ends: {}", error.chain());
@@ -96,7 +96,7 @@ fn stop_on(signal: i32, own: Own) {
         return tracing::warn!("{}", error.chain());
     }
     match own.unmount(Unmount::WhenUnused) {
-        Ok(()) => tracing::warn!("{}; it goes when the last open file is closed", error.chain()),
+        Ok(()) => tracing::warn!("{}; it ends when the last open file is closed", error.chain()),
         Err(error) => tracing::error!("{}", error.chain()),
     }
 }

@@ -96,7 +96,7 @@ impl Operation for CreateDisk<'_> {
             Error::new(
                 Kind::Denied,
                 format!(
-                    "{} is no encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
+                    "{} is not an encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
                     parent.shown(),
                     quoted(parent)
                 ),
@@ -147,9 +147,10 @@ fn name_of(disk: &Path) -> Result<&OsStr> {
     let is_own = |name: &OsStr| scan::is_reserved(name) || name.as_bytes().starts_with(b".vmcryptfs");
     match disk.file_name() {
         Some(name) if !is_own(name) => Ok(name),
-        Some(name) => {
-            Err(Error::new(Kind::Invalid, format!("{} cannot be a disk's name: it is vmcryptfs's own", name.shown())))
-        }
-        None => Err(Error::new(Kind::Invalid, format!("{path} cannot be a disk's name"))),
+        Some(name) => Err(Error::new(
+            Kind::Invalid,
+            format!("{} is not a valid disk name: it is reserved for vmcryptfs", name.shown()),
+        )),
+        None => Err(Error::new(Kind::Invalid, format!("{path} is not a valid disk name"))),
     }
 }

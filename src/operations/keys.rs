@@ -74,7 +74,7 @@ impl Operation for OnVm<'_, DeepRekey> {
     }
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
-        trail.part(&self.object(), |event| _ = event.reason("begun, or gone on with"));
+        trail.part(&self.object(), |event| _ = event.reason("started or resumed"));
         let rekeyed = self.task.run(self.vm, on_progress)?;
         for component in rekeyed.components.iter().filter(|component| component.done.done_now) {
             let finished = Some("finished".to_owned());
@@ -127,7 +127,7 @@ impl Operation for OnVm<'_, RestoreHeader> {
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Restored> {
         let restored = self.task.run(self.vm)?;
         let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
-        let back = (!names.is_empty()).then(|| format!("opens again by {}", names.join(", ")));
+        let back = (!names.is_empty()).then(|| format!("opens again with {}", names.join(", ")));
         let kept =
             restored.replaced.iter().map(|file| format!("the header that was there is saved in {}", file.shown()));
         let known: Vec<String> = back.into_iter().chain(kept).collect();

@@ -49,14 +49,16 @@ pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
             match done {
                 Some(true) => {}
                 Some(false) => break,
-                None => tracing::error!("a try to unlock failed within the program: this is a defect"),
+                None => {
+                    tracing::error!("an attempt to unlock failed within the program: this is a bug, please report it")
+                }
             }
             thread::sleep(if first.is_some() { SECOND_TRY } else { RETRY_PERIOD });
         }
     };
     thread::Builder::new().name("unlock".into()).spawn(work).context(|| "starting the unlock thread".into())?;
     if first_round.recv_timeout(FIRST_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-        tracing::warn!("a key provider does not answer: what waits for it stays locked until it does");
+        tracing::warn!("a key provider does not answer: components that need it remain locked until it does");
     }
     Ok(())
 }

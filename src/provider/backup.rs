@@ -161,7 +161,7 @@ impl Backup {
             Some(uuid) if uuid == self.primary.uuid() => self.primary.replace(path),
             _ => Err(Error::with_source(
                 Kind::Exists,
-                format!("{} is damaged and cannot be told to be the backup's key: move it away", path.shown()),
+                format!("{} is damaged and cannot be compared with the backup's key: move it away", path.shown()),
                 damage,
             )),
         }

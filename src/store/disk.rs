@@ -67,7 +67,7 @@ impl<S: Storage> LockedDisk<S> {
         let cipher_len = backing_len.checked_sub(data_offset).ok_or_else(|| {
             Error::new(
                 Kind::Corrupt,
-                format!("the file ends at byte {backing_len}, but its data begin at {data_offset}: it was cut off"),
+                format!("the file ends at byte {backing_len}, but its data begins at {data_offset}: it was cut off"),
             )
         })?;
         let transition = match &header.transition {

@@ -180,7 +180,7 @@ impl Located {
             folder::refuse_unfinished(&path)?;
             return Err(Error::new(
                 Kind::Invalid,
-                format!("{} is no encrypted VM folder: it holds no {HOME_FILE}", path.shown()),
+                format!("{} is not an encrypted VM folder: it contains no {HOME_FILE}", path.shown()),
             ));
         }
         let parent = path.parent().unwrap_or(Path::new("/"));

@@ -160,7 +160,7 @@ impl<'e> Checked<'_, 'e> {
             return Err(Error::new(
                 Kind::Corrupt,
                 format!(
-                    "one of two header copies is damaged ({why}); the other serves, `vmcryptfs header repair` mends it"
+                    "one of two header copies is damaged ({why}); the other is in use, `vmcryptfs header repair` repairs it"
                 ),
             ));
         }
@@ -184,12 +184,12 @@ impl<'e> Checked<'_, 'e> {
         if len < data_offset {
             return Err(Error::new(
                 Kind::Corrupt,
-                format!("the file ends at byte {len}, but its data begin at {data_offset}: it was cut off"),
+                format!("the file ends at byte {len}, but its data begins at {data_offset}: it was cut off"),
             ));
         }
         if self.check.data {
             let len = sector::plain_len(len - data_offset);
-            result += &format!("; its {len} bytes of data cannot prove themselves (XTS), and were not read");
+            result += &format!("; its {len} bytes of data have no integrity check (XTS), and were not read");
         }
         Ok((result, None))
     }
@@ -317,7 +317,7 @@ fn tell_of_twins(inventory: &Inventory, findings: &mut [Finding]) {
         if let Some(finding) = found.filter(|finding| finding.state == State::Good) {
             finding.state = State::Problem(Kind::Corrupt);
             finding.result = format!(
-                "it has the UUID of {}: a copy of that, or it was given the wrong header, and then its data are noise",
+                "it has the UUID of {}: a copy of it, or this one has the wrong header, and then its data is unreadable",
                 twin.component_path().shown()
             );
         }

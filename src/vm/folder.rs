@@ -211,7 +211,7 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
             .flatten()
         {
             let (what, remedy) = (erasure.describe(), quoted(path));
-            let message = format!("{} was {what}; to make it anew, remove it first: rm -r -- {remedy}", path.shown());
+            let message = format!("{} was {what}; to make it again, remove it first: rm -r -- {remedy}", path.shown());
             return Err(Error::new(Kind::Exists, message));
         }
         return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.shown())));

@@ -45,8 +45,8 @@ impl HomeState {
     pub fn unfinished(self) -> Option<&'static str> {
         match self {
             Self::Clear | Self::Encrypted => None,
-            Self::Encrypting => Some("its encryption is not finished: `vmcryptfs encrypt` goes on with it"),
-            Self::Decrypting => Some("its decryption is not finished: `vmcryptfs decrypt` goes on with it"),
+            Self::Encrypting => Some("its encryption is not finished: `vmcryptfs encrypt` resumes it"),
+            Self::Decrypting => Some("its decryption is not finished: `vmcryptfs decrypt` resumes it"),
         }
     }
 

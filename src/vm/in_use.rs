@@ -164,7 +164,7 @@ impl Unreadable {
     fn without_header(folder: &Path) -> Self {
         Self {
             path: folder.to_path_buf(),
-            reason: "sealed files without their home's header: nobody can tell which key they need".to_owned(),
+            reason: "sealed files without their home's header: the key they need is unknown".to_owned(),
             kind: Kind::Corrupt,
         }
     }

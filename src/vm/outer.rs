@@ -52,7 +52,7 @@ pub fn refuse(path: &Path) -> Result<()> {
 pub(super) fn refuse_in(datastore: &File) -> Result<()> {
     let place = match at_or_above(datastore)? {
         None => return Ok(()),
-        Some((0, header)) => format!("this datastore became a VM folder, by its {header}; mount it anew"),
+        Some((0, header)) => format!("this datastore became a VM folder, by its {header}; remount it"),
         Some((_, header)) => format!("this datastore lies in a VM folder, by a {header} above it"),
     };
     Err(Error::new(Kind::Denied, format!("{place}: {NOT_NESTED}")))

@@ -181,7 +181,7 @@ impl<F: AsPlainFile> Link<F> {
                 (descriptor, layout, vec![ImageFile::new(Arc::clone(&file))])
             }
             Some(DiskFile::Extent(_)) | None => {
-                return Err(Error::new(Kind::Invalid, format!("{} is no VMDK", name.shown())));
+                return Err(Error::new(Kind::Invalid, format!("{} is not a VMDK", name.shown())));
             }
         };
         Ok(Self { file, descriptor, layout, files })

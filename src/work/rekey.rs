@@ -212,7 +212,7 @@ impl NewSlots {
     fn finish_all(&self, some: &mut [Keyed<'_>]) -> Result<()> {
         thread::scope(|scope| {
             let running: Vec<_> = some.iter_mut().map(|keyed| scope.spawn(|| self.finish(keyed))).collect();
-            let died = || Err(Error::new(Kind::Io, "a thread of the rekey failed: this is a defect"));
+            let died = || Err(Error::new(Kind::Io, "a thread of the rekey failed: this is a bug, please report it"));
             let ended: Vec<Result<()>> =
                 running.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect();
             ended.into_iter().collect()

@@ -148,8 +148,7 @@ impl RestoreHeader {
             Err(error) => Err(Error::with_source(
                 Kind::Denied,
                 format!(
-                    "no header copy is left that tells whether these data belong to the saved header of {}, and XTS would \
-                     not tell either: a wrong one makes noise of them. If you are certain, say --force",
+                    "no header copy is left that shows whether this data belongs to the saved header of {}, and XTS would not show it either: restoring a wrong one would make the data unreadable. If you are certain, use --force",
                     claims.uuid
                 ),
                 error,
@@ -170,8 +169,7 @@ impl RestoreHeader {
             Kind::Denied,
             format!(
                 "the keys were changed since this header was saved (its sequence is {}, now it is {}). Restoring it would \
-                 undo that: keys that would open it again: {}; keys that would not any more: {}; and slots of the same key \
-                 would be as they were. If that is wanted, say --force",
+                 undo that: keys that would open it again: {}; keys that would no longer open it: {}; and slots of the same key would be as before. If that is intended, use --force",
                 then.sequence,
                 now.sequence,
                 list(missing(saved, &stored.header)),
@@ -244,7 +242,7 @@ fn refuse_short_file(storage: &dyn Storage, saved: &Header) -> Result<()> {
     }
     Err(Error::new(
         Kind::Denied,
-        format!("the file ends at byte {len}, but the data of the saved header's disk begin at {data_offset}"),
+        format!("the file ends at byte {len}, but the data of the saved header's disk begins at {data_offset}"),
     ))
 }
 

@@ -80,11 +80,11 @@ impl AddKey {
         if let Some(full) = keyed.iter().find(|keyed| lacking(keyed) && keyed.header().slots.is_full()) {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("{} has {MAX_SLOTS} key slots already, as many as there can be: remove one", full.component),
+                format!("{} already has {MAX_SLOTS} key slots, the maximum: remove one", full.component),
             ));
         }
         if keyed.iter().all(|keyed| !lacking(keyed) && keyed.is_settled()) {
-            return Err(Error::new(Kind::Exists, format!("there is a slot of key {key_id} already")));
+            return Err(Error::new(Kind::Exists, format!("key {key_id} already has a slot")));
         }
         let mut components = Vec::new();
         for keyed in &mut keyed {
@@ -193,14 +193,14 @@ impl RemoveKey {
         if let Some(other) = go.iter().find(|slot| slot.key_id != first.key_id) {
             return Err(Error::new(
                 Kind::Invalid,
-                format!("slots of {} and of {}: say which with --key", first.key_id, other.key_id),
+                format!("slots of {} and of {}: choose one with --key", first.key_id, other.key_id),
             ));
         }
         if stay.is_empty() {
             return Err(Error::new(
                 Kind::Denied,
                 format!(
-                    "{} is the last key: without it the data are lost. `vmcryptfs erase` is for that",
+                    "{} is the last key: without it the data is lost. Use `vmcryptfs erase` for that",
                     first.key_id
                 ),
             ));
@@ -209,7 +209,10 @@ impl RemoveKey {
         if !self.force && !usable() {
             return Err(Error::new(
                 Kind::Denied,
-                format!("none of the keys that would stay can be had now, so {} stays (--force)", first.key_id),
+                format!(
+                    "none of the remaining keys is available now, so {} is kept (--force removes it)",
+                    first.key_id
+                ),
             ));
         }
         Ok((Some(first.key_id.clone()), Slots::new(stay)?))

@@ -137,7 +137,7 @@ fn with_tls_1_3_a_refused_certificate_is_told_although_the_handshake_ends_well()
         let error = refused(provider.create_key(&purpose()));
         assert_eq!(Trouble::of(&error), Some(Trouble::Untrusted), "{}", error.chain());
         let is_late = client.cert.ends_with("late.pem");
-        assert_eq!(error.chain().contains("this host's certificate ended at 2020-02-01T00:00:00Z"), is_late);
+        assert_eq!(error.chain().contains("this host's certificate expired at 2020-02-01T00:00:00Z"), is_late);
     }
     assert_eq!(server.requests(), 0);
 }
@@ -198,6 +198,6 @@ fn the_end_of_this_host_s_certificate_is_told_before_it_is_a_surprise() {
     let late = site.ca.issue_expired("late", Purpose::Client);
     let provider = corp(&site.configure(&[server.port()], &late, "")).unwrap();
     let notices = provider.take_notices();
-    assert!(notices.iter().any(|notice| notice.starts_with("this host's certificate ended")), "{notices:?}");
+    assert!(notices.iter().any(|notice| notice.starts_with("this host's certificate expired")), "{notices:?}");
     assert_eq!(site.provider(&[server.port()], "").take_notices(), Vec::<String>::new());
 }

@@ -41,12 +41,12 @@ fn a_key_is_retired_when_no_header_names_it() {
     fs::remove_dir_all(host.path("vms/broken")).unwrap();
 
     host.refuses(&retire(&["--datastore", vms, "--destroy"]), 7, "is active");
-    assert!(host.run(&retire(&["--datastore", vms])).contains("taken out of use"));
+    assert!(host.run(&retire(&["--datastore", vms])).contains(": retired"));
     assert_eq!(provider.key_state(&old).unwrap(), KeyState::Deactivated);
-    assert!(host.run(&retire(&["--datastore", vms])).contains("was out of use before"));
+    assert!(host.run(&retire(&["--datastore", vms])).contains("already retired"));
     assert!(host.run(&retire(&["--datastore", vms, "--destroy"])).contains("destroyed"));
     assert_eq!(Trouble::of(&refused(provider.fetch_key(&old))), Some(Trouble::Destroyed));
-    assert!(host.run(&retire(&["--datastore", vms, "--destroy"])).contains("was destroyed before"));
+    assert!(host.run(&retire(&["--datastore", vms, "--destroy"])).contains("already destroyed"));
     assert_eq!(provider.key_state(&new).unwrap(), KeyState::Active);
 
     let events = host.events();

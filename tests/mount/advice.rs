@@ -66,8 +66,8 @@ fn what_is_named_wrongly_is_told_by_what_it_is() {
     let host = Host::with_vm();
     let vm = host.path("web01");
     host.refuses(&["create-disk", &format!("{vm}/"), "--size", "1M"], 2, "the disk's name is missing");
-    host.refuses(&["create-disk", host.path("web01/.vmcryptfs.x"), "--size", "1M"], 2, "it is vmcryptfs's own");
-    host.refuses(&["create-disk", host.path("web01/.vmcryptfs-x"), "--size", "1M"], 2, "it is vmcryptfs's own");
+    host.refuses(&["create-disk", host.path("web01/.vmcryptfs.x"), "--size", "1M"], 2, "it is reserved for vmcryptfs");
+    host.refuses(&["create-disk", host.path("web01/.vmcryptfs-x"), "--size", "1M"], 2, "it is reserved for vmcryptfs");
     let disk = host.path("web01/root.raw");
     host.refuses(&["mount", disk, host.path("web01")], 2, &format!("{disk} is a file; its VM folder is {vm}"));
 }
@@ -79,7 +79,7 @@ fn a_half_converted_folder_is_told_by_what_finishes_it() {
         let vm = host.path("web01");
         fs::rename(host.path("web01/vmcryptfs.home"), host.path(&format!("web01/{file}"))).unwrap();
         fs::write(host.path("web01/notes.txt"), "in the clear").unwrap();
-        let words = format!("`vmcryptfs {verb}` goes on with it");
+        let words = format!("`vmcryptfs {verb}` resumes it");
         let new = host.path("web01/new.raw");
         for args in [
             &["erase", vm, "--yes"][..],
@@ -138,10 +138,10 @@ fn what_is_no_vm_folder_is_told_by_what_it_is() {
         2,
         "it is a datastore: a VM folder is cloned, of which it has web01, web02",
     );
-    host.refuses(&["header", "backup", host.path("vms"), host.path("saved")], 2, "is no encrypted VM folder");
+    host.refuses(&["header", "backup", host.path("vms"), host.path("saved")], 2, "is not an encrypted VM folder");
     let vm = host.path("vms/web01");
     host.run(&["erase", vm, "--yes"]);
-    host.refuses(&["create", vm], 9, &format!("to make it anew, remove it first: rm -r -- {vm}"));
+    host.refuses(&["create", vm], 9, &format!("to make it again, remove it first: rm -r -- {vm}"));
 }
 
 #[test]

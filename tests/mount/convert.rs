@@ -135,7 +135,7 @@ fn a_descriptor_stands_for_its_extents_or_is_refused() {
     fs::write(host.path("vm/d-000001.vmdk"), snapshot).unwrap();
     fs::write(host.path("vm/d-000001-delta.vmdk"), [8; 131_072]).unwrap();
     let output = host.try_run(&["encrypt", vm, "--disk", "d-000001.vmdk"]);
-    let note = "d-000001.vmdk is a snapshot of d.vmdk, and d-flat.vmdk stays in the clear";
+    let note = "d-000001.vmdk is a snapshot of d.vmdk, and d-flat.vmdk remains in the clear";
     assert!(output.status.success() && said(&output).contains(note), "{}", said(&output));
     host.run(&verb);
     assert!(fs::read(host.path("vm/d-flat.vmdk")).unwrap().starts_with(b"VMCRYPTF"));
@@ -186,7 +186,7 @@ fn what_cannot_be_carried_over_is_refused_before_anything_is_touched() {
     system(&format!("qemu-img create -q -f qcow2 '{vm}/d.qcow2~' 1M"));
     let output = host.try_run(&verb);
     assert!(output.status.success() && !said(&output).contains("looks like a lock"), "{}", said(&output));
-    assert!(host.run(&["encrypt", vm, "--dry-run"]).contains("The home is encrypted, and stays so."));
+    assert!(host.run(&["encrypt", vm, "--dry-run"]).contains("The home is encrypted, and remains so."));
     host.run(&["decrypt", vm, "--all"]);
 }
 

@@ -39,7 +39,7 @@ fn a_locked_vm_is_unlocked_by_command_and_by_itself() {
     fs::rename(key, away).unwrap();
     let mount = host.mount("web01", &[]);
     let at = mount.root().display().to_string();
-    host.refuses(&["unlock", &at], 4, "2 of 2 components stay locked");
+    host.refuses(&["unlock", &at], 4, "2 of 2 components remain locked");
     fs::rename(away, key).unwrap();
     host.run(&["unlock", &at]);
     let open = fs::File::open(mount.path("root.raw")).unwrap();
@@ -163,13 +163,13 @@ fn mistakes_on_the_command_line_get_one_clear_line() {
     let disk = |name: &str| host.path(name);
     host.refuses(&["create", disk("plain")], 7, "not encrypted");
     host.refuses(&["create", disk("web01")], 9, "exists already");
-    host.refuses(&["create-disk", disk("plain/root.raw"), "--size", "1G"], 7, "no encrypted VM folder");
+    host.refuses(&["create-disk", disk("plain/root.raw"), "--size", "1G"], 7, "is not an encrypted VM folder");
     host.refuses(&["create-disk", disk("web01/root.raw"), "--size", "1G"], 9, "exists already");
     host.refuses(&["create", disk("web09"), "--provider", "nobody"], 4, "nobody");
     host.refuses(&["mount", disk("web01"), disk("missing")], 8, "missing");
     host.refuses(&["mount", disk("missing"), disk("plain")], 8, "missing");
     host.refuses(&["mount", disk("web01"), disk("plain")], 6, "not empty");
-    host.refuses(&["mount", disk("web01"), disk("web01/root.raw")], 2, "no directory");
+    host.refuses(&["mount", disk("web01"), disk("web01/root.raw")], 2, "is not a directory");
     host.refuses(&["status", disk("plain")], 8, "mounted");
     host.refuses(&["umount", disk("plain")], 8, "mounted");
     host.refuses(&["info", disk("plain/file")], 2, "not a vmcryptfs component");

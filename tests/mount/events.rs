@@ -112,7 +112,7 @@ fn a_missing_primary_key_is_this_host_s_fault() {
     let mount = host.mount("web01", &[]);
     let status = host.run(&["status", &mount.root().display().to_string()]);
     assert!(status.contains("root.raw is locked: "), "{status}");
-    host.refuses(&["unlock", &mount.root().display().to_string()], 4, "stay locked");
+    host.refuses(&["unlock", &mount.root().display().to_string()], 4, "remain locked");
     fs::rename(host.path("config/keys/away"), host.path("config/keys/local.key")).unwrap();
     host.run(&["unlock", &mount.root().display().to_string()]);
     let status = host.run(&["status", &mount.root().display().to_string()]);

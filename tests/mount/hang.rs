@@ -238,7 +238,7 @@ fn signals_that_ask_for_no_end_end_nothing() {
     // As logrotate does it.
     fs::rename(host.path("log"), host.path("log.1")).unwrap();
     send(pid, libc::SIGHUP);
-    comes_true("the log is opened anew", || host.log().contains("opened anew"));
+    comes_true("the log is reopened", || host.log().contains("the log is reopened"));
     assert_eq!(mount.pid(), pid);
     fs::write(mount.path("notes"), "still there").unwrap();
     let is_allowed =

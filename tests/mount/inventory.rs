@@ -51,9 +51,9 @@ fn a_key_is_in_use_wherever_below_a_datastore_something_needs_it() {
     assert_eq!(users(&host, &["--provider", "local", ds, host.path("ds/live")]).len(), 5, "two datastores");
 
     host.refuses(&["key", "in-use", "no-such-key", ds], 8, "looked at 4 components in 2 VM folders");
-    host.refuses(&["key", "in-use", "--provider", "local", host.path("nowhere"), ds], 8, "is no folder");
+    host.refuses(&["key", "in-use", "--provider", "local", host.path("nowhere"), ds], 8, "is not a folder");
     host.refuses(&["key", "in-use", "--provider", "nobody", ds], 8, "no provider nobody");
-    host.refuses(&["key", "in-use", host.path("ds/live"), ds], 2, "which key?");
+    host.refuses(&["key", "in-use", host.path("ds/live"), ds], 2, "missing key: pass");
 
     let mount = host.mount("ds", &[]);
     let shown = mount.root().to_str().unwrap();
@@ -140,7 +140,7 @@ fn check_proves_home_files_and_with_data_all_of_them() {
     assert!(host.run(&["check", vm]).contains("the headers of its 1 files are genuine"));
     let all = host.run(&["check", "--data", vm]);
     assert!(all.contains("its 1 files were read, 20000 bytes, and 1 links and 0 extended attributes"), "{all}");
-    assert!(all.contains("cannot prove themselves (XTS)"), "{all}");
+    assert!(all.contains("no integrity check (XTS)"), "{all}");
 
     let notes = File::options().read(true).write(true).open(host.path("web01/notes.txt")).unwrap();
     let stored = fs::read(host.path("web01/notes.txt")).unwrap();
@@ -252,7 +252,7 @@ fn changes_of_all_keys_say_what_was_not_looked_at() {
     assert_eq!(rekeyed["components"].as_array().unwrap().len(), 2);
     assert!(rekeyed["unreadable"][0].as_str().unwrap().contains("deeper than 128 folders"), "{rekeyed}");
     let said = String::from_utf8(host.try_run(&["rekey", host.path("web01")]).stderr).unwrap();
-    assert!(said.contains("Not read, and with the keys that it had"), "{said}");
+    assert!(said.contains("Not read, and its keys are unchanged"), "{said}");
     host.run(&["provider", "add", "native", "escrow"]);
     for verb in ["add", "remove"] {
         let all = json(&host.run(&["key", verb, "--json", host.path("web01"), "--all", "--provider", "escrow"]));
@@ -268,7 +268,7 @@ fn a_header_copy_is_mended_by_the_other() {
     file.write_all_at(&[7; 100], 4000).unwrap();
     host.refuses(&["check", host.path("web01")], 3, "have a problem");
     let said = String::from_utf8(host.try_run(&["check", disk]).stdout).unwrap();
-    assert!(said.contains("`vmcryptfs header repair` mends it"), "{said}");
+    assert!(said.contains("`vmcryptfs header repair` repairs it"), "{said}");
     let mount = host.mount("web01", &[]);
     let open = File::open(mount.path("root.raw")).unwrap();
     host.refuses(&["header", "repair", disk], 6, "in use");
@@ -276,7 +276,7 @@ fn a_header_copy_is_mended_by_the_other() {
     let repaired = json(&host.run(&["header", "repair", "--json", disk]));
     assert_eq!((&repaired["changed"], &repaired["offset"]), (&true.into(), &0.into()), "{repaired}");
     mount.unmount();
-    assert!(host.run(&["header", "repair", disk]).contains("are whole already"));
+    assert!(host.run(&["header", "repair", disk]).contains("are intact already"));
     host.run(&["check", host.path("web01")]);
 
     let home = File::options().write(true).open(host.path("web01/vmcryptfs.home")).unwrap();

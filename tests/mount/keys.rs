@@ -109,7 +109,7 @@ fn a_disk_that_is_named_is_rekeyed_alone() {
     assert_eq!(rekeyed(&["rekey", vm]).len(), 3);
     assert!(host.run(&["rekey", disk]).lines().nth(1).unwrap().starts_with(disk));
     host.refuses(&["rekey", disk, "--disk", "root.raw"], 2, "is a disk, expected its VM folder");
-    host.refuses(&["rekey", host.path("web01/vmcryptfs.home")], 2, "the home alone");
+    host.refuses(&["rekey", host.path("web01/vmcryptfs.home")], 2, "a home cannot be rekeyed on its own");
     host.refuses(&["key", "add", disk, "--all"], 2, "is a disk, expected its VM folder with --all");
     host.refuses(&["key", "remove", disk, "--all", "--provider", "local"], 2, "is a disk, expected its VM folder");
     host.refuses(&["clone", disk, host.path("copy")], 2, "is a disk");
@@ -186,7 +186,7 @@ fn slots_are_removed_and_the_last_one_stays() {
     let key = json(&host.run(&["key", "list", "--json", disk]))[0]["key_id"].as_str().unwrap().to_owned();
     let in_use = json(&host.run(&["key", "in-use", "--json", &key, host.path("web01")]));
     assert_eq!(in_use["components"][0]["path"], "root.raw");
-    host.refuses(&["key", "in-use", host.path("web01")], 2, "which key?");
+    host.refuses(&["key", "in-use", host.path("web01")], 2, "missing key: pass");
     host.run(&["check", host.path("web01")]);
 }
 

@@ -15,25 +15,25 @@ use crate::vm::folder;
 use crate::vm::in_use::{InUse, LookedAt, SavedUser, Unreadable, User, Wanted};
 use crate::vm::inventory::Inventory;
 
-/// Which key, and where to look.
+/// Arguments of `key in-use`.
 #[derive(Args)]
 #[command(
     override_usage = "vmcryptfs key in-use [OPTIONS] <--key <KEY_ID>|--provider <NAME>> <DATASTORE>...",
     after_help = "Examples:\n  vmcryptfs key in-use --provider kms1 /vms /vms2\n  \
     vmcryptfs key in-use --key kms1/3f0c52a9-7d4b-4e5b-9a53-0c1f6f1d2b7e /vms\n\n\
-    Looks at all folders below DATASTORE, at any depth, and at both copies of each header. LOST says what nobody could open\n\
-    any more if the key vanished. Needs no key.\n\n\
-    Exit code 8: no header names such a key. What cannot be read may need it: then the exit code is not 0 either.\n\
+    Looks at all folders below DATASTORE, at any depth, and at both copies of each header. LOST lists what could no longer be\n\
+    opened without the key. Needs no key.\n\n\
+    Exit code 8: no header names such a key. An unreadable header may need it: then the exit code is not 0 either.\n\
     KEY_ID may also stand before DATASTORE, without --key."
 )]
 pub(in crate::cli) struct InUseArgs {
     /// Datastores or VM folders
     #[arg(value_name = "DATASTORE", required = true)]
     names: Vec<PathBuf>,
-    /// Id of a key, as `vmcryptfs key list` shows it, or as messages have it: PROVIDER/KEY_ID
+    /// Id of a key, as `vmcryptfs key list` shows it, or PROVIDER/KEY_ID, as in messages
     #[arg(long, value_name = "KEY_ID")]
     key: Option<String>,
-    /// Keys of this provider alone; without --key, all of them
+    /// Only keys of this provider; without --key, all of them
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
     /// Print JSON
@@ -92,14 +92,14 @@ impl InUseArgs {
                 true => Ok((self.key.clone(), &self.names)),
                 false => Err(Error::new(
                     Kind::Invalid,
-                    "which key? Say --key KEY_ID, or --provider NAME for all of its keys",
+                    "missing key: pass --key KEY_ID, or --provider NAME for all of its keys",
                 )),
             };
         }
         if first.is_absolute() || first.starts_with(".") || first.starts_with("..") {
             return Err(Error::new(
                 Kind::NotFound,
-                format!("{} is no folder, and looks like no key id", first.shown()),
+                format!("{} is not a folder, and does not look like a key id", first.shown()),
             ));
         }
         Ok((Some(first.to_string_lossy().into_owned()), rest))
@@ -141,8 +141,8 @@ impl Found {
         let row = |user: &User| {
             let without = match (user.lost, user.only_in_other_copy) {
                 (true, _) => "LOST",
-                (false, false) => "opens by another",
-                (false, true) => "opens by another; named by an older header copy",
+                (false, false) => "another key opens it",
+                (false, true) => "another key opens it; named by an older header copy",
             };
             [
                 shown(&user.path),
@@ -161,10 +161,10 @@ impl Found {
             println!("{}: a saved header of {}, opened by {}", shown(&saved.path), saved.uuid, names(&saved.keys));
         }
         for unreadable in &self.unreadable {
-            println!("{}: cannot tell: {}", shown(&unreadable.path), unreadable.reason);
+            println!("{}: unknown: {}", shown(&unreadable.path), unreadable.reason);
         }
         let lost = self.components.iter().filter(|user| user.lost).count();
-        println!("{} components are opened by it, {lost} of them by nothing else.", self.components.len());
+        println!("It opens {} components, {lost} of them by no other key.", self.components.len());
         println!("Looked at {}.", self.looked_at.describe());
     }
 
@@ -182,10 +182,7 @@ impl Found {
     fn verdict(&self, wanted: &Wanted, unknown: Option<ProviderName>) -> Result<()> {
         if let Some(first) = self.unreadable.first() {
             let number = self.unreadable.len();
-            return Err(Error::new(
-                first.kind,
-                format!("{number} of what was looked at cannot be read, and may need the key"),
-            ));
+            return Err(Error::new(first.kind, format!("{number} objects cannot be read, and may need the key")));
         }
         if !self.components.is_empty() || !self.saved_headers.is_empty() {
             return Ok(());

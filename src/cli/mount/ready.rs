@@ -167,7 +167,10 @@ pub(super) fn unless_stopped<T: Send + 'static>(
         match on_done.recv_timeout(LOOK_PERIOD) {
             Ok(outcome) => return outcome,
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::new(Kind::Io, "asking for keys failed within the program: a defect"));
+                return Err(Error::new(
+                    Kind::Io,
+                    "asking for keys failed within the program: this is a bug, please report it",
+                ));
             }
             Err(RecvTimeoutError::Timeout) if stop() => {
                 let why = "stopped by a signal while it waited for keys: nothing is mounted";

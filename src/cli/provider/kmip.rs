@@ -12,10 +12,10 @@ use crate::text::Show;
 /// Of `provider add kmip`.
 #[derive(clap::Args, Debug)]
 pub struct AddKmipArgs {
-    /// Name of the provider; every key belongs to it for ever
+    /// Name of the provider; permanent, since every key belongs to it
     #[arg(value_parser = provider_name)]
     name: ProviderName,
-    /// A member of the key server's cluster; repeat it for each. Without a port, it is 5696
+    /// A member of the key server's cluster; repeatable. The port is 5696 by default
     #[arg(long = "server", value_name = "HOST:PORT", required = true)]
     servers: Vec<Address>,
     /// Certificates (PEM) that those of the servers are checked against
@@ -24,7 +24,7 @@ pub struct AddKmipArgs {
     /// This host's certificate (PEM), which the servers know it by
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
-    /// The private key (PEM) of the certificate, readable by its owner alone
+    /// The private key (PEM) of the certificate, readable only by its owner
     // PEM itself, which begins with hyphens, would else be taken for an option and quoted.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     key: PathBuf,
@@ -89,7 +89,7 @@ fn shown(report: &MemberReport) -> String {
         line("key", format!("made, activated, fetched and destroyed in {} ms", time.as_millis()));
     }
     if let Some(kept) = report.keeps_attributes {
-        line("custom attributes", if kept { "kept" } else { "not kept, which does no harm" }.into());
+        line("custom attributes", if kept { "kept" } else { "not kept, which is harmless" }.into());
     }
     match &report.failure {
         Some(failure) => line("FAILED", failure.to_string()),
@@ -100,9 +100,9 @@ fn shown(report: &MemberReport) -> String {
 
 fn ends_in(days: Option<i64>) -> String {
     match days {
-        Some(days) if days < 0 => format!("ENDED {} days ago", -days),
-        Some(days) => format!("ends in {days} days"),
-        None => "its end is not understood".into(),
+        Some(days) if days < 0 => format!("EXPIRED {} days ago", -days),
+        Some(days) => format!("expires in {days} days"),
+        None => "expiry date unreadable".into(),
     }
 }
 
@@ -124,8 +124,8 @@ mod tests {
         };
         assert_eq!(
             shown(&reached),
-            "kms1:5696\n  reached             yes, TLS 1.2\n  server certificate  ENDED 3 days ago\n  \
-             KMIP                1.2, of 1.4, 1.2\n  custom attributes   not kept, which does no harm\n  \
+            "kms1:5696\n  reached             yes, TLS 1.2\n  server certificate  EXPIRED 3 days ago\n  \
+             KMIP                1.2, of 1.4, 1.2\n  custom attributes   not kept, which is harmless\n  \
              works               yes\n"
         );
     }

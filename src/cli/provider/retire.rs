@@ -26,7 +26,7 @@ pub struct RetireArgs {
     /// Ids of the keys, as `vmcryptfs info` shows them
     #[arg(value_name = "KEY_ID", required = true)]
     keys: Vec<String>,
-    /// Every datastore whose VMs the keys may be for, on the backing side; repeat it for each
+    /// Every datastore whose VMs the keys may be for, on the backing side; repeatable
     #[arg(long = "datastore", value_name = "FOLDER", required = true, value_parser = place::parser())]
     datastores: Vec<PathBuf>,
     /// Why: superseded, compromised, or ended (what it wrapped is gone)
@@ -82,12 +82,12 @@ impl RetireArgs {
                     let path = place::shown(datastore, &unreadable.path);
                     return Err(Error::new(
                         unreadable.kind,
-                        format!("{path} may need the key, which cannot be told: {}", unreadable.reason),
+                        format!("{path} may need the key, but cannot be read: {}", unreadable.reason),
                     ));
                 }
                 for saved in &in_use.saved_headers {
                     let path = place::shown(datastore, &saved.path);
-                    eprintln!("{path}: a saved header that names key {key_id}: it opens nothing without it");
+                    eprintln!("{path}: a saved header that names key {key_id}: it is useless without it");
                 }
                 let paths = in_use.components.iter().map(|user| shown(datastore, user, key_id));
                 if !in_use.components.is_empty() {
@@ -116,17 +116,15 @@ impl RetireArgs {
     fn retire(&self, provider: &dyn KeyProvider, key_id: &KeyId) -> Result<&'static str> {
         let state = provider.key_state(key_id)?;
         match (state, self.destroy) {
-            (KeyState::Destroyed, _) => Ok("was destroyed before"),
+            (KeyState::Destroyed, _) => Ok("already destroyed"),
             (KeyState::Active, true) => Err(Error::new(
                 Kind::Denied,
-                format!(
-                    "key {key_id} is active: retire it first, and destroy it when nobody has missed it for a while"
-                ),
+                format!("key {key_id} is active: retire it first, and destroy it later, once it has proved unneeded"),
             )),
             (_, true) => provider.destroy_key(key_id).map(|()| "destroyed"),
-            (KeyState::Deactivated | KeyState::Compromised, false) => Ok("was out of use before"),
+            (KeyState::Deactivated | KeyState::Compromised, false) => Ok("already retired"),
             (KeyState::Active | KeyState::PreActive | KeyState::Unknown, false) => {
-                provider.revoke_key(key_id, self.reason).map(|()| "taken out of use; --destroy destroys it")
+                provider.revoke_key(key_id, self.reason).map(|()| "retired; --destroy destroys it")
             }
         }
     }

@@ -45,11 +45,11 @@ fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
         return out::json(rekeyed);
     }
     let row = |component: &ComponentResult<Reencrypted>| {
-        let done = if component.done.done_now { "re-encrypted" } else { "was done before" };
+        let done = if component.done.done_now { "re-encrypted" } else { "already done" };
         [place::shown(&args.folder, component.component.path()), component.kind.word().to_owned(), done.to_owned()]
     };
     table::print(["COMPONENT", "KIND", "DATA"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
-    let done = if rekeyed.resumed { "Finished the deep rekey that was begun before. " } else { "" };
+    let done = if rekeyed.resumed { "Finished the interrupted deep rekey. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
     Ok(())
 }

@@ -66,8 +66,8 @@ impl KmipProvider {
         let days = self.certificate_days().filter(|&days| days < EXPIRES_SOON);
         if let Some(days) = days.filter(|_| *self.told_days.lock() != days) {
             self.cluster.notices().add(match days {
-                ..0 => format!("this host's certificate ended {} days ago", -days),
-                0.. => format!("this host's certificate ends in {days} days"),
+                ..0 => format!("this host's certificate expired {} days ago", -days),
+                0.. => format!("this host's certificate expires in {days} days"),
             });
         }
         *self.told_days.lock() = days;
@@ -147,13 +147,13 @@ impl KeyProvider for KmipProvider {
         let key = self
             .cluster
             .read(move |session| session.get(&uid))
-            .map_err(|failure| failure.into_error(format!("key {key_id} cannot be had")))?;
+            .map_err(|failure| failure.into_error(format!("key {key_id} is unavailable")))?;
         Ok(self.kek(key_id.clone(), LocalKek::new(key)?, false))
     }
 
     fn key_state(&self, key_id: &KeyId) -> Result<KeyState> {
         state(&self.cluster, self.uid(key_id)?)
-            .map_err(|failure| failure.into_error(format!("the state of key {key_id} cannot be had")))
+            .map_err(|failure| failure.into_error(format!("the state of key {key_id} is unavailable")))
     }
 
     fn own_spelling(&self, key_id: &KeyId) -> Result<KeyId> {
@@ -161,7 +161,7 @@ impl KeyProvider for KmipProvider {
         let own = self
             .cluster
             .read(move |session| session.own_spelling(&uid))
-            .map_err(|failure| failure.into_error(format!("how its server spells key {key_id} cannot be told")))?;
+            .map_err(|failure| failure.into_error(format!("the server's spelling of key {key_id} is unknown")))?;
         KeyId::new(self.name.clone(), own)
     }
 

@@ -58,7 +58,7 @@ impl Journal {
             let reasons = refusals.join("; ");
             Error::new(
                 Kind::Corrupt,
-                format!("how far the deep rekey is cannot be told: no record of it is whole ({reasons})"),
+                format!("the progress of the deep rekey is unknown: no record of it is intact ({reasons})"),
             )
         })?;
         Ok((Self { key, uuid: header.uuid, transition: transition.id, sequence: record.sequence }, record))

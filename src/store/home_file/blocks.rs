@@ -324,7 +324,7 @@ fn cut_off(block: BlockIndex, cipher_end: u64) -> Error {
 }
 
 fn missing(block: BlockIndex) -> Error {
-    let message = format!("block {} is missing: there are zeros where data were written", block.0);
+    let message = format!("block {} is missing: there are zeros where data was written", block.0);
     Error::new(Kind::Corrupt, message)
 }
 

@@ -117,7 +117,7 @@ impl Walk<'_> {
             self.add(
                 place,
                 stat,
-                What::Home(Headers::none(Error::new(Kind::Invalid, "its header is no regular file"))),
+                What::Home(Headers::none(Error::new(Kind::Invalid, "its header is not a regular file"))),
             );
         }
         let what = match kind {

@@ -152,7 +152,7 @@ mod tests {
     fn a_key_is_named_once_in_what_is_said_about_it() {
         let key_id = KeyId::new(ProviderName::new("corp").unwrap(), "4711").unwrap();
         let told = |message: &str| about(&key_id, &Error::new(Kind::KeyUnavailable, message)).chain();
-        assert_eq!(told("key corp/4711 cannot be had: refused"), "key corp/4711 cannot be had: refused");
+        assert_eq!(told("key corp/4711 is unavailable: refused"), "key corp/4711 is unavailable: refused");
         assert_eq!(told("no key provider corp"), "key corp/4711: no key provider corp");
     }
 }

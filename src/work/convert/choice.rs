@@ -75,7 +75,7 @@ pub(super) fn with_all_names(entries: &[Entry], mut paths: HashSet<PathBuf>) -> 
 }
 
 fn no_disk(name: &Path) -> Error {
-    Error::new(Kind::Invalid, format!("{} is no disk", name.shown()))
+    Error::new(Kind::Invalid, format!("{} is not a disk", name.shown()))
 }
 
 /// Where descriptors and what they name are looked for.
@@ -99,7 +99,7 @@ impl Folder<'_> {
             None if entry.len() < MIN_DISK_LEN && vmdk::has_vmdk_name(entry.path.as_os_str()) => Err(Error::new(
                 Kind::Corrupt,
                 format!(
-                    "{} is called as a VMDK's descriptor is, and is none: its extents are not known",
+                    "{} is called as a VMDK's descriptor is, but is not one: its extents are not known",
                     entry.path.shown()
                 ),
             )),
@@ -149,13 +149,13 @@ impl Folder<'_> {
             let path = parent.base_name().ok().and_then(|name| self.beside(child, &name).ok());
             let Some(entry) = path.as_deref().and_then(|path| self.entry(path)) else {
                 return Some(format!(
-                    "{} is a snapshot of {}, which is not in this folder and stays as it is",
+                    "{} is a snapshot of {}, which is not in this folder and is left unchanged",
                     child.shown(),
                     hint.shown()
                 ));
             };
             if !seen.insert(entry.path.clone()) {
-                return None; // a loop, which is no disk anyway
+                return None; // a loop, which is not a disk anyway
             }
             let descriptor = match entry.found {
                 Found::Clear(kind) if kind.is_disk() && !chosen.contains(&entry.path) => {
@@ -181,7 +181,7 @@ impl Folder<'_> {
 
 fn stays(child: &Path, parent: &Path, clear: &Path) -> String {
     format!(
-        "{} is a snapshot of {}, and {} stays in the clear: --disk {} takes it as well",
+        "{} is a snapshot of {}, and {} remains in the clear: --disk {} includes it as well",
         child.shown(),
         parent.shown(),
         clear.shown(),
@@ -211,7 +211,7 @@ pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
         if outside > 0 {
             let path = names[0].path.shown();
             notes.push(format!(
-                "{path} has {outside} more hard links outside of this folder: its content stays there as it is"
+                "{path} has {outside} more hard links outside of this folder: their content is unchanged"
             ));
         }
     }

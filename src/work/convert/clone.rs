@@ -159,7 +159,7 @@ fn check_space(parent: &File, needed: u64) -> Result<()> {
     if needed <= free {
         return Ok(());
     }
-    let message = format!("too little space: the clone takes {needed} bytes, {free} are free");
+    let message = format!("not enough space: the clone takes {needed} bytes, {free} available");
     Err(Error::errno(message, Errno::NOSPC))
 }
 
@@ -306,7 +306,8 @@ pub(super) struct Draft {
 
 impl Draft {
     fn new(source: &OpenFolder, to: &Path) -> Result<Self> {
-        let name = to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is no name", to.shown())))?;
+        let name =
+            to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is not a valid name", to.shown())))?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let parent_path = fs::canonicalize(parent).context(|| format!("opening folder {}", parent.shown()))?;
         if parent_path.starts_with(&source.path) {

@@ -127,10 +127,7 @@ impl Copied<'_> {
         let (header, dek): (Header, Dek) =
             opened.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
         if header.transition.is_some() {
-            return Err(Error::new(
-                Kind::Busy,
-                "its deep rekey is not finished: `vmcryptfs rekey --deep` goes on with it",
-            ));
+            return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
         }
         let sealed_by = Sealing::By(source.keys, Some(disk_id(header.uuid)));
         let values = Attributes::read(original.form.backing(), sealed_by)?;

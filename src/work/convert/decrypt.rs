@@ -311,7 +311,7 @@ fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, 
             && matches!(entry.found, Found::Clear(kind) if !kind.is_disk())
             && folder.state == HomeState::Encrypted
         {
-            notes.push(format!("{} is in the clear already: it stays as it is", entry.path.shown()));
+            notes.push(format!("{} is in the clear already: it is left unchanged", entry.path.shown()));
         }
         let action = if convert { Action::Convert } else { Action::Keep };
         let as_disk = matches!(entry.found, Found::Clear(kind) if kind.is_disk());

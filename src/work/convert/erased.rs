@@ -23,7 +23,7 @@ pub(super) fn refuse<'e>(root: &File, entries: impl Iterator<Item = &'e Entry>) 
             .context(|| format!("opening {path}"))?;
         if let Some(erasure) = header_area::erasure(&FileStorage::new(file), ComponentKind::Disk)? {
             let message = format!(
-                "{path} was {}, and no key opens it any more: remove it, or move it out of the folder, first",
+                "{path} was {}, and no key opens it: remove it, or move it out of the folder, first",
                 erasure.describe()
             );
             return Err(Error::new(Kind::KeyUnavailable, message));

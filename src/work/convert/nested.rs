@@ -58,7 +58,7 @@ fn refusal(what: &str) -> Error {
     Error::new(
         Kind::Denied,
         format!(
-            "{what}: decrypted, it could not be told from what is still to be decrypted; move it away through a mount first"
+            "{what}: once decrypted, it could not be distinguished from what is still to be decrypted; move it away through a mount first"
         ),
     )
 }

@@ -200,10 +200,7 @@ impl OpenHome {
         let dek = unlock(&stored.header, providers)?;
         let header = stored.header.verify(&dek)?;
         if header.transition.is_some() {
-            return Err(Error::new(
-                Kind::Busy,
-                "its deep rekey is not finished: `vmcryptfs rekey --deep` goes on with it",
-            ));
+            return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
         }
         Ok(Self { keys: HomeKeys::new(&dek)?, header, dek, claim })
     }

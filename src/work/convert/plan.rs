@@ -119,7 +119,7 @@ impl Plan {
 /// Describes an entry.
 pub(super) fn planned(entry: &Entry, action: Action, as_disk: bool) -> PlannedFile {
     let (kind, detail) = match entry.found {
-        Found::Clear(kind) if as_disk && !kind.is_disk() => ("disk", "as told"),
+        Found::Clear(kind) if as_disk && !kind.is_disk() => ("disk", "as requested"),
         Found::Clear(kind) => (if as_disk { "disk" } else { "file" }, kind.reason()),
         Found::Disk => ("disk", "encrypted disk"),
         Found::Sealed => ("file", "encrypted file"),
@@ -153,7 +153,7 @@ pub(super) fn check_space(needed: u64, free: u64) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "too little space: {needed} bytes are needed for the largest file and its new form side by side, {free} are free"
+        "not enough space: the largest file and its new form side by side need {needed} bytes, {free} available"
     );
     Err(Error::errno(message, Errno::NOSPC))
 }

@@ -128,7 +128,7 @@ impl Original {
     pub(super) fn refuse_if_not_writable(&self) -> Result<()> {
         match self.writable {
             true => Ok(()),
-            false => Err(Error::new(Kind::Denied, "it cannot be overwritten: there is no permission to write to it")),
+            false => Err(Error::new(Kind::Denied, "it cannot be overwritten: no write permission")),
         }
     }
 

@@ -192,7 +192,7 @@ fn make_plan(
         }
         if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
             notes.push(format!(
-                "{} is in the clear in an encrypted home, and no disk: it stays as it is",
+                "{} is in the clear in an encrypted home, and not a disk: it is left unchanged",
                 entry.path.shown()
             ));
         }

@@ -31,7 +31,7 @@ impl<'w> HomeWork<'w> {
         if place.folder_alone().is_none() {
             return Err(Error::new(
                 Kind::Busy,
-                "its files cannot be encrypted anew while the VM folder is mounted: unmount it, or choose disks (--disk)",
+                "its files cannot be re-encrypted while the VM folder is mounted: unmount it, or choose disks (--disk)",
             ));
         }
         // Whoever has the old DEK in memory could go on sealing under it, which nobody could open when it is gone.

@@ -76,7 +76,7 @@ fn there_are_four_slots_at_most() {
     let fifth = AddKey { key_id: Some(key.id().to_owned()), ..add("other") };
     assert_eq!(fifth.run(&rig).unwrap_err().kind(), Kind::Invalid);
     let which = remove("other").run(&rig).unwrap_err();
-    assert!(which.kind() == Kind::Invalid && which.chain().contains("say which"), "{}", which.chain());
+    assert!(which.kind() == Kind::Invalid && which.chain().contains("choose one"), "{}", which.chain());
 }
 
 /// Adding and removing, stopped at every storage call: what is left opens, and the next run finishes.

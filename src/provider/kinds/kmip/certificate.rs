@@ -24,7 +24,7 @@ pub(super) fn out_of_time(certificate: &[u8]) -> Option<String> {
         let (from, now) = (show_time(validity.not_before), show_time(now));
         return Some(format!("is not valid before {from}, and by this host's clock it is {now}"));
     }
-    (now > validity.not_after).then(|| format!("ended at {}", show_time(validity.not_after)))
+    (now > validity.not_after).then(|| format!("expired at {}", show_time(validity.not_after)))
 }
 
 /// Whether a certificate (DER) is of X.509 version 1, which has no extensions, and which TLS libraries refuse.

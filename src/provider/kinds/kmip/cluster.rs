@@ -244,7 +244,7 @@ impl Cluster {
         let mut session = self.open_session(member, config, total)?;
         let days = session.server_certificate().and_then(|server| certificate::days_left(server));
         if let Some(days) = days.filter(|&days| days < EXPIRES_SOON) {
-            self.notices.add(format!("the certificate of {} ends in {days} days", member.address));
+            self.notices.add(format!("the certificate of {} expires in {days} days", member.address));
         }
         let known = *member.version.lock();
         match known {

@@ -61,7 +61,7 @@ impl KmipKek {
                     .into_error(format!("key {id} wraps nothing new: only active keys do")))
             }
             Err(failure) if known_active && failure.trouble().is_of_server() => {
-                let notice = format!("key {id} wraps on: it was active, and its server cannot be asked: {failure}");
+                let notice = format!("key {id} still wraps: it was active, and its server cannot be asked: {failure}");
                 self.cluster.notices().add(notice);
                 Ok(())
             }
@@ -70,7 +70,7 @@ impl KmipKek {
     }
 
     fn state_unknown(&self, failure: Failure) -> Error {
-        failure.into_error(format!("key {} wraps nothing while its state is not known", self.id))
+        failure.into_error(format!("key {} wraps nothing while its state is unknown", self.id))
     }
 }
 

@@ -139,7 +139,7 @@ fn section(text: &[u8], start: usize, line: usize) -> Result<(Section<'_>, usize
             true => "it has the two characters \\n where lines should end",
             false => "its lines are joined into one",
         };
-        return Err(flaw(format!("the text goes on after BEGIN {name} in line {line}: {instead}")));
+        return Err(flaw(format!("text follows BEGIN {name} in line {line}: {instead}")));
     }
     let missing = || flaw(format!("END {name} is missing after line {line}: the file is cut off"));
     let body_len = find(body, END).ok_or_else(missing)?;

@@ -49,7 +49,7 @@ fn of_alert(alert: AlertDescription, error: &Error) -> (Trouble, String) {
         (AlertDescription::BadCertificate, "it is damaged, or not of a kind that the server takes"),
         (AlertDescription::UnsupportedCertificate, "it is of a kind that the server does not take"),
         (AlertDescription::CertificateRevoked, "it was revoked"),
-        (AlertDescription::CertificateExpired, "it is out of its time"),
+        (AlertDescription::CertificateExpired, "it is expired or not yet valid"),
         (AlertDescription::CertificateUnknown, "the server does not say why"),
         (AlertDescription::CertificateRequired, "it was not sent, since it is not of a kind that the server asked for"),
         (AlertDescription::AccessDenied, "the server may not know it as one of a client"),
@@ -77,7 +77,7 @@ fn of_certificate(reason: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "no certificate in the file `ca` issued it, or the server leaves out one between them".to_owned()
         }
-        CertificateError::ExpiredContext { not_after, .. } => format!("it ended at {}", show(not_after)),
+        CertificateError::ExpiredContext { not_after, .. } => format!("it expired at {}", show(not_after)),
         CertificateError::NotValidYetContext { time, not_before } => {
             let (from, now) = (show(not_before), show(time));
             format!("it is not valid before {from}, and by this host's clock it is {now}")

@@ -119,7 +119,7 @@ pub fn decode(message: &[u8]) -> Result<Item> {
     let item = reader.item(1)?;
     match reader.rest.len() {
         0 => Ok(item),
-        surplus => Err(Malformed(format!("{surplus} bytes behind the message"))),
+        surplus => Err(Malformed(format!("{surplus} bytes after the message"))),
     }
 }
 

@@ -62,7 +62,7 @@ fn what_is_malformed_is_told() {
         ("420020 08 FFFFFFFF 01", "1 bytes left, expected 4294967295"),
         ("420020 01 00000008 420021 02 00000004", "0 bytes left, expected 4"),
         ("420020 01 00000004 42002102", "4 bytes left, expected 8"),
-        ("420020 01 00000000 00", "1 bytes behind the message"),
+        ("420020 01 00000000 00", "1 bytes after the message"),
     ];
     for (hex, expected) in cases {
         assert_eq!(decode(&bytes(hex)).unwrap_err().0, expected, "{hex}");
