@@ -16,6 +16,7 @@ mod undecided;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
@@ -30,6 +31,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
+use crate::storage::claims::{Claims, FileLocks};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
@@ -45,8 +47,11 @@ use places::Places;
 /// operation was quicker to use the answer.
 const MAX_FETCH_RETRIES: usize = 8;
 
+/// How long a command waits for a file that is being closed: a program's close is over before the kernel reports it.
+const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How components are served.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// No backing file is opened for writing.
     pub read_only: bool,
@@ -54,6 +59,14 @@ pub struct Options {
     pub engine: Engine,
     /// Which way data of disks take to the backing files.
     pub backing_io: BackingIo,
+    /// What keeps the claims on components.
+    pub claims: &'static dyn Claims,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { read_only: false, engine: Engine::default(), backing_io: BackingIo::default(), claims: &FileLocks }
+    }
 }
 
 /// One VM folder, or a datastore of VM folders, with what is open of it.
@@ -206,3 +219,6 @@ fn paths_of(found: &[scan::FoundComponent]) -> HashMap<Uuid, PathBuf> {
         |component: &scan::FoundComponent| Some((component.unverified()?.claims().uuid, component.path.clone()));
     found.iter().filter_map(of_one).collect()
 }
+
+#[cfg(test)]
+mod tests;

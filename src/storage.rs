@@ -3,11 +3,13 @@
 //! The one seam under the stores. [`FileStorage`] is a backing file; the memory variants are for tests of crashes and
 //! faults. Offsets and lengths here are of the cipher side, in bytes.
 
+pub mod claims;
 mod direct;
 mod file;
 pub mod memory;
 
-pub use file::{Access, BackingIo, FileStorage};
+pub use claims::Access;
+pub use file::{BackingIo, FileStorage};
 
 use std::fs::File;
 use std::sync::Arc;

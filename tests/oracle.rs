@@ -75,7 +75,8 @@ impl Vm {
     fn open(&self, path: &Path) -> Disk<FileStorage> {
         let file = File::options().read(true).write(true).open(path).unwrap();
         assert!(vm_disk::is_disk(&file).unwrap(), "{}", path.display());
-        vm_disk::open(file, Access::Write, &self.keyring, Engine::default(), BackingIo::Buffered).unwrap()
+        vm_disk::open(FileStorage::new(file), Access::Write, &self.keyring, Engine::default(), BackingIo::Buffered)
+            .unwrap()
     }
 
     /// What the other implementation reads from a disk.

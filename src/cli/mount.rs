@@ -199,7 +199,8 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     if ready::is_read_only(&source) {
         mount_options.make_read_only();
     }
-    let options = Options { read_only: mount_options.is_read_only(), engine, backing_io: args.backing_io };
+    let options =
+        Options { read_only: mount_options.is_read_only(), engine, backing_io: args.backing_io, ..Options::default() };
     let (folder, providers) = (args.folder.clone(), Providers::load(config)?);
     let open = move || ServedFolder::open(&folder, providers, options);
     let served = ready::unless_stopped(&mut || signals.stop(), open)?;

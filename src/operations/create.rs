@@ -14,6 +14,7 @@ use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::storage::claims::FileLocks;
 use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
 use crate::vm::disk::{self, NewDisk};
@@ -92,7 +93,7 @@ impl Operation for CreateDisk<'_> {
         let parent = self.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         folder::refuse_unfinished(parent)?;
         let dir = folder::open_dir(parent)?;
-        let (_in_use, home) = folder::use_home(&dir)?.ok_or_else(|| {
+        let (_in_use, home) = folder::use_home(&dir, &FileLocks)?.ok_or_else(|| {
             Error::new(
                 Kind::Denied,
                 format!(

@@ -65,7 +65,13 @@ impl ServedFolder {
         self.keyring.insert(header.uuid, dek);
         // A twin of the descriptor has the same claim.
         let opened = storage.file().try_clone().context(|| "opening the new disk".into()).and_then(|twin| {
-            disk::open(twin, Access::Write, &self.keyring, self.options.engine, self.options.backing_io)
+            disk::open(
+                FileStorage::with_claims(twin, self.options.claims),
+                Access::Write,
+                &self.keyring,
+                self.options.engine,
+                self.options.backing_io,
+            )
         });
         let disk = match opened {
             Ok(disk) => disk,

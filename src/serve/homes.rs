@@ -80,7 +80,7 @@ impl ServedFolder {
         {
             return Ok(home);
         }
-        let unlocked = Home::open(dir, |header| self.keyring.dek(header));
+        let unlocked = Home::open(dir, self.options.claims, |header| self.keyring.dek(header));
         let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);
         self.homes.keep(vm, stamp, &home);
         Ok(home)

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use crate::serve::open::retry_while_closing;
-use crate::serve::{OpenFile, ServedFolder};
+use crate::serve::{CLOSE_RACE_TIMEOUT, OpenFile, ServedFolder};
+use crate::storage::claims::wait_for_claim;
 use crate::sys::file;
 use crate::text::Show;
 use crate::vm::keyring::LockState;
@@ -35,7 +35,7 @@ impl ServedFolder {
         let found = self.components_below(below)?;
         let headers = || found.iter().filter_map(FoundComponent::unverified);
         let uuids: HashSet<Uuid> = headers().map(|header| header.claims().uuid).collect();
-        retry_while_closing(|| self.refuse_open(&uuids))?;
+        wait_for_claim(CLOSE_RACE_TIMEOUT, || self.refuse_open(&uuids))?;
         headers().for_each(|header| self.keyring.lock(header));
         self.homes.forget();
         Ok(found)

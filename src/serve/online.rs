@@ -10,8 +10,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::serve::open::retry_while_closing;
-use crate::serve::{BackingId, OpenFile, ServedFolder};
+use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, OpenFile, ServedFolder};
+use crate::storage::claims::wait_for_claim;
 use crate::storage::{Access, Storage};
 use crate::store::disk::DeepRekey;
 use crate::store::header_area;
@@ -102,7 +102,9 @@ impl Workplace for OnlineVm<'_> {
         self.refuse_read_only()?;
         match component {
             // A mount claims a home, so that its DEK stays, but not the header.
-            Component::Home => Ok(Box::new(access::claim_backing(&self.dir()?, component)?)),
+            Component::Home => {
+                Ok(Box::new(access::claim_backing(&self.dir()?, component, self.served.options.claims)?))
+            }
             Component::Disk(path) => Ok(Box::new(self.claim_disk(path, Access::Read)?)),
         }
     }
@@ -110,9 +112,9 @@ impl Workplace for OnlineVm<'_> {
     fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
         // What is open here is claimed by its open file, and so refused as any other's. Homes that are kept come back.
         let folder = self.dir()?;
-        retry_while_closing(|| {
+        wait_for_claim(CLOSE_RACE_TIMEOUT, || {
             self.served.homes.forget();
-            access::claim_unused(&folder, component).map(|claimed| claimed as _)
+            access::claim_unused(&folder, component, self.served.options.claims).map(|claimed| claimed as _)
         })
     }
 

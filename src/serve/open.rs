@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
@@ -12,7 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::serve::open_file::{Content, Shared};
 use crate::serve::places::Place;
 use crate::serve::{BackingId, CacheMode, OpenFile, ServedFolder};
-use crate::storage::Access;
+use crate::storage::{Access, FileStorage};
 use crate::sys::file::{open_unnoticed, reopen};
 use crate::text::Show;
 use crate::vm::home::Home;
@@ -85,11 +83,12 @@ impl ServedFolder {
     ) -> Result<OpenFile> {
         let Unopened { file, may_write, is_disk, home, place } = unopened;
         let claimed = shared.claim_next();
+        let storage = FileStorage::with_claims(file, self.options.claims);
         let opened = if is_disk {
-            disk::open(file, request.access, &self.keyring, self.options.engine, self.options.backing_io)
-                .map(Content::Disk)
+            disk::open(storage, request.access, &self.keyring, self.options.engine, self.options.backing_io)
+                .map(|disk| Content::Disk(Box::new(disk)))
         } else {
-            home::open(file, request.access, &home.keys, &home.header.disk_names, &name)
+            home::open(storage, request.access, &home.keys, &home.header.disk_names, &name)
                 .map(|home| Content::of_home(home, request.user))
         };
         let content = opened.context(name)?;
@@ -132,22 +131,5 @@ impl ServedFolder {
         let vm = if self.is_vm { None } else { path.iter().next() }.map_or(Path::new(""), Path::new);
         let dir = self.dir(vm)?;
         self.home_of(BackingId::of_file(&dir)?, &dir, || vm.shown().to_string())
-    }
-}
-
-/// Tries again for a while what finds a file in use: a program's close is over before the kernel reports it.
-///
-/// # Errors
-/// Those of `task`.
-pub(super) fn retry_while_closing<T>(task: impl Fn() -> Result<T>) -> Result<T> {
-    const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(500);
-    let start = Instant::now();
-    loop {
-        match task() {
-            Err(error) if error.kind() == Kind::Busy && start.elapsed() < CLOSE_RACE_TIMEOUT => {
-                thread::sleep(Duration::from_millis(5));
-            }
-            done => return done,
-        }
     }
 }

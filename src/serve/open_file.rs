@@ -54,7 +54,7 @@ pub enum CacheMode {
 
 /// The content of a regular file, unlocked.
 pub(super) enum Content {
-    Disk(Disk<FileStorage>),
+    Disk(Box<Disk<FileStorage>>),
     Home(Box<HomeFile<FileStorage>>),
     /// Empty when it was opened: the first write makes it one of the others.
     Undecided(Box<Undecided>),
@@ -116,7 +116,7 @@ impl OpenFile {
     /// Its plaintext.
     pub fn file(&self) -> &dyn PlainFile {
         match &self.content {
-            Content::Disk(disk) => disk,
+            Content::Disk(disk) => disk.as_ref(),
             Content::Home(home) => home.as_ref(),
             Content::Undecided(file) => file.as_ref(),
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -10,17 +11,10 @@ use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Storage;
+use crate::storage::claims::{Access, Claim, Claims, FileLocks};
 use crate::storage::direct::{DirectFile, is_refusal};
-use crate::sys::file::{self, Allocation, Claim, Scope};
-
-/// What the backing file may be used for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Access {
-    /// Reading alone; several openers may have it.
-    Read,
-    /// Reading and writing; one opener, on all hosts.
-    Write,
-}
+use crate::sys::file::{self, Allocation};
+use crate::text::Show;
 
 /// Which way a disk's data take between us and the backing file.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -64,6 +58,7 @@ const CACHED_PIECE: usize = 128 << 10;
 pub struct FileStorage {
     file: File,
     way: Box<Way>,
+    claims: &'static dyn Claims,
 }
 
 enum Way {
@@ -73,9 +68,14 @@ enum Way {
 }
 
 impl FileStorage {
-    /// Takes over an open backing file, without a claim: enough to look at a header.
+    /// Takes over an open backing file, without a claim: enough to look at a header. It can be claimed by file locks.
     pub fn new(file: File) -> Self {
-        Self { file, way: Box::new(Way::Cached(None)) }
+        Self::with_claims(file, &FileLocks)
+    }
+
+    /// The same for a file whose claims something else may keep.
+    pub fn with_claims(file: File, claims: &'static dyn Claims) -> Self {
+        Self { file, way: Box::new(Way::Cached(None)), claims }
     }
 
     /// Lets aligned reads and writes go past the page cache from now on, where that is possible.
@@ -89,7 +89,7 @@ impl FileStorage {
     /// # Errors
     /// `Busy`, or `Io`.
     pub fn widen(&self, wider: File) -> Result<()> {
-        let wider = Self::new(wider);
+        let wider = Self::with_claims(wider, self.claims);
         wider.claim(Access::Read)?;
         self.direct()
             .map_or(Ok(()), |direct| direct.widen(&wider.file))
@@ -112,53 +112,33 @@ impl FileStorage {
         }
     }
 
-    /// Claims the file against other openers, or changes the claim.
+    /// Claims the file, or the home whose header it is, or changes the claim.
     ///
     /// # Errors
-    /// `Busy` when another process, mount or host has claimed it; a former claim of ours is kept then.
-    pub fn claim(&self, access: Access) -> Result<()> {
-        if self.try_claim(Scope::File, access)? {
-            return Ok(());
+    /// `Busy` when another process, mount or host has a claim that excludes this one; a former claim of ours is kept then.
+    pub fn claim(&self, claim: impl Into<Claim>) -> Result<()> {
+        let claim = claim.into();
+        match self.claims.try_claim(&self.file, claim).context(|| "locking the backing file".into())? {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Busy, claim.refusal())),
         }
-        Err(Error::new(Kind::Busy, "in use: another mount, process or host has it open"))
     }
 
-    /// Claims the home whose header this file is: to use its keys, together with others, or to exchange them, alone. Says nothing
-    /// of the header itself, which changes its slots while the home is in use.
+    /// The same for a file that was opened by a `path` below `dir`: `false` if another file has that name by now.
     ///
     /// # Errors
-    /// `Busy`.
-    pub fn claim_home(&self, access: Access) -> Result<()> {
-        if self.try_claim(Scope::Home, access)? {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Busy,
-            match access {
-                Access::Read => {
-                    "another process or host exchanges the keys of this VM folder's home, or converts its files"
-                }
-                Access::Write => {
-                    "a mount of another user or host, or one that cannot be asked, uses the VM folder: unmount it there first"
-                }
-            },
-        ))
+    /// As [`claim`](Self::claim), or `Io`.
+    pub fn claim_at(&self, dir: &File, path: &Path, claim: impl Into<Claim>) -> Result<bool> {
+        self.claim(claim)?;
+        file::is_at(dir, path, &self.file).context(|| format!("looking for {}", path.shown()))
     }
 
-    fn try_claim(&self, scope: Scope, access: Access) -> Result<bool> {
-        let claim = match access {
-            Access::Read => Claim::Shared,
-            Access::Write => Claim::Exclusive,
-        };
-        file::try_claim(&self.file, scope, claim).context(|| "locking the backing file".into())
-    }
-
-    /// Whether nobody else has the file claimed, for reading or for writing.
+    /// Whether no other opener has the file claimed, for reading or for writing.
     ///
     /// # Errors
     /// `Io`.
     pub fn is_unclaimed(&self) -> Result<bool> {
-        file::is_unclaimed(&self.file).context(|| "asking for locks on the backing file".into())
+        self.claims.is_unclaimed(&self.file).context(|| "asking for locks on the backing file".into())
     }
 
     /// Bytes that the file occupies on its medium.

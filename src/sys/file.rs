@@ -8,6 +8,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -67,46 +68,13 @@ fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
     }
 }
 
-/// How a file is claimed against other openers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Claim {
-    /// Together with others who claim it so.
-    Shared,
-    /// Alone.
-    Exclusive,
-}
-
-/// What is claimed. Claims on the one are no hindrance to claims on the other.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Scope {
-    /// The file itself.
-    File,
-    /// The home whose header the file is, its keys and all that is sealed under them.
-    Home,
-}
-
-impl Scope {
-    /// First byte and length of the lock. Locks are on numbers: what a file has there, or whether, does not matter.
-    fn range(self) -> (libc::off_t, libc::off_t) {
-        const HOME: libc::off_t = 1 << 62;
-        match self {
-            Self::File => (0, HOME),
-            Self::Home => (HOME, 1),
-        }
-    }
-}
-
-/// Claims a file by an open-file-description lock, without waiting. It is released when `file` is closed.
-/// Claiming again changes the claim. On network file systems it holds across hosts. `false`: someone else has it.
+/// Locks a range of a file for its open file description, without waiting, or changes that lock; it is released when `file` is closed.
+/// On network file systems it holds across hosts. `false`: another one has a lock that excludes this one.
 ///
 /// # Errors
 /// The system's.
-pub fn try_claim(file: &File, scope: Scope, claim: Claim) -> io::Result<bool> {
-    let kind = match claim {
-        Claim::Shared => libc::F_RDLCK,
-        Claim::Exclusive => libc::F_WRLCK,
-    };
-    let lock = lock_on(scope, kind)?;
+pub fn try_lock(file: &File, range: Range<i64>, is_exclusive: bool) -> io::Result<bool> {
+    let lock = lock_on(range, if is_exclusive { libc::F_WRLCK } else { libc::F_RDLCK })?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
     match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }) {
         Ok(_) => Ok(true),
@@ -115,21 +83,21 @@ pub fn try_claim(file: &File, scope: Scope, claim: Claim) -> io::Result<bool> {
     }
 }
 
-/// Whether nobody else has claimed the file.
+/// Whether no other open file description has a lock in this range.
 ///
 /// # Errors
 /// The system's.
-pub fn is_unclaimed(file: &File) -> io::Result<bool> {
-    let mut lock = lock_on(Scope::File, libc::F_WRLCK)?;
+pub fn is_unlocked(file: &File, range: Range<i64>) -> io::Result<bool> {
+    let mut lock = lock_on(range, libc::F_WRLCK)?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
     Ok(libc::c_int::from(lock.l_type) == libc::F_UNLCK)
 }
 
-fn lock_on(scope: Scope, kind: libc::c_int) -> io::Result<libc::flock> {
+fn lock_on(range: Range<i64>, kind: libc::c_int) -> io::Result<libc::flock> {
     // SAFETY: `flock` is plain data for which all-zero bytes are valid. Zero as `l_whence` is SEEK_SET.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    (lock.l_start, lock.l_len) = scope.range();
+    (lock.l_start, lock.l_len) = (range.start, range.end - range.start);
     lock.l_type = i16::try_from(kind).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     Ok(lock)
 }
@@ -291,26 +259,6 @@ pub fn is_at(root: impl AsFd, path: &Path, file: &File) -> io::Result<bool> {
 mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
-
-    #[test]
-    fn a_claim_shuts_out_the_second_opener_until_it_is_closed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk");
-        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
-        let first = open();
-        assert!(try_claim(&first, Scope::File, Claim::Shared).unwrap());
-        assert!(try_claim(&open(), Scope::File, Claim::Shared).unwrap(), "readers share");
-        assert!(try_claim(&first, Scope::File, Claim::Exclusive).unwrap(), "the other reader is closed again");
-        assert!(!try_claim(&open(), Scope::File, Claim::Shared).unwrap());
-        assert!(is_unclaimed(&first).unwrap(), "an own claim is not someone else's");
-        assert!(!is_unclaimed(&open()).unwrap());
-        let other = open();
-        assert!(try_claim(&other, Scope::Home, Claim::Exclusive).unwrap(), "of the home, nothing was claimed");
-        assert!(!try_claim(&first, Scope::Home, Claim::Shared).unwrap());
-        drop(first);
-        assert!(is_unclaimed(&open()).unwrap(), "a home is claimed, its header's file is not");
-        assert!(try_claim(&open(), Scope::File, Claim::Exclusive).unwrap());
-    }
 
     #[test]
     fn nothing_outside_the_root_opens() {

@@ -16,10 +16,11 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::storage::{Access, FileStorage, Storage};
+use crate::storage::claims::{Claim, Claims, FileLocks};
+use crate::storage::{FileStorage, Storage};
 use crate::store::disk::{DeepRekey, Disk, LockedDisk};
 use crate::store::plain_file::PlainFile;
-use crate::sys::file::{is_at, open_beneath};
+use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::component::Component;
 use crate::vm::folder;
@@ -226,17 +227,17 @@ impl Workplace for Unmounted {
     }
 
     fn claim(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
-        Ok(Box::new(claim_backing(&self.folder, component)?))
+        Ok(Box::new(claim_backing(&self.folder, component, &FileLocks)?))
     }
 
     fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
-        claim_unused(&self.folder, component)
+        claim_unused(&self.folder, component, &FileLocks)
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
-        let storage = claim_backing(&self.folder, &Component::Disk(path.to_path_buf()))?;
+        let storage = claim_backing(&self.folder, &Component::Disk(path.to_path_buf()), &FileLocks)?;
         Ok(Box::new(DiskAlone::open(storage, keks, Engine::default())?))
     }
 
@@ -251,18 +252,18 @@ impl Workplace for Unmounted {
 ///
 /// # Errors
 /// As [`Workplace::claim`].
-pub fn claim_unused(folder: &File, component: &Component) -> Result<Box<dyn Claimed>> {
-    let claimed = claim_backing(folder, component)?;
+pub fn claim_unused(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<Box<dyn Claimed>> {
+    let claimed = claim_backing(folder, component, claims)?;
     if *component == Component::Home {
         for file in scan::home_files(folder)? {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             if let Ok(open) = open_beneath(folder, &file, flags, Mode::empty())
-                && !FileStorage::new(open).is_unclaimed()?
+                && !FileStorage::with_claims(open, claims).is_unclaimed()?
             {
                 return Err(Error::new(Kind::Busy, format!("{} is open", file.shown())));
             }
         }
-        claimed.claim_home(Access::Write)?;
+        claimed.claim(Claim::HomeExclusive)?;
     }
     Ok(Box::new(claimed))
 }
@@ -271,14 +272,13 @@ pub fn claim_unused(folder: &File, component: &Component) -> Result<Box<dyn Clai
 ///
 /// # Errors
 /// As [`Workplace::claim`].
-pub fn claim_backing(folder: &File, component: &Component) -> Result<FileStorage> {
+pub fn claim_backing(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<FileStorage> {
     let path = component.header_file();
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.shown()))?;
-    let storage = FileStorage::new(file);
-    storage.claim(Access::Write).context(|| path.shown().to_string())?;
+    let storage = FileStorage::with_claims(file, claims);
     // A conversion may have replaced it between its opening and the claim.
-    if !is_at(folder, path, storage.file()).context(|| format!("looking for {}", path.shown()))? {
+    if !storage.claim_at(folder, path, Claim::Exclusive).context(|| path.shown().to_string())? {
         return Err(Error::new(Kind::Busy, format!("{} was replaced by another process", path.shown())));
     }
     Ok(storage)

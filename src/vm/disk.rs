@@ -38,13 +38,12 @@ pub fn is_disk(file: &File) -> Result<bool> {
 /// # Errors
 /// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged.
 pub fn open(
-    file: File,
+    mut storage: FileStorage,
     access: Access,
     keyring: &Keyring,
     engine: Engine,
     backing_io: BackingIo,
 ) -> Result<Disk<FileStorage>> {
-    let mut storage = FileStorage::new(file);
     storage.claim(access)?;
     if backing_io == BackingIo::Direct {
         storage.bypass_cache();

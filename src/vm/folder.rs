@@ -17,6 +17,7 @@ use crate::format::header::{
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
 use crate::provider::{KeyProvider, NewKey};
+use crate::storage::claims::{Claim, Claims};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
 use crate::sys::file::{entries, is_at, open_beneath};
@@ -131,7 +132,7 @@ pub(crate) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
     let fill = |storage: &FileStorage| {
         storage.claim(Access::Write)?;
         if name == HOME_FILE {
-            storage.claim_home(Access::Write)?;
+            storage.claim(Claim::HomeExclusive)?;
         }
         header_area::create(storage, header, dek)
     };
@@ -263,16 +264,16 @@ pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
     read_header(dir, HOME_FILE)
 }
 
-/// Claims a VM folder's home for using its keys, and then reads its header. Until the file that is returned is closed, nobody
-/// gives the home another DEK, on this host or another. `None` when the directory is not encrypted.
+/// Claims a VM folder's home for using its keys, and then reads its header. Until the file that is returned is closed, no process
+/// on this host or another gives the home another DEK. `None` when the directory is not encrypted.
 ///
 /// # Errors
 /// `Busy` while someone does that, or those of [`HomeState::of`] and [`header_area::load`].
-pub fn use_home(dir: &File) -> Result<Option<(FileStorage, StoredHeader)>> {
-    let Some(claim) = open_header(dir, HOME_FILE)? else { return Ok(None) };
-    claim.claim_home(Access::Read)?;
+pub fn use_home(dir: &File, claims: &'static dyn Claims) -> Result<Option<(FileStorage, StoredHeader)>> {
+    let Some(header) = open_header(dir, HOME_FILE)? else { return Ok(None) };
+    let claim = FileStorage::with_claims(header.into_file(), claims);
     // It may have been turned into another state, or have gone, between its opening and the claim.
-    if !is_at(dir, Path::new(HOME_FILE), claim.file()).context(|| format!("looking for {HOME_FILE}"))? {
+    if !claim.claim_at(dir, Path::new(HOME_FILE), Claim::HomeInUse)? {
         return Err(Error::new(Kind::Busy, "another process converts this VM folder"));
     }
     HomeState::of(dir)?;

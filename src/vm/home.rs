@@ -15,6 +15,7 @@ use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header, is_home_file as begins_home_file};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
+use crate::storage::claims::Claims;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::store::plain_file::PlainFile;
@@ -36,9 +37,13 @@ impl Home {
     ///
     /// # Errors
     /// `NotFound`, `Busy` while its DEK is exchanged, those of `dek_of`, or of reading the header.
-    pub fn open(dir: &File, dek_of: impl FnOnce(&UnverifiedHeader) -> Result<Arc<Dek>>) -> Result<Self> {
-        let (claim, stored) =
-            folder::use_home(dir)?.ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
+    pub fn open(
+        dir: &File,
+        claims: &'static dyn Claims,
+        dek_of: impl FnOnce(&UnverifiedHeader) -> Result<Arc<Dek>>,
+    ) -> Result<Self> {
+        let (claim, stored) = folder::use_home(dir, claims)?
+            .ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
         let dek = dek_of(&stored.header)?;
         let header = stored.header.verify(&dek)?;
         Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, _claim: claim })
@@ -60,13 +65,12 @@ pub fn is_home_file(file: &File) -> Result<bool> {
 /// # Errors
 /// `Busy` when another opener has it, `Corrupt` for a file that this home did not write.
 pub fn open(
-    file: File,
+    storage: FileStorage,
     access: Access,
     keys: &HomeKeys,
     disk_names: &DiskNames,
     name: impl FnOnce() -> String,
 ) -> Result<HomeFile<FileStorage>> {
-    let storage = FileStorage::new(file);
     storage.claim(access)?;
     let home_file = HomeFile::open(storage, keys)?;
     // Zeros in place of a header: lost in a crash, or what many a disk in the clear begins with, which a first write would

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use vmcryptfs::sys::file::{Claim, Scope, try_claim};
+use vmcryptfs::storage::claims::{Claim, Claims, FileLocks};
 
 use crate::host::Host;
 
@@ -121,7 +121,7 @@ fn what_someone_else_uses_is_not_rekeyed() {
     let host = Host::with_vm();
     let before = std::fs::read(host.path("web01/vmcryptfs.home")).unwrap();
     let user = File::open(host.path("web01/root.raw")).unwrap();
-    assert!(try_claim(&user, Scope::File, Claim::Shared).unwrap());
+    assert!(FileLocks.try_claim(&user, Claim::Shared).unwrap());
     host.refuses(&["rekey", host.path("web01")], 6, "root.raw");
     assert_eq!(std::fs::read(host.path("web01/vmcryptfs.home")).unwrap(), before, "refused before anything changed");
     drop(user);

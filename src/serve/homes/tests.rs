@@ -5,6 +5,7 @@ use super::*;
 use crate::error::{Error, Kind};
 use crate::serve::{OpenFile, Options};
 use crate::storage::Access;
+use crate::storage::claims::{Claim, FileLocks};
 use crate::store::buffer::request_buffer;
 use crate::vm::access::{Unmounted, Workplace};
 use crate::vm::component::Component;
@@ -120,10 +121,10 @@ fn a_file_that_is_open_keeps_its_home_in_use() {
     let dir = folder::open_dir(&store.path("web01")).unwrap();
     let header = File::options().read(true).write(true).open(store.path("web01").join(HOME_FILE)).unwrap();
     let header = crate::storage::FileStorage::new(header);
-    assert_busy(header.claim_home(Access::Write), "unmount it there first");
+    assert_busy(header.claim(Claim::HomeExclusive), "unmount it there first");
     drop(open);
-    header.claim_home(Access::Write).unwrap();
-    assert_busy(folder::use_home(&dir), "another process or host exchanges the keys");
+    header.claim(Claim::HomeExclusive).unwrap();
+    assert_busy(folder::use_home(&dir, &FileLocks), "another process or host exchanges the keys");
 }
 
 /// The kernel reports a close after the program that closed has continued.

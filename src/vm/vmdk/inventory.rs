@@ -237,11 +237,17 @@ impl Folder<'_> {
         let file = open_file(self.dir, found.path.as_os_str())?;
         Ok(Arc::new(if found.is_disk {
             let way = BackingIo::Buffered;
-            Opened::Disk(Box::new(disk::open(file, Access::Read, self.keyring, Engine::default(), way)?))
+            Opened::Disk(Box::new(disk::open(
+                FileStorage::new(file),
+                Access::Read,
+                self.keyring,
+                Engine::default(),
+                way,
+            )?))
         } else {
             // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.
             let names = DiskNames::default();
-            Opened::Home(Box::new(home::open(file, Access::Read, self.keys, &names, || {
+            Opened::Home(Box::new(home::open(FileStorage::new(file), Access::Read, self.keys, &names, || {
                 found.path.shown().to_string()
             })?))
         }))

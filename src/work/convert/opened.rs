@@ -12,6 +12,7 @@ use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
+use crate::storage::claims::Claim;
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
@@ -210,7 +211,7 @@ impl OpenHome {
     /// # Errors
     /// `Busy`.
     pub(super) fn claim_alone(&self) -> Result<()> {
-        self.claim.claim_home(Access::Write)
+        self.claim.claim(Claim::HomeExclusive)
     }
 }
 

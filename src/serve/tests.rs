@@ -1,0 +1,92 @@
+//! All claims go through one seam, whatever keeps them.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use super::*;
+use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::format::names::DiskNames;
+use crate::key::ProviderName;
+use crate::provider;
+use crate::sector::SectorSize;
+use crate::storage::claims::Claim;
+use crate::storage::{Access, FileStorage, Storage};
+use crate::vm::access::Workplace;
+use crate::vm::component::Component;
+use crate::vm::disk::{self, NewDisk};
+
+/// Claims that are kept nowhere: what was claimed is recorded, and claims of one kind may be refused.
+#[derive(Debug, Default)]
+struct Recorder {
+    claimed: Mutex<Vec<Claim>>,
+    refused: Mutex<Option<Claim>>,
+}
+
+impl Recorder {
+    fn take(&self) -> Vec<Claim> {
+        std::mem::take(&mut self.claimed.lock().unwrap())
+    }
+}
+
+impl Claims for Recorder {
+    fn try_claim(&self, _: &File, claim: Claim) -> io::Result<bool> {
+        self.claimed.lock().unwrap().push(claim);
+        Ok(*self.refused.lock().unwrap() != Some(claim))
+    }
+
+    fn is_unclaimed(&self, _: &File) -> io::Result<bool> {
+        Ok(true)
+    }
+}
+
+fn assert_busy<T>(result: Result<T>) {
+    assert_eq!(result.err().expect("not refused").kind(), Kind::Busy);
+}
+
+#[test]
+fn every_claim_of_a_served_folder_goes_through_its_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, vm) = (dir.path().join("config.toml"), dir.path().join("web01"));
+    provider::add_native(&config, &ProviderName::new("local").unwrap(), true).unwrap();
+    let providers = || Providers::load(&config).unwrap();
+    folder::create(&vm, &providers().default_provider().unwrap().1, &DiskNames::default()).unwrap();
+    let recorder: &'static Recorder = Box::leak(Box::default());
+    let served = ServedFolder::open(&vm, providers(), Options { claims: recorder, ..Options::default() }).unwrap();
+    served.retry_locked().unwrap();
+    File::create_new(vm.join("notes")).unwrap();
+    drop(served.open_at(Path::new("notes"), Access::Write).unwrap());
+    assert_eq!(recorder.take(), [Claim::HomeInUse, Claim::Exclusive]);
+
+    let home = served.home_at(Path::new("a.raw")).unwrap();
+    let (key_id, kek) = served.keyring().kek(&home.header).unwrap();
+    let new = NewDisk {
+        sector_size: SectorSize::DEFAULT,
+        plain_len: 4096,
+        label: String::new(),
+        mode: 0o600,
+        durable: false,
+    };
+    let (file, header, dek) = disk::create(served.root(), "a.raw".as_ref(), &new, &key_id, kek.as_ref()).unwrap();
+    served.keyring().insert(header.uuid, dek);
+    assert_eq!(FileStorage::new(file).len().unwrap(), DEFAULT_DATA_OFFSET + 4096);
+    let disk = Path::new("a.raw");
+    let reader = served.open_at(disk, Access::Read).unwrap();
+    let (online, _) = served.vm_at(Path::new("")).unwrap();
+    drop(online.claim(&Component::Disk(disk.into())).unwrap());
+    assert_eq!(recorder.take(), [Claim::Shared, Claim::Exclusive, Claim::Shared], "upgraded, downgraded");
+    let elsewhere = FileStorage::new(File::open(vm.join(disk)).unwrap());
+    assert!(elsewhere.is_unclaimed().unwrap(), "there are no file locks beside them");
+
+    *recorder.refused.lock().unwrap() = Some(Claim::Exclusive);
+    assert_busy(served.open_at(disk, Access::Write));
+    assert_busy(online.claim(&Component::Disk(disk.into())));
+    assert_busy(online.claim(&Component::Home));
+    served.open_at(disk, Access::Read).unwrap();
+    drop(reader);
+    *recorder.refused.lock().unwrap() = Some(Claim::HomeInUse);
+    online.forget(&served.components().unwrap().iter().find_map(|found| found.unverified().cloned()).unwrap());
+    served.unlock(None).unwrap();
+    assert_busy(served.home_at(disk));
+}
