@@ -80,11 +80,11 @@ pip_install() {
     "$python_environment/bin/pip" install --quiet --disable-pip-version-check "$@"
 }
 
-# An independent reader of VMware's sparse disks: Debian does not package it.
-require_vmdk_oracle() {
-    if ! "$python_environment/bin/python" -c 'import dissect.hypervisor' 2>/dev/null; then
-        echo "Installing dissect.hypervisor into $python_environment"
-        pip_install 'dissect.hypervisor==3.21'
+# An independent reader of VMware's sparse disks, and the parser of metrics that Prometheus itself has.
+require_python_oracles() {
+    if ! "$python_environment/bin/python" -c 'import dissect.hypervisor, prometheus_client' 2>/dev/null; then
+        echo "Installing dissect.hypervisor and prometheus-client into $python_environment"
+        pip_install 'dissect.hypervisor==3.21' 'prometheus-client==0.26.0'
     fi
     export VMDK_TEST_PYTHON=$python_environment/bin/python
 }

@@ -18,6 +18,7 @@ mod key;
 mod lock;
 mod log;
 mod manual;
+mod metrics;
 mod mount;
 mod place;
 mod plan;
@@ -78,6 +79,8 @@ enum Verb {
     Unlock(lock::UnlockArgs),
     /// Wipe keys of a mount's components from memory
     Lock(lock::LockArgs),
+    /// Print what mounts have counted, for Prometheus
+    Metrics(metrics::MetricsArgs),
     /// Show key and lock events
     Events(events::EventsArgs),
     /// Show what the headers of a VM folder or a disk say, and which disks and files a VM has
@@ -171,6 +174,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::Status(args) => status::run(&args),
         Verb::Unlock(args) => lock::unlock(&args),
         Verb::Lock(args) => lock::lock(&args),
+        Verb::Metrics(args) => metrics::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Info(args) => info::run(&args, &config),
         Verb::Check(args) => check::run(&args, &config()?),

@@ -7,10 +7,10 @@ pub mod local;
 pub mod mounts;
 mod work;
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::DirBuilder;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -23,12 +23,14 @@ use crate::event;
 use crate::format::header::{ComponentKind, Shape};
 use crate::fs::FileSystem;
 use crate::key::KeyName;
+use crate::metrics::{self, Family};
 use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
 use crate::provider::Notice;
 use crate::sector;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
+use crate::sys::socket::SocketPath;
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
 use crate::timestamp::Timestamp;
@@ -47,6 +49,9 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a mount waits before it takes another request, where one could not be taken.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
+/// What a mount says to a request of a version that is newer than its own.
+const NOT_UNDERSTOOD: &str = "request not understood";
+
 /// What can be asked.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
@@ -55,6 +60,8 @@ pub enum Request {
     Status,
     /// What is mounted, and where; answered by `Serving`.
     Introduce,
+    /// What its process counted; answered by `Metrics`.
+    Metrics,
     /// Work on components; answered by `Progress`, any number of times, and at last `Done`. It stops at its next safe point when
     /// the asking side closes its sending half, or altogether.
     Work {
@@ -104,6 +111,11 @@ pub enum Answer {
     Done {
         /// In the form of that work.
         outcome: serde_json::Value,
+    },
+    /// To `Metrics`.
+    Metrics {
+        /// All of them.
+        families: Vec<Family>,
     },
     /// To every other request that does not fail.
     Status(MountStatus),
@@ -228,23 +240,6 @@ fn socket_path((major, minor): (u32, u32)) -> Result<PathBuf> {
     Ok(socket_dir()?.join(format!("{major}-{minor}.sock")))
 }
 
-/// A socket that is removed when the mount ends.
-pub struct ControlSocket {
-    path: PathBuf,
-    /// Device and inode number.
-    id: (u64, u64),
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // A mount that was made since may have this one's number, and so its path. A leftover does no harm: the next mount
-        // with this number replaces it.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.id) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// The mount that a process serves.
 #[derive(Clone)]
 struct Served {
@@ -264,18 +259,16 @@ impl Served {
 }
 
 /// Answers requests about the mount with a device number, made on `mountpoint`, on a thread of its own, for as long as the process
-/// lives.
+/// lives. The socket is removed with what is returned.
 ///
 /// # Errors
 /// `Io`.
-pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path, device: (u32, u32)) -> Result<ControlSocket> {
+pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path, device: (u32, u32)) -> Result<SocketPath> {
     let served = Served { device, mountpoint: mountpoint.to_path_buf() };
     let path = socket_path(device)?;
-    let _ = std::fs::remove_file(&path); // of a mount that died
-    let listener = UnixListener::bind(&path).context(|| format!("making control socket {}", path.shown()))?;
-    std::fs::set_permissions(&path, Permissions::from_mode(0o600))
-        .context(|| "protecting the control socket".into())?;
-    let made = std::fs::symlink_metadata(&path).context(|| "looking at the control socket".into())?;
+    // A mount that ended may have had this one's number, and so its path.
+    let (listener, socket) =
+        SocketPath::replace(&path).context(|| format!("making control socket {}", path.shown()))?;
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
@@ -288,7 +281,7 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path, device: (u32, u32)) -> Resu
             }
         })
         .context(|| "starting the control thread".into())?;
-    Ok(ControlSocket { path, id: (made.dev(), made.ino()) })
+    Ok(socket)
 }
 
 /// Each on its own: one may wait for a key server, another for the end of the mount.
@@ -316,7 +309,7 @@ fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()
             Err(Error::new(Kind::Io, "the mount failed at this: this is a bug, please report it with the mount's log"))
         })
         .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
-        Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("request not understood: {error}") },
+        Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("{NOT_UNDERSTOOD}: {error}") },
     };
     let sent = send(&mut stream, &answer);
     drop(answer);
@@ -329,6 +322,48 @@ fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()
 /// # Errors
 /// `NotFound` when nothing of ours is mounted there, `Io` when its process does not answer, or what it answers.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
+    let answer = answer_to(mountpoint, request)?;
+    if let Answer::Status(status) = answer { Ok(status) } else { Err(other_version()) }
+}
+
+/// What the process that serves a mount has counted.
+///
+/// # Errors
+/// As [`ask`]; `Unsupported` for a mount of a version that counts nothing.
+pub fn metrics(mountpoint: &Path) -> Result<Vec<Family>> {
+    match answer_to(mountpoint, &Request::Metrics) {
+        Ok(Answer::Metrics { families }) => Ok(families),
+        Ok(_) => Err(other_version()),
+        Err(error) if error.kind() == Kind::Invalid && error.to_string().starts_with(NOT_UNDERSTOOD) => {
+            let at = mountpoint.shown();
+            let text =
+                format!("the mount on {at} is of an older version of vmcryptfs, which has no metrics: mount it again");
+            Err(Error::new(Kind::Unsupported, text))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Mountpoints of all mounts that this user's processes serve.
+///
+/// # Errors
+/// `Io`.
+pub fn own_mountpoints() -> Result<Vec<PathBuf>> {
+    let mut own = Vec::new();
+    for mount in mounts::all()?.into_iter().filter(|mount| mount.root == Path::new("/")) {
+        if socket_path(mount.device)?.exists() {
+            own.push(mount);
+        }
+    }
+    own.dedup_by_key(|mount| mount.device);
+    Ok(own.into_iter().map(|mount| mount.mountpoint).collect())
+}
+
+fn other_version() -> Error {
+    Error::new(Kind::Invalid, "an answer of another version of vmcryptfs")
+}
+
+fn answer_to(mountpoint: &Path, request: &Request) -> Result<Answer> {
     let path = socket_path(mounts::find(mountpoint)?.device)?;
     let doing = || format!("asking the mount on {} through {}", mountpoint.shown(), path.shown());
     // A request may take its time, but whether there is anyone to take it shows soon.
@@ -340,10 +375,7 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<MountStatus> {
     let line = receive(&stream, PATIENCE).context(doing)?;
     match serde_json::from_str(&line) {
         Ok(Answer::Error { kind, message }) => Err(Error::new(kind, message)),
-        Ok(Answer::Status(status)) => Ok(status),
-        Ok(Answer::Serving { .. } | Answer::Progress { .. } | Answer::Done { .. }) => {
-            Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs"))
-        }
+        Ok(answer) => Ok(answer),
         Err(error) => Err(Error::with_source(Kind::Invalid, "an answer of another version of vmcryptfs", error)),
     }
 }
@@ -416,6 +448,7 @@ fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mu
         Request::Unlock { path } => fs.served().unlock(path.as_deref())?,
         Request::Lock { path } => fs.served().lock(path.as_deref())?,
         Request::Introduce => return work::identity(fs, &served.mountpoint()),
+        Request::Metrics => return Ok(Answer::Metrics { families: metrics::of_mount(fs) }),
         Request::Work { work } => return work::serve(fs, work, stream),
     };
     Ok(Answer::Status(status_of(&found, fs)))

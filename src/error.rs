@@ -15,7 +15,7 @@ use crate::text;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What a caller can do about an [`Error`]. Its names in JSON are part of the control socket's protocol.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Another writer, process or host holds what was asked for.
@@ -42,6 +42,26 @@ pub enum Kind {
     Stopped,
     /// Well-formed, but not what this version or this machine can do.
     Unsupported,
+}
+
+impl Kind {
+    /// As JSON and metrics have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Corrupt => "corrupt",
+            Self::Denied => "denied",
+            Self::Exists => "exists",
+            Self::Invalid => "invalid",
+            Self::Io => "io",
+            Self::KeyRejected => "key-rejected",
+            Self::KeyUnavailable => "key-unavailable",
+            Self::NotFound => "not-found",
+            Self::ReadOnly => "read-only",
+            Self::Stopped => "stopped",
+            Self::Unsupported => "unsupported",
+        }
+    }
 }
 
 /// A kind, a sentence that says what was found and what was expected, and the error beneath.
@@ -188,6 +208,13 @@ impl<T> Context<T> for rustix::io::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_kinds_are_those_of_json() {
+        for kind in [Kind::Busy, Kind::KeyRejected, Kind::KeyUnavailable, Kind::NotFound, Kind::ReadOnly, Kind::Io] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
+        }
+    }
 
     #[test]
     fn context_keeps_kind_and_errno() {

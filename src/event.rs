@@ -20,6 +20,7 @@
 //! An event tells of something that has happened, so one that cannot be written does not undo it: what was done stays
 //! done and is reported as such, and the failure is told at once on standard error, or in a mount's log, and by `status`.
 
+pub mod counts;
 mod journal;
 mod log;
 pub mod reader;
@@ -291,9 +292,11 @@ impl Event {
     fn record(&self, failure: Option<&Error>) {
         let record = self.recorded(failure, Timestamp::now());
         let operation = record.operation.clone();
+        counts::add(self.operation, failure.is_some());
         let told =
             writer::append(record).err().map(|error| format!("event {operation} is not recorded: {}", error.chain()));
         if let Some(told) = &told {
+            counts::add_unrecorded();
             tracing::error!("{told}");
         }
         *UNRECORDED.lock() = told;

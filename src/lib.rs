@@ -37,6 +37,8 @@ pub mod fuse;
 
 pub mod operations;
 
+pub mod metrics;
+
 pub mod control;
 
 pub mod cli;

@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod config;
+pub mod fetches;
 pub mod kinds;
 pub mod primary_key;
 mod private_file;
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use std::{fmt, fs, thread};
 
 use parking_lot::Mutex;
@@ -349,14 +351,17 @@ impl Providers {
 /// The one way to a KEK that a component needs, whoever asks and however the provider is: what is to be known of every
 /// fetch, or decided over it, belongs here.
 fn fetch_through(provider: &std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>, id: &KeyId) -> Result<Arc<dyn Kek>> {
-    match provider {
+    let begun = Instant::now();
+    let fetched = match provider {
         Ok(provider) => provider.fetch_key(id),
         Err(error) => Err(Error::with_source(
             error.kind(),
             format!("key provider {} cannot be used", id.provider()),
             Arc::clone(error),
         )),
-    }
+    };
+    fetches::add(id.provider(), fetched.as_ref().err().map(Error::kind), begun.elapsed());
+    fetched
 }
 
 /// The only place that knows all kinds.

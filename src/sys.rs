@@ -10,6 +10,7 @@ pub mod mount_table;
 #[path = "../tests/testkit/not_run.rs"]
 pub(crate) mod not_run;
 pub mod process;
+pub mod socket;
 pub mod thread;
 
 pub use memory::{AlignedBuffer, SecretBytes};

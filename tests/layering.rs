@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "text",
     "timestamp",
     "error",
@@ -33,6 +33,7 @@ const LAYERS: [&str; 22] = [
     "fs",
     "fuse",
     "operations",
+    "metrics",
     "control",
     "cli",
 ];
@@ -41,13 +42,14 @@ const LAYERS: [&str; 22] = [
 const IN_TESTS_ONLY: (&str, &str) = ("serve", "work");
 
 /// What only some files may name, and whether as a macro: `println` is one with `!` behind it.
-const RESERVED: [(&[&str], bool, &[&str]); 9] = [
+const RESERVED: [(&[&str], bool, &[&str]); 10] = [
     (&["fuser"], false, &["fuse"]),
     (&["clap", "clap_complete", "clap_mangen"], false, &["cli"]),
     (&["aes", "xts_mode", "aws_lc_rs", "aws_lc_sys", "argon2"], false, &["crypto"]),
     (&["unsafe"], false, &["sys", "crypto/xts/aws_lc.rs", "crypto/xts/vaes.rs"]),
     (&["print", "println", "eprint", "eprintln", "dbg"], true, &["cli"]),
-    (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "operations", "control", "cli"]),
+    (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "operations", "metrics", "control", "cli"]),
+    (&["prometheus_client"], false, &["metrics"]),
     // A name goes to a terminal or a log by `shown()` of `text::Show`; what becomes JSON may fail to.
     (&["display"], false, &["text"]),
     (&["json"], true, &["text"]),

@@ -4,6 +4,7 @@ pub(super) mod helper;
 mod ready;
 mod words;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -29,10 +30,12 @@ use crate::fuse::mount::{MountSpec, Own, Unmount, unmount};
 use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
+use crate::metrics;
 use crate::operations::unlocking::keep_unlocking;
 use crate::provider::{Providers, config};
 use crate::serve::{Options, ServedFolder};
 use crate::storage::BackingIo;
+use crate::sys::socket::SocketPath;
 use crate::sys::{memory, process};
 use crate::text::Show;
 
@@ -79,6 +82,9 @@ pub(super) struct MountArgs {
     /// Mount a folder as a datastore although it holds files and no VM folder
     #[arg(long)]
     empty: bool,
+    /// Answer HTTP requests on this Unix socket with metrics (OpenMetrics text)
+    #[arg(long, value_name = "unix:PATH", value_parser = parse_metrics)]
+    metrics: Option<PathBuf>,
     /// Log file of a mount in the background
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
@@ -109,6 +115,11 @@ fn parse_wait(text: &str) -> std::result::Result<Duration, String> {
 
 fn parse_engine(text: &str) -> std::result::Result<Engine, String> {
     text.parse().map_err(|error: Error| error.to_string())
+}
+
+fn parse_metrics(text: &str) -> std::result::Result<PathBuf, String> {
+    let path = text.strip_prefix("unix:").filter(|path| !path.is_empty());
+    path.map(PathBuf::from).ok_or_else(|| format!("{text:?}, expected unix:PATH"))
 }
 
 fn parse_transport(text: &str) -> std::result::Result<Transport, String> {
@@ -158,7 +169,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
             Ok(ready)
         });
     match mounted {
-        Ok(Serving { session, _socket, .. }) => Event::of(EventName::Unmount).component(&args.folder).around(|_| {
+        Ok(Serving { session, _sockets, .. }) => Event::of(EventName::Unmount).component(&args.folder).around(|_| {
             let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
             session.join().unwrap_or_else(|_| Err(failed()))
         }),
@@ -173,7 +184,8 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
 /// A mount that is there.
 struct Serving {
     session: thread::JoinHandle<Result<()>>,
-    _socket: control::ControlSocket,
+    /// They are there for as long as the mount.
+    _sockets: (SocketPath, Option<SocketPath>),
     own: Own,
     /// What of it is locked, or does not show, a line each.
     notes: Vec<String>,
@@ -229,15 +241,27 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
         .name("session".into())
         .spawn(move || session.serve(stops))
         .context(|| "starting the thread that serves the mount".into())?;
-    let ready = session::answers(&args.mountpoint).and_then(|()| control::serve(fs, &args.mountpoint, own.device));
+    let ready = session::answers(&args.mountpoint)
+        .and_then(|()| Ok((control::serve(Arc::clone(&fs), &args.mountpoint, own.device)?, serve_metrics(args, fs)?)));
     match ready {
-        Ok(_socket) => Ok(Serving { session: serving, _socket, own, notes }),
+        Ok(_sockets) => Ok(Serving { session: serving, _sockets, own, notes }),
         Err(error) => {
             // The mount is of no use without its socket, and whoever asked for it is told why.
             let _ = own.unmount(Unmount::WhenUnused);
             Err(error)
         }
     }
+}
+
+fn serve_metrics(args: &MountArgs, fs: Arc<FileSystem>) -> Result<Option<SocketPath>> {
+    let Some(path) = &args.metrics else { return Ok(None) };
+    let mountpoint = absolute(&args.mountpoint)?;
+    let text = move || metrics::text(vec![(mountpoint.clone(), metrics::of_mount(&fs))]);
+    metrics::serve(path, text).map(Some)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).context(|| format!("resolving {}", path.shown()))
 }
 
 fn report(report: &Report) -> Result<()> {
@@ -247,7 +271,6 @@ fn report(report: &Report) -> Result<()> {
 
 /// Starts this program again in the foreground of a session of its own, and waits for its report.
 fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
-    let absolute = |path: &Path| std::path::absolute(path).context(|| format!("resolving {}", path.shown()));
     let (log, log_path) = open_log(args.log_file.as_deref())?;
     let mut command = Command::new("/proc/self/exe");
     command.arg0("vmcryptfs"); // what process lists show
@@ -259,6 +282,11 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     command.args(["--transport", args.transport.name(), "--backing-io", args.backing_io.name()]);
     command.args(args.threads.map(|threads| format!("--threads={threads}")));
     command.args(args.wait.map(|wait| format!("--wait={}ms", wait.as_millis())));
+    if let Some(metrics) = &args.metrics {
+        let mut socket = OsString::from("--metrics=unix:");
+        socket.push(absolute(metrics)?);
+        command.arg(socket);
+    }
     command.args(args.require_unlocked.then_some("--require-unlocked")).args(args.empty.then_some("--empty"));
     command.args(args.options.iter().flat_map(|option| ["-o", option]));
     command.arg("--").arg(absolute(&args.folder)?).arg(absolute(&args.mountpoint)?);

@@ -18,7 +18,9 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 
 use crate::control::mounts::{self, Mounted};
-use crate::control::{Answer, INTRODUCTION, MAX_LINE, PATIENCE, Request, receive, send, socket_dir, unanswered};
+use crate::control::{
+    Answer, INTRODUCTION, MAX_LINE, PATIENCE, Request, other_version, receive, send, socket_dir, unanswered,
+};
 use crate::error::{Context, Error, Kind, Result};
 use crate::operations::vm_task::VmTask;
 use crate::progress::OnProgress;
@@ -97,13 +99,10 @@ fn introduce(socket: &Path, device: (u32, u32), places: &Places) -> Option<Servi
     let mut stream = UnixStream::connect(socket).ok()?;
     send(&mut stream, &Request::Introduce).ok()?;
     // Whoever asked has gone by then, if it does not answer.
-    match serde_json::from_str(&receive(&stream, 2 * INTRODUCTION).ok()?).ok()? {
-        Answer::Serving { pid, mountpoint, device, inode, read_only } => {
-            let below = places.below(mounted, (device, inode))?.to_path_buf();
-            Some(Serving { mountpoint, pid, read_only, below, socket: socket.to_path_buf() })
-        }
-        Answer::Status { .. } | Answer::Progress { .. } | Answer::Done { .. } | Answer::Error { .. } => None,
-    }
+    let answer = serde_json::from_str(&receive(&stream, 2 * INTRODUCTION).ok()?).ok()?;
+    let Answer::Serving { pid, mountpoint, device, inode, read_only } = answer else { return None };
+    let below = places.below(mounted, (device, inode))?.to_path_buf();
+    Some(Serving { mountpoint, pid, read_only, below, socket: socket.to_path_buf() })
 }
 
 /// A path's directories, itself included, each with the rest of the path below it.
@@ -193,9 +192,7 @@ impl Serving {
                 }
                 Answer::Done { outcome } => return Ok(outcome),
                 Answer::Error { kind, message } => return Err(Error::new(kind, message)),
-                Answer::Status { .. } | Answer::Serving { .. } => {
-                    return Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs"));
-                }
+                Answer::Status { .. } | Answer::Serving { .. } | Answer::Metrics { .. } => return Err(other_version()),
             }
         }
     }

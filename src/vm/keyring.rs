@@ -347,6 +347,13 @@ impl Keyring {
         self.failures.lock().get(&uuid).cloned()
     }
 
+    /// How many components are known to be unlocked, and locked.
+    pub fn count(&self) -> (usize, usize) {
+        let states = self.states.read();
+        let unlocked = states.values().filter(|state| matches!(state, LockState::Unlocked(_))).count();
+        (unlocked, states.len() - unlocked)
+    }
+
     /// Whether the DEK of everything that is known is in memory.
     pub fn is_all_unlocked(&self) -> bool {
         self.states.read().values().all(|state| matches!(state, LockState::Unlocked(_)))

@@ -29,6 +29,7 @@ mod itself;
 mod json;
 mod keys;
 mod listing;
+mod metrics;
 mod mounting;
 mod names;
 mod nested;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::mount::{MountArgs, parse_threads, parse_wait};
+use crate::cli::mount::{MountArgs, parse_metrics, parse_threads, parse_wait};
 use crate::error::{Error, Kind, Result};
 use crate::text::Show;
 
@@ -27,6 +27,7 @@ impl MountArgs {
                 ("transport", true) => self.transport = value.parse()?,
                 ("backing-io", true) => self.backing_io = value.parse()?,
                 ("engine", true) => self.engine = Some(value.parse()?),
+                ("metrics", true) => self.metrics = Some(parse_metrics(value).map_err(|why| invalid(&word, &why))?),
                 ("threads", true) => self.threads = Some(parse_threads(value).map_err(|why| invalid(&word, &why))?),
                 ("wait", true) => self.wait = Some(parse_wait(value).map_err(|why| invalid(&word, &why))?),
                 ("require-unlocked", false) => self.require_unlocked = true,

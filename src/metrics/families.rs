@@ -1,0 +1,92 @@
+//! The families of a mount's process.
+
+use crate::error::Kind;
+use crate::event;
+use crate::fs::FileSystem;
+use crate::gate::counts;
+use crate::metrics::{Family, Sample, Value};
+use crate::provider::fetches;
+
+/// All that the process of a mount counts. Looks at nothing but memory, so it does not wait for storage or key servers.
+pub fn of_mount(fs: &FileSystem) -> Vec<Family> {
+    let mut families = vec![components(fs), unlocks(), operations()];
+    families.extend(key_fetches().into_iter().chain(events()));
+    families
+}
+
+fn components(fs: &FileSystem) -> Family {
+    let (unlocked, locked) = fs.served().keyring().count();
+    let states = [("unlocked", unlocked), ("locked", locked)];
+    let samples =
+        states.map(|(state, count)| sample([("state", state)], Value::Gauge(i64::try_from(count).unwrap_or(i64::MAX))));
+    family(
+        "vmcryptfs_components",
+        "Homes and disks whose key is in memory or is not, of those that were met so far",
+        samples,
+    )
+}
+
+fn unlocks() -> Family {
+    let unlocks = event::counts::all().into_iter().filter(|(name, ..)| *name == event::EventName::Unlock.word());
+    let samples = unlocks.map(|(_, failed, count)| sample([("result", result(failed))], Value::Counter(count)));
+    family(
+        "vmcryptfs_unlocks",
+        "Components that were unlocked, or could not be; the same failure again does not count",
+        samples,
+    )
+}
+
+fn key_fetches() -> [Family; 2] {
+    let all = |value: fn(fetches::Fetches) -> Value| {
+        let fetches = fetches::all().into_iter();
+        fetches.map(move |(provider, error, fetches)| {
+            sample([("provider", provider.as_str()), ("result", error.map_or("ok", Kind::word))], value(fetches))
+        })
+    };
+    let count = all(|fetches| Value::Counter(fetches.count));
+    let seconds = all(|fetches| Value::Seconds(fetches.total.as_secs_f64()));
+    [
+        family(
+            "vmcryptfs_key_fetches",
+            "Keys that a provider was asked for, by the kind of the error if there was one",
+            count,
+        ),
+        family("vmcryptfs_key_fetch_seconds", "How long that took", seconds),
+    ]
+}
+
+fn operations() -> Family {
+    let samples = counts::all().into_iter().map(|(name, ending, count)| {
+        let value = times(count.total.as_secs_f64(), counts::BOUNDS.into_iter(), &count.by_time);
+        sample([("operation", name), ("result", ending.word())], value)
+    });
+    family("vmcryptfs_operation_duration_seconds", "Operations on keys and components in this process", samples)
+}
+
+fn events() -> [Family; 2] {
+    let samples = event::counts::all()
+        .into_iter()
+        .map(|(name, failed, count)| sample([("event", name), ("result", result(failed))], Value::Counter(count)));
+    let unrecorded = Sample { labels: Vec::new(), value: Value::Counter(event::counts::unrecorded()) };
+    [
+        family("vmcryptfs_events", "Events of this process", samples),
+        family("vmcryptfs_event_failures", "Events that could not be recorded, or not in time", [unrecorded]),
+    ]
+}
+
+fn result(failed: bool) -> &'static str {
+    if failed { "failed" } else { "ok" }
+}
+
+fn times(sum: f64, bounds: impl Iterator<Item = f64>, by_time: &[u64]) -> Value {
+    let above = by_time.last().copied().unwrap_or(0);
+    Value::Times { sum, buckets: bounds.zip(by_time.iter().copied()).collect(), above }
+}
+
+fn sample<const N: usize>(labels: [(&str, &str); N], value: Value) -> Sample {
+    Sample { labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(), value }
+}
+
+fn family(name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) -> Family {
+    Family { name: name.to_owned(), help: help.to_owned(), samples: samples.into_iter().collect() }
+}
