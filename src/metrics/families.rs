@@ -1,17 +1,45 @@
 //! The families of a mount's process.
 
+use std::time::Duration;
+
 use crate::error::Kind;
 use crate::event;
 use crate::fs::FileSystem;
+use crate::fuse::counters;
 use crate::gate::counts;
 use crate::metrics::{Family, Sample, Value};
 use crate::provider::fetches;
 
 /// All that the process of a mount counts. Looks at nothing but memory, so it does not wait for storage or key servers.
 pub fn of_mount(fs: &FileSystem) -> Vec<Family> {
-    let mut families = vec![components(fs), unlocks(), operations()];
+    let mut families = requests();
+    families.extend([components(fs), unlocks(), operations()]);
     families.extend(key_fetches().into_iter().chain(events()));
     families
+}
+
+fn requests() -> Vec<Family> {
+    let counted = counters::snapshot();
+    let times = counted.operations.iter().map(|operation| {
+        let bounds = counters::BOUNDS.iter().map(Duration::as_secs_f64);
+        let value = times(operation.total.as_secs_f64(), bounds, &operation.by_time);
+        sample([("operation", operation.name)], value)
+    });
+    let bytes = [("read", counted.bytes_read), ("write", counted.bytes_written)];
+    let bytes = bytes.map(|(direction, count)| sample([("direction", direction)], Value::Counter(count)));
+    let errors = counted.errors.iter().map(|(errno, count)| {
+        let errno = errno.to_string();
+        sample([("errno", errno.as_str())], Value::Counter(*count))
+    });
+    vec![
+        family(
+            "vmcryptfs_request_duration_seconds",
+            "Requests of the kernel, from when they were read to their reply",
+            times,
+        ),
+        family("vmcryptfs_data_bytes", "Plaintext that was read and written", bytes),
+        family("vmcryptfs_request_errors", "Requests that failed, by the number of the error", errors),
+    ]
 }
 
 fn components(fs: &FileSystem) -> Family {
