@@ -22,8 +22,10 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event;
 use crate::format::header::{ComponentKind, Shape};
 use crate::fs::FileSystem;
+use crate::gate::{self, Principal, unwatched};
 use crate::key::KeyName;
 use crate::metrics::{self, Family};
+use crate::operations::keys_in_memory::{Lock, Unlock};
 use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
 use crate::provider::Notice;
@@ -445,8 +447,14 @@ fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mu
     let found = match request {
         Request::Status => return status(fs).map(Answer::Status),
         Request::WaitForEnd => fs.served().components()?,
-        Request::Unlock { path } => fs.served().unlock(path.as_deref())?,
-        Request::Lock { path } => fs.served().lock(path.as_deref())?,
+        Request::Unlock { path } => {
+            let unlock = Unlock { served: fs.served(), below: path.as_deref() };
+            gate::perform(unlock, Principal::of_peer(&*stream)?, &mut unwatched)?
+        }
+        Request::Lock { path } => {
+            let lock = Lock { served: fs.served(), below: path.as_deref() };
+            gate::perform(lock, Principal::of_peer(&*stream)?, &mut unwatched)?
+        }
         Request::Introduce => return work::identity(fs, &served.mountpoint()),
         Request::Metrics => return Ok(Answer::Metrics { families: metrics::of_mount(fs) }),
         Request::Work { work } => return work::serve(fs, work, stream),

@@ -7,6 +7,7 @@
 mod first_write;
 mod homes;
 mod lock;
+mod making;
 mod online;
 mod open;
 mod open_file;

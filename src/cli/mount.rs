@@ -24,14 +24,17 @@ use crate::control::mounts::Mounted;
 use crate::control::{self, mounts};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{self, Event, EventName};
+use crate::event::{self, EventName};
 use crate::fs::FileSystem;
 use crate::fuse::mount::{MountSpec, Own, Unmount, unmount};
 use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
 use crate::fuse::transport::Transport;
+use crate::gate::{self, Object, Operation, Principal, Trail, unwatched};
 use crate::metrics;
+use crate::operations::mount_ended;
 use crate::operations::unlocking::keep_unlocking;
+use crate::progress::OnProgress;
 use crate::provider::{Providers, config};
 use crate::serve::{Options, ServedFolder};
 use crate::storage::BackingIo;
@@ -157,27 +160,47 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
     if !args.foreground {
         return mount_in_background(args, config, verbose);
     }
-    let mounted =
-        Event::of(EventName::Mount).component(&args.folder).around(|_| start(args, config)).and_then(|ready| {
-            if args.report
-                && let Err(error) = report(&Report::Ready { notes: ready.notes.clone() })
-            {
-                // Whoever asked for the mount has gone, and expects none.
-                let _ = ready.own.unmount(Unmount::WhenUnused);
-                return Err(error);
-            }
-            Ok(ready)
-        });
+    let mounted = gate::perform(MountFolder { args, config }, Principal::Process, &mut unwatched).and_then(|ready| {
+        if args.report
+            && let Err(error) = report(&Report::Ready { notes: ready.notes.clone() })
+        {
+            // Whoever asked for the mount has gone, and expects none.
+            let _ = ready.own.unmount(Unmount::WhenUnused);
+            return Err(error);
+        }
+        Ok(ready)
+    });
     match mounted {
-        Ok(Serving { session, _sockets, .. }) => Event::of(EventName::Unmount).component(&args.folder).around(|_| {
+        Ok(Serving { session, _sockets, .. }) => {
             let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
-            session.join().unwrap_or_else(|_| Err(failed()))
-        }),
+            let served = session.join().unwrap_or_else(|_| Err(failed()));
+            mount_ended(&args.folder, &served);
+            served
+        }
         Err(error) if args.report => {
             report(&Report::Failed { kind: error.kind(), message: error.chain() })?;
             Err(error)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Mounts and serves.
+struct MountFolder<'a> {
+    args: &'a MountArgs,
+    config: &'a Path,
+}
+
+impl Operation for MountFolder<'_> {
+    const NAME: EventName = EventName::Mount;
+    type Outcome = Serving;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.args.folder.clone())
+    }
+
+    fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Serving> {
+        start(self.args, self.config)
     }
 }
 
@@ -348,9 +371,33 @@ const ENDING: Duration = Duration::from_secs(60);
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 pub(super) fn umount(args: &UmountArgs) -> Result<()> {
-    let mount = mount_on_or_of(&args.mountpoint)?;
+    let umount = UnmountFolder { mount: mount_on_or_of(&args.mountpoint)?, lazy: args.lazy };
+    gate::perform(umount, Principal::Process, &mut unwatched)
+}
+
+/// Unmounts. The mount's process records that it ended.
+struct UnmountFolder {
+    mount: Mounted,
+    lazy: bool,
+}
+
+impl Operation for UnmountFolder {
+    const NAME: EventName = EventName::Unmount;
+    type Outcome = ();
+
+    fn object(&self) -> Object {
+        Object::Folder(self.mount.source.clone())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<()> {
+        trail.in_parts();
+        end(&self.mount, self.lazy)
+    }
+}
+
+fn end(mount: &Mounted, lazy: bool) -> Result<()> {
     let process = control::watch(&mount.mountpoint);
-    let when = if args.lazy { Unmount::WhenUnused } else { Unmount::Now };
+    let when = if lazy { Unmount::WhenUnused } else { Unmount::Now };
     unmount(&mount.mountpoint, when)?;
     let still = mounts::all()?.into_iter().find(|other| other.device == mount.device && other.source == mount.source);
     if let Some(still) = still {
@@ -359,14 +406,14 @@ pub(super) fn umount(args: &UmountArgs) -> Result<()> {
             "{} is unmounted, but its mount still shows on {at}, and ends when that is unmounted",
             mount.mountpoint.shown()
         );
-        if args.lazy {
+        if lazy {
             eprintln!("vmcryptfs: {text}");
             return Ok(());
         }
         return Err(Error::new(Kind::Busy, text));
     }
     match process {
-        Ok(stream) if !args.lazy => wait_for_end(stream),
+        Ok(stream) if !lazy => wait_for_end(stream),
         // Its process had died before, or nobody waits for it.
         _ => Ok(()),
     }

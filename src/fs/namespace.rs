@@ -18,7 +18,6 @@ use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::serve::BackingId;
 use crate::text::Show;
-use crate::vm::keyring::Change;
 use crate::vm::{acl, folder, home, scan};
 
 /// A file to be made.
@@ -119,11 +118,13 @@ impl FileSystem {
         let new = new.in_directory(&dir, true)?;
         if is_datastore(&parent) {
             let keyring = self.served.keyring();
-            let (_, provider) = keyring.providers().default_provider()?;
-            let (header, dek) = folder::create_at(&dir, name, new.mode, &provider, keyring.providers().disk_names())?;
-            keyring.insert(header.uuid, dek);
-            self.served.add_component(header.uuid, name.into());
-            keyring.tell(&Change::made(&header, new.uid));
+            self.served.make_vm(name.into(), new.uid, || {
+                let providers = keyring.providers();
+                let (_, provider) = providers.default_provider()?;
+                let (header, dek) = folder::create_at(&dir, name, new.mode, &provider, providers.disk_names())?;
+                keyring.insert(header.uuid, dek);
+                Ok(((), header))
+            })?;
         } else {
             backing::make_dir(&dir, name, new.mode)?;
         }

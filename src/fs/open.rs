@@ -22,7 +22,6 @@ use crate::sys::file::read_unnoticed;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::home;
 use crate::vm::home::Home;
-use crate::vm::keyring::Change;
 
 impl FileSystem {
     /// Opens a file.
@@ -79,10 +78,12 @@ impl FileSystem {
                 mode: new.mode,
                 durable: self.durability != Durability::OnRequest,
             };
-            let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
-            keyring.insert(header.uuid, dek);
-            self.served.add_component(header.uuid, self.nodes.path(&parent)?.join(name));
-            keyring.tell(&Change::made(&header, new.uid));
+            let path = self.nodes.path(&parent)?.join(name);
+            let file = self.served.make_disk(path, new.uid, || {
+                let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
+                keyring.insert(header.uuid, dek);
+                Ok((file, header))
+            })?;
             (file, ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET })
         } else {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)

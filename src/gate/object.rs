@@ -21,6 +21,11 @@ pub enum Object {
 }
 
 impl Object {
+    /// What lies at a path.
+    pub fn at(path: PathBuf) -> Self {
+        if path.is_dir() { Self::Folder(path) } else { Self::Disk(path) }
+    }
+
     /// A component of a VM folder: its home, if the path below the folder is empty, or a disk.
     pub fn component(folder: &Path, below: &Path) -> Self {
         match below.as_os_str().is_empty() {

@@ -30,8 +30,7 @@ impl Operation for CheckAll<'_> {
     type Outcome = Vec<Finding>;
 
     fn object(&self) -> Object {
-        let path = self.path.to_path_buf();
-        if self.path.is_dir() { Object::Folder(path) } else { Object::Disk(path) }
+        Object::at(self.path.to_path_buf())
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Vec<Finding>> {

@@ -31,8 +31,7 @@ impl Operation for BackUpHeader<'_> {
     type Outcome = Uuid;
 
     fn object(&self) -> Object {
-        let path = self.component.to_path_buf();
-        if self.component.is_dir() { Object::Folder(path) } else { Object::Disk(path) }
+        Object::at(self.component.to_path_buf())
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Uuid> {

@@ -82,13 +82,10 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
 fn record(fs: &FileSystem, change: &Change<'_>) {
     let is_disk = change.kind == Some(ComponentKind::Disk);
     let mut event = Event::of(match change.what {
-        What::Made if is_disk => EventName::CreateDisk,
-        What::Made => EventName::Create,
         What::Unlock => EventName::Unlock,
         What::Lock => EventName::Lock,
         What::FetchKey => EventName::FetchKey,
     });
-    change.by.map(|uid| event.by(uid));
     change.key_id.map(|key_id| event.key(key_id));
     if let Some(uuid) = change.uuid {
         event.uuid(uuid);

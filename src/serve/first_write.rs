@@ -9,7 +9,6 @@ use crate::serve::undecided::Undecided;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
-use crate::vm::keyring::Change;
 use crate::vm::{clear, disk};
 
 /// As many bytes as formats of disks are known by.
@@ -58,30 +57,30 @@ impl ServedFolder {
         let Ok(home) = self.home_at(&path) else { return Ok(None) };
         let Ok((key_id, kek)) = self.keyring.kek(&home.header) else { return Ok(None) };
         let storage = file.home.storage();
-        let (header, dek) = match disk::create_in_place(storage, &key_id, kek.as_ref()) {
-            Err(error) if error.kind() == Kind::KeyUnavailable => return Ok(None), // it may not wrap
-            made => made?,
-        };
-        self.keyring.insert(header.uuid, dek);
-        // A twin of the descriptor has the same claim.
-        let opened = storage.file().try_clone().context(|| "opening the new disk".into()).and_then(|twin| {
-            disk::open(
-                FileStorage::with_claims(twin, self.options.claims),
-                Access::Write,
-                &self.keyring,
-                self.options.engine,
-                self.options.backing_io,
-            )
-        });
-        let disk = match opened {
-            Ok(disk) => disk,
-            Err(error) => {
-                storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
-                return Err(error);
+        let made = self.make_disk(path, file.user, || {
+            let (header, dek) = disk::create_in_place(storage, &key_id, kek.as_ref())?;
+            self.keyring.insert(header.uuid, dek);
+            // A twin of the descriptor has the same claim.
+            let opened = storage.file().try_clone().context(|| "opening the new disk".into()).and_then(|twin| {
+                disk::open(
+                    FileStorage::with_claims(twin, self.options.claims),
+                    Access::Write,
+                    &self.keyring,
+                    self.options.engine,
+                    self.options.backing_io,
+                )
+            });
+            match opened {
+                Ok(disk) => Ok((disk, header)),
+                Err(error) => {
+                    storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
+                    Err(error)
+                }
             }
-        };
-        self.add_component(header.uuid, path);
-        self.keyring.tell(&Change::made(&header, file.user));
-        Ok(Some(disk))
+        });
+        match made {
+            Err(error) if error.kind() == Kind::KeyUnavailable => Ok(None), // it may not wrap
+            made => made.map(Some),
+        }
     }
 }

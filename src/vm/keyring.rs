@@ -65,8 +65,6 @@ pub struct LastFailure {
 /// What happened to keys.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum What {
-    /// A component was made.
-    Made,
     /// A component was unlocked, or could not be.
     Unlock,
     /// A component was locked, by command.
@@ -87,22 +85,6 @@ pub struct Change<'a> {
     pub key_id: Option<&'a KeyId>,
     /// Why it failed.
     pub error: Option<&'a Error>,
-    /// The user who asked for it, if it was not this process itself.
-    pub by: Option<u32>,
-}
-
-impl<'a> Change<'a> {
-    /// A component was made, under the key of its first slot, by a user if one is known.
-    pub fn made(header: &'a Header, by: impl Into<Option<u32>>) -> Self {
-        Self {
-            what: What::Made,
-            uuid: Some(header.uuid),
-            kind: Some(header.shape.kind()),
-            key_id: Some(header.slots.first_key()),
-            error: None,
-            by: by.into(),
-        }
-    }
 }
 
 /// A KEK and its name.
@@ -193,8 +175,7 @@ impl Keyring {
     fn decide(&self, header: &UnverifiedHeader, result: Result<Unlocked>) {
         let uuid = header.claims().uuid;
         let kind = header.claims().shape.kind();
-        let told =
-            Change { what: What::Unlock, uuid: Some(uuid), kind: Some(kind), key_id: None, error: None, by: None };
+        let told = Change { what: What::Unlock, uuid: Some(uuid), kind: Some(kind), key_id: None, error: None };
         match result {
             Ok(Unlocked { dek, key_id, kek }) => {
                 if kind == ComponentKind::Home {
@@ -240,7 +221,7 @@ impl Keyring {
         };
         drop(missing);
         if before != now {
-            self.tell(&Change { what: What::FetchKey, uuid: None, kind: None, key_id: Some(key_id), error, by: None });
+            self.tell(&Change { what: What::FetchKey, uuid: None, kind: None, key_id: Some(key_id), error });
         }
     }
 
@@ -379,7 +360,7 @@ impl Keyring {
         self.states.write().insert(uuid, state);
         self.keks.write().remove(&uuid);
         let kind = Some(header.claims().shape.kind());
-        self.tell(&Change { what: What::Lock, uuid: Some(uuid), kind, key_id: None, error: None, by: None });
+        self.tell(&Change { what: What::Lock, uuid: Some(uuid), kind, key_id: None, error: None });
     }
 
     /// Adds a component that was just made, with the key it was made with.
