@@ -22,7 +22,6 @@ mod opened;
 mod pending;
 mod raw;
 mod stat;
-mod sync_times;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -55,7 +54,6 @@ use handle::Handles;
 use node::{Node, Nodes, Place};
 use open_dirs::OpenDirs;
 use raw::ImageNodes;
-use sync_times::SyncTimes;
 
 /// The file system of a served folder: the door of programs that use a mount.
 pub struct FileSystem {
@@ -65,7 +63,6 @@ pub struct FileSystem {
     /// Shared by those who change names on disk, until the nodes know of it.
     name_changes: RwLock<()>,
     handles: Handles,
-    sync_times: SyncTimes,
     image_nodes: ImageNodes,
     /// Whether the file system beneath knows ACLs.
     has_acls: bool,
@@ -99,7 +96,6 @@ impl FileSystem {
             open_dirs: OpenDirs::default(),
             name_changes: RwLock::default(),
             handles: Handles::default(),
-            sync_times: SyncTimes::default(),
             image_nodes: ImageNodes::default(),
             uncached_homes: AtomicBool::default(),
             durability,

@@ -36,6 +36,7 @@ use guarded::Guard;
 use kernel::Kernel;
 use operations::{FileOperation as Op, FileRequest, Name};
 use respond::{Respond, file_type};
+use transport::policy::latency::SyncLatency;
 use transport::times::without_head_start;
 
 /// Most bytes of one request.
@@ -57,6 +58,7 @@ pub(super) struct Adapter {
     fs: Arc<FileSystem>,
     kernel: Kernel,
     guard: Guard,
+    sync_latency: Arc<SyncLatency>,
 }
 
 /// Handlers: what fuser passes, the reply that it expects, and the operation that it is.
@@ -182,7 +184,12 @@ impl Adapter {
             {
                 self.kernel.write_back(node.0); // the kernel asks without having done so
             }
-            waiting::answer(&self.fs, FileRequest { name, node: node.0, caller, operation }, reply);
+            let request = FileRequest { name, node: node.0, caller, operation };
+            if let Op::Sync(_) = request.operation {
+                let done = self.sync_latency.measure(|| request.run(&self.fs));
+                return reply.respond(request.finish(&self.fs, done));
+            }
+            waiting::answer(&self.fs, request, reply);
         });
     }
 }

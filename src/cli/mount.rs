@@ -256,7 +256,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     let notes: Vec<String> =
         waiting.unlock(&fs, &args.mountpoint)?.into_iter().chain(ready::without_home(&fs)?).collect();
     notes.iter().for_each(|note| tracing::warn!("{note}"));
-    let session = Session::mount(Arc::clone(&fs), &spec)?;
+    let session = Session::mount(&fs, &spec)?;
     let own = session.own();
     let log = args.log_file.clone().filter(|_| args.report);
     let stops = signals.stops(Reloaded { fs: Arc::clone(&fs), log, mountpoint: args.mountpoint.clone() });

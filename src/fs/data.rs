@@ -1,7 +1,5 @@
 //! Operations on open files: the data path. None of them touches the node table.
 
-use std::time::Instant;
-
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
@@ -63,16 +61,7 @@ impl FileSystem {
     /// # Errors
     /// Those of [`PlainFile::sync`](crate::store::plain_file::PlainFile::sync).
     pub fn sync(&self, handle: HandleNumber) -> Result<()> {
-        let handle = self.handles.get(handle)?;
-        let start = Instant::now();
-        let synced = handle.file()?.sync();
-        self.sync_times.took(start.elapsed());
-        synced
-    }
-
-    /// Whether [`sync`](Self::sync) was quick the last few times, so that it need not be kept away from who serves others.
-    pub fn syncs_are_quick(&self) -> bool {
-        self.sync_times.are_quick()
+        self.handles.get(handle)?.file()?.sync()
     }
 
     /// Reserves, gives back or zeroes a range.

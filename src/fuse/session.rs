@@ -14,7 +14,6 @@ use crate::text::Show;
 
 /// A mount that is ready to serve.
 pub struct Session {
-    fs: Arc<FileSystem>,
     connection: Connection,
     mountpoint: PathBuf,
     own: Own,
@@ -26,7 +25,7 @@ impl Session {
     /// # Errors
     /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory, `Busy` for one that
     /// is not empty, `Unsupported` without FUSE or the transport that is asked for, or `Io`.
-    pub fn mount(fs: Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
+    pub fn mount(fs: &Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
         let _alone = mount::check_mountpoint(spec)?;
         let prepared = spec.transport.prepare(spec.threads, fs.served().options().backing_io)?;
         let doing = || match mount::needs_open_device() {
@@ -36,13 +35,13 @@ impl Session {
         let device = Arc::new(mount::mount(spec).context(doing)?);
         let mountpoint = spec.mountpoint.clone();
         let own = Own::on(&mountpoint)?;
-        match prepared.connect(device, &fs, spec.options.acl) {
+        match prepared.connect(device, fs, spec.options.acl) {
             Ok(connection) => {
                 if let Err(error) = readahead::widen(&mountpoint) {
                     tracing::debug!("readahead is unchanged: {}", error.chain());
                 }
                 tracing::info!("{} is mounted; transport {}", mountpoint.shown(), connection.transport());
-                Ok(Self { fs, connection, mountpoint, own })
+                Ok(Self { connection, mountpoint, own })
             }
             Err(error) => {
                 // Nobody serves it, so it must not stay.
@@ -64,7 +63,7 @@ impl Session {
     /// `Io` when the connection to the kernel breaks, or a thread ends that requests need. Whoever uses the mount then gets errors
     /// at once, and it is taken down.
     pub fn serve(self, stop: impl Iterator<Item = i32> + Send + 'static) -> Result<()> {
-        let Self { fs, connection, mountpoint, own } = self;
+        let Self { connection, mountpoint, own } = self;
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
@@ -79,7 +78,7 @@ impl Session {
                 });
             })
             .context(|| "starting the signal thread".into())?;
-        let served = caught(|| connection.serve(&fs)).unwrap_or_else(|| {
+        let served = caught(|| connection.serve()).unwrap_or_else(|| {
             Err(Error::new(Kind::Io, "the supervising thread failed: this is a bug, please report it"))
         });
         served.context(|| format!("serving {}", mountpoint.shown())).inspect_err(|error| {

@@ -9,7 +9,7 @@ mod ending;
 mod inbox;
 mod io_uring;
 mod name_requests;
-mod policy;
+pub(super) mod policy;
 mod relay;
 mod reply;
 mod ring_server;
@@ -34,6 +34,7 @@ use crate::fuse::kernel::Kernel;
 use crate::storage::BackingIo;
 use crate::sys::process;
 use io_uring::Rings;
+use policy::latency::SyncLatency;
 use relay::Relay;
 
 /// Threads of fuser: so many slow operations on names, attributes and keys may be under way, and the next one has to wait.
@@ -112,16 +113,23 @@ pub(super) struct Prepared {
     readers: usize,
 }
 
+/// What all threads of a mount share.
+struct Shared {
+    fs: Arc<FileSystem>,
+    sync_latency: Arc<SyncLatency>,
+    device: Arc<OwnedFd>,
+    relay: Relay,
+    /// The user whose requests, beside those of root, need not be refused; the kernel lets in others, too.
+    restrict_to_uid: Option<u32>,
+}
+
 /// A transport that has agreed with the kernel on the protocol.
 pub(super) struct Connection {
-    device: Arc<OwnedFd>,
-    relay: Arc<Relay>,
+    shared: Arc<Shared>,
     dispatcher: JoinHandle<std::io::Result<()>>,
     rings: Option<Rings>,
     /// Threads that read from the device.
     readers: usize,
-    /// Where the kernel lets in whom fuser keeps out: who may ask, beside root.
-    restrict_to_uid: Option<u32>,
     ended: Sender<Result<()>>,
     on_ended: Receiver<Result<()>>,
 }
@@ -134,7 +142,13 @@ impl Prepared {
     pub(super) fn connect(self, device: Arc<OwnedFd>, fs: &Arc<FileSystem>, acl: SessionACL) -> Result<Connection> {
         let (relay, theirs) = Relay::new()?;
         let (ended, on_ended) = channel();
-        let adapter = Adapter { fs: Arc::clone(fs), kernel: Kernel::of(&device), guard: Guard(ended.clone()) };
+        let sync_latency = Arc::new(SyncLatency::default());
+        let adapter = Adapter {
+            fs: Arc::clone(fs),
+            kernel: Kernel::of(&device),
+            guard: Guard(ended.clone()),
+            sync_latency: Arc::clone(&sync_latency),
+        };
         let mut config = Config::default();
         config.acl = acl;
         config.n_threads = Some(DISPATCHERS);
@@ -160,8 +174,8 @@ impl Prepared {
         // With rings the device brings little, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
         let restrict_to_uid = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
-        let relay = Arc::new(relay);
-        Ok(Connection { device, relay, dispatcher, rings, readers, restrict_to_uid, ended, on_ended })
+        let shared = Arc::new(Shared { fs: Arc::clone(fs), sync_latency, device, relay, restrict_to_uid });
+        Ok(Connection { shared, dispatcher, rings, readers, ended, on_ended })
     }
 }
 
@@ -176,23 +190,21 @@ impl Connection {
     /// # Errors
     /// `Io` when the connection to the kernel breaks, or a thread ends that requests need; then nothing is waited for, and the
     /// process had better end.
-    pub(super) fn serve(self, fs: &Arc<FileSystem>) -> Result<()> {
-        let Self { device, relay, dispatcher, rings, readers, restrict_to_uid, ended, on_ended } = self;
+    pub(super) fn serve(self) -> Result<()> {
+        let Self { shared, dispatcher, rings, readers, ended, on_ended } = self;
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).context(|| "starting a thread of the transport".into())
         };
-        let (own, own_ended) = (Arc::clone(&relay), ended.clone());
-        let backlog = start("relay-out", Box::new(move || ending::tell_any(&own_ended, || own.drain_backlog())))?;
-        let (own, own_ended) = (Arc::clone(&relay), ended.clone());
-        let replies = start("relay-in", Box::new(move || ending::tell_any(&own_ended, || own.return_replies())))?;
-        let mut running = 1 + rings.map_or(0, |rings| rings.start(fs, &relay, &device, restrict_to_uid, &ended));
-        let (own_fs, own_relay) = (Arc::clone(fs), Arc::clone(&relay));
+        let (own, own_ended) = (Arc::clone(&shared), ended.clone());
+        let backlog = start("relay-out", Box::new(move || ending::tell_any(&own_ended, || own.relay.drain_backlog())))?;
+        let (own, own_ended) = (Arc::clone(&shared), ended.clone());
+        let replies = start("relay-in", Box::new(move || ending::tell_any(&own_ended, || own.relay.return_replies())))?;
+        let mut running = 1 + rings.map_or(0, |rings| rings.start(&shared, &ended));
+        let own = Arc::clone(&shared);
         start(
             "dev-fuse-0",
             Box::new(move || {
-                ending::tell(&ended, || {
-                    dev_fuse::serve(&own_fs, &own_relay, &device, readers, restrict_to_uid, &ended)
-                });
+                ending::tell(&ended, || dev_fuse::serve(&own, readers, &ended));
             }),
         )?;
         while running > 0 {
@@ -200,7 +212,7 @@ impl Connection {
             on_ended.recv().map_err(lost)??;
             running -= 1;
         }
-        relay.close(DISPATCHERS);
+        shared.relay.close(DISPATCHERS);
         let failed = || Error::new(Kind::Io, "the dispatcher failed: this is a bug, please report it");
         dispatcher.join().map_err(|_| failed())?.context(|| "dispatching requests".into())?;
         [backlog, replies].into_iter().try_for_each(|thread| thread.join().map_err(|_| failed()))

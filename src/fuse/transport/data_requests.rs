@@ -7,6 +7,7 @@ use crate::fs::{FileSystem, Pending};
 use crate::fuse::damage;
 use crate::fuse::errno::{On, refuse};
 use crate::fuse::opcode;
+use crate::fuse::transport::Shared;
 use crate::fuse::transport::wire::{self, InHeader, Transfer};
 use crate::store::plain_file::HEADROOM;
 use crate::store::transfer::Begun;
@@ -55,14 +56,15 @@ pub(super) enum Outcome {
 ///
 /// Nobody waits for the reply to a last close, so were it on its way through fuser, what comes next (a `lock` of the
 /// component, a claim by another process) would find the file open.
-pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Served> {
+pub(super) fn serve(shared: &Shared, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Served> {
     match request.opcode {
         opcode::READ | opcode::WRITE | opcode::RELEASE => {}
-        opcode::FSYNC if fs.syncs_are_quick() => {}
+        opcode::FSYNC if shared.sync_latency.expects_quick() => {}
         _ => return None,
     }
+    let fs = &shared.fs;
     let served = guarded(request, || match Transfer::decode(argument) {
-        _ if request.opcode == opcode::FSYNC => Served::Answered(sync(fs, request, argument)),
+        _ if request.opcode == opcode::FSYNC => Served::Answered(sync(shared, request, argument)),
         None => Served::Answered(Answer::failed(libc::EINVAL)),
         Some(closed) if request.opcode == opcode::RELEASE => {
             fs.close(closed.handle);
@@ -70,11 +72,11 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
         }
         Some(from) if request.opcode == opcode::READ => {
             let read = fs.read(from.handle, from.offset, from.size, buffer).map(<[u8]>::len);
-            finish(fs, request, from, read, buffer)
+            finish(shared, request, from, read, buffer)
         }
         Some(to) => {
             let written = allow_write(fs, request, to).and_then(|()| fs.write(to.handle, to.offset, to.size, buffer));
-            finish(fs, request, to, written.map(|()| to.size as usize), buffer)
+            finish(shared, request, to, written.map(|()| to.size as usize), buffer)
         }
     });
     Some(served.unwrap_or_else(Served::Answered))
@@ -86,14 +88,15 @@ pub(super) fn is_read_or_write(request: InHeader) -> bool {
 }
 
 /// As [`serve`] for a read or a write, but waits for no other request, and may leave the I/O to the caller.
-pub(super) fn begin(fs: &FileSystem, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Outcome {
+pub(super) fn begin(shared: &Shared, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Outcome {
     let Some(transfer) = Transfer::decode(argument) else {
         return Outcome::Served(Served::Answered(Answer::failed(libc::EINVAL)));
     };
     let Transfer { handle, offset, size, .. } = transfer;
     let begun = guarded(request, || match request.opcode {
-        opcode::READ => fs.begin_read(handle, offset, size, buffer),
-        _ => allow_write(fs, request, transfer).and_then(|()| fs.begin_write(handle, offset, size, buffer)),
+        opcode::READ => shared.fs.begin_read(handle, offset, size, buffer),
+        _ => allow_write(&shared.fs, request, transfer)
+            .and_then(|()| shared.fs.begin_write(handle, offset, size, buffer)),
     });
     let done = match begun {
         Err(failed) => return Outcome::Served(Served::Answered(failed)),
@@ -102,13 +105,13 @@ pub(super) fn begin(fs: &FileSystem, request: InHeader, argument: &[u8], buffer:
         Ok(Ok(Begun::Done(len))) => Ok(len),
         Ok(Err(error)) => Err(error),
     };
-    let served = guarded(request, || finish(fs, request, transfer, done, buffer));
+    let served = guarded(request, || finish(shared, request, transfer, done, buffer));
     Outcome::Served(served.unwrap_or_else(Served::Answered))
 }
 
 /// Ends a request of which the I/O moved so many bytes from or to its buffer.
 pub(super) fn end(
-    fs: &FileSystem,
+    shared: &Shared,
     request: InHeader,
     argument: &[u8],
     pending: Pending,
@@ -118,7 +121,7 @@ pub(super) fn end(
     let ended = guarded(request, || {
         let done = pending.end(moved, buffer);
         match Transfer::decode(argument) {
-            Some(transfer) => finish(fs, request, transfer, done, buffer),
+            Some(transfer) => finish(shared, request, transfer, done, buffer),
             None => Served::Answered(Answer::failed(libc::EINVAL)),
         }
     });
@@ -142,14 +145,15 @@ fn allow_write(fs: &FileSystem, request: InHeader, to: Transfer) -> Result<()> {
 }
 
 /// What becomes of a read or a write of so many bytes, which is done.
-fn finish(fs: &FileSystem, request: InHeader, transfer: Transfer, done: Result<usize>, buffer: &mut [u8]) -> Served {
+fn finish(shared: &Shared, request: InHeader, transfer: Transfer, done: Result<usize>, buffer: &mut [u8]) -> Served {
     let Transfer { handle, open_flags, .. } = transfer;
+    let Shared { fs, sync_latency, .. } = shared;
     let done = match done {
         Ok(len) if request.opcode == opcode::WRITE && fs.syncs_write(handle, open_flags) => {
-            if !fs.syncs_are_quick() {
+            if !sync_latency.expects_quick() {
                 return Served::ToSync { handle, written: wire::u32_of(len) };
             }
-            fs.sync(handle).map(|()| len)
+            sync_latency.measure(|| fs.sync(handle)).map(|()| len)
         }
         done => done,
     };
@@ -174,11 +178,11 @@ fn answer(fs: &FileSystem, request: InHeader, done: Result<usize>, buffer: &mut 
     }
 }
 
-fn sync(fs: &FileSystem, request: InHeader, argument: &[u8]) -> Answer {
+fn sync(shared: &Shared, request: InHeader, argument: &[u8]) -> Answer {
     let Some(handle) = wire::synced_handle(argument) else { return Answer::failed(libc::EINVAL) };
-    match fs.sync(handle) {
+    match shared.sync_latency.measure(|| shared.fs.sync(handle)) {
         Ok(()) => Answer { errno: 0, payload_len: 0 },
-        Err(error) => refused("fsync", fs, request, &error),
+        Err(error) => refused("fsync", &shared.fs, request, &error),
     }
 }
 

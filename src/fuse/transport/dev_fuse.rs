@@ -19,13 +19,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
-use crate::fs::FileSystem;
 use crate::fuse::opcode;
+use crate::fuse::transport::Shared;
 use crate::fuse::transport::data_requests::{self, Answer, Served, guarded};
 use crate::fuse::transport::ending;
 use crate::fuse::transport::name_requests::{self, MAX_BODY};
 use crate::fuse::transport::policy::spin::SpinPolicy;
-use crate::fuse::transport::relay::{MAX_LISTING, Origin, Relay};
+use crate::fuse::transport::relay::{MAX_LISTING, Origin};
 use crate::fuse::transport::reply::write_reply;
 use crate::fuse::transport::times;
 use crate::fuse::transport::wire::{self, InHeader, Received};
@@ -46,20 +46,14 @@ const STAND_IN_AFTER: Duration = Duration::from_millis(2);
 /// How often a follower polls again before it parks.
 const MAX_EMPTY_POLLS: usize = 4;
 
-/// Serves a mount from its device until it is unmounted, with `threads` threads. With `restrict_to_uid`, requests of other users than
-/// this one and root go to fuser, which refuses them. A thread that ends for another reason reports it on `ended`.
+/// Serves a mount from its device until it is unmounted, with `threads` threads. A thread that ends for another reason reports it on
+/// `ended`.
 ///
 /// # Errors
 /// `Io` when the connection to the kernel breaks.
-pub(super) fn serve(
-    fs: &FileSystem,
-    relay: &Relay,
-    device: &Arc<OwnedFd>,
-    threads: usize,
-    restrict_to_uid: Option<u32>,
-    ended: &Sender<Result<()>>,
-) -> Result<()> {
-    let pool = WorkerPool::new(fs, relay, restrict_to_uid);
+pub(super) fn serve(shared: &Shared, threads: usize, ended: &Sender<Result<()>>) -> Result<()> {
+    let device = &shared.device;
+    let pool = WorkerPool::new(shared);
     let leader = Reader::new(Arc::clone(device));
     let followers: Result<Vec<Reader>> = (1..threads).map(|_| Reader::follower(device)).collect();
     let followers = followers?;
@@ -173,9 +167,7 @@ enum Sharing {
 }
 
 struct WorkerPool<'a> {
-    fs: &'a FileSystem,
-    relay: &'a Relay,
-    restrict_to_uid: Option<u32>,
+    shared: &'a Shared,
     /// Threads that wait for a request.
     waiting: AtomicUsize,
     /// Requests that such threads have read.
@@ -196,11 +188,9 @@ struct Follower {
 }
 
 impl<'a> WorkerPool<'a> {
-    fn new(fs: &'a FileSystem, relay: &'a Relay, restrict_to_uid: Option<u32>) -> Self {
+    fn new(shared: &'a Shared) -> Self {
         Self {
-            fs,
-            relay,
-            restrict_to_uid,
+            shared,
             waiting: AtomicUsize::new(0),
             read: AtomicU64::new(0),
             parked: Mutex::default(),
@@ -376,11 +366,11 @@ impl<'a> WorkerPool<'a> {
         let mut argument = [0; wire::ARGUMENT_LEN];
         let argument = &mut argument[..len.min(wire::ARGUMENT_LEN)];
         argument.copy_from_slice(reader.body(argument.len()));
-        match data_requests::serve(self.fs, header, argument, &mut reader.buffer) {
+        match data_requests::serve(self.shared, header, argument, &mut reader.buffer) {
             Some(Served::Answered(answer)) => return Some(answer),
             Some(Served::ToSync { handle, written }) => {
                 let origin = Origin::Device(Arc::clone(&reader.device));
-                self.relay.sync_write(request, handle, written, origin);
+                self.shared.relay.sync_write(request, handle, written, origin);
                 return None;
             }
             None => {}
@@ -398,7 +388,7 @@ impl<'a> WorkerPool<'a> {
             _ => {
                 adapt(header, &mut reader.buffer[BODY..][..len]);
                 let message = &reader.buffer[START..][..wire::IN_HEADER_LEN + len];
-                self.relay.forward(request, &[message], Origin::Device(Arc::clone(&reader.device)));
+                self.shared.relay.forward(request, &[message], Origin::Device(Arc::clone(&reader.device)));
             }
         }
         None
@@ -406,22 +396,22 @@ impl<'a> WorkerPool<'a> {
 
     /// Serves a request for an operation on names or attributes. If it takes long, the watcher notices.
     fn serve_name(&self, reader: &mut Reader, request: InHeader, len: usize) -> Option<Answer> {
-        if !name_requests::may_serve(request, self.restrict_to_uid) {
+        if !name_requests::may_serve(request, self.shared.restrict_to_uid) {
             return None;
         }
         let mut body = [0; MAX_BODY];
         let body = body.get_mut(..len)?;
         body.copy_from_slice(reader.body(len));
-        name_requests::serve(self.fs, request, body, &mut reader.buffer)
+        name_requests::serve(&self.shared.fs, request, body, &mut reader.buffer)
     }
 
     /// No reply is expected.
     fn forget(&self, request: InHeader, body: &[u8]) {
         if request.opcode == opcode::FORGET {
-            return self.fs.forget(request.node, wire::forget_count(body).unwrap_or(0));
+            return self.shared.fs.forget(request.node, wire::forget_count(body).unwrap_or(0));
         }
         for (node, count) in wire::forgets(body) {
-            self.fs.forget(node, count);
+            self.shared.fs.forget(node, count);
         }
     }
 }

@@ -5,18 +5,16 @@
 //! quick, and forwards everything else to fuser. What the kernel does not send through rings (forgetting nodes, interrupts) still
 //! comes through the device. Here the threads are started.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::fs::FileSystem;
+use crate::fuse::transport::Shared;
 use crate::fuse::transport::ending;
 use crate::fuse::transport::inbox::Inbox;
 use crate::fuse::transport::policy::migration::Latest;
 use crate::fuse::transport::policy::plan::{self, Share};
-use crate::fuse::transport::relay::Relay;
 use crate::fuse::transport::ring_server::{Mounted, Server};
 use crate::sys::fuse_ring::{FuseRing, Waker};
 
@@ -50,21 +48,11 @@ impl Rings {
     }
 
     /// Lets the threads serve the mount, and returns how many there are. Each reports its end.
-    pub(super) fn start(
-        self,
-        fs: &Arc<FileSystem>,
-        relay: &Arc<Relay>,
-        device: &Arc<OwnedFd>,
-        restrict_to_uid: Option<u32>,
-        ended: &Sender<Result<()>>,
-    ) -> usize {
+    pub(super) fn start(self, shared: &Arc<Shared>, ended: &Sender<Result<()>>) -> usize {
         let mounted = Arc::new(Mounted {
-            fs: Arc::clone(fs),
-            relay: Arc::clone(relay),
-            device: Arc::clone(device),
+            shared: Arc::clone(shared),
             inboxes: self.0.iter().map(|thread| Arc::clone(&thread.inbox)).collect(),
             latest: Latest::new(self.0.len()),
-            restrict_to_uid,
         });
         for thread in &self.0 {
             let start = Start { mounted: Arc::clone(&mounted), ended: ended.clone() };

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Context, Error, Result};
-use crate::fs::{FileSystem, Pending};
+use crate::fs::Pending;
+use crate::fuse::transport::Shared;
 use crate::fuse::transport::data_requests::{self, Answer, Outcome, Served, guarded};
 use crate::fuse::transport::dev_fuse::adapt;
 use crate::fuse::transport::inbox::{Inbox, Message};
@@ -15,7 +16,7 @@ use crate::fuse::transport::name_requests::{self, MAX_BODY};
 use crate::fuse::transport::policy::latency::LatencyPolicy;
 use crate::fuse::transport::policy::migration::{Latest, MigrationPolicy, Placement};
 use crate::fuse::transport::policy::plan::{QueueShare, Share};
-use crate::fuse::transport::relay::{Origin, Relay};
+use crate::fuse::transport::relay::Origin;
 use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::{HEADROOM, MAX_REQUEST};
@@ -34,16 +35,12 @@ const MAX_HANDED_OVER: isize = 3;
 /// Errors of entries when the mount is shut down.
 const ENDS: [i32; 4] = [libc::ENOTCONN, libc::ECONNABORTED, libc::ECANCELED, libc::ENODEV];
 
-/// What all threads of a mount share.
+/// What all rings of a mount share.
 pub(super) struct Mounted {
-    pub(super) fs: Arc<FileSystem>,
-    pub(super) relay: Arc<Relay>,
-    pub(super) device: Arc<OwnedFd>,
+    pub(super) shared: Arc<Shared>,
     /// Of all threads, in their order.
     pub(super) inboxes: Vec<Arc<Inbox>>,
     pub(super) latest: Latest,
-    /// See [`dev_fuse::serve`](super::dev_fuse::serve).
-    pub(super) restrict_to_uid: Option<u32>,
 }
 
 pub(super) struct Server<'a> {
@@ -112,7 +109,7 @@ impl<'a> Server<'a> {
     }
 
     fn attach(&mut self) -> Result<()> {
-        self.ring.attach(self.mounted.device.as_fd()).context(|| "tying a ring to the mount".into())?;
+        self.ring.attach(self.mounted.shared.device.as_fd()).context(|| "tying a ring to the mount".into())?;
         for &QueueShare { queue, entries: wanted, home } in &self.share.queues {
             self.held.push(Held { queue, home, entries: 0, balance: 0, last_from: home, wanted, busy: 0 });
             for _ in 0..wanted {
@@ -194,12 +191,12 @@ impl<'a> Server<'a> {
         may_fail("request");
         let Some(received) = self.received(entry) else { return Ok(()) };
         let header = received.header;
-        if self.mounted.fs.defers_io() && data_requests::is_read_or_write(header) {
+        if self.mounted.shared.fs.defers_io() && data_requests::is_read_or_write(header) {
             self.migration.reset();
             return self.begin_or_defer(entry);
         }
         let Some(request) = self.ring.request(entry) else { return Ok(()) };
-        let served = data_requests::serve(&self.mounted.fs, header, request.argument, request.buffer);
+        let served = data_requests::serve(&self.mounted.shared, header, request.argument, request.buffer);
         match served.or_else(|| self.serve_name(entry, header).map(Served::Answered)) {
             Some(Served::Answered(answer)) => match self.better_placed_thread(entry) {
                 Some(thread) => self.hand_over(entry, answer, thread),
@@ -213,7 +210,7 @@ impl<'a> Server<'a> {
     /// Serves a request for an operation on names or attributes, as long as those are quick: this thread has no stand-in. With I/O in
     /// flight it must not wait for a lock.
     fn serve_name(&mut self, entry: usize, header: InHeader) -> Option<Answer> {
-        let Mounted { fs, restrict_to_uid, .. } = self.mounted;
+        let Shared { fs, restrict_to_uid, .. } = &*self.mounted.shared;
         if fs.defers_io() || !name_requests::may_serve(header, *restrict_to_uid) || !self.latency.expects_quick() {
             return None;
         }
@@ -315,15 +312,16 @@ impl<'a> Server<'a> {
         let Some(received) = self.received(entry) else { return Ok(true) };
         let header = received.header;
         let Some(request) = self.ring.request(entry) else { return Ok(true) };
-        let served = match data_requests::begin(&self.mounted.fs, header, request.argument, request.buffer) {
+        let served = match data_requests::begin(&self.mounted.shared, header, request.argument, request.buffer) {
             Outcome::Served(served) => served,
             Outcome::UnderWay(pending) => return self.transfer(entry, pending).map(|()| true),
             Outcome::MustWait if self.in_flight > 0 => return Ok(false),
-            Outcome::MustWait => match data_requests::serve(&self.mounted.fs, header, request.argument, request.buffer)
-            {
-                Some(served) => served,
-                None => Served::Answered(Answer::failed(libc::ENOSYS)),
-            },
+            Outcome::MustWait => {
+                match data_requests::serve(&self.mounted.shared, header, request.argument, request.buffer) {
+                    Some(served) => served,
+                    None => Served::Answered(Answer::failed(libc::ENOSYS)),
+                }
+            }
         };
         self.finish(entry, received, served).map(|()| true)
     }
@@ -334,7 +332,7 @@ impl<'a> Server<'a> {
             Served::Answered(answer) => self.reply(entry, answer),
             Served::ToSync { handle, written } => {
                 let origin = Origin::Ring(Arc::clone(self.inbox), entry);
-                self.mounted.relay.sync_write(request, handle, written, origin);
+                self.mounted.shared.relay.sync_write(request, handle, written, origin);
                 self.reserve(entry, MAX_ENTRIES)
             }
         }
@@ -361,8 +359,8 @@ impl<'a> Server<'a> {
         if let Some(received) = self.received(entry)
             && let Some(request) = self.ring.request(entry)
         {
-            let (fs, header) = (&self.mounted.fs, received.header);
-            let served = data_requests::end(fs, header, request.argument, pending, moved, request.buffer);
+            let (shared, header) = (&self.mounted.shared, received.header);
+            let served = data_requests::end(shared, header, request.argument, pending, moved, request.buffer);
             self.finish(entry, received, served)?;
         }
         Ok(())
@@ -406,7 +404,7 @@ impl<'a> Server<'a> {
         let mut argument = request.argument[..argument_len.min(request.argument.len())].to_vec();
         adapt(header, &mut argument);
         let origin = Origin::Ring(Arc::clone(self.inbox), entry);
-        self.mounted.relay.forward(received, &[request.header, &argument, payload], origin);
+        self.mounted.shared.relay.forward(received, &[request.header, &argument, payload], origin);
         self.reserve(entry, MAX_ENTRIES)
     }
 

@@ -1,9 +1,11 @@
-//! Whether a thread without a stand-in handles name and attribute operations itself.
+//! Whether operations are quick enough for a thread that reads requests: syncs for each, and operations on names and attributes for a
+//! thread without a stand-in.
 //!
 //! They take microseconds, but when a journal is full, or a medium slow, one of them can take as long as many reads and writes, which
 //! would have to wait for it. So after a slow one, the next ones go to the dispatcher.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// An operation that takes longer holds up others.
 const SLOW: Duration = Duration::from_micros(500);
@@ -46,6 +48,40 @@ impl LatencyPolicy {
     }
 }
 
+/// A sync that takes longer would hold up others.
+const QUICK_SYNC: Duration = Duration::from_micros(100);
+/// This many quick syncs in a row count as evidence: a disk that has nothing to write is quick now and then.
+const QUICK_SYNC_STREAK: u32 = 16;
+
+/// How many syncs in a row were quick.
+#[derive(Debug, Default)]
+pub(in crate::fuse) struct SyncLatency(AtomicU32);
+
+impl SyncLatency {
+    /// Does a sync.
+    pub(in crate::fuse) fn measure<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = sync();
+        self.took(start.elapsed());
+        done
+    }
+
+    fn took(&self, time: Duration) {
+        let quick = self.0.load(Ordering::Relaxed);
+        match time <= QUICK_SYNC {
+            // Two at once may count as one, which does no harm.
+            true if quick < QUICK_SYNC_STREAK => self.0.store(quick + 1, Ordering::Relaxed),
+            true => {}
+            false => self.0.store(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Whether the next sync is likely to be quick, so that a thread that reads requests may do it.
+    pub(in crate::fuse::transport) fn expects_quick(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= QUICK_SYNC_STREAK
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +113,25 @@ mod tests {
             (0..QUICK_STREAK).for_each(|_| latency.took(SLOW));
             assert!(latency.expects_quick());
         }
+    }
+
+    #[test]
+    fn one_slow_sync_is_enough_to_expect_more() {
+        let latency = SyncLatency::default();
+        assert!(!latency.expects_quick(), "nothing is known");
+        for _ in 0..QUICK_SYNC_STREAK {
+            assert!(!latency.expects_quick());
+            latency.took(QUICK_SYNC);
+        }
+        latency.took(Duration::ZERO);
+        assert!(latency.expects_quick());
+        latency.took(QUICK_SYNC + Duration::from_micros(1));
+        assert!(!latency.expects_quick());
+        for _ in 1..QUICK_SYNC_STREAK {
+            latency.took(QUICK_SYNC);
+        }
+        assert!(!latency.expects_quick());
+        latency.took(QUICK_SYNC);
+        assert!(latency.expects_quick());
     }
 }
