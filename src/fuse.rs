@@ -39,18 +39,18 @@ use respond::{Respond, file_type};
 use transport::policy::latency::SyncLatency;
 use transport::times::without_head_start;
 
-/// Most bytes of one request.
+/// Maximum length of a request in bytes.
 #[allow(clippy::cast_possible_truncation, reason = "a MiB fits")]
 const MAX_LEN: u32 = MAX_REQUEST as u32;
-/// Requests that the kernel queues without anyone waiting for them, such as asynchronous direct I/O.
+/// Requests that the kernel queues without a waiting caller, such as asynchronous direct I/O.
 const MAX_BACKGROUND: u16 = 128;
-/// From here on the kernel holds back readahead.
+/// With this many of them the kernel holds back readahead.
 const CONGESTION_THRESHOLD: u16 = 96;
 /// Block size that `stat` suggests: below it I/O pays for whole sectors.
 const BLOCK_SIZE: u32 = 4096;
 
-/// The FUSE of Linux 6.18, where a mapping of a file shows what was written past the cache while its page was being read. Of
-/// earlier ones this is not known.
+/// The FUSE of Linux 6.18, where a mapping of a file shows what was written past the cache while its page was being read. Whether
+/// earlier ones do is not known.
 const KEEPS_MAPPINGS: Version = Version(7, 45);
 
 /// Carries requests from the kernel to a [`FileSystem`].
@@ -73,13 +73,13 @@ macro_rules! handlers {
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         if self.fs.has_acls() {
-            // The kernel heeds them, and leaves the umask to us, for which a default ACL comes instead. Not without it: ACLs
-            // that are stored and not heeded would give a file's group what their mask gives to others.
+            // The kernel then checks ACLs and leaves the umask to us, since a default ACL replaces it. Both are needed: ACLs that are
+            // stored and not checked would give a file's group what their mask gives to others.
             config
                 .add_capabilities(InitFlags::FUSE_POSIX_ACL | InitFlags::FUSE_DONT_MASK)
                 .map_err(|missing| io::Error::other(format!("this kernel's FUSE lacks {missing:?}")))?;
         }
-        // Each on its own: what an older kernel lacks is no reason to go without the rest.
+        // One at a time: if an older kernel lacks one, the others are used.
         let wanted = [
             InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -98,8 +98,8 @@ impl Filesystem for Adapter {
         }
         let limits = [
             config.set_max_write(MAX_LEN).map(drop),
-            // No more than one request holds, or the kernel would want larger buffers than we have.
-            config.set_max_readahead(MAX_LEN).or_else(|most| config.set_max_readahead(most.min(MAX_LEN))).map(drop),
+            // At most what a request holds, or the kernel would want larger buffers than we have.
+            config.set_max_readahead(MAX_LEN).or_else(|max| config.set_max_readahead(max.min(MAX_LEN))).map(drop),
         ];
         let queue = [
             config.set_max_background(MAX_BACKGROUND).map(drop),

@@ -1,6 +1,6 @@
-//! What Linux offers and std has no safe form of. Beside the binding to AWS-LC, the only unsafe code.
+//! Functions of Linux that std has no safe form of. Besides the binding to AWS-LC, the only unsafe code.
 //!
-//! Each function here is safe to call with any argument; every block says why.
+//! Each function here is safe to call with any argument; each block says why.
 
 pub mod file;
 pub mod fuse_ring;

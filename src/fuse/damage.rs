@@ -1,4 +1,4 @@
-//! Stored bytes that do not authenticate leave an event. A program that reads them again and again leaves one a minute.
+//! Stored data that fails authentication leaves an event: at most one a minute for the same damage, however often it is read.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -9,32 +9,32 @@ use crate::error::{Error, Kind};
 use crate::event::{Event, EventName};
 use crate::fs::{FileSystem, NodeNumber};
 
-/// How long the same damage is not told again.
+/// For this long the same damage is not recorded again.
 const QUIET: Duration = Duration::from_secs(60);
-/// Most kinds of damage that are remembered; what is found beyond them may be told twice.
-const MOST: usize = 256;
+/// At most this many kinds of damage are remembered. Beyond them, one may be recorded twice.
+const MAX_REMEMBERED: usize = 256;
 
-static TOLD: Mutex<Vec<(Instant, PathBuf, String)>> = Mutex::new(Vec::new());
+static RECORDED: Mutex<Vec<(Instant, PathBuf, String)>> = Mutex::new(Vec::new());
 
-/// Records that a file is damaged, if that is what an error says.
+/// Records that a file is damaged, if an error says so.
 pub(super) fn record(fs: &FileSystem, number: NodeNumber, error: &Error) {
     if error.kind() == Kind::Corrupt {
         let path = fs.backing_path(number);
-        if is_news(&path, error.chain()) {
+        if is_new(&path, error.chain()) {
             Event::of(EventName::Integrity).component(&path).failed(error);
         }
     }
 }
 
-fn is_news(path: &std::path::Path, damage: String) -> bool {
-    let mut told = TOLD.lock();
-    told.retain(|(at, ..)| at.elapsed() < QUIET);
-    if told.iter().any(|(_, of, what)| of == path && *what == damage) {
+fn is_new(path: &std::path::Path, damage: String) -> bool {
+    let mut recorded = RECORDED.lock();
+    recorded.retain(|(at, ..)| at.elapsed() < QUIET);
+    if recorded.iter().any(|(_, of, what)| of == path && *what == damage) {
         return false;
     }
-    if told.len() == MOST {
-        told.remove(0);
+    if recorded.len() == MAX_REMEMBERED {
+        recorded.remove(0);
     }
-    told.push((Instant::now(), path.to_path_buf(), damage));
+    recorded.push((Instant::now(), path.to_path_buf(), damage));
     true
 }

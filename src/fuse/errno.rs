@@ -25,7 +25,7 @@ pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
             return errno(error);
         }
         Kind::Busy | Kind::Denied | Kind::KeyUnavailable | Kind::Unsupported => false,
-        // Programs look for what is not there, or may not be, all the time; a failing disk or a full one is news.
+        // Programs ask for files that do not exist, or that they may not have, all the time; a failing or full disk is noteworthy.
         Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly | Kind::Stopped => true,
         Kind::Io => error.os_error().is_some_and(|number| !NOTEWORTHY.contains(&number)),
     };
@@ -37,7 +37,7 @@ pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
     errno(error)
 }
 
-/// What the system beneath cannot help any more, as opposed to what a program asked for in vain.
+/// Errors of the system below, as opposed to requests that a program made in vain.
 const NOTEWORTHY: [i32; 7] =
     [libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EBADF];
 
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_errno_from_beneath_arrives_as_it_was() {
+    fn errno_of_the_system_is_kept() {
         for number in [libc::ENOSPC, libc::EIO, libc::ENOTEMPTY, libc::EXDEV, libc::EACCES, libc::EDQUOT] {
             let error = Error::errno("writing", rustix::io::Errno::from_raw_os_error(number));
             assert_eq!(errno(&error).code(), number);
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_locked_component_says_enokey() {
+    fn locked_component_is_enokey() {
         assert_eq!(errno(&Error::new(Kind::KeyUnavailable, "locked")).code(), libc::ENOKEY);
     }
 }

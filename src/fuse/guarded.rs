@@ -1,5 +1,5 @@
-//! A defect that one request meets must not end the thread that serves it: fuser does not replace a thread that unwound, and
-//! with the last of them nothing is answered any more.
+//! A bug that one request triggers must not end the thread that serves it: fuser does not replace a thread that unwound, and
+//! after the last of them nothing is answered any more.
 
 use std::cell::OnceCell;
 use std::sync::mpsc::Sender;

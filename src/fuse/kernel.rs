@@ -1,4 +1,4 @@
-//! What a mount tells the kernel without being asked.
+//! Notifications from a mount to the kernel.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use crate::error::Error;
 use crate::fs::NodeNumber;
 
-/// `FUSE_NOTIFY_INVAL_INODE`, in the place of a reply's error.
+/// `FUSE_NOTIFY_INVAL_INODE`, in place of a reply's error.
 const INVALIDATE: i32 = 2;
 /// A message: the header of a reply to no request, and `struct fuse_notify_inval_inode_out`.
 const LEN: u32 = 16 + 24;
@@ -21,8 +21,8 @@ impl Kernel {
         Self(Arc::downgrade(device))
     }
 
-    /// Returns once everything that mappings of a file have changed was written, and the kernel has nothing of it cached. The
-    /// writes are requests of their own, so this must not be called by a thread that serves those.
+    /// Returns once all changes that were made through mappings of a file are written, and the kernel has nothing of it cached. The
+    /// writes are requests of their own, so a thread that serves those must not call this.
     pub(super) fn write_back(&self, number: NodeNumber) {
         let Some(device) = self.0.upgrade() else { return };
         let mut message = [0; LEN as usize];

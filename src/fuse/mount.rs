@@ -1,4 +1,4 @@
-//! Mounting and unmounting: by the system calls where allowed, else by fusermount3.
+//! Mounting and unmounting: with the system calls if allowed, else with fusermount3.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -40,7 +40,7 @@ pub struct MountSpec {
     pub options: MountOptions,
     /// How requests come and replies go.
     pub transport: Transport,
-    /// Threads that serve reads and writes; `None` for two a CPU, or one where each has a ring.
+    /// Threads that serve reads and writes; `None` for two per CPU, or one if each has a ring.
     pub threads: Option<usize>,
 }
 
@@ -69,7 +69,7 @@ fn mount_by_call(spec: &MountSpec) -> Result<Option<OwnedFd>> {
         geteuid().as_raw(),
         getegid().as_raw()
     );
-    // The kernel knows all or the owner; fuser keeps everyone but root and the owner out for `allow_root`.
+    // The kernel can admit all users or the owner; for `allow_root`, fuser refuses all users but root and the owner.
     if spec.options.acl != SessionACL::Owner {
         data.push_str(",allow_other");
     }
@@ -81,7 +81,7 @@ fn mount_by_call(spec: &MountSpec) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Mounts by fusermount3. Where that ends before it has given the descriptor away, what it mounted is dead, and taken away again.
+/// Mounts with fusermount3. If that ends before it has passed the descriptor on, what it mounted is dead and is unmounted.
 fn mount_by_fusermount(spec: &MountSpec) -> Result<OwnedFd> {
     if spec.options.flags.contains(MountFlags::NOSYMFOLLOW) {
         return Err(Error::new(Kind::Denied, "mount option \"nosymfollow\" needs root: fusermount3 does not know it"));
@@ -150,21 +150,21 @@ fn escaped(path: &Path) -> OsString {
     OsString::from_vec(path.as_os_str().as_bytes().iter().flat_map(escape).collect())
 }
 
-/// Whether this process may not open /dev/fuse, which even mounting by fusermount3 takes.
+/// Whether this process may not open /dev/fuse, which is needed for fusermount3 as well.
 pub(super) fn needs_open_device() -> bool {
     File::options().read(true).write(true).open("/dev/fuse").is_err_and(|error| error.kind() == PermissionDenied)
 }
 
-/// Refuses what cannot, or should not, be mounted, or be mounted on. As long as what is returned is there, no other mount is made on
-/// the mountpoint by this program.
+/// Refuses folders that cannot or must not be mounted, and mountpoints that cannot or must not be mounted on. As long as the returned
+/// file is open, this program makes no other mount on the mountpoint.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for no directory, one within the folder, or a folder that a mount of ours shows, `Busy` for one that is not
-/// empty, or that another mount has, or is about to have.
+/// `NotFound`, `Invalid` for a mountpoint that is not a directory, one within the folder, or a folder that a mount of ours shows, `Busy` for one that is not
+/// empty, or that has a mount or is about to get one.
 pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<File> {
     let mountpoint = spec.mountpoint.as_path();
     let doing = || format!("mountpoint {}", mountpoint.shown());
-    // The kernel may know attributes of a moment ago, when there was a process.
+    // The kernel may have attributes of a moment ago, when there was a process.
     let asked = statx(CWD, mountpoint, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
     if asked.is_err_and(|error| matches!(error, Errno::NOTCONN | Errno::CONNABORTED)) {
         let text = format!("{}: the process of the mount there has died: use `vmcryptfs umount --lazy` first", doing());
@@ -182,7 +182,7 @@ pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<File> {
     Ok(lock)
 }
 
-/// Of two mounts that begin at once on one mountpoint, the other one finds it locked, or mounted on.
+/// Of two mounts that start at once on one mountpoint, the second one finds it locked, or mounted on.
 fn lock(mountpoint: &Path) -> Result<File> {
     let doing = || format!("locking mountpoint {}", mountpoint.shown());
     let dir = File::open(mountpoint).context(doing)?;
@@ -199,7 +199,7 @@ fn lock(mountpoint: &Path) -> Result<File> {
     }
 }
 
-/// A mount that lies in what it shows would ask itself, and wait for itself for ever.
+/// A mount within the folder that it shows would send requests to itself, and wait for itself for ever.
 fn refuse_within(folder: &Path, mountpoint: &Path) -> Result<()> {
     let doing = || format!("looking where {} and {} lie", folder.shown(), mountpoint.shown());
     let id = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).context(doing);
@@ -208,7 +208,7 @@ fn refuse_within(folder: &Path, mountpoint: &Path) -> Result<()> {
         let text = format!("{} is in a mount of vmcryptfs: mount its backing folder instead", folder.shown());
         return Err(Error::new(Kind::Invalid, text));
     }
-    // By whatever path it is named, or by another one to the same place of the file system.
+    // Whichever path leads there, also one of another mount of the same file system.
     let absolute = std::fs::canonicalize(mountpoint).context(doing)?;
     let own = id(folder)?;
     let mut within = false;
@@ -227,16 +227,16 @@ fn refuse_within(folder: &Path, mountpoint: &Path) -> Result<()> {
     Ok(())
 }
 
-/// When a mount goes.
+/// When a mount is gone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Unmount {
-    /// Now, or not at all when something uses it.
+    /// Now, or not at all if something uses it.
     Now,
-    /// Its name now, the rest when nothing uses it any more.
+    /// Its name now, the rest once nothing uses it any more.
     WhenUnused,
 }
 
-/// A mount of ours, wherever it shows by now: it may have been moved, or shown in another place as well.
+/// A mount of ours, wherever it is shown by now: it may have been moved, or bound to another place as well.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Own {
     /// Device number, major and minor: no two living mounts have the same.
@@ -244,7 +244,7 @@ pub struct Own {
 }
 
 impl Own {
-    /// The one that was just mounted.
+    /// The mount that was just made.
     ///
     /// # Errors
     /// `Io`.
@@ -253,18 +253,18 @@ impl Own {
         Ok(Self { device: device.context(|| format!("looking for the new mount on {}", mountpoint.shown()))? })
     }
 
-    /// Unmounts it from all places where this process sees it, and nothing else.
+    /// Unmounts it from all places that this process sees it in, and nothing else.
     ///
     /// # Errors
-    /// `NotFound` when it shows nowhere; as [`unmount`].
+    /// `NotFound` when it is shown nowhere; those of [`unmount`].
     pub fn unmount(self, when: Unmount) -> Result<()> {
         self.at_each_place(|mountpoint| unmount_path(mountpoint, when))
     }
 
-    /// Takes it down when nobody serves it any more, as far as this user may.
+    /// Unmounts it when nothing serves it any more, as far as this user may.
     pub(super) fn abandon(self) {
         let done = self.at_each_place(|mountpoint| {
-            // By force it breaks the connection to the kernel first, so that nobody goes on waiting for an answer.
+            // Force breaks the connection to the kernel first, so that no caller waits for an answer any more.
             rustix::mount::unmount(mountpoint, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)
                 .or_else(|_| unmount_path(mountpoint, Unmount::WhenUnused))
         });
@@ -273,7 +273,7 @@ impl Own {
         }
     }
 
-    /// At all of them, though one fails; the first error is told.
+    /// In all places, even if one fails; returns the first error.
     fn at_each_place(self, take_down: impl Fn(&Path) -> Result<()>) -> Result<()> {
         let all = mount_table::all().context(|| "reading /proc/self/mountinfo".into())?;
         let places = || all.iter().rev().filter(|line| line.is_ours && line.device == self.device);
@@ -289,7 +289,7 @@ impl Own {
     }
 }
 
-/// What is unmounted by a path is the mount that shows there.
+/// A path unmounts the mount that is visible there.
 fn refuse_hidden(line: &Line, all: &[Line]) -> Result<()> {
     let Some(other) = line.hidden_by(all) else { return Ok(()) };
     let text = format!(
@@ -301,7 +301,7 @@ fn refuse_hidden(line: &Line, all: &[Line]) -> Result<()> {
     Err(Error::new(Kind::Busy, text))
 }
 
-/// Unmounts what of ours is mounted on a path, as mountinfo has it.
+/// Unmounts the mount of ours on a path, as mountinfo has it.
 ///
 /// # Errors
 /// `Busy` when something uses the mount or hides it, `Invalid` when nothing of ours is mounted there, or `Io`.
@@ -313,7 +313,7 @@ pub fn unmount(mountpoint: &Path, when: Unmount) -> Result<()> {
     }
 }
 
-/// How often, and how far apart, a mount that is in use is tried again.
+/// How often, and at which interval, unmounting is tried again while the mount is in use.
 const BUSY_TRIES: usize = 10;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(30);
 
@@ -322,7 +322,7 @@ fn unmount_path(mountpoint: &Path, when: Unmount) -> Result<()> {
         Unmount::Now => UnmountFlags::NOFOLLOW,
         Unmount::WhenUnused => UnmountFlags::NOFOLLOW | UnmountFlags::DETACH,
     };
-    // A program that just looked at the mount, such as one that lists all mounts, has it in use for a moment.
+    // A program that just looked at the mount, such as one that lists all mounts, uses it for a moment.
     let mut done = rustix::mount::unmount(mountpoint, flags);
     for _ in 0..BUSY_TRIES {
         if done != Err(Errno::BUSY) {

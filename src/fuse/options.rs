@@ -1,4 +1,4 @@
-//! Words of `-o`: those of mount(8) and fstab(5), of which the last one counts.
+//! Words of `-o`: those of mount(8) and fstab(5). Of contradicting ones the last one counts.
 
 use fuser::SessionACL;
 use rustix::mount::MountFlags;
@@ -6,7 +6,7 @@ use rustix::mount::MountFlags;
 use crate::error::{Error, Kind, Result};
 use crate::fs::Durability;
 
-/// Words that set flags of the mount, and words that take them away.
+/// Words that set flags of the mount, and words that clear them.
 const FLAGS: [(&str, MountFlags, MountFlags); 21] = [
     ("ro", MountFlags::RDONLY, NONE),
     ("rw", NONE, MountFlags::RDONLY),
@@ -33,7 +33,7 @@ const FLAGS: [(&str, MountFlags, MountFlags); 21] = [
 const NONE: MountFlags = MountFlags::empty();
 const RELATIVE: MountFlags = MountFlags::RELATIME.union(MountFlags::STRICTATIME);
 
-/// Those of the flags that fusermount3 of any version takes; the others make no difference to FUSE, or need root.
+/// Those of the flags that fusermount3 of any version accepts; the others make no difference to FUSE, or need root.
 const FUSERMOUNT: [(&str, MountFlags); 5] = [
     ("ro", MountFlags::RDONLY),
     ("noexec", MountFlags::NOEXEC),
@@ -42,8 +42,8 @@ const FUSERMOUNT: [(&str, MountFlags); 5] = [
     ("dirsync", MountFlags::DIRSYNC),
 ];
 
-/// What fstab, mount(8) and systemd add for themselves, or what every mount has anyway: no devices, no set-user-id bits, and
-/// permissions that the kernel checks; and what the kernel has for other file systems, or has no more.
+/// Words that fstab, mount(8) and systemd add for themselves; properties of every mount (no devices, no set-user-id bits, permissions
+/// that the kernel checks); and words that the kernel has for other file systems, or does not have any more.
 const IGNORED: [&str; 22] = [
     "defaults",
     "nodev",
@@ -68,14 +68,14 @@ const IGNORED: [&str; 22] = [
     "nomand",
     "default_permissions",
 ];
-/// The same of words with a value: where a mount comes from and its type are what they are.
+/// The same for words with a value: the source and the type of a mount cannot be changed.
 const IGNORED_WITH_VALUE: [&str; 9] =
     ["comment", "context", "fscontext", "defcontext", "rootcontext", "fsname", "subtype", "max_read", "user"];
 
-/// Words of `-o`, understood.
+/// Words of `-o`, decoded.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
-    /// Who may enter.
+    /// Which users may enter.
     pub(super) acl: SessionACL,
     pub(super) flags: MountFlags,
 }
@@ -87,27 +87,27 @@ impl Default for MountOptions {
 }
 
 impl MountOptions {
-    /// Understands the words, of which a later one takes back an earlier one.
+    /// Decodes the words; a later one overrides an earlier one.
     ///
     /// # Errors
-    /// `Invalid` for a word that is none of mount(8)'s.
+    /// `Invalid` for a word that mount(8) does not have.
     pub fn parse<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self> {
         let mut options = Self::default();
         words.into_iter().try_for_each(|word| options.add(word))?;
         Ok(options)
     }
 
-    /// Whether nothing can be written.
+    /// Whether the mount is read-only.
     pub fn is_read_only(&self) -> bool {
         self.flags.contains(MountFlags::RDONLY)
     }
 
-    /// Lets nothing be written, whatever the words said.
+    /// Makes the mount read-only, whatever the words said.
     pub fn make_read_only(&mut self) {
         self.flags |= MountFlags::RDONLY;
     }
 
-    /// What is durable before it is answered.
+    /// Which writes are durable before they are answered.
     pub fn durability(&self) -> Durability {
         if self.flags.contains(MountFlags::SYNCHRONOUS) {
             Durability::Everything
@@ -140,7 +140,7 @@ impl MountOptions {
         Ok(())
     }
 
-    /// As fusermount3 takes them.
+    /// In the form that fusermount3 accepts.
     pub(super) fn for_fusermount(&self) -> impl Iterator<Item = &'static str> {
         let flags = self.flags;
         FUSERMOUNT.into_iter().filter(move |(_, flag)| flags.contains(*flag)).map(|(word, _)| word)
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_counts() {
+    fn last_word_counts() {
         for (words, read_only) in [("ro", true), ("ro,rw", false), ("rw,ro", true), ("ro,rw,ro", true), ("", false)] {
             assert_eq!(parse(words).is_read_only(), read_only, "{words}");
         }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_fstab_are_taken_and_those_of_nobody_are_refused() {
+    fn words_of_fstab_are_accepted_and_unknown_ones_refused() {
         let all = "defaults,rw,relatime,noexec,nosuid,nodev,allow_other,_netdev,nofail,user,users,owner,group,suid,dev,\
                    comment=systemd.automount,context=system_u:object_r:virt_image_t:s0,fsname=a,subtype=b,max_read=1,\
                    X-mount.mkdir,x-systemd.requires=a.service,default_permissions,lazytime,nodiratime,strictatime,user=qemu,\
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn fusermount_gets_what_every_version_of_it_knows() {
+    fn fusermount_gets_words_that_every_version_has() {
         let words: Vec<&str> = parse("lazytime,ro,relatime,sync,noexec").for_fusermount().collect();
         assert_eq!(words, ["ro", "noexec", "sync"]);
     }

@@ -1,4 +1,4 @@
-//! What fuser's replies are given: the values of ours in its types.
+//! Our replies in fuser's types.
 
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData,
@@ -9,13 +9,13 @@ use crate::fs::{Attr, FileKind};
 use crate::fuse::BLOCK_SIZE;
 use crate::fuse::operations::{Reply, open_flags, ttl};
 
-/// A reply of fuser's.
+/// One of fuser's replies.
 pub(super) trait Respond: Send + 'static {
     /// Sends it.
     fn respond(self, result: Result<Reply, Errno>);
 }
 
-/// Each of fuser's replies takes the values of the operations that it belongs to.
+/// Lists which values each of fuser's replies takes.
 macro_rules! respond {
     ($($type:ident($reply:ident) { $($value:pat => $send:expr),+ })+) => {
         $(impl Respond for $type {

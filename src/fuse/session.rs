@@ -23,7 +23,7 @@ impl Session {
     /// Mounts, and agrees with the kernel on the protocol.
     ///
     /// # Errors
-    /// `NotFound` for a missing mountpoint, `Invalid` for one that is no directory, `Busy` for one that
+    /// `NotFound` for a missing mountpoint, `Invalid` for one that is not a directory, `Busy` for one that
     /// is not empty, `Unsupported` without FUSE or the transport that is asked for, or `Io`.
     pub fn mount(fs: &Arc<FileSystem>, spec: &MountSpec) -> Result<Self> {
         let _alone = mount::check_mountpoint(spec)?;
@@ -44,24 +44,24 @@ impl Session {
                 Ok(Self { connection, mountpoint, own })
             }
             Err(error) => {
-                // Nobody serves it, so it must not stay.
+                // Nothing serves it, so it must not stay.
                 let _ = own.unmount(Unmount::WhenUnused);
                 Err(error).context(doing)
             }
         }
     }
 
-    /// The mount, by which it is found wherever it shows.
+    /// The mount itself, which can be found wherever it is shown.
     pub fn own(&self) -> Own {
         self.own
     }
 
-    /// Serves requests until the mount is gone. On each of `stop`'s items the mount is taken down: at once if nothing uses
+    /// Serves requests until the mount is gone. On each of `stop`'s items the mount is unmounted: at once if nothing uses
     /// it, else as soon as the last open file is closed.
     ///
     /// # Errors
-    /// `Io` when the connection to the kernel breaks, or a thread ends that requests need. Whoever uses the mount then gets errors
-    /// at once, and it is taken down.
+    /// `Io` when the connection to the kernel breaks, or a thread ends that requests need. Programs that use the mount then get errors
+    /// at once, and it is unmounted.
     pub fn serve(self, stop: impl Iterator<Item = i32> + Send + 'static) -> Result<()> {
         let Self { connection, mountpoint, own } = self;
         thread::Builder::new()
@@ -100,7 +100,7 @@ fn stop_on(signal: i32, own: Own) {
     }
 }
 
-/// Asks a new mount something that only its process can answer.
+/// Sends a new mount a request that only its process can answer.
 ///
 /// # Errors
 /// `Io` when the mount is gone.

@@ -1,7 +1,7 @@
 //! How requests come from the kernel and replies go back. The layers above do not know which transport it is.
 //!
-//! Either transport serves reads and writes itself, the classic one most of what is done to names and attributes as well, and hands
-//! everything else, in the wire format that it has, to fuser, which stays the one that knows the protocol.
+//! Either transport serves reads and writes itself, and operations on names and attributes while they are quick. Everything else it
+//! forwards, in the wire format, to fuser, which is the only code that knows the rest of the protocol.
 
 mod data_requests;
 mod dev_fuse;
@@ -37,20 +37,20 @@ use io_uring::Rings;
 use policy::latency::SyncLatency;
 use relay::Relay;
 
-/// Threads of fuser: so many slow operations on names, attributes and keys may be under way, and the next one has to wait.
+/// Threads of fuser: this many slow operations on names, attributes and keys may be in progress, and the next one has to wait.
 const DISPATCHERS: usize = 8;
-/// Threads that read from the device and wait for a medium: what a guest commonly has under way at once.
+/// Threads that read from the device and wait for a medium: as many requests as a guest commonly has in flight.
 const WAITING_READERS: usize = 32;
-/// Room for the kernel's first request; it refuses to write into less.
+/// Length of the buffer for the kernel's first request; the kernel refuses a smaller one.
 const FIRST_REQUEST: usize = 8192;
 
-/// Which way requests take.
+/// How requests and replies are transported.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Transport {
     /// Rings where the kernel offers them, else the device.
     #[default]
     Auto,
-    /// The device: on any kernel.
+    /// The device, which any kernel has.
     DevFuse,
     /// Rings, or no mount.
     IoUring,
@@ -68,10 +68,10 @@ impl Transport {
         }
     }
 
-    /// Makes rings if they are wanted and possible. Unless `threads` says it, there are as many as the backing I/O wants.
+    /// Makes rings if they are wanted and possible. Without `threads` the number of threads depends on the backing I/O.
     ///
     /// # Errors
-    /// Those of [`Rings::new`], if there is no other way.
+    /// Those of [`Rings::new`], unless the device may be used instead.
     pub(super) fn prepare(self, threads: Option<usize>, backing_io: BackingIo) -> Result<Prepared> {
         let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let readers = match backing_io {
@@ -171,7 +171,7 @@ impl Prepared {
             rings = None;
         }
         rustix::io::write(&device, &reply).context(doing)?;
-        // With rings the device brings little, and one thread is enough for it.
+        // With rings little comes through the device, and one thread is enough for it.
         let readers = if rings.is_some() { 1 } else { self.readers };
         let restrict_to_uid = (acl == SessionACL::RootAndOwner).then(process::effective_uid);
         let shared = Arc::new(Shared { fs: Arc::clone(fs), sync_latency, device, relay, restrict_to_uid });
@@ -180,7 +180,7 @@ impl Prepared {
 }
 
 impl Connection {
-    /// The transport that it is.
+    /// Which transport it is.
     pub(super) fn transport(&self) -> Transport {
         if self.rings.is_some() { Transport::IoUring } else { Transport::DevFuse }
     }
@@ -188,23 +188,25 @@ impl Connection {
     /// Serves until the mount is gone.
     ///
     /// # Errors
-    /// `Io` when the connection to the kernel breaks, or a thread ends that requests need; then nothing is waited for, and the
-    /// process had better end.
+    /// `Io` when the connection to the kernel breaks, or a thread ends that requests need; then no thread is waited for, and the
+    /// process should end.
     pub(super) fn serve(self) -> Result<()> {
         let Self { shared, dispatcher, rings, readers, ended, on_ended } = self;
         let start = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).context(|| "starting a thread of the transport".into())
         };
         let (own, own_ended) = (Arc::clone(&shared), ended.clone());
-        let backlog = start("relay-out", Box::new(move || ending::tell_any(&own_ended, || own.relay.drain_backlog())))?;
+        let backlog =
+            start("relay-out", Box::new(move || ending::report_any(&own_ended, || own.relay.drain_backlog())))?;
         let (own, own_ended) = (Arc::clone(&shared), ended.clone());
-        let replies = start("relay-in", Box::new(move || ending::tell_any(&own_ended, || own.relay.return_replies())))?;
+        let replies =
+            start("relay-in", Box::new(move || ending::report_any(&own_ended, || own.relay.return_replies())))?;
         let mut running = 1 + rings.map_or(0, |rings| rings.start(&shared, &ended));
         let own = Arc::clone(&shared);
         start(
             "dev-fuse-0",
             Box::new(move || {
-                ending::tell(&ended, || dev_fuse::serve(&own, readers, &ended));
+                ending::report(&ended, || dev_fuse::serve(&own, readers, &ended));
             }),
         )?;
         while running > 0 {

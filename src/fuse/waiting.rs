@@ -10,7 +10,7 @@ use crate::fuse::operations::FileRequest;
 use crate::fuse::respond::Respond;
 use crate::vm::keyring::Question;
 
-/// Carries a request out and replies: at once, or when a provider has answered what has to be known first.
+/// Carries a request out and replies: at once, or once a provider has sent the key that it needs.
 pub(super) fn answer(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply: impl Respond) {
     if request.makes_vm_folder(fs) {
         return answer_later(fs, request, reply);
@@ -21,7 +21,7 @@ pub(super) fn answer(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply:
     }
 }
 
-/// A request whose thread cannot be started is answered with an error: that is what its reply does when it is dropped.
+/// If the thread cannot be started the reply is dropped, which answers the request with an error.
 fn answer_later(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply: impl Respond) {
     let fs = Arc::clone(fs);
     let work = move || {

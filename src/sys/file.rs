@@ -19,21 +19,21 @@ use rustix::io::Errno;
 use super::check;
 use super::mount_table::refuse_ours;
 
-/// What `fallocate` shall do with a range.
+/// What `fallocate` does with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Allocation {
     /// Reserve space without growing the file.
     Keep,
-    /// Make the range a hole; the length stays.
+    /// Make the range a hole; the length does not change.
     Punch,
-    /// Make the range read as zeros but keep it allocated; the length stays.
+    /// Make the range read as zeros but keep it allocated; the length does not change.
     Zero,
 }
 
 /// `fallocate(2)`.
 ///
 /// # Errors
-/// The system's; `EOPNOTSUPP` where the file system cannot do it.
+/// The system's; `EOPNOTSUPP` if the file system cannot do it.
 pub fn fallocate(file: &File, what: Allocation, offset: u64, len: u64) -> io::Result<()> {
     let flags = match what {
         Allocation::Keep => FallocateFlags::KEEP_SIZE,
@@ -43,7 +43,7 @@ pub fn fallocate(file: &File, what: Allocation, offset: u64, len: u64) -> io::Re
     Ok(rustix::fs::fallocate(file, flags, offset, len)?)
 }
 
-/// Start of the first data at or behind `offset`; `None` when only a hole follows.
+/// Start of the first data at or after `offset`; `None` if only a hole follows.
 ///
 /// # Errors
 /// The system's.
@@ -51,7 +51,7 @@ pub fn seek_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
     seek(file, SeekFrom::Data(offset))
 }
 
-/// Start of the first hole at or behind `offset`; the end of the file counts as one. `None` when `offset` is behind it.
+/// Start of the first hole at or after `offset`; the end of the file counts as one. `None` if `offset` is past it.
 ///
 /// # Errors
 /// The system's.
@@ -59,7 +59,7 @@ pub fn seek_hole(file: &File, offset: u64) -> io::Result<Option<u64>> {
     seek(file, SeekFrom::Hole(offset))
 }
 
-/// Moves the file position, which nobody uses: all our reads and writes name theirs.
+/// Moves the file position, which is not used otherwise: all our reads and writes give their offset.
 fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, to) {
         Ok(found) => Ok(Some(found)),
@@ -102,7 +102,7 @@ fn lock_on(range: Range<i64>, kind: libc::c_int) -> io::Result<libc::flock> {
     Ok(lock)
 }
 
-/// Lets the descriptor of `file` lead to what `other` has open. What is under way by it goes on with what it led to before.
+/// Lets the descriptor of `file` lead to what `other` has open. Calls in progress finish with what it led to before.
 ///
 /// # Errors
 /// The system's.
@@ -111,8 +111,8 @@ pub fn lead_to(file: &File, other: &File) -> io::Result<()> {
     check(unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) }).map(|_| ())
 }
 
-/// How the file system itself calls a file among all that it ever had: the handle that it gives to servers of network files.
-/// Without a name, that of `dir` itself. `None` where the file system has no handles.
+/// The identity that the file system itself gives to a file, among all that it ever had: the handle that it has for NFS servers.
+/// Without a name, that of `dir` itself. `None` if the file system has no handles.
 pub fn file_handle(dir: &File, name: &OsStr) -> Option<Vec<u8>> {
     const MAX_LEN: usize = 128;
     #[repr(C)]
@@ -125,7 +125,7 @@ pub fn file_handle(dir: &File, name: &OsStr) -> Option<Vec<u8>> {
     let mut handle = Handle { len: libc::c_uint::try_from(MAX_LEN).ok()?, kind: 0, bytes: [0; MAX_LEN] };
     let mut mount = 0;
     let place = (&raw mut handle).cast::<libc::file_handle>();
-    // SAFETY: name, handle and mount outlive the call, and `len` says how much room there is behind `kind`.
+    // SAFETY: name, handle and mount outlive the call, and `len` says how much room there is after `kind`.
     let done =
         unsafe { libc::name_to_handle_at(dir.as_raw_fd(), name.as_ptr(), place, &raw mut mount, libc::AT_EMPTY_PATH) };
     check(done).ok()?;
@@ -133,8 +133,8 @@ pub fn file_handle(dir: &File, name: &OsStr) -> Option<Vec<u8>> {
     Some([&handle.kind.to_le_bytes(), bytes].concat())
 }
 
-/// Some calls refuse handles that are good for attributes alone, but the handle's entry under /proc leads to the same file,
-/// whatever name it has by now.
+/// Some calls refuse handles that are good only for attributes, but the handle's entry under /proc leads to the same file,
+/// whatever its name is by now.
 pub fn proc_entry(file: &File) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
@@ -155,8 +155,8 @@ pub fn reopen(file: &File, flags: OFlags) -> io::Result<File> {
     Ok(File::from(file)).inspect(read_unnoticed)
 }
 
-/// Opens a file in a directory, so that reading it does not move the time of its last access if this process has a say in that: its
-/// owner has, and root. `NONBLOCK` keeps a fifo that was put in its place from stopping us.
+/// Opens a file in a directory, so that reading it does not change the time of its last access, if this process may: its owner
+/// and root may. With `NONBLOCK`, a fifo that was put in its place does not block us.
 ///
 /// # Errors
 /// The system's.
@@ -171,15 +171,15 @@ pub fn open_unnoticed(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result
     }
 }
 
-/// Makes of an open file what [`open_unnoticed`] opens.
+/// Makes an open file behave like one of [`open_unnoticed`].
 pub fn read_unnoticed(file: &File) {
     let flags = rustix::fs::fcntl_getfl(file);
-    // Where it is refused, reads move the time of last access, as they may.
+    // If it is refused, reads change the time of last access, which does no harm.
     let _ = flags.and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::NOATIME));
 }
 
-/// An open directory that may have been opened for operations on names alone, to be listed or synced. By its entry under /proc, since
-/// its own name `.` asks for the right to search it as well.
+/// Opens a directory for listing or syncing that may have been opened only for operations on names. Through its entry under /proc, since
+/// its own name `.` requires the right to search it as well.
 ///
 /// # Errors
 /// The system's.
@@ -244,7 +244,7 @@ fn open_across(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> 
 /// Whether `path` below `root` still leads to an open file: it may have been renamed, removed or replaced since it was opened.
 ///
 /// # Errors
-/// The system's, but for a path that leads nowhere.
+/// The system's, except for a path that leads nowhere.
 pub fn is_at(root: impl AsFd, path: &Path, file: &File) -> io::Result<bool> {
     let named = match open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(named) => named,

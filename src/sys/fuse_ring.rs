@@ -1,8 +1,8 @@
-//! FUSE over io_uring (Linux 6.14): a ring that gets requests of a mount from the kernel and gives their replies back.
+//! FUSE over io_uring (Linux 6.14): a ring that receives requests of a mount from the kernel and returns replies.
 //!
 //! The kernel's side is fs/fuse/dev_uring.c. Each entry is memory that belongs to the kernel while it waits for a request,
-//! and to us from then until the reply is given: [`FuseRing`] keeps track, so that safe code cannot touch the one's while
-//! it is the other's.
+//! and to us from then until the reply: [`FuseRing`] keeps track, so that safe code cannot touch memory while it
+//! belongs to the kernel.
 
 #![allow(unsafe_code, reason = "rings and the memory of entries are shared with the kernel")]
 
@@ -42,7 +42,7 @@ const TRANSFERRED: u64 = 1 << 62;
 /// Place of the device among the ring's registered files.
 const DEVICE: types::Fixed = types::Fixed(0);
 
-/// What a ring waits for besides requests: whoever has it can wake the ring's thread.
+/// Wakes a ring's thread, which waits for it besides requests.
 pub struct Waker(OwnedFd);
 
 impl Waker {
@@ -59,14 +59,14 @@ impl Waker {
     }
 }
 
-/// What a ring's thread is told.
+/// What a ring's thread waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
     /// This entry holds a request.
     Request(usize),
     /// This entry gets no more requests; the errno says why.
     Ended(usize, i32),
-    /// What [`FuseRing::transfer`] began for this entry is done: so many bytes, or an errno as a negative number.
+    /// The [`FuseRing::transfer`] of this entry is done: a number of bytes, or an errno as a negative number.
     Transferred(usize, i32),
     /// [`Waker::wake`] was called.
     Woken,
@@ -76,7 +76,7 @@ pub enum Event {
 pub struct Request<'a> {
     /// `struct fuse_in_header`.
     pub header: &'a [u8],
-    /// The operation's own arguments, as far as they have a fixed form; behind them, leftovers.
+    /// The operation's own arguments, as far as they have a fixed form; after them, leftovers.
     pub argument: &'a [u8],
     /// Bytes of the payload: names, or data to write.
     pub payload_len: usize,
@@ -87,12 +87,12 @@ pub struct Request<'a> {
 /// A ring; it belongs to the thread that made it.
 pub struct FuseRing<'w> {
     ring: Option<IoUring<squeue::Entry128, cqueue::Entry>>,
-    /// By number; `None` where there was one that was taken out.
+    /// By number; `None` for one that was taken out.
     entries: Vec<Option<Entry>>,
     waker: &'w Waker,
 }
 
-/// An entry that was taken out of its ring while it held a request. The ring that it is put into replies.
+/// An entry that was taken out of its ring while it held a request. The reply comes from the ring that it is put into.
 pub struct DetachedEntry {
     queue: u16,
     header: AlignedBuffer,
@@ -110,7 +110,7 @@ struct Entry {
     queue: u16,
     header: AlignedBuffer,
     buffer: AlignedBuffer,
-    /// Where the kernel finds both when the entry is registered; not for one that was put in, which was registered before.
+    /// Addresses of both, for the kernel when the entry is registered; `None` for one that was put in, which is registered already.
     parts: Option<Box<[libc::iovec; 2]>>,
     owner: Owner,
     /// What the buffer is read from or written to; open for as long as that takes.
@@ -153,7 +153,7 @@ impl<'w> FuseRing<'w> {
     /// has room for `payload_len` bytes.
     ///
     /// # Errors
-    /// The system's. A refusal by FUSE is told later, as [`Event::Ended`].
+    /// The system's. A refusal by FUSE comes later, as [`Event::Ended`].
     ///
     /// # Panics
     /// When the payload does not fit the buffer.
@@ -195,12 +195,11 @@ impl<'w> FuseRing<'w> {
         }
     }
 
-    /// Submits what is to be submitted, and looks, without going to sleep, until there is something to do or it is so late.
-    /// Returns whether there is.
+    /// Submits what is to be submitted, and spins until there is something to do, or until this time. Returns whether there is.
     ///
     /// # Errors
     /// The system's.
-    pub fn look(&mut self, until: Instant) -> io::Result<bool> {
+    pub fn spin(&mut self, until: Instant) -> io::Result<bool> {
         let ring = self.ring();
         excuse(ring.submit())?;
         while !ring.submission().taskrun() && ring.completion().is_empty() {
@@ -258,11 +257,11 @@ impl<'w> FuseRing<'w> {
         })
     }
 
-    /// Gives a reply, whose payload lies in the entry's buffer, and gets the entry ready for its next request. `at_once`
-    /// hands it to the kernel now, otherwise the next [`wait`](Self::wait) does.
+    /// Replies, with the payload in the entry's buffer, and makes the entry ready for its next request. With `at_once` the kernel gets
+    /// the reply now, otherwise with the next [`wait`](Self::wait).
     ///
     /// # Errors
-    /// The system's. `Ok` for an entry that holds no request, of which nothing is left to do.
+    /// The system's. `Ok` for an entry that holds no request: nothing is left to do.
     pub fn reply(
         &mut self,
         entry: usize,
@@ -284,7 +283,7 @@ impl<'w> FuseRing<'w> {
     }
 
     /// Reads from a file at `offset` into a part of the buffer of an entry that holds a request, or writes that part to it.
-    /// Until [`Event::Transferred`] tells the end, the entry cannot be touched.
+    /// Until [`Event::Transferred`] reports the end, the entry cannot be touched.
     ///
     /// # Errors
     /// The system's, also for an entry that holds no request, or has no such part.
@@ -312,7 +311,7 @@ impl<'w> FuseRing<'w> {
         self.submit(&submission.user_data(data).into())
     }
 
-    /// The queue that an entry belongs to; `None` where there is none any more.
+    /// The queue that an entry belongs to; `None` for an entry that was taken out.
     pub fn queue(&self, entry: usize) -> Option<u16> {
         self.entries.get(entry)?.as_ref().map(|entry| entry.queue)
     }
@@ -361,7 +360,7 @@ impl<'w> FuseRing<'w> {
     }
 }
 
-/// A signal, or completions that must be taken before more is submitted: both are no failure.
+/// Neither a signal is a failure, nor completions that must be taken before more is submitted.
 fn excuse(submitted: io::Result<usize>) -> io::Result<()> {
     match submitted {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Err(error),
@@ -374,8 +373,8 @@ impl Drop for FuseRing<'_> {
         self.ring = None;
         for entry in self.entries.drain(..).flatten() {
             if matches!(entry.owner, Owner::Kernel | Owner::Transfer) {
-                // The kernel lets go of it some time after the ring is closed, and does not say when: better lost than
-                // written to under its next owner.
+                // The kernel releases it some time after the ring is closed, and does not say when: better to leak it than to
+                // have it written to under its next owner.
                 std::mem::forget(entry);
             } else {
                 drop(entry.parts);

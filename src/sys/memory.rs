@@ -1,4 +1,4 @@
-//! Memory with special duties: key bytes that never reach swap or a core dump, and page-aligned I/O buffers.
+//! Memory with special properties: key bytes that never reach swap or a core dump, and page-aligned I/O buffers.
 
 #![allow(unsafe_code, reason = "mmap, mlock and madvise have no safe form in std")]
 
@@ -14,11 +14,11 @@ const CELL: usize = 64;
 /// Cells that are mapped and locked together.
 const CELLS_PER_CHUNK: usize = 256;
 
-/// Cells that are free, of all chunks. Chunks are never unmapped: cells move between components.
+/// Free cells of all chunks. Chunks are never unmapped: cells move between components.
 static FREE: Mutex<Vec<Cell>> = Mutex::new(Vec::new());
 static LOCK_REFUSED: AtomicBool = AtomicBool::new(false);
 
-/// A cell of a chunk; whoever holds the value owns the memory.
+/// A cell of a chunk; the value owns the memory.
 struct Cell(NonNull<[u8; CELL]>);
 
 // SAFETY: a `Cell` is the only way to its 64 bytes, and moves between owners as a whole.
@@ -28,8 +28,8 @@ unsafe impl Sync for Cell {}
 
 /// Up to 64 secret bytes in locked memory: not swapped, not dumped, not inherited by a child; wiped when dropped.
 ///
-/// Where the limit on locked memory (`RLIMIT_MEMLOCK`) is too low the bytes stay unlocked and
-/// [`lock_was_refused`] says so; they are kept out of core dumps all the same.
+/// If the limit on locked memory (`RLIMIT_MEMLOCK`) is too low the bytes are not locked, and
+/// [`lock_was_refused`] says so; they are kept out of core dumps nevertheless.
 pub struct SecretBytes {
     cell: Option<Cell>,
     len: usize,
@@ -128,10 +128,10 @@ fn map_anonymous(len: usize) -> NonNull<u8> {
     }
 }
 
-/// Keeps the C library from holding on to much memory, in a process that lives long: to be called before it has threads.
+/// Keeps the C library from retaining much memory in a process that lives long. Call it before there are threads.
 ///
-/// Freed blocks of up to 32 MiB would be kept for new ones of that size, such as buffers of which little is touched, and which
-/// would be zeroed then; and each thread could have an arena, with what was freed there.
+/// It would keep freed blocks of up to 32 MiB for new ones of that size, such as buffers of which little is touched, and would zero
+/// them then; and each thread could have an arena that retains what was freed there.
 pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     // SAFETY: neither call takes a pointer, and there are no other threads yet.
@@ -141,7 +141,7 @@ pub fn keep_little() {
     }
 }
 
-/// Gives the system back what was freed.
+/// Returns freed memory to the system.
 pub fn return_freed() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointers, and may be called at any time by any thread.
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_secret_leaves_only_zeros() {
+    fn dropped_secret_leaves_only_zeros() {
         let mut secret = SecretBytes::zeroed(64);
         secret.fill(0x5a);
         drop(secret);

@@ -1,4 +1,4 @@
-//! Which mounts there are, and which one an open directory is of, found out without asking the file system that is mounted: it may
+//! Which mounts there are, and which one an open directory belongs to, without a request to the file system that is mounted: it may
 //! not answer.
 
 mod stacked;
@@ -38,8 +38,8 @@ pub fn is_ours(mount_id: u64) -> io::Result<bool> {
     })
 }
 
-/// Whether whoever asks the mount with this number asks a mount of ours: it is one, or it lies over what one shows, as far as the
-/// table tells (`stacked`).
+/// Whether a request to the mount with this number may reach a mount of ours: it is one, or it lies over files that one shows, as far
+/// as the table shows (`stacked`).
 ///
 /// # Errors
 /// The system's.
@@ -54,13 +54,13 @@ pub fn leads_to_ours(mount_id: u64) -> io::Result<bool> {
     })
 }
 
-/// Refuses a name in a directory that leads onto a mount of ours: a mount that asks itself waits for itself. An empty name is the
-/// file itself, which may be a path.
+/// Refuses a name in a directory that leads onto a mount of ours: a mount that sends itself a request waits for itself. An empty name
+/// is the file itself, which may be a path.
 ///
 /// # Errors
 /// `ELOOP`, or the system's.
 pub fn refuse_ours(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
-    // Which mount it is of is known without asking the file system.
+    // The kernel knows the mount without asking the file system.
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let found = statx(dir, name, flags, StatxFlags::MNT_ID)?;
     let known = found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
@@ -68,8 +68,8 @@ pub fn refuse_ours(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
     if may_be_ours && leads_to_ours(found.stx_mnt_id)? { Err(Errno::LOOP.into()) } else { Ok(()) }
 }
 
-/// Where a file or a folder lies: the number of the file system, and its path in that, whichever mount shows it. `None` where the
-/// system does not tell.
+/// Where a file or a folder lies: the number of the file system, and its path in that, whichever mount shows it. `None` if the
+/// system does not say.
 ///
 /// # Errors
 /// The system's.
@@ -94,7 +94,7 @@ fn with_table<T>(look: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
         Some(known) => known,
         None => known.insert((File::open("/proc/self/mountinfo")?, Vec::new())),
     };
-    // The system tells changes as an urgent event (proc(5)).
+    // The system reports changes as an urgent event (proc(5)).
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let changed = poll(&mut [PollFd::new(&*file, PollFlags::PRI)], Some(&now))? > 0;
     if changed || table.is_empty() {
@@ -110,7 +110,7 @@ fn line_of(table: &[u8], mount_id: u64) -> Option<&[u8]> {
     table.split(|&byte| byte == b'\n').find(|line| line.starts_with(start.as_bytes()))
 }
 
-/// A mount, as a line of mountinfo (proc(5)) tells of it. Paths are any bytes.
+/// A mount, as a line of mountinfo (proc(5)) describes it. Paths are any bytes.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Line {
     /// Its number.
@@ -119,7 +119,7 @@ pub struct Line {
     pub parent: u64,
     /// Device number of the file system, major and minor: no two living mounts of FUSE have the same.
     pub device: (u32, u32),
-    /// What of the file system shows there: all of it, `/`, or of a bind mount perhaps a part.
+    /// Which part of the file system is shown: all of it, `/`, or, for a bind mount, perhaps a folder.
     pub root: PathBuf,
     /// Where.
     pub mountpoint: PathBuf,
@@ -130,7 +130,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// `None` for what is no such line.
+    /// `None` if it is not such a line.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let text = |field: &[u8]| std::str::from_utf8(field).ok().map(str::to_owned);
         let mut fields = line.split(|byte| *byte == b' ');
@@ -147,11 +147,11 @@ impl Line {
         Some(Self { id, parent, device, root, mountpoint, is_ours, source })
     }
 
-    /// The mount of `all` that hides this one from whoever goes by its path: one on top of it, or over a folder above.
+    /// The mount of `all` that hides this one's path: one on top of it, or over a folder above.
     pub fn hidden_by<'a>(&self, all: &'a [Self]) -> Option<&'a Self> {
         let mut below = self.mountpoint.as_path();
         let (mut on, mut from) = (self.id, self.id);
-        // As long as the chain of mounts at most: the root's parent is in another table, or itself.
+        // At most as long as the chain of mounts: the root's parent is in another table, or itself.
         for _ in 0..=all.len() {
             let hides = |other: &&Self| {
                 other.parent == on && other.id != from && other.id != on && below.starts_with(&other.mountpoint)
@@ -167,7 +167,7 @@ impl Line {
     }
 }
 
-/// All mounts that this process sees, those on top later.
+/// All mounts that this process sees; those on top come later.
 ///
 /// # Errors
 /// The system's.
@@ -176,7 +176,7 @@ pub fn all() -> io::Result<Vec<Line>> {
     Ok(table.split(|byte| *byte == b'\n').filter_map(Line::parse).collect())
 }
 
-/// Device number of the mount on a path, which need not serve yet: it is not asked.
+/// Device number of the mount on a path. It gets no request, so it need not serve yet.
 ///
 /// # Errors
 /// The system's; `InvalidData` where it is none of ours.
@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_hides_a_mount_is_found() {
+    fn hiding_mount_is_found() {
         let of = |lines: &[&str]| -> Vec<Line> {
             lines.iter().map(|line| Line::parse(format!("{line} rw - x y rw").as_bytes()).unwrap()).collect()
         };
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_known_by_its_number() {
+    fn mount_is_known_by_its_number() {
         let proc = mount_id(&File::open("/proc").unwrap()).unwrap();
         assert_ne!(proc, mount_id(&File::open("/").unwrap()).unwrap());
         assert!(!is_ours(proc).unwrap());

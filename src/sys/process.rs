@@ -1,4 +1,4 @@
-//! What a process that holds keys does about itself.
+//! Settings that a process with keys makes for itself.
 
 #![allow(unsafe_code, reason = "prctl, setrlimit, setsid and signal have no safe form in std")]
 
@@ -79,26 +79,26 @@ pub fn wait_for_closed_peer(stream: &UnixStream, limit: Duration) {
 pub fn stopped_peer(stream: &UnixStream) -> Option<i32> {
     let pid = rustix::net::sockopt::socket_peercred(stream).ok()?.pid.as_raw_nonzero().get();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name stands in parentheses, and may have any characters.
+    // The command name is in parentheses, and may have any characters.
     let state = stat.rsplit_once(')')?.1.trim_start().chars().next()?;
     matches!(state, 'T' | 't').then_some(pid)
 }
 
-/// Lets modes of new files be exactly what is asked for; who asks through a mount has a mask of its own.
+/// Makes modes of new files exactly what is requested; callers of a mount have masks of their own.
 pub fn clear_umask() {
     rustix::process::umask(rustix::fs::Mode::empty());
 }
 
-/// Lets signals do nothing to this process and those that it starts.
+/// Makes this process, and those that it starts, ignore signals.
 pub fn ignore_signals(signals: &[i32]) {
     for &signal in signals {
-        // SAFETY: no handler is installed; for a number that is no signal, or one that cannot be ignored, nothing is done.
+        // SAFETY: no handler is installed; for a number that is not a signal, or one that cannot be ignored, nothing is done.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 
-/// Makes this process one of the last to be ended when memory runs out, and lets it get memory without waiting for what it serves to
-/// be written: guests have their disks by it.
+/// Makes this process one of the last that are killed when memory runs out, and lets it get memory without waiting for writes that it
+/// has to serve itself: guests have their disks from it.
 ///
 /// # Errors
 /// The system's; an ordinary user may do neither.

@@ -1,4 +1,4 @@
-//! What a thread knows about itself.
+//! A thread's number, and failures of threads.
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,14 +28,14 @@ pub fn shards() -> usize {
     })
 }
 
-/// Does something that must not end the thread, whatever happens in it; `None` when it unwound. What `work` changed by then is
-/// as it was left, and what was locked is free.
+/// Does something that must not end the thread; `None` if it unwound. What `work` changed before that remains changed, and its locks are
+/// released.
 pub fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
-/// A place at which a thread can be made to fail, to see that others notice: where the environment variable `VMCRYPTFS_FAIL_AT` has
-/// its name, a colon and a number n, it panics when it is reached the nth time. Only in debug builds.
+/// A place at which tests can make a thread fail: if the environment variable `VMCRYPTFS_FAIL_AT` is its name, a colon and a number n, it
+/// panics when it is reached for the nth time. Only in debug builds.
 #[inline]
 pub fn may_fail(place: &str) {
     #[cfg(debug_assertions)]
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_unwinds_does_not_end_the_thread() {
+    fn unwinding_does_not_end_the_thread() {
         assert_eq!(caught(|| 7), Some(7));
         assert_eq!(caught(|| -> u8 { panic!("on purpose") }), None);
     }

@@ -1,4 +1,4 @@
-//! The operations that a transport serves itself: reads and writes of open files, closing them, and syncs where those are quick.
+//! Requests for data, which a transport serves itself: reads and writes of open files, closing them, and syncs while those are quick.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use crate::store::plain_file::HEADROOM;
 use crate::store::transfer::Begun;
 use crate::sys::thread::caught;
 
-/// What to reply; a payload lies at [`HEADROOM`] of the request's buffer.
+/// The answer to a request; its payload lies at [`HEADROOM`] of the request's buffer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Answer {
     /// 0 for success.
@@ -34,7 +34,7 @@ impl Answer {
 /// What became of a request.
 pub(super) enum Served {
     Answered(Answer),
-    /// A write through this handle, of so many bytes, that is to be durable before it is answered. That takes its time, so the
+    /// A write through this handle, of this many bytes, that must be durable before it is answered. The sync may be slow, so the
     /// dispatcher does it ([`Relay::sync_write`](super::relay::Relay::sync_write)).
     ToSync {
         handle: u64,
@@ -42,20 +42,20 @@ pub(super) enum Served {
     },
 }
 
-/// How far a read or a write came that was begun.
+/// State of a read or a write that was started.
 pub(super) enum Outcome {
     Served(Served),
-    /// Its I/O is to be carried out, then [`end`] ends it.
+    /// The caller performs its I/O and then calls [`end`].
     UnderWay(Pending),
-    /// Nothing was done; [`serve`] waits for what it has to wait for.
+    /// Nothing was done: it has to wait, as [`serve`] does.
     MustWait,
 }
 
 /// Serves a read, a write, a last close or a quick sync; the buffer, a [`request_buffer`](crate::store::buffer::request_buffer), has
-/// what is to be written at [`HEADROOM`]. `None`: it is none of these.
+/// the data to write at [`HEADROOM`]. `None`: it is another operation.
 ///
-/// Nobody waits for the reply to a last close, so were it on its way through fuser, what comes next (a `lock` of the
-/// component, a claim by another process) would find the file open.
+/// The kernel does not wait for the reply to a last close. If it took the way through fuser, the next operation (a `lock` of the
+/// component, a claim by another process) would find the file still open.
 pub(super) fn serve(shared: &Shared, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Option<Served> {
     match request.opcode {
         opcode::READ | opcode::WRITE | opcode::RELEASE => {}
@@ -87,7 +87,7 @@ pub(super) fn is_read_or_write(request: InHeader) -> bool {
     matches!(request.opcode, opcode::READ | opcode::WRITE)
 }
 
-/// As [`serve`] for a read or a write, but waits for no other request, and may leave the I/O to the caller.
+/// Like [`serve`] for a read or a write, but does not wait for other requests, and may leave the I/O to the caller.
 pub(super) fn begin(shared: &Shared, request: InHeader, argument: &[u8], buffer: &mut [u8]) -> Outcome {
     let Some(transfer) = Transfer::decode(argument) else {
         return Outcome::Served(Served::Answered(Answer::failed(libc::EINVAL)));
@@ -109,7 +109,7 @@ pub(super) fn begin(shared: &Shared, request: InHeader, argument: &[u8], buffer:
     Outcome::Served(served.unwrap_or_else(Served::Answered))
 }
 
-/// Ends a request of which the I/O moved so many bytes from or to its buffer.
+/// Ends a request after its I/O, which moved this many bytes from or to its buffer.
 pub(super) fn end(
     shared: &Shared,
     request: InHeader,
@@ -128,7 +128,7 @@ pub(super) fn end(
     ended.unwrap_or_else(Served::Answered)
 }
 
-/// A defect that one request meets must not end the mount.
+/// A bug that one request triggers must not end the mount.
 pub(super) fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::result::Result<T, Answer> {
     caught(work).ok_or_else(|| {
         tracing::error!("a request failed within the program: this is a bug, please report it ({request:?})");
@@ -136,7 +136,7 @@ pub(super) fn guarded<T>(request: InHeader, work: impl FnOnce() -> T) -> std::re
     })
 }
 
-/// Who writes may be one whose writes take privileges from the file.
+/// A write by this caller may have to clear setuid bits.
 fn allow_write(fs: &FileSystem, request: InHeader, to: Transfer) -> Result<()> {
     if to.flags & wire::WRITE_KILL_SUIDGID == 0 {
         return Ok(());
@@ -144,7 +144,7 @@ fn allow_write(fs: &FileSystem, request: InHeader, to: Transfer) -> Result<()> {
     fs.drop_privileges(to.handle, &request.caller())
 }
 
-/// What becomes of a read or a write of so many bytes, which is done.
+/// Finishes a read or a write, which moved this many bytes: it may have to be made durable.
 fn finish(shared: &Shared, request: InHeader, transfer: Transfer, done: Result<usize>, buffer: &mut [u8]) -> Served {
     let Transfer { handle, open_flags, .. } = transfer;
     let Shared { fs, sync_latency, .. } = shared;
@@ -160,7 +160,7 @@ fn finish(shared: &Shared, request: InHeader, transfer: Transfer, done: Result<u
     Served::Answered(answer(fs, request, done, buffer))
 }
 
-/// What to reply to a read or a write of so many bytes.
+/// The answer to a read or a write, which moved this many bytes.
 fn answer(fs: &FileSystem, request: InHeader, done: Result<usize>, buffer: &mut [u8]) -> Answer {
     let is_read = request.opcode == opcode::READ;
     match done {

@@ -62,13 +62,13 @@ pub(super) fn serve(shared: &Shared, threads: usize, ended: &Sender<Result<()>>)
         let mut started: std::io::Result<()> = Ok(());
         for (number, reader) in followers.into_iter().enumerate() {
             let thread = thread::Builder::new().name(format!("dev-fuse-{}", number + 1));
-            let run = move || ending::tell_failure(ended, || pool.follow(reader, device));
+            let run = move || ending::report_failure(ended, || pool.follow(reader, device));
             started = started.and(thread.spawn_scoped(scope, run).map(drop));
         }
         if threads > 1 && started.is_ok() {
             let thread = thread::Builder::new().name("dev-fuse-watch".into());
             let run = || {
-                ending::tell_failure(ended, || {
+                ending::report_failure(ended, || {
                     pool.watch();
                     Ok(())
                 });
@@ -76,7 +76,7 @@ pub(super) fn serve(shared: &Shared, threads: usize, ended: &Sender<Result<()>>)
             started = thread.spawn_scoped(scope, run).map(drop);
         }
         // A failure is reported before the followers have ended: one may be held up by a medium.
-        ending::tell_failure(ended, || {
+        ending::report_failure(ended, || {
             started.context(|| "starting a thread of the transport".into()).and_then(|()| pool.lead(leader))
         });
         pool.end();

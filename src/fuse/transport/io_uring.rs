@@ -97,5 +97,5 @@ fn run(share: &Share, made: &Sender<Result<Arc<Inbox>>>, start: &Receiver<Start>
     };
     let _ = made.send(Ok(Arc::clone(&inbox)));
     let Ok(Start { mounted, ended }) = start.recv() else { return };
-    ending::tell(&ended, || Server::new(&mounted, share, ring, &inbox).serve());
+    ending::report(&ended, || Server::new(&mounted, share, ring, &inbox).serve());
 }

@@ -1,7 +1,8 @@
-//! What programs that work on many small files ask most, answered by the thread that read it: names and attributes are looked up
-//! and changed, files opened, made, renamed and removed. On its way through the dispatcher each would wake two more threads.
+//! Requests for names and attributes, which the thread that read them serves: lookups, changes of attributes, opening, making, renaming
+//! and removing files. Programs that work on many small files send these most, and each would wake two more threads on its way
+//! through the dispatcher.
 //!
-//! What changes a length, or has to wait for a key, goes to the dispatcher all the same.
+//! Requests that change a length, or have to wait for a key, go to the dispatcher nevertheless.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
@@ -18,16 +19,16 @@ use crate::fuse::transport::wire::{InHeader, u32_at, u64_at};
 use crate::store::plain_file::HEADROOM;
 use crate::vm::keyring::Question;
 
-/// Longest request of this kind, without its header: two names of 255 bytes, their ends, and what is said about them.
+/// Longest request of this kind, without its header: two names of 255 bytes with their ends, and the arguments.
 pub(super) const MAX_BODY: usize = 16 + 2 * 256;
 
-/// Whether who asks need not be refused. With `restrict_to_uid`, whoever else asks is fuser's to refuse, other than root.
+/// Whether the caller is admitted. With `restrict_to_uid`, requests of others than this user and root go to fuser, which refuses them.
 pub(super) fn may_serve(request: InHeader, restrict_to_uid: Option<u32>) -> bool {
     restrict_to_uid.is_none_or(|owner| [0, owner].contains(&request.uid))
 }
 
-/// Serves a request, of which `body` is all but the header; the reply's payload is put at [`HEADROOM`] of the buffer. `None`: it is
-/// for the dispatcher.
+/// Serves a request; `body` is all of it but the header. The reply's payload is put at [`HEADROOM`] of the buffer. `None`: the request
+/// is for the dispatcher.
 pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mut [u8]) -> Option<Answer> {
     let served = guarded(request, || {
         let (name, node, caller) = (opcode::name(request.opcode), request.node, request.caller());
@@ -64,20 +65,20 @@ fn decode(request: InHeader, body: &[u8]) -> Option<Op<'_>> {
     })
 }
 
-/// A name with its end.
+/// A name, which a zero byte ends.
 fn name(bytes: &[u8]) -> Option<Name<'_>> {
     let end = bytes.iter().position(|&byte| byte == 0)?;
     Some(OsStr::from_bytes(&bytes[..end]).into())
 }
 
-/// The old name lies before the new one.
+/// The old name comes before the new one.
 fn rename(to: u64, flags: u32, names: &[u8]) -> Option<Op<'_>> {
     let old = name(names)?;
     let new = name(names.get(old.len() + 1..)?)?;
     Some(Op::Rename(old, to, new, flags))
 }
 
-/// `struct fuse_setattr_in`, where it asks for nothing but what is changed here.
+/// `struct fuse_setattr_in`. `None` if it asks for changes that are not made here.
 fn changes(body: &[u8]) -> Option<Changes> {
     const MODE: u32 = 1;
     const UID: u32 = 1 << 1;
@@ -88,7 +89,7 @@ fn changes(body: &[u8]) -> Option<Changes> {
     const ATIME_NOW: u32 = 1 << 7;
     const MTIME_NOW: u32 = 1 << 8;
     const CTIME: u32 = 1 << 10;
-    // A change of the owner takes these bits in any case.
+    // A change of the owner clears these bits in any case.
     const KILL_SUIDGID: u32 = 1 << 11;
     const KNOWN: u32 = MODE | UID | GID | ATIME | MTIME | HANDLE | ATIME_NOW | MTIME_NOW | CTIME | KILL_SUIDGID;
     let valid = u32_at(body, 0)?;
@@ -111,7 +112,7 @@ fn changes(body: &[u8]) -> Option<Changes> {
     })
 }
 
-/// Seconds since 1970, before it negative ones, and nanoseconds that count forward.
+/// From seconds since 1970, negative before it, and nanoseconds, which count forward.
 fn time_at(seconds: u64, nanos: u32) -> Option<SystemTime> {
     let seconds = seconds.cast_signed();
     let whole = Duration::from_secs(seconds.unsigned_abs());
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_those_that_were_asked_for() {
+    fn requested_attributes_change() {
         let all = changes(&body(0b1_0001_0111 | 1 << 5)).unwrap();
         assert_eq!((all.mode, all.uid, all.gid), (Some(0o640), Some(7), Some(8)));
         let before = UNIX_EPOCH - Duration::from_secs(2) + Duration::from_nanos(5);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_length_or_of_something_new_or_cut_short_is_for_the_dispatcher() {
+    fn unknown_or_short_setattr_is_for_the_dispatcher() {
         assert!(changes(&body(1 << 3)).is_none());
         assert!(changes(&body(1 << 20)).is_none());
         assert!(changes(&body(1)[..70]).is_none());
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn times_before_1970_come_back() {
+    fn times_before_1970_survive() {
         for (seconds, nanos) in [(0_i64, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 999_999_999)] {
             let seconds = seconds.cast_unsigned();
             assert_eq!(seconds_and_nanos(time_at(seconds, nanos).unwrap()), (seconds, nanos));

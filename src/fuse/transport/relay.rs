@@ -1,8 +1,8 @@
-//! Hands requests to fuser, and fuser's replies back to where the requests came from.
+//! Forwards requests to fuser, and returns fuser's replies to where the requests came from.
 //!
-//! Between the two is a socket pair that keeps messages apart, with the classic wire format in it: for fuser it is its
-//! device. Handing over never waits, so slow operations on names, attributes or keys hold up no read and no write; how
-//! many of them run side by side is fuser's number of threads.
+//! Between the two is a socket pair that preserves message boundaries. It carries the classic wire format: to fuser it is its
+//! device. Forwarding never waits, so slow operations on names, attributes or keys hold up no read and no write. How many of
+//! them run at the same time is fuser's number of threads.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -20,15 +20,15 @@ use crate::fuse::transport::reply::write_reply;
 use crate::fuse::transport::wire::{self, InHeader, Received};
 use crate::sys::thread::may_fail;
 
-/// Longest message in either direction: a value of an extended attribute, or a piece of a directory, with what goes with it.
+/// Longest message in either direction: the value of an extended attribute, or a part of a directory, with headers and names.
 const MAX_MESSAGE: usize = 72 << 10;
-/// Most that a directory is asked for at once, so that the answer is a message.
+/// At most this many bytes of a directory are requested at once, so that the reply fits a message.
 pub(super) const MAX_LISTING: u32 = 64 << 10;
 
-/// Requests under way to fuser and back.
+/// Requests on their way to fuser and back.
 pub(super) struct Relay {
     socket: OwnedFd,
-    /// Of each request that fuser has, by its unique number.
+    /// The requests that fuser has, by their unique numbers.
     origins: Mutex<HashMap<u64, Forwarded>>,
     backlog: Mutex<Backlog>,
     more: Condvar,
@@ -38,7 +38,7 @@ pub(super) struct Relay {
 struct Forwarded {
     request: Received,
     origin: Origin,
-    /// If it has a sync in the place of a write: how many bytes that wrote.
+    /// For a sync in place of a write: how many bytes were written.
     written: Option<u32>,
 }
 
@@ -58,7 +58,7 @@ struct Backlog {
 }
 
 impl Relay {
-    /// A relay, and the descriptor to give to fuser.
+    /// A relay, and the descriptor for fuser.
     ///
     /// # Errors
     /// `Io` without descriptors, `Unsupported` where sockets may hold too little.
@@ -99,12 +99,12 @@ impl Relay {
         Ok(reply)
     }
 
-    /// Hands a request to fuser. Its reply goes to `origin`, whatever happens.
+    /// Forwards a request to fuser. Its reply goes to `origin`, whatever happens.
     pub(super) fn forward(&self, request: Received, parts: &[&[u8]], origin: Origin) {
         self.hand_over(parts, Forwarded { request, origin, written: None });
     }
 
-    /// Has fuser make a write durable that is done, and then replies to it.
+    /// Has fuser make a finished write durable, and then replies to it.
     pub(super) fn sync_write(&self, write: Received, handle: u64, written: u32, origin: Origin) {
         let sync = wire::sync_request(write.header, handle);
         self.hand_over(&[&sync], Forwarded { request: write, origin, written: Some(written) });
@@ -156,7 +156,7 @@ impl Relay {
         }
     }
 
-    /// Takes replies back, until fuser has ended. Requests that it leaves behind fail.
+    /// Returns replies until fuser has ended. Requests that it left unanswered fail.
     pub(super) fn return_replies(&self) {
         let mut reply = vec![0; MAX_MESSAGE];
         loop {
@@ -179,7 +179,7 @@ impl Relay {
         }
     }
 
-    /// Ends fuser's threads, each with a request of its own, once they have done what they were given.
+    /// Ends fuser's threads, each with a request of its own, after they have served the requests before it.
     pub(super) fn close(&self, threads: usize) {
         let (len, opcode) = (wire::IN_HEADER_LEN, opcode::DESTROY);
         let end = InHeader { len, opcode, unique: 0, node: 0, uid: 0, gid: 0, pid: 0 };
@@ -190,7 +190,7 @@ impl Relay {
     }
 
     fn deliver(&self, reply: &[u8]) {
-        // A reply to nobody is one to `close`.
+        // A reply that belongs to no request is one to `close`.
         let Some(unique) = wire::reply_unique(reply) else { return };
         let Some(Forwarded { request, origin, written }) = self.origins.lock().remove(&unique) else { return };
         request.count(wire::reply_errno(reply).unwrap_or(libc::EIO), reply.len() - wire::OUT_HEADER_LEN);

@@ -32,7 +32,7 @@ pub(super) fn put(reply: &Reply, payload: &mut [u8]) -> Answer {
         }
         Reply::Bytes(bytes) => writer.put(bytes),
         Reply::Length(len) => writer.u32s([*len, 0]),
-        // Of operations that only the dispatcher has.
+        // Only the dispatcher has their operations.
         Reply::OpenedDir(_) | Reply::Capacity(_) | Reply::Offset(_) => return Answer::failed(libc::ENOSYS),
     }
     Answer { errno: 0, payload_len: writer.len }
@@ -103,7 +103,7 @@ fn type_bits(kind: FileKind) -> u32 {
     }
 }
 
-/// Seconds since 1970, before it negative ones, and nanoseconds that count forward.
+/// Seconds since 1970, negative before it, and nanoseconds, which count forward.
 pub(super) fn seconds_and_nanos(time: SystemTime) -> (u64, u32) {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => (since.as_secs(), since.subsec_nanos()),

@@ -167,7 +167,7 @@ impl<'a> Server<'a> {
     fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         let start = Instant::now();
         let until = self.migration.begin_wait(start);
-        let found = until.map(|until| self.ring.look(until)).transpose()?;
+        let found = until.map(|until| self.ring.spin(until)).transpose()?;
         self.ring.wait(events)?;
         self.woken_at = Instant::now();
         self.migration.end_wait(self.woken_at - start, found);

@@ -1,14 +1,14 @@
-//! Times on their way through fuser. It takes the part of a second that comes with a time before 1970 for one that counts backwards, and
-//! the thread that meets the earliest second of all ends. So the times that a request sets are handed to it as counted from a moment
-//! before all of them, and are put right when they come out.
+//! Times on their way through fuser. It lets the nanoseconds of a time before 1970 count backwards, and the earliest second of all ends
+//! its thread. So the times that a request sets are passed to it as counted from a moment before all of them, and are corrected when
+//! they come out.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long before 1970 that moment is, in seconds: 70 thousand million years. What is further away is as if it were so far.
+/// How long before 1970 that moment is, in seconds: 70 thousand million years. Times further away are clamped.
 const HEAD_START: i64 = 1 << 61;
-/// Where `struct fuse_setattr_in` has the seconds of last access, last change of the content and last change of anything.
+/// Offsets of atime, mtime and ctime in `struct fuse_setattr_in`, in seconds.
 const SECONDS: [usize; 3] = [32, 40, 48];
 
 /// Moves the times that a `FUSE_SETATTR` sets, before fuser reads it; `argument` is what follows the header.
@@ -41,7 +41,7 @@ mod tests {
     use crate::fuse::transport::relay::Relay;
     use crate::fuse::transport::wire::{IN_HEADER_LEN, InHeader};
 
-    /// Passes on what time of last access it was asked to set.
+    /// Passes on the time of last access that it is to set.
     struct Recorder(mpsc::Sender<SystemTime>);
 
     impl Filesystem for Recorder {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn any_time_comes_through_fuser_as_it_was_set() {
+    fn any_time_survives_fuser() {
         const INIT: u32 = 26;
         let (relay, theirs) = Relay::new().unwrap();
         let (sender, seen) = mpsc::channel();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_and_the_last_second_are_within_what_fuser_takes() {
+    fn first_and_last_second_are_clamped() {
         let mut body = [0xff; 88];
         body[32..40].copy_from_slice(&i64::MIN.to_ne_bytes());
         body[40..48].copy_from_slice(&i64::MAX.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! The little of FUSE's wire format that a transport has to understand: headers, and the arguments of hot operations.
+//! The part of FUSE's wire format that a transport has to know: headers, and the arguments of requests for data.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
@@ -14,10 +14,10 @@ const SYNC_LEN: usize = 16;
 /// Length of `struct fuse_read_in` and `struct fuse_write_in`.
 pub(super) const ARGUMENT_LEN: usize = 40;
 
-/// Flag of a write: the file's set-user-id and set-group-id bits shall go.
+/// Flag of a write: it clears the file's set-user-id and set-group-id bits.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 
-/// `struct fuse_in_header`, as far as anyone asks.
+/// `struct fuse_in_header`, as far as it is used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct InHeader {
     /// Of the whole request, in bytes.
@@ -25,7 +25,7 @@ pub(super) struct InHeader {
     pub(super) opcode: u32,
     pub(super) unique: u64,
     pub(super) node: u64,
-    /// Who asks.
+    /// The caller.
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) pid: u32,
@@ -81,7 +81,7 @@ impl Received {
     }
 }
 
-/// What a read or write is of; both have it in the same places. A last close has the handle there.
+/// Arguments of a read or write, which both have in the same places. A last close has its handle there, too.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Transfer {
     pub(super) handle: u64,
@@ -104,7 +104,7 @@ impl Transfer {
     }
 }
 
-/// A `FUSE_FSYNC` of a handle in the place of the request that it is to be done for.
+/// A `FUSE_FSYNC` of a handle, in place of the write that it makes durable.
 pub(super) fn sync_request(instead_of: InHeader, handle: u64) -> [u8; IN_HEADER_LEN + SYNC_LEN] {
     const DATA_ONLY: u32 = 1;
     let mut bytes = [0; IN_HEADER_LEN + SYNC_LEN];
@@ -132,12 +132,12 @@ pub(super) fn forgets(body: &[u8]) -> impl Iterator<Item = (u64, u64)> {
     pairs.iter().take(count).filter_map(|pair| Some((u64_at(pair, 0)?, u64_at(pair, 8)?)))
 }
 
-/// Lowers the size that a read of a directory asks for; it has the place that a read of a file has it in.
-pub(super) fn limit_size(argument: &mut [u8], most: u32) {
+/// Lowers the size that a read of a directory asks for. It is in the same place as that of a read of a file.
+pub(super) fn limit_size(argument: &mut [u8], max: u32) {
     if let Some(size) = argument.get_mut(16..20)
-        && u32_at(size, 0).is_some_and(|size| size > most)
+        && u32_at(size, 0).is_some_and(|size| size > max)
     {
-        size.copy_from_slice(&most.to_ne_bytes());
+        size.copy_from_slice(&max.to_ne_bytes());
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) fn out_header(unique: u64, errno: i32, payload_len: usize) -> [u8; OU
     bytes
 }
 
-/// Which request a reply belongs to; 0 for a message that is no reply.
+/// The request that a reply belongs to; 0 for a message that is not a reply.
 pub(super) fn reply_unique(reply: &[u8]) -> Option<u64> {
     u64_at(reply, 8)
 }
@@ -185,7 +185,7 @@ pub(super) fn accept_ring(reply: &mut [u8]) -> bool {
     true
 }
 
-/// Flags of `FUSE_INIT`: there are flags beyond 32 bits; and one of those.
+/// Flags of `FUSE_INIT`: that there are flags beyond 32 bits, and one of those.
 const INIT_EXT: u32 = 1 << 30;
 const OVER_IO_URING: u32 = 1 << 9;
 
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_what_was_encoded() {
+    fn header_round_trip() {
         let header =
             InHeader { len: 40, opcode: opcode::DESTROY, unique: 1 << 40 | 6, node: 7, uid: 8, gid: 9, pid: 10 };
         assert_eq!(InHeader::decode(&header.encode()), Some(header));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_forgets_no_more_than_it_holds() {
+    fn batch_forget_is_limited_to_its_length() {
         let mut body = vec![0; 8 + 2 * 16];
         body[..4].copy_from_slice(&9_u32.to_ne_bytes());
         for (index, word) in [11_u64, 1, 12, 3].into_iter().enumerate() {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_asked_for_no_more_than_fits_a_message() {
+    fn listing_size_is_limited() {
         let mut argument = [0; ARGUMENT_LEN];
         for (asked, limited) in [(1 << 20, 4096_u32), (100, 100)] {
             argument[16..20].copy_from_slice(&u32::to_ne_bytes(asked));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_accepted_where_the_reply_has_room_for_it() {
+    fn ring_is_accepted_if_the_reply_has_the_flags() {
         let mut reply = [0; OUT_HEADER_LEN + 64];
         assert!(accept_ring(&mut reply));
         assert_eq!((reply[OUT_HEADER_LEN + 15], reply[OUT_HEADER_LEN + 33]), (0x40, 0x02));

@@ -1,4 +1,4 @@
-//! Mounts of other kinds that are made of what a mount of ours shows: who asks one of them asks that mount.
+//! Mounts of other kinds that are made of files that a mount of ours shows: a request to one of them may become one to our mount.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
