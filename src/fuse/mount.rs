@@ -159,8 +159,8 @@ pub(super) fn needs_open_device() -> bool {
 /// file is open, this program makes no other mount on the mountpoint.
 ///
 /// # Errors
-/// `NotFound`, `Invalid` for a mountpoint that is not a directory, one within the folder, or a folder that a mount of ours shows, `Busy` for one that is not
-/// empty, or that has a mount or is about to get one.
+/// `NotFound`, `Invalid` for a mountpoint that is not a directory, one within the folder, or a folder that a mount of ours shows, `Busy`
+/// for one that is not empty, or that has a mount or is about to get one.
 pub(super) fn check_mountpoint(spec: &MountSpec) -> Result<File> {
     let mountpoint = spec.mountpoint.as_path();
     let doing = || format!("mountpoint {}", mountpoint.shown());
