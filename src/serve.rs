@@ -186,7 +186,7 @@ impl ServedFolder {
     /// # Errors
     /// `Io` when the folder cannot be read.
     pub fn inventory(&self) -> Result<Inventory> {
-        Inventory::take(&self.root)
+        Inventory::take(&self.root, self.keyring.providers().disk_names())
     }
 
     /// Backing path of a component. A component that is not known is looked for.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::cli::{out, place, table};
 use crate::error::{Error, Kind, Result};
+use crate::format::names::DiskNames;
 use crate::gate::{self, Principal, unwatched};
 use crate::operations::check::CheckAll;
 use crate::provider::Providers;
@@ -57,9 +58,9 @@ struct Shown {
 
 pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
     if args.only_clear {
-        return only_clear(&args.path, args.json);
+        return only_clear(&args.path, &disk_names(Some(config)), args.json);
     }
-    let inventory = inventory_of(&args.path)?;
+    let inventory = inventory_of(&args.path, &disk_names(Some(config)))?;
     let providers = Providers::load(config)?;
     let check = CheckAll { path: &args.path, inventory: &inventory, data: args.data, providers: &providers };
     let findings = gate::perform(check, Principal::Process, &mut unwatched)?;
@@ -71,8 +72,8 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
 ///
 /// # Errors
 /// `Invalid` for a folder without VMs, `NotFound`, or `Io`.
-pub(super) fn inventory_of(path: &Path) -> Result<Inventory> {
-    let inventory = all_at(path)?;
+pub(super) fn inventory_of(path: &Path, disk_names: &DiskNames) -> Result<Inventory> {
+    let inventory = all_at(path, disk_names)?;
     match inventory.has_vms() || !path.is_dir() {
         true => Ok(inventory),
         false => {
@@ -81,10 +82,16 @@ pub(super) fn inventory_of(path: &Path) -> Result<Inventory> {
     }
 }
 
-fn all_at(path: &Path) -> Result<Inventory> {
+/// Which names are those of disks where no home says it: the usual ones without a configuration, or if that cannot be read.
+pub(super) fn disk_names(config: Option<&Path>) -> DiskNames {
+    let providers = config.and_then(|config| Providers::load(config).ok());
+    providers.map(|providers| providers.disk_names().clone()).unwrap_or_default()
+}
+
+fn all_at(path: &Path, disk_names: &DiskNames) -> Result<Inventory> {
     match path.is_dir() {
-        true => Inventory::take_with_links(&folder::open_dir(path)?),
-        false => Inventory::of_file(path),
+        true => Inventory::take_with_links(&folder::open_dir(path)?, disk_names),
+        false => Inventory::of_file(path, disk_names),
     }
 }
 
@@ -92,8 +99,8 @@ fn all_at(path: &Path) -> Result<Inventory> {
 ///
 /// # Errors
 /// `Denied` when there is any, `NotFound` when there is neither that nor anything encrypted, or the kind of what could not be read.
-pub(super) fn only_clear(path: &Path, json: bool) -> Result<()> {
-    let inventory = &all_at(path)?;
+pub(super) fn only_clear(path: &Path, disk_names: &DiskNames, json: bool) -> Result<()> {
+    let inventory = &all_at(path, disk_names)?;
     let findings = check::clear(inventory);
     if json || !findings.is_empty() {
         print(path, &findings, json)?;

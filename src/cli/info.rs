@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::check::{inventory_of, only_clear};
+use crate::cli::check::{disk_names, inventory_of, only_clear};
 use crate::cli::{out, place, size, table};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, Shape};
@@ -91,10 +91,11 @@ enum Info {
 }
 
 pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
+    let disk_names = disk_names(config().ok().as_deref());
     if args.only_clear {
-        return only_clear(&args.path, args.json);
+        return only_clear(&args.path, &disk_names, args.json);
     }
-    let inventory = inventory_of(&args.path)?;
+    let inventory = inventory_of(&args.path, &disk_names)?;
     // What can be read is shown, also if something else cannot.
     let (infos, unread): (Vec<_>, Vec<_>) = infos(&args.path, &inventory, config)?.into_iter().partition(Result::is_ok);
     let infos: Vec<Info> = infos.into_iter().flatten().collect();

@@ -7,6 +7,7 @@ mod file;
 mod walk;
 
 pub(crate) use file::classify;
+pub(in crate::vm) use walk::home_disk_names;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 use crate::error::{Error, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::{ComponentKind, UnverifiedHeader};
+use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
 use crate::store::header_area::StoredHeader;
@@ -128,20 +130,20 @@ pub enum Link {
 }
 
 impl Inventory {
-    /// What one file is.
+    /// What one file is. Where no home says which names are those of disks, `disk_names` do, here and below.
     ///
     /// # Errors
     /// `Io`.
-    pub fn of_file(path: &Path) -> Result<Self> {
-        walk::of_file(path).map(|entry| Self { entries: vec![entry] })
+    pub fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Self> {
+        walk::of_file(path, disk_names).map(|entry| Self { entries: vec![entry] })
     }
 
     /// Looks at everything below a folder. A mount of vmcryptfs within is not entered, other mounts are.
     ///
     /// # Errors
     /// `Invalid` when the folder is itself shown by a mount of vmcryptfs, `Io` when it cannot be listed.
-    pub fn take(root: &File) -> Result<Self> {
-        walk::take(root, false).map(|entries| Self { entries })
+    pub fn take(root: &File, disk_names: &DiskNames) -> Result<Self> {
+        walk::take(root, false, disk_names).map(|entries| Self { entries })
     }
 
     /// As [`take`](Self::take), and looks once at each folder and file to which a symbolic link leads. It has the link's path, beside
@@ -149,8 +151,8 @@ impl Inventory {
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub fn take_with_links(root: &File) -> Result<Self> {
-        walk::take(root, true).map(|entries| Self { entries })
+    pub fn take_with_links(root: &File, disk_names: &DiskNames) -> Result<Self> {
+        walk::take(root, true, disk_names).map(|entries| Self { entries })
     }
 
     /// Components, erased ones aside: those with a header that should open.
@@ -208,7 +210,7 @@ impl Inventory {
 
 /// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.
 pub(crate) fn unreadable_below(folder: &Path) -> Vec<String> {
-    let inventory = match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir)) {
+    let inventory = match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir, &DiskNames::default())) {
         Ok(inventory) => inventory,
         Err(error) => return vec![error.chain()],
     };

@@ -9,6 +9,7 @@ use rustix::fs::FileType;
 
 use crate::error::Result;
 use crate::format::header::UnverifiedHeader;
+use crate::format::names::DiskNames;
 use crate::sys::file::stat_at;
 use crate::vm::inventory::{Entry, Inventory, What};
 use crate::vm::{folder, scan};
@@ -26,8 +27,8 @@ impl KeyCopies {
     /// `Io`.
     pub fn of(path: &Path) -> Result<Self> {
         let inventory = match path.is_dir() {
-            true => Inventory::take(&folder::open_dir(path)?)?,
-            false => Inventory::of_file(path)?,
+            true => Inventory::take(&folder::open_dir(path)?, &DiskNames::default())?,
+            false => Inventory::of_file(path, &DiskNames::default())?,
         };
         let headers = inventory.components().filter_map(|(_, _, headers)| headers.unverified());
         Ok(Self { wrapped: headers.flat_map(wrapped).cloned().collect() })
@@ -46,7 +47,8 @@ impl KeyCopies {
         let mut found: Vec<_> = components.map(|component| (component.path, COMPONENT)).collect();
         for name in scan::sorted_names(&root)? {
             let is_file = stat_at(&root, &name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
-            let inventory = is_file.then(|| Inventory::of_file(&datastore.join(&name)).ok()).flatten();
+            let inventory =
+                is_file.then(|| Inventory::of_file(&datastore.join(&name), &DiskNames::default()).ok()).flatten();
             let what = inventory.and_then(|inventory| inventory.entries.first().and_then(|entry| self.what(entry)));
             found.extend(what.map(|what| (PathBuf::from(name), what)));
         }

@@ -11,6 +11,7 @@ use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::erasure::{Erasure, MARK_LEN};
 use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape};
+use crate::format::names::DiskNames;
 use crate::key::KeyName;
 use crate::sector::UNIT;
 use crate::storage::Storage;
@@ -131,7 +132,7 @@ impl Erase {
 impl Erased {
     /// What erasing keys does not destroy. The work is done: what cannot be looked at is said, and undoes nothing.
     fn look_at_the_rest(&mut self, folder: &Path) {
-        match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir)) {
+        match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir, &DiskNames::default())) {
             Err(error) => self.unreadable.push(error.chain()),
             Ok(inventory) => {
                 for entry in &inventory.entries {

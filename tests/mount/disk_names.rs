@@ -180,3 +180,36 @@ fn encrypt_goes_by_the_list_that_the_home_gets_or_has_and_check_says_what_looks_
     assert!(advice("/a.raw").unwrap().contains("by its name"), "{found}");
     assert_eq!(advice("/root.snap1"), None);
 }
+
+#[test]
+fn blank_files_are_disks_in_the_clear_by_the_list_of_their_home_or_of_the_configuration() {
+    let host = Host::new();
+    let vm = host.path("ds/vm");
+    fs::create_dir(host.path("ds")).unwrap();
+    host.run(&["create", vm, "--disk-names", "of-home*"]);
+    fs::create_dir(host.path("ds/clear")).unwrap();
+    fs::write(host.path("ds/clear/vm.vmx"), "displayName = \"clear\"\n").unwrap();
+    for name in ["vm/of-home1", "vm/of-config1", "clear/of-config1", "clear/of-home1"] {
+        fs::File::create(host.path(&format!("ds/{name}"))).unwrap().set_len(1 << 20).unwrap();
+    }
+    let config = fs::read_to_string(host.path("config/config.toml")).unwrap();
+    fs::write(host.path("config/config.toml"), format!("{config}\n[defaults]\ndisk-names = [\"of-config*\"]\n"))
+        .unwrap();
+    for verb in [&["check", "--only-clear", "--json"][..], &["info", "--only-clear", "--json"]] {
+        let output = host.try_run(&[verb, &[host.path("ds")]].concat());
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let blank: Vec<_> = found
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|found| found["result"].as_str().unwrap().contains("by its name"))
+            .collect();
+        let paths: Vec<_> = blank.iter().map(|found| found["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, [host.path("ds/clear/of-config1"), host.path("ds/vm/of-home1")], "{found}");
+    }
+    let info: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", vm])).unwrap();
+    let files = info[0]["home_files"].as_array().unwrap();
+    let clear: Vec<_> =
+        files.iter().filter(|file| file["in_the_clear"] == true).map(|file| file["path"].as_str().unwrap()).collect();
+    assert_eq!(clear, ["of-home1"], "{info}");
+}

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::cli::{out, place, table};
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::names::DiskNames;
 use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::text::Show;
@@ -111,8 +112,8 @@ impl InUseArgs {
 /// # Errors
 /// `Invalid` for a folder in which nothing needs a key that can be seen: a wrong one would seem to need none; or `Io`.
 pub(in crate::cli) fn inventory_with_keys(datastore: &Path) -> Result<Inventory> {
-    let inventory =
-        Inventory::take_with_links(&folder::open_dir(datastore)?).context(|| datastore.shown().to_string())?;
+    let inventory = Inventory::take_with_links(&folder::open_dir(datastore)?, &DiskNames::default())
+        .context(|| datastore.shown().to_string())?;
     let nothing = LookedAt::of(&inventory).is_nothing() && inventory.unreadable().next().is_none();
     match nothing && inventory.folders_without_header().is_empty() {
         true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder or disk", datastore.shown()))),

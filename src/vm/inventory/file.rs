@@ -18,11 +18,12 @@ use crate::vm::clear;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{Headers, What};
 
-/// Says what a file is, by its content; by its name only whether it is its folder's home header.
+/// Says what a file is, by its content; by its name only whether it is its folder's home header, and where the content is silent,
+/// whether it is a disk by the list of its home, or of homes that are made here.
 ///
 /// # Errors
 /// `Io`.
-pub(crate) fn classify(file: File, name: &OsStr) -> Result<What> {
+pub(crate) fn classify(file: File, name: &OsStr, disk_names: &DiskNames) -> Result<What> {
     if HomeState::of_header_file(name).is_some() || has_copy_of(&file, ComponentKind::Home)? {
         return component(file, ComponentKind::Home);
     }
@@ -40,8 +41,7 @@ pub(crate) fn classify(file: File, name: &OsStr) -> Result<What> {
     if saved_header::begins(&prefix[..len]) {
         return saved_header(&file);
     }
-    // The home that says which names are those of disks is not known here.
-    let kind = clear::kind_of(&file, name, &DiskNames::default())?;
+    let kind = clear::kind_of(&file, name, disk_names)?;
     if !kind.is_disk() && seek_data(&file, 0).context(|| "looking for data".into())?.is_none() {
         return Ok(What::Empty); // all of it is a hole
     }

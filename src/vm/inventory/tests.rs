@@ -14,7 +14,7 @@ use crate::vm::datastore::Datastore;
 
 impl Datastore {
     fn inventory(&self) -> Inventory {
-        Inventory::take(&File::open(self.path("")).unwrap()).unwrap()
+        Inventory::take(&File::open(self.path("")).unwrap(), &DiskNames::default()).unwrap()
     }
 }
 

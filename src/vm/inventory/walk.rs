@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::names::DiskNames;
 use crate::store::home_file::looks_like_sealed_target;
 use crate::sys::mount_table;
 use crate::text::Show;
@@ -16,27 +17,27 @@ use crate::vm::clear::ClearKind;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::file::{classify, unless_gone};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
-use crate::vm::scan;
+use crate::vm::{folder, scan};
 
-pub(super) fn take(root: &File, links: bool) -> Result<Vec<Entry>> {
+pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames) -> Result<Vec<Entry>> {
     let mount = mount_of(root)?;
     if mount_table::leads_to_ours(mount).context(|| "reading the table of mounts".into())? {
         return Err(Error::new(Kind::Invalid, "it is a mount, which shows no headers: name its backing folder"));
     }
     let followed = links.then(Followed::default);
-    let mut walk = Walk { root, entries: Vec::new(), followed };
-    let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None };
+    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names };
+    let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None, disk_names };
     walk.folder(root, mount, stat(root)?, &place)?;
     walk.follow_links();
     Ok(walk.entries)
 }
 
-pub(super) fn of_file(path: &Path) -> Result<Entry> {
+pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {
     let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
     let stat = stat(&file)?;
     Ok(Entry {
         path: path.to_path_buf(),
-        what: classify(file, path.file_name().unwrap_or_default())?,
+        what: classify(file, path.file_name().unwrap_or_default(), disk_names)?,
         reserved: false,
         vm: None,
         len: u64::try_from(stat.st_size).unwrap_or(0),
@@ -53,6 +54,8 @@ struct Walk<'r> {
     entries: Vec<Entry>,
     /// If links are followed.
     followed: Option<Followed>,
+    /// Which names are those of disks where no home says it.
+    disk_names: &'r DiskNames,
 }
 
 /// Where something lies.
@@ -61,6 +64,8 @@ struct Place<'p> {
     depth: usize,
     reserved: bool,
     vm: Option<Arc<Path>>,
+    /// The home's list, or that of homes that are made.
+    disk_names: &'p DiskNames,
 }
 
 impl Walk<'_> {
@@ -73,7 +78,9 @@ impl Walk<'_> {
         let is_vm = names.iter().any(|name| HomeState::of_header_file(name).is_some());
         let vm = if is_vm { Some(Arc::from(place.path)) } else { place.vm.clone() };
         let own = self.entries.len();
-        let here = Place { path: place.path, depth: place.depth, reserved: place.reserved, vm };
+        let of_home = if is_vm { home_disk_names(dir) } else { None };
+        let disk_names = of_home.as_ref().unwrap_or(place.disk_names);
+        let here = Place { path: place.path, depth: place.depth, reserved: place.reserved, vm, disk_names };
         self.add(&here, stat, What::Folder(FolderKind::Plain));
         for name in &names {
             let path = place.path.join(name);
@@ -82,6 +89,7 @@ impl Walk<'_> {
                 depth: place.depth + 1,
                 reserved: place.reserved || scan::is_reserved(name),
                 vm: here.vm.clone(),
+                disk_names,
             };
             self.name(dir, mount, name, &place);
         }
@@ -129,7 +137,7 @@ impl Walk<'_> {
                 let dir = open(&handle, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
                 return self.folder(&dir, its_mount, stat, place);
             }
-            FileType::RegularFile => classify(open(dir, name, OFlags::RDONLY)?, name)?,
+            FileType::RegularFile => classify(open(dir, name, OFlags::RDONLY)?, name, place.disk_names)?,
             FileType::Symlink => {
                 let link = self.link(dir, name, place)?;
                 if let Some(followed) = self.followed.as_mut().filter(|_| link != Link::Sealed) {
@@ -212,6 +220,13 @@ fn tells_of_vm(kind: ClearKind) -> bool {
         ClearKind::Disk(what) => !matches!(what, "raw image: ISO 9660" | "raw image: UDF"),
         ClearKind::Home(what) => matches!(what, "settings" | "VMDK descriptor"),
     }
+}
+
+/// The list of the home of a VM folder, in whatever state that is, if it can be read.
+pub(in crate::vm) fn home_disk_names(dir: &File) -> Option<DiskNames> {
+    let file = HomeState::of(dir).ok()?.header_file()?;
+    let stored = folder::read_header(dir, file).ok()??;
+    Some(stored.header.claims().disk_names.clone())
 }
 
 /// What is neither a file nor a folder or link, for people.

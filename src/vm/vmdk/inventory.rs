@@ -23,7 +23,7 @@ use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
 use crate::sys::file::{open_beneath, stat_at};
 use crate::text::Show;
-use crate::vm::inventory::{What, classify, clear_what};
+use crate::vm::inventory::{What, classify, clear_what, home_disk_names};
 use crate::vm::keyring::Keyring;
 use crate::vm::{clear, disk, folder, home, scan};
 
@@ -87,24 +87,24 @@ pub struct VmdkInventory {
 /// `Io`.
 pub fn files(dir: &File) -> Result<Vec<FoundFile>> {
     let mut found = Vec::new();
-    list(dir, Path::new(""), 0, &mut found)?;
+    list(dir, Path::new(""), 0, &home_disk_names(dir).unwrap_or_default(), &mut found)?;
     Ok(found)
 }
 
-fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Result<()> {
+fn list(dir: &File, path: &Path, depth: usize, disk_names: &DiskNames, found: &mut Vec<FoundFile>) -> Result<()> {
     for name in scan::sorted_names(dir)?.into_iter().filter(|name| !scan::is_reserved(name)) {
         let Ok(stat) = stat_at(dir, &name) else { continue };
         let path = path.join(&name);
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::RegularFile {
             let len = u64::try_from(stat.st_size).unwrap_or(0);
-            let (is_disk, clear, plain_len) = measure(dir, &name, len);
+            let (is_disk, clear, plain_len) = measure(dir, &name, len, disk_names);
             found.push(FoundFile { path, is_disk, clear, plain_len, role: Role::of_name(&name.to_string_lossy()) });
         } else if kind == FileType::Directory
             && depth < scan::MAX_DEPTH
             && let Ok(below) = folder::open_at(dir, &name)
         {
-            list(&below, &path, depth + 1, found)?;
+            list(&below, &path, depth + 1, disk_names, found)?;
         }
     }
     Ok(())
@@ -112,7 +112,7 @@ fn list(dir: &File, path: &Path, depth: usize, found: &mut Vec<FoundFile>) -> Re
 
 /// Whether a file is a disk, what it is if it is in the clear, and its length as its content has it. One that cannot be read
 /// counts as a home file, as in a mount.
-fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<String>, u64) {
+fn measure(dir: &File, name: &OsStr, stored_len: u64, disk_names: &DiskNames) -> (bool, Option<String>, u64) {
     let sealed = (false, None, home_file::plain_len(stored_len));
     let Ok(file) = open_file(dir, name) else { return sealed };
     if disk::is_disk(&file).unwrap_or(false) {
@@ -123,7 +123,11 @@ fn measure(dir: &File, name: &OsStr, stored_len: u64) -> (bool, Option<String>, 
         };
         return (true, None, len);
     }
-    if let Ok(What::Clear(kind)) = classify(file, name) { (false, Some(clear_what(kind)), stored_len) } else { sealed }
+    if let Ok(What::Clear(kind)) = classify(file, name, disk_names) {
+        (false, Some(clear_what(kind)), stored_len)
+    } else {
+        sealed
+    }
 }
 
 fn open_file(dir: &File, name: &OsStr) -> Result<File> {

@@ -36,7 +36,7 @@ impl Walk<'_> {
     /// Adds what the links lead to, and those that are found on the way. What cannot be looked at is an entry all the same.
     pub(super) fn follow_links(&mut self) {
         while let Some((path, depth, reserved)) = self.next_link() {
-            let place = Place { path: &path, depth, reserved, vm: None };
+            let place = Place { path: &path, depth, reserved, vm: None, disk_names: self.disk_names };
             let before = self.entries.len();
             if let Err(error) = self.follow(&place) {
                 self.entries.truncate(before);
@@ -80,7 +80,7 @@ impl Walk<'_> {
             FileType::RegularFile => {
                 let file = self.open_target(place.path, OFlags::RDONLY | OFlags::NONBLOCK);
                 let file = file.context(|| "opening it".into())?;
-                let what = classify(file, place.path.file_name().unwrap_or_default())?;
+                let what = classify(file, place.path.file_name().unwrap_or_default(), place.disk_names)?;
                 self.add(place, stat, what);
                 Ok(())
             }
