@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod testkit;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::{Command, FromArgMatches, Subcommand};
+use testkit::datastore::Datastore;
 use vmcryptfs::cli::provider::{ProviderCommand, run};
 use vmcryptfs::crypto::passphrase::Cost;
 use vmcryptfs::error::{Kind, Result};
@@ -17,27 +20,15 @@ use vmcryptfs::provider::config::Config;
 use vmcryptfs::provider::{NewKey, Providers, add_native};
 use vmcryptfs::sys::SecretBytes;
 
-/// A machine with a configuration folder, removable media and an administrator's shell.
-struct Host {
-    dir: tempfile::TempDir,
-}
-
-impl Host {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn config(&self) -> PathBuf {
-        self.dir.path().join("etc/config.toml")
-    }
-
+/// A machine with removable media and an administrator's shell.
+impl Datastore {
     fn key(&self, provider: &str) -> PathBuf {
-        self.dir.path().join(format!("etc/keys/{provider}.key"))
+        self.beside(&format!("keys/{provider}.key"))
     }
 
     /// A file of this host that holds `text`.
     fn file(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
+        let path = self.beside(name);
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     }
@@ -49,7 +40,7 @@ impl Host {
 
     /// A backup under "correct horse" that costs next to nothing to open, unlike those of `provider backup`.
     fn cheap_backup(&self, provider: &str) -> PathBuf {
-        let file = self.dir.path().join(format!("{provider}.backup"));
+        let file = self.beside(&format!("{provider}.backup"));
         let cost = Cost { memory_kib: 8, passes: 1, lanes: 1 };
         let backup = Backup::of(&self.config(), &name(provider)).unwrap();
         backup.write(&self.config(), &file, b"correct horse", cost).unwrap();
@@ -60,6 +51,11 @@ impl Host {
         let config = Config::load(&self.config()).unwrap();
         config.settings(&name(provider)).unwrap().native().unwrap().backed_up
     }
+}
+
+/// A host without any provider.
+fn bare_host() -> Datastore {
+    Datastore::with_providers(&[])
 }
 
 fn command() -> Command {
@@ -81,8 +77,8 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[test]
 fn what_one_host_wrapped_another_unwraps_after_a_restore() {
-    let (old, new) = (Host::new(), Host::new());
-    let file = old.dir.path().join("local.backup");
+    let (old, new) = (bare_host(), bare_host());
+    let file = old.beside("local.backup");
     let passphrase = old.file("passphrase", "correct horse\nbattery\n");
     old.provider("add native local").unwrap();
     let (_, provider) = Providers::load(&old.config()).unwrap().default_provider().unwrap();
@@ -109,12 +105,12 @@ fn what_one_host_wrapped_another_unwraps_after_a_restore() {
 
 #[test]
 fn a_wrong_passphrase_restores_nothing_and_is_told_from_damage() {
-    let host = Host::new();
+    let host = bare_host();
     let good = host.file("good", "correct horse\n");
     let wrong = host.file("wrong", "correct house\n");
     host.provider("add native local").unwrap();
     let file = host.cheap_backup("local");
-    let other = Host::new();
+    let other = bare_host();
     let restore =
         |passphrase: &str| other.provider(&format!("restore local {} --passphrase-file {passphrase}", file.display()));
     let error = restore(&wrong).unwrap_err();
@@ -131,7 +127,7 @@ fn a_wrong_passphrase_restores_nothing_and_is_told_from_damage() {
 
 #[test]
 fn a_backup_under_another_name_is_refused_before_its_passphrase_is_asked_for() {
-    let (host, other) = (Host::new(), Host::new());
+    let (host, other) = (bare_host(), bare_host());
     host.provider("add native local").unwrap();
     let file = host.cheap_backup("local");
     let error = other.provider(&format!("restore lab {} --passphrase-file /nowhere", file.display())).unwrap_err();
@@ -141,9 +137,9 @@ fn a_backup_under_another_name_is_refused_before_its_passphrase_is_asked_for() {
 
 #[test]
 fn a_short_passphrase_makes_no_backup() {
-    let host = Host::new();
+    let host = bare_host();
     let short = host.file("passphrase", "7 chars\n12345678\n");
-    let file = host.dir.path().join("local.backup");
+    let file = host.beside("local.backup");
     host.provider("add native local").unwrap();
     let error = host.provider(&format!("backup local {} --passphrase-file {short}", file.display())).unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
@@ -152,7 +148,7 @@ fn a_short_passphrase_makes_no_backup() {
 
 #[test]
 fn a_lost_key_is_told_when_it_is_asked_for_and_stops_no_other() {
-    let host = Host::new();
+    let host = bare_host();
     host.provider("add native local").unwrap();
     host.provider("add native lab").unwrap();
     fs::remove_file(host.key("local")).unwrap();
@@ -164,7 +160,7 @@ fn a_lost_key_is_told_when_it_is_asked_for_and_stops_no_other() {
 
 #[test]
 fn files_that_others_can_read_or_change_are_refused() {
-    let host = Host::new();
+    let host = bare_host();
     host.provider("add native local").unwrap();
     for (file, mode) in [(host.config(), 0o644), (host.config(), 0o620), (host.key("local"), 0o640)] {
         set_mode(&file, mode);
@@ -180,7 +176,7 @@ fn files_that_others_can_read_or_change_are_refused() {
 
 #[test]
 fn providers_added_at_the_same_time_do_not_lose_each_other() {
-    let host = Host::new();
+    let host = bare_host();
     let names: Vec<String> = (0..16).map(|number| format!("host-{number:02}")).collect();
     thread::scope(|scope| {
         for added in &names {
@@ -197,7 +193,7 @@ fn providers_added_at_the_same_time_do_not_lose_each_other() {
 
 #[test]
 fn of_two_who_take_the_same_name_one_is_refused_and_the_key_stays_whole() {
-    let host = Host::new();
+    let host = bare_host();
     let results: Vec<_> = thread::scope(|scope| {
         let add = || add_native(&host.config(), &name("local"), false);
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
@@ -210,7 +206,7 @@ fn of_two_who_take_the_same_name_one_is_refused_and_the_key_stays_whole() {
 
 #[test]
 fn a_taken_name_keeps_its_key() {
-    let host = Host::new();
+    let host = bare_host();
     host.provider("add native local").unwrap();
     let key = fs::read(host.key("local")).unwrap();
     assert_eq!(host.provider("add native local --default").unwrap_err().kind(), Kind::Exists);
@@ -219,7 +215,7 @@ fn a_taken_name_keeps_its_key() {
 
 #[test]
 fn the_default_is_the_first_one_until_told_otherwise() {
-    let host = Host::new();
+    let host = bare_host();
     let default = || Providers::load(&host.config()).unwrap().default_provider().unwrap().0;
     host.provider("add native a").unwrap();
     host.provider("add native b").unwrap();
@@ -234,7 +230,7 @@ fn the_default_is_the_first_one_until_told_otherwise() {
 
 #[test]
 fn a_mistyped_configuration_is_told_with_file_and_line() {
-    let host = Host::new();
+    let host = bare_host();
     host.provider("add native local").unwrap();
     let text = fs::read_to_string(host.config()).unwrap();
     let mistyped = text.replace("backed-up", "backed_up");
@@ -251,9 +247,9 @@ fn a_mistyped_configuration_is_told_with_file_and_line() {
 
 #[test]
 fn a_key_may_lie_elsewhere() {
-    let host = Host::new();
+    let host = bare_host();
     host.provider("add native local").unwrap();
-    let elsewhere = host.dir.path().join("mirrored.key");
+    let elsewhere = host.beside("mirrored.key");
     fs::rename(host.key("local"), &elsewhere).unwrap();
     let text = fs::read_to_string(host.config()).unwrap();
     fs::write(host.config(), text.replace("keys/local.key", elsewhere.to_str().unwrap())).unwrap();

@@ -1,7 +1,5 @@
 //! A host that is a client of key servers: its certificates and its configuration.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +8,7 @@ use vmcryptfs::key::{Kek, KeyId, ProviderName};
 use vmcryptfs::provider::{KeyProvider, NewKey, Providers};
 
 use crate::certificates::{Authority, Issued, Purpose};
+use crate::testkit::datastore::write_config;
 
 /// A folder with an authority, a certificate of the servers, and one of this host.
 pub(crate) struct Site {
@@ -46,8 +45,7 @@ impl Site {
 
     pub(crate) fn write_config(&self, text: &str) -> PathBuf {
         let config = self.path("config.toml");
-        fs::write(&config, text).unwrap();
-        fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+        write_config(&config, text);
         config
     }
 

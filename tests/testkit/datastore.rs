@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "no test crate uses all of it")]
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,21 +59,28 @@ impl Datastore {
     }
 
     /// The default provider.
-    pub(crate) fn provider(&self) -> Arc<dyn KeyProvider> {
+    pub(crate) fn default_provider(&self) -> Arc<dyn KeyProvider> {
         self.providers().default_provider().unwrap().1
     }
 
     pub(crate) fn make_vm(&self, below: &str) -> Header {
-        make_vm(&self.path(below), &self.provider())
+        make_vm(&self.path(below), &self.default_provider())
     }
 
     /// Makes a disk of 1 MiB under a key of its own.
     pub(crate) fn make_disk(&self, below: &str) {
-        let provider = self.provider();
+        let provider = self.default_provider();
         let purpose = NewKey { vm_name: "vm".into(), vm_uuid: uuid::Uuid::from_bytes([1; 16]) };
         let (key, _) = provider.create_key(&purpose).unwrap();
         make_disk(&self.path(below), &provider, &key);
     }
+}
+
+/// Writes a configuration file as the program wants it: readable by its owner only.
+pub(crate) fn write_config(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Makes a VM folder, and the folders that it lies in.

@@ -1,12 +1,13 @@
 //! A host of its own for one test: a configuration, a provider, a datastore and mounts, all in a temporary directory.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
 use tempfile::TempDir;
+
+use super::datastore::write_config;
 
 /// Runs a program for which the modes of root's own files count.
 pub(crate) const WITHOUT_OVERRIDE: [&str; 2] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
@@ -27,15 +28,6 @@ impl Host {
         host
     }
 
-    /// Puts a configuration in the place of the one that is there.
-    fn write_config(&self, text: &str) {
-        let folder = self.dir.path().join("config");
-        std::fs::create_dir_all(&folder).unwrap();
-        let config = folder.join("config.toml");
-        std::fs::write(&config, text).unwrap();
-        std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
-
     /// A host with these providers.
     pub(crate) fn configured(providers: &str) -> Self {
         let (dir, refusals, mountpoints) = (tempfile::tempdir().unwrap(), Mutex::default(), Mutex::default());
@@ -44,9 +36,14 @@ impl Host {
         host
     }
 
+    fn config(&self) -> PathBuf {
+        self.dir.path().join("config/config.toml")
+    }
+
     /// Gives the host other providers.
     pub(crate) fn configure(&self, providers: &str) {
-        self.write_config(&format!("{providers}\n[events]\nfile = {:?}\njournal = false\n", self.path("events.jsonl")));
+        let events = format!("[events]\nfile = {:?}\njournal = false\n", self.path("events.jsonl"));
+        write_config(&self.config(), &format!("{providers}\n{events}"));
     }
 
     /// A host with the VM folder `web01` in it, which holds `root.raw` of 64 MiB.
@@ -65,7 +62,7 @@ impl Host {
     /// vmcryptfs with the configuration of this host.
     pub(crate) fn command(&self, args: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmcryptfs"));
-        command.arg("--config").arg(self.dir.path().join("config/config.toml")).args(args);
+        command.arg("--config").arg(self.config()).args(args);
         command
     }
 
