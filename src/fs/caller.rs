@@ -4,7 +4,7 @@ use std::fs::File;
 
 use crate::error::Result;
 use crate::fs::modes;
-use crate::fs::namespace::SET_GID;
+use crate::fs::stat::SET_GID;
 use crate::sys::process;
 
 /// The thread that asks.

@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::fs::listing::Listing;
 use crate::fs::node::NodeNumber;
-use crate::fs::raw::OpenImage;
+use crate::fs::open_image::OpenImage;
+use crate::fs::open_listing::Listing;
 use crate::serve::OpenFile;
 use crate::store::plain_file::PlainFile;
 use crate::sys;

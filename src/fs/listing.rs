@@ -9,7 +9,6 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{FileType, RawDir, SeekFrom};
@@ -20,40 +19,9 @@ use crate::fs::attr::FileKind;
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::namespace::{holds_home, is_datastore};
 use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeNumber, ROOT};
+use crate::fs::open_listing::{DirEntry, Listing, Stored};
 use crate::fs::{Caller, FileSystem, backing};
-use crate::serve::Place;
 use crate::vm::scan;
-
-/// An entry of a directory.
-#[derive(Clone, Debug)]
-pub struct DirEntry {
-    /// Its name.
-    pub name: OsString,
-    /// Its kind.
-    pub kind: FileKind,
-    /// The backing inode's number; a hint, since the node may not be known yet.
-    pub number: u64,
-    /// The position after it, never 0.
-    pub next: u64,
-}
-
-/// A directory that is open for listing.
-pub(super) enum Listing {
-    /// One on disk.
-    Stored(Mutex<Stored>),
-    /// The raw images of a VM folder, as they were when the listing was begun.
-    Images(Arc<Node>, Mutex<Vec<DirEntry>>),
-}
-
-/// An open directory, read ahead.
-pub(super) struct Stored {
-    node: Arc<Node>,
-    dir: File,
-    /// Entries that follow `position`.
-    ahead: VecDeque<DirEntry>,
-    position: u64,
-    _place: Place,
-}
 
 /// Bytes that the system is asked for at once.
 const READ_LEN: usize = 32 << 10;

@@ -13,9 +13,8 @@ use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::error::{Context, Error, Result};
-use crate::fs::namespace::SET_GID;
-use crate::fs::stat::{self, Stat};
-use crate::fs::{FileSystem, backing};
+use crate::fs::FileSystem;
+use crate::fs::stat::{self, SET_GID, Stat};
 use crate::serve::BackingId;
 use crate::sys::file::proc_entry;
 
@@ -87,7 +86,7 @@ pub(super) fn look(file: &File) -> Result<Stat> {
 /// Gives a file the mode that `wanted` makes of its attributes.
 pub(super) fn change(file: &File, wanted: impl Fn(&Stat) -> u32) -> Result<()> {
     let stays = |stat: &Stat| wanted(stat) == stat.st_mode & 0o7777;
-    if stays(&backing::stat(file)?) {
+    if stays(&own(|| look(file))?) {
         return Ok(());
     }
     let _alone = alone(file)?;
@@ -179,6 +178,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::fs::backing;
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().mode() & 0o7777

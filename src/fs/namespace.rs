@@ -14,7 +14,7 @@ use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::leaving::Leaving;
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber, Place};
-use crate::fs::stat::Stat;
+use crate::fs::stat::{SET_GID, Stat};
 use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::serve::BackingId;
 use crate::text::Show;
@@ -33,8 +33,6 @@ pub struct NewFile {
     pub gid: u32,
 }
 
-/// The set-group-id bit: on a directory, what is made in it gets its group.
-pub(super) const SET_GID: u32 = 0o2000;
 /// The bits of a mode that ACLs have a say in.
 const PERMISSIONS: u32 = 0o777;
 

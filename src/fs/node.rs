@@ -13,24 +13,16 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, Result};
 use crate::fs::content::FileNode;
 use crate::fs::leaving::Left;
-use crate::fs::raw::ImageNode;
+use crate::fs::open_image::ImageNode;
 use crate::fs::stat::Stat;
 use crate::serve::{BackingId, OpenFile};
 use crate::sys;
 
 mod table;
 
+pub(super) use crate::fs::number::{FIRST_OWN_NUMBER, NodeNumber, ROOT};
 pub(super) use table::Name;
 use table::Table;
-
-/// Number of a node. Where possible it is the backing inode's number, so that it survives remounts.
-pub type NodeNumber = u64;
-
-/// The root's number, as FUSE has it.
-pub const ROOT: NodeNumber = 1;
-
-/// Numbers of nodes whose backing inode's number is taken begin here; file systems hand theirs out from below.
-pub(super) const FIRST_OWN_NUMBER: u64 = 1 << 63;
 
 /// What a directory is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

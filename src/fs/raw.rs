@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rustix::fs::FileType;
@@ -19,12 +19,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind, NodeNumber, Place};
+use crate::fs::open_image::{ImageNode, OpenImage};
 use crate::fs::stat::Stat;
 use crate::fs::{Attr, CacheMode, Caller, FileKind, FileSystem, backing};
 use crate::serve::OpenFile;
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
-use crate::store::raw_image::RawImage;
 use crate::sys::file;
 use crate::text::Show;
 use crate::vm::vmdk::{self, VmFiles};
@@ -34,19 +34,6 @@ pub(super) const IMAGE_DIRECTORY: &str = ".raw";
 
 /// The bits of a mode that allow writing.
 const WRITE_BITS: u16 = 0o222;
-
-/// A raw image, as far as it is remembered between opens: the one that was opened last.
-#[derive(Default)]
-pub(super) struct ImageNode(Mutex<Weak<OpenImage>>);
-
-/// A raw image that a handle uses.
-pub(super) struct OpenImage {
-    pub(super) image: RawImage<OpenFile>,
-    /// Whether it was opened with `O_DSYNC` or `O_SYNC`.
-    pub(super) durable: AtomicBool,
-    /// The nodes of its files, which are kept known, so that all handles on them share one open file.
-    nodes: Vec<NodeNumber>,
-}
 
 /// Directories of images, and images in them, by where they are.
 #[derive(Default)]

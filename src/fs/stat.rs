@@ -2,6 +2,9 @@
 
 use rustix::fs::{Statx, StatxFlags, makedev};
 
+/// The set-group-id bit: on a directory, what is made in it gets its group.
+pub(super) const SET_GID: u32 = 0o2000;
+
 /// Attributes of a backing file, under the names of `stat(2)`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stat {
