@@ -192,6 +192,19 @@ fn every_document_that_the_code_names_exists() {
     assert!(named > 60, "only {named} documents are named");
 }
 
+/// ARCHITECTURE has paths below `src`, without that word.
+#[test]
+fn every_source_that_the_architecture_names_exists() {
+    let text = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let sources: Vec<&str> = quoted.filter(|path| path.ends_with(".rs") && path.contains('/')).collect();
+    assert!(sources.len() > 30, "only {} sources are named", sources.len());
+    for source in sources {
+        let exists = root().join("src").join(source).exists() || root().join(source).exists();
+        assert!(exists, "docs/ARCHITECTURE.md names {source}");
+    }
+}
+
 #[test]
 fn every_decision_is_dated_and_listed_and_says_what_would_reverse_it() {
     let pages = texts("docs/decisions", &[".md"]);
