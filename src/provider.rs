@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod config;
 pub mod fetches;
+pub mod kind;
 pub mod kinds;
 pub mod primary_key;
 mod private_file;
@@ -19,6 +20,7 @@ use std::{fmt, fs, thread};
 
 use parking_lot::Mutex;
 
+pub use kind::Arguments;
 pub use trouble::{Failure, Trouble, reword};
 
 use crate::crypto::random;
@@ -27,9 +29,9 @@ use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use config::{Config, Settings};
-use kinds::kmip::{self, KmipProvider};
-use kinds::native::NativeProvider;
+use config::Config;
+use kind::{Configured, Settings};
+use kinds::KINDS;
 use primary_key::PrimaryKey;
 
 /// What a new KEK is for; providers that keep labels tell their administrator.
@@ -137,11 +139,6 @@ pub trait KeyProvider: Send + Sync {
         Err(Error::new(Kind::Unsupported, format!("key {key_id} cannot be destroyed: its provider keeps no keys")))
     }
 
-    /// Whether a call may take longer than a guest should have to wait for it.
-    fn may_wait(&self) -> bool {
-        true
-    }
-
     /// What an administrator should know although nothing failed, since it was last asked for.
     fn take_notices(&self) -> Vec<String> {
         Vec::new()
@@ -178,13 +175,6 @@ pub type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
 
 /// Takes what was fetched.
 type Receiver<'r> = dyn Fn(KeyId, Result<Arc<dyn Kek>>) + Sync + 'r;
-
-/// Where keys are, whatever name that has.
-enum KeyStore<'s> {
-    /// The primary key's UUID, or its file where that cannot be read.
-    Native(std::result::Result<uuid::Uuid, PathBuf>),
-    Kmip(&'s kmip::Servers),
-}
 
 /// Calls to one provider that may wait side by side.
 const FETCHES_AT_ONCE: usize = 8;
@@ -228,26 +218,11 @@ impl Providers {
     /// with a key server in common.
     pub fn names_of_same(&self, name: &ProviderName) -> BTreeSet<ProviderName> {
         let all = self.config.providers();
-        let wanted = all.get(name).map(|settings| self.store_of(settings));
-        let is_same = |settings: &Settings| match (&wanted, self.store_of(settings)) {
-            (Some(KeyStore::Native(a)), KeyStore::Native(b)) => *a == b,
-            (Some(KeyStore::Kmip(a)), KeyStore::Kmip(b)) => a.have_one_in_common(b),
-            (Some(KeyStore::Native(_)), KeyStore::Kmip(_))
-            | (Some(KeyStore::Kmip(_)), KeyStore::Native(_))
-            | (None, _) => false,
-        };
+        let places = |settings| Configured { name, settings, config: &self.path }.key_places();
+        let wanted = all.get(name).map(places).unwrap_or_default();
+        let is_same = |settings| !places(settings).is_disjoint(&wanted);
         let others = all.iter().filter(|(_, settings)| is_same(settings)).map(|(name, _)| name.clone());
         others.chain([name.clone()]).collect()
-    }
-
-    fn store_of<'s>(&self, settings: &'s Settings) -> KeyStore<'s> {
-        match settings {
-            Settings::Native(native) => {
-                let path = native.primary_key_of(&self.path);
-                KeyStore::Native(PrimaryKey::load(&path).map_or(Err(path), |primary| Ok(primary.uuid())))
-            }
-            Settings::Kmip(kmip) => KeyStore::Kmip(&kmip.servers),
-        }
     }
 
     /// The provider of this name.
@@ -261,7 +236,10 @@ impl Providers {
         let mut ready = ready.lock();
         match &*ready {
             Some(provider) => Ok(Arc::clone(provider)),
-            None => Ok(Arc::clone(ready.insert(set_up(name, settings, &self.path)?))),
+            None => {
+                let configured = Configured { name, settings, config: &self.path };
+                Ok(Arc::clone(ready.insert(configured.open()?)))
+            }
         }
     }
 
@@ -272,8 +250,11 @@ impl Providers {
     pub fn default_provider(&self) -> Result<(ProviderName, Arc<dyn KeyProvider>)> {
         let name = self.config.default_name().ok_or_else(|| {
             let advice = match self.config.providers().is_empty() {
-                true => "no key provider is configured: `vmcryptfs provider add native NAME` makes one",
-                false => "no key provider is the default: `vmcryptfs provider default NAME` chooses one",
+                true => {
+                    let kind = KINDS[0].name();
+                    format!("no key provider is configured: `vmcryptfs provider add {kind} NAME` makes one")
+                }
+                false => "no key provider is the default: `vmcryptfs provider default NAME` chooses one".into(),
             };
             Error::new(Kind::KeyUnavailable, advice)
         })?;
@@ -283,10 +264,7 @@ impl Providers {
     /// Whether asking the provider of this name may take longer than a guest should have to wait. One that is not configured
     /// is told at once.
     pub fn may_wait(&self, name: &ProviderName) -> bool {
-        self.config.providers().get(name).is_some_and(|settings| match settings {
-            Settings::Native(_) => false,
-            Settings::Kmip(_) => true,
-        })
+        self.config.providers().get(name).is_some_and(|settings| settings.kind().may_wait())
     }
 
     /// What the providers have to tell since this was last asked.
@@ -364,37 +342,41 @@ fn fetch_through(provider: &std::result::Result<Arc<dyn KeyProvider>, Arc<Error>
     fetched
 }
 
-/// The only place that knows all kinds.
-fn set_up(name: &ProviderName, settings: &Settings, config: &Path) -> Result<Arc<dyn KeyProvider>> {
-    match settings {
-        Settings::Native(native) => {
-            Ok(Arc::new(NativeProvider::new(name.clone(), PrimaryKey::load(&native.primary_key_of(config))?)))
-        }
-        Settings::Kmip(kmip) => Ok(Arc::new(KmipProvider::new(name.clone(), kmip, config)?)),
-    }
-}
-
-/// Makes a native provider: a new primary key, and its entry in the configuration. The first provider becomes the
-/// default in any case. Returns the primary key's file and UUID.
+/// Adds a provider of the kind with this name. One that keeps a primary key gets a new one, whose file and UUID are returned; of
+/// any other one the files are read, but a server is not asked: it may be out of reach while a host is set up. The first
+/// provider becomes the default in any case.
 ///
 /// # Errors
-/// `Exists` when the name is taken, or the file of a primary key is there that no provider is configured for.
-pub fn add_native(config: &Path, name: &ProviderName, make_default: bool) -> Result<(PathBuf, uuid::Uuid)> {
+/// `Exists` when the name is taken, or the file of a primary key is there that no provider is configured for; those of
+/// [`ProviderKind::settings`](kind::ProviderKind::settings) and [`ProviderKind::open`](kind::ProviderKind::open).
+pub fn add(
+    config: &Path,
+    name: &ProviderName,
+    kind: &str,
+    arguments: &Arguments,
+    make_default: bool,
+) -> Result<Option<(PathBuf, uuid::Uuid)>> {
+    let kind = kinds::named(kind)?;
+    let settings = Settings::new(kind, kind.settings(name, arguments)?);
+    let provider = Configured { name, settings: &settings, config };
+    let primary_key = settings.primary_key()?.map(|settings| settings.primary_key_of(config));
+    if primary_key.is_none() {
+        provider.open()?;
+    }
     let mut made = None;
     let added = config::update(config, |configured| {
-        let settings = primary_key::Settings::of(name);
-        let path = settings.primary_key_of(config);
-        configured.add(name.clone(), Settings::Native(settings))?;
+        configured.add(name.clone(), settings.clone())?;
         if make_default {
             configured.set_default(name)?;
         }
+        let Some(path) = primary_key else { return Ok(None) };
         let primary = PrimaryKey::generate()?;
         primary.create(&path).map_err(|error| match error.kind() == Kind::Exists {
-            true => leftover(name, &path, error),
+            true => leftover(&provider, &path, error),
             false => error,
         })?;
         made = Some(path.clone());
-        Ok((path, primary.uuid()))
+        Ok(Some((path, primary.uuid())))
     });
     if let (Err(_), Some(path)) = (&added, made) {
         fs::remove_file(path).ok(); // it wrapped nothing yet, and would be in the way of the next attempt
@@ -402,26 +384,14 @@ pub fn add_native(config: &Path, name: &ProviderName, make_default: bool) -> Res
     added
 }
 
-/// Adds a key server. Its certificates are read, but it is not asked: it may be out of reach while a host is set up.
-/// The first provider becomes the default in any case.
-///
-/// # Errors
-/// `Exists` when the name is taken, and those of [`KmipProvider::new`].
-pub fn add_kmip(config: &Path, name: &ProviderName, settings: kmip::Settings, make_default: bool) -> Result<()> {
-    KmipProvider::new(name.clone(), &settings, config)?;
-    config::update(config, |configured| {
-        configured.add(name.clone(), Settings::Kmip(settings))?;
-        if make_default { configured.set_default(name) } else { Ok(()) }
-    })
-}
-
-fn leftover(name: &ProviderName, path: &Path, error: Error) -> Error {
+fn leftover(Configured { name, settings, .. }: &Configured<'_>, path: &Path, error: Error) -> Error {
     Error::with_source(
         Kind::Exists,
         format!(
             "{} is there already, and existing VMs may need it. To use it, write [provider.{name}] with kind = \
-             \"native\" and primary-key = \"keys/{name}.key\" into the configuration file; otherwise move it away",
-            path.shown()
+             {:?} and primary-key = \"keys/{name}.key\" into the configuration file; otherwise move it away",
+            path.shown(),
+            settings.kind().name()
         ),
         error,
     )

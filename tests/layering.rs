@@ -11,6 +11,8 @@ mod circles;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vmcryptfs::provider::kinds::KINDS;
+
 /// Each module may use those before it.
 const LAYERS: [&str; 23] = [
     "text",
@@ -238,6 +240,46 @@ fn every_source_keeps_to_its_layer() {
     });
     let violations: Vec<String> = violations.collect();
     assert!(violations.is_empty(), "{violations:#?}");
+}
+
+/// The words that a name in a source is made of, in lower case.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut former = '_';
+    for letter in name.chars() {
+        if letter == '_' || (letter.is_uppercase() && !former.is_uppercase()) {
+            words.push(String::new());
+        }
+        words.last_mut().unwrap().extend(letter.to_lowercase().filter(|letter| *letter != '_'));
+        former = letter;
+    }
+    words
+}
+
+/// Everything else asks the table of kinds, so that a kind can be added without looking for the places that know the others.
+#[test]
+fn only_the_table_and_the_kind_itself_name_a_kind_of_provider() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    sources(&root, &mut paths);
+    let is_test = |path: &str| ["tests.rs", "rig.rs", "test_vm.rs"].iter().any(|end| path.ends_with(end));
+    let mut seen = 0;
+    for path in paths {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let code: String =
+            code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect();
+        let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        for kind in KINDS.iter().map(|kind| kind.name()) {
+            let is_named = code.contains(&format!("{kind:?}"))
+                || tokens(&code).iter().any(|token| words(token).iter().any(|word| word == kind));
+            let may_name =
+                path == "provider/kinds.rs" || path.starts_with(&format!("provider/kinds/{kind}")) || is_test(&path);
+            assert!(may_name || !is_named, "{path} names the kind of provider {kind}");
+            seen += usize::from(is_named);
+        }
+    }
+    assert!(seen >= 2 * KINDS.len(), "only {seen} files were seen to name a kind");
 }
 
 #[test]

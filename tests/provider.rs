@@ -17,7 +17,7 @@ use vmcryptfs::error::{Kind, Result};
 use vmcryptfs::key::{Dek, ProviderName};
 use vmcryptfs::provider::backup::Backup;
 use vmcryptfs::provider::config::Config;
-use vmcryptfs::provider::{NewKey, Providers, add_native};
+use vmcryptfs::provider::{Arguments, NewKey, Providers, add};
 use vmcryptfs::sys::SecretBytes;
 
 /// A machine with removable media and an administrator's shell.
@@ -49,7 +49,7 @@ impl Datastore {
 
     fn backed_up(&self, provider: &str) -> bool {
         let config = Config::load(&self.config()).unwrap();
-        config.settings(&name(provider)).unwrap().native().unwrap().backed_up
+        config.settings(&name(provider)).unwrap().primary_key().unwrap().unwrap().backed_up
     }
 }
 
@@ -180,7 +180,7 @@ fn providers_added_at_the_same_time_do_not_lose_each_other() {
     let names: Vec<String> = (0..16).map(|number| format!("host-{number:02}")).collect();
     thread::scope(|scope| {
         for added in &names {
-            scope.spawn(|| add_native(&host.config(), &name(added), false).unwrap());
+            scope.spawn(|| add(&host.config(), &name(added), "native", &Arguments::default(), false).unwrap());
         }
     });
     let providers = Providers::load(&host.config()).unwrap();
@@ -195,8 +195,8 @@ fn providers_added_at_the_same_time_do_not_lose_each_other() {
 fn of_two_who_take_the_same_name_one_is_refused_and_the_key_stays_whole() {
     let host = bare_host();
     let results: Vec<_> = thread::scope(|scope| {
-        let add = || add_native(&host.config(), &name("local"), false);
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
+        let again = || add(&host.config(), &name("local"), "native", &Arguments::default(), false);
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(again)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, advice to stderr")]
 
-mod kmip;
+mod add;
 mod retire;
 
 use std::fs::File;
@@ -18,10 +18,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName};
 use crate::key::ProviderName;
 use crate::provider::backup::{self, Backup, SealedBackup};
-use crate::provider::config::{self, Config, Settings};
-use crate::provider::kinds::kmip::KmipProvider;
-use crate::provider::primary_key::PrimaryKey;
-use crate::provider::{Providers, add_native, round_trip};
+use crate::provider::config::{self, Config};
+use crate::provider::kind::{Configured, Settings};
+use crate::provider::kinds::KINDS;
 use crate::text::Show;
 
 /// Shortest passphrase that a backup is made with, in characters.
@@ -39,7 +38,7 @@ pub enum ProviderCommand {
                       it. Its name is permanent, since keys belong to the provider of that name.",
         after_help = "Example:\n  vmcryptfs provider add native local"
     )]
-    Add(AddCommand),
+    Add(add::AddCommand),
 
     /// List the key providers and what is to be done about them
     #[command(
@@ -134,39 +133,6 @@ pub enum ProviderCommand {
     },
 }
 
-/// The kinds of provider, each with its own options.
-#[derive(Debug, Subcommand)]
-pub enum AddCommand {
-    /// Add a provider that needs no key server: its primary key is a file of this host
-    #[command(
-        long_about = "Add a provider that needs no key server. A primary key is made and kept in a file that only this \
-                      user can read (vSphere: native key provider). Back it up at once: without it, nothing that is \
-                      encrypted under it can be read again.",
-        after_help = "Example:\n  vmcryptfs provider add native local\n  \
-                      vmcryptfs provider backup local /media/usb/local.vmcryptfs-backup"
-    )]
-    Native {
-        /// Name of the provider; permanent, since every key belongs to it
-        #[arg(value_parser = provider_name)]
-        name: ProviderName,
-        /// New VMs get their keys from it; the first provider is the default in any case
-        #[arg(long)]
-        default: bool,
-    },
-
-    /// Add a KMIP key server: it makes and keeps the keys, and this host fetches them
-    #[command(
-        long_about = "Add a KMIP key server (vSphere: standard key provider). It makes and keeps the keys; this host \
-                      stores only their ids, and fetches them when VMs are mounted. Name every member of its cluster, so \
-                      that the keys are available while one is down.\n\n\
-                      The server must know this host's certificate. The files are not copied, and are read again \
-                      when they change. The server is not asked yet: `vmcryptfs provider test` does that.",
-        after_help = "Example:\n  vmcryptfs provider add kmip corp --server kms1:5696 --server kms2:5696 --ca ca.pem \
-                      --cert host.pem --key host.key\n  vmcryptfs provider test corp"
-    )]
-    Kmip(kmip::AddKmipArgs),
-}
-
 /// Where a passphrase comes from.
 #[derive(clap::Args, Debug)]
 pub struct PassphraseSource {
@@ -189,8 +155,7 @@ pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
 /// What is recorded of a command, if it does anything.
 fn event_of(command: &ProviderCommand) -> Option<Event> {
     let (operation, name) = match command {
-        ProviderCommand::Add(AddCommand::Native { name, .. }) => (EventName::ProviderAdd, name),
-        ProviderCommand::Add(AddCommand::Kmip(args)) => (EventName::ProviderAdd, args.name()),
+        ProviderCommand::Add(command) => (EventName::ProviderAdd, command.name()),
         ProviderCommand::Test { name } => (EventName::ProviderTest, name),
         ProviderCommand::Default { name } => (EventName::ProviderDefault, name),
         ProviderCommand::Backup { name, .. } => (EventName::ProviderBackup, name),
@@ -204,8 +169,7 @@ fn event_of(command: &ProviderCommand) -> Option<Event> {
 
 fn perform(command: ProviderCommand, config: &Path) -> Result<()> {
     match command {
-        ProviderCommand::Add(AddCommand::Native { name, default }) => add(config, &name, default),
-        ProviderCommand::Add(AddCommand::Kmip(args)) => kmip::add(config, &args),
+        ProviderCommand::Add(command) => command.run(config),
         ProviderCommand::List { json } => list(config, json),
         ProviderCommand::Test { name } => test(config, &name),
         ProviderCommand::Default { name } => choose_default(config, &name),
@@ -213,13 +177,6 @@ fn perform(command: ProviderCommand, config: &Path) -> Result<()> {
         ProviderCommand::Backup { name, file, passphrase } => back_up(config, &name, &file, &passphrase),
         ProviderCommand::Restore { name, file, passphrase } => restore(config, &name, &file, &passphrase),
     }
-}
-
-fn add(config: &Path, name: &ProviderName, default: bool) -> Result<()> {
-    let (file, uuid) = add_native(config, name, default)?;
-    println!("added key provider {name} with primary key {uuid} in {}", file.shown());
-    advise_backup(name.as_str());
-    Ok(())
 }
 
 fn list(config: &Path, json: bool) -> Result<()> {
@@ -230,7 +187,7 @@ fn list(config: &Path, json: bool) -> Result<()> {
         return Ok(());
     }
     if rows.is_empty() {
-        eprintln!("No key provider is configured. To make one: vmcryptfs provider add native local");
+        eprintln!("No key provider is configured. To make one: vmcryptfs provider add {} local", KINDS[0].name());
         return Ok(());
     }
     print!("{}", as_table(&rows));
@@ -245,13 +202,14 @@ fn list(config: &Path, json: bool) -> Result<()> {
 }
 
 fn test(config: &Path, name: &ProviderName) -> Result<()> {
-    if let Settings::Kmip(settings) = Config::load(config)?.settings(name)? {
-        return kmip::test(config, name, settings);
+    let configured = Config::load(config)?;
+    let provider = Configured { name, settings: configured.settings(name)?, config };
+    let tested = provider.settings.kind().test(&provider).context(|| format!("testing key provider {name}"))?;
+    print!("{}", tested.report);
+    for notice in tested.notices {
+        eprintln!("{notice}");
     }
-    let provider = Providers::load(config)?.provider(name)?;
-    round_trip(&*provider).context(|| format!("testing key provider {name}"))?;
-    println!("{name}: works. A key was made, fetched again, and unwrapped what it had wrapped");
-    Ok(())
+    tested.outcome
 }
 
 fn choose_default(config: &Path, name: &ProviderName) -> Result<()> {
@@ -305,19 +263,14 @@ struct Row<'a> {
 
 fn rows<'a>(configured: &'a Config, config: &Path) -> Vec<Row<'a>> {
     let row = |(name, settings): (&'a ProviderName, &Settings)| {
-        let found = match settings {
-            Settings::Native(native) => {
-                PrimaryKey::load(&native.primary_key_of(config)).map(|primary| Some(primary.uuid().to_string()))
-            }
-            Settings::Kmip(kmip) => KmipProvider::new(name.clone(), kmip, config).map(|_| None),
-        };
+        let found = Configured { name, settings, config }.examine();
         let (primary_key, error) = found.map_or_else(|error| (None, Some(error.chain())), |uuid| (uuid, None));
         Row {
             name: name.as_str(),
-            kind: settings.kind(),
+            kind: settings.kind().name(),
             default: configured.default_name() == Some(name),
-            backed_up: settings.native().ok().map(|native| native.backed_up),
-            primary_key,
+            backed_up: settings.primary_key().ok().flatten().map(|settings| settings.backed_up),
+            primary_key: primary_key.map(|uuid| uuid.to_string()),
             error,
         }
     };

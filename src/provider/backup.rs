@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::config::{self, Config, Settings};
+use super::config::{self, Config};
+use super::kind::{Arguments, Settings};
+use super::kinds::{KINDS, one_of};
 use super::primary_key::{self, PrimaryKey};
 use super::private_file;
 use crate::crypto::derive::sha256;
@@ -46,7 +48,7 @@ impl Backup {
     /// `NotFound` when no such provider is configured; those of [`PrimaryKey::load`].
     pub fn of(config: &Path, provider: &ProviderName) -> Result<Self> {
         let configured = Config::load(config)?;
-        let settings = configured.settings(provider)?.native()?;
+        let settings = primary_key_of(configured.settings(provider)?)?;
         let primary = PrimaryKey::load(&settings.primary_key_of(config))?;
         Ok(Self { provider: provider.clone(), primary })
     }
@@ -68,9 +70,8 @@ impl Backup {
             _ => return Err(Error::new(Kind::Corrupt, format!("{} holds another key than written", file.shown()))),
         }
         config::update(config, |config| {
-            let settings = config.settings(&self.provider)?.native()?;
-            let settings = primary_key::Settings { backed_up: true, ..settings.clone() };
-            config.set(&self.provider, Settings::Native(settings))
+            let settings = config.settings(&self.provider)?.backed_up()?;
+            config.set(&self.provider, settings)
         })
     }
 
@@ -112,17 +113,13 @@ impl Backup {
     pub fn restore(&self, config: &Path, provider: &ProviderName) -> Result<PathBuf> {
         check_name(&self.provider, provider)?;
         config::update(config, |configured| {
-            let settings = match configured.providers().get(provider) {
-                Some(settings) => settings.native()?.clone(),
-                None => {
-                    let settings = primary_key::Settings::of(provider);
-                    configured.add(provider.clone(), Settings::Native(settings.clone()))?;
-                    settings
-                }
-            };
-            let path = settings.primary_key_of(config);
+            if !configured.providers().contains_key(provider) {
+                configured.add(provider.clone(), settings_of_restored(provider)?)?;
+            }
+            let settings = configured.settings(provider)?;
+            let (path, backed_up) = (primary_key_of(settings)?.primary_key_of(config), settings.backed_up()?);
             self.restore_file(&path)?;
-            configured.set(provider, Settings::Native(primary_key::Settings { backed_up: true, ..settings }))?;
+            configured.set(provider, backed_up)?;
             Ok(path)
         })
     }
@@ -292,6 +289,23 @@ pub fn refuse_existing(file: &Path) -> Result<()> {
         Ok(_) => Err(Error::new(Kind::Exists, format!("{} exists already: a backup is a new file", file.shown()))),
         Err(_) => Ok(()), // making it says more
     }
+}
+
+/// The settings of a provider's primary key, which is what a backup is of.
+fn primary_key_of(settings: &Settings) -> Result<primary_key::Settings> {
+    settings.primary_key()?.ok_or_else(|| {
+        let kinds = KINDS.iter().filter(|kind| kind.keeps_primary_key()).map(|kind| kind.name().to_owned());
+        let (found, expected) = (settings.kind().name(), one_of(kinds));
+        let message = format!("a provider of kind {found} keeps no primary key on this host, expected {expected}");
+        Error::new(Kind::Unsupported, message)
+    })
+}
+
+/// The settings of a provider that this host does not have, and whose primary key is restored.
+fn settings_of_restored(name: &ProviderName) -> Result<Settings> {
+    let kind = KINDS.into_iter().find(|kind| kind.keeps_primary_key());
+    let kind = kind.ok_or_else(|| Error::new(Kind::Unsupported, "no kind of provider keeps a primary key"))?;
+    Ok(Settings::new(kind, kind.settings(name, &Arguments::default())?))
 }
 
 fn check_name(found: &ProviderName, wanted: &ProviderName) -> Result<()> {

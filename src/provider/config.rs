@@ -9,7 +9,7 @@
 //! backed-up = true
 //!
 //! [provider.corp]
-//! kind = "kmip"                    # see `kmip::Settings`
+//! kind = "kmip"                    # see `kinds::kmip::settings`
 //! servers = ["kms1:5696", "kms2:5696"]
 //! ca = "corp/ca.pem"
 //! cert = "corp/host.pem"
@@ -37,8 +37,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::kinds::kmip;
-use super::{primary_key, private_file};
+use super::kind::Settings;
+use super::private_file;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
@@ -46,7 +46,7 @@ use crate::sys::process::effective_uid;
 use crate::text::Show;
 
 /// The configured providers and which of them is the default; names are unique and the default is one of them.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     default: Option<ProviderName>,
     providers: BTreeMap<ProviderName, Settings>,
@@ -102,40 +102,6 @@ fn absolute_file<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Resul
         return Ok(Some(file));
     }
     Err(serde::de::Error::custom(format!("event log {}, expected an absolute path", file.shown())))
-}
-
-/// Settings of one provider; each kind has its own.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Settings {
-    /// A primary key that is kept on this host.
-    Native(primary_key::Settings),
-    /// A KMIP key server.
-    Kmip(kmip::Settings),
-}
-
-impl Settings {
-    /// The kind as the configuration file calls it.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Native(_) => "native",
-            Self::Kmip(_) => "kmip",
-        }
-    }
-
-    /// The settings of a native provider.
-    ///
-    /// # Errors
-    /// `Unsupported` for any other kind.
-    pub fn native(&self) -> Result<&primary_key::Settings> {
-        match self {
-            Self::Native(native) => Ok(native),
-            Self::Kmip(_) => Err(Error::new(
-                Kind::Unsupported,
-                format!("a provider of kind {} keeps no primary key on this host, expected native", self.kind()),
-            )),
-        }
-    }
 }
 
 impl Config {
@@ -282,13 +248,15 @@ fn parse(path: &Path, text: &str) -> Result<Config> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::{kind, kinds, primary_key};
 
     fn name(name: &str) -> ProviderName {
         ProviderName::new(name).unwrap()
     }
 
     fn native() -> Settings {
-        Settings::Native(primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false })
+        let primary_key = primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false };
+        Settings::new(kinds::named("native").unwrap(), kind::table(&primary_key).unwrap())
     }
 
     #[test]

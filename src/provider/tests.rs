@@ -17,7 +17,7 @@ fn providers(names: &[&str]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.toml");
     for added in names {
-        add_native(&config, &name(added), false).unwrap();
+        add(&config, &name(added), "native", &Arguments::default(), false).unwrap();
     }
     (dir, config)
 }
@@ -100,7 +100,7 @@ fn a_provider_that_cannot_be_set_up_stops_no_other_and_may_come_back() {
 fn the_default_is_the_first_provider_or_the_chosen_one() {
     let (_dir, config) = providers(&["first", "second"]);
     assert_eq!(Providers::load(&config).unwrap().default_provider().unwrap().0, name("first"));
-    add_native(&config, &name("third"), true).unwrap();
+    add(&config, &name("third"), "native", &Arguments::default(), true).unwrap();
     let providers = Providers::load(&config).unwrap();
     assert_eq!(providers.default_provider().unwrap().0, name("third"));
     assert_eq!(providers.names().map(ProviderName::as_str).collect::<Vec<_>>(), ["first", "second", "third"]);
@@ -200,7 +200,7 @@ fn a_key_file_that_no_provider_is_configured_for_is_not_lost() {
     let (dir, config) = providers(&["local"]);
     let key = fs::read(dir.path().join("keys/local.key")).unwrap();
     fs::remove_file(&config).unwrap();
-    let error = add_native(&config, &name("local"), false).unwrap_err();
+    let error = add(&config, &name("local"), "native", &Arguments::default(), false).unwrap_err();
     assert_eq!(error.kind(), Kind::Exists);
     assert!(error.to_string().contains("primary-key = \"keys/local.key\""), "{error}");
     assert_eq!(fs::read(dir.path().join("keys/local.key")).unwrap(), key);
@@ -210,7 +210,7 @@ fn a_key_file_that_no_provider_is_configured_for_is_not_lost() {
 fn a_provider_that_could_not_be_configured_leaves_no_key_behind() {
     let (dir, config) = providers(&["local"]);
     fs::create_dir_all(dir.path().join(".config.toml.new/obstacle")).unwrap();
-    assert!(add_native(&config, &name("second"), false).is_err());
+    assert!(add(&config, &name("second"), "native", &Arguments::default(), false).is_err());
     assert!(!dir.path().join("keys/second.key").exists());
     assert!(dir.path().join("keys/local.key").exists());
 }

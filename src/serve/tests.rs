@@ -49,7 +49,8 @@ fn assert_busy<T>(result: Result<T>) {
 fn every_claim_of_a_served_folder_goes_through_its_claims() {
     let dir = tempfile::tempdir().unwrap();
     let (config, vm) = (dir.path().join("config.toml"), dir.path().join("web01"));
-    provider::add_native(&config, &ProviderName::new("local").unwrap(), true).unwrap();
+    provider::add(&config, &ProviderName::new("local").unwrap(), "native", &provider::Arguments::default(), true)
+        .unwrap();
     let providers = || Providers::load(&config).unwrap();
     folder::create(&vm, &providers().default_provider().unwrap().1, &DiskNames::default()).unwrap();
     let recorder: &'static Recorder = Box::leak(Box::default());

@@ -7,6 +7,11 @@ mod citations;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::{Command, Subcommand};
+use vmcryptfs::cli::provider::ProviderCommand;
+use vmcryptfs::provider::kind::ProviderKind;
+use vmcryptfs::provider::kinds::KINDS;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -68,6 +73,40 @@ fn every_example_names_the_format_of_its_disk() {
         }
     }
     assert!(examples >= 3, "only {examples} examples were found");
+}
+
+/// The table of kinds of provider is what the help and the documents are made of, or agree with.
+#[test]
+fn help_and_documents_say_what_the_table_of_provider_kinds_says() {
+    let command = ProviderCommand::augment_subcommands(Command::new("provider"));
+    let add = command.find_subcommand("add").unwrap();
+    let helped: Vec<&str> = add.get_subcommands().map(Command::get_name).collect();
+    assert_eq!(helped, KINDS.map(ProviderKind::name));
+    let manual = fs::read_to_string(root().join("docs/CLI.md")).unwrap();
+    for kind in KINDS {
+        let (name, usage) = (kind.name(), kind.usage());
+        let help = add.find_subcommand(name).unwrap().clone().render_long_help().to_string();
+        let mut synopsis = format!("`provider add {name} NAME");
+        for argument in usage.arguments {
+            let option = format!("--{} <{}>", argument.name, argument.value_name);
+            assert!(help.contains(&option), "{option} is not in the help of {name}:\n{help}");
+            synopsis += &format!(" --{} {}", argument.name, argument.value_name);
+        }
+        assert!(manual.contains(&format!("{synopsis}`")), "docs/CLI.md has no {synopsis}`");
+        assert!(root().join(format!("src/provider/kinds/{name}.rs")).exists(), "{name} has no file of its own");
+    }
+}
+
+/// A kind of provider is added in at most three files, and the row that says so names them.
+#[test]
+fn adding_a_provider_takes_at_most_three_files_that_exist() {
+    let document = fs::read_to_string(root().join("docs/ARCHITECTURE.md")).unwrap();
+    let row = document.lines().find(|line| line.starts_with("| add a kind of provider |")).unwrap();
+    let files: Vec<&str> = row.split('`').skip(1).step_by(2).filter(|name| name.contains('.')).collect();
+    assert!((1..=3).contains(&files.len()), "{files:?}");
+    for file in files {
+        assert!(root().join(file).exists(), "{row}: there is no {file}");
+    }
 }
 
 /// Where the time of day is read, and what for. Everything else measures with a clock that never jumps.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use vmcryptfs::error::Kind;
+use vmcryptfs::provider::kind::Configured;
 use vmcryptfs::provider::kinds::kmip::KmipProvider;
 use vmcryptfs::provider::{KeyState, NewKey, Revocation, Trouble, round_trip};
 
@@ -68,10 +69,8 @@ fn the_best_common_version_is_spoken() {
 fn kmip(site: &Site, server: &FakeServer) -> KmipProvider {
     let config = site.configure(&[server.port()], &site.host, "");
     let configured = vmcryptfs::provider::config::Config::load(&config).unwrap();
-    let vmcryptfs::provider::config::Settings::Kmip(settings) = configured.settings(&name()).unwrap() else {
-        panic!("a provider of another kind");
-    };
-    KmipProvider::new(name(), settings, &config).unwrap()
+    let settings = configured.settings(&name()).unwrap();
+    KmipProvider::new(&Configured { name: &name(), settings, config: &config }).unwrap()
 }
 
 #[test]

@@ -33,7 +33,8 @@ impl Datastore {
     pub(crate) fn with_providers(names: &[&str]) -> Self {
         let made = Self(tempfile::tempdir().unwrap());
         for name in names {
-            provider::add_native(&made.config(), &ProviderName::new(*name).unwrap(), false).unwrap();
+            let (name, none) = (ProviderName::new(*name).unwrap(), provider::Arguments::default());
+            provider::add(&made.config(), &name, "native", &none, false).unwrap();
         }
         fs::create_dir(made.path("")).unwrap();
         made

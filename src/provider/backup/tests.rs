@@ -1,5 +1,5 @@
 use super::*;
-use crate::provider::add_native;
+use crate::provider::{Arguments, add};
 use std::fs;
 
 /// As cheap as Argon2 gets: these tests are about the file, not about guessing.
@@ -24,7 +24,7 @@ fn unseal(bytes: &[u8], passphrase: &[u8]) -> Result<Backup> {
 fn host(provider: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.toml");
-    add_native(&config, &name(provider), false).unwrap();
+    add(&config, &name(provider), "native", &Arguments::default(), false).unwrap();
     (dir, config)
 }
 
@@ -133,7 +133,8 @@ fn the_configuration_says_backed_up_only_when_the_file_was_written() {
     let file = dir.path().join("backup");
     fs::write(&file, "something else").unwrap();
     let backup = Backup::of(&config, &name("local")).unwrap();
-    let backed_up = || Config::load(&config).unwrap().settings(&name("local")).unwrap().native().unwrap().backed_up;
+    let backed_up =
+        || Config::load(&config).unwrap().settings(&name("local")).unwrap().primary_key().unwrap().unwrap().backed_up;
     assert_eq!(backup.write(&config, &file, PASSPHRASE, CHEAP).unwrap_err().kind(), Kind::Exists);
     assert_eq!((fs::read(&file).unwrap().as_slice(), backed_up()), (b"something else".as_slice(), false));
     fs::remove_file(&file).unwrap();

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Config, Defaults, EventSettings, Settings};
+use super::{Config, Defaults, EventSettings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
+use crate::provider::kind::Settings;
+use crate::provider::kinds::{self, KINDS, one_of};
 
 const OPENING: &str = "# Key providers of vmcryptfs; \"vmcryptfs provider --help\" says how to change them.\n";
 
@@ -78,18 +80,14 @@ fn settings(value: Spanned<DeValue<'_>>) -> std::result::Result<Settings, Flaw> 
     let at = table.span();
     let mut table = table.into_inner();
     let Some(kind) = table.remove("kind") else {
-        return Err(Flaw::new(at, "missing key `kind`, expected `kind = \"native\"` or `kind = \"kmip\"`"));
+        let expected = one_of(KINDS.iter().map(|kind| format!("`kind = {:?}`", kind.name())));
+        return Err(Flaw::new(at, format!("missing key `kind`, expected {expected}")));
     };
     let kind_at = kind.span();
     let kind = String::deserialize(ValueDeserializer::from(kind))?;
-    let rest = ValueDeserializer::from(Spanned::new(at, DeValue::Table(table)));
-    match kind.as_str() {
-        "native" => Ok(Settings::Native(Deserialize::deserialize(rest)?)),
-        "kmip" => Ok(Settings::Kmip(Deserialize::deserialize(rest)?)),
-        other => {
-            Err(Flaw::new(kind_at, format!("unknown kind of provider {other:?}, expected \"native\" or \"kmip\"")))
-        }
-    }
+    let kind = kinds::named(&kind).map_err(|error| Flaw::new(kind_at, error.to_string()))?;
+    let section = ValueDeserializer::from(Spanned::new(at, DeValue::Table(table)));
+    Ok(Settings::new(kind, kind.parse(section)?))
 }
 
 fn table_of(value: Spanned<DeValue<'_>>) -> std::result::Result<Spanned<DeTable<'_>>, Flaw> {
@@ -144,7 +142,10 @@ fn edit(text: &str, after: &Config) -> Option<String> {
     for (name, settings) in &after.providers {
         match before.providers.get(name) {
             Some(same) if same == settings => {}
-            Some(_) => edits.push(edit_settings(top.get("provider")?.get_ref().get(name.as_str())?, settings)?),
+            Some(former) => {
+                let section = top.get("provider")?.get_ref().get(name.as_str())?.get_ref();
+                edits.extend(edit_settings(section, former, settings)?);
+            }
             None => {
                 let providers = [(name.clone(), settings.clone())].into();
                 let alone = Config { providers, ..Config::default() };
@@ -161,18 +162,21 @@ fn edit(text: &str, after: &Config) -> Option<String> {
     Some(edited)
 }
 
-fn edit_settings(table: &Spanned<DeValue<'_>>, settings: &Settings) -> Option<(Range<usize>, String)> {
-    let table = table.get_ref();
-    match settings {
-        Settings::Native(native) => match table.get("backed-up") {
-            Some(value) => Some((value.span(), native.backed_up.to_string())),
-            None => {
-                let end = table.get("primary-key")?.span().end;
-                Some((end..end, format!("\nbacked-up = {}", native.backed_up)))
-            }
-        },
-        Settings::Kmip(_) => None, // no verb changes one
+/// Values that changed are replaced, and new ones put behind those that they are written behind. Nothing else can be edited.
+fn edit_settings(section: &DeValue<'_>, before: &Settings, after: &Settings) -> Option<Vec<(Range<usize>, String)>> {
+    let mut edits = Vec::new();
+    let mut end = section.get("kind")?.span().end;
+    for (key, value) in after.values() {
+        let written = section.get(key.as_str()).map(Spanned::span);
+        if before.values().get(key) != Some(value) {
+            edits.push(match &written {
+                Some(at) => (at.clone(), value.to_string()),
+                None => (end..end, format!("\n{key} = {value}")),
+            });
+        }
+        end = written.map_or(end, |at| at.end);
     }
+    Some(edits)
 }
 
 #[cfg(test)]

@@ -22,7 +22,6 @@ mod timed;
 mod tls;
 pub mod ttlv;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,16 +30,115 @@ pub use probe::MemberReport;
 pub use settings::{Address, Servers, Settings};
 
 use parking_lot::Mutex;
+use toml::Table;
+use toml::de::ValueDeserializer;
 
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
+use crate::provider::kind::{self, Argument, Arguments, Configured, ProviderKind, Tested, Usage, Value};
 use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
 use kek::KmipKek;
 use session::Session;
+
+/// The kind.
+#[derive(Debug)]
+pub struct Kmip;
+
+const USAGE: Usage = Usage {
+    about: "Add a KMIP key server: it makes and keeps the keys, and this host fetches them",
+    details: "Add a KMIP key server (vSphere: standard key provider). It makes and keeps the keys; this host stores only \
+              their ids, and fetches them when VMs are mounted. Name every member of its cluster, so that the keys are \
+              available while one is down.\n\n\
+              The server must know this host's certificate. The files are not copied, and are read again when they \
+              change. The server is not asked yet: `vmcryptfs provider test` does that.",
+    example: "vmcryptfs provider add kmip corp --server kms1:5696 --server kms2:5696 --ca ca.pem --cert host.pem --key \
+              host.key\n\
+              vmcryptfs provider test corp",
+    arguments: &[
+        Argument {
+            name: "server",
+            value_name: "HOST:PORT",
+            help: "A member of the key server's cluster; repeatable. The port is 5696 by default",
+            value: Value::Text(|text| text.parse::<Address>().map(drop)),
+            repeatable: true,
+        },
+        Argument {
+            name: "ca",
+            value_name: "FILE",
+            help: "Certificates (PEM) that those of the servers are checked against",
+            value: Value::File,
+            repeatable: false,
+        },
+        Argument {
+            name: "cert",
+            value_name: "FILE",
+            help: "This host's certificate (PEM), which the servers know it by",
+            value: Value::File,
+            repeatable: false,
+        },
+        Argument {
+            name: "key",
+            value_name: "FILE",
+            help: "The private key (PEM) of the certificate, readable only by its owner",
+            value: Value::SecretFile,
+            repeatable: false,
+        },
+    ],
+};
+
+impl ProviderKind for Kmip {
+    fn name(&self) -> &'static str {
+        "kmip"
+    }
+
+    fn usage(&self) -> &'static Usage {
+        &USAGE
+    }
+
+    fn parse(&self, section: ValueDeserializer<'_>) -> std::result::Result<Table, toml::de::Error> {
+        kind::parse::<Settings>(section)
+    }
+
+    fn settings(&self, _: &ProviderName, arguments: &Arguments) -> Result<Table> {
+        let invalid = |flaw| Error::new(Kind::Invalid, flaw);
+        let addresses = arguments.values("server").map(|text| text.to_string_lossy().parse());
+        let addresses = addresses.collect::<std::result::Result<Vec<Address>, _>>().map_err(invalid)?;
+        let servers = Servers::try_from(addresses).map_err(invalid)?;
+        let file = |name| arguments.file(name);
+        kind::table(&Settings::of(servers, file("ca")?, file("cert")?, file("key")?))
+    }
+
+    fn open(&self, provider: &Configured<'_>) -> Result<Arc<dyn KeyProvider>> {
+        Ok(Arc::new(KmipProvider::new(provider)?))
+    }
+
+    fn test(&self, provider: &Configured<'_>) -> Result<Tested> {
+        let name = provider.name;
+        let provider = KmipProvider::new(provider)?;
+        let reports = provider.probe()?;
+        let mut report: String = reports.iter().map(MemberReport::to_string).collect();
+        report += &format!("this host's certificate: {}\n", probe::ends_in(provider.certificate_days()));
+        let failed = reports.iter().filter(|report| report.failure.is_some()).count();
+        let outcome = match failed {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                Kind::KeyUnavailable,
+                format!("{failed} of {} members of key provider {name} failed", reports.len()),
+            )),
+        };
+        Ok(Tested { report, notices: provider.take_notices(), outcome })
+    }
+
+    /// The members of its cluster.
+    fn key_places(&self, provider: &Configured<'_>) -> Vec<String> {
+        let servers = provider.settings.read::<Settings>().map(|settings| Vec::from(settings.servers));
+        servers.unwrap_or_default().iter().map(|server| server.to_string().to_ascii_lowercase()).collect()
+    }
+}
 
 /// Makes and fetches KEKs of a key server.
 pub struct KmipProvider {
@@ -52,13 +150,14 @@ pub struct KmipProvider {
 }
 
 impl KmipProvider {
-    /// The provider of this name. Reads its certificates; no server is asked yet.
+    /// Sets up a provider. Reads its certificates; no server is asked yet.
     ///
     /// # Errors
     /// Those of the files: `NotFound`, `Invalid`, `Denied` when others can read the private key or change a certificate.
-    pub fn new(name: ProviderName, settings: &Settings, config: &Path) -> Result<Self> {
-        let cluster = Arc::new(Cluster::new(settings, config)?);
-        Ok(Self { name, settings: settings.clone(), cluster, told_days: Mutex::new(None) })
+    pub fn new(provider: &Configured<'_>) -> Result<Self> {
+        let settings: Settings = provider.settings.read()?;
+        let cluster = Arc::new(Cluster::new(&settings, provider.config)?);
+        Ok(Self { name: provider.name.clone(), settings, cluster, told_days: Mutex::new(None) })
     }
 
     /// Tells of the end of this host's certificate, once a day.

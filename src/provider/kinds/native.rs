@@ -3,16 +3,77 @@
 //! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
 //! loses the primary key loses all that its KEKs protect: see [`backup`](crate::provider::backup).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use data_encoding::BASE64URL_NOPAD;
+use toml::Table;
+use toml::de::ValueDeserializer;
 use uuid::Uuid;
 
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
-use crate::provider::primary_key::PrimaryKey;
+use crate::provider::kind::{self, Arguments, Configured, ProviderKind, Usage};
+use crate::provider::primary_key::{self, PrimaryKey};
 use crate::provider::{KeyProvider, NewKey};
+use crate::text::Show;
+
+/// The kind.
+#[derive(Debug)]
+pub struct Native;
+
+const USAGE: Usage = Usage {
+    about: "Add a provider that needs no key server: its primary key is a file of this host",
+    details: "Add a provider that needs no key server. A primary key is made and kept in a file that only this user can read \
+              (vSphere: native key provider). Back it up at once: without it, nothing that is encrypted under it can be read \
+              again.",
+    example: "vmcryptfs provider add native local\n\
+              vmcryptfs provider backup local /media/usb/local.vmcryptfs-backup",
+    arguments: &[],
+};
+
+impl ProviderKind for Native {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn usage(&self) -> &'static Usage {
+        &USAGE
+    }
+
+    fn parse(&self, section: ValueDeserializer<'_>) -> std::result::Result<Table, toml::de::Error> {
+        kind::parse::<primary_key::Settings>(section)
+    }
+
+    fn settings(&self, name: &ProviderName, _: &Arguments) -> Result<Table> {
+        kind::table(&primary_key::Settings::of(name))
+    }
+
+    fn open(&self, provider: &Configured<'_>) -> Result<Arc<dyn KeyProvider>> {
+        let primary = PrimaryKey::load(&file(provider)?)?;
+        Ok(Arc::new(NativeProvider::new(provider.name.clone(), primary)))
+    }
+
+    fn keeps_primary_key(&self) -> bool {
+        true
+    }
+
+    /// The primary key's UUID, or its file where that cannot be read.
+    fn key_places(&self, provider: &Configured<'_>) -> Vec<String> {
+        let uuid = provider.examine().ok().flatten().map(|uuid| uuid.to_string());
+        uuid.or_else(|| Some(file(provider).ok()?.shown().to_string())).into_iter().collect()
+    }
+
+    fn may_wait(&self) -> bool {
+        false // its keys need nothing that is not in memory
+    }
+}
+
+/// The file of the primary key.
+fn file(provider: &Configured<'_>) -> Result<PathBuf> {
+    Ok(provider.settings.read::<primary_key::Settings>()?.primary_key_of(provider.config))
+}
 
 /// Makes and fetches KEKs by a primary key.
 pub struct NativeProvider {
@@ -72,10 +133,6 @@ impl KeyProvider for NativeProvider {
                 )
             })?;
         Ok(Arc::new(kek))
-    }
-
-    fn may_wait(&self) -> bool {
-        false // its keys need nothing that is not in memory
     }
 }
 

@@ -1,8 +1,9 @@
 use super::*;
-use crate::provider::primary_key;
+use crate::provider::{kind, primary_key};
 
 fn native(key: &str, backed_up: bool) -> Settings {
-    Settings::Native(primary_key::Settings { primary_key: key.into(), backed_up })
+    let primary_key = primary_key::Settings { primary_key: key.into(), backed_up };
+    Settings::new(kinds::named("native").unwrap(), kind::table(&primary_key).unwrap())
 }
 
 fn name(name: &str) -> ProviderName {

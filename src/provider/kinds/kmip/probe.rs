@@ -1,5 +1,6 @@
 //! What an administrator wants to know of each member: whether it does all that VMs need of it.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, Member};
@@ -31,6 +32,44 @@ pub struct MemberReport {
     pub round_trip: Option<Duration>,
     /// Why a key's way did not succeed.
     pub failure: Option<Failure>,
+}
+
+impl fmt::Display for MemberReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = format!("{}\n", self.server);
+        let mut line = |what: &str, text: String| lines += &format!("  {what:18}  {text}\n");
+        if let Some(tls) = &self.tls {
+            line("reached", format!("yes, {tls}"));
+            line("server certificate", ends_in(self.server_certificate_days));
+        }
+        if let Some(version) = self.version {
+            let known: Vec<String> = self.versions.iter().map(ToString::to_string).collect();
+            line("KMIP", format!("{version}, of {}", known.join(", ")));
+        }
+        if let Some(vendor) = &self.vendor {
+            line("vendor", vendor.clone());
+        }
+        if let Some(time) = self.round_trip {
+            line("key", format!("made, activated, fetched and destroyed in {} ms", time.as_millis()));
+        }
+        if let Some(kept) = self.keeps_attributes {
+            line("custom attributes", if kept { "kept" } else { "not kept, which is harmless" }.into());
+        }
+        match &self.failure {
+            Some(failure) => line("FAILED", failure.to_string()),
+            None => line("works", "yes".into()),
+        }
+        f.write_str(&lines)
+    }
+}
+
+/// How long a certificate with this many days left is valid.
+pub(super) fn ends_in(days: Option<i64>) -> String {
+    match days {
+        Some(days) if days < 0 => format!("EXPIRED {} days ago", -days),
+        Some(days) => format!("expires in {days} days"),
+        None => "expiry date unreadable".into(),
+    }
 }
 
 /// Tries one member. A key is made and destroyed.
@@ -89,4 +128,29 @@ fn use_key(session: &mut Session, uid: &str, attributes: &[(String, String)]) ->
 /// Whom the key of a probe is for.
 pub(super) fn purpose() -> crate::error::Result<NewKey> {
     Ok(NewKey { vm_name: "vmcryptfs provider test".into(), vm_uuid: random::uuid()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_says_how_far_a_member_came() {
+        let unreached = MemberReport { server: "kms1:5696".into(), ..MemberReport::default() };
+        assert_eq!(unreached.to_string(), "kms1:5696\n  works               yes\n");
+        let reached = MemberReport {
+            tls: Some("TLS 1.2".into()),
+            server_certificate_days: Some(-3),
+            versions: vec!["1.4".parse().unwrap(), "1.2".parse().unwrap()],
+            version: "1.2".parse().ok(),
+            keeps_attributes: Some(false),
+            ..unreached
+        };
+        assert_eq!(
+            reached.to_string(),
+            "kms1:5696\n  reached             yes, TLS 1.2\n  server certificate  EXPIRED 3 days ago\n  \
+             KMIP                1.2, of 1.4, 1.2\n  custom attributes   not kept, which is harmless\n  \
+             works               yes\n"
+        );
+    }
 }

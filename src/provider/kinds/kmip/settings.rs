@@ -170,11 +170,6 @@ pub(super) struct Timeouts {
 pub struct Servers(Vec<Address>);
 
 impl Servers {
-    /// Whether any server is in both.
-    pub(in crate::provider) fn have_one_in_common(&self, other: &Self) -> bool {
-        self.0.iter().any(|server| other.0.contains(server))
-    }
-
     /// The members.
     pub fn addresses(&self) -> &[Address] {
         &self.0

@@ -1,7 +1,7 @@
 use super::*;
 use crate::key::Dek;
 use crate::sys::SecretBytes;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 fn name(name: &str) -> ProviderName {
     ProviderName::new(name).unwrap()

@@ -1,0 +1,127 @@
+//! `provider add KIND`: one subcommand for each kind of provider, made of what the kind says about itself.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand, value_parser};
+
+use super::{advise_backup, provider_name};
+use crate::error::Result;
+use crate::key::ProviderName;
+use crate::provider;
+use crate::provider::kind::{Argument, Arguments, ProviderKind, Value};
+use crate::provider::kinds::KINDS;
+use crate::text::Show;
+
+const NAME: &str = "name";
+const DEFAULT: &str = "default";
+
+/// Arguments of `provider add`.
+#[derive(Debug)]
+pub struct AddCommand {
+    kind: &'static dyn ProviderKind,
+    name: ProviderName,
+    arguments: Arguments,
+    default: bool,
+}
+
+impl AddCommand {
+    pub(super) fn name(&self) -> &ProviderName {
+        &self.name
+    }
+
+    pub(super) fn run(&self, config: &Path) -> Result<()> {
+        let name = &self.name;
+        match provider::add(config, name, self.kind.name(), &self.arguments, self.default)? {
+            Some((file, uuid)) => {
+                println!("added key provider {name} with primary key {uuid} in {}", file.shown());
+                advise_backup(name.as_str());
+            }
+            None => {
+                println!("added key provider {name}");
+                eprintln!("To see that its servers work:\n  vmcryptfs provider test {name}");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Subcommand for AddCommand {
+    fn augment_subcommands(command: Command) -> Command {
+        command.subcommands(KINDS.into_iter().map(subcommand))
+    }
+
+    fn augment_subcommands_for_update(command: Command) -> Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        KINDS.iter().any(|kind| kind.name() == name)
+    }
+}
+
+impl FromArgMatches for AddCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let missing = || clap::Error::new(clap::error::ErrorKind::MissingSubcommand);
+        let (kind, given) = matches.subcommand().ok_or_else(missing)?;
+        let kind = KINDS.into_iter().find(|known| known.name() == kind).ok_or_else(missing)?;
+        let mut arguments = Arguments::default();
+        for argument in kind.usage().arguments {
+            arguments.insert(argument.name, values(given, argument));
+        }
+        let name = given.get_one::<ProviderName>(NAME).ok_or_else(missing)?.clone();
+        Ok(Self { kind, name, arguments, default: given.get_flag(DEFAULT) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn values(given: &ArgMatches, argument: &Argument) -> Vec<OsString> {
+    match argument.value {
+        Value::Text(_) => given.get_many::<String>(argument.name).into_iter().flatten().map(OsString::from).collect(),
+        Value::File | Value::SecretFile => {
+            given.get_many::<PathBuf>(argument.name).into_iter().flatten().map(OsString::from).collect()
+        }
+    }
+}
+
+fn subcommand(kind: &'static dyn ProviderKind) -> Command {
+    let usage = kind.usage();
+    let name = Arg::new(NAME)
+        .value_name("NAME")
+        .help("Name of the provider; permanent, since every key belongs to it")
+        .required(true)
+        .value_parser(provider_name);
+    let default = Arg::new(DEFAULT)
+        .long("default")
+        .help("New VMs get their keys from it; the first provider is the default in any case")
+        .action(ArgAction::SetTrue);
+    let example = usage.example.replace('\n', "\n  ");
+    Command::new(kind.name())
+        .about(usage.about)
+        .long_about(usage.details)
+        .after_help(format!("Example:\n  {example}"))
+        .arg(name)
+        .args(usage.arguments.iter().map(option))
+        .arg(default)
+}
+
+fn option(argument: &'static Argument) -> Arg {
+    let parser = match argument.value {
+        Value::Text(check) => ValueParser::from(move |text: &str| check(text).map(|()| text.to_owned())),
+        Value::File | Value::SecretFile => value_parser!(PathBuf),
+    };
+    Arg::new(argument.name)
+        .long(argument.name)
+        .value_name(argument.value_name)
+        .help(argument.help)
+        .required(true)
+        .value_parser(parser)
+        .action(if argument.repeatable { ArgAction::Append } else { ArgAction::Set })
+        // A secret in PEM begins with hyphens, and would else be taken for an option and quoted.
+        .allow_hyphen_values(matches!(argument.value, Value::SecretFile))
+}
