@@ -271,7 +271,10 @@ impl Providers {
     pub fn take_notices(&self) -> Vec<Notice> {
         let time = Timestamp::now();
         let of_one = |(name, ready): (&ProviderName, &Mutex<Option<Arc<dyn KeyProvider>>>)| {
-            let texts = ready.lock().as_ref().map(|provider| provider.take_notices()).unwrap_or_default();
+            // One that is being set up, perhaps from files that hang, holds up nobody who only looks.
+            let ready = ready.try_lock();
+            let texts =
+                ready.and_then(|ready| ready.as_ref().map(|provider| provider.take_notices())).unwrap_or_default();
             texts.into_iter().map(|text| Notice { time, provider: name.clone(), text }).collect::<Vec<_>>()
         };
         self.ready.iter().flat_map(of_one).collect()
@@ -292,10 +295,11 @@ impl Providers {
         }
         thread::scope(|scope| {
             for (name, ids) in &by_provider {
-                if self.ready.contains_key(name) {
-                    scope.spawn(move || self.fetch_from(name, ids, each));
-                } else {
-                    self.fetch_from(name, ids, each); // names come from headers: no thread for whatever they say
+                let work = move || self.fetch_from(name, ids, each);
+                // Names come from headers: no thread for whatever they say. Where there is no thread left, one does all.
+                let is_known = self.ready.contains_key(name);
+                if !is_known || thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    work();
                 }
             }
         });
@@ -319,7 +323,7 @@ impl Providers {
         };
         thread::scope(|scope| {
             for _ in 1..ids.len().min(FETCHES_AT_ONCE) {
-                scope.spawn(work);
+                thread::Builder::new().spawn_scoped(scope, work).ok(); // without it the others do more
             }
             work();
         });

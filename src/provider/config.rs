@@ -31,7 +31,6 @@ mod text;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
-use std::io::Read;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -93,6 +92,9 @@ impl Default for EventSettings {
         Self { file: None, max_mib: DEFAULT_EVENT_MIB, journal: true }
     }
 }
+
+/// Longest configuration file, in bytes.
+const MAX_LEN: u64 = 1 << 20;
 
 const DEFAULT_EVENT_MIB: NonZeroU32 = NonZeroU32::new(16).expect("16 is not zero");
 
@@ -231,13 +233,15 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Config) -> Result<T>) -> 
 }
 
 fn read(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    match private_file::open(path) {
-        Ok(mut file) => file.read_to_string(&mut text).context(|| format!("reading {}", path.shown())).map(drop)?,
-        Err(error) if error.kind() == Kind::NotFound => {}
+    let content = match private_file::open(path) {
+        Ok(file) => private_file::read_at_most(MAX_LEN, path, file)?,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(String::new()),
         Err(error) => return Err(error),
-    }
-    Ok(text)
+    };
+    let text = std::str::from_utf8(&content);
+    text.map(str::to_owned).map_err(|error| {
+        Error::with_source(Kind::Invalid, format!("{} is not UTF-8 text, as TOML is", path.shown()), error)
+    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Config> {
@@ -312,5 +316,23 @@ mod tests {
         });
         assert_eq!(failed.unwrap_err().kind(), Kind::Exists);
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+    #[test]
+    fn files_that_are_no_configuration_are_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        update(&path, |config| config.add(name("a"), native())).unwrap();
+        let deep = format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let huge = vec![b'#'; usize::try_from(MAX_LEN).unwrap() + 1];
+        for (content, reason) in [
+            (huge.as_slice(), "has 1048577 bytes, expected at most 1048576"),
+            (b"\xff".as_slice(), "is not UTF-8 text"),
+            (deep.as_bytes(), "config.toml:1: "),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = Config::load(&path).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{error}");
+            assert!(error.to_string().contains(reason), "{reason}: {error}");
+        }
     }
 }

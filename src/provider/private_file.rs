@@ -3,10 +3,13 @@
 //! Written so that a crash leaves the old file, the new one, or none, and refused when others could read or change them.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::effective_uid;
@@ -22,11 +25,7 @@ pub(super) fn open(path: &Path) -> Result<File> {
 }
 
 fn open_as(user: u32, path: &Path) -> Result<File> {
-    let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
-    let metadata = file.metadata().context(|| format!("looking at {}", path.shown()))?;
-    if !metadata.is_file() {
-        return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.shown())));
-    }
+    let (file, metadata) = open_regular(path)?;
     let mode = metadata.mode() & 0o7777;
     if mode & OF_OTHERS != 0 {
         return Err(Error::new(
@@ -40,6 +39,29 @@ fn open_as(user: u32, path: &Path) -> Result<File> {
     }
     check_owner(path, metadata.uid(), user)?;
     Ok(file)
+}
+
+/// Opens a regular file for reading. Opening a FIFO would wait for a writer, perhaps for ever, and a device has no end.
+pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata)> {
+    let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    let file = opened.context(|| format!("opening {}", path.shown()))?;
+    let metadata = file.metadata().context(|| format!("looking at {}", path.shown()))?;
+    match metadata.is_file() {
+        true => Ok((file, metadata)),
+        false => Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.shown()))),
+    }
+}
+
+/// Reads the rest of a file of at most `max` bytes. The buffer never grows: growing would leave a copy of a secret behind.
+pub(super) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
+    let reading = || format!("reading {}", path.shown());
+    let len = file.metadata().context(reading)?.len();
+    if len > max {
+        return Err(Error::new(Kind::Invalid, format!("{} has {len} bytes, expected at most {max}", path.shown())));
+    }
+    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
+    file.take(len).read_to_end(&mut content).context(reading)?;
+    Ok(content)
 }
 
 fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
@@ -214,5 +236,28 @@ mod tests {
         }
         assert_eq!(open_as(mine + 2, &file).unwrap_err().kind(), Kind::Denied);
         assert!(open_as(mine.max(1), &file).is_ok());
+    }
+    #[test]
+    fn fifos_and_devices_are_refused_without_waiting_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        for path in [fifo.as_path(), Path::new("/dev/zero"), dir.path()] {
+            let error = open(path).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{}", error.chain());
+            assert!(error.to_string().contains("is not a regular file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn huge_files_are_refused_before_they_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let error = read_at_most(100, &path, file).unwrap_err();
+        assert!(error.to_string().contains("expected at most 100"), "{error}");
+        fs::write(&path, "x".repeat(100)).unwrap();
+        assert_eq!(read_at_most(100, &path, File::open(&path).unwrap()).unwrap().len(), 100);
     }
 }

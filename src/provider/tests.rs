@@ -214,3 +214,13 @@ fn a_provider_that_could_not_be_configured_leaves_no_key_behind() {
     assert!(!dir.path().join("keys/second.key").exists());
     assert!(dir.path().join("keys/local.key").exists());
 }
+
+/// A provider that is being set up holds its lock, for as long as its files take.
+#[test]
+fn notices_do_not_wait_for_a_provider_that_is_being_set_up() {
+    let (_dir, config) = providers(&["stuck", "other"]);
+    let providers = Providers::load(&config).unwrap();
+    let _setting_up = providers.ready[&name("stuck")].lock();
+    assert!(providers.take_notices().is_empty());
+    assert!(providers.provider(&name("other")).is_ok());
+}

@@ -2,8 +2,7 @@
 //! read again when these change.
 
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,17 +13,18 @@ use parking_lot::Mutex;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
-use zeroize::Zeroizing;
 
 use super::notices::Notices;
 use super::settings::Settings;
 use super::{certificate, pem};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::provider::private_file;
 use crate::text::Show;
 
 /// Longest file of certificates that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+/// Most labels that a message names.
+const MAX_LABELS: usize = 8;
 /// Longest name of a file, in bytes.
 const MAX_NAME: usize = 255;
 /// Permission of others than the owner to write.
@@ -164,8 +164,8 @@ fn unusable(cert: &Path, key: &Path, error: rustls::Error) -> Error {
 
 /// The certificates of a file that nobody but its owner can change: they decide which server is believed.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
-    let mode = file.metadata().context(|| format!("looking at {}", path.shown()))?.mode();
+    let (file, metadata) = private_file::open_regular(path)?;
+    let mode = metadata.mode();
     if mode & WRITABLE != 0 {
         return Err(Error::new(
             Kind::Denied,
@@ -176,7 +176,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
             ),
         ));
     }
-    let text = read(path, file)?;
+    let text = private_file::read_at_most(MAX_FILE, path, file)?;
     let flawed = |flaw: &dyn Display| Error::new(Kind::Invalid, format!("certificates {}: {flaw}", path.shown()));
     let sections = pem::sections(&text).map_err(|flaw| flawed(&flaw))?;
     if let Some(trusted) = sections.iter().find(|section| section.is("TRUSTED CERTIFICATE")) {
@@ -192,13 +192,13 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// What a file holds, for people.
+/// The first things that a file holds, for people.
 fn labels(sections: &[pem::Section<'_>]) -> String {
-    sections.iter().map(pem::Section::label).collect::<Vec<_>>().join(", ")
+    sections.iter().map(pem::Section::label).take(MAX_LABELS).collect::<Vec<_>>().join(", ")
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let text = read(path, private_file::open(path)?)?;
+    let text = private_file::read_at_most(MAX_FILE, path, private_file::open(path)?)?;
     let flawed = |kind: Kind, flaw: &dyn Display| Error::new(kind, format!("private key {}: {flaw}", path.shown()));
     let sections = pem::sections(&text).map_err(|flaw| flawed(Kind::Invalid, &flaw))?;
     let Some(key) = sections.iter().find(|section| section.label().ends_with("PRIVATE KEY")) else {
@@ -220,16 +220,4 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
             ),
         )),
     }
-}
-
-fn read(path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
-    let reading = || format!("reading {}", path.shown());
-    let len = file.metadata().context(reading)?.len();
-    if len > MAX_FILE {
-        return Err(Error::new(Kind::Invalid, format!("{} has {len} bytes, at most {MAX_FILE}", path.shown())));
-    }
-    // As long as the file, so that it never grows: growing would leave a copy of a key behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
-    file.take(MAX_FILE).read_to_end(&mut text).context(reading)?;
-    Ok(text)
 }

@@ -7,7 +7,7 @@ use super::message::{Request, Version};
 use super::session::Session;
 use super::tag::{self, Operation};
 use super::ttlv::{Item, Tag, Value};
-use crate::key::KEK_LEN;
+use crate::key::{KEK_LEN, MAX_KEY_ID_LEN};
 use crate::provider::{Failure, KeyState, Revocation, Trouble};
 use crate::sys::SecretBytes;
 use crate::timestamp::Timestamp;
@@ -26,6 +26,8 @@ const NAME: Attribute = Attribute { name: "Name", tag: tag::NAME };
 const UNIQUE_ID: Attribute = Attribute { name: "Unique Identifier", tag: tag::UNIQUE_IDENTIFIER };
 const STATE: Attribute = Attribute { name: "State", tag: tag::STATE };
 
+/// Most versions of a server that are looked at.
+const MAX_VERSIONS: usize = 64;
 /// Bits of a KEK.
 const KEK_BITS: i32 = 256;
 
@@ -78,7 +80,7 @@ impl Session {
     pub(super) fn negotiate(&mut self, allowed: &[Version]) -> Result<Vec<Version>, Failure> {
         let asked: Vec<Item> = allowed.iter().map(|version| version.item()).collect();
         let known = match self.ask_first(Request::new(Operation::DiscoverVersions, asked)) {
-            Ok(answer) => answer.all(tag::PROTOCOL_VERSION).filter_map(Version::of).collect(),
+            Ok(answer) => answer.all(tag::PROTOCOL_VERSION).filter_map(Version::of).take(MAX_VERSIONS).collect(),
             // A server that understood the message, but not the question, speaks the version of the message.
             Err(refusal) if refusal.trouble() == Trouble::Unsupported => vec![Version::OLDEST],
             Err(failure) => return Err(failure),
@@ -113,10 +115,8 @@ impl Session {
         let around = if version.has_tagged_attributes() { tag::ATTRIBUTES } else { tag::TEMPLATE_ATTRIBUTE };
         let object_type = Item::new(tag::OBJECT_TYPE, Value::Enumeration(tag::SYMMETRIC));
         let answer = self.ask(Request::new(Operation::Create, [object_type, Item::structure(around, attributes)]))?;
-        match answer.text_of(tag::UNIQUE_IDENTIFIER) {
-            Some(uid) if !uid.is_empty() => Ok(uid),
-            _ => Err(Failure::garbled("a new key without a unique identifier")),
-        }
+        let uid = answer.text_of(tag::UNIQUE_IDENTIFIER);
+        identifier(uid.ok_or_else(|| Failure::garbled("a new key without a unique identifier"))?)
     }
 
     /// The key of this name, if there is one. Names are ours alone: see [`create`](Self::create).
@@ -129,7 +129,7 @@ impl Session {
         let found: Vec<String> = answer.all(tag::UNIQUE_IDENTIFIER).filter_map(Item::as_text).collect();
         match found.as_slice() {
             [] => Ok(None),
-            [uid] => Ok(Some(uid.clone())),
+            [uid] => identifier(uid.clone()).map(Some),
             _ => Err(Failure::garbled("several keys of a name that one was given")),
         }
     }
@@ -192,7 +192,7 @@ impl Session {
                 named_values(&answer).find(|(name, _)| name == UNIQUE_ID.name).and_then(|(_, value)| value.as_text())
             }
         };
-        Ok(attribute.or_else(|| answer.text_of(tag::UNIQUE_IDENTIFIER)).unwrap_or_else(|| uid.to_owned()))
+        identifier(attribute.or_else(|| answer.text_of(tag::UNIQUE_IDENTIFIER)).unwrap_or_else(|| uid.to_owned()))
     }
 
     /// The custom attributes of a key that the server has.
@@ -272,6 +272,18 @@ impl Session {
                 Err(Failure::garbled(format_args!("{operation:?} of key {uid:?} answered for {other}")))
             }
         }
+    }
+}
+
+/// An identifier that can be stored, and with which the server can be asked again.
+fn identifier(uid: String) -> Result<String, Failure> {
+    let is_usable = |c: char| !c.is_control() && c != char::REPLACEMENT_CHARACTER;
+    match (1..=MAX_KEY_ID_LEN).contains(&uid.len()) && uid.chars().all(is_usable) {
+        true => Ok(uid),
+        false => Err(Failure::garbled(format_args!(
+            "a key identifier of {} bytes, expected 1 to {MAX_KEY_ID_LEN} of UTF-8 without control characters",
+            uid.len()
+        ))),
     }
 }
 

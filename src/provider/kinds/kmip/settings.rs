@@ -22,7 +22,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::message::Version;
 use crate::provider::{NewKey, private_file};
@@ -30,6 +31,10 @@ use crate::text;
 
 /// The port that IANA gave to KMIP.
 const PORT: u16 = 5696;
+/// Most members of a cluster.
+const MAX_SERVERS: usize = 64;
+/// Longest timeout: an hour.
+const MAX_TIMEOUT_MS: u32 = 3_600_000;
 /// Longest name or value of a custom attribute, in bytes.
 const MAX_ATTRIBUTE: usize = 255;
 
@@ -46,13 +51,13 @@ pub struct Settings {
     /// File of the private key of `cert`.
     pub key: PathBuf,
     /// How long a connection may take.
-    #[serde(default = "default_connect", skip_serializing_if = "is_default_connect")]
+    #[serde(default = "default_connect", deserialize_with = "timeout", skip_serializing_if = "is_default_connect")]
     pub connect_timeout_ms: u32,
     /// How long TLS and the first request may take together, and each further request.
-    #[serde(default = "default_request", skip_serializing_if = "is_default_request")]
+    #[serde(default = "default_request", deserialize_with = "timeout", skip_serializing_if = "is_default_request")]
     pub request_timeout_ms: u32,
     /// How long all members together may take.
-    #[serde(default = "default_total", skip_serializing_if = "is_default_total")]
+    #[serde(default = "default_total", deserialize_with = "timeout", skip_serializing_if = "is_default_total")]
     pub total_timeout_ms: u32,
     /// The versions that may be spoken; all when it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +65,15 @@ pub struct Settings {
     /// Custom attributes of new keys that are not as we would set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<AttributeName, String>,
+}
+
+/// A time that is waited for: none at all is never enough, and nobody wants to wait for days.
+fn timeout<'d, D: Deserializer<'d>>(deserializer: D) -> Result<u32, D::Error> {
+    let ms = u32::deserialize(deserializer)?;
+    match (1..=MAX_TIMEOUT_MS).contains(&ms) {
+        true => Ok(ms),
+        false => Err(D::Error::custom(format!("a timeout of {ms} ms, expected 1 to {MAX_TIMEOUT_MS}"))),
+    }
 }
 
 fn default_connect() -> u32 {
@@ -182,6 +196,9 @@ impl TryFrom<Vec<Address>> for Servers {
     fn try_from(addresses: Vec<Address>) -> Result<Self, String> {
         if addresses.is_empty() {
             return Err("no server, expected at least one".into());
+        }
+        if addresses.len() > MAX_SERVERS {
+            return Err(format!("{} servers, expected at most {MAX_SERVERS}", addresses.len()));
         }
         match addresses.iter().enumerate().find(|(index, address)| addresses[..*index].contains(address)) {
             Some((_, twice)) => Err(format!("server {twice} is there twice")),

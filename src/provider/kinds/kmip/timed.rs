@@ -53,6 +53,9 @@ impl TimedStream {
     }
 }
 
+/// Most addresses of a name that are tried: whoever answers for the name may give thousands.
+const MAX_ADDRESSES: usize = 16;
+
 /// The addresses of a server, at least one. Resolving a name knows no timeout, so it is waited for by a thread that may be left
 /// behind.
 pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {
@@ -62,7 +65,7 @@ pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<S
     let (sender, receiver) = mpsc::channel();
     let name = (address.host().to_owned(), address.port());
     thread::Builder::new().name("resolve".into()).spawn(move || {
-        let found = name.to_socket_addrs().map(Vec::from_iter);
+        let found = name.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
         sender.send(found).ok(); // nobody waits any more
     })?;
     let found = receiver.recv_timeout(deadline.time_left()?).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;

@@ -90,3 +90,18 @@ proptest! {
         prop_assert!(damaged.is_none_or(|found| one_bit(&found)));
     }
 }
+
+#[test]
+fn identifiers_that_cannot_be_stored_or_sent_again_are_refused() {
+    let longest = "k".repeat(MAX_KEY_ID_LEN);
+    for good in ["4711", "uuid:6c1f-ü", &longest] {
+        assert_eq!(identifier(good.to_owned()), Ok(good.to_owned()));
+    }
+    for bad in
+        [String::new(), format!("{longest}k"), "k".repeat(1 << 20), "a\n".into(), "\x1b[2J".into(), "a\u{fffd}".into()]
+    {
+        let failure = identifier(bad).unwrap_err();
+        assert_eq!(failure.trouble(), Trouble::Garbled);
+        assert!(failure.to_string().len() < 200, "{failure}");
+    }
+}

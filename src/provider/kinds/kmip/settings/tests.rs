@@ -58,11 +58,17 @@ fn what_makes_no_sense_is_refused() {
         ("[attributes]\nx- = \"x\"\n", "begins with \"x-\""),
         ("versions = [\"2.0\"]\n", "expected one of 2.1, 1.4"),
         ("timeout = 3\n", "unknown field `timeout`"),
+        ("connect-timeout-ms = 0\n", "a timeout of 0 ms, expected 1 to 3600000"),
+        ("request-timeout-ms = 3600001\n", "a timeout of 3600001 ms"),
+        ("total-timeout-ms = 4294967295\n", "a timeout of 4294967295 ms"),
     ] {
         let flaw = settings(&format!("{LEAST}{more}")).unwrap_err();
         assert!(flaw.contains(expected), "{more}: {flaw}");
     }
+    let crowd: Vec<String> = (0..65).map(|number| format!("\"kms{number}\"")).collect();
+    let crowd = format!("[{}]", crowd.join(", "));
     for (servers, expected) in [
+        (crowd.as_str(), "65 servers, expected at most 64"),
         ("[]", "no server"),
         ("[\"a\", \"a:5696\"]", "server a:5696 is there twice"),
         ("[\"a b\"]", "expected HOST:PORT"),
