@@ -168,7 +168,7 @@ mod tests {
         };
         let (past, future) = (b"20200101000000Z", b"99991231235959Z");
         assert_eq!(out_of_time(&certificate(past, future)), None);
-        assert_eq!(out_of_time(&certificate(past, past)), Some("ended at 2020-01-01T00:00:00Z".into()));
+        assert_eq!(out_of_time(&certificate(past, past)), Some("expired at 2020-01-01T00:00:00Z".into()));
         let told = out_of_time(&certificate(future, future)).unwrap();
         assert!(
             told.starts_with("is not valid before 9999-12-31T23:59:59Z, and by this host's clock it is 2"),
