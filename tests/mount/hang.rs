@@ -272,6 +272,24 @@ fn a_mount_that_does_not_answer_holds_up_only_who_needs_it_and_is_named() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_holds_up_no_mount() {
+    let host = Host::with_vm();
+    let (fifo, at) = (host.path("fifo"), host.path("at"));
+    fs::create_dir(at).unwrap();
+    assert!(Command::new("mkfifo").arg(fifo).status().unwrap().success());
+    host.refuses(&["mount", "--log-file", fifo, host.path("web01"), at], 1, "opening log file");
+    // With a reader there is a mount, and what the pipe does not hold is lost.
+    let reader = File::options().read(true).write(true).open(fifo).unwrap();
+    host.run(&["-vv", "mount", "--log-file", fifo, host.path("web01"), at]);
+    for _ in 0..1000 {
+        assert!(fs::create_dir(format!("{at}/vmcryptfs.home")).is_err());
+    }
+    fs::write(format!("{at}/notes"), "x").unwrap();
+    host.run(&["umount", at]);
+    drop(reader);
+}
+
+#[test]
 fn umount_returns_when_the_process_has_closed_all_its_files() {
     let host = Host::with_vm();
     for _ in 0..4 {
