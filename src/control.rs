@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event;
-use crate::format::header::{ComponentKind, Shape};
+use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::gate::{self, Principal, unwatched};
 use crate::key::KeyName;
@@ -29,7 +29,6 @@ use crate::operations::keys_in_memory::{Lock, Unlock};
 use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
 use crate::provider::Notice;
-use crate::sector;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
 use crate::sys::socket::SocketPath;
@@ -517,10 +516,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         (Ok(_), Some(LockState::Locked { reason, .. })) => Some(reason),
         (Ok(_), None) => Some("not used since the mount began: it is unlocked when it is first opened".into()),
     };
-    let size = claims.and_then(|claims| match claims.shape {
-        Shape::Disk { data_offset, .. } => Some(sector::plain_len(found.cipher_len.saturating_sub(data_offset))),
-        Shape::Home => None,
-    });
+    let size = claims.and_then(|claims| Some(claims.shape.disk()?.plain_len(found.cipher_len)));
     ComponentStatus {
         path: found.path.clone(),
         kind: found.kind.word().to_owned(),

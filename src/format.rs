@@ -1,6 +1,7 @@
 //! Bytes on disk <-> values, as docs/FORMAT.md says. Nothing else in the program knows an on-disk offset.
 
 pub mod component;
+pub mod disk_kind;
 pub mod erasure;
 mod field;
 pub mod header;

@@ -17,6 +17,7 @@ use vmcryptfs::crypto::random;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::format::disk_kind::DiskShape;
 use vmcryptfs::format::erasure::{Erasure, MARK_LEN};
 use vmcryptfs::format::header::{
     ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, Slot, Transition, TransitionId, UnverifiedHeader,
@@ -176,7 +177,7 @@ fn slot(check: KeyCheck, wrapped: Vec<u8>) -> Slot {
 }
 
 fn disk_shape(sector_size: SectorSize) -> Shape {
-    Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET }
+    Shape::Disk(DiskShape::new(sector_size))
 }
 
 #[test]

@@ -11,9 +11,8 @@ use serde::Serialize;
 use crate::cli::check::{disk_names, inventory_of, only_clear};
 use crate::cli::{out, place, size, table};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, Shape};
+use crate::format::header::{ComponentKind, Header};
 use crate::key::KeyName;
-use crate::sector;
 use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
@@ -198,19 +197,16 @@ fn header_info(
     deep_rekey: Option<UnderWay>,
 ) -> HeaderInfo {
     let claims: &Header = stored.header.claims();
-    let (cipher, sector_size, data_offset) = match claims.shape {
-        Shape::Home => ("XAES-256-GCM", None, None),
-        Shape::Disk { sector_size, data_offset } => ("AES-256-XTS", Some(sector_size.bytes()), Some(data_offset)),
-    };
+    let disk = claims.shape.disk();
     HeaderInfo {
         path,
         kind: claims.shape.kind().word(),
         state: "encrypted",
         uuid: claims.uuid,
-        cipher,
-        sector_size,
-        data_offset,
-        size: lengths.zip(data_offset).map(|((len, _), data)| sector::plain_len(len.saturating_sub(data))),
+        cipher: claims.shape.cipher(),
+        sector_size: disk.map(|disk| disk.sector_size.bytes()),
+        data_offset: disk.map(|disk| disk.data_offset),
+        size: lengths.zip(disk).map(|((len, _), disk)| disk.plain_len(len)),
         allocated: lengths.map(|(_, allocated)| allocated),
         sequence: claims.sequence,
         dek_generation: claims.dek_generation,

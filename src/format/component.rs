@@ -39,15 +39,11 @@ impl ComponentKind {
         }
     }
 
-    pub(super) fn codes(self) -> [u8; 2] {
-        match self {
-            Self::Home => [1, 2],
-            Self::Disk => [2, 1],
-        }
-    }
-
     pub(super) fn code(self) -> u8 {
-        self.codes()[0]
+        match self {
+            Self::Home => 1,
+            Self::Disk => 2,
+        }
     }
 
     pub(super) fn of_code(code: u8) -> Option<Self> {

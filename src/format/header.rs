@@ -7,6 +7,7 @@ mod slots;
 mod transition;
 
 pub use crate::format::component::ComponentKind;
+pub use crate::format::disk_kind::DEFAULT_DATA_OFFSET;
 pub use slots::{MAX_SLOTS, Slot, Slots};
 pub use transition::{TRANSITION_ID_LEN, Transition, TransitionId};
 
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::derive;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::disk_kind::{DiskKind, DiskShape};
 use crate::format::erasure::{self, Erasure};
 use crate::format::names::DiskNames;
 use crate::format::{Reader, Writer};
@@ -25,8 +27,6 @@ use crate::sector::SectorSize;
 pub const COPY_LEN: usize = 8192;
 /// Bytes at the front of a copy that tell whether, and of what kind, a file is a component.
 pub const PREFIX_LEN: usize = 11;
-/// Where a disk's ciphertext begins, unless its header says otherwise.
-pub const DEFAULT_DATA_OFFSET: u64 = 8 << 20;
 /// Name of the file in a VM folder that makes it encrypted.
 pub const HOME_FILE: &str = "vmcryptfs.home";
 /// Beginning of all other names in a VM folder that belong to vmcryptfs.
@@ -46,6 +46,8 @@ const FIXED_LEN: usize = 64;
 const HMAC_OFFSET: usize = 8128;
 const CHECKSUM_OFFSET: usize = 8160;
 const MAX_BODY_LEN: usize = HMAC_OFFSET - FIXED_LEN;
+/// Code of XAES-256-GCM.
+const HOME_CIPHER: u8 = 2;
 const HOME_BLOCK_SIZE: u32 = 4096;
 const DATA_OFFSET_STEP: u64 = 1 << 20;
 const MAX_DATA_OFFSET: u64 = 1 << 30;
@@ -58,13 +60,8 @@ const KWP_OVERHEAD: usize = 8;
 pub enum Shape {
     /// Files of a VM folder that are not disks: XAES-256-GCM, 4096-byte blocks.
     Home,
-    /// A disk image as a sector store: AES-256-XTS.
-    Disk {
-        /// Unit of encryption.
-        sector_size: SectorSize,
-        /// Backing offset of sector 0, in bytes.
-        data_offset: u64,
-    },
+    /// A disk image.
+    Disk(DiskShape),
 }
 
 impl Shape {
@@ -72,8 +69,26 @@ impl Shape {
     pub fn kind(self) -> ComponentKind {
         match self {
             Self::Home => ComponentKind::Home,
-            Self::Disk { .. } => ComponentKind::Disk,
+            Self::Disk(_) => ComponentKind::Disk,
         }
+    }
+
+    /// Kind and geometry of a disk.
+    pub fn disk(self) -> Option<DiskShape> {
+        match self {
+            Self::Home => None,
+            Self::Disk(disk) => Some(disk),
+        }
+    }
+
+    /// What people call the cipher of its data.
+    pub fn cipher(self) -> &'static str {
+        self.disk().map_or("XAES-256-GCM", |disk| disk.kind.layout().cipher())
+    }
+
+    fn codes(self) -> [u8; 2] {
+        let cipher = self.disk().map_or(HOME_CIPHER, |disk| disk.kind.layout().code());
+        [self.kind().code(), cipher]
     }
 }
 
@@ -138,12 +153,12 @@ impl Header {
         let body = self.encode_body()?;
         let (sector_size, data_offset) = match self.shape {
             Shape::Home => (HOME_BLOCK_SIZE, 0),
-            Shape::Disk { sector_size, data_offset } => (sector_size.to_u32(), data_offset),
+            Shape::Disk(disk) => (disk.sector_size.to_u32(), disk.data_offset),
         };
         let mut w = Writer::default();
         w.put(MAGIC);
         w.put(VERSION.to_le_bytes());
-        w.put(self.shape.kind().codes());
+        w.put(self.shape.codes());
         w.put(if self.transition.is_some() { transition::IN_TRANSITION } else { 0 }.to_le_bytes()); // features
         w.put(self.sequence.to_le_bytes());
         w.put(self.uuid.as_bytes());
@@ -315,13 +330,13 @@ fn decode_checked(codes: [u8; 2], in_transition: bool, r: &mut Reader<'_>) -> Re
 }
 
 fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Shape> {
-    match codes {
-        [1, 2] if sector_size == HOME_BLOCK_SIZE && data_offset == 0 => Ok(Shape::Home),
-        [1, 2] => Err(Error::new(
+    match (codes, DiskKind::of_code(codes[1])) {
+        ([1, HOME_CIPHER], _) if sector_size == HOME_BLOCK_SIZE && data_offset == 0 => Ok(Shape::Home),
+        ([1, HOME_CIPHER], _) => Err(Error::new(
             Kind::Corrupt,
             format!("home with blocks of {sector_size} and data at {data_offset}, expected {HOME_BLOCK_SIZE} and 0"),
         )),
-        [2, 1] => {
+        ([2, _], Some(kind)) => {
             let sector_size = SectorSize::new(sector_size).map_err(as_damage)?;
             let in_range = (DEFAULT_DATA_OFFSET..=MAX_DATA_OFFSET).contains(&data_offset);
             if !in_range || !data_offset.is_multiple_of(DATA_OFFSET_STEP) {
@@ -330,9 +345,9 @@ fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Sh
                     format!("data at {data_offset}, expected a multiple of 1 MiB from 8 MiB to 1 GiB"),
                 ));
             }
-            Ok(Shape::Disk { sector_size, data_offset })
+            Ok(Shape::Disk(DiskShape { kind, sector_size, data_offset }))
         }
-        [kind, cipher] => Err(Error::new(
+        ([kind, cipher], _) => Err(Error::new(
             Kind::Corrupt,
             format!("component kind {kind} with cipher {cipher}, expected 1 with 2 (home) or 2 with 1 (disk)"),
         )),

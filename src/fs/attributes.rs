@@ -18,7 +18,6 @@ use crate::fs::modes::Rights;
 use crate::fs::node::{Node, NodeKind, NodeNumber};
 use crate::fs::stat::Stat;
 use crate::fs::{FileSystem, backing, raw};
-use crate::sector;
 use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::{acl, disk, home};
@@ -221,7 +220,7 @@ impl FileSystem {
         }
         let stored = self.open_backing(node, OFlags::RDONLY, Rights::Caller)?;
         match file.content() {
-            ContentKind::Disk { .. } => {
+            ContentKind::Disk(_) => {
                 let (_, header) = disk::read_header(stored)?;
                 Ok(Some(home::disk_id(header.header.claims().uuid)))
             }
@@ -244,11 +243,10 @@ impl FileSystem {
             file.look_again(stat, || self.open_backing(node, OFlags::RDONLY, Rights::Process));
         }
         let (size, blocks) = match file.content() {
-            ContentKind::Disk { data_offset } => {
+            ContentKind::Disk(shape) => {
                 // The header's two copies are no data; a file system that packs them tighter only makes this too small.
                 let header_blocks = (ComponentKind::Disk.copy_offsets().len() * COPY_LEN / 512) as u64;
-                let stored = || sector::plain_len(cipher_size.saturating_sub(data_offset));
-                (open_len.unwrap_or_else(stored), cipher_blocks.saturating_sub(header_blocks))
+                (open_len.unwrap_or_else(|| shape.plain_len(cipher_size)), cipher_blocks.saturating_sub(header_blocks))
             }
             ContentKind::Home => (open_len.unwrap_or_else(|| home_file::plain_len(cipher_size)), cipher_blocks),
         };

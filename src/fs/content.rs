@@ -6,8 +6,9 @@ use std::sync::Weak;
 use parking_lot::Mutex;
 
 use crate::error::Result;
-use crate::format::header::{DEFAULT_DATA_OFFSET, Shape};
+use crate::format::disk_kind::DiskShape;
 use crate::fs::stat::Stat;
+use crate::sector::SectorSize;
 use crate::serve::OpenFile;
 use crate::vm::disk;
 
@@ -24,11 +25,8 @@ type Version = (i64, i64, u64);
 /// How a regular file keeps its content.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum ContentKind {
-    /// As a sector store. Where its header says that data begin; 8 MiB when it cannot be read.
-    Disk {
-        /// Bytes.
-        data_offset: u64,
-    },
+    /// As a disk of this shape, or of the usual one when its header cannot be read.
+    Disk(DiskShape),
     /// As a home file.
     Home,
 }
@@ -66,6 +64,9 @@ fn version(stat: &Stat) -> Version {
 }
 
 impl ContentKind {
+    /// What becomes a disk through a mount.
+    pub(super) const NEW_DISK: Self = Self::Disk(DiskShape::new(SectorSize::DEFAULT));
+
     /// What an open backing file holds.
     ///
     /// # Errors
@@ -74,10 +75,7 @@ impl ContentKind {
         if !disk::is_disk(&file)? {
             return Ok(Self::Home);
         }
-        let data_offset = match disk::read_header(file).map(|(_, stored)| stored.header.claims().shape) {
-            Ok(Shape::Disk { data_offset, .. }) => data_offset,
-            Ok(Shape::Home) | Err(_) => DEFAULT_DATA_OFFSET,
-        };
-        Ok(Self::Disk { data_offset })
+        let shape = disk::read_header(file).ok().and_then(|(_, stored)| stored.header.claims().shape.disk());
+        Ok(shape.map_or(Self::NEW_DISK, Self::Disk))
     }
 }

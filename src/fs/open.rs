@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::DEFAULT_DATA_OFFSET;
 use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::modes::Rights;
@@ -84,7 +83,7 @@ impl FileSystem {
                 keyring.insert(header.uuid, dek);
                 Ok((file, header))
             })?;
-            (file, ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET })
+            (file, ContentKind::NEW_DISK)
         } else {
             (home::create(&dir, name, new.mode)?, ContentKind::Home)
         };
@@ -171,7 +170,7 @@ impl FileSystem {
             let (file, may_write, home, place) = backing()?;
             let twin = || file.try_clone().context(|| "reading the file".into());
             remembered.look_again(&backing::stat(&file)?, twin);
-            let is_disk = matches!(remembered.content(), ContentKind::Disk { .. });
+            let is_disk = matches!(remembered.content(), ContentKind::Disk(_));
             Ok(Unopened { file, may_write, is_disk, home, place })
         })?;
         *remembered.open.lock() = Arc::downgrade(&open);
@@ -185,8 +184,7 @@ impl FileSystem {
         if self.served.prepare_first_write(open, offset, data, path).context(|| self.name(*number))?
             && let NodeKind::File(remembered) = &self.nodes.get(*number)?.kind
         {
-            let disk = ContentKind::Disk { data_offset: DEFAULT_DATA_OFFSET };
-            remembered.became(disk, &backing::stat(open.storage().file())?);
+            remembered.became(ContentKind::NEW_DISK, &backing::stat(open.storage().file())?);
         }
         Ok(())
     }

@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use crate::crypto::xts::{Engine, SectorCipher};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, Shape};
+use crate::format::disk_kind::DiskShape;
+use crate::format::header::{ComponentKind, Header};
 use crate::key::Dek;
 use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
@@ -60,16 +61,9 @@ impl<S: Storage> LockedDisk<S> {
     /// `Corrupt` when the header was not written by the owner of `dek`, or the file ends before its data.
     pub fn unlock(self, dek: &Dek, engine: Engine) -> Result<Disk<S>> {
         let header = self.stored.header.verify(dek)?;
-        let Shape::Disk { sector_size, data_offset } = header.shape else {
-            return Err(Error::new(Kind::Invalid, "a home, expected a disk"));
-        };
+        let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Invalid, "a home, expected a disk"))?;
         let backing_len = self.storage.len()?;
-        let cipher_len = backing_len.checked_sub(data_offset).ok_or_else(|| {
-            Error::new(
-                Kind::Corrupt,
-                format!("the file ends at byte {backing_len}, but its data begins at {data_offset}: it was cut off"),
-            )
-        })?;
+        shape.refuse_cut_off(backing_len)?;
         let transition = match &header.transition {
             Some(transition) => InTransition::load(&self.storage, &header, transition, dek, engine)?,
             None => None,
@@ -84,9 +78,9 @@ impl<S: Storage> LockedDisk<S> {
             cipher: ArcSwap::from_pointee(cipher),
             transition: Mutex::new(transition),
             storage: self.storage,
-            sector_size,
-            data_offset,
-            plain_len: AtomicU64::new(sector::plain_len(cipher_len).min(MAX_PLAIN_LEN)),
+            sector_size: shape.sector_size,
+            data_offset: shape.data_offset,
+            plain_len: AtomicU64::new(shape.plain_len(backing_len).min(MAX_PLAIN_LEN)),
             locks: RangeLock::default(),
             sync_failed: AtomicBool::new(false),
         })
@@ -99,10 +93,7 @@ impl<S: Storage> LockedDisk<S> {
 /// `Invalid` for fields outside their limits, or `Io`.
 pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
     header_area::create(storage, header, dek)?;
-    match header.shape {
-        Shape::Disk { data_offset, .. } => storage.set_len(data_offset),
-        Shape::Home => Err(Error::new(Kind::Invalid, "a home's header for a disk")),
-    }
+    storage.set_len(shape_of(header)?.data_offset)
 }
 
 /// Makes a disk of length 0 in an empty file that has its name already. Its length and all of a header copy but the first sector
@@ -112,9 +103,7 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
 /// # Errors
 /// `Invalid` for fields outside their limits, or `Io`.
 pub fn create_in_place(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
-    let Shape::Disk { data_offset, .. } = header.shape else {
-        return Err(Error::new(Kind::Invalid, "a home's header for a disk"));
-    };
+    let data_offset = shape_of(header)?.data_offset;
     let bytes = header.encode(dek)?;
     let (mark, rest) = bytes.split_at(UNIT_LEN);
     let [first, second] = ComponentKind::Disk.copy_offsets();
@@ -124,6 +113,10 @@ pub fn create_in_place(storage: &dyn Storage, header: &Header, dek: &Dek) -> Res
     storage.write_at(first, mark)?;
     storage.sync()?;
     storage.write_at(second, &bytes)
+}
+
+fn shape_of(header: &Header) -> Result<DiskShape> {
+    header.shape.disk().ok_or_else(|| Error::new(Kind::Invalid, "a home's header for a disk"))
 }
 
 /// An unlocked disk. All positions are of the plain side, in bytes.

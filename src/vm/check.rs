@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, Shape};
+use crate::format::header::{ComponentKind, Header};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::sector;
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::genuine_progress;
 use crate::store::header_area::{OtherCopy, StoredHeader};
@@ -170,26 +169,20 @@ impl<'e> Checked<'_, 'e> {
         let storage = FileStorage::new((self.check.open)(&entry.path)?);
         let mut result = "whole and genuine".to_owned();
         if let Some(transition) = &header.transition {
-            match header.shape {
-                Shape::Home => transition.old_dek(&dek).map(drop)?,
-                Shape::Disk { .. } => genuine_progress(&storage, &header, transition, &dek).map(drop)?,
+            match header.shape.kind() {
+                ComponentKind::Home => transition.old_dek(&dek).map(drop)?,
+                ComponentKind::Disk => genuine_progress(&storage, &header, transition, &dek).map(drop)?,
             }
             let under_way = UnderWay::of(&storage, &header)?.map_or_else(String::new, UnderWay::describe);
             result += &format!("; a deep rekey is under way, {under_way}");
         }
-        let Shape::Disk { data_offset, .. } = header.shape else {
+        let Some(disk) = header.shape.disk() else {
             return Ok((result, Some(HomeKeys::of(&header, &dek)?)));
         };
         let len = storage.len()?;
-        if len < data_offset {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("the file ends at byte {len}, but its data begins at {data_offset}: it was cut off"),
-            ));
-        }
-        if self.check.data {
-            let len = sector::plain_len(len - data_offset);
-            result += &format!("; its {len} bytes of data have no integrity check (XTS), and were not read");
+        disk.refuse_cut_off(len)?;
+        if let Some(why) = disk.kind.layout().why_unchecked().filter(|_| self.check.data) {
+            result += &format!("; its {} bytes of data {why}", disk.plain_len(len));
         }
         Ok((result, None))
     }

@@ -9,7 +9,8 @@ use rustix::fs::Mode;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Result};
-use crate::format::header::{ComponentKind, DEFAULT_DATA_OFFSET, Header, PREFIX_LEN, Shape, component_kind};
+use crate::format::disk_kind::DiskShape;
+use crate::format::header::{ComponentKind, Header, PREFIX_LEN, Shape, component_kind};
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::SectorSize;
 use crate::storage::{Access, BackingIo, FileStorage, Storage};
@@ -81,7 +82,7 @@ pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn
     let (header, dek) = new_header(new.sector_size, new.label.clone(), key_id, kek)?;
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;
-        storage.set_len(DEFAULT_DATA_OFFSET + crate::sector::cipher_len(new.plain_len))
+        storage.set_len(DiskShape::new(new.sector_size).backing_len(new.plain_len))
     })?;
     Ok((file, header, dek))
 }
@@ -102,7 +103,7 @@ pub fn create_in_place(storage: &FileStorage, key_id: &KeyId, kek: &dyn Kek) -> 
 
 fn new_header(sector_size: SectorSize, label: String, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
     let dek = random::disk_dek()?;
-    let shape = Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET };
+    let shape = Shape::Disk(DiskShape::new(sector_size));
     let header = Header::new(random::uuid()?, shape, label, keyring::slot_for(key_id, kek, &dek)?);
     Ok((header, dek))
 }

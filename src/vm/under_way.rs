@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::format::header::{Header, Shape};
-use crate::sector;
+use crate::format::header::Header;
 use crate::storage::Storage;
 use crate::store::disk::claimed_progress;
 
@@ -25,10 +24,10 @@ impl UnderWay {
         if header.transition.is_none() {
             return Ok(None);
         }
-        let percent = match header.shape {
-            Shape::Home => None,
-            Shape::Disk { data_offset, .. } => {
-                let plain_len = sector::plain_len(storage.len()?.saturating_sub(data_offset));
+        let percent = match header.shape.disk() {
+            None => None,
+            Some(disk) => {
+                let plain_len = disk.plain_len(storage.len()?);
                 claimed_progress(storage, header)?.map(|done| percent(done, plain_len))
             }
         };

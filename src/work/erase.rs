@@ -10,7 +10,7 @@ use crate::crypto::derive::sha256;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::erasure::{Erasure, MARK_LEN};
-use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape};
+use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header};
 use crate::format::names::DiskNames;
 use crate::key::KeyName;
 use crate::sector::UNIT;
@@ -228,10 +228,7 @@ fn known_uuid(storage: &dyn Storage, kind: ComponentKind, headers: &[Header]) ->
 /// Where the header area ends: at a disk's data, by what its copies say (unverified: nobody who can write the file is kept from
 /// destroying it anyway).
 fn area_len(storage: &dyn Storage, kind: ComponentKind, headers: &[Header]) -> Result<u64> {
-    let data_offset = |header: &Header| match header.shape {
-        Shape::Disk { data_offset, .. } => Some(data_offset),
-        Shape::Home => None,
-    };
+    let data_offset = |header: &Header| header.shape.disk().map(|disk| disk.data_offset);
     match kind {
         ComponentKind::Home => storage.len(),
         ComponentKind::Disk => Ok(headers.iter().filter_map(data_offset).min().unwrap_or(DEFAULT_DATA_OFFSET)),

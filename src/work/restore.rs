@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, Shape, UnverifiedHeader};
+use crate::format::disk_kind::DiskShape;
+use crate::format::header::{Header, UnverifiedHeader};
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyName;
 use crate::storage::Storage;
@@ -235,7 +236,7 @@ fn missing(from: &UnverifiedHeader, than: &UnverifiedHeader) -> Vec<KeyName> {
 }
 
 fn refuse_short_file(storage: &dyn Storage, saved: &Header) -> Result<()> {
-    let Shape::Disk { data_offset, .. } = saved.shape else { return Ok(()) };
+    let Some(DiskShape { data_offset, .. }) = saved.shape.disk() else { return Ok(()) };
     let len = storage.len()?;
     if len >= data_offset {
         return Ok(());

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
-use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET, Header, Shape, UnverifiedHeader};
+use crate::format::disk_kind::DiskShape;
+use crate::format::header::{COPY_LEN, Header, Shape, UnverifiedHeader};
 use crate::key::{Dek, KeyId, ProviderName};
 use crate::provider::{NewKey, Providers};
 use crate::sector::SectorSize;
@@ -69,7 +70,7 @@ impl Rig {
     fn part(&self, component: Component, key: &KeyId) -> Part {
         let home = component == Component::Home;
         let dek = if home { random::home_dek() } else { random::disk_dek() }.unwrap();
-        let disk = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
+        let disk = Shape::Disk(DiskShape::new(SectorSize::DEFAULT));
         let kek = self.providers.fetch(key).unwrap();
         let slot = slot_for(key, kek.as_ref(), &dek).unwrap();
         let header = Header::new(random::uuid().unwrap(), if home { Shape::Home } else { disk }, String::new(), slot);

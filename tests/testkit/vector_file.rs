@@ -9,7 +9,7 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Kind, Result};
-use vmcryptfs::format::header::{Header, Shape, UnverifiedHeader};
+use vmcryptfs::format::header::{Header, UnverifiedHeader};
 use vmcryptfs::key::{Dek, Kek, KeyId};
 use vmcryptfs::sys::SecretBytes;
 use vmcryptfs::vm::keyring;
@@ -64,10 +64,8 @@ pub(crate) fn unlock(header: &UnverifiedHeader, kek: &[u8]) -> Result<Dek> {
 
 /// What a file says of a header like this one.
 pub(crate) fn header_fields(header: &Header) -> Vec<(String, String)> {
-    let (sector_size, data_offset) = match header.shape {
-        Shape::Home => (4096, 0),
-        Shape::Disk { sector_size, data_offset } => (sector_size.bytes(), data_offset),
-    };
+    let (sector_size, data_offset) =
+        header.shape.disk().map_or((4096, 0), |disk| (disk.sector_size.bytes(), disk.data_offset));
     let mut fields = vec![
         ("kind", header.shape.kind().word().to_owned()),
         ("uuid", header.uuid.hyphenated().to_string()),

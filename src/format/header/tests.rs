@@ -9,7 +9,7 @@ fn dek(shape: Shape, seed: u8) -> Dek {
     Dek::new(bytes).unwrap()
 }
 
-const DISK: Shape = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
+const DISK: Shape = Shape::Disk(DiskShape::new(SectorSize::DEFAULT));
 
 fn sample(shape: Shape) -> Header {
     let slot = |id: &str| Slot {

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::crypto::{random, wrap::LocalKek};
+use crate::format::disk_kind::DiskShape;
+use crate::format::header::Shape;
 use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::storage::memory::{FaultStorage, Image, MemoryStorage};
@@ -30,12 +32,7 @@ pub(super) fn keys(sector_size: SectorSize) -> Keys {
         check: kek.check().unwrap(),
         wrapped: kek.wrap(&dek).unwrap(),
     };
-    let header = Header::new(
-        random::uuid().unwrap(),
-        Shape::Disk { sector_size, data_offset: DEFAULT_DATA_OFFSET },
-        String::new(),
-        slot,
-    );
+    let header = Header::new(random::uuid().unwrap(), Shape::Disk(DiskShape::new(sector_size)), String::new(), slot);
     Keys { dek, header }
 }
 

@@ -1,12 +1,13 @@
 use super::*;
 use crate::crypto::random;
-use crate::format::header::{DEFAULT_DATA_OFFSET, Shape, Slot};
+use crate::format::disk_kind::DiskShape;
+use crate::format::header::{Shape, Slot};
 use crate::key::{KeyCheck, KeyId, ProviderName, WrappedDek};
 use crate::sector::SectorSize;
 use crate::storage::memory::{CrashStorage, Fault, FaultStorage, MemoryStorage};
 
 fn disk_header() -> Header {
-    let shape = Shape::Disk { sector_size: SectorSize::DEFAULT, data_offset: DEFAULT_DATA_OFFSET };
+    let shape = Shape::Disk(DiskShape::new(SectorSize::DEFAULT));
     let slot = Slot {
         key_id: KeyId::new(ProviderName::new("test").unwrap(), "1").unwrap(),
         check: KeyCheck([1; 8]),

@@ -12,10 +12,8 @@ use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, So
 use super::{has_vmdk_name, is_writable, meant, read};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::Shape;
 use crate::format::home_file;
 use crate::format::names::DiskNames;
-use crate::sector;
 use crate::storage::{Access, BackingIo, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::{HomeFile, HomeKeys};
@@ -116,11 +114,8 @@ fn measure(dir: &File, name: &OsStr, stored_len: u64, disk_names: &DiskNames) ->
     let sealed = (false, None, home_file::plain_len(stored_len));
     let Ok(file) = open_file(dir, name) else { return sealed };
     if disk::is_disk(&file).unwrap_or(false) {
-        let shape = disk::read_header(file).map(|(_, stored)| stored.header.claims().shape);
-        let len = match shape {
-            Ok(Shape::Disk { data_offset, .. }) => sector::plain_len(stored_len.saturating_sub(data_offset)),
-            Ok(Shape::Home) | Err(_) => 0,
-        };
+        let shape = disk::read_header(file).ok().and_then(|(_, stored)| stored.header.claims().shape.disk());
+        let len = shape.map_or(0, |shape| shape.plain_len(stored_len));
         return (true, None, len);
     }
     if let Ok(What::Clear(kind)) = classify(file, name, disk_names) {

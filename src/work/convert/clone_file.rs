@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, Shape};
+use crate::format::header::Header;
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
@@ -100,14 +100,11 @@ impl Copied<'_> {
             locked.unlock(&dek, source.engine).map(Form::Disk)
         })?;
         let header = header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
-        let Shape::Disk { sector_size, data_offset } = header.shape else {
-            return Err(Error::new(Kind::Corrupt, "a home's header in a disk"));
-        };
+        let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Corrupt, "a home's header in a disk"))?;
         let spec = DiskSpec {
             key: self.key.clone(),
             uuid: random::uuid()?,
-            sector_size,
-            data_offset,
+            shape,
             label: header.label,
             engine: source.engine,
         };

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::format::disk_kind::DiskShape;
 use crate::progress::OnProgress;
 use crate::provider::{KeyProvider, NewKey, Providers};
 use crate::sector::SectorSize;
@@ -229,14 +229,7 @@ fn clear(storage: FileStorage) -> Result<Form> {
 fn encrypt_disk(site: &Site<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
     let original = Original::claim(site.root, &names[0].path, Access::Write, clear)?;
     let uuid = random::uuid()?;
-    let spec = DiskSpec {
-        key,
-        uuid,
-        sector_size: SectorSize::DEFAULT,
-        data_offset: DEFAULT_DATA_OFFSET,
-        label: String::new(),
-        engine,
-    };
+    let spec = DiskSpec { key, uuid, shape: DiskShape::new(SectorSize::DEFAULT), label: String::new(), engine };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     site.replace(&original, &paths, &Target::Disk(spec))?;
     Ok(uuid)

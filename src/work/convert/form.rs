@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
+use crate::format::disk_kind::DiskShape;
 use crate::format::header::{Header, Shape, UnverifiedHeader};
 use crate::format::home_file::FileId;
 use crate::key::{Dek, Kek, KeyId};
-use crate::sector::SectorSize;
 use crate::storage::FileStorage;
 use crate::store::clear_file::ClearFile;
 use crate::store::disk::{self, Disk, LockedDisk};
@@ -90,8 +90,7 @@ pub(super) struct WrappingKey {
 pub(super) struct DiskSpec {
     pub(super) key: WrappingKey,
     pub(super) uuid: Uuid,
-    pub(super) sector_size: SectorSize,
-    pub(super) data_offset: u64,
+    pub(super) shape: DiskShape,
     pub(super) label: String,
     pub(super) engine: Engine,
 }
@@ -155,9 +154,8 @@ impl Target<'_> {
 
 impl DiskSpec {
     fn header(&self, dek: &Dek) -> Result<Header> {
-        let shape = Shape::Disk { sector_size: self.sector_size, data_offset: self.data_offset };
         let slot = keyring::slot_for(&self.key.id, self.key.kek.as_ref(), dek)?;
-        Ok(Header::new(self.uuid, shape, self.label.clone(), slot))
+        Ok(Header::new(self.uuid, Shape::Disk(self.shape), self.label.clone(), slot))
     }
 }
 

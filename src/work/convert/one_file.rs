@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::DEFAULT_DATA_OFFSET;
+use crate::format::disk_kind::DiskShape;
 use crate::key::KeyId;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -140,8 +140,8 @@ fn replace(
             let original = Original::claim(site.root, names[0], Access::Write, |storage| sealed.open(storage))?;
             let (uuid, key_id) = (random::uuid()?, key.id.clone());
             let label = String::new();
-            let (sector_size, data_offset) = (SectorSize::DEFAULT, DEFAULT_DATA_OFFSET);
-            let spec = DiskSpec { key, uuid, sector_size, data_offset, label, engine };
+            let shape = DiskShape::new(SectorSize::DEFAULT);
+            let spec = DiskSpec { key, uuid, shape, label, engine };
             site.replace(&original, names, &Target::Disk(spec))?;
             Ok((uuid, key_id))
         }
