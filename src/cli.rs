@@ -1,4 +1,4 @@
-//! The command line: one verb a file. This layer alone prints, and decides exit codes.
+//! The command line: one verb a file. Only this layer prints, and decides exit codes.
 
 #[macro_use]
 mod out;
@@ -50,7 +50,7 @@ struct CommandLine {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Say more; twice for every detail
+    /// Log more; twice for every detail
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
 
@@ -135,7 +135,7 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// Verbs that nobody is to try because their names are like what was meant.
+/// Verbs that must not be suggested for a name that is similar.
 const DESTRUCTIVE: [&str; 4] = ["erase", "decrypt", "remove", "retire"];
 
 /// What clap says of words that it does not know, without advice to destroy something.
@@ -158,7 +158,7 @@ fn without_harm(mut error: clap::Error) -> clap::Error {
 }
 
 fn run(line: CommandLine) -> Result<()> {
-    // Most verbs have keys in memory at some time.
+    // Nearly all verbs have keys in memory at some time.
     process::forbid_dumps().context(|| "forbidding core dumps".into())?;
     let config = || config::locate(line.config.as_deref());
     if let Ok(config) = config() {

@@ -44,7 +44,7 @@ use mounts::Mounted;
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
 /// How long a mount may take to answer: unlocking waits for key servers.
-const PATIENCE: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a mount may take to say that it is there, and what it serves.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 /// How long a mount waits before it takes another request, where one could not be taken.
@@ -103,7 +103,7 @@ pub enum Answer {
         /// Whether nothing can be written through the mount.
         read_only: bool,
     },
-    /// How far work is.
+    /// Progress of work.
     Progress {
         /// As of now.
         progress: Progress,
@@ -136,14 +136,14 @@ pub struct MountStatus {
     pub pid: u32,
     /// All components, VM folder by VM folder.
     pub components: Vec<ComponentStatus>,
-    /// What key providers had to tell, the latest last, and why the last event could not be recorded.
+    /// Notices of key providers, the latest last, and why the last event could not be recorded.
     #[serde(default)]
     pub notices: Vec<NoticeStatus>,
-    /// What is not encrypted, of VM folders of any depth; none of it shows in the mount. Said by `status` alone.
+    /// What is not encrypted, of VM folders of any depth; none of it shows in the mount. Only `status` reports it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_the_clear: Vec<ClearStatus>,
     /// Folders, at any depth, with sealed files or disks, but without a home header in them or above; nothing of them shows in
-    /// the mount. Said by `status` alone.
+    /// the mount. Only `status` reports it.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::text::path")]
     pub headless: Vec<PathBuf>,
 }
@@ -213,7 +213,7 @@ pub struct LastFailure {
 /// Directory of all control sockets of this user, made when missing.
 ///
 /// # Errors
-/// `Denied` when someone else could reach into it, or `Io`.
+/// `Denied` when another user could change it, or `Io`.
 fn socket_dir() -> Result<PathBuf> {
     let uid = effective_uid();
     let dir = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| uid != 0 && !dir.is_empty()) {
@@ -373,7 +373,7 @@ fn answer_to(mountpoint: &Path, request: &Request) -> Result<Answer> {
     receive(&stream, INTRODUCTION).context(doing)?;
     let mut stream = connect(&path, mountpoint).context(doing)?;
     send(&mut stream, request).context(doing)?;
-    let line = receive(&stream, PATIENCE).context(doing)?;
+    let line = receive(&stream, ANSWER_TIMEOUT).context(doing)?;
     match serde_json::from_str(&line) {
         Ok(Answer::Error { kind, message }) => Err(Error::new(kind, message)),
         Ok(answer) => Ok(answer),

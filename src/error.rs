@@ -1,6 +1,6 @@
 //! The one error type: what a caller can do about it, what a person should read, and the cause.
 //!
-//! Errno and exit code follow from [`Kind`] alone; each is mapped in one place (`fuse::errno`, `cli::exit`).
+//! Errno and exit code follow only from [`Kind`]; each is mapped in one place (`fuse::errno`, `cli::exit`).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -32,13 +32,13 @@ pub enum Kind {
     Io,
     /// A KEK was obtained, but it does not open this component.
     KeyRejected,
-    /// The KEK or its provider cannot be had now.
+    /// The KEK or its provider is unavailable now.
     KeyUnavailable,
     /// What was asked for does not exist.
     NotFound,
     /// Something may be read but not changed.
     ReadOnly,
-    /// Long work stopped at a safe point because someone asked for it; running it again goes on.
+    /// Long work was stopped at a safe point on request; running it again resumes it.
     Stopped,
     /// Well-formed, but not what this version or this machine can do.
     Unsupported,
@@ -64,9 +64,9 @@ impl Kind {
     }
 }
 
-/// A kind, a sentence that says what was found and what was expected, and the error beneath.
+/// A kind, a sentence that says what was found and what was expected, and the underlying error.
 ///
-/// Displays its sentence alone; whoever shows it to a person prints the chain of [`source`](StdError::source)s.
+/// Displays only its sentence; output for people prints the chain of [`source`](StdError::source)s.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -137,7 +137,7 @@ impl Error {
     }
 }
 
-/// An error of the system without ` (os error 2)`, which std puts behind what it means.
+/// An error of the system without ` (os error 2)`, which std appends to the meaning.
 fn without_numbers(mut text: String) -> String {
     const BEFORE: &str = " (os error ";
     while let Some(start) = text.find(BEFORE) {
@@ -151,7 +151,7 @@ fn without_numbers(mut text: String) -> String {
     text
 }
 
-/// Only what our own kinds say better than an errno; the rest stays `Io` and keeps its errno.
+/// Only what our own kinds say better than an errno; the rest is `Io` and keeps its errno.
 fn io_kind(error: &io::Error) -> Kind {
     if error.kind() == io::ErrorKind::NotFound {
         Kind::NotFound
@@ -180,7 +180,7 @@ impl StdError for Error {
 
 /// Adds what was being done, and to what, to an error on its way up.
 pub trait Context<T> {
-    /// Wraps the error in a sentence; the kind stays what it was.
+    /// Wraps the error in a sentence; the kind is unchanged.
     ///
     /// # Errors
     /// The same error, one level deeper.

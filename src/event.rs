@@ -1,4 +1,4 @@
-//! Key and lock events: what was done with which key, for which component, by whom, and how it ended.
+//! Key and lock events: what was done with which key, for which component, by which user, and how it ended.
 //!
 //! They go to a file of JSON lines that all processes of this user share (docs/CLI.md, "Events"), and to the journal where
 //! it runs. To record one, wherever a verb or a mount has done something with keys:
@@ -44,7 +44,7 @@ use crate::sys::process::effective_uid;
 use crate::text;
 use crate::timestamp::Timestamp;
 
-/// Longest reason that is kept, in bytes: with it a line stays far below what one write puts down as a whole.
+/// Longest reason that is kept, in bytes: with it a line is far shorter than what one write stores atomically.
 const MAX_REASON: usize = 2000;
 
 /// What was done. Its words in the log never change.
@@ -84,7 +84,7 @@ pub enum EventName {
     HeaderBackup,
     /// A header was put back.
     HeaderRestore,
-    /// A damaged header copy was mended by the other.
+    /// A damaged header copy was repaired from the other.
     HeaderRepair,
     /// A component's keys were destroyed.
     Erase,
@@ -106,7 +106,7 @@ pub enum EventName {
     ProviderRestore,
     /// A key was taken out of use.
     ProviderRetire,
-    /// A provider has something to tell although nothing failed.
+    /// A provider reports something although nothing failed.
     ProviderNotice,
 }
 
@@ -154,7 +154,7 @@ pub struct Record {
     pub time: String,
     /// Name of the user, or its number if it has none.
     pub user: String,
-    /// The user who had logged in to become `user`, where that is known and another.
+    /// The login user behind `user`, where that is known and differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login: Option<String>,
     /// Process that recorded it.
@@ -343,7 +343,7 @@ pub fn unrecorded() -> Option<String> {
     UNRECORDED.lock().clone()
 }
 
-/// The settings of the log. A configuration that cannot be read is told by whoever needs it; events go to the usual place.
+/// The settings of the log. The verbs that need the configuration report one that cannot be read; events go to the usual place.
 ///
 /// # Errors
 /// `NotFound` when a user has no home folder to look in.

@@ -20,7 +20,7 @@ use crate::event::EventName;
 use crate::progress::{OnProgress, Progress};
 use counts::Ending;
 
-/// Something that is done to an object, whoever asks for it.
+/// Something that is done to an object, whichever caller asks for it.
 pub trait Operation: Sized {
     /// The name that its events and counters have, and that permission is given for.
     const NAME: EventName;
@@ -58,7 +58,7 @@ pub fn perform<O: Operation>(operation: O, principal: Principal, on_progress: On
     result
 }
 
-/// Progress that nobody looks at.
+/// Progress that is not shown.
 ///
 /// # Errors
 /// None.

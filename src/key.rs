@@ -65,7 +65,7 @@ impl fmt::Debug for Dek {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct WrappedDek(pub Vec<u8>);
 
-/// Tells a wrong KEK from a damaged header: 8 bytes derived from a KEK (docs/FORMAT.md, section 3).
+/// Distinguishes a wrong KEK from a damaged header: 8 bytes derived from a KEK (docs/FORMAT.md, section 3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct KeyCheck(pub [u8; 8]);
 
@@ -220,9 +220,9 @@ pub trait Kek: Send + Sync {
     fn check(&self) -> Result<KeyCheck>;
 
     /// Learns whether the key may wrap, so that this is known when its holder cannot be asked. May take long.
-    fn learn_state(&self) {}
+    fn refresh_state(&self) {}
 
-    /// Whether the next [`wrap`](Self::wrap) asks nobody whose answer may take long.
+    /// Whether the next [`wrap`](Self::wrap) returns without a request that may take long.
     fn wraps_at_once(&self) -> bool {
         true
     }

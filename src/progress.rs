@@ -1,10 +1,10 @@
-//! How far long work is, and whether it shall go on.
+//! Progress and cancellation of long-running work.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-/// How far long work is. Its names in JSON are part of the control socket's protocol.
+/// Progress of long-running work. Its names in JSON are part of the control socket's protocol.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Progress {
     /// What is being worked on: a component's path, or what is done.
@@ -30,5 +30,5 @@ pub enum Unit {
 }
 
 /// Told of progress at least once a second by work that takes longer. An error stops the work at its next safe point; it is
-/// of kind `Stopped` when someone asked for that.
+/// of kind `Stopped` when that was requested.
 pub type OnProgress<'a> = &'a mut dyn FnMut(&Progress) -> Result<()>;

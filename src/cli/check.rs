@@ -1,4 +1,4 @@
-//! `check`: are headers and home files whole, and, as far as the keys can be had, genuine; and is all of it encrypted.
+//! `check`: are headers and home files intact, and, as far as keys are available, genuine; and is all of it encrypted.
 
 use std::path::{Path, PathBuf};
 

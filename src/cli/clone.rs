@@ -69,7 +69,7 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
             format!("{} is a disk: a VM folder is cloned as a whole", args.source.shown()),
         ));
     }
-    // All disks stay claimed until the clone is whole.
+    // All disks are claimed until the clone is complete.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     let providers = Providers::load(config)?;
     let provider = args.provider.as_deref().map(ProviderName::new).transpose()?;

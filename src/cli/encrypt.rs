@@ -105,7 +105,7 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         plan::print(args.json, "encrypt", &args.folder, encryption.plan())?;
         return encryption.plan().refuse_obstacles();
     }
-    // Also where nothing is left to do: what an interruption left behind is removed.
+    // Also where nothing is left to do: what an interruption left is removed.
     let mut shown = Shown::new()?;
     let encrypt = Encrypt { folder: &args.folder, encryption };
     let plan = gate::perform(encrypt, Principal::Process, &mut |progress| shown.advanced(progress))?;

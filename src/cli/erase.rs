@@ -1,4 +1,4 @@
-//! `erase`: crypto-erase, with evidence.
+//! `erase`: crypto-erase, with report.
 
 use std::io::{BufRead, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
@@ -28,7 +28,7 @@ use crate::work::ComponentResult;
 use crate::work::erase::{Erase, Erased, Overwritten};
 
 /// At most this many files of one kind are named one by one.
-const MOST_NAMED: usize = 20;
+const MAX_NAMED: usize = 20;
 
 /// Arguments of `erase`.
 #[derive(Args)]
@@ -48,9 +48,9 @@ pub(super) struct EraseArgs {
     json: bool,
 }
 
-/// The evidence. Field names are part of the stable JSON output.
+/// The report. Field names are part of the stable JSON output.
 #[derive(Serialize)]
-struct Evidence {
+struct EraseReport {
     #[serde(flatten)]
     erased: Erased,
     /// Where else a wrapped DEK may be.
@@ -78,11 +78,11 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     elsewhere.push(
         "snapshots, backups and replicas of the datastore, and blocks that a flash medium has retired".to_owned(),
     );
-    let evidence = Evidence { erased, elsewhere };
+    let report = EraseReport { erased, elsewhere };
     if args.json {
-        out::json(&evidence)?;
+        out::json(&report)?;
     } else {
-        print(args, &evidence);
+        print(args, &report);
     }
     Ok(())
 }
@@ -142,9 +142,9 @@ fn confirm(args: &EraseArgs) -> Result<()> {
 /// What lies in the folder and erasing keys does not destroy: first of all, what is readable without any.
 fn not_erased(erased: &Erased) -> Vec<String> {
     let shown = |paths: &[PathBuf], what: &str| {
-        let mut lines: Vec<_> = paths.iter().take(MOST_NAMED).map(|path| format!("{}: {what}", path.shown())).collect();
-        if paths.len() > MOST_NAMED {
-            lines.push(format!("{} more of that kind: `vmcryptfs check` lists them", paths.len() - MOST_NAMED));
+        let mut lines: Vec<_> = paths.iter().take(MAX_NAMED).map(|path| format!("{}: {what}", path.shown())).collect();
+        if paths.len() > MAX_NAMED {
+            lines.push(format!("{} more of that kind: `vmcryptfs check` lists them", paths.len() - MAX_NAMED));
         }
         lines
     };
@@ -219,12 +219,12 @@ fn file_system(path: &Path) -> String {
     }
 }
 
-fn print(args: &EraseArgs, evidence: &Evidence) {
-    for component in &evidence.erased.components {
+fn print(args: &EraseArgs, report: &EraseReport) {
+    for component in &report.erased.components {
         print_component(args, component);
     }
     println!("Not erased, if they exist; handle them yourself:");
-    for place in &evidence.elsewhere {
+    for place in &report.elsewhere {
         println!("  {place}");
     }
     let recursively = if args.component.is_dir() { " -r" } else { "" };

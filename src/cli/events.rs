@@ -1,4 +1,4 @@
-//! `events`: what was done with which key, for which component, by whom, and how it ended.
+//! `events`: what was done with which key, for which component, by which user, and how it ended.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
@@ -115,7 +115,7 @@ impl EventsArgs {
     }
 }
 
-/// Prints an event; `false` when nobody reads any more.
+/// Prints an event; `false` when the reader has closed the pipe.
 fn print(out: &mut impl Write, line: &Line, json: bool) -> Result<bool> {
     let text = shown(&line.record);
     let text = if json { text::json(&line.text) } else { text::one_line(&text) };

@@ -1,5 +1,5 @@
 //! `info`: what headers say, which needs no key, and nothing of which is proven; of a VM folder also its files, and its VMDKs
-//! if the home's key can be had.
+//! if the home's key is available.
 
 mod vm;
 
@@ -119,7 +119,7 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
 
 fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<Info>>> {
     let mut infos = Vec::new();
-    // What is in the clear in a VM folder that is encrypted is told with its other files.
+    // What is in the clear in a VM folder that is encrypted is listed with its other files.
     let is_whole = path.is_dir() && folder::refuse_unfinished(path).is_ok();
     for entry in &inventory.entries {
         let whole = place::whole(path, entry.component_path());

@@ -21,12 +21,12 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::error::{self, Context};
 use crate::text::{self, Show};
 
-/// Who has something to tell.
+/// The kind of process that logs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Teller {
-    /// A program that does one thing, and may wait until it was told.
+    /// A program that does one thing, and may wait until its line is written.
     Verb,
-    /// The process of a mount, whose requests wait for nothing that is told.
+    /// The process of a mount, whose requests never wait for the log.
     Mount,
 }
 
@@ -56,12 +56,12 @@ pub(super) fn start(verbose: u8, teller: Teller) {
     let _ = tracing::subscriber::set_global_default(logger);
 }
 
-/// Tells something as the log's lines are told; given back where this process may wait until it is written.
+/// Logs a line like any other; given back where this process may wait until it is written.
 pub(super) fn leave(text: String) -> Result<(), String> {
     queue::leave(text)
 }
 
-/// Waits, not for long, for what was told to be written.
+/// Waits, not for long, until all lines are written.
 pub(super) fn finish() {
     queue::finish();
 }
@@ -79,7 +79,7 @@ pub(super) fn open(path: &Path) -> error::Result<File> {
 /// Lets what comes from now on go to the log file that has this name by now: the former one may have been put away.
 ///
 /// # Errors
-/// As [`open`]; the log then stays where it is.
+/// As [`open`]; the log file is then unchanged.
 pub(super) fn reopen(path: &Path) -> error::Result<()> {
     let file = open(path)?;
     dup2_stderr(&file).context(|| format!("opening log file {}", path.shown()))

@@ -133,7 +133,7 @@ fn parse_backing_io(text: &str) -> std::result::Result<BackingIo, String> {
     text.parse().map_err(|error: Error| error.to_string())
 }
 
-/// What a mount in the background tells the process that started it.
+/// What a mount in the background reports to the process that started it.
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Report {
@@ -164,7 +164,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
         if args.report
             && let Err(error) = report(&Report::Ready { notes: ready.notes.clone() })
         {
-            // Whoever asked for the mount has gone, and expects none.
+            // The process that asked for the mount has gone, and expects none.
             let _ = ready.own.unmount(Unmount::WhenUnused);
             return Err(error);
         }
@@ -216,7 +216,7 @@ struct Serving {
 
 /// Mounts and serves; returns once the mount answers.
 fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
-    // Before the mount is there, so that no signal in between leaves it behind.
+    // Before the mount is there, so that no signal in between leaves it.
     let mut signals = signals::catch()?;
     if let Err(error) = process::stay_alive() {
         let what = "the process has no place of its own when memory runs out";
@@ -269,7 +269,7 @@ fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
     match ready {
         Ok(_sockets) => Ok(Serving { session: serving, _sockets, own, notes }),
         Err(error) => {
-            // The mount is of no use without its socket, and whoever asked for it is told why.
+            // The mount is of no use without its socket, and the process that asked for it gets the reason.
             let _ = own.unmount(Unmount::WhenUnused);
             Err(error)
         }
@@ -367,7 +367,7 @@ pub(super) struct UmountArgs {
 
 /// How long the process may take to end after its mount is gone.
 const ENDING: Duration = Duration::from_secs(60);
-/// How often the process is looked at meanwhile.
+/// How often the process is looked at during it.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 pub(super) fn umount(args: &UmountArgs) -> Result<()> {
@@ -414,7 +414,7 @@ fn end(mount: &Mounted, lazy: bool) -> Result<()> {
     }
     match process {
         Ok(stream) if !lazy => wait_for_end(stream),
-        // Its process had died before, or nobody waits for it.
+        // Its process had died before, or has no parent that waits.
         _ => Ok(()),
     }
 }

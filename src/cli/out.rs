@@ -1,4 +1,4 @@
-//! What verbs print. A reader that stops, as `head` and `grep -q` do, is no reason to fail: the work is done. Any other error is one.
+//! What verbs print. A closed pipe, as of `head` and `grep -q`, is not an error: the work is done. Any other failure is one.
 //!
 //! Everything passes through [`crate::text`], so that foreign text that found its way into a message controls no terminal.
 
@@ -54,7 +54,7 @@ fn write(text: &str) {
     }
 }
 
-/// To standard error: where that cannot be written to, nobody can be told.
+/// To standard error: if that cannot be written to, the message is lost.
 pub(super) fn advice(text: Arguments<'_>) {
     let text = text::lines(&text.to_string()).into_owned();
     if let Err(text) = log::leave(text) {
@@ -62,7 +62,7 @@ pub(super) fn advice(text: Arguments<'_>) {
     }
 }
 
-/// Whether all results were written that someone wanted to read.
+/// Whether all results were written that had a reader.
 ///
 /// # Errors
 /// `Io`.

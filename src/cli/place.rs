@@ -1,4 +1,4 @@
-//! What verbs are told to work on: its path on either side of a mount, and what it is called.
+//! What verbs work on: its path on either side of a mount, and what it is called.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! How long work shows how far it is: a bar on a terminal, now and then a line for logs elsewhere. Ctrl-C stops the work at its
+//! How long work shows its progress: a bar on a terminal, now and then a line for logs elsewhere. Ctrl-C stops the work at its
 //! next safe point; a second one ends the program, as it always would.
 
 use std::io::{IsTerminal, Write};
@@ -22,12 +22,12 @@ const LINE: Duration = Duration::from_secs(30);
 /// Characters of the bar.
 const BAR: usize = 24;
 
-/// Shows progress on standard error, and knows whether someone asked to stop.
+/// Shows progress on standard error, and knows whether a stop was requested.
 pub(super) struct Shown {
     stop: Arc<AtomicBool>,
     terminal: bool,
     started: Instant,
-    /// What is worked on now, since when, and how much of it was done then: rates are of this run alone.
+    /// What is worked on now, since when, and how much of it was done then: rates are of this run only.
     current: Option<(String, Instant, u64)>,
     shown: Option<Instant>,
     drawn: bool,
@@ -50,10 +50,10 @@ impl Shown {
         Ok(Self { stop, terminal, started: Instant::now(), current: None, shown: None, drawn: false })
     }
 
-    /// To be called as the work goes on.
+    /// To be called as the work proceeds.
     ///
     /// # Errors
-    /// `Stopped` when someone asked for it.
+    /// `Stopped` when that was requested.
     pub(super) fn advanced(&mut self, progress: &Progress) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             self.clear();
@@ -95,7 +95,7 @@ impl Drop for Shown {
     }
 }
 
-/// One line: how far, how fast, how long still.
+/// One line: progress, rate, time left.
 fn line(progress: &Progress, in_this_run: u64, took: Duration, bar: bool) -> String {
     let (done, total) = (progress.done.min(progress.total), progress.total.max(1));
     let percent = u128::from(done) * 100 / u128::from(total);

@@ -353,7 +353,7 @@ fn check_passphrase(passphrase: &[u8], purpose: Purpose) -> Result<()> {
 
 /// The first line without its end. Read byte by byte, so that no buffer keeps a copy.
 fn first_line(mut input: impl Read) -> Result<Zeroizing<Vec<u8>>> {
-    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE + 1)); // never grows: growing leaves a copy behind
+    let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSPHRASE + 1)); // never grows: growing leaves a copy
     let mut byte = Zeroizing::new([0]);
     loop {
         match input.read_exact(&mut *byte) {

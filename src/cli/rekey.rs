@@ -53,7 +53,7 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     if args.folder.file_name().is_some_and(|name| name == HOME_FILE) {
         return Err(Error::new(Kind::Invalid, "a home cannot be rekeyed on its own, expected its VM folder or disks"));
     }
-    // Every component stays open until all are done.
+    // Every component remains open until all are done.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
     if args.deep { deep::run(args, config) } else { shallow(args, config) }
 }

@@ -21,7 +21,7 @@ pub(super) struct Caught {
     early: Vec<i32>,
 }
 
-/// What a mount reads anew, and tells of, when it is asked to.
+/// What a mount rereads or reports on request.
 pub(super) struct Reloaded {
     pub(super) fs: Arc<FileSystem>,
     /// The log file, where the log is one of our own.

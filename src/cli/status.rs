@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::text::Show;
 
 /// At most this many files and folders in the clear are named one by one.
-const MOST_CLEAR: usize = 10;
+const MAX_CLEAR: usize = 10;
 
 /// Arguments of `status`.
 #[derive(Args)]
@@ -69,10 +69,10 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
              `vmcryptfs header restore` brings a saved one back"
         );
     }
-    for clear in status.in_the_clear.iter().take(MOST_CLEAR) {
+    for clear in status.in_the_clear.iter().take(MAX_CLEAR) {
         println!("\n{}: {}", clear.path.shown(), clear.what);
     }
-    if let Some(more) = status.in_the_clear.len().checked_sub(MOST_CLEAR).filter(|&more| more > 0) {
+    if let Some(more) = status.in_the_clear.len().checked_sub(MAX_CLEAR).filter(|&more| more > 0) {
         println!(
             "\n{more} more files and folders are in the clear: `vmcryptfs check --only-clear` of the backing folder lists them"
         );

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::control::mounts::{self, Mounted};
 use crate::control::{
-    Answer, INTRODUCTION, MAX_LINE, PATIENCE, Request, other_version, receive, send, socket_dir, unanswered,
+    ANSWER_TIMEOUT, Answer, INTRODUCTION, MAX_LINE, Request, other_version, receive, send, socket_dir, unanswered,
 };
 use crate::error::{Context, Error, Kind, Result};
 use crate::operations::vm_task::VmTask;
@@ -98,7 +98,7 @@ fn introduce(socket: &Path, device: (u32, u32), places: &Places) -> Option<Servi
     let mounted = rustix::fs::makedev(device.0, device.1);
     let mut stream = UnixStream::connect(socket).ok()?;
     send(&mut stream, &Request::Introduce).ok()?;
-    // Whoever asked has gone by then, if it does not answer.
+    // The asking thread has gone by then, if it does not answer.
     let answer = serde_json::from_str(&receive(&stream, 2 * INTRODUCTION).ok()?).ok()?;
     let Answer::Serving { pid, mountpoint, device, inode, read_only } = answer else { return None };
     let below = places.below(mounted, (device, inode))?.to_path_buf();
@@ -179,7 +179,7 @@ impl Serving {
         let doing = || format!("asking the mount on {} (process {})", self.mountpoint.shown(), self.pid);
         let mut stream = UnixStream::connect(&self.socket).context(doing)?;
         send(&mut stream, &Request::Work { work }).context(doing)?;
-        stream.set_read_timeout(Some(PATIENCE)).context(doing)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).context(doing)?;
         let mut lines = BufReader::new(&stream);
         let mut stopped = false;
         loop {
@@ -201,7 +201,7 @@ impl Serving {
 fn next_line(lines: &mut BufReader<&UnixStream>) -> Result<Answer> {
     let mut line = String::new();
     let read = std::io::Read::take(&mut *lines, MAX_LINE).read_line(&mut line);
-    read.map_err(|error| unanswered(error, PATIENCE))?;
+    read.map_err(|error| unanswered(error, ANSWER_TIMEOUT))?;
     if !line.ends_with('\n') {
         return Err(Error::new(Kind::Io, "the mount's process ended before the work did; run it again to resume"));
     }

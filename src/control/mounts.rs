@@ -61,9 +61,9 @@ pub fn showing(path: &Path) -> Result<Option<(Mounted, PathBuf)>> {
     Ok(None)
 }
 
-/// Follows links as far as no mount of ours has to be asked: one of them may not answer. What is below a mount stays as it is.
+/// Follows links as far as no mount of ours has to be asked: one of them may not answer. What is below a mount is not resolved.
 fn resolve(path: &Path, mounts: &[Mounted], follow_last: bool) -> Result<PathBuf> {
-    const MOST_LINKS: usize = 40; // as the system follows
+    const MAX_LINKS: usize = 40; // as the system follows
     let path = std::path::absolute(path).context(|| format!("resolving {}", path.shown()))?;
     let parts = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect::<Vec<_>>();
     let (mut rest, mut at, mut links) = (parts(&path), PathBuf::from("/"), 0);
@@ -75,7 +75,7 @@ fn resolve(path: &Path, mounts: &[Mounted], follow_last: bool) -> Result<PathBuf
         let next = at.join(part); // of the root it makes the root
         let may_ask = !mounts.iter().any(|mount| next.starts_with(&mount.mountpoint));
         if may_ask
-            && links < MOST_LINKS
+            && links < MAX_LINKS
             && (follow_last || !rest.is_empty())
             && let Ok(target) = std::fs::read_link(&next)
         {
@@ -92,10 +92,10 @@ fn resolve(path: &Path, mounts: &[Mounted], follow_last: bool) -> Result<PathBuf
 pub(super) fn has_died(mountpoint: &Path) -> bool {
     let (answer, answers) = channel();
     let path = mountpoint.to_path_buf();
-    // What the kernel knows from before is of no use, and whoever is asked may be stopped.
+    // Cached answers of the kernel are of no use, and the process that is asked may be stopped.
     let ask = move || answer.send(statx(CWD, &path, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS).map(drop));
     let asking = thread::Builder::new().name("look".into()).spawn(ask);
-    // Who asks while it dies is told that the connection was aborted.
+    // A caller that asks while it dies gets ECONNABORTED.
     let tells_of_death = |error| matches!(error, Errno::NOTCONN | Errno::CONNABORTED);
     asking.is_ok() && answers.recv_timeout(LOOK).is_ok_and(|found| found.is_err_and(tells_of_death))
 }

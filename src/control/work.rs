@@ -1,4 +1,4 @@
-//! Work that a mount's process does for another process of the same user, and tells about as it goes.
+//! Work that a mount's process does for another process of the same user, with reports of progress.
 
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -28,7 +28,7 @@ pub(super) fn serve(fs: &FileSystem, task: VmTask, stream: &mut UnixStream) -> R
     Ok(Answer::Done { outcome })
 }
 
-/// Whether the other side will send no more: who wants work to stop closes its sending half.
+/// Whether the other side will send no more: a client that wants work to stop closes its sending half.
 fn has_ended(stream: &mut UnixStream) -> Result<bool> {
     let doing = || "looking at the control socket".into();
     stream.set_nonblocking(true).context(doing)?;
@@ -37,7 +37,7 @@ fn has_ended(stream: &mut UnixStream) -> Result<bool> {
     Ok(ended)
 }
 
-/// Tells a mount's process which folder a path is of.
+/// Names the folder that a path is of to a mount's process.
 pub(super) fn identity(fs: &FileSystem, mountpoint: &Path) -> Result<Answer> {
     let BackingId { device, inode } = fs.served().id()?;
     Ok(Answer::Serving {

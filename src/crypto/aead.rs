@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::key::DISK_DEK_LEN;
 use crate::sys::SecretBytes;
 
-/// Bytes of the tag behind the ciphertext.
+/// Bytes of the tag after the ciphertext.
 const TAG_LEN: usize = 16;
 /// Longest secret in bytes.
 const MAX_SECRET_LEN: usize = DISK_DEK_LEN;
@@ -19,7 +19,7 @@ const MAX_SECRET_LEN: usize = DISK_DEK_LEN;
 /// `Invalid` when `key` is not 32 bytes, or `secret` is longer than 64.
 pub fn seal(key: &[u8], nonce: &[u8; 12], associated: &[u8], secret: &[u8]) -> Result<Vec<u8>> {
     check_secret_len(secret.len())?;
-    // Room for the tag from the start: growing would leave the plaintext behind in freed memory.
+    // Room for the tag from the start: growing would leave plaintext in freed memory.
     let mut sealed = Vec::with_capacity(secret.len() + TAG_LEN);
     sealed.extend_from_slice(secret);
     let tag = cipher(key)?

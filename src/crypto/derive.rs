@@ -47,7 +47,7 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, data).as_ref().try_into().expect("a SHA-256 digest is 32 bytes")
 }
 
-/// How aws-lc-rs wants to be told an output length.
+/// An output length in the form that aws-lc-rs takes.
 struct Length(usize);
 
 impl hkdf::KeyType for Length {

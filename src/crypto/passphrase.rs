@@ -23,7 +23,7 @@ pub struct Cost {
 /// The 32-byte key that `passphrase` stands for, with this salt and at this cost.
 ///
 /// # Errors
-/// `Invalid` when the cost is outside its limits, `Io` when its memory cannot be had.
+/// `Invalid` when the cost is outside its limits, `Io` when its memory is unavailable.
 pub fn derive(passphrase: &[u8], salt: &[u8; 16], cost: &Cost) -> Result<SecretBytes> {
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params(cost)?);
     let mut memory = Memory::with_blocks(argon2.params().block_count())?;

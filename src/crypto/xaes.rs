@@ -1,6 +1,6 @@
 //! XAES-256-GCM (C2SP): AES-256-GCM (NIST SP 800-38D) under a key derived from the first half of a 192-bit nonce.
 //!
-//! The derived key depends on the nonce's first 96 bits alone, and setting it up costs a third of sealing 4096 bytes. So
+//! The derived key depends only on the nonce's first 96 bits, and setting it up costs a third of sealing 4096 bytes. So
 //! the messages of one [`Sealer`] share a random first half, and count a random second half up: each has a nonce of its
 //! own, and one key serves them all. An [`Opener`] likewise keeps the key of the message before.
 

@@ -1,4 +1,4 @@
-//! Events as entries of systemd's journal, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram of
+//! Events as entries of systemd's journal, over its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): one datagram of
 //! `NAME=value` lines. No crate: it is thirty lines, and those that exist bring their own logging.
 
 use std::io::{self, ErrorKind};

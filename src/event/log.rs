@@ -59,7 +59,7 @@ impl Log {
         Ok(())
     }
 
-    /// Opened anew for each event: another process, or logrotate, may have put a new file in its place.
+    /// Reopened for each event: another process, or logrotate, may have put a new file in its place.
     fn open(&self) -> Result<File> {
         let open = || {
             // Without a wait for the reader of what may be a fifo, and not through a link that was put there.
@@ -106,7 +106,7 @@ impl Log {
         let lock = lock.context(rotating)?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(()), // another process does it, or will when it goes on
+            Err(fs::TryLockError::WouldBlock) => return Ok(()), // another process does it, or will when it resumes
             Err(fs::TryLockError::Error(error)) => return Err(Error::io(rotating(), error)),
         }
         match fs::metadata(&self.path) {

@@ -11,7 +11,7 @@ use super::log::{KEPT, numbered};
 use crate::error::{Context, Error, Result};
 use crate::text::Show;
 
-/// How every line begins; by which a whole line is found behind one that was cut off when the disk was full.
+/// How every line begins: this finds a complete line after one that was cut off when the disk was full.
 const BEGINNING: &str = "{\"time\":\"";
 /// Longest line that is read, in bytes.
 const MAX_LINE: usize = 1 << 20;
@@ -34,7 +34,7 @@ pub struct Reader {
     older: VecDeque<File>,
     /// The part of a line that has no end yet.
     partial: Vec<u8>,
-    /// Lines that are no events.
+    /// Lines that are not events.
     skipped: usize,
 }
 
@@ -53,7 +53,7 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Lines that were passed over, because they are no events.
+    /// Lines that were skipped, because they are not events.
     pub fn skipped(&self) -> usize {
         self.skipped
     }

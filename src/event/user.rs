@@ -1,8 +1,8 @@
-//! Who did it.
+//! The user an event is attributed to.
 
 use std::fs;
 
-/// Of `/proc/self/loginuid`: nobody logged in to start this process.
+/// In `/proc/self/loginuid`: this process comes from no login.
 const NO_LOGIN: u32 = u32::MAX;
 
 /// The name of a user, or its number if this host's file of users does not have it.
@@ -10,7 +10,7 @@ pub(super) fn name(uid: u32) -> String {
     fs::read_to_string("/etc/passwd").ok().and_then(|users| name_in(&users, uid)).unwrap_or_else(|| uid.to_string())
 }
 
-/// The user who had logged in to become `uid`, by sudo for instance; the kernel keeps that across changes of user.
+/// The login user behind `uid`, if sudo for instance changed it; the kernel keeps that across changes of user.
 pub(super) fn login(uid: u32) -> Option<String> {
     let login = fs::read_to_string("/proc/self/loginuid").ok()?.trim().parse().ok()?;
     (login != NO_LOGIN && login != uid).then(|| name(login))

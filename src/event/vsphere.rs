@@ -25,7 +25,7 @@ const INTEGRITY_PASSED: &str = "com.vmware.vc.crypto.IntegrityCheckPassed";
 const UNREACHABLE: &str = "com.vmware.vc.kms.crypto.Unreachable";
 const BACKED_UP: &str = "com.vmware.vc.kms.crypto.AllBackedUp";
 
-/// Where the fault lies when a KEK cannot be had; vSphere tells these three apart.
+/// Where the fault lies when a KEK is unavailable; vSphere distinguishes these three.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fault {
     /// On this host: its configuration, its primary key, what it can do.
@@ -47,7 +47,7 @@ impl Fault {
     }
 }
 
-/// The id for what an event tells, if vSphere has one.
+/// vSphere's id for an event, if it has one.
 pub(super) fn event_id(operation: EventName, failure: Option<&Error>, is_disk: bool) -> Option<&'static str> {
     match failure {
         None => of_success(operation, is_disk),

@@ -1,4 +1,4 @@
-//! The thread that puts events down. What an event tells of has happened, be it a request of a guest: a file system that does not
+//! The thread that writes events. What an event reports has happened, be it a request of a guest: a file system that does not
 //! answer, or another program that has the file locked, must not hold it up.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,9 +12,9 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::sys::thread::caught;
 
 /// How long an event may take. While one takes longer, the next ones are not waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Events that wait at most.
-const MOST: usize = 1024;
+const MAX_WAITING: usize = 1024;
 
 /// Puts an event into the log of this process's user.
 ///
@@ -23,7 +23,7 @@ const MOST: usize = 1024;
 pub(super) fn append(record: Record) -> Result<()> {
     static WRITER: LazyLock<Result<Writer>> = LazyLock::new(|| Writer::start(|record| super::log()?.append(record)));
     match &*WRITER {
-        Ok(writer) => writer.append(record, PATIENCE),
+        Ok(writer) => writer.append(record, WRITE_TIMEOUT),
         Err(_) => super::log()?.append(&record),
     }
 }
@@ -37,7 +37,7 @@ struct Writer {
 struct State {
     /// Events that were left and are not yet written.
     waiting: AtomicUsize,
-    /// Whether one took so long that those behind it are not waited for.
+    /// Whether one took so long that later ones are not waited for.
     is_late: AtomicBool,
 }
 
@@ -48,7 +48,7 @@ struct Left {
 
 impl Writer {
     fn start(write: impl Fn(&Record) -> Result<()> + Send + 'static) -> Result<Self> {
-        let (left, to_write) = sync_channel(MOST);
+        let (left, to_write) = sync_channel(MAX_WAITING);
         let state = Arc::new(State::default());
         let own = Arc::clone(&state);
         thread::Builder::new()
@@ -70,7 +70,7 @@ impl Writer {
         match on_written.recv_timeout(patience) {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Timeout) => {
-                // Unless it was written by now, and nobody would take that back.
+                // Unless it was written by now, which is final.
                 self.state.is_late.store(self.state.waiting.load(Ordering::SeqCst) > 0, Ordering::SeqCst);
                 Err(late())
             }
@@ -130,7 +130,7 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let append = |operation| writer.append(super::super::tests::record(operation, "ok"), PATIENCE);
+        let append = |operation| writer.append(super::super::tests::record(operation, "ok"), WRITE_TIMEOUT);
         assert!(append("lock").unwrap_err().to_string().contains("bug"));
         append("unlock").unwrap();
     }

@@ -16,7 +16,7 @@ pub(super) const MAGIC: [u8; 8] = *b"VMCRYPTX";
 const VERSION: u16 = 1;
 const CHECKSUM_OFFSET: usize = 480;
 
-/// That a component was erased. Not proven: anyone who can write the file can write this.
+/// A mark that a component was erased. Not proven: anyone who can write the file can write this.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Erasure {
     /// What it was.

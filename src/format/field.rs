@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
     /// `len` bytes that are UTF-8. `what` names the field in the error.
     ///
     /// # Errors
-    /// `Corrupt` when fewer are left, or they are no UTF-8.
+    /// `Corrupt` when fewer are left, or they are not UTF-8.
     pub fn text(&mut self, len: usize, what: &str) -> Result<&'a str> {
         let at = self.taken;
         std::str::from_utf8(self.bytes(len)?)

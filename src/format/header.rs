@@ -25,7 +25,7 @@ use crate::sector::SectorSize;
 
 /// Bytes of one copy.
 pub const COPY_LEN: usize = 8192;
-/// Bytes at the front of a copy that tell whether, and of what kind, a file is a component.
+/// Bytes at the front of a copy that show whether, and of what kind, a file is a component.
 pub const PREFIX_LEN: usize = 11;
 /// Name of the file in a VM folder that makes it encrypted.
 pub const HOME_FILE: &str = "vmcryptfs.home";
@@ -55,7 +55,7 @@ const WRAP_AES_256_KWP: u8 = 1;
 /// What KWP (RFC 5649) adds to a key whose length is a multiple of 8.
 const KWP_OVERHEAD: usize = 8;
 
-/// What a component is, and how its data lie.
+/// What a component is, and how its data is laid out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Shape {
     /// Files of a VM folder that are not disks: XAES-256-GCM, 4096-byte blocks.
@@ -203,7 +203,7 @@ impl Header {
     }
 }
 
-/// A copy whose bytes are whole and whose fields are within their limits; who wrote them is not known yet.
+/// A copy whose bytes are intact and whose fields are within their limits; their author is not known yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct UnverifiedHeader {
     header: Header,
@@ -213,7 +213,7 @@ pub struct UnverifiedHeader {
     seals: [u8; COPY_LEN - HMAC_OFFSET],
 }
 
-/// Whether a file with these bytes at a header copy's offset is a component, or was one, as far as they tell, and of what kind.
+/// Whether a file with these bytes at a header copy's offset is a component, or was one, as far as they show, and of what kind.
 pub fn component_kind(prefix: &[u8; PREFIX_LEN]) -> Option<ComponentKind> {
     let magic = prefix.starts_with(&MAGIC) || prefix.starts_with(&erasure::MAGIC);
     ComponentKind::of_code(prefix[10]).filter(|_| magic)

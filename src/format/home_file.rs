@@ -32,7 +32,7 @@ const FILLED_LEN_AT: usize = KNOWN_TAG_AT + TAG_LEN;
 const END: usize = FILLED_LEN_AT + 8;
 const ENTRY_LEN: usize = PAIR_LEN / 2;
 
-/// Names one home file for ever, whatever it is called; random.
+/// Names one home file permanently, whatever it is called; random.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct FileId(pub [u8; FILE_ID_LEN]);
 
@@ -85,7 +85,7 @@ pub fn encode_header(id: FileId, known: Known, key: &[u8]) -> [u8; HEADER_LEN] {
     header
 }
 
-/// What the tag of what is known is of.
+/// What the tag of the known length authenticates.
 fn bound(authenticated: &[u8], known: Known) -> Vec<u8> {
     let filled = known.filled.map(u64::to_le_bytes);
     [authenticated, &known.len.to_le_bytes(), filled.as_ref().map_or(&[], |filled| filled)].concat()
@@ -94,7 +94,7 @@ fn bound(authenticated: &[u8], known: Known) -> Vec<u8> {
 /// Reads a header. `None`: nothing but zeros, which a crash leaves in place of a header that was not yet written.
 ///
 /// # Errors
-/// `Corrupt` for what is no header of a home file, `Unsupported` for one of a later version.
+/// `Corrupt` for what is not a header of a home file, `Unsupported` for one of a later version.
 pub fn decode_header(bytes: &[u8; HEADER_LEN]) -> Result<Option<UnverifiedHeader>> {
     if *bytes == [0; HEADER_LEN] {
         return Ok(None);
@@ -216,7 +216,7 @@ impl Pair {
     }
 }
 
-/// Only zeros are no entry, so that no single change turns an entry into none. Reserved bytes that are set become a
+/// Only zeros mean no entry, so that no single change turns an entry into none. Reserved bytes that are set become a
 /// version that was never sealed.
 fn decode_entry(bytes: &[u8]) -> Option<Entry> {
     if bytes.iter().all(|&byte| byte == 0) {

@@ -1,6 +1,6 @@
-//! Records of a disk's journal: how far a deep rekey is, and what is being re-encrypted (docs/FORMAT.md, section 10).
+//! Records of a disk's journal: the progress of a deep rekey, and what is being re-encrypted (docs/FORMAT.md, section 10).
 //!
-//! As with headers, what was decoded anyone could have written; [`UnverifiedRecord::verify`] tells.
+//! As with headers, anyone could have written what was decoded; [`UnverifiedRecord::verify`] proves it.
 
 use uuid::Uuid;
 
@@ -16,11 +16,11 @@ pub const PLACES: [u64; 4] = [1 << 20, 2 << 20, 5 << 20, 6 << 20];
 pub const PLACE_LEN: u64 = 1 << 20;
 /// Bytes of a record before its table.
 pub const HEAD_LEN: usize = 128;
-/// Most units of a chunk: 32 MiB.
+/// Maximum units of a chunk: 32 MiB.
 pub const MAX_UNITS: usize = 65_536;
 /// Positions of the cursor are multiples of this many bytes, whatever the sector size.
 pub const CURSOR_STEP: u64 = 4096;
-/// The cursor when all is done: behind any length that a disk can have.
+/// The cursor when all is done: past any length that a disk can have.
 pub const DONE: u64 = MAX_PLAIN_LEN;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTJ";
@@ -49,13 +49,13 @@ pub struct Record {
 }
 
 /// Offsets of the two places of a record.
-pub fn places(sequence: u64) -> [u64; 2] {
+pub fn slot_offsets(sequence: u64) -> [u64; 2] {
     let odd = usize::from(!sequence.is_multiple_of(2));
     [PLACES[odd], PLACES[2 + odd]]
 }
 
 impl Record {
-    /// Behind the chunk, in plaintext.
+    /// The chunk's end, in plaintext.
     pub fn chunk_end(&self) -> u64 {
         self.cursor + self.table.len() as u64 * UNIT
     }
@@ -220,7 +220,7 @@ mod tests {
     fn records_fit_their_places_and_places_lie_between_the_header_copies() {
         assert!((HEAD_LEN + MAX_UNITS * MARK_LEN) as u64 <= PLACE_LEN);
         for sequence in 1..5 {
-            for (place, next) in places(sequence).into_iter().zip(places(sequence + 1)) {
+            for (place, next) in slot_offsets(sequence).into_iter().zip(slot_offsets(sequence + 1)) {
                 assert!(place >= PLACE_LEN && place.abs_diff(next) == PLACE_LEN);
                 assert!(!(place..place + PLACE_LEN).contains(&(4 << 20)) && place + PLACE_LEN <= 8 << 20);
             }

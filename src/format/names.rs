@@ -35,7 +35,7 @@ const DEFAULT: [&str; 22] = [
 /// letter or digit.
 const UNFINISHED: [(&str, &str); 5] =
     [(".", ".??????"), ("", ".????????.partial"), ("", ".partial"), ("", ".part"), (".syncthing.", ".tmp")];
-/// Most patterns a home can store.
+/// Maximum number of patterns that a home stores.
 pub const MAX_PATTERNS: usize = 32;
 /// Longest pattern in bytes.
 pub const MAX_PATTERN_LEN: usize = 64;

@@ -14,7 +14,7 @@ const VERSION: u16 = 1;
 const COPY_AT: usize = 32;
 const CHECKSUM_LEN: usize = 32;
 
-/// Whether a file that begins like this is a saved header, whole or not.
+/// Whether a file that begins like this is a saved header, intact or not.
 pub fn begins(prefix: &[u8]) -> bool {
     prefix.starts_with(&MAGIC)
 }

@@ -37,7 +37,7 @@ impl Trail {
         event.done();
     }
 
-    /// Records that a part has failed, while the operation goes on.
+    /// Records that a part has failed, while the operation continues.
     pub fn failed_part(&mut self, object: &Object, error: &Error) {
         self.event_of_part(object).failed(error);
     }

@@ -1,4 +1,4 @@
-//! Whether what lies at a path is whole and genuine.
+//! Whether what lies at a path is intact and genuine.
 
 use std::fs::File;
 use std::path::Path;

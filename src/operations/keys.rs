@@ -1,4 +1,4 @@
-//! Operations on the keys of a VM folder's components, by whoever can reach them: a verb, or the mount that serves them.
+//! Operations on the keys of a VM folder's components, in the process that can reach them: a verb's, or that of the mount that serves them.
 
 use crate::error::Result;
 use crate::event::EventName;
@@ -64,7 +64,7 @@ impl Operation for OnVm<'_, Rekey> {
     }
 }
 
-/// An event that it is begun or gone on with, since that may last for hours, and one for each component that it finished.
+/// An event when it is started or resumed, since it may last for hours, and one for each component that it finished.
 impl Operation for OnVm<'_, DeepRekey> {
     const NAME: EventName = EventName::RekeyDeep;
     type Outcome = DeepRekeyed;

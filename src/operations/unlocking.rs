@@ -11,11 +11,11 @@ use crate::fs::FileSystem;
 use crate::sys::thread::{caught, may_fail};
 use crate::vm::keyring::{Change, What};
 
-/// How long a mount waits for keys before it shows what it has: the rest stays locked until its keys come.
-const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a mount waits for keys before it shows what it has: the rest remains locked until its keys come.
+const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often what waits for its provider is tried again.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
-/// How soon after a defect, while someone waits for the first round.
+/// How soon after a bug, while the mount waits for the first round.
 const SECOND_TRY: Duration = Duration::from_millis(500);
 /// Every how many such rounds the state of the keys in use is asked for: once an hour.
 const CONFIRM_ROUNDS: u64 = 360;
@@ -57,7 +57,7 @@ pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
         }
     };
     thread::Builder::new().name("unlock".into()).spawn(work).context(|| "starting the unlock thread".into())?;
-    if first_round.recv_timeout(FIRST_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+    if first_round.recv_timeout(FIRST_ROUND_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
         tracing::warn!("a key provider does not answer: components that need it remain locked until it does");
     }
     Ok(())

@@ -19,7 +19,7 @@ use crate::work::repair::RepairHeader;
 use crate::work::restore::RestoreHeader;
 use crate::work::slots::{AddKey, RemoveKey};
 
-/// What can be done, and to what: a VM folder or a component. A mount's process is told its path below the mount. The names
+/// What can be done, and to what: a VM folder or a component. A mount's process gets its path below the mount. The names
 /// are part of the control socket's protocol.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(tag = "work", rename_all = "kebab-case")]
@@ -72,7 +72,7 @@ pub enum VmTask {
         /// How the list changes.
         task: ChangeDiskNames,
     },
-    /// A damaged header copy mended.
+    /// Repair of a damaged header copy.
     RepairHeader {
         /// As of `AddKey`.
         #[serde(with = "crate::text::path")]

@@ -174,7 +174,7 @@ pub fn open_unnoticed(dir: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result
 /// Makes an open file behave like one of [`open_unnoticed`].
 pub fn read_unnoticed(file: &File) {
     let flags = rustix::fs::fcntl_getfl(file);
-    // If it is refused, reads change the time of last access, which does no harm.
+    // If it is refused, reads change the time of last access, which is harmless.
     let _ = flags.and_then(|flags| rustix::fs::fcntl_setfl(file, flags | OFlags::NOATIME));
 }
 

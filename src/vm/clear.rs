@@ -222,11 +222,11 @@ impl Bytes<'_> {
 /// file systems never are.
 fn is_noise(sample: &[u8; SAMPLE_LEN]) -> bool {
     const EXPECTED: u64 = SAMPLE_LEN as u64 / 256;
-    const MOST: u64 = 400; // of 255 on average, with a deviation of 23
+    const MAX_DEVIATION: u64 = 400; // of 255 on average, with a deviation of 23
     let mut counts = [0_u64; 256];
     sample.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
     let deviation: u64 = counts.iter().map(|count| count.abs_diff(EXPECTED).pow(2)).sum();
-    deviation <= MOST * EXPECTED
+    deviation <= MAX_DEVIATION * EXPECTED
 }
 
 /// Whether the signs of a raw image are believed in a file of this name. What is saved of a guest's memory may hold

@@ -24,7 +24,7 @@ use crate::timestamp::Timestamp;
 use unlock::{Unlocked, Waiting, unlock_through};
 
 /// Most notices that are kept; the oldest go first.
-const MOST_NOTICES: usize = 32;
+const MAX_NOTICES: usize = 32;
 
 /// Whether a component's DEK is in memory.
 #[derive(Clone)]
@@ -314,7 +314,7 @@ impl Keyring {
     pub fn confirm_keys(&self) {
         let kept: Vec<NamedKek> = self.keks.read().values().cloned().collect();
         for (_, kek) in kept {
-            kek.learn_state();
+            kek.refresh_state();
         }
     }
 
@@ -380,7 +380,7 @@ impl Keyring {
             }
             kept.push(notice);
         }
-        let surplus = kept.len().saturating_sub(MOST_NOTICES);
+        let surplus = kept.len().saturating_sub(MAX_NOTICES);
         kept.drain(..surplus);
         fresh
     }

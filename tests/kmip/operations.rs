@@ -142,7 +142,7 @@ fn with_tls_1_3_a_refused_certificate_is_told_although_the_handshake_ends_well()
 }
 
 #[test]
-fn a_server_whose_certificate_is_an_authority_s_is_told_as_such() {
+fn a_server_certificate_of_an_authority_is_named_as_such() {
     let mut site = Site::new();
     site.server = site.ca.own();
     let server = FakeServer::start(&site, &Arc::default());
@@ -191,7 +191,7 @@ fn have_own_hosts(site: &Site, hosts: &str) -> bool {
 }
 
 #[test]
-fn the_end_of_this_host_s_certificate_is_told_before_it_is_a_surprise() {
+fn expiry_of_the_host_certificate_is_reported_in_advance() {
     let site = Site::new();
     let server = FakeServer::start(&site, &Arc::default());
     let late = site.ca.issue_expired("late", Purpose::Client);

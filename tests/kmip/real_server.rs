@@ -33,7 +33,7 @@ fn each_version_makes_active_keys_that_come_back() {
 }
 
 #[test]
-fn what_a_key_s_state_forbids_is_told_apart() {
+fn what_a_key_state_forbids_is_distinguished() {
     let site = Site::new();
     let server = PyKmip::start(&site, "keys");
     let provider = site.provider(&[server.port()], "");

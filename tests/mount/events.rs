@@ -106,7 +106,7 @@ fn locks_and_damage_of_a_mount_are_recorded_once() {
 }
 
 #[test]
-fn a_missing_primary_key_is_this_host_s_fault() {
+fn a_missing_primary_key_is_a_fault_of_this_host() {
     let host = Host::with_vm();
     fs::rename(host.path("config/keys/local.key"), host.path("config/keys/away")).unwrap();
     let mount = host.mount("web01", &[]);

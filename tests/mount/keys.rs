@@ -64,7 +64,7 @@ fn a_rekey_under_running_io_loses_nothing_and_leaves_no_former_slot() {
 }
 
 #[test]
-fn a_datastore_s_vm_is_rekeyed_by_its_mount_by_either_path() {
+fn a_vm_of_a_datastore_is_rekeyed_by_its_mount_via_either_path() {
     let host = Host::new();
     host.run(&["provider", "add", "native", "other"]);
     std::fs::create_dir(host.path("vms")).unwrap();

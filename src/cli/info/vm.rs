@@ -39,7 +39,7 @@ struct FileInfo {
     what: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     in_the_clear: bool,
-    /// What tells that it may be a disk.
+    /// Why it may be a disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     looks_like_disk: Option<&'static str>,
 }
@@ -97,7 +97,7 @@ impl VmInfo {
         Ok(Self { home_files, vmdks: Some(vmdks), locked: None, unread_settings })
     }
 
-    /// Prints tables of what there is, each behind an empty line.
+    /// Prints tables of what there is, each after an empty line.
     pub(super) fn print(&self) {
         let vmdks = self.vmdks.as_deref().unwrap_or_default();
         if !vmdks.is_empty() {

@@ -1,5 +1,5 @@
-//! Log lines on their way to standard error. Whoever has something to tell leaves it here and goes on, whatever becomes of it: a
-//! file system that is full, a pipe that nobody reads, a file that is gone must not hold up or end what the line is about.
+//! Log lines on their way to standard error. A thread leaves its line here and continues, whatever becomes of it: a
+//! file system that is full, a pipe without a reader, a file that is gone must not hold up or end what the line is about.
 
 use std::io::{self, Write};
 use std::sync::OnceLock;
@@ -13,9 +13,9 @@ use rustix::io::Errno;
 use rustix::stdio::stderr;
 
 /// Lines that wait at most; one more is lost.
-const MOST: usize = 4096;
+const MAX_LINES: usize = 4096;
 /// How long the end of the process waits for lines to be written.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
 
@@ -26,13 +26,13 @@ struct Queue {
 
 enum Left {
     Line(Vec<u8>),
-    /// To be told once all before it is written.
+    /// Answered once everything before it is written.
     Asked(Sender<()>),
 }
 
 /// Lets lines of this process be written by a thread of their own.
 pub(super) fn start() {
-    let (lines, left) = sync_channel(MOST);
+    let (lines, left) = sync_channel(MAX_LINES);
     if thread::Builder::new().name("log".into()).spawn(move || write_all(&left)).is_ok() {
         let _ = QUEUE.set(Queue { lines, lost: AtomicU64::new(0) });
     }
@@ -50,7 +50,7 @@ pub(super) fn finish() {
     let Some(queue) = QUEUE.get() else { return };
     let (written, on_written) = channel();
     if queue.lines.try_send(Left::Asked(written)).is_ok() {
-        let _ = on_written.recv_timeout(PATIENCE);
+        let _ = on_written.recv_timeout(FLUSH_TIMEOUT);
     }
 }
 

@@ -64,10 +64,10 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 
 /// One line that names the folders whose home header is lost: they do not show in the mount.
 pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
-    const MOST_NAMED: usize = 5;
+    const MAX_NAMED: usize = 5;
     let folders = fs.served().folders_without_home()?;
-    let names: Vec<String> = folders.iter().take(MOST_NAMED).map(|folder| folder.shown().to_string()).collect();
-    let more = if folders.len() > MOST_NAMED { ", ..." } else { "" };
+    let names: Vec<String> = folders.iter().take(MAX_NAMED).map(|folder| folder.shown().to_string()).collect();
+    let more = if folders.len() > MAX_NAMED { ", ..." } else { "" };
     let said = format!(
         "{} not shown, since the home header is missing: {}{more} (`vmcryptfs header restore` brings a saved one back)",
         if folders.len() == 1 {
@@ -80,7 +80,7 @@ pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
     Ok((!folders.is_empty()).then_some(said))
 }
 
-/// Refuses a mountpoint that has a mount of ours already. One whose process has died is refused by whoever mounts, who says so.
+/// Refuses a mountpoint that has a mount of ours already. One whose process has died is refused by mounting itself, with that reason.
 ///
 /// # Errors
 /// `Busy`.
@@ -107,7 +107,7 @@ pub(super) struct Waiting<'a> {
     pub(super) period: Option<Duration>,
     /// Whether nothing may be locked then.
     pub(super) required: bool,
-    /// Whether the wait shall end at once, and there shall be no mount.
+    /// Whether the wait is to end at once, without a mount.
     pub(super) stop: &'a mut dyn FnMut() -> bool,
 }
 

@@ -39,7 +39,7 @@ impl MountArgs {
     }
 }
 
-/// The kernel changes a mount that is there; mount(8) asks a helper first, unless it is told not to.
+/// The kernel changes a mount that is there; mount(8) asks a helper first, unless `-i` forbids it.
 fn remount(words: &[String], mountpoint: &Path) -> Error {
     const OF_THE_KERNEL: [&str; 14] = [
         "ro",

@@ -14,8 +14,8 @@ use crate::text::Show;
 use crate::vm::in_use::{LookedAt, User, Wanted};
 use crate::vm::inventory::Inventory;
 
-/// Most components that a refusal names.
-const MOST_NAMED: usize = 5;
+/// At most this many components are named in a refusal.
+const MAX_NAMED: usize = 5;
 
 /// Of `provider retire`.
 #[derive(clap::Args, Debug)]
@@ -99,13 +99,13 @@ impl RetireArgs {
         match users.first_key_value() {
             None => Ok(looked_at),
             Some((key_id, paths)) => {
-                let more = paths.len().saturating_sub(MOST_NAMED);
+                let more = paths.len().saturating_sub(MAX_NAMED);
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 Err(Error::new(
                     Kind::Denied,
                     format!(
                         "key {key_id} is needed by {}{more}: `vmcryptfs rekey` gives them another one",
-                        list(paths.iter().take(MOST_NAMED).cloned())
+                        list(paths.iter().take(MAX_NAMED).cloned())
                     ),
                 ))
             }

@@ -1,4 +1,4 @@
-//! `rekey --deep`: new data keys, and all data encrypted anew.
+//! `rekey --deep`: new data keys, and all data re-encrypted.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::work::ComponentResult;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed, Reencrypted};
 
-/// How often `--json` prints how far it is.
+/// How often `--json` prints the progress.
 const JSON_LINE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
@@ -34,7 +34,7 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     print(args, &rekeyed)
 }
 
-/// A line of JSON while the work goes on.
+/// A line of JSON during the work.
 #[derive(Serialize)]
 struct ProgressLine<'a> {
     progress: &'a Progress,

@@ -85,7 +85,7 @@ impl Pool {
         Self { direction, places: Default::default() }
     }
 
-    /// Lends a context to `work`; one that failed is not lent again. Waits for nobody.
+    /// Lends a context to `work`; one that failed is not lent again. Never blocks.
     fn with(&self, dek: &Dek, work: impl FnOnce(&mut XtsContext) -> Result<()>) -> Result<()> {
         let own = thread::thread_index() % PLACES;
         let free = (own..own + PLACES).find_map(|number| self.places[number % PLACES].try_lock());
@@ -102,7 +102,7 @@ impl Pool {
     }
 }
 
-/// An `EVP_CIPHER_CTX` with its key and direction set. Whoever holds the value owns the memory.
+/// An `EVP_CIPHER_CTX` with its key and direction set. The value owns the memory.
 struct XtsContext(NonNull<EVP_CIPHER_CTX>);
 
 // SAFETY: AWS-LC ties a context to no thread, and this value is the only way to it.

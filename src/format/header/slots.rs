@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::error::{Error, Kind, Result};
 use crate::key::{KeyCheck, KeyId, WrappedDek};
 
-/// Most slots of one component.
+/// Maximum number of slots of a component.
 pub const MAX_SLOTS: usize = 4;
 
 /// One way to the DEK: which KEK wraps it, and the result.
@@ -52,7 +52,7 @@ impl Slots {
         self.0.len() >= MAX_SLOTS
     }
 
-    /// The slots that stay when `new` takes the place of the first key.
+    /// The slots that are kept when `new` replaces the first key.
     pub fn beside(&self, new: &KeyId) -> impl Iterator<Item = &Slot> {
         self.0.iter().filter(move |slot| slot.key_id != *self.first_key() && slot.key_id != *new)
     }
@@ -86,7 +86,7 @@ impl DerefMut for Slots {
     }
 }
 
-/// Whether a component may have so many slots.
+/// Whether a component may have this many slots.
 pub(super) fn check_count(count: usize) -> Result<()> {
     match count {
         1..=MAX_SLOTS => Ok(()),

@@ -1,6 +1,6 @@
 //! What a header says of a deep rekey that is under way (docs/FORMAT.md, section 10).
 //!
-//! The slots hold the new DEK, and the old one is wrapped by the new one: so whoever may open the component needs one KEK.
+//! The slots hold the new DEK, and the old one is wrapped by the new one: so opening the component takes one KEK.
 
 use zeroize::Zeroizing;
 
@@ -29,7 +29,7 @@ pub struct TransitionId(pub [u8; TRANSITION_ID_LEN]);
 pub struct Transition {
     /// Which one.
     pub id: TransitionId,
-    /// The DEK that some of the data are still under, wrapped by the one in the slots. `None`: none are, and what is left
+    /// The DEK that some of the data is still under, wrapped by the one in the slots. `None`: none is, and what is left
     /// to do is tidying up.
     pub old: Option<WrappedDek>,
 }

@@ -1,7 +1,7 @@
 //! Where everything lies in a home file: arithmetic, and nothing else (docs/FORMAT.md, section 9, "Layout").
 //!
 //! A file is a row of groups. A group holds the entries of its 64 blocks, then a spare place for each block, then each
-//! block's main place. The file ends behind the main place of its last block, so its length tells the plaintext's.
+//! block's main place. The file ends after the main place of its last block, so its length implies the plaintext's.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub const PAIR_LEN: usize = 128;
 pub const MAX_PLAIN_LEN: u64 = 1 << 61;
 
 /// The first group's entries follow the header at once, so that a small file has them in one block. In all others a block
-/// is left free: the file's end may lie there, and entries must not move it to where it would tell a smaller length.
+/// is left free: the file's end may lie there, and entries must not move it to where it would imply a smaller length.
 const FIRST_ENTRIES_START: u64 = HEADER_LEN as u64;
 const ENTRIES_START: u64 = BLOCK;
 const SPARE_START: u64 = 3 * BLOCK;

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{Header, Transition, TransitionId};
-use crate::format::journal::{HEAD_LEN, Mark, PLACE_LEN, PLACES, Record, UnverifiedRecord, places};
+use crate::format::journal::{HEAD_LEN, Mark, PLACE_LEN, PLACES, Record, UnverifiedRecord, slot_offsets};
 use crate::key::Dek;
 use crate::storage::Storage;
 
@@ -69,7 +69,7 @@ impl Journal {
         let sequence = self.sequence + 1;
         let record = Record { uuid: self.uuid, transition: self.transition, sequence, cursor, table };
         let bytes = record.encode(&self.key)?;
-        for place in places(sequence) {
+        for place in slot_offsets(sequence) {
             storage.write_at(place, &bytes)?;
         }
         self.sequence = sequence;

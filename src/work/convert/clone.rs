@@ -104,14 +104,14 @@ pub fn clone(
 
 /// What a folder without a home is instead.
 fn no_vm_folder(source: &OpenFolder) -> String {
-    const MOST_NAMED: usize = 5;
+    const MAX_NAMED: usize = 5;
     let found = scan::scan(&source.dir).unwrap_or_default();
     let vms: Vec<_> = found.iter().filter(|component| component.kind == ComponentKind::Home).collect();
     if vms.is_empty() {
         return "it is not encrypted: there are no keys to renew, `cp -a` copies it".to_owned();
     }
-    let names: Vec<String> = vms.iter().take(MOST_NAMED).map(|vm| vm.path.shown().to_string()).collect();
-    let more = if vms.len() > MOST_NAMED { ", ..." } else { "" };
+    let names: Vec<String> = vms.iter().take(MAX_NAMED).map(|vm| vm.path.shown().to_string()).collect();
+    let more = if vms.len() > MAX_NAMED { ", ..." } else { "" };
     format!("it is a datastore: a VM folder is cloned, of which it has {}{more}", names.join(", "))
 }
 

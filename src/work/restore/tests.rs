@@ -57,7 +57,7 @@ fn a_damaged_copy_and_two_destroyed_ones_come_back() {
 }
 
 #[test]
-fn after_another_component_s_header_was_forced_in_the_right_one_comes_back() {
+fn the_right_header_comes_back_after_that_of_another_component_was_forced_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("saved");
     let rig = whole(&Rig::new(2));

@@ -69,7 +69,7 @@ impl SyncLatency {
     fn took(&self, time: Duration) {
         let quick = self.0.load(Ordering::Relaxed);
         match time <= QUICK_SYNC {
-            // Two at once may count as one, which does no harm.
+            // Two at once may count as one, which is harmless.
             true if quick < QUICK_SYNC_STREAK => self.0.store(quick + 1, Ordering::Relaxed),
             true => {}
             false => self.0.store(0, Ordering::Relaxed),

@@ -90,7 +90,7 @@ impl Kek for KmipKek {
         self.key.check()
     }
 
-    fn learn_state(&self) {
+    fn refresh_state(&self) {
         self.ask_state().ok(); // who wants to wrap is told
     }
 

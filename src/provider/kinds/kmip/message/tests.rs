@@ -111,7 +111,7 @@ fn a_server_that_cannot_read_the_message_refuses_all_of_it() {
 }
 
 #[test]
-fn a_refusal_for_a_key_s_state_is_told() {
+fn a_refusal_for_a_key_state_is_reported() {
     let mut refused = answer(Operation::Get, &UNIQUE, tag::OPERATION_FAILED);
     refused.push(enumeration(tag::RESULT_REASON, 0x43));
     let answers = batch(&[Operation::Get]).answers(&response(1, vec![refused])).unwrap();
