@@ -67,7 +67,7 @@ pub struct FileSystem {
     name_changes: RwLock<()>,
     handles: Handles,
     image_nodes: ImageNodes,
-    /// Whether the file system beneath knows ACLs.
+    /// Whether the backing file system knows ACLs.
     has_acls: bool,
     /// Whether home files may be written past the kernel's cache.
     uncached_homes: AtomicBool,
@@ -115,7 +115,7 @@ impl FileSystem {
         self.served.path().join(self.name(number))
     }
 
-    /// Space of the file system beneath a node: each VM folder may be on another one.
+    /// Space of the backing file system a node: each VM folder may be on another one.
     ///
     /// # Errors
     /// `Io`.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::error::Result;
 
 /// A flat file with holes, shared between threads. Reads of a hole give zeros.
-#[allow(clippy::len_without_is_empty, reason = "whether a backing file is empty tells nobody anything")]
+#[allow(clippy::len_without_is_empty, reason = "whether a backing file is empty says nothing")]
 pub trait Storage: Send + Sync {
     /// Length in bytes.
     ///
@@ -43,12 +43,12 @@ pub trait Storage: Send + Sync {
     /// `Io`; then any part of `data` may have been written.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
 
-    /// As [`write_at`](Self::write_at), for what is no change to who uses the file: the time of its last change stays, unless it is
-    /// set at the same moment.
+    /// As [`write_at`](Self::write_at), for a change that users of the file must not notice: mtime is preserved, unless it is set at
+    /// the same moment.
     ///
     /// # Errors
     /// As [`write_at`](Self::write_at).
-    fn write_unnoticed(&self, offset: u64, data: &[u8]) -> Result<()> {
+    fn write_preserving_mtime(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.write_at(offset, data)
     }
 
@@ -70,43 +70,43 @@ pub trait Storage: Send + Sync {
     /// `Io`.
     fn zero(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Reserves space for a range, which must not end behind the file.
+    /// Reserves space for a range, which must not end past the file.
     ///
     /// # Errors
     /// `Io`; `ENOSPC` when there is none.
     fn allocate(&self, offset: u64, len: u64) -> Result<()>;
 
-    /// Start of the first data at or behind `offset`, if there is any.
+    /// Start of the first data at or after `offset`, if there is any.
     ///
     /// # Errors
     /// `Io`.
     fn seek_data(&self, offset: u64) -> Result<Option<u64>>;
 
-    /// Start of the first hole at or behind `offset` (the end of the file is one), if `offset` is within the file.
+    /// Start of the first hole at or after `offset` (the end of the file is one), if `offset` is within the file.
     ///
     /// # Errors
     /// `Io`.
     fn seek_hole(&self, offset: u64) -> Result<Option<u64>>;
 
-    /// A file at whose `offset` somebody else may read into this memory, or write from it, instead of
+    /// A file at whose `offset` the caller may read into this memory, or write from it, instead of
     /// [`read_at`](Self::read_at) and [`write_at`](Self::write_at), if there is such a way.
-    fn file_for(&self, _offset: u64, _memory: &[u8]) -> Option<Arc<File>> {
+    fn raw_io_target(&self, _offset: u64, _memory: &[u8]) -> Option<Arc<File>> {
         None
     }
 
-    /// How many bytes had better be read by one call, a multiple of 4096: who works on them then finds them in the CPU's cache.
+    /// How many bytes should be read by one call, a multiple of 4096: what works on them then finds them in the CPU's cache.
     fn read_piece_len(&self) -> usize {
         4096
     }
 
-    /// Bytes that are changed as a whole beneath, a power of two: of changes within the same multiple of it only one may go on
+    /// Bytes that are changed as a whole below, a power of two: within the same multiple of it only one change may be under way
     /// at a time.
-    fn change_grain(&self) -> u64 {
+    fn write_atom(&self) -> u64 {
         1
     }
 }
 
-/// A storage that someone else owns.
+/// A storage that is borrowed.
 impl<S: Storage> Storage for &S {
     fn len(&self) -> Result<u64> {
         (**self).len()
@@ -124,8 +124,8 @@ impl<S: Storage> Storage for &S {
         (**self).write_at(offset, data)
     }
 
-    fn write_unnoticed(&self, offset: u64, data: &[u8]) -> Result<()> {
-        (**self).write_unnoticed(offset, data)
+    fn write_preserving_mtime(&self, offset: u64, data: &[u8]) -> Result<()> {
+        (**self).write_preserving_mtime(offset, data)
     }
 
     fn sync(&self) -> Result<()> {
@@ -152,15 +152,15 @@ impl<S: Storage> Storage for &S {
         (**self).seek_hole(offset)
     }
 
-    fn file_for(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
-        (**self).file_for(offset, memory)
+    fn raw_io_target(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
+        (**self).raw_io_target(offset, memory)
     }
 
     fn read_piece_len(&self) -> usize {
         (**self).read_piece_len()
     }
 
-    fn change_grain(&self) -> u64 {
-        (**self).change_grain()
+    fn write_atom(&self) -> u64 {
+        (**self).write_atom()
     }
 }

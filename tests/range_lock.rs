@@ -185,13 +185,13 @@ fn requests_that_may_go_side_by_side_never_wait() {
 fn a_kept_range_is_held_until_somebody_releases_it() {
     model(|| {
         let disk = Disk::new();
-        let ticket = disk.locks.exclusive(0..2).keep();
+        let ticket = disk.locks.exclusive(0..2).into_ticket();
         let writer = Arc::clone(&disk);
         let writer = thread::spawn(move || writer.write(1..3));
         let releaser = Arc::clone(&disk);
         let releaser = thread::spawn(move || {
             assert!(releaser.locks.try_shared(0..1).is_none());
-            drop(releaser.locks.take_up(ticket));
+            drop(releaser.locks.resume(ticket));
         });
         writer.join().unwrap();
         releaser.join().unwrap();

@@ -60,7 +60,7 @@ impl FileSystem {
                 caller.drop_privileges(open.storage().file())?;
             }
             match open.home_file() {
-                Some(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.begin_anew()?,
+                Some(file) if size == 0 && !has_user_xattrs(file.storage().file())? => file.reset_to_empty()?,
                 Some(_) | None => open.file().set_len(size)?,
             }
         }
@@ -97,7 +97,7 @@ impl FileSystem {
         }
     }
 
-    /// Whether the file system beneath knows ACLs, so that the kernel shall ask for them.
+    /// Whether the backing file system knows ACLs, so that the kernel shall ask for them.
     pub fn has_acls(&self) -> bool {
         self.has_acls
     }

@@ -79,7 +79,7 @@ pub(super) fn reopen(file: &File, flags: OFlags) -> Result<File> {
     sys::file::reopen(file, flags).context(|| "opening the file".into())
 }
 
-/// A handle on anything in an open directory, good for attributes alone.
+/// A handle on anything in an open directory, good only for attributes.
 pub(super) fn any_at(dir: &File, name: &OsStr) -> Result<File> {
     open_beneath(dir, Path::new(name), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
         .context(|| format!("opening {}", name.shown()))

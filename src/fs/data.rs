@@ -85,7 +85,7 @@ impl FileSystem {
         if self.syncs_change(&handle) { file.sync() } else { Ok(()) }
     }
 
-    /// Start of the next data or hole at or behind `offset`.
+    /// Start of the next data or hole at or after `offset`.
     ///
     /// # Errors
     /// `ENXIO` when there is none.

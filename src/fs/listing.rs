@@ -44,7 +44,7 @@ impl FileSystem {
     }
 
     /// Passes the entries after a position to `each`, the directory itself and its parent among them, until it takes no more.
-    /// Position 0 begins anew, with the names that there are by then.
+    /// Position 0 begins again, with the names that there are by then.
     ///
     /// # Errors
     /// `Io`, also for a handle that is no directory.

@@ -122,7 +122,7 @@ fn lend<T>(file: &File, refused: Error, work: impl FnOnce() -> Result<T>) -> Res
         return Err(refused);
     }
     if bits == 0 {
-        return work(); // it is refused by something else, or the mode was changed meanwhile
+        return work(); // it is refused by something else, or the mode was changed in the meantime
     }
     let loan = Loan::of(alone.0, bits);
     let lent = stat.st_mode & 0o7777 | bits;
@@ -144,7 +144,7 @@ impl Loan {
         Self(id, bits)
     }
 
-    /// Takes back what was lent, and nothing else: set-id bits may have gone with a write meanwhile, and if something else than this
+    /// Takes back what was lent, and nothing else: set-id bits may have gone with a write in the meantime, and if something else than this
     /// mount has changed the permissions, its word counts.
     fn give_back(self, file: &File, lent: u32) -> Result<()> {
         let now = look(file)?.st_mode & 0o7777;

@@ -111,7 +111,7 @@ impl FileSystem {
     }
 
     /// Who shall cache a home file that is opened for this. What is only written gains nothing by being cached: the kernel
-    /// copies it once more, and keeps others out meanwhile.
+    /// copies it once more, and keeps others out in the meantime.
     fn home_cache(&self, mode: OpenMode) -> CacheMode {
         match mode {
             OpenMode::Write if self.uncached_homes.load(Ordering::Relaxed) => CacheMode::Direct,
@@ -193,9 +193,9 @@ impl FileSystem {
 /// What a program opens a file for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OpenMode {
-    /// Reading alone.
+    /// Reading only.
     Read,
-    /// Writing alone.
+    /// Writing only.
     Write,
     /// Both.
     ReadWrite,

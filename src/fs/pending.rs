@@ -71,7 +71,7 @@ impl Pending {
         self.transfer.as_ref()
     }
 
-    /// Does the rest after the I/O, which `moved` so many bytes, and returns how many bytes the request has.
+    /// Does the rest after the I/O, which `moved` this many bytes, and returns how many bytes the request has.
     ///
     /// # Errors
     /// Those of [`FileSystem::read`] and [`FileSystem::write`].

@@ -32,7 +32,7 @@ impl DirectFile {
         Ok(Self { file: Arc::new(file), memory_align, offset_align })
     }
 
-    /// Opens it anew, for what `buffered` is open for.
+    /// Reopens it, for what `buffered` is open for.
     ///
     /// # Errors
     /// The system's.
@@ -41,15 +41,15 @@ impl DirectFile {
     }
 
     /// The file, if what lies at `offset` can be transferred from or to this memory past the page cache.
-    pub(super) fn file_for(&self, offset: u64, memory: &[u8]) -> Option<&Arc<File>> {
+    pub(super) fn raw_io_target(&self, offset: u64, memory: &[u8]) -> Option<&Arc<File>> {
         let place = offset | memory.len() as u64;
         let fits = place.is_multiple_of(self.offset_align)
             && (memory.as_ptr().addr() as u64).is_multiple_of(self.memory_align);
         fits.then_some(&self.file)
     }
 
-    /// A page is written as a whole by who goes through the cache, and the medium's blocks by everybody.
-    pub(super) fn change_grain(&self) -> u64 {
+    /// Buffered writers write whole pages, and every writer whole device blocks.
+    pub(super) fn write_atom(&self) -> u64 {
         self.offset_align.max(rustix::param::page_size() as u64)
     }
 }

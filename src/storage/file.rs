@@ -172,7 +172,7 @@ impl FileStorage {
 
     /// The file past the page cache, if a transfer of this memory can go there.
     fn direct_for(&self, offset: u64, memory: &[u8]) -> Option<&Arc<File>> {
-        self.direct()?.file_for(offset, memory)
+        self.direct()?.raw_io_target(offset, memory)
     }
 
     /// Makes a call past the page cache if it may go there, and through it otherwise, or where the system refuses.
@@ -263,7 +263,7 @@ impl Storage for FileStorage {
         drain(data, offset, write).context(|| format!("writing {} bytes to the backing file at {offset}", data.len()))
     }
 
-    fn write_unnoticed(&self, offset: u64, data: &[u8]) -> Result<()> {
+    fn write_preserving_mtime(&self, offset: u64, data: &[u8]) -> Result<()> {
         let modified = self.file.metadata().and_then(|before| before.modified());
         self.write_at(offset, data)?;
         // Only the owner may, and root; for others the file was changed, then.
@@ -298,7 +298,7 @@ impl Storage for FileStorage {
         file::seek_hole(&self.file, offset).context(|| format!("seeking a hole in the backing file from {offset}"))
     }
 
-    fn file_for(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
+    fn raw_io_target(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
         self.direct_for(offset, memory).cloned()
     }
 
@@ -307,8 +307,8 @@ impl Storage for FileStorage {
         if self.direct().is_some() { MAX_PIECE } else { CACHED_PIECE }
     }
 
-    fn change_grain(&self) -> u64 {
-        self.direct().map_or(1, DirectFile::change_grain)
+    fn write_atom(&self) -> u64 {
+        self.direct().map_or(1, DirectFile::write_atom)
     }
 }
 
@@ -371,8 +371,8 @@ mod tests {
         storage.write_at(64 << 10, &[9; 700]).unwrap();
         assert_eq!(storage.read_at(60 << 10, &mut memory[..8192]).unwrap(), 4096 + 700);
         assert!(memory[4096..4796].iter().all(|&byte| byte == 9));
-        assert_eq!(FileStorage::new(file).change_grain(), 1);
-        assert!(storage.change_grain() >= 4096);
+        assert_eq!(FileStorage::new(file).write_atom(), 1);
+        assert!(storage.write_atom() >= 4096);
     }
 
     /// What a real sync does cannot be seen without a power cut; that the kernel is asked can: it refuses to sync a pipe.
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_interrupted_writes_are_gone_on_with() {
+    fn short_and_interrupted_writes_are_retried() {
         let mut written = Vec::new();
         let mut interrupted = false;
         drain(&[1, 2, 3, 4, 5, 6, 7], 10, |rest, at| {
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_interrupted_reads_are_gone_on_with() {
+    fn short_and_interrupted_reads_are_retried() {
         let content: Vec<u8> = (0..100).collect();
         let mut buffer = [0xff; 40];
         assert_eq!(fill(&mut buffer, 10, reluctant(&content)).unwrap(), 40);

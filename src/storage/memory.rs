@@ -22,7 +22,7 @@ const SECTOR_LEN: u64 = SECTOR as u64;
 #[derive(Clone, Default)]
 pub struct Image {
     len: u64,
-    /// Sectors by number; what is absent is zeros, as is what lies behind the end.
+    /// Sectors by number; what is absent is zeros, as is what lies past the end.
     sectors: BTreeMap<u64, Arc<[u8; SECTOR]>>,
 }
 

@@ -27,7 +27,7 @@ impl<S: Storage> ClearFile<S> {
         Ok(Self { storage, plain_len, locks: RangeLock::default(), sync_failed: AtomicBool::new(false) })
     }
 
-    /// The storage beneath.
+    /// The storage below.
     pub fn storage(&self) -> &S {
         &self.storage
     }
@@ -76,7 +76,7 @@ impl<S: Storage> PlainFile for ClearFile<S> {
     }
 
     fn prepare_writes(&self) -> Result<()> {
-        Ok(()) // nothing lies behind the end of a file
+        Ok(()) // nothing lies past the end of a file
     }
 
     fn punch(&self, plain_offset: u64, len: u64, _buffer: &mut [u8]) -> Result<()> {

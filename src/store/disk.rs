@@ -284,7 +284,7 @@ impl<S: Storage> Disk<S> {
         self.uuid
     }
 
-    /// The storage beneath, for attributes and claims; its bytes are ciphertext.
+    /// The storage below, for attributes and claims; its bytes are ciphertext.
     pub fn storage(&self) -> &S {
         &self.storage
     }
@@ -334,7 +334,7 @@ impl<S: Storage> Disk<S> {
         })
     }
 
-    /// Writes the disk's last block anew, with zeros behind its end, and the mark that keeps the length.
+    /// Writes the disk's last block again, with zeros past its end, and the mark that keeps the length.
     fn pad_last_block(&self, plain_len: u64) -> Result<()> {
         let unit_start = sector::floor(plain_len, UNIT);
         let mut unit = [0; UNIT_LEN];
@@ -392,7 +392,7 @@ impl<S: Storage> Disk<S> {
         self.write_locked(plain_offset, len, buffer)
     }
 
-    /// Locks what a change of `start..end` touches: its units, and everything behind the end when the disk grows.
+    /// Locks what a change of `start..end` touches: its units, and everything past the end when the disk grows.
     fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
         if end <= self.plain_len() {
             let guard = self.locks.exclusive(self.changed_with(start..end));
@@ -405,7 +405,7 @@ impl<S: Storage> Disk<S> {
 
     /// What nobody else may change during a change of `range`: whole units, and what the storage changes with them.
     fn changed_with(&self, range: Range<u64>) -> Range<u64> {
-        let grain = self.storage.change_grain().max(UNIT);
+        let grain = self.storage.write_atom().max(UNIT);
         sector::floor(range.start, grain)..range.end.checked_next_multiple_of(grain).unwrap_or(u64::MAX)
     }
 

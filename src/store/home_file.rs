@@ -4,9 +4,9 @@
 //! sync made durable is not overwritten before its next version is durable as well, so a power cut in the midst of a
 //! write leaves the block as it was. docs/FORMAT.md, section 9, says why this holds at any moment.
 
-mod at_least;
 mod blocks;
 mod keys;
+mod known_lengths;
 mod space;
 mod unsynced;
 mod value;
@@ -26,9 +26,9 @@ use crate::format::home_file::{
 use crate::sector::{ceil, floor};
 use crate::storage::Storage;
 use crate::store::buffer::RequestBuffer;
-use crate::store::home_file::at_least::AtLeast;
 use crate::store::home_file::blocks::Change;
 use crate::store::home_file::keys::FileCipher;
+use crate::store::home_file::known_lengths::KnownLengths;
 use crate::store::home_file::unsynced::Unsynced;
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
@@ -44,10 +44,10 @@ pub struct HomeFile<S> {
     lost_header: bool,
     /// Changed only while all from the old or new end on is locked; made smaller only with the gate of syncs held.
     plain_len: AtomicU64,
-    at_least: AtLeast,
+    known_lengths: KnownLengths,
     locks: RangeLock,
     unsynced: Unsynced,
-    /// Whether something may lie behind the end that must not show when the file grows.
+    /// Whether something may lie past the end that must not show when the file grows.
     tail_unclean: AtomicBool,
 }
 
@@ -99,14 +99,14 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         let old_len = self.plain_len();
         if end <= old_len {
             self.write_within(plain_offset, data, buffer)?;
-            return if self.at_least.fill(plain_offset, end) { self.record_unsynced(old_len) } else { Ok(()) };
+            return if self.known_lengths.fill(plain_offset, end) { self.record_unsynced(old_len) } else { Ok(()) };
         }
         self.clean_tail(buffer)?;
         // First, even where the write would set the same length: a part of it could leave one that says less than before.
         self.set_backing_len(end)?;
         let written = self.write_within(plain_offset, data, buffer).and_then(|()| {
             self.plain_len.store(end, Ordering::Release);
-            self.at_least.fill(plain_offset, end);
+            self.known_lengths.fill(plain_offset, end);
             self.record_unsynced(end)
         });
         if written.is_err() {
@@ -136,7 +136,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
     }
 
     fn prepare_writes(&self) -> Result<()> {
-        Ok(()) // what a crash left behind the end is mended when the file first grows
+        Ok(()) // what a crash left past the end is mended when the file first grows
     }
 
     fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
@@ -169,7 +169,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
             .sync()
             .inspect_err(|_| self.unsynced.fail())
             .context(|| "making the file's data durable".into())?;
-        self.at_least.synced();
+        self.known_lengths.synced();
         self.record_synced(plain_len);
         for (group, blocks) in self.unsynced.settle() {
             drop(self.retire(group, blocks));
@@ -201,7 +201,7 @@ impl<S: Storage> HomeFile<S> {
             has_header: AtomicBool::new(has_header),
             lost_header: !has_header && backing_len > 0,
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
-            at_least: AtLeast::new(known),
+            known_lengths: KnownLengths::new(known),
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
             tail_unclean: AtomicBool::new(has_header),
@@ -225,7 +225,7 @@ impl<S: Storage> HomeFile<S> {
         Ok(Self { cipher, ..Self::open(storage, keys)? })
     }
 
-    /// The storage beneath, for attributes; its bytes are ciphertext.
+    /// The storage below, for attributes; its bytes are ciphertext.
     pub fn storage(&self) -> &S {
         &self.storage
     }
@@ -286,7 +286,7 @@ impl<S: Storage> HomeFile<S> {
         self.record_unsynced(plain_len)
     }
 
-    /// Makes sure that nothing shows behind the end when the file grows: neither the rest of the last block nor blocks of
+    /// Makes sure that nothing shows past the end when the file grows: neither the rest of the last block nor blocks of
     /// its group that were cut off. What had to be cleaned is durable before the file may grow.
     fn clean_tail(&self, buffer: &mut [u8]) -> Result<()> {
         if !self.tail_unclean.load(Ordering::Acquire) {
@@ -331,11 +331,11 @@ impl<S: Storage> HomeFile<S> {
         }
         self.storage.write_at(0, &self.cipher.header(Known::NOTHING))?;
         self.has_header.store(true, Ordering::Release);
-        self.at_least.begin();
+        self.known_lengths.begin();
         Ok(())
     }
 
-    /// Locks what a change of `start..end` touches: its blocks, everything behind the end when the file grows, and all of
+    /// Locks what a change of `start..end` touches: its blocks, everything past the end when the file grows, and all of
     /// a file that needs a header first.
     fn lock_for_change(&self, start: u64, end: u64) -> RangeGuard<'_> {
         loop {

@@ -50,10 +50,10 @@ pub trait PlainFile: Send + Sync {
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]>;
 
     /// Writes the `len` bytes that lie at [`HEADROOM`] of a [`request_buffer`](super::buffer::request_buffer), whose content
-    /// is of no use afterwards. Behind the end the file grows, with a hole in between.
+    /// is of no use afterwards. Past the end the file grows, with a hole in between.
     ///
     /// # Errors
-    /// `Invalid` for a request over [`MAX_REQUEST`], or `Io`, with `EFBIG` behind the largest length. Then parts of the range
+    /// `Invalid` for a request over [`MAX_REQUEST`], or `Io`, with `EFBIG` past the largest length. Then parts of the range
     /// may hold old or new data; the length is what it was.
     fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()>;
 
@@ -98,10 +98,10 @@ pub trait PlainFile: Send + Sync {
     /// Grows by a hole, or cuts off.
     ///
     /// # Errors
-    /// `Io`, with `EFBIG` behind the largest length.
+    /// `Io`, with `EFBIG` past the largest length.
     fn set_len(&self, plain_len: u64) -> Result<()>;
 
-    /// Call once before the first write after unlocking: mends what a crash may have left behind the file's end.
+    /// Call once before the first write after unlocking: mends what a crash may have left past the file's end.
     ///
     /// # Errors
     /// `Io`.
@@ -125,13 +125,13 @@ pub trait PlainFile: Send + Sync {
     /// `Io`, with `ENOSPC` when there is no room.
     fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()>;
 
-    /// Start of the first data at or behind `plain_offset`, if there is any.
+    /// Start of the first data at or after `plain_offset`, if there is any.
     ///
     /// # Errors
     /// `Io`.
     fn seek_data(&self, plain_offset: u64) -> Result<Option<u64>>;
 
-    /// Start of the first hole at or behind `plain_offset` (the end of the file is one), if `plain_offset` is within it.
+    /// Start of the first hole at or after `plain_offset` (the end of the file is one), if `plain_offset` is within it.
     ///
     /// # Errors
     /// `Io`.

@@ -39,14 +39,14 @@ pub struct RangeGuard<'a> {
     ticket: Ticket,
 }
 
-/// A range held until it is given to [`RangeLock::take_up`].
+/// A range held until it is given to [`RangeLock::resume`].
 #[must_use]
 #[derive(Debug, Eq, PartialEq)]
 pub struct Ticket(u64);
 
 impl RangeGuard<'_> {
     /// Keeps the range held beyond the guard's life, for who cannot wait here for the end of what it is held for.
-    pub fn keep(self) -> Ticket {
+    pub fn into_ticket(self) -> Ticket {
         let ticket = Ticket(self.ticket.0);
         std::mem::forget(self);
         ticket
@@ -75,7 +75,7 @@ impl RangeLock {
     }
 
     /// Goes on with what [`RangeGuard::keep`] left, on any thread.
-    pub fn take_up(&self, ticket: Ticket) -> RangeGuard<'_> {
+    pub fn resume(&self, ticket: Ticket) -> RangeGuard<'_> {
         RangeGuard { lock: self, ticket }
     }
 

@@ -67,14 +67,14 @@ fn readers_share_but_not_past_a_waiting_writer() {
 #[test]
 fn who_does_not_wait_gets_a_range_only_when_nobody_is_before_it() {
     let lock = RangeLock::default();
-    let kept = lock.try_exclusive(0..10).unwrap().keep();
+    let kept = lock.try_exclusive(0..10).unwrap().into_ticket();
     assert!(lock.try_shared(9..20).is_none() && lock.try_exclusive(0..1).is_none());
     drop(lock.try_shared(10..20).unwrap());
     thread::scope(|scope| {
         let (writer, release_writer) = holder(scope, &lock, 5..15, true);
         assert!(writer.recv_timeout(SOON).is_err());
         assert!(lock.try_shared(12..20).is_none(), "the writer that waits came first");
-        drop(lock.take_up(kept));
+        drop(lock.resume(kept));
         writer.recv_timeout(LATE).unwrap();
         drop(release_writer);
     });

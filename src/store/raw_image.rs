@@ -24,7 +24,7 @@ pub struct RawImage<F> {
     chain: Chain,
     /// For each link of the chain the files of its layout.
     files: Vec<Vec<ImageFile<F>>>,
-    /// Files that say where data is, and hold none: kept open, so that nobody else changes them meanwhile.
+    /// Files that say where data is, and hold none: kept open, so that nobody else changes them in the meantime.
     descriptors: Vec<Arc<F>>,
     /// Pieces of grain tables, for as long as nobody writes to any of the files.
     tables: Mutex<Cache>,

@@ -1,4 +1,4 @@
-//! Requests whose I/O somebody else carries out, together with that of other requests: who serves them waits for none.
+//! Requests whose I/O the caller performs asynchronously, together with that of other requests.
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use crate::sector::Span;
 use crate::store::range_lock::Ticket;
 
-/// How far a request came that was begun.
+/// State of a started request.
 pub enum Begun<T> {
-    /// It is done, and had so many bytes: fewer than asked for at the end of a file that is read.
+    /// It is done, and had this many bytes: fewer than asked for at the end of a file that is read.
     Done(usize),
     /// This goes on elsewhere.
     UnderWay(T),
-    /// Nothing was done, since it would have to wait for others. Who has nothing under way, for which others wait, may do it.
+    /// Nothing was done, since it would have to wait for others. A caller with nothing in flight may block instead.
     MustWait,
 }
 
-/// Which way data go.
+/// Which way data goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Direction {
     /// From the backing file into the request's buffer.

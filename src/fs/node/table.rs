@@ -37,7 +37,7 @@ pub(super) struct Slot {
     pub(super) names: Vec<Name>,
     /// Where the last name was, once there is none.
     was_in: Option<NodeNumber>,
-    /// Without a name: the file, by which it is still reached, and whose inode number no other file can get meanwhile.
+    /// Without a name: the file, by which it is still reached, and whose inode number no other file can get in the meantime.
     pub(super) held: Option<Arc<File>>,
     /// Whether the file has no name left on disk either.
     is_gone: bool,

@@ -93,7 +93,7 @@ fn a_home_whose_keys_are_exchanged_is_in_use() {
     assert_eq!(read(&mount, "web01/web01.vmx").unwrap(), "old");
 }
 
-/// A mount of thousands of VM folders keeps few descriptors; what it let go of is unlocked anew.
+/// A mount of thousands of VM folders keeps few descriptors; what it let go of is unlocked again.
 #[test]
 fn only_the_homes_that_were_used_last_are_kept() {
     let names: Vec<String> = (0..=MAX_KEPT).map(|number| format!("vm{number}")).collect();

@@ -95,7 +95,7 @@ impl<S: Storage> FaultStorage<S> {
         self.calls.has_failed()
     }
 
-    /// The storage beneath.
+    /// The storage below.
     pub fn inner(&self) -> &S {
         &self.inner
     }

@@ -21,7 +21,7 @@ impl<S: Storage> Disk<S> {
         Ok(())
     }
 
-    /// Decrypts a piece of a span, which lies at `at` in it, and of which so many bytes were in the backing file.
+    /// Decrypts a piece of a span, which lies at `at` in it, and of which this many bytes were in the backing file.
     pub(super) fn decrypt_piece(&self, span: Span, at: usize, filled: usize, piece: &mut [u8]) -> Result<()> {
         let start = span.start() + at as u64;
         if filled < piece.len() && at + filled < span.wanted().end {
@@ -90,7 +90,7 @@ impl<S: Storage> Disk<S> {
         Ok(index(end - span.start()))
     }
 
-    /// Plaintext of one unit, with zeros behind the end of the disk.
+    /// Plaintext of one unit, with zeros past the end of the disk.
     pub(super) fn read_unit(&self, start: u64, old_len: u64, unit: &mut [u8; UNIT_LEN]) -> Result<()> {
         unit.fill(0);
         let len = index(old_len.saturating_sub(start).min(UNIT));

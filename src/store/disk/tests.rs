@@ -367,7 +367,7 @@ fn a_change_keeps_out_all_that_the_storage_changes_with_it() {
         return not_run(&format!("no way past the page cache: {why}"));
     }
     let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
-    let grain = disk.storage.change_grain();
+    let grain = disk.storage.write_atom();
     assert_eq!(disk.changed_with(600..1100), 0..grain, "a whole page");
     assert_eq!(disk.changed_with(grain - 1..grain + 1), 0..2 * grain);
     assert_eq!(disk.changed_with(5..u64::MAX), 0..u64::MAX);

@@ -21,15 +21,15 @@ impl<S: Storage> Disk<S> {
         let start = HEADROOM - span.skip;
         let memory = start..start + span.unit_len();
         let cipher_offset = self.cipher_offset(span.start());
-        let Some(file) = self.storage.file_for(cipher_offset, &buffer[memory.clone()]) else {
+        let Some(file) = self.storage.raw_io_target(cipher_offset, &buffer[memory.clone()]) else {
             self.read_span(span, &mut buffer[start..])?;
             return Ok(Begun::Done(len));
         };
-        let (direction, ticket) = (Direction::Read, guard.keep());
+        let (direction, ticket) = (Direction::Read, guard.into_ticket());
         Ok(Begun::UnderWay(Transfer { direction, file, cipher_offset, memory, span, len, ticket }))
     }
 
-    /// A write that grows the disk has to be alone behind its end, which is worth waiting for.
+    /// A write that grows the disk has to be alone past its end, which is worth waiting for.
     pub(super) fn begin_writing(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
         let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         if len == 0 {
@@ -45,21 +45,21 @@ impl<S: Storage> Disk<S> {
         let span = Span::covering(plain_offset, len, self.sector_size);
         let memory = self.encrypt_units(span, plain_len, plain_len, buffer)?;
         let cipher_offset = self.cipher_offset(span.units().start);
-        let Some(file) = self.storage.file_for(cipher_offset, &buffer[memory.clone()]) else {
+        let Some(file) = self.storage.raw_io_target(cipher_offset, &buffer[memory.clone()]) else {
             self.storage.write_at(cipher_offset, &buffer[memory])?;
             return Ok(Begun::Done(len));
         };
-        let (direction, ticket) = (Direction::Write, guard.keep());
+        let (direction, ticket) = (Direction::Write, guard.into_ticket());
         Ok(Begun::UnderWay(Transfer { direction, file, cipher_offset, memory, span, len, ticket }))
     }
 
     /// Does what is left of a request after its I/O, of which `moved` tells how many bytes were transferred.
     pub(super) fn end(&self, transfer: Transfer, moved: io::Result<usize>, buffer: &mut [u8]) -> Result<usize> {
         let Transfer { direction, cipher_offset, memory, span, len, ticket, .. } = transfer;
-        let _guard = self.locks.take_up(ticket);
+        let _guard = self.locks.resume(ticket);
         let moved = match moved {
             Ok(moved) => moved.min(memory.len()),
-            Err(error) if is_worth_another_way(&error) => 0,
+            Err(error) if should_retry_buffered(&error) => 0,
             Err(error) => {
                 return Err(error).context(|| format!("{} bytes of the backing file at {cipher_offset}", memory.len()));
             }
@@ -79,6 +79,6 @@ impl<S: Storage> Disk<S> {
 }
 
 /// Whether the error is of the way that the I/O took, not of the file.
-fn is_worth_another_way(error: &io::Error) -> bool {
+fn should_retry_buffered(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::EAGAIN | libc::EINTR))
 }

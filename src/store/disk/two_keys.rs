@@ -65,7 +65,7 @@ impl TwoKeys {
         self.mixed_end.store(cursor, Ordering::Release);
     }
 
-    /// Turns ciphertext that starts at `start`, a multiple of 4096 at or behind the cursor, into that under the new DEK, and
+    /// Turns ciphertext that starts at `start`, a multiple of 4096 at or after the cursor, into that under the new DEK, and
     /// returns its table. Holes stay as they are.
     pub(super) fn reencrypt(&self, start: u64, size: SectorSize, data: &mut [u8]) -> Result<Vec<Mark>> {
         let first = SectorIndex(start / size.bytes());

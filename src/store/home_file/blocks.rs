@@ -122,7 +122,7 @@ impl<S: Storage> HomeFile<S> {
         header.copy_from_slice(&self.cipher.header(Known::NOTHING));
         self.storage.write_at(0, &bytes[..end])?;
         self.has_header.store(true, Ordering::Release);
-        self.at_least.begin();
+        self.known_lengths.begin();
         Ok(())
     }
 
@@ -142,7 +142,7 @@ impl<S: Storage> HomeFile<S> {
         for (run, place) in piece.runs(|number| piece.pairs[number].newest().map(|(place, _)| place)) {
             let out = &mut out[run.start * BLOCK_LEN..run.end * BLOCK_LEN];
             let Some(place) = place else {
-                if self.at_least.is_filled(piece.block(run.start)) {
+                if self.known_lengths.is_filled(piece.block(run.start)) {
                     return Err(missing(piece.block(run.start)));
                 }
                 out.fill(0);
@@ -196,7 +196,7 @@ impl<S: Storage> HomeFile<S> {
         }
         data.fill(0);
         match empty {
-            true if self.at_least.is_filled(block) => Err(missing(block)),
+            true if self.known_lengths.is_filled(block) => Err(missing(block)),
             true => Ok(None),
             false => Err(damaged(block)),
         }
@@ -214,7 +214,7 @@ impl<S: Storage> HomeFile<S> {
         let (_gate, unsynced, mut piece) = loop {
             let gate = self.unsynced.writing();
             let unsynced = self.unsynced.of(group);
-            // What lies behind the old end was cleaned before the file grew.
+            // What lies past the old end was cleaned before the file grew.
             let piece = if blocks.start >= block_end(change.old_len) {
                 Piece::of_holes(blocks.clone())
             } else {
@@ -310,7 +310,7 @@ impl<S: Storage> HomeFile<S> {
         }
         // The file was not changed by this: who set its times and then synced it finds them as they were.
         let mut bytes = [0; GROUP_BLOCKS_LEN * PAIR_LEN];
-        self.storage.write_unnoticed(BlockIndex(first).pair_offset(), piece.encode(&mut bytes))
+        self.storage.write_preserving_mtime(BlockIndex(first).pair_offset(), piece.encode(&mut bytes))
     }
 }
 

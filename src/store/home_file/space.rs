@@ -36,7 +36,7 @@ impl<S: Storage> HomeFile<S> {
     pub(super) fn write_zeros(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
         const ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
         let block = plain_offset / BLOCK;
-        if self.read_pairs(block..block + 1)?.is_hole() && !self.at_least.is_filled(BlockIndex(block)) {
+        if self.read_pairs(block..block + 1)?.is_hole() && !self.known_lengths.is_filled(BlockIndex(block)) {
             return Ok(());
         }
         self.write_within(plain_offset, &ZEROS[..len], buffer)
@@ -47,7 +47,7 @@ impl<S: Storage> HomeFile<S> {
     pub(super) fn forget(&self, first: u64, last: u64, give_back: bool) -> Result<()> {
         if first < last {
             let _gate = self.unsynced.writing();
-            self.lower_filled(BlockIndex(first).plain_start())?;
+            self.record_lower_fill(BlockIndex(first).plain_start())?;
         }
         let mut forgotten = false;
         let mut at = first;
@@ -112,7 +112,7 @@ impl<S: Storage> HomeFile<S> {
         if kept > self.plain_len() { self.grow(kept) } else { Ok(()) }
     }
 
-    /// Start of the first data at or behind `plain_offset`, if there is any.
+    /// Start of the first data at or after `plain_offset`, if there is any.
     ///
     /// # Errors
     /// `Io`.
@@ -121,7 +121,7 @@ impl<S: Storage> HomeFile<S> {
         if plain_offset >= plain_len || !self.has_header() {
             return Ok(None);
         }
-        if plain_offset < self.at_least.filled() {
+        if plain_offset < self.known_lengths.filled() {
             return Ok(Some(plain_offset));
         }
         let mut at = plain_offset / BLOCK;
@@ -134,7 +134,7 @@ impl<S: Storage> HomeFile<S> {
         Ok(None)
     }
 
-    /// Start of the first hole at or behind `plain_offset` (the end of the file is one), if `plain_offset` is within it.
+    /// Start of the first hole at or after `plain_offset` (the end of the file is one), if `plain_offset` is within it.
     ///
     /// # Errors
     /// `Io`.
@@ -146,7 +146,7 @@ impl<S: Storage> HomeFile<S> {
         if !self.has_header() {
             return Ok(Some(plain_offset));
         }
-        let filled = block_end(self.at_least.filled().min(plain_len));
+        let filled = block_end(self.known_lengths.filled().min(plain_len));
         for blocks in groups(filled.max(plain_offset / BLOCK)..block_end(plain_len)) {
             if let Some((block, _)) = self.read_pairs(blocks)?.iter().find(|(_, pair)| pair.is_hole()) {
                 return Ok(Some(plain_offset.max(block.plain_start())));

@@ -1,7 +1,7 @@
-mod at_least;
 mod crash;
 mod fault;
 mod forgery;
+mod known_lengths;
 
 use proptest::prelude::*;
 
@@ -93,7 +93,7 @@ fn apply<S: Storage>(file: &HomeFile<S>, op: &Op, buffer: &mut [u8]) -> Result<(
     match op {
         Op::Write(offset, len, seed) => file.write_at(*offset, &pattern(*len, *seed), buffer),
         Op::SetLen(len) => file.set_len(*len),
-        Op::BeginAnew => file.begin_anew(),
+        Op::BeginAnew => file.reset_to_empty(),
         Op::Punch(offset, len) => file.punch(*offset, *len, buffer),
         Op::Zero(offset, len) => file.zero(*offset, *len, buffer),
         Op::Allocate(offset, len, grow) => file.allocate(*offset, *len, *grow),

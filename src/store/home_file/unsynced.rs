@@ -38,7 +38,7 @@ pub(super) struct Written {
     pub(super) double: Blocks,
 }
 
-/// Keeps writers and syncs apart: what is being made durable must not change meanwhile.
+/// Keeps writers and syncs apart: what is being made durable must not change in the meantime.
 #[derive(Default)]
 pub(super) struct Unsynced {
     gate: RwLock<()>,

@@ -3,13 +3,13 @@
 use super::*;
 use crate::storage::memory::CrashStorage;
 
-/// A unit of a disk that holds `model`, with zeros behind its end.
+/// A unit of a disk that holds `model`, with zeros past its end.
 fn unit_of(model: &[u8], number: usize) -> Vec<u8> {
     let rest = model.get(number * UNIT_LEN..).unwrap_or_default();
     (0..UNIT_LEN).map(|at| rest.get(at).copied().unwrap_or(0)).collect()
 }
 
-/// The promise for one image. Growing it shows whatever a crash might have left behind the end.
+/// The promise for one image. Growing it shows whatever a crash might have left past the end.
 fn keeps_the_promise(image: Image, op: &Op, start: &[u8], done: &[u8], keys: &Keys) {
     let disk = open(MemoryStorage::new(image), keys);
     let len = index(disk.plain_len());
@@ -66,7 +66,7 @@ fn every_crash_leaves_units_old_or_new_in_sectors_of_512() {
     every_crash_of_every_operation(SectorSize::SMALL);
 }
 
-/// A torn growing write, and then a crash while its traces behind the end are removed.
+/// A torn growing write, and then a crash while its traces past the end are removed.
 #[test]
 fn a_second_crash_while_the_first_is_mended_shows_nothing_new() {
     let keys = keys(SectorSize::DEFAULT);

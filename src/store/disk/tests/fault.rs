@@ -39,7 +39,7 @@ fn every_storage_call_may_fail(sector_size: SectorSize) {
             let error = result.expect_err(&what);
             assert!(is_said(&error, fault), "{what}: {}", error.chain());
             check_after_failure(&contents(&disk), &op, &start, &done, &what);
-            // A sync that failed is not forgotten until the disk is opened anew.
+            // A sync that failed is not forgotten until the disk is opened again.
             let disk = match disk.sync() {
                 Ok(()) => disk,
                 Err(_) => open(FaultStorage::with(MemoryStorage::new(disk.storage.inner().snapshot()), fault), &keys),

@@ -18,14 +18,14 @@ fn add_state(history: &mut History, op: &Op) {
     history.push(model);
 }
 
-/// A block of one state of a file, with zeros behind its end.
+/// A block of one state of a file, with zeros past its end.
 fn block_of(model: &[u8], number: usize) -> Vec<u8> {
     let mut block = model.get(number * BLOCK_LEN..).unwrap_or_default().to_vec();
     block.resize(BLOCK_LEN, 0);
     block
 }
 
-/// The promise. Growing shows whatever a crash might have left behind the end.
+/// The promise. Growing shows whatever a crash might have left past the end.
 fn keeps_what_was_synced(image: Image, history: &History, keys: &HomeKeys) {
     let Ok(file) = HomeFile::open(MemoryStorage::new(image), keys) else {
         return assert!(history[0].is_empty(), "what was synced does not open");

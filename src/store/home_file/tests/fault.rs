@@ -89,7 +89,7 @@ fn every_storage_call_may_fail() {
             };
             assert!(is_said(error, fault), "{what}: {}", error.chain());
             check_after_failure(&contents(&file), op, &old, &done, &what);
-            // A sync that failed is not forgotten until the file is opened anew.
+            // A sync that failed is not forgotten until the file is opened again.
             let file = match file.sync() {
                 Ok(()) => file,
                 Err(_) => open(FaultStorage::with(MemoryStorage::new(file.storage.inner().snapshot()), fault), &keys),

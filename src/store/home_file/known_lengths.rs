@@ -22,7 +22,7 @@ struct Bounds {
 }
 
 /// What the header says, and how much more it may say before a sync.
-pub(super) struct AtLeast {
+pub(super) struct KnownLengths {
     /// Whether the file's version has it.
     has_len: bool,
     has_filled: bool,
@@ -39,9 +39,9 @@ pub(super) struct AtLeast {
 }
 
 /// Most ranges that are remembered: clients write side by side, but from the start to the end.
-const MOST_BEHIND: usize = 16;
+const MAX_GAPS: usize = 16;
 
-impl AtLeast {
+impl KnownLengths {
     const ANY: u64 = u64::MAX;
 
     pub(super) fn new(known: Option<Known>) -> Self {
@@ -90,7 +90,7 @@ impl AtLeast {
         });
         let filled = self.filled();
         if range.start > ceil(filled, BLOCK) {
-            if behind.len() < MOST_BEHIND {
+            if behind.len() < MAX_GAPS {
                 behind.push(range);
             }
             return false;
@@ -132,8 +132,8 @@ impl<S: Storage> HomeFile<S> {
     ///
     /// # Errors
     /// `Io`.
-    pub fn begin_anew(&self) -> Result<()> {
-        if self.at_least.len() == 0 {
+    pub fn reset_to_empty(&self) -> Result<()> {
+        if self.known_lengths.len() == 0 {
             return self.set_len(0);
         }
         let _guard = self.locks.exclusive(0..u64::MAX);
@@ -143,7 +143,7 @@ impl<S: Storage> HomeFile<S> {
         if cut.is_ok() || self.storage.len().is_ok_and(|len| len == 0) {
             self.has_header.store(false, Ordering::Release);
             self.unsynced.cut_off(0);
-            self.at_least.forget();
+            self.known_lengths.forget();
             self.plain_len.store(0, Ordering::Release);
         }
         cut
@@ -152,42 +152,42 @@ impl<S: Storage> HomeFile<S> {
     /// Records what was synced while the file had this length. The caller holds the gate.
     pub(super) fn record_synced(&self, synced_len: u64) {
         // The file was not changed by this: who set its times and then synced it finds them as they were.
-        let write = |header: &[u8]| self.storage.write_unnoticed(0, header);
-        let recorded = self.record(write, |bounds| self.at_least.raise(bounds, synced_len, synced_len));
+        let write = |header: &[u8]| self.storage.write_preserving_mtime(0, header);
+        let recorded = self.record(write, |bounds| self.known_lengths.raise(bounds, synced_len, synced_len));
         drop(recorded); // failing costs nothing: less is known then
     }
 
     /// Records that the file has this length now, or that more of it is filled, as far as that needs no sync.
     pub(super) fn record_unsynced(&self, len: u64) -> Result<()> {
         let _gate = self.unsynced.writing();
-        let unsynced = self.at_least.unsynced.load(Ordering::Acquire);
+        let unsynced = self.known_lengths.unsynced.load(Ordering::Acquire);
         let len = len.min(unsynced);
-        let most_filled = if unsynced == AtLeast::ANY { len } else { 0 };
+        let most_filled = if unsynced == KnownLengths::ANY { len } else { 0 };
         let write = |header: &[u8]| self.storage.write_at(0, header);
-        self.record(write, |bounds| self.at_least.raise(bounds, len, most_filled))
+        self.record(write, |bounds| self.known_lengths.raise(bounds, len, most_filled))
     }
 
     /// Before the file becomes so short: once that is durable. The caller holds the gate.
     pub(super) fn lower_known_len(&self, len: u64) -> Result<()> {
-        self.at_least.empty_from(len);
-        if len >= self.at_least.len() {
+        self.known_lengths.empty_from(len);
+        if len >= self.known_lengths.len() {
             return Ok(());
         }
         // What was never synced is not worth a sync for each time that it becomes shorter.
-        let was_synced = self.at_least.unsynced.load(Ordering::Acquire) == 0;
+        let was_synced = self.known_lengths.unsynced.load(Ordering::Acquire) == 0;
         let kept = if was_synced { len } else { 0 };
         self.record_durably(|bounds| *bounds = Bounds { len: kept, filled: bounds.filled.min(kept) })
             .context(|| "making it durable that the file becomes shorter".into())?;
         // This made the former length durable as well, so a crash brings back that one, or one from here on.
         let most = if len == 0 { self.plain_len() } else { 0 };
-        self.at_least.unsynced.store(most, Ordering::Release);
+        self.known_lengths.unsynced.store(most, Ordering::Release);
         Ok(())
     }
 
     /// Before blocks from here on become holes: once that is durable. The caller holds the gate, and has them locked.
-    pub(super) fn lower_filled(&self, start: u64) -> Result<()> {
-        self.at_least.empty_from(start);
-        if start >= *self.at_least.recorded_filled.lock() {
+    pub(super) fn record_lower_fill(&self, start: u64) -> Result<()> {
+        self.known_lengths.empty_from(start);
+        if start >= *self.known_lengths.recorded_filled.lock() {
             return Ok(());
         }
         self.record_durably(|bounds| bounds.filled = bounds.filled.min(start))
@@ -201,34 +201,34 @@ impl<S: Storage> HomeFile<S> {
 
     /// Writes the header, if there is one, and what it says changes.
     fn record(&self, write: impl FnOnce(&[u8]) -> Result<()>, change: impl FnOnce(&mut Bounds)) -> Result<()> {
-        let at_least = &self.at_least;
-        let mut recorded_filled = at_least.recorded_filled.lock();
-        let old = Bounds { len: at_least.len(), filled: *recorded_filled };
+        let known_lengths = &self.known_lengths;
+        let mut recorded_filled = known_lengths.recorded_filled.lock();
+        let old = Bounds { len: known_lengths.len(), filled: *recorded_filled };
         let mut new = old;
         change(&mut new);
-        if new == old || !at_least.has_len || !self.has_header() {
+        if new == old || !known_lengths.has_len || !self.has_header() {
             return Ok(());
         }
-        let known = Known { len: new.len, filled: at_least.has_filled.then_some(new.filled) };
+        let known = Known { len: new.len, filled: known_lengths.has_filled.then_some(new.filled) };
         let written = write(&self.cipher.header(known));
         if written.is_err() {
             // It may have been done all the same: then the larger one is what the file may have to be.
             new = Bounds { len: new.len.max(old.len), filled: new.filled.max(old.filled) };
         }
-        at_least.len.store(new.len, Ordering::Release);
+        known_lengths.len.store(new.len, Ordering::Release);
         *recorded_filled = new.filled;
         written
     }
 
     /// Whether the file is shorter than it was.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.plain_len() < self.at_least.len()
+        self.plain_len() < self.known_lengths.len()
     }
 
     /// # Errors
     /// `Corrupt` for a file that was cut off.
     pub(super) fn refuse_cut_off(&self) -> Result<()> {
-        let (left, known) = (self.plain_len(), self.at_least.len());
+        let (left, known) = (self.plain_len(), self.known_lengths.len());
         if left >= known {
             return Ok(());
         }

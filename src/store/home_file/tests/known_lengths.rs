@@ -24,7 +24,7 @@ fn a_file_is_known_to_be_as_long_as_it_grew_if_nothing_of_it_was_synced_and_else
     assert_eq!(known(&file.storage.image()), 6000);
     file.sync().unwrap();
     assert_eq!(known(&file.storage.image()), 6004);
-    // Written anew: as long as it is, if it was longer before.
+    // Written again: as long as it is, if it was longer before.
     for (len, expected) in [(3000, 3000), (100, 100), (200, 100)] {
         file.set_len(0).unwrap();
         assert_eq!(known(&file.storage.image()), 0);
@@ -34,7 +34,7 @@ fn a_file_is_known_to_be_as_long_as_it_grew_if_nothing_of_it_was_synced_and_else
     file.sync().unwrap();
     assert_eq!(known(&file.storage.image()), 200);
     // Without its header there is nothing that could come back.
-    file.begin_anew().unwrap();
+    file.reset_to_empty().unwrap();
     assert_eq!(file.storage.len().unwrap(), 0);
     file.write_at(0, &pattern(300, 2), &mut buffer).unwrap();
     assert_eq!(known(&file.storage.image()), 300);
