@@ -14,7 +14,7 @@ use crate::key::ProviderName;
 use crate::operations::convert::{Decrypt, Encrypt};
 use crate::provider::Providers;
 use crate::text::{Show, quoted};
-use crate::work::convert::{Decryption, Encryption, Options, What};
+use crate::work::convert::{DecryptScope, Decryption, Encryption, Options};
 
 /// Arguments of `encrypt`.
 #[derive(Args)]
@@ -117,11 +117,13 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
 
 pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     let what = match &args.what {
-        DecryptWhat { all: true, .. } => What::All,
-        DecryptWhat { home: true, .. } => What::Home,
-        DecryptWhat { disks, .. } => What::Disks(disks.iter().map(|disk| place::below(&args.folder, disk)).collect()),
+        DecryptWhat { all: true, .. } => DecryptScope::All,
+        DecryptWhat { home: true, .. } => DecryptScope::Home,
+        DecryptWhat { disks, .. } => {
+            DecryptScope::Disks(disks.iter().map(|disk| place::below(&args.folder, disk)).collect())
+        }
     };
-    refuse_other_places(&args.folder, !matches!(what, What::Disks(_)))?;
+    refuse_other_places(&args.folder, !matches!(what, DecryptScope::Disks(_)))?;
     let providers = Providers::load(config)?;
     let decryption = Decryption::prepare(&args.folder, &providers, what, Engine::default())?;
     if args.dry_run {

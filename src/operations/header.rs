@@ -15,8 +15,8 @@ use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use crate::work::keyed::refuse_transition;
 use crate::work::restore::write_new;
+use crate::work::unlocked_component::refuse_transition;
 
 /// Saves a component's header in a new file.
 pub struct BackUpHeader<'a> {

@@ -6,7 +6,7 @@ use crate::gate::{Object, Operation, Trail};
 use crate::key::KeyName;
 use crate::progress::OnProgress;
 use crate::text::Show;
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::work::ComponentResult;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
@@ -19,7 +19,7 @@ use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
 /// A task on the components of one VM folder.
 pub(super) struct OnVm<'a, T> {
-    pub(super) vm: &'a dyn Workplace,
+    pub(super) vm: &'a dyn VmAccess,
     pub(super) task: T,
 }
 

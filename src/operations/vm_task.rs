@@ -9,7 +9,7 @@ use crate::gate::{self, Operation, Principal};
 use crate::operations::keys::OnVm;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::vm::access::{Located, Unmounted, Workplace};
+use crate::vm::access::{Located, OfflineVm, VmAccess};
 use crate::vm::component::Component;
 use crate::work::deep_rekey::DeepRekey;
 use crate::work::disk_names::ChangeDiskNames;
@@ -126,7 +126,7 @@ impl VmTask {
     /// Those of the operation.
     pub fn perform_offline(self, config: &Path, on_progress: OnProgress<'_>) -> Result<serde_json::Value> {
         let located = Located::find(self.at())?;
-        let vm = Unmounted::open(&located.folder, Providers::load(config)?)?;
+        let vm = OfflineVm::open(&located.folder, Providers::load(config)?)?;
         self.perform(&vm, located.component, Principal::Process, on_progress)
     }
 
@@ -136,7 +136,7 @@ impl VmTask {
     /// Those of the operation.
     pub fn perform(
         self,
-        vm: &dyn Workplace,
+        vm: &dyn VmAccess,
         component: Component,
         principal: Principal,
         on_progress: OnProgress<'_>,

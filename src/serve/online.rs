@@ -17,7 +17,7 @@ use crate::store::disk::DeepRekey;
 use crate::store::header_area;
 use crate::sys::file::path_of;
 use crate::text::Show;
-use crate::vm::access::{self, Claimed, OpenDisk, Workplace};
+use crate::vm::access::{self, Claimed, OpenDisk, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::keyring::{FetchedKeks, LockState};
 use crate::vm::scan::{self, FoundComponent};
@@ -77,7 +77,7 @@ impl OnlineVm<'_> {
     }
 }
 
-impl Workplace for OnlineVm<'_> {
+impl VmAccess for OnlineVm<'_> {
     fn path(&self) -> PathBuf {
         // The folder may have been renamed since it was mounted: the system knows its path.
         path_of(&self.served.root).join(&self.folder)
@@ -109,12 +109,12 @@ impl Workplace for OnlineVm<'_> {
         }
     }
 
-    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
         // What is open here is claimed by its open file, and so refused as any other's. Homes that are kept come back.
         let folder = self.dir()?;
         wait_for_claim(CLOSE_RACE_TIMEOUT, || {
             self.served.homes.forget();
-            access::claim_unused(&folder, component, self.served.options.claims).map(|claimed| claimed as _)
+            access::claim_exclusive(&folder, component, self.served.options.claims).map(|claimed| claimed as _)
         })
     }
 
@@ -134,11 +134,11 @@ impl Workplace for OnlineVm<'_> {
         Ok(Box::new(ServedDisk { claim, dek }))
     }
 
-    fn folder_alone(&self) -> Option<&File> {
+    fn folder_if_unused(&self) -> Option<&File> {
         None
     }
 
-    fn learn(&self, uuid: Uuid, dek: &Dek) {
+    fn remember_dek(&self, uuid: Uuid, dek: &Dek) {
         self.served.keyring.insert(uuid, dek.duplicate());
     }
 }

@@ -13,7 +13,7 @@ use crate::provider;
 use crate::sector::SectorSize;
 use crate::storage::claims::Claim;
 use crate::storage::{Access, FileStorage, Storage};
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::disk::{self, NewDisk};
 

@@ -1,7 +1,7 @@
-//! Where the keys of a VM folder's components are worked on: in a process of its own while nothing else uses them, or in that
-//! of the mount that serves them.
+//! Access to the components of a VM folder, for work on their keys: from a process of its own while nothing else uses them,
+//! or within the process of the mount that serves them.
 //!
-//! Operations on keys are written once, against [`Workplace`]. [`Unmounted`] is the one without a mount; `fs` has the other.
+//! Such work is written once, against [`VmAccess`]. [`OfflineVm`] is the access without a mount; `serve` has the other.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,7 +28,7 @@ use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::{self, FoundComponent};
 
 /// One VM folder, for work on its components' keys.
-pub trait Workplace: Sync {
+pub trait VmAccess: Sync {
     /// The VM folder's path on the backing side.
     fn path(&self) -> PathBuf;
 
@@ -49,7 +49,7 @@ pub trait Workplace: Sync {
     /// A DEK that is in memory already.
     fn known_dek(&self, uuid: Uuid) -> Option<Arc<Dek>>;
 
-    /// Claims a component: until the claim is dropped nobody else changes its header, and no other process or host uses it.
+    /// Claims a component: until the claim is dropped nothing else changes its header, and no other process or host uses it.
     ///
     /// # Errors
     /// `Busy` when it is in use elsewhere, `ReadOnly`, `NotFound`, or `Io`.
@@ -60,7 +60,7 @@ pub trait Workplace: Sync {
     ///
     /// # Errors
     /// As [`claim`](Self::claim).
-    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
+    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
 
     /// Wipes the keys of the component that has this header from memory.
     fn forget(&self, header: &UnverifiedHeader);
@@ -72,10 +72,10 @@ pub trait Workplace: Sync {
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>>;
 
     /// The folder, if no guest of this process uses it.
-    fn folder_alone(&self) -> Option<&File>;
+    fn folder_if_unused(&self) -> Option<&File>;
 
     /// Keeps a DEK in memory, where DEKs are kept.
-    fn learn(&self, uuid: Uuid, dek: &Dek);
+    fn remember_dek(&self, uuid: Uuid, dek: &Dek);
 }
 
 /// A disk that is claimed and open, perhaps to guests as well.
@@ -87,17 +87,17 @@ pub trait OpenDisk: Claimed {
     fn deep_rekey(&self) -> &dyn DeepRekey;
 }
 
-/// A disk that this process has opened for nobody else.
-pub struct DiskAlone<S> {
+/// A disk that only this process has open.
+pub struct OfflineDisk<S> {
     disk: Disk<S>,
     dek: Dek,
 }
 
-impl<S: Storage> DiskAlone<S> {
+impl<S: Storage> OfflineDisk<S> {
     /// Opens a disk whose storage is claimed.
     ///
     /// # Errors
-    /// As [`Workplace::open_disk`].
+    /// As [`VmAccess::open_disk`].
     pub fn open(storage: S, keks: &FetchedKeks, engine: Engine) -> Result<Self> {
         let locked = LockedDisk::open(storage)?;
         let dek = keyring::unlock(&locked.stored().header, keks)?;
@@ -107,7 +107,7 @@ impl<S: Storage> DiskAlone<S> {
     }
 }
 
-impl<S: Storage> Claimed for DiskAlone<S> {
+impl<S: Storage> Claimed for OfflineDisk<S> {
     fn storage(&self) -> &dyn Storage {
         self.disk.storage()
     }
@@ -117,7 +117,7 @@ impl<S: Storage> Claimed for DiskAlone<S> {
     }
 }
 
-impl<S: Storage> OpenDisk for DiskAlone<S> {
+impl<S: Storage> OpenDisk for OfflineDisk<S> {
     fn dek(&self) -> &Dek {
         &self.dek
     }
@@ -129,11 +129,11 @@ impl<S: Storage> OpenDisk for DiskAlone<S> {
 
 /// A component that is claimed for as long as this lives.
 pub trait Claimed: Send + Sync {
-    /// Its backing file. To be synced by [`sync`](Self::sync) alone.
+    /// Its backing file. To be synced only by [`sync`](Self::sync).
     fn storage(&self) -> &dyn Storage;
 
-    /// Returns once all that was written is durable. A failure is told to who has the component open, too: the system says
-    /// it once only.
+    /// Returns once all that was written is durable. Errors are also reported to the component's openers,
+    /// since the kernel reports each only once.
     ///
     /// # Errors
     /// `Io`.
@@ -192,13 +192,13 @@ impl Located {
 }
 
 /// A VM folder that no mount of this user serves.
-pub struct Unmounted {
+pub struct OfflineVm {
     folder: File,
     path: PathBuf,
     providers: Arc<Providers>,
 }
 
-impl Unmounted {
+impl OfflineVm {
     /// Opens a VM folder.
     ///
     /// # Errors
@@ -209,7 +209,7 @@ impl Unmounted {
     }
 }
 
-impl Workplace for Unmounted {
+impl VmAccess for OfflineVm {
     fn path(&self) -> PathBuf {
         self.path.clone()
     }
@@ -230,29 +230,29 @@ impl Workplace for Unmounted {
         Ok(Box::new(claim_backing(&self.folder, component, &FileLocks)?))
     }
 
-    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
-        claim_unused(&self.folder, component, &FileLocks)
+    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+        claim_exclusive(&self.folder, component, &FileLocks)
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
         let storage = claim_backing(&self.folder, &Component::Disk(path.to_path_buf()), &FileLocks)?;
-        Ok(Box::new(DiskAlone::open(storage, keks, Engine::default())?))
+        Ok(Box::new(OfflineDisk::open(storage, keks, Engine::default())?))
     }
 
-    fn folder_alone(&self) -> Option<&File> {
+    fn folder_if_unused(&self) -> Option<&File> {
         Some(&self.folder)
     }
 
-    fn learn(&self, _uuid: Uuid, _dek: &Dek) {}
+    fn remember_dek(&self, _uuid: Uuid, _dek: &Dek) {}
 }
 
-/// As [`Workplace::claim_unused`], below an open VM folder.
+/// As [`VmAccess::claim_exclusive`], below an open VM folder.
 ///
 /// # Errors
-/// As [`Workplace::claim`].
-pub fn claim_unused(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<Box<dyn Claimed>> {
+/// As [`VmAccess::claim`].
+pub fn claim_exclusive(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<Box<dyn Claimed>> {
     let claimed = claim_backing(folder, component, claims)?;
     if *component == Component::Home {
         for file in scan::home_files(folder)? {
@@ -271,7 +271,7 @@ pub fn claim_unused(folder: &File, component: &Component, claims: &'static dyn C
 /// Opens a component's backing file below its VM folder and claims it.
 ///
 /// # Errors
-/// As [`Workplace::claim`].
+/// As [`VmAccess::claim`].
 pub fn claim_backing(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<FileStorage> {
     let path = component.header_file();
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;

@@ -1,4 +1,4 @@
-//! What a file in the clear is: a disk image, or a file of the home. Its content decides, its name only where that is silent.
+//! What a file in the clear is: a disk image, or a file of the home. Content decides; the name only if content is inconclusive.
 
 use std::ffi::OsStr;
 use std::fs::File;

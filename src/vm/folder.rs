@@ -110,7 +110,7 @@ impl NewHome<'_> {
         let slot = keyring::slot_for(&key_id, kek.as_ref(), &dek)?;
         let header = Header { disk_names: self.disk_names, ..Header::new(uuid, Shape::Home, self.label, slot) };
         let file = write_home(dir, self.file, &header, &dek).map_err(|error| {
-            // Its name of construction is gone: a conversion that begins tidies up.
+            // Its temporary name is gone: a conversion that begins tidies up.
             let is_gone = error.kind() == Kind::NotFound;
             if is_gone { Error::with_source(Kind::Busy, "another process works on this folder", error) } else { error }
         })?;

@@ -23,11 +23,11 @@ pub struct Wanted {
 #[derive(Debug, Default, Serialize)]
 pub struct InUse {
     /// Components with a slot of such a key.
-    pub components: Vec<User>,
+    pub components: Vec<KeyUse>,
     /// What cannot be read, so that nobody can tell.
     pub unreadable: Vec<Unreadable>,
     /// Saved headers with such a slot. They are no components: what they open may not be here, nor anywhere.
-    pub saved_headers: Vec<SavedUser>,
+    pub saved_headers: Vec<SavedKeyUse>,
     /// What was looked at.
     pub looked_at: LookedAt,
     /// Providers of all keys that headers name, those not in question included.
@@ -56,7 +56,7 @@ pub struct LookedAt {
 
 /// A component that a key opens.
 #[derive(Debug, Serialize)]
-pub struct User {
+pub struct KeyUse {
     /// Below the datastore; a home's is its VM folder's.
     #[serde(with = "crate::text::path")]
     pub path: PathBuf,
@@ -76,7 +76,7 @@ pub struct User {
 
 /// A saved header that a key opens.
 #[derive(Debug, Serialize)]
-pub struct SavedUser {
+pub struct SavedKeyUse {
     /// Below the datastore.
     #[serde(with = "crate::text::path")]
     pub path: PathBuf,
@@ -123,7 +123,7 @@ impl Wanted {
                 in_use.providers.extend(claims.slots.key_ids().map(|key| key.provider().clone()));
                 let keys = self.names(claims.slots.key_ids());
                 if !keys.is_empty() {
-                    in_use.saved_headers.push(SavedUser { path: entry.path.clone(), uuid: claims.uuid, keys });
+                    in_use.saved_headers.push(SavedKeyUse { path: entry.path.clone(), uuid: claims.uuid, keys });
                 }
             }
         }
@@ -142,13 +142,13 @@ impl Wanted {
         keys.filter(|key| self.matches(key)).map(KeyName::of).collect()
     }
 
-    fn user(&self, entry: &Entry, kind: ComponentKind, headers: &Headers) -> Option<User> {
+    fn user(&self, entry: &Entry, kind: ComponentKind, headers: &Headers) -> Option<KeyUse> {
         let keys = self.names(headers.keys.iter());
         // Without a copy that counts, each may be the one that is needed.
         let counts = |key: &&KeyId| headers.stored.is_err() || !headers.former_keys.contains(*key);
         let (mine, other): (Vec<&KeyId>, Vec<&KeyId>) =
             headers.keys.iter().filter(counts).partition(|key| self.matches(key));
-        (!keys.is_empty()).then(|| User {
+        (!keys.is_empty()).then(|| KeyUse {
             path: entry.component_path().to_path_buf(),
             kind: kind.word(),
             uuid: headers.uuid.unwrap_or_default(),

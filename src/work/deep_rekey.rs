@@ -5,7 +5,7 @@
 //! was begun, and goes on with it: what is under the new KEK already, and not in transition, is done.
 
 mod home;
-mod pace;
+mod rate_limit;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::store::header_area;
 use crate::text::Show;
-use crate::vm::access::{OpenDisk, Workplace};
+use crate::vm::access::{OpenDisk, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::keyring::{FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 use crate::work::ComponentResult;
-use crate::work::keyed::fetch_all_keks;
 use crate::work::rekey::{choose, make_key};
+use crate::work::unlocked_component::fetch_all_keks;
 use home::HomeWork;
-use pace::Pace;
+use rate_limit::RateLimit;
 
 /// Bytes that are re-encrypted at once where nobody waits for them, and where guests do. Measured: docs/FORMAT.md leaves the
 /// choice to each step; a longer chunk needs fewer syncs, a shorter one keeps guests from their data for less long.
@@ -99,7 +99,7 @@ impl DeepRekey {
     /// # Errors
     /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when a provider cannot be used, `Stopped` when
     /// `on_progress` says so, `Corrupt`, or `Io`.
-    pub fn run(&self, place: &dyn Workplace, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
+    pub fn run(&self, place: &dyn VmAccess, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
         let chosen = choose(&self.disks, place.components()?)?;
         let keks = fetch_all_keks(place, &chosen);
         let mut disks = Vec::new();
@@ -120,8 +120,8 @@ impl DeepRekey {
             let (uuid, done_now) = disk.begin(place, &target).context(|| disk.component.to_string())?;
             components.push(ComponentResult::new(&disk.component, uuid, Reencrypted { done_now }));
         }
-        let shared = place.folder_alone().is_none();
-        let mut pace = Pace::new(self.rate, shared);
+        let shared = place.folder_if_unused().is_none();
+        let mut pace = RateLimit::new(self.rate, shared);
         let chunk = if shared { CHUNK_SHARED } else { CHUNK_ALONE };
         for disk in disks.iter().filter(|disk| disk.new_dek.is_some()) {
             disk.finish(chunk, &mut pace, on_progress).context(|| disk.component.to_string())?;
@@ -134,7 +134,7 @@ impl DeepRekey {
     }
 
     /// The KEK of a deep rekey that was begun, else a new one.
-    fn target(&self, place: &dyn Workplace, chosen: &[FoundComponent], keks: FetchedKeks) -> Result<(Target, bool)> {
+    fn target(&self, place: &dyn VmAccess, chosen: &[FoundComponent], keks: FetchedKeks) -> Result<(Target, bool)> {
         let claims = || chosen.iter().filter_map(FoundComponent::unverified).map(|header| header.claims());
         let begun = claims().find(|header| header.transition.is_some()).map(|header| header.slots.first_key().clone());
         let leader = claims().next().ok_or_else(|| Error::new(Kind::NotFound, "no component to rekey"))?;
@@ -169,7 +169,7 @@ struct DiskWork<'w> {
 }
 
 impl<'w> DiskWork<'w> {
-    fn open(place: &'w dyn Workplace, component: &FoundComponent, keks: &FetchedKeks) -> Result<Self> {
+    fn open(place: &'w dyn VmAccess, component: &FoundComponent, keks: &FetchedKeks) -> Result<Self> {
         let component = component.component();
         let open = place.open_disk(component.path(), keks).context(|| component.to_string())?;
         Ok(Self { component, open, new_dek: None })
@@ -177,7 +177,7 @@ impl<'w> DiskWork<'w> {
 
     /// Puts the disk in transition, or finds that it is. `false`: it has the new KEK and is done.
     /// Also the disk's UUID.
-    fn begin(&mut self, place: &dyn Workplace, target: &Target) -> Result<(Uuid, bool)> {
+    fn begin(&mut self, place: &dyn VmAccess, target: &Target) -> Result<(Uuid, bool)> {
         let stored = header_area::load(self.open.storage(), ComponentKind::Disk)?;
         let header = stored.header.verify(self.open.dek())?;
         if header.transition.is_some() {
@@ -192,12 +192,12 @@ impl<'w> DiskWork<'w> {
         let new = random::disk_dek()?;
         let slots = target.slots(&header.slots, &new)?;
         self.open.deep_rekey().begin_deep_rekey(self.open.dek(), &new, slots)?;
-        place.learn(header.uuid, &new);
+        place.remember_dek(header.uuid, &new);
         self.new_dek = Some(new);
         Ok((header.uuid, true))
     }
 
-    fn finish(&self, chunk: u64, pace: &mut Pace, on_progress: OnProgress<'_>) -> Result<()> {
+    fn finish(&self, chunk: u64, pace: &mut RateLimit, on_progress: OnProgress<'_>) -> Result<()> {
         let Some(dek) = &self.new_dek else { return Ok(()) };
         let what = self.component.path().shown().to_string();
         let chunk = pace.chunk(chunk);

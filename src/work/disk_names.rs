@@ -6,10 +6,10 @@ use uuid::Uuid;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::format::names::DiskNames;
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::scan::FoundComponent;
-use crate::work::keyed::{Keyed, fetch_keks};
+use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
 /// A change of the list. Without any it is only shown.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -40,8 +40,8 @@ impl ChangeDiskNames {
     ///
     /// # Errors
     /// `NotFound` for a folder without a home or a pattern to be removed that is not there, `Invalid` for what is not a
-    /// pattern or too many, `Denied` while a rekey is not finished; for a change also as [`Keyed::open`].
-    pub fn run(&self, place: &dyn Workplace) -> Result<DiskNamesNow> {
+    /// pattern or too many, `Denied` while a rekey is not finished; for a change also as [`UnlockedComponent::open`].
+    pub fn run(&self, place: &dyn VmAccess) -> Result<DiskNamesNow> {
         let found = place.components()?;
         let home = found.iter().find(|found| found.kind == ComponentKind::Home);
         let home = home.ok_or_else(|| Error::new(Kind::NotFound, "no encrypted home in this folder"))?;
@@ -50,7 +50,7 @@ impl ChangeDiskNames {
             return Ok(now(header.claims(), false));
         }
         let keks = fetch_keks(place, [home] as [&FoundComponent; 1]);
-        let mut keyed = Keyed::open(place, &Component::Home, &keks)?;
+        let mut keyed = UnlockedComponent::open(place, &Component::Home, &keks)?;
         if let Some(key) = keyed.unfinished_rekey() {
             let message = format!("a rekey to {key} is not finished: `vmcryptfs rekey` finishes it");
             return Err(Error::new(Kind::Denied, message));

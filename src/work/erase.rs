@@ -18,7 +18,7 @@ use crate::storage::Storage;
 use crate::store::header_area;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use crate::vm::access::{Claimed, Workplace};
+use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::inventory::{Inventory, What};
 use crate::vm::{folder, scan};
@@ -81,7 +81,7 @@ impl Erase {
     /// # Errors
     /// `NotFound` when there is no such component, or none that is not erased already; `Busy`, or `Io`, also when what is read
     /// back is not what was written.
-    pub fn run(&self, place: &dyn Workplace) -> Result<Erased> {
+    pub fn run(&self, place: &dyn VmAccess) -> Result<Erased> {
         let mut found = place.components()?;
         found.retain(|found| self.component.as_ref().is_none_or(|wanted| found.component() == *wanted));
         scan::each_file_once(&mut found);
@@ -96,7 +96,7 @@ impl Erase {
         let mut claimed = Vec::new();
         for component in &found {
             let component = component.component();
-            claimed.push(place.claim_unused(&component).context(|| component.to_string())?);
+            claimed.push(place.claim_exclusive(&component).context(|| component.to_string())?);
         }
         let mut components = Vec::new();
         let mut before = None;

@@ -17,13 +17,13 @@ use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::inventory::unreadable_below;
 use crate::vm::keyring::slot_for;
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::ComponentResult;
-use crate::work::keyed::{Keyed, fetch_keks};
+use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
 /// Headers that are written side by side: each waits for its medium.
 const AT_ONCE: usize = 16;
@@ -84,14 +84,14 @@ impl Rekey {
     /// # Errors
     /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when the former or the new provider cannot be used,
     /// `Corrupt`, or `Io`.
-    pub fn run(&self, place: &dyn Workplace, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
+    pub fn run(&self, place: &dyn VmAccess, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
         let chosen = choose(&self.disks, place.components()?)?;
         let keks = fetch_keks(place, &chosen);
-        let mut keyed: Vec<Keyed<'_>> = Vec::new();
+        let mut keyed: Vec<UnlockedComponent<'_>> = Vec::new();
         for found in chosen {
             let component = found.component();
             found.header.context(|| component.to_string())?;
-            keyed.push(Keyed::open(place, &component, &keks)?);
+            keyed.push(UnlockedComponent::open(place, &component, &keks)?);
         }
         let Some((leader, followers)) = keyed.split_first_mut() else {
             return Err(Error::new(Kind::NotFound, "no component to rekey"));
@@ -117,7 +117,7 @@ impl Rekey {
 
     /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
     /// before anything depends on it.
-    fn new_key(&self, place: &dyn Workplace, leader: &Keyed<'_>) -> Result<NewSlots> {
+    fn new_key(&self, place: &dyn VmAccess, leader: &UnlockedComponent<'_>) -> Result<NewSlots> {
         let wanted = match &self.provider {
             Some(name) => ProviderName::new(name)?,
             None => leader.header().slots.first_key().provider().clone(),
@@ -158,7 +158,7 @@ pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Ve
 
 /// A new KEK. It is fetched again at once: what cannot be had again must not wrap the only copy of a DEK.
 pub(super) fn make_key(
-    place: &dyn Workplace,
+    place: &dyn VmAccess,
     vm_uuid: Uuid,
     provider: &dyn KeyProvider,
 ) -> Result<(KeyId, Arc<dyn Kek>)> {
@@ -182,12 +182,12 @@ struct NewSlots {
 
 impl NewSlots {
     /// The first slot's key, unless it is the new one already.
-    fn would_replace(&self, keyed: &Keyed<'_>) -> Option<KeyName> {
+    fn would_replace(&self, keyed: &UnlockedComponent<'_>) -> Option<KeyName> {
         Some(keyed.header().slots.first_key()).filter(|key| **key != self.key_id).map(KeyName::of)
     }
 
     /// The slots of a component under the new KEK: in place of the first one, and of others under the same former key.
-    fn slots_of(&self, keyed: &Keyed<'_>) -> Result<Slots> {
+    fn slots_of(&self, keyed: &UnlockedComponent<'_>) -> Result<Slots> {
         let slots = &keyed.header().slots;
         if *slots.first_key() == self.key_id {
             return Ok(slots.clone());
@@ -197,19 +197,19 @@ impl NewSlots {
     }
 
     /// Records the new key: from here on the rekey is unfinished.
-    fn begin(&self, leader: &mut Keyed<'_>) -> Result<()> {
+    fn begin(&self, leader: &mut UnlockedComponent<'_>) -> Result<()> {
         match self.would_replace(leader) {
             Some(_) => leader.update(self.slots_of(leader)?),
             None => Ok(()),
         }
     }
 
-    fn finish(&self, keyed: &mut Keyed<'_>) -> Result<()> {
+    fn finish(&self, keyed: &mut UnlockedComponent<'_>) -> Result<()> {
         keyed.replace(self.slots_of(keyed)?)
     }
 
     /// Side by side. All are tried; the first failure is told.
-    fn finish_all(&self, some: &mut [Keyed<'_>]) -> Result<()> {
+    fn finish_all(&self, some: &mut [UnlockedComponent<'_>]) -> Result<()> {
         thread::scope(|scope| {
             let running: Vec<_> = some.iter_mut().map(|keyed| scope.spawn(|| self.finish(keyed))).collect();
             let died = || Err(Error::new(Kind::Io, "a thread of the rekey failed: this is a bug, please report it"));
@@ -219,8 +219,8 @@ impl NewSlots {
         })
     }
 
-    fn outcome(&self, keyed: &[Keyed<'_>], former: Vec<Option<KeyName>>) -> Rekeyed {
-        let component = |(keyed, former_key): (&Keyed<'_>, Option<KeyName>)| {
+    fn outcome(&self, keyed: &[UnlockedComponent<'_>], former: Vec<Option<KeyName>>) -> Rekeyed {
+        let component = |(keyed, former_key): (&UnlockedComponent<'_>, Option<KeyName>)| {
             ComponentResult::new(&keyed.component, keyed.header().uuid, Rewrapped { former_key })
         };
         let components = keyed.iter().zip(former).map(component).collect();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::UnverifiedHeader;
 use crate::store::header_area::{self, OtherCopy};
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::keyring;
 
@@ -41,9 +41,9 @@ impl RepairHeader {
     /// # Errors
     /// `Corrupt` when no copy is whole, or the one that is does not verify with its key; `Denied` where an erasure was
     /// interrupted, `Busy`, or `Io`, also when the copy does not read back.
-    pub fn run(&self, place: &dyn Workplace) -> Result<Repaired> {
+    pub fn run(&self, place: &dyn VmAccess) -> Result<Repaired> {
         let kind = self.component.kind();
-        let claimed = place.claim_unused(&self.component)?;
+        let claimed = place.claim_exclusive(&self.component)?;
         let storage = claimed.storage();
         let stored = header_area::load(storage, kind)?;
         let uuid = stored.header.claims().uuid;
@@ -74,7 +74,7 @@ impl RepairHeader {
 }
 
 /// Why a copy could not be verified, if its keys cannot be had: it is the only one either way.
-fn verify(header: &UnverifiedHeader, place: &dyn Workplace) -> Result<Option<String>> {
+fn verify(header: &UnverifiedHeader, place: &dyn VmAccess) -> Result<Option<String>> {
     let known = place.known_dek(header.claims().uuid);
     if known.is_some_and(|dek| header.clone().verify(&dek).is_ok()) {
         return Ok(None);
@@ -92,9 +92,9 @@ mod tests {
     use super::*;
     use crate::format::header::{COPY_LEN, ComponentKind};
     use crate::storage::memory::Countdown;
-    use crate::work::rig::Rig;
+    use crate::work::test_vm::TestVm;
 
-    fn damaged(before: &Rig, copies: &[usize]) -> Rig {
+    fn damaged(before: &TestVm, copies: &[usize]) -> TestVm {
         let mut images = before.images();
         for &copy in copies {
             let at = usize::try_from(ComponentKind::Disk.copy_offsets()[copy]).unwrap();
@@ -103,13 +103,13 @@ mod tests {
         before.with(images, Countdown::fault_after(i64::MAX))
     }
 
-    fn repair(rig: &Rig) -> Result<Repaired> {
+    fn repair(rig: &TestVm) -> Result<Repaired> {
         RepairHeader { component: Component::Disk("0.raw".into()) }.run(rig)
     }
 
     #[test]
     fn either_copy_is_mended_by_the_other() {
-        let before = Rig::new(1);
+        let before = TestVm::new(1);
         for copy in 0..2 {
             let rig = damaged(&before, &[copy]);
             let repaired = repair(&rig).unwrap();
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn without_a_whole_copy_nothing_is_written() {
-        let rig = damaged(&Rig::new(1), &[0, 1]);
+        let rig = damaged(&TestVm::new(1), &[0, 1]);
         let images = rig.images();
         assert_eq!(repair(&rig).unwrap_err().kind(), Kind::Corrupt);
         assert!(rig.images() == images);
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_crash_anywhere_leaves_a_copy_that_opens() {
-        let before = Rig::new(1);
+        let before = TestVm::new(1);
         for stop in 0.. {
             let rig = damaged(&before, &[0]);
             let rig = rig.with(rig.images(), Countdown::end_after(stop));

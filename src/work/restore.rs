@@ -16,10 +16,10 @@ use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
-use crate::work::keyed::refuse_transition;
+use crate::work::unlocked_component::refuse_transition;
 
 /// Puts a saved header back.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -62,7 +62,7 @@ impl RestoreHeader {
     /// `Denied` in the midst of a deep rekey, and, unless forced, for the header of another component or of another data key,
     /// when keys would come back, or when nothing tells whether the header belongs here; `Corrupt` for a damaged file or a
     /// header that its key does not verify; `Busy`, or `Io`.
-    pub fn run(&self, place: &dyn Workplace) -> Result<Restored> {
+    pub fn run(&self, place: &dyn VmAccess) -> Result<Restored> {
         let saved = SavedHeader::decode(&self.saved)?.header;
         refuse_transition(saved.claims())?;
         let kind = saved.claims().shape.kind();
@@ -70,7 +70,7 @@ impl RestoreHeader {
             let message = format!("the saved header is that of a {}, not of the {}", kind.word(), self.component);
             return Err(Error::new(Kind::Denied, message));
         }
-        let claimed = place.claim_unused(&self.component)?;
+        let claimed = place.claim_exclusive(&self.component)?;
         let storage = claimed.storage();
         refuse_short_file(storage, saved.claims())?;
         let others = self.others(storage, &saved)?;

@@ -9,13 +9,13 @@ use crate::format::header::{MAX_SLOTS, Slot, Slots};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
 use crate::provider::{self, NewKey};
 use crate::text::Show;
-use crate::vm::access::Workplace;
+use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::inventory::unreadable_below;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::ComponentResult;
-use crate::work::keyed::{Keyed, fetch_keks};
+use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
 /// Adds a slot.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -70,13 +70,13 @@ impl AddKey {
     ///
     /// # Errors
     /// `Exists` when nothing was to be done, `Invalid` when all slots are taken, `KeyUnavailable` when the provider gives no
-    /// key that may wrap, or as [`Keyed::open`].
-    pub fn run(&self, place: &dyn Workplace) -> Result<SlotsChanged> {
+    /// key that may wrap, or as [`UnlockedComponent::open`].
+    pub fn run(&self, place: &dyn VmAccess) -> Result<SlotsChanged> {
         let found = place.components()?;
         let chosen = choose(&found, self.component.as_ref())?;
         let mut keyed = open_all(place, &chosen)?;
         let (key_id, kek) = self.key(place, &found, &keyed)?;
-        let lacking = |keyed: &Keyed<'_>| !keyed.header().slots.has(&key_id);
+        let lacking = |keyed: &UnlockedComponent<'_>| !keyed.header().slots.has(&key_id);
         if let Some(full) = keyed.iter().find(|keyed| lacking(keyed) && keyed.header().slots.is_full()) {
             return Err(Error::new(
                 Kind::Invalid,
@@ -104,9 +104,9 @@ impl AddKey {
 
     fn key(
         &self,
-        place: &dyn Workplace,
+        place: &dyn VmAccess,
         found: &[FoundComponent],
-        chosen: &[Keyed<'_>],
+        chosen: &[UnlockedComponent<'_>],
     ) -> Result<(KeyId, Arc<dyn Kek>)> {
         let (wanted, provider) = match &self.provider {
             Some(name) => {
@@ -145,8 +145,8 @@ impl RemoveKey {
     ///
     /// # Errors
     /// `NotFound` when no component has it, `Invalid` when the provider has several, `Denied` for the last slot, or when none
-    /// of those that stay can be used now, or as [`Keyed::open`].
-    pub fn run(&self, place: &dyn Workplace) -> Result<SlotsChanged> {
+    /// of those that stay can be used now, or as [`UnlockedComponent::open`].
+    pub fn run(&self, place: &dyn VmAccess) -> Result<SlotsChanged> {
         let found = place.components()?;
         let chosen = choose(&found, self.component.as_ref())?;
         let provider = ProviderName::new(&self.provider)?;
@@ -187,7 +187,12 @@ impl RemoveKey {
     }
 
     /// The key whose slots go, and the slots that stay.
-    fn plan(&self, keyed: &Keyed<'_>, provider: &ProviderName, keks: &FetchedKeks) -> Result<(Option<KeyId>, Slots)> {
+    fn plan(
+        &self,
+        keyed: &UnlockedComponent<'_>,
+        provider: &ProviderName,
+        keks: &FetchedKeks,
+    ) -> Result<(Option<KeyId>, Slots)> {
         let (go, stay) = self.split(provider, &keyed.header().slots);
         let Some(first) = go.first() else { return Ok((None, keyed.header().slots.clone())) };
         if let Some(other) = go.iter().find(|slot| slot.key_id != first.key_id) {
@@ -220,7 +225,7 @@ impl RemoveKey {
 }
 
 /// What could not be read where all of a VM folder was meant.
-fn unreadable(place: &dyn Workplace, component: Option<&Component>) -> Vec<String> {
+fn unreadable(place: &dyn VmAccess, component: Option<&Component>) -> Vec<String> {
     component.map_or_else(|| unreadable_below(&place.path()), |_| Vec::new())
 }
 
@@ -238,12 +243,12 @@ fn choose<'f>(found: &'f [FoundComponent], component: Option<&Component>) -> Res
     }
 }
 
-fn open_all<'w>(place: &'w dyn Workplace, chosen: &[&FoundComponent]) -> Result<Vec<Keyed<'w>>> {
+fn open_all<'w>(place: &'w dyn VmAccess, chosen: &[&FoundComponent]) -> Result<Vec<UnlockedComponent<'w>>> {
     let keks = fetch_keks(place, chosen.iter().copied());
-    chosen.iter().map(|found| Keyed::open(place, &found.component(), &keks)).collect()
+    chosen.iter().map(|found| UnlockedComponent::open(place, &found.component(), &keks)).collect()
 }
 
-fn changed(keyed: &Keyed<'_>, key: Option<&KeyId>) -> ComponentResult<SlotChanged> {
+fn changed(keyed: &UnlockedComponent<'_>, key: Option<&KeyId>) -> ComponentResult<SlotChanged> {
     let done = SlotChanged { key: key.map(KeyName::of), slots: keyed.header().slots.len() };
     ComponentResult::new(&keyed.component, keyed.header().uuid, done)
 }

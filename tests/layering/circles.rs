@@ -30,9 +30,7 @@ fn uses(files: &[(String, String)]) -> Uses {
 }
 
 fn is_test(module: &str) -> bool {
-    module
-        .split("::")
-        .any(|name| name == "tests" || name.ends_with("_tests") || name.starts_with("test_") || name == "rig")
+    module.split("::").any(|name| name == "tests" || name.ends_with("_tests") || name.starts_with("test_"))
 }
 
 /// Without modules that are compiled for tests only.

@@ -13,7 +13,7 @@ use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::folder;
-use crate::vm::in_use::{InUse, LookedAt, SavedUser, Unreadable, User, Wanted};
+use crate::vm::in_use::{InUse, KeyUse, LookedAt, SavedKeyUse, Unreadable, Wanted};
 use crate::vm::inventory::Inventory;
 
 /// Arguments of `key in-use`.
@@ -45,9 +45,9 @@ pub(in crate::cli) struct InUseArgs {
 /// What was found in all datastores. Field names are part of the stable JSON output.
 #[derive(Default, Serialize)]
 struct Found {
-    components: Vec<User>,
+    components: Vec<KeyUse>,
     unreadable: Vec<Unreadable>,
-    saved_headers: Vec<SavedUser>,
+    saved_headers: Vec<SavedKeyUse>,
     looked_at: LookedAt,
     /// Providers whose keys were not counted.
     other_providers: BTreeSet<String>,
@@ -125,11 +125,11 @@ impl Found {
     /// Of several datastores, paths say of which one.
     fn add(&mut self, in_use: InUse, datastore: &Path, several: bool) {
         let whole = |path: PathBuf| if several { place::whole(datastore, &path) } else { path };
-        self.components.extend(in_use.components.into_iter().map(|user| User { path: whole(user.path), ..user }));
+        self.components.extend(in_use.components.into_iter().map(|user| KeyUse { path: whole(user.path), ..user }));
         let unreadable = in_use.unreadable.into_iter();
         self.unreadable.extend(unreadable.map(|entry| Unreadable { path: whole(entry.path), ..entry }));
         let saved = in_use.saved_headers.into_iter();
-        self.saved_headers.extend(saved.map(|entry| SavedUser { path: whole(entry.path), ..entry }));
+        self.saved_headers.extend(saved.map(|entry| SavedKeyUse { path: whole(entry.path), ..entry }));
         self.looked_at.add(in_use.looked_at);
     }
 
@@ -139,7 +139,7 @@ impl Found {
             [datastore] => place::shown(datastore, path),
             _ => path.shown().to_string(),
         };
-        let row = |user: &User| {
+        let row = |user: &KeyUse| {
             let without = match (user.lost, user.only_in_other_copy) {
                 (true, _) => "LOST",
                 (false, false) => "another key opens it",

@@ -11,7 +11,7 @@ use crate::event::{Event, EventName};
 use crate::key::{KeyId, KeyName, ProviderName};
 use crate::provider::{self, KeyProvider, KeyState, Providers, Revocation};
 use crate::text::Show;
-use crate::vm::in_use::{LookedAt, User, Wanted};
+use crate::vm::in_use::{KeyUse, LookedAt, Wanted};
 use crate::vm::inventory::Inventory;
 
 /// At most this many components are named in a refusal.
@@ -140,7 +140,7 @@ fn inventory(datastore: &Path) -> Result<Inventory> {
 }
 
 /// A component, and the name that it has for the key if that is another one.
-fn shown(datastore: &Path, user: &User, key_id: &KeyId) -> String {
+fn shown(datastore: &Path, user: &KeyUse, key_id: &KeyId) -> String {
     let path = place::shown(datastore, &user.path);
     let wanted = KeyName::of(key_id).to_string();
     let names: Vec<String> = user.keys.iter().map(KeyName::to_string).collect();

@@ -99,7 +99,7 @@ enum Polled {
     Request(Received, usize),
     /// There is none at the moment.
     Nothing,
-    Unmounted,
+    OfflineVm,
 }
 
 impl Reader {
@@ -126,7 +126,7 @@ impl Reader {
                     None => tracing::error!("a request of {len} bytes from the kernel, shorter than its header"),
                 },
                 Err(Errno::AGAIN) => return Ok(Polled::Nothing),
-                Err(Errno::NODEV) => return Ok(Polled::Unmounted),
+                Err(Errno::NODEV) => return Ok(Polled::OfflineVm),
                 // A signal, or a request that was interrupted before it was read.
                 Err(Errno::INTR | Errno::NOENT) => {}
                 Err(error) => return Err(Error::errno("reading requests from the kernel", error)),
@@ -206,7 +206,7 @@ impl<'a> WorkerPool<'a> {
             match self.wait(&mut reader)? {
                 Polled::Request(request, len) => self.handle(&mut reader, request, len, Sharing::WithFollowers),
                 Polled::Nothing => {}
-                Polled::Unmounted => return Ok(()),
+                Polled::OfflineVm => return Ok(()),
             }
         }
     }
@@ -269,7 +269,7 @@ impl<'a> WorkerPool<'a> {
                     looks += 1;
                     thread::yield_now();
                 }
-                Polled::Unmounted => break,
+                Polled::OfflineVm => break,
             }
         }
         Ok(())
@@ -283,7 +283,7 @@ impl<'a> WorkerPool<'a> {
             match self.wait(reader) {
                 Ok(Polled::Request(request, len)) => self.handle(reader, request, len, Sharing::No),
                 Ok(Polled::Nothing) => {}
-                Ok(Polled::Unmounted) => break,
+                Ok(Polled::OfflineVm) => break,
                 Err(error) => stood_in = Err(error),
             }
         }

@@ -7,7 +7,7 @@ use crate::serve::{OpenFile, Options};
 use crate::storage::Access;
 use crate::storage::claims::{Claim, FileLocks};
 use crate::store::buffer::request_buffer;
-use crate::vm::access::{Unmounted, Workplace};
+use crate::vm::access::{OfflineVm, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::datastore::Datastore;
 use crate::vm::folder;
@@ -22,8 +22,8 @@ impl Datastore {
         mount
     }
 
-    fn unmounted(&self, vm: &str) -> Unmounted {
-        Unmounted::open(&self.path(vm), self.providers()).unwrap()
+    fn unmounted(&self, vm: &str) -> OfflineVm {
+        OfflineVm::open(&self.path(vm), self.providers()).unwrap()
     }
 
     fn deep_rekey(&self, vm: &str) -> Result<DeepRekeyed> {
@@ -133,7 +133,7 @@ fn a_command_waits_for_what_is_being_closed() {
     let store = Datastore::new(&["web01"]);
     let mount = store.mount();
     let vm = Path::new("web01");
-    let claim = || mount.vm_at(vm).unwrap().0.claim_unused(&Component::Home).map(drop);
+    let claim = || mount.vm_at(vm).unwrap().0.claim_exclusive(&Component::Home).map(drop);
     let lock = || mount.lock(Some(vm)).map(drop);
     for command in [&claim as &(dyn Fn() -> Result<()> + Sync), &lock] {
         let open = write(&mount, "web01/web01.vmx", "text");

@@ -15,8 +15,8 @@ use crate::store::raw_image::vmdk_error;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::vmdk;
-use crate::work::convert::form::{Form, Target};
-use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::form::{OpenForm, TargetForm};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// What is smaller is no disk, whatever it is called.
 const MIN_DISK_LEN: u64 = 64 << 10;
@@ -44,17 +44,21 @@ pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, nam
         let entry =
             entry.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {} in this VM folder", name.shown())))?;
         match entry.found {
-            Found::Clear(kind) if kind.is_disk() => drop(chosen.insert(name)),
-            Found::Disk => drop(chosen.insert(name)),
-            Found::Clear(_) | Found::Sealed => match (folder.descriptor(entry)?, entry.found) {
+            EntryForm::Clear(kind) if kind.is_disk() => drop(chosen.insert(name)),
+            EntryForm::Disk => drop(chosen.insert(name)),
+            EntryForm::Clear(_) | EntryForm::Sealed => match (folder.descriptor(entry)?, entry.found) {
                 (Some(descriptor), _) => {
                     chosen.extend(folder.extents(entry, &descriptor)?);
                     parents.extend(descriptor.parent().map(|parent| (name, parent.clone())));
                 }
-                (None, Found::Sealed) => return Err(no_disk(&name)),
+                (None, EntryForm::Sealed) => return Err(no_disk(&name)),
                 (None, _) => drop(chosen.insert(name)),
             },
-            Found::Folder | Found::ClearLink | Found::SealedLink | Found::Neither | Found::Foreign => {
+            EntryForm::Folder
+            | EntryForm::ClearLink
+            | EntryForm::SealedLink
+            | EntryForm::FormNeutral
+            | EntryForm::UnreadableOrForeign => {
                 return Err(no_disk(&name));
             }
         }
@@ -66,7 +70,7 @@ pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, nam
 
 /// Adds all other names of files that are meant by one.
 pub(super) fn with_all_names(entries: &[Entry], mut paths: HashSet<PathBuf>) -> HashSet<PathBuf> {
-    for names in by_inode(entries.iter().filter(|entry| matches!(entry.found, Found::Clear(_) | Found::Disk))) {
+    for names in by_inode(entries.iter().filter(|entry| matches!(entry.found, EntryForm::Clear(_) | EntryForm::Disk))) {
         if names.len() > 1 && names.iter().any(|entry| paths.contains(&entry.path)) {
             paths.extend(names.iter().map(|entry| entry.path.clone()));
         }
@@ -115,7 +119,7 @@ impl Folder<'_> {
             let Some(name) = extent.file_name().map_err(vmdk_error).context(of)? else { continue };
             let path = self.beside(&entry.path, &name).context(of)?;
             match self.entry(&path).map(|extent| extent.found) {
-                Some(Found::Clear(_) | Found::Disk) => paths.push(path),
+                Some(EntryForm::Clear(_) | EntryForm::Disk) => paths.push(path),
                 _ => return Err(no_disk(&path)).context(of),
             }
         }
@@ -139,7 +143,7 @@ impl Folder<'_> {
         let of_extents = |entry: &Entry, descriptor: &Descriptor| {
             let extents = self.extents(entry, descriptor).unwrap_or_default();
             extents.into_iter().find(|path| {
-                let is_clear = self.entry(path).is_some_and(|entry| matches!(entry.found, Found::Clear(_)));
+                let is_clear = self.entry(path).is_some_and(|entry| matches!(entry.found, EntryForm::Clear(_)));
                 is_clear && !chosen.contains(path)
             })
         };
@@ -158,16 +162,16 @@ impl Folder<'_> {
                 return None; // a loop, which is not a disk anyway
             }
             let descriptor = match entry.found {
-                Found::Clear(kind) if kind.is_disk() && !chosen.contains(&entry.path) => {
+                EntryForm::Clear(kind) if kind.is_disk() && !chosen.contains(&entry.path) => {
                     return Some(stays(child, &entry.path, &entry.path));
                 }
-                Found::Clear(_) | Found::Sealed => self.descriptor(entry).ok().flatten()?,
-                Found::Folder
-                | Found::Disk
-                | Found::ClearLink
-                | Found::SealedLink
-                | Found::Neither
-                | Found::Foreign => {
+                EntryForm::Clear(_) | EntryForm::Sealed => self.descriptor(entry).ok().flatten()?,
+                EntryForm::Folder
+                | EntryForm::Disk
+                | EntryForm::ClearLink
+                | EntryForm::SealedLink
+                | EntryForm::FormNeutral
+                | EntryForm::UnreadableOrForeign => {
                     return None;
                 }
             };
@@ -193,20 +197,20 @@ fn stays(child: &Path, parent: &Path, clear: &Path) -> String {
 ///
 /// # Errors
 /// `Corrupt`, or `Io`.
-pub(super) fn open_file(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<Form> {
+pub(super) fn open_file(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<OpenForm> {
     let file = open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
         .context(|| "opening it".into())?;
     let storage = FileStorage::new(file);
-    match keys.filter(|_| entry.found == Found::Sealed) {
-        Some(keys) => Target::Home(keys).open(storage),
-        None => Target::Clear.open(storage),
+    match keys.filter(|_| entry.found == EntryForm::Sealed) {
+        Some(keys) => TargetForm::Home(keys).open(storage),
+        None => TargetForm::Clear.open(storage),
     }
 }
 
 /// What is worth knowing before anything is touched.
 pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
     let mut notes = Vec::new();
-    for names in by_inode(entries.iter().filter(|entry| matches!(entry.found, Found::Clear(_)))) {
+    for names in by_inode(entries.iter().filter(|entry| matches!(entry.found, EntryForm::Clear(_)))) {
         let outside = names[0].stat.st_nlink.saturating_sub(names.len() as u64);
         if outside > 0 {
             let path = names[0].path.shown();
@@ -218,7 +222,7 @@ pub(super) fn notes(entries: &[Entry]) -> Vec<String> {
     let lock = entries.iter().find(|entry| {
         let name = entry.path.file_name().unwrap_or_default().to_string_lossy();
         // A disk is none, whatever an editor or a backup has added to its name.
-        let is_disk = entry.found == Found::Disk || matches!(entry.found, Found::Clear(kind) if kind.is_disk());
+        let is_disk = entry.found == EntryForm::Disk || matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk());
         !is_disk && Role::of_name(&name) == Role::Lock
     });
     notes.extend(lock.map(|lock| format!("{} looks like a lock of VMware's: is the VM off?", lock.path.shown())));

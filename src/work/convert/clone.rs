@@ -1,4 +1,4 @@
-//! A VM folder copied under keys of its own, or under the same: whole under its name, or not there at all.
+//! A VM folder copied under keys of its own, or under the same: it appears atomically, complete, or not at all.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -28,11 +28,11 @@ use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
 use crate::work::convert::erased;
 use crate::work::convert::form::WrappingKey;
-use crate::work::convert::opened::OpenFolder;
-use crate::work::convert::pace::Pace;
+use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::free_space;
-use crate::work::convert::tree::{Entry, Found, by_inode, read_link};
+use crate::work::convert::progress_counter::ProgressCounter;
+use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_link};
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -76,13 +76,13 @@ pub fn clone(
     options: &CloneOptions,
     on_progress: OnProgress<'_>,
 ) -> Result<Cloned> {
-    let source = OpenFolder::open(from, providers, Access::Read)?;
+    let source = ClaimedFolder::open(from, providers, Access::Read)?;
     if source.state != HomeState::Encrypted {
         let why = source.state.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
     let entries = source.walk()?;
-    if let Some(foreign) = entries.iter().find(|entry| entry.found == Found::Foreign) {
+    if let Some(foreign) = entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
@@ -95,15 +95,15 @@ pub fn clone(
     let bytes = entries.iter().map(Entry::allocated).sum();
     check_space(&draft.parent, bytes)?;
     let cloning = Cloning { source: &source, entries: &entries, draft: &draft, providers, options };
-    let pace = Pace::new(bytes, on_progress);
+    let pace = ProgressCounter::new(bytes, on_progress);
     let (uuid, key_id) = cloning.run(&pace)?;
     draft.publish()?;
-    let disks = by_inode(entries.iter().filter(|entry| entry.found == Found::Disk)).len();
+    let disks = by_inode(entries.iter().filter(|entry| entry.found == EntryForm::Disk)).len();
     Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
 }
 
 /// What a folder without a home is instead.
-fn no_vm_folder(source: &OpenFolder) -> String {
+fn no_vm_folder(source: &ClaimedFolder) -> String {
     const MAX_NAMED: usize = 5;
     let found = scan::scan(&source.dir).unwrap_or_default();
     let vms: Vec<_> = found.iter().filter(|component| component.kind == ComponentKind::Home).collect();
@@ -116,14 +116,19 @@ fn no_vm_folder(source: &OpenFolder) -> String {
 }
 
 /// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
-fn names(source: &OpenFolder, entries: &[Entry], providers: &Providers, options: &CloneOptions) -> Result<Vec<String>> {
+fn names(
+    source: &ClaimedFolder,
+    entries: &[Entry],
+    providers: &Providers,
+    options: &CloneOptions,
+) -> Result<Vec<String>> {
     let home = source.unlocked()?;
     // A name that was written through a mount begins with a mountpoint, which nothing here knows.
     let place = Place { path: &source.path, root: &source.dir, entries, anywhere: true };
     let mut names = Names::default();
     place.files(Some(&home.keys), &mut names)?;
     let source = Source { root: &source.dir, keys: &home.keys, providers, engine: options.engine };
-    for entry in entries.iter().filter(|entry| entry.found == Found::Disk) {
+    for entry in entries.iter().filter(|entry| entry.found == EntryForm::Disk) {
         let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
         place.image(entry, disk, &mut names);
     }
@@ -145,9 +150,14 @@ fn names(source: &OpenFolder, entries: &[Entry], providers: &Providers, options:
 /// What to say of what is in the clear in the source, and so in the clone.
 fn in_the_clear(entry: &Entry) -> Option<String> {
     let what = match entry.found {
-        Found::Clear(kind) => inventory::clear_what(kind),
-        Found::ClearLink => "a symbolic link".to_owned(),
-        Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => {
+        EntryForm::Clear(kind) => inventory::clear_what(kind),
+        EntryForm::ClearLink => "a symbolic link".to_owned(),
+        EntryForm::Folder
+        | EntryForm::Sealed
+        | EntryForm::Disk
+        | EntryForm::SealedLink
+        | EntryForm::FormNeutral
+        | EntryForm::UnreadableOrForeign => {
             return None;
         }
     };
@@ -164,7 +174,7 @@ fn check_space(parent: &File, needed: u64) -> Result<()> {
 }
 
 struct Cloning<'a> {
-    source: &'a OpenFolder,
+    source: &'a ClaimedFolder,
     entries: &'a [Entry],
     draft: &'a Draft,
     providers: &'a Providers,
@@ -172,12 +182,12 @@ struct Cloning<'a> {
 }
 
 impl Cloning<'_> {
-    fn run(&self, pace: &Pace<'_>) -> Result<(Uuid, KeyId)> {
+    fn run(&self, pace: &ProgressCounter<'_>) -> Result<(Uuid, KeyId)> {
         let (header, keys) = self.make_home()?;
         let key_id = header.slots.first_key().clone();
         let kek = self.providers.fetch(&key_id)?;
         let key = WrappingKey { id: key_id.clone(), kek };
-        for folder in self.entries.iter().rev().filter(|entry| entry.found == Found::Folder) {
+        for folder in self.entries.iter().rev().filter(|entry| entry.found == EntryForm::Folder) {
             if !folder.path.as_os_str().is_empty() {
                 self.draft.make_folder(&folder.path)?;
             }
@@ -195,7 +205,7 @@ impl Cloning<'_> {
             pace.turn_to(entry.path.shown().to_string());
             let copied = Copied { draft: &self.draft.root, keys: &keys, key: &key, same_keys: self.options.same_keys };
             let original = copied.file(&source, entry, pace).context(|| entry.path.shown().to_string())?;
-            if entry.found == Found::Disk {
+            if entry.found == EntryForm::Disk {
                 claims.push(original); // until all are copied: they belong together
             }
             for other in &names[1..] {
@@ -233,7 +243,7 @@ impl Cloning<'_> {
             FileType::Directory => self.folder(entry, keys),
             FileType::Symlink => {
                 let text = self.link_text(entry, keys)?;
-                let is_new = entry.found == Found::SealedLink && !self.options.same_keys;
+                let is_new = entry.found == EntryForm::SealedLink && !self.options.same_keys;
                 let time = if is_new { ChangeTime::Later } else { ChangeTime::Kept };
                 rustix::fs::symlinkat(text.as_os_str(), &parent, name).context(|| "making a symbolic link".into())?;
                 attributes::give_to_link(&entry.stat, &parent, name, time)
@@ -271,7 +281,7 @@ impl Cloning<'_> {
         let dir = open_beneath(&self.source.dir, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .context(|| format!("opening folder {}", parent.shown()))?;
         let text = read_link(&dir, entry.path.file_name().unwrap_or_default())?;
-        if entry.found != Found::SealedLink || self.options.same_keys {
+        if entry.found != EntryForm::SealedLink || self.options.same_keys {
             return Ok(text);
         }
         let target = open_target(&self.source.unlocked()?.keys, text.as_bytes())?;
@@ -292,7 +302,7 @@ impl Cloning<'_> {
     }
 }
 
-/// The clone under a name of construction, beside its own; removed when it does not get that.
+/// The clone under a temporary name, beside its own; removed when it does not get that.
 pub(super) struct Draft {
     parent: File,
     parent_path: PathBuf,
@@ -305,7 +315,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    fn new(source: &OpenFolder, to: &Path) -> Result<Self> {
+    fn new(source: &ClaimedFolder, to: &Path) -> Result<Self> {
         let name =
             to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is not a valid name", to.shown())))?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -18,11 +18,11 @@ use crate::store::home_file::HomeKeys;
 use crate::vm::home::disk_id;
 use crate::work::convert::attributes::{Attributes, ChangeTime, Sealing};
 use crate::work::convert::copy;
-use crate::work::convert::form::{DiskSpec, Form, Target, WrappingKey};
+use crate::work::convert::form::{DiskSpec, OpenForm, TargetForm, WrappingKey};
 use crate::work::convert::opened::unlock;
-use crate::work::convert::pace::Pace;
+use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Original, parent_of};
-use crate::work::convert::tree::{Entry, Found};
+use crate::work::convert::tree::{Entry, EntryForm};
 
 /// The folder that is cloned.
 pub(super) struct Source<'a> {
@@ -37,10 +37,10 @@ impl Source<'_> {
     ///
     /// # Errors
     /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, or `Io`.
-    pub(super) fn open_disk(&self, entry: &Entry) -> Result<Form> {
+    pub(super) fn open_disk(&self, entry: &Entry) -> Result<OpenForm> {
         let original = Original::claim(self.root, &entry.path, Access::Read, |storage| {
             let (locked, dek) = open_locked(storage, self)?;
-            locked.unlock(&dek, self.engine).map(Form::Disk)
+            locked.unlock(&dek, self.engine).map(OpenForm::Disk)
         })?;
         Ok(original.form)
     }
@@ -59,7 +59,7 @@ impl Copied<'_> {
     ///
     /// # Errors
     /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, `Stopped` or `Io`.
-    pub(super) fn file(&self, source: &Source<'_>, entry: &Entry, pace: &Pace<'_>) -> Result<Original> {
+    pub(super) fn file(&self, source: &Source<'_>, entry: &Entry, pace: &ProgressCounter<'_>) -> Result<Original> {
         let parent = parent_of(self.draft, &entry.path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = entry.path.file_name().unwrap_or_default();
@@ -67,17 +67,17 @@ impl Copied<'_> {
             .map(File::from)
             .context(|| "making the copy".into())?;
         match entry.found {
-            Found::Disk if self.same_keys => self.same_disk(source, entry, file, pace),
-            Found::Disk => self.new_disk(source, entry, file, pace),
-            Found::Sealed if !self.same_keys => {
+            EntryForm::Disk if self.same_keys => self.same_disk(source, entry, file, pace),
+            EntryForm::Disk => self.new_disk(source, entry, file, pace),
+            EntryForm::Sealed if !self.same_keys => {
                 let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
-                    Target::Home(source.keys).open(storage)
+                    TargetForm::Home(source.keys).open(storage)
                 })?;
-                original.copy_to(file, &Target::Home(self.keys), [source.keys, self.keys], pace)?;
+                original.copy_to(file, &TargetForm::Home(self.keys), [source.keys, self.keys], pace)?;
                 Ok(original)
             }
             // In the clear, or sealed by a home that has the same keys: the bytes are what they are.
-            Found::Clear(_) | Found::Sealed | Found::Neither => {
+            EntryForm::Clear(_) | EntryForm::Sealed | EntryForm::FormNeutral => {
                 let original = Original::claim(source.root, &entry.path, Access::Read, clear)?;
                 let values = Attributes::read(original.form.backing(), Sealing::Clear)?;
                 let to = clone_bytes(&original, file, pace)?;
@@ -85,19 +85,19 @@ impl Copied<'_> {
                 to.backing().sync_all().context(|| "making the copy durable".into())?;
                 Ok(original)
             }
-            Found::Folder | Found::ClearLink | Found::SealedLink | Found::Foreign => {
+            EntryForm::Folder | EntryForm::ClearLink | EntryForm::SealedLink | EntryForm::UnreadableOrForeign => {
                 Err(Error::new(Kind::Invalid, "no regular file of this home"))
             }
         }
     }
 
     /// Under a DEK of its own.
-    fn new_disk(&self, source: &Source<'_>, entry: &Entry, file: File, pace: &Pace<'_>) -> Result<Original> {
+    fn new_disk(&self, source: &Source<'_>, entry: &Entry, file: File, pace: &ProgressCounter<'_>) -> Result<Original> {
         let mut header = None;
         let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
             let (locked, dek) = open_locked(storage, source)?;
             header = Some(locked.stored().header.clone().verify(&dek)?);
-            locked.unlock(&dek, source.engine).map(Form::Disk)
+            locked.unlock(&dek, source.engine).map(OpenForm::Disk)
         })?;
         let header = header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
         let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Corrupt, "a home's header in a disk"))?;
@@ -108,12 +108,18 @@ impl Copied<'_> {
             label: header.label,
             engine: source.engine,
         };
-        original.copy_to(file, &Target::Disk(spec), [source.keys, self.keys], pace)?;
+        original.copy_to(file, &TargetForm::Disk(spec), [source.keys, self.keys], pace)?;
         Ok(original)
     }
 
     /// Under the same DEK: the ciphertext is copied, and only the header differs.
-    fn same_disk(&self, source: &Source<'_>, entry: &Entry, file: File, pace: &Pace<'_>) -> Result<Original> {
+    fn same_disk(
+        &self,
+        source: &Source<'_>,
+        entry: &Entry,
+        file: File,
+        pace: &ProgressCounter<'_>,
+    ) -> Result<Original> {
         let mut opened = None;
         let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
             let stored = header_area::load(&storage, crate::format::header::ComponentKind::Disk)?;
@@ -138,8 +144,8 @@ impl Copied<'_> {
     }
 }
 
-fn clear(storage: FileStorage) -> Result<Form> {
-    ClearFile::open(storage).map(Form::Clear)
+fn clear(storage: FileStorage) -> Result<OpenForm> {
+    ClearFile::open(storage).map(OpenForm::Clear)
 }
 
 fn open_locked(storage: FileStorage, source: &Source<'_>) -> Result<(LockedDisk<FileStorage>, Dek)> {
@@ -149,7 +155,7 @@ fn open_locked(storage: FileStorage, source: &Source<'_>) -> Result<(LockedDisk<
 }
 
 /// Copies a file's bytes; where the file system can, both share them until one is changed.
-fn clone_bytes(original: &Original, file: File, pace: &Pace<'_>) -> Result<Form> {
+fn clone_bytes(original: &Original, file: File, pace: &ProgressCounter<'_>) -> Result<OpenForm> {
     let shared = rustix::fs::ioctl_ficlone(&file, original.form.backing()).is_ok();
     let to = clear(FileStorage::new(file))?;
     if !shared {

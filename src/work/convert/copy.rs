@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::sys::AlignedBuffer;
-use crate::work::convert::pace::Pace;
+use crate::work::convert::progress_counter::ProgressCounter;
 
 /// More do not pay: the medium and the page cache are what is waited for.
 const THREADS: usize = 2;
@@ -21,7 +21,7 @@ const PIECE: u64 = MAX_REQUEST as u64;
 ///
 /// # Errors
 /// `Stopped`, `Corrupt` when `from` is damaged, or `Io`; then `to` holds a part.
-pub(super) fn copy(from: &dyn PlainFile, to: &dyn PlainFile, pace: &Pace<'_>) -> Result<()> {
+pub(super) fn copy(from: &dyn PlainFile, to: &dyn PlainFile, pace: &ProgressCounter<'_>) -> Result<()> {
     to.set_len(from.plain_len())?;
     let next = |at: u64| {
         let Some(start) = from.seek_data(at)? else { return Ok(None) };
@@ -39,7 +39,7 @@ pub(super) fn copy(from: &dyn PlainFile, to: &dyn PlainFile, pace: &Pace<'_>) ->
 ///
 /// # Errors
 /// `Corrupt` when they differ, `Stopped`, or `Io`.
-pub(super) fn compare(from: &dyn PlainFile, to: &dyn PlainFile, pace: &Pace<'_>) -> Result<()> {
+pub(super) fn compare(from: &dyn PlainFile, to: &dyn PlainFile, pace: &ProgressCounter<'_>) -> Result<()> {
     if from.plain_len() != to.plain_len() {
         let message = format!("{} bytes were read back, expected {}", to.plain_len(), from.plain_len());
         return Err(Error::new(Kind::Corrupt, message));
@@ -70,7 +70,7 @@ pub(super) fn compare(from: &dyn PlainFile, to: &dyn PlainFile, pace: &Pace<'_>)
 fn for_each_piece(
     len: u64,
     next: impl Fn(u64) -> Result<Option<(u64, u64)>> + Sync,
-    pace: &Pace<'_>,
+    pace: &ProgressCounter<'_>,
     each: impl Fn(u64, usize, &mut [AlignedBuffer; 2]) -> Result<()> + Sync,
 ) -> Result<()> {
     // What is left of the range found last, and from where to look for the next one.

@@ -14,19 +14,19 @@ use crate::store::disk::LockedDisk;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::work::convert::feasible::Trial;
-use crate::work::convert::form::{Form, Target};
+use crate::work::convert::form::{OpenForm, TargetForm};
 use crate::work::convert::home_files::{self, Direction};
-use crate::work::convert::opened::{OpenFolder, unlock};
-use crate::work::convert::pace::Pace;
+use crate::work::convert::opened::{ClaimedFolder, unlock};
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
-use crate::work::convert::replace::{Drafts, Original, Site};
-use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::progress_counter::ProgressCounter;
+use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 use crate::work::convert::{Converted, choice, erased, nested};
 
 /// What to decrypt.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum DecryptScope {
     /// These disks, by their paths below the VM folder. A VMDK descriptor means its extents.
     Disks(Vec<PathBuf>),
     /// The home, whose disks are all in the clear.
@@ -35,7 +35,7 @@ pub enum What {
     All,
 }
 
-impl What {
+impl DecryptScope {
     fn has_home(&self) -> bool {
         !matches!(self, Self::Disks(_))
     }
@@ -43,8 +43,8 @@ impl What {
 
 /// A decryption that is planned and can begin. Holds the claim on the folder.
 pub struct Decryption<'p> {
-    folder: OpenFolder,
-    what: What,
+    folder: ClaimedFolder,
+    what: DecryptScope,
     entries: Vec<Entry>,
     chosen: HashSet<PathBuf>,
     plan: Plan,
@@ -58,8 +58,8 @@ impl<'p> Decryption<'p> {
     /// # Errors
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
     /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, also for erased disks, or `Io`.
-    pub fn prepare(path: &Path, providers: &'p Providers, what: What, engine: Engine) -> Result<Self> {
-        let folder = OpenFolder::open(path, providers, Access::Write)?;
+    pub fn prepare(path: &Path, providers: &'p Providers, what: DecryptScope, engine: Engine) -> Result<Self> {
+        let folder = ClaimedFolder::open(path, providers, Access::Write)?;
         let Some(home) = &folder.home else {
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
@@ -76,7 +76,7 @@ impl<'p> Decryption<'p> {
     /// `Corrupt`, or `Io`.
     pub fn rehearse(mut self) -> Result<Plan> {
         for entry in &self.entries {
-            let found = if entry.found == Found::Disk {
+            let found = if entry.found == EntryForm::Disk {
                 if !self.chosen.contains(&entry.path) {
                     continue;
                 }
@@ -108,7 +108,7 @@ impl<'p> Decryption<'p> {
         self.plan.check()?;
         // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
         self.plan.notes.extend(names.outside);
-        let pace = Pace::new(self.plan.bytes(), on_progress);
+        let pace = ProgressCounter::new(self.plan.bytes(), on_progress);
         let site = self.site(&pace)?;
         site.clean(false)?;
         for names in by_inode(disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path))) {
@@ -131,7 +131,8 @@ impl<'p> Decryption<'p> {
         site.clean(true)?;
         // With the header goes the only way to what is still sealed.
         self.look_for_what_needs_the_home()?;
-        if let Some(sealed) = self.entries.iter().find(|entry| matches!(entry.found, Found::Sealed | Found::SealedLink))
+        if let Some(sealed) =
+            self.entries.iter().find(|entry| matches!(entry.found, EntryForm::Sealed | EntryForm::SealedLink))
         {
             return Err(came(&self.folder, sealed));
         }
@@ -144,7 +145,8 @@ impl<'p> Decryption<'p> {
     /// Looks at the folder again: by now, no disk in it is encrypted.
     fn look_for_what_needs_the_home(&mut self) -> Result<()> {
         self.entries = self.folder.walk()?;
-        match self.entries.iter().find(|entry| matches!(entry.found, Found::Disk | Found::Foreign)) {
+        match self.entries.iter().find(|entry| matches!(entry.found, EntryForm::Disk | EntryForm::UnreadableOrForeign))
+        {
             None => Ok(()),
             Some(entry) => Err(came(&self.folder, entry)),
         }
@@ -172,16 +174,16 @@ impl<'p> Decryption<'p> {
 
     fn check_file(&self, entry: &Entry) -> Result<()> {
         let keys = &self.folder.unlocked()?.keys;
-        if entry.found == Found::Sealed {
-            let open = |storage| Target::Home(keys).open(storage);
+        if entry.found == EntryForm::Sealed {
+            let open = |storage| TargetForm::Home(keys).open(storage);
             let original = Original::claim(&self.folder.dir, &entry.path, Access::Write, open)?;
             return nested::refuse_ciphertext(&original.form);
         }
-        if entry.found == Found::SealedLink {
+        if entry.found == EntryForm::SealedLink {
             let target = home_files::opened_target(&self.folder.dir, keys, &entry.path)?;
             return nested::refuse_sealed_target(keys, &target);
         }
-        if entry.found == Found::Folder {
+        if entry.found == EntryForm::Folder {
             return nested::refuse_sealed_values(&self.folder.dir, keys, &entry.path);
         }
         Ok(())
@@ -192,16 +194,16 @@ impl<'p> Decryption<'p> {
         claim_disk(&self.folder.dir, path, self.providers, self.engine)
     }
 
-    fn decrypt_disk(&self, site: &Site<'_, '_>, names: &[&Entry]) -> Result<Header> {
+    fn decrypt_disk(&self, site: &ReplaceContext<'_, '_>, names: &[&Entry]) -> Result<Header> {
         let (original, header) = self.claim(&names[0].path)?;
         let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-        site.replace(&original, &paths, &Target::Clear)?;
+        site.replace(&original, &paths, &TargetForm::Clear)?;
         Ok(header)
     }
 
-    fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
+    fn site<'a, 't>(&'a self, pace: &'a ProgressCounter<'t>) -> Result<ReplaceContext<'a, 't>> {
         let keys = &self.folder.unlocked()?.keys;
-        Ok(Site { root: &self.folder.dir, keys, overwrite: false, pace, drafts: Drafts::InRoot })
+        Ok(ReplaceContext { root: &self.folder.dir, keys, overwrite: false, pace, drafts: Drafts::InRoot })
     }
 }
 
@@ -225,21 +227,21 @@ pub(super) fn claim_disk(
     Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
 }
 
-fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(Form, Header)> {
+fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(OpenForm, Header)> {
     let locked = LockedDisk::open(storage)?;
     let dek = unlock(&locked.stored().header, providers)?;
     let header = locked.stored().header.clone().verify(&dek)?;
-    Ok((Form::Disk(locked.unlock(&dek, engine)?), header))
+    Ok((OpenForm::Disk(locked.unlock(&dek, engine)?), header))
 }
 
 /// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.
-fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
+fn look(folder: &ClaimedFolder, what: &DecryptScope) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
     let keys = &folder.unlocked()?.keys;
     let entries = folder.walk()?;
     let chosen = match what {
-        What::Home => HashSet::new(),
-        What::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
-        What::Disks(names) => choice::disks(&folder.dir, &entries, Some(keys), names)?.paths,
+        DecryptScope::Home => HashSet::new(),
+        DecryptScope::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
+        DecryptScope::Disks(names) => choice::disks(&folder.dir, &entries, Some(keys), names)?.paths,
     };
     if what.has_home() {
         refuse_what_needs_the_home(folder, &entries, &chosen)?;
@@ -249,7 +251,7 @@ fn look(folder: &OpenFolder, what: &What) -> Result<(Vec<Entry>, HashSet<PathBuf
     Ok((entries, chosen, plan))
 }
 
-fn came(folder: &OpenFolder, entry: &Entry) -> Error {
+fn came(folder: &ClaimedFolder, entry: &Entry) -> Error {
     let path = folder.path.join(&entry.path);
     let message = format!("{} is encrypted, and came while the folder was decrypted: run it again", path.shown());
     Error::new(Kind::Busy, message)
@@ -261,11 +263,11 @@ fn tell(path: &Path, header: &Header, converted: &mut dyn FnMut(Converted<'_>)) 
 }
 
 fn disks(entries: &[Entry]) -> impl Iterator<Item = &Entry> {
-    entries.iter().filter(|entry| entry.found == Found::Disk)
+    entries.iter().filter(|entry| entry.found == EntryForm::Disk)
 }
 
 /// vSphere's rule: disks first, the home last. And what the home cannot open would be lost with its key.
-fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>) -> Result<()> {
+fn refuse_what_needs_the_home(folder: &ClaimedFolder, entries: &[Entry], chosen: &HashSet<PathBuf>) -> Result<()> {
     let path = |entry: &Entry| folder.path.join(&entry.path).shown().to_string();
     if let Some(disk) = disks(entries).next().filter(|_| folder.state != HomeState::Encrypted) {
         let message = format!(
@@ -280,7 +282,7 @@ fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &H
             format!("{} is encrypted: a home is decrypted after all its disks (--all does both)", path(disk)),
         ));
     }
-    match entries.iter().find(|entry| entry.found == Found::Foreign) {
+    match entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
         None => Ok(()),
         Some(foreign) => Err(Error::new(
             Kind::Corrupt,
@@ -289,33 +291,37 @@ fn refuse_what_needs_the_home(folder: &OpenFolder, entries: &[Entry], chosen: &H
     }
 }
 
-fn make_plan(folder: &OpenFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
+fn make_plan(folder: &ClaimedFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
     let (mut home_files, mut files, mut space) = (Vec::new(), Vec::new(), Vec::new());
     let mut notes = Vec::new();
     let mut trial = Trial::new(&folder.dir, None, false)?;
     let mut obstacles = Vec::new();
-    for entry in entries.iter().filter(|entry| with_home && entry.found == Found::Folder) {
+    for entry in entries.iter().filter(|entry| with_home && entry.found == EntryForm::Folder) {
         obstacles.extend(trial.obstacle(entry));
     }
-    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
+    for names in by_inode(entries.iter().filter(|entry| entry.found != EntryForm::Folder)) {
         let entry = names[0];
         let convert = match entry.found {
-            Found::Disk => chosen.contains(&entry.path),
-            Found::Sealed | Found::SealedLink => with_home,
-            Found::Clear(_) | Found::ClearLink | Found::Neither | Found::Foreign | Found::Folder => false,
+            EntryForm::Disk => chosen.contains(&entry.path),
+            EntryForm::Sealed | EntryForm::SealedLink => with_home,
+            EntryForm::Clear(_)
+            | EntryForm::ClearLink
+            | EntryForm::FormNeutral
+            | EntryForm::UnreadableOrForeign
+            | EntryForm::Folder => false,
         };
         if convert {
             obstacles.extend(trial.obstacle(entry));
         }
         if with_home
-            && matches!(entry.found, Found::Clear(kind) if !kind.is_disk())
+            && matches!(entry.found, EntryForm::Clear(kind) if !kind.is_disk())
             && folder.state == HomeState::Encrypted
         {
             notes.push(format!("{} is in the clear already: it is left unchanged", entry.path.shown()));
         }
         let action = if convert { Action::Convert } else { Action::Keep };
-        let as_disk = matches!(entry.found, Found::Clear(kind) if kind.is_disk());
-        let is_disk = as_disk || entry.found == Found::Disk;
+        let as_disk = matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk());
+        let is_disk = as_disk || entry.found == EntryForm::Disk;
         if is_disk { &mut files } else { &mut home_files }.push(planned(entry, action, as_disk));
         if convert {
             space.push((!is_disk, entry.allocated(), entry.allocated()));

@@ -19,21 +19,21 @@ use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::{keyring, outer};
 use crate::work::convert::Converted;
-use crate::work::convert::form::{DiskSpec, Form, Target, WrappingKey};
+use crate::work::convert::form::{DiskSpec, OpenForm, TargetForm, WrappingKey};
 use crate::work::convert::home_files::{self, Direction};
-use crate::work::convert::opened::OpenFolder;
-use crate::work::convert::pace::Pace;
+use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::Plan;
-use crate::work::convert::replace::{Drafts, Original, Site};
+use crate::work::convert::progress_counter::ProgressCounter;
+use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
 use crate::work::convert::survey::{Options, Survey};
-use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// How often a folder is looked at again for what came to it meanwhile.
 const MAX_ROUNDS: usize = 8;
 
 /// An encryption that is planned and can begin. Holds the claim on the folder, if it has a header already.
 pub struct Encryption<'p> {
-    folder: OpenFolder,
+    folder: ClaimedFolder,
     survey: Survey,
     options: Options,
     providers: &'p Providers,
@@ -46,7 +46,7 @@ impl<'p> Encryption<'p> {
     /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Busy` when something else works
     /// on the folder, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, options: Options) -> Result<Self> {
-        let folder = OpenFolder::open(path, providers, Access::Write)?;
+        let folder = ClaimedFolder::open(path, providers, Access::Write)?;
         if folder.state == HomeState::Clear {
             outer::refuse(&folder.path)?;
         }
@@ -83,7 +83,7 @@ impl<'p> Encryption<'p> {
             }
             return Err(error);
         }
-        let pace = Pace::new(self.survey.plan.bytes(), on_progress);
+        let pace = ProgressCounter::new(self.survey.plan.bytes(), on_progress);
         if self.folder.state != HomeState::Encrypted {
             self.folder.turn(HomeState::Encrypting)?;
             self.encrypt_home(&pace)?;
@@ -113,7 +113,7 @@ impl<'p> Encryption<'p> {
     }
 
     /// Seals all that is no disk, and what comes to the folder meanwhile: nothing is in the clear when the home's state says so.
-    fn encrypt_home(&mut self, pace: &Pace<'_>) -> Result<()> {
+    fn encrypt_home(&mut self, pace: &ProgressCounter<'_>) -> Result<()> {
         let site = self.site(pace)?;
         site.clean(false)?;
         site.clean_components()?;
@@ -123,7 +123,7 @@ impl<'p> Encryption<'p> {
             home_files::convert(&self.site(pace)?, &survey.entries, Direction::Encrypt, is_disk)?;
             let folders: HashSet<PathBuf> = self.survey.folders().map(|entry| entry.path.clone()).collect();
             self.survey.follow(&self.folder, &self.options)?;
-            let is_new = |entry: &Entry| entry.found == Found::Folder && !folders.contains(&entry.path);
+            let is_new = |entry: &Entry| entry.found == EntryForm::Folder && !folders.contains(&entry.path);
             if !self.survey.entries.iter().any(|entry| self.survey.is_clear_file(entry) || is_new(entry)) {
                 return Ok(());
             }
@@ -134,7 +134,7 @@ impl<'p> Encryption<'p> {
     /// Encrypts the chosen disks, and those that come to the folder meanwhile if all are meant.
     fn encrypt_disks(
         &mut self,
-        pace: &Pace<'_>,
+        pace: &ProgressCounter<'_>,
         mut key: Option<WrappingKey>,
         converted: &mut dyn FnMut(Converted<'_>),
     ) -> Result<()> {
@@ -178,7 +178,7 @@ impl<'p> Encryption<'p> {
         let files = self.survey.clear_files().filter(|_| home_goes);
         for names in by_inode(self.survey.clear_disks().chain(files)) {
             let entry = names[0];
-            if entry.found == Found::ClearLink {
+            if entry.found == EntryForm::ClearLink {
                 continue;
             }
             Original::claim(&self.folder.dir, &entry.path, Access::Write, clear)
@@ -215,23 +215,29 @@ impl<'p> Encryption<'p> {
         Ok(WrappingKey { id, kek })
     }
 
-    fn site<'a, 't>(&'a self, pace: &'a Pace<'t>) -> Result<Site<'a, 't>> {
+    fn site<'a, 't>(&'a self, pace: &'a ProgressCounter<'t>) -> Result<ReplaceContext<'a, 't>> {
         let keys = &self.folder.unlocked()?.keys;
-        Ok(Site { root: &self.folder.dir, keys, overwrite: self.options.overwrite, pace, drafts: Drafts::InRoot })
+        Ok(ReplaceContext {
+            root: &self.folder.dir,
+            keys,
+            overwrite: self.options.overwrite,
+            pace,
+            drafts: Drafts::InRoot,
+        })
     }
 }
 
-fn clear(storage: FileStorage) -> Result<Form> {
-    ClearFile::open(storage).map(Form::Clear)
+fn clear(storage: FileStorage) -> Result<OpenForm> {
+    ClearFile::open(storage).map(OpenForm::Clear)
 }
 
 /// Returns the new disk's UUID.
-fn encrypt_disk(site: &Site<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
+fn encrypt_disk(site: &ReplaceContext<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
     let original = Original::claim(site.root, &names[0].path, Access::Write, clear)?;
     let uuid = random::uuid()?;
     let spec = DiskSpec { key, uuid, shape: DiskShape::new(SectorSize::DEFAULT), label: String::new(), engine };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-    site.replace(&original, &paths, &Target::Disk(spec))?;
+    site.replace(&original, &paths, &TargetForm::Disk(spec))?;
     Ok(uuid)
 }
 

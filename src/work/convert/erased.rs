@@ -10,14 +10,14 @@ use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
-use crate::work::convert::tree::{Entry, Found};
+use crate::work::convert::tree::{Entry, EntryForm};
 
 /// Refuses disks that were erased, naming the first.
 ///
 /// # Errors
 /// `KeyUnavailable`, or `Io`.
 pub(super) fn refuse<'e>(root: &File, entries: impl Iterator<Item = &'e Entry>) -> Result<()> {
-    for entry in entries.filter(|entry| entry.found == Found::Disk) {
+    for entry in entries.filter(|entry| entry.found == EntryForm::Disk) {
         let path = entry.path.shown();
         let file = open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
             .context(|| format!("opening {path}"))?;

@@ -17,7 +17,7 @@ use crate::vm::draft::Draft;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::plan::Obstacle;
 use crate::work::convert::replace::PART;
-use crate::work::convert::tree::{Entry, Found};
+use crate::work::convert::tree::{Entry, EntryForm};
 
 /// Targets of links that all file systems take.
 const SHORT_TARGET: usize = 256;
@@ -63,11 +63,13 @@ impl<'a> Trial<'a> {
         let handle = open_beneath(self.root, &entry.path, flags, Mode::empty()).context(|| "opening it".into())?;
         self.check_flags(&handle)?;
         match entry.found {
-            Found::ClearLink => self.check_link(entry),
-            Found::SealedLink => self.check_owner(entry),
-            Found::Folder => self.check_values_of_folder(entry),
-            Found::Clear(_) | Found::Sealed | Found::Disk | Found::Foreign => self.check_file(entry),
-            Found::Neither => Ok(()),
+            EntryForm::ClearLink => self.check_link(entry),
+            EntryForm::SealedLink => self.check_owner(entry),
+            EntryForm::Folder => self.check_values_of_folder(entry),
+            EntryForm::Clear(_) | EntryForm::Sealed | EntryForm::Disk | EntryForm::UnreadableOrForeign => {
+                self.check_file(entry)
+            }
+            EntryForm::FormNeutral => Ok(()),
         }
     }
 

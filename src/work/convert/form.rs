@@ -23,7 +23,7 @@ use crate::vm::{home, keyring};
 use crate::work::convert::attributes::{ChangeTime, Sealing};
 
 /// A file that is open in one of its forms.
-pub(super) enum Form {
+pub(super) enum OpenForm {
     /// As it is.
     Clear(ClearFile<FileStorage>),
     /// A file of an encrypted home.
@@ -32,7 +32,7 @@ pub(super) enum Form {
     Disk(Disk<FileStorage>),
 }
 
-impl AsPlainFile for Form {
+impl AsPlainFile for OpenForm {
     fn plain_file(&self) -> &dyn PlainFile {
         self.content()
     }
@@ -42,7 +42,7 @@ impl AsPlainFile for Form {
     }
 }
 
-impl Form {
+impl OpenForm {
     /// Its content.
     pub(super) fn content(&self) -> &dyn PlainFile {
         match self {
@@ -96,7 +96,7 @@ pub(super) struct DiskSpec {
 }
 
 /// The form that a replacement gets.
-pub(super) enum Target<'k> {
+pub(super) enum TargetForm<'k> {
     Clear,
     Home(&'k HomeKeys),
     /// A file of a home that keeps the id of another one.
@@ -104,7 +104,7 @@ pub(super) enum Target<'k> {
     Disk(DiskSpec),
 }
 
-impl Target<'_> {
+impl TargetForm<'_> {
     /// Its time of last change. Ciphertext of the same length may have had the original's time before, in a backup too; what is in
     /// the clear equals what had its time.
     pub(super) fn time(&self) -> ChangeTime {
@@ -118,19 +118,19 @@ impl Target<'_> {
     ///
     /// # Errors
     /// `KeyUnavailable` when the KEK may not wrap, or `Io`.
-    pub(super) fn make(&self, storage: FileStorage) -> Result<Form> {
+    pub(super) fn make(&self, storage: FileStorage) -> Result<OpenForm> {
         match self {
-            Self::Clear => ClearFile::open(storage).map(Form::Clear),
-            Self::Home(keys) => HomeFile::open(storage, keys).map(|file| Form::Home(Box::new(file))),
+            Self::Clear => ClearFile::open(storage).map(OpenForm::Clear),
+            Self::Home(keys) => HomeFile::open(storage, keys).map(|file| OpenForm::Home(Box::new(file))),
             Self::HomeOfId(keys, id) => {
                 let file = HomeFile::with_id(storage, keys, *id)?;
                 file.ensure_id()?;
-                Ok(Form::Home(Box::new(file)))
+                Ok(OpenForm::Home(Box::new(file)))
             }
             Self::Disk(spec) => {
                 let dek = random::disk_dek()?;
                 disk::create(&storage, &spec.header(&dek)?, &dek)?;
-                LockedDisk::open(storage)?.unlock(&dek, spec.engine).map(Form::Disk)
+                LockedDisk::open(storage)?.unlock(&dek, spec.engine).map(OpenForm::Disk)
             }
         }
     }
@@ -139,14 +139,14 @@ impl Target<'_> {
     ///
     /// # Errors
     /// `Corrupt` or `KeyRejected` when it is not what was made.
-    pub(super) fn open(&self, storage: FileStorage) -> Result<Form> {
+    pub(super) fn open(&self, storage: FileStorage) -> Result<OpenForm> {
         match self {
             Self::Clear | Self::Home(_) => self.make(storage),
-            Self::HomeOfId(keys, _) => Target::Home(keys).open(storage),
+            Self::HomeOfId(keys, _) => TargetForm::Home(keys).open(storage),
             Self::Disk(spec) => {
                 let locked = LockedDisk::open(storage)?;
                 let dek = spec.key.unlock(&locked.stored().header)?;
-                locked.unlock(&dek, spec.engine).map(Form::Disk)
+                locked.unlock(&dek, spec.engine).map(OpenForm::Disk)
             }
         }
     }

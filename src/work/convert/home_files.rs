@@ -15,9 +15,9 @@ use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
-use crate::work::convert::form::{Form, Target};
-use crate::work::convert::replace::{Original, Site};
-use crate::work::convert::tree::{Entry, Found, by_inode, read_link};
+use crate::work::convert::form::{OpenForm, TargetForm};
+use crate::work::convert::replace::{Original, ReplaceContext};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_link};
 
 /// Which way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -28,10 +28,10 @@ pub(super) enum Direction {
 
 impl Direction {
     /// The form that a target has.
-    pub(super) fn target<'k>(self, site: &Site<'k, '_>) -> Target<'k> {
+    pub(super) fn target<'k>(self, site: &ReplaceContext<'k, '_>) -> TargetForm<'k> {
         match self {
-            Self::Encrypt => Target::Home(site.keys),
-            Self::Decrypt => Target::Clear,
+            Self::Encrypt => TargetForm::Home(site.keys),
+            Self::Decrypt => TargetForm::Clear,
         }
     }
 }
@@ -42,14 +42,14 @@ impl Direction {
 /// # Errors
 /// `Stopped`, `Busy`, `Corrupt` or `Io`, naming the file. What was done stays done.
 pub(super) fn convert(
-    site: &Site<'_, '_>,
+    site: &ReplaceContext<'_, '_>,
     entries: &[Entry],
     direction: Direction,
     skip: impl Fn(&Entry) -> bool,
 ) -> Result<()> {
     let wanted = |entry: &&Entry| match direction {
-        Direction::Encrypt => matches!(entry.found, Found::Clear(_)) && !skip(entry),
-        Direction::Decrypt => entry.found == Found::Sealed,
+        Direction::Encrypt => matches!(entry.found, EntryForm::Clear(_)) && !skip(entry),
+        Direction::Decrypt => entry.found == EntryForm::Sealed,
     };
     for names in by_inode(entries.iter().filter(wanted)) {
         let first = &names[0].path;
@@ -63,10 +63,10 @@ pub(super) fn convert(
     Ok(())
 }
 
-fn file(site: &Site<'_, '_>, names: &[&Entry], direction: Direction) -> Result<()> {
+fn file(site: &ReplaceContext<'_, '_>, names: &[&Entry], direction: Direction) -> Result<()> {
     let original = Original::claim(site.root, &names[0].path, Access::Write, |storage| match direction {
-        Direction::Encrypt => ClearFile::open(storage).map(Form::Clear),
-        Direction::Decrypt => Target::Home(site.keys).open(storage),
+        Direction::Encrypt => ClearFile::open(storage).map(OpenForm::Clear),
+        Direction::Decrypt => TargetForm::Home(site.keys).open(storage),
     })?;
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     site.replace(&original, &paths, &direction.target(site))
@@ -74,18 +74,18 @@ fn file(site: &Site<'_, '_>, names: &[&Entry], direction: Direction) -> Result<(
 
 /// Links are replaced like files; a folder's xattrs are converted where they are. Each folder comes behind what it holds,
 /// and gets back the times that it had before that was replaced.
-fn link_or_folder(site: &Site<'_, '_>, entry: &Entry, direction: Direction) -> Result<()> {
+fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direction) -> Result<()> {
     match (entry.found, direction) {
-        (Found::ClearLink, Direction::Encrypt) => {
+        (EntryForm::ClearLink, Direction::Encrypt) => {
             let text = read_text(site.root, &entry.path)?;
             let sealed = seal_target(site.keys, text.as_bytes())?;
             site.replace_link(&entry.path, &entry.stat, OsStr::new(&sealed), ChangeTime::Later)
         }
-        (Found::SealedLink, Direction::Decrypt) => {
+        (EntryForm::SealedLink, Direction::Decrypt) => {
             let text = opened_target(site.root, site.keys, &entry.path)?;
             site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text), ChangeTime::Kept)
         }
-        (Found::Folder, _) => {
+        (EntryForm::Folder, _) => {
             let dir = open_beneath(site.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
                 .context(|| "opening it".into())?;
             let (clear, sealed) = (Sealing::Clear, Sealing::By(site.keys, None));

@@ -15,13 +15,13 @@ use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeKeys, open_target};
 use crate::sys::file::open_beneath;
 use crate::work::convert::attributes;
-use crate::work::convert::form::Form;
+use crate::work::convert::form::OpenForm;
 
 /// Refuses a file whose content would be taken for an encrypted disk or a file of an encrypted home.
 ///
 /// # Errors
 /// `Denied`, `Corrupt`, or `Io`.
-pub(super) fn refuse_ciphertext(file: &Form) -> Result<()> {
+pub(super) fn refuse_ciphertext(file: &OpenForm) -> Result<()> {
     let mut buffer = request_buffer();
     for offset in ComponentKind::Disk.copy_offsets() {
         let beginning = file.content().read_at(offset, PREFIX_LEN, &mut buffer)?;

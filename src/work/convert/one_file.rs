@@ -19,12 +19,12 @@ use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring;
 use crate::work::convert::decrypt::claim_disk;
-use crate::work::convert::form::{DiskSpec, Target, WrappingKey};
-use crate::work::convert::opened::OpenFolder;
-use crate::work::convert::pace::Pace;
+use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
+use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::{check_space, encrypted_space, free_space};
-use crate::work::convert::replace::{Drafts, Original, Site};
-use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::progress_counter::ProgressCounter;
+use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// How a file of a VM is kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -62,7 +62,7 @@ pub fn convert_file(
     providers: &Providers,
     on_progress: OnProgress<'_>,
 ) -> Result<ConvertedFile> {
-    let folder = OpenFolder::open(folder, providers, Access::Write)?;
+    let folder = ClaimedFolder::open(folder, providers, Access::Write)?;
     if folder.state != HomeState::Encrypted {
         return Err(Error::new(Kind::Denied, format!("{} is not an encrypted VM folder", folder.path.shown())));
     }
@@ -77,9 +77,10 @@ pub fn convert_file(
     let first = names[0];
     refuse_other_forms(first, file, to)?;
     check_space(encrypted_space(first, to == StoredAs::Disk), free_space(&folder.dir)?)?;
-    let pace = Pace::new(first.allocated().saturating_mul(2), on_progress);
+    let pace = ProgressCounter::new(first.allocated().saturating_mul(2), on_progress);
     pace.turn_to(file.shown().to_string());
-    let site = Site { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace, drafts: Drafts::InRoot };
+    let site =
+        ReplaceContext { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace, drafts: Drafts::InRoot };
     site.clean(false)?;
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     let (uuid, key_id) = replace(&site, &paths, to, key, providers).context(|| file.shown().to_string())?;
@@ -94,7 +95,7 @@ pub fn convert_file(
 /// is more to do.
 fn names_of<'e>(entries: &'e [Entry], file: &Path) -> Result<Vec<&'e Entry>> {
     let file: PathBuf = file.components().collect(); // without `./` and doubled slashes
-    let groups = by_inode(entries.iter().filter(|entry| entry.found != Found::Folder));
+    let groups = by_inode(entries.iter().filter(|entry| entry.found != EntryForm::Folder));
     let group = groups.into_iter().find(|names| names.iter().any(|entry| entry.path == file));
     let mut names = group.ok_or_else(|| Error::new(Kind::NotFound, format!("no file {} in this VM", file.shown())))?;
     names.sort_by_key(|entry| entry.path == file);
@@ -104,22 +105,26 @@ fn names_of<'e>(entries: &'e [Entry], file: &Path) -> Result<Vec<&'e Entry>> {
 fn refuse_other_forms(entry: &Entry, file: &Path, to: StoredAs) -> Result<()> {
     let path = file.shown();
     match (entry.found, to) {
-        (Found::Sealed, StoredAs::Disk) | (Found::Disk, StoredAs::HomeFile) => Ok(()),
-        (Found::Neither, StoredAs::Disk) if entry.is_regular() => Ok(()),
-        (Found::Neither, StoredAs::HomeFile) if entry.is_regular() => {
+        (EntryForm::Sealed, StoredAs::Disk) | (EntryForm::Disk, StoredAs::HomeFile) => Ok(()),
+        (EntryForm::FormNeutral, StoredAs::Disk) if entry.is_regular() => Ok(()),
+        (EntryForm::FormNeutral, StoredAs::HomeFile) if entry.is_regular() => {
             Err(Error::new(Kind::Exists, format!("{path} is a home file already")))
         }
-        (Found::Disk, StoredAs::Disk) => Err(Error::new(Kind::Exists, format!("{path} is a disk already"))),
-        (Found::Sealed, StoredAs::HomeFile) => Err(Error::new(Kind::Exists, format!("{path} is a home file already"))),
-        (Found::Clear(_), _) => Err(Error::new(
+        (EntryForm::Disk, StoredAs::Disk) => Err(Error::new(Kind::Exists, format!("{path} is a disk already"))),
+        (EntryForm::Sealed, StoredAs::HomeFile) => {
+            Err(Error::new(Kind::Exists, format!("{path} is a home file already")))
+        }
+        (EntryForm::Clear(_), _) => Err(Error::new(
             Kind::Invalid,
             format!(
                 "{path} is in the clear: `vmcryptfs encrypt` with --disk {} makes it an encrypted disk",
                 quoted(file)
             ),
         )),
-        (Found::Foreign, _) => Err(Error::new(Kind::Corrupt, format!("{path} is damaged, or a file of another home"))),
-        (Found::Folder | Found::ClearLink | Found::SealedLink | Found::Neither, _) => {
+        (EntryForm::UnreadableOrForeign, _) => {
+            Err(Error::new(Kind::Corrupt, format!("{path} is damaged, or a file of another home")))
+        }
+        (EntryForm::Folder | EntryForm::ClearLink | EntryForm::SealedLink | EntryForm::FormNeutral, _) => {
             Err(Error::new(Kind::Invalid, format!("{path} is not a regular file")))
         }
     }
@@ -127,7 +132,7 @@ fn refuse_other_forms(entry: &Entry, file: &Path, to: StoredAs) -> Result<()> {
 
 /// Returns the disk's UUID and KEK.
 fn replace(
-    site: &Site<'_, '_>,
+    site: &ReplaceContext<'_, '_>,
     names: &[&Path],
     to: StoredAs,
     key: WrappingKey,
@@ -136,18 +141,18 @@ fn replace(
     let engine = Engine::default();
     match to {
         StoredAs::Disk => {
-            let sealed = Target::Home(site.keys);
+            let sealed = TargetForm::Home(site.keys);
             let original = Original::claim(site.root, names[0], Access::Write, |storage| sealed.open(storage))?;
             let (uuid, key_id) = (random::uuid()?, key.id.clone());
             let label = String::new();
             let shape = DiskShape::new(SectorSize::DEFAULT);
             let spec = DiskSpec { key, uuid, shape, label, engine };
-            site.replace(&original, names, &Target::Disk(spec))?;
+            site.replace(&original, names, &TargetForm::Disk(spec))?;
             Ok((uuid, key_id))
         }
         StoredAs::HomeFile => {
             let (original, header) = claim_disk(site.root, names[0], providers, engine)?;
-            site.replace(&original, names, &Target::Home(site.keys))?;
+            site.replace(&original, names, &TargetForm::Home(site.keys))?;
             Ok((header.uuid, header.slots.first_key().clone()))
         }
     }

@@ -25,7 +25,7 @@ use crate::work::convert::form::WrappingKey;
 use crate::work::convert::tree::{self, Entry};
 
 /// A VM folder whose header, if it has one, is claimed: no other conversion or change of keys is at work.
-pub(super) struct OpenFolder {
+pub(super) struct ClaimedFolder {
     pub(super) path: PathBuf,
     pub(super) dir: File,
     pub(super) state: HomeState,
@@ -42,7 +42,7 @@ pub(super) struct OpenHome {
     claim: FileStorage,
 }
 
-impl OpenFolder {
+impl ClaimedFolder {
     /// Opens a folder and unlocks its home, if it has one. Claimed for reading, it may be opened so by others, too.
     ///
     /// # Errors

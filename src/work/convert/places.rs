@@ -16,9 +16,9 @@ use crate::store::raw_image::ImageFile;
 use crate::text::{Show, quoted};
 use crate::vm::references::{self, Reference, Role};
 use crate::work::convert::choice::open_file;
-use crate::work::convert::form::Form;
+use crate::work::convert::form::OpenForm;
 use crate::work::convert::home_files::{opened_target, read_text};
-use crate::work::convert::tree::{Entry, Found};
+use crate::work::convert::tree::{Entry, EntryForm};
 
 /// What a name in a VM folder leads to.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -60,21 +60,21 @@ impl Place<'_> {
     pub(super) fn files(&self, keys: Option<&HomeKeys>, names: &mut Names) -> Result<()> {
         for entry in self.entries {
             match entry.found {
-                Found::Clear(_) | Found::Sealed => self.image(entry, open_file(self.root, entry, keys)?, names),
-                Found::ClearLink => self.link(entry, read_text(self.root, &entry.path)?.as_bytes(), names),
-                Found::SealedLink => {
+                EntryForm::Clear(_) | EntryForm::Sealed => self.image(entry, open_file(self.root, entry, keys)?, names),
+                EntryForm::ClearLink => self.link(entry, read_text(self.root, &entry.path)?.as_bytes(), names),
+                EntryForm::SealedLink => {
                     if let Some(keys) = keys {
                         self.link(entry, &opened_target(self.root, keys, &entry.path)?, names);
                     }
                 }
-                Found::Folder | Found::Disk | Found::Neither | Found::Foreign => {}
+                EntryForm::Folder | EntryForm::Disk | EntryForm::FormNeutral | EntryForm::UnreadableOrForeign => {}
             }
         }
         Ok(())
     }
 
     /// Looks at what an image names.
-    pub(super) fn image(&self, entry: &Entry, form: Form, names: &mut Names) {
+    pub(super) fn image(&self, entry: &Entry, form: OpenForm, names: &mut Names) {
         let image = entry.path.shown();
         match references::of(&ImageFile::new(Arc::new(form))) {
             Ok(found) => found.iter().for_each(|reference| self.reference(entry, reference, names)),
@@ -175,7 +175,7 @@ impl Place<'_> {
     fn format_of(&self, target: &Path) -> &OsStr {
         let found = self.entries.iter().find(|entry| entry.path == target).map(|entry| entry.found);
         OsStr::new(match found {
-            Some(Found::Clear(kind)) => match kind.reason().split(' ').next() {
+            Some(EntryForm::Clear(kind)) => match kind.reason().split(' ').next() {
                 Some("qcow2") => "qcow2",
                 Some("VMDK") => "vmdk",
                 Some("VDI") => "vdi",

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::error::{Context, Error, Kind, Result};
 use crate::vm::home_state::HomeState;
 use crate::work::convert::places::Names;
-use crate::work::convert::tree::{Entry, Found};
+use crate::work::convert::tree::{Entry, EntryForm};
 
 /// What a conversion does with a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -119,15 +119,15 @@ impl Plan {
 /// Describes an entry.
 pub(super) fn planned(entry: &Entry, action: Action, as_disk: bool) -> PlannedFile {
     let (kind, detail) = match entry.found {
-        Found::Clear(kind) if as_disk && !kind.is_disk() => ("disk", "as requested"),
-        Found::Clear(kind) => (if as_disk { "disk" } else { "file" }, kind.reason()),
-        Found::Disk => ("disk", "encrypted disk"),
-        Found::Sealed => ("file", "encrypted file"),
-        Found::ClearLink => ("link", "symbolic link"),
-        Found::SealedLink => ("link", "encrypted symbolic link"),
-        Found::Folder => ("folder", "folder"),
-        Found::Neither => ("file", "nothing to encrypt"),
-        Found::Foreign => ("file", "encrypted file of another home, or damaged"),
+        EntryForm::Clear(kind) if as_disk && !kind.is_disk() => ("disk", "as requested"),
+        EntryForm::Clear(kind) => (if as_disk { "disk" } else { "file" }, kind.reason()),
+        EntryForm::Disk => ("disk", "encrypted disk"),
+        EntryForm::Sealed => ("file", "encrypted file"),
+        EntryForm::ClearLink => ("link", "symbolic link"),
+        EntryForm::SealedLink => ("link", "encrypted symbolic link"),
+        EntryForm::Folder => ("folder", "folder"),
+        EntryForm::FormNeutral => ("file", "nothing to encrypt"),
+        EntryForm::UnreadableOrForeign => ("file", "encrypted file of another home, or damaged"),
     };
     PlannedFile { path: entry.path.clone(), kind, detail, len: entry.len(), allocated: entry.allocated(), action }
 }

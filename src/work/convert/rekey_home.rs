@@ -23,11 +23,11 @@ use crate::vm::attributes::times_after;
 use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::copy;
-use crate::work::convert::form::{Form, Target};
+use crate::work::convert::form::{OpenForm, TargetForm};
 use crate::work::convert::home_files::read_text;
-use crate::work::convert::pace::Pace;
-use crate::work::convert::replace::{Drafts, Original, Site};
-use crate::work::convert::tree::{self, Entry, Found, by_inode};
+use crate::work::convert::progress_counter::ProgressCounter;
+use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
 
 /// Gives everything that is under the old DEK of a home in transition the new one, `dek`, until nothing of it is left. The home
 /// is claimed: nothing else uses it.
@@ -40,9 +40,9 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
     loop {
         let entries = tree::walk_home(root, &keys.both)?;
-        let names = entries.iter().filter(|entry| entry.found != Found::Folder).count() as u64;
-        let pace = Pace::of_files("home", names, &mut *on_progress);
-        let site = Site { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
+        let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
+        let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
+        let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
         if !(Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() }.pass()?) {
             return Ok(());
         }
@@ -58,7 +58,7 @@ struct Keys {
 
 /// One pass over a home.
 struct Rekey<'a, 'p> {
-    site: Site<'a, 'p>,
+    site: ReplaceContext<'a, 'p>,
     keys: &'a Keys,
     entries: &'a [Entry],
     /// What is under the new DEK, by file id: a crash may have come between the names of one file.
@@ -68,7 +68,7 @@ struct Rekey<'a, 'p> {
 impl Rekey<'_, '_> {
     /// Returns whether anything was under the old DEK.
     fn pass(&mut self) -> Result<bool> {
-        let groups = by_inode(self.entries.iter().filter(|entry| entry.found != Found::Folder));
+        let groups = by_inode(self.entries.iter().filter(|entry| entry.found != EntryForm::Folder));
         for names in &groups {
             if let Some(id) = self.new_id(names[0])? {
                 self.moved.insert(id, names[0].path.clone());
@@ -92,25 +92,25 @@ impl Rekey<'_, '_> {
     }
 
     fn folders(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| entry.found == Found::Folder)
+        self.entries.iter().filter(|entry| entry.found == EntryForm::Folder)
     }
 
     fn entry(&mut self, names: &[&Entry]) -> Result<bool> {
         let first = names[0];
         match first.found {
-            Found::SealedLink => self.link(names),
-            Found::Disk => {
+            EntryForm::SealedLink => self.link(names),
+            EntryForm::Disk => {
                 // Its values are the home's, its data is not: another user of it is no obstacle.
                 let (storage, stored) = disk::read_header(self.open(&first.path, OFlags::RDONLY)?)?;
                 self.values(storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
             }
-            Found::Sealed | Found::Foreign => self.file(names),
-            Found::Clear(_) | Found::Neither if first.is_regular() => {
-                let clear = |storage: FileStorage| ClearFile::open(storage).map(Form::Clear);
+            EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names),
+            EntryForm::Clear(_) | EntryForm::FormNeutral if first.is_regular() => {
+                let clear = |storage: FileStorage| ClearFile::open(storage).map(OpenForm::Clear);
                 let file = Original::claim(self.site.root, &first.path, Access::Write, clear)?;
                 self.values(file.form.backing(), None)
             }
-            Found::Folder | Found::Clear(_) | Found::ClearLink | Found::Neither => Ok(false),
+            EntryForm::Folder | EntryForm::Clear(_) | EntryForm::ClearLink | EntryForm::FormNeutral => Ok(false),
         }
     }
 
@@ -121,7 +121,7 @@ impl Rekey<'_, '_> {
 
     /// The id of a file that is under the new DEK.
     fn new_id(&self, entry: &Entry) -> Result<Option<FileId>> {
-        if entry.found != Found::Sealed {
+        if entry.found != EntryForm::Sealed {
             return Ok(None);
         }
         let storage = FileStorage::new(self.open(&entry.path, OFlags::RDONLY)?);
@@ -131,9 +131,9 @@ impl Rekey<'_, '_> {
     /// A file of the home, under all its names.
     fn file(&mut self, names: &[&Entry]) -> Result<bool> {
         let first = &names[0].path;
-        let sealed = |storage| Target::Home(&self.keys.both).open(storage);
+        let sealed = |storage| TargetForm::Home(&self.keys.both).open(storage);
         let original = Original::claim(self.site.root, first, Access::Write, sealed)?;
-        let Form::Home(file) = &original.form else { return Ok(false) };
+        let OpenForm::Home(file) = &original.form else { return Ok(false) };
         let Some(id) = file.id() else { return Ok(false) };
         if self.new_id(names[0])?.is_some() {
             return self.values(original.form.backing(), Some(id));
@@ -146,7 +146,7 @@ impl Rekey<'_, '_> {
                     // One of the names was written to after a crash came between them: both contents are kept.
                     Some(_) => random_id()?,
                 };
-                self.site.replace_name(&original, first, &Target::HomeOfId(&self.keys.new, new_id))?;
+                self.site.replace_name(&original, first, &TargetForm::HomeOfId(&self.keys.new, new_id))?;
                 self.moved.insert(new_id, first.clone());
                 (first.clone(), &names[1..])
             }

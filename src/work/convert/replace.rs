@@ -24,9 +24,9 @@ use crate::vm::draft::Draft;
 use crate::vm::scan;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime};
 use crate::work::convert::copy;
-use crate::work::convert::form::{Form, Target};
+use crate::work::convert::form::{OpenForm, TargetForm};
 use crate::work::convert::overwrite;
-use crate::work::convert::pace::Pace;
+use crate::work::convert::progress_counter::ProgressCounter;
 
 /// Temporary names: half-made replacements...
 pub(super) const PART: &str = "part-";
@@ -47,7 +47,7 @@ pub(super) enum Drafts {
 }
 
 /// A VM folder in which files are replaced.
-pub(super) struct Site<'a, 'p> {
+pub(super) struct ReplaceContext<'a, 'p> {
     /// The folder.
     pub(super) root: &'a File,
     /// What its home seals with.
@@ -55,13 +55,13 @@ pub(super) struct Site<'a, 'p> {
     /// Whether originals are overwritten before they go.
     pub(super) overwrite: bool,
     /// Progress sink.
-    pub(super) pace: &'a Pace<'p>,
+    pub(super) pace: &'a ProgressCounter<'p>,
     pub(super) drafts: Drafts,
 }
 
 /// An original, claimed: nobody else has it open through vmcryptfs, nor in QEMU, which locks its images too.
 pub(super) struct Original {
-    pub(super) form: Form,
+    pub(super) form: OpenForm,
     stat: Stat,
     writable: bool,
 }
@@ -75,7 +75,7 @@ impl Original {
         root: &File,
         path: &Path,
         access: Access,
-        open: impl FnOnce(FileStorage) -> Result<Form>,
+        open: impl FnOnce(FileStorage) -> Result<OpenForm>,
     ) -> Result<Self> {
         let flags = |flags| flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let open_as = |access| match access {
@@ -103,14 +103,16 @@ impl Original {
     pub(super) fn copy_to(
         &self,
         file: File,
-        target: &Target<'_>,
+        target: &TargetForm<'_>,
         [keys, new_keys]: [&HomeKeys; 2],
-        pace: &Pace<'_>,
+        pace: &ProgressCounter<'_>,
     ) -> Result<()> {
         let sealing = self.form.sealing(keys);
         let attributes = match target {
-            Target::HomeOfId(..) => Attributes::read_with_foreign(self.form.backing(), sealing)?,
-            Target::Clear | Target::Home(_) | Target::Disk(_) => Attributes::read(self.form.backing(), sealing)?,
+            TargetForm::HomeOfId(..) => Attributes::read_with_foreign(self.form.backing(), sealing)?,
+            TargetForm::Clear | TargetForm::Home(_) | TargetForm::Disk(_) => {
+                Attributes::read(self.form.backing(), sealing)?
+            }
         };
         let to = target.make(FileStorage::new(file))?;
         if attributes.has_user_xattrs() {
@@ -149,14 +151,14 @@ impl Original {
     }
 }
 
-impl Site<'_, '_> {
+impl ReplaceContext<'_, '_> {
     /// Replaces a file under all its names, of which there is at least one. What stood under them is gone then, or, with
     /// hard links from outside, lives on there.
     ///
     /// # Errors
     /// `Stopped`, `Corrupt` when the replacement does not hold what the original holds, `Busy` when the original changed, or
     /// `Io`. Then every name leads to the original or to the whole replacement.
-    pub(super) fn replace(&self, original: &Original, names: &[&Path], target: &Target<'_>) -> Result<()> {
+    pub(super) fn replace(&self, original: &Original, names: &[&Path], target: &TargetForm<'_>) -> Result<()> {
         let linked = original.link_name();
         let known = self.open(OsStr::new(&linked)).ok();
         if names.len() == 1 && known.is_none() {
@@ -187,7 +189,7 @@ impl Site<'_, '_> {
     ///
     /// # Errors
     /// As [`replace`](Self::replace).
-    pub(super) fn replace_name(&self, original: &Original, name: &Path, target: &Target<'_>) -> Result<()> {
+    pub(super) fn replace_name(&self, original: &Original, name: &Path, target: &TargetForm<'_>) -> Result<()> {
         let parent = parent_of(self.root, name)?;
         let draft = self.draft(&parent)?;
         self.fill(&draft, original, target)?;
@@ -240,10 +242,10 @@ impl Site<'_, '_> {
     }
 
     /// Makes the replacement whole, durable and proven, under its temporary name.
-    fn fill(&self, draft: &Draft<'_>, original: &Original, target: &Target<'_>) -> Result<()> {
+    fn fill(&self, draft: &Draft<'_>, original: &Original, target: &TargetForm<'_>) -> Result<()> {
         let new_keys = match target {
-            Target::Home(keys) | Target::HomeOfId(keys, _) => keys,
-            Target::Clear | Target::Disk(_) => self.keys,
+            TargetForm::Home(keys) | TargetForm::HomeOfId(keys, _) => keys,
+            TargetForm::Clear | TargetForm::Disk(_) => self.keys,
         };
         original.copy_to(draft.make_file(Mode::from_raw_mode(0o600))?, target, [self.keys, new_keys], self.pace)?;
         let file = draft.open()?;
@@ -261,7 +263,7 @@ impl Site<'_, '_> {
 
     /// Gives the original a second name that outlives its replacement, if it is to be overwritten.
     fn keep_for_overwriting(&self, original: &Original, name: &Path) -> Result<Option<String>> {
-        let is_clear = matches!(original.form, Form::Clear(_));
+        let is_clear = matches!(original.form, OpenForm::Clear(_));
         if !self.overwrite || !is_clear {
             return Ok(None);
         }

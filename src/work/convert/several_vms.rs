@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use vmdk_layout::Role;
 
 use crate::text::Show;
-use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// Disks beside each other that are called so differently, without settings of one VM, are several VMs'.
 const MIN_NAMES: usize = 4;
@@ -17,7 +17,7 @@ const MIN_NAMES_BESIDE_MEDIA: usize = 2;
 
 /// Says what makes it obvious, if anything does. Images that are `linked` are one VM's, whatever they are called.
 pub(super) fn sign(path: &Path, entries: &[Entry], linked: &[(PathBuf, PathBuf)]) -> Option<String> {
-    let files: Vec<&Entry> = by_inode(entries.iter().filter(|entry| matches!(entry.found, Found::Clear(_))))
+    let files: Vec<&Entry> = by_inode(entries.iter().filter(|entry| matches!(entry.found, EntryForm::Clear(_))))
         .into_iter()
         .filter_map(|names| names.first().copied())
         .collect();
@@ -65,7 +65,7 @@ fn is_settings(path: &Path) -> bool {
 }
 
 fn is_disk(entry: &Entry) -> bool {
-    matches!(entry.found, Found::Clear(kind) if kind.is_disk()) && !has_ending(&entry.path, b".iso")
+    matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk()) && !has_ending(&entry.path, b".iso")
 }
 
 fn has_ending(path: &Path, ending: &[u8]) -> bool {
@@ -93,7 +93,7 @@ mod tests {
         let entry = |(number, name): (usize, &&str)| {
             let mut stat = rustix::fs::stat("/").unwrap();
             (stat.st_ino, stat.st_nlink) = (number as u64, 1);
-            Entry { path: name.into(), found: Found::Clear(kind(name)), stat }
+            Entry { path: name.into(), found: EntryForm::Clear(kind(name)), stat }
         };
         names.iter().enumerate().map(entry).collect()
     }

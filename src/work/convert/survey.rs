@@ -13,10 +13,10 @@ use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::work::convert::feasible::Trial;
 use crate::work::convert::home_files::read_text;
-use crate::work::convert::opened::OpenFolder;
+use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
-use crate::work::convert::tree::{Entry, Found, by_inode};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 use crate::work::convert::{choice, several_vms};
 
 /// What to encrypt, and how.
@@ -52,15 +52,14 @@ impl Survey {
     ///
     /// # Errors
     /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Corrupt`, or `Io`.
-    pub(super) fn of(folder: &OpenFolder, options: &Options) -> Result<Self> {
+    pub(super) fn of(folder: &ClaimedFolder, options: &Options) -> Result<Self> {
         let keys = folder.home.as_ref().map(|home| &home.keys);
         let entries = folder.walk()?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &entries)?;
         }
         let choice::Choice { paths: named, notes } = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
-        let is_disk =
-            |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
+        let is_disk = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
         let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
         let disks = choice::with_all_names(&entries, disks);
         let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
@@ -81,7 +80,7 @@ impl Survey {
         }
         plan.take_names(names, options.keep_references);
         // Encrypted once more, the data would be lost for the header that could be restored.
-        let silent = |entry: &&Entry| matches!(entry.found, Found::Clear(kind) if kind.may_be_ciphertext());
+        let silent = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(kind) if kind.may_be_ciphertext());
         let unsure = entries.iter().filter(|entry| chosen.contains(&entry.path)).filter(silent);
         for path in unsure.filter(|_| folder.state == HomeState::Encrypted).map(|entry| entry.path.shown()) {
             let what = format!(
@@ -103,12 +102,12 @@ impl Survey {
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub(super) fn follow(&mut self, folder: &OpenFolder, options: &Options) -> Result<()> {
+    pub(super) fn follow(&mut self, folder: &ClaimedFolder, options: &Options) -> Result<()> {
         self.entries = folder.walk()?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &self.entries)?;
         }
-        let came = self.entries.iter().filter(|entry| matches!(entry.found, Found::Clear(kind) if kind.is_disk()));
+        let came = self.entries.iter().filter(|entry| matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk()));
         let came: HashSet<PathBuf> = came.map(|entry| entry.path.clone()).collect();
         if options.disks.is_empty() {
             self.chosen.extend(came.iter().cloned());
@@ -119,7 +118,7 @@ impl Survey {
 
     /// Directories.
     pub(super) fn folders(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| entry.found == Found::Folder)
+        self.entries.iter().filter(|entry| entry.found == EntryForm::Folder)
     }
 
     /// What is in the clear and becomes no disk.
@@ -129,27 +128,32 @@ impl Survey {
 
     /// Whether something is in the clear and becomes no disk.
     pub(super) fn is_clear_file(&self, entry: &Entry) -> bool {
-        matches!(entry.found, Found::Clear(_) | Found::ClearLink) && !self.disks.contains(&entry.path)
+        matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink) && !self.disks.contains(&entry.path)
     }
 
     /// The chosen disks that are in the clear still.
     pub(super) fn clear_disks(&self) -> impl Iterator<Item = &Entry> {
-        let chosen = |entry: &&Entry| matches!(entry.found, Found::Clear(_)) && self.chosen.contains(&entry.path);
+        let chosen = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(_)) && self.chosen.contains(&entry.path);
         self.entries.iter().filter(chosen)
     }
 }
 
 /// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
-fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()> {
+fn refuse_what_is_encrypted(folder: &ClaimedFolder, entries: &[Entry]) -> Result<()> {
     let mut found = None;
     for entry in entries {
         found = match entry.found {
-            Found::Disk => Some((entry, "an encrypted disk")),
-            Found::Foreign => Some((entry, "a file of another encrypted home")),
-            Found::ClearLink if looks_like_sealed_target(read_text(&folder.dir, &entry.path)?.as_bytes()) => {
+            EntryForm::Disk => Some((entry, "an encrypted disk")),
+            EntryForm::UnreadableOrForeign => Some((entry, "a file of another encrypted home")),
+            EntryForm::ClearLink if looks_like_sealed_target(read_text(&folder.dir, &entry.path)?.as_bytes()) => {
                 Some((entry, "a link of another encrypted home"))
             }
-            Found::Clear(_) | Found::ClearLink | Found::Sealed | Found::SealedLink | Found::Folder | Found::Neither => {
+            EntryForm::Clear(_)
+            | EntryForm::ClearLink
+            | EntryForm::Sealed
+            | EntryForm::SealedLink
+            | EntryForm::Folder
+            | EntryForm::FormNeutral => {
                 continue;
             }
         };
@@ -166,7 +170,7 @@ fn refuse_what_is_encrypted(folder: &OpenFolder, entries: &[Entry]) -> Result<()
 }
 
 fn make_plan(
-    folder: &OpenFolder,
+    folder: &ClaimedFolder,
     entries: &[Entry],
     disks: &HashSet<PathBuf>,
     chosen: &HashSet<PathBuf>,
@@ -176,30 +180,35 @@ fn make_plan(
     let mut notes = choice::notes(entries);
     let mut trial = Trial::new(&folder.dir, folder.home.as_ref().map(|home| &home.keys), true)?;
     let mut obstacles = Vec::new();
-    for entry in entries.iter().filter(|entry| home_is_new && entry.found == Found::Folder) {
+    for entry in entries.iter().filter(|entry| home_is_new && entry.found == EntryForm::Folder) {
         obstacles.extend(trial.obstacle(entry));
     }
-    for names in by_inode(entries.iter().filter(|entry| entry.found != Found::Folder)) {
+    for names in by_inode(entries.iter().filter(|entry| entry.found != EntryForm::Folder)) {
         let entry = names[0];
         let as_disk = disks.contains(&entry.path);
         let convert = match entry.found {
-            Found::Clear(_) if as_disk => names.iter().any(|entry| chosen.contains(&entry.path)),
-            Found::Clear(_) | Found::ClearLink => home_is_new,
-            Found::Folder | Found::Sealed | Found::Disk | Found::SealedLink | Found::Neither | Found::Foreign => false,
+            EntryForm::Clear(_) if as_disk => names.iter().any(|entry| chosen.contains(&entry.path)),
+            EntryForm::Clear(_) | EntryForm::ClearLink => home_is_new,
+            EntryForm::Folder
+            | EntryForm::Sealed
+            | EntryForm::Disk
+            | EntryForm::SealedLink
+            | EntryForm::FormNeutral
+            | EntryForm::UnreadableOrForeign => false,
         };
         if convert {
             obstacles.extend(trial.obstacle(entry));
         }
-        if !home_is_new && !as_disk && matches!(entry.found, Found::Clear(_) | Found::ClearLink) {
+        if !home_is_new && !as_disk && matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink) {
             notes.push(format!(
                 "{} is in the clear in an encrypted home, and not a disk: it is left unchanged",
                 entry.path.shown()
             ));
         }
         let action = if convert { Action::Convert } else { Action::Keep };
-        let place = if as_disk || entry.found == Found::Disk { &mut disk_files } else { &mut home_files };
+        let place = if as_disk || entry.found == EntryForm::Disk { &mut disk_files } else { &mut home_files };
         place.push(planned(entry, action, as_disk));
-        if convert && entry.found != Found::ClearLink {
+        if convert && entry.found != EntryForm::ClearLink {
             space.push((as_disk, entry.allocated(), encrypted_space(entry, as_disk)));
         }
     }

@@ -21,7 +21,7 @@ use crate::work::convert::attributes;
 
 /// What something in a VM folder is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Found {
+pub(super) enum EntryForm {
     /// A directory.
     Folder,
     /// A regular file in the clear.
@@ -35,9 +35,9 @@ pub(super) enum Found {
     /// A symbolic link of this home.
     SealedLink,
     /// An empty file, a fifo, a socket or a device: the same in both forms.
-    Neither,
+    FormNeutral,
     /// A file of another home, or a damaged one.
-    Foreign,
+    UnreadableOrForeign,
 }
 
 /// Something in a VM folder.
@@ -45,7 +45,7 @@ pub(super) enum Found {
 pub(super) struct Entry {
     /// Below the folder.
     pub(super) path: PathBuf,
-    pub(super) found: Found,
+    pub(super) found: EntryForm,
     pub(super) stat: Stat,
 }
 
@@ -133,7 +133,7 @@ impl Walk<'_> {
             let path = path.join(&name);
             self.entry(dir, &name, &path, depth).context(|| path.shown().to_string())?;
         }
-        self.entries.push(Entry { path: path.to_path_buf(), found: Found::Folder, stat: own });
+        self.entries.push(Entry { path: path.to_path_buf(), found: EntryForm::Folder, stat: own });
         Ok(())
     }
 
@@ -147,40 +147,42 @@ impl Walk<'_> {
             | FileType::Socket
             | FileType::CharacterDevice
             | FileType::BlockDevice
-            | FileType::Unknown => Found::Neither,
+            | FileType::Unknown => EntryForm::FormNeutral,
         };
         self.entries.push(Entry { path: path.to_path_buf(), found, stat });
         Ok(())
     }
 
-    fn file(&self, dir: &File, name: &OsStr) -> Result<Found> {
+    fn file(&self, dir: &File, name: &OsStr) -> Result<EntryForm> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).context(|| "opening it".into())?;
         if disk::is_disk(&file)? {
-            return Ok(Found::Disk);
+            return Ok(EntryForm::Disk);
         }
         let kind = clear::kind_of(&file, name, self.disk_names)?;
         let len = file.metadata().context(|| "reading the length".into())?.len();
         if len == 0 && !kind.is_disk() {
             let has_values = xattr_names(&file)?.iter().any(|name| attributes::is_user(name));
-            return Ok(if has_values { Found::Clear(kind) } else { Found::Neither });
+            return Ok(if has_values { EntryForm::Clear(kind) } else { EntryForm::FormNeutral });
         }
         if !home::is_home_file(&file)? {
-            return Ok(Found::Clear(kind));
+            return Ok(EntryForm::Clear(kind));
         }
-        let Some(keys) = self.keys else { return Ok(Found::Foreign) };
+        let Some(keys) = self.keys else { return Ok(EntryForm::UnreadableOrForeign) };
         match HomeFile::open(FileStorage::new(file), keys) {
-            Ok(_) => Ok(Found::Sealed),
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => Ok(Found::Foreign),
+            Ok(_) => Ok(EntryForm::Sealed),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
+                Ok(EntryForm::UnreadableOrForeign)
+            }
             Err(error) => Err(error),
         }
     }
 
-    fn link(&self, dir: &File, name: &OsStr) -> Result<Found> {
+    fn link(&self, dir: &File, name: &OsStr) -> Result<EntryForm> {
         let text = read_link(dir, name)?;
         let sealed = self.keys.is_some_and(|keys| open_target(keys, text.as_bytes()).is_ok());
-        Ok(if sealed { Found::SealedLink } else { Found::ClearLink })
+        Ok(if sealed { EntryForm::SealedLink } else { EntryForm::ClearLink })
     }
 }
 

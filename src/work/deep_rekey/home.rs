@@ -8,7 +8,7 @@ use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition
 use crate::key::Dek;
 use crate::progress::OnProgress;
 use crate::store::header_area;
-use crate::vm::access::{Claimed, Workplace};
+use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::work::convert::rekey_home;
@@ -16,7 +16,7 @@ use crate::work::deep_rekey::Target;
 
 /// A home that is to be rekeyed.
 pub(super) struct HomeWork<'w> {
-    place: &'w dyn Workplace,
+    place: &'w dyn VmAccess,
     claim: Box<dyn Claimed + 'w>,
     /// That of the slots.
     dek: Dek,
@@ -26,16 +26,16 @@ pub(super) struct HomeWork<'w> {
 
 impl<'w> HomeWork<'w> {
     /// # Errors
-    /// `Busy` while a mount of any process or host uses the home, or those of [`Workplace::claim_unused`] and of unlocking.
-    pub(super) fn open(place: &'w dyn Workplace, keks: &FetchedKeks) -> Result<Self> {
-        if place.folder_alone().is_none() {
+    /// `Busy` while a mount of any process or host uses the home, or those of [`VmAccess::claim_exclusive`] and of unlocking.
+    pub(super) fn open(place: &'w dyn VmAccess, keks: &FetchedKeks) -> Result<Self> {
+        if place.folder_if_unused().is_none() {
             return Err(Error::new(
                 Kind::Busy,
                 "its files cannot be re-encrypted while the VM folder is mounted: unmount it, or choose disks (--disk)",
             ));
         }
         // Whoever has the old DEK in memory could go on sealing under it, which nobody could open when it is gone.
-        let claim = place.claim_unused(&Component::Home)?;
+        let claim = place.claim_exclusive(&Component::Home)?;
         let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;
@@ -72,7 +72,8 @@ impl<'w> HomeWork<'w> {
         if transition.old_dek(&self.dek)?.is_some() {
             // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
             self.update(self.header.clone())?;
-            let folder = self.place.folder_alone().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
+            let folder =
+                self.place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
             rekey_home(folder, &self.header, &self.dek, on_progress)?;
         }
         self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;

@@ -15,7 +15,7 @@ use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeKeys, Value, open_target, open_value, seal_target, seal_value};
 use crate::store::plain_file::PlainFile;
-use crate::vm::access::Unmounted;
+use crate::vm::access::OfflineVm;
 use crate::vm::datastore::Datastore;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::keyring;
@@ -130,7 +130,7 @@ impl Vm {
     }
 
     fn rekey(&self, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
-        DeepRekey::default().run(&Unmounted::open(&self.path(), self.providers())?, on_progress)
+        DeepRekey::default().run(&OfflineVm::open(&self.path(), self.providers())?, on_progress)
     }
 
     /// All content, as a mount would see it now; under the new DEK alone with `finished`.
@@ -245,7 +245,7 @@ fn ciphertext_that_changes_says_so_by_its_time() {
     }
 }
 
-/// Whoever is asked whether to go on says no, each time a little later; between the runs everything is readable.
+/// The callback cancels, each time a little later; between the runs everything is readable.
 #[test]
 fn a_home_rekey_that_is_stopped_anywhere_goes_on() {
     let vm = Vm::new();

@@ -5,11 +5,11 @@ use crate::storage::memory::Countdown;
 use crate::store::buffer::request_buffer;
 use crate::store::disk::LockedDisk;
 use crate::store::plain_file::PlainFile;
-use crate::work::rig::Rig;
+use crate::work::test_vm::TestVm;
 
 const LEN: usize = 20_000;
 
-fn deep_rekey(rig: &Rig) -> Result<DeepRekeyed> {
+fn deep_rekey(rig: &TestVm) -> Result<DeepRekeyed> {
     let disks = (0..rig.parts.len() - 1).map(|number| format!("{number}.raw").into()).collect();
     DeepRekey { disks, ..DeepRekey::default() }.run(rig, &mut |_| Ok(()))
 }
@@ -19,8 +19,8 @@ fn pattern(number: usize) -> Vec<u8> {
 }
 
 /// A home and disks with some content.
-fn with_content(disks: usize) -> Rig {
-    let rig = Rig::new(disks);
+fn with_content(disks: usize) -> TestVm {
+    let rig = TestVm::new(disks);
     for (number, part) in rig.parts.iter().enumerate().skip(1) {
         part.storage.set_len(DEFAULT_DATA_OFFSET).unwrap();
         let disk = LockedDisk::open(&part.storage).unwrap().unlock(&part.dek, Default::default()).unwrap();
@@ -30,7 +30,7 @@ fn with_content(disks: usize) -> Rig {
     rig
 }
 
-fn assert_content(rig: &Rig) {
+fn assert_content(rig: &TestVm) {
     for (number, (part, image)) in rig.parts.iter().zip(rig.images()).enumerate().skip(1) {
         let (_, dek) = rig.open(part, &image).unwrap();
         let storage = crate::storage::memory::MemoryStorage::new(image);
@@ -39,15 +39,15 @@ fn assert_content(rig: &Rig) {
     }
 }
 
-fn assert_finished(rig: &Rig, before: &Rig, key: &KeyName) {
+fn assert_finished(rig: &TestVm, before: &TestVm, key: &KeyName) {
     assert_content(rig);
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(before.images()).skip(1) {
         let (stored, dek) = rig.open(part, &image).unwrap();
         assert_ne!(dek.bytes(), part.dek.bytes());
         let header = stored.header.claims();
         assert!(header.transition.is_none() && KeyName::of(&header.slots[0].key_id) == *key);
-        for wrapped in Rig::wrapped(part, &former) {
-            assert!(!Rig::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", part.component);
+        for wrapped in TestVm::wrapped(part, &former) {
+            assert!(!TestVm::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", part.component);
         }
     }
 }

@@ -1,19 +1,19 @@
 use super::*;
 use crate::storage::memory::Countdown;
-use crate::work::rig::Rig;
+use crate::work::test_vm::TestVm;
 
 const ALL: Erase = Erase { component: None };
 
 #[test]
 fn no_wrapped_dek_is_left_and_the_evidence_says_what_was_there() {
-    let before = Rig::new(2);
+    let before = TestVm::new(2);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let erased = ALL.run(&rig).unwrap();
     assert_eq!(erased.components.len(), 3);
     assert_eq!(erased.components.last().unwrap().kind, ComponentKind::Home, "the home goes last");
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(before.images()) {
         assert!(rig.open(part, &image).is_err());
-        assert!(Rig::wrapped(part, &former).iter().all(|wrapped| !Rig::holds(part, &image, wrapped)));
+        assert!(TestVm::wrapped(part, &former).iter().all(|wrapped| !TestVm::holds(part, &image, wrapped)));
         let evidence = erased.components.iter().find(|erased| erased.component == part.component).unwrap();
         assert!(evidence.uuid.is_some() && evidence.done.keys.len() == 1);
         for copy in &evidence.done.copies {
@@ -27,7 +27,7 @@ fn no_wrapped_dek_is_left_and_the_evidence_says_what_was_there() {
 
 #[test]
 fn what_was_erased_says_so_and_is_not_erased_again() {
-    let before = Rig::new(1);
+    let before = TestVm::new(1);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let erased = Erase { component: Some(Component::Disk("0.raw".into())) }.run(&rig).unwrap();
     let part = &rig.parts[1];
@@ -47,7 +47,7 @@ fn what_was_erased_says_so_and_is_not_erased_again() {
 /// A crash in the midst of the last step leaves one mark: its UUID is the evidence's when the next run finishes.
 #[test]
 fn one_mark_is_no_end_yet() {
-    let before = Rig::new(0);
+    let before = TestVm::new(0);
     let uuid = before.components().unwrap()[0].unverified().unwrap().claims().uuid;
     let mut image = before.images().remove(0);
     let mark = Erasure { kind: ComponentKind::Home, time: Timestamp::from_secs(1), uuid: Some(uuid) }.encode().unwrap();
@@ -59,7 +59,7 @@ fn one_mark_is_no_end_yet() {
 
 #[test]
 fn one_disk_is_erased_and_the_others_stay() {
-    let before = Rig::new(2);
+    let before = TestVm::new(2);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     Erase { component: Some(Component::Disk("1.raw".into())) }.run(&rig).unwrap();
     assert!(rig.images()[..2] == before.images()[..2]);
@@ -72,9 +72,9 @@ fn one_disk_is_erased_and_the_others_stay() {
 /// again finds it.
 #[test]
 fn a_crash_anywhere_leaves_no_slot_that_the_next_run_does_not_find() {
-    let before = Rig::new(1);
+    let before = TestVm::new(1);
     let slots: Vec<_> =
-        before.parts.iter().zip(before.images()).map(|(part, image)| Rig::wrapped(part, &image)).collect();
+        before.parts.iter().zip(before.images()).map(|(part, image)| TestVm::wrapped(part, &image)).collect();
     for stop in 0.. {
         let rig = before.with(before.images(), Countdown::end_after(stop));
         if ALL.run(&rig).is_ok() {
@@ -83,7 +83,7 @@ fn a_crash_anywhere_leaves_no_slot_that_the_next_run_does_not_find() {
         }
         for ((part, images), slots) in rig.parts.iter().zip(rig.few_crash_images()).zip(&slots) {
             for image in images {
-                let left = slots.iter().any(|wrapped| Rig::holds(part, &image, wrapped));
+                let left = slots.iter().any(|wrapped| TestVm::holds(part, &image, wrapped));
                 let known = part.component.kind().copy_offsets().iter().any(|&offset| {
                     let at = usize::try_from(offset).unwrap();
                     image[at..].starts_with(b"VMCRYPTF")
@@ -96,8 +96,8 @@ fn a_crash_anywhere_leaves_no_slot_that_the_next_run_does_not_find() {
 
 #[test]
 fn a_fault_at_any_call_is_told_or_does_no_harm_and_the_next_run_finishes() {
-    let before = Rig::new(0);
-    let slots = Rig::wrapped(&before.parts[0], &before.images()[0]);
+    let before = TestVm::new(0);
+    let slots = TestVm::wrapped(&before.parts[0], &before.images()[0]);
     for fault in 0.. {
         let rig = before.with(before.images(), Countdown::fault_after(fault));
         let ended = ALL.run(&rig);
@@ -113,6 +113,6 @@ fn a_fault_at_any_call_is_told_or_does_no_harm_and_the_next_run_finishes() {
             assert!(header_area::erasure(&rig.parts[0].storage, ComponentKind::Home).unwrap().is_some());
         }
         let (part, image) = (&rig.parts[0], &rig.images()[0]);
-        assert!(slots.iter().all(|wrapped| !Rig::holds(part, image, wrapped)), "after the fault at call {fault}");
+        assert!(slots.iter().all(|wrapped| !TestVm::holds(part, image, wrapped)), "after the fault at call {fault}");
     }
 }

@@ -1,26 +1,26 @@
 use super::*;
 use crate::storage::memory::Countdown;
 use crate::store::header_area::OtherCopy;
-use crate::work::rig::{Part, Rig};
+use crate::work::test_vm::{Part, TestVm};
 
-fn rekey(rig: &Rig) -> Result<Rekeyed> {
+fn rekey(rig: &TestVm) -> Result<Rekeyed> {
     Rekey::default().run(rig, &mut |_| Ok(()))
 }
 
 /// Everything that a finished rekey promises.
-fn assert_finished(rig: &Rig, before: &Rig, key: &KeyName) {
+fn assert_finished(rig: &TestVm, before: &TestVm, key: &KeyName) {
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(before.images()) {
         let (stored, dek) = rig.open(part, &image).unwrap();
         assert_eq!(dek.bytes(), part.dek.bytes());
         assert_eq!(KeyName::of(&stored.header.claims().slots[0].key_id), *key, "{}", part.component);
-        for wrapped in Rig::wrapped(part, &former) {
-            assert!(!Rig::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", part.component);
+        for wrapped in TestVm::wrapped(part, &former) {
+            assert!(!TestVm::holds(part, &image, &wrapped), "the former wrapped DEK of {} is there", part.component);
         }
     }
 }
 
 /// The key of a rekey that began and did not finish, as the leader's image tells.
-fn recorded(rig: &Rig, leader: &Part, image: &[u8], before: &Rig) -> Option<KeyName> {
+fn recorded(rig: &TestVm, leader: &Part, image: &[u8], before: &TestVm) -> Option<KeyName> {
     let first = |image: &[u8]| {
         let (stored, _) = rig.open(leader, image).unwrap();
         let other_is_whole = !matches!(stored.other, OtherCopy::Damaged(_));
@@ -32,7 +32,7 @@ fn recorded(rig: &Rig, leader: &Part, image: &[u8], before: &Rig) -> Option<KeyN
 
 #[test]
 fn all_components_get_one_new_key() {
-    let before = Rig::new(3);
+    let before = TestVm::new(3);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let rekeyed = rekey(&rig).unwrap();
     assert_eq!(rekeyed.components.len(), 4);
@@ -45,7 +45,7 @@ fn all_components_get_one_new_key() {
 /// Stops at every storage call, tries what a power cut could leave of each component, and finishes.
 #[test]
 fn a_crash_anywhere_leaves_every_component_open_and_the_next_run_finishes() {
-    let before = Rig::new(2);
+    let before = TestVm::new(2);
     let whole = calls_of_a_whole_run(&before);
     let mut resumed = 0;
     for stop in 0.. {
@@ -81,7 +81,7 @@ fn a_crash_anywhere_leaves_every_component_open_and_the_next_run_finishes() {
 }
 
 /// Storage calls of a rekey without a crash. The last one is the sync of the leader's second copy.
-fn calls_of_a_whole_run(before: &Rig) -> i64 {
+fn calls_of_a_whole_run(before: &TestVm) -> i64 {
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     rekey(&rig).unwrap();
     i64::MAX - rig.calls.left()
@@ -89,7 +89,7 @@ fn calls_of_a_whole_run(before: &Rig) -> i64 {
 
 #[test]
 fn a_fault_at_any_call_is_an_error_or_none_and_the_next_run_finishes() {
-    let before = Rig::new(2);
+    let before = TestVm::new(2);
     for fault in 0.. {
         let rig = before.with(before.images(), Countdown::fault_after(fault));
         let ended = rekey(&rig);
@@ -107,7 +107,7 @@ fn a_fault_at_any_call_is_an_error_or_none_and_the_next_run_finishes() {
 
 #[test]
 fn chosen_disks_get_a_key_of_their_own_and_other_slots_stay() {
-    let before = Rig::new(2);
+    let before = TestVm::new(2);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let only = Rekey { disks: vec!["1.raw".into()], provider: Some("other".into()) };
     let rekeyed = only.run(&rig, &mut |_| Ok(())).unwrap();
@@ -121,7 +121,7 @@ fn chosen_disks_get_a_key_of_their_own_and_other_slots_stay() {
 
 #[test]
 fn a_provider_that_is_not_there_is_named_before_anything_changes() {
-    let before = Rig::new(1);
+    let before = TestVm::new(1);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let to = Rekey { disks: Vec::new(), provider: Some("gone".into()) };
     let error = to.run(&rig, &mut |_| Ok(())).unwrap_err();
@@ -132,7 +132,7 @@ fn a_provider_that_is_not_there_is_named_before_anything_changes() {
 
 #[test]
 fn work_that_is_told_to_stop_stops_where_it_can_go_on() {
-    let before = Rig::new(17);
+    let before = TestVm::new(17);
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let mut stop = |progress: &Progress| match progress.done {
         0 => Ok(()),

@@ -9,11 +9,11 @@ use crate::store::plain_file::PlainFile;
 use crate::work::deep_rekey::DeepRekey;
 use crate::work::erase::Erase;
 use crate::work::rekey::Rekey;
-use crate::work::rig::Rig;
 use crate::work::slots::AddKey;
+use crate::work::test_vm::TestVm;
 
 /// The same VM, with disks that are long enough to have data.
-fn whole(before: &Rig) -> Rig {
+fn whole(before: &TestVm) -> TestVm {
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     for disk in &rig.parts[1..] {
         disk.storage.set_len(DEFAULT_DATA_OFFSET).unwrap();
@@ -21,17 +21,17 @@ fn whole(before: &Rig) -> Rig {
     rig
 }
 
-fn saved(rig: &Rig, number: usize) -> Vec<u8> {
+fn saved(rig: &TestVm, number: usize) -> Vec<u8> {
     let header = rig.open(&rig.parts[number], &rig.images()[number]).unwrap().0.header;
     SavedHeader { time: Timestamp::from_secs(1_764_000_000), header }.encode().unwrap()
 }
 
-fn restore(rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
+fn restore(rig: &TestVm, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
     let folder = tempfile::tempdir().unwrap();
     restore_beside(&folder.path().join("saved"), rig, component, saved, force)
 }
 
-fn restore_beside(file: &Path, rig: &Rig, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
+fn restore_beside(file: &Path, rig: &TestVm, component: &str, saved: &[u8], force: bool) -> Result<Restored> {
     RestoreHeader {
         component: Component::at(Path::new(component)),
         saved: saved.to_vec(),
@@ -43,7 +43,7 @@ fn restore_beside(file: &Path, rig: &Rig, component: &str, saved: &[u8], force: 
 
 #[test]
 fn a_damaged_copy_and_two_destroyed_ones_come_back() {
-    let rig = whole(&Rig::new(1));
+    let rig = whole(&TestVm::new(1));
     let backup = saved(&rig, 1);
     assert!(!restore(&rig, "0.raw", &backup, false).unwrap().changed, "nothing is written where nothing is wrong");
     rig.parts[1].storage.write_at(0, &[0xee; 100]).unwrap();
@@ -60,7 +60,7 @@ fn a_damaged_copy_and_two_destroyed_ones_come_back() {
 fn the_right_header_comes_back_after_that_of_another_component_was_forced_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("saved");
-    let rig = whole(&Rig::new(2));
+    let rig = whole(&TestVm::new(2));
     let (own, theirs) = (saved(&rig, 1), saved(&rig, 2));
     let refused = |saved: &[u8]| {
         let refused = restore(&rig, "0.raw", saved, false).unwrap_err();
@@ -84,7 +84,7 @@ fn the_right_header_comes_back_after_that_of_another_component_was_forced_in() {
 
 #[test]
 fn keys_that_were_taken_away_do_not_come_back_unnoticed() {
-    let rig = whole(&Rig::new(1));
+    let rig = whole(&TestVm::new(1));
     let backup = saved(&rig, 1);
     let rekeyed = Rekey::default().run(&rig, &mut |_| Ok(())).unwrap();
     let former = rekeyed.components[1].done.former_key.clone().unwrap();
@@ -98,7 +98,7 @@ fn keys_that_were_taken_away_do_not_come_back_unnoticed() {
 /// the two may be touched in the midst.
 #[test]
 fn a_header_of_before_a_deep_rekey_is_refused() {
-    let rig = whole(&Rig::new(1));
+    let rig = whole(&TestVm::new(1));
     LockedDisk::open(&rig.parts[1].storage)
         .and_then(|disk| disk.unlock(&rig.parts[1].dek, Engine::default()))
         .and_then(|disk| disk.write_at(0, &[7; 20_000], &mut request_buffer()))
@@ -136,7 +136,7 @@ fn a_header_of_before_a_deep_rekey_is_refused() {
 
 #[test]
 fn a_forged_or_damaged_file_is_refused() {
-    let rig = whole(&Rig::new(1));
+    let rig = whole(&TestVm::new(1));
     let good = saved(&rig, 1);
     for at in (0..good.len()).step_by(97).chain([0, 8, 10, 24, 31]) {
         let mut bad = good.clone();
@@ -157,7 +157,7 @@ fn a_forged_or_damaged_file_is_refused() {
 
 #[test]
 fn a_crash_anywhere_leaves_the_header_that_was_there_or_the_saved_one() {
-    let before = whole(&Rig::new(1));
+    let before = whole(&TestVm::new(1));
     let backup = saved(&before, 1);
     Rekey::default().run(&before, &mut |_| Ok(())).unwrap();
     let before = whole(&before);

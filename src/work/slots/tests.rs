@@ -1,6 +1,6 @@
 use super::*;
 use crate::storage::memory::Countdown;
-use crate::work::rig::Rig;
+use crate::work::test_vm::TestVm;
 
 fn add(provider: &str) -> AddKey {
     AddKey { component: None, provider: Some(provider.into()), key_id: None }
@@ -10,12 +10,12 @@ fn remove(provider: &str) -> RemoveKey {
     RemoveKey { component: None, provider: provider.into(), key_id: None, force: false }
 }
 
-fn whole(before: &Rig) -> Rig {
+fn whole(before: &TestVm) -> TestVm {
     before.with(before.images(), Countdown::fault_after(i64::MAX))
 }
 
 /// Providers of the slots of each component, in order.
-fn providers(rig: &Rig) -> Vec<Vec<String>> {
+fn providers(rig: &TestVm) -> Vec<Vec<String>> {
     let slots = |(part, image): (&_, Vec<u8>)| rig.open(part, &image).unwrap().0.header.claims().slots.clone();
     let names = |slots: Slots| slots.iter().map(|slot| slot.key_id.provider().to_string()).collect();
     rig.parts.iter().zip(rig.images()).map(slots).map(names).collect()
@@ -23,14 +23,15 @@ fn providers(rig: &Rig) -> Vec<Vec<String>> {
 
 #[test]
 fn a_second_provider_opens_what_the_first_is_removed_from() {
-    let rig = whole(&Rig::new(2));
-    let former: Vec<_> = rig.parts.iter().zip(rig.images()).map(|(part, image)| Rig::wrapped(part, &image)).collect();
+    let rig = whole(&TestVm::new(2));
+    let former: Vec<_> =
+        rig.parts.iter().zip(rig.images()).map(|(part, image)| TestVm::wrapped(part, &image)).collect();
     add("other").run(&rig).unwrap();
     assert!(providers(&rig).iter().all(|slots| *slots == ["local", "other"]), "{:?}", providers(&rig));
     remove("local").run(&rig).unwrap();
     assert!(providers(&rig).iter().all(|slots| *slots == ["other"]));
     for ((part, image), former) in rig.parts.iter().zip(rig.images()).zip(former) {
-        assert!(former.iter().all(|wrapped| !Rig::holds(part, &image, wrapped)), "{}", part.component);
+        assert!(former.iter().all(|wrapped| !TestVm::holds(part, &image, wrapped)), "{}", part.component);
     }
     let keys: std::collections::HashSet<_> = rig
         .parts
@@ -43,7 +44,7 @@ fn a_second_provider_opens_what_the_first_is_removed_from() {
 
 #[test]
 fn the_last_slot_and_slots_that_are_not_there_are_refused() {
-    let rig = whole(&Rig::new(1));
+    let rig = whole(&TestVm::new(1));
     let before = rig.images();
     let refused = |ended: Result<SlotsChanged>| ended.unwrap_err().kind();
     assert_eq!(refused(remove("local").run(&rig)), Kind::Denied);
@@ -57,7 +58,7 @@ fn the_last_slot_and_slots_that_are_not_there_are_refused() {
 
 #[test]
 fn a_slot_whose_others_cannot_be_had_is_kept_unless_forced() {
-    let rig = whole(&Rig::new(0));
+    let rig = whole(&TestVm::new(0));
     add("other").run(&rig).unwrap();
     std::fs::remove_file(rig.primary_key_of("other")).unwrap();
     let rig = rig.with(rig.images(), Countdown::fault_after(i64::MAX)).with_providers_anew();
@@ -67,7 +68,7 @@ fn a_slot_whose_others_cannot_be_had_is_kept_unless_forced() {
 
 #[test]
 fn there_are_four_slots_at_most() {
-    let rig = whole(&Rig::new(0));
+    let rig = whole(&TestVm::new(0));
     for _ in 0..3 {
         let key = rig.make_key("other");
         AddKey { key_id: Some(key.id().to_owned()), ..add("other") }.run(&rig).unwrap();
@@ -82,11 +83,11 @@ fn there_are_four_slots_at_most() {
 /// Adding and removing, stopped at every storage call: what is left opens, and the next run finishes.
 #[test]
 fn a_crash_anywhere_leaves_every_component_open_and_the_next_run_finishes() {
-    let start = Rig::new(1);
+    let start = TestVm::new(1);
     let added = whole(&start);
     add("other").run(&added).unwrap();
-    type Work = fn(&Rig) -> Result<SlotsChanged>;
-    let cases: [(&Rig, Work, &[&str]); 2] = [
+    type Work = fn(&TestVm) -> Result<SlotsChanged>;
+    let cases: [(&TestVm, Work, &[&str]); 2] = [
         (&start, |rig| add("other").run(rig), &["local", "other"]),
         (&added, |rig| remove("local").run(rig), &["other"]),
     ];
@@ -110,7 +111,7 @@ fn a_crash_anywhere_leaves_every_component_open_and_the_next_run_finishes() {
                 assert!(providers(&next).iter().all(|slots| slots == wanted), "stopped at {stop}");
                 if wanted == ["other"] {
                     for ((part, image), former) in next.parts.iter().zip(next.images()).zip(start.images()) {
-                        let gone = Rig::wrapped(part, &former).iter().all(|old| !Rig::holds(part, &image, old));
+                        let gone = TestVm::wrapped(part, &former).iter().all(|old| !TestVm::holds(part, &image, old));
                         assert!(gone, "stopped at {stop}");
                     }
                 }

@@ -11,11 +11,11 @@ use crate::store::home_file::{HomeFile, HomeKeys};
 const LEN: u64 = (2 << 20) + 777;
 
 fn copy_all(from: &dyn PlainFile, to: &dyn PlainFile) -> Result<()> {
-    copy(from, to, &Pace::new(0, &mut |_| Ok(())))
+    copy(from, to, &ProgressCounter::new(0, &mut |_| Ok(())))
 }
 
 fn compare_all(from: &dyn PlainFile, to: &dyn PlainFile) -> Result<()> {
-    compare(from, to, &Pace::new(0, &mut |_| Ok(())))
+    compare(from, to, &ProgressCounter::new(0, &mut |_| Ok(())))
 }
 
 /// A file with data at both ends, across a piece's border, and in a few places between; holes elsewhere.
@@ -109,7 +109,7 @@ fn no_failed_call_passes_for_a_copy() {
 fn a_stop_is_obeyed() {
     let to = ClearFile::open(MemoryStorage::default()).unwrap();
     let stop = &mut |_: &Progress| Err(Error::new(Kind::Stopped, "enough"));
-    assert_eq!(copy(&original(), &to, &Pace::new(0, stop)).unwrap_err().kind(), Kind::Stopped);
+    assert_eq!(copy(&original(), &to, &ProgressCounter::new(0, stop)).unwrap_err().kind(), Kind::Stopped);
     let error = compare_all(&original(), &to).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt, "what was not copied is not there");
 }

@@ -9,13 +9,13 @@ use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::vm::datastore::Datastore;
 use crate::vm::home;
-use crate::work::convert::form::Form;
+use crate::work::convert::form::OpenForm;
 
 /// A VM folder with a home file of two names.
 fn vm(content: &[u8]) -> (Datastore, Providers) {
     let store = Datastore::new(&["vm"]);
     let (vm, providers) = (store.path("vm"), store.providers());
-    let opened = OpenFolder::open(&vm, &providers, Access::Read).unwrap();
+    let opened = ClaimedFolder::open(&vm, &providers, Access::Read).unwrap();
     let made = home::create(&opened.dir, "a".as_ref(), 0o640).unwrap();
     let file = HomeFile::open(FileStorage::new(made), &opened.unlocked().unwrap().keys).unwrap();
     for (at, piece) in (0..).step_by(1 << 20).zip(content.chunks(1 << 20)) {
@@ -30,17 +30,17 @@ fn vm(content: &[u8]) -> (Datastore, Providers) {
 fn content(vm: &Path, providers: &Providers) -> (Vec<u8>, bool) {
     let inode = |name: &str| fs::metadata(vm.join(name)).unwrap().ino();
     assert_eq!(inode("a"), inode("b"));
-    let folder = OpenFolder::open(vm, providers, Access::Read).unwrap();
+    let folder = ClaimedFolder::open(vm, providers, Access::Read).unwrap();
     let keys: &HomeKeys = &folder.unlocked().unwrap().keys;
     let is_disk = crate::vm::disk::is_disk(&File::open(vm.join("a")).unwrap()).unwrap();
     let form = match is_disk {
         true => claim_disk(&folder.dir, Path::new("a"), providers, Engine::default()).unwrap().0.form,
-        false => Target::Home(keys).open(FileStorage::new(File::open(vm.join("a")).unwrap())).unwrap(),
+        false => TargetForm::Home(keys).open(FileStorage::new(File::open(vm.join("a")).unwrap())).unwrap(),
     };
     (whole(&form), is_disk)
 }
 
-fn whole(form: &Form) -> Vec<u8> {
+fn whole(form: &OpenForm) -> Vec<u8> {
     let (mut bytes, mut buffer) = (Vec::new(), request_buffer());
     while (bytes.len() as u64) < form.content().plain_len() {
         let piece = form.content().read_at(bytes.len() as u64, 1 << 20, &mut buffer).unwrap();

@@ -17,14 +17,14 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// Keeps work below a rate, if one is asked for, and where guests are at work takes turns with them: as long as a chunk took,
 /// they have the medium and the processors for themselves. What is skipped as a hole counts for the rate as one chunk at most.
-pub(super) struct Pace {
+pub(super) struct RateLimit {
     rate: Option<u64>,
     takes_turns: bool,
     /// When the last chunk was begun, and where.
     last: Option<(Instant, u64)>,
 }
 
-impl Pace {
+impl RateLimit {
     pub(super) fn new(rate: Option<u64>, takes_turns: bool) -> Self {
         Self { rate, takes_turns, last: None }
     }
@@ -71,21 +71,21 @@ mod tests {
     #[test]
     fn a_rate_is_kept_and_no_rate_waits_for_nothing() {
         let started = Instant::now();
-        let mut pace = Pace::new(Some(8 << 20), false);
+        let mut pace = RateLimit::new(Some(8 << 20), false);
         assert_eq!(pace.chunk(16 << 20), 1 << 20);
         for chunk in 0..4 {
             pace.wait(chunk << 20, &mut || Ok(())).unwrap();
         }
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(370), "{took:?} for three chunks of an eighth of a second");
-        let mut pace = Pace::new(None, false);
+        let mut pace = RateLimit::new(None, false);
         assert_eq!(pace.chunk(16 << 20), 16 << 20);
         (0..1000).for_each(|chunk| pace.wait(chunk << 30, &mut || Ok(())).unwrap());
     }
 
     #[test]
     fn guests_have_as_long_as_the_chunk_took() {
-        let mut pace = Pace::new(None, true);
+        let mut pace = RateLimit::new(None, true);
         pace.wait(0, &mut || Ok(())).unwrap();
         thread::sleep(Duration::from_millis(50));
         let turn = Instant::now();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_stop_ends_the_waiting() {
-        let mut pace = Pace::new(Some(1), false);
+        let mut pace = RateLimit::new(Some(1), false);
         assert_eq!(pace.chunk(16 << 20), CURSOR_STEP, "even the slowest makes progress");
         pace.wait(0, &mut || Ok(())).unwrap();
         let stop = || Err(Error::new(Kind::Stopped, "enough"));

@@ -7,13 +7,13 @@ use crate::format::header::{Header, Slots};
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
 use crate::store::header_area::{self, OtherCopy};
-use crate::vm::access::{Claimed, Workplace};
+use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::FoundComponent;
 
 /// A claimed and unlocked component.
-pub struct Keyed<'w> {
+pub struct UnlockedComponent<'w> {
     /// Which one.
     pub component: Component,
     claim: Box<dyn Claimed + 'w>,
@@ -24,16 +24,16 @@ pub struct Keyed<'w> {
     older: Option<Header>,
 }
 
-impl<'w> Keyed<'w> {
+impl<'w> UnlockedComponent<'w> {
     /// Claims a component and unlocks it: by a DEK in memory, else by one of the KEKs.
     ///
     /// # Errors
     /// `Busy`, `KeyUnavailable`, `KeyRejected` or `Corrupt`; the message names the component.
-    pub fn open(place: &'w dyn Workplace, component: &Component, keks: &FetchedKeks) -> Result<Self> {
+    pub fn open(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
         Self::open_unnamed(place, component, keks).context(|| component.to_string())
     }
 
-    fn open_unnamed(place: &'w dyn Workplace, component: &Component, keks: &FetchedKeks) -> Result<Self> {
+    fn open_unnamed(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
         let claim = place.claim(component)?;
         // Read under the claim: what was scanned before may have been changed since.
         let stored = header_area::load(claim.storage(), component.kind())?;
@@ -140,7 +140,7 @@ pub fn refuse_transition(header: &Header) -> Result<()> {
 }
 
 /// KEKs of all slots of what is not unlocked already: each is fetched once, side by side.
-pub fn fetch_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
+pub fn fetch_keks<'f>(place: &dyn VmAccess, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
     let headers = found.into_iter().filter_map(FoundComponent::unverified);
     let locked = headers.filter(|header| place.known_dek(header.claims().uuid).is_none());
     let ids = locked.flat_map(|header| header.claims().slots.key_ids().cloned());
@@ -148,7 +148,7 @@ pub fn fetch_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f
 }
 
 /// KEKs of all slots, also of what is unlocked already: to wrap new DEKs by them.
-pub fn fetch_all_keks<'f>(place: &dyn Workplace, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
+pub fn fetch_all_keks<'f>(place: &dyn VmAccess, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
     let headers = found.into_iter().filter_map(FoundComponent::unverified);
     let ids = headers.flat_map(|header| header.claims().slots.key_ids().cloned());
     place.providers().fetch_all(ids)

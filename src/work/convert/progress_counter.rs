@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::progress::{OnProgress, Progress, Unit};
 
 /// Counts bytes, or files, and reports how many are done.
-pub(super) struct Pace<'a> {
+pub(super) struct ProgressCounter<'a> {
     sink: RefCell<(OnProgress<'a>, String)>,
     bytes: AtomicU64,
     files: Cell<u64>,
@@ -15,7 +15,7 @@ pub(super) struct Pace<'a> {
     unit: Unit,
 }
 
-impl<'a> Pace<'a> {
+impl<'a> ProgressCounter<'a> {
     /// Of `total` bytes none is done.
     pub(super) fn new(total: u64, on_progress: OnProgress<'a>) -> Self {
         Self::of(Unit::Bytes, total, String::new(), on_progress)

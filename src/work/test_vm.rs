@@ -17,7 +17,7 @@ use crate::sector::SectorSize;
 use crate::storage::Storage;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::header_area::{self, StoredHeader};
-use crate::vm::access::{Claimed, DiskAlone, OpenDisk, Workplace};
+use crate::vm::access::{Claimed, OfflineDisk, OpenDisk, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::datastore::Datastore;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
@@ -31,14 +31,14 @@ pub(super) struct Part {
 }
 
 /// A host with the native providers `local` and `other`, and a VM folder.
-pub(super) struct Rig {
+pub(super) struct TestVm {
     store: Arc<Datastore>,
     providers: Arc<Providers>,
     pub(super) parts: Vec<Part>,
     pub(super) calls: Arc<Countdown>,
 }
 
-impl Rig {
+impl TestVm {
     /// A home and `disks` disks under one KEK of `local`.
     pub(super) fn new(disks: usize) -> Self {
         let store = Arc::new(Datastore::with_providers(&["local", "other"]));
@@ -150,7 +150,7 @@ fn all_bytes(storage: &CrashStorage) -> Vec<u8> {
     image
 }
 
-impl Workplace for Rig {
+impl VmAccess for TestVm {
     fn path(&self) -> PathBuf {
         "vm".into()
     }
@@ -180,7 +180,7 @@ impl Workplace for Rig {
         part.map(|part| Box::new(part) as Box<dyn Claimed>).ok_or_else(|| Error::new(Kind::NotFound, "no such part"))
     }
 
-    fn claim_unused(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
         self.claim(component)
     }
 
@@ -189,14 +189,14 @@ impl Workplace for Rig {
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
         let part = self.parts.iter().find(|part| part.component.path() == path);
         let part = part.ok_or_else(|| Error::new(Kind::NotFound, "no such part"))?;
-        Ok(Box::new(DiskAlone::open(&part.storage, keks, Engine::default())?))
+        Ok(Box::new(OfflineDisk::open(&part.storage, keks, Engine::default())?))
     }
 
-    fn folder_alone(&self) -> Option<&File> {
+    fn folder_if_unused(&self) -> Option<&File> {
         None
     }
 
-    fn learn(&self, _uuid: Uuid, _dek: &Dek) {}
+    fn remember_dek(&self, _uuid: Uuid, _dek: &Dek) {}
 }
 
 impl Claimed for &Part {
