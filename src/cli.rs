@@ -30,6 +30,7 @@ mod size;
 mod speed;
 mod status;
 mod table;
+mod umount;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,7 +73,7 @@ enum Verb {
     /// Show a VM folder, or a datastore of VM folders, decrypted
     Mount(mount::MountArgs),
     /// Take a mount down
-    Umount(mount::UmountArgs),
+    Umount(umount::UmountArgs),
     /// List a mount's components, and which of them are unlocked
     Status(status::StatusArgs),
     /// Unlock what is locked in a mount
@@ -170,7 +171,7 @@ fn run(line: CommandLine) -> Result<()> {
         Verb::CreateDisk(args) => create::disk(&args, &config()?),
         Verb::DiskNames(args) => disk_names::run(&args, &config()?),
         Verb::Mount(args) => mount::mount(args, line.config.as_deref(), line.verbose),
-        Verb::Umount(args) => mount::umount(&args),
+        Verb::Umount(args) => umount::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Unlock(args) => lock::unlock(&args),
         Verb::Lock(args) => lock::lock(&args),
