@@ -31,6 +31,8 @@ mod speed;
 mod status;
 mod table;
 mod umount;
+#[cfg(test)]
+mod verbs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

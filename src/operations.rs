@@ -8,6 +8,7 @@ pub mod create;
 pub mod header;
 mod keys;
 pub mod keys_in_memory;
+pub mod provider;
 pub mod unlocking;
 pub mod vm_task;
 

@@ -15,11 +15,11 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::gate::{self, Operation, Principal, unwatched};
 use crate::key::ProviderName;
-use crate::provider::backup::{self, Backup, SealedBackup};
-use crate::provider::config::{self, Config};
-use crate::provider::kind::{Configured, Settings};
+use crate::operations::provider::{BackUpProvider, ChooseDefault, RestoreProvider, TestProvider};
+use crate::provider::config::Config;
+use crate::provider::kind::{Configured, Settings, Tested};
 use crate::provider::kinds::KINDS;
 use crate::text::Show;
 
@@ -146,28 +146,6 @@ pub struct PassphraseSource {
 /// # Errors
 /// Whatever stands in the way, in words for an administrator.
 pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
-    match event_of(&command) {
-        Some(mut event) => event.around(|_| perform(command, config)),
-        None => perform(command, config),
-    }
-}
-
-/// What is recorded of a command, if it does anything.
-fn event_of(command: &ProviderCommand) -> Option<Event> {
-    let (operation, name) = match command {
-        ProviderCommand::Add(command) => (EventName::ProviderAdd, command.name()),
-        ProviderCommand::Test { name } => (EventName::ProviderTest, name),
-        ProviderCommand::Default { name } => (EventName::ProviderDefault, name),
-        ProviderCommand::Backup { name, .. } => (EventName::ProviderBackup, name),
-        ProviderCommand::Restore { name, .. } => (EventName::ProviderRestore, name),
-        ProviderCommand::List { .. } | ProviderCommand::Retire(_) => return None, // the latter for each key
-    };
-    let mut event = Event::of(operation);
-    event.provider(name);
-    Some(event)
-}
-
-fn perform(command: ProviderCommand, config: &Path) -> Result<()> {
     match command {
         ProviderCommand::Add(command) => command.run(config),
         ProviderCommand::List { json } => list(config, json),
@@ -201,40 +179,35 @@ fn list(config: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
+fn perform<O: Operation>(operation: O) -> Result<O::Outcome> {
+    gate::perform(operation, Principal::Process, &mut unwatched)
+}
+
 fn test(config: &Path, name: &ProviderName) -> Result<()> {
-    let configured = Config::load(config)?;
-    let provider = Configured { name, settings: configured.settings(name)?, config };
-    let tested = provider.settings.kind().test(&provider).context(|| format!("testing key provider {name}"))?;
-    print!("{}", tested.report);
-    for notice in tested.notices {
-        eprintln!("{notice}");
-    }
-    tested.outcome
+    let show = |tested: &Tested| {
+        print!("{}", tested.report);
+        tested.notices.iter().for_each(|notice| eprintln!("{notice}"));
+    };
+    perform(TestProvider { name, config, show: &show })
 }
 
 fn choose_default(config: &Path, name: &ProviderName) -> Result<()> {
-    config::update(config, |configured| configured.set_default(name))?;
+    perform(ChooseDefault { name, config })?;
     println!("new VMs get their keys from {name}");
     Ok(())
 }
 
 fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseSource) -> Result<()> {
-    let backup = Backup::of(config, name)?;
-    backup::refuse_existing(file)?; // before anyone thinks of a passphrase
-    let passphrase = source.read(Purpose::Choose)?;
-    backup.write(config, file, &passphrase, backup::COST)?;
-    println!("backed up key provider {name} with primary key {} to {}", backup.primary_uuid(), file.shown());
-    eprintln!("Keep the file on another machine, and the passphrase in a different place.");
+    let uuid = perform(BackUpProvider { name, file, passphrase: &|| source.read(Purpose::Choose), config })?;
+    println!("backed up key provider {name} with primary key {uuid} to {}", file.shown());
+    eprintln!("Keep the file on another machine, and its passphrase where the file is not.");
     Ok(())
 }
 
 fn restore(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseSource) -> Result<()> {
-    let sealed = SealedBackup::read(file)?;
-    sealed.expect_provider(name)?;
-    let passphrase = source.read(Purpose::Enter)?;
-    let backup = sealed.open(&passphrase).context(|| format!("opening the backup {}", file.shown()))?;
-    let key_file = backup.restore(config, name)?;
-    println!("restored key provider {name} with primary key {} in {}", backup.primary_uuid(), key_file.shown());
+    let (uuid, key_file) =
+        perform(RestoreProvider { name, file, passphrase: &|| source.read(Purpose::Enter), config })?;
+    println!("restored key provider {name} with primary key {uuid} in {}", key_file.shown());
     Ok(())
 }
 

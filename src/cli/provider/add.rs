@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand, value_parser};
 
-use super::{advise_backup, provider_name};
+use super::{advise_backup, perform, provider_name};
 use crate::error::Result;
 use crate::key::ProviderName;
-use crate::provider;
+use crate::operations::provider::AddProvider;
 use crate::provider::kind::{Argument, Arguments, ProviderKind, Value};
 use crate::provider::kinds::KINDS;
 use crate::text::Show;
@@ -27,13 +27,10 @@ pub struct AddCommand {
 }
 
 impl AddCommand {
-    pub(super) fn name(&self) -> &ProviderName {
-        &self.name
-    }
-
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let name = &self.name;
-        match provider::add(config, name, self.kind.name(), &self.arguments, self.default)? {
+        let kind = self.kind.name();
+        match perform(AddProvider { name, kind, arguments: &self.arguments, default: self.default, config })? {
             Some((file, uuid)) => {
                 println!("added key provider {name} with primary key {uuid} in {}", file.shown());
                 advise_backup(name.as_str());

@@ -7,9 +7,10 @@ use super::provider_name;
 use crate::cli::key::in_use::inventory_with_keys;
 use crate::cli::place;
 use crate::error::{Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::gate::{self, Principal, unwatched};
 use crate::key::{KeyId, KeyName, ProviderName};
-use crate::provider::{self, KeyProvider, KeyState, Providers, Revocation};
+use crate::operations::provider::RetireKey;
+use crate::provider::{self, Providers, Revocation};
 use crate::text::Show;
 use crate::vm::in_use::{KeyUse, LookedAt, Wanted};
 use crate::vm::inventory::Inventory;
@@ -54,11 +55,8 @@ impl RetireArgs {
         let looked_at = self.refuse_keys_in_use(&keys)?;
         keys.iter().try_for_each(|key_id| provider::require_own_spelling(&*provider, key_id))?;
         for key_id in &keys {
-            let done = Event::of(EventName::ProviderRetire).key(key_id).around(|event| {
-                let done = self.retire(&*provider, key_id)?;
-                event.reason(done);
-                Ok(done)
-            })?;
+            let retire = RetireKey { key_id, provider: &*provider, reason: self.reason, destroy: self.destroy };
+            let done = gate::perform(retire, Principal::Process, &mut unwatched)?;
             println!("key {key_id}: {done}");
         }
         eprintln!(
@@ -108,23 +106,6 @@ impl RetireArgs {
                         list(paths.iter().take(MAX_NAMED).cloned())
                     ),
                 ))
-            }
-        }
-    }
-
-    /// What was done, for people.
-    fn retire(&self, provider: &dyn KeyProvider, key_id: &KeyId) -> Result<&'static str> {
-        let state = provider.key_state(key_id)?;
-        match (state, self.destroy) {
-            (KeyState::Destroyed, _) => Ok("already destroyed"),
-            (KeyState::Active, true) => Err(Error::new(
-                Kind::Denied,
-                format!("key {key_id} is active: retire it first, and destroy it later, once it has proved unneeded"),
-            )),
-            (_, true) => provider.destroy_key(key_id).map(|()| "destroyed"),
-            (KeyState::Deactivated | KeyState::Compromised, false) => Ok("already retired"),
-            (KeyState::Active | KeyState::PreActive | KeyState::Unknown, false) => {
-                provider.revoke_key(key_id, self.reason).map(|()| "retired; --destroy destroys it")
             }
         }
     }
