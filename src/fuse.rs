@@ -1,4 +1,4 @@
-//! The FUSE adapter: a request in fuser's types becomes a [`FileRequest`], whose result becomes fuser's reply; nothing is
+//! The FUSE adapter: a request in fuser's types becomes a `FileRequest`, whose result becomes fuser's reply; nothing is
 //! decided here. Reads and writes of open files, and closing them, do not come here: [`transport`] serves them, and in most cases
 //! operations on names and attributes, too.
 

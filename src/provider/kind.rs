@@ -56,7 +56,7 @@ pub trait ProviderKind: fmt::Debug + Sync {
     }
 
     /// Whether it keeps a primary key on this host, which is then made with it and can be backed up. Its settings are those
-    /// of [`primary_key`](super::primary_key).
+    /// of [`primary_key`](mod@super::primary_key).
     fn keeps_primary_key(&self) -> bool {
         false
     }
