@@ -2,7 +2,7 @@ use super::*;
 use parking_lot::Condvar;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn name(name: &str) -> ProviderName {
     ProviderName::new(name).unwrap()
@@ -55,7 +55,8 @@ impl KeyProvider for Gated {
         calls.waiting += 1;
         calls.most = calls.most.max(calls.waiting);
         self.arrived.notify_all();
-        let alone = self.arrived.wait_while_for(&mut calls, |calls| calls.most < self.together, PATIENCE).timed_out();
+        let alone =
+            self.arrived.wait_while_for(&mut calls, |calls| calls.most < self.together, ARRIVAL_TIMEOUT).timed_out();
         drop(calls);
         thread::sleep(Duration::from_millis(1)); // lets more calls in, if there were more
         self.calls.lock().waiting -= 1;
@@ -142,7 +143,7 @@ fn one_provider_does_not_wait_for_another() {
         let all = scope.spawn(|| providers.fetch_all(stuck_ids.iter().chain(&quick_ids).cloned()));
         // Two calls to the stuck provider wait for a third, which only comes once the quick one has answered.
         let mut calls = quick.calls.lock();
-        assert!(!quick.arrived.wait_while_for(&mut calls, |calls| calls.all < 2, PATIENCE).timed_out());
+        assert!(!quick.arrived.wait_while_for(&mut calls, |calls| calls.all < 2, ARRIVAL_TIMEOUT).timed_out());
         drop(calls);
         stuck.fetch_key(&stuck_ids[0]).unwrap();
         assert!(all.join().unwrap().values().all(Result::is_ok));

@@ -7,7 +7,7 @@ use crate::store::plain_file::PlainFile;
 /// How far one look into grain tables goes, in bytes of the disk, and how many looks one search takes. Tables may come
 /// from anyone, and can claim more than anyone has time for; beyond that everything counts as data, which is never wrong.
 const STEP: u64 = 64 << 20;
-const MOST_STEPS: usize = 1024;
+const MAX_STEPS: usize = 1024;
 
 impl<F: AsPlainFile> RawImage<F> {
     pub(super) fn next_data(&self, plain_offset: u64) -> Result<Option<u64>> {
@@ -63,6 +63,6 @@ impl<F: AsPlainFile> RawImage<F> {
 
     /// Without tables the number of runs is that of the extents.
     fn most_steps(&self) -> usize {
-        if self.has_tables { MOST_STEPS } else { usize::MAX }
+        if self.has_tables { MAX_STEPS } else { usize::MAX }
     }
 }

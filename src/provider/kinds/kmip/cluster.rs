@@ -27,7 +27,7 @@ use crate::error::Result;
 use crate::provider::{Failure, Trouble};
 
 /// How long one member is waited for before another is asked as well.
-const PATIENCE: Duration = Duration::from_millis(500);
+const ASK_NEXT_AFTER: Duration = Duration::from_millis(500);
 /// Pause after the first round in which no member answered; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -321,7 +321,7 @@ fn first_success<T>(
         let started = turns.next().is_some_and(&run);
         running += usize::from(started);
         // Runs end by themselves when the time is over, and say more than that.
-        let patience = if started { PATIENCE } else { total.left().unwrap_or_default() + PATIENCE };
+        let patience = if started { ASK_NEXT_AFTER } else { total.left().unwrap_or_default() + ASK_NEXT_AFTER };
         match results.recv_timeout(patience) {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(failure)) => {
@@ -368,12 +368,12 @@ mod tests {
     fn a_second_member_is_asked_when_the_first_is_slow() {
         let (result, time) = outcome(&[(60_000, Some(1)), (0, Some(2))], Duration::from_secs(60));
         assert_eq!(result, Ok(2));
-        assert!((PATIENCE..PATIENCE * 20).contains(&time), "{time:?}");
+        assert!((ASK_NEXT_AFTER..ASK_NEXT_AFTER * 20).contains(&time), "{time:?}");
     }
 
     #[test]
     fn a_slow_success_wins_over_a_quick_failure() {
-        let slow = u64::try_from(PATIENCE.as_millis()).unwrap() * 2;
+        let slow = u64::try_from(ASK_NEXT_AFTER.as_millis()).unwrap() * 2;
         assert_eq!(outcome(&[(slow, Some(1)), (0, None)], Duration::from_secs(60)).0, Ok(1));
     }
 

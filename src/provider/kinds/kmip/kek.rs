@@ -17,7 +17,7 @@ const HOLDS: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an answer about the state is good for the one wrapping that it was asked for.
 const PERMISSION: Duration = Duration::from_secs(10);
 /// How long the state of such a key is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A KEK in memory, and what is known of its state.
 pub(super) struct KmipKek {
@@ -47,7 +47,7 @@ impl KmipKek {
 
     fn ask_state(&self) -> Result<()> {
         let known_active = self.active_at.lock().is_some_and(|at| at.elapsed() < HOLDS);
-        let limit = if known_active { PATIENCE } else { Duration::MAX };
+        let limit = if known_active { STATE_TIMEOUT } else { Duration::MAX };
         let id = &self.id;
         match state_within(&self.cluster, id.id(), limit) {
             Ok(KeyState::Active) => {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 
 /// Most notices that are kept; the oldest go first.
-const MOST: usize = 64;
+const MAX_NOTICES: usize = 64;
 
 /// Notices until somebody takes them.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ impl Notices {
         if notices.contains(&notice) {
             return;
         }
-        if notices.len() == MOST {
+        if notices.len() == MAX_NOTICES {
             notices.pop_front();
         }
         notices.push_back(notice);
