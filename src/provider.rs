@@ -159,18 +159,18 @@ pub fn require_own_spelling(provider: &dyn KeyProvider, key_id: &KeyId) -> Resul
     }
 }
 
-/// Something that a provider has to tell although nothing failed.
+/// Something worth reporting although nothing failed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Notice {
-    /// When it was told.
+    /// When it was reported.
     pub time: Timestamp,
-    /// By whom.
+    /// The provider.
     pub provider: ProviderName,
     /// For people.
     pub text: String,
 }
 
-/// KEKs by name, or why one cannot be had.
+/// KEKs by name, or why one is unavailable.
 pub type FetchedKeks = HashMap<KeyId, Result<Arc<dyn Kek>>>;
 
 /// Takes what was fetched.
@@ -183,7 +183,7 @@ const FETCHES_AT_ONCE: usize = 8;
 pub struct Providers {
     path: PathBuf,
     config: Config,
-    /// Those that were set up. Failures are not kept: the next one who asks may have more luck.
+    /// Those that were set up. Failures are not kept: the next attempt may succeed.
     ready: BTreeMap<ProviderName, Mutex<Option<Arc<dyn KeyProvider>>>>,
 }
 
@@ -191,7 +191,7 @@ impl Providers {
     /// Reads the configuration file; a missing one configures no provider.
     ///
     /// # Errors
-    /// Those of [`Config::load`]. A provider that cannot be set up is no error before it is asked for.
+    /// Those of [`Config::load`]. A provider that cannot be set up is not an error until it is asked for.
     pub fn load(config: &Path) -> Result<Self> {
         let path = config.to_path_buf();
         let config = Config::load(&path)?;
@@ -271,7 +271,7 @@ impl Providers {
     pub fn take_notices(&self) -> Vec<Notice> {
         let time = Timestamp::now();
         let of_one = |(name, ready): (&ProviderName, &Mutex<Option<Arc<dyn KeyProvider>>>)| {
-            // One that is being set up, perhaps from files that hang, holds up nobody who only looks.
+            // Skips a provider that is being set up: its files may hang.
             let ready = ready.try_lock();
             let texts =
                 ready.and_then(|ready| ready.as_ref().map(|provider| provider.take_notices())).unwrap_or_default();
@@ -296,7 +296,7 @@ impl Providers {
         thread::scope(|scope| {
             for (name, ids) in &by_provider {
                 let work = move || self.fetch_from(name, ids, each);
-                // Names come from headers: no thread for whatever they say. Where there is no thread left, one does all.
+                // Names come from headers: no thread for whatever they say. Without a thread, the work is done here.
                 let is_known = self.ready.contains_key(name);
                 if !is_known || thread::Builder::new().spawn_scoped(scope, work).is_err() {
                     work();

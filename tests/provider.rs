@@ -104,7 +104,7 @@ fn what_one_host_wrapped_another_unwraps_after_a_restore() {
 }
 
 #[test]
-fn a_wrong_passphrase_restores_nothing_and_is_told_from_damage() {
+fn wrong_passphrase_restores_nothing_and_differs_from_damage() {
     let host = bare_host();
     let good = host.file("good", "correct horse\n");
     let wrong = host.file("wrong", "correct house\n");
@@ -147,7 +147,7 @@ fn a_short_passphrase_makes_no_backup() {
 }
 
 #[test]
-fn a_lost_key_is_told_when_it_is_asked_for_and_stops_no_other() {
+fn lost_key_is_reported_when_it_is_asked_for_and_stops_no_other() {
     let host = bare_host();
     host.provider("add native local").unwrap();
     host.provider("add native lab").unwrap();
@@ -192,7 +192,7 @@ fn providers_added_at_the_same_time_do_not_lose_each_other() {
 }
 
 #[test]
-fn of_two_who_take_the_same_name_one_is_refused_and_the_key_stays_whole() {
+fn of_two_providers_with_the_same_name_one_is_refused_and_the_key_stays_whole() {
     let host = bare_host();
     let results: Vec<_> = thread::scope(|scope| {
         let again = || add(&host.config(), &name("local"), "native", &Arguments::default(), false);
@@ -214,7 +214,7 @@ fn a_taken_name_keeps_its_key() {
 }
 
 #[test]
-fn the_default_is_the_first_one_until_told_otherwise() {
+fn first_provider_is_the_default_until_another_is_chosen() {
     let host = bare_host();
     let default = || Providers::load(&host.config()).unwrap().default_provider().unwrap().0;
     host.provider("add native a").unwrap();
@@ -229,7 +229,7 @@ fn the_default_is_the_first_one_until_told_otherwise() {
 }
 
 #[test]
-fn a_mistyped_configuration_is_told_with_file_and_line() {
+fn mistyped_configuration_is_reported_with_file_and_line() {
     let host = bare_host();
     host.provider("add native local").unwrap();
     let text = fs::read_to_string(host.config()).unwrap();

@@ -22,7 +22,7 @@ use crate::key::{KEK_LEN, MAX_PROVIDER_LEN, ProviderName};
 use crate::sys::SecretBytes;
 use crate::text::Show;
 
-/// What a passphrase costs whoever tries to guess it: 256 MiB and about a second for each guess.
+/// The cost of each guess at a passphrase: 256 MiB and about a second.
 pub const COST: Cost = Cost { memory_kib: 262_144, passes: 3, lanes: 4 };
 
 const MAGIC: [u8; 8] = *b"VMCRYPTB";
@@ -152,7 +152,7 @@ impl Backup {
         Ok(())
     }
 
-    /// Only over a file that still says it is this primary key: what is not recognised may be somebody's only key.
+    /// Only over a file that still says it is this primary key: a file that is not recognised may hold the only copy of a key.
     fn replace_damaged(&self, path: &Path, damage: Error) -> Result<()> {
         match PrimaryKey::claimed_uuid(path)? {
             Some(uuid) if uuid == self.primary.uuid() => self.primary.replace(path),
@@ -173,7 +173,7 @@ impl PartialEq for Backup {
     }
 }
 
-/// A whole backup whose passphrase was not tried yet. Nothing of it is proof: whoever made the file chose its content.
+/// A whole backup whose passphrase was not tried yet. Nothing in it is proven: any program can make such a file.
 pub struct SealedBackup {
     associated: Vec<u8>,
     sealed: Vec<u8>,
@@ -242,7 +242,7 @@ impl SealedBackup {
         })
     }
 
-    /// Refuses to go on when the backup is of another provider than wanted, before anyone types a passphrase.
+    /// Refuses a backup of another provider than wanted, before a passphrase is asked for.
     ///
     /// # Errors
     /// `Invalid`, naming both.

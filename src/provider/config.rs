@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
     #[test]
-    fn files_that_are_no_configuration_are_refused_with_the_reason() {
+    fn files_that_are_not_a_configuration_are_refused_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
         update(&path, |config| config.add(name("a"), native())).unwrap();

@@ -73,7 +73,7 @@ impl PrimaryKey {
         Ok(Self { uuid, key: LocalKek::new(key)? })
     }
 
-    /// Its name, which is no secret.
+    /// Its name, which is not secret.
     pub fn uuid(&self) -> Uuid {
         self.uuid
     }
@@ -123,7 +123,7 @@ impl PrimaryKey {
         Self::decode(&body, checksum)
     }
 
-    /// Makes a primary key file, for this user alone.
+    /// Makes a primary key file, readable only by this user.
     ///
     /// # Errors
     /// `Exists` when there is a file already, `Io`.

@@ -19,7 +19,7 @@ const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 const OF_OTHERS: u32 = 0o077;
 
-/// Opens for reading what nobody but its owner, this user or root, can read or change.
+/// Opens for reading a file that only its owner, this user or root, can read or change.
 pub(super) fn open(path: &Path) -> Result<File> {
     open_as(effective_uid(), path)
 }
@@ -52,7 +52,7 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata)> {
     }
 }
 
-/// Reads the rest of a file of at most `max` bytes. The buffer never grows: growing would leave a copy of a secret behind.
+/// Reads the rest of a file of at most `max` bytes. The buffer never grows: growing would leave a copy of a secret in memory.
 pub(super) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
     let reading = || format!("reading {}", path.shown());
     let len = file.metadata().context(reading)?.len();
@@ -77,7 +77,7 @@ fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
     ))
 }
 
-/// Makes a new file of `parts`, one behind the other, and returns once it is durable. An error leaves no file of ours.
+/// Makes a new file of `parts`, in this order, and returns once it is durable. An error leaves no file of ours.
 pub(super) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let file = File::options()
         .write(true)
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_folders_are_the_owners_alone() {
+    fn only_the_owner_can_use_files_and_folders() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a/b/file");
         create_folder(folder_of(&file)).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_replacement_of_a_former_run_is_no_obstacle() {
+    fn unfinished_replacement_of_a_former_run_does_not_block() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(dir.path().join(".file.new"), "unfinished").unwrap();

@@ -1,4 +1,4 @@
-//! Why a KEK cannot be had: what is wrong with its server, or with the key.
+//! Why a KEK is unavailable: what is wrong with its server, or with the key.
 
 use std::error::Error as StdError;
 use std::{fmt, iter};
@@ -6,7 +6,7 @@ use std::{fmt, iter};
 use super::KeyState;
 use crate::error::{Error, Kind};
 
-/// Why a KEK cannot be had, in more detail than a [`Kind`](crate::error::Kind).
+/// Why a KEK is unavailable, in more detail than a [`Kind`](crate::error::Kind).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Trouble {
     /// The server does not answer in time.
@@ -17,7 +17,7 @@ pub enum Trouble {
     Untrusted,
     /// The server failed.
     Faulty,
-    /// What the server says is no answer to what it was asked.
+    /// The server's answer does not fit the request.
     Garbled,
     /// The server cannot do what it was asked for.
     Unsupported,
@@ -29,7 +29,7 @@ pub enum Trouble {
     Destroyed,
     /// The key's state does not allow it.
     State(KeyState),
-    /// What came under the key's id is no KEK.
+    /// What came under the key's id is not a KEK.
     NotAKek,
 }
 

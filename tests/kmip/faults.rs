@@ -35,7 +35,7 @@ fn bench() -> Bench {
 }
 
 #[test]
-fn each_fault_is_told_in_time() {
+fn each_fault_is_reported_in_time() {
     let Bench { site, server, id, .. } = bench();
     for (fault, kind, trouble) in [
         (Fault::NoTls, Kind::KeyUnavailable, Trouble::Silent),
@@ -150,7 +150,7 @@ fn a_lost_answer_to_create_is_found_by_another_member() {
 }
 
 #[test]
-fn sessions_that_a_server_closed_are_no_failure() {
+fn sessions_that_a_server_closed_are_not_failures() {
     let Bench { site: _site, server, provider, id, .. } = bench();
     server.set(Fault::CloseAfterAnswer);
     for _ in 0..10 {

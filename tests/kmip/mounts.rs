@@ -114,7 +114,7 @@ fn members_are_lost_hang_and_come_back_under_a_mount() {
     let (mount, dead) = mount_a_hundred(&host, healthy + QUICK);
     println!("mounting 100 components: {healthy:.2?}; one of two members hangs: {hanging:.2?}; is dead: {dead:.2?}");
 
-    losing_the_last_member_disturbs_nobody(&host, &mount, &second);
+    losing_the_last_member_disturbs_no_guest(&host, &mount, &second);
     mount.unmount();
 
     second.hang();
@@ -154,7 +154,7 @@ fn mount_a_hundred(host: &Host, within: Duration) -> (Mount<'_>, Duration) {
 }
 
 /// Reads and writes go on, and so does making disks in a VM whose key was active when its server was last asked.
-fn losing_the_last_member_disturbs_nobody(host: &Host, mount: &Mount<'_>, member: &PyKmip) {
+fn losing_the_last_member_disturbs_no_guest(host: &Host, mount: &Mount<'_>, member: &PyKmip) {
     thread::sleep(Duration::from_secs(2)); // the mount asks for the state of its keys in the background
     let disk = File::options().read(true).write(true).open(mount.path("vm0/0.raw")).unwrap();
     member.hang();

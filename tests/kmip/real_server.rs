@@ -63,7 +63,7 @@ fn what_a_key_state_forbids_is_distinguished() {
 }
 
 #[test]
-fn unknown_keys_and_keys_of_others_are_told_apart() {
+fn unknown_keys_differ_from_keys_of_others() {
     let site = Site::new();
     let server = PyKmip::start(&site, "keys");
     let provider = site.provider(&[server.port()], "");
@@ -80,7 +80,7 @@ fn unknown_keys_and_keys_of_others_are_told_apart() {
 }
 
 #[test]
-fn certificates_that_one_side_does_not_accept_are_told() {
+fn certificates_that_one_side_does_not_accept_are_reported() {
     let site = Site::new();
     let server = PyKmip::start(&site, "keys");
     let wrong = Authority::new(&site.path("wrong"));

@@ -79,7 +79,7 @@ fn config(site: &Site, host: &Issued, key: &str) -> String {
 }
 
 #[test]
-fn a_damaged_private_key_is_told_and_not_shown() {
+fn damaged_private_key_is_reported_and_not_shown() {
     let site = Site::new();
     let host = Host::with_vm();
     let pem = fs::read_to_string(&site.host.key).unwrap();
@@ -129,7 +129,7 @@ fn a_damaged_private_key_is_told_and_not_shown() {
 }
 
 #[test]
-fn a_damaged_primary_key_is_told_and_not_shown() {
+fn damaged_primary_key_is_reported_and_not_shown() {
     let host = Host::with_vm();
     let file = host.path("config/keys/local.key");
     let whole = fs::read(file).unwrap();

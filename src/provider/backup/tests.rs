@@ -85,7 +85,7 @@ fn every_change_with_a_mended_checksum_is_refused() {
 }
 
 #[test]
-fn what_no_backup_says_is_damage_under_a_right_checksum_too() {
+fn impossible_content_is_damage_even_under_a_right_checksum() {
     let (_, good) = sample();
     for at in (0..8).chain(10..12).chain([14, 15, 17, 18, 19, 21, 22, 23, 68]) {
         let mut bad = good.clone();
@@ -101,7 +101,7 @@ fn what_no_backup_says_is_damage_under_a_right_checksum_too() {
 }
 
 #[test]
-fn a_wrong_passphrase_and_a_later_version_are_no_damage() {
+fn wrong_passphrase_and_later_version_are_not_damage() {
     let (_, good) = sample();
     assert_eq!(unseal(&good, b"correct house").err().unwrap().kind(), Kind::KeyRejected);
     let mut later = good;

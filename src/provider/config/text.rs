@@ -98,7 +98,7 @@ fn table_of(value: Spanned<DeValue<'_>>) -> std::result::Result<Spanned<DeTable<
     Ok(Spanned::new(at, table))
 }
 
-/// A text that says `after`: `text` with as little changed as possible, or written anew where that does not succeed.
+/// A text that says `after`: `text` with as little changed as possible, or rewritten where that does not succeed.
 pub(super) fn rewrite(text: &str, after: &Config) -> Result<String> {
     let says_it = |edited: &String| parse(edited).is_ok_and(|config| config == *after);
     match edit(text, after).filter(says_it) {
@@ -128,7 +128,7 @@ fn canonical(config: &Config) -> Result<String> {
         .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
 }
 
-/// Does what is simple to do: values that are written out are replaced, what is new is put behind what belongs to it.
+/// Makes simple edits: written values are replaced, and new ones are added after what they belong to.
 fn edit(text: &str, after: &Config) -> Option<String> {
     let top = DeTable::parse(text).ok().filter(|_| !text.trim().is_empty())?.into_inner();
     let before = parse(text).ok()?;
@@ -148,9 +148,9 @@ fn edit(text: &str, after: &Config) -> Option<String> {
             }
             None => {
                 let providers = [(name.clone(), settings.clone())].into();
-                let alone = Config { providers, ..Config::default() };
+                let only = Config { providers, ..Config::default() };
                 let gap = if text.ends_with('\n') { "\n" } else { "\n\n" };
-                edits.push((text.len()..text.len(), format!("{gap}{}", canonical(&alone).ok()?)));
+                edits.push((text.len()..text.len(), format!("{gap}{}", canonical(&only).ok()?)));
             }
         }
     }
@@ -162,7 +162,7 @@ fn edit(text: &str, after: &Config) -> Option<String> {
     Some(edited)
 }
 
-/// Values that changed are replaced, and new ones put behind those that they are written behind. Nothing else can be edited.
+/// Values that changed are replaced, and new ones added after those that precede them. Nothing else can be edited.
 fn edit_settings(section: &DeValue<'_>, before: &Settings, after: &Settings) -> Option<Vec<(Range<usize>, String)>> {
     let mut edits = Vec::new();
     let mut end = section.get("kind")?.span().end;

@@ -1,7 +1,8 @@
 //! The `kmip` provider: KEKs that a KMIP key server makes and keeps (vSphere: standard key provider).
 //!
 //! Only ids of keys are stored here; the keys are fetched when they are needed. The server may have several members, of
-//! which one has to answer. Whoever holds this host's private key can fetch what this host can.
+//! which one has to answer. This host's private key is enough to fetch every key that this
+//! host can fetch.
 
 mod certificate;
 mod cluster;
@@ -145,8 +146,8 @@ pub struct KmipProvider {
     name: ProviderName,
     settings: Settings,
     cluster: Arc<Cluster>,
-    /// What was told last of the days that this host's certificate has left.
-    told_days: Mutex<Option<i64>>,
+    /// Days left of this host's certificate when that was last reported.
+    reported_days: Mutex<Option<i64>>,
 }
 
 impl KmipProvider {
@@ -157,19 +158,19 @@ impl KmipProvider {
     pub fn new(provider: &Configured<'_>) -> Result<Self> {
         let settings: Settings = provider.settings.read()?;
         let cluster = Arc::new(Cluster::new(&settings, provider.config)?);
-        Ok(Self { name: provider.name.clone(), settings, cluster, told_days: Mutex::new(None) })
+        Ok(Self { name: provider.name.clone(), settings, cluster, reported_days: Mutex::new(None) })
     }
 
-    /// Tells of the end of this host's certificate, once a day.
+    /// Reports the end of this host's certificate, once a day.
     fn notice_end_of_certificate(&self) {
         let days = self.certificate_days().filter(|&days| days < EXPIRES_SOON);
-        if let Some(days) = days.filter(|_| *self.told_days.lock() != days) {
+        if let Some(days) = days.filter(|_| *self.reported_days.lock() != days) {
             self.cluster.notices().add(match days {
                 ..0 => format!("this host's certificate expired {} days ago", -days),
                 0.. => format!("this host's certificate expires in {days} days"),
             });
         }
-        *self.told_days.lock() = days;
+        *self.reported_days.lock() = days;
     }
 
     /// Whole days until this host's certificate ends, negative when it has ended; `None` when it is not understood.
@@ -180,7 +181,7 @@ impl KmipProvider {
     /// Tries what VMs need with each member: a key is made, fetched and destroyed.
     ///
     /// # Errors
-    /// `Io` when there are no random bytes. What members fail at is in their reports.
+    /// `Io` when there are no random bytes. Failures of members are in their reports.
     pub fn probe(&self) -> Result<Vec<MemberReport>> {
         let attributes = self.settings.attributes_of_new(&probe::purpose()?);
         Ok(self.cluster.members().iter().map(|member| probe::probe(&self.cluster, member, &attributes)).collect())
@@ -196,7 +197,7 @@ impl KmipProvider {
         };
         let key = session.activate(&uid).and_then(|()| session.get(&uid)).inspect_err(|failure| {
             if !failure.trouble().may_pass() {
-                session.destroy(&uid).ok(); // nobody will ask for it
+                session.destroy(&uid).ok(); // it will never be used
             }
         })?;
         if let Err(refusal) = session.add_attributes(&uid, labels) {
@@ -310,7 +311,7 @@ fn state(cluster: &Arc<Cluster>, uid: &str) -> std::result::Result<KeyState, Fai
     state_within(cluster, uid, Duration::MAX)
 }
 
-/// The state of a key, for which nobody waits longer than `limit`.
+/// The state of a key, within `limit`.
 fn state_within(cluster: &Arc<Cluster>, uid: &str, limit: Duration) -> std::result::Result<KeyState, Failure> {
     let asked = uid.to_owned();
     match cluster.read_within(limit, move |session| session.state(&asked)) {

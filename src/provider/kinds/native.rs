@@ -1,7 +1,7 @@
 //! The native provider: a primary key on this host wraps a fresh KEK for each VM (docs/FORMAT.md, section 5).
 //!
-//! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Whoever
-//! loses the primary key loses all that its KEKs protect: see [`backup`](crate::provider::backup).
+//! The wrapped KEK is the key id, so there is no database, and a host with the primary key needs nothing else. Without the
+//! primary key, all that its KEKs protect is lost: see [`backup`](crate::provider::backup).
 
 use std::path::PathBuf;
 use std::sync::Arc;

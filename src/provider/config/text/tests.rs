@@ -35,7 +35,7 @@ fn a_file_says_its_providers() {
 
 /// Each text, the line of its flaw, and a part of the message that says what was expected.
 #[test]
-fn every_flaw_is_told_with_its_line_and_what_was_expected() {
+fn every_flaw_is_reported_with_its_line_and_what_was_expected() {
     let cases = [
         ("colour = 1\n", 1, "unknown key `colour`, expected `default`, `defaults`, `events` or `provider`"),
         ("\n\n[providers.local]\nkind = \"native\"\n", 3, "unknown key `providers`, expected"),
@@ -89,7 +89,7 @@ fn comments_survive_every_change() {
 }
 
 #[test]
-fn defaults_of_new_homes_survive_a_file_that_is_written_anew() {
+fn defaults_of_new_homes_survive_a_rewritten_file() {
     let inline = "provider = {}\n[defaults]\ndisk-names = [\"vm#\"]\n";
     let mut config = parse(inline).unwrap();
     assert_eq!(config.defaults().disk_names.stored(), ["vm#"]);
@@ -98,7 +98,7 @@ fn defaults_of_new_homes_survive_a_file_that_is_written_anew() {
 }
 
 #[test]
-fn a_file_of_comments_alone_keeps_them() {
+fn file_with_only_comments_keeps_them() {
     let mut config = Config::default();
     config.add(name("local"), native("keys/local.key", false)).unwrap();
     let text = rewrite("# nothing yet", &config).unwrap();
@@ -107,7 +107,7 @@ fn a_file_of_comments_alone_keeps_them() {
 }
 
 #[test]
-fn what_cannot_be_edited_is_written_anew() {
+fn what_cannot_be_edited_is_rewritten() {
     let inline = "provider = { local = { kind = \"native\", primary-key = \"x\" } }\n";
     let mut config = parse(inline).unwrap();
     config.set(&name("local"), native("x", true)).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::timestamp::Timestamp;
 
-/// Fewer days than this until a certificate ends are told.
+/// A certificate that expires in fewer days than this is reported.
 pub(super) const EXPIRES_SOON: i64 = 30;
 
 const INTEGER: u8 = 0x02;
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_end() {
+    fn files_that_are_not_certificates_have_no_expiry() {
         let validity = [der(UTC_TIME, b"700101000000Z"), der(UTC_TIME, b"700101000001Z")].concat();
         let whole = certificate(true, &validity);
         for len in 0..whole.len() {

@@ -1,4 +1,4 @@
-//! The members of a key server: who is asked, for how long, and who is asked next.
+//! The members of a key server: which one is asked, for how long, and which one next.
 //!
 //! The last one that answered is asked first. One that does not answer costs the others little: reading requests are put
 //! to a second member while the first is still waited for. Every wait ends at an absolute point in time.
@@ -31,7 +31,7 @@ const ASK_NEXT_AFTER: Duration = Duration::from_millis(500);
 /// Pause after the first round in which no member answered; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// Most sessions with one member that rest.
+/// Idle sessions that are kept with one member.
 const MAX_RESTING: usize = 8;
 
 type Attempted<T> = std::result::Result<T, Failure>;
@@ -122,7 +122,7 @@ impl Cluster {
             let (attempt, answered) = (Arc::clone(&attempt), Arc::clone(&answered));
             let run = move || {
                 let result = cluster.ask_in_turn(turn, total, &answered, &mut |session| attempt(session));
-                sender.send(result).ok(); // another was quicker
+                sender.send(result).ok(); // another run was quicker
             };
             thread::Builder::new().name("kmip".into()).spawn(run).is_ok()
         };
@@ -145,7 +145,7 @@ impl Cluster {
         answered: &AtomicBool,
         attempt: &mut dyn FnMut(&mut Session) -> Attempted<T>,
     ) -> Attempted<T> {
-        self.config(); // fresh certificates are tried with those who refused the old ones
+        self.config(); // fresh certificates are tried with members that refused the old ones
         let count = self.members.len();
         let first = self.last_good.load(Ordering::Relaxed) + turn;
         let mut failures: Vec<Option<Failure>> = vec![None; count];
@@ -158,7 +158,7 @@ impl Cluster {
                     continue;
                 }
                 let member = &self.members[index];
-                if let Err(aside) = member.health.admit(Instant::now(), self.nobody_else(index)) {
+                if let Err(aside) = member.health.admit(Instant::now(), self.others_are_aside(index)) {
                     failures[index].get_or_insert(aside);
                     continue;
                 }
@@ -181,7 +181,7 @@ impl Cluster {
         }
     }
 
-    /// The certificates of now. When they changed, what members did with the old ones is forgotten.
+    /// The certificates of now. When they changed, earlier failures of the members are forgotten.
     fn config(&self) -> Arc<ClientConfig> {
         let fresh = self.credentials.current(&self.notices);
         let mut config = self.config.lock();
@@ -193,7 +193,7 @@ impl Cluster {
     }
 
     /// Whether all other members are set aside.
-    fn nobody_else(&self, index: usize) -> bool {
+    fn others_are_aside(&self, index: usize) -> bool {
         let now = Instant::now();
         self.members.iter().enumerate().all(|(other, member)| other == index || member.health.is_aside(now))
     }
@@ -274,12 +274,13 @@ impl Cluster {
 
     /// What all members said. That a key is missing is only known when each of them says so.
     fn sum_up(&self, failures: &[Option<Failure>]) -> Failure {
-        let told = self.members.iter().zip(failures).filter_map(|(member, failure)| Some((member, failure.as_ref()?)));
-        let told: Vec<(&Member, &Failure)> = told.collect();
-        let all = told.len() == self.members.len();
-        let trouble = told.iter().map(|(_, failure)| failure.trouble()).min_by_key(|trouble| trouble.rank());
+        let failed =
+            self.members.iter().zip(failures).filter_map(|(member, failure)| Some((member, failure.as_ref()?)));
+        let failed: Vec<(&Member, &Failure)> = failed.collect();
+        let all = failed.len() == self.members.len();
+        let trouble = failed.iter().map(|(_, failure)| failure.trouble()).min_by_key(|trouble| trouble.rank());
         let lines: Vec<String> =
-            told.iter().map(|(member, failure)| format!("{}: {failure}", member.address)).collect();
+            failed.iter().map(|(member, failure)| format!("{}: {failure}", member.address)).collect();
         match trouble {
             Some(Trouble::Missing) if !all => Failure::new(Trouble::Silent, lines.join("; ")),
             Some(trouble) => Failure::new(trouble, lines.join("; ")),
@@ -308,7 +309,7 @@ impl Member {
 }
 
 /// Starts runs, another one each time that patience ends, and returns the first success. Each run asks all members, so
-/// none is started after a failure, and the last failure tells of all.
+/// none is started after a failure, and the last failure covers all members.
 fn first_success<T>(
     most: usize,
     total: Deadline,
@@ -378,14 +379,14 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_all_is_told_at_once() {
+    fn failure_of_all_is_reported_at_once() {
         let (result, time) = outcome(&[(0, None), (0, Some(2))], Duration::from_secs(60));
         assert_eq!(result.unwrap_err().to_string(), "0", "the first run asked all members");
         assert!(time < Duration::from_secs(30), "{time:?}");
     }
 
     #[test]
-    fn nobody_is_waited_for_longer_than_in_total() {
+    fn no_member_is_waited_for_longer_than_in_total() {
         let (result, time) = outcome(&[(60_000, Some(1)), (60_000, Some(2))], Duration::from_millis(100));
         assert_eq!(result.unwrap_err().trouble(), Trouble::Silent);
         assert!(time < Duration::from_secs(30), "{time:?}");

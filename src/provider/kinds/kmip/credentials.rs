@@ -23,7 +23,7 @@ use crate::text::Show;
 
 /// Longest file of certificates that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Most labels that a message names.
+/// Labels that a message names.
 const MAX_LABELS: usize = 8;
 /// Longest name of a file, in bytes.
 const MAX_NAME: usize = 255;
@@ -97,7 +97,7 @@ fn refuse_content(name: &str, path: &Path) -> Result<()> {
     let bytes = path.as_os_str().as_bytes();
     let is_pem = bytes.windows(5).any(|word| word == b"-----") || bytes.contains(&b'\n');
     let is_too_long = bytes.split(|byte| *byte == b'/').any(|part| part.len() > MAX_NAME);
-    // Also below the folder that a relative path was put behind; a DER structure begins with 0x30.
+    // Also below the folder that a relative path was joined to; a DER structure begins with 0x30.
     let mut starts = (0..bytes.len()).filter(|at| *at == 0 || bytes[at - 1] == b'/');
     let is_data = |at: usize| BASE64.decode(&bytes[at..]).is_ok_and(|data| data.len() > 40 && data[0] == 0x30);
     if is_pem || is_too_long || starts.any(is_data) {
@@ -162,7 +162,7 @@ fn unusable(cert: &Path, key: &Path, error: rustls::Error) -> Error {
     Error::with_source(Kind::Invalid, format!("using certificate {cert} with private key {key}"), error)
 }
 
-/// The certificates of a file that nobody but its owner can change: they decide which server is believed.
+/// The certificates of a file that only its owner can change: they decide which server is believed.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let (file, metadata) = private_file::open_regular(path)?;
     let mode = metadata.mode();

@@ -111,7 +111,7 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn an_address_that_hangs_or_fails_keeps_nobody_from_the_next() {
+    fn address_that_hangs_or_fails_does_not_delay_the_next() {
         let (dialed_hanging, time) = dialed(&[(120_000, true), (120_000, false), (0, true)], MINUTE);
         assert_eq!(dialed_hanging, Ok(2));
         assert!((STAGGER * 2..STAGGER * 40).contains(&time), "{time:?}");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_fail_each_is_named_and_nobody_waits_beyond_the_end() {
+    fn when_all_fail_each_is_named_within_the_deadline() {
         let failure = dialed(&[(0, false), (10, false)], MINUTE).0.unwrap_err();
         assert_eq!(failure.to_string(), "127.0.0.0: no 0; 127.0.0.1: no 1");
         let (failure, time) = dialed(&[(120_000, true), (120_000, true)], Duration::from_millis(100));

@@ -16,7 +16,7 @@ impl Failure {
         Self::new(Trouble::Garbled, format!("the server's answer is not understood: {message}"))
     }
 
-    /// What came under a key id is no AES-256 key.
+    /// What came under a key id is not an AES-256 key.
     pub(super) fn no_kek(message: impl fmt::Display) -> Self {
         Self::new(Trouble::NotAKek, format!("the server gave {message}, expected an AES-256 key"))
     }

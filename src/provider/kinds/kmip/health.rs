@@ -1,4 +1,4 @@
-//! Which members are asked: one that failed again and again is left in peace for a while.
+//! Which members are asked: one that fails repeatedly is set aside for a while.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ const MAX_FAILURES: u32 = 3;
 /// How long a member is set aside.
 const ASIDE: Duration = Duration::from_secs(30);
 /// The same when there is no other member to ask.
-const ASIDE_ALONE: Duration = Duration::from_secs(1);
+const ASIDE_IF_ONLY: Duration = Duration::from_secs(1);
 
-/// How one member did lately.
+/// Recent failures of one member.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<Failures>);
 
@@ -24,15 +24,15 @@ struct Failures {
 }
 
 impl Health {
-    /// Whether nobody should ask it now.
+    /// Whether it must not be asked now.
     pub(super) fn is_aside(&self, now: Instant) -> bool {
         self.0.lock().aside_since(now, ASIDE).is_some()
     }
 
-    /// Lets a caller ask, or says why not. Of those who wait for the end of the time aside only one gets through.
-    pub(super) fn admit(&self, now: Instant, alone: bool) -> Result<(), Failure> {
+    /// Lets a caller ask, or says why not. When the time aside ends, only one caller gets through.
+    pub(super) fn admit(&self, now: Instant, is_only: bool) -> Result<(), Failure> {
         let mut failures = self.0.lock();
-        if let Some(reason) = failures.aside_since(now, if alone { ASIDE_ALONE } else { ASIDE }) {
+        if let Some(reason) = failures.aside_since(now, if is_only { ASIDE_IF_ONLY } else { ASIDE }) {
             let message = format!("not asked after {} failures in a row, the last: {reason}", failures.in_a_row);
             return Err(Failure::new(Trouble::Unreachable, message));
         }
@@ -102,7 +102,7 @@ mod tests {
     fn the_only_member_is_tried_sooner() {
         let (health, now) = failing(8);
         assert!(health.admit(now, true).is_err());
-        assert!(health.admit(now + ASIDE_ALONE, false).is_err());
-        assert!(health.admit(now + ASIDE_ALONE, true).is_ok());
+        assert!(health.admit(now + ASIDE_IF_ONLY, false).is_err());
+        assert!(health.admit(now + ASIDE_IF_ONLY, true).is_ok());
     }
 }

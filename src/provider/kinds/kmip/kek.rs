@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::key::{Dek, Kek, KeyCheck, KeyId, WrappedDek};
 use crate::provider::{Failure, KeyState, Trouble};
 
-/// How long a key that was active goes on wrapping while no member of its server answers.
+/// How long a key that was active keeps wrapping while no member of its server answers.
 const HOLDS: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an answer about the state is good for the one wrapping that it was asked for.
 const PERMISSION: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ impl Kek for KmipKek {
     }
 
     fn refresh_state(&self) {
-        self.ask_state().ok(); // who wants to wrap is told
+        self.ask_state().ok(); // wrapping reports it
     }
 
     fn wraps_at_once(&self) -> bool {

@@ -130,7 +130,7 @@ impl Batch {
         if count.and_then(|count| usize::try_from(count).ok()) != Some(answers.len()) {
             return Err(Failure::garbled(format_args!("{} answers, announced {count:?}", answers.len())));
         }
-        // Who cannot read a request cannot name its operation or id.
+        // A server that cannot read a request cannot name its operation or id.
         if let [answer] = answers.as_slice()
             && answer.enumeration_of(tag::RESULT_STATUS) == Some(tag::OPERATION_FAILED)
             && answer.find(tag::OPERATION).is_none()

@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 /// Most notices that are kept; the oldest go first.
 const MAX_NOTICES: usize = 64;
 
-/// Notices until somebody takes them.
+/// Notices that were not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Notices(Mutex<VecDeque<String>>);
 
 impl Notices {
-    /// Adds one, unless it waits already.
+    /// Adds one, unless it is there already.
     pub(super) fn add(&self, notice: String) {
         let mut notices = self.0.lock();
         if notices.contains(&notice) {
@@ -24,7 +24,7 @@ impl Notices {
         notices.push_back(notice);
     }
 
-    /// All that wait, the oldest first.
+    /// All notices, the oldest first.
     pub(super) fn take(&self) -> Vec<String> {
         self.0.lock().drain(..).collect()
     }

@@ -26,7 +26,7 @@ const NAME: Attribute = Attribute { name: "Name", tag: tag::NAME };
 const UNIQUE_ID: Attribute = Attribute { name: "Unique Identifier", tag: tag::UNIQUE_IDENTIFIER };
 const STATE: Attribute = Attribute { name: "State", tag: tag::STATE };
 
-/// Most versions of a server that are looked at.
+/// Versions in a server's answer that are considered.
 const MAX_VERSIONS: usize = 64;
 /// Bits of a KEK.
 const KEK_BITS: i32 = 256;
@@ -96,7 +96,7 @@ impl Session {
         Ok(known)
     }
 
-    /// Who made the server, as it says itself.
+    /// The vendor that the server names.
     pub(super) fn query_vendor(&mut self) -> Result<Option<String>, Failure> {
         let function = Item::new(tag::QUERY_FUNCTION, Value::Enumeration(tag::QUERY_SERVER_INFORMATION));
         let answer = self.ask(Request::new(Operation::Query, [function]))?;
@@ -119,7 +119,7 @@ impl Session {
         identifier(uid.ok_or_else(|| Failure::garbled("a new key without a unique identifier"))?)
     }
 
-    /// The key of this name, if there is one. Names are ours alone: see [`create`](Self::create).
+    /// The key of this name, if there is one. Only this program gives such names: see [`create`](Self::create).
     pub(super) fn locate(&mut self, key_name: &str) -> Result<Option<String>, Failure> {
         let version = self.version();
         let name = NAME.item(version, name_of(key_name));
@@ -234,7 +234,7 @@ impl Session {
         }
     }
 
-    /// Takes a key out of use. There is no way back.
+    /// Takes a key out of use. This cannot be undone.
     pub(super) fn revoke(&mut self, uid: &str, reason: Revocation) -> Result<(), Failure> {
         let code = match reason {
             Revocation::Compromised => 2,

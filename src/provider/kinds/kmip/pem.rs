@@ -1,4 +1,4 @@
-//! PEM (RFC 7468), read so that whatever is wrong with a file is told without a byte of it: it may hold a private key.
+//! PEM (RFC 7468), read so that errors name what is wrong with a file without quoting a byte of it: it may hold a private key.
 //!
 //! Libraries quote in their errors what they do not understand. Here a flaw names what was found, from a list of our own.
 
@@ -79,7 +79,7 @@ impl Section<'_> {
     /// When they are not base64.
     pub(super) fn data(&self) -> Result<Vec<u8>, Flaw> {
         let encoded = &self.body[self.headers().len()..];
-        // As long as it gets, so that it never grows: growing would leave a copy of a key behind.
+        // At its final capacity, so that it never grows: growing would leave a copy of a key in memory.
         let mut compact = Zeroizing::new(Vec::with_capacity(encoded.len()));
         compact.extend(encoded.iter().filter(|byte| !byte.is_ascii_whitespace()));
         let decoded = BASE64.decode(&compact).ok().filter(|data| !data.is_empty());
@@ -161,7 +161,7 @@ fn line_before(text: &[u8], at: usize) -> &[u8] {
     &text[start..at]
 }
 
-/// What a file is that is no PEM.
+/// What a file is that is not PEM.
 fn nature(text: &[u8]) -> &'static str {
     match text {
         [] => "it is empty",
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_before_the_data_are_no_part_of_them() {
+    fn lines_before_the_data_are_not_part_of_it() {
         let text = KEY.replacen("U0VD", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nU0VD", 1);
         for text in [text.clone(), text.replace('\n', "\r\n")] {
             let found = sections(text.as_bytes()).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_told_and_none_of_it_shown() {
+    fn damage_is_reported_without_showing_the_file() {
         let line = |text: &str| text.replace('\n', "");
         for (text, told) in [
             (line(KEY), "joined into one"),

@@ -11,7 +11,7 @@ use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::provider::{Failure, KeyState, NewKey, Revocation, Trouble};
 
-/// One member's answers. What stands behind a failed step was not tried.
+/// One member's answers. Steps after a failed one were not tried.
 #[derive(Debug, Default)]
 pub struct MemberReport {
     /// Name and port.
@@ -96,7 +96,7 @@ fn probe_into(
     let start = Instant::now();
     let uid = session.create(&new_key_name()?)?;
     let used = use_key(&mut session, &uid, attributes);
-    // Also when that failed: a key that nobody needs should not stay.
+    // Also when that failed: a key without a use should not remain.
     let revoked = session.revoke(&uid, Revocation::Ended);
     let destroyed = session.destroy(&uid);
     report.keeps_attributes = used?;
@@ -125,7 +125,7 @@ fn use_key(session: &mut Session, uid: &str, attributes: &[(String, String)]) ->
     Ok(kept.map(|kept| attributes.iter().all(|(name, value)| kept.get(name) == Some(value))))
 }
 
-/// Whom the key of a probe is for.
+/// What the key of a probe is for.
 pub(super) fn purpose() -> crate::error::Result<NewKey> {
     Ok(NewKey { vm_name: "vmcryptfs provider test".into(), vm_uuid: random::uuid()? })
 }

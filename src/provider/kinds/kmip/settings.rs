@@ -31,7 +31,7 @@ use crate::text;
 
 /// The port that IANA gave to KMIP.
 const PORT: u16 = 5696;
-/// Most members of a cluster.
+/// Members of a cluster.
 const MAX_SERVERS: usize = 64;
 /// Longest timeout: an hour.
 const MAX_TIMEOUT_MS: u32 = 3_600_000;
@@ -67,7 +67,7 @@ pub struct Settings {
     pub attributes: BTreeMap<AttributeName, String>,
 }
 
-/// A time that is waited for: none at all is never enough, and nobody wants to wait for days.
+/// A timeout. None at all would let every call fail, and days would look like a hang.
 fn timeout<'d, D: Deserializer<'d>>(deserializer: D) -> Result<u32, D::Error> {
     let ms = u32::deserialize(deserializer)?;
     match (1..=MAX_TIMEOUT_MS).contains(&ms) {

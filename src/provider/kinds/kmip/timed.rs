@@ -1,6 +1,6 @@
 //! A TCP connection on which everything ends at one point in time.
 //!
-//! A timeout of the socket begins anew with every byte, so a server that drips its answer would never meet it.
+//! A timeout of the socket restarts with every byte, so a server that drips its answer would never meet it.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::settings::Address;
 
-/// A point in time after which nobody waits.
+/// A point in time at which every wait ends.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) struct Deadline(Instant);
 
@@ -53,11 +53,11 @@ impl TimedStream {
     }
 }
 
-/// Most addresses of a name that are tried: whoever answers for the name may give thousands.
+/// Addresses of a name that are tried. An answer to the name may hold thousands.
 const MAX_ADDRESSES: usize = 16;
 
-/// The addresses of a server, at least one. Resolving a name knows no timeout, so it is waited for by a thread that may be left
-/// behind.
+/// The addresses of a server, at least one. Resolving a name has no timeout, so it is done on a thread that may outlive
+/// this call.
 pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {
     if let Ok(ip) = address.host().parse() {
         return Ok(vec![SocketAddr::new(ip, address.port())]);
@@ -66,7 +66,7 @@ pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<S
     let name = (address.host().to_owned(), address.port());
     thread::Builder::new().name("resolve".into()).spawn(move || {
         let found = name.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
-        sender.send(found).ok(); // nobody waits any more
+        sender.send(found).ok(); // the caller may have given up
     })?;
     let found = receiver.recv_timeout(deadline.time_left()?).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     match found.is_empty() {

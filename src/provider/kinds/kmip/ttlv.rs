@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// Deepest nesting; the message itself is the first level.
 pub const MAX_DEPTH: usize = 16;
-/// Most items of a message.
+/// Items of a message.
 pub const MAX_ITEMS: usize = 16 << 10;
 /// Bytes before the value of an item: tag, type, length.
 pub const HEADER_LEN: usize = 8;
@@ -107,7 +107,7 @@ pub fn message_len(header: [u8; HEADER_LEN]) -> Result<usize> {
     }
 }
 
-/// Reads one message and nothing behind it.
+/// Reads one message and nothing after it.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -267,7 +267,7 @@ impl Item {
     /// # Panics
     /// When a value has 4 GiB or more.
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        // Never grows: growing would leave a copy of a key behind.
+        // Never grows: growing would leave a copy of a key in memory.
         let mut out = Zeroizing::new(Vec::with_capacity(self.encoded_len()));
         self.append_to(&mut out);
         out
@@ -326,7 +326,7 @@ impl Value {
     }
 }
 
-/// Type and length alone: a value may be a key.
+/// Only type and length: a value may be a key.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Self::Structure(items) = self {

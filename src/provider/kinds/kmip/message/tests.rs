@@ -73,7 +73,7 @@ fn answers_find_their_requests_in_any_order() {
 }
 
 #[test]
-fn what_is_no_answer_to_this_request_is_told() {
+fn answers_to_other_requests_are_refused() {
     let good = || answer(Operation::Get, &UNIQUE, tag::SUCCESS);
     let without = |tag: Tag| good().into_iter().filter(|item| item.tag != tag).collect::<Vec<_>>();
     let batch = batch(&[Operation::Get]);

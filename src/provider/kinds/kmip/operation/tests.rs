@@ -38,7 +38,7 @@ fn the_key_of_a_real_answer_is_read() {
 }
 
 #[test]
-fn what_is_no_aes_256_key_is_not_used() {
+fn only_an_aes_256_key_is_used() {
     let answer = recorded();
     let bytes = |len: usize| Value::Bytes(Zeroizing::new(vec![7; len]));
     for (tag, value) in [

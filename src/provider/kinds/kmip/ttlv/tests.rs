@@ -50,7 +50,7 @@ fn what_later_versions_may_add_is_kept() {
 }
 
 #[test]
-fn what_is_malformed_is_told() {
+fn malformed_messages_are_refused_with_the_reason() {
     let cases = [
         ("", "0 bytes left, expected 8"),
         ("420020 02 00000004", "0 bytes left, expected 4"),
