@@ -40,7 +40,7 @@ pub enum Value {
     Counter(u64),
     /// Seconds that only grow.
     Seconds(f64),
-    /// What is so many now.
+    /// A number that grows and shrinks.
     Gauge(i64),
     /// How often something took how long.
     Times {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::EventName;
 
-/// By name, and whether they tell of a failure.
+/// By name, and whether they report a failure.
 static EVENTS: Mutex<BTreeMap<(&'static str, bool), u64>> = Mutex::new(BTreeMap::new());
 static UNRECORDED: AtomicU64 = AtomicU64::new(0);
 
@@ -19,7 +19,7 @@ pub(super) fn add_unrecorded() {
     UNRECORDED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// All events: their name, whether they tell of a failure, and how many there were.
+/// All events: their name, whether they report a failure, and how many there were.
 pub fn all() -> Vec<(&'static str, bool, u64)> {
     EVENTS.lock().iter().map(|((name, failed), count)| (*name, *failed, *count)).collect()
 }

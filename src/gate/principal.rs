@@ -25,7 +25,8 @@ impl Principal {
     /// `Io`.
     pub fn of_peer(socket: impl AsFd) -> Result<Self> {
         let peer = rustix::net::sockopt::socket_peercred(socket).map_err(std::io::Error::from);
-        peer.context(|| "asking who is at the other end of a socket".into()).map(|peer| Self::Peer(peer.uid.as_raw()))
+        peer.context(|| "asking which user is at the other end of a socket".into())
+            .map(|peer| Self::Peer(peer.uid.as_raw()))
     }
 
     /// The user's number.

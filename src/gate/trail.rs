@@ -20,7 +20,7 @@ impl Trail {
         Self { name, principal, whole, in_parts: false }
     }
 
-    /// The event of all of it, to be told what becomes known on the way: it says so however it ends.
+    /// The event of the whole operation. What is known about the object goes into it, for a success and for a failure.
     pub fn event(&mut self) -> &mut Event {
         &mut self.whole
     }

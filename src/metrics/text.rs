@@ -19,7 +19,7 @@ const MOUNTPOINT: &str = "mountpoint";
 /// The text of the metrics of some mounts, each family once.
 ///
 /// # Errors
-/// `Invalid` for what is no family.
+/// `Invalid` for names or labels that have no text.
 pub fn text(mounts: Vec<(PathBuf, Vec<Family>)>) -> Result<String> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(AllMounts(mounts)));

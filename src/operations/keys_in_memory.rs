@@ -1,5 +1,5 @@
-//! Keys of a mount's components, unlocked and locked while it is in use. What becomes of each component is recorded by whoever watches
-//! the keyring.
+//! Keys of a mount's components, unlocked and locked while it is in use. The watcher of the keyring records the result for each
+//! component.
 
 use std::path::Path;
 

@@ -17,7 +17,7 @@ pub struct Fetches {
     pub total: Duration,
 }
 
-/// Entries that are kept: names of providers come from headers, whoever wrote those.
+/// Entries that are kept: names of providers come from headers, which anyone may have written.
 const MAX_ENTRIES: usize = 256;
 
 /// By provider, and the kind of the error where there was one.

@@ -23,10 +23,10 @@ pub struct SocketPath {
 }
 
 impl SocketPath {
-    /// Makes a listening socket that only its owner may connect to. One that a process left behind which has died is replaced.
+    /// Makes a listening socket that only its owner may connect to. A socket whose process has died is replaced.
     ///
     /// # Errors
-    /// `AlreadyExists` for what is no socket, `AddrInUse` for one that is in use.
+    /// `AlreadyExists` for anything but a socket, `AddrInUse` for one that is in use.
     pub fn listen(path: &Path) -> io::Result<(UnixListener, Self)> {
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
