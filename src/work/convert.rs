@@ -33,7 +33,7 @@ pub use decrypt::{DecryptScope, Decryption};
 pub use encrypt::Encryption;
 pub use one_file::{ConvertedFile, StoredAs, convert_file};
 pub use plan::{Action, Plan, PlannedFile};
-pub(in crate::work) use rekey_home::rekey_home;
+pub(in crate::work) use rekey_home::{refuse_unfit_home, rekey_home};
 pub use survey::Options;
 
 use std::path::Path;

@@ -49,6 +49,14 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     }
 }
 
+/// Refuses a home in which [`rekey_home`] would not come to an end.
+///
+/// # Errors
+/// `Denied` for a VM folder within it or a folder that is nested too deep; `Io`.
+pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys) -> Result<()> {
+    tree::walk_home(root, keys).map(|_| ())
+}
+
 /// The keys of a home: those that open either form, those before and those after.
 struct Keys {
     both: HomeKeys,

@@ -1,5 +1,7 @@
 //! Deep rekey of a home: its header, and then everything that is sealed under its DEK.
 
+use std::fs::File;
+
 use uuid::Uuid;
 
 use crate::crypto::random;
@@ -8,10 +10,11 @@ use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition
 use crate::key::Dek;
 use crate::progress::OnProgress;
 use crate::store::header_area;
+use crate::store::home_file::HomeKeys;
 use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
-use crate::work::convert::rekey_home;
+use crate::work::convert::{refuse_unfit_home, rekey_home};
 use crate::work::deep_rekey::Target;
 
 /// A home that is to be rekeyed.
@@ -55,6 +58,7 @@ impl<'w> HomeWork<'w> {
         if *self.header.slots.first_key() == target.key_id {
             return Ok(false);
         }
+        refuse_unfit_home(self.folder()?, &HomeKeys::of(&self.header, &self.dek)?)?;
         let new = random::home_dek()?;
         let mut id = TransitionId([0; TRANSITION_ID_LEN]);
         random::fill(&mut id.0)?;
@@ -72,12 +76,14 @@ impl<'w> HomeWork<'w> {
         if transition.old_dek(&self.dek)?.is_some() {
             // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
             self.update(self.header.clone())?;
-            let folder =
-                self.place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
-            rekey_home(folder, &self.header, &self.dek, on_progress)?;
+            rekey_home(self.folder()?, &self.header, &self.dek, on_progress)?;
         }
         self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;
         self.update(Header { transition: None, ..self.header.clone() })
+    }
+
+    fn folder(&self) -> Result<&'w File> {
+        self.place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))
     }
 
     fn update(&mut self, header: Header) -> Result<()> {

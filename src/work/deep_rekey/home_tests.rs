@@ -19,7 +19,7 @@ use crate::vm::access::OfflineVm;
 use crate::vm::datastore::Datastore;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::keyring;
-use crate::vm::{folder, home};
+use crate::vm::{folder, home, scan};
 
 const NAME: &str = "user.note";
 
@@ -313,6 +313,26 @@ fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
     assert!(error.chain().contains("noted"), "{}", error.chain());
     fs::remove_file(&path).unwrap();
     assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+}
+
+/// What would stop the rekey at every run is refused before anything is changed.
+#[test]
+fn a_home_that_cannot_be_walked_is_refused_before_the_rekey_begins() {
+    let vm = Vm::new();
+    let nested = vm.path().join("logs/other");
+    let deep = vm.path().join("d/".repeat(scan::MAX_DEPTH + 1));
+    fs::create_dir(&nested).unwrap();
+    fs::copy(vm.path().join(HOME_FILE), nested.join(HOME_FILE)).unwrap();
+    for (unfit, top, why) in [(&nested, &nested, "VM folder of its own"), (&deep, &vm.path().join("d"), "too deep")] {
+        fs::create_dir_all(unfit).unwrap();
+        let before = fs::read(vm.path().join(HOME_FILE)).unwrap();
+        let error = vm.rekey(&mut |_| Ok(())).unwrap_err();
+        assert!(error.kind() == Kind::Denied && error.chain().contains(why), "{}", error.chain());
+        assert!(fs::read(vm.path().join(HOME_FILE)).unwrap() == before, "the rekey began");
+        fs::remove_dir_all(top).unwrap();
+    }
+    assert!(!vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+    vm.assert_finished();
 }
 
 #[test]
