@@ -74,7 +74,7 @@ impl RangeLock {
         self.try_acquire(range, true)
     }
 
-    /// Goes on with what [`RangeGuard::keep`] left, on any thread.
+    /// Resumes, on any thread, what [`RangeGuard::into_ticket`] left.
     pub fn resume(&self, ticket: Ticket) -> RangeGuard<'_> {
         RangeGuard { lock: self, ticket }
     }
