@@ -36,7 +36,8 @@ fail() {
 # However deep the runner's own folders are, another user gets to $work, or being refused would prove nothing.
 let_others_in() {
     local folder=$work
-    while [[ $folder == /*/*/* ]]; do
+    # Up to the folder for temporary files, which is everyone's.
+    while [[ $folder == /*/* && ! -k $folder ]]; do
         chmod o+x "$folder"
         folder=$(dirname "$folder")
     done
