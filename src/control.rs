@@ -5,6 +5,7 @@
 
 pub mod local;
 pub mod mounts;
+mod status;
 mod work;
 
 use std::fs::DirBuilder;
@@ -19,27 +20,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::event;
-use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::gate::{self, Principal, unwatched};
-use crate::key::KeyName;
 use crate::metrics::{self, Family};
 use crate::operations::keys_in_memory::{Lock, Unlock};
 use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
-use crate::provider::Notice;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
 use crate::sys::socket::SocketPath;
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
-use crate::timestamp::Timestamp;
-use crate::vm::inventory::FolderKind;
-use crate::vm::keyring::LockState;
-use crate::vm::scan::FoundComponent;
-use crate::vm::under_way::UnderWay;
 use mounts::Mounted;
+use status::status_of;
+pub use status::{ClearStatus, ComponentStatus, LastFailure, MountStatus, NoticeStatus, components, status};
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
@@ -127,87 +121,6 @@ pub enum Answer {
         /// For people.
         message: String,
     },
-}
-
-/// A mount as `status` shows it. Field names are part of the stable JSON output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct MountStatus {
-    /// Process that serves the mount.
-    pub pid: u32,
-    /// All components, VM folder by VM folder.
-    pub components: Vec<ComponentStatus>,
-    /// Notices of key providers, the latest last, and why the last event could not be recorded.
-    #[serde(default)]
-    pub notices: Vec<NoticeStatus>,
-    /// What is not encrypted, of VM folders of any depth; none of it shows in the mount. Only `status` reports it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub in_the_clear: Vec<ClearStatus>,
-    /// Folders, at any depth, with sealed files or disks, but without a home header in them or above; nothing of them shows in
-    /// the mount. Only `status` reports it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::text::path")]
-    pub headless: Vec<PathBuf>,
-}
-
-/// A folder or file that is not encrypted. Field names are part of the stable JSON output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ClearStatus {
-    /// Below the mounted folder.
-    #[serde(with = "crate::text::path")]
-    pub path: PathBuf,
-    /// `folder`, of a VM, or `file`, in an encrypted one.
-    pub kind: String,
-    /// What it is, for people.
-    pub what: String,
-}
-
-/// Something that an administrator should know although nothing failed.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct NoticeStatus {
-    /// RFC 3339, UTC.
-    pub time: String,
-    /// The key provider that it is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
-    /// For people.
-    pub text: String,
-}
-
-/// A component as `status` shows it. Field names are part of the stable JSON output.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct ComponentStatus {
-    /// Below the mount; a home's is its VM folder's.
-    #[serde(with = "crate::text::path")]
-    pub path: PathBuf,
-    /// `home` or `disk`.
-    pub kind: String,
-    /// Whether the DEK is in memory.
-    pub unlocked: bool,
-    /// Why it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The last time that it could not be unlocked, also if it could since.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<LastFailure>,
-    /// Identity of the component, if its header can be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<uuid::Uuid>,
-    /// Each KEK that could unlock it.
-    pub keys: Vec<KeyName>,
-    /// Length of a disk in bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub size: Option<u64>,
-    /// A deep rekey that is under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deep_rekey: Option<UnderWay>,
-}
-
-/// Since when and why a component could not be unlocked.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct LastFailure {
-    /// RFC 3339, UTC.
-    pub since: String,
-    /// For people.
-    pub reason: String,
 }
 
 /// Directory of all control sockets of this user, made when missing.
@@ -459,77 +372,6 @@ fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mu
         Request::Work { work } => return work::serve(fs, work, stream),
     };
     Ok(Answer::Status(status_of(&found, fs)))
-}
-
-/// The state of a mount, by its own process.
-///
-/// # Errors
-/// `Io` when its folder cannot be read.
-pub fn status(fs: &FileSystem) -> Result<MountStatus> {
-    let inventory = fs.served().inventory()?;
-    let in_the_clear = inventory.entries.iter().filter_map(|entry| {
-        let (kind, what) = entry.in_the_clear()?;
-        Some(ClearStatus { path: entry.path.clone(), kind: kind.to_owned(), what })
-    });
-    let headless = inventory.folders().filter(|(_, kind)| *kind == FolderKind::Headless);
-    Ok(MountStatus {
-        in_the_clear: in_the_clear.collect(),
-        headless: headless.map(|(entry, _)| entry.path.clone()).collect(),
-        ..status_of(&fs.served().components()?, fs)
-    })
-}
-
-fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
-    let (pid, components) = (std::process::id(), statuses(found, fs));
-    MountStatus { pid, components, notices: notices(fs), in_the_clear: Vec::new(), headless: Vec::new() }
-}
-
-/// The components of a mount and their state.
-///
-/// # Errors
-/// `Io` when the folder cannot be read.
-pub fn components(fs: &FileSystem) -> Result<Vec<ComponentStatus>> {
-    Ok(statuses(&fs.served().components()?, fs))
-}
-
-fn statuses(found: &[FoundComponent], fs: &FileSystem) -> Vec<ComponentStatus> {
-    found.iter().map(|component| component_status(component, fs)).collect()
-}
-
-fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
-    let of_provider = |notice: Notice| NoticeStatus {
-        time: notice.time.to_millis(),
-        provider: Some(notice.provider.to_string()),
-        text: notice.text,
-    };
-    let unrecorded =
-        event::unrecorded().map(|text| NoticeStatus { time: Timestamp::now().to_millis(), provider: None, text });
-    fs.served().keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
-}
-
-fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus {
-    let claims = found.unverified().map(|header| header.claims());
-    let state = claims.and_then(|claims| fs.served().keyring().state(claims.uuid));
-    let reason = match (&found.header, state) {
-        (Err(error), _) => Some(error.chain()),
-        (Ok(_), Some(LockState::Unlocked(_))) => None,
-        (Ok(_), Some(LockState::Locked { reason, .. })) => Some(reason),
-        (Ok(_), None) => Some("not used since the mount began: it is unlocked when it is first opened".into()),
-    };
-    let size = claims.and_then(|claims| Some(claims.shape.disk()?.plain_len(found.cipher_len)));
-    ComponentStatus {
-        path: found.path.clone(),
-        kind: found.kind.word().to_owned(),
-        unlocked: reason.is_none(),
-        reason,
-        last_failure: claims
-            .and_then(|claims| fs.served().keyring().last_failure(claims.uuid))
-            .map(|last| LastFailure { since: last.since.to_millis(), reason: last.reason }),
-        uuid: claims.map(|claims| claims.uuid),
-        keys: claims.map(|claims| claims.slots.key_ids().map(KeyName::of).collect()).unwrap_or_default(),
-        size: size.filter(|_| found.kind == ComponentKind::Disk),
-        deep_rekey: found.deep_rekey,
-    }
 }
 
 #[cfg(test)]
