@@ -330,7 +330,7 @@ impl Providers {
     }
 }
 
-/// The one way to a KEK that a component needs, whoever asks and however the provider is: what is to be known of every
+/// The one way to a KEK that a component needs, for every caller and every kind of provider: what is to be known of every
 /// fetch, or decided over it, belongs here.
 fn fetch_through(provider: &std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>, id: &KeyId) -> Result<Arc<dyn Kek>> {
     let begun = Instant::now();

@@ -37,7 +37,7 @@ use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::Inventory;
-use crate::vm::keyring::{Keyring, Question};
+use crate::vm::keyring::{Keyring, PendingFetch};
 use crate::vm::{folder, scan};
 
 use homes::Homes;
@@ -207,8 +207,8 @@ impl ServedFolder {
     pub fn retry_after_fetch<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
         let mut result = work();
         for _ in 0..MAX_FETCH_RETRIES {
-            let Some(question) = result.as_ref().err().and_then(Question::of) else { break };
-            self.keyring.ask(question)?;
+            let Some(fetch) = result.as_ref().err().and_then(PendingFetch::of) else { break };
+            self.keyring.ask(fetch)?;
             result = work();
         }
         result

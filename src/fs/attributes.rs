@@ -67,7 +67,7 @@ impl FileSystem {
         let stat = self.with_backing(&node, |file| {
             if changes.uid.is_some() || changes.gid.is_some() {
                 if matches!(node.kind, NodeKind::File(_)) {
-                    caller.drop_set_gid(file)?; // all other set-id bits go beneath
+                    caller.drop_set_gid(file)?; // all other set-id bits go with the change of the backing file
                 }
                 backing::set_owner(file, changes.uid, changes.gid)?;
             }
@@ -97,7 +97,7 @@ impl FileSystem {
         }
     }
 
-    /// Whether the backing file system knows ACLs, so that the kernel shall ask for them.
+    /// Whether the backing file system knows ACLs, so that the kernel should ask for them.
     pub fn has_acls(&self) -> bool {
         self.has_acls
     }
@@ -206,7 +206,7 @@ impl FileSystem {
         self.settle(&node)
     }
 
-    /// Of the system's own attributes there are ACLs alone, and those only where the kernel heeds them.
+    /// Of the system's own attributes only ACLs exist, and those only where the kernel heeds them.
     fn refuse_unsupported(&self, name: &OsStr) -> Result<()> {
         let is_known = !name.as_bytes().starts_with(b"system.") || (self.has_acls && acl::is_acl(name));
         if is_known { Ok(()) } else { Err(refusal(name, Errno::OPNOTSUPP)) }

@@ -8,7 +8,7 @@ use crate::fs::{Caller, FileSystem};
 use crate::store::buffer::RequestBuffer;
 use crate::store::plain_file::HEADROOM;
 
-/// What `fallocate` shall do with a range.
+/// What `fallocate` should do with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Space {
     /// Reserve it; the file grows to hold the range unless `keep_size`.

@@ -83,7 +83,7 @@ impl Handles {
 }
 
 impl Handle {
-    /// The regular file behind a handle.
+    /// The regular file of a handle.
     pub(super) fn file(&self) -> Result<&dyn PlainFile> {
         match self {
             Self::File(open, _) => Ok(open.file()),

@@ -1,7 +1,7 @@
 //! Permission bits of backing files: looked at, changed, and lent to this process for a moment.
 //!
 //! The kernel decides what a caller may do with a file, by the mode that the mount shows. The backing file has that mode, too, and
-//! there it counts for this process: an ordinary user's may not read what is open to writers alone, though whatever is written
+//! there it counts for this process: an ordinary user's may not read what is open to writers only, though whatever is written
 //! has to be read first. So it gives its own file the owner's bits for the time of one call, as only the owner can.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,12 +23,12 @@ use crate::sys::file::proc_entry;
 const OWNER: u32 = 0o600;
 const PERMISSIONS: u32 = 0o777;
 
-/// Whose modes are being changed, by one thread each. Exact, so that a file system beneath that does not answer holds up nobody else.
+/// Whose modes are being changed, by one thread each. Exact, so that a backing file system that does not answer holds up no other thread.
 static HELD: Mutex<BTreeSet<BackingId>> = Mutex::new(BTreeSet::new());
 static LET_GO: Condvar = Condvar::new();
 /// What is lent now: bits that the file's own mode has not.
 static LENT: Mutex<BTreeMap<BackingId, u32>> = Mutex::new(BTreeMap::new());
-/// How many that are, so that whoever looks at a mode need not ask, and how many were given back.
+/// How many that are, so that a thread that looks at a mode need not ask, and how many were given back.
 static LENT_NOW: AtomicUsize = AtomicUsize::new(0);
 static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
 
@@ -192,13 +192,13 @@ mod tests {
         Error::errno("opening", rustix::io::Errno::ACCESS)
     }
 
-    /// The file's mode while it is lent and afterwards, if `meanwhile` is done.
-    fn lent(path: &Path, meanwhile: impl FnOnce()) -> (u32, u32) {
+    /// The file's mode while it is lent and afterwards, if `change` is done in between.
+    fn lent(path: &Path, change: impl FnOnce()) -> (u32, u32) {
         let dir = File::open(path.parent().unwrap()).unwrap();
         let file = backing::any_at(&dir, path.file_name().unwrap()).unwrap();
         let during = lend(&file, refusal(), || {
             let during = mode(path);
-            meanwhile();
+            change();
             Ok(during)
         });
         (during.unwrap(), mode(path))
@@ -218,7 +218,7 @@ mod tests {
         set_mode(&path, 0o6200);
         assert_eq!(lent(&path, || set_mode(&path, 0o600)), (0o6600, 0o200), "set-id bits that went stay away");
         set_mode(&path, 0o200);
-        assert_eq!(lent(&path, || set_mode(&path, 0o644)), (0o600, 0o644), "a mode that was set meanwhile stays");
+        assert_eq!(lent(&path, || set_mode(&path, 0o644)), (0o600, 0o644), "a mode that was set during it stays");
         set_mode(&path, 0o200);
         let renamed = dir.path().join("renamed");
         let file = backing::any_at(&File::open(dir.path()).unwrap(), "file".as_ref()).unwrap();

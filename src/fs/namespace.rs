@@ -25,7 +25,7 @@ use crate::vm::{acl, folder, home, scan};
 pub struct NewFile {
     /// Type and permission bits.
     pub mode: u32,
-    /// Permission bits that it shall not have, if the directory it is made in says nothing of them.
+    /// Permission bits that it must not have, if the directory it is made in says nothing of them.
     pub umask: u32,
     /// Owner.
     pub uid: u32,

@@ -37,7 +37,7 @@ impl FileSystem {
         Ok((self.handles.insert(Handle::File(open, number)), cache))
     }
 
-    /// Why a file's data go through the page cache although the mount's shall not.
+    /// Why a file's data goes through the page cache although the mount's should not.
     pub fn why_cached(&self, handle: HandleNumber) -> Option<String> {
         let handle = self.handles.get(handle).ok()?;
         let Handle::File(open, _) = handle.as_ref().as_ref() else { return None };
@@ -110,7 +110,7 @@ impl FileSystem {
         self.uncached_homes.store(true, Ordering::Relaxed);
     }
 
-    /// Who shall cache a home file that is opened for this. What is only written gains nothing by being cached: the kernel
+    /// Which side caches a home file that is opened for this. What is only written gains nothing by being cached: the kernel
     /// copies it once more, and keeps others out in the meantime.
     fn home_cache(&self, mode: OpenMode) -> CacheMode {
         match mode {

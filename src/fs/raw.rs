@@ -1,7 +1,7 @@
 //! Raw images of VMDKs, in the directory `.raw` of a VM folder.
 //!
 //! The directory is not on disk, and not listed, so that what copies or removes a VM folder with all that it holds does
-//! not meet its disks twice. An open image uses the same open files as whoever opens its extents under their own names.
+//! not meet its disks twice. An open image uses the same open files as programs that open its extents under their own names.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -250,7 +250,7 @@ struct ImageFolder<'f> {
     vm: Arc<Node>,
     dir: Arc<File>,
     used: RefCell<Vec<NodeNumber>>,
-    /// Who has the files open from now on, if they are not for one operation alone.
+    /// Who has the files open from now on, if they are for more than one operation.
     user: Option<u32>,
 }
 
@@ -259,7 +259,7 @@ impl<'f> ImageFolder<'f> {
         Self { fs, vm, dir, used: RefCell::default(), user: None }
     }
 
-    /// The nodes that were used, which whoever takes them forgets.
+    /// The nodes that were used; the caller forgets them.
     fn into_used_nodes(self) -> Vec<NodeNumber> {
         self.used.take()
     }

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::fs::FileSystem;
 use crate::fuse::operations::FileRequest;
 use crate::fuse::respond::Respond;
-use crate::vm::keyring::Question;
+use crate::vm::keyring::PendingFetch;
 
 /// Carries a request out and replies: at once, or once a provider has sent the key that it needs.
 pub(super) fn answer(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply: impl Respond) {
@@ -16,7 +16,7 @@ pub(super) fn answer(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply:
         return answer_later(fs, request, reply);
     }
     match request.run(fs) {
-        Err(error) if Question::of(&error).is_some() => answer_later(fs, request, reply),
+        Err(error) if PendingFetch::of(&error).is_some() => answer_later(fs, request, reply),
         done => reply.respond(request.finish(fs, done)),
     }
 }

@@ -9,7 +9,7 @@ use crate::event::{Event, EventName};
 use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::sys::thread::{caught, may_fail};
-use crate::vm::keyring::{Change, What};
+use crate::vm::keyring::{Change, NoticeSubject};
 
 /// How long a mount waits for keys before it shows what it has: the rest remains locked until its keys come.
 const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -82,9 +82,9 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
 fn record(fs: &FileSystem, change: &Change<'_>) {
     let is_disk = change.kind == Some(ComponentKind::Disk);
     let mut event = Event::of(match change.what {
-        What::Unlock => EventName::Unlock,
-        What::Lock => EventName::Lock,
-        What::FetchKey => EventName::FetchKey,
+        NoticeSubject::Unlock => EventName::Unlock,
+        NoticeSubject::Lock => EventName::Lock,
+        NoticeSubject::FetchKey => EventName::FetchKey,
     });
     change.key_id.map(|key_id| event.key(key_id));
     if let Some(uuid) = change.uuid {
@@ -100,7 +100,7 @@ fn record(fs: &FileSystem, change: &Change<'_>) {
     match change.error {
         None => event.done(),
         Some(error) => {
-            if change.what == What::FetchKey {
+            if change.what == NoticeSubject::FetchKey {
                 tracing::warn!("{}", error.chain());
             }
             event.failed(error);

@@ -13,7 +13,7 @@ use crate::provider::Providers;
 use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, OpenFile, ServedFolder};
 use crate::storage::claims::wait_for_claim;
 use crate::storage::{Access, Storage};
-use crate::store::disk::DeepRekey;
+use crate::store::disk::RekeyInPlace;
 use crate::store::header_area;
 use crate::sys::file::path_of;
 use crate::text::Show;
@@ -164,7 +164,7 @@ impl OpenDisk for ServedDisk {
         &self.dek
     }
 
-    fn deep_rekey(&self) -> &dyn DeepRekey {
+    fn deep_rekey(&self) -> &dyn RekeyInPlace {
         match self.claim.0.disk() {
             Some(disk) => disk,
             None => unreachable!("only disks are opened as such"),

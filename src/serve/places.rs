@@ -31,16 +31,16 @@ struct Taken {
 }
 
 impl Taken {
-    fn of(&mut self, what: What) -> &mut HashMap<u32, u64> {
+    fn of(&mut self, what: PlaceKind) -> &mut HashMap<u32, u64> {
         match what {
-            What::File => &mut self.files,
-            What::Listing => &mut self.listings,
+            PlaceKind::File => &mut self.files,
+            PlaceKind::Listing => &mut self.listings,
         }
     }
 }
 
 #[derive(Clone, Copy)]
-enum What {
+enum PlaceKind {
     File,
     Listing,
 }
@@ -48,7 +48,7 @@ enum What {
 /// An open file's place, which is free again when this is dropped.
 pub struct Place {
     taken: Arc<Mutex<Taken>>,
-    what: What,
+    what: PlaceKind,
     uid: u32,
 }
 
@@ -79,7 +79,7 @@ impl Places {
         if used >= most_used || all >= most {
             return Err(refused(Errno::NFILE, "all users", used));
         }
-        Ok(self.add(&mut taken, What::File, uid))
+        Ok(self.add(&mut taken, PlaceKind::File, uid))
     }
 
     /// Takes a place for the listing of a directory, one that no file can have if there is no other.
@@ -95,12 +95,12 @@ impl Places {
             if all >= most || own >= most.div_ceil(2) {
                 Err(error)
             } else {
-                Ok(self.add(&mut taken, What::Listing, uid))
+                Ok(self.add(&mut taken, PlaceKind::Listing, uid))
             }
         })
     }
 
-    fn add(&self, taken: &mut Taken, what: What, uid: u32) -> Place {
+    fn add(&self, taken: &mut Taken, what: PlaceKind, uid: u32) -> Place {
         *taken.of(what).entry(uid).or_default() += 1;
         Place { taken: Arc::clone(&self.taken), what, uid }
     }

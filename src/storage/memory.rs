@@ -118,9 +118,9 @@ fn pieces(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let mut rest = data;
     let mut at = offset;
     std::iter::from_fn(move || {
-        let (piece, behind) = rest.split_at(rest.len().min(SECTOR - index(at % SECTOR_LEN)));
+        let (piece, after) = rest.split_at(rest.len().min(SECTOR - index(at % SECTOR_LEN)));
         let start = at;
-        rest = behind;
+        rest = after;
         at += piece.len() as u64;
         (!piece.is_empty()).then_some((start, piece))
     })

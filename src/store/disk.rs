@@ -9,7 +9,7 @@ mod sectors;
 mod transfer;
 mod two_keys;
 
-pub use rekey::{DeepRekey, MAX_CHUNK_LEN, Progress, claimed_progress, genuine_progress};
+pub use rekey::{MAX_CHUNK_LEN, Progress, RekeyInPlace, claimed_progress, genuine_progress};
 
 use std::io;
 use std::ops::Range;
@@ -97,7 +97,7 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
 }
 
 /// Makes a disk of length 0 in an empty file that has its name already. Its length and all of a header copy but the first sector
-/// are durable before that sector, which alone tells that this is a disk, and the other copy follows: whenever the power fails
+/// are durable before that sector, which is all that shows that this is a disk, and the other copy follows: whenever the power fails
 /// there is a disk, or a file that begins with a sector of zeros.
 ///
 /// # Errors
@@ -126,7 +126,7 @@ pub struct Disk<S> {
     engine: Engine,
     /// Exchanged only while all of the disk is locked, or for one that encrypts the same.
     cipher: ArcSwap<Cipher>,
-    /// Held by whoever moves a deep rekey on; taken before any range lock.
+    /// Held by the thread that advances a deep rekey; taken before any range lock.
     transition: Mutex<Option<InTransition>>,
     sector_size: SectorSize,
     data_offset: u64,
@@ -208,19 +208,19 @@ impl<S: Storage> PlainFile for Disk<S> {
         self.complete_chunk()?;
         let _guard = self.locks.exclusive(0..u64::MAX);
         let plain_len = self.plain_len();
-        let behind = index(plain_len % BLOCK);
-        if behind == 0 {
+        let past_end = index(plain_len % BLOCK);
+        if past_end == 0 {
             return Ok(());
         }
-        let span = Span::covering(plain_len, BLOCK_LEN - behind, self.sector_size);
+        let span = Span::covering(plain_len, BLOCK_LEN - past_end, self.sector_size);
         let mut sector = [0; 4096];
         self.read_span(span, &mut sector)?;
         let mut mark = [0; BLOCK_LEN];
-        let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..behind])?;
-        if marked < behind {
+        let marked = self.storage.read_at(self.cipher_offset(sector::ceil(plain_len, BLOCK)), &mut mark[..past_end])?;
+        if marked < past_end {
             return Err(Error::new(
                 Kind::Corrupt,
-                format!("the mark of the disk's length has {marked} bytes of {behind}"),
+                format!("the mark of the disk's length has {marked} bytes of {past_end}"),
             ));
         }
         let clean = sector[span.wanted()].iter().chain(&mark).all(|&byte| byte == 0);
@@ -299,7 +299,7 @@ impl<S: Storage> Disk<S> {
         if new_len <= old_len {
             return written;
         }
-        // A last block that is full now has the mark of its former length still behind it.
+        // A last block that is full now still has the mark of its former length after it.
         let is_marked = sector::cipher_len(new_len) < sector::cipher_len(old_len);
         let unmark = || if is_marked { self.set_backing_len(self.cipher_end(new_len)) } else { Ok(()) };
         let written = written.and_then(|()| unmark());

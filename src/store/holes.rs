@@ -1,4 +1,4 @@
-//! Decryption that leaves holes alone: zero blocks at a unit's end are zeros, not ciphertext (docs/FORMAT.md, "Holes").
+//! Decryption that skips holes: zero blocks at a unit's end are zeros, not ciphertext (docs/FORMAT.md, "Holes").
 
 use crate::crypto::xts::SectorCipher;
 use crate::error::Result;

@@ -252,7 +252,7 @@ impl<S: Storage> HomeFile<S> {
         Ok(self.cipher.id)
     }
 
-    /// Writes a range that is locked, in a file that is long enough beneath.
+    /// Writes a range that is locked, in a file whose backing file is long enough.
     fn write_within(&self, plain_offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<()> {
         let change = Change { plain_offset, data, old_len: self.plain_len() };
         let mut sealer = self.cipher.blocks.sealer()?;
@@ -321,7 +321,7 @@ impl<S: Storage> HomeFile<S> {
         self.has_header.load(Ordering::Acquire)
     }
 
-    /// Gives the file its header, while all of it is locked. What lies behind a lost one can no longer be opened.
+    /// Gives the file its header, while all of it is locked. What lies after a lost one can no longer be opened.
     fn make_header(&self) -> Result<()> {
         if self.has_header() {
             return Ok(());

@@ -14,7 +14,7 @@ pub const HEADROOM: usize = 4096;
 /// Where a request ends.
 ///
 /// # Errors
-/// `Invalid` for one over [`MAX_REQUEST`], `EFBIG` behind `max_len`.
+/// `Invalid` for one over [`MAX_REQUEST`], `EFBIG` beyond `max_len`.
 pub(super) fn range_end(plain_offset: u64, len: usize, max_len: u64) -> Result<u64> {
     if len > MAX_REQUEST {
         return Err(too_long(len));

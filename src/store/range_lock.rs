@@ -1,4 +1,4 @@
-//! Locks on byte ranges of one component: readers share, a writer is alone, others go by.
+//! Locks on byte ranges of one component: readers share, a writer excludes all, and ranges that do not overlap do not wait.
 //!
 //! First come, first served: a request waits for every earlier one that overlaps it and may not share with it. So
 //! nobody starves, and overlapping requests take effect in the order of their arrival. Uncontended, a lock is one short

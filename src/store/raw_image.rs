@@ -1,6 +1,6 @@
 //! A VMDK as one raw image: the bytes of its extents, and of its parents', where `vmdk-layout` says that they are.
 //!
-//! The files beneath stay as they are and may be in use elsewhere: what is written there shows here at once, and the
+//! The backing files stay as they are and may be in use elsewhere: what is written there shows here at once, and the
 //! other way round. Only an image whose extents are all flat and RW can be written. This module knows neither names
 //! nor folders.
 

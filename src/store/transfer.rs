@@ -11,7 +11,7 @@ use crate::store::range_lock::Ticket;
 pub enum Begun<T> {
     /// It is done, and had this many bytes: fewer than asked for at the end of a file that is read.
     Done(usize),
-    /// This goes on elsewhere.
+    /// This continues elsewhere.
     UnderWay(T),
     /// Nothing was done, since it would have to wait for others. A caller with nothing in flight may block instead.
     MustWait,

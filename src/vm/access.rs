@@ -18,7 +18,7 @@ use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::{FileStorage, Storage};
-use crate::store::disk::{DeepRekey, Disk, LockedDisk};
+use crate::store::disk::{Disk, LockedDisk, RekeyInPlace};
 use crate::store::plain_file::PlainFile;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
@@ -84,7 +84,7 @@ pub trait OpenDisk: Claimed {
     fn dek(&self) -> &Dek;
 
     /// What exchanges that.
-    fn deep_rekey(&self) -> &dyn DeepRekey;
+    fn deep_rekey(&self) -> &dyn RekeyInPlace;
 }
 
 /// A disk that only this process has open.
@@ -122,7 +122,7 @@ impl<S: Storage> OpenDisk for OfflineDisk<S> {
         &self.dek
     }
 
-    fn deep_rekey(&self) -> &dyn DeepRekey {
+    fn deep_rekey(&self) -> &dyn RekeyInPlace {
         &self.disk
     }
 }

@@ -33,7 +33,7 @@ pub fn are_known_to(file: &File) -> Result<bool> {
     }
 }
 
-/// Gives the ACL of a file to another one, which has none then if the file has none. Handles that are good for attributes alone
+/// Gives the ACL of a file to another one, which has none then if the file has none. Handles that are only good for attributes
 /// will do.
 ///
 /// # Errors

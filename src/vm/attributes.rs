@@ -44,7 +44,7 @@ pub(crate) fn give_times(stat: &Stat, file: &File) -> Result<()> {
     rustix::fs::futimens(file, &times_of(stat)).context(|| "setting times".into())
 }
 
-/// Gives a file or directory the owner that `stat` tells. Only where it is another one, which root alone may set. This
+/// Gives a file or directory the owner that `stat` tells. Only where it is another one, which only root may set. This
 /// clears some bits of the mode, and capabilities.
 ///
 /// # Errors

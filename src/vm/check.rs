@@ -57,7 +57,7 @@ pub enum State {
 pub struct Check<'a> {
     /// Opens what has this path in the inventory, for reading.
     pub open: &'a dyn Fn(&Path) -> Result<File>,
-    /// Whether to read all that can prove itself, not headers alone.
+    /// Whether to read all that can prove itself, not only headers.
     pub data: bool,
 }
 

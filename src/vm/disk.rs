@@ -58,7 +58,7 @@ pub fn open(
     Ok(disk)
 }
 
-/// What a new disk shall be.
+/// What a new disk will be.
 #[derive(Clone, Debug)]
 pub struct NewDisk {
     /// Unit of encryption.

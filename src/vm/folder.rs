@@ -114,7 +114,7 @@ impl NewHome<'_> {
             let is_gone = error.kind() == Kind::NotFound;
             if is_gone { Error::with_source(Kind::Busy, "another process works on this folder", error) } else { error }
         })?;
-        // Whoever makes a header under another name looks for this one behind that, too: so never both of them stay.
+        // A process that makes a header under another name looks for this one after that, too: so never both of them stay.
         if let Err(error) = refuse_other_headers(dir, self.file, &key_id) {
             remove_header(dir, self.file, &file)?;
             return Err(error);

@@ -75,7 +75,7 @@ impl HomeState {
 /// The state that the first header says, and if there is a second one, its state and whether it is the same file.
 fn headers(dir: &File) -> Result<(HomeState, Option<(HomeState, bool)>)> {
     let mut found = Vec::new();
-    // In the order of their life: one that is renamed meanwhile is still seen.
+    // In the order of their life: one that is renamed during this is still seen.
     for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
         if let Some(id) = state.header_file().map(|name| header_id(dir, name)).transpose()?.flatten() {
             found.push((state, id));

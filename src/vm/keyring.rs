@@ -1,9 +1,9 @@
 //! The DEKs of a mount: which components are unlocked, and why the others are not.
 //!
 //! Key servers may take long to answer, or never do. A keyring of a mount therefore asks none on its own while a request waits
-//! for it: it says what has to be asked first (a [`Question`]), and whoever has time asks.
+//! for it: it says what has to be asked first (a [`PendingFetch`]), and a thread that may wait asks.
 
-mod question;
+mod pending_fetch;
 mod unlock;
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
-pub use question::Question;
+pub use pending_fetch::PendingFetch;
 pub use unlock::{first_kek, opens, slot_for, unlock};
 
 use crate::error::{Error, Kind, Result};
@@ -64,7 +64,7 @@ pub struct LastFailure {
 
 /// What happened to keys.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum What {
+pub enum NoticeSubject {
     /// A component was unlocked, or could not be.
     Unlock,
     /// A component was locked, by command.
@@ -76,7 +76,7 @@ pub enum What {
 /// Something that happened to keys. The same failure, met again and again, is told once.
 pub struct Change<'a> {
     /// What.
-    pub what: What,
+    pub what: NoticeSubject,
     /// Of a component.
     pub uuid: Option<Uuid>,
     /// Of a component.
@@ -112,7 +112,7 @@ impl Keyring {
         Self::with(providers, true)
     }
 
-    /// An empty ring of a mount: who uses it gets a [`Question`] where a provider would have to be waited for.
+    /// An empty ring of a mount: who uses it gets a [`PendingFetch`] where a provider would have to be waited for.
     pub fn of_mount(providers: Providers) -> Self {
         Self::with(providers, false)
     }
@@ -135,7 +135,7 @@ impl Keyring {
         let _ = self.watcher.set(Box::new(watcher));
     }
 
-    /// Tells whoever watches.
+    /// Tells the watcher.
     pub fn tell(&self, change: &Change<'_>) {
         if let Some(watcher) = self.watcher.get() {
             watcher(change);
@@ -147,7 +147,7 @@ impl Keyring {
         Arc::clone(&self.providers.read())
     }
 
-    /// Reads the configuration of the providers anew.
+    /// Reads the configuration of the providers again.
     ///
     /// # Errors
     /// Those of [`Providers::load`]; the former ones stay then.
@@ -175,7 +175,8 @@ impl Keyring {
     fn decide(&self, header: &UnverifiedHeader, result: Result<Unlocked>) {
         let uuid = header.claims().uuid;
         let kind = header.claims().shape.kind();
-        let told = Change { what: What::Unlock, uuid: Some(uuid), kind: Some(kind), key_id: None, error: None };
+        let told =
+            Change { what: NoticeSubject::Unlock, uuid: Some(uuid), kind: Some(kind), key_id: None, error: None };
         match result {
             Ok(Unlocked { dek, key_id, kek }) => {
                 if kind == ComponentKind::Home {
@@ -221,7 +222,7 @@ impl Keyring {
         };
         drop(missing);
         if before != now {
-            self.tell(&Change { what: What::FetchKey, uuid: None, kind: None, key_id: Some(key_id), error });
+            self.tell(&Change { what: NoticeSubject::FetchKey, uuid: None, kind: None, key_id: Some(key_id), error });
         }
     }
 
@@ -229,7 +230,7 @@ impl Keyring {
     /// changed by someone else.
     ///
     /// # Errors
-    /// `KeyUnavailable` when the component is locked, with the reason, or with a [`Question`] that must be asked first;
+    /// `KeyUnavailable` when the component is locked, with the reason, or with a [`PendingFetch`] that must be asked first;
     /// `KeyRejected` or `Corrupt` when its key or header are wrong.
     pub fn dek(&self, header: &UnverifiedHeader) -> Result<Arc<Dek>> {
         let uuid = header.claims().uuid;
@@ -241,7 +242,7 @@ impl Keyring {
         if let Some(unlocked) = self.by_kept_kek(header) {
             self.decide(header, Ok(unlocked));
         } else if self.must_not_ask(header.claims().slots.key_ids()) {
-            return Err(Question::Unlock(Box::new(header.clone())).into());
+            return Err(PendingFetch::Unlock(Box::new(header.clone())).into());
         } else {
             self.unlock_all(std::iter::once(header));
         }
@@ -270,12 +271,12 @@ impl Keyring {
     /// had, the one that unlocked it.
     ///
     /// # Errors
-    /// As the provider's, or `KeyUnavailable` with a [`Question`] that must be asked first.
+    /// As the provider's, or `KeyUnavailable` with a [`PendingFetch`] that must be asked first.
     pub fn kek(&self, home: &Header) -> Result<(KeyId, Arc<dyn Kek>)> {
         let kept = self.kept_kek(home);
         match kept {
             Some((key_id, kek)) if self.may_ask || kek.wraps_at_once() => Ok((key_id, kek)),
-            _ if self.must_not_ask(home.slots.key_ids()) => Err(Question::Wrap(Box::new(home.clone())).into()),
+            _ if self.must_not_ask(home.slots.key_ids()) => Err(PendingFetch::Wrap(Box::new(home.clone())).into()),
             Some(kept) => Ok(kept),
             None => self.fetch_kek(home),
         }
@@ -292,17 +293,17 @@ impl Keyring {
         Ok(kek)
     }
 
-    /// Asks a provider what an operation has to know before it goes on, and waits for the answer.
+    /// Asks a provider what an operation has to know before it continues, and waits for the answer.
     ///
     /// # Errors
     /// `KeyUnavailable` when a new component cannot be wrapped. That one stays locked is told by its state.
-    pub fn ask(&self, question: &Question) -> Result<()> {
-        match question {
-            Question::Unlock(header) => {
+    pub fn ask(&self, fetch: &PendingFetch) -> Result<()> {
+        match fetch {
+            PendingFetch::Unlock(header) => {
                 self.unlock_all(std::iter::once(&**header));
                 Ok(())
             }
-            Question::Wrap(home) => {
+            PendingFetch::Wrap(home) => {
                 let (_, kek) = self.kept_kek(home).map_or_else(|| self.fetch_kek(home), Ok)?;
                 kek.prepare_wrap()
             }
@@ -360,7 +361,7 @@ impl Keyring {
         self.states.write().insert(uuid, state);
         self.keks.write().remove(&uuid);
         let kind = Some(header.claims().shape.kind());
-        self.tell(&Change { what: What::Lock, uuid: Some(uuid), kind, key_id: None, error: None });
+        self.tell(&Change { what: NoticeSubject::Lock, uuid: Some(uuid), kind, key_id: None, error: None });
     }
 
     /// Adds a component that was just made, with the key it was made with.

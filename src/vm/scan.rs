@@ -91,7 +91,7 @@ pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
     Ok(found)
 }
 
-/// Home and disks of one VM folder; disks alone where it is none.
+/// Home and disks of one VM folder; only disks where it is not one.
 ///
 /// # Errors
 /// As [`scan`].

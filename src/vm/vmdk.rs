@@ -87,7 +87,7 @@ pub fn raw_name(vmdk: &OsStr) -> Option<OsString> {
     stem(vmdk).map(|stem| OsString::from_vec([stem, RAW_ENDING].concat()))
 }
 
-/// Which of the names in a folder is the VMDK of a raw image's name. Where several differ in case alone, it is the first
+/// Which of the names in a folder is the VMDK of a raw image's name. Where several differ only in case, it is the first
 /// in the order of bytes, which has the most capital letters; the others have no raw image.
 pub fn vmdk_name(raw: &OsStr, names: impl IntoIterator<Item = OsString>) -> Option<OsString> {
     names.into_iter().filter(|name| raw_name(name).is_some_and(|own| own == raw)).min()

@@ -42,7 +42,7 @@ use uuid::Uuid;
 
 use crate::key::KeyId;
 
-/// A component that has just got its other form, for whoever keeps a record of it.
+/// A component that has just got its other form, for a record of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Converted<'a> {
     /// On the backing side; a home's is its VM folder's.

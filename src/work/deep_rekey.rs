@@ -2,7 +2,7 @@
 //!
 //! First every chosen component goes into transition, which is quick: from then on the new KEK opens all of them. Then one
 //! after the other is re-encrypted. As long as one is in transition its header names the new KEK, so running again finds what
-//! was begun, and goes on with it: what is under the new KEK already, and not in transition, is done.
+//! was begun, and resumes it: what is under the new KEK already, and not in transition, is done.
 
 mod home;
 mod rate_limit;
@@ -94,7 +94,7 @@ impl DeepRekey {
     /// Gives the chosen components a new KEK and new DEKs.
     ///
     /// What can be refused is refused before anything is written. After a crash, an error or a stop every component opens, and
-    /// running again goes on.
+    /// running again resumes.
     ///
     /// # Errors
     /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when a provider cannot be used, `Stopped` when

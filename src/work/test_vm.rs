@@ -61,7 +61,7 @@ impl TestVm {
         self.store.beside(&format!("keys/{provider}.key"))
     }
 
-    /// With providers that are set up anew.
+    /// With providers that are set up again.
     pub(super) fn with_providers_anew(self) -> Self {
         let providers = Arc::new(self.store.providers());
         Self { providers, ..self }

@@ -124,7 +124,7 @@ impl<'w> UnlockedComponent<'w> {
     }
 }
 
-/// Between the two DEKs of a deep rekey, headers are that one's alone.
+/// Between the two DEKs of a deep rekey, headers are only that one's.
 ///
 /// # Errors
 /// `Denied` for a component in transition.

@@ -117,7 +117,7 @@ impl XtsContext {
         // SAFETY: takes no argument, and gives null or a context that we own.
         let context =
             NonNull::new(unsafe { EVP_CIPHER_CTX_new() }).map(Self).ok_or_else(|| failed("make a context"))?;
-        // SAFETY: the context is live and ours alone; the cipher is a static of AWS-LC; the key is the 64 bytes that
+        // SAFETY: the context is live and only ours; the cipher is a static of AWS-LC; the key is the 64 bytes that
         // AES-256-XTS reads; engine and IV may be null, the IV comes with each sector.
         let done = unsafe {
             EVP_CipherInit_ex(

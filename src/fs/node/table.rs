@@ -139,7 +139,7 @@ impl Table {
         Some(Arc::clone(&slot.node))
     }
 
-    /// The name becomes the first one. A file that is gone gets none: whoever found one was slower than its removal.
+    /// The name becomes the first one. A file that is gone gets none: the thread that found one was slower than its removal.
     pub(super) fn add_name(&mut self, number: NodeNumber, parent: NodeNumber, name: &OsStr) {
         let Some(slot) = self.slots.get_mut(&number).filter(|slot| !slot.is_gone) else { return };
         if let Some(at) = slot.names.iter().position(|known| known.0 == parent && known.1 == name) {

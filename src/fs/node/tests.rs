@@ -106,12 +106,12 @@ impl World {
         for &at in &reachable {
             match (self.files.contains_key(&at), self.cached.contains_key(&at)) {
                 (false, false) => steps.push(Step::Create(at)),
-                (false, true) => {} // removed beneath: the next step evicts it
+                (false, true) => {} // removed on the backing side: the next step evicts it
                 (true, false) => steps.push(Step::Lookup(at)),
                 (true, true) => {
                     steps.extend([Step::Unlink(at), Step::Open(at)]);
                     steps.extend(self.means.births.then_some(Step::UnlinkBeneath(at)));
-                    // By descriptors or births alone can a late lookup be told from one of a new file.
+                    // Only descriptors and births distinguish a late lookup from one of a new file.
                     let may_be_late = self.looking.is_none() && (self.means.births || self.means.descriptors);
                     steps.extend(may_be_late.then_some(Step::BeginLookup(at)));
                     for &to in reachable.iter().filter(|&&to| to != at) {

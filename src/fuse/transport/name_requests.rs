@@ -17,7 +17,7 @@ use crate::fuse::transport::data_requests::{Answer, guarded};
 use crate::fuse::transport::reply;
 use crate::fuse::transport::wire::{InHeader, u32_at, u64_at};
 use crate::store::plain_file::HEADROOM;
-use crate::vm::keyring::Question;
+use crate::vm::keyring::PendingFetch;
 
 /// Longest request of this kind, without its header: two names of 255 bytes with their ends, and the arguments.
 pub(super) const MAX_BODY: usize = 16 + 2 * 256;
@@ -34,7 +34,7 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mu
         let (name, node, caller) = (opcode::name(request.opcode), request.node, request.caller());
         let asked = FileRequest { name, node, caller, operation: decode(request, body)? };
         let done = asked.run(fs);
-        if done.as_ref().is_err_and(|error| Question::of(error).is_some()) {
+        if done.as_ref().is_err_and(|error| PendingFetch::of(error).is_some()) {
             return None;
         }
         Some(match asked.finish(fs, done) {

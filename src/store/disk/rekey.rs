@@ -1,6 +1,6 @@
 //! Deep rekey of a disk: a new DEK, in place, while the disk is in use.
 //!
-//! Chunk by chunk the ciphertext is replaced, each chunk behind a range lock and a record of the journal, so that at any
+//! Chunk by chunk the ciphertext is replaced, each chunk under a range lock and a record of the journal, so that at any
 //! moment every unit is known to be under one DEK or the other. docs/FORMAT.md, section 10, has the argument.
 
 use std::ops::Range;
@@ -85,12 +85,12 @@ pub fn genuine_progress(storage: &dyn Storage, header: &Header, transition: &Tra
 }
 
 /// A disk whose DEK can be exchanged, whatever it is stored in.
-pub trait DeepRekey: Sync {
+pub trait RekeyInPlace: Sync {
     /// Puts the disk in transition from the DEK `old` to `new`, which `slots` hold wrapped. No data change yet.
     ///
     /// # Errors
     /// `Exists` when it is in transition already, `Corrupt` when `old` is not its DEK, or `Io`; after that the header may
-    /// say either, and [`resume_deep_rekey`](Self::resume_deep_rekey) goes on where it says so.
+    /// say either, and [`resume_deep_rekey`](Self::resume_deep_rekey) resumes where it says so.
     fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Slots) -> Result<()>;
 
     /// Makes sure that both header copies speak of the transition, before the cursor moves. Also takes up a transition whose
@@ -104,11 +104,11 @@ pub trait DeepRekey: Sync {
     /// multiple of 4096, at most [`MAX_CHUNK_LEN`]) `go_on` is asked; returns whether all is done.
     ///
     /// # Errors
-    /// `Invalid` for another chunk length, `NotFound` when the disk is not in transition, or `Io`; calling it again goes on.
+    /// `Invalid` for another chunk length, `NotFound` when the disk is not in transition, or `Io`; calling it again resumes.
     fn deep_rekey(&self, dek: &Dek, chunk_len: u64, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<bool>;
 }
 
-impl<S: Storage> DeepRekey for Disk<S> {
+impl<S: Storage> RekeyInPlace for Disk<S> {
     fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Slots) -> Result<()> {
         let mut state = self.transition.lock();
         let _guard = self.locks.exclusive(0..u64::MAX);
@@ -209,7 +209,7 @@ impl<S: Storage> Disk<S> {
         }
     }
 
-    /// Where the next block of 4096 bytes with data begins, or behind the disk's last one.
+    /// Where the next block of 4096 bytes with data begins, or after the disk's last one.
     fn next_data_block(&self, from: u64) -> Result<u64> {
         let end = sector::ceil(self.plain_len(), CURSOR_STEP);
         Ok(self.seek_data(from)?.map_or(end, |data| sector::floor(data, CURSOR_STEP).min(end)))
@@ -242,7 +242,7 @@ impl<S: Storage> Disk<S> {
         if table.iter().any(|&mark| mark != Mark::default()) {
             active.journal.append(&self.storage, chunk.start, table.clone())?;
             self.sync()?;
-            active.keys.mix(table); // until the cursor is behind it, whatever happens
+            active.keys.mix(table); // until the cursor is past it, whatever happens
             for run in data_runs(data) {
                 self.storage.write_at(self.cipher_offset(chunk.start) + run.start as u64, &data[run])?;
             }
@@ -259,7 +259,7 @@ impl<S: Storage> Disk<S> {
         Ok(())
     }
 
-    /// Moves the cursor behind all lengths, if the disk has not grown beyond it.
+    /// Moves the cursor beyond all lengths, if the disk has not grown beyond it.
     fn all_is_new(&self, active: &mut InTransition) -> Result<bool> {
         let _guard = self.locks.exclusive(0..u64::MAX);
         if active.keys.cursor() < self.plain_len() {

@@ -103,7 +103,7 @@ impl<S: Storage> Disk<S> {
         Ok(())
     }
 
-    /// Behind a last block that is not full, the backing file goes on for as many zeros as the block has bytes.
+    /// After a last block that is not full, the backing file has as many zeros as the block has bytes.
     fn append_length_mark(&self, new_len: u64, span: Span, filled: usize, buffer: &mut [u8]) -> usize {
         let marked = index(sector::cipher_len(new_len) - span.start());
         buffer[filled..marked].fill(0);

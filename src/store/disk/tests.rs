@@ -150,7 +150,7 @@ fn units_of(op: &Op, start: &[u8]) -> Range<u64> {
     }
 }
 
-/// One of each kind, at every alignment to units, sectors and blocks, within the disk, over its end and behind it.
+/// One of each kind, at every alignment to units, sectors and blocks, within the disk, over its end and beyond it.
 fn ops_of_every_alignment(len: u64) -> Vec<Op> {
     let mut ops = Vec::new();
     for (at, len) in [

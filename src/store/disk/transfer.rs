@@ -29,7 +29,7 @@ impl<S: Storage> Disk<S> {
         Ok(Begun::UnderWay(Transfer { direction, file, cipher_offset, memory, span, len, ticket }))
     }
 
-    /// A write that grows the disk has to be alone past its end, which is worth waiting for.
+    /// A write that grows the disk has to be the only one past its end, which is worth waiting for.
     pub(super) fn begin_writing(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
         let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         if len == 0 {

@@ -59,7 +59,7 @@ impl TwoKeys {
         self.mixed_end.store(end, Ordering::Release);
     }
 
-    /// All before `cursor` is under the new DEK now, and all behind it under the old one.
+    /// All before `cursor` is under the new DEK now, and all after it under the old one.
     pub(super) fn advance(&self, cursor: u64) {
         self.cursor.store(cursor, Ordering::Release);
         self.mixed_end.store(cursor, Ordering::Release);
@@ -111,8 +111,8 @@ impl TwoKeys {
     }
 }
 
-/// Splits a run of sectors behind `bytes` bytes, which are whole sectors.
-fn behind(first: SectorIndex, size: SectorSize, bytes: usize) -> SectorIndex {
+/// Splits a run of sectors after `bytes` bytes, which are whole sectors.
+fn after(first: SectorIndex, size: SectorSize, bytes: usize) -> SectorIndex {
     SectorIndex(first.0 + bytes as u64 / size.bytes())
 }
 
@@ -120,7 +120,7 @@ fn mark(unit: &[u8]) -> Mark {
     unit.first_chunk().copied().unwrap_or_default()
 }
 
-/// Only an error, or a disk that is open for reading, leaves such a chunk behind; whoever opens the disk for writing
+/// Only an error, or a disk that is open for reading, leaves such a chunk behind; the next process that opens the disk for writing
 /// completes it first.
 fn unfinished() -> Error {
     Error::new(
@@ -141,7 +141,7 @@ impl SectorCipher for TwoKeys {
             self.new.encrypt(first, size, plain_new, cipher_new)?;
         }
         if !plain_old.is_empty() {
-            self.old.encrypt(behind(first, size, parts.new), size, plain_old, cipher_old)?;
+            self.old.encrypt(after(first, size, parts.new), size, plain_old, cipher_old)?;
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl SectorCipher for TwoKeys {
             self.new.encrypt_in_place(first, size, new)?;
         }
         if !old.is_empty() {
-            self.old.encrypt_in_place(behind(first, size, parts.new), size, old)?;
+            self.old.encrypt_in_place(after(first, size, parts.new), size, old)?;
         }
         Ok(())
     }
@@ -168,12 +168,12 @@ impl SectorCipher for TwoKeys {
         if !new.is_empty() {
             self.new.decrypt_in_place(first, size, new)?;
         }
-        let first = behind(first, size, parts.new);
+        let first = after(first, size, parts.new);
         if !mixed.is_empty() {
             self.decrypt_mixed(first.0 * size.bytes(), size, mixed)?;
         }
         if !old.is_empty() {
-            self.old.decrypt_in_place(behind(first, size, parts.mixed), size, old)?;
+            self.old.decrypt_in_place(after(first, size, parts.mixed), size, old)?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl Piece {
         })
     }
 
-    /// Puts the pairs into `bytes`, one behind the other, and returns their part of it.
+    /// Puts the pairs into `bytes`, one after the other, and returns their part of it.
     fn encode<'b>(&self, bytes: &'b mut [u8]) -> &'b [u8] {
         let pairs = &mut bytes[..index(self.blocks.end - self.blocks.start) * PAIR_LEN];
         pairs
@@ -131,8 +131,8 @@ impl<S: Storage> HomeFile<S> {
         let mut opener = self.cipher.blocks.opener();
         let mut rest = out;
         for blocks in groups(blocks) {
-            let (out, behind) = rest.split_at_mut(index((blocks.end - blocks.start) * BLOCK));
-            rest = behind;
+            let (out, after) = rest.split_at_mut(index((blocks.end - blocks.start) * BLOCK));
+            rest = after;
             self.read_piece(&mut opener, &self.read_pairs(blocks)?, out)?;
         }
         Ok(())

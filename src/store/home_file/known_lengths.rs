@@ -28,9 +28,9 @@ pub(super) struct KnownLengths {
     has_filled: bool,
     /// As the header says. Changed only while `recorded_filled` is locked.
     len: AtomicU64,
-    /// No block that begins below this is a hole, nor one of the ranges behind it, which were written before what lies between.
+    /// No block that begins below this is a hole, nor one of the ranges beyond it, which were written before what lies between.
     filled: AtomicU64,
-    behind: Mutex<Vec<Range<u64>>>,
+    beyond: Mutex<Vec<Range<u64>>>,
     /// As much of it as the header says. Who writes the header has it locked.
     recorded_filled: Mutex<u64>,
     /// So long a length may be recorded without a sync: a crash can bring back none that is less. [`ANY`](Self::ANY) as long as
@@ -51,7 +51,7 @@ impl KnownLengths {
             has_filled: filled.is_some(),
             len: AtomicU64::new(known.map_or(0, |known| known.len)),
             filled: AtomicU64::new(filled.unwrap_or_default()),
-            behind: Mutex::default(),
+            beyond: Mutex::default(),
             recorded_filled: Mutex::new(filled.unwrap_or_default()),
             unsynced: AtomicU64::new(0),
         }
@@ -74,14 +74,14 @@ impl KnownLengths {
         self.len.store(0, Ordering::Release);
     }
 
-    /// All blocks of this range were written; whoever wrote them still has them locked. Returns whether more is filled now.
+    /// All blocks of this range were written; the caller still has them locked. Returns whether more is filled now.
     pub(super) fn fill(&self, start: u64, end: u64) -> bool {
         if !self.has_filled || end <= self.filled() {
             return false;
         }
-        let mut behind = self.behind.lock();
+        let mut beyond = self.beyond.lock();
         let mut range = floor(start, BLOCK)..end;
-        behind.retain(|other| {
+        beyond.retain(|other| {
             let apart = ceil(other.end, BLOCK) < range.start || ceil(range.end, BLOCK) < other.start;
             if !apart {
                 range = range.start.min(other.start)..range.end.max(other.end);
@@ -90,18 +90,18 @@ impl KnownLengths {
         });
         let filled = self.filled();
         if range.start > ceil(filled, BLOCK) {
-            if behind.len() < MAX_GAPS {
-                behind.push(range);
+            if beyond.len() < MAX_GAPS {
+                beyond.push(range);
             }
             return false;
         }
         self.filled.fetch_max(range.end, Ordering::AcqRel) < range.end
     }
 
-    /// Blocks from here on may become holes; whoever makes them so has them locked.
+    /// Blocks from here on may become holes; the caller has them locked.
     fn empty_from(&self, start: u64) {
-        let mut behind = self.behind.lock();
-        behind.retain(|range| range.end <= start);
+        let mut beyond = self.beyond.lock();
+        beyond.retain(|range| range.end <= start);
         self.filled.fetch_min(start, Ordering::AcqRel);
     }
 

@@ -91,7 +91,7 @@ impl<S: Storage> HomeFile<S> {
     /// it. What is overwritten after a sync takes room of its own.
     ///
     /// # Errors
-    /// `Io` (`ENOSPC`), or `Invalid` behind [`MAX_PLAIN_LEN`].
+    /// `Io` (`ENOSPC`), or `Invalid` beyond [`MAX_PLAIN_LEN`].
     pub(super) fn reserve(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
         let end = plain_offset
             .checked_add(len)

@@ -70,7 +70,7 @@ impl Unsynced {
         known.double.add(written.double);
     }
 
-    /// Forgets the groups that begin at block `end` or behind it.
+    /// Forgets the groups that begin at block `end` or after it.
     pub(super) fn cut_off(&self, end: u64) {
         self.groups.lock().retain(|group, _| group.blocks().start < end);
     }

@@ -69,7 +69,7 @@ impl<F: AsPlainFile> Source for ImageFile<F> {
     }
 }
 
-/// An error of `vmdk-layout`, of the kind that the file beneath gave if it is to blame.
+/// An error of `vmdk-layout`, of the kind that the backing file gave if it is to blame.
 pub fn vmdk_error(error: vmdk_layout::Error) -> Error {
     let beneath = error.source().and_then(|source| source.downcast_ref::<io::Error>()).and_then(io::Error::get_ref);
     let beneath = beneath.and_then(|source| source.downcast_ref::<Error>()).map(Error::kind);

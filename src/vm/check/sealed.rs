@@ -51,7 +51,7 @@ pub(super) struct Sealed<'a> {
 }
 
 impl Sealed<'_> {
-    /// Proves that an entry is of this home, and, if all shall be read, whole. Says why a home file looks like a disk, if it does.
+    /// Proves that an entry is of this home, and, if all is to be read, whole. Says why a home file looks like a disk, if it does.
     pub(super) fn check(&self, entry: &Entry, tally: &mut Tally) -> Result<Option<&'static str>> {
         if matches!(entry.what, What::Sealed) {
             return self.file(entry, tally);

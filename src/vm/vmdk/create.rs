@@ -23,7 +23,7 @@ pub fn is_new_vmdk(name: &OsStr) -> bool {
 }
 
 /// Makes `x.vmdk`, a descriptor that is a home file, and `x-flat.vmdk`, the disk that it describes; returns the disk's
-/// name and header. A crash leaves nothing, the disk alone, or both.
+/// name and header. A crash leaves nothing, only the disk, or both.
 ///
 /// # Errors
 /// `Exists` if either name is taken, `Invalid` for a name that is not UTF-8 and for a length that is no multiple of 512 or 0, and those of

@@ -201,7 +201,7 @@ pub(super) fn give_to_link(stat: &Stat, dir: &File, name: &OsStr, time: ChangeTi
 }
 
 /// Gives the owner, the ACL, the mode and the times of a fifo, socket or device, `stat`, to another one. Both handles are good
-/// for attributes alone.
+/// only for attributes.
 ///
 /// # Errors
 /// `Io`.

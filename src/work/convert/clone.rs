@@ -64,7 +64,7 @@ pub struct Cloned {
     pub notes: Vec<String>,
 }
 
-/// Copies an encrypted VM folder to a name that must be free. Nothing may write to it meanwhile.
+/// Copies an encrypted VM folder to a name that must be free. Nothing may write to it during that.
 ///
 /// # Errors
 /// `Exists`; `Busy` when something writes to the source or clones to the same name; `Denied` for a source with files that are not
@@ -235,7 +235,7 @@ impl Cloning<'_> {
         Ok((header, HomeKeys::new(&dek)?))
     }
 
-    /// What is no regular file; each folder behind what it holds.
+    /// What is not a regular file; each folder after what it holds.
     fn other(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
         let (parent, name) = self.draft.place(&entry.path)?;
         match FileType::from_raw_mode(entry.stat.st_mode) {

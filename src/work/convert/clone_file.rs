@@ -21,7 +21,7 @@ use crate::work::convert::copy;
 use crate::work::convert::form::{DiskSpec, OpenForm, TargetForm, WrappingKey};
 use crate::work::convert::opened::unlock;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Original, parent_of};
+use crate::work::convert::replace::{SourceFile, parent_of};
 use crate::work::convert::tree::{Entry, EntryForm};
 
 /// The folder that is cloned.
@@ -38,7 +38,7 @@ impl Source<'_> {
     /// # Errors
     /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub(super) fn open_disk(&self, entry: &Entry) -> Result<OpenForm> {
-        let original = Original::claim(self.root, &entry.path, Access::Read, |storage| {
+        let original = SourceFile::claim(self.root, &entry.path, Access::Read, |storage| {
             let (locked, dek) = open_locked(storage, self)?;
             locked.unlock(&dek, self.engine).map(OpenForm::Disk)
         })?;
@@ -59,7 +59,7 @@ impl Copied<'_> {
     ///
     /// # Errors
     /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, `Stopped` or `Io`.
-    pub(super) fn file(&self, source: &Source<'_>, entry: &Entry, pace: &ProgressCounter<'_>) -> Result<Original> {
+    pub(super) fn file(&self, source: &Source<'_>, entry: &Entry, pace: &ProgressCounter<'_>) -> Result<SourceFile> {
         let parent = parent_of(self.draft, &entry.path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = entry.path.file_name().unwrap_or_default();
@@ -70,7 +70,7 @@ impl Copied<'_> {
             EntryForm::Disk if self.same_keys => self.same_disk(source, entry, file, pace),
             EntryForm::Disk => self.new_disk(source, entry, file, pace),
             EntryForm::Sealed if !self.same_keys => {
-                let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
+                let original = SourceFile::claim(source.root, &entry.path, Access::Read, |storage| {
                     TargetForm::Home(source.keys).open(storage)
                 })?;
                 original.copy_to(file, &TargetForm::Home(self.keys), [source.keys, self.keys], pace)?;
@@ -78,7 +78,7 @@ impl Copied<'_> {
             }
             // In the clear, or sealed by a home that has the same keys: the bytes are what they are.
             EntryForm::Clear(_) | EntryForm::Sealed | EntryForm::FormNeutral => {
-                let original = Original::claim(source.root, &entry.path, Access::Read, clear)?;
+                let original = SourceFile::claim(source.root, &entry.path, Access::Read, clear)?;
                 let values = Attributes::read(original.form.backing(), Sealing::Clear)?;
                 let to = clone_bytes(&original, file, pace)?;
                 values.give(to.backing(), Sealing::Clear, ChangeTime::Kept)?;
@@ -92,9 +92,15 @@ impl Copied<'_> {
     }
 
     /// Under a DEK of its own.
-    fn new_disk(&self, source: &Source<'_>, entry: &Entry, file: File, pace: &ProgressCounter<'_>) -> Result<Original> {
+    fn new_disk(
+        &self,
+        source: &Source<'_>,
+        entry: &Entry,
+        file: File,
+        pace: &ProgressCounter<'_>,
+    ) -> Result<SourceFile> {
         let mut header = None;
-        let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
+        let original = SourceFile::claim(source.root, &entry.path, Access::Read, |storage| {
             let (locked, dek) = open_locked(storage, source)?;
             header = Some(locked.stored().header.clone().verify(&dek)?);
             locked.unlock(&dek, source.engine).map(OpenForm::Disk)
@@ -119,9 +125,9 @@ impl Copied<'_> {
         entry: &Entry,
         file: File,
         pace: &ProgressCounter<'_>,
-    ) -> Result<Original> {
+    ) -> Result<SourceFile> {
         let mut opened = None;
-        let original = Original::claim(source.root, &entry.path, Access::Read, |storage| {
+        let original = SourceFile::claim(source.root, &entry.path, Access::Read, |storage| {
             let stored = header_area::load(&storage, crate::format::header::ComponentKind::Disk)?;
             let dek = unlock(&stored.header, source.providers)?;
             opened = Some((stored.header.verify(&dek)?, dek));
@@ -155,7 +161,7 @@ fn open_locked(storage: FileStorage, source: &Source<'_>) -> Result<(LockedDisk<
 }
 
 /// Copies a file's bytes; where the file system can, both share them until one is changed.
-fn clone_bytes(original: &Original, file: File, pace: &ProgressCounter<'_>) -> Result<OpenForm> {
+fn clone_bytes(original: &SourceFile, file: File, pace: &ProgressCounter<'_>) -> Result<OpenForm> {
     let shared = rustix::fs::ioctl_ficlone(&file, original.form.backing()).is_ok();
     let to = clear(FileStorage::new(file))?;
     if !shared {

@@ -35,7 +35,7 @@ pub(super) fn copy(from: &dyn PlainFile, to: &dyn PlainFile, pace: &ProgressCoun
     })
 }
 
-/// Compares what was copied with where it came from, both read anew.
+/// Compares what was copied with where it came from, both read again.
 ///
 /// # Errors
 /// `Corrupt` when they differ, `Stopped`, or `Io`.
@@ -87,7 +87,7 @@ fn for_each_piece(
                 return None;
             }
         }
-        // A file that is changed meanwhile may have lost the range: reading it will tell.
+        // A file that is changed at this time may have lost the range: the read shows that.
         end = end.max(start + 1).min(len);
         let stop = end.min(start - start % PIECE + PIECE);
         *state = Ok((stop, end));

@@ -20,7 +20,7 @@ use crate::work::convert::opened::{ClaimedFolder, unlock};
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 use crate::work::convert::{Converted, choice, erased, nested};
 
@@ -81,7 +81,7 @@ impl<'p> Decryption<'p> {
                     continue;
                 }
                 let open = |storage| unlocked(storage, self.providers, self.engine).map(|(form, _)| form);
-                Original::claim(&self.folder.dir, &entry.path, Access::Write, open)
+                SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, open)
                     .and_then(|original| nested::refuse_ciphertext(&original.form))
             } else if self.what.has_home() {
                 self.check_file(entry)
@@ -98,7 +98,7 @@ impl<'p> Decryption<'p> {
     /// takes up where it was.
     ///
     /// # Errors
-    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, also for what comes to the folder meanwhile,
+    /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable`, `Busy`, also for what comes to the folder during it,
     /// `Corrupt` or `Io`, naming the file.
     pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
         self.plan.check()?;
@@ -176,7 +176,7 @@ impl<'p> Decryption<'p> {
         let keys = &self.folder.unlocked()?.keys;
         if entry.found == EntryForm::Sealed {
             let open = |storage| TargetForm::Home(keys).open(storage);
-            let original = Original::claim(&self.folder.dir, &entry.path, Access::Write, open)?;
+            let original = SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, open)?;
             return nested::refuse_ciphertext(&original.form);
         }
         if entry.found == EntryForm::SealedLink {
@@ -190,7 +190,7 @@ impl<'p> Decryption<'p> {
     }
 
     /// A disk, and its header.
-    fn claim(&self, path: &Path) -> Result<(Original, Header)> {
+    fn claim(&self, path: &Path) -> Result<(SourceFile, Header)> {
         claim_disk(&self.folder.dir, path, self.providers, self.engine)
     }
 
@@ -216,9 +216,9 @@ pub(super) fn claim_disk(
     path: &Path,
     providers: &Providers,
     engine: Engine,
-) -> Result<(Original, Header)> {
+) -> Result<(SourceFile, Header)> {
     let mut header = None;
-    let original = Original::claim(root, path, Access::Write, |storage: FileStorage| {
+    let original = SourceFile::claim(root, path, Access::Write, |storage: FileStorage| {
         let (form, verified) = unlocked(storage, providers, engine)?;
         header = Some(verified);
         form.content().prepare_writes()?; // completes what a deep rekey was about to write

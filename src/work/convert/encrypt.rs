@@ -24,11 +24,11 @@ use crate::work::convert::home_files::{self, Direction};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::Plan;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::survey::{Options, Survey};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
-/// How often a folder is looked at again for what came to it meanwhile.
+/// How often a folder is looked at again for what came to it in the meantime.
 const MAX_ROUNDS: usize = 8;
 
 /// An encryption that is planned and can begin. Holds the claim on the folder, if it has a header already.
@@ -112,7 +112,7 @@ impl<'p> Encryption<'p> {
         self.check()
     }
 
-    /// Seals all that is no disk, and what comes to the folder meanwhile: nothing is in the clear when the home's state says so.
+    /// Seals all that is not a disk, and what comes to the folder during that: nothing is in the clear when the home's state says so.
     fn encrypt_home(&mut self, pace: &ProgressCounter<'_>) -> Result<()> {
         let site = self.site(pace)?;
         site.clean(false)?;
@@ -131,7 +131,7 @@ impl<'p> Encryption<'p> {
         Err(still_coming(&self.folder.path))
     }
 
-    /// Encrypts the chosen disks, and those that come to the folder meanwhile if all are meant.
+    /// Encrypts the chosen disks, and those that come to the folder during that if all are meant.
     fn encrypt_disks(
         &mut self,
         pace: &ProgressCounter<'_>,
@@ -181,7 +181,7 @@ impl<'p> Encryption<'p> {
             if entry.found == EntryForm::ClearLink {
                 continue;
             }
-            Original::claim(&self.folder.dir, &entry.path, Access::Write, clear)
+            SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, clear)
                 .and_then(|original| if self.options.overwrite { original.refuse_if_not_writable() } else { Ok(()) })
                 .context(|| entry.path.shown().to_string())?;
         }
@@ -233,7 +233,7 @@ fn clear(storage: FileStorage) -> Result<OpenForm> {
 
 /// Returns the new disk's UUID.
 fn encrypt_disk(site: &ReplaceContext<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
-    let original = Original::claim(site.root, &names[0].path, Access::Write, clear)?;
+    let original = SourceFile::claim(site.root, &names[0].path, Access::Write, clear)?;
     let uuid = random::uuid()?;
     let spec = DiskSpec { key, uuid, shape: DiskShape::new(SectorSize::DEFAULT), label: String::new(), engine };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();

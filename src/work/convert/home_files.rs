@@ -16,7 +16,7 @@ use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::form::{OpenForm, TargetForm};
-use crate::work::convert::replace::{Original, ReplaceContext};
+use crate::work::convert::replace::{ReplaceContext, SourceFile};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_link};
 
 /// Which way.
@@ -64,7 +64,7 @@ pub(super) fn convert(
 }
 
 fn file(site: &ReplaceContext<'_, '_>, names: &[&Entry], direction: Direction) -> Result<()> {
-    let original = Original::claim(site.root, &names[0].path, Access::Write, |storage| match direction {
+    let original = SourceFile::claim(site.root, &names[0].path, Access::Write, |storage| match direction {
         Direction::Encrypt => ClearFile::open(storage).map(OpenForm::Clear),
         Direction::Decrypt => TargetForm::Home(site.keys).open(storage),
     })?;
@@ -72,7 +72,7 @@ fn file(site: &ReplaceContext<'_, '_>, names: &[&Entry], direction: Direction) -
     site.replace(&original, &paths, &direction.target(site))
 }
 
-/// Links are replaced like files; a folder's xattrs are converted where they are. Each folder comes behind what it holds,
+/// Links are replaced like files; a folder's xattrs are converted where they are. Each folder comes after what it holds,
 /// and gets back the times that it had before that was replaced.
 fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direction) -> Result<()> {
     match (entry.found, direction) {

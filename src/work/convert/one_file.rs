@@ -23,7 +23,7 @@ use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::{check_space, encrypted_space, free_space};
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// How a file of a VM is kept.
@@ -142,7 +142,7 @@ fn replace(
     match to {
         StoredAs::Disk => {
             let sealed = TargetForm::Home(site.keys);
-            let original = Original::claim(site.root, names[0], Access::Write, |storage| sealed.open(storage))?;
+            let original = SourceFile::claim(site.root, names[0], Access::Write, |storage| sealed.open(storage))?;
             let (uuid, key_id) = (random::uuid()?, key.id.clone());
             let label = String::new();
             let shape = DiskShape::new(SectorSize::DEFAULT);

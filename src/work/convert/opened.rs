@@ -206,7 +206,7 @@ impl OpenHome {
         Ok(Self { keys: HomeKeys::new(&dek)?, header, dek, claim })
     }
 
-    /// Makes sure that no mount of any process or host can go on using the home, whose files are about to lose their keys.
+    /// Makes sure that no mount of any process or host can still use the home, whose files are about to lose their keys.
     ///
     /// # Errors
     /// `Busy`.

@@ -26,7 +26,7 @@ use crate::work::convert::copy;
 use crate::work::convert::form::{OpenForm, TargetForm};
 use crate::work::convert::home_files::read_text;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, Original, ReplaceContext};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
 
 /// Gives everything that is under the old DEK of a home in transition the new one, `dek`, until nothing of it is left. The home
@@ -115,7 +115,7 @@ impl Rekey<'_, '_> {
             EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names),
             EntryForm::Clear(_) | EntryForm::FormNeutral if first.is_regular() => {
                 let clear = |storage: FileStorage| ClearFile::open(storage).map(OpenForm::Clear);
-                let file = Original::claim(self.site.root, &first.path, Access::Write, clear)?;
+                let file = SourceFile::claim(self.site.root, &first.path, Access::Write, clear)?;
                 self.values(file.form.backing(), None)
             }
             EntryForm::Folder | EntryForm::Clear(_) | EntryForm::ClearLink | EntryForm::FormNeutral => Ok(false),
@@ -140,7 +140,7 @@ impl Rekey<'_, '_> {
     fn file(&mut self, names: &[&Entry]) -> Result<bool> {
         let first = &names[0].path;
         let sealed = |storage| TargetForm::Home(&self.keys.both).open(storage);
-        let original = Original::claim(self.site.root, first, Access::Write, sealed)?;
+        let original = SourceFile::claim(self.site.root, first, Access::Write, sealed)?;
         let OpenForm::Home(file) = &original.form else { return Ok(false) };
         let Some(id) = file.id() else { return Ok(false) };
         if self.new_id(names[0])?.is_some() {
@@ -167,7 +167,7 @@ impl Rekey<'_, '_> {
     }
 
     /// Whether a file under the old DEK still has the content of the one under the new DEK with its id.
-    fn is_same(&self, original: &Original, twin: &Path) -> Result<bool> {
+    fn is_same(&self, original: &SourceFile, twin: &Path) -> Result<bool> {
         let twin = HomeFile::open(FileStorage::new(self.open(twin, OFlags::RDONLY)?), &self.keys.new)?;
         match copy::compare(original.form.content(), &twin, self.site.pace) {
             Err(error) if error.kind() == Kind::Corrupt => Ok(false),

@@ -1,6 +1,6 @@
 //! One file replaced by another form of itself: at any moment its name leads to the old one or to the whole new one.
 //!
-//! The new form is made under a temporary name in the VM folder's root, synced, opened anew, compared byte for byte
+//! The new form is made under a temporary name in the VM folder's root, synced, reopened, compared byte for byte
 //! with the original, and only then given the original's name.
 
 use std::ffi::OsStr;
@@ -60,13 +60,13 @@ pub(super) struct ReplaceContext<'a, 'p> {
 }
 
 /// An original, claimed: nobody else has it open through vmcryptfs, nor in QEMU, which locks its images too.
-pub(super) struct Original {
+pub(super) struct SourceFile {
     pub(super) form: OpenForm,
     stat: Stat,
     writable: bool,
 }
 
-impl Original {
+impl SourceFile {
     /// Opens and claims a file; `open` says in which form it is.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl ReplaceContext<'_, '_> {
     /// # Errors
     /// `Stopped`, `Corrupt` when the replacement does not hold what the original holds, `Busy` when the original changed, or
     /// `Io`. Then every name leads to the original or to the whole replacement.
-    pub(super) fn replace(&self, original: &Original, names: &[&Path], target: &TargetForm<'_>) -> Result<()> {
+    pub(super) fn replace(&self, original: &SourceFile, names: &[&Path], target: &TargetForm<'_>) -> Result<()> {
         let linked = original.link_name();
         let known = self.open(OsStr::new(&linked)).ok();
         if names.len() == 1 && known.is_none() {
@@ -189,7 +189,7 @@ impl ReplaceContext<'_, '_> {
     ///
     /// # Errors
     /// As [`replace`](Self::replace).
-    pub(super) fn replace_name(&self, original: &Original, name: &Path, target: &TargetForm<'_>) -> Result<()> {
+    pub(super) fn replace_name(&self, original: &SourceFile, name: &Path, target: &TargetForm<'_>) -> Result<()> {
         let parent = parent_of(self.root, name)?;
         let draft = self.draft(&parent)?;
         self.fill(&draft, original, target)?;
@@ -242,7 +242,7 @@ impl ReplaceContext<'_, '_> {
     }
 
     /// Makes the replacement whole, durable and proven, under its temporary name.
-    fn fill(&self, draft: &Draft<'_>, original: &Original, target: &TargetForm<'_>) -> Result<()> {
+    fn fill(&self, draft: &Draft<'_>, original: &SourceFile, target: &TargetForm<'_>) -> Result<()> {
         let new_keys = match target {
             TargetForm::Home(keys) | TargetForm::HomeOfId(keys, _) => keys,
             TargetForm::Clear | TargetForm::Disk(_) => self.keys,
@@ -262,7 +262,7 @@ impl ReplaceContext<'_, '_> {
     }
 
     /// Gives the original a second name that outlives its replacement, if it is to be overwritten.
-    fn keep_for_overwriting(&self, original: &Original, name: &Path) -> Result<Option<String>> {
+    fn keep_for_overwriting(&self, original: &SourceFile, name: &Path) -> Result<Option<String>> {
         let is_clear = matches!(original.form, OpenForm::Clear(_));
         if !self.overwrite || !is_clear {
             return Ok(None);
@@ -275,7 +275,7 @@ impl ReplaceContext<'_, '_> {
         Ok(Some(old))
     }
 
-    fn overwrite(&self, original: &Original, old: Option<String>) -> Result<()> {
+    fn overwrite(&self, original: &SourceFile, old: Option<String>) -> Result<()> {
         let Some(old) = old else { return Ok(()) };
         // Only when no crash can bring the original's name back may its content go, and only if nobody else has it.
         self.sync_root()?;

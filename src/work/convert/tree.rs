@@ -66,7 +66,7 @@ impl Entry {
     }
 }
 
-/// Lists all of a VM folder, directories behind what they hold. Without `keys` nothing counts as sealed;
+/// Lists all of a VM folder, directories after what they hold. Without `keys` nothing counts as sealed;
 /// `disk_names` tell which files in the clear are disks whose content does not.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ impl<'w> HomeWork<'w> {
                 "its files cannot be re-encrypted while the VM folder is mounted: unmount it, or choose disks (--disk)",
             ));
         }
-        // Whoever has the old DEK in memory could go on sealing under it, which nobody could open when it is gone.
+        // A process with the old DEK in memory could seal more under it, which nothing opens once it is gone.
         let claim = place.claim_exclusive(&Component::Home)?;
         let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
         let dek = keyring::unlock(&stored.header, keks)?;
@@ -70,7 +70,7 @@ impl<'w> HomeWork<'w> {
         Ok(true)
     }
 
-    /// Encrypts anew whatever is under the old DEK, and ends the transition.
+    /// Re-encrypts all that is under the old DEK, and ends the transition.
     pub(super) fn finish(mut self, on_progress: OnProgress<'_>) -> Result<()> {
         let Some(transition) = self.header.transition.clone() else { return Ok(()) };
         if transition.old_dek(&self.dek)?.is_some() {

@@ -133,7 +133,7 @@ impl Vm {
         DeepRekey::default().run(&OfflineVm::open(&self.path(), self.providers())?, on_progress)
     }
 
-    /// All content, as a mount would see it now; under the new DEK alone with `finished`.
+    /// All content, as a mount would see it now; only under the new DEK with `finished`.
     fn assert_whole(&self, finished: bool) {
         let (mut keys, dek) = keys(&self.path(), &self.providers());
         if finished {

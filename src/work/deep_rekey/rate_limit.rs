@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::journal::CURSOR_STEP;
 use crate::store::disk::MAX_CHUNK_LEN;
 
-/// Longest time without asking whether to go on.
+/// Longest time without asking whether to continue.
 const NAP: Duration = Duration::from_millis(200);
 /// Chunks that a second has at least, so that a low rate does not come in gusts.
 const CHUNKS_A_SECOND: u64 = 8;

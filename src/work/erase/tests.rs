@@ -41,7 +41,7 @@ fn what_was_erased_says_so_and_is_not_erased_again() {
     assert_eq!(again.kind(), Kind::NotFound);
     assert!(again.chain().contains("erased on 2"), "{}", again.chain());
     assert!(rig.images()[1] == image);
-    assert_eq!(ALL.run(&rig).unwrap().components.len(), 1, "the home alone is left");
+    assert_eq!(ALL.run(&rig).unwrap().components.len(), 1, "only the home is left");
 }
 
 /// A crash in the midst of the last step leaves one mark: its UUID is the evidence's when the next run finishes.

@@ -94,7 +94,7 @@ fn keys_that_were_taken_away_do_not_come_back_unnoticed() {
     assert_eq!((restored.keys_back, restored.keys_gone), (vec![former], vec![rekeyed.key]));
 }
 
-/// The DEK of the data is in the header that is there alone: one of before must not take its place unnoticed, and neither of
+/// The DEK of the data is only in the header that is there: an earlier one must not take its place unnoticed, and neither of
 /// the two may be touched in the midst.
 #[test]
 fn a_header_of_before_a_deep_rekey_is_refused() {

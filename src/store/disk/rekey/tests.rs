@@ -47,7 +47,7 @@ fn reopen<S: Storage>(storage: S, old: &Keys, new: &NewKeys) -> Disk<S> {
     locked.unlock(if by_new { &new.dek } else { &old.dek }, Engine::AwsLc).unwrap()
 }
 
-/// Begins where that is not done yet, and goes on to the end.
+/// Begins where that is not done yet, and continues to the end.
 fn finish<S: Storage>(disk: &Disk<S>, old: &Keys, new: &NewKeys, chunk_len: u64) -> Result<()> {
     let stored = header_area::load(&disk.storage, ComponentKind::Disk)?;
     match stored.header.clone().verify(&new.dek) {

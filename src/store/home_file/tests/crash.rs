@@ -3,7 +3,7 @@
 use super::*;
 use crate::storage::memory::{CrashStorage, Image};
 
-/// A file beneath that may lose power; file systems keep the order of its lengths.
+/// A backing file that may lose power; file systems keep the order of its lengths.
 fn may_lose_power(image: impl Into<Image>) -> CrashStorage {
     CrashStorage::new(image).with_lengths_in_order()
 }
@@ -113,7 +113,7 @@ fn every_crash_of_one_operation_leaves_the_synced_block_or_the_new_one() {
     }
 }
 
-/// What says that there are no holes is gone before there is one, and comes back behind what it is said of.
+/// What says that there are no holes is gone before there is one, and comes back after what it is said of.
 #[test]
 fn no_crash_makes_damage_of_a_hole() {
     let keys = keys();
@@ -288,7 +288,7 @@ proptest! {
         let mut history = vec![Vec::new()];
         for op in &ops {
             if let Op::Reopen = op {
-                // The daemon was killed; the host goes on.
+                // The daemon was killed; the host keeps running.
                 let HomeFile { storage, .. } = file;
                 file = open(storage, &keys);
             }

@@ -80,7 +80,7 @@ fn blocks_that_changed_places_are_refused() {
     let (mut image, model) = sample(&keys, 1);
     let (first, last) = (BlockIndex(0), BlockIndex(2));
     swap(&mut image, first.cipher_offset(Place::Main), last.cipher_offset(Place::Main), BLOCK_LEN);
-    assert_eq!(wrong_blocks(image.clone(), &model, &keys), 2, "data alone");
+    assert_eq!(wrong_blocks(image.clone(), &model, &keys), 2, "only data");
     swap(&mut image, first.pair_offset(), last.pair_offset(), PAIR_LEN);
     assert_eq!(wrong_blocks(image, &model, &keys), 2, "data and entries");
 }
@@ -93,7 +93,7 @@ fn blocks_and_headers_of_other_files_are_refused() {
     let mut mixed = image.clone();
     let at = index(BlockIndex(0).cipher_offset(Place::Main));
     mixed[at..].copy_from_slice(&other[at..]);
-    assert_eq!(wrong_blocks(mixed.clone(), &model, &keys), 2, "data alone");
+    assert_eq!(wrong_blocks(mixed.clone(), &model, &keys), 2, "only data");
     mixed[HEADER_LEN..].copy_from_slice(&other[HEADER_LEN..]);
     assert_eq!(wrong_blocks(mixed, &model, &keys), 2, "all but the header");
     assert_eq!(wrong_blocks(image, &model, &self::keys()), 3, "a file of another home");

@@ -74,7 +74,7 @@ fn a_file_is_known_to_be_filled_up_to_its_first_hole() {
         (vec![Op::BeginAnew, Op::Write(BLOCK, 10, 1), Op::Sync], 0, "a hole at the start"),
         (vec![Op::BeginAnew, Op::SetLen(9 * BLOCK), Op::Write(BLOCK, 9000, 1)], 0, ""),
         (vec![Op::Write(5 * BLOCK, 4 * BLOCK_LEN, 1), Op::Write(0, 9, 1)], 9000 + BLOCK, "side by side"),
-        (vec![Op::Punch(6 * BLOCK, BLOCK), Op::Write(4 * BLOCK, BLOCK_LEN, 1), Op::Sync], 5 * BLOCK, "a hole behind"),
+        (vec![Op::Punch(6 * BLOCK, BLOCK), Op::Write(4 * BLOCK, BLOCK_LEN, 1), Op::Sync], 5 * BLOCK, "a hole after it"),
         (vec![Op::Write(5 * BLOCK, 9000, 1), Op::Sync], 5 * BLOCK + 9000, ""),
     ];
     for (ops, expected, why) in steps {

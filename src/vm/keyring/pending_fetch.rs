@@ -1,4 +1,4 @@
-//! What a provider has to be asked before an operation can go on.
+//! What a provider has to be asked before an operation can continue.
 
 use std::error::Error as StdError;
 use std::{fmt, iter};
@@ -6,25 +6,25 @@ use std::{fmt, iter};
 use crate::error::{Error, Kind};
 use crate::format::header::{Header, UnverifiedHeader};
 
-/// A question to a provider that may not answer at once. An operation that cannot go on without its answer fails with the
-/// question as its error's cause; asked by [`Keyring::ask`](super::Keyring::ask), it can be tried again.
+/// A request to a provider that may not answer at once. An operation that cannot continue without its answer fails with the
+/// request as its error's cause; asked by [`Keyring::ask`](super::Keyring::ask), it can be tried again.
 #[derive(Debug)]
-pub enum Question {
+pub enum PendingFetch {
     /// The KEK of a component that was never seen.
     Unlock(Box<UnverifiedHeader>),
     /// Whether the KEK of this home may wrap something new.
     Wrap(Box<Header>),
 }
 
-impl Question {
-    /// The question that an operation ended with.
+impl PendingFetch {
+    /// The request that an operation ended with.
     pub fn of(error: &Error) -> Option<&Self> {
         let mut causes = iter::successors(error.source(), |&cause| cause.source());
         causes.find_map(|cause| cause.downcast_ref())
     }
 }
 
-impl fmt::Display for Question {
+impl fmt::Display for PendingFetch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unlock(_) => "the component was not there when the mount began",
@@ -33,10 +33,10 @@ impl fmt::Display for Question {
     }
 }
 
-impl StdError for Question {}
+impl StdError for PendingFetch {}
 
-impl From<Question> for Error {
-    fn from(question: Question) -> Self {
-        Self::with_source(Kind::KeyUnavailable, "its key provider has to be asked first", question)
+impl From<PendingFetch> for Error {
+    fn from(fetch: PendingFetch) -> Self {
+        Self::with_source(Kind::KeyUnavailable, "its key provider has to be asked first", fetch)
     }
 }
