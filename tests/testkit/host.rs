@@ -12,6 +12,12 @@ use super::datastore::write_config;
 /// Runs a program for which the modes of root's own files count.
 pub(crate) const WITHOUT_OVERRIDE: [&str; 2] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
 
+/// Whether this process's root directory is a mount, which that of a chroot need not be.
+pub(crate) fn root_is_a_mount() -> bool {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap();
+    table.split(|byte| *byte == b'\n').any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(b"/"))
+}
+
 pub(crate) struct Host {
     dir: TempDir,
     /// Command lines that were refused, and the messages.
