@@ -43,6 +43,15 @@ let_others_in() {
     done
 }
 
+# in_private_mounts PLACE COMMAND...: the command's mounts below PLACE are not seen by other processes.
+in_private_mounts() {
+    # The root of a chroot need not be a mount, and only mounts can be private.
+    # shellcheck disable=SC2016 # it is for the shell inside
+    unshare --mount --propagation unchanged bash -c '
+        mount --make-rprivate / 2>/dev/null || mount --make-rprivate "$1" || { echo "no private mounts" >&2; exit 77; }
+        shift && exec "$@"' inside "$@"
+}
+
 # Runs the whole test once more, by a user who reaches nothing of root's: what it needs is given to that user. Then ends.
 as_ordinary_user() {
     let_others_in
@@ -52,11 +61,8 @@ as_ordinary_user() {
     chown 65534:65534 "$work/own"
     # On most machines everyone may open the device. Where not, it is so for this test: in a mount namespace of its own.
     mknod -m 666 "$work/fuse" c 10 229
-    # The root of a chroot need not be a mount, and only mounts can be private.
     # shellcheck disable=SC2016 # it is for the shell inside
-    unshare --mount --propagation unchanged bash -c '
-        mount --make-rprivate / 2>/dev/null || mount --make-rprivate /dev || { echo "no private mounts" >&2; exit 77; }
-        mount --bind "$1" /dev/fuse && shift && exec "$@"' inside "$work/fuse" \
+    in_private_mounts /dev bash -c 'mount --bind "$1" /dev/fuse && shift && exec "$@"' inside "$work/fuse" \
         setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all \
         env HOME="$work/own" TMPDIR="$work/own" XDG_RUNTIME_DIR="$work/own" VMCRYPTFS="$work/vmcryptfs" \
         "$work/scripts/tests/${0##*/}"

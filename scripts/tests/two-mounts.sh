@@ -78,7 +78,7 @@ step "a home's data key is not exchanged by someone who cannot ask the mount"
 elsewhere() {
     if [[ $(id -u) -eq 0 ]]; then
         # shellcheck disable=SC2016 # for the inner shell
-        unshare --mount sh -c 'mount -t tmpfs -o mode=700 tmpfs /run/vmcryptfs && exec "$@"' sh "$VMCRYPTFS" --config "$config" "$@"
+        in_private_mounts /run sh -c 'mount -t tmpfs -o mode=700 tmpfs /run/vmcryptfs && exec "$@"' sh "$VMCRYPTFS" --config "$config" "$@"
     else
         mkdir -p "$work/elsewhere"
         XDG_RUNTIME_DIR=$work/elsewhere vmc "$@"
