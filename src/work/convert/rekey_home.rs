@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
@@ -203,8 +204,11 @@ impl Rekey<'_, '_> {
         let changed = attributes::convert_in_place(file, old, new)?;
         if changed {
             let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
-            // Only an owner may; a copy of attributes goes by these themselves.
-            let _ = rustix::fs::futimens(file, &times_after(&stat));
+            match rustix::fs::futimens(file, &times_after(&stat)) {
+                // Only an owner may; a copy of attributes goes by these themselves.
+                Ok(()) | Err(Errno::PERM | Errno::ACCESS) => {}
+                Err(error) => return Err(Error::errno("setting times", error)),
+            }
         }
         Ok(changed)
     }
