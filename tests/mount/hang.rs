@@ -188,7 +188,7 @@ fn failures_of_use(root: &Path, names: &str) -> usize {
 fn a_thread_that_fails_costs_a_request_or_the_mount_and_leaves_nothing_half_dead() {
     let host = Host::with_vm();
     for transport in transports() {
-        let own = if transport == "dev-fuse" { &["reader:20", "follower:1", "watcher:20"][..] } else { &["ring:20"] };
+        let own = if transport == "dev-fuse" { &["reader:20", "follower:1", "watcher:60"][..] } else { &["ring:20"] };
         let repaired = ["request:30", "handler:5", "control:1", "unlock:1"].map(|place| (place, true));
         let fatal = ["relay-in:5", "fuser:3"].iter().chain(own).map(|place| (*place, false));
         for (place, is_repaired) in repaired.into_iter().chain(fatal) {
