@@ -27,13 +27,18 @@ impl Served {
         fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&format!(" {} ", at.display()))
     }
 
-    /// Starts a mount of `web01`, whose process is made by `command` of the program's arguments, and waits until it is there.
-    fn start(host: &Host, transport: &str, command: impl FnOnce(&[&str]) -> Command) -> Self {
+    /// Starts a mount of `web01`, whose process is made by `command` of the program's arguments.
+    fn spawn(host: &Host, transport: &str, command: impl FnOnce(&[&str]) -> Command) -> Self {
         let at = tempfile::Builder::new().prefix("mnt").tempdir_in(host.path("")).unwrap();
         let (config, mountpoint) = (host.path("config/config.toml"), at.path().to_str().unwrap());
         let args = ["--config", config, "mount", "-f", "--transport", transport, host.path("web01"), mountpoint];
         let process = command(&args).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        let mut served = Self { process, at };
+        Self { process, at }
+    }
+
+    /// As [`Self::spawn`], and waits until it is there.
+    fn start(host: &Host, transport: &str, command: impl FnOnce(&[&str]) -> Command) -> Self {
+        let mut served = Self::spawn(host, transport, command);
         let began = Instant::now();
         while host.try_run(&["status", served.at.path().to_str().unwrap()]).status.code() != Some(0) {
             assert!(served.process.try_wait().unwrap().is_none(), "the mount's process ended");
@@ -192,10 +197,18 @@ fn a_thread_that_fails_costs_a_request_or_the_mount_and_leaves_nothing_half_dead
         let repaired = ["request:30", "handler:5", "control:1", "unlock:1"].map(|place| (place, true));
         let fatal = ["relay-in:5", "fuser:3"].iter().chain(own).map(|place| (*place, false));
         for (place, is_repaired) in repaired.into_iter().chain(fatal) {
-            let mut mount = Served::start(&host, transport, |args| {
+            let failing = |args: &[&str]| {
                 let mut command = program(args);
                 command.env("VMCRYPTFS_FAIL_AT", place);
                 command
+            };
+            let mut mount = match is_repaired {
+                true => Served::start(&host, transport, failing),
+                // Under load it may have ended before it answers.
+                false => Served::spawn(&host, transport, failing),
+            };
+            comes_true("it is mounted", || {
+                Served::is_there(mount.at.path()) || mount.process.try_wait().unwrap().is_some()
             });
             let names = format!("{transport}-{place}");
             let failures = mount.within_limit(move |root| failures_of_use(&root, &names));
