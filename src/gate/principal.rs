@@ -24,7 +24,7 @@ impl Principal {
     /// # Errors
     /// `Io`.
     pub fn of_peer(socket: impl AsFd) -> Result<Self> {
-        let peer = rustix::net::sockopt::socket_peercred(socket).map_err(std::io::Error::from);
+        let peer = rustix::net::sockopt::socket_peercred(socket);
         peer.context(|| "asking which user is at the other end of a socket".into())
             .map(|peer| Self::Peer(peer.uid.as_raw()))
     }

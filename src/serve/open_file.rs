@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file::FileId;
 use crate::serve::places::Place;
 use crate::serve::undecided::Undecided;
@@ -37,7 +37,7 @@ impl BackingId {
     /// # Errors
     /// `Io`.
     pub fn of_file(file: &File) -> Result<Self> {
-        let stat = rustix::fs::fstat(file).map_err(|error| Error::io("reading attributes", error.into()))?;
+        let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
         Ok(Self { device: stat.st_dev, inode: stat.st_ino })
     }
 }
