@@ -187,4 +187,4 @@ fn check_start(start: &[u8; START_LEN]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,7 +3,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 /// A new primary key file in a folder of its own.
-fn key_file() -> (tempfile::TempDir, PathBuf) {
+pub(in crate::provider) fn key_file() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("keys/local.key");
     PrimaryKey::generate().unwrap().create(&path).unwrap();

@@ -1,5 +1,6 @@
 use super::*;
 use crate::key::Dek;
+use crate::provider::primary_key::tests::key_file;
 use crate::sys::SecretBytes;
 use std::path::Path;
 
@@ -13,14 +14,6 @@ fn provider_of(path: &Path) -> NativeProvider {
 
 fn purpose() -> NewKey {
     NewKey { vm_name: "web01".into(), vm_uuid: Uuid::nil() }
-}
-
-/// A new primary key file in a folder of its own.
-fn key_file() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("keys/local.key");
-    PrimaryKey::generate().unwrap().create(&path).unwrap();
-    (dir, path)
 }
 
 #[test]
