@@ -44,7 +44,7 @@ fn verbs_take_a_path_of_the_mount_or_of_the_backing_folder() {
     }
     assert!(fs::exists(host.path("ds/web02/vmcryptfs.home")).unwrap(), "a clone lies in the backing folder");
 
-    // What cannot be done meanwhile is said with the path that it can be done by.
+    // A verb that cannot work during the mount names the backing path.
     let mounted = format!("{backing} is mounted on {}", mount.root().display());
     host.refuses(&["decrypt", &vm, "--all"], 6, &mounted);
     host.refuses(&["convert", &shown("web01/made.raw"), "--to", "home-file"], 6, &mounted);
