@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
@@ -23,6 +25,10 @@ use crate::vm::home_state::HomeState;
 use crate::vm::{keyring, outer};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::tree::{self, Entry};
+
+/// For how long another header may stand where this folder's is to go, and how often that is looked at.
+const GIVES_WAY_WITHIN: Duration = Duration::from_secs(10);
+const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
 /// A VM folder whose header, if it has one, is claimed: no other conversion or change of keys is at work.
 pub(super) struct ClaimedFolder {
@@ -138,16 +144,27 @@ impl ClaimedFolder {
             return Err(Error::new(Kind::Invalid, "a home without a header changes no state"));
         };
         if from != name {
-            rustix::fs::renameat_with(&self.dir, from, &self.dir, name, RenameFlags::NOREPLACE)
-                .or_else(|error| match error {
-                    // Some network file systems cannot refuse to replace; a link of that name can.
-                    rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => self.link_header(from, name),
-                    other => Err(other),
-                })
-                .context(|| format!("renaming {from} to {name}"))?;
+            self.rename_header(from, name).context(|| format!("renaming {from} to {name}"))?;
             self.state = to;
         }
         self.sync()
+    }
+
+    /// Renames the header to a name that must be free. Another process that begins a home of that name sees this header and
+    /// removes its own: its name is waited for.
+    fn rename_header(&self, from: &str, to: &str) -> rustix::io::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let renamed = rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE);
+            match renamed.or_else(|error| match error {
+                // Some network file systems cannot refuse to replace; a link of that name can.
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => self.link_header(from, to),
+                other => Err(other),
+            }) {
+                Err(rustix::io::Errno::EXIST) if begun.elapsed() < GIVES_WAY_WITHIN => thread::sleep(LOOKS_EVERY),
+                renamed => return renamed,
+            }
+        }
     }
 
     fn is_own(&self, name: &str) -> bool {
@@ -231,4 +248,31 @@ fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {
     let storage = FileStorage::new(file);
     storage.claim(access).context(|| "another change of this VM folder is at work".into())?;
     Ok(storage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::header::HOME_FILE;
+    use crate::vm::datastore::Datastore;
+
+    #[test]
+    fn name_of_the_header_is_waited_for_until_another_home_gives_way() {
+        let store = Datastore::new(&["other"]);
+        let (vm, providers) = (store.path("vm"), store.providers());
+        fs::create_dir(&vm).unwrap();
+        let mut folder = ClaimedFolder::open(&vm, &providers, Access::Write).unwrap();
+        folder.begin(&providers, &providers.default_provider().unwrap().1).unwrap();
+        fs::copy(store.path("other").join(HOME_FILE), vm.join(HOME_FILE)).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(200));
+                fs::remove_file(vm.join(HOME_FILE)).unwrap();
+            });
+            folder.turn(HomeState::Encrypted).unwrap();
+        });
+        assert_eq!(HomeState::of(&folder.dir).unwrap(), HomeState::Encrypted);
+        let stored = folder::read_header(&folder.dir, HOME_FILE).unwrap().unwrap();
+        assert_eq!(stored.header.claims().uuid, folder.unlocked().unwrap().header.uuid);
+    }
 }
