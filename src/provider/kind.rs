@@ -90,7 +90,7 @@ pub struct Usage {
     pub details: &'static str,
     /// Commands that add a provider of this kind, one a line.
     pub example: &'static str,
-    /// Its arguments; all of them must be given.
+    /// Its arguments.
     pub arguments: &'static [Argument],
 }
 
@@ -105,6 +105,8 @@ pub struct Argument {
     pub help: &'static str,
     /// What its value is.
     pub value: Value,
+    /// Whether it must be given.
+    pub required: bool,
     /// Whether it may be given more than once.
     pub repeatable: bool,
 }

@@ -116,9 +116,36 @@ fn option(argument: &'static Argument) -> Arg {
         .long(argument.name)
         .value_name(argument.value_name)
         .help(argument.help)
-        .required(true)
+        .required(argument.required)
         .value_parser(parser)
         .action(if argument.repeatable { ArgAction::Append } else { ArgAction::Set })
         // A secret in PEM begins with hyphens, and would else be taken for an option and quoted.
         .allow_hyphen_values(matches!(argument.value, Value::SecretFile))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_as_their_kind_says() {
+        const VALUE: Value = Value::Text(|text| if text.len() == 3 { Ok(()) } else { Err("not three letters".into()) });
+        const NEEDED: Argument =
+            Argument { name: "needed", value_name: "A", help: "", value: VALUE, required: true, repeatable: true };
+        static KNOWN: [Argument; 2] =
+            [Argument { name: "optional", required: false, repeatable: false, ..NEEDED }, NEEDED];
+        let given = |words: &[&str]| {
+            let matches =
+                Command::new("add").no_binary_name(true).args(KNOWN.iter().map(option)).try_get_matches_from(words);
+            matches.ok().map(|matches| KNOWN.iter().map(|argument| values(&matches, argument)).collect::<Vec<_>>())
+        };
+        assert_eq!(given(&["--needed", "abc"]).unwrap(), [vec![], vec![OsString::from("abc")]]);
+        let all = given(&["--needed", "abc", "--optional", "xyz", "--needed", "def"]).unwrap();
+        assert_eq!(all, [vec!["xyz"], vec!["abc", "def"]]);
+        for refused in
+            [&["--optional", "xyz"][..], &["--needed", "ab"], &["--needed", "abc", "--optional=xyz", "--optional=uvw"]]
+        {
+            assert_eq!(given(refused), None, "{refused:?}");
+        }
+    }
 }

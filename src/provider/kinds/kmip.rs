@@ -65,6 +65,7 @@ const USAGE: Usage = Usage {
             value_name: "HOST:PORT",
             help: "A member of the key server's cluster; repeatable. The port is 5696 by default",
             value: Value::Text(|text| text.parse::<Address>().map(drop)),
+            required: true,
             repeatable: true,
         },
         Argument {
@@ -72,6 +73,7 @@ const USAGE: Usage = Usage {
             value_name: "FILE",
             help: "Certificates (PEM) that those of the servers are checked against",
             value: Value::File,
+            required: true,
             repeatable: false,
         },
         Argument {
@@ -79,6 +81,7 @@ const USAGE: Usage = Usage {
             value_name: "FILE",
             help: "This host's certificate (PEM), which the servers know it by",
             value: Value::File,
+            required: true,
             repeatable: false,
         },
         Argument {
@@ -86,6 +89,7 @@ const USAGE: Usage = Usage {
             value_name: "FILE",
             help: "The private key (PEM) of the certificate, readable only by its owner",
             value: Value::SecretFile,
+            required: true,
             repeatable: false,
         },
     ],
