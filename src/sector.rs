@@ -14,8 +14,10 @@ pub const UNIT_LEN: usize = 512;
 pub const BLOCK: u64 = 16;
 /// [`BLOCK`] as a length of memory.
 pub const BLOCK_LEN: usize = 16;
-/// Largest plaintext length of a disk, in bytes (2^62): no sum of offsets below it can overflow.
-pub const MAX_PLAIN_LEN: u64 = 1 << 62;
+/// Largest plaintext length of a disk, in bytes (256 TiB): IEEE 1619-2018 allows one XTS key to encrypt 2^44 blocks.
+pub const MAX_PLAIN_LEN: u64 = BLOCK << 44;
+/// Largest offset in any file, in bytes (2^62): no sum of offsets below it can overflow.
+pub const MAX_OFFSET: u64 = 1 << 62;
 
 /// Number of a sector; also its XTS tweak, as 128-bit little-endian ("plain64").
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -63,7 +65,7 @@ pub fn floor(value: u64, granule: u64) -> u64 {
     value - value % granule
 }
 
-/// `value` rounded up to a multiple of `granule`. `value` is at most [`MAX_PLAIN_LEN`].
+/// `value` rounded up to a multiple of `granule`. `value` is at most [`MAX_OFFSET`].
 pub fn ceil(value: u64, granule: u64) -> u64 {
     value.div_ceil(granule) * granule
 }
@@ -76,6 +78,20 @@ pub fn cipher_len(plain_len: u64) -> u64 {
 /// The inverse of [`cipher_len`]. Lengths that no writer leaves (1 to 15 bytes) stand for an empty disk.
 pub fn plain_len(cipher_len: u64) -> u64 {
     if cipher_len.is_multiple_of(BLOCK) { cipher_len } else { cipher_len.saturating_sub(BLOCK) }
+}
+
+/// Refuses a disk that is longer than one key may encrypt.
+///
+/// # Errors
+/// `Unsupported` past [`MAX_PLAIN_LEN`].
+pub fn refuse_too_long(plain_len: u64) -> Result<()> {
+    if plain_len <= MAX_PLAIN_LEN {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Unsupported,
+        format!("a disk of {plain_len} bytes, expected at most {MAX_PLAIN_LEN} (256 TiB): one key encrypts no more"),
+    ))
 }
 
 /// A plaintext range, and the whole sectors and units around it.
@@ -106,7 +122,7 @@ impl Span {
         self.first.0 * self.sector_size.bytes()
     }
 
-    /// Behind the last byte wanted, in plaintext.
+    /// Past the last byte wanted, in plaintext.
     pub fn end(self) -> u64 {
         self.plain_offset + self.len as u64
     }
@@ -159,6 +175,15 @@ mod tests {
             assert_eq!(plain_len(cipher_len(len)), len);
             assert!(cipher_len(len) >= ceil(len, BLOCK), "the padded last block fits");
         }
+    }
+
+    #[test]
+    fn one_key_encrypts_at_most_2_44_blocks() {
+        assert_eq!(MAX_PLAIN_LEN / BLOCK, 1 << 44);
+        refuse_too_long(256 << 40).unwrap();
+        let error = refuse_too_long((256 << 40) + 1).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().starts_with("a disk of 281474976710657 bytes, expected at most 281474976710656"));
     }
 
     #[test]

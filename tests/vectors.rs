@@ -315,7 +315,7 @@ fn lengths() {
     let storage = MemoryStorage::default();
     disk::create(&storage, &header(shape, slot(KeyCheck([0; 8]), vec![0; 72])), &dek).unwrap();
     let reopen = || LockedDisk::open(&storage).and_then(|locked| locked.unlock(&dek, Engine::default()));
-    for vector in vectors("length", 5) {
+    for vector in vectors("length", 7) {
         for (plain_len, beyond) in vector.all("length").into_iter().map(two) {
             let plain_len = u64::try_from(plain_len).unwrap();
             reopen().unwrap().set_len(plain_len).unwrap();

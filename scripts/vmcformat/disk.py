@@ -4,11 +4,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import XTS
 
-from .errors import Corrupt
+from .errors import Corrupt, Unsupported
 
 BLOCK = 16
 UNIT = 512
-MAX_PLAIN_LEN = 2**62
+MAX_PLAIN_LEN = 2**48
 
 
 def block_count(plain_len: int) -> int:
@@ -32,7 +32,10 @@ def plain_len(beyond: int) -> int:
         raise Corrupt(f"the file ends {-beyond} bytes before its data begin")
     if beyond < BLOCK:
         return 0
-    return min(beyond if beyond % BLOCK == 0 else beyond - BLOCK, MAX_PLAIN_LEN)
+    length = beyond if beyond % BLOCK == 0 else beyond - BLOCK
+    if length > MAX_PLAIN_LEN:
+        raise Unsupported(f"a disk of {length} bytes: one key encrypts {MAX_PLAIN_LEN}")
+    return length
 
 
 def encrypt_range(dek: bytes, sector_size: int, offset: int, plaintext: bytes) -> bytes:

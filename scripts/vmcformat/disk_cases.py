@@ -9,7 +9,7 @@ from .vectorfile import VectorFile, derive
 LENGTHS = (0, 1, 15, 16, 17, 31, 32, 33, 100, 495, 496, 497, 511, 512, 513, 528, 1000, 4095, 4096, 4097,
            2**32 - 1, 2**32, 2**32 + 1, 2**40 + 5, MAX_PLAIN_LEN - 1, MAX_PLAIN_LEN)
 # What no writer leaves, and what it reads as.
-ODD = ((1, 0), (8, 0), (15, 0), (MAX_PLAIN_LEN + 16, MAX_PLAIN_LEN), (MAX_PLAIN_LEN + 17, MAX_PLAIN_LEN))
+ODD = ((1, 0), (8, 0), (15, 0), (MAX_PLAIN_LEN + 15, MAX_PLAIN_LEN - 1))
 
 
 def length_vectors() -> dict[str, VectorFile]:
@@ -19,15 +19,17 @@ def length_vectors() -> dict[str, VectorFile]:
     return {
         "table": VectorFile((("expect", "ok"), ("why", "what a writer leaves"), *table)),
         "odd": VectorFile((("expect", "ok"), ("why", "what only other programs leave"), *reads)),
-        "cut-by-one": cut_off("cut off one byte before the data", -1),
-        "cut-in-space": cut_off("cut off between the second copy and the data", -MIB),
-        "cut-behind-second-copy": cut_off("cut off right behind the second copy", 4 * MIB + COPY_LEN - 8 * MIB),
+        "too-long": refused("unsupported", "a block more than one key may encrypt", MAX_PLAIN_LEN + BLOCK),
+        "too-long-by-one": refused("unsupported", "a byte more than one key may encrypt", MAX_PLAIN_LEN + BLOCK + 1),
+        "cut-by-one": refused("corrupt", "cut off one byte before the data", -1),
+        "cut-in-space": refused("corrupt", "cut off between the second copy and the data", -MIB),
+        "cut-behind-second-copy": refused("corrupt", "cut off right behind the second copy", 4 * MIB + COPY_LEN - 8 * MIB),
     }
 
 
-def cut_off(why: str, beyond: int) -> VectorFile:
-    """The vector of a file that ends before its data."""
-    return VectorFile((("expect", "corrupt"), ("why", why), ("read", f"{beyond} 0")))
+def refused(expect: str, why: str, beyond: int) -> VectorFile:
+    """The vector of a file of a length that no disk has."""
+    return VectorFile((("expect", expect), ("why", why), ("read", f"{beyond} 0")))
 
 
 def sector_vectors() -> dict[str, VectorFile]:
@@ -72,7 +74,7 @@ def whole_and_part_cases() -> dict[str, VectorFile]:
         "sector-255": ("sectors 255 and 256: the tweak's second byte", 512, 255 * 512, 1024),
         "sector-2-32": ("sectors 2^32 - 1 and 2^32: the tweak's fifth byte", 512, (2**32 - 1) * 512, 1024),
         "sector-2-32-of-4096": ("sector 2^32 of 4096 bytes", 4096, 2**32 * 4096, UNIT),
-        "sector-2-53": ("sector 2^53 - 1, the last that a disk can have", 512, (2**53 - 1) * 512, 512),
+        "sector-2-39": ("sector 2^39 - 1, the last that a disk can have", 512, (2**39 - 1) * 512, 512),
     }
     return {name: encrypted(*case) for name, case in cases.items()}
 

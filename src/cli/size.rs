@@ -38,7 +38,7 @@ pub(super) fn parse(text: &str) -> Result<u64> {
     let bytes = whole.checked_mul(1 << shift).and_then(|bytes| bytes.checked_add((numerator << shift) / denominator));
     bytes
         .and_then(|bytes| u64::try_from(bytes).ok())
-        .filter(|&bytes| bytes <= crate::sector::MAX_PLAIN_LEN)
+        .filter(|&bytes| bytes <= crate::sector::MAX_OFFSET)
         .ok_or_else(wrong)
 }
 

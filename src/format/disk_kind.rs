@@ -5,7 +5,7 @@
 mod xts;
 
 use crate::error::{Error, Kind, Result};
-use crate::sector::SectorSize;
+use crate::sector::{self, SectorSize};
 
 /// Where a disk's ciphertext begins, unless its header says otherwise.
 pub const DEFAULT_DATA_OFFSET: u64 = 8 << 20;
@@ -81,10 +81,10 @@ impl DiskShape {
     /// Refuses a backing file of a length that no disk has.
     ///
     /// # Errors
-    /// `Corrupt` for a file that ends before its data.
-    pub fn refuse_cut_off(self, backing_len: u64) -> Result<()> {
+    /// `Corrupt` for a file that ends before its data, `Unsupported` for one that is longer than one key may encrypt.
+    pub fn refuse_wrong_len(self, backing_len: u64) -> Result<()> {
         if backing_len >= self.data_offset {
-            return Ok(());
+            return sector::refuse_too_long(self.plain_len(backing_len));
         }
         Err(Error::new(
             Kind::Corrupt,

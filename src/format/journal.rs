@@ -8,7 +8,7 @@ use crate::crypto::derive;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::TransitionId;
 use crate::format::{Reader, Writer};
-use crate::sector::{MAX_PLAIN_LEN, UNIT};
+use crate::sector::{MAX_OFFSET, UNIT};
 
 /// Where records may lie; two places for each parity of the sequence.
 pub const PLACES: [u64; 4] = [1 << 20, 2 << 20, 5 << 20, 6 << 20];
@@ -21,7 +21,7 @@ pub const MAX_UNITS: usize = 65_536;
 /// Positions of the cursor are multiples of this many bytes, whatever the sector size.
 pub const CURSOR_STEP: u64 = 4096;
 /// The cursor when all is done: past any length that a disk can have.
-pub const DONE: u64 = MAX_PLAIN_LEN;
+pub const DONE: u64 = MAX_OFFSET;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTJ";
 const VERSION: u16 = 1;

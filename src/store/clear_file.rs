@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sector::MAX_PLAIN_LEN;
+use crate::sector::MAX_OFFSET;
 use crate::storage::Storage;
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::RangeLock;
@@ -47,7 +47,7 @@ impl<S: Storage> PlainFile for ClearFile<S> {
     }
 
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
-        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        let end = range_end(plain_offset, len, MAX_OFFSET)?;
         let _guard = self.locks.shared(plain_offset..end);
         let wanted = &mut buffer[HEADROOM..][..index(end.min(self.plain_len()).saturating_sub(plain_offset))];
         let filled = self.storage.read_at(plain_offset, wanted)?;
@@ -55,7 +55,7 @@ impl<S: Storage> PlainFile for ClearFile<S> {
     }
 
     fn write_in_place(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<()> {
-        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        let end = range_end(plain_offset, len, MAX_OFFSET)?;
         let _guard = match end <= self.plain_len() {
             true => self.locks.exclusive(plain_offset..end),
             false => self.locks.exclusive(plain_offset.min(self.plain_len())..u64::MAX),
@@ -66,8 +66,8 @@ impl<S: Storage> PlainFile for ClearFile<S> {
     }
 
     fn set_len(&self, plain_len: u64) -> Result<()> {
-        if plain_len > MAX_PLAIN_LEN {
-            return Err(too_far(plain_len, MAX_PLAIN_LEN));
+        if plain_len > MAX_OFFSET {
+            return Err(too_far(plain_len, MAX_OFFSET));
         }
         let _guard = self.locks.exclusive(0..u64::MAX);
         self.storage.set_len(plain_len)?;
@@ -88,8 +88,8 @@ impl<S: Storage> PlainFile for ClearFile<S> {
     }
 
     fn allocate(&self, plain_offset: u64, len: u64, grow: bool) -> Result<()> {
-        let end = plain_offset.checked_add(len).filter(|&end| end <= MAX_PLAIN_LEN);
-        let end = end.ok_or_else(|| too_far(plain_offset, MAX_PLAIN_LEN))?;
+        let end = plain_offset.checked_add(len).filter(|&end| end <= MAX_OFFSET);
+        let end = end.ok_or_else(|| too_far(plain_offset, MAX_OFFSET))?;
         self.storage.allocate(plain_offset, len)?;
         if grow && end > self.plain_len() { self.set_len(end) } else { Ok(()) }
     }

@@ -25,7 +25,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
 use crate::format::header::{ComponentKind, Header};
 use crate::key::Dek;
-use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
+use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_OFFSET, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
 use crate::store::header_area::{self, StoredHeader};
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
@@ -63,7 +63,7 @@ impl<S: Storage> LockedDisk<S> {
         let header = self.stored.header.verify(dek)?;
         let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Invalid, "a home, expected a disk"))?;
         let backing_len = self.storage.len()?;
-        shape.refuse_cut_off(backing_len)?;
+        shape.refuse_wrong_len(backing_len)?;
         let transition = match &header.transition {
             Some(transition) => InTransition::load(&self.storage, &header, transition, dek, engine)?,
             None => None,
@@ -80,7 +80,7 @@ impl<S: Storage> LockedDisk<S> {
             storage: self.storage,
             sector_size: shape.sector_size,
             data_offset: shape.data_offset,
-            plain_len: AtomicU64::new(shape.plain_len(backing_len).min(MAX_PLAIN_LEN)),
+            plain_len: AtomicU64::new(shape.plain_len(backing_len)),
             locks: RangeLock::default(),
             sync_failed: AtomicBool::new(false),
         })
@@ -158,7 +158,7 @@ impl<S: Storage> PlainFile for Disk<S> {
     }
 
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
-        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        let end = range_end(plain_offset, len, MAX_OFFSET)?;
         let _guard = self.locks.shared(plain_offset..end);
         let len = self.len_within(plain_offset..end);
         if len == 0 {

@@ -180,7 +180,7 @@ impl<'e> Checked<'_, 'e> {
             return Ok((result, Some(HomeKeys::of(&header, &dek)?)));
         };
         let len = storage.len()?;
-        disk.refuse_cut_off(len)?;
+        disk.refuse_wrong_len(len)?;
         if let Some(why) = disk.kind.layout().why_unchecked().filter(|_| self.check.data) {
             result += &format!("; its {} bytes of data {why}", disk.plain_len(len));
         }

@@ -12,7 +12,7 @@ use crate::error::{Context, Result};
 use crate::format::disk_kind::DiskShape;
 use crate::format::header::{ComponentKind, Header, PREFIX_LEN, Shape, component_kind};
 use crate::key::{Dek, Kek, KeyId};
-use crate::sector::SectorSize;
+use crate::sector::{self, SectorSize};
 use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
@@ -77,8 +77,9 @@ pub struct NewDisk {
 /// no disk or a whole one.
 ///
 /// # Errors
-/// `Exists`, `KeyUnavailable` when the KEK may not wrap, or `Io`.
+/// `Exists`, `KeyUnavailable` when the KEK may not wrap, `Unsupported` for one that is longer than one key may encrypt, or `Io`.
 pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn Kek) -> Result<(File, Header, Dek)> {
+    sector::refuse_too_long(new.plain_len)?;
     let (header, dek) = new_header(new.sector_size, new.label.clone(), key_id, kek)?;
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::host::Host;
+use crate::not_run::not_run;
 
 /// Files of a VM that are kept as disks.
 pub(crate) fn disks(host: &Host, vm: &str) -> Vec<String> {
@@ -66,11 +67,26 @@ fn new_homes_have_the_list_of_the_configuration() {
 fn a_disk_whose_name_or_size_cannot_be_meant_is_refused() {
     let host = Host::with_vm();
     host.refuses(&["create-disk", host.path("web01/q.qcow2"), "--size", "1M"], 2, "qemu-img create -f qcow2");
+    let longer = ["create-disk", host.path("web01/q.raw"), "--size", "257T"];
+    host.refuses(&longer, 11, "at most 281474976710656 (256 TiB): one key encrypts no more");
     for (size, words) in [("20", "20G, or 20B if"), ("0", "holds nothing"), ("20GB", "20G or 20GiB")] {
         let output = host.try_run(&["create-disk", host.path("web01/q.raw"), "--size", size]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(2) && said.contains(words), "{size}: {said}");
     }
+}
+
+/// In a file system that takes such files: ext4 does not.
+#[test]
+fn an_image_that_is_longer_than_one_key_may_encrypt_is_refused_before_anything_is_done() {
+    let host = Host::new();
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (vm, image) = (folder.path().display().to_string(), folder.path().join("root.raw"));
+    if fs::File::create(&image).unwrap().set_len((256 << 40) + 512).is_err() {
+        return not_run("/dev/shm does not take a file of 256 TiB");
+    }
+    host.refuses(&["encrypt", &vm], 11, "root.raw: a disk of 281474976711168 bytes, expected at most");
+    assert_eq!(fs::read_dir(&vm).unwrap().count(), 1, "nothing was made beside it");
 }
 
 #[test]

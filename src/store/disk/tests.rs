@@ -324,14 +324,33 @@ fn a_backing_file_that_was_cut_off_is_damage() {
 fn absurd_positions_are_refused() {
     let disk = new_disk(&keys(SectorSize::DEFAULT));
     let mut buffer = request_buffer();
-    for offset in [MAX_PLAIN_LEN, u64::MAX - 5, u64::MAX] {
+    for offset in [MAX_PLAIN_LEN, MAX_OFFSET, u64::MAX - 5, u64::MAX] {
         assert_eq!(disk.write_at(offset, &[1; 10], &mut buffer).unwrap_err().os_error(), Some(libc::EFBIG));
-        assert!(disk.read_at(offset, 10, &mut buffer).is_err());
+        assert_eq!(disk.read_at(offset, 10, &mut buffer).is_err(), offset > MAX_PLAIN_LEN);
         assert!(disk.allocate(offset, 10, true).is_err());
         disk.punch(offset, u64::MAX, &mut buffer).unwrap();
     }
     assert!(disk.set_len(MAX_PLAIN_LEN + 1).is_err());
     assert!(disk.read_at(0, MAX_REQUEST + 1, &mut buffer).is_err());
+}
+
+/// More than 2^44 blocks under one key (IEEE 1619-2018).
+#[test]
+fn a_disk_grows_to_what_its_key_may_encrypt_and_no_longer_one_opens() {
+    let keys = keys(SectorSize::DEFAULT);
+    let disk = new_disk(&keys);
+    let mut buffer = request_buffer();
+    disk.write_at(MAX_PLAIN_LEN - 3, &[7; 3], &mut buffer).unwrap();
+    assert_eq!(disk.plain_len(), MAX_PLAIN_LEN);
+    assert_eq!(disk.write_at(MAX_PLAIN_LEN - 2, &[7; 3], &mut buffer).unwrap_err().os_error(), Some(libc::EFBIG));
+    for refused in [disk.set_len(MAX_PLAIN_LEN + 1), disk.allocate(MAX_PLAIN_LEN - 1, 2, true)] {
+        assert_eq!(refused.unwrap_err().os_error(), Some(libc::EFBIG));
+    }
+    let storage = MemoryStorage::new(disk.storage.snapshot());
+    assert_eq!(open(&storage, &keys).read_at(MAX_PLAIN_LEN - 4, 9, &mut buffer).unwrap(), [0, 7, 7, 7]);
+    storage.set_len(DEFAULT_DATA_OFFSET + MAX_PLAIN_LEN + BLOCK).unwrap();
+    let refused = LockedDisk::open(&storage).unwrap().unlock(&keys.dek, Engine::AwsLc);
+    assert_eq!(refused.err().map(|error| error.kind()), Some(Kind::Unsupported));
 }
 
 /// Threads write whole ranges of one byte value each; a reader never sees two values within a range that one write made.

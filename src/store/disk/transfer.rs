@@ -4,14 +4,14 @@ use std::io;
 
 use super::Disk;
 use crate::error::{Context, Result};
-use crate::sector::{MAX_PLAIN_LEN, Span};
+use crate::sector::{MAX_OFFSET, MAX_PLAIN_LEN, Span};
 use crate::storage::Storage;
 use crate::store::plain_file::{HEADROOM, PlainFile, range_end};
 use crate::store::transfer::{Begun, Direction, Transfer};
 
 impl<S: Storage> Disk<S> {
     pub(super) fn begin_reading(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
-        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        let end = range_end(plain_offset, len, MAX_OFFSET)?;
         let Some(guard) = self.locks.try_shared(plain_offset..end) else { return Ok(Begun::MustWait) };
         let len = self.len_within(plain_offset..end);
         if len == 0 {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
+use crate::sector;
 use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
@@ -198,6 +199,9 @@ fn make_plan(
         };
         if convert {
             obstacles.extend(trial.obstacle(entry));
+            let too_long = if as_disk { sector::refuse_too_long(entry.len()).err() } else { None };
+            let obstacle = |error: Error| Obstacle::new(error.kind(), format!("{}: {error}", entry.path.shown()));
+            obstacles.extend(too_long.map(obstacle));
         }
         if !home_is_new && !as_disk && matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink) {
             notes.push(format!(
