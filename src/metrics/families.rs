@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use crate::error::Kind;
 use crate::event;
 use crate::fs::FileSystem;
@@ -27,10 +29,10 @@ fn requests() -> Vec<Family> {
     });
     let bytes = [("read", counted.bytes_read), ("write", counted.bytes_written)];
     let bytes = bytes.map(|(direction, count)| sample([("direction", direction)], Value::Counter(count)));
-    let errors = counted.errors.iter().map(|(errno, count)| {
-        let errno = errno.to_string();
-        sample([("errno", errno.as_str())], Value::Counter(*count))
-    });
+    let errors = counted
+        .errors
+        .iter()
+        .map(|(errno, count)| sample([("errno", errno_name(*errno).as_str())], Value::Counter(*count)));
     vec![
         family(
             "vmcryptfs_request_duration_seconds",
@@ -38,8 +40,16 @@ fn requests() -> Vec<Family> {
             times,
         ),
         family("vmcryptfs_data_bytes", "Plaintext that was read and written", bytes),
-        family("vmcryptfs_request_errors", "Requests that failed, by the number of the error", errors),
+        family("vmcryptfs_request_errors", "Requests that failed, by the name of the error", errors),
     ]
+}
+
+/// As errno(3) has it; what has no name there is counted together.
+fn errno_name(errno: i32) -> String {
+    match Errno::from_raw(errno) {
+        Errno::UnknownErrno => "other".to_owned(),
+        known => format!("{known:?}"),
+    }
 }
 
 fn components(fs: &FileSystem) -> Family {
@@ -117,4 +127,15 @@ fn sample<const N: usize>(labels: [(&str, &str); N], value: Value) -> Sample {
 
 fn family(name: &str, help: &str, samples: impl IntoIterator<Item = Sample>) -> Family {
     Family { name: name.to_owned(), help: help.to_owned(), samples: samples.into_iter().collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_names_that_programs_know() {
+        let names = [libc::ENOENT, libc::EIO, libc::ENOSPC, libc::EOPNOTSUPP, libc::EAGAIN, 0, 9999].map(errno_name);
+        assert_eq!(names, ["ENOENT", "EIO", "ENOSPC", "EOPNOTSUPP", "EAGAIN", "other", "other"]);
+    }
 }

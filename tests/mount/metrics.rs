@@ -76,7 +76,7 @@ fn mount_tells_what_it_counted_by_a_verb_and_over_http() {
         };
         assert!(value("vmcryptfs_request_duration_seconds_count", &[("operation", "create")]) >= Some(1.0), "{text}");
         assert_eq!(value("vmcryptfs_data_bytes_total", &[("direction", "write")]), Some(4.0), "{text}");
-        assert!(value("vmcryptfs_request_errors_total", &[("errno", "2")]) >= Some(1.0), "{text}");
+        assert!(value("vmcryptfs_request_errors_total", &[("errno", "ENOENT")]) >= Some(1.0), "{text}");
         assert_eq!(value("vmcryptfs_components", &[("state", "unlocked")]), Some(2.0), "{text}");
         assert_eq!(value("vmcryptfs_unlocks_total", &[("result", "ok")]), Some(2.0), "{text}");
         assert!(value("vmcryptfs_key_fetches_total", &[("provider", "local"), ("result", "ok")]) >= Some(1.0));
