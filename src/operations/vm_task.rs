@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
-use crate::gate::{self, Operation, Principal};
-use crate::operations::keys::OnVm;
+use crate::gate::{self, Principal};
+use crate::operations::keys::{OnVm, Task};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::vm::access::{Located, OfflineVm, VmAccess};
@@ -141,46 +141,49 @@ impl VmTask {
         principal: Principal,
         on_progress: OnProgress<'_>,
     ) -> Result<serde_json::Value> {
+        let on = On { vm, principal, on_progress };
         match self {
             Self::Rekey { mut task, .. } => {
                 task.disks = disks_of(component, &task.disks)?;
-                perform(OnVm { vm, task }, principal, on_progress)
+                on.perform(task, None)
             }
             Self::DeepRekey { mut task, .. } => {
                 task.disks = disks_of(component, &task.disks)?;
-                perform(OnVm { vm, task }, principal, on_progress)
+                on.perform(task, None)
             }
             Self::AddKey { mut task, .. } => {
                 task.component = task.component.map(|_| component);
-                perform(OnVm { vm, task }, principal, on_progress)
+                on.perform(task.clone(), task.component)
             }
             Self::RemoveKey { mut task, .. } => {
                 task.component = task.component.map(|_| component);
-                perform(OnVm { vm, task }, principal, on_progress)
-            }
-            Self::RestoreHeader { mut task, .. } => {
-                task.component = component;
-                perform(OnVm { vm, task }, principal, on_progress)
-            }
-            Self::DiskNames { task, .. } => perform(OnVm { vm, task }, principal, on_progress),
-            Self::RepairHeader { mut task, .. } => {
-                task.component = component;
-                perform(OnVm { vm, task }, principal, on_progress)
+                on.perform(task.clone(), task.component)
             }
             Self::Erase { mut task, .. } => {
                 task.component = task.component.map(|_| component);
-                perform(OnVm { vm, task }, principal, on_progress)
+                on.perform(task.clone(), task.component)
             }
+            Self::RestoreHeader { task, .. } => {
+                on.perform(RestoreHeader { component: component.clone(), ..task }, Some(component))
+            }
+            Self::RepairHeader { .. } => on.perform(RepairHeader { component: component.clone() }, Some(component)),
+            Self::DiskNames { task, .. } => on.perform(task, None),
         }
     }
 }
 
-fn perform<O: Operation<Outcome: Serialize>>(
-    operation: O,
+/// Where a task is done, and for which user.
+struct On<'a> {
+    vm: &'a dyn VmAccess,
     principal: Principal,
-    on_progress: OnProgress<'_>,
-) -> Result<serde_json::Value> {
-    let outcome = gate::perform(operation, principal, on_progress)?;
-    serde_json::to_value(outcome)
-        .map_err(|error| Error::with_source(Kind::Invalid, "a result without JSON form", error))
+    on_progress: OnProgress<'a>,
+}
+
+impl On<'_> {
+    fn perform<T: Task>(self, task: T, component: Option<Component>) -> Result<serde_json::Value> {
+        let task = OnVm { vm: self.vm, task, component: component.unwrap_or(Component::Home) };
+        let outcome = gate::perform(task, self.principal, self.on_progress)?;
+        serde_json::to_value(outcome)
+            .map_err(|error| Error::with_source(Kind::Invalid, "a result without JSON form", error))
+    }
 }
