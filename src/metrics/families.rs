@@ -46,10 +46,8 @@ fn requests() -> Vec<Family> {
 
 /// As errno(3) has it; what has no name there is counted together.
 fn errno_name(errno: i32) -> String {
-    match Errno::from_raw(errno) {
-        Errno::UnknownErrno => "other".to_owned(),
-        known => format!("{known:?}"),
-    }
+    let errno = Errno::from_raw(errno);
+    if errno == Errno::UnknownErrno { "other".to_owned() } else { format!("{errno:?}") }
 }
 
 fn components(fs: &FileSystem) -> Family {
