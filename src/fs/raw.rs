@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use rustix::fs::FileType;
-use vmdk_layout::{DiskFile, Role};
+use vmdk_layout::DiskFile;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::handle::{Handle, HandleNumber};
@@ -100,7 +100,7 @@ impl FileSystem {
         if let Some(vmdk) = vmdk::vmdk_name(&name, file_names(&dir)?) {
             let stat = backing::stat_at(&dir, &vmdk)?;
             let folder = ImageFolder::new(self, (vm, dir));
-            return match vmdk::read(&folder.open(&vmdk)?).context(|| vmdk.shown().to_string())? {
+            return match vmdk::describe(&folder, &vmdk).context(|| vmdk.shown().to_string())? {
                 Some(disk) => Ok(self.image_attributes(node, &stat, &disk, &folder.dir)),
                 None => Err(Error::new(Kind::NotFound, format!("{} is not a VMDK", vmdk.shown()))),
             };
@@ -196,11 +196,8 @@ impl FileSystem {
             }
         }
         let folder = ImageFolder::new(self, (vm, dir));
-        let shown = |vmdk: &OsStr| match folder.open(vmdk).and_then(|file| vmdk::read(&file)) {
-            Ok(disk) => disk.is_some(),
-            // What cannot be read now is shown if it is called as VMDKs are; opening it tells why.
-            Err(_) => Role::of_name(&vmdk.to_string_lossy()) == Role::Disk,
-        };
+        // What cannot be read now is shown: opening it tells why.
+        let shown = |vmdk: &OsStr| vmdk::describe(&folder, vmdk).map_or(true, |disk| disk.is_some());
         Ok(vmdks.into_iter().filter(|(_, vmdk)| shown(vmdk)).map(|(name, _)| name).collect())
     }
 

@@ -248,6 +248,10 @@ impl AsPlainFile for OpenFile {
     fn may_change(&self) -> bool {
         self.writable.load(Ordering::Acquire)
     }
+
+    fn is_disk(&self) -> bool {
+        self.disk().is_some()
+    }
 }
 
 /// The files that are open, by their backing files.

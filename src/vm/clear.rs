@@ -94,10 +94,13 @@ pub fn kind_of(file: &File, name: &OsStr, disk_names: &DiskNames) -> Result<Clea
     let shown = name.to_string_lossy();
     let role = Role::of_name(&shown);
     let reading = || format!("reading {shown}");
+    let by_name = by_name(name, disk_names, role, bytes.len);
     if let Some(found) = bytes.disk_or_descriptor(role).context(reading)? {
-        return Ok(found);
+        // The text of a descriptor in what is called as a disk and can be one is its guest's.
+        let may_be_guests = !found.is_disk() && by_name.is_disk() && bytes.may_be_raw_disk();
+        return Ok(if may_be_guests { by_name } else { found });
     }
-    Ok(match by_name(name, disk_names, role, bytes.len) {
+    Ok(match by_name {
         ClearKind::Disk(reason) if bytes.has_noise().context(reading)? => {
             ClearKind::Disk(if reason == BY_SIZE { BY_SIZE_AND_NOISE } else { BY_NAME_AND_NOISE })
         }
@@ -148,7 +151,7 @@ impl Bytes<'_> {
             // A flat extent is neither, and so is what is no VMDK at all.
             Err(_) => {}
         }
-        if may_be_raw(role) && self.len >= MIN_RAW_LEN && self.len.is_multiple_of(512) {
+        if may_be_raw(role) && self.may_be_raw_disk() {
             if let Some(found) = self.first_of(&RAW)? {
                 return Ok(Some(ClearKind::Disk(found)));
             }
@@ -160,6 +163,10 @@ impl Bytes<'_> {
             }
         }
         Ok(None)
+    }
+
+    fn may_be_raw_disk(&self) -> bool {
+        self.len >= MIN_RAW_LEN && self.len.is_multiple_of(512)
     }
 
     fn stands(&self, Magic(offset, magic, _): &Magic) -> io::Result<bool> {

@@ -1,16 +1,20 @@
 //! VMDKs of a VM folder: which files are one, what it is made of, and its bytes as one raw image.
 //!
-//! A VMDK is known by its content: a descriptor, or a sparse disk with its descriptor within. Its extents and its parents
-//! are files of the same folder; no name leads out of it.
+//! A VMDK is known by its content: a descriptor, or a sparse disk with its descriptor within. A guest must not make one: names of
+//! extents are never looked into, and a disk leads to other files only if the home names it as a VMDK ([`named`]). Its extents and
+//! its parents are files of the same folder; no name leads out of it.
 
 mod create;
 mod inventory;
+mod named;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use vmdk_layout::{Access, Ancestry, Chain, Descriptor, DiskFile, FileName, Kind as VmdkKind, Layout, Meant, Source};
+use vmdk_layout::{
+    Access, Ancestry, Chain, Descriptor, DiskFile, FileName, Kind as VmdkKind, Layout, Meant, Role, Side, Source,
+};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::raw_image::{AsPlainFile, ImageFile, RawImage, vmdk_error};
@@ -77,7 +81,7 @@ fn open_meant<V: VmFiles>(folder: &V, wanted: &FileName) -> Result<(OsString, Ar
     Ok((name, file))
 }
 
-/// Whether a file may be a VMDK, by its name.
+/// Whether a file may be a VMDK, by its name. That of an extent is none: guests write those.
 pub fn has_vmdk_name(name: &OsStr) -> bool {
     stem(name).is_some()
 }
@@ -96,7 +100,8 @@ pub fn vmdk_name(raw: &OsStr, names: impl IntoIterator<Item = OsString>) -> Opti
 fn stem(name: &OsStr) -> Option<&[u8]> {
     let name = name.as_bytes();
     let (stem, ending) = name.split_at_checked(name.len().checked_sub(ENDING.len())?)?;
-    (ending.eq_ignore_ascii_case(ENDING) && !stem.is_empty()).then_some(stem)
+    let is_disk = || Role::of_name(&String::from_utf8_lossy(name)) == Role::Disk;
+    (ending.eq_ignore_ascii_case(ENDING) && !stem.is_empty() && is_disk()).then_some(stem)
 }
 
 /// What an open file is; `None` if it is no VMDK, but an extent of one, or anything else.
@@ -110,6 +115,20 @@ pub fn read<F: AsPlainFile>(file: &Arc<F>) -> Result<Option<DiskFile>> {
         Err(error) if error.kind() == VmdkKind::Invalid && !claims_to_be_one(&source) => Ok(None),
         Err(error) => Err(vmdk_error(error)),
     }
+}
+
+/// What the file of this name in a folder is, by what a guest cannot have written; `None` if it is no VMDK.
+///
+/// # Errors
+/// `Denied` for a disk that leads to other files and is not known as a VMDK; those of [`read`] and of the file.
+pub fn describe<V: VmFiles>(folder: &V, name: &OsStr) -> Result<Option<DiskFile>> {
+    described(folder, name, &folder.open(name)?)
+}
+
+fn described<V: VmFiles>(folder: &V, name: &OsStr, file: &Arc<V::File>) -> Result<Option<DiskFile>> {
+    let disk = read(file)?;
+    disk.iter().try_for_each(|disk| named::refuse_unnamed(folder, name, file, disk))?;
+    Ok(disk)
 }
 
 fn claims_to_be_one<F: AsPlainFile>(source: &ImageFile<F>) -> bool {
@@ -138,7 +157,9 @@ pub fn is_writable(disk: &DiskFile) -> bool {
 /// `Invalid` if the file is no VMDK; `Corrupt` for damage, missing extents or parents, and parents of another content;
 /// `Denied` for names that lead out of the folder; `Unsupported` for what VMware encrypted; those of the files.
 pub fn open<V: VmFiles>(folder: &V, name: &OsStr) -> Result<RawImage<V::File>> {
-    let top = Link::of(folder, name, folder.open(name)?)?;
+    let file = folder.open(name)?;
+    let disk = described(folder, name, &file).context(|| name.shown().to_string())?;
+    let top = Link::of(folder, name, file, disk)?;
     let mut ancestry = Ancestry::new(&name.to_string_lossy(), &top.descriptor);
     let mut links = vec![top];
     while let Some(parent) = ancestry.parent() {
@@ -146,7 +167,8 @@ pub fn open<V: VmFiles>(folder: &V, name: &OsStr) -> Result<RawImage<V::File>> {
         let wanted = parent.base_name().map_err(vmdk_error)?;
         let missing = |error| gone(error, "parent", &wanted, links.last().map(|link| &link.descriptor));
         let (name, file) = open_meant(folder, &wanted).map_err(missing)?;
-        let link = Link::of(folder, &name, file).map_err(missing)?;
+        let disk = read(&file).context(|| name.shown().to_string()).map_err(missing)?;
+        let link = Link::of(folder, &name, file, disk).map_err(missing)?;
         ancestry.add(&name.to_string_lossy(), &link.descriptor).map_err(vmdk_error)?;
         links.push(link);
     }
@@ -168,9 +190,10 @@ struct Link<F> {
 }
 
 impl<F: AsPlainFile> Link<F> {
-    fn of<V: VmFiles<File = F>>(folder: &V, name: &OsStr, file: Arc<F>) -> Result<Self> {
+    fn of<V: VmFiles<File = F>>(folder: &V, name: &OsStr, file: Arc<F>, disk: Option<DiskFile>) -> Result<Self> {
         let doing = || name.shown().to_string();
-        let (descriptor, layout, files) = match read(&file).context(doing)? {
+        let is_extent = Role::of_name(&name.to_string_lossy()).side() == Side::Disk;
+        let (descriptor, layout, files) = match disk.filter(|_| !is_extent) {
             Some(DiskFile::Descriptor(descriptor)) => {
                 let files = extent_files(folder, &descriptor).context(doing)?;
                 let layout = Layout::open(&descriptor, &files).map_err(vmdk_error).context(doing)?;
@@ -220,7 +243,9 @@ mod tests {
         let raw = |name: &str| raw_name(OsStr::new(name)).map(|raw| raw.into_string().unwrap());
         assert_eq!(raw("my disk.vmdk").as_deref(), Some("my disk.raw"));
         assert_eq!(raw("A.VMDK").as_deref(), Some("A.raw"));
-        for other in ["a.raw", ".vmdk", "vmdk", "a.vmdk.bak", "é"] {
+        for other in
+            ["a.raw", ".vmdk", "vmdk", "a.vmdk.bak", "é", "a-flat.vmdk", "a-f001.VMDK", "a-s001.vmdk", "a-delta.vmdk"]
+        {
             assert_eq!(raw(other), None, "{other}");
         }
         let names = || ["a.raw", "a.vmdk", "a.VMDK", "b.vmdk", "c.Vmdk"].map(OsString::from);

@@ -2,6 +2,7 @@
 
 mod changes;
 mod content;
+mod guest;
 mod made;
 mod names;
 mod refusals;

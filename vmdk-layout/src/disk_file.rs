@@ -53,12 +53,13 @@ impl DiskFile {
     }
 
     fn read_clear<S: Source + ?Sized>(source: &S, file_len: u64) -> Result<Self> {
+        let most = MAX_TEXT_LEN as u64;
         let head = head_of(source, file_len, SECTOR_LEN)?;
         if Sparse::detect(&head).is_some() {
             let sparse = Sparse::open(source)?;
             return Ok(match sparse.embedded_descriptor(source)? {
-                // A header without a disk: all it does is carry the descriptor.
-                Some(descriptor) if sparse.capacity() == 0 => Self::Descriptor(descriptor),
+                // A header without a disk: all it does is carry the descriptor, and there is nothing else in the file.
+                Some(descriptor) if sparse.capacity() == 0 && file_len <= most => Self::Descriptor(descriptor),
                 Some(descriptor) => Self::Monolithic { descriptor, sparse },
                 None => Self::Extent(sparse),
             });
@@ -67,7 +68,6 @@ impl DiskFile {
             let message = "the file is neither a disk descriptor nor a sparse extent";
             return Err(Error::new(Kind::Invalid, message).at_offset(0));
         }
-        let most = MAX_TEXT_LEN as u64;
         if file_len > most {
             let message = format!("the descriptor is {file_len} bytes long, expected at most {most}");
             return Err(Error::new(Kind::Invalid, message));

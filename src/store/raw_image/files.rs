@@ -17,6 +17,9 @@ pub trait AsPlainFile: Send + Sync {
 
     /// Whether somebody may be writing to it now. Once true, it stays so for as long as the file is open.
     fn may_change(&self) -> bool;
+
+    /// Whether it is kept as a disk. A guest may have written all of it.
+    fn is_disk(&self) -> bool;
 }
 
 /// A file of a VMDK.

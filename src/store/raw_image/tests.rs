@@ -24,6 +24,10 @@ impl AsPlainFile for Open {
     fn may_change(&self) -> bool {
         self.may_change.load(Ordering::Relaxed)
     }
+
+    fn is_disk(&self) -> bool {
+        false
+    }
 }
 
 fn file(bytes: &[u8]) -> Arc<Open> {

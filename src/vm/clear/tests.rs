@@ -113,6 +113,14 @@ fn a_vmdk_is_a_descriptor_or_a_disk_by_its_content() {
         RW 2 FLAT \"web01-flat.vmdk\" 0\n";
     assert_eq!(kind("web01.vmdk", text.len() as u64, &[(0, text)]), ClearKind::Home("VMDK descriptor"));
     assert_eq!(kind("disk.raw", text.len() as u64, &[(0, text)]), ClearKind::Home("VMDK descriptor"));
+    let padded = [text.as_slice(), &[b'\n'; 512]].concat();
+    for name in ["disk.raw", "web01-flat.vmdk", "vda.img", "web01.qcow2"] {
+        assert_eq!(
+            kind(name, 1 << 20, &[(0, &padded)]),
+            ClearKind::Disk("by its name"),
+            "its guest wrote that: {name}"
+        );
+    }
 }
 
 #[test]

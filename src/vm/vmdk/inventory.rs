@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags};
-use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, Source, Vmx, limits};
+use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, Source, Vmx};
 
-use super::{has_vmdk_name, is_writable, meant, read};
+use super::{VmFiles, describe, has_vmdk_name, is_writable, meant, named};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file;
@@ -135,24 +135,17 @@ fn open_file(dir: &File, name: &OsStr) -> Result<File> {
 /// # Errors
 /// None: a file that cannot be read has its reason in its place.
 pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring) -> VmdkInventory {
-    let folder = Folder { dir, keys, keyring };
     let own = |file: &&FoundFile| file.path.parent() == Some(Path::new(""));
+    let names: Vec<OsString> = files.iter().filter(own).map(|file| file.path.clone().into()).collect();
+    let folder = Folder { dir, keys, keyring, names: &names };
     let mut disks: BTreeMap<OsString, Result<DiskFile>> = BTreeMap::new();
     for file in files.iter().filter(own).filter(|file| has_vmdk_name(file.path.as_os_str())) {
-        // Extents are disks, and disks that are called as extents are nothing else.
-        if file.is_disk && file.role != Role::Disk {
-            continue;
-        }
-        match folder.open(file).and_then(|open| read(&open)) {
-            Ok(Some(disk)) => _ = disks.insert(file.path.clone().into(), Ok(disk)),
-            Ok(None) => {}
-            Err(error) if file.role == Role::Disk => _ = disks.insert(file.path.clone().into(), Err(error)),
-            Err(_) => {}
-        }
+        let name = file.path.as_os_str();
+        disks.extend(describe(&folder, name).transpose().map(|disk| (name.to_os_string(), disk)));
     }
     let (mut settings, mut unread_settings) = (Vec::new(), Vec::new());
     for file in files.iter().filter(own).filter(|file| file.role == Role::Config && !file.is_disk) {
-        match folder.settings(file) {
+        match folder.open(file.path.as_os_str()).and_then(|open| named::settings(&open)) {
             Ok(vmx) => settings.push(vmx),
             Err(error) => unread_settings.push((file.path.clone(), error)),
         }
@@ -161,7 +154,6 @@ pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring
         .iter()
         .filter_map(|(name, disk)| Some((name.clone(), disk.as_ref().ok()?.descriptor()?.clone())))
         .collect();
-    let names: Vec<OsString> = files.iter().filter(own).map(|file| file.path.clone().into()).collect();
     let found = |(name, disk): (OsString, Result<DiskFile>)| {
         let mut parents = Vec::new();
         let broken_chain = disk
@@ -210,6 +202,7 @@ struct Folder<'a> {
     dir: &'a File,
     keys: &'a HomeKeys,
     keyring: &'a Keyring,
+    names: &'a [OsString],
 }
 
 /// An open file of it.
@@ -229,45 +222,39 @@ impl AsPlainFile for Opened {
     fn may_change(&self) -> bool {
         false // claimed for reading
     }
+
+    fn is_disk(&self) -> bool {
+        matches!(self, Self::Disk(_))
+    }
 }
 
-impl Folder<'_> {
-    fn open(&self, found: &FoundFile) -> Result<Arc<Opened>> {
-        let file = open_file(self.dir, found.path.as_os_str())?;
-        Ok(Arc::new(if found.is_disk {
+impl VmFiles for Folder<'_> {
+    type File = Opened;
+
+    fn open(&self, name: &OsStr) -> Result<Arc<Opened>> {
+        let file = open_file(self.dir, name)?;
+        Ok(Arc::new(if disk::is_disk(&file)? {
             let way = BackingIo::Buffered;
-            Opened::Disk(Box::new(disk::open(
-                FileStorage::new(file),
-                Access::Read,
-                self.keyring,
-                Engine::default(),
-                way,
-            )?))
+            let disk = disk::open(FileStorage::new(file), Access::Read, self.keyring, Engine::default(), way)?;
+            Opened::Disk(Box::new(disk))
         } else {
             // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.
-            let names = DiskNames::default();
-            Opened::Home(Box::new(home::open(FileStorage::new(file), Access::Read, self.keys, &names, || {
-                found.path.shown().to_string()
-            })?))
+            let (names, shown) = (DiskNames::default(), || name.shown().to_string());
+            Opened::Home(Box::new(home::open(FileStorage::new(file), Access::Read, self.keys, &names, shown)?))
         }))
     }
 
+    fn names(&self) -> Result<Vec<OsString>> {
+        Ok(self.names.to_vec())
+    }
+}
+
+impl Folder<'_> {
     /// The format of a disk image that a home file holds.
     fn disk_format(&self, found: &FoundFile) -> Option<&'static str> {
-        let file = ImageFile::new(self.open(found).ok()?);
+        let file = ImageFile::new(self.open(found.path.as_os_str()).ok()?);
         let mut head = vec![0; usize::try_from(found.plain_len.min(512)).unwrap_or(512)];
         file.read_at(0, &mut head).ok()?;
         clear::disk_in(&head)
-    }
-
-    fn settings(&self, found: &FoundFile) -> Result<Vmx> {
-        let file = ImageFile::new(self.open(found)?);
-        let len = usize::try_from(found.plain_len).unwrap_or(usize::MAX);
-        if len > limits::MAX_TEXT_LEN {
-            return Err(Error::new(Kind::Unsupported, format!("settings of {len} bytes")));
-        }
-        let mut text = vec![0; len];
-        file.read_at(0, &mut text).context(|| format!("reading {}", found.path.shown()))?;
-        Vmx::parse(&text).map_err(vmdk_error)
     }
 }

@@ -40,6 +40,10 @@ impl AsPlainFile for OpenForm {
     fn may_change(&self) -> bool {
         false
     }
+
+    fn is_disk(&self) -> bool {
+        matches!(self, Self::Disk(_))
+    }
 }
 
 impl OpenForm {

@@ -76,6 +76,9 @@ impl Place<'_> {
     /// Looks at what an image names.
     pub(super) fn image(&self, entry: &Entry, form: OpenForm, names: &mut Names) {
         let image = entry.path.shown();
+        if vmdk_layout::Role::of_name(&image.to_string()) == vmdk_layout::Role::FlatExtent {
+            return; // it names nothing, whatever its guest wrote
+        }
         match references::of(&ImageFile::new(Arc::new(form))) {
             Ok(found) => found.iter().for_each(|reference| self.reference(entry, reference, names)),
             Err(error) => names.outside.push(format!("which files {image} names is not known: {}", error.chain())),
@@ -102,7 +105,7 @@ impl Place<'_> {
             Leads::Outside => names.outside.push(format!("{what} {path} of {image} is not in this folder")),
             Leads::ByOldPlace(target) => {
                 names.linked.push((entry.path.clone(), target.clone()));
-                let repair = self.repair(entry, reference, &target);
+                let repair = Self::repair(entry, reference, &target);
                 names.by_old_place.push(format!("{image} names its {what} by this folder's place, {path}: {repair}"));
             }
         }
@@ -156,11 +159,12 @@ impl Place<'_> {
     }
 
     /// What makes the name right, at any place.
-    fn repair(&self, entry: &Entry, reference: &Reference, target: &Path) -> String {
+    fn repair(entry: &Entry, reference: &Reference, target: &Path) -> String {
         let (image, name) = (quoted(&entry.path), quoted(&relative(&entry.path, target)));
         match &reference.role {
             Role::Backing(format) => {
-                let format = format.as_deref().map_or_else(|| self.format_of(target), OsStr::new);
+                // Never what its content looks like: a guest has written that, and QEMU would follow what it names.
+                let format = format.as_deref().unwrap_or("FORMAT");
                 format!("qemu-img rebase -u -F {} -b {name} {image}", quoted(Path::new(format)))
             }
             // A relative name would not count from the image, but from where QEMU is started.
@@ -170,22 +174,6 @@ impl Place<'_> {
             ),
             Role::Extent | Role::Parent => format!("it must say {name}"),
         }
-    }
-
-    fn format_of(&self, target: &Path) -> &OsStr {
-        let found = self.entries.iter().find(|entry| entry.path == target).map(|entry| entry.found);
-        OsStr::new(match found {
-            Some(EntryForm::Clear(kind)) => match kind.reason().split(' ').next() {
-                Some("qcow2") => "qcow2",
-                Some("VMDK") => "vmdk",
-                Some("VDI") => "vdi",
-                Some("VHDX") => "vhdx",
-                Some("VHD") => "vpc",
-                Some("QED") => "qed",
-                _ => "raw",
-            },
-            _ => "FORMAT",
-        })
     }
 }
 

@@ -19,7 +19,7 @@ fn host() -> Host {
 }
 
 fn raw(mount: &Mount<'_>, name: &str) -> Vec<u8> {
-    fs::read(mount.path(".raw").join(name)).unwrap()
+    fs::read(mount.path(".raw").join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -170,7 +170,11 @@ fn chains_of_three_made_in_the_mount() {
         run(mount.root(), "qemu-img", &["create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", parent, child]);
         run(mount.root(), "qemu-io", &["-f", "vmdk", "-c", &format!("write -P 0x77 {at} 200k"), child]);
     }
+    let unknown = fs::read(mount.path(".raw/two.raw")).unwrap_err();
+    assert_eq!(unknown.raw_os_error(), Some(libc::EPERM), "its guest may have written of a parent: {unknown}");
+    fs::write(mount.path("web01.vmx"), "sata0:0.present = \"TRUE\"\nsata0:0.fileName = \"two.vmdk\"\n").unwrap();
     let found = raw(&mount, "two.raw");
+    assert_same(&raw(&mount, "one.raw"), &by_qemu(mount.root(), "one.vmdk"), "a parent that is one disk with its own");
     assert_eq!([found[1 << 20], found[2 << 20]], [0x77, 0x77]);
     assert_same(&found, &by_qemu(mount.root(), "two.vmdk"), "QEMU");
     assert_same(&found, &by_dissect(mount.root(), "two.vmdk"), "dissect");

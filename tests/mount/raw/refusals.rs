@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::host::{Host, Mount};
 
-fn errno<T>(result: io::Result<T>) -> Option<i32> {
+pub(super) fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
@@ -15,14 +15,15 @@ fn open_for_writing(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(super) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
 
-const HEAD: &str = "# Disk DescriptorFile\nversion=1\nCID=0000000a\nparentCID=ffffffff\ncreateType=\"custom\"\n";
+pub(super) const HEAD: &str =
+    "# Disk DescriptorFile\nversion=1\nCID=0000000a\nparentCID=ffffffff\ncreateType=\"custom\"\n";
 
 /// Writes `x.vmdk` of one flat extent of 64 KiB.
 fn flat(mount: &Mount<'_>) {
