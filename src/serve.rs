@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
-use uuid::Uuid;
 
 pub use online::OnlineVm;
 pub use open::{OpenRequest, Unopened};
@@ -30,6 +29,7 @@ pub use places::{Place, is_of_reserve};
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{CopyDigest, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
 use crate::storage::claims::{Claims, FileLocks};
@@ -76,7 +76,7 @@ pub struct ServedFolder {
     path: PathBuf,
     is_vm: bool,
     /// Where components lay when the folder was last looked through.
-    paths: RwLock<HashMap<Uuid, PathBuf>>,
+    paths: RwLock<HashMap<CopyDigest, PathBuf>>,
     keyring: Keyring,
     /// Whether all headers could be read when the folder was first looked through.
     had_whole_headers: bool,
@@ -100,10 +100,7 @@ impl ServedFolder {
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::of_mount(providers);
         let found = scan::scan(&root)?;
-        found
-            .iter()
-            .filter_map(scan::FoundComponent::unverified)
-            .for_each(|header| keyring.expect(header.claims().uuid));
+        found.iter().filter_map(scan::FoundComponent::unverified).for_each(|header| keyring.expect(header));
         Ok(Self {
             root,
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
@@ -160,7 +157,7 @@ impl ServedFolder {
 
     /// Whether nothing was found so far that is locked or damaged.
     pub fn is_all_unlocked(&self) -> bool {
-        self.had_whole_headers && self.keyring.is_all_unlocked()
+        self.had_whole_headers && self.keyring.count().1 == 0
     }
 
     /// All components as they are now on disk.
@@ -170,6 +167,7 @@ impl ServedFolder {
     pub fn components(&self) -> Result<Vec<scan::FoundComponent>> {
         let found = scan::scan(&self.root)?;
         *self.paths.write() = paths_of(&found);
+        self.keyring.retain(found.iter().filter_map(scan::FoundComponent::unverified));
         Ok(found)
     }
 
@@ -189,15 +187,10 @@ impl ServedFolder {
         Inventory::take(&self.root, self.keyring.providers().disk_names())
     }
 
-    /// Backing path of a component. A component that is not known is looked for.
-    pub fn component_path(&self, uuid: Uuid) -> Option<PathBuf> {
-        let known = || self.paths.read().get(&uuid).map(|below| self.path.join(below));
+    /// Backing path of the component with this header. One that is not known is looked for.
+    pub fn component_path(&self, header: &UnverifiedHeader) -> Option<PathBuf> {
+        let known = || self.paths.read().get(&header.digest()).map(|below| self.path.join(below));
         known().or_else(|| self.components().ok().and_then(|_| known()))
-    }
-
-    /// Remembers where a new component lies.
-    pub fn add_component(&self, uuid: Uuid, path: PathBuf) {
-        self.paths.write().insert(uuid, path);
     }
 
     /// Does `work`, and asks a provider for what `work` needs to know first, however long that takes.
@@ -215,9 +208,8 @@ impl ServedFolder {
     }
 }
 
-fn paths_of(found: &[scan::FoundComponent]) -> HashMap<Uuid, PathBuf> {
-    let of_one =
-        |component: &scan::FoundComponent| Some((component.unverified()?.claims().uuid, component.path.clone()));
+fn paths_of(found: &[scan::FoundComponent]) -> HashMap<CopyDigest, PathBuf> {
+    let of_one = |component: &scan::FoundComponent| Some((component.unverified()?.digest(), component.path.clone()));
     found.iter().filter_map(of_one).collect()
 }
 

@@ -146,7 +146,8 @@ fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
 
 fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus {
     let claims = found.unverified().map(|header| header.claims());
-    let state = claims.and_then(|claims| fs.served().keyring().state(claims.uuid));
+    let keyring = fs.served().keyring();
+    let state = found.unverified().and_then(|header| keyring.state(header));
     let reason = match (&found.header, state) {
         (Err(error), _) => Some(error.chain()),
         (Ok(_), Some(LockState::Unlocked(_))) => None,
@@ -159,8 +160,9 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         kind: found.kind.word().to_owned(),
         unlocked: reason.is_none(),
         reason,
-        last_failure: claims
-            .and_then(|claims| fs.served().keyring().last_failure(claims.uuid))
+        last_failure: found
+            .unverified()
+            .and_then(|header| keyring.last_failure(header))
             .map(|last| LastFailure { since: last.since.to_millis(), reason: last.reason }),
         uuid: claims.map(|claims| claims.uuid),
         keys: claims.map(|claims| claims.slots.key_ids().map(KeyName::of).collect()).unwrap_or_default(),

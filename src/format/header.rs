@@ -213,6 +213,10 @@ pub struct UnverifiedHeader {
     seals: [u8; COPY_LEN - HMAC_OFFSET],
 }
 
+/// SHA-256 of a copy up to its checksum, which it is.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct CopyDigest([u8; COPY_LEN - CHECKSUM_OFFSET]);
+
 /// Whether a file with these bytes at a header copy's offset is a component, or was one, as far as they show, and of what kind.
 pub fn component_kind(prefix: &[u8; PREFIX_LEN]) -> Option<ComponentKind> {
     let magic = prefix.starts_with(&MAGIC) || prefix.starts_with(&erasure::MAGIC);
@@ -293,6 +297,13 @@ impl UnverifiedHeader {
         bytes[..self.fields.len()].copy_from_slice(&self.fields);
         bytes[HMAC_OFFSET..].copy_from_slice(&self.seals);
         bytes
+    }
+
+    /// Identity of the copy.
+    pub fn digest(&self) -> CopyDigest {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&self.seals[CHECKSUM_OFFSET - HMAC_OFFSET..]);
+        CopyDigest(digest)
     }
 
     /// Whether two copies are the same to the bit.

@@ -80,20 +80,18 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
 
 /// Puts what happened to keys into the event log.
 fn record(fs: &FileSystem, change: &Change<'_>) {
-    let is_disk = change.kind == Some(ComponentKind::Disk);
     let mut event = Event::of(match change.what {
         NoticeSubject::Unlock => EventName::Unlock,
         NoticeSubject::Lock => EventName::Lock,
         NoticeSubject::FetchKey => EventName::FetchKey,
     });
     change.key_id.map(|key_id| event.key(key_id));
-    if let Some(uuid) = change.uuid {
-        event.uuid(uuid);
-        if let Some(path) = fs.served().component_path(uuid) {
-            if is_disk {
-                event.disk(&path)
-            } else {
-                event.component(&path)
+    if let Some(header) = change.header {
+        event.uuid(header.claims().uuid);
+        if let Some(path) = fs.served().component_path(header) {
+            match header.claims().shape.kind() {
+                ComponentKind::Disk => event.disk(&path),
+                ComponentKind::Home => event.component(&path),
             };
         }
     }

@@ -15,7 +15,6 @@ use crate::format::header::HOME_FILE;
 use crate::serve::{BackingId, ServedFolder};
 use crate::sys::file::stat_at;
 use crate::vm::home::Home;
-use crate::vm::keyring::LockState;
 
 /// Most homes that are kept while nothing of them is open: descriptors do not grow with the datastore.
 const MAX_KEPT: usize = if cfg!(test) { 4 } else { 64 };
@@ -76,7 +75,7 @@ impl ServedFolder {
         let stat = stat_at(dir, HOME_FILE.as_ref()).context(|| format!("reading attributes of {HOME_FILE}"))?;
         let stamp = (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
         if let Some(home) = self.homes.get(vm, stamp)
-            && matches!(self.keyring.state(home.header.uuid), Some(LockState::Unlocked(_)))
+            && self.keyring.has_dek(home.header.uuid)
         {
             return Ok(home);
         }

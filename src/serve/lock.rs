@@ -82,7 +82,7 @@ impl ServedFolder {
     }
 
     fn state_of(&self, header: &crate::format::header::UnverifiedHeader) -> Option<LockState> {
-        self.keyring.state(header.claims().uuid)
+        self.keyring.state(header)
     }
 
     fn components_below(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
@@ -99,3 +99,6 @@ impl ServedFolder {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests;

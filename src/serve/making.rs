@@ -20,10 +20,8 @@ impl ServedFolder {
         user: impl Into<Option<u32>>,
         make: impl FnOnce() -> Result<(T, Header)>,
     ) -> Result<T> {
-        let disk = MakeDisk { path: self.path.join(&path), make };
-        let (made, header) = gate::perform(disk, principal(user), &mut unwatched)?;
-        self.add_component(header.uuid, path);
-        Ok(made)
+        let disk = MakeDisk { path: self.path.join(path), make };
+        gate::perform(disk, principal(user), &mut unwatched).map(|(made, _)| made)
     }
 
     /// Makes a VM folder in the datastore, as `make` does it.
@@ -31,10 +29,8 @@ impl ServedFolder {
     /// # Errors
     /// Those of `make`.
     pub fn make_vm(&self, name: PathBuf, user: u32, make: impl FnOnce() -> Result<((), Header)>) -> Result<()> {
-        let vm = MakeVm { path: self.path.join(&name), make };
-        let ((), header) = gate::perform(vm, principal(user), &mut unwatched)?;
-        self.add_component(header.uuid, name);
-        Ok(())
+        let vm = MakeVm { path: self.path.join(name), make };
+        gate::perform(vm, principal(user), &mut unwatched).map(|((), _)| ())
     }
 }
 

@@ -19,7 +19,7 @@ use crate::sys::file::path_of;
 use crate::text::Show;
 use crate::vm::access::{self, Claimed, OpenDisk, VmAccess};
 use crate::vm::component::Component;
-use crate::vm::keyring::{FetchedKeks, LockState};
+use crate::vm::keyring::FetchedKeks;
 use crate::vm::scan::{self, FoundComponent};
 
 /// A VM folder of one that is served.
@@ -91,11 +91,8 @@ impl VmAccess for OnlineVm<'_> {
         scan::scan_vm(&self.dir()?)
     }
 
-    fn known_dek(&self, uuid: Uuid) -> Option<Arc<Dek>> {
-        match self.served.keyring.state(uuid) {
-            Some(LockState::Unlocked(dek)) => Some(dek),
-            Some(LockState::Locked { .. }) | None => None,
-        }
+    fn known_dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>> {
+        self.served.keyring.known_dek(header)
     }
 
     fn claim(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {

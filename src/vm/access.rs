@@ -46,8 +46,8 @@ pub trait VmAccess: Sync {
     /// `Io` when the folder cannot be read.
     fn components(&self) -> Result<Vec<FoundComponent>>;
 
-    /// A DEK that is in memory already.
-    fn known_dek(&self, uuid: Uuid) -> Option<Arc<Dek>>;
+    /// The DEK that verifies this header, if it is in memory already.
+    fn known_dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>>;
 
     /// Claims a component: until the claim is dropped nothing else changes its header, and no other process or host uses it.
     ///
@@ -222,7 +222,7 @@ impl VmAccess for OfflineVm {
         scan::scan_vm(&self.folder)
     }
 
-    fn known_dek(&self, _uuid: Uuid) -> Option<Arc<Dek>> {
+    fn known_dek(&self, _header: &UnverifiedHeader) -> Option<Arc<Dek>> {
         None
     }
 

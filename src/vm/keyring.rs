@@ -4,6 +4,7 @@
 //! for it: it says what has to be asked first (a [`PendingFetch`]), and a thread that may wait asks.
 
 mod pending_fetch;
+mod states;
 mod unlock;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 pub use pending_fetch::PendingFetch;
+pub use states::{LastFailure, LockState};
 pub use unlock::{first_kek, opens, slot_for, unlock};
 
 use crate::error::{Error, Kind, Result};
@@ -20,47 +22,11 @@ use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
 use crate::provider::{Notice, Providers, Trouble};
-use crate::timestamp::Timestamp;
+use states::States;
 use unlock::{Unlocked, Waiting, unlock_through};
 
 /// Most notices that are kept; the oldest go first.
 const MAX_NOTICES: usize = 32;
-
-/// Whether a component's DEK is in memory.
-#[derive(Clone)]
-pub enum LockState {
-    /// It is.
-    Unlocked(Arc<Dek>),
-    /// It is not, and this is why.
-    Locked {
-        /// What could be done about it.
-        kind: Kind,
-        /// For people.
-        reason: String,
-        /// Whether someone asked for it: then it stays locked until someone asks for the opposite.
-        by_command: bool,
-    },
-}
-
-impl LockState {
-    /// Whether the provider's return would unlock it.
-    pub fn waits_for_provider(&self) -> bool {
-        matches!(self, Self::Locked { kind: Kind::KeyUnavailable, by_command: false, .. })
-    }
-}
-
-/// The last time that a component could not be unlocked, kept also after it was.
-#[derive(Clone, Debug)]
-pub struct LastFailure {
-    /// When it was first seen.
-    pub since: Timestamp,
-    /// For people.
-    pub reason: String,
-    kind: Kind,
-    trouble: Option<Trouble>,
-    /// Whether it was unlocked since.
-    over: bool,
-}
 
 /// What happened to keys.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -77,10 +43,8 @@ pub enum NoticeSubject {
 pub struct Change<'a> {
     /// What.
     pub what: NoticeSubject,
-    /// Of a component.
-    pub uuid: Option<Uuid>,
-    /// Of a component.
-    pub kind: Option<ComponentKind>,
+    /// Of the component with this header, which may be unverified.
+    pub header: Option<&'a UnverifiedHeader>,
     /// The KEK that it was done with, or that is missing.
     pub key_id: Option<&'a KeyId>,
     /// Why it failed.
@@ -95,10 +59,9 @@ type Watcher = Box<dyn Fn(&Change<'_>) + Send + Sync>;
 /// DEKs by component, and the providers to get more from.
 pub struct Keyring {
     providers: RwLock<Arc<Providers>>,
-    states: RwLock<HashMap<Uuid, LockState>>,
+    states: RwLock<States>,
     /// KEKs of unlocked homes: what is made in a VM is wrapped by its KEK, also while the provider cannot be reached.
     keks: RwLock<HashMap<Uuid, NamedKek>>,
-    failures: Mutex<HashMap<Uuid, LastFailure>>,
     missing_keys: Mutex<HashMap<KeyId, (Kind, Option<Trouble>)>>,
     notices: Mutex<Vec<Notice>>,
     watcher: OnceLock<Watcher>,
@@ -122,7 +85,6 @@ impl Keyring {
             providers: RwLock::new(Arc::new(providers)),
             states: RwLock::default(),
             keks: RwLock::default(),
-            failures: Mutex::default(),
             missing_keys: Mutex::default(),
             notices: Mutex::default(),
             watcher: OnceLock::new(),
@@ -173,44 +135,25 @@ impl Keyring {
     }
 
     fn decide(&self, header: &UnverifiedHeader, result: Result<Unlocked>) {
-        let uuid = header.claims().uuid;
-        let kind = header.claims().shape.kind();
-        let told =
-            Change { what: NoticeSubject::Unlock, uuid: Some(uuid), kind: Some(kind), key_id: None, error: None };
+        let told = Change { what: NoticeSubject::Unlock, header: Some(header), key_id: None, error: None };
         match result {
             Ok(Unlocked { dek, key_id, kek }) => {
-                if kind == ComponentKind::Home {
-                    self.keks.write().insert(uuid, (key_id.clone(), kek));
+                if header.claims().shape.kind() == ComponentKind::Home {
+                    self.keks.write().insert(header.claims().uuid, (key_id.clone(), kek));
                 }
-                let before = self.states.write().insert(uuid, LockState::Unlocked(Arc::new(dek)));
-                if let Some(last) = self.failures.lock().get_mut(&uuid) {
-                    last.over = true;
-                }
-                if !matches!(before, Some(LockState::Unlocked(_))) {
+                let is_news = self.states.write().unlocked(header, dek);
+                if is_news {
                     self.tell(&Change { key_id: Some(&key_id), ..told });
                 }
             }
             Err(error) => {
-                let state = LockState::Locked { kind: error.kind(), reason: error.chain(), by_command: false };
-                self.states.write().insert(uuid, state);
-                if self.is_news(uuid, &error) {
+                let is_news = self.states.write().failed(header, &error);
+                if is_news {
                     let key_id = Some(header.claims().slots.first_key());
                     self.tell(&Change { key_id, error: Some(&error), ..told });
                 }
             }
         }
-    }
-
-    /// Remembers a failure; `false` when it is the one that was there before.
-    fn is_news(&self, uuid: Uuid, error: &Error) -> bool {
-        let (kind, trouble) = (error.kind(), Trouble::of(error));
-        let mut failures = self.failures.lock();
-        let known = failures.get(&uuid).filter(|last| !last.over && (last.kind, last.trouble) == (kind, trouble));
-        let since = known.map(|last| last.since);
-        let reason = error.chain();
-        let last = LastFailure { since: since.unwrap_or_else(Timestamp::now), reason, kind, trouble, over: false };
-        failures.insert(uuid, last);
-        since.is_none()
     }
 
     fn tell_of_key(&self, key_id: &KeyId, error: Option<&Error>) {
@@ -222,7 +165,7 @@ impl Keyring {
         };
         drop(missing);
         if before != now {
-            self.tell(&Change { what: NoticeSubject::FetchKey, uuid: None, kind: None, key_id: Some(key_id), error });
+            self.tell(&Change { what: NoticeSubject::FetchKey, header: None, key_id: Some(key_id), error });
         }
     }
 
@@ -233,11 +176,8 @@ impl Keyring {
     /// `KeyUnavailable` when the component is locked, with the reason, or with a [`PendingFetch`] that must be asked first;
     /// `KeyRejected` or `Corrupt` when its key or header are wrong.
     pub fn dek(&self, header: &UnverifiedHeader) -> Result<Arc<Dek>> {
-        let uuid = header.claims().uuid;
-        match self.state(uuid) {
-            Some(LockState::Unlocked(dek)) if header.clone().verify(&dek).is_ok() => return Ok(dek),
-            Some(LockState::Locked { kind, reason, .. }) => return Err(Error::new(kind, format!("locked: {reason}"))),
-            Some(LockState::Unlocked(_)) | None => {}
+        if let Some(known) = self.known(header) {
+            return known;
         }
         if let Some(unlocked) = self.by_kept_kek(header) {
             self.decide(header, Ok(unlocked));
@@ -246,10 +186,14 @@ impl Keyring {
         } else {
             self.unlock_all(std::iter::once(header));
         }
-        match self.state(uuid) {
-            Some(LockState::Unlocked(dek)) => Ok(dek),
-            Some(LockState::Locked { kind, reason, .. }) => Err(Error::new(kind, format!("locked: {reason}"))),
-            None => Err(Error::new(Kind::KeyUnavailable, "locked: its key was just removed")),
+        let removed = || Err(Error::new(Kind::KeyUnavailable, "locked: its key was just removed"));
+        self.known(header).unwrap_or_else(removed)
+    }
+
+    fn known(&self, header: &UnverifiedHeader) -> Option<Result<Arc<Dek>>> {
+        match self.state(header)? {
+            LockState::Unlocked(dek) => Some(Ok(dek)),
+            LockState::Locked { kind, reason, .. } => Some(Err(Error::new(kind, format!("locked: {reason}")))),
         }
     }
 
@@ -319,54 +263,65 @@ impl Keyring {
         }
     }
 
-    /// Whether the component is unlocked, as far as known.
-    pub fn state(&self, uuid: Uuid) -> Option<LockState> {
-        self.states.read().get(&uuid).cloned()
+    /// Whether the component with this header is unlocked, as far as known.
+    pub fn state(&self, header: &UnverifiedHeader) -> Option<LockState> {
+        match self.known_dek(header) {
+            Some(dek) => Some(LockState::Unlocked(dek)),
+            None => self.states.read().locked(header),
+        }
     }
 
-    /// The last time that a component could not be unlocked.
-    pub fn last_failure(&self, uuid: Uuid) -> Option<LastFailure> {
-        self.failures.lock().get(&uuid).cloned()
+    /// The DEK in memory that verifies a header.
+    pub fn known_dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>> {
+        let dek = self.states.read().dek(header.claims().uuid);
+        dek.filter(|dek| header.clone().verify(dek).is_ok())
+    }
+
+    /// Whether a DEK of the component with this UUID is in memory.
+    pub fn has_dek(&self, uuid: Uuid) -> bool {
+        self.states.read().dek(uuid).is_some()
+    }
+
+    /// The last time that the component with this header could not be unlocked.
+    pub fn last_failure(&self, header: &UnverifiedHeader) -> Option<LastFailure> {
+        self.states.read().last_failure(header)
     }
 
     /// How many components are known to be unlocked, and locked.
     pub fn count(&self) -> (usize, usize) {
-        let states = self.states.read();
-        let unlocked = states.values().filter(|state| matches!(state, LockState::Unlocked(_))).count();
-        (unlocked, states.len() - unlocked)
-    }
-
-    /// Whether the DEK of everything that is known is in memory.
-    pub fn is_all_unlocked(&self) -> bool {
-        self.states.read().values().all(|state| matches!(state, LockState::Unlocked(_)))
+        self.states.read().count()
     }
 
     /// Whether a component waits for its provider, rather than for a command or a repair.
     pub fn waits_for_provider(&self) -> bool {
-        self.states.read().values().any(LockState::waits_for_provider)
+        self.states.read().waits_for_provider()
     }
 
     /// Makes a component known whose key is about to be fetched.
-    pub fn expect(&self, uuid: Uuid) {
-        let reason = "its key has not come yet".to_owned();
-        let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: false };
-        self.states.write().entry(uuid).or_insert(state);
+    pub fn expect(&self, header: &UnverifiedHeader) {
+        self.states.write().expect(header);
+    }
+
+    /// Forgets why headers did not open that are not among these.
+    pub fn retain<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader>) {
+        self.states.write().retain(headers);
     }
 
     /// Forgets a component's DEK, and a home's KEK.
     pub fn lock(&self, header: &UnverifiedHeader) {
         let uuid = header.claims().uuid;
-        let reason = "by command: `vmcryptfs unlock` unlocks it".to_owned();
-        let state = LockState::Locked { kind: Kind::KeyUnavailable, reason, by_command: true };
-        self.states.write().insert(uuid, state);
-        self.keks.write().remove(&uuid);
-        let kind = Some(header.claims().shape.kind());
-        self.tell(&Change { what: NoticeSubject::Lock, uuid: Some(uuid), kind, key_id: None, error: None });
+        let mut states = self.states.write();
+        states.lock(header);
+        if states.dek(uuid).is_none() {
+            self.keks.write().remove(&uuid);
+        }
+        drop(states);
+        self.tell(&Change { what: NoticeSubject::Lock, header: Some(header), key_id: None, error: None });
     }
 
     /// Adds a component that was just made, with the key it was made with.
     pub fn insert(&self, uuid: Uuid, dek: Dek) {
-        self.states.write().insert(uuid, LockState::Unlocked(Arc::new(dek)));
+        self.states.write().made(uuid, dek);
     }
 
     /// What providers have had to tell since this was last asked, without what they told before.

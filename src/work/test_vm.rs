@@ -171,7 +171,7 @@ impl VmAccess for TestVm {
         Ok(self.parts.iter().map(found).collect())
     }
 
-    fn known_dek(&self, _uuid: Uuid) -> Option<Arc<Dek>> {
+    fn known_dek(&self, _header: &UnverifiedHeader) -> Option<Arc<Dek>> {
         None
     }
 

@@ -37,8 +37,7 @@ impl<'w> UnlockedComponent<'w> {
         let claim = place.claim(component)?;
         // Read under the claim: what was scanned before may have been changed since.
         let stored = header_area::load(claim.storage(), component.kind())?;
-        let known = place.known_dek(stored.header.claims().uuid);
-        let dek = match known.filter(|dek| stored.header.clone().verify(dek).is_ok()) {
+        let dek = match place.known_dek(&stored.header) {
             Some(dek) => dek,
             None => Arc::new(keyring::unlock(&stored.header, keks)?),
         };
@@ -142,7 +141,7 @@ pub fn refuse_transition(header: &Header) -> Result<()> {
 /// KEKs of all slots of what is not unlocked already: each is fetched once, side by side.
 pub fn fetch_keks<'f>(place: &dyn VmAccess, found: impl IntoIterator<Item = &'f FoundComponent>) -> FetchedKeks {
     let headers = found.into_iter().filter_map(FoundComponent::unverified);
-    let locked = headers.filter(|header| place.known_dek(header.claims().uuid).is_none());
+    let locked = headers.filter(|header| place.known_dek(header).is_none());
     let ids = locked.flat_map(|header| header.claims().slots.key_ids().cloned());
     place.providers().fetch_all(ids)
 }
