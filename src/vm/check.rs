@@ -100,7 +100,7 @@ struct Checked<'a, 'e> {
     homes: BTreeMap<&'e Path, CheckedHome>,
     findings: Vec<Finding>,
     /// Files of several names are looked at once.
-    seen: HashSet<(u64, u64)>,
+    seen: HashSet<Option<(u64, u64)>>,
 }
 
 struct CheckedHome {
@@ -190,7 +190,7 @@ impl<'e> Checked<'_, 'e> {
     /// What is sealed under a home's keys: a file, a link, values of extended attributes.
     fn of_home(&mut self, entry: &'e Entry) {
         let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get_mut(vm)) else { return };
-        if matches!(entry.what, What::Sealed | What::Disk(_)) && !self.seen.insert(entry.inode) {
+        if matches!(entry.what, What::Sealed | What::Disk(_)) && !self.seen.insert(entry.inode()) {
             return;
         }
         let sealed = Sealed { open: self.check.open, keys: &home.keys, data: self.check.data };
@@ -265,7 +265,7 @@ fn not_looked_at(entry: &Entry) -> Option<Finding> {
         | What::SavedHeader(_)
         | What::Sealed
         | What::Clear(_)
-        | What::Empty
+        | What::Empty(_)
         | What::Link(_)
         | What::Unreadable(_) => return None,
     };
@@ -286,7 +286,7 @@ fn unreadable_finding(entry: &Entry) -> Option<Finding> {
         | What::SavedHeader(Ok(_))
         | What::Sealed
         | What::Clear(_)
-        | What::Empty
+        | What::Empty(_)
         | What::Link(_)
         | What::Special(_)
         | What::Mount => return None,
@@ -302,7 +302,7 @@ fn tell_of_twins(inventory: &Inventory, findings: &mut [Finding]) {
         let Some(uuid) = headers.unverified().map(|header| header.claims().uuid) else { continue };
         let folder = entry.vm.as_deref().or_else(|| entry.path.parent());
         let twin = *first.entry((folder, uuid)).or_insert(entry);
-        if twin.inode == entry.inode {
+        if twin.inode() == entry.inode() {
             continue;
         }
         let found =

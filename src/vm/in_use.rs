@@ -115,7 +115,7 @@ impl Wanted {
         let mut in_use = InUse { looked_at: LookedAt::of(inventory), ..InUse::default() };
         let mut seen = HashSet::new();
         for entry in &inventory.entries {
-            if let Some((kind, headers)) = entry.headers().filter(|_| seen.insert(entry.inode)) {
+            if let Some((kind, headers)) = entry.headers().filter(|_| seen.insert(entry.inode())) {
                 in_use.providers.extend(headers.keys.iter().map(|key| key.provider().clone()));
                 in_use.components.extend(self.user(entry, kind, headers));
             } else if let What::SavedHeader(Ok(saved)) = &entry.what {
@@ -177,7 +177,7 @@ impl LookedAt {
         let count = |is: fn(&What) -> bool| inventory.entries.iter().filter(|entry| is(&entry.what)).count();
         let has_header = |kind: FolderKind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders(..));
         Self {
-            components: inventory.components().filter(|(entry, ..)| seen.insert(entry.inode)).count(),
+            components: inventory.components().filter(|(entry, ..)| seen.insert(entry.inode())).count(),
             folders: inventory.folders().count(),
             vm_folders: inventory.folders().filter(|(_, kind)| has_header(*kind)).count(),
             erased: count(|what| matches!(what, What::Erased(_))),

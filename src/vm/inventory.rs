@@ -15,6 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::Stat;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -51,10 +52,8 @@ pub struct Entry {
     pub reserved: bool,
     /// The nearest folder, itself included, that has a home header, in whatever state.
     pub vm: Option<Arc<Path>>,
-    /// Length in bytes of what is stored.
-    pub len: u64,
-    /// Device and inode number: names that have the same are one file.
-    pub inode: (u64, u64),
+    /// Its attributes; none are known of what could not be looked at, or is a mount of vmcryptfs.
+    pub stat: Option<Stat>,
 }
 
 /// What something is.
@@ -74,8 +73,8 @@ pub enum What {
     Sealed,
     /// A file in the clear: neither sealed nor a sector store, and not empty.
     Clear(ClearKind),
-    /// A file without any content, which is the same in all forms.
-    Empty,
+    /// A file without any content, and what it is by its name.
+    Empty(ClearKind),
     /// A symbolic link.
     Link(Link),
     /// A fifo, a socket or a device, for people. It is not opened: what a device holds lies elsewhere.
@@ -240,6 +239,11 @@ pub fn clear_what(kind: ClearKind) -> String {
 }
 
 impl Entry {
+    /// Device and inode number: names that have the same are one file.
+    pub fn inode(&self) -> Option<(u64, u64)> {
+        self.stat.as_ref().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
     /// A component's kind and header copies.
     pub fn headers(&self) -> Option<(ComponentKind, &Headers)> {
         if let What::Home(headers) = &self.what {

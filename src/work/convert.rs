@@ -11,7 +11,6 @@ mod clone_file;
 mod copy;
 mod decrypt;
 mod encrypt;
-mod erased;
 mod feasible;
 mod form;
 mod home_files;

@@ -66,7 +66,7 @@ impl Sealed<'_> {
                 let uuid = headers.unverified().map(|header| header.claims().uuid);
                 self.values(&(self.open)(&entry.path)?, uuid.map(home::disk_id), tally)
             }
-            What::Folder(_) | What::Empty if self.data => self.values(&(self.open)(&entry.path)?, None, tally),
+            What::Folder(_) | What::Empty(_) if self.data => self.values(&(self.open)(&entry.path)?, None, tally),
             What::Folder(_)
             | What::Home(_)
             | What::Disk(_)
@@ -74,7 +74,7 @@ impl Sealed<'_> {
             | What::SavedHeader(_)
             | What::Sealed
             | What::Clear(_)
-            | What::Empty
+            | What::Empty(_)
             | What::Link(_)
             | What::Special(_)
             | What::Mount

@@ -32,9 +32,6 @@ pub(crate) fn classify(file: File, name: &OsStr, disk_names: &DiskNames) -> Resu
     }
     let mut prefix = [0; 8];
     let len = read(&file, 0, &mut prefix)?;
-    if len == 0 {
-        return Ok(What::Empty);
-    }
     if is_home_file(&prefix[..len]) {
         return Ok(What::Sealed);
     }
@@ -42,8 +39,8 @@ pub(crate) fn classify(file: File, name: &OsStr, disk_names: &DiskNames) -> Resu
         return saved_header(&file);
     }
     let kind = clear::kind_of(&file, name, disk_names)?;
-    if !kind.is_disk() && seek_data(&file, 0).context(|| "looking for data".into())?.is_none() {
-        return Ok(What::Empty); // all of it is a hole
+    if len == 0 || (!kind.is_disk() && seek_data(&file, 0).context(|| "looking for data".into())?.is_none()) {
+        return Ok(What::Empty(kind)); // all of it is a hole
     }
     Ok(What::Clear(kind))
 }

@@ -92,8 +92,8 @@ fn every_name_is_an_entry_with_what_it_is() {
     let found = ds.inventory();
     assert!(matches!(found.at("vm/root.raw").what, What::Disk(_)));
     assert!(found.at("vm/.vmcryptfs-new-1").reserved && !found.at("vm/root.raw").reserved);
-    assert!(matches!(found.at("vm/empty").what, What::Empty));
-    assert!(matches!(found.at("vm/hole.bin").what, What::Empty));
+    assert!(matches!(found.at("vm/empty").what, What::Empty(_)));
+    assert!(matches!(found.at("vm/hole.bin").what, What::Empty(_)));
     let clear: Vec<_> = found.entries.iter().filter(|entry| entry.in_the_clear().is_some()).collect();
     let odd = Path::new("vm").join(OsStr::from_bytes(b"d\xe9"));
     let expected = [

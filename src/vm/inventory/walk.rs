@@ -40,8 +40,7 @@ pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {
         what: classify(file, path.file_name().unwrap_or_default(), disk_names)?,
         reserved: false,
         vm: None,
-        len: u64::try_from(stat.st_size).unwrap_or(0),
-        inode: (stat.st_dev, stat.st_ino),
+        stat: Some(stat),
     })
 }
 
@@ -129,10 +128,7 @@ impl Walk<'_> {
             );
         }
         let what = match kind {
-            FileType::Directory if place.depth > MAX_DEPTH => What::Unreadable(Error::new(
-                Kind::Unsupported,
-                format!("deeper than {MAX_DEPTH} folders: not looked at"),
-            )),
+            FileType::Directory if place.depth > MAX_DEPTH => What::Unreadable(too_deep()),
             FileType::Directory => {
                 let dir = open(&handle, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
                 return self.folder(&dir, its_mount, stat, place);
@@ -172,7 +168,7 @@ impl Walk<'_> {
     /// Adds what has no attributes that are known.
     fn add_unseen(&mut self, place: &Place<'_>, what: What) {
         let (path, vm) = (place.path.to_path_buf(), place.vm.clone());
-        self.entries.push(Entry { path, what, reserved: place.reserved, vm, len: 0, inode: (0, 0) });
+        self.entries.push(Entry { path, what, reserved: place.reserved, vm, stat: None });
     }
 
     fn add(&mut self, place: &Place<'_>, stat: Stat, what: What) {
@@ -184,8 +180,7 @@ impl Walk<'_> {
             what,
             reserved: place.reserved,
             vm: place.vm.clone(),
-            len: u64::try_from(stat.st_size).unwrap_or(0),
-            inode: (stat.st_dev, stat.st_ino),
+            stat: Some(stat),
         });
     }
 }
@@ -194,11 +189,11 @@ impl Walk<'_> {
 fn folder_kind(in_vm: bool, below: &[Entry], depth: usize) -> FolderKind {
     let own = || below.iter().filter(|entry| entry.path.components().count() == depth);
     // In the order of their life, as elsewhere. Two names of one file are a rename that was interrupted.
-    let mut headers: Vec<(HomeState, (u64, u64))> = Vec::new();
+    let mut headers: Vec<(HomeState, Option<(u64, u64)>)> = Vec::new();
     for state in [HomeState::Encrypting, HomeState::Encrypted, HomeState::Decrypting] {
         let entry = own().find(|entry| entry.path.file_name().and_then(HomeState::of_header_file) == Some(state));
-        if let Some(entry) = entry.filter(|entry| headers.iter().all(|(_, inode)| *inode != entry.inode)) {
-            headers.push((state, entry.inode));
+        if let Some(entry) = entry.filter(|entry| headers.iter().all(|(_, inode)| *inode != entry.inode())) {
+            headers.push((state, entry.inode()));
         }
     }
     match headers.as_slice() {
@@ -227,6 +222,10 @@ pub(in crate::vm) fn home_disk_names(dir: &File) -> Option<DiskNames> {
     let file = HomeState::of(dir).ok()?.header_file()?;
     let stored = folder::read_header(dir, file).ok()??;
     Some(stored.header.claims().disk_names.clone())
+}
+
+fn too_deep() -> Error {
+    Error::new(Kind::Denied, format!("nested too deep: deeper than {MAX_DEPTH} folders, not looked at"))
 }
 
 /// What is neither a file nor a folder or link, for people.

@@ -26,13 +26,12 @@ use crate::vm::home_state::HomeState;
 use crate::vm::{inventory, outer, scan};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
-use crate::work::convert::erased;
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::free_space;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_link};
+use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_link};
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +85,7 @@ pub fn clone(
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
-    erased::refuse(&source.dir, entries.iter())?;
+    tree::refuse_erased(entries.iter())?;
     let mut notes = names(&source, &entries, providers, options)?;
     let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
     let in_the_clear = clear.len();
@@ -187,7 +186,7 @@ impl Cloning<'_> {
         let key_id = header.slots.first_key().clone();
         let kek = self.providers.fetch(&key_id)?;
         let key = WrappingKey { id: key_id.clone(), kek };
-        for folder in self.entries.iter().rev().filter(|entry| entry.found == EntryForm::Folder) {
+        for folder in self.entries.iter().filter(|entry| entry.found == EntryForm::Folder) {
             if !folder.path.as_os_str().is_empty() {
                 self.draft.make_folder(&folder.path)?;
             }
@@ -212,7 +211,7 @@ impl Cloning<'_> {
                 self.draft.link(&entry.path, &other.path)?;
             }
         }
-        for entry in self.entries {
+        for entry in self.entries.iter().rev() {
             self.other(entry, &keys).context(|| entry.path.shown().to_string())?;
         }
         self.refuse_if_changed()?;

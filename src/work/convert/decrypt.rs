@@ -21,8 +21,8 @@ use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
-use crate::work::convert::tree::{Entry, EntryForm, by_inode};
-use crate::work::convert::{Converted, choice, erased, nested};
+use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
+use crate::work::convert::{Converted, choice, nested};
 
 /// What to decrypt.
 #[derive(Clone, Debug)]
@@ -246,7 +246,7 @@ fn look(folder: &ClaimedFolder, what: &DecryptScope) -> Result<(Vec<Entry>, Hash
     if what.has_home() {
         refuse_what_needs_the_home(folder, &entries, &chosen)?;
     }
-    erased::refuse(&folder.dir, entries.iter().filter(|entry| chosen.contains(&entry.path)))?;
+    tree::refuse_erased(entries.iter().filter(|entry| chosen.contains(&entry.path)))?;
     let plan = make_plan(folder, &entries, &chosen, what.has_home())?;
     Ok((entries, chosen, plan))
 }

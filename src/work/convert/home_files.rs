@@ -56,7 +56,7 @@ pub(super) fn convert(
         site.pace.turn_to(first.shown().to_string());
         file(site, &names, direction).context(|| first.shown().to_string())?;
     }
-    for entry in entries {
+    for entry in entries.iter().rev() {
         site.pace.tell()?;
         link_or_folder(site, entry, direction).context(|| entry.path.shown().to_string())?;
     }

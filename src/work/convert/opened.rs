@@ -66,13 +66,13 @@ impl ClaimedFolder {
         Ok(Self { path, dir, state, home, disk_names: providers.disk_names().clone() })
     }
 
-    /// Lists all of it, as [`tree::walk`] does.
+    /// Lists all of it, as [`tree::list`] does.
     ///
     /// # Errors
     /// As that.
     pub(super) fn walk(&self) -> Result<Vec<Entry>> {
         let home = self.home.as_ref();
-        tree::walk(
+        tree::list(
             &self.dir,
             home.map(|home| &home.keys),
             home.map_or(&self.disk_names, |home| &home.header.disk_names),

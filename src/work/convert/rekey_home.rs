@@ -40,7 +40,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     let old = old.ok_or_else(|| Error::new(Kind::Corrupt, "a home in transition without its old DEK"))?;
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
     loop {
-        let entries = tree::walk_home(root, &keys.both)?;
+        let entries = tree::list_home(root, &keys.both)?;
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
@@ -55,7 +55,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
 /// # Errors
 /// `Denied` for a VM folder within it or a folder that is nested too deep; `Io`.
 pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys) -> Result<()> {
-    tree::walk_home(root, keys).map(|_| ())
+    tree::list_home(root, keys).map(|_| ())
 }
 
 /// The keys of a home: those that open either form, those before and those after.

@@ -6,18 +6,21 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::erasure::Erasure;
+use crate::format::header::ComponentKind;
 use crate::format::names::DiskNames;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
+use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::xattr_names;
-use crate::vm::clear::{self, ClearKind};
-use crate::vm::home_state::HomeState;
-use crate::vm::{disk, folder, home, scan};
+use crate::vm::clear::ClearKind;
+use crate::vm::inventory::{self, FolderKind, Inventory, What};
 use crate::work::convert::attributes;
+use crate::work::convert::home_files::read_text;
 
 /// What something in a VM folder is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,6 +50,8 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     pub(super) found: EntryForm,
     pub(super) stat: Stat,
+    /// Of a disk that was erased.
+    pub(super) erased: Option<Erasure>,
 }
 
 impl Entry {
@@ -66,27 +71,22 @@ impl Entry {
     }
 }
 
-/// Lists all of a VM folder, directories after what they hold. Without `keys` nothing counts as sealed;
+/// Lists all of a VM folder, directories before what they hold. Without `keys` nothing counts as sealed;
 /// `disk_names` tell which files in the clear are disks whose content does not.
 ///
 /// # Errors
 /// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`.
-pub(super) fn walk(root: &File, keys: Option<&HomeKeys>, disk_names: &DiskNames) -> Result<Vec<Entry>> {
-    let device = Some(stat(root)?.st_dev);
-    let mut entries = Vec::new();
-    Walk { keys, disk_names, device, entries: &mut entries }.folder(root, Path::new(""), 0)?;
-    Ok(entries)
+pub(super) fn list(root: &File, keys: Option<&HomeKeys>, disk_names: &DiskNames) -> Result<Vec<Entry>> {
+    let device = rustix::fs::fstat(root).context(|| "reading attributes".into())?.st_dev;
+    Folder { root, keys, device: Some(device) }.list(disk_names)
 }
 
 /// Lists all of an encrypted VM folder, for work that replaces files where they are: on other file systems, too.
 ///
 /// # Errors
-/// As [`walk`].
-pub(super) fn walk_home(root: &File, keys: &HomeKeys) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    let disk_names = &DiskNames::default();
-    Walk { keys: Some(keys), disk_names, device: None, entries: &mut entries }.folder(root, Path::new(""), 0)?;
-    Ok(entries)
+/// As [`list`].
+pub(super) fn list_home(root: &File, keys: &HomeKeys) -> Result<Vec<Entry>> {
+    Folder { root, keys: Some(keys), device: None }.list(&DiskNames::default())
 }
 
 /// Groups what leads to the same inode: the names of each, in order.
@@ -105,84 +105,87 @@ pub(super) fn by_inode<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<Vec<
     groups
 }
 
-struct Walk<'a> {
-    keys: Option<&'a HomeKeys>,
-    disk_names: &'a DiskNames,
-    /// The only one that folders may be on.
-    device: Option<u64>,
-    entries: &'a mut Vec<Entry>,
+/// Refuses disks that were erased, naming the first: there is nothing in them that could be decrypted or copied.
+///
+/// # Errors
+/// `KeyUnavailable`.
+pub(super) fn refuse_erased<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Result<()> {
+    let erased = entries.find_map(|entry| Some((entry.path.shown(), entry.erased.as_ref()?.describe())));
+    let Some((path, what)) = erased else { return Ok(()) };
+    let remedy = "no key opens it: remove it, or move it out of the folder, first";
+    Err(Error::new(Kind::KeyUnavailable, format!("{path} was {what}, and {remedy}")))
 }
 
-impl Walk<'_> {
-    fn folder(&mut self, dir: &File, path: &Path, depth: usize) -> Result<()> {
+struct Folder<'a> {
+    root: &'a File,
+    keys: Option<&'a HomeKeys>,
+    /// The only one that folders may be on.
+    device: Option<u64>,
+}
+
+impl Folder<'_> {
+    fn list(&self, disk_names: &DiskNames) -> Result<Vec<Entry>> {
+        let found = Inventory::take(self.root, disk_names)?.entries.into_iter().filter(|entry| !entry.reserved);
+        found.map(|inventory::Entry { path, what, stat, .. }| self.entry(path, what, stat)).collect()
+    }
+
+    fn entry(&self, path: PathBuf, what: What, stat: Option<Stat>) -> Result<Entry> {
         let refuse = |why: &str| Err(Error::new(Kind::Denied, format!("{} {why}", path.shown())));
-        if depth > scan::MAX_DEPTH {
-            return refuse("is nested too deep");
-        }
-        let own = stat(dir)?;
-        if self.device.is_some_and(|device| own.st_dev != device) {
-            return refuse("is on another file system, where files cannot be replaced at once");
-        }
-        for name in scan::sorted_names(dir)? {
-            if scan::is_reserved(&name) {
-                if depth > 0 && HomeState::of_header_file(&name).is_some() {
-                    return refuse("is a VM folder of its own, which is encrypted or about to be");
-                }
-                continue;
+        let (what, stat) = match (what, stat) {
+            (What::Unreadable(error), _) => return Err(error).context(|| path.shown().to_string()),
+            (What::Mount, _) | (_, None) => return refuse("is a mount of vmcryptfs, whose files lie elsewhere"),
+            (What::Folder(FolderKind::Vm(_) | FolderKind::SeveralHeaders(..) | FolderKind::Erased), _)
+                if !path.as_os_str().is_empty() =>
+            {
+                return refuse("is a VM folder of its own, which is encrypted or about to be");
             }
-            let path = path.join(&name);
-            self.entry(dir, &name, &path, depth).context(|| path.shown().to_string())?;
-        }
-        self.entries.push(Entry { path: path.to_path_buf(), found: EntryForm::Folder, stat: own });
-        Ok(())
-    }
-
-    fn entry(&mut self, dir: &File, name: &OsStr, path: &Path, depth: usize) -> Result<()> {
-        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).context(|| "reading attributes".into())?;
-        let found = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return self.folder(&folder::open_at(dir, name)?, path, depth + 1),
-            FileType::RegularFile => self.file(dir, name)?,
-            FileType::Symlink => self.link(dir, name)?,
-            FileType::Fifo
-            | FileType::Socket
-            | FileType::CharacterDevice
-            | FileType::BlockDevice
-            | FileType::Unknown => EntryForm::FormNeutral,
+            (What::Folder(_), Some(stat)) if self.device.is_some_and(|device| stat.st_dev != device) => {
+                return refuse("is on another file system, where files cannot be replaced at once");
+            }
+            (what, Some(stat)) => (what, stat),
         };
-        self.entries.push(Entry { path: path.to_path_buf(), found, stat });
-        Ok(())
+        let erased = if let What::Erased(mark) = what { Some(mark) } else { None };
+        let found = self.form(&path, what, &stat).context(|| path.shown().to_string())?;
+        Ok(Entry { path, found, stat, erased })
     }
 
-    fn file(&self, dir: &File, name: &OsStr) -> Result<EntryForm> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(dir, name, flags, Mode::empty()).map(File::from).context(|| "opening it".into())?;
-        if disk::is_disk(&file)? {
-            return Ok(EntryForm::Disk);
-        }
-        let kind = clear::kind_of(&file, name, self.disk_names)?;
-        let len = file.metadata().context(|| "reading the length".into())?.len();
-        if len == 0 && !kind.is_disk() {
-            let has_values = xattr_names(&file)?.iter().any(|name| attributes::is_user(name));
-            return Ok(if has_values { EntryForm::Clear(kind) } else { EntryForm::FormNeutral });
-        }
-        if !home::is_home_file(&file)? {
-            return Ok(EntryForm::Clear(kind));
-        }
-        let Some(keys) = self.keys else { return Ok(EntryForm::UnreadableOrForeign) };
-        match HomeFile::open(FileStorage::new(file), keys) {
-            Ok(_) => Ok(EntryForm::Sealed),
-            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => {
-                Ok(EntryForm::UnreadableOrForeign)
-            }
+    fn form(&self, path: &Path, what: What, stat: &Stat) -> Result<EntryForm> {
+        Ok(match what {
+            What::Folder(_) => EntryForm::Folder,
+            What::Disk(_) | What::Erased(Erasure { kind: ComponentKind::Disk, .. }) => EntryForm::Disk,
+            What::Home(_) | What::SavedHeader(_) | What::Erased(_) => EntryForm::Clear(ClearKind::Home("saved header")),
+            What::Clear(kind) => EntryForm::Clear(kind),
+            What::Empty(kind) if kind.is_disk() || stat.st_size > 0 || self.has_values(path)? => EntryForm::Clear(kind),
+            What::Sealed if self.opens(path)? => EntryForm::Sealed,
+            What::Link(_) if self.is_own_link(path)? => EntryForm::SealedLink,
+            What::Link(_) => EntryForm::ClearLink,
+            What::Empty(_) | What::Special(_) => EntryForm::FormNeutral,
+            What::Sealed | What::Mount | What::Unreadable(_) => EntryForm::UnreadableOrForeign,
+        })
+    }
+
+    fn open(&self, path: &Path) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        open_beneath(self.root, path, flags, Mode::empty()).context(|| "opening it".into())
+    }
+
+    fn has_values(&self, path: &Path) -> Result<bool> {
+        Ok(xattr_names(&self.open(path)?)?.iter().any(|name| attributes::is_user(name)))
+    }
+
+    /// Whether a sealed file is this home's.
+    fn opens(&self, path: &Path) -> Result<bool> {
+        let Some(keys) = self.keys else { return Ok(false) };
+        match HomeFile::open(FileStorage::new(self.open(path)?), keys) {
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    fn link(&self, dir: &File, name: &OsStr) -> Result<EntryForm> {
-        let text = read_link(dir, name)?;
-        let sealed = self.keys.is_some_and(|keys| open_target(keys, text.as_bytes()).is_ok());
-        Ok(if sealed { EntryForm::SealedLink } else { EntryForm::ClearLink })
+    fn is_own_link(&self, path: &Path) -> Result<bool> {
+        let Some(keys) = self.keys else { return Ok(false) };
+        Ok(open_target(keys, read_text(self.root, path)?.as_bytes()).is_ok())
     }
 }
 
@@ -194,8 +197,4 @@ pub(super) fn read_link(dir: &File, name: &OsStr) -> Result<OsString> {
     rustix::fs::readlinkat(dir, name, Vec::new())
         .map(|text| OsString::from_vec(text.into_bytes()))
         .context(|| "reading a symbolic link".into())
-}
-
-fn stat(file: &File) -> Result<Stat> {
-    rustix::fs::fstat(file).context(|| "reading attributes".into())
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Place, Walk, classify, mount_of, open, special, stat};
+use super::{Place, Walk, classify, mount_of, open, special, stat, too_deep};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::mount_table;
 use crate::vm::inventory::{MAX_DEPTH, What};
@@ -68,7 +68,7 @@ impl Walk<'_> {
         }
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if place.depth > MAX_DEPTH => {
-                Err(Error::new(Kind::Unsupported, format!("deeper than {MAX_DEPTH} folders: not looked at")))
+                Err(too_deep())
             }
             FileType::Directory if self.is_below(&target)? => {
                 Err(Error::new(Kind::Unsupported, "a symbolic link to a folder above, which was not looked at"))
