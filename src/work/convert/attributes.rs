@@ -172,16 +172,24 @@ pub(super) fn has_nested_values(dir: &File, keys: &HomeKeys) -> Result<bool> {
 }
 
 /// Converts the `user.` xattrs of something that is not replaced, one after the other; those that have the new form already
-/// stay. Returns whether any changed.
+/// stay. `first` is done before any changes, so that a run that takes up this one need not know of it. Returns whether any changed.
 ///
 /// # Errors
-/// `E2BIG` for a value that cannot be sealed, or `Io`.
-pub(super) fn convert_in_place(file: &File, from: Sealing<'_>, to: Sealing<'_>) -> Result<bool> {
+/// `E2BIG` for a value that cannot be sealed, those of `first`, or `Io`.
+pub(super) fn convert_in_place(
+    file: &File,
+    from: Sealing<'_>,
+    to: Sealing<'_>,
+    first: impl Fn() -> Result<()>,
+) -> Result<bool> {
     let mut changed = false;
     for name in xattr_names(file)?.into_iter().filter(|name| is_user(name)) {
         let stored = xattr(file, &name)?;
         let is_done = matches!(to, Sealing::By(..)) && to.open(&name, stored.clone()).is_ok();
         if !is_done && let Ok(value) = from.open(&name, stored) {
+            if !changed {
+                first()?;
+            }
             set_xattr(file, &name, &to.seal(&name, &value)?)?;
             changed = true;
         }
@@ -216,4 +224,27 @@ pub(super) fn give_to_special(stat: &Stat, from: &File, to: &File) -> Result<()>
 
 pub(super) fn is_user(name: &OsStr) -> bool {
     name.as_bytes().starts_with(USER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random;
+    use crate::error::Error;
+
+    /// A run that stops between the two is taken up by one that finds the values done: what had to be first was done then.
+    #[test]
+    fn no_value_changes_before_what_must_be_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = File::open(folder.path()).unwrap();
+        let [old, new] = [(); 2].map(|()| HomeKeys::new(&random::home_dek().unwrap()).unwrap());
+        let (name, old, new) = (OsStr::new("user.note"), Sealing::By(&old, None), Sealing::By(&new, None));
+        set_xattr(&dir, name, &old.seal(name, b"text").unwrap()).unwrap();
+        let stop = || Err(Error::new(Kind::Stopped, "stopped"));
+        assert_eq!(convert_in_place(&dir, old, new, stop).unwrap_err().kind(), Kind::Stopped);
+        assert_eq!(old.open(name, xattr(&dir, name).unwrap()).unwrap(), b"text");
+        assert!(convert_in_place(&dir, old, new, || Ok(())).unwrap());
+        assert_eq!(new.open(name, xattr(&dir, name).unwrap()).unwrap(), b"text");
+        assert!(!convert_in_place(&dir, old, new, stop).unwrap(), "nothing is left to do");
+    }
 }

@@ -89,10 +89,8 @@ fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direc
             let dir = open_beneath(site.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
                 .context(|| "opening it".into())?;
             let (clear, sealed) = (Sealing::Clear, Sealing::By(site.keys, None));
-            match direction {
-                Direction::Encrypt => attributes::convert_in_place(&dir, clear, sealed)?,
-                Direction::Decrypt => attributes::convert_in_place(&dir, sealed, clear)?,
-            };
+            let (from, to) = if direction == Direction::Encrypt { (clear, sealed) } else { (sealed, clear) };
+            attributes::convert_in_place(&dir, from, to, || Ok(()))?;
             if !entry.path.as_os_str().is_empty() {
                 give_times(&entry.stat, &dir)?;
             }

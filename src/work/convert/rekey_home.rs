@@ -197,20 +197,18 @@ impl Rekey<'_, '_> {
         Ok(changed)
     }
 
-    /// The values of what is not replaced. What changed says so by its times: a copy that is brought up to date by size and
-    /// time must get it.
+    /// The values of what is not replaced. What changes says so by its times, and before it does: a copy that is brought up to
+    /// date by size and time must get it, and a run that takes up this one does not see that it changed.
     fn values(&self, file: &File, id: Option<FileId>) -> Result<bool> {
         let (old, new) = (Sealing::By(&self.keys.old, id), Sealing::By(&self.keys.new, id));
-        let changed = attributes::convert_in_place(file, old, new)?;
-        if changed {
+        attributes::convert_in_place(file, old, new, || {
             let stat = rustix::fs::fstat(file).context(|| "reading attributes".into())?;
             match rustix::fs::futimens(file, &times_after(&stat)) {
                 // Only an owner may; a copy of attributes goes by these themselves.
-                Ok(()) | Err(Errno::PERM | Errno::ACCESS) => {}
-                Err(error) => return Err(Error::errno("setting times", error)),
+                Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
+                Err(error) => Err(Error::errno("setting times", error)),
             }
-        }
-        Ok(changed)
+        })
     }
 }
 
