@@ -3,24 +3,24 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::crypto::derive::sha256;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, Header, NEW_PREFIX};
+use crate::format::header::{ComponentKind, HOME_FILE, Header};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
-use crate::sys::file::{is_at, open_beneath};
+use crate::sys::file::open_beneath;
 use crate::text::Show;
+use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
 use crate::vm::{inventory, outer, scan};
@@ -31,7 +31,8 @@ use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::free_space;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_link};
+use crate::work::convert::replace::{self, parent_of};
+use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -90,13 +91,16 @@ pub fn clone(
     let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
     let in_the_clear = clear.len();
     notes.extend(clear);
-    let draft = Draft::new(&source, to)?;
+    let Destination { parent, name } = Destination::new(&source, to)?;
+    let draft = Draft::of_folder(&parent, "clone-", &name)?;
     let bytes = entries.iter().map(Entry::allocated).sum();
-    check_space(&draft.parent, bytes)?;
-    let cloning = Cloning { source: &source, entries: &entries, draft: &draft, providers, options };
+    check_space(&parent, bytes)?;
+    let (draft_root, name) = (draft.folder()?, name.as_os_str());
+    let cloning = Cloning { source: &source, entries: &entries, draft: draft_root, name, providers, options };
     let pace = ProgressCounter::new(bytes, on_progress);
     let (uuid, key_id) = cloning.run(&pace)?;
-    draft.publish()?;
+    draft.publish(name)?;
+    rustix::fs::fsync(&parent).context(|| "making the clone's name durable".into())?;
     let disks = by_inode(entries.iter().filter(|entry| entry.found == EntryForm::Disk)).len();
     Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
 }
@@ -163,6 +167,10 @@ fn in_the_clear(entry: &Entry) -> Option<String> {
     Some(format!("{} is in the clear, in the clone too: {what}", entry.path.shown()))
 }
 
+fn file_name(entry: &Entry) -> &OsStr {
+    entry.path.file_name().unwrap_or_default()
+}
+
 fn check_space(parent: &File, needed: u64) -> Result<()> {
     let free = free_space(parent)?;
     if needed <= free {
@@ -175,7 +183,9 @@ fn check_space(parent: &File, needed: u64) -> Result<()> {
 struct Cloning<'a> {
     source: &'a ClaimedFolder,
     entries: &'a [Entry],
-    draft: &'a Draft,
+    draft: &'a File,
+    /// Its own.
+    name: &'a OsStr,
     providers: &'a Providers,
     options: &'a CloneOptions,
 }
@@ -187,8 +197,9 @@ impl Cloning<'_> {
         let kek = self.providers.fetch(&key_id)?;
         let key = WrappingKey { id: key_id.clone(), kek };
         for folder in self.entries.iter().filter(|entry| entry.found == EntryForm::Folder) {
-            if !folder.path.as_os_str().is_empty() {
-                self.draft.make_folder(&folder.path)?;
+            if let Some(name) = folder.path.file_name() {
+                rustix::fs::mkdirat(parent_of(self.draft, &folder.path)?, name, Mode::from_raw_mode(0o700))
+                    .context(|| format!("making folder {}", folder.path.shown()))?;
             }
         }
         let source = Source {
@@ -202,13 +213,13 @@ impl Cloning<'_> {
         for names in by_inode(self.entries.iter().filter(is_file)) {
             let entry = names[0];
             pace.turn_to(entry.path.shown().to_string());
-            let copied = Copied { draft: &self.draft.root, keys: &keys, key: &key, same_keys: self.options.same_keys };
+            let copied = Copied { draft: self.draft, keys: &keys, key: &key, same_keys: self.options.same_keys };
             let original = copied.file(&source, entry, pace).context(|| entry.path.shown().to_string())?;
             if entry.found == EntryForm::Disk {
                 claims.push(original); // until all are copied: they belong together
             }
             for other in &names[1..] {
-                self.draft.link(&entry.path, &other.path)?;
+                replace::link(self.draft, &entry.path, &parent_of(self.draft, &other.path)?, file_name(other))?;
             }
         }
         for entry in self.entries.iter().rev() {
@@ -222,21 +233,21 @@ impl Cloning<'_> {
         let source = self.source.unlocked()?;
         if self.options.same_keys {
             let header = Header { uuid: random::uuid()?, sequence: 1, ..source.header.clone() };
-            folder::write_home(&self.draft.root, HOME_FILE, &header, &source.dek)?;
+            folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
             return Ok((header, HomeKeys::new(&source.dek)?));
         }
         let provider = self.options.provider.as_ref().unwrap_or(source.header.slots.first_key().provider());
         let provider = self.providers.provider(provider)?;
         let disk_names = source.header.disk_names.clone();
         let label = source.header.label.clone();
-        let new = NewHome { file: HOME_FILE, vm_name: &self.draft.name, label, disk_names };
-        let (_, header, dek) = new.make(&self.draft.root, &provider)?;
+        let new = NewHome { file: HOME_FILE, vm_name: self.name, label, disk_names };
+        let (_, header, dek) = new.make(self.draft, &provider)?;
         Ok((header, HomeKeys::new(&dek)?))
     }
 
     /// What is not a regular file; each folder after what it holds.
     fn other(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
-        let (parent, name) = self.draft.place(&entry.path)?;
+        let (parent, name) = (parent_of(self.draft, &entry.path)?, file_name(entry));
         match FileType::from_raw_mode(entry.stat.st_mode) {
             FileType::RegularFile => Ok(()),
             FileType::Directory => self.folder(entry, keys),
@@ -258,7 +269,7 @@ impl Cloning<'_> {
                     open_beneath(root, &entry.path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())
                         .context(|| "opening it for its attributes".into())
                 };
-                let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
+                let (from, to) = (open(&self.source.dir)?, open(self.draft)?);
                 attributes::give_to_special(&entry.stat, &from, &to)
             }
         }
@@ -269,17 +280,14 @@ impl Cloning<'_> {
             open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
                 .context(|| "opening it".into())
         };
-        let (from, to) = (open(&self.source.dir)?, open(&self.draft.root)?);
+        let (from, to) = (open(&self.source.dir)?, open(self.draft)?);
         let sealed_by = Sealing::By(&self.source.unlocked()?.keys, None);
         Attributes::read(&from, sealed_by)?.give(&to, Sealing::By(keys, None), ChangeTime::Kept)?;
         to.sync_all().context(|| "making names durable".into())
     }
 
     fn link_text(&self, entry: &Entry, keys: &HomeKeys) -> Result<OsString> {
-        let parent = entry.path.parent().unwrap_or(Path::new(""));
-        let dir = open_beneath(&self.source.dir, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", parent.shown()))?;
-        let text = read_link(&dir, entry.path.file_name().unwrap_or_default())?;
+        let text = read_text(&self.source.dir, &entry.path)?;
         if entry.found != EntryForm::SealedLink || self.options.same_keys {
             return Ok(text);
         }
@@ -301,19 +309,13 @@ impl Cloning<'_> {
     }
 }
 
-/// The clone under a temporary name, beside its own; removed when it does not get that.
-pub(super) struct Draft {
+/// Where a clone is to be: its name must be free there.
+struct Destination {
     parent: File,
-    parent_path: PathBuf,
-    draft_name: String,
-    /// The clone's own name.
     name: OsString,
-    /// Locked against others that clone to the same name.
-    root: File,
-    published: std::cell::Cell<bool>,
 }
 
-impl Draft {
+impl Destination {
     fn new(source: &ClaimedFolder, to: &Path) -> Result<Self> {
         let name =
             to.file_name().ok_or_else(|| Error::new(Kind::Invalid, format!("{} is not a valid name", to.shown())))?;
@@ -327,80 +329,6 @@ impl Draft {
         if rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Error::new(Kind::Exists, format!("{} exists already", to.shown())));
         }
-        // The same for each attempt at this name, so that the next one finds what was left of the last.
-        let hash = sha256(name.as_bytes());
-        let draft_name = format!("{NEW_PREFIX}clone-{}", data_encoding::HEXLOWER.encode(&hash[..16]));
-        let path = parent_path.join(&draft_name);
-        if let Ok(left) = folder::open_at(&parent, OsStr::new(&draft_name)) {
-            lock(&left, &parent, &draft_name)?;
-            fs::remove_dir_all(&path).context(|| format!("removing {}, which was left unfinished", path.shown()))?;
-        }
-        match rustix::fs::mkdirat(&parent, &draft_name, Mode::from_raw_mode(0o700)) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Err(others_clone()),
-            Err(error) => return Err(Error::errno(format!("creating {}", path.shown()), error)),
-        }
-        let root = folder::open_at(&parent, OsStr::new(&draft_name)).map_err(|_| others_clone())?;
-        lock(&root, &parent, &draft_name)?;
-        let published = std::cell::Cell::new(false);
-        Ok(Self { parent, parent_path, draft_name, name: name.to_os_string(), root, published })
-    }
-
-    fn make_folder(&self, path: &Path) -> Result<()> {
-        let (parent, name) = self.place(path)?;
-        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))
-            .context(|| format!("creating folder {}", path.shown()))
-    }
-
-    fn link(&self, from: &Path, to: &Path) -> Result<()> {
-        let (from, to) = (self.place(from)?, self.place(to)?);
-        rustix::fs::linkat(&from.0, from.1, &to.0, to.1, AtFlags::empty())
-            .context(|| format!("linking {}", to.1.shown()))
-    }
-
-    /// A path's directory, and its name in it.
-    fn place<'p>(&self, path: &'p Path) -> Result<(File, &'p OsStr)> {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let dir = open_beneath(&self.root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| format!("opening folder {}", parent.shown()))?;
-        Ok((dir, path.file_name().unwrap_or_default()))
-    }
-
-    /// Gives the clone its own name, durably.
-    fn publish(&self) -> Result<()> {
-        rustix::fs::renameat_with(&self.parent, &self.draft_name, &self.parent, &self.name, RenameFlags::NOREPLACE)
-            .or_else(|error| match error {
-                // Some network file systems cannot refuse to replace; an empty folder is all that could be replaced.
-                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => {
-                    rustix::fs::renameat(&self.parent, &self.draft_name, &self.parent, &self.name)
-                }
-                other => Err(other),
-            })
-            .context(|| format!("giving the clone its name {}", self.name.shown()))?;
-        self.published.set(true);
-        rustix::fs::fsync(&self.parent).context(|| "making the clone's name durable".into())
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.published.get() {
-            // The error at hand says more than that this could not be removed; the next attempt removes it.
-            let _ = fs::remove_dir_all(self.parent_path.join(&self.draft_name));
-        }
-    }
-}
-
-fn others_clone() -> Error {
-    Error::new(Kind::Busy, "another process clones to the same name")
-}
-
-/// Locks the folder under construction. While it is locked, nobody else removes it: its name leads to it.
-fn lock(dir: &File, parent: &File, name: &str) -> Result<()> {
-    match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) if is_at(parent, Path::new(name), dir).context(|| format!("looking for {name}"))? => Ok(()),
-        // Removed by another process between its opening and the lock.
-        Ok(()) | Err(rustix::io::Errno::WOULDBLOCK) => Err(others_clone()),
-        Err(error) => Err(Error::errno("locking the new folder", error)),
+        Ok(Self { parent, name: name.to_os_string() })
     }
 }

@@ -1,6 +1,6 @@
 //! The files of a home, from clear to sealed and back: all but disks.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::vm::attributes::give_times;
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::form::{OpenForm, TargetForm};
 use crate::work::convert::replace::{ReplaceContext, SourceFile};
-use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_link};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_text};
 
 /// Which way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -106,15 +106,4 @@ fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direc
 /// `Corrupt`, or `Io`.
 pub(super) fn opened_target(root: &File, keys: &HomeKeys, path: &Path) -> Result<Vec<u8>> {
     open_target(keys, read_text(root, path)?.as_bytes())
-}
-
-/// The text of a symbolic link as it is stored.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn read_text(root: &File, path: &Path) -> Result<OsString> {
-    let parent = path.parent().unwrap_or(Path::new(""));
-    let dir = open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-        .context(|| format!("opening folder {}", parent.shown()))?;
-    read_link(&dir, path.file_name().unwrap_or_default())
 }

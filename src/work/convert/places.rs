@@ -17,8 +17,8 @@ use crate::text::{Show, quoted};
 use crate::vm::references::{self, Reference, Role};
 use crate::work::convert::choice::open_file;
 use crate::work::convert::form::OpenForm;
-use crate::work::convert::home_files::{opened_target, read_text};
-use crate::work::convert::tree::{Entry, EntryForm};
+use crate::work::convert::home_files::opened_target;
+use crate::work::convert::tree::{Entry, EntryForm, read_text};
 
 /// What a name in a VM folder leads to.
 #[derive(Clone, Debug, Eq, PartialEq)]

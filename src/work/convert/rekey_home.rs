@@ -25,10 +25,9 @@ use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::copy;
 use crate::work::convert::form::{OpenForm, TargetForm};
-use crate::work::convert::home_files::read_text;
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
-use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
+use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
 
 /// Gives everything that is under the old DEK of a home in transition the new one, `dek`, until nothing of it is left. The home
 /// is claimed: nothing else uses it.

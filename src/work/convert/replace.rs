@@ -203,10 +203,9 @@ impl ReplaceContext<'_, '_> {
     /// # Errors
     /// `Io`.
     pub(super) fn link(&self, file: &Path, name: &Path) -> Result<()> {
-        let (from, parent) = (parent_of(self.root, file)?, parent_of(self.root, name)?);
+        let parent = parent_of(self.root, name)?;
         let draft = self.draft(&parent)?;
-        rustix::fs::linkat(&from, file.file_name().unwrap_or_default(), draft.dir(), draft.name(), AtFlags::empty())
-            .context(|| "linking the new file".into())?;
+        link(self.root, file, draft.dir(), draft.name())?;
         self.publish(draft, name)
     }
 
@@ -269,9 +268,7 @@ impl ReplaceContext<'_, '_> {
         }
         original.refuse_if_not_writable()?;
         let old = format!("{NEW_PREFIX}{OLD}{}", random::uuid()?);
-        let dir = parent_of(self.root, name)?;
-        rustix::fs::linkat(dir, name.file_name().unwrap_or_default(), self.root, &old, AtFlags::empty())
-            .context(|| "keeping the original until it is overwritten".into())?;
+        link(self.root, name, self.root, OsStr::new(&old)).context(|| "keeping it until it is overwritten".into())?;
         Ok(Some(old))
     }
 
@@ -356,6 +353,13 @@ pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
     let parent = path.parent().unwrap_or(Path::new(""));
     open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
         .context(|| format!("opening folder {}", parent.shown()))
+}
+
+/// Gives a file a further name, in a directory.
+pub(super) fn link(root: &File, file: &Path, dir: &File, name: &OsStr) -> Result<()> {
+    let from = parent_of(root, file)?;
+    rustix::fs::linkat(from, file.file_name().unwrap_or_default(), dir, name, AtFlags::empty())
+        .context(|| "giving it a further name".into())
 }
 
 fn is_last_name(file: &File) -> Result<bool> {

@@ -13,11 +13,10 @@ use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::work::convert::feasible::Trial;
-use crate::work::convert::home_files::read_text;
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
-use crate::work::convert::tree::{Entry, EntryForm, by_inode};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_text};
 use crate::work::convert::{choice, several_vms};
 
 /// What to encrypt, and how.

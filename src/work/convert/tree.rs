@@ -1,7 +1,7 @@
 //! What lies in a VM folder, file by file: its form, and what a file in the clear would become.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::vm::attributes::xattr_names;
 use crate::vm::clear::ClearKind;
 use crate::vm::inventory::{self, FolderKind, Inventory, What};
 use crate::work::convert::attributes;
-use crate::work::convert::home_files::read_text;
+use crate::work::convert::replace::parent_of;
 
 /// What something in a VM folder is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -189,12 +189,12 @@ impl Folder<'_> {
     }
 }
 
-/// Text of a symbolic link.
+/// The text of a symbolic link as it is stored.
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn read_link(dir: &File, name: &OsStr) -> Result<OsString> {
-    rustix::fs::readlinkat(dir, name, Vec::new())
+pub(super) fn read_text(root: &File, path: &Path) -> Result<OsString> {
+    rustix::fs::readlinkat(parent_of(root, path)?, path.file_name().unwrap_or_default(), Vec::new())
         .map(|text| OsString::from_vec(text.into_bytes()))
         .context(|| "reading a symbolic link".into())
 }

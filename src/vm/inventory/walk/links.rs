@@ -67,9 +67,7 @@ impl Walk<'_> {
             return Ok(());
         }
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory if place.depth > MAX_DEPTH => {
-                Err(too_deep())
-            }
+            FileType::Directory if place.depth > MAX_DEPTH => Err(too_deep()),
             FileType::Directory if self.is_below(&target)? => {
                 Err(Error::new(Kind::Unsupported, "a symbolic link to a folder above, which was not looked at"))
             }
