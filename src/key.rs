@@ -66,7 +66,7 @@ impl fmt::Debug for Dek {
 pub struct WrappedDek(pub Vec<u8>);
 
 /// Distinguishes a wrong KEK from a damaged header: 8 bytes derived from a KEK (docs/FORMAT.md, section 3).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct KeyCheck(pub [u8; 8]);
 
 /// Name under which an administrator configured a provider. Part of a KEK's identity, as in vSphere.

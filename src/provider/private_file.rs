@@ -64,7 +64,8 @@ pub(super) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizin
     Ok(content)
 }
 
-fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
+/// Refuses a file of another user than this one or root.
+pub(super) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
     if owner == user || owner == 0 {
         return Ok(());
     }

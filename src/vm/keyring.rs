@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 pub use pending_fetch::PendingFetch;
 pub use states::{LastFailure, LockState};
-pub use unlock::{first_kek, opens, slot_for, unlock};
+pub use unlock::{fetch_for, first_kek, kek_of, opens, slot_for, unlock};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
@@ -23,7 +23,7 @@ use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
 use crate::provider::{Notice, Providers, Trouble};
 use states::States;
-use unlock::{Unlocked, Waiting, unlock_through};
+use unlock::{Unlocked, Waiting, refuse_other_key, unlock_through};
 
 /// Most notices that are kept; the oldest go first.
 const MAX_NOTICES: usize = 32;
@@ -228,7 +228,9 @@ impl Keyring {
 
     fn kept_kek(&self, home: &Header) -> Option<(KeyId, Arc<dyn Kek>)> {
         let kept = self.keks.read().get(&home.uuid).cloned();
-        kept.filter(|(key_id, _)| home.slots.has(key_id))
+        kept.filter(|(key_id, kek)| {
+            home.slots.iter().any(|slot| slot.key_id == *key_id && refuse_other_key(slot, kek.as_ref()).is_ok())
+        })
     }
 
     fn fetch_kek(&self, home: &Header) -> Result<(KeyId, Arc<dyn Kek>)> {

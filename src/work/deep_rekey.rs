@@ -22,7 +22,7 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, VmAccess};
 use crate::vm::component::Component;
-use crate::vm::keyring::{FetchedKeks, slot_for};
+use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 use crate::work::ComponentResult;
 use crate::work::rekey::{choose, make_key};
@@ -79,12 +79,8 @@ impl Target {
         let mut slots = vec![slot_for(&self.key_id, self.kek.as_ref(), new)?];
         for slot in former.beside(&self.key_id) {
             let doing = || format!("the new data key for slot {} (`vmcryptfs key remove` drops a slot)", slot.key_id);
-            let kek = match self.keks.get(&slot.key_id) {
-                Some(Ok(kek)) => Ok(kek),
-                Some(Err(error)) => Err(Error::new(error.kind(), error.chain())),
-                None => Err(Error::new(Kind::KeyUnavailable, "its key was not fetched")),
-            };
-            slots.push(slot_for(&slot.key_id, kek.context(doing)?.as_ref(), new).context(doing)?);
+            let kek = keyring::kek_of(slot, &self.keks).context(doing)?;
+            slots.push(slot_for(&slot.key_id, kek.as_ref(), new).context(doing)?);
         }
         Slots::new(slots)
     }
@@ -136,21 +132,22 @@ impl DeepRekey {
     /// The KEK of a deep rekey that was begun, else a new one.
     fn target(&self, place: &dyn VmAccess, chosen: &[FoundComponent], keks: FetchedKeks) -> Result<(Target, bool)> {
         let claims = || chosen.iter().filter_map(FoundComponent::unverified).map(|header| header.claims());
-        let begun = claims().find(|header| header.transition.is_some()).map(|header| header.slots.first_key().clone());
+        let begun = claims().find(|header| header.transition.is_some()).map(|header| &header.slots[0]);
         let leader = claims().next().ok_or_else(|| Error::new(Kind::NotFound, "no component to rekey"))?;
         let wanted = match &self.provider {
             Some(name) => ProviderName::new(name)?,
-            None => begun.as_ref().unwrap_or(leader.slots.first_key()).provider().clone(),
+            None => begun.unwrap_or(&leader.slots[0]).key_id.provider().clone(),
         };
-        if let Some(key_id) = begun {
+        if let Some(slot) = begun {
+            let key_id = slot.key_id.clone();
             if *key_id.provider() != wanted {
                 return Err(Error::new(
                     Kind::Exists,
                     format!("a deep rekey to key {key_id} is under way: finish it first, without another provider"),
                 ));
             }
-            let kek =
-                place.providers().fetch(&key_id).context(|| format!("key {key_id} of the deep rekey under way"))?;
+            let doing = || format!("key {key_id} of the deep rekey under way");
+            let kek = keyring::fetch_for(slot, &place.providers()).context(doing)?;
             return Ok((Target { key_id, kek, keks }, true));
         }
         let unusable = || format!("new key from provider {wanted}");

@@ -20,7 +20,7 @@ use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::inventory::unreadable_below;
-use crate::vm::keyring::slot_for;
+use crate::vm::keyring::{self, slot_for};
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::ComponentResult;
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
@@ -124,13 +124,12 @@ impl Rekey {
         };
         let unusable = || format!("new key from provider {wanted}");
         let provider = place.providers().provider(&wanted).context(unusable)?;
-        let unfinished = leader.unfinished_rekey().filter(|key_id| *key_id.provider() == wanted).cloned();
+        let unfinished = leader.unfinished_rekey().filter(|slot| *slot.key_id.provider() == wanted);
         let resumed = unfinished.is_some();
         let (key_id, kek) = match unfinished {
-            Some(key_id) => {
-                let kek =
-                    place.providers().fetch(&key_id).context(|| format!("key {key_id} of the unfinished rekey"))?;
-                (key_id, kek)
+            Some(slot) => {
+                let doing = || format!("key {} of the unfinished rekey", slot.key_id);
+                (slot.key_id.clone(), keyring::fetch_for(slot, &place.providers()).context(doing)?)
             }
             None => make_key(place, leader.header().uuid, provider.as_ref()).context(unusable)?,
         };

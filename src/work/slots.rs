@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{MAX_SLOTS, Slot, Slots};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
-use crate::provider::{self, NewKey};
+use crate::provider;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
@@ -15,6 +15,7 @@ use crate::vm::inventory::unreadable_below;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::ComponentResult;
+use crate::work::rekey::make_key;
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
 /// Adds a slot.
@@ -115,8 +116,14 @@ impl AddKey {
             }
             None => place.providers().default_provider()?,
         };
+        let slots =
+            || found.iter().filter_map(FoundComponent::unverified).flat_map(|header| header.claims().slots.iter());
         let fetch = |key_id: KeyId| {
-            let kek = place.providers().fetch(&key_id).context(|| format!("fetching key {key_id}"))?;
+            let kek = match slots().find(|slot| slot.key_id == key_id) {
+                Some(slot) => keyring::fetch_for(slot, &place.providers()),
+                None => place.providers().fetch(&key_id),
+            };
+            let kek = kek.context(|| format!("fetching key {key_id}"))?;
             Ok((key_id, kek))
         };
         if let Some(id) = &self.key_id {
@@ -125,16 +132,13 @@ impl AddKey {
             return fetch(key_id);
         }
         // One VM's components share a KEK: a recovery key is one, not one a disk.
-        let headers = found.iter().filter_map(FoundComponent::unverified);
-        let keys = headers.flat_map(|header| header.claims().slots.key_ids());
-        let shared: Vec<&KeyId> = keys.filter(|key| *key.provider() == wanted).collect();
+        let shared: Vec<&KeyId> = slots().map(|slot| &slot.key_id).filter(|key| *key.provider() == wanted).collect();
         let lacking = shared.iter().find(|key| !chosen.iter().all(|keyed| keyed.header().slots.has(key)));
         match lacking.or(shared.first()) {
             Some(key_id) => fetch(KeyId::clone(key_id)),
             None => {
                 let vm_uuid = chosen.first().map(|keyed| keyed.header().uuid).unwrap_or_default();
-                let (key_id, _) = provider.create_key(&NewKey { vm_name: place.vm_name(), vm_uuid })?;
-                fetch(key_id) // what cannot be had again would be no way to the data
+                make_key(place, vm_uuid, provider.as_ref())
             }
         }
     }

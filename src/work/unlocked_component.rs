@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, Slots};
+use crate::format::header::{Header, Slot, Slots};
 use crate::format::names::DiskNames;
-use crate::key::{Dek, KeyId};
+use crate::key::Dek;
 use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
@@ -67,13 +67,13 @@ impl<'w> UnlockedComponent<'w> {
         self.older.as_ref().is_some_and(|older| older.slots == self.header.slots)
     }
 
-    /// The key of a rekey that began here and did not finish: the copy in use has a first key that the other copy does not
+    /// The slot of a rekey that began here and did not finish: the copy in use has a first key that the other copy does not
     /// have, and the other way round (docs/FORMAT.md, "Rekey").
-    pub fn unfinished_rekey(&self) -> Option<&KeyId> {
+    pub fn unfinished_rekey(&self) -> Option<&Slot> {
         let older = self.older.as_ref()?;
         let (new, old) = (self.header.slots.first_key(), older.slots.first_key());
         let follows = self.header.sequence == older.sequence.saturating_add(1);
-        (follows && !older.slots.has(new) && !self.header.slots.has(old)).then_some(new)
+        (follows && !older.slots.has(new) && !self.header.slots.has(old)).then(|| &self.header.slots[0])
     }
 
     /// Writes one copy with these slots, durably; the other copy still holds what was.

@@ -55,6 +55,12 @@ pub(crate) enum Fault {
     ShortKey,
     /// The key says that it is of 3DES.
     WrongAlgorithm,
+    /// The key is 32 zeros.
+    ConstantKey,
+    /// Ids of keys end with a control character.
+    ControlId,
+    /// Ids of keys have 513 bytes.
+    LongId,
     /// Failed, for no reason that KMIP has.
     Refuse(u32),
 }
@@ -269,6 +275,14 @@ fn distort(item: &Item, fault: Fault) -> Item {
         (Value::Structure(items), ..) => Value::Structure(items.iter().map(|item| distort(item, fault)).collect()),
         (_, tag::UNIQUE_IDENTIFIER, Fault::WrongKey) => Value::Text(b"another".to_vec()),
         (Value::Bytes(key), tag::KEY_MATERIAL, Fault::ShortKey) => Value::Bytes(key[..16].to_vec().into()),
+        (Value::Bytes(key), tag::KEY_MATERIAL, Fault::ConstantKey) => Value::Bytes(vec![0; key.len()].into()),
+        (Value::Text(id), tag::UNIQUE_IDENTIFIER, Fault::ControlId) if !id.ends_with(b"\x07") => {
+            Value::Text([&id[..], b"\x07"].concat())
+        }
+        (Value::Text(id), tag::UNIQUE_IDENTIFIER, Fault::LongId) => {
+            let zeros = vec![b'0'; 513_usize.saturating_sub(id.len())];
+            Value::Text([b"key-", &zeros[..], &id[b"key-".len()..]].concat())
+        }
         (_, tag::CRYPTOGRAPHIC_ALGORITHM, Fault::WrongAlgorithm) => Value::Enumeration(2),
         (same, ..) => same.clone(),
     };

@@ -63,7 +63,7 @@ impl Store {
         }
         // As a real server does it, `key-07` is taken for `key-7`, and answered with the spelling of the question.
         let uid = payload.text_of(tag::UNIQUE_IDENTIFIER).ok_or(INVALID_FIELD)?;
-        let index = uid.strip_prefix("key-").and_then(|index| index.parse::<usize>().ok());
+        let index = uid.strip_prefix("key-").and_then(|index| index.trim_end_matches('\x07').parse::<usize>().ok());
         let (index, key) = index.and_then(|index| Some((index, keys.get_mut(index)?))).ok_or(NOT_FOUND)?;
         if key.destroyed {
             return Err(DESTROYED);

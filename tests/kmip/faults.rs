@@ -9,6 +9,8 @@ use vmcryptfs::provider::{KeyProvider, Providers, Trouble};
 
 use crate::fake_server::{FakeServer, Fault};
 use crate::fake_store::Store;
+use crate::host::Host;
+use crate::mounts::providers;
 use crate::site::{Site, make, purpose, refused};
 
 /// Short, so that the tests are; the rules are the same for all lengths.
@@ -206,4 +208,66 @@ fn a_hundred_keys_come_at_once() {
     for (id, kek) in &made {
         assert_eq!(fetched[id].as_ref().unwrap().check().unwrap(), kek.check().unwrap());
     }
+}
+
+#[test]
+fn key_that_can_be_guessed_or_has_no_usable_id_is_destroyed_at_the_server() {
+    let Bench { site: _site, server, provider, store, id } = bench();
+    for (fault, kind, says) in [
+        (Fault::ConstantKey, Kind::KeyRejected, "a key of 32 equal bytes"),
+        (Fault::ShortKey, Kind::KeyRejected, "a key of 16 bytes"),
+        (Fault::ControlId, Kind::KeyUnavailable, "a key identifier of 6 bytes"),
+        (Fault::LongId, Kind::KeyUnavailable, "a key identifier of 513 bytes"),
+    ] {
+        server.set(fault);
+        let error = refused(provider.create_key(&purpose()));
+        assert_eq!(error.kind(), kind, "{fault:?}: {}", error.chain());
+        assert!(error.chain().contains(says), "{fault:?}: {}", error.chain());
+        assert_eq!(store.count(), 1, "{fault:?}");
+    }
+    // What such a key wrapped once still opens.
+    server.set(Fault::ConstantKey);
+    let constant = provider.fetch_key(&id).unwrap();
+    let error = refused(constant.wrap(&vmcryptfs::crypto::random::disk_dek().unwrap()));
+    assert!(error.kind() == Kind::KeyRejected && error.chain().contains("wraps nothing"), "{}", error.chain());
+}
+
+#[test]
+fn key_that_another_id_has_as_well_is_reported() {
+    let Bench { site: _site, server: _server, provider, store, id } = bench();
+    let other = make(&*provider, 1).remove(0).0;
+    assert_eq!(provider.take_notices(), Vec::<String>::new());
+    let mut keys = store.keys.lock();
+    keys[1].bytes = keys[0].bytes.clone();
+    drop(keys);
+    for id in [&id, &other, &id] {
+        provider.fetch_key(id).unwrap();
+    }
+    let notices = provider.take_notices();
+    assert_eq!(notices, ["keys corp/key-0 and corp/key-1 are the same key: its server made it twice"]);
+}
+
+/// The key that makes a VM folder wraps its disks as well. Until the first disk nothing compared it with the home's slot.
+#[test]
+fn another_key_under_the_id_of_a_home_wraps_no_disk() {
+    let Bench { site, server, store, .. } = bench();
+    let host = Host::configured(&providers(&site, &[server.port()], &site.host, ""));
+    std::fs::create_dir(host.path("vms")).unwrap();
+    let mount = host.mount("vms", &["--empty"]);
+    std::fs::create_dir(mount.path("vm1")).unwrap();
+    let genuine = std::mem::replace(&mut store.keys.lock().last_mut().unwrap().bytes, vec![0x3c, 1].repeat(16));
+    let disk = mount.path("vm1/d.raw");
+    let refused_as = std::fs::File::create(&disk).unwrap_err().raw_os_error();
+    assert_eq!(refused_as, Some(libc::EKEYREJECTED), "a disk under a key that only the server knows");
+
+    let dir = vmcryptfs::vm::folder::open_dir(host.path("vms/vm1").as_ref()).unwrap();
+    let home = vmcryptfs::vm::folder::read_home(&dir).unwrap().unwrap();
+    let loaded = Providers::load(&site.path("config.toml")).unwrap();
+    let error = refused(vmcryptfs::vm::keyring::first_kek(home.header.claims(), &loaded));
+    assert!(error.chain().contains("another key under the id"), "{}", error.chain());
+
+    store.keys.lock().last_mut().unwrap().bytes = genuine;
+    std::fs::File::create(&disk).unwrap();
+    mount.unmount();
+    host.run(&["check", host.path("vms")]);
 }

@@ -151,6 +151,22 @@ fn a_server_certificate_of_an_authority_is_named_as_such() {
 }
 
 #[test]
+fn certificate_of_another_user_is_refused() {
+    let site = Site::new();
+    for file in [site.ca.cert(), site.host.cert.clone(), site.host.key.clone()] {
+        if let Err(error) = std::os::unix::fs::chown(&file, Some(1), None) {
+            println!("NOT RUN: {error}");
+            return;
+        }
+        let error = refused(corp(&site.configure(&[1], &site.host, "")));
+        assert_eq!(error.kind(), Kind::Denied, "{}", error.chain());
+        assert!(error.chain().contains("belongs to user id 1"), "{}", error.chain());
+        std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+    }
+    corp(&site.configure(&[1], &site.host, "")).unwrap();
+}
+
+#[test]
 fn a_certificate_of_version_1_is_named_before_any_server_is_asked() {
     let site = Site::new();
     let said = refused(corp(&site.configure(&[1], &site.ca.issue_version_1("host1"), ""))).chain();

@@ -23,6 +23,7 @@ mod timed;
 mod tls;
 pub mod ttlv;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,13 +38,16 @@ use toml::de::ValueDeserializer;
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
-use crate::key::{Kek, KeyId, ProviderName};
+use crate::key::{Kek, KeyCheck, KeyId, ProviderName, may_be_same_id};
 use crate::provider::kind::{self, Argument, Arguments, Configured, ProviderKind, Tested, Usage, Value};
 use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
-use kek::KmipKek;
+use kek::{KmipKek, NO_RANDOM, is_constant};
 use session::Session;
+
+/// Keys of one provider that are compared with each other.
+const MAX_KNOWN: usize = 4096;
 
 /// The kind.
 #[derive(Debug)]
@@ -152,6 +156,8 @@ pub struct KmipProvider {
     cluster: Arc<Cluster>,
     /// Days left of this host's certificate when that was last reported.
     reported_days: Mutex<Option<i64>>,
+    /// Keys that were made or fetched, at most [`MAX_KNOWN`]: two key ids should never be of one key.
+    known: Mutex<HashMap<KeyCheck, KeyId>>,
 }
 
 impl KmipProvider {
@@ -162,7 +168,8 @@ impl KmipProvider {
     pub fn new(provider: &Configured<'_>) -> Result<Self> {
         let settings: Settings = provider.settings.read()?;
         let cluster = Arc::new(Cluster::new(&settings, provider.config)?);
-        Ok(Self { name: provider.name.clone(), settings, cluster, reported_days: Mutex::new(None) })
+        let (reported_days, known) = (Mutex::new(None), Mutex::default());
+        Ok(Self { name: provider.name.clone(), settings, cluster, reported_days, known })
     }
 
     /// Reports the end of this host's certificate, once a day.
@@ -199,9 +206,13 @@ impl KmipProvider {
             Some(uid) => uid,
             None => session.create(key_name)?,
         };
-        let key = session.activate(&uid).and_then(|()| session.get(&uid)).inspect_err(|failure| {
+        let key = session.activate(&uid).and_then(|()| session.get(&uid)).and_then(|key| match is_constant(&key) {
+            true => Err(Failure::no_kek(NO_RANDOM)),
+            false => Ok(key),
+        });
+        let key = key.inspect_err(|failure| {
             if !failure.trouble().may_pass() {
-                session.destroy(&uid).ok(); // it will never be used
+                session.discard(&uid);
             }
         })?;
         if let Err(refusal) = session.add_attributes(&uid, labels) {
@@ -221,8 +232,21 @@ impl KmipProvider {
     }
 
     /// `active` says whether the key is known to be active as of now.
-    fn kek(&self, id: KeyId, key: LocalKek, active: bool) -> Arc<dyn Kek> {
-        Arc::new(KmipKek::new(id, key, Arc::clone(&self.cluster), active))
+    fn kek(&self, id: KeyId, key: LocalKek, active: bool) -> Result<Arc<dyn Kek>> {
+        self.notice_same_key(&id, key.check()?);
+        Ok(Arc::new(KmipKek::new(id, key, Arc::clone(&self.cluster), active)))
+    }
+
+    /// Reports a key that another key id has as well: its holder would hold both, and a VM is not apart from the other one.
+    fn notice_same_key(&self, id: &KeyId, check: KeyCheck) {
+        let mut known = self.known.lock();
+        match known.get(&check) {
+            Some(other) if !may_be_same_id(other.id(), id.id()) => {
+                self.cluster.notices().add(format!("keys {other} and {id} are the same key: its server made it twice"));
+            }
+            None if known.len() < MAX_KNOWN => _ = known.insert(check, id.clone()),
+            Some(_) | None => {}
+        }
     }
 }
 
@@ -242,7 +266,7 @@ impl KeyProvider for KmipProvider {
             .and_then(|name| self.cluster.call(|session| self.make(session, &name, &mut sent, &labels)))
             .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
         let id = KeyId::new(self.name.clone(), made.0)?;
-        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true);
+        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true)?;
         Ok((id, kek))
     }
 
@@ -252,7 +276,7 @@ impl KeyProvider for KmipProvider {
             .cluster
             .read(move |session| session.get(&uid))
             .map_err(|failure| failure.into_error(format!("key {key_id} is unavailable")))?;
-        Ok(self.kek(key_id.clone(), LocalKek::new(key)?, false))
+        self.kek(key_id.clone(), LocalKek::new(key)?, false)
     }
 
     fn key_state(&self, key_id: &KeyId) -> Result<KeyState> {

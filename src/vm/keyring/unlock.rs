@@ -97,17 +97,7 @@ fn unlock_slot(header: &UnverifiedHeader, slot: &Slot, keks: &FetchedKeks) -> Re
 }
 
 fn unwrap_slot<'k>(slot: &Slot, keks: &'k FetchedKeks) -> Result<(Dek, &'k Arc<dyn Kek>)> {
-    let kek = match keks.get(&slot.key_id) {
-        Some(Ok(kek)) => kek,
-        Some(Err(error)) => return Err(about(&slot.key_id, error)),
-        None => return Err(Error::new(Kind::KeyUnavailable, format!("key {} was not fetched", slot.key_id))),
-    };
-    if kek.check()? != slot.check {
-        return Err(Error::new(
-            Kind::KeyRejected,
-            format!("provider {:?} has another key under the id of {}", slot.key_id.provider().as_str(), slot.key_id),
-        ));
-    }
+    let kek = kek_of(slot, keks)?;
     let dek = kek.unwrap(&slot.wrapped).map_err(|error| {
         Error::with_source(
             Kind::Corrupt,
@@ -116,6 +106,29 @@ fn unwrap_slot<'k>(slot: &Slot, keks: &'k FetchedKeks) -> Result<(Dek, &'k Arc<d
         )
     })?;
     Ok((dek, kek))
+}
+
+/// The KEK of a slot.
+///
+/// # Errors
+/// Why it could not be fetched, and `KeyRejected` for another KEK than the slot's.
+pub fn kek_of<'k>(slot: &Slot, keks: &'k FetchedKeks) -> Result<&'k Arc<dyn Kek>> {
+    match keks.get(&slot.key_id) {
+        Some(Ok(kek)) => refuse_other_key(slot, kek.as_ref()).map(|()| kek),
+        Some(Err(error)) => Err(about(&slot.key_id, error)),
+        None => Err(Error::new(Kind::KeyUnavailable, format!("key {} was not fetched", slot.key_id))),
+    }
+}
+
+/// Refuses a KEK that is not the one of a slot, although it has the slot's key id.
+pub(super) fn refuse_other_key(slot: &Slot, kek: &dyn Kek) -> Result<()> {
+    if kek.check()? == slot.check {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::KeyRejected,
+        format!("provider {:?} has another key under the id of {}", slot.key_id.provider().as_str(), slot.key_id),
+    ))
 }
 
 /// A provider's error about a key, which is named once: some providers name it, some failed before they saw it.
@@ -136,11 +149,20 @@ pub fn slot_for(key_id: &KeyId, kek: &dyn Kek, dek: &Dek) -> Result<Slot> {
 /// The KEK of a header's first slot, to wrap more keys of the same VM.
 ///
 /// # Errors
-/// As the provider's.
+/// As [`fetch_for`].
 pub fn first_kek(header: &Header, providers: &Providers) -> Result<(KeyId, Arc<dyn Kek>)> {
-    let key_id = header.slots.first_key();
-    let kek = providers.fetch(key_id).map_err(|error| about(key_id, &error))?;
-    Ok((key_id.clone(), kek))
+    let slot = &header.slots[0];
+    Ok((slot.key_id.clone(), fetch_for(slot, providers)?))
+}
+
+/// The KEK of a slot, to wrap more keys by it. A provider may have another one under the same key id by now: what that
+/// wraps would not be of this VM.
+///
+/// # Errors
+/// As the provider's, and `KeyRejected` for another KEK than the slot's.
+pub fn fetch_for(slot: &Slot, providers: &Providers) -> Result<Arc<dyn Kek>> {
+    let kek = providers.fetch(&slot.key_id).map_err(|error| about(&slot.key_id, &error))?;
+    refuse_other_key(slot, kek.as_ref()).map(|()| kek)
 }
 
 #[cfg(test)]

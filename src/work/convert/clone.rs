@@ -23,7 +23,7 @@ use crate::text::Show;
 use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
-use crate::vm::{inventory, outer, scan};
+use crate::vm::{inventory, keyring, outer, scan};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
 use crate::work::convert::form::WrappingKey;
@@ -193,8 +193,7 @@ struct Cloning<'a> {
 impl Cloning<'_> {
     fn run(&self, pace: &ProgressCounter<'_>) -> Result<(Uuid, KeyId)> {
         let (header, keys) = self.make_home()?;
-        let key_id = header.slots.first_key().clone();
-        let kek = self.providers.fetch(&key_id)?;
+        let (key_id, kek) = keyring::first_kek(&header, self.providers)?;
         let key = WrappingKey { id: key_id.clone(), kek };
         for folder in self.entries.iter().filter(|entry| entry.found == EntryForm::Folder) {
             if let Some(name) = folder.path.file_name() {

@@ -19,6 +19,7 @@ use super::settings::Settings;
 use super::{certificate, pem};
 use crate::error::{Error, Kind, Result};
 use crate::provider::private_file;
+use crate::sys::process::effective_uid;
 use crate::text::Show;
 
 /// Longest file of certificates that is read, in bytes.
@@ -162,7 +163,7 @@ fn unusable(cert: &Path, key: &Path, error: rustls::Error) -> Error {
     Error::with_source(Kind::Invalid, format!("using certificate {cert} with private key {key}"), error)
 }
 
-/// The certificates of a file that only its owner can change: they decide which server is believed.
+/// The certificates of a file that only this user or root can change: they decide which server is believed.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let (file, metadata) = private_file::open_regular(path)?;
     let mode = metadata.mode();
@@ -176,6 +177,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
             ),
         ));
     }
+    private_file::check_owner(path, metadata.uid(), effective_uid())?;
     let text = private_file::read_at_most(MAX_FILE, path, file)?;
     let flawed = |flaw: &dyn Display| Error::new(Kind::Invalid, format!("certificates {}: {flaw}", path.shown()));
     let sections = pem::sections(&text).map_err(|flaw| flawed(&flaw))?;

@@ -19,6 +19,14 @@ const PERMISSION: Duration = Duration::from_secs(10);
 /// How long the state of such a key is waited for.
 const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a server gives that makes no keys at random.
+pub(super) const NO_RANDOM: &str = "a key of 32 equal bytes";
+
+/// Whether a key is one that anyone can guess. What such a key wrapped still opens: refusing it would protect nothing.
+pub(super) fn is_constant(key: &[u8]) -> bool {
+    key.iter().all(|byte| *byte == key[0])
+}
+
 /// A KEK in memory, and what is known of its state.
 pub(super) struct KmipKek {
     id: KeyId,
@@ -76,6 +84,10 @@ impl KmipKek {
 
 impl Kek for KmipKek {
     fn wrap(&self, dek: &Dek) -> Result<WrappedDek> {
+        if is_constant(self.key.bytes()) {
+            let what = format!("key {} wraps nothing", self.id);
+            return Err(Failure::no_kek(NO_RANDOM).into_error(what));
+        }
         if !self.take_permission() {
             self.ask_state()?;
         }

@@ -116,7 +116,9 @@ impl Session {
         let object_type = Item::new(tag::OBJECT_TYPE, Value::Enumeration(tag::SYMMETRIC));
         let answer = self.ask(Request::new(Operation::Create, [object_type, Item::structure(around, attributes)]))?;
         let uid = answer.text_of(tag::UNIQUE_IDENTIFIER);
-        identifier(uid.ok_or_else(|| Failure::garbled("a new key without a unique identifier"))?)
+        let uid = uid.ok_or_else(|| Failure::garbled("a new key without a unique identifier"))?;
+        identifier(&uid).inspect_err(|_| self.discard(&uid))?;
+        Ok(uid)
     }
 
     /// The key of this name, if there is one. Only this program gives such names: see [`create`](Self::create).
@@ -129,7 +131,7 @@ impl Session {
         let found: Vec<String> = answer.all(tag::UNIQUE_IDENTIFIER).filter_map(Item::as_text).collect();
         match found.as_slice() {
             [] => Ok(None),
-            [uid] => identifier(uid.clone()).map(Some),
+            [uid] => identifier(uid).inspect_err(|_| self.discard(uid)).map(|()| Some(uid.clone())),
             _ => Err(Failure::garbled("several keys of a name that one was given")),
         }
     }
@@ -192,7 +194,8 @@ impl Session {
                 named_values(&answer).find(|(name, _)| name == UNIQUE_ID.name).and_then(|(_, value)| value.as_text())
             }
         };
-        identifier(attribute.or_else(|| answer.text_of(tag::UNIQUE_IDENTIFIER)).unwrap_or_else(|| uid.to_owned()))
+        let own = attribute.or_else(|| answer.text_of(tag::UNIQUE_IDENTIFIER)).unwrap_or_else(|| uid.to_owned());
+        identifier(&own).map(|()| own)
     }
 
     /// The custom attributes of a key that the server has.
@@ -256,6 +259,12 @@ impl Session {
         self.about(uid, Operation::Destroy, []).map(drop)
     }
 
+    /// Destroys a key that was just made and will never be used, if the server does it. An active one is revoked first.
+    pub(super) fn discard(&mut self, uid: &str) {
+        self.revoke(uid, Revocation::Ended).ok();
+        self.destroy(uid).ok();
+    }
+
     /// Asks for an operation on a key; the answer must be about the same key.
     fn about(
         &mut self,
@@ -275,11 +284,11 @@ impl Session {
     }
 }
 
-/// An identifier that can be stored, and with which the server can be asked again.
-fn identifier(uid: String) -> Result<String, Failure> {
+/// Refuses an identifier that cannot be stored, or with which the server could not be asked again.
+fn identifier(uid: &str) -> Result<(), Failure> {
     let is_usable = |c: char| !c.is_control() && c != char::REPLACEMENT_CHARACTER;
     match (1..=MAX_KEY_ID_LEN).contains(&uid.len()) && uid.chars().all(is_usable) {
-        true => Ok(uid),
+        true => Ok(()),
         false => Err(Failure::garbled(format_args!(
             "a key identifier of {} bytes, expected 1 to {MAX_KEY_ID_LEN} of UTF-8 without control characters",
             uid.len()

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, Member};
+use super::kek::{NO_RANDOM, is_constant};
 use super::message::Version;
 use super::session::Session;
 use super::{certificate, new_key_name};
@@ -115,6 +116,9 @@ fn use_key(session: &mut Session, uid: &str, attributes: &[(String, String)]) ->
     let (first, second) = (check(session.get(uid)?)?, check(session.get(uid)?)?);
     if first.bytes() != second.bytes() {
         return Err(Failure::no_kek("another key the second time"));
+    }
+    if is_constant(first.bytes()) {
+        return Err(Failure::no_kek(NO_RANDOM));
     }
     match session.add_attributes(uid, attributes) {
         Ok(()) => {}
