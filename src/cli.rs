@@ -25,7 +25,6 @@ mod plan;
 mod progress;
 pub mod provider;
 mod rekey;
-mod signals;
 mod size;
 mod speed;
 mod status;

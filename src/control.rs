@@ -6,7 +6,7 @@
 pub mod local;
 pub mod mounts;
 mod status;
-mod work;
+pub mod vm_task;
 
 use std::fs::DirBuilder;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,11 +20,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::fs::FileSystem;
-use crate::gate::{self, Principal, unwatched};
-use crate::metrics::{self, Family};
-use crate::operations::keys_in_memory::{Lock, Unlock};
-use crate::operations::vm_task::VmTask;
+use crate::gate::Principal;
+use crate::metrics::Family;
 use crate::progress::Progress;
 use crate::sys::memory;
 use crate::sys::process::effective_uid;
@@ -32,8 +29,8 @@ use crate::sys::socket::SocketPath;
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
 use mounts::Mounted;
-use status::status_of;
-pub use status::{ClearStatus, ComponentStatus, LastFailure, MountStatus, NoticeStatus, components, status};
+pub use status::{ClearStatus, ComponentStatus, LastFailure, MountStatus, NoticeStatus, components, status, status_of};
+use vm_task::VmTask;
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.
 const MAX_LINE: u64 = 64 << 20;
@@ -154,41 +151,83 @@ fn socket_path((major, minor): (u32, u32)) -> Result<PathBuf> {
     Ok(socket_dir()?.join(format!("{major}-{minor}.sock")))
 }
 
-/// The mount that a process serves.
-#[derive(Clone)]
-struct Served {
-    /// Device number.
+/// A process that asks, and the mount that it asks about.
+pub struct Asking {
+    stream: UnixStream,
+    /// Device number of the mount.
     device: (u32, u32),
     /// Where it was mounted.
     mountpoint: PathBuf,
 }
 
-impl Served {
-    /// Where it is mounted by now.
-    fn mountpoint(&self) -> PathBuf {
+impl Asking {
+    /// Where the mount is by now.
+    pub fn mountpoint(&self) -> PathBuf {
         let mounts = mounts::all().unwrap_or_default();
         let of_all = |mount: &Mounted| mount.device == self.device && mount.root == Path::new("/");
         mounts.into_iter().find(of_all).map_or_else(|| self.mountpoint.clone(), |mount| mount.mountpoint)
     }
+
+    /// The user that asks.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn principal(&self) -> Result<Principal> {
+        Principal::of_peer(&self.stream)
+    }
+
+    /// Tells it how far its work is.
+    ///
+    /// # Errors
+    /// `Stopped` when it wants no more of it, or `Io`.
+    pub fn tell(&mut self, progress: &Progress) -> Result<()> {
+        let told = send(&mut self.stream, &Answer::Progress { progress: progress.clone() });
+        if told.is_err() || self.has_ended()? {
+            return Err(Error::new(Kind::Stopped, "stopped at the requester's wish; run it again to resume"));
+        }
+        Ok(())
+    }
+
+    /// Whether it will send no more: a client that wants work to stop closes its sending half.
+    fn has_ended(&mut self) -> Result<bool> {
+        let doing = || "looking at the control socket".into();
+        self.stream.set_nonblocking(true).context(doing)?;
+        let ended = matches!(self.stream.read(&mut [0; 1]), Ok(0));
+        self.stream.set_nonblocking(false).context(doing)?;
+        Ok(ended)
+    }
 }
 
-/// Answers requests about the mount with a device number, made on `mountpoint`, on a thread of its own, for as long as the process
-/// lives. The socket is removed with what is returned.
+/// Takes requests about the mount with a device number, made on `mountpoint`, on a thread of its own, for as long as the process
+/// lives, and sends what `answer` says to them. The socket is removed with what is returned.
 ///
 /// # Errors
 /// `Io`.
-pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path, device: (u32, u32)) -> Result<SocketPath> {
-    let served = Served { device, mountpoint: mountpoint.to_path_buf() };
+pub fn serve<A>(mountpoint: &Path, device: (u32, u32), answer: A) -> Result<SocketPath>
+where
+    A: Fn(Request, &mut Asking) -> Result<Answer> + Send + Sync + 'static,
+{
+    let (mountpoint, answer) = (mountpoint.to_path_buf(), Arc::new(answer));
     let path = socket_path(device)?;
     // A mount that ended may have had this one's number, and so its path.
     let (listener, socket) =
         SocketPath::replace(&path).context(|| format!("making control socket {}", path.shown()))?;
+    // Each on its own thread: one may wait for a key server, another for the end of the mount.
+    let on_own_thread = move |stream| {
+        let (answer, asking) = (Arc::clone(&answer), Asking { stream, device, mountpoint: mountpoint.clone() });
+        let serve = move || {
+            if let Err(error) = serve_one(asking, &*answer) {
+                tracing::info!("control socket: {}", error.chain());
+            }
+        };
+        thread::Builder::new().name("control-request".into()).spawn(serve).map(drop)
+    };
     thread::Builder::new()
         .name("control".into())
         .spawn(move || {
             for stream in listener.incoming() {
                 // Without descriptors or threads there is nothing to do but to wait until there are some again.
-                if let Err(error) = stream.and_then(|stream| answer_on_own_thread(&fs, &served, stream)) {
+                if let Err(error) = stream.and_then(&on_own_thread) {
                     tracing::warn!("{}", Error::io("control socket", error).chain());
                     thread::sleep(AFTER_FAILURE);
                 }
@@ -198,26 +237,12 @@ pub fn serve(fs: Arc<FileSystem>, mountpoint: &Path, device: (u32, u32)) -> Resu
     Ok(socket)
 }
 
-/// Each on its own: one may wait for a key server, another for the end of the mount.
-fn answer_on_own_thread(fs: &Arc<FileSystem>, served: &Served, stream: UnixStream) -> std::io::Result<()> {
-    let (fs, served) = (Arc::clone(fs), served.clone());
-    let serve = move || {
-        if let Err(error) = answer(&fs, &served, stream) {
-            tracing::info!("control socket: {}", error.chain());
-        }
-    };
-    thread::Builder::new().name("control-request".into()).spawn(serve).map(drop)
-}
-
-fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()> {
-    let line = receive(&stream, Duration::from_secs(5))?;
+fn serve_one(mut asking: Asking, answer: &dyn Fn(Request, &mut Asking) -> Result<Answer>) -> Result<()> {
+    let line = receive(&asking.stream, Duration::from_secs(5))?;
     let answer = match serde_json::from_str(&line) {
-        Ok(Request::WaitForEnd) => loop {
-            thread::park(); // the end of the process closes the connection
-        },
         Ok(request) => caught(|| {
             may_fail("control");
-            serve_request(fs, served, request, &mut stream)
+            answer(request, &mut asking)
         })
         .unwrap_or_else(|| {
             Err(Error::new(Kind::Io, "the mount failed at this: this is a bug, please report it with the mount's log"))
@@ -225,7 +250,7 @@ fn answer(fs: &FileSystem, served: &Served, mut stream: UnixStream) -> Result<()
         .unwrap_or_else(|error| Answer::Error { kind: error.kind(), message: error.chain() }),
         Err(error) => Answer::Error { kind: Kind::Invalid, message: format!("{NOT_UNDERSTOOD}: {error}") },
     };
-    let sent = send(&mut stream, &answer);
+    let sent = send(&mut asking.stream, &answer);
     drop(answer);
     memory::return_freed();
     sent
@@ -353,25 +378,6 @@ fn receive(stream: &UnixStream, patience: Duration) -> Result<String> {
         return Ok(line);
     }
     Err(Error::new(Kind::Invalid, format!("the control socket was closed after {} bytes of a line", line.len())))
-}
-
-fn serve_request(fs: &FileSystem, served: &Served, request: Request, stream: &mut UnixStream) -> Result<Answer> {
-    let found = match request {
-        Request::Status => return status(fs).map(Answer::Status),
-        Request::WaitForEnd => fs.served().components()?,
-        Request::Unlock { path } => {
-            let unlock = Unlock { served: fs.served(), below: path.as_deref() };
-            gate::perform(unlock, Principal::of_peer(&*stream)?, &mut unwatched)?
-        }
-        Request::Lock { path } => {
-            let lock = Lock { served: fs.served(), below: path.as_deref() };
-            gate::perform(lock, Principal::of_peer(&*stream)?, &mut unwatched)?
-        }
-        Request::Introduce => return work::identity(fs, &served.mountpoint()),
-        Request::Metrics => return Ok(Answer::Metrics { families: metrics::of_mount(fs) }),
-        Request::Work { work } => return work::serve(fs, work, stream),
-    };
-    Ok(Answer::Status(status_of(&found, fs)))
 }
 
 #[cfg(test)]

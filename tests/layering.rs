@@ -35,9 +35,9 @@ const LAYERS: [&str; 23] = [
     "serve",
     "fs",
     "fuse",
-    "operations",
     "metrics",
     "control",
+    "operations",
     "cli",
 ];
 

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::{out, place};
-use crate::control::local;
+use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::gate::unwatched;
-use crate::operations::vm_task::VmTask;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::vm::component::Component;
@@ -53,7 +52,7 @@ pub(super) fn run(args: &DiskNamesArgs, config: &Path) -> Result<()> {
     let set = (args.usual || !args.set.is_empty()).then(|| args.set.clone());
     let task = ChangeDiskNames { set, add: args.add.clone(), remove: args.remove.clone() };
     let task = VmTask::DiskNames { folder: located.folder, task };
-    let now: DiskNamesNow = local::run(task, config, &mut unwatched).context(|| args.folder.shown().to_string())?;
+    let now: DiskNamesNow = task.run(config, &mut unwatched).context(|| args.folder.shown().to_string())?;
     if args.json {
         return out::json(&now);
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{out, place, size};
-use crate::control::local;
+use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::reader::Reader;
 use crate::event::{self, EventName};
@@ -16,7 +16,6 @@ use crate::format::header::HOME_FILE;
 use crate::gate::unwatched;
 use crate::key::KeyName;
 use crate::operations::convert::CloneVm;
-use crate::operations::vm_task::VmTask;
 use crate::sys::process;
 use crate::text::{Show, quoted};
 use crate::vm::access::Located;
@@ -66,7 +65,7 @@ pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     let file_system = file_system(&args.component);
     let keys_left = KeysLeft::before(&args.component);
     let task = VmTask::Erase { at: args.component.clone(), task };
-    let erased: Erased = local::run(task, config, &mut unwatched)?;
+    let erased: Erased = task.run(config, &mut unwatched)?;
     let mut elsewhere = not_erased(&erased);
     elsewhere.extend(keys_left.places(&erased));
     if args.component.is_dir()

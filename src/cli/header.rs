@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 
 use crate::cli::{out, place};
-use crate::control::local;
+use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::format::saved_header::{SAVED_LEN, SavedHeader};
 use crate::gate::{self, Principal, unwatched};
 use crate::key::KeyName;
 use crate::operations::header::BackUpHeader;
-use crate::operations::vm_task::VmTask;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::vm::component::Component;
@@ -125,7 +124,7 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
     let replaced = std::path::absolute(&args.file).context(|| format!("finding {}", args.file.shown()))?;
     let task = RestoreHeader { component: Component::Home, saved, force: args.force, replaced };
     let task = VmTask::RestoreHeader { at: args.component.clone(), task };
-    let restored: Restored = local::run(task, config, &mut unwatched)?;
+    let restored: Restored = task.run(config, &mut unwatched)?;
     print(args, &restored)
 }
 
@@ -181,7 +180,7 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
 fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
     let task = RepairHeader { component: Component::Home };
     let task = VmTask::RepairHeader { at: args.component.clone(), task };
-    let repaired: Repaired = local::run(task, config, &mut unwatched)?;
+    let repaired: Repaired = task.run(config, &mut unwatched)?;
     if args.json {
         return out::json(&repaired);
     }

@@ -9,11 +9,10 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::cli::{out, place, table};
-use crate::control::local;
+use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::gate::unwatched;
 use crate::key::KeyId;
-use crate::operations::vm_task::VmTask;
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::component::Component;
@@ -240,7 +239,7 @@ fn add(args: &AddArgs, config: &Path) -> Result<()> {
         key_id: args.key.clone(),
     };
     let task = VmTask::AddKey { at: args.component.clone(), task };
-    let changed: SlotsChanged = local::run(task, config, &mut unwatched)?;
+    let changed: SlotsChanged = task.run(config, &mut unwatched)?;
     print_changed(&args.component, args.json, &changed, "added")
 }
 
@@ -253,7 +252,7 @@ fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
         force: args.force,
     };
     let task = VmTask::RemoveKey { at: args.component.clone(), task };
-    let changed: SlotsChanged = local::run(task, config, &mut unwatched)?;
+    let changed: SlotsChanged = task.run(config, &mut unwatched)?;
     print_changed(&args.component, args.json, &changed, "removed")
 }
 

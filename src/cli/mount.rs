@@ -1,7 +1,6 @@
 //! `mount`: a VM folder or a datastore, shown decrypted.
 
 pub(super) mod helper;
-mod ready;
 mod words;
 
 use std::ffi::OsString;
@@ -11,33 +10,22 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::signals::{self, Reloaded};
 use crate::cli::{log, out};
-use crate::control;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{self, EventName};
-use crate::fs::FileSystem;
-use crate::fuse::mount::{MountSpec, Own, Unmount};
-use crate::fuse::options::MountOptions;
-use crate::fuse::session::{self, Session};
+use crate::event;
+use crate::fuse::mount::Unmount;
 use crate::fuse::transport::Transport;
-use crate::gate::{self, Object, Operation, Principal, Trail, unwatched};
-use crate::metrics;
-use crate::operations::mount_ended;
-use crate::operations::unlocking::keep_unlocking;
-use crate::progress::OnProgress;
-use crate::provider::{Providers, config};
-use crate::serve::{Options, ServedFolder};
+use crate::gate::{self, Principal, unwatched};
+use crate::operations::mount::MountFolder;
+use crate::provider::config;
 use crate::storage::BackingIo;
-use crate::sys::socket::SocketPath;
-use crate::sys::{memory, process};
+use crate::sys::process;
 use crate::text::Show;
 
 /// What to mount, where.
@@ -99,6 +87,26 @@ impl MountArgs {
     pub(super) fn serves(&self) -> bool {
         self.foreground
     }
+
+    fn operation<'a>(&'a self, config: &'a Path) -> MountFolder<'a> {
+        let log = self.log_file.clone().filter(|log| self.report && !log.starts_with(&self.mountpoint));
+        MountFolder {
+            folder: &self.folder,
+            mountpoint: &self.mountpoint,
+            words: &self.options,
+            engine: self.engine.unwrap_or_default(),
+            transport: self.transport,
+            backing_io: self.backing_io,
+            threads: self.threads.map(usize::from),
+            wait: self.wait,
+            require_unlocked: self.require_unlocked,
+            empty: self.empty,
+            metrics: self.metrics.as_deref(),
+            config,
+            // Through the mount, lines about a request would be requests.
+            reopen_log: Arc::new(move || log.iter().try_for_each(|log| log::reopen(log))),
+        }
+    }
 }
 
 fn parse_threads(text: &str) -> std::result::Result<u16, String> {
@@ -158,127 +166,19 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
     if !args.foreground {
         return mount_in_background(args, config, verbose);
     }
-    let mounted = gate::perform(MountFolder { args, config }, Principal::Process, &mut unwatched).and_then(|ready| {
-        if args.report
-            && let Err(error) = report(&Report::Ready { notes: ready.notes.clone() })
-        {
-            // The process that asked for the mount has gone, and expects none.
-            let _ = ready.own.unmount(Unmount::WhenUnused);
-            return Err(error);
-        }
-        Ok(ready)
+    let mounted = gate::perform(args.operation(config), Principal::Process, &mut unwatched).and_then(|serving| {
+        let told = if args.report { report(&Report::Ready { notes: serving.notes.clone() }) } else { Ok(()) };
+        // Where that fails, the process that asked for the mount has gone, and expects none.
+        told.inspect_err(|_| _ = serving.own.unmount(Unmount::WhenUnused)).map(|()| serving)
     });
     match mounted {
-        Ok(Serving { session, _sockets, .. }) => {
-            let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
-            let served = session.join().unwrap_or_else(|_| Err(failed()));
-            mount_ended(&args.folder, &served);
-            served
-        }
+        Ok(serving) => serving.wait(),
         Err(error) if args.report => {
             report(&Report::Failed { kind: error.kind(), message: error.chain() })?;
             Err(error)
         }
         Err(error) => Err(error),
     }
-}
-
-/// Mounts and serves.
-struct MountFolder<'a> {
-    args: &'a MountArgs,
-    config: &'a Path,
-}
-
-impl Operation for MountFolder<'_> {
-    const NAME: EventName = EventName::Mount;
-    type Outcome = Serving;
-
-    fn object(&self) -> Object {
-        Object::Folder(self.args.folder.clone())
-    }
-
-    fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Serving> {
-        start(self.args, self.config)
-    }
-}
-
-/// A mount that is there.
-struct Serving {
-    session: thread::JoinHandle<Result<()>>,
-    /// They are there for as long as the mount.
-    _sockets: (SocketPath, Option<SocketPath>),
-    own: Own,
-    /// What of it is locked, or does not show, a line each.
-    notes: Vec<String>,
-}
-
-/// Mounts and serves; returns once the mount answers.
-fn start(args: &MountArgs, config: &Path) -> Result<Serving> {
-    // Before the mount is there, so that no signal in between leaves it.
-    let mut signals = signals::catch()?;
-    if let Err(error) = process::stay_alive() {
-        let what = "the process has no place of its own when memory runs out";
-        tracing::debug!("{}", Error::io(what, error).chain());
-    }
-    let source = std::path::absolute(&args.folder).context(|| format!("resolving {}", args.folder.shown()))?;
-    ready::check_source(&source, args.empty)?;
-    ready::check_mountpoint(&source, &args.mountpoint)?;
-    process::raise_file_limit().context(|| "raising the limit on open files".into())?;
-    process::clear_umask();
-    memory::keep_little();
-    let engine = args.engine.unwrap_or_default();
-    engine.self_test()?;
-    let mut mount_options = MountOptions::parse(args.options.iter().map(String::as_str))?;
-    if ready::is_read_only(&source) {
-        mount_options.make_read_only();
-    }
-    let options =
-        Options { read_only: mount_options.is_read_only(), engine, backing_io: args.backing_io, ..Options::default() };
-    let (folder, providers) = (args.folder.clone(), Providers::load(config)?);
-    let open = move || ServedFolder::open(&folder, providers, options);
-    let served = ready::unless_stopped(&mut || signals.stop(), open)?;
-    let fs = Arc::new(FileSystem::new(Arc::new(served), mount_options.durability())?);
-    memory::return_freed();
-    if memory::lock_was_refused() {
-        tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
-    }
-    let spec = MountSpec {
-        mountpoint: args.mountpoint.clone(),
-        source,
-        options: mount_options,
-        transport: args.transport,
-        threads: args.threads.map(usize::from),
-    };
-    keep_unlocking(&fs)?;
-    let waiting = ready::Waiting { period: args.wait, required: args.require_unlocked, stop: &mut || signals.stop() };
-    let notes: Vec<String> =
-        waiting.unlock(&fs, &args.mountpoint)?.into_iter().chain(ready::without_home(&fs)?).collect();
-    notes.iter().for_each(|note| tracing::warn!("{note}"));
-    let session = Session::mount(&fs, &spec)?;
-    let own = session.own();
-    let log = args.log_file.clone().filter(|_| args.report);
-    let stops = signals.stops(Reloaded { fs: Arc::clone(&fs), log, mountpoint: args.mountpoint.clone() });
-    let serving = thread::Builder::new()
-        .name("session".into())
-        .spawn(move || session.serve(stops))
-        .context(|| "starting the thread that serves the mount".into())?;
-    let ready = session::answers(&args.mountpoint)
-        .and_then(|()| Ok((control::serve(Arc::clone(&fs), &args.mountpoint, own.device)?, serve_metrics(args, fs)?)));
-    match ready {
-        Ok(_sockets) => Ok(Serving { session: serving, _sockets, own, notes }),
-        Err(error) => {
-            // The mount is of no use without its socket, and the process that asked for it gets the reason.
-            let _ = own.unmount(Unmount::WhenUnused);
-            Err(error)
-        }
-    }
-}
-
-fn serve_metrics(args: &MountArgs, fs: Arc<FileSystem>) -> Result<Option<SocketPath>> {
-    let Some(path) = &args.metrics else { return Ok(None) };
-    let mountpoint = absolute(&args.mountpoint)?;
-    let text = move || metrics::text(vec![(mountpoint.clone(), metrics::of_mount(&fs))]);
-    metrics::serve(path, text).map(Some)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

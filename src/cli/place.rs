@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
+pub(super) use crate::control::mounts::backing;
 use crate::control::{local, mounts};
 use crate::error::{Context, Error, Kind, Result};
 pub(super) use crate::operations::whole;
@@ -12,15 +13,6 @@ use crate::text::Show;
 /// What a component is called that lies below `path`, which is a folder, or is `path` itself.
 pub(super) fn shown(path: &Path, component: &Path) -> String {
     whole(path, component).shown().to_string()
-}
-
-/// The backing path of a path that a mount of ours shows; any other path as it is. Mounts are not touched: one of them may not
-/// answer. A verb on a VM or a disk may so be given either path.
-pub(super) fn backing(path: PathBuf) -> PathBuf {
-    match mounts::showing(&path) {
-        Ok(Some((mount, below))) => mount.source.join(below).components().collect(),
-        Ok(None) | Err(_) => path,
-    }
 }
 
 /// The mount that shows what lies at a path of either side, and where below the mount that is.

@@ -8,11 +8,10 @@ use clap::Args;
 
 use crate::cli::progress::Shown;
 use crate::cli::{out, place, size, table};
-use crate::control::local;
+use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
-use crate::operations::vm_task::VmTask;
 use crate::sys::process;
 use crate::work::ComponentResult;
 use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
@@ -62,7 +61,7 @@ fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = Rekey { disks: disks(args), provider: args.provider.clone() };
     let mut shown = Shown::new()?;
     let task = VmTask::Rekey { folder: args.folder.clone(), task };
-    let rekeyed: Rekeyed = local::run(task, config, &mut |progress| shown.advanced(progress))?;
+    let rekeyed: Rekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
     drop(shown);
     print(args, &rekeyed)
 }

@@ -1,4 +1,4 @@
-//! Whether something is served by a mount of this user, and the one way for verbs to work on it where it has to be done.
+//! Whether something is served by a mount of this user, and the way to have that mount work on it.
 //!
 //! A mount has its open disks claimed, so that no other process can work on them: what a mount serves is worked on by its
 //! process. Everything else is worked on here, under claims of its own, which refuse what another user, host or program uses.
@@ -15,14 +15,12 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
 
-use serde::de::DeserializeOwned;
-
 use crate::control::mounts::{self, Mounted};
+use crate::control::vm_task::VmTask;
 use crate::control::{
     ANSWER_TIMEOUT, Answer, INTRODUCTION, MAX_LINE, Request, other_version, receive, send, socket_dir, unanswered,
 };
 use crate::error::{Context, Error, Kind, Result};
-use crate::operations::vm_task::VmTask;
 use crate::progress::OnProgress;
 use crate::text::Show;
 
@@ -141,20 +139,6 @@ impl Places {
     }
 }
 
-/// Does a task on what lies at its path: in the process of the mount that serves it, or else here. An error of `on_progress` stops it
-/// at its next safe point.
-///
-/// # Errors
-/// Those of the task; `Io` when the mount's process ends before it has answered.
-pub fn run<O: DeserializeOwned>(task: VmTask, config: &Path, on_progress: OnProgress<'_>) -> Result<O> {
-    let outcome = match serving(task.at())? {
-        Some(serving) => serving.ask(task.moved(serving.below.clone()), on_progress)?,
-        None => task.perform_offline(config, on_progress)?,
-    };
-    serde_json::from_value(outcome)
-        .map_err(|error| Error::with_source(Kind::Invalid, "a result of another version of vmcryptfs", error))
-}
-
 /// For work that cannot be done while a mount serves its object.
 ///
 /// # Errors
@@ -175,7 +159,11 @@ pub fn refuse_if_served(path: &Path, what: &str) -> Result<()> {
 }
 
 impl Serving {
-    fn ask(&self, work: VmTask, on_progress: OnProgress<'_>) -> Result<serde_json::Value> {
+    /// Has the mount's process do a task, whose path is below the mount. An error of `on_progress` stops it at its next safe point.
+    ///
+    /// # Errors
+    /// Those of the task; `Io` when the mount's process ends before it has answered.
+    pub fn ask(&self, work: VmTask, on_progress: OnProgress<'_>) -> Result<serde_json::Value> {
         let doing = || format!("asking the mount on {} (process {})", self.mountpoint.shown(), self.pid);
         let mut stream = UnixStream::connect(&self.socket).context(doing)?;
         send(&mut stream, &Request::Work { work }).context(doing)?;

@@ -61,6 +61,15 @@ pub fn showing(path: &Path) -> Result<Option<(Mounted, PathBuf)>> {
     Ok(None)
 }
 
+/// The backing path of a path that a mount of ours shows; any other path as it is. Mounts are not touched: one of them may not
+/// answer. A verb on a VM or a disk may so be given either path.
+pub fn backing(path: PathBuf) -> PathBuf {
+    match showing(&path) {
+        Ok(Some((mount, below))) => mount.source.join(below).components().collect(),
+        Ok(None) | Err(_) => path,
+    }
+}
+
 /// Follows links as far as no mount of ours has to be asked: one of them may not answer. What is below a mount is not resolved.
 fn resolve(path: &Path, mounts: &[Mounted], follow_last: bool) -> Result<PathBuf> {
     const MAX_LINKS: usize = 40; // as the system follows

@@ -116,7 +116,7 @@ pub fn status(fs: &FileSystem) -> Result<MountStatus> {
 }
 
 /// The state of some components of a mount, and its notices.
-pub(super) fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
+pub fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
     let (pid, components) = (std::process::id(), statuses(found, fs));
     MountStatus { pid, components, notices: notices(fs), in_the_clear: Vec::new(), headless: Vec::new() }
 }

@@ -1,26 +1,109 @@
 //! Operations on the keys of a VM folder's components, in the process that can reach them: a verb's, or that of the mount that serves them.
 
-use serde::Serialize;
+use std::path::Path;
 
-use crate::error::Result;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::control::local;
+use crate::control::vm_task::VmTask;
+use crate::error::{Error, Kind, Result};
 use crate::event::EventName;
-use crate::gate::{Object, Operation, Trail};
+use crate::gate::{self, Object, Operation, Principal, Trail};
 use crate::key::KeyName;
 use crate::progress::OnProgress;
+use crate::provider::Providers;
 use crate::text::Show;
-use crate::vm::access::VmAccess;
+use crate::vm::access::{Located, OfflineVm, VmAccess};
 use crate::vm::component::Component;
 use crate::work::ComponentResult;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 use crate::work::erase::{Erase, Erased, ErasedCopy};
-use crate::work::rekey::{Rekey, Rekeyed};
+use crate::work::rekey::{Rekey, Rekeyed, disks_of};
 use crate::work::repair::{RepairHeader, Repaired};
 use crate::work::restore::{RestoreHeader, Restored};
 use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
+impl VmTask {
+    /// Does a task on what lies at its path: in the process of the mount that serves it, or else here. An error of `on_progress`
+    /// stops it at its next safe point.
+    ///
+    /// # Errors
+    /// Those of the task; `Io` when the mount's process ends before it has answered.
+    pub fn run<O: DeserializeOwned>(self, config: &Path, on_progress: OnProgress<'_>) -> Result<O> {
+        let outcome = match local::serving(self.at())? {
+            Some(serving) => serving.ask(self.moved(serving.below.clone()), on_progress)?,
+            None => {
+                let located = Located::find(self.at())?;
+                let vm = OfflineVm::open(&located.folder, Providers::load(config)?)?;
+                self.perform(&vm, located.component, Principal::Process, on_progress)?
+            }
+        };
+        serde_json::from_value(outcome)
+            .map_err(|error| Error::with_source(Kind::Invalid, "a result of another version of vmcryptfs", error))
+    }
+
+    /// Does it to a component of a VM folder, or to all of them. The outcome is that of its operation.
+    ///
+    /// # Errors
+    /// Those of the operation.
+    pub fn perform(
+        self,
+        vm: &dyn VmAccess,
+        component: Component,
+        principal: Principal,
+        on_progress: OnProgress<'_>,
+    ) -> Result<serde_json::Value> {
+        let on = On { vm, principal, on_progress };
+        match self {
+            Self::Rekey { mut task, .. } => {
+                task.disks = disks_of(component, &task.disks)?;
+                on.perform(task, None)
+            }
+            Self::DeepRekey { mut task, .. } => {
+                task.disks = disks_of(component, &task.disks)?;
+                on.perform(task, None)
+            }
+            Self::AddKey { mut task, .. } => {
+                task.component = task.component.map(|_| component);
+                on.perform(task.clone(), task.component)
+            }
+            Self::RemoveKey { mut task, .. } => {
+                task.component = task.component.map(|_| component);
+                on.perform(task.clone(), task.component)
+            }
+            Self::Erase { mut task, .. } => {
+                task.component = task.component.map(|_| component);
+                on.perform(task.clone(), task.component)
+            }
+            Self::RestoreHeader { task, .. } => {
+                on.perform(RestoreHeader { component: component.clone(), ..task }, Some(component))
+            }
+            Self::RepairHeader { .. } => on.perform(RepairHeader { component: component.clone() }, Some(component)),
+            Self::DiskNames { task, .. } => on.perform(task, None),
+        }
+    }
+}
+
+/// Where a task is done, and for which user.
+struct On<'a> {
+    vm: &'a dyn VmAccess,
+    principal: Principal,
+    on_progress: OnProgress<'a>,
+}
+
+impl On<'_> {
+    fn perform<T: Task>(self, task: T, component: Option<Component>) -> Result<serde_json::Value> {
+        let task = OnVm { vm: self.vm, task, component: component.unwrap_or(Component::Home) };
+        let outcome = gate::perform(task, self.principal, self.on_progress)?;
+        serde_json::to_value(outcome)
+            .map_err(|error| Error::with_source(Kind::Invalid, "a result without JSON form", error))
+    }
+}
+
 /// Something to do to components of a VM folder.
-pub(super) trait Task: Sized {
+trait Task: Sized {
     /// The name of the operation.
     const NAME: EventName;
     /// What comes of it.
@@ -31,11 +114,11 @@ pub(super) trait Task: Sized {
 }
 
 /// A task on the components of one VM folder.
-pub(super) struct OnVm<'a, T> {
-    pub(super) vm: &'a dyn VmAccess,
-    pub(super) task: T,
+struct OnVm<'a, T> {
+    vm: &'a dyn VmAccess,
+    task: T,
     /// What it is done to; the home where several are meant.
-    pub(super) component: Component,
+    component: Component,
 }
 
 impl<T: Task> Operation for OnVm<'_, T> {

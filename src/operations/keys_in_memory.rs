@@ -11,11 +11,11 @@ use crate::serve::ServedFolder;
 use crate::vm::scan::FoundComponent;
 
 /// Tries to unlock what is locked.
-pub struct Unlock<'a> {
+pub(super) struct Unlock<'a> {
     /// What is served.
-    pub served: &'a ServedFolder,
+    pub(super) served: &'a ServedFolder,
     /// Below that; without it, everything.
-    pub below: Option<&'a Path>,
+    pub(super) below: Option<&'a Path>,
 }
 
 impl Operation for Unlock<'_> {
@@ -33,11 +33,11 @@ impl Operation for Unlock<'_> {
 }
 
 /// Wipes keys from memory.
-pub struct Lock<'a> {
+pub(super) struct Lock<'a> {
     /// What is served.
-    pub served: &'a ServedFolder,
+    pub(super) served: &'a ServedFolder,
     /// Below that; without it, everything.
-    pub below: Option<&'a Path>,
+    pub(super) below: Option<&'a Path>,
 }
 
 impl Operation for Lock<'_> {

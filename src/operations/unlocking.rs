@@ -25,7 +25,7 @@ const CONFIRM_ROUNDS: u64 = 360;
 ///
 /// # Errors
 /// `Io` when the thread cannot be started.
-pub fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
+pub(super) fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
     let watched = Arc::downgrade(fs);
     fs.served().keyring().watch(move |change| {
         if let Some(fs) = watched.upgrade() {

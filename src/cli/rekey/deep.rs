@@ -8,9 +8,8 @@ use serde::Serialize;
 use super::{RekeyArgs, disks};
 use crate::cli::progress::Shown;
 use crate::cli::{out, place, table};
-use crate::control::local;
+use crate::control::vm_task::VmTask;
 use crate::error::Result;
-use crate::operations::vm_task::VmTask;
 use crate::progress::Progress;
 use crate::work::ComponentResult;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed, Reencrypted};
@@ -23,7 +22,7 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     let mut shown = Shown::new()?;
     let mut last_line = Instant::now();
     let task = VmTask::DeepRekey { folder: args.folder.clone(), task };
-    let rekeyed: DeepRekeyed = local::run(task, config, &mut |progress| {
+    let rekeyed: DeepRekeyed = task.run(config, &mut |progress| {
         if args.json && last_line.elapsed() >= JSON_LINE {
             last_line = Instant::now();
             out::json(&ProgressLine { progress })?;

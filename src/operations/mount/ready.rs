@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, StatVfsMountFlags};
 
-use crate::cli::place;
 use crate::control::{self, ComponentStatus, mounts};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
@@ -26,7 +25,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// # Errors
 /// `Invalid`, `NotFound`, or `Io`.
 pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
-    let backing = place::backing(source.to_path_buf());
+    let backing = mounts::backing(source.to_path_buf());
     if backing != source {
         let message =
             format!("{} is in a mount of vmcryptfs: mount the backing folder, {}", source.shown(), backing.shown());

@@ -7,7 +7,6 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::cli::log;
 use crate::control;
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
@@ -21,11 +20,13 @@ pub(super) struct Caught {
     early: Vec<i32>,
 }
 
+/// Lets what is logged from now on go to the log file that has the log's name by now.
+pub type ReopenLog = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
 /// What a mount rereads or reports on request.
 pub(super) struct Reloaded {
     pub(super) fs: Arc<FileSystem>,
-    /// The log file, where the log is one of our own.
-    pub(super) log: Option<PathBuf>,
+    pub(super) reopen_log: ReopenLog,
     pub(super) mountpoint: PathBuf,
 }
 
@@ -90,12 +91,8 @@ impl Reloaded {
     }
 
     fn reload(&self) {
-        if let Some(path) = &self.log {
-            // Through the mount, lines about a request would be requests.
-            let reopened = if path.starts_with(&self.mountpoint) { Ok(()) } else { log::reopen(path) };
-            if let Err(error) = reopened {
-                tracing::error!("the log file is unchanged: {}", error.chain());
-            }
+        if let Err(error) = (self.reopen_log)() {
+            tracing::error!("the log file is unchanged: {}", error.chain());
         }
         match self.fs.served().keyring().reload_providers() {
             Ok(()) => {
