@@ -35,10 +35,10 @@ pub mod fs;
 
 pub mod fuse;
 
-pub mod operations;
-
 pub mod metrics;
 
 pub mod control;
+
+pub mod operations;
 
 pub mod cli;

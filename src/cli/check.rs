@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::cli::progress::perform;
 use crate::cli::{out, place, table};
 use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
-use crate::gate::{self, Principal, unwatched};
 use crate::operations::check::CheckAll;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -63,7 +63,7 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
     let inventory = inventory_of(&args.path, &disk_names(Some(config)))?;
     let providers = Providers::load(config)?;
     let check = CheckAll { path: &args.path, inventory: &inventory, data: args.data, providers: &providers };
-    let findings = gate::perform(check, Principal::Process, &mut unwatched)?;
+    let findings = perform(check)?;
     print(&args.path, &findings, args.json)?;
     verdict(&findings)
 }

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::progress::Shown;
+use crate::cli::progress::perform_shown;
 use crate::cli::{out, place, size};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::gate::{self, Principal};
 use crate::key::{KeyName, ProviderName};
 use crate::operations::convert::CloneVm;
 use crate::provider::Providers;
@@ -79,10 +78,8 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
         same_keys: args.same_keys,
         engine: Engine::default(),
     };
-    let mut shown = Shown::new()?;
     let clone = CloneVm { source: &args.source, destination: &args.destination, options, providers: &providers };
-    let cloned = gate::perform(clone, Principal::Process, &mut |progress| shown.advanced(progress))?;
-    drop(shown);
+    let cloned = perform_shown(clone)?;
     if args.json {
         return out::json(&CloneInfo {
             source: &args.source,

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::progress::Shown;
+use crate::cli::progress::perform_shown;
 use crate::cli::{out, place};
 use crate::control::local;
 use crate::error::{Error, Kind, Result};
-use crate::gate::{self, Principal};
 use crate::operations::convert::ConvertFile;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -67,10 +66,8 @@ pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
         To::HomeFile => (StoredAs::HomeFile, "home file"),
     };
     let providers = Providers::load(config)?;
-    let mut shown = Shown::new()?;
     let convert = ConvertFile { file: &args.file, located: &located, to, providers: &providers };
-    let converted = gate::perform(convert, Principal::Process, &mut |progress| shown.advanced(progress))?;
-    drop(shown);
+    let converted = perform_shown(convert)?;
     let ConvertedFile { names, uuid, names_outside, .. } = converted;
     if args.json {
         return out::json(&Output { names, stored_as, uuid, names_outside });

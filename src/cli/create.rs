@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::cli::progress::perform;
 use crate::cli::{place, size};
 use crate::error::Result;
-use crate::gate::{self, Principal, unwatched};
 use crate::operations::create::{CreateDisk, CreateVm, CreatedVm};
 use crate::sector::SectorSize;
 use crate::text::Show;
@@ -73,7 +73,7 @@ fn parse_sector_size(text: &str) -> std::result::Result<u32, String> {
 pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
     let create =
         CreateVm { folder: &args.folder, provider: args.provider.as_deref(), disk_names: &args.disk_names, config };
-    let CreatedVm { uuid, provider } = gate::perform(create, Principal::Process, &mut unwatched)?;
+    let CreatedVm { uuid, provider } = perform(create)?;
     println!("Created {} ({uuid}), key from provider {provider}.", args.folder.shown());
     Ok(())
 }
@@ -87,7 +87,7 @@ pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
         durable: true,
     };
     let create = CreateDisk { disk: &args.disk, new, config };
-    let header = gate::perform(create, Principal::Process, &mut unwatched)?;
+    let header = perform(create)?;
     println!("Created {}: {}, {}.", args.disk.shown(), size::show(args.size), header.uuid);
     Ok(())
 }

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::progress::Shown;
+use crate::cli::progress::perform_shown;
 use crate::cli::{place, plan};
 use crate::control::local;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::gate::{self, Principal};
 use crate::key::ProviderName;
 use crate::operations::convert::{Decrypt, Encrypt};
 use crate::provider::Providers;
@@ -106,10 +105,8 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         return encryption.plan().refuse_obstacles();
     }
     // Also where nothing is left to do: what an interruption left is removed.
-    let mut shown = Shown::new()?;
     let encrypt = Encrypt { folder: &args.folder, encryption };
-    let plan = gate::perform(encrypt, Principal::Process, &mut |progress| shown.advanced(progress))?;
-    drop(shown);
+    let plan = perform_shown(encrypt)?;
     let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
     let remains = plan.converted().next().map(|_| remains);
     plan::print_done(args.json, "encrypt", &args.folder, &plan, remains)
@@ -131,10 +128,8 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         plan::print(args.json, "decrypt", &args.folder, &plan)?;
         return plan.refuse_obstacles();
     }
-    let mut shown = Shown::new()?;
     let decrypt = Decrypt { folder: &args.folder, decryption };
-    let plan = gate::perform(decrypt, Principal::Process, &mut |progress| shown.advanced(progress))?;
-    drop(shown);
+    let plan = perform_shown(decrypt)?;
     plan::print_done(args.json, "decrypt", &args.folder, &plan, None)
 }
 

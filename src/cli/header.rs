@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use crate::cli::progress::perform;
 use crate::cli::{out, place};
 use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::format::saved_header::{SAVED_LEN, SavedHeader};
-use crate::gate::{self, Principal, unwatched};
+use crate::gate::unwatched;
 use crate::key::KeyName;
 use crate::operations::header::BackUpHeader;
 use crate::text::Show;
@@ -96,7 +97,7 @@ fn backup(args: &BackupArgs) -> Result<()> {
         Located::find(&args.component)?; // is it a VM folder?
     }
     let back_up = BackUpHeader { component: &args.component, file: &args.file };
-    let uuid = gate::perform(back_up, Principal::Process, &mut unwatched)?;
+    let uuid = perform(back_up)?;
     println!("Saved the header of {} ({uuid}) in {}.", args.component.shown(), args.file.shown());
     Ok(())
 }

@@ -9,21 +9,23 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::progress::perform;
 use crate::cli::{log, out};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event;
-use crate::fuse::mount::Unmount;
+use crate::fuse::mount::{MountSpec, Unmount};
+use crate::fuse::options::MountOptions;
 use crate::fuse::transport::Transport;
-use crate::gate::{self, Principal, unwatched};
 use crate::operations::mount::MountFolder;
 use crate::provider::config;
+use crate::serve::Options;
 use crate::storage::BackingIo;
 use crate::sys::process;
 use crate::text::Show;
@@ -49,15 +51,15 @@ pub(super) struct MountArgs {
     #[arg(short, long)]
     foreground: bool,
     /// Cipher engine: aws-lc, vaes or rustcrypto [default: the fastest on this CPU]
-    #[arg(long, value_name = "ENGINE", value_parser = parse_engine)]
+    #[arg(long, value_name = "ENGINE", value_parser = Engine::from_str)]
     engine: Option<Engine>,
     /// How requests come from the kernel: auto, dev-fuse or io-uring. io-uring is faster; it needs Linux 6.14 and the
     /// parameter enable_uring of the module fuse set to Y
-    #[arg(long, default_value = "auto", value_name = "TRANSPORT", value_parser = parse_transport)]
+    #[arg(long, default_value = "auto", value_name = "TRANSPORT", value_parser = Transport::from_str)]
     transport: Transport,
     /// I/O to the backing files of disks: buffered (page cache) or direct (O_DIRECT). Direct suits guests with a cache of their
     /// own and a fast medium
-    #[arg(long, default_value = "buffered", value_name = "WAY", value_parser = parse_backing_io)]
+    #[arg(long, default_value = "buffered", value_name = "WAY", value_parser = BackingIo::from_str)]
     backing_io: BackingIo,
     /// Threads that serve reads and writes [default: two a CPU, 32 with direct backing I/O; with io-uring one a CPU]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
@@ -88,24 +90,29 @@ impl MountArgs {
         self.foreground
     }
 
-    fn operation<'a>(&'a self, config: &'a Path) -> MountFolder<'a> {
+    fn operation<'a>(&'a self, config: &'a Path) -> Result<MountFolder<'a>> {
         let log = self.log_file.clone().filter(|log| self.report && !log.starts_with(&self.mountpoint));
-        MountFolder {
-            folder: &self.folder,
-            mountpoint: &self.mountpoint,
-            words: &self.options,
-            engine: self.engine.unwrap_or_default(),
-            transport: self.transport,
-            backing_io: self.backing_io,
-            threads: self.threads.map(usize::from),
+        Ok(MountFolder {
+            spec: MountSpec {
+                mountpoint: self.mountpoint.clone(),
+                source: absolute(&self.folder)?,
+                options: MountOptions::parse(self.options.iter().map(String::as_str))?,
+                transport: self.transport,
+                threads: self.threads.map(usize::from),
+            },
+            served: Options {
+                engine: self.engine.unwrap_or_default(),
+                backing_io: self.backing_io,
+                ..Options::default()
+            },
             wait: self.wait,
             require_unlocked: self.require_unlocked,
             empty: self.empty,
             metrics: self.metrics.as_deref(),
             config,
             // Through the mount, lines about a request would be requests.
-            reopen_log: Arc::new(move || log.iter().try_for_each(|log| log::reopen(log))),
-        }
+            reopen_log: Box::new(move || log.iter().try_for_each(|log| log::reopen(log))),
+        })
     }
 }
 
@@ -122,21 +129,9 @@ fn parse_wait(text: &str) -> std::result::Result<Duration, String> {
         .ok_or_else(|| format!("{text:?}, expected a duration such as 60s or 2m"))
 }
 
-fn parse_engine(text: &str) -> std::result::Result<Engine, String> {
-    text.parse().map_err(|error: Error| error.to_string())
-}
-
 fn parse_metrics(text: &str) -> std::result::Result<PathBuf, String> {
     let path = text.strip_prefix("unix:").filter(|path| !path.is_empty());
     path.map(PathBuf::from).ok_or_else(|| format!("{text:?}, expected unix:PATH"))
-}
-
-fn parse_transport(text: &str) -> std::result::Result<Transport, String> {
-    text.parse().map_err(|error: Error| error.to_string())
-}
-
-fn parse_backing_io(text: &str) -> std::result::Result<BackingIo, String> {
-    text.parse().map_err(|error: Error| error.to_string())
 }
 
 /// What a mount in the background reports to the process that started it.
@@ -166,7 +161,7 @@ fn serve(args: &MountArgs, config: &Path, verbose: u8) -> Result<()> {
     if !args.foreground {
         return mount_in_background(args, config, verbose);
     }
-    let mounted = gate::perform(args.operation(config), Principal::Process, &mut unwatched).and_then(|serving| {
+    let mounted = args.operation(config).and_then(perform).and_then(|serving| {
         let told = if args.report { report(&Report::Ready { notes: serving.notes.clone() }) } else { Ok(()) };
         // Where that fails, the process that asked for the mount has gone, and expects none.
         told.inspect_err(|_| _ = serving.own.unmount(Unmount::WhenUnused)).map(|()| serving)

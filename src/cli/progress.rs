@@ -11,6 +11,7 @@ use signal_hook::flag;
 
 use crate::cli::size;
 use crate::error::{Context, Error, Kind, Result};
+use crate::gate::{self, Operation, Principal, unwatched};
 use crate::progress::{Progress, Unit};
 use crate::text;
 
@@ -21,6 +22,23 @@ const REDRAW: Duration = Duration::from_millis(200);
 const LINE: Duration = Duration::from_secs(30);
 /// Characters of the bar.
 const BAR: usize = 24;
+
+/// Does an operation for the user of this process.
+///
+/// # Errors
+/// Those of the operation.
+pub(super) fn perform<O: Operation>(operation: O) -> Result<O::Outcome> {
+    gate::perform(operation, Principal::Process, &mut unwatched)
+}
+
+/// As [`perform`], and shows how far it is.
+///
+/// # Errors
+/// Those of the operation, and of [`Shown::new`].
+pub(super) fn perform_shown<O: Operation>(operation: O) -> Result<O::Outcome> {
+    let mut shown = Shown::new()?;
+    gate::perform(operation, Principal::Process, &mut |progress| shown.advanced(progress))
+}
 
 /// Shows progress on standard error, and knows whether a stop was requested.
 pub(super) struct Shown {

@@ -14,8 +14,8 @@ use clap::Subcommand;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::cli::progress::perform;
 use crate::error::{Context, Error, Kind, Result};
-use crate::gate::{self, Operation, Principal, unwatched};
 use crate::key::ProviderName;
 use crate::operations::provider::{BackUpProvider, ChooseDefault, RestoreProvider, TestProvider};
 use crate::provider::config::Config;
@@ -177,10 +177,6 @@ fn list(config: &Path, json: bool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn perform<O: Operation>(operation: O) -> Result<O::Outcome> {
-    gate::perform(operation, Principal::Process, &mut unwatched)
 }
 
 fn test(config: &Path, name: &ProviderName) -> Result<()> {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::place;
+use crate::cli::progress::perform;
 use crate::control::mounts::{self, Mounted};
 use crate::error::{Error, Kind, Result};
-use crate::gate::{self, Principal, unwatched};
 use crate::operations::unmount::UnmountFolder;
 use crate::text::Show;
 
@@ -27,7 +27,7 @@ pub(super) struct UmountArgs {
 
 pub(super) fn run(args: &UmountArgs) -> Result<()> {
     let umount = UnmountFolder { mount: mount_on_or_of(&args.mountpoint)?, lazy: args.lazy };
-    if let Some(note) = gate::perform(umount, Principal::Process, &mut unwatched)? {
+    if let Some(note) = perform(umount)? {
         eprintln!("vmcryptfs: {note}");
     }
     Ok(())

@@ -9,14 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use crate::control;
-use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName};
 use crate::fs::FileSystem;
 use crate::fuse::mount::{MountSpec, Own, Unmount};
-use crate::fuse::options::MountOptions;
 use crate::fuse::session::{self, Session};
-use crate::fuse::transport::Transport;
 use crate::gate::{Object, Operation, Trail};
 use crate::metrics;
 use crate::operations::answers::answer;
@@ -24,7 +21,6 @@ use crate::operations::unlocking::keep_unlocking;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::serve::{Options, ServedFolder};
-use crate::storage::BackingIo;
 use crate::sys::socket::SocketPath;
 use crate::sys::{memory, process};
 use crate::text::Show;
@@ -33,20 +29,10 @@ use signals::{Caught, Reloaded};
 
 /// Mounts and serves.
 pub struct MountFolder<'a> {
-    /// A VM folder or a datastore.
-    pub folder: &'a Path,
-    /// An empty directory.
-    pub mountpoint: &'a Path,
-    /// Words of `-o`.
-    pub words: &'a [String],
-    /// What encrypts disks.
-    pub engine: Engine,
-    /// How requests come.
-    pub transport: Transport,
-    /// How backing files of disks are read and written.
-    pub backing_io: BackingIo,
-    /// As of [`MountSpec`].
-    pub threads: Option<usize>,
+    /// What is mounted, where and how. It is read-only where the folder's file system is.
+    pub spec: MountSpec,
+    /// How its disks are served.
+    pub served: Options,
     /// How long it waits for keys.
     pub wait: Option<Duration>,
     /// Whether nothing may be locked then.
@@ -61,12 +47,14 @@ pub struct MountFolder<'a> {
     pub reopen_log: ReopenLog,
 }
 
+type Sockets = (SocketPath, Option<SocketPath>);
+
 /// A mount that is there.
 pub struct Serving {
     session: thread::JoinHandle<Result<()>>,
     folder: PathBuf,
     /// They are there for as long as the mount.
-    _sockets: (SocketPath, Option<SocketPath>),
+    _sockets: Sockets,
     /// The mount itself.
     pub own: Own,
     /// What of it is locked, or does not show, a line each.
@@ -91,22 +79,23 @@ impl Operation for MountFolder<'_> {
     type Outcome = Serving;
 
     fn object(&self) -> Object {
-        Object::Folder(self.folder.to_path_buf())
+        Object::Folder(self.spec.source.clone())
     }
 
     /// Returns once the mount answers.
-    fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Serving> {
+    fn run(mut self, _: &mut Trail, _: OnProgress<'_>) -> Result<Serving> {
         // Before the mount is there, so that no signal in between leaves it.
         let mut signals = signals::catch()?;
         if let Err(error) = process::stay_alive() {
             let what = "the process has no place of its own when memory runs out";
             tracing::debug!("{}", Error::io(what, error).chain());
         }
-        let spec = self.spec()?;
+        ready::check_source(&self.spec.source, self.empty)?;
+        ready::check_mountpoint(&self.spec.source, &self.spec.mountpoint)?;
         process::raise_file_limit().context(|| "raising the limit on open files".into())?;
         process::clear_umask();
         memory::keep_little();
-        let fs = self.open(&spec.options, &mut signals)?;
+        let fs = self.open(&mut signals)?;
         memory::return_freed();
         if memory::lock_was_refused() {
             tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
@@ -114,59 +103,45 @@ impl Operation for MountFolder<'_> {
         keep_unlocking(&fs)?;
         let stop = &mut || signals.stop();
         let waiting = ready::Waiting { period: self.wait, required: self.require_unlocked, stop };
-        let locked = waiting.unlock(&fs, self.mountpoint)?;
+        let locked = waiting.unlock(&fs, &self.spec.mountpoint)?;
         let notes: Vec<String> = locked.into_iter().chain(ready::without_home(&fs)?).collect();
         notes.iter().for_each(|note| tracing::warn!("{note}"));
-        let session = Session::mount(&fs, &spec)?;
+        let session = Session::mount(&fs, &self.spec)?;
         let own = session.own();
-        let (mountpoint, reopen_log) = (self.mountpoint.to_path_buf(), Arc::clone(&self.reopen_log));
+        let (mountpoint, reopen_log) = (self.spec.mountpoint.clone(), self.reopen_log);
         let stops = signals.stops(Reloaded { fs: Arc::clone(&fs), reopen_log, mountpoint });
         let session = thread::Builder::new()
             .name("session".into())
             .spawn(move || session.serve(stops))
             .context(|| "starting the thread that serves the mount".into())?;
         // The mount is of no use without its socket, and the process that asked for it gets the reason.
-        let _sockets = self.sockets(&fs, own).inspect_err(|_| _ = own.unmount(Unmount::WhenUnused))?;
-        Ok(Serving { session, folder: self.folder.to_path_buf(), _sockets, own, notes })
+        let _sockets = sockets(fs, own, &self.spec.mountpoint, self.metrics)
+            .inspect_err(|_| _ = own.unmount(Unmount::WhenUnused))?;
+        Ok(Serving { session, folder: self.spec.source, _sockets, own, notes })
     }
 }
 
 impl MountFolder<'_> {
-    /// What is mounted where, if it can be meant.
-    fn spec(&self) -> Result<MountSpec> {
-        let source = std::path::absolute(self.folder).context(|| format!("resolving {}", self.folder.shown()))?;
-        ready::check_source(&source, self.empty)?;
-        ready::check_mountpoint(&source, self.mountpoint)?;
-        let mut options = MountOptions::parse(self.words.iter().map(String::as_str))?;
-        if ready::is_read_only(&source) {
-            options.make_read_only();
+    fn open(&mut self, signals: &mut Caught) -> Result<Arc<FileSystem>> {
+        self.served.engine.self_test()?;
+        if ready::is_read_only(&self.spec.source) {
+            self.spec.options.make_read_only();
         }
-        let (mountpoint, transport, threads) = (self.mountpoint.to_path_buf(), self.transport, self.threads);
-        Ok(MountSpec { mountpoint, source, options, transport, threads })
-    }
-
-    fn open(&self, options: &MountOptions, signals: &mut Caught) -> Result<Arc<FileSystem>> {
-        self.engine.self_test()?;
-        let (engine, backing_io) = (self.engine, self.backing_io);
-        let served = Options { read_only: options.is_read_only(), engine, backing_io, ..Options::default() };
-        let (folder, providers) = (self.folder.to_path_buf(), Providers::load(self.config)?);
+        let served = Options { read_only: self.spec.options.is_read_only(), ..self.served };
+        let (folder, providers) = (self.spec.source.clone(), Providers::load(self.config)?);
         let open = move || ServedFolder::open(&folder, providers, served);
         let served = ready::unless_stopped(&mut || signals.stop(), open)?;
-        Ok(Arc::new(FileSystem::new(Arc::new(served), options.durability())?))
+        Ok(Arc::new(FileSystem::new(Arc::new(served), self.spec.options.durability())?))
     }
+}
 
-    /// Opens the sockets of a mount that answers.
-    fn sockets(&self, fs: &Arc<FileSystem>, own: Own) -> Result<(SocketPath, Option<SocketPath>)> {
-        session::answers(self.mountpoint)?;
-        let own_fs = Arc::clone(fs);
-        let control =
-            control::serve(self.mountpoint, own.device, move |request, asking| answer(&own_fs, request, asking))?;
-        let metrics = self.metrics.map(|path| {
-            let at =
-                std::path::absolute(self.mountpoint).context(|| format!("resolving {}", self.mountpoint.shown()))?;
-            let fs = Arc::clone(fs);
-            metrics::serve(path, move || metrics::text(vec![(at.clone(), metrics::of_mount(&fs))]))
-        });
-        Ok((control, metrics.transpose()?))
-    }
+/// Opens the sockets of a mount that answers.
+fn sockets(fs: Arc<FileSystem>, own: Own, mountpoint: &Path, metrics: Option<&Path>) -> Result<Sockets> {
+    session::answers(mountpoint)?;
+    let served = Arc::clone(&fs);
+    let control = control::serve(mountpoint, own.device, move |request, asking| answer(&served, request, asking))?;
+    let Some(path) = metrics else { return Ok((control, None)) };
+    let mountpoint = std::path::absolute(mountpoint).context(|| format!("resolving {}", mountpoint.shown()))?;
+    let text = move || metrics::text(vec![(mountpoint.clone(), metrics::of_mount(&fs))]);
+    Ok((control, Some(metrics::serve(path, text)?)))
 }

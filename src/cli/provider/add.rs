@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, Subcommand, value_parser};
 
-use super::{advise_backup, perform, provider_name};
+use super::{advise_backup, provider_name};
+use crate::cli::progress::perform;
 use crate::error::Result;
 use crate::key::ProviderName;
 use crate::operations::provider::AddProvider;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::provider_name;
 use crate::cli::key::in_use::inventory_with_keys;
 use crate::cli::place;
+use crate::cli::progress::perform;
 use crate::error::{Error, Kind, Result};
-use crate::gate::{self, Principal, unwatched};
 use crate::key::{KeyId, KeyName, ProviderName};
 use crate::operations::provider::RetireKey;
 use crate::provider::{self, Providers, Revocation};
@@ -56,7 +56,7 @@ impl RetireArgs {
         keys.iter().try_for_each(|key_id| provider::require_own_spelling(&*provider, key_id))?;
         for key_id in &keys {
             let retire = RetireKey { key_id, provider: &*provider, reason: self.reason, destroy: self.destroy };
-            let done = gate::perform(retire, Principal::Process, &mut unwatched)?;
+            let done = perform(retire)?;
             println!("key {key_id}: {done}");
         }
         eprintln!(

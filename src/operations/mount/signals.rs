@@ -21,7 +21,7 @@ pub(super) struct Caught {
 }
 
 /// Lets what is logged from now on go to the log file that has the log's name by now.
-pub type ReopenLog = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+pub type ReopenLog = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// What a mount rereads or reports on request.
 pub(super) struct Reloaded {
