@@ -28,14 +28,13 @@ pub use open_file::{BackingId, CacheMode, OpenFile};
 pub use places::{Place, is_of_reserve};
 
 use crate::crypto::xts::Engine;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::format::header::{CopyDigest, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
 use crate::storage::claims::{Claims, FileLocks};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
-use crate::vm::home_state::HomeState;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyring::{Keyring, PendingFetch};
 use crate::vm::{folder, scan};
@@ -94,9 +93,7 @@ impl ServedFolder {
     /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted.
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
-        if let Some(why) = HomeState::of(&root)?.unfinished() {
-            return Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown())));
-        }
+        folder::refuse_unfinished_at(&root).context(|| path.shown().to_string())?;
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::of_mount(providers);
         let found = scan::scan(&root)?;

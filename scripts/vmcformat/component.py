@@ -65,7 +65,8 @@ def make_header(kind: int, sector_size: int, data_offset: int, label: str, disk_
     """A new component's header copy and DEK; refuses what a reader would refuse."""
     dek = os.urandom(DEK_LEN[kind])
     header = Header(kind=kind, uuid=uuid4().bytes, sequence=1, sector_size=sector_size, data_offset=data_offset,
-                    label=label, disk_names=disk_names, slots=(new_slot(provider, key_id, kek, dek),))
+                    label=label, disk_names=disk_names, slots=(new_slot(provider, key_id, kek, dek),),
+                    state=2 if kind == HOME else None)
     copy = encode(header, dek)
     decode(copy)
     return copy, dek

@@ -8,7 +8,7 @@ import hmac
 import re
 import struct
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import keys
 from .errors import Corrupt, Foreign, FormatError, KeyRejected, Unsupported
@@ -30,6 +30,9 @@ WRAPPED_LEN = {HOME: 40, DISK: 72}
 SECOND_COPY = {HOME: 64 * KIB, DISK: 4 * MIB}
 HOME_FILE = "vmcryptfs.home"
 IN_TRANSITION = 1
+HAS_STATE = 2
+KNOWN_FEATURES = {HOME: IN_TRANSITION | HAS_STATE, DISK: IN_TRANSITION}
+STATES = {1: "encrypting", 2: "encrypted", 3: "decrypting", 4: "encrypted, converting disks"}
 
 WRAP_KWP = 1
 MAX_LABEL = 255
@@ -73,6 +76,7 @@ class Header:
     slots: tuple[Slot, ...]
     transition: Transition | None = None
     dek_generation: int = 0
+    state: int | None = None
 
 
 def new_slot(provider: str, key_id: str, kek: bytes, dek: bytes) -> Slot:
@@ -87,7 +91,7 @@ def encode(header: Header, dek: bytes) -> bytes:
     """The 8192 bytes of a header copy."""
     body = encode_body(header)
     cipher = CIPHER_OF_KIND[header.kind]
-    features = IN_TRANSITION if header.transition else 0
+    features = (IN_TRANSITION if header.transition else 0) | (HAS_STATE if header.state is not None else 0)
     fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, features, header.sequence, header.uuid, header.sector_size,
                        header.dek_generation, header.data_offset, len(body), 0)
     return seal((fixed + body).ljust(HMAC_AT, b"\0"), dek)
@@ -107,7 +111,7 @@ def checksummed(content: bytes) -> bytes:
 
 
 def encode_body(header: Header) -> bytes:
-    """Label, disk names, slots and transition."""
+    """Label, disk names, slots, transition and state."""
     label = header.label.encode()
     parts = [struct.pack("<H", len(label)), label, bytes([len(header.disk_names)])]
     parts += [bytes([len(name.encode())]) + name.encode() for name in header.disk_names]
@@ -115,6 +119,8 @@ def encode_body(header: Header) -> bytes:
     parts += [encode_slot(slot) for slot in header.slots]
     if header.transition:
         parts += [header.transition.id, bytes([len(header.transition.old)]), header.transition.old]
+    if header.state is not None:
+        parts.append(bytes([header.state]))
     return b"".join(parts)
 
 
@@ -184,7 +190,7 @@ def decode(copy: bytes) -> Header:
     if version != VERSION:
         raise Unsupported(f"version {version}")
     demand(hashlib.sha256(copy[:CHECKSUM_AT]).digest() == copy[CHECKSUM_AT:], "wrong checksum")
-    if features & ~IN_TRANSITION:
+    if features & ~KNOWN_FEATURES.get(kind, IN_TRANSITION):
         raise Unsupported(f"unknown features {features:#x}")
     demand(kind in KIND_NAMES, f"kind {kind}")
     demand(cipher == CIPHER_OF_KIND[kind], f"cipher {cipher} for a {KIND_NAMES[kind]}")
@@ -195,9 +201,8 @@ def decode(copy: bytes) -> Header:
     reserved_tail = copy[BODY_AT + body_len:HMAC_AT]
     demand(reserved == 0 and not any(reserved_tail), "reserved bytes are not zero")
     body = copy[BODY_AT:BODY_AT + body_len]
-    label, disk_names, slots, transition = decode_body(kind, features == IN_TRANSITION, body)
-    return Header(kind, uuid, sequence, sector_size, data_offset, label, disk_names, slots, transition,
-                  dek_generation)
+    return decode_body(kind, features, body, Header(kind, uuid, sequence, sector_size, data_offset, "", (), (), None,
+                                                    dek_generation))
 
 
 def demand_geometry(kind: int, sector_size: int, data_offset: int) -> None:
@@ -210,9 +215,8 @@ def demand_geometry(kind: int, sector_size: int, data_offset: int) -> None:
     demand(8 * MIB <= data_offset <= GIB and data_offset % MIB == 0, f"data offset {data_offset}")
 
 
-def decode_body(kind: int, in_transition: bool,
-                body: bytes) -> tuple[str, tuple[str, ...], tuple[Slot, ...], Transition | None]:
-    """Label, disk names, slots and transition."""
+def decode_body(kind: int, features: int, body: bytes, fixed: Header) -> Header:
+    """The header of these fixed fields, with what the body says."""
     reader = Reader(body)
     label_len = reader.u16()
     demand(label_len <= MAX_LABEL, f"label of {label_len} bytes")
@@ -225,9 +229,11 @@ def decode_body(kind: int, in_transition: bool,
     slot_count = reader.u8()
     demand(1 <= slot_count <= MAX_SLOTS, f"{slot_count} slots")
     slots = tuple(decode_slot(kind, reader) for _ in range(slot_count))
-    transition = decode_transition(kind, reader) if in_transition else None
+    transition = decode_transition(kind, reader) if features & IN_TRANSITION else None
+    state = reader.u8() if features & HAS_STATE else None
+    demand(state is None or state in STATES, f"state {state}")
     reader.finish()
-    return label, disk_names, slots, transition
+    return replace(fixed, label=label, disk_names=disk_names, slots=slots, transition=transition, state=state)
 
 
 def decode_transition(kind: int, reader: Reader) -> Transition:

@@ -32,7 +32,7 @@ class Bad:
 def vectors() -> dict[str, VectorFile]:
     """File name to vector."""
     cases = {**prefix_cases(), **geometry_cases(), **reserved_cases(), **body_cases(), **slot_cases(),
-             **transition_cases(), **key_cases()}
+             **transition_cases(), **state_cases(), **key_cases()}
     return {name: case.vector() for name, case in cases.items()}
 
 
@@ -226,6 +226,21 @@ def transition_cases() -> dict[str, Bad]:
         "transition-old-moved": Bad("an old DEK of another transition", encode(disk(transition=moved), DISK_DEK), at=UNLOCK),
         "transition-old-same": Bad("an old DEK that is the new one",
                                    encode(disk(transition=transition(DISK_DEK, DISK_DEK)), DISK_DEK), at=UNLOCK),
+    }
+
+
+def state_cases() -> dict[str, Bad]:
+    """What the body of a home says of how much of its files is sealed."""
+    whole = home(state=2)
+    at = 64 + len(encode_body(home()))
+    changed = encode(home(state=1), HOME_DEK)
+    return {
+        "state-0": Bad("state 0", patched(whole, at, b"\x00")),
+        "state-5": Bad("state 5", patched(whole, at, b"\x05")),
+        "state-missing": Bad("the feature is set, and the body ends with the slots", patched(home(), 12, u32(2))),
+        "state-without-feature": Bad("the feature is not set, and a byte follows the slots", patched(whole, 12, u32(0))),
+        "state-forged": Bad("the state was changed without the DEK",
+                            checksummed(changed[:HMAC_AT] + encode(whole, HOME_DEK)[HMAC_AT:CHECKSUM_AT]), at=UNLOCK),
     }
 
 

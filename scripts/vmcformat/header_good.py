@@ -3,7 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
-from .header import DISK, GIB, KIND_NAMES, Header, encode, new_slot
+from .header import DISK, GIB, KIND_NAMES, STATES, Header, encode, new_slot
 from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, OTHER_DISK_DEK, OTHER_KEK, disk, home, slot
 from .transition import Transition, new_transition
 from .vectorfile import VectorFile, derive
@@ -46,6 +46,12 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
                             home(transition=transition(derive("another home dek", 32), HOME_DEK)), KEK),
         "transition-tidying": ("a disk in transition with nothing under the old DEK any more",
                                disk(transition=Transition(derive("transition", 16), b"")), KEK),
+        "state-encrypting": ("a home whose encryption was begun", home(state=1), KEK),
+        "state-encrypted": ("a home that is encrypted as a whole", home(state=2), KEK),
+        "state-decrypting": ("a home whose decryption was begun", home(state=3), KEK),
+        "state-converting-disks": ("a home whose disks are being encrypted or decrypted", home(state=4), KEK),
+        "state-and-transition": ("a home with a state, in transition",
+                                 home(transition=transition(derive("another home dek", 32), HOME_DEK), state=2), KEK),
         "longest-disk": ("every field of a disk at its longest", longest_disk(), kek_of(3)),
         "longest-home": ("every field of a home at its longest", longest_home(), kek_of(2)),
         "longest-home-in-transition": ("every field of a home in transition at its longest",
@@ -116,6 +122,8 @@ def decoded_fields(header: Header) -> list[tuple[str, str]]:
     fields += [("label", header.label)] if header.label else []
     fields += [("disk_name", name) for name in header.disk_names]
     fields += [("slot", f"{s.provider} {s.key_id} {s.check.hex()} {s.wrapped.hex()}") for s in header.slots]
+    if header.state is not None:
+        fields.append(("state", STATES[header.state]))
     if header.transition:
         fields.append(("transition", f"{header.transition.id.hex()} {header.transition.old.hex() or 'tidying'}"))
     return fields

@@ -70,7 +70,7 @@ class Golden:
 def stores() -> dict[str, VectorFile]:
     """File name to store."""
     made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
-            in_transition(4096), in_transition(512), tidying(), home_in_transition()]
+            in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4)]
     return {golden.name: store_file(golden, *rest) for golden, *rest in made}
 
 
@@ -205,6 +205,15 @@ def home_in_transition() -> Made:
     golden = Golden("home-in-transition", "a home in the midst of a deep rekey", kind=HOME)
     parts = transition.new_transition(derive("store: home transition", 16), derive("store: old home dek", 32), golden.dek)
     header = replace(golden.header(), sequence=3, transition=parts)
+    copy = encode(header, golden.dek)
+    return golden, header, golden.file(encode(replace(header, sequence=2), golden.dek), copy), b""
+
+
+def home_of_state(state: int) -> Made:
+    """A home whose header says how much of its files is sealed."""
+    name = {2: "home-encrypted", 4: "home-converting-disks"}[state]
+    golden = Golden(name, f"a home of state {state}, after the update that made it so", kind=HOME, label="web01")
+    header = replace(golden.header(), sequence=3, state=state)
     copy = encode(header, golden.dek)
     return golden, header, golden.file(encode(replace(header, sequence=2), golden.dek), copy), b""
 

@@ -26,7 +26,7 @@ pub(super) struct EncryptArgs {
     /// VM folder, in the clear or with clear disks
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
     folder: PathBuf,
-    /// Encrypt only this disk, and the home if it is not yet encrypted; repeatable
+    /// Encrypt only this disk, and the home if it is not yet encrypted; takes in what came to an encrypted home; repeatable
     #[arg(long = "disk", value_name = "NAME")]
     disks: Vec<PathBuf>,
     /// Provider of the keys [default: the default provider; for disks of an encrypted home, the home's key]
@@ -41,6 +41,9 @@ pub(super) struct EncryptArgs {
     /// Treat it as one VM's folder, though it looks like several VMs'
     #[arg(long)]
     one_vm: bool,
+    /// Resume what an older version began, of which only the name of the header tells
+    #[arg(long)]
+    resume_by_name: bool,
     /// Overwrite each original with random bytes before it is removed
     #[arg(long)]
     overwrite: bool,
@@ -60,6 +63,9 @@ pub(super) struct DecryptArgs {
     folder: PathBuf,
     #[command(flatten)]
     what: DecryptWhat,
+    /// Resume what an older version began, of which only the name of the header tells
+    #[arg(long)]
+    resume_by_name: bool,
     /// Show what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -96,6 +102,7 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         provider: args.provider.as_deref().map(ProviderName::new).transpose()?,
         keep_references: args.keep_references,
         one_vm: args.one_vm,
+        resume_by_name: args.resume_by_name,
         overwrite: args.overwrite,
         engine: Engine::default(),
     };
@@ -122,7 +129,7 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
     };
     refuse_other_places(&args.folder, !matches!(what, DecryptScope::Disks(_)))?;
     let providers = Providers::load(config)?;
-    let decryption = Decryption::prepare(&args.folder, &providers, what, Engine::default())?;
+    let decryption = Decryption::prepare(&args.folder, &providers, what, args.resume_by_name, Engine::default())?;
     if args.dry_run {
         let plan = decryption.rehearse()?;
         plan::print(args.json, "decrypt", &args.folder, &plan)?;

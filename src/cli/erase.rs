@@ -100,8 +100,12 @@ fn refuse_unfinished(component: &Path) -> Result<()> {
         }
         (false, _) => return Ok(()),
     };
-    let state = HomeState::of(&folder::open_dir(folder)?)?;
-    let (Some(file), Some(why)) = (state.header_file(), state.unfinished()) else { return Ok(()) };
+    let dir = folder::open_dir(folder)?;
+    let Err(error) = folder::refuse_unfinished_at(&dir) else { return Ok(()) };
+    let (Some(file), Kind::Busy) = (HomeState::of(&dir)?.header_file(), error.kind()) else {
+        return Err(error).context(|| folder.shown().to_string());
+    };
+    let why = error.chain();
     Err(Error::new(
         Kind::Busy,
         format!(

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::cli::check::{disk_names, inventory_of, only_clear};
 use crate::cli::{out, place, size, table};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::key::KeyName;
 use crate::storage::Storage;
@@ -167,10 +167,8 @@ fn header_of(
     }
     let whole = place::whole(path, entry.component_path());
     let describe = || format!("home of {}", whole.shown());
-    if let Some(why) = entry.unfinished_home() {
-        return Err(Error::new(Kind::Busy, why)).context(describe);
-    }
     let stored = headers.stored.as_ref().map_err(|error| Error::new(error.kind(), error.chain())).context(describe)?;
+    entry.refuse_unfinished(stored.header.claims()).context(describe)?;
     let in_transition = stored.header.claims().transition.is_some();
     let deep_rekey = in_transition.then_some(UnderWay { percent: None });
     let mut info = header_info(whole.clone(), stored, None, deep_rekey);

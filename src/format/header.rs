@@ -4,11 +4,13 @@
 //! [`verify`](UnverifiedHeader::verify) with the component's DEK gives a [`Header`] that may be acted upon.
 
 mod slots;
+mod state;
 mod transition;
 
 pub use crate::format::component::ComponentKind;
 pub use crate::format::disk_kind::DEFAULT_DATA_OFFSET;
 pub use slots::{MAX_SLOTS, Slot, Slots};
+pub use state::StoredState;
 pub use transition::{TRANSITION_ID_LEN, Transition, TransitionId};
 
 use uuid::Uuid;
@@ -111,13 +113,16 @@ pub struct Header {
     pub slots: Slots,
     /// A deep rekey that is under way.
     pub transition: Option<Transition>,
+    /// How much of a home's files is sealed; `None` in the header of a disk, and of a home that an older version made.
+    pub state: Option<StoredState>,
 }
 
 impl Header {
-    /// That of a new component, whose first slot this is.
+    /// That of a new component, whose first slot this is. A new home is encrypted as a whole.
     pub fn new(uuid: Uuid, shape: Shape, label: String, slot: Slot) -> Self {
         let (disk_names, slots) = (DiskNames::default(), slot.into());
-        Self { sequence: 1, uuid, shape, dek_generation: 0, label, disk_names, slots, transition: None }
+        let state = (shape == Shape::Home).then_some(StoredState::Encrypted);
+        Self { sequence: 1, uuid, shape, dek_generation: 0, label, disk_names, slots, transition: None, state }
     }
 
     /// The bytes of one copy, authenticated by the component's DEK.
@@ -159,7 +164,7 @@ impl Header {
         w.put(MAGIC);
         w.put(VERSION.to_le_bytes());
         w.put(self.shape.codes());
-        w.put(if self.transition.is_some() { transition::IN_TRANSITION } else { 0 }.to_le_bytes()); // features
+        w.put(self.features().to_le_bytes());
         w.put(self.sequence.to_le_bytes());
         w.put(self.uuid.as_bytes());
         w.put(sector_size.to_le_bytes());
@@ -173,6 +178,11 @@ impl Header {
         w.put(body);
         w.pad_to(HMAC_OFFSET)?;
         Ok(w)
+    }
+
+    fn features(&self) -> u32 {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        flag(self.transition.is_some(), transition::IN_TRANSITION) | flag(self.state.is_some(), state::HAS_STATE)
     }
 
     fn encode_body(&self) -> Result<Vec<u8>> {
@@ -198,6 +208,9 @@ impl Header {
         }
         if let Some(transition) = &self.transition {
             transition.encode(&mut w)?;
+        }
+        if let Some(state) = self.state {
+            w.put([state.code()]);
         }
         Ok(w.bytes().to_vec())
     }
@@ -253,13 +266,16 @@ impl UnverifiedHeader {
         }
         let codes: [u8; 2] = r.array()?;
         let features = r.u32()?;
-        if features & !transition::IN_TRANSITION != 0 {
+        let known = known_features(codes[0]);
+        if features & !known != 0 {
             return Err(Error::new(
                 Kind::Unsupported,
-                format!("feature flags {features:#010x}, this program knows 1: it is too old for this component"),
+                format!(
+                    "feature flags {features:#010x}, this program knows {known:#x}: it is too old for this component"
+                ),
             ));
         }
-        let header = decode_checked(codes, features == transition::IN_TRANSITION, &mut r)?;
+        let header = decode_checked(codes, features, &mut r)?;
         let (fields, seals) = bytes.split_at(HMAC_OFFSET);
         let used = fields.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
         Ok(Self { header, fields: fields[..used].into(), seals: Reader::new(seals).array()? })
@@ -312,7 +328,13 @@ impl UnverifiedHeader {
     }
 }
 
-fn decode_checked(codes: [u8; 2], in_transition: bool, r: &mut Reader<'_>) -> Result<Header> {
+/// Features that a component of this kind may have.
+fn known_features(kind: u8) -> u32 {
+    let of_kind = if kind == ComponentKind::Home.code() { state::HAS_STATE } else { 0 };
+    transition::IN_TRANSITION | of_kind
+}
+
+fn decode_checked(codes: [u8; 2], features: u32, r: &mut Reader<'_>) -> Result<Header> {
     let sequence = r.u64()?;
     if sequence == 0 {
         return Err(Error::new(Kind::Corrupt, "header sequence 0, expected at least 1"));
@@ -335,9 +357,11 @@ fn decode_checked(codes: [u8; 2], in_transition: bool, r: &mut Reader<'_>) -> Re
     r.reserved(MAX_BODY_LEN - body_len)?;
     let (label, disk_names) = decode_names(shape, &mut body)?;
     let slots = decode_slots(shape, &mut body)?;
-    let transition = in_transition.then(|| Transition::decode(shape, &mut body)).transpose()?;
+    let has = |feature: u32| features & feature != 0;
+    let transition = has(transition::IN_TRANSITION).then(|| Transition::decode(shape, &mut body)).transpose()?;
+    let state = has(state::HAS_STATE).then(|| StoredState::decode(&mut body)).transpose()?;
     body.end().context(|| "header body".into())?;
-    Ok(Header { sequence, uuid, shape, dek_generation, label, disk_names, slots, transition })
+    Ok(Header { sequence, uuid, shape, dek_generation, label, disk_names, slots, transition, state })
 }
 
 fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Shape> {

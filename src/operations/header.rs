@@ -16,7 +16,7 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::work::restore::write_new;
-use crate::work::unlocked_component::refuse_transition;
+use crate::work::unlocked_component::refuse_unsettled;
 
 /// Saves a component's header in a new file.
 pub struct BackUpHeader<'a> {
@@ -45,7 +45,7 @@ impl Operation for BackUpHeader<'_> {
         let reading = || path.shown().to_string();
         let storage = FileStorage::new(File::open(&path).context(reading)?);
         let header = header_area::load(&storage, kind).context(reading)?.header;
-        refuse_transition(header.claims())?;
+        refuse_unsettled(header.claims())?;
         let uuid = header.claims().uuid;
         trail.event().uuid(uuid);
         write_new(file, &SavedHeader { time: Timestamp::now(), header }.encode()?)?;

@@ -132,11 +132,10 @@ impl<'e> Checked<'_, 'e> {
     fn component(&mut self, entry: &'e Entry, kind: ComponentKind, stored: std::result::Result<&StoredHeader, &Error>) {
         let claims = stored.ok().map(|stored| stored.header.claims());
         let uuid = claims.map(|claims| claims.uuid);
-        let examined = match (entry.unfinished_home(), stored) {
-            (Some(why), _) => Err(Error::new(Kind::Busy, why)),
-            (None, Err(error)) => Err(Error::new(error.kind(), error.chain())),
-            (None, Ok(stored)) => self.examine(entry, stored),
-        };
+        let examined = stored.map_err(|error| Error::new(error.kind(), error.chain())).and_then(|stored| {
+            entry.refuse_unfinished(stored.header.claims())?;
+            self.examine(entry, stored)
+        });
         let (state, result) = match &examined {
             Ok((result, _)) => (State::Good, result.clone()),
             Err(error) => (State::Problem(error.kind()), error.chain()),

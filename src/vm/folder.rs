@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{
-    ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, RESERVED_PREFIX, Shape,
+    ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, RESERVED_PREFIX, Shape, StoredState,
 };
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
@@ -108,7 +108,9 @@ impl NewHome<'_> {
         refuse_other_headers(dir, self.file, &key_id)?;
         let dek = random::home_dek()?;
         let slot = keyring::slot_for(&key_id, kek.as_ref(), &dek)?;
-        let header = Header { disk_names: self.disk_names, ..Header::new(uuid, Shape::Home, self.label, slot) };
+        let whole = Header::new(uuid, Shape::Home, self.label, slot);
+        let state = if self.file == ENCRYPTING_FILE { Some(StoredState::Encrypting) } else { whole.state };
+        let header = Header { disk_names: self.disk_names, state, ..whole };
         let file = write_home(dir, self.file, &header, &dek).map_err(|error| {
             // Its temporary name is gone: a conversion that begins tidies up.
             let is_gone = error.kind() == Kind::NotFound;
@@ -250,10 +252,32 @@ pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
 /// # Errors
 /// `Busy` for such a folder, or those of [`HomeState::of`].
 pub fn refuse_unfinished(path: &Path) -> Result<()> {
-    match HomeState::of(&open_dir(path)?)?.unfinished() {
-        None => Ok(()),
-        Some(why) => Err(Error::new(Kind::Busy, format!("{}: {why}", path.shown()))),
+    refuse_unfinished_at(&open_dir(path)?).context(|| path.shown().to_string())
+}
+
+/// As [`refuse_unfinished`], of an open directory. What the header says is not verified.
+///
+/// # Errors
+/// As that.
+pub fn refuse_unfinished_at(dir: &File) -> Result<()> {
+    let by_name = HomeState::of(dir)?;
+    let Some(name) = by_name.header_file() else { return Ok(()) };
+    match read_header(dir, name) {
+        Ok(Some(stored)) => by_name.refuse_unfinished(stored.header.claims()),
+        Ok(None) => Ok(()),                                  // just renamed
+        Err(_) if by_name == HomeState::Encrypted => Ok(()), // whoever uses it reports that
+        Err(error) => Err(error),
     }
+}
+
+/// Reads the home header of a VM folder that is encrypted as a whole; `None` when the directory is clear.
+///
+/// # Errors
+/// As [`refuse_unfinished`] and [`header_area::load`].
+pub fn read_whole_home(dir: &File) -> Result<Option<StoredHeader>> {
+    let by_name = HomeState::of(dir)?;
+    let stored = by_name.header_file().map(|name| read_header(dir, name)).transpose()?.flatten();
+    stored.map(|stored| by_name.refuse_unfinished(stored.header.claims()).map(|()| stored)).transpose()
 }
 
 /// Reads the home header of a VM folder; `None` when the directory is not encrypted.
@@ -268,7 +292,8 @@ pub fn read_home(dir: &File) -> Result<Option<StoredHeader>> {
 /// on this host or another gives the home another DEK. `None` when the directory is not encrypted.
 ///
 /// # Errors
-/// `Busy` while someone does that, or those of [`HomeState::of`] and [`header_area::load`].
+/// `Busy` while someone does that, or while the home is not encrypted as a whole, or those of [`HomeState::of`] and
+/// [`header_area::load`].
 pub fn use_home(dir: &File, claims: &'static dyn Claims) -> Result<Option<(FileStorage, StoredHeader)>> {
     let Some(header) = open_header(dir, HOME_FILE)? else { return Ok(None) };
     let claim = FileStorage::with_claims(header.into_file(), claims);
@@ -278,6 +303,7 @@ pub fn use_home(dir: &File, claims: &'static dyn Claims) -> Result<Option<(FileS
     }
     HomeState::of(dir)?;
     let stored = load_header(&claim, HOME_FILE)?;
+    HomeState::Encrypted.refuse_unfinished(stored.header.claims())?;
     Ok(Some((claim, stored)))
 }
 

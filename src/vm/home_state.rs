@@ -1,4 +1,5 @@
-//! How much of a VM folder's home is encrypted: the name of its header says so (docs/FORMAT.md, section 1).
+//! How much of a VM folder's home is encrypted: its header says so under its key, and the header's name is a hint
+//! (docs/FORMAT.md, section 11).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,7 +10,7 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
-use crate::format::header::{DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE};
+use crate::format::header::{DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, StoredState};
 
 /// How much of a VM folder's home is encrypted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,16 +42,55 @@ impl HomeState {
         states.into_iter().find(|state| state.header_file().is_some_and(|file| name == file))
     }
 
-    /// What to say of a home that is neither the one nor the other; `None` for the others.
-    pub fn unfinished(self) -> Option<&'static str> {
-        match self {
-            Self::Clear | Self::Encrypted => None,
-            Self::Encrypting => Some("its encryption is not finished: `vmcryptfs encrypt` resumes it"),
-            Self::Decrypting => Some("its decryption is not finished: `vmcryptfs decrypt` resumes it"),
+    /// The state of a home whose header has the name of this one, and says `stored`.
+    ///
+    /// # Errors
+    /// `Corrupt` where the two disagree as no interrupted conversion makes them: what is sealed as a whole has one name only.
+    pub fn confirm(self, stored: Option<StoredState>) -> Result<Self> {
+        match stored {
+            None => Ok(self), // the version that made it left the state to the name
+            Some(StoredState::Encrypting) => Ok(Self::Encrypting),
+            Some(StoredState::Decrypting) => Ok(Self::Decrypting),
+            Some(StoredState::Encrypted | StoredState::ConvertingDisks) if self == Self::Encrypted => Ok(self),
+            Some(StoredState::Encrypted | StoredState::ConvertingDisks) => Err(Error::new(
+                Kind::Corrupt,
+                format!(
+                    "changed without the key: its header says that it is encrypted, and has the name {}",
+                    self.header_file().unwrap_or_default()
+                ),
+            )),
         }
     }
 
-    /// The state of a directory's home.
+    /// What to say of a home that is neither the one nor the other, by what its header says; `None` for the others.
+    pub fn unfinished(self, stored: Option<StoredState>) -> Option<&'static str> {
+        match (self, stored.is_some()) {
+            (Self::Clear | Self::Encrypted, _) => None,
+            (Self::Encrypting, true) => Some("its encryption is not finished: `vmcryptfs encrypt` resumes it"),
+            (Self::Decrypting, true) => Some("its decryption is not finished: `vmcryptfs decrypt` resumes it"),
+            (Self::Encrypting, false) => Some(
+                "only its header's name says that its encryption is not finished. If an older version began that, \
+                 `vmcryptfs encrypt --resume-by-name` resumes it",
+            ),
+            (Self::Decrypting, false) => Some(
+                "only its header's name says that its decryption is not finished. If an older version began that, \
+                 `vmcryptfs decrypt --resume-by-name` resumes it",
+            ),
+        }
+    }
+
+    /// Refuses a home that is not encrypted as a whole, by its header, which has the name of this state.
+    ///
+    /// # Errors
+    /// `Busy` with what finishes it, or those of [`confirm`](Self::confirm).
+    pub fn refuse_unfinished(self, header: &Header) -> Result<()> {
+        match self.confirm(header.state)?.unfinished(header.state) {
+            None => Ok(()),
+            Some(why) => Err(Error::new(Kind::Busy, why)),
+        }
+    }
+
+    /// The state that the name of a directory's header says.
     ///
     /// # Errors
     /// `Corrupt` when two header files contradict each other, or `Io`.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::format::erasure::Erasure;
-use crate::format::header::{ComponentKind, UnverifiedHeader};
+use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
@@ -288,9 +288,13 @@ impl Entry {
         matches!(self.what, What::Clear(kind) if kind.may_be_ciphertext()) && !self.reserved
     }
 
-    /// What to say of the header of a home that is neither encrypted nor clear.
-    pub fn unfinished_home(&self) -> Option<&'static str> {
-        HomeState::of_header_file(self.path.file_name()?).and_then(HomeState::unfinished)
+    /// Refuses the header of a home that is neither encrypted as a whole nor clear.
+    ///
+    /// # Errors
+    /// As [`HomeState::refuse_unfinished`].
+    pub fn refuse_unfinished(&self, header: &Header) -> Result<()> {
+        let by_name = self.path.file_name().and_then(HomeState::of_header_file);
+        by_name.map_or(Ok(()), |state| state.refuse_unfinished(header))
     }
 
     /// What a component is called: a home by its VM folder, whatever the header's file is called.

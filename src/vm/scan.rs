@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
@@ -105,13 +105,9 @@ pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
 
 /// Adds the home and the disks of one directory; `false` when it is no VM folder of ours, not even in part.
 fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
-    let header = match HomeState::of(dir) {
-        Ok(state) => match (state.unfinished(), folder::read_home(dir)) {
-            (Some(why), _) => Err(Error::new(Kind::Busy, why)),
-            (None, Ok(None)) => return Ok(false),
-            (None, Ok(Some(stored))) => Ok(stored),
-            (None, Err(error)) => Err(error),
-        },
+    let header = match folder::read_whole_home(dir) {
+        Ok(None) => return Ok(false),
+        Ok(Some(stored)) => Ok(stored),
         Err(error) => Err(error),
     };
     let in_transition = header.as_ref().is_ok_and(|stored| stored.header.claims().transition.is_some());

@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::keyring::{self, FetchedKeks};
-use crate::work::unlocked_component::refuse_transition;
+use crate::work::unlocked_component::{refuse_transition, refuse_unsettled};
 
 /// Puts a saved header back.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -64,7 +64,7 @@ impl RestoreHeader {
     /// header that its key does not verify; `Busy`, or `Io`.
     pub fn run(&self, place: &dyn VmAccess) -> Result<Restored> {
         let saved = SavedHeader::decode(&self.saved)?.header;
-        refuse_transition(saved.claims())?;
+        refuse_unsettled(saved.claims())?;
         let kind = saved.claims().shape.kind();
         if kind != self.component.kind() {
             let message = format!("the saved header is that of a {}, not of the {}", kind.word(), self.component);

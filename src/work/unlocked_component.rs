@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, Slot, Slots};
+use crate::format::header::{Header, Slot, Slots, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
+use crate::vm::home_state::HomeState;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::scan::FoundComponent;
 
@@ -42,6 +43,7 @@ impl<'w> UnlockedComponent<'w> {
             None => Arc::new(keyring::unlock(&stored.header, keks)?),
         };
         let header = stored.header.verify(&dek)?;
+        HomeState::Encrypted.refuse_unfinished(&header)?;
         refuse_transition(&header)?;
         // One that someone without the DEK put there says nothing.
         let older = match stored.other {
@@ -134,6 +136,23 @@ pub fn refuse_transition(header: &Header) -> Result<()> {
             Kind::Denied,
             "a deep rekey of it is not finished: `vmcryptfs rekey --deep` finishes it; its keys can be changed and its header saved \
              or restored after that",
+        )),
+    }
+}
+
+/// A header that is saved, or comes back, says what stays true: neither that a deep rekey is under way, nor that disks in the
+/// clear belong to its home.
+///
+/// # Errors
+/// `Denied` for any other.
+pub fn refuse_unsettled(header: &Header) -> Result<()> {
+    refuse_transition(header)?;
+    match header.state {
+        None | Some(StoredState::Encrypted) => Ok(()),
+        Some(StoredState::Encrypting | StoredState::Decrypting | StoredState::ConvertingDisks) => Err(Error::new(
+            Kind::Denied,
+            "it is not wholly encrypted or decrypted: `vmcryptfs encrypt` or `decrypt` finishes it; its header can be saved or \
+             restored after that",
         )),
     }
 }

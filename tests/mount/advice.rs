@@ -8,6 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use vmcryptfs::format::header::StoredState;
+
 use crate::host::Host;
 
 /// The command behind the last `: ` of what was printed.
@@ -74,12 +76,19 @@ fn what_is_named_wrongly_is_told_by_what_it_is() {
 
 #[test]
 fn a_half_converted_folder_is_told_by_what_finishes_it() {
-    for (file, verb) in [(".vmcryptfs-encrypting", "encrypt"), (".vmcryptfs-decrypting", "decrypt")] {
+    for (file, verb, state, option) in [
+        (".vmcryptfs-encrypting", "encrypt", Some(StoredState::Encrypting), ""),
+        (".vmcryptfs-decrypting", "decrypt", Some(StoredState::Decrypting), ""),
+        // Of what an older version began only the name tells.
+        (".vmcryptfs-encrypting", "encrypt", None, " --resume-by-name"),
+        (".vmcryptfs-decrypting", "decrypt", None, " --resume-by-name"),
+    ] {
         let host = Host::with_vm();
         let vm = host.path("web01");
+        host.write_state("web01/vmcryptfs.home", state);
         fs::rename(host.path("web01/vmcryptfs.home"), host.path(&format!("web01/{file}"))).unwrap();
         fs::write(host.path("web01/notes.txt"), "in the clear").unwrap();
-        let words = format!("`vmcryptfs {verb}` resumes it");
+        let words = format!("`vmcryptfs {verb}{option}` resumes it");
         let new = host.path("web01/new.raw");
         for args in [
             &["erase", vm, "--yes"][..],
@@ -103,13 +112,16 @@ fn a_half_converted_folder_is_told_by_what_finishes_it() {
 
 #[test]
 fn a_half_converted_folder_is_erased_as_its_refusal_says() {
-    for file in [".vmcryptfs-encrypting", ".vmcryptfs-decrypting"] {
+    for (file, state) in
+        [(".vmcryptfs-encrypting", StoredState::Encrypting), (".vmcryptfs-decrypting", StoredState::Decrypting)]
+    {
         let host = Host::new();
         let vm = host.path("vm");
         host.run(&["create", vm]);
         let mount = host.mount("vm", &[]);
         fs::write(mount.path("secret.txt"), "secret").unwrap();
         mount.unmount();
+        host.write_state("vm/vmcryptfs.home", Some(state));
         let header = host.path(&format!("vm/{file}"));
         fs::rename(host.path("vm/vmcryptfs.home"), header).unwrap();
         for (name, content) in [("notes.txt", vec![b'n'; 100]), ("d.raw", vec![b'd'; 1 << 20])] {

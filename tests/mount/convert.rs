@@ -7,6 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
 
+use vmcryptfs::format::header::StoredState;
+
 use crate::host::Host;
 
 /// The folder `vm`, in the clear.
@@ -249,6 +251,7 @@ fn ciphertext_as_content_is_not_decrypted_into_what_could_not_be_told_apart() {
         system(&format!("rmdir {vm}/sub"));
     }
     // An encrypted disk that came when the home was half decrypted is nobody's to decrypt.
+    host.write_state("vm/vmcryptfs.home", Some(StoredState::Decrypting));
     fs::rename(host.path("vm/vmcryptfs.home"), host.path("vm/.vmcryptfs-decrypting")).unwrap();
     host.refuses(&["decrypt", vm, "--all"], 7, "it came later, move it away first");
     fs::remove_file(host.path("vm/d.raw")).unwrap();

@@ -179,7 +179,8 @@ fn encrypt_goes_by_the_list_that_the_home_gets_or_has_and_check_says_what_looks_
     assert_eq!(disks(&host, "web01"), ["vm1"]);
     host.run(&["disk-names", vm, "--add", "late.*"]);
     blank("late.1");
-    host.run(&["encrypt", vm]);
+    host.refuses(&["encrypt", vm], 7, "late.1 is in the clear in an encrypted home");
+    host.run(&["encrypt", vm, "--disk", "late.1"]);
     assert_eq!(disks(&host, "web01"), ["late.1", "vm1"]);
 
     let mount = host.mount("web01", &[]);

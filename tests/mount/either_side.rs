@@ -36,7 +36,7 @@ fn verbs_take_a_path_of_the_mount_or_of_the_backing_folder() {
         vec!["unlock", backing],
         vec!["clone", &vm, &shown("web02")],
         vec!["decrypt", &vm, "--disk", &shown("web01/f.img")],
-        vec!["encrypt", &vm, "--dry-run"],
+        vec!["encrypt", &vm, "--disk", "f.img", "--dry-run"],
         vec!["encrypt", &vm, "--disk", "f.img"],
         vec!["erase", &shown("web01/g.img"), "--yes"],
     ] {

@@ -114,7 +114,7 @@ fn what_is_in_the_clear_is_named() {
     for name in ["stray.txt", "link"] {
         fs::remove_file(host.path(&format!("ds/vm/{name}"))).unwrap();
     }
-    host.run(&["encrypt", vm]);
+    host.run(&["encrypt", vm, "--disk", "b.raw"]);
     assert!(host.run(&["check", "--only-clear", vm]).contains("Everything is encrypted"));
     // A VM folder that is not encrypted at all, beside one that is.
     fs::create_dir(host.path("ds/clear")).unwrap();

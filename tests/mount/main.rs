@@ -5,6 +5,7 @@
 mod advice;
 mod at_once;
 mod attack;
+mod bound;
 mod bytes;
 mod concurrency;
 mod convert;

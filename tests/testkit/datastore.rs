@@ -10,13 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use vmcryptfs::format::header::Header;
+use vmcryptfs::format::header::{ComponentKind, Header, StoredState};
 use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::{self, KeyProvider, NewKey, Providers};
 use vmcryptfs::sector::SectorSize;
+use vmcryptfs::storage::{FileStorage, Storage};
+use vmcryptfs::store::header_area;
 use vmcryptfs::vm::disk::{self, NewDisk};
-use vmcryptfs::vm::folder;
+use vmcryptfs::vm::{folder, keyring};
 
 /// A temporary folder with `config.toml` and the datastore `vms`.
 pub(crate) struct Datastore(TempDir);
@@ -88,6 +90,16 @@ pub(crate) fn write_config(path: &Path, text: &str) {
 pub(crate) fn make_vm(path: &Path, provider: &Arc<dyn KeyProvider>) -> Header {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     folder::create(path, provider, &DiskNames::default()).unwrap_or_else(|error| panic!("{}", error.chain()))
+}
+
+/// Makes a home's header say this under its key, in both copies; `None`: nothing, as older versions did.
+pub(crate) fn write_state(header: &Path, providers: &Providers, state: Option<StoredState>) {
+    let storage = FileStorage::new(File::options().read(true).write(true).open(header).unwrap());
+    let stored = header_area::load(&storage, ComponentKind::Home).unwrap();
+    let keks = providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
+    let dek = keyring::unlock(&stored.header, &keks).unwrap();
+    let changed = Header { state, ..stored.header.verify(&dek).unwrap() };
+    header_area::update_both(&storage, stored.in_use, changed, &dek, &|| storage.sync()).unwrap();
 }
 
 /// Makes a disk of 1 MiB.

@@ -7,7 +7,10 @@ use std::sync::Mutex;
 
 use tempfile::TempDir;
 
-use super::datastore::write_config;
+use vmcryptfs::format::header::StoredState;
+use vmcryptfs::provider::Providers;
+
+use super::datastore::{self, write_config};
 
 /// Runs a program for which the modes of root's own files count.
 pub(crate) const WITHOUT_OVERRIDE: [&str; 2] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
@@ -134,6 +137,11 @@ impl Host {
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         self.mountpoints.lock().unwrap().push(at);
         Mount { host: self, root, around: Some(around) }
+    }
+
+    /// Makes the header in a file of a home say this, as a conversion does; `None`: nothing, as older versions did.
+    pub(crate) fn write_state(&self, header: &str, state: Option<StoredState>) {
+        datastore::write_state(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap(), state);
     }
 
     /// The events so far, as `vmcryptfs events --json` prints them.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Kind, Result};
-use vmcryptfs::format::header::{Header, UnverifiedHeader};
+use vmcryptfs::format::header::{Header, StoredState, UnverifiedHeader};
 use vmcryptfs::key::{Dek, Kek, KeyId};
 use vmcryptfs::sys::SecretBytes;
 use vmcryptfs::vm::keyring;
@@ -80,6 +80,15 @@ pub(crate) fn header_fields(header: &Header) -> Vec<(String, String)> {
     fields.extend(header.slots.iter().map(|slot| {
         let (check, wrapped) = (HEXLOWER.encode(&slot.check.0), HEXLOWER.encode(&slot.wrapped.0));
         ("slot", format!("{} {} {check} {wrapped}", slot.key_id.provider(), slot.key_id.id()))
+    }));
+    fields.extend(header.state.map(|state| {
+        let word = match state {
+            StoredState::Encrypting => "encrypting",
+            StoredState::Encrypted => "encrypted",
+            StoredState::Decrypting => "decrypting",
+            StoredState::ConvertingDisks => "encrypted, converting disks",
+        };
+        ("state", word.to_owned())
     }));
     fields.extend(header.transition.as_ref().map(|transition| {
         let old = transition.old.as_ref().map_or_else(|| "tidying".to_owned(), |old| HEXLOWER.encode(&old.0));

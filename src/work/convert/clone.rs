@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, Header};
+use crate::format::header::{ComponentKind, HOME_FILE, Header, StoredState};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -78,7 +78,7 @@ pub fn clone(
 ) -> Result<Cloned> {
     let source = ClaimedFolder::open(from, providers, Access::Read)?;
     if source.state != HomeState::Encrypted {
-        let why = source.state.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
+        let why = source.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
     let entries = source.walk()?;
@@ -231,7 +231,8 @@ impl Cloning<'_> {
     fn make_home(&self) -> Result<(Header, HomeKeys)> {
         let source = self.source.unlocked()?;
         if self.options.same_keys {
-            let header = Header { uuid: random::uuid()?, sequence: 1, ..source.header.clone() };
+            let state = Some(StoredState::Encrypted);
+            let header = Header { uuid: random::uuid()?, sequence: 1, state, ..source.header.clone() };
             folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
             return Ok((header, HomeKeys::new(&source.dek)?));
         }

@@ -53,13 +53,20 @@ pub struct Decryption<'p> {
 }
 
 impl<'p> Decryption<'p> {
-    /// Looks at a folder, and changes nothing.
+    /// Looks at a folder, and changes nothing. A header that an older version made is believed by its name only if that is said.
     ///
     /// # Errors
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
     /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, also for erased disks, or `Io`.
-    pub fn prepare(path: &Path, providers: &'p Providers, what: DecryptScope, engine: Engine) -> Result<Self> {
+    pub fn prepare(
+        path: &Path,
+        providers: &'p Providers,
+        what: DecryptScope,
+        resume_by_name: bool,
+        engine: Engine,
+    ) -> Result<Self> {
         let folder = ClaimedFolder::open(path, providers, Access::Write)?;
+        folder.refuse_unproven(resume_by_name)?;
         let Some(home) = &folder.home else {
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
@@ -109,6 +116,10 @@ impl<'p> Decryption<'p> {
         // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
         self.plan.notes.extend(names.outside);
         let pace = ProgressCounter::new(self.plan.bytes(), on_progress);
+        let others_left = self.folder.converts_disks();
+        if !self.chosen.is_empty() {
+            self.folder.begin_disks()?;
+        }
         let site = self.site(&pace)?;
         site.clean(false)?;
         for names in by_inode(disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path))) {
@@ -117,10 +128,13 @@ impl<'p> Decryption<'p> {
             let header = self.decrypt_disk(&site, &names).context(|| first.shown().to_string())?;
             tell(&self.folder.path.join(first), &header, converted);
         }
-        site.sync_root()?;
+        site.sync_folders_of(self.chosen.iter())?;
         if !self.what.has_home() {
             site.clean(true)?;
             self.folder.sync()?;
+            if !others_left {
+                self.folder.end_disks()?;
+            }
             return Ok(self.plan);
         }
         self.look_for_what_needs_the_home()?;

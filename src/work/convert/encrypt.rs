@@ -47,6 +47,7 @@ impl<'p> Encryption<'p> {
     /// on the folder, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub fn prepare(path: &Path, providers: &'p Providers, options: Options) -> Result<Self> {
         let folder = ClaimedFolder::open(path, providers, Access::Write)?;
+        folder.refuse_unproven(options.resume_by_name)?;
         if folder.state == HomeState::Clear {
             outer::refuse(&folder.path)?;
         }
@@ -93,8 +94,10 @@ impl<'p> Encryption<'p> {
             key = Some(key.map_or_else(|| self.home_key(), Ok)?);
         }
         self.encrypt_disks(&pace, key, converted)?;
-        self.site(&pace)?.clean(true)?;
-        self.folder.sync()?;
+        let site = self.site(&pace)?;
+        site.clean(true)?;
+        site.sync_folders_of(self.survey.chosen.iter())?;
+        self.folder.end_disks()?;
         Ok(self.survey.plan)
     }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
+use crate::format::header::{ComponentKind, Header, StoredState, UnverifiedHeader};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
 use crate::storage::claims::Claim;
-use crate::storage::{Access, FileStorage};
+use crate::storage::{Access, FileStorage, Storage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::{is_at, open_beneath};
@@ -34,7 +34,10 @@ const LOOKS_EVERY: Duration = Duration::from_millis(5);
 pub(super) struct ClaimedFolder {
     pub(super) path: PathBuf,
     pub(super) dir: File,
+    /// By what the header says, or if that says nothing, by its name.
     pub(super) state: HomeState,
+    /// The state that the header's name says.
+    by_name: HomeState,
     pub(super) home: Option<OpenHome>,
     /// Those that a new home gets.
     disk_names: DiskNames,
@@ -43,6 +46,7 @@ pub(super) struct ClaimedFolder {
 /// An unlocked home.
 pub(super) struct OpenHome {
     pub(super) header: Header,
+    in_use: usize,
     pub(super) dek: Dek,
     pub(super) keys: HomeKeys,
     claim: FileStorage,
@@ -56,14 +60,31 @@ impl ClaimedFolder {
     pub(super) fn open(path: &Path, providers: &Providers, access: Access) -> Result<Self> {
         let path = fs::canonicalize(path).context(|| format!("opening folder {}", path.shown()))?;
         let dir = folder::open_dir(&path)?;
-        let state = HomeState::of(&dir)?;
-        let home = match state.header_file() {
-            None => None,
-            Some(name) => {
-                Some(OpenHome::open(&dir, name, providers, access).context(|| format!("home of {}", path.shown()))?)
+        let by_name = HomeState::of(&dir)?;
+        let of_home = || format!("home of {}", path.shown());
+        let home = by_name.header_file().map(|name| OpenHome::open(&dir, name, providers, access).context(of_home));
+        let home = home.transpose()?;
+        let state = by_name.confirm(home.as_ref().and_then(|home| home.header.state)).context(of_home)?;
+        Ok(Self { path, dir, state, by_name, home, disk_names: providers.disk_names().clone() })
+    }
+
+    /// What to say of a home that is neither encrypted nor clear.
+    pub(super) fn unfinished(&self) -> Option<&'static str> {
+        self.state.unfinished(self.home.as_ref().and_then(|home| home.header.state))
+    }
+
+    /// Refuses to resume what only the name of the header tells of, unless that is to be believed: anyone can rename it.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(super) fn refuse_unproven(&self, resume_by_name: bool) -> Result<()> {
+        let is_proven = self.home.as_ref().is_none_or(|home| home.header.state.is_some());
+        match self.unfinished() {
+            Some(why) if !is_proven && !resume_by_name => {
+                Err(Error::new(Kind::Busy, format!("{}: {why}", self.path.shown())))
             }
-        };
-        Ok(Self { path, dir, state, home, disk_names: providers.disk_names().clone() })
+            _ => Ok(()),
+        }
     }
 
     /// Lists all of it, as [`tree::list`] does.
@@ -121,8 +142,8 @@ impl ClaimedFolder {
             return Err(error);
         }
         let claim = FileStorage::new(file);
-        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, dek, claim });
-        self.state = state;
+        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, in_use: 0, dek, claim });
+        (self.state, self.by_name) = (state, state);
         Ok(())
     }
 
@@ -131,23 +152,61 @@ impl ClaimedFolder {
         if let (Some(name), Some(home)) = (self.state.header_file(), self.home.take()) {
             // The error at hand says more; the next run takes up the home that stays.
             let _ = folder::remove_header(&self.dir, name, home.claim.file());
-            self.state = HomeState::Clear;
+            (self.state, self.by_name) = (HomeState::Clear, HomeState::Clear);
         }
     }
 
-    /// Changes the state of the home, durably. The claim stays: it is on the file, not on its name.
+    /// Changes the state of the home, durably. The claim stays: it is on the file, not on its name. A header says that its home is
+    /// encrypted only under the name of such a one: it gets that name before it says so, and says another thing before it loses it.
+    ///
+    /// # Errors
+    /// `Io`; then another run finishes it.
+    pub(super) fn turn(&mut self, to: HomeState) -> Result<()> {
+        match to {
+            HomeState::Clear => return Err(Error::new(Kind::Invalid, "a home with a header does not become clear")),
+            HomeState::Encrypting => self.write_state(StoredState::Encrypting)?,
+            HomeState::Decrypting => self.write_state(StoredState::Decrypting)?,
+            HomeState::Encrypted => {}
+        }
+        if let (Some(from), Some(name)) = (self.by_name.header_file(), to.header_file())
+            && from != name
+        {
+            self.rename_header(from, name).context(|| format!("renaming {from} to {name}"))?;
+        }
+        (self.state, self.by_name) = (to, to);
+        self.sync()?;
+        if to == HomeState::Encrypted { self.write_state(StoredState::ConvertingDisks) } else { Ok(()) }
+    }
+
+    /// Whether disks in the clear are those that an interrupted conversion left.
+    pub(super) fn converts_disks(&self) -> bool {
+        self.home.as_ref().is_some_and(|home| home.header.state == Some(StoredState::ConvertingDisks))
+    }
+
+    /// Records that disks are converted from now on; the header of an older version says nothing of it.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn turn(&mut self, to: HomeState) -> Result<()> {
-        let (Some(from), Some(name)) = (self.state.header_file(), to.header_file()) else {
-            return Err(Error::new(Kind::Invalid, "a home without a header changes no state"));
-        };
-        if from != name {
-            self.rename_header(from, name).context(|| format!("renaming {from} to {name}"))?;
-            self.state = to;
-        }
-        self.sync()
+    pub(super) fn begin_disks(&mut self) -> Result<()> {
+        let is_told = self.home.as_ref().is_some_and(|home| home.header.state == Some(StoredState::Encrypted));
+        if is_told { self.write_state(StoredState::ConvertingDisks) } else { Ok(()) }
+    }
+
+    /// Records that disks in the clear are none of an interrupted conversion from now on.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn end_disks(&mut self) -> Result<()> {
+        if self.converts_disks() { self.write_state(StoredState::Encrypted) } else { Ok(()) }
+    }
+
+    /// In both copies, so that neither tells of a former state.
+    fn write_state(&mut self, state: StoredState) -> Result<()> {
+        let Some(home) = self.home.as_mut().filter(|home| home.header.state != Some(state)) else { return Ok(()) };
+        let header = Header { state: Some(state), ..home.header.clone() };
+        let sync = || Storage::sync(&home.claim).context(|| "making the header durable".into());
+        (home.in_use, home.header) = header_area::update_both(&home.claim, home.in_use, header, &home.dek, &sync)?;
+        Ok(())
     }
 
     /// Renames the header to a name that must be free. Another process that begins a home of that name sees this header and
@@ -187,11 +246,11 @@ impl ClaimedFolder {
     /// `Io`.
     pub(super) fn end(&mut self) -> Result<()> {
         self.sync()?;
-        if let Some(name) = self.state.header_file() {
+        if let Some(name) = self.by_name.header_file() {
             rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()).context(|| format!("removing {name}"))?;
         }
         self.home = None;
-        self.state = HomeState::Clear;
+        (self.state, self.by_name) = (HomeState::Clear, HomeState::Clear);
         self.sync()
     }
 
@@ -215,12 +274,12 @@ impl OpenHome {
             return Err(Error::new(Kind::Busy, "the header is gone: something else works on this folder"));
         }
         let stored = header_area::load(&claim, ComponentKind::Home).context(|| format!("reading {name}"))?;
-        let dek = unlock(&stored.header, providers)?;
+        let (dek, in_use) = (unlock(&stored.header, providers)?, stored.in_use);
         let header = stored.header.verify(&dek)?;
         if header.transition.is_some() {
             return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
         }
-        Ok(Self { keys: HomeKeys::new(&dek)?, header, dek, claim })
+        Ok(Self { keys: HomeKeys::new(&dek)?, header, in_use, dek, claim })
     }
 
     /// Makes sure that no mount of any process or host can still use the home, whose files are about to lose their keys.
@@ -253,8 +312,57 @@ fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::header::HOME_FILE;
+    use crate::format::header::{COPY_LEN, HOME_FILE};
     use crate::vm::datastore::Datastore;
+
+    /// The header's file after each step of an update of both copies, a torn one included, from one file to the other.
+    fn images(before: &[u8], after: &[u8]) -> Vec<Vec<u8>> {
+        let mut images = vec![before.to_vec()];
+        // The update may begin with either copy; each is written as a whole, or torn in the middle of a write.
+        for order in [[0, 1], [1, 0]] {
+            let mut image = before.to_vec();
+            for copy in order {
+                let at = usize::try_from(ComponentKind::Home.copy_offsets()[copy]).unwrap();
+                for end in [at + 4096, at + COPY_LEN] {
+                    image[at..end].copy_from_slice(&after[at..end]);
+                    images.push(image.clone());
+                }
+            }
+        }
+        images
+    }
+
+    /// Each change of state, cut off after any of its steps, leaves a folder that the same change finishes.
+    #[test]
+    fn a_crash_in_any_change_of_state_leaves_one_that_is_finished() {
+        use HomeState::{Decrypting, Encrypted, Encrypting};
+        for (from, to) in
+            [(Encrypting, Encrypted), (Encrypted, Decrypting), (Encrypting, Decrypting), (Decrypting, Encrypting)]
+        {
+            let store = Datastore::new(&["vm"]);
+            let (vm, providers) = (store.path("vm"), store.providers());
+            let open = || ClaimedFolder::open(&vm, &providers, Access::Write).unwrap();
+            open().turn(from).unwrap();
+            let file = |state: HomeState| vm.join(state.header_file().unwrap());
+            let before = fs::read(file(from)).unwrap();
+            open().turn(to).unwrap();
+            let after = fs::read(file(to)).unwrap();
+            let renamed_first = to == Encrypted;
+            let cut = images(&before, &after).into_iter();
+            let mut crashes: Vec<_> = cut.map(|image| (if renamed_first { to } else { from }, image)).collect();
+            crashes.push(if renamed_first { (from, before) } else { (to, after.clone()) });
+            for (name, image) in crashes {
+                fs::remove_file(file(HomeState::of(&folder::open_dir(&vm).unwrap()).unwrap())).unwrap();
+                fs::write(file(name), image).unwrap();
+                let mut folder = open();
+                assert!([from, to].contains(&folder.state), "{from:?} {to:?} {name:?}");
+                folder.turn(to).unwrap();
+                drop(folder);
+                assert_eq!(open().state, to);
+                assert_eq!(fs::read(file(to)).unwrap().len(), after.len());
+            }
+        }
+    }
 
     #[test]
     fn name_of_the_header_is_waited_for_until_another_home_gives_way() {

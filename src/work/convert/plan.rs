@@ -88,6 +88,23 @@ impl Plan {
         self.obstacles.extend(names.by_old_place.into_iter().map(obstacle));
     }
 
+    /// Adds what is known of disks in the clear that the encrypted home knows nothing of: they may be anyone's, and are
+    /// genuine once they are encrypted. They are obstacles, unless each is `meant`.
+    pub(super) fn take_in<P: std::fmt::Display>(&mut self, disks: impl Iterator<Item = P>, meant: bool) {
+        for disk in disks {
+            let what = format!("{disk} is in the clear in an encrypted home");
+            match meant {
+                true => self.notes.push(format!("{what}, and is taken in as it is")),
+                false => self.obstacles.push(Obstacle::new(
+                    Kind::Denied,
+                    format!(
+                        "{what}, which anyone could put there; if it is this VM's, --disk {disk} takes it in as it is"
+                    ),
+                )),
+            }
+        }
+    }
+
     /// Refuses to begin where an obstacle is in the way.
     ///
     /// # Errors

@@ -3,11 +3,12 @@
 //! The new form is made under a temporary name in the VM folder's root, synced, reopened, compared byte for byte
 //! with the original, and only then given the original's name.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
 use uuid::Uuid;
@@ -284,6 +285,18 @@ impl ReplaceContext<'_, '_> {
 
     pub(super) fn sync_root(&self) -> Result<()> {
         rustix::fs::fsync(self.root).context(|| "making names durable".into())
+    }
+
+    /// Makes the names of these files durable, wherever they lie.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn sync_folders_of<'p>(&self, paths: impl Iterator<Item = &'p PathBuf>) -> Result<()> {
+        let in_folders: HashMap<_, _> = paths.map(|path| (path.parent(), path)).collect();
+        for path in in_folders.into_values() {
+            parent_of(self.root, path)?.sync_all().context(|| "making names durable".into())?;
+        }
+        self.sync_root()
     }
 
     fn remove(&self, name: &str) -> Result<()> {

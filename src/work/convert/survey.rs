@@ -33,6 +33,8 @@ pub struct Options {
     pub one_vm: bool,
     /// Whether originals are overwritten before they are removed.
     pub overwrite: bool,
+    /// Whether a header that an older version made is believed by its name.
+    pub resume_by_name: bool,
     /// Cipher engine of the disks.
     pub engine: Engine,
 }
@@ -95,6 +97,10 @@ impl Survey {
                 false => plan.notes.push(what),
             }
         }
+        if folder.state == HomeState::Encrypted && !folder.converts_disks() {
+            let came = entries.iter().filter(|entry| chosen.contains(&entry.path) && !silent(entry));
+            plan.take_in(came.map(|entry| entry.path.shown()), !options.disks.is_empty());
+        }
         Ok(Self { entries, disks, chosen, plan })
     }
 
@@ -109,7 +115,7 @@ impl Survey {
         }
         let came = self.entries.iter().filter(|entry| matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk()));
         let came: HashSet<PathBuf> = came.map(|entry| entry.path.clone()).collect();
-        if options.disks.is_empty() {
+        if options.disks.is_empty() && (folder.state != HomeState::Encrypted || folder.converts_disks()) {
             self.chosen.extend(came.iter().cloned());
         }
         self.disks.extend(came);

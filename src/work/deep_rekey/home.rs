@@ -13,6 +13,7 @@ use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
+use crate::vm::home_state::HomeState;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::work::convert::{refuse_unfit_home, rekey_home};
 use crate::work::deep_rekey::Target;
@@ -43,6 +44,7 @@ impl<'w> HomeWork<'w> {
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;
         let header = stored.header.verify(&dek)?;
+        HomeState::Encrypted.refuse_unfinished(&header)?;
         Ok(Self { place, claim, dek, in_use, header })
     }
 
