@@ -4,7 +4,7 @@
 
 mod advice;
 mod at_once;
-mod attack;
+mod attacks;
 mod bound;
 mod bytes;
 mod concurrency;
