@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn one_key_encrypts_at_most_2_44_blocks() {
-        assert_eq!(MAX_PLAIN_LEN / BLOCK, 1 << 44);
+        assert_eq!((MAX_PLAIN_LEN / BLOCK, MAX_OFFSET), (1 << 44, 4_611_686_018_427_387_904));
         refuse_too_long(256 << 40).unwrap();
         let error = refuse_too_long((256 << 40) + 1).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported);
@@ -195,5 +195,7 @@ mod tests {
     fn only_known_sector_sizes_are_accepted() {
         let accepted: Vec<u32> = (0..70_000).filter(|&size| SectorSize::new(size).is_ok()).collect();
         assert_eq!(accepted, [512, 4096]);
+        let forms = |size: SectorSize| (size.bytes(), size.in_memory(), size.to_u32());
+        assert_eq!([SectorSize::SMALL, SectorSize::DEFAULT].map(forms), [(512, 512, 512), (4096, 4096, 4096)]);
     }
 }

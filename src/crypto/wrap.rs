@@ -225,6 +225,7 @@ mod tests {
         // Computed from FORMAT.md with Python's hmac.
         let kek = kek("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
         assert_eq!(HEXLOWER.encode(&kek.check().unwrap().0), "ac25d370ceb2a1ee");
+        assert_eq!(kek.bytes(), (0..32).collect::<Vec<u8>>());
         assert_ne!(kek.check().unwrap(), LocalKek::random().unwrap().check().unwrap());
     }
 

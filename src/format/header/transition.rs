@@ -101,3 +101,21 @@ fn wrapping_key(id: TransitionId, new: &Dek) -> Result<LocalKek> {
     derive::hkdf(&id.0, new.bytes(), OLD_DEK_INFO, &mut key)?;
     LocalKek::new(key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random;
+
+    #[test]
+    fn an_old_dek_that_is_the_new_one_or_of_another_kind_is_damage() {
+        let (id, new) = (TransitionId([4; TRANSITION_ID_LEN]), random::disk_dek().unwrap());
+        for (old, is_damage) in
+            [(&new, true), (&random::home_dek().unwrap(), true), (&random::disk_dek().unwrap(), false)]
+        {
+            let wrapped = wrapping_key(id, &new).unwrap().wrap_key(old.bytes()).unwrap();
+            let found = Transition { id, old: Some(WrappedDek(wrapped)) }.old_dek(&new);
+            assert_eq!(found.err().map(|error| error.kind()), is_damage.then_some(Kind::Corrupt));
+        }
+    }
+}

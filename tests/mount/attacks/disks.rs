@@ -13,7 +13,8 @@ const UNIT: usize = 512;
 
 /// What the guest wrote: no 16 bytes of it occur twice.
 fn content(seed: u32) -> Vec<u8> {
-    (0..8 * SECTOR as u32 / 4).flat_map(|word| (word.wrapping_mul(2_654_435_761) ^ seed).to_le_bytes()).collect()
+    let words = (0..8 * 1024_u32).map(|word| word.wrapping_mul(2_654_435_761) ^ seed);
+    words.flat_map(u32::to_le_bytes).collect()
 }
 
 fn write(host: &Host, name: &str, content: &[u8]) {

@@ -15,7 +15,7 @@ const LEN: usize = 3 * BLOCK;
 
 /// Blocks of content that differ.
 fn content(seed: u8) -> Vec<u8> {
-    (0..LEN).map(|at| (at / BLOCK) as u8 * 16 + seed).collect()
+    (0..3).flat_map(|block| [block * 16 + seed; BLOCK]).collect()
 }
 
 /// A VM with a home file of three blocks, and its image as it lies on the medium.
