@@ -10,3 +10,5 @@ pub mod random;
 pub mod wrap;
 pub mod xaes;
 pub mod xts;
+
+mod aes_block;

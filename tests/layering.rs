@@ -51,7 +51,7 @@ const RESERVED: [(&[&str], bool, &[&str]); 11] = [
     (&["fuser"], false, &["fuse"]),
     (&["clap", "clap_complete", "clap_mangen"], false, &["cli"]),
     (&["aes", "xts_mode", "aws_lc_rs", "aws_lc_sys", "argon2"], false, &["crypto"]),
-    (&["unsafe"], false, &["sys", "crypto/xts/aws_lc.rs", "crypto/xts/vaes.rs"]),
+    (&["unsafe"], false, &["sys", "crypto/aes_block.rs", "crypto/xts/aws_lc.rs", "crypto/xts/vaes.rs"]),
     (&["print", "println", "eprint", "eprintln", "dbg"], true, &["cli"]),
     (&["tracing", "tracing_subscriber"], false, &["event", "fuse", "operations", "metrics", "control", "cli"]),
     (&["prometheus_client"], false, &["metrics"]),

@@ -71,6 +71,8 @@ grep -q -E '^Max core file size +0 +0 ' "/proc/$pid/limits" || fail "the process
 
 step "no key is in a dump, the command line, the environment, the log, the events, or anything that a verb prints"
 exec 5<>"$mnt/root.raw"
+# Files of the home that many threads open and close: no copy of a key may stay on their stacks or in the heap.
+seq 32 | xargs -P 8 -I{} sh -c 'echo "note {}" >"$1/note-{}" && cat "$1/note-{}" "$1/notes.txt" >/dev/null' - "$mnt"
 # Whatever a verb says, if only that it refuses. Those that change keys come first: the keys of the end are searched for.
 for words in "rekey $vm" "rekey --deep $vm --disk root.raw" "rekey --deep $vm" "key add $vm/root.raw" "key remove $vm --provider local" \
     "status $mnt" "unlock $mnt" "lock $mnt" "info $vm" "check $vm" "key list $vm" "key in-use --provider local $work/store" \
@@ -93,6 +95,17 @@ sleep 0.5
 vmc lock "$mnt" >/dev/null
 "$search" locked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "${texts[@]}"
 stop_mount "$mnt"
+
+step "no cipher engine leaves a key after a lock"
+for engine in aws-lc vaes rustcrypto; do
+    [[ $engine != vaes ]] || grep -q -w vaes /proc/cpuinfo || continue
+    start_mount "$vm" "$mnt" --engine "$engine"
+    seq 8 | xargs -P 4 -I{} dd if=/dev/zero of="$mnt/root.raw" bs=64k count=1 seek={} conv=notrunc status=none
+    sleep 0.5
+    vmc lock "$mnt" >/dev/null
+    "$search" locked "$(mount_pid "$mnt")" "$work/config/keys/local.key" "$vm" "$planted"
+    stop_mount "$mnt"
+done
 
 step "where memory cannot be locked, the mount says so"
 mounts+=("$mnt")

@@ -4,16 +4,16 @@
 //! the messages of one [`Sealer`] share a random first half, and count a random second half up: each has a nonce of its
 //! own, and one key serves them all. An [`Opener`] likewise keeps the key of the message before.
 
-use aes::Aes256;
-use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
+use crate::crypto::aes_block::{self, AesBlock};
 use crate::crypto::random;
 use crate::error::{Error, Kind, Result};
+use crate::sys::SecretBytes;
 
 /// Bytes of a key.
-pub const KEY_LEN: usize = 32;
+pub const KEY_LEN: usize = aes_block::KEY_LEN;
 /// Bytes of a nonce.
 pub const NONCE_LEN: usize = 24;
 /// Bytes of a tag.
@@ -21,10 +21,10 @@ pub const TAG_LEN: usize = 16;
 /// Bytes of the nonce that choose the derived key.
 const HALF_LEN: usize = 12;
 
-/// A key, ready to derive from: the block cipher, and CMAC's first subkey (NIST SP 800-38B).
+/// A key, ready to derive from: the block cipher, and CMAC's first subkey (NIST SP 800-38B). Neither moves with this value.
 pub struct Xaes256Gcm {
-    block: Aes256,
-    subkey: Zeroizing<[u8; 16]>,
+    block: AesBlock,
+    subkey: SecretBytes,
 }
 
 /// What a message needs beside its ciphertext to be opened.
@@ -42,12 +42,11 @@ impl Xaes256Gcm {
     /// # Errors
     /// `Invalid` for another length.
     pub fn new(key: &[u8]) -> Result<Self> {
-        let block = Aes256::new_from_slice(key).map_err(|error| {
-            Error::with_source(Kind::Invalid, format!("an XAES-256-GCM key of {} bytes, expected 32", key.len()), error)
-        })?;
-        let mut zero = Array::from([0; 16]);
-        block.encrypt_block(&mut zero);
-        let subkey = Zeroizing::new(double(zero.into()));
+        let block = AesBlock::new(key)?;
+        let mut subkey = SecretBytes::zeroed(aes_block::BLOCK_LEN);
+        let (first, _) = subkey.as_chunks_mut();
+        block.encrypt(&mut first[0]);
+        double(&mut first[0]);
         Ok(Self { block, subkey })
     }
 
@@ -76,13 +75,11 @@ impl Xaes256Gcm {
     /// The key for all nonces that begin so: CMAC(00 01 "X" 00 ‖ first) ‖ CMAC(00 02 "X" 00 ‖ first), of one block each.
     fn derive(&self, first: &[u8; HALF_LEN]) -> Result<LessSafeKey> {
         let mut key = Zeroizing::new([0; KEY_LEN]);
-        for (counter, half) in (1..).zip(key.chunks_exact_mut(16)) {
-            let mut block = [0, counter, b'X', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-            block[4..].copy_from_slice(first);
-            block.iter_mut().zip(self.subkey.iter()).for_each(|(byte, subkey)| *byte ^= subkey);
-            let mut block = Array::from(block);
-            self.block.encrypt_block(&mut block);
-            half.copy_from_slice(&block);
+        for (counter, half) in (1..).zip(key.as_chunks_mut().0) {
+            *half = [0, counter, b'X', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            half[4..].copy_from_slice(first);
+            half.iter_mut().zip(self.subkey.iter()).for_each(|(byte, subkey)| *byte ^= subkey);
+            self.block.encrypt(half);
         }
         let key = UnboundKey::new(&AES_256_GCM, key.as_slice())
             .map_err(|error| Error::with_source(Kind::Io, "AES-GCM refused a derived key", error))?;
@@ -166,15 +163,14 @@ fn halves(nonce: &[u8; NONCE_LEN]) -> ([u8; HALF_LEN], [u8; HALF_LEN]) {
 }
 
 /// Doubling in GF(2^128), most significant bit first (NIST SP 800-38B, section 6.1), without a branch on the secret.
-fn double(value: [u8; 16]) -> [u8; 16] {
-    let mut doubled = [0; 16];
+fn double(value: &mut [u8; 16]) {
     let mut carry = 0;
-    for (out, byte) in doubled.iter_mut().zip(value).rev() {
-        *out = byte << 1 | carry;
-        carry = byte >> 7;
+    for byte in value.iter_mut().rev() {
+        let doubled = *byte << 1 | carry;
+        carry = *byte >> 7;
+        *byte = doubled;
     }
-    doubled[15] ^= 0x87 * carry;
-    doubled
+    value[15] ^= 0x87 * carry;
 }
 
 #[cfg(test)]
@@ -207,7 +203,7 @@ mod tests {
         // C2SP, XAES-256-GCM, "Test vectors": K1 of each.
         let published = [(1, "e531954aca063d5b8d9c47a47d4cc6f0"), (3, "23810ec50edb99f374409466ed1f4b7b")];
         for (key, subkey) in published {
-            assert_eq!(HEXLOWER.encode(Xaes256Gcm::new(&[key; 32]).unwrap().subkey.as_slice()), subkey);
+            assert_eq!(HEXLOWER.encode(&Xaes256Gcm::new(&[key; 32]).unwrap().subkey[..]), subkey);
         }
     }
 

@@ -6,6 +6,7 @@
 use aes::Aes256;
 use aes::cipher::{Array, KeyInit};
 use xts_mode::Xts128;
+use zeroize::Zeroize;
 
 use super::{SectorCipher, check_len, check_lens, tweaks};
 use crate::error::{Error, Kind, Result};
@@ -21,8 +22,24 @@ impl RustCrypto {
             Aes256::new_from_slice(key)
                 .map_err(|error| Error::with_source(Kind::Invalid, "AES-256 refused its key", error))
         };
-        Ok(Self(Box::new(Xts128::new(schedule(data_key)?, schedule(tweak_key)?))))
+        wiping_stack(|| Ok(Self(Box::new(Xts128::new(schedule(data_key)?, schedule(tweak_key)?)))))
     }
+}
+
+/// Does `work`, and overwrites the frames that it had: the crates make schedules as values, of which each move leaves a copy, and take
+/// more round keys into registers at once than there are.
+fn wiping_stack<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn run<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn wipe() {
+        [0_u8; 16 << 10].zeroize();
+    }
+    let result = run(work);
+    wipe();
+    result
 }
 
 impl SectorCipher for RustCrypto {
@@ -34,17 +51,15 @@ impl SectorCipher for RustCrypto {
 
     fn encrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
         check_len(data.len())?;
-        for (sector, tweak) in data.chunks_mut(size.in_memory()).zip(tweaks(first)) {
-            self.0.encrypt_sector(sector, Array(tweak));
-        }
+        let sectors = data.chunks_mut(size.in_memory()).zip(tweaks(first));
+        wiping_stack(|| sectors.for_each(|(sector, tweak)| self.0.encrypt_sector(sector, Array(tweak))));
         Ok(())
     }
 
     fn decrypt_in_place(&self, first: SectorIndex, size: SectorSize, data: &mut [u8]) -> Result<()> {
         check_len(data.len())?;
-        for (sector, tweak) in data.chunks_mut(size.in_memory()).zip(tweaks(first)) {
-            self.0.decrypt_sector(sector, Array(tweak));
-        }
+        let sectors = data.chunks_mut(size.in_memory()).zip(tweaks(first));
+        wiping_stack(|| sectors.for_each(|(sector, tweak)| self.0.decrypt_sector(sector, Array(tweak))));
         Ok(())
     }
 }
