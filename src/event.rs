@@ -22,6 +22,7 @@
 
 pub mod counts;
 mod journal;
+pub mod limit;
 mod log;
 pub mod reader;
 mod user;
@@ -48,7 +49,7 @@ use crate::timestamp::Timestamp;
 const MAX_REASON: usize = 2000;
 
 /// What was done. Its words in the log never change.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum EventName {
     /// A VM folder was made.
     Create,
@@ -191,7 +192,7 @@ impl Record {
 }
 
 /// An event that is being described; it is recorded by the method that says how it ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Event {
     operation: EventName,
     by: u32,

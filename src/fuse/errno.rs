@@ -5,6 +5,7 @@ use std::fmt;
 use fuser::Errno;
 
 use crate::error::{Error, Kind};
+use crate::event::limit;
 use crate::fs::{FileSystem, NodeNumber};
 
 /// An operation, and the node that it is on, for messages.
@@ -17,24 +18,28 @@ impl fmt::Display for On<'_> {
 }
 
 /// Logs why a request is refused and says it in an errno.
-pub(super) fn refuse(operation: impl fmt::Display, error: &Error) -> Errno {
-    let chain = error.chain();
+pub(super) fn refuse(operation: On<'_>, error: &Error) -> Errno {
+    let (chain, errno) = (error.chain(), errno(error));
+    // Data fails block by block, with a text for each; what else fails, fails for a reason that its text names.
+    let kind = if matches!(operation.0, "read" | "write") { errno.code().to_string() } else { chain.clone() };
     let expected = match error.kind() {
-        Kind::Corrupt | Kind::KeyRejected => {
-            tracing::error!("{operation}: {chain}");
-            return errno(error);
+        Kind::Corrupt | Kind::KeyRejected | Kind::Busy | Kind::Denied | Kind::KeyUnavailable | Kind::Unsupported => {
+            false
         }
-        Kind::Busy | Kind::Denied | Kind::KeyUnavailable | Kind::Unsupported => false,
         // Programs ask for files that do not exist, or that they may not have, all the time; a failing or full disk is noteworthy.
         Kind::Exists | Kind::Invalid | Kind::NotFound | Kind::ReadOnly | Kind::Stopped => true,
         Kind::Io => error.os_error().is_some_and(|number| !NOTEWORTHY.contains(&number)),
     };
     if expected {
         tracing::debug!("{operation}: {chain}");
-    } else {
-        tracing::warn!("{operation}: {chain}");
+    } else if limit::allows_line(operation.to_string(), kind, &chain) {
+        if matches!(error.kind(), Kind::Corrupt | Kind::KeyRejected) {
+            tracing::error!("{operation}: {chain}");
+        } else {
+            tracing::warn!("{operation}: {chain}");
+        }
     }
-    errno(error)
+    errno
 }
 
 /// Errors of the system below, as opposed to requests that a program made in vain.

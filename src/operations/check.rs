@@ -13,6 +13,9 @@ use crate::text::Show;
 use crate::vm::check::{Check, Finding, State};
 use crate::vm::inventory::Inventory;
 
+/// At most this many components with a problem have events of their own: forged ones must not fill the log.
+const MAX_PROBLEMS: usize = 256;
+
 /// Checks what lies at a path. An event for each component.
 pub struct CheckAll<'a> {
     /// A VM folder, a datastore, or a disk.
@@ -45,12 +48,22 @@ impl Operation for CheckAll<'_> {
             findings.push(Finding { path: self.path.to_path_buf(), kind: "disk", uuid: None, state, result });
         }
         trail.in_parts();
+        let mut problems = 0;
         for finding in findings.iter().filter(|finding| matches!(finding.kind, "home" | "disk")) {
             let component = Object::Folder(whole(self.path, &finding.path));
             match finding.state {
-                State::Problem(kind) => trail.failed_part(&component, &Error::new(kind, finding.result.clone())),
+                State::Problem(kind) => {
+                    problems += 1;
+                    if problems <= MAX_PROBLEMS {
+                        trail.failed_part(&component, &Error::new(kind, finding.result.clone()));
+                    }
+                }
                 State::Good | State::Clear | State::Erased | State::NotLookedAt => trail.part(&component, |_| {}),
             }
+        }
+        if let Some(others @ 1..) = problems.checked_sub(MAX_PROBLEMS) {
+            let error = Error::new(Kind::Corrupt, format!("and {others} more components have a problem"));
+            trail.failed_part(&self.object(), &error);
         }
         Ok(findings)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::control;
 use crate::error::{Context, Error, Kind, Result};
-use crate::event::{Event, EventName};
+use crate::event::{Event, EventName, limit};
 use crate::fs::FileSystem;
 use crate::fuse::mount::{MountSpec, Own, Unmount};
 use crate::fuse::session::{self, Session};
@@ -69,6 +69,7 @@ impl Serving {
     pub fn wait(self) -> Result<()> {
         let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
         let served = self.session.join().unwrap_or_else(|_| Err(failed()));
+        limit::report(Duration::ZERO);
         Event::of(EventName::Unmount).component(&self.folder).outcome(&served);
         served
     }

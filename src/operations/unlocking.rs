@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Context, Result};
-use crate::event::{Event, EventName};
+use crate::event::{Event, EventName, limit};
 use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::sys::thread::{caught, may_fail};
@@ -17,6 +17,10 @@ const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
 /// How soon after a bug, while the mount waits for the first round.
 const SECOND_TRY: Duration = Duration::from_millis(500);
+/// Of the failures of one minute, this many disks of a folder and keys of a provider have events of their own.
+const MAX_NAMED: u64 = 16;
+/// As many homes of a datastore.
+const MAX_NAMED_HOMES: u64 = 256;
 /// Every how many such rounds the state of the keys in use is asked for: once an hour.
 const CONFIRM_ROUNDS: u64 = 360;
 
@@ -66,6 +70,7 @@ pub(super) fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
 /// Tries what is locked; `false` when the mount has ended.
 fn retry(fs: &Weak<FileSystem>) -> bool {
     let Some(fs) = fs.upgrade() else { return false };
+    limit::report(limit::PERIOD);
     match fs.served().retry_locked() {
         Ok(0) => {}
         Ok(unlocked) => tracing::info!("{unlocked} components unlocked"),
@@ -78,30 +83,37 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
     true
 }
 
-/// Puts what happened to keys into the event log.
+/// Puts what happened to keys into the event log. Of failures, which forged headers can cause in any number, the first ones.
 fn record(fs: &FileSystem, change: &Change<'_>) {
-    let mut event = Event::of(match change.what {
+    let name = match change.what {
         NoticeSubject::Unlock => EventName::Unlock,
         NoticeSubject::Lock => EventName::Lock,
         NoticeSubject::FetchKey => EventName::FetchKey,
-    });
-    change.key_id.map(|key_id| event.key(key_id));
+    };
+    let (mut event, mut group, mut most) = (Event::of(name), Event::of(name), MAX_NAMED);
+    if let Some(key_id) = change.key_id {
+        event.key(key_id);
+        group.provider(key_id.provider());
+    }
     if let Some(header) = change.header {
         event.uuid(header.claims().uuid);
-        if let Some(path) = fs.served().component_path(header) {
+        let path = fs.served().component_path(header);
+        if let Some((path, folder)) = path.as_deref().and_then(|path| Some((path, path.parent()?))) {
             match header.claims().shape.kind() {
-                ComponentKind::Disk => event.disk(&path),
-                ComponentKind::Home => event.component(&path),
-            };
+                ComponentKind::Disk => {
+                    event.disk(path);
+                    group.disk(folder);
+                }
+                ComponentKind::Home => {
+                    event.component(path);
+                    group.component(folder);
+                    most = MAX_NAMED_HOMES;
+                }
+            }
         }
     }
-    match change.error {
-        None => event.done(),
-        Some(error) => {
-            if change.what == NoticeSubject::FetchKey {
-                tracing::warn!("{}", error.chain());
-            }
-            event.failed(error);
-        }
+    let Some(error) = change.error else { return event.done() };
+    if event.failed_as_one_of(group, most, error) && change.what == NoticeSubject::FetchKey {
+        tracing::warn!("{}", error.chain());
     }
 }

@@ -106,6 +106,94 @@ fn locks_and_damage_of_a_mount_are_recorded_once() {
 }
 
 #[test]
+fn forged_blocks_that_are_read_in_a_loop_do_not_flood_the_logs() {
+    const MAIN: u64 = 274_432;
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("notes.txt"), vec![7; 64 * 4096]).unwrap();
+    mount.unmount();
+    let backing = fs::File::options().write(true).open(host.path("web01/notes.txt")).unwrap();
+    (0..64).for_each(|block| backing.write_all_at(b"forged", MAIN + block * 4096).unwrap());
+    fs::write(host.path("log"), "").unwrap();
+    let mount = host.mount("web01", &[]);
+    let file = fs::File::open(mount.path("notes.txt")).unwrap();
+    for at in (0..64).chain(0..64) {
+        let error = file.read_at(&mut [0; 4096], at * 4096).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    }
+    for _ in 0..50 {
+        // As any user of the mount can: a value that does not fit, whose name would begin a line.
+        let name = "user.a\n2026-01-01T00:00:00Z ERROR forged";
+        let set = rustix::fs::setxattr(mount.path("notes.txt"), name, &[0; 60_000], rustix::fs::XattrFlags::empty());
+        assert!(set.is_err());
+    }
+    drop(file);
+    mount.unmount();
+    let log = host.log();
+    let about = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    let told = (about("ERROR read notes.txt"), about("read notes.txt: 63 more failures of this kind"));
+    assert_eq!(told, (1, 1), "{log}");
+    assert!(log.lines().count() < 10 && !log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");
+    let damage = host.events();
+    let damage = of(&damage, "integrity");
+    assert_eq!(damage.len(), 2, "{damage:?}");
+    assert_eq!(damage[1]["reason"], "and 63 more failures of this kind");
+    assert!(damage.iter().all(|event| event["component"] == host.path("web01/notes.txt")), "{damage:?}");
+}
+
+/// Puts disks into a folder whose headers only look right: other UUIDs, and keys that nobody has.
+fn forge_disks(folder: &str, disk: &str, key_id: &str, count: usize) {
+    const CHECKSUM: usize = 8160; // docs/FORMAT.md section 2
+    let mut header = vec![0; 8192];
+    fs::File::open(disk).unwrap().read_exact_at(&mut header, 0).unwrap();
+    let key = header.windows(key_id.len()).position(|bytes| bytes == key_id.as_bytes()).unwrap();
+    for number in 0..count {
+        let digits = format!("{number:08x}");
+        header[24..32].copy_from_slice(digits.as_bytes());
+        header[key..key + 8].copy_from_slice(digits.as_bytes());
+        let checksum = vmcryptfs::crypto::derive::sha256(&header[..CHECKSUM]);
+        header[CHECKSUM..].copy_from_slice(&checksum);
+        let file = fs::File::create(format!("{folder}/forged-{number}.raw")).unwrap();
+        file.write_all_at(&header, 0).unwrap();
+        file.set_len(9 << 20).unwrap();
+    }
+}
+
+#[test]
+fn forged_disks_with_unknown_keys_do_not_flood_the_logs() {
+    const COUNT: usize = 300;
+    let host = Host::with_vm();
+    let key_id = host.events()[2]["key_id"].as_str().unwrap().to_owned();
+    forge_disks(host.path("web01"), host.path("web01/root.raw"), &key_id, COUNT);
+    let before = host.events().len();
+    let mount = host.mount("web01", &[]);
+    fs::read(mount.path("root.raw")).unwrap();
+    for number in 0..COUNT {
+        assert!(fs::read(mount.path(&format!("forged-{number}.raw"))).is_err());
+    }
+    mount.unmount();
+    let events = host.events();
+    let failed = |operation: &str| {
+        let mut all = of(&events, operation);
+        all.retain(|event| event["result"] == "failed");
+        all
+    };
+    for operation in ["fetch-key", "unlock"] {
+        let failed = failed(operation);
+        assert_eq!(failed.len(), 17, "16 by name, and how many more: {failed:?}");
+        let more = failed[16]["reason"].as_str().unwrap();
+        assert_eq!(more, format!("and {} more failures of this kind", COUNT - 16));
+    }
+    assert!(events.len() < before + 50, "{}", events.len());
+    let log = host.log();
+    assert!(log.lines().count() < 3 * COUNT / 2, "each file that was opened is in the log once, up to a limit: {log}");
+    host.try_run(&["check", host.path("web01")]);
+    let events = host.events();
+    let checked = of(&events, "check");
+    assert_eq!(checked.last().unwrap()["reason"], format!("and {} more components have a problem", COUNT - 256));
+}
+
+#[test]
 fn a_missing_primary_key_is_a_fault_of_this_host() {
     let host = Host::with_vm();
     fs::rename(host.path("config/keys/local.key"), host.path("config/keys/away")).unwrap();
