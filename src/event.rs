@@ -1,6 +1,6 @@
 //! Key and lock events: what was done with which key, for which component, by which user, and how it ended.
 //!
-//! They go to a file of JSON lines that all processes of this user share (docs/CLI.md, "Events"), and to the journal where
+//! They go to files of JSON lines that all processes of this user share (docs/CLI.md, "Events"), and to the journal where
 //! it runs. To record one, wherever a verb or a mount has done something with keys:
 //!
 //! ```no_run
@@ -17,15 +17,18 @@
 //!
 //! or `Event::of(..)...outcome(&result)` where there is a result already. Paths are those of the backing side.
 //!
-//! An event tells of something that has happened, so one that cannot be written does not undo it: what was done stays
-//! done and is reported as such, and the failure is told at once on standard error, or in a mount's log, and by `status`.
+//! An event reports something that has happened, so one that cannot be written does not undo it. The failure is reported at
+//! once on standard error, or in a mount's log, and by `status`.
 
+mod chain;
+mod class;
 pub mod counts;
 mod journal;
 pub mod limit;
 mod log;
 pub mod reader;
 mod user;
+pub mod verify;
 mod vsphere;
 mod writer;
 
@@ -36,6 +39,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use class::Class;
 pub use log::place;
 
 use crate::error::{Error, Result};
@@ -95,6 +99,8 @@ pub enum EventName {
     Check,
     /// Stored bytes did not authenticate.
     Integrity,
+    /// The event log was verified.
+    EventsVerify,
     /// A provider was configured.
     ProviderAdd,
     /// A provider was tried.
@@ -137,6 +143,7 @@ impl EventName {
             Self::DiskNames => "disk-names",
             Self::Check => "check",
             Self::Integrity => "integrity",
+            Self::EventsVerify => "events-verify",
             Self::ProviderAdd => "provider-add",
             Self::ProviderTest => "provider-test",
             Self::ProviderDefault => "provider-default",
@@ -182,6 +189,12 @@ pub struct Record {
     /// The event that vSphere has for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vsphere_event: Option<String>,
+    /// Its number among the events of its file, from 1 on. Earlier versions wrote neither this nor the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+    /// SHA-256 of the line before; none if there was no line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
 }
 
 impl Record {
@@ -195,6 +208,7 @@ impl Record {
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Event {
     operation: EventName,
+    class: Class,
     by: u32,
     provider: Option<String>,
     key_id: Option<String>,
@@ -209,6 +223,7 @@ impl Event {
     pub fn of(operation: EventName) -> Self {
         Self {
             operation,
+            class: Class::of(operation),
             by: effective_uid(),
             provider: None,
             key_id: None,
@@ -222,6 +237,12 @@ impl Event {
     /// Another user than that of this process asked for it.
     pub fn by(&mut self, uid: u32) -> &mut Self {
         self.by = uid;
+        self
+    }
+
+    /// A program asked for it through a mount.
+    pub fn through_mount(&mut self) -> &mut Self {
+        self.class = Class::Reads;
         self
     }
 
@@ -297,8 +318,9 @@ impl Event {
         let record = self.recorded(failure, Timestamp::now());
         let operation = record.operation.clone();
         counts::add(self.operation, failure.is_some());
-        let told =
-            writer::append(record).err().map(|error| format!("event {operation} is not recorded: {}", error.chain()));
+        let told = writer::append(record, self.class)
+            .err()
+            .map(|error| format!("event {operation} is not recorded: {}", error.chain()));
         if let Some(told) = &told {
             counts::add_unrecorded();
             tracing::error!("{told}");
@@ -321,6 +343,8 @@ impl Event {
             uuid: self.uuid,
             reason: reason.map(bounded),
             vsphere_event: vsphere::event_id(self.operation, failure, self.is_disk).map(str::to_owned),
+            sequence: None,
+            previous: None,
         }
     }
 }

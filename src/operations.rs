@@ -6,6 +6,7 @@ mod answers;
 pub mod check;
 pub mod convert;
 pub mod create;
+pub mod events;
 pub mod header;
 mod keys;
 mod keys_in_memory;

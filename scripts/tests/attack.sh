@@ -86,7 +86,7 @@ for words in "rekey $vm" "rekey --deep $vm --disk root.raw" "rekey --deep $vm" "
     vmc -vv $words --json || true
 done >"$work/printed" 2>&1
 grep -q 'rekey-deep' "$work/printed" || fail "this proves nothing: $(cat "$work/printed")"
-texts=("$work/mount.log" "$work/printed" "$work/events.jsonl")
+texts=("$work/mount.log" "$work/printed" "$work/events.jsonl" "$work/events-reads.jsonl")
 "$search" unlocked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "${texts[@]}"
 echo "DEK: $(od -A n -v -t x1 "$work/config/keys/local.key" | tr -d ' \n')" >"$work/leak"
 must_fail 'primary key is in' "$search" unlocked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "$work/leak"

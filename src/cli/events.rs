@@ -1,12 +1,14 @@
 //! `events`: what was done with which key, for which component, by which user, and how it ended.
 
+mod verify;
+
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::cli::place;
 use crate::error::{Context, Result};
@@ -24,7 +26,10 @@ const FOLLOW_PERIOD: Duration = Duration::from_millis(250);
 #[command(after_help = "Examples:\n  vmcryptfs events --since 2h\n  vmcryptfs events --failed /vms/web01\n  \
     vmcryptfs events --last --json\n  vmcryptfs events --follow\n\n\
     Shows the log of the current user: root's mounts write root's log.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct EventsArgs {
+    #[command(subcommand)]
+    command: Option<EventsCommand>,
     /// Only of this VM folder or disk, and what is below it
     #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: Option<PathBuf>,
@@ -45,6 +50,12 @@ pub(super) struct EventsArgs {
     last: bool,
 }
 
+#[derive(Subcommand)]
+enum EventsCommand {
+    /// Verify that no event is missing, changed or put in
+    Verify(verify::VerifyArgs),
+}
+
 fn parse_since(text: &str) -> std::result::Result<Timestamp, String> {
     if let Ok(ago) = humantime::parse_duration(text) {
         return Ok(Timestamp::now().before(ago));
@@ -56,6 +67,9 @@ fn parse_since(text: &str) -> std::result::Result<Timestamp, String> {
 }
 
 pub(super) fn run(args: &EventsArgs) -> Result<()> {
+    if let Some(EventsCommand::Verify(args)) = &args.command {
+        return verify::run(args);
+    }
     let path = event::place(&event::settings()?)?;
     let mut reader = Reader::open(&path)?;
     let printed = if args.last { print_last(args, &mut reader) } else { print_all(args, &mut reader) };

@@ -35,6 +35,7 @@ const OPERATIONS: &[(&str, &[EventName])] = &[
     ("header restore", &[EventName::HeaderRestore]),
     ("header repair", &[EventName::HeaderRepair]),
     ("erase", &[EventName::Erase]),
+    ("events verify", &[EventName::EventsVerify]),
 ];
 
 /// Verbs that only read, and what.
@@ -51,21 +52,25 @@ const READERS: &[(&str, &str)] = &[
     ("manual completions", "the definition of the command line"),
 ];
 
-/// The names of all verbs that have none below them.
+/// The names of all verbs that have none below them, or do something without.
 fn verbs(command: &Command, name: &str) -> Vec<String> {
     let below: Vec<&Command> = command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
     if below.is_empty() {
         return vec![name.to_owned()];
     }
-    below.iter().flat_map(|verb| verbs(verb, format!("{name} {}", verb.get_name()).trim_start())).collect()
+    let own = Some(name.to_owned()).filter(|_| !command.is_subcommand_required_set());
+    let below = below.iter().flat_map(|verb| verbs(verb, format!("{name} {}", verb.get_name()).trim_start()));
+    own.into_iter().chain(below).collect()
 }
 
 #[test]
 fn every_verb_has_an_operation_or_a_reason_to_have_none() {
     let verbs = verbs(&CommandLine::command(), "");
-    let is_of =
-        |verb: &str, entry: &str| verb == entry || verb.strip_prefix(entry).is_some_and(|rest| rest.starts_with(' '));
     let entries = || OPERATIONS.iter().map(|(verb, _)| *verb).chain(READERS.iter().map(|(verb, _)| *verb));
+    let is_of = |verb: &str, entry: &str| {
+        let is_below = || verb.strip_prefix(entry).is_some_and(|rest| rest.starts_with(' '));
+        verb == entry || (is_below() && !entries().any(|own| own == verb))
+    };
     for verb in &verbs {
         let found = entries().filter(|entry| is_of(verb, entry)).count();
         assert_eq!(found, 1, "{verb}: it stands once, in OPERATIONS or in READERS");

@@ -15,9 +15,10 @@ const MESSAGE_ID: &str = "7d1f2b1e0c6b4f0c9d5a6c3f5b0e8a41";
 const PRIORITY_WARNING: &str = "4";
 const PRIORITY_INFO: &str = "6";
 
-/// Sends an event to the journal, if it runs. What it does not take is still in the file.
-pub(super) fn send(record: &Record) {
-    match send_to(Path::new(SOCKET), record) {
+/// Sends an event to the journal, if it runs, with the hash that its line in the file has. What the journal does not take is
+/// still in the file.
+pub(super) fn send(record: &Record, hash: Option<&str>) {
+    match send_to(Path::new(SOCKET), record, hash) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             let why = Error::io(format!("the journal did not take event {}", record.operation), error);
             tracing::warn!("{}", why.chain());
@@ -26,14 +27,14 @@ pub(super) fn send(record: &Record) {
     }
 }
 
-fn send_to(socket: &Path, record: &Record) -> io::Result<()> {
+fn send_to(socket: &Path, record: &Record, hash: Option<&str>) -> io::Result<()> {
     let datagram = UnixDatagram::unbound()?;
     datagram.set_nonblocking(true)?; // a journal that hangs must not hang a mount
-    datagram.send_to(entry(record).as_bytes(), socket).map(drop)
+    datagram.send_to(entry(record, hash).as_bytes(), socket).map(drop)
 }
 
 /// Values have no line breaks, so that each can be given as a line.
-fn entry(record: &Record) -> String {
+fn entry(record: &Record, hash: Option<&str>) -> String {
     let uuid = record.uuid.map(|uuid| uuid.to_string());
     let priority = if record.succeeded() { PRIORITY_INFO } else { PRIORITY_WARNING };
     let fields = [
@@ -51,6 +52,8 @@ fn entry(record: &Record) -> String {
         ("VMCRYPTFS_UUID", uuid),
         ("VMCRYPTFS_REASON", record.reason.clone()),
         ("VMCRYPTFS_VSPHERE_EVENT", record.vsphere_event.clone()),
+        ("VMCRYPTFS_SEQUENCE", record.sequence.map(|sequence| sequence.to_string())),
+        ("VMCRYPTFS_HASH", hash.map(str::to_owned)),
     ];
     let line = |(name, value): (&str, Option<String>)| Some(format!("{name}={}\n", text::one_line(&value?)));
     fields.into_iter().filter_map(line).collect()
@@ -76,20 +79,20 @@ mod tests {
             reason: Some("no key".into()),
             ..super::super::tests::record("unlock", "failed")
         };
-        send_to(&socket, &record).unwrap();
+        send_to(&socket, &record, Some("00ff")).unwrap();
         let mut buffer = [0; 4096];
         let len = journal.recv(&mut buffer).unwrap();
         let sent = std::str::from_utf8(&buffer[..len]).unwrap();
         let lines: Vec<&str> = sent.lines().collect();
         assert!(lines.contains(&"MESSAGE=unlock /vms/a\\x0aPRIORITY=0 failed: no key"), "{sent}");
         assert!(lines.contains(&"PRIORITY=4") && lines.contains(&"VMCRYPTFS_OPERATION=unlock"), "{sent}");
-        assert!(!lines.contains(&"PRIORITY=0"), "{sent}");
+        assert!(!lines.contains(&"PRIORITY=0") && lines.contains(&"VMCRYPTFS_HASH=00ff"), "{sent}");
     }
 
     #[test]
     fn a_journal_that_is_not_there_is_told_as_such() {
         let dir = tempfile::tempdir().unwrap();
         let record = super::super::tests::record("unlock", "ok");
-        assert_eq!(send_to(&dir.path().join("none"), &record).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(send_to(&dir.path().join("none"), &record, None).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

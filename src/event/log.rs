@@ -1,4 +1,4 @@
-//! The file of events: one line, one write, so that several processes can share it; rotated when it is long.
+//! The files of events: several processes add to one in turns, each event a line and one write. A file is rotated when it is long.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{Record, journal};
+use super::chain::{self, Tail};
+use super::{Class, Record, journal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::provider::config::EventSettings;
 use crate::sys::process::effective_uid;
@@ -22,7 +23,7 @@ pub(super) const KEPT: usize = 4;
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    /// Bytes from which on the file is full.
+    /// Bytes from which on a file is full.
     most: u64,
     journal: bool,
 }
@@ -38,89 +39,108 @@ impl Log {
         Self { path, most, journal: false }
     }
 
-    /// Adds a line. The journal gets a copy where it runs; the file is what counts.
-    pub(super) fn append(&self, record: &Record) -> Result<()> {
+    /// Adds an event. The journal gets a copy where it runs; the file is what counts.
+    pub(super) fn append(&self, mut record: Record, class: Class) -> Result<()> {
+        let written = self.write(&mut record, &class.file(&self.path));
         if self.journal {
-            journal::send(record);
+            journal::send(&record, written.as_deref().ok());
         }
-        let mut line = serde_json::to_vec(record)
+        written.map(drop)
+    }
+
+    /// Links an event to the one before, and writes it as a line; returns the line's hash.
+    fn write(&self, record: &mut Record, path: &Path) -> Result<String> {
+        let mut file = open_locked(path)?;
+        if len(&file, path)? >= self.most {
+            rotate(path)?;
+            file = open_locked(path)?;
+        }
+        let reading = || format!("reading the end of {}", path.shown());
+        let tail = Tail::of(&file).context(reading)?;
+        match tail.is_empty().then(|| File::open(numbered(path, 1)).ok()).flatten() {
+            Some(older) => Tail::of(&older).context(reading)?.link(record),
+            None => tail.link(record),
+        }
+        let line = serde_json::to_string(record)
             .map_err(|error| Error::with_source(Kind::Invalid, "an event that has no JSON form", error))?;
-        line.push(b'\n');
-        let mut file = self.open()?;
-        if self.is_full(&file)? {
-            self.rotate()?;
-            file = self.open()?;
+        let beginning = if tail.is_whole() { "" } else { "\n" };
+        let text = format!("{beginning}{line}\n");
+        let before = len(&file, path)?;
+        let written = file.write(text.as_bytes()).context(|| format!("writing to {}", path.shown()))?;
+        if written < text.len() {
+            let _ = file.set_len(before);
+            let why = format!("{} took {written} of {} bytes", path.shown(), text.len());
+            return Err(Error::errno(why, Errno::NOSPC));
         }
-        let written = file.write(&line).context(|| format!("writing to {}", self.path.shown()))?;
-        if written < line.len() {
-            let text = format!("{} took {written} of {} bytes", self.path.shown(), line.len());
-            return Err(Error::errno(text, Errno::NOSPC));
-        }
-        Ok(())
+        Ok(chain::hash(line.as_bytes()))
     }
+}
 
-    /// Reopened for each event: another process, or logrotate, may have put a new file in its place.
-    fn open(&self) -> Result<File> {
-        let open = || {
-            // Without a wait for the reader of what may be a fifo, and not through a link that was put there.
-            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-            File::options().append(true).create(true).mode(mode()).custom_flags(flags).open(&self.path)
-        };
-        let opening = || format!("opening event log {}", self.path.shown());
-        let file = match open() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.create_folder()?;
-                open()
-            }
-            opened => opened,
-        };
-        let file = file.context(opening)?;
-        if !file.metadata().context(opening)?.is_file() {
-            return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", self.path.shown())));
+/// Opens a file for one event, and keeps other processes from adding one in the meantime. It is opened each time: another process, or
+/// logrotate, may have put a new file in its place.
+fn open_locked(path: &Path) -> Result<File> {
+    loop {
+        let file = open(path)?;
+        // A file system without locks still gets its events; `events verify` then shows those that were written at once.
+        let _ = file.lock();
+        if is_at(&file, path)? {
+            return Ok(file);
         }
-        Ok(file)
     }
+}
 
-    fn create_folder(&self) -> Result<()> {
-        let folder = self.path.parent().unwrap_or(Path::new("/"));
-        let folder_mode = if effective_uid() == 0 { 0o750 } else { 0o700 };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(folder_mode)
-            .create(folder)
-            .context(|| format!("creating {}", folder.shown()))
-    }
+/// Whether a file still has this name.
+pub(super) fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let opened = inode(file.metadata().context(|| format!("looking at {}", path.shown()))?);
+    Ok(fs::metadata(path).is_ok_and(|now| inode(now) == opened))
+}
 
-    fn is_full(&self, file: &File) -> Result<bool> {
-        Ok(file.metadata().context(|| format!("looking at {}", self.path.shown()))?.len() >= self.most)
+fn open(path: &Path) -> Result<File> {
+    let open = || {
+        // Without a wait for the reader of what may be a fifo, and not through a link that was put there.
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        File::options().read(true).append(true).create(true).mode(mode()).custom_flags(flags).open(path)
+    };
+    let opening = || format!("opening event log {}", path.shown());
+    let file = match open() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            create_folder(path)?;
+            open()
+        }
+        opened => opened,
+    };
+    let file = file.context(opening)?;
+    if !file.metadata().context(opening)?.is_file() {
+        return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.shown())));
     }
+    Ok(file)
+}
 
-    /// Makes room for a new file. Of several processes that find it full, one does it; the others do not wait for it.
-    fn rotate(&self) -> Result<()> {
-        let rotating = || format!("rotating {}", self.path.shown());
-        let mut lock = OsString::from(".");
-        lock.push(self.path.file_name().unwrap_or_default());
-        lock.push(".lock");
-        let lock =
-            File::options().write(true).create(true).truncate(false).mode(0o600).open(self.path.with_file_name(lock));
-        let lock = lock.context(rotating)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(()), // another process does it, or will when it resumes
-            Err(fs::TryLockError::Error(error)) => return Err(Error::io(rotating(), error)),
+fn create_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let folder_mode = if effective_uid() == 0 { 0o750 } else { 0o700 };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(folder_mode)
+        .create(folder)
+        .context(|| format!("creating {}", folder.shown()))
+}
+
+fn len(file: &File, path: &Path) -> Result<u64> {
+    Ok(file.metadata().context(|| format!("looking at {}", path.shown()))?.len())
+}
+
+/// Makes room for a new file. The process that has the full one locked does it.
+fn rotate(path: &Path) -> Result<()> {
+    let rotating = || format!("rotating {}", path.shown());
+    for number in (1..KEPT).rev() {
+        let older = numbered(path, number);
+        if older.exists() {
+            fs::rename(&older, numbered(path, number + 1)).context(rotating)?;
         }
-        match fs::metadata(&self.path) {
-            Ok(current) if current.size() >= self.most => {}
-            _ => return Ok(()), // another process was quicker
-        }
-        for number in (1..KEPT).rev() {
-            let older = numbered(&self.path, number);
-            if older.exists() {
-                fs::rename(&older, numbered(&self.path, number + 1)).context(rotating)?;
-            }
-        }
-        fs::rename(&self.path, numbered(&self.path, 1)).context(rotating)
     }
+    fs::rename(path, numbered(path, 1)).context(rotating)
 }
 
 fn mode() -> u32 {

@@ -1,4 +1,4 @@
-//! Reading the log: what was rotated away first, then what is new.
+//! Reading the log: the oldest files first, then what is new.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -6,8 +6,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::Record;
-use super::log::{KEPT, numbered};
+use super::log::{KEPT, is_at, numbered};
+use super::{Class, Record};
 use crate::error::{Context, Error, Result};
 use crate::text::Show;
 
@@ -25,37 +25,26 @@ pub struct Line {
     pub record: Record,
 }
 
-/// Reads the log from its oldest line on. What is added later is read by asking again.
+/// Reads the log from its oldest event on, both classes in order of time. What is added later is read by asking again.
 pub struct Reader {
-    path: PathBuf,
-    /// The file that is read, and its inode; `None` when there is none yet.
-    current: Option<(BufReader<File>, u64)>,
-    /// Older files that are to be read before.
-    older: VecDeque<File>,
-    /// The part of a line that has no end yet.
-    partial: Vec<u8>,
-    /// Lines that are not events.
-    skipped: usize,
+    classes: [ClassReader; 2],
+    /// The next event of each class, if it was read already.
+    next: [Option<Line>; 2],
 }
 
 impl Reader {
-    /// Begins with the oldest file. A log that does not exist yet is empty.
+    /// Begins with the oldest files. A log that does not exist yet is empty.
     ///
     /// # Errors
     /// `Denied`, or `Io`.
-    pub fn open(path: &Path) -> Result<Self> {
-        let mut reader =
-            Self { path: path.to_path_buf(), current: None, older: VecDeque::new(), partial: Vec::new(), skipped: 0 };
-        for number in (1..=KEPT).rev() {
-            reader.older.extend(open(&numbered(path, number))?);
-        }
-        reader.older.extend(open(path)?);
-        Ok(reader)
+    pub fn open(log: &Path) -> Result<Self> {
+        let open = |class: Class| ClassReader::open(class.file(log));
+        Ok(Self { classes: [open(Class::Verbs)?, open(Class::Reads)?], next: [None, None] })
     }
 
     /// Lines that were skipped, because they are not events.
     pub fn skipped(&self) -> usize {
-        self.skipped
+        self.classes.iter().map(|class| class.skipped).sum()
     }
 
     /// The next event, or `None` when there is none yet.
@@ -63,6 +52,39 @@ impl Reader {
     /// # Errors
     /// `Io`.
     pub fn next_line(&mut self) -> Result<Option<Line>> {
+        for (next, class) in self.next.iter_mut().zip(&mut self.classes) {
+            if next.is_none() {
+                *next = class.next_line()?;
+            }
+        }
+        let time = |next: &Option<Line>| next.as_ref().map(|line| line.record.time.clone());
+        let [verb, read] = &self.next;
+        // Times of one form: as texts they are in the order of the times.
+        let is_read = verb.is_none() || (read.is_some() && time(read) < time(verb));
+        Ok(self.next[usize::from(is_read)].take())
+    }
+}
+
+/// Reads the files of one class.
+struct ClassReader {
+    path: PathBuf,
+    /// The file that is read, and its inode; `None` when there is none yet.
+    current: Option<(BufReader<File>, u64)>,
+    /// Files that are to be read next.
+    older: VecDeque<File>,
+    /// The part of a line that has no end yet.
+    partial: Vec<u8>,
+    /// Lines that are not events.
+    skipped: usize,
+}
+
+impl ClassReader {
+    fn open(path: PathBuf) -> Result<Self> {
+        let older = open_all(&path)?.into();
+        Ok(Self { path, current: None, older, partial: Vec::new(), skipped: 0 })
+    }
+
+    fn next_line(&mut self) -> Result<Option<Line>> {
         loop {
             let Some(line) = self.read_line()? else {
                 if self.advance()? {
@@ -114,6 +136,25 @@ impl Reader {
     }
 }
 
+/// The files of a class, the oldest first, as they are between two rotations.
+pub(super) fn open_all(path: &Path) -> Result<Vec<File>> {
+    loop {
+        let current = open(path)?;
+        let mut files = Vec::new();
+        for number in (1..=KEPT).rev() {
+            files.extend(open(&numbered(path, number))?);
+        }
+        let is_unchanged = match &current {
+            Some(file) => is_at(file, path)?,
+            None => !path.exists(),
+        };
+        if is_unchanged {
+            files.extend(current);
+            return Ok(files);
+        }
+    }
+}
+
 fn open(path: &Path) -> Result<Option<File>> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
@@ -144,7 +185,7 @@ mod tests {
     }
 
     fn append(log: &Log, reason: &str) {
-        log.append(&Record { reason: Some(reason.into()), ..record("lock", "ok") }).unwrap();
+        log.append(Record { reason: Some(reason.into()), ..record("lock", "ok") }, Class::Verbs).unwrap();
     }
 
     #[test]
@@ -161,16 +202,17 @@ mod tests {
         assert_eq!(reasons(&mut Reader::open(&path).unwrap()), ["1", "2", "3"]);
     }
 
+    /// Earlier versions wrote a line after whatever was there.
     #[test]
     fn a_line_that_was_cut_off_costs_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let log = Log::at(path.clone(), 1 << 20);
-        append(&log, "1");
-        fs::File::options().append(true).open(&path).unwrap().write_all(b"{\"time\":\"2026-").unwrap();
-        append(&log, "2");
-        fs::File::options().append(true).open(&path).unwrap().write_all(b"noise\n\xff\n").unwrap();
-        append(&log, "3");
+        let event = |reason: &str| Record { reason: Some(reason.into()), ..record("lock", "ok") };
+        let line = |reason| serde_json::to_string(&event(reason)).unwrap();
+        let mut file = fs::File::create(&path).unwrap();
+        write!(file, "{}\n{{\"time\":\"2026-{}\nnoise\n", line("1"), line("2")).unwrap();
+        file.write_all(b"\xff\n").unwrap();
+        writeln!(file, "{}", line("3")).unwrap();
         let mut reader = Reader::open(&path).unwrap();
         assert_eq!(reasons(&mut reader), ["1", "2", "3"]);
         assert_eq!(reader.skipped(), 2);

@@ -43,7 +43,7 @@ fn the_file_is_its_owners_and_has_a_line_for_each_event() {
     let path = dir.path().join("state/vmcryptfs/events.jsonl");
     let log = Log::at(path.clone(), 1 << 20);
     for operation in ["lock", "unlock"] {
-        log.append(&record(operation, "ok")).unwrap();
+        log.append(record(operation, "ok"), Class::Verbs).unwrap();
     }
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o027, 0, "nothing for others");
     let text = fs::read_to_string(&path).unwrap();
@@ -55,7 +55,8 @@ fn the_file_is_its_owners_and_has_a_line_for_each_event() {
 fn writers_side_by_side_lose_no_line_while_files_are_rotated() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.jsonl");
-    let line_len = serde_json::to_vec(&record("lock", "ok")).unwrap().len() as u64;
+    let linked = Record { sequence: Some(100), previous: Some("0".repeat(64)), ..record("lock", "ok") };
+    let line_len = serde_json::to_vec(&linked).unwrap().len() as u64;
     std::thread::scope(|scope| {
         for writer in 0..4 {
             let path = path.clone();
@@ -63,7 +64,8 @@ fn writers_side_by_side_lose_no_line_while_files_are_rotated() {
             scope.spawn(move || {
                 let log = Log::at(path, 25 * line_len);
                 for number in 0..25 {
-                    log.append(&Record { reason: Some(format!("{writer}/{number}")), ..record("lock", "ok") }).unwrap();
+                    let reason = Some(format!("{writer}/{number}"));
+                    log.append(Record { reason, ..record("lock", "ok") }, Class::Verbs).unwrap();
                 }
             });
         }
@@ -84,7 +86,7 @@ fn old_files_go() {
     let path = dir.path().join("events.jsonl");
     let log = Log::at(path.clone(), 1); // full with each line
     for number in 0..10 {
-        log.append(&Record { reason: Some(number.to_string()), ..record("lock", "ok") }).unwrap();
+        log.append(Record { reason: Some(number.to_string()), ..record("lock", "ok") }, Class::Verbs).unwrap();
     }
     let reason =
         |path: &Path| serde_json::from_str::<Record>(&fs::read_to_string(path).unwrap()).unwrap().reason.unwrap();
@@ -101,7 +103,7 @@ fn what_is_no_regular_file_is_not_written_to() {
     let (file, link) = (dir.path().join("file"), dir.path().join("link"));
     fs::write(&file, "mine").unwrap();
     std::os::unix::fs::symlink(&file, &link).unwrap();
-    assert!(Log::at(link, 1 << 20).append(&record("lock", "ok")).is_err());
+    assert!(Log::at(link, 1 << 20).append(record("lock", "ok"), Class::Verbs).is_err());
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
-    assert!(Log::at(dir.path().to_path_buf(), 1 << 20).append(&record("lock", "ok")).is_err());
+    assert!(Log::at(dir.path().to_path_buf(), 1 << 20).append(record("lock", "ok"), Class::Verbs).is_err());
 }

@@ -80,6 +80,7 @@ fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
         | EventName::HeaderRepair
         | EventName::Erase
         | EventName::DiskNames
+        | EventName::EventsVerify
         | EventName::Integrity
         | EventName::ProviderAdd
         | EventName::ProviderTest
@@ -127,6 +128,7 @@ fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'st
         | EventName::HeaderRepair
         | EventName::Erase
         | EventName::DiskNames
+        | EventName::EventsVerify
         | EventName::ProviderAdd
         | EventName::ProviderTest
         | EventName::ProviderDefault

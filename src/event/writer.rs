@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
-use super::Record;
+use super::{Class, Record};
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::thread::caught;
 
@@ -20,11 +20,12 @@ const MAX_WAITING: usize = 1024;
 ///
 /// # Errors
 /// Those of the log; `Io` where that does not answer, and the event may come later.
-pub(super) fn append(record: Record) -> Result<()> {
-    static WRITER: LazyLock<Result<Writer>> = LazyLock::new(|| Writer::start(|record| super::log()?.append(record)));
+pub(super) fn append(record: Record, class: Class) -> Result<()> {
+    static WRITER: LazyLock<Result<Writer>> =
+        LazyLock::new(|| Writer::start(|record, class| super::log()?.append(record, class)));
     match &*WRITER {
-        Ok(writer) => writer.append(record, WRITE_TIMEOUT),
-        Err(_) => super::log()?.append(&record),
+        Ok(writer) => writer.append(record, class, WRITE_TIMEOUT),
+        Err(_) => super::log()?.append(record, class),
     }
 }
 
@@ -43,11 +44,12 @@ struct State {
 
 struct Left {
     record: Record,
+    class: Class,
     written: Sender<Result<()>>,
 }
 
 impl Writer {
-    fn start(write: impl Fn(&Record) -> Result<()> + Send + 'static) -> Result<Self> {
+    fn start(write: impl Fn(Record, Class) -> Result<()> + Send + 'static) -> Result<Self> {
         let (left, to_write) = sync_channel(MAX_WAITING);
         let state = Arc::new(State::default());
         let own = Arc::clone(&state);
@@ -58,11 +60,11 @@ impl Writer {
         Ok(Self { left, state })
     }
 
-    fn append(&self, record: Record, patience: Duration) -> Result<()> {
+    fn append(&self, record: Record, class: Class, patience: Duration) -> Result<()> {
         let late = || Error::new(Kind::Io, "the event log does not answer");
         let (written, on_written) = channel();
         self.state.waiting.fetch_add(1, Ordering::SeqCst);
-        if self.left.try_send(Left { record, written }).is_err() {
+        if self.left.try_send(Left { record, class, written }).is_err() {
             self.state.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(late());
         }
@@ -81,9 +83,9 @@ impl Writer {
     }
 }
 
-fn write_all(left: &Receiver<Left>, state: &State, write: impl Fn(&Record) -> Result<()>) {
-    for Left { record, written } in left {
-        let outcome = caught(|| write(&record));
+fn write_all(left: &Receiver<Left>, state: &State, write: impl Fn(Record, Class) -> Result<()>) {
+    for Left { record, class, written } in left {
+        let outcome = caught(|| write(record, class));
         if state.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
             state.is_late.store(false, Ordering::SeqCst);
         }
@@ -103,12 +105,15 @@ mod tests {
     fn a_log_that_does_not_answer_holds_nobody_up_and_loses_nothing() {
         let (go_on, may_go_on) = channel::<()>();
         let (put, on_put) = channel();
-        let writer = Writer::start(move |record| {
+        let writer = Writer::start(move |record, _| {
             let _ = may_go_on.recv();
-            put.send(record.operation.clone()).map_err(|_| Error::new(Kind::Io, "gone"))
+            put.send(record.operation).map_err(|_| Error::new(Kind::Io, "gone"))
         })
         .unwrap();
-        let append = |operation| writer.append(super::super::tests::record(operation, "ok"), Duration::from_millis(50));
+        let append = |operation| {
+            let record = super::super::tests::record(operation, "ok");
+            writer.append(record, Class::Verbs, Duration::from_millis(50))
+        };
         let began = Instant::now();
         for operation in ["lock", "unlock", "erase"] {
             assert!(append(operation).unwrap_err().to_string().contains("does not answer"));
@@ -125,12 +130,13 @@ mod tests {
 
     #[test]
     fn an_event_that_ends_in_a_defect_is_told_and_the_next_one_is_written() {
-        let writer = Writer::start(|record| {
+        let writer = Writer::start(|record, _| {
             assert_ne!(record.operation, "lock", "on purpose");
             Ok(())
         })
         .unwrap();
-        let append = |operation| writer.append(super::super::tests::record(operation, "ok"), WRITE_TIMEOUT);
+        let append =
+            |operation| writer.append(super::super::tests::record(operation, "ok"), Class::Verbs, WRITE_TIMEOUT);
         assert!(append("lock").unwrap_err().to_string().contains("bug"));
         append("unlock").unwrap();
     }

@@ -18,6 +18,8 @@ pub enum Object {
     Provider(ProviderName),
     /// A key of a provider.
     Key(KeyId),
+    /// An event log.
+    EventLog(PathBuf),
 }
 
 impl Object {
@@ -41,6 +43,7 @@ impl Object {
             Self::Disk(path) => event.disk(path),
             Self::Provider(name) => event.provider(name),
             Self::Key(key_id) => event.key(key_id),
+            Self::EventLog(_) => event, // its events stand in it
         };
     }
 }
@@ -51,6 +54,7 @@ impl fmt::Display for Object {
             Self::Folder(path) | Self::Disk(path) => write!(f, "{}", path.shown()),
             Self::Provider(name) => write!(f, "key provider {name}"),
             Self::Key(key_id) => write!(f, "key {key_id}"),
+            Self::EventLog(path) => write!(f, "event log {}", path.shown()),
         }
     }
 }

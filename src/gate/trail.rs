@@ -14,10 +14,7 @@ pub struct Trail {
 
 impl Trail {
     pub(super) fn new(name: EventName, principal: Principal, object: &Object) -> Self {
-        let mut whole = Event::of(name);
-        whole.by(principal.uid());
-        object.describe(&mut whole);
-        Self { name, principal, whole, in_parts: false }
+        Self { name, principal, whole: event(name, principal, object), in_parts: false }
     }
 
     /// The event of the whole operation. What is known about the object goes into it, for a success and for a failure.
@@ -44,10 +41,7 @@ impl Trail {
 
     fn event_of_part(&mut self, object: &Object) -> Event {
         self.in_parts();
-        let mut event = Event::of(self.name);
-        event.by(self.principal.uid());
-        object.describe(&mut event);
-        event
+        event(self.name, self.principal, object)
     }
 
     pub(super) fn end<T>(&self, result: &Result<T>) {
@@ -56,4 +50,14 @@ impl Trail {
             _ => self.whole.outcome(result),
         }
     }
+}
+
+fn event(name: EventName, principal: Principal, object: &Object) -> Event {
+    let mut event = Event::of(name);
+    event.by(principal.uid());
+    if matches!(principal, Principal::MountUser(_)) {
+        event.through_mount();
+    }
+    object.describe(&mut event);
+    event
 }

@@ -17,7 +17,7 @@ const FIRST_ROUND_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
 /// How soon after a bug, while the mount waits for the first round.
 const SECOND_TRY: Duration = Duration::from_millis(500);
-/// Of the failures of one minute, this many disks of a folder and keys of a provider have events of their own.
+/// Of the failures of one minute, this many keys and this many disks of a folder have events of their own.
 const MAX_NAMED: u64 = 16;
 /// As many homes of a datastore.
 const MAX_NAMED_HOMES: u64 = 256;
@@ -91,10 +91,7 @@ fn record(fs: &FileSystem, change: &Change<'_>) {
         NoticeSubject::FetchKey => EventName::FetchKey,
     };
     let (mut event, mut group, mut most) = (Event::of(name), Event::of(name), MAX_NAMED);
-    if let Some(key_id) = change.key_id {
-        event.key(key_id);
-        group.provider(key_id.provider());
-    }
+    change.key_id.map(|key_id| event.key(key_id));
     if let Some(header) = change.header {
         event.uuid(header.claims().uuid);
         let path = fs.served().component_path(header);

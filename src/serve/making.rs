@@ -8,6 +8,7 @@ use crate::format::header::Header;
 use crate::gate::{self, Object, Operation, Principal, Trail, unwatched};
 use crate::progress::OnProgress;
 use crate::serve::ServedFolder;
+use crate::sys::process::effective_uid;
 
 impl ServedFolder {
     /// Makes a disk at a path below the folder, as `make` does it, for a user if one is known.
@@ -35,7 +36,7 @@ impl ServedFolder {
 }
 
 fn principal(user: impl Into<Option<u32>>) -> Principal {
-    user.into().map_or(Principal::Process, Principal::MountUser)
+    Principal::MountUser(user.into().unwrap_or_else(effective_uid))
 }
 
 struct MakeDisk<F> {

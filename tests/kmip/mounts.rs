@@ -279,7 +279,7 @@ fn slow_dripping_and_broken_members_cost_a_moment_and_no_key_is_ever_printed() {
         assert_eq!(count(&mount), (6, 6));
         mount.unmount();
     }
-    printed += &(host.log() + &host.run(&["events"]) + &fs::read_to_string(host.path("events.jsonl")).unwrap());
+    printed += &(host.log() + &host.run(&["events"]) + &host.run(&["events", "--json"]));
     assert!(printed.contains(NO_SERVER), "{printed}");
     for key in store.keys.lock().iter() {
         let hex: String = key.bytes.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -63,7 +63,9 @@ fn told(host: &Host, marks: &Marks, what: &str) -> String {
     }
     marks.refuse(&format!("output ({what})"), &said);
     marks.refuse(&format!("log ({what})"), &host.log());
-    marks.refuse(&format!("events ({what})"), &fs::read_to_string(host.path("events.jsonl")).unwrap_or_default());
+    for file in ["events.jsonl", "events-reads.jsonl"] {
+        marks.refuse(&format!("{file} ({what})"), &fs::read_to_string(host.path(file)).unwrap_or_default());
+    }
     said
 }
 

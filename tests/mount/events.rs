@@ -141,6 +141,34 @@ fn forged_blocks_that_are_read_in_a_loop_do_not_flood_the_logs() {
     assert!(damage.iter().all(|event| event["component"] == host.path("web01/notes.txt")), "{damage:?}");
 }
 
+#[test]
+fn the_event_log_proves_that_nothing_in_it_is_missing_or_changed() {
+    let host = Host::with_vm();
+    host.mount("web01", &[]).unmount();
+    let json = || serde_json::from_str::<Value>(&host.run(&["events", "verify", "--json"])).unwrap();
+    let chains = json();
+    assert_eq!((&chains[0]["first"]["sequence"], &chains[1]["first"]["sequence"]), (&1.into(), &1.into()), "{chains}");
+    assert!(chains[0]["linked"] == 5 && chains[1]["linked"] == 2, "two verbs' and two that were unlocked: {chains}");
+    let noted = chains[1]["last"]["hash"].as_str().unwrap();
+    let said = host.run(&["events", "verify", "--expect", noted]);
+    assert!(said.contains("events.jsonl: 6 events are linked, 1 of 20") && said.contains(noted), "{said}");
+    assert_eq!(of(&host.events(), "events-verify").len(), 2, "it is an event itself");
+    // As an administrator could who wants to be silent about something.
+    let (log, reads) = (host.path("events.jsonl"), host.path("events-reads.jsonl"));
+    let text = fs::read_to_string(log).unwrap();
+    fs::write(log, text.replace("\"create-disk\"", "\"create\"")).unwrap();
+    host.refuses(&["events", "verify", "--json"], 3, "event 3 of 20");
+    fs::write(log, text.lines().skip(3).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    assert_eq!(json()[0]["first"]["sequence"], 4, "as after a rotation");
+    let text = fs::read_to_string(reads).unwrap();
+    fs::write(reads, text.lines().take(1).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    json();
+    host.refuses(&["events", "verify", "--expect", noted], 3, "no event has the hash");
+    let failed = host.events();
+    let failed = of(&failed, "events-verify").into_iter().filter(|event| event["result"] == "failed").count();
+    assert_eq!(failed, 1, "the other one was in what was put back");
+}
+
 /// Puts disks into a folder whose headers only look right: other UUIDs, and keys that nobody has.
 fn forge_disks(folder: &str, disk: &str, key_id: &str, count: usize) {
     const CHECKSUM: usize = 8160; // docs/FORMAT.md section 2

@@ -1,0 +1,86 @@
+//! The two classes of events, each with files and a bound of its own: what anyone can cause by reading forged data, or through a
+//! mount, never pushes out what was done on purpose.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::EventName;
+
+/// Which files an event goes to.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Class {
+    /// What a verb did.
+    Verbs,
+    /// What was met when components were opened, read and checked, and what programs did through a mount.
+    Reads,
+}
+
+impl Class {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Verbs, Self::Reads];
+
+    /// That of an operation that no program asked for through a mount.
+    pub(super) fn of(name: EventName) -> Self {
+        match name {
+            EventName::FetchKey
+            | EventName::Unlock
+            | EventName::Check
+            | EventName::Integrity
+            | EventName::ProviderNotice => Self::Reads,
+            EventName::Create
+            | EventName::CreateDisk
+            | EventName::Mount
+            | EventName::Unmount
+            | EventName::Lock
+            | EventName::Encrypt
+            | EventName::Decrypt
+            | EventName::Convert
+            | EventName::RekeyShallow
+            | EventName::RekeyDeep
+            | EventName::Clone
+            | EventName::KeyAdd
+            | EventName::KeyRemove
+            | EventName::HeaderBackup
+            | EventName::HeaderRestore
+            | EventName::HeaderRepair
+            | EventName::Erase
+            | EventName::DiskNames
+            | EventName::EventsVerify
+            | EventName::ProviderAdd
+            | EventName::ProviderTest
+            | EventName::ProviderDefault
+            | EventName::ProviderBackup
+            | EventName::ProviderRestore
+            | EventName::ProviderRetire => Self::Verbs,
+        }
+    }
+
+    /// The file of this class: that of the verbs is the log's, that of the reads has `-reads` at the end of its stem.
+    pub fn file(self, log: &Path) -> PathBuf {
+        match self {
+            Self::Verbs => log.to_path_buf(),
+            Self::Reads => {
+                let mut name = log.file_stem().unwrap_or_default().to_owned();
+                name.push("-reads");
+                if let Some(extension) = log.extension() {
+                    name.push(".");
+                    name.push(extension);
+                }
+                log.with_file_name(OsStr::new(&name))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_has_a_file_beside_the_other() {
+        for (log, reads) in [("/var/log/events.jsonl", "/var/log/events-reads.jsonl"), ("/audit", "/audit-reads")] {
+            assert_eq!(Class::Verbs.file(Path::new(log)), Path::new(log));
+            assert_eq!(Class::Reads.file(Path::new(log)), Path::new(reads));
+        }
+    }
+}
