@@ -110,6 +110,59 @@ fn too_new_is_told_from_damaged() {
     assert_eq!(UnverifiedHeader::decode(&flipped).unwrap_err().kind(), Kind::Corrupt, "a flipped bit is no feature");
 }
 
+/// Each under a right checksum, which anyone can make.
+#[test]
+fn a_geometry_outside_its_limits_is_damage() {
+    let read = |shape, at: usize, value: u64, len: usize| {
+        let mut copy = sample(shape).encode(&dek(shape, 1)).unwrap();
+        copy[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+        let checksum = derive::sha256(&copy[..CHECKSUM_OFFSET]);
+        copy[CHECKSUM_OFFSET..].copy_from_slice(&checksum);
+        UnverifiedHeader::decode(&copy).err().map(|error| error.kind())
+    };
+    const MIB: u64 = 1 << 20;
+    let (sector_size, data_offset, reserved) = ((40, 4), (48, 8), (HMAC_OFFSET - 1, 1));
+    for (shape, (at, len), value, is_damage) in [
+        (Shape::Home, sector_size, 4096, false),
+        (Shape::Home, sector_size, 512, true),
+        (Shape::Home, data_offset, MIB, true),
+        (DISK, sector_size, 512, false),
+        (DISK, sector_size, 1024, true),
+        (DISK, data_offset, 1024 * MIB, false),
+        (DISK, data_offset, 1025 * MIB, true),
+        (DISK, data_offset, 7 * MIB, true),
+        (DISK, data_offset, 8 * MIB + 4096, true),
+        (DISK, reserved, 1, true),
+    ] {
+        let expected = is_damage.then_some(Kind::Corrupt);
+        assert_eq!(read(shape, at, value, len), expected, "{shape:?}: {value} at {at}");
+    }
+}
+
+#[test]
+fn ciphers_are_named_generations_counted_and_copies_compared() {
+    assert_eq!([Shape::Home, DISK].map(Shape::cipher), ["XAES-256-GCM", "AES-256-XTS"]);
+    assert_eq!(sample(DISK).next_dek_generation().unwrap(), 4);
+    let last = Header { dek_generation: u32::MAX, ..sample(DISK) };
+    assert_eq!(last.next_dek_generation().unwrap_err().kind(), Kind::Denied);
+    let copy = |header: Header| UnverifiedHeader::decode(&header.encode(&dek(DISK, 1)).unwrap()).unwrap();
+    assert!(copy(sample(DISK)).same_bytes(&copy(sample(DISK))));
+    assert!(!copy(sample(DISK)).same_bytes(&copy(Header { sequence: 42, ..sample(DISK) })));
+}
+
+#[test]
+fn slots_are_found_by_key_and_kept_beside_a_new_first_one() {
+    let key = |id: &str| KeyId::new(ProviderName::new("corp").unwrap(), id).unwrap();
+    let slots = sample(DISK).slots;
+    let ids = |slots: &mut dyn Iterator<Item = &KeyId>| slots.map(|key| key.id().to_owned()).collect::<Vec<_>>();
+    assert_eq!(ids(&mut slots.key_ids()), ["4711", "escrow"]);
+    assert_eq!(["4711", "escrow", "other"].map(|id| slots.has(&key(id))), [true, true, false]);
+    assert_eq!((slots.first_key(), slots.is_full()), (&key("4711"), false));
+    let beside = |new: &str| ids(&mut slots.beside(&key(new)).map(|slot| &slot.key_id));
+    assert_eq!(beside("new"), ["escrow"], "the first one is replaced");
+    assert_eq!(beside("escrow"), [""; 0], "and so is the new key's former slot");
+}
+
 #[test]
 fn values_outside_their_limits_are_not_written() {
     let key = dek(DISK, 1);
