@@ -37,7 +37,7 @@ fn hostile_requests_cost_an_error_each_and_idle_connections_nobody_else() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     let nested = [b"{\"ask\":".to_vec(), vec![b'['; 200_000], b"\n".to_vec()].concat();
-    let endless = vec![b' '; 65 << 20];
+    let endless = [vec![b' '; 65 << 20], vec![b'\n']].concat();
     let requests: [(&str, &[u8], bool); 5] = [
         ("no JSON", b"GET / HTTP/1.1\n", true),
         ("nested too deep", &nested, true),
