@@ -212,7 +212,7 @@ fn a_hundred_keys_come_at_once() {
 
 #[test]
 fn key_that_can_be_guessed_or_has_no_usable_id_is_destroyed_at_the_server() {
-    let Bench { site: _site, server, provider, store, id } = bench();
+    let Bench { site, server, provider, store, id } = bench();
     for (fault, kind, says) in [
         (Fault::ConstantKey, Kind::KeyRejected, "a key of 32 equal bytes"),
         (Fault::ShortKey, Kind::KeyRejected, "a key of 16 bytes"),
@@ -220,7 +220,7 @@ fn key_that_can_be_guessed_or_has_no_usable_id_is_destroyed_at_the_server() {
         (Fault::LongId, Kind::KeyUnavailable, "a key identifier of 513 bytes"),
     ] {
         server.set(fault);
-        let error = refused(provider.create_key(&purpose()));
+        let error = refused(site.provider(&[server.port()], "").create_key(&purpose()));
         assert_eq!(error.kind(), kind, "{fault:?}: {}", error.chain());
         assert!(error.chain().contains(says), "{fault:?}: {}", error.chain());
         assert_eq!(store.count(), 1, "{fault:?}");
