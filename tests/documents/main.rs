@@ -90,7 +90,8 @@ fn help_and_documents_say_what_the_table_of_provider_kinds_says() {
         for argument in usage.arguments {
             let option = format!("--{} <{}>", argument.name, argument.value_name);
             assert!(help.contains(&option), "{option} is not in the help of {name}:\n{help}");
-            synopsis += &format!(" --{} {}", argument.name, argument.value_name);
+            let given = format!("--{} {}", argument.name, argument.value_name);
+            synopsis += &if argument.required { format!(" {given}") } else { format!(" [{given}]") };
         }
         assert!(manual.contains(&format!("{synopsis}`")), "docs/CLI.md has no {synopsis}`");
         assert!(root().join(format!("src/provider/kinds/{name}.rs")).exists(), "{name} has no file of its own");

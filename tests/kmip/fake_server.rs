@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+use rustls::{NamedGroup, RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 use vmcryptfs::provider::kinds::kmip::tag::{self, Operation};
 use vmcryptfs::provider::kinds::kmip::ttlv::{self, Item, Tag, Value};
 
@@ -89,6 +89,17 @@ impl FakeServer {
     }
 
     pub(crate) fn start_with(site: &Site, store: &Arc<Store>, versions: &[(i32, i32)]) -> Self {
+        Self::start_tls(site, store, versions, rustls::ALL_VERSIONS, |_| true)
+    }
+
+    /// With these versions of TLS and groups of key exchange.
+    pub(crate) fn start_tls(
+        site: &Site,
+        store: &Arc<Store>,
+        versions: &[(i32, i32)],
+        tls_versions: &[&'static SupportedProtocolVersion],
+        has_group: impl Fn(NamedGroup) -> bool,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -98,7 +109,7 @@ impl FakeServer {
             ended: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             connections: Mutex::default(),
-            tls: tls(site),
+            tls: tls(site, tls_versions, has_group),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
@@ -142,14 +153,20 @@ impl Drop for FakeServer {
     }
 }
 
-fn tls(site: &Site) -> Arc<ServerConfig> {
+fn tls(
+    site: &Site,
+    versions: &[&'static SupportedProtocolVersion],
+    has_group: impl Fn(NamedGroup) -> bool,
+) -> Arc<ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(&site.server.cert).unwrap()];
     let key = PrivateKeyDer::from_pem_file(&site.server.key).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| has_group(group.name()));
+    let provider = Arc::new(provider);
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(site.ca.cert()).unwrap()).unwrap();
     let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider)).build().unwrap();
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     Arc::new(builder.with_client_cert_verifier(clients).with_single_cert(chain, key).unwrap())
 }
 

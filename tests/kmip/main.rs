@@ -21,5 +21,6 @@ mod secrets;
 mod site;
 #[path = "../testkit/mod.rs"]
 mod testkit;
+mod tls;
 
 use testkit::host;

@@ -21,6 +21,7 @@ mod settings;
 pub mod tag;
 mod timed;
 mod tls;
+mod trust;
 pub mod ttlv;
 
 use std::collections::HashMap;
@@ -30,8 +31,10 @@ use std::time::Duration;
 pub use message::Version;
 pub use probe::MemberReport;
 pub use settings::{Address, Servers, Settings};
+pub use trust::{MinTls, Pin, TlsForm};
 
 use parking_lot::Mutex;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Table;
 use toml::de::ValueDeserializer;
 
@@ -96,6 +99,30 @@ const USAGE: Usage = Usage {
             required: true,
             repeatable: false,
         },
+        Argument {
+            name: "min-tls",
+            value_name: "VERSION",
+            help: "The oldest version of TLS that may be spoken: 1.2 (default) or 1.3",
+            value: Value::Text(|text| word::<MinTls>(text).map(drop)),
+            required: false,
+            repeatable: false,
+        },
+        Argument {
+            name: "tls",
+            value_name: "FORM",
+            help: "The form of TLS that is required: 1.3-pq is TLS 1.3 with the hybrid group X25519MLKEM768",
+            value: Value::Text(|text| word::<TlsForm>(text).map(drop)),
+            required: false,
+            repeatable: false,
+        },
+        Argument {
+            name: "pin-sha256",
+            value_name: "BASE64",
+            help: "SHA-256 of a server's public key: no server with another key is believed; repeatable",
+            value: Value::Text(|text| text.parse::<Pin>().map(drop)),
+            required: false,
+            repeatable: true,
+        },
     ],
 };
 
@@ -118,7 +145,15 @@ impl ProviderKind for Kmip {
         let addresses = addresses.collect::<std::result::Result<Vec<Address>, _>>().map_err(invalid)?;
         let servers = Servers::try_from(addresses).map_err(invalid)?;
         let file = |name| arguments.file(name);
-        kind::table(&Settings::of(servers, file("ca")?, file("cert")?, file("key")?))
+        let pins = arguments.values("pin-sha256").map(|text| text.to_string_lossy().parse());
+        let chosen = |name| arguments.values(name).next().map(|text| text.to_string_lossy());
+        let settings = Settings {
+            min_tls: chosen("min-tls").map(|text| word(&text)).transpose().map_err(invalid)?,
+            tls: chosen("tls").map(|text| word(&text)).transpose().map_err(invalid)?,
+            pin_sha256: pins.collect::<std::result::Result<_, _>>().map_err(invalid)?,
+            ..Settings::of(servers, file("ca")?, file("cert")?, file("key")?)
+        };
+        kind::table(&settings)
     }
 
     fn open(&self, provider: &Configured<'_>) -> Result<Arc<dyn KeyProvider>> {
@@ -147,6 +182,11 @@ impl ProviderKind for Kmip {
         let servers = provider.settings.read::<Settings>().map(|settings| Vec::from(settings.servers));
         servers.unwrap_or_default().iter().map(|server| server.to_string().to_ascii_lowercase()).collect()
     }
+}
+
+/// A word of the configuration file.
+fn word<T: DeserializeOwned>(text: &str) -> std::result::Result<T, String> {
+    T::deserialize(text.into_deserializer()).map_err(|error: toml::de::Error| error.message().to_owned())
 }
 
 /// Makes and fetches KEKs of a key server.

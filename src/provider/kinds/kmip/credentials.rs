@@ -16,6 +16,7 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
 
 use super::notices::Notices;
 use super::settings::Settings;
+use super::trust::Required;
 use super::{certificate, pem};
 use crate::error::{Error, Kind, Result};
 use crate::provider::private_file;
@@ -37,6 +38,7 @@ pub(super) struct Credentials {
     ca: PathBuf,
     cert: PathBuf,
     key: PathBuf,
+    required: Required,
     loaded: Mutex<Loaded>,
 }
 
@@ -66,15 +68,16 @@ impl Credentials {
             refuse_content(name, path)?;
         }
         let (ca, cert, key) = (file(&settings.ca), file(&settings.cert), file(&settings.key));
-        let loaded = Mutex::new(read_all(&ca, &cert, &key)?);
-        Ok(Self { ca, cert, key, loaded })
+        let required = settings.required();
+        let loaded = Mutex::new(read_all(&ca, &cert, &key, &required)?);
+        Ok(Self { ca, cert, key, required, loaded })
     }
 
     /// What a new connection is to use. When the files cannot be read any more, what was in them is used on.
     pub(super) fn current(&self, notices: &Notices) -> Arc<ClientConfig> {
         let mut loaded = self.loaded.lock();
         if loaded.stamps != stamps([&self.ca, &self.cert, &self.key]) {
-            match read_all(&self.ca, &self.cert, &self.key) {
+            match read_all(&self.ca, &self.cert, &self.key, &self.required) {
                 Ok(fresh) => *loaded = fresh,
                 Err(error) => notices.add(format!("changed certificates are not used: {}", error.chain())),
             }
@@ -125,7 +128,7 @@ fn stamps(files: [&Path; 3]) -> [Stamp; 3] {
     })
 }
 
-fn read_all(ca: &Path, cert: &Path, key: &Path) -> Result<Loaded> {
+fn read_all(ca: &Path, cert: &Path, key: &Path, required: &Required) -> Result<Loaded> {
     let stamps = stamps([ca, cert, key]);
     let mut roots = RootCertStore::empty();
     for authority in certificates(ca)? {
@@ -141,9 +144,9 @@ fn read_all(ca: &Path, cert: &Path, key: &Path) -> Result<Loaded> {
         ));
     }
     let own = chain.first().cloned();
-    // TLS 1.2 and 1.3, with the one cryptographic library that Cargo.toml gives to rustls.
-    let mut config = ClientConfig::builder()
-        .with_root_certificates(roots)
+    let mut config = required
+        .client(roots)
+        .map_err(|error| Error::new(Kind::Invalid, format!("setting up TLS: {error}")))?
         .with_client_auth_cert(chain, private_key(key)?)
         .map_err(|error| unusable(cert, key, error))?;
     config.resumption = Resumption::disabled(); // each session is to be judged by the certificates of now

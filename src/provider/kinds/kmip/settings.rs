@@ -11,6 +11,9 @@
 //! request-timeout-ms = 5000
 //! total-timeout-ms = 30000
 //! versions = ["1.4", "1.2"]
+//! min-tls = "1.3"                        # else "1.2"
+//! tls = "1.3-pq"                         # only TLS 1.3 with X25519MLKEM768
+//! pin-sha256 = "4yiPp1fwKFFNt7lKzcZNGcqCJF6bmbCYmXlvNsjkXZE="  # of a server's public key; several as a list
 //!
 //! [provider.corp.attributes]             # others than ours; "" leaves one out
 //! x-Vendor = "Example Corp"
@@ -26,6 +29,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::message::Version;
+use super::trust::{MinTls, Pin, Required, TlsForm, pins};
 use crate::provider::{NewKey, private_file};
 use crate::text;
 
@@ -62,6 +66,15 @@ pub struct Settings {
     /// The versions that may be spoken; all when it is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<AllowedVersion>,
+    /// The oldest version of TLS that may be spoken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_tls: Option<MinTls>,
+    /// The form of TLS that is required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsForm>,
+    /// Public keys of which each server must have one; any when it is empty.
+    #[serde(default, deserialize_with = "pins", skip_serializing_if = "Vec::is_empty")]
+    pub pin_sha256: Vec<Pin>,
     /// Custom attributes of new keys that are not as we would set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<AttributeName, String>,
@@ -115,6 +128,9 @@ impl Settings {
             request_timeout_ms: default_request(),
             total_timeout_ms: default_total(),
             versions: Vec::new(),
+            min_tls: None,
+            tls: None,
+            pin_sha256: Vec::new(),
             attributes: BTreeMap::new(),
         }
     }
@@ -131,6 +147,11 @@ impl Settings {
             request: time(self.request_timeout_ms),
             total: time(self.total_timeout_ms),
         }
+    }
+
+    /// What TLS with each server must be.
+    pub(super) fn required(&self) -> Required {
+        Required { min_tls: self.min_tls.unwrap_or_default(), form: self.tls, pins: self.pin_sha256.clone() }
     }
 
     /// The versions that may be spoken, the best first.

@@ -4,11 +4,12 @@ use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage};
 
 use super::certificate::show_time;
+use super::trust::NotPinned;
 use crate::provider::Trouble;
 
 /// What this host can do, for messages.
-const OFFERED: &str =
-    "this host offers TLS 1.2 and 1.3 with ECDHE and AES-GCM or ChaCha20-Poly1305, no CBC and no key exchange by RSA";
+const OFFERED: &str = "this host offers TLS 1.2 and 1.3 with ECDHE and AES-GCM or ChaCha20-Poly1305, no CBC and no key exchange by RSA, and \
+     less where `min-tls` or `tls` of its configuration says so";
 
 /// Signature algorithms (DER of the object identifier) that rest on SHA-1 or MD5.
 const BROKEN_HASHES: [(&[u8], &str); 4] = [
@@ -89,7 +90,10 @@ fn of_certificate(reason: &CertificateError) -> String {
             format!("it, or one between it and the file `ca`, is signed by {name}, expected SHA-256 or better")
         }
         CertificateError::InvalidPurposeContext { .. } => "its extended key usage does not name servers".to_owned(),
-        CertificateError::Other(other) => of_library(&format!("{other:?}")),
+        CertificateError::Other(other) => match other.0.downcast_ref::<NotPinned>() {
+            Some(not_pinned) => not_pinned.to_string(),
+            None => of_library(&format!("{other:?}")),
+        },
         _ => Error::InvalidCertificate(reason.clone()).to_string(),
     }
 }

@@ -44,6 +44,7 @@ fn little_has_to_be_said_and_is_all_that_is_written() {
 fn all_that_can_be_said_is_written_and_read_again() {
     let all = settings(&format!(
         "{LEAST}connect-timeout-ms = 1\nrequest-timeout-ms = 2\ntotal-timeout-ms = 3\nversions = [\"1.2\", \"1.4\"]\n\
+         min-tls = \"1.3\"\ntls = \"1.3-pq\"\npin-sha256 = \"4yiPp1fwKFFNt7lKzcZNGcqCJF6bmbCYmXlvNsjkXZE=\"\n\
          [attributes]\nx-Vendor = \"Example\"\n"
     ))
     .unwrap();
@@ -58,6 +59,10 @@ fn what_makes_no_sense_is_refused() {
         ("[attributes]\nx- = \"x\"\n", "begins with \"x-\""),
         ("versions = [\"2.0\"]\n", "expected one of 2.1, 1.4"),
         ("timeout = 3\n", "unknown field `timeout`"),
+        ("min-tls = \"1.1\"\n", "unknown variant `1.1`, expected `1.2` or `1.3`"),
+        ("tls = \"1.3\"\n", "unknown variant `1.3`, expected `1.3-pq`"),
+        ("pin-sha256 = \"AAAA\"\n", "expected SHA-256 of a public key in base64"),
+        ("pin-sha256 = [\"AAAA\"]\n", "expected SHA-256 of a public key in base64"),
         ("connect-timeout-ms = 0\n", "a timeout of 0 ms, expected 1 to 3600000"),
         ("request-timeout-ms = 3600001\n", "a timeout of 3600001 ms"),
         ("total-timeout-ms = 4294967295\n", "a timeout of 4294967295 ms"),
