@@ -255,7 +255,7 @@ fn another_key_under_the_id_of_a_home_wraps_no_disk() {
     std::fs::create_dir(host.path("vms")).unwrap();
     let mount = host.mount("vms", &["--empty"]);
     std::fs::create_dir(mount.path("vm1")).unwrap();
-    let genuine = std::mem::replace(&mut store.keys.lock().last_mut().unwrap().bytes, vec![0x3c, 1].repeat(16));
+    let genuine = std::mem::replace(&mut store.keys.lock().last_mut().unwrap().bytes, [0x3c, 1].repeat(16));
     let disk = mount.path("vm1/d.raw");
     let refused_as = std::fs::File::create(&disk).unwrap_err().raw_os_error();
     assert_eq!(refused_as, Some(libc::EKEYREJECTED), "a disk under a key that only the server knows");
