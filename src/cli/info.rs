@@ -13,7 +13,6 @@ use crate::cli::{out, place, size, table};
 use crate::error::{Context, Error, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::key::KeyName;
-use crate::storage::Storage;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
 use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
@@ -125,7 +124,7 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
         let whole = place::whole(path, entry.component_path());
         let of_vm = is_whole && entry.vm.as_deref().is_some_and(|vm| vm.as_os_str().is_empty());
         if let Some((kind, headers)) = entry.headers().filter(|_| !entry.reserved || entry.is_own_header()) {
-            infos.push((whole.clone(), header_of(path, entry, kind, headers, config)));
+            infos.push((whole.clone(), header_of(path, inventory, entry, (kind, headers), config)));
         } else if let What::Erased(mark) = &entry.what {
             let (kind, reason) = (mark.kind.word(), mark.describe());
             let info = OtherInfo { path: whole.clone(), kind, state: "erased", uuid: mark.uuid, reason };
@@ -136,7 +135,9 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
         } else if let Some(error) = entry.unreadable() {
             infos.push((whole.clone(), Err(Error::new(error.kind(), format!("{}: {}", whole.shown(), error.chain())))));
         } else if !path.is_dir() {
-            infos.push((whole, disk_info(path).map(|info| Info::Header(Box::new(info)))));
+            let why = || whole.shown().to_string();
+            let read = std::fs::File::open(path).context(why).and_then(|file| disk::read_header(file).context(why));
+            infos.extend(read.err().map(|error| (whole.clone(), Err(error))));
         }
     }
     for folder in inventory.folders_without_header() {
@@ -157,35 +158,23 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
 
 fn header_of(
     path: &Path,
+    inventory: &Inventory,
     entry: &Entry,
-    kind: ComponentKind,
-    headers: &Headers,
+    (kind, headers): (ComponentKind, &Headers),
     config: &dyn Fn() -> Result<PathBuf>,
 ) -> Result<Info> {
-    if kind == ComponentKind::Disk {
-        return disk_info(&place::whole(path, &entry.path)).map(|info| Info::Header(Box::new(info)));
-    }
     let whole = place::whole(path, entry.component_path());
-    let describe = || format!("home of {}", whole.shown());
+    let is_disk = kind == ComponentKind::Disk;
+    let describe = || format!("{}{}", if is_disk { "" } else { "home of " }, whole.shown());
     let stored = headers.stored.as_ref().map_err(|error| Error::new(error.kind(), error.chain())).context(describe)?;
     entry.refuse_unfinished(stored.header.claims()).context(describe)?;
-    let in_transition = stored.header.claims().transition.is_some();
-    let deep_rekey = in_transition.then_some(UnderWay { percent: None });
-    let mut info = header_info(whole.clone(), stored, None, deep_rekey);
+    let lengths = is_disk.then(|| (entry.stored_len(), entry.allocated()));
+    let mut info = header_info(whole.clone(), stored, lengths, headers.deep_rekey);
     // A datastore's VMs are asked for one by one: each takes a key.
     if path.is_dir() && entry.is_own_header() && entry.component_path().as_os_str().is_empty() {
-        info.vm = Some(VmInfo::of(&folder::open_dir(path)?, stored, config)?);
+        info.vm = Some(VmInfo::of(&folder::open_dir(path)?, inventory, stored, config)?);
     }
     Ok(Info::Header(Box::new(info)))
-}
-
-fn disk_info(path: &Path) -> Result<HeaderInfo> {
-    let describe = || path.shown().to_string();
-    let (storage, stored) =
-        std::fs::File::open(path).context(describe).and_then(disk::read_header).context(describe)?;
-    let lengths = (storage.len()?, storage.allocated()?);
-    let deep_rekey = UnderWay::of(&storage, stored.header.claims())?;
-    Ok(header_info(path.to_path_buf(), &stored, Some(lengths), deep_rekey))
 }
 
 fn header_info(

@@ -71,7 +71,7 @@ impl Erasure {
     }
 
     /// The answer to the one that asks for a key.
-    pub(super) fn error(&self) -> Error {
+    pub(crate) fn error(&self) -> Error {
         Error::new(Kind::KeyUnavailable, format!("{}: no key opens it", self.describe()))
     }
 }

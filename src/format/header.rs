@@ -13,6 +13,9 @@ pub use slots::{MAX_SLOTS, Slot, Slots};
 pub use state::StoredState;
 pub use transition::{TRANSITION_ID_LEN, Transition, TransitionId};
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -56,6 +59,11 @@ const MAX_DATA_OFFSET: u64 = 1 << 30;
 const WRAP_AES_256_KWP: u8 = 1;
 /// What KWP (RFC 5649) adds to a key whose length is a multiple of 8.
 const KWP_OVERHEAD: usize = 8;
+
+/// Names that a mount never shows and a user never makes.
+pub fn is_reserved(name: &OsStr) -> bool {
+    name == HOME_FILE || name.as_bytes().starts_with(RESERVED_PREFIX.as_bytes())
+}
 
 /// What a component is, and how its data is laid out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

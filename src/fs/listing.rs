@@ -15,13 +15,13 @@ use rustix::fs::{FileType, RawDir, SeekFrom};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::format::header::is_reserved;
 use crate::fs::attr::FileKind;
 use crate::fs::handle::{Handle, HandleNumber};
 use crate::fs::namespace::{holds_home, is_datastore};
 use crate::fs::node::{FIRST_OWN_NUMBER, Node, NodeNumber, ROOT};
 use crate::fs::open_listing::{DirEntry, Listing, Stored};
 use crate::fs::{Caller, FileSystem, backing};
-use crate::vm::scan;
 
 /// Bytes that the system is asked for at once.
 const READ_LEN: usize = 32 << 10;
@@ -101,7 +101,7 @@ impl FileSystem {
             let number = if name == "." { node.number } else { inode };
             return Some((FileKind::Directory, if is_root && name == ".." { ROOT } else { number }));
         }
-        if scan::is_reserved(name) {
+        if is_reserved(name) {
             return None;
         }
         // Not every file system tells the type of what it lists.

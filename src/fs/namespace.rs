@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE};
+use crate::format::header::{DEFAULT_DATA_OFFSET, HOME_FILE, is_reserved};
 use crate::fs::attr::{self, Attr, FileKind};
 use crate::fs::content::{ContentKind, FileNode};
 use crate::fs::leaving::Leaving;
@@ -18,7 +18,7 @@ use crate::fs::stat::{SET_GID, Stat};
 use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::serve::BackingId;
 use crate::text::Show;
-use crate::vm::{acl, folder, home, scan};
+use crate::vm::{acl, folder, home};
 
 /// A file to be made.
 #[derive(Clone, Copy, Debug)]
@@ -282,7 +282,7 @@ impl FileSystem {
     /// Looks at `name` in an open directory and makes its node known.
     pub(super) fn find(&self, parent: &Node, dir: &File, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
         let absent = || Error::new(Kind::NotFound, format!("{} does not exist", name.shown()));
-        if scan::is_reserved(name) || (is_datastore(parent) && !holds_home(dir, name)) {
+        if is_reserved(name) || (is_datastore(parent) && !holds_home(dir, name)) {
             return Err(absent());
         }
         let stat = backing::stat_at(dir, name)?;
@@ -331,7 +331,7 @@ pub(super) fn holds_home(dir: &File, name: &OsStr) -> bool {
 
 /// Refuses names that nobody but vmcryptfs makes, renames or removes.
 pub(super) fn refuse_reserved(parent: &Node, dir: &File, name: &OsStr) -> Result<()> {
-    if scan::is_reserved(name) {
+    if is_reserved(name) {
         return Err(Error::new(Kind::Denied, format!("{} belongs to vmcryptfs", name.shown())));
     }
     raw::refuse_image_directory(parent, dir, name)

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
-use crate::format::header::Header;
+use crate::format::header::{Header, is_reserved};
 use crate::format::names::DiskNames;
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
@@ -18,7 +18,7 @@ use crate::storage::claims::FileLocks;
 use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
 use crate::vm::disk::{self, NewDisk};
-use crate::vm::{folder, keyring, scan, vmdk};
+use crate::vm::{folder, keyring, vmdk};
 
 /// Makes an encrypted VM folder.
 pub struct CreateVm<'a> {
@@ -145,7 +145,7 @@ fn name_of(disk: &Path) -> Result<&OsStr> {
             format!("{path} is a folder: the disk's name is missing, as in {}", quoted(&disk.join("disk.raw"))),
         ));
     }
-    let is_own = |name: &OsStr| scan::is_reserved(name) || name.as_bytes().starts_with(b".vmcryptfs");
+    let is_own = |name: &OsStr| is_reserved(name) || name.as_bytes().starts_with(b".vmcryptfs");
     match disk.file_name() {
         Some(name) if !is_own(name) => Ok(name),
         Some(name) => Err(Error::new(

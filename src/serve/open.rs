@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::is_reserved;
 use crate::serve::open_file::{Content, Shared};
 use crate::serve::places::Place;
 use crate::serve::{BackingId, CacheMode, OpenFile, ServedFolder};
@@ -14,7 +15,7 @@ use crate::storage::{Access, FileStorage};
 use crate::sys::file::{open_unnoticed, reopen};
 use crate::text::Show;
 use crate::vm::home::Home;
-use crate::vm::{disk, home, scan};
+use crate::vm::{disk, home};
 
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +101,7 @@ impl ServedFolder {
     /// # Errors
     /// `NotFound`, `Invalid` for a path that names no file, or those of [`open_file`](Self::open_file).
     pub fn open_at(&self, path: &Path, access: Access) -> Result<Arc<OpenFile>> {
-        let is_name = |part: Component<'_>| matches!(part, Component::Normal(name) if !scan::is_reserved(name));
+        let is_name = |part: Component<'_>| matches!(part, Component::Normal(name) if !is_reserved(name));
         let name = path.file_name().filter(|_| path.components().all(is_name)).ok_or_else(|| {
             Error::new(Kind::Invalid, format!("{} is not a path of a file below a VM folder", path.shown()))
         })?;

@@ -1,8 +1,9 @@
 //! VM folders: a directory becomes one by the home header in it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use rustix::io::Errno;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{
-    ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, RESERVED_PREFIX, Shape, StoredState,
+    ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, Shape, StoredState, is_reserved,
 };
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
@@ -169,20 +170,10 @@ fn refuse_other_headers(dir: &File, own: &str, key_id: &KeyId) -> Result<()> {
 
 /// Refuses a new VM folder in which there is anything but what is vmcryptfs's own.
 fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
-    let doing = || format!("reading VM folder {}", name.shown());
-    for entry in entries(dir).context(doing)? {
-        let entry = entry.context(doing)?;
-        let file = entry.file_name().to_bytes();
-        let is_own = file == HOME_FILE.as_bytes() || file.starts_with(RESERVED_PREFIX.as_bytes());
-        if file != b"." && file != b".." && !is_own {
-            let file = String::from_utf8_lossy(file);
-            return Err(Error::new(
-                Kind::Denied,
-                format!("{file} came to {} while its key was waited for; a new VM folder must be empty", name.shown()),
-            ));
-        }
-    }
-    Ok(())
+    let Some(file) = sorted_names(dir)?.into_iter().find(|file| !is_reserved(file)) else { return Ok(()) };
+    let (file, name) = (file.shown(), name.shown());
+    let message = format!("{file} came to {name} while its key was waited for; a new VM folder must be empty");
+    Err(Error::new(Kind::Denied, message))
 }
 
 /// Removes a VM folder in which nothing but its header is left.
@@ -192,12 +183,8 @@ fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
 pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("removing VM folder {}", name.shown());
     let dir = open_at(datastore, name)?;
-    for entry in entries(&dir).context(doing)? {
-        let entry = entry.context(doing)?;
-        let entry = entry.file_name().to_bytes();
-        if entry != b"." && entry != b".." && entry != HOME_FILE.as_bytes() {
-            return Err(Error::errno(doing(), Errno::NOTEMPTY));
-        }
+    if sorted_names(&dir).context(doing)?.iter().any(|name| name != HOME_FILE) {
+        return Err(Error::errno(doing(), Errno::NOTEMPTY));
     }
     rustix::fs::unlinkat(&dir, HOME_FILE, AtFlags::empty())
         .and_then(|()| rustix::fs::unlinkat(datastore, name, AtFlags::REMOVEDIR))
@@ -245,6 +232,20 @@ pub fn open_dir(path: &Path) -> Result<File> {
 pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
     open_beneath(dir, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
         .context(|| format!("opening folder {}", name.shown()))
+}
+
+/// Names in a directory in order, `.` and `..` aside.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
+    let names = entries(dir).and_then(|entries| {
+        entries.map(|entry| Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_os_string())).collect()
+    });
+    let mut names: Vec<OsString> = names.context(|| "reading a folder".into())?;
+    names.retain(|name| name != "." && name != "..");
+    names.sort();
+    Ok(names)
 }
 
 /// Refuses a VM folder whose home is neither encrypted nor clear, with the command that finishes it.

@@ -1,13 +1,10 @@
 //! What lies below a folder: every name at any depth, and what it is, as far as that can be told without a key.
 //!
 //! Nothing is passed over: what cannot be read is an entry with its reason. So who says that something is not there, or that
-//! all is encrypted, looks here. [`scan`] is for mounts, which show VM folders of one level and wait for no more.
+//! all is encrypted, looks here.
 
 mod file;
 mod walk;
-
-pub(crate) use file::classify;
-pub(in crate::vm) use walk::home_disk_names;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -15,7 +12,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -29,10 +26,10 @@ use crate::text::Show;
 use crate::vm::clear::ClearKind;
 use crate::vm::folder;
 use crate::vm::home_state::HomeState;
-use crate::vm::scan;
+use crate::vm::under_way::UnderWay;
 
 /// Folders deeper than this below the first one are entries that could not be read.
-pub const MAX_DEPTH: usize = scan::MAX_DEPTH;
+pub const MAX_DEPTH: usize = 128;
 
 /// All that lies below a folder, in the order of names, each folder before what it holds. The first entry is the folder itself.
 #[derive(Debug)]
@@ -115,6 +112,8 @@ pub struct Headers {
     pub keys: BTreeSet<KeyId>,
     /// Keys of those that only a copy names that is not in use.
     pub former_keys: BTreeSet<KeyId>,
+    /// A deep rekey that is under way.
+    pub deep_rekey: Option<UnderWay>,
 }
 
 /// Where a symbolic link leads.
@@ -207,6 +206,14 @@ impl Inventory {
     }
 }
 
+/// The components below a folder, disks and headers of homes, and what cannot be looked at: all else of it is passed over.
+///
+/// # Errors
+/// `Io` when it cannot be listed.
+pub(in crate::vm) fn components_below(folder: &File) -> Result<Vec<Entry>> {
+    walk::components(folder)
+}
+
 /// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.
 pub(crate) fn unreadable_below(folder: &Path) -> Vec<String> {
     let inventory = match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir, &DiskNames::default())) {
@@ -242,6 +249,27 @@ impl Entry {
     /// Device and inode number: names that have the same are one file.
     pub fn inode(&self) -> Option<(u64, u64)> {
         self.stat.as_ref().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+
+    /// Length in bytes of what is stored, if it is known.
+    pub fn stored_len(&self) -> u64 {
+        self.stat.as_ref().and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0)
+    }
+
+    /// Bytes that it takes on the medium, if it is known.
+    pub fn allocated(&self) -> u64 {
+        self.stat.as_ref().and_then(|stat| u64::try_from(stat.st_blocks).ok()).unwrap_or(0) * 512
+    }
+
+    /// Whether it is a regular file that a mount shows.
+    pub fn is_shown_file(&self) -> bool {
+        let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        !self.reserved && self.stat.as_ref().is_some_and(is_file)
+    }
+
+    /// Whether it is a disk, also an erased one.
+    pub fn is_disk(&self) -> bool {
+        matches!(self.what, What::Disk(_) | What::Erased(Erasure { kind: ComponentKind::Disk, .. }))
     }
 
     /// A component's kind and header copies.
@@ -311,7 +339,7 @@ impl Entry {
 impl Headers {
     /// Of a component none of whose copies can be read.
     fn none(why: Error) -> Self {
-        Self { uuid: None, stored: Err(why), keys: BTreeSet::new(), former_keys: BTreeSet::new() }
+        Self { uuid: None, stored: Err(why), keys: BTreeSet::new(), former_keys: BTreeSet::new(), deep_rekey: None }
     }
 
     /// The header that counts, unverified.

@@ -45,7 +45,7 @@ impl KeyCopies {
         let components =
             components.filter(|component| component.unverified().is_some_and(|header| self.are_in(header)));
         let mut found: Vec<_> = components.map(|component| (component.path, COMPONENT)).collect();
-        for name in scan::sorted_names(&root)? {
+        for name in folder::sorted_names(&root)? {
             let is_file = stat_at(&root, &name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file());
             let inventory =
                 is_file.then(|| Inventory::of_file(&datastore.join(&name), &DiskNames::default()).ok()).flatten();

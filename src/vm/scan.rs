@@ -2,27 +2,22 @@
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::File;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::error::{Context, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, RESERVED_PREFIX, UnverifiedHeader};
+use crate::error::{Kind, Result};
+use crate::format::header::{ComponentKind, UnverifiedHeader, is_reserved};
+use crate::format::names::DiskNames;
 use crate::store::header_area::StoredHeader;
-use crate::sys::file::{entries, open_beneath, open_unnoticed, stat_at};
-use crate::text::Show;
+use crate::sys::file::{open_beneath, open_unnoticed, stat_at};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::{self, Entry, Inventory, What};
 use crate::vm::under_way::UnderWay;
 use crate::vm::{disk, folder, home};
-
-/// Directories deeper than this below a VM folder are not searched for disks.
-pub(crate) const MAX_DEPTH: usize = 128;
 
 /// A component, where it lies, and what its header says or why it cannot be read.
 #[derive(Debug)]
@@ -50,6 +45,20 @@ impl FoundComponent {
         }
     }
 
+    fn of_disk(folder: &Path, entry: Entry) -> Option<Self> {
+        let (kind, inode, cipher_len) = (ComponentKind::Disk, entry.inode(), entry.stored_len());
+        let (header, deep_rekey) = if let What::Disk(headers) = entry.what {
+            (headers.stored, headers.deep_rekey)
+        } else if let What::Erased(mark) = entry.what
+            && mark.kind == kind
+        {
+            (Err(mark.error()), None)
+        } else {
+            return None;
+        };
+        Some(Self { path: folder.join(&entry.path), kind, header, cipher_len, inode, deep_rekey })
+    }
+
     /// Whether it was erased: there is nothing left that a key opens.
     pub fn is_erased(&self) -> bool {
         self.header.as_ref().is_err_and(|error| error.kind() == Kind::KeyUnavailable)
@@ -67,11 +76,6 @@ pub(crate) fn each_file_once<C: Borrow<FoundComponent>>(found: &mut Vec<C>) {
     found.retain(|component| component.borrow().inode.is_none_or(|inode| seen.insert(inode)));
 }
 
-/// Names that a mount never shows and a user never makes.
-pub fn is_reserved(name: &OsStr) -> bool {
-    name == HOME_FILE || name.as_bytes().starts_with(RESERVED_PREFIX.as_bytes())
-}
-
 /// All components below `root`: it is a VM folder itself, or a datastore of VM folders. Files that cannot be read are
 /// passed over: they belong to no component that this user could unlock.
 ///
@@ -80,7 +84,7 @@ pub fn is_reserved(name: &OsStr) -> bool {
 pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
     let mut found = Vec::new();
     if !scan_folder(root, Path::new(""), &mut found)? {
-        for name in sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
+        for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
             let Ok(dir) = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             else {
                 continue;
@@ -120,29 +124,8 @@ fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Resu
 }
 
 fn scan_disks(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<()> {
-    walk(dir, path, 0, &mut |dir, name, path| scan_file(dir, name, path, found))
-}
-
-/// Calls `each` for every regular file at or below a directory that a mount would show.
-fn walk(
-    dir: &File,
-    path: &Path,
-    depth: usize,
-    each: &mut dyn FnMut(&File, &OsStr, PathBuf) -> Result<()>,
-) -> Result<()> {
-    for name in sorted_names(dir)? {
-        let Ok(stat) = stat_at(dir, &name) else { continue };
-        let path = path.join(&name);
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::RegularFile && !is_reserved(&name) {
-            each(dir, &name, path)?;
-        } else if kind == FileType::Directory
-            && depth < MAX_DEPTH
-            && let Ok(below) = folder::open_at(dir, &name)
-        {
-            walk(&below, &path, depth + 1, each)?;
-        }
-    }
+    let below = inventory::components_below(dir)?.into_iter().filter(|entry| !entry.reserved);
+    found.extend(below.filter_map(|entry| FoundComponent::of_disk(path, entry)));
     Ok(())
 }
 
@@ -151,35 +134,8 @@ fn walk(
 /// # Errors
 /// `Io`.
 pub fn home_files(folder: &File) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut found = Vec::new();
-    walk(folder, Path::new(""), 0, &mut |dir, name, path| {
-        let before = found.len();
-        scan_file(dir, name, path.clone(), &mut found)?;
-        if found.len() == before {
-            files.push(path);
-        }
-        Ok(())
-    })?;
-    Ok(files)
-}
-
-fn scan_file(dir: &File, name: &OsStr, path: PathBuf, found: &mut Vec<FoundComponent>) -> Result<()> {
-    let Ok(file) = open_unnoticed(dir, name, OFlags::RDONLY) else { return Ok(()) };
-    if !disk::is_disk(&file)? {
-        return Ok(());
-    }
-    let metadata = file.metadata().context(|| format!("reading attributes of {}", path.shown()))?;
-    let (cipher_len, inode) = (metadata.len(), Some((metadata.dev(), metadata.ino())));
-    let (header, deep_rekey) = match disk::read_header(file) {
-        Ok((storage, stored)) => {
-            let under_way = UnderWay::of(&storage, stored.header.claims()).unwrap_or(Some(UnderWay { percent: None }));
-            (Ok(stored), under_way)
-        }
-        Err(error) => (Err(error), None),
-    };
-    found.push(FoundComponent { path, kind: ComponentKind::Disk, header, cipher_len, inode, deep_rekey });
-    Ok(())
+    let files = Inventory::take(folder, &DiskNames::default())?.entries.into_iter();
+    Ok(files.filter(|entry| entry.is_shown_file() && !entry.is_disk()).map(|entry| entry.path).collect())
 }
 
 /// Folders of a datastore that hold sealed files or disks, but no home header: a mount shows nothing of them. What lies deeper
@@ -192,7 +148,7 @@ pub fn folders_without_home(root: &File) -> Result<Vec<PathBuf>> {
     if has_home(root) {
         return Ok(found);
     }
-    for name in sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
+    for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
         let opened = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
         if opened.is_ok_and(|dir| !has_home(&dir) && has_ciphertext(&dir)) {
             found.push(PathBuf::from(name));
@@ -213,24 +169,5 @@ fn has_ciphertext(dir: &File) -> bool {
         let file = is_file.then(|| open_unnoticed(dir, name, OFlags::RDONLY).ok()).flatten();
         file.is_some_and(|file| disk::is_disk(&file).unwrap_or(false) || home::is_home_file(&file).unwrap_or(false))
     };
-    sorted_names(dir).is_ok_and(|names| names.iter().any(is_ciphertext))
-}
-
-/// Names in a directory, `.` and `..` aside.
-///
-/// # Errors
-/// `Io`.
-pub(crate) fn sorted_names(dir: &File) -> Result<Vec<OsString>> {
-    let names = |dir: &File| -> io::Result<Vec<OsString>> {
-        let mut names = Vec::new();
-        for entry in entries(dir)? {
-            let name = entry?.file_name().to_bytes().to_vec();
-            if name != b"." && name != b".." {
-                names.push(OsStr::from_bytes(&name).to_os_string());
-            }
-        }
-        names.sort();
-        Ok(names)
-    };
-    names(dir).context(|| "reading a folder".into())
+    folder::sorted_names(dir).is_ok_and(|names| names.iter().any(is_ciphertext))
 }

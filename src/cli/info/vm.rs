@@ -14,6 +14,7 @@ use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
 use crate::text::{self, Show, quoted};
 use crate::vm::clear;
+use crate::vm::inventory::Inventory;
 use crate::vm::keyring::Keyring;
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
 
@@ -73,8 +74,13 @@ struct ExtentInfo {
 
 impl VmInfo {
     /// Reads a VM folder. Keys are asked for only if there may be VMDKs.
-    pub(super) fn of(dir: &File, home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<Self> {
-        let files = vmdk::files(dir)?;
+    pub(super) fn of(
+        dir: &File,
+        inventory: &Inventory,
+        home: &StoredHeader,
+        config: &dyn Fn() -> Result<PathBuf>,
+    ) -> Result<Self> {
+        let files = vmdk::files(inventory);
         let mut home_files: Vec<FileInfo> = files.iter().filter(|file| !file.is_disk).map(FileInfo::of).collect();
         if !files.iter().any(|file| file.role == Role::Disk) {
             return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None, unread_settings: Vec::new() });

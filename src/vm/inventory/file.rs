@@ -17,6 +17,7 @@ use crate::sys::file::seek_data;
 use crate::vm::clear;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{Headers, What};
+use crate::vm::under_way::UnderWay;
 
 /// Says what a file is, by its content; by its name only whether it is its folder's home header, and where the content is silent,
 /// whether it is a disk by the list of its home, or of homes that are made here.
@@ -24,11 +25,8 @@ use crate::vm::inventory::{Headers, What};
 /// # Errors
 /// `Io`.
 pub(crate) fn classify(file: File, name: &OsStr, disk_names: &DiskNames) -> Result<What> {
-    if HomeState::of_header_file(name).is_some() || has_copy_of(&file, ComponentKind::Home)? {
-        return component(file, ComponentKind::Home);
-    }
-    if has_copy_of(&file, ComponentKind::Disk)? {
-        return component(file, ComponentKind::Disk);
+    if let Some(component) = component(&file, name)? {
+        return Ok(component);
     }
     let mut prefix = [0; 8];
     let len = read(&file, 0, &mut prefix)?;
@@ -45,6 +43,20 @@ pub(crate) fn classify(file: File, name: &OsStr, disk_names: &DiskNames) -> Resu
     Ok(What::Clear(kind))
 }
 
+/// The component that a file is, whole, damaged or erased; `None` if it is none.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn component(file: &File, name: &OsStr) -> Result<Option<What>> {
+    let kind = match HomeState::of_header_file(name) {
+        Some(_) => Some(ComponentKind::Home),
+        None if has_copy_of(file, ComponentKind::Home)? => Some(ComponentKind::Home),
+        None if has_copy_of(file, ComponentKind::Disk)? => Some(ComponentKind::Disk),
+        None => None,
+    };
+    kind.map(|kind| headers(file.try_clone().context(|| "duplicating a descriptor".into())?, kind)).transpose()
+}
+
 /// Whether a header copy of this kind, or the mark of one that was erased, stands at one of its places.
 fn has_copy_of(file: &File, kind: ComponentKind) -> Result<bool> {
     kind.copy_offsets().into_iter().try_fold(false, |found, offset| {
@@ -54,7 +66,7 @@ fn has_copy_of(file: &File, kind: ComponentKind) -> Result<bool> {
     })
 }
 
-fn component(file: File, kind: ComponentKind) -> Result<What> {
+fn headers(file: File, kind: ComponentKind) -> Result<What> {
     let storage = FileStorage::new(file);
     if let Some(erasure) = header_area::erasure(&storage, kind)? {
         return Ok(What::Erased(erasure));
@@ -66,7 +78,12 @@ fn component(file: File, kind: ComponentKind) -> Result<What> {
     let stored = header_area::choose(copies);
     let current: BTreeSet<&KeyId> = stored.iter().flat_map(|stored| stored.header.claims().slots.key_ids()).collect();
     let former_keys = keys.iter().filter(|key| !current.contains(key)).cloned().collect();
-    let headers = Headers { uuid, stored, keys, former_keys };
+    let in_transition = UnderWay { percent: None };
+    let deep_rekey = stored
+        .as_ref()
+        .ok()
+        .and_then(|stored| UnderWay::of(&storage, stored.header.claims()).unwrap_or(Some(in_transition)));
+    let headers = Headers { uuid, stored, keys, former_keys, deep_rekey };
     Ok(match kind {
         ComponentKind::Home => What::Home(headers),
         ComponentKind::Disk => What::Disk(headers),

@@ -9,15 +9,17 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::is_reserved;
 use crate::format::names::DiskNames;
 use crate::store::home_file::looks_like_sealed_target;
+use crate::sys::file::open_unnoticed;
 use crate::sys::mount_table;
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
+use crate::vm::folder;
 use crate::vm::home_state::HomeState;
-use crate::vm::inventory::file::{classify, unless_gone};
+use crate::vm::inventory::file::{classify, component, unless_gone};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
-use crate::vm::{folder, scan};
 
 pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames) -> Result<Vec<Entry>> {
     let mount = mount_of(root)?;
@@ -25,12 +27,31 @@ pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames) -> Result<V
         return Err(Error::new(Kind::Invalid, "it is a mount, which shows no headers: name its backing folder"));
     }
     let followed = links.then(Followed::default);
-    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names };
+    let look = |file, name: &OsStr, disk_names: &DiskNames| classify(file, name, disk_names).map(Some);
+    walk(root, mount, followed, disk_names, &look)
+}
+
+pub(super) fn components(root: &File) -> Result<Vec<Entry>> {
+    let look = |file, name: &OsStr, _: &DiskNames| component(&file, name);
+    walk(root, mount_of(root)?, None, &DiskNames::default(), &look)
+}
+
+fn walk(
+    root: &File,
+    mount: u64,
+    followed: Option<Followed>,
+    disk_names: &DiskNames,
+    look: &Look<'_>,
+) -> Result<Vec<Entry>> {
+    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names, look };
     let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None, disk_names };
     walk.folder(root, mount, stat(root)?, &place)?;
     walk.follow_links();
     Ok(walk.entries)
 }
+
+/// Says what a regular file is; `None` for what is to be no entry.
+type Look<'l> = dyn Fn(File, &OsStr, &DiskNames) -> Result<Option<What>> + 'l;
 
 pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {
     let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
@@ -55,6 +76,7 @@ struct Walk<'r> {
     followed: Option<Followed>,
     /// Which names are those of disks where no home says it.
     disk_names: &'r DiskNames,
+    look: &'r Look<'r>,
 }
 
 /// Where something lies.
@@ -73,7 +95,7 @@ impl Walk<'_> {
         if self.followed.as_ref().is_some_and(|followed| followed.is_known(&stat)) {
             return Ok(());
         }
-        let names = scan::sorted_names(dir)?;
+        let names = folder::sorted_names(dir)?;
         let is_vm = names.iter().any(|name| HomeState::of_header_file(name).is_some());
         let vm = if is_vm { Some(Arc::from(place.path)) } else { place.vm.clone() };
         let own = self.entries.len();
@@ -86,7 +108,7 @@ impl Walk<'_> {
             let place = Place {
                 path: &path,
                 depth: place.depth + 1,
-                reserved: place.reserved || scan::is_reserved(name),
+                reserved: place.reserved || is_reserved(name),
                 vm: here.vm.clone(),
                 disk_names,
             };
@@ -133,7 +155,12 @@ impl Walk<'_> {
                 let dir = open(&handle, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
                 return self.folder(&dir, its_mount, stat, place);
             }
-            FileType::RegularFile => classify(open(dir, name, OFlags::RDONLY)?, name, place.disk_names)?,
+            FileType::RegularFile => match self.file(dir, name, place.disk_names) {
+                Ok(Some(what)) => what,
+                Ok(None) => return Ok(()),
+                Err(error) if error.kind() == Kind::NotFound => return Err(error),
+                Err(error) => What::Unreadable(error),
+            },
             FileType::Symlink => {
                 let link = self.link(dir, name, place)?;
                 if let Some(followed) = self.followed.as_mut().filter(|_| link != Link::Sealed) {
@@ -149,6 +176,11 @@ impl Walk<'_> {
         };
         self.add(place, stat, what);
         Ok(())
+    }
+
+    fn file(&self, dir: &File, name: &OsStr, disk_names: &DiskNames) -> Result<Option<What>> {
+        let file = open_unnoticed(dir, name, OFlags::RDONLY).context(|| "opening it".into())?;
+        (self.look)(file, name, disk_names)
     }
 
     fn link(&self, dir: &File, name: &OsStr, place: &Place<'_>) -> Result<Link> {
@@ -218,7 +250,7 @@ fn tells_of_vm(kind: ClearKind) -> bool {
 }
 
 /// The list of the home of a VM folder, in whatever state that is, if it can be read.
-pub(in crate::vm) fn home_disk_names(dir: &File) -> Option<DiskNames> {
+fn home_disk_names(dir: &File) -> Option<DiskNames> {
     let file = HomeState::of(dir).ok()?.header_file()?;
     let stored = folder::read_header(dir, file).ok()??;
     Some(stored.header.claims().disk_names.clone())

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, Source, Vmx};
 
 use super::{VmFiles, describe, has_vmdk_name, is_writable, meant, named};
@@ -19,11 +19,11 @@ use crate::store::disk::Disk;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
-use crate::sys::file::{open_beneath, stat_at};
+use crate::sys::file::open_beneath;
 use crate::text::Show;
-use crate::vm::inventory::{What, classify, clear_what, home_disk_names};
+use crate::vm::inventory::{Entry, Inventory, What, clear_what};
 use crate::vm::keyring::Keyring;
-use crate::vm::{clear, disk, folder, home, scan};
+use crate::vm::{clear, disk, home};
 
 /// A regular file of a VM folder.
 #[derive(Clone, Debug)]
@@ -41,6 +41,20 @@ pub struct FoundFile {
 }
 
 impl FoundFile {
+    fn of(entry: &Entry) -> Self {
+        let shape = entry.headers().and_then(|(_, headers)| headers.unverified()?.claims().shape.disk());
+        let (is_disk, len) = (entry.is_disk(), entry.stored_len());
+        let (clear, plain_len) = if is_disk {
+            (None, shape.map_or(0, |shape| shape.plain_len(len)))
+        } else if let What::Clear(kind) = entry.what {
+            (Some(clear_what(kind)), len)
+        } else {
+            (None, home_file::plain_len(len))
+        };
+        let role = Role::of_name(&entry.path.file_name().unwrap_or_default().to_string_lossy());
+        Self { path: entry.path.clone(), is_disk, clear, plain_len, role }
+    }
+
     /// The form that it has, in our words.
     pub fn stored_as(&self) -> &'static str {
         match (self.is_disk, &self.clear) {
@@ -79,55 +93,11 @@ pub struct VmdkInventory {
     pub disk_like: Vec<(PathBuf, &'static str)>,
 }
 
-/// All regular files of a VM folder, by name. Needs no key.
-///
-/// # Errors
-/// `Io`.
-pub fn files(dir: &File) -> Result<Vec<FoundFile>> {
-    let mut found = Vec::new();
-    list(dir, Path::new(""), 0, &home_disk_names(dir).unwrap_or_default(), &mut found)?;
-    Ok(found)
-}
-
-fn list(dir: &File, path: &Path, depth: usize, disk_names: &DiskNames, found: &mut Vec<FoundFile>) -> Result<()> {
-    for name in scan::sorted_names(dir)?.into_iter().filter(|name| !scan::is_reserved(name)) {
-        let Ok(stat) = stat_at(dir, &name) else { continue };
-        let path = path.join(&name);
-        let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::RegularFile {
-            let len = u64::try_from(stat.st_size).unwrap_or(0);
-            let (is_disk, clear, plain_len) = measure(dir, &name, len, disk_names);
-            found.push(FoundFile { path, is_disk, clear, plain_len, role: Role::of_name(&name.to_string_lossy()) });
-        } else if kind == FileType::Directory
-            && depth < scan::MAX_DEPTH
-            && let Ok(below) = folder::open_at(dir, &name)
-        {
-            list(&below, &path, depth + 1, disk_names, found)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a file is a disk, what it is if it is in the clear, and its length as its content has it. One that cannot be read
-/// counts as a home file, as in a mount.
-fn measure(dir: &File, name: &OsStr, stored_len: u64, disk_names: &DiskNames) -> (bool, Option<String>, u64) {
-    let sealed = (false, None, home_file::plain_len(stored_len));
-    let Ok(file) = open_file(dir, name) else { return sealed };
-    if disk::is_disk(&file).unwrap_or(false) {
-        let shape = disk::read_header(file).ok().and_then(|(_, stored)| stored.header.claims().shape.disk());
-        let len = shape.map_or(0, |shape| shape.plain_len(stored_len));
-        return (true, None, len);
-    }
-    if let Ok(What::Clear(kind)) = classify(file, name, disk_names) {
-        (false, Some(clear_what(kind)), stored_len)
-    } else {
-        sealed
-    }
-}
-
-fn open_file(dir: &File, name: &OsStr) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    open_beneath(dir, Path::new(name), flags, Mode::empty()).context(|| format!("opening {}", name.shown()))
+/// All regular files of a VM folder of which this is the inventory, by name. One that cannot be read counts as a home file, as in
+/// a mount.
+pub fn files(folder: &Inventory) -> Vec<FoundFile> {
+    let shown = folder.entries.iter().filter(|entry| entry.is_shown_file());
+    shown.map(FoundFile::of).collect()
 }
 
 /// The VMDKs of a VM folder, of which `files` are the files. Extents are not opened, so they may be in use.
@@ -232,7 +202,9 @@ impl VmFiles for Folder<'_> {
     type File = Opened;
 
     fn open(&self, name: &OsStr) -> Result<Arc<Opened>> {
-        let file = open_file(self.dir, name)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = open_beneath(self.dir, Path::new(name), flags, Mode::empty())
+            .context(|| format!("opening {}", name.shown()))?;
         Ok(Arc::new(if disk::is_disk(&file)? {
             let way = BackingIo::Buffered;
             let disk = disk::open(FileStorage::new(file), Access::Read, self.keyring, Engine::default(), way)?;

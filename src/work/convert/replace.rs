@@ -22,7 +22,7 @@ use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::draft::Draft;
-use crate::vm::scan;
+use crate::vm::folder;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime};
 use crate::work::convert::copy;
 use crate::work::convert::form::{OpenForm, TargetForm};
@@ -309,7 +309,7 @@ impl ReplaceContext<'_, '_> {
     /// # Errors
     /// `Io`.
     pub(super) fn clean(&self, all: bool) -> Result<()> {
-        for name in scan::sorted_names(self.root)? {
+        for name in folder::sorted_names(self.root)? {
             let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
             if rest.starts_with(OLD) && self.overwrite {
                 self.overwrite_leftover(&name)?;
@@ -327,7 +327,8 @@ impl ReplaceContext<'_, '_> {
     /// `Io`.
     pub(super) fn clean_folder(&self, dir: &File) -> Result<()> {
         let prefix = [NEW_PREFIX, REKEY].concat();
-        for name in scan::sorted_names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(prefix.as_bytes())) {
+        for name in folder::sorted_names(dir)?.into_iter().filter(|name| name.as_bytes().starts_with(prefix.as_bytes()))
+        {
             rustix::fs::unlinkat(dir, &name, AtFlags::empty()).context(|| format!("removing {}", name.shown()))?;
         }
         Ok(())
@@ -339,7 +340,7 @@ impl ReplaceContext<'_, '_> {
     /// # Errors
     /// `Io`.
     pub(super) fn clean_components(&self) -> Result<()> {
-        for name in scan::sorted_names(self.root)? {
+        for name in folder::sorted_names(self.root)? {
             let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
             if Uuid::parse_str(rest).is_err() {
                 continue;

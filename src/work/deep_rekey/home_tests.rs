@@ -18,8 +18,9 @@ use crate::store::plain_file::PlainFile;
 use crate::vm::access::OfflineVm;
 use crate::vm::datastore::Datastore;
 use crate::vm::disk::{self, NewDisk};
+use crate::vm::inventory::MAX_DEPTH;
 use crate::vm::keyring;
-use crate::vm::{folder, home, scan};
+use crate::vm::{folder, home};
 
 const NAME: &str = "user.note";
 
@@ -320,7 +321,7 @@ fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
 fn a_home_that_cannot_be_walked_is_refused_before_the_rekey_begins() {
     let vm = Vm::new();
     let nested = vm.path().join("logs/other");
-    let deep = vm.path().join("d/".repeat(scan::MAX_DEPTH + 1));
+    let deep = vm.path().join("d/".repeat(MAX_DEPTH + 1));
     fs::create_dir(&nested).unwrap();
     fs::copy(vm.path().join(HOME_FILE), nested.join(HOME_FILE)).unwrap();
     for (unfit, top, why) in [(&nested, &nested, "VM folder of its own"), (&deep, &vm.path().join("d"), "too deep")] {
