@@ -43,6 +43,7 @@ use crate::error::{Context, Result};
 use crate::event;
 use crate::provider::config;
 use crate::sys::process;
+use crate::text;
 
 /// Encryption at rest for the VMs of QEMU/KVM hosts, with keys from your key provider.
 #[derive(Parser)]
@@ -140,8 +141,21 @@ pub fn main() -> ExitCode {
 /// Verbs that must not be suggested for a name that is similar.
 const DESTRUCTIVE: [&str; 4] = ["erase", "decrypt", "remove", "retire"];
 
-/// What clap says of words that it does not know, without advice to destroy something.
+/// What clap says of words that it does not know, without advice to destroy something, and fit for a terminal.
 fn without_harm(mut error: clap::Error) -> clap::Error {
+    let one_line = |word: &String| text::one_line(word).into_owned();
+    let shown = |(kind, value): (ContextKind, &ContextValue)| {
+        let shown = match value {
+            ContextValue::String(word) => ContextValue::String(one_line(word)),
+            ContextValue::Strings(words) => ContextValue::Strings(words.iter().map(one_line).collect()),
+            _ => return None,
+        };
+        (shown != *value).then_some((kind, shown))
+    };
+    for (kind, value) in error.context().filter_map(shown).collect::<Vec<_>>() {
+        error.insert(kind, value);
+        error.remove(ContextKind::Suggested); // a tip, which repeats the word
+    }
     let advice = ContextKind::SuggestedSubcommand;
     let harmless = |verb: &String| !DESTRUCTIVE.contains(&verb.as_str());
     match error.remove(advice) {
@@ -196,6 +210,30 @@ fn run(line: CommandLine) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_that_are_not_understood_control_no_terminal() {
+        const WORD: &str = "--a\x1b[2J\n2026-01-01T00:00:00Z ERROR forged\u{202e}\u{2028}\u{9b}";
+        let value = WORD.trim_start_matches('-');
+        for words in [
+            &[WORD][..],
+            &[value],
+            &["key", value],
+            &["info", WORD],
+            &["info", "a", value],
+            &["create-disk", "v/d.raw", "--size", value],
+            &["events", "--since", value],
+            &["mount", "a", "b", "--engine", value],
+            &["mount", "a", "b", "--transport", value],
+            &["provider", "add", "native", value],
+            &["provider", "add", value],
+        ] {
+            let error = CommandLine::try_parse_from([&["vmcryptfs"], words].concat()).err().unwrap();
+            let said = without_harm(error).to_string();
+            assert_eq!(text::lines(&said), said, "{words:?}");
+            assert!(said.contains("forged") && !said.lines().any(|line| line.starts_with("2026")), "{said}");
+        }
+    }
 
     #[test]
     fn no_advice_destroys_anything() {

@@ -4,16 +4,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 use vmcryptfs::text::path;
 
+use crate::events::forge_disk;
 use crate::host::{Host, root_is_a_mount};
 
 /// Bytes that every name of a test has in it: no UTF-8; a screen that is cleared, a line that is forged, a text that is turned.
-const NAMES: [&[u8]; 2] = [b"\xe9", "\x1b[2J\n2026-01-01T00:00:00Z ERROR forged\u{202e}\u{9b}\x7f".as_bytes()];
+const NAMES: [&[u8]; 2] = [b"\xe9", FORGED.as_bytes()];
+const FORGED: &str =
+    "\x1b[2J\n2026-01-01T00:00:00Z ERROR forged\u{202e}\u{9b}\x7f\u{61c}\u{200e}\u{200f}\u{2028}\u{2066}\u{2069}";
 
 /// A host whose every name has the same bytes in it.
 struct Named {
@@ -57,8 +61,18 @@ impl Named {
         out + &err
     }
 
+    /// Runs a verb that may fail, and expects the same of what it says.
+    fn tried(&self, words: &str) -> String {
+        let output = self.host.try_run(&self.args(words));
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        self.is_harmless(&said);
+        said
+    }
+
     fn is_harmless(&self, said: &str) {
-        let controls = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        let turns =
+            |c| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let controls = |c: char| (c.is_control() && c != '\n') || turns(c);
         assert!(!said.contains(controls), "{:?}: {said:?}", self.name);
         assert!(!said.lines().any(|line| line.starts_with("2026-01-01")), "{said}");
     }
@@ -153,6 +167,7 @@ fn every_verb_works_without_a_mount() {
         it.json("erase e@ --yes");
         it.run("events");
         it.run("events --failed");
+        it.run("events verify");
         let of_disk = it.host.try_run(&[&it.args("events v@/d@.raw")[..], &["--json".into()]].concat());
         let operations = String::from_utf8(of_disk.stdout).unwrap();
         assert!(operations.contains("\"key-add\"") && operations.contains("\"erase\""), "{operations}");
@@ -210,4 +225,74 @@ fn every_verb_works_with_a_mount() {
         worked.unwrap();
         it.is_harmless(&fs::read_to_string(it.path("l@")).unwrap());
     }
+}
+
+/// Verbs that take no name which someone else may have chosen.
+const WITHOUT_NAMES: [&str; 6] =
+    ["provider add", "provider list", "provider test", "provider default", "speed", "manual"];
+
+/// The verbs that the help of a verb lists.
+fn verbs_below(host: &Host, verb: &str) -> Vec<String> {
+    let words: Vec<&str> = verb.split_whitespace().chain(["--help"]).collect();
+    let help = host.run(&words);
+    let Some((_, after)) = help.split_once("\nCommands:\n") else { return Vec::new() };
+    let lines = after.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split(' ').next().filter(|name| !name.is_empty()));
+    names.filter(|name| *name != "help").map(|name| format!("{verb} {name}").trim().to_owned()).collect()
+}
+
+#[test]
+fn no_verb_is_forgotten_here() {
+    let host = Host::new();
+    let mut verbs = verbs_below(&host, "");
+    while let Some(verb) = verbs.pop() {
+        let below = verbs_below(&host, &verb);
+        let is_left_out = WITHOUT_NAMES.iter().any(|without| verb.starts_with(without));
+        let is_run = [' ', '"'].iter().any(|end| include_str!("bytes.rs").contains(&format!("\"{verb}{end}")));
+        assert!(is_run || is_left_out || !below.is_empty(), "{verb} is not run with names that control a terminal");
+        verbs.extend(below);
+    }
+}
+
+#[test]
+fn ids_labels_and_names_that_someone_chose_control_no_terminal() {
+    have_own_mounts();
+    let it = Named::new(NAMES[1]);
+    let turned = "\u{202e}\u{2066}\u{2028}\u{200f}";
+    it.run("create v@");
+    it.said(&[it.args("create-disk v@/d@.raw --size 1M --label"), vec![turned.into()]].concat(), 0);
+    let key_id = it.host.events().pop().unwrap()["key_id"].as_str().unwrap().to_owned();
+    let forged = it.path("v@/f@.raw");
+    forge_disk(&it.path("v@/d@.raw"), &key_id, turned.as_bytes(), &forged);
+    fs::write(it.path("p@"), "a passphrase for a test").unwrap();
+    fs::set_permissions(it.path("p@"), fs::Permissions::from_mode(0o600)).unwrap();
+    for words in
+        ["info v@", "info v@/f@.raw", "check v@", "key list v@", "key in-use v@ --provider local", "key add v@ --all"]
+    {
+        it.tried(words);
+        it.tried(&format!("{words} --json"));
+    }
+    assert!(it.tried("info v@/f@.raw").contains("\\u{202e}\\u{2066}"), "the id is shown");
+    it.tried("disk-names v@");
+    it.tried("header repair v@/f@.raw");
+    it.tried("convert v@/f@.raw --to home-file");
+    it.tried("provider backup local b@ --passphrase-file p@");
+    it.tried("provider restore local b@ --passphrase-file p@");
+    it.tried(&format!("provider retire local {key_id} --datastore v@"));
+    fs::create_dir(it.path("m@")).unwrap();
+    it.tried("mount v@ m@ --log-file l@ -v");
+    let worked = std::panic::catch_unwind(|| {
+        assert!(fs::read(it.path("m@").join(forged.file_name().unwrap())).is_err());
+        assert!(it.tried("status m@").contains("\\u{202e}"), "the id is shown");
+        it.tried("status m@ --json");
+        it.tried("unlock m@");
+        it.tried("metrics m@");
+        it.tried("rekey v@");
+    });
+    it.run("umount m@");
+    worked.unwrap();
+    for words in ["events", "events --json", "events verify"] {
+        it.tried(words);
+    }
+    it.is_harmless(&fs::read_to_string(it.path("l@")).unwrap());
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -169,22 +170,19 @@ fn the_event_log_proves_that_nothing_in_it_is_missing_or_changed() {
     assert_eq!(failed, 1, "the other one was in what was put back");
 }
 
-/// Puts disks into a folder whose headers only look right: other UUIDs, and keys that nobody has.
-fn forge_disks(folder: &str, disk: &str, key_id: &str, count: usize) {
+/// Makes a file whose header only looks right: a disk's, with the beginning of its key's id replaced, and of its UUID.
+pub(crate) fn forge_disk(disk: &Path, key_id: &str, id: &[u8], forged: &Path) {
     const CHECKSUM: usize = 8160; // docs/FORMAT.md section 2
     let mut header = vec![0; 8192];
     fs::File::open(disk).unwrap().read_exact_at(&mut header, 0).unwrap();
     let key = header.windows(key_id.len()).position(|bytes| bytes == key_id.as_bytes()).unwrap();
-    for number in 0..count {
-        let digits = format!("{number:08x}");
-        header[24..32].copy_from_slice(digits.as_bytes());
-        header[key..key + 8].copy_from_slice(digits.as_bytes());
-        let checksum = vmcryptfs::crypto::derive::sha256(&header[..CHECKSUM]);
-        header[CHECKSUM..].copy_from_slice(&checksum);
-        let file = fs::File::create(format!("{folder}/forged-{number}.raw")).unwrap();
-        file.write_all_at(&header, 0).unwrap();
-        file.set_len(9 << 20).unwrap();
-    }
+    header[24..32].copy_from_slice(&id[..8]);
+    header[key..key + id.len()].copy_from_slice(id);
+    let checksum = vmcryptfs::crypto::derive::sha256(&header[..CHECKSUM]);
+    header[CHECKSUM..].copy_from_slice(&checksum);
+    let file = fs::File::create(forged).unwrap();
+    file.write_all_at(&header, 0).unwrap();
+    file.set_len(9 << 20).unwrap();
 }
 
 #[test]
@@ -192,7 +190,10 @@ fn forged_disks_with_unknown_keys_do_not_flood_the_logs() {
     const COUNT: usize = 300;
     let host = Host::with_vm();
     let key_id = host.events()[2]["key_id"].as_str().unwrap().to_owned();
-    forge_disks(host.path("web01"), host.path("web01/root.raw"), &key_id, COUNT);
+    for number in 0..COUNT {
+        let (disk, forged) = (host.path("web01/root.raw"), host.path(&format!("web01/forged-{number}.raw")));
+        forge_disk(Path::new(disk), &key_id, format!("{number:08x}").as_bytes(), Path::new(forged));
+    }
     let before = host.events().len();
     let mount = host.mount("web01", &[]);
     fs::read(mount.path("root.raw")).unwrap();
