@@ -145,10 +145,12 @@ const DESTRUCTIVE: [&str; 4] = ["erase", "decrypt", "remove", "retire"];
 fn without_harm(mut error: clap::Error) -> clap::Error {
     let one_line = |word: &String| text::one_line(word).into_owned();
     let shown = |(kind, value): (ContextKind, &ContextValue)| {
-        let shown = match value {
-            ContextValue::String(word) => ContextValue::String(one_line(word)),
-            ContextValue::Strings(words) => ContextValue::Strings(words.iter().map(one_line).collect()),
-            _ => return None,
+        let shown = if let ContextValue::String(word) = value {
+            ContextValue::String(one_line(word))
+        } else if let ContextValue::Strings(words) = value {
+            ContextValue::Strings(words.iter().map(one_line).collect())
+        } else {
+            return None;
         };
         (shown != *value).then_some((kind, shown))
     };
