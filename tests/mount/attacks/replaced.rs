@@ -14,18 +14,21 @@ use crate::host::{Host, Mount};
 
 const OUTSIDE: &str = "what lies outside of the backing folder";
 
-/// A mounted VM with a home file, and a file outside of the datastore.
+/// A VM with home files, and files outside of the datastore. Those that are sealed were moved there from the VM's folder: nothing
+/// keeps them from being read but that they are outside.
 fn host() -> Host {
     let host = Host::with_vm();
     fs::write(host.path("outside"), OUTSIDE).unwrap();
-    fs::create_dir(host.path("elsewhere")).unwrap();
-    fs::write(host.path("elsewhere/notes.txt"), OUTSIDE).unwrap();
     let mount = host.mount("web01", &[]);
+    fs::write(mount.path("sealed"), OUTSIDE).unwrap();
     fs::create_dir(mount.path("inner")).unwrap();
     for name in ["notes.txt", "inner/notes.txt"] {
         fs::write(mount.path(name), "inside").unwrap();
     }
     mount.unmount();
+    fs::rename(host.path("web01/sealed"), host.path("sealed")).unwrap();
+    fs::create_dir(host.path("elsewhere")).unwrap();
+    fs::copy(host.path("sealed"), host.path("elsewhere/notes.txt")).unwrap();
     host
 }
 
@@ -61,9 +64,11 @@ impl NonBlocking for fs::OpenOptions {
 /// Puts each kind of thing in the place of `victim`, before the mount and while it is mounted.
 fn replace_by_everything(host: &Host, victim: &str, check: impl Fn(&Mount<'_>)) {
     let (backing, kept) = (host.path(&format!("web01/{victim}")), host.path("kept"));
-    let outside = host.path("outside");
-    let tricks: [(&str, &dyn Fn()); 5] = [
+    let (outside, sealed) = (host.path("outside"), host.path("sealed"));
+    let genuine = fs::read(sealed).unwrap();
+    let tricks: [(&str, &dyn Fn()); 6] = [
         ("symbolic link", &|| symlink(outside, backing).unwrap()),
+        ("symbolic link to a sealed file", &|| symlink(sealed, backing).unwrap()),
         ("hard link", &|| fs::hard_link(outside, backing).unwrap()),
         ("fifo", &|| mkfifo(backing)),
         ("directory", &|| fs::create_dir(backing).unwrap()),
@@ -88,6 +93,7 @@ fn replace_by_everything(host: &Host, victim: &str, check: impl Fn(&Mount<'_>)) 
             }
             fs::rename(kept, backing).unwrap();
             assert_eq!(fs::read_to_string(outside).unwrap(), OUTSIDE, "{what}: the file outside was changed");
+            assert!(fs::read(sealed).unwrap() == genuine, "{what}: the sealed file outside was changed");
         }
     }
 }
@@ -167,7 +173,7 @@ fn links_that_are_swapped_in_all_the_time_never_lead_outside() {
     let host = host();
     let (inner, notes) = (host.path("web01/inner"), host.path("web01/notes.txt"));
     symlink(host.path("elsewhere"), host.path("web01/link-to-folder")).unwrap();
-    symlink(host.path("outside"), host.path("web01/link-to-file")).unwrap();
+    symlink(host.path("sealed"), host.path("web01/link-to-file")).unwrap();
     let mount = host.mount("web01", &[]);
     let (linked_folder, linked_file) = (host.path("web01/link-to-folder"), host.path("web01/link-to-file"));
     let (began, stop) = (Instant::now(), AtomicBool::new(false));
@@ -201,7 +207,8 @@ fn links_that_are_swapped_in_all_the_time_never_lead_outside() {
     });
     assert!(inside > 0 && refused > 0, "{inside} reads inside, {refused} refused: this proves nothing");
     assert!(!Path::new(host.path("elsewhere/new.txt")).exists(), "a file was made outside");
-    assert_eq!(fs::read_to_string(host.path("elsewhere/notes.txt")).unwrap(), OUTSIDE);
+    let [sealed, notes] = ["sealed", "elsewhere/notes.txt"].map(|name| fs::read(host.path(name)).unwrap());
+    assert!(sealed == notes, "a file outside was changed");
     mount.unmount();
 }
 
