@@ -44,7 +44,7 @@ const LAYERS: [&str; 23] = [
 /// What a module uses in its tests only: work comes to a mount's components through `vm::access`.
 const IN_TESTS_ONLY: (&str, &str) = ("serve", "work");
 
-/// What only some files may name, and whether as a macro: `println` is one with `!` behind it.
+/// What only some files may name, and whether as a macro: `println` is one with `!` after it.
 const RESERVED: [(&[&str], bool, &[&str]); 11] = [
     // What a verb or a mount does passes the gate, which leaves its events. The two files have other things of that name.
     (&["Event"], false, &["event", "gate", "operations", "fuse", "sys", "cli/log.rs", "store/linearizable.rs"]),

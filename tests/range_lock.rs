@@ -1,6 +1,6 @@
 //! Range locks under a model checker: all interleavings of a few threads, with the memory model's liberties.
 //!
-//! What is checked does not depend on how the locks are made: who holds a range is alone in it or among readers, what a
+//! What is checked does not depend on how the locks are made: the holder of a range is the only one in it or among readers, what a
 //! holder did is seen by the next one, requests that do not overlap never wait for each other, and nobody waits for ever. The
 //! file under test is compiled here once more, with the checker's primitives in place of parking_lot's.
 

@@ -1,4 +1,4 @@
-//! Every file under tests/vectors, against this implementation. The other one wrote them from docs/FORMAT.md alone.
+//! Every file under tests/vectors, against this implementation. The other one wrote them from docs/FORMAT.md only.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -266,7 +266,7 @@ impl<'v> Range<'v> {
         }
     }
 
-    /// Engines alone, from the start of the first sector on.
+    /// Only the engines, from the start of the first sector on.
     fn encrypts(&self) {
         let first = self.offset / self.sector_size.bytes();
         let skip = usize::try_from(self.offset % self.sector_size.bytes()).unwrap();
@@ -335,7 +335,7 @@ fn lengths() {
     assert!(rows >= 34, "{rows} rows");
 }
 
-/// A file as the native provider demands it: for its owner alone.
+/// A file as the native provider demands it: only for its owner.
 fn private_file(path: &Path, bytes: &[u8]) {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).unwrap();
     file.write_all(bytes).unwrap();

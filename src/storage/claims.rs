@@ -1,4 +1,4 @@
-//! Claims on backing files: who may use a component, among all openers on all hosts.
+//! Claims on backing files: which opener may use a component, among all on all hosts.
 //!
 //! The one seam for that. Mounts and work without a mount claim files by it, whatever keeps the claims: file locks are the first
 //! implementation.

@@ -62,7 +62,7 @@ pub struct FileStorage {
 }
 
 enum Way {
-    /// Through the page cache, perhaps because there is no other way.
+    /// Through the page cache, perhaps because nothing else is possible.
     Cached(Option<Error>),
     Past(DirectFile),
 }

@@ -21,7 +21,7 @@ fn vectors(folder: &str, part: &str) -> Vec<Vec<u8>> {
     wanted.flat_map(|file| file.bodies).collect()
 }
 
-/// Puts the right SHA-256 behind the rest, mostly: nobody gets past it by chance.
+/// Puts the right SHA-256 after the rest, mostly: no input gets past it by chance.
 fn with_checksum(bytes: &mut [u8], random: &mut Random) {
     if random.below(4) > 0
         && let Some((content, checksum)) = bytes.split_last_chunk_mut::<32>()

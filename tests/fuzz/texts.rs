@@ -36,7 +36,7 @@ fn configurations() {
         |input| {
             fs::write(&path, input).unwrap();
             let Ok(read) = Config::load(&path) else { return };
-            // Written anew, the same is read.
+            // Written again, the same is read.
             if config::update(&path, |_| Ok(())).is_ok() {
                 let again = Config::load(&path).unwrap();
                 assert_eq!(read.providers(), again.providers());

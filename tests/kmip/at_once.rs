@@ -100,7 +100,7 @@ fn a_folder_that_was_encrypted_while_a_second_run_waited_is_encrypted_once() {
     });
     refused(&second, 6, "another process made this folder's vmcryptfs.home");
     all_comes_back(&bench.host, vm);
-    // Encrypted and decrypted again meanwhile, a folder is what it was.
+    // Encrypted and decrypted again in the meantime, a folder is what it was.
     let third = while_it_waits(&bench, &["encrypt", vm, "--provider", "corp"], || {
         bench.host.run(&["encrypt", vm]);
         bench.host.run(&["decrypt", vm, "--all"]);

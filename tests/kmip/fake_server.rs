@@ -34,9 +34,9 @@ pub(crate) enum Fault {
     Late(Duration),
     /// What is asked for is done, and the connection closed.
     LoseAnswer,
-    /// As `LoseAnswer`, once, of Create alone.
+    /// As `LoseAnswer`, once, only of Create.
     LoseOneCreate,
-    /// The connection is closed behind each answer.
+    /// The connection is closed after each answer.
     CloseAfterAnswer,
     /// Half of an answer, and the connection is closed.
     Half,
@@ -149,7 +149,7 @@ impl Drop for FakeServer {
         for connection in self.shared.connections.lock().drain(..) {
             connection.shutdown(Shutdown::Both).ok();
         }
-        TcpStream::connect(("127.0.0.1", self.port)).ok(); // wakes who accepts
+        TcpStream::connect(("127.0.0.1", self.port)).ok(); // wakes the accepting thread
     }
 }
 

@@ -199,7 +199,7 @@ fn losing_the_last_member_disturbs_no_guest(host: &Host, mount: &Mount<'_>, memb
 }
 
 #[test]
-fn keys_that_were_revoked_destroyed_or_are_somebody_else_s() {
+fn keys_that_were_revoked_or_destroyed_or_belong_to_others() {
     let site = Site::new();
     let server = PyKmip::start(&site, "keys");
     let host = Host::configured(&providers(&site, &[server.port()], &site.host, ""));

@@ -132,7 +132,7 @@ fn changed_certificates_are_used_without_a_new_start() {
     let provider = corp(&site.configure(&[server.port()], &used, "")).unwrap();
     assert_eq!(Trouble::of(&refused(provider.create_key(&purpose()))), Some(Trouble::Untrusted));
 
-    // Half of a change is no reason to stop: the certificate and its key belong together.
+    // Half of a change is not a reason to stop: the certificate and its key belong together.
     fs::copy(&site.host.cert, &cert).unwrap();
     refused(provider.create_key(&purpose()));
     assert!(provider.take_notices().iter().any(|notice| notice.contains("changed certificates are not used")));

@@ -12,7 +12,7 @@ use vmcryptfs::format::header::StoredState;
 
 use crate::host::Host;
 
-/// The command behind the last `: ` of what was printed.
+/// The command after the last `: ` of what was printed.
 fn told(printed: &str) -> &str {
     printed.trim_end().rsplit_once("To remove it: ").unwrap().1
 }

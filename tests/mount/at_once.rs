@@ -61,7 +61,7 @@ fn runs_of_encrypt_at_once_encrypt_a_folder_once() {
         let verb: &[&str] = if round % 3 == 0 { &["encrypt", vm, "--disk", "1.raw"] } else { &["encrypt", vm] };
         let outputs = at_once(&host, &[verb, &["encrypt", vm], verb]);
         let codes = codes(&outputs);
-        // 7: one that chose a disk was first, and left the others for those who name them.
+        // 7: one that chose a disk was first, and left the others to runs that name them.
         let allowed = if round % 3 == 0 { &[0, 6, 7][..] } else { &[0, 6] };
         assert!(codes.iter().all(|code| allowed.contains(code)), "{codes:?} {}", said(&outputs));
         assert!(codes.contains(&0), "{}", said(&outputs));

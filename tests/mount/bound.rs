@@ -1,4 +1,4 @@
-//! What someone without a key can arrange anew in a backing folder: each object is genuine, where it stands is not.
+//! What can be rearranged in a backing folder without a key: each object is genuine, its place is not.
 
 use std::fs;
 

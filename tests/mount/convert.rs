@@ -42,7 +42,7 @@ fn refuses(host: &Host, verb: &[&str], code: i32, words: &str) {
     assert_eq!(names(), before);
 }
 
-/// A dry run tells of this obstacle, and ends with it.
+/// A dry run reports this obstacle, and ends with it.
 fn foresees(host: &Host, verb: &[&str], words: &str) {
     let output = host.try_run(&[verb, &["--dry-run"]].concat());
     let said = said(&output);

@@ -77,7 +77,7 @@ fn open_all_as(uid: u32, mount: &Mount<'_>, at_most: u64) -> (Vec<File>, i32) {
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
     std::thread::scope(|scope| {
         let opener = scope.spawn(|| {
-            become_user(uid); // of this thread alone
+            become_user(uid); // only of this thread
             let mut open = Vec::new();
             loop {
                 match rustix::fs::openat(&folder, format!("of-{uid}-{}", open.len()), flags, Mode::RUSR | Mode::WUSR) {

@@ -123,7 +123,7 @@ fn a_guest_writes_while_its_disk_is_rekeyed() {
     host.run(&["check", host.path("web01")]);
 }
 
-/// A mount that nobody has looked into yet: the rekey is the first to open the disk, and no hindrance to who comes later.
+/// A mount that nothing has been read from: the rekey is the first to open the disk, and does not hinder later openers.
 #[test]
 fn a_guest_opens_a_disk_in_the_midst_of_its_rekey() {
     let host = Host::with_vm();
@@ -148,7 +148,7 @@ fn a_guest_opens_a_disk_in_the_midst_of_its_rekey() {
 
 /// The program is killed, stopped by Ctrl-C, and loses its mount; each time the disk is whole, and the next run goes on.
 #[test]
-fn what_was_interrupted_is_whole_and_goes_on() {
+fn what_was_interrupted_is_whole_and_is_resumed() {
     let host = Host::with_vm();
     let content = pattern(3);
     write(&host, &content);

@@ -187,9 +187,9 @@ fn a_busy_mount_stays_and_says_so() {
     assert_snapshot("errors", "a_busy_mount_stays_and_says_so", &host.refusals());
 }
 
-/// `vmcryptfs check web01 | head -n 1`, and a full disk behind `>`.
+/// `vmcryptfs check web01 | head -n 1`, and a full disk after `>`.
 #[test]
-fn who_does_not_read_to_the_end_is_no_error_and_a_full_disk_is_one() {
+fn a_reader_that_stops_early_is_not_an_error_and_a_full_disk_is_one() {
     let host = Host::with_vm();
     for verb in [&["check"][..], &["info"], &["rekey"], &["check", "--json"]] {
         let run = |out: Stdio| {

@@ -154,7 +154,7 @@ fn the_event_log_proves_that_nothing_in_it_is_missing_or_changed() {
     let said = host.run(&["events", "verify", "--expect", noted]);
     assert!(said.contains("events.jsonl: 6 events are linked, 1 of 20") && said.contains(noted), "{said}");
     assert_eq!(of(&host.events(), "events-verify").len(), 2, "it is an event itself");
-    // As an administrator could who wants to be silent about something.
+    // As an administrator could do to hide something.
     let (log, reads) = (host.path("events.jsonl"), host.path("events-reads.jsonl"));
     let text = fs::read_to_string(log).unwrap();
     fs::write(log, text.replace("\"create-disk\"", "\"create\"")).unwrap();

@@ -48,7 +48,7 @@ fn an_empty_file_whose_first_write_begins_a_disks_format_becomes_a_disk() {
         let reader = File::open(mount.path("vm1")).unwrap();
         file.write_all_at(HEAD, 0).unwrap();
         assert_eq!(disks(&host, "web01"), ["vm1"], "{transport}");
-        // What has it open goes on with it.
+        // What has it open still works.
         other.write_all_at(&[7; 100_000], 60_000).unwrap();
         file.write_all_at(b"!", 159_999).unwrap();
         let mut content = vec![0; 160_000];

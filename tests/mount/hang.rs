@@ -54,7 +54,7 @@ impl Served {
         let root = self.at.path().to_path_buf();
         std::thread::spawn(move || done.send(work(root)));
         on_done.recv_timeout(LIMIT).unwrap_or_else(|error| {
-            let _ = self.process.kill(); // frees whoever waits for it
+            let _ = self.process.kill(); // frees all that wait for it
             panic!("no end in {LIMIT:?}: {error}");
         })
     }
@@ -161,7 +161,7 @@ fn log_lines_that_cannot_be_written_decide_over_no_request() {
 
 /// The log, and then a disk, at the longest that a file may be.
 #[test]
-fn a_limit_on_the_length_of_files_is_an_error_to_whoever_writes_and_ends_nothing() {
+fn a_limit_on_the_length_of_files_is_an_error_to_the_writer_and_ends_nothing() {
     let host = host_with_damage();
     for transport in transports() {
         let log = host.path("long");
@@ -266,7 +266,7 @@ fn signals_that_ask_for_no_end_end_nothing() {
 }
 
 #[test]
-fn a_mount_that_does_not_answer_holds_up_only_who_needs_it_and_is_named() {
+fn a_mount_that_does_not_answer_holds_up_only_what_needs_it_and_is_named() {
     let host = Host::with_vm();
     host.run(&["create", host.path("web02")]);
     let mount = host.mount("web01", &[]);

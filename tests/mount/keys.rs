@@ -86,7 +86,7 @@ fn a_vm_of_a_datastore_is_rekeyed_by_its_mount_via_either_path() {
 
 /// By the process of the mount and without one, with its data and without.
 #[test]
-fn a_disk_that_is_named_is_rekeyed_alone() {
+fn only_the_disk_that_is_named_is_rekeyed() {
     let host = Host::with_vm();
     host.run(&["create-disk", host.path("web01/data.raw"), "--size", "1M"]);
     let (vm, disk) = (host.path("web01"), host.path("web01/data.raw"));

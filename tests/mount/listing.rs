@@ -1,4 +1,4 @@
-//! Listing folders that change meanwhile: rewinding, positions that are kept over deletions, and free space by folder.
+//! Listing folders that change during it: rewinding, positions that are kept over deletions, and free space by folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

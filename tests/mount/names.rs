@@ -47,7 +47,7 @@ fn disks_are_renamed_and_replaced() {
 }
 
 #[test]
-fn a_datastore_shows_its_encrypted_vm_folders_alone() {
+fn a_datastore_shows_only_its_encrypted_vm_folders() {
     let host = Host::new();
     fs::create_dir(host.path("vms")).unwrap();
     for vm in ["vms/web01", "vms/web02"] {

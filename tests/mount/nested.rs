@@ -44,7 +44,7 @@ fn a_datastore_that_became_a_vm_folder_gets_no_vm_folders() {
 }
 
 #[test]
-fn a_folder_with_links_of_a_lost_home_is_not_encrypted_anew() {
+fn a_folder_with_links_of_a_lost_home_is_not_encrypted_again() {
     let host = Host::new();
     let vm = host.path("vm");
     host.run(&["create", vm]);

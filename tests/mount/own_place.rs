@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 struct Private(TempDir);
 
 impl Private {
-    /// `None` for who may not mount.
+    /// `None` for a user that may not mount.
     fn new() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             crate::not_run::not_run("only root can do what this test does");

@@ -86,7 +86,7 @@ fn the_transport_is_told_and_one_that_the_kernel_lacks_is_refused() {
     }
 }
 
-/// `umount -f` breaks the connection under whoever uses it: they get errors, and the process ends without being asked.
+/// `umount -f` breaks the connection under all its users: they get errors, and the process ends without being asked.
 #[test]
 fn a_connection_that_is_aborted_ends_its_process_and_nothing_is_lost() {
     let host = Host::with_vm();
@@ -162,7 +162,7 @@ fn clients_on_several_cpus_find_what_they_wrote() {
                 }
                 let began = Instant::now();
                 fill(&file, number as u64 * BLOCKS + n % BLOCKS, round);
-                // So long that it could be one client who moves.
+                // Long enough for it to be one client that moves.
                 while began.elapsed() < Duration::from_micros(40) {}
                 turn.fetch_add(1, Ordering::Release);
             }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 
 /// Says that the calling test, or a part of it, was not run, and why. It goes into the file that the variable
-/// `VMCRYPTFS_NOT_RUN` names, so that whoever runs many tests can count: a test that did nothing has passed for the runner.
+/// `VMCRYPTFS_NOT_RUN` names, so that a run of many tests can count: a test that did nothing has passed for the runner.
 pub(crate) fn not_run(why: &str) {
     let current = std::thread::current();
     let line = format!("NOT RUN {}: {why}\n", current.name().unwrap_or("a test"));

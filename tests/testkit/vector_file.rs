@@ -136,7 +136,7 @@ impl VectorFile {
         self.fields.iter().filter(|(name, _)| !others.contains(&name.as_str())).cloned().collect()
     }
 
-    /// Demands the answer that the file expects, and gives it if it is no refusal.
+    /// Demands the answer that the file expects, and gives it if it is not a refusal.
     pub(crate) fn judge<T: Debug>(&self, answer: Result<T>) -> Option<T> {
         let expect = self.get("expect");
         let (_, expected) = CLASSES.iter().find(|(class, _)| *class == expect).expect("a class of the README");

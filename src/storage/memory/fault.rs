@@ -31,7 +31,7 @@ pub struct Countdown {
 }
 
 impl Countdown {
-    /// Lets `calls` calls pass and fails the next one, alone.
+    /// Lets `calls` calls pass and fails only the next one.
     pub fn fault_after(calls: i64) -> Arc<Self> {
         Arc::new(Self { left: AtomicI64::new(calls), is_end: false })
     }

@@ -1,4 +1,4 @@
-//! A hostile backing folder: what someone with write access to it can put in the place of files, also while they are in use.
+//! A hostile backing folder: what write access to it can put in the place of files, also while they are in use.
 //! Never a byte from outside of the folder, never a wait without end, never another VM's data.
 
 #![allow(clippy::print_stderr, reason = "a failed test shows which of its cases it was")]
@@ -167,7 +167,7 @@ fn a_home_header_replaced_by_something_else_locks_the_vm_and_stops_nobody() {
     fs::rename(kept, header).unwrap();
 }
 
-/// Between a check and the use: a folder, and a file, change into links and back as fast as someone can rename them.
+/// Between a check and the use: a folder, and a file, change into links and back as fast as they can be renamed.
 #[test]
 fn links_that_are_swapped_in_all_the_time_never_lead_outside() {
     let host = host();
@@ -273,7 +273,7 @@ fn lengths_that_lie_are_errors_or_other_lengths_never_crashes() {
     for len in [0, 1, 511, 512, 8191, 8192, (4 << 20) + 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 17, 1 << 60] {
         let copy = host.path("web01/lying.raw");
         fs::copy(host.path("web01/root.raw"), copy).unwrap();
-        // A length that the file system does not take is no attack.
+        // A length that the file system does not take is not an attack.
         if File::options().write(true).open(copy).unwrap().set_len(len).is_ok() {
             let mount = host.mount("web01", &[]);
             let length = fs::metadata(mount.path("lying.raw")).unwrap().len();
@@ -290,7 +290,7 @@ fn lengths_that_lie_are_errors_or_other_lengths_never_crashes() {
 }
 
 #[test]
-fn what_is_created_is_the_owners_alone() {
+fn what_is_created_is_only_for_its_owner() {
     let host = host();
     let mode = |name: &str| fs::metadata(host.path(name)).unwrap().mode() & 0o777;
     let mount = host.mount("web01", &[]);

@@ -17,13 +17,13 @@ fn reset(path: &Path) {
     File::open(path).unwrap().set_times(FileTimes::new().set_accessed(long_ago())).unwrap();
 }
 
-/// By `stat` beneath, so that nothing is asked of the mount.
+/// By `stat` of the backing file, so that nothing is asked of the mount.
 fn has_moved(beneath: &Path) -> bool {
     fs::metadata(beneath).unwrap().atime() != 1_000_000_000
 }
 
 #[test]
-fn they_move_with_reads_alone_and_not_where_a_program_says_so() {
+fn they_move_only_with_reads_and_not_where_a_program_says_so() {
     let host = Host::with_vm();
     let beneath = |name: &str| Path::new(host.path("web01")).join(name);
     let first = host.mount("web01", &[]);

@@ -1,4 +1,4 @@
-//! POSIX ACLs: stored, inherited and heeded as beneath.
+//! POSIX ACLs: stored, inherited and heeded as on the backing file system.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -87,7 +87,7 @@ fn open_to_all<'h>(host: &Host, mount: Mount<'h>) -> Mount<'h> {
     mount
 }
 
-/// Whether there are ACLs beneath; without them a mount refuses them, too.
+/// Whether the backing file system has ACLs; without them a mount refuses them, too.
 fn has_acls(host: &Host, mount: &Mount<'_>) -> bool {
     let beneath = set(host.path("web01"), DEFAULT, &acl_for_ann(7, 7));
     if beneath.is_ok() {
@@ -100,7 +100,7 @@ fn has_acls(host: &Host, mount: &Mount<'_>) -> bool {
 }
 
 #[test]
-fn an_acl_is_the_one_beneath_and_its_mask_is_the_modes_group() {
+fn an_acl_is_that_of_the_backing_file_and_its_mask_is_the_group_of_the_mode() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     if !has_acls(&host, &mount) {
@@ -122,7 +122,7 @@ fn an_acl_is_the_one_beneath_and_its_mask_is_the_modes_group() {
     assert_eq!(set(mount.path("file"), ACCESS, b"no ACL"), Err(Errno::OPNOTSUPP));
     rustix::fs::removexattr(mount.path("file"), ACCESS).unwrap();
     assert_eq!(xattr(&mount.path("file"), ACCESS).unwrap_err().raw_os_error(), Some(libc::ENODATA));
-    // What the system has beside ACLs is no file's.
+    // What the system has beside ACLs belongs to no file.
     assert_eq!(set(mount.path("file"), "system.nfs4_acl", b"x"), Err(Errno::OPNOTSUPP));
     mount.unmount();
 }
@@ -265,7 +265,7 @@ fn allow_root_keeps_other_users_out() {
         let mount = open_to_all(&host, host.mount("web01", &["-o", option]));
         fs::write(mount.path("file"), "text").unwrap();
         fs::set_permissions(mount.path("file"), fs::Permissions::from_mode(0o666)).unwrap();
-        // The kernel keeps what it was told a second ago, whoever asks.
+        // The kernel keeps for a second what it was told, for all callers.
         std::thread::sleep(std::time::Duration::from_millis(1100));
         for command in ["stat file", "cat file", "printf more >>file", "stat -c %a .", "getfattr -n user.note ."] {
             let done = as_user(&mount, ANN, &[], command).is_some();

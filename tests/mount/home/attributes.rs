@@ -28,10 +28,10 @@ pub(super) fn names_of(path: &Path) -> BTreeSet<String> {
     names.map(|name| String::from_utf8(name.to_vec()).unwrap()).collect()
 }
 
-/// `trusted.` and `security.` are root's: they are stored as they are, and what the file system beneath or the kernel
+/// `trusted.` and `security.` are root's: they are stored as they are, and what the backing file system or the kernel
 /// refuses is refused.
 #[test]
-fn trusted_and_security_xattrs_are_those_beneath() {
+fn trusted_and_security_xattrs_are_those_of_the_backing_file() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     let beneath = Path::new(host.path("web01"));
@@ -61,7 +61,7 @@ fn trusted_and_security_xattrs_are_those_beneath() {
 }
 
 #[test]
-fn names_of_trusted_xattrs_show_to_root_alone() {
+fn names_of_trusted_xattrs_show_only_to_root() {
     if !rustix::process::geteuid().is_root() {
         not_run("only root takes the part of other users");
         return;
@@ -112,19 +112,19 @@ fn times_that_a_program_sets_stay_through_syncs_and_closes() {
     assert_eq!(fs::metadata(host.path("web01/timed")).unwrap().modified().unwrap(), then + Duration::from_secs(2));
 }
 
-/// All that a mount has from beneath.
+/// All that a mount has from the backing file system.
 fn space(stat: &StatVfs) -> [u64; 7] {
     [stat.f_blocks, stat.f_bfree, stat.f_bavail, stat.f_files, stat.f_ffree, stat.f_frsize, stat.f_namemax]
 }
 
 #[test]
-fn statfs_tells_the_space_of_the_file_system_beneath() {
+fn statfs_reports_the_space_of_the_backing_file_system() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     let beneath = File::open(host.path("web01")).unwrap();
     let here = File::open(mount.path("root.raw")).unwrap();
     let look = |file: &File| space(&rustix::fs::fstatvfs(file).unwrap());
-    // Others use the same file system: what did not change meanwhile counts.
+    // Others use the same file system: what did not change in the meantime counts.
     let quiet = (0..10_000).find_map(|_| {
         let (before, seen, after) = (look(&beneath), look(&here), look(&beneath));
         (before == after).then_some((before, seen))

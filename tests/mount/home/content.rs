@@ -176,7 +176,7 @@ with open(sys.argv[1], 'w+b') as file:
 
 /// Files that are only written go past the kernel's cache while nobody had them open before, so the order counts.
 #[test]
-fn what_one_handle_writes_all_others_see_whoever_was_first() {
+fn what_one_handle_writes_all_others_see_whichever_was_first() {
     let script = "
 import itertools, mmap, os, sys
 opens = {'writer': os.O_WRONLY, 'appender': os.O_WRONLY | os.O_APPEND, 'reader': os.O_RDONLY, 'both': os.O_RDWR}
@@ -242,7 +242,7 @@ fn a_removed_or_renamed_file_works_until_it_is_closed() {
 }
 
 #[test]
-fn a_file_that_was_replaced_is_the_new_one_and_the_old_one_goes_on() {
+fn a_file_that_was_replaced_is_the_new_one_and_the_old_one_still_works() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     fs::write(mount.path("nvram"), "old").unwrap();
@@ -293,7 +293,7 @@ sys.exit(os.wait()[1])
     mount.unmount();
 }
 
-/// What a mapping wrote is with the kernel for a while; who looks for data must see it all the same.
+/// What a mapping wrote is with the kernel for a while; a search for data must see it all the same.
 #[test]
 fn data_that_a_mapping_wrote_is_found() {
     const FIND: &str = "import mmap, os, sys

@@ -1,4 +1,4 @@
-//! What someone else did to the backing folder: never wrong bytes, one error, one line in the log that names the file.
+//! What was done to the backing folder without a key: never wrong bytes, one error, one line in the log that names the file.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -72,7 +72,7 @@ fn a_changed_byte_costs_its_block_and_no_other() {
     let mount = host.mount("web01", &[]);
     assert_eq!(damaged_blocks(&mount, "a"), [5]);
     assert_eq!(damaged_blocks(&mount, "b"), [0; 0]);
-    // What is written anew is whole again.
+    // What is written again is whole again.
     fs::OpenOptions::new()
         .write(true)
         .open(mount.path("a"))
@@ -103,7 +103,7 @@ fn blocks_open_only_where_they_were_written() {
     mount.unmount();
 }
 
-/// A file is its own whatever it is called: someone who can rename below can rename above.
+/// The content of a file does not depend on its name: a rename in the backing folder is a rename in the mount.
 #[test]
 fn files_that_swapped_names_below_swapped_names() {
     let host = host_with_files();
@@ -137,7 +137,7 @@ fn foreign_files_do_not_open() {
     mount.unmount();
 }
 
-/// As a disk does that lost a write, or whoever punches a hole below: a file that has none there is not read as zeros.
+/// As a disk does that lost a write, or a hole that was punched in the backing file: a file that has none there is not read as zeros.
 #[test]
 fn zeros_in_place_of_what_was_written_are_no_hole() {
     let host = host_with_files();
@@ -187,7 +187,7 @@ fn a_file_that_was_cut_off_says_eio_at_its_end() {
     }
 }
 
-/// Who says that what is left is all gets it.
+/// A program that says that what is left is all gets it.
 #[test]
 fn a_file_that_was_cut_off_can_be_cut_to_what_is_left() {
     let host = host_with_files();
@@ -201,7 +201,7 @@ fn a_file_that_was_cut_off_can_be_cut_to_what_is_left() {
     mount.unmount();
 }
 
-/// Programs cut files off and write them anew all the time; none of that is damage later.
+/// Programs cut files off and write them again all the time; none of that is damage later.
 #[test]
 fn files_that_programs_cut_off_are_as_they_left_them() {
     let host = host_with_files();

@@ -1,4 +1,4 @@
-//! Set-user-id and set-group-id bits, which go when someone changes the file: as on the file system beneath, and at once.
+//! Set-user-id and set-group-id bits, which go when someone changes the file: as on the backing file system, and at once.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -27,7 +27,7 @@ fn mode_of(path: &Path) -> u32 {
 }
 
 #[test]
-fn they_go_with_a_change_by_someone_else_as_beneath() {
+fn they_go_with_a_change_by_another_user_as_on_the_backing_file_system() {
     if !rustix::process::geteuid().is_root() {
         crate::not_run::not_run("only root can do what this test does");
         return;

@@ -49,7 +49,7 @@ fn callers() -> [Vec<String>; 4] {
 }
 
 #[test]
-fn what_the_kernel_allows_is_done_as_beneath() {
+fn what_the_kernel_allows_is_done_as_on_the_backing_file_system() {
     if !rustix::process::geteuid().is_root() {
         not_run("only root runs programs as other users");
         return;
@@ -93,7 +93,7 @@ fn what_the_kernel_allows_is_done_as_beneath() {
 }
 
 #[test]
-fn who_may_write_does_so_while_it_is_open_for_one_who_may_only_read() {
+fn a_user_that_may_write_does_so_while_one_that_may_only_read_has_it_open() {
     if !rustix::process::geteuid().is_root() {
         not_run("only root runs programs without its rights");
         return;

@@ -1,4 +1,4 @@
-//! Images that are written, and files beneath that change.
+//! Images that are written, and backing files that change.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -36,7 +36,7 @@ fn host() -> Host {
 }
 
 #[test]
-fn an_image_and_its_extent_are_one_disk_whoever_writes() {
+fn an_image_and_its_extent_are_one_disk_whichever_is_written() {
     let host = host();
     let mount = host.mount("web01", &[]);
     let image = open(&mount.path(".raw/root.raw"));

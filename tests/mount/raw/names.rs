@@ -34,7 +34,7 @@ fn extents_are_found_by_encoding_bytes_case_and_unicode_form() {
         assert_eq!(fs::read(&image).unwrap(), content, "{disk}");
         fs::OpenOptions::new().write(true).open(&image).unwrap().write_all(&content).unwrap();
     }
-    // Of several that differ in case alone none is meant.
+    // Of several that differ only in case none is meant.
     fs::write(mount.path("UPPER-FLAT.vmdk"), &content).unwrap();
     let error = fs::read(mount.root().join(".raw/case.raw")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EIO), "{error}");

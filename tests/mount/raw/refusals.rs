@@ -32,7 +32,7 @@ fn flat(mount: &Mount<'_>) {
 }
 
 #[test]
-fn the_directory_is_reached_by_name_and_shows_vmdks_alone() {
+fn the_directory_is_reached_by_name_and_shows_only_vmdks() {
     let host = Host::with_vm();
     let mount = host.mount("web01", &[]);
     flat(&mount);
@@ -182,7 +182,7 @@ fn locked_components_say_enokey() {
     let root = mount.root().display().to_string();
     host.refuses(&["lock", &root], 6, "is open");
     drop(image);
-    // The kernel tells of the last close when it likes.
+    // The kernel reports the last close when it likes.
     while !host.try_run(&["lock", &root]).status.success() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
