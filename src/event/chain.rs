@@ -7,41 +7,62 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use serde::Deserialize;
+
 use super::Record;
 use crate::crypto::derive::sha256;
 
-/// What is read of a file to find its last line: an event is much shorter.
-const TAIL: u64 = 64 << 10;
+/// What is read of a file to find its last line: of a usual length, and of any that an event can have.
+const TAILS: [u64; 2] = [4 << 10, 256 << 10];
 
 /// The end of a file, to which an event is linked.
+#[derive(Default)]
 pub(super) struct Tail {
-    bytes: Vec<u8>,
+    /// The last line, without its end.
+    line: Option<Vec<u8>>,
+    /// Whether it has one: it has none if the power failed while it was written.
+    is_torn: bool,
+    /// The number of the last event that has one.
+    sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct Numbered {
+    sequence: u64,
 }
 
 impl Tail {
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let len = file.metadata()?.len();
-        let mut bytes = vec![0; usize::try_from(len.min(TAIL)).expect("TAIL fits")];
-        file.read_exact_at(&mut bytes, len.saturating_sub(TAIL))?;
-        Ok(Self { bytes })
+        let mut tail = Self::default();
+        for most in TAILS {
+            let mut bytes = vec![0; usize::try_from(len.min(most)).expect("a tail is short")];
+            file.read_exact_at(&mut bytes, len.saturating_sub(most))?;
+            tail.is_torn = bytes.pop_if(|last| *last == b'\n').is_none() && len > 0;
+            let mut lines = bytes.rsplit(|byte| *byte == b'\n');
+            let number = |line| serde_json::from_slice(line).ok().map(|Numbered { sequence }| sequence);
+            let sequence = lines.clone().find_map(number);
+            tail.sequence = sequence.unwrap_or(0);
+            tail.line = lines.next().filter(|_| len > 0).map(<[u8]>::to_vec);
+            if sequence.is_some() || len <= most {
+                break;
+            }
+        }
+        Ok(tail)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.line.is_none()
     }
 
-    /// Whether the last line has its end: it has none if the power failed while it was written.
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_empty() || self.bytes.ends_with(b"\n")
+    pub(super) fn is_torn(&self) -> bool {
+        self.is_torn
     }
 
     /// Links an event to the last line. The first one of all has no hash.
     pub(super) fn link(&self, record: &mut Record) {
-        let text = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
-        let mut lines = text.rsplit(|byte| *byte == b'\n');
-        let numbers = lines.clone().filter_map(|line| serde_json::from_slice::<Record>(line).ok()?.sequence);
-        record.sequence = Some(numbers.max().unwrap_or(0) + 1);
-        record.previous = lines.next().filter(|_| !self.is_empty()).map(hash);
+        record.sequence = Some(self.sequence + 1);
+        record.previous = self.line.as_deref().map(hash);
     }
 }
 

@@ -63,7 +63,7 @@ impl Log {
         }
         let line = serde_json::to_string(record)
             .map_err(|error| Error::with_source(Kind::Invalid, "an event that has no JSON form", error))?;
-        let beginning = if tail.is_whole() { "" } else { "\n" };
+        let beginning = if tail.is_torn() { "\n" } else { "" };
         let text = format!("{beginning}{line}\n");
         let before = len(&file, path)?;
         let written = file.write(text.as_bytes()).context(|| format!("writing to {}", path.shown()))?;
