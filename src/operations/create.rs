@@ -104,9 +104,8 @@ impl Operation for CreateDisk<'_> {
             )
         })?;
         let providers = Providers::load(self.config)?;
-        let keks = providers.fetch_all(home.header.claims().slots.key_ids().cloned());
-        let dek =
-            keyring::unlock(&home.header, &keks).context(|| format!("unlocking the home of {}", parent.shown()))?;
+        let dek = keyring::unlock_by(&home.header, &providers)
+            .context(|| format!("unlocking the home of {}", parent.shown()))?;
         let home = home.header.verify(&dek)?;
         let (key_id, kek) = keyring::first_kek(&home, &providers)?;
         trail.event().key(&key_id);

@@ -210,6 +210,22 @@ pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> 
     }
 }
 
+/// Opens a file for reading, as [`open_beneath`] does. A fifo that was put in its place does not block us.
+///
+/// # Errors
+/// The system's.
+pub fn file_beneath(root: impl AsFd, path: &Path) -> io::Result<File> {
+    open_beneath(root, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
+}
+
+/// Opens a directory for listing, as [`open_beneath`] does.
+///
+/// # Errors
+/// The system's.
+pub fn folder_beneath(root: impl AsFd, path: &Path) -> io::Result<File> {
+    open_beneath(root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+}
+
 /// Attributes of a name in a directory, also of a symbolic link.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::{Disk, LockedDisk, RekeyInPlace};
 use crate::store::plain_file::PlainFile;
-use crate::sys::file::open_beneath;
+use crate::sys::file::{file_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::component::Component;
 use crate::vm::folder;
@@ -256,8 +256,7 @@ pub fn claim_exclusive(folder: &File, component: &Component, claims: &'static dy
     let claimed = claim_backing(folder, component, claims)?;
     if *component == Component::Home {
         for file in scan::home_files(folder)? {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            if let Ok(open) = open_beneath(folder, &file, flags, Mode::empty())
+            if let Ok(open) = file_beneath(folder, &file)
                 && !FileStorage::with_claims(open, claims).is_unclaimed()?
             {
                 return Err(Error::new(Kind::Busy, format!("{} is open", file.shown())));

@@ -12,7 +12,7 @@ use crate::crypto::derive::sha256;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::NEW_PREFIX;
-use crate::sys::file::{is_at, open_beneath, proc_entry};
+use crate::sys::file::{folder_beneath, is_at, proc_entry};
 use crate::text::Show;
 
 /// A temporary name in a directory. What has it is removed with this, unless it got its own name.
@@ -42,9 +42,7 @@ impl<'d> Draft<'d> {
         let hash = data_encoding::HEXLOWER.encode(&sha256(own.as_bytes())[..16]);
         let name = OsString::from(format!("{NEW_PREFIX}{kind}{hash}"));
         let busy = || Error::new(Kind::Busy, format!("another process makes {} now", own.shown()));
-        let open = || {
-            open_beneath(dir, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-        };
+        let open = || folder_beneath(dir, Path::new(&name));
         if let Ok(left) = open() {
             if !lock(&left, dir, &name)? {
                 return Err(busy());

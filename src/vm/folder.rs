@@ -21,7 +21,7 @@ use crate::provider::{KeyProvider, NewKey};
 use crate::storage::claims::{Claim, Claims};
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area::{self, StoredHeader};
-use crate::sys::file::{entries, is_at, open_beneath};
+use crate::sys::file::{entries, folder_beneath, is_at};
 use crate::text::{Show, quoted};
 use crate::vm::disk::create_component;
 use crate::vm::home_state::{HomeState, header_id};
@@ -230,8 +230,7 @@ pub fn open_dir(path: &Path) -> Result<File> {
 /// # Errors
 /// As [`open_dir`].
 pub fn open_at(dir: &File, name: &OsStr) -> Result<File> {
-    open_beneath(dir, Path::new(name), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
-        .context(|| format!("opening folder {}", name.shown()))
+    folder_beneath(dir, Path::new(name)).context(|| format!("opening folder {}", name.shown()))
 }
 
 /// Names in a directory in order, `.` and `..` aside.

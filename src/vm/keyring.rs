@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 pub use pending_fetch::PendingFetch;
 pub use states::{LastFailure, LockState};
-pub use unlock::{fetch_for, first_kek, kek_of, opens, slot_for, unlock};
+pub use unlock::{fetch_for, first_kek, kek_of, opens, slot_for, unlock, unlock_by};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};

@@ -6,13 +6,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 
 use crate::error::{Kind, Result};
 use crate::format::header::{ComponentKind, UnverifiedHeader, is_reserved};
 use crate::format::names::DiskNames;
 use crate::store::header_area::StoredHeader;
-use crate::sys::file::{open_beneath, open_unnoticed, stat_at};
+use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{self, Entry, Inventory, What};
@@ -85,8 +85,7 @@ pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
     let mut found = Vec::new();
     if !scan_folder(root, Path::new(""), &mut found)? {
         for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
-            let Ok(dir) = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            else {
+            let Ok(dir) = folder_beneath(root, Path::new(&name)) else {
                 continue;
             };
             scan_folder(&dir, Path::new(&name), &mut found)?;
@@ -149,7 +148,7 @@ pub fn folders_without_home(root: &File) -> Result<Vec<PathBuf>> {
         return Ok(found);
     }
     for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
-        let opened = open_beneath(root, Path::new(&name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+        let opened = folder_beneath(root, Path::new(&name));
         if opened.is_ok_and(|dir| !has_home(&dir) && has_ciphertext(&dir)) {
             found.push(PathBuf::from(name));
         }

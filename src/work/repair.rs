@@ -78,8 +78,7 @@ fn verify(header: &UnverifiedHeader, place: &dyn VmAccess) -> Result<Option<Stri
     if place.known_dek(header).is_some() {
         return Ok(None);
     }
-    let keks = place.providers().fetch_all(header.claims().slots.key_ids().cloned());
-    match keyring::unlock(header, &keks).and_then(|dek| header.clone().verify(&dek)) {
+    match keyring::unlock_by(header, &place.providers()).and_then(|dek| header.clone().verify(&dek)) {
         Ok(_) => Ok(None),
         Err(error) if error.kind() == Kind::KeyUnavailable => Ok(Some(error.chain())),
         Err(error) => Err(error).context(|| "the copy that is whole is not genuine".into()),

@@ -120,8 +120,7 @@ impl TestVm {
     /// The header in an image and the DEK that its slots give.
     pub(super) fn open(&self, part: &Part, image: &[u8]) -> Result<(StoredHeader, Dek)> {
         let stored = header_area::load(&MemoryStorage::new(image.to_vec()), part.component.kind())?;
-        let keks = self.providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
-        let dek = keyring::unlock(&stored.header, &keks)?;
+        let dek = keyring::unlock_by(&stored.header, &self.providers)?;
         Ok((stored, dek))
     }
 

@@ -63,6 +63,14 @@ pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
     unlock_through(header, keks).map(|unlocked| unlocked.dek)
 }
 
+/// The same, with the KEKs that the providers give now.
+///
+/// # Errors
+/// As [`unlock`].
+pub fn unlock_by(header: &UnverifiedHeader, providers: &Providers) -> Result<Dek> {
+    unlock(header, &providers.fetch_all(header.claims().slots.key_ids().cloned()))
+}
+
 pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Unlocked> {
     let mut failures: Vec<Error> = Vec::new();
     for slot in header.claims().slots.iter() {

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
 use vmdk_layout::{Ancestry, Descriptor, DeviceKind, DiskFile, FileName, Role, Source, Vmx};
 
 use super::{VmFiles, describe, has_vmdk_name, is_writable, meant, named};
@@ -15,14 +14,13 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file;
 use crate::format::names::DiskNames;
 use crate::storage::{Access, BackingIo, FileStorage};
-use crate::store::disk::Disk;
-use crate::store::home_file::{HomeFile, HomeKeys};
-use crate::store::plain_file::PlainFile;
-use crate::store::raw_image::{AsPlainFile, ImageFile, vmdk_error};
-use crate::sys::file::open_beneath;
+use crate::store::home_file::HomeKeys;
+use crate::store::raw_image::{ImageFile, vmdk_error};
+use crate::sys::file::file_beneath;
 use crate::text::Show;
 use crate::vm::inventory::{Entry, Inventory, What, clear_what};
 use crate::vm::keyring::Keyring;
+use crate::vm::open_form::OpenForm;
 use crate::vm::{clear, disk, home};
 
 /// A regular file of a VM folder.
@@ -175,44 +173,19 @@ struct Folder<'a> {
     names: &'a [OsString],
 }
 
-/// An open file of it.
-enum Opened {
-    Disk(Box<Disk<FileStorage>>),
-    Home(Box<HomeFile<FileStorage>>),
-}
-
-impl AsPlainFile for Opened {
-    fn plain_file(&self) -> &dyn PlainFile {
-        match self {
-            Self::Disk(disk) => disk.as_ref(),
-            Self::Home(home) => home.as_ref(),
-        }
-    }
-
-    fn may_change(&self) -> bool {
-        false // claimed for reading
-    }
-
-    fn is_disk(&self) -> bool {
-        matches!(self, Self::Disk(_))
-    }
-}
-
 impl VmFiles for Folder<'_> {
-    type File = Opened;
+    type File = OpenForm;
 
-    fn open(&self, name: &OsStr) -> Result<Arc<Opened>> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = open_beneath(self.dir, Path::new(name), flags, Mode::empty())
-            .context(|| format!("opening {}", name.shown()))?;
+    fn open(&self, name: &OsStr) -> Result<Arc<OpenForm>> {
+        let file = file_beneath(self.dir, Path::new(name)).context(|| format!("opening {}", name.shown()))?;
         Ok(Arc::new(if disk::is_disk(&file)? {
             let way = BackingIo::Buffered;
             let disk = disk::open(FileStorage::new(file), Access::Read, self.keyring, Engine::default(), way)?;
-            Opened::Disk(Box::new(disk))
+            OpenForm::Disk(disk)
         } else {
             // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.
             let (names, shown) = (DiskNames::default(), || name.shown().to_string());
-            Opened::Home(Box::new(home::open(FileStorage::new(file), Access::Read, self.keys, &names, shown)?))
+            OpenForm::Home(Box::new(home::open(FileStorage::new(file), Access::Read, self.keys, &names, shown)?))
         }))
     }
 

@@ -5,17 +5,16 @@ use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
 use vmdk_layout::{Descriptor, DiskFile, FileName, Parent, Role};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::FileStorage;
 use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::vmdk_error;
-use crate::sys::file::open_beneath;
+use crate::sys::file::file_beneath;
 use crate::text::Show;
+use crate::vm::open_form::OpenForm;
 use crate::vm::vmdk;
-use crate::work::convert::form::{OpenForm, TargetForm};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// What is smaller is no disk, whatever it is called.
@@ -198,12 +197,11 @@ fn stays(child: &Path, parent: &Path, clear: &Path) -> String {
 /// # Errors
 /// `Corrupt`, or `Io`.
 pub(super) fn open_file(root: &File, entry: &Entry, keys: Option<&HomeKeys>) -> Result<OpenForm> {
-    let file = open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
-        .context(|| "opening it".into())?;
+    let file = file_beneath(root, &entry.path).context(|| "opening it".into())?;
     let storage = FileStorage::new(file);
     match keys.filter(|_| entry.found == EntryForm::Sealed) {
-        Some(keys) => TargetForm::Home(keys).open(storage),
-        None => TargetForm::Clear.open(storage),
+        Some(keys) => OpenForm::home(storage, keys),
+        None => OpenForm::clear(storage),
     }
 }
 

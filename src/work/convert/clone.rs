@@ -18,7 +18,7 @@ use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
-use crate::sys::file::open_beneath;
+use crate::sys::file::{folder_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
@@ -276,10 +276,7 @@ impl Cloning<'_> {
     }
 
     fn folder(&self, entry: &Entry, keys: &HomeKeys) -> Result<()> {
-        let open = |root| {
-            open_beneath(root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-                .context(|| "opening it".into())
-        };
+        let open = |root| folder_beneath(root, &entry.path).context(|| "opening it".into());
         let (from, to) = (open(&self.source.dir)?, open(self.draft)?);
         let sealed_by = Sealing::By(&self.source.unlocked()?.keys, None);
         Attributes::read(&from, sealed_by)?.give(&to, Sealing::By(keys, None), ChangeTime::Kept)?;

@@ -7,19 +7,17 @@ use rustix::fs::{Mode, OFlags};
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::Header;
-use crate::key::Dek;
+use crate::format::header::{ComponentKind, Header};
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
-use crate::store::clear_file::ClearFile;
-use crate::store::disk::LockedDisk;
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::vm::home::disk_id;
+use crate::vm::keyring;
+use crate::vm::open_form::OpenForm;
 use crate::work::convert::attributes::{Attributes, ChangeTime, Sealing};
 use crate::work::convert::copy;
-use crate::work::convert::form::{DiskSpec, OpenForm, TargetForm, WrappingKey};
-use crate::work::convert::opened::unlock;
+use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{SourceFile, parent_of};
 use crate::work::convert::tree::{Entry, EntryForm};
@@ -38,11 +36,11 @@ impl Source<'_> {
     /// # Errors
     /// `Busy` when something writes to it, `KeyUnavailable`, `Corrupt`, or `Io`.
     pub(super) fn open_disk(&self, entry: &Entry) -> Result<OpenForm> {
-        let original = SourceFile::claim(self.root, &entry.path, Access::Read, |storage| {
-            let (locked, dek) = open_locked(storage, self)?;
-            locked.unlock(&dek, self.engine).map(OpenForm::Disk)
-        })?;
-        Ok(original.form)
+        self.claim_disk(entry).map(|(original, _)| original.form)
+    }
+
+    fn claim_disk(&self, entry: &Entry) -> Result<(SourceFile, Header)> {
+        SourceFile::claim_disk(self.root, &entry.path, Access::Read, self.providers, self.engine)
     }
 }
 
@@ -70,15 +68,14 @@ impl Copied<'_> {
             EntryForm::Disk if self.same_keys => self.same_disk(source, entry, file, pace),
             EntryForm::Disk => self.new_disk(source, entry, file, pace),
             EntryForm::Sealed if !self.same_keys => {
-                let original = SourceFile::claim(source.root, &entry.path, Access::Read, |storage| {
-                    TargetForm::Home(source.keys).open(storage)
-                })?;
+                let sealed = |storage| OpenForm::home(storage, source.keys);
+                let original = SourceFile::claim(source.root, &entry.path, Access::Read, sealed)?;
                 original.copy_to(file, &TargetForm::Home(self.keys), [source.keys, self.keys], pace)?;
                 Ok(original)
             }
             // In the clear, or sealed by a home that has the same keys: the bytes are what they are.
             EntryForm::Clear(_) | EntryForm::Sealed | EntryForm::FormNeutral => {
-                let original = SourceFile::claim(source.root, &entry.path, Access::Read, clear)?;
+                let original = SourceFile::claim(source.root, &entry.path, Access::Read, OpenForm::clear)?;
                 let values = Attributes::read(original.form.backing(), Sealing::Clear)?;
                 let to = clone_bytes(&original, file, pace)?;
                 values.give(to.backing(), Sealing::Clear, ChangeTime::Kept)?;
@@ -99,13 +96,7 @@ impl Copied<'_> {
         file: File,
         pace: &ProgressCounter<'_>,
     ) -> Result<SourceFile> {
-        let mut header = None;
-        let original = SourceFile::claim(source.root, &entry.path, Access::Read, |storage| {
-            let (locked, dek) = open_locked(storage, source)?;
-            header = Some(locked.stored().header.clone().verify(&dek)?);
-            locked.unlock(&dek, source.engine).map(OpenForm::Disk)
-        })?;
-        let header = header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
+        let (original, header) = source.claim_disk(entry)?;
         let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Corrupt, "a home's header in a disk"))?;
         let spec = DiskSpec {
             key: self.key.clone(),
@@ -126,15 +117,12 @@ impl Copied<'_> {
         file: File,
         pace: &ProgressCounter<'_>,
     ) -> Result<SourceFile> {
-        let mut opened = None;
-        let original = SourceFile::claim(source.root, &entry.path, Access::Read, |storage| {
-            let stored = header_area::load(&storage, crate::format::header::ComponentKind::Disk)?;
-            let dek = unlock(&stored.header, source.providers)?;
-            opened = Some((stored.header.verify(&dek)?, dek));
-            clear(storage)
-        })?;
-        let (header, dek): (Header, Dek) =
-            opened.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?;
+        let open = |storage| {
+            let stored = header_area::load(&storage, ComponentKind::Disk)?;
+            let dek = keyring::unlock_by(&stored.header, source.providers)?;
+            Ok((OpenForm::clear(storage)?, (stored.header.verify(&dek)?, dek)))
+        };
+        let (original, (header, dek)) = SourceFile::claim_with(source.root, &entry.path, Access::Read, open)?;
         if header.transition.is_some() {
             return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
         }
@@ -150,20 +138,10 @@ impl Copied<'_> {
     }
 }
 
-fn clear(storage: FileStorage) -> Result<OpenForm> {
-    ClearFile::open(storage).map(OpenForm::Clear)
-}
-
-fn open_locked(storage: FileStorage, source: &Source<'_>) -> Result<(LockedDisk<FileStorage>, Dek)> {
-    let locked = LockedDisk::open(storage)?;
-    let dek = unlock(&locked.stored().header, source.providers)?;
-    Ok((locked, dek))
-}
-
 /// Copies a file's bytes; where the file system can, both share them until one is changed.
 fn clone_bytes(original: &SourceFile, file: File, pace: &ProgressCounter<'_>) -> Result<OpenForm> {
     let shared = rustix::fs::ioctl_ficlone(&file, original.form.backing()).is_ok();
-    let to = clear(FileStorage::new(file))?;
+    let to = OpenForm::clear(FileStorage::new(file))?;
     if !shared {
         copy::copy(original.form.content(), to.content(), pace)?;
     }

@@ -1,7 +1,6 @@
 //! Decrypting disks of a VM folder, and at last its home.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::crypto::xts::Engine;
@@ -9,18 +8,18 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, Shape};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::storage::{Access, FileStorage};
-use crate::store::disk::LockedDisk;
+use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
+use crate::vm::open_form::OpenForm;
 use crate::work::convert::feasible::Trial;
-use crate::work::convert::form::{OpenForm, TargetForm};
+use crate::work::convert::form::TargetForm;
 use crate::work::convert::home_files::{self, Direction};
-use crate::work::convert::opened::{ClaimedFolder, unlock};
+use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, unlocked};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
 use crate::work::convert::{Converted, choice, nested};
 
@@ -87,9 +86,9 @@ impl<'p> Decryption<'p> {
                 if !self.chosen.contains(&entry.path) {
                     continue;
                 }
-                let open = |storage| unlocked(storage, self.providers, self.engine).map(|(form, _)| form);
-                SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, open)
-                    .and_then(|original| nested::refuse_ciphertext(&original.form))
+                let open = |storage| unlocked(storage, self.providers, self.engine);
+                SourceFile::claim_with(&self.folder.dir, &entry.path, Access::Write, open)
+                    .and_then(|(original, _)| nested::refuse_ciphertext(&original.form))
             } else if self.what.has_home() {
                 self.check_file(entry)
             } else {
@@ -189,7 +188,7 @@ impl<'p> Decryption<'p> {
     fn check_file(&self, entry: &Entry) -> Result<()> {
         let keys = &self.folder.unlocked()?.keys;
         if entry.found == EntryForm::Sealed {
-            let open = |storage| TargetForm::Home(keys).open(storage);
+            let open = |storage| OpenForm::home(storage, keys);
             let original = SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, open)?;
             return nested::refuse_ciphertext(&original.form);
         }
@@ -205,7 +204,7 @@ impl<'p> Decryption<'p> {
 
     /// A disk, and its header.
     fn claim(&self, path: &Path) -> Result<(SourceFile, Header)> {
-        claim_disk(&self.folder.dir, path, self.providers, self.engine)
+        SourceFile::claim_disk(&self.folder.dir, path, Access::Write, self.providers, self.engine)
     }
 
     fn decrypt_disk(&self, site: &ReplaceContext<'_, '_>, names: &[&Entry]) -> Result<Header> {
@@ -219,33 +218,6 @@ impl<'p> Decryption<'p> {
         let keys = &self.folder.unlocked()?.keys;
         Ok(ReplaceContext { root: &self.folder.dir, keys, overwrite: false, pace, drafts: Drafts::InRoot })
     }
-}
-
-/// Claims and opens an encrypted disk, and returns its header as well.
-///
-/// # Errors
-/// `Busy`, `KeyUnavailable`, `Corrupt`, or `Io`.
-pub(super) fn claim_disk(
-    root: &File,
-    path: &Path,
-    providers: &Providers,
-    engine: Engine,
-) -> Result<(SourceFile, Header)> {
-    let mut header = None;
-    let original = SourceFile::claim(root, path, Access::Write, |storage: FileStorage| {
-        let (form, verified) = unlocked(storage, providers, engine)?;
-        header = Some(verified);
-        form.content().prepare_writes()?; // completes what a deep rekey was about to write
-        Ok(form)
-    })?;
-    Ok((original, header.ok_or_else(|| Error::new(Kind::Corrupt, "a disk without a header"))?))
-}
-
-fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(OpenForm, Header)> {
-    let locked = LockedDisk::open(storage)?;
-    let dek = unlock(&locked.stored().header, providers)?;
-    let header = locked.stored().header.clone().verify(&dek)?;
-    Ok((OpenForm::Disk(locked.unlock(&dek, engine)?), header))
 }
 
 /// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.

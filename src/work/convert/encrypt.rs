@@ -13,13 +13,13 @@ use crate::format::disk_kind::DiskShape;
 use crate::progress::OnProgress;
 use crate::provider::{KeyProvider, NewKey, Providers};
 use crate::sector::SectorSize;
-use crate::storage::{Access, FileStorage};
-use crate::store::clear_file::ClearFile;
+use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
+use crate::vm::open_form::OpenForm;
 use crate::vm::{keyring, outer};
 use crate::work::convert::Converted;
-use crate::work::convert::form::{DiskSpec, OpenForm, TargetForm, WrappingKey};
+use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::home_files::{self, Direction};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::Plan;
@@ -184,7 +184,7 @@ impl<'p> Encryption<'p> {
             if entry.found == EntryForm::ClearLink {
                 continue;
             }
-            SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, clear)
+            SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, OpenForm::clear)
                 .and_then(|original| if self.options.overwrite { original.refuse_if_not_writable() } else { Ok(()) })
                 .context(|| entry.path.shown().to_string())?;
         }
@@ -230,13 +230,9 @@ impl<'p> Encryption<'p> {
     }
 }
 
-fn clear(storage: FileStorage) -> Result<OpenForm> {
-    ClearFile::open(storage).map(OpenForm::Clear)
-}
-
 /// Returns the new disk's UUID.
 fn encrypt_disk(site: &ReplaceContext<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
-    let original = SourceFile::claim(site.root, &names[0].path, Access::Write, clear)?;
+    let original = SourceFile::claim(site.root, &names[0].path, Access::Write, OpenForm::clear)?;
     let uuid = random::uuid()?;
     let spec = DiskSpec { key, uuid, shape: DiskShape::new(SectorSize::DEFAULT), label: String::new(), engine };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
-use crate::sys::file::open_beneath;
+use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::attributes::{give_owner, give_times};
 use crate::vm::draft::Draft;
@@ -75,8 +75,7 @@ impl<'a> Trial<'a> {
 
     /// Whether names in a folder can be replaced.
     fn check_folder(&self, path: &Path) -> Result<()> {
-        let dir = open_beneath(self.root, path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| "opening it".into())?;
+        let dir = folder_beneath(self.root, path).context(|| "opening it".into())?;
         self.check_flags(&dir)?;
         rustix::fs::accessat(&dir, ".", May::WRITE_OK | May::EXEC_OK, AtFlags::EACCESS)
             .context(|| "files in it cannot be replaced".into())
@@ -107,8 +106,7 @@ impl<'a> Trial<'a> {
     }
 
     fn check_file(&mut self, entry: &Entry) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = open_beneath(self.root, &entry.path, flags, Mode::empty()).context(|| "opening it".into())?;
+        let file = file_beneath(self.root, &entry.path).context(|| "opening it".into())?;
         let own = Attributes::read(&file, Sealing::Clear)?;
         if own.are_plain() {
             return self.check_owner(entry);
@@ -117,8 +115,7 @@ impl<'a> Trial<'a> {
     }
 
     fn check_values_of_folder(&self, entry: &Entry) -> Result<()> {
-        let dir = open_beneath(self.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .context(|| "opening it".into())?;
+        let dir = folder_beneath(self.root, &entry.path).context(|| "opening it".into())?;
         // An interrupted run may have sealed some already.
         let sealing = |name: &OsStr, value: &[u8]| match self.keys {
             Some(keys) if attributes::is_sealed(keys, name, value) => Sealing::Clear,

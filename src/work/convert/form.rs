@@ -1,7 +1,6 @@
-//! The forms that a file's content has in a VM folder: clear, sealed in the home, or a disk.
+//! The form that a replacement gets, and what a new disk and extended attributes need for it.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -14,57 +13,13 @@ use crate::format::header::{Header, Shape, UnverifiedHeader};
 use crate::format::home_file::FileId;
 use crate::key::{Dek, Kek, KeyId};
 use crate::storage::FileStorage;
-use crate::store::clear_file::ClearFile;
-use crate::store::disk::{self, Disk, LockedDisk};
+use crate::store::disk::{self, LockedDisk};
 use crate::store::home_file::{HomeFile, HomeKeys};
-use crate::store::plain_file::PlainFile;
-use crate::store::raw_image::AsPlainFile;
+use crate::vm::open_form::OpenForm;
 use crate::vm::{home, keyring};
 use crate::work::convert::attributes::{ChangeTime, Sealing};
 
-/// A file that is open in one of its forms.
-pub(super) enum OpenForm {
-    /// As it is.
-    Clear(ClearFile<FileStorage>),
-    /// A file of an encrypted home.
-    Home(Box<HomeFile<FileStorage>>),
-    /// A sector store.
-    Disk(Disk<FileStorage>),
-}
-
-impl AsPlainFile for OpenForm {
-    fn plain_file(&self) -> &dyn PlainFile {
-        self.content()
-    }
-
-    fn may_change(&self) -> bool {
-        false
-    }
-
-    fn is_disk(&self) -> bool {
-        matches!(self, Self::Disk(_))
-    }
-}
-
 impl OpenForm {
-    /// Its content.
-    pub(super) fn content(&self) -> &dyn PlainFile {
-        match self {
-            Self::Clear(file) => file,
-            Self::Home(file) => file.as_ref(),
-            Self::Disk(disk) => disk,
-        }
-    }
-
-    /// Its backing file.
-    pub(super) fn backing(&self) -> &File {
-        match self {
-            Self::Clear(file) => file.storage().file(),
-            Self::Home(file) => file.storage().file(),
-            Self::Disk(disk) => disk.storage().file(),
-        }
-    }
-
     /// How its `user.` xattrs are kept, in a home with these keys.
     pub(super) fn sealing<'k>(&self, keys: &'k HomeKeys) -> Sealing<'k> {
         match self {
@@ -124,8 +79,8 @@ impl TargetForm<'_> {
     /// `KeyUnavailable` when the KEK may not wrap, or `Io`.
     pub(super) fn make(&self, storage: FileStorage) -> Result<OpenForm> {
         match self {
-            Self::Clear => ClearFile::open(storage).map(OpenForm::Clear),
-            Self::Home(keys) => HomeFile::open(storage, keys).map(|file| OpenForm::Home(Box::new(file))),
+            Self::Clear => OpenForm::clear(storage),
+            Self::Home(keys) => OpenForm::home(storage, keys),
             Self::HomeOfId(keys, id) => {
                 let file = HomeFile::with_id(storage, keys, *id)?;
                 file.ensure_id()?;
@@ -146,7 +101,7 @@ impl TargetForm<'_> {
     pub(super) fn open(&self, storage: FileStorage) -> Result<OpenForm> {
         match self {
             Self::Clear | Self::Home(_) => self.make(storage),
-            Self::HomeOfId(keys, _) => TargetForm::Home(keys).open(storage),
+            Self::HomeOfId(keys, _) => OpenForm::home(storage, keys),
             Self::Disk(spec) => {
                 let locked = LockedDisk::open(storage)?;
                 let dek = spec.key.unlock(&locked.stored().header)?;

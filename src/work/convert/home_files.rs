@@ -5,17 +5,15 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
 use crate::error::{Context, Result};
 use crate::storage::Access;
-use crate::store::clear_file::ClearFile;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
-use crate::sys::file::open_beneath;
+use crate::sys::file::folder_beneath;
 use crate::text::Show;
 use crate::vm::attributes::give_times;
+use crate::vm::open_form::OpenForm;
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
-use crate::work::convert::form::{OpenForm, TargetForm};
+use crate::work::convert::form::TargetForm;
 use crate::work::convert::replace::{ReplaceContext, SourceFile};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_text};
 
@@ -65,8 +63,8 @@ pub(super) fn convert(
 
 fn file(site: &ReplaceContext<'_, '_>, names: &[&Entry], direction: Direction) -> Result<()> {
     let original = SourceFile::claim(site.root, &names[0].path, Access::Write, |storage| match direction {
-        Direction::Encrypt => ClearFile::open(storage).map(OpenForm::Clear),
-        Direction::Decrypt => TargetForm::Home(site.keys).open(storage),
+        Direction::Encrypt => OpenForm::clear(storage),
+        Direction::Decrypt => OpenForm::home(storage, site.keys),
     })?;
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     site.replace(&original, &paths, &direction.target(site))
@@ -86,8 +84,7 @@ fn link_or_folder(site: &ReplaceContext<'_, '_>, entry: &Entry, direction: Direc
             site.replace_link(&entry.path, &entry.stat, OsStr::from_bytes(&text), ChangeTime::Kept)
         }
         (EntryForm::Folder, _) => {
-            let dir = open_beneath(site.root, &entry.path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-                .context(|| "opening it".into())?;
+            let dir = folder_beneath(site.root, &entry.path).context(|| "opening it".into())?;
             let (clear, sealed) = (Sealing::Clear, Sealing::By(site.keys, None));
             let (from, to) = if direction == Direction::Encrypt { (clear, sealed) } else { (sealed, clear) };
             attributes::convert_in_place(&dir, from, to, || Ok(()))?;

@@ -6,16 +6,14 @@
 use std::fs::File;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, PREFIX_LEN, component_kind};
 use crate::format::home_file::is_home_file;
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeKeys, open_target};
-use crate::sys::file::open_beneath;
+use crate::sys::file::folder_beneath;
+use crate::vm::open_form::OpenForm;
 use crate::work::convert::attributes;
-use crate::work::convert::form::OpenForm;
 
 /// Refuses a file whose content would be taken for an encrypted disk or a file of an encrypted home.
 ///
@@ -46,8 +44,7 @@ pub(super) fn refuse_sealed_target(keys: &HomeKeys, target: &[u8]) -> Result<()>
 /// # Errors
 /// `Denied`, or `Io`.
 pub(super) fn refuse_sealed_values(root: &File, keys: &HomeKeys, folder: &Path) -> Result<()> {
-    let dir = open_beneath(root, folder, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-        .context(|| "opening it".into())?;
+    let dir = folder_beneath(root, folder).context(|| "opening it".into())?;
     match attributes::has_nested_values(&dir, keys)? {
         true => Err(refusal("the value of an extended attribute is itself a sealed one")),
         false => Ok(()),

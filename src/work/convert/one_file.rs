@@ -18,7 +18,7 @@ use crate::storage::Access;
 use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring;
-use crate::work::convert::decrypt::claim_disk;
+use crate::vm::open_form::OpenForm;
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::{check_space, encrypted_space, free_space};
@@ -141,8 +141,8 @@ fn replace(
     let engine = Engine::default();
     match to {
         StoredAs::Disk => {
-            let sealed = TargetForm::Home(site.keys);
-            let original = SourceFile::claim(site.root, names[0], Access::Write, |storage| sealed.open(storage))?;
+            let sealed = |storage| OpenForm::home(storage, site.keys);
+            let original = SourceFile::claim(site.root, names[0], Access::Write, sealed)?;
             let (uuid, key_id) = (random::uuid()?, key.id.clone());
             let label = String::new();
             let shape = DiskShape::new(SectorSize::DEFAULT);
@@ -151,7 +151,7 @@ fn replace(
             Ok((uuid, key_id))
         }
         StoredAs::HomeFile => {
-            let (original, header) = claim_disk(site.root, names[0], providers, engine)?;
+            let (original, header) = SourceFile::claim_disk(site.root, names[0], Access::Write, providers, engine)?;
             site.replace(&original, names, &TargetForm::Home(site.keys))?;
             Ok((header.uuid, header.slots.first_key().clone()))
         }

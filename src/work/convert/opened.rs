@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, StoredState, UnverifiedHeader};
+use crate::format::header::{ComponentKind, Header, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
@@ -274,7 +274,7 @@ impl OpenHome {
             return Err(Error::new(Kind::Busy, "the header is gone: something else works on this folder"));
         }
         let stored = header_area::load(&claim, ComponentKind::Home).context(|| format!("reading {name}"))?;
-        let (dek, in_use) = (unlock(&stored.header, providers)?, stored.in_use);
+        let (dek, in_use) = (keyring::unlock_by(&stored.header, providers)?, stored.in_use);
         let header = stored.header.verify(&dek)?;
         if header.transition.is_some() {
             return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
@@ -289,15 +289,6 @@ impl OpenHome {
     pub(super) fn claim_alone(&self) -> Result<()> {
         self.claim.claim(Claim::HomeExclusive)
     }
-}
-
-/// Obtains the DEK of a header through the providers.
-///
-/// # Errors
-/// As [`keyring::unlock`].
-pub(super) fn unlock(header: &UnverifiedHeader, providers: &Providers) -> Result<Dek> {
-    let keks = providers.fetch_all(header.claims().slots.key_ids().cloned());
-    keyring::unlock(header, &keks)
 }
 
 fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {

@@ -14,9 +14,9 @@ use crate::error::Result;
 use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::ImageFile;
 use crate::text::{Show, quoted};
+use crate::vm::open_form::OpenForm;
 use crate::vm::references::{self, Reference, Role};
 use crate::work::convert::choice::open_file;
-use crate::work::convert::form::OpenForm;
 use crate::work::convert::home_files::opened_target;
 use crate::work::convert::tree::{Entry, EntryForm, read_text};
 

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::crypto::random;
@@ -16,15 +15,15 @@ use crate::format::home_file::{FILE_ID_LEN, FileId};
 use crate::key::Dek;
 use crate::progress::OnProgress;
 use crate::storage::{Access, FileStorage};
-use crate::store::clear_file::ClearFile;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target, seal_target};
-use crate::sys::file::open_beneath;
+use crate::sys::file::{file_beneath, folder_beneath};
 use crate::text::Show;
 use crate::vm::attributes::times_after;
+use crate::vm::open_form::OpenForm;
 use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::copy;
-use crate::work::convert::form::{OpenForm, TargetForm};
+use crate::work::convert::form::TargetForm;
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
@@ -84,7 +83,7 @@ impl Rekey<'_, '_> {
         }
         for folder in self.folders() {
             // First, since it may take the space that is needed.
-            self.site.clean_folder(&self.open(&folder.path, OFlags::RDONLY | OFlags::DIRECTORY)?)?;
+            self.site.clean_folder(&self.open_folder(&folder.path)?)?;
         }
         let mut changed = false;
         for names in &groups {
@@ -109,22 +108,24 @@ impl Rekey<'_, '_> {
             EntryForm::SealedLink => self.link(names),
             EntryForm::Disk => {
                 // Its values are the home's, its data is not: another user of it is no obstacle.
-                let (storage, stored) = disk::read_header(self.open(&first.path, OFlags::RDONLY)?)?;
+                let (storage, stored) = disk::read_header(self.open(&first.path)?)?;
                 self.values(storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
             }
             EntryForm::Sealed | EntryForm::UnreadableOrForeign => self.file(names),
             EntryForm::Clear(_) | EntryForm::FormNeutral if first.is_regular() => {
-                let clear = |storage: FileStorage| ClearFile::open(storage).map(OpenForm::Clear);
-                let file = SourceFile::claim(self.site.root, &first.path, Access::Write, clear)?;
+                let file = SourceFile::claim(self.site.root, &first.path, Access::Write, OpenForm::clear)?;
                 self.values(file.form.backing(), None)
             }
             EntryForm::Folder | EntryForm::Clear(_) | EntryForm::ClearLink | EntryForm::FormNeutral => Ok(false),
         }
     }
 
-    fn open(&self, path: &Path, flags: OFlags) -> Result<File> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        open_beneath(self.site.root, path, flags, Mode::empty()).context(|| "opening it".into())
+    fn open(&self, path: &Path) -> Result<File> {
+        file_beneath(self.site.root, path).context(|| "opening it".into())
+    }
+
+    fn open_folder(&self, path: &Path) -> Result<File> {
+        folder_beneath(self.site.root, path).context(|| "opening it".into())
     }
 
     /// The id of a file that is under the new DEK.
@@ -132,14 +133,14 @@ impl Rekey<'_, '_> {
         if entry.found != EntryForm::Sealed {
             return Ok(None);
         }
-        let storage = FileStorage::new(self.open(&entry.path, OFlags::RDONLY)?);
+        let storage = FileStorage::new(self.open(&entry.path)?);
         Ok(HomeFile::open(storage, &self.keys.new).ok().and_then(|file| file.id()))
     }
 
     /// A file of the home, under all its names.
     fn file(&mut self, names: &[&Entry]) -> Result<bool> {
         let first = &names[0].path;
-        let sealed = |storage| TargetForm::Home(&self.keys.both).open(storage);
+        let sealed = |storage| OpenForm::home(storage, &self.keys.both);
         let original = SourceFile::claim(self.site.root, first, Access::Write, sealed)?;
         let OpenForm::Home(file) = &original.form else { return Ok(false) };
         let Some(id) = file.id() else { return Ok(false) };
@@ -168,7 +169,7 @@ impl Rekey<'_, '_> {
 
     /// Whether a file under the old DEK still has the content of the one under the new DEK with its id.
     fn is_same(&self, original: &SourceFile, twin: &Path) -> Result<bool> {
-        let twin = HomeFile::open(FileStorage::new(self.open(twin, OFlags::RDONLY)?), &self.keys.new)?;
+        let twin = HomeFile::open(FileStorage::new(self.open(twin)?), &self.keys.new)?;
         match copy::compare(original.form.content(), &twin, self.site.pace) {
             Err(error) if error.kind() == Kind::Corrupt => Ok(false),
             compared => compared.map(|()| true),
@@ -190,7 +191,7 @@ impl Rekey<'_, '_> {
     }
 
     fn folder(&self, path: &Path) -> Result<bool> {
-        let dir = self.open(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let dir = self.open_folder(path)?;
         let changed = self.values(&dir, None)?;
         dir.sync_all().context(|| "making names durable".into())?;
         Ok(changed)

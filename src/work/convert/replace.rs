@@ -14,18 +14,22 @@ use rustix::fs::{Advice, AtFlags, Mode, OFlags, Stat};
 use uuid::Uuid;
 
 use crate::crypto::random;
+use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::NEW_PREFIX;
+use crate::format::header::{Header, NEW_PREFIX};
+use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
+use crate::store::disk::LockedDisk;
 use crate::store::home_file::HomeKeys;
-use crate::sys::file::open_beneath;
+use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::draft::Draft;
-use crate::vm::folder;
+use crate::vm::open_form::OpenForm;
+use crate::vm::{folder, keyring};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime};
 use crate::work::convert::copy;
-use crate::work::convert::form::{OpenForm, TargetForm};
+use crate::work::convert::form::TargetForm;
 use crate::work::convert::overwrite;
 use crate::work::convert::progress_counter::ProgressCounter;
 
@@ -78,6 +82,35 @@ impl SourceFile {
         access: Access,
         open: impl FnOnce(FileStorage) -> Result<OpenForm>,
     ) -> Result<Self> {
+        Self::claim_with(root, path, access, |storage| open(storage).map(|form| (form, ())))
+            .map(|(claimed, ())| claimed)
+    }
+
+    /// Claims and unlocks a disk, and returns its header as well. For writing, what a deep rekey was about to write is completed.
+    ///
+    /// # Errors
+    /// `Busy`, `KeyUnavailable`, `Corrupt`, or `Io`.
+    pub(super) fn claim_disk(
+        root: &File,
+        path: &Path,
+        access: Access,
+        providers: &Providers,
+        engine: Engine,
+    ) -> Result<(Self, Header)> {
+        let claimed = Self::claim_with(root, path, access, |storage| unlocked(storage, providers, engine))?;
+        if access == Access::Write {
+            claimed.0.form.content().prepare_writes()?;
+        }
+        Ok(claimed)
+    }
+
+    /// As [`claim`](Self::claim), with what else `open` finds out.
+    pub(super) fn claim_with<T>(
+        root: &File,
+        path: &Path,
+        access: Access,
+        open: impl FnOnce(FileStorage) -> Result<(OpenForm, T)>,
+    ) -> Result<(Self, T)> {
         let flags = |flags| flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let open_as = |access| match access {
             Access::Write => open_beneath(root, path, flags(OFlags::RDWR), Mode::empty()),
@@ -94,7 +127,8 @@ impl SourceFile {
         let stat = rustix::fs::fstat(&file).context(|| "reading attributes".into())?;
         let storage = FileStorage::new(file);
         storage.claim(access)?;
-        Ok(Self { form: open(storage)?, stat, writable: access == Access::Write })
+        let (form, found) = open(storage)?;
+        Ok((Self { form, stat, writable: access == Access::Write }, found))
     }
 
     /// Copies all of it, durably, into an empty file that gets another form: what a home seals, from `keys` to `new_keys`.
@@ -257,8 +291,7 @@ impl ReplaceContext<'_, '_> {
     }
 
     fn open(&self, name: &OsStr) -> Result<File> {
-        open_beneath(self.root, Path::new(name), OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())
-            .context(|| "opening the new file again".into())
+        file_beneath(self.root, Path::new(name)).context(|| "opening the new file again".into())
     }
 
     /// Gives the original a second name that outlives its replacement, if it is to be overwritten.
@@ -365,8 +398,7 @@ impl ReplaceContext<'_, '_> {
 /// The directory that a path leads into, which never lies outside of the folder.
 pub(super) fn parent_of(root: &File, path: &Path) -> Result<File> {
     let parent = path.parent().unwrap_or(Path::new(""));
-    open_beneath(root, parent, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-        .context(|| format!("opening folder {}", parent.shown()))
+    folder_beneath(root, parent).context(|| format!("opening folder {}", parent.shown()))
 }
 
 /// Gives a file a further name, in a directory.
@@ -374,6 +406,14 @@ pub(super) fn link(root: &File, file: &Path, dir: &File, name: &OsStr) -> Result
     let from = parent_of(root, file)?;
     rustix::fs::linkat(from, file.file_name().unwrap_or_default(), dir, name, AtFlags::empty())
         .context(|| "giving it a further name".into())
+}
+
+/// Unlocks a disk.
+pub(super) fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(OpenForm, Header)> {
+    let locked = LockedDisk::open(storage)?;
+    let dek = keyring::unlock_by(&locked.stored().header, providers)?;
+    let header = locked.stored().header.clone().verify(&dek)?;
+    Ok((OpenForm::Disk(locked.unlock(&dek, engine)?), header))
 }
 
 fn is_last_name(file: &File) -> Result<bool> {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{FileType, Stat};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::erasure::Erasure;
@@ -14,7 +14,7 @@ use crate::format::header::ComponentKind;
 use crate::format::names::DiskNames;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
-use crate::sys::file::open_beneath;
+use crate::sys::file::file_beneath;
 use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::ClearKind;
@@ -165,8 +165,7 @@ impl Folder<'_> {
     }
 
     fn open(&self, path: &Path) -> Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        open_beneath(self.root, path, flags, Mode::empty()).context(|| "opening it".into())
+        file_beneath(self.root, path).context(|| "opening it".into())
     }
 
     fn has_values(&self, path: &Path) -> Result<bool> {

@@ -198,8 +198,7 @@ impl Vm {
 
 fn keys(vm: &Path, providers: &Providers) -> (HomeKeys, Dek) {
     let stored = folder::read_home(&File::open(vm).unwrap()).unwrap().unwrap();
-    let ids = stored.header.claims().slots.key_ids().cloned();
-    let dek = keyring::unlock(&stored.header, &providers.fetch_all(ids)).unwrap();
+    let dek = keyring::unlock_by(&stored.header, providers).unwrap();
     (HomeKeys::of(&stored.header.clone().verify(&dek).unwrap(), &dek).unwrap(), dek)
 }
 

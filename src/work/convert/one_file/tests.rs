@@ -9,7 +9,6 @@ use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::vm::datastore::Datastore;
 use crate::vm::home;
-use crate::work::convert::form::OpenForm;
 
 /// A VM folder with a home file of two names.
 fn vm(content: &[u8]) -> (Datastore, Providers) {
@@ -34,7 +33,12 @@ fn content(vm: &Path, providers: &Providers) -> (Vec<u8>, bool) {
     let keys: &HomeKeys = &folder.unlocked().unwrap().keys;
     let is_disk = crate::vm::disk::is_disk(&File::open(vm.join("a")).unwrap()).unwrap();
     let form = match is_disk {
-        true => claim_disk(&folder.dir, Path::new("a"), providers, Engine::default()).unwrap().0.form,
+        true => {
+            SourceFile::claim_disk(&folder.dir, Path::new("a"), Access::Write, providers, Engine::default())
+                .unwrap()
+                .0
+                .form
+        }
         false => TargetForm::Home(keys).open(FileStorage::new(File::open(vm.join("a")).unwrap())).unwrap(),
     };
     (whole(&form), is_disk)
