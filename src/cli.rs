@@ -178,10 +178,14 @@ fn without_harm(mut error: clap::Error) -> clap::Error {
 fn run(line: CommandLine) -> Result<()> {
     // Nearly all verbs have keys in memory at some time.
     process::forbid_dumps().context(|| "forbidding core dumps".into())?;
-    let config = || config::locate(line.config.as_deref());
-    if let Ok(config) = config() {
+    if let Ok(config) = config::locate(line.config.as_deref()) {
         event::use_config(&config);
     }
+    run_verb(line)
+}
+
+fn run_verb(line: CommandLine) -> Result<()> {
+    let config = || config::locate(line.config.as_deref());
     match line.verb {
         Verb::Provider(command) => provider::run(command, &config()?),
         Verb::Create(args) => create::vm_folder(&args, &config()?),

@@ -97,6 +97,10 @@ pub enum EventName {
     DiskNames,
     /// Headers were verified.
     Check,
+    /// A home was unlocked to see which of its files belong to a VMDK.
+    Info,
+    /// Keys were fetched to see which of them open a component.
+    KeyList,
     /// Stored bytes did not authenticate.
     Integrity,
     /// The event log was verified.
@@ -142,6 +146,8 @@ impl EventName {
             Self::Erase => "erase",
             Self::DiskNames => "disk-names",
             Self::Check => "check",
+            Self::Info => "info",
+            Self::KeyList => "key-list",
             Self::Integrity => "integrity",
             Self::EventsVerify => "events-verify",
             Self::ProviderAdd => "provider-add",

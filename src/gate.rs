@@ -67,4 +67,6 @@ pub fn unwatched(_: &Progress) -> Result<()> {
 }
 
 #[cfg(test)]
+pub mod refusing;
+#[cfg(test)]
 mod tests;

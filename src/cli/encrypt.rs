@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::progress::perform_shown;
+use crate::cli::progress::{perform, perform_shown};
 use crate::cli::{place, plan};
 use crate::control::local;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
-use crate::operations::convert::{Decrypt, Encrypt};
-use crate::provider::Providers;
+use crate::operations::convert::{Conversion, ConvertVm, Decrypting};
 use crate::text::{Show, quoted};
-use crate::work::convert::{DecryptScope, Decryption, Encryption, Options};
+use crate::work::convert::{DecryptScope, Options, Plan};
 
 /// Arguments of `encrypt`.
 #[derive(Args)]
@@ -96,8 +95,7 @@ const REMAINS_OVERWRITTEN: &str = "The originals' blocks were overwritten. Plain
 
 pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
     refuse_other_places(&args.folder, false)?;
-    let providers = Providers::load(config)?;
-    let options = Options {
+    let to = Options {
         disks: args.disks.iter().map(|disk| place::below(&args.folder, disk)).collect(),
         provider: args.provider.as_deref().map(ProviderName::new).transpose()?,
         keep_references: args.keep_references,
@@ -106,14 +104,9 @@ pub(super) fn encrypt(args: &EncryptArgs, config: &Path) -> Result<()> {
         overwrite: args.overwrite,
         engine: Engine::default(),
     };
-    let encryption = Encryption::prepare(&args.folder, &providers, options)?;
-    if args.dry_run {
-        plan::print(args.json, "encrypt", &args.folder, encryption.plan())?;
-        return encryption.plan().refuse_obstacles();
-    }
     // Also where nothing is left to do: what an interruption left is removed.
-    let encrypt = Encrypt { folder: &args.folder, encryption };
-    let plan = perform_shown(encrypt)?;
+    let encrypt = ConvertVm { folder: &args.folder, to, dry_run: args.dry_run, config };
+    let Some(plan) = convert(args.json, "encrypt", encrypt)? else { return Ok(()) };
     let remains = if args.overwrite { REMAINS_OVERWRITTEN } else { REMAINS };
     let remains = plan.converted().next().map(|_| remains);
     plan::print_done(args.json, "encrypt", &args.folder, &plan, remains)
@@ -128,16 +121,23 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         }
     };
     refuse_other_places(&args.folder, !matches!(what, DecryptScope::Disks(_)))?;
-    let providers = Providers::load(config)?;
-    let decryption = Decryption::prepare(&args.folder, &providers, what, args.resume_by_name, Engine::default())?;
-    if args.dry_run {
-        let plan = decryption.rehearse()?;
-        plan::print(args.json, "decrypt", &args.folder, &plan)?;
-        return plan.refuse_obstacles();
+    let to = Decrypting { what, resume_by_name: args.resume_by_name };
+    let decrypt = ConvertVm { folder: &args.folder, to, dry_run: args.dry_run, config };
+    match convert(args.json, "decrypt", decrypt)? {
+        Some(plan) => plan::print_done(args.json, "decrypt", &args.folder, &plan, None),
+        None => Ok(()),
     }
-    let decrypt = Decrypt { folder: &args.folder, decryption };
-    let plan = perform_shown(decrypt)?;
-    plan::print_done(args.json, "decrypt", &args.folder, &plan, None)
+}
+
+/// Converts, or prints what would be done.
+fn convert<C: Conversion>(json: bool, verb: &'static str, vm: ConvertVm<'_, C>) -> Result<Option<Plan>> {
+    let folder = vm.folder;
+    if !vm.dry_run {
+        return perform_shown(vm).map(Some);
+    }
+    let plan = perform(vm)?;
+    plan::print(json, verb, folder, &plan)?;
+    plan.refuse_obstacles().map(|()| None)
 }
 
 /// A disk is not a VM folder. What a mount shows can be encrypted in the backing folder, unless the home goes.

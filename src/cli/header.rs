@@ -1,8 +1,7 @@
 //! `header`: saving a component's header, and putting it back.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -19,7 +18,6 @@ use crate::operations::header::BackUpHeader;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::vm::component::Component;
-use crate::vm::folder;
 use crate::work::repair::{RepairHeader, Repaired};
 use crate::work::restore::{RestoreHeader, Restored};
 
@@ -121,37 +119,11 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
             ),
         ));
     }
-    make_missing_home(args)?;
     let replaced = std::path::absolute(&args.file).context(|| format!("finding {}", args.file.shown()))?;
     let task = RestoreHeader { component: Component::Home, saved, force: args.force, replaced };
     let task = VmTask::RestoreHeader { at: args.component.clone(), task };
     let restored: Restored = task.run(config, &mut unwatched)?;
     print(args, &restored)
-}
-
-/// A home whose header file is gone altogether gets an empty one, into which the saved header goes.
-fn make_missing_home(args: &RestoreArgs) -> Result<()> {
-    let home = args.component.join(HOME_FILE);
-    if !args.component.is_dir() || home.exists() {
-        return Ok(());
-    }
-    folder::refuse_unfinished(&args.component)?;
-    if !args.force {
-        return Err(Error::new(
-            Kind::Denied,
-            format!(
-                "{} is no longer an encrypted VM folder; if the saved header belongs to it, use --force",
-                args.component.shown()
-            ),
-        ));
-    }
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&home)
-        .map(drop)
-        .context(|| format!("creating {}", home.shown()))
 }
 
 fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {

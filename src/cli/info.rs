@@ -172,7 +172,7 @@ fn header_of(
     let mut info = header_info(whole.clone(), stored, lengths, headers.deep_rekey);
     // A datastore's VMs are asked for one by one: each takes a key.
     if path.is_dir() && entry.is_own_header() && entry.component_path().as_os_str().is_empty() {
-        info.vm = Some(VmInfo::of(&folder::open_dir(path)?, inventory, stored, config)?);
+        info.vm = Some(VmInfo::of(path, inventory, stored, config)?);
     }
     Ok(Info::Header(Box::new(info)))
 }

@@ -2,22 +2,19 @@
 
 pub(super) mod in_use;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
+use crate::cli::progress::perform;
 use crate::cli::{out, place, table};
 use crate::control::vm_task::VmTask;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::gate::unwatched;
-use crate::key::KeyId;
-use crate::provider::Providers;
+use crate::operations::look::{ListKeys, ListedKeys, ListedSlot};
 use crate::text::Show;
 use crate::vm::component::Component;
-use crate::vm::scan::FoundComponent;
-use crate::vm::{disk, folder, scan};
 use crate::work::slots::{AddKey, RemoveKey, SlotsChanged};
 
 /// Verbs of `key`.
@@ -105,101 +102,17 @@ pub(super) fn run(command: &KeyCommand, config: &Path) -> Result<()> {
     }
 }
 
-/// A slot. Field names are part of the stable JSON output.
-#[derive(Serialize)]
-struct SlotInfo {
-    #[serde(with = "crate::text::path")]
-    path: PathBuf,
-    kind: &'static str,
-    uuid: uuid::Uuid,
-    slot: usize,
-    provider: String,
-    key_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    problem: Option<String>,
-}
-
 fn list(args: &ListArgs, config: &Path) -> Result<()> {
-    let found = components(&args.component)?;
-    let providers = Providers::load(config)?;
-    let ids: BTreeSet<KeyId> = found
-        .iter()
-        .filter_map(FoundComponent::unverified)
-        .flat_map(|header| header.claims().slots.key_ids().cloned())
-        .collect();
-    let keks = providers.fetch_all(ids);
-    let states: HashMap<&KeyId, Result<String>> =
-        keks.iter().map(|(id, kek)| (id, state(&providers, id, kek.as_ref().err()))).collect();
-    let mut slots = Vec::new();
-    for component in &found {
-        if component.is_erased() {
-            let why = component.header.as_ref().err().map_or_else(String::new, Error::chain);
-            eprintln!("{}: {why}", component.path.shown());
-            continue;
-        }
-        let header = component.header.as_ref().map_err(|error| Error::new(error.kind(), error.chain()));
-        let header = header.context(|| component.path.shown().to_string())?;
-        for (slot, key) in header.header.claims().slots.iter().enumerate() {
-            let state = &states[&key.key_id];
-            slots.push(SlotInfo {
-                path: component.path.clone(),
-                kind: component.kind.word(),
-                uuid: header.header.claims().uuid,
-                slot,
-                provider: key.key_id.provider().to_string(),
-                key_id: key.key_id.id().to_owned(),
-                state: state.as_ref().ok().cloned(),
-                problem: state.as_ref().err().map(Error::chain),
-            });
-        }
-    }
+    let ListedKeys { slots, erased } = perform(ListKeys { path: &args.component, config })?;
+    erased.iter().for_each(|erased| eprintln!("{erased}"));
     print_slots(args, &slots)
 }
 
-/// A key's state at its provider; a key that cannot be fetched has a problem, whatever its state.
-fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Result<String> {
-    if let Some(error) = unavailable {
-        return Err(Error::new(error.kind(), error.chain()));
-    }
-    Ok(providers.provider(id.provider())?.key_state(id)?.to_string())
-}
-
-fn components(path: &Path) -> Result<Vec<FoundComponent>> {
-    let name = place::whole(path, Path::new(""));
-    if !path.is_dir() {
-        let file = std::fs::File::open(path).context(|| format!("opening {}", path.shown()))?;
-        let cipher_len = file.metadata().context(|| path.shown().to_string())?.len();
-        let (_, stored) = disk::read_header(file).context(|| path.shown().to_string())?;
-        let kind = crate::format::header::ComponentKind::Disk;
-        return Ok(vec![FoundComponent {
-            path: name,
-            kind,
-            header: Ok(stored),
-            cipher_len,
-            inode: None,
-            deep_rekey: None,
-        }]);
-    }
-    let mut found = scan::scan(&folder::open_dir(path)?)?;
-    if found.is_empty() {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("{} is not an encrypted VM folder and contains none", path.shown()),
-        ));
-    }
-    for component in &mut found {
-        component.path = place::whole(path, &component.path);
-    }
-    Ok(found)
-}
-
-fn print_slots(args: &ListArgs, slots: &[SlotInfo]) -> Result<()> {
+fn print_slots(args: &ListArgs, slots: &[ListedSlot]) -> Result<()> {
     if args.json {
         return out::json(&slots);
     }
-    let row = |slot: &SlotInfo| {
+    let row = |slot: &ListedSlot| {
         [
             slot.path.shown().to_string(),
             slot.kind.to_owned(),

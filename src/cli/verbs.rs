@@ -1,41 +1,62 @@
 //! That every verb passes the gate, or is known to change and open nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, Parser};
 
-use crate::cli::CommandLine;
+use crate::cli::progress::perform;
+use crate::cli::{CommandLine, run_verb};
+use crate::control::mounts::Mounted;
+use crate::error::{Kind, Result};
 use crate::event::EventName;
+use crate::format::header::HOME_FILE;
+use crate::gate::refusing::refusing;
+use crate::operations::keys_in_memory::{Lock, Unlock};
+use crate::operations::unmount::UnmountFolder;
+use crate::provider::Providers;
+use crate::serve::{Options, ServedFolder};
 
-/// Verbs, and the operations that they do. What is below a verb does the same.
-const OPERATIONS: &[(&str, &[EventName])] = &[
-    ("provider add", &[EventName::ProviderAdd]),
-    ("provider test", &[EventName::ProviderTest]),
-    ("provider default", &[EventName::ProviderDefault]),
-    ("provider retire", &[EventName::ProviderRetire]),
-    ("provider backup", &[EventName::ProviderBackup]),
-    ("provider restore", &[EventName::ProviderRestore]),
-    ("create", &[EventName::Create]),
-    ("create-disk", &[EventName::CreateDisk]),
-    ("disk-names", &[EventName::DiskNames]),
-    ("mount", &[EventName::Mount]),
-    ("umount", &[EventName::Unmount]),
-    ("unlock", &[EventName::Unlock]),
-    ("lock", &[EventName::Lock]),
-    ("check", &[EventName::Check]),
-    ("rekey", &[EventName::RekeyShallow, EventName::RekeyDeep]),
-    ("encrypt", &[EventName::Encrypt]),
-    ("decrypt", &[EventName::Decrypt]),
-    ("convert", &[EventName::Convert]),
-    ("clone", &[EventName::Clone]),
-    ("key add", &[EventName::KeyAdd]),
-    ("key remove", &[EventName::KeyRemove]),
-    ("header backup", &[EventName::HeaderBackup]),
-    ("header restore", &[EventName::HeaderRestore]),
-    ("header repair", &[EventName::HeaderRepair]),
-    ("erase", &[EventName::Erase]),
-    ("events verify", &[EventName::EventsVerify]),
+/// No example: what such a verb does is refused in `operations_on_a_mount_that_are_refused_change_nothing`.
+const NEEDS_A_MOUNT: &str = "";
+
+/// Verbs, the operations that they do, and an example of each. In that `@` is a folder that [`prepare`] has filled. What is
+/// below a verb does the same.
+const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
+    ("provider add", &[(EventName::ProviderAdd, "provider add native other")]),
+    ("provider test", &[(EventName::ProviderTest, "provider test local")]),
+    ("provider default", &[(EventName::ProviderDefault, "provider default local")]),
+    ("provider retire", &[(EventName::ProviderRetire, "provider retire local KEY --datastore @/vms")]),
+    ("provider backup", &[(EventName::ProviderBackup, "provider backup local @/new --passphrase-file @/passphrase")]),
+    (
+        "provider restore",
+        &[(EventName::ProviderRestore, "provider restore local @/local.backup --passphrase-file @/passphrase")],
+    ),
+    ("create", &[(EventName::Create, "create @/vms/new")]),
+    ("create-disk", &[(EventName::CreateDisk, "create-disk @/vms/web01/new.raw --size 1M")]),
+    ("disk-names", &[(EventName::DiskNames, "disk-names @/vms/web01 --add x*")]),
+    ("mount", &[(EventName::Mount, "mount --foreground @/vms/web01 @/mnt --metrics unix:@/metrics")]),
+    ("umount", &[(EventName::Unmount, NEEDS_A_MOUNT)]),
+    ("unlock", &[(EventName::Unlock, NEEDS_A_MOUNT)]),
+    ("lock", &[(EventName::Lock, NEEDS_A_MOUNT)]),
+    ("check", &[(EventName::Check, "check @/vms/web01")]),
+    // Headers need no key. What of its other output takes the home's key is the operation.
+    ("info", &[(EventName::Info, "info @/vms/web01")]),
+    ("key list", &[(EventName::KeyList, "key list @/vms/web01")]),
+    ("rekey", &[(EventName::RekeyShallow, "rekey @/vms/web01"), (EventName::RekeyDeep, "rekey --deep @/vms/web01")]),
+    ("encrypt", &[(EventName::Encrypt, "encrypt @/clear")]),
+    ("decrypt", &[(EventName::Decrypt, "decrypt @/vms/web01 --all")]),
+    ("convert", &[(EventName::Convert, "convert @/vms/web01/notes")]),
+    ("clone", &[(EventName::Clone, "clone @/vms/web01 @/vms/copy")]),
+    ("key add", &[(EventName::KeyAdd, "key add @/vms/web01 --provider local")]),
+    ("key remove", &[(EventName::KeyRemove, "key remove @/vms/web01 --provider local")]),
+    ("header backup", &[(EventName::HeaderBackup, "header backup @/vms/web01 @/new")]),
+    ("header restore", &[(EventName::HeaderRestore, "header restore @/lost @/home.header --force")]),
+    ("header repair", &[(EventName::HeaderRepair, "header repair @/vms/web01")]),
+    ("erase", &[(EventName::Erase, "erase @/vms/web01 --yes")]),
+    ("events verify", &[(EventName::EventsVerify, "events verify")]),
 ];
 
 /// Verbs that only read, and what.
@@ -44,8 +65,6 @@ const READERS: &[(&str, &str)] = &[
     ("status", "what a mount says of itself"),
     ("metrics", "what a mount has counted"),
     ("events", "the event log of this user"),
-    ("info", "headers; and from a home, if its key is to be had, which files belong to a VMDK"),
-    ("key list", "headers, and states of keys at their providers"),
     ("key in-use", "headers"),
     ("speed", "nothing"),
     ("manual pages", "the definition of the command line"),
@@ -92,8 +111,93 @@ fn sources(folder: &Path) -> String {
 #[test]
 fn operations_of_verbs_are_there() {
     let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
-    for name in OPERATIONS.iter().flat_map(|(_, names)| *names) {
+    for (name, _) in OPERATIONS.iter().flat_map(|(_, operations)| *operations) {
         let implemented = format!("const NAME: EventName = EventName::{name:?};");
         assert!(sources.contains(&implemented), "no operation has the name {name:?}");
     }
+}
+
+/// Runs a verb; its `@` is `dir`.
+fn run(dir: &Path, words: &str) -> Result<()> {
+    let dir = dir.to_str().unwrap();
+    let line = format!("vmcryptfs --config @/config.toml {words}").replace('@', dir);
+    run_verb(CommandLine::try_parse_from(line.split_whitespace()).unwrap())
+}
+
+/// Makes what the examples of [`OPERATIONS`] work on.
+fn prepare(dir: &Path) {
+    fs::write(dir.join("passphrase"), "correct horse\n").unwrap();
+    for folder in ["vms", "clear", "mnt"] {
+        fs::create_dir(dir.join(folder)).unwrap();
+    }
+    fs::write(dir.join("clear/root.raw"), [7; 8192]).unwrap();
+    for words in [
+        "provider add native local",
+        "create @/vms/web01",
+        "create-disk @/vms/web01/root.vmdk --size 1M",
+        "create @/lost",
+        "header backup @/lost @/home.header",
+    ] {
+        run(dir, words).unwrap();
+    }
+    fs::write(dir.join("vms/web01/notes"), "").unwrap();
+    fs::write(dir.join("local.backup"), "").unwrap();
+    fs::remove_file(dir.join("lost").join(HOME_FILE)).unwrap();
+}
+
+/// All that lies below a folder, with what would show that it was touched.
+fn all_below(folder: &Path) -> BTreeMap<PathBuf, (i64, i64, u32, Vec<u8>)> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        let content = if found.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        if found.is_dir() {
+            all.extend(all_below(&path));
+        }
+        all.insert(path, (found.ctime(), found.ctime_nsec(), found.mode(), content));
+    }
+    all
+}
+
+#[test]
+fn a_verb_that_is_refused_has_changed_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let before = all_below(dir);
+    for (name, words) in OPERATIONS.iter().flat_map(|(_, operations)| *operations) {
+        if *words == NEEDS_A_MOUNT {
+            continue;
+        }
+        let (done, asked) = refusing(|| run(dir, words));
+        let said = done.err().map_or_else(String::new, |error| error.chain());
+        assert_eq!(asked, [*name], "{words}: {said}");
+        // Of a home that cannot be opened, `info` tells the rest.
+        assert!(*name == EventName::Info || said.contains("refused by a test"), "{words}: {said}");
+        assert_eq!(all_below(dir), before, "{words}");
+    }
+}
+
+#[test]
+fn operations_on_a_mount_that_are_refused_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    prepare(dir);
+    let (folder, config) = (dir.join("vms/web01"), dir.join("config.toml"));
+    let served = ServedFolder::open(&folder, Providers::load(&config).unwrap(), Options::default()).unwrap();
+    served.unlock(None).unwrap();
+    let lock = || perform(Lock { served: &served, below: None }).map(drop);
+    let unlock = || perform(Unlock { served: &served, below: None }).map(drop);
+    let refused = |operation: &dyn Fn() -> Result<()>, name| {
+        let (done, asked) = refusing(operation);
+        assert_eq!((done.unwrap_err().kind(), asked), (Kind::Denied, vec![name]));
+    };
+    refused(&lock, EventName::Lock);
+    assert!(served.is_all_unlocked());
+    lock().unwrap();
+    refused(&unlock, EventName::Unlock);
+    assert!(!served.is_all_unlocked());
+    let mount = Mounted { mountpoint: dir.join("mnt"), device: (0, 0), source: folder.clone(), root: "/".into() };
+    refused(&|| perform(UnmountFolder { mount: mount.clone(), lazy: false }).map(drop), EventName::Unmount);
 }

@@ -25,6 +25,8 @@ impl Class {
             EventName::FetchKey
             | EventName::Unlock
             | EventName::Check
+            | EventName::Info
+            | EventName::KeyList
             | EventName::Integrity
             | EventName::ProviderNotice => Self::Reads,
             EventName::Create

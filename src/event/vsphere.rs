@@ -65,6 +65,8 @@ fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
         | EventName::RekeyShallow
         | EventName::RekeyDeep
         | EventName::Clone
+        | EventName::Info
+        | EventName::KeyList
         | EventName::KeyAdd
         | EventName::KeyRemove => Some(OPERATION),
         EventName::Unlock if !is_disk => Some(UNLOCKED),
@@ -121,6 +123,8 @@ fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'st
         | EventName::Mount
         | EventName::Unmount
         | EventName::Lock
+        | EventName::Info
+        | EventName::KeyList
         | EventName::KeyAdd
         | EventName::KeyRemove
         | EventName::HeaderBackup

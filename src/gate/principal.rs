@@ -43,6 +43,8 @@ impl Principal {
     /// # Errors
     /// `Denied`.
     pub(super) fn may(self, name: EventName, object: &Object) -> Result<()> {
+        #[cfg(test)]
+        super::refusing::ask(name)?;
         match self {
             Self::Peer(uid) if uid != 0 && uid != effective_uid() => {
                 let what = name.word();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::crypto::xts::Engine;
 use crate::error::{Context, Result};
 use crate::event::EventName;
 use crate::gate::{Object, Operation, Trail};
@@ -10,41 +11,81 @@ use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::work::convert::{
-    self, CloneOptions, Cloned, Converted, ConvertedFile, Decryption, Encryption, Plan, StoredAs, convert_file,
+    self, CloneOptions, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption, Options, Plan,
+    StoredAs, convert_file,
 };
 
-/// Encrypts a VM folder, or disks of one. An event for each component that gets its other form.
-pub struct Encrypt<'a> {
+/// Gives a VM folder, or disks of one, their other form. An event for each component that gets it.
+pub struct ConvertVm<'a, C> {
     /// The VM folder.
     pub folder: &'a Path,
-    /// What was looked at and found to be possible.
-    pub encryption: Encryption<'a>,
+    /// Which form, and what of the folder gets it.
+    pub to: C,
+    /// Whether it is only looked at.
+    pub dry_run: bool,
+    /// Configuration file.
+    pub config: &'a Path,
 }
 
-impl Operation for Encrypt<'_> {
+/// A way to convert a VM folder.
+pub trait Conversion {
+    /// The name of the operation.
+    const NAME: EventName;
+
+    /// Looks at a folder, and converts it unless only that is meant; tells `converted` of each component that is done.
+    ///
+    /// # Errors
+    /// Those of the conversion.
+    fn run(
+        self,
+        vm: (&Path, &Providers),
+        dry_run: bool,
+        on_progress: OnProgress<'_>,
+        converted: &mut dyn FnMut(Converted<'_>),
+    ) -> Result<Plan>;
+}
+
+/// To ciphertext.
+impl Conversion for Options {
     const NAME: EventName = EventName::Encrypt;
-    type Outcome = Plan;
 
-    fn object(&self) -> Object {
-        Object::Folder(self.folder.to_path_buf())
-    }
-
-    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Plan> {
-        trail.in_parts();
-        self.encryption.run(on_progress, &mut |converted| record(trail, &converted))
+    fn run(
+        self,
+        (folder, providers): (&Path, &Providers),
+        dry_run: bool,
+        on_progress: OnProgress<'_>,
+        converted: &mut dyn FnMut(Converted<'_>),
+    ) -> Result<Plan> {
+        let encryption = Encryption::prepare(folder, providers, self)?;
+        if dry_run { Ok(encryption.rehearse()) } else { encryption.run(on_progress, converted) }
     }
 }
 
-/// Decrypts a VM folder, or disks of one. An event for each component that gets its other form.
-pub struct Decrypt<'a> {
-    /// The VM folder.
-    pub folder: &'a Path,
-    /// What was looked at and found to be possible.
-    pub decryption: Decryption<'a>,
+/// To plaintext.
+pub struct Decrypting {
+    /// What gets it.
+    pub what: DecryptScope,
+    /// Whether the name of a header is enough to resume by.
+    pub resume_by_name: bool,
 }
 
-impl Operation for Decrypt<'_> {
+impl Conversion for Decrypting {
     const NAME: EventName = EventName::Decrypt;
+
+    fn run(
+        self,
+        (folder, providers): (&Path, &Providers),
+        dry_run: bool,
+        on_progress: OnProgress<'_>,
+        converted: &mut dyn FnMut(Converted<'_>),
+    ) -> Result<Plan> {
+        let decryption = Decryption::prepare(folder, providers, self.what, self.resume_by_name, Engine::default())?;
+        if dry_run { decryption.rehearse() } else { decryption.run(on_progress, converted) }
+    }
+}
+
+impl<C: Conversion> Operation for ConvertVm<'_, C> {
+    const NAME: EventName = C::NAME;
     type Outcome = Plan;
 
     fn object(&self) -> Object {
@@ -53,7 +94,8 @@ impl Operation for Decrypt<'_> {
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Plan> {
         trail.in_parts();
-        self.decryption.run(on_progress, &mut |converted| record(trail, &converted))
+        let providers = Providers::load(self.config)?;
+        self.to.run((self.folder, &providers), self.dry_run, on_progress, &mut |converted| record(trail, &converted))
     }
 }
 

@@ -35,7 +35,8 @@ impl VmTask {
         let outcome = match local::serving(self.at())? {
             Some(serving) => serving.ask(self.moved(serving.below.clone()), on_progress)?,
             None => {
-                let located = Located::find(self.at())?;
+                let may_lack_home = matches!(self, Self::RestoreHeader { .. }) && self.at().is_dir();
+                let located = if may_lack_home { Located::home_of(self.at()) } else { Located::find(self.at()) }?;
                 let vm = OfflineVm::open(&located.folder, Providers::load(config)?)?;
                 self.perform(&vm, located.component, Principal::Process, on_progress)?
             }

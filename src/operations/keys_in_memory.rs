@@ -11,11 +11,11 @@ use crate::serve::ServedFolder;
 use crate::vm::scan::FoundComponent;
 
 /// Tries to unlock what is locked.
-pub(super) struct Unlock<'a> {
+pub struct Unlock<'a> {
     /// What is served.
-    pub(super) served: &'a ServedFolder,
+    pub served: &'a ServedFolder,
     /// Below that; without it, everything.
-    pub(super) below: Option<&'a Path>,
+    pub below: Option<&'a Path>,
 }
 
 impl Operation for Unlock<'_> {
@@ -33,11 +33,11 @@ impl Operation for Unlock<'_> {
 }
 
 /// Wipes keys from memory.
-pub(super) struct Lock<'a> {
+pub struct Lock<'a> {
     /// What is served.
-    pub(super) served: &'a ServedFolder,
+    pub served: &'a ServedFolder,
     /// Below that; without it, everything.
-    pub(super) below: Option<&'a Path>,
+    pub below: Option<&'a Path>,
 }
 
 impl Operation for Lock<'_> {

@@ -168,6 +168,15 @@ pub struct Located {
 }
 
 impl Located {
+    /// The home of a VM folder, whether it is there or not.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Io`.
+    pub fn home_of(folder: &Path) -> Result<Self> {
+        let folder = std::fs::canonicalize(folder).context(|| format!("finding {}", folder.shown()))?;
+        Ok(Self { folder, component: Component::Home })
+    }
+
     /// Finds the VM folder that `path` is (then the home is meant), or lies in.
     ///
     /// # Errors

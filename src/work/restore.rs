@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
-use crate::format::header::{Header, UnverifiedHeader};
+use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyName;
 use crate::storage::Storage;
@@ -18,6 +18,7 @@ use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
+use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::work::unlocked_component::{refuse_transition, refuse_unsettled};
 
@@ -70,25 +71,54 @@ impl RestoreHeader {
             let message = format!("the saved header is that of a {}, not of the {}", kind.word(), self.component);
             return Err(Error::new(Kind::Denied, message));
         }
+        let made = self.make_missing_home(&place.path())?;
+        let restored = self.put_back(place, &saved);
+        if let (Some(home), Err(_)) = (made, &restored)
+            && home.metadata().is_ok_and(|made| made.len() == 0)
+        {
+            let _ = std::fs::remove_file(home);
+        }
+        restored
+    }
+
+    /// A home whose header file is gone altogether gets an empty one, into which the saved header goes.
+    fn make_missing_home(&self, folder: &Path) -> Result<Option<PathBuf>> {
+        let home = folder.join(HOME_FILE);
+        if self.component != Component::Home || home.exists() {
+            return Ok(None);
+        }
+        folder::refuse_unfinished(folder)?;
+        if !self.force {
+            let folder = folder.shown();
+            return Err(Error::new(
+                Kind::Denied,
+                format!("{folder} is no longer an encrypted VM folder; if the saved header belongs to it, use --force"),
+            ));
+        }
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&home);
+        made.context(|| format!("creating {}", home.shown())).map(|_| Some(home))
+    }
+
+    fn put_back(&self, place: &dyn VmAccess, saved: &UnverifiedHeader) -> Result<Restored> {
         let claimed = place.claim_exclusive(&self.component)?;
-        let storage = claimed.storage();
+        let (storage, kind) = (claimed.storage(), saved.claims().shape.kind());
         refuse_short_file(storage, saved.claims())?;
-        let others = self.others(storage, &saved)?;
-        let present = if others.is_empty() { self.present(storage, &saved)? } else { None };
+        let others = self.others(storage, saved)?;
+        let present = if others.is_empty() { self.present(storage, saved)? } else { None };
         let ids = [Some(saved.claims()), present.as_ref().map(|stored| stored.header.claims())];
         let ids = ids.into_iter().flatten().flat_map(|header| header.slots.key_ids().cloned());
         let keks = place.providers().fetch_all(ids);
-        let unverified = verify(&saved, &keks)?;
+        let unverified = verify(saved, &keks)?;
         if let Some(stored) = &present {
-            self.refuse_former_keys(stored, &saved)?;
+            self.refuse_former_keys(stored, saved)?;
         }
         let (keys_back, keys_gone) = match &present {
-            Some(stored) => (missing(&saved, &stored.header), missing(&stored.header, &saved)),
+            Some(stored) => (missing(saved, &stored.header), missing(&stored.header, saved)),
             None => (Vec::new(), Vec::new()),
         };
         let changed = !present
             .as_ref()
-            .is_some_and(|stored| stored.header.same_bytes(&saved) && matches!(stored.other, OtherCopy::Same));
+            .is_some_and(|stored| stored.header.same_bytes(saved) && matches!(stored.other, OtherCopy::Same));
         let replaced = others.iter().map(|other| self.keep(other)).collect::<Result<Vec<_>>>()?;
         if changed {
             // The copy in use last: until then it still counts.

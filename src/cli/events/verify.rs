@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::cli::out;
+use crate::cli::progress::perform;
 use crate::error::Result;
 use crate::event;
 use crate::event::verify::Chain;
-use crate::gate::{self, Principal, unwatched};
 use crate::operations::events::{VerifyEvents, found};
 use crate::text::Show;
 
@@ -29,7 +29,7 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> Result<()> {
     let log = event::place(&event::settings()?)?;
     let verify = VerifyEvents { log: &log, expected: args.expect.as_deref() };
-    let chains = gate::perform(verify, Principal::Process, &mut unwatched)?;
+    let chains = perform(verify)?;
     match args.json {
         true => out::json(&chains)?,
         false => chains.iter().for_each(print),

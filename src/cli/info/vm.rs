@@ -1,21 +1,20 @@
 //! What `info` says of a VM folder as a whole: its VMDKs, their extents and parents, and its home files.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use vmdk_layout::{Extent, Role};
 
+use crate::cli::progress::perform;
 use crate::cli::{size, table};
-use crate::error::{Context, Error, Result};
-use crate::provider::Providers;
+use crate::error::{Error, Result};
+use crate::operations::look::ReadVmdks;
 use crate::store::header_area::StoredHeader;
-use crate::store::home_file::HomeKeys;
 use crate::text::{self, Show, quoted};
 use crate::vm::clear;
+use crate::vm::folder::open_dir;
 use crate::vm::inventory::Inventory;
-use crate::vm::keyring::Keyring;
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
 
 /// Field names are part of the stable JSON output.
@@ -75,17 +74,19 @@ struct ExtentInfo {
 impl VmInfo {
     /// Reads a VM folder. Keys are asked for only if there may be VMDKs.
     pub(super) fn of(
-        dir: &File,
+        folder: &Path,
         inventory: &Inventory,
         home: &StoredHeader,
         config: &dyn Fn() -> Result<PathBuf>,
     ) -> Result<Self> {
+        let dir = &open_dir(folder)?;
         let files = vmdk::files(inventory);
         let mut home_files: Vec<FileInfo> = files.iter().filter(|file| !file.is_disk).map(FileInfo::of).collect();
         if !files.iter().any(|file| file.role == Role::Disk) {
             return Ok(Self { home_files, vmdks: Some(Vec::new()), locked: None, unread_settings: Vec::new() });
         }
-        let found = unlock(home, config).map(|(keyring, keys)| vmdk::vmdks(dir, &files, &keys, &keyring));
+        let files = &files;
+        let found = config().and_then(|config| perform(ReadVmdks { folder, dir, home, files, config: &config }));
         let found = match found {
             Ok(found) => found,
             Err(error) => {
@@ -95,7 +96,7 @@ impl VmInfo {
         };
         let unread = |(path, error): &(PathBuf, Error)| format!("{}: {}", path.shown(), error.chain());
         let unread_settings = found.unread_settings.iter().map(unread).collect();
-        let vmdks = found.vmdks.iter().map(|vmdk| VmdkInfo::of(vmdk, &files)).collect();
+        let vmdks = found.vmdks.iter().map(|vmdk| VmdkInfo::of(vmdk, files)).collect();
         for file in &mut home_files {
             let format = found.disk_like.iter().find(|(path, _)| *path == file.path).map(|(_, format)| *format);
             file.looks_like_disk = format.or(file.looks_like_disk);
@@ -133,13 +134,6 @@ impl VmInfo {
             eprintln!("The home is locked, so VMDKs are not shown: {locked}");
         }
     }
-}
-
-fn unlock(home: &StoredHeader, config: &dyn Fn() -> Result<PathBuf>) -> Result<(Keyring, HomeKeys)> {
-    let keyring = Keyring::new(Providers::load(&config()?)?);
-    let dek = keyring.dek(&home.header).context(|| "unlocking the home".into())?;
-    let header = home.header.clone().verify(&dek)?;
-    Ok((keyring, HomeKeys::of(&header, &dek)?)) // in a deep rekey, files may be under either DEK
 }
 
 impl FileInfo {

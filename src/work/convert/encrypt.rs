@@ -56,8 +56,8 @@ impl<'p> Encryption<'p> {
     }
 
     /// What will be done, as far as it can be seen now.
-    pub fn plan(&self) -> &Plan {
-        &self.survey.plan
+    pub fn rehearse(self) -> Plan {
+        self.survey.plan
     }
 
     /// Encrypts, telling `converted` of each component that is done, and returns what was done: with what came to the folder
