@@ -152,17 +152,12 @@ fn names(
 
 /// What to say of what is in the clear in the source, and so in the clone.
 fn in_the_clear(entry: &Entry) -> Option<String> {
-    let what = match entry.found {
-        EntryForm::Clear(kind) => inventory::clear_what(kind),
-        EntryForm::ClearLink => "a symbolic link".to_owned(),
-        EntryForm::Folder
-        | EntryForm::Sealed
-        | EntryForm::Disk
-        | EntryForm::SealedLink
-        | EntryForm::FormNeutral
-        | EntryForm::UnreadableOrForeign => {
-            return None;
-        }
+    let what = if let EntryForm::Clear(kind) = entry.found {
+        inventory::clear_what(kind)
+    } else if entry.found == EntryForm::ClearLink {
+        "a symbolic link".to_owned()
+    } else {
+        return None;
     };
     Some(format!("{} is in the clear, in the clone too: {what}", entry.path.shown()))
 }

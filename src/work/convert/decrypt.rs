@@ -12,12 +12,12 @@ use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::open_form::OpenForm;
-use crate::work::convert::feasible::Trial;
+use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::form::TargetForm;
 use crate::work::convert::home_files::{self, Direction};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
-use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
+use crate::work::convert::plan::{Obstacle, Plan};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, unlocked};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
@@ -278,50 +278,19 @@ fn refuse_what_needs_the_home(folder: &ClaimedFolder, entries: &[Entry], chosen:
 }
 
 fn make_plan(folder: &ClaimedFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
-    let (mut home_files, mut files, mut space) = (Vec::new(), Vec::new(), Vec::new());
-    let mut notes = Vec::new();
-    let mut trial = Trial::new(&folder.dir, None, false)?;
-    let mut obstacles = Vec::new();
-    for entry in entries.iter().filter(|entry| with_home && entry.found == EntryForm::Folder) {
-        obstacles.extend(trial.obstacle(entry));
-    }
-    for names in by_inode(entries.iter().filter(|entry| entry.found != EntryForm::Folder)) {
+    let trial = Trial::new(&folder.dir, None, false)?;
+    let plan = trial.plan(folder.state, entries, with_home, |names| {
         let entry = names[0];
-        let convert = match entry.found {
-            EntryForm::Disk => chosen.contains(&entry.path),
-            EntryForm::Sealed | EntryForm::SealedLink => with_home,
-            EntryForm::Clear(_)
-            | EntryForm::ClearLink
-            | EntryForm::FormNeutral
-            | EntryForm::UnreadableOrForeign
-            | EntryForm::Folder => false,
-        };
-        if convert {
-            obstacles.extend(trial.obstacle(entry));
-        }
-        if with_home
-            && matches!(entry.found, EntryForm::Clear(kind) if !kind.is_disk())
-            && folder.state == HomeState::Encrypted
-        {
-            notes.push(format!("{} is in the clear already: it is left unchanged", entry.path.shown()));
-        }
-        let action = if convert { Action::Convert } else { Action::Keep };
+        let of_home = matches!(entry.found, EntryForm::Sealed | EntryForm::SealedLink);
         let as_disk = matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk());
-        let is_disk = as_disk || entry.found == EntryForm::Disk;
-        if is_disk { &mut files } else { &mut home_files }.push(planned(entry, action, as_disk));
-        if convert {
-            space.push((!is_disk, entry.allocated(), entry.allocated()));
+        let is_left = with_home && matches!(entry.found, EntryForm::Clear(_)) && !as_disk;
+        Verdict {
+            convert: (of_home && with_home) || (entry.found == EntryForm::Disk && chosen.contains(&entry.path)),
+            as_disk,
+            space: entry.allocated(),
+            note: (is_left && folder.state == HomeState::Encrypted)
+                .then(|| format!("{} is in the clear already: it is left unchanged", entry.path.shown())),
         }
-    }
-    space.sort_by_key(|(of_home, ..)| *of_home);
-    files.append(&mut home_files);
-    Ok(Plan {
-        state: folder.state,
-        ends: if with_home { HomeState::Clear } else { folder.state },
-        files,
-        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
-        space_free: free_space(&folder.dir)?,
-        notes,
-        obstacles,
-    })
+    })?;
+    Ok(Plan { ends: if with_home { HomeState::Clear } else { folder.state }, ..plan })
 }

@@ -9,18 +9,32 @@ use rustix::fs::{Access as May, AtFlags, Mode, OFlags, StatxAttributes, StatxFla
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::sector;
 use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
 use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::attributes::{give_owner, give_times};
 use crate::vm::draft::Draft;
+use crate::vm::home_state::HomeState;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
-use crate::work::convert::plan::Obstacle;
+use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
 use crate::work::convert::replace::PART;
-use crate::work::convert::tree::{Entry, EntryForm};
+use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// Targets of links that all file systems take.
 const SHORT_TARGET: usize = 256;
+
+/// What becomes of a file or link, under all its names.
+pub(super) struct Verdict {
+    /// Whether it gets its other form.
+    pub(super) convert: bool,
+    /// Whether it counts as a disk although it is in the clear.
+    pub(super) as_disk: bool,
+    /// Bytes that its other form takes.
+    pub(super) space: u64,
+    /// What someone should know of it.
+    pub(super) note: Option<String>,
+}
 
 /// What is tried, for one folder.
 pub(super) struct Trial<'a> {
@@ -46,8 +60,51 @@ impl<'a> Trial<'a> {
         Ok(Self { root, keys, mount, seal, owners: HashSet::new(), folders: HashSet::new() })
     }
 
+    /// Plans what `judge` says of each file and link, and if the `folders` are changed as well, tries those.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn plan(
+        mut self,
+        state: HomeState,
+        entries: &[Entry],
+        folders: bool,
+        judge: impl Fn(&[&Entry]) -> Verdict,
+    ) -> Result<Plan> {
+        let (mut files, mut space, mut notes, mut obstacles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for entry in entries.iter().filter(|entry| folders && entry.found == EntryForm::Folder) {
+            obstacles.extend(self.obstacle(entry));
+        }
+        for names in by_inode(entries.iter().filter(|entry| entry.found != EntryForm::Folder)) {
+            let (entry, Verdict { convert, as_disk, space: then, note }) = (names[0], judge(&names));
+            notes.extend(note);
+            // In the order of the work: the home is sealed before its disks, and opened after them.
+            let is_later = (as_disk || entry.found == EntryForm::Disk) == self.seal;
+            if convert {
+                obstacles.extend(self.obstacle(entry));
+                let too_long = if as_disk { sector::refuse_too_long(entry.len()).err() } else { None };
+                let obstacle = |error: Error| Obstacle::new(error.kind(), format!("{}: {error}", entry.path.shown()));
+                obstacles.extend(too_long.map(obstacle));
+                space.push((is_later, entry.allocated(), then));
+            }
+            let action = if convert { Action::Convert } else { Action::Keep };
+            files.push((is_later, planned(entry, action, as_disk)));
+        }
+        files.sort_by_key(|(is_later, _)| *is_later);
+        space.sort_by_key(|(is_later, ..)| *is_later);
+        Ok(Plan {
+            state,
+            ends: state,
+            files: files.into_iter().map(|(_, file)| file).collect(),
+            space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
+            space_free: free_space(self.root)?,
+            notes,
+            obstacles,
+        })
+    }
+
     /// What would stop a conversion at a file, link or folder, which is to be replaced, or changed, with nothing lost.
-    pub(super) fn obstacle(&mut self, entry: &Entry) -> Option<Obstacle> {
+    fn obstacle(&mut self, entry: &Entry) -> Option<Obstacle> {
         let error = self.check(entry).err()?;
         let name = if entry.path.as_os_str().is_empty() { Path::new(".") } else { &entry.path };
         Some(Obstacle::new(error.kind(), format!("{}: {}", name.shown(), error.chain())))

@@ -2,21 +2,21 @@
 //! something may have changed.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
-use crate::sector;
 use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
-use crate::work::convert::feasible::Trial;
+use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
-use crate::work::convert::plan::{Action, Obstacle, Plan, encrypted_space, free_space, peak_space, planned};
-use crate::work::convert::tree::{Entry, EntryForm, by_inode, read_text};
+use crate::work::convert::plan::{Obstacle, Plan, encrypted_space};
+use crate::work::convert::tree::{Entry, EntryForm, read_text};
 use crate::work::convert::{choice, several_vms};
 
 /// What to encrypt, and how.
@@ -146,33 +146,22 @@ impl Survey {
 
 /// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
 fn refuse_what_is_encrypted(folder: &ClaimedFolder, entries: &[Entry]) -> Result<()> {
-    let mut found = None;
     for entry in entries {
-        found = match entry.found {
-            EntryForm::Disk => Some((entry, "an encrypted disk")),
-            EntryForm::UnreadableOrForeign => Some((entry, "a file of another encrypted home")),
-            EntryForm::ClearLink if looks_like_sealed_target(read_text(&folder.dir, &entry.path)?.as_bytes()) => {
-                Some((entry, "a link of another encrypted home"))
-            }
-            EntryForm::Clear(_)
-            | EntryForm::ClearLink
-            | EntryForm::Sealed
-            | EntryForm::SealedLink
-            | EntryForm::Folder
-            | EntryForm::FormNeutral => {
-                continue;
-            }
+        let is_link = |text: OsString| looks_like_sealed_target(text.as_bytes());
+        let what = if entry.found == EntryForm::Disk {
+            "an encrypted disk"
+        } else if entry.found == EntryForm::UnreadableOrForeign {
+            "a file of another encrypted home"
+        } else if entry.found == EntryForm::ClearLink && is_link(read_text(&folder.dir, &entry.path)?) {
+            "a link of another encrypted home"
+        } else {
+            continue;
         };
-        break;
+        let path = folder.path.join(&entry.path);
+        let message = format!("{} is {what}, in a folder that is not encrypted: move it away first", path.shown());
+        return Err(Error::new(Kind::Denied, message));
     }
-    let Some((entry, what)) = found else { return Ok(()) };
-    Err(Error::new(
-        Kind::Denied,
-        format!(
-            "{} is {what}, in a folder that is not encrypted: move it away first",
-            folder.path.join(&entry.path).shown()
-        ),
-    ))
+    Ok(())
 }
 
 fn make_plan(
@@ -182,54 +171,22 @@ fn make_plan(
     chosen: &HashSet<PathBuf>,
 ) -> Result<Plan> {
     let home_is_new = folder.state != HomeState::Encrypted;
-    let (mut home_files, mut disk_files, mut space) = (Vec::new(), Vec::new(), Vec::new());
-    let mut notes = choice::notes(entries);
-    let mut trial = Trial::new(&folder.dir, folder.home.as_ref().map(|home| &home.keys), true)?;
-    let mut obstacles = Vec::new();
-    for entry in entries.iter().filter(|entry| home_is_new && entry.found == EntryForm::Folder) {
-        obstacles.extend(trial.obstacle(entry));
-    }
-    for names in by_inode(entries.iter().filter(|entry| entry.found != EntryForm::Folder)) {
-        let entry = names[0];
-        let as_disk = disks.contains(&entry.path);
-        let convert = match entry.found {
-            EntryForm::Clear(_) if as_disk => names.iter().any(|entry| chosen.contains(&entry.path)),
-            EntryForm::Clear(_) | EntryForm::ClearLink => home_is_new,
-            EntryForm::Folder
-            | EntryForm::Sealed
-            | EntryForm::Disk
-            | EntryForm::SealedLink
-            | EntryForm::FormNeutral
-            | EntryForm::UnreadableOrForeign => false,
+    let trial = Trial::new(&folder.dir, folder.home.as_ref().map(|home| &home.keys), true)?;
+    let mut plan = trial.plan(folder.state, entries, home_is_new, |names| {
+        let (entry, as_disk) = (names[0], disks.contains(&names[0].path));
+        let is_clear = matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink);
+        let chosen = || names.iter().any(|entry| chosen.contains(&entry.path));
+        let note = || {
+            let path = entry.path.shown();
+            format!("{path} is in the clear in an encrypted home, and not a disk: it is left unchanged")
         };
-        if convert {
-            obstacles.extend(trial.obstacle(entry));
-            let too_long = if as_disk { sector::refuse_too_long(entry.len()).err() } else { None };
-            let obstacle = |error: Error| Obstacle::new(error.kind(), format!("{}: {error}", entry.path.shown()));
-            obstacles.extend(too_long.map(obstacle));
+        Verdict {
+            convert: is_clear && if as_disk { chosen() } else { home_is_new },
+            as_disk,
+            space: if entry.is_regular() { encrypted_space(entry, as_disk) } else { entry.allocated() },
+            note: (!home_is_new && !as_disk && is_clear).then(note),
         }
-        if !home_is_new && !as_disk && matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink) {
-            notes.push(format!(
-                "{} is in the clear in an encrypted home, and not a disk: it is left unchanged",
-                entry.path.shown()
-            ));
-        }
-        let action = if convert { Action::Convert } else { Action::Keep };
-        let place = if as_disk || entry.found == EntryForm::Disk { &mut disk_files } else { &mut home_files };
-        place.push(planned(entry, action, as_disk));
-        if convert && entry.found != EntryForm::ClearLink {
-            space.push((as_disk, entry.allocated(), encrypted_space(entry, as_disk)));
-        }
-    }
-    space.sort_by_key(|(as_disk, ..)| *as_disk); // in the order of the work; otherwise as found
-    home_files.append(&mut disk_files);
-    Ok(Plan {
-        state: folder.state,
-        ends: HomeState::Encrypted,
-        files: home_files,
-        space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
-        space_free: free_space(&folder.dir)?,
-        notes,
-        obstacles,
-    })
+    })?;
+    plan.notes.splice(0..0, choice::notes(entries));
+    Ok(Plan { ends: HomeState::Encrypted, ..plan })
 }
