@@ -17,22 +17,23 @@ mod undecided;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
 
 pub use online::OnlineVm;
-pub use open::{OpenRequest, Unopened};
-pub use open_file::{BackingId, CacheMode, OpenFile};
+pub use open::{OpenRequest, Opened, Unopened};
+pub use open_file::{BackingId, CacheMode, FileUse, OpenFile, Purpose};
 pub use places::{Place, is_of_reserve};
 
 use crate::crypto::xts::Engine;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{CopyDigest, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
-use crate::storage::claims::{Claims, FileLocks};
+use crate::storage::claims::{Claims, FileLocks, InUse};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::inventory::Inventory;
@@ -49,6 +50,8 @@ const MAX_FETCH_RETRIES: usize = 8;
 
 /// How long a command waits for a file that is being closed: a program's close is over before the kernel reports it.
 const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a file is tried again that another mount has open.
+const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
 /// How components are served.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +64,19 @@ pub struct Options {
     pub backing_io: BackingIo,
     /// What keeps the claims on components.
     pub claims: &'static dyn Claims,
+    /// For how long opening a file waits for another mount that has it open.
+    pub hand_over: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_only: false, engine: Engine::default(), backing_io: BackingIo::default(), claims: &FileLocks }
+        Self {
+            read_only: false,
+            engine: Engine::default(),
+            backing_io: BackingIo::default(),
+            claims: &FileLocks,
+            hand_over: Duration::from_secs(10),
+        }
     }
 }
 
@@ -188,6 +199,28 @@ impl ServedFolder {
     pub fn component_path(&self, header: &UnverifiedHeader) -> Option<PathBuf> {
         let known = || self.paths.read().get(&header.digest()).map(|below| self.path.join(below));
         known().or_else(|| self.components().ok().and_then(|_| known()))
+    }
+
+    /// Whether work that ended with this error is to be done by [`retry`](Self::retry), where waiting stops nothing else.
+    pub fn must_wait(error: &Error) -> bool {
+        PendingFetch::of(error).is_some() || InUse::ended(error)
+    }
+
+    /// Does `work`, as [`retry_after_fetch`](Self::retry_after_fetch), and again for a while when it needs a file that another mount
+    /// has open and may hand over: a guest that migrates is opened at its target before it is closed at its source.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn retry<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            match self.retry_after_fetch(&work) {
+                Err(error) if InUse::ended(&error) && begun.elapsed() < self.options.hand_over => {
+                    thread::sleep(LOOKS_EVERY)
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Does `work`, and asks a provider for what `work` needs to know first, however long that takes.

@@ -67,6 +67,10 @@ pub(super) struct MountArgs {
     /// Wait until everything is unlocked, but not longer than this: 60s, 2m. Afterwards it mounts even if keys are missing
     #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
     wait: Option<Duration>,
+    /// How long opening a file waits for another mount or host that has it open for writing, as a guest that migrates has for
+    /// a moment
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_wait)]
+    hand_over: Duration,
     /// Do not mount (exit code 4) if something remains locked
     #[arg(long)]
     require_unlocked: bool,
@@ -103,6 +107,7 @@ impl MountArgs {
             served: Options {
                 engine: self.engine.unwrap_or_default(),
                 backing_io: self.backing_io,
+                hand_over: self.hand_over,
                 ..Options::default()
             },
             wait: self.wait,
@@ -197,7 +202,9 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     }
     command.args(["--transport", args.transport.name(), "--backing-io", args.backing_io.name()]);
     command.args(args.threads.map(|threads| format!("--threads={threads}")));
-    command.args(args.wait.map(|wait| format!("--wait={}ms", wait.as_millis())));
+    let periods = [("wait", args.wait), ("hand-over", Some(args.hand_over))];
+    let given = periods.into_iter().filter_map(|(name, period)| Some(format!("--{name}={}ms", period?.as_millis())));
+    command.args(given);
     if let Some(metrics) = &args.metrics {
         let mut socket = OsString::from("--metrics=unix:");
         socket.push(absolute(metrics)?);

@@ -70,8 +70,8 @@ pub struct Attr {
     pub device: u32,
     /// Last access, last change of the content, last change of anything.
     pub times: [SystemTime; 3],
-    /// Whether this may be believed for a while. What is not on disk follows the files that it is made of at once; and set-id bits
-    /// go with the next write, which the kernel is not told.
+    /// Whether this may be believed for a while. What is not on disk follows the files that it is made of at once, a disk goes over to
+    /// other mounts, and set-id bits go with the next write, which the kernel is not told.
     pub lasting: bool,
 }
 

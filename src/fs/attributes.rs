@@ -238,7 +238,7 @@ impl FileSystem {
             let size = if kind == FileKind::Symlink { home::target_len(cipher_size) } else { cipher_size };
             return Ok(Attr::new(node.id(), kind, stat, size, cipher_blocks));
         };
-        let open_len = node.open_file().map(|open| open.file().plain_len());
+        let open_len = node.open_file().map(|open| open.plain_len());
         if open_len.is_none() {
             file.look_again(stat, || self.open_backing(node, OFlags::RDONLY, Rights::Process));
         }
@@ -250,7 +250,9 @@ impl FileSystem {
             }
             ContentKind::Home => (open_len.unwrap_or_else(|| home_file::plain_len(cipher_size)), cipher_blocks),
         };
-        Ok(Attr::new(node.id(), kind, stat, size, blocks))
+        let mut attr = Attr::new(node.id(), kind, stat, size, blocks);
+        attr.lasting &= file.content() == ContentKind::Home; // another mount may write a disk, and change its length
+        Ok(attr)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::fs::node::NodeNumber;
 use crate::fs::open_image::OpenImage;
 use crate::fs::open_listing::Listing;
-use crate::serve::OpenFile;
+use crate::serve::Opened;
 use crate::store::plain_file::PlainFile;
 use crate::sys;
 
@@ -20,7 +20,7 @@ pub type HandleNumber = u64;
 /// Something the kernel has open.
 pub(super) enum Handle {
     /// A regular file, opened by this node.
-    File(Arc<OpenFile>, NodeNumber),
+    File(Opened, NodeNumber),
     Image(Arc<OpenImage>),
     Directory(Listing),
 }

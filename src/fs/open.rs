@@ -15,7 +15,7 @@ use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
 use crate::fs::{Attr, Caller, Durability, FileSystem, backing};
 use crate::sector::SectorSize;
-use crate::serve::{CacheMode, OpenFile, OpenRequest, Place, Unopened};
+use crate::serve::{CacheMode, OpenRequest, Opened, Place, Unopened};
 use crate::storage::Access;
 use crate::sys::file::read_unnoticed;
 use crate::vm::disk::{self, NewDisk};
@@ -120,7 +120,7 @@ impl FileSystem {
     }
 
     /// The open file of a node: shared with handles, or opened now, for the time of one operation or for what nobody asked for.
-    pub(super) fn open_node(&self, node: &Node, access: Access, rights: Rights) -> Result<Arc<OpenFile>> {
+    pub(super) fn open_node(&self, node: &Node, access: Access, rights: Rights) -> Result<Opened> {
         self.open_node_for(node, access, CacheMode::Kernel, None, rights)
     }
 
@@ -132,7 +132,7 @@ impl FileSystem {
         home_cache: CacheMode,
         user: Option<u32>,
         rights: Rights,
-    ) -> Result<Arc<OpenFile>> {
+    ) -> Result<Opened> {
         let request = OpenRequest { id: node.backing, access, home_cache, user };
         self.open_shared(node, &request, rights, || {
             let place = user.map(|user| self.served.places().take(user)).transpose()?;
@@ -157,7 +157,7 @@ impl FileSystem {
         request: &OpenRequest,
         rights: Rights,
         backing: impl FnOnce() -> Result<(File, bool, Arc<Home>, Option<Place>)>,
-    ) -> Result<Arc<OpenFile>> {
+    ) -> Result<Opened> {
         let NodeKind::File(remembered) = &node.kind else {
             return Err(Error::new(Kind::Invalid, "not a regular file"));
         };
@@ -173,7 +173,7 @@ impl FileSystem {
             let is_disk = matches!(remembered.content(), ContentKind::Disk(_));
             Ok(Unopened { file, may_write, is_disk, home, place })
         })?;
-        *remembered.open.lock() = Arc::downgrade(&open);
+        *remembered.open.lock() = Arc::downgrade(open.shared());
         Ok(open)
     }
 

@@ -22,7 +22,7 @@ use crate::fs::node::{Node, NodeKind, NodeNumber, Place};
 use crate::fs::open_image::{ImageNode, OpenImage};
 use crate::fs::stat::Stat;
 use crate::fs::{Attr, CacheMode, Caller, FileKind, FileSystem, backing};
-use crate::serve::OpenFile;
+use crate::serve::{FileUse, OpenFile, Purpose};
 use crate::storage::Access;
 use crate::store::plain_file::PlainFile;
 use crate::sys::file;
@@ -175,10 +175,11 @@ impl FileSystem {
                     format!("{}: only a disk of flat RW extents without a parent can be written", name.shown());
                 return Err(Error::new(Kind::ReadOnly, message));
             }
-            opened.extents().try_for_each(|extent| extent.admit(Access::Write)).context(|| self.name(node.number))?;
+            let writing = opened.extents().map(|extent| extent.begin(Purpose::Write)).collect::<Result<Vec<_>>>();
+            folder.uses.borrow_mut().extend(writing.context(|| self.name(node.number))?);
         }
-        let open =
-            Arc::new(OpenImage { image: opened, durable: AtomicBool::default(), nodes: folder.into_used_nodes() });
+        let (nodes, uses) = folder.into_used();
+        let open = Arc::new(OpenImage { image: opened, durable: AtomicBool::default(), nodes, _uses: uses });
         *image.0.lock() = Arc::downgrade(&open);
         Ok(self.handles.insert(Handle::Image(open)))
     }
@@ -247,18 +248,19 @@ struct ImageFolder<'f> {
     vm: Arc<Node>,
     dir: Arc<File>,
     used: RefCell<Vec<NodeNumber>>,
+    uses: RefCell<Vec<FileUse>>,
     /// Who has the files open from now on, if they are for more than one operation.
     user: Option<u32>,
 }
 
 impl<'f> ImageFolder<'f> {
     fn new(fs: &'f FileSystem, (vm, dir): (Arc<Node>, Arc<File>)) -> Self {
-        Self { fs, vm, dir, used: RefCell::default(), user: None }
+        Self { fs, vm, dir, used: RefCell::default(), uses: RefCell::default(), user: None }
     }
 
-    /// The nodes that were used; the caller forgets them.
-    fn into_used_nodes(self) -> Vec<NodeNumber> {
-        self.used.take()
+    /// The nodes that were used, which the caller forgets, and what their files are used for.
+    fn into_used(self) -> (Vec<NodeNumber>, Vec<FileUse>) {
+        (self.used.take(), self.uses.take())
     }
 }
 
@@ -268,7 +270,11 @@ impl VmFiles for ImageFolder<'_> {
     fn open(&self, name: &OsStr) -> Result<Arc<OpenFile>> {
         let (node, _) = self.fs.find(&self.vm, &self.dir, name)?;
         self.used.borrow_mut().push(node.number);
-        self.fs.open_node_for(&node, Access::Read, CacheMode::Kernel, self.user, Rights::Process)
+        let open = self.fs.open_node_for(&node, Access::Read, CacheMode::Kernel, self.user, Rights::Process)?;
+        if self.user.is_some() {
+            self.uses.borrow_mut().push(open.shared().begin(Purpose::ReadStable)?);
+        }
+        Ok(Arc::clone(open.shared()))
     }
 
     fn names(&self) -> Result<Vec<OsString>> {

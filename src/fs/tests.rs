@@ -5,10 +5,12 @@ use std::path::Path;
 
 use super::*;
 use crate::error::Kind;
-use crate::serve::{OpenFile, Options};
+use crate::serve::{OpenFile, Options, Purpose};
 use crate::storage::Access;
 use crate::store::buffer::request_buffer;
 use crate::store::plain_file::HEADROOM;
+use crate::vm::access::VmAccess;
+use crate::vm::component::Component;
 use crate::vm::datastore::Datastore;
 
 const TEXT_LEN: usize = 9;
@@ -62,31 +64,52 @@ fn a_second_door_and_a_mount_see_one_state_of_a_disk() {
     assert_eq!(read_by_mount(&fs, handle, 1 << 20), b"the end..");
     assert_eq!(fs.attributes(node).unwrap().size, (1 << 20) + TEXT_LEN as u64);
 
-    // The claim holds for both doors, and ends with the last of them.
+    // The claim for writing holds for both doors, and ends with the last of them. Readers elsewhere see what is written.
     let elsewhere = vm.served();
     let open_elsewhere = |access| elsewhere.open_at(Path::new("a.raw"), access);
-    for access in [Access::Read, Access::Write] {
-        assert_eq!(kind(open_elsewhere(access)), Some(Kind::Busy));
-    }
-    fs.close(handle);
-    assert_eq!(kind(open_elsewhere(Access::Read)), Some(Kind::Busy));
-    assert_eq!(kind(served.lock(None)), Some(Kind::Busy), "its key is in use");
-    drop(door);
-    let other = open_elsewhere(Access::Write).unwrap();
-    assert_eq!(read_by_door(&other, 0), b"a mou doo");
     let caller = Caller { uid: 0, gid: 0, pid: 0 };
-    assert_eq!(kind(fs.open_file(node, OpenMode::Read, &caller)), Some(Kind::Busy));
+    assert_eq!(kind(open_elsewhere(Access::Write)), Some(Kind::Busy));
+    let reader = open_elsewhere(Access::Read).unwrap();
+    assert_eq!(read_by_door(&reader, 0), b"a mou doo");
+    fs.close(handle);
+    assert_eq!(kind(open_elsewhere(Access::Write)), Some(Kind::Busy));
+    assert_eq!(kind(served.lock(None)), Some(Kind::Busy), "its key is in use");
+    let (reading, _) = fs.open_file(node, OpenMode::Read, &caller).unwrap();
+    door.file().write_at(1 << 21, b"the end..", &mut request_buffer()).unwrap();
+    drop(door);
+
+    // It goes over to another one that has the file open to read already, with the length that the file has by then.
+    let other = open_elsewhere(Access::Write).unwrap();
+    assert_eq!(read_by_door(&reader, 1 << 21), b"the end..");
+    other.file().write_at(3 << 20, b"the other", &mut request_buffer()).unwrap();
+    assert_eq!(kind(fs.open_file(node, OpenMode::ReadWrite, &caller)), Some(Kind::Busy));
+    assert_eq!(fs.attributes(node).unwrap().size, (3 << 20) + TEXT_LEN as u64);
+    assert_eq!(read_by_mount(&fs, reading, 3 << 20), b"the other");
     drop(other);
 
-    // A reader of one door and a writer of the other: the claim becomes that of a writer.
-    let door = served.open_at(Path::new("a.raw"), Access::Read).unwrap();
-    let reader = open_elsewhere(Access::Read).unwrap();
-    assert_eq!(kind(fs.open_file(node, OpenMode::ReadWrite, &caller)), Some(Kind::Busy));
-    drop(reader);
+    // And back.
     let (handle, _) = fs.open_file(node, OpenMode::ReadWrite, &caller).unwrap();
     write(&fs, handle, 0, b"once more");
-    assert_eq!(read_by_door(&door, 0), b"once more");
+    assert_eq!(read_by_door(&reader, 0), b"once more");
+
+    // Work on the header shuts out readers elsewhere, too.
+    let (online, _) = served.vm_at(Path::new("")).unwrap();
+    let claim = || online.claim(&Component::Disk("a.raw".into()));
+    assert_eq!(kind(claim()), Some(Kind::Busy));
+    drop(reader);
+    let claimed = claim().unwrap();
     assert_eq!(kind(open_elsewhere(Access::Read)), Some(Kind::Busy));
+    drop(claimed);
+    drop(open_elsewhere(Access::Read).unwrap());
+    assert_eq!(kind(open_elsewhere(Access::Write)), Some(Kind::Busy), "a handle still writes");
+
+    // A stable reader, too, shuts out those who write elsewhere.
+    fs.close(handle);
+    let open = served.open_at(Path::new("a.raw"), Access::Read).unwrap();
+    let stable = open.shared().begin(Purpose::ReadStable).unwrap();
+    assert_eq!(kind(open_elsewhere(Access::Write)), Some(Kind::Busy));
+    drop(stable);
+    drop(open_elsewhere(Access::Write).unwrap());
 }
 
 #[test]

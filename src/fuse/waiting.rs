@@ -1,5 +1,5 @@
-//! Requests that must wait for a key provider do so on threads of their own: a key server that hangs never stops an event
-//! loop, and with it the I/O of guests.
+//! Requests that must wait for a key provider, or for another mount that has a file open, do so on threads of their own: neither
+//! stops an event loop, and with it the I/O of guests.
 
 use std::sync::Arc;
 use std::thread;
@@ -8,15 +8,15 @@ use crate::error::Error;
 use crate::fs::FileSystem;
 use crate::fuse::operations::FileRequest;
 use crate::fuse::respond::Respond;
-use crate::vm::keyring::PendingFetch;
+use crate::serve::ServedFolder;
 
-/// Carries a request out and replies: at once, or once a provider has sent the key that it needs.
+/// Carries a request out and replies: at once, or once a provider has sent the key, or another mount closed the file, that it needs.
 pub(super) fn answer(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply: impl Respond) {
     if request.makes_vm_folder(fs) {
         return answer_later(fs, request, reply);
     }
     match request.run(fs) {
-        Err(error) if PendingFetch::of(&error).is_some() => answer_later(fs, request, reply),
+        Err(error) if ServedFolder::must_wait(&error) => answer_later(fs, request, reply),
         done => reply.respond(request.finish(fs, done)),
     }
 }
@@ -25,10 +25,10 @@ pub(super) fn answer(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply:
 fn answer_later(fs: &Arc<FileSystem>, request: FileRequest<'static>, reply: impl Respond) {
     let fs = Arc::clone(fs);
     let work = move || {
-        let done = fs.served().retry_after_fetch(|| request.run(&fs));
+        let done = fs.served().retry(|| request.run(&fs));
         reply.respond(request.finish(&fs, done));
     };
-    if let Err(error) = thread::Builder::new().name("key-request".into()).spawn(work) {
-        tracing::error!("{}", Error::io("a request that waits for a key gets no thread", error).chain());
+    if let Err(error) = thread::Builder::new().name("waiting".into()).spawn(work) {
+        tracing::error!("{}", Error::io("a request that must wait gets no thread", error).chain());
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, OpenFile, ServedFolder};
+use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, Opened, ServedFolder};
 use crate::storage::claims::wait_for_claim;
 use crate::storage::{Access, Storage};
 use crate::store::disk::RekeyInPlace;
@@ -170,7 +170,7 @@ impl OpenDisk for ServedDisk {
 }
 
 /// A disk that is open, with its header claimed.
-struct ClaimedDisk(Arc<OpenFile>);
+struct ClaimedDisk(Opened);
 
 impl Claimed for ClaimedDisk {
     fn storage(&self) -> &dyn Storage {

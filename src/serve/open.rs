@@ -1,6 +1,7 @@
 //! Opening regular files: by whichever door a file is opened, all share one open file.
 
 use std::fs::File;
+use std::ops::Deref;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::is_reserved;
 use crate::serve::open_file::{Content, Shared};
 use crate::serve::places::Place;
-use crate::serve::{BackingId, CacheMode, OpenFile, ServedFolder};
+use crate::serve::{BackingId, CacheMode, FileUse, OpenFile, Purpose, ServedFolder};
 use crate::storage::{Access, FileStorage};
 use crate::sys::file::{open_unnoticed, reopen};
 use crate::text::Show;
@@ -30,6 +31,28 @@ pub struct OpenRequest {
     pub user: Option<u32>,
 }
 
+/// An open file, as one opener has it.
+pub struct Opened {
+    /// The file, shared by all openers.
+    file: Arc<OpenFile>,
+    _writing: Option<FileUse>,
+}
+
+impl Opened {
+    /// The file that all openers share.
+    pub fn shared(&self) -> &Arc<OpenFile> {
+        &self.file
+    }
+}
+
+impl Deref for Opened {
+    type Target = OpenFile;
+
+    fn deref(&self) -> &OpenFile {
+        &self.file
+    }
+}
+
 /// A backing file that no door has open yet.
 pub struct Unopened {
     /// The file, open for what the request's access takes, and perhaps for more.
@@ -45,8 +68,8 @@ pub struct Unopened {
 }
 
 impl ServedFolder {
-    /// The open file of a backing file: shared with all that use it, or opened now. `name` is what a message calls it. `allowed`
-    /// does what opens a backing file once more, with the rights that the request has; `open` opens it for the first time.
+    /// The open file of a backing file: shared with all that use it, or opened now, and for writing its use for that. `name` is what
+    /// a message calls it. `allowed` does what opens a backing file once more, with the rights that the request has; `open` opens it for the first time.
     ///
     /// # Errors
     /// `KeyUnavailable` when it is locked, `Busy` when another process or host has it open, `Corrupt` for damage, `ReadOnly`, or those
@@ -57,22 +80,24 @@ impl ServedFolder {
         name: impl Fn() -> String,
         allowed: impl FnOnce(&File, &dyn Fn() -> Result<()>) -> Result<()>,
         open: impl FnOnce() -> Result<Unopened>,
-    ) -> Result<Arc<OpenFile>> {
+    ) -> Result<Opened> {
         let entry = self.open_files.entry(request.id);
         let mut shared = entry.lock();
-        if let Some(open) = shared.file.upgrade() {
+        let file = if let Some(open) = shared.file.upgrade() {
             // It may be open for a reader that came when it could only be read.
             if request.access == Access::Write && open.is_read_only() && !self.options.read_only {
                 let file = open.storage().file();
                 let widen = || open.widen(reopen(file, OFlags::RDWR).context(|| "opening the file".into())?);
                 allowed(file, &widen)?;
             }
-            open.admit(request.access)?;
-            return Ok(open);
-        }
-        let open = Arc::new(self.open_first(request, open()?, &mut shared, name)?);
-        shared.file = Arc::downgrade(&open);
-        Ok(open)
+            open
+        } else {
+            let open = Arc::new(self.open_first(request, open()?, &mut shared, name)?);
+            shared.file = Arc::downgrade(&open);
+            open
+        };
+        let writing = (request.access == Access::Write).then(|| file.begin(Purpose::Write)).transpose()?;
+        Ok(Opened { file, _writing: writing })
     }
 
     fn open_first(
@@ -100,7 +125,7 @@ impl ServedFolder {
     ///
     /// # Errors
     /// `NotFound`, `Invalid` for a path that names no file, or those of [`open_file`](Self::open_file).
-    pub fn open_at(&self, path: &Path, access: Access) -> Result<Arc<OpenFile>> {
+    pub fn open_at(&self, path: &Path, access: Access) -> Result<Opened> {
         let is_name = |part: Component<'_>| matches!(part, Component::Normal(name) if !is_reserved(name));
         let name = path.file_name().filter(|_| path.components().all(is_name)).ok_or_else(|| {
             Error::new(Kind::Invalid, format!("{} is not a path of a file below a VM folder", path.shown()))

@@ -14,6 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file::FileId;
 use crate::serve::places::Place;
 use crate::serve::undecided::Undecided;
+use crate::storage::claims::Claim;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
@@ -60,21 +61,31 @@ pub(super) enum Content {
     Undecided(Box<Undecided>),
 }
 
+/// What an open file is used for, which decides how its backing file is claimed.
+pub(super) struct Uses {
+    /// Handles that may write.
+    writers: usize,
+    /// Readers who need that nobody else writes meanwhile.
+    stable_readers: usize,
+    /// Whether a command works on the header.
+    header: bool,
+    claimed: Claim,
+}
+
 /// A regular file that at least one handle uses.
 pub struct OpenFile {
     pub(super) content: Content,
     /// Who caches the content, as was decided when the first handle was opened.
     pub cache: CacheMode,
-    /// Whether the backing file is open and claimed for writing. Changed only while `header_claimed` is locked.
-    writable: AtomicBool,
+    /// Whether it was ever begun to be written.
+    was_writable: AtomicBool,
     /// Whether a handle was opened with `O_DSYNC` or `O_SYNC`.
     pub durable: AtomicBool,
     /// Whether it was opened and not read since, by a program that wants the time of last access to follow.
     pub unread: AtomicBool,
     /// Whether a handle was opened for both reading and writing, which mapping for writing takes.
     pub mappable: AtomicBool,
-    /// Whether a command works on the header, for which the backing file is claimed for writing as well.
-    header_claimed: Mutex<bool>,
+    uses: Mutex<Uses>,
     /// Whether the backing file is open for writing.
     may_write: AtomicBool,
     /// Its home. That of a home file stays in use for as long as the file is open; a disk needs none.
@@ -98,19 +109,31 @@ impl OpenFile {
             Content::Disk(_) => (CacheMode::Direct, None),
             Content::Home(_) | Content::Undecided(_) => (home_cache, Some(home)),
         };
-        Self {
+        let uses = Uses {
+            writers: usize::from(access == Access::Write),
+            stable_readers: 0,
+            header: false,
+            claimed: access.into(),
+        };
+        let open = Self {
             content,
             cache,
-            writable: AtomicBool::new(access == Access::Write),
+            was_writable: AtomicBool::default(),
             durable: AtomicBool::default(),
             unread: AtomicBool::default(),
             mappable: AtomicBool::default(),
-            header_claimed: Mutex::default(),
+            uses: Mutex::new(uses),
             may_write: AtomicBool::new(may_write),
             home,
             _place: place,
             _claimed: claimed,
+        };
+        {
+            let uses = &mut *open.uses.lock();
+            uses.claimed = open.needed(uses);
+            uses.writers = 0; // they are counted when they begin
         }
+        open
     }
 
     /// Its plaintext.
@@ -120,6 +143,17 @@ impl OpenFile {
             Content::Home(home) => home.as_ref(),
             Content::Undecided(file) => file.as_ref(),
         }
+    }
+
+    /// Length of the plaintext: of a disk that is only read here, and may grow elsewhere, what the backing file says.
+    pub fn plain_len(&self) -> u64 {
+        if let (Some(disk), Some(uses)) = (self.disk(), self.uses.try_lock())
+            && uses.writers == 0
+            && !uses.header
+        {
+            let _ = disk.read_len(); // else it is what it was
+        }
+        self.file().plain_len()
     }
 
     /// Its backing file, whose bytes are ciphertext.
@@ -184,52 +218,87 @@ impl OpenFile {
 
     /// Continues with the same backing file, opened for writing as well.
     pub(super) fn widen(&self, wider: File) -> Result<()> {
-        self.storage().widen(wider)?;
+        let uses = self.uses.lock();
+        self.storage().widen(wider, uses.claimed)?;
         self.may_write.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Makes sure that a handle with this access may be had.
+    /// Uses the file for as long as the answer lives. Where nothing else needs it, a disk that is only read is not claimed against
+    /// writers elsewhere: another mount can take it over.
     ///
     /// # Errors
     /// `Busy`, `ReadOnly`, or `Io`.
-    pub fn admit(&self, access: Access) -> Result<()> {
-        if access == Access::Read || self.writable.load(Ordering::Acquire) {
-            return Ok(());
+    pub fn begin(self: &Arc<Self>, purpose: Purpose) -> Result<FileUse> {
+        if purpose == Purpose::Write {
+            self.refuse_read_only()?;
         }
-        self.refuse_read_only()?;
-        let _claims = self.header_claimed.lock();
-        self.storage().claim(Access::Write)?;
-        self.file().prepare_writes()?;
-        self.writable.store(true, Ordering::Release);
+        let mut uses = self.uses.lock();
+        *uses.count(purpose) += 1;
+        let begun = self.claim(&mut uses).and_then(|()| match purpose {
+            Purpose::Write if uses.writers == 1 => self.file().prepare_writes(),
+            Purpose::Write | Purpose::ReadStable => Ok(()),
+        });
+        if begun.is_ok() && purpose == Purpose::Write {
+            self.was_writable.store(true, Ordering::Release);
+        }
+        drop(uses);
+        let used = FileUse { open: Arc::clone(self), purpose }; // dropped, it ends what could not be begun
+        begun.map(|()| used)
+    }
+
+    /// Claims what all uses take together.
+    fn claim(&self, uses: &mut Uses) -> Result<()> {
+        let needed = self.needed(uses);
+        if needed != uses.claimed {
+            self.storage().claim(needed)?;
+            uses.claimed = needed;
+        }
         Ok(())
     }
 
+    fn needed(&self, uses: &Uses) -> Claim {
+        let Some(disk) = self.disk() else {
+            return if uses.header || uses.writers > 0 { Claim::Exclusive } else { Claim::Shared };
+        };
+        // A disk in transition is changed by its writer's first write, beyond what was written.
+        let is_stable = uses.stable_readers > 0 || disk.is_in_transition();
+        match uses.writers {
+            _ if uses.header => Claim::Exclusive,
+            1.. if disk.is_in_transition() => Claim::Exclusive,
+            1.. => Claim::Writer,
+            0 if is_stable => Claim::Shared,
+            0 => Claim::Peek,
+        }
+    }
+
     /// Keeps commands away from the header for as long as the answer lives.
-    pub(super) fn hold_header(&self) -> MutexGuard<'_, bool> {
-        self.header_claimed.lock()
+    pub(super) fn hold_header(&self) -> MutexGuard<'_, Uses> {
+        self.uses.lock()
     }
 
     /// Makes sure that no other process, on this host or another, works on the header or uses the file.
     pub(super) fn claim_for_header(&self) -> Result<()> {
         self.refuse_read_only()?;
-        let mut claimed = self.header_claimed.lock();
-        if *claimed {
+        let mut uses = self.uses.lock();
+        if uses.header {
             return Err(Error::new(Kind::Busy, "in use: another command works on its keys"));
         }
-        self.storage().claim(Access::Write)?;
-        *claimed = true;
-        Ok(())
+        uses.header = true;
+        self.claim(&mut uses).inspect_err(|_| uses.header = false)
     }
 
-    /// Ends what [`claim_for_header`](Self::claim_for_header) began: readers may share the file again.
+    /// Ends what [`claim_for_header`](Self::claim_for_header) began.
     pub(super) fn release_header(&self) {
-        let mut claimed = self.header_claimed.lock();
-        *claimed = false;
-        if !self.writable.load(Ordering::Acquire) {
-            // Downgrading a claim cannot fail unless the file system does; then others see the file in use until it is closed.
-            let _ = self.storage().claim(Access::Read);
-        }
+        let mut uses = self.uses.lock();
+        uses.header = false;
+        self.lower_claim(&mut uses);
+    }
+
+    /// Gives up what nothing needs any more.
+    fn lower_claim(&self, uses: &mut Uses) {
+        // Downgrading a claim cannot fail unless the file system does; then others see the file in use until it is closed.
+        let _ = self.claim(uses);
     }
 
     fn refuse_read_only(&self) -> Result<()> {
@@ -240,13 +309,45 @@ impl OpenFile {
     }
 }
 
+/// What is begun with an open file beyond reading what is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// Writing.
+    Write,
+    /// Reading what nobody else writes meanwhile.
+    ReadStable,
+}
+
+impl Uses {
+    fn count(&mut self, purpose: Purpose) -> &mut usize {
+        match purpose {
+            Purpose::Write => &mut self.writers,
+            Purpose::ReadStable => &mut self.stable_readers,
+        }
+    }
+}
+
+/// An open file that is used for a purpose. Dropped, it ends that use: with the last writer goes the claim for writing.
+pub struct FileUse {
+    open: Arc<OpenFile>,
+    purpose: Purpose,
+}
+
+impl Drop for FileUse {
+    fn drop(&mut self) {
+        let mut uses = self.open.uses.lock();
+        *uses.count(self.purpose) -= 1;
+        self.open.lower_claim(&mut uses);
+    }
+}
+
 impl AsPlainFile for OpenFile {
     fn plain_file(&self) -> &dyn PlainFile {
         self.file()
     }
 
     fn may_change(&self) -> bool {
-        self.writable.load(Ordering::Acquire)
+        self.was_writable.load(Ordering::Acquire)
     }
 
     fn is_disk(&self) -> bool {

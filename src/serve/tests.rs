@@ -58,7 +58,7 @@ fn every_claim_of_a_served_folder_goes_through_its_claims() {
     served.retry_locked().unwrap();
     File::create_new(vm.join("notes")).unwrap();
     drop(served.open_at(Path::new("notes"), Access::Write).unwrap());
-    assert_eq!(recorder.take(), [Claim::HomeInUse, Claim::Exclusive]);
+    assert_eq!(recorder.take(), [Claim::HomeInUse, Claim::Exclusive, Claim::Shared]);
 
     let home = served.home_at(Path::new("a.raw")).unwrap();
     let (key_id, kek) = served.keyring().kek(&home.header).unwrap();
@@ -76,12 +76,13 @@ fn every_claim_of_a_served_folder_goes_through_its_claims() {
     let reader = served.open_at(disk, Access::Read).unwrap();
     let (online, _) = served.vm_at(Path::new("")).unwrap();
     drop(online.claim(&Component::Disk(disk.into())).unwrap());
-    assert_eq!(recorder.take(), [Claim::Shared, Claim::Exclusive, Claim::Shared], "upgraded, downgraded");
+    assert_eq!(recorder.take(), [Claim::Peek, Claim::Exclusive, Claim::Peek], "upgraded, downgraded");
     let elsewhere = FileStorage::new(File::open(vm.join(disk)).unwrap());
     assert!(elsewhere.is_unclaimed().unwrap(), "there are no file locks beside them");
 
-    *recorder.refused.lock().unwrap() = Some(Claim::Exclusive);
+    *recorder.refused.lock().unwrap() = Some(Claim::Writer);
     assert_busy(served.open_at(disk, Access::Write));
+    *recorder.refused.lock().unwrap() = Some(Claim::Exclusive);
     assert_busy(online.claim(&Component::Disk(disk.into())));
     assert_busy(online.claim(&Component::Home));
     served.open_at(disk, Access::Read).unwrap();

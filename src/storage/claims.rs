@@ -3,14 +3,15 @@
 //! The one seam for that. Mounts and work without a mount claim files by it, whatever keeps the claims: file locks are the first
 //! implementation.
 
-use std::fmt::Debug;
+use std::error::Error as StdError;
+use std::fmt::{self, Debug, Display};
 use std::fs::File;
-use std::io;
-use std::thread;
+use std::ops::Range;
 use std::time::{Duration, Instant};
+use std::{io, iter, thread};
 
-use crate::error::{Kind, Result};
-use crate::sys::file;
+use crate::error::{Error, Kind, Result};
+use crate::sys::file::{self, Lock};
 
 /// What the backing file may be used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,7 +25,11 @@ pub enum Access {
 /// A claim on a file. Claims on the file and claims on the home whose header it is do not hinder each other.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Claim {
-    /// The file, together with other readers.
+    /// The file, to read what others may be writing: its header and its key stay as they are.
+    Peek,
+    /// The file's data, to write them: the one writer, beside any number of [`Peek`](Self::Peek).
+    Writer,
+    /// The file, which nobody writes meanwhile.
     Shared,
     /// The file, without any other opener.
     Exclusive,
@@ -44,17 +49,41 @@ impl From<Access> for Claim {
     }
 }
 
+/// The cause of an error that passes when another opener closes the file, or ends what it does to it.
+#[derive(Debug)]
+pub struct InUse;
+
+impl InUse {
+    /// Whether an operation ended with this.
+    pub fn ended(error: &Error) -> bool {
+        let mut causes = iter::successors(StdError::source(error), |&cause| cause.source());
+        causes.any(|cause| cause.is::<Self>())
+    }
+}
+
+impl Display for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("another mount, process or host has it open")
+    }
+}
+
+impl StdError for InUse {}
+
 impl Claim {
-    /// Why the claim was refused.
-    pub(super) fn refusal(self) -> &'static str {
+    /// The error of a claim that was refused.
+    pub(super) fn refused(self) -> Error {
         match self {
-            Self::Shared | Self::Exclusive => "in use: another mount, process or host has it open",
-            Self::HomeInUse => {
-                "another process or host exchanges the keys of this VM folder's home, or converts its files"
+            Self::Peek | Self::Writer | Self::Shared | Self::Exclusive => {
+                Error::with_source(Kind::Busy, "in use", InUse)
             }
-            Self::HomeExclusive => {
-                "a mount of another user or host, or one that cannot be asked, uses the VM folder: unmount it there first"
-            }
+            Self::HomeInUse => Error::new(
+                Kind::Busy,
+                "another process or host exchanges the keys of this VM folder's home, or converts its files",
+            ),
+            Self::HomeExclusive => Error::new(
+                Kind::Busy,
+                "a mount of another user or host, or one that cannot be asked, uses the VM folder: unmount it there first",
+            ),
         }
     }
 }
@@ -79,18 +108,30 @@ pub trait Claims: Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileLocks;
 
-/// First byte of a home's lock, after all bytes of the file's. Locks are on numbers: what a file has there, or whether, does not matter.
+/// Data are claimed below this byte, the header and the key from here on. Locks are on numbers: what a file has there, or whether,
+/// does not matter.
+const HEADER_START: i64 = 1 << 61;
+/// First byte of a home's lock, after all bytes of the file's.
 const HOME_START: i64 = 1 << 62;
+const DATA: Range<i64> = 0..HEADER_START;
+const HEADER: Range<i64> = HEADER_START..HOME_START;
+const HOME: Range<i64> = HOME_START..HOME_START + 1;
 
 impl Claims for FileLocks {
     fn try_claim(&self, file: &File, claim: Claim) -> io::Result<bool> {
-        let (range, is_exclusive) = match claim {
-            Claim::Shared => (0..HOME_START, false),
-            Claim::Exclusive => (0..HOME_START, true),
-            Claim::HomeInUse => (HOME_START..HOME_START + 1, false),
-            Claim::HomeExclusive => (HOME_START..HOME_START + 1, true),
+        let (header, data) = match claim {
+            Claim::Peek => (Lock::Shared, Lock::None),
+            Claim::Writer => (Lock::Shared, Lock::Exclusive),
+            Claim::Shared => (Lock::Shared, Lock::Shared),
+            Claim::Exclusive => (Lock::Exclusive, Lock::Exclusive),
+            Claim::HomeInUse => return file::try_lock(file, HOME, Lock::Shared),
+            Claim::HomeExclusive => return file::try_lock(file, HOME, Lock::Exclusive),
         };
-        file::try_lock(file, range, is_exclusive)
+        let is_claimed = file::try_lock(file, HEADER, header)? && file::try_lock(file, DATA, data)?;
+        if !is_claimed && header == Lock::Exclusive {
+            file::try_lock(file, HEADER, Lock::Shared)?;
+        }
+        Ok(is_claimed)
     }
 
     fn is_unclaimed(&self, file: &File) -> io::Result<bool> {
@@ -138,5 +179,34 @@ mod tests {
         drop(first);
         assert!(is_unclaimed(&open()), "a home is claimed, its header's file is not");
         assert!(try_claim(&open(), Claim::Exclusive));
+    }
+
+    /// Which claims two openers may have at once.
+    #[test]
+    fn one_writer_beside_peekers_and_stable_readers_without_a_writer() {
+        use Claim::{Exclusive, Peek, Shared, Writer};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let open = || File::options().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
+        let together = [(Peek, Peek), (Peek, Writer), (Peek, Shared), (Shared, Shared)];
+        for first in [Peek, Writer, Shared, Exclusive] {
+            for second in [Peek, Writer, Shared, Exclusive] {
+                let expected = together.contains(&(first, second)) || together.contains(&(second, first));
+                let (one, other) = (open(), open());
+                assert!(FileLocks.try_claim(&one, first).unwrap());
+                assert_eq!(FileLocks.try_claim(&other, second).unwrap(), expected, "{first:?}, then {second:?}");
+                drop((one, other));
+                // The same with claims that were other ones before.
+                let (one, other) = (open(), open());
+                assert!(FileLocks.try_claim(&one, Exclusive).unwrap());
+                assert!(FileLocks.try_claim(&one, first).unwrap(), "{first:?} instead of the exclusive one");
+                let is_there = second == Peek || FileLocks.try_claim(&other, Peek).unwrap();
+                let is_claimed = is_there && FileLocks.try_claim(&other, second).unwrap();
+                assert_eq!(is_claimed, expected, "{first:?}, then {second:?} instead of Peek");
+                if second != Peek && is_there && !is_claimed {
+                    assert!(FileLocks.try_claim(&open(), Peek).unwrap(), "a refused claim leaves what was there");
+                }
+            }
+        }
     }
 }

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Storage;
-use crate::storage::claims::{Access, Claim, Claims, FileLocks};
+use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::direct::{DirectFile, is_refusal};
 use crate::sys::file::{self, Allocation};
 use crate::text::Show;
@@ -84,13 +84,13 @@ impl FileStorage {
         *self.way = opened.map_or_else(|error| Way::Cached(Some(error)), Way::Past);
     }
 
-    /// Takes the same file, opened for writing as well, in place of the one that could only be read. What is claimed stays so.
+    /// Takes the same file, opened for writing as well, in place of the one that could only be read, with the same claim.
     ///
     /// # Errors
     /// `Busy`, or `Io`.
-    pub fn widen(&self, wider: File) -> Result<()> {
+    pub fn widen(&self, wider: File, claim: Claim) -> Result<()> {
         let wider = Self::with_claims(wider, self.claims);
-        wider.claim(Access::Read)?;
+        wider.claim(claim)?;
         self.direct()
             .map_or(Ok(()), |direct| direct.widen(&wider.file))
             .and_then(|()| file::lead_to(&self.file, &wider.file))
@@ -120,7 +120,7 @@ impl FileStorage {
         let claim = claim.into();
         match self.claims.try_claim(&self.file, claim).context(|| "locking the backing file".into())? {
             true => Ok(()),
-            false => Err(Error::new(Kind::Busy, claim.refusal())),
+            false => Err(claim.refused()),
         }
     }
 

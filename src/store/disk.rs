@@ -207,6 +207,7 @@ impl<S: Storage> PlainFile for Disk<S> {
     fn prepare_writes(&self) -> Result<()> {
         self.complete_chunk()?;
         let _guard = self.locks.exclusive(0..u64::MAX);
+        self.read_len()?; // another mount or host may have had it
         let plain_len = self.plain_len();
         let past_end = index(plain_len % BLOCK);
         if past_end == 0 {
@@ -289,6 +290,22 @@ impl<S: Storage> Disk<S> {
         &self.storage
     }
 
+    /// Takes over the length that the backing file has, which others may have changed while nobody wrote through this.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn read_len(&self) -> Result<()> {
+        let backing_len = self.storage.len()?;
+        let plain_len = sector::plain_len(backing_len.saturating_sub(self.data_offset)).min(MAX_PLAIN_LEN);
+        self.plain_len.store(plain_len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a deep rekey of the disk is not finished.
+    pub fn is_in_transition(&self) -> bool {
+        matches!(**self.cipher.load(), Cipher::Two(_))
+    }
+
     /// Bytes of a range that are within the disk.
     fn len_within(&self, range: Range<u64>) -> usize {
         index(range.end.min(self.plain_len()).saturating_sub(range.start))
@@ -327,10 +344,7 @@ impl<S: Storage> Disk<S> {
     /// Where setting the length fails it may have been set all the same: what the file then says counts.
     fn set_backing_len(&self, len: u64) -> Result<()> {
         self.storage.set_len(len).inspect_err(|_| {
-            if let Ok(found) = self.storage.len() {
-                let plain_len = sector::plain_len(found.saturating_sub(self.data_offset)).min(MAX_PLAIN_LEN);
-                self.plain_len.store(plain_len, Ordering::Release);
-            }
+            let _ = self.read_len(); // the error at hand says more
         })
     }
 

@@ -51,7 +51,7 @@ impl<F: AsPlainFile> RawImage<F> {
     }
 
     /// The files of the disk's own extents, not those of its parents.
-    pub fn extents(&self) -> impl Iterator<Item = &F> {
+    pub fn extents(&self) -> impl Iterator<Item = &Arc<F>> {
         self.files.first().into_iter().flatten().map(ImageFile::file)
     }
 

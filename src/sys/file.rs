@@ -68,13 +68,31 @@ fn seek(file: &File, to: SeekFrom) -> io::Result<Option<u64>> {
     }
 }
 
+/// A lock on a range of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lock {
+    /// None.
+    None,
+    /// Together with other such locks.
+    Shared,
+    /// Without any other.
+    Exclusive,
+}
+
 /// Locks a range of a file for its open file description, without waiting, or changes that lock; it is released when `file` is closed.
-/// On network file systems it holds across hosts. `false`: another one has a lock that excludes this one.
+/// On network file systems it holds across hosts. `false`: another one has a lock that excludes this one; a former lock is kept.
 ///
 /// # Errors
 /// The system's.
-pub fn try_lock(file: &File, range: Range<i64>, is_exclusive: bool) -> io::Result<bool> {
-    let lock = lock_on(range, if is_exclusive { libc::F_WRLCK } else { libc::F_RDLCK })?;
+pub fn try_lock(file: &File, range: Range<i64>, lock: Lock) -> io::Result<bool> {
+    let lock = lock_on(
+        range,
+        match lock {
+            Lock::None => libc::F_UNLCK,
+            Lock::Shared => libc::F_RDLCK,
+            Lock::Exclusive => libc::F_WRLCK,
+        },
+    )?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
     match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) }) {
         Ok(_) => Ok(true),

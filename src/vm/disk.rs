@@ -13,10 +13,10 @@ use crate::format::disk_kind::DiskShape;
 use crate::format::header::{ComponentKind, Header, PREFIX_LEN, Shape, component_kind};
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::{self, SectorSize};
+use crate::storage::claims::Claim;
 use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
-use crate::store::plain_file::PlainFile;
 use crate::sys::file::readable;
 use crate::text::Show;
 use crate::vm::draft::Draft;
@@ -34,7 +34,8 @@ pub fn is_disk(file: &File) -> Result<bool> {
     })
 }
 
-/// Claims a disk's backing file and unlocks it. Where there is no way past the page cache, its storage says why.
+/// Claims a disk's backing file and unlocks it: for reading so that others may write meanwhile, unless a deep rekey is not finished.
+/// Where there is no way past the page cache, its storage says why.
 ///
 /// # Errors
 /// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged.
@@ -45,15 +46,18 @@ pub fn open(
     engine: Engine,
     backing_io: BackingIo,
 ) -> Result<Disk<FileStorage>> {
-    storage.claim(access)?;
+    storage.claim(match access {
+        Access::Read => Claim::Peek,
+        Access::Write => Claim::Writer,
+    })?;
     if backing_io == BackingIo::Direct {
         storage.bypass_cache();
     }
     let locked = LockedDisk::open(storage)?;
     let dek = keyring.dek(&locked.stored().header)?;
     let disk = locked.unlock(&dek, engine)?;
-    if access == Access::Write {
-        disk.prepare_writes()?;
+    if disk.is_in_transition() {
+        disk.storage().claim(access)?; // its first write does more than it says
     }
     Ok(disk)
 }

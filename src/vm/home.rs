@@ -18,7 +18,6 @@ use crate::key::Dek;
 use crate::storage::claims::Claims;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
-use crate::store::plain_file::PlainFile;
 use crate::text::Show;
 use crate::vm::{clear, folder};
 
@@ -77,9 +76,6 @@ pub fn open(
     // clear as a whole.
     if home_file.has_lost_header() && !is_begun_disk(&home_file)? && is_clear_disk(&home_file, disk_names, &name())? {
         return Err(Error::new(Kind::Corrupt, "a disk in the clear: it is not served through a mount"));
-    }
-    if access == Access::Write {
-        home_file.prepare_writes()?;
     }
     Ok(home_file)
 }

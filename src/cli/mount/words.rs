@@ -29,6 +29,7 @@ impl MountArgs {
                 ("engine", true) => self.engine = Some(value.parse()?),
                 ("metrics", true) => self.metrics = Some(parse_metrics(value).map_err(|why| invalid(&word, &why))?),
                 ("threads", true) => self.threads = Some(parse_threads(value).map_err(|why| invalid(&word, &why))?),
+                ("hand-over", true) => self.hand_over = parse_wait(value).map_err(|why| invalid(&word, &why))?,
                 ("wait", true) => self.wait = Some(parse_wait(value).map_err(|why| invalid(&word, &why))?),
                 ("require-unlocked", false) => self.require_unlocked = true,
                 ("empty", false) => self.empty = true,

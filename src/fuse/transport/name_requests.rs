@@ -2,7 +2,7 @@
 //! and removing files. Programs that work on many small files send these most, and each would wake two more threads on its way
 //! through the dispatcher.
 //!
-//! Requests that change a length, or have to wait for a key, go to the dispatcher nevertheless.
+//! Requests that change a length, or have to wait for a key or for another mount, go to the dispatcher nevertheless.
 
 #![allow(clippy::host_endian_bytes, reason = "the kernel speaks the byte order of its host")]
 
@@ -16,8 +16,8 @@ use crate::fuse::operations::{FileOperation as Op, FileRequest, Name};
 use crate::fuse::transport::data_requests::{Answer, guarded};
 use crate::fuse::transport::reply;
 use crate::fuse::transport::wire::{InHeader, u32_at, u64_at};
+use crate::serve::ServedFolder;
 use crate::store::plain_file::HEADROOM;
-use crate::vm::keyring::PendingFetch;
 
 /// Longest request of this kind, without its header: two names of 255 bytes with their ends, and the arguments.
 pub(super) const MAX_BODY: usize = 16 + 2 * 256;
@@ -34,7 +34,7 @@ pub(super) fn serve(fs: &FileSystem, request: InHeader, body: &[u8], buffer: &mu
         let (name, node, caller) = (opcode::name(request.opcode), request.node, request.caller());
         let asked = FileRequest { name, node, caller, operation: decode(request, body)? };
         let done = asked.run(fs);
-        if done.as_ref().is_err_and(|error| PendingFetch::of(error).is_some()) {
+        if done.as_ref().is_err_and(ServedFolder::must_wait) {
             return None;
         }
         Some(match asked.finish(fs, done) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::{Error, Kind};
-use crate::serve::{OpenFile, Options};
+use crate::serve::{Opened, Options};
 use crate::storage::Access;
 use crate::storage::claims::{Claim, FileLocks};
 use crate::store::buffer::request_buffer;
@@ -32,7 +32,7 @@ impl Datastore {
 }
 
 /// Makes a home file and writes it; it stays open.
-fn write(folder: &ServedFolder, path: &str, text: &str) -> Arc<OpenFile> {
+fn write(folder: &ServedFolder, path: &str, text: &str) -> Opened {
     File::create_new(folder.path().join(path)).unwrap();
     let open = folder.open_at(Path::new(path), Access::Write).unwrap();
     open.file().write_at(0, text.as_bytes(), &mut request_buffer()).unwrap();

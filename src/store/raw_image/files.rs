@@ -32,7 +32,7 @@ impl<F: AsPlainFile> ImageFile<F> {
     }
 
     /// What is open.
-    pub fn file(&self) -> &F {
+    pub fn file(&self) -> &Arc<F> {
         &self.0
     }
 

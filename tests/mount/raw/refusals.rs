@@ -199,16 +199,16 @@ fn locked_components_say_enokey() {
 #[test]
 fn another_mount_that_writes_keeps_an_image_from_being_opened() {
     let host = Host::with_vm();
-    let mount = host.mount("web01", &[]);
+    let mount = host.mount("web01", &["--hand-over", "1s"]);
     flat(&mount);
-    let other = host.mount("web01", &[]);
+    let other = host.mount("web01", &["--hand-over", "1s"]);
     let writer = open_for_writing(&other.path("x-flat.vmdk")).unwrap();
     assert_eq!(errno(fs::read(mount.path(".raw/x.raw"))), Some(libc::EBUSY));
     drop(writer);
     other.unmount();
     let image = open_for_writing(&mount.path(".raw/x.raw")).unwrap();
-    let other = host.mount("web01", &[]);
-    assert_eq!(errno(File::open(other.path("x-flat.vmdk"))), Some(libc::EBUSY));
+    let other = host.mount("web01", &["--hand-over", "1s"]);
+    assert_eq!(errno(open_for_writing(&other.path("x-flat.vmdk"))), Some(libc::EBUSY));
     drop(image);
     other.unmount();
     mount.unmount();
