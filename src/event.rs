@@ -324,14 +324,14 @@ impl Event {
         let record = self.recorded(failure, Timestamp::now());
         let operation = record.operation.clone();
         counts::add(self.operation, failure.is_some());
-        let told = writer::append(record, self.class)
+        let failure = writer::append(record, self.class)
             .err()
             .map(|error| format!("event {operation} is not recorded: {}", error.chain()));
-        if let Some(told) = &told {
+        if let Some(failure) = &failure {
             counts::add_unrecorded();
-            tracing::error!("{told}");
+            tracing::error!("{failure}");
         }
-        *UNRECORDED.lock() = told;
+        *UNRECORDED.lock() = failure;
     }
 
     fn recorded(&self, failure: Option<&Error>, time: Timestamp) -> Record {

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::text;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
-/// By which `journalctl MESSAGE_ID=...` finds all of them.
+/// `journalctl MESSAGE_ID=...` finds all events by it.
 const MESSAGE_ID: &str = "7d1f2b1e0c6b4f0c9d5a6c3f5b0e8a41";
 const PRIORITY_WARNING: &str = "4";
 const PRIORITY_INFO: &str = "6";
@@ -29,7 +29,7 @@ pub(super) fn send(record: &Record, hash: Option<&str>) {
 
 fn send_to(socket: &Path, record: &Record, hash: Option<&str>) -> io::Result<()> {
     let datagram = UnixDatagram::unbound()?;
-    datagram.set_nonblocking(true)?; // a journal that hangs must not hang a mount
+    datagram.set_nonblocking(true)?; // a journal that does not answer must not stop a mount
     datagram.send_to(entry(record, hash).as_bytes(), socket).map(drop)
 }
 
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_is_not_there_is_told_as_such() {
+    fn a_journal_that_is_not_there_is_recognised() {
         let dir = tempfile::tempdir().unwrap();
         let record = super::super::tests::record("unlock", "ok");
         assert_eq!(send_to(&dir.path().join("none"), &record, None).unwrap_err().kind(), ErrorKind::NotFound);

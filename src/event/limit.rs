@@ -1,8 +1,8 @@
 //! Limits on how often the same failure is logged and recorded. Forged data, or a program that asks in vain again and again, must
 //! neither fill the disk nor push everything else out of the logs.
 //!
-//! The first failures of a kind are told one by one, the others of the same minute are counted. The same failure again is neither.
-//! [`report`] tells the counts.
+//! The first failures of a kind are reported one by one, the others of the same minute are counted. The same failure again is
+//! neither. [`report`] reports the counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,7 +30,7 @@ pub fn allows_line(what: String, kind: String, failure: &str) -> bool {
     LINES.allows((what, kind), 1, &failure)
 }
 
-/// Tells how many failures were counted since their kind was told, of kinds that are older than this.
+/// Logs and records how many failures of each kind were counted, for kinds that are older than this.
 pub fn report(age: Duration) {
     for (kind, count) in LINES.take(age) {
         match kind {
@@ -65,7 +65,7 @@ struct Count {
     since: Instant,
     /// Hashes of the failures that were met.
     met: BTreeSet<u64>,
-    told: u64,
+    reported: u64,
     counted: u64,
 }
 
@@ -74,12 +74,12 @@ impl<K: Clone + Ord> Limit<K> {
         Self(Mutex::new(BTreeMap::new()))
     }
 
-    /// Whether a failure is told. If not, it is counted, unless it is one that was met before.
+    /// Whether a failure is reported. If not, it is counted, unless it is one that was met before.
     fn allows(&self, kind: K, most: u64, failure: &impl Hash) -> bool {
         let (mut counts, kind) = (self.0.lock(), Some(kind));
         let has_own = counts.len() < MAX_KINDS || counts.contains_key(&kind);
         let (kind, most) = if has_own { (kind, most) } else { (None, 0) };
-        let new = || Count { since: Instant::now(), met: BTreeSet::new(), told: 0, counted: 0 };
+        let new = || Count { since: Instant::now(), met: BTreeSet::new(), reported: 0, counted: 0 };
         let count = counts.entry(kind).or_insert_with(new);
         let mut hasher = DefaultHasher::new();
         failure.hash(&mut hasher);
@@ -89,8 +89,8 @@ impl<K: Clone + Ord> Limit<K> {
         if count.met.len() < MAX_REMEMBERED {
             count.met.insert(hasher.finish());
         }
-        let allowed = count.told < most;
-        *(if allowed { &mut count.told } else { &mut count.counted }) += 1;
+        let allowed = count.reported < most;
+        *(if allowed { &mut count.reported } else { &mut count.counted }) += 1;
         allowed
     }
 
@@ -113,20 +113,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_a_kind_are_told_and_the_others_counted() {
+    fn the_first_of_a_kind_are_reported_and_the_others_counted() {
         let limit = Limit::new();
-        let told = (0..2000).chain(0..2000).filter(|block| limit.allows("a", 2, block)).count();
-        assert_eq!((told, limit.allows("b", 1, &0)), (2, true), "each kind has a limit of its own");
+        let reported = (0..2000).chain(0..2000).filter(|block| limit.allows("a", 2, block)).count();
+        assert_eq!((reported, limit.allows("b", 1, &0)), (2, true), "each kind has a limit of its own");
         assert_eq!(limit.take(PERIOD), [], "the minute is not over");
         assert_eq!(limit.take(Duration::ZERO), [(Some("a"), 1998)]);
         assert!(limit.allows("a", 2, &0), "a new minute");
     }
 
     #[test]
-    fn any_number_of_kinds_is_told_as_few() {
+    fn any_number_of_kinds_is_reported_as_few() {
         let limit = Limit::new();
-        let told = (0..4000).filter(|kind| limit.allows(*kind, 1, kind)).count();
-        assert_eq!(told, MAX_KINDS);
+        let reported = (0..4000).filter(|kind| limit.allows(*kind, 1, kind)).count();
+        assert_eq!(reported, MAX_KINDS);
         assert_eq!(limit.take(Duration::ZERO), [(None, 4000 - MAX_KINDS as u64)]);
     }
 }

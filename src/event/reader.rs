@@ -11,7 +11,7 @@ use super::{Class, Record};
 use crate::error::{Context, Error, Result};
 use crate::text::Show;
 
-/// How every line begins: this finds a complete line after one that was cut off when the disk was full.
+/// How every line begins. It finds a whole line that an earlier version wrote after one that was cut off.
 const BEGINNING: &str = "{\"time\":\"";
 /// Longest line that is read, in bytes.
 const MAX_LINE: usize = 1 << 20;
@@ -110,7 +110,7 @@ impl ClassReader {
         Ok(None)
     }
 
-    /// Goes on with the next file, if there is one.
+    /// Continues with the next file, if there is one.
     fn advance(&mut self) -> Result<bool> {
         let next = match self.older.pop_front() {
             Some(file) => Some(file),

@@ -25,6 +25,25 @@ const INTEGRITY_PASSED: &str = "com.vmware.vc.crypto.IntegrityCheckPassed";
 const UNREACHABLE: &str = "com.vmware.vc.kms.crypto.Unreachable";
 const BACKED_UP: &str = "com.vmware.vc.kms.crypto.AllBackedUp";
 
+/// Ids of what succeeded; an unlocked disk has none.
+const OF_SUCCESS: [(EventName, &str); 15] = [
+    (EventName::Create, OPERATION),
+    (EventName::CreateDisk, OPERATION),
+    (EventName::Encrypt, OPERATION),
+    (EventName::Decrypt, OPERATION),
+    (EventName::Convert, OPERATION),
+    (EventName::RekeyShallow, OPERATION),
+    (EventName::RekeyDeep, OPERATION),
+    (EventName::Clone, OPERATION),
+    (EventName::Info, OPERATION),
+    (EventName::KeyList, OPERATION),
+    (EventName::KeyAdd, OPERATION),
+    (EventName::KeyRemove, OPERATION),
+    (EventName::Unlock, UNLOCKED),
+    (EventName::Check, INTEGRITY_PASSED),
+    (EventName::ProviderBackup, BACKED_UP),
+];
+
 /// Where the fault lies when a KEK is unavailable; vSphere distinguishes these three.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Fault {
@@ -56,90 +75,38 @@ pub(super) fn event_id(operation: EventName, failure: Option<&Error>, is_disk: b
 }
 
 fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
-    match operation {
-        EventName::Create
-        | EventName::CreateDisk
-        | EventName::Encrypt
-        | EventName::Decrypt
-        | EventName::Convert
-        | EventName::RekeyShallow
-        | EventName::RekeyDeep
-        | EventName::Clone
-        | EventName::Info
-        | EventName::KeyList
-        | EventName::KeyAdd
-        | EventName::KeyRemove => Some(OPERATION),
-        EventName::Unlock if !is_disk => Some(UNLOCKED),
-        EventName::Check => Some(INTEGRITY_PASSED),
-        EventName::ProviderBackup => Some(BACKED_UP),
-        EventName::Unlock
-        | EventName::Mount
-        | EventName::Unmount
-        | EventName::FetchKey
-        | EventName::Lock
-        | EventName::HeaderBackup
-        | EventName::HeaderRestore
-        | EventName::HeaderRepair
-        | EventName::Erase
-        | EventName::DiskNames
-        | EventName::EventsVerify
-        | EventName::Integrity
-        | EventName::ProviderAdd
-        | EventName::ProviderTest
-        | EventName::ProviderDefault
-        | EventName::ProviderRestore
-        | EventName::ProviderRetire
-        | EventName::ProviderNotice => None,
+    match OF_SUCCESS.iter().find(|(name, _)| *name == operation) {
+        Some((EventName::Unlock, _)) if is_disk => None,
+        found => found.map(|(_, id)| *id),
     }
 }
 
 fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'static str> {
+    let is = |names: &[EventName]| names.contains(&operation);
     let about_keys = matches!(error.kind(), Kind::KeyUnavailable | Kind::KeyRejected);
-    match operation {
-        EventName::FetchKey => Some(match Fault::of(error) {
+    if is(&[EventName::FetchKey]) {
+        Some(match Fault::of(error) {
             Fault::Host => SEND_KEY_HOST_ERROR,
             Fault::Key => SEND_KEY_MISSING,
             Fault::Server => SEND_KEY_SERVER_ERROR,
-        }),
-        EventName::Unlock if !is_disk && about_keys => Some(match Fault::of(error) {
+        })
+    } else if is(&[EventName::Unlock]) && !is_disk && about_keys {
+        Some(match Fault::of(error) {
             Fault::Host => LOCKED_ON_HOST,
             Fault::Key => LOCKED_KEY_MISSING,
             Fault::Server => LOCKED_SERVER_ERROR,
-        }),
-        EventName::Create | EventName::Clone if about_keys => Some(KEY_GENERATE_FAIL),
-        EventName::RekeyShallow | EventName::RekeyDeep => Some(REKEY_FAIL),
-        EventName::Encrypt | EventName::Decrypt | EventName::Convert if error.os_error() == Some(libc::ENOSPC) => {
-            Some(NO_DISK_SPACE)
-        }
-        EventName::Check | EventName::Integrity => Some(INTEGRITY_FAILED),
-        EventName::ProviderTest if Trouble::of(error).is_some_and(Trouble::is_of_server) => Some(UNREACHABLE),
-        EventName::Unlock
-        | EventName::Create
-        | EventName::Clone
-        | EventName::Encrypt
-        | EventName::Decrypt
-        | EventName::Convert
-        | EventName::CreateDisk
-        | EventName::Mount
-        | EventName::Unmount
-        | EventName::Lock
-        | EventName::Info
-        | EventName::KeyList
-        | EventName::KeyAdd
-        | EventName::KeyRemove
-        | EventName::HeaderBackup
-        | EventName::HeaderRestore
-        | EventName::HeaderRepair
-        | EventName::Erase
-        | EventName::DiskNames
-        | EventName::EventsVerify
-        | EventName::ProviderAdd
-        | EventName::ProviderTest
-        | EventName::ProviderDefault
-        | EventName::ProviderBackup
-        | EventName::ProviderRestore
-        | EventName::ProviderRetire
-        | EventName::ProviderNotice => None,
+        })
+    } else if is(&[EventName::Create, EventName::Clone]) && about_keys {
+        Some(KEY_GENERATE_FAIL)
+    } else if is(&[EventName::RekeyShallow, EventName::RekeyDeep]) {
+        Some(REKEY_FAIL)
+    } else if is(&[EventName::Check, EventName::Integrity]) {
+        Some(INTEGRITY_FAILED)
+    } else if is(&[EventName::ProviderTest]) && Trouble::of(error).is_some_and(Trouble::is_of_server) {
+        Some(UNREACHABLE)
+    } else {
+        let is_conversion = is(&[EventName::Encrypt, EventName::Decrypt, EventName::Convert]);
+        (is_conversion && error.os_error() == Some(libc::ENOSPC)).then_some(NO_DISK_SPACE)
     }
 }
 

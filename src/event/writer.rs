@@ -1,5 +1,5 @@
-//! The thread that writes events. What an event reports has happened, be it a request of a guest: a file system that does not
-//! answer, or another program that has the file locked, must not hold it up.
+//! The thread that writes events. The operation that an event reports is done, and must not wait: for a file system that does
+//! not answer, or for another program that has the file locked.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_ends_in_a_defect_is_told_and_the_next_one_is_written() {
+    fn an_event_that_ends_in_a_bug_is_reported_and_the_next_one_is_written() {
         let writer = Writer::start(|record, _| {
             assert_ne!(record.operation, "lock", "on purpose");
             Ok(())
