@@ -5,12 +5,11 @@
 
 pub mod local;
 pub mod mounts;
+mod socket_dir;
 mod status;
 pub mod vm_task;
 
-use std::fs::DirBuilder;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,11 +23,11 @@ use crate::gate::Principal;
 use crate::metrics::Family;
 use crate::progress::Progress;
 use crate::sys::memory;
-use crate::sys::process::effective_uid;
 use crate::sys::socket::SocketPath;
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
 use mounts::Mounted;
+use socket_dir::socket_dir;
 pub use status::{ClearStatus, ComponentStatus, LastFailure, MountStatus, NoticeStatus, components, status, status_of};
 use vm_task::VmTask;
 
@@ -118,33 +117,6 @@ pub enum Answer {
         /// For people.
         message: String,
     },
-}
-
-/// Directory of all control sockets of this user, made when missing.
-///
-/// # Errors
-/// `Denied` when another user could change it, or `Io`.
-fn socket_dir() -> Result<PathBuf> {
-    let uid = effective_uid();
-    let dir = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| uid != 0 && !dir.is_empty()) {
-        Some(runtime) => PathBuf::from(runtime).join("vmcryptfs"),
-        None if uid == 0 => PathBuf::from("/run/vmcryptfs"),
-        None => PathBuf::from(format!("/tmp/vmcryptfs-{uid}")),
-    };
-    match DirBuilder::new().mode(0o700).create(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io(format!("creating {}", dir.shown()), error));
-        }
-        _ => {}
-    }
-    let metadata = std::fs::symlink_metadata(&dir).context(|| format!("looking at {}", dir.shown()))?;
-    if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
-        return Err(Error::new(
-            Kind::Denied,
-            format!("{} must be a directory of user {uid} that no other user may enter (mode 0700)", dir.shown()),
-        ));
-    }
-    Ok(dir)
 }
 
 fn socket_path((major, minor): (u32, u32)) -> Result<PathBuf> {

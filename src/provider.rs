@@ -287,10 +287,12 @@ impl Providers {
         fetched.into_inner()
     }
 
-    /// As [`fetch_all`](Self::fetch_all), and gives `each` what was fetched as soon as it is there.
+    /// As [`fetch_all`](Self::fetch_all), and gives `each` what was fetched as soon as it is there. Of one provider, those that
+    /// come first are asked for first.
     pub fn fetch_each(&self, ids: impl IntoIterator<Item = KeyId>, each: &Receiver<'_>) {
         let mut by_provider: HashMap<ProviderName, Vec<KeyId>> = HashMap::new();
-        for id in HashSet::<KeyId>::from_iter(ids) {
+        let mut seen = HashSet::new();
+        for id in ids.into_iter().filter(|id| seen.insert(id.clone())) {
             by_provider.entry(id.provider().clone()).or_default().push(id);
         }
         thread::scope(|scope| {

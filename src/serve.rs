@@ -15,8 +15,10 @@ mod places;
 mod undecided;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,6 +49,10 @@ use places::Places;
 /// One operation may need a home's key, a disk's, and to know whether a key may wrap. Each may be needed again when another
 /// operation was quicker to use the answer.
 const MAX_FETCH_RETRIES: usize = 8;
+
+/// Components of one VM folder that are unlocked and shown on their own; others are unlocked when they are opened. Anyone who can
+/// write the folder can forge any number of them.
+pub const MAX_COMPONENTS: usize = 1024;
 
 /// How long a command waits for a file that is being closed: a program's close is over before the kernel reports it.
 const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -93,6 +99,8 @@ pub struct ServedFolder {
     homes: Homes,
     open_files: OpenFiles,
     places: Places,
+    /// Components that were not among the latest [`components`](Self::components).
+    left_out: AtomicUsize,
     options: Options,
 }
 
@@ -108,8 +116,7 @@ impl ServedFolder {
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::of_mount(providers);
         let found = scan::scan(&root)?;
-        found.iter().filter_map(scan::FoundComponent::unverified).for_each(|header| keyring.expect(header));
-        Ok(Self {
+        let served = Self {
             root,
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
             is_vm,
@@ -119,8 +126,12 @@ impl ServedFolder {
             homes: Homes::default(),
             open_files: OpenFiles::default(),
             places: Places::new(if options.backing_io == BackingIo::Direct { 2 } else { 1 }),
+            left_out: AtomicUsize::new(0),
             options,
-        })
+        };
+        let expected = served.bounded(found);
+        expected.iter().filter_map(scan::FoundComponent::unverified).for_each(|header| served.keyring.expect(header));
+        Ok(served)
     }
 
     /// The folder itself.
@@ -168,15 +179,56 @@ impl ServedFolder {
         self.had_whole_headers && self.keyring.count().1 == 0
     }
 
-    /// All components as they are now on disk.
+    /// The components as they are now on disk, of each VM folder at most [`MAX_COMPONENTS`].
     ///
     /// # Errors
     /// `Io` when the folder cannot be read.
     pub fn components(&self) -> Result<Vec<scan::FoundComponent>> {
+        let found = self.all_components()?;
+        let all = found.len();
+        let kept = self.bounded(found);
+        self.left_out.store(all - kept.len(), Ordering::Relaxed);
+        Ok(kept)
+    }
+
+    /// How many components of VM folders that have more than [`MAX_COMPONENTS`] the latest [`components`](Self::components)
+    /// did not give.
+    pub fn left_out(&self) -> usize {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    fn all_components(&self) -> Result<Vec<scan::FoundComponent>> {
         let found = scan::scan(&self.root)?;
         *self.paths.write() = paths_of(&found);
         self.keyring.retain(found.iter().filter_map(scan::FoundComponent::unverified));
         Ok(found)
+    }
+
+    /// Without the surplus of VM folders that have too many. Those that are unlocked stay in any case.
+    fn bounded(&self, mut found: Vec<scan::FoundComponent>) -> Vec<scan::FoundComponent> {
+        if found.len() <= MAX_COMPONENTS {
+            return found;
+        }
+        let vm_of = |component: &scan::FoundComponent| match self.is_vm {
+            true => OsString::new(),
+            false => component.path.iter().next().unwrap_or_default().to_owned(),
+        };
+        let is_unlocked = |component: &scan::FoundComponent| {
+            component.unverified().is_some_and(|header| self.keyring.known_dek(header).is_some())
+        };
+        let mut kept: HashMap<OsString, usize> = HashMap::new();
+        found
+            .iter()
+            .filter(|component| is_unlocked(component))
+            .for_each(|one| *kept.entry(vm_of(one)).or_default() += 1);
+        found.retain(|component| {
+            let kept = kept.entry(vm_of(component)).or_default();
+            let is_kept = is_unlocked(component);
+            let has_room = *kept < MAX_COMPONENTS;
+            *kept += usize::from(!is_kept && has_room);
+            is_kept || has_room
+        });
+        found
     }
 
     /// Folders of the datastore that do not show, since their home header is lost.

@@ -16,9 +16,10 @@ use std::thread;
 use std::time::Instant;
 
 use crate::control::mounts::{self, Mounted};
+use crate::control::socket_dir::socket_dir;
 use crate::control::vm_task::VmTask;
 use crate::control::{
-    ANSWER_TIMEOUT, Answer, INTRODUCTION, MAX_LINE, Request, other_version, receive, send, socket_dir, unanswered,
+    ANSWER_TIMEOUT, Answer, INTRODUCTION, MAX_LINE, Request, other_version, receive, send, unanswered,
 };
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;

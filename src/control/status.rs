@@ -10,11 +10,17 @@ use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::key::KeyName;
 use crate::provider::Notice;
+use crate::serve::MAX_COMPONENTS;
+use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::inventory::FolderKind;
 use crate::vm::keyring::LockState;
 use crate::vm::scan::FoundComponent;
 use crate::vm::under_way::UnderWay;
+
+/// Most bytes of JSON that components, files in the clear and folders without a home take in one answer. A line of an answer
+/// has at most 64 MiB, and names of any bytes may be three times as long as they are counted here.
+const MAX_BYTES: usize = 16 << 20;
 
 /// A mount as `status` shows it. Field names are part of the stable JSON output.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -57,6 +63,12 @@ pub struct NoticeStatus {
     pub provider: Option<String>,
     /// For people.
     pub text: String,
+}
+
+impl NoticeStatus {
+    fn of_mount(text: String) -> Self {
+        Self { time: Timestamp::now().to_millis(), provider: None, text }
+    }
 }
 
 /// A component as `status` shows it. Field names are part of the stable JSON output.
@@ -108,17 +120,54 @@ pub fn status(fs: &FileSystem) -> Result<MountStatus> {
         Some(ClearStatus { path: entry.path.clone(), kind: kind.to_owned(), what })
     });
     let headless = inventory.folders().filter(|(_, kind)| *kind == FolderKind::Headless);
-    Ok(MountStatus {
+    let components = fs.served().components()?;
+    let mut status = MountStatus {
         in_the_clear: in_the_clear.collect(),
         headless: headless.map(|(entry, _)| entry.path.clone()).collect(),
-        ..status_of(&fs.served().components()?, fs)
-    })
+        ..status_of(&components, fs)
+    };
+    let left_out = fs.served().left_out();
+    if left_out > 0 {
+        status.notices.push(NoticeStatus::of_mount(format!(
+            "{left_out} components are not shown, and unlocked only when they are opened: a VM folder has more than \
+             {MAX_COMPONENTS}"
+        )));
+    }
+    Ok(bounded(status, MAX_BYTES))
+}
+
+/// Leaves out what makes an answer too long, components that are locked before those that are not, and says so.
+fn bounded(mut status: MountStatus, most: usize) -> MountStatus {
+    let mut left = most;
+    let mut left_out = 0_usize;
+    let mut fits = |item: serde_json::Result<Vec<u8>>| {
+        let rest = item.ok().and_then(|json| left.checked_sub(json.len() + 1));
+        left = rest.unwrap_or(left);
+        left_out += usize::from(rest.is_none());
+        rest.is_some()
+    };
+    let mut kept = vec![false; status.components.len()];
+    for unlocked in [true, false] {
+        for (kept, component) in kept.iter_mut().zip(&status.components).filter(|(_, one)| one.unlocked == unlocked) {
+            *kept = fits(serde_json::to_vec(component));
+        }
+    }
+    let mut kept = kept.into_iter();
+    status.components.retain(|_| kept.next().unwrap_or_default());
+    status.in_the_clear.retain(|clear| fits(serde_json::to_vec(clear)));
+    status.headless.retain(|path| fits(serde_json::to_vec(&path.shown().to_string())));
+    if left_out > 0 {
+        let text = format!("{left_out} components and files are left out: the state of all would be too long");
+        status.notices.push(NoticeStatus::of_mount(text));
+    }
+    status
 }
 
 /// The state of some components of a mount, and its notices.
 pub fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
     let (pid, components) = (std::process::id(), statuses(found, fs));
-    MountStatus { pid, components, notices: notices(fs), in_the_clear: Vec::new(), headless: Vec::new() }
+    let status = MountStatus { pid, components, notices: notices(fs), in_the_clear: Vec::new(), headless: Vec::new() };
+    bounded(status, MAX_BYTES)
 }
 
 /// The components of a mount and their state.
@@ -139,8 +188,7 @@ fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
         provider: Some(notice.provider.to_string()),
         text: notice.text,
     };
-    let unrecorded =
-        event::unrecorded().map(|text| NoticeStatus { time: Timestamp::now().to_millis(), provider: None, text });
+    let unrecorded = event::unrecorded().map(NoticeStatus::of_mount);
     fs.served().keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
 }
 
@@ -168,5 +216,42 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         keys: claims.map(|claims| claims.slots.key_ids().map(KeyName::of).collect()).unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn component(number: usize, unlocked: bool) -> ComponentStatus {
+        ComponentStatus {
+            path: format!("evil/{number}.raw").into(),
+            kind: "disk".into(),
+            unlocked,
+            reason: (!unlocked).then(|| "x".repeat(1000)),
+            last_failure: None,
+            uuid: None,
+            keys: Vec::new(),
+            size: None,
+            deep_rekey: None,
+        }
+    }
+
+    #[test]
+    fn status_that_would_be_too_long_keeps_what_is_unlocked() {
+        let components: Vec<ComponentStatus> = (0..1000).map(|number| component(number, number % 10 == 9)).collect();
+        let clear = |name: &str| ClearStatus { path: name.into(), kind: "file".into(), what: "y".repeat(60_000) };
+        let in_the_clear = vec![clear("a"), clear("b")];
+        let whole = MountStatus { pid: 1, components, notices: Vec::new(), in_the_clear, headless: Vec::new() };
+        let len = |status: &MountStatus| serde_json::to_vec(status).unwrap().len();
+        assert!(len(&whole) > 1_000_000);
+        let short = bounded(whole.clone(), 500_000);
+        assert!(len(&short) < 501_000, "{}", len(&short));
+        assert_eq!(short.components.iter().filter(|component| component.unlocked).count(), 100);
+        let left_out = 1000 - short.components.len() + 2 - short.in_the_clear.len();
+        assert!(left_out > 400, "{left_out}");
+        assert!(short.notices[0].text.starts_with(&format!("{left_out} components and files are left out")));
+        let same = bounded(whole, 10_000_000);
+        assert_eq!((same.components.len(), same.in_the_clear.len(), same.notices.len()), (1000, 2, 0));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::header::UnverifiedHeader;
 use crate::serve::{CLOSE_RACE_TIMEOUT, OpenFile, ServedFolder};
 use crate::storage::claims::wait_for_claim;
 use crate::sys::file;
@@ -23,7 +24,8 @@ impl ServedFolder {
     pub fn unlock(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
         let found = self.components_below(below)?;
         self.keyring.reload_providers()?;
-        self.unlock_those(&found, |state| !matches!(state, Some(LockState::Unlocked(_))));
+        let locked = self.in_state(&found, |state| !matches!(state, Some(LockState::Unlocked(_))));
+        self.keyring.unlock_again(locked.iter().copied());
         Ok(found)
     }
 
@@ -65,28 +67,22 @@ impl ServedFolder {
         }
         let found = self.components()?;
         let waits = |state: Option<LockState>| state.is_some_and(|state| state.waits_for_provider());
-        let waiting =
-            || found.iter().filter_map(FoundComponent::unverified).filter(|header| waits(self.state_of(header)));
-        let before = waiting().count();
-        self.unlock_those(&found, waits);
-        Ok(before - waiting().count())
+        let waiting = self.in_state(&found, waits);
+        self.keyring.unlock_all(waiting.iter().copied());
+        Ok(waiting.len() - self.in_state(&found, waits).len())
     }
 
-    fn unlock_those(&self, found: &[FoundComponent], wanted: impl Fn(Option<LockState>) -> bool) {
-        let headers: Vec<_> = found
-            .iter()
-            .filter_map(FoundComponent::unverified)
-            .filter(|header| wanted(self.state_of(header)))
-            .collect();
-        self.keyring.unlock_all(headers.iter().copied());
-    }
-
-    fn state_of(&self, header: &crate::format::header::UnverifiedHeader) -> Option<LockState> {
-        self.keyring.state(header)
+    fn in_state<'f>(
+        &self,
+        found: &'f [FoundComponent],
+        wanted: impl Fn(Option<LockState>) -> bool,
+    ) -> Vec<&'f UnverifiedHeader> {
+        let headers = found.iter().filter_map(FoundComponent::unverified);
+        headers.filter(|header| wanted(self.keyring.state(header))).collect()
     }
 
     fn components_below(&self, below: Option<&Path>) -> Result<Vec<FoundComponent>> {
-        let mut found = self.components()?;
+        let mut found = self.all_components()?;
         if let Some(below) = below {
             found.retain(|component| component.path.starts_with(below));
             if found.is_empty() {
@@ -96,7 +92,7 @@ impl ServedFolder {
                 ));
             }
         }
-        Ok(found)
+        Ok(self.bounded(found))
     }
 }
 

@@ -3,11 +3,12 @@
 //! Key servers may take long to answer, or never do. A keyring of a mount therefore asks none on its own while a request waits
 //! for it: it says what has to be asked first (a [`PendingFetch`]), and a thread that may wait asks.
 
+mod missing_keys;
 mod pending_fetch;
 mod states;
 mod unlock;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -21,7 +22,8 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
-use crate::provider::{Notice, Providers, Trouble};
+use crate::provider::{Notice, Providers};
+use missing_keys::MissingKeys;
 use states::States;
 use unlock::{Unlocked, Waiting, refuse_other_key, unlock_through};
 
@@ -62,7 +64,9 @@ pub struct Keyring {
     states: RwLock<States>,
     /// KEKs of unlocked homes: what is made in a VM is wrapped by its KEK, also while the provider cannot be reached.
     keks: RwLock<HashMap<Uuid, NamedKek>>,
-    missing_keys: Mutex<HashMap<KeyId, (Kind, Option<Trouble>)>>,
+    /// Keys that opened something. Anyone can write other key ids into headers, so they are asked for before those.
+    proven_keys: RwLock<HashSet<KeyId>>,
+    missing_keys: Mutex<MissingKeys>,
     notices: Mutex<Vec<Notice>>,
     watcher: OnceLock<Watcher>,
     /// Whether it asks a provider that may not answer at once.
@@ -85,6 +89,7 @@ impl Keyring {
             providers: RwLock::new(Arc::new(providers)),
             states: RwLock::default(),
             keks: RwLock::default(),
+            proven_keys: RwLock::default(),
             missing_keys: Mutex::default(),
             notices: Mutex::default(),
             watcher: OnceLock::new(),
@@ -120,18 +125,45 @@ impl Keyring {
     }
 
     /// Unlocks every component whose KEK can be had, each as soon as its KEK is there. Each KEK is fetched once, side by
-    /// side; what stays locked keeps its reason.
+    /// side; what stays locked keeps its reason. A server that said within the last minute that there is no such key for this
+    /// host is not asked for it again: headers can name any number of keys.
     pub fn unlock_all<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) {
-        let ids = headers.clone().flat_map(|header| header.claims().slots.key_ids().cloned());
-        let ids: Vec<KeyId> = ids.collect();
-        let waiting = Mutex::new(Waiting::new(headers));
-        self.providers().fetch_each(ids, &|id, kek| {
-            self.tell_of_key(&id, kek.as_ref().err());
+        let waiting = Mutex::new(Waiting::new(headers.clone()));
+        let fetched = |id, kek| {
             let decided = waiting.lock().fetched(id, kek);
             for (header, result) in decided {
                 self.decide(header, result);
             }
+        };
+        let mut unsettled = Vec::new();
+        for id in self.in_order(headers) {
+            let settled = self.missing_keys.lock().settled(&id);
+            match settled {
+                Some(error) => fetched(id, Err(error)),
+                None => unsettled.push(id),
+            }
+        }
+        self.providers().fetch_each(unsettled, &|id, kek| {
+            self.tell_of_key(&id, kek.as_ref().err());
+            fetched(id, kek);
         });
+    }
+
+    /// As [`unlock_all`](Self::unlock_all), and asks again for keys that were missing.
+    pub fn unlock_again<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) {
+        self.missing_keys.lock().unsettle();
+        self.unlock_all(headers);
+    }
+
+    /// The keys of these headers: first those that opened something, then those of homes, of which a VM folder has one.
+    fn in_order<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) -> Vec<KeyId> {
+        let proven = self.proven_keys.read();
+        let homes = headers.clone().filter(|header| header.claims().shape.kind() == ComponentKind::Home);
+        let ids_of = |header: &'h UnverifiedHeader| header.claims().slots.key_ids();
+        let first = headers.clone().flat_map(ids_of).filter(|id| proven.contains(id));
+        let mut seen = HashSet::new();
+        let all = first.chain(homes.flat_map(ids_of)).chain(headers.clone().flat_map(ids_of));
+        all.filter(|id| seen.insert(*id)).cloned().collect()
     }
 
     fn decide(&self, header: &UnverifiedHeader, result: Result<Unlocked>) {
@@ -141,6 +173,7 @@ impl Keyring {
                 if header.claims().shape.kind() == ComponentKind::Home {
                     self.keks.write().insert(header.claims().uuid, (key_id.clone(), kek));
                 }
+                self.proven_keys.write().insert(key_id.clone());
                 let is_news = self.states.write().unlocked(header, dek);
                 if is_news {
                     self.tell(&Change { key_id: Some(&key_id), ..told });
@@ -157,14 +190,8 @@ impl Keyring {
     }
 
     fn tell_of_key(&self, key_id: &KeyId, error: Option<&Error>) {
-        let mut missing = self.missing_keys.lock();
-        let now = error.map(|error| (error.kind(), Trouble::of(error)));
-        let before = match now {
-            Some(now) => missing.insert(key_id.clone(), now),
-            None => missing.remove(key_id),
-        };
-        drop(missing);
-        if before != now {
+        let is_news = self.missing_keys.lock().learn(key_id, error);
+        if is_news {
             self.tell(&Change { what: NoticeSubject::FetchKey, header: None, key_id: Some(key_id), error });
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Key {
 #[derive(Default)]
 pub(crate) struct Store {
     pub(crate) keys: Mutex<Vec<Key>>,
+    /// Ids that Get asked for.
+    pub(crate) gets: Mutex<Vec<String>>,
 }
 
 /// The payload of an answer, or the reason of a refusal.
@@ -63,6 +65,9 @@ impl Store {
         }
         // As a real server does it, `key-07` is taken for `key-7`, and answered with the spelling of the question.
         let uid = payload.text_of(tag::UNIQUE_IDENTIFIER).ok_or(INVALID_FIELD)?;
+        if operation == Operation::Get as u32 {
+            self.gets.lock().push(uid.clone());
+        }
         let index = uid.strip_prefix("key-").and_then(|index| index.trim_end_matches('\x07').parse::<usize>().ok());
         let (index, key) = index.and_then(|index| Some((index, keys.get_mut(index)?))).ok_or(NOT_FOUND)?;
         if key.destroyed {

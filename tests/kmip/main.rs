@@ -12,6 +12,7 @@ mod command_line;
 mod fake_server;
 mod fake_store;
 mod faults;
+mod forged;
 mod mounts;
 mod operations;
 mod pykmip;

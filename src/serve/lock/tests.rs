@@ -9,7 +9,7 @@ use crate::format::disk_kind::DiskShape;
 use crate::format::header::{COPY_LEN, ComponentKind, Header, Shape, Slot, UnverifiedHeader};
 use crate::key::{KeyCheck, KeyId, ProviderName, WrappedDek};
 use crate::sector::SectorSize;
-use crate::serve::Options;
+use crate::serve::{MAX_COMPONENTS, Options};
 use crate::storage::Access;
 use crate::vm::datastore::Datastore;
 
@@ -83,4 +83,29 @@ fn forged_header_locks_only_itself() {
     names.iter().for_each(|name| fs::remove_file(store.path(name)).unwrap());
     served.components().unwrap();
     assert_eq!((locked, served.keyring().count().1), (3, 1), "what is gone is forgotten; the home of `evil` is locked");
+}
+
+/// Copies of one forged header: what one VM folder can cost is bounded, and its own disk is served.
+#[test]
+fn forged_components_beyond_the_bound_are_left_out() {
+    let store = Datastore::new(&["bank", "evil"]);
+    store.make_disk("evil/zz.raw");
+    store.make_disk("bank/root.raw");
+    let served = ServedFolder::open(&store.path(""), store.providers(), Options::default()).unwrap();
+    served.retry_locked().unwrap();
+    let copy = forged(random::uuid().unwrap());
+    for number in 0..MAX_COMPONENTS {
+        let file = File::create_new(store.path(&format!("evil/{number:04}.raw"))).unwrap();
+        ComponentKind::Disk.copy_offsets().iter().for_each(|offset| file.write_all_at(&copy, *offset).unwrap());
+    }
+    let shown = served.components().unwrap();
+    let has = |path: &str| shown.iter().any(|component| component.path == Path::new(path));
+    assert_eq!((shown.len(), served.left_out()), (MAX_COMPONENTS + 2, 2));
+    assert!(has("bank") && has("bank/root.raw") && has("evil") && has("evil/zz.raw"), "what is unlocked stays");
+    assert!(has("evil/0000.raw") && !has(&format!("evil/{:04}.raw", MAX_COMPONENTS - 1)));
+
+    let again = ServedFolder::open(&store.path(""), store.providers(), Options::default()).unwrap();
+    again.retry_locked().unwrap();
+    let open = |path| again.retry_after_fetch(|| again.open_at(Path::new(path), Access::Read)).map(drop);
+    open("evil/zz.raw").unwrap_or_else(|error| panic!("left out, and opened all the same: {}", error.chain()));
 }
