@@ -18,6 +18,7 @@ mod holes;
 mod linearizable;
 #[cfg(test)]
 mod range_lock_tests;
+mod sector_store;
 
 /// What range locks are made of; tests/range_lock.rs has a model checker's in its place.
 mod sync {

@@ -22,7 +22,7 @@ use vmcryptfs::storage::FileStorage;
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::LockedDisk;
 use vmcryptfs::store::header_area;
-use vmcryptfs::store::plain_file::{MAX_REQUEST, PlainFile};
+use vmcryptfs::store::plain_file::MAX_REQUEST;
 use vmcryptfs::vm::disk::is_disk;
 
 /// Versions of the format, and how many stores were made of each.

@@ -20,7 +20,6 @@ use vmcryptfs::sector::SectorSize;
 use vmcryptfs::storage::{Access, BackingIo, FileStorage};
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::Disk;
-use vmcryptfs::store::plain_file::PlainFile;
 use vmcryptfs::vm::disk::{self as vm_disk, NewDisk};
 use vmcryptfs::vm::folder;
 use vmcryptfs::vm::keyring::Keyring;
@@ -64,7 +63,7 @@ impl Vm {
         self.store.path("web01").join(name)
     }
 
-    fn create(&self, name: &str, sector_size: SectorSize, plain_len: u64) -> Disk<FileStorage> {
+    fn create(&self, name: &str, sector_size: SectorSize, plain_len: u64) -> Box<dyn Disk<FileStorage>> {
         let new = NewDisk { sector_size, plain_len, label: "Köln".into(), mode: 0o600, durable: true };
         let dir = folder::open_dir(&self.path("")).unwrap();
         let (file, ..) = vm_disk::create(&dir, OsStr::new(name), &new, &self.key_id, self.kek.as_ref()).unwrap();
@@ -72,7 +71,7 @@ impl Vm {
         self.open(&self.path(name))
     }
 
-    fn open(&self, path: &Path) -> Disk<FileStorage> {
+    fn open(&self, path: &Path) -> Box<dyn Disk<FileStorage>> {
         let file = File::options().read(true).write(true).open(path).unwrap();
         assert!(vm_disk::is_disk(&file).unwrap(), "{}", path.display());
         vm_disk::open(FileStorage::new(file), Access::Write, &self.keyring, Engine::default(), BackingIo::Buffered)
@@ -91,7 +90,7 @@ impl Vm {
 
 /// A disk and the bytes that must be in it.
 struct Model {
-    disk: Disk<FileStorage>,
+    disk: Box<dyn Disk<FileStorage>>,
     bytes: Vec<u8>,
     seed: u8,
 }

@@ -35,7 +35,6 @@ use vmcryptfs::storage::memory::MemoryStorage;
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::{self, Disk, LockedDisk};
 use vmcryptfs::store::header_area::{self, OtherCopy};
-use vmcryptfs::store::plain_file::PlainFile;
 
 fn vectors(folder: &str, floor: usize) -> Vec<VectorFile> {
     read_folder(&tests_folder().join("vectors").join(folder), floor)
@@ -239,7 +238,7 @@ impl<'v> Range<'v> {
         storage
     }
 
-    fn open<'s>(&self, storage: &'s MemoryStorage) -> Disk<&'s MemoryStorage> {
+    fn open<'s>(&self, storage: &'s MemoryStorage) -> Box<dyn Disk<&'s MemoryStorage> + 's> {
         LockedDisk::open(storage).unwrap().unlock(&self.dek, Engine::default()).unwrap()
     }
 
@@ -254,7 +253,7 @@ impl<'v> Range<'v> {
         assert_eq!(read, self.plain, "{}", self.vector.name);
     }
 
-    fn writes(&self, disk: &Disk<&MemoryStorage>) {
+    fn writes(&self, disk: &dyn Disk<&MemoryStorage>) {
         disk.write_at(self.offset, self.plain, &mut request_buffer()).unwrap();
         let storage = disk.storage();
         let at = DEFAULT_DATA_OFFSET + self.offset;
@@ -295,10 +294,10 @@ fn sectors_and_holes() {
             let storage = range.storage();
             let grown_first = range.open(&storage);
             grown_first.set_len(range.plain_len).unwrap();
-            range.writes(&grown_first);
+            range.writes(grown_first.as_ref());
             let storage = range.storage();
             let grown_by_the_write = range.open(&storage);
-            range.writes(&grown_by_the_write);
+            range.writes(grown_by_the_write.as_ref());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Kinds of disks: what of them a header says, and how their data lies in a backing file.
 //!
-//! A new kind is a file below `disk_kind`, a line here, a section of docs/FORMAT.md, and a store that `store::disk` opens.
+//! A new kind is a file below `disk_kind`, a line here, a section of docs/FORMAT.md, and a store with its line in `store::disk`.
 
 mod xts;
 

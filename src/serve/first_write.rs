@@ -52,7 +52,7 @@ impl ServedFolder {
 
     /// Makes a disk in an empty backing file; `None` where no disk can be made without asking a provider, or of a file that
     /// has no name any more.
-    fn disk_in_place(&self, file: &Undecided, path: Option<PathBuf>) -> Result<Option<Disk<FileStorage>>> {
+    fn disk_in_place(&self, file: &Undecided, path: Option<PathBuf>) -> Result<Option<Box<dyn Disk<FileStorage>>>> {
         let Some(path) = path else { return Ok(None) };
         let Ok(home) = self.home_at(&path) else { return Ok(None) };
         let Ok((key_id, kek)) = self.keyring.kek(&home.header) else { return Ok(None) };

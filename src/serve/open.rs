@@ -112,7 +112,7 @@ impl ServedFolder {
         let storage = FileStorage::with_claims(file, self.options.claims);
         let opened = if is_disk {
             disk::open(storage, request.access, &self.keyring, self.options.engine, self.options.backing_io)
-                .map(|disk| Content::Disk(Box::new(disk)))
+                .map(Content::Disk)
         } else {
             home::open(storage, request.access, &home.keys, &home.header.disk_names, &name)
                 .map(|home| Content::of_home(home, request.user))

@@ -55,7 +55,7 @@ pub enum CacheMode {
 
 /// The content of a regular file, unlocked.
 pub(super) enum Content {
-    Disk(Box<Disk<FileStorage>>),
+    Disk(Box<dyn Disk<FileStorage>>),
     Home(Box<HomeFile<FileStorage>>),
     /// Empty when it was opened: the first write makes it one of the others.
     Undecided(Box<Undecided>),
@@ -166,9 +166,9 @@ impl OpenFile {
     }
 
     /// The disk that it is, if it is one.
-    pub fn disk(&self) -> Option<&Disk<FileStorage>> {
+    pub fn disk(&self) -> Option<&dyn Disk<FileStorage>> {
         match &self.content {
-            Content::Disk(disk) => Some(disk),
+            Content::Disk(disk) => Some(disk.as_ref()),
             Content::Home(_) => None,
             Content::Undecided(file) => file.disk(),
         }
@@ -208,7 +208,7 @@ impl OpenFile {
 
     /// The component whose key it is open with.
     pub(super) fn component(&self) -> Option<Uuid> {
-        self.disk().map(Disk::uuid).or_else(|| self.home.as_ref().map(|home| home.header.uuid))
+        self.disk().map(|disk| disk.uuid()).or_else(|| self.home.as_ref().map(|home| home.header.uuid))
     }
 
     /// Whether the backing file is open for reading only.

@@ -26,7 +26,7 @@ pub(super) struct Undecided {
 
 enum Decided {
     Home,
-    Disk(Box<Disk<FileStorage>>),
+    Disk(Box<dyn Disk<FileStorage>>),
 }
 
 impl Undecided {
@@ -36,9 +36,9 @@ impl Undecided {
     }
 
     /// The disk that it became.
-    pub(super) fn disk(&self) -> Option<&Disk<FileStorage>> {
+    pub(super) fn disk(&self) -> Option<&dyn Disk<FileStorage>> {
         match self.decided.get()? {
-            Decided::Disk(disk) => Some(disk),
+            Decided::Disk(disk) => Some(disk.as_ref()),
             Decided::Home => None,
         }
     }
@@ -60,7 +60,7 @@ impl Undecided {
 
     /// The backing file, whatever it holds.
     pub(super) fn storage(&self) -> &FileStorage {
-        self.disk().map_or_else(|| self.home.storage(), Disk::storage)
+        self.disk().map_or_else(|| self.home.storage(), |disk| disk.storage())
     }
 
     fn file(&self) -> Option<&dyn PlainFile> {
@@ -82,12 +82,12 @@ impl Undecided {
     }
 
     /// Makes it the disk that `make` makes of it, or a home file.
-    pub(super) fn decide(&self, make: impl FnOnce() -> Result<Option<Disk<FileStorage>>>) -> Result<()> {
+    pub(super) fn decide(&self, make: impl FnOnce() -> Result<Option<Box<dyn Disk<FileStorage>>>>) -> Result<()> {
         let _deciding = self.deciding.lock();
         if self.is_decided() {
             return Ok(());
         }
-        let decided = make()?.map_or(Decided::Home, |disk| Decided::Disk(Box::new(disk)));
+        let decided = make()?.map_or(Decided::Home, Decided::Disk);
         let _ = self.decided.set(decided); // no other thread decides at the same time
         Ok(())
     }

@@ -23,106 +23,20 @@ use uuid::Uuid;
 use crate::crypto::xts::{Engine, SectorCipher};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
-use crate::format::header::{ComponentKind, Header};
+use crate::format::header::Header;
 use crate::key::Dek;
 use crate::sector::{self, BLOCK, BLOCK_LEN, MAX_OFFSET, MAX_PLAIN_LEN, SectorSize, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
-use crate::store::header_area::{self, StoredHeader};
 use crate::store::plain_file::{HEADROOM, PlainFile, index, range_end, too_far};
 use crate::store::range_lock::{RangeGuard, RangeLock};
 use crate::store::transfer::{Begun, Transfer};
 use rekey::InTransition;
 use two_keys::TwoKeys;
 
-/// A disk whose header was read, and nothing more: there is no way to its data from here but [`unlock`](Self::unlock).
-pub struct LockedDisk<S> {
-    storage: S,
-    stored: StoredHeader,
-}
-
-impl<S: Storage> LockedDisk<S> {
-    /// Reads the header of a backing file.
-    ///
-    /// # Errors
-    /// As [`header_area::load`]; `Corrupt` for a file that ends before its data.
-    pub fn open(storage: S) -> Result<Self> {
-        let stored = header_area::load(&storage, ComponentKind::Disk)?;
-        Ok(Self { storage, stored })
-    }
-
-    /// What the header claims, and which copy says so.
-    pub fn stored(&self) -> &StoredHeader {
-        &self.stored
-    }
-
-    /// Verifies the header with the disk's DEK and makes its data reachable, through a cipher engine.
-    ///
-    /// # Errors
-    /// `Corrupt` when the header was not written by the owner of `dek`, or the file ends before its data.
-    pub fn unlock(self, dek: &Dek, engine: Engine) -> Result<Disk<S>> {
-        let header = self.stored.header.verify(dek)?;
-        let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Invalid, "a home, expected a disk"))?;
-        let backing_len = self.storage.len()?;
-        shape.refuse_wrong_len(backing_len)?;
-        let transition = match &header.transition {
-            Some(transition) => InTransition::load(&self.storage, &header, transition, dek, engine)?,
-            None => None,
-        };
-        let cipher = match &transition {
-            Some(transition) => transition.cipher(),
-            None => Cipher::One(engine.cipher(dek)?),
-        };
-        Ok(Disk {
-            uuid: header.uuid,
-            engine,
-            cipher: ArcSwap::from_pointee(cipher),
-            transition: Mutex::new(transition),
-            storage: self.storage,
-            sector_size: shape.sector_size,
-            data_offset: shape.data_offset,
-            plain_len: AtomicU64::new(shape.plain_len(backing_len)),
-            locks: RangeLock::default(),
-            sync_failed: AtomicBool::new(false),
-        })
-    }
-}
-
-/// Writes the header of a new, empty disk; then the storage holds a disk of length 0.
-///
-/// # Errors
-/// `Invalid` for fields outside their limits, or `Io`.
-pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
-    header_area::create(storage, header, dek)?;
-    storage.set_len(shape_of(header)?.data_offset)
-}
-
-/// Makes a disk of length 0 in an empty file that has its name already. Its length and all of a header copy but the first sector
-/// are durable before that sector, which is all that shows that this is a disk, and the other copy follows: whenever the power fails
-/// there is a disk, or a file that begins with a sector of zeros.
-///
-/// # Errors
-/// `Invalid` for fields outside their limits, or `Io`.
-pub fn create_in_place(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
-    let data_offset = shape_of(header)?.data_offset;
-    let bytes = header.encode(dek)?;
-    let (mark, rest) = bytes.split_at(UNIT_LEN);
-    let [first, second] = ComponentKind::Disk.copy_offsets();
-    storage.set_len(data_offset)?;
-    storage.write_at(first + UNIT, rest)?;
-    storage.sync()?;
-    storage.write_at(first, mark)?;
-    storage.sync()?;
-    storage.write_at(second, &bytes)
-}
-
-fn shape_of(header: &Header) -> Result<DiskShape> {
-    header.shape.disk().ok_or_else(|| Error::new(Kind::Invalid, "a home's header for a disk"))
-}
-
-/// An unlocked disk. All positions are of the plain side, in bytes.
-pub struct Disk<S> {
-    uuid: Uuid,
-    storage: S,
+/// An unlocked disk of AES-256-XTS. All positions are of the plain side, in bytes.
+pub(super) struct SectorStore<S> {
+    pub(super) uuid: Uuid,
+    pub(super) storage: S,
     engine: Engine,
     /// Exchanged only while all of the disk is locked, or for one that encrypts the same.
     cipher: ArcSwap<Cipher>,
@@ -152,7 +66,7 @@ impl Cipher {
     }
 }
 
-impl<S: Storage> PlainFile for Disk<S> {
+impl<S: Storage> PlainFile for SectorStore<S> {
     fn plain_len(&self) -> u64 {
         self.plain_len.load(Ordering::Acquire)
     }
@@ -279,30 +193,44 @@ impl<S: Storage> PlainFile for Disk<S> {
     }
 }
 
-impl<S: Storage> Disk<S> {
-    /// Identity of the disk.
-    pub fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
-    /// The storage below, for attributes and claims; its bytes are ciphertext.
-    pub fn storage(&self) -> &S {
-        &self.storage
-    }
-
-    /// Takes over the length that the backing file has, which others may have changed while nobody wrote through this.
+impl<S: Storage> SectorStore<S> {
+    /// Takes over a disk with this verified header.
     ///
     /// # Errors
-    /// `Io`.
-    pub fn read_len(&self) -> Result<()> {
+    /// `Corrupt` when the file ends before its data, or the state of a deep rekey is damaged or was changed; `Io`.
+    pub(super) fn open(storage: S, header: &Header, shape: DiskShape, dek: &Dek, engine: Engine) -> Result<Self> {
+        let backing_len = storage.len()?;
+        shape.refuse_wrong_len(backing_len)?;
+        let transition = match &header.transition {
+            Some(transition) => InTransition::load(&storage, header, transition, dek, engine)?,
+            None => None,
+        };
+        let cipher = match &transition {
+            Some(transition) => transition.cipher(),
+            None => Cipher::One(engine.cipher(dek)?),
+        };
+        Ok(Self {
+            uuid: header.uuid,
+            engine,
+            cipher: ArcSwap::from_pointee(cipher),
+            transition: Mutex::new(transition),
+            storage,
+            sector_size: shape.sector_size,
+            data_offset: shape.data_offset,
+            plain_len: AtomicU64::new(shape.plain_len(backing_len)),
+            locks: RangeLock::default(),
+            sync_failed: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn read_len(&self) -> Result<()> {
         let backing_len = self.storage.len()?;
         let plain_len = sector::plain_len(backing_len.saturating_sub(self.data_offset)).min(MAX_PLAIN_LEN);
         self.plain_len.store(plain_len, Ordering::Release);
         Ok(())
     }
 
-    /// Whether a deep rekey of the disk is not finished.
-    pub fn is_in_transition(&self) -> bool {
+    pub(super) fn is_in_transition(&self) -> bool {
         matches!(**self.cipher.load(), Cipher::Two(_))
     }
 

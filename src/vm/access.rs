@@ -19,7 +19,6 @@ use crate::provider::Providers;
 use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::{Disk, LockedDisk, RekeyInPlace};
-use crate::store::plain_file::PlainFile;
 use crate::sys::file::{file_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::component::Component;
@@ -88,12 +87,12 @@ pub trait OpenDisk: Claimed {
 }
 
 /// A disk that only this process has open.
-pub struct OfflineDisk<S> {
-    disk: Disk<S>,
+pub struct OfflineDisk<'s, S> {
+    disk: Box<dyn Disk<S> + 's>,
     dek: Dek,
 }
 
-impl<S: Storage> OfflineDisk<S> {
+impl<'s, S: Storage + 's> OfflineDisk<'s, S> {
     /// Opens a disk whose storage is claimed.
     ///
     /// # Errors
@@ -107,7 +106,7 @@ impl<S: Storage> OfflineDisk<S> {
     }
 }
 
-impl<S: Storage> Claimed for OfflineDisk<S> {
+impl<S: Storage> Claimed for OfflineDisk<'_, S> {
     fn storage(&self) -> &dyn Storage {
         self.disk.storage()
     }
@@ -117,13 +116,13 @@ impl<S: Storage> Claimed for OfflineDisk<S> {
     }
 }
 
-impl<S: Storage> OpenDisk for OfflineDisk<S> {
+impl<S: Storage> OpenDisk for OfflineDisk<'_, S> {
     fn dek(&self) -> &Dek {
         &self.dek
     }
 
     fn deep_rekey(&self) -> &dyn RekeyInPlace {
-        &self.disk
+        self.disk.as_ref()
     }
 }
 

@@ -45,7 +45,7 @@ pub fn open(
     keyring: &Keyring,
     engine: Engine,
     backing_io: BackingIo,
-) -> Result<Disk<FileStorage>> {
+) -> Result<Box<dyn Disk<FileStorage>>> {
     storage.claim(match access {
         Access::Read => Claim::Peek,
         Access::Write => Claim::Writer,

@@ -16,8 +16,8 @@ pub(crate) enum OpenForm {
     Clear(ClearFile<FileStorage>),
     /// A file of an encrypted home.
     Home(Box<HomeFile<FileStorage>>),
-    /// A sector store.
-    Disk(Disk<FileStorage>),
+    /// A disk of any kind.
+    Disk(Box<dyn Disk<FileStorage>>),
 }
 
 impl AsPlainFile for OpenForm {
@@ -56,7 +56,7 @@ impl OpenForm {
         match self {
             Self::Clear(file) => file,
             Self::Home(file) => file.as_ref(),
-            Self::Disk(disk) => disk,
+            Self::Disk(disk) => disk.as_ref(),
         }
     }
 

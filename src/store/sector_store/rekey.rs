@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::journal::{self, Journal};
 use super::two_keys::TwoKeys;
-use super::{Cipher, Disk};
+use super::{Cipher, SectorStore};
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -108,7 +108,7 @@ pub trait RekeyInPlace: Sync {
     fn deep_rekey(&self, dek: &Dek, chunk_len: u64, go_on: &mut dyn FnMut(Progress) -> bool) -> Result<bool>;
 }
 
-impl<S: Storage> RekeyInPlace for Disk<S> {
+impl<S: Storage> RekeyInPlace for SectorStore<S> {
     fn begin_deep_rekey(&self, old: &Dek, new: &Dek, slots: Slots) -> Result<()> {
         let mut state = self.transition.lock();
         let _guard = self.locks.exclusive(0..u64::MAX);
@@ -179,7 +179,7 @@ impl<S: Storage> RekeyInPlace for Disk<S> {
     }
 }
 
-impl<S: Storage> Disk<S> {
+impl<S: Storage> SectorStore<S> {
     /// Completes the chunk that a crash has left under two DEKs, and makes durable what was found, before anything is
     /// written by it.
     pub(super) fn complete_chunk(&self) -> Result<()> {

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::Disk;
+use super::SectorStore;
 use crate::error::{Error, Kind, Result};
 use crate::sector::{self, BLOCK, SectorIndex, Span, UNIT, UNIT_LEN};
 use crate::storage::Storage;
 use crate::store::holes;
 use crate::store::plain_file::{HEADROOM, PlainFile, index};
 
-impl<S: Storage> Disk<S> {
+impl<S: Storage> SectorStore<S> {
     /// Reads and decrypts a span that lies within the disk; it then begins at the front of `buffer`.
     pub(super) fn read_span(&self, span: Span, buffer: &mut [u8]) -> Result<()> {
         let piece_len = self.storage.read_piece_len();

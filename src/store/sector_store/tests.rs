@@ -7,11 +7,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::crypto::{random, wrap::LocalKek};
 use crate::format::disk_kind::DiskShape;
-use crate::format::header::Shape;
-use crate::format::header::{DEFAULT_DATA_OFFSET, Slot};
+use crate::format::header::{ComponentKind, DEFAULT_DATA_OFFSET, Shape, Slot};
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::storage::memory::{FaultStorage, Image, MemoryStorage};
 use crate::store::buffer::request_buffer;
+use crate::store::disk::{create, create_in_place};
+use crate::store::header_area;
 use crate::store::linearizable;
 use crate::store::plain_file::MAX_REQUEST;
 use crate::sys::not_run::not_run;
@@ -36,8 +37,14 @@ pub(super) fn keys(sector_size: SectorSize) -> Keys {
     Keys { dek, header }
 }
 
-pub(super) fn open<S: Storage>(storage: S, keys: &Keys) -> Disk<S> {
-    let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
+pub(super) fn unlock<S: Storage>(storage: S, dek: &Dek) -> Result<SectorStore<S>> {
+    let header = header_area::load(&storage, ComponentKind::Disk)?.header.verify(dek)?;
+    let shape = header.shape.disk().unwrap();
+    SectorStore::open(storage, &header, shape, dek, Engine::AwsLc)
+}
+
+pub(super) fn open<S: Storage>(storage: S, keys: &Keys) -> SectorStore<S> {
+    let disk = unlock(storage, &keys.dek).unwrap();
     disk.prepare_writes().unwrap();
     disk
 }
@@ -48,11 +55,11 @@ fn empty_image(keys: &Keys) -> Image {
     storage.snapshot()
 }
 
-fn new_disk(keys: &Keys) -> Disk<MemoryStorage> {
+fn new_disk(keys: &Keys) -> SectorStore<MemoryStorage> {
     open(MemoryStorage::new(empty_image(keys)), keys)
 }
 
-pub(super) fn contents<S: Storage>(disk: &Disk<S>) -> Vec<u8> {
+pub(super) fn contents<S: Storage>(disk: &SectorStore<S>) -> Vec<u8> {
     let len = usize::try_from(disk.plain_len()).unwrap();
     let mut buffer = request_buffer();
     disk.read_at(0, len, &mut buffer).unwrap().to_vec()
@@ -113,7 +120,7 @@ pub(super) fn apply_to_model(model: &mut Vec<u8>, op: &Op) {
     }
 }
 
-pub(super) fn apply<S: Storage>(disk: &Disk<S>, op: &Op, buffer: &mut [u8]) -> Result<()> {
+pub(super) fn apply<S: Storage>(disk: &SectorStore<S>, op: &Op, buffer: &mut [u8]) -> Result<()> {
     match op {
         Op::Write(offset, len, seed) => disk.write_at(*offset, &pattern(*len, *seed), buffer),
         Op::SetLen(len) => disk.set_len(*len),
@@ -316,7 +323,7 @@ fn a_backing_file_that_was_cut_off_is_damage() {
     let mut buffer = request_buffer();
     assert_eq!(disk.read_at(4000, 200, &mut buffer).unwrap_err().kind(), Kind::Corrupt);
     disk.storage.set_len(DEFAULT_DATA_OFFSET - 1).unwrap();
-    let error = LockedDisk::open(MemoryStorage::new(disk.storage.snapshot())).unwrap().unlock(&keys.dek, Engine::AwsLc);
+    let error = unlock(MemoryStorage::new(disk.storage.snapshot()), &keys.dek);
     assert_eq!(error.err().map(|error| error.kind()), Some(Kind::Corrupt));
 }
 
@@ -349,7 +356,7 @@ fn a_disk_grows_to_what_its_key_may_encrypt_and_no_longer_one_opens() {
     let storage = MemoryStorage::new(disk.storage.snapshot());
     assert_eq!(open(&storage, &keys).read_at(MAX_PLAIN_LEN - 4, 9, &mut buffer).unwrap(), [0, 7, 7, 7]);
     storage.set_len(DEFAULT_DATA_OFFSET + MAX_PLAIN_LEN + BLOCK).unwrap();
-    let refused = LockedDisk::open(&storage).unwrap().unlock(&keys.dek, Engine::AwsLc);
+    let refused = unlock(&storage, &keys.dek);
     assert_eq!(refused.err().map(|error| error.kind()), Some(Kind::Unsupported));
 }
 
@@ -385,7 +392,7 @@ fn a_change_keeps_out_all_that_the_storage_changes_with_it() {
     if let Some(why) = storage.why_cached() {
         return not_run(&format!("no way past the page cache: {why}"));
     }
-    let disk = LockedDisk::open(storage).unwrap().unlock(&keys.dek, Engine::AwsLc).unwrap();
+    let disk = unlock(storage, &keys.dek).unwrap();
     let grain = disk.storage.write_atom();
     assert_eq!(disk.changed_with(600..1100), 0..grain, "a whole page");
     assert_eq!(disk.changed_with(grain - 1..grain + 1), 0..2 * grain);

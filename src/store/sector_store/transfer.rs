@@ -2,14 +2,14 @@
 
 use std::io;
 
-use super::Disk;
+use super::SectorStore;
 use crate::error::{Context, Result};
 use crate::sector::{MAX_OFFSET, MAX_PLAIN_LEN, Span};
 use crate::storage::Storage;
 use crate::store::plain_file::{HEADROOM, PlainFile, range_end};
 use crate::store::transfer::{Begun, Direction, Transfer};
 
-impl<S: Storage> Disk<S> {
+impl<S: Storage> SectorStore<S> {
     pub(super) fn begin_reading(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
         let end = range_end(plain_offset, len, MAX_OFFSET)?;
         let Some(guard) = self.locks.try_shared(plain_offset..end) else { return Ok(Begun::MustWait) };

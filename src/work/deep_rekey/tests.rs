@@ -4,7 +4,6 @@ use crate::storage::Storage;
 use crate::storage::memory::Countdown;
 use crate::store::buffer::request_buffer;
 use crate::store::disk::LockedDisk;
-use crate::store::plain_file::PlainFile;
 use crate::work::test_vm::TestVm;
 
 const LEN: usize = 20_000;

@@ -5,7 +5,6 @@ use crate::progress::Progress;
 use crate::storage::memory::Countdown;
 use crate::store::buffer::request_buffer;
 use crate::store::disk::LockedDisk;
-use crate::store::plain_file::PlainFile;
 use crate::work::deep_rekey::DeepRekey;
 use crate::work::erase::Erase;
 use crate::work::rekey::Rekey;

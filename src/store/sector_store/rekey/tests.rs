@@ -8,8 +8,10 @@ use crate::key::{Kek, KeyId, ProviderName};
 use crate::sector::{SectorSize, UNIT_LEN};
 use crate::storage::memory::FaultStorage;
 use crate::store::buffer::request_buffer;
-use crate::store::disk::tests::{Keys, LIMIT, Op, apply, apply_to_model, contents, keys, op, open, pattern};
-use crate::store::disk::{LockedDisk, create};
+use crate::store::disk::create;
+use crate::store::sector_store::tests::{
+    Keys, LIMIT, Op, apply, apply_to_model, contents, keys, op, open, pattern, unlock,
+};
 
 const CHUNKS: [u64; 3] = [4096, 8192, MAX_CHUNK_LEN];
 
@@ -27,7 +29,7 @@ fn new_keys() -> NewKeys {
     NewKeys { dek, slots: slot.into() }
 }
 
-fn disk_with(keys: &Keys, ops: &[Op]) -> (Disk<TornStorage>, Vec<u8>) {
+fn disk_with(keys: &Keys, ops: &[Op]) -> (SectorStore<TornStorage>, Vec<u8>) {
     let storage = TornStorage::default();
     create(&storage, &keys.header, &keys.dek).unwrap();
     let disk = open(storage, keys);
@@ -41,14 +43,13 @@ fn disk_with(keys: &Keys, ops: &[Op]) -> (Disk<TornStorage>, Vec<u8>) {
 }
 
 /// Opens what is in transition, or was before, or is no more.
-fn reopen<S: Storage>(storage: S, old: &Keys, new: &NewKeys) -> Disk<S> {
-    let locked = LockedDisk::open(storage).unwrap();
-    let by_new = locked.stored().header.clone().verify(&new.dek).is_ok();
-    locked.unlock(if by_new { &new.dek } else { &old.dek }, Engine::AwsLc).unwrap()
+fn reopen<S: Storage>(storage: S, old: &Keys, new: &NewKeys) -> SectorStore<S> {
+    let by_new = header_area::load(&storage, ComponentKind::Disk).unwrap().header.verify(&new.dek).is_ok();
+    unlock(storage, if by_new { &new.dek } else { &old.dek }).unwrap()
 }
 
 /// Begins where that is not done yet, and continues to the end.
-fn finish<S: Storage>(disk: &Disk<S>, old: &Keys, new: &NewKeys, chunk_len: u64) -> Result<()> {
+fn finish<S: Storage>(disk: &SectorStore<S>, old: &Keys, new: &NewKeys, chunk_len: u64) -> Result<()> {
     let stored = header_area::load(&disk.storage, ComponentKind::Disk)?;
     match stored.header.clone().verify(&new.dek) {
         Ok(header) if header.transition.is_none() => return Ok(()),
@@ -60,11 +61,11 @@ fn finish<S: Storage>(disk: &Disk<S>, old: &Keys, new: &NewKeys, chunk_len: u64)
 
 /// All that must hold after the end.
 fn assert_rekeyed(image: &Image, old: &Keys, new: &NewKeys, model: &[u8]) {
-    let locked = LockedDisk::open(TornStorage::new(image.clone())).unwrap();
-    let header = locked.stored().header.clone().verify(&new.dek).unwrap();
+    let storage = TornStorage::new(image.clone());
+    let header = header_area::load(&storage, ComponentKind::Disk).unwrap().header.verify(&new.dek).unwrap();
     assert_eq!((header.transition, &header.slots), (None, &new.slots));
     assert_eq!((header.uuid, header.shape), (old.header.uuid, old.header.shape));
-    assert!(contents(&locked.unlock(&new.dek, Engine::AwsLc).unwrap()) == model, "another content");
+    assert!(contents(&unlock(storage, &new.dek).unwrap()) == model, "another content");
     assert!(!image.holds(&old.header.slots[0].wrapped.0), "the old wrapped DEK is still there");
     assert!(!image.holds(b"VMCRYPTJ"), "the journal is still there");
     let between = image.data().into_iter().filter(|at| (8192..4 << 20).contains(at) || (4 << 20) + 8192 <= *at);
@@ -310,7 +311,7 @@ fn a_damaged_place_of_the_journal_does_no_harm_and_none_at_all_is_refused() {
     }
     let damaged = TornStorage::new(disk.storage.image());
     places.into_iter().for_each(|place| damaged.write_at(place, &[0]).unwrap());
-    let error = LockedDisk::open(damaged).unwrap().unlock(&new.dek, Engine::AwsLc).err().unwrap();
+    let error = unlock(damaged, &new.dek).err().unwrap();
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(error.chain().contains("no record"), "{}", error.chain());
 }
@@ -331,7 +332,7 @@ fn a_transition_that_was_forged_is_refused() {
             forged.write_at(offset, &header.encode(&attacker).unwrap()).unwrap();
         }
         [&old.dek, &new.dek].into_iter().all(|dek| {
-            let unlocked = LockedDisk::open(TornStorage::new(forged.image())).unwrap().unlock(dek, Engine::AwsLc);
+            let unlocked = unlock(TornStorage::new(forged.image()), dek);
             unlocked.is_err_and(|error| error.kind() == Kind::Corrupt)
         })
     };
@@ -347,7 +348,7 @@ fn a_transition_that_was_forged_is_refused() {
         let (mut journal, _) = Journal::start(&forged, header.uuid, &other, key).unwrap();
         journal.append(&forged, 8192, Vec::new()).unwrap();
         journal.append(&forged, 4096, Vec::new()).unwrap();
-        let unlocked = LockedDisk::open(forged).unwrap().unlock(&new.dek, Engine::AwsLc);
+        let unlocked = unlock(forged, &new.dek);
         assert_eq!(unlocked.err().map(|error| error.kind()), Some(Kind::Corrupt));
     }
 }

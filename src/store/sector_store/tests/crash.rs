@@ -104,8 +104,7 @@ fn every_crash_of_a_creation_leaves_a_whole_disk_or_none() {
     let mut whole = 0;
     let images = (0..50).flat_map(|seed| storage.sampled_crash_images(seed * 1000));
     for image in images {
-        let opened =
-            LockedDisk::open(MemoryStorage::new(image)).and_then(|locked| locked.unlock(&keys.dek, Engine::AwsLc));
+        let opened = unlock(MemoryStorage::new(image), &keys.dek);
         match opened {
             Ok(disk) => {
                 whole += 1;

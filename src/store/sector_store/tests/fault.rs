@@ -82,7 +82,7 @@ fn every_failed_read_is_said_and_can_be_repeated() {
     type Use = fn(FaultStorage<MemoryStorage>, &Keys) -> Result<FaultStorage<MemoryStorage>>;
     let uses: [(&str, Use); 2] = [
         ("opening", |storage, keys| {
-            let disk = LockedDisk::open(storage)?.unlock(&keys.dek, Engine::AwsLc)?;
+            let disk = unlock(storage, &keys.dek)?;
             disk.prepare_writes()?;
             Ok(disk.storage)
         }),
@@ -122,8 +122,8 @@ fn a_short_read_of_a_header_copy_is_damage_of_that_copy() {
     for calls in 0..2 {
         let storage = FaultStorage::with(MemoryStorage::new(base.clone()), Fault::ShortRead);
         storage.fail_after(calls);
-        let locked = LockedDisk::open(storage).unwrap();
-        assert!(matches!(locked.stored().other, header_area::OtherCopy::Damaged(_)));
+        let stored = header_area::load(&storage, ComponentKind::Disk).unwrap();
+        assert!(matches!(stored.other, header_area::OtherCopy::Damaged(_)));
     }
 }
 

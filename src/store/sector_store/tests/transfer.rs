@@ -8,7 +8,7 @@ use crate::storage::FileStorage;
 use crate::store::transfer::Direction;
 
 /// A disk on a file that has a way past the page cache; `None` where there is none.
-fn disk_with_a_way(keys: &Keys) -> Option<Disk<FileStorage>> {
+fn disk_with_a_way(keys: &Keys) -> Option<SectorStore<FileStorage>> {
     let mut storage = FileStorage::new(tempfile::tempfile().unwrap());
     create(&storage, &keys.header, &keys.dek).unwrap();
     storage.bypass_cache();
@@ -52,7 +52,7 @@ fn carry_out(transfer: &Transfer, luck: Luck, buffer: &mut [u8]) -> io::Result<u
 
 /// What a request came to: its length, and whether its I/O was left to us. `None`: it would have had to wait.
 fn finish(
-    disk: &Disk<FileStorage>,
+    disk: &SectorStore<FileStorage>,
     begun: Result<Begun<Transfer>>,
     luck: Luck,
     buffer: &mut [u8],
@@ -67,7 +67,12 @@ fn finish(
     }
 }
 
-fn begin_write(disk: &Disk<FileStorage>, offset: u64, data: &[u8], buffer: &mut [u8]) -> Result<Begun<Transfer>> {
+fn begin_write(
+    disk: &SectorStore<FileStorage>,
+    offset: u64,
+    data: &[u8],
+    buffer: &mut [u8],
+) -> Result<Begun<Transfer>> {
     buffer[HEADROOM..][..data.len()].copy_from_slice(data);
     disk.begin_write(offset, data.len(), buffer)
 }
@@ -151,7 +156,7 @@ fn a_range_stays_locked_until_its_io_is_ended() {
 fn a_file_that_ends_too_early_is_damage() {
     let Some(disk) = disk_with_a_way(&keys(SectorSize::DEFAULT)) else { return };
     disk.set_len(1 << 20).unwrap();
-    disk.storage().set_len(DEFAULT_DATA_OFFSET + 10_000).unwrap();
+    disk.storage.set_len(DEFAULT_DATA_OFFSET + 10_000).unwrap();
     let mut buffer = request_buffer();
     let Begun::UnderWay(reading) = disk.begin_read(8192, 4096, &mut buffer).unwrap() else { panic!("not elsewhere") };
     let moved = carry_out(&reading, Luck::Sectors(8), &mut buffer);
