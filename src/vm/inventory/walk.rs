@@ -257,7 +257,7 @@ fn home_disk_names(dir: &File) -> Option<DiskNames> {
 }
 
 fn too_deep() -> Error {
-    Error::new(Kind::Denied, format!("nested too deep: deeper than {MAX_DEPTH} folders, not looked at"))
+    Error::new(Kind::Unsupported, format!("nested too deep: deeper than {MAX_DEPTH} folders, not looked at"))
 }
 
 /// What is neither a file nor a folder or link, for people.

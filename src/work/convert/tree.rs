@@ -132,7 +132,11 @@ impl Folder<'_> {
     fn entry(&self, path: PathBuf, what: What, stat: Option<Stat>) -> Result<Entry> {
         let refuse = |why: &str| Err(Error::new(Kind::Denied, format!("{} {why}", path.shown())));
         let (what, stat) = match (what, stat) {
-            (What::Unreadable(error), _) => return Err(error).context(|| path.shown().to_string()),
+            (What::Unreadable(error), _) => {
+                // What is nested too deep cannot be converted as it is.
+                let kind = if error.kind() == Kind::Unsupported { Kind::Denied } else { error.kind() };
+                return Err(Error::with_source(kind, path.shown().to_string(), error));
+            }
             (What::Mount, _) | (_, None) => return refuse("is a mount of vmcryptfs, whose files lie elsewhere"),
             (What::Folder(FolderKind::Vm(_) | FolderKind::SeveralHeaders(..) | FolderKind::Erased), _)
                 if !path.as_os_str().is_empty() =>
