@@ -131,7 +131,7 @@ def decrypt(args: argparse.Namespace) -> int:
 def encrypt(args: argparse.Namespace) -> int:
     """Make a disk from a plain file."""
     copy, dek = component.make_header(header.DISK, args.sector_size, args.data_offset, args.label, (), args.provider,
-                                      args.key_id, args.kek_hex)
+                                      args.key_id, args.kek_hex, args.owner.bytes if args.owner else None)
     component.create_disk(args.plain, args.disk, copy, dek)
     return 0
 
@@ -216,6 +216,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("plain", type=Path)
     added.add_argument("disk", type=Path)
     add_new(added)
+    added.add_argument("--owner", type=UUID, metavar="UUID", help="the home that it belongs to")
     added.add_argument("--sector-size", type=int, default=4096, metavar="N")
     added.add_argument("--data-offset", type=int, default=8 * header.MIB, metavar="BYTES")
 

@@ -3,6 +3,7 @@
 #[macro_use]
 mod out;
 
+mod bind;
 mod check;
 mod clone;
 mod convert;
@@ -98,6 +99,10 @@ enum Verb {
     Decrypt(encrypt::DecryptArgs),
     /// Make a home file a disk, or a disk a home file
     Convert(convert::ConvertArgs),
+    /// Bind the disks of a VM folder that an older version made to it
+    Upgrade(bind::UpgradeArgs),
+    /// Take a disk of another VM into the VM folder that it lies in
+    Adopt(bind::AdoptArgs),
     /// Copy a VM folder under keys of its own
     Clone(clone::CloneArgs),
     /// Show and change which keys open a component
@@ -204,6 +209,8 @@ fn run_verb(line: CommandLine) -> Result<()> {
         Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),
         Verb::Decrypt(args) => encrypt::decrypt(&args, &config()?),
         Verb::Convert(args) => convert::run(&args, &config()?),
+        Verb::Upgrade(args) => bind::upgrade(&args, &config()?),
+        Verb::Adopt(args) => bind::adopt(&args, &config()?),
         Verb::Clone(args) => clone::run(&args, &config()?),
         Verb::Key(command) => key::run(&command, &config()?),
         Verb::Header(command) => header::run(&command, &config()?),

@@ -75,6 +75,10 @@ pub enum EventName {
     Decrypt,
     /// A file of an encrypted home was made a disk, or a disk such a file.
     Convert,
+    /// The disks of a VM were bound to it.
+    Upgrade,
+    /// A disk was taken into another VM.
+    Adopt,
     /// A component got another KEK.
     RekeyShallow,
     /// A component got another DEK.
@@ -135,6 +139,8 @@ impl EventName {
             Self::Encrypt => "encrypt",
             Self::Decrypt => "decrypt",
             Self::Convert => "convert",
+            Self::Upgrade => "upgrade",
+            Self::Adopt => "adopt",
             Self::RekeyShallow => "rekey-shallow",
             Self::RekeyDeep => "rekey-deep",
             Self::Clone => "clone",

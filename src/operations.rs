@@ -3,6 +3,7 @@
 //! A verb and the process of a mount do the same operation; both go through [`gate::perform`](crate::gate::perform).
 
 mod answers;
+pub mod bind;
 pub mod check;
 pub mod convert;
 pub mod create;

@@ -24,6 +24,7 @@ pub mod key_copies;
 pub mod keyring;
 pub(crate) mod open_form;
 pub mod outer;
+pub mod owner;
 pub mod references;
 pub mod scan;
 pub mod under_way;

@@ -3,6 +3,7 @@
 //!
 //! Work on keys is written once, against [`VmAccess`](crate::vm::access::VmAccess): the files may be in use by a mount.
 
+pub mod bind;
 mod component_result;
 pub mod convert;
 pub mod deep_rekey;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
 use testkit::datastore::Datastore;
+use uuid::Uuid;
 use vmcryptfs::crypto::derive::sha256;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::HOME_FILE;
@@ -20,9 +21,11 @@ use vmcryptfs::sector::SectorSize;
 use vmcryptfs::storage::{Access, BackingIo, FileStorage};
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::Disk;
+use vmcryptfs::store::header_area::StoredHeader;
 use vmcryptfs::vm::disk::{self as vm_disk, NewDisk};
 use vmcryptfs::vm::folder;
 use vmcryptfs::vm::keyring::Keyring;
+use vmcryptfs::vm::owner::Owner;
 
 /// Runs `scripts/vectors.py` and gives what it prints. Python and its module are needed, not optional: a skipped oracle
 /// would pass.
@@ -63,8 +66,23 @@ impl Vm {
         self.store.path("web01").join(name)
     }
 
+    fn home(&self) -> StoredHeader {
+        folder::read_home(&folder::open_dir(&self.path("")).unwrap()).unwrap().unwrap()
+    }
+
+    fn owner(&self) -> Uuid {
+        self.home().header.claims().uuid
+    }
+
     fn create(&self, name: &str, sector_size: SectorSize, plain_len: u64) -> Box<dyn Disk<FileStorage>> {
-        let new = NewDisk { sector_size, plain_len, label: "Köln".into(), mode: 0o600, durable: true };
+        let new = NewDisk {
+            owner: Some(self.owner()),
+            sector_size,
+            plain_len,
+            label: "Köln".into(),
+            mode: 0o600,
+            durable: true,
+        };
         let dir = folder::open_dir(&self.path("")).unwrap();
         let (file, ..) = vm_disk::create(&dir, OsStr::new(name), &new, &self.key_id, self.kek.as_ref()).unwrap();
         drop(file);
@@ -74,8 +92,8 @@ impl Vm {
     fn open(&self, path: &Path) -> Box<dyn Disk<FileStorage>> {
         let file = File::options().read(true).write(true).open(path).unwrap();
         assert!(vm_disk::is_disk(&file).unwrap(), "{}", path.display());
-        vm_disk::open(FileStorage::new(file), Access::Write, &self.keyring, Engine::default(), BackingIo::Buffered)
-            .unwrap()
+        let keys = (&self.keyring, Owner::of(self.home().header.claims()));
+        vm_disk::open(FileStorage::new(file), Access::Write, keys, Engine::default(), BackingIo::Buffered).unwrap()
     }
 
     /// What the other implementation reads from a disk.
@@ -192,6 +210,8 @@ fn this_implementation_reads_what_the_other_writes() {
                 &sector_size.bytes().to_string(),
                 &"--data-offset",
                 &(9 << 20).to_string(),
+                &"--owner",
+                &vm.owner().to_string(),
             ]);
             let mut model = Model { disk: vm.open(&path), bytes, seed: 100 };
             let mut buffer = request_buffer();

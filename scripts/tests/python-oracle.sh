@@ -54,6 +54,8 @@ for sector_size in 512 4096; do
     vmc create-disk "$vm/s$sector_size.raw" --size 1M --sector-size "$sector_size"
 done
 
+owner=$(vmc info --json "$vm" | /usr/bin/python3 -c 'import json, sys; print(next(info["uuid"] for info in json.load(sys.stdin) if info["kind"] == "home"))')
+
 step "the mount writes"
 start_mount "$vm" "$mnt"
 # A length that is a multiple of 16, and one that is not.
@@ -76,7 +78,7 @@ for sector_size in 512 4096; do
 
     step "the oracle writes (sectors of $sector_size bytes)"
     vectors encrypt "$work/s$sector_size.plain" "$vm/oracle$sector_size.raw" --kek-hex "$kek" \
-        --provider local --key-id "$key_id" --sector-size "$sector_size"
+        --provider local --key-id "$key_id" --sector-size "$sector_size" --owner "$owner"
 done
 
 step "the mount reads what the oracle wrote, and writes to it"

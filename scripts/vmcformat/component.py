@@ -61,12 +61,12 @@ def read_component(file: BinaryIO) -> Component:
 
 
 def make_header(kind: int, sector_size: int, data_offset: int, label: str, disk_names: tuple[str, ...],
-                provider: str, key_id: str, kek: bytes) -> tuple[bytes, bytes]:
+                provider: str, key_id: str, kek: bytes, owner: bytes | None = None) -> tuple[bytes, bytes]:
     """A new component's header copy and DEK; refuses what a reader would refuse."""
     dek = os.urandom(DEK_LEN[kind])
     header = Header(kind=kind, uuid=uuid4().bytes, sequence=1, sector_size=sector_size, data_offset=data_offset,
                     label=label, disk_names=disk_names, slots=(new_slot(provider, key_id, kek, dek),),
-                    state=2 if kind == HOME else None)
+                    state=2 if kind == HOME else None, owner=owner, binds_disks=kind == HOME)
     copy = encode(header, dek)
     decode(copy)
     return copy, dek

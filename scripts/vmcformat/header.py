@@ -31,7 +31,8 @@ SECOND_COPY = {HOME: 64 * KIB, DISK: 4 * MIB}
 HOME_FILE = "vmcryptfs.home"
 IN_TRANSITION = 1
 HAS_STATE = 2
-KNOWN_FEATURES = {HOME: IN_TRANSITION | HAS_STATE, DISK: IN_TRANSITION}
+OWNED = 4
+KNOWN_FEATURES = {HOME: IN_TRANSITION | HAS_STATE | OWNED, DISK: IN_TRANSITION | OWNED}
 STATES = {1: "encrypting", 2: "encrypted", 3: "decrypting", 4: "encrypted, converting disks"}
 
 WRAP_KWP = 1
@@ -77,6 +78,8 @@ class Header:
     transition: Transition | None = None
     dek_generation: int = 0
     state: int | None = None
+    owner: bytes | None = None
+    binds_disks: bool = False
 
 
 def new_slot(provider: str, key_id: str, kek: bytes, dek: bytes) -> Slot:
@@ -92,6 +95,7 @@ def encode(header: Header, dek: bytes) -> bytes:
     body = encode_body(header)
     cipher = CIPHER_OF_KIND[header.kind]
     features = (IN_TRANSITION if header.transition else 0) | (HAS_STATE if header.state is not None else 0)
+    features |= OWNED if header.owner is not None or header.binds_disks else 0
     fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, features, header.sequence, header.uuid, header.sector_size,
                        header.dek_generation, header.data_offset, len(body), 0)
     return seal((fixed + body).ljust(HMAC_AT, b"\0"), dek)
@@ -111,7 +115,7 @@ def checksummed(content: bytes) -> bytes:
 
 
 def encode_body(header: Header) -> bytes:
-    """Label, disk names, slots, transition and state."""
+    """Label, disk names, slots, transition, state and owner."""
     label = header.label.encode()
     parts = [struct.pack("<H", len(label)), label, bytes([len(header.disk_names)])]
     parts += [bytes([len(name.encode())]) + name.encode() for name in header.disk_names]
@@ -121,6 +125,7 @@ def encode_body(header: Header) -> bytes:
         parts += [header.transition.id, bytes([len(header.transition.old)]), header.transition.old]
     if header.state is not None:
         parts.append(bytes([header.state]))
+    parts.append(header.owner or b"")
     return b"".join(parts)
 
 
@@ -190,7 +195,7 @@ def decode(copy: bytes) -> Header:
     if version != VERSION:
         raise Unsupported(f"version {version}")
     demand(hashlib.sha256(copy[:CHECKSUM_AT]).digest() == copy[CHECKSUM_AT:], "wrong checksum")
-    if features & ~KNOWN_FEATURES.get(kind, IN_TRANSITION):
+    if features & ~KNOWN_FEATURES.get(kind, IN_TRANSITION | OWNED):
         raise Unsupported(f"unknown features {features:#x}")
     demand(kind in KIND_NAMES, f"kind {kind}")
     demand(cipher == CIPHER_OF_KIND[kind], f"cipher {cipher} for a {KIND_NAMES[kind]}")
@@ -232,8 +237,12 @@ def decode_body(kind: int, features: int, body: bytes, fixed: Header) -> Header:
     transition = decode_transition(kind, reader) if features & IN_TRANSITION else None
     state = reader.u8() if features & HAS_STATE else None
     demand(state is None or state in STATES, f"state {state}")
+    owned = bool(features & OWNED)
+    owner = reader.take(16) if owned and kind == DISK else None
+    demand(owner is None or any(owner), "a disk of the nil UUID")
     reader.finish()
-    return replace(fixed, label=label, disk_names=disk_names, slots=slots, transition=transition, state=state)
+    return replace(fixed, label=label, disk_names=disk_names, slots=slots, transition=transition, state=state,
+                   owner=owner, binds_disks=owned and kind == HOME)
 
 
 def decode_transition(kind: int, reader: Reader) -> Transition:

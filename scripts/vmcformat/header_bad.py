@@ -32,7 +32,7 @@ class Bad:
 def vectors() -> dict[str, VectorFile]:
     """File name to vector."""
     cases = {**prefix_cases(), **geometry_cases(), **reserved_cases(), **body_cases(), **slot_cases(),
-             **transition_cases(), **state_cases(), **key_cases()}
+             **transition_cases(), **state_cases(), **owner_cases(), **key_cases()}
     return {name: case.vector() for name, case in cases.items()}
 
 
@@ -241,6 +241,19 @@ def state_cases() -> dict[str, Bad]:
         "state-without-feature": Bad("the feature is not set, and a byte follows the slots", patched(whole, 12, u32(0))),
         "state-forged": Bad("the state was changed without the DEK",
                             checksummed(changed[:HMAC_AT] + encode(whole, HOME_DEK)[HMAC_AT:CHECKSUM_AT]), at=UNLOCK),
+    }
+
+
+def owner_cases() -> dict[str, Bad]:
+    """What the body of a disk says of the home that it belongs to."""
+    whole, other = disk(owner=derive_uuid("home")), disk(owner=derive_uuid("another home"))
+    forged_copy = checksummed(encode(other, DISK_DEK)[:HMAC_AT] + encode(whole, DISK_DEK)[HMAC_AT:CHECKSUM_AT])
+    return {
+        "owner-nil": wrong_disk("a disk of the nil UUID", disk(owner=bytes(16))),
+        "owner-missing": Bad("the feature is set, and the body ends with the slots", patched(disk(), 12, u32(4))),
+        "owner-without-feature": Bad("the feature is not set, and the body goes on", patched(whole, 12, u32(0))),
+        "owner-of-home": Bad("a home with an owner", patched(replace(home(), owner=derive_uuid("home")), 12, u32(4))),
+        "owner-forged": Bad("the owner was changed without the DEK", forged_copy, at=UNLOCK),
     }
 
 

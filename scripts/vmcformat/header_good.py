@@ -6,7 +6,7 @@ from uuid import UUID
 from .header import DISK, GIB, KIND_NAMES, STATES, Header, encode, new_slot
 from .samples import DEKS, DISK_DEK, HOME_DEK, KEK, OTHER_DISK_DEK, OTHER_KEK, disk, home, slot
 from .transition import Transition, new_transition
-from .vectorfile import VectorFile, derive
+from .vectorfile import VectorFile, derive, derive_uuid
 
 
 def vectors() -> dict[str, VectorFile]:
@@ -52,6 +52,11 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
         "state-converting-disks": ("a home whose disks are being encrypted or decrypted", home(state=4), KEK),
         "state-and-transition": ("a home with a state, in transition",
                                  home(transition=transition(derive("another home dek", 32), HOME_DEK), state=2), KEK),
+        "owner": ("a disk that names its home", disk(owner=derive_uuid("home")), KEK),
+        "owner-in-transition": ("a disk that names its home, in transition",
+                                disk(transition=transition(OTHER_DISK_DEK, DISK_DEK), owner=derive_uuid("home")), KEK),
+        "binds-disks": ("a home all of whose disks name it", home(binds_disks=True), KEK),
+        "binds-disks-and-state": ("a home as this version makes it", home(binds_disks=True, state=2), KEK),
         "longest-disk": ("every field of a disk at its longest", longest_disk(), kek_of(3)),
         "longest-home": ("every field of a home at its longest", longest_home(), kek_of(2)),
         "longest-home-in-transition": ("every field of a home in transition at its longest",
@@ -124,6 +129,8 @@ def decoded_fields(header: Header) -> list[tuple[str, str]]:
     fields += [("slot", f"{s.provider} {s.key_id} {s.check.hex()} {s.wrapped.hex()}") for s in header.slots]
     if header.state is not None:
         fields.append(("state", STATES[header.state]))
+    fields += [("owner", str(UUID(bytes=header.owner)))] if header.owner is not None else []
+    fields += [("binds_disks", "yes")] if header.binds_disks else []
     if header.transition:
         fields.append(("transition", f"{header.transition.id.hex()} {header.transition.old.hex() or 'tidying'}"))
     return fields

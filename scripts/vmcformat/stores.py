@@ -70,7 +70,8 @@ class Golden:
 def stores() -> dict[str, VectorFile]:
     """File name to store."""
     made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
-            in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4)]
+            in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4),
+            owned(), home_with_bound_disks()]
     return {golden.name: store_file(golden, *rest) for golden, *rest in made}
 
 
@@ -216,6 +217,20 @@ def home_of_state(state: int) -> Made:
     header = replace(golden.header(), sequence=3, state=state)
     copy = encode(header, golden.dek)
     return golden, header, golden.file(encode(replace(header, sequence=2), golden.dek), copy), b""
+
+
+def owned() -> Made:
+    """A disk that names its home."""
+    golden = Golden("disk-of-a-home", "it names its home")
+    return golden.disk(golden.noise(5000), replace(golden.header(), owner=derive_uuid("store home-with-bound-disks")))
+
+
+def home_with_bound_disks() -> Made:
+    """A home as it is made now."""
+    golden = Golden("home-with-bound-disks", "a home all of whose disks name it", kind=HOME)
+    header = replace(golden.header(), state=2, binds_disks=True)
+    copy = encode(header, golden.dek)
+    return golden, header, golden.file(copy, copy), b""
 
 
 def write_missing(root: Path) -> list[str]:

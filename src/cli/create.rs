@@ -80,6 +80,7 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
 
 pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
     let new = NewDisk {
+        owner: None, // its folder tells
         sector_size: SectorSize::new(args.sector_size)?,
         plain_len: args.size,
         label: args.label.clone(),

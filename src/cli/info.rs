@@ -62,6 +62,12 @@ struct HeaderInfo {
     other_copy: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     deep_rekey: Option<UnderWay>,
+    /// The home that a disk names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<uuid::Uuid>,
+    /// Whether all disks of a home name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binds_disks: Option<bool>,
     /// Of a home that was asked for by its VM folder.
     #[serde(flatten)]
     vm: Option<VmInfo>,
@@ -103,6 +109,11 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
         print_one(info);
     } else if !infos.is_empty() {
         print_many(&infos);
+        let is_unbound = |info: &&Info| matches!(info, Info::Header(info) if info.binds_disks == Some(false));
+        match infos.iter().filter(is_unbound).count() {
+            0 => {}
+            unbound => println!("Disks of {unbound} of these VM folders are {UNBOUND}."),
+        }
     }
     if !args.json {
         for info in &infos {
@@ -205,9 +216,13 @@ fn header_info(
             OtherCopy::Damaged(error) => format!("damaged: {}", error.chain()),
         },
         deep_rekey,
+        owner: claims.owner,
+        binds_disks: disk.is_none().then_some(claims.binds_disks),
         vm: None,
     }
 }
+
+const UNBOUND: &str = "not bound to the VM: `vmcryptfs upgrade` binds them";
 
 fn print_one(info: &HeaderInfo) {
     let mut lines = vec![
@@ -224,6 +239,8 @@ fn print_one(info: &HeaderInfo) {
     if !info.label.is_empty() {
         lines.push(("Label", info.label.clone()));
     }
+    lines.extend(info.owner.map(|home| ("VM", home.to_string())));
+    lines.extend(info.binds_disks.map(|bound| ("Disks", if bound { "bound to the VM" } else { UNBOUND }.to_owned())));
     lines.push(("Other copy", info.other_copy.clone()));
     lines.extend(info.deep_rekey.map(|under_way| ("Deep rekey", format!("under way, {}", under_way.describe()))));
     for (name, value) in lines {

@@ -49,6 +49,8 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
     ("encrypt", &[(EventName::Encrypt, "encrypt @/clear")]),
     ("decrypt", &[(EventName::Decrypt, "decrypt @/vms/web01 --all")]),
     ("convert", &[(EventName::Convert, "convert @/vms/web01/notes")]),
+    ("upgrade", &[(EventName::Upgrade, "upgrade @/vms/web01")]),
+    ("adopt", &[(EventName::Adopt, "adopt @/vms/web01/root-flat.vmdk")]),
     ("clone", &[(EventName::Clone, "clone @/vms/web01 @/vms/copy")]),
     ("key add", &[(EventName::KeyAdd, "key add @/vms/web01 --provider local")]),
     ("key remove", &[(EventName::KeyRemove, "key remove @/vms/web01 --provider local")]),

@@ -37,6 +37,8 @@ impl Class {
             | EventName::Encrypt
             | EventName::Decrypt
             | EventName::Convert
+            | EventName::Upgrade
+            | EventName::Adopt
             | EventName::RekeyShallow
             | EventName::RekeyDeep
             | EventName::Clone

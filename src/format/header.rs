@@ -57,6 +57,8 @@ const HOME_BLOCK_SIZE: u32 = 4096;
 const DATA_OFFSET_STEP: u64 = 1 << 20;
 const MAX_DATA_OFFSET: u64 = 1 << 30;
 const WRAP_AES_256_KWP: u8 = 1;
+/// The feature flag of a disk that names its home, and of a home all of whose disks do.
+const OWNED: u32 = 4;
 /// What KWP (RFC 5649) adds to a key whose length is a multiple of 8.
 const KWP_OVERHEAD: usize = 8;
 
@@ -121,16 +123,31 @@ pub struct Header {
     pub slots: Slots,
     /// A deep rekey that is under way.
     pub transition: Option<Transition>,
+    /// The UUID of the home that a disk belongs to; `None` in the header of a home, and of a disk that an older version made.
+    pub owner: Option<Uuid>,
+    /// Whether all disks of a home name it.
+    pub binds_disks: bool,
     /// How much of a home's files is sealed; `None` in the header of a disk, and of a home that an older version made.
     pub state: Option<StoredState>,
 }
 
 impl Header {
-    /// That of a new component, whose first slot this is. A new home is encrypted as a whole.
+    /// That of a new component, whose first slot this is. A new home is encrypted as a whole, and has only disks that name it.
     pub fn new(uuid: Uuid, shape: Shape, label: String, slot: Slot) -> Self {
-        let (disk_names, slots) = (DiskNames::default(), slot.into());
-        let state = (shape == Shape::Home).then_some(StoredState::Encrypted);
-        Self { sequence: 1, uuid, shape, dek_generation: 0, label, disk_names, slots, transition: None, state }
+        let binds_disks = shape == Shape::Home;
+        Self {
+            sequence: 1,
+            uuid,
+            shape,
+            dek_generation: 0,
+            label,
+            disk_names: DiskNames::default(),
+            slots: slot.into(),
+            transition: None,
+            owner: None,
+            binds_disks,
+            state: binds_disks.then_some(StoredState::Encrypted),
+        }
     }
 
     /// The bytes of one copy, authenticated by the component's DEK.
@@ -190,7 +207,9 @@ impl Header {
 
     fn features(&self) -> u32 {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
-        flag(self.transition.is_some(), transition::IN_TRANSITION) | flag(self.state.is_some(), state::HAS_STATE)
+        flag(self.transition.is_some(), transition::IN_TRANSITION)
+            | flag(self.state.is_some(), state::HAS_STATE)
+            | flag(self.owner.is_some() || self.binds_disks, OWNED)
     }
 
     fn encode_body(&self) -> Result<Vec<u8>> {
@@ -219,6 +238,9 @@ impl Header {
         }
         if let Some(state) = self.state {
             w.put([state.code()]);
+        }
+        if let Some(owner) = self.owner {
+            w.put(owner.as_bytes());
         }
         Ok(w.bytes().to_vec())
     }
@@ -339,7 +361,7 @@ impl UnverifiedHeader {
 /// Features that a component of this kind may have.
 fn known_features(kind: u8) -> u32 {
     let of_kind = if kind == ComponentKind::Home.code() { state::HAS_STATE } else { 0 };
-    transition::IN_TRANSITION | of_kind
+    transition::IN_TRANSITION | OWNED | of_kind
 }
 
 fn decode_checked(codes: [u8; 2], features: u32, r: &mut Reader<'_>) -> Result<Header> {
@@ -368,8 +390,31 @@ fn decode_checked(codes: [u8; 2], features: u32, r: &mut Reader<'_>) -> Result<H
     let has = |feature: u32| features & feature != 0;
     let transition = has(transition::IN_TRANSITION).then(|| Transition::decode(shape, &mut body)).transpose()?;
     let state = has(state::HAS_STATE).then(|| StoredState::decode(&mut body)).transpose()?;
+    let is_home = shape == Shape::Home;
+    let owner = (has(OWNED) && !is_home).then(|| decode_owner(&mut body)).transpose()?;
+    let binds_disks = has(OWNED) && is_home;
     body.end().context(|| "header body".into())?;
-    Ok(Header { sequence, uuid, shape, dek_generation, label, disk_names, slots, transition, state })
+    Ok(Header {
+        sequence,
+        uuid,
+        shape,
+        dek_generation,
+        label,
+        disk_names,
+        slots,
+        transition,
+        owner,
+        binds_disks,
+        state,
+    })
+}
+
+fn decode_owner(body: &mut Reader<'_>) -> Result<Uuid> {
+    let owner = Uuid::from_bytes(body.array()?);
+    if owner.is_nil() {
+        return Err(Error::new(Kind::Corrupt, "a disk of the nil UUID, expected that of its home"));
+    }
+    Ok(owner)
 }
 
 fn decode_shape(codes: [u8; 2], sector_size: u32, data_offset: u64) -> Result<Shape> {

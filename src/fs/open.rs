@@ -71,6 +71,7 @@ impl FileSystem {
         let (file, content) = if home.header.disk_names.matches(name) {
             let (key_id, kek) = keyring.kek(&home.header)?;
             let spec = NewDisk {
+                owner: Some(home.header.uuid),
                 sector_size: SectorSize::DEFAULT,
                 plain_len: 0,
                 label: String::new(),

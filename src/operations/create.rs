@@ -110,10 +110,11 @@ impl Operation for CreateDisk<'_> {
         let (key_id, kek) = keyring::first_kek(&home, &providers)?;
         trail.event().key(&key_id);
         let home_keys = HomeKeys::new(&dek)?;
+        let new = NewDisk { owner: Some(home.uuid), ..self.new };
         let header = if vmdk::is_new_vmdk(name) {
-            vmdk::create(&dir, name, &self.new, (&key_id, kek.as_ref()), &home_keys)?.1
+            vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), &home_keys)?.1
         } else {
-            disk::create(&dir, name, &self.new, &key_id, kek.as_ref())?.1
+            disk::create(&dir, name, &new, &key_id, kek.as_ref())?.1
         };
         trail.event().uuid(header.uuid);
         Ok(header)

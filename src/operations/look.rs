@@ -18,6 +18,7 @@ use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::keyring::Keyring;
+use crate::vm::owner::Owner;
 use crate::vm::scan::FoundComponent;
 use crate::vm::vmdk::{self, FoundFile, VmdkInventory};
 use crate::vm::{disk, folder, scan};
@@ -51,7 +52,7 @@ impl Operation for ReadVmdks<'_> {
         let header = home.header.clone().verify(&dek)?;
         trail.event().uuid(header.uuid);
         let keys = HomeKeys::of(&header, &dek)?; // in a deep rekey, files may be under either DEK
-        Ok(vmdk::vmdks(dir, files, &keys, &keyring))
+        Ok(vmdk::vmdks(dir, files, (&keys, Owner::of(&header)), &keyring))
     }
 }
 

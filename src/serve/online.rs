@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, UnverifiedHeader};
+use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, Opened, ServedFolder};
@@ -113,6 +113,11 @@ impl VmAccess for OnlineVm<'_> {
             self.served.homes.forget();
             access::claim_exclusive(&folder, component, self.served.options.claims).map(|claimed| claimed as _)
         })
+    }
+
+    /// Disks were opened as guests open them, which refuses those of other VMs.
+    fn refuse_foreign(&self, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
+        Ok(())
     }
 
     fn forget(&self, header: &UnverifiedHeader) {

@@ -16,6 +16,7 @@ use crate::storage::{Access, FileStorage};
 use crate::sys::file::{open_unnoticed, reopen};
 use crate::text::Show;
 use crate::vm::home::Home;
+use crate::vm::owner::Owner;
 use crate::vm::{disk, home};
 
 /// What a file is opened for.
@@ -111,8 +112,8 @@ impl ServedFolder {
         let claimed = shared.claim_next();
         let storage = FileStorage::with_claims(file, self.options.claims);
         let opened = if is_disk {
-            disk::open(storage, request.access, &self.keyring, self.options.engine, self.options.backing_io)
-                .map(Content::Disk)
+            let keys = (&self.keyring, Owner::of(&home.header));
+            disk::open(storage, request.access, keys, self.options.engine, self.options.backing_io).map(Content::Disk)
         } else {
             home::open(storage, request.access, &home.keys, &home.header.disk_names, &name)
                 .map(|home| Content::of_home(home, request.user))

@@ -63,6 +63,7 @@ fn every_claim_of_a_served_folder_goes_through_its_claims() {
     let home = served.home_at(Path::new("a.raw")).unwrap();
     let (key_id, kek) = served.keyring().kek(&home.header).unwrap();
     let new = NewDisk {
+        owner: Some(folder::read_home(served.root()).unwrap().unwrap().header.claims().uuid),
         sector_size: SectorSize::DEFAULT,
         plain_len: 4096,
         label: String::new(),

@@ -6,14 +6,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{HOME_FILE, UnverifiedHeader};
+use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
 use crate::storage::claims::{Claim, Claims, FileLocks};
@@ -24,6 +24,7 @@ use crate::text::Show;
 use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::owner::Owner;
 use crate::vm::scan::{self, FoundComponent};
 
 /// One VM folder, for work on its components' keys.
@@ -61,6 +62,12 @@ pub trait VmAccess: Sync {
     /// As [`claim`](Self::claim).
     fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
 
+    /// Refuses a disk of another VM, by its verified header. The home that tells is unlocked by these KEKs, or else by its own.
+    ///
+    /// # Errors
+    /// `Corrupt`, or those of unlocking the home.
+    fn refuse_foreign(&self, disk: &Header, keks: &FetchedKeks) -> Result<()>;
+
     /// Wipes the keys of the component that has this header from memory.
     fn forget(&self, header: &UnverifiedHeader);
 
@@ -97,9 +104,10 @@ impl<'s, S: Storage + 's> OfflineDisk<'s, S> {
     ///
     /// # Errors
     /// As [`VmAccess::open_disk`].
-    pub fn open(storage: S, keks: &FetchedKeks, engine: Engine) -> Result<Self> {
+    pub fn open(place: &dyn VmAccess, storage: S, keks: &FetchedKeks, engine: Engine) -> Result<Self> {
         let locked = LockedDisk::open(storage)?;
         let dek = keyring::unlock(&locked.stored().header, keks)?;
+        place.refuse_foreign(locked.stored().header.claims(), keks)?; // verified by that DEK
         let disk = locked.unlock(&dek, engine)?;
         disk.prepare_writes()?;
         Ok(Self { disk, dek })
@@ -204,6 +212,8 @@ pub struct OfflineVm {
     folder: File,
     path: PathBuf,
     providers: Arc<Providers>,
+    /// The home that disks are compared with, once it was unlocked for that.
+    owner: OnceLock<Owner>,
 }
 
 impl OfflineVm {
@@ -213,7 +223,7 @@ impl OfflineVm {
     /// `NotFound`, `Denied`, or `Io`.
     pub fn open(folder: &Path, providers: Providers) -> Result<Self> {
         let dir = folder::open_dir(folder)?;
-        Ok(Self { folder: dir, path: folder.to_path_buf(), providers: Arc::new(providers) })
+        Ok(Self { folder: dir, path: folder.to_path_buf(), providers: Arc::new(providers), owner: OnceLock::new() })
     }
 }
 
@@ -242,11 +252,29 @@ impl VmAccess for OfflineVm {
         claim_exclusive(&self.folder, component, &FileLocks)
     }
 
+    fn refuse_foreign(&self, disk: &Header, keks: &FetchedKeks) -> Result<()> {
+        if let Some(owner) = self.owner.get() {
+            return owner.refuse_foreign(disk);
+        }
+        let Some(home) = folder::read_home(&self.folder)?.map(|stored| stored.header) else { return Ok(()) };
+        let by_its_own = || self.providers.fetch_all(home.claims().slots.key_ids().cloned());
+        match keyring::unlock(&home, keks).or_else(|_| keyring::unlock(&home, &by_its_own())) {
+            Ok(dek) => self.owner.get_or_init(|| Owner::of(home.claims())).refuse_foreign(disk).map(|()| drop(dek)),
+            // As before there were owners, where neither says anything of one.
+            Err(error)
+                if error.kind() == Kind::KeyUnavailable && disk.owner.is_none() && !home.claims().binds_disks =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error).context(|| "the home of the VM, which tells whether the disk is its own".into()),
+        }
+    }
+
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
         let storage = claim_backing(&self.folder, &Component::Disk(path.to_path_buf()), &FileLocks)?;
-        Ok(Box::new(OfflineDisk::open(storage, keks, Engine::default())?))
+        Ok(Box::new(OfflineDisk::open(self, storage, keks, Engine::default())?))
     }
 
     fn folder_if_unused(&self) -> Option<&File> {

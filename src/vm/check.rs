@@ -20,6 +20,7 @@ use crate::text::Show;
 use crate::vm::home_state;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::owner::Owner;
 use crate::vm::under_way::UnderWay;
 use sealed::{Sealed, Tally};
 
@@ -105,6 +106,7 @@ struct Checked<'a, 'e> {
 
 struct CheckedHome {
     keys: HomeKeys,
+    owner: Owner,
     finding: usize,
     tally: Tally,
 }
@@ -141,18 +143,18 @@ impl<'e> Checked<'_, 'e> {
             Err(error) => (State::Problem(error.kind()), error.chain()),
         };
         self.add(entry.component_path(), kind.word(), uuid, state, result);
-        if let (Ok((_, Some(keys))), Some(vm)) = (examined, entry.vm.as_deref())
+        if let (Ok((_, Some((keys, owner)))), Some(vm)) = (examined, entry.vm.as_deref())
             && entry.is_own_header()
         {
             let finding = self.findings.len() - 1;
-            self.homes.insert(vm, CheckedHome { keys, finding, tally: Tally::default() });
+            self.homes.insert(vm, CheckedHome { keys, owner, finding, tally: Tally::default() });
         } else if kind == ComponentKind::Disk {
             self.of_home(entry); // its extended attributes are
         }
     }
 
     /// What is to be known of a component that is whole and genuine; of a home also its keys.
-    fn examine(&self, entry: &Entry, stored: &StoredHeader) -> Result<(String, Option<HomeKeys>)> {
+    fn examine(&self, entry: &Entry, stored: &StoredHeader) -> Result<(String, Option<(HomeKeys, Owner)>)> {
         if let OtherCopy::Damaged(error) = &stored.other {
             let why = error.chain();
             return Err(Error::new(
@@ -176,8 +178,14 @@ impl<'e> Checked<'_, 'e> {
             result += &format!("; a deep rekey is under way, {under_way}");
         }
         let Some(disk) = header.shape.disk() else {
-            return Ok((result, Some(HomeKeys::of(&header, &dek)?)));
+            if !header.binds_disks {
+                result += "; its disks are not bound to it: `vmcryptfs upgrade` binds them";
+            }
+            return Ok((result, Some((HomeKeys::of(&header, &dek)?, Owner::of(&header)))));
         };
+        if let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get(vm)) {
+            home.owner.refuse_foreign(&header)?;
+        }
         let len = storage.len()?;
         disk.refuse_wrong_len(len)?;
         if let Some(why) = disk.kind.layout().why_unchecked().filter(|_| self.check.data) {

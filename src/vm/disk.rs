@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::Mode;
+use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
@@ -21,6 +22,7 @@ use crate::sys::file::readable;
 use crate::text::Show;
 use crate::vm::draft::Draft;
 use crate::vm::keyring::{self, Keyring};
+use crate::vm::owner::Owner;
 
 /// Whether a file is a disk: by its content, never by its name.
 ///
@@ -38,11 +40,11 @@ pub fn is_disk(file: &File) -> Result<bool> {
 /// Where there is no way past the page cache, its storage says why.
 ///
 /// # Errors
-/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged.
+/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged or of another VM.
 pub fn open(
     mut storage: FileStorage,
     access: Access,
-    keyring: &Keyring,
+    (keyring, owner): (&Keyring, Owner),
     engine: Engine,
     backing_io: BackingIo,
 ) -> Result<Box<dyn Disk<FileStorage>>> {
@@ -55,6 +57,7 @@ pub fn open(
     }
     let locked = LockedDisk::open(storage)?;
     let dek = keyring.dek(&locked.stored().header)?;
+    owner.refuse_foreign(locked.stored().header.claims())?; // verified by that DEK
     let disk = locked.unlock(&dek, engine)?;
     if disk.is_in_transition() {
         disk.storage().claim(access)?; // its first write does more than it says
@@ -65,6 +68,8 @@ pub fn open(
 /// What a new disk will be.
 #[derive(Clone, Debug)]
 pub struct NewDisk {
+    /// The home that it belongs to; `None` if that is not known.
+    pub owner: Option<Uuid>,
     /// Unit of encryption.
     pub sector_size: SectorSize,
     /// Length in bytes; all of it a hole.
@@ -84,7 +89,7 @@ pub struct NewDisk {
 /// `Exists`, `KeyUnavailable` when the KEK may not wrap, `Unsupported` for one that is longer than one key may encrypt, or `Io`.
 pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn Kek) -> Result<(File, Header, Dek)> {
     sector::refuse_too_long(new.plain_len)?;
-    let (header, dek) = new_header(new.sector_size, new.label.clone(), key_id, kek)?;
+    let (header, dek) = new_header(new.sector_size, new.label.clone(), new.owner, key_id, kek)?;
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;
         storage.set_len(DiskShape::new(new.sector_size).backing_len(new.plain_len))
@@ -97,8 +102,8 @@ pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn
 ///
 /// # Errors
 /// `KeyUnavailable` when the KEK may not wrap, or `Io`; then the file is empty as before.
-pub fn create_in_place(storage: &FileStorage, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
-    let (header, dek) = new_header(SectorSize::DEFAULT, String::new(), key_id, kek)?;
+pub fn create_in_place(storage: &FileStorage, owner: Uuid, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
+    let (header, dek) = new_header(SectorSize::DEFAULT, String::new(), Some(owner), key_id, kek)?;
     if let Err(error) = store::create_in_place(storage, &header, &dek) {
         storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
         return Err(error);
@@ -106,11 +111,17 @@ pub fn create_in_place(storage: &FileStorage, key_id: &KeyId, kek: &dyn Kek) -> 
     Ok((header, dek))
 }
 
-fn new_header(sector_size: SectorSize, label: String, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
+fn new_header(
+    sector_size: SectorSize,
+    label: String,
+    owner: Option<Uuid>,
+    key_id: &KeyId,
+    kek: &dyn Kek,
+) -> Result<(Header, Dek)> {
     let dek = random::disk_dek()?;
     let shape = Shape::Disk(DiskShape::new(sector_size));
     let header = Header::new(random::uuid()?, shape, label, keyring::slot_for(key_id, kek, &dek)?);
-    Ok((header, dek))
+    Ok((Header { owner, ..header }, dek))
 }
 
 /// Makes a file complete under a temporary name, then gives it its own name without replacing anything.

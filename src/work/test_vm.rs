@@ -73,7 +73,8 @@ impl TestVm {
         let disk = Shape::Disk(DiskShape::new(SectorSize::DEFAULT));
         let kek = self.providers.fetch(key).unwrap();
         let slot = slot_for(key, kek.as_ref(), &dek).unwrap();
-        let header = Header::new(random::uuid().unwrap(), if home { Shape::Home } else { disk }, String::new(), slot);
+        let made = Header::new(random::uuid().unwrap(), if home { Shape::Home } else { disk }, String::new(), slot);
+        let header = Header { state: None, binds_disks: false, ..made }; // as older versions made it
         let image = MemoryStorage::default();
         header_area::create(&image, &header, &dek).unwrap();
         Part { component, storage: self.storage(image.image(), &self.calls), dek: Arc::new(dek) }
@@ -183,12 +184,17 @@ impl VmAccess for TestVm {
         self.claim(component)
     }
 
+    /// It has no disks of others.
+    fn refuse_foreign(&self, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
+        Ok(())
+    }
+
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
         let part = self.parts.iter().find(|part| part.component.path() == path);
         let part = part.ok_or_else(|| Error::new(Kind::NotFound, "no such part"))?;
-        Ok(Box::new(OfflineDisk::open(&part.storage, keks, Engine::default())?))
+        Ok(Box::new(OfflineDisk::open(self, &part.storage, keks, Engine::default())?))
     }
 
     fn folder_if_unused(&self) -> Option<&File> {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{Header, Slot, Slots, StoredState};
+use crate::format::header::{Header, Shape, Slot, Slots, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::store::header_area::{self, OtherCopy};
@@ -31,6 +33,18 @@ impl<'w> UnlockedComponent<'w> {
     /// # Errors
     /// `Busy`, `KeyUnavailable`, `KeyRejected` or `Corrupt`; the message names the component.
     pub fn open(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
+        let opened = Self::open_unnamed(place, component, keks).and_then(|opened| {
+            let is_disk = opened.header.shape != Shape::Home;
+            if is_disk { place.refuse_foreign(&opened.header, keks).map(|()| opened) } else { Ok(opened) }
+        });
+        opened.context(|| component.to_string())
+    }
+
+    /// The same for a disk of whatever VM.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_of_any_vm(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
         Self::open_unnamed(place, component, keks).context(|| component.to_string())
     }
 
@@ -91,10 +105,29 @@ impl<'w> UnlockedComponent<'w> {
     /// # Errors
     /// `Io`: then either list may count, and running again finishes.
     pub fn rename_disks(&mut self, disk_names: &DiskNames) -> Result<()> {
-        for _ in 0..2 {
-            self.write(Header { disk_names: disk_names.clone(), ..self.header.clone() })?;
-        }
-        Ok(())
+        self.write_twice(&Header { disk_names: disk_names.clone(), ..self.header.clone() })
+    }
+
+    /// Makes both copies of a disk's header name its home.
+    ///
+    /// # Errors
+    /// `Io`: then running again finishes.
+    pub fn bind_to(&mut self, home: Uuid) -> Result<()> {
+        self.write_twice(&Header { owner: Some(home), ..self.header.clone() })
+    }
+
+    /// Makes both copies of a home's header say that all its disks name it, and that it is encrypted as a whole.
+    ///
+    /// # Errors
+    /// As [`bind_to`](Self::bind_to).
+    pub fn bind_disks(&mut self) -> Result<()> {
+        let state = self.header.state.or(Some(StoredState::Encrypted));
+        self.write_twice(&Header { binds_disks: true, state, ..self.header.clone() })
+    }
+
+    fn write_twice(&mut self, next: &Header) -> Result<()> {
+        self.write(next.clone())?;
+        self.write(next.clone())
     }
 
     /// Writes the copy that is not in use, as the next in sequence.

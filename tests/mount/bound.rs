@@ -1,6 +1,8 @@
 //! What can be rearranged in a backing folder without a key: each object is genuine, its place is not.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use vmcryptfs::format::header::StoredState;
 
@@ -144,4 +146,112 @@ fn a_clear_image_in_a_disks_place_is_not_taken_in_unasked() {
     let mount = host.mount("web01", &[]);
     assert_eq!(fs::read(mount.path("root.raw")).unwrap(), image);
     mount.unmount();
+}
+
+/// The datastore `vms` with `web01` and `db01`, each of which has a disk `root.raw` whose content begins with its name.
+fn host_with_two_vms() -> Host {
+    let host = Host::new();
+    fs::create_dir(host.path("vms")).unwrap();
+    for vm in ["web01", "db01"] {
+        host.run(&["create", host.path(&format!("vms/{vm}"))]);
+        host.run(&["create-disk", host.path(&format!("vms/{vm}/root.raw")), "--size", "1M"]);
+    }
+    let mount = host.mount("vms", &[]);
+    for vm in ["web01", "db01"] {
+        write_at_start(&mount.path(&format!("{vm}/root.raw")), vm);
+    }
+    mount.unmount();
+    host
+}
+
+fn write_at_start(path: &Path, text: &str) {
+    fs::File::options().write(true).open(path).unwrap().write_all_at(text.as_bytes(), 0).unwrap();
+}
+
+fn uuid_of(host: &Host, path: &str) -> String {
+    let infos: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", host.path(path)])).unwrap();
+    infos[0]["uuid"].as_str().unwrap().to_owned()
+}
+
+fn starts_with(path: &Path, text: &str) -> bool {
+    fs::read(path).is_ok_and(|content| content.starts_with(text.as_bytes()))
+}
+
+#[test]
+fn a_disk_of_another_vm_opens_for_nobody_until_it_is_adopted() {
+    let host = host_with_two_vms();
+    let (vm, taken) = (host.path("vms/web01"), host.path("vms/web01/taken.raw"));
+    let homes = [uuid_of(&host, "vms/web01"), uuid_of(&host, "vms/db01")];
+    let own = read(&host, "vms/web01/root.raw");
+    fs::copy(host.path("vms/db01/root.raw"), taken).unwrap();
+    fs::copy(host.path("vms/db01/root.raw"), host.path("vms/web01/root.raw")).unwrap();
+    let mount = host.mount("vms", &[]);
+    for name in ["web01/taken.raw", "web01/root.raw"] {
+        let error = fs::read(mount.path(name)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+        let error = fs::File::options().write(true).open(mount.path(name)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO), "{name}");
+    }
+    assert!(starts_with(&mount.path("db01/root.raw"), "db01"), "its own VM has it");
+    let log = host.log();
+    assert!(log.lines().any(|line| homes.iter().all(|uuid| line.contains(uuid))), "{log}");
+    mount.unmount();
+    fs::write(host.path("vms/web01/root.raw"), own).unwrap();
+
+    host.run(&["provider", "add", "native", "tenant"]);
+    let words = "is of the VM";
+    host.refuses(&["rekey", vm, "--provider", "tenant"], 3, words);
+    host.refuses(&["rekey", taken, "--provider", "tenant"], 3, words);
+    host.refuses(&["rekey", "--deep", taken], 3, words);
+    host.refuses(&["key", "add", vm, "--all", "--provider", "tenant"], 3, words);
+    host.refuses(&["key", "add", taken, "--provider", "tenant"], 3, words);
+    host.refuses(&["decrypt", vm, "--disk", "taken.raw"], 3, words);
+    host.refuses(&["decrypt", vm, "--all"], 3, words);
+    host.refuses(&["clone", vm, host.path("vms/web02")], 3, words);
+    host.refuses(&["clone", vm, host.path("vms/web02"), "--same-keys"], 3, words);
+    host.refuses(&["convert", taken, "--to", "home-file"], 3, words);
+    let check = host.try_run(&["check", vm]);
+    assert!(check.status.code() == Some(3) && String::from_utf8_lossy(&check.stdout).contains(words), "{check:?}");
+
+    fs::remove_file(host.path("vms/db01/root.raw")).unwrap();
+    host.refuses(&["adopt", host.path("vms/web01")], 2, "is not a disk");
+    host.run(&["adopt", taken]);
+    host.refuses(&["adopt", taken], 9, "is one of this VM already");
+    host.run(&["check", vm]);
+    let mount = host.mount("vms", &[]);
+    assert!(starts_with(&mount.path("web01/taken.raw"), "db01") && starts_with(&mount.path("web01/root.raw"), "web01"));
+    mount.unmount();
+}
+
+#[test]
+fn vms_of_older_versions_open_as_before_and_are_bound_by_an_upgrade() {
+    let host = host_with_two_vms();
+    let (vm, disk) = (host.path("vms/web01"), host.path("vms/web01/root.raw"));
+    for vm in ["web01", "db01"] {
+        host.make_old(&format!("vms/{vm}/vmcryptfs.home"));
+        host.make_old_disk(&format!("vms/{vm}/root.raw"));
+    }
+    let reads = || {
+        let mount = host.mount("vms", &[]);
+        assert!(starts_with(&mount.path("web01/root.raw"), "web01"));
+        mount.unmount();
+    };
+    reads();
+    assert!(host.run(&["check", vm]).contains("`vmcryptfs upgrade` binds them"));
+    assert!(host.run(&["info", vm]).contains("`vmcryptfs upgrade` binds them"));
+    host.run(&["rekey", disk]); // which leaves it no key in common with its home
+    host.refuses(&["upgrade", vm], 7, "has no key in common with its home");
+    host.run(&["adopt", disk]);
+    assert!(host.run(&["upgrade", vm]).contains("0 disks bound"));
+    assert!(host.run(&["upgrade", host.path("vms/db01")]).contains("1 disks bound"));
+    assert!(host.run(&["upgrade", host.path("vms/db01")]).contains("already"));
+    assert!(!host.run(&["check", vm]).contains("`vmcryptfs upgrade`"));
+    reads();
+    // A disk that names no VM could be of any that is not upgraded.
+    host.make_old_disk("vms/web01/root.raw");
+    let mount = host.mount("vms", &[]);
+    assert_eq!(fs::read(mount.path("web01/root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
+    host.refuses(&["upgrade", vm], 6, "is mounted on");
+    mount.unmount();
+    host.refuses(&["rekey", disk], 3, "names no VM");
 }

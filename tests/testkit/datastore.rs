@@ -94,19 +94,30 @@ pub(crate) fn make_vm(path: &Path, provider: &Arc<dyn KeyProvider>) -> Header {
 
 /// Makes a home's header say this under its key, in both copies; `None`: nothing, as older versions did.
 pub(crate) fn write_state(header: &Path, providers: &Providers, state: Option<StoredState>) {
-    let storage = FileStorage::new(File::options().read(true).write(true).open(header).unwrap());
-    let stored = header_area::load(&storage, ComponentKind::Home).unwrap();
+    rewrite(header, ComponentKind::Home, providers, |header| Header { state, ..header });
+}
+
+/// Makes a VM folder's home one that an older version made, whose disks need not name it.
+pub(crate) fn make_old(header: &Path, providers: &Providers) {
+    rewrite(header, ComponentKind::Home, providers, |header| Header { state: None, binds_disks: false, ..header });
+}
+
+/// Changes a component's header under its key, in both copies.
+pub(crate) fn rewrite(path: &Path, kind: ComponentKind, providers: &Providers, change: impl FnOnce(Header) -> Header) {
+    let storage = FileStorage::new(File::options().read(true).write(true).open(path).unwrap());
+    let stored = header_area::load(&storage, kind).unwrap();
     let keks = providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
     let dek = keyring::unlock(&stored.header, &keks).unwrap();
-    let changed = Header { state, ..stored.header.verify(&dek).unwrap() };
+    let changed = change(stored.header.verify(&dek).unwrap());
     header_area::update_both(&storage, stored.in_use, changed, &dek, &|| storage.sync()).unwrap();
 }
 
 /// Makes a disk of 1 MiB.
 pub(crate) fn make_disk(path: &Path, provider: &Arc<dyn KeyProvider>, key_id: &KeyId) {
     let (sector_size, plain_len) = (SectorSize::DEFAULT, 1 << 20);
-    let new = NewDisk { sector_size, plain_len, label: String::new(), mode: 0o600, durable: false };
     let kek = provider.fetch_key(key_id).unwrap();
     let dir = File::open(path.parent().unwrap()).unwrap();
+    let owner = folder::read_home(&dir).unwrap().map(|home| home.header.claims().uuid);
+    let new = NewDisk { owner, sector_size, plain_len, label: String::new(), mode: 0o600, durable: false };
     disk::create(&dir, path.file_name().unwrap(), &new, key_id, &*kek).unwrap();
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use tempfile::TempDir;
 
-use vmcryptfs::format::header::StoredState;
+use vmcryptfs::format::header::{ComponentKind, Header, StoredState};
 use vmcryptfs::provider::Providers;
 
 use super::datastore::{self, write_config};
@@ -142,6 +142,18 @@ impl Host {
     /// Makes the header in a file of a home say this, as a conversion does; `None`: nothing, as older versions did.
     pub(crate) fn write_state(&self, header: &str, state: Option<StoredState>) {
         datastore::write_state(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap(), state);
+    }
+
+    /// Makes the home in this header file one that an older version made.
+    pub(crate) fn make_old(&self, header: &str) {
+        datastore::make_old(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap());
+    }
+
+    /// Makes a disk one that an older version made.
+    pub(crate) fn make_old_disk(&self, disk: &str) {
+        let providers = Providers::load(&self.config()).unwrap();
+        let of_none = |header| Header { owner: None, ..header };
+        datastore::rewrite(Path::new(self.path(disk)), ComponentKind::Disk, &providers, of_none);
     }
 
     /// The events so far, as `vmcryptfs events --json` prints them.

@@ -26,6 +26,8 @@ fn sample(shape: Shape) -> Header {
         disk_names: DiskNames::new(if shape == Shape::Home { vec!["*.dsk".into()] } else { vec![] }).unwrap(),
         slots: Slots::new(vec![slot("4711"), slot("escrow")]).unwrap(),
         transition: None,
+        owner: None,
+        binds_disks: false,
         state: None,
     }
 }

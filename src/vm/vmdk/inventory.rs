@@ -21,6 +21,7 @@ use crate::text::Show;
 use crate::vm::inventory::{Entry, Inventory, What, clear_what};
 use crate::vm::keyring::Keyring;
 use crate::vm::open_form::OpenForm;
+use crate::vm::owner::Owner;
 use crate::vm::{clear, disk, home};
 
 /// A regular file of a VM folder.
@@ -102,10 +103,10 @@ pub fn files(folder: &Inventory) -> Vec<FoundFile> {
 ///
 /// # Errors
 /// None: a file that cannot be read has its reason in its place.
-pub fn vmdks(dir: &File, files: &[FoundFile], keys: &HomeKeys, keyring: &Keyring) -> VmdkInventory {
+pub fn vmdks(dir: &File, files: &[FoundFile], (keys, owner): (&HomeKeys, Owner), keyring: &Keyring) -> VmdkInventory {
     let own = |file: &&FoundFile| file.path.parent() == Some(Path::new(""));
     let names: Vec<OsString> = files.iter().filter(own).map(|file| file.path.clone().into()).collect();
-    let folder = Folder { dir, keys, keyring, names: &names };
+    let folder = Folder { dir, keys, keyring, owner, names: &names };
     let mut disks: BTreeMap<OsString, Result<DiskFile>> = BTreeMap::new();
     for file in files.iter().filter(own).filter(|file| has_vmdk_name(file.path.as_os_str())) {
         let name = file.path.as_os_str();
@@ -170,6 +171,7 @@ struct Folder<'a> {
     dir: &'a File,
     keys: &'a HomeKeys,
     keyring: &'a Keyring,
+    owner: Owner,
     names: &'a [OsString],
 }
 
@@ -180,7 +182,8 @@ impl VmFiles for Folder<'_> {
         let file = file_beneath(self.dir, Path::new(name)).context(|| format!("opening {}", name.shown()))?;
         Ok(Arc::new(if disk::is_disk(&file)? {
             let way = BackingIo::Buffered;
-            let disk = disk::open(FileStorage::new(file), Access::Read, self.keyring, Engine::default(), way)?;
+            let disk =
+                disk::open(FileStorage::new(file), Access::Read, (self.keyring, self.owner), Engine::default(), way)?;
             OpenForm::Disk(disk)
         } else {
             // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.

@@ -23,6 +23,7 @@ use crate::text::Show;
 use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
+use crate::vm::owner::Owner;
 use crate::vm::{inventory, keyring, outer, scan};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
@@ -130,7 +131,8 @@ fn names(
     let place = Place { path: &source.path, root: &source.dir, entries, anywhere: true };
     let mut names = Names::default();
     place.files(Some(&home.keys), &mut names)?;
-    let source = Source { root: &source.dir, keys: &home.keys, providers, engine: options.engine };
+    let owner = Owner::of(&home.header);
+    let source = Source { root: &source.dir, keys: &home.keys, owner, providers, engine: options.engine };
     for entry in entries.iter().filter(|entry| entry.found == EntryForm::Disk) {
         let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
         place.image(entry, disk, &mut names);
@@ -199,6 +201,7 @@ impl Cloning<'_> {
         let source = Source {
             root: &self.source.dir,
             keys: &self.source.unlocked()?.keys,
+            owner: Owner::of(&self.source.unlocked()?.header),
             providers: self.providers,
             engine: self.options.engine,
         };
@@ -207,7 +210,8 @@ impl Cloning<'_> {
         for names in by_inode(self.entries.iter().filter(is_file)) {
             let entry = names[0];
             pace.turn_to(entry.path.shown().to_string());
-            let copied = Copied { draft: self.draft, keys: &keys, key: &key, same_keys: self.options.same_keys };
+            let same_keys = self.options.same_keys;
+            let copied = Copied { draft: self.draft, home: header.uuid, keys: &keys, key: &key, same_keys };
             let original = copied.file(&source, entry, pace).context(|| entry.path.shown().to_string())?;
             if entry.found == EntryForm::Disk {
                 claims.push(original); // until all are copied: they belong together
@@ -227,7 +231,8 @@ impl Cloning<'_> {
         let source = self.source.unlocked()?;
         if self.options.same_keys {
             let state = Some(StoredState::Encrypted);
-            let header = Header { uuid: random::uuid()?, sequence: 1, state, ..source.header.clone() };
+            let uuid = random::uuid()?;
+            let header = Header { uuid, sequence: 1, state, binds_disks: true, ..source.header.clone() };
             folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
             return Ok((header, HomeKeys::new(&source.dek)?));
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use rustix::fs::{Mode, OFlags};
+use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
@@ -15,6 +16,7 @@ use crate::store::home_file::HomeKeys;
 use crate::vm::home::disk_id;
 use crate::vm::keyring;
 use crate::vm::open_form::OpenForm;
+use crate::vm::owner::Owner;
 use crate::work::convert::attributes::{Attributes, ChangeTime, Sealing};
 use crate::work::convert::copy;
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
@@ -26,6 +28,7 @@ use crate::work::convert::tree::{Entry, EntryForm};
 pub(super) struct Source<'a> {
     pub(super) root: &'a File,
     pub(super) keys: &'a HomeKeys,
+    pub(super) owner: Owner,
     pub(super) providers: &'a Providers,
     pub(super) engine: Engine,
 }
@@ -40,13 +43,15 @@ impl Source<'_> {
     }
 
     fn claim_disk(&self, entry: &Entry) -> Result<(SourceFile, Header)> {
-        SourceFile::claim_disk(self.root, &entry.path, Access::Read, self.providers, self.engine)
+        SourceFile::claim_disk(self.root, &entry.path, Access::Read, (self.providers, self.owner), self.engine)
     }
 }
 
 /// The clone under construction.
 pub(super) struct Copied<'a> {
     pub(super) draft: &'a File,
+    /// Its home's UUID.
+    pub(super) home: Uuid,
     pub(super) keys: &'a HomeKeys,
     pub(super) key: &'a WrappingKey,
     pub(super) same_keys: bool,
@@ -100,6 +105,7 @@ impl Copied<'_> {
         let shape = header.shape.disk().ok_or_else(|| Error::new(Kind::Corrupt, "a home's header in a disk"))?;
         let spec = DiskSpec {
             key: self.key.clone(),
+            owner: self.home,
             uuid: random::uuid()?,
             shape,
             label: header.label,
@@ -120,7 +126,9 @@ impl Copied<'_> {
         let open = |storage| {
             let stored = header_area::load(&storage, ComponentKind::Disk)?;
             let dek = keyring::unlock_by(&stored.header, source.providers)?;
-            Ok((OpenForm::clear(storage)?, (stored.header.verify(&dek)?, dek)))
+            let header = stored.header.verify(&dek)?;
+            source.owner.refuse_foreign(&header)?;
+            Ok((OpenForm::clear(storage)?, (header, dek)))
         };
         let (original, (header, dek)) = SourceFile::claim_with(source.root, &entry.path, Access::Read, open)?;
         if header.transition.is_some() {
@@ -129,7 +137,7 @@ impl Copied<'_> {
         let sealed_by = Sealing::By(source.keys, Some(disk_id(header.uuid)));
         let values = Attributes::read(original.form.backing(), sealed_by)?;
         let to = clone_bytes(&original, file, pace)?;
-        let header = Header { uuid: random::uuid()?, sequence: 1, ..header };
+        let header = Header { uuid: random::uuid()?, sequence: 1, owner: Some(self.home), ..header };
         let storage = FileStorage::new(to.backing().try_clone().context(|| "duplicating a descriptor".into())?);
         header_area::create(&storage, &header, &dek)?;
         values.give(to.backing(), Sealing::By(self.keys, Some(disk_id(header.uuid))), ChangeTime::Later)?;

@@ -12,6 +12,7 @@ use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::open_form::OpenForm;
+use crate::vm::owner::Owner;
 use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::form::TargetForm;
 use crate::work::convert::home_files::{self, Direction};
@@ -86,7 +87,8 @@ impl<'p> Decryption<'p> {
                 if !self.chosen.contains(&entry.path) {
                     continue;
                 }
-                let open = |storage| unlocked(storage, self.providers, self.engine);
+                let owner = Owner::of(&self.folder.unlocked()?.header);
+                let open = |storage| unlocked(storage, (self.providers, owner), self.engine);
                 SourceFile::claim_with(&self.folder.dir, &entry.path, Access::Write, open)
                     .and_then(|(original, _)| nested::refuse_ciphertext(&original.form))
             } else if self.what.has_home() {
@@ -204,7 +206,8 @@ impl<'p> Decryption<'p> {
 
     /// A disk, and its header.
     fn claim(&self, path: &Path) -> Result<(SourceFile, Header)> {
-        SourceFile::claim_disk(&self.folder.dir, path, Access::Write, self.providers, self.engine)
+        let keys = (self.providers, Owner::of(&self.folder.unlocked()?.header));
+        SourceFile::claim_disk(&self.folder.dir, path, Access::Write, keys, self.engine)
     }
 
     fn decrypt_disk(&self, site: &ReplaceContext<'_, '_>, names: &[&Entry]) -> Result<Header> {

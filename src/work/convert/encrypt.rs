@@ -152,7 +152,8 @@ impl<'p> Encryption<'p> {
                     Some(key) => key,
                     none => none.insert(self.disk_key()?),
                 };
-                let uuid = encrypt_disk(&site, &names, key.clone(), self.options.engine)
+                let owner = self.folder.unlocked()?.header.uuid;
+                let uuid = encrypt_disk(&site, &names, (key.clone(), owner), self.options.engine)
                     .context(|| first.shown().to_string())?;
                 let path = &self.folder.path.join(first);
                 converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
@@ -231,10 +232,16 @@ impl<'p> Encryption<'p> {
 }
 
 /// Returns the new disk's UUID.
-fn encrypt_disk(site: &ReplaceContext<'_, '_>, names: &[&Entry], key: WrappingKey, engine: Engine) -> Result<Uuid> {
+fn encrypt_disk(
+    site: &ReplaceContext<'_, '_>,
+    names: &[&Entry],
+    (key, owner): (WrappingKey, Uuid),
+    engine: Engine,
+) -> Result<Uuid> {
     let original = SourceFile::claim(site.root, &names[0].path, Access::Write, OpenForm::clear)?;
     let uuid = random::uuid()?;
-    let spec = DiskSpec { key, uuid, shape: DiskShape::new(SectorSize::DEFAULT), label: String::new(), engine };
+    let shape = DiskShape::new(SectorSize::DEFAULT);
+    let spec = DiskSpec { key, owner, uuid, shape, label: String::new(), engine };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
     site.replace(&original, &paths, &TargetForm::Disk(spec))?;
     Ok(uuid)

@@ -47,6 +47,8 @@ pub(super) struct WrappingKey {
 
 /// What a new disk gets, beside its DEK.
 pub(super) struct DiskSpec {
+    /// The home that it belongs to.
+    pub(super) owner: Uuid,
     pub(super) key: WrappingKey,
     pub(super) uuid: Uuid,
     pub(super) shape: DiskShape,
@@ -114,7 +116,8 @@ impl TargetForm<'_> {
 impl DiskSpec {
     fn header(&self, dek: &Dek) -> Result<Header> {
         let slot = keyring::slot_for(&self.key.id, self.key.kek.as_ref(), dek)?;
-        Ok(Header::new(self.uuid, Shape::Disk(self.shape), self.label.clone(), slot))
+        let header = Header::new(self.uuid, Shape::Disk(self.shape), self.label.clone(), slot);
+        Ok(Header { owner: Some(self.owner), ..header })
     }
 }
 

@@ -10,6 +10,7 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
+use crate::format::header::Header;
 use crate::key::KeyId;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -19,6 +20,7 @@ use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring;
 use crate::vm::open_form::OpenForm;
+use crate::vm::owner::Owner;
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::plan::{check_space, encrypted_space, free_space};
@@ -83,7 +85,8 @@ pub fn convert_file(
         ReplaceContext { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace, drafts: Drafts::InRoot };
     site.clean(false)?;
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-    let (uuid, key_id) = replace(&site, &paths, to, key, providers).context(|| file.shown().to_string())?;
+    let (uuid, key_id) =
+        replace(&site, &paths, to, (key, &home.header), providers).context(|| file.shown().to_string())?;
     site.sync_root()?;
     site.clean(true)?;
     folder.sync()?;
@@ -135,7 +138,7 @@ fn replace(
     site: &ReplaceContext<'_, '_>,
     names: &[&Path],
     to: StoredAs,
-    key: WrappingKey,
+    (key, home): (WrappingKey, &Header),
     providers: &Providers,
 ) -> Result<(Uuid, KeyId)> {
     let engine = Engine::default();
@@ -146,12 +149,13 @@ fn replace(
             let (uuid, key_id) = (random::uuid()?, key.id.clone());
             let label = String::new();
             let shape = DiskShape::new(SectorSize::DEFAULT);
-            let spec = DiskSpec { key, uuid, shape, label, engine };
+            let spec = DiskSpec { key, owner: home.uuid, uuid, shape, label, engine };
             site.replace(&original, names, &TargetForm::Disk(spec))?;
             Ok((uuid, key_id))
         }
         StoredAs::HomeFile => {
-            let (original, header) = SourceFile::claim_disk(site.root, names[0], Access::Write, providers, engine)?;
+            let (original, header) =
+                SourceFile::claim_disk(site.root, names[0], Access::Write, (providers, Owner::of(home)), engine)?;
             site.replace(&original, names, &TargetForm::Home(site.keys))?;
             Ok((header.uuid, header.slots.first_key().clone()))
         }

@@ -26,6 +26,7 @@ use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::draft::Draft;
 use crate::vm::open_form::OpenForm;
+use crate::vm::owner::Owner;
 use crate::vm::{folder, keyring};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime};
 use crate::work::convert::copy;
@@ -89,15 +90,15 @@ impl SourceFile {
     /// Claims and unlocks a disk, and returns its header as well. For writing, what a deep rekey was about to write is completed.
     ///
     /// # Errors
-    /// `Busy`, `KeyUnavailable`, `Corrupt`, or `Io`.
+    /// `Busy`, `KeyUnavailable`, `Corrupt`, also for a disk of another VM, or `Io`.
     pub(super) fn claim_disk(
         root: &File,
         path: &Path,
         access: Access,
-        providers: &Providers,
+        keys: (&Providers, Owner),
         engine: Engine,
     ) -> Result<(Self, Header)> {
-        let claimed = Self::claim_with(root, path, access, |storage| unlocked(storage, providers, engine))?;
+        let claimed = Self::claim_with(root, path, access, |storage| unlocked(storage, keys, engine))?;
         if access == Access::Write {
             claimed.0.form.content().prepare_writes()?;
         }
@@ -408,11 +409,16 @@ pub(super) fn link(root: &File, file: &Path, dir: &File, name: &OsStr) -> Result
         .context(|| "giving it a further name".into())
 }
 
-/// Unlocks a disk.
-pub(super) fn unlocked(storage: FileStorage, providers: &Providers, engine: Engine) -> Result<(OpenForm, Header)> {
+/// Unlocks a disk of this VM.
+pub(super) fn unlocked(
+    storage: FileStorage,
+    (providers, owner): (&Providers, Owner),
+    engine: Engine,
+) -> Result<(OpenForm, Header)> {
     let locked = LockedDisk::open(storage)?;
     let dek = keyring::unlock_by(&locked.stored().header, providers)?;
     let header = locked.stored().header.clone().verify(&dek)?;
+    owner.refuse_foreign(&header)?;
     Ok((OpenForm::Disk(locked.unlock(&dek, engine)?), header))
 }
 

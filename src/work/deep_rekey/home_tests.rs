@@ -79,8 +79,14 @@ impl Vm {
         std::os::unix::fs::symlink(target, self.path().join("link")).unwrap();
         let home = folder::read_home(&File::open(self.path()).unwrap()).unwrap().unwrap();
         let (key_id, kek) = keyring::first_kek(home.header.claims(), providers).unwrap();
-        let spec =
-            NewDisk { sector_size: SectorSize::DEFAULT, plain_len: 0, label: "d".into(), mode: 0o600, durable: true };
+        let spec = NewDisk {
+            owner: Some(home.header.claims().uuid),
+            sector_size: SectorSize::DEFAULT,
+            plain_len: 0,
+            label: "d".into(),
+            mode: 0o600,
+            durable: true,
+        };
         let vm = File::open(self.path()).unwrap();
         let (file, header, dek) = disk::create(&vm, OsStr::new("root.raw"), &spec, &key_id, kek.as_ref()).unwrap();
         self.note(&file, Some(home::disk_id(header.uuid)), b"of a disk");

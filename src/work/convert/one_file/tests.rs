@@ -34,10 +34,8 @@ fn content(vm: &Path, providers: &Providers) -> (Vec<u8>, bool) {
     let is_disk = crate::vm::disk::is_disk(&File::open(vm.join("a")).unwrap()).unwrap();
     let form = match is_disk {
         true => {
-            SourceFile::claim_disk(&folder.dir, Path::new("a"), Access::Write, providers, Engine::default())
-                .unwrap()
-                .0
-                .form
+            let keys = (providers, Owner::of(&folder.unlocked().unwrap().header));
+            SourceFile::claim_disk(&folder.dir, Path::new("a"), Access::Write, keys, Engine::default()).unwrap().0.form
         }
         false => TargetForm::Home(keys).open(FileStorage::new(File::open(vm.join("a")).unwrap())).unwrap(),
     };

@@ -1,0 +1,69 @@
+//! `upgrade` and `adopt`: disks bound to their VM.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::cli::progress::perform;
+use crate::cli::{out, place};
+use crate::control::local;
+use crate::error::Result;
+use crate::operations::bind::{AdoptDisk, UpgradeVm};
+use crate::provider::Providers;
+use crate::text::Show;
+use crate::vm::access::Located;
+use crate::vm::folder;
+
+/// Arguments of `upgrade`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs upgrade web01\n\n\
+    Each disk gets the home's UUID into its header, under the disk's key; from then on a disk of another VM in its place is an\n\
+    error. All keys are needed; the folder is not mounted. Versions before this one no longer open the VM.")]
+pub(super) struct UpgradeArgs {
+    /// A VM folder that an older version made
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
+    folder: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `adopt`.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  cp --sparse=always db01/data.raw web01/data.raw\n  vmcryptfs adopt web01/data.raw\n\n\
+    The keys of the disk and of the home are needed; the folder is not mounted. The disk keeps its keys: `rekey` gives it others."
+)]
+pub(super) struct AdoptArgs {
+    /// A disk that came from another VM, or from none
+    #[arg(value_name = "VM_FOLDER/DISK", value_parser = place::parser())]
+    disk: PathBuf,
+}
+
+pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
+    folder::refuse_unfinished(&args.folder)?;
+    place::refuse_mounted(&args.folder)?;
+    local::refuse_if_served(&args.folder, "binding its disks")?;
+    let upgrade = UpgradeVm { folder: &args.folder, providers: Providers::load(config)? };
+    let upgraded = perform(upgrade)?;
+    if args.json {
+        return out::json(&upgraded);
+    }
+    match upgraded.changed {
+        true => println!("{}: {} disks bound to it.", args.folder.shown(), upgraded.bound.len()),
+        false => println!("{}: its disks are bound to it already.", args.folder.shown()),
+    }
+    upgraded.bound.iter().for_each(|disk| println!("  {}", disk.shown()));
+    Ok(())
+}
+
+pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
+    let located = Located::find(&args.disk)?;
+    place::refuse_mounted(&located.folder)?;
+    local::refuse_if_served(&located.folder, "taking in a disk")?;
+    let adopt = AdoptDisk { disk: &args.disk, located: &located, providers: Providers::load(config)? };
+    let adopted = perform(adopt)?;
+    let former = adopted.former.map_or_else(|| "no VM".to_owned(), |former| format!("the VM {former}"));
+    println!("{} ({}) is of this VM now; it was of {former}.", args.disk.shown(), adopted.uuid);
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Disks that are bound to their VM.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::event::EventName;
+use crate::gate::{Object, Operation, Trail};
+use crate::progress::OnProgress;
+use crate::provider::Providers;
+use crate::vm::access::{Located, OfflineVm};
+use crate::work::bind::{self, Adopted, Upgraded};
+
+/// Binds all disks of a VM to it.
+pub struct UpgradeVm<'a> {
+    /// The VM folder.
+    pub folder: &'a Path,
+    /// Where keys come from.
+    pub providers: Providers,
+}
+
+impl Operation for UpgradeVm<'_> {
+    const NAME: EventName = EventName::Upgrade;
+    type Outcome = Upgraded;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.folder.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Upgraded> {
+        let upgraded = bind::upgrade(&OfflineVm::open(self.folder, self.providers)?)?;
+        trail.event().uuid(upgraded.uuid);
+        Ok(upgraded)
+    }
+}
+
+/// Takes a disk into the VM in whose folder it lies.
+pub struct AdoptDisk<'a> {
+    /// As it was named.
+    pub disk: &'a Path,
+    /// Where it lies.
+    pub located: &'a Located,
+    /// Where keys come from.
+    pub providers: Providers,
+}
+
+impl Operation for AdoptDisk<'_> {
+    const NAME: EventName = EventName::Adopt;
+    type Outcome = Adopted;
+
+    fn object(&self) -> Object {
+        Object::Disk(self.disk.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Adopted> {
+        let Located { folder, component } = self.located;
+        let adopted = bind::adopt(&OfflineVm::open(folder, self.providers)?, component)?;
+        let former = adopted.former.map_or_else(|| "of no VM".to_owned(), |former| format!("of the VM {former}"));
+        trail.event().uuid(adopted.uuid).key(&adopted.key_id).reason(former);
+        Ok(adopted)
+    }
+}
