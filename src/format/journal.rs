@@ -219,6 +219,7 @@ mod tests {
     #[test]
     fn records_fit_their_places_and_places_lie_between_the_header_copies() {
         assert!((HEAD_LEN + MAX_UNITS * MARK_LEN) as u64 <= PLACE_LEN);
+        assert_eq!([8, 9].map(slot_offsets), [[1 << 20, 5 << 20], [2 << 20, 6 << 20]], "even and odd sequences");
         for sequence in 1..5 {
             for (place, next) in slot_offsets(sequence).into_iter().zip(slot_offsets(sequence + 1)) {
                 assert!(place >= PLACE_LEN && place.abs_diff(next) == PLACE_LEN);
