@@ -79,7 +79,7 @@ impl Keyring {
         Self::with(providers, true)
     }
 
-    /// An empty ring of a mount: who uses it gets a [`PendingFetch`] where a provider would have to be waited for.
+    /// An empty ring of a mount: its callers get a [`PendingFetch`] where a provider would have to be waited for.
     pub fn of_mount(providers: Providers) -> Self {
         Self::with(providers, false)
     }
@@ -124,7 +124,7 @@ impl Keyring {
         Ok(())
     }
 
-    /// Unlocks every component whose KEK can be had, each as soon as its KEK is there. Each KEK is fetched once, side by
+    /// Unlocks every component whose KEK is available, each as soon as its KEK is there. Each KEK is fetched once, side by
     /// side; what stays locked keeps its reason. A server that said within the last minute that there is no such key for this
     /// host is not asked for it again: headers can name any number of keys.
     pub fn unlock_all<'h>(&self, headers: impl Iterator<Item = &'h UnverifiedHeader> + Clone) {

@@ -33,7 +33,7 @@ impl<'h> Waiting<'h> {
         waiting
     }
 
-    /// Adds a KEK, or why it cannot be had, and returns what is decided by it.
+    /// Adds a KEK, or why it is unavailable, and returns what is decided by it.
     pub(super) fn fetched(
         &mut self,
         id: KeyId,
@@ -57,7 +57,7 @@ impl<'h> Waiting<'h> {
 /// Obtains the DEK of a header through any of its slots.
 ///
 /// # Errors
-/// `KeyUnavailable` when no slot's KEK can be had; `KeyRejected` when a provider gave a wrong KEK; `Corrupt` when a slot is
+/// `KeyUnavailable` when no slot's KEK is available; `KeyRejected` when a provider gave a wrong KEK; `Corrupt` when a slot is
 /// damaged or the header was changed. The message says it for every slot.
 pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
     unlock_through(header, keks).map(|unlocked| unlocked.dek)

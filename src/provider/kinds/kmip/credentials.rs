@@ -73,7 +73,7 @@ impl Credentials {
         Ok(Self { ca, cert, key, required, loaded })
     }
 
-    /// What a new connection is to use. When the files cannot be read any more, what was in them is used on.
+    /// What a new connection is to use. When the files cannot be read any more, what was in them remains in use.
     pub(super) fn current(&self, notices: &Notices) -> Arc<ClientConfig> {
         let mut loaded = self.loaded.lock();
         if loaded.stamps != stamps([&self.ca, &self.cert, &self.key]) {
