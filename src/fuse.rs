@@ -143,6 +143,7 @@ impl Filesystem for Adapter {
         open(request, node, flags: OpenFlags; ReplyOpen) => Op::Open(flags.0);
         create(request, parent, name: &OsStr, mode: u32, umask: u32, flags: i32; ReplyCreate) =>
             Op::Create(owned(name), new_file(request, mode, umask), flags);
+        flush(request, node, _handle: FileHandle, _owner: LockOwner; ReplyEmpty) => Op::Flush;
         fsync(request, node, handle: FileHandle, _data_only: bool; ReplyEmpty) => Op::Sync(handle.0);
         opendir(request, node, _flags: OpenFlags; ReplyOpen) => Op::OpenDir;
         releasedir(request, node, handle: FileHandle, _flags: OpenFlags; ReplyEmpty) => Op::Close(handle.0);
@@ -156,10 +157,6 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
         self.guard.run("forget", || self.fs.forget(node.0, count));
-    }
-
-    fn flush(&self, _request: &Request, _node: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        reply.ok(); // nothing is held back: each write is with the backing file when it is answered
     }
 
     fn readdir(&self, _request: &Request, node: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {

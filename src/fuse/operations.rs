@@ -61,6 +61,8 @@ pub(super) enum FileOperation<'a> {
     Open(i32),
     Create(Name<'a>, NewFile, i32),
     Sync(HandleNumber),
+    /// Nothing is held back: each write is with the backing file when it is answered.
+    Flush,
     Close(HandleNumber),
     OpenDir,
     SyncDir,
@@ -118,6 +120,7 @@ impl FileRequest<'_> {
             Op::Open(flags) => open(fs, node, *flags, &caller),
             Op::Create(name, new, flags) => create(fs, node, name, *new, *flags),
             Op::Sync(handle) => fs.sync(*handle).map(|()| Reply::Nothing),
+            Op::Flush => Ok(Reply::Nothing),
             Op::Close(handle) => {
                 fs.close(*handle);
                 Ok(Reply::Nothing)

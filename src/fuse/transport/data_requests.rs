@@ -7,6 +7,7 @@ use crate::fs::{FileSystem, Pending};
 use crate::fuse::damage;
 use crate::fuse::errno::{On, refuse};
 use crate::fuse::opcode;
+use crate::fuse::operations::{FileOperation, FileRequest};
 use crate::fuse::transport::Shared;
 use crate::fuse::transport::wire::{self, InHeader, Transfer};
 use crate::store::plain_file::HEADROOM;
@@ -180,10 +181,10 @@ fn answer(fs: &FileSystem, request: InHeader, done: Result<usize>, buffer: &mut 
 
 fn sync(shared: &Shared, request: InHeader, argument: &[u8]) -> Answer {
     let Some(handle) = wire::synced_handle(argument) else { return Answer::failed(libc::EINVAL) };
-    match shared.sync_latency.measure(|| shared.fs.sync(handle)) {
-        Ok(()) => Answer { errno: 0, payload_len: 0 },
-        Err(error) => refused("fsync", &shared.fs, request, &error),
-    }
+    let (name, node, caller) = (opcode::name(request.opcode), request.node, request.caller());
+    let asked = FileRequest { name, node, caller, operation: FileOperation::Sync(handle) };
+    let done = shared.sync_latency.measure(|| asked.run(&shared.fs));
+    Answer { errno: asked.finish(&shared.fs, done).map_or_else(fuser::Errno::code, |_| 0), payload_len: 0 }
 }
 
 fn refused(operation: &'static str, fs: &FileSystem, request: InHeader, error: &Error) -> Answer {
