@@ -3,6 +3,7 @@
 #[macro_use]
 mod out;
 
+mod accept_rollback;
 mod bind;
 mod check;
 mod clone;
@@ -43,6 +44,7 @@ use clap::{Parser, Subcommand};
 use crate::error::{Context, Result};
 use crate::event;
 use crate::provider::config;
+use crate::seen;
 use crate::sys::process;
 use crate::text;
 
@@ -91,6 +93,8 @@ enum Verb {
     Info(info::InfoArgs),
     /// Verify headers, and with the key their authenticity
     Check(check::CheckArgs),
+    /// Accept that a VM folder or a disk is older than what this host has seen of it
+    AcceptRollback(accept_rollback::AcceptRollbackArgs),
     /// Give a VM folder a new key; its data is unchanged
     Rekey(rekey::RekeyArgs),
     /// Encrypt a VM folder that is in the clear, or clear disks of an encrypted one
@@ -139,6 +143,9 @@ pub fn main() -> ExitCode {
             exit::code(error.kind())
         }
     };
+    if let Some(trouble) = seen::trouble() {
+        eprintln!("vmcryptfs: {trouble}");
+    }
     log::finish();
     code
 }
@@ -205,6 +212,7 @@ fn run_verb(line: CommandLine) -> Result<()> {
         Verb::Events(args) => events::run(&args),
         Verb::Info(args) => info::run(&args, &config),
         Verb::Check(args) => check::run(&args, &config()?),
+        Verb::AcceptRollback(args) => accept_rollback::run(&args, &config()?),
         Verb::Rekey(args) => rekey::run(&args, &config()?),
         Verb::Encrypt(args) => encrypt::encrypt(&args, &config()?),
         Verb::Decrypt(args) => encrypt::decrypt(&args, &config()?),

@@ -123,6 +123,12 @@ pub enum EventName {
     ProviderRetire,
     /// A provider reports something although nothing failed.
     ProviderNotice,
+    /// A component is older than what this host has seen of it.
+    Rollback,
+    /// That was accepted.
+    AcceptRollback,
+    /// What this host has seen of components could not be kept, or is lost.
+    Memory,
 }
 
 impl EventName {
@@ -163,6 +169,9 @@ impl EventName {
             Self::ProviderRestore => "provider-restore",
             Self::ProviderRetire => "provider-retire",
             Self::ProviderNotice => "provider-notice",
+            Self::Rollback => "rollback",
+            Self::AcceptRollback => "accept-rollback",
+            Self::Memory => "memory",
         }
     }
 }

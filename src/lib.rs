@@ -21,6 +21,7 @@ pub mod format;
 pub mod storage;
 
 pub mod provider;
+pub mod seen;
 
 pub mod event;
 pub mod gate;

@@ -2,6 +2,7 @@
 //!
 //! A verb and the process of a mount do the same operation; both go through [`gate::perform`](crate::gate::perform).
 
+pub mod accept_rollback;
 mod answers;
 pub mod bind;
 pub mod check;

@@ -8,7 +8,7 @@ pub mod fetches;
 pub mod kind;
 pub mod kinds;
 pub mod primary_key;
-mod private_file;
+pub(crate) mod private_file;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -207,6 +207,11 @@ impl Providers {
     /// Which new files become disks in VM folders that are made.
     pub fn disk_names(&self) -> &DiskNames {
         &self.config.defaults().disk_names
+    }
+
+    /// Where what this host has seen of components is kept, if not in the usual place.
+    pub fn memory_file(&self) -> Option<&Path> {
+        self.config.memory().file.as_deref()
     }
 
     /// Names of all configured providers.

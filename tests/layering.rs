@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use vmcryptfs::provider::kinds::KINDS;
 
 /// Each module may use those before it.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "text",
     "timestamp",
     "error",
@@ -27,6 +27,7 @@ const LAYERS: [&str; 23] = [
     "format",
     "storage",
     "provider",
+    "seen",
     "event",
     "gate",
     "store",

@@ -93,7 +93,7 @@ impl Vm {
         let file = File::options().read(true).write(true).open(path).unwrap();
         assert!(vm_disk::is_disk(&file).unwrap(), "{}", path.display());
         let keys = (&self.keyring, Owner::of(self.home().header.claims()));
-        vm_disk::open(FileStorage::new(file), Access::Write, keys, Engine::default(), BackingIo::Buffered).unwrap()
+        vm_disk::open(FileStorage::new(file), Access::Write, keys, Engine::default(), BackingIo::Buffered).unwrap().0
     }
 
     /// What the other implementation reads from a disk.

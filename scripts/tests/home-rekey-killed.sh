@@ -27,6 +27,7 @@ cp -a --sparse=always "$vm" "$work/encrypted"
 fresh() {
     rm -rf "$vm"
     cp -a --sparse=always "$work/encrypted" "$vm"
+    vmc accept-rollback "$vm" >/dev/null # it is what it was before the last deep rekey
 }
 
 # A fingerprint without times: what was re-encrypted says so by them, for those who copy by size and time.
@@ -66,7 +67,8 @@ while read -r call number <&5; do
         struck error=EIO "$call" "$number" rekey --deep "$vm" || status=$?
         if grep -q INJECTED "$work/struck"; then
             errors=$((errors + 1))
-            [[ $status -ne 0 ]] || fail "$call $number failed, and the rekey says that all is well"
+            # What the host remembers of it is another file, and no part of the rekey.
+            [[ $status -ne 0 ]] || grep -q 'is not remembered' "$work/said" || fail "$call $number failed, and the rekey says that all is well"
         fi
     fi
     vmc check "$vm" >/dev/null || fail "$call $number: $(vmc check "$vm")"

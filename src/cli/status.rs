@@ -55,6 +55,9 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
             println!("\n{} was locked at {}: {}", name(unlocked), last.since, last.reason);
         }
     }
+    for (component, why) in components.iter().filter_map(|component| Some((component, component.gone_back.as_ref()?))) {
+        println!("\n{} has gone back: {why}", name(component));
+    }
     for notice in &status.notices {
         let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
         println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);

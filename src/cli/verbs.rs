@@ -42,6 +42,7 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
     ("unlock", &[(EventName::Unlock, NEEDS_A_MOUNT)]),
     ("lock", &[(EventName::Lock, NEEDS_A_MOUNT)]),
     ("check", &[(EventName::Check, "check @/vms/web01")]),
+    ("accept-rollback", &[(EventName::AcceptRollback, "accept-rollback @/vms/web01")]),
     // Headers need no key. What of its other output takes the home's key is the operation.
     ("info", &[(EventName::Info, "info @/vms/web01")]),
     ("key list", &[(EventName::KeyList, "key list @/vms/web01")]),

@@ -10,6 +10,7 @@ use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::key::KeyName;
 use crate::provider::Notice;
+use crate::seen;
 use crate::serve::MAX_COMPONENTS;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
@@ -29,7 +30,8 @@ pub struct MountStatus {
     pub pid: u32,
     /// All components, VM folder by VM folder.
     pub components: Vec<ComponentStatus>,
-    /// Notices of key providers, the latest last, and why the last event could not be recorded.
+    /// Notices of key providers, the latest last, why the last event could not be recorded, and what is wrong with this host's memory
+    /// of components.
     #[serde(default)]
     pub notices: Vec<NoticeStatus>,
     /// What is not encrypted, of VM folders of any depth; none of it shows in the mount. Only `status` reports it.
@@ -98,6 +100,9 @@ pub struct ComponentStatus {
     /// A deep rekey that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deep_rekey: Option<UnderWay>,
+    /// Why it can only be read: it is older than what this host has seen of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_back: Option<String>,
 }
 
 /// Since when and why a component could not be unlocked.
@@ -188,7 +193,7 @@ fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
         provider: Some(notice.provider.to_string()),
         text: notice.text,
     };
-    let unrecorded = event::unrecorded().map(NoticeStatus::of_mount);
+    let unrecorded = event::unrecorded().into_iter().chain(seen::trouble()).map(NoticeStatus::of_mount);
     fs.served().keyring().notices().into_iter().map(of_provider).chain(unrecorded).collect()
 }
 
@@ -216,6 +221,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         keys: claims.map(|claims| claims.slots.key_ids().map(KeyName::of).collect()).unwrap_or_default(),
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
+        gone_back: found.unverified().and_then(|header| keyring.gone_back(header)),
     }
 }
 
@@ -234,6 +240,7 @@ mod tests {
             keys: Vec::new(),
             size: None,
             deep_rekey: None,
+            gone_back: None,
         }
     }
 

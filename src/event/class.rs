@@ -28,8 +28,11 @@ impl Class {
             | EventName::Info
             | EventName::KeyList
             | EventName::Integrity
-            | EventName::ProviderNotice => Self::Reads,
-            EventName::Create
+            | EventName::ProviderNotice
+            | EventName::Rollback
+            | EventName::Memory => Self::Reads,
+            EventName::AcceptRollback
+            | EventName::Create
             | EventName::CreateDisk
             | EventName::Mount
             | EventName::Unmount

@@ -42,11 +42,14 @@ pub const NEW_PREFIX: &str = ".vmcryptfs-new-";
 pub const ENCRYPTING_FILE: &str = ".vmcryptfs-encrypting";
 /// Name of a home's header while the home's files are being decrypted.
 pub const DECRYPTING_FILE: &str = ".vmcryptfs-decrypting";
+/// Bytes of [`UnverifiedHeader::state_mark`].
+pub const STATE_MARK_LEN: usize = 16;
 /// Longest label in bytes.
 pub const MAX_LABEL_LEN: usize = 255;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTF";
 const VERSION: u16 = 1;
+const SEQUENCE: std::ops::Range<usize> = 16..24;
 const FIXED_LEN: usize = 64;
 const HMAC_OFFSET: usize = 8128;
 const CHECKSUM_OFFSET: usize = 8160;
@@ -350,6 +353,13 @@ impl UnverifiedHeader {
         let mut digest = [0; 32];
         digest.copy_from_slice(&self.seals[CHECKSUM_OFFSET - HMAC_OFFSET..]);
         CopyDigest(digest)
+    }
+
+    /// Tells what the copy says, its sequence aside, from what another one of the same component says.
+    pub fn state_mark(&self) -> [u8; STATE_MARK_LEN] {
+        let mut fields = self.fields.to_vec();
+        fields[SEQUENCE].fill(0);
+        *derive::sha256(&fields).first_chunk().expect("a digest is longer than a mark")
     }
 
     /// Whether two copies are the same to the bit.

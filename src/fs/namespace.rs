@@ -124,6 +124,7 @@ impl FileSystem {
                 Ok(((), header))
             })?;
         } else {
+            self.allow_names(&parent)?;
             backing::make_dir(&dir, name, new.mode)?;
         }
         new.give_to_owner(&backing::any_at(&dir, name)?)?;
@@ -150,6 +151,7 @@ impl FileSystem {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
         self.nodes.vm_of(&parent)?;
+        self.allow_names(&parent)?;
         let new = new.in_directory(&dir, false)?;
         backing::make_special(&dir, name, new.mode, attr::system_device(device))?;
         new.give_to_owner(&backing::any_at(&dir, name)?)?;
@@ -195,6 +197,7 @@ impl FileSystem {
         refuse_reserved(&parent, &dir, name)?;
         raw::refuse_virtual(&node)?;
         self.refuse_other_vm(&node, &parent)?;
+        self.allow_names(&parent)?;
         let (from_dir, from_name) = self.place_of(&node)?;
         backing::link((&from_dir, &from_name), (&dir, name))?;
         self.settle_names(&[&dir])?;
@@ -210,6 +213,7 @@ impl FileSystem {
     pub fn remove(&self, parent: NodeNumber, name: &OsStr, directory: bool) -> Result<()> {
         let (parent, dir) = self.directory(parent)?;
         refuse_reserved(&parent, &dir, name)?;
+        self.allow_names(&parent)?;
         let leaving = Leaving::at(&dir, name)?;
         let until_known = self.name_changes.read();
         if !is_datastore(&parent) {
@@ -237,6 +241,7 @@ impl FileSystem {
         if !(is_datastore(&from_parent) && from_parent.number == to_parent.number) {
             self.refuse_other_vm(&from_parent, &to_parent)?;
         }
+        self.allow_names(&from_parent)?;
         let moved = backing::stat_at(&from_dir, from.1)?;
         let replaced = Leaving::at(&to_dir, to.1).ok();
         let flags = match mode {
@@ -270,6 +275,12 @@ impl FileSystem {
         }
         let (_, dir) = self.directory(number)?;
         self.sync_names(&dir)
+    }
+
+    /// Refuses changes of names in a VM folder whose home is older than what this host has seen of it. That is known of an unlocked
+    /// one; names of a locked one may change.
+    fn allow_names(&self, parent: &Node) -> Result<()> {
+        self.home_of(parent).map_or(Ok(()), |home| home.past.allow_changes())
     }
 
     fn refuse_other_vm(&self, from: &Node, to: &Node) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::operations::answers::answer;
 use crate::operations::unlocking::keep_unlocking;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
 use crate::sys::socket::SocketPath;
 use crate::sys::{memory, process};
@@ -53,6 +54,7 @@ type Sockets = (SocketPath, Option<SocketPath>);
 pub struct Serving {
     session: thread::JoinHandle<Result<()>>,
     folder: PathBuf,
+    memory: Arc<Memory>,
     /// They are there for as long as the mount.
     _sockets: Sockets,
     /// The mount itself.
@@ -70,6 +72,7 @@ impl Serving {
         let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
         let served = self.session.join().unwrap_or_else(|_| Err(failed()));
         limit::report(Duration::ZERO);
+        self.memory.keep(); // this process may end while a thread still has the file system
         Event::of(EventName::Unmount).component(&self.folder).outcome(&served);
         served
     }
@@ -105,7 +108,9 @@ impl Operation for MountFolder<'_> {
         let stop = &mut || signals.stop();
         let waiting = ready::Waiting { period: self.wait, required: self.require_unlocked, stop };
         let locked = waiting.unlock(&fs, &self.spec.mountpoint)?;
-        let notes: Vec<String> = locked.into_iter().chain(ready::without_home(&fs)?).collect();
+        let gone_back = ready::gone_back(&fs, &self.spec.mountpoint);
+        let notes: Vec<String> = locked.into_iter().chain(ready::without_home(&fs)?).chain(gone_back).collect();
+        let memory = Arc::clone(fs.served().keyring().memory());
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         let session = Session::mount(&fs, &self.spec)?;
         let own = session.own();
@@ -118,7 +123,7 @@ impl Operation for MountFolder<'_> {
         // The mount is of no use without its socket, and the process that asked for it gets the reason.
         let _sockets = sockets(fs, own, &self.spec.mountpoint, self.metrics)
             .inspect_err(|_| _ = own.unmount(Unmount::WhenUnused))?;
-        Ok(Serving { session, folder: self.spec.source, _sockets, own, notes })
+        Ok(Serving { session, folder: self.spec.source, memory, _sockets, own, notes })
     }
 }
 

@@ -4,11 +4,13 @@ use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName, limit};
 use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
+use crate::seen;
 use crate::sys::thread::{caught, may_fail};
+use crate::text::Show;
 use crate::vm::keyring::{Change, NoticeSubject};
 
 /// How long a mount waits for keys before it shows what it has: the rest remains locked until its keys come.
@@ -39,11 +41,11 @@ pub(super) fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
     let (tried, first_round) = mpsc::channel::<()>();
     let fs = Arc::downgrade(fs);
     let work = move || {
-        let mut first = Some(tried);
+        let (mut first, mut told) = (Some(tried), None);
         for round in 0_u64.. {
             let done = caught(|| {
                 may_fail("unlock");
-                let is_mounted = retry(&fs);
+                let is_mounted = retry(&fs, &mut told);
                 drop(first.take());
                 if let Some(fs) = fs.upgrade().filter(|_| round % CONFIRM_ROUNDS == 0) {
                     fs.served().keyring().confirm_keys();
@@ -67,10 +69,12 @@ pub(super) fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
     Ok(())
 }
 
-/// Tries what is locked; `false` when the mount has ended.
-fn retry(fs: &Weak<FileSystem>) -> bool {
+/// Tries what is locked, and keeps what was seen; `false` when the mount has ended. `told` is what was said of the memory last.
+fn retry(fs: &Weak<FileSystem>, told: &mut Option<String>) -> bool {
     let Some(fs) = fs.upgrade() else { return false };
     limit::report(limit::PERIOD);
+    // What was met since the last round: by now its header is durable, also if another process wrote it.
+    fs.served().keyring().memory().keep();
     match fs.served().retry_locked() {
         Ok(0) => {}
         Ok(unlocked) => tracing::info!("{unlocked} components unlocked"),
@@ -79,6 +83,12 @@ fn retry(fs: &Weak<FileSystem>) -> bool {
     for notice in fs.served().keyring().new_notices() {
         tracing::warn!("key provider {}: {}", notice.provider, notice.text);
         Event::of(EventName::ProviderNotice).provider(&notice.provider).reason(notice.text).done();
+    }
+    if let Some(trouble) = seen::trouble()
+        && told.replace(trouble.clone()).as_ref() != Some(&trouble)
+    {
+        tracing::warn!("{trouble}");
+        Event::of(EventName::Memory).failed(&Error::new(Kind::Io, trouble));
     }
     true
 }
@@ -89,12 +99,13 @@ fn record(fs: &FileSystem, change: &Change<'_>) {
         NoticeSubject::Unlock => EventName::Unlock,
         NoticeSubject::Lock => EventName::Lock,
         NoticeSubject::FetchKey => EventName::FetchKey,
+        NoticeSubject::GoneBack => EventName::Rollback,
     };
     let (mut event, mut group, mut most) = (Event::of(name), Event::of(name), MAX_NAMED);
     change.key_id.map(|key_id| event.key(key_id));
+    let path = change.header.and_then(|header| fs.served().component_path(header));
     if let Some(header) = change.header {
         event.uuid(header.claims().uuid);
-        let path = fs.served().component_path(header);
         if let Some((path, folder)) = path.as_deref().and_then(|path| Some((path, path.parent()?))) {
             match header.claims().shape.kind() {
                 ComponentKind::Disk => {
@@ -110,7 +121,11 @@ fn record(fs: &FileSystem, change: &Change<'_>) {
         }
     }
     let Some(error) = change.error else { return event.done() };
-    if event.failed_as_one_of(group, most, error) && change.what == NoticeSubject::FetchKey {
-        tracing::warn!("{}", error.chain());
+    if event.failed_as_one_of(group, most, error) {
+        match change.what {
+            NoticeSubject::FetchKey => tracing::warn!("{}", error.chain()),
+            NoticeSubject::GoneBack => tracing::warn!("{}: {}", path.unwrap_or_default().shown(), error.chain()),
+            NoticeSubject::Unlock | NoticeSubject::Lock => {}
+        }
     }
 }

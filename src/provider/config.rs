@@ -20,6 +20,9 @@
 //! max-mib = 16                     # how long the file gets; four full ones are kept
 //! journal = true                   # a copy to systemd's journal, where it runs
 //!
+//! [memory]                         # what this host has seen of components, against rollback; optional
+//! file = "/srv/vmcryptfs/seen"
+//!
 //! [defaults]                       # of new VM folders; all of it optional
 //! disk-names = ["*.qcow2", "vm#"]  # which new files become disks; docs/FORMAT.md, section 6
 //! ```
@@ -50,7 +53,17 @@ pub struct Config {
     default: Option<ProviderName>,
     providers: BTreeMap<ProviderName, Settings>,
     events: EventSettings,
+    memory: MemorySettings,
     defaults: Defaults,
+}
+
+/// Where it is kept what this host has seen of components; see [`seen`](crate::seen).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct MemorySettings {
+    /// The file, absolute; the usual place of the user if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "absolute_file")]
+    pub file: Option<PathBuf>,
 }
 
 /// What new VM folders get.
@@ -103,7 +116,7 @@ fn absolute_file<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Resul
     if file.is_absolute() {
         return Ok(Some(file));
     }
-    Err(serde::de::Error::custom(format!("event log {}, expected an absolute path", file.shown())))
+    Err(serde::de::Error::custom(format!("{}, expected an absolute path", file.shown())))
 }
 
 impl Config {
@@ -142,6 +155,11 @@ impl Config {
     /// `NotFound`, naming those that are configured.
     pub fn settings(&self, name: &ProviderName) -> Result<&Settings> {
         self.providers.get(name).ok_or_else(|| Error::new(Kind::NotFound, self.missing(name)))
+    }
+
+    /// Where it is kept what this host has seen of components.
+    pub fn memory(&self) -> &MemorySettings {
+        &self.memory
     }
 
     /// Adds a provider. The first one becomes the default.

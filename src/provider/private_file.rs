@@ -1,4 +1,4 @@
-//! Files that only their owner may read: the configuration and primary keys.
+//! Files that only their owner may read: the configuration, primary keys, and what a host has seen.
 //!
 //! Written so that a crash leaves the old file, the new one, or none, and refused when others could read or change them.
 
@@ -20,7 +20,7 @@ const FOLDER_MODE: u32 = 0o700;
 const OF_OTHERS: u32 = 0o077;
 
 /// Opens for reading a file that only its owner, this user or root, can read or change.
-pub(super) fn open(path: &Path) -> Result<File> {
+pub(crate) fn open(path: &Path) -> Result<File> {
     open_as(effective_uid(), path)
 }
 
@@ -53,7 +53,7 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata)> {
 }
 
 /// Reads the rest of a file of at most `max` bytes. The buffer never grows: growing would leave a copy of a secret in memory.
-pub(super) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
     let reading = || format!("reading {}", path.shown());
     let len = file.metadata().context(reading)?.len();
     if len > max {
@@ -79,7 +79,7 @@ pub(super) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
 }
 
 /// Makes a new file of `parts`, in this order, and returns once it is durable. An error leaves no file of ours.
-pub(super) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
+pub(crate) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let file = File::options()
         .write(true)
         .create_new(true)
@@ -94,7 +94,7 @@ pub(super) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
 }
 
 /// Makes a file of `parts`, or puts it in the place of the one that is there. Two callers at once must hold a lock.
-pub(super) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
+pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let fresh = beside(path, ".new");
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -108,7 +108,7 @@ pub(super) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
 }
 
 /// Makes a folder, and those above it, that only this user can enter.
-pub(super) fn create_folder(folder: &Path) -> Result<()> {
+pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -122,7 +122,7 @@ pub(super) fn create_folder(folder: &Path) -> Result<()> {
 }
 
 /// Waits until no other process holds the lock that belongs to `path`; it is released when the file is closed.
-pub(super) fn lock(path: &Path) -> Result<File> {
+pub(crate) fn lock(path: &Path) -> Result<File> {
     let lock = beside(path, ".lock");
     File::options()
         .write(true)
@@ -135,7 +135,7 @@ pub(super) fn lock(path: &Path) -> Result<File> {
 }
 
 /// The folder that `path` lies in.
-pub(super) fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new(if path.is_absolute() { "/" } else { "." }),
@@ -143,7 +143,7 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 }
 
 /// The hidden file of the same folder whose name is made of that of `path` and `suffix`.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(suffix);

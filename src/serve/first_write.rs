@@ -72,7 +72,7 @@ impl ServedFolder {
                 )
             });
             match opened {
-                Ok(disk) => Ok((disk, header)),
+                Ok((disk, _)) => Ok((disk, header)),
                 Err(error) => {
                     storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
                     Err(error)

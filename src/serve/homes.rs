@@ -79,7 +79,7 @@ impl ServedFolder {
         {
             return Ok(home);
         }
-        let unlocked = Home::open(dir, self.options.claims, |header| self.keyring.dek(header));
+        let unlocked = Home::open(dir, self.options.claims, &self.keyring);
         let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);
         self.homes.keep(vm, stamp, &home);
         Ok(home)

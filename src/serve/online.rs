@@ -10,6 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
+use crate::seen::Memory;
 use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, Opened, ServedFolder};
 use crate::storage::claims::wait_for_claim;
 use crate::storage::{Access, Storage};
@@ -138,6 +139,10 @@ impl VmAccess for OnlineVm<'_> {
 
     fn folder_if_unused(&self) -> Option<&File> {
         None
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        self.served.keyring.memory()
     }
 
     fn remember_dek(&self, uuid: Uuid, dek: &Dek) {

@@ -113,13 +113,16 @@ impl ServedFolder {
         let storage = FileStorage::with_claims(file, self.options.claims);
         let opened = if is_disk {
             let keys = (&self.keyring, Owner::of(&home.header));
-            disk::open(storage, request.access, keys, self.options.engine, self.options.backing_io).map(Content::Disk)
+            disk::open(storage, request.access, keys, self.options.engine, self.options.backing_io)
+                .map(|(disk, past)| (Content::Disk(disk), Some(past)))
         } else {
+            if request.access == Access::Write {
+                home.past.allow_changes().context(&name)?;
+            }
             home::open(storage, request.access, &home.keys, &home.header.disk_names, &name)
-                .map(|home| Content::of_home(home, request.user))
+                .map(|home| (Content::of_home(home, request.user), None))
         };
-        let content = opened.context(name)?;
-        Ok(OpenFile::new(content, request.home_cache, request.access, may_write, home, place, claimed))
+        Ok(OpenFile::new(opened.context(name)?, request.home_cache, request.access, may_write, home, place, claimed))
     }
 
     /// Opens a file by its path below the folder, for the time of one operation or for a door that has no other names for files.

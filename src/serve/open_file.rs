@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file::FileId;
+use crate::seen::Past;
 use crate::serve::places::Place;
 use crate::serve::undecided::Undecided;
 use crate::storage::claims::Claim;
@@ -90,6 +91,8 @@ pub struct OpenFile {
     may_write: AtomicBool,
     /// Its home. That of a home file stays in use for as long as the file is open; a disk needs none.
     home: Option<Arc<Home>>,
+    /// A disk's, by what this host has seen of it.
+    past: Option<Past>,
     _place: Option<Place>,
     /// Fields are dropped in order: once this is gone, so is the claim on the backing file.
     _claimed: Arc<()>,
@@ -97,7 +100,7 @@ pub struct OpenFile {
 
 impl OpenFile {
     pub(super) fn new(
-        content: Content,
+        (content, past): (Content, Option<Past>),
         home_cache: CacheMode,
         access: Access,
         may_write: bool,
@@ -125,6 +128,7 @@ impl OpenFile {
             uses: Mutex::new(uses),
             may_write: AtomicBool::new(may_write),
             home,
+            past,
             _place: place,
             _claimed: claimed,
         };
@@ -232,6 +236,7 @@ impl OpenFile {
     pub fn begin(self: &Arc<Self>, purpose: Purpose) -> Result<FileUse> {
         if purpose == Purpose::Write {
             self.refuse_read_only()?;
+            self.past.as_ref().or(self.home.as_ref().map(|home| &home.past)).map_or(Ok(()), Past::allow_changes)?;
         }
         let mut uses = self.uses.lock();
         *uses.count(purpose) += 1;

@@ -33,6 +33,9 @@ pub trait Disk<S>: PlainFile + RekeyInPlace {
 
     /// Whether a deep rekey of the disk is not finished.
     fn is_in_transition(&self) -> bool;
+
+    /// Progress of its deep rekey in bytes, while data of it is under the former key.
+    fn rekeyed_up_to(&self) -> Option<u64>;
 }
 
 impl<S: Storage> Disk<S> for SectorStore<S> {
@@ -50,6 +53,10 @@ impl<S: Storage> Disk<S> for SectorStore<S> {
 
     fn is_in_transition(&self) -> bool {
         self.is_in_transition()
+    }
+
+    fn rekeyed_up_to(&self) -> Option<u64> {
+        self.rekeyed_up_to()
     }
 }
 

@@ -230,6 +230,10 @@ impl<S: Storage> SectorStore<S> {
         Ok(())
     }
 
+    pub(super) fn rekeyed_up_to(&self) -> Option<u64> {
+        self.transition.lock().as_ref().map(InTransition::cursor)
+    }
+
     pub(super) fn is_in_transition(&self) -> bool {
         matches!(**self.cipher.load(), Cipher::Two(_))
     }

@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
+use crate::seen::{Memory, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::{Disk, LockedDisk, RekeyInPlace};
@@ -74,11 +75,14 @@ pub trait VmAccess: Sync {
     /// Claims a disk as [`claim`](Self::claim) does, and opens it for writing, by a DEK in memory or one of the KEKs.
     ///
     /// # Errors
-    /// As [`claim`](Self::claim); `KeyUnavailable`, `KeyRejected` or `Corrupt` when it does not unlock.
+    /// As [`claim`](Self::claim); `KeyUnavailable`, `KeyRejected` or `Corrupt` when it does not unlock; `ReadOnly` when it has gone back.
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>>;
 
     /// The folder, if no guest of this process uses it.
     fn folder_if_unused(&self) -> Option<&File>;
+
+    /// What this host has seen of components.
+    fn memory(&self) -> &Arc<Memory>;
 
     /// Keeps a DEK in memory, where DEKs are kept.
     fn remember_dek(&self, uuid: Uuid, dek: &Dek);
@@ -108,7 +112,9 @@ impl<'s, S: Storage + 's> OfflineDisk<'s, S> {
         let locked = LockedDisk::open(storage)?;
         let dek = keyring::unlock(&locked.stored().header, keks)?;
         place.refuse_foreign(locked.stored().header.claims(), keks)?; // verified by that DEK
+        let there = Point::of(&locked.stored().header, &dek)?;
         let disk = locked.unlock(&dek, engine)?;
+        place.memory().meet(there.at(disk.rekeyed_up_to())).allow_changes()?;
         disk.prepare_writes()?;
         Ok(Self { disk, dek })
     }
@@ -214,6 +220,7 @@ pub struct OfflineVm {
     providers: Arc<Providers>,
     /// The home that disks are compared with, once it was unlocked for that.
     owner: OnceLock<Owner>,
+    memory: Arc<Memory>,
 }
 
 impl OfflineVm {
@@ -223,7 +230,14 @@ impl OfflineVm {
     /// `NotFound`, `Denied`, or `Io`.
     pub fn open(folder: &Path, providers: Providers) -> Result<Self> {
         let dir = folder::open_dir(folder)?;
-        Ok(Self { folder: dir, path: folder.to_path_buf(), providers: Arc::new(providers), owner: OnceLock::new() })
+        let memory = Memory::of(&providers);
+        Ok(Self {
+            folder: dir,
+            path: folder.to_path_buf(),
+            providers: Arc::new(providers),
+            owner: OnceLock::new(),
+            memory,
+        })
     }
 }
 
@@ -279,6 +293,10 @@ impl VmAccess for OfflineVm {
 
     fn folder_if_unused(&self) -> Option<&File> {
         Some(&self.folder)
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     fn remember_dek(&self, _uuid: Uuid, _dek: &Dek) {}

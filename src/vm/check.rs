@@ -5,6 +5,7 @@ mod sealed;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -12,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::key::Dek;
 use crate::provider::Providers;
+use crate::seen::{Memory, Point};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::genuine_progress;
 use crate::store::header_area::{OtherCopy, StoredHeader};
@@ -69,8 +71,14 @@ impl Check<'_> {
         let ids = inventory.components().flat_map(|(_, _, headers)| headers.unverified());
         let ids = ids.flat_map(|header| header.claims().slots.key_ids().cloned());
         let keks = providers.fetch_all(ids);
-        let mut checked =
-            Checked { check: self, keks, homes: BTreeMap::new(), findings: Vec::new(), seen: HashSet::new() };
+        let mut checked = Checked {
+            check: self,
+            keks,
+            memory: Memory::of(providers),
+            homes: BTreeMap::new(),
+            findings: Vec::new(),
+            seen: HashSet::new(),
+        };
         // Homes first, whatever their names: files are proven by their keys.
         let (headers, others): (Vec<_>, Vec<_>) = inventory.entries.iter().partition(|entry| entry.is_own_header());
         headers.into_iter().chain(others).for_each(|entry| checked.entry(entry));
@@ -97,11 +105,20 @@ pub fn clear(inventory: &Inventory) -> Vec<Finding> {
 struct Checked<'a, 'e> {
     check: &'a Check<'a>,
     keks: FetchedKeks,
+    memory: Arc<Memory>,
     /// Unlocked homes, by VM folder.
     homes: BTreeMap<&'e Path, CheckedHome>,
     findings: Vec<Finding>,
     /// Files of several names are looked at once.
     seen: HashSet<Option<(u64, u64)>>,
+}
+
+/// A component that is whole and genuine.
+struct Examined {
+    state: State,
+    result: String,
+    /// A home's.
+    keys: Option<(HomeKeys, Owner)>,
 }
 
 struct CheckedHome {
@@ -139,11 +156,11 @@ impl<'e> Checked<'_, 'e> {
             self.examine(entry, stored)
         });
         let (state, result) = match &examined {
-            Ok((result, _)) => (State::Good, result.clone()),
+            Ok(Examined { state, result, .. }) => (*state, result.clone()),
             Err(error) => (State::Problem(error.kind()), error.chain()),
         };
         self.add(entry.component_path(), kind.word(), uuid, state, result);
-        if let (Ok((_, Some((keys, owner)))), Some(vm)) = (examined, entry.vm.as_deref())
+        if let (Ok(Examined { keys: Some((keys, owner)), .. }), Some(vm)) = (examined, entry.vm.as_deref())
             && entry.is_own_header()
         {
             let finding = self.findings.len() - 1;
@@ -153,8 +170,8 @@ impl<'e> Checked<'_, 'e> {
         }
     }
 
-    /// What is to be known of a component that is whole and genuine; of a home also its keys.
-    fn examine(&self, entry: &Entry, stored: &StoredHeader) -> Result<(String, Option<(HomeKeys, Owner)>)> {
+    /// What is to be known of a component that is whole and genuine.
+    fn examine(&self, entry: &Entry, stored: &StoredHeader) -> Result<Examined> {
         if let OtherCopy::Damaged(error) = &stored.other {
             let why = error.chain();
             return Err(Error::new(
@@ -169,19 +186,22 @@ impl<'e> Checked<'_, 'e> {
         verify_older(stored, &header, &dek)?;
         let storage = FileStorage::new((self.check.open)(&entry.path)?);
         let mut result = "whole and genuine".to_owned();
+        let mut cursor = None;
         if let Some(transition) = &header.transition {
             match header.shape.kind() {
                 ComponentKind::Home => transition.old_dek(&dek).map(drop)?,
-                ComponentKind::Disk => genuine_progress(&storage, &header, transition, &dek).map(drop)?,
+                ComponentKind::Disk => cursor = Some(genuine_progress(&storage, &header, transition, &dek)?),
             }
             let under_way = UnderWay::of(&storage, &header)?.map_or_else(String::new, UnderWay::describe);
             result += &format!("; a deep rekey is under way, {under_way}");
         }
+        let (state, compared) = self.compare(Point::of(&stored.header, &dek)?.at(cursor));
+        result += &compared;
         let Some(disk) = header.shape.disk() else {
             if !header.binds_disks {
                 result += "; its disks are not bound to it: `vmcryptfs upgrade` binds them";
             }
-            return Ok((result, Some((HomeKeys::of(&header, &dek)?, Owner::of(&header)))));
+            return Ok(Examined { state, result, keys: Some((HomeKeys::of(&header, &dek)?, Owner::of(&header))) });
         };
         if let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get(vm)) {
             home.owner.refuse_foreign(&header)?;
@@ -191,7 +211,17 @@ impl<'e> Checked<'_, 'e> {
         if let Some(why) = disk.kind.layout().why_unchecked().filter(|_| self.check.data) {
             result += &format!("; its {} bytes of data {why}", disk.plain_len(len));
         }
-        Ok((result, None))
+        Ok(Examined { state, result, keys: None })
+    }
+
+    /// Compares a component with what this host has seen of it.
+    fn compare(&self, there: Point) -> (State, String) {
+        let known = self.memory.describe(there.uuid());
+        match (self.memory.meet(there).gone_back(), known) {
+            (Some(gone_back), _) => (State::Problem(Kind::ReadOnly), format!("; {}", gone_back.error())),
+            (None, Some(known)) => (State::Good, format!("; compared with this host's memory of {known}")),
+            (None, None) => (State::Good, "; this host has not seen it before".to_owned()),
+        }
     }
 
     /// What is sealed under a home's keys: a file, a link, values of extended attributes.

@@ -14,6 +14,7 @@ use crate::format::disk_kind::DiskShape;
 use crate::format::header::{ComponentKind, Header, PREFIX_LEN, Shape, component_kind};
 use crate::key::{Dek, Kek, KeyId};
 use crate::sector::{self, SectorSize};
+use crate::seen::Past;
 use crate::storage::claims::Claim;
 use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
@@ -36,18 +37,19 @@ pub fn is_disk(file: &File) -> Result<bool> {
     })
 }
 
-/// Claims a disk's backing file and unlocks it: for reading so that others may write meanwhile, unless a deep rekey is not finished.
+/// Claims a disk's backing file and unlocks it, and says what this host has seen of it: for reading so that others may write meanwhile, unless a deep rekey is not finished.
 /// Where there is no way past the page cache, its storage says why.
 ///
 /// # Errors
-/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged or of another VM.
+/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged or of another VM, `ReadOnly` for one that has
+/// gone back and is to be written.
 pub fn open(
     mut storage: FileStorage,
     access: Access,
     (keyring, owner): (&Keyring, Owner),
     engine: Engine,
     backing_io: BackingIo,
-) -> Result<Box<dyn Disk<FileStorage>>> {
+) -> Result<(Box<dyn Disk<FileStorage>>, Past)> {
     storage.claim(match access {
         Access::Read => Claim::Peek,
         Access::Write => Claim::Writer,
@@ -56,13 +58,18 @@ pub fn open(
         storage.bypass_cache();
     }
     let locked = LockedDisk::open(storage)?;
-    let dek = keyring.dek(&locked.stored().header)?;
-    owner.refuse_foreign(locked.stored().header.claims())?; // verified by that DEK
+    let header = locked.stored().header.clone();
+    let dek = keyring.dek(&header)?;
+    owner.refuse_foreign(header.claims())?; // verified by that DEK
     let disk = locked.unlock(&dek, engine)?;
+    let past = keyring.past(&header, &dek, disk.rekeyed_up_to())?;
+    if access == Access::Write {
+        past.allow_changes()?;
+    }
     if disk.is_in_transition() {
         disk.storage().claim(access)?; // its first write does more than it says
     }
-    Ok(disk)
+    Ok((disk, past))
 }
 
 /// What a new disk will be.

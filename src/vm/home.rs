@@ -5,20 +5,20 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header, UnverifiedHeader};
+use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header};
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header, is_home_file as begins_home_file};
 use crate::format::names::DiskNames;
-use crate::key::Dek;
+use crate::seen::Past;
 use crate::storage::claims::Claims;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::text::Show;
+use crate::vm::keyring::Keyring;
 use crate::vm::{clear, folder};
 
 /// An unlocked home, claimed for use: as long as this lives its DEK stays what it is.
@@ -27,6 +27,8 @@ pub struct Home {
     pub header: Header,
     /// What its files are sealed with.
     pub keys: HomeKeys,
+    /// Whether anything of it may be changed, by what this host has seen of it.
+    pub past: Past,
     /// The header's file, which holds the claim.
     _claim: FileStorage,
 }
@@ -35,17 +37,14 @@ impl Home {
     /// Claims and unlocks the home of a VM folder.
     ///
     /// # Errors
-    /// `NotFound`, `Busy` while its DEK is exchanged, those of `dek_of`, or of reading the header.
-    pub fn open(
-        dir: &File,
-        claims: &'static dyn Claims,
-        dek_of: impl FnOnce(&UnverifiedHeader) -> Result<Arc<Dek>>,
-    ) -> Result<Self> {
+    /// `NotFound`, `Busy` while its DEK is exchanged, those of [`Keyring::dek`], or of reading the header.
+    pub fn open(dir: &File, claims: &'static dyn Claims, keyring: &Keyring) -> Result<Self> {
         let (claim, stored) = folder::use_home(dir, claims)?
             .ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
-        let dek = dek_of(&stored.header)?;
-        let header = stored.header.verify(&dek)?;
-        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, _claim: claim })
+        let dek = keyring.dek(&stored.header)?;
+        let header = stored.header.clone().verify(&dek)?;
+        let past = keyring.past(&stored.header, &dek, None)?;
+        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, past, _claim: claim })
     }
 }
 
@@ -128,8 +127,9 @@ pub fn disk_id(uuid: Uuid) -> FileId {
 /// Seals an extended attribute's value, bound to its name and to the file's id, if it has one.
 ///
 /// # Errors
-/// `E2BIG`.
+/// `E2BIG`, `ReadOnly` in a home that has gone back.
 pub fn seal_xattr(home: &Home, file: Option<FileId>, name: &OsStr, value: &[u8]) -> Result<Vec<u8>> {
+    home.past.allow_changes()?;
     home_file::seal_value(&home.keys, &Value::Xattr { file, name: name.as_bytes() }, value)
 }
 
@@ -144,8 +144,9 @@ pub fn open_xattr(home: &Home, file: Option<FileId>, name: &OsStr, sealed: &[u8]
 /// Seals a symbolic link's target.
 ///
 /// # Errors
-/// `ENAMETOOLONG`.
+/// `ENAMETOOLONG`, `ReadOnly` in a home that has gone back.
 pub fn seal_target(home: &Home, target: &Path) -> Result<String> {
+    home.past.allow_changes()?;
     home_file::seal_target(&home.keys, target.as_os_str().as_bytes())
 }
 

@@ -19,10 +19,11 @@ pub use states::{LastFailure, LockState};
 pub use unlock::{fetch_for, first_kek, kek_of, opens, slot_for, unlock, unlock_by};
 
 use crate::error::{Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
+use crate::format::header::{ComponentKind, CopyDigest, Header, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
 use crate::provider::{Notice, Providers};
+use crate::seen::{GoneBack, Memory, Past, Point};
 use missing_keys::MissingKeys;
 use states::States;
 use unlock::{Unlocked, Waiting, refuse_other_key, unlock_through};
@@ -39,6 +40,8 @@ pub enum NoticeSubject {
     Lock,
     /// A KEK could not be fetched, or could again.
     FetchKey,
+    /// A component is older than what this host has seen of it.
+    GoneBack,
 }
 
 /// Something that happened to keys. The same failure, met again and again, is told once.
@@ -71,6 +74,9 @@ pub struct Keyring {
     watcher: OnceLock<Watcher>,
     /// Whether it asks a provider that may not answer at once.
     may_ask: bool,
+    memory: Arc<Memory>,
+    /// What has gone back, as the watcher was told.
+    gone_back: Mutex<HashMap<CopyDigest, (UnverifiedHeader, GoneBack)>>,
 }
 
 impl Keyring {
@@ -86,6 +92,8 @@ impl Keyring {
 
     fn with(providers: Providers, may_ask: bool) -> Self {
         Self {
+            memory: Memory::of(&providers),
+            gone_back: Mutex::default(),
             providers: RwLock::new(Arc::new(providers)),
             states: RwLock::default(),
             keks: RwLock::default(),
@@ -170,6 +178,7 @@ impl Keyring {
         let told = Change { what: NoticeSubject::Unlock, header: Some(header), key_id: None, error: None };
         match result {
             Ok(Unlocked { dek, key_id, kek }) => {
+                let _ = self.past(header, &dek, None); // what is damaged is refused when it is opened
                 if header.claims().shape.kind() == ComponentKind::Home {
                     self.keks.write().insert(header.claims().uuid, (key_id.clone(), kek));
                 }
@@ -187,6 +196,42 @@ impl Keyring {
                 }
             }
         }
+    }
+
+    /// Compares a component with what this host has seen of it, and tells the watcher if it has gone back. `dek` verified the header;
+    /// `cursor` is the progress of a deep rekey, if that is known.
+    ///
+    /// # Errors
+    /// `Corrupt` for a transition whose former data key is damaged.
+    pub fn past(&self, header: &UnverifiedHeader, dek: &Dek, cursor: Option<u64>) -> Result<Past> {
+        let past = self.memory.meet(Point::of(header, dek)?.at(cursor));
+        let mut known = self.gone_back.lock();
+        let before = known.remove(&header.digest());
+        if let Some(gone_back) = past.gone_back() {
+            known.insert(header.digest(), (header.clone(), gone_back.clone()));
+            drop(known);
+            if before.is_none_or(|(_, before)| before != *gone_back) {
+                let (what, error) = (NoticeSubject::GoneBack, Some(&gone_back.error()));
+                self.tell(&Change { what, header: Some(header), key_id: None, error });
+            }
+        }
+        Ok(past)
+    }
+
+    /// What this host has seen of components.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// Headers that were met and can only be read.
+    pub fn all_gone_back(&self) -> Vec<UnverifiedHeader> {
+        self.gone_back.lock().values().map(|(header, _)| header.clone()).collect()
+    }
+
+    /// Why the component with this header can only be read, if it has gone back.
+    pub fn gone_back(&self, header: &UnverifiedHeader) -> Option<String> {
+        let (_, known) = self.gone_back.lock().get(&header.digest()).cloned()?;
+        self.memory.allow(known.there).err().map(|error| error.chain())
     }
 
     fn tell_of_key(&self, key_id: &KeyId, error: Option<&Error>) {

@@ -9,6 +9,7 @@ mod rate_limit;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Slots};
 use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{OnProgress, Progress, Unit};
+use crate::seen::{Memory, Point};
 use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, VmAccess};
@@ -34,6 +36,9 @@ use rate_limit::RateLimit;
 /// choice to each step; a longer chunk needs fewer syncs, a shorter one keeps guests from their data for less long.
 const CHUNK_ALONE: u64 = 16 << 20;
 const CHUNK_SHARED: u64 = 1 << 20;
+
+/// How often this host remembers how far it is: what is put back of the journal is noticed but for what was done since.
+const KEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// What to rekey.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -116,6 +121,7 @@ impl DeepRekey {
             let (uuid, done_now) = disk.begin(place, &target).context(|| disk.component.to_string())?;
             components.push(ComponentResult::new(&disk.component, uuid, Reencrypted { done_now }));
         }
+        place.memory().keep();
         let shared = place.folder_if_unused().is_none();
         let mut pace = RateLimit::new(self.rate, shared);
         let chunk = if shared { CHUNK_SHARED } else { CHUNK_ALONE };
@@ -163,13 +169,14 @@ struct DiskWork<'w> {
     open: Box<dyn OpenDisk + 'w>,
     /// Once the disk is in transition.
     new_dek: Option<Dek>,
+    memory: &'w Arc<Memory>,
 }
 
 impl<'w> DiskWork<'w> {
     fn open(place: &'w dyn VmAccess, component: &FoundComponent, keks: &FetchedKeks) -> Result<Self> {
         let component = component.component();
         let open = place.open_disk(component.path(), keks).context(|| component.to_string())?;
-        Ok(Self { component, open, new_dek: None })
+        Ok(Self { component, open, new_dek: None, memory: place.memory() })
     }
 
     /// Puts the disk in transition, or finds that it is. `false`: it has the new KEK and is done.
@@ -180,6 +187,7 @@ impl<'w> DiskWork<'w> {
         if header.transition.is_some() {
             let dek = self.open.dek().duplicate();
             self.open.deep_rekey().resume_deep_rekey(&dek)?;
+            self.memory.meet(self.point(&dek)?);
             self.new_dek = Some(dek);
             return Ok((header.uuid, true));
         }
@@ -189,9 +197,15 @@ impl<'w> DiskWork<'w> {
         let new = random::disk_dek()?;
         let slots = target.slots(&header.slots, &new)?;
         self.open.deep_rekey().begin_deep_rekey(self.open.dek(), &new, slots)?;
+        self.memory.meet(self.point(&new)?);
         place.remember_dek(header.uuid, &new);
         self.new_dek = Some(new);
         Ok((header.uuid, true))
+    }
+
+    /// How far the disk is by its header, which is durable.
+    fn point(&self, dek: &Dek) -> Result<Point> {
+        Point::of(&header_area::load(self.open.storage(), ComponentKind::Disk)?.header, dek)
     }
 
     fn finish(&self, chunk: u64, pace: &mut RateLimit, on_progress: OnProgress<'_>) -> Result<()> {
@@ -199,13 +213,22 @@ impl<'w> DiskWork<'w> {
         let what = self.component.path().shown().to_string();
         let chunk = pace.chunk(chunk);
         let mut stopped = None;
+        let there = self.point(dek)?;
+        let (mut reached, mut kept) = (0, Instant::now());
         let mut go_on = |progress: crate::store::disk::Progress| {
+            reached = progress.done;
+            if kept.elapsed() >= KEEP_PERIOD {
+                self.memory.meet(there.clone().at(Some(reached)));
+                self.memory.keep();
+                kept = Instant::now();
+            }
             let told =
                 Progress { what: what.clone(), done: progress.done, total: progress.plain_len, unit: Unit::Bytes };
             stopped = on_progress(&told).and_then(|()| pace.wait(progress.done, &mut || on_progress(&told))).err();
             stopped.is_none()
         };
         let done = self.open.deep_rekey().deep_rekey(dek, chunk, &mut go_on)?;
+        self.memory.meet(if done { self.point(dek)? } else { there.at(Some(reached)) });
         match stopped {
             Some(error) if !done => Err(error),
             _ => Ok(()),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::UnverifiedHeader;
+use crate::seen::Point;
 use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
@@ -40,7 +41,7 @@ impl RepairHeader {
     ///
     /// # Errors
     /// `Corrupt` when no copy is whole, or the one that is does not verify with its key; `Denied` where an erasure was
-    /// interrupted, `Busy`, or `Io`, also when the copy does not read back.
+    /// interrupted, `ReadOnly` when that copy is older than what this host has seen, `Busy`, or `Io`, also when the copy does not read back.
     pub fn run(&self, place: &dyn VmAccess) -> Result<Repaired> {
         let kind = self.component.kind();
         let claimed = place.claim_exclusive(&self.component)?;
@@ -75,11 +76,12 @@ impl RepairHeader {
 
 /// Why a copy could not be verified, if its keys cannot be had: it is the only one either way.
 fn verify(header: &UnverifiedHeader, place: &dyn VmAccess) -> Result<Option<String>> {
-    if place.known_dek(header).is_some() {
-        return Ok(None);
+    if let Some(dek) = place.known_dek(header) {
+        return place.memory().allow(Point::of(header, &dek)?).map(|()| None);
     }
-    match keyring::unlock_by(header, &place.providers()).and_then(|dek| header.clone().verify(&dek)) {
+    match keyring::unlock_by(header, &place.providers()) {
         Ok(_) => Ok(None),
+        Err(error) if error.kind() == Kind::ReadOnly => Err(error),
         Err(error) if error.kind() == Kind::KeyUnavailable => Ok(Some(error.chain())),
         Err(error) => Err(error).context(|| "the copy that is whole is not genuine".into()),
     }

@@ -127,6 +127,8 @@ impl RestoreHeader {
                 storage.write_at(kind.copy_offsets()[copy], &saved.bytes())?;
                 claimed.sync()?;
             }
+            // It may be older than what was seen, and is so on purpose.
+            place.memory().forget(saved.claims().uuid)?;
         }
         Ok(Restored { uuid: saved.claims().uuid, changed, unverified, keys_back, keys_gone, replaced })
     }

@@ -14,6 +14,7 @@ use crate::format::header::{COPY_LEN, Header, Shape, UnverifiedHeader};
 use crate::key::{Dek, KeyId, ProviderName};
 use crate::provider::{NewKey, Providers};
 use crate::sector::SectorSize;
+use crate::seen::Memory;
 use crate::storage::Storage;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::header_area::{self, StoredHeader};
@@ -36,6 +37,8 @@ pub(super) struct TestVm {
     providers: Arc<Providers>,
     pub(super) parts: Vec<Part>,
     pub(super) calls: Arc<Countdown>,
+    /// Of this process only: what a power cut leaves may be older.
+    memory: Arc<Memory>,
 }
 
 impl TestVm {
@@ -43,7 +46,13 @@ impl TestVm {
     pub(super) fn new(disks: usize) -> Self {
         let store = Arc::new(Datastore::with_providers(&["local", "other"]));
         let providers = Arc::new(store.providers());
-        let rig = Self { store, providers, parts: Vec::new(), calls: Countdown::fault_after(i64::MAX) };
+        let rig = Self {
+            store,
+            providers,
+            parts: Vec::new(),
+            calls: Countdown::fault_after(i64::MAX),
+            memory: Arc::default(),
+        };
         let key = rig.make_key("local");
         let paths = std::iter::once(Component::Home)
             .chain((0..disks).map(|number| Component::Disk(format!("{number}.raw").into())));
@@ -92,7 +101,13 @@ impl TestVm {
             dek: Arc::clone(&part.dek),
         };
         let parts = self.parts.iter().zip(images).map(part).collect();
-        Self { store: Arc::clone(&self.store), providers: Arc::clone(&self.providers), parts, calls }
+        Self {
+            store: Arc::clone(&self.store),
+            providers: Arc::clone(&self.providers),
+            parts,
+            calls,
+            memory: Arc::default(),
+        }
     }
 
     /// What the media hold while power is on.
@@ -199,6 +214,10 @@ impl VmAccess for TestVm {
 
     fn folder_if_unused(&self) -> Option<&File> {
         None
+    }
+
+    fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     fn remember_dek(&self, _uuid: Uuid, _dek: &Dek) {}

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, Shape, Slot, Slots, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
+use crate::seen::{Memory, Point};
 use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
@@ -25,13 +26,14 @@ pub struct UnlockedComponent<'w> {
     in_use: usize,
     /// What the copy that is not in use holds; `None` when it is damaged.
     older: Option<Header>,
+    memory: &'w Arc<Memory>,
 }
 
 impl<'w> UnlockedComponent<'w> {
     /// Claims a component and unlocks it: by a DEK in memory, else by one of the KEKs.
     ///
     /// # Errors
-    /// `Busy`, `KeyUnavailable`, `KeyRejected` or `Corrupt`; the message names the component.
+    /// `Busy`, `KeyUnavailable`, `KeyRejected` or `Corrupt`, `ReadOnly` for one that has gone back; the message names the component.
     pub fn open(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
         let opened = Self::open_unnamed(place, component, keks).and_then(|opened| {
             let is_disk = opened.header.shape != Shape::Home;
@@ -56,16 +58,25 @@ impl<'w> UnlockedComponent<'w> {
             Some(dek) => dek,
             None => Arc::new(keyring::unlock(&stored.header, keks)?),
         };
-        let header = stored.header.verify(&dek)?;
+        let header = stored.header.clone().verify(&dek)?;
         HomeState::Encrypted.refuse_unfinished(&header)?;
         refuse_transition(&header)?;
+        place.memory().meet(Point::of(&stored.header, &dek)?).allow_changes()?;
         // One that someone without the DEK put there says nothing.
         let older = match stored.other {
             OtherCopy::Same => Some(header.clone()),
             OtherCopy::Older(older) => older.verify(&dek).ok(),
             OtherCopy::Damaged(_) => None,
         };
-        Ok(Self { component: component.clone(), claim, dek, header, in_use: stored.in_use, older })
+        Ok(Self {
+            component: component.clone(),
+            claim,
+            dek,
+            header,
+            in_use: stored.in_use,
+            older,
+            memory: place.memory(),
+        })
     }
 
     /// What the header says.
@@ -141,6 +152,7 @@ impl<'w> UnlockedComponent<'w> {
         let target = header_area::write(self.claim.storage(), self.in_use, &next, &self.dek)
             .context(|| self.component.to_string())?;
         self.claim.sync().context(|| self.component.to_string())?;
+        self.memory.meet(Point::written(&next, &self.dek)?);
         self.older = Some(std::mem::replace(&mut self.header, next));
         self.in_use = target;
         Ok(())

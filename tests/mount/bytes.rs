@@ -148,8 +148,12 @@ fn every_verb_works_without_a_mount() {
         it.run("header backup v@/d@.raw s@");
         it.run("header restore v@/d@.raw s@");
         it.json("header restore v@/d@.raw s@");
+        let before = fs::read(&disk).unwrap();
         it.run("rekey v@");
         assert!(names(&it.json("rekey v@"), below));
+        fs::write(&disk, &before).unwrap();
+        assert!(names(&it.json("accept-rollback v@"), &disk));
+        it.run("accept-rollback v@/d@.raw");
         it.run("rekey --deep v@");
         assert!(names(&it.json("rekey --deep v@"), below));
         it.run("clone v@ c@");

@@ -36,6 +36,7 @@ mod names;
 mod nested;
 mod own_place;
 mod raw;
+mod rollback;
 #[path = "../testkit/mod.rs"]
 mod testkit;
 mod transport;

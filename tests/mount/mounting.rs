@@ -193,6 +193,7 @@ fn every_verb_takes_paths_of_either_side() {
     let mount = host.mount("vms", &[]);
     let run = |arguments: &[&str], path: &Path| host.run(&[arguments, &[path.to_str().unwrap()]].concat());
     let whole = [["info", "--json"], ["check", "--json"], ["status", "--json"]];
+    host.run(&["check", host.path("vms")]); // which this host has not seen before
     for below in ["", "web01", "web01/root.raw"] {
         let [backing, mounted] = either_side(mount.root(), &host, below);
         for verb in whole {

@@ -100,6 +100,19 @@ pub(super) fn is_read_only(source: &Path) -> bool {
     rustix::fs::statvfs(source).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
+/// What can only be read, since it is older than what this host has seen of it.
+pub(super) fn gone_back(fs: &FileSystem, mountpoint: &Path) -> Option<String> {
+    let served = fs.served();
+    let gone_back = served.keyring().all_gone_back();
+    let first = gone_back.first().and_then(|header| served.component_path(header))?;
+    let more = if gone_back.len() > 1 { format!(" and {} more", gone_back.len() - 1) } else { String::new() };
+    Some(format!(
+        "older than what this host has seen, so that it can only be read: {}{more}; see `vmcryptfs status {}`",
+        first.shown(),
+        quoted(mountpoint)
+    ))
+}
+
 /// How a mount that is not there yet waits for its keys.
 pub(super) struct Waiting<'a> {
     /// How long.

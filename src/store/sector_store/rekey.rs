@@ -57,6 +57,10 @@ impl InTransition {
         Ok(Some(Self { keys, journal }))
     }
 
+    pub(super) fn cursor(&self) -> u64 {
+        self.keys.cursor()
+    }
+
     pub(super) fn cipher(&self) -> Cipher {
         Cipher::Two(Arc::clone(&self.keys))
     }

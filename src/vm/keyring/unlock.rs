@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{Header, Slot, UnverifiedHeader};
 use crate::key::{Dek, Kek, KeyId};
 use crate::provider::{FetchedKeks, Providers, reword};
+use crate::seen::{Memory, Point};
 
 /// A DEK, and the KEK that it was obtained by.
 pub(super) struct Unlocked {
@@ -63,12 +64,14 @@ pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
     unlock_through(header, keks).map(|unlocked| unlocked.dek)
 }
 
-/// The same, with the KEKs that the providers give now.
+/// The same, with the KEKs that the providers give now, to change the component or to make another form of what is in it.
 ///
 /// # Errors
-/// As [`unlock`].
+/// As [`unlock`]; `ReadOnly` for a component that has gone back: what is made of it would be taken for the newest.
 pub fn unlock_by(header: &UnverifiedHeader, providers: &Providers) -> Result<Dek> {
-    unlock(header, &providers.fetch_all(header.claims().slots.key_ids().cloned()))
+    let dek = unlock(header, &providers.fetch_all(header.claims().slots.key_ids().cloned()))?;
+    Memory::of(providers).allow(Point::of(header, &dek)?)?;
+    Ok(dek)
 }
 
 pub(super) fn unlock_through(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Unlocked> {

@@ -182,7 +182,7 @@ impl VmFiles for Folder<'_> {
         let file = file_beneath(self.dir, Path::new(name)).context(|| format!("opening {}", name.shown()))?;
         Ok(Arc::new(if disk::is_disk(&file)? {
             let way = BackingIo::Buffered;
-            let disk =
+            let (disk, _) =
                 disk::open(FileStorage::new(file), Access::Read, (self.keyring, self.owner), Engine::default(), way)?;
             OpenForm::Disk(disk)
         } else {

@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition, TransitionId};
 use crate::key::Dek;
 use crate::progress::OnProgress;
+use crate::seen::Point;
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::vm::access::{Claimed, VmAccess};
@@ -43,8 +44,9 @@ impl<'w> HomeWork<'w> {
         let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;
-        let header = stored.header.verify(&dek)?;
+        let header = stored.header.clone().verify(&dek)?;
         HomeState::Encrypted.refuse_unfinished(&header)?;
+        place.memory().meet(Point::of(&stored.header, &dek)?).allow_changes()?;
         Ok(Self { place, claim, dek, in_use, header })
     }
 
@@ -92,6 +94,7 @@ impl<'w> HomeWork<'w> {
         let sync = || self.claim.sync();
         let updated = header_area::update_both(self.claim.storage(), self.in_use, header, &self.dek, &sync);
         (self.in_use, self.header) = updated.context(|| "updating the header".into())?;
+        self.place.memory().meet(Point::written(&self.header, &self.dek)?);
         Ok(())
     }
 }

@@ -1,0 +1,99 @@
+//! Accepting that components are older than what this host has seen of them, as those of a backup are.
+
+use std::fs::File;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use uuid::Uuid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::EventName;
+use crate::format::header::ComponentKind;
+use crate::gate::{Object, Operation, Trail};
+use crate::progress::OnProgress;
+use crate::provider::{FetchedKeks, Providers};
+use crate::seen::{GoneBack, Memory, Point};
+use crate::storage::FileStorage;
+use crate::store::disk::genuine_progress;
+use crate::store::header_area::StoredHeader;
+use crate::sys::file::open_beneath;
+use crate::text::Show;
+use crate::vm::access::Located;
+use crate::vm::component::Component;
+use crate::vm::scan::{self, FoundComponent};
+use crate::vm::{folder, keyring};
+
+/// Takes what is there of a disk, or of a home and all disks of its VM folder, for the newest. An event for each component that
+/// has gone back.
+pub struct AcceptRollback<'a> {
+    /// As it was named.
+    pub path: &'a Path,
+    /// Where keys come from.
+    pub providers: &'a Providers,
+}
+
+/// A component that had gone back.
+pub struct Accepted {
+    /// Which one of its VM folder.
+    pub component: Component,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What was seen of it, and what is there.
+    pub gone_back: GoneBack,
+}
+
+impl Operation for AcceptRollback<'_> {
+    const NAME: EventName = EventName::AcceptRollback;
+    type Outcome = Vec<Accepted>;
+
+    fn object(&self) -> Object {
+        Object::at(self.path.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Vec<Accepted>> {
+        let Located { folder, component } = Located::find(self.path)?;
+        let dir = folder::open_dir(&folder)?;
+        let meant = |found: &FoundComponent| match &component {
+            Component::Home => !found.is_erased(),
+            Component::Disk(path) => found.path == *path,
+        };
+        let mut found: Vec<FoundComponent> = scan::scan_vm(&dir)?.into_iter().filter(meant).collect();
+        scan::each_file_once(&mut found);
+        if found.is_empty() {
+            return Err(Error::new(Kind::NotFound, format!("{} is not an encrypted disk", self.path.shown())));
+        }
+        let ids = found.iter().filter_map(FoundComponent::unverified);
+        let keks = self.providers.fetch_all(ids.flat_map(|header| header.claims().slots.key_ids().cloned()));
+        let memory = Memory::of(self.providers);
+        let mut accepted = Vec::new();
+        trail.in_parts();
+        for found in found {
+            let component = found.component();
+            let stored = found.header.context(|| component.to_string())?;
+            let open = || open_beneath(&dir, component.header_file(), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
+            let open = || open().context(|| "opening it".into());
+            let there = point(&stored, &keks, open).context(|| component.to_string())?;
+            let Some(gone_back) = memory.gone_back(&there) else { continue };
+            memory.accept(&gone_back)?;
+            let uuid = there.uuid();
+            trail.part(&Object::component(&folder, component.path()), |event| {
+                event.uuid(uuid).reason(gone_back.describe());
+            });
+            accepted.push(Accepted { component, uuid, gone_back });
+        }
+        Ok(accepted)
+    }
+}
+
+/// How far a component is, proven with its key.
+fn point(stored: &StoredHeader, keks: &FetchedKeks, open: impl FnOnce() -> Result<File>) -> Result<Point> {
+    let dek = keyring::unlock(&stored.header, keks)?;
+    let header = stored.header.clone().verify(&dek)?;
+    let cursor = match &header.transition {
+        Some(transition) if header.shape.kind() == ComponentKind::Disk => {
+            Some(genuine_progress(&FileStorage::new(open()?), &header, transition, &dek)?)
+        }
+        Some(_) | None => None,
+    };
+    Ok(Point::of(&stored.header, &dek)?.at(cursor))
+}

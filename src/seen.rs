@@ -1,0 +1,245 @@
+//! What this host has seen of components: so that an older state that is put back is noticed.
+//!
+//! A copy of a header that was valid once is genuine for ever, and nothing that lies beside it can say that it is the newest.
+//! The host therefore remembers of each component that it opened how far it was. What is there may be the same or newer;
+//! what is older has *gone back*, and may be read and not changed until that is accepted on purpose.
+//!
+//! [`Memory::meet`] compares and remembers, in this process at first; [`Memory::keep`] makes it durable, many components by one
+//! write. A header must be durable before it is met, so a memory never claims what a power cut took away. A memory that is
+//! lost or damaged says so and begins anew: it shuts nothing out. docs/CLI.md, "What a host has seen", describes the file.
+
+mod file;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::provider::Providers;
+use crate::provider::config;
+use crate::text::Show;
+use file::{Place, Stamp, Table};
+pub use record::Point;
+use record::Record;
+
+/// What this host has seen of components. Several processes may use one at once.
+#[derive(Default)]
+pub struct Memory {
+    /// `None`: it ends with this process.
+    place: Option<Place>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    is_loaded: bool,
+    /// Of the file that `table` was read from; `None` where there was none.
+    stamp: Option<Stamp>,
+    table: Table,
+    /// Met since the last flush, the latest last.
+    met: Vec<Point>,
+}
+
+/// Whether a component may be changed, by what this host has seen of it.
+pub struct Past {
+    memory: Arc<Memory>,
+    gone_back: Option<GoneBack>,
+}
+
+/// A component that is older than what this host has seen of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GoneBack {
+    /// As it is now.
+    pub there: Point,
+    seen: Record,
+}
+
+impl GoneBack {
+    /// What was seen and what is there.
+    pub fn describe(&self) -> String {
+        format!("this host has seen {}, and what is there is older: {}", self.seen.describe(), self.there.describe())
+    }
+
+    /// As what it is refused with.
+    pub fn error(&self) -> Error {
+        let advice = "it can only be read, until `vmcryptfs accept-rollback` accepts that";
+        Error::new(Kind::ReadOnly, format!("{}; {advice}", self.describe()))
+    }
+}
+
+impl Past {
+    /// Why the component is older than it was, if it is.
+    pub fn gone_back(&self) -> Option<&GoneBack> {
+        self.gone_back.as_ref()
+    }
+
+    /// Refuses changes of a component that has gone back. One that was accepted since may be changed.
+    ///
+    /// # Errors
+    /// `ReadOnly`, with what was seen and what is there.
+    pub fn allow_changes(&self) -> Result<()> {
+        match &self.gone_back {
+            Some(gone_back) => self.memory.allow(gone_back.there.clone()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Memory {
+    /// That of the host whose providers these are.
+    pub fn of(providers: &Providers) -> Arc<Self> {
+        let place = standard_place(providers);
+        if let Err(error) = &place {
+            tell(Some(format!("what this host has seen of components is not remembered: {}", error.chain())));
+        }
+        Arc::new(Self { place: place.ok(), state: Mutex::default() })
+    }
+
+    /// Compares a component with what was seen of it, and remembers what it is now unless it has gone back.
+    pub fn meet(self: &Arc<Self>, there: Point) -> Past {
+        let mut state = self.current();
+        let gone_back = state.table.compare(&there);
+        if gone_back.is_none() && state.table.follow(&there) {
+            state.met.push(there);
+        }
+        drop(state);
+        Past { memory: Arc::clone(self), gone_back }
+    }
+
+    /// As [`meet`](Self::meet), for what is only to be let through.
+    ///
+    /// # Errors
+    /// `ReadOnly` when it has gone back.
+    pub fn allow(&self, there: Point) -> Result<()> {
+        self.gone_back(&there).map_or(Ok(()), |gone_back| Err(gone_back.error()))
+    }
+
+    /// What was seen of a component, for people.
+    pub fn describe(&self, uuid: Uuid) -> Option<String> {
+        self.current().table.get(uuid).map(Record::describe)
+    }
+
+    /// What was seen of a component, if it has gone back.
+    pub fn gone_back(&self, there: &Point) -> Option<GoneBack> {
+        self.current().table.compare(there)
+    }
+
+    /// Takes what is there of a component as what was seen, durably.
+    ///
+    /// # Errors
+    /// `Denied` for a memory that others can change, or `Io`; then nothing is accepted.
+    pub fn accept(&self, gone_back: &GoneBack) -> Result<()> {
+        self.change(|table| table.replace(&gone_back.there))
+    }
+
+    /// Forgets a component, durably: what is seen of it next is taken for the newest.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn forget(&self, uuid: Uuid) -> Result<()> {
+        let known = self.current().table.get(uuid).is_some();
+        if known { self.change(|table| table.remove(uuid)).map(drop) } else { Ok(()) }
+    }
+
+    /// Makes durable what was met. Waits for other processes that do. Where that fails, what was met is still known in this process,
+    /// and [`trouble`] says why.
+    pub fn keep(&self) {
+        if !self.state.lock().met.is_empty()
+            && let Err(error) = self.change(|_| ())
+        {
+            tell(Some(format!("what this host has seen of components is not remembered: {}", error.chain())));
+        }
+    }
+
+    /// Changes the file, together with all that was met. Requests that meet something do not wait for it.
+    fn change<T>(&self, change: impl FnOnce(&mut Table) -> T) -> Result<T> {
+        let Some(place) = &self.place else { return Ok(change(&mut self.state.lock().table)) };
+        let _locked = place.lock()?;
+        let met = self.state.lock().met.clone();
+        let (mut table, lost) = place.load()?;
+        if lost.is_some() {
+            place.set_aside()?;
+        }
+        tell(lost);
+        table.follow_all(&met);
+        let changed = change(&mut table);
+        let stamp = place.store(&table)?;
+        let mut state = self.state.lock();
+        state.met.drain(..met.len());
+        table.follow_all(&state.met);
+        (state.table, state.stamp, state.is_loaded) = (table, stamp, true);
+        Ok(changed)
+    }
+
+    /// The state, with what other processes have changed since.
+    fn current(&self) -> parking_lot::MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        let Some(place) = &self.place else { return state };
+        let stamp = place.stamp();
+        if state.is_loaded && stamp == state.stamp {
+            return state;
+        }
+        match place.load() {
+            Ok((mut table, lost)) => {
+                tell(lost);
+                table.follow_all(&state.met);
+                (state.table, state.stamp, state.is_loaded) = (table, stamp, true);
+            }
+            Err(error) => tell(Some(error.chain())),
+        }
+        state
+    }
+}
+
+/// What was met lately is not lost with the process, unless that is killed.
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
+static TROUBLE: Mutex<Option<String>> = Mutex::new(None);
+
+fn tell(trouble: Option<String>) {
+    if trouble.is_some() {
+        *TROUBLE.lock() = trouble;
+    }
+}
+
+/// Why this process could not compare with, or keep, what the host has seen, if it could not: for people.
+pub fn trouble() -> Option<String> {
+    TROUBLE.lock().clone()
+}
+
+/// Where the memory of the host is that has this configuration: the configured file, else `/var/lib/vmcryptfs/seen` for root and
+/// `vmcryptfs/seen` in the XDG state folder for others. A configuration of another place has its own memory beside it.
+fn standard_place(providers: &Providers) -> Result<Place> {
+    let config = providers.config_path();
+    let key = config.with_file_name("memory.key");
+    let file = match providers.memory_file() {
+        Some(file) => file.to_path_buf(),
+        None if config::locate(None).is_ok_and(|standard| standard == config) => state_folder()?.join("vmcryptfs/seen"),
+        None => config.with_file_name("seen"),
+    };
+    Ok(Place { file, key })
+}
+
+fn state_folder() -> Result<PathBuf> {
+    if crate::sys::process::effective_uid() == 0 {
+        return Ok(PathBuf::from("/var/lib"));
+    }
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|folder: &PathBuf| folder.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .ok_or_else(|| Error::new(Kind::NotFound, "neither XDG_STATE_HOME nor HOME is set"))
+}
+
+fn shown(path: &Path) -> String {
+    path.shown().to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! How far a component is, and what is remembered of it.
+
+use uuid::Uuid;
+
+use crate::crypto::derive;
+use crate::error::Result;
+use crate::format::header::{Header, STATE_MARK_LEN, UnverifiedHeader};
+use crate::key::Dek;
+
+/// Bytes that tell one data key of a component from another.
+pub(super) const DEK_MARK_LEN: usize = 8;
+/// Former data keys that are remembered.
+pub(super) const FORMER: usize = 4;
+
+pub(super) type DekMark = [u8; DEK_MARK_LEN];
+
+/// How far a component is, by its verified header and, in a deep rekey, its journal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Point {
+    pub(super) uuid: Uuid,
+    pub(super) generation: u32,
+    pub(super) sequence: u64,
+    /// What the header says apart from its sequence.
+    pub(super) state: [u8; STATE_MARK_LEN],
+    pub(super) dek: DekMark,
+    /// The data key that a deep rekey replaces.
+    pub(super) replaced: Option<DekMark>,
+    /// How far a disk's deep rekey is, in bytes, if that is known.
+    pub(super) cursor: Option<u64>,
+}
+
+impl Point {
+    /// That of a header that `dek` verified.
+    ///
+    /// # Errors
+    /// `Corrupt` for a transition whose former data key is damaged.
+    pub fn of(header: &UnverifiedHeader, dek: &Dek) -> Result<Self> {
+        let claims = header.claims();
+        let former = claims.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten();
+        Ok(Self {
+            uuid: claims.uuid,
+            generation: claims.dek_generation,
+            sequence: claims.sequence,
+            state: header.state_mark(),
+            dek: mark(claims.uuid, dek)?,
+            replaced: former.map(|former| mark(claims.uuid, &former)).transpose()?,
+            cursor: None,
+        })
+    }
+
+    /// That of a header that was written, durably.
+    ///
+    /// # Errors
+    /// `Invalid` for fields outside their limits.
+    pub fn written(header: &Header, dek: &Dek) -> Result<Self> {
+        Self::of(&UnverifiedHeader::decode(&header.encode(dek)?)?, dek)
+    }
+
+    /// The same, with how far a disk's deep rekey is.
+    #[must_use]
+    pub fn at(self, cursor: Option<u64>) -> Self {
+        Self { cursor, ..self }
+    }
+
+    /// The component's.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// For people.
+    pub fn describe(&self) -> String {
+        describe(self.generation, self.sequence, self.cursor.unwrap_or(0))
+    }
+}
+
+fn mark(uuid: Uuid, dek: &Dek) -> Result<DekMark> {
+    let mut mark = [0; DEK_MARK_LEN];
+    derive::hkdf(uuid.as_bytes(), dek.bytes(), "vmcryptfs v1 seen data key", &mut mark)?;
+    Ok(mark)
+}
+
+fn describe(generation: u32, sequence: u64, cursor: u64) -> String {
+    let cursor = match cursor {
+        0 => String::new(),
+        u64::MAX => ", its deep rekey at the end".to_owned(),
+        cursor => format!(", its deep rekey at byte {cursor}"),
+    };
+    format!("generation {generation}, sequence {sequence}{cursor}")
+}
+
+/// What is remembered of a component.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Record {
+    pub(super) uuid: Uuid,
+    pub(super) generation: u32,
+    pub(super) sequence: u64,
+    pub(super) cursor: u64,
+    pub(super) state: [u8; STATE_MARK_LEN],
+    pub(super) dek: DekMark,
+    /// Data keys that a deep rekey replaced, the latest first; zeros where there is none.
+    pub(super) former: [DekMark; FORMER],
+}
+
+impl Record {
+    pub(super) fn of(there: &Point) -> Self {
+        let mut record = Self { uuid: there.uuid, dek: there.dek, ..Self::default() };
+        record.follow(there);
+        record
+    }
+
+    pub(super) fn describe(&self) -> String {
+        describe(self.generation, self.sequence, self.cursor)
+    }
+
+    /// Whether the component was further than this. A holder of a former data key can make a header of any generation and
+    /// sequence: so former keys count, too.
+    pub(super) fn is_ahead_of(&self, there: &Point) -> bool {
+        if there.generation != self.generation {
+            return there.generation < self.generation || self.former.contains(&there.dek) || there.dek == self.dek;
+        }
+        if there.dek != self.dek {
+            return true;
+        }
+        match there.state == self.state {
+            // The copy before the last update says the same, where that was made twice.
+            true => there.cursor.is_some_and(|cursor| cursor < self.cursor),
+            false => there.sequence <= self.sequence,
+        }
+    }
+
+    /// Takes over a point that this is not ahead of; whether that changes anything.
+    pub(super) fn follow(&mut self, there: &Point) -> bool {
+        let before = self.clone();
+        if there.dek != self.dek {
+            self.add_former(self.dek);
+        }
+        if let Some(former) = there.replaced {
+            self.add_former(former);
+        }
+        let cursor = there.cursor.unwrap_or(0);
+        (self.cursor, self.sequence) = match there.state == self.state {
+            true => (cursor.max(self.cursor), there.sequence.max(self.sequence)),
+            false => (cursor, there.sequence),
+        };
+        (self.generation, self.state, self.dek) = (there.generation, there.state, there.dek);
+        *self != before
+    }
+
+    fn add_former(&mut self, former: DekMark) {
+        if !self.former.contains(&former) {
+            self.former.rotate_right(1);
+            self.former[0] = former;
+        }
+    }
+
+    /// Whether all that is remembered is how the component was made.
+    pub(super) fn is_new(&self) -> bool {
+        self.sequence == 1 && self.generation == 0
+    }
+}
