@@ -72,6 +72,7 @@ grep -q -E '^Max core file size +0 +0 ' "/proc/$pid/limits" || fail "the process
 step "no key is in a dump, the command line, the environment, the log, the events, or anything that a verb prints"
 exec 5<>"$mnt/root.raw"
 # Files of the home that many threads open and close: no copy of a key may stay on their stacks or in the heap.
+# shellcheck disable=SC2016 # it is for the shell inside
 seq 32 | xargs -P 8 -I{} sh -c 'echo "note {}" >"$1/note-{}" && cat "$1/note-{}" "$1/notes.txt" >/dev/null' - "$mnt"
 # Whatever a verb says, if only that it refuses. Those that change keys come first: the keys of the end are searched for.
 for words in "rekey $vm" "rekey --deep $vm --disk root.raw" "rekey --deep $vm" "key add $vm/root.raw" "key remove $vm --provider local" \

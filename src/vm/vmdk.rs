@@ -1,7 +1,7 @@
 //! VMDKs of a VM folder: which files are one, what it is made of, and its bytes as one raw image.
 //!
 //! A VMDK is known by its content: a descriptor, or a sparse disk with its descriptor within. A guest must not make one: names of
-//! extents are never looked into, and a disk leads to other files only if the home names it as a VMDK ([`named`]). Its extents and
+//! extents are never looked into, and a disk leads to other files only if the home names it as a VMDK (module `named`). Its extents and
 //! its parents are files of the same folder; no name leads out of it.
 
 mod create;
