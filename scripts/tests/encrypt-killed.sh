@@ -104,6 +104,7 @@ hits=0 misses=0
 while read -r call number <&5; do
     rm -rf "$vm"
     cp -a --sparse=always "$work/encrypted" "$vm"
+    vmc accept-rollback "$vm" >/dev/null # it is what it was before the last one
     strike "$call" "$number" decrypt "$vm" --all
     finish_either_way "$call $number"
 done 5< <(strikes "$work/decrypt.trace" "$step_width")

@@ -122,8 +122,11 @@ impl Record {
             return true;
         }
         match there.state == self.state {
-            // The copy before the last update says the same, where that was made twice.
-            true => there.cursor.is_some_and(|cursor| cursor < self.cursor),
+            // The copy before the last update says the same, where that was made twice: it is used if the last one is damaged.
+            true => {
+                there.sequence.saturating_add(1) < self.sequence
+                    || there.cursor.is_some_and(|cursor| cursor < self.cursor)
+            }
             false => there.sequence <= self.sequence,
         }
     }
@@ -138,11 +141,10 @@ impl Record {
             self.add_former(former);
         }
         let cursor = there.cursor.unwrap_or(0);
-        (self.cursor, self.sequence) = match there.state == self.state {
-            true => (cursor.max(self.cursor), there.sequence.max(self.sequence)),
-            false => (cursor, there.sequence),
-        };
-        (self.generation, self.state, self.dek) = (there.generation, there.state, there.dek);
+        self.cursor = if there.state == self.state { cursor.max(self.cursor) } else { cursor };
+        // Also one less: the next update counts from what is there.
+        (self.generation, self.sequence, self.state, self.dek) =
+            (there.generation, there.sequence, there.state, there.dek);
         *self != before
     }
 

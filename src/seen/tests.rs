@@ -55,8 +55,32 @@ fn what_is_older_has_gone_back_and_what_says_the_same_has_not() {
         !may_change(point(&Header { label: "c".into(), ..third.clone() }, &dek)),
         "another one of the same sequence"
     );
-    assert!(may_change(point(&updated(&third, "d"), &dek)));
+    let fourth = updated(&third, "d");
+    assert!(may_change(point(&fourth, &dek)));
     assert!(!may_change(point(&third, &dek)));
+    // The copy in use is lost, and the other one, which says the same, is updated.
+    let fifth = updated(&fourth, "d");
+    for header in [&fifth, &fourth, &updated(&fourth, "e")] {
+        assert!(may_change(point(header, &dek)), "label {}, sequence {}", header.label, header.sequence);
+    }
+    assert!(!may_change(point(&fourth, &dek)));
+}
+
+/// What was taken back is not brought back by way of a header that says what the newest one says.
+#[test]
+fn headers_between_two_that_say_the_same_stay_older() {
+    let memory: Arc<Memory> = Arc::default();
+    let may_change = |there: Point| memory.meet(there).allow_changes().is_ok();
+    let dek = random::home_dek().unwrap();
+    let first = updated(&home(&dek), "a");
+    let added = updated(&updated(&first, "b"), "b");
+    let removed = updated(&updated(&added, "a"), "a");
+    for header in [&first, &added, &removed] {
+        assert!(may_change(point(header, &dek)));
+    }
+    assert!(!may_change(point(&first, &dek)));
+    assert!(may_change(point(&Header { sequence: removed.sequence - 1, ..removed.clone() }, &dek)));
+    assert!(!may_change(point(&added, &dek)));
 }
 
 #[test]
@@ -94,7 +118,8 @@ fn a_cursor_does_not_go_back_within_its_transition() {
     let ended = Header { transition: None, sequence: begun.sequence + 6, ..begun.clone() };
     assert!(memory.meet(point(&begun, &new).at(Some(1 << 20))).allow_changes().is_ok());
     assert!(memory.meet(point(&resumed, &new)).allow_changes().is_ok(), "how far it is was not looked at");
-    for header in [&begun, &resumed] {
+    let other_copy = Header { sequence: resumed.sequence - 1, ..resumed.clone() };
+    for header in [&other_copy, &resumed] {
         assert!(memory.allow(point(header, &new).at(Some(4096))).is_err());
         assert!(memory.allow(point(header, &new).at(Some(1 << 20))).is_ok());
     }
