@@ -1,14 +1,14 @@
 //! Accepting that components are older than what this host has seen of them, as those of a backup are.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
-use crate::format::header::ComponentKind;
+use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::OnProgress;
 use crate::provider::{FetchedKeks, Providers};
@@ -20,6 +20,7 @@ use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::vm::component::Component;
+use crate::vm::home_state::HomeState;
 use crate::vm::scan::{self, FoundComponent};
 use crate::vm::{folder, keyring};
 
@@ -51,7 +52,7 @@ impl Operation for AcceptRollback<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Vec<Accepted>> {
-        let Located { folder, component } = Located::find(self.path)?;
+        let (folder, component) = self.located()?;
         let dir = folder::open_dir(&folder)?;
         let meant = |found: &FoundComponent| match &component {
             Component::Home => !found.is_erased(),
@@ -69,7 +70,11 @@ impl Operation for AcceptRollback<'_> {
         trail.in_parts();
         for found in found {
             let component = found.component();
-            let stored = found.header.context(|| component.to_string())?;
+            let stored = match component {
+                Component::Home => home_header(&dir),
+                Component::Disk(_) => found.header,
+            }
+            .context(|| component.to_string())?;
             let open = || open_beneath(&dir, component.header_file(), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
             let open = || open().context(|| "opening it".into());
             let there = point(&stored, &keks, open).context(|| component.to_string())?;
@@ -83,6 +88,25 @@ impl Operation for AcceptRollback<'_> {
         }
         Ok(accepted)
     }
+}
+
+impl AcceptRollback<'_> {
+    /// The VM folder and what is meant of it. A folder may be half encrypted: its home has a header, too.
+    fn located(&self) -> Result<(PathBuf, Component)> {
+        match Located::find(self.path) {
+            Ok(Located { folder, component }) => Ok((folder, component)),
+            Err(error) if error.kind() == Kind::Busy && self.path.is_dir() => {
+                Ok((self.path.to_path_buf(), Component::Home))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The header of a home in whatever state.
+fn home_header(dir: &File) -> Result<StoredHeader> {
+    let name = HomeState::of(dir)?.header_file().unwrap_or(HOME_FILE);
+    folder::read_header(dir, name)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{name} is gone")))
 }
 
 /// How far a component is, proven with its key.
