@@ -97,16 +97,13 @@ vmc lock "$mnt" >/dev/null
 "$search" locked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "${texts[@]}"
 stop_mount "$mnt"
 
-step "no cipher engine that a mount chooses leaves a key after a lock"
-for engine in aws-lc vaes; do
-    [[ $engine != vaes ]] || grep -q -w vaes /proc/cpuinfo || continue
-    start_mount "$vm" "$mnt" --engine "$engine"
-    seq 8 | xargs -P 4 -I{} dd if=/dev/zero of="$mnt/root.raw" bs=64k count=1 seek={} conv=notrunc status=none
-    sleep 0.5
-    vmc lock "$mnt" >/dev/null
-    "$search" locked "$(mount_pid "$mnt")" "$work/config/keys/local.key" "$vm" "$planted"
-    stop_mount "$mnt"
-done
+step "the cipher engine aws-lc leaves no key after a lock"
+start_mount "$vm" "$mnt" --engine aws-lc
+seq 8 | xargs -P 4 -I{} dd if=/dev/zero of="$mnt/root.raw" bs=64k count=1 seek={} conv=notrunc status=none
+sleep 0.5
+vmc lock "$mnt" >/dev/null
+"$search" locked "$(mount_pid "$mnt")" "$work/config/keys/local.key" "$vm" "$planted"
+stop_mount "$mnt"
 
 step "where memory cannot be locked, the mount says so"
 mounts+=("$mnt")

@@ -12,6 +12,8 @@ mod vaes;
 use std::fmt;
 use std::str::FromStr;
 
+use zeroize::Zeroize;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::{DISK_DEK_LEN, Dek};
 use crate::sector::{BLOCK, SectorIndex, SectorSize};
@@ -147,6 +149,21 @@ fn check_lens(plain: usize, cipher: usize) -> Result<()> {
         return Err(Error::new(Kind::Invalid, format!("XTS of {plain} bytes into {cipher}, expected equal lengths")));
     }
     check_len(plain)
+}
+
+/// Does `work`, which has keys in its frames, and overwrites these.
+fn wiping_stack<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn run<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn wipe() {
+        [0_u8; 16 << 10].zeroize();
+    }
+    let result = run(work);
+    wipe();
+    result
 }
 
 /// The tweaks of consecutive sectors. Beyond the last `u64` they count on, as IEEE 1619's 128-bit numbers do.

@@ -6,9 +6,8 @@
 use aes::Aes256;
 use aes::cipher::{Array, KeyInit};
 use xts_mode::Xts128;
-use zeroize::Zeroize;
 
-use super::{SectorCipher, check_len, check_lens, tweaks};
+use super::{SectorCipher, check_len, check_lens, tweaks, wiping_stack};
 use crate::error::{Error, Kind, Result};
 use crate::key::{DISK_DEK_LEN, Dek};
 use crate::sector::{SectorIndex, SectorSize};
@@ -22,24 +21,10 @@ impl RustCrypto {
             Aes256::new_from_slice(key)
                 .map_err(|error| Error::with_source(Kind::Invalid, "AES-256 refused its key", error))
         };
+        // The crates make schedules as values, of which each move leaves a copy, and take more round keys into registers at once than
+        // there are.
         wiping_stack(|| Ok(Self(Box::new(Xts128::new(schedule(data_key)?, schedule(tweak_key)?)))))
     }
-}
-
-/// Does `work`, and overwrites the frames that it had: the crates make schedules as values, of which each move leaves a copy, and take
-/// more round keys into registers at once than there are.
-fn wiping_stack<T>(work: impl FnOnce() -> T) -> T {
-    #[inline(never)]
-    fn run<T>(work: impl FnOnce() -> T) -> T {
-        work()
-    }
-    #[inline(never)]
-    fn wipe() {
-        [0_u8; 16 << 10].zeroize();
-    }
-    let result = run(work);
-    wipe();
-    result
 }
 
 impl SectorCipher for RustCrypto {

@@ -19,7 +19,7 @@ use std::ptr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::{SectorCipher, check_len, check_lens, tweaks};
+use super::{SectorCipher, check_len, check_lens, tweaks, wiping_stack};
 use crate::error::{Error, Kind, Result};
 use crate::key::{DISK_DEK_LEN, Dek};
 use crate::sector::{SectorIndex, SectorSize};
@@ -69,11 +69,11 @@ impl Vaes {
         let (data_key, tweak_key) = dek.bytes().split_at(DISK_DEK_LEN / 2);
         let Schedules { encrypt, decrypt, tweak } = &mut *schedules;
         // SAFETY: the CPU has the instructions.
-        unsafe {
+        wiping_stack(|| unsafe {
             expand(data_key, encrypt);
             invert(encrypt, decrypt);
             expand(tweak_key, tweak);
-        }
+        });
         Ok(Self(schedules))
     }
 

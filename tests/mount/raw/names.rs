@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
+use std::time::Duration;
 
 use crate::host::Host;
 
@@ -42,6 +44,8 @@ fn extents_are_found_by_encoding_bytes_case_and_unicode_form() {
 
     let settings = b".encoding = \"cp437\"\nannotation = \"\x84\"\nscsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"Cyrillic.vmdk\"\n";
     fs::write(mount.path("web01.vmx"), settings).unwrap();
+    // The kernel tells the mount of the close after the program that closed has continued, and `info` reads no file that is written.
+    thread::sleep(Duration::from_millis(500));
     let info: serde_json::Value = serde_json::from_str(&host.run(&["info", host.path("web01"), "--json"])).unwrap();
     let vmdks = info[0]["vmdks"].as_array().unwrap_or_else(|| panic!("{info}"));
     assert_eq!(vmdks.len(), disks.len());
