@@ -6,7 +6,7 @@ mod stacked;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -23,9 +23,12 @@ pub const MOUNT_TYPE: &str = "fuse.vmcryptfs";
 /// # Errors
 /// The system's.
 pub fn mount_id(file: &File) -> io::Result<u64> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok());
-    id.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no number of the mount in /proc/self/fdinfo"))
+    // Nothing is asked for: a mount of another user would refuse it, and the kernel adds the number by itself (Linux 5.8).
+    let found = statx(file, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    match StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::MNT_ID) {
+        true => Ok(found.stx_mnt_id),
+        false => Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel does not tell the number of a mount")),
+    }
 }
 
 /// Whether the mount with this number is one of ours.
