@@ -70,7 +70,8 @@ pub struct Unopened {
 
 impl ServedFolder {
     /// The open file of a backing file: shared with all that use it, or opened now, and for writing its use for that. `name` is what
-    /// a message calls it. `allowed` does what opens a backing file once more, with the rights that the request has; `open` opens it for the first time.
+    /// a message calls it. `allowed` does what opens a backing file once more, with the rights that the request has; `open` opens it
+    /// for the first time.
     ///
     /// # Errors
     /// `KeyUnavailable` when it is locked, `Busy` when another process or host has it open, `Corrupt` for damage, `ReadOnly`, or those

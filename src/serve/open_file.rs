@@ -78,7 +78,7 @@ pub struct OpenFile {
     pub(super) content: Content,
     /// Who caches the content, as was decided when the first handle was opened.
     pub cache: CacheMode,
-    /// Whether it was ever begun to be written.
+    /// Whether a handle could ever write.
     was_writable: AtomicBool,
     /// Whether a handle was opened with `O_DSYNC` or `O_SYNC`.
     pub durable: AtomicBool,
@@ -266,14 +266,11 @@ impl OpenFile {
         let Some(disk) = self.disk() else {
             return if uses.header || uses.writers > 0 { Claim::Exclusive } else { Claim::Shared };
         };
-        // A disk in transition is changed by its writer's first write, beyond what was written.
-        let is_stable = uses.stable_readers > 0 || disk.is_in_transition();
-        match uses.writers {
+        match (uses.writers, uses.stable_readers) {
             _ if uses.header => Claim::Exclusive,
-            1.. if disk.is_in_transition() => Claim::Exclusive,
-            1.. => Claim::Writer,
-            0 if is_stable => Claim::Shared,
-            0 => Claim::Peek,
+            (1.., _) => Claim::on_disk(Access::Write, disk.is_in_transition()),
+            (0, 1..) => Claim::Shared,
+            (0, 0) => Claim::on_disk(Access::Read, disk.is_in_transition()),
         }
     }
 

@@ -49,6 +49,18 @@ impl From<Access> for Claim {
     }
 }
 
+impl Claim {
+    /// That of a disk which is read or written. A first write to a disk in transition changes more than what is written, so nobody else
+    /// may use it meanwhile.
+    pub fn on_disk(access: Access, is_in_transition: bool) -> Self {
+        match access {
+            _ if is_in_transition => access.into(),
+            Access::Read => Self::Peek,
+            Access::Write => Self::Writer,
+        }
+    }
+}
+
 /// The cause of an error that passes when another opener closes the file, or ends what it does to it.
 #[derive(Debug)]
 pub struct InUse;

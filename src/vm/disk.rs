@@ -37,12 +37,12 @@ pub fn is_disk(file: &File) -> Result<bool> {
     })
 }
 
-/// Claims a disk's backing file and unlocks it, and says what this host has seen of it: for reading so that others may write meanwhile, unless a deep rekey is not finished.
-/// Where there is no way past the page cache, its storage says why.
+/// Claims a disk's backing file and unlocks it, and says what this host has seen of it. Others may write what is only read here,
+/// unless a deep rekey is not finished. Where there is no way past the page cache, its storage says why.
 ///
 /// # Errors
-/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged or of another VM, `ReadOnly` for one that has
-/// gone back and is to be written.
+/// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged or of another VM, `ReadOnly`
+/// for one that has gone back and is to be written.
 pub fn open(
     mut storage: FileStorage,
     access: Access,
@@ -50,10 +50,7 @@ pub fn open(
     engine: Engine,
     backing_io: BackingIo,
 ) -> Result<(Box<dyn Disk<FileStorage>>, Past)> {
-    storage.claim(match access {
-        Access::Read => Claim::Peek,
-        Access::Write => Claim::Writer,
-    })?;
+    storage.claim(Claim::on_disk(access, false))?;
     if backing_io == BackingIo::Direct {
         storage.bypass_cache();
     }
@@ -67,7 +64,7 @@ pub fn open(
         past.allow_changes()?;
     }
     if disk.is_in_transition() {
-        disk.storage().claim(access)?; // its first write does more than it says
+        disk.storage().claim(Claim::on_disk(access, true))?;
     }
     Ok((disk, past))
 }
