@@ -19,8 +19,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
@@ -35,7 +34,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{CopyDigest, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
-use crate::storage::claims::{Claims, FileLocks, InUse};
+use crate::storage::claims::{Claims, FileLocks, InUse, retry_while};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::inventory::Inventory;
@@ -56,8 +55,6 @@ pub const MAX_COMPONENTS: usize = 1024;
 
 /// How long a command waits for a file that is being closed: a program's close is over before the kernel reports it.
 const CLOSE_RACE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often a file is tried again that another mount has open.
-const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
 /// How components are served.
 #[derive(Clone, Copy, Debug)]
@@ -264,15 +261,7 @@ impl ServedFolder {
     /// # Errors
     /// Those of `work`.
     pub fn retry<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        let begun = Instant::now();
-        loop {
-            match self.retry_after_fetch(&work) {
-                Err(error) if InUse::ended(&error) && begun.elapsed() < self.options.hand_over => {
-                    thread::sleep(LOOKS_EVERY)
-                }
-                done => return done,
-            }
-        }
+        retry_while(self.options.hand_over, InUse::ended, || self.retry_after_fetch(&work))
     }
 
     /// Does `work`, and asks a provider for what `work` needs to know first, however long that takes.

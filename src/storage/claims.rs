@@ -156,12 +156,22 @@ impl Claims for FileLocks {
 /// # Errors
 /// Those of `task`.
 pub fn wait_for_claim<T>(time: Duration, task: impl Fn() -> Result<T>) -> Result<T> {
+    retry_while(time, |error: &Error| error.kind() == Kind::Busy, task)
+}
+
+/// Does `task` again, for at most `time`, while it ends with an error that `passes`.
+///
+/// # Errors
+/// Those of `task`.
+pub fn retry_while<T, E>(
+    time: Duration,
+    passes: impl Fn(&E) -> bool,
+    task: impl Fn() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
     let start = Instant::now();
     loop {
         match task() {
-            Err(error) if error.kind() == Kind::Busy && start.elapsed() < time => {
-                thread::sleep(Duration::from_millis(5));
-            }
+            Err(error) if passes(&error) && start.elapsed() < time => thread::sleep(Duration::from_millis(5)),
             done => return done,
         }
     }

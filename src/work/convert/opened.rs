@@ -4,8 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 
@@ -14,7 +13,7 @@ use crate::format::header::{ComponentKind, Header, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
-use crate::storage::claims::Claim;
+use crate::storage::claims::{Claim, retry_while};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
@@ -26,9 +25,8 @@ use crate::vm::{keyring, outer};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::tree::{self, Entry};
 
-/// For how long another header may stand where this folder's is to go, and how often that is looked at.
+/// For how long another header may stand where this folder's is to go.
 const GIVES_WAY_WITHIN: Duration = Duration::from_secs(10);
-const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
 /// A VM folder whose header, if it has one, is claimed: no other conversion or change of keys is at work.
 pub(super) struct ClaimedFolder {
@@ -212,18 +210,15 @@ impl ClaimedFolder {
     /// Renames the header to a name that must be free. Another process that begins a home of that name sees this header and
     /// removes its own: its name is waited for.
     fn rename_header(&self, from: &str, to: &str) -> rustix::io::Result<()> {
-        let begun = Instant::now();
-        loop {
+        let is_taken = |error: &rustix::io::Errno| *error == rustix::io::Errno::EXIST;
+        retry_while(GIVES_WAY_WITHIN, is_taken, || {
             let renamed = rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE);
-            match renamed.or_else(|error| match error {
+            renamed.or_else(|error| match error {
                 // Some network file systems cannot refuse to replace; a link of that name can.
                 rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS => self.link_header(from, to),
                 other => Err(other),
-            }) {
-                Err(rustix::io::Errno::EXIST) if begun.elapsed() < GIVES_WAY_WITHIN => thread::sleep(LOOKS_EVERY),
-                renamed => return renamed,
-            }
-        }
+            })
+        })
     }
 
     fn is_own(&self, name: &str) -> bool {
@@ -302,6 +297,8 @@ fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::format::header::{COPY_LEN, HOME_FILE};
     use crate::vm::datastore::Datastore;
