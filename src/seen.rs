@@ -5,8 +5,8 @@
 //! what is older has *gone back*, and may be read and not changed until that is accepted on purpose.
 //!
 //! [`Memory::meet`] compares and remembers, in this process at first; [`Memory::keep`] makes it durable, many components by one
-//! write. A header must be durable before it is met, so a memory never claims what a power cut took away. A memory that is
-//! lost or damaged says so and begins anew: it shuts nothing out. docs/CLI.md, "What a host has seen", describes the file.
+//! write. A header must be durable before it is met, so a memory never claims what a power cut took away. Of a lost or
+//! damaged memory a message says so, and a new one is begun: nothing is shut out. docs/CLI.md, "What a host has seen", describes the file.
 
 mod file;
 mod record;

@@ -1,7 +1,7 @@
 //! The chain that the events of a file are: each one has a number, and the hash of the line before.
 //!
-//! SHA-256 without a key: whoever may write the file could read a key on the same host as well, and without one anybody who may
-//! read the file can verify it. docs/THREAT-MODEL.md says what that proves.
+//! SHA-256 without a key: a key on the same host would protect nothing, since a user that can write the file could read it, too.
+//! Without one, every reader of the file can verify it. docs/THREAT-MODEL.md says what that proves.
 
 use std::fs::File;
 use std::io;

@@ -73,7 +73,10 @@ impl Place {
                 Err(error) => format!("{file}: {}", error.chain()),
             },
         };
-        Ok((Table::default(), Some(format!("what this host had seen of components is lost, and begun anew: {lost}"))))
+        Ok((
+            Table::default(),
+            Some(format!("what this host had seen of components is lost, and a new memory was begun: {lost}")),
+        ))
     }
 
     /// Keeps a file that could not be read, for people.

@@ -254,7 +254,7 @@ fn a_memory_that_is_lost_says_so_and_shuts_nothing_out() {
     let check = ["check", host.path("web01")];
     assert_eq!(said(&check), "");
     fs::write(memory, "x").unwrap();
-    assert!(said(&check).contains("is lost, and begun anew"));
+    assert!(said(&check).contains("is lost, and a new memory was begun"));
     assert_eq!(said(&check), "");
     fs::remove_file(memory).unwrap();
     let mount = host.mount("web01", &[]);
