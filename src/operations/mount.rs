@@ -22,6 +22,7 @@ use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
+use crate::storage::claims::MountLocks;
 use crate::sys::socket::SocketPath;
 use crate::sys::{memory, process};
 use crate::text::Show;
@@ -133,7 +134,9 @@ impl MountFolder<'_> {
         if ready::is_read_only(&self.spec.source) {
             self.spec.options.make_read_only();
         }
-        let served = Options { read_only: self.spec.options.is_read_only(), ..self.served };
+        let mountpoint = std::path::absolute(&self.spec.mountpoint).unwrap_or_default();
+        let claims = Box::leak(Box::new(MountLocks { mountpoint })); // for as long as the process lives
+        let served = Options { read_only: self.spec.options.is_read_only(), claims, ..self.served };
         let (folder, providers) = (self.spec.source.clone(), Providers::load(self.config)?);
         let open = move || ServedFolder::open(&folder, providers, served);
         let served = ready::unless_stopped(&mut || signals.stop(), open)?;

@@ -11,7 +11,7 @@ use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::provider;
 use crate::sector::SectorSize;
-use crate::storage::claims::Claim;
+use crate::storage::claims::{Claim, Holder};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
@@ -38,6 +38,10 @@ impl Claims for Recorder {
 
     fn is_unclaimed(&self, _: &File) -> io::Result<bool> {
         Ok(true)
+    }
+
+    fn holder(&self, _: &File) -> Option<Holder> {
+        None
     }
 }
 

@@ -3,15 +3,20 @@
 //! The one seam for that. Mounts and work without a mount claim files by it, whatever keeps the claims: file locks are the first
 //! implementation.
 
+mod holder;
+
 use std::error::Error as StdError;
 use std::fmt::{self, Debug, Display};
 use std::fs::File;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{io, iter, thread};
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::file::{self, Lock};
+
+pub use holder::Holder;
 
 /// What the backing file may be used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,7 +68,10 @@ impl Claim {
 
 /// The cause of an error that passes when another opener closes the file, or ends what it does to it.
 #[derive(Debug)]
-pub struct InUse;
+pub struct InUse {
+    /// Who has the claim that excludes another one, if that is known.
+    pub holder: Option<Holder>,
+}
 
 impl InUse {
     /// Whether an operation ended with this.
@@ -75,18 +83,21 @@ impl InUse {
 
 impl Display for InUse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("another mount, process or host has it open")
+        match &self.holder {
+            Some(holder) => Display::fmt(holder, f),
+            None => f.write_str("another mount, process or host has it open"),
+        }
     }
 }
 
 impl StdError for InUse {}
 
 impl Claim {
-    /// The error of a claim that was refused.
-    pub(super) fn refused(self) -> Error {
+    /// The error of a claim that was refused, by what `holder` finds.
+    pub(super) fn refused(self, holder: impl FnOnce() -> Option<Holder>) -> Error {
         match self {
             Self::Peek | Self::Writer | Self::Shared | Self::Exclusive => {
-                Error::with_source(Kind::Busy, "in use", InUse)
+                Error::with_source(Kind::Busy, "in use", InUse { holder: holder() })
             }
             Self::HomeInUse => Error::new(
                 Kind::Busy,
@@ -114,11 +125,21 @@ pub trait Claims: Debug + Send + Sync {
     /// # Errors
     /// The system's.
     fn is_unclaimed(&self, file: &File) -> io::Result<bool>;
+
+    /// Another opener that has claimed the file for more than a peek, if there is one and its name can be had.
+    fn holder(&self, file: &File) -> Option<Holder>;
 }
 
 /// Claims as locks of the open file description. On NFSv4 and cluster file systems they hold across hosts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileLocks;
+
+/// The same, of a mount: its mountpoint is shown to those who are refused.
+#[derive(Clone, Debug)]
+pub struct MountLocks {
+    /// Where it is mounted.
+    pub mountpoint: PathBuf,
+}
 
 /// Data are claimed below this byte, the header and the key from here on. Locks are on numbers: what a file has there, or whether,
 /// does not matter.
@@ -131,23 +152,53 @@ const HOME: Range<i64> = HOME_START..HOME_START + 1;
 
 impl Claims for FileLocks {
     fn try_claim(&self, file: &File, claim: Claim) -> io::Result<bool> {
-        let (header, data) = match claim {
-            Claim::Peek => (Lock::Shared, Lock::None),
-            Claim::Writer => (Lock::Shared, Lock::Exclusive),
-            Claim::Shared => (Lock::Shared, Lock::Shared),
-            Claim::Exclusive => (Lock::Exclusive, Lock::Exclusive),
-            Claim::HomeInUse => return file::try_lock(file, HOME, Lock::Shared),
-            Claim::HomeExclusive => return file::try_lock(file, HOME, Lock::Exclusive),
-        };
-        let is_claimed = file::try_lock(file, HEADER, header)? && file::try_lock(file, DATA, data)?;
-        if !is_claimed && header == Lock::Exclusive {
-            file::try_lock(file, HEADER, Lock::Shared)?;
-        }
-        Ok(is_claimed)
+        claim.try_lock(file, Path::new(""))
     }
 
     fn is_unclaimed(&self, file: &File) -> io::Result<bool> {
         file::is_unlocked(file, 0..HOME_START)
+    }
+
+    fn holder(&self, file: &File) -> Option<Holder> {
+        Holder::of(file)
+    }
+}
+
+impl Claims for MountLocks {
+    fn try_claim(&self, file: &File, claim: Claim) -> io::Result<bool> {
+        claim.try_lock(file, &self.mountpoint)
+    }
+
+    fn is_unclaimed(&self, file: &File) -> io::Result<bool> {
+        FileLocks.is_unclaimed(file)
+    }
+
+    fn holder(&self, file: &File) -> Option<Holder> {
+        FileLocks.holder(file)
+    }
+}
+
+impl Claim {
+    fn try_lock(self, file: &File, mountpoint: &Path) -> io::Result<bool> {
+        let (header, data) = match self {
+            Self::Peek => (Lock::Shared, Lock::None),
+            Self::Writer => (Lock::Shared, Lock::Exclusive),
+            Self::Shared => (Lock::Shared, Lock::Shared),
+            Self::Exclusive => (Lock::Exclusive, Lock::Exclusive),
+            Self::HomeInUse => return file::try_lock(file, HOME, Lock::Shared),
+            Self::HomeExclusive => return file::try_lock(file, HOME, Lock::Exclusive),
+        };
+        let is_claimed = file::try_lock(file, HEADER, header)? && file::try_lock(file, DATA, data)?;
+        if is_claimed {
+            // Whatever is wrong with a name, the claim holds.
+            let _ = match data {
+                Lock::None => holder::hide(file),
+                Lock::Shared | Lock::Exclusive => Holder::this_process(mountpoint).show(file),
+            };
+        } else if header == Lock::Exclusive {
+            file::try_lock(file, HEADER, Lock::Shared)?;
+        }
+        Ok(is_claimed)
     }
 }
 

@@ -120,7 +120,7 @@ impl FileStorage {
         let claim = claim.into();
         match self.claims.try_claim(&self.file, claim).context(|| "locking the backing file".into())? {
             true => Ok(()),
-            false => Err(claim.refused()),
+            false => Err(claim.refused(|| self.claims.holder(&self.file))),
         }
     }
 

@@ -106,10 +106,18 @@ pub fn try_lock(file: &File, range: Range<i64>, lock: Lock) -> io::Result<bool> 
 /// # Errors
 /// The system's.
 pub fn is_unlocked(file: &File, range: Range<i64>) -> io::Result<bool> {
+    locked_from(file, range).map(|start| start.is_none())
+}
+
+/// Where a lock begins that another open file description has in this range; `None` where there is none.
+///
+/// # Errors
+/// The system's.
+pub fn locked_from(file: &File, range: Range<i64>) -> io::Result<Option<i64>> {
     let mut lock = lock_on(range, libc::F_WRLCK)?;
     // SAFETY: the descriptor is open for the whole call, and `lock` outlives it.
     check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
-    Ok(libc::c_int::from(lock.l_type) == libc::F_UNLCK)
+    Ok((libc::c_int::from(lock.l_type) != libc::F_UNLCK).then_some(lock.l_start))
 }
 
 fn lock_on(range: Range<i64>, kind: libc::c_int) -> io::Result<libc::flock> {

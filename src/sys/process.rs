@@ -2,7 +2,9 @@
 
 #![allow(unsafe_code, reason = "prctl, setrlimit, setsid and signal have no safe form in std")]
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -48,6 +50,11 @@ pub fn file_limit() -> u64 {
 pub fn detach(command: &mut Command) -> &mut Command {
     // SAFETY: between fork and exec the closure makes one async-signal-safe call and touches no memory.
     unsafe { command.pre_exec(|| check(libc::setsid()).map(drop)) }
+}
+
+/// The name of this host.
+pub fn host_name() -> OsString {
+    OsString::from_vec(rustix::system::uname().nodename().to_bytes().to_vec())
 }
 
 /// Effective user id of this process.

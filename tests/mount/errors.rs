@@ -148,7 +148,10 @@ fn a_second_mount_may_not_write_the_same_disk() {
     assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
     writer.write_all(b"x").unwrap();
     drop(writer);
-    assert!(host.log().contains("in use"), "{}", host.log());
+    let holder = format!("in use: process {} on host ", first.pid());
+    let place = format!(", mounted at {}, has it open since 20", first.root().display());
+    let log = host.log();
+    assert!(log.lines().any(|line| line.contains(&holder) && line.contains(&place)), "{log}");
     first.unmount();
     second.unmount();
 }

@@ -123,6 +123,11 @@ fn what_someone_else_uses_is_not_rekeyed() {
     let user = File::open(host.path("web01/root.raw")).unwrap();
     assert!(FileLocks.try_claim(&user, Claim::Shared).unwrap());
     host.refuses(&["rekey", host.path("web01")], 6, "root.raw");
+    let holder = format!("in use: process {} on host ", std::process::id());
+    host.refuses(&["rekey", "--deep", host.path("web01/root.raw")], 6, &holder);
+    let events = host.events();
+    let reason = events.iter().rev().find_map(|event| event["reason"].as_str()).unwrap();
+    assert!(reason.contains(&holder), "{reason}");
     assert_eq!(std::fs::read(host.path("web01/vmcryptfs.home")).unwrap(), before, "refused before anything changed");
     drop(user);
     let mount = host.mount("web01", &["-o", "ro"]);
