@@ -58,6 +58,11 @@ pub trait Storage: Send + Sync {
     /// `Io`; then anything written since the last sync may be lost.
     fn sync(&self) -> Result<()>;
 
+    /// Whether another opener, on whichever host, has the file claimed to write it, or so that nobody may.
+    fn is_claimed_elsewhere(&self) -> bool {
+        false
+    }
+
     /// Turns a range into a hole; the length stays.
     ///
     /// # Errors

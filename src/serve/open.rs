@@ -12,6 +12,7 @@ use crate::format::header::is_reserved;
 use crate::serve::open_file::{Content, Shared};
 use crate::serve::places::Place;
 use crate::serve::{BackingId, CacheMode, FileUse, OpenFile, Purpose, ServedFolder};
+use crate::storage::claims::Claim;
 use crate::storage::{Access, FileStorage};
 use crate::sys::file::{open_unnoticed, reopen};
 use crate::text::Show;
@@ -85,7 +86,8 @@ impl ServedFolder {
     ) -> Result<Opened> {
         let entry = self.open_files.entry(request.id);
         let mut shared = entry.lock();
-        let file = if let Some(open) = shared.file.upgrade() {
+        // One that others have made another file is opened once more, beside those who still have the former one.
+        let file = if let Some(open) = shared.file.upgrade().filter(|open| !open.is_stale()) {
             // It may be open for a reader that came when it could only be read.
             if request.access == Access::Write && open.is_read_only() && !self.options.read_only {
                 let file = open.storage().file();
@@ -120,7 +122,8 @@ impl ServedFolder {
             if request.access == Access::Write {
                 home.past.allow_changes().context(&name)?;
             }
-            home::open(storage, request.access, &home.keys, &home.header.disk_names, &name)
+            let claim = Claim::in_use(request.access, false);
+            home::open(storage, claim, &home.keys, &home.header.disk_names, &name)
                 .map(|home| (Content::of_home(home, request.user), None))
         };
         Ok(OpenFile::new(opened.context(name)?, request.home_cache, request.access, may_write, home, place, claimed))

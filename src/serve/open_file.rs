@@ -135,6 +135,7 @@ impl OpenFile {
         {
             let uses = &mut *open.uses.lock();
             uses.claimed = open.needed(uses);
+            open.follow_others(uses);
             uses.writers = 0; // they are counted when they begin
         }
         open
@@ -149,8 +150,27 @@ impl OpenFile {
         }
     }
 
-    /// Length of the plaintext: of a disk that is only read here, and may grow elsewhere, what the backing file says.
+    /// Whether others have made it another file, while it was only read here.
+    pub(super) fn is_stale(&self) -> bool {
+        let uses = self.uses.lock();
+        let prepared =
+            if uses.claimed == Claim::Peek && self.disk().is_none() { self.file().prepare_writes() } else { Ok(()) };
+        prepared.is_err_and(|error| error.os_error() == Some(libc::ESTALE))
+    }
+
+    /// Whether what others write shows in a file that is only read here, by how it is claimed.
+    fn follow_others(&self, uses: &Uses) {
+        let home = match &self.content {
+            Content::Disk(_) => return,
+            Content::Home(home) => home,
+            Content::Undecided(file) => &file.home,
+        };
+        home.follow_others(uses.claimed == Claim::Peek);
+    }
+
+    /// Length of the plaintext: of a file that is only read here, and may grow elsewhere, what the backing file says.
     pub fn plain_len(&self) -> u64 {
+        let _ = self.home_file().map_or(Ok(()), HomeFile::follow_len); // else it is what it was
         if let (Some(disk), Some(uses)) = (self.disk(), self.uses.try_lock())
             && uses.writers == 0
             && !uses.header
@@ -228,7 +248,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Uses the file for as long as the answer lives. Where nothing else needs it, a disk that is only read is not claimed against
+    /// Uses the file for as long as the answer lives. Where nothing else needs it, a file that is only read is not claimed against
     /// writers elsewhere: another mount can take it over.
     ///
     /// # Errors
@@ -258,19 +278,18 @@ impl OpenFile {
         if needed != uses.claimed {
             self.storage().claim(needed)?;
             uses.claimed = needed;
+            self.follow_others(uses);
         }
         Ok(())
     }
 
     fn needed(&self, uses: &Uses) -> Claim {
-        let Some(disk) = self.disk() else {
-            return if uses.header || uses.writers > 0 { Claim::Exclusive } else { Claim::Shared };
-        };
+        let is_in_transition = self.disk().is_some_and(|disk| disk.is_in_transition());
         match (uses.writers, uses.stable_readers) {
             _ if uses.header => Claim::Exclusive,
-            (1.., _) => Claim::on_disk(Access::Write, disk.is_in_transition()),
+            (1.., _) => Claim::in_use(Access::Write, is_in_transition),
             (0, 1..) => Claim::Shared,
-            (0, 0) => Claim::on_disk(Access::Read, disk.is_in_transition()),
+            (0, 0) => Claim::in_use(Access::Read, is_in_transition),
         }
     }
 

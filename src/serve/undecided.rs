@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::FileId;
-use crate::storage::FileStorage;
+use crate::storage::{FileStorage, Storage};
 use crate::store::disk::Disk;
-use crate::store::home_file::HomeFile;
+use crate::store::home_file::{HomeFile, stale};
 use crate::store::plain_file::PlainFile;
 use crate::store::transfer::{Begun, Transfer};
 use crate::vm::home;
@@ -134,7 +134,11 @@ impl PlainFile for Undecided {
     }
 
     fn prepare_writes(&self) -> Result<()> {
-        self.file().map_or(Ok(()), PlainFile::prepare_writes)
+        match self.file() {
+            Some(file) => file.prepare_writes(),
+            None if self.home.storage().len()? > 0 => Err(stale()), // written elsewhere
+            None => Ok(()),
+        }
     }
 
     fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {

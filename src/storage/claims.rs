@@ -55,9 +55,9 @@ impl From<Access> for Claim {
 }
 
 impl Claim {
-    /// That of a disk which is read or written. A first write to a disk in transition changes more than what is written, so nobody else
-    /// may use it meanwhile.
-    pub fn on_disk(access: Access, is_in_transition: bool) -> Self {
+    /// That of a file in use. A first write to a disk in transition changes more than what is written, so nobody else may use it
+    /// meanwhile.
+    pub fn in_use(access: Access, is_in_transition: bool) -> Self {
         match access {
             _ if is_in_transition => access.into(),
             Access::Read => Self::Peek,
@@ -126,6 +126,12 @@ pub trait Claims: Debug + Send + Sync {
     /// The system's.
     fn is_unclaimed(&self, file: &File) -> io::Result<bool>;
 
+    /// Whether another opener has claimed the file for more than a peek.
+    ///
+    /// # Errors
+    /// The system's.
+    fn is_data_claimed(&self, file: &File) -> io::Result<bool>;
+
     /// Another opener that has claimed the file for more than a peek, if there is one and its name can be had.
     fn holder(&self, file: &File) -> Option<Holder>;
 }
@@ -159,6 +165,10 @@ impl Claims for FileLocks {
         file::is_unlocked(file, 0..HOME_START)
     }
 
+    fn is_data_claimed(&self, file: &File) -> io::Result<bool> {
+        file::is_unlocked(file, DATA).map(|is_free| !is_free)
+    }
+
     fn holder(&self, file: &File) -> Option<Holder> {
         Holder::of(file)
     }
@@ -171,6 +181,10 @@ impl Claims for MountLocks {
 
     fn is_unclaimed(&self, file: &File) -> io::Result<bool> {
         FileLocks.is_unclaimed(file)
+    }
+
+    fn is_data_claimed(&self, file: &File) -> io::Result<bool> {
+        FileLocks.is_data_claimed(file)
     }
 
     fn holder(&self, file: &File) -> Option<Holder> {
@@ -217,7 +231,7 @@ pub fn wait_for_claim<T>(time: Duration, task: impl Fn() -> Result<T>) -> Result
 pub fn retry_while<T, E>(
     time: Duration,
     passes: impl Fn(&E) -> bool,
-    task: impl Fn() -> std::result::Result<T, E>,
+    mut task: impl FnMut() -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
     let start = Instant::now();
     loop {

@@ -275,6 +275,10 @@ impl Storage for FileStorage {
         self.file.sync_data().context(|| "syncing the backing file".into())
     }
 
+    fn is_claimed_elsewhere(&self) -> bool {
+        self.claims.is_data_claimed(&self.file).unwrap_or(false)
+    }
+
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         self.zeros_where_unsupported(Allocation::Punch, offset, len)
             .context(|| format!("punching {len} bytes out of the backing file at {offset}"))

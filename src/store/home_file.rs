@@ -7,11 +7,13 @@
 mod blocks;
 mod keys;
 mod known_lengths;
+mod reread;
 mod space;
 mod unsynced;
 mod value;
 
 pub use keys::HomeKeys;
+pub use reread::stale;
 pub use value::{
     MAX_TARGET_LEN, MAX_XATTR_LEN, VALUE_OVERHEAD, Value, looks_like_sealed_target, open_target, open_value,
     seal_target, seal_value, sealed_target_len, target_len, value_len,
@@ -49,6 +51,8 @@ pub struct HomeFile<S> {
     unsynced: Unsynced,
     /// Whether something may lie past the end that must not show when the file grows.
     tail_unclean: AtomicBool,
+    /// Whether others may write it meanwhile.
+    follows: AtomicBool,
 }
 
 impl<S: Storage> PlainFile for HomeFile<S> {
@@ -57,22 +61,8 @@ impl<S: Storage> PlainFile for HomeFile<S> {
     }
 
     fn read_at<'b>(&self, plain_offset: u64, len: usize, buffer: &'b mut [u8]) -> Result<&'b [u8]> {
-        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
-        let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
-        self.refuse_end_of_cut_off(end)?;
-        let end = end.min(self.plain_len());
-        if plain_offset >= end {
-            return Ok(&[]);
-        }
-        let blocks = plain_offset / BLOCK..block_end(end);
-        let front = HEADROOM - index(plain_offset % BLOCK);
-        let out = &mut buffer[front..][..index((blocks.end - blocks.start) * BLOCK)];
-        if self.has_header() {
-            self.read_blocks(blocks, out)?;
-        } else {
-            out.fill(0);
-        }
-        Ok(&buffer[HEADROOM..][..index(end - plain_offset)])
+        let len = self.read_following(plain_offset, len, buffer)?;
+        Ok(&buffer[HEADROOM..][..len])
     }
 
     /// Who has a range of a home file locked waits for nobody.
@@ -135,8 +125,9 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         Ok(())
     }
 
+    /// What a crash left past the end is mended when the file first grows.
     fn prepare_writes(&self) -> Result<()> {
-        Ok(()) // what a crash left past the end is mended when the file first grows
+        self.reread() // another mount or host may have had it
     }
 
     fn punch(&self, plain_offset: u64, len: u64, buffer: &mut [u8]) -> Result<()> {
@@ -205,6 +196,7 @@ impl<S: Storage> HomeFile<S> {
             locks: RangeLock::default(),
             unsynced: Unsynced::default(),
             tail_unclean: AtomicBool::new(has_header),
+            follows: AtomicBool::new(false),
         };
         if file.plain_len() == 0 {
             file.refuse_cut_off()?; // there is no block that could tell it
@@ -250,6 +242,26 @@ impl<S: Storage> HomeFile<S> {
             self.make_header()?;
         }
         Ok(self.cipher.id)
+    }
+
+    /// Reads to the headroom of `buffer`, and returns how much there is.
+    fn read_once(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<usize> {
+        let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
+        let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
+        self.refuse_end_of_cut_off(end)?;
+        let end = end.min(self.plain_len());
+        if plain_offset >= end {
+            return Ok(0);
+        }
+        let blocks = plain_offset / BLOCK..block_end(end);
+        let front = HEADROOM - index(plain_offset % BLOCK);
+        let out = &mut buffer[front..][..index((blocks.end - blocks.start) * BLOCK)];
+        if self.has_header() {
+            self.read_blocks(blocks, out)?;
+        } else {
+            out.fill(0);
+        }
+        Ok(index(end - plain_offset))
     }
 
     /// Writes a range that is locked, in a file whose backing file is long enough.

@@ -50,7 +50,7 @@ pub fn open(
     engine: Engine,
     backing_io: BackingIo,
 ) -> Result<(Box<dyn Disk<FileStorage>>, Past)> {
-    storage.claim(Claim::on_disk(access, false))?;
+    storage.claim(Claim::in_use(access, false))?;
     if backing_io == BackingIo::Direct {
         storage.bypass_cache();
     }
@@ -64,7 +64,7 @@ pub fn open(
         past.allow_changes()?;
     }
     if disk.is_in_transition() {
-        disk.storage().claim(Claim::on_disk(access, true))?;
+        disk.storage().claim(Claim::in_use(access, true))?;
     }
     Ok((disk, past))
 }

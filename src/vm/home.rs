@@ -14,8 +14,8 @@ use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header
 use crate::format::home_file::{FileId, HEADER_LEN, decode_header, is_home_file as begins_home_file};
 use crate::format::names::DiskNames;
 use crate::seen::Past;
-use crate::storage::claims::Claims;
-use crate::storage::{Access, FileStorage, Storage};
+use crate::storage::claims::{Claim, Claims};
+use crate::storage::{FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::text::Show;
 use crate::vm::keyring::Keyring;
@@ -64,12 +64,12 @@ pub fn is_home_file(file: &File) -> Result<bool> {
 /// `Busy` when another opener has it, `Corrupt` for a file that this home did not write.
 pub fn open(
     storage: FileStorage,
-    access: Access,
+    claim: Claim,
     keys: &HomeKeys,
     disk_names: &DiskNames,
     name: impl FnOnce() -> String,
 ) -> Result<HomeFile<FileStorage>> {
-    storage.claim(access)?;
+    storage.claim(claim)?;
     let home_file = HomeFile::open(storage, keys)?;
     // Zeros in place of a header: lost in a crash, or what many a disk in the clear begins with, which a first write would
     // clear as a whole.

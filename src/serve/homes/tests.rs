@@ -150,3 +150,94 @@ fn a_command_waits_for_what_is_being_closed() {
         std::fs::remove_file(store.path("web01").join("web01.vmx")).unwrap();
     }
 }
+
+fn len(folder: &ServedFolder, path: &str) -> u64 {
+    folder.open_at(Path::new(path), Access::Read).unwrap().plain_len()
+}
+
+/// As nvram of a guest that migrates: its target has read it when its source writes it for the last time.
+#[test]
+fn a_home_file_goes_over_to_a_mount_that_has_read_it() {
+    let store = Datastore::new(&["web01"]);
+    let (mount, other) = (store.mount(), store.mount());
+    let path = Path::new("web01/nvram");
+    let source = write(&mount, "web01/nvram", "at the source");
+    let target = other.open_at(path, Access::Read).unwrap();
+    let read_by = |open: &Opened| open.file().read_at(0, 4096, &mut request_buffer()).map(<[u8]>::to_vec);
+    assert_eq!(read_by(&target).unwrap(), b"at the source");
+    assert_busy(other.open_at(path, Access::Write).map(drop), "in use: process");
+    source.file().write_at(0, b"at the end of it", &mut request_buffer()).unwrap();
+    source.file().set_len(1 << 20).unwrap();
+    assert_eq!((target.plain_len(), &read_by(&target).unwrap()[..16]), (1 << 20, &b"at the end of it"[..]));
+    drop(source);
+    let writer = other.open_at(path, Access::Write).unwrap();
+    assert_eq!(writer.plain_len(), 1 << 20);
+    writer.file().write_at(1 << 20, b"at the target", &mut request_buffer()).unwrap();
+    drop((writer, target));
+    assert_eq!(len(&mount, "web01/nvram"), (1 << 20) + 13);
+    // Nothing that one of them knew is taken for damage by the other.
+    for folder in [&mount, &other, &mount] {
+        let kept = folder.open_at(path, Access::Read).unwrap();
+        let open = folder.open_at(path, Access::Write).unwrap();
+        open.file().set_len(5).unwrap();
+        open.file().write_at(0, b"short", &mut request_buffer()).unwrap();
+        open.file().sync().unwrap();
+        drop(open);
+        assert_eq!(read_by(&kept).unwrap(), b"short");
+    }
+}
+
+#[test]
+fn a_home_file_is_never_met_half_written_by_another_mount() {
+    let store = Datastore::new(&["web01"]);
+    let (mount, other) = (store.mount(), store.mount());
+    let writer = write(&mount, "web01/log", "");
+    writer.file().write_at(0, &[0; 4096], &mut request_buffer()).unwrap();
+    let reader = other.open_at(Path::new("web01/log"), Access::Read).unwrap();
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..300_u32 {
+                let pattern = u8::try_from(round % 251).unwrap();
+                let file = writer.file();
+                file.write_at(0, &[pattern; 8192], &mut request_buffer()).unwrap();
+                if round.is_multiple_of(7) {
+                    file.sync().unwrap();
+                }
+                if round.is_multiple_of(11) {
+                    file.set_len(4096).unwrap();
+                }
+            }
+            is_done.store(true, Ordering::Release);
+        });
+        let mut reads = 0;
+        while !is_done.load(Ordering::Acquire) || reads == 0 {
+            let mut buffer = request_buffer();
+            let bytes = reader.file().read_at(0, 4096, &mut buffer).unwrap();
+            assert!(bytes.len() == 4096 && bytes.iter().all(|byte| *byte == bytes[0]));
+            reads += 1;
+        }
+    });
+}
+
+#[test]
+fn a_file_that_another_mount_made_anew_is_opened_again() {
+    let store = Datastore::new(&["web01"]);
+    let (mount, other) = (store.mount(), store.mount());
+    let path = Path::new("web01/qemu.log");
+    File::create_new(store.path("web01/qemu.log")).unwrap();
+    // Once as a file that was empty when it was opened, once as one that was not.
+    for text in ["first", "second"] {
+        let kept = other.open_at(path, Access::Read).unwrap();
+        let open = mount.open_at(path, Access::Write).unwrap();
+        open.file().set_len(0).unwrap();
+        open.storage().file().set_len(0).unwrap();
+        drop(open);
+        let open = mount.open_at(path, Access::Write).unwrap();
+        open.file().write_at(0, text.as_bytes(), &mut request_buffer()).unwrap();
+        drop(open);
+        assert_eq!(read(&other, "web01/qemu.log").unwrap(), text);
+        assert_eq!(read(&other, "web01/qemu.log").unwrap(), text);
+        drop(kept);
+    }
+}

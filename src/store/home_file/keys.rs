@@ -106,6 +106,11 @@ impl FileCipher {
         Ok(Self { id, blocks: Xaes256Gcm::new(encryption)?, authentication: kept })
     }
 
+    /// What a header of this file says is known of it.
+    pub(super) fn known(&self, header: UnverifiedHeader) -> Result<Option<Known>> {
+        Ok(header.verify(&self.authentication)?.known)
+    }
+
     /// The header of a file of which so much is known.
     pub(super) fn header(&self, known: Known) -> [u8; HEADER_LEN] {
         encode_header(self.id, known, &self.authentication)

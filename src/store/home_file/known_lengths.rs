@@ -67,6 +67,21 @@ impl KnownLengths {
         self.unsynced.store(0, Ordering::Release);
     }
 
+    /// What the header says now. `false`: it has another version than it had.
+    pub(super) fn reset(&self, known: Option<Known>) -> bool {
+        let filled = known.and_then(|known| known.filled);
+        if (known.is_some(), filled.is_some()) != (self.has_len, self.has_filled) {
+            return false;
+        }
+        let mut recorded_filled = self.recorded_filled.lock();
+        *recorded_filled = filled.unwrap_or_default();
+        self.beyond.lock().clear();
+        self.filled.store(*recorded_filled, Ordering::Release);
+        self.len.store(known.map_or(0, |known| known.len), Ordering::Release);
+        self.synced();
+        true
+    }
+
     fn forget(&self) {
         let mut recorded_filled = self.recorded_filled.lock();
         *recorded_filled = 0;

@@ -83,6 +83,12 @@ impl Unsynced {
         double.filter(|(_, blocks)| !blocks.is_empty()).collect()
     }
 
+    /// Others may have written and synced since: nothing is known of any block.
+    pub(super) fn forget(&self) {
+        self.unsettle();
+        self.groups.lock().clear();
+    }
+
     /// A write failed: what it left may not be durable.
     pub(super) fn unsettle(&self) {
         self.settled.store(false, Ordering::Release);

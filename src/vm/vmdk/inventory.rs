@@ -13,6 +13,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file;
 use crate::format::names::DiskNames;
+use crate::storage::claims::Claim;
 use crate::storage::{Access, BackingIo, FileStorage};
 use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::{ImageFile, vmdk_error};
@@ -188,7 +189,7 @@ impl VmFiles for Folder<'_> {
         } else {
             // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.
             let (names, shown) = (DiskNames::default(), || name.shown().to_string());
-            OpenForm::Home(Box::new(home::open(FileStorage::new(file), Access::Read, self.keys, &names, shown)?))
+            OpenForm::Home(Box::new(home::open(FileStorage::new(file), Claim::Shared, self.keys, &names, shown)?))
         }))
     }
 

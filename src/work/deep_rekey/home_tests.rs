@@ -209,7 +209,7 @@ fn keys(vm: &Path, providers: &Providers) -> (HomeKeys, Dek) {
 }
 
 fn open(file: File, access: Access, keys: &HomeKeys) -> Result<crate::store::home_file::HomeFile<FileStorage>> {
-    home::open(FileStorage::new(file), access, keys, &DiskNames::default(), || "a home file".to_owned())
+    home::open(FileStorage::new(file), access.into(), keys, &DiskNames::default(), || "a home file".to_owned())
 }
 
 fn pattern(len: usize) -> Vec<u8> {
