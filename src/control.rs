@@ -148,7 +148,7 @@ impl Asking {
         Principal::of_peer(&self.stream)
     }
 
-    /// Tells it how far its work is.
+    /// Reports the progress of its work.
     ///
     /// # Errors
     /// `Stopped` when it wants no more of it, or `Io`.

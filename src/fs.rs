@@ -63,7 +63,7 @@ pub struct FileSystem {
     served: Arc<ServedFolder>,
     open_dirs: OpenDirs,
     nodes: Nodes,
-    /// Shared by those who change names on disk, until the nodes know of it.
+    /// Shared by threads that change names on disk, until the nodes know of it.
     name_changes: RwLock<()>,
     handles: Handles,
     image_nodes: ImageNodes,

@@ -62,6 +62,13 @@ impl Display for Shown<'_> {
     }
 }
 
+/// A number of things, for people: `1 disk is`, `2 disks are`.
+pub fn count(number: impl Display, one: &str, others: &str) -> String {
+    let number = number.to_string();
+    let words = if number == "1" { one } else { others };
+    format!("{number} {words}")
+}
+
 /// The beginning of a text, of at most `max` bytes.
 pub fn beginning(text: &str, max: usize) -> &str {
     let mut end = max.min(text.len());

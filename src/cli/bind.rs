@@ -10,7 +10,7 @@ use crate::control::local;
 use crate::error::Result;
 use crate::operations::bind::{AdoptDisk, UpgradeVm};
 use crate::provider::Providers;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::access::Located;
 use crate::vm::folder;
 
@@ -50,7 +50,10 @@ pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
         return out::json(&upgraded);
     }
     match upgraded.changed {
-        true => println!("{}: {} disks bound to it.", args.folder.shown(), upgraded.bound.len()),
+        true => {
+            let disks = text::count(upgraded.bound.len(), "disk", "disks");
+            println!("{}: {disks} bound to it.", args.folder.shown());
+        }
         false => println!("{}: its disks are bound to it already.", args.folder.shown()),
     }
     upgraded.bound.iter().for_each(|disk| println!("  {}", disk.shown()));

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::operations::check::CheckAll;
 use crate::provider::Providers;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::check::{self, Finding, State};
 use crate::vm::folder;
 use crate::vm::in_use::LookedAt;
@@ -118,7 +118,10 @@ pub(super) fn only_clear(path: &Path, disk_names: &DiskNames, json: bool) -> Res
             }
             Ok(())
         }
-        clear => Err(Error::new(Kind::Denied, format!("{clear} files and folders are in the clear; {looked_at}"))),
+        clear => {
+            let what = text::count(clear, "file or folder is", "files and folders are");
+            Err(Error::new(Kind::Denied, format!("{what} in the clear; {looked_at}")))
+        }
     }
 }
 
@@ -163,7 +166,9 @@ fn verdict(findings: &[Finding]) -> Result<()> {
         Some(kind) => {
             let checked =
                 findings.iter().filter(|finding| !matches!(finding.state, State::Clear | State::NotLookedAt)).count();
-            Err(Error::new(kind, format!("{} of {checked} components have a problem", problems.len())))
+            let checked = text::count(checked, "component", "components");
+            let have = if problems.len() == 1 { "has" } else { "have" };
+            Err(Error::new(kind, format!("{} of {checked} {have} a problem", problems.len())))
         }
     }
 }

@@ -98,14 +98,17 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
     }
     let in_the_clear = match cloned.in_the_clear {
         0 => String::new(),
-        count => format!(" {count} files and links of it are in the clear."),
+        number => {
+            let what = text::count(number, "file or link of it is", "files and links of it are");
+            format!(" {what} in the clear.")
+        }
     };
     println!(
-        "Cloned {} to {} ({}): {} disks, {}, key from provider {}.{in_the_clear}",
+        "Cloned {} to {} ({}): {}, {}, key from provider {}.{in_the_clear}",
         args.source.shown(),
         args.destination.shown(),
         cloned.uuid,
-        cloned.disks,
+        text::count(cloned.disks, "disk", "disks"),
         size::show(cloned.bytes),
         cloned.key_id.provider()
     );

@@ -74,7 +74,8 @@ pub(super) fn run(args: &EventsArgs) -> Result<()> {
     let mut reader = Reader::open(&path)?;
     let printed = if args.last { print_last(args, &mut reader) } else { print_all(args, &mut reader) };
     if reader.skipped() > 0 {
-        eprintln!("{} lines of {} are not events and were skipped", reader.skipped(), path.shown());
+        let lines = text::count(reader.skipped(), "line that is not an event", "lines that are not events");
+        eprintln!("{}: skipped {lines}", path.shown());
     }
     printed
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::cli::{place, status};
 use crate::control::{self, ComponentStatus, Request};
 use crate::error::{Error, Kind, Result};
+use crate::text;
 
 /// Arguments of `unlock`.
 #[derive(Args)]
@@ -45,7 +46,9 @@ pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
     match components.iter().filter(|component| !component.unlocked).count() {
         0 => Ok(()),
         locked => {
-            Err(Error::new(Kind::KeyUnavailable, format!("{locked} of {} components remain locked", components.len())))
+            let all = text::count(components.len(), "component", "components");
+            let remain = if locked == 1 { "remains" } else { "remain" };
+            Err(Error::new(Kind::KeyUnavailable, format!("{locked} of {all} {remain} locked")))
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn finish() {
 /// # Errors
 /// `Io`.
 pub(super) fn open(path: &Path) -> error::Result<File> {
-    // A fifo that nobody reads is an error, and one that is full loses lines: nothing waits for who reads the log.
+    // A fifo that nobody reads is an error, and one that is full loses lines: nothing waits for a reader of the log.
     let opened = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path);
     opened.context(|| format!("opening log file {}", path.shown()))
 }

@@ -89,9 +89,10 @@ pub(super) fn print_done(
     let (disks, others) = (count("disk"), count("file") + count("link"));
     let home = match plan.state == plan.ends {
         true => String::new(),
-        false => format!("home ({others} files), "),
+        false => format!("home ({}), ", text::count(others, "file", "files")),
     };
-    println!("{}: {home}{disks} disks {verb}ed. The home is {}.", folder.shown(), word(plan.ends));
+    let disks = text::count(disks, "disk", "disks");
+    println!("{}: {home}{disks} {verb}ed. The home is {}.", folder.shown(), word(plan.ends));
     if let Some(remains) = remains {
         eprintln!("{remains}");
     }

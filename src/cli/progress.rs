@@ -31,7 +31,7 @@ pub(super) fn perform<O: Operation>(operation: O) -> Result<O::Outcome> {
     gate::perform(operation, Principal::Process, &mut unwatched)
 }
 
-/// As [`perform`], and shows how far it is.
+/// As [`perform`], and shows its progress.
 ///
 /// # Errors
 /// Those of the operation, and of [`Shown::new`].
@@ -136,8 +136,8 @@ fn line(progress: &Progress, in_this_run: u64, took: Duration, bar: bool) -> Str
 fn amount(count: u64, unit: Unit) -> String {
     match unit {
         Unit::Bytes => size::show(count),
-        Unit::Components => format!("{count} components"),
-        Unit::Files => format!("{count} files"),
+        Unit::Components => text::count(count, "component", "components"),
+        Unit::Files => text::count(count, "file", "files"),
     }
 }
 

@@ -58,7 +58,7 @@ pub enum ProviderCommand {
         long_about = "Prove that a key provider works, by doing with it what VMs need: a key is made, fetched again by \
                       its id, and has to unwrap what it wrapped. No VM is touched.\n\n\
                       Of a key server each member is tried on its own, and the key is destroyed. The days until \
-                      certificates end are told.",
+                      certificates expire are reported.",
         after_help = "Example:\n  vmcryptfs provider test local"
     )]
     Test {

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::cli::{out, place, size, table};
 use crate::control::{self, ComponentStatus, MountStatus, Request};
 use crate::error::{Error, Kind, Result};
-use crate::text::Show;
+use crate::text::{self, Show};
 
 /// At most this many files and folders in the clear are named one by one.
 const MAX_CLEAR: usize = 10;
@@ -77,7 +77,8 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     }
     if let Some(more) = status.in_the_clear.len().checked_sub(MAX_CLEAR).filter(|&more| more > 0) {
         println!(
-            "\n{more} more files and folders are in the clear: `vmcryptfs check --only-clear` of the backing folder lists them"
+            "\n{} in the clear: `vmcryptfs check --only-clear` of the backing folder lists all",
+            text::count(more, "more file or folder is", "more files and folders are")
         );
     }
     Ok(())

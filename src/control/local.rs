@@ -124,7 +124,7 @@ impl Places {
     }
 
     /// Whether the mount with this device number, if it is in the table of mounts, can be one that serves the path. A mount that has
-    /// been taken away, and still serves who has files of it open, is in no table; and a folder may have another name by now.
+    /// been taken away, and still serves programs that have files of it open, is in no table; and a folder may have another name by now.
     fn may_be_of(&self, device: (u32, u32), mount: Option<&Mounted>) -> bool {
         let source = mount.filter(|mount| mount.source.is_absolute()).map(|mount| std::fs::metadata(&mount.source));
         match source {

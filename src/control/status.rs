@@ -12,7 +12,7 @@ use crate::key::KeyName;
 use crate::provider::Notice;
 use crate::seen;
 use crate::serve::MAX_COMPONENTS;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::timestamp::Timestamp;
 use crate::vm::inventory::FolderKind;
 use crate::vm::keyring::LockState;
@@ -134,8 +134,8 @@ pub fn status(fs: &FileSystem) -> Result<MountStatus> {
     let left_out = fs.served().left_out();
     if left_out > 0 {
         status.notices.push(NoticeStatus::of_mount(format!(
-            "{left_out} components are not shown, and unlocked only when they are opened: a VM folder has more than \
-             {MAX_COMPONENTS}"
+            "{} not shown, and unlocked only when opened: a VM folder has more than {MAX_COMPONENTS}",
+            text::count(left_out, "component is", "components are")
         )));
     }
     Ok(bounded(status, MAX_BYTES))
@@ -162,8 +162,9 @@ fn bounded(mut status: MountStatus, most: usize) -> MountStatus {
     status.in_the_clear.retain(|clear| fits(serde_json::to_vec(clear)));
     status.headless.retain(|path| fits(serde_json::to_vec(&path.shown().to_string())));
     if left_out > 0 {
-        let text = format!("{left_out} components and files are left out: the state of all would be too long");
-        status.notices.push(NoticeStatus::of_mount(text));
+        let left_out = text::count(left_out, "component or file is", "components and files are");
+        let notice = format!("{left_out} left out: the state of all would be too long");
+        status.notices.push(NoticeStatus::of_mount(notice));
     }
     status
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::Event;
 use crate::error::{Error, Kind};
+use crate::text;
 
 /// For this long failures of one kind are counted together.
 pub const PERIOD: Duration = Duration::from_secs(60);
@@ -30,18 +31,24 @@ pub fn allows_line(what: String, kind: String, failure: &str) -> bool {
     LINES.allows((what, kind), 1, &failure)
 }
 
+fn more_failures(count: u64) -> String {
+    text::count(count, "more failure", "more failures")
+}
+
 /// Logs and records how many failures of each kind were counted, for kinds that are older than this.
 pub fn report(age: Duration) {
     for (kind, count) in LINES.take(age) {
         match kind {
-            Some((what, _)) => tracing::warn!("{what}: {count} more failures of this kind"),
-            None => tracing::warn!("{count} more requests failed, of too many kinds to name them"),
+            Some((what, _)) => tracing::warn!("{what}: {} of this kind", more_failures(count)),
+            None => tracing::warn!("{}, of too many kinds to name them", more_failures(count)),
         }
     }
     for (kind, count) in EVENTS.take(age) {
         match kind {
-            Some((event, kind)) => event.failed(&Error::new(kind, format!("and {count} more failures of this kind"))),
-            None => tracing::error!("{count} more failures, of other components, are not in the event log"),
+            Some((event, kind)) => {
+                event.failed(&Error::new(kind, format!("and {} of this kind", more_failures(count))))
+            }
+            None => tracing::error!("not in the event log: {}, of other components", more_failures(count)),
         }
     }
 }

@@ -131,7 +131,8 @@ impl Walk {
     fn put_in(&mut self, last: &Link) {
         let (count, Link { sequence, time, .. }) = (self.between, last);
         self.problem(format!(
-            "{count} lines after event {sequence} of {time} are not part of the chain: an earlier version wrote them, or they were put in"
+            "{} after event {sequence} of {time}, not part of the chain: an earlier version wrote this, or it was put in",
+            text::count(count, "line", "lines")
         ));
     }
 

@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use crate::fs::NodeNumber;
 use crate::fs::stat::Stat;
 
-/// The bits of a mode that give who executes a file the rights of its owner or its group.
+/// The bits of a mode that give a process that executes a file the rights of its owner or its group.
 const SET_IDS: u32 = 0o6000;
 
 /// What kind of thing has attributes.
@@ -30,7 +30,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// From the type bits of a mode; what has no name in POSIX is no kind.
+    /// From the type bits of a mode; what has no name in POSIX is not a kind.
     pub(super) fn of(kind: FileType) -> Option<Self> {
         Some(match kind {
             FileType::Directory => Self::Directory,

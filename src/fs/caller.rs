@@ -1,4 +1,4 @@
-//! Who asks for an operation.
+//! The credentials behind an operation.
 
 use std::fs::File;
 
@@ -34,7 +34,7 @@ impl Caller {
     }
 
     /// Takes the set-user-id and set-group-id bits from a file that the caller changes. The set-group-id bit of a file that its group
-    /// may not execute is no privilege, but a lock of old: members of the group leave it there.
+    /// may not execute is not a privilege: it once marked mandatory locking, and members of the group leave it there.
     pub(super) fn drop_privileges(&self, file: &File) -> Result<()> {
         const SET_UID: u32 = 0o4000;
         const GROUP_EXECUTE: u32 = 0o010;

@@ -47,7 +47,7 @@ impl FileSystem {
     /// Position 0 begins again, with the names that there are by then.
     ///
     /// # Errors
-    /// `Io`, also for a handle that is no directory.
+    /// `Io`, also for a handle that is not a directory.
     pub fn list(&self, handle: HandleNumber, from: u64, mut each: impl FnMut(&DirEntry) -> bool) -> Result<()> {
         match &**self.handles.get(handle)? {
             Handle::Directory(Listing::Stored(stored)) => {

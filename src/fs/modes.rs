@@ -100,7 +100,7 @@ pub(super) fn set(file: &File, mode: u32) -> Result<()> {
 }
 
 impl FileSystem {
-    /// Does `work` on a backing file for a caller whom the kernel let do it, whatever this process may do as it is.
+    /// Does `work` on a backing file for a caller that the kernel let do it, whatever this process may do as it is.
     pub(super) fn allowed<T>(&self, file: &File, work: impl Fn() -> Result<T>) -> Result<T> {
         work().or_else(|refused| self.lend(file, refused, work))
     }

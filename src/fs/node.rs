@@ -84,7 +84,7 @@ impl Birth {
     }
 
     /// What comes with the attributes of `name` in `dir`, or without a name of `dir` itself, and what is to be asked for. The
-    /// time alone would not do: two files may be made within one tick of the clock.
+    /// only the time would not do: two files may be made within one tick of the clock.
     pub(super) fn in_full(self, dir: &File, name: &OsStr) -> Self {
         let digest = |handle: Vec<u8>| {
             let mut hasher = DefaultHasher::new();

@@ -249,7 +249,7 @@ struct ImageFolder<'f> {
     dir: Arc<File>,
     used: RefCell<Vec<NodeNumber>>,
     uses: RefCell<Vec<FileUse>>,
-    /// Who has the files open from now on, if they are for more than one operation.
+    /// The user who has the files open from now on, if they are for more than one operation.
     user: Option<u32>,
 }
 

@@ -103,7 +103,7 @@ fn a_second_door_and_a_mount_see_one_state_of_a_disk() {
     drop(open_elsewhere(Access::Read).unwrap());
     assert_eq!(kind(open_elsewhere(Access::Write)), Some(Kind::Busy), "a handle still writes");
 
-    // A stable reader, too, shuts out those who write elsewhere.
+    // A stable reader, too, shuts out writers elsewhere.
     fs.close(handle);
     let open = served.open_at(Path::new("a.raw"), Access::Read).unwrap();
     let stable = open.shared().begin(Purpose::ReadStable).unwrap();

@@ -9,7 +9,7 @@ use crate::gate::{Object, Operation, Trail};
 use crate::operations::whole;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::check::{Check, Finding, State};
 use crate::vm::inventory::Inventory;
 
@@ -62,7 +62,8 @@ impl Operation for CheckAll<'_> {
             }
         }
         if let Some(others @ 1..) = problems.checked_sub(MAX_PROBLEMS) {
-            let error = Error::new(Kind::Corrupt, format!("and {others} more components have a problem"));
+            let others = text::count(others, "more component has a problem", "more components have a problem");
+            let error = Error::new(Kind::Corrupt, format!("and {others}"));
             trail.failed_part(&self.object(), &error);
         }
         Ok(findings)

@@ -7,6 +7,7 @@ use crate::event::EventName;
 use crate::event::verify::{Chain, verify};
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::OnProgress;
+use crate::text;
 
 /// Verifies the chains of an event log. What is wrong with them is in the outcome, and in the event.
 pub struct VerifyEvents<'a> {
@@ -29,7 +30,7 @@ impl Operation for VerifyEvents<'_> {
         match found(&chains) {
             Ok(()) => {
                 let events: u64 = chains.iter().map(|chain| chain.linked).sum();
-                trail.event().reason(format!("{events} events are linked"));
+                trail.event().reason(text::count(events, "event is linked", "events are linked"));
             }
             Err(error) => trail.failed_part(&self.object(), &error),
         }
@@ -48,7 +49,10 @@ pub fn found(chains: &[Chain]) -> Result<()> {
         (Some(first), 0) => Err(Error::new(Kind::Corrupt, format!("the event log is not as it was written: {first}"))),
         (Some(first), more) => Err(Error::new(
             Kind::Corrupt,
-            format!("the event log is not as it was written: {first}; {more} more problems"),
+            format!(
+                "the event log is not as it was written: {first}; {}",
+                text::count(more, "more problem", "more problems")
+            ),
         )),
     }
 }

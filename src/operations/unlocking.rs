@@ -10,7 +10,7 @@ use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::seen;
 use crate::sys::thread::{caught, may_fail};
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::keyring::{Change, NoticeSubject};
 
 /// How long a mount waits for keys before it shows what it has: the rest remains locked until its keys come.
@@ -77,7 +77,7 @@ fn retry(fs: &Weak<FileSystem>, told: &mut Option<String>) -> bool {
     fs.served().keyring().memory().keep();
     match fs.served().retry_locked() {
         Ok(0) => {}
-        Ok(unlocked) => tracing::info!("{unlocked} components unlocked"),
+        Ok(unlocked) => tracing::info!("{} unlocked", text::count(unlocked, "component", "components")),
         Err(error) => tracing::warn!("unlocking components: {}", error.chain()),
     }
     for notice in fs.served().keyring().new_notices() {

@@ -56,7 +56,7 @@ impl Point {
         Self::of(&UnverifiedHeader::decode(&header.encode(dek)?)?, dek)
     }
 
-    /// The same, with how far a disk's deep rekey is.
+    /// The same, with the progress of a disk's deep rekey.
     #[must_use]
     pub fn at(self, cursor: Option<u64>) -> Self {
         Self { cursor, ..self }

@@ -17,7 +17,7 @@ use crate::vm::scan::FoundComponent;
 
 impl ServedFolder {
     /// Tries to unlock what is locked at or below a path (of a VM folder or a disk; everything without one), with the
-    /// providers as they are configured now. What could not be unlocked is no error here: its state says why.
+    /// providers as they are configured now. What could not be unlocked is not an error here: its state says why.
     ///
     /// # Errors
     /// `NotFound` when no component is there, or those of the configuration.

@@ -27,7 +27,7 @@ pub struct OpenRequest {
     pub id: BackingId,
     /// What its handle may do.
     pub access: Access,
-    /// Who caches the content, if it is a home file's.
+    /// What caches the content, if it is a home file's.
     pub home_cache: CacheMode,
     /// The user who has it open from now on; none for the time of one operation.
     pub user: Option<u32>,

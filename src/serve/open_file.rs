@@ -44,7 +44,7 @@ impl BackingId {
     }
 }
 
-/// Who caches a file's content, for all handles that are open at once: what one writes past the kernel's cache, another must
+/// What caches a file's content, for all handles that are open at once: what one writes past the kernel's cache, another must
 /// not read from there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum CacheMode {
@@ -66,7 +66,7 @@ pub(super) enum Content {
 pub(super) struct Uses {
     /// Handles that may write.
     writers: usize,
-    /// Readers who need that nobody else writes meanwhile.
+    /// Readers that need that nobody else writes in the meantime.
     stable_readers: usize,
     /// Whether a command works on the header.
     header: bool,
@@ -76,7 +76,7 @@ pub(super) struct Uses {
 /// A regular file that at least one handle uses.
 pub struct OpenFile {
     pub(super) content: Content,
-    /// Who caches the content, as was decided when the first handle was opened.
+    /// What caches the content, as was decided when the first handle was opened.
     pub cache: CacheMode,
     /// Whether a handle could ever write.
     was_writable: AtomicBool,
@@ -335,7 +335,7 @@ impl OpenFile {
 pub enum Purpose {
     /// Writing.
     Write,
-    /// Reading what nobody else writes meanwhile.
+    /// Reading what nobody else writes in the meantime.
     ReadStable,
 }
 

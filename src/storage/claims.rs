@@ -34,7 +34,7 @@ pub enum Claim {
     Peek,
     /// The file's data, to write them: the one writer, beside any number of [`Peek`](Self::Peek).
     Writer,
-    /// The file, which nobody writes meanwhile.
+    /// The file, which nobody writes in the meantime.
     Shared,
     /// The file, without any other opener.
     Exclusive,
@@ -56,7 +56,7 @@ impl From<Access> for Claim {
 
 impl Claim {
     /// That of a file in use. A first write to a disk in transition changes more than what is written, so nobody else may use it
-    /// meanwhile.
+    /// in the meantime.
     pub fn in_use(access: Access, is_in_transition: bool) -> Self {
         match access {
             _ if is_in_transition => access.into(),

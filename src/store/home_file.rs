@@ -65,7 +65,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         Ok(&buffer[HEADROOM..][..len])
     }
 
-    /// Who has a range of a home file locked waits for nobody.
+    /// A thread that has a range of a home file locked waits for nothing.
     fn begin_read(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<Begun<Transfer>> {
         self.read_at(plain_offset, len, buffer).map(|data| Begun::Done(data.len()))
     }

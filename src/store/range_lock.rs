@@ -45,7 +45,7 @@ pub struct RangeGuard<'a> {
 pub struct Ticket(u64);
 
 impl RangeGuard<'_> {
-    /// Keeps the range held beyond the guard's life, for who cannot wait here for the end of what it is held for.
+    /// Keeps the range held beyond the guard's life, for a caller that cannot wait here for the end of what it is held for.
     pub fn into_ticket(self) -> Ticket {
         let ticket = Ticket(self.ticket.0);
         std::mem::forget(self);

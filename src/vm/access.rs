@@ -193,7 +193,7 @@ impl Located {
     /// Finds the VM folder that `path` is (then the home is meant), or lies in.
     ///
     /// # Errors
-    /// `NotFound`, `Invalid` for a directory that is no encrypted VM folder, `Busy` for one that is one in part, or `Io`.
+    /// `NotFound`, `Invalid` for a directory that is not an encrypted VM folder, `Busy` for one that is partly encrypted, or `Io`.
     pub fn find(path: &Path) -> Result<Self> {
         let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
         if path.is_dir() {

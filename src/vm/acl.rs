@@ -11,7 +11,7 @@ use crate::sys::file::proc_entry;
 use crate::text::Show;
 use crate::vm::attributes::{XATTR_MAX, set_xattr, xattr_names};
 
-/// Name of the attribute that says who may do what. Its mask is the group's bits of the mode.
+/// Name of the attribute of access rights. Its mask is the group's bits of the mode.
 pub const ACCESS: &str = "system.posix_acl_access";
 /// Name of the attribute of a directory that says what is made in it gets.
 const DEFAULT: &str = "system.posix_acl_default";

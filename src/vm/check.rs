@@ -92,7 +92,7 @@ impl Check<'_> {
     }
 }
 
-/// What is in the clear, also files that no VM folder has, what cannot be told of, and what was not looked at. Needs no key.
+/// What is in the clear, also files that no VM folder has, what is unknown, and what was not looked at. Needs no key.
 pub fn clear(inventory: &Inventory) -> Vec<Finding> {
     let finding = |entry| {
         let seen = clear_finding(entry).or_else(|| unreadable_finding(entry)).or_else(|| other_file_finding(entry));

@@ -22,7 +22,7 @@ pub enum ClearKind {
 }
 
 impl ClearKind {
-    /// What told it, for people.
+    /// The evidence, for people.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Disk(reason) | Self::Home(reason) => reason,
@@ -71,7 +71,7 @@ const RAW: [Magic; 16] = [
     Magic(0, b"hsqs", "raw image: squashfs"),
     Magic(0x1000, &[0xfc, 0x4e, 0x2b, 0xa9], "raw image: Linux RAID"),
 ];
-/// What is smaller is no disk: a saved boot sector has a partition table as well.
+/// Anything smaller is not a disk: a saved boot sector has a partition table as well.
 const MIN_RAW_LEN: u64 = 64 << 10;
 /// Without any other sign, a file of whole MiB from this size on is taken for a disk.
 const MIN_BLANK_LEN: u64 = 16 << 20;
@@ -108,7 +108,7 @@ pub fn kind_of(file: &File, name: &OsStr, disk_names: &DiskNames) -> Result<Clea
     })
 }
 
-/// What a home file is taken for, by its name and length, that could be a disk: for people, who know more.
+/// What a home file is taken for, by its name and length, that could be a disk: for people, since they know more.
 pub fn disk_by_name(name: &OsStr, len: u64) -> Option<&'static str> {
     let named = DiskNames::default().matches(name) || Role::of_name(&name.to_string_lossy()).side() == Side::Disk;
     (named && len >= MIN_RAW_LEN).then_some(BY_NAME)
@@ -148,7 +148,7 @@ impl Bytes<'_> {
             Ok(DiskFile::Descriptor(_)) => return Ok(Some(ClearKind::Home("VMDK descriptor"))),
             Ok(DiskFile::Monolithic { .. }) => return Ok(Some(ClearKind::Disk("VMDK image"))),
             Ok(DiskFile::Extent(_)) => return Ok(Some(ClearKind::Disk("VMDK extent"))),
-            // A flat extent is neither, and so is what is no VMDK at all.
+            // A flat extent is neither, and so is what is not a VMDK at all.
             Err(_) => {}
         }
         if may_be_raw(role) && self.may_be_raw_disk() {
@@ -188,7 +188,7 @@ impl Bytes<'_> {
         Ok(None)
     }
 
-    /// Magic, and a state and a way of handling errors that exist: two bytes alone say little.
+    /// Magic, and a state and a way of handling errors that exist: two bytes on their own say little.
     fn is_ext(&self) -> io::Result<bool> {
         let mut fields = [0; 6];
         self.file.read_exact_at(&mut fields, 0x438)?;

@@ -47,7 +47,7 @@ pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNam
 }
 
 /// Makes an encrypted VM folder in a datastore and returns its home's header and DEK. Without a key from the provider there
-/// is no folder either. Permissions of the owner that `mode` lacks come on top: the header is still to be made.
+/// is not a folder either. Permissions of the owner that `mode` lacks come on top: the header is still to be made.
 ///
 /// # Errors
 /// `Exists`, `Denied` in a VM folder, `KeyUnavailable` when the provider gives no key, or `Io`.
@@ -218,7 +218,7 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
 /// Opens a directory, to work below it.
 ///
 /// # Errors
-/// `NotFound`, `Denied`, or `Io` when it is no directory.
+/// `NotFound`, `Denied`, or `Io` when it is not a directory.
 pub fn open_dir(path: &Path) -> Result<File> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map(File::from)
@@ -265,7 +265,7 @@ pub fn refuse_unfinished_at(dir: &File) -> Result<()> {
     match read_header(dir, name) {
         Ok(Some(stored)) => by_name.refuse_unfinished(stored.header.claims()),
         Ok(None) => Ok(()),                                  // just renamed
-        Err(_) if by_name == HomeState::Encrypted => Ok(()), // whoever uses it reports that
+        Err(_) if by_name == HomeState::Encrypted => Ok(()), // the code that uses it reports that
         Err(error) => Err(error),
     }
 }

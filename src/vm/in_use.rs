@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::error::Kind;
 use crate::format::header::ComponentKind;
 use crate::key::{KeyId, KeyName, ProviderName};
+use crate::text;
 use crate::vm::inventory::{Entry, FolderKind, Headers, Inventory, What};
 
 /// Keys to look for.
@@ -205,24 +206,21 @@ impl LookedAt {
 
     /// For people: `3 components in 2 VM folders (5 folders)`.
     pub fn describe(&self) -> String {
-        let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-        let mut text = format!(
+        let mut described = format!(
             "{} in {} ({} at any depth)",
-            count(self.components, "component"),
-            count(self.vm_folders, "VM folder"),
-            count(self.folders, "folder")
+            text::count(self.components, "component", "components"),
+            text::count(self.vm_folders, "VM folder", "VM folders"),
+            text::count(self.folders, "folder", "folders")
         );
-        for (number, what) in [(self.erased, "erased component"), (self.saved_headers, "saved header")] {
-            if number > 0 {
-                text += &format!(", {}", count(number, what));
-            }
+        let more = [
+            (self.erased, ", ", "erased component", "erased components", ""),
+            (self.saved_headers, ", ", "saved header", "saved headers", ""),
+            (self.mounts, "; ", "mount", "mounts", " of vmcryptfs within not entered"),
+            (self.special, "; not at ", "fifo, socket or device", "fifos, sockets or devices", ""),
+        ];
+        for (number, before, one, others, after) in more.into_iter().filter(|(number, ..)| *number > 0) {
+            described += &format!("{before}{}{after}", text::count(number, one, others));
         }
-        if self.mounts > 0 {
-            text += &format!("; {} of vmcryptfs within not entered", count(self.mounts, "mount"));
-        }
-        if self.special > 0 {
-            text += &format!("; not at {} fifos, sockets or devices", self.special);
-        }
-        text
+        described
     }
 }

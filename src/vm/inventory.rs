@@ -1,6 +1,6 @@
-//! What lies below a folder: every name at any depth, and what it is, as far as that can be told without a key.
+//! What lies below a folder: every name at any depth, and what it is, as far as that is known without a key.
 //!
-//! Nothing is passed over: what cannot be read is an entry with its reason. So who says that something is not there, or that
+//! Nothing is passed over: what cannot be read is an entry with its reason. So a verb that says that something is not there, or that
 //! all is encrypted, looks here.
 
 mod file;
@@ -45,7 +45,7 @@ pub struct Entry {
     pub path: PathBuf,
     /// What it is.
     pub what: What,
-    /// Whether the name, or that of a folder above, belongs to vmcryptfs: a draft, or a header that is no home's yet.
+    /// Whether the name, or that of a folder above, belongs to vmcryptfs: a draft, or a header that is not yet a home's.
     pub reserved: bool,
     /// The nearest folder, itself included, that has a home header, in whatever state.
     pub vm: Option<Arc<Path>>,
@@ -78,7 +78,7 @@ pub enum What {
     Special(&'static str),
     /// A mount of vmcryptfs; what it shows lies elsewhere, and it is not asked.
     Mount,
-    /// What it is cannot be told.
+    /// What it is is unknown.
     Unreadable(Error),
 }
 
@@ -158,7 +158,7 @@ impl Inventory {
         self.entries.iter().filter_map(|entry| entry.headers().map(|(kind, headers)| (entry, kind, headers)))
     }
 
-    /// What cannot be told of, and why.
+    /// What is unknown, and why.
     pub fn unreadable(&self) -> impl Iterator<Item = (&Entry, &Error)> {
         self.entries.iter().filter_map(|entry| Some((entry, entry.unreadable()?)))
     }
@@ -283,7 +283,7 @@ impl Entry {
         }
     }
 
-    /// Why it cannot be told what it is, or what it says.
+    /// Why it is unknown what it is, or what it says.
     pub fn unreadable(&self) -> Option<&Error> {
         if let What::Unreadable(error) | What::SavedHeader(Err(error)) = &self.what {
             Some(error)

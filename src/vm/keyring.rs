@@ -44,7 +44,7 @@ pub enum NoticeSubject {
     GoneBack,
 }
 
-/// Something that happened to keys. The same failure, met again and again, is told once.
+/// Something that happened to keys. The same failure, met again and again, is reported once.
 pub struct Change<'a> {
     /// What.
     pub what: NoticeSubject,
@@ -314,7 +314,7 @@ impl Keyring {
     /// Asks a provider what an operation has to know before it continues, and waits for the answer.
     ///
     /// # Errors
-    /// `KeyUnavailable` when a new component cannot be wrapped. That one stays locked is told by its state.
+    /// `KeyUnavailable` when a new component cannot be wrapped. Its state says that one remains locked.
     pub fn ask(&self, fetch: &PendingFetch) -> Result<()> {
         match fetch {
             PendingFetch::Unlock(header) => {
@@ -329,7 +329,7 @@ impl Keyring {
     }
 
     /// Asks for the state of the keys that new components would be wrapped by, so that it is known when their server is lost.
-    /// May take long; that a key does not wrap any more is told by its provider.
+    /// May take long; a provider says whether a key still wraps.
     pub fn confirm_keys(&self) {
         let kept: Vec<NamedKek> = self.keks.read().values().cloned().collect();
         for (_, kek) in kept {
@@ -398,7 +398,7 @@ impl Keyring {
         self.states.write().made(uuid, dek);
     }
 
-    /// What providers have had to tell since this was last asked, without what they told before.
+    /// What providers have had to tell since this was last asked, without what they reported before.
     pub fn new_notices(&self) -> Vec<Notice> {
         let mut kept = self.notices.lock();
         let mut fresh = Vec::new();

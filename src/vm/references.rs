@@ -98,7 +98,7 @@ fn read_up_to<S: Source + ?Sized>(image: &S, offset: u64, len: u64) -> Result<Ve
     Ok(bytes)
 }
 
-/// Exactly so many bytes.
+/// Exactly this many bytes.
 fn read<S: Source + ?Sized>(image: &S, offset: u64, len: u64) -> Result<Vec<u8>> {
     let bytes = read_up_to(image, offset, len)?;
     match bytes.len() as u64 == len {

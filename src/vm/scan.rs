@@ -106,7 +106,7 @@ pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
     Ok(found)
 }
 
-/// Adds the home and the disks of one directory; `false` when it is no VM folder of ours, not even in part.
+/// Adds the home and the disks of one directory; `false` when it is not a VM folder of ours, not even in part.
 fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
     let header = match folder::read_whole_home(dir) {
         Ok(None) => return Ok(false),

@@ -47,7 +47,7 @@ pub trait VmFiles {
 }
 
 /// The file that a descriptor or a VM's settings name: of this name, else the only one whose name differs in case or
-/// Unicode form alone.
+/// Unicode form only.
 ///
 /// # Errors
 /// `NotFound` if there is none, with those that it might be if there are several.
@@ -104,7 +104,7 @@ fn stem(name: &OsStr) -> Option<&[u8]> {
     (ending.eq_ignore_ascii_case(ENDING) && !stem.is_empty() && is_disk()).then_some(stem)
 }
 
-/// What an open file is; `None` if it is no VMDK, but an extent of one, or anything else.
+/// What an open file is; `None` if it is not a VMDK, but an extent of one, or anything else.
 ///
 /// # Errors
 /// `Invalid`, `Corrupt` or `Unsupported` for what claims to be one and is not, or cannot be read; those of the file.
@@ -117,7 +117,7 @@ pub fn read<F: AsPlainFile>(file: &Arc<F>) -> Result<Option<DiskFile>> {
     }
 }
 
-/// What the file of this name in a folder is, by what a guest cannot have written; `None` if it is no VMDK.
+/// What the file of this name in a folder is, by what a guest cannot have written; `None` if it is not a VMDK.
 ///
 /// # Errors
 /// `Denied` for a disk that leads to other files and is not known as a VMDK; those of [`read`] and of the file.
@@ -154,7 +154,7 @@ pub fn is_writable(disk: &DiskFile) -> bool {
 /// Opens a VMDK, its extents and its ancestors as one raw image, for reading.
 ///
 /// # Errors
-/// `Invalid` if the file is no VMDK; `Corrupt` for damage, missing extents or parents, and parents of another content;
+/// `Invalid` if the file is not a VMDK; `Corrupt` for damage, missing extents or parents, and parents of another content;
 /// `Denied` for names that lead out of the folder; `Unsupported` for what VMware encrypted; those of the files.
 pub fn open<V: VmFiles>(folder: &V, name: &OsStr) -> Result<RawImage<V::File>> {
     let file = folder.open(name)?;
@@ -223,7 +223,7 @@ fn extent_files<V: VmFiles>(folder: &V, descriptor: &Descriptor) -> Result<Vec<I
     names.iter().map(open).collect()
 }
 
-/// What is named but not there, or is no regular file, is damage of the disk: the disk itself was found.
+/// What is named but not there, or is not a regular file, is damage of the disk: the disk itself was found.
 fn gone(error: Error, what: &str, name: &FileName, descriptor: Option<&Descriptor>) -> Error {
     let damage = matches!(error.kind(), Kind::NotFound | Kind::Invalid);
     let kind = if damage { Kind::Corrupt } else { error.kind() };

@@ -1,4 +1,4 @@
-//! Deep rekey: a new KEK and new DEKs for components of a VM folder; all their data are re-encrypted.
+//! Deep rekey: a new KEK and new DEKs for components of a VM folder; all their data is re-encrypted.
 //!
 //! First every chosen component goes into transition, which is quick: from then on the new KEK opens all of them. Then one
 //! after the other is re-encrypted. As long as one is in transition its header names the new KEK, so running again finds what
@@ -37,7 +37,7 @@ use rate_limit::RateLimit;
 const CHUNK_ALONE: u64 = 16 << 20;
 const CHUNK_SHARED: u64 = 1 << 20;
 
-/// How often this host remembers how far it is: what is put back of the journal is noticed but for what was done since.
+/// How often this host remembers the progress: what is put back of the journal is noticed but for what was done since.
 const KEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// What to rekey.

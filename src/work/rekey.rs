@@ -155,7 +155,7 @@ pub(super) fn choose(disks: &[PathBuf], found: Vec<FoundComponent>) -> Result<Ve
     Ok(chosen)
 }
 
-/// A new KEK. It is fetched again at once: what cannot be had again must not wrap the only copy of a DEK.
+/// A new KEK. It is fetched again at once: what is not available again must not wrap the only copy of a DEK.
 pub(super) fn make_key(
     place: &dyn VmAccess,
     vm_uuid: Uuid,
@@ -207,7 +207,7 @@ impl NewSlots {
         keyed.replace(self.slots_of(keyed)?)
     }
 
-    /// Side by side. All are tried; the first failure is told.
+    /// Side by side. All are tried; the first failure is reported.
     fn finish_all(&self, some: &mut [UnlockedComponent<'_>]) -> Result<()> {
         thread::scope(|scope| {
             let running: Vec<_> = some.iter_mut().map(|keyed| scope.spawn(|| self.finish(keyed))).collect();

@@ -74,7 +74,7 @@ impl RepairHeader {
     }
 }
 
-/// Why a copy could not be verified, if its keys cannot be had: it is the only one either way.
+/// Why a copy could not be verified, if its keys are unavailable: it is the only one either way.
 fn verify(header: &UnverifiedHeader, place: &dyn VmAccess) -> Result<Option<String>> {
     if let Some(dek) = place.known_dek(header) {
         return place.memory().allow(Point::of(header, &dek)?).map(|()| None);

@@ -253,7 +253,7 @@ fn holds(path: &Path, header: &UnverifiedHeader) -> bool {
     saved.is_some_and(|saved| saved.header.same_bytes(header))
 }
 
-/// Why the saved header could not be verified, if its keys cannot be had.
+/// Why the saved header could not be verified, if its keys are unavailable.
 fn verify(saved: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Option<String>> {
     match keyring::unlock(saved, keks) {
         Ok(_) => Ok(None),

@@ -243,7 +243,7 @@ fn vms_of_older_versions_open_as_before_and_are_bound_by_an_upgrade() {
     host.refuses(&["upgrade", vm], 7, "has no key in common with its home");
     host.run(&["adopt", disk]);
     assert!(host.run(&["upgrade", vm]).contains("0 disks bound"));
-    assert!(host.run(&["upgrade", host.path("vms/db01")]).contains("1 disks bound"));
+    assert!(host.run(&["upgrade", host.path("vms/db01")]).contains("1 disk bound"));
     assert!(host.run(&["upgrade", host.path("vms/db01")]).contains("already"));
     assert!(!host.run(&["check", vm]).contains("`vmcryptfs upgrade`"));
     reads();

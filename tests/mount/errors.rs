@@ -28,7 +28,7 @@ fn a_locked_vm_is_listed_and_says_enokey() {
         assert!(component["reason"].as_str().unwrap().contains("local.key"), "{component}");
     }
     mount.unmount();
-    host.refuses(&["check", host.path("web01/root.raw")], 4, "1 of 1 components have a problem");
+    host.refuses(&["check", host.path("web01/root.raw")], 4, "1 of 1 component has a problem");
     assert_snapshot("errors", "a_locked_vm_is_listed_and_says_enokey", &host.refusals());
 }
 
@@ -90,7 +90,7 @@ fn one_damaged_header_copy_is_survived_two_are_not() {
         drop(opened);
         mount.unmount();
         // With no copy left nothing tells it from a foreign file.
-        host.refuses(&["check", disk], if survives { 3 } else { 2 }, "have a problem");
+        host.refuses(&["check", disk], if survives { 3 } else { 2 }, "a problem");
     }
     assert_snapshot("errors", "one_damaged_header_copy_is_survived_two_are_not", &host.refusals());
 }
@@ -108,7 +108,7 @@ fn a_slot_from_another_disk_does_not_unlock_this_one() {
     for offset in [0, 4 << 20] {
         overwrite(host.path("web01/root.raw"), offset, &header);
     }
-    host.refuses(&["check", host.path("web01/root.raw")], 3, "1 of 1 components");
+    host.refuses(&["check", host.path("web01/root.raw")], 3, "1 of 1 component");
     let mount = host.mount("web01", &[]);
     assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
     assert!(fs::File::open(mount.path("other.raw")).is_ok(), "the other disk is none the worse");
@@ -120,7 +120,7 @@ fn a_slot_from_another_disk_does_not_unlock_this_one() {
 fn a_truncated_disk_is_damage_not_an_empty_disk() {
     let host = Host::with_vm();
     fs::File::options().write(true).open(host.path("web01/root.raw")).unwrap().set_len(5 << 20).unwrap();
-    host.refuses(&["check", host.path("web01/root.raw")], 3, "have a problem");
+    host.refuses(&["check", host.path("web01/root.raw")], 3, "a problem");
     let mount = host.mount("web01", &[]);
     assert_eq!(fs::File::open(mount.path("root.raw")).unwrap_err().raw_os_error(), Some(libc::EIO));
     mount.unmount();

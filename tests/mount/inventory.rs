@@ -137,9 +137,9 @@ fn check_proves_home_files_and_with_data_all_of_them() {
     write("web01", "notes.txt");
     write("other", "theirs.txt");
     let vm = host.path("web01");
-    assert!(host.run(&["check", vm]).contains("the headers of its 1 files are genuine"));
+    assert!(host.run(&["check", vm]).contains("of its 1 file the header is genuine"));
     let all = host.run(&["check", "--data", vm]);
-    assert!(all.contains("its 1 files were read, 20000 bytes, and 1 links and 0 extended attributes"), "{all}");
+    assert!(all.contains("its 1 file was read, 20000 bytes, and 1 link and 0 extended attributes"), "{all}");
     assert!(all.contains("no integrity check (XTS)"), "{all}");
 
     let notes = File::options().read(true).write(true).open(host.path("web01/notes.txt")).unwrap();
@@ -147,7 +147,7 @@ fn check_proves_home_files_and_with_data_all_of_them() {
     let at = stored.iter().rposition(|&byte| byte != 0).unwrap();
     notes.write_all_at(&[stored[at] ^ 1], at as u64).unwrap();
     host.run(&["check", vm]);
-    host.refuses(&["check", "--data", vm], 3, "have a problem");
+    host.refuses(&["check", "--data", vm], 3, "a problem");
     notes.write_all_at(&stored[at..=at], at as u64).unwrap();
     host.run(&["check", "--data", vm]);
 
@@ -155,7 +155,7 @@ fn check_proves_home_files_and_with_data_all_of_them() {
     fs::copy(host.path("other/theirs.txt"), host.path("web01/theirs.txt")).unwrap();
     let said = String::from_utf8(host.try_run(&["check", vm]).stdout).unwrap();
     assert!(said.contains("theirs.txt") && said.contains("PROBLEM"), "{said}");
-    host.refuses(&["check", vm], 3, "have a problem");
+    host.refuses(&["check", vm], 3, "a problem");
     fs::remove_file(host.path("web01/theirs.txt")).unwrap();
 
     fs::copy(host.path("web01/root.raw"), host.path("web01/twin.raw")).unwrap();
@@ -266,7 +266,7 @@ fn a_header_copy_is_mended_by_the_other() {
     let disk = host.path("web01/root.raw");
     let file = File::options().write(true).open(disk).unwrap();
     file.write_all_at(&[7; 100], 4000).unwrap();
-    host.refuses(&["check", host.path("web01")], 3, "have a problem");
+    host.refuses(&["check", host.path("web01")], 3, "a problem");
     let said = String::from_utf8(host.try_run(&["check", disk]).stdout).unwrap();
     assert!(said.contains("`vmcryptfs header repair` repairs it"), "{said}");
     let mount = host.mount("web01", &[]);
@@ -373,8 +373,8 @@ fn links_are_followed_and_what_is_no_vm_is_in_the_clear_too() {
 
     let notes = host.path("ds/notes.txt");
     fs::write(notes, "secret").unwrap();
-    host.refuses(&["check", "--only-clear", ds], 7, "1 files and folders are in the clear");
-    host.refuses(&["check", "--only-clear", notes], 7, "1 files and folders are in the clear");
+    host.refuses(&["check", "--only-clear", ds], 7, "1 file or folder is in the clear");
+    host.refuses(&["check", "--only-clear", notes], 7, "1 file or folder is in the clear");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The descriptor: the text that says what a virtual disk is made of (Virtual Disk Format 5.0, "The Descriptor File").
 //!
 //! A [`Descriptor`] keeps every line as it was written, byte by byte, so that printing an unmodified one gives back its
-//! input; only lines that are [`set`](Descriptor::set) are written anew. What it promises about its values was checked
+//! input; only lines that are [`set`](Descriptor::set) are rewritten. What it promises about its values was checked
 //! when it was read. It knows nothing of what the extents contain.
 
 mod create_type;
@@ -60,7 +60,7 @@ impl Parent {
         FileName::new(self.hint_text()?).map(|_| base)
     }
 
-    /// The last component of the hint alone: what a parent is called that was copied beside its child.
+    /// Only the last component of the hint: what a parent is called that was copied beside its child.
     ///
     /// # Errors
     /// `Invalid` without a hint, or if its last component names no file.
@@ -165,7 +165,7 @@ impl Descriptor {
         self.value("ddb.longContentID")
     }
 
-    /// The disk beneath this one, unless `parentCID` says that there is none.
+    /// The disk below this one, unless `parentCID` says that there is none.
     pub fn parent(&self) -> Option<&Parent> {
         self.header.parent.as_ref()
     }

@@ -10,7 +10,7 @@ use crate::sparse::Sparse;
 /// The content of a file that a disk is opened by, or that is part of one.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum DiskFile {
-    /// A descriptor alone; its extents are other files.
+    /// Only a descriptor; its extents are other files.
     Descriptor(Descriptor),
     /// A whole disk in one file: monolithicSparse or streamOptimized.
     Monolithic {

@@ -50,12 +50,12 @@ impl Error {
         self.kind
     }
 
-    /// The sentence alone, without file and position.
+    /// Only the sentence, without file and position.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The file in which it was found, if whoever found it knew.
+    /// The file in which it was found, if the code that found it knew.
     pub fn file(&self) -> Option<&str> {
         self.file.as_deref()
     }

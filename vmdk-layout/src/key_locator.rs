@@ -221,7 +221,7 @@ impl Reader<'_> {
         Err(self.error(Kind::Invalid, "\"(\" is never closed".to_owned()))
     }
 
-    /// Goes behind the closing parenthesis and the delimiter that may follow it.
+    /// Goes past the closing parenthesis and the delimiter that may follow it.
     fn leave(&mut self, close: usize, end: usize) {
         self.at = close + 1;
         if self.at < end && matches!(self.text.as_bytes().get(self.at), Some(b',' | b'/')) {

@@ -176,7 +176,7 @@ impl Layout {
     /// Inflates a whole grain, of which the run that named it has the bytes from [`CompressedGrain::skip`] on.
     ///
     /// # Errors
-    /// `Corrupt` if marker or data are not those of the grain, `Invalid` if it is not a grain of this layout.
+    /// `Corrupt` if the marker or the data is not that of the grain, `Invalid` if it is not a grain of this layout.
     pub fn inflate<S: Source>(&self, grain: &CompressedGrain, files: &[S]) -> Result<Vec<u8>> {
         let sparse = self.sparse_extents().find(|(file, _)| *file == grain.file).map(|(_, sparse)| sparse);
         let sparse = sparse.filter(|sparse| sparse.is_compressed() && grain.sector < sparse.capacity());

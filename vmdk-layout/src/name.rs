@@ -18,9 +18,9 @@ pub struct FileName {
 /// Which file of a folder a name means.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Meant<T> {
-    /// The file of this name, or the only one whose name differs in case or Unicode form alone.
+    /// The file of this name, or the only one whose name differs only in case or Unicode form.
     One(T),
-    /// None has this name, and several differ from it in case or Unicode form alone.
+    /// None has this name, and several differ from it only in case or Unicode form.
     Several(Vec<T>),
     /// None has this name or one that resembles it.
     None,
@@ -77,7 +77,7 @@ impl FileName {
         let name = Self::new(text)?;
         // Bytes of another encoding may well hold `\`, the second byte of a character; no file name holds `/`.
         if written.iter().any(|byte| *byte == b'/' || byte.is_ascii_control()) || written == b".." {
-            let message = format!("file name {} is no name in the bytes that it was written with", shown(text));
+            let message = format!("file name {} is not a name in the bytes that it was written with", shown(text));
             return Err(Error::new(Kind::Invalid, message));
         }
         Ok(Self { written: Some(written.to_vec()), ..name })
@@ -122,7 +122,7 @@ impl FileName {
     }
 }
 
-/// What names have in common that differ in case or Unicode form alone.
+/// What names have in common that differ only in case or Unicode form.
 fn folded(name: &str) -> String {
     name.nfd().flat_map(char::to_lowercase).nfc().collect()
 }

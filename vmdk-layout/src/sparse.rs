@@ -83,7 +83,7 @@ impl Sparse {
     ///
     /// # Errors
     /// `Corrupt` with the offset of a field that contradicts the file; `Unsupported` for versions and flags of the
-    /// future and for a seSparse file whose journal must be replayed; `Invalid` if it is no sparse extent at all.
+    /// future and for a seSparse file whose journal must be replayed; `Invalid` if it is not a sparse extent at all.
     pub fn open<S: Source + ?Sized>(source: &S) -> Result<Self> {
         let file_len = len_of(source)?;
         let head: [u8; 8] = array_at(source, file_len, 0, "magic of a sparse extent")?;
@@ -269,7 +269,7 @@ impl Sparse {
         Ok(Some(offset))
     }
 
-    /// Bytes of the file, asked for anew where something lies beyond its former end: a file that is in use grows.
+    /// Bytes of the file, asked for again where something lies beyond its former end: a file that is in use grows.
     fn len_up_to<S: Source + ?Sized>(&self, source: &S, end: u64) -> Result<u64> {
         if end <= self.file_len { Ok(self.file_len) } else { len_of(source) }
     }

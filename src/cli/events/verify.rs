@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::event;
 use crate::event::verify::Chain;
 use crate::operations::events::{VerifyEvents, found};
-use crate::text::Show;
+use crate::text::{self, Show};
 
 /// Arguments of `events verify`.
 #[derive(Args)]
@@ -41,13 +41,19 @@ fn print(chain: &Chain) {
     let file = chain.file.shown();
     match (&chain.first, &chain.last) {
         (Some(first), Some(last)) => println!(
-            "{file}: {} events are linked, {} of {} to {} of {}, hash {}",
-            chain.linked, first.sequence, first.time, last.sequence, last.time, last.hash
+            "{file}: {} linked, {} of {} to {} of {}, hash {}",
+            text::count(chain.linked, "event is", "events are"),
+            first.sequence,
+            first.time,
+            last.sequence,
+            last.time,
+            last.hash
         ),
         _ => println!("{file}: no event is linked"),
     }
     if chain.unlinked > 0 {
-        println!("  {} lines have no link: an earlier version wrote them, or they were cut off", chain.unlinked);
+        let lines = text::count(chain.unlinked, "line has", "lines have");
+        println!("  {lines} no link: an earlier version wrote it, or it was cut off");
     }
     chain.problems.iter().for_each(|problem| println!("  {problem}"));
 }

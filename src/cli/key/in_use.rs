@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::{KeyName, ProviderName};
 use crate::provider::Providers;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::folder;
 use crate::vm::in_use::{InUse, KeyUse, LookedAt, SavedKeyUse, Unreadable, Wanted};
 use crate::vm::inventory::Inventory;
@@ -165,7 +165,8 @@ impl Found {
             println!("{}: unknown: {}", shown(&unreadable.path), unreadable.reason);
         }
         let lost = self.components.iter().filter(|user| user.lost).count();
-        println!("It opens {} components, {lost} of them by no other key.", self.components.len());
+        let opens = text::count(self.components.len(), "component", "components");
+        println!("It opens {opens}, {lost} of them by no other key.");
         println!("Looked at {}.", self.looked_at.describe());
     }
 
@@ -182,8 +183,8 @@ impl Found {
     /// `unknown` is the provider that was asked for, if none is configured by that name.
     fn verdict(&self, wanted: &Wanted, unknown: Option<ProviderName>) -> Result<()> {
         if let Some(first) = self.unreadable.first() {
-            let number = self.unreadable.len();
-            return Err(Error::new(first.kind, format!("{number} objects cannot be read, and may need the key")));
+            let objects = text::count(self.unreadable.len(), "object", "objects");
+            return Err(Error::new(first.kind, format!("{objects} cannot be read, and may need the key")));
         }
         if !self.components.is_empty() || !self.saved_headers.is_empty() {
             return Ok(());

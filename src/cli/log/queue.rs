@@ -12,6 +12,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::stdio::stderr;
 
+use crate::text;
+
 /// Lines that wait at most; one more is lost.
 const MAX_LINES: usize = 4096;
 /// How long the end of the process waits for lines to be written.
@@ -102,7 +104,7 @@ fn write_all(left: &Receiver<Left>) {
 
 fn missing(torn: bool, lost: u64) -> String {
     let end = if torn { "\n" } else { "" };
-    format!("{end}{lost} lines of the log could not be written here\n")
+    format!("{end}{} of the log could not be written here\n", text::count(lost, "line", "lines"))
 }
 
 /// Writes to standard error. `Err` where that fails, and whether a part is there.

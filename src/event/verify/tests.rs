@@ -88,8 +88,8 @@ fn every_change_but_that_of_the_end_is_found() {
     assert!(files(|lines| drop(lines.drain(1..4))).starts_with("events 2 to 4 are missing, between 20"));
     let changed = files(|lines| lines[2] = lines[2].replace("\"ok\"", "\"failed\""));
     assert!(changed.starts_with("event 3 of 20") && changed.contains(" was changed, or event 4 was"), "{changed}");
-    assert!(files(|lines| lines.insert(3, old_line())).starts_with("1 lines after event 3 of 20"));
-    assert!(files(|lines| lines.push(old_line())).starts_with("1 lines after event 6 of 20"));
+    assert!(files(|lines| lines.insert(3, old_line())).starts_with("1 line after event 3 of 20"));
+    assert!(files(|lines| lines.push(old_line())).starts_with("1 line after event 6 of 20"));
     assert!(files(|lines| lines[2] = "noise".into()).starts_with("event 3 is missing, or was changed"));
     let again = Files::with(6, 1 << 20);
     again.change(|lines| lines.push(lines[1].clone()));

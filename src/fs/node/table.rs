@@ -61,7 +61,7 @@ impl Table {
         }
     }
 
-    /// The node of a backing inode. If that is another file than it was, it is no node yet.
+    /// The node of a backing inode. If that is another file than it was, it is not a node yet.
     pub(super) fn known(&mut self, backing: BackingId, birth: Birth) -> Option<NodeNumber> {
         let number = *self.by_backing.get(&backing)?;
         if self.slots.get(&number).is_some_and(|slot| slot.node.birth.may_be(birth)) {

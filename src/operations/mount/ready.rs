@@ -12,7 +12,7 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 use crate::control::{self, ComponentStatus, mounts};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
-use crate::text::{Show, quoted};
+use crate::text::{self, Show, quoted};
 use crate::vm::{folder, scan};
 
 /// How often what waits for its keys is tried again before the mount is there.
@@ -69,11 +69,7 @@ pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
     let more = if folders.len() > MAX_NAMED { ", ..." } else { "" };
     let said = format!(
         "{} not shown, since the home header is missing: {}{more} (`vmcryptfs header restore` brings a saved one back)",
-        if folders.len() == 1 {
-            "1 folder with encrypted files is".to_owned()
-        } else {
-            format!("{} folders with encrypted files are", folders.len())
-        },
+        text::count(folders.len(), "folder with encrypted files is", "folders with encrypted files are"),
         names.join(", ")
     );
     Ok((!folders.is_empty()).then_some(said))
@@ -225,7 +221,8 @@ fn describe(locked: &[&ComponentStatus], all: usize) -> String {
         0 => String::new(),
         others => format!("; {others} for other reasons"),
     };
-    format!("{} of {all} components {are} locked: {first}{more}", locked.len())
+    let all = text::count(all, "component", "components");
+    format!("{} of {all} {are} locked: {first}{more}", locked.len())
 }
 
 #[cfg(test)]

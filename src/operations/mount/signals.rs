@@ -11,7 +11,7 @@ use crate::control;
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
 use crate::sys::process;
-use crate::text::Show;
+use crate::text::{self, Show};
 
 /// Signals that come from now on, and are waited for.
 pub(super) struct Caught {
@@ -109,10 +109,10 @@ impl Reloaded {
         };
         let locked: Vec<_> = status.components.iter().filter(|component| !component.unlocked).collect();
         tracing::warn!(
-            "state of {}: process {}, {} components, {} of them locked",
+            "state of {}: process {}, {}, {} of them locked",
             self.mountpoint.shown(),
             status.pid,
-            status.components.len(),
+            text::count(status.components.len(), "component", "components"),
             locked.len()
         );
         for component in locked {

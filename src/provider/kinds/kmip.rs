@@ -44,6 +44,7 @@ use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyCheck, KeyId, ProviderName, may_be_same_id};
 use crate::provider::kind::{self, Argument, Arguments, Configured, ProviderKind, Tested, Usage, Value};
 use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
+use crate::text;
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
 use kek::{KmipKek, NO_RANDOM, is_constant};
@@ -171,7 +172,10 @@ impl ProviderKind for Kmip {
             0 => Ok(()),
             _ => Err(Error::new(
                 Kind::KeyUnavailable,
-                format!("{failed} of {} members of key provider {name} failed", reports.len()),
+                format!(
+                    "{failed} of {} of key provider {name} failed",
+                    text::count(reports.len(), "member", "members")
+                ),
             )),
         };
         Ok(Tested { report, notices: provider.take_notices(), outcome })
@@ -217,8 +221,8 @@ impl KmipProvider {
         let days = self.certificate_days().filter(|&days| days < EXPIRES_SOON);
         if let Some(days) = days.filter(|_| *self.reported_days.lock() != days) {
             self.cluster.notices().add(match days {
-                ..0 => format!("this host's certificate expired {} days ago", -days),
-                0.. => format!("this host's certificate expires in {days} days"),
+                ..0 => format!("this host's certificate expired {} ago", text::count(-days, "day", "days")),
+                0.. => format!("this host's certificate expires in {}", text::count(days, "day", "days")),
             });
         }
         *self.reported_days.lock() = days;

@@ -186,7 +186,7 @@ fn a_failed_update_leaves_a_valid_header_and_can_be_repeated() {
         let label = label_of(storage.inner().image()).unwrap();
         let written = calls == 1 || fault == Fault::Late(libc::EIO);
         assert!(label == "original" || written, "{fault:?} after {calls} calls");
-        // Whoever was told of a failure reads the header again.
+        // A caller that met a failure reads the header again.
         let stored = load(&storage, ComponentKind::Disk).unwrap();
         let again = changed(stored.header.claims(), "again");
         update(&storage, stored.in_use, &again, &dek).unwrap();

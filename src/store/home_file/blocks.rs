@@ -308,7 +308,7 @@ impl<S: Storage> HomeFile<S> {
                 pair.put(place.other(), None);
             }
         }
-        // The file was not changed by this: who set its times and then synced it finds them as they were.
+        // The file was not changed by this: a program that set its times and then synced it finds them as they were.
         let mut bytes = [0; GROUP_BLOCKS_LEN * PAIR_LEN];
         self.storage.write_preserving_mtime(BlockIndex(first).pair_offset(), piece.encode(&mut bytes))
     }

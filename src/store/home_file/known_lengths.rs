@@ -31,7 +31,7 @@ pub(super) struct KnownLengths {
     /// No block that begins below this is a hole, nor one of the ranges beyond it, which were written before what lies between.
     filled: AtomicU64,
     beyond: Mutex<Vec<Range<u64>>>,
-    /// As much of it as the header says. Who writes the header has it locked.
+    /// As much of it as the header says. A thread that writes the header has it locked.
     recorded_filled: Mutex<u64>,
     /// So long a length may be recorded without a sync: a crash can bring back none that is less. [`ANY`](Self::ANY) as long as
     /// nothing of the file was ever synced, for then nothing is lost.
@@ -166,7 +166,7 @@ impl<S: Storage> HomeFile<S> {
 
     /// Records what was synced while the file had this length. The caller holds the gate.
     pub(super) fn record_synced(&self, synced_len: u64) {
-        // The file was not changed by this: who set its times and then synced it finds them as they were.
+        // The file was not changed by this: a program that set its times and then synced it finds them as they were.
         let write = |header: &[u8]| self.storage.write_preserving_mtime(0, header);
         let recorded = self.record(write, |bounds| self.known_lengths.raise(bounds, synced_len, synced_len));
         drop(recorded); // failing costs nothing: less is known then

@@ -125,7 +125,7 @@ proptest! {
             apply_to_model(&mut model, op);
             assert_same(&contents(&file), &model, op);
             let backing_len = file.storage.len().unwrap();
-            assert_eq!(home_file::plain_len(backing_len), model.len() as u64, "the length, to who has no key");
+            assert_eq!(home_file::plain_len(backing_len), model.len() as u64, "the length, without a key");
         }
     }
 

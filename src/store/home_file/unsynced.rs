@@ -49,12 +49,12 @@ pub(super) struct Unsynced {
 }
 
 impl Unsynced {
-    /// Held by who changes blocks; taken inside of range locks.
+    /// Held by a thread that changes blocks; taken inside of range locks.
     pub(super) fn writing(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read()
     }
 
-    /// Held by who syncs.
+    /// Held by a thread that syncs.
     pub(super) fn syncing(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write()
     }

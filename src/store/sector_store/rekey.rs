@@ -242,7 +242,7 @@ impl<S: Storage> SectorStore<S> {
             ));
         }
         let table = active.keys.reencrypt(chunk.start, self.sector_size, data)?;
-        let behind = chunk.start + table.len() as u64 * UNIT;
+        let past = chunk.start + table.len() as u64 * UNIT;
         if table.iter().any(|&mark| mark != Mark::default()) {
             active.journal.append(&self.storage, chunk.start, table.clone())?;
             self.sync()?;
@@ -252,7 +252,7 @@ impl<S: Storage> SectorStore<S> {
             }
             self.sync()?;
         }
-        self.advance(active, behind)
+        self.advance(active, past)
     }
 
     /// Moves the cursor, durably.

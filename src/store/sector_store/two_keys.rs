@@ -1,6 +1,6 @@
 //! The cipher of a disk in transition: which sector is under which DEK (docs/FORMAT.md, section 10).
 //!
-//! A cipher like any other to the disk. It may be asked about a range only by who holds that range's lock; then the
+//! A cipher like any other to the disk. Only a thread that holds a range's lock may ask it about that range; then the
 //! cursor stands still as far as the range can tell.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use crate::sector::{SectorIndex, SectorSize, UNIT, UNIT_LEN};
 use crate::store::holes;
 use crate::store::plain_file::index;
 
-/// Old and new DEK of a disk, and how far it is from one to the other.
+/// Old and new DEK of a disk, and the progress from one to the other.
 pub(super) struct TwoKeys {
     old: Box<dyn SectorCipher>,
     new: Box<dyn SectorCipher>,

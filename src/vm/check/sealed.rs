@@ -11,7 +11,7 @@ use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::vm::attributes::{xattr, xattr_names};
 use crate::vm::clear;
 use crate::vm::home;
@@ -34,10 +34,15 @@ impl Tally {
     pub(super) fn describe(&self, data: bool) -> String {
         match (data, self.files) {
             (false, 0) => String::new(),
-            (false, files) => format!("; the headers of its {files} files are genuine"),
+            (false, files) => {
+                format!("; of its {} genuine", text::count(files, "file the header is", "files the headers are"))
+            }
             (true, files) => format!(
-                "; its {files} files were read, {} bytes, and {} links and {} extended attributes: all genuine",
-                self.bytes, self.links, self.values
+                "; its {} read, {} bytes, and {} and {}: all genuine",
+                text::count(files, "file was", "files were"),
+                self.bytes,
+                text::count(self.links, "link", "links"),
+                text::count(self.values, "extended attribute", "extended attributes")
             ),
         }
     }

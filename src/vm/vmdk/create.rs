@@ -26,7 +26,7 @@ pub fn is_new_vmdk(name: &OsStr) -> bool {
 /// name and header. A crash leaves nothing, only the disk, or both.
 ///
 /// # Errors
-/// `Exists` if either name is taken, `Invalid` for a name that is not UTF-8 and for a length that is no multiple of 512 or 0, and those of
+/// `Exists` if either name is taken, `Invalid` for a name that is not UTF-8 and for a length that is 0 or not a multiple of 512, and those of
 /// [`disk::create`].
 pub fn create(
     dir: &File,

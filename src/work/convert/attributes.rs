@@ -23,7 +23,7 @@ pub(super) enum Sealing<'k> {
     Clear,
     /// Sealed by a home, bound to a file's id if it has one.
     By(&'k HomeKeys, Option<FileId>),
-    /// As long as if sealed, by so many bytes more: to try whether they fit.
+    /// As long as if sealed, by this many bytes more: to try whether they fit.
     Grown(usize),
 }
 
@@ -57,7 +57,7 @@ impl Sealing<'_> {
 pub(super) enum ChangeTime {
     /// It stays.
     Kept,
-    /// It is now, and later by a second at least: who copies by size and time would not take other bytes of the same length.
+    /// It is now, and later by a second at least: a program that copies by size and time would not take other bytes of the same length.
     Later,
 }
 

@@ -17,7 +17,7 @@ use crate::vm::open_form::OpenForm;
 use crate::vm::vmdk;
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
-/// What is smaller is no disk, whatever it is called.
+/// Anything smaller is not a disk, whatever it is called.
 const MIN_DISK_LEN: u64 = 64 << 10;
 
 /// Disks that were meant.
@@ -32,7 +32,7 @@ pub(super) struct Choice {
 /// file are meant by any of them.
 ///
 /// # Errors
-/// `NotFound`, also for an extent, `Invalid` for what is no regular file, `Corrupt` or `Unsupported` for a descriptor that cannot be
+/// `NotFound`, also for an extent, `Invalid` for what is not a regular file, `Corrupt` or `Unsupported` for a descriptor that cannot be
 /// read, or `Io`.
 pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, names: &[PathBuf]) -> Result<Choice> {
     let folder = Folder { root, entries, keys };

@@ -167,7 +167,7 @@ impl<'p> Decryption<'p> {
         }
     }
 
-    /// All disks' keys can be had, and nothing else has the disks open: otherwise nothing is begun.
+    /// All disks' keys are available, and nothing else has the disks open: otherwise nothing is begun.
     fn check_keys(&self) -> Result<Names> {
         let mut names = Names::default();
         let keys = &self.folder.unlocked()?.keys;

@@ -71,7 +71,7 @@ impl ClaimedFolder {
         self.state.unfinished(self.home.as_ref().and_then(|home| home.header.state))
     }
 
-    /// Refuses to resume what only the name of the header tells of, unless that is to be believed: anyone can rename it.
+    /// Refuses to resume what only the name of the header says, unless that is to be believed: anyone can rename it.
     ///
     /// # Errors
     /// `Busy`.
@@ -198,7 +198,7 @@ impl ClaimedFolder {
         if self.converts_disks() { self.write_state(StoredState::Encrypted) } else { Ok(()) }
     }
 
-    /// In both copies, so that neither tells of a former state.
+    /// In both copies, so that neither shows a former state.
     fn write_state(&mut self, state: StoredState) -> Result<()> {
         let Some(home) = self.home.as_mut().filter(|home| home.header.state != Some(state)) else { return Ok(()) };
         let header = Header { state: Some(state), ..home.header.clone() };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::text;
 use crate::vm::home_state::HomeState;
 use crate::work::convert::places::Names;
 use crate::work::convert::tree::{Entry, EntryForm};
@@ -113,7 +114,10 @@ impl Plan {
         let Some(first) = self.obstacles.first() else { return Ok(()) };
         let message = match self.obstacles.len() - 1 {
             0 => first.message.clone(),
-            more => format!("{} (and {more} more obstacles, which --dry-run shows)", first.message),
+            more => {
+                let more = text::count(more, "more obstacle", "more obstacles");
+                format!("{} (and {more}, which --dry-run shows)", first.message)
+            }
         };
         Err(Error::new(first.kind, message))
     }

@@ -107,7 +107,7 @@ impl Rekey<'_, '_> {
         match first.found {
             EntryForm::SealedLink => self.link(names),
             EntryForm::Disk => {
-                // Its values are the home's, its data is not: another user of it is no obstacle.
+                // Its values are the home's, its data is not: another user of it is not an obstacle.
                 let (storage, stored) = disk::read_header(self.open(&first.path)?)?;
                 self.values(storage.file(), Some(home::disk_id(stored.header.claims().uuid)))
             }

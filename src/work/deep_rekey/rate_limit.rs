@@ -55,7 +55,7 @@ impl RateLimit {
         Ok(())
     }
 
-    /// How long so many bytes must take.
+    /// How long this many bytes must take.
     fn at_least(&self, bytes: u64) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
         let micros = u128::from(bytes.min(MAX_CHUNK_LEN)) * 1_000_000 / u128::from(rate.max(1));

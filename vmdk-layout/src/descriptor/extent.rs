@@ -105,7 +105,7 @@ pub struct Extent {
     pub file: Option<String>,
     /// The bytes of that name, where they are not its UTF-8.
     pub written: Option<Vec<u8>>,
-    /// Disk sectors of the file before the extent's first; not zero for flat types alone.
+    /// Disk sectors of the file before the extent's first; only for flat types other than zero.
     pub offset: u64,
     /// What follows the offset: partition UUID and device id of device extents, as they were.
     pub device: Option<String>,

@@ -145,7 +145,7 @@ fn setting(line: &str) -> Option<(String, String)> {
     Some((canonical(key).to_owned(), without_comment(value).to_owned()))
 }
 
-/// What is in quotes, or all up to a comment. Quotes within a value were not escaped by those who wrote it.
+/// What is in quotes, or all up to a comment. Quotes within a value were not escaped by the program that wrote it.
 fn without_comment(value: &str) -> &str {
     let Some(inside) = value.strip_prefix('"') else {
         let comment = value.match_indices('#').map(|(at, _)| at).find(|at| {

@@ -88,7 +88,7 @@ impl NewDisk {
         let stem = strip_suffix_ignoring_case(descriptor.as_str(), ".vmdk").filter(|stem| !stem.is_empty());
         let stem = stem.ok_or_else(|| {
             let message =
-                format!("{} is no name of a disk, expected one that ends in .vmdk", shown(descriptor.as_str()));
+                format!("{} is not a name of a disk, expected one that ends in .vmdk", shown(descriptor.as_str()));
             Error::new(Kind::Invalid, message)
         })?;
         FileName::new(&format!("{stem}-flat.vmdk"))

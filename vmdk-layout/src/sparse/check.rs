@@ -26,7 +26,7 @@ const WINDOW: u64 = 1 << 27;
 const MAX_CHECKED_LEN: u64 = 64 << 40;
 
 impl Sparse {
-    /// Walks all tables. A lookup alone cannot see that two grains share their bytes; this can.
+    /// Walks all tables. A lookup cannot see that two grains share their bytes; this can.
     ///
     /// # Errors
     /// `Corrupt` with the offset of the first sector that two grains, or a grain and a table, both claim, and for

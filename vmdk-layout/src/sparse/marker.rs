@@ -26,7 +26,7 @@ pub enum MarkerKind {
     GrainDirectory,
     /// The footer.
     Footer,
-    /// A note of how far the writer is; some writers use it to fill gaps.
+    /// A note of the writer's progress; some writers use it to fill gaps.
     Progress,
     /// Something that this crate does not know.
     Other(u32),
@@ -125,7 +125,7 @@ pub(super) fn read_grain<S: Source + ?Sized>(
     inflate_grain(&stream, grain, needed).map_err(|error| error.at_offset(start))
 }
 
-/// Bytes of the compressed data behind the grain marker at `offset`, which must be that of `sector`.
+/// Bytes of the compressed data after the grain marker at `offset`, which must be that of `sector`.
 pub(super) fn stream_len<S: Source + ?Sized>(
     source: &S,
     file_len: u64,

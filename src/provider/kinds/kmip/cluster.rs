@@ -25,6 +25,7 @@ use super::timed::Deadline;
 use crate::crypto::random;
 use crate::error::Result;
 use crate::provider::{Failure, Trouble};
+use crate::text;
 
 /// How long one member is waited for before another is asked as well.
 const ASK_NEXT_AFTER: Duration = Duration::from_millis(500);
@@ -244,7 +245,8 @@ impl Cluster {
         let mut session = self.open_session(member, config, total)?;
         let days = session.server_certificate().and_then(|server| certificate::days_left(server));
         if let Some(days) = days.filter(|&days| days < EXPIRES_SOON) {
-            self.notices.add(format!("the certificate of {} expires in {days} days", member.address));
+            let days = text::count(days, "day", "days");
+            self.notices.add(format!("the certificate of {} expires in {days}", member.address));
         }
         let known = *member.version.lock();
         match known {

@@ -94,7 +94,7 @@ mod tests {
         SocketAddr::from(([127, 0, 0, last], 5696))
     }
 
-    /// What came of addresses that take so many milliseconds and then succeed or not, and after how long.
+    /// What came of addresses that take this many milliseconds and then succeed or not, and after how long.
     fn dialed(plan: &'static [(u64, bool)], total: Duration) -> (Result<u8, Failure>, Duration) {
         let addresses: Vec<SocketAddr> = (0..plan.len()).map(|index| address(u8::try_from(index).unwrap())).collect();
         let start = Instant::now();

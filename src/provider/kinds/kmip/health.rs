@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::provider::{Failure, Trouble};
+use crate::text;
 
 /// Failures in a row after which a member is set aside.
 const MAX_FAILURES: u32 = 3;
@@ -33,7 +34,8 @@ impl Health {
     pub(super) fn admit(&self, now: Instant, is_only: bool) -> Result<(), Failure> {
         let mut failures = self.0.lock();
         if let Some(reason) = failures.aside_since(now, if is_only { ASIDE_IF_ONLY } else { ASIDE }) {
-            let message = format!("not asked after {} failures in a row, the last: {reason}", failures.in_a_row);
+            let in_a_row = text::count(failures.in_a_row, "failure", "failures");
+            let message = format!("not asked after {in_a_row} in a row, the last: {reason}");
             return Err(Failure::new(Trouble::Unreachable, message));
         }
         if failures.in_a_row >= MAX_FAILURES

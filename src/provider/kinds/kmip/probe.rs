@@ -11,6 +11,7 @@ use super::{certificate, new_key_name};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::provider::{Failure, KeyState, NewKey, Revocation, Trouble};
+use crate::text;
 
 /// One member's answers. Steps after a failed one were not tried.
 #[derive(Debug, Default)]
@@ -67,8 +68,8 @@ impl fmt::Display for MemberReport {
 /// How long a certificate with this many days left is valid.
 pub(super) fn ends_in(days: Option<i64>) -> String {
     match days {
-        Some(days) if days < 0 => format!("EXPIRED {} days ago", -days),
-        Some(days) => format!("expires in {days} days"),
+        Some(days) if days < 0 => format!("EXPIRED {} ago", text::count(-days, "day", "days")),
+        Some(days) => format!("expires in {}", text::count(days, "day", "days")),
         None => "expiry date unreadable".into(),
     }
 }

@@ -148,7 +148,7 @@ fn no_crash_makes_damage_of_a_hole() {
     }
 }
 
-/// A backing file that ends within a main place tells of a length that is shorter than what was there.
+/// A backing file that ends within a main place shows a length that is shorter than what was there.
 #[test]
 fn a_torn_write_of_new_blocks_never_makes_the_file_shorter() {
     let keys = keys();

@@ -148,7 +148,7 @@ fn a_truncated_file_is_damage() {
     assert!(contents(&open(MemoryStorage::default(), &keys)).is_empty(), "one that was emptied is a new one");
 }
 
-/// What is left is not made to look whole by a later write, but by who says so.
+/// What is left is not made to look whole by a later write, but by a caller that says so.
 #[test]
 fn a_truncated_file_is_changed_by_cutting_it_only() {
     let keys = keys();

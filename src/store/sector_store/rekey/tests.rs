@@ -316,7 +316,7 @@ fn a_damaged_place_of_the_journal_does_no_harm_and_none_at_all_is_refused() {
     assert!(error.chain().contains("no record"), "{}", error.chain());
 }
 
-/// CVE-2021-4122 of LUKS2: who can write to the medium, but has no key, starts no transition, and ends none.
+/// CVE-2021-4122 of LUKS2: an attacker that can write to the medium, but has no key, starts no transition, and ends none.
 #[test]
 fn a_transition_that_was_forged_is_refused() {
     let (old, new) = (keys(SectorSize::DEFAULT), new_keys());

@@ -10,7 +10,7 @@ use crate::storage::Storage;
 const SECTOR: u64 = 512;
 /// So many unsynced changes at most have all their subsets tried: 2^10 images.
 const ALL_SUBSETS: usize = 10;
-/// Of more changes, so many random subsets are tried beside the telling ones.
+/// Of more changes, this many random subsets are tried beside the telling ones.
 const RANDOM_SUBSETS: u64 = 200;
 
 /// The bytes of a file.
