@@ -238,10 +238,10 @@ fn print(args: &EraseArgs, report: &EraseReport) {
 }
 
 fn print_component(args: &EraseArgs, component: &ComponentResult<Overwritten>) {
-    let uuid = component.uuid.map_or_else(|| "no readable header".to_owned(), |uuid| uuid.to_string());
     println!(
-        "Erased {} ({uuid}): {} overwritten",
+        "Erased {} ({}): {} overwritten",
         place::shown(&args.component, component.component.path()),
+        component.shown_uuid(),
         size::show(component.done.overwritten)
     );
     for key in component.done.keys.iter().map(KeyName::to_string) {

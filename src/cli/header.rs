@@ -18,6 +18,7 @@ use crate::operations::header::BackUpHeader;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::vm::component::Component;
+use crate::work::ComponentResult;
 use crate::work::repair::{RepairHeader, Repaired};
 use crate::work::restore::{RestoreHeader, Restored};
 
@@ -122,17 +123,18 @@ fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
     let replaced = std::path::absolute(&args.file).context(|| format!("finding {}", args.file.shown()))?;
     let task = RestoreHeader { component: Component::Home, saved, force: args.force, replaced };
     let task = VmTask::RestoreHeader { at: args.component.clone(), task };
-    let restored: Restored = task.run(config, &mut unwatched)?;
+    let restored: ComponentResult<Restored> = task.run(config, &mut unwatched)?;
     print(args, &restored)
 }
 
-fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
+fn print(args: &RestoreArgs, of: &ComponentResult<Restored>) -> Result<()> {
     if args.json {
-        return out::json(restored);
+        return out::json(of);
     }
+    let (component, uuid, restored) = (args.component.shown(), of.shown_uuid(), &of.done);
     match restored.changed {
-        true => println!("Restored the header of {} ({}).", args.component.shown(), restored.uuid),
-        false => println!("The header of {} ({}) is the saved one already.", args.component.shown(), restored.uuid),
+        true => println!("Restored the header of {component} ({uuid})."),
+        false => println!("The header of {component} ({uuid}) is the saved one already."),
     }
     let list = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
     if !restored.keys_back.is_empty() {
@@ -153,16 +155,16 @@ fn print(args: &RestoreArgs, restored: &Restored) -> Result<()> {
 fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
     let task = RepairHeader { component: Component::Home };
     let task = VmTask::RepairHeader { at: args.component.clone(), task };
-    let repaired: Repaired = task.run(config, &mut unwatched)?;
+    let of: ComponentResult<Repaired> = task.run(config, &mut unwatched)?;
     if args.json {
-        return out::json(&repaired);
+        return out::json(&of);
     }
-    let name = args.component.shown();
+    let (name, uuid, repaired) = (args.component.shown(), of.shown_uuid(), &of.done);
     match (&repaired.damage, repaired.offset) {
         (Some(damage), Some(offset)) => {
-            println!("Repaired the header copy at {offset} of {name} ({}): {damage}.", repaired.uuid);
+            println!("Repaired the header copy at {offset} of {name} ({uuid}): {damage}.");
         }
-        _ => println!("Both header copies of {name} ({}) are intact already.", repaired.uuid),
+        _ => println!("Both header copies of {name} ({uuid}) are intact already."),
     }
     if let Some(reason) = &repaired.unverified {
         println!("The other copy was not verified, since its key is unavailable: {reason}");

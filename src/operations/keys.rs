@@ -213,33 +213,27 @@ fn each_slot(vm: &dyn VmAccess, trail: &mut Trail, changed: SlotsChanged) -> Slo
 
 impl Task for RestoreHeader {
     const NAME: EventName = EventName::HeaderRestore;
-    type Outcome = Restored;
+    type Outcome = ComponentResult<Restored>;
 
-    fn run(self, vm: &dyn VmAccess, trail: &mut Trail, _: OnProgress<'_>) -> Result<Restored> {
+    fn run(self, vm: &dyn VmAccess, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
         let restored = Self::run(&self, vm)?;
-        let names: Vec<String> = restored.keys_back.iter().map(KeyName::to_string).collect();
+        let names: Vec<String> = restored.done.keys_back.iter().map(KeyName::to_string).collect();
         let back = (!names.is_empty()).then(|| format!("opens again with {}", names.join(", ")));
         let kept =
-            restored.replaced.iter().map(|file| format!("the header that was there is saved in {}", file.shown()));
+            restored.done.replaced.iter().map(|file| format!("the header that was there is saved in {}", file.shown()));
         let known: Vec<String> = back.into_iter().chain(kept).collect();
-        trail.event().uuid(restored.uuid);
-        if !known.is_empty() {
-            trail.event().reason(known.join("; "));
-        }
+        part(vm, trail, &restored, None, (!known.is_empty()).then(|| known.join("; ")));
         Ok(restored)
     }
 }
 
 impl Task for RepairHeader {
     const NAME: EventName = EventName::HeaderRepair;
-    type Outcome = Repaired;
+    type Outcome = ComponentResult<Repaired>;
 
-    fn run(self, vm: &dyn VmAccess, trail: &mut Trail, _: OnProgress<'_>) -> Result<Repaired> {
+    fn run(self, vm: &dyn VmAccess, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
         let repaired = Self::run(&self, vm)?;
-        trail.event().uuid(repaired.uuid);
-        if let Some(offset) = repaired.offset {
-            trail.event().reason(format!("the copy at {offset}"));
-        }
+        part(vm, trail, &repaired, None, repaired.done.offset.map(|offset| format!("the copy at {offset}")));
         Ok(repaired)
     }
 }

@@ -27,4 +27,9 @@ impl<T> ComponentResult<T> {
     pub fn new(component: &Component, uuid: Uuid, done: T) -> Self {
         Self { component: component.clone(), kind: component.kind(), uuid: Some(uuid), done }
     }
+
+    /// Its UUID, for people.
+    pub fn shown_uuid(&self) -> String {
+        self.uuid.map_or_else(|| "no readable header".to_owned(), |uuid| uuid.to_string())
+    }
 }

@@ -9,6 +9,7 @@ use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::keyring;
+use crate::work::ComponentResult;
 
 /// Mends a damaged header copy.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -20,8 +21,6 @@ pub struct RepairHeader {
 /// What repairing did. Field names are part of the stable JSON output.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Repaired {
-    /// The component's UUID.
-    pub uuid: uuid::Uuid,
     /// Whether a copy was written; else both were whole.
     pub changed: bool,
     /// Where the copy that was mended lies in the backing file.
@@ -42,15 +41,15 @@ impl RepairHeader {
     /// # Errors
     /// `Corrupt` when no copy is whole, or the one that is does not verify with its key; `Denied` where an erasure was
     /// interrupted, `ReadOnly` when that copy is older than what this host has seen, `Busy`, or `Io`, also when the copy does not read back.
-    pub fn run(&self, place: &dyn VmAccess) -> Result<Repaired> {
+    pub fn run(&self, place: &dyn VmAccess) -> Result<ComponentResult<Repaired>> {
         let kind = self.component.kind();
         let claimed = place.claim_exclusive(&self.component)?;
         let storage = claimed.storage();
         let stored = header_area::load(storage, kind)?;
-        let uuid = stored.header.claims().uuid;
+        let repaired = |done| Ok(ComponentResult::new(&self.component, stored.header.claims().uuid, done));
         let damage = match &stored.other {
             OtherCopy::Same | OtherCopy::Older(_) => {
-                return Ok(Repaired { uuid, changed: false, offset: None, damage: None, unverified: None });
+                return repaired(Repaired { changed: false, offset: None, damage: None, unverified: None });
             }
             OtherCopy::Damaged(damage) if damage.kind() == Kind::KeyUnavailable => {
                 let message = "one header copy is erased, the other not yet: `vmcryptfs erase` finishes that";
@@ -65,7 +64,7 @@ impl RepairHeader {
         claimed.drop_cache();
         match header_area::load(storage, kind)?.other {
             OtherCopy::Same => {
-                Ok(Repaired { uuid, changed: true, offset: Some(offset), damage: Some(damage), unverified })
+                repaired(Repaired { changed: true, offset: Some(offset), damage: Some(damage), unverified })
             }
             OtherCopy::Older(_) | OtherCopy::Damaged(_) => {
                 Err(Error::new(Kind::Io, format!("the copy at {offset} did not read back as it was written")))
@@ -104,7 +103,7 @@ mod tests {
     }
 
     fn repair(rig: &TestVm) -> Result<Repaired> {
-        RepairHeader { component: Component::Disk("0.raw".into()) }.run(rig)
+        RepairHeader { component: Component::Disk("0.raw".into()) }.run(rig).map(|repaired| repaired.done)
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::work::ComponentResult;
 use crate::work::unlocked_component::{refuse_transition, refuse_unsettled};
 
 /// Puts a saved header back.
@@ -37,11 +38,9 @@ pub struct RestoreHeader {
     pub replaced: PathBuf,
 }
 
-/// What restoring did.
+/// What restoring did. Field names are part of the stable JSON output.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Restored {
-    /// The component's UUID.
-    pub uuid: uuid::Uuid,
     /// Whether anything had to be written.
     pub changed: bool,
     /// Why the saved header could not be verified with its key; absent when it was.
@@ -63,7 +62,7 @@ impl RestoreHeader {
     /// `Denied` in the midst of a deep rekey, and, unless forced, for the header of another component or of another data key,
     /// when keys would come back, or when nothing tells whether the header belongs here; `Corrupt` for a damaged file or a
     /// header that its key does not verify; `Busy`, or `Io`.
-    pub fn run(&self, place: &dyn VmAccess) -> Result<Restored> {
+    pub fn run(&self, place: &dyn VmAccess) -> Result<ComponentResult<Restored>> {
         let saved = SavedHeader::decode(&self.saved)?.header;
         refuse_unsettled(saved.claims())?;
         let kind = saved.claims().shape.kind();
@@ -78,7 +77,7 @@ impl RestoreHeader {
         {
             let _ = std::fs::remove_file(home);
         }
-        restored
+        restored.map(|done| ComponentResult::new(&self.component, saved.claims().uuid, done))
     }
 
     /// A home whose header file is gone altogether gets an empty one, into which the saved header goes.
@@ -130,7 +129,7 @@ impl RestoreHeader {
             // It may be older than what was seen, and is so on purpose.
             place.memory().forget(saved.claims().uuid)?;
         }
-        Ok(Restored { uuid: saved.claims().uuid, changed, unverified, keys_back, keys_gone, replaced })
+        Ok(Restored { changed, unverified, keys_back, keys_gone, replaced })
     }
 
     /// Copies that are there and are not of the saved header's component or data key: only if forced. A wrong header that was

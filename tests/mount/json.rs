@@ -58,7 +58,7 @@ fn conversions_and_changes_of_keys_print_what_is_documented() {
     assert_eq!(in_use["components"][0]["lost"], false);
     let saved = host.path("saved");
     host.run(&["header", "backup", disk, saved]);
-    fields(&host, &["header", "restore", disk, saved], &["uuid", "changed", "keys_back", "keys_gone"]);
+    fields(&host, &["header", "restore", disk, saved], &["path", "kind", "uuid", "changed", "keys_back", "keys_gone"]);
     fields(&host, &["key", "remove", disk, "--provider", "escrow"], &["components"]);
     assert_eq!(
         fields(&host, &["check", vm], &["path", "kind", "uuid", "state", "result"]).as_array().unwrap().len(),

@@ -38,6 +38,7 @@ fn restore_beside(file: &Path, rig: &TestVm, component: &str, saved: &[u8], forc
         replaced: file.into(),
     }
     .run(rig)
+    .map(|restored| restored.done)
 }
 
 #[test]
