@@ -1,6 +1,6 @@
 //! `key`: which keys open a component, and changing that.
 
-pub(super) mod in_use;
+mod in_use;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

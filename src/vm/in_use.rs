@@ -31,9 +31,8 @@ pub struct InUse {
     pub saved_headers: Vec<SavedKeyUse>,
     /// What was looked at.
     pub looked_at: LookedAt,
-    /// Providers of all keys that headers name, those not in question included.
-    #[serde(skip)]
-    pub providers: BTreeSet<ProviderName>,
+    /// Providers whose keys were not counted.
+    pub other_providers: BTreeSet<String>,
 }
 
 /// What was looked at. Field names are part of the stable JSON output.
@@ -117,11 +116,11 @@ impl Wanted {
         let mut seen = HashSet::new();
         for entry in &inventory.entries {
             if let Some((kind, headers)) = entry.headers().filter(|_| seen.insert(entry.inode())) {
-                in_use.providers.extend(headers.keys.iter().map(|key| key.provider().clone()));
+                in_use.other_providers.extend(self.others(headers.keys.iter()));
                 in_use.components.extend(self.user(entry, kind, headers));
             } else if let What::SavedHeader(Ok(saved)) = &entry.what {
                 let claims = saved.header.claims();
-                in_use.providers.extend(claims.slots.key_ids().map(|key| key.provider().clone()));
+                in_use.other_providers.extend(self.others(claims.slots.key_ids()));
                 let keys = self.names(claims.slots.key_ids());
                 if !keys.is_empty() {
                     in_use.saved_headers.push(SavedKeyUse { path: entry.path.clone(), uuid: claims.uuid, keys });
@@ -137,6 +136,14 @@ impl Wanted {
         in_use.unreadable = inventory.unreadable().map(unreadable).collect();
         in_use.unreadable.extend(inventory.folders_without_header().into_iter().map(Unreadable::without_header));
         in_use
+    }
+
+    /// Providers of keys, if they are not among those in question.
+    fn others<'k>(&self, keys: impl Iterator<Item = &'k KeyId>) -> impl Iterator<Item = String> {
+        let names = keys.map(KeyId::provider);
+        names
+            .filter(|name| self.providers.as_ref().is_some_and(|wanted| !wanted.contains(name)))
+            .map(ToString::to_string)
     }
 
     fn names<'k>(&self, keys: impl Iterator<Item = &'k KeyId>) -> Vec<KeyName> {
@@ -158,6 +165,19 @@ impl Wanted {
             other_keys: other.into_iter().map(KeyName::of).collect(),
             only_in_other_copy: mine.is_empty(),
         })
+    }
+}
+
+impl InUse {
+    /// Adds what was found elsewhere; `name` is the path that something there gets.
+    pub fn add(&mut self, other: Self, name: impl Fn(PathBuf) -> PathBuf) {
+        self.components.extend(other.components.into_iter().map(|user| KeyUse { path: name(user.path), ..user }));
+        let unreadable = other.unreadable.into_iter();
+        self.unreadable.extend(unreadable.map(|entry| Unreadable { path: name(entry.path), ..entry }));
+        let saved = other.saved_headers.into_iter();
+        self.saved_headers.extend(saved.map(|entry| SavedKeyUse { path: name(entry.path), ..entry }));
+        self.looked_at.add(other.looked_at);
+        self.other_providers.extend(other.other_providers);
     }
 }
 

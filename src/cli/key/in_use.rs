@@ -1,20 +1,16 @@
 //! `key in-use`: what a key opens, and what would be lost without it.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 
 use crate::cli::{out, place, table};
-use crate::error::{Context, Error, Kind, Result};
-use crate::format::names::DiskNames;
+use crate::error::{Error, Kind, Result};
 use crate::key::{KeyName, ProviderName};
+use crate::operations::in_use::search;
 use crate::provider::Providers;
 use crate::text::{self, Show};
-use crate::vm::folder;
-use crate::vm::in_use::{InUse, KeyUse, LookedAt, SavedKeyUse, Unreadable, Wanted};
-use crate::vm::inventory::Inventory;
+use crate::vm::in_use::{InUse, KeyUse, Wanted};
 
 /// Arguments of `key in-use`.
 #[derive(Args)]
@@ -42,17 +38,6 @@ pub(in crate::cli) struct InUseArgs {
     json: bool,
 }
 
-/// What was found in all datastores. Field names are part of the stable JSON output.
-#[derive(Default, Serialize)]
-struct Found {
-    components: Vec<KeyUse>,
-    unreadable: Vec<Unreadable>,
-    saved_headers: Vec<SavedKeyUse>,
-    looked_at: LookedAt,
-    /// Providers whose keys were not counted.
-    other_providers: BTreeSet<String>,
-}
-
 impl InUseArgs {
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let (key_id, datastores) = self.split()?;
@@ -64,18 +49,9 @@ impl InUseArgs {
         };
         let provider = self.provider.as_deref().map(ProviderName::new).transpose()?;
         let wanted = Wanted { providers: provider.as_ref().map(same), key_id };
-        let mut found = Found::default();
-        for datastore in &datastores {
-            let in_use = wanted.search(&inventory_with_keys(datastore)?);
-            let others = in_use
-                .providers
-                .iter()
-                .filter(|name| wanted.providers.as_ref().is_some_and(|wanted| !wanted.contains(name)));
-            found.other_providers.extend(others.map(ToString::to_string));
-            found.add(in_use, datastore, datastores.len() > 1);
-        }
+        let found = Found(search(&wanted, &datastores)?);
         match self.json {
-            true => out::json(&found)?,
+            true => out::json(&found.0)?,
             false => found.print(&datastores),
         }
         let unknown = provider.filter(|name| !is_configured(name, configured.as_ref()));
@@ -107,32 +83,10 @@ impl InUseArgs {
     }
 }
 
-/// All that lies below a datastore or VM folder.
-///
-/// # Errors
-/// `Invalid` for a folder in which nothing needs a key that can be seen: a wrong one would seem to need none; or `Io`.
-pub(in crate::cli) fn inventory_with_keys(datastore: &Path) -> Result<Inventory> {
-    let inventory = Inventory::take_with_links(&folder::open_dir(datastore)?, &DiskNames::default())
-        .context(|| datastore.shown().to_string())?;
-    let nothing = LookedAt::of(&inventory).is_nothing() && inventory.unreadable().next().is_none();
-    match nothing && inventory.folders_without_header().is_empty() {
-        true => Err(Error::new(Kind::Invalid, format!("{} holds no encrypted VM folder or disk", datastore.shown()))),
-        false => Ok(inventory),
-    }
-}
+/// What was found, for people.
+struct Found(InUse);
 
 impl Found {
-    /// Of several datastores, paths say of which one.
-    fn add(&mut self, in_use: InUse, datastore: &Path, several: bool) {
-        let whole = |path: PathBuf| if several { place::whole(datastore, &path) } else { path };
-        self.components.extend(in_use.components.into_iter().map(|user| KeyUse { path: whole(user.path), ..user }));
-        let unreadable = in_use.unreadable.into_iter();
-        self.unreadable.extend(unreadable.map(|entry| Unreadable { path: whole(entry.path), ..entry }));
-        let saved = in_use.saved_headers.into_iter();
-        self.saved_headers.extend(saved.map(|entry| SavedKeyUse { path: whole(entry.path), ..entry }));
-        self.looked_at.add(in_use.looked_at);
-    }
-
     fn print(&self, datastores: &[PathBuf]) {
         let names = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
         let shown = |path: &Path| match datastores {
@@ -153,27 +107,27 @@ impl Found {
                 if user.lost { "-".to_owned() } else { names(&user.other_keys) },
             ]
         };
-        let rows: Vec<_> = self.components.iter().map(row).collect();
+        let rows: Vec<_> = self.0.components.iter().map(row).collect();
         if !rows.is_empty() {
             table::print(["COMPONENT", "KIND", "WITHOUT IT", "KEY", "OTHER KEYS"], &rows);
             println!();
         }
-        for saved in &self.saved_headers {
+        for saved in &self.0.saved_headers {
             println!("{}: a saved header of {}, opened by {}", shown(&saved.path), saved.uuid, names(&saved.keys));
         }
-        for unreadable in &self.unreadable {
+        for unreadable in &self.0.unreadable {
             println!("{}: unknown: {}", shown(&unreadable.path), unreadable.reason);
         }
-        let lost = self.components.iter().filter(|user| user.lost).count();
-        let opens = text::count(self.components.len(), "component", "components");
+        let lost = self.0.components.iter().filter(|user| user.lost).count();
+        let opens = text::count(self.0.components.len(), "component", "components");
         println!("It opens {opens}, {lost} of them by no other key.");
-        println!("Looked at {}.", self.looked_at.describe());
+        println!("Looked at {}.", self.0.looked_at.describe());
     }
 
     /// Two names may be of one key server, also by another of its addresses, and the configurations of other hosts are not known.
     fn tell_of_other_names(&self) {
-        if !self.other_providers.is_empty() {
-            let others = self.other_providers.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        if !self.0.other_providers.is_empty() {
+            let others = self.0.other_providers.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             eprintln!(
                 "Not counted: keys of {others}. If that is the same key server under another name, ask for it too."
             );
@@ -182,14 +136,14 @@ impl Found {
 
     /// `unknown` is the provider that was asked for, if none is configured by that name.
     fn verdict(&self, wanted: &Wanted, unknown: Option<ProviderName>) -> Result<()> {
-        if let Some(first) = self.unreadable.first() {
-            let objects = text::count(self.unreadable.len(), "object", "objects");
+        if let Some(first) = self.0.unreadable.first() {
+            let objects = text::count(self.0.unreadable.len(), "object", "objects");
             return Err(Error::new(first.kind, format!("{objects} cannot be read, and may need the key")));
         }
-        if !self.components.is_empty() || !self.saved_headers.is_empty() {
+        if !self.0.components.is_empty() || !self.0.saved_headers.is_empty() {
             return Ok(());
         }
-        let looked_at = self.looked_at.describe();
+        let looked_at = self.0.looked_at.describe();
         match (&wanted.key_id, unknown) {
             (Some(id), _) => Err(Error::new(
                 Kind::NotFound,
