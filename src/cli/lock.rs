@@ -1,6 +1,6 @@
 //! `unlock` and `lock`: a mount's components, while it is in use.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -14,15 +14,8 @@ use crate::text;
 #[command(after_help = "Examples:\n  vmcryptfs unlock /run/vms\n  vmcryptfs unlock /run/vms web02/root.raw\n\n\
     Rereads the providers' configuration. A mount also retries by itself, every ten seconds, what waits for its provider.")]
 pub(super) struct UnlockArgs {
-    /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
-    /// VM folder or disk below that [default: everything]
-    #[arg(value_name = "COMPONENT")]
-    component: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    what: What,
 }
 
 /// Arguments of `lock`.
@@ -30,6 +23,12 @@ pub(super) struct UnlockArgs {
 #[command(after_help = "Example:\n  vmcryptfs lock /run/vms web02\n\n\
     Its keys are wiped from memory, and it remains locked until `vmcryptfs unlock`. None of it may be open.")]
 pub(super) struct LockArgs {
+    #[command(flatten)]
+    what: What,
+}
+
+#[derive(Args)]
+struct What {
     /// A mountpoint, or a datastore, VM folder or disk by its path in a mount or in the backing folder
     #[arg(value_name = "PATH")]
     path: PathBuf,
@@ -42,7 +41,7 @@ pub(super) struct LockArgs {
 }
 
 pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
-    let components = ask(args.json, (&args.path, args.component.as_deref()), |path| Request::Unlock { path })?;
+    let components = ask(&args.what, |path| Request::Unlock { path })?;
     match components.iter().filter(|component| !component.unlocked).count() {
         0 => Ok(()),
         locked => {
@@ -54,18 +53,14 @@ pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
 }
 
 pub(super) fn lock(args: &LockArgs) -> Result<()> {
-    ask(args.json, (&args.path, args.component.as_deref()), |path| Request::Lock { path }).map(drop)
+    ask(&args.what, |path| Request::Lock { path }).map(drop)
 }
 
-fn ask(
-    json: bool,
-    (path, component): (&Path, Option<&Path>),
-    request: impl FnOnce(Option<PathBuf>) -> Request,
-) -> Result<Vec<ComponentStatus>> {
-    let (mountpoint, below) = place::mount_of(path)?;
-    let below = component.map_or_else(|| below.clone(), |component| below.join(component));
+fn ask(what: &What, request: impl FnOnce(Option<PathBuf>) -> Request) -> Result<Vec<ComponentStatus>> {
+    let (mountpoint, mut below) = place::mount_of(&what.path)?;
+    below.extend(&what.component);
     let below = Some(below).filter(|below| !below.as_os_str().is_empty());
     let status = control::ask(&mountpoint, &request(below))?;
-    status::print(json, &status)?;
+    status::print(what.json, &status)?;
     Ok(status.components)
 }
