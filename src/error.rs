@@ -90,11 +90,6 @@ impl Error {
         Self::io(doing, number.into())
     }
 
-    /// The error that the last failed system call of this thread left in `errno`.
-    pub fn last_os(doing: impl Into<String>) -> Self {
-        Self::io(doing, io::Error::last_os_error())
-    }
-
     /// An error of `kind` with another error as its cause.
     pub fn with_source(
         kind: Kind,

@@ -304,16 +304,6 @@ impl Event {
         self
     }
 
-    /// Does something, and records how it ended.
-    ///
-    /// # Errors
-    /// Those of `work`.
-    pub fn around<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let result = work(self);
-        self.outcome(&result);
-        result
-    }
-
     /// Records how something ended.
     pub fn outcome<T>(&self, result: &Result<T>) {
         match result {

@@ -115,14 +115,6 @@ pub trait KeyProvider: Send + Sync {
         Ok(key_id.clone())
     }
 
-    /// Tells the provider's administrator what a KEK is for. One that keeps no labels does nothing.
-    ///
-    /// # Errors
-    /// `KeyUnavailable` when the provider cannot be reached.
-    fn label_key(&self, _key_id: &KeyId, _purpose: &NewKey) -> Result<()> {
-        Ok(())
-    }
-
     /// Takes a KEK out of use, which cannot be undone. Some providers do not give it out any more: nothing may need it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -139,14 +139,6 @@ impl FileStorage {
     /// `Io`.
     pub fn is_unclaimed(&self) -> Result<bool> {
         self.claims.is_unclaimed(&self.file).context(|| "asking for locks on the backing file".into())
-    }
-
-    /// Bytes that the file occupies on its medium.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn allocated(&self) -> Result<u64> {
-        Ok(self.file.metadata().context(|| "reading attributes of the backing file".into())?.blocks() * 512)
     }
 
     /// Moves the time of last access as a program's read does, if the file system keeps that: reads of a file that was opened with

@@ -1,9 +1,13 @@
 //! Storage in memory, and the two variants that tests need: one that fails, one that loses power.
 
+#[cfg(test)]
 mod crash;
+#[cfg(test)]
 mod fault;
 
+#[cfg(test)]
 pub use crash::CrashStorage;
+#[cfg(test)]
 pub use fault::{Countdown, Fault, FaultStorage};
 
 use std::collections::BTreeMap;
@@ -79,6 +83,7 @@ impl Image {
         self.len = len;
     }
 
+    #[cfg(test)]
     fn holds(&self, offset: u64, data: &[u8]) -> bool {
         let mut found = vec![0; data.len()];
         self.read(offset, &mut found) == data.len() && found == data

@@ -1,6 +1,6 @@
 //! The two copies of a header in a backing file: which one counts, and how to change it without ever being without one.
 
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::erasure::{Erasure, MARK_LEN};
 use crate::format::header::{COPY_LEN, ComponentKind, Header, UnverifiedHeader};
 use crate::key::Dek;
@@ -126,21 +126,11 @@ pub fn create(storage: &dyn Storage, header: &Header, dek: &Dek) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the header by a changed one, over the copy that is not in use, durably. Returns the copy now in use.
+/// Replaces the header by a changed one, over the copy that is not in use; the caller syncs. Returns the copy then in use.
 /// `header.sequence` is the number of the update: one more than that of the copy in use.
 ///
 /// # Errors
 /// `Invalid` for fields outside their limits, or `Io`; the former header then still counts.
-pub fn update(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -> Result<usize> {
-    let target = write(storage, in_use, header, dek)?;
-    storage.sync().context(|| "making the header durable".into())?;
-    Ok(target)
-}
-
-/// As [`update`], for a caller that syncs by itself.
-///
-/// # Errors
-/// As [`update`].
 pub fn write(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -> Result<usize> {
     let target = 1 - in_use.min(1);
     let bytes = header.encode(dek)?;
@@ -153,7 +143,7 @@ pub fn write(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -
 /// its owner makes it durable. Returns the copy then in use and its header.
 ///
 /// # Errors
-/// As [`update`]; then one copy may say the new, the other the old, and doing it again finishes the work.
+/// As [`write`]; then one copy may say the new, the other the old, and doing it again finishes the work.
 pub fn update_both(
     storage: &dyn Storage,
     in_use: usize,

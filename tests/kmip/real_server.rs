@@ -26,7 +26,6 @@ fn each_version_makes_active_keys_that_come_back() {
         // PyKMIP keeps no custom attributes; that is told, and no error.
         let notices = provider.take_notices();
         assert!(notices.iter().any(|notice| notice.contains("custom attributes")), "{version}: {notices:?}");
-        provider.label_key(&id, &purpose()).unwrap();
         provider.revoke_key(&id, Revocation::Superseded).unwrap();
         provider.destroy_key(&id).unwrap();
     }

@@ -20,11 +20,6 @@ pub enum StoredState {
 }
 
 impl StoredState {
-    /// Whether all files are sealed.
-    pub fn is_whole(self) -> bool {
-        matches!(self, Self::Encrypted | Self::ConvertingDisks)
-    }
-
     pub(super) fn code(self) -> u8 {
         match self {
             Self::Encrypting => 1,

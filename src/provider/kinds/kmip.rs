@@ -337,21 +337,6 @@ impl KeyProvider for KmipProvider {
         KeyId::new(self.name.clone(), own)
     }
 
-    fn label_key(&self, key_id: &KeyId, purpose: &NewKey) -> Result<()> {
-        let uid = self.uid(key_id)?;
-        let labels = self.settings.attributes_of_vm(purpose);
-        let labelled = self
-            .cluster
-            .call(|session| labels.iter().try_for_each(|(name, value)| session.set_attribute(uid, name, value)));
-        match labelled {
-            Err(refusal) if !refusal.trouble().is_of_server() || refusal.trouble() == Trouble::Faulty => {
-                self.cluster.notices().add(format!("custom attributes of keys are not stored: {refusal}"));
-                Ok(())
-            }
-            other => other.map_err(|failure| failure.into_error(format!("key {key_id} cannot be labelled"))),
-        }
-    }
-
     fn revoke_key(&self, key_id: &KeyId, reason: Revocation) -> Result<()> {
         let uid = self.uid(key_id)?;
         self.cluster

@@ -27,6 +27,12 @@ fn changed(header: &Header, label: &str) -> Header {
     Header { sequence: header.sequence + 1, label: label.into(), ..header.clone() }
 }
 
+fn update(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -> Result<usize> {
+    let now_in_use = write(storage, in_use, header, dek)?;
+    storage.sync()?;
+    Ok(now_in_use)
+}
+
 fn label_of(image: Vec<u8>) -> Result<String> {
     Ok(load(&MemoryStorage::new(image), ComponentKind::Disk)?.header.claims().label.clone())
 }

@@ -225,18 +225,6 @@ impl Session {
         self.ask_all(attributes.iter().map(add).collect())?.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
-    /// Gives a key another value of a custom attribute, whether it has one already or not.
-    pub(super) fn set_attribute(&mut self, uid: &str, name: &str, value: &str) -> Result<(), Failure> {
-        let attribute = custom(self.version(), name, value);
-        match self.about(uid, Operation::ModifyAttribute, [attribute]) {
-            // PyKMIP says "general failure" for an attribute that it does not know.
-            Err(refusal) if refusal.trouble() == Trouble::Faulty || !refusal.trouble().may_pass() => {
-                self.add_attributes(uid, &[(name.to_owned(), value.to_owned())])
-            }
-            other => other.map(drop),
-        }
-    }
-
     /// Takes a key out of use. This cannot be undone.
     pub(super) fn revoke(&mut self, uid: &str, reason: Revocation) -> Result<(), Failure> {
         let code = match reason {

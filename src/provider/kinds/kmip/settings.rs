@@ -168,13 +168,6 @@ impl Settings {
         self.overridden(ours.into_iter().chain(vm_attributes(purpose)).collect())
     }
 
-    /// The custom attributes of a key that say which VM it is for.
-    pub(super) fn attributes_of_vm(&self, purpose: &NewKey) -> Vec<(String, String)> {
-        let mut all = self.overridden(vm_attributes(purpose).into());
-        all.retain(|(name, _)| vm_attributes(purpose).iter().any(|(ours, _)| ours == name));
-        all
-    }
-
     fn overridden(&self, ours: BTreeMap<String, String>) -> Vec<(String, String)> {
         let mut all = ours;
         all.extend(self.attributes.iter().map(|(name, value)| (name.0.clone(), value.clone())));

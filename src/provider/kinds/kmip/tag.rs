@@ -43,7 +43,6 @@ pub const REVOCATION_REASON_CODE: Tag = Tag(0x42_0082);
 pub const STATE: Tag = Tag(0x42_008d);
 pub const SYMMETRIC_KEY: Tag = Tag(0x42_008f);
 pub const TEMPLATE_ATTRIBUTE: Tag = Tag(0x42_0091);
-pub const TIME_STAMP: Tag = Tag(0x42_0092);
 pub const UNIQUE_BATCH_ITEM_ID: Tag = Tag(0x42_0093);
 pub const UNIQUE_IDENTIFIER: Tag = Tag(0x42_0094);
 pub const VENDOR_IDENTIFICATION: Tag = Tag(0x42_009d);
@@ -63,7 +62,6 @@ pub enum Operation {
     Get = 0x0a,
     GetAttributes = 0x0b,
     AddAttribute = 0x0d,
-    ModifyAttribute = 0x0e,
     Activate = 0x12,
     Revoke = 0x13,
     Destroy = 0x14,

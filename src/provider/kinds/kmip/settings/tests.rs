@@ -101,14 +101,12 @@ fn labels_can_be_changed_left_out_and_added() {
     let labels = settings.attributes_of_new(&purpose());
     let value = |wanted: &str| labels.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     assert_eq!((value("x-Vendor"), value("x-Name"), value("x-Site")), (Some("V"), None, Some("Graz")));
-    let of_vm = settings.attributes_of_vm(&purpose());
-    assert_eq!(of_vm.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["x-Component", "x-Identifier"]);
 }
 
 #[test]
 fn long_values_are_cut_between_characters() {
     let purpose = NewKey { vm_name: "ü".repeat(200), ..purpose() };
-    let labels = settings(LEAST).unwrap().attributes_of_vm(&purpose);
+    let labels = settings(LEAST).unwrap().attributes_of_new(&purpose);
     let name = labels.iter().find(|(name, _)| name == "x-Name").unwrap();
     assert_eq!(name.1, "ü".repeat(127));
 }
