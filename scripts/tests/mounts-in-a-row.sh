@@ -2,6 +2,7 @@
 # One VM folder mounted and unmounted again and again: each mount has what the one before wrote, and nothing of it stays behind.
 #
 #     MOUNTS    how often (60)
+# Runs alone: it counts the mounts of the whole machine.
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"
