@@ -3,8 +3,10 @@
 //! Secrets live in locked memory, are wiped when dropped, cannot be cloned by accident, and never print.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::sys::SecretBytes;
@@ -219,6 +221,11 @@ pub trait Kek: Send + Sync {
     /// `KeyUnavailable` when the holder of the key cannot be reached.
     fn check(&self) -> Result<KeyCheck>;
 
+    /// What the holder of the key keeps of components for all hosts, if it does.
+    fn shared_memory(&self) -> Option<Arc<dyn SharedMemory>> {
+        None
+    }
+
     /// Learns whether the key may wrap, so that this is known when its holder cannot be asked. May take long.
     fn refresh_state(&self) {}
 
@@ -234,6 +241,28 @@ pub trait Kek: Send + Sync {
     fn prepare_wrap(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// A short text of each component that a KEK opens, which the holder of the KEK keeps for all hosts.
+pub trait SharedMemory: Send + Sync {
+    /// The text of a component, as it was when the key was fetched or this was last read.
+    fn get(&self, uuid: Uuid) -> Option<String>;
+
+    /// Takes a text for the one that is there, in this process.
+    fn assume(&self, uuid: Uuid, text: String);
+
+    /// Reads all texts again. May take some seconds.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the holder cannot be asked.
+    fn refresh(&self) -> Result<()>;
+
+    /// Stores a text, if what is there by now is one that it `replaces`, or nothing. May take some seconds. A holder that keeps no texts
+    /// is not an error.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the holder cannot be asked, or did not take it.
+    fn store(&self, uuid: Uuid, text: &str, replaces: &dyn Fn(&str) -> bool) -> Result<()>;
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod kind;
 pub mod kinds;
 pub mod primary_key;
 pub(crate) mod private_file;
+pub mod shared_memories;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -33,6 +34,7 @@ use config::Config;
 use kind::{Configured, Settings};
 use kinds::KINDS;
 use primary_key::PrimaryKey;
+use shared_memories::SharedMemories;
 
 /// What a new KEK is for; providers that keep labels tell their administrator.
 #[derive(Clone, Debug)]
@@ -177,6 +179,7 @@ pub struct Providers {
     config: Config,
     /// Those that were set up. Failures are not kept: the next attempt may succeed.
     ready: BTreeMap<ProviderName, Mutex<Option<Arc<dyn KeyProvider>>>>,
+    shared_memories: Arc<SharedMemories>,
 }
 
 impl Providers {
@@ -188,7 +191,20 @@ impl Providers {
         let path = config.to_path_buf();
         let config = Config::load(&path)?;
         let ready = config.providers().keys().map(|name| (name.clone(), Mutex::new(None))).collect();
-        Ok(Self { path, config, ready })
+        Ok(Self { path, config, ready, shared_memories: Arc::default() })
+    }
+
+    /// Reads the configuration file again.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn reload(&self) -> Result<Self> {
+        Ok(Self { shared_memories: Arc::clone(&self.shared_memories), ..Self::load(&self.path)? })
+    }
+
+    /// What the holders of the KEKs that were fetched keep of components.
+    pub fn shared_memories(&self) -> &Arc<SharedMemories> {
+        &self.shared_memories
     }
 
     /// The configuration file that they were read from.
@@ -309,7 +325,7 @@ impl Providers {
     /// # Errors
     /// Those of [`KeyProvider::fetch_key`], and whatever keeps the provider from being set up.
     pub fn fetch(&self, id: &KeyId) -> Result<Arc<dyn Kek>> {
-        fetch_through(&self.provider(id.provider()).map_err(Arc::new), id)
+        self.fetch_through(&self.provider(id.provider()).map_err(Arc::new), id)
     }
 
     fn fetch_from(&self, name: &ProviderName, ids: &[KeyId], each: &Receiver<'_>) {
@@ -317,7 +333,7 @@ impl Providers {
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-                each(id.clone(), fetch_through(&provider, id));
+                each(id.clone(), self.fetch_through(&provider, id));
             }
         };
         thread::scope(|scope| {
@@ -327,22 +343,29 @@ impl Providers {
             work();
         });
     }
-}
 
-/// The one way to a KEK that a component needs, for every caller and every kind of provider: what is to be known of every
-/// fetch, or decided over it, belongs here.
-fn fetch_through(provider: &std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>, id: &KeyId) -> Result<Arc<dyn Kek>> {
-    let begun = Instant::now();
-    let fetched = match provider {
-        Ok(provider) => provider.fetch_key(id),
-        Err(error) => Err(Error::with_source(
-            error.kind(),
-            format!("key provider {} cannot be used", id.provider()),
-            Arc::clone(error),
-        )),
-    };
-    fetches::add(id.provider(), fetched.as_ref().err().map(Error::kind), begun.elapsed());
-    fetched
+    /// The one way to a KEK that a component needs, for every caller and every kind of provider: what is to be known of every
+    /// fetch, or decided over it, belongs here.
+    fn fetch_through(
+        &self,
+        provider: &std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>,
+        id: &KeyId,
+    ) -> Result<Arc<dyn Kek>> {
+        let begun = Instant::now();
+        let fetched = match provider {
+            Ok(provider) => provider.fetch_key(id),
+            Err(error) => Err(Error::with_source(
+                error.kind(),
+                format!("key provider {} cannot be used", id.provider()),
+                Arc::clone(error),
+            )),
+        };
+        fetches::add(id.provider(), fetched.as_ref().err().map(Error::kind), begun.elapsed());
+        if let Ok(kek) = &fetched {
+            self.shared_memories.add(id, kek.as_ref());
+        }
+        fetched
+    }
 }
 
 /// Adds a provider of the kind with this name. One that keeps a primary key gets a new one, whose file and UUID are returned; of

@@ -10,26 +10,32 @@
 
 mod file;
 mod record;
+mod servers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
+use crate::format::header::UnverifiedHeader;
+use crate::key::KeyId;
 use crate::provider::Providers;
 use crate::provider::config;
 use crate::text::Show;
 use file::{Place, Stamp, Table};
-pub use record::Point;
 use record::Record;
+pub use record::{Comparison, Point};
+use servers::Servers;
 
 /// What this host has seen of components. Several processes may use one at once.
 #[derive(Default)]
 pub struct Memory {
     /// `None`: it ends with this process.
     place: Option<Place>,
+    servers: Servers,
     state: Mutex<State>,
 }
 
@@ -55,12 +61,34 @@ pub struct GoneBack {
     /// As it is now.
     pub there: Point,
     seen: Record,
+    /// The key whose holder remembers it; `None` for this host.
+    remembered_by: Option<KeyId>,
+}
+
+/// What was seen of a component, and how what is there compares. Field names are part of the stable JSON output.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Recalled {
+    /// Generation of its data key.
+    pub generation: u32,
+    /// Sequence of its header.
+    pub sequence: u64,
+    /// How what is there compares.
+    pub comparison: Comparison,
 }
 
 impl GoneBack {
     /// What was seen and what is there.
     pub fn describe(&self) -> String {
-        format!("this host has seen {}, and what is there is older: {}", self.seen.describe(), self.there.describe())
+        let by = match &self.remembered_by {
+            Some(key_id) => format!("the server of key {key_id} remembers"),
+            None => "this host has seen".to_owned(),
+        };
+        let (seen, there) = (self.seen.describe(), self.there.describe());
+        let lost = match self.seen.features & !self.there.features {
+            0 => "",
+            _ => ", without what `upgrade` added",
+        };
+        format!("{by} {seen}, and what is there is older: {there}{lost}")
     }
 
     /// As what it is refused with.
@@ -95,15 +123,19 @@ impl Memory {
         if let Err(error) = &place {
             tell(Some(format!("what this host has seen of components is not remembered: {}", error.chain())));
         }
-        Arc::new(Self { place: place.ok(), state: Mutex::default() })
+        let servers = Servers::of(providers.shared_memories());
+        Arc::new(Self { place: place.ok(), servers, state: Mutex::default() })
     }
 
     /// Compares a component with what was seen of it, and remembers what it is now unless it has gone back.
     pub fn meet(self: &Arc<Self>, there: Point) -> Past {
         let mut state = self.current();
-        let gone_back = state.table.compare(&there);
-        if gone_back.is_none() && state.table.follow(&there) {
-            state.met.push(there);
+        let gone_back = state.table.compare(&there).or_else(|| self.servers.compare(&there));
+        if gone_back.is_none() {
+            self.servers.follow(&there);
+            if state.table.follow(&there) {
+                state.met.push(there);
+            }
         }
         drop(state);
         Past { memory: Arc::clone(self), gone_back }
@@ -122,16 +154,31 @@ impl Memory {
         self.current().table.get(uuid).map(Record::describe)
     }
 
-    /// What was seen of a component, if it has gone back.
-    pub fn gone_back(&self, there: &Point) -> Option<GoneBack> {
-        self.current().table.compare(there)
+    /// What was seen of the component with this header, which may be unverified: without its data key less is compared.
+    pub fn recall(&self, header: &UnverifiedHeader) -> Option<Recalled> {
+        let state = self.current();
+        let record = state.table.get(header.claims().uuid)?;
+        let comparison = record.compare_unverified(header);
+        Some(Recalled { generation: record.generation, sequence: record.sequence, comparison })
     }
 
-    /// Takes what is there of a component as what was seen, durably.
+    /// What was seen of a component, if it has gone back.
+    pub fn gone_back(&self, there: &Point) -> Option<GoneBack> {
+        self.current().table.compare(there).or_else(|| self.servers.compare(there))
+    }
+
+    /// What the server of a component's key remembers of it, for people.
+    pub fn describe_shared(&self, there: &Point) -> Option<String> {
+        let (key_id, record) = self.servers.remembered(there)?;
+        Some(format!("what the server of key {key_id} remembers, {}", record.describe()))
+    }
+
+    /// Takes what is there of a component as what was seen, durably, also at the server of its key.
     ///
     /// # Errors
-    /// `Denied` for a memory that others can change, or `Io`; then nothing is accepted.
+    /// `Denied` for a memory that others can change, `Io`, or `KeyUnavailable`; then it is not accepted by this host.
     pub fn accept(&self, gone_back: &GoneBack) -> Result<()> {
+        self.servers.accept(&gone_back.there)?;
         self.change(|table| table.replace(&gone_back.there))
     }
 
@@ -140,11 +187,14 @@ impl Memory {
     /// # Errors
     /// As [`accept`](Self::accept).
     pub fn forget(&self, uuid: Uuid) -> Result<()> {
+        if let Err(error) = self.servers.forget(uuid) {
+            tell(Some(format!("a key server still remembers what `accept-rollback` will ask for: {}", error.chain())));
+        }
         let known = self.current().table.get(uuid).is_some();
         if known { self.change(|table| table.remove(uuid)).map(drop) } else { Ok(()) }
     }
 
-    /// Makes durable what was met. Waits for other processes that do. Where that fails, what was met is still known in this process,
+    /// Makes durable what was met, and sends it to key servers, for some seconds at most. Waits for other processes that do. Where that fails, what was met is still known in this process,
     /// and [`trouble`] says why.
     pub fn keep(&self) {
         if !self.state.lock().met.is_empty()
@@ -152,6 +202,7 @@ impl Memory {
         {
             tell(Some(format!("what this host has seen of components is not remembered: {}", error.chain())));
         }
+        self.servers.send();
     }
 
     /// Changes the file, together with all that was met. Requests that meet something do not wait for it.

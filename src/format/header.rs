@@ -62,6 +62,8 @@ const MAX_DATA_OFFSET: u64 = 1 << 30;
 const WRAP_AES_256_KWP: u8 = 1;
 /// The feature flag of a disk that names its home, and of a home all of whose disks do.
 const OWNED: u32 = 4;
+/// Features that a component never loses once it has them.
+pub const LASTING_FEATURES: u32 = state::HAS_STATE | OWNED;
 /// What KWP (RFC 5649) adds to a key whose length is a multiple of 8.
 const KWP_OVERHEAD: usize = 8;
 
@@ -208,7 +210,8 @@ impl Header {
         Ok(w)
     }
 
-    fn features(&self) -> u32 {
+    /// The feature flags.
+    pub fn features(&self) -> u32 {
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         flag(self.transition.is_some(), transition::IN_TRANSITION)
             | flag(self.state.is_some(), state::HAS_STATE)

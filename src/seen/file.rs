@@ -5,7 +5,7 @@
 //! | 0 | 8 | "VMCRYPTM" |
 //! | 8 | 2 | version, u16, 1 |
 //! | 10 | 6 | reserved |
-//! | 16 | 96 × n | records: uuid (16), generation (u32), reserved (4), sequence (u64), cursor (u64), state (16), dek (8), former (4 × 8) |
+//! | 16 | 96 × n | records: uuid (16), generation (u32), features (u32), sequence (u64), cursor (u64), state (16), dek (8), former (4 × 8) |
 //! | 16 + 96 × n | 32 | HMAC-SHA-256 over all bytes before |
 
 use std::collections::{HashMap, HashSet};
@@ -130,7 +130,7 @@ impl Table {
     /// What was seen of a component, if that was further.
     pub(super) fn compare(&self, there: &Point) -> Option<GoneBack> {
         let seen = self.get(there.uuid).filter(|seen| seen.is_ahead_of(there))?;
-        Some(GoneBack { there: there.clone(), seen: seen.clone() })
+        Some(GoneBack { there: there.clone(), seen: seen.clone(), remembered_by: None })
     }
 
     /// Takes over a point that nothing is ahead of; whether that changes anything.
@@ -192,7 +192,7 @@ fn encode(table: &Table) -> Result<Vec<u8>> {
     for record in &table.records {
         w.put(record.uuid.as_bytes());
         w.put(record.generation.to_le_bytes());
-        w.put([0; 4]); // reserved
+        w.put(record.features.to_le_bytes());
         w.put(record.sequence.to_le_bytes());
         w.put(record.cursor.to_le_bytes());
         w.put(record.state);
@@ -216,14 +216,13 @@ fn decode(bytes: &[u8], key: &[u8]) -> Result<Table> {
     r.reserved(6)?;
     let mut table = Table::default();
     for _ in 0..content.len().saturating_sub(START_LEN) / RECORD_LEN {
-        let (uuid, generation) = (Uuid::from_bytes(r.array()?), r.u32()?);
-        r.reserved(4)?;
+        let (uuid, generation, features) = (Uuid::from_bytes(r.array()?), r.u32()?, r.u32()?);
         let (sequence, cursor, state, dek) = (r.u64()?, r.u64()?, r.array()?, r.array()?);
         let mut former = [[0; 8]; FORMER];
         for mark in &mut former {
             *mark = r.array()?;
         }
-        table.add(Record { uuid, generation, sequence, cursor, state, dek, former });
+        table.add(Record { uuid, generation, sequence, features, cursor, state, dek, former });
     }
     r.end()?;
     Ok(table)

@@ -1,18 +1,36 @@
 //! How far a component is, and what is remembered of it.
 
+use data_encoding::HEXLOWER;
 use uuid::Uuid;
 
 use crate::crypto::derive;
 use crate::error::Result;
-use crate::format::header::{Header, STATE_MARK_LEN, UnverifiedHeader};
-use crate::key::Dek;
+use crate::format::header::{Header, LASTING_FEATURES, STATE_MARK_LEN, UnverifiedHeader};
+use crate::key::{Dek, KeyId};
 
 /// Bytes that tell one data key of a component from another.
 pub(super) const DEK_MARK_LEN: usize = 8;
 /// Former data keys that are remembered.
 pub(super) const FORMER: usize = 4;
 
+/// No data key that was seen.
+const UNKNOWN_DEK: DekMark = [0xff; DEK_MARK_LEN];
+/// Begins the texts of key servers.
+const TEXT_VERSION: &str = "1";
+
 pub(super) type DekMark = [u8; DEK_MARK_LEN];
+
+/// How what is there of a component compares with what was seen of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Comparison {
+    /// It says the same.
+    Same,
+    /// Another host has changed it since.
+    Newer,
+    /// It has gone back.
+    Older,
+}
 
 /// How far a component is, by its verified header and, in a deep rekey, its journal.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,6 +38,8 @@ pub struct Point {
     pub(super) uuid: Uuid,
     pub(super) generation: u32,
     pub(super) sequence: u64,
+    /// Those that it does not lose.
+    pub(super) features: u32,
     /// What the header says apart from its sequence.
     pub(super) state: [u8; STATE_MARK_LEN],
     pub(super) dek: DekMark,
@@ -27,6 +47,8 @@ pub struct Point {
     pub(super) replaced: Option<DekMark>,
     /// How far a disk's deep rekey is, in bytes, if that is known.
     pub(super) cursor: Option<u64>,
+    /// The keys that open it.
+    pub(super) keys: Vec<KeyId>,
 }
 
 impl Point {
@@ -41,10 +63,12 @@ impl Point {
             uuid: claims.uuid,
             generation: claims.dek_generation,
             sequence: claims.sequence,
+            features: claims.features() & LASTING_FEATURES,
             state: header.state_mark(),
             dek: mark(claims.uuid, dek)?,
             replaced: former.map(|former| mark(claims.uuid, &former)).transpose()?,
             cursor: None,
+            keys: claims.slots.key_ids().cloned().collect(),
         })
     }
 
@@ -94,6 +118,7 @@ pub(super) struct Record {
     pub(super) uuid: Uuid,
     pub(super) generation: u32,
     pub(super) sequence: u64,
+    pub(super) features: u32,
     pub(super) cursor: u64,
     pub(super) state: [u8; STATE_MARK_LEN],
     pub(super) dek: DekMark,
@@ -112,9 +137,35 @@ impl Record {
         describe(self.generation, self.sequence, self.cursor)
     }
 
+    /// As a key server keeps it, for all hosts: without what only this host needs.
+    pub(super) fn to_text(&self) -> String {
+        let (state, dek) = (HEXLOWER.encode(&self.state), HEXLOWER.encode(&self.dek));
+        format!("{TEXT_VERSION}:{}:{}:{}:{state}:{dek}", self.generation, self.sequence, self.features)
+    }
+
+    /// That of a text; `None` for one that this program does not know.
+    pub(super) fn from_text(uuid: Uuid, text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text.split(':').collect();
+        let [TEXT_VERSION, generation, sequence, features, state, dek] = fields[..] else { return None };
+        let (state, dek) = (HEXLOWER.decode(state.as_bytes()).ok()?, HEXLOWER.decode(dek.as_bytes()).ok()?);
+        Some(Self {
+            uuid,
+            generation: generation.parse().ok()?,
+            sequence: sequence.parse().ok()?,
+            features: features.parse().ok()?,
+            state: state.try_into().ok()?,
+            dek: dek.try_into().ok()?,
+            ..Self::default()
+        })
+    }
+
     /// Whether the component was further than this. A holder of a former data key can make a header of any generation and
     /// sequence: so former keys count, too.
     pub(super) fn is_ahead_of(&self, there: &Point) -> bool {
+        // Also in a header that counts further: it may descend from one of before `upgrade`, which another host took for the newest.
+        if self.features & !there.features != 0 {
+            return true;
+        }
         if there.generation != self.generation {
             return there.generation < self.generation || self.former.contains(&there.dek) || there.dek == self.dek;
         }
@@ -131,6 +182,27 @@ impl Record {
         }
     }
 
+    /// How a header that is not verified compares, as far as that is known without its data key.
+    pub(super) fn compare_unverified(&self, header: &UnverifiedHeader) -> Comparison {
+        let claims = header.claims();
+        let there = Point {
+            uuid: claims.uuid,
+            generation: claims.dek_generation,
+            sequence: claims.sequence,
+            features: claims.features() & LASTING_FEATURES,
+            state: header.state_mark(),
+            dek: if claims.dek_generation == self.generation { self.dek } else { UNKNOWN_DEK },
+            replaced: None,
+            cursor: None,
+            keys: Vec::new(),
+        };
+        match (self.is_ahead_of(&there), there.state == self.state) {
+            (true, _) => Comparison::Older,
+            (false, true) => Comparison::Same,
+            (false, false) => Comparison::Newer,
+        }
+    }
+
     /// Takes over a point that this is not ahead of; whether that changes anything.
     pub(super) fn follow(&mut self, there: &Point) -> bool {
         let before = self.clone();
@@ -143,8 +215,8 @@ impl Record {
         let cursor = there.cursor.unwrap_or(0);
         self.cursor = if there.state == self.state { cursor.max(self.cursor) } else { cursor };
         // Also one less: the next update counts from what is there.
-        (self.generation, self.sequence, self.state, self.dek) =
-            (there.generation, there.sequence, there.state, there.dek);
+        (self.generation, self.sequence, self.features, self.state, self.dek) =
+            (there.generation, there.sequence, there.features, there.state, there.dek);
         *self != before
     }
 

@@ -11,7 +11,7 @@ use crate::key::{Dek, KeyCheck, KeyId, ProviderName, WrappedDek};
 /// A host's memory in a folder of its own.
 fn memory_in(folder: &Path) -> Arc<Memory> {
     let place = Place { file: folder.join("state/seen"), key: folder.join("memory.key") };
-    Arc::new(Memory { place: Some(place), state: Mutex::default() })
+    Arc::new(Memory { place: Some(place), servers: Servers::default(), state: Mutex::default() })
 }
 
 fn home(dek: &Dek) -> Header {
@@ -81,6 +81,37 @@ fn headers_between_two_that_say_the_same_stay_older() {
     assert!(!may_change(point(&first, &dek)));
     assert!(may_change(point(&Header { sequence: removed.sequence - 1, ..removed.clone() }, &dek)));
     assert!(!may_change(point(&added, &dek)));
+}
+
+/// Also where another host took a header of before for the newest, and counted on.
+#[test]
+fn what_upgrade_has_added_does_not_vanish() {
+    let memory: Arc<Memory> = Arc::default();
+    let dek = random::home_dek().unwrap();
+    let old = Header { state: None, binds_disks: false, ..home(&dek) };
+    let bound = Header { binds_disks: true, ..updated(&updated(&old, ""), "") };
+    assert!(memory.meet(point(&bound, &dek)).allow_changes().is_ok());
+    let of_old = Header { sequence: bound.sequence + 10, ..updated(&old, "counted on") };
+    let there = point(&of_old, &dek);
+    let error = memory.allow(there.clone()).unwrap_err().chain();
+    assert!(error.contains("without what `upgrade` added"), "{error}");
+    let compared = |header: &Header| {
+        let header = UnverifiedHeader::decode(&header.encode(&dek).unwrap()).unwrap();
+        memory.recall(&header).unwrap().comparison
+    };
+    let next = Header { sequence: bound.sequence + 1, label: "c".into(), ..bound.clone() };
+    let other_key = Header { dek_generation: 1, ..next.clone() };
+    for (header, expected) in [
+        (&of_old, Comparison::Older),
+        (&old, Comparison::Older),
+        (&bound, Comparison::Same),
+        (&next, Comparison::Newer),
+        (&other_key, Comparison::Newer),
+    ] {
+        assert_eq!(compared(header), expected, "sequence {}", header.sequence);
+    }
+    memory.accept(&memory.gone_back(&there).unwrap()).unwrap();
+    assert!(memory.allow(there).is_ok());
 }
 
 #[test]

@@ -216,10 +216,12 @@ impl<'e> Checked<'_, 'e> {
 
     /// Compares a component with what this host has seen of it.
     fn compare(&self, there: Point) -> (State, String) {
-        let known = self.memory.describe(there.uuid());
+        let known = self.memory.describe(there.uuid()).map(|known| format!("this host's memory of {known}"));
+        let shared = self.memory.describe_shared(&there);
+        let known = [known, shared].into_iter().flatten().reduce(|host, shared| format!("{host}, and with {shared}"));
         match (self.memory.meet(there).gone_back(), known) {
             (Some(gone_back), _) => (State::Problem(Kind::ReadOnly), format!("; {}", gone_back.error())),
-            (None, Some(known)) => (State::Good, format!("; compared with this host's memory of {known}")),
+            (None, Some(known)) => (State::Good, format!("; compared with {known}")),
             (None, None) => (State::Good, "; this host has not seen it before".to_owned()),
         }
     }

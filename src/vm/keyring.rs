@@ -127,7 +127,7 @@ impl Keyring {
     /// # Errors
     /// Those of [`Providers::load`]; the former ones stay then.
     pub fn reload_providers(&self) -> Result<()> {
-        let reloaded = Providers::load(self.providers().config_path())?;
+        let reloaded = self.providers().reload()?;
         *self.providers.write() = Arc::new(reloaded);
         Ok(())
     }

@@ -122,9 +122,9 @@ fn change_or_read(key: &mut Key, own_uid: &str, operation: u32, payload: &Item, 
         key.destroyed = key.state != ACTIVE;
         return if key.destroyed { Ok(vec![]) } else { Err(WRONG_STATE) };
     }
-    if is(Operation::AddAttribute) {
+    if is(Operation::AddAttribute) || is(Operation::ModifyAttribute) {
         let (name, value) = custom_in(payload, tagged).ok_or(INVALID_FIELD)?;
-        if key.custom.contains_key(&name) {
+        if key.custom.contains_key(&name) == is(Operation::AddAttribute) {
             return Err(INVALID_FIELD);
         }
         key.custom.insert(name, value);

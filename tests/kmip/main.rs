@@ -19,6 +19,7 @@ mod pykmip;
 mod real_server;
 mod retire;
 mod secrets;
+mod seen;
 mod site;
 #[path = "../testkit/mod.rs"]
 mod testkit;

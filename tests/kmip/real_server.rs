@@ -26,6 +26,13 @@ fn each_version_makes_active_keys_that_come_back() {
         // PyKMIP keeps no custom attributes; that is told, and no error.
         let notices = provider.take_notices();
         assert!(notices.iter().any(|notice| notice.contains("custom attributes")), "{version}: {notices:?}");
+        let shared = provider.fetch_key(&id).unwrap().shared_memory().unwrap();
+        let notices = [1, 2].map(|text| {
+            shared.store(purpose().vm_uuid, &text.to_string(), &|_| true).unwrap();
+            provider.take_notices()
+        });
+        let told = notices[0].iter().filter(|notice| notice.contains("is not kept at the key server")).count();
+        assert!(told == 1 && notices[1].is_empty(), "{version}: {notices:?}");
         provider.revoke_key(&id, Revocation::Superseded).unwrap();
         provider.destroy_key(&id).unwrap();
     }

@@ -16,6 +16,7 @@ mod notices;
 mod operation;
 mod pem;
 mod probe;
+mod seen;
 mod session;
 mod settings;
 pub mod tag;
@@ -48,6 +49,7 @@ use crate::text;
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
 use kek::{KmipKek, NO_RANDOM, is_constant};
+use seen::{KmipSeen, Seen};
 use session::Session;
 
 /// Keys of one provider that are compared with each other.
@@ -276,9 +278,10 @@ impl KmipProvider {
     }
 
     /// `active` says whether the key is known to be active as of now.
-    fn kek(&self, id: KeyId, key: LocalKek, active: bool) -> Result<Arc<dyn Kek>> {
+    fn kek(&self, id: KeyId, key: LocalKek, active: bool, seen: Seen) -> Result<Arc<dyn Kek>> {
         self.notice_same_key(&id, key.check()?);
-        Ok(Arc::new(KmipKek::new(id, key, Arc::clone(&self.cluster), active)))
+        let seen = Arc::new(KmipSeen::new(id.clone(), Arc::clone(&self.cluster), seen));
+        Ok(Arc::new(KmipKek::new(id, key, Arc::clone(&self.cluster), active, seen)))
     }
 
     /// Reports a key that another key id has as well: its holder would hold both, and a VM is not apart from the other one.
@@ -310,17 +313,21 @@ impl KeyProvider for KmipProvider {
             .and_then(|name| self.cluster.call(|session| self.make(session, &name, &mut sent, &labels)))
             .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
         let id = KeyId::new(self.name.clone(), made.0)?;
-        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true)?;
+        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true, Seen::default())?;
         Ok((id, kek))
     }
 
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
         let uid = self.uid(key_id)?.to_owned();
-        let key = self
+        let keeps_seen = self.cluster.keeps_seen();
+        let (key, seen) = self
             .cluster
-            .read(move |session| session.get(&uid))
+            .read(move |session| {
+                let key = session.get(&uid)?;
+                Ok((key, if keeps_seen { seen::read(session, &uid) } else { Seen::default() }))
+            })
             .map_err(|failure| failure.into_error(format!("key {key_id} is unavailable")))?;
-        self.kek(key_id.clone(), LocalKek::new(key)?, false)
+        self.kek(key_id.clone(), LocalKek::new(key)?, false, seen)
     }
 
     fn key_state(&self, key_id: &KeyId) -> Result<KeyState> {

@@ -48,6 +48,8 @@ pub(super) struct Cluster {
     timeouts: Timeouts,
     versions: Vec<Version>,
     notices: Notices,
+    /// Whether the servers take attributes that say what hosts have seen, as far as known.
+    keeps_seen: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -79,11 +81,26 @@ impl Cluster {
             timeouts: settings.timeouts(),
             versions: settings.allowed_versions(),
             notices,
+            keeps_seen: AtomicBool::new(true),
         })
     }
 
     pub(super) fn notices(&self) -> &Notices {
         &self.notices
+    }
+
+    pub(super) fn keeps_seen(&self) -> bool {
+        self.keeps_seen.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that what hosts have seen is not kept, and tells it once.
+    pub(super) fn keeps_no_seen(&self, why: &Failure) {
+        if self.keeps_seen.swap(false, Ordering::Relaxed) {
+            self.notices.add(format!(
+                "what hosts have seen of components is not kept at the key server, so this host notices only older headers than it \
+                 has seen itself: {why}"
+            ));
+        }
     }
 
     pub(super) fn credentials(&self) -> &Credentials {
@@ -134,8 +151,17 @@ impl Cluster {
 
     /// Does something that changes the server, one member after the other. `attempt` may run several times, and must know
     /// whether an earlier one may have succeeded.
-    pub(super) fn call<T>(&self, mut attempt: impl FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
-        let total = Deadline::after(self.timeouts.total);
+    pub(super) fn call<T>(&self, attempt: impl FnMut(&mut Session) -> Attempted<T>) -> Attempted<T> {
+        self.call_within(Duration::MAX, attempt)
+    }
+
+    /// As [`call`](Self::call), and waits no longer than `limit`.
+    pub(super) fn call_within<T>(
+        &self,
+        limit: Duration,
+        mut attempt: impl FnMut(&mut Session) -> Attempted<T>,
+    ) -> Attempted<T> {
+        let total = Deadline::after(self.timeouts.total.min(limit));
         self.ask_in_turn(0, total, &AtomicBool::new(false), &mut attempt)
     }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::cluster::Cluster;
+use super::seen::KmipSeen;
 use super::state_within;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Result};
-use crate::key::{Dek, Kek, KeyCheck, KeyId, WrappedDek};
+use crate::key::{Dek, Kek, KeyCheck, KeyId, SharedMemory, WrappedDek};
 use crate::provider::{Failure, KeyState, Trouble};
 
 /// How long a key that was active keeps wrapping while no member of its server answers.
@@ -36,14 +37,15 @@ pub(super) struct KmipKek {
     active_at: Mutex<Option<Instant>>,
     /// When it was allowed to wrap without another question, once each time.
     permissions: Mutex<Vec<Instant>>,
+    seen: Arc<KmipSeen>,
 }
 
 impl KmipKek {
     /// `active` says whether the key is known to be active as of now, and may wrap once.
-    pub(super) fn new(id: KeyId, key: LocalKek, cluster: Arc<Cluster>, active: bool) -> Self {
+    pub(super) fn new(id: KeyId, key: LocalKek, cluster: Arc<Cluster>, active: bool, seen: Arc<KmipSeen>) -> Self {
         let now = active.then(Instant::now);
         let permissions = Mutex::new(now.into_iter().collect());
-        Self { id, key, cluster, active_at: Mutex::new(now), permissions }
+        Self { id, key, cluster, active_at: Mutex::new(now), permissions, seen }
     }
 
     /// Takes the permission of an earlier [`prepare_wrap`](Kek::prepare_wrap), if there is one.
@@ -100,6 +102,10 @@ impl Kek for KmipKek {
 
     fn check(&self) -> Result<KeyCheck> {
         self.key.check()
+    }
+
+    fn shared_memory(&self) -> Option<Arc<dyn SharedMemory>> {
+        Some(Arc::clone(&self.seen) as _)
     }
 
     fn refresh_state(&self) {

@@ -213,6 +213,18 @@ impl Session {
         Ok(texts.filter(|(name, _)| name.starts_with("x-")).collect())
     }
 
+    /// Gives a key another value of a custom attribute, whether it has one already or not.
+    pub(super) fn set_attribute(&mut self, uid: &str, name: &str, value: &str) -> Result<(), Failure> {
+        let attribute = custom(self.version(), name, value);
+        match self.about(uid, Operation::ModifyAttribute, [attribute]) {
+            // PyKMIP says "general failure" for an attribute that it does not know.
+            Err(refusal) if refusal.trouble() == Trouble::Faulty || !refusal.trouble().may_pass() => {
+                self.add_attributes(uid, &[(name.to_owned(), value.to_owned())])
+            }
+            other => other.map(drop),
+        }
+    }
+
     /// Gives a key custom attributes. Some servers know none.
     pub(super) fn add_attributes(&mut self, uid: &str, attributes: &[(String, String)]) -> Result<(), Failure> {
         if attributes.is_empty() {

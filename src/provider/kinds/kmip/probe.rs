@@ -55,7 +55,10 @@ impl fmt::Display for MemberReport {
             line("key", format!("made, activated, fetched and destroyed in {} ms", time.as_millis()));
         }
         if let Some(kept) = self.keeps_attributes {
-            line("custom attributes", if kept { "kept" } else { "not kept, which is harmless" }.into());
+            line(
+                "custom attributes",
+                if kept { "kept" } else { "not kept: hosts do not see each other's rollbacks" }.into(),
+            );
         }
         match &self.failure {
             Some(failure) => line("FAILED", failure.to_string()),
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(
             reached.to_string(),
             "kms1:5696\n  reached             yes, TLS 1.2\n  server certificate  EXPIRED 3 days ago\n  \
-             KMIP                1.2, of 1.4, 1.2\n  custom attributes   not kept, which is harmless\n  \
+             KMIP                1.2, of 1.4, 1.2\n  custom attributes   not kept: hosts do not see each other's rollbacks\n  \
              works               yes\n"
         );
     }

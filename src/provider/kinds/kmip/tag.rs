@@ -62,6 +62,7 @@ pub enum Operation {
     Get = 0x0a,
     GetAttributes = 0x0b,
     AddAttribute = 0x0d,
+    ModifyAttribute = 0x0e,
     Activate = 0x12,
     Revoke = 0x13,
     Destroy = 0x14,
