@@ -4,6 +4,7 @@
 mod vm;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
@@ -13,6 +14,8 @@ use crate::cli::{out, place, size, table};
 use crate::error::{Context, Error, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::key::KeyName;
+use crate::provider::Providers;
+use crate::seen::{Comparison, Memory, Recalled};
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
 use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
@@ -68,6 +71,9 @@ struct HeaderInfo {
     /// Whether all disks of a home name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     binds_disks: Option<bool>,
+    /// What this host has seen of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<Recalled>,
     /// Of a home that was asked for by its VM folder.
     #[serde(flatten)]
     vm: Option<VmInfo>,
@@ -129,13 +135,14 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
 
 fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<Info>>> {
     let mut infos = Vec::new();
+    let memory = config().and_then(|config| Providers::load(&config)).map(|providers| Memory::of(&providers)).ok();
     // What is in the clear in a VM folder that is encrypted is listed with its other files.
     let is_whole = path.is_dir() && folder::refuse_unfinished(path).is_ok();
     for entry in &inventory.entries {
         let whole = place::whole(path, entry.component_path());
         let of_vm = is_whole && entry.vm.as_deref().is_some_and(|vm| vm.as_os_str().is_empty());
         if let Some((kind, headers)) = entry.headers().filter(|_| !entry.reserved || entry.is_own_header()) {
-            infos.push((whole.clone(), header_of(path, inventory, entry, (kind, headers), config)));
+            infos.push((whole.clone(), header_of(path, inventory, entry, (kind, headers), config, memory.as_ref())));
         } else if let What::Erased(mark) = &entry.what {
             let (kind, reason) = (mark.kind.word(), mark.describe());
             let info = OtherInfo { path: whole.clone(), kind, state: "erased", uuid: mark.uuid, reason };
@@ -173,6 +180,7 @@ fn header_of(
     entry: &Entry,
     (kind, headers): (ComponentKind, &Headers),
     config: &dyn Fn() -> Result<PathBuf>,
+    memory: Option<&Arc<Memory>>,
 ) -> Result<Info> {
     let whole = place::whole(path, entry.component_path());
     let is_disk = kind == ComponentKind::Disk;
@@ -181,6 +189,7 @@ fn header_of(
     entry.refuse_unfinished(stored.header.claims()).context(describe)?;
     let lengths = is_disk.then(|| (entry.stored_len(), entry.allocated()));
     let mut info = header_info(whole.clone(), stored, lengths, headers.deep_rekey);
+    info.memory = memory.and_then(|memory| memory.recall(&stored.header));
     // A datastore's VMs are asked for one by one: each takes a key.
     if path.is_dir() && entry.is_own_header() && entry.component_path().as_os_str().is_empty() {
         info.vm = Some(VmInfo::of(path, inventory, stored, config)?);
@@ -218,6 +227,7 @@ fn header_info(
         deep_rekey,
         owner: claims.owner,
         binds_disks: disk.is_none().then_some(claims.binds_disks),
+        memory: None,
         vm: None,
     }
 }
@@ -243,12 +253,22 @@ fn print_one(info: &HeaderInfo) {
     lines.extend(info.binds_disks.map(|bound| ("Disks", if bound { "bound to the VM" } else { UNBOUND }.to_owned())));
     lines.push(("Other copy", info.other_copy.clone()));
     lines.extend(info.deep_rekey.map(|under_way| ("Deep rekey", format!("under way, {}", under_way.describe()))));
+    lines.extend(info.memory.map(|recalled| ("This host", describe_memory(recalled))));
     for (name, value) in lines {
         println!("{:<13} {value}", format!("{name}:"));
     }
     for (number, key) in info.keys.iter().enumerate() {
         println!("Key slot {number}:   provider {}, key id {}", key.provider, key.key_id);
     }
+}
+
+fn describe_memory(Recalled { generation, sequence, comparison }: Recalled) -> String {
+    let compared = match comparison {
+        Comparison::Same => "which agrees",
+        Comparison::Newer => "and this is newer",
+        Comparison::Older => "and this is OLDER: see `vmcryptfs accept-rollback --help`",
+    };
+    format!("has seen generation {generation}, sequence {sequence}, {compared}")
 }
 
 fn print_many(infos: &[Info]) {
