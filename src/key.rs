@@ -71,6 +71,13 @@ pub struct WrappedDek(pub Vec<u8>);
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct KeyCheck(pub [u8; 8]);
 
+impl KeyCheck {
+    /// Whether two checks that differ are of KEKs which are made of one key of a provider, with different shares, or with and without one.
+    pub fn is_of_same_provider_key(&self, other: &Self) -> bool {
+        self.0[..4] == other.0[..4]
+    }
+}
+
 /// Name under which an administrator configured a provider. Part of a KEK's identity, as in vSphere.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ProviderName(String);

@@ -5,10 +5,12 @@
 pub mod backup;
 pub mod config;
 pub mod fetches;
+pub mod kek_share;
 pub mod kind;
 pub mod kinds;
 pub mod primary_key;
 pub(crate) mod private_file;
+mod secret_file;
 pub mod shared_memories;
 mod trouble;
 
@@ -31,6 +33,7 @@ use crate::key::{Kek, KeyId, ProviderName};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use config::Config;
+use kek_share::KekShare;
 use kind::{Configured, Settings};
 use kinds::KINDS;
 use primary_key::PrimaryKey;
@@ -369,25 +372,45 @@ impl Providers {
 }
 
 /// Adds a provider of the kind with this name. One that keeps a primary key gets a new one, whose file and UUID are returned; of
-/// any other one the files are read, but a server is not asked: it may be out of reach while a host is set up. The first
-/// provider becomes the default in any case.
+/// any other one the files are read, but a server is not asked: it may be out of reach while a host is set up. A share of its keys
+/// is made if it is not there. The first provider becomes the default in any case.
 ///
 /// # Errors
 /// `Exists` when the name is taken, or the file of a primary key is there that no provider is configured for; those of
 /// [`ProviderKind::settings`](kind::ProviderKind::settings) and [`ProviderKind::open`](kind::ProviderKind::open).
-pub fn add(
-    config: &Path,
-    name: &ProviderName,
-    kind: &str,
-    arguments: &Arguments,
-    make_default: bool,
-) -> Result<Option<(PathBuf, uuid::Uuid)>> {
+pub fn add(config: &Path, name: &ProviderName, kind: &str, arguments: &Arguments, make_default: bool) -> Result<Added> {
     let kind = kinds::named(kind)?;
     let settings = Settings::new(kind, kind.settings(name, arguments)?);
     let provider = Configured { name, settings: &settings, config };
     let primary_key = settings.primary_key()?.map(|settings| settings.primary_key_of(config));
-    if primary_key.is_none() {
-        provider.open()?;
+    let new_share = settings.kek_share_of(config).filter(|path| !path.exists());
+    let made_share = new_share.as_deref().map(KekShare::create).transpose()?.map(|share| share.uuid());
+    let kek_share = new_share.zip(made_share);
+    let added = add_configured(&provider, primary_key, make_default);
+    if let (Err(_), Some((path, _))) = (&added, &kek_share) {
+        fs::remove_file(path).ok(); // it completed no key yet
+    }
+    added.map(|primary_key| Added { primary_key, kek_share })
+}
+
+/// What was made for a provider that was added.
+#[derive(Debug)]
+pub struct Added {
+    /// File and UUID of its primary key, where it has one.
+    pub primary_key: Option<(PathBuf, uuid::Uuid)>,
+    /// File and UUID of the share of its keys, where that was not there.
+    pub kek_share: Option<(PathBuf, uuid::Uuid)>,
+}
+
+fn add_configured(
+    provider: &Configured<'_>,
+    primary_key: Option<PathBuf>,
+    make_default: bool,
+) -> Result<Option<(PathBuf, uuid::Uuid)>> {
+    let Configured { name, settings, config } = *provider;
+    match primary_key {
+        Some(_) => provider.kek_share().map(drop)?,
+        None => provider.open().map(drop)?,
     }
     let mut made = None;
     let added = config::update(config, |configured| {
@@ -398,7 +421,7 @@ pub fn add(
         let Some(path) = primary_key else { return Ok(None) };
         let primary = PrimaryKey::generate()?;
         primary.create(&path).map_err(|error| match error.kind() == Kind::Exists {
-            true => leftover(&provider, &path, error),
+            true => leftover(provider, &path, error),
             false => error,
         })?;
         made = Some(path.clone());

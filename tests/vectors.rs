@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use testkit::vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock};
+use testkit::vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock, unlock_with};
 use uuid::Uuid;
 use vmcryptfs::crypto::random;
 use vmcryptfs::crypto::wrap::LocalKek;
@@ -181,7 +181,7 @@ fn disk_shape(sector_size: SectorSize) -> Shape {
 
 #[test]
 fn wrapped_deks() {
-    for vector in vectors("wrap", 12) {
+    for vector in vectors("wrap", 19) {
         let (shape, any_dek) = match kind_of(&vector) {
             ComponentKind::Home => (Shape::Home, random::home_dek().unwrap()),
             ComponentKind::Disk => (disk_shape(SectorSize::DEFAULT), random::disk_dek().unwrap()),
@@ -191,13 +191,25 @@ fn wrapped_deks() {
         let good = vector.get("expect") == "ok";
         let dek = if good { Dek::new(secret(&vector.bytes("dek"))).unwrap() } else { any_dek };
         let copy = header(shape, slot).encode(&dek).unwrap();
-        let kek = LocalKek::new(secret(&vector.bytes("kek"))).unwrap();
-        let unlocked = unlock(&UnverifiedHeader::decode(&copy).unwrap(), &vector.bytes("kek"));
+        let kek = || {
+            let of_provider = LocalKek::new(secret(&vector.bytes("kek"))).unwrap();
+            match vector.all("share")[..] {
+                [share] => of_provider.with_share(&HEXLOWER.decode(share.as_bytes()).unwrap()).unwrap(),
+                _ => of_provider,
+            }
+        };
+        let unlocked = unlock_with(&UnverifiedHeader::decode(&copy).unwrap(), kek());
+        if let Err(error) = &unlocked {
+            // A check whose second half was changed looks the same.
+            let names = ["share-wrong", "share-missing", "share-needless", "check-wrong"];
+            let of_share = names.iter().any(|name| vector.name.contains(name));
+            assert_eq!(error.chain().contains("the kek-share is not"), of_share, "{}: {}", vector.name, error.chain());
+        }
         if let Some(unlocked) = vector.judge(unlocked) {
             assert_eq!(unlocked.bytes(), vector.bytes("dek"), "{}", vector.name);
-            assert_eq!(kek.wrap(&dek).unwrap().0, vector.bodies[0], "{}", vector.name);
+            assert_eq!(kek().wrap(&dek).unwrap().0, vector.bodies[0], "{}", vector.name);
         } else if vector.get("expect") == "corrupt" {
-            assert!(kek.unwrap(&WrappedDek(vector.bodies[0].clone())).is_err(), "{}: not for its slot", vector.name);
+            assert!(kek().unwrap(&WrappedDek(vector.bodies[0].clone())).is_err(), "{}: not for its slot", vector.name);
         }
     }
 }

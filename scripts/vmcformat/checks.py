@@ -6,7 +6,7 @@ from uuid import UUID
 from . import disk, erasure, header, home_file, native, saved, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
-from .keys import key_check, unwrap_dek
+from .keys import key_check, shared_kek, shared_key_check, unwrap_dek
 from .vectorfile import VectorFile
 
 KIND_BY_NAME = {name: kind for kind, name in header.KIND_NAMES.items()}
@@ -79,8 +79,11 @@ def read_erasure(vector: VectorFile) -> None:
 
 def read_wrap(vector: VectorFile) -> None:
     """A file of wrap/."""
-    kek = vector.bytes("kek")
-    if key_check(kek) != vector.bytes("check"):
+    kek, check = vector.bytes("kek"), key_check(vector.bytes("kek"))
+    if vector.get("share", ""):
+        share = vector.bytes("share")
+        kek, check = shared_kek(kek, share), shared_key_check(kek, share)
+    if check != vector.bytes("check"):
         raise KeyRejected("the key check differs")
     dek = unwrap_dek(kek, vector.bodies[0], header.DEK_LEN[KIND_BY_NAME[vector.get("kind")]])
     same(dek, vector.bytes("dek"), "dek")

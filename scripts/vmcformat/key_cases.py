@@ -4,7 +4,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from .header import DISK, HOME, KIND_NAMES, Header, encode, seal
 from .header_bad import flipped, patched
-from .keys import key_check, wrap
+from .keys import key_check, shared_kek, shared_key_check, wrap
 from .samples import DISK_DEK, HOME_DEK, KEK, OTHER_KEK, disk, home
 from .vectorfile import VectorFile, derive, derive_uuid
 
@@ -121,13 +121,35 @@ def wrap_vectors() -> dict[str, VectorFile]:
         "check-of-another": ("corrupt", "the key check of this KEK on a DEK that another wrapped", DISK, KEK, check,
                              wrap(OTHER_KEK, DISK_DEK)),
     }
+    return {name: wrap_vector(*case) for name, case in cases.items()} | shared_vectors()
+
+
+def shared_vectors() -> dict[str, VectorFile]:
+    """Those of KEKs that are made of a provider's key and a share."""
+    share, other_share = derive("share", 32), derive("another share", 32)
+    wrapped, check = wrap(shared_kek(KEK, share), DISK_DEK), shared_key_check(KEK, share)
+    of_home = wrap(shared_kek(KEK, share), HOME_DEK)
+    plain = wrap(KEK, DISK_DEK)
+    cases = {
+        "share-disk": ("ok", "the DEK of a disk, with a share", DISK, KEK, check, wrapped, share),
+        "share-home": ("ok", "the DEK of a home, with a share", HOME, KEK, check, of_home, share),
+        "share-wrong": ("key-rejected", "another share", DISK, KEK, check, wrapped, other_share),
+        "share-missing": ("key-rejected", "no share, and the slot is of one", DISK, KEK, check, wrapped, b""),
+        "share-needless": ("key-rejected", "a share, and the slot is of none", DISK, KEK, key_check(KEK), plain, share),
+        "share-kek-wrong": ("key-rejected", "another key of the provider", DISK, OTHER_KEK, check, wrapped, share),
+        "share-flipped": ("corrupt", "one bit of what a KEK with a share wrapped", DISK, KEK, check,
+                          flipped(wrapped, 9), share),
+    }
     return {name: wrap_vector(*case) for name, case in cases.items()}
 
 
-def wrap_vector(expect: str, why: str, kind: int, kek: bytes, check: bytes, wrapped: bytes) -> VectorFile:
+def wrap_vector(expect: str, why: str, kind: int, kek: bytes, check: bytes, wrapped: bytes,
+                share: bytes = b"") -> VectorFile:
     """The vector of one wrapped DEK."""
     fields = [("expect", expect), ("why", why), ("kind", KIND_NAMES[kind]), ("kek", kek.hex()),
               ("check", check.hex())]
+    if share:
+        fields.append(("share", share.hex()))
     if expect == "ok":
         fields.append(("dek", (HOME_DEK if kind == HOME else DISK_DEK).hex()))
     return VectorFile(tuple(fields), (wrapped,))

@@ -29,6 +29,16 @@ def key_check(kek: bytes) -> bytes:
     return hkdf(b"", kek, b"vmcryptfs v1 key check", 8)
 
 
+def shared_kek(key: bytes, share: bytes) -> bytes:
+    """The KEK of a provider's key and a share."""
+    return hkdf(share, key, b"vmcryptfs v1 KEK of key and share", KEK_LEN)
+
+
+def shared_key_check(key: bytes, share: bytes) -> bytes:
+    """The 8 bytes by which a slot recognises a KEK of a provider's key and a share: one half each."""
+    return key_check(key)[:4] + hkdf(b"", shared_kek(key, share), b"vmcryptfs v1 shared key check", 4)
+
+
 def header_hmac(uuid: bytes, dek: bytes, authenticated: bytes) -> bytes:
     """The header's authentication code over its bytes 0 to 8127."""
     key = hkdf(uuid, dek, b"vmcryptfs v1 header authentication", 32)

@@ -14,8 +14,15 @@ const MAX_KEY_LEN: usize = DISK_DEK_LEN;
 /// KWP works in steps of this many bytes, and adds one of them.
 const SEMIBLOCK: usize = 8;
 
+/// Bytes of the key check that recognise the provider's key, of a KEK that is made of it and a share.
+const PROVIDER_CHECK_LEN: usize = 4;
+
 /// A KEK of 256 bits that this process holds itself.
-pub struct LocalKek(SecretBytes);
+pub struct LocalKek {
+    key: SecretBytes,
+    /// Where it is made of a provider's key and a share: what recognises the provider's key.
+    of_provider: Option<[u8; PROVIDER_CHECK_LEN]>,
+}
 
 impl LocalKek {
     /// Takes over bytes that are already in locked memory.
@@ -26,7 +33,22 @@ impl LocalKek {
         if bytes.len() != KEK_LEN {
             return Err(Error::new(Kind::Invalid, format!("a KEK of {} bytes, expected {KEK_LEN}", bytes.len())));
         }
-        Ok(Self(bytes))
+        Ok(Self { key: bytes, of_provider: None })
+    }
+
+    /// The KEK that is made of this key of a provider and of a share, 32 bytes, that is kept elsewhere: neither tells anything of it
+    /// (docs/FORMAT.md, section 3).
+    ///
+    /// # Errors
+    /// `Invalid` when the share has another length.
+    pub fn with_share(&self, share: &[u8]) -> Result<Self> {
+        if share.len() != KEK_LEN {
+            return Err(Error::new(Kind::Invalid, format!("a share of {} bytes, expected {KEK_LEN}", share.len())));
+        }
+        let mut key = SecretBytes::zeroed(KEK_LEN);
+        derive::hkdf(share, &self.key, "vmcryptfs v1 KEK of key and share", &mut key)?;
+        let KeyCheck(check) = self.check()?;
+        Ok(Self { key, of_provider: check.first_chunk().copied() })
     }
 
     /// A new KEK.
@@ -41,7 +63,7 @@ impl LocalKek {
 
     /// The key itself, for a provider that stores it. Copy it nowhere.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.key
     }
 
     /// Wraps a key of 1 to 64 bytes.
@@ -93,7 +115,7 @@ impl LocalKek {
     }
 
     fn cipher(&self) -> Result<AesKek> {
-        AesKek::new(&AES_256, &self.0)
+        AesKek::new(&AES_256, &self.key)
             .map_err(|error| Error::with_source(Kind::Io, "AES-KWP failed to set its key", error))
     }
 }
@@ -110,7 +132,14 @@ impl Kek for LocalKek {
     /// docs/FORMAT.md, section 3.
     fn check(&self) -> Result<KeyCheck> {
         let mut check = [0; 8];
-        derive::hkdf(b"", &self.0, "vmcryptfs v1 key check", &mut check)?;
+        match self.of_provider {
+            None => derive::hkdf(b"", &self.key, "vmcryptfs v1 key check", &mut check)?,
+            Some(of_provider) => {
+                let (first, second) = check.split_at_mut(PROVIDER_CHECK_LEN);
+                first.copy_from_slice(&of_provider);
+                derive::hkdf(b"", &self.key, "vmcryptfs v1 shared key check", second)?;
+            }
+        }
         Ok(KeyCheck(check))
     }
 }

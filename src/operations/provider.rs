@@ -13,7 +13,7 @@ use crate::progress::OnProgress;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config};
 use crate::provider::kind::{Arguments, Configured, Tested};
-use crate::provider::{self, KeyProvider, KeyState, Revocation};
+use crate::provider::{self, Added, KeyProvider, KeyState, Revocation};
 use crate::text::Show;
 
 /// Where a passphrase comes from, when it is needed.
@@ -35,8 +35,7 @@ pub struct AddProvider<'a> {
 
 impl Operation for AddProvider<'_> {
     const NAME: EventName = EventName::ProviderAdd;
-    /// The primary key's file and UUID, where the provider has one.
-    type Outcome = Option<(PathBuf, Uuid)>;
+    type Outcome = Added;
 
     fn object(&self) -> Object {
         Object::Provider(self.name.clone())

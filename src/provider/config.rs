@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn native() -> Settings {
-        let primary_key = primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false };
+        let primary_key = primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false, kek_share: None };
         Settings::new(kinds::named("native").unwrap(), kind::table(&primary_key).unwrap())
     }
 

@@ -12,8 +12,9 @@ use toml::Table;
 use toml::de::ValueDeserializer;
 use uuid::Uuid;
 
+use super::kek_share::KekShare;
 use super::primary_key::{self, PrimaryKey};
-use super::{KeyProvider, round_trip};
+use super::{KeyProvider, private_file, round_trip};
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::text::Show;
@@ -111,6 +112,16 @@ pub struct Argument {
     pub repeatable: bool,
 }
 
+/// The argument of each kind whose KEKs a share can complete.
+pub(super) const KEK_SHARE: Argument = Argument {
+    name: "kek-share",
+    value_name: "FILE",
+    help: "Half of each key, kept in this file of the host or cluster; it is made if it is not there",
+    value: Value::SecretFile,
+    required: false,
+    repeatable: false,
+};
+
 /// What the value of an argument is.
 #[derive(Clone, Copy, Debug)]
 pub enum Value {
@@ -138,9 +149,13 @@ impl Arguments {
 
     /// The file that an argument names, absolute.
     pub(super) fn file(&self, name: &'static str) -> Result<PathBuf> {
+        self.optional_file(name)?.ok_or_else(|| Error::new(Kind::Invalid, format!("missing argument --{name}")))
+    }
+
+    /// The file that an argument names, absolute, if it was given.
+    pub(super) fn optional_file(&self, name: &'static str) -> Result<Option<PathBuf>> {
         let file = self.values(name).next().map(Path::new);
-        let file = file.ok_or_else(|| Error::new(Kind::Invalid, format!("missing argument --{name}")))?;
-        std::path::absolute(file).context(|| format!("finding {}", file.shown()))
+        file.map(|file| std::path::absolute(file).context(|| format!("finding {}", file.shown()))).transpose()
     }
 }
 
@@ -197,6 +212,12 @@ impl Settings {
         if self.kind.keeps_primary_key() { self.read().map(Some) } else { Ok(None) }
     }
 
+    /// The file of the share that completes its KEKs, if it has one, given the configuration file.
+    pub(super) fn kek_share_of(&self, config: &Path) -> Option<PathBuf> {
+        let file = self.values.get(KEK_SHARE.name)?.as_str()?;
+        Some(private_file::folder_of(config).join(file))
+    }
+
     /// The same settings, which say that the primary key is backed up.
     pub(super) fn backed_up(&self) -> Result<Self> {
         match self.primary_key()? {
@@ -228,6 +249,14 @@ impl Configured<'_> {
         self.settings.kind.open(self)
     }
 
+    /// The share that completes its KEKs, if it has one.
+    ///
+    /// # Errors
+    /// Those of [`KekShare::load`].
+    pub fn kek_share(&self) -> Result<Option<KekShare>> {
+        self.settings.kek_share_of(self.config).map(|path| KekShare::load(&path)).transpose()
+    }
+
     /// Reads the files of the provider. Returns the UUID of its primary key, if it keeps one.
     ///
     /// # Errors
@@ -235,6 +264,7 @@ impl Configured<'_> {
     pub fn examine(&self) -> Result<Option<Uuid>> {
         match self.settings.primary_key()? {
             Some(settings) => {
+                self.kek_share()?;
                 PrimaryKey::load(&settings.primary_key_of(self.config)).map(|primary| Some(primary.uuid()))
             }
             None => self.open().map(|_| None),

@@ -1,31 +1,19 @@
 //! Primary keys: what a provider that needs no key server keeps on this host (docs/FORMAT.md, section 5).
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::private_file;
-use crate::crypto::derive::sha256;
+use super::secret_file::{Content, Form};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
-use crate::error::{Context, Error, Kind, Result};
-use crate::key::{KEK_LEN, ProviderName};
+use crate::error::Result;
+use crate::key::ProviderName;
 use crate::sys::SecretBytes;
-use crate::text::Show;
 
-const MAGIC: [u8; 8] = *b"VMCRYPTP";
-const VERSION: [u8; 2] = 1_u16.to_le_bytes();
-/// Magic and version: what all versions begin with.
-const START_LEN: usize = 10;
-/// Magic, version, reserved bytes, uuid, key; the checksum over them follows.
-const BODY_LEN: usize = 64;
-const UUID_AT: usize = 16;
-const KEY_AT: usize = 32;
-const CHECKSUM_LEN: usize = 32;
-const FILE_LEN: u64 = 96;
+const FORM: Form = Form { magic: *b"VMCRYPTP", called: "primary key" };
 
 /// What the configuration file says of a provider with a primary key.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -36,12 +24,15 @@ pub struct Settings {
     /// Whether a backup of the primary key was made and verified.
     #[serde(default)]
     pub backed_up: bool,
+    /// File of the share that completes its KEKs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kek_share: Option<PathBuf>,
 }
 
 impl Settings {
     /// What a new provider of this name gets.
     pub fn of(name: &ProviderName) -> Self {
-        Self { primary_key: format!("keys/{name}.key").into(), backed_up: false }
+        Self { primary_key: format!("keys/{name}.key").into(), backed_up: false, kek_share: None }
     }
 
     /// File of the primary key, given the configuration file.
@@ -94,33 +85,8 @@ impl PrimaryKey {
     /// `KeyUnavailable` when there is none, `Denied` when others than its owner can read or change it, `Corrupt` when it
     /// is damaged, `Unsupported` when it is of a later version, `Io`.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = match private_file::open(path) {
-            Err(error) if error.kind() == Kind::NotFound => Err(Error::with_source(
-                Kind::KeyUnavailable,
-                format!("no primary key file {}: restore it from its backup", path.shown()),
-                error,
-            )),
-            opened => opened,
-        }?;
-        let reading = || format!("reading the primary key file {}", path.shown());
-        Self::read(&file).context(reading)
-    }
-
-    fn read(file: &File) -> Result<Self> {
-        let mut start = [0; START_LEN];
-        let len = file.metadata().context(|| "asking for its length".into())?.len();
-        if len >= START_LEN as u64 {
-            file.read_exact_at(&mut start, 0).context(|| "its first bytes".into())?;
-        }
-        check_start(&start)?;
-        if len != FILE_LEN {
-            return Err(Error::new(Kind::Corrupt, format!("{len} bytes, expected {FILE_LEN}")));
-        }
-        let mut body = SecretBytes::zeroed(BODY_LEN);
-        let mut checksum = [0; CHECKSUM_LEN];
-        file.read_exact_at(&mut body, 0).context(|| "its content".into())?;
-        file.read_exact_at(&mut checksum, BODY_LEN as u64).context(|| "its checksum".into())?;
-        Self::decode(&body, checksum)
+        let Content { uuid, secret } = FORM.load(path)?;
+        Self::new(uuid, secret)
     }
 
     /// Makes a primary key file, readable only by this user.
@@ -128,9 +94,7 @@ impl PrimaryKey {
     /// # Errors
     /// `Exists` when there is a file already, `Io`.
     pub fn create(&self, path: &Path) -> Result<()> {
-        private_file::create_folder(private_file::folder_of(path))?;
-        let body = self.encode();
-        private_file::create(path, &[&body, &sha256(&body)])
+        FORM.create(path, self.uuid, self.bytes())
     }
 
     /// Puts a whole primary key file in the place of a damaged one.
@@ -138,52 +102,13 @@ impl PrimaryKey {
     /// # Errors
     /// `Io`.
     pub(super) fn replace(&self, path: &Path) -> Result<()> {
-        let body = self.encode();
-        private_file::replace(path, &[&body, &sha256(&body)])
+        FORM.replace(path, self.uuid, self.bytes())
     }
 
     /// The UUID that a primary key file says it has, be it damaged or not; `None` when it is not recognised as one.
     pub(super) fn claimed_uuid(path: &Path) -> Result<Option<Uuid>> {
-        let mut start = [0; KEY_AT];
-        let file = private_file::open(path)?;
-        let claimed = file.read_exact_at(&mut start, 0).is_ok() && start.starts_with(&MAGIC);
-        Ok(claimed.then(|| Uuid::from_slice(&start[UUID_AT..]).ok()).flatten())
+        FORM.claimed_uuid(path)
     }
-
-    fn encode(&self) -> SecretBytes {
-        let mut body = SecretBytes::zeroed(BODY_LEN);
-        body[..8].copy_from_slice(&MAGIC);
-        body[8..10].copy_from_slice(&VERSION);
-        body[UUID_AT..KEY_AT].copy_from_slice(self.uuid.as_bytes());
-        body[KEY_AT..].copy_from_slice(self.key.bytes());
-        body
-    }
-
-    fn decode(body: &SecretBytes, checksum: [u8; CHECKSUM_LEN]) -> Result<Self> {
-        if checksum != sha256(body) {
-            return Err(Error::new(Kind::Corrupt, "the primary key file is damaged: its checksum does not match"));
-        }
-        if body[START_LEN..UUID_AT] != [0; 6] {
-            return Err(Error::new(Kind::Corrupt, "reserved bytes of the primary key file are set"));
-        }
-        let uuid = Uuid::from_slice(&body[UUID_AT..KEY_AT])
-            .map_err(|error| Error::with_source(Kind::Corrupt, "the primary key's uuid", error))?;
-        let mut key = SecretBytes::zeroed(KEK_LEN);
-        key.copy_from_slice(&body[KEY_AT..]);
-        Self::new(uuid, key)
-    }
-}
-
-/// Another version may have another length, so this is judged first.
-fn check_start(start: &[u8; START_LEN]) -> Result<()> {
-    let (magic, version) = start.split_at(MAGIC.len());
-    if magic != MAGIC {
-        return Err(Error::new(Kind::Corrupt, "not a primary key file: it does not begin with VMCRYPTP"));
-    }
-    if version != VERSION {
-        return Err(Error::new(Kind::Unsupported, "a primary key file of another version, expected version 1"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod real_server;
 mod retire;
 mod secrets;
 mod seen;
+mod share;
 mod site;
 #[path = "../testkit/mod.rs"]
 mod testkit;

@@ -56,7 +56,12 @@ pub(crate) fn secret(bytes: &[u8]) -> SecretBytes {
 
 /// The DEK of a header whose every slot is said to be of this KEK.
 pub(crate) fn unlock(header: &UnverifiedHeader, kek: &[u8]) -> Result<Dek> {
-    let kek: Arc<dyn Kek> = Arc::new(LocalKek::new(secret(kek))?);
+    unlock_with(header, LocalKek::new(secret(kek))?)
+}
+
+/// The same by a KEK of whatever making.
+pub(crate) fn unlock_with(header: &UnverifiedHeader, kek: LocalKek) -> Result<Dek> {
+    let kek: Arc<dyn Kek> = Arc::new(kek);
     let ids = header.claims().slots.key_ids().cloned();
     let keks: HashMap<KeyId, Result<Arc<dyn Kek>>> = ids.map(|id| (id, Ok(Arc::clone(&kek)))).collect();
     keyring::unlock(header, &keks)

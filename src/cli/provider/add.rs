@@ -11,6 +11,7 @@ use crate::cli::progress::perform;
 use crate::error::Result;
 use crate::key::ProviderName;
 use crate::operations::provider::AddProvider;
+use crate::provider::Added;
 use crate::provider::kind::{Argument, Arguments, ProviderKind, Value};
 use crate::provider::kinds::KINDS;
 use crate::text::Show;
@@ -31,7 +32,9 @@ impl AddCommand {
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let name = &self.name;
         let kind = self.kind.name();
-        match perform(AddProvider { name, kind, arguments: &self.arguments, default: self.default, config })? {
+        let Added { primary_key, kek_share } =
+            perform(AddProvider { name, kind, arguments: &self.arguments, default: self.default, config })?;
+        match primary_key {
             Some((file, uuid)) => {
                 println!("added key provider {name} with primary key {uuid} in {}", file.shown());
                 advise_backup(name.as_str());
@@ -40,6 +43,10 @@ impl AddCommand {
                 println!("added key provider {name}");
                 eprintln!("To see that its servers work:\n  vmcryptfs provider test {name}");
             }
+        }
+        if let Some((file, uuid)) = kek_share {
+            println!("made kek-share {uuid} in {}", file.shown());
+            eprintln!("Keep a copy of it, and give one to each host of {name}: without it, its keys open nothing.");
         }
         Ok(())
     }

@@ -43,7 +43,8 @@ use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyCheck, KeyId, ProviderName, may_be_same_id};
-use crate::provider::kind::{self, Argument, Arguments, Configured, ProviderKind, Tested, Usage, Value};
+use crate::provider::kek_share::{KekShare, kek_of};
+use crate::provider::kind::{self, Argument, Arguments, Configured, KEK_SHARE, ProviderKind, Tested, Usage, Value};
 use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use crate::text;
 use certificate::EXPIRES_SOON;
@@ -126,6 +127,7 @@ const USAGE: Usage = Usage {
             required: false,
             repeatable: true,
         },
+        KEK_SHARE,
     ],
 };
 
@@ -154,6 +156,7 @@ impl ProviderKind for Kmip {
             min_tls: chosen("min-tls").map(|text| word(&text)).transpose().map_err(invalid)?,
             tls: chosen("tls").map(|text| word(&text)).transpose().map_err(invalid)?,
             pin_sha256: pins.collect::<std::result::Result<_, _>>().map_err(invalid)?,
+            kek_share: arguments.optional_file(KEK_SHARE.name)?,
             ..Settings::of(servers, file("ca")?, file("cert")?, file("key")?)
         };
         kind::table(&settings)
@@ -200,6 +203,7 @@ pub struct KmipProvider {
     name: ProviderName,
     settings: Settings,
     cluster: Arc<Cluster>,
+    share: Option<KekShare>,
     /// Days left of this host's certificate when that was last reported.
     reported_days: Mutex<Option<i64>>,
     /// Keys that were made or fetched, at most [`MAX_KNOWN`]: two key ids should never be of one key.
@@ -215,7 +219,8 @@ impl KmipProvider {
         let settings: Settings = provider.settings.read()?;
         let cluster = Arc::new(Cluster::new(&settings, provider.config)?);
         let (reported_days, known) = (Mutex::new(None), Mutex::default());
-        Ok(Self { name: provider.name.clone(), settings, cluster, reported_days, known })
+        let share = provider.kek_share()?;
+        Ok(Self { name: provider.name.clone(), settings, cluster, share, reported_days, known })
     }
 
     /// Reports the end of this host's certificate, once a day.
@@ -281,7 +286,9 @@ impl KmipProvider {
     fn kek(&self, id: KeyId, key: LocalKek, active: bool, seen: Seen) -> Result<Arc<dyn Kek>> {
         self.notice_same_key(&id, key.check()?);
         let seen = Arc::new(KmipSeen::new(id.clone(), Arc::clone(&self.cluster), seen));
-        Ok(Arc::new(KmipKek::new(id, key, Arc::clone(&self.cluster), active, seen)))
+        let is_constant = is_constant(key.bytes());
+        let key = kek_of(key, self.share.as_ref())?;
+        Ok(Arc::new(KmipKek::new(id, key, is_constant, Arc::clone(&self.cluster), active, seen)))
     }
 
     /// Reports a key that another key id has as well: its holder would hold both, and a VM is not apart from the other one.

@@ -14,7 +14,8 @@ use uuid::Uuid;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
-use crate::provider::kind::{self, Arguments, Configured, ProviderKind, Usage};
+use crate::provider::kek_share::{KekShare, kek_of};
+use crate::provider::kind::{self, Arguments, Configured, KEK_SHARE, ProviderKind, Usage};
 use crate::provider::primary_key::{self, PrimaryKey};
 use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
@@ -30,7 +31,7 @@ const USAGE: Usage = Usage {
               again.",
     example: "vmcryptfs provider add native local\n\
               vmcryptfs provider backup local /media/usb/local.vmcryptfs-backup",
-    arguments: &[],
+    arguments: &[KEK_SHARE],
 };
 
 impl ProviderKind for Native {
@@ -46,13 +47,17 @@ impl ProviderKind for Native {
         kind::parse::<primary_key::Settings>(section)
     }
 
-    fn settings(&self, name: &ProviderName, _: &Arguments) -> Result<Table> {
-        kind::table(&primary_key::Settings::of(name))
+    fn settings(&self, name: &ProviderName, arguments: &Arguments) -> Result<Table> {
+        let kek_share = arguments.optional_file(KEK_SHARE.name)?;
+        kind::table(&primary_key::Settings { kek_share, ..primary_key::Settings::of(name) })
     }
 
     fn open(&self, provider: &Configured<'_>) -> Result<Arc<dyn KeyProvider>> {
         let primary = PrimaryKey::load(&file(provider)?)?;
-        Ok(Arc::new(NativeProvider::new(provider.name.clone(), primary)))
+        Ok(Arc::new(NativeProvider {
+            share: provider.kek_share()?,
+            ..NativeProvider::new(provider.name.clone(), primary)
+        }))
     }
 
     fn keeps_primary_key(&self) -> bool {
@@ -79,12 +84,13 @@ fn file(provider: &Configured<'_>) -> Result<PathBuf> {
 pub struct NativeProvider {
     name: ProviderName,
     primary: PrimaryKey,
+    share: Option<KekShare>,
 }
 
 impl NativeProvider {
     /// The provider of this name: KEKs are named after it.
     pub fn new(name: ProviderName, primary: PrimaryKey) -> Self {
-        Self { name, primary }
+        Self { name, primary, share: None }
     }
 
     fn wrapped_kek(&self, key_id: &KeyId) -> Result<Vec<u8>> {
@@ -114,7 +120,7 @@ impl KeyProvider for NativeProvider {
         let kek = LocalKek::random()?;
         let wrapped = BASE64URL_NOPAD.encode(&self.primary.kek().wrap_key(kek.bytes())?);
         let id = format!("{}/{wrapped}", self.primary.uuid().hyphenated());
-        Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek)))
+        Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek_of(kek, self.share.as_ref())?)))
     }
 
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
@@ -132,7 +138,7 @@ impl KeyProvider for NativeProvider {
                     error,
                 )
             })?;
-        Ok(Arc::new(kek))
+        Ok(Arc::new(kek_of(kek, self.share.as_ref())?))
     }
 }
 

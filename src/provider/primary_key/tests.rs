@@ -1,4 +1,6 @@
 use super::*;
+use crate::crypto::derive::sha256;
+use crate::error::Kind;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -42,9 +44,10 @@ fn every_flipped_byte_of_a_primary_key_file_is_refused() {
 
 #[test]
 fn reserved_bytes_are_refused_even_under_a_right_checksum() {
-    let mut body = PrimaryKey::generate().unwrap().encode();
+    let primary = PrimaryKey::generate().unwrap();
+    let mut body = FORM.encode(primary.uuid(), primary.bytes());
     body[15] = 1;
-    assert_eq!(PrimaryKey::decode(&body, sha256(&body)).err().unwrap().kind(), Kind::Corrupt);
+    assert_eq!(FORM.decode(&body, sha256(&body)).err().unwrap().kind(), Kind::Corrupt);
 }
 
 #[test]

@@ -133,8 +133,20 @@ pub fn kek_of<'k>(slot: &Slot, keks: &'k FetchedKeks) -> Result<&'k Arc<dyn Kek>
 
 /// Refuses a KEK that is not the one of a slot, although it has the slot's key id.
 pub(super) fn refuse_other_key(slot: &Slot, kek: &dyn Kek) -> Result<()> {
-    if kek.check()? == slot.check {
+    let check = kek.check()?;
+    if check == slot.check {
         return Ok(());
+    }
+    if check.is_of_same_provider_key(&slot.check) {
+        return Err(Error::new(
+            Kind::KeyRejected,
+            format!(
+                "key {} is the right one, but the kek-share is not: compare `kek-share` of provider {:?} in the configuration, or that \
+                 there is none, with a host that can open this",
+                slot.key_id,
+                slot.key_id.provider().as_str()
+            ),
+        ));
     }
     Err(Error::new(
         Kind::KeyRejected,

@@ -32,6 +32,8 @@ pub(super) fn is_constant(key: &[u8]) -> bool {
 pub(super) struct KmipKek {
     id: KeyId,
     key: LocalKek,
+    /// Whether the server's key is one that anyone can guess.
+    is_constant: bool,
     cluster: Arc<Cluster>,
     /// When the server last said that it is active.
     active_at: Mutex<Option<Instant>>,
@@ -42,10 +44,17 @@ pub(super) struct KmipKek {
 
 impl KmipKek {
     /// `active` says whether the key is known to be active as of now, and may wrap once.
-    pub(super) fn new(id: KeyId, key: LocalKek, cluster: Arc<Cluster>, active: bool, seen: Arc<KmipSeen>) -> Self {
+    pub(super) fn new(
+        id: KeyId,
+        key: LocalKek,
+        is_constant: bool,
+        cluster: Arc<Cluster>,
+        active: bool,
+        seen: Arc<KmipSeen>,
+    ) -> Self {
         let now = active.then(Instant::now);
         let permissions = Mutex::new(now.into_iter().collect());
-        Self { id, key, cluster, active_at: Mutex::new(now), permissions, seen }
+        Self { id, key, is_constant, cluster, active_at: Mutex::new(now), permissions, seen }
     }
 
     /// Takes the permission of an earlier [`prepare_wrap`](Kek::prepare_wrap), if there is one.
@@ -86,7 +95,7 @@ impl KmipKek {
 
 impl Kek for KmipKek {
     fn wrap(&self, dek: &Dek) -> Result<WrappedDek> {
-        if is_constant(self.key.bytes()) {
+        if self.is_constant {
             let what = format!("key {} wraps nothing", self.id);
             return Err(Failure::no_kek(NO_RANDOM).into_error(what));
         }

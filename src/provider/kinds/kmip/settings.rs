@@ -14,6 +14,7 @@
 //! min-tls = "1.3"                        # else "1.2"
 //! tls = "1.3-pq"                         # only TLS 1.3 with X25519MLKEM768
 //! pin-sha256 = "4yiPp1fwKFFNt7lKzcZNGcqCJF6bmbCYmXlvNsjkXZE="  # of a server's public key; several as a list
+//! kek-share = "corp/kek-share"           # half of each key
 //!
 //! [provider.corp.attributes]             # others than ours; "" leaves one out
 //! x-Vendor = "Example Corp"
@@ -75,6 +76,9 @@ pub struct Settings {
     /// Public keys of which each server must have one; any when it is empty.
     #[serde(default, deserialize_with = "pins", skip_serializing_if = "Vec::is_empty")]
     pub pin_sha256: Vec<Pin>,
+    /// File of the share that completes its KEKs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kek_share: Option<PathBuf>,
     /// Custom attributes of new keys that are not as we would set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<AttributeName, String>,
@@ -131,6 +135,7 @@ impl Settings {
             min_tls: None,
             tls: None,
             pin_sha256: Vec::new(),
+            kek_share: None,
             attributes: BTreeMap::new(),
         }
     }
