@@ -1,4 +1,5 @@
 mod crash;
+mod edges;
 mod fault;
 mod transfer;
 

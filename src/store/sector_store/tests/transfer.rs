@@ -117,7 +117,13 @@ fn what_is_aligned_is_left_to_others_and_nothing_else() {
     let Some(disk) = disk_with_a_way(&keys(SectorSize::DEFAULT)) else { return };
     let (mut buffer, all) = (request_buffer(), Luck::Sectors(1 << 20));
     disk.set_len(1 << 20).unwrap();
-    for (offset, len, elsewhere) in [(0, 4096, true), (8192, 65_536, true), (100, 50, false), (4096, 4096, true)] {
+    for (offset, len, elsewhere) in [
+        (0, 4096, true),
+        (8192, 65_536, true),
+        (100, 50, false),
+        (4096, 4096, true),
+        ((1 << 20) - 4096, 4096, true), // up to the end
+    ] {
         let written = begin_write(&disk, offset, &pattern(len, 5), &mut buffer);
         assert_eq!(finish(&disk, written, all, &mut buffer), Some((len, elsewhere)), "write {len} at {offset}");
         let read = disk.begin_read(offset, len, &mut buffer);
