@@ -129,7 +129,8 @@ impl Sparse {
         self.unclean
     }
 
-    /// The descriptor within the file, if it has one.
+    /// The descriptor within the file, if it has one. QEMU reserves space for one in each extent of a split disk, and leaves it
+    /// empty.
     ///
     /// # Errors
     /// `Corrupt` if it lies beyond the file, `Invalid` or `Unsupported` as by [`Descriptor::parse`].
@@ -139,7 +140,7 @@ impl Sparse {
         let len = usize::try_from(range.end - range.start).expect("at most MAX_TEXT_LEN, see hosted");
         let mut text = vec![0; len];
         source.read_at(range.start, &mut text).map_err(|error| Error::io(range.start, error))?;
-        Descriptor::parse(&text).map(Some)
+        if text.iter().all(|byte| *byte == 0) { Ok(None) } else { Descriptor::parse(&text).map(Some) }
     }
 
     /// The bytes of the compressed grain whose marker is at `offset` and must name `sector`.

@@ -131,6 +131,8 @@ fn an_embedded_descriptor_must_lie_in_the_file_and_describe_one_extent() {
     put(&mut bytes, 28, &end.to_le_bytes());
     put(&mut bytes, 36, &1_u64.to_le_bytes());
     assert_eq!(DiskFile::read(&bytes).unwrap_err().kind(), Kind::Corrupt);
+    let empty = [&bytes[..], &[0; 512]].concat();
+    assert!(matches!(DiskFile::read(&empty).unwrap(), DiskFile::Extent(_)), "QEMU leaves it empty in extents");
     bytes.extend(text.as_bytes());
     bytes.resize((end as usize + 1) * 512, 0);
     let DiskFile::Monolithic { descriptor, sparse } = DiskFile::read(&bytes).unwrap() else { panic!() };
