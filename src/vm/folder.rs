@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::crypto::random;
@@ -207,10 +207,7 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
         return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.shown())));
     }
     if entries.next().is_some() {
-        return Err(Error::new(
-            Kind::Denied,
-            format!("{} holds files that are not encrypted; a new VM folder must be empty", path.shown()),
-        ));
+        return Err(Error::new(Kind::Denied, format!("{} is not empty; a new VM folder must be empty", path.shown())));
     }
     Ok(())
 }
@@ -319,10 +316,20 @@ fn open_header(dir: &File, name: &str) -> Result<Option<FileStorage>> {
     // NONBLOCK keeps a fifo that was put in its place from stopping us.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-        Ok(file) => Ok(Some(FileStorage::new(File::from(file)))),
+        Ok(file) => refuse_irregular(File::from(file), name).map(FileStorage::new).map(Some),
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(error) => Err(Error::errno(format!("opening {name}"), error)),
     }
+}
+
+/// Refuses what was put in the place of a home's header and is not a file.
+///
+/// # Errors
+/// `Invalid`, or `Io`.
+pub(crate) fn refuse_irregular(file: File, name: &str) -> Result<File> {
+    let stat = rustix::fs::fstat(&file).context(|| format!("reading attributes of {name}"))?;
+    let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if is_regular { Ok(file) } else { Err(Error::new(Kind::Invalid, format!("{name} is not a regular file"))) }
 }
 
 fn load_header(storage: &FileStorage, name: &str) -> Result<StoredHeader> {

@@ -288,9 +288,10 @@ impl OpenHome {
 
 fn claim(dir: &File, name: &str, access: Access) -> Result<FileStorage> {
     let flags = if access == Access::Write { OFlags::RDWR } else { OFlags::RDONLY };
-    let file = open_beneath(dir, Path::new(name), flags | OFlags::NOFOLLOW, Mode::empty())
-        .context(|| format!("opening {name}"))?;
-    let storage = FileStorage::new(file);
+    // NONBLOCK keeps a fifo that was put in its place from stopping us.
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = open_beneath(dir, Path::new(name), flags, Mode::empty()).context(|| format!("opening {name}"))?;
+    let storage = FileStorage::new(folder::refuse_irregular(file, name)?);
     storage.claim(access).context(|| "another change of this VM folder is at work".into())?;
     Ok(storage)
 }

@@ -390,7 +390,8 @@ impl ReplaceContext<'_, '_> {
 
     /// Overwrites an original that was replaced before an interruption. One that still has another name may not have been.
     fn overwrite_leftover(&self, name: &OsStr) -> Result<()> {
-        let file = open_beneath(self.root, Path::new(name), OFlags::RDWR | OFlags::NOFOLLOW, Mode::empty())
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = open_beneath(self.root, Path::new(name), flags, Mode::empty())
             .context(|| format!("opening {}", name.shown()))?;
         if is_last_name(&file)? { overwrite::overwrite(&file) } else { Ok(()) }
     }
