@@ -34,7 +34,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{CopyDigest, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
-use crate::storage::claims::{Claims, FileLocks, InUse, retry_while};
+use crate::storage::claims::{Claims, FileLocks, InUse, LOCAL_PAUSE, SHARED_PAUSE, retry_while};
 use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::inventory::Inventory;
@@ -69,6 +69,8 @@ pub struct Options {
     pub claims: &'static dyn Claims,
     /// For how long opening a file waits for another mount that has it open.
     pub hand_over: Duration,
+    /// Whether other hosts may use the folder at the same time: nothing of it that can be kept elsewhere is believed.
+    pub shared: bool,
 }
 
 impl Default for Options {
@@ -79,6 +81,7 @@ impl Default for Options {
             backing_io: BackingIo::default(),
             claims: &FileLocks,
             hand_over: Duration::from_secs(10),
+            shared: false,
         }
     }
 }
@@ -261,7 +264,8 @@ impl ServedFolder {
     /// # Errors
     /// Those of `work`.
     pub fn retry<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        retry_while(self.options.hand_over, InUse::ended, || self.retry_after_fetch(&work))
+        let pause = if self.options.shared { SHARED_PAUSE } else { LOCAL_PAUSE };
+        retry_while((self.options.hand_over, pause), InUse::ended, || self.retry_after_fetch(&work))
     }
 
     /// Does `work`, and asks a provider for what `work` needs to know first, however long that takes.

@@ -7,6 +7,7 @@ pub mod claims;
 mod direct;
 mod file;
 pub mod memory;
+pub mod sharing;
 
 pub use claims::Access;
 pub use file::{BackingIo, FileStorage};

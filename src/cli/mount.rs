@@ -71,6 +71,13 @@ pub(super) struct MountArgs {
     /// a moment
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_wait)]
     hand_over: Duration,
+    /// Other hosts may use the folder at the same time: nothing of it is cached that they could change. Goes without saying on NFS,
+    /// CephFS, GlusterFS, GFS2, OCFS2 and BeeGFS
+    #[arg(long)]
+    shared: bool,
+    /// Mount a folder on a file system whose locks do not hold between hosts. That no other host uses it is then up to you
+    #[arg(long)]
+    force_locks: bool,
     /// Do not mount (exit code 4) if something remains locked
     #[arg(long)]
     require_unlocked: bool,
@@ -108,11 +115,13 @@ impl MountArgs {
                 engine: self.engine.unwrap_or_default(),
                 backing_io: self.backing_io,
                 hand_over: self.hand_over,
+                shared: self.shared,
                 ..Options::default()
             },
             wait: self.wait,
             require_unlocked: self.require_unlocked,
             empty: self.empty,
+            force_locks: self.force_locks,
             metrics: self.metrics.as_deref(),
             config,
             // Through the mount, lines about a request would be requests.
@@ -210,6 +219,7 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
         socket.push(absolute(metrics)?);
         command.arg(socket);
     }
+    command.args(args.shared.then_some("--shared")).args(args.force_locks.then_some("--force-locks"));
     command.args(args.require_unlocked.then_some("--require-unlocked")).args(args.empty.then_some("--empty"));
     command.args(args.options.iter().flat_map(|option| ["-o", option]));
     command.arg("--").arg(absolute(&args.folder)?).arg(absolute(&args.mountpoint)?);

@@ -228,8 +228,14 @@ impl FileSystem {
         }
     }
 
-    /// Attributes of the plain side from those of the cipher side.
+    /// Attributes of the plain side from those of the cipher side. What other hosts may change is not kept.
     pub(super) fn attr_of(&self, node: &Node, stat: &Stat) -> Result<Attr> {
+        let mut attr = self.attr_here(node, stat)?;
+        attr.lasting &= !self.served.options().shared;
+        Ok(attr)
+    }
+
+    fn attr_here(&self, node: &Node, stat: &Stat) -> Result<Attr> {
         let cipher_size = u64::try_from(stat.st_size).unwrap_or(0);
         let cipher_blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
         let kind = FileKind::of(rustix::fs::FileType::from_raw_mode(stat.st_mode))

@@ -113,9 +113,10 @@ impl FileSystem {
     }
 
     /// Which side caches a home file that is opened for this. What is only written gains nothing by being cached: the kernel
-    /// copies it once more, and keeps others out in the meantime.
+    /// copies it once more, and keeps others out in the meantime. Where other hosts may write it, nothing is cached.
     fn home_cache(&self, mode: OpenMode) -> CacheMode {
         match mode {
+            _ if self.served.options().shared => CacheMode::Direct,
             OpenMode::Write if self.uncached_homes.load(Ordering::Relaxed) => CacheMode::Direct,
             OpenMode::Read | OpenMode::Write | OpenMode::ReadWrite => CacheMode::Kernel,
         }

@@ -18,7 +18,11 @@ const TEXT_LEN: usize = 9;
 impl Datastore {
     /// The folder as another host has it: it shares nothing with the others but what is on disk.
     fn served(&self) -> Arc<ServedFolder> {
-        let served = ServedFolder::open(&self.path("web01"), self.providers(), Options::default()).unwrap();
+        self.served_with(Options::default())
+    }
+
+    fn served_with(&self, options: Options) -> Arc<ServedFolder> {
+        let served = ServedFolder::open(&self.path("web01"), self.providers(), options).unwrap();
         served.retry_locked().unwrap();
         Arc::new(served)
     }
@@ -129,4 +133,20 @@ fn an_empty_file_becomes_a_disk_by_either_door() {
     let found = fs.lookup(ROOT, OsStr::new("image")).unwrap();
     assert_eq!(found.size, TEXT_LEN as u64);
     assert!(vm.served().open_at(Path::new("image"), Access::Read).unwrap().disk().is_some());
+}
+
+#[test]
+fn nothing_is_cached_of_what_other_hosts_use() {
+    let vm = Datastore::new(&["web01"]);
+    for shared in [false, true] {
+        let served = vm.served_with(Options { shared, ..Options::default() });
+        let fs = FileSystem::new(served, Durability::OnRequest).unwrap();
+        let (number, handle) = create(&fs, if shared { "b" } else { "a" });
+        fs.close(handle);
+        let caller = Caller { uid: 0, gid: 0, pid: 0 };
+        let expected = if shared { CacheMode::Direct } else { CacheMode::Kernel };
+        assert_eq!(fs.open_file(number, OpenMode::Read, &caller).unwrap().1, expected);
+        assert_eq!(fs.attributes(number).unwrap().lasting, !shared);
+        assert_eq!(fs.attributes(ROOT).unwrap().lasting, !shared);
+    }
 }

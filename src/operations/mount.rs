@@ -22,7 +22,9 @@ use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
+use crate::storage::BackingIo;
 use crate::storage::claims::MountLocks;
+use crate::storage::sharing::Sharing;
 use crate::sys::socket::SocketPath;
 use crate::sys::{memory, process};
 use crate::text::Show;
@@ -41,6 +43,8 @@ pub struct MountFolder<'a> {
     pub require_unlocked: bool,
     /// Whether a folder without VMs is meant.
     pub empty: bool,
+    /// Mount a folder although claims on it do not hold between hosts.
+    pub force_locks: bool,
     /// Socket that answers HTTP requests with metrics.
     pub metrics: Option<&'a Path>,
     /// Configuration file.
@@ -136,7 +140,12 @@ impl MountFolder<'_> {
         }
         let mountpoint = std::path::absolute(&self.spec.mountpoint).unwrap_or_default();
         let claims = Box::leak(Box::new(MountLocks { mountpoint })); // for as long as the process lives
-        let served = Options { read_only: self.spec.options.is_read_only(), claims, ..self.served };
+        let sharing = Sharing::of(&self.spec.source)?;
+        sharing.refuse_lost_locks(self.force_locks)?;
+        let shared = self.served.shared || sharing.is_shared;
+        let backing_io = if shared { BackingIo::Direct } else { self.served.backing_io };
+        let read_only = self.spec.options.is_read_only();
+        let served = Options { read_only, claims, shared, backing_io, ..self.served };
         let (folder, providers) = (self.spec.source.clone(), Providers::load(self.config)?);
         let open = move || ServedFolder::open(&folder, providers, served);
         let served = ready::unless_stopped(&mut || signals.stop(), open)?;

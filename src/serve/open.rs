@@ -126,7 +126,15 @@ impl ServedFolder {
             home::open(storage, claim, &home.keys, &home.header.disk_names, &name)
                 .map(|home| (Content::of_home(home, request.user), None))
         };
-        Ok(OpenFile::new(opened.context(name)?, request.home_cache, request.access, may_write, home, place, claimed))
+        Ok(OpenFile::new(
+            opened.context(name)?,
+            (request.home_cache, self.options.shared),
+            request.access,
+            may_write,
+            home,
+            place,
+            claimed,
+        ))
     }
 
     /// Opens a file by its path below the folder, for the time of one operation or for a door that has no other names for files.

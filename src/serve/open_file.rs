@@ -87,6 +87,8 @@ pub struct OpenFile {
     /// Whether a handle was opened for both reading and writing, which mapping for writing takes.
     pub mappable: AtomicBool,
     uses: Mutex<Uses>,
+    /// Whether other hosts may use the folder.
+    shared: bool,
     /// Whether the backing file is open for writing.
     may_write: AtomicBool,
     /// Its home. That of a home file stays in use for as long as the file is open; a disk needs none.
@@ -101,7 +103,7 @@ pub struct OpenFile {
 impl OpenFile {
     pub(super) fn new(
         (content, past): (Content, Option<Past>),
-        home_cache: CacheMode,
+        (home_cache, shared): (CacheMode, bool),
         access: Access,
         may_write: bool,
         home: Arc<Home>,
@@ -126,6 +128,7 @@ impl OpenFile {
             unread: AtomicBool::default(),
             mappable: AtomicBool::default(),
             uses: Mutex::new(uses),
+            shared,
             may_write: AtomicBool::new(may_write),
             home,
             past,
@@ -261,7 +264,12 @@ impl OpenFile {
         let mut uses = self.uses.lock();
         *uses.count(purpose) += 1;
         let begun = self.claim(&mut uses).and_then(|()| match purpose {
-            Purpose::Write if uses.writers == 1 => self.file().prepare_writes(),
+            Purpose::Write if uses.writers == 1 => {
+                if self.shared {
+                    self.storage().ask_anew()?;
+                }
+                self.file().prepare_writes()
+            }
             Purpose::Write | Purpose::ReadStable => Ok(()),
         });
         if begun.is_ok() && purpose == Purpose::Write {
@@ -276,6 +284,9 @@ impl OpenFile {
     fn claim(&self, uses: &mut Uses) -> Result<()> {
         let needed = self.needed(uses);
         if needed != uses.claimed {
+            if self.shared && uses.claimed == Claim::Writer && uses.writers == 0 {
+                self.file().sync()?; // what the next writer on another host must see is with the server
+            }
             self.storage().claim(needed)?;
             uses.claimed = needed;
             self.follow_others(uses);

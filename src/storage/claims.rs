@@ -216,27 +216,32 @@ impl Claim {
     }
 }
 
+/// How long who waits for a claim lets pass between two tries.
+pub const LOCAL_PAUSE: Duration = Duration::from_millis(5);
+/// The same where each try is a request to a server.
+pub const SHARED_PAUSE: Duration = Duration::from_millis(20);
+
 /// Does `task` again, for at most `time`, while what it claims is in use.
 ///
 /// # Errors
 /// Those of `task`.
 pub fn wait_for_claim<T>(time: Duration, task: impl Fn() -> Result<T>) -> Result<T> {
-    retry_while(time, |error: &Error| error.kind() == Kind::Busy, task)
+    retry_while((time, LOCAL_PAUSE), |error: &Error| error.kind() == Kind::Busy, task)
 }
 
-/// Does `task` again, for at most `time`, while it ends with an error that `passes`.
+/// Does `task` again, for at most `time`, with a pause before each try, while it ends with an error that `passes`.
 ///
 /// # Errors
 /// Those of `task`.
 pub fn retry_while<T, E>(
-    time: Duration,
+    (time, pause): (Duration, Duration),
     passes: impl Fn(&E) -> bool,
     mut task: impl FnMut() -> std::result::Result<T, E>,
 ) -> std::result::Result<T, E> {
     let start = Instant::now();
     loop {
         match task() {
-            Err(error) if passes(&error) && start.elapsed() < time => thread::sleep(Duration::from_millis(5)),
+            Err(error) if passes(&error) && start.elapsed() < time => thread::sleep(pause),
             done => return done,
         }
     }

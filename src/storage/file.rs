@@ -84,6 +84,18 @@ impl FileStorage {
         *self.way = opened.map_or_else(|error| Way::Cached(Some(error)), Way::Past);
     }
 
+    /// Lets go of what this host has cached of the file, and asks the server about it: on NFS, opening a file does.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn ask_anew(&self) -> Result<()> {
+        let opened =
+            file::reopen(&self.file, OFlags::RDONLY).context(|| "opening the backing file once more".into())?;
+        // Advice: what is not dropped is what the server says is still so.
+        let _ = rustix::fs::fadvise(&opened, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
+
     /// Takes the same file, opened for writing as well, in place of the one that could only be read, with the same claim.
     ///
     /// # Errors

@@ -89,6 +89,15 @@ pub fn place_of(path: &Path) -> io::Result<Option<(String, PathBuf)>> {
     })
 }
 
+/// Type and options of the file system on which a file or a folder lies. `None` if the system does not say.
+///
+/// # Errors
+/// The system's.
+pub fn file_system_of(path: &Path) -> io::Result<Option<(String, String)>> {
+    let found = statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    with_table(|table| line_of(table, found.stx_mnt_id).and_then(type_and_options))
+}
+
 /// Reads the table when it has changed.
 fn with_table<T>(look: impl FnOnce(&[u8]) -> T) -> io::Result<T> {
     static TABLE: Mutex<Option<(File, Vec<u8>)>> = Mutex::new(None);
@@ -212,10 +221,21 @@ pub fn unescape(field: &[u8]) -> PathBuf {
 }
 
 /// Of a line of mountinfo (proc(5)): the fields that are optional end with a dash.
-fn file_system_type(line: &[u8]) -> Option<&[u8]> {
+fn of_file_system(line: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let mut fields = line.split(|&byte| byte == b' ');
     fields.find(|field| field == b"-")?;
-    fields.next()
+    Some(fields)
+}
+
+fn file_system_type(line: &[u8]) -> Option<&[u8]> {
+    of_file_system(line)?.next()
+}
+
+/// Those of the file system itself, which all its mounts have, without the source in between.
+fn type_and_options(line: &[u8]) -> Option<(String, String)> {
+    let mut fields = of_file_system(line)?.map(|field| String::from_utf8_lossy(field).into_owned());
+    let kind = fields.next()?;
+    Some((kind, fields.nth(1)?))
 }
 
 #[cfg(test)]
@@ -247,5 +267,9 @@ mod tests {
         let line = b"36 35 0:98 / /mnt/\xe9 rw,nosuid shared:1 - fuse.vmcryptfs /vms rw";
         assert_eq!(file_system_type(line), Some(&b"fuse.vmcryptfs"[..]));
         assert_eq!(file_system_type(b"36 35 0:98 / /mnt rw"), None);
+        let line = b"41 28 0:37 / /vms rw,nosuid shared:9 - nfs4 nas:/vms rw,vers=4.2,local_lock=none";
+        assert_eq!(type_and_options(line), Some(("nfs4".into(), "rw,vers=4.2,local_lock=none".into())));
+        assert_eq!(type_and_options(b"36 35 0:98 / /mnt rw - x y"), None);
+        assert_eq!(file_system_of(Path::new("/proc")).unwrap().unwrap().0, "proc");
     }
 }

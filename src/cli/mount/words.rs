@@ -33,6 +33,7 @@ impl MountArgs {
                 ("wait", true) => self.wait = Some(parse_wait(value).map_err(|why| invalid(&word, &why))?),
                 ("require-unlocked", false) => self.require_unlocked = true,
                 ("empty", false) => self.empty = true,
+                ("force-locks", false) => self.force_locks = true,
                 _ => self.options.push(word),
             }
         }

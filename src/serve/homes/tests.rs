@@ -17,7 +17,11 @@ use crate::work::rekey::Rekey;
 /// Mounts of it know nothing of each other, as those of two hosts.
 impl Datastore {
     fn mount(&self) -> ServedFolder {
-        let mount = ServedFolder::open(&self.path(""), self.providers(), Options::default()).unwrap();
+        self.mount_with(Options::default())
+    }
+
+    fn mount_with(&self, options: Options) -> ServedFolder {
+        let mount = ServedFolder::open(&self.path(""), self.providers(), options).unwrap();
         mount.retry_locked().unwrap();
         mount
     }
@@ -156,10 +160,10 @@ fn len(folder: &ServedFolder, path: &str) -> u64 {
 }
 
 /// As nvram of a guest that migrates: its target has read it when its source writes it for the last time.
-#[test]
-fn a_home_file_goes_over_to_a_mount_that_has_read_it() {
+fn goes_over(shared: bool) {
     let store = Datastore::new(&["web01"]);
-    let (mount, other) = (store.mount(), store.mount());
+    let mount = || store.mount_with(Options { shared, ..Options::default() });
+    let (mount, other) = (mount(), mount());
     let path = Path::new("web01/nvram");
     let source = write(&mount, "web01/nvram", "at the source");
     let target = other.open_at(path, Access::Read).unwrap();
@@ -185,6 +189,12 @@ fn a_home_file_goes_over_to_a_mount_that_has_read_it() {
         drop(open);
         assert_eq!(read_by(&kept).unwrap(), b"short");
     }
+}
+
+#[test]
+fn a_home_file_goes_over_to_a_mount_that_has_read_it() {
+    goes_over(false);
+    goes_over(true);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Kind, Result};
 use crate::format::home_file::{self, HEADER_LEN, Known, MAX_PLAIN_LEN};
 use crate::storage::Storage;
-use crate::storage::claims::retry_while;
+use crate::storage::claims::{LOCAL_PAUSE, retry_while};
 use crate::store::home_file::HomeFile;
 use crate::store::plain_file::PlainFile;
 
@@ -75,7 +75,7 @@ impl<S: Storage> HomeFile<S> {
             return first;
         }
         let passes = |error: &Error| error.kind() == Kind::Corrupt && self.storage.is_claimed_elsewhere();
-        retry_while(SETTLES_WITHIN, passes, || {
+        retry_while((SETTLES_WITHIN, LOCAL_PAUSE), passes, || {
             self.reread()?;
             self.read_once(plain_offset, len, buffer)
         })

@@ -13,7 +13,7 @@ use crate::format::header::{ComponentKind, Header, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
-use crate::storage::claims::{Claim, retry_while};
+use crate::storage::claims::{Claim, LOCAL_PAUSE, retry_while};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
@@ -211,7 +211,7 @@ impl ClaimedFolder {
     /// removes its own: its name is waited for.
     fn rename_header(&self, from: &str, to: &str) -> rustix::io::Result<()> {
         let is_taken = |error: &rustix::io::Errno| *error == rustix::io::Errno::EXIST;
-        retry_while(GIVES_WAY_WITHIN, is_taken, || {
+        retry_while((GIVES_WAY_WITHIN, LOCAL_PAUSE), is_taken, || {
             let renamed = rustix::fs::renameat_with(&self.dir, from, &self.dir, to, RenameFlags::NOREPLACE);
             renamed.or_else(|error| match error {
                 // Some network file systems cannot refuse to replace; a link of that name can.
