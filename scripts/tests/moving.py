@@ -1,0 +1,132 @@
+"""QEMUs and a TPM's files that move between two mounts of one folder, for live-migration.py and soak/migration-killed.py."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+PIECE = 64 << 10
+FIRMWARE = "/usr/share/seabios/bios-256k.bin"
+NVRAM_LEN = 64 << 10
+
+
+class Qemu:
+    """One QEMU, talked to by QMP."""
+
+    def __init__(self, name, folder, place, image, form, incoming):
+        self.qmp, self.migration = f"{folder}/{name}.qmp", f"{folder}/{name}.mig"
+        self.tests = f"{folder}/{name}.qtest"
+        self.nvram = f"{place}/nvram.fd"
+        command = [
+            "qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none",
+            "-drive", f"file={FIRMWARE},format=raw,if=pflash,unit=0,readonly=on",
+            "-drive", f"file={self.nvram},format=raw,if=pflash,unit=1",
+            "-drive", f"id=d,file={place}/{image},format={form},cache=none,if=virtio",
+            "-qmp", f"unix:{self.qmp},server=on,wait=off",
+            "-qtest", f"unix:{self.tests},server=on,wait=off", "-qtest-log", "none",
+        ]
+        if incoming:
+            command += ["-incoming", f"unix:{self.migration}"]
+        self.output = pathlib.Path(f"{folder}/{name}.out")
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self.stream = self.connect(self.qmp).makefile("rw")
+        self.stream.readline()
+        self.command("qmp_capabilities")
+
+    def connect(self, path):
+        for _ in range(600):
+            if self.process.poll() is not None:
+                sys.exit(f"QEMU ended with {self.process.returncode}: {self.said()}")
+            client = socket.socket(socket.AF_UNIX)
+            try:
+                client.connect(path)
+                client.settimeout(120)
+                return client
+            except OSError:
+                client.close()
+                time.sleep(0.05)
+        sys.exit("QEMU does not answer")
+
+    def command(self, name, **arguments):
+        self.stream.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self.stream.flush()
+        while True:
+            answer = json.loads(self.stream.readline())
+            if "error" in answer:
+                sys.exit(f"{name}: {answer['error']['desc']}")
+            if "return" in answer:
+                return answer["return"]
+
+    def said(self):
+        return self.output.read_text(errors="replace")
+
+    def io(self, command):
+        """I/O of the guest's disk. Says what was said of it, which is nothing when all is well."""
+        before = len(self.said())
+        answer = self.command("human-monitor-command", **{"command-line": f'qemu-io d "{command}"'})
+        return answer + self.said()[before:]
+
+    def flash(self, at, byte):
+        """Writes a byte of the nvram as firmware does: by the commands of the flash chip."""
+        stream = self.connect(self.tests).makefile("rw")
+        base = (4 << 30) - pathlib.Path(FIRMWARE).stat().st_size - NVRAM_LEN
+        for address, value in [(base + at, 0x40), (base + at, byte), (base, 0xFF)]:
+            stream.write(f"writeb {address:#x} {value:#x}\n")
+            stream.flush()
+            while not (answer := stream.readline()).startswith("OK"):
+                if not answer.startswith("IRQ"):
+                    sys.exit(f"writeb: {answer}")
+
+    def must(self, command):
+        if said := self.io(command):
+            sys.exit(f"qemu-io {command}: {said}")
+
+    def wait_until(self, status):
+        for _ in range(6000):
+            if self.command("query-status")["status"] == status:
+                return
+            time.sleep(0.01)
+        sys.exit(f"QEMU does not become {status}: {self.command('query-status')}")
+
+    def move_to(self, other):
+        self.command("migrate", uri=f"unix:{other.migration}")
+        while True:
+            found = self.command("query-migrate")
+            if found.get("status") == "completed":
+                break
+            if found.get("status") in ("failed", "cancelled"):
+                sys.exit(f"the migration failed: {found}")
+            time.sleep(0.01)
+        other.wait_until("running")
+        self.quit()
+        return found.get("downtime", 0)
+
+    def quit(self):
+        self.command("quit")
+        self.process.wait(60)
+
+
+class Tpm:
+    """Has files open as swtpm has them."""
+
+    def __init__(self, place):
+        self.place = pathlib.Path(place) / "tpm"
+        self.place.mkdir(exist_ok=True)
+        self.lock = (self.place / ".lock").open("w")
+
+    def store(self, number):
+        state = self.place / "TMP-state"
+        with state.open("wb") as file:
+            file.write(bytes([number % 256]) * 3000)
+            file.flush()
+            os.fsync(file.fileno())
+        state.rename(self.place / "tpm2-00.permall")
+
+    def must_have(self, number):
+        found = (self.place / "tpm2-00.permall").read_bytes()
+        if found != bytes([number % 256]) * 3000:
+            sys.exit(f"the TPM's state is that of another round: {len(found)} bytes of {found[:1]}, expected {number % 256}")
