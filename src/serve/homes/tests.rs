@@ -251,3 +251,36 @@ fn a_file_that_another_mount_made_anew_is_opened_again() {
         drop(kept);
     }
 }
+
+/// No mount is asked by who rekeys, as if it were on another host.
+#[test]
+fn a_disk_is_not_rekeyed_while_it_moves_and_is_read_anew_after() {
+    let store = Datastore::new(&["web01"]);
+    store.make_disk("web01/a.raw");
+    let (mount, other) = (store.mount(), store.mount());
+    let path = Path::new("web01/a.raw");
+    let rekey = || DeepRekey { disks: vec!["a.raw".into()], ..DeepRekey::default() };
+    let source = mount.open_at(path, Access::Write).unwrap();
+    source.file().set_len(1 << 20).unwrap();
+    source.file().write_at(0, b"before", &mut request_buffer()).unwrap();
+    let target = other.open_at(path, Access::Read).unwrap();
+    let run = || rekey().run(&store.unmounted("web01"), &mut |_| Ok(()));
+    assert_busy(run(), "in use: process");
+    drop(source);
+    assert_busy(run(), "in use");
+    drop(target);
+    let mut reports = 0;
+    let rekeyed = rekey().run(&store.unmounted("web01"), &mut |_| {
+        reports += 1;
+        assert_busy(mount.open_at(path, Access::Read).map(drop), "in use");
+        assert_busy(other.open_at(path, Access::Write).map(drop), "in use");
+        Ok(())
+    });
+    rekeyed.unwrap();
+    assert!(reports > 0);
+    let grown = other.open_at(path, Access::Write).unwrap();
+    grown.file().set_len(3 << 20).unwrap();
+    drop(grown);
+    let again = mount.open_at(path, Access::Write).unwrap();
+    assert_eq!((again.plain_len(), read(&mount, "web01/a.raw").unwrap().get(..6)), (3 << 20, Some("before")));
+}
