@@ -60,7 +60,7 @@ impl Sharing {
 fn trouble(kind: &str, options: &str, read: impl Fn(&Path) -> Option<String>) -> Option<Trouble> {
     let value = |name: &str| {
         let words = options.split(',').filter_map(|word| word.split_once('='));
-        words.filter(|(found, _)| *found == name).map(|(_, value)| value).last()
+        words.filter(|(found, _)| *found == name).map(|(_, value)| value).next_back()
     };
     let has = |name: &str| options.split(',').any(|word| word == name);
     let forcible = |why: &str| Some(Trouble { why: why.to_owned(), may_be_forced: true });
