@@ -121,6 +121,7 @@ fn the_wall_clock_decides_nothing() {
         "src/operations/header.rs",
         "src/timestamp.rs",
         "src/provider.rs",
+        "src/storage/claims/holder.rs",
         "src/work/erase.rs",
         "src/vm/keyring/states.rs",
         "src/work/restore.rs",
