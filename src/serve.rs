@@ -239,6 +239,14 @@ impl ServedFolder {
         scan::folders_without_home(&self.root)
     }
 
+    /// As [`scan::files_without_sign`].
+    ///
+    /// # Errors
+    /// `Io` when the folder cannot be read.
+    pub fn files_without_sign(&self) -> Result<Vec<PathBuf>> {
+        scan::files_without_sign(&self.root, self.keyring.providers().disk_names())
+    }
+
     /// All that lies in the folder, what a mount does not show included.
     ///
     /// # Errors

@@ -7,11 +7,12 @@ use clap::Args;
 use crate::cli::progress::perform;
 use crate::cli::{out, place};
 use crate::control::local;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::operations::bind::{AdoptDisk, UpgradeVm};
 use crate::provider::Providers;
-use crate::text::{self, Show};
+use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
+use crate::vm::component::Component;
 use crate::vm::folder;
 
 /// Arguments of `upgrade`.
@@ -41,6 +42,12 @@ pub(super) struct AdoptArgs {
 }
 
 pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
+    let located = Located::find(&args.folder)?;
+    if located.component != Component::Home {
+        let (path, folder) = (args.folder.shown(), quoted(&located.folder));
+        let message = format!("{path} is not a VM folder, all disks of which are bound: `vmcryptfs upgrade {folder}`");
+        return Err(Error::new(Kind::Invalid, message));
+    }
     folder::refuse_unfinished(&args.folder)?;
     place::refuse_mounted(&args.folder)?;
     local::refuse_if_served(&args.folder, "binding its disks")?;

@@ -119,8 +119,13 @@ pub(super) fn only_clear(path: &Path, disk_names: &DiskNames, json: bool) -> Res
             Ok(())
         }
         clear => {
-            let what = text::count(clear, "file or folder is", "files and folders are");
-            Err(Error::new(Kind::Denied, format!("{what} in the clear; {looked_at}")))
+            // What shows no sign may be either.
+            let all = inventory.entries.iter().all(|entry| !entry.may_be_ciphertext());
+            let (what, or) = (
+                text::count(clear, "file or folder is", "files and folders are"),
+                if all { "" } else { ", or may be" },
+            );
+            Err(Error::new(Kind::Denied, format!("{what} in the clear{or}; {looked_at}")))
         }
     }
 }

@@ -100,7 +100,7 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
         0 => String::new(),
         number => {
             let what = text::count(number, "file or link of it is", "files and links of it are");
-            format!(" {what} in the clear.")
+            format!(" {what} in the clear, or may be.")
         }
     };
     println!(

@@ -76,7 +76,7 @@ pub(super) struct RestoreArgs {
     damaged, `vmcryptfs header restore` puts a saved one back.")]
 pub(super) struct RepairArgs {
     /// A VM folder (its home), or a disk; it must not be in use
-    #[arg(value_name = "COMPONENT")]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
     component: PathBuf,
     /// Print JSON
     #[arg(long)]

@@ -18,9 +18,9 @@ use crate::provider::Providers;
 use crate::seen::{Comparison, Memory, Recalled};
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::text::Show;
+use crate::vm::disk;
 use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
 use crate::vm::under_way::UnderWay;
-use crate::vm::{disk, folder};
 use vm::VmInfo;
 
 /// Arguments of `info`.
@@ -136,8 +136,8 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
 fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf>) -> Result<Vec<Result<Info>>> {
     let mut infos = Vec::new();
     let memory = config().and_then(|config| Providers::load(&config)).map(|providers| Memory::of(&providers)).ok();
-    // What is in the clear in a VM folder that is encrypted is listed with its other files.
-    let is_whole = path.is_dir() && folder::refuse_unfinished(path).is_ok();
+    // What is in the clear in a VM folder is listed with its other files, if they are.
+    let is_whole = path.is_dir() && inventory.entries.iter().any(has_home_files);
     for entry in &inventory.entries {
         let whole = place::whole(path, entry.component_path());
         let of_vm = is_whole && entry.vm.as_deref().is_some_and(|vm| vm.as_os_str().is_empty());
@@ -191,10 +191,17 @@ fn header_of(
     let mut info = header_info(whole.clone(), stored, lengths, headers.deep_rekey);
     info.memory = memory.and_then(|memory| memory.recall(&stored.header));
     // A datastore's VMs are asked for one by one: each takes a key.
-    if path.is_dir() && entry.is_own_header() && entry.component_path().as_os_str().is_empty() {
+    if path.is_dir() && has_home_files(entry) {
         info.vm = Some(VmInfo::of(path, inventory, stored, config)?);
     }
     Ok(Info::Header(Box::new(info)))
+}
+
+/// Whether this is the header of the VM folder that was asked for, by which its files are listed: neither damaged nor erased.
+fn has_home_files(entry: &Entry) -> bool {
+    let is_own = entry.is_own_header() && entry.component_path().as_os_str().is_empty();
+    let header = entry.headers().and_then(|(_, headers)| headers.unverified()).filter(|_| is_own);
+    header.is_some_and(|header| entry.refuse_unfinished(header.claims()).is_ok())
 }
 
 fn header_info(

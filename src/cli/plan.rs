@@ -65,7 +65,11 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
         true => println!("The home is {}, and remains so.", word(plan.state)),
         false => println!("The home is {}, and will be {}.", word(plan.state), word(plan.ends)),
     }
-    println!("Needs {} more space; {} available.", size::show(plan.space_needed), size::show(plan.space_free));
+    let free = match plan.space_free {
+        u64::MAX => "the file system does not say how much is".to_owned(),
+        bytes => size::show(bytes),
+    };
+    println!("Needs {} more space; {free} available.", size::show(plan.space_needed));
     notes(plan);
     for obstacle in &plan.obstacles {
         eprintln!("Obstacle: {}.", text::one_line(&obstacle.message));

@@ -18,7 +18,7 @@ use crate::storage::claims::FileLocks;
 use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
 use crate::vm::disk::{self, NewDisk};
-use crate::vm::{folder, keyring, vmdk};
+use crate::vm::{folder, keyring, scan, vmdk};
 
 /// Makes an encrypted VM folder.
 pub struct CreateVm<'a> {
@@ -79,6 +79,19 @@ pub struct CreateDisk<'a> {
     pub config: &'a Path,
 }
 
+/// Why there cannot be a disk in this folder.
+fn no_home(folder: &Path) -> Error {
+    let shown = folder.shown();
+    let message = match scan::vm_folders(folder) {
+        Some(vms) => format!("{shown} is a datastore: a disk lies in a VM folder, of which it has {vms}"),
+        None => format!(
+            "{shown} is not an encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
+            quoted(folder)
+        ),
+    };
+    Error::new(Kind::Denied, message)
+}
+
 impl Operation for CreateDisk<'_> {
     const NAME: EventName = EventName::CreateDisk;
     type Outcome = Header;
@@ -93,16 +106,7 @@ impl Operation for CreateDisk<'_> {
         let parent = self.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         folder::refuse_unfinished(parent)?;
         let dir = folder::open_dir(parent)?;
-        let (_in_use, home) = folder::use_home(&dir, &FileLocks)?.ok_or_else(|| {
-            Error::new(
-                Kind::Denied,
-                format!(
-                    "{} is not an encrypted VM folder, and a disk is encrypted only where its home is: `vmcryptfs create {}` first",
-                    parent.shown(),
-                    quoted(parent)
-                ),
-            )
-        })?;
+        let (_in_use, home) = folder::use_home(&dir, &FileLocks)?.ok_or_else(|| no_home(parent))?;
         let providers = Providers::load(self.config)?;
         let dek = keyring::unlock_by(&home.header, &providers)
             .context(|| format!("unlocking the home of {}", parent.shown()))?;

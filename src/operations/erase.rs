@@ -100,7 +100,10 @@ fn not_erased(erased: &Erased) -> Vec<String> {
         }
         lines
     };
-    let mut lines = shown(&erased.in_the_clear, "in the clear, as it was");
+    let (no_sign, clear): (Vec<_>, Vec<_>) =
+        erased.in_the_clear.iter().cloned().partition(|path| erased.no_sign.contains(path));
+    let mut lines = shown(&clear, "in the clear, as it was");
+    lines.extend(shown(&no_sign, "as it was: a disk in the clear, or one whose header was overwritten before"));
     lines.extend(shown(&erased.headers_left, "a header, with a wrapped key of its own"));
     lines.extend(erased.unreadable.iter().map(|reason| format!("what cannot be read: {reason}")));
     lines

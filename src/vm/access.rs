@@ -201,10 +201,11 @@ impl Located {
                 return Ok(Self { folder: path, component: Component::Home });
             }
             folder::refuse_unfinished(&path)?;
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("{} is not an encrypted VM folder: it contains no {HOME_FILE}", path.shown()),
-            ));
+            let message = match scan::vm_folders(&path) {
+                Some(vms) => format!("{} is a datastore, expected one of its VM folders: {vms}", path.shown()),
+                None => format!("{} is not an encrypted VM folder: it contains no {HOME_FILE}", path.shown()),
+            };
+            return Err(Error::new(Kind::Invalid, message));
         }
         let parent = path.parent().unwrap_or(Path::new("/"));
         let folder = path.ancestors().skip(1).find(|dir| dir.join(HOME_FILE).exists()).unwrap_or(parent).to_path_buf();

@@ -349,7 +349,8 @@ fn tell_of_twins(inventory: &Inventory, findings: &mut [Finding]) {
         if let Some(finding) = found.filter(|finding| finding.state == State::Good) {
             finding.state = State::Problem(Kind::Corrupt);
             finding.result = format!(
-                "it has the UUID of {}: a copy of it, or this one has the wrong header, and then its data is unreadable",
+                "it has the UUID of {}: one is a copy of the other, or one of the two has the wrong header, and then its data \
+                 is unreadable",
                 twin.component_path().shown()
             );
         }

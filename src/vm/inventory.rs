@@ -237,6 +237,10 @@ pub fn nested_what(outer: &Path) -> String {
     )
 }
 
+/// What to say of a file that may be a disk in the clear, and as well an encrypted one.
+pub const NO_SIGN: &str =
+    "no sign of what it is: a disk in the clear, or one whose header was overwritten (`vmcryptfs header restore`)";
+
 /// What a file in the clear is, for people.
 pub fn clear_what(kind: ClearKind) -> String {
     match kind {
@@ -302,8 +306,7 @@ impl Entry {
         } else if let (What::Clear(kind), true) = (&self.what, in_vm && !self.may_be_ciphertext()) {
             Some(("file", format!("in the clear: {}", clear_what(*kind))))
         } else if in_vm && self.may_be_ciphertext() {
-            let what = "no sign of what it is: a disk in the clear, or one whose header was overwritten (`vmcryptfs header restore`)";
-            Some(("file", what.to_owned()))
+            Some(("file", NO_SIGN.to_owned()))
         } else if let (What::Link(Link::Inside(_) | Link::Outside(_)), true) = (&self.what, in_vm) {
             Some(("file", "in the clear: a symbolic link".to_owned()))
         } else {

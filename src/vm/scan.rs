@@ -13,6 +13,7 @@ use crate::format::header::{ComponentKind, UnverifiedHeader, is_reserved};
 use crate::format::names::DiskNames;
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
+use crate::text::Show;
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{self, Entry, Inventory, What};
@@ -154,6 +155,39 @@ pub fn folders_without_home(root: &File) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
+}
+
+/// Files of VM folders that may be disks in the clear, and as well encrypted ones whose header was overwritten: a mount opens none
+/// of them. Folders that cannot be read are passed over, as in [`scan`].
+///
+/// # Errors
+/// `Io` when `root` cannot be read.
+pub fn files_without_sign(root: &File, disk_names: &DiskNames) -> Result<Vec<PathBuf>> {
+    let of_vm = |dir: &File, path: &Path| {
+        let is_shown = matches!(folder::read_whole_home(dir), Ok(Some(_)));
+        let inventory = is_shown.then(|| Inventory::take(dir, disk_names).ok()).flatten();
+        let entries = inventory.map(|inventory| inventory.entries).unwrap_or_default();
+        entries.into_iter().filter(Entry::may_be_ciphertext).map(|entry| path.join(entry.path)).collect::<Vec<_>>()
+    };
+    if has_home(root) {
+        return Ok(of_vm(root, Path::new("")));
+    }
+    let names = folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name));
+    let folders = names.filter_map(|name| Some((folder_beneath(root, Path::new(&name)).ok()?, name)));
+    Ok(folders.flat_map(|(dir, name)| of_vm(&dir, Path::new(&name))).collect())
+}
+
+/// The VM folders of a datastore, the first ones by name, for people; `None` for a folder that is not a datastore.
+pub fn vm_folders(path: &Path) -> Option<String> {
+    const MAX_NAMED: usize = 5;
+    let root = folder::open_dir(path).ok()?;
+    let is_vm = |name: &OsString| folder_beneath(&root, Path::new(name)).is_ok_and(|dir| has_home(&dir));
+    let names = folder::sorted_names(&root).ok()?.into_iter().filter(|name| !is_reserved(name)).filter(is_vm);
+    let mut names: Vec<String> = names.take(MAX_NAMED + 1).map(|name| Path::new(&name).shown().to_string()).collect();
+    if names.len() > MAX_NAMED {
+        names[MAX_NAMED] = "...".to_owned();
+    }
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// Whether a folder is one of a VM: also if its home is damaged, erased, not finished, or there are two.

@@ -43,6 +43,9 @@ pub struct Erased {
     /// What else lies in the folder of a VM that was erased as a whole, and is not encrypted: below the folder.
     #[serde(default, with = "crate::text::path")]
     pub in_the_clear: Vec<PathBuf>,
+    /// Which of these show no sign of what they are: they may be ciphertext whose header was overwritten before.
+    #[serde(default, with = "crate::text::path")]
+    pub no_sign: Vec<PathBuf>,
     /// Headers that are left in such a folder: of drafts, saved ones, of VM folders within.
     #[serde(default, with = "crate::text::path")]
     pub headers_left: Vec<PathBuf>,
@@ -138,6 +141,7 @@ impl Erased {
                 for entry in &inventory.entries {
                     if entry.in_the_clear().is_some() {
                         self.in_the_clear.push(entry.path.clone());
+                        self.no_sign.extend(entry.may_be_ciphertext().then(|| entry.path.clone()));
                     } else if entry.headers().is_some() || matches!(entry.what, What::SavedHeader(_)) {
                         self.headers_left.push(entry.path.clone());
                     } else if let Some(error) = entry.unreadable() {

@@ -150,10 +150,37 @@ fn what_is_no_vm_folder_is_told_by_what_it_is() {
         2,
         "it is a datastore: a VM folder is cloned, of which it has web01, web02",
     );
-    host.refuses(&["header", "backup", host.path("vms"), host.path("saved")], 2, "is not an encrypted VM folder");
+    let is_datastore = "is a datastore, expected one of its VM folders: web01, web02";
+    for verb in [&["header", "backup", host.path("vms"), host.path("saved")][..], &["upgrade", host.path("vms")]] {
+        host.refuses(verb, 2, is_datastore);
+    }
+    let in_it = host.path("vms/d.raw");
+    host.refuses(
+        &["create-disk", in_it, "--size", "1M"],
+        7,
+        "a disk lies in a VM folder, of which it has web01, web02",
+    );
+    host.refuses(&["create", host.path("vms")], 7, "is not empty");
+    host.run(&["create-disk", host.path("vms/web02/d.raw"), "--size", "1M"]);
+    let upgrade = format!("`vmcryptfs upgrade {}`", host.path("vms/web02"));
+    host.refuses(&["upgrade", host.path("vms/web02/d.raw")], 2, &upgrade);
     let vm = host.path("vms/web01");
     host.run(&["erase", vm, "--yes"]);
     host.refuses(&["create", vm], 9, &format!("to make it again, remove it first: rm -r -- {vm}"));
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_header_stops_no_verb() {
+    let host = Host::new();
+    let vm = host.path("vm");
+    fs::create_dir(vm).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(host.path("vm/vmcryptfs.home")).status().unwrap();
+    assert!(made.success());
+    for verb in [&["clone", vm, host.path("copy")][..], &["encrypt", vm], &["decrypt", vm, "--all"]] {
+        host.refuses(verb, 2, "vmcryptfs.home is not a regular file");
+    }
+    assert!(!host.try_run(&["rekey", vm]).status.success());
+    host.refuses(&["info", vm], 2, "not a regular file");
 }
 
 #[test]

@@ -158,7 +158,12 @@ fn what_cannot_be_carried_over_is_refused_before_anything_is_touched() {
             .unwrap()
             .success()
     {
-        refuses(&host, &verb, 1, "a.txt: setting extended attribute user.note: No space left");
+        refuses(
+            &host,
+            &verb,
+            1,
+            "a.txt: its extended attributes do not fit once each value is sealed, 41 bytes longer: setting extended attribute user.note",
+        );
     }
     set("short").unwrap();
     for flag in ["i", "a"] {

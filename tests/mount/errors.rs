@@ -162,7 +162,7 @@ fn mistakes_on_the_command_line_get_one_clear_line() {
     fs::create_dir(host.path("plain")).unwrap();
     fs::write(host.path("plain/file"), "x").unwrap();
     let disk = |name: &str| host.path(name);
-    host.refuses(&["create", disk("plain")], 7, "not encrypted");
+    host.refuses(&["create", disk("plain")], 7, "is not empty");
     host.refuses(&["create", disk("web01")], 9, "exists already");
     host.refuses(&["create-disk", disk("plain/root.raw"), "--size", "1G"], 7, "is not an encrypted VM folder");
     host.refuses(&["create-disk", disk("web01/root.raw"), "--size", "1G"], 9, "exists already");

@@ -160,7 +160,7 @@ fn check_proves_home_files_and_with_data_all_of_them() {
 
     fs::copy(host.path("web01/root.raw"), host.path("web01/twin.raw")).unwrap();
     let said = String::from_utf8(host.try_run(&["check", vm]).stdout).unwrap();
-    assert!(said.contains("it has the UUID of root.raw"), "{said}");
+    assert!(said.contains("it has the UUID of root.raw: one is a copy of the other, or one of the two"), "{said}");
     fs::remove_file(host.path("web01/twin.raw")).unwrap();
     fs::hard_link(host.path("web01/root.raw"), host.path("web01/same.raw")).unwrap();
     host.run(&["check", vm]);
@@ -203,6 +203,9 @@ fn info_status_and_erase_say_what_is_in_the_clear() {
         (Some("b.raw"), Some("saved"))
     );
     assert!(evidence["elsewhere"][0].as_str().unwrap().starts_with("b.raw: in the clear"), "{evidence}");
+    // The home's files are not listed any more; what is in the clear is.
+    let info = json(&host.run(&["info", "--json", vm]));
+    assert!(info.as_array().unwrap().iter().any(|info| info["state"] == "clear"), "{info}");
 }
 
 #[test]
@@ -237,6 +240,8 @@ fn what_was_erased_hinders_nothing_and_is_called_that() {
         .iter()
         .filter(|component| component["reason"].as_str().is_some_and(|why| why.contains("erased on ")));
     assert_eq!(erased.count(), 4, "{status}");
+    let log = fs::read_to_string(host.path("log")).unwrap();
+    assert!(log.contains("4 of 6 components are locked: ") && !log.contains("other reasons"), "{log}");
     assert!(File::open(mount.path("kept/root.raw")).is_ok());
     assert!(File::open(mount.path("kept/data.raw")).is_err());
     mount.unmount();
@@ -275,6 +280,8 @@ fn a_header_copy_is_mended_by_the_other() {
     drop(open);
     let repaired = json(&host.run(&["header", "repair", "--json", disk]));
     assert_eq!((&repaired["changed"], &repaired["offset"]), (&true.into(), &0.into()), "{repaired}");
+    let said = host.run(&["header", "repair", &mount.path("root.raw").display().to_string()]);
+    assert!(said.contains(&format!("Both header copies of {disk} ")), "the backing path: {said}");
     mount.unmount();
     assert!(host.run(&["header", "repair", disk]).contains("are intact already"));
     host.run(&["check", host.path("web01")]);
@@ -348,7 +355,17 @@ fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
         assert!(fs::read(disk).unwrap() == overwritten, "it is left alone");
         let mount = host.mount("vm", &[]);
         assert!(host.run(&["status", &mount.root().display().to_string()]).contains("no sign of what it is"));
+        let log = fs::read_to_string(host.path("log")).unwrap();
+        assert!(log.contains("d.raw: no sign of what it is"), "the mount says it: {log}");
     }
+    let info = json(&host.run(&["info", "--json", vm]));
+    assert!(info[0]["home_files"][0]["what"].as_str().unwrap().starts_with("no sign of what it is"), "{info}");
+    let copy = host.path("copy");
+    let cloned = json(&host.run(&["clone", "--json", vm, copy]));
+    assert!(cloned["notes"][0].as_str().unwrap().contains("no sign of what it is"), "{cloned}");
+    let evidence = json(&host.run(&["erase", "--yes", "--json", copy]));
+    assert_eq!((&evidence["in_the_clear"][0], &evidence["no_sign"][0]), (&"d.raw".into(), &"d.raw".into()));
+    assert!(evidence["elsewhere"][0].as_str().unwrap().contains("or one whose header was overwritten"), "{evidence}");
     host.run(&["header", "restore", disk, saved, "--force"]);
     let mount = host.mount("vm", &[]);
     assert!(fs::read(mount.path("d.raw")).unwrap() == vec![7; 16 << 20]);

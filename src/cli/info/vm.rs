@@ -14,7 +14,7 @@ use crate::store::header_area::StoredHeader;
 use crate::text::{self, Show, quoted};
 use crate::vm::clear;
 use crate::vm::folder::open_dir;
-use crate::vm::inventory::Inventory;
+use crate::vm::inventory::{Inventory, NO_SIGN, clear_what};
 use crate::vm::vmdk::{self, FoundFile, FoundVmdk};
 
 /// Field names are part of the stable JSON output.
@@ -138,8 +138,11 @@ impl VmInfo {
 
 impl FileInfo {
     fn of(file: &FoundFile) -> Self {
-        let what =
-            file.clear.as_ref().map_or_else(|| what(file.role).to_owned(), |what| format!("IN THE CLEAR: {what}"));
+        let what = match file.clear {
+            None => what(file.role).to_owned(),
+            Some(kind) if kind.may_be_ciphertext() => NO_SIGN.to_owned(),
+            Some(kind) => format!("IN THE CLEAR: {}", clear_what(kind)),
+        };
         let name = file.path.file_name().unwrap_or_default();
         let looks_like_disk = if file.clear.is_some() { None } else { clear::disk_by_name(name, file.plain_len) };
         let in_the_clear = file.clear.is_some();

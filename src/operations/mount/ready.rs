@@ -1,7 +1,7 @@
 //! What a mount looks at before it is there: whether this can be meant, and what of it is locked.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
@@ -13,6 +13,7 @@ use crate::control::{self, ComponentStatus, mounts};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::text::{self, Show, quoted};
+use crate::vm::inventory::NO_SIGN;
 use crate::vm::{folder, scan};
 
 /// How often what waits for its keys is tried again before the mount is there.
@@ -63,16 +64,27 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 
 /// One line that names the folders whose home header is lost: they do not show in the mount.
 pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
-    const MAX_NAMED: usize = 5;
     let folders = fs.served().folders_without_home()?;
-    let names: Vec<String> = folders.iter().take(MAX_NAMED).map(|folder| folder.shown().to_string()).collect();
-    let more = if folders.len() > MAX_NAMED { ", ..." } else { "" };
     let said = format!(
-        "{} not shown, since the home header is missing: {}{more} (`vmcryptfs header restore` brings a saved one back)",
+        "{} not shown, since the home header is missing: {} (`vmcryptfs header restore` brings a saved one back)",
         text::count(folders.len(), "folder with encrypted files is", "folders with encrypted files are"),
-        names.join(", ")
+        names(&folders)
     );
     Ok((!folders.is_empty()).then_some(said))
+}
+
+/// One line that names files that may be disks whose header was overwritten: the mount opens none of them.
+pub(super) fn without_sign(fs: &FileSystem) -> Result<Option<String>> {
+    let files = fs.served().files_without_sign()?;
+    let said = format!("{}: {NO_SIGN}; such a file cannot be opened in the mount", names(&files));
+    Ok((!files.is_empty()).then_some(said))
+}
+
+/// The first ones.
+fn names(paths: &[PathBuf]) -> String {
+    const MAX_NAMED: usize = 5;
+    let names: Vec<String> = paths.iter().take(MAX_NAMED).map(|path| path.shown().to_string()).collect();
+    names.join(", ") + if paths.len() > MAX_NAMED { ", ..." } else { "" }
 }
 
 /// Refuses a mountpoint that has a mount of ours already. One whose process has died is refused by mounting itself, with that reason.
@@ -212,7 +224,11 @@ fn describe(locked: &[&ComponentStatus], all: usize) -> String {
     let first = locked.first().map(|component| reason(component)).unwrap_or_default();
     // Each has a key of its own, which says nothing of why.
     let why = |component: &ComponentStatus| {
-        component.keys.iter().fold(reason(component), |said, key| said.replace(&key.key_id, ""))
+        let said = reason(component);
+        if said.contains("erased on ") {
+            return "erased".to_owned(); // at whatever time
+        }
+        component.keys.iter().fold(said, |said, key| said.replace(&key.key_id, ""))
     };
     let kind = locked.first().map(|component| why(component));
     let others = locked.iter().filter(|component| Some(why(component)) != kind).count();

@@ -19,7 +19,8 @@ use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::{ImageFile, vmdk_error};
 use crate::sys::file::file_beneath;
 use crate::text::Show;
-use crate::vm::inventory::{Entry, Inventory, What, clear_what};
+use crate::vm::clear::ClearKind;
+use crate::vm::inventory::{Entry, Inventory, What};
 use crate::vm::keyring::Keyring;
 use crate::vm::open_form::OpenForm;
 use crate::vm::owner::Owner;
@@ -33,7 +34,7 @@ pub struct FoundFile {
     /// Whether it is a disk.
     pub is_disk: bool,
     /// Of a file that is neither a disk nor sealed in the home: what it is, by its content.
-    pub clear: Option<String>,
+    pub clear: Option<ClearKind>,
     /// Length in bytes, as its backing file tells it.
     pub plain_len: u64,
     /// What it is, by its name.
@@ -47,7 +48,7 @@ impl FoundFile {
         let (clear, plain_len) = if is_disk {
             (None, shape.map_or(0, |shape| shape.plain_len(len)))
         } else if let What::Clear(kind) = entry.what {
-            (Some(clear_what(kind)), len)
+            (Some(kind), len)
         } else {
             (None, home_file::plain_len(len))
         };
@@ -57,9 +58,10 @@ impl FoundFile {
 
     /// The form that it has, in our words.
     pub fn stored_as(&self) -> &'static str {
-        match (self.is_disk, &self.clear) {
+        match (self.is_disk, self.clear) {
             (true, _) => "disk",
             (false, None) => "home file",
+            (false, Some(kind)) if kind.may_be_ciphertext() => "unknown",
             (false, Some(_)) => "in the clear",
         }
     }

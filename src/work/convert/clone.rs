@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, HOME_FILE, Header, StoredState};
+use crate::format::header::{HOME_FILE, Header, StoredState};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -59,7 +59,7 @@ pub struct Cloned {
     pub disks: usize,
     /// Bytes that were copied.
     pub bytes: u64,
-    /// How many names lead to what was copied in the clear; `notes` has each.
+    /// How many names lead to what was copied in the clear, or may be; `notes` has each.
     pub in_the_clear: usize,
     /// What someone should know of the clone.
     pub notes: Vec<String>,
@@ -108,15 +108,10 @@ pub fn clone(
 
 /// What a folder without a home is instead.
 fn no_vm_folder(source: &ClaimedFolder) -> String {
-    const MAX_NAMED: usize = 5;
-    let found = scan::scan(&source.dir).unwrap_or_default();
-    let vms: Vec<_> = found.iter().filter(|component| component.kind == ComponentKind::Home).collect();
-    if vms.is_empty() {
-        return "it is not encrypted: there are no keys to renew, `cp -a` copies it".to_owned();
+    match scan::vm_folders(&source.path) {
+        Some(vms) => format!("it is a datastore: a VM folder is cloned, of which it has {vms}"),
+        None => "it is not encrypted: there are no keys to renew, `cp -a` copies it".to_owned(),
     }
-    let names: Vec<String> = vms.iter().take(MAX_NAMED).map(|vm| vm.path.shown().to_string()).collect();
-    let more = if vms.len() > MAX_NAMED { ", ..." } else { "" };
-    format!("it is a datastore: a VM folder is cloned, of which it has {}{more}", names.join(", "))
 }
 
 /// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
@@ -152,9 +147,12 @@ fn names(
     }
 }
 
-/// What to say of what is in the clear in the source, and so in the clone.
+/// What to say of what is, or may be, in the clear in the source, and so in the clone.
 fn in_the_clear(entry: &Entry) -> Option<String> {
     let what = if let EntryForm::Clear(kind) = entry.found {
+        if kind.may_be_ciphertext() {
+            return Some(format!("{} is the same in the clone: {}", entry.path.shown(), inventory::NO_SIGN));
+        }
         inventory::clear_what(kind)
     } else if entry.found == EntryForm::ClearLink {
         "a symbolic link".to_owned()

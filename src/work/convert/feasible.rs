@@ -168,7 +168,7 @@ impl<'a> Trial<'a> {
         if own.are_plain() {
             return self.check_owner(entry);
         }
-        own.give(&unnamed(self.root)?, self.sealing(), ChangeTime::Kept)
+        own.give(&unnamed(self.root)?, self.sealing(), ChangeTime::Kept).map_err(too_large)
     }
 
     fn check_values_of_folder(&self, entry: &Entry) -> Result<()> {
@@ -178,7 +178,8 @@ impl<'a> Trial<'a> {
             Some(keys) if attributes::is_sealed(keys, name, value) => Sealing::Clear,
             _ => self.sealing(),
         };
-        Attributes::read(&dir, Sealing::Clear)?.give_user_xattrs(&unnamed(self.root)?, sealing)?;
+        let own = Attributes::read(&dir, Sealing::Clear)?;
+        own.give_user_xattrs(&unnamed(self.root)?, sealing).map_err(too_large)?;
         let is_own = rustix::process::geteuid().as_raw() == entry.stat.st_uid;
         // Only its owner may set its times, also to what they are.
         if is_own || entry.path.as_os_str().is_empty() { Ok(()) } else { give_times(&entry.stat, &dir) }
@@ -214,6 +215,17 @@ fn statx(handle: &File) -> Result<(StatxAttributes, Option<u64>)> {
         Err(Errno::NOSYS) => Ok((StatxAttributes::empty(), None)),
         Err(error) => Err(Error::errno("reading attributes", error)),
     }
+}
+
+/// The system's "no space" means that of the attributes, which sounds as if the disk were full.
+fn too_large(error: Error) -> Error {
+    let full = [Errno::NOSPC, Errno::TOOBIG, Errno::RANGE].map(Errno::raw_os_error);
+    if !error.os_error().is_some_and(|number| full.contains(&number)) {
+        return error;
+    }
+    let message =
+        format!("its extended attributes do not fit once each value is sealed, {VALUE_OVERHEAD} bytes longer");
+    Error::with_source(error.kind(), message, error)
 }
 
 /// A new file in a folder, which is gone when it is closed.

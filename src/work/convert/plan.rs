@@ -194,13 +194,13 @@ pub(super) fn encrypted_space(entry: &Entry, as_disk: bool) -> u64 {
     allocated + groups * GROUP + 4096
 }
 
-/// Bytes that an ordinary user can still write.
+/// Bytes that an ordinary user can still write; `u64::MAX` where the file system does not say, as those of FUSE need not.
 ///
 /// # Errors
 /// `Io`.
 pub(super) fn free_space(dir: &File) -> Result<u64> {
     let stat = rustix::fs::fstatvfs(dir).context(|| "reading free space".into())?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ fn nature(text: &[u8]) -> &'static str {
 }
 
 fn known(label: &[u8]) -> &'static str {
-    LABELS.into_iter().find(|known| known.as_bytes() == label).unwrap_or("of an unknown kind")
+    LABELS.into_iter().find(|known| known.as_bytes() == label).unwrap_or("something of an unknown kind")
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
