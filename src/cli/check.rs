@@ -74,7 +74,8 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
 /// `Invalid` for a folder without VMs, `NotFound`, or `Io`.
 pub(super) fn inventory_of(path: &Path, disk_names: &DiskNames) -> Result<Inventory> {
     let inventory = all_at(path, disk_names)?;
-    match inventory.has_vms() || !path.is_dir() {
+    // What could not be looked at may be one: that is said then, by its name.
+    match inventory.has_vms() || !path.is_dir() || inventory.unreadable().next().is_some() {
         true => Ok(inventory),
         false => {
             Err(Error::new(Kind::Invalid, format!("{} is not an encrypted VM folder and contains none", path.shown())))

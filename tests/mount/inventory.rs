@@ -256,6 +256,12 @@ fn changes_of_all_keys_say_what_was_not_looked_at() {
     let rekeyed = json(&host.run(&["rekey", "--json", host.path("web01")]));
     assert_eq!(rekeyed["components"].as_array().unwrap().len(), 2);
     assert!(rekeyed["unreadable"][0].as_str().unwrap().contains("deeper than 128 folders"), "{rekeyed}");
+    fs::create_dir_all(host.path(&format!("plain/{too_deep}"))).unwrap();
+    for verb in ["check", "info"] {
+        let output = host.try_run(&[verb, host.path("plain")]);
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains("deeper than 128 folders") && !said.contains("contains none"), "{said}");
+    }
     let said = String::from_utf8(host.try_run(&["rekey", host.path("web01")]).stderr).unwrap();
     assert!(said.contains("Not read, and its keys are unchanged"), "{said}");
     host.run(&["provider", "add", "native", "escrow"]);

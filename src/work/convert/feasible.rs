@@ -9,7 +9,9 @@ use rustix::fs::{Access as May, AtFlags, Mode, OFlags, StatxAttributes, StatxFla
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::sector;
+use crate::format::disk_kind::DiskShape;
+use crate::format::home_file;
+use crate::sector::{self, SectorSize};
 use crate::store::home_file::{HomeKeys, MAX_TARGET_LEN, VALUE_OVERHEAD, sealed_target_len};
 use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
 use crate::text::Show;
@@ -36,6 +38,9 @@ pub(super) struct Verdict {
     pub(super) note: Option<String>,
 }
 
+/// Files of this many bytes are everywhere.
+const MIN_LONGEST: u64 = 1 << 30;
+
 /// What is tried, for one folder.
 pub(super) struct Trial<'a> {
     root: &'a File,
@@ -48,6 +53,8 @@ pub(super) struct Trial<'a> {
     /// Owners that a new file could be given.
     owners: HashSet<(u32, u32)>,
     folders: HashSet<PathBuf>,
+    /// Bytes that a file may have here.
+    longest: u64,
 }
 
 impl<'a> Trial<'a> {
@@ -57,7 +64,7 @@ impl<'a> Trial<'a> {
     /// `Io`.
     pub(super) fn new(root: &'a File, keys: Option<&'a HomeKeys>, seal: bool) -> Result<Self> {
         let mount = statx(root)?.1;
-        Ok(Self { root, keys, mount, seal, owners: HashSet::new(), folders: HashSet::new() })
+        Ok(Self { root, keys, mount, seal, owners: HashSet::new(), folders: HashSet::new(), longest: MIN_LONGEST })
     }
 
     /// Plans what `judge` says of each file and link, and if the `folders` are changed as well, tries those.
@@ -83,8 +90,9 @@ impl<'a> Trial<'a> {
             if convert {
                 obstacles.extend(self.obstacle(entry));
                 let too_long = if as_disk { sector::refuse_too_long(entry.len()).err() } else { None };
-                let obstacle = |error: Error| Obstacle::new(error.kind(), format!("{}: {error}", entry.path.shown()));
-                obstacles.extend(too_long.map(obstacle));
+                let obstacle =
+                    |error: Error| Obstacle::new(error.kind(), format!("{}: {}", entry.path.shown(), error.chain()));
+                obstacles.extend(too_long.or_else(|| self.check_len(entry, as_disk).err()).map(obstacle));
                 space.push((is_later, entry.allocated(), then));
             }
             let action = if convert { Action::Convert } else { Action::Keep };
@@ -169,6 +177,23 @@ impl<'a> Trial<'a> {
             return self.check_owner(entry);
         }
         own.give(&unnamed(self.root)?, self.sealing(), ChangeTime::Kept).map_err(too_large)
+    }
+
+    /// Whether the file system takes the length that a file in the clear gets.
+    fn check_len(&mut self, entry: &Entry, as_disk: bool) -> Result<()> {
+        if !self.seal || !matches!(entry.found, EntryForm::Clear(_)) {
+            return Ok(());
+        }
+        let plain_len = entry.len();
+        let len = match as_disk {
+            true => DiskShape::new(SectorSize::DEFAULT).backing_len(plain_len),
+            false => home_file::cipher_len(plain_len),
+        };
+        if len > self.longest {
+            unnamed(self.root)?.set_len(len).context(|| format!("its encrypted form has a length of {len} bytes"))?;
+            self.longest = len;
+        }
+        Ok(())
     }
 
     fn check_values_of_folder(&self, entry: &Entry) -> Result<()> {
