@@ -105,7 +105,7 @@ enum Verb {
     Convert(convert::ConvertArgs),
     /// Bind the disks of a VM folder that an older version made to it
     Upgrade(bind::UpgradeArgs),
-    /// Take a disk of another VM into the VM folder that it lies in
+    /// Take a disk into the VM folder that it lies in, by the name that it has there
     Adopt(bind::AdoptArgs),
     /// Copy a VM folder under keys of its own
     Clone(clone::CloneArgs),

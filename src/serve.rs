@@ -8,6 +8,7 @@ mod first_write;
 mod homes;
 mod lock;
 mod making;
+mod naming;
 mod online;
 mod open;
 mod open_file;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
 
+pub use naming::{NameChange, change_names};
 pub use online::OnlineVm;
 pub use open::{OpenRequest, Opened, Unopened};
 pub use open_file::{BackingId, CacheMode, FileUse, OpenFile, Purpose};

@@ -18,6 +18,7 @@ use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::HOME_FILE;
 use vmcryptfs::key::{Kek, KeyId};
 use vmcryptfs::sector::SectorSize;
+use vmcryptfs::storage::claims::FileLocks;
 use vmcryptfs::storage::{Access, BackingIo, FileStorage};
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::Disk;
@@ -84,7 +85,8 @@ impl Vm {
             durable: true,
         };
         let dir = folder::open_dir(&self.path("")).unwrap();
-        let (file, ..) = vm_disk::create(&dir, OsStr::new(name), &new, &self.key_id, self.kek.as_ref()).unwrap();
+        let (file, ..) =
+            vm_disk::create(&dir, OsStr::new(name), &new, (&self.key_id, self.kek.as_ref()), |_| Ok(())).unwrap();
         drop(file);
         self.open(&self.path(name))
     }
@@ -92,7 +94,11 @@ impl Vm {
     fn open(&self, path: &Path) -> Box<dyn Disk<FileStorage>> {
         let file = File::options().read(true).write(true).open(path).unwrap();
         assert!(vm_disk::is_disk(&file).unwrap(), "{}", path.display());
-        let keys = (&self.keyring, Owner::of(self.home().header.claims()));
+        let home = self.home().header;
+        let dek = self.keyring.dek(&home).unwrap();
+        let dir = folder::open_dir(&self.path("")).unwrap();
+        let owner = Owner::of(&dir, &home.verify(&dek).unwrap(), &dek, &FileLocks).unwrap();
+        let keys = (&self.keyring, &owner, &[][..]); // wherever it lies
         vm_disk::open(FileStorage::new(file), Access::Write, keys, Engine::default(), BackingIo::Buffered).unwrap().0
     }
 

@@ -23,6 +23,7 @@ use vmcryptfs::format::header::{
     ComponentKind, DEFAULT_DATA_OFFSET, Header, Shape, Slot, Transition, TransitionId, UnverifiedHeader,
 };
 use vmcryptfs::format::journal;
+use vmcryptfs::format::members::MembersKey;
 use vmcryptfs::format::saved_header::SavedHeader;
 use vmcryptfs::key::{Dek, Kek, KeyCheck, KeyId, ProviderName, WrappedDek};
 use vmcryptfs::provider::KeyProvider;
@@ -52,6 +53,7 @@ fn every_folder_of_vectors_has_a_test() {
         "home-value",
         "journal",
         "length",
+        "members",
         "native",
         "pair",
         "published", // by tests/vectors_published.rs
@@ -89,6 +91,25 @@ fn unlock_all(header: &UnverifiedHeader, kek: &[u8]) -> Result<Dek> {
     match &header.claims().transition {
         Some(transition) => transition.old_dek(&dek).map(|_| dek),
         None => Ok(dek),
+    }
+}
+
+#[test]
+fn lists_of_disks() {
+    for vector in vectors("members", 20) {
+        let (home, copy) = (Uuid::from_slice(&vector.bytes("uuid")).unwrap(), &vector.bodies[0]);
+        let key = MembersKey::new(home, &Dek::new(secret(&vector.bytes("dek"))).unwrap()).unwrap();
+        let Some(list) = vector.judge(key.decode(copy)) else { continue };
+        let names = list.disks.iter().flat_map(|(uuid, disk)| disk.names.iter().map(move |name| (uuid, disk, name)));
+        let lines = names.map(|(uuid, disk, (path, is_own))| {
+            let state = if *is_own { "own" } else { "changing" };
+            let path = HEXLOWER.encode(path.as_os_str().as_encoded_bytes());
+            format!("{} {} {} {state} {path}", HEXLOWER.encode(uuid.as_bytes()), disk.dek_generation, disk.sequence)
+        });
+        let fields = [("sequence".to_owned(), list.sequence.to_string())];
+        let fields: Vec<_> = fields.into_iter().chain(lines.map(|line| ("disk".to_owned(), line))).collect();
+        assert_eq!(fields, vector.fields_without(&["expect", "why", "dek", "uuid"]), "{}", vector.name);
+        assert_eq!(key.encode(&list).unwrap(), *copy, "{}", vector.name);
     }
 }
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import disk, erasure, header, home_file, native, saved, transition
+from . import disk, erasure, header, home_file, members, members_cases, native, saved, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, shared_kek, shared_key_check, unwrap_dek
@@ -125,6 +125,16 @@ def read_journal(vector: VectorFile) -> None:
     same(str(record.cursor), vector.get("cursor"), "cursor")
     same([mark.hex() for mark in record.table], list(vector.all("mark")), "table")
     same(transition.encode(record, key), vector.bodies[0], "encoding of what was decoded")
+
+
+def read_members(vector: VectorFile) -> None:
+    """A file of members/."""
+    home = vector.bytes("uuid")
+    key = members.members_key(home, vector.bytes("dek"))
+    found = members.decode(vector.bodies[0], home, key)
+    same(str(found.sequence), vector.get("sequence"), "sequence")
+    same([line for _, line in members_cases.described(found)], list(vector.all("disk")), "disks")
+    same(members.encode(found, key), vector.bodies[0], "encoding of what was decoded")
 
 
 def read_home_file(vector: VectorFile) -> None:

@@ -32,7 +32,8 @@ HOME_FILE = "vmcryptfs.home"
 IN_TRANSITION = 1
 HAS_STATE = 2
 OWNED = 4
-KNOWN_FEATURES = {HOME: IN_TRANSITION | HAS_STATE | OWNED, DISK: IN_TRANSITION | OWNED}
+LISTED = 8
+KNOWN_FEATURES = {HOME: IN_TRANSITION | HAS_STATE | OWNED | LISTED, DISK: IN_TRANSITION | OWNED}
 STATES = {1: "encrypting", 2: "encrypted", 3: "decrypting", 4: "encrypted, converting disks"}
 
 WRAP_KWP = 1
@@ -80,6 +81,7 @@ class Header:
     state: int | None = None
     owner: bytes | None = None
     binds_disks: bool = False
+    lists_disks: bool = False
 
 
 def new_slot(provider: str, key_id: str, kek: bytes, dek: bytes) -> Slot:
@@ -96,6 +98,7 @@ def encode(header: Header, dek: bytes) -> bytes:
     cipher = CIPHER_OF_KIND[header.kind]
     features = (IN_TRANSITION if header.transition else 0) | (HAS_STATE if header.state is not None else 0)
     features |= OWNED if header.owner is not None or header.binds_disks else 0
+    features |= LISTED if header.lists_disks else 0
     fixed = FIXED.pack(MAGIC, VERSION, header.kind, cipher, features, header.sequence, header.uuid, header.sector_size,
                        header.dek_generation, header.data_offset, len(body), 0)
     return seal((fixed + body).ljust(HMAC_AT, b"\0"), dek)
@@ -238,11 +241,13 @@ def decode_body(kind: int, features: int, body: bytes, fixed: Header) -> Header:
     state = reader.u8() if features & HAS_STATE else None
     demand(state is None or state in STATES, f"state {state}")
     owned = bool(features & OWNED)
+    listed = bool(features & LISTED)
+    demand(owned or not listed, "a list of disks that do not name their home")
     owner = reader.take(16) if owned and kind == DISK else None
     demand(owner is None or any(owner), "a disk of the nil UUID")
     reader.finish()
     return replace(fixed, label=label, disk_names=disk_names, slots=slots, transition=transition, state=state,
-                   owner=owner, binds_disks=owned and kind == HOME)
+                   owner=owner, binds_disks=owned and kind == HOME, lists_disks=listed)
 
 
 def decode_transition(kind: int, reader: Reader) -> Transition:

@@ -57,6 +57,7 @@ def cases() -> dict[str, tuple[str, Header, bytes]]:
                                 disk(transition=transition(OTHER_DISK_DEK, DISK_DEK), owner=derive_uuid("home")), KEK),
         "binds-disks": ("a home all of whose disks name it", home(binds_disks=True), KEK),
         "binds-disks-and-state": ("a home as this version makes it", home(binds_disks=True, state=2), KEK),
+        "lists-disks": ("a home with a list of its disks", home(binds_disks=True, lists_disks=True, state=2), KEK),
         "longest-disk": ("every field of a disk at its longest", longest_disk(), kek_of(3)),
         "longest-home": ("every field of a home at its longest", longest_home(), kek_of(2)),
         "longest-home-in-transition": ("every field of a home in transition at its longest",
@@ -131,6 +132,7 @@ def decoded_fields(header: Header) -> list[tuple[str, str]]:
         fields.append(("state", STATES[header.state]))
     fields += [("owner", str(UUID(bytes=header.owner)))] if header.owner is not None else []
     fields += [("binds_disks", "yes")] if header.binds_disks else []
+    fields += [("lists_disks", "yes")] if header.lists_disks else []
     if header.transition:
         fields.append(("transition", f"{header.transition.id.hex()} {header.transition.old.hex() or 'tidying'}"))
     return fields

@@ -12,6 +12,7 @@ from . import (
     home_cases,
     journal_cases,
     key_cases,
+    members_cases,
     native_cases,
     saved_cases,
 )
@@ -28,6 +29,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "sectors": (disk_cases.sector_vectors, checks.read_sectors),
     "length": (disk_cases.length_vectors, checks.read_length),
     "journal": (journal_cases.vectors, checks.read_journal),
+    "members": (members_cases.vectors, checks.read_members),
     "home-file": (home_cases.file_vectors, checks.read_home_file),
     "home-value": (home_cases.value_vectors, checks.read_home_value),
     "saved": (saved_cases.vectors, checks.read_saved),

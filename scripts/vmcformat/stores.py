@@ -71,7 +71,7 @@ def stores() -> dict[str, VectorFile]:
     """File name to store."""
     made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
             in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4),
-            owned(), home_with_bound_disks()]
+            owned(), home_with_bound_disks(), home_with_list()]
     return {golden.name: store_file(golden, *rest) for golden, *rest in made}
 
 
@@ -226,9 +226,17 @@ def owned() -> Made:
 
 
 def home_with_bound_disks() -> Made:
-    """A home as it is made now."""
+    """A home without a list of its disks."""
     golden = Golden("home-with-bound-disks", "a home all of whose disks name it", kind=HOME)
     header = replace(golden.header(), state=2, binds_disks=True)
+    copy = encode(header, golden.dek)
+    return golden, header, golden.file(copy, copy), b""
+
+
+def home_with_list() -> Made:
+    """A home as it is made now."""
+    golden = Golden("home-with-list", "a home that has a list of its disks", kind=HOME)
+    header = replace(golden.header(), state=2, binds_disks=True, lists_disks=True)
     copy = encode(header, golden.dek)
     return golden, header, golden.file(copy, copy), b""
 

@@ -8,7 +8,7 @@ use crate::cli::progress::perform;
 use crate::cli::{out, place};
 use crate::control::local;
 use crate::error::{Error, Kind, Result};
-use crate::operations::bind::{AdoptDisk, UpgradeVm};
+use crate::operations::bind::{AdoptAll, AdoptDisk, UpgradeVm};
 use crate::provider::Providers;
 use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
@@ -18,8 +18,9 @@ use crate::vm::folder;
 /// Arguments of `upgrade`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs upgrade web01\n\n\
-    Each disk gets the home's UUID into its header, under the disk's key; from then on a disk of another VM in its place is an\n\
-    error. All keys are needed; the folder is not mounted. Versions before this one no longer open the VM.")]
+    Each disk gets the home's UUID into its header, under the disk's key, and the home a list of its\n\
+    disks with their names; from then on another disk in a disk's place is an error. All keys are\n\
+    needed; the folder is not mounted. Versions before this one no longer open the VM.")]
 pub(super) struct UpgradeArgs {
     /// A VM folder that an older version made
     #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
@@ -36,8 +37,8 @@ pub(super) struct UpgradeArgs {
     The keys of the disk and of the home are needed; the folder is not mounted. The disk keeps its keys: `rekey` gives it others."
 )]
 pub(super) struct AdoptArgs {
-    /// A disk that came from another VM, or from none
-    #[arg(value_name = "VM_FOLDER/DISK", value_parser = place::parser())]
+    /// A disk, or a VM folder for all disks in it
+    #[arg(value_name = "VM_FOLDER[/DISK]", value_parser = place::parser())]
     disk: PathBuf,
 }
 
@@ -56,10 +57,11 @@ pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
     if args.json {
         return out::json(&upgraded);
     }
+    let listed = upgraded.listed.map_or_else(|| "as before".to_owned(), |listed| listed.to_string());
     match upgraded.changed {
         true => {
             let disks = text::count(upgraded.bound.len(), "disk", "disks");
-            println!("{}: {disks} bound to it.", args.folder.shown());
+            println!("{}: {disks} bound to it, {listed} in its list.", args.folder.shown());
         }
         false => println!("{}: its disks are bound to it already.", args.folder.shown()),
     }
@@ -71,9 +73,14 @@ pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
     let located = Located::find(&args.disk)?;
     place::refuse_mounted(&located.folder)?;
     local::refuse_if_served(&located.folder, "taking in a disk")?;
+    if located.component == Component::Home {
+        let adopt = AdoptAll { folder: &located.folder, providers: Providers::load(config)? };
+        println!("{}: its list has {} disks now.", args.disk.shown(), perform(adopt)?);
+        return Ok(());
+    }
     let adopt = AdoptDisk { disk: &args.disk, located: &located, providers: Providers::load(config)? };
     let adopted = perform(adopt)?;
     let former = adopted.former.map_or_else(|| "no VM".to_owned(), |former| format!("the VM {former}"));
-    println!("{} ({}) is of this VM now; it was of {former}.", args.disk.shown(), adopted.uuid);
+    println!("{} ({}) is of this VM now, by this name; it was of {former}.", args.disk.shown(), adopted.uuid);
     Ok(())
 }

@@ -71,6 +71,9 @@ struct HeaderInfo {
     /// Whether all disks of a home name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     binds_disks: Option<bool>,
+    /// Whether a home has a list of its disks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lists_disks: Option<bool>,
     /// What this host has seen of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<Recalled>,
@@ -115,10 +118,16 @@ pub(super) fn run(args: &InfoArgs, config: &dyn Fn() -> Result<PathBuf>) -> Resu
         print_one(info);
     } else if !infos.is_empty() {
         print_many(&infos);
-        let is_unbound = |info: &&Info| matches!(info, Info::Header(info) if info.binds_disks == Some(false));
-        match infos.iter().filter(is_unbound).count() {
+        let count = |is_so: fn(&HeaderInfo) -> bool| {
+            infos.iter().filter(|info| matches!(info, Info::Header(info) if is_so(info))).count()
+        };
+        match count(|info| info.binds_disks == Some(false)) {
             0 => {}
             unbound => println!("Disks of {unbound} of these VM folders are {UNBOUND}."),
+        }
+        match count(|info| info.binds_disks == Some(true) && info.lists_disks == Some(false)) {
+            0 => {}
+            unlisted => println!("Disks of {unlisted} of these VM folders are {UNLISTED}."),
         }
     }
     if !args.json {
@@ -234,11 +243,13 @@ fn header_info(
         deep_rekey,
         owner: claims.owner,
         binds_disks: disk.is_none().then_some(claims.binds_disks),
+        lists_disks: disk.is_none().then_some(claims.lists_disks),
         memory: None,
         vm: None,
     }
 }
 
+const UNLISTED: &str = "bound to the VM; their names are not: `vmcryptfs upgrade` makes a list of them";
 const UNBOUND: &str = "not bound to the VM: `vmcryptfs upgrade` binds them";
 
 fn print_one(info: &HeaderInfo) {
@@ -257,7 +268,12 @@ fn print_one(info: &HeaderInfo) {
         lines.push(("Label", info.label.clone()));
     }
     lines.extend(info.owner.map(|home| ("VM", home.to_string())));
-    lines.extend(info.binds_disks.map(|bound| ("Disks", if bound { "bound to the VM" } else { UNBOUND }.to_owned())));
+    let disks = |(bound, listed)| match (bound, listed) {
+        (true, true) => "bound to the VM, and listed by it",
+        (true, false) => UNLISTED,
+        (false, _) => UNBOUND,
+    };
+    lines.extend(info.binds_disks.zip(info.lists_disks).map(|known| ("Disks", disks(known).to_owned())));
     lines.push(("Other copy", info.other_copy.clone()));
     lines.extend(info.deep_rekey.map(|under_way| ("Deep rekey", format!("under way, {}", under_way.describe()))));
     lines.extend(info.memory.map(|recalled| ("This host", describe_memory(recalled))));

@@ -62,8 +62,10 @@ const MAX_DATA_OFFSET: u64 = 1 << 30;
 const WRAP_AES_256_KWP: u8 = 1;
 /// The feature flag of a disk that names its home, and of a home all of whose disks do.
 const OWNED: u32 = 4;
+/// The feature flag of a home that lists its disks.
+const LISTED: u32 = 8;
 /// Features that a component never loses once it has them.
-pub const LASTING_FEATURES: u32 = state::HAS_STATE | OWNED;
+pub const LASTING_FEATURES: u32 = state::HAS_STATE | OWNED | LISTED;
 /// What KWP (RFC 5649) adds to a key whose length is a multiple of 8.
 const KWP_OVERHEAD: usize = 8;
 
@@ -132,6 +134,8 @@ pub struct Header {
     pub owner: Option<Uuid>,
     /// Whether all disks of a home name it.
     pub binds_disks: bool,
+    /// Whether a home has a list of its disks.
+    pub lists_disks: bool,
     /// How much of a home's files is sealed; `None` in the header of a disk, and of a home that an older version made.
     pub state: Option<StoredState>,
 }
@@ -151,6 +155,7 @@ impl Header {
             transition: None,
             owner: None,
             binds_disks,
+            lists_disks: binds_disks,
             state: binds_disks.then_some(StoredState::Encrypted),
         }
     }
@@ -216,6 +221,7 @@ impl Header {
         flag(self.transition.is_some(), transition::IN_TRANSITION)
             | flag(self.state.is_some(), state::HAS_STATE)
             | flag(self.owner.is_some() || self.binds_disks, OWNED)
+            | flag(self.lists_disks, LISTED)
     }
 
     fn encode_body(&self) -> Result<Vec<u8>> {
@@ -373,7 +379,7 @@ impl UnverifiedHeader {
 
 /// Features that a component of this kind may have.
 fn known_features(kind: u8) -> u32 {
-    let of_kind = if kind == ComponentKind::Home.code() { state::HAS_STATE } else { 0 };
+    let of_kind = if kind == ComponentKind::Home.code() { state::HAS_STATE | LISTED } else { 0 };
     transition::IN_TRANSITION | OWNED | of_kind
 }
 
@@ -406,6 +412,10 @@ fn decode_checked(codes: [u8; 2], features: u32, r: &mut Reader<'_>) -> Result<H
     let is_home = shape == Shape::Home;
     let owner = (has(OWNED) && !is_home).then(|| decode_owner(&mut body)).transpose()?;
     let binds_disks = has(OWNED) && is_home;
+    let lists_disks = has(LISTED);
+    if lists_disks && !binds_disks {
+        return Err(Error::new(Kind::Corrupt, "a home that lists its disks, which do not name it"));
+    }
     body.end().context(|| "header body".into())?;
     Ok(Header {
         sequence,
@@ -418,6 +428,7 @@ fn decode_checked(codes: [u8; 2], features: u32, r: &mut Reader<'_>) -> Result<H
         transition,
         owner,
         binds_disks,
+        lists_disks,
         state,
     })
 }

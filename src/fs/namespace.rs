@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags};
@@ -16,8 +16,9 @@ use crate::fs::leaving::Leaving;
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber, Place};
 use crate::fs::stat::{SET_GID, Stat};
 use crate::fs::{FileSystem, OpenMode, backing, raw};
-use crate::serve::BackingId;
+use crate::serve::{BackingId, NameChange, change_names};
 use crate::text::Show;
+use crate::vm::home::Home;
 use crate::vm::{acl, folder, home};
 
 /// A file to be made.
@@ -199,7 +200,10 @@ impl FileSystem {
         self.refuse_other_vm(&node, &parent)?;
         self.allow_names(&parent)?;
         let (from_dir, from_name) = self.place_of(&node)?;
-        backing::link((&from_dir, &from_name), (&dir, name))?;
+        let (from, to) = (self.path_in_vm(&node)?, self.path_in_vm(&parent)?.join(name));
+        let home = self.home_with_list(&parent, &[backing::stat_at(&from_dir, &from_name)?])?;
+        let link = || backing::link((&from_dir, &from_name), (&dir, name));
+        change_names(home.as_ref(), NameChange::Linked(&from, &to), link, || self.sync_names(&dir))?;
         self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
@@ -215,17 +219,26 @@ impl FileSystem {
         refuse_reserved(&parent, &dir, name)?;
         self.allow_names(&parent)?;
         let leaving = Leaving::at(&dir, name)?;
-        let until_known = self.name_changes.read();
-        if !is_datastore(&parent) {
-            backing::remove(&dir, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
-        } else if directory {
-            folder::remove_empty(&dir, name)?;
+        let remove = || {
+            let until_known = self.name_changes.read();
+            if !is_datastore(&parent) {
+                backing::remove(&dir, name, if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() })?;
+            } else if directory {
+                folder::remove_empty(&dir, name)?;
+            } else {
+                return Err(Error::new(Kind::Denied, "a datastore contains only VM folders"));
+            }
+            self.open_dirs.forget(BackingId::of(&leaving.stat));
+            self.nodes.removed(parent.number, name, leaving.left());
+            drop(until_known);
+            Ok(())
+        };
+        if is_datastore(&parent) {
+            remove()?;
         } else {
-            return Err(Error::new(Kind::Denied, "a datastore contains only VM folders"));
+            let (home, path) = (self.home_of(&parent).ok(), self.path_in_vm(&parent)?.join(name));
+            change_names(home.as_ref(), NameChange::Removed(&path), remove, || self.sync_names(&dir))?;
         }
-        self.open_dirs.forget(BackingId::of(&leaving.stat));
-        self.nodes.removed(parent.number, name, leaving.left());
-        drop(until_known);
         self.settle_names(&[&dir])
     }
 
@@ -244,25 +257,49 @@ impl FileSystem {
         self.allow_names(&from_parent)?;
         let moved = backing::stat_at(&from_dir, from.1)?;
         let replaced = Leaving::at(&to_dir, to.1).ok();
+        let is_same_file = replaced.as_ref().is_some_and(|other| BackingId::of(&other.stat) == BackingId::of(&moved));
+        let concerned: Vec<Stat> = std::iter::once(moved).chain(replaced.as_ref().map(|other| other.stat)).collect();
         let flags = match mode {
             RenameMode::Replace => RenameFlags::empty(),
             RenameMode::KeepExisting => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        let until_known = self.name_changes.read();
-        backing::rename((&from_dir, from.1), (&to_dir, to.1), flags)?;
-        let (from, to) = ((from_parent.number, from.1), (to_parent.number, to.1));
-        match replaced {
-            // Renaming one hard link of a file to another does nothing at all.
-            Some(other) if BackingId::of(&other.stat) == BackingId::of(&moved) => return Ok(()),
-            Some(other) if mode == RenameMode::Exchange => self.nodes.exchanged(&moved, from, &other.stat, to),
-            replaced => {
-                replaced.iter().for_each(|other| self.open_dirs.forget(BackingId::of(&other.stat)));
-                self.nodes.renamed(&moved, from, to, replaced.map(Leaving::left));
+        let rename = || {
+            let until_known = self.name_changes.read();
+            backing::rename((&from_dir, from.1), (&to_dir, to.1), flags)?;
+            let (from, to) = ((from_parent.number, from.1), (to_parent.number, to.1));
+            match replaced {
+                // Renaming one hard link of a file to another does nothing at all.
+                Some(other) if BackingId::of(&other.stat) == BackingId::of(&moved) => return Ok(false),
+                Some(other) if mode == RenameMode::Exchange => self.nodes.exchanged(&moved, from, &other.stat, to),
+                replaced => {
+                    replaced.iter().for_each(|other| self.open_dirs.forget(BackingId::of(&other.stat)));
+                    self.nodes.renamed(&moved, from, to, replaced.map(Leaving::left));
+                }
             }
-        }
-        drop(until_known);
-        self.settle_names(&[&to_dir, &from_dir])
+            drop(until_known);
+            Ok(true)
+        };
+        let is_changed = if is_datastore(&from_parent) {
+            rename()?
+        } else {
+            let home = self.home_with_list(&from_parent, &concerned)?;
+            let from = self.path_in_vm(&from_parent)?.join(from.1);
+            let to = self.path_in_vm(&to_parent)?.join(to.1);
+            let change = if is_same_file {
+                NameChange::Linked(&from, &to) // both names stay
+            } else if mode == RenameMode::Exchange {
+                NameChange::Exchanged(&from, &to)
+            } else {
+                NameChange::Renamed(&from, &to)
+            };
+            let sync = || {
+                self.sync_names(&to_dir)?;
+                if from_parent.number == to_parent.number { Ok(()) } else { self.sync_names(&from_dir) }
+            };
+            change_names(home.as_ref(), change, rename, sync)?
+        };
+        if is_changed { self.settle_names(&[&to_dir, &from_dir]) } else { Ok(()) }
     }
 
     /// Returns once all changes of names in a directory are durable.
@@ -281,6 +318,46 @@ impl FileSystem {
     /// one; names of a locked one may change.
     fn allow_names(&self, parent: &Node) -> Result<()> {
         self.home_of(parent).map_or(Ok(()), |home| home.past.allow_changes())
+    }
+
+    /// Where a node lies below its VM folder.
+    pub(super) fn path_in_vm(&self, node: &Node) -> Result<PathBuf> {
+        Ok(self.served.below_vm(&self.nodes.path(node)?))
+    }
+
+    /// Where a file lies below its VM folder, by all its names that are known; none of a file that has none any more.
+    pub(super) fn paths_in_vm(&self, node: &Node) -> Result<Vec<PathBuf>> {
+        let Ok(mut names) = self.nodes.names(node) else { return Ok(Vec::new()) };
+        if names.len() > 1 {
+            // The last ones may be names that it had.
+            let links = self.with_backing(node, backing::stat)?.st_nlink;
+            names.truncate(usize::try_from(links).unwrap_or(usize::MAX).max(1));
+        }
+        let path = |(parent, name): (NodeNumber, OsString)| Ok(self.path_in_vm(&*self.nodes.get(parent)?)?.join(name));
+        names.into_iter().map(path).collect()
+    }
+
+    /// The home whose list of disks learns of a change of names. What is locked has none that could, and names of files that may be
+    /// disks do not change then.
+    fn home_with_list(&self, parent: &Node, moved: &[Stat]) -> Result<Option<Arc<Home>>> {
+        let locked = match self.home_of(parent) {
+            Ok(home) => return Ok(Some(home)),
+            Err(error) => error,
+        };
+        let vm = self.nodes.vm_of(parent)?;
+        let is_listed = folder::read_home(&*self.dir_of(&vm)?)
+            .map_or(true, |home| home.is_some_and(|home| home.header.claims().lists_disks));
+        let may_be_disk = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => true,
+            FileType::RegularFile => u64::try_from(stat.st_size).is_ok_and(|len| len >= DEFAULT_DATA_OFFSET),
+            FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => false,
+        };
+        if is_listed && moved.iter().any(may_be_disk) { Err(locked) } else { Ok(None) }
     }
 
     fn refuse_other_vm(&self, from: &Node, to: &Node) -> Result<()> {

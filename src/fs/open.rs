@@ -15,7 +15,7 @@ use crate::fs::namespace::{NewFile, refuse_reserved};
 use crate::fs::node::{Birth, Node, NodeKind, NodeNumber};
 use crate::fs::{Attr, Caller, Durability, FileSystem, backing};
 use crate::sector::SectorSize;
-use crate::serve::{CacheMode, OpenRequest, Opened, Place, Unopened};
+use crate::serve::{CacheMode, NameChange, OpenRequest, Opened, Place, Unopened, change_names};
 use crate::storage::Access;
 use crate::sys::file::read_unnoticed;
 use crate::vm::disk::{self, NewDisk};
@@ -79,15 +79,25 @@ impl FileSystem {
                 mode: new.mode,
                 durable: self.durability != Durability::OnRequest,
             };
-            let path = self.nodes.path(&parent)?.join(name);
+            let (path, place) = (self.nodes.path(&parent)?.join(name), self.path_in_vm(&parent)?.join(name));
             let file = self.served.make_disk(path, new.uid, || {
-                let (file, header, dek) = disk::create(&dir, name, &spec, &key_id, kek.as_ref())?;
+                let (file, header, dek) = home.owner.with_new_disk(&place, |announce| {
+                    disk::create(&dir, name, &spec, (&key_id, kek.as_ref()), announce)
+                })?;
                 keyring.insert(header.uuid, dek);
                 Ok((file, header))
             })?;
             (file, ContentKind::NEW_DISK)
         } else {
-            (home::create(&dir, name, new.mode)?, ContentKind::Home)
+            let place = self.path_in_vm(&parent)?.join(name);
+            let make = || home::create(&dir, name, new.mode);
+            let is_left = home.owner.list()?.is_some_and(|list| list.touches(&place));
+            let made = if is_left && backing::stat_at(&dir, name).is_err() {
+                change_names(Some(&home), NameChange::Made(&place), make, || Ok(()))?
+            } else {
+                make()?
+            };
+            (made, ContentKind::Home)
         };
         read_unnoticed(&file);
         let stat = new.give_to_owner(&file)?;
@@ -169,7 +179,8 @@ impl FileSystem {
             Rights::Process => work(),
         };
         let name = || self.name(node.number);
-        let open = self.served.open_file(request, name, allowed, || {
+        let paths = || self.paths_in_vm(node);
+        let open = self.served.open_file(request, (name, paths), allowed, || {
             let (file, may_write, home, place) = backing()?;
             let twin = || file.try_clone().context(|| "reading the file".into());
             remembered.look_again(&backing::stat(&file)?, twin);

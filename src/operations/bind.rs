@@ -27,9 +27,35 @@ impl Operation for UpgradeVm<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Upgraded> {
-        let upgraded = bind::upgrade(&OfflineVm::open(self.folder, self.providers)?)?;
+        let vm = OfflineVm::open(self.folder, self.providers)?;
+        let mut upgraded = bind::upgrade(&vm)?;
+        upgraded.listed = bind::make_list(&vm, false)?;
+        upgraded.changed |= upgraded.listed.is_some();
         trail.event().uuid(upgraded.uuid);
         Ok(upgraded)
+    }
+}
+
+/// Makes the list of a VM's disks anew, of those that lie in its folder.
+pub struct AdoptAll<'a> {
+    /// The VM folder.
+    pub folder: &'a Path,
+    /// Where keys come from.
+    pub providers: Providers,
+}
+
+impl Operation for AdoptAll<'_> {
+    const NAME: EventName = EventName::Adopt;
+    type Outcome = usize;
+
+    fn object(&self) -> Object {
+        Object::Folder(self.folder.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<usize> {
+        let listed = bind::make_list(&OfflineVm::open(self.folder, self.providers)?, true)?.unwrap_or_default();
+        trail.event().reason(format!("{listed} disks as they lie there"));
+        Ok(listed)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::storage::claims::FileLocks;
 use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
 use crate::vm::disk::{self, NewDisk};
+use crate::vm::owner::{Announce, Owner};
 use crate::vm::{folder, keyring, scan, vmdk};
 
 /// Makes an encrypted VM folder.
@@ -111,14 +112,16 @@ impl Operation for CreateDisk<'_> {
         let dek = keyring::unlock_by(&home.header, &providers)
             .context(|| format!("unlocking the home of {}", parent.shown()))?;
         let home = home.header.verify(&dek)?;
+        let owner = Owner::of(&dir, &home, &dek, &FileLocks)?;
         let (key_id, kek) = keyring::first_kek(&home, &providers)?;
         trail.event().key(&key_id);
         let home_keys = HomeKeys::new(&dek)?;
         let new = NewDisk { owner: Some(home.uuid), ..self.new };
         let header = if vmdk::is_new_vmdk(name) {
-            vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), &home_keys)?.1
+            vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), (&home_keys, &owner))?.1
         } else {
-            disk::create(&dir, name, &new, &key_id, kek.as_ref())?.1
+            let make = |announce: &mut Announce<'_>| disk::create(&dir, name, &new, (&key_id, kek.as_ref()), announce);
+            owner.with_new_disk(Path::new(name), make)?.1
         };
         trail.event().uuid(header.uuid);
         Ok(header)

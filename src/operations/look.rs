@@ -14,6 +14,7 @@ use crate::key::KeyId;
 use crate::operations::whole;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::storage::claims::FileLocks;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
@@ -52,7 +53,8 @@ impl Operation for ReadVmdks<'_> {
         let header = home.header.clone().verify(&dek)?;
         trail.event().uuid(header.uuid);
         let keys = HomeKeys::of(&header, &dek)?; // in a deep rekey, files may be under either DEK
-        Ok(vmdk::vmdks(dir, files, (&keys, Owner::of(&header)), &keyring))
+        let owner = Owner::of(dir, &header, &dek, &FileLocks)?;
+        Ok(vmdk::vmdks(dir, files, (&keys, &owner), &keyring))
     }
 }
 

@@ -9,7 +9,6 @@ use crate::serve::undecided::Undecided;
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::disk::Disk;
 use crate::store::home_file::HomeFile;
-use crate::vm::owner::Owner;
 use crate::vm::{clear, disk};
 
 /// As many bytes as formats of disks are known by.
@@ -58,15 +57,18 @@ impl ServedFolder {
         let Ok(home) = self.home_at(&path) else { return Ok(None) };
         let Ok((key_id, kek)) = self.keyring.kek(&home.header) else { return Ok(None) };
         let storage = file.home.storage();
+        let place = self.below_vm(&path);
         let made = self.make_disk(path, file.user, || {
-            let (header, dek) = disk::create_in_place(storage, home.header.uuid, &key_id, kek.as_ref())?;
+            let (header, dek) = home.owner.with_new_disk(&place, |announce| {
+                disk::create_in_place(storage, home.header.uuid, (&key_id, kek.as_ref()), announce)
+            })?;
             self.keyring.insert(header.uuid, dek);
             // A twin of the descriptor has the same claim.
             let opened = storage.file().try_clone().context(|| "opening the new disk".into()).and_then(|twin| {
                 disk::open(
                     FileStorage::with_claims(twin, self.options.claims),
                     Access::Write,
-                    (&self.keyring, Owner::of(&home.header)),
+                    (&self.keyring, &home.owner, &[place.as_path()]),
                     self.options.engine,
                     self.options.backing_io,
                 )

@@ -117,8 +117,12 @@ impl VmAccess for OnlineVm<'_> {
     }
 
     /// Disks were opened as guests open them, which refuses those of other VMs.
-    fn refuse_foreign(&self, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
+    fn refuse_foreign(&self, _path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
         Ok(())
+    }
+
+    fn note_newer(&self, path: &Path, disk: &Header) -> Result<()> {
+        self.served.home_at(&self.folder.join(path))?.owner.note_newer(disk)
     }
 
     fn forget(&self, header: &UnverifiedHeader) {

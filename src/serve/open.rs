@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::ops::Deref;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
@@ -17,7 +17,6 @@ use crate::storage::{Access, FileStorage};
 use crate::sys::file::{open_unnoticed, reopen};
 use crate::text::Show;
 use crate::vm::home::Home;
-use crate::vm::owner::Owner;
 use crate::vm::{disk, home};
 
 /// What a file is opened for.
@@ -71,8 +70,8 @@ pub struct Unopened {
 
 impl ServedFolder {
     /// The open file of a backing file: shared with all that use it, or opened now, and for writing its use for that. `name` is what
-    /// a message calls it. `allowed` does what opens a backing file once more, with the rights that the request has; `open` opens it
-    /// for the first time.
+    /// a message calls it, and `paths` where it lies below its VM folder, by all names that are known. `allowed` does what opens a backing
+    /// file once more, with the rights that the request has; `open` opens it for the first time.
     ///
     /// # Errors
     /// `KeyUnavailable` when it is locked, `Busy` when another process or host has it open, `Corrupt` for damage, `ReadOnly`, or those
@@ -80,7 +79,7 @@ impl ServedFolder {
     pub fn open_file(
         &self,
         request: &OpenRequest,
-        name: impl Fn() -> String,
+        (name, paths): (impl Fn() -> String, impl Fn() -> Result<Vec<PathBuf>>),
         allowed: impl FnOnce(&File, &dyn Fn() -> Result<()>) -> Result<()>,
         open: impl FnOnce() -> Result<Unopened>,
     ) -> Result<Opened> {
@@ -96,10 +95,11 @@ impl ServedFolder {
             }
             open
         } else {
-            let open = Arc::new(self.open_first(request, open()?, &mut shared, name)?);
+            let open = Arc::new(self.open_first(request, open()?, &mut shared, &name)?);
             shared.file = Arc::downgrade(&open);
             open
         };
+        at_its_place(&paths, |paths| file.refuse_place(paths)).context(&name)?;
         let writing = (request.access == Access::Write).then(|| file.begin(Purpose::Write)).transpose()?;
         Ok(Opened { file, _writing: writing })
     }
@@ -115,7 +115,7 @@ impl ServedFolder {
         let claimed = shared.claim_next();
         let storage = FileStorage::with_claims(file, self.options.claims);
         let opened = if is_disk {
-            let keys = (&self.keyring, Owner::of(&home.header));
+            let keys = (&self.keyring, &home.owner, &[][..]); // its place is compared when it is open
             disk::open(storage, request.access, keys, self.options.engine, self.options.backing_io)
                 .map(|(disk, past)| (Content::Disk(disk), Some(past)))
         } else {
@@ -157,9 +157,10 @@ impl ServedFolder {
         let id = BackingId::of_file(&file)?;
         let request = OpenRequest { id, access, home_cache: CacheMode::Kernel, user: None };
         let shown = || path.shown().to_string();
+        let place = || Ok(vec![self.below_vm(path)]);
         self.open_file(
             &request,
-            shown,
+            (shown, place),
             |_, widen| widen(),
             || {
                 let home = self.home_at(path)?;
@@ -168,10 +169,28 @@ impl ServedFolder {
         )
     }
 
+    /// A path below the folder, as one below the VM folder that it is in.
+    pub fn below_vm(&self, path: &Path) -> PathBuf {
+        path.iter().skip(usize::from(!self.is_vm)).collect()
+    }
+
     /// The home of the VM folder that a path below the folder is in.
     pub(super) fn home_at(&self, path: &Path) -> Result<Arc<Home>> {
         let vm = if self.is_vm { None } else { path.iter().next() }.map_or(Path::new(""), Path::new);
         let dir = self.dir(vm)?;
         self.home_of(BackingId::of_file(&dir)?, &dir, || vm.shown().to_string())
+    }
+}
+
+/// A name may change between two looks: at the names of a file, and at the list.
+const LOOKS: usize = 3;
+
+fn at_its_place(paths: impl Fn() -> Result<Vec<PathBuf>>, refuse: impl Fn(&[PathBuf]) -> Result<()>) -> Result<()> {
+    let mut looks = 1;
+    loop {
+        match refuse(&paths()?) {
+            Err(error) if error.kind() == Kind::Corrupt && looks < LOOKS => looks += 1,
+            refused => return refused,
+        }
     }
 }

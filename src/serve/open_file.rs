@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -23,6 +24,7 @@ use crate::store::plain_file::PlainFile;
 use crate::store::raw_image::AsPlainFile;
 use crate::vm::home;
 use crate::vm::home::Home;
+use crate::vm::owner::Owner;
 
 /// Which inode of which file system a backing file is.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -93,6 +95,8 @@ pub struct OpenFile {
     may_write: AtomicBool,
     /// Its home. That of a home file stays in use for as long as the file is open; a disk needs none.
     home: Option<Arc<Home>>,
+    /// The home that lists what lies where.
+    owner: Owner,
     /// A disk's, by what this host has seen of it.
     past: Option<Past>,
     _place: Option<Place>,
@@ -110,6 +114,7 @@ impl OpenFile {
         place: Option<Place>,
         claimed: Arc<()>,
     ) -> Self {
+        let owner = home.owner.clone();
         let (cache, home) = match content {
             Content::Disk(_) => (CacheMode::Direct, None),
             Content::Home(_) | Content::Undecided(_) => (home_cache, Some(home)),
@@ -131,6 +136,7 @@ impl OpenFile {
             shared,
             may_write: AtomicBool::new(may_write),
             home,
+            owner,
             past,
             _place: place,
             _claimed: claimed,
@@ -236,6 +242,12 @@ impl OpenFile {
     /// The component whose key it is open with.
     pub(super) fn component(&self) -> Option<Uuid> {
         self.disk().map(|disk| disk.uuid()).or_else(|| self.home.as_ref().map(|home| home.header.uuid))
+    }
+
+    /// Refuses the file where it does not belong: at these paths below its VM folder.
+    pub(super) fn refuse_place(&self, paths: &[PathBuf]) -> Result<()> {
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        self.owner.refuse_place(self.disk().map(|disk| disk.uuid()), &paths)
     }
 
     /// Whether the backing file is open for reading only.

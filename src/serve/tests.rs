@@ -16,6 +16,7 @@ use crate::storage::{Access, FileStorage, Storage};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::disk::{self, NewDisk};
+use crate::vm::owner::Announce;
 
 /// Claims that are kept nowhere: what was claimed is recorded, and claims of one kind may be refused.
 #[derive(Debug, Default)]
@@ -78,9 +79,13 @@ fn every_claim_of_a_served_folder_goes_through_its_claims() {
         mode: 0o600,
         durable: false,
     };
-    let (file, header, dek) = disk::create(served.root(), "a.raw".as_ref(), &new, &key_id, kek.as_ref()).unwrap();
+    let make = |announce: &mut Announce<'_>| {
+        disk::create(served.root(), "a.raw".as_ref(), &new, (&key_id, kek.as_ref()), announce)
+    };
+    let (file, header, dek) = home.owner.with_new_disk(Path::new("a.raw"), make).unwrap();
     served.keyring().insert(header.uuid, dek);
     assert_eq!(FileStorage::new(file).len().unwrap(), DEFAULT_DATA_OFFSET + 4096);
+    assert_eq!(recorder.take(), [Claim::Exclusive], "of the list of disks");
     let disk = Path::new("a.raw");
     let reader = served.open_at(disk, Access::Read).unwrap();
     let (online, _) = served.vm_at(Path::new("")).unwrap();

@@ -63,11 +63,17 @@ pub trait VmAccess: Sync {
     /// As [`claim`](Self::claim).
     fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
 
-    /// Refuses a disk of another VM, by its verified header. The home that tells is unlocked by these KEKs, or else by its own.
+    /// Refuses a disk of another VM, or one that the VM does not have at this path below it, by its verified header. The home that tells is unlocked by these KEKs, or else by its own.
     ///
     /// # Errors
     /// `Corrupt`, or those of unlocking the home.
-    fn refuse_foreign(&self, disk: &Header, keks: &FetchedKeks) -> Result<()>;
+    fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()>;
+
+    /// Records in the home's list of disks that this one, which is open, is never older than this header of it.
+    ///
+    /// # Errors
+    /// Those of the list.
+    fn note_newer(&self, path: &Path, disk: &Header) -> Result<()>;
 
     /// Wipes the keys of the component that has this header from memory.
     fn forget(&self, header: &UnverifiedHeader);
@@ -108,10 +114,10 @@ impl<'s, S: Storage + 's> OfflineDisk<'s, S> {
     ///
     /// # Errors
     /// As [`VmAccess::open_disk`].
-    pub fn open(place: &dyn VmAccess, storage: S, keks: &FetchedKeks, engine: Engine) -> Result<Self> {
+    pub fn open(place: &dyn VmAccess, path: &Path, storage: S, keks: &FetchedKeks, engine: Engine) -> Result<Self> {
         let locked = LockedDisk::open(storage)?;
         let dek = keyring::unlock(&locked.stored().header, keks)?;
-        place.refuse_foreign(locked.stored().header.claims(), keks)?; // verified by that DEK
+        place.refuse_foreign(path, locked.stored().header.claims(), keks)?; // verified by that DEK
         let there = Point::of(&locked.stored().header, &dek)?;
         let disk = locked.unlock(&dek, engine)?;
         place.memory().meet(there.at(disk.rekeyed_up_to())).allow_changes()?;
@@ -267,14 +273,17 @@ impl VmAccess for OfflineVm {
         claim_exclusive(&self.folder, component, &FileLocks)
     }
 
-    fn refuse_foreign(&self, disk: &Header, keks: &FetchedKeks) -> Result<()> {
+    fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()> {
         if let Some(owner) = self.owner.get() {
-            return owner.refuse_foreign(disk);
+            return owner.refuse_foreign(disk, &[path]);
         }
         let Some(home) = folder::read_home(&self.folder)?.map(|stored| stored.header) else { return Ok(()) };
         let by_its_own = || self.providers.fetch_all(home.claims().slots.key_ids().cloned());
         match keyring::unlock(&home, keks).or_else(|_| keyring::unlock(&home, &by_its_own())) {
-            Ok(dek) => self.owner.get_or_init(|| Owner::of(home.claims())).refuse_foreign(disk).map(|()| drop(dek)),
+            Ok(dek) => {
+                let owner = Owner::of(&self.folder, &home.verify(&dek)?, &dek, &FileLocks)?;
+                self.owner.get_or_init(|| owner).refuse_foreign(disk, &[path])
+            }
             // As before there were owners, where neither says anything of one.
             Err(error)
                 if error.kind() == Kind::KeyUnavailable && disk.owner.is_none() && !home.claims().binds_disks =>
@@ -285,11 +294,15 @@ impl VmAccess for OfflineVm {
         }
     }
 
+    fn note_newer(&self, _path: &Path, disk: &Header) -> Result<()> {
+        self.owner.get().map_or(Ok(()), |owner| owner.note_newer(disk))
+    }
+
     fn forget(&self, _header: &UnverifiedHeader) {}
 
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
         let storage = claim_backing(&self.folder, &Component::Disk(path.to_path_buf()), &FileLocks)?;
-        Ok(Box::new(OfflineDisk::open(self, storage, keks, Engine::default())?))
+        Ok(Box::new(OfflineDisk::open(self, path, storage, keks, Engine::default())?))
     }
 
     fn folder_if_unused(&self) -> Option<&File> {

@@ -1,5 +1,6 @@
 //! Whether what lies in VM folders is whole and, as far as keys are at hand, genuine; and whether it is encrypted at all.
 
+mod listed;
 mod sealed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,10 +20,10 @@ use crate::store::disk::genuine_progress;
 use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
+use crate::vm::check::listed::Listed;
 use crate::vm::home_state;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
-use crate::vm::owner::Owner;
 use crate::vm::under_way::UnderWay;
 use sealed::{Sealed, Tally};
 
@@ -82,7 +83,7 @@ impl Check<'_> {
         // Homes first, whatever their names: files are proven by their keys.
         let (headers, others): (Vec<_>, Vec<_>) = inventory.entries.iter().partition(|entry| entry.is_own_header());
         headers.into_iter().chain(others).for_each(|entry| checked.entry(entry));
-        checked.tell_of_files();
+        checked.tell_of_files(inventory);
         checked.tell_of_lost_headers(inventory);
         checked.tell_of_nested(inventory);
         let mut findings = checked.findings;
@@ -118,12 +119,12 @@ struct Examined {
     state: State,
     result: String,
     /// A home's.
-    keys: Option<(HomeKeys, Owner)>,
+    keys: Option<(HomeKeys, Listed)>,
 }
 
 struct CheckedHome {
     keys: HomeKeys,
-    owner: Owner,
+    listed: Listed,
     finding: usize,
     tally: Tally,
 }
@@ -160,11 +161,11 @@ impl<'e> Checked<'_, 'e> {
             Err(error) => (State::Problem(error.kind()), error.chain()),
         };
         self.add(entry.component_path(), kind.word(), uuid, state, result);
-        if let (Ok(Examined { keys: Some((keys, owner)), .. }), Some(vm)) = (examined, entry.vm.as_deref())
+        if let (Ok(Examined { keys: Some((keys, listed)), .. }), Some(vm)) = (examined, entry.vm.as_deref())
             && entry.is_own_header()
         {
             let finding = self.findings.len() - 1;
-            self.homes.insert(vm, CheckedHome { keys, owner, finding, tally: Tally::default() });
+            self.homes.insert(vm, CheckedHome { keys, listed, finding, tally: Tally::default() });
         } else if kind == ComponentKind::Disk {
             self.of_home(entry); // its extended attributes are
         }
@@ -200,11 +201,15 @@ impl<'e> Checked<'_, 'e> {
         let Some(disk) = header.shape.disk() else {
             if !header.binds_disks {
                 result += "; its disks are not bound to it: `vmcryptfs upgrade` binds them";
+            } else if !header.lists_disks {
+                result += "; it has no list of its disks: `vmcryptfs upgrade` makes it";
             }
-            return Ok(Examined { state, result, keys: Some((HomeKeys::of(&header, &dek)?, Owner::of(&header))) });
+            let listed = Listed::of(self.check.open, entry, &header, &dek)?;
+            return Ok(Examined { state, result, keys: Some((HomeKeys::of(&header, &dek)?, listed)) });
         };
         if let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get(vm)) {
-            home.owner.refuse_foreign(&header)?;
+            home.listed.refuse(&header, entry)?;
+            result += home.listed.of_older(&header);
         }
         let len = storage.len()?;
         disk.refuse_wrong_len(len)?;
@@ -229,6 +234,10 @@ impl<'e> Checked<'_, 'e> {
     /// What is sealed under a home's keys: a file, a link, values of extended attributes.
     fn of_home(&mut self, entry: &'e Entry) {
         let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get_mut(vm)) else { return };
+        if let Err(error) = home.listed.refuse_home_file(entry) {
+            self.add(&entry.path, "file", None, State::Problem(error.kind()), error.chain());
+            return;
+        }
         if matches!(entry.what, What::Sealed | What::Disk(_)) && !self.seen.insert(entry.inode()) {
             return;
         }
@@ -245,8 +254,9 @@ impl<'e> Checked<'_, 'e> {
     }
 
     /// What was looked at belongs to what is said of a home.
-    fn tell_of_files(&mut self) {
-        for home in self.homes.values() {
+    fn tell_of_files(&mut self, inventory: &Inventory) {
+        for (vm, home) in &self.homes {
+            self.findings[home.finding].result += &home.listed.missing(vm, inventory);
             self.findings[home.finding].result += &home.tally.describe(self.check.data);
         }
     }

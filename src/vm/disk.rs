@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rustix::fs::Mode;
 use uuid::Uuid;
@@ -38,7 +39,7 @@ pub fn is_disk(file: &File) -> Result<bool> {
 }
 
 /// Claims a disk's backing file and unlocks it, and says what this host has seen of it. Others may write what is only read here,
-/// unless a deep rekey is not finished. Where there is no way past the page cache, its storage says why.
+/// unless a deep rekey is not finished. It lies at `paths` below the VM folder. Where there is no way past the page cache, its storage says why.
 ///
 /// # Errors
 /// `Busy` when another opener has it, `KeyUnavailable` when it is locked, `Corrupt` when it is damaged or of another VM, `ReadOnly`
@@ -46,7 +47,7 @@ pub fn is_disk(file: &File) -> Result<bool> {
 pub fn open(
     mut storage: FileStorage,
     access: Access,
-    (keyring, owner): (&Keyring, Owner),
+    (keyring, owner, paths): (&Keyring, &Owner, &[&Path]),
     engine: Engine,
     backing_io: BackingIo,
 ) -> Result<(Box<dyn Disk<FileStorage>>, Past)> {
@@ -57,7 +58,7 @@ pub fn open(
     let locked = LockedDisk::open(storage)?;
     let header = locked.stored().header.clone();
     let dek = keyring.dek(&header)?;
-    owner.refuse_foreign(header.claims())?; // verified by that DEK
+    owner.refuse_foreign(header.claims(), paths)?; // verified by that DEK
     let disk = locked.unlock(&dek, engine)?;
     let past = keyring.past(&header, &dek, disk.rekeyed_up_to())?;
     if access == Access::Write {
@@ -87,27 +88,41 @@ pub struct NewDisk {
 }
 
 /// Makes a disk in a directory under a name that must be free, and returns its backing file with its DEK. A crash leaves
-/// no disk or a whole one.
+/// no disk or a whole one. Before it has that name `announce` is told of its header.
 ///
 /// # Errors
+/// Those of `announce`.
 /// `Exists`, `KeyUnavailable` when the KEK may not wrap, `Unsupported` for one that is longer than one key may encrypt, or `Io`.
-pub fn create(dir: &File, name: &OsStr, new: &NewDisk, key_id: &KeyId, kek: &dyn Kek) -> Result<(File, Header, Dek)> {
+pub fn create(
+    dir: &File,
+    name: &OsStr,
+    new: &NewDisk,
+    (key_id, kek): (&KeyId, &dyn Kek),
+    announce: impl FnOnce(&Header) -> Result<()>,
+) -> Result<(File, Header, Dek)> {
     sector::refuse_too_long(new.plain_len)?;
     let (header, dek) = new_header(new.sector_size, new.label.clone(), new.owner, key_id, kek)?;
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;
-        storage.set_len(DiskShape::new(new.sector_size).backing_len(new.plain_len))
+        storage.set_len(DiskShape::new(new.sector_size).backing_len(new.plain_len))?;
+        announce(&header)
     })?;
     Ok((file, header, dek))
 }
 
 /// Makes a disk of length 0 in an empty backing file, and returns its DEK. A crash leaves an empty file, an empty disk, or what is
-/// taken for a home file of zeros.
+/// taken for a home file of zeros. Before that `announce` is told of its header.
 ///
 /// # Errors
 /// `KeyUnavailable` when the KEK may not wrap, or `Io`; then the file is empty as before.
-pub fn create_in_place(storage: &FileStorage, owner: Uuid, key_id: &KeyId, kek: &dyn Kek) -> Result<(Header, Dek)> {
+pub fn create_in_place(
+    storage: &FileStorage,
+    owner: Uuid,
+    (key_id, kek): (&KeyId, &dyn Kek),
+    announce: impl FnOnce(&Header) -> Result<()>,
+) -> Result<(Header, Dek)> {
     let (header, dek) = new_header(SectorSize::DEFAULT, String::new(), Some(owner), key_id, kek)?;
+    announce(&header)?;
     if let Err(error) = store::create_in_place(storage, &header, &dek) {
         storage.set_len(0).context(|| format!("emptying a file again after: {}", error.chain()))?;
         return Err(error);

@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{
     ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, Shape, StoredState, is_reserved,
 };
+use crate::format::members::{MEMBERS_PREFIX, MemberList};
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
 use crate::provider::{KeyProvider, NewKey};
@@ -25,7 +27,7 @@ use crate::sys::file::{entries, folder_beneath, is_at};
 use crate::text::{Show, quoted};
 use crate::vm::disk::create_component;
 use crate::vm::home_state::{HomeState, header_id};
-use crate::vm::{keyring, outer};
+use crate::vm::{keyring, members, outer};
 
 /// Names of a home's header, one for each state that has one.
 const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
@@ -77,7 +79,7 @@ fn make_home(
     let (file, header, dek) = new.make(dir, provider)?;
     // While the key was waited for, something may have come. No mount uses the home yet: it is claimed.
     if let Err(error) = refuse_files(dir, name) {
-        remove_header(dir, HOME_FILE, &file)?;
+        remove_header(dir, HOME_FILE, (&file, header.uuid))?;
         return Err(error);
     }
     Ok((header, dek))
@@ -119,14 +121,14 @@ impl NewHome<'_> {
         })?;
         // A process that makes a header under another name looks for this one after that, too: so never both of them stay.
         if let Err(error) = refuse_other_headers(dir, self.file, &key_id) {
-            remove_header(dir, self.file, &file)?;
+            remove_header(dir, self.file, (&file, uuid))?;
             return Err(error);
         }
         Ok((file, header, dek))
     }
 }
 
-/// Makes a header file of a home, durably, under a name that must be free. It is claimed before it has that name, and for as
+/// Makes a header file of a home, durably, after an empty list of its disks, under a name that must be free. It is claimed before it has that name, and for as
 /// long as the file that is returned is open; one of a whole home is claimed against mounts as well.
 ///
 /// # Errors
@@ -139,19 +141,25 @@ pub(crate) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
         }
         header_area::create(storage, header, dek)
     };
-    create_component(dir, OsStr::new(name), 0o600, true, fill)
+    if header.lists_disks {
+        members::create(dir, header.uuid, dek, &MemberList::default())?;
+    }
+    create_component(dir, OsStr::new(name), 0o600, true, fill).inspect_err(|_| {
+        // It is of no use without the header; the error at hand says more.
+        let _ = members::remove(dir, header.uuid);
+    })
 }
 
 /// Removes a header that was just made and is claimed, under which nothing is sealed.
 ///
 /// # Errors
 /// `Io`.
-pub(crate) fn remove_header(dir: &File, name: &str, header: &File) -> Result<()> {
+pub(crate) fn remove_header(dir: &File, name: &str, (header, uuid): (&File, Uuid)) -> Result<()> {
     let doing = || format!("removing {name}");
     if is_at(dir, Path::new(name), header).context(doing)? {
         rustix::fs::unlinkat(dir, name, AtFlags::empty()).context(doing)?;
     }
-    Ok(())
+    members::remove(dir, uuid)
 }
 
 fn refuse_other_headers(dir: &File, own: &str, key_id: &KeyId) -> Result<()> {
@@ -183,16 +191,24 @@ fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
 pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("removing VM folder {}", name.shown());
     let dir = open_at(datastore, name)?;
-    if sorted_names(&dir).context(doing)?.iter().any(|name| name != HOME_FILE) {
+    let names = sorted_names(&dir).context(doing)?;
+    if names.iter().any(|name| name != HOME_FILE && !is_list(name)) {
         return Err(Error::errno(doing(), Errno::NOTEMPTY));
     }
-    rustix::fs::unlinkat(&dir, HOME_FILE, AtFlags::empty())
+    let remove = |name: &OsStr| rustix::fs::unlinkat(&dir, name, AtFlags::empty());
+    remove(OsStr::new(HOME_FILE))
+        .and_then(|()| names.iter().filter(|name| is_list(name)).try_for_each(|name| remove(name)))
         .and_then(|()| rustix::fs::unlinkat(datastore, name, AtFlags::REMOVEDIR))
         .context(doing)
 }
 
+/// Whether a name is that of a home's list of disks. Without the header it is what a crash left of a folder.
+fn is_list(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(MEMBERS_PREFIX.as_bytes())
+}
+
 fn refuse_unless_empty(path: &Path) -> Result<()> {
-    let mut entries = fs::read_dir(path).context(|| format!("reading {}", path.shown()))?;
+    let names = sorted_names(&open_dir(path)?).context(|| format!("reading {}", path.shown()))?;
     refuse_unfinished(path)?;
     if path.join(HOME_FILE).exists() {
         if let Some(erasure) = open_header(&open_dir(path)?, HOME_FILE)?
@@ -206,7 +222,7 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
         }
         return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.shown())));
     }
-    if entries.next().is_some() {
+    if names.iter().any(|name| !is_list(name)) {
         return Err(Error::new(Kind::Denied, format!("{} is not empty; a new VM folder must be empty", path.shown())));
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::storage::{FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::text::Show;
 use crate::vm::keyring::Keyring;
+use crate::vm::owner::Owner;
 use crate::vm::{clear, folder};
 
 /// An unlocked home, claimed for use: as long as this lives its DEK stays what it is.
@@ -29,6 +30,8 @@ pub struct Home {
     pub keys: HomeKeys,
     /// Whether anything of it may be changed, by what this host has seen of it.
     pub past: Past,
+    /// What its disks are compared with.
+    pub owner: Owner,
     /// The header's file, which holds the claim.
     _claim: FileStorage,
 }
@@ -44,7 +47,8 @@ impl Home {
         let dek = keyring.dek(&stored.header)?;
         let header = stored.header.clone().verify(&dek)?;
         let past = keyring.past(&stored.header, &dek, None)?;
-        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, past, _claim: claim })
+        let owner = Owner::of(dir, &header, &dek, claims)?;
+        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, past, owner, _claim: claim })
     }
 }
 

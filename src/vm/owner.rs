@@ -1,35 +1,122 @@
-//! Which VM a disk belongs to: its header names its home under its own key, so a genuine disk of another VM is known as one.
+//! Which VM a disk belongs to, and where in it: its header names its home under its own key, and the home lists its disks. So what is
+//! genuine but in another place is known as that.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
+use crate::format::members::MemberList;
+use crate::key::Dek;
+use crate::storage::claims::Claims;
+use crate::vm::members::{ListChange, Members};
+
+/// What is told of a new disk's header before the disk is where it belongs.
+pub type Announce<'a> = dyn FnMut(&Header) -> Result<()> + 'a;
 
 /// A home, as far as its disks have to know it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Owner {
     home: Uuid,
     binds_disks: bool,
+    members: Option<Arc<Members>>,
 }
 
 impl Owner {
-    /// That of a home whose header is verified.
-    pub fn of(home: &Header) -> Self {
-        Self { home: home.uuid, binds_disks: home.binds_disks }
-    }
-
-    /// Refuses a disk that is another VM's, by its verified header.
+    /// That of a home in `dir` whose header is verified by `dek`.
     ///
     /// # Errors
-    /// `Corrupt`, with the UUIDs of the disk and of both VMs.
-    pub fn refuse_foreign(self, disk: &Header) -> Result<()> {
-        let (uuid, home) = (disk.uuid, self.home);
-        let why = match disk.owner {
-            Some(owner) if owner == home => return Ok(()),
-            None if !self.binds_disks => return Ok(()),
-            Some(owner) => format!("disk {uuid} is of the VM {owner}, and lies in the folder of the VM {home}"),
-            None => format!("disk {uuid} names no VM, as all disks of the VM {home} do, in whose folder it lies"),
-        };
-        Err(Error::new(Kind::Corrupt, format!("{why}: `vmcryptfs adopt` takes it in if it is to belong there")))
+    /// Those of [`Members::open`].
+    pub fn of(dir: &File, home: &Header, dek: &Dek, claims: &'static dyn Claims) -> Result<Self> {
+        Ok(Self { home: home.uuid, binds_disks: home.binds_disks, members: Members::open(dir, home, dek, claims)? })
     }
+
+    /// Refuses a disk that is another VM's, or that the home does not have at these paths below the VM folder, by its verified header.
+    ///
+    /// # Errors
+    /// `Corrupt`, with what is there and what was expected; those of [`Members::list`].
+    pub fn refuse_foreign(&self, disk: &Header, paths: &[&Path]) -> Result<()> {
+        refuse_foreign(disk, self.home, self.binds_disks)?;
+        let Some(members) = &self.members else { return Ok(()) };
+        members.judge(|list| paths.iter().try_for_each(|path| list.refuse_path(disk.uuid, path)))
+    }
+
+    /// Refuses what is open and genuine at a path that the list does not give it: a disk of this UUID, or a home file.
+    ///
+    /// # Errors
+    /// As [`refuse_foreign`](Self::refuse_foreign).
+    pub fn refuse_place(&self, disk: Option<Uuid>, paths: &[&Path]) -> Result<()> {
+        let Some(members) = &self.members else { return Ok(()) };
+        members.judge(|list| {
+            paths.iter().try_for_each(|path| match disk {
+                Some(uuid) => list.refuse_path(uuid, path),
+                None => list.refuse_home_file(path),
+            })
+        })
+    }
+
+    /// The list of the home's disks, if it has one.
+    ///
+    /// # Errors
+    /// Those of [`Members::list`].
+    pub fn list(&self) -> Result<Option<Arc<MemberList>>> {
+        self.members.as_ref().map(|members| members.list()).transpose()
+    }
+
+    /// Makes a disk at a path below the VM folder by `make`, which announces the disk's header before it is there.
+    ///
+    /// # Errors
+    /// Those of `make`, or of the list.
+    pub fn with_new_disk<T>(&self, path: &Path, make: impl FnOnce(&mut Announce<'_>) -> Result<T>) -> Result<T> {
+        let Some(mut listed) = self.change(|_| true)? else { return make(&mut |_| Ok(())) };
+        let before = listed.list().clone();
+        let mut after = None;
+        let made = make(&mut |header| {
+            let next = before.with_disk(header, &[path]);
+            listed.announce(&next)?;
+            after = Some(next);
+            Ok(())
+        });
+        if let Some(after) = after {
+            listed.settle(if made.is_ok() { after } else { before })?;
+        }
+        made
+    }
+
+    /// Records the header of a disk that it has as the oldest that may be there.
+    ///
+    /// # Errors
+    /// Those of [`Members::begin`].
+    pub fn note_newer(&self, disk: &Header) -> Result<()> {
+        let Some(mut listed) = self.change(|list| list.disks.contains_key(&disk.uuid))? else { return Ok(()) };
+        let newer = listed.list().with_newer(disk);
+        listed.make(newer)
+    }
+
+    /// Begins a change of the list, if there is one, and if what it says now has to do with the change.
+    ///
+    /// # Errors
+    /// Those of [`Members::begin`].
+    pub fn change(&self, concerns: impl FnOnce(&MemberList) -> bool) -> Result<Option<ListChange<'_>>> {
+        let Some(members) = &self.members else { return Ok(None) };
+        if concerns(&*members.list()?) { members.begin().map(Some) } else { Ok(None) }
+    }
+}
+
+/// Refuses a disk that is another VM's, by its verified header and that of a home.
+///
+/// # Errors
+/// `Corrupt`, with the UUIDs of the disk and of both VMs.
+pub fn refuse_foreign(disk: &Header, home: Uuid, binds_disks: bool) -> Result<()> {
+    let uuid = disk.uuid;
+    let why = match disk.owner {
+        Some(owner) if owner == home => return Ok(()),
+        None if !binds_disks => return Ok(()),
+        Some(owner) => format!("disk {uuid} is of the VM {owner}, and lies in the folder of the VM {home}"),
+        None => format!("disk {uuid} names no VM, as all disks of the VM {home} do, in whose folder it lies"),
+    };
+    Err(Error::new(Kind::Corrupt, format!("{why}: `vmcryptfs adopt` takes it in if it is to belong there")))
 }

@@ -1,16 +1,20 @@
 //! Disks bound to their VM: an older version made them without the name of their home, or they come from another VM.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::ComponentKind;
+use crate::format::members::MemberList;
 use crate::key::KeyId;
+use crate::storage::claims::FileLocks;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
+use crate::vm::members;
+use crate::vm::owner::{self, Owner};
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
@@ -24,6 +28,9 @@ pub struct Upgraded {
     pub bound: Vec<PathBuf>,
     /// Whether there was anything to do.
     pub changed: bool,
+    /// How many disks the list has that the home got by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listed: Option<usize>,
 }
 
 /// A disk that was taken in.
@@ -72,10 +79,55 @@ pub fn upgrade(place: &dyn VmAccess) -> Result<Upgraded> {
     if is_new {
         home.bind_disks()?;
     }
-    Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound })
+    Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, listed: None })
 }
 
-/// Makes a disk that is another VM's, or nobody's, one of the VM in whose folder it lies. Its keys stay.
+/// Makes the list of a VM's disks of those that lie in its folder; `None` where the home has one, unless it is to be made `anew`. All
+/// of them must be this VM's. A crash leaves a VM that opens as before, and another run finishes.
+///
+/// # Errors
+/// `Corrupt` for a disk of another VM, `Exists` for two copies of one disk, `Busy` for a folder that is in use; `NotFound` without a
+/// home; or those of [`UnlockedComponent::open`].
+pub fn make_list(place: &dyn VmAccess, anew: bool) -> Result<Option<usize>> {
+    let folder = place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
+    let mut found = place.components()?;
+    found.retain(|component| !component.is_erased());
+    let keks = fetch_keks(place, &found);
+    let mut home = UnlockedComponent::open(place, &Component::Home, &keks)?;
+    let header = home.header().clone();
+    if header.lists_disks && !anew {
+        return Ok(None);
+    }
+    let former = Owner::of(folder, &header, home.dek(), &FileLocks).and_then(|owner| owner.list());
+    let sequence = former.ok().flatten().map_or(0, |list| list.sequence).saturating_add(1);
+    let mut list = MemberList { sequence, ..MemberList::default() };
+    let disks: Vec<&FoundComponent> = found.iter().filter(|found| found.kind == ComponentKind::Disk).collect();
+    let mut files = disks.clone();
+    scan::each_file_once(&mut files);
+    for file in files {
+        let disk = UnlockedComponent::open_of_any_vm(place, &file.component(), &keks)?;
+        let disk = disk.header();
+        owner::refuse_foreign(disk, header.uuid, true).context(|| file.path.shown().to_string())?;
+        if let Some(twin) = list.disks.get(&disk.uuid).and_then(|twin| twin.names.keys().next()) {
+            return Err(copy_of(&file.component(), &Component::Disk(twin.clone()), disk.uuid));
+        }
+        let is_same =
+            |other: &&&FoundComponent| other.path == file.path || (file.inode.is_some() && other.inode == file.inode);
+        let paths: Vec<&Path> = disks.iter().filter(is_same).map(|other| other.path.as_path()).collect();
+        list = list.with_disk(disk, &paths);
+    }
+    members::create(folder, header.uuid, home.dek(), &list)?;
+    if !header.lists_disks {
+        home.list_disks()?;
+    }
+    Ok(Some(list.disks.len()))
+}
+
+fn copy_of(disk: &Component, twin: &Component, uuid: Uuid) -> Error {
+    Error::new(Kind::Exists, format!("{disk} is a copy of {twin}: both have the UUID {uuid}"))
+}
+
+/// Makes a disk that is another VM's, or nobody's, or that the VM has elsewhere, one that it has where it lies. Its keys stay.
 ///
 /// # Errors
 /// `Exists` when it is that already, `Invalid` for a home, or as [`upgrade`].
@@ -86,22 +138,35 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component) -> Result<Adopted> {
     let found = place.components()?;
     let keks =
         fetch_keks(place, found.iter().filter(|found| [Component::Home, disk.clone()].contains(&found.component())));
-    let home = UnlockedComponent::open(place, &Component::Home, &keks)?.header().uuid;
+    let home = UnlockedComponent::open(place, &Component::Home, &keks)?;
     let mut adopted = UnlockedComponent::open_of_any_vm(place, disk, &keks)?;
     let (uuid, former) = (adopted.header().uuid, adopted.header().owner);
-    if former == Some(home) {
+    let folder = place.folder_if_unused().filter(|_| home.header().lists_disks);
+    let owner = folder.map(|folder| Owner::of(folder, home.header(), home.dek(), &FileLocks)).transpose()?;
+    let is_own = former == Some(home.header().uuid);
+    let is_listed = |owner: &Owner| owner.refuse_foreign(adopted.header(), &[disk.path()]).is_ok();
+    if is_own && owner.as_ref().is_none_or(is_listed) {
         return Err(Error::new(Kind::Exists, format!("{disk} is one of this VM already")));
     }
-    let of_vm = |other: &&FoundComponent| {
-        other.component() != *disk && other.unverified().is_some_and(|header| header.claims().uuid == uuid)
-    };
-    if let Some(twin) = found.iter().find(of_vm) {
-        return Err(Error::new(
-            Kind::Exists,
-            format!("{disk} is a copy of {}: both have the UUID {uuid}", twin.component()),
-        ));
+    let inode = found.iter().find(|found| found.component() == *disk).and_then(|found| found.inode);
+    let same: Vec<&FoundComponent> = found
+        .iter()
+        .filter(|found| found.kind == ComponentKind::Disk)
+        .filter(|found| found.unverified().is_some_and(|header| header.claims().uuid == uuid))
+        .collect();
+    if let Some(twin) = same.iter().find(|other| other.component() != *disk && other.inode != inode) {
+        return Err(copy_of(disk, &twin.component(), uuid));
     }
-    adopted.bind_to(home).context(|| disk.to_string())?;
+    if !is_own {
+        adopted.bind_to(home.header().uuid).context(|| disk.to_string())?;
+    }
+    if let Some(owner) = owner
+        && let Some(mut listed) = owner.change(|_| true)?
+    {
+        let paths: Vec<&Path> = same.iter().map(|found| found.path.as_path()).collect();
+        let next = listed.list().with_disk(adopted.header(), &paths);
+        listed.make(next)?;
+    }
     Ok(Adopted { uuid, former, key_id: adopted.header().slots.first_key().clone() })
 }
 

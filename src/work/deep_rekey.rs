@@ -126,7 +126,7 @@ impl DeepRekey {
         let mut pace = RateLimit::new(self.rate, shared);
         let chunk = if shared { CHUNK_SHARED } else { CHUNK_ALONE };
         for disk in disks.iter().filter(|disk| disk.new_dek.is_some()) {
-            disk.finish(chunk, &mut pace, on_progress).context(|| disk.component.to_string())?;
+            disk.finish(place, (chunk, &mut pace), on_progress).context(|| disk.component.to_string())?;
         }
         drop(disks); // they may be used again
         if let Some(home) = home {
@@ -208,7 +208,12 @@ impl<'w> DiskWork<'w> {
         Point::of(&header_area::load(self.open.storage(), ComponentKind::Disk)?.header, dek)
     }
 
-    fn finish(&self, chunk: u64, pace: &mut RateLimit, on_progress: OnProgress<'_>) -> Result<()> {
+    fn finish(
+        &self,
+        place: &dyn VmAccess,
+        (chunk, pace): (u64, &mut RateLimit),
+        on_progress: OnProgress<'_>,
+    ) -> Result<()> {
         let Some(dek) = &self.new_dek else { return Ok(()) };
         let what = self.component.path().shown().to_string();
         let chunk = pace.chunk(chunk);
@@ -229,6 +234,10 @@ impl<'w> DiskWork<'w> {
         };
         let done = self.open.deep_rekey().deep_rekey(dek, chunk, &mut go_on)?;
         self.memory.meet(if done { self.point(dek)? } else { there.at(Some(reached)) });
+        if done {
+            let stored = header_area::load(self.open.storage(), ComponentKind::Disk)?;
+            place.note_newer(self.component.path(), &stored.header.verify(dek)?)?;
+        }
         match stopped {
             Some(error) if !done => Err(error),
             _ => Ok(()),

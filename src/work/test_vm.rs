@@ -83,7 +83,7 @@ impl TestVm {
         let kek = self.providers.fetch(key).unwrap();
         let slot = slot_for(key, kek.as_ref(), &dek).unwrap();
         let made = Header::new(random::uuid().unwrap(), if home { Shape::Home } else { disk }, String::new(), slot);
-        let header = Header { state: None, binds_disks: false, ..made }; // as older versions made it
+        let header = Header { state: None, binds_disks: false, lists_disks: false, ..made }; // as older versions made it
         let image = MemoryStorage::default();
         header_area::create(&image, &header, &dek).unwrap();
         Part { component, storage: self.storage(image.image(), &self.calls), dek: Arc::new(dek) }
@@ -200,7 +200,11 @@ impl VmAccess for TestVm {
     }
 
     /// It has no disks of others.
-    fn refuse_foreign(&self, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
+    fn note_newer(&self, _path: &Path, _disk: &Header) -> Result<()> {
+        Ok(())
+    }
+
+    fn refuse_foreign(&self, _path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
         Ok(())
     }
 
@@ -209,7 +213,7 @@ impl VmAccess for TestVm {
     fn open_disk(&self, path: &Path, keks: &FetchedKeks) -> Result<Box<dyn OpenDisk + '_>> {
         let part = self.parts.iter().find(|part| part.component.path() == path);
         let part = part.ok_or_else(|| Error::new(Kind::NotFound, "no such part"))?;
-        Ok(Box::new(OfflineDisk::open(self, &part.storage, keks, Engine::default())?))
+        Ok(Box::new(OfflineDisk::open(self, path, &part.storage, keks, Engine::default())?))
     }
 
     fn folder_if_unused(&self) -> Option<&File> {

@@ -37,7 +37,11 @@ impl<'w> UnlockedComponent<'w> {
     pub fn open(place: &'w dyn VmAccess, component: &Component, keks: &FetchedKeks) -> Result<Self> {
         let opened = Self::open_unnamed(place, component, keks).and_then(|opened| {
             let is_disk = opened.header.shape != Shape::Home;
-            if is_disk { place.refuse_foreign(&opened.header, keks).map(|()| opened) } else { Ok(opened) }
+            if is_disk {
+                place.refuse_foreign(component.path(), &opened.header, keks).map(|()| opened)
+            } else {
+                Ok(opened)
+            }
         });
         opened.context(|| component.to_string())
     }
@@ -134,6 +138,14 @@ impl<'w> UnlockedComponent<'w> {
     pub fn bind_disks(&mut self) -> Result<()> {
         let state = self.header.state.or(Some(StoredState::Encrypted));
         self.write_twice(&Header { binds_disks: true, state, ..self.header.clone() })
+    }
+
+    /// Makes both copies of a home's header say that it has a list of its disks.
+    ///
+    /// # Errors
+    /// As [`bind_to`](Self::bind_to).
+    pub fn list_disks(&mut self) -> Result<()> {
+        self.write_twice(&Header { lists_disks: true, ..self.header.clone() })
     }
 
     fn write_twice(&mut self, next: &Header) -> Result<()> {

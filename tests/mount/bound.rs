@@ -214,7 +214,7 @@ fn a_disk_of_another_vm_opens_for_nobody_until_it_is_adopted() {
     assert!(check.status.code() == Some(3) && String::from_utf8_lossy(&check.stdout).contains(words), "{check:?}");
 
     fs::remove_file(host.path("vms/db01/root.raw")).unwrap();
-    host.refuses(&["adopt", host.path("vms/web01")], 2, "is not a disk");
+    host.refuses(&["adopt", vm], 3, words);
     host.run(&["adopt", taken]);
     host.refuses(&["adopt", taken], 9, "is one of this VM already");
     host.run(&["check", vm]);

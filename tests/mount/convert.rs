@@ -292,7 +292,8 @@ fn a_folder_of_several_vms_is_not_made_one_vm_unasked() {
 /// Length, and second of the last change, of each file and link of a folder, but of its header.
 fn as_a_backup_sees(folder: &str) -> BTreeMap<OsString, (u64, i64)> {
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
-    let files = entries.filter(|entry| entry.file_name() != "vmcryptfs.home");
+    let is_home = |name: &str| name == "vmcryptfs.home" || name.starts_with(".vmcryptfs-members-");
+    let files = entries.filter(|entry| !is_home(&entry.file_name().to_string_lossy()));
     files
         .map(|entry| {
             let stat = entry.metadata().unwrap();

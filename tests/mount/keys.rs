@@ -264,6 +264,7 @@ fn changes_of_keys_leave_events() {
 fn a_disk_with_two_names_is_one_component() {
     let host = Host::with_vm();
     std::fs::hard_link(host.path("web01/root.raw"), host.path("web01/same.raw")).unwrap();
+    host.run(&["adopt", host.path("web01/same.raw")]);
     let vm = host.path("web01");
     let changed = |args: &[&str]| {
         let printed = host.run(args);

@@ -45,6 +45,12 @@ fn write_disk(host: &Host) {
     mount.unmount();
 }
 
+/// The file with the list of the disks of `web01`.
+fn list_of(host: &Host) -> String {
+    let names = fs::read_dir(host.path("web01")).unwrap().map(|entry| entry.unwrap().path().display().to_string());
+    names.into_iter().find(|path| path.contains("/.vmcryptfs-members-")).unwrap()
+}
+
 fn refused(result: std::io::Result<impl Sized>) -> bool {
     result.err().is_some_and(|error| error.kind() == ErrorKind::ReadOnlyFilesystem)
 }
@@ -76,9 +82,10 @@ fn headers_of_before_a_deep_rekey_bring_no_former_key_back() {
     let host = Host::with_vm();
     write_disk(&host);
     let (disk, home) = (host.path("web01/root.raw"), host.path("web01/vmcryptfs.home"));
-    let (old_disk, old_home) = (pieces(disk, &COPIES, COPY_LEN), fs::read(home).unwrap());
+    let list = list_of(&host);
+    let (old_disk, old_home) = (pieces(disk, &COPIES, COPY_LEN), [home, &list].map(|file| fs::read(file).unwrap()));
     host.run(&["rekey", "--deep", host.path("web01")]);
-    let (new_disk, new_home) = (pieces(disk, &COPIES, COPY_LEN), fs::read(home).unwrap());
+    let (new_disk, new_home) = (pieces(disk, &COPIES, COPY_LEN), [home, &list].map(|file| fs::read(file).unwrap()));
     assert!(host.run(&["check", host.path("web01")]).contains("compared with this host's memory of generation 1"));
     let info = |comparison: &str| {
         let info: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", disk])).unwrap();
@@ -110,7 +117,12 @@ fn headers_of_before_a_deep_rekey_bring_no_former_key_back() {
     put(disk, &new_disk);
     assert!(host.run(&["check", host.path("web01")]).contains("generation 1"));
 
-    fs::write(home, &old_home).unwrap();
+    // Without the list of that time, which is under the former key as well, nothing opens.
+    fs::write(home, &old_home[0]).unwrap();
+    let mount = host.mount("web01", &[]);
+    assert_eq!(open_to_write(&mount, "root.raw").unwrap_err().raw_os_error(), Some(libc::EIO));
+    mount.unmount();
+    fs::write(&list, &old_home[1]).unwrap();
     let mount = host.mount("web01", &[]);
     assert!(open_to_write(&mount, "root.raw").is_ok(), "the disk has not gone back");
     assert!(refused(File::create(mount.path("new"))) && refused(File::create(mount.path("new.raw"))));
@@ -127,7 +139,8 @@ fn headers_of_before_a_deep_rekey_bring_no_former_key_back() {
         host.refuses(&[verb, &[host.path("web01")], more].concat(), 10, "older");
     }
     host.refuses(&["create-disk", host.path("web01/b.raw"), "--size", "1M"], 10, "older");
-    fs::write(home, &new_home).unwrap();
+    fs::write(home, &new_home[0]).unwrap();
+    fs::write(&list, &new_home[1]).unwrap();
     let mount = host.mount("web01", &[]);
     assert_eq!(fs::read_to_string(mount.path("web01.vmx")).unwrap(), "settings");
     fs::write(mount.path("new"), "x").unwrap();

@@ -15,9 +15,11 @@ use vmcryptfs::format::names::DiskNames;
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::{self, KeyProvider, NewKey, Providers};
 use vmcryptfs::sector::SectorSize;
+use vmcryptfs::storage::claims::FileLocks;
 use vmcryptfs::storage::{FileStorage, Storage};
 use vmcryptfs::store::header_area;
 use vmcryptfs::vm::disk::{self, NewDisk};
+use vmcryptfs::vm::owner::Owner;
 use vmcryptfs::vm::{folder, keyring};
 
 /// A temporary folder with `config.toml` and the datastore `vms`.
@@ -99,7 +101,17 @@ pub(crate) fn write_state(header: &Path, providers: &Providers, state: Option<St
 
 /// Makes a VM folder's home one that an older version made, whose disks need not name it.
 pub(crate) fn make_old(header: &Path, providers: &Providers) {
-    rewrite(header, ComponentKind::Home, providers, |header| Header { state: None, binds_disks: false, ..header });
+    rewrite(header, ComponentKind::Home, providers, |header| Header {
+        state: None,
+        binds_disks: false,
+        lists_disks: false,
+        ..header
+    });
+}
+
+/// Makes a VM folder's home one that has no list of its disks.
+pub(crate) fn make_unlisted(header: &Path, providers: &Providers) {
+    rewrite(header, ComponentKind::Home, providers, |header| Header { lists_disks: false, ..header });
 }
 
 /// Changes a component's header under its key, in both copies.
@@ -117,7 +129,16 @@ pub(crate) fn make_disk(path: &Path, provider: &Arc<dyn KeyProvider>, key_id: &K
     let (sector_size, plain_len) = (SectorSize::DEFAULT, 1 << 20);
     let kek = provider.fetch_key(key_id).unwrap();
     let dir = File::open(path.parent().unwrap()).unwrap();
-    let owner = folder::read_home(&dir).unwrap().map(|home| home.header.claims().uuid);
+    let home = folder::read_home(&dir).unwrap().map(|home| home.header);
+    let owner = home.as_ref().map(|home| home.claims().uuid);
     let new = NewDisk { owner, sector_size, plain_len, label: String::new(), mode: 0o600, durable: false };
-    disk::create(&dir, path.file_name().unwrap(), &new, key_id, &*kek).unwrap();
+    let name = path.file_name().unwrap();
+    let Some(home) = home else {
+        disk::create(&dir, name, &new, (key_id, &*kek), |_| Ok(())).unwrap();
+        return;
+    };
+    let key = home.claims().slots.first_key().clone();
+    let dek = keyring::unlock(&home, &[(key.clone(), provider.fetch_key(&key))].into()).unwrap();
+    let owner = Owner::of(&dir, &home.verify(&dek).unwrap(), &dek, &FileLocks).unwrap();
+    owner.with_new_disk(Path::new(name), |announce| disk::create(&dir, name, &new, (key_id, &*kek), announce)).unwrap();
 }

@@ -149,6 +149,11 @@ impl Host {
         datastore::make_old(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap());
     }
 
+    /// Makes the home in this header file one without a list of its disks.
+    pub(crate) fn make_unlisted(&self, header: &str) {
+        datastore::make_unlisted(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap());
+    }
+
     /// Makes a disk one that an older version made.
     pub(crate) fn make_old_disk(&self, disk: &str) {
         let providers = Providers::load(&self.config()).unwrap();

@@ -97,6 +97,7 @@ pub(crate) fn header_fields(header: &Header) -> Vec<(String, String)> {
     }));
     fields.extend(header.owner.map(|owner| ("owner", owner.hyphenated().to_string())));
     fields.extend(header.binds_disks.then(|| ("binds_disks", "yes".to_owned())));
+    fields.extend(header.lists_disks.then(|| ("lists_disks", "yes".to_owned())));
     fields.extend(header.transition.as_ref().map(|transition| {
         let old = transition.old.as_ref().map_or_else(|| "tidying".to_owned(), |old| HEXLOWER.encode(&old.0));
         ("transition", format!("{} {old}", HEXLOWER.encode(&transition.id.0)))

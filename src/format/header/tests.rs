@@ -28,6 +28,7 @@ fn sample(shape: Shape) -> Header {
         transition: None,
         owner: None,
         binds_disks: false,
+        lists_disks: false,
         state: None,
     }
 }

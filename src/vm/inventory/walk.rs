@@ -20,6 +20,7 @@ use crate::vm::folder;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::file::{classify, component, unless_gone};
 use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
+use crate::vm::members;
 
 pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames) -> Result<Vec<Entry>> {
     let mount = mount_of(root)?;
@@ -180,6 +181,9 @@ impl Walk<'_> {
 
     fn file(&self, dir: &File, name: &OsStr, disk_names: &DiskNames) -> Result<Option<What>> {
         let file = open_unnoticed(dir, name, OFlags::RDONLY).context(|| "opening it".into())?;
+        if members::is_list(&file, name)? {
+            return Ok(None); // as genuine as its home says, which knows where it is
+        }
         (self.look)(file, name, disk_names)
     }
 

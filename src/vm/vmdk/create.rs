@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::path::Path;
 
 use rustix::fs::AtFlags;
 use vmdk_layout::{Cid, FileName, NewDisk as NewVmdk, Role};
@@ -16,6 +17,7 @@ use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::PlainFile;
 use crate::text::Show;
 use crate::vm::disk::{self, NewDisk, create_component};
+use crate::vm::owner::Owner;
 
 /// Whether a new disk of this name is a VMDK with a descriptor, rather than the extent of one or no VMDK at all.
 pub fn is_new_vmdk(name: &OsStr) -> bool {
@@ -32,8 +34,8 @@ pub fn create(
     dir: &File,
     name: &OsStr,
     new: &NewDisk,
-    (key_id, kek): (&KeyId, &dyn Kek),
-    home: &HomeKeys,
+    key: (&KeyId, &dyn Kek),
+    (home, owner): (&HomeKeys, &Owner),
 ) -> Result<(FileName, Header)> {
     let text = name.to_str().ok_or_else(|| {
         let name = name.shown();
@@ -46,7 +48,9 @@ pub fn create(
     if rustix::fs::statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
         return Err(Error::new(Kind::Exists, format!("{name} exists already")));
     }
-    let (_, header, _) = disk::create(dir, OsStr::new(data.as_str()), new, key_id, kek)?;
+    let (_, header, _) = owner.with_new_disk(Path::new(data.as_str()), |announce| {
+        disk::create(dir, OsStr::new(data.as_str()), new, key, announce)
+    })?;
     let described = create_component(dir, OsStr::new(name.as_str()), new.mode, new.durable, |storage| {
         let file = storage.file().try_clone().context(|| "opening the new descriptor once more".into())?;
         HomeFile::open(FileStorage::new(file), home)?.write_at(0, &text, &mut request_buffer())

@@ -106,7 +106,7 @@ pub fn files(folder: &Inventory) -> Vec<FoundFile> {
 ///
 /// # Errors
 /// None: a file that cannot be read has its reason in its place.
-pub fn vmdks(dir: &File, files: &[FoundFile], (keys, owner): (&HomeKeys, Owner), keyring: &Keyring) -> VmdkInventory {
+pub fn vmdks(dir: &File, files: &[FoundFile], (keys, owner): (&HomeKeys, &Owner), keyring: &Keyring) -> VmdkInventory {
     let own = |file: &&FoundFile| file.path.parent() == Some(Path::new(""));
     let names: Vec<OsString> = files.iter().filter(own).map(|file| file.path.clone().into()).collect();
     let folder = Folder { dir, keys, keyring, owner, names: &names };
@@ -174,7 +174,7 @@ struct Folder<'a> {
     dir: &'a File,
     keys: &'a HomeKeys,
     keyring: &'a Keyring,
-    owner: Owner,
+    owner: &'a Owner,
     names: &'a [OsString],
 }
 
@@ -185,10 +185,11 @@ impl VmFiles for Folder<'_> {
         let file = file_beneath(self.dir, Path::new(name)).context(|| format!("opening {}", name.shown()))?;
         Ok(Arc::new(if disk::is_disk(&file)? {
             let way = BackingIo::Buffered;
-            let (disk, _) =
-                disk::open(FileStorage::new(file), Access::Read, (self.keyring, self.owner), Engine::default(), way)?;
+            let keys = (self.keyring, self.owner, &[Path::new(name)][..]);
+            let (disk, _) = disk::open(FileStorage::new(file), Access::Read, keys, Engine::default(), way)?;
             OpenForm::Disk(disk)
         } else {
+            self.owner.refuse_place(None, &[Path::new(name)])?;
             // Only read: a disk in the clear that nothing tells by its content looks like a hole, and stays what it is.
             let (names, shown) = (DiskNames::default(), || name.shown().to_string());
             OpenForm::Home(Box::new(home::open(FileStorage::new(file), Claim::Shared, self.keys, &names, shown)?))

@@ -13,18 +13,18 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header, StoredState};
-use crate::key::{KeyId, ProviderName};
+use crate::format::members::MemberList;
+use crate::key::{Dek, KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
-use crate::sys::file::{folder_beneath, open_beneath};
+use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
-use crate::vm::owner::Owner;
-use crate::vm::{inventory, keyring, outer, scan};
+use crate::vm::{disk, inventory, keyring, members, outer, scan};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
 use crate::work::convert::form::WrappingKey;
@@ -126,8 +126,8 @@ fn names(
     let place = Place { path: &source.path, root: &source.dir, entries, anywhere: true };
     let mut names = Names::default();
     place.files(Some(&home.keys), &mut names)?;
-    let owner = Owner::of(&home.header);
-    let source = Source { root: &source.dir, keys: &home.keys, owner, providers, engine: options.engine };
+    let root = &source.dir;
+    let source = Source { root, keys: &home.keys, owner: &home.owner, providers, engine: options.engine };
     for entry in entries.iter().filter(|entry| entry.found == EntryForm::Disk) {
         let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
         place.image(entry, disk, &mut names);
@@ -187,7 +187,8 @@ struct Cloning<'a> {
 
 impl Cloning<'_> {
     fn run(&self, pace: &ProgressCounter<'_>) -> Result<(Uuid, KeyId)> {
-        let (header, keys) = self.make_home()?;
+        let (header, dek) = self.make_home()?;
+        let keys = HomeKeys::new(&dek)?;
         let (key_id, kek) = keyring::first_kek(&header, self.providers)?;
         let key = WrappingKey { id: key_id.clone(), kek };
         for folder in self.entries.iter().filter(|entry| entry.found == EntryForm::Folder) {
@@ -199,11 +200,12 @@ impl Cloning<'_> {
         let source = Source {
             root: &self.source.dir,
             keys: &self.source.unlocked()?.keys,
-            owner: Owner::of(&self.source.unlocked()?.header),
+            owner: &self.source.unlocked()?.owner,
             providers: self.providers,
             engine: self.options.engine,
         };
         let mut claims = Vec::new();
+        let mut list = MemberList::default();
         let is_file = |entry: &&Entry| FileType::from_raw_mode(entry.stat.st_mode) == FileType::RegularFile;
         for names in by_inode(self.entries.iter().filter(is_file)) {
             let entry = names[0];
@@ -213,6 +215,10 @@ impl Cloning<'_> {
             let original = copied.file(&source, entry, pace).context(|| entry.path.shown().to_string())?;
             if entry.found == EntryForm::Disk {
                 claims.push(original); // until all are copied: they belong together
+                let made =
+                    disk::read_header(file_beneath(self.draft, &entry.path).context(|| "opening the copy".into())?)?.1;
+                let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
+                list = list.with_disk(made.header.claims(), &paths);
             }
             for other in &names[1..] {
                 replace::link(self.draft, &entry.path, &parent_of(self.draft, &other.path)?, file_name(other))?;
@@ -221,18 +227,20 @@ impl Cloning<'_> {
         for entry in self.entries.iter().rev() {
             self.other(entry, &keys).context(|| entry.path.shown().to_string())?;
         }
+        members::create(self.draft, header.uuid, &dek, &list)?;
         self.refuse_if_changed()?;
         Ok((header.uuid, key_id))
     }
 
-    fn make_home(&self) -> Result<(Header, HomeKeys)> {
+    fn make_home(&self) -> Result<(Header, Dek)> {
         let source = self.source.unlocked()?;
         if self.options.same_keys {
             let state = Some(StoredState::Encrypted);
             let uuid = random::uuid()?;
-            let header = Header { uuid, sequence: 1, state, binds_disks: true, ..source.header.clone() };
+            let header =
+                Header { uuid, sequence: 1, state, binds_disks: true, lists_disks: true, ..source.header.clone() };
             folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
-            return Ok((header, HomeKeys::new(&source.dek)?));
+            return Ok((header, source.dek.duplicate()));
         }
         let provider = self.options.provider.as_ref().unwrap_or(source.header.slots.first_key().provider());
         let provider = self.providers.provider(provider)?;
@@ -240,7 +248,7 @@ impl Cloning<'_> {
         let label = source.header.label.clone();
         let new = NewHome { file: HOME_FILE, vm_name: self.name, label, disk_names };
         let (_, header, dek) = new.make(self.draft, &provider)?;
-        Ok((header, HomeKeys::new(&dek)?))
+        Ok((header, dek))
     }
 
     /// What is not a regular file; each folder after what it holds.

@@ -28,7 +28,7 @@ use crate::work::convert::tree::{Entry, EntryForm};
 pub(super) struct Source<'a> {
     pub(super) root: &'a File,
     pub(super) keys: &'a HomeKeys,
-    pub(super) owner: Owner,
+    pub(super) owner: &'a Owner,
     pub(super) providers: &'a Providers,
     pub(super) engine: Engine,
 }
@@ -127,7 +127,7 @@ impl Copied<'_> {
             let stored = header_area::load(&storage, ComponentKind::Disk)?;
             let dek = keyring::unlock_by(&stored.header, source.providers)?;
             let header = stored.header.verify(&dek)?;
-            source.owner.refuse_foreign(&header)?;
+            source.owner.refuse_foreign(&header, &[&entry.path])?;
             Ok((OpenForm::clear(storage)?, (header, dek)))
         };
         let (original, (header, dek)) = SourceFile::claim_with(source.root, &entry.path, Access::Read, open)?;

@@ -12,7 +12,6 @@ use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::open_form::OpenForm;
-use crate::vm::owner::Owner;
 use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::form::TargetForm;
 use crate::work::convert::home_files::{self, Direction};
@@ -20,7 +19,7 @@ use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Obstacle, Plan};
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, unlocked};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, listed, unlocked};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode};
 use crate::work::convert::{Converted, choice, nested};
 
@@ -87,8 +86,8 @@ impl<'p> Decryption<'p> {
                 if !self.chosen.contains(&entry.path) {
                     continue;
                 }
-                let owner = Owner::of(&self.folder.unlocked()?.header);
-                let open = |storage| unlocked(storage, (self.providers, owner), self.engine);
+                let keys = (self.providers, &self.folder.unlocked()?.owner);
+                let open = |storage| unlocked(storage, &entry.path, keys, self.engine);
                 SourceFile::claim_with(&self.folder.dir, &entry.path, Access::Write, open)
                     .and_then(|(original, _)| nested::refuse_ciphertext(&original.form))
             } else if self.what.has_home() {
@@ -206,14 +205,15 @@ impl<'p> Decryption<'p> {
 
     /// A disk, and its header.
     fn claim(&self, path: &Path) -> Result<(SourceFile, Header)> {
-        let keys = (self.providers, Owner::of(&self.folder.unlocked()?.header));
+        let keys = (self.providers, &self.folder.unlocked()?.owner);
         SourceFile::claim_disk(&self.folder.dir, path, Access::Write, keys, self.engine)
     }
 
     fn decrypt_disk(&self, site: &ReplaceContext<'_, '_>, names: &[&Entry]) -> Result<Header> {
         let (original, header) = self.claim(&names[0].path)?;
         let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-        site.replace(&original, &paths, &TargetForm::Clear)?;
+        let owner = &self.folder.unlocked()?.owner;
+        listed(site.root, owner, &paths, None, || site.replace(&original, &paths, &TargetForm::Clear))?;
         Ok(header)
     }
 

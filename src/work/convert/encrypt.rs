@@ -21,10 +21,10 @@ use crate::vm::{keyring, outer};
 use crate::work::convert::Converted;
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::home_files::{self, Direction};
-use crate::work::convert::opened::ClaimedFolder;
+use crate::work::convert::opened::{ClaimedFolder, OpenHome};
 use crate::work::convert::plan::Plan;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, listed};
 use crate::work::convert::survey::{Options, Survey};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
@@ -152,8 +152,8 @@ impl<'p> Encryption<'p> {
                     Some(key) => key,
                     none => none.insert(self.disk_key()?),
                 };
-                let owner = self.folder.unlocked()?.header.uuid;
-                let uuid = encrypt_disk(&site, &names, (key.clone(), owner), self.options.engine)
+                let home = self.folder.unlocked()?;
+                let uuid = encrypt_disk(&site, &names, (key.clone(), home), self.options.engine)
                     .context(|| first.shown().to_string())?;
                 let path = &self.folder.path.join(first);
                 converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
@@ -235,15 +235,15 @@ impl<'p> Encryption<'p> {
 fn encrypt_disk(
     site: &ReplaceContext<'_, '_>,
     names: &[&Entry],
-    (key, owner): (WrappingKey, Uuid),
+    (key, home): (WrappingKey, &OpenHome),
     engine: Engine,
 ) -> Result<Uuid> {
     let original = SourceFile::claim(site.root, &names[0].path, Access::Write, OpenForm::clear)?;
     let uuid = random::uuid()?;
     let shape = DiskShape::new(SectorSize::DEFAULT);
-    let spec = DiskSpec { key, owner, uuid, shape, label: String::new(), engine };
+    let spec = DiskSpec { key, owner: home.header.uuid, uuid, shape, label: String::new(), engine };
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-    site.replace(&original, &paths, &TargetForm::Disk(spec))?;
+    listed(site.root, &home.owner, &paths, Some(uuid), || site.replace(&original, &paths, &TargetForm::Disk(spec)))?;
     Ok(uuid)
 }
 

@@ -10,7 +10,6 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
-use crate::format::header::Header;
 use crate::key::KeyId;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
@@ -20,12 +19,11 @@ use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring;
 use crate::vm::open_form::OpenForm;
-use crate::vm::owner::Owner;
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
-use crate::work::convert::opened::ClaimedFolder;
+use crate::work::convert::opened::{ClaimedFolder, OpenHome};
 use crate::work::convert::plan::{check_space, encrypted_space, free_space};
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
+use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, listed};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
 /// How a file of a VM is kept.
@@ -85,8 +83,7 @@ pub fn convert_file(
         ReplaceContext { root: &folder.dir, keys: &home.keys, overwrite: false, pace: &pace, drafts: Drafts::InRoot };
     site.clean(false)?;
     let paths: Vec<&Path> = names.iter().map(|entry| entry.path.as_path()).collect();
-    let (uuid, key_id) =
-        replace(&site, &paths, to, (key, &home.header), providers).context(|| file.shown().to_string())?;
+    let (uuid, key_id) = replace(&site, &paths, to, (key, home), providers).context(|| file.shown().to_string())?;
     site.sync_root()?;
     site.clean(true)?;
     folder.sync()?;
@@ -138,7 +135,7 @@ fn replace(
     site: &ReplaceContext<'_, '_>,
     names: &[&Path],
     to: StoredAs,
-    (key, home): (WrappingKey, &Header),
+    (key, home): (WrappingKey, &OpenHome),
     providers: &Providers,
 ) -> Result<(Uuid, KeyId)> {
     let engine = Engine::default();
@@ -149,14 +146,16 @@ fn replace(
             let (uuid, key_id) = (random::uuid()?, key.id.clone());
             let label = String::new();
             let shape = DiskShape::new(SectorSize::DEFAULT);
-            let spec = DiskSpec { key, owner: home.uuid, uuid, shape, label, engine };
-            site.replace(&original, names, &TargetForm::Disk(spec))?;
+            let spec = DiskSpec { key, owner: home.header.uuid, uuid, shape, label, engine };
+            let target = TargetForm::Disk(spec);
+            listed(site.root, &home.owner, names, Some(uuid), || site.replace(&original, names, &target))?;
             Ok((uuid, key_id))
         }
         StoredAs::HomeFile => {
             let (original, header) =
-                SourceFile::claim_disk(site.root, names[0], Access::Write, (providers, Owner::of(home)), engine)?;
-            site.replace(&original, names, &TargetForm::Home(site.keys))?;
+                SourceFile::claim_disk(site.root, names[0], Access::Write, (providers, &home.owner), engine)?;
+            let target = TargetForm::Home(site.keys);
+            listed(site.root, &home.owner, names, None, || site.replace(&original, names, &target))?;
             Ok((header.uuid, header.slots.first_key().clone()))
         }
     }

@@ -13,7 +13,7 @@ use crate::format::header::{ComponentKind, Header, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
-use crate::storage::claims::{Claim, LOCAL_PAUSE, retry_while};
+use crate::storage::claims::{Claim, FileLocks, LOCAL_PAUSE, retry_while};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
@@ -21,7 +21,8 @@ use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
-use crate::vm::{keyring, outer};
+use crate::vm::owner::Owner;
+use crate::vm::{keyring, members, outer};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::tree::{self, Entry};
 
@@ -47,6 +48,8 @@ pub(super) struct OpenHome {
     in_use: usize,
     pub(super) dek: Dek,
     pub(super) keys: HomeKeys,
+    /// What its disks are compared with.
+    pub(super) owner: Owner,
     claim: FileStorage,
 }
 
@@ -136,11 +139,12 @@ impl ClaimedFolder {
         };
         if let Err(error) = reopened().context(|| "opening the new home again".into()) {
             // Nothing was encrypted under it yet. The error at hand says more than that it could not be removed.
-            let _ = folder::remove_header(&self.dir, name, &file);
+            let _ = folder::remove_header(&self.dir, name, (&file, made.uuid));
             return Err(error);
         }
         let claim = FileStorage::new(file);
-        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, in_use: 0, dek, claim });
+        let owner = Owner::of(&self.dir, &made, &dek, &FileLocks)?;
+        self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, in_use: 0, dek, owner, claim });
         (self.state, self.by_name) = (state, state);
         Ok(())
     }
@@ -149,7 +153,7 @@ impl ClaimedFolder {
     pub(super) fn abandon(&mut self) {
         if let (Some(name), Some(home)) = (self.state.header_file(), self.home.take()) {
             // The error at hand says more; the next run takes up the home that stays.
-            let _ = folder::remove_header(&self.dir, name, home.claim.file());
+            let _ = folder::remove_header(&self.dir, name, (home.claim.file(), home.header.uuid));
             (self.state, self.by_name) = (HomeState::Clear, HomeState::Clear);
         }
     }
@@ -244,7 +248,9 @@ impl ClaimedFolder {
         if let Some(name) = self.by_name.header_file() {
             rustix::fs::unlinkat(&self.dir, name, AtFlags::empty()).context(|| format!("removing {name}"))?;
         }
-        self.home = None;
+        if let Some(home) = self.home.take() {
+            members::remove(&self.dir, home.header.uuid)?;
+        }
         (self.state, self.by_name) = (HomeState::Clear, HomeState::Clear);
         self.sync()
     }
@@ -274,7 +280,8 @@ impl OpenHome {
         if header.transition.is_some() {
             return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
         }
-        Ok(Self { keys: HomeKeys::new(&dek)?, header, in_use, dek, claim })
+        let owner = Owner::of(dir, &header, &dek, &FileLocks)?;
+        Ok(Self { keys: HomeKeys::new(&dek)?, header, in_use, dek, owner, claim })
     }
 
     /// Makes sure that no mount of any process or host can still use the home, whose files are about to lose their keys.

@@ -17,6 +17,7 @@ use crate::crypto::random;
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, NEW_PREFIX};
+use crate::format::members::MemberList;
 use crate::provider::Providers;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
@@ -27,7 +28,7 @@ use crate::vm::attributes::give_times;
 use crate::vm::draft::Draft;
 use crate::vm::open_form::OpenForm;
 use crate::vm::owner::Owner;
-use crate::vm::{folder, keyring};
+use crate::vm::{disk, folder, keyring};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime};
 use crate::work::convert::copy;
 use crate::work::convert::form::TargetForm;
@@ -95,10 +96,10 @@ impl SourceFile {
         root: &File,
         path: &Path,
         access: Access,
-        keys: (&Providers, Owner),
+        keys: (&Providers, &Owner),
         engine: Engine,
     ) -> Result<(Self, Header)> {
-        let claimed = Self::claim_with(root, path, access, |storage| unlocked(storage, keys, engine))?;
+        let claimed = Self::claim_with(root, path, access, |storage| unlocked(storage, path, keys, engine))?;
         if access == Access::Write {
             claimed.0.form.content().prepare_writes()?;
         }
@@ -410,16 +411,51 @@ pub(super) fn link(root: &File, file: &Path, dir: &File, name: &OsStr) -> Result
         .context(|| "giving it a further name".into())
 }
 
+/// Replaces what has these names by `work`, of which the home's list of disks learns: what has the names after that is a disk if
+/// that is what is made: the one with this UUID, or the one that an interrupted run made.
+///
+/// # Errors
+/// Those of `work`, or of the list.
+pub(super) fn listed<T>(
+    root: &File,
+    owner: &Owner,
+    names: &[&Path],
+    new_disk: Option<Uuid>,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    // A mount may change the list meanwhile.
+    let concerns = |list: &MemberList| new_disk.is_some() || names.iter().any(|name| list.touches(name));
+    let without = |list: &MemberList| names.iter().fold(list.clone(), |list, name| list.without(name));
+    let Some(mut change) = owner.change(concerns)? else { return work() };
+    let after = without(change.list());
+    change.announce(&new_disk.map_or_else(|| after.clone(), |uuid| after.with_coming(uuid, names)))?;
+    drop(change);
+    let done = work()?;
+    for name in names {
+        parent_of(root, name)?.sync_all().context(|| "making names durable".into())?;
+    }
+    if let Some(mut change) = owner.change(|_| true)? {
+        let mut after = without(change.list());
+        if new_disk.is_some() {
+            let file = file_beneath(root, names[0]).context(|| "opening the new disk".into())?;
+            after = after.with_disk(disk::read_header(file)?.1.header.claims(), names);
+        }
+        change.make(after)?;
+    }
+    Ok(done)
+}
+
 /// Unlocks a disk of this VM.
 pub(super) fn unlocked(
     storage: FileStorage,
-    (providers, owner): (&Providers, Owner),
+    path: &Path,
+    (providers, owner): (&Providers, &Owner),
     engine: Engine,
 ) -> Result<(OpenForm, Header)> {
     let locked = LockedDisk::open(storage)?;
     let dek = keyring::unlock_by(&locked.stored().header, providers)?;
     let header = locked.stored().header.clone().verify(&dek)?;
-    owner.refuse_foreign(&header)?;
+    owner.refuse_foreign(&header, &[path])?;
     Ok((OpenForm::Disk(locked.unlock(&dek, engine)?), header))
 }
 

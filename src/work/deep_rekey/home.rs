@@ -16,6 +16,7 @@ use crate::vm::access::{Claimed, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::members;
 use crate::work::convert::{refuse_unfit_home, rekey_home};
 use crate::work::deep_rekey::Target;
 
@@ -80,6 +81,7 @@ impl<'w> HomeWork<'w> {
         if transition.old_dek(&self.dek)?.is_some() {
             // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
             self.update(self.header.clone())?;
+            members::reseal(self.folder()?, &self.header, &self.dek)?;
             rekey_home(self.folder()?, &self.header, &self.dek, on_progress)?;
         }
         self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;

@@ -11,6 +11,7 @@ use crate::format::header::HOME_FILE;
 use crate::format::names::DiskNames;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
+use crate::storage::claims::FileLocks;
 use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeKeys, Value, open_target, open_value, seal_target, seal_value};
@@ -20,6 +21,7 @@ use crate::vm::datastore::Datastore;
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::inventory::MAX_DEPTH;
 use crate::vm::keyring;
+use crate::vm::owner::{Announce, Owner};
 use crate::vm::{folder, home};
 
 const NAME: &str = "user.note";
@@ -88,7 +90,11 @@ impl Vm {
             durable: true,
         };
         let vm = File::open(self.path()).unwrap();
-        let (file, header, dek) = disk::create(&vm, OsStr::new("root.raw"), &spec, &key_id, kek.as_ref()).unwrap();
+        let dek = keyring::unlock_by(&home.header, providers).unwrap();
+        let owner = Owner::of(&vm, &home.header.verify(&dek).unwrap(), &dek, &FileLocks).unwrap();
+        let (name, key) = (OsStr::new("root.raw"), (&key_id, kek.as_ref()));
+        let make = |announce: &mut Announce<'_>| disk::create(&vm, name, &spec, key, announce);
+        let (file, header, dek) = owner.with_new_disk(Path::new(name), make).unwrap();
         self.note(&file, Some(home::disk_id(header.uuid)), b"of a disk");
         let locked = crate::store::disk::LockedDisk::open(FileStorage::new(file)).unwrap();
         let disk = locked.unlock(&dek, Default::default()).unwrap();

@@ -91,23 +91,3 @@ fn changes_on_the_medium_of_a_disk_are_garbage_zeros_or_the_past_and_nothing_els
     assert_eq!(changed(&seen, &new), Some(SECTOR..SECTOR + 16));
     assert_eq!(seen[SECTOR..][..16], old[SECTOR..][..16], "what was there before");
 }
-
-/// docs/THREAT-MODEL.md, "What is not", says this of names.
-#[test]
-fn what_lies_under_a_name_of_one_vm_can_be_exchanged_as_the_documents_say() {
-    let host = Host::with_vm();
-    let backing = |name: &str| host.path(&format!("web01/{name}"));
-    let mount = host.mount("web01", &[]);
-    for (name, content) in [("one.raw", content(1)), ("two.raw", content(2)), ("vm.nvram", content(3))] {
-        fs::write(mount.path(name), content).unwrap();
-    }
-    mount.unmount();
-    for (from, to) in [("one.raw", "kept"), ("two.raw", "one.raw"), ("vm.nvram", "two.raw"), ("kept", "vm.nvram")] {
-        fs::rename(backing(from), backing(to)).unwrap();
-    }
-    let mount = host.mount("web01", &[]);
-    for (name, shows) in [("one.raw", content(2)), ("two.raw", content(3)), ("vm.nvram", content(1))] {
-        assert!(fs::read(mount.path(name)).unwrap() == shows, "{name}");
-    }
-    mount.unmount();
-}

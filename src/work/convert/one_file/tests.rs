@@ -34,7 +34,7 @@ fn content(vm: &Path, providers: &Providers) -> (Vec<u8>, bool) {
     let is_disk = crate::vm::disk::is_disk(&File::open(vm.join("a")).unwrap()).unwrap();
     let form = match is_disk {
         true => {
-            let keys = (providers, Owner::of(&folder.unlocked().unwrap().header));
+            let keys = (providers, &folder.unlocked().unwrap().owner);
             SourceFile::claim_disk(&folder.dir, Path::new("a"), Access::Write, keys, Engine::default()).unwrap().0.form
         }
         false => TargetForm::Home(keys).open(FileStorage::new(File::open(vm.join("a")).unwrap())).unwrap(),
@@ -81,6 +81,6 @@ fn a_conversion_that_is_stopped_anywhere_leaves_one_whole_form_and_is_finished_b
         assert!(stopped > 2, "{stopped}");
         assert_eq!(run(to, u32::MAX).0, Err(Kind::Exists));
         let names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names.len(), 3, "nothing half-made stays: {names:?}");
+        assert_eq!(names.len(), 4, "its names, home and list, and nothing half-made: {names:?}");
     }
 }

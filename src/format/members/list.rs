@@ -1,0 +1,229 @@
+//! Which disks a VM has, and what each of them is called.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::header::Header;
+use crate::text::Show;
+
+/// Advice for a disk that its VM's list does not have where it lies.
+const ADVICE: &str = "`vmcryptfs adopt` takes it in if it is to be there";
+
+/// The disks of a VM.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct MemberList {
+    /// Grows by one on each change.
+    pub sequence: u64,
+    /// By their UUIDs.
+    pub disks: BTreeMap<Uuid, Member>,
+}
+
+/// A disk of the list.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Member {
+    /// The least that its header may have.
+    pub dek_generation: u32,
+    /// The least sequence of a header with that generation.
+    pub sequence: u64,
+    /// Its paths below the VM folder, and whether each is its own alone. One that is not may lead to a home file as well: it is about
+    /// to become the disk's, or no longer to be.
+    pub names: BTreeMap<PathBuf, bool>,
+}
+
+impl MemberList {
+    /// Whether a path is a disk's, and no home file may have it.
+    pub fn is_disk_name(&self, path: &Path) -> bool {
+        self.disks.values().any(|member| member.names.get(path) == Some(&true))
+    }
+
+    /// Whether a path, or one below it, is in the list.
+    pub fn touches(&self, path: &Path) -> bool {
+        self.disks.values().any(|member| member.names.keys().any(|name| name.starts_with(path)))
+    }
+
+    /// Whether a disk is in the list with this path.
+    pub fn has(&self, uuid: Uuid, path: &Path) -> bool {
+        self.disks.get(&uuid).is_some_and(|member| member.names.contains_key(path))
+    }
+
+    /// Refuses a disk at a path that the list does not give it.
+    ///
+    /// # Errors
+    /// `Corrupt`, with what is there and what the list says.
+    pub fn refuse_path(&self, uuid: Uuid, path: &Path) -> Result<()> {
+        if self.has(uuid, path) {
+            return Ok(());
+        }
+        let owner = self.disks.iter().find(|(_, member)| member.names.contains_key(path));
+        let says = match (self.disks.get(&uuid), owner) {
+            (Some(member), Some((owner, _))) => format!("has it as {}, and disk {owner} here", names_of(member)),
+            (Some(member), None) => format!("has it as {}, and no disk here", names_of(member)),
+            (None, Some((owner, _))) => format!("does not have it, and has disk {owner} here"),
+            (None, None) => "does not have it, and has no disk here".to_owned(),
+        };
+        let message = format!("disk {uuid} lies at {}, but the VM's list of disks {says}: {ADVICE}", path.shown());
+        Err(Error::new(Kind::Corrupt, message))
+    }
+
+    /// Whether the verified header of a disk is older than what the list knows of it.
+    pub fn is_newer_than(&self, header: &Header) -> bool {
+        let there = (header.dek_generation, header.sequence);
+        self.disks.get(&header.uuid).is_some_and(|member| there < (member.dek_generation, member.sequence))
+    }
+
+    /// Refuses a home file at the path of a disk.
+    ///
+    /// # Errors
+    /// `Corrupt`, with the disk that the list has there.
+    pub fn refuse_home_file(&self, path: &Path) -> Result<()> {
+        let is_here = |member: &Member| member.names.get(path) == Some(&true);
+        let Some((owner, _)) = self.disks.iter().find(|(_, member)| is_here(member)) else { return Ok(()) };
+        let message = format!(
+            "a home file lies at {}, where the VM's list of disks has disk {owner}: put the disk back, or remove the file in a mount",
+            path.shown()
+        );
+        Err(Error::new(Kind::Corrupt, message))
+    }
+
+    /// With a disk at these paths and no others, which no other disk has then.
+    #[must_use]
+    pub fn with_disk(&self, header: &Header, paths: &[&Path]) -> Self {
+        self.with(header.uuid, (header.dek_generation, header.sequence), paths)
+    }
+
+    /// With a disk whose header is not made yet at these paths.
+    #[must_use]
+    pub fn with_coming(&self, uuid: Uuid, paths: &[&Path]) -> Self {
+        self.with(uuid, (0, 0), paths)
+    }
+
+    fn with(&self, uuid: Uuid, (dek_generation, sequence): (u32, u64), paths: &[&Path]) -> Self {
+        let mut list = paths.iter().fold(self.clone(), |list, path| list.without(path));
+        let names = paths.iter().map(|path| (path.to_path_buf(), true)).collect();
+        list.disks.insert(uuid, Member { dek_generation, sequence, names });
+        list
+    }
+
+    /// With the header of a disk that it has as the oldest that may be there.
+    #[must_use]
+    pub fn with_newer(&self, header: &Header) -> Self {
+        let mut list = self.clone();
+        if let Some(member) = list.disks.get_mut(&header.uuid) {
+            (member.dek_generation, member.sequence) = (header.dek_generation, header.sequence);
+        }
+        list
+    }
+
+    /// With another path for the disk at `from`, if there is one.
+    #[must_use]
+    pub fn linked(&self, from: &Path, to: &Path) -> Self {
+        let mut list = self.without(to);
+        list.disks.values_mut().filter(|member| member.names.contains_key(from)).for_each(|member| {
+            member.names.insert(to.to_path_buf(), true);
+        });
+        list
+    }
+
+    /// Without a path and all that lie below it. A disk without a path is none of the VM any more.
+    #[must_use]
+    pub fn without(&self, path: &Path) -> Self {
+        let mut list = self.clone();
+        list.disks.values_mut().for_each(|member| member.names.retain(|name, _| !name.starts_with(path)));
+        list.disks.retain(|_, member| !member.names.is_empty());
+        list
+    }
+
+    /// After a rename in place of what has the name `to`; with `exchange`, what has that name gets the other.
+    #[must_use]
+    pub fn renamed(&self, from: &Path, to: &Path, exchange: bool) -> Self {
+        let moved = |name: &Path| {
+            let to_its_place = |from: &Path, to: &Path| Some(below(to, name.strip_prefix(from).ok()?));
+            match (to_its_place(from, to), to_its_place(to, from)) {
+                (Some(moved), _) => Some(moved),
+                (None, Some(moved)) => exchange.then_some(moved),
+                (None, None) => Some(name.to_path_buf()),
+            }
+        };
+        let mut list = self.clone();
+        for member in list.disks.values_mut() {
+            let names = std::mem::take(&mut member.names);
+            let names = names.into_iter().filter_map(|(name, settled)| {
+                let moved = moved(&name)?;
+                let is_settled = settled || moved != name;
+                Some((moved, is_settled))
+            });
+            member.names = names.collect();
+        }
+        list.disks.retain(|_, member| !member.names.is_empty());
+        list
+    }
+
+    /// What holds while this list becomes `after`: a disk may be where either has it, and so may a home file where they differ.
+    #[must_use]
+    pub fn until(&self, after: &Self) -> Self {
+        let mut list = self.clone();
+        for (uuid, member) in &after.disks {
+            let before = list.disks.entry(*uuid).or_insert_with(|| Member { names: BTreeMap::new(), ..member.clone() });
+            (before.dek_generation, before.sequence) =
+                (before.dek_generation, before.sequence).min((member.dek_generation, member.sequence));
+            before.names.extend(member.names.iter().map(|(name, settled)| (name.clone(), *settled)));
+        }
+        for (uuid, member) in &mut list.disks {
+            let is_kept = |name: &Path| self.has(*uuid, name) && after.has(*uuid, name);
+            member.names.iter_mut().filter(|(name, _)| !is_kept(name)).for_each(|(_, settled)| *settled = false);
+        }
+        list
+    }
+}
+
+/// `path` itself has nothing below it.
+fn below(path: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { path.to_path_buf() } else { path.join(rest) }
+}
+
+fn names_of(member: &Member) -> String {
+    let names: Vec<String> = member.names.keys().map(|name| name.shown().to_string()).collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(disks: &[(u128, &[&str])]) -> MemberList {
+        let names = |names: &[&str]| names.iter().map(|name| (PathBuf::from(name), true)).collect();
+        let member = |names_of: &[&str]| Member { dek_generation: 0, sequence: 1, names: names(names_of) };
+        let disks = disks.iter().map(|(uuid, names)| (Uuid::from_u128(*uuid), member(names))).collect();
+        MemberList { sequence: 1, disks }
+    }
+
+    #[test]
+    fn renames_move_what_lies_below_and_take_the_place_of_what_was_there() {
+        let before = list(&[(1, &["a", "s/b"]), (2, &["c"]), (3, &["s2/d"])]);
+        let renamed = |from: &str, to: &str| before.renamed(Path::new(from), Path::new(to), false);
+        assert_eq!(renamed("a", "c"), list(&[(1, &["c", "s/b"]), (3, &["s2/d"])]));
+        assert_eq!(renamed("s", "t"), list(&[(1, &["a", "t/b"]), (2, &["c"]), (3, &["s2/d"])]));
+        assert_eq!(renamed("home-file", "c"), list(&[(1, &["a", "s/b"]), (3, &["s2/d"])]));
+        let exchanged = before.renamed(Path::new("a"), Path::new("c"), true);
+        assert_eq!(exchanged, list(&[(1, &["c", "s/b"]), (2, &["a"]), (3, &["s2/d"])]));
+    }
+
+    #[test]
+    fn while_a_name_changes_its_disk_may_have_either_and_a_home_file_too() {
+        let before = list(&[(1, &["a", "z"]), (2, &["c"])]);
+        let after = before.renamed(Path::new("a"), Path::new("c"), false);
+        let during = before.until(&after);
+        let [one, two] = [1, 2].map(Uuid::from_u128);
+        for (uuid, name) in [(one, "a"), (one, "c"), (one, "z"), (two, "c")] {
+            during.refuse_path(uuid, Path::new(name)).unwrap();
+        }
+        assert!(during.refuse_path(two, Path::new("a")).is_err());
+        for (name, is_disks_alone) in [("a", false), ("c", false), ("z", true)] {
+            assert_eq!(during.refuse_home_file(Path::new(name)).is_err(), is_disks_alone, "{name}");
+        }
+        assert!(after.refuse_path(two, Path::new("c")).is_err() && after.refuse_home_file(Path::new("c")).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+use std::cell::RefCell;
+use std::fs;
+use std::path::PathBuf;
+
+use super::*;
+use crate::format::members::MEMBERS_PREFIX;
+use crate::serve::{Options, ServedFolder};
+use crate::storage::Access;
+use crate::vm::datastore::Datastore;
+
+/// A VM with the disks `a.raw`, `b.raw` and `s/c.raw`, and the home file `notes`; and what a crash would have left of it.
+struct Crashes {
+    store: Datastore,
+    images: RefCell<Vec<String>>,
+}
+
+impl Crashes {
+    fn new() -> Self {
+        let store = Datastore::new(&["vm"]);
+        ["a.raw", "b.raw", "c.raw"].iter().for_each(|name| store.make_disk(&format!("vm/{name}")));
+        fs::create_dir(store.path("vm/s")).unwrap();
+        fs::write(store.path("vm/notes"), "").unwrap();
+        Self { store, images: RefCell::default() }
+    }
+
+    fn served(&self, vm: &str) -> ServedFolder {
+        let served = ServedFolder::open(&self.store.path(vm), self.store.providers(), Options::default()).unwrap();
+        served.retry_locked().unwrap();
+        served
+    }
+
+    /// The names as they are now, with the list as it is now.
+    fn crash(&self) -> String {
+        let image = format!("image-{}", self.images.borrow().len());
+        self.copy("vm", &image);
+        self.images.borrow_mut().push(image.clone());
+        image
+    }
+
+    /// The names of an earlier image, with the list as it is now.
+    fn crash_with_names_of(&self, earlier: &str) {
+        let image = format!("image-{}", self.images.borrow().len());
+        self.copy(earlier, &image);
+        let list = self.list();
+        fs::copy(self.store.path("vm").join(&list), self.store.path(&image).join(&list)).unwrap();
+        self.images.borrow_mut().push(image);
+    }
+
+    fn list(&self) -> PathBuf {
+        let names = fs::read_dir(self.store.path("vm")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(PathBuf::from).find(|name| name.to_string_lossy().starts_with(MEMBERS_PREFIX)).unwrap()
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        fs::create_dir(self.store.path(to)).unwrap();
+        for entry in fs::read_dir(self.store.path(from)).unwrap() {
+            let name = entry.as_ref().unwrap().file_name().into_string().unwrap();
+            let [from, to] = [from, to].map(|vm| format!("{vm}/{name}"));
+            if entry.unwrap().file_type().unwrap().is_dir() {
+                self.copy(&from, &to);
+            } else if name.starts_with(MEMBERS_PREFIX) {
+                fs::copy(self.store.path(&from), self.store.path(&to)).unwrap();
+            } else {
+                fs::hard_link(self.store.path(&from), self.store.path(&to)).unwrap();
+            }
+        }
+    }
+
+    /// Every file of an image opens.
+    fn opens(&self, what: &str, image: &str) {
+        let served = self.served(image);
+        for path in ["a.raw", "b.raw", "c.raw", "d.raw", "s/c.raw", "t/c.raw", "notes"] {
+            if self.store.path(image).join(path).exists() {
+                let opened = served.open_at(Path::new(path), Access::Write);
+                assert!(opened.is_ok(), "{what}, {image}, {path}: {}", opened.err().unwrap().chain());
+            }
+        }
+    }
+}
+
+/// A name that changes, cut off at any moment, with or without the names that changed: each file opens by the name that it has.
+#[test]
+fn a_crash_in_any_change_of_a_name_leaves_files_that_open() {
+    let [a, b, c, d, deep, notes] = ["a.raw", "b.raw", "c.raw", "d.raw", "s/c.raw", "notes"].map(Path::new);
+    let (s, t) = (Path::new("s"), Path::new("t"));
+    let crashes = Crashes::new();
+    let at = |path: &Path| crashes.store.path("vm").join(path);
+    let served = crashes.served("vm");
+    let home = served.home_at(a).unwrap();
+    let rename = |from: &Path, to: &Path| fs::rename(at(from), at(to)).unwrap();
+    let exchange = |one: &Path, other: &Path| {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let dir = fs::File::open(at(Path::new(""))).unwrap();
+        rustix::fs::renameat_with(&dir, one, &dir, other, flags).unwrap();
+    };
+    let changes: [(&str, NameChange<'_>, &dyn Fn()); 10] = [
+        ("into a folder", NameChange::Renamed(c, deep), &|| rename(c, deep)),
+        ("of a folder", NameChange::Renamed(s, t), &|| rename(s, t)),
+        ("two disks", NameChange::Exchanged(a, b), &|| exchange(a, b)),
+        ("a disk and a home file", NameChange::Exchanged(a, notes), &|| exchange(a, notes)),
+        ("and back", NameChange::Exchanged(a, notes), &|| exchange(a, notes)),
+        ("a further name", NameChange::Linked(b, d), &|| fs::hard_link(at(b), at(d)).unwrap()),
+        ("a removed name", NameChange::Removed(b), &|| fs::remove_file(at(b)).unwrap()),
+        ("in place of a disk", NameChange::Renamed(d, a), &|| rename(d, a)),
+        ("a home file in place of a disk", NameChange::Renamed(notes, a), &|| rename(notes, a)),
+        ("a home file where the list has a disk", NameChange::Made(b), &|| fs::write(at(b), "").unwrap()),
+    ];
+    for (what, change, work) in changes {
+        let first = crashes.images.borrow().len();
+        let before = crashes.crash();
+        let done = change_names(
+            Some(&home),
+            change,
+            || {
+                crashes.crash();
+                work();
+                crashes.crash();
+                Ok(())
+            },
+            || {
+                crashes.crash_with_names_of(&before);
+                crashes.crash();
+                Ok(())
+            },
+        );
+        done.unwrap_or_else(|error| panic!("{what}: {}", error.chain()));
+        crashes.crash();
+        let images: Vec<String> = crashes.images.borrow()[first..].to_vec();
+        images.iter().for_each(|image| crashes.opens(what, image));
+        let settled = home.owner.list().unwrap().unwrap();
+        assert!(settled.disks.values().all(|disk| disk.names.values().all(|is_settled| *is_settled)), "{what}");
+    }
+    assert_eq!(home.owner.list().unwrap().unwrap().disks.len(), 1, "only the one in `t` is left");
+}
+
+#[test]
+fn a_change_that_fails_leaves_the_list_as_it_was() {
+    let crashes = Crashes::new();
+    let home = crashes.served("vm").home_at(Path::new("a.raw")).unwrap();
+    let before = home.owner.list().unwrap().unwrap();
+    let change = NameChange::Renamed(Path::new("a.raw"), Path::new("b.raw"));
+    let failed = change_names(
+        Some(&home),
+        change,
+        || Err::<(), _>(crate::error::Error::new(crate::error::Kind::Io, "x")),
+        || Ok(()),
+    );
+    assert!(failed.is_err());
+    assert_eq!(home.owner.list().unwrap().unwrap().disks, before.disks);
+    crashes.opens("failed", "vm");
+}

@@ -1,0 +1,82 @@
+//! The list of a home's disks, compared with what lies in its folder.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use crate::error::{Error, Kind, Result};
+use crate::format::header::Header;
+use crate::format::members::{MemberList, file_name};
+use crate::key::Dek;
+use crate::text::Show;
+use crate::vm::inventory::{Entry, Inventory};
+use crate::vm::{members, owner};
+
+/// What a verified home says of its disks.
+pub(super) struct Listed {
+    home: Uuid,
+    binds_disks: bool,
+    list: Option<MemberList>,
+}
+
+impl Listed {
+    /// That of the home with this header.
+    pub(super) fn of(open: &dyn Fn(&Path) -> Result<File>, entry: &Entry, home: &Header, dek: &Dek) -> Result<Self> {
+        let path = entry.path.with_file_name(file_name(home.uuid));
+        let read = || {
+            let file = open(&path).map_err(|error| {
+                let kind = if error.kind() == Kind::NotFound { Kind::Corrupt } else { error.kind() };
+                Error::with_source(
+                    kind,
+                    "its list of disks: `vmcryptfs adopt VM_FOLDER` makes one of the disks that are there",
+                    error,
+                )
+            });
+            members::list_in(&file?, home, dek)
+        };
+        let list = home.lists_disks.then(read).transpose()?;
+        Ok(Self { home: home.uuid, binds_disks: home.binds_disks, list })
+    }
+
+    /// Refuses a disk that is another VM's, or not where the list has it.
+    pub(super) fn refuse(&self, disk: &Header, entry: &Entry) -> Result<()> {
+        owner::refuse_foreign(disk, self.home, self.binds_disks)?;
+        let Some(list) = &self.list else { return Ok(()) };
+        list.refuse_path(disk.uuid, below(entry))
+    }
+
+    /// What to say of a disk whose header is older than what the list knows.
+    pub(super) fn of_older(&self, disk: &Header) -> &'static str {
+        match &self.list {
+            Some(list) if list.is_newer_than(disk) => "; the list of its VM knows a newer header of it",
+            _ => "",
+        }
+    }
+
+    /// Refuses a home file that lies where the list has a disk.
+    pub(super) fn refuse_home_file(&self, entry: &Entry) -> Result<()> {
+        match &self.list {
+            Some(list) if entry.is_shown_file() && !entry.is_disk() => list.refuse_home_file(below(entry)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What to say of disks that the list has and the folder has not.
+    pub(super) fn missing(&self, vm: &Path, inventory: &Inventory) -> String {
+        let names = self.list.iter().flat_map(|list| list.disks.values()).flat_map(|member| member.names.keys());
+        let is_there = |path: &PathBuf| inventory.entries.iter().any(|entry| entry.path == *path);
+        let missing: Vec<String> =
+            names.filter(|name| !is_there(&vm.join(name))).map(|name| name.shown().to_string()).collect();
+        if missing.is_empty() {
+            String::new()
+        } else {
+            format!("; its list has disks that are not there: {}", missing.join(", "))
+        }
+    }
+}
+
+/// Its path below its VM folder.
+fn below(entry: &Entry) -> &Path {
+    entry.vm.as_deref().and_then(|vm| entry.path.strip_prefix(vm).ok()).unwrap_or(&entry.path)
+}

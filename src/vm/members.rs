@@ -1,0 +1,338 @@
+//! The file with the list of a home's disks: read once and when it changes, and changed so that no crash leaves a disk outside of it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
+use uuid::Uuid;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::{HOME_FILE, Header};
+use crate::format::members::{
+    COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, copy_len, file_name,
+};
+use crate::key::Dek;
+use crate::storage::claims::{Claim, Claims, FileLocks, wait_for_claim};
+use crate::storage::{FileStorage, Storage};
+use crate::sys::file::{open_beneath, readable, stat_at};
+use crate::vm::draft::Draft;
+
+/// For how long a change waits for that of another mount or verb.
+const OTHER_CHANGE: Duration = Duration::from_secs(10);
+/// Two changes in a row may tear both copies for a reader.
+const READS: usize = 3;
+
+/// The list of the disks of one home.
+pub struct Members {
+    dir: File,
+    name: String,
+    /// The second one is that before a deep rekey of the home which is under way.
+    keys: Vec<MembersKey>,
+    claims: &'static dyn Claims,
+    known: Mutex<Option<Known>>,
+    changing: Mutex<()>,
+}
+
+struct Known {
+    stamp: Stamp,
+    list: Arc<MemberList>,
+    /// The copy of this list, or of one before it, that this process has made durable.
+    durable: Option<usize>,
+}
+
+/// Tells the file from a later state of it.
+type Stamp = (u64, i64, u64);
+
+impl Members {
+    /// That of a verified home; `None` for one that has no list.
+    ///
+    /// # Errors
+    /// `Corrupt` when the list is damaged or gone, `Unsupported` for one of a later version, or `Io`.
+    pub fn open(dir: &File, home: &Header, dek: &Dek, claims: &'static dyn Claims) -> Result<Option<Arc<Self>>> {
+        if !home.lists_disks {
+            return Ok(None);
+        }
+        let dir = dir.try_clone().context(|| "opening the VM folder once more".into())?;
+        let (known, changing) = (Mutex::default(), Mutex::default());
+        let members = Self { dir, name: file_name(home.uuid), keys: keys(home, dek)?, claims, known, changing };
+        members.list()?;
+        Ok(Some(Arc::new(members)))
+    }
+
+    /// What the list says now.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn list(&self) -> Result<Arc<MemberList>> {
+        self.list_unless(|_| false)
+    }
+
+    /// The same, read again if what is known `is_old` although the file seems to be what it was: its times may be coarse.
+    fn list_unless(&self, is_old: impl FnOnce(&MemberList) -> bool) -> Result<Arc<MemberList>> {
+        let now = stat_at(&self.dir, OsStr::new(&self.name)).map(|stat| stamp(&stat));
+        if let (Ok(now), Some(known)) = (&now, self.known.lock().as_ref())
+            && known.stamp == *now
+            && !is_old(&known.list)
+        {
+            return Ok(Arc::clone(&known.list));
+        }
+        let (list, stamp, _) = self.read(&self.file(OFlags::RDONLY)?)?;
+        let list = Arc::new(list);
+        *self.known.lock() = Some(Known { stamp, list: Arc::clone(&list), durable: None });
+        Ok(list)
+    }
+
+    /// Refuses what `refuse` does by the list as it is now.
+    ///
+    /// # Errors
+    /// Those of `refuse`, or as [`open`](Self::open).
+    pub fn judge(&self, refuse: impl Fn(&MemberList) -> Result<()>) -> Result<()> {
+        refuse(&*self.list_unless(|list| refuse(list).is_err())?)
+    }
+
+    /// Begins a change, while no other process changes the list.
+    ///
+    /// # Errors
+    /// `Busy` while another one does so for long, or as [`open`](Self::open).
+    pub fn begin(&self) -> Result<ListChange<'_>> {
+        let alone = self.changing.lock();
+        let file = self.file(OFlags::RDWR)?;
+        wait_for_claim(OTHER_CHANGE, || file.claim(Claim::Exclusive))
+            .context(|| "changing the VM's list of disks".into())?;
+        let (list, stamp, copy) = self.read(&file)?;
+        let is_ours = |known: &&Known| known.stamp == stamp && *known.list == list;
+        let durable = self.known.lock().as_ref().filter(is_ours).and_then(|known| known.durable);
+        let durable = match durable {
+            Some(durable) => durable,
+            None => {
+                file.sync()?; // what another process wrote may not be
+                copy
+            }
+        };
+        Ok(ListChange { members: self, file, list, durable, _alone: alone })
+    }
+
+    fn file(&self, flags: OFlags) -> Result<FileStorage> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match open_beneath(&self.dir, Path::new(&self.name), flags, Mode::empty()) {
+            Ok(file) => Ok(FileStorage::with_claims(file, self.claims)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(Error::new(Kind::Corrupt, format!("the VM's list of disks, {}, is gone: {REMEDY}", self.name)))
+            }
+            Err(error) => Err(Error::io(format!("opening the VM's list of disks, {}", self.name), error)),
+        }
+    }
+
+    fn read(&self, file: &FileStorage) -> Result<(MemberList, Stamp, usize)> {
+        let mut tries = READS;
+        loop {
+            let stat = rustix::fs::fstat(file.file()).context(|| "reading attributes".into())?;
+            match read(file, &self.keys) {
+                Err(error) if error.kind() == Kind::Corrupt && tries > 1 => tries -= 1,
+                read => return read.map(|(list, copy)| (list, stamp(&stat), copy)),
+            }
+        }
+    }
+}
+
+/// A change of the list that is under way: others wait.
+pub struct ListChange<'m> {
+    members: &'m Members,
+    file: FileStorage,
+    list: MemberList,
+    durable: usize,
+    _alone: MutexGuard<'m, ()>,
+}
+
+impl ListChange<'_> {
+    /// What the list says.
+    pub fn list(&self) -> &MemberList {
+        &self.list
+    }
+
+    /// Makes the list allow what is now and what is to be, durably, before names change.
+    ///
+    /// # Errors
+    /// `Invalid` for a list that is too long, or `Io`.
+    pub fn announce(&mut self, after: &MemberList) -> Result<()> {
+        self.write(self.list.until(after), true)
+    }
+
+    /// Makes the list say what is, durably.
+    ///
+    /// # Errors
+    /// As [`announce`](Self::announce).
+    pub fn make(&mut self, after: MemberList) -> Result<()> {
+        self.write(after, true)
+    }
+
+    /// Makes the list say what is, after names have changed for good. If this is lost, what was announced is still allowed.
+    ///
+    /// # Errors
+    /// As [`announce`](Self::announce).
+    pub fn settle(&mut self, after: MemberList) -> Result<()> {
+        self.write(after, false)
+    }
+
+    fn write(&mut self, next: MemberList, durably: bool) -> Result<()> {
+        if next.disks == self.list.disks {
+            return Ok(());
+        }
+        let sequence = self.list.sequence.checked_add(1);
+        let sequence =
+            sequence.ok_or_else(|| Error::new(Kind::Unsupported, "the list was changed too often to count"))?;
+        let next = MemberList { sequence, ..next };
+        let bytes = self.members.keys[0].encode(&next)?;
+        self.durable =
+            write(&self.file, &bytes, self.durable, durably).context(|| "writing the VM's list of disks".into())?;
+        self.list = next;
+        let stat = rustix::fs::fstat(self.file.file()).context(|| "reading attributes".into())?;
+        let (stamp, list) = (stamp(&stat), Arc::new(self.list.clone()));
+        *self.members.known.lock() = Some(Known { stamp, list, durable: Some(self.durable) });
+        Ok(())
+    }
+}
+
+/// What to do about a list that is lost.
+const REMEDY: &str = "`vmcryptfs adopt VM_FOLDER` makes it anew of the disks that are there";
+
+/// Makes the list of a home, durably, in place of one that may be there.
+///
+/// # Errors
+/// `Invalid` for a list that is too long, or `Io`.
+pub(crate) fn create(dir: &File, home: Uuid, dek: &Dek, list: &MemberList) -> Result<()> {
+    let doing = || "making the VM's list of disks".to_owned();
+    let list = MemberList { sequence: list.sequence.max(1), ..list.clone() };
+    let bytes = MembersKey::new(home, dek)?.encode(&list)?;
+    let draft = Draft::new(dir, "")?;
+    let file = FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600)).context(doing)?);
+    if let Ok(home) = stat_at(dir, OsStr::new(HOME_FILE)) {
+        // Who makes it may be root, and its user another one. What fails here, that user will be told of.
+        let owner = (Uid::from_raw(home.st_uid), Gid::from_raw(home.st_gid));
+        let _ = rustix::fs::fchown(file.file(), Some(owner.0), Some(owner.1));
+    }
+    COPY_OFFSETS.into_iter().try_for_each(|offset| file.write_at(offset, &bytes)).context(doing)?;
+    file.sync().context(doing)?;
+    draft.replace(dir, OsStr::new(&file_name(home))).context(doing)?;
+    let dir = readable(dir).context(doing)?;
+    rustix::fs::fsync(dir).context(doing)
+}
+
+/// Whether a file is the list of some home's disks, by its name and its content.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn is_list(file: &File, name: &OsStr) -> Result<bool> {
+    if !name.as_bytes().starts_with(MEMBERS_PREFIX.as_bytes()) {
+        return Ok(false);
+    }
+    COPY_OFFSETS.into_iter().try_fold(false, |found, offset| {
+        let mut magic = [0; MAGIC.len()];
+        let len = file.read_at(&mut magic, offset).context(|| "reading its beginning".into())?;
+        Ok(found || (len == magic.len() && magic == MAGIC))
+    })
+}
+
+/// Removes the list of a home that is gone; one without a list has none.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn remove(dir: &File, home: Uuid) -> Result<()> {
+    match rustix::fs::unlinkat(dir, file_name(home), AtFlags::empty()) {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        removed => removed.context(|| "removing the VM's list of disks".into()),
+    }
+}
+
+/// Gives the list of a home in transition, which may be under the old DEK, to the new one.
+///
+/// # Errors
+/// As [`Members::open`], or `Io`.
+pub(crate) fn reseal(dir: &File, home: &Header, dek: &Dek) -> Result<()> {
+    match Members::open(dir, home, dek, &FileLocks)? {
+        Some(members) => create(dir, home.uuid, dek, &MemberList::clone(&*members.list()?)),
+        None => Ok(()),
+    }
+}
+
+/// The list in a file, by the first of these keys that opens it.
+///
+/// # Errors
+/// As [`Members::open`].
+pub(crate) fn list_in(file: &File, home: &Header, dek: &Dek) -> Result<MemberList> {
+    let file = file.try_clone().context(|| "duplicating a descriptor".into())?;
+    read(&FileStorage::new(file), &keys(home, dek)?).map(|(list, _)| list)
+}
+
+fn keys(home: &Header, dek: &Dek) -> Result<Vec<MembersKey>> {
+    let mut keys = vec![MembersKey::new(home.uuid, dek)?];
+    if let Some(old) = home.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten() {
+        keys.push(MembersKey::new(home.uuid, &old)?);
+    }
+    Ok(keys)
+}
+
+fn stamp(stat: &Stat) -> Stamp {
+    (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
+}
+
+/// The list that counts, and which copy has it.
+fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<(MemberList, usize)> {
+    let mut newest: Option<(MemberList, usize)> = None;
+    let mut problem = None;
+    for (copy, offset) in COPY_OFFSETS.into_iter().enumerate() {
+        let mut begin = [0; FIXED_LEN];
+        storage.read_at(offset, &mut begin)?;
+        let mut bytes = vec![0; copy_len(&begin)];
+        let len = storage.read_at(offset, &mut bytes)?;
+        match decode(&bytes[..len], keys) {
+            Ok(list) if newest.as_ref().is_none_or(|(newest, _)| newest.sequence < list.sequence) => {
+                newest = Some((list, copy));
+            }
+            Ok(_) => {}
+            // Not passed over for an older copy, which a newer program has outdated.
+            Err(error) if error.kind() == Kind::Unsupported => return Err(error),
+            Err(error) => problem = Some(error),
+        }
+    }
+    match (newest, problem) {
+        (Some(newest), _) => Ok(newest),
+        (None, Some(error)) => {
+            Err(Error::with_source(Kind::Corrupt, format!("the VM's list of disks: {REMEDY}"), error))
+        }
+        (None, None) => Err(Error::new(Kind::Corrupt, "no copy of the VM's list of disks")),
+    }
+}
+
+fn decode(bytes: &[u8], keys: &[MembersKey]) -> Result<MemberList> {
+    let mut last = Err(Error::new(Kind::Corrupt, "no key of the list of disks"));
+    for key in keys {
+        last = key.decode(bytes);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
+}
+
+/// Writes a list over the copy that is not the durable one, and returns which one is durable then. Once the new list is durable, no
+/// copy keeps the former one.
+fn write(storage: &dyn Storage, bytes: &[u8], durable: usize, durably: bool) -> Result<usize> {
+    let other = 1 - durable;
+    storage.write_at(COPY_OFFSETS[other], bytes)?;
+    if !durably {
+        return Ok(durable);
+    }
+    storage.sync()?;
+    storage.write_at(COPY_OFFSETS[durable], bytes)?;
+    Ok(other)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::crypto::random;
+use crate::format::members::Member;
+use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
+
+fn list(sequence: u64) -> MemberList {
+    let names = [(PathBuf::from(format!("{sequence}.raw")), true)].into();
+    let member = Member { dek_generation: 0, sequence: 1, names };
+    MemberList { sequence, disks: [(Uuid::from_u128(7), member)].into() }
+}
+
+/// Changes in a row, cut off at any call: what counts after that is the last durable list or one that was written after it.
+#[test]
+fn a_change_that_is_cut_off_anywhere_leaves_the_list_before_it_or_after_it() {
+    let keys = [MembersKey::new(Uuid::from_u128(1), &random::home_dek().unwrap()).unwrap()];
+    let bytes = |sequence| keys[0].encode(&list(sequence)).unwrap();
+    let image = MemoryStorage::default();
+    COPY_OFFSETS.iter().for_each(|offset| image.write_at(*offset, &bytes(1)).unwrap());
+    for stop in 0.. {
+        let calls = Countdown::end_after(stop);
+        let storage = FaultStorage::sharing(CrashStorage::new(image.image()), libc::EIO, calls);
+        let (mut copy, mut durable, mut written) = (1, 1, 1);
+        let mut was_ended = false;
+        for (sequence, durably) in [(2, true), (3, false), (4, true), (5, true), (6, false), (7, false), (8, true)] {
+            written = sequence;
+            let Ok(now) = write(&storage, &bytes(sequence), copy, durably) else {
+                was_ended = true;
+                break;
+            };
+            copy = now;
+            durable = if durably { sequence } else { durable };
+        }
+        let crashed = storage.inner();
+        crashed.forget_past();
+        for survivor in crashed.crash_images() {
+            let (left, _) = read(&MemoryStorage::new(survivor), &keys).unwrap();
+            assert!((durable..=written).contains(&left.sequence), "{} at {stop}", left.sequence);
+            assert_eq!(left, list(left.sequence));
+        }
+        if !was_ended {
+            assert!(stop > 10);
+            break;
+        }
+    }
+}
+
+#[test]
+fn what_was_removed_durably_is_in_no_copy() {
+    let keys = [MembersKey::new(Uuid::from_u128(1), &random::home_dek().unwrap()).unwrap()];
+    let storage = MemoryStorage::default();
+    let bytes = |sequence| keys[0].encode(&list(sequence)).unwrap();
+    COPY_OFFSETS.iter().for_each(|offset| storage.write_at(*offset, &bytes(1)).unwrap());
+    write(&storage, &bytes(2), 0, true).unwrap();
+    for damaged in COPY_OFFSETS {
+        let image = MemoryStorage::new(storage.snapshot());
+        image.write_at(damaged + 20, b"damage").unwrap();
+        assert_eq!(read(&image, &keys).unwrap().0, list(2));
+    }
+}
+
+#[test]
+fn a_list_under_the_former_key_of_a_home_opens_and_without_any_copy_there_is_none() {
+    let key = || MembersKey::new(Uuid::from_u128(1), &random::home_dek().unwrap()).unwrap();
+    let both = [key(), key()];
+    let storage = MemoryStorage::default();
+    storage.write_at(COPY_OFFSETS[1], &both[1].encode(&list(3)).unwrap()).unwrap();
+    assert_eq!(read(&storage, &both).unwrap().0, list(3));
+    assert_eq!(read(&storage, &both[..1]).unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(read(&MemoryStorage::default(), &both).unwrap_err().kind(), Kind::Corrupt);
+}

@@ -1,0 +1,269 @@
+//! Which disk has which name in its VM: a genuine disk, or a genuine home file, in another place than the home's list says.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use super::{edit, errno};
+use crate::host::{Host, Mount};
+
+/// A VM with the disks `a.raw` and `b.raw` and the home file `vm.nvram`, each of which holds its name.
+fn host() -> Host {
+    let host = Host::new();
+    host.run(&["create", host.path("vm")]);
+    let mount = host.mount("vm", &[]);
+    for name in ["a.raw", "b.raw", "vm.nvram"] {
+        fs::write(mount.path(name), name).unwrap();
+    }
+    mount.unmount();
+    host
+}
+
+fn uuid_of(host: &Host, path: &str) -> String {
+    let infos: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", host.path(path)])).unwrap();
+    infos[0]["uuid"].as_str().unwrap().to_owned()
+}
+
+fn list_of(host: &Host) -> String {
+    host.path(&format!("vm/.vmcryptfs-members-{}", uuid_of(host, "vm"))).to_owned()
+}
+
+fn is_refused(mount: &Mount<'_>, name: &str) {
+    assert_eq!(errno(fs::read(mount.path(name))), Some(libc::EIO), "{name} to read");
+    assert_eq!(errno(fs::OpenOptions::new().append(true).open(mount.path(name))), Some(libc::EIO), "{name} to write");
+}
+
+fn has(mount: &Mount<'_>, name: &str, content: &str) {
+    assert_eq!(fs::read_to_string(mount.path(name)).unwrap(), content, "{name}");
+}
+
+fn swap(host: &Host, one: &str, other: &str) {
+    let [one, other, aside] = [one, other, "aside"].map(|name| host.path(&format!("vm/{name}")));
+    fs::rename(one, aside).unwrap();
+    fs::rename(other, one).unwrap();
+    fs::rename(aside, other).unwrap();
+}
+
+#[test]
+fn what_has_the_place_of_another_file_of_its_vm_opens_nowhere() {
+    let host = host();
+    let uuids = ["a.raw", "b.raw"].map(|name| uuid_of(&host, &format!("vm/{name}")));
+    for (one, other) in [("a.raw", "b.raw"), ("a.raw", "vm.nvram")] {
+        swap(&host, one, other);
+        let mount = host.mount("vm", &[]);
+        is_refused(&mount, one);
+        is_refused(&mount, other);
+        mount.unmount();
+        let check = host.try_run(&["check", host.path("vm")]);
+        let said = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(check.status.code() == Some(3) && said.contains("list of disks"), "{said}");
+        for verb in [&["rekey", host.path("vm/b.raw")][..], &["decrypt", host.path("vm"), "--all"]] {
+            if other == "b.raw" {
+                host.refuses(verb, 3, "list of disks");
+            }
+        }
+        swap(&host, one, other);
+    }
+    let log = host.log();
+    assert!(log.lines().any(|line| uuids.iter().all(|uuid| line.contains(uuid))), "a line with both disks: {log}");
+    assert!(log.contains("a home file lies at a.raw"), "{log}");
+    let mount = host.mount("vm", &[]);
+    ["a.raw", "b.raw", "vm.nvram"].iter().for_each(|name| has(&mount, name, name));
+    mount.unmount();
+    host.run(&["check", host.path("vm")]);
+}
+
+#[test]
+fn a_disk_that_comes_back_or_comes_twice_is_refused_until_it_is_adopted() {
+    let host = host();
+    let [a, b, second, kept] = ["vm/a.raw", "vm/b.raw", "vm/second.raw", "kept"].map(|name| host.path(name));
+    fs::copy(a, second).unwrap();
+    fs::copy(b, kept).unwrap();
+    let mount = host.mount("vm", &[]);
+    is_refused(&mount, "second.raw");
+    has(&mount, "a.raw", "a.raw");
+    fs::remove_file(mount.path("b.raw")).unwrap();
+    fs::copy(kept, b).unwrap();
+    is_refused(&mount, "b.raw");
+    mount.unmount();
+    let mount = host.mount("vm", &[]);
+    is_refused(&mount, "b.raw");
+    mount.unmount();
+    // Neither does damage of one copy of the list bring back the one before.
+    let (list, whole) = (list_of(&host), fs::read(list_of(&host)).unwrap());
+    for copy in [0, 1 << 20] {
+        edit(&list, |image| image[copy + 60] ^= 1);
+        let mount = host.mount("vm", &[]);
+        is_refused(&mount, "b.raw");
+        has(&mount, "a.raw", "a.raw");
+        mount.unmount();
+        fs::write(&list, &whole).unwrap();
+    }
+    host.refuses(&["adopt", second], 9, "is a copy of");
+    fs::remove_file(second).unwrap();
+    host.run(&["adopt", b]);
+    host.run(&["check", host.path("vm")]);
+    let mount = host.mount("vm", &[]);
+    has(&mount, "b.raw", "b.raw");
+    mount.unmount();
+}
+
+#[test]
+fn a_further_name_that_a_disk_gets_while_it_is_open_is_refused() {
+    let host = host();
+    let mount = host.mount("vm", &[]);
+    let open = fs::File::options().read(true).write(true).open(mount.path("a.raw")).unwrap();
+    fs::hard_link(host.path("vm/a.raw"), host.path("vm/new.nvram")).unwrap();
+    is_refused(&mount, "new.nvram");
+    drop(open);
+    fs::remove_file(host.path("vm/new.nvram")).unwrap();
+    mount.unmount();
+}
+
+#[test]
+fn a_disk_that_was_renamed_beside_its_mount_is_adopted_by_its_new_name() {
+    let host = host();
+    let moved = host.path("vm/moved.raw");
+    fs::rename(host.path("vm/a.raw"), moved).unwrap();
+    let mount = host.mount("vm", &[]);
+    is_refused(&mount, "moved.raw");
+    mount.unmount();
+    assert!(host.log().contains("`vmcryptfs adopt` takes it in"));
+    host.run(&["adopt", moved]);
+    host.refuses(&["adopt", moved], 9, "is one of this VM already");
+    let mount = host.mount("vm", &[]);
+    has(&mount, "moved.raw", "a.raw");
+    mount.unmount();
+    // Whole folders are another matter.
+    fs::rename(host.path("vm"), host.path("elsewhere")).unwrap();
+    let mount = host.mount("elsewhere", &[]);
+    has(&mount, "moved.raw", "a.raw");
+    mount.unmount();
+}
+
+#[test]
+fn without_its_list_a_home_that_has_one_opens_nothing_until_it_is_made_anew() {
+    let host = host();
+    let list = list_of(&host);
+    let damage: [&dyn Fn(); 3] = [&|| fs::remove_file(&list).unwrap(), &|| fs::write(&list, "").unwrap(), &|| {
+        edit(&list, |image| [0, 1 << 20].iter().for_each(|copy| image[copy + 50] ^= 1))
+    }];
+    for damage in damage {
+        damage();
+        let mount = host.mount("vm", &[]);
+        is_refused(&mount, "a.raw");
+        is_refused(&mount, "vm.nvram");
+        assert_eq!(errno(fs::write(mount.path("new.raw"), "")), Some(libc::EIO));
+        mount.unmount();
+        host.refuses(&["create-disk", host.path("vm/new.raw"), "--size", "1M"], 3, "list of disks");
+        let check = host.try_run(&["check", host.path("vm")]);
+        assert_eq!(check.status.code(), Some(3), "{check:?}");
+        assert!(host.run(&["adopt", host.path("vm")]).contains("2 disks"));
+        let mount = host.mount("vm", &[]);
+        has(&mount, "a.raw", "a.raw");
+        mount.unmount();
+    }
+    host.run(&["check", host.path("vm")]);
+}
+
+#[test]
+fn an_older_header_than_the_list_knows_is_told_by_check_on_a_host_that_has_not_seen_the_newer_one() {
+    let host = host();
+    let (disk, kept) = (host.path("vm/a.raw"), host.path("kept"));
+    fs::copy(disk, kept).unwrap();
+    host.run(&["rekey", "--deep", disk]);
+    assert!(!host.run(&["check", host.path("vm")]).contains("knows a newer header"));
+    fs::copy(kept, disk).unwrap();
+    fs::remove_file(host.path("config/seen")).unwrap();
+    let check = host.try_run(&["check", host.path("vm")]);
+    assert!(String::from_utf8_lossy(&check.stdout).contains("knows a newer header"), "{check:?}");
+}
+
+/// Each change of names through a mount, and what opens after it in this mount and in the next one.
+#[test]
+fn names_that_change_in_a_mount_change_in_the_list() {
+    type Work = fn(&Path);
+    let cases: [(&str, Work, &[(&str, &str)]); 8] = [
+        ("rename", |at| rename(at, "a.raw", "c.raw"), &[("c.raw", "a.raw"), ("b.raw", "b.raw")]),
+        ("replace a disk", |at| rename(at, "a.raw", "b.raw"), &[("b.raw", "a.raw")]),
+        ("replace a disk by a home file", |at| rename(at, "vm.nvram", "b.raw"), &[("b.raw", "vm.nvram")]),
+        ("replace a home file by a disk", |at| rename(at, "a.raw", "vm.nvram"), &[("vm.nvram", "a.raw")]),
+        (
+            "two directories",
+            |at| {
+                fs::create_dir_all(at.join("s/t")).unwrap();
+                rename(at, "a.raw", "s/t/a.raw");
+                rename(at, "s", "u");
+            },
+            &[("u/t/a.raw", "a.raw"), ("b.raw", "b.raw")],
+        ),
+        (
+            "link and remove",
+            |at| {
+                fs::hard_link(at.join("a.raw"), at.join("c.raw")).unwrap();
+                fs::remove_file(at.join("a.raw")).unwrap();
+                fs::write(at.join("a.raw"), "new").unwrap();
+            },
+            &[("c.raw", "a.raw"), ("a.raw", "new")],
+        ),
+        (
+            "remove, and a home file of that name",
+            |at| {
+                fs::write(at.join("later.txt"), "home").unwrap();
+                fs::remove_file(at.join("a.raw")).unwrap();
+                rename(at, "later.txt", "a.raw");
+            },
+            &[("a.raw", "home"), ("b.raw", "b.raw")],
+        ),
+        (
+            "made by its first bytes",
+            |at| {
+                let mut file = fs::File::create(at.join("image")).unwrap();
+                file.write_all(b"QFI\xfb\0\0\0\x03rest").unwrap();
+                drop(file);
+                rename(at, "image", "image2");
+            },
+            &[("a.raw", "a.raw")],
+        ),
+    ];
+    for (what, work, expected) in cases {
+        let host = host();
+        let mount = host.mount("vm", &[]);
+        work(mount.root());
+        expected.iter().for_each(|(name, content)| has(&mount, name, content));
+        mount.unmount();
+        let mount = host.mount("vm", &[]);
+        expected.iter().for_each(|(name, content)| has(&mount, name, content));
+        if what.starts_with("made") {
+            assert!(fs::read(mount.path("image2")).unwrap().starts_with(b"QFI\xfb"));
+        }
+        mount.unmount();
+        let check = host.run(&["check", host.path("vm")]);
+        assert!(!check.contains("not there"), "{what}: {check}");
+    }
+}
+
+fn rename(at: &Path, from: &str, to: &str) {
+    fs::rename(at.join(from), at.join(to)).unwrap();
+}
+
+#[test]
+fn vms_without_a_list_open_as_before_and_get_one_by_an_upgrade() {
+    let host = host();
+    fs::remove_file(list_of(&host)).unwrap();
+    host.make_unlisted("vm/vmcryptfs.home");
+    fs::remove_file(host.path("config/seen")).unwrap(); // this host has seen it with a list
+    swap(&host, "a.raw", "b.raw");
+    let mount = host.mount("vm", &[]);
+    has(&mount, "a.raw", "b.raw");
+    mount.unmount();
+    for verb in ["check", "info"] {
+        assert!(host.run(&[verb, host.path("vm")]).contains("`vmcryptfs upgrade` makes"), "{verb}");
+    }
+    assert!(host.run(&["upgrade", host.path("vm")]).contains("2 in its list"));
+    assert!(host.run(&["upgrade", host.path("vm")]).contains("already"));
+    swap(&host, "a.raw", "b.raw");
+    let mount = host.mount("vm", &[]);
+    is_refused(&mount, "a.raw");
+    mount.unmount();
+}
