@@ -5,8 +5,10 @@
 
 pub mod aead;
 pub mod derive;
+pub mod hpke;
 pub mod passphrase;
 pub mod random;
+pub mod sign;
 pub mod wrap;
 pub mod xaes;
 pub mod xts;
