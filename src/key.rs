@@ -89,20 +89,7 @@ impl ProviderName {
     /// `Invalid` for anything else.
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name.is_empty()
-            || name.len() > MAX_PROVIDER_LEN
-            || !name.chars().all(allowed)
-            || name.starts_with(['-', '.'])
-        {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!(
-                    "provider name {name:?}, expected 1 to {MAX_PROVIDER_LEN} letters, digits, '-', '_' or '.', \
-                     beginning with a letter, a digit or '_'"
-                ),
-            ));
-        }
+        check_name("provider", &name)?;
         Ok(Self(name))
     }
 
@@ -110,6 +97,24 @@ impl ProviderName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Refuses a name that is not 1 to 64 ASCII letters, digits, `-`, `_` and `.`, or that starts with `-` or `.`.
+///
+/// # Errors
+/// `Invalid`, with what the name is of.
+pub fn check_name(of: &str, name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_PROVIDER_LEN || !name.chars().all(allowed) || name.starts_with(['-', '.']) {
+        return Err(Error::new(
+            Kind::Invalid,
+            format!(
+                "{of} name {name:?}, expected 1 to {MAX_PROVIDER_LEN} letters, digits, '-', '_' or '.', beginning with a \
+                 letter, a digit or '_'"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 impl fmt::Display for ProviderName {

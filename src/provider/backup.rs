@@ -112,56 +112,70 @@ impl Backup {
     /// the file of its primary key is not recognised as one, `Io`.
     pub fn restore(&self, config: &Path, provider: &ProviderName) -> Result<PathBuf> {
         check_name(&self.provider, provider)?;
-        config::update(config, |configured| {
-            if !configured.providers().contains_key(provider) {
-                configured.add(provider.clone(), settings_of_restored(provider)?)?;
-            }
-            let settings = configured.settings(provider)?;
-            let (path, backed_up) = (primary_key_of(settings)?.primary_key_of(config), settings.backed_up()?);
-            self.restore_file(&path)?;
-            configured.set(provider, backed_up)?;
-            Ok(path)
-        })
+        install(config, provider, &self.primary, Settings::backed_up)
     }
+}
 
-    fn restore_file(&self, path: &Path) -> Result<()> {
-        let there = match PrimaryKey::load(path) {
-            Ok(there) => there,
-            Err(error) if error.kind() == Kind::KeyUnavailable => return self.primary.create(path),
-            Err(error) if error.kind() == Kind::Corrupt => return self.replace_damaged(path, error),
-            Err(error) => return Err(error),
-        };
-        if there.uuid() != self.primary.uuid() {
-            return Err(Error::new(
-                Kind::Exists,
-                format!(
-                    "{} holds primary key {}, the backup {}: KEKs of the one do not open with the other. Move the file \
-                     away to use the backup's",
-                    path.shown(),
-                    there.uuid(),
-                    self.primary.uuid()
-                ),
-            ));
+/// Brings a primary key to this host, and its provider into the configuration when it is not there. `mark` changes the
+/// provider's settings.
+///
+/// # Errors
+/// Those of [`Backup::restore`].
+pub(super) fn install(
+    config: &Path,
+    provider: &ProviderName,
+    primary: &PrimaryKey,
+    mark: impl FnOnce(&Settings) -> Result<Settings>,
+) -> Result<PathBuf> {
+    config::update(config, |configured| {
+        if !configured.providers().contains_key(provider) {
+            configured.add(provider.clone(), settings_of_restored(provider)?)?;
         }
-        if there.bytes() != self.primary.bytes() {
-            return Err(Error::new(
-                Kind::Exists,
-                format!("{} and the backup have the same uuid and different keys: one was forged", path.shown()),
-            ));
-        }
-        Ok(())
+        let settings = configured.settings(provider)?;
+        let (path, marked) = (primary_key_of(settings)?.primary_key_of(config), mark(settings)?);
+        install_file(primary, &path)?;
+        configured.set(provider, marked)?;
+        Ok(path)
+    })
+}
+
+fn install_file(primary: &PrimaryKey, path: &Path) -> Result<()> {
+    let there = match PrimaryKey::load(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == Kind::KeyUnavailable => return primary.create(path),
+        Err(error) if error.kind() == Kind::Corrupt => return replace_damaged(primary, path, error),
+        Err(error) => return Err(error),
+    };
+    if there.uuid() != primary.uuid() {
+        return Err(Error::new(
+            Kind::Exists,
+            format!(
+                "{} holds primary key {}, the backup {}: KEKs of the one do not open with the other. Move the file \
+                 away to use the backup's",
+                path.shown(),
+                there.uuid(),
+                primary.uuid()
+            ),
+        ));
     }
+    if there.bytes() != primary.bytes() {
+        return Err(Error::new(
+            Kind::Exists,
+            format!("{} and the backup have the same uuid and different keys: one was forged", path.shown()),
+        ));
+    }
+    Ok(())
+}
 
-    /// Only over a file that still says it is this primary key: a file that is not recognised may hold the only copy of a key.
-    fn replace_damaged(&self, path: &Path, damage: Error) -> Result<()> {
-        match PrimaryKey::claimed_uuid(path)? {
-            Some(uuid) if uuid == self.primary.uuid() => self.primary.replace(path),
-            _ => Err(Error::with_source(
-                Kind::Exists,
-                format!("{} is damaged and cannot be compared with the backup's key: move it away", path.shown()),
-                damage,
-            )),
-        }
+/// Only over a file that still says it is this primary key: a file that is not recognised may hold the only copy of a key.
+fn replace_damaged(primary: &PrimaryKey, path: &Path, damage: Error) -> Result<()> {
+    match PrimaryKey::claimed_uuid(path)? {
+        Some(uuid) if uuid == primary.uuid() => primary.replace(path),
+        _ => Err(Error::with_source(
+            Kind::Exists,
+            format!("{} is damaged and cannot be compared with the backup's key: move it away", path.shown()),
+            damage,
+        )),
     }
 }
 
@@ -292,7 +306,7 @@ pub fn refuse_existing(file: &Path) -> Result<()> {
 }
 
 /// The settings of a provider's primary key, which is what a backup is of.
-fn primary_key_of(settings: &Settings) -> Result<primary_key::Settings> {
+pub(super) fn primary_key_of(settings: &Settings) -> Result<primary_key::Settings> {
     settings.primary_key()?.ok_or_else(|| {
         let kinds = KINDS.iter().filter(|kind| kind.keeps_primary_key()).map(|kind| kind.name().to_owned());
         let (found, expected) = (settings.kind().name(), one_of(kinds));
