@@ -7,6 +7,7 @@ mod accept_rollback;
 mod bind;
 mod check;
 mod clone;
+mod cluster;
 mod convert;
 mod create;
 mod disk_names;
@@ -69,6 +70,9 @@ enum Verb {
     /// Configure where keys come from
     #[command(subcommand)]
     Provider(provider::ProviderCommand),
+    /// Share native providers among hosts
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Make an encrypted VM folder
     Create(create::CreateArgs),
     /// Make an empty encrypted disk in a VM folder
@@ -200,6 +204,7 @@ fn run_verb(line: CommandLine) -> Result<()> {
     let config = || config::locate(line.config.as_deref());
     match line.verb {
         Verb::Provider(command) => provider::run(command, &config()?),
+        Verb::Cluster(command) => cluster::run(&command, &config()?),
         Verb::Create(args) => create::vm_folder(&args, &config()?),
         Verb::CreateDisk(args) => create::disk(&args, &config()?),
         Verb::DiskNames(args) => disk_names::run(&args, &config()?),

@@ -123,6 +123,20 @@ pub enum EventName {
     ProviderRetire,
     /// A provider reports something although nothing failed.
     ProviderNotice,
+    /// A cluster was made.
+    ClusterInit,
+    /// A token for a host was made.
+    ClusterToken,
+    /// This host asked to join a cluster.
+    ClusterJoin,
+    /// A host was made a member.
+    ClusterApprove,
+    /// A provider was shared with a cluster.
+    ClusterShare,
+    /// A primary key came, went or was wiped, as a cluster wants it.
+    ClusterSync,
+    /// A host was removed from a cluster.
+    ClusterRemove,
     /// A component is older than what this host has seen of it.
     Rollback,
     /// That was accepted.
@@ -169,6 +183,13 @@ impl EventName {
             Self::ProviderRestore => "provider-restore",
             Self::ProviderRetire => "provider-retire",
             Self::ProviderNotice => "provider-notice",
+            Self::ClusterInit => "cluster-init",
+            Self::ClusterToken => "cluster-token",
+            Self::ClusterJoin => "cluster-join",
+            Self::ClusterApprove => "cluster-approve",
+            Self::ClusterShare => "cluster-share",
+            Self::ClusterSync => "cluster-sync",
+            Self::ClusterRemove => "cluster-remove",
             Self::Rollback => "rollback",
             Self::AcceptRollback => "accept-rollback",
             Self::Memory => "memory",

@@ -1,5 +1,6 @@
 //! Bytes on disk <-> values, as docs/FORMAT.md says. Nothing else in the program knows an on-disk offset.
 
+pub mod cluster;
 pub mod component;
 pub mod disk_kind;
 pub mod erasure;

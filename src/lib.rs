@@ -21,6 +21,8 @@ pub mod format;
 pub mod storage;
 
 pub mod provider;
+
+pub mod cluster;
 pub mod seen;
 
 pub mod event;

@@ -6,6 +6,7 @@ pub mod accept_rollback;
 mod answers;
 pub mod bind;
 pub mod check;
+pub mod cluster;
 pub mod convert;
 pub mod create;
 pub mod erase;

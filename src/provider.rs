@@ -11,6 +11,7 @@ pub mod kinds;
 pub mod primary_key;
 pub(crate) mod private_file;
 mod secret_file;
+pub mod shared_key;
 pub mod shared_memories;
 mod trouble;
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use vmcryptfs::provider::kinds::KINDS;
 
 /// Each module may use those before it.
-const LAYERS: [&str; 24] = [
+const LAYERS: [&str; 25] = [
     "text",
     "timestamp",
     "error",
@@ -27,6 +27,7 @@ const LAYERS: [&str; 24] = [
     "format",
     "storage",
     "provider",
+    "cluster",
     "seen",
     "event",
     "gate",

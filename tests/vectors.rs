@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod cluster_vectors;
 mod home_vectors;
 mod testkit;
 
@@ -47,6 +48,7 @@ fn every_folder_of_vectors_has_a_test() {
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
     let sets = [
+        "cluster",
         "erasure",
         "header",
         "home-file",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import disk, erasure, header, home_file, members, members_cases, native, saved, transition
+from . import cluster, cluster_cases, disk, erasure, header, home_file, hpke, members, members_cases, native, saved, transition
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, shared_kek, shared_key_check, unwrap_dek
@@ -179,3 +179,53 @@ def read_native(vector: VectorFile) -> None:
         primary = native.decode_primary(data)
     same(str(UUID(bytes=primary.uuid)), vector.get("uuid"), "uuid")
     same(primary.key, vector.bytes("key"), "key")
+
+
+def read_cluster(vector: VectorFile) -> None:
+    """A file of cluster/."""
+    what = vector.get("what")
+    {"document": read_document, "envelope": read_envelope, "join": read_join, "ack": read_ack, "token": read_token}[what](vector)
+
+
+def read_document(vector: VectorFile) -> None:
+    """A document."""
+    found, digest = cluster.decode_document(vector.bodies[0])
+    want = [field for field in vector.fields if field[0] not in ("expect", "what", "why", "seed")]
+    same(cluster_cases.document_fields(found, digest), want, "fields")
+    same(cluster.sign(found, [bytes.fromhex(seed) for seed in vector.all("seed")]), vector.bodies[0], "encoding")
+
+
+def read_envelope(vector: VectorFile) -> None:
+    """An envelope."""
+    cluster_uuid, primary, host = (UUID(vector.get(name)).bytes for name in ("cluster", "primary", "host"))
+    private = hpke.private_of(int.from_bytes(vector.bytes("private"), "big"))
+    same(hpke.public_bytes(private), vector.bytes("public"), "public key")
+    aad = cluster.envelope_aad(cluster_uuid, primary, host, vector.get("provider"))
+    key = cluster.open_envelope(vector.bodies[0], private, aad)
+    same(key, vector.bytes("key"), "key")
+    same(cluster.primary_check(key, cluster_uuid, primary), vector.bytes("check"), "check")
+
+
+def read_join(vector: VectorFile) -> None:
+    """A join request."""
+    cluster_uuid, token, end = UUID(vector.get("cluster")).bytes, vector.bytes("token"), vector.int("end")
+    secret = cluster.token_secret(vector.bytes("seed"), cluster_uuid, token, end)
+    same(secret, vector.bytes("secret"), "secret")
+    found = cluster.decode_join(vector.bodies[0], secret)
+    same(found[:3], (cluster_uuid, token, end), "fields")
+    same(cluster_cases.host_text(found[3]), vector.get("asks"), "host")
+
+
+def read_ack(vector: VectorFile) -> None:
+    """An acknowledgement."""
+    host, _, _, sign_key = vector.get("by").split(" ")
+    found = cluster.decode_ack(vector.bodies[0], UUID(vector.get("cluster")).bytes, UUID(host).bytes, bytes.fromhex(sign_key))
+    same(found[:3], (vector.int("epoch"), vector.bytes("document"), vector.int("time")), "fields")
+    same([str(UUID(bytes=uuid)) for uuid in found[3]], vector.all("holds"), "keys")
+
+
+def read_token(vector: VectorFile) -> None:
+    """A token."""
+    values = (UUID(vector.get("cluster")).bytes, vector.int("epoch"), vector.bytes("document"), vector.bytes("token"),
+              vector.int("end"), vector.bytes("secret"), vector.get("board"))
+    same(cluster.token_text(*values), vector.get("text"), "text")

@@ -25,6 +25,12 @@ class Corrupt(FormatError):
     kind = "corrupt"
 
 
+class Denied(FormatError):
+    """Not signed by those who must have."""
+
+    kind = "denied"
+
+
 class KeyUnavailable(FormatError):
     """The key is not to be had on this host."""
 

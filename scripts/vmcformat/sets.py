@@ -5,6 +5,7 @@ from pathlib import Path
 
 from . import (
     checks,
+    cluster_cases,
     disk_cases,
     erasure_cases,
     header_bad,
@@ -34,6 +35,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "home-value": (home_cases.value_vectors, checks.read_home_value),
     "saved": (saved_cases.vectors, checks.read_saved),
     "erasure": (erasure_cases.vectors, checks.read_erasure),
+    "cluster": (cluster_cases.vectors, checks.read_cluster),
     "native": (native_cases.vectors, checks.read_native),
 }
 

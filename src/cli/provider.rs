@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "results go to stdout, advice to stderr")]
 
 mod add;
-mod passphrase;
+pub(super) mod passphrase;
 mod retire;
 
 use std::path::{Path, PathBuf};
@@ -199,7 +199,7 @@ fn advise_backup(name: &str) {
     );
 }
 
-fn provider_name(text: &str) -> Result<ProviderName> {
+pub(super) fn provider_name(text: &str) -> Result<ProviderName> {
     ProviderName::new(text)
 }
 

@@ -34,6 +34,28 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
         "provider restore",
         &[(EventName::ProviderRestore, "provider restore local @/local.backup --passphrase-file @/passphrase")],
     ),
+    (
+        "cluster init",
+        &[(
+            EventName::ClusterInit,
+            "cluster init prod --board folder:@/vms --admin-key @/new --name h1 --passphrase-file @/passphrase",
+        )],
+    ),
+    ("cluster token", &[(EventName::ClusterToken, "cluster token --admin-key @/admin --passphrase-file @/passphrase")]),
+    ("cluster join", &[(EventName::ClusterJoin, "cluster join --token-file @/passphrase --name h2")]),
+    (
+        "cluster approve",
+        &[(EventName::ClusterApprove, "cluster approve h2 --admin-key @/admin --passphrase-file @/passphrase")],
+    ),
+    (
+        "cluster share",
+        &[(EventName::ClusterShare, "cluster share local --admin-key @/admin --passphrase-file @/passphrase")],
+    ),
+    ("cluster sync", &[(EventName::ClusterSync, "cluster sync")]),
+    (
+        "cluster remove",
+        &[(EventName::ClusterRemove, "cluster remove h2 --admin-key @/admin --passphrase-file @/passphrase")],
+    ),
     ("create", &[(EventName::Create, "create @/vms/new")]),
     ("create-disk", &[(EventName::CreateDisk, "create-disk @/vms/web01/new.raw --size 1M")]),
     ("disk-names", &[(EventName::DiskNames, "disk-names @/vms/web01 --add x*")]),
@@ -65,6 +87,7 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
 /// Verbs that only read, and what.
 const READERS: &[(&str, &str)] = &[
     ("provider list", "the configuration of this host"),
+    ("cluster status", "the board of this host's cluster"),
     ("status", "what a mount says of itself"),
     ("metrics", "what a mount has counted"),
     ("events", "the event log of this user"),

@@ -58,6 +58,13 @@ impl Class {
             | EventName::ProviderDefault
             | EventName::ProviderBackup
             | EventName::ProviderRestore
+            | EventName::ClusterInit
+            | EventName::ClusterToken
+            | EventName::ClusterJoin
+            | EventName::ClusterApprove
+            | EventName::ClusterShare
+            | EventName::ClusterSync
+            | EventName::ClusterRemove
             | EventName::ProviderRetire => Self::Verbs,
         }
     }

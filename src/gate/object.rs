@@ -18,6 +18,8 @@ pub enum Object {
     Provider(ProviderName),
     /// A key of a provider.
     Key(KeyId),
+    /// The cluster that this host is in, or comes into.
+    Cluster,
     /// An event log.
     EventLog(PathBuf),
 }
@@ -43,6 +45,7 @@ impl Object {
             Self::Disk(path) => event.disk(path),
             Self::Provider(name) => event.provider(name),
             Self::Key(key_id) => event.key(key_id),
+            Self::Cluster => event,     // which one is in its reason
             Self::EventLog(_) => event, // its events stand in it
         };
     }
@@ -54,6 +57,7 @@ impl fmt::Display for Object {
             Self::Folder(path) | Self::Disk(path) => write!(f, "{}", path.shown()),
             Self::Provider(name) => write!(f, "key provider {name}"),
             Self::Key(key_id) => write!(f, "key {key_id}"),
+            Self::Cluster => f.write_str("the cluster of this host"),
             Self::EventLog(path) => write!(f, "event log {}", path.shown()),
         }
     }

@@ -107,6 +107,16 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
         .context(|| format!("putting {} in its place", path.shown()))
 }
 
+/// Overwrites a file's content with zeros and removes it. Where the file system or the medium keeps older blocks, those stay.
+pub(super) fn wipe(path: &Path) -> Result<()> {
+    let wiping = || format!("wiping {}", path.shown());
+    let mut file =
+        File::options().write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path).context(wiping)?;
+    let len = file.metadata().context(wiping)?.len();
+    io::copy(&mut io::repeat(0).take(len), &mut file).and_then(|_| file.sync_all()).context(wiping)?;
+    fs::remove_file(path).and_then(|()| sync_folder(folder_of(path))).context(wiping)
+}
+
 /// Makes a folder, and those above it, that only this user can enter.
 pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     if folder.is_dir() {
@@ -158,7 +168,7 @@ fn write_parts(mut file: File, parts: &[&[u8]]) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable, where the file system can: some network ones answer EINVAL.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         synced => synced,

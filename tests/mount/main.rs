@@ -7,6 +7,7 @@ mod at_once;
 mod attacks;
 mod bound;
 mod bytes;
+mod cluster;
 mod concurrency;
 mod convert;
 mod crowd;

@@ -15,11 +15,12 @@ use vmcryptfs::sys::SecretBytes;
 use vmcryptfs::vm::keyring;
 
 /// What the files call the answers, and what we call them.
-const CLASSES: [(&str, Option<Kind>); 6] = [
+const CLASSES: [(&str, Option<Kind>); 7] = [
     ("ok", None),
     ("foreign", Some(Kind::Invalid)),
     ("unsupported", Some(Kind::Unsupported)),
     ("corrupt", Some(Kind::Corrupt)),
+    ("denied", Some(Kind::Denied)),
     ("key-unavailable", Some(Kind::KeyUnavailable)),
     ("key-rejected", Some(Kind::KeyRejected)),
 ];

@@ -24,7 +24,7 @@ pub struct PassphraseSource {
 
 /// What a passphrase is read for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Purpose {
+pub(in crate::cli) enum Purpose {
     /// To seal something: long enough, and typed twice.
     Choose,
     /// To open something.
@@ -32,7 +32,7 @@ pub(super) enum Purpose {
 }
 
 impl PassphraseSource {
-    pub(super) fn read(&self, purpose: Purpose) -> Result<Zeroizing<Vec<u8>>> {
+    pub(in crate::cli) fn read(&self, purpose: Purpose) -> Result<Zeroizing<Vec<u8>>> {
         let passphrase = match self.passphrase_file.as_deref() {
             Some(path) if path == Path::new("-") => io::stdin()
                 .as_fd()
@@ -58,7 +58,7 @@ fn type_passphrase(purpose: Purpose) -> Result<Zeroizing<Vec<u8>>> {
             .context(|| "reading the passphrase from the terminal; --passphrase-file FILE needs none".into())?;
         Ok(Zeroizing::new(typed.into_bytes()))
     };
-    let passphrase = prompt("Passphrase of the backup: ")?;
+    let passphrase = prompt("Passphrase: ")?;
     check_passphrase(&passphrase, purpose)?;
     if purpose == Purpose::Choose && *prompt("The same again: ")? != *passphrase {
         return Err(Error::new(Kind::Invalid, "the two passphrases differ; nothing was written"));

@@ -1,0 +1,201 @@
+"""Vectors of what hosts of a cluster share."""
+
+import dataclasses
+import hashlib
+from uuid import UUID
+
+from . import hpke
+from .cluster import (
+    Document,
+    Host,
+    Member,
+    Provider,
+    body,
+    encode_ack,
+    encode_join,
+    envelope_aad,
+    primary_check,
+    public,
+    seal_envelope,
+    sign,
+    token_secret,
+    token_text,
+)
+from .header_bad import flipped
+from .native_cases import PRIMARY
+from .vectorfile import VectorFile, derive, derive_uuid
+
+SEEDS = sorted((derive(f"admin {n}", 32) for n in range(2)), key=public)
+CLUSTER = derive_uuid("cluster")
+SCALARS = [int.from_bytes(derive(f"host {n} scalar", 32), "big") >> 1 for n in range(2)]
+HOST_SEEDS = [derive(f"host {n} seed", 32) for n in range(2)]
+HOSTS = [Host(uuid, f"kvm{n + 1}", hpke.public_bytes(hpke.private_of(SCALARS[n])), public(HOST_SEEDS[n]))
+         for n, uuid in enumerate(sorted(derive_uuid(f"host {n}") for n in range(2)))]
+TOKEN = derive("token", 16)
+END = 1795980246
+SECRET = token_secret(SEEDS[0], CLUSTER, TOKEN, END)
+SHARED = Provider("shared", PRIMARY.uuid, 2, primary_check(PRIMARY.key, CLUSTER, PRIMARY.uuid))
+FIRST = Document(1, CLUSTER, bytes(32), "prod", 1, (public(SEEDS[0]),), (Member(HOSTS[0], 1, 1, bytes(16)),), ())
+SECOND = dataclasses.replace(FIRST, epoch=2, previous=hashlib.sha256(body(FIRST)).digest(), providers=(SHARED,),
+                             members=(Member(HOSTS[0], 1, 1, bytes(16)), Member(HOSTS[1], 2, 2, TOKEN)))
+BOTH = dataclasses.replace(SECOND, threshold=2, admins=tuple(map(public, SEEDS)))
+ACKED = (CLUSTER, HOSTS[0].uuid, 2, hashlib.sha256(body(SECOND)).digest(), END, [PRIMARY.uuid])
+
+
+def vectors() -> dict[str, VectorFile]:
+    """File name to vector."""
+    return {**document_vectors(), **envelope_vectors(), **join_vectors(), **ack_vectors(), **token_vectors()}
+
+
+def uuid(value: bytes) -> str:
+    """As text."""
+    return str(UUID(bytes=value))
+
+
+def host_text(host: Host) -> str:
+    """A host in one line."""
+    return f"{uuid(host.uuid)} {host.name} {host.seal_key.hex()} {host.sign_key.hex()}"
+
+
+def document_fields(document: Document, digest: bytes) -> list[tuple[str, str]]:
+    """What a document says."""
+    fields = [("epoch", str(document.epoch)), ("cluster", uuid(document.cluster)), ("previous", document.previous.hex()),
+              ("name", document.name), ("threshold", str(document.threshold)), ("hash", digest.hex())]
+    fields += [("admin", admin.hex()) for admin in document.admins]
+    fields += [("member", f"{member.state} {member.since} {member.token.hex()} {host_text(member.host)}")
+               for member in document.members]
+    fields += [("provider", f"{uuid(provider.primary)} {provider.since} {provider.check.hex()} {provider.name}")
+               for provider in document.providers]
+    return fields
+
+
+def document_vectors() -> dict[str, VectorFile]:
+    """Documents."""
+    good = {"first": ("the first document", FIRST, SEEDS[:1]), "second": ("a host was removed", SECOND, SEEDS[:1]),
+            "two-admins": ("both of two admins have signed", BOTH, SEEDS)}
+    made = {}
+    for name, (why, document, seeds) in good.items():
+        digest = hashlib.sha256(body(document)).digest()
+        fields = [("expect", "ok"), ("what", "document"), ("why", why), *[("seed", seed.hex()) for seed in seeds]]
+        made[f"document-{name}"] = VectorFile((*fields, *document_fields(document, digest)), (sign(document, seeds),))
+    for name, (expect, why, data) in bad_documents().items():
+        made[f"document-{name}"] = VectorFile((("expect", expect), ("what", "document"), ("why", why)), (data,))
+    return made
+
+
+def bad_documents() -> dict[str, tuple[str, str, bytes]]:
+    """Documents with one defect."""
+    data = sign(SECOND, SEEDS[:1])
+    content = body(SECOND)
+    twin = dataclasses.replace(HOSTS[1], name=HOSTS[0].name)
+    changes: dict[str, tuple[str, dict[str, object]]] = {
+        "epoch-0": ("epoch 0", {"epoch": 0}),
+        "epoch-1-previous": ("epoch 1 with a document before it", {"epoch": 1}),
+        "previous-zero": ("epoch 2 without a document before it", {"previous": bytes(32)}),
+        "threshold-0": ("threshold 0", {"threshold": 0}),
+        "threshold-2": ("threshold 2 of 1", {"threshold": 2}),
+        "members-descend": ("members in another order", {"members": SECOND.members[::-1]}),
+        "provider-twice": ("a provider stands twice", {"providers": (SHARED, SHARED)}),
+        "since-later": ("a provider since epoch 3", {"providers": (dataclasses.replace(SHARED, since=3),)}),
+        "state-3": ("a member in state 3", {"members": (dataclasses.replace(SECOND.members[0], state=3),)}),
+        "one-name": ("two active hosts of one name", {"members": (SECOND.members[0], Member(twin, 1, 2, TOKEN))}),
+        "name-dot": ("a name that begins with a dot", {"name": ".prod"}),
+    }
+    cases = {name: ("corrupt", why, sign(dataclasses.replace(SECOND, **change), SEEDS[:1]))  # type: ignore[arg-type]
+             for name, (why, change) in changes.items()}
+    one, two = (sign(BOTH, [seed])[len(body(BOTH)) + 1:] for seed in SEEDS)
+    return cases | {
+        "magic-wrong": ("corrupt", "another magic", b"VMCRYPTF" + data[8:]),
+        "version-2": ("unsupported", "version 2", data[:8] + b"\x02" + data[9:]),
+        "reserved-10": ("corrupt", "reserved byte 10 is 1", data[:10] + b"\x01" + data[11:]),
+        "short": ("corrupt", "the last byte is missing", data[:-1]),
+        "long": ("corrupt", "a byte follows", data + b"\0"),
+        "unsigned": ("denied", "no signature", content + b"\0"),
+        "signature-flipped": ("denied", "one bit of the signature flipped", flipped(data, len(data) - 1)),
+        "body-flipped": ("denied", "one bit of the hash of the document before flipped", flipped(data, 40)),
+        "by-no-admin": ("denied", "signed by another key than its admin's",
+                        content + b"\x01" + sign(BOTH, SEEDS[1:])[-65:-64] + one[1:]),
+        "too-few": ("denied", "one of two admins has signed", sign(BOTH, SEEDS[:1])),
+        "signatures-descend": ("corrupt", "signatures in another order", body(BOTH) + b"\x02" + two + one),
+        "signature-twice": ("corrupt", "one signature twice", body(BOTH) + b"\x02" + one + one),
+    }
+
+
+def envelope_vectors() -> dict[str, VectorFile]:
+    """Envelopes for the first host."""
+    aad = envelope_aad(CLUSTER, PRIMARY.uuid, HOSTS[0].uuid, "shared")
+    ephemeral = hpke.private_of(int.from_bytes(derive("ephemeral", 32), "big") >> 1)
+
+    def sealed(bound: bytes, host: int = 0) -> bytes:
+        return seal_envelope(HOSTS[host].seal_key, ephemeral, bound, PRIMARY.key)
+
+    good = sealed(aad)
+    other = derive_uuid("another")
+    cases = {
+        "good": ("ok", "a primary key for a host", good),
+        "other-host": ("key-rejected", "sealed to another host", sealed(aad, 1)),
+        "moved-host": ("key-rejected", "bound to another host", sealed(envelope_aad(CLUSTER, PRIMARY.uuid, other, "shared"))),
+        "moved-cluster": ("key-rejected", "of another cluster", sealed(envelope_aad(other, PRIMARY.uuid, HOSTS[0].uuid, "shared"))),
+        "moved-primary": ("key-rejected", "of another primary key", sealed(envelope_aad(CLUSTER, other, HOSTS[0].uuid, "shared"))),
+        "moved-provider": ("key-rejected", "of another provider",
+                           sealed(envelope_aad(CLUSTER, PRIMARY.uuid, HOSTS[0].uuid, "sharee"))),
+        "enc-flipped": ("key-rejected", "enc is no point", flipped(good, 40)),
+        "tag-flipped": ("key-rejected", "one bit of the tag flipped", flipped(good, len(good) - 1)),
+        "suite-2": ("unsupported", "suite 2", good[:16] + b"\x02" + good[17:]),
+        "version-2": ("unsupported", "version 2", good[:8] + b"\x02" + good[9:]),
+        "short": ("corrupt", "the last byte is missing", good[:-1]),
+        "long": ("corrupt", "a byte follows", good + b"\0"),
+    }
+    place = [("cluster", uuid(CLUSTER)), ("provider", "shared"), ("primary", uuid(PRIMARY.uuid)), ("host", uuid(HOSTS[0].uuid)),
+             ("private", SCALARS[0].to_bytes(32, "big").hex()), ("public", HOSTS[0].seal_key.hex()),
+             ("key", PRIMARY.key.hex()), ("check", SHARED.check.hex())]
+    return {f"envelope-{name}": VectorFile((("expect", expect), ("what", "envelope"), ("why", why), *place), (data,))
+            for name, (expect, why, data) in cases.items()}
+
+
+def join_vectors() -> dict[str, VectorFile]:
+    """Join requests."""
+    good = encode_join(CLUSTER, TOKEN, END, HOSTS[1], SECRET)
+    cases = {
+        "good": ("ok", "a host asks", good),
+        "end-flipped": ("key-rejected", "a later end", flipped(good, 48)),
+        "mac-flipped": ("key-rejected", "one bit of the MAC flipped", flipped(good, len(good) - 1)),
+        "version-2": ("unsupported", "version 2", good[:8] + b"\x02" + good[9:]),
+        "short": ("corrupt", "the last byte is missing", good[:-1]),
+        "long": ("corrupt", "a byte follows", good + b"\0"),
+    }
+    fields = [("cluster", uuid(CLUSTER)), ("token", TOKEN.hex()), ("end", str(END)), ("seed", SEEDS[0].hex()),
+              ("secret", SECRET.hex()), ("asks", host_text(HOSTS[1]))]
+    return {f"join-{name}": VectorFile((("expect", expect), ("what", "join"), ("why", why), *fields), (data,))
+            for name, (expect, why, data) in cases.items()}
+
+
+def ack_vectors() -> dict[str, VectorFile]:
+    """Acknowledgements."""
+    good = encode_ack(*ACKED, HOST_SEEDS[0])
+    other = [*sorted([PRIMARY.uuid, derive_uuid("another")])]
+    cases = {
+        "good": ("ok", "a host has a key", good),
+        "other-host": ("denied", "signed by another host", encode_ack(*ACKED, HOST_SEEDS[1])),
+        "of-other-host": ("denied", "says to be of another host", encode_ack(CLUSTER, HOSTS[1].uuid, *ACKED[2:], HOST_SEEDS[0])),
+        "of-other-cluster": ("denied", "says to be of another cluster",
+                             encode_ack(derive_uuid("another"), *ACKED[1:], HOST_SEEDS[0])),
+        "time-flipped": ("denied", "one bit of the time flipped", flipped(good, 88)),
+        "keys-descend": ("corrupt", "keys in another order", encode_ack(*ACKED[:5], other[::-1], HOST_SEEDS[0])),
+        "version-2": ("unsupported", "version 2", good[:8] + b"\x02" + good[9:]),
+        "short": ("corrupt", "the last byte is missing", good[:-1]),
+        "long": ("corrupt", "a byte follows", good + b"\0"),
+    }
+    fields = [("cluster", uuid(CLUSTER)), ("by", host_text(HOSTS[0])), ("epoch", "2"), ("document", ACKED[3].hex()),
+              ("time", str(END)), ("holds", uuid(PRIMARY.uuid)), ("seed", HOST_SEEDS[0].hex())]
+    return {f"ack-{name}": VectorFile((("expect", expect), ("what", "ack"), ("why", why), *fields), (data,))
+            for name, (expect, why, data) in cases.items()}
+
+
+def token_vectors() -> dict[str, VectorFile]:
+    """A token."""
+    digest, board = hashlib.sha256(body(FIRST)).digest(), "folder:/mnt/shared"
+    fields = [("expect", "ok"), ("what", "token"), ("why", "a token"), ("cluster", uuid(CLUSTER)), ("epoch", "1"),
+              ("document", digest.hex()), ("token", TOKEN.hex()), ("end", str(END)), ("secret", SECRET.hex()), ("board", board),
+              ("text", token_text(CLUSTER, 1, digest, TOKEN, END, SECRET, board))]
+    return {"token": VectorFile(tuple(fields))}

@@ -1,0 +1,340 @@
+//! `vmcryptfs cluster`: hosts that share native providers.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use crate::cli::progress::perform;
+use crate::cli::provider::passphrase::{PassphraseSource, Purpose};
+use crate::cli::provider::provider_name;
+use crate::cli::{out, table};
+use crate::cluster::join::{NewCluster, TOKEN_LIFE};
+use crate::cluster::status::{ClusterStatus, HostStatus};
+use crate::cluster::{Exchanged, Session, Standing};
+use crate::error::{Context, Result};
+use crate::format::cluster::{Name, Token};
+use crate::key::ProviderName;
+use crate::operations::cluster::{
+    AdminKey, ApproveHost, InitCluster, JoinCluster, MakeToken, RemoveHost, ShareProvider, SyncCluster, kernel_name,
+};
+use crate::text::Show;
+
+/// Longest token that is read, in bytes.
+const MAX_TOKEN: u64 = 8192;
+
+/// Verbs of `cluster`.
+#[derive(Subcommand)]
+pub(super) enum ClusterCommand {
+    /// Make a cluster with this host in it
+    Init(InitArgs),
+    /// Make a token with which one host may ask to join
+    Token(TokenArgs),
+    /// Ask to join a cluster, with a token
+    Join(JoinArgs),
+    /// Make a host a member that has asked to join
+    Approve(ApproveArgs),
+    /// Share a native provider of this host with all hosts
+    Share(ShareArgs),
+    /// Take and leave keys, as the cluster's newest document asks
+    Sync(SyncArgs),
+    /// Show the hosts, and which keys they have
+    Status(StatusArgs),
+    /// Remove a host, which then wipes its keys
+    Remove(RemoveArgs),
+}
+
+/// The key with which an admin signs.
+#[derive(Args)]
+struct AdminArgs {
+    /// File of the admin key
+    #[arg(long, value_name = "FILE")]
+    admin_key: PathBuf,
+    /// Where its passphrase comes from
+    #[command(flatten)]
+    passphrase: PassphraseSource,
+}
+
+impl AdminArgs {
+    fn with_key<T>(&self, purpose: Purpose, work: impl FnOnce(AdminKey<'_>) -> Result<T>) -> Result<T> {
+        work(AdminKey { file: &self.admin_key, passphrase: &|| self.passphrase.read(purpose) })
+    }
+}
+
+/// Arguments of `cluster init`.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  vmcryptfs cluster init prod --board folder:/mnt/shared/vmcryptfs --admin-key /media/usb/prod.admin\n\n\
+    The board is a folder that all hosts have mounted, such as one on NFS or CephFS. What lies there is signed, and keys are \
+    sealed to one host each: its owner can hold them back, but neither read nor change them. The admin key is made; keep it on \
+    a medium of its own. Without it, the cluster stays as it is for ever."
+)]
+pub(super) struct InitArgs {
+    /// Name of the cluster
+    #[arg(value_parser = cluster_name)]
+    name: Name,
+    /// Where the board is: folder:/PATH, a folder that exists and that all hosts share
+    #[arg(long, value_name = "BOARD")]
+    board: String,
+    /// Name of this host in the cluster [default: its host name]
+    #[arg(long = "name", value_name = "HOST", value_parser = host_name)]
+    host: Option<Name>,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Arguments of `cluster token`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs cluster token --admin-key /media/usb/prod.admin\n\n\
+    The token is a secret, good for one host and for 15 minutes, until `cluster approve`. It says where the board is and pins the \
+    cluster, so the new host needs nothing else.")]
+pub(super) struct TokenArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Arguments of `cluster join`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs cluster join --token-file token\n\n\
+    An admin then runs `cluster approve` on a host of the cluster, and `cluster sync` on this host takes the keys.")]
+pub(super) struct JoinArgs {
+    /// Read the token from a file, or from standard input for "-"; on the command line other users would see it
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    token_file: PathBuf,
+    /// Name of this host in the cluster [default: its host name]
+    #[arg(long = "name", value_name = "HOST", value_parser = host_name)]
+    host: Option<Name>,
+}
+
+/// Arguments of `cluster approve`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs cluster approve kvm2 --admin-key /media/usb/prod.admin\n\n\
+    `cluster status` lists the hosts that ask. Only one that has a token made with this admin key is approved.")]
+pub(super) struct ApproveArgs {
+    /// Name or UUID of the host
+    host: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Arguments of `cluster share`.
+#[derive(Args)]
+#[command(
+    after_help = "Example:\n  vmcryptfs provider add native shared\n  vmcryptfs cluster share shared --admin-key /media/usb/prod.admin\n\n\
+    Each host gets the provider's primary key, sealed to it, and can then open the VMs of that provider: those that exist and \
+    those to come. Hosts that join later get it as well."
+)]
+pub(super) struct ShareArgs {
+    /// Name of the provider
+    #[arg(value_parser = provider_name)]
+    provider: ProviderName,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+/// Arguments of `cluster sync`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs cluster sync\n\n\
+    Takes the keys that this host lacks, seals those that it has to hosts that lack them, wipes them if this host was removed, \
+    and tells the others. Let a timer run it on each host, once a minute: with nothing to do it changes only the time of \
+    what this host has acknowledged.")]
+pub(super) struct SyncArgs {}
+
+/// Arguments of `cluster status`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs cluster status")]
+pub(super) struct StatusArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `cluster remove`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs cluster remove kvm2 --admin-key /media/usb/prod.admin\n\n\
+    The host gets no more keys, and wipes those that it has when it next runs `cluster sync`. Guests that run there go on. \
+    What the host could read stays readable to whoever copied its keys: give the VMs another key, as the output says.")]
+pub(super) struct RemoveArgs {
+    /// Name of the host
+    #[arg(value_parser = host_name)]
+    host: Name,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+fn cluster_name(text: &str) -> Result<Name> {
+    Name::new("cluster", text)
+}
+
+fn host_name(text: &str) -> Result<Name> {
+    Name::new("host", text)
+}
+
+pub(super) fn run(command: &ClusterCommand, config: &Path) -> Result<()> {
+    match command {
+        ClusterCommand::Init(args) => init(args, config),
+        ClusterCommand::Token(args) => token(args, config),
+        ClusterCommand::Join(args) => join(args, config),
+        ClusterCommand::Approve(args) => approve(args, config),
+        ClusterCommand::Share(args) => share(args, config),
+        ClusterCommand::Sync(SyncArgs {}) => sync(config),
+        ClusterCommand::Status(args) => status(args, config),
+        ClusterCommand::Remove(args) => remove(args, config),
+    }
+}
+
+fn init(args: &InitArgs, config: &Path) -> Result<()> {
+    let host = args.host.clone().map_or_else(kernel_name, Ok)?;
+    let new = NewCluster { name: &args.name, host: &host, board: &args.board, config };
+    let uuid = args.admin.with_key(Purpose::Choose, |admin| perform(InitCluster { new, admin }))?;
+    println!(
+        "made the cluster {} ({uuid}) with host {host}; its admin key is {}",
+        args.name,
+        args.admin.admin_key.shown()
+    );
+    eprintln!("Keep the admin key on a medium of its own: it decides which hosts get keys.");
+    eprintln!(
+        "To share a native provider with the hosts to come:\n  vmcryptfs cluster share PROVIDER --admin-key FILE"
+    );
+    Ok(())
+}
+
+fn token(args: &TokenArgs, config: &Path) -> Result<()> {
+    let (text, expires) = args.admin.with_key(Purpose::Enter, |admin| perform(MakeToken { admin, config }))?;
+    println!("{}", &*text);
+    let minutes = TOKEN_LIFE.as_secs() / 60;
+    eprintln!(
+        "Good for one host and {minutes} minutes, until {}. On that host, give it to:\n  vmcryptfs cluster join",
+        expires.to_millis()
+    );
+    Ok(())
+}
+
+fn join(args: &JoinArgs, config: &Path) -> Result<()> {
+    let host = args.host.clone().map_or_else(kernel_name, Ok)?;
+    let (cluster, uuid) = perform(JoinCluster { token: &|| read_token(&args.token_file), host: &host, config })?;
+    println!("asked to join the cluster {cluster} as host {host} ({uuid})");
+    eprintln!("An admin approves it on a host of the cluster, then this host takes the keys:");
+    eprintln!("  vmcryptfs cluster approve {host} --admin-key FILE\n  vmcryptfs cluster sync");
+    Ok(())
+}
+
+fn read_token(file: &Path) -> Result<Token> {
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_TOKEN).unwrap_or(0)));
+    let read = match file == Path::new("-") {
+        true => io::stdin().take(MAX_TOKEN).read_to_string(&mut text),
+        false => File::open(file).and_then(|file| file.take(MAX_TOKEN).read_to_string(&mut text)),
+    };
+    read.context(|| format!("reading the token from {}", file.shown()))?; // a file's name, not the token
+    Token::parse(&text)
+}
+
+fn approve(args: &ApproveArgs, config: &Path) -> Result<()> {
+    let host = args.admin.with_key(Purpose::Enter, |admin| perform(ApproveHost { host: &args.host, admin, config }))?;
+    println!("host {} ({}) is a member of the cluster", host.name, host.uuid);
+    sync(config)
+}
+
+fn share(args: &ShareArgs, config: &Path) -> Result<()> {
+    let provider = &args.provider;
+    let primary = args.admin.with_key(Purpose::Enter, |admin| perform(ShareProvider { provider, admin, config }))?;
+    println!("the cluster shares provider {provider} with primary key {primary}");
+    sync(config)
+}
+
+fn sync(config: &Path) -> Result<()> {
+    let Exchanged { standing, epoch, received, sent, awaited, wiped, failed } = perform(SyncCluster { config })?;
+    received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
+    sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
+    wiped.iter().for_each(|(provider, primary)| println!("{provider}: wiped primary key {primary}"));
+    match standing {
+        Standing::Pending => eprintln!("This host has asked to join; no admin has approved it yet."),
+        Standing::Removed => eprintln!("This host was removed from the cluster."),
+        Standing::Active if !awaited.is_empty() => {
+            let names: Vec<&str> = awaited.iter().map(ProviderName::as_str).collect();
+            eprintln!("Not here yet: {}. A host that has it leaves it by `vmcryptfs cluster sync`.", names.join(", "));
+        }
+        Standing::Active => println!("document {epoch} is acted on"),
+    }
+    match failed.into_iter().next() {
+        Some((provider, error)) => Err(error).context(|| format!("provider {provider} of the cluster")),
+        None => Ok(()),
+    }
+}
+
+fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
+    let host = &args.host;
+    let removed = args.admin.with_key(Purpose::Enter, |admin| perform(RemoveHost { host, admin, config }))?;
+    println!("host {host} ({}) is removed from the cluster", removed.host.uuid);
+    eprintln!(
+        "It wipes its keys when it next runs `vmcryptfs cluster sync`; `vmcryptfs cluster status` says when it has."
+    );
+    let names: Vec<&str> = removed.providers.iter().map(ProviderName::as_str).collect();
+    if !names.is_empty() {
+        eprintln!(
+            "It could read the VMs of {}. Where that must end, give them a key that it never had:\n  \
+             vmcryptfs provider add native NEW\n  vmcryptfs cluster share NEW --admin-key FILE\n  \
+             vmcryptfs rekey --provider NEW VM_FOLDER   (with --deep, if the host may have been compromised)",
+            names.join(", ")
+        );
+    }
+    sync(config)
+}
+
+fn status(args: &StatusArgs, config: &Path) -> Result<()> {
+    let status = ClusterStatus::of(&Session::open(config)?)?;
+    if args.json {
+        return out::json(&status);
+    }
+    println!("cluster {} ({}), document {}, on {}", status.cluster, status.uuid, status.epoch, status.board);
+    for provider in &status.providers {
+        println!("shares {} with primary key {}", provider.name, provider.primary_key);
+    }
+    println!();
+    let rows: Vec<[String; 6]> = status.hosts.iter().map(row).collect();
+    table::print(["HOST", "UUID", "STATE", "DOCUMENT", "LAST SAID", "HAS"], &rows);
+    for request in &status.requests {
+        println!(
+            "\n{} ({}) asks to join, with a token that says it ends at {}",
+            request.name, request.uuid, request.expires
+        );
+    }
+    for host in &status.hosts {
+        if let Some(error) = &host.error {
+            eprintln!("{}: {error}", host.name);
+        }
+    }
+    Ok(())
+}
+
+fn row(host: &HostStatus) -> [String; 6] {
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    [
+        host.name.clone(),
+        host.uuid.to_string(),
+        host.state.to_string(),
+        or_none(host.epoch.map(|epoch| epoch.to_string())),
+        or_none(host.time.clone()),
+        or_none(Some(host.holds.join(", ")).filter(|names| !names.is_empty())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_token_that_is_not_one_is_refused_without_repeating_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        for text in ["", "secret", "vmcryptfs-token-1.secret", "vmcryptfs-token-1.\u{e9}", &"x".repeat(10_000)] {
+            std::fs::write(&file, text).unwrap();
+            let error = read_token(&file).map(drop).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{}", error.chain());
+            assert!(!error.chain().contains("secret"), "{}", error.chain());
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Hosts that share native providers: a signed document says which hosts and which providers, a board carries it and the
+//! primary keys, each sealed to one host (docs/FORMAT.md, section 18).
+//!
+//! The board is not trusted. [`view`] takes a document only if it continues what this host has seen and the admins have
+//! signed it; a key is taken only if the document has its check value. So the owner of the board can delay, and can neither
+//! read, forge nor roll back unnoticed.
+
+pub mod admin_key;
+pub mod board;
+mod change;
+mod exchange;
+pub mod host;
+pub mod join;
+mod session;
+pub mod status;
+mod view;
+
+pub use change::RemovedHost;
+pub use exchange::{Exchanged, Standing};
+pub use session::Session;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! What admins change: hosts are approved and removed, providers are shared.
+
+use uuid::Uuid;
+
+use super::Session;
+use super::board::Key;
+use super::join::check_new;
+use crate::crypto::sign::SigningKey;
+use crate::error::{Error, Kind, Result};
+use crate::format::cluster::{EnvelopeFor, HostIdentity, Member, MemberState, Name, SharedProvider, UnverifiedRequest};
+use crate::key::ProviderName;
+use crate::provider::shared_key::SharedKey;
+use crate::timestamp::Timestamp;
+
+/// A host that was removed, and what it could read.
+#[derive(Debug)]
+pub struct RemovedHost {
+    /// The host.
+    pub host: HostIdentity,
+    /// The providers whose primary keys it had or could have.
+    pub providers: Vec<ProviderName>,
+}
+
+impl Session {
+    /// The requests to join that are on the board. Nothing in them is proven.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub fn join_requests(&self) -> Result<Vec<UnverifiedRequest>> {
+        let mut requests = Vec::new();
+        for token in self.board.join_requests()? {
+            let record = self.board.read(&Key::join(token)).ok().flatten();
+            // One that is damaged is nobody's request: anyone who reaches the board can leave one.
+            requests.extend(record.and_then(|bytes| UnverifiedRequest::decode(&bytes).ok()));
+        }
+        Ok(requests)
+    }
+
+    /// Makes a host a member that asked for it with a token of this admin. `wanted` is its name or its UUID.
+    ///
+    /// # Errors
+    /// `NotFound` when no such host asks, `Denied` when its request is not by a token of this admin or the token has ended or was
+    /// used, `Exists` when its name is taken, `Invalid` when several hosts of that name ask; those of [`Self::change`].
+    pub fn approve(&mut self, admin: &SigningKey, wanted: &str, now: Timestamp) -> Result<HostIdentity> {
+        self.require_active()?;
+        let requests = self.join_requests()?;
+        let asked = |request: &&UnverifiedRequest| {
+            let host = &request.claims().host;
+            host.name.as_str() == wanted || host.uuid.to_string() == wanted
+        };
+        let mut proven = Vec::new();
+        let mut refusal = None;
+        for request in requests.iter().filter(asked) {
+            match self.prove(admin, request, now) {
+                Ok(()) => proven.push(request),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        let request = match (proven.as_slice(), refusal) {
+            ([request], _) => request.claims(),
+            ([], Some(refusal)) => return Err(refusal),
+            ([], None) => return Err(Error::new(Kind::NotFound, format!("no host {wanted} asks to join the cluster"))),
+            (several, _) => {
+                let uuids: Vec<String> = several.iter().map(|request| request.claims().host.uuid.to_string()).collect();
+                let message =
+                    format!("several hosts {wanted} ask to join: say which by its UUID, {}", uuids.join(" or "));
+                return Err(Error::new(Kind::Invalid, message));
+            }
+        };
+        let (host, token) = (request.host.clone(), request.token);
+        self.change(admin, |next| {
+            next.members.push(Member { host: host.clone(), state: MemberState::Active, since: next.epoch, token });
+            next.members.sort_by_key(|member| member.host.uuid);
+            Ok(())
+        })?;
+        self.board.remove(&Key::join(token))?;
+        for ended in requests.iter().map(UnverifiedRequest::claims).filter(|request| request.expires < now) {
+            self.board.remove(&Key::join(ended.token))?;
+        }
+        Ok(host)
+    }
+
+    fn prove(&self, admin: &SigningKey, unproven: &UnverifiedRequest, now: Timestamp) -> Result<()> {
+        let denied = |message: String| Err(Error::new(Kind::Denied, message));
+        let request = unproven.claims();
+        let (cluster, name) = (self.membership.cluster, &request.host.name);
+        let secret = request.token.secret(admin, cluster, request.expires)?;
+        if request.cluster != cluster || !unproven.is_by(&secret) {
+            return denied(format!(
+                "the request of host {name} is not by a token of this admin: it is forged, or another admin's"
+            ));
+        }
+        if request.expires < now {
+            let ended = request.expires.to_millis();
+            return denied(format!(
+                "the token of host {name} ended at {ended}: make another with `vmcryptfs cluster token`"
+            ));
+        }
+        check_new(self.document(), request.token, name)?;
+        match self.document().member(request.host.uuid) {
+            Some(_) => denied(format!("host {name} has a UUID that the cluster knows already: was its disk cloned?")),
+            None => Ok(()),
+        }
+    }
+
+    /// Shares a native provider of this host with all hosts of the cluster.
+    ///
+    /// # Errors
+    /// `Exists` when the cluster shares one of that name; those of [`SharedKey::of`] and [`Self::change`].
+    pub fn share(&mut self, admin: &SigningKey, provider: &ProviderName) -> Result<Uuid> {
+        self.require_active()?;
+        let key = SharedKey::of(&self.config, provider)?;
+        if self.document().providers.iter().any(|shared| shared.name == *provider) {
+            return Err(Error::new(Kind::Exists, format!("the cluster shares a provider {provider} already")));
+        }
+        let check = key.check(self.membership.cluster);
+        self.change(admin, |next| {
+            let shared = SharedProvider { name: provider.clone(), primary: key.uuid(), since: next.epoch, check };
+            next.providers.push(shared);
+            next.providers.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(())
+        })?;
+        Ok(key.uuid())
+    }
+
+    /// Removes a host, by its name, and its envelopes from the board.
+    ///
+    /// # Errors
+    /// `NotFound` when the cluster has no active host of that name, `Denied` when a key could be lost: no other host has
+    /// acknowledged that it has it; those of [`Self::change`].
+    pub fn remove(&mut self, admin: &SigningKey, name: &Name) -> Result<RemovedHost> {
+        self.require_active()?;
+        let member = self.document().active().find(|member| member.host.name == *name);
+        let host = member.map(|member| member.host.clone()).ok_or_else(|| {
+            let names: Vec<&str> = self.document().active().map(|member| member.host.name.as_str()).collect();
+            Error::new(Kind::NotFound, format!("no active host {name} in the cluster; there are {}", names.join(", ")))
+        })?;
+        self.refuse_last_holder(&host)?;
+        self.change(admin, |next| {
+            let since = next.epoch;
+            let members = next.members.iter_mut().filter(|member| member.host.uuid == host.uuid);
+            members.for_each(|member| (member.state, member.since) = (MemberState::Removed, since));
+            Ok(())
+        })?;
+        let providers = &self.document().providers;
+        for shared in providers {
+            let cluster = self.membership.cluster;
+            let place = EnvelopeFor { cluster, provider: &shared.name, primary: shared.primary, host: host.uuid };
+            self.board.remove(&Key::envelope(&place))?;
+        }
+        Ok(RemovedHost { host, providers: providers.iter().map(|shared| shared.name.clone()).collect() })
+    }
+
+    /// A host that is removed wipes its keys: another one must have them.
+    fn refuse_last_holder(&self, host: &HostIdentity) -> Result<()> {
+        let mut held = Vec::new();
+        for other in self.document().active().filter(|other| other.host.uuid != host.uuid) {
+            held.extend(self.ack_of(other).ok().flatten().into_iter().flat_map(|ack| ack.holds));
+        }
+        match self.document().providers.iter().find(|shared| !held.contains(&shared.primary)) {
+            Some(shared) => Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "no host but {} has confirmed to have the key of provider {}: run `vmcryptfs cluster sync` on another one first",
+                    host.name, shared.name
+                ),
+            )),
+            None if self.document().active().count() == 1 => {
+                Err(Error::new(Kind::Denied, format!("{} is the last host of the cluster", host.name)))
+            }
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a host keeps of its cluster: its own private keys, and how far it has seen the documents.
+
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::crypto::derive::sha256;
+use crate::crypto::hpke::SealKey;
+use crate::crypto::random;
+use crate::crypto::sign::SigningKey;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::Reader;
+use crate::format::cluster::{HostIdentity, Name};
+use crate::provider::private_file;
+use crate::sys::SecretBytes;
+use crate::text::Show;
+
+const MAGIC: [u8; 8] = *b"VMCRYPTH";
+const VERSION: u16 = 1;
+const IDENTITY_LEN: usize = 16 + 16 + 32 + 65 + 32 + 32;
+const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
+
+/// The folder in which a host with this configuration keeps it: `/var/lib/vmcryptfs/host`, or beside the configuration
+/// where that is another one than root's usual one.
+pub fn folder(config: &Path) -> PathBuf {
+    match config == Path::new("/etc/vmcryptfs/config.toml") {
+        true => PathBuf::from("/var/lib/vmcryptfs/host"),
+        false => private_file::folder_of(config).join("host"),
+    }
+}
+
+/// The private keys of a host.
+pub struct Identity {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What envelopes are opened with.
+    pub seal: SealKey,
+    /// What acknowledgements are signed with.
+    pub sign: SigningKey,
+}
+
+impl Identity {
+    /// A new one.
+    ///
+    /// # Errors
+    /// `Io` when the generator fails.
+    pub fn generate() -> Result<Self> {
+        Ok(Self { uuid: random::uuid()?, seal: SealKey::generate()?, sign: SigningKey::generate()? })
+    }
+
+    /// As other hosts know it.
+    pub fn public(&self, name: Name) -> HostIdentity {
+        HostIdentity { uuid: self.uuid, name, seal_key: *self.seal.public(), sign_key: self.sign.public() }
+    }
+
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(IDENTITY_LEN)); // never grows: growing leaves a copy
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 6]);
+        bytes.extend_from_slice(self.uuid.as_bytes());
+        bytes.extend_from_slice(self.seal.private());
+        bytes.extend_from_slice(self.seal.public());
+        bytes.extend_from_slice(self.sign.seed());
+        let checksum = sha256(&bytes);
+        bytes.extend_from_slice(&checksum);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(bytes);
+        if reader.array()? != MAGIC {
+            return Err(Error::new(Kind::Corrupt, "not a host's identity: it does not begin with VMCRYPTH"));
+        }
+        let version = reader.u16()?;
+        if version != VERSION {
+            return Err(Error::new(Kind::Unsupported, format!("an identity of version {version}, expected {VERSION}")));
+        }
+        let (body, checksum) = bytes.split_at_checked(IDENTITY_LEN - 32).unwrap_or_default();
+        if sha256(body) != *checksum {
+            return Err(Error::new(Kind::Corrupt, "the host's identity is damaged: its checksum does not match"));
+        }
+        reader.reserved(6)?;
+        let uuid = Uuid::from_bytes(reader.array()?);
+        let private = Zeroizing::new(reader.array()?);
+        let seal = SealKey::new(&private, reader.array()?);
+        let mut seed = SecretBytes::zeroed(32);
+        seed.copy_from_slice(reader.bytes(32)?);
+        Ok(Self { uuid, seal, sign: SigningKey::new(seed)? })
+    }
+}
+
+/// Which cluster a host is in or has asked to join, and the newest document that it has seen.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Membership {
+    /// Version of this file.
+    version: u16,
+    /// The cluster.
+    pub cluster: Uuid,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// This host's name.
+    pub host_name: String,
+    /// Where the board is.
+    pub board: String,
+    /// Number of the newest document that was seen.
+    pub epoch: u64,
+    /// Its hash, in hex.
+    document: String,
+}
+
+impl Membership {
+    /// That of a host which has seen this document.
+    pub fn new(cluster: Uuid, names: (&Name, &Name), board: &str, epoch: u64, document: &[u8; 32]) -> Self {
+        Self {
+            version: VERSION,
+            cluster,
+            cluster_name: names.0.to_string(),
+            host_name: names.1.to_string(),
+            board: board.to_owned(),
+            epoch,
+            document: HEXLOWER.encode(document),
+        }
+    }
+
+    /// The hash of the newest document that was seen.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not one.
+    pub fn document(&self) -> Result<[u8; 32]> {
+        let hash = HEXLOWER.decode(self.document.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        hash.ok_or_else(|| Error::new(Kind::Corrupt, format!("{:?}, expected the hash of a document", self.document)))
+    }
+
+    /// Says that a newer document was seen.
+    pub fn has_seen(&mut self, epoch: u64, document: &[u8; 32]) {
+        self.epoch = epoch;
+        self.document = HEXLOWER.encode(document);
+    }
+}
+
+/// The files of a host.
+pub struct HostFiles {
+    folder: PathBuf,
+}
+
+impl HostFiles {
+    /// Those of a host with this configuration.
+    pub fn of(config: &Path) -> Self {
+        Self { folder: folder(config) }
+    }
+
+    /// Waits until no other process changes them; the lock ends when the file is closed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn lock(&self) -> Result<std::fs::File> {
+        private_file::create_folder(&self.folder)?;
+        private_file::lock(&self.membership_path())
+    }
+
+    /// The host's private keys.
+    ///
+    /// # Errors
+    /// `NotFound`, `Denied` when others can read them, `Corrupt`, `Unsupported`, `Io`.
+    pub fn identity(&self) -> Result<Identity> {
+        let path = self.identity_path();
+        let bytes = private_file::read_at_most(IDENTITY_LEN as u64, &path, private_file::open(&path)?)?;
+        Identity::decode(&bytes).context(|| format!("reading {}", path.shown()))
+    }
+
+    /// What the host knows of its cluster, if it is in one or has asked to join.
+    ///
+    /// # Errors
+    /// `Denied` when others can change it, `Corrupt`, `Io`.
+    pub fn membership(&self) -> Result<Option<Membership>> {
+        let path = self.membership_path();
+        let file = match private_file::open(&path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let bytes = private_file::read_at_most(MAX_MEMBERSHIP_LEN, &path, file)?;
+        let found: Membership = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))?;
+        if found.version != VERSION {
+            let message = format!("{} of version {}, expected {VERSION}", path.shown(), found.version);
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        Ok(Some(found))
+    }
+
+    /// Keeps new private keys, and forgets those that were there.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn keep_identity(&self, identity: &Identity) -> Result<()> {
+        private_file::replace(&self.identity_path(), &[&identity.encode()])
+    }
+
+    /// Keeps what the host knows of its cluster.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn keep_membership(&self, membership: &Membership) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(membership)
+            .map_err(|error| Error::with_source(Kind::Invalid, "a membership that has no JSON form", error))?;
+        private_file::replace(&self.membership_path(), &[&bytes])
+    }
+
+    fn identity_path(&self) -> PathBuf {
+        self.folder.join("identity")
+    }
+
+    fn membership_path(&self) -> PathBuf {
+        self.folder.join("membership.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_comes_back_and_damage_is_seen() {
+        let identity = Identity::generate().unwrap();
+        let bytes = identity.encode();
+        assert_eq!(bytes.len(), IDENTITY_LEN);
+        let name = || Name::new("host", "h1").unwrap();
+        assert_eq!(Identity::decode(&bytes).unwrap().public(name()), identity.public(name()));
+        for at in 0..bytes.len() {
+            let mut wrong = bytes.clone();
+            wrong[at] ^= 1;
+            assert!(Identity::decode(&wrong).is_err(), "byte {at}");
+            assert!(Identity::decode(&bytes[..at]).is_err(), "{at} bytes");
+        }
+    }
+}

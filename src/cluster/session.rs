@@ -1,0 +1,119 @@
+//! Work of a host on its cluster: its own files are locked, and the newest document is proven and remembered.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::board::{Board, Key};
+use super::host::{HostFiles, Identity, Membership};
+use super::view::{self, View};
+use crate::crypto::sign::SigningKey;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::cluster::{Ack, Document, Member, MemberState, UnverifiedDocument};
+
+/// A host at work on its cluster.
+pub struct Session {
+    pub(super) config: PathBuf,
+    pub(super) files: HostFiles,
+    pub(super) identity: Identity,
+    pub(super) membership: Membership,
+    pub(super) board: Board,
+    pub(super) view: View,
+    _lock: File,
+}
+
+impl Session {
+    /// Begins work. What is seen of the documents is remembered before anything is done.
+    ///
+    /// # Errors
+    /// `NotFound` when this host is in no cluster; `Denied` when the board shows less than this host has seen, or what is not
+    /// signed; those of the host's files and of the board.
+    pub fn open(config: &Path) -> Result<Self> {
+        let files = HostFiles::of(config);
+        let lock = files.lock()?;
+        let mut membership = files.membership()?.ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                "this host is in no cluster: make one with `vmcryptfs cluster init`, or join one with `vmcryptfs cluster join`",
+            )
+        })?;
+        let identity = files.identity()?;
+        let board = Board::open(&membership.board, membership.cluster)?;
+        let view = view::newest(&board, membership.epoch, &membership.document()?)?;
+        if view.document.epoch > membership.epoch {
+            membership.has_seen(view.document.epoch, &view.hash);
+            files.keep_membership(&membership)?;
+        }
+        Ok(Self { config: config.to_path_buf(), files, identity, membership, board, view, _lock: lock })
+    }
+
+    /// The newest document.
+    pub fn document(&self) -> &Document {
+        &self.view.document
+    }
+
+    /// UUID of this host.
+    pub fn host(&self) -> Uuid {
+        self.identity.uuid
+    }
+
+    /// Where the board is.
+    pub fn board_place(&self) -> &str {
+        &self.membership.board
+    }
+
+    /// This host's entry in the document, if it has one.
+    pub fn own(&self) -> Option<&Member> {
+        self.view.document.member(self.identity.uuid)
+    }
+
+    /// What a host has acknowledged, if it has.
+    ///
+    /// # Errors
+    /// `Denied` when the host did not sign it, `Corrupt`, and those of the board.
+    pub fn ack_of(&self, member: &Member) -> Result<Option<Ack>> {
+        let Some(bytes) = self.board.read(&Key::ack(member.host.uuid))? else { return Ok(None) };
+        Ack::decode(&bytes, self.membership.cluster, &member.host)
+            .context(|| format!("what host {} acknowledged", member.host.name))
+            .map(Some)
+    }
+
+    /// Refuses a host that is not a member, as what only members may do.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub(super) fn require_active(&self) -> Result<()> {
+        match self.own().map(|own| own.state) {
+            Some(MemberState::Active) => Ok(()),
+            Some(MemberState::Removed) => Err(Error::new(Kind::Denied, "this host was removed from the cluster")),
+            None => Err(Error::new(Kind::Denied, "this host is not approved as a member of the cluster yet")),
+        }
+    }
+
+    /// Writes the next document: the present one with a change, signed by an admin.
+    ///
+    /// # Errors
+    /// `Denied` when the key is not an admin's, `Busy` when another admin was faster, `Invalid` when the change breaks a rule of
+    /// the format, and those of `change` and the board.
+    pub(super) fn change(
+        &mut self,
+        admin: &SigningKey,
+        change: impl FnOnce(&mut Document) -> Result<()>,
+    ) -> Result<()> {
+        let mut next = self.view.document.clone();
+        next.epoch += 1;
+        next.previous = self.view.hash;
+        change(&mut next)?;
+        let bytes = next.sign(admin)?;
+        let found = UnverifiedDocument::decode(&bytes)?;
+        let hash = found.hash();
+        let document = found.following(&self.view.document, &self.view.hash)?;
+        if !self.board.write_if_unchanged(&Key::document(next.epoch), None, &bytes)? {
+            return Err(Error::new(Kind::Busy, "another admin changed the cluster at the same time: run it again"));
+        }
+        self.view = View { document, hash };
+        self.membership.has_seen(self.view.document.epoch, &self.view.hash);
+        self.files.keep_membership(&self.membership)
+    }
+}

@@ -1,0 +1,158 @@
+//! What is known of the hosts of a cluster.
+
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Session;
+use crate::error::Result;
+use crate::format::cluster::{Member, MemberState};
+
+/// A cluster, as one of its hosts sees it. Names of fields are part of the command's interface.
+#[derive(Debug, Serialize)]
+pub struct ClusterStatus {
+    /// Its name.
+    pub cluster: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Where its board is.
+    pub board: String,
+    /// Number of the newest document.
+    pub epoch: u64,
+    /// The host that looks.
+    pub this_host: Uuid,
+    /// The providers that its hosts share.
+    pub providers: Vec<ProviderStatus>,
+    /// Its hosts.
+    pub hosts: Vec<HostStatus>,
+    /// Hosts that ask to join; nothing of that is proven.
+    pub requests: Vec<RequestStatus>,
+}
+
+/// A shared provider.
+#[derive(Debug, Serialize)]
+pub struct ProviderStatus {
+    /// Its name.
+    pub name: String,
+    /// UUID of its primary key.
+    pub primary_key: Uuid,
+    /// Since which document.
+    pub since: u64,
+}
+
+/// A host.
+#[derive(Debug, Serialize)]
+pub struct HostStatus {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it is, and what is to be known of that.
+    pub state: HostState,
+    /// Since which document it is a member, or removed.
+    pub since: u64,
+    /// The newest document that it has acted on.
+    pub epoch: Option<u64>,
+    /// When, by its own clock.
+    pub time: Option<String>,
+    /// The providers whose keys it says to have.
+    pub holds: Vec<String>,
+    /// Why what it has acknowledged does not count.
+    pub error: Option<String>,
+}
+
+/// What a host is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// It has all keys, and has acted on the newest document.
+    Ready,
+    /// It has not acted on the newest document yet, or lacks a key.
+    Behind,
+    /// It was removed, and says that it has wiped what it had.
+    Wiped,
+    /// It was removed, and has not said that it has wiped what it had.
+    Removed,
+}
+
+impl fmt::Display for HostState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ready => "ready",
+            Self::Behind => "behind",
+            Self::Wiped => "removed, keys wiped",
+            Self::Removed => "removed, KEYS NOT WIPED",
+        })
+    }
+}
+
+/// A request to join.
+#[derive(Debug, Serialize)]
+pub struct RequestStatus {
+    /// Name of the host.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// When its token ends.
+    pub expires: String,
+}
+
+impl ClusterStatus {
+    /// Looks at a cluster.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub fn of(session: &Session) -> Result<Self> {
+        let document = session.document();
+        let providers = document.providers.iter().map(|shared| ProviderStatus {
+            name: shared.name.to_string(),
+            primary_key: shared.primary,
+            since: shared.since,
+        });
+        let requests = session.join_requests()?.into_iter().map(|request| RequestStatus {
+            name: request.claims().host.name.to_string(),
+            uuid: request.claims().host.uuid,
+            expires: request.claims().expires.to_millis(),
+        });
+        Ok(Self {
+            cluster: document.name.to_string(),
+            uuid: document.cluster,
+            board: session.board_place().to_owned(),
+            epoch: document.epoch,
+            this_host: session.host(),
+            providers: providers.collect(),
+            hosts: document.members.iter().map(|member| HostStatus::of(session, member)).collect(),
+            requests: requests.collect(),
+        })
+    }
+}
+
+impl HostStatus {
+    fn of(session: &Session, member: &Member) -> Self {
+        let document = session.document();
+        let (ack, error) = match session.ack_of(member) {
+            Ok(ack) => (ack, None),
+            Err(error) => (None, Some(error.chain())),
+        };
+        let has = |primary: &Uuid| ack.as_ref().is_some_and(|ack| ack.holds.contains(primary));
+        let has_all = document.providers.iter().all(|shared| has(&shared.primary));
+        let state = match (member.state, ack.as_ref()) {
+            (MemberState::Active, Some(ack)) if has_all && ack.epoch == document.epoch => HostState::Ready,
+            (MemberState::Active, _) => HostState::Behind,
+            (MemberState::Removed, Some(ack)) if ack.epoch >= member.since && ack.holds.is_empty() => HostState::Wiped,
+            (MemberState::Removed, _) => HostState::Removed,
+        };
+        let held = document.providers.iter().filter(|shared| has(&shared.primary));
+        Self {
+            name: member.host.name.to_string(),
+            uuid: member.host.uuid,
+            state,
+            since: member.since,
+            epoch: ack.as_ref().map(|ack| ack.epoch),
+            time: ack.as_ref().map(|ack| ack.time.to_millis()),
+            holds: held.map(|shared| shared.name.to_string()).collect(),
+            error,
+        }
+    }
+}

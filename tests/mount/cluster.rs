@@ -1,0 +1,87 @@
+//! Hosts that share a native provider, as their administrators meet it: each has its own configuration and a folder in common.
+
+use std::fs;
+
+use crate::host::Host;
+
+/// A host without providers.
+fn bare() -> Host {
+    Host::configured("")
+}
+
+/// The administrator's key, and what opens it.
+struct Admin {
+    key: &'static str,
+    passphrase: &'static str,
+}
+
+impl Admin {
+    fn run(&self, host: &Host, verb: &[&str]) -> String {
+        let key = ["--admin-key", self.key, "--passphrase-file", self.passphrase];
+        host.run(&[&["cluster"], verb, &key].concat())
+    }
+}
+
+fn states(host: &Host) -> Vec<(String, String)> {
+    let status: serde_json::Value = serde_json::from_str(&host.run(&["cluster", "status", "--json"])).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let mut states: Vec<_> =
+        status["hosts"].as_array().unwrap().iter().map(|host| (text(&host["name"]), text(&host["state"]))).collect();
+    states.sort();
+    states
+}
+
+#[test]
+fn a_vm_of_one_host_opens_on_another_until_that_is_removed() {
+    let (first, second) = (bare(), bare());
+    let board = first.path("board");
+    fs::create_dir(board).unwrap();
+    fs::write(first.path("passphrase"), "correct horse\n").unwrap();
+    let admin = Admin { key: first.path("admin.key"), passphrase: first.path("passphrase") };
+    let place = format!("folder:{board}");
+
+    first.refuses(&["cluster", "status"], 8, "this host is in no cluster");
+    admin.run(&first, &["init", "prod", "--board", &place, "--name", "kvm1"]);
+    first.run(&["provider", "add", "native", "shared"]);
+    admin.run(&first, &["share", "shared"]);
+    first.run(&["create", first.path("web01")]);
+    first.run(&["create-disk", first.path("web01/root.raw"), "--size", "1M"]);
+    let mount = first.mount("web01", &[]);
+    fs::write(mount.path("root.raw"), [7; 4096]).unwrap();
+    mount.unmount();
+
+    fs::write(second.path("token"), admin.run(&first, &["token"])).unwrap();
+    second.run(&["cluster", "join", "--token-file", second.path("token"), "--name", "kvm2"]);
+    assert!(!fs::exists(second.path("config/keys/shared.key")).unwrap());
+    let approved = admin.run(&first, &["approve", "kvm2"]);
+    assert!(approved.contains("shared: sealed its primary key to host kvm2"), "{approved}");
+    assert!(second.run(&["cluster", "sync"]).contains("shared: received primary key"));
+    let ready = |name: &str| (name.to_owned(), "ready".to_owned());
+    assert_eq!(states(&first), [ready("kvm1"), ready("kvm2")]);
+    let mount = second.mount(first.path("web01"), &[]);
+    assert_eq!(fs::read(mount.path("root.raw")).unwrap()[..4096], [7; 4096]);
+    mount.unmount();
+
+    admin.run(&first, &["remove", "kvm2"]);
+    let removed = |state: &str| [ready("kvm1"), ("kvm2".to_owned(), state.to_owned())];
+    assert_eq!(states(&first), removed("removed"));
+    assert!(second.run(&["cluster", "sync"]).contains("shared: wiped primary key"));
+    assert_eq!(states(&first), removed("wiped"));
+    second.refuses(&["check", first.path("web01/root.raw")], 4, "1 of 1 components have a problem");
+    first.run(&["check", first.path("web01/root.raw")]);
+
+    let key = fs::read(first.path("config/keys/shared.key")).unwrap();
+    let leaked = |bytes: &[u8]| bytes.windows(32).any(|window| *window == key[32..64]);
+    let records = walk(board).into_iter().map(|path| fs::read(path).unwrap());
+    assert!(!records.into_iter().any(|record| leaked(&record)), "the board has a primary key in the clear");
+    let told = |host: &Host, operation: &str| {
+        host.events().iter().filter(|event| event["operation"] == operation && event["result"] == "ok").count()
+    };
+    assert_eq!((told(&second, "cluster-join"), told(&second, "cluster-sync")), (1, 3), "received, sealed, wiped");
+    assert_eq!((told(&first, "cluster-approve"), told(&first, "cluster-remove")), (1, 1));
+}
+
+fn walk(folder: &str) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(path.to_str().unwrap()) } else { vec![path] }).collect()
+}
