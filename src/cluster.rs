@@ -1,7 +1,7 @@
 //! Hosts that share native providers: a signed document says which hosts and which providers, a board carries it and the
 //! primary keys, each sealed to one host (docs/FORMAT.md, section 18).
 //!
-//! The board is not trusted. [`view`] takes a document only if it continues what this host has seen and the admins have
+//! The board is not trusted. `view` takes a document only if it continues what this host has seen and the admins have
 //! signed it; a key is taken only if the document has its check value. So the owner of the board can delay, and can neither
 //! read, forge nor roll back unnoticed.
 

@@ -40,7 +40,7 @@ impl Session {
     ///
     /// # Errors
     /// `NotFound` when no such host asks, `Denied` when its request is not by a token of this admin or the token has ended or was
-    /// used, `Exists` when its name is taken, `Invalid` when several hosts of that name ask; those of [`Self::change`].
+    /// used, `Exists` when its name is taken, `Invalid` when several hosts of that name ask; `Busy` when another admin was faster.
     pub fn approve(&mut self, admin: &SigningKey, wanted: &str, now: Timestamp) -> Result<HostIdentity> {
         self.require_active()?;
         let requests = self.join_requests()?;
@@ -106,7 +106,7 @@ impl Session {
     /// Shares a native provider of this host with all hosts of the cluster.
     ///
     /// # Errors
-    /// `Exists` when the cluster shares one of that name; those of [`SharedKey::of`] and [`Self::change`].
+    /// `Exists` when the cluster shares one of that name; `Busy` when another admin was faster; those of [`SharedKey::of`].
     pub fn share(&mut self, admin: &SigningKey, provider: &ProviderName) -> Result<Uuid> {
         self.require_active()?;
         let key = SharedKey::of(&self.config, provider)?;
@@ -127,7 +127,7 @@ impl Session {
     ///
     /// # Errors
     /// `NotFound` when the cluster has no active host of that name, `Denied` when a key could be lost: no other host has
-    /// acknowledged that it has it; those of [`Self::change`].
+    /// acknowledged that it has it; `Busy` when another admin was faster.
     pub fn remove(&mut self, admin: &SigningKey, name: &Name) -> Result<RemovedHost> {
         self.require_active()?;
         let member = self.document().active().find(|member| member.host.name == *name);
