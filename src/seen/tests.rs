@@ -88,7 +88,7 @@ fn headers_between_two_that_say_the_same_stay_older() {
 fn what_upgrade_has_added_does_not_vanish() {
     let memory: Arc<Memory> = Arc::default();
     let dek = random::home_dek().unwrap();
-    let old = Header { state: None, binds_disks: false, ..home(&dek) };
+    let old = Header { state: None, binds_disks: false, lists_disks: false, ..home(&dek) };
     let bound = Header { binds_disks: true, ..updated(&updated(&old, ""), "") };
     assert!(memory.meet(point(&bound, &dek)).allow_changes().is_ok());
     let of_old = Header { sequence: bound.sequence + 10, ..updated(&old, "counted on") };
