@@ -142,16 +142,21 @@ impl Host {
     /// Makes the header in a file of a home say this, as a conversion does; `None`: nothing, as older versions did.
     pub(crate) fn write_state(&self, header: &str, state: Option<StoredState>) {
         datastore::write_state(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap(), state);
+        if state.is_none() {
+            self.forget_newer();
+        }
     }
 
     /// Makes the home in this header file one that an older version made.
     pub(crate) fn make_old(&self, header: &str) {
         datastore::make_old(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap());
+        self.forget_newer();
     }
 
     /// Makes the home in this header file one without a list of its disks.
     pub(crate) fn make_unlisted(&self, header: &str) {
         datastore::make_unlisted(Path::new(self.path(header)), &Providers::load(&self.config()).unwrap());
+        self.forget_newer();
     }
 
     /// Makes a disk one that an older version made.
@@ -159,6 +164,12 @@ impl Host {
         let providers = Providers::load(&self.config()).unwrap();
         let of_none = |header| Header { owner: None, ..header };
         datastore::rewrite(Path::new(self.path(disk)), ComponentKind::Disk, &providers, of_none);
+        self.forget_newer();
+    }
+
+    /// Takes away this host's memory of what an older version never made: it would say that it has gone back.
+    fn forget_newer(&self) {
+        let _ = std::fs::remove_file(self.path("config/seen")); // there may be none yet
     }
 
     /// The events so far, as `vmcryptfs events --json` prints them.

@@ -252,7 +252,6 @@ fn vms_without_a_list_open_as_before_and_get_one_by_an_upgrade() {
     let host = host();
     fs::remove_file(list_of(&host)).unwrap();
     host.make_unlisted("vm/vmcryptfs.home");
-    fs::remove_file(host.path("config/seen")).unwrap(); // this host has seen it with a list
     swap(&host, "a.raw", "b.raw");
     let mount = host.mount("vm", &[]);
     has(&mount, "a.raw", "b.raw");
