@@ -77,6 +77,13 @@ fn start_deep_rekey(host: &Host, options: &[&str], beyond: u64) -> Child {
     child
 }
 
+/// What `info` says of a component, whose comparison with what the host has seen is this.
+fn compared(host: &Host, component: &str, comparison: &str) -> String {
+    let info: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", component])).unwrap();
+    assert_eq!(info[0]["memory"]["comparison"], comparison, "{info}");
+    host.run(&["info", component])
+}
+
 #[test]
 fn headers_of_before_a_deep_rekey_bring_no_former_key_back() {
     let host = Host::with_vm();
@@ -87,14 +94,10 @@ fn headers_of_before_a_deep_rekey_bring_no_former_key_back() {
     host.run(&["rekey", "--deep", host.path("web01")]);
     let (new_disk, new_home) = (pieces(disk, &COPIES, COPY_LEN), [home, &list].map(|file| fs::read(file).unwrap()));
     assert!(host.run(&["check", host.path("web01")]).contains("compared with this host's memory of generation 1"));
-    let info = |comparison: &str| {
-        let info: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", disk])).unwrap();
-        assert_eq!(info[0]["memory"]["comparison"], comparison, "{info}");
-        host.run(&["info", disk])
-    };
-    assert!(info("same").contains("which agrees"));
+    assert!(compared(&host, disk, "same").contains("which agrees"));
     put(disk, &old_disk);
-    assert!(info("older").contains("has seen generation 1") && info("older").contains("OLDER"));
+    let older = compared(&host, disk, "older");
+    assert!(older.contains("has seen generation 1") && older.contains("OLDER"));
 
     let mount = host.mount("web01", &[]);
     assert_eq!(fs::read(mount.path("root.raw")).unwrap().len(), 64 * MIB, "it can be read");

@@ -182,8 +182,8 @@ fn an_older_header_than_the_list_knows_is_told_by_check_on_a_host_that_has_not_s
 /// Each change of names through a mount, and what opens after it in this mount and in the next one.
 #[test]
 fn names_that_change_in_a_mount_change_in_the_list() {
-    type Work = fn(&Path);
-    let cases: [(&str, Work, &[(&str, &str)]); 8] = [
+    type Case = (&'static str, fn(&Path), &'static [(&'static str, &'static str)]);
+    let cases: [Case; 8] = [
         ("rename", |at| rename(at, "a.raw", "c.raw"), &[("c.raw", "a.raw"), ("b.raw", "b.raw")]),
         ("replace a disk", |at| rename(at, "a.raw", "b.raw"), &[("b.raw", "a.raw")]),
         ("replace a disk by a home file", |at| rename(at, "vm.nvram", "b.raw"), &[("b.raw", "vm.nvram")]),
