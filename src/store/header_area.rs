@@ -143,7 +143,7 @@ pub fn write(storage: &dyn Storage, in_use: usize, header: &Header, dek: &Dek) -
 /// its owner makes it durable. Returns the copy then in use and its header.
 ///
 /// # Errors
-/// As [`write`]; then one copy may say the new, the other the old, and doing it again finishes the work.
+/// As [`write()`]; then one copy may say the new, the other the old, and doing it again finishes the work.
 pub fn update_both(
     storage: &dyn Storage,
     in_use: usize,
