@@ -67,7 +67,7 @@ fn a_vm_of_one_host_opens_on_another_until_that_is_removed() {
     assert_eq!(states(&first), removed("removed"));
     assert!(second.run(&["cluster", "sync"]).contains("shared: wiped primary key"));
     assert_eq!(states(&first), removed("wiped"));
-    second.refuses(&["check", first.path("web01/root.raw")], 4, "1 of 1 components have a problem");
+    second.refuses(&["check", first.path("web01/root.raw")], 4, "1 of 1 component has a problem");
     first.run(&["check", first.path("web01/root.raw")]);
 
     let key = fs::read(first.path("config/keys/shared.key")).unwrap();
