@@ -169,7 +169,9 @@ impl Host {
 
     /// Takes away this host's memory of what an older version never made: it would say that it has gone back.
     fn forget_newer(&self) {
-        let _ = std::fs::remove_file(self.path("config/seen")); // there may be none yet
+        for file in ["config/seen", "config/memory.key"] {
+            let _ = std::fs::remove_file(self.path(file)); // there may be none yet; without its key the other would count as lost
+        }
     }
 
     /// The events so far, as `vmcryptfs events --json` prints them.

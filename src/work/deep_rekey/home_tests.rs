@@ -202,7 +202,7 @@ impl Vm {
         let header = fs::read(self.path().join(HOME_FILE)).unwrap();
         assert!(!header.windows(40).any(|window| window == self.old_wrapped), "the old wrapped DEK is still there");
         let names = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert!(names.into_iter().all(|name| !name.as_bytes().starts_with(b".vmcryptfs")), "a draft is left");
+        assert!(names.into_iter().all(|name| !name.as_bytes().starts_with(b".vmcryptfs-new")), "a draft is left");
         let vmx = File::open(self.path().join("web01.vmx")).unwrap();
         assert!(open(vmx, Access::Read, &self.old).is_err(), "still under the old DEK");
     }
