@@ -8,6 +8,7 @@ mod field;
 pub mod header;
 pub mod home_file;
 pub mod journal;
+pub mod manifest;
 pub mod members;
 pub mod names;
 pub mod saved_header;

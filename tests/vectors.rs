@@ -55,6 +55,7 @@ fn every_folder_of_vectors_has_a_test() {
         "home-value",
         "journal",
         "length",
+        "manifest",
         "members",
         "native",
         "pair",

@@ -3,7 +3,21 @@
 from collections.abc import Callable
 from uuid import UUID
 
-from . import cluster, cluster_cases, disk, erasure, header, home_file, hpke, members, members_cases, native, saved, transition
+from . import (
+    cluster,
+    cluster_cases,
+    disk,
+    erasure,
+    header,
+    home_file,
+    hpke,
+    manifest,
+    members,
+    members_cases,
+    native,
+    saved,
+    transition,
+)
 from .errors import FormatError, KeyRejected
 from .header_good import decoded_fields
 from .keys import key_check, shared_kek, shared_key_check, unwrap_dek
@@ -162,6 +176,24 @@ def read_home_value(vector: VectorFile) -> None:
     file_id = vector.get("file_id", "")
     bound = home_file.xattr_bound(bytes.fromhex(file_id) if file_id else None, vector.get("name").encode())
     same(home_file.open_value(dek, bound, vector.bodies[0]).hex(), vector.get("value", ""), "value")
+
+
+def read_manifest(vector: VectorFile) -> None:
+    """A file of manifest/."""
+    what, data = vector.get("what"), vector.bodies[0]
+    if what == "state":
+        found = home_file.decode_header(data[:home_file.HEADER_LEN], vector.bytes("dek"))
+        same(found and found.keys.file_id.hex(), vector.get("id"), "file id")
+        same(manifest.file_state(data).hex(), vector.get("state"), "state")
+        return
+    if what == "file":
+        found, blocks = home_file.read_file(lambda at, length: data[at:at + length], len(data), vector.bytes("dek"))
+        same(found and found.keys.file_id, manifest.FILE_ID, "file id")
+        data = b"".join(blocks)
+    decoded = manifest.decode(data)
+    same(manifest.encode(decoded), data, "encoded again")
+    want = [field for field in vector.fields if field[0] not in ("expect", "why", "what", "dek")]
+    same(manifest.fields(decoded), want, "fields")
 
 
 def read_native(vector: VectorFile) -> None:

@@ -47,6 +47,32 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     digest::digest(&digest::SHA256, data).as_ref().try_into().expect("a SHA-256 digest is 32 bytes")
 }
 
+/// SHA-256 of data that comes in pieces.
+pub struct Sha256(digest::Context);
+
+impl Sha256 {
+    /// Of nothing so far.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Adds a piece.
+    pub fn add(&mut self, data: impl AsRef<[u8]>) {
+        self.0.update(data.as_ref());
+    }
+
+    /// Of all pieces.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finish().as_ref().try_into().expect("a SHA-256 digest is 32 bytes")
+    }
+}
+
+impl Default for Sha256 {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// An output length in the form that aws-lc-rs takes.
 struct Length(usize);
 
@@ -134,5 +160,8 @@ mod tests {
         // FIPS 180-2, B.1.
         let published = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(HEXLOWER.encode(&sha256(b"abc")), published);
+        let mut pieces = Sha256::new();
+        [b"a".as_slice(), b"", b"bc"].iter().for_each(|piece| pieces.add(piece));
+        assert_eq!(HEXLOWER.encode(&pieces.finish()), published);
     }
 }

@@ -9,6 +9,7 @@ mod keys;
 mod known_lengths;
 mod reread;
 mod space;
+mod state;
 mod unsynced;
 mod value;
 

@@ -3,12 +3,13 @@
 use data_encoding::HEXLOWER;
 use vmcryptfs::error::Result;
 use vmcryptfs::format::home_file::{BLOCK, BLOCK_LEN, FileId};
+use vmcryptfs::format::manifest::{Entry, MANIFEST_ID, Manifest};
 use vmcryptfs::key::Dek;
 use vmcryptfs::storage::Storage;
 use vmcryptfs::storage::memory::MemoryStorage;
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value};
-use vmcryptfs::store::plain_file::PlainFile;
+use vmcryptfs::store::plain_file::{MAX_REQUEST, PlainFile};
 
 use crate::testkit::vector_file::{VectorFile, secret};
 use crate::vectors;
@@ -45,6 +46,52 @@ fn home_files() {
         };
         assert_eq!(plain.len().to_string(), vector.get("plain_len"), "{}", vector.name);
         assert!(plain == vector.bodies.get(1).cloned().unwrap_or_default(), "{}: plaintext", vector.name);
+    }
+}
+
+/// The lines that a vector has of a manifest.
+fn manifest_fields(manifest: &Manifest) -> Vec<(String, String)> {
+    let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
+    let mut fields = vec![
+        ("uuid", manifest.home.hyphenated().to_string()),
+        ("counter", manifest.counter.to_string()),
+        ("open", if manifest.is_open { "yes" } else { "no" }.to_owned()),
+        ("time", manifest.time.to_string()),
+    ];
+    fields.extend(
+        manifest
+            .logs
+            .iter()
+            .map(|end| ("log", format!("{} {} {} {}", end.class, end.sequence, hex(&end.hash), end.log))),
+    );
+    fields.extend(manifest.notes.iter().map(|note| ("note", format!("{} {}", note.time, note.text))));
+    fields.extend(manifest.entries.iter().map(|Entry { path, kind, id, content, values }| {
+        let line = [(*kind as u8).to_string(), hex(id), hex(content), hex(values), hex(path)].join(" ");
+        ("entry", line.trim_end().to_owned())
+    }));
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[test]
+fn manifests_and_states_of_files() {
+    for vector in vectors("manifest", 32) {
+        let mut plain = vector.bodies[0].clone();
+        if vector.get("what") != "manifest" {
+            let storage = MemoryStorage::default();
+            storage.write_at(0, &plain).unwrap();
+            let file = HomeFile::open(storage, &keys(&vector)).unwrap();
+            if vector.get("what") == "state" {
+                assert_eq!(file.id().unwrap().0.as_slice(), vector.bytes("id"), "{}", vector.name);
+                assert_eq!(file.state_digest().unwrap().as_slice(), vector.bytes("state"), "{}", vector.name);
+                continue;
+            }
+            assert_eq!(file.id(), Some(MANIFEST_ID));
+            plain = file.read_at(0, MAX_REQUEST, &mut request_buffer()).unwrap().to_vec();
+        }
+        let home = vector.get("uuid").parse().unwrap();
+        let Some(manifest) = vector.judge(Manifest::decode(&plain, home)) else { continue };
+        assert_eq!(manifest_fields(&manifest), vector.fields_without(&["expect", "why", "what", "dek"]));
+        assert_eq!(manifest.encode().unwrap(), plain, "{}", vector.name);
     }
 }
 

@@ -1,0 +1,32 @@
+//! What tells one state of a home file from every other: its length, and the newest version of each of its blocks.
+
+use crate::crypto::derive::Sha256;
+use crate::error::Result;
+use crate::format::home_file::{block_end, groups};
+use crate::storage::Storage;
+use crate::store::home_file::HomeFile;
+use crate::store::plain_file::PlainFile;
+
+impl<S: Storage> HomeFile<S> {
+    /// SHA-256 over what docs/FORMAT.md, section 17, calls the state of a file. Two states that have the same have the same content:
+    /// the tag of a block's newest version stands for it. No block is read.
+    ///
+    /// # Errors
+    /// `Corrupt` where entries are missing, or `Io`.
+    pub fn state_digest(&self) -> Result<[u8; 32]> {
+        let len = self.plain_len();
+        let mut state = Sha256::new();
+        state.add(len.to_le_bytes());
+        for blocks in groups(0..block_end(len)) {
+            for (block, pair) in self.read_pairs(blocks)?.iter() {
+                if let Some((_, entry)) = pair.newest() {
+                    state.add(block.0.to_le_bytes());
+                    state.add(entry.version.to_le_bytes());
+                    state.add(entry.seal.nonce);
+                    state.add(entry.seal.tag);
+                }
+            }
+        }
+        Ok(state.finish())
+    }
+}
