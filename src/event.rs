@@ -23,6 +23,7 @@
 mod chain;
 mod class;
 pub mod counts;
+mod end;
 mod journal;
 pub mod limit;
 mod log;
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use class::Class;
+pub use end::{ends, log_name};
 pub use log::place;
 
 use crate::error::{Error, Result};
@@ -139,6 +141,8 @@ pub enum EventName {
     ClusterRemove,
     /// A component is older than what this host has seen of it.
     Rollback,
+    /// A home is not as it was left, by its manifest.
+    Manifest,
     /// That was accepted.
     AcceptRollback,
     /// What this host has seen of components could not be kept, or is lost.
@@ -191,6 +195,7 @@ impl EventName {
             Self::ClusterSync => "cluster-sync",
             Self::ClusterRemove => "cluster-remove",
             Self::Rollback => "rollback",
+            Self::Manifest => "manifest",
             Self::AcceptRollback => "accept-rollback",
             Self::Memory => "memory",
         }

@@ -16,6 +16,7 @@ pub mod in_use;
 mod keys;
 pub mod keys_in_memory;
 pub mod look;
+mod manifest;
 pub mod mount;
 pub mod provider;
 mod unlocking;

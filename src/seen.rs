@@ -154,6 +154,19 @@ impl Memory {
         self.current().table.get(uuid).map(Record::describe)
     }
 
+    /// The number of the newest manifest of a home that was seen.
+    pub fn manifest_counter(&self, home: Uuid) -> Option<u64> {
+        self.current().table.get(record::manifest_uuid(home)).map(|seen| seen.sequence)
+    }
+
+    /// Forgets the manifest of a home, durably: it has none on purpose.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn forget_manifest(&self, home: Uuid) -> Result<()> {
+        self.forget(record::manifest_uuid(home))
+    }
+
     /// What was seen of the component with this header, which may be unverified: without its data key less is compared.
     pub fn recall(&self, header: &UnverifiedHeader) -> Option<Recalled> {
         let state = self.current();

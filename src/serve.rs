@@ -8,6 +8,7 @@ mod first_write;
 mod homes;
 mod lock;
 mod making;
+mod manifests;
 mod naming;
 mod online;
 mod open;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use rustix::fs::{Mode, OFlags};
 
+pub use manifests::ManifestNews;
 pub use naming::{NameChange, change_names};
 pub use online::OnlineVm;
 pub use open::{OpenRequest, Opened, Unopened};
@@ -44,6 +46,7 @@ use crate::vm::keyring::{Keyring, PendingFetch};
 use crate::vm::{folder, scan};
 
 use homes::Homes;
+use manifests::Manifests;
 use open_file::OpenFiles;
 use places::Places;
 
@@ -73,6 +76,8 @@ pub struct Options {
     pub hand_over: Duration,
     /// Whether other hosts may use the folder at the same time: nothing of it that can be kept elsewhere is believed.
     pub shared: bool,
+    /// Whether homes that have no manifest get one, and how often it is renewed while they change.
+    pub manifest: Option<Duration>,
 }
 
 impl Default for Options {
@@ -84,6 +89,7 @@ impl Default for Options {
             claims: &FileLocks,
             hand_over: Duration::from_secs(10),
             shared: false,
+            manifest: None,
         }
     }
 }
@@ -99,6 +105,7 @@ pub struct ServedFolder {
     /// Whether all headers could be read when the folder was first looked through.
     had_whole_headers: bool,
     homes: Homes,
+    manifests: Manifests,
     open_files: OpenFiles,
     places: Places,
     /// Components that were not among the latest [`components`](Self::components).
@@ -126,6 +133,7 @@ impl ServedFolder {
             keyring,
             had_whole_headers: found.iter().all(|component| component.header.is_ok()),
             homes: Homes::default(),
+            manifests: Manifests::default(),
             open_files: OpenFiles::default(),
             places: Places::new(if options.backing_io == BackingIo::Direct { 2 } else { 1 }),
             left_out: AtomicUsize::new(0),

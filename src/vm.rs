@@ -22,6 +22,7 @@ pub mod in_use;
 pub mod inventory;
 pub mod key_copies;
 pub mod keyring;
+pub mod manifest;
 pub mod members;
 pub(crate) mod open_form;
 pub mod outer;

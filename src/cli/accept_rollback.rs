@@ -46,7 +46,7 @@ pub(super) fn run(args: &AcceptRollbackArgs, config: &Path) -> Result<()> {
         path: place::whole(&args.component, accepted.component.path()),
         kind: accepted.component.kind().word(),
         uuid: accepted.uuid,
-        result: accepted.gone_back.describe(),
+        result: accepted.what.clone(),
     };
     let shown: Vec<Shown> = accepted.iter().map(shown).collect();
     if args.json {

@@ -30,6 +30,9 @@ use crate::storage::BackingIo;
 use crate::sys::process;
 use crate::text::Show;
 
+/// How often a manifest is renewed where that is not said.
+const DEFAULT_MINUTES: &str = "10";
+
 /// What to mount, where.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs mount web01 /mnt\n  vmcryptfs mount /vms /run/vms -o allow_other\n\n\
@@ -78,6 +81,11 @@ pub(super) struct MountArgs {
     /// Mount a folder on a file system whose locks do not hold between hosts. That no other host uses it is then up to you
     #[arg(long)]
     force_locks: bool,
+    /// Seal in each home that is used what its tree holds, when it is unmounted and every MINUTES while it changes. By that is
+    /// noticed what others change. A home that has a manifest keeps it in mounts without this, too
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, require_equals = true, default_missing_value = DEFAULT_MINUTES,
+          value_parser = parse_minutes)]
+    manifest: Option<Duration>,
     /// Do not mount (exit code 4) if something remains locked
     #[arg(long)]
     require_unlocked: bool,
@@ -116,6 +124,7 @@ impl MountArgs {
                 backing_io: self.backing_io,
                 hand_over: self.hand_over,
                 shared: self.shared,
+                manifest: self.manifest,
                 ..Options::default()
             },
             wait: self.wait,
@@ -133,6 +142,12 @@ impl MountArgs {
 fn parse_threads(text: &str) -> std::result::Result<u16, String> {
     let number = text.parse().ok().filter(|number| (1..=256).contains(number));
     number.ok_or_else(|| format!("{text:?}, expected a number from 1 to 256"))
+}
+
+fn parse_minutes(text: &str) -> std::result::Result<Duration, String> {
+    let minutes = text.parse().ok().filter(|minutes| (1..=10_080).contains(minutes));
+    let minutes: u64 = minutes.ok_or_else(|| format!("{text:?}, expected minutes, from 1 to 10080"))?;
+    Ok(Duration::from_secs(minutes * 60))
 }
 
 /// Seconds, unless it says something else.
@@ -214,6 +229,7 @@ fn mount_in_background(args: &MountArgs, config: &Path, verbose: u8) -> Result<(
     let periods = [("wait", args.wait), ("hand-over", Some(args.hand_over))];
     let given = periods.into_iter().filter_map(|(name, period)| Some(format!("--{name}={}ms", period?.as_millis())));
     command.args(given);
+    command.args(args.manifest.map(|period| format!("--manifest={}", period.as_secs() / 60)));
     if let Some(metrics) = &args.metrics {
         let mut socket = OsString::from("--metrics=unix:");
         socket.push(absolute(metrics)?);

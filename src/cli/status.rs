@@ -58,6 +58,9 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     for (component, why) in components.iter().filter_map(|component| Some((component, component.gone_back.as_ref()?))) {
         println!("\n{} has gone back: {why}", name(component));
     }
+    for (component, why) in components.iter().filter_map(|component| Some((component, component.manifest.as_ref()?))) {
+        println!("\n{}: {why}", name(component));
+    }
     for notice in &status.notices {
         let provider = notice.provider.as_ref().map(|provider| format!("key provider {provider}: "));
         println!("\n{} {}{}", notice.time, provider.unwrap_or_default(), notice.text);

@@ -103,6 +103,9 @@ pub struct ComponentStatus {
     /// Why it can only be read: it is older than what this host has seen of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_back: Option<String>,
+    /// Of a home: what its manifest shows that others did, or since when that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
 }
 
 /// Since when and why a component could not be unlocked.
@@ -223,6 +226,9 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
         gone_back: found.unverified().and_then(|header| keyring.gone_back(header)),
+        manifest: claims
+            .filter(|_| found.kind == ComponentKind::Home)
+            .and_then(|home| fs.served().manifest_finding(&found.path, home.uuid)),
     }
 }
 
@@ -242,6 +248,7 @@ mod tests {
             size: None,
             deep_rekey: None,
             gone_back: None,
+            manifest: None,
         }
     }
 

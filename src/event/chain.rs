@@ -51,6 +51,13 @@ impl Tail {
         Ok(tail)
     }
 
+    /// The number and the hash of the last line, if it is an event that has a number.
+    pub(super) fn newest(&self) -> Option<(u64, [u8; 32])> {
+        let line = self.line.as_deref().filter(|_| !self.is_torn)?;
+        let Numbered { sequence } = serde_json::from_slice(line).ok()?;
+        Some((sequence, sha256(line)))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.line.is_none()
     }

@@ -30,6 +30,7 @@ impl Class {
             | EventName::Integrity
             | EventName::ProviderNotice
             | EventName::Rollback
+            | EventName::Manifest
             | EventName::Memory => Self::Reads,
             EventName::AcceptRollback
             | EventName::Create
@@ -66,6 +67,14 @@ impl Class {
             | EventName::ClusterSync
             | EventName::ClusterRemove
             | EventName::ProviderRetire => Self::Verbs,
+        }
+    }
+
+    /// Its number in a home's manifest (docs/FORMAT.md, section 17).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Verbs => 1,
+            Self::Reads => 2,
         }
     }
 

@@ -199,6 +199,9 @@ impl FileSystem {
         let node = self.nodes.get(number)?;
         raw::refuse_virtual(&node)?;
         self.refuse_unsupported(name)?;
+        if is_user(name) {
+            self.allow_names(&node)?;
+        }
         self.with_backing(&node, |file| {
             let remove = || backing::remove_xattr(file, name);
             if is_user(name) { self.allowed(file, remove) } else { remove() }

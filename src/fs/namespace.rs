@@ -19,7 +19,7 @@ use crate::fs::{FileSystem, OpenMode, backing, raw};
 use crate::serve::{BackingId, NameChange, change_names};
 use crate::text::Show;
 use crate::vm::home::Home;
-use crate::vm::{acl, folder, home};
+use crate::vm::{acl, folder, home, manifest};
 
 /// A file to be made.
 #[derive(Clone, Copy, Debug)]
@@ -315,9 +315,19 @@ impl FileSystem {
     }
 
     /// Refuses changes of names in a VM folder whose home is older than what this host has seen of it. That is known of an unlocked
-    /// one; names of a locked one may change.
-    fn allow_names(&self, parent: &Node) -> Result<()> {
-        self.home_of(parent).map_or(Ok(()), |home| home.past.allow_changes())
+    /// one; names of a locked one may change, unless it has a manifest.
+    pub(super) fn allow_names(&self, node: &Node) -> Result<()> {
+        match self.home_of(node) {
+            Ok(home) => home.allow_changes(),
+            Err(error) if self.has_manifest(node) => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Whether the VM folder of a node has a manifest. Only an unlocked home can say that it is about to change.
+    fn has_manifest(&self, node: &Node) -> bool {
+        let vm = self.nodes.vm_of(node).and_then(|vm| self.dir_of(&vm));
+        vm.is_ok_and(|dir| manifest::is_there(&dir))
     }
 
     /// Where a node lies below its VM folder.

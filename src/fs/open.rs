@@ -66,7 +66,7 @@ impl FileSystem {
         refuse_reserved(&parent, &dir, name)?;
         let keyring = self.served.keyring();
         let home = self.home_of(&parent)?;
-        home.past.allow_changes()?;
+        home.allow_changes()?;
         let place = self.served.places().take(new.uid)?;
         let new = new.in_directory(&dir, false)?;
         let (file, content) = if home.header.disk_names.matches(name) {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
@@ -12,15 +13,18 @@ use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::OnProgress;
 use crate::provider::{FetchedKeks, Providers};
-use crate::seen::{GoneBack, Memory, Point};
+use crate::seen::{Memory, Point};
 use crate::storage::FileStorage;
+use crate::storage::claims::FileLocks;
 use crate::store::disk::genuine_progress;
 use crate::store::header_area::StoredHeader;
+use crate::store::home_file::HomeKeys;
 use crate::sys::file::open_beneath;
 use crate::text::Show;
-use crate::vm::access::Located;
+use crate::vm::access::{Located, claim_exclusive};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
+use crate::vm::manifest::HomeTree;
 use crate::vm::scan::{self, FoundComponent};
 use crate::vm::{folder, keyring};
 
@@ -33,14 +37,14 @@ pub struct AcceptRollback<'a> {
     pub providers: &'a Providers,
 }
 
-/// A component that had gone back.
+/// A component that had gone back, or a home that was not as its manifest says.
 pub struct Accepted {
     /// Which one of its VM folder.
     pub component: Component,
     /// Its UUID.
     pub uuid: Uuid,
-    /// What was seen of it, and what is there.
-    pub gone_back: GoneBack,
+    /// What was accepted, for people.
+    pub what: String,
 }
 
 impl Operation for AcceptRollback<'_> {
@@ -78,13 +82,22 @@ impl Operation for AcceptRollback<'_> {
             let open = || open_beneath(&dir, component.header_file(), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
             let open = || open().context(|| "opening it".into());
             let there = point(&stored, &keks, open).context(|| component.to_string())?;
-            let Some(gone_back) = memory.gone_back(&there) else { continue };
-            memory.accept(&gone_back)?;
-            let uuid = there.uuid();
+            let mut what = Vec::new();
+            if let Some(gone_back) = memory.gone_back(&there) {
+                memory.accept(&gone_back)?;
+                what.push(gone_back.describe());
+            }
+            if component == Component::Home {
+                what.extend(accept_manifest(&dir, &stored, &keks, &memory).context(|| "its manifest".into())?);
+            }
+            if what.is_empty() {
+                continue;
+            }
+            let (uuid, what) = (there.uuid(), what.join("; "));
             trail.part(&Object::component(&folder, component.path()), |event| {
-                event.uuid(uuid).reason(gone_back.describe());
+                event.uuid(uuid).reason(what.clone());
             });
-            accepted.push(Accepted { component, uuid, gone_back });
+            accepted.push(Accepted { component, uuid, what });
         }
         Ok(accepted)
     }
@@ -101,6 +114,24 @@ impl AcceptRollback<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Takes what is there of a home for what was left. A mount that has it in use closes its manifest later.
+fn accept_manifest(
+    dir: &File,
+    stored: &StoredHeader,
+    keks: &FetchedKeks,
+    memory: &Arc<Memory>,
+) -> Result<Option<String>> {
+    let dek = keyring::unlock(&stored.header, keks)?;
+    let header = stored.header.clone().verify(&dek)?;
+    let keys = HomeKeys::of(&header, &dek)?;
+    let tree = HomeTree { dir, header: &header, keys: &keys, memory };
+    if !tree.is_kept() || HomeState::Encrypted.refuse_unfinished(&header).is_err() {
+        return Ok(None);
+    }
+    let alone = claim_exclusive(dir, &Component::Home, &FileLocks);
+    tree.accept(alone.is_err())
 }
 
 /// The header of a home in whatever state.

@@ -5,9 +5,10 @@ use std::path::Path;
 use crate::error::Result;
 use crate::event::EventName;
 use crate::gate::{Object, Operation, Trail};
+use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::vm::access::{Located, OfflineVm};
+use crate::vm::access::{Located, OfflineVm, VmAccess};
 use crate::work::bind::{self, Adopted, Upgraded};
 
 /// Binds all disks of a VM to it.
@@ -79,7 +80,9 @@ impl Operation for AdoptDisk<'_> {
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Adopted> {
         let Located { folder, component } = self.located;
-        let adopted = bind::adopt(&OfflineVm::open(folder, self.providers)?, component)?;
+        let vm = OfflineVm::open(folder, self.providers)?;
+        let adopt = || bind::adopt(&vm, component);
+        let adopted = keeping_manifest(folder, &vm.providers(), Meaning::Accepts(component.path()), adopt)?;
         let former = adopted.former.map_or_else(|| "of no VM".to_owned(), |former| format!("of the VM {former}"));
         trail.event().uuid(adopted.uuid).key(&adopted.key_id).reason(former);
         Ok(adopted)

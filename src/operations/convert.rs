@@ -6,6 +6,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Result};
 use crate::event::EventName;
 use crate::gate::{Object, Operation, Trail};
+use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -32,6 +33,9 @@ pub trait Conversion {
     /// The name of the operation.
     const NAME: EventName;
 
+    /// Whether the home itself gets the other form.
+    fn takes_home(&self) -> bool;
+
     /// Looks at a folder, and converts it unless only that is meant; tells `converted` of each component that is done.
     ///
     /// # Errors
@@ -48,6 +52,10 @@ pub trait Conversion {
 /// To ciphertext.
 impl Conversion for Options {
     const NAME: EventName = EventName::Encrypt;
+
+    fn takes_home(&self) -> bool {
+        false // one that is encrypted already stays as it is
+    }
 
     fn run(
         self,
@@ -72,6 +80,10 @@ pub struct Decrypting {
 impl Conversion for Decrypting {
     const NAME: EventName = EventName::Decrypt;
 
+    fn takes_home(&self) -> bool {
+        self.what.has_home()
+    }
+
     fn run(
         self,
         (folder, providers): (&Path, &Providers),
@@ -95,7 +107,11 @@ impl<C: Conversion> Operation for ConvertVm<'_, C> {
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Plan> {
         trail.in_parts();
         let providers = Providers::load(self.config)?;
-        self.to.run((self.folder, &providers), self.dry_run, on_progress, &mut |converted| record(trail, &converted))
+        let (folder, dry_run) = (self.folder, self.dry_run);
+        let meaning = if self.to.takes_home() { Meaning::Anew } else { Meaning::SameHome };
+        let run =
+            || self.to.run((folder, &providers), dry_run, on_progress, &mut |converted| record(trail, &converted));
+        if dry_run { run() } else { keeping_manifest(folder, &providers, meaning, run) }
     }
 }
 
@@ -127,7 +143,8 @@ impl Operation for ConvertFile<'_> {
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<ConvertedFile> {
         let Located { folder, component } = self.located;
-        let done = convert_file(folder, component.path(), self.to, self.providers, on_progress)
+        let convert = || convert_file(folder, component.path(), self.to, self.providers, on_progress);
+        let done = keeping_manifest(folder, self.providers, Meaning::SameHome, convert)
             .context(|| folder.shown().to_string())?;
         trail.event().uuid(done.uuid).key(&done.key_id);
         Ok(done)

@@ -12,6 +12,7 @@ use crate::format::header::{Header, is_reserved};
 use crate::format::names::DiskNames;
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
+use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::storage::claims::FileLocks;
@@ -107,7 +108,7 @@ impl Operation for CreateDisk<'_> {
         let parent = self.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         folder::refuse_unfinished(parent)?;
         let dir = folder::open_dir(parent)?;
-        let (_in_use, home) = folder::use_home(&dir, &FileLocks)?.ok_or_else(|| no_home(parent))?;
+        let (in_use, home) = folder::use_home(&dir, &FileLocks)?.ok_or_else(|| no_home(parent))?;
         let providers = Providers::load(self.config)?;
         let dek = keyring::unlock_by(&home.header, &providers)
             .context(|| format!("unlocking the home of {}", parent.shown()))?;
@@ -117,12 +118,15 @@ impl Operation for CreateDisk<'_> {
         trail.event().key(&key_id);
         let home_keys = HomeKeys::new(&dek)?;
         let new = NewDisk { owner: Some(home.uuid), ..self.new };
-        let header = if vmdk::is_new_vmdk(name) {
-            vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), (&home_keys, &owner))?.1
-        } else {
+        let make = || {
+            let _in_use = in_use; // no longer than that: the manifest is closed by a process that is alone
+            if vmdk::is_new_vmdk(name) {
+                return Ok(vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), (&home_keys, &owner))?.1);
+            }
             let make = |announce: &mut Announce<'_>| disk::create(&dir, name, &new, (&key_id, kek.as_ref()), announce);
-            owner.with_new_disk(Path::new(name), make)?.1
+            Ok(owner.with_new_disk(Path::new(name), make)?.1)
         };
+        let header = keeping_manifest(parent, &providers, Meaning::SameHome, make)?;
         trail.event().uuid(header.uuid);
         Ok(header)
     }

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::EventName;
 use crate::gate::{self, Object, Operation, Principal, Trail};
 use crate::key::KeyName;
+use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
 use crate::text::Show;
@@ -38,7 +39,13 @@ impl VmTask {
                 let may_lack_home = matches!(self, Self::RestoreHeader { .. }) && self.at().is_dir();
                 let located = if may_lack_home { Located::home_of(self.at()) } else { Located::find(self.at()) }?;
                 let vm = OfflineVm::open(&located.folder, Providers::load(config)?)?;
-                self.perform(&vm, located.component, Principal::Process, on_progress)?
+                let takes_home = matches!(&self, Self::DeepRekey { task, .. } if task.disks.is_empty())
+                    && located.component == Component::Home;
+                let work = || self.perform(&vm, located.component, Principal::Process, on_progress);
+                match takes_home {
+                    true => keeping_manifest(&located.folder, &vm.providers(), Meaning::Anew, work)?,
+                    false => work()?,
+                }
             }
         };
         serde_json::from_value(outcome)

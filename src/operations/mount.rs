@@ -17,10 +17,9 @@ use crate::fuse::session::{self, Session};
 use crate::gate::{Object, Operation, Trail};
 use crate::metrics;
 use crate::operations::answers::answer;
-use crate::operations::unlocking::keep_unlocking;
+use crate::operations::unlocking::{keep_unlocking, tell_of_manifests};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
-use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
 use crate::storage::BackingIo;
 use crate::storage::claims::MountLocks;
@@ -59,7 +58,7 @@ type Sockets = (SocketPath, Option<SocketPath>);
 pub struct Serving {
     session: thread::JoinHandle<Result<()>>,
     folder: PathBuf,
-    memory: Arc<Memory>,
+    served: Arc<ServedFolder>,
     /// They are there for as long as the mount.
     _sockets: Sockets,
     /// The mount itself.
@@ -77,7 +76,9 @@ impl Serving {
         let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
         let served = self.session.join().unwrap_or_else(|_| Err(failed()));
         limit::report(Duration::ZERO);
-        self.memory.keep(); // this process may end while a thread still has the file system
+        self.served.close_manifests(|_| true);
+        tell_of_manifests(&self.served);
+        self.served.keyring().memory().keep(); // this process may end while a thread still has the file system
         Event::of(EventName::Unmount).component(&self.folder).outcome(&served);
         served
     }
@@ -104,7 +105,8 @@ impl Operation for MountFolder<'_> {
         process::raise_file_limit().context(|| "raising the limit on open files".into())?;
         process::clear_umask();
         memory::keep_little();
-        let fs = self.open(&mut signals)?;
+        let served = self.open(&mut signals)?;
+        let fs = Arc::new(FileSystem::new(Arc::clone(&served), self.spec.options.durability())?);
         memory::return_freed();
         if memory::lock_was_refused() {
             tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
@@ -116,7 +118,6 @@ impl Operation for MountFolder<'_> {
         let gone_back = ready::gone_back(&fs, &self.spec.mountpoint);
         let hidden = ready::without_home(&fs)?.into_iter().chain(ready::without_sign(&fs)?);
         let notes: Vec<String> = locked.into_iter().chain(hidden).chain(gone_back).collect();
-        let memory = Arc::clone(fs.served().keyring().memory());
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         let session = Session::mount(&fs, &self.spec)?;
         let own = session.own();
@@ -129,12 +130,12 @@ impl Operation for MountFolder<'_> {
         // The mount is of no use without its socket, and the process that asked for it gets the reason.
         let _sockets = sockets(fs, own, &self.spec.mountpoint, self.metrics)
             .inspect_err(|_| _ = own.unmount(Unmount::WhenUnused))?;
-        Ok(Serving { session, folder: self.spec.source, memory, _sockets, own, notes })
+        Ok(Serving { session, folder: self.spec.source, served, _sockets, own, notes })
     }
 }
 
 impl MountFolder<'_> {
-    fn open(&mut self, signals: &mut Caught) -> Result<Arc<FileSystem>> {
+    fn open(&mut self, signals: &mut Caught) -> Result<Arc<ServedFolder>> {
         self.served.engine.self_test()?;
         if ready::is_read_only(&self.spec.source) {
             self.spec.options.make_read_only();
@@ -149,8 +150,7 @@ impl MountFolder<'_> {
         let served = Options { read_only, claims, shared, backing_io, ..self.served };
         let (folder, providers) = (self.spec.source.clone(), Providers::load(self.config)?);
         let open = move || ServedFolder::open(&folder, providers, served);
-        let served = ready::unless_stopped(&mut || signals.stop(), open)?;
-        Ok(Arc::new(FileSystem::new(Arc::new(served), self.spec.options.durability())?))
+        ready::unless_stopped(&mut || signals.stop(), open).map(Arc::new)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::{Event, EventName, limit};
 use crate::format::header::ComponentKind;
 use crate::fs::FileSystem;
 use crate::seen;
+use crate::serve::{ManifestNews, ServedFolder};
 use crate::sys::thread::{caught, may_fail};
 use crate::text::{self, Show};
 use crate::vm::keyring::{Change, NoticeSubject};
@@ -41,12 +42,15 @@ pub(super) fn keep_unlocking(fs: &Arc<FileSystem>) -> Result<()> {
     let (tried, first_round) = mpsc::channel::<()>();
     let fs = Arc::downgrade(fs);
     let work = move || {
-        let (mut first, mut told) = (Some(tried), None);
+        let (mut first, mut told, mut manifests) = (Some(tried), None, Manifests::default());
         for round in 0_u64.. {
             let done = caught(|| {
                 may_fail("unlock");
                 let is_mounted = retry(&fs, &mut told);
                 drop(first.take());
+                if let Some(fs) = fs.upgrade() {
+                    manifests.look_after(fs.served(), round > 0);
+                }
                 if let Some(fs) = fs.upgrade().filter(|_| round % CONFIRM_ROUNDS == 0) {
                     fs.served().keyring().confirm_keys();
                 }
@@ -91,6 +95,48 @@ fn retry(fs: &Weak<FileSystem>, told: &mut Option<String>) -> bool {
         Event::of(EventName::Memory).failed(&Error::new(Kind::Io, trouble));
     }
     true
+}
+
+/// What the manifests of a mount's homes are due.
+#[derive(Default)]
+struct Manifests {
+    /// Whether all that are there were compared.
+    are_compared: bool,
+    /// When they were last renewed.
+    renewed: Option<Instant>,
+}
+
+impl Manifests {
+    /// Those of homes that nobody uses yet are compared once the mount is there, which must not wait for that.
+    fn look_after(&mut self, served: &ServedFolder, is_there: bool) {
+        if is_there && !self.are_compared {
+            self.are_compared = served.compare_manifests();
+        }
+        let renewed = *self.renewed.get_or_insert_with(Instant::now);
+        if served.options().manifest.is_some_and(|period| renewed.elapsed() >= period) {
+            served.renew_manifests();
+            self.renewed = Some(Instant::now());
+        }
+        tell_of_manifests(served);
+    }
+}
+
+/// Reports what was found of homes by their manifests.
+pub(super) fn tell_of_manifests(served: &ServedFolder) {
+    for ManifestNews { folder, uuid, proof } in served.manifest_news() {
+        let (mut event, mut group) = (Event::of(EventName::Manifest), Event::of(EventName::Manifest));
+        event.component(&folder).uuid(uuid);
+        group.component(served.path());
+        if let Some(found) = proof.describe() {
+            let error = Error::new(Kind::Corrupt, found);
+            if event.failed_as_one_of(group, MAX_NAMED_HOMES, &error) {
+                tracing::warn!("{}: {}", folder.shown(), error.chain());
+            }
+        } else if let Some(unproven) = proof.describe_unproven() {
+            tracing::warn!("{}: {unproven}", folder.shown());
+            event.reason(unproven).done();
+        }
+    }
 }
 
 /// Puts what happened to keys into the event log. Of failures, which forged headers can cause in any number, the first ones.

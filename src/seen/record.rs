@@ -80,6 +80,23 @@ impl Point {
         Self::of(&UnverifiedHeader::decode(&header.encode(dek)?)?, dek)
     }
 
+    /// That of a home's manifest, which has a record of its own beside the home's: `counter` is its number, `mark` tells it from every
+    /// other one.
+    pub fn of_manifest(home: Uuid, counter: u64, mark: [u8; STATE_MARK_LEN]) -> Self {
+        let dek = DekMark::default();
+        Self {
+            uuid: manifest_uuid(home),
+            generation: 0,
+            sequence: counter,
+            features: 0,
+            state: mark,
+            dek,
+            replaced: None,
+            cursor: None,
+            keys: Vec::new(), // key servers remember headers only
+        }
+    }
+
     /// The same, with the progress of a disk's deep rekey.
     #[must_use]
     pub fn at(self, cursor: Option<u64>) -> Self {
@@ -95,6 +112,14 @@ impl Point {
     pub fn describe(&self) -> String {
         describe(self.generation, self.sequence, self.cursor.unwrap_or(0))
     }
+}
+
+/// Under which UUID a home's manifest is remembered.
+pub(super) fn manifest_uuid(home: Uuid) -> Uuid {
+    let digest = derive::sha256(&[b"vmcryptfs v1 seen manifest".as_slice(), home.as_bytes()].concat());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Uuid::from_bytes(bytes)
 }
 
 fn mark(uuid: Uuid, dek: &Dek) -> Result<DekMark> {

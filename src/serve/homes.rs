@@ -79,7 +79,10 @@ impl ServedFolder {
         {
             return Ok(home);
         }
-        let unlocked = Home::open(dir, self.options.claims, &self.keyring);
+        let unlocked = Home::open(dir, self.options.claims, &self.keyring).and_then(|mut home| {
+            home.keeper = self.keeper(vm, dir, &home)?;
+            Ok(home)
+        });
         let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);
         self.homes.keep(vm, stamp, &home);
         Ok(home)

@@ -38,6 +38,7 @@ impl ServedFolder {
         let headers = || found.iter().filter_map(FoundComponent::unverified);
         let uuids: HashSet<Uuid> = headers().map(|header| header.claims().uuid).collect();
         wait_for_claim(CLOSE_RACE_TIMEOUT, || self.refuse_open(&uuids))?;
+        self.close_manifests(|home| uuids.contains(&home));
         headers().for_each(|header| self.keyring.lock(header));
         self.homes.forget();
         Ok(found)

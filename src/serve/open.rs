@@ -120,7 +120,7 @@ impl ServedFolder {
                 .map(|(disk, past)| (Content::Disk(disk), Some(past)))
         } else {
             if request.access == Access::Write {
-                home.past.allow_changes().context(&name)?;
+                home.allow_changes().context(&name)?;
             }
             let claim = Claim::in_use(request.access, false);
             home::open(storage, claim, &home.keys, &home.header.disk_names, &name)

@@ -271,7 +271,11 @@ impl OpenFile {
     pub fn begin(self: &Arc<Self>, purpose: Purpose) -> Result<FileUse> {
         if purpose == Purpose::Write {
             self.refuse_read_only()?;
-            self.past.as_ref().or(self.home.as_ref().map(|home| &home.past)).map_or(Ok(()), Past::allow_changes)?;
+            match (&self.past, &self.home) {
+                (Some(past), _) => past.allow_changes()?,
+                (None, Some(home)) => home.allow_changes()?,
+                (None, None) => {}
+            }
         }
         let mut uses = self.uses.lock();
         *uses.count(purpose) += 1;

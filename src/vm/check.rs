@@ -24,6 +24,7 @@ use crate::vm::check::listed::Listed;
 use crate::vm::home_state;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::manifest::{HomeTree, Proof};
 use crate::vm::under_way::UnderWay;
 use sealed::{Sealed, Tally};
 
@@ -84,6 +85,7 @@ impl Check<'_> {
         let (headers, others): (Vec<_>, Vec<_>) = inventory.entries.iter().partition(|entry| entry.is_own_header());
         headers.into_iter().chain(others).for_each(|entry| checked.entry(entry));
         checked.tell_of_files(inventory);
+        checked.compare_manifests();
         checked.tell_of_lost_headers(inventory);
         checked.tell_of_nested(inventory);
         let mut findings = checked.findings;
@@ -119,12 +121,13 @@ struct Examined {
     state: State,
     result: String,
     /// A home's.
-    keys: Option<(HomeKeys, Listed)>,
+    keys: Option<(HomeKeys, Listed, Header)>,
 }
 
 struct CheckedHome {
     keys: HomeKeys,
     listed: Listed,
+    header: Header,
     finding: usize,
     tally: Tally,
 }
@@ -161,11 +164,11 @@ impl<'e> Checked<'_, 'e> {
             Err(error) => (State::Problem(error.kind()), error.chain()),
         };
         self.add(entry.component_path(), kind.word(), uuid, state, result);
-        if let (Ok(Examined { keys: Some((keys, listed)), .. }), Some(vm)) = (examined, entry.vm.as_deref())
+        if let (Ok(Examined { keys: Some((keys, listed, header)), .. }), Some(vm)) = (examined, entry.vm.as_deref())
             && entry.is_own_header()
         {
             let finding = self.findings.len() - 1;
-            self.homes.insert(vm, CheckedHome { keys, listed, finding, tally: Tally::default() });
+            self.homes.insert(vm, CheckedHome { keys, listed, header, finding, tally: Tally::default() });
         } else if kind == ComponentKind::Disk {
             self.of_home(entry); // its extended attributes are
         }
@@ -205,7 +208,7 @@ impl<'e> Checked<'_, 'e> {
                 result += "; it has no list of its disks: `vmcryptfs upgrade` makes it";
             }
             let listed = Listed::of(self.check.open, entry, &header, &dek)?;
-            return Ok(Examined { state, result, keys: Some((HomeKeys::of(&header, &dek)?, listed)) });
+            return Ok(Examined { state, result, keys: Some((HomeKeys::of(&header, &dek)?, listed, header)) });
         };
         if let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get(vm)) {
             home.listed.refuse(&header, entry)?;
@@ -258,6 +261,31 @@ impl<'e> Checked<'_, 'e> {
         for (vm, home) in &self.homes {
             self.findings[home.finding].result += &home.listed.missing(vm, inventory);
             self.findings[home.finding].result += &home.tally.describe(self.check.data);
+        }
+    }
+
+    /// What a home's manifest shows is said of the home.
+    fn compare_manifests(&mut self) {
+        for (vm, home) in &self.homes {
+            let compared = (self.check.open)(vm).and_then(|dir| {
+                let tree = HomeTree { dir: &dir, header: &home.header, keys: &home.keys, memory: &self.memory };
+                if tree.is_kept() { tree.prove().map(Some) } else { Ok(None) }
+            });
+            let finding = &mut self.findings[home.finding];
+            match compared.unwrap_or_else(|error| Some(Proof::failed(&error))) {
+                None => {}
+                Some(proof) => {
+                    if let Some(found) = proof.describe() {
+                        finding.state = State::Problem(Kind::Corrupt);
+                        finding.result += &format!("; {found}");
+                    }
+                    let unproven = proof.describe_unproven();
+                    let sealed = || proof.describe_sealed().filter(|_| proof.findings.is_empty());
+                    if let Some(more) = unproven.or_else(sealed) {
+                        finding.result += &format!("; {more}");
+                    }
+                }
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{
     ComponentKind, DECRYPTING_FILE, ENCRYPTING_FILE, HOME_FILE, Header, Shape, StoredState, is_reserved,
 };
+use crate::format::manifest::MANIFEST_FILE;
 use crate::format::members::{MEMBERS_PREFIX, MemberList};
 use crate::format::names::DiskNames;
 use crate::key::{Dek, KeyId};
@@ -144,10 +145,24 @@ pub(crate) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
     if header.lists_disks {
         members::create(dir, header.uuid, dek, &MemberList::default())?;
     }
-    create_component(dir, OsStr::new(name), 0o600, true, fill).inspect_err(|_| {
+    let file = create_component(dir, OsStr::new(name), 0o600, true, fill).inspect_err(|_| {
         // It is of no use without the header; the error at hand says more.
         let _ = members::remove(dir, header.uuid);
-    })
+    })?;
+    // One that a crash has left of a home before. Nobody uses this one yet. What stays is noticed as no manifest of this home.
+    let _ = remove_manifest(dir);
+    Ok(file)
+}
+
+/// Removes the manifest of a home, if it has one.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn remove_manifest(dir: &File) -> Result<()> {
+    match rustix::fs::unlinkat(dir, MANIFEST_FILE, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed.context(|| format!("removing {MANIFEST_FILE}")),
+    }
 }
 
 /// Removes a header that was just made and is claimed, under which nothing is sealed.
@@ -184,7 +199,7 @@ fn refuse_files(dir: &File, name: &OsStr) -> Result<()> {
     Err(Error::new(Kind::Denied, message))
 }
 
-/// Removes a VM folder in which nothing but its header is left.
+/// Removes a VM folder in which nothing but its header and its manifest is left.
 ///
 /// # Errors
 /// `ENOTEMPTY` when there is more, or `Io`.
@@ -192,19 +207,19 @@ pub fn remove_empty(datastore: &File, name: &OsStr) -> Result<()> {
     let doing = || format!("removing VM folder {}", name.shown());
     let dir = open_at(datastore, name)?;
     let names = sorted_names(&dir).context(doing)?;
-    if names.iter().any(|name| name != HOME_FILE && !is_list(name)) {
+    if names.iter().any(|name| name != HOME_FILE && !is_beside_header(name)) {
         return Err(Error::errno(doing(), Errno::NOTEMPTY));
     }
     let remove = |name: &OsStr| rustix::fs::unlinkat(&dir, name, AtFlags::empty());
     remove(OsStr::new(HOME_FILE))
-        .and_then(|()| names.iter().filter(|name| is_list(name)).try_for_each(|name| remove(name)))
+        .and_then(|()| names.iter().filter(|name| is_beside_header(name)).try_for_each(|name| remove(name)))
         .and_then(|()| rustix::fs::unlinkat(datastore, name, AtFlags::REMOVEDIR))
         .context(doing)
 }
 
-/// Whether a name is that of a home's list of disks. Without the header it is what a crash left of a folder.
-fn is_list(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(MEMBERS_PREFIX.as_bytes())
+/// Whether a name is that of a home's list of disks or manifest. Without the header it is what a crash left of a folder.
+fn is_beside_header(name: &OsStr) -> bool {
+    name == MANIFEST_FILE || name.as_bytes().starts_with(MEMBERS_PREFIX.as_bytes())
 }
 
 fn refuse_unless_empty(path: &Path) -> Result<()> {
@@ -222,7 +237,7 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
         }
         return Err(Error::new(Kind::Exists, format!("{} exists already, as an encrypted VM folder", path.shown())));
     }
-    if names.iter().any(|name| !is_list(name)) {
+    if names.iter().any(|name| !is_beside_header(name)) {
         return Err(Error::new(Kind::Denied, format!("{} is not empty; a new VM folder must be empty", path.shown())));
     }
     Ok(())

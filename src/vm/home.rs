@@ -19,6 +19,7 @@ use crate::storage::{FileStorage, Storage};
 use crate::store::home_file::{self, HomeFile, HomeKeys, Value};
 use crate::text::Show;
 use crate::vm::keyring::Keyring;
+use crate::vm::manifest::Keeper;
 use crate::vm::owner::Owner;
 use crate::vm::{clear, folder};
 
@@ -32,6 +33,8 @@ pub struct Home {
     pub past: Past,
     /// What its disks are compared with.
     pub owner: Owner,
+    /// What its manifest is opened by before a change, if it has one.
+    pub keeper: Option<Keeper>,
     /// The header's file, which holds the claim.
     _claim: FileStorage,
 }
@@ -48,7 +51,16 @@ impl Home {
         let header = stored.header.clone().verify(&dek)?;
         let past = keyring.past(&stored.header, &dek, None)?;
         let owner = Owner::of(dir, &header, &dek, claims)?;
-        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, past, owner, _claim: claim })
+        Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, past, owner, keeper: None, _claim: claim })
+    }
+
+    /// Called before a change of the home's names, files or values.
+    ///
+    /// # Errors
+    /// `ReadOnly` in a home that has gone back, or `Io` when its manifest cannot be opened.
+    pub fn allow_changes(&self) -> Result<()> {
+        self.past.allow_changes()?;
+        self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.will_change(&self.header, &self.keys))
     }
 }
 
@@ -131,9 +143,9 @@ pub fn disk_id(uuid: Uuid) -> FileId {
 /// Seals an extended attribute's value, bound to its name and to the file's id, if it has one.
 ///
 /// # Errors
-/// `E2BIG`, `ReadOnly` in a home that has gone back.
+/// `E2BIG`, or those of [`Home::allow_changes`].
 pub fn seal_xattr(home: &Home, file: Option<FileId>, name: &OsStr, value: &[u8]) -> Result<Vec<u8>> {
-    home.past.allow_changes()?;
+    home.allow_changes()?;
     home_file::seal_value(&home.keys, &Value::Xattr { file, name: name.as_bytes() }, value)
 }
 
@@ -148,9 +160,9 @@ pub fn open_xattr(home: &Home, file: Option<FileId>, name: &OsStr, sealed: &[u8]
 /// Seals a symbolic link's target.
 ///
 /// # Errors
-/// `ENAMETOOLONG`, `ReadOnly` in a home that has gone back.
+/// `ENAMETOOLONG`, or those of [`Home::allow_changes`].
 pub fn seal_target(home: &Home, target: &Path) -> Result<String> {
-    home.past.allow_changes()?;
+    home.allow_changes()?;
     home_file::seal_target(&home.keys, target.as_os_str().as_bytes())
 }
 

@@ -125,6 +125,7 @@ fn the_wall_clock_decides_nothing() {
         "src/storage/claims/holder.rs",
         "src/work/erase.rs",
         "src/vm/keyring/states.rs",
+        "src/vm/manifest.rs",
         "src/work/restore.rs",
         // That a file was re-encrypted, for copies by size and time: later than its former time in any case.
         "src/vm/attributes.rs",

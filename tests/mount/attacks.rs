@@ -5,6 +5,7 @@ mod control;
 mod disks;
 mod headers;
 mod home_files;
+mod manifest;
 mod members;
 mod replaced;
 

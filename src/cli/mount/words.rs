@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::mount::{MountArgs, parse_metrics, parse_threads, parse_wait};
+use crate::cli::mount::{DEFAULT_MINUTES, MountArgs, parse_metrics, parse_minutes, parse_threads, parse_wait};
 use crate::error::{Error, Kind, Result};
 use crate::text::Show;
 
@@ -31,6 +31,10 @@ impl MountArgs {
                 ("threads", true) => self.threads = Some(parse_threads(value).map_err(|why| invalid(&word, &why))?),
                 ("hand-over", true) => self.hand_over = parse_wait(value).map_err(|why| invalid(&word, &why))?,
                 ("wait", true) => self.wait = Some(parse_wait(value).map_err(|why| invalid(&word, &why))?),
+                ("manifest", has_value) => {
+                    let minutes = if has_value { value } else { DEFAULT_MINUTES };
+                    self.manifest = Some(parse_minutes(minutes).map_err(|why| invalid(&word, &why))?);
+                }
                 ("require-unlocked", false) => self.require_unlocked = true,
                 ("empty", false) => self.empty = true,
                 ("force-locks", false) => self.force_locks = true,
@@ -114,14 +118,15 @@ mod tests {
             "-o",
             "ro,transport=dev-fuse,wait=5",
             "-o",
-            "wait=2m,threads=3,nofail,empty",
+            "wait=2m,threads=3,nofail,empty,manifest=5",
         ]);
         assert_eq!(args.take_settings().unwrap(), None);
         assert_eq!((args.transport, args.threads, args.empty), (Transport::DevFuse, Some(3), true));
-        assert_eq!(args.wait, Some(Duration::from_secs(120)));
+        assert_eq!((args.wait, args.manifest), (Some(Duration::from_secs(120)), Some(Duration::from_secs(300))));
         assert_eq!((args.options.join(" "), args.require_unlocked), ("ro nofail".into(), false));
-        let mut args = mount(&["-o", "config=/c.toml,require-unlocked,log-file=/l,context=\"a:b,c\",rw"]);
+        let mut args = mount(&["-o", "config=/c.toml,require-unlocked,manifest,log-file=/l,context=\"a:b,c\",rw"]);
         assert_eq!(args.take_settings().unwrap(), Some(PathBuf::from("/c.toml")));
+        assert_eq!(args.manifest, Some(Duration::from_secs(600)));
         assert!(args.require_unlocked && args.log_file == Some("/l".into()));
         assert_eq!(args.options, ["context=\"a:b,c\"", "rw"]);
     }

@@ -35,7 +35,8 @@ pub enum DecryptScope {
 }
 
 impl DecryptScope {
-    fn has_home(&self) -> bool {
+    /// Whether the home is decrypted, too.
+    pub fn has_home(&self) -> bool {
         !matches!(self, Self::Disks(_))
     }
 }

@@ -1,0 +1,104 @@
+//! Verbs that change a home without a mount, and its manifest: it is compared and opened before, and closed after.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::provider::Providers;
+use crate::seen::{Memory, Point};
+use crate::storage::claims::FileLocks;
+use crate::store::header_area::StoredHeader;
+use crate::store::home_file::HomeKeys;
+use crate::text::Show;
+use crate::vm::access::claim_exclusive;
+use crate::vm::component::Component;
+use crate::vm::manifest::{HomeTree, Proof, Purpose};
+use crate::vm::{folder, keyring};
+
+/// What a verb does to a home.
+#[derive(Clone, Copy)]
+pub(super) enum Meaning<'a> {
+    /// Files or disks in it change.
+    SameHome,
+    /// What has this path below the VM folder belongs there from now on.
+    Accepts(&'a Path),
+    /// All that it has sealed gets other keys, or is decrypted: in the meantime it has no manifest.
+    Anew,
+}
+
+/// Does `work` to a VM folder, and keeps the manifest of its home true, if it has one.
+///
+/// # Errors
+/// Those of `work`; `Io` when the manifest cannot be opened, before anything is done.
+pub(super) fn keeping_manifest<T>(
+    path: &Path,
+    providers: &Providers,
+    meaning: Meaning<'_>,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let dir = folder::open_dir(path)?;
+    let Ok(Some(stored)) = folder::read_whole_home(&dir) else { return work() };
+    let kept = Kept { dir, providers, memory: Memory::of(providers) };
+    let begun = kept.begin(&stored, meaning)?;
+    let done = work();
+    if let Some(proof) = begun
+        && let Err(error) = kept.end(&proof)
+    {
+        // What was asked for is done, or says itself why it is not.
+        tracing::warn!("{}: its manifest could not be sealed: {}", path.shown(), error.chain());
+    }
+    done
+}
+
+struct Kept<'a> {
+    dir: File,
+    providers: &'a Providers,
+    memory: Arc<Memory>,
+}
+
+impl Kept<'_> {
+    /// `None` where there is no manifest, or the home cannot be changed: then the work says why.
+    fn begin(&self, stored: &StoredHeader, meaning: Meaning<'_>) -> Result<Option<Proof>> {
+        if !HomeTree::is_kept_of(&self.dir, stored.header.claims().uuid, &self.memory) {
+            return Ok(None);
+        }
+        self.with_tree(stored, |tree| {
+            let proof = tree.prove()?;
+            Ok(match meaning {
+                Meaning::SameHome => {
+                    tree.seal(Purpose::Open, &proof)?;
+                    proof
+                }
+                Meaning::Accepts(path) => {
+                    let proof = proof.accepting(path);
+                    tree.seal(Purpose::Open, &proof)?;
+                    proof
+                }
+                Meaning::Anew => {
+                    tree.remove()?;
+                    proof.after_removal()
+                }
+            })
+        })
+    }
+
+    fn end(&self, proof: &Proof) -> Result<()> {
+        let Some(stored) = folder::read_home(&self.dir)? else { return Ok(()) }; // it is decrypted
+        let alone = claim_exclusive(&self.dir, &Component::Home, &FileLocks);
+        let purpose = if alone.is_ok() { Purpose::Close } else { Purpose::Renew };
+        self.with_tree(&stored, |tree| tree.seal(purpose, proof)).map(drop)
+    }
+
+    /// `None` for a home that cannot be unlocked or has gone back.
+    fn with_tree<T>(&self, stored: &StoredHeader, work: impl FnOnce(&HomeTree<'_>) -> Result<T>) -> Result<Option<T>> {
+        let keks = self.providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
+        let Ok(dek) = keyring::unlock(&stored.header, &keks) else { return Ok(None) };
+        let header = stored.header.clone().verify(&dek)?;
+        if self.memory.meet(Point::of(&stored.header, &dek)?).gone_back().is_some() {
+            return Ok(None);
+        }
+        let keys = HomeKeys::of(&header, &dek)?;
+        work(&HomeTree { dir: &self.dir, header: &header, keys: &keys, memory: &self.memory }).map(Some)
+    }
+}

@@ -1,0 +1,231 @@
+//! How a home's tree differs from what its manifest says, for people: what was exchanged, moved, replaced, removed or put in.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::format::manifest::{Entry, EntryKind};
+use crate::text::Show;
+
+/// Each difference, named once.
+pub(super) fn differences(sealed: &[Entry], there: &[Entry]) -> Vec<String> {
+    let (old, new) = (by_path(sealed), by_path(there));
+    let (old_places, new_places) = (places(sealed), places(there));
+    let mut told = Told::default();
+    let moves: BTreeMap<&Path, &Path> = old_places
+        .iter()
+        .filter_map(|(identity, from)| match (from.as_slice(), new_places.get(identity)?.as_slice()) {
+            ([from], [to]) if from != to => Some((*from, *to)),
+            _ => None,
+        })
+        .collect();
+    told.folders(&old, &moves);
+    told.moved(&old, &moves);
+    for (&path, &entry) in &old {
+        if told.old.contains(path) {
+            continue;
+        }
+        let Some(now) = new.get(path).filter(|_| !told.new.contains(path)) else {
+            let gone_above = path.parent().is_some_and(|above| old.contains_key(above) && !new.contains_key(above));
+            if !gone_above && !new.contains_key(path) {
+                told.say(format!("{} was removed", path.shown()));
+            }
+            continue;
+        };
+        if let Some(what) = changed(path, entry, now, &old_places) {
+            told.say(what);
+        }
+    }
+    for path in new.keys().filter(|path| !old.contains_key(*path)) {
+        let new_above = path.parent().is_some_and(|above| new.contains_key(above) && !old.contains_key(above));
+        if !new_above && !told.new.contains(*path) {
+            told.say(format!("{} was put in", path.shown()));
+        }
+    }
+    told.lines
+}
+
+/// What makes an entry the same under another name.
+type Identity = (EntryKind, [u8; 32]);
+
+fn identity(entry: &Entry) -> Option<Identity> {
+    let mut id = [0; 32];
+    match entry.kind {
+        EntryKind::File | EntryKind::Disk => id[..16].copy_from_slice(&entry.id),
+        EntryKind::Link => id = entry.content,
+        EntryKind::Folder | EntryKind::Empty | EntryKind::Other => return None,
+    }
+    Some((entry.kind, id))
+}
+
+fn path_of(entry: &Entry) -> &Path {
+    Path::new(OsStr::from_bytes(&entry.path))
+}
+
+fn by_path(entries: &[Entry]) -> BTreeMap<&Path, &Entry> {
+    entries.iter().map(|entry| (path_of(entry), entry)).collect()
+}
+
+/// The names of each file.
+fn places(entries: &[Entry]) -> HashMap<Identity, Vec<&Path>> {
+    let mut places: HashMap<Identity, Vec<&Path>> = HashMap::new();
+    for entry in entries {
+        if let Some(identity) = identity(entry) {
+            places.entry(identity).or_default().push(path_of(entry));
+        }
+    }
+    places
+}
+
+/// How what has one name differs from what had it.
+fn changed(path: &Path, old: &Entry, new: &Entry, old_places: &HashMap<Identity, Vec<&Path>>) -> Option<String> {
+    let path = path.shown();
+    if (old.kind, identity(old)) != (new.kind, identity(new)) {
+        let from = identity(new).and_then(|identity| old_places.get(&identity)?.first().copied());
+        return Some(match from {
+            Some(from) => format!("{path} is now a copy of {}", from.shown()),
+            None => format!("{path} was replaced by something else"),
+        });
+    }
+    if old.content != new.content {
+        return Some(format!("{path} is another version of the file, older or newer"));
+    }
+    (old.values != new.values).then(|| format!("the extended attributes of {path} were changed"))
+}
+
+/// What was said, and which paths it explains.
+#[derive(Default)]
+struct Told {
+    lines: Vec<String>,
+    old: BTreeSet<PathBuf>,
+    new: BTreeSet<PathBuf>,
+}
+
+impl Told {
+    fn say(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
+    /// Folders all of whose files are in another folder now.
+    fn folders(&mut self, old: &BTreeMap<&Path, &Entry>, moves: &BTreeMap<&Path, &Path>) {
+        let mut moved: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+        for (from, to) in moves {
+            if let Some((from, to)) = differing_folders(from, to).filter(|(from, _)| !moved.contains_key(*from))
+                && files_below(old, from).all(|path| {
+                    let now = path.strip_prefix(from).map(|below| to.join(below));
+                    now.is_ok_and(|now| moves.get(path).is_some_and(|to| **to == now))
+                })
+                && files_below(old, to).all(|path| moves.contains_key(path))
+            {
+                moved.insert(from.to_path_buf(), to.to_path_buf());
+            }
+        }
+        for (from, to) in &moved {
+            match moved.get(to) == Some(from) {
+                true if from < to => {
+                    self.say(format!("the folders {} and {} were exchanged", from.shown(), to.shown()));
+                }
+                true => {}
+                false => self.say(format!("the folder {} is now {}", from.shown(), to.shown())),
+            }
+            for path in old.keys().filter(|path| path.starts_with(from)) {
+                self.old.insert(path.to_path_buf());
+                if let Ok(below) = path.strip_prefix(from) {
+                    self.new.insert(to.join(below));
+                }
+            }
+        }
+    }
+
+    fn moved(&mut self, old: &BTreeMap<&Path, &Entry>, moves: &BTreeMap<&Path, &Path>) {
+        for (&from, &to) in moves {
+            if self.old.contains(from) {
+                continue;
+            }
+            let is_exchange = moves.get(to) == Some(&from);
+            if !is_exchange || from < to {
+                let (from, place) = (from.shown(), to.shown());
+                self.say(match (is_exchange, old.contains_key(to)) {
+                    (true, _) => format!("{from} and {place} were exchanged"),
+                    (false, true) => format!("{from} is now in the place of {place}"),
+                    (false, false) => format!("{from} is now {place}"),
+                });
+            }
+            if !is_exchange {
+                self.old.insert(from.to_path_buf());
+                self.new.insert(to.to_path_buf());
+            }
+        }
+        for (&from, &to) in moves.iter().filter(|(from, to)| moves.get(*to) == Some(*from)) {
+            self.old.insert(from.to_path_buf());
+            self.new.insert(to.to_path_buf());
+        }
+    }
+}
+
+fn files_below<'e>(old: &BTreeMap<&'e Path, &'e Entry>, folder: &Path) -> impl Iterator<Item = &'e Path> {
+    let below = old.iter().filter(|(path, entry)| path.starts_with(folder) && identity(entry).is_some());
+    below.map(|(path, _)| *path).collect::<Vec<_>>().into_iter()
+}
+
+/// The two folders that make the difference between two paths of one name.
+fn differing_folders<'p>(from: &'p Path, to: &'p Path) -> Option<(&'p Path, &'p Path)> {
+    let (mut one, mut other) = (from, to);
+    while one.file_name().is_some() && one.file_name() == other.file_name() {
+        (one, other) = (one.parent()?, other.parent()?);
+    }
+    let is_folder = one != from && !one.as_os_str().is_empty() && !other.as_os_str().is_empty();
+    is_folder.then_some((one, other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: EntryKind, id: u8, content: u8) -> Entry {
+        Entry { path: path.into(), kind, id: [id; 16], content: [content; 32], values: [0; 32] }
+    }
+
+    /// Path, id and content of each file; the folders that they lie in come by themselves.
+    fn tree(files: &[(&str, u8, u8)]) -> Vec<Entry> {
+        let mut folders: BTreeSet<&Path> = files.iter().filter_map(|file| Path::new(file.0).parent()).collect();
+        folders.insert(Path::new(""));
+        let folders = folders.iter().map(|path| entry(path.to_str().unwrap(), EntryKind::Folder, 0, 0));
+        let files = files.iter().map(|&(path, id, content)| entry(path, EntryKind::File, id, content));
+        let mut all: Vec<Entry> = folders.chain(files).collect();
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        all
+    }
+
+    #[test]
+    fn each_difference_is_named_once() {
+        let before = [("a", 1, 1), ("b", 2, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)];
+        type File = (&'static str, u8, u8);
+        let cases: [(&[File], &[&str]); 11] = [
+            (&before, &[]),
+            (&[("a", 2, 1), ("b", 1, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)], &["a and b were exchanged"]),
+            (
+                &[("a", 1, 1), ("b", 2, 1), ("e/x", 3, 1), ("d/x", 4, 1), ("d/y", 5, 1)],
+                &["the folders d and e were exchanged"],
+            ),
+            (&[("a", 1, 1), ("b", 2, 1), ("e/x", 3, 1), ("d/x", 4, 1), ("e/y", 5, 1)], &["d/x and e/x were exchanged"]),
+            (
+                &[("a", 1, 2), ("b", 2, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)],
+                &["a is another version of the file, older or newer"],
+            ),
+            (&[("b", 2, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)], &["a was removed"]),
+            (&[("a", 1, 1), ("b", 2, 1), ("d/x", 3, 1)], &["e was removed"]),
+            (&[("a", 1, 1), ("b", 2, 1), ("c", 9, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)], &["c was put in"]),
+            (&[("a", 1, 1), ("b", 1, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)], &["b is now a copy of a"]),
+            (&[("b", 1, 1), ("d/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)], &["a is now in the place of b"]),
+            (
+                &[("a", 9, 1), ("b", 2, 1), ("f/x", 3, 1), ("e/x", 4, 1), ("e/y", 5, 1)],
+                &["the folder d is now f", "a was replaced by something else"],
+            ),
+        ];
+        for (after, expected) in cases {
+            assert_eq!(differences(&tree(&before), &tree(after)), expected, "{after:?}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a home's tree holds now, as a manifest has it.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::crypto::derive::{Sha256, sha256};
+use crate::error::{Context, Result};
+use crate::format::manifest::{Digest, Entry, EntryKind};
+use crate::format::names::DiskNames;
+use crate::storage::FileStorage;
+use crate::store::home_file::{HomeFile, HomeKeys};
+use crate::sys::file::{file_beneath, folder_beneath, readable};
+use crate::text::Show;
+use crate::vm::attributes::{xattr, xattr_names};
+use crate::vm::inventory::{self, Inventory, Link, What};
+
+/// Looks through a VM folder. What does not open under the keys of the home is of the kind "anything else".
+///
+/// # Errors
+/// `Io`.
+pub(super) fn look(dir: &File, disk_names: &DiskNames, keys: &HomeKeys) -> Result<Vec<Entry>> {
+    let own = |entry: &&inventory::Entry| !entry.reserved && entry.vm.as_deref() == Some(Path::new(""));
+    let found = Inventory::take(dir, disk_names)?;
+    let looked = found
+        .entries
+        .iter()
+        .filter(own)
+        .map(|entry| entry_of(dir, entry, keys).context(|| format!("looking at {}", entry.path.shown())));
+    let mut entries = looked.collect::<Result<Vec<Entry>>>()?;
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// Makes durable what of a tree differs from an older one: a manifest must not be ahead of what it is of.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn sync_changes(dir: &File, old: &[Entry], new: &[Entry]) -> Result<()> {
+    let old: HashMap<&[u8], &Entry> = old.iter().map(|entry| (entry.path.as_slice(), entry)).collect();
+    for entry in new {
+        let changed = old.get(entry.path.as_slice()).is_none_or(|old| *old != entry);
+        let path = Path::new(OsStr::from_bytes(&entry.path));
+        let file = match entry.kind {
+            EntryKind::Folder => open_folder(dir, path),
+            EntryKind::File | EntryKind::Empty | EntryKind::Disk if changed => file_beneath(dir, path),
+            EntryKind::File | EntryKind::Empty | EntryKind::Disk | EntryKind::Link | EntryKind::Other => continue,
+        };
+        let synced = file.and_then(|file| Ok(rustix::fs::fsync(file)?));
+        synced.context(|| format!("making {} durable", path.shown()))?;
+    }
+    Ok(())
+}
+
+fn entry_of(dir: &File, entry: &inventory::Entry, keys: &HomeKeys) -> Result<Entry> {
+    let plain = |kind| Entry {
+        path: entry.path.as_os_str().as_bytes().to_vec(),
+        kind,
+        id: [0; 16],
+        content: [0; 32],
+        values: [0; 32],
+    };
+    Ok(match &entry.what {
+        What::Folder(_) => {
+            let folder = open_folder(dir, &entry.path).context(|| "opening it".into())?;
+            Entry { values: values(&folder)?, ..plain(EntryKind::Folder) }
+        }
+        What::Sealed => {
+            let file = open_file(dir, &entry.path)?;
+            let values = values(&file)?;
+            let opened = HomeFile::open(FileStorage::new(file), keys);
+            let state = opened.and_then(|file| Ok((file.id(), file.state_digest()?)));
+            match state {
+                Ok((Some(id), content)) => Entry { id: id.0, content, values, ..plain(EntryKind::File) },
+                Ok((None, content)) => Entry { content, values, ..plain(EntryKind::Empty) },
+                Err(_) => plain(EntryKind::Other),
+            }
+        }
+        What::Empty(_) => Entry { values: values(&open_file(dir, &entry.path)?)?, ..plain(EntryKind::Empty) },
+        What::Disk(headers) => match headers.uuid {
+            Some(uuid) => {
+                let values = values(&open_file(dir, &entry.path)?)?;
+                Entry { id: uuid.into_bytes(), values, ..plain(EntryKind::Disk) }
+            }
+            None => plain(EntryKind::Other),
+        },
+        What::Erased(mark) => Entry { id: mark.uuid.unwrap_or_default().into_bytes(), ..plain(EntryKind::Disk) },
+        What::Link(Link::Sealed) => {
+            let parent = open_folder(dir, entry.path.parent().unwrap_or(Path::new("")));
+            let parent = parent.context(|| "opening its folder".into())?;
+            let text = rustix::fs::readlinkat(&parent, entry.path.file_name().unwrap_or_default(), Vec::new());
+            let text = text.context(|| "reading a symbolic link".into())?;
+            Entry { content: sha256(text.as_bytes()), ..plain(EntryKind::Link) }
+        }
+        What::Home(_)
+        | What::SavedHeader(_)
+        | What::Clear(_)
+        | What::Link(Link::Inside(_) | Link::Outside(_))
+        | What::Special(_)
+        | What::Mount
+        | What::Unreadable(_) => plain(EntryKind::Other),
+    })
+}
+
+fn open_folder(dir: &File, path: &Path) -> std::io::Result<File> {
+    if path.as_os_str().is_empty() { readable(dir) } else { folder_beneath(dir, path) }
+}
+
+fn open_file(dir: &File, path: &Path) -> Result<File> {
+    file_beneath(dir, path).context(|| "opening it".into())
+}
+
+/// Of the extended attributes of the `user` namespace, as they are stored, in the order of their names.
+fn values(file: &File) -> Result<Digest> {
+    let mut names = xattr_names(file)?;
+    names.retain(|name| name.as_bytes().starts_with(b"user."));
+    names.sort();
+    if names.is_empty() {
+        return Ok([0; 32]);
+    }
+    let mut values = Sha256::new();
+    for name in names {
+        let value = xattr(file, &name)?;
+        for part in [name.as_bytes(), &value] {
+            values.add((part.len() as u64).to_le_bytes());
+            values.add(part);
+        }
+    }
+    Ok(values.finish())
+}
