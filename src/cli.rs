@@ -214,7 +214,7 @@ fn run_verb(line: CommandLine) -> Result<()> {
         Verb::Unlock(args) => lock::unlock(&args),
         Verb::Lock(args) => lock::lock(&args),
         Verb::Metrics(args) => metrics::run(&args),
-        Verb::Events(args) => events::run(&args),
+        Verb::Events(args) => events::run(&args, &config),
         Verb::Info(args) => info::run(&args, &config),
         Verb::Check(args) => check::run(&args, &config()?),
         Verb::AcceptRollback(args) => accept_rollback::run(&args, &config()?),

@@ -66,9 +66,9 @@ fn parse_since(text: &str) -> std::result::Result<Timestamp, String> {
         .ok_or_else(|| "expected a span of time, such as 30m or 2h, or a time in UTC, such as 2026-11-25".to_owned())
 }
 
-pub(super) fn run(args: &EventsArgs) -> Result<()> {
+pub(super) fn run(args: &EventsArgs, config: &dyn Fn() -> Result<PathBuf>) -> Result<()> {
     if let Some(EventsCommand::Verify(args)) = &args.command {
-        return verify::run(args);
+        return verify::run(args, config);
     }
     let path = event::place(&event::settings()?)?;
     let mut reader = Reader::open(&path)?;

@@ -1,12 +1,16 @@
 //! Whether the chains of the event log are whole.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use serde::Serialize;
 
+use super::log::{KEPT, numbered};
 use super::{Class, Record, chain, reader};
 use crate::error::{Context, Result};
+use crate::format::manifest::LogEnd;
 use crate::text::{self, Show};
 
 /// At most this many problems of a chain are described.
@@ -28,6 +32,30 @@ pub struct Chain {
     pub last: Option<Link>,
     /// What is missing, changed or put in.
     pub problems: Vec<String>,
+    /// Events that the manifest of a home vouches for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vouched: Vec<Vouched>,
+}
+
+/// An event that the manifest of a home vouches for.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Vouched {
+    /// Its number.
+    pub sequence: u64,
+    /// Whether it is there.
+    pub state: VouchedState,
+}
+
+/// Whether an event is there that should be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VouchedState {
+    /// It is, and so is all before it.
+    There,
+    /// The files are later than it, as many as are kept.
+    RotatedAway,
+    /// It is not, or it was changed.
+    Missing,
 }
 
 /// An event of a chain.
@@ -41,18 +69,28 @@ pub struct Link {
     pub hash: String,
 }
 
-/// Follows the chains of both classes. Where an event with the hash `expected` should be in one of them, its absence is a problem.
+/// Follows the chains of both classes. Where an event with the hash `expected` should be in one of them, its absence is a problem;
+/// so is that of the events that are at one of `ends`, unless they were rotated away.
 ///
 /// # Errors
 /// `Denied`, or `Io`.
-pub fn verify(log: &Path, expected: Option<&str>) -> Result<Vec<Chain>> {
+pub fn verify(log: &Path, expected: Option<&str>, ends: &[LogEnd]) -> Result<Vec<Chain>> {
     let mut is_found = expected.is_none();
     let mut chains = Vec::new();
     for class in Class::ALL {
         let mut walk = Walk::default();
         walk.chain.file = class.file(log);
-        walk.follow(|hash| is_found |= expected == Some(hash))?;
-        chains.push(walk.chain);
+        let mut missing: HashMap<String, u64> = HashMap::new();
+        for end in ends.iter().filter(|end| end.class == class.number()) {
+            missing.insert(HEXLOWER.encode(&end.hash), end.sequence);
+        }
+        let mut vouched = Vec::new();
+        walk.follow(|hash| {
+            is_found |= expected == Some(hash);
+            vouched.extend(missing.remove(hash).map(|sequence| Vouched { sequence, state: VouchedState::There }));
+        })?;
+        vouched.extend(missing.into_values().map(|sequence| walk.missing(sequence)));
+        chains.push(Chain { vouched, ..walk.chain });
     }
     if let Some((expected, first)) = expected.filter(|_| !is_found).zip(chains.first_mut()) {
         let expected = text::one_line(expected);
@@ -96,6 +134,18 @@ impl Walk {
             self.chain.problems.push(format!("and {more} more"));
         }
         Ok(())
+    }
+
+    /// What became of an event that should be there and is not.
+    fn missing(&mut self, sequence: u64) -> Vouched {
+        let is_older = self.chain.first.as_ref().is_some_and(|first| first.sequence > sequence);
+        if is_older && numbered(&self.chain.file, KEPT).exists() {
+            return Vouched { sequence, state: VouchedState::RotatedAway };
+        }
+        self.chain.problems.push(format!(
+            "event {sequence}, which the home vouches for, is missing or was changed: the log was cut or written again"
+        ));
+        Vouched { sequence, state: VouchedState::Missing }
     }
 
     fn add(&mut self, line: &[u8], hash: String) {

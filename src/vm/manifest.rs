@@ -112,6 +112,24 @@ impl HomeTree<'_> {
         Manifest::decode(&bytes, self.header.uuid)
     }
 
+    /// The manifest that is there, unless this host has seen a newer one.
+    ///
+    /// # Errors
+    /// `NotFound` without one, `Corrupt` for an older one or as [`load`](Self::load).
+    pub fn newest(&self) -> Result<Manifest> {
+        let none = || Error::new(Kind::NotFound, "the home has no manifest: `vmcryptfs mount --manifest` makes one");
+        let manifest = self.load()?.ok_or_else(none)?;
+        let (home, counter) = (self.header.uuid, manifest.counter);
+        let seen = self.memory.manifest_counter(home).unwrap_or_default();
+        match self.memory.meet(Point::of_manifest(home, counter, manifest.mark()?)).gone_back() {
+            None => Ok(manifest),
+            Some(_) => Err(Error::new(
+                Kind::Corrupt,
+                format!("its manifest is number {counter}, and this host has seen {seen}: it was put back"),
+            )),
+        }
+    }
+
     /// Compares the home with its manifest, and the manifest with what this host has seen.
     ///
     /// # Errors

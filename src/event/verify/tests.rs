@@ -37,7 +37,7 @@ impl Files {
     }
 
     fn verified(&self) -> Chain {
-        verify(&self.path(), None).unwrap().swap_remove(0)
+        verify(&self.path(), None, &[]).unwrap().swap_remove(0)
     }
 
     /// The only problem of the chain.
@@ -100,7 +100,7 @@ fn every_change_but_that_of_the_end_is_found() {
 fn a_hash_that_was_noted_elsewhere_finds_what_the_files_cannot_show() {
     let files = Files::with(6, 1 << 20);
     let noted = files.verified().last.unwrap().hash;
-    let problems = || verify(&files.path(), Some(&noted)).unwrap().swap_remove(0).problems;
+    let problems = || verify(&files.path(), Some(&noted), &[]).unwrap().swap_remove(0).problems;
     assert_eq!(problems(), Vec::<String>::new());
     files.append();
     assert_eq!(problems(), Vec::<String>::new());
@@ -108,6 +108,35 @@ fn a_hash_that_was_noted_elsewhere_finds_what_the_files_cannot_show() {
     assert_eq!(files.verified().problems, Vec::<String>::new());
     files.log.append(record("unlock", "ok"), Class::Verbs).unwrap(); // what was cut is overgrown
     assert!(problems().concat().starts_with(&format!("no event has the hash {noted}")));
+}
+
+#[test]
+fn an_end_that_a_home_has_sealed_is_there_rotated_away_or_missing() {
+    let files = Files::with(6, 2);
+    let end = |files: &Files| {
+        let Link { sequence, hash, .. } = files.verified().last.unwrap();
+        let hash = HEXLOWER.decode(hash.as_bytes()).unwrap().try_into().unwrap();
+        [LogEnd { class: 1, sequence, hash, log: String::new() }]
+    };
+    let sealed = end(&files);
+    let found = |files: &Files, sealed: &[LogEnd]| {
+        let chain = verify(&files.path(), None, sealed).unwrap().swap_remove(0);
+        (chain.vouched[0].state, chain.problems.len())
+    };
+    assert_eq!(found(&files, &sealed), (VouchedState::There, 0));
+    (0..30).for_each(|_| files.append());
+    assert_eq!(found(&files, &sealed), (VouchedState::RotatedAway, 0));
+    let sealed = end(&files);
+    files.append();
+    files.append();
+    assert_eq!(found(&files, &sealed), (VouchedState::There, 0));
+    files.change(|lines| lines.clear());
+    fs::remove_file(numbered(&files.path(), 1)).unwrap();
+    assert_eq!(found(&files, &sealed), (VouchedState::Missing, 1));
+    // Written again as a whole, a log is whole in itself.
+    let other = Files::with(40, 1 << 20);
+    assert_eq!(other.verified().problems, Vec::<String>::new());
+    assert_eq!(found(&other, &sealed), (VouchedState::Missing, 1));
 }
 
 #[test]
@@ -160,7 +189,7 @@ fn events_of_reads_never_push_out_those_of_verbs_and_are_shown_in_order_of_time(
     assert_eq!(lines[0].operation, "erase");
     assert!(lines.is_sorted_by_key(|record| record.time.clone()) && lines.len() < 50, "{}", lines.len());
     assert!(lines.iter().any(|record| record.operation == "rekey-shallow"));
-    let chains = verify(&files.path(), None).unwrap();
+    let chains = verify(&files.path(), None, &[]).unwrap();
     assert!(chains.iter().all(|chain| chain.problems.is_empty()), "{chains:?}");
     assert_eq!((chains[0].linked, chains[1].last.as_ref().unwrap().sequence), (2, 200));
 }

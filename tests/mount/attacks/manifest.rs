@@ -339,3 +339,26 @@ fn without_the_option_there_is_no_manifest() {
     mount.unmount();
     assert!(checked(&host, 0).contains("as its manifest"));
 }
+
+/// A log that was cut short or written again is whole in itself: only what lies elsewhere shows it.
+#[test]
+fn an_event_log_that_was_cut_or_written_again_disagrees_with_the_home() {
+    let host = host();
+    let (log, verify) = (host.path("events.jsonl"), ["events", "verify", "--home", host.path("web01")]);
+    assert!(host.run(&verify).contains("the home vouches for all up to event"));
+    let lines: Vec<String> = fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect();
+    let write =
+        |lines: &[String]| fs::write(log, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    write(&lines[..2]);
+    host.run(&verify[..2]);
+    host.refuses(&verify, 3, "which the home vouches for");
+    fs::remove_file(log).unwrap();
+    (0..lines.len()).for_each(|_| _ = host.run(&verify[..2]));
+    host.refuses(&verify, 3, "which the home vouches for");
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("new"), "sealed again").unwrap();
+    mount.unmount();
+    host.run(&verify);
+    host.run(&["create", host.path("db01")]);
+    host.refuses(&["events", "verify", "--home", host.path("db01")], 8, "no manifest");
+}
