@@ -17,7 +17,7 @@ from . import hpke
 from .errors import Denied, KeyRejected, Unsupported
 from .header import PROVIDER, VERSION, demand
 
-DOCUMENT, ENVELOPE, JOIN, ACK = b"VMCRYPTD", b"VMCRYPTE", b"VMCRYPTJ", b"VMCRYPTA"
+DOCUMENT, ENVELOPE, JOIN, ACK = b"VMCRYPTD", b"VMCRYPTE", b"VMCRYPTR", b"VMCRYPTA"
 ENVELOPE_INFO = b"vmcryptfs primary 1"
 SIGNED_DOCUMENT = b"vmcryptfs cluster document 1\0"
 SIGNED_ACK = b"vmcryptfs cluster ack 1\0"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .errors import Corrupt, Unsupported
 from .keys import hkdf
 
-MAGIC = b"VMCRYPTM"
+MAGIC = b"VMCRYPTL"
 VERSION = 1
 FIXED = struct.Struct("<8sH6s16sQII")
 MEMBER = struct.Struct("<16sIQH")

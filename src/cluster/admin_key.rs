@@ -14,7 +14,7 @@ use crate::text::Show;
 /// The cost of each guess at the passphrase: the second recommendation of RFC 9106, section 4.
 pub const COST: Cost = Cost { memory_kib: 65_536, passes: 3, lanes: 4 };
 
-const MAGIC: [u8; 8] = *b"VMCRYPTM";
+const MAGIC: [u8; 8] = *b"VMCRYPTC";
 const VERSION: u16 = 1;
 const CLEAR_LEN: usize = 88;
 const SEALED_LEN: usize = 48;
@@ -70,7 +70,7 @@ impl SealedAdminKey {
     fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         if reader.array()? != MAGIC {
-            return Err(Error::new(Kind::Corrupt, "not an admin key: it does not begin with VMCRYPTM"));
+            return Err(Error::new(Kind::Corrupt, "not an admin key: it does not begin with VMCRYPTC"));
         }
         let version = reader.u16()?;
         if version != VERSION {

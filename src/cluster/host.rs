@@ -18,7 +18,7 @@ use crate::provider::private_file;
 use crate::sys::SecretBytes;
 use crate::text::Show;
 
-const MAGIC: [u8; 8] = *b"VMCRYPTH";
+const MAGIC: [u8; 8] = *b"VMCRYPTI";
 const VERSION: u16 = 1;
 const IDENTITY_LEN: usize = 16 + 16 + 32 + 65 + 32 + 32;
 const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
@@ -73,7 +73,7 @@ impl Identity {
     fn decode(bytes: &[u8]) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         if reader.array()? != MAGIC {
-            return Err(Error::new(Kind::Corrupt, "not a host's identity: it does not begin with VMCRYPTH"));
+            return Err(Error::new(Kind::Corrupt, "not a host's identity: it does not begin with VMCRYPTI"));
         }
         let version = reader.u16()?;
         if version != VERSION {

@@ -17,7 +17,7 @@ use crate::key::Dek;
 use crate::sys::SecretBytes;
 
 /// What a copy begins with.
-pub const MAGIC: [u8; 8] = *b"VMCRYPTM";
+pub const MAGIC: [u8; 8] = *b"VMCRYPTL";
 /// Beginning of the name of the file that has a home's list; the home's UUID follows.
 pub const MEMBERS_PREFIX: &str = ".vmcryptfs-members-";
 /// Where the two copies lie.
@@ -102,7 +102,7 @@ impl MembersKey {
     pub fn decode(&self, bytes: &[u8]) -> Result<MemberList> {
         let mut r = Reader::new(bytes);
         if r.array()? != MAGIC {
-            return Err(Error::new(Kind::Corrupt, "not a list of disks: it does not begin with \"VMCRYPTM\""));
+            return Err(Error::new(Kind::Corrupt, "not a list of disks: it does not begin with \"VMCRYPTL\""));
         }
         let version = r.u16()?;
         if version != VERSION {

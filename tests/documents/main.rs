@@ -150,3 +150,18 @@ fn the_wall_clock_decides_nothing() {
         assert!(!reads_it || allowed.contains(&path.as_str()), "{path} reads the wall clock: what for?");
     }
 }
+
+/// A file says by its first bytes what it is: none of another kind has the same ones.
+#[test]
+fn each_kind_of_file_has_a_magic_of_its_own() {
+    let mut kinds = std::collections::BTreeMap::new();
+    for (path, source) in texts("src", &[".rs"]) {
+        for declared in source.lines().filter(|line| line.contains("magic") || line.contains("MAGIC: [u8; 8]")) {
+            if let Some(magic) = declared.split("*b\"").nth(1).and_then(|rest| rest.split('"').next()) {
+                let other = kinds.insert(magic.to_owned(), path.clone());
+                assert!(other.is_none(), "{magic} is that of {} and of {}", path.display(), other.unwrap().display());
+            }
+        }
+    }
+    assert!(kinds.len() >= 15, "{kinds:?}");
+}

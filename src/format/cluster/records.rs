@@ -16,7 +16,7 @@ const ENVELOPE_MAGIC: [u8; 8] = *b"VMCRYPTE";
 /// The only suite: DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, AES-256-GCM.
 const SUITE: u16 = 1;
 const ENVELOPE_INFO: &[u8] = b"vmcryptfs primary 1";
-const JOIN_MAGIC: [u8; 8] = *b"VMCRYPTJ";
+const JOIN_MAGIC: [u8; 8] = *b"VMCRYPTR";
 const ACK_MAGIC: [u8; 8] = *b"VMCRYPTA";
 const ACK_PURPOSE: &[u8] = b"vmcryptfs cluster ack 1\0";
 
