@@ -7,6 +7,7 @@ use clap::Args;
 use crate::cli::{out, place};
 use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::HOME_FILE;
 use crate::gate::unwatched;
 use crate::text::Show;
 use crate::vm::access::Located;
@@ -45,8 +46,11 @@ pub(super) struct DiskNamesArgs {
 pub(super) fn run(args: &DiskNamesArgs, config: &Path) -> Result<()> {
     let located = Located::find(&args.folder)?;
     if located.component != Component::Home {
-        let message =
-            format!("{} is a disk: the list belongs to its VM folder, {}", args.folder.shown(), located.folder.shown());
+        let (file, folder) = (args.folder.shown(), located.folder.shown());
+        let message = match located.folder.join(HOME_FILE).exists() {
+            true => format!("{file} is a file, expected its VM folder, {folder}, which has the list"),
+            false => format!("{file} is a file in no encrypted VM folder, expected a VM folder"),
+        };
         return Err(Error::new(Kind::Invalid, message));
     }
     let set = (args.usual || !args.set.is_empty()).then(|| args.set.clone());

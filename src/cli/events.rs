@@ -83,13 +83,19 @@ pub(super) fn run(args: &EventsArgs, config: &dyn Fn() -> Result<PathBuf>) -> Re
 fn print_all(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
     let component = args.component.as_deref().map(absolute).transpose()?;
     let mut out = io::stdout().lock();
+    let mut found = false;
     loop {
         while let Some(line) = reader.next_line()? {
-            if args.wants(&line.record, component.as_deref()) && !print(&mut out, &line, args.json)? {
+            if !args.wants(&line.record, component.as_deref()) {
+                continue;
+            }
+            found = true;
+            if !print(&mut out, &line, args.json)? {
                 return Ok(());
             }
         }
         if !args.follow {
+            tell_none(args, found);
             return Ok(());
         }
         thread::sleep(FOLLOW_PERIOD);
@@ -106,6 +112,7 @@ fn print_last(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
             last.insert(about, line);
         }
     }
+    tell_none(args, !last.is_empty());
     let mut out = io::stdout().lock();
     for line in last.values() {
         if !print(&mut out, line, args.json)? {
@@ -113,6 +120,13 @@ fn print_last(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A path that is mistyped looks like a component with which nothing was done.
+fn tell_none(args: &EventsArgs, found: bool) {
+    if let (Some(component), false) = (&args.component, found) {
+        eprintln!("{}: no event in the log is of it or of what is below it, as it was asked for", component.shown());
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

@@ -209,7 +209,8 @@ impl Board {
             .create(true)
             .truncate(false)
             .mode(0o644)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+            // A fifo in its place is refused: opening it would wait for ever.
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
         let file = options.open(&path).context(locking)?;
         lock_within(LOCK_TIME, &file).context(locking)?;
         Ok(file)

@@ -40,13 +40,18 @@ const HEADER_FILES: [&str; 3] = [ENCRYPTING_FILE, HOME_FILE, DECRYPTING_FILE];
 /// `KeyUnavailable` when the provider gives no key, or `Io`.
 pub fn create(path: &Path, provider: &Arc<dyn KeyProvider>, disk_names: &DiskNames) -> Result<Header> {
     outer::refuse(path)?;
-    match fs::create_dir(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_unless_empty(path)?,
+    let is_new = match fs::create_dir(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => refuse_unless_empty(path).map(|()| false)?,
         Err(error) => return Err(Error::io(format!("creating {}", path.shown()), error)),
-    }
+    };
     let name = path.file_name().unwrap_or(OsStr::new("vm"));
-    make_home(&open_dir(path)?, name, provider, disk_names).map(|(header, _)| header)
+    let made = open_dir(path).and_then(|dir| make_home(&dir, name, provider, disk_names));
+    if is_new && made.is_err() {
+        // It is empty; if it cannot be removed, the error at hand still says more.
+        let _ = fs::remove_dir(path);
+    }
+    made.map(|(header, _)| header)
 }
 
 /// Makes an encrypted VM folder in a datastore and returns its home's header and DEK. Without a key from the provider there

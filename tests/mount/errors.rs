@@ -164,6 +164,8 @@ fn mistakes_on_the_command_line_get_one_clear_line() {
     let disk = |name: &str| host.path(name);
     host.refuses(&["create", disk("plain")], 7, "is not empty");
     host.refuses(&["create", disk("web01")], 9, "exists already");
+    host.refuses(&["disk-names", disk("plain/file")], 2, "is a file in no encrypted VM folder");
+    host.refuses(&["disk-names", disk("web01/root.raw")], 2, "is a file, expected its VM folder");
     host.refuses(&["create-disk", disk("plain/root.raw"), "--size", "1G"], 7, "is not an encrypted VM folder");
     host.refuses(&["create-disk", disk("web01/root.raw"), "--size", "1G"], 9, "exists already");
     host.refuses(&["create", disk("web09"), "--provider", "nobody"], 4, "nobody");

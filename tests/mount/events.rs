@@ -59,6 +59,9 @@ fn events_are_filtered_as_asked() {
     assert_eq!(lines(&["events", "--last", host.path("web01")]), 2);
     assert_eq!(lines(&["events", "--since", "1h"]), 4);
     assert_eq!(lines(&["events", "--since", "2999-01-01"]), 0);
+    let none = host.try_run(&["events", host.path("web02")]);
+    assert!(none.status.success() && none.stdout.is_empty(), "{none:?}");
+    assert!(String::from_utf8_lossy(&none.stderr).contains("web02: no event in the log"), "{none:?}");
     assert!(host.run(&["events", "--failed"]).contains("exists already"));
 }
 

@@ -171,6 +171,8 @@ fn a_mounted_vm_whose_provider_was_lost_is_saved_by_the_keys_in_memory() {
     host.run(&["provider", "add", "native", "other"]);
     let mount = host.mount("web01", &[]);
     std::fs::remove_file(host.path("config/keys/local.key")).unwrap();
+    host.refuses(&["create", host.path("web02")], 4, "local.key");
+    assert!(!std::path::Path::new(host.path("web02")).exists(), "an empty folder is left");
     host.run(&["rekey", host.path("web01"), "--provider", "other"]);
     mount.unmount();
     host.run(&["check", host.path("web01")]);

@@ -85,6 +85,9 @@ fn what_is_no_record_is_refused_without_waiting_or_reading_all_of_it() {
     fs::remove_file(&path).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::from_raw_mode(0o600)).unwrap();
     assert!(board.read(&key).unwrap_err().chain().contains("not a regular file"));
+    fs::remove_file(board.folder.join(".lock")).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, board.folder.join(".lock"), Mode::from_raw_mode(0o600)).unwrap();
+    assert!(board.remove(&key).unwrap_err().chain().contains("locking the board"), "it waits for ever");
     for place in ["/board", "folder:board", "etcd:https://a:2379", "folder:/does/not/exist"] {
         assert!(folder(place).is_err(), "{place}");
     }
