@@ -155,7 +155,7 @@ pub(super) struct StatusArgs {
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs cluster remove kvm2 --admin-key /media/usb/prod.admin\n\n\
     The host gets no more keys, and wipes those that it has when it next runs `cluster sync`. Guests that run there go on. \
-    What the host could read stays readable to whoever copied its keys: give the VMs another key, as the output says.")]
+    What the host could read stays readable to anyone who copied its keys: give the VMs another key, as the output says.")]
 pub(super) struct RemoveArgs {
     /// Name of the host
     #[arg(value_parser = host_name)]

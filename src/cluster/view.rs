@@ -13,7 +13,7 @@ pub(super) struct View {
 /// The document that is known by number and hash, and all that follow it, up to the newest one.
 ///
 /// Each of them must be signed by the admins and continue the one before, so a board that was rolled back or rewritten is
-/// noticed by whoever has seen more.
+/// noticed by each host that has seen more.
 ///
 /// # Errors
 /// `Denied` when the known document is gone or another one, or when one that follows is not proven; those of the board.

@@ -37,7 +37,7 @@ impl Operation for UpgradeVm<'_> {
     }
 }
 
-/// Makes the list of a VM's disks anew, of those that lie in its folder.
+/// Rebuilds the list of a VM's disks from those in its folder.
 pub struct AdoptAll<'a> {
     /// The VM folder.
     pub folder: &'a Path,

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::key::{KeyId, SharedMemory};
 use crate::provider::shared_memories::SharedMemories;
 
-/// How long sending may take at a time. What is left is sent the next time, or by whoever opens the component next.
+/// How long sending may take at a time. What is left is sent the next time, or by the process that opens the component next.
 const SENDING: Duration = Duration::from_secs(5);
 /// What replaces what was remembered of a component that is forgotten on purpose.
 const FORGOTTEN: &str = "-";

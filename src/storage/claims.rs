@@ -132,7 +132,7 @@ pub trait Claims: Debug + Send + Sync {
     /// The system's.
     fn is_data_claimed(&self, file: &File) -> io::Result<bool>;
 
-    /// Another opener that has claimed the file for more than a peek, if there is one and its name can be had.
+    /// Another opener that has claimed the file for more than a peek, if there is one and its name is known.
     fn holder(&self, file: &File) -> Option<Holder>;
 }
 

@@ -52,7 +52,7 @@ pub struct HomeFile<S> {
     unsynced: Unsynced,
     /// Whether something may lie past the end that must not show when the file grows.
     tail_unclean: AtomicBool,
-    /// Whether others may write it meanwhile.
+    /// Whether others may write it at the same time.
     follows: AtomicBool,
 }
 

@@ -1,7 +1,7 @@
 //! The manifest of a home (docs/FORMAT.md, section 17): by it is noticed what others than a mount or a verb did to the home's names
 //! and files, and that the home as a whole, or its manifest, is older than it was.
 //!
-//! A manifest is made anew as a whole, under a temporary name, and renamed. Before a home is changed its manifest is *open*: what
+//! A manifest is written again as a whole, under a temporary name, and renamed. Before a home is changed its manifest is *open*: what
 //! differs from it then may be what the one that opened it did. So an unclean end is no alarm, and proves nothing.
 
 mod differences;

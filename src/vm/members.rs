@@ -200,7 +200,7 @@ impl ListChange<'_> {
 }
 
 /// What to do about a list that is lost.
-const REMEDY: &str = "`vmcryptfs adopt VM_FOLDER` makes it anew of the disks that are there";
+const REMEDY: &str = "`vmcryptfs adopt VM_FOLDER` rebuilds it from the disks that are there";
 
 /// Makes the list of a home, durably, in place of one that may be there.
 ///

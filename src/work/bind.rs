@@ -82,20 +82,20 @@ pub fn upgrade(place: &dyn VmAccess) -> Result<Upgraded> {
     Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, listed: None })
 }
 
-/// Makes the list of a VM's disks of those that lie in its folder; `None` where the home has one, unless it is to be made `anew`. All
+/// Makes the list of a VM's disks of those that lie in its folder; `None` where the home has one, unless it is to be rebuilt. All
 /// of them must be this VM's. A crash leaves a VM that opens as before, and another run finishes.
 ///
 /// # Errors
 /// `Corrupt` for a disk of another VM, `Exists` for two copies of one disk, `Busy` for a folder that is in use; `NotFound` without a
 /// home; or those of [`UnlockedComponent::open`].
-pub fn make_list(place: &dyn VmAccess, anew: bool) -> Result<Option<usize>> {
+pub fn make_list(place: &dyn VmAccess, rebuilt: bool) -> Result<Option<usize>> {
     let folder = place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
     let mut found = place.components()?;
     found.retain(|component| !component.is_erased());
     let keks = fetch_keks(place, &found);
     let mut home = UnlockedComponent::open(place, &Component::Home, &keks)?;
     let header = home.header().clone();
-    if header.lists_disks && !anew {
+    if header.lists_disks && !rebuilt {
         return Ok(None);
     }
     let former = Owner::of(folder, &header, home.dek(), &FileLocks).and_then(|owner| owner.list());

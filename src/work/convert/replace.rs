@@ -423,7 +423,7 @@ pub(super) fn listed<T>(
     new_disk: Option<Uuid>,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    // A mount may change the list meanwhile.
+    // A mount may change the list at the same time.
     let concerns = |list: &MemberList| new_disk.is_some() || names.iter().any(|name| list.touches(name));
     let without = |list: &MemberList| names.iter().fold(list.clone(), |list, name| list.without(name));
     let Some(mut change) = owner.change(concerns)? else { return work() };

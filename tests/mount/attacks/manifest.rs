@@ -110,7 +110,7 @@ fn an_older_version_of_a_file_is_noticed() {
     is_noticed(&host, "web01.nvram is another version of the file");
 }
 
-/// As one that an editor wrote anew from its beginning: its versions count from 1 again.
+/// As one that an editor wrote again from its beginning: its versions count from 1 again.
 #[test]
 fn an_older_version_of_a_file_that_was_emptied_since_is_noticed() {
     let host = host();
@@ -280,7 +280,7 @@ fn disks_that_a_mount_makes_renames_and_removes_are_as_list_and_manifest_say() {
     mount.unmount();
     assert!(checked(&host, 0).contains("as its manifest"));
     host.run(&["adopt", host.path("web01")]);
-    assert!(checked(&host, 0).contains("as its manifest"), "the list is made anew");
+    assert!(checked(&host, 0).contains("as its manifest"), "the list is rebuilt");
 }
 
 #[test]
