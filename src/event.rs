@@ -6,16 +6,13 @@
 //! ```no_run
 //! # use vmcryptfs::event::{Event, EventName};
 //! # fn rewrap(path: &std::path::Path) -> vmcryptfs::error::Result<uuid::Uuid> { Ok(uuid::Uuid::nil()) }
-//! # fn rekey(path: &std::path::Path, key_id: &vmcryptfs::key::KeyId) -> vmcryptfs::error::Result<()> {
-//! Event::of(EventName::RekeyShallow).component(path).key(key_id).around(|event| {
-//!     let uuid = rewrap(path)?;
-//!     event.uuid(uuid); // what becomes known on the way
-//!     Ok(())
-//! })
+//! # fn rekey(path: &std::path::Path, key_id: &vmcryptfs::key::KeyId) {
+//! let rewrapped = rewrap(path);
+//! Event::of(EventName::RekeyShallow).component(path).key(key_id).outcome(&rewrapped);
 //! # }
 //! ```
 //!
-//! or `Event::of(..)...outcome(&result)` where there is a result already. Paths are those of the backing side.
+//! Paths are those of the backing side.
 //!
 //! An event reports something that has happened, so one that cannot be written does not undo it. The failure is reported at
 //! once on standard error, or in a mount's log, and by `status`.

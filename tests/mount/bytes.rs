@@ -262,6 +262,28 @@ fn no_verb_is_forgotten_here() {
 }
 
 #[test]
+fn boards_and_files_of_a_cluster_with_such_names_control_no_terminal() {
+    let it = Named::new(NAMES[1]);
+    fs::create_dir(it.path("b@")).unwrap();
+    for (file, content) in [("p@", "a passphrase for a test"), ("t@", "no token")] {
+        fs::write(it.path(file), content).unwrap();
+        fs::set_permissions(it.path(file), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let board = format!("folder:{}", it.path("b@").to_str().unwrap());
+    let admin = "--admin-key a@ --passphrase-file p@";
+    let init = [it.args(&format!("cluster init prod {admin} --board")), vec![board.into()]].concat();
+    it.said(&init, 0);
+    for words in ["cluster approve kvm2", "cluster share local", "cluster remove kvm2", "cluster token"] {
+        it.tried(&format!("{words} {admin}"));
+        it.tried(&format!("{words} --admin-key t@ --passphrase-file p@"));
+    }
+    fs::rename(it.path("b@"), it.path("c@")).unwrap();
+    for words in ["cluster status", "cluster status --json", "cluster sync", "cluster join --token-file t@"] {
+        assert!(!it.tried(words).is_empty(), "{words}");
+    }
+}
+
+#[test]
 fn ids_labels_and_names_that_someone_chose_control_no_terminal() {
     have_own_mounts();
     let it = Named::new(NAMES[1]);
