@@ -50,6 +50,13 @@ fingerprint() {
     ) | sort
 }
 
+# left_over VM: what an interrupted verb has left in an encrypted VM folder, which beside its files has the list of its disks.
+left_over() {
+    local uuid
+    uuid=$(vmc info --json "$1" | /usr/bin/python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["uuid"])')
+    find "$1" -name '.vmcryptfs-*' ! -name ".vmcryptfs-members-$uuid"
+}
+
 # must_equal WHAT EXPECTED FOUND: two files of fingerprints.
 must_equal() {
     cmp -s "$2" "$3" || fail "$1: $(diff "$2" "$3" | head -n 10)"

@@ -56,7 +56,7 @@ finish_either_way() {
     turn=$((turn + 1))
     if ((turn % 2)); then
         vmc encrypt "$vm" >/dev/null 2>&1 || fail "$1: encrypt does not go on: $(vmc encrypt "$vm" 2>&1)"
-        [[ -z $(find "$vm" -name '.vmcryptfs-*') ]] || fail "$1: left behind: $(find "$vm" -name '.vmcryptfs-*')"
+        [[ -z $(left_over "$vm") ]] || fail "$1: left behind: $(left_over "$vm")"
         vmc check "$vm" >/dev/null || fail "$1: $(vmc check "$vm")"
     fi
     # Nothing was encrypted at all where there is no header.

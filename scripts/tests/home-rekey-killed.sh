@@ -74,7 +74,7 @@ while read -r call number <&5; do
     vmc check "$vm" >/dev/null || fail "$call $number: $(vmc check "$vm")"
     ((turn % 3)) || must_show "$call $number" comparable
     vmc rekey --deep "$vm" >/dev/null 2>&1 || fail "$call $number: it does not go on: $(vmc rekey --deep "$vm" 2>&1)"
-    [[ -z $(find "$vm" -name '.vmcryptfs-*') ]] || fail "$call $number: left behind: $(find "$vm" -name '.vmcryptfs-*')"
+    [[ -z $(left_over "$vm") ]] || fail "$call $number: left behind: $(left_over "$vm")"
     [[ $(vmc check "$vm") != *"under way"* ]] || fail "$call $number: $(vmc check "$vm")"
     must_show "$call $number, finished" comparable
 done 5< <(strikes "$work/rekey.trace" "$step_width")

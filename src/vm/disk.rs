@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::crypto::xts::Engine;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::disk_kind::DiskShape;
 use crate::format::header::{ComponentKind, Header, PREFIX_LEN, Shape, component_kind};
 use crate::key::{Dek, Kek, KeyId};
@@ -20,9 +21,9 @@ use crate::storage::claims::Claim;
 use crate::storage::{Access, BackingIo, FileStorage, Storage};
 use crate::store::disk::{self as store, Disk, LockedDisk};
 use crate::store::header_area;
-use crate::sys::file::readable;
+use crate::sys::file::{readable, stat_at};
 use crate::text::Show;
-use crate::vm::draft::Draft;
+use crate::vm::draft::{Draft, taken};
 use crate::vm::keyring::{self, Keyring};
 use crate::vm::owner::Owner;
 
@@ -105,9 +106,18 @@ pub fn create(
     let file = create_component(dir, name, new.mode, new.durable, |storage| {
         store::create(storage, &header, &dek)?;
         storage.set_len(DiskShape::new(new.sector_size).backing_len(new.plain_len))?;
+        refuse_taken(dir, name)?; // before anything is announced
         announce(&header)
     })?;
     Ok((file, header, dek))
+}
+
+fn refuse_taken(dir: &File, name: &OsStr) -> Result<()> {
+    match stat_at(dir, name) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(format!("creating {}", name.shown()), error)),
+        Ok(_) => Err(taken(name)),
+    }
 }
 
 /// Makes a disk of length 0 in an empty backing file, and returns its DEK. A crash leaves an empty file, an empty disk, or what is

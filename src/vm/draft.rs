@@ -123,7 +123,7 @@ impl<'d> Draft<'d> {
             renamed => renamed,
         };
         match renamed {
-            Err(Errno::EXIST) => Err(Error::new(Kind::Exists, format!("{} exists already", name.shown()))),
+            Err(Errno::EXIST) => Err(taken(name)),
             renamed => {
                 renamed.context(|| format!("giving {} its name", name.shown()))?;
                 self.name.clear();
@@ -157,4 +157,9 @@ fn lock(made: &File, dir: &File, name: &OsStr) -> Result<bool> {
         locked => locked.context(|| "locking the new folder".into())?,
     }
     is_at(dir, Path::new(name), made).context(|| format!("looking for {}", name.shown()))
+}
+
+/// What a new file is refused with whose name another one has.
+pub(crate) fn taken(name: &OsStr) -> Error {
+    Error::new(Kind::Exists, format!("{} exists already", name.shown()))
 }
