@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use parking_lot::{Mutex, MutexGuard};
+
 use crate::error::{Error, Kind, Result};
 use crate::event::EventName;
 
@@ -10,8 +12,17 @@ thread_local! {
     static ASKED: RefCell<Option<Vec<EventName>>> = const { RefCell::new(None) };
 }
 
+/// What is refused is counted by the process, like all else.
+static REFUSING: Mutex<()> = Mutex::new(());
+
+/// While this is held, no other test has operations refused.
+pub(super) fn keep_out() -> MutexGuard<'static, ()> {
+    REFUSING.lock()
+}
+
 /// Does work whose operations are all refused, on this thread; returns what they asked for.
 pub fn refusing<T>(work: impl FnOnce() -> T) -> (T, Vec<EventName>) {
+    let _alone = keep_out();
     ASKED.set(Some(Vec::new()));
     (work(), ASKED.take().unwrap_or_default())
 }

@@ -113,10 +113,11 @@ pub fn create(
 }
 
 fn refuse_taken(dir: &File, name: &OsStr) -> Result<()> {
+    let doing = || format!("creating {}", name.shown());
     match stat_at(dir, name) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io(format!("creating {}", name.shown()), error)),
-        Ok(_) => Err(taken(name)),
+        Err(error) => Err(Error::io(doing(), error)),
+        Ok(_) => Err(taken(name)).context(doing),
     }
 }
 
