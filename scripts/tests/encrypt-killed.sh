@@ -63,8 +63,8 @@ finish_either_way() {
     if [[ -n $(header) ]]; then
         vmc decrypt "$vm" --all >/dev/null 2>&1 || fail "$1: decrypt does not go on: $(vmc decrypt "$vm" --all 2>&1)"
     fi
-    # A draft of the header is all that can be left then.
-    find "$vm" -name '.vmcryptfs-new-*' -delete
+    # A draft of the header is all that can be left then, or the list of its disks, which is made before it and goes after it.
+    find "$vm" \( -name '.vmcryptfs-new-*' -o -name '.vmcryptfs-members-*' \) -delete
     fingerprint "$vm" >"$work/found"
     comparable "$work/expected" >"$work/wanted"
     comparable "$work/found" >"$work/got"

@@ -159,6 +159,22 @@ pub(crate) fn write_home(dir: &File, name: &str, header: &Header, dek: &Dek) -> 
     Ok(file)
 }
 
+/// Removes the lists of other homes' disks from a folder: what an interruption has left of a home that was never finished, or has ended.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn remove_other_lists(dir: &File, home: Uuid) -> Result<()> {
+    for name in sorted_names(dir)? {
+        let uuid = name.to_str().and_then(|name| name.strip_prefix(MEMBERS_PREFIX)).map(Uuid::parse_str);
+        if let Some(Ok(other)) = uuid
+            && other != home
+        {
+            members::remove(dir, other)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the manifest of a home, if it has one.
 ///
 /// # Errors

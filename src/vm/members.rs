@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -213,9 +214,12 @@ pub(crate) fn create(dir: &File, home: Uuid, dek: &Dek, list: &MemberList) -> Re
     let draft = Draft::new(dir, "")?;
     let file = FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600)).context(doing)?);
     if let Ok(home) = stat_at(dir, OsStr::new(HOME_FILE)) {
-        // Who makes it may be root, and its user another one. What fails here, that user will be told of.
+        // Who makes it may be root, and its user another one. Where that is not allowed, that user will be told of it.
         let owner = (Uid::from_raw(home.st_uid), Gid::from_raw(home.st_gid));
-        let _ = rustix::fs::fchown(file.file(), Some(owner.0), Some(owner.1));
+        match rustix::fs::fchown(file.file(), Some(owner.0), Some(owner.1)) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+            failed => failed.context(doing)?,
+        }
     }
     COPY_OFFSETS.into_iter().try_for_each(|offset| file.write_at(offset, &bytes)).context(doing)?;
     file.sync().context(doing)?;
@@ -245,7 +249,7 @@ pub(crate) fn is_list(file: &File, name: &OsStr) -> Result<bool> {
 /// `Io`.
 pub(crate) fn remove(dir: &File, home: Uuid) -> Result<()> {
     match rustix::fs::unlinkat(dir, file_name(home), AtFlags::empty()) {
-        Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(Errno::NOENT) => Ok(()),
         removed => removed.context(|| "removing the VM's list of disks".into()),
     }
 }

@@ -141,7 +141,7 @@ impl<'p> Decryption<'p> {
         self.look_for_what_needs_the_home()?;
         self.folder.turn(HomeState::Decrypting)?;
         let site = self.site(&pace)?;
-        site.clean_components()?;
+        site.clean_components(self.folder.unlocked()?.header.uuid)?;
         home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
         site.clean(true)?;
         // With the header goes the only way to what is still sealed.

@@ -119,7 +119,7 @@ impl<'p> Encryption<'p> {
     fn encrypt_home(&mut self, pace: &ProgressCounter<'_>) -> Result<()> {
         let site = self.site(pace)?;
         site.clean(false)?;
-        site.clean_components()?;
+        site.clean_components(self.folder.unlocked()?.header.uuid)?;
         for _ in 0..MAX_ROUNDS {
             let survey = &self.survey;
             let is_disk = |entry: &Entry| survey.disks.contains(&entry.path);

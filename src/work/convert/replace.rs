@@ -369,12 +369,13 @@ impl ReplaceContext<'_, '_> {
         Ok(())
     }
 
-    /// Removes headers and disks that were never finished, in a folder whose home is not encrypted. What is claimed, another
-    /// process makes: a header that it will take back when it finds this home.
+    /// Removes headers and disks that were never finished, and lists of disks that are not this home's, in a folder whose home is
+    /// not encrypted. What is claimed, another process makes: a header that it will take back when it finds this home.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn clean_components(&self) -> Result<()> {
+    pub(super) fn clean_components(&self, home: Uuid) -> Result<()> {
+        folder::remove_other_lists(self.root, home)?;
         for name in folder::sorted_names(self.root)? {
             let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)) else { continue };
             if Uuid::parse_str(rest).is_err() {
