@@ -42,6 +42,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
+        site.clean_components(header.uuid)?; // a list of disks that was never finished
         if !(Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() }.pass()?) {
             return Ok(());
         }

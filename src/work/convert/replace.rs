@@ -370,7 +370,7 @@ impl ReplaceContext<'_, '_> {
     }
 
     /// Removes headers and disks that were never finished, and lists of disks that are not this home's, in a folder whose home is
-    /// not encrypted. What is claimed, another process makes: a header that it will take back when it finds this home.
+    /// not encrypted, or claimed alone. What is claimed, another process makes: a header that it will take back when it finds this home.
     ///
     /// # Errors
     /// `Io`.
