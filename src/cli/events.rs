@@ -125,7 +125,7 @@ fn print_last(args: &EventsArgs, reader: &mut Reader) -> Result<()> {
 /// A path that is mistyped looks like a component with which nothing was done.
 fn tell_none(args: &EventsArgs, found: bool) {
     if let (Some(component), false) = (&args.component, found) {
-        eprintln!("{}: no event in the log is of it or of what is below it, as it was asked for", component.shown());
+        eprintln!("{}: no event in the log matches", component.shown());
     }
 }
 

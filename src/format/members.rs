@@ -156,7 +156,7 @@ fn decode_member(body: &mut Reader<'_>) -> Result<(Uuid, Member)> {
 }
 
 fn too_long(disks: usize) -> Error {
-    Error::new(Kind::Invalid, format!("a VM of {disks} disks: their names do not fit into its list of disks"))
+    Error::new(Kind::Invalid, format!("the VM has {disks} disks, whose names do not fit into its list of disks"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::gate::{Object, Operation, Trail};
 use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::text;
 use crate::vm::access::{Located, OfflineVm, VmAccess};
 use crate::work::bind::{self, Adopted, Upgraded};
 
@@ -55,7 +56,7 @@ impl Operation for AdoptAll<'_> {
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<usize> {
         let listed = bind::make_list(&OfflineVm::open(self.folder, self.providers)?, true)?.unwrap_or_default();
-        trail.event().reason(format!("{listed} disks as they lie there"));
+        trail.event().reason(format!("{} as they lie there", text::count(listed, "disk", "disks")));
         Ok(listed)
     }
 }

@@ -127,7 +127,7 @@ impl ServedFolder {
 
     /// Closes the manifests of homes, by their UUIDs. Nothing of them is open.
     pub fn close_manifests(&self, of: impl Fn(Uuid) -> bool) {
-        /// From so many homes on one sync of the file system is quicker than one for each file.
+        /// With more homes than this, one sync of the file system is quicker than one for each file.
         const MANY: usize = 8;
         self.homes.forget();
         if !self.options.read_only && self.manifests.used.lock().len() > MANY {
