@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
@@ -37,13 +38,18 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     let old = header.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten();
     let old = old.ok_or_else(|| Error::new(Kind::Corrupt, "a home in transition without its old DEK"))?;
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
+    let mut is_tidy = false;
     loop {
         let entries = tree::list_home(root, &keys.both)?;
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
-        site.clean_components(header.uuid)?; // a list of disks that was never finished
-        if !(Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() }.pass()?) {
+        let mut rekey = Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() };
+        if !is_tidy {
+            rekey.tidy_up(header.uuid)?;
+            is_tidy = true;
+        }
+        if !rekey.pass()? {
             return Ok(());
         }
     }
@@ -74,6 +80,13 @@ struct Rekey<'a, 'p> {
 }
 
 impl Rekey<'_, '_> {
+    /// Removes what an interruption has left, before anything is made: it may take the space that is needed. What appears later in a
+    /// home that is claimed is another process's, which claims it in a moment.
+    fn tidy_up(&self, home: Uuid) -> Result<()> {
+        self.site.clean_components(home)?;
+        self.folders().try_for_each(|folder| self.site.clean_folder(&self.open_folder(&folder.path)?))
+    }
+
     /// Returns whether anything was under the old DEK.
     fn pass(&mut self) -> Result<bool> {
         let groups = by_inode(self.entries.iter().filter(|entry| entry.found != EntryForm::Folder));
@@ -81,10 +94,6 @@ impl Rekey<'_, '_> {
             if let Some(id) = self.new_id(names[0])? {
                 self.moved.insert(id, names[0].path.clone());
             }
-        }
-        for folder in self.folders() {
-            // First, since it may take the space that is needed.
-            self.site.clean_folder(&self.open_folder(&folder.path)?)?;
         }
         let mut changed = false;
         for names in &groups {

@@ -314,6 +314,27 @@ fn a_file_whose_links_were_parted_is_brought_together_unless_it_was_written_to()
     }
 }
 
+/// One that is not claimed yet is that of a process which has just made it.
+#[test]
+fn drafts_are_those_of_an_interruption_only_before_a_home_is_rekeyed() {
+    let vm = Vm::new();
+    let draft = |number: u128| vm.path().join(format!(".vmcryptfs-new-{}", Uuid::from_u128(number)));
+    let stale = [draft(1), vm.path().join("logs/.vmcryptfs-new-rekey-x")];
+    stale.iter().for_each(|path| fs::write(path, "x").unwrap());
+    let mut tidied = false;
+    vm.rekey(&mut |progress| {
+        if !tidied && progress.what == "home" && !stale.iter().any(|path| path.exists()) {
+            tidied = true;
+            fs::write(draft(2), "x").unwrap();
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert!(tidied && draft(2).exists() && !draft(1).exists());
+    fs::remove_file(draft(2)).unwrap();
+    vm.assert_finished();
+}
+
 #[test]
 fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
     let vm = Vm::new();
