@@ -29,5 +29,6 @@ pub mod outer;
 pub mod owner;
 pub mod references;
 pub mod scan;
+pub mod settling;
 pub mod under_way;
 pub mod vmdk;

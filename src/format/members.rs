@@ -2,7 +2,7 @@
 
 mod list;
 
-pub use list::{Member, MemberList};
+pub use list::{Member, MemberList, There};
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -203,7 +203,7 @@ impl FileSystem {
         let (from, to) = (self.path_in_vm(&node)?, self.path_in_vm(&parent)?.join(name));
         let home = self.home_with_list(&parent, &[backing::stat_at(&from_dir, &from_name)?])?;
         let link = || backing::link((&from_dir, &from_name), (&dir, name));
-        change_names(home.as_ref(), NameChange::Linked(&from, &to), link, || self.sync_names(&dir))?;
+        change_names(home.as_ref(), NameChange::Linked(&from, &to), link)?;
         self.settle_names(&[&dir])?;
         let (node, stat) = self.find(&parent, &dir, name)?;
         self.attr_of(&node, &stat)
@@ -237,7 +237,7 @@ impl FileSystem {
             remove()?;
         } else {
             let (home, path) = (self.home_of(&parent).ok(), self.path_in_vm(&parent)?.join(name));
-            change_names(home.as_ref(), NameChange::Removed(&path), remove, || self.sync_names(&dir))?;
+            change_names(home.as_ref(), NameChange::Removed(&path), remove)?;
         }
         self.settle_names(&[&dir])
     }
@@ -293,11 +293,7 @@ impl FileSystem {
             } else {
                 NameChange::Renamed(&from, &to)
             };
-            let sync = || {
-                self.sync_names(&to_dir)?;
-                if from_parent.number == to_parent.number { Ok(()) } else { self.sync_names(&from_dir) }
-            };
-            change_names(home.as_ref(), change, rename, sync)?
+            change_names(home.as_ref(), change, rename)?
         };
         if is_changed { self.settle_names(&[&to_dir, &from_dir]) } else { Ok(()) }
     }

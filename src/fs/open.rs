@@ -93,7 +93,7 @@ impl FileSystem {
             let make = || home::create(&dir, name, new.mode);
             let is_left = home.owner.list()?.is_some_and(|list| list.touches(&place));
             let made = if is_left && backing::stat_at(&dir, name).is_err() {
-                change_names(Some(&home), NameChange::Made(&place), make, || Ok(()))?
+                change_names(Some(&home), NameChange::Made(&place), make)?
             } else {
                 make()?
             };

@@ -79,6 +79,9 @@ fn retry(fs: &Weak<FileSystem>, told: &mut Option<String>) -> bool {
     limit::report(limit::PERIOD);
     // What was met since the last round: by now its header is durable, also if another process wrote it.
     fs.served().keyring().memory().keep();
+    if let Err(error) = fs.served().settle_names() {
+        tracing::warn!("names of disks: {}", error.chain());
+    }
     match fs.served().retry_locked() {
         Ok(0) => {}
         Ok(unlocked) => tracing::info!("{} unlocked", text::count(unlocked, "component", "components")),

@@ -15,6 +15,7 @@ use crate::format::header::HOME_FILE;
 use crate::serve::{BackingId, ServedFolder};
 use crate::sys::file::stat_at;
 use crate::vm::home::Home;
+use crate::vm::settling::decide_left_names;
 
 /// Most homes that are kept while nothing of them is open: descriptors do not grow with the datastore.
 const MAX_KEPT: usize = if cfg!(test) { 4 } else { 64 };
@@ -67,6 +68,15 @@ impl Homes {
 }
 
 impl ServedFolder {
+    /// Makes names durable that have changed, and lets the lists of disks say so. Changes of names do not wait for it.
+    ///
+    /// # Errors
+    /// `Io` for the first home where that fails.
+    pub fn settle_names(&self) -> Result<()> {
+        let kept: Vec<Arc<Home>> = self.homes.kept.read().values().map(|known| Arc::clone(&known.home)).collect();
+        kept.iter().map(|home| home.owner.settle()).fold(Ok(()), Result::and)
+    }
+
     /// The home of the VM folder `vm`, which is open as `dir`. A VM whose home is locked is locked as a whole.
     ///
     /// # Errors
@@ -81,6 +91,10 @@ impl ServedFolder {
         }
         let unlocked = Home::open(dir, self.options.claims, &self.keyring).and_then(|mut home| {
             home.keeper = self.keeper(vm, dir, &home)?;
+            if !self.options.read_only && home.past.gone_back().is_none() {
+                // Where that cannot be now it can be the next time, and those names open as they are.
+                let _ = decide_left_names(dir, &home.owner, self.options.claims);
+            }
             Ok(home)
         });
         let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);

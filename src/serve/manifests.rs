@@ -129,6 +129,7 @@ impl ServedFolder {
     pub fn close_manifests(&self, of: impl Fn(Uuid) -> bool) {
         /// With more homes than this, one sync of the file system is quicker than one for each file.
         const MANY: usize = 8;
+        let _ = self.settle_names(); // what is not settled by this is decided when the home is next opened
         self.homes.forget();
         if !self.options.read_only && self.manifests.used.lock().len() > MANY {
             let _ = rustix::fs::syncfs(&self.root); // what is not durable by this is synced on its own

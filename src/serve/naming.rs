@@ -42,8 +42,9 @@ impl NameChange<'_> {
     }
 }
 
-/// Changes names by `work`. The home's list, where it has to do with them, allows what is and what is to be until `sync` has made the
-/// new names durable. At any moment a crash leaves files that open.
+/// Changes names by `work`. The home's list, where it has to do with them, allows what is and what is to be until the new names are
+/// durable, which nothing waits for: [`Owner::settle`](crate::vm::owner::Owner::settle) is called later. Only a removed name is durably
+/// so at once: no copy of the list is to have it, should its file come back. At any moment a crash leaves files that open.
 ///
 /// # Errors
 /// Those of `work`, which then has changed nothing, or of the list.
@@ -51,7 +52,6 @@ pub fn change_names<T>(
     home: Option<&Arc<Home>>,
     change: NameChange<'_>,
     work: impl FnOnce() -> Result<T>,
-    sync: impl FnOnce() -> Result<()>,
 ) -> Result<T> {
     let listed = home.map(|home| home.owner.change(|list| change.concerns(list))).transpose()?.flatten();
     let Some(mut listed) = listed else { return work() };
@@ -72,14 +72,8 @@ pub fn change_names<T>(
     };
     match change {
         NameChange::Made(_) => {}
-        NameChange::Linked(..) | NameChange::Renamed(..) | NameChange::Exchanged(..) => {
-            sync()?;
-            listed.settle(after)?;
-        }
-        NameChange::Removed(_) => {
-            sync()?;
-            listed.make(after)?; // no copy of the list is to have it, should the file come back
-        }
+        NameChange::Linked(..) | NameChange::Renamed(..) | NameChange::Exchanged(..) => listed.put_off(after),
+        NameChange::Removed(path) => listed.make_without(path)?,
     }
     Ok(done)
 }

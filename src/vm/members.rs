@@ -1,7 +1,9 @@
 //! The file with the list of a home's disks: read once and when it changes, and changed so that no crash leaves a disk outside of it.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -16,12 +18,12 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header};
 use crate::format::members::{
-    COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, copy_len, file_name,
+    COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name,
 };
 use crate::key::Dek;
 use crate::storage::claims::{Claim, Claims, FileLocks, wait_for_claim};
 use crate::storage::{FileStorage, Storage};
-use crate::sys::file::{open_beneath, readable, stat_at};
+use crate::sys::file::{folder_beneath, open_beneath, readable, stat_at};
 use crate::vm::draft::Draft;
 
 /// For how long a change waits for that of another mount or verb.
@@ -42,8 +44,11 @@ pub struct Members {
 
 struct Known {
     stamp: Stamp,
+    /// What the file says.
+    stored: Arc<MemberList>,
+    /// What holds. The file allows more until the names that this process has changed are durable.
     list: Arc<MemberList>,
-    /// The copy of this list, or of one before it, that this process has made durable.
+    /// The copy of what the file says, or of one before it, that this process has made durable.
     durable: Option<usize>,
 }
 
@@ -83,9 +88,14 @@ impl Members {
         {
             return Ok(Arc::clone(&known.list));
         }
-        let (list, stamp, _) = self.read(&self.file(OFlags::RDONLY)?)?;
-        let list = Arc::new(list);
-        *self.known.lock() = Some(Known { stamp, list: Arc::clone(&list), durable: None });
+        let (stored, stamp, _) = self.read(&self.file(OFlags::RDONLY)?)?;
+        let mut known = self.known.lock();
+        if let Some(known) = known.as_mut().filter(|known| known.stamp.0 == stamp.0 && *known.stored == stored) {
+            known.stamp = stamp;
+            return Ok(Arc::clone(&known.list));
+        }
+        let list = Arc::new(stored);
+        *known = Some(Known { stamp, stored: Arc::clone(&list), list: Arc::clone(&list), durable: None });
         Ok(list)
     }
 
@@ -106,9 +116,10 @@ impl Members {
         let file = self.file(OFlags::RDWR)?;
         wait_for_claim(OTHER_CHANGE, || file.claim(Claim::Exclusive))
             .context(|| "changing the VM's list of disks".into())?;
-        let (list, stamp, copy) = self.read(&file)?;
-        let is_ours = |known: &&Known| known.stamp == stamp && *known.list == list;
-        let durable = self.known.lock().as_ref().filter(is_ours).and_then(|known| known.durable);
+        let (stored, stamp, copy) = self.read(&file)?;
+        let is_ours = |known: &&Known| known.stamp == stamp && *known.stored == stored;
+        let ours = self.known.lock().as_ref().filter(is_ours).map(|known| (Arc::clone(&known.list), known.durable));
+        let (list, durable) = ours.unwrap_or_else(|| (Arc::new(stored.clone()), None));
         let durable = match durable {
             Some(durable) => durable,
             None => {
@@ -116,7 +127,24 @@ impl Members {
                 copy
             }
         };
-        Ok(ListChange { members: self, file, list, durable, _alone: alone })
+        let is_put_off = list.disks != stored.disks;
+        let list = MemberList::clone(&list);
+        Ok(ListChange { members: self, file, stored, list, is_put_off, durable, _alone: alone })
+    }
+
+    /// Makes the list say what is, if that was put off.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin), or `Io`.
+    pub fn settle(&self) -> Result<()> {
+        let is_put_off = self.known.lock().as_ref().is_some_and(|known| known.list.disks != known.stored.disks);
+        if !is_put_off {
+            return Ok(());
+        }
+        let mut change = self.begin()?;
+        let list = change.list.clone();
+        change.sync_names()?;
+        change.settle(list)
     }
 
     fn file(&self, flags: OFlags) -> Result<FileStorage> {
@@ -146,13 +174,18 @@ impl Members {
 pub struct ListChange<'m> {
     members: &'m Members,
     file: FileStorage,
+    /// What the file says.
+    stored: MemberList,
+    /// What holds.
     list: MemberList,
+    /// Whether the file allows more than what holds, for names that may not be durable yet.
+    is_put_off: bool,
     durable: usize,
     _alone: MutexGuard<'m, ()>,
 }
 
 impl ListChange<'_> {
-    /// What the list says.
+    /// What holds before the change.
     pub fn list(&self) -> &MemberList {
         &self.list
     }
@@ -162,41 +195,108 @@ impl ListChange<'_> {
     /// # Errors
     /// `Invalid` for a list that is too long, or `Io`.
     pub fn announce(&mut self, after: &MemberList) -> Result<()> {
-        self.write(self.list.until(after), true)
+        let allowed = self.stored.until(after);
+        self.write(allowed.clone(), true)?;
+        self.know(allowed);
+        Ok(())
     }
 
-    /// Makes the list say what is, durably.
+    /// Makes the list say what is, durably. What others have put off is durable before that.
     ///
     /// # Errors
     /// As [`announce`](Self::announce).
     pub fn make(&mut self, after: MemberList) -> Result<()> {
-        self.write(after, true)
+        if self.is_put_off {
+            self.sync_names()?;
+        }
+        self.write(after.clone(), true)?;
+        self.know(after);
+        Ok(())
     }
 
-    /// Makes the list say what is, after names have changed for good. If this is lost, what was announced is still allowed.
+    /// Makes the list have no disk at a path or below it any more, durably, once it is durable that nothing lies there.
+    ///
+    /// # Errors
+    /// As [`announce`](Self::announce).
+    pub fn make_without(&mut self, path: &Path) -> Result<()> {
+        self.sync_folder(path.parent().unwrap_or(Path::new("")))?;
+        self.make(self.list.without(path))
+    }
+
+    /// Makes the list say what is, after names have changed for good, or have not changed. If this is lost, what was announced is
+    /// still allowed. It is put off for as long as an earlier one is.
     ///
     /// # Errors
     /// As [`announce`](Self::announce).
     pub fn settle(&mut self, after: MemberList) -> Result<()> {
-        self.write(after, false)
+        if !self.is_put_off {
+            self.write(after.clone(), false)?;
+        }
+        self.know(after);
+        Ok(())
+    }
+
+    /// Says what is, after names have changed that may not be durable yet. The file allows what was announced until
+    /// [`Members::settle`].
+    pub fn put_off(&mut self, after: MemberList) {
+        self.is_put_off = true;
+        self.know(after);
+    }
+
+    /// Decides names that a crash has left changing by what lies there, durably.
+    ///
+    /// # Errors
+    /// As [`announce`](Self::announce).
+    pub fn decide(&mut self, look: impl Fn(&Path) -> There) -> Result<()> {
+        self.sync_names()?; // what is seen now is there after another crash
+        self.is_put_off = false;
+        let decided = self.stored.decided(look);
+        self.make(decided)
+    }
+
+    /// Makes the names durable that the file has as changing.
+    fn sync_names(&mut self) -> Result<()> {
+        let folders: BTreeSet<&Path> = self.stored.changing().flat_map(|name| name.ancestors().skip(1)).collect();
+        folders.into_iter().try_for_each(|folder| self.sync_folder(folder))?;
+        self.is_put_off = false;
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &Path) -> Result<()> {
+        match folder_beneath(&self.members.dir, folder) {
+            Ok(dir) => rustix::fs::fsync(dir),
+            // It is gone, or has another name: the folder that says so is synced as well.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(()),
+            Err(_) => rustix::fs::syncfs(self.file.file()), // one that this process may not read
+        }
+        .context(|| "making names durable".into())
     }
 
     fn write(&mut self, next: MemberList, durably: bool) -> Result<()> {
-        if next.disks == self.list.disks {
+        if next.disks == self.stored.disks {
             return Ok(());
         }
-        let sequence = self.list.sequence.checked_add(1);
+        let sequence = self.stored.sequence.checked_add(1);
         let sequence =
             sequence.ok_or_else(|| Error::new(Kind::Unsupported, "the list was changed too often to count"))?;
         let next = MemberList { sequence, ..next };
         let bytes = self.members.keys[0].encode(&next)?;
         self.durable =
             write(&self.file, &bytes, self.durable, durably).context(|| "writing the VM's list of disks".into())?;
-        self.list = next;
-        let stat = rustix::fs::fstat(self.file.file()).context(|| "reading attributes".into())?;
-        let (stamp, list) = (stamp(&stat), Arc::new(self.list.clone()));
-        *self.members.known.lock() = Some(Known { stamp, list, durable: Some(self.durable) });
+        self.stored = next;
         Ok(())
+    }
+
+    /// Lets this process go by a list, for as long as the file is what it is now.
+    fn know(&mut self, list: MemberList) {
+        self.list = MemberList { sequence: self.stored.sequence, ..list };
+        // Without the file's attributes it is read again.
+        *self.members.known.lock() = rustix::fs::fstat(self.file.file()).ok().map(|stat| Known {
+            stamp: stamp(&stat),
+            stored: Arc::new(self.stored.clone()),
+            list: Arc::new(self.list.clone()),
+            durable: Some(self.durable),
+        });
     }
 }
 

@@ -96,6 +96,14 @@ impl Owner {
         listed.make(newer)
     }
 
+    /// Makes the list say what is, if that was put off after names had changed.
+    ///
+    /// # Errors
+    /// Those of [`Members::settle`].
+    pub fn settle(&self) -> Result<()> {
+        self.members.as_ref().map_or(Ok(()), |members| members.settle())
+    }
+
     /// Begins a change of the list, if there is one, and if what it says now has to do with the change.
     ///
     /// # Errors

@@ -33,7 +33,45 @@ pub struct Member {
     pub names: BTreeMap<PathBuf, bool>,
 }
 
+/// What lies at a path.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum There {
+    /// Nothing.
+    Nothing,
+    /// A disk, by its header, which may be unverified.
+    Disk(Uuid),
+    /// A home file.
+    HomeFile,
+    /// What it is, is not known.
+    Unknown,
+}
+
 impl MemberList {
+    /// The paths that may lead to a home file as well as to a disk.
+    pub fn changing(&self) -> impl Iterator<Item = &Path> {
+        let names = self.disks.values().flat_map(|member| &member.names);
+        names.filter(|(_, is_settled)| !**is_settled).map(|(name, _)| name.as_path())
+    }
+
+    /// With each path that is changing as what lies there says. It stays as it is where that is not known, or a disk that the list does not have there.
+    #[must_use]
+    pub fn decided(&self, look: impl Fn(&Path) -> There) -> Self {
+        let mut list = self.clone();
+        for (uuid, member) in &mut list.disks {
+            member.names.retain(|name, is_settled| match if *is_settled { There::Unknown } else { look(name) } {
+                There::Nothing | There::HomeFile => false,
+                There::Disk(found) if found == *uuid => {
+                    *is_settled = true;
+                    true
+                }
+                There::Disk(found) => !self.has(found, name),
+                There::Unknown => true,
+            });
+        }
+        list.disks.retain(|_, member| !member.names.is_empty());
+        list
+    }
+
     /// Whether a path is a disk's, and no home file may have it.
     pub fn is_disk_name(&self, path: &Path) -> bool {
         self.disks.values().any(|member| member.names.get(path) == Some(&true))
@@ -169,7 +207,9 @@ impl MemberList {
             let before = list.disks.entry(*uuid).or_insert_with(|| Member { names: BTreeMap::new(), ..member.clone() });
             (before.dek_generation, before.sequence) =
                 (before.dek_generation, before.sequence).min((member.dek_generation, member.sequence));
-            before.names.extend(member.names.iter().map(|(name, settled)| (name.clone(), *settled)));
+            for (name, is_settled) in &member.names {
+                *before.names.entry(name.clone()).or_insert(true) &= *is_settled; // it may be changing already
+            }
         }
         for (uuid, member) in &mut list.disks {
             let is_kept = |name: &Path| self.has(*uuid, name) && after.has(*uuid, name);
@@ -209,6 +249,22 @@ mod tests {
         assert_eq!(renamed("home-file", "c"), list(&[(1, &["a", "s/b"]), (3, &["s2/d"])]));
         let exchanged = before.renamed(Path::new("a"), Path::new("c"), true);
         assert_eq!(exchanged, list(&[(1, &["c", "s/b"]), (2, &["a"]), (3, &["s2/d"])]));
+    }
+
+    #[test]
+    fn a_name_that_is_changing_is_decided_by_what_lies_there() {
+        let [one, two] = [1, 2].map(Uuid::from_u128);
+        let before = list(&[(1, &["a", "s/b"]), (2, &["c"])]);
+        let during = before.until(&before.renamed(Path::new("a"), Path::new("c"), false));
+        let decided = |a: There, c: There| during.decided(|name| if name == Path::new("a") { a } else { c });
+        let renamed = list(&[(1, &["c", "s/b"])]);
+        assert_eq!(decided(There::Nothing, There::Disk(one)), renamed);
+        assert_eq!(decided(There::HomeFile, There::Disk(one)), renamed);
+        assert_eq!(decided(There::Disk(one), There::Disk(two)), before);
+        assert_eq!(decided(There::Disk(one), There::HomeFile), list(&[(1, &["a", "s/b"])]));
+        assert_eq!(decided(There::Unknown, There::Disk(Uuid::from_u128(3))), during);
+        assert_eq!(decided(There::Nothing, There::Nothing), list(&[(1, &["s/b"])]));
+        assert_eq!(renamed.decided(|_| There::Nothing), renamed);
     }
 
     #[test]
