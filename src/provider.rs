@@ -13,6 +13,7 @@ pub(crate) mod private_file;
 mod secret_file;
 pub mod shared_key;
 pub mod shared_memories;
+pub mod timed;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -20,7 +20,6 @@ mod seen;
 mod session;
 mod settings;
 pub mod tag;
-mod timed;
 mod tls;
 mod trust;
 pub mod ttlv;

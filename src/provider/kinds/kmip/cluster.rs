@@ -21,9 +21,9 @@ use super::message::Version;
 use super::notices::Notices;
 use super::session::Session;
 use super::settings::{Address, Settings, Timeouts};
-use super::timed::Deadline;
 use crate::crypto::random;
 use crate::error::Result;
+use crate::provider::timed::Deadline;
 use crate::provider::{Failure, Trouble};
 use crate::text;
 

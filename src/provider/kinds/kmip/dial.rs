@@ -1,18 +1,22 @@
 //! Which of a server's addresses is talked to. A name may have several, of which some are down, hang, or are of another
 //! server: each is tried up to the end of the TLS handshake, the next one as soon as one fails or takes long (as RFC 8305 has it for TCP).
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::timed::Deadline;
+use super::settings::Address;
 use crate::provider::Failure;
+use crate::provider::timed::Deadline;
 
 /// How long one address is waited for before the next one is tried as well.
 const STAGGER: Duration = Duration::from_millis(500);
+/// Addresses of a name that are tried. An answer to the name may hold thousands.
+const MAX_ADDRESSES: usize = 16;
 
 /// What is known of a server's addresses.
 #[derive(Debug, Default)]
@@ -81,6 +85,25 @@ pub(super) fn first_of<T: Send + 'static>(
         }
     }
     Err(Failure::of_addresses(&failures))
+}
+
+/// The addresses of a server, at least one. Resolving a name has no timeout, so it is done on a thread that may outlive
+/// this call.
+pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(ip) = address.host().parse() {
+        return Ok(vec![SocketAddr::new(ip, address.port())]);
+    }
+    let (sender, receiver) = mpsc::channel();
+    let name = (address.host().to_owned(), address.port());
+    thread::Builder::new().name("resolve".into()).spawn(move || {
+        let found = name.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
+        sender.send(found).ok(); // the caller may have given up
+    })?;
+    let found = receiver.recv_timeout(deadline.time_left()?).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    match found.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+        false => Ok(found),
+    }
 }
 
 #[cfg(test)]

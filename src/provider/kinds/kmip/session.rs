@@ -4,7 +4,7 @@
 //! comes late can never be taken for the answer to something else.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use zeroize::Zeroizing;
 use super::dial::{self, Addresses};
 use super::message::{Batch, Request, Version};
 use super::settings::{Address, Timeouts};
-use super::timed::{Deadline, TimedStream, resolve};
 use super::ttlv::{self, HEADER_LEN, Item};
 use crate::crypto::random;
+use crate::provider::timed::{Deadline, TimedStream};
 use crate::provider::{Failure, Trouble};
 
 /// How long a session may rest before it is used again. Servers close theirs after 30 s and more.
 const MAX_IDLE: Duration = Duration::from_secs(20);
 
-type TlsStream = StreamOwned<ClientConnection, TimedStream>;
+type TlsStream = StreamOwned<ClientConnection, TimedStream<TcpStream>>;
 
 /// A session, and the version of KMIP that is spoken in it.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Session {
     ) -> Result<Self, Failure> {
         let name = ServerName::try_from(address.host().to_owned())
             .map_err(|error| Failure::new(Trouble::Untrusted, format!("the server's name: {error}")))?;
-        let found = resolve(address, total.min(Deadline::after(timeouts.connect)))
+        let found = dial::resolve(address, total.min(Deadline::after(timeouts.connect)))
             .map_err(|error| Failure::io("connecting", &error))?;
         let attempt = move |peer| Self::connect_to(peer, name.clone(), Arc::clone(&config), timeouts, total);
         let session = dial::first_of(&addresses.in_order(found), total, attempt)?;

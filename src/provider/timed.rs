@@ -1,95 +1,120 @@
-//! A TCP connection on which everything ends at one point in time.
+//! A connection on which everything ends at one point in time.
 //!
-//! A timeout of the socket restarts with every byte, so a server that drips its answer would never meet it.
+//! A timeout of the socket restarts with every byte, so a peer that drips its answer would never meet it.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::mpsc;
-use std::thread;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-
-use super::settings::Address;
 
 /// A point in time at which every wait ends.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Deadline(Instant);
+pub struct Deadline(Instant);
 
 impl Deadline {
-    pub(super) fn after(time: Duration) -> Self {
+    /// That much from now on.
+    pub fn after(time: Duration) -> Self {
         Self(Instant::now() + time)
     }
 
     /// The time left; `None` if there is none.
-    pub(super) fn left(self) -> Option<Duration> {
+    pub fn left(self) -> Option<Duration> {
         Some(self.0.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 
-    pub(super) fn passed(self) -> bool {
+    /// Whether it has come.
+    pub fn passed(self) -> bool {
         self.left().is_none()
     }
 
-    fn time_left(self) -> io::Result<Duration> {
+    pub(super) fn time_left(self) -> io::Result<Duration> {
         self.left().ok_or_else(|| io::ErrorKind::TimedOut.into())
+    }
+}
+
+/// A socket whose waits can be limited, one by one.
+pub trait Limited: Read + Write {
+    /// How long the next read may wait.
+    ///
+    /// # Errors
+    /// The system's.
+    fn limit_read(&self, time: Duration) -> io::Result<()>;
+
+    /// How long the next write may wait.
+    ///
+    /// # Errors
+    /// The system's.
+    fn limit_write(&self, time: Duration) -> io::Result<()>;
+}
+
+impl Limited for TcpStream {
+    fn limit_read(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))
+    }
+
+    fn limit_write(&self, time: Duration) -> io::Result<()> {
+        self.set_write_timeout(Some(time))
+    }
+}
+
+impl Limited for UnixStream {
+    fn limit_read(&self, time: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(time))
+    }
+
+    fn limit_write(&self, time: Duration) -> io::Result<()> {
+        self.set_write_timeout(Some(time))
     }
 }
 
 /// The connection. Reads and writes fail with `TimedOut` when the deadline has passed.
 #[derive(Debug)]
-pub(super) struct TimedStream {
-    tcp: TcpStream,
+pub struct TimedStream<S> {
+    socket: S,
     deadline: Deadline,
 }
 
-impl TimedStream {
+impl<S> TimedStream<S> {
+    /// A socket that is connected.
+    pub fn new(socket: S, deadline: Deadline) -> Self {
+        Self { socket, deadline }
+    }
+
+    /// Lets what follows end at another time.
+    pub fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
+    /// The socket, for what does not wait.
+    pub fn socket(&self) -> &S {
+        &self.socket
+    }
+}
+
+impl TimedStream<TcpStream> {
     /// Connects to an address of a server.
     pub(super) fn connect(address: SocketAddr, deadline: Deadline) -> io::Result<Self> {
         let tcp = TcpStream::connect_timeout(&address, deadline.time_left()?)?;
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp, deadline })
-    }
-
-    pub(super) fn set_deadline(&mut self, deadline: Deadline) {
-        self.deadline = deadline;
+        Ok(Self::new(tcp, deadline))
     }
 }
 
-/// Addresses of a name that are tried. An answer to the name may hold thousands.
-const MAX_ADDRESSES: usize = 16;
-
-/// The addresses of a server, at least one. Resolving a name has no timeout, so it is done on a thread that may outlive
-/// this call.
-pub(super) fn resolve(address: &Address, deadline: Deadline) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(ip) = address.host().parse() {
-        return Ok(vec![SocketAddr::new(ip, address.port())]);
-    }
-    let (sender, receiver) = mpsc::channel();
-    let name = (address.host().to_owned(), address.port());
-    thread::Builder::new().name("resolve".into()).spawn(move || {
-        let found = name.to_socket_addrs().map(|found| found.take(MAX_ADDRESSES).collect::<Vec<_>>());
-        sender.send(found).ok(); // the caller may have given up
-    })?;
-    let found = receiver.recv_timeout(deadline.time_left()?).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    match found.is_empty() {
-        true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
-        false => Ok(found),
-    }
-}
-
-impl Read for TimedStream {
+impl<S: Limited> Read for TimedStream<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.tcp.set_read_timeout(Some(self.deadline.time_left()?))?;
-        self.tcp.read(buffer).map_err(timed_out)
+        self.socket.limit_read(self.deadline.time_left()?)?;
+        self.socket.read(buffer).map_err(timed_out)
     }
 }
 
-impl Write for TimedStream {
+impl<S: Limited> Write for TimedStream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.tcp.set_write_timeout(Some(self.deadline.time_left()?))?;
-        self.tcp.write(bytes).map_err(timed_out)
+        self.socket.limit_write(self.deadline.time_left()?)?;
+        self.socket.write(bytes).map_err(timed_out)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.tcp.flush()
+        self.socket.flush()
     }
 }
 
@@ -101,6 +126,7 @@ fn timed_out(error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::thread;
 
     use super::*;
 
