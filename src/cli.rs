@@ -36,7 +36,7 @@ mod umount;
 #[cfg(test)]
 mod verbs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
@@ -130,7 +130,7 @@ enum Verb {
 
 impl Verb {
     fn teller(&self) -> log::Teller {
-        if matches!(self, Self::Mount(args) if args.serves()) { log::Teller::Mount } else { log::Teller::Verb }
+        if matches!(self, Self::Mount(args) if args.serves()) { log::Teller::Daemon } else { log::Teller::Verb }
     }
 }
 
@@ -150,6 +150,27 @@ pub fn main() -> ExitCode {
     if let Some(trouble) = seen::trouble() {
         eprintln!("vmcryptfs: {trouble}");
     }
+    log::finish();
+    code
+}
+
+/// Runs a daemon of this host: no core dump of it is written, its log is on standard error, its events are where the configuration
+/// says. Returns its exit code.
+pub fn daemon(name: &str, verbose: u8, config: Option<&Path>, work: impl FnOnce(&Path) -> Result<()>) -> ExitCode {
+    log::start(verbose, log::Teller::Daemon);
+    let work = || {
+        process::forbid_dumps().context(|| "forbidding core dumps".into())?;
+        let config = config::locate(config)?;
+        event::use_config(&config);
+        work(&config)
+    };
+    let code = work().map_or_else(
+        |error| {
+            eprintln!("{name}: {}", error.chain());
+            exit::code(error.kind())
+        },
+        |()| ExitCode::SUCCESS,
+    );
     log::finish();
     code
 }

@@ -136,6 +136,8 @@ pub enum EventName {
     ClusterSync,
     /// A host was removed from a cluster.
     ClusterRemove,
+    /// The agent of this host began, ended, or refused a caller.
+    Agent,
     /// A component is older than what this host has seen of it.
     Rollback,
     /// A home is not as it was left, by its manifest.
@@ -191,6 +193,7 @@ impl EventName {
             Self::ClusterShare => "cluster-share",
             Self::ClusterSync => "cluster-sync",
             Self::ClusterRemove => "cluster-remove",
+            Self::Agent => "agent",
             Self::Rollback => "rollback",
             Self::Manifest => "manifest",
             Self::AcceptRollback => "accept-rollback",

@@ -2,6 +2,7 @@
 //!
 //! A provider is set up when it is first asked for, so one that cannot be does not stop the others.
 
+pub mod agent;
 pub mod backup;
 pub mod config;
 pub mod fetches;

@@ -26,13 +26,13 @@ use crate::text::{self, Show};
 pub(super) enum Teller {
     /// A program that does one thing, and may wait until its line is written.
     Verb,
-    /// The process of a mount, whose requests never wait for the log.
-    Mount,
+    /// The process of a mount, or another that serves requests: those never wait for the log.
+    Daemon,
 }
 
 /// Starts logging to standard error. Warnings and errors always; `verbose` adds information, then details.
 pub(super) fn start(verbose: u8, teller: Teller) {
-    if teller == Teller::Mount {
+    if teller == Teller::Daemon {
         queue::start();
         // As std's, which writes to standard error itself, and waits for it.
         panic::set_hook(Box::new(|panic| {

@@ -1,5 +1,6 @@
 //! What a host keeps of its cluster: its own private keys, and how far it has seen the documents.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -158,9 +159,19 @@ impl HostFiles {
     ///
     /// # Errors
     /// `Io`.
-    pub fn lock(&self) -> Result<std::fs::File> {
+    pub fn lock(&self) -> Result<File> {
         private_file::create_folder(&self.folder)?;
         private_file::lock(&self.membership_path())
+    }
+
+    /// Makes this process the agent of the host; the lock ends when the file is closed.
+    ///
+    /// # Errors
+    /// `Busy` when there is one, `Io`.
+    pub fn lock_agent(&self) -> Result<File> {
+        private_file::create_folder(&self.folder)?;
+        private_file::try_lock(&self.folder.join("agent"))?
+            .ok_or_else(|| Error::new(Kind::Busy, "this host has an agent already: it runs in another process"))
     }
 
     /// The host's private keys.

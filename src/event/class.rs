@@ -33,6 +33,7 @@ impl Class {
             | EventName::Manifest
             | EventName::Memory => Self::Reads,
             EventName::AcceptRollback
+            | EventName::Agent
             | EventName::Create
             | EventName::CreateDisk
             | EventName::Mount

@@ -20,6 +20,9 @@
 //! max-mib = 16                     # how long the file gets; four full ones are kept
 //! journal = true                   # a copy to systemd's journal, where it runs
 //!
+//! [agent]                          # of this host, if it has one; see `agent`; optional
+//! socket = "/run/vmcryptfs/agent.sock"
+//!
 //! [memory]                         # what this host has seen of components, against rollback; optional
 //! file = "/srv/vmcryptfs/seen"
 //!
@@ -54,7 +57,17 @@ pub struct Config {
     providers: BTreeMap<ProviderName, Settings>,
     events: EventSettings,
     memory: MemorySettings,
+    agent: AgentSettings,
     defaults: Defaults,
+}
+
+/// Where the agent of this host is found; see [`agent`](crate::provider::agent).
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AgentSettings {
+    /// Its socket, absolute; the usual place if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "absolute_file")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Where it is kept what this host has seen of components; see [`seen`](crate::seen).
@@ -160,6 +173,11 @@ impl Config {
     /// Where it is kept what this host has seen of components.
     pub fn memory(&self) -> &MemorySettings {
         &self.memory
+    }
+
+    /// Where the agent of this host is found.
+    pub fn agent(&self) -> &AgentSettings {
+        &self.agent
     }
 
     /// Adds a provider. The first one becomes the default.

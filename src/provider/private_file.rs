@@ -3,7 +3,7 @@
 //! Written so that a crash leaves the old file, the new one, or none, and refused when others could read or change them.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -134,14 +134,23 @@ pub(crate) fn create_folder(folder: &Path) -> Result<()> {
 /// Waits until no other process holds the lock that belongs to `path`; it is released when the file is closed.
 pub(crate) fn lock(path: &Path) -> Result<File> {
     let lock = beside(path, ".lock");
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(&lock)
-        .and_then(|file| file.lock().map(|()| file))
-        .context(|| format!("locking {}", lock.shown()))
+    open_lock(&lock).and_then(|file| file.lock().map(|()| file)).context(|| format!("locking {}", lock.shown()))
+}
+
+/// As [`lock`], and `None` where another process holds it.
+pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
+    let lock = beside(path, ".lock");
+    let locking = || format!("locking {}", lock.shown());
+    let file = open_lock(&lock).context(locking)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).context(locking),
+    }
+}
+
+fn open_lock(lock: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(false).mode(FILE_MODE).open(lock)
 }
 
 /// The folder that `path` lies in.

@@ -21,6 +21,17 @@ pub(crate) fn root_is_a_mount() -> bool {
     table.split(|byte| *byte == b'\n').any(|line| line.split(|byte| *byte == b' ').nth(4) == Some(b"/"))
 }
 
+/// The program. In tests of another package, the one that was built beside them (`cargo build`).
+fn program() -> PathBuf {
+    option_env!("CARGO_BIN_EXE_vmcryptfs").map_or_else(
+        || {
+            let tests = std::env::current_exe().unwrap();
+            tests.ancestors().nth(2).unwrap().join("vmcryptfs")
+        },
+        PathBuf::from,
+    )
+}
+
 pub(crate) struct Host {
     dir: TempDir,
     /// Command lines that were refused, and the messages.
@@ -45,7 +56,7 @@ impl Host {
         host
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("config/config.toml")
     }
 
@@ -70,7 +81,7 @@ impl Host {
 
     /// vmcryptfs with the configuration of this host.
     pub(crate) fn command(&self, args: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmcryptfs"));
+        let mut command = Command::new(program());
         command.arg("--config").arg(self.config()).args(args);
         command
     }

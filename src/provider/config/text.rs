@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::{Config, Defaults, EventSettings, MemorySettings};
+use super::{AgentSettings, Config, Defaults, EventSettings, MemorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::provider::kind::Settings;
@@ -46,12 +46,13 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     let tables = top.remove("provider");
     let events = top.remove("events");
     let memory = top.remove("memory");
+    let agent = top.remove("agent");
     let defaults = top.remove("defaults");
     if let Some(key) = top.keys().min_by_key(|key| key.span().start) {
         return Err(Flaw::new(
             key.span(),
             format!(
-                "unknown key `{}`, expected `default`, `defaults`, `events`, `memory` or `provider`",
+                "unknown key `{}`, expected `agent`, `default`, `defaults`, `events`, `memory` or `provider`",
                 key.get_ref()
             ),
         ));
@@ -69,6 +70,9 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     }
     if let Some(value) = memory {
         config.memory = Deserialize::deserialize(ValueDeserializer::from(value))?;
+    }
+    if let Some(value) = agent {
+        config.agent = Deserialize::deserialize(ValueDeserializer::from(value))?;
     }
     if let Some(value) = defaults {
         config.defaults = Deserialize::deserialize(ValueDeserializer::from(value))?;
@@ -124,6 +128,8 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<&'a MemorySettings>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a AgentSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     defaults: Option<&'a Defaults>,
     provider: BTreeMap<&'a str, &'a Settings>,
 }
@@ -133,8 +139,9 @@ fn canonical(config: &Config) -> Result<String> {
     let provider = config.providers.iter().map(|(name, settings)| (name.as_str(), settings)).collect();
     let events = (config.events != EventSettings::default()).then_some(&config.events);
     let memory = (config.memory != MemorySettings::default()).then_some(&config.memory);
+    let agent = (config.agent != AgentSettings::default()).then_some(&config.agent);
     let defaults = (config.defaults != Defaults::default()).then_some(&config.defaults);
-    toml::to_string(&Document { default, events, memory, defaults, provider })
+    toml::to_string(&Document { default, events, memory, agent, defaults, provider })
         .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
 }
 

@@ -37,7 +37,11 @@ fn a_file_says_its_providers() {
 #[test]
 fn every_flaw_is_reported_with_its_line_and_what_was_expected() {
     let cases = [
-        ("colour = 1\n", 1, "unknown key `colour`, expected `default`, `defaults`, `events`, `memory` or `provider`"),
+        (
+            "colour = 1\n",
+            1,
+            "unknown key `colour`, expected `agent`, `default`, `defaults`, `events`, `memory` or `provider`",
+        ),
         ("\n\n[providers.local]\nkind = \"native\"\n", 3, "unknown key `providers`, expected"),
         ("provider = 3\n", 1, "a value of type integer, expected a table"),
         ("[provider]\nlocal = true\n", 2, "a value of type boolean, expected a table"),

@@ -1,0 +1,178 @@
+//! The agent of this host, as programs talk with it: what it is asked and answers over its socket.
+//!
+//! A message is its length, four bytes in little-endian order, and that many bytes of JSON. Each connection begins with
+//! [`Request::Hello`], which every version understands.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::config::Config;
+use super::private_file;
+use super::timed::{Deadline, TimedStream};
+use crate::error::{Context, Error, Kind, Result};
+
+/// Version of the messages. One that another version would not understand takes the next number.
+pub const PROTOCOL: u32 = 1;
+/// Longest request in bytes.
+pub const MAX_REQUEST: usize = 16 << 10;
+/// Longest answer in bytes: what an exchange with a cluster of 1,000 hosts has done.
+pub const MAX_ANSWER: usize = 4 << 20;
+
+/// What the agent is asked.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "ask", rename_all = "kebab-case")]
+pub enum Request {
+    /// The first of each connection; answered by [`Answer::Hello`].
+    Hello(Hello),
+}
+
+/// What the agent answers.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// To `Hello`.
+    Hello(Hello),
+    /// The request failed.
+    Error {
+        /// Decides the exit code.
+        kind: Kind,
+        /// For people.
+        message: String,
+    },
+}
+
+/// What both sides say of themselves first. Fields may be added, not changed or removed: versions tell each other apart by it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the side that says it.
+    pub protocol: u32,
+    /// Version of its program.
+    pub version: String,
+    /// Name of the host.
+    pub host: String,
+}
+
+impl Hello {
+    /// That of this process.
+    pub fn own() -> Self {
+        let host = crate::sys::process::host_name();
+        Self {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: host.to_string_lossy().into_owned(),
+        }
+    }
+}
+
+/// The socket of the agent of a host with this configuration: the one that `[agent]` names, else `/run/vmcryptfs/agent.sock`, or
+/// `agent.sock` beside the configuration where that is another one than root's usual one.
+///
+/// # Errors
+/// Those of [`Config::load`].
+pub fn socket_of(config: &Path) -> Result<PathBuf> {
+    let configured = Config::load(config)?.agent().socket.clone();
+    Ok(configured.unwrap_or_else(|| match config == Path::new("/etc/vmcryptfs/config.toml") {
+        true => PathBuf::from("/run/vmcryptfs/agent.sock"),
+        false => private_file::folder_of(config).join("agent.sock"),
+    }))
+}
+
+/// Sends a message.
+///
+/// # Errors
+/// `Invalid` when it has no JSON form or is longer than `max`, `Io`.
+pub fn send(stream: &mut impl Write, message: &impl Serialize, max: usize) -> Result<()> {
+    let json = serde_json::to_vec(message)
+        .map_err(|error| Error::with_source(Kind::Invalid, "a message that has no JSON form", error))?;
+    let len = u32::try_from(json.len()).ok().filter(|_| json.len() <= max);
+    let len = len.ok_or_else(|| too_long(json.len(), max))?;
+    // In one write: a peer that reads the length finds the rest.
+    let frame = [&len.to_le_bytes(), json.as_slice()].concat();
+    stream.write_all(&frame).context(|| "writing to the socket of the agent".into())
+}
+
+/// Receives a message, if one begins before `first`; what has begun must have ended after `rest`. `None`: the other side has closed
+/// the connection between two messages.
+///
+/// # Errors
+/// `Corrupt` for what is not a message or longer than `max`, `Io`.
+pub fn receive<T: DeserializeOwned>(
+    stream: &mut TimedStream<UnixStream>,
+    (first, rest): (Deadline, Duration),
+    max: usize,
+) -> Result<Option<T>> {
+    let reading = || "reading from the socket of the agent".to_owned();
+    let mut len = [0; 4];
+    stream.set_deadline(first);
+    let read = loop {
+        match stream.read(&mut len) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read.context(reading)?,
+        }
+    };
+    if read == 0 {
+        return Ok(None);
+    }
+    stream.set_deadline(Deadline::after(rest));
+    stream.read_exact(&mut len[read..]).context(reading)?;
+    let len = usize::try_from(u32::from_le_bytes(len)).unwrap_or(usize::MAX);
+    if len > max {
+        return Err(too_long(len, max));
+    }
+    let mut json = vec![0; len];
+    stream.read_exact(&mut json).context(reading)?;
+    let message = serde_json::from_slice(&json);
+    message.map(Some).map_err(|error| Error::with_source(Kind::Corrupt, "a message that is not understood", error))
+}
+
+fn too_long(len: usize, max: usize) -> Error {
+    Error::new(Kind::Corrupt, format!("a message of {len} bytes, expected at most {max}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (UnixStream, TimedStream<UnixStream>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (ours, TimedStream::new(theirs, Deadline::after(Duration::ZERO)))
+    }
+
+    fn received(bytes: &[u8]) -> Result<Option<Request>> {
+        let (mut ours, mut theirs) = pair();
+        ours.write_all(bytes).unwrap();
+        drop(ours);
+        receive(&mut theirs, (Deadline::after(Duration::from_secs(5)), Duration::from_secs(5)), MAX_REQUEST)
+    }
+
+    #[test]
+    fn messages_arrive_and_nothing_else_does() {
+        let hello = Hello::own();
+        let mut bytes = Vec::new();
+        send(&mut bytes, &Request::Hello(hello.clone()), MAX_REQUEST).unwrap();
+        let Some(Request::Hello(found)) = received(&bytes).unwrap() else { panic!("not a hello") };
+        assert_eq!(found, hello);
+        assert!(received(&[]).unwrap().is_none(), "the other side has gone");
+        for cut in 1..bytes.len() {
+            assert_eq!(received(&bytes[..cut]).unwrap_err().kind(), Kind::Io, "{cut} bytes");
+        }
+        let huge = received(&u32::MAX.to_le_bytes()).unwrap_err();
+        assert_eq!((huge.kind(), huge.to_string().contains("4294967295 bytes")), (Kind::Corrupt, true), "{huge}");
+        for nonsense in [&b"\x02\0\0\0{}"[..], b"\x03\0\0\0\xff\xfe\xfd", b"\0\0\0\0"] {
+            assert_eq!(received(nonsense).unwrap_err().kind(), Kind::Corrupt, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_not_sent_to_its_end_is_given_up() {
+        let (mut ours, mut theirs) = pair();
+        ours.write_all(&[9, 0, 0, 0, b'{']).unwrap();
+        let times = (Deadline::after(Duration::from_secs(60)), Duration::from_millis(20));
+        assert_eq!(receive::<Request>(&mut theirs, times, MAX_REQUEST).unwrap_err().kind(), Kind::Io);
+    }
+}
