@@ -16,7 +16,7 @@ pub mod status;
 mod view;
 
 pub use change::RemovedHost;
-pub use exchange::{Exchanged, Standing};
+pub use exchange::{Exchanged, KeyFiles, SharedKeys, Standing};
 pub use session::Session;
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 mod attacks;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -12,7 +14,7 @@ use super::board::Key;
 use super::host::HostFiles;
 use super::join::{self, NewCluster};
 use super::status::{ClusterStatus, HostState};
-use super::{Exchanged, Session, Standing};
+use super::{Exchanged, KeyFiles, Session, Standing};
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
 use crate::format::cluster::{EnvelopeFor, Name};
@@ -285,4 +287,24 @@ fn after_each_prefix_of_each_short_history_hosts_have_what_they_should() {
     let mut played = 0;
     play_on(&site, &Model::default(), &mut Vec::new(), &mut played);
     assert!(played > 200, "only {played} steps were played");
+}
+
+#[test]
+fn what_is_acknowledged_is_written_again_only_when_it_has_changed_or_is_old() {
+    let site = Site::with_two();
+    let config = site.config("h2");
+    let ack = site.record(&Key::ack(site.session("h2").unwrap().host()));
+    let exchange = |renew| site.session("h2").unwrap().exchange_with(&KeyFiles { config: &config }, renew).unwrap();
+    let written = |renew| {
+        let before = fs::File::open(&ack).unwrap(); // open, so that its number is not given again
+        exchange(renew);
+        fs::metadata(&ack).unwrap().ino() != before.metadata().unwrap().ino()
+    };
+    let hour = Duration::from_secs(3600);
+    assert!(!written(hour), "nothing has changed");
+    assert!(written(Duration::ZERO), "it is as old as that");
+    site.add_provider("h1", "another");
+    site.share("h1", "another").unwrap();
+    assert!(written(hour), "there is a newer document");
+    assert!(!written(hour));
 }

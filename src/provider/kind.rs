@@ -62,6 +62,11 @@ pub trait ProviderKind: fmt::Debug + Sync {
         false
     }
 
+    /// Whether its keys are those of a provider that the host's cluster shares, and its primary key is in the memory of the host's agent.
+    fn has_keys_from_agent(&self) -> bool {
+        false
+    }
+
     /// Where the keys of a configured provider are, each place in one spelling. Two providers of this kind with a place in
     /// common have the same keys, whatever their names.
     fn key_places(&self, provider: &Configured<'_>) -> Vec<String>;

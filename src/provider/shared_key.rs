@@ -43,13 +43,22 @@ impl SharedKey {
         Ok(Self { provider: provider.clone(), primary: PrimaryKey::load(&file)?, file })
     }
 
-    /// What this host has of a provider that the cluster shares: its primary key, if it is here.
+    /// What this host has in a file of a provider that the cluster shares: its primary key, if it is here.
     ///
     /// # Errors
-    /// `Exists` when this host has another provider or primary key under that name, and those of [`of`](Self::of).
+    /// `KeyUnavailable` when the agent of this host has it; `Exists` when this host has another provider or primary key under that
+    /// name, and those of [`of`](Self::of).
     pub fn held(config: &Path, cluster: Uuid, shared: &SharedProvider) -> Result<Option<Self>> {
-        if !Config::load(config)?.providers().contains_key(&shared.name) {
-            return Ok(None);
+        let configured = Config::load(config)?;
+        let Some(settings) = configured.providers().get(&shared.name) else { return Ok(None) };
+        if settings.kind().has_keys_from_agent() {
+            let name = &shared.name;
+            return Err(Error::new(
+                Kind::KeyUnavailable,
+                format!(
+                    "the key of provider {name} is kept by the agent of this host, which does not run: start vmcryptfs-agent"
+                ),
+            ));
         }
         let found = match Self::of(config, &shared.name) {
             Err(error) if error.kind() == Kind::KeyUnavailable => return Ok(None),
@@ -99,30 +108,31 @@ impl SharedKey {
         Envelope::seal(&place, &host.seal_key, self.primary.bytes())
     }
 
-    /// Opens an envelope for this host, compares the key with the document, and keeps it as the provider's primary key.
-    /// Returns its file.
+    /// Opens an envelope for this host, and compares the key with what the document says of it.
     ///
     /// # Errors
-    /// `KeyRejected` when it is for another host or place, `Corrupt` when it holds another key, and those of a restore.
-    pub fn receive(
-        config: &Path,
-        place: &EnvelopeFor<'_>,
-        shared: &SharedProvider,
-        envelope: &Envelope,
-        host: &SealKey,
-    ) -> Result<PathBuf> {
+    /// `KeyRejected` when it is for another host or place, `Corrupt` when it holds another key.
+    pub fn open(place: &EnvelopeFor<'_>, check: &[u8; 32], envelope: &Envelope, host: &SealKey) -> Result<Self> {
         let primary = PrimaryKey::new(place.primary, envelope.open(place, host)?)?;
-        let received = Self { provider: shared.name.clone(), primary, file: PathBuf::new() };
-        if received.check(place.cluster) != shared.check {
-            return Err(Error::new(
+        let received = Self { provider: place.provider.clone(), primary, file: PathBuf::new() };
+        match received.check(place.cluster) == *check {
+            true => Ok(received),
+            false => Err(Error::new(
                 Kind::Corrupt,
                 format!(
                     "the envelope holds another key than primary key {} of the cluster: it is forged",
-                    shared.primary
+                    place.primary
                 ),
-            ));
+            )),
         }
-        install(config, &shared.name, &received.primary, |settings| Ok(settings.clone()))
+    }
+
+    /// Keeps it in a file, as the primary key of its provider. Returns the file.
+    ///
+    /// # Errors
+    /// Those of a restore.
+    pub fn install(&self, config: &Path) -> Result<PathBuf> {
+        install(config, &self.provider, &self.primary, |settings| Ok(settings.clone()))
     }
 
     /// Destroys this host's file of the primary key. The provider stays configured, so that it says what is missing.
