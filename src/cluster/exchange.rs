@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Session;
 use super::board::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::cluster::{Ack, Envelope, EnvelopeFor, MemberState, Name, SharedProvider};
+use crate::format::cluster::{Ack, Envelope, EnvelopeFor, Member, MemberState, Name, SharedProvider};
 use crate::key::ProviderName;
 use crate::provider::shared_key::SharedKey;
 use crate::timestamp::Timestamp;
@@ -160,12 +160,18 @@ impl Session {
         for other in self.document().active().filter(|other| other.host.uuid != self.identity.uuid) {
             let place = Key::envelope(&self.place(shared, other.host.uuid));
             if self.board.read(&place)?.is_none()
+                && !self.says_to_have(other, shared.primary)
                 && self.board.write_if_unchanged(&place, None, &key.seal(cluster, &other.host)?.encode())?
             {
                 done.sent.push((shared.name.clone(), other.host.name.clone()));
             }
         }
         Ok(true)
+    }
+
+    /// What a host did not sign counts for nothing: then it gets the key once more.
+    fn says_to_have(&self, member: &Member, primary: Uuid) -> bool {
+        self.ack_of(member).is_ok_and(|ack| ack.is_some_and(|ack| ack.holds.contains(&primary)))
     }
 
     fn receive(&self, keys: &dyn SharedKeys, shared: &SharedProvider) -> Result<bool> {

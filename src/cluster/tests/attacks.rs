@@ -109,6 +109,20 @@ fn an_envelope_opens_in_its_place_only_and_a_bad_one_is_replaced() {
 }
 
 #[test]
+fn a_key_is_sealed_again_only_to_a_host_that_does_not_say_that_it_has_it() {
+    let site = Site::with_two();
+    let envelope = site.record(&site.envelope("h2"));
+    fs::remove_file(&envelope).unwrap();
+    assert!(site.sync("h1").unwrap().sent.is_empty(), "h2 has acknowledged the key");
+    assert!(!envelope.exists());
+    fs::remove_file(private_file::folder_of(&site.config("h2")).join("keys/shared.key")).unwrap();
+    assert_eq!(site.sync("h2").unwrap().awaited, [provider_name("shared")]);
+    assert_eq!(site.sync("h1").unwrap().sent.len(), 1);
+    site.sync("h2").unwrap();
+    assert!(site.has("h2", "shared"));
+}
+
+#[test]
 fn what_a_host_says_counts_only_if_that_host_has_signed_it() {
     let site = Site::with_two();
     let session = site.session("h1").unwrap();
