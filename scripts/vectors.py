@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """A second implementation of docs/FORMAT.md: makes and checks tests/vectors, reads and makes disks and homes.
 
-Needs python3-cryptography, and python3-argon2 for backups. Keys are given on the command line, as fits a test tool: do
+Needs python3-cryptography, and python3-argon2 for backups and admin keys. Keys are given on the command line, as fits a test tool: do
 not use it with keys that matter.
 """
 
@@ -59,7 +59,7 @@ def golden(args: argparse.Namespace) -> int:
 def warn_of_argon2() -> None:
     """Say that backups were left out, where they were."""
     if not native.has_argon2():
-        print("vectors.py: no Argon2id here: the backup vectors were left alone", file=sys.stderr)
+        print("vectors.py: no Argon2id here: the vectors of backups and admin keys were left alone", file=sys.stderr)
 
 
 def info(args: argparse.Namespace) -> int:

@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod members;
 pub mod names;
 pub mod saved_header;
+pub mod secret_file;
 
 pub use field::{Reader, Writer};

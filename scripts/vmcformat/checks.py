@@ -216,7 +216,8 @@ def read_native(vector: VectorFile) -> None:
 def read_cluster(vector: VectorFile) -> None:
     """A file of cluster/."""
     what = vector.get("what")
-    {"document": read_document, "envelope": read_envelope, "join": read_join, "ack": read_ack, "token": read_token}[what](vector)
+    {"document": read_document, "envelope": read_envelope, "join": read_join, "ack": read_ack, "token": read_token,
+     "admin-key": read_admin_key, "identity": read_identity}[what](vector)
 
 
 def read_document(vector: VectorFile) -> None:
@@ -261,3 +262,16 @@ def read_token(vector: VectorFile) -> None:
     values = (UUID(vector.get("cluster")).bytes, vector.int("epoch"), vector.bytes("document"), vector.bytes("token"),
               vector.int("end"), vector.bytes("secret"), vector.get("board"))
     same(cluster.token_text(*values), vector.get("text"), "text")
+
+
+def read_admin_key(vector: VectorFile) -> None:
+    """An admin key file."""
+    seed = cluster.decode_admin_key(vector.bodies[0], vector.get("passphrase"))
+    same((seed, cluster.public(seed)), (vector.bytes("seed"), vector.bytes("public")), "key")
+
+
+def read_identity(vector: VectorFile) -> None:
+    """A host's identity."""
+    found = cluster.decode_identity(vector.bodies[0])
+    want = (UUID(vector.get("uuid")).bytes, *(vector.bytes(name) for name in ("private", "public", "seed")))
+    same(found, want, "fields")

@@ -6,18 +6,21 @@ import hmac
 import struct
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from . import hpke
+from . import hpke, native
 from .errors import Denied, KeyRejected, Unsupported
 from .header import PROVIDER, VERSION, demand
 
 DOCUMENT, ENVELOPE, JOIN, ACK = b"VMCRYPTD", b"VMCRYPTE", b"VMCRYPTR", b"VMCRYPTA"
+ADMIN_KEY, IDENTITY = b"VMCRYPTC", b"VMCRYPTI"
+ADMIN_KEY_LEN, IDENTITY_LEN = 168, 193
 ENVELOPE_INFO = b"vmcryptfs primary 1"
 SIGNED_DOCUMENT = b"vmcryptfs cluster document 1\0"
 SIGNED_ACK = b"vmcryptfs cluster ack 1\0"
@@ -286,3 +289,47 @@ def token_text(cluster: bytes, epoch: int, document: bytes, token: bytes, end: i
     content = cluster + struct.pack("<Q", epoch) + document + token + struct.pack("<Q", end) + secret + text(board)
     content += hashlib.sha256(content).digest()[:4]
     return TOKEN_PREFIX + base64.urlsafe_b64encode(content).decode("ascii").rstrip("=")
+
+
+def admin_key_start(cost: native.Cost, salt: bytes, nonce: bytes, seed: bytes) -> bytes:
+    """What an admin key file says in the clear."""
+    return start(ADMIN_KEY) + struct.pack("<III", cost.memory_kib, cost.passes, cost.lanes) + salt + nonce + public(seed)
+
+
+def encode_admin_key(clear: bytes, seed: bytes, key: bytes) -> bytes:
+    """An admin key file, sealed with the key that a passphrase stands for."""
+    return native.summed(clear + AESGCM(key).encrypt(clear[44:56], seed, clear))
+
+
+def decode_admin_key(data: bytes, passphrase: str) -> bytes:
+    """The seed of an admin key file."""
+    fields = private_file(data, ADMIN_KEY, ADMIN_KEY_LEN)
+    cost = native.Cost(*(fields.number(4) for _ in range(3)))
+    salt, nonce, key = fields.take(16), fields.take(12), fields.take(32)
+    demand(1 <= cost.passes <= 64 and 1 <= cost.lanes <= 16, "Argon2id passes or lanes")
+    demand(8 * cost.lanes <= cost.memory_kib <= 4194304, "Argon2id memory")
+    try:
+        seed = AESGCM(native.argon2id(passphrase.encode(), salt, cost)).decrypt(nonce, data[88:136], data[:88])
+    except InvalidTag as error:
+        raise KeyRejected("wrong passphrase") from error
+    demand(public(seed) == key, "the public key is another one's")
+    return seed
+
+
+def encode_identity(uuid: bytes, private: bytes, public_key: bytes, seed: bytes) -> bytes:
+    """A host's identity."""
+    return native.summed(start(IDENTITY) + uuid + private + public_key + seed)
+
+
+def decode_identity(data: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """UUID, HPKE private and public key, and signing seed of a host."""
+    fields = private_file(data, IDENTITY, IDENTITY_LEN)
+    return fields.take(16), fields.take(32), fields.take(65), fields.take(32)
+
+
+def private_file(data: bytes, magic: bytes, length: int) -> Fields:
+    """The fields of a file that does not leave its owner, judged in the order of section 5."""
+    native.demand_ours(data, magic)
+    demand(len(data) == length, f"{len(data)} bytes, expected {length}")
+    demand(native.summed(data[:-32]) == data, "wrong checksum")
+    return Fields(data, magic)

@@ -4,14 +4,17 @@ import dataclasses
 import hashlib
 from uuid import UUID
 
-from . import hpke
+from . import hpke, native
 from .cluster import (
     Document,
     Host,
     Member,
     Provider,
+    admin_key_start,
     body,
     encode_ack,
+    encode_admin_key,
+    encode_identity,
     encode_join,
     envelope_aad,
     primary_check,
@@ -22,7 +25,7 @@ from .cluster import (
     token_text,
 )
 from .header_bad import flipped
-from .native_cases import PRIMARY
+from .native_cases import PASSPHRASE, PRIMARY, resummed
 from .vectorfile import VectorFile, derive, derive_uuid
 
 SEEDS = sorted((derive(f"admin {n}", 32) for n in range(2)), key=public)
@@ -39,12 +42,15 @@ FIRST = Document(1, CLUSTER, bytes(32), "prod", 1, (public(SEEDS[0]),), (Member(
 SECOND = dataclasses.replace(FIRST, epoch=2, previous=hashlib.sha256(body(FIRST)).digest(), providers=(SHARED,),
                              members=(Member(HOSTS[0], 1, 1, bytes(16)), Member(HOSTS[1], 2, 2, TOKEN)))
 BOTH = dataclasses.replace(SECOND, threshold=2, admins=tuple(map(public, SEEDS)))
+ADMIN_KEY_PREFIX = "admin-key-"
 ACKED = (CLUSTER, HOSTS[0].uuid, 2, hashlib.sha256(body(SECOND)).digest(), END, [PRIMARY.uuid])
 
 
 def vectors() -> dict[str, VectorFile]:
     """File name to vector."""
-    return {**document_vectors(), **envelope_vectors(), **join_vectors(), **ack_vectors(), **token_vectors()}
+    admin_keys = admin_key_vectors() if native.has_argon2() else {}
+    return {**document_vectors(), **envelope_vectors(), **join_vectors(), **ack_vectors(), **token_vectors(), **admin_keys,
+            **identity_vectors()}
 
 
 def uuid(value: bytes) -> str:
@@ -199,3 +205,51 @@ def token_vectors() -> dict[str, VectorFile]:
               ("document", digest.hex()), ("token", TOKEN.hex()), ("end", str(END)), ("secret", SECRET.hex()), ("board", board),
               ("text", token_text(CLUSTER, 1, digest, TOKEN, END, SECRET, board))]
     return {"token": VectorFile(tuple(fields))}
+
+
+def admin_key_vectors() -> dict[str, VectorFile]:
+    """Files of an admin key."""
+    seed, cost = SEEDS[0], native.Cost(64, 1, 1)
+    salt, nonce = derive("admin salt", 16), derive("admin nonce", 12)
+    clear = admin_key_start(cost, salt, nonce, seed)
+    key = native.argon2id(PASSPHRASE.encode(), salt, cost)
+    good = encode_admin_key(clear, seed, key)
+    costs = {"memory": (4194305, 1, 1), "memory-for-lanes": (127, 1, 16), "passes": (64, 65, 1), "lanes": (256, 1, 17)}
+    dear = {name: admin_key_start(native.Cost(*values), salt, nonce, seed) for name, values in costs.items()}
+    cases = private_file_cases(good, 56) | {
+        "sealed-flipped": ("key-rejected", "one bit of the sealed seed flipped", resummed(flipped(good[:-32], 100) + bytes(32))),
+        "cost-flipped": ("key-rejected", "another amount of memory", resummed(flipped(good[:-32], 16) + bytes(32))),
+        "another-public": ("corrupt", "the public key of another admin",
+                           encode_admin_key(admin_key_start(cost, salt, nonce, SEEDS[1]), seed, key)),
+        **{f"cost-{name}": ("corrupt", f"too much {name}", encode_admin_key(start, seed, key)) for name, start in dear.items()},
+    }
+    made = {f"{ADMIN_KEY_PREFIX}good": (("expect", "ok"), "an admin key", good)}
+    made |= {f"{ADMIN_KEY_PREFIX}{name}": (("expect", expect), why, data) for name, (expect, why, data) in cases.items()}
+    fields = [("passphrase", PASSPHRASE), ("seed", seed.hex()), ("public", public(seed).hex())]
+    return {name: VectorFile((expect, ("what", "admin-key"), ("why", why), *fields), (data,))
+            for name, (expect, why, data) in made.items()}
+
+
+def identity_vectors() -> dict[str, VectorFile]:
+    """Files of a host's identity."""
+    host, private = HOSTS[0], SCALARS[0].to_bytes(32, "big")
+    good = encode_identity(host.uuid, private, host.seal_key, HOST_SEEDS[0])
+    cases = {"good": ("ok", "a host's identity", good), **private_file_cases(good, 40)}
+    fields = [("uuid", uuid(host.uuid)), ("private", private.hex()), ("public", host.seal_key.hex()),
+              ("seed", HOST_SEEDS[0].hex())]
+    return {f"identity-{name}": VectorFile((("expect", expect), ("what", "identity"), ("why", why), *fields), (data,))
+            for name, (expect, why, data) in cases.items()}
+
+
+def private_file_cases(good: bytes, at: int) -> dict[str, tuple[str, str, bytes]]:
+    """What is wrong with a file that does not leave its owner; `at` is a byte that its checksum covers."""
+    return {
+        "magic-wrong": ("corrupt", "another magic", resummed(b"VMCRYPTF" + good[8:])),
+        "version-2": ("unsupported", "version 2", resummed(good[:8] + b"\x02" + good[9:])),
+        "version-2-longer": ("unsupported", "version 2 is judged before the length", good[:8] + b"\x02\0" + good),
+        "reserved-10": ("corrupt", "reserved byte 10 is 1", resummed(good[:10] + b"\x01" + good[11:])),
+        "checksum-wrong": ("corrupt", f"one bit of byte {at} flipped", flipped(good, at)),
+        "short": ("corrupt", "the last byte is missing", good[:-1]),
+        "long": ("corrupt", "a byte follows", good + b"\0"),
+        "short-in-version": ("corrupt", "the file ends within the version", good[:9]),
+    }

@@ -7,18 +7,18 @@ use crate::crypto::passphrase::{self, Cost};
 use crate::crypto::sign::SigningKey;
 use crate::crypto::{aead, random};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::{Reader, Writer};
+use crate::format::Writer;
+use crate::format::secret_file::{CHECKSUM_LEN, SecretFile};
 use crate::provider::private_file;
 use crate::text::Show;
 
 /// The cost of each guess at the passphrase: the second recommendation of RFC 9106, section 4.
 pub const COST: Cost = Cost { memory_kib: 65_536, passes: 3, lanes: 4 };
 
-const MAGIC: [u8; 8] = *b"VMCRYPTC";
-const VERSION: u16 = 1;
 const CLEAR_LEN: usize = 88;
 const SEALED_LEN: usize = 48;
-const FILE_LEN: usize = 168;
+const FORM: SecretFile =
+    SecretFile { magic: *b"VMCRYPTC", called: "admin key", len: CLEAR_LEN + SEALED_LEN + CHECKSUM_LEN };
 
 /// Makes a file with an admin key.
 ///
@@ -29,9 +29,7 @@ pub fn create(path: &Path, key: &SigningKey, passphrase: &[u8], cost: Cost) -> R
     random::fill(&mut salt)?;
     random::fill(&mut nonce)?;
     let mut writer = Writer::default();
-    writer.put(MAGIC);
-    writer.put(VERSION.to_le_bytes());
-    writer.put([0; 6]);
+    writer.put(FORM.start());
     for parameter in [cost.memory_kib, cost.passes, cost.lanes] {
         writer.put(parameter.to_le_bytes());
     }
@@ -67,26 +65,12 @@ impl SealedAdminKey {
         Self::decode(&bytes).context(reading)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
-        if reader.array()? != MAGIC {
-            return Err(Error::new(Kind::Corrupt, "not an admin key: it does not begin with VMCRYPTC"));
-        }
-        let version = reader.u16()?;
-        if version != VERSION {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("an admin key of version {version}, expected {VERSION}"),
-            ));
-        }
-        let checksum_at = FILE_LEN - 32;
-        if bytes.len() != FILE_LEN || bytes[checksum_at..] != sha256(&bytes[..checksum_at]) {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("it is damaged: {} bytes, expected {FILE_LEN} with a checksum that matches", bytes.len()),
-            ));
-        }
-        reader.reserved(6)?;
+    /// Reads the bytes of such a file.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported` for a later version.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = FORM.check(bytes)?;
         let cost = Cost { memory_kib: reader.u32()?, passes: reader.u32()?, lanes: reader.u32()? };
         let (salt, nonce, public) = (reader.array()?, reader.array()?, reader.array()?);
         Ok(Self { bytes: bytes.to_vec(), cost, salt, nonce, public })
@@ -133,7 +117,7 @@ mod tests {
         assert_eq!(sealed.open(b"correct horse").unwrap().seed(), key.seed());
         assert_eq!(sealed.open(b"correct house").map(drop).unwrap_err().kind(), Kind::KeyRejected);
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(bytes.len(), FILE_LEN);
+        assert_eq!(bytes.len(), FORM.len);
         for at in 0..bytes.len() {
             let mut wrong = bytes.clone();
             wrong[at] ^= 1;

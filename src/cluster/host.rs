@@ -13,15 +13,16 @@ use crate::crypto::hpke::SealKey;
 use crate::crypto::random;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::Reader;
 use crate::format::cluster::{HostIdentity, Name};
+use crate::format::secret_file::{CHECKSUM_LEN, SecretFile};
 use crate::provider::private_file;
 use crate::sys::SecretBytes;
 use crate::text::Show;
 
-const MAGIC: [u8; 8] = *b"VMCRYPTI";
+const FORM: SecretFile =
+    SecretFile { magic: *b"VMCRYPTI", called: "host's identity", len: 16 + 16 + 32 + 65 + 32 + CHECKSUM_LEN };
+/// Version of what the host knows of its cluster.
 const VERSION: u16 = 1;
-const IDENTITY_LEN: usize = 16 + 16 + 32 + 65 + 32 + 32;
 const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
 
 /// The folder in which a host with this configuration keeps it: `/var/lib/vmcryptfs/host`, or beside the configuration
@@ -57,11 +58,10 @@ impl Identity {
         HostIdentity { uuid: self.uuid, name, seal_key: *self.seal.public(), sign_key: self.sign.public() }
     }
 
-    fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(IDENTITY_LEN)); // never grows: growing leaves a copy
-        bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&[0; 6]);
+    /// As it is stored.
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(FORM.len)); // never grows: growing leaves a copy
+        bytes.extend_from_slice(&FORM.start());
         bytes.extend_from_slice(self.uuid.as_bytes());
         bytes.extend_from_slice(self.seal.private());
         bytes.extend_from_slice(self.seal.public());
@@ -71,20 +71,12 @@ impl Identity {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
-        if reader.array()? != MAGIC {
-            return Err(Error::new(Kind::Corrupt, "not a host's identity: it does not begin with VMCRYPTI"));
-        }
-        let version = reader.u16()?;
-        if version != VERSION {
-            return Err(Error::new(Kind::Unsupported, format!("an identity of version {version}, expected {VERSION}")));
-        }
-        let (body, checksum) = bytes.split_at_checked(IDENTITY_LEN - 32).unwrap_or_default();
-        if sha256(body) != *checksum {
-            return Err(Error::new(Kind::Corrupt, "the host's identity is damaged: its checksum does not match"));
-        }
-        reader.reserved(6)?;
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported` for a later version.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut reader = FORM.check(bytes)?;
         let uuid = Uuid::from_bytes(reader.array()?);
         let private = Zeroizing::new(reader.array()?);
         let seal = SealKey::new(&private, reader.array()?);
@@ -180,7 +172,7 @@ impl HostFiles {
     /// `NotFound`, `Denied` when others can read them, `Corrupt`, `Unsupported`, `Io`.
     pub fn identity(&self) -> Result<Identity> {
         let path = self.identity_path();
-        let bytes = private_file::read_at_most(IDENTITY_LEN as u64, &path, private_file::open(&path)?)?;
+        let bytes = private_file::read_at_most(FORM.len as u64, &path, private_file::open(&path)?)?;
         Identity::decode(&bytes).context(|| format!("reading {}", path.shown()))
     }
 
@@ -239,7 +231,7 @@ mod tests {
     fn an_identity_comes_back_and_damage_is_seen() {
         let identity = Identity::generate().unwrap();
         let bytes = identity.encode();
-        assert_eq!(bytes.len(), IDENTITY_LEN);
+        assert_eq!(bytes.len(), FORM.len);
         let name = || Name::new("host", "h1").unwrap();
         assert_eq!(Identity::decode(&bytes).unwrap().public(name()), identity.public(name()));
         for at in 0..bytes.len() {

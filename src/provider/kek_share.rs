@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::key::KEK_LEN;
 use crate::sys::SecretBytes;
 
-const FORM: Form = Form { magic: *b"VMCRYPTK", called: "kek-share" };
+const FORM: Form = Form::new(*b"VMCRYPTK", "kek-share");
 
 /// Half of every KEK of a provider.
 pub struct KekShare {

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::key::ProviderName;
 use crate::sys::SecretBytes;
 
-const FORM: Form = Form { magic: *b"VMCRYPTP", called: "primary key" };
+const FORM: Form = Form::new(*b"VMCRYPTP", "primary key");
 
 /// What the configuration file says of a provider with a primary key.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

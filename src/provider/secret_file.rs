@@ -9,28 +9,18 @@ use uuid::Uuid;
 use super::private_file;
 use crate::crypto::derive::sha256;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::secret_file::{CHECKSUM_LEN, START_LEN, SecretFile};
 use crate::key::KEK_LEN;
 use crate::sys::SecretBytes;
 use crate::text::Show;
 
-const VERSION: [u8; 2] = 1_u16.to_le_bytes();
-const MAGIC_LEN: usize = 8;
-/// Magic and version: what all versions begin with.
-const START_LEN: usize = 10;
 /// Magic, version, reserved bytes, uuid, secret; the checksum over them follows.
 const BODY_LEN: usize = 64;
 const UUID_AT: usize = 16;
 const SECRET_AT: usize = 32;
-const CHECKSUM_LEN: usize = 32;
-const FILE_LEN: u64 = 96;
 
 /// What tells one kind of file from another.
-pub(super) struct Form {
-    /// What it begins with.
-    pub(super) magic: [u8; MAGIC_LEN],
-    /// What people call what is in it.
-    pub(super) called: &'static str,
-}
+pub(super) struct Form(SecretFile);
 
 /// What is in a file.
 pub(super) struct Content {
@@ -39,6 +29,11 @@ pub(super) struct Content {
 }
 
 impl Form {
+    /// Files that begin with this magic. `called` is what people call what is in them.
+    pub(super) const fn new(magic: [u8; 8], called: &'static str) -> Self {
+        Self(SecretFile { magic, called, len: BODY_LEN + CHECKSUM_LEN })
+    }
+
     /// Reads a file.
     ///
     /// # Errors
@@ -48,12 +43,12 @@ impl Form {
         let file = match private_file::open(path) {
             Err(error) if error.kind() == Kind::NotFound => Err(Error::with_source(
                 Kind::KeyUnavailable,
-                format!("no {} file {}: restore it from its backup", self.called, path.shown()),
+                format!("no {} file {}: restore it from its backup", self.0.called, path.shown()),
                 error,
             )),
             opened => opened,
         }?;
-        let reading = || format!("reading the {} file {}", self.called, path.shown());
+        let reading = || format!("reading the {} file {}", self.0.called, path.shown());
         self.read(&file).context(reading)
     }
 
@@ -63,10 +58,7 @@ impl Form {
         if len >= START_LEN as u64 {
             file.read_exact_at(&mut start, 0).context(|| "its first bytes".into())?;
         }
-        self.check_start(&start)?;
-        if len != FILE_LEN {
-            return Err(Error::new(Kind::Corrupt, format!("{len} bytes, expected {FILE_LEN}")));
-        }
+        self.0.check_start(&start, len)?;
         let mut body = SecretBytes::zeroed(BODY_LEN);
         let mut checksum = [0; CHECKSUM_LEN];
         file.read_exact_at(&mut body, 0).context(|| "its content".into())?;
@@ -97,49 +89,23 @@ impl Form {
     pub(super) fn claimed_uuid(&self, path: &Path) -> Result<Option<Uuid>> {
         let mut start = [0; SECRET_AT];
         let file = private_file::open(path)?;
-        let claimed = file.read_exact_at(&mut start, 0).is_ok() && start.starts_with(&self.magic);
+        let claimed = file.read_exact_at(&mut start, 0).is_ok() && start.starts_with(&self.0.magic);
         Ok(claimed.then(|| Uuid::from_slice(&start[UUID_AT..]).ok()).flatten())
     }
 
     pub(super) fn encode(&self, uuid: Uuid, secret: &[u8]) -> SecretBytes {
         let mut body = SecretBytes::zeroed(BODY_LEN);
-        body[..MAGIC_LEN].copy_from_slice(&self.magic);
-        body[MAGIC_LEN..START_LEN].copy_from_slice(&VERSION);
+        body[..UUID_AT].copy_from_slice(&self.0.start());
         body[UUID_AT..SECRET_AT].copy_from_slice(uuid.as_bytes());
         body[SECRET_AT..].copy_from_slice(secret);
         body
     }
 
     pub(super) fn decode(&self, body: &SecretBytes, checksum: [u8; CHECKSUM_LEN]) -> Result<Content> {
-        let called = self.called;
-        if checksum != sha256(body) {
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!("the {called} file is damaged: its checksum does not match"),
-            ));
-        }
-        if body[START_LEN..UUID_AT] != [0; 6] {
-            return Err(Error::new(Kind::Corrupt, format!("reserved bytes of the {called} file are set")));
-        }
-        let uuid = Uuid::from_slice(&body[UUID_AT..SECRET_AT])
-            .map_err(|error| Error::with_source(Kind::Corrupt, format!("the {called}'s uuid"), error))?;
+        let mut reader = self.0.check_body(body, &checksum)?;
+        let uuid = Uuid::from_bytes(reader.array()?);
         let mut secret = SecretBytes::zeroed(KEK_LEN);
-        secret.copy_from_slice(&body[SECRET_AT..]);
+        secret.copy_from_slice(reader.bytes(KEK_LEN)?);
         Ok(Content { uuid, secret })
-    }
-
-    /// Another version may have another length, so this is judged first.
-    fn check_start(&self, start: &[u8; START_LEN]) -> Result<()> {
-        let (called, magic) = (self.called, String::from_utf8_lossy(&self.magic));
-        if start[..MAGIC_LEN] != self.magic {
-            return Err(Error::new(Kind::Corrupt, format!("not a {called} file: it does not begin with {magic}")));
-        }
-        if start[MAGIC_LEN..] != VERSION {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("a {called} file of another version, expected version 1"),
-            ));
-        }
-        Ok(())
     }
 }

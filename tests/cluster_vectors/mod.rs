@@ -2,6 +2,8 @@
 
 use data_encoding::HEXLOWER;
 use uuid::Uuid;
+use vmcryptfs::cluster::admin_key::SealedAdminKey;
+use vmcryptfs::cluster::host::Identity;
 use vmcryptfs::crypto::derive::hmac;
 use vmcryptfs::crypto::hpke::SealKey;
 use vmcryptfs::crypto::sign::SigningKey;
@@ -50,13 +52,15 @@ fn host_text(host: &HostIdentity) -> String {
 
 #[test]
 fn records_of_a_cluster() {
-    for vector in vectors("cluster", 54) {
+    for vector in vectors("cluster", 79) {
         match vector.get("what") {
             "document" => document(&vector),
             "envelope" => envelope(&vector),
             "join" => join(&vector),
             "ack" => ack(&vector),
             "token" => token(&vector),
+            "admin-key" => admin_key(&vector),
+            "identity" => identity(&vector),
             what => panic!("{}: {what}", vector.name),
         }
     }
@@ -155,4 +159,25 @@ fn token(vector: &VectorFile) {
     };
     assert_eq!(*token.to_text().unwrap(), vector.get("text"), "{}", vector.name);
     assert_eq!(*Token::parse(vector.get("text")).unwrap().to_text().unwrap(), vector.get("text"), "{}", vector.name);
+}
+
+fn admin_key(vector: &VectorFile) {
+    let passphrase = vector.get("passphrase").as_bytes();
+    let read = SealedAdminKey::decode(&vector.bodies[0]).and_then(|sealed| {
+        let key = sealed.open(passphrase)?;
+        Ok((sealed.public(), key.public(), key.seed().to_vec()))
+    });
+    let Some(found) = vector.judge(read) else { return };
+    let public = bytes(vector, "public");
+    assert_eq!(found, (public, public, vector.bytes("seed")), "{}", vector.name);
+}
+
+fn identity(vector: &VectorFile) {
+    let read = Identity::decode(&vector.bodies[0]).map(|found| {
+        let keys = (found.seal.private().to_vec(), found.seal.public().to_vec(), found.sign.seed().to_vec());
+        (found.uuid, keys, found.encode().to_vec())
+    });
+    let Some(found) = vector.judge(read) else { return };
+    let keys = (vector.bytes("private"), vector.bytes("public"), vector.bytes("seed"));
+    assert_eq!(found, (uuid(vector, "uuid"), keys, vector.bodies[0].clone()), "{}", vector.name);
 }
