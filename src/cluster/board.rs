@@ -1,41 +1,30 @@
-//! Where hosts leave documents and envelopes for each other: a folder on a file system that all of them have mounted.
+//! Where hosts leave documents and envelopes for each other, and what a board can do, whatever it is made of.
 //!
-//! A record is a file. It appears whole by a rename, and changes only from what its writer has seen, under a lock. Nothing
-//! on the board is trusted: names of files that are read here are made by this program, and lengths have a bound.
+//! Nothing on a board is trusted: names of records are made or checked here, and lengths have a bound. An engine only has to
+//! keep writers apart. Calls wait, for a limited time: no engine waits for a board that does not answer.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+pub mod address;
+pub mod folder;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
-use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::crypto::random;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::cluster::{EnvelopeFor, MAX_DOCUMENT_LEN, TokenId};
-use crate::provider::private_file::{folder_of, sync_folder};
-use crate::text::Show;
+use address::Address;
+use folder::FolderBoard;
 
-const SCHEME: &str = "folder:";
-/// How long a writer waits for others, and how often it looks.
-const LOCK_TIME: Duration = Duration::from_secs(10);
-const LOCK_INTERVAL: Duration = Duration::from_millis(20);
-/// Most join requests that are looked at.
-const MAX_LISTED: usize = 1024;
+/// Longest record, in bytes.
+pub const MAX_RECORD: usize = MAX_DOCUMENT_LEN;
+/// Longest name of a record, in bytes.
+const MAX_KEY: usize = 255;
 
-/// The board of one cluster.
-#[derive(Debug)]
-pub struct Board {
-    folder: PathBuf,
-}
-
-/// The name of a record.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// The name of a record: parts that are separated by `/`.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Key(String);
 
 impl Key {
@@ -59,219 +48,180 @@ impl Key {
         Self(format!("host/{host}/ack"))
     }
 
+    /// That a host lives, under a lease.
+    pub fn alive(host: Uuid) -> Self {
+        Self(format!("host/{host}/alive"))
+    }
+
+    /// A name that was read from a board, if it can be that of a record.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_part = |part: &str| {
+            let ok = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-');
+            !part.is_empty() && !part.starts_with('.') && part.bytes().all(ok)
+        };
+        (text.len() <= MAX_KEY && text.split('/').all(is_part)).then(|| Self(text.to_owned()))
+    }
+
+    /// The token of a request to join, if it is the name of one.
+    pub fn token(&self) -> Option<TokenId> {
+        let token = HEXLOWER.decode(self.0.strip_prefix("join/")?.as_bytes()).ok()?;
+        Some(TokenId(token.try_into().ok()?))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The folder of a board's place, `folder:/absolute/path`, which must exist: a shared file system that is not mounted
-/// must not look like an empty board.
-///
-/// # Errors
-/// `Invalid` for another text, `NotFound` when there is no folder.
-pub fn folder(place: &str) -> Result<PathBuf> {
-    let path = place.strip_prefix(SCHEME).map(Path::new).filter(|path| path.is_absolute());
-    let path = path.ok_or_else(|| {
-        Error::new(Kind::Invalid, format!("the board {place:?}, expected {SCHEME} and an absolute path"))
-    })?;
-    match path.is_dir() {
-        true => Ok(path.to_path_buf()),
-        false => Err(Error::new(
-            Kind::NotFound,
-            format!("the board's folder {} is not there: is its file system mounted?", path.shown()),
-        )),
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
     }
 }
 
-impl Board {
-    /// Makes the board of a new cluster.
-    ///
-    /// # Errors
-    /// Those of [`folder`], `Exists`, `Io`.
-    pub fn create(place: &str, cluster: Uuid) -> Result<Self> {
-        let folder = folder(place)?.join(cluster.to_string());
-        let making = || format!("making the folder {}", folder.shown());
-        DirBuilder::new().mode(0o755).create(&folder).context(making)?;
-        sync_folder(folder_of(&folder)).context(making)?;
-        Ok(Self { folder })
-    }
-
-    /// The board of a cluster.
-    ///
-    /// # Errors
-    /// Those of [`folder`], `NotFound` when the cluster is not on it.
-    pub fn open(place: &str, cluster: Uuid) -> Result<Self> {
-        let folder = folder(place)?.join(cluster.to_string());
-        match folder.is_dir() {
-            true => Ok(Self { folder }),
-            false => Err(Error::new(
-                Kind::NotFound,
-                format!("the board {place} does not have cluster {cluster}: it is another one, or its content is gone"),
-            )),
-        }
-    }
-
+/// The records of one cluster.
+pub trait Board: Send + Sync {
     /// A record, if it is there.
     ///
     /// # Errors
-    /// `Corrupt` when it is not a regular file or too long, `Io`.
-    pub fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
-        let reading = || format!("reading {} of the board", key.0);
-        match self.find(key, false).context(reading)? {
-            Some((folder, name)) => read_in(&folder, name).context(reading),
-            None => Ok(None),
-        }
-    }
+    /// `Corrupt` when it is longer than [`MAX_RECORD`] or not a record, `Io` and others when the board does not answer.
+    fn read(&self, key: &Key) -> Result<Option<Vec<u8>>>;
 
     /// Writes a record if it is still what its writer has seen, which is `None` where it was not there. Returns whether it was.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read), `Io`.
-    pub fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool> {
-        let writing = || format!("writing {} to the board", key.0);
-        let _lock = self.lock()?;
-        if self.read(key)?.as_deref() != before {
-            return Ok(false);
-        }
-        if let Some((folder, name)) = self.find(key, true).context(writing)? {
-            write_in(&folder, name, after).context(writing)?;
-        }
-        Ok(true)
-    }
+    /// Those of [`read`](Self::read), and what keeps a board from being written to.
+    fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool>;
 
     /// Removes a record, if it is there.
     ///
     /// # Errors
-    /// `Io`.
-    pub fn remove(&self, key: &Key) -> Result<()> {
-        let removing = || format!("removing {} from the board", key.0);
-        let _lock = self.lock()?;
-        let Some((folder, name)) = self.find(key, false).context(removing)? else { return Ok(()) };
-        match unlinkat(&folder, name, AtFlags::empty()) {
-            Err(Errno::NOENT) => Ok(()),
-            removed => removed.context(removing),
-        }
-    }
+    /// As [`write_if_unchanged`](Self::write_if_unchanged).
+    fn remove(&self, key: &Key) -> Result<()>;
 
-    /// The folder of a record, and its name there. Symbolic links are not followed: the owner of the board must not lead a
-    /// host to other files. `None`: the folder is not there.
-    fn find<'k>(&self, key: &'k Key, make: bool) -> Result<Option<(File, &'k str)>> {
-        let mut folder = File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?;
-        let mut names = key.0.split('/').peekable();
-        while let Some(name) = names.next() {
-            if names.peek().is_none() {
-                return Ok(Some((folder, name)));
-            }
-            let opening = || format!("opening the folder {name}");
-            if make {
-                match mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) => folder.sync_all().or_else(unsupported_is_fine).context(opening)?,
-                    Err(Errno::EXIST) => {}
-                    Err(error) => return Err(Error::errno(opening(), error)),
-                }
-            }
-            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            folder = match openat(&folder, name, flags, Mode::empty()) {
-                Err(Errno::NOENT) => return Ok(None),
-                opened => opened.context(opening)?.into(),
-            };
-        }
-        Ok(None)
-    }
-
-    /// The tokens of all requests to join.
+    /// Names of the records below a part of the board such as `join`, in order. It looks at `most` of them at most.
     ///
     /// # Errors
-    /// `Io`.
-    pub fn join_requests(&self) -> Result<Vec<TokenId>> {
-        let listing = || "listing the join requests of the board".to_owned();
-        let entries = match fs::read_dir(self.folder.join("join")) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.context(listing)?,
-        };
-        let mut tokens = Vec::new();
-        for entry in entries.take(MAX_LISTED) {
-            let name = entry.context(listing)?.file_name();
-            let token = HEXLOWER.decode(name.as_encoded_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-            tokens.extend(token.map(TokenId));
-        }
-        tokens.sort_by_key(|token| token.0);
-        Ok(tokens)
-    }
+    /// Those of [`read`](Self::read).
+    fn list(&self, under: &str, most: usize) -> Result<Vec<Key>>;
 
-    fn lock(&self) -> Result<File> {
-        let path = self.folder.join(".lock");
-        let locking = || format!("locking the board by {}", path.shown());
-        let mut options = File::options();
-        options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            // A fifo in its place is refused: opening it would wait for ever.
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        let file = options.open(&path).context(locking)?;
-        lock_within(LOCK_TIME, &file).context(locking)?;
-        Ok(file)
+    /// Begins to watch: what changes from now on is seen.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    fn watch(&self) -> Result<Box<dyn Watch>>;
+
+    /// Begins a lease. Records under it end when nobody has kept it alive for `time`.
+    ///
+    /// # Errors
+    /// As [`write_if_unchanged`](Self::write_if_unchanged).
+    fn lease(&self, time: Duration) -> Result<Box<dyn Lease>>;
+}
+
+/// What has changed on a board.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Change {
+    /// Nothing, in the time that was given.
+    Nothing,
+    /// These records were written or have ended.
+    Records(BTreeSet<Key>),
+    /// What has changed is not known: all that matters must be read again.
+    Unknown,
+}
+
+/// A watch of a board.
+pub trait Watch: Send {
+    /// Waits for changes, for `time` at most. Each change is reported once or more often, also one between two calls.
+    ///
+    /// # Errors
+    /// When the board does not answer. Watching resumes with the next call, and misses nothing.
+    fn wait(&mut self, time: Duration) -> Result<Change>;
+}
+
+/// What ends when its owner does.
+pub trait Lease: Send {
+    /// Writes a record that ends with the lease, in place of one that is there.
+    ///
+    /// # Errors
+    /// `NotFound` when the lease has ended, and those of [`Board::write_if_unchanged`].
+    fn write(&mut self, key: &Key, value: &[u8]) -> Result<()>;
+
+    /// Begins the lease's time again. Returns whether it had not ended: if it had, its records are gone.
+    ///
+    /// # Errors
+    /// Those of [`Board::write_if_unchanged`]; the lease may be alive.
+    fn keep_alive(&mut self) -> Result<bool>;
+
+    /// Ends it and its records now.
+    ///
+    /// # Errors
+    /// Those of [`Board::write_if_unchanged`]; it ends by itself then.
+    fn end(self: Box<Self>) -> Result<()>;
+}
+
+/// Checks that a new cluster can be made on a board, as far as that can be known before.
+///
+/// # Errors
+/// Those of [`Address::parse`] and of the engine; `Unsupported` when this program has no such engine.
+pub fn check(place: &str) -> Result<()> {
+    match Address::parse(place)? {
+        Address::Folder(path) => folder::check(&path),
+        Address::Etcd(_) => Err(no_engine(place)),
     }
 }
 
-/// A writer holds the lock for as long as a small file takes. One that never releases it must not stop other hosts for ever.
-fn lock_within(time: Duration, file: &File) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(Error::io("asking for the lock", error)),
-            Err(TryLockError::WouldBlock) if begun.elapsed() < time => thread::sleep(LOCK_INTERVAL),
-            Err(TryLockError::WouldBlock) => {
-                let found = format!("another process has had it for {} s: which host is it?", time.as_secs());
-                return Err(Error::new(Kind::Busy, found));
-            }
-        }
+/// Makes the board of a new cluster.
+///
+/// # Errors
+/// Those of [`check`], `Exists`.
+pub fn create(place: &str, cluster: Uuid) -> Result<Box<dyn Board>> {
+    match Address::parse(place)? {
+        Address::Folder(path) => Ok(Box::new(FolderBoard::create(&path, cluster)?)),
+        Address::Etcd(_) => Err(no_engine(place)),
     }
 }
 
-fn read_in(folder: &File, name: &str) -> Result<Option<Vec<u8>>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file: File = match openat(folder, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP) => return Err(Error::new(Kind::Corrupt, "it is a symbolic link")),
-        opened => opened.context(|| "opening it".into())?.into(),
-    };
-    if !file.metadata().context(|| "looking at it".into())?.is_file() {
-        return Err(Error::new(Kind::Corrupt, "it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_DOCUMENT_LEN as u64 + 1).read_to_end(&mut bytes).context(|| "its content".into())?;
-    match bytes.len() > MAX_DOCUMENT_LEN {
-        true => Err(Error::new(Kind::Corrupt, format!("it is longer than {MAX_DOCUMENT_LEN} bytes"))),
-        false => Ok(Some(bytes)),
+/// The board of a cluster.
+///
+/// # Errors
+/// Those of [`check`], `NotFound` when the cluster is not on it.
+pub fn open(place: &str, cluster: Uuid) -> Result<Box<dyn Board>> {
+    match Address::parse(place)? {
+        Address::Folder(path) => Ok(Box::new(FolderBoard::open(&path, cluster)?)),
+        Address::Etcd(_) => Err(no_engine(place)),
     }
 }
 
-/// A full disk keeps no part: what was begun is removed.
-fn write_in(folder: &File, name: &str, content: &[u8]) -> Result<()> {
-    let mut random = [0; 8];
-    random::fill(&mut random)?;
-    let fresh = format!(".new-{}", HEXLOWER.encode(&random));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let making = || format!("making {fresh}");
-    let mut file: File = openat(folder, &fresh, flags, Mode::from_raw_mode(0o644)).context(making)?.into();
-    let written = file.write_all(content).and_then(|()| file.sync_all()).context(making);
-    let placed = written.and_then(|()| renameat(folder, &fresh, folder, name).context(|| format!("renaming {fresh}")));
-    if placed.is_err() {
-        let _ = unlinkat(folder, &fresh, AtFlags::empty()); // the error that matters is the first one
-    }
-    placed?;
-    folder.sync_all().or_else(unsupported_is_fine).context(|| "making its name durable".into())
-}
-
-/// Some network file systems do not sync folders.
-fn unsupported_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
+fn no_engine(place: &str) -> Error {
+    let message =
+        format!("the board {place} is etcd, which this program cannot reach by itself: it has boards of folder:/PATH");
+    Error::new(Kind::Unsupported, message)
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_from_a_board_is_checked() {
+        for key in [Key::document(7), Key::ack(Uuid::nil()), Key::alive(Uuid::nil()), Key::join(TokenId([7; 16]))] {
+            assert_eq!(Key::parse(key.as_str()), Some(key));
+        }
+        for text in ["", "/", "a/", "a//b", "../a", "a/.lock", "a b", "a\nb", "\u{e4}", &"a".repeat(256)] {
+            assert_eq!(Key::parse(text), None, "{text:?}");
+        }
+        assert_eq!(Key::join(TokenId([7; 16])).token(), Some(TokenId([7; 16])));
+        assert!(["join/07", "host/0707", "join/x"].iter().all(|text| Key::parse(text).unwrap().token().is_none()));
+    }
+
+    #[test]
+    fn a_board_without_an_engine_is_refused_by_name() {
+        let place = "etcd:https://a:2379";
+        for refused in [check(place), open(place, Uuid::nil()).map(drop), create(place, Uuid::nil()).map(drop)] {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), Kind::Unsupported);
+            assert!(error.chain().contains("the board etcd:https://a:2379 is etcd"), "{}", error.chain());
+        }
+    }
+}

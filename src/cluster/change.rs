@@ -12,6 +12,9 @@ use crate::key::ProviderName;
 use crate::provider::shared_key::SharedKey;
 use crate::timestamp::Timestamp;
 
+/// Most join requests that are looked at.
+const MAX_REQUESTS: usize = 1024;
+
 /// A host that was removed, and what it could read.
 #[derive(Debug)]
 pub struct RemovedHost {
@@ -28,7 +31,7 @@ impl Session {
     /// Those of the board.
     pub fn join_requests(&self) -> Result<Vec<UnverifiedRequest>> {
         let mut requests = Vec::new();
-        for token in self.board.join_requests()? {
+        for token in self.board.list("join", MAX_REQUESTS)?.iter().filter_map(Key::token) {
             let record = self.board.read(&Key::join(token)).ok().flatten();
             // One that is damaged is nobody's request: anyone who reaches the board can leave one.
             requests.extend(record.and_then(|bytes| UnverifiedRequest::decode(&bytes).ok()));

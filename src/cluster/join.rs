@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::board::{self, Board, Key};
+use super::board::{self, Key};
 use super::host::{HostFiles, Identity, Membership};
 use super::view;
 use super::{Session, Standing};
@@ -35,10 +35,10 @@ impl NewCluster<'_> {
     /// Checks all that can be checked before anything is made.
     ///
     /// # Errors
-    /// `Exists` when this host is in a cluster, and those of [`board::folder`].
+    /// `Exists` when this host is in a cluster, and those of [`board::check`].
     pub fn check(&self) -> Result<()> {
         free_host(self.config)?;
-        board::folder(self.board).map(drop)
+        board::check(self.board)
     }
 
     /// Makes the cluster with this host in it. Returns its UUID and that of the host.
@@ -61,7 +61,7 @@ impl NewCluster<'_> {
         };
         let bytes = document.sign(admin)?;
         let hash = UnverifiedDocument::decode(&bytes)?.hash();
-        Board::create(self.board, cluster)?.write_if_unchanged(&Key::document(1), None, &bytes)?;
+        board::create(self.board, cluster)?.write_if_unchanged(&Key::document(1), None, &bytes)?;
         files.keep_identity(&identity)?;
         files.keep_membership(&Membership::new(cluster, (self.name, self.host), self.board, 1, &hash))?;
         Ok((cluster, identity.uuid))
@@ -136,8 +136,8 @@ impl Session {
 /// document that the token names, or the token was used.
 pub fn ask(config: &Path, token: &Token, host: &Name) -> Result<(Name, Uuid)> {
     let (files, _lock) = free_host(config)?;
-    let board = Board::open(&token.board, token.cluster)?;
-    let view = view::newest(&board, token.epoch, &token.document)?;
+    let board = board::open(&token.board, token.cluster)?;
+    let view = view::newest(board.as_ref(), token.epoch, &token.document)?;
     let document = &view.document;
     check_new(document, token.id, host)?;
     let identity = Identity::generate()?;

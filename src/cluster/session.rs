@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::board::{Board, Key};
+use super::board::{self, Board, Key};
 use super::host::{HostFiles, Identity, Membership};
 use super::view::{self, View};
 use crate::crypto::sign::SigningKey;
@@ -18,7 +18,7 @@ pub struct Session {
     pub(super) files: HostFiles,
     pub(super) identity: Identity,
     pub(super) membership: Membership,
-    pub(super) board: Board,
+    pub(super) board: Box<dyn Board>,
     pub(super) view: View,
     _lock: File,
 }
@@ -39,8 +39,8 @@ impl Session {
             )
         })?;
         let identity = files.identity()?;
-        let board = Board::open(&membership.board, membership.cluster)?;
-        let view = view::newest(&board, membership.epoch, &membership.document()?)?;
+        let board = board::open(&membership.board, membership.cluster)?;
+        let view = view::newest(board.as_ref(), membership.epoch, &membership.document()?)?;
         if view.document.epoch > membership.epoch {
             membership.has_seen(view.document.epoch, &view.hash);
             files.keep_membership(&membership)?;

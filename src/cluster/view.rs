@@ -17,7 +17,7 @@ pub(super) struct View {
 ///
 /// # Errors
 /// `Denied` when the known document is gone or another one, or when one that follows is not proven; those of the board.
-pub(super) fn newest(board: &Board, epoch: u64, hash: &[u8; 32]) -> Result<View> {
+pub(super) fn newest(board: &dyn Board, epoch: u64, hash: &[u8; 32]) -> Result<View> {
     let reading = |epoch: u64| move || format!("document {epoch} of the board");
     let known = board.read(&Key::document(epoch))?.ok_or_else(|| {
         Error::new(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
-use crate::cluster::board::Board;
+use crate::cluster::board;
 use crate::cluster::join::TOKEN_LIFE;
 use crate::format::cluster::{Document, Envelope, UnverifiedDocument};
 
@@ -223,7 +223,7 @@ fn two_admins_at_once_make_one_document_each() {
     site.add_provider("h1", "one");
     let mut slow = site.session("h1").unwrap();
     // What another admin's host writes while this one thinks.
-    let board = Board::open(&site.board_place(), slow.document().cluster).unwrap();
+    let board = board::open(&site.board_place(), slow.document().cluster).unwrap();
     let mut second = slow.document().clone();
     (second.epoch, second.previous) = (4, slow.view.hash);
     assert!(board.write_if_unchanged(&Key::document(4), None, &second.sign(&site.admin).unwrap()).unwrap());

@@ -1,12 +1,15 @@
 //! What a folder is, that others can write to, and writers at once.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::cluster::board::Change;
 
-fn board() -> (tempfile::TempDir, Board) {
+fn board() -> (tempfile::TempDir, FolderBoard) {
     let dir = tempfile::tempdir().unwrap();
-    let board = Board::create(&format!("folder:{}", dir.path().to_str().unwrap()), Uuid::nil()).unwrap();
+    let board = FolderBoard::create(dir.path(), Uuid::nil()).unwrap();
     (dir, board)
 }
 
@@ -31,9 +34,8 @@ fn of_writers_at_once_each_number_has_one() {
     const WRITERS: u8 = 4;
     const NUMBERS: u64 = 20;
     let (dir, _) = board();
-    let place = format!("folder:{}", dir.path().to_str().unwrap());
     let wins = |writer: u8| {
-        let board = Board::open(&place, Uuid::nil()).unwrap();
+        let board = FolderBoard::open(dir.path(), Uuid::nil()).unwrap();
         (1..=NUMBERS)
             .filter(|number| board.write_if_unchanged(&Key::document(*number), None, &[writer]).unwrap())
             .count()
@@ -88,7 +90,71 @@ fn what_is_no_record_is_refused_without_waiting_or_reading_all_of_it() {
     fs::remove_file(board.folder.join(".lock")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, board.folder.join(".lock"), Mode::from_raw_mode(0o600)).unwrap();
     assert!(board.remove(&key).unwrap_err().chain().contains("locking the board"), "it waits for ever");
-    for place in ["/board", "folder:board", "etcd:https://a:2379", "folder:/does/not/exist"] {
-        assert!(folder(place).is_err(), "{place}");
-    }
+    assert_eq!(check(Path::new("/does/not/exist")).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn records_are_listed_and_nothing_else() {
+    let (dir, board) = board();
+    let keys = [Key::ack(Uuid::nil()), Key::document(1), Key::document(2)];
+    keys.iter().for_each(|key| assert!(board.write_if_unchanged(key, None, b"a").unwrap()));
+    let folder = dir.path().join(Uuid::nil().to_string());
+    fs::write(folder.join("document/not a name"), "x").unwrap();
+    fs::write(folder.join("document/.hidden"), "x").unwrap();
+    symlink(folder.join("document"), folder.join("link")).unwrap();
+    fs::create_dir(folder.join("document/folder")).unwrap();
+    assert_eq!(board.list("", 100).unwrap(), [keys[1].clone(), keys[2].clone(), keys[0].clone()]);
+    assert_eq!(board.list("document", 100).unwrap(), keys[1..]);
+    assert_eq!(board.list("join", 100).unwrap(), []);
+    assert!(board.list("", 2).unwrap().len() <= 2);
+}
+
+#[test]
+fn a_record_that_no_host_may_read_names_what_is_there_instead() {
+    let (dir, board) = board();
+    fs::create_dir_all(dir.path().join(Uuid::nil().to_string()).join(Key::ack(Uuid::nil()).as_str())).unwrap();
+    assert!(board.read(&Key::ack(Uuid::nil())).unwrap_err().chain().contains("not a regular file"));
+}
+
+#[test]
+fn the_end_of_a_lease_is_judged_by_the_file_system_s_clock() {
+    let (dir, board) = board();
+    let key = Key::alive(Uuid::nil());
+    let mut lease = board.lease(Duration::from_secs(15)).unwrap();
+    lease.write(&key, b"here").unwrap();
+    assert_eq!(board.read(&key).unwrap().as_deref(), Some(b"here".as_slice()));
+    let renewed = dir.path().join(Uuid::nil().to_string()).join(format!("host/{}/.lease-alive", Uuid::nil()));
+    let age = |seconds| {
+        let file = File::options().write(true).open(&renewed).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+    };
+    age(14);
+    assert!(board.read(&key).unwrap().is_some() && lease.keep_alive().unwrap());
+    age(16);
+    assert_eq!((board.read(&key).unwrap(), board.list("host", 9).unwrap()), (None, vec![]));
+    assert!(!lease.keep_alive().unwrap());
+    assert_eq!(lease.write(&key, b"late").unwrap_err().kind(), Kind::NotFound);
+    // What comes after it is another record, and not under the lease that has ended.
+    assert!(board.write_if_unchanged(&key, None, b"other").unwrap());
+    assert_eq!(board.read(&key).unwrap().as_deref(), Some(b"other".as_slice()));
+    assert!(!renewed.exists());
+}
+
+#[test]
+fn a_watch_sees_what_changes_and_not_that_a_lease_is_kept_alive() {
+    let (_dir, board) = board();
+    let keys = [Key::document(1), Key::alive(Uuid::nil())];
+    let mut lease = board.lease(Duration::from_secs(15)).unwrap();
+    lease.write(&keys[1], b"a").unwrap();
+    let mut watch = FolderWatch::begin(board.clone()).unwrap();
+    assert_eq!(watch.look_again().unwrap(), Change::Nothing);
+    board.write_if_unchanged(&keys[0], None, b"a").unwrap();
+    let seen = |keys: &[Key]| Change::Records(keys.iter().cloned().collect::<BTreeSet<_>>());
+    assert_eq!(watch.look_again().unwrap(), seen(&keys[..1]));
+    assert!(lease.keep_alive().unwrap());
+    assert_eq!(watch.look_again().unwrap(), Change::Nothing);
+    board.write_if_unchanged(&keys[0], Some(b"a"), b"b").unwrap();
+    lease.end().unwrap();
+    assert_eq!(watch.look_again().unwrap(), seen(&keys));
+    assert_eq!(watch.wait(Duration::from_millis(1)).unwrap(), Change::Nothing);
 }

@@ -1,0 +1,322 @@
+//! A board that is a folder, on a file system that all hosts have mounted.
+//!
+//! A record is a file. It appears whole by a rename, and changes only from what its writer has seen, under a lock. Names that
+//! begin with a dot are not records.
+
+mod lease;
+mod watch;
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use data_encoding::HEXLOWER;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use uuid::Uuid;
+
+use super::{Board, Key, Lease, MAX_RECORD, Watch};
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+use crate::provider::private_file::{folder_of, sync_folder};
+use crate::text::Show;
+use lease::FolderLease;
+use watch::FolderWatch;
+
+/// How long a writer waits for others, and how often it looks.
+const LOCK_TIME: Duration = Duration::from_secs(10);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+/// Folders in each other, at most.
+const MAX_DEPTH: usize = 8;
+
+/// The board of one cluster.
+#[derive(Clone, Debug)]
+pub struct FolderBoard {
+    folder: PathBuf,
+}
+
+/// Refuses a folder that is not there: a shared file system that is not mounted must not look like an empty board.
+///
+/// # Errors
+/// `NotFound`.
+pub fn check(path: &Path) -> Result<()> {
+    match path.is_dir() {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::NotFound,
+            format!("the board's folder {} is not there: is its file system mounted?", path.shown()),
+        )),
+    }
+}
+
+impl FolderBoard {
+    /// Makes the board of a new cluster in a folder that is there.
+    ///
+    /// # Errors
+    /// Those of [`check`], `Exists`, `Io`.
+    pub fn create(path: &Path, cluster: Uuid) -> Result<Self> {
+        check(path)?;
+        let folder = path.join(cluster.to_string());
+        let making = || format!("making the folder {}", folder.shown());
+        DirBuilder::new().mode(0o755).create(&folder).context(making)?;
+        sync_folder(folder_of(&folder)).context(making)?;
+        Ok(Self { folder })
+    }
+
+    /// The board of a cluster.
+    ///
+    /// # Errors
+    /// Those of [`check`], `NotFound` when the cluster is not on it.
+    pub fn open(path: &Path, cluster: Uuid) -> Result<Self> {
+        check(path)?;
+        let folder = path.join(cluster.to_string());
+        match folder.is_dir() {
+            true => Ok(Self { folder }),
+            false => Err(Error::new(
+                Kind::NotFound,
+                format!(
+                    "the board folder:{} does not have cluster {cluster}: it is another one, or its content is gone",
+                    path.shown()
+                ),
+            )),
+        }
+    }
+
+    /// The folder of a record, and its name there. Symbolic links are not followed: the owner of the board must not lead a
+    /// host to other files. `None`: the folder is not there.
+    fn find<'k>(&self, path: &'k str, make: bool) -> Result<Option<(File, &'k str)>> {
+        let mut folder = File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?;
+        let mut names = path.split('/').peekable();
+        while let Some(name) = names.next() {
+            if names.peek().is_none() {
+                return Ok(Some((folder, name)));
+            }
+            let opening = || format!("opening the folder {name}");
+            if make {
+                match mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) => folder.sync_all().or_else(unsupported_is_fine).context(opening)?,
+                    Err(Errno::EXIST) => {}
+                    Err(error) => return Err(Error::errno(opening(), error)),
+                }
+            }
+            folder = match open_folder_in(&folder, name).context(opening)? {
+                Some(folder) => folder,
+                None => return Ok(None),
+            };
+        }
+        Ok(None)
+    }
+
+    fn lock(&self) -> Result<File> {
+        let path = self.folder.join(".lock");
+        let locking = || format!("locking the board by {}", path.shown());
+        let mut options = File::options();
+        options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            // A fifo in its place is refused: opening it would wait for ever.
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        let file = options.open(&path).context(locking)?;
+        lock_within(LOCK_TIME, &file).context(locking)?;
+        Ok(file)
+    }
+
+    /// Writes a record, under the lock. One that was there ends, and its lease with it.
+    fn place(&self, key: &Key, content: &[u8]) -> Result<()> {
+        let writing = || format!("writing {key} to the board");
+        if let Some((folder, name)) = self.find(key.as_str(), true).context(writing)? {
+            lease::leave(&folder, name).context(writing)?;
+            write_in(&folder, name, content).context(writing)?;
+        }
+        Ok(())
+    }
+
+    /// All records below a folder, with what shows whether they have changed. It looks at `most` names at most.
+    fn records(&self, under: &str, most: usize) -> Result<Vec<(Key, Stamp)>> {
+        let listing = || format!("listing {under} of the board");
+        let mut listed = Listing { left: most, found: Vec::new() };
+        let root = match under {
+            "" => Some(File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?),
+            _ => match self.find(under, false).context(listing)? {
+                Some((folder, name)) => open_folder_in(&folder, name).context(listing)?,
+                None => None,
+            },
+        };
+        if let Some(root) = root {
+            listed.walk(&root, under, MAX_DEPTH).context(listing)?;
+        }
+        listed.found.sort();
+        Ok(listed.found)
+    }
+}
+
+/// When a file was made and changed: each write of a record makes another file.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Stamp {
+    inode: u64,
+    changed: (i64, u64),
+}
+
+struct Listing {
+    left: usize,
+    found: Vec<(Key, Stamp)>,
+}
+
+impl Listing {
+    fn walk(&mut self, folder: &File, under: &str, depth: usize) -> Result<()> {
+        let reading = || "reading a folder".to_owned();
+        for entry in Dir::read_from(folder).context(reading)? {
+            let entry = entry.context(reading)?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            let Some(left) = self.left.checked_sub(1) else { break };
+            self.left = left;
+            let path = if under.is_empty() { name.to_owned() } else { format!("{under}/{name}") };
+            let Some(key) = Key::parse(&path) else { continue };
+            let Some(stat) = stat_in(folder, name)? else { continue };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile if lease::has_ended(folder, name)? => {}
+                FileType::RegularFile => {
+                    let changed = (stat.st_mtime, stat.st_mtime_nsec);
+                    self.found.push((key, Stamp { inode: stat.st_ino, changed }));
+                }
+                FileType::Directory if depth > 0 => {
+                    if let Some(inner) = open_folder_in(folder, name).context(reading)? {
+                        self.walk(&inner, &path, depth - 1)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Board for FolderBoard {
+    fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        let reading = || format!("reading {key} of the board");
+        match self.find(key.as_str(), false).context(reading)? {
+            Some((folder, name)) if !lease::has_ended(&folder, name).context(reading)? => {
+                read_in(&folder, name).context(reading)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool> {
+        let _lock = self.lock()?;
+        if self.read(key)?.as_deref() != before {
+            return Ok(false);
+        }
+        self.place(key, after)?;
+        Ok(true)
+    }
+
+    fn remove(&self, key: &Key) -> Result<()> {
+        let removing = || format!("removing {key} from the board");
+        let _lock = self.lock()?;
+        let Some((folder, name)) = self.find(key.as_str(), false).context(removing)? else { return Ok(()) };
+        lease::leave(&folder, name).context(removing)?;
+        unlink_in(&folder, name).context(removing)
+    }
+
+    fn list(&self, under: &str, most: usize) -> Result<Vec<Key>> {
+        Ok(self.records(under, most)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn watch(&self) -> Result<Box<dyn Watch>> {
+        Ok(Box::new(FolderWatch::begin(self.clone())?))
+    }
+
+    fn lease(&self, time: Duration) -> Result<Box<dyn Lease>> {
+        Ok(Box::new(FolderLease::new(self.clone(), time)))
+    }
+}
+
+fn open_folder_in(folder: &File, name: &str) -> Result<Option<File>> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Ok(None),
+        opened => Ok(Some(opened.context(|| format!("opening the folder {name}"))?.into())),
+    }
+}
+
+fn stat_in(folder: &File, name: &str) -> Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        stat => stat.map(Some).context(|| format!("looking at {name}")),
+    }
+}
+
+fn unlink_in(folder: &File, name: &str) -> Result<()> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed.context(|| format!("removing {name}")),
+    }
+}
+
+/// A writer holds the lock for as long as a small file takes. One that never releases it must not stop other hosts for ever.
+fn lock_within(time: Duration, file: &File) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(Error::io("asking for the lock", error)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < time => thread::sleep(LOCK_INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                let found = format!("another process has had it for {} s: which host is it?", time.as_secs());
+                return Err(Error::new(Kind::Busy, found));
+            }
+        }
+    }
+}
+
+fn read_in(folder: &File, name: &str) -> Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file: File = match openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP) => return Err(Error::new(Kind::Corrupt, "it is a symbolic link")),
+        opened => opened.context(|| "opening it".into())?.into(),
+    };
+    if !file.metadata().context(|| "looking at it".into())?.is_file() {
+        return Err(Error::new(Kind::Corrupt, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_RECORD as u64 + 1).read_to_end(&mut bytes).context(|| "its content".into())?;
+    match bytes.len() > MAX_RECORD {
+        true => Err(Error::new(Kind::Corrupt, format!("it is longer than {MAX_RECORD} bytes"))),
+        false => Ok(Some(bytes)),
+    }
+}
+
+/// A full disk keeps no part: what was begun is removed.
+fn write_in(folder: &File, name: &str, content: &[u8]) -> Result<()> {
+    let mut random = [0; 8];
+    random::fill(&mut random)?;
+    let fresh = format!(".new-{}", HEXLOWER.encode(&random));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let making = || format!("making {fresh}");
+    let mut file: File = openat(folder, &fresh, flags, Mode::from_raw_mode(0o644)).context(making)?.into();
+    let written = file.write_all(content).and_then(|()| file.sync_all()).context(making);
+    let placed = written.and_then(|()| renameat(folder, &fresh, folder, name).context(|| format!("renaming {fresh}")));
+    if placed.is_err() {
+        let _ = unlinkat(folder, &fresh, AtFlags::empty()); // the error that matters is the first one
+    }
+    placed?;
+    folder.sync_all().or_else(unsupported_is_fine).context(|| "making its name durable".into())
+}
+
+/// Some network file systems do not sync folders.
+fn unsupported_is_fine(error: io::Error) -> io::Result<()> {
+    if error.kind() == ErrorKind::InvalidInput { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests;

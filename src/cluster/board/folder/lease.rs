@@ -1,0 +1,146 @@
+//! Leases on a folder: beside a record lies `.lease-NAME`, which its owner writes again to keep it alive.
+//!
+//! It has the lease's time as text. Its age is judged by the clock of the file system, which is that of the server on NFS: hosts
+//! whose clocks differ agree on it.
+
+use std::fs::File;
+use std::io::Read;
+use std::time::{Duration, SystemTime};
+
+use data_encoding::HEXLOWER;
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::{FolderBoard, stat_in, unlink_in, write_in};
+use crate::cluster::board::{Key, Lease};
+use crate::crypto::random;
+use crate::error::{Context, Error, Kind, Result};
+
+const PREFIX: &str = ".lease-";
+/// Longest text of a lease: milliseconds, as a number.
+const MAX_TEXT: u64 = 20;
+
+/// A lease of this process.
+pub(super) struct FolderLease {
+    board: FolderBoard,
+    time: Duration,
+    records: Vec<Key>,
+}
+
+impl FolderLease {
+    pub(super) fn new(board: FolderBoard, time: Duration) -> Self {
+        Self { board, time, records: Vec::new() }
+    }
+
+    fn renew(&self, key: &Key) -> Result<()> {
+        let renewing = || format!("keeping the lease of {key} alive");
+        let Some((folder, name)) = self.board.find(key.as_str(), true).context(renewing)? else { return Ok(()) };
+        write_in(&folder, &lease_of(name), self.time.as_millis().to_string().as_bytes()).context(renewing)
+    }
+
+    /// Whether all records are there, under leases that have not ended.
+    fn lives(&self) -> Result<bool> {
+        for key in &self.records {
+            let lives = match self.board.find(key.as_str(), false)? {
+                Some((folder, name)) => {
+                    stat_in(&folder, name)?.is_some()
+                        && stat_in(&folder, &lease_of(name))?.is_some()
+                        && !has_ended(&folder, name)?
+                }
+                None => false,
+            };
+            if !lives {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Lease for FolderLease {
+    fn write(&mut self, key: &Key, value: &[u8]) -> Result<()> {
+        let _lock = self.board.lock()?;
+        if !self.lives()? {
+            return Err(Error::new(Kind::NotFound, format!("the lease for {key} has ended")));
+        }
+        if let Some((folder, name)) = self.board.find(key.as_str(), true)? {
+            let writing = || format!("writing {key} to the board");
+            remove_ended(&folder, name).context(writing)?;
+            self.renew(key)?; // before the record, so that no record is ever without its end
+            write_in(&folder, name, value).context(writing)?;
+        }
+        if !self.records.contains(key) {
+            self.records.push(key.clone());
+        }
+        Ok(())
+    }
+
+    fn keep_alive(&mut self) -> Result<bool> {
+        let _lock = self.board.lock()?;
+        if !self.lives()? {
+            return Ok(false);
+        }
+        self.records.iter().try_for_each(|key| self.renew(key))?;
+        Ok(true)
+    }
+
+    fn end(self: Box<Self>) -> Result<()> {
+        let _lock = self.board.lock()?;
+        if self.lives()? {
+            for key in &self.records {
+                let Some((folder, name)) = self.board.find(key.as_str(), false)? else { continue };
+                unlink_in(&folder, name)?;
+                leave(&folder, name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lease_of(name: &str) -> String {
+    format!("{PREFIX}{name}")
+}
+
+/// Takes a record out of its lease, if it is under one. One that has ended is removed.
+pub(super) fn leave(folder: &File, name: &str) -> Result<()> {
+    remove_ended(folder, name)?;
+    unlink_in(folder, &lease_of(name))
+}
+
+/// So that what has ended does not come back under a new lease, or without one.
+fn remove_ended(folder: &File, name: &str) -> Result<()> {
+    if has_ended(folder, name)? { unlink_in(folder, name) } else { Ok(()) }
+}
+
+/// Whether a record was under a lease that has ended. What is not the text of a lease has ended.
+pub(super) fn has_ended(folder: &File, name: &str) -> Result<bool> {
+    let lease = lease_of(name);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file: File = match openat(folder, &lease, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::LOOP) => return Ok(true),
+        opened => opened.context(|| format!("opening {lease}"))?.into(),
+    };
+    let renewed = changed(&file).context(|| format!("looking at {lease}"))?;
+    let mut text = String::new();
+    let read = file.take(MAX_TEXT).read_to_string(&mut text);
+    let Some(time) = read.ok().and_then(|_| text.parse().ok()).map(Duration::from_millis) else { return Ok(true) };
+    Ok(now_in(folder)?.duration_since(renewed).is_ok_and(|age| age >= time))
+}
+
+fn changed(file: &File) -> Result<SystemTime> {
+    file.metadata().and_then(|file| file.modified()).context(|| "asking the file system for a time".into())
+}
+
+/// The time by the file system's clock, or by that of this host where nothing can be written.
+fn now_in(folder: &File) -> Result<SystemTime> {
+    let mut random = [0; 8];
+    random::fill(&mut random)?;
+    let probe = format!(".now-{}", HEXLOWER.encode(&random));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = openat(folder, &probe, flags, Mode::from_raw_mode(0o600)).map(File::from) else {
+        return Ok(SystemTime::now());
+    };
+    let _ = unlinkat(folder, &probe, AtFlags::empty()); // one that stays is not a record
+    changed(&file)
+}
