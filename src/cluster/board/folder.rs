@@ -192,7 +192,13 @@ impl Listing {
                         self.walk(&inner, &path, depth - 1)?;
                     }
                 }
-                _ => {}
+                FileType::Directory
+                | FileType::Symlink
+                | FileType::Fifo
+                | FileType::Socket
+                | FileType::CharacterDevice
+                | FileType::BlockDevice
+                | FileType::Unknown => {}
             }
         }
         Ok(())

@@ -57,7 +57,7 @@ impl Watch for FolderWatch {
             }
             match self.look_again()? {
                 Change::Nothing => {}
-                change => return Ok(change),
+                change @ (Change::Records(_) | Change::Unknown) => return Ok(change),
             }
         }
     }
