@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{Mode, OFlags};
 
 pub use manifests::ManifestNews;
@@ -104,6 +104,10 @@ pub struct ServedFolder {
     keyring: Keyring,
     /// Whether all headers could be read when the folder was first looked through.
     had_whole_headers: bool,
+    folders_without_home: Vec<PathBuf>,
+    files_without_sign: Vec<PathBuf>,
+    /// What was found then, for the first attempt to unlock it.
+    first_found: Mutex<Option<Vec<scan::FoundComponent>>>,
     homes: Homes,
     manifests: Manifests,
     open_files: OpenFiles,
@@ -124,14 +128,17 @@ impl ServedFolder {
         folder::refuse_unfinished_at(&root).context(|| path.shown().to_string())?;
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::of_mount(providers);
-        let found = scan::scan(&root)?;
+        let look = scan::first_look(&root)?;
         let served = Self {
             root,
             path: std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()),
             is_vm,
-            paths: RwLock::new(paths_of(&found)),
+            paths: RwLock::new(paths_of(&look.components)),
             keyring,
-            had_whole_headers: found.iter().all(|component| component.header.is_ok()),
+            had_whole_headers: look.components.iter().all(|component| component.header.is_ok()),
+            folders_without_home: look.without_home,
+            files_without_sign: look.without_sign,
+            first_found: Mutex::default(),
             homes: Homes::default(),
             manifests: Manifests::default(),
             open_files: OpenFiles::default(),
@@ -139,8 +146,9 @@ impl ServedFolder {
             left_out: AtomicUsize::new(0),
             options,
         };
-        let expected = served.bounded(found);
+        let expected = served.counted(look.components);
         expected.iter().filter_map(scan::FoundComponent::unverified).for_each(|header| served.keyring.expect(header));
+        *served.first_found.lock() = Some(expected);
         Ok(served)
     }
 
@@ -194,11 +202,14 @@ impl ServedFolder {
     /// # Errors
     /// `Io` when the folder cannot be read.
     pub fn components(&self) -> Result<Vec<scan::FoundComponent>> {
-        let found = self.all_components()?;
+        Ok(self.counted(self.all_components()?))
+    }
+
+    fn counted(&self, found: Vec<scan::FoundComponent>) -> Vec<scan::FoundComponent> {
         let all = found.len();
         let kept = self.bounded(found);
         self.left_out.store(all - kept.len(), Ordering::Relaxed);
-        Ok(kept)
+        kept
     }
 
     /// How many components of VM folders that have more than [`MAX_COMPONENTS`] the latest [`components`](Self::components)
@@ -241,20 +252,14 @@ impl ServedFolder {
         found
     }
 
-    /// Folders of the datastore that do not show, since their home header is lost.
-    ///
-    /// # Errors
-    /// `Io` when the folder cannot be read.
-    pub fn folders_without_home(&self) -> Result<Vec<PathBuf>> {
-        scan::folders_without_home(&self.root)
+    /// Folders of the datastore that do not show, since their home header was lost when this was opened.
+    pub fn folders_without_home(&self) -> &[PathBuf] {
+        &self.folders_without_home
     }
 
-    /// As [`scan::files_without_sign`].
-    ///
-    /// # Errors
-    /// `Io` when the folder cannot be read.
-    pub fn files_without_sign(&self) -> Result<Vec<PathBuf>> {
-        scan::files_without_sign(&self.root, self.keyring.providers().disk_names())
+    /// Files that may be disks whose header was overwritten when this was opened: none of them is shown.
+    pub fn files_without_sign(&self) -> &[PathBuf] {
+        &self.files_without_sign
     }
 
     /// All that lies in the folder, what a mount does not show included.

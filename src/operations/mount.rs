@@ -116,7 +116,7 @@ impl Operation for MountFolder<'_> {
         let waiting = ready::Waiting { period: self.wait, required: self.require_unlocked, stop };
         let locked = waiting.unlock(&fs, &self.spec.mountpoint)?;
         let gone_back = ready::gone_back(&fs, &self.spec.mountpoint);
-        let hidden = ready::without_home(&fs)?.into_iter().chain(ready::without_sign(&fs)?);
+        let hidden = ready::without_home(&fs).into_iter().chain(ready::without_sign(&fs));
         let notes: Vec<String> = locked.into_iter().chain(hidden).chain(gone_back).collect();
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         let session = Session::mount(&fs, &self.spec)?;

@@ -63,10 +63,11 @@ impl ServedFolder {
     /// # Errors
     /// `Io` when the folder cannot be read.
     pub fn retry_locked(&self) -> Result<usize> {
+        let first_found = self.first_found.lock().take();
         if !self.keyring.waits_for_provider() {
             return Ok(0);
         }
-        let found = self.components()?;
+        let found = first_found.map_or_else(|| self.components(), Ok)?;
         let waits = |state: Option<LockState>| state.is_some_and(|state| state.waits_for_provider());
         let waiting = self.in_state(&found, waits);
         self.keyring.unlock_all(waiting.iter().copied());

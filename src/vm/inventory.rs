@@ -206,12 +206,20 @@ impl Inventory {
     }
 }
 
-/// The components below a folder, disks and headers of homes, and what cannot be looked at: all else of it is passed over.
+/// The disks below a folder, copies of home headers, and what cannot be looked at: all else of it is passed over.
 ///
 /// # Errors
 /// `Io` when it cannot be listed.
-pub(in crate::vm) fn components_below(folder: &File) -> Result<Vec<Entry>> {
-    walk::components(folder)
+pub(in crate::vm) fn disks_below(folder: &File) -> Result<Vec<Entry>> {
+    walk::disks(folder)
+}
+
+/// All that is below a VM folder but its home header; its home has this list of names.
+///
+/// # Errors
+/// `Io` when it cannot be listed.
+pub(in crate::vm) fn files_below(folder: &File, disk_names: &DiskNames) -> Result<Vec<Entry>> {
+    walk::files(folder, disk_names)
 }
 
 /// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, OFlags};
 
 use crate::error::{Kind, Result};
-use crate::format::header::{ComponentKind, UnverifiedHeader, is_reserved};
+use crate::format::header::{ComponentKind, Header, UnverifiedHeader, is_reserved};
 use crate::format::names::DiskNames;
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
@@ -77,22 +77,73 @@ pub(crate) fn each_file_once<C: Borrow<FoundComponent>>(found: &mut Vec<C>) {
     found.retain(|component| component.borrow().inode.is_none_or(|inode| seen.insert(inode)));
 }
 
+/// What a mount finds when it begins: its components, and what it will not show.
+#[derive(Debug, Default)]
+pub struct FirstLook {
+    /// As of [`scan`].
+    pub components: Vec<FoundComponent>,
+    /// Folders of a datastore that hold sealed files or disks, but no home header: a mount shows nothing of them. What lies
+    /// deeper in them is not looked at.
+    pub without_home: Vec<PathBuf>,
+    /// Files of VM folders that may be disks in the clear, and as well encrypted ones whose header was overwritten: a mount opens
+    /// none of them.
+    pub without_sign: Vec<PathBuf>,
+}
+
 /// All components below `root`: it is a VM folder itself, or a datastore of VM folders. Files that cannot be read are
 /// passed over: they belong to no component that this user could unlock.
 ///
 /// # Errors
 /// `Io` when `root` cannot be read.
 pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
-    let mut found = Vec::new();
-    if !scan_folder(root, Path::new(""), &mut found)? {
-        for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
-            let Ok(dir) = folder_beneath(root, Path::new(&name)) else {
-                continue;
-            };
-            scan_folder(&dir, Path::new(&name), &mut found)?;
+    let mut look = FirstLook::default();
+    scan_root(root, &disks_below, &mut look, |_, _, _| {})?;
+    Ok(look.components)
+}
+
+/// As [`scan`], and what a mount will not show, in one pass.
+///
+/// # Errors
+/// As [`scan`].
+pub fn first_look(root: &File) -> Result<FirstLook> {
+    let mut look = FirstLook::default();
+    let below = |dir: &File, home: Option<&Header>| match home {
+        Some(home) => inventory::files_below(dir, &home.disk_names),
+        None => inventory::disks_below(dir),
+    };
+    scan_root(root, &below, &mut look, |dir, name, look| {
+        if has_ciphertext(dir) {
+            look.without_home.push(PathBuf::from(name));
+        }
+    })?;
+    Ok(look)
+}
+
+/// Lists what lies below a VM folder that has this home, if it has one that is whole.
+type Below<'l> = dyn Fn(&File, Option<&Header>) -> Result<Vec<Entry>> + 'l;
+
+fn disks_below(dir: &File, _home: Option<&Header>) -> Result<Vec<Entry>> {
+    inventory::disks_below(dir)
+}
+
+fn scan_root(
+    root: &File,
+    below: &Below<'_>,
+    look: &mut FirstLook,
+    without_home: impl Fn(&File, &OsString, &mut FirstLook),
+) -> Result<()> {
+    if scan_folder(root, Path::new(""), below, look)? {
+        return Ok(());
+    }
+    for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
+        let Ok(dir) = folder_beneath(root, Path::new(&name)) else {
+            continue;
+        };
+        if !scan_folder(&dir, Path::new(&name), below, look)? {
+            without_home(&dir, &name, look);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Home and disks of one VM folder; only disks where it is not one.
@@ -100,33 +151,40 @@ pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
 /// # Errors
 /// As [`scan`].
 pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
-    let mut found = Vec::new();
-    if !scan_folder(folder, Path::new(""), &mut found)? {
-        scan_disks(folder, Path::new(""), &mut found)?;
+    let (mut look, here) = (FirstLook::default(), Path::new(""));
+    if !scan_folder(folder, here, &disks_below, &mut look)? {
+        look.add_files(here, disks_below(folder, None)?);
     }
-    Ok(found)
+    Ok(look.components)
 }
 
 /// Adds the home and the disks of one directory; `false` when it is not a VM folder of ours, not even in part.
-fn scan_folder(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<bool> {
+fn scan_folder(dir: &File, path: &Path, below: &Below<'_>, look: &mut FirstLook) -> Result<bool> {
     let header = match folder::read_whole_home(dir) {
         Ok(None) => return Ok(false),
         Ok(Some(stored)) => Ok(stored),
         Err(error) => Err(error),
     };
-    let in_transition = header.as_ref().is_ok_and(|stored| stored.header.claims().transition.is_some());
-    let deep_rekey = in_transition.then_some(UnderWay { percent: None });
+    let home = header.as_ref().ok().map(|stored| stored.header.claims());
+    let entries = below(dir, home)?;
+    let deep_rekey = home.is_some_and(|home| home.transition.is_some()).then_some(UnderWay { percent: None });
     let path_of_home = path.to_path_buf();
     let kind = ComponentKind::Home;
-    found.push(FoundComponent { path: path_of_home, kind, header, cipher_len: 0, inode: None, deep_rekey });
-    scan_disks(dir, path, found)?;
+    look.components.push(FoundComponent { path: path_of_home, kind, header, cipher_len: 0, inode: None, deep_rekey });
+    look.add_files(path, entries);
     Ok(true)
 }
 
-fn scan_disks(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Result<()> {
-    let below = inventory::components_below(dir)?.into_iter().filter(|entry| !entry.reserved);
-    found.extend(below.filter_map(|entry| FoundComponent::of_disk(path, entry)));
-    Ok(())
+impl FirstLook {
+    /// Adds what a folder holds.
+    fn add_files(&mut self, path: &Path, entries: Vec<Entry>) {
+        for entry in entries.into_iter().filter(|entry| !entry.reserved) {
+            if entry.may_be_ciphertext() {
+                self.without_sign.push(path.join(&entry.path));
+            }
+            self.components.extend(FoundComponent::of_disk(path, entry));
+        }
+    }
 }
 
 /// Regular files of a VM folder that are no disks, with paths below it.
@@ -136,45 +194,6 @@ fn scan_disks(dir: &File, path: &Path, found: &mut Vec<FoundComponent>) -> Resul
 pub fn home_files(folder: &File) -> Result<Vec<PathBuf>> {
     let files = Inventory::take(folder, &DiskNames::default())?.entries.into_iter();
     Ok(files.filter(|entry| entry.is_shown_file() && !entry.is_disk()).map(|entry| entry.path).collect())
-}
-
-/// Folders of a datastore that hold sealed files or disks, but no home header: a mount shows nothing of them. What lies deeper
-/// in them is not looked at.
-///
-/// # Errors
-/// `Io` when `root` cannot be read.
-pub fn folders_without_home(root: &File) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    if has_home(root) {
-        return Ok(found);
-    }
-    for name in folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name)) {
-        let opened = folder_beneath(root, Path::new(&name));
-        if opened.is_ok_and(|dir| !has_home(&dir) && has_ciphertext(&dir)) {
-            found.push(PathBuf::from(name));
-        }
-    }
-    Ok(found)
-}
-
-/// Files of VM folders that may be disks in the clear, and as well encrypted ones whose header was overwritten: a mount opens none
-/// of them. Folders that cannot be read are passed over, as in [`scan`].
-///
-/// # Errors
-/// `Io` when `root` cannot be read.
-pub fn files_without_sign(root: &File, disk_names: &DiskNames) -> Result<Vec<PathBuf>> {
-    let of_vm = |dir: &File, path: &Path| {
-        let is_shown = matches!(folder::read_whole_home(dir), Ok(Some(_)));
-        let inventory = is_shown.then(|| Inventory::take(dir, disk_names).ok()).flatten();
-        let entries = inventory.map(|inventory| inventory.entries).unwrap_or_default();
-        entries.into_iter().filter(Entry::may_be_ciphertext).map(|entry| path.join(entry.path)).collect::<Vec<_>>()
-    };
-    if has_home(root) {
-        return Ok(of_vm(root, Path::new("")));
-    }
-    let names = folder::sorted_names(root)?.into_iter().filter(|name| !is_reserved(name));
-    let folders = names.filter_map(|name| Some((folder_beneath(root, Path::new(&name)).ok()?, name)));
-    Ok(folders.flat_map(|(dir, name)| of_vm(&dir, Path::new(&name))).collect())
 }
 
 /// The VM folders of a datastore, the first ones by name, for people; `None` for a folder that is not a datastore.

@@ -63,21 +63,21 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 }
 
 /// One line that names the folders whose home header is lost: they do not show in the mount.
-pub(super) fn without_home(fs: &FileSystem) -> Result<Option<String>> {
-    let folders = fs.served().folders_without_home()?;
+pub(super) fn without_home(fs: &FileSystem) -> Option<String> {
+    let folders = fs.served().folders_without_home();
     let said = format!(
         "{} not shown, since the home header is missing: {} (`vmcryptfs header restore` brings a saved one back)",
         text::count(folders.len(), "folder with encrypted files is", "folders with encrypted files are"),
-        names(&folders)
+        names(folders)
     );
-    Ok((!folders.is_empty()).then_some(said))
+    (!folders.is_empty()).then_some(said)
 }
 
 /// One line that names files that may be disks whose header was overwritten: the mount opens none of them.
-pub(super) fn without_sign(fs: &FileSystem) -> Result<Option<String>> {
-    let files = fs.served().files_without_sign()?;
-    let said = format!("{}: {NO_SIGN}; such a file cannot be opened in the mount", names(&files));
-    Ok((!files.is_empty()).then_some(said))
+pub(super) fn without_sign(fs: &FileSystem) -> Option<String> {
+    let files = fs.served().files_without_sign();
+    let said = format!("{}: {NO_SIGN}; such a file cannot be opened in the mount", names(files));
+    (!files.is_empty()).then_some(said)
 }
 
 /// The first ones.

@@ -29,12 +29,25 @@ pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames) -> Result<V
     }
     let followed = links.then(Followed::default);
     let look = |file, name: &OsStr, disk_names: &DiskNames| classify(file, name, disk_names).map(Some);
-    walk(root, mount, followed, disk_names, &look)
+    walk(root, mount, followed, disk_names, &look, true)
 }
 
-pub(super) fn components(root: &File) -> Result<Vec<Entry>> {
-    let look = |file, name: &OsStr, _: &DiskNames| component(&file, name);
-    walk(root, mount_of(root)?, None, &DiskNames::default(), &look)
+/// Components alone, but for the folder's own home header.
+pub(super) fn disks(root: &File) -> Result<Vec<Entry>> {
+    let look = |file, name: &OsStr, _: &DiskNames| match HomeState::of_header_file(name) {
+        Some(_) => Ok(None),
+        None => component(&file, name),
+    };
+    walk(root, mount_of(root)?, None, &DiskNames::default(), &look, false)
+}
+
+/// All but the folder's own home header, which the caller knows, as it knows the home's list of names.
+pub(super) fn files(root: &File, disk_names: &DiskNames) -> Result<Vec<Entry>> {
+    let look = |file, name: &OsStr, disk_names: &DiskNames| match HomeState::of_header_file(name) {
+        Some(_) => Ok(None),
+        None => classify(file, name, disk_names).map(Some),
+    };
+    walk(root, mount_of(root)?, None, disk_names, &look, false)
 }
 
 fn walk(
@@ -43,8 +56,9 @@ fn walk(
     followed: Option<Followed>,
     disk_names: &DiskNames,
     look: &Look<'_>,
+    asks_homes: bool,
 ) -> Result<Vec<Entry>> {
-    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names, look };
+    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names, look, asks_homes };
     let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None, disk_names };
     walk.folder(root, mount, stat(root)?, &place)?;
     walk.follow_links();
@@ -78,6 +92,8 @@ struct Walk<'r> {
     /// Which names are those of disks where no home says it.
     disk_names: &'r DiskNames,
     look: &'r Look<'r>,
+    /// Whether the names of disks are each home's own. Reading a header costs more than all else of a folder.
+    asks_homes: bool,
 }
 
 /// Where something lies.
@@ -100,7 +116,7 @@ impl Walk<'_> {
         let is_vm = names.iter().any(|name| HomeState::of_header_file(name).is_some());
         let vm = if is_vm { Some(Arc::from(place.path)) } else { place.vm.clone() };
         let own = self.entries.len();
-        let of_home = if is_vm { home_disk_names(dir) } else { None };
+        let of_home = if is_vm && self.asks_homes { home_disk_names(dir) } else { None };
         let disk_names = of_home.as_ref().unwrap_or(place.disk_names);
         let here = Place { path: place.path, depth: place.depth, reserved: place.reserved, vm, disk_names };
         self.add(&here, stat, What::Folder(FolderKind::Plain));
