@@ -4,7 +4,9 @@
 //! or a provider is.
 
 pub mod aead;
+pub mod cfb;
 pub mod derive;
+pub mod ecdh;
 pub mod hpke;
 pub mod passphrase;
 pub mod random;

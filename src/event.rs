@@ -118,6 +118,8 @@ pub enum EventName {
     ProviderBackup,
     /// A primary key was brought back.
     ProviderRestore,
+    /// A share of keys was sealed to the TPM.
+    ProviderSeal,
     /// A key was taken out of use.
     ProviderRetire,
     /// A provider reports something although nothing failed.
@@ -184,6 +186,7 @@ impl EventName {
             Self::ProviderDefault => "provider-default",
             Self::ProviderBackup => "provider-backup",
             Self::ProviderRestore => "provider-restore",
+            Self::ProviderSeal => "provider-seal",
             Self::ProviderRetire => "provider-retire",
             Self::ProviderNotice => "provider-notice",
             Self::ClusterInit => "cluster-init",

@@ -11,10 +11,13 @@ pub mod kind;
 pub mod kinds;
 pub mod primary_key;
 pub(crate) mod private_file;
+mod seal;
+pub mod sealed_share;
 mod secret_file;
 pub mod shared_key;
 pub mod shared_memories;
 pub mod timed;
+mod tpm;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -27,6 +30,8 @@ use std::{fmt, fs, thread};
 use parking_lot::Mutex;
 
 pub use kind::Arguments;
+pub use seal::{Sealed, seal_share};
+pub use tpm::Pcrs;
 pub use trouble::{Failure, Trouble, reword};
 
 use crate::crypto::random;
@@ -283,7 +288,7 @@ impl Providers {
     /// Whether asking the provider of this name may take longer than a guest should have to wait. One that is not configured
     /// is told at once.
     pub fn may_wait(&self, name: &ProviderName) -> bool {
-        self.config.providers().get(name).is_some_and(|settings| settings.kind().may_wait())
+        self.config.providers().get(name).is_some_and(|settings| settings.kind().may_wait(settings))
     }
 
     /// What the providers have to tell since this was last asked.
@@ -386,7 +391,7 @@ pub fn add(config: &Path, name: &ProviderName, kind: &str, arguments: &Arguments
     let settings = Settings::new(kind, kind.settings(name, arguments)?);
     let provider = Configured { name, settings: &settings, config };
     let primary_key = settings.primary_key()?.map(|settings| settings.primary_key_of(config));
-    let new_share = settings.kek_share_of(config).filter(|path| !path.exists());
+    let new_share = settings.kek_share_file(config).filter(|path| !path.exists());
     let made_share = new_share.as_deref().map(KekShare::create).transpose()?.map(|share| share.uuid());
     let kek_share = new_share.zip(made_share);
     let added = add_configured(&provider, primary_key, make_default);

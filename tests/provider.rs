@@ -240,7 +240,10 @@ fn mistyped_configuration_is_reported_with_file_and_line() {
         let error = host.provider(arguments).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         assert!(error.to_string().starts_with(&format!("{}:{line}: ", host.config().display())), "{error}");
-        assert!(error.to_string().contains("expected one of `primary-key`, `backed-up`, `kek-share`"), "{error}");
+        assert!(
+            error.to_string().contains("expected one of `primary-key`, `backed-up`, `kek-share`, `tpm`"),
+            "{error}"
+        );
     }
     assert_eq!(fs::read_to_string(host.config()).unwrap(), mistyped);
 }

@@ -5,6 +5,7 @@
 mod add;
 pub(super) mod passphrase;
 mod retire;
+mod seal;
 
 use std::path::{Path, PathBuf};
 
@@ -86,6 +87,16 @@ pub enum ProviderCommand {
     )]
     Retire(retire::RetireArgs),
 
+    /// Seal the share of a provider's keys to the TPM of this host
+    #[command(
+        long_about = "Seal the share of a provider's keys (`provider add --kek-share`) to the TPM 2.0 of this host, which alone \
+                      can then open it, and only here. The file of the share becomes its copy: move it off this host, and \
+                      keep it, since a TPM that breaks or is cleared loses what is sealed to it.\n\n\
+                      The same command seals the copy again, to another TPM, on another host or to other PCRs.",
+        after_help = "Example:\n  vmcryptfs provider seal corp\n  vmcryptfs provider seal corp --share /media/usb/corp.share"
+    )]
+    Seal(seal::SealArgs),
+
     /// Save a native provider's primary key to a file under a passphrase
     #[command(
         long_about = "Save a native provider's primary key to a file under a passphrase, as \"Back Up\" does in vSphere \
@@ -137,6 +148,7 @@ pub fn run(command: ProviderCommand, config: &Path) -> Result<()> {
         ProviderCommand::Test { name } => test(config, &name),
         ProviderCommand::Default { name } => choose_default(config, &name),
         ProviderCommand::Retire(args) => args.run(config),
+        ProviderCommand::Seal(args) => args.run(config),
         ProviderCommand::Backup { name, file, passphrase } => back_up(config, &name, &file, &passphrase),
         ProviderCommand::Restore { name, file, passphrase } => restore(config, &name, &file, &passphrase),
     }
@@ -182,6 +194,11 @@ fn back_up(config: &Path, name: &ProviderName, file: &Path, source: &PassphraseS
     let uuid = perform(BackUpProvider { name, file, passphrase: &|| source.read(Purpose::Choose), config })?;
     println!("backed up key provider {name} with primary key {uuid} to {}", file.shown());
     eprintln!("Keep the file on another machine, and its passphrase where the file is not.");
+    if Config::load(config)?.settings(name)?.has_kek_share() {
+        eprintln!(
+            "It does not have the kek-share of {name}, without which the keys open nothing: keep a copy of that, too."
+        );
+    }
     Ok(())
 }
 

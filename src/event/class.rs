@@ -60,6 +60,7 @@ impl Class {
             | EventName::ProviderDefault
             | EventName::ProviderBackup
             | EventName::ProviderRestore
+            | EventName::ProviderSeal
             | EventName::ClusterInit
             | EventName::ClusterToken
             | EventName::ClusterJoin

@@ -13,7 +13,7 @@ use crate::progress::OnProgress;
 use crate::provider::backup::{self, Backup, SealedBackup};
 use crate::provider::config::{self, Config};
 use crate::provider::kind::{Arguments, Configured, Tested};
-use crate::provider::{self, Added, KeyProvider, KeyState, Revocation};
+use crate::provider::{self, Added, KeyProvider, KeyState, Pcrs, Revocation, Sealed};
 use crate::text::Show;
 
 /// Where a passphrase comes from, when it is needed.
@@ -152,6 +152,33 @@ impl Operation for RestoreProvider<'_> {
         let backup = sealed.open(&passphrase).context(|| format!("opening the backup {}", self.file.shown()))?;
         let key_file = backup.restore(self.config, self.name)?;
         Ok((backup.primary_uuid(), key_file))
+    }
+}
+
+/// Seals the share of a provider's keys to the TPM of this host.
+pub struct SealShare<'a> {
+    /// The provider.
+    pub name: &'a ProviderName,
+    /// The file that has the share, if it is not the configured one.
+    pub share: Option<&'a Path>,
+    /// The way to the TPM, if it is not the configured one.
+    pub tpm: Option<&'a Path>,
+    /// PCRs whose values must stay what they are now.
+    pub pcrs: Pcrs,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for SealShare<'_> {
+    const NAME: EventName = EventName::ProviderSeal;
+    type Outcome = Sealed;
+
+    fn object(&self) -> Object {
+        Object::Provider(self.name.clone())
+    }
+
+    fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Sealed> {
+        provider::seal_share(self.config, self.name, self.share, self.tpm, self.pcrs)
     }
 }
 

@@ -295,7 +295,8 @@ mod tests {
     }
 
     fn native() -> Settings {
-        let primary_key = primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false, kek_share: None };
+        let primary_key =
+            primary_key::Settings { primary_key: "keys/x.key".into(), backed_up: false, kek_share: None, tpm: None };
         Settings::new(kinds::named("native").unwrap(), kind::table(&primary_key).unwrap())
     }
 

@@ -41,6 +41,16 @@ impl KekShare {
         Ok(Self { uuid, secret })
     }
 
+    /// The one with these bytes.
+    pub(super) fn new(uuid: Uuid, secret: SecretBytes) -> Self {
+        Self { uuid, secret }
+    }
+
+    /// The share itself. Copy it nowhere.
+    pub(super) fn secret(&self) -> &[u8] {
+        &self.secret
+    }
+
     /// Its name, which is not secret.
     pub fn uuid(&self) -> Uuid {
         self.uuid

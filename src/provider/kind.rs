@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::kek_share::KekShare;
 use super::primary_key::{self, PrimaryKey};
+use super::sealed_share::SealedShare;
 use super::{KeyProvider, private_file, round_trip};
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
@@ -72,7 +73,7 @@ pub trait ProviderKind: fmt::Debug + Sync {
     fn key_places(&self, provider: &Configured<'_>) -> Vec<String>;
 
     /// Whether fetching a key may take longer than a guest should have to wait for it.
-    fn may_wait(&self) -> bool {
+    fn may_wait(&self, _settings: &Settings) -> bool {
         true
     }
 }
@@ -121,11 +122,17 @@ pub struct Argument {
 pub(super) const KEK_SHARE: Argument = Argument {
     name: "kek-share",
     value_name: "FILE",
-    help: "Half of each key, kept in this file of the host or cluster; it is made if it is not there",
+    help: "Half of each key, kept in this file of the host or cluster; it is made if it is not there. `provider seal` seals it \
+           to the TPM",
     value: Value::SecretFile,
     required: false,
     repeatable: false,
 };
+
+/// The value of `kek-share` for a share that is sealed to the TPM, and the setting that says which one.
+const TPM: &str = "tpm";
+/// The kernel's device, which several programs can use at once.
+pub(super) const TPM_DEVICE: &str = "/dev/tpmrm0";
 
 /// What the value of an argument is.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +162,18 @@ impl Arguments {
     /// The file that an argument names, absolute.
     pub(super) fn file(&self, name: &'static str) -> Result<PathBuf> {
         self.optional_file(name)?.ok_or_else(|| Error::new(Kind::Invalid, format!("missing argument --{name}")))
+    }
+
+    /// The file of a share of KEKs, absolute, if it was given.
+    pub(super) fn kek_share(&self) -> Result<Option<PathBuf>> {
+        if self.values(KEK_SHARE.name).any(|value| value == TPM) {
+            return Err(Error::new(
+                Kind::Invalid,
+                "a share that only the TPM has would be lost with it: give a file with --kek-share, which becomes the copy, and \
+                 then use `vmcryptfs provider seal` (for a file of that name: ./tpm)",
+            ));
+        }
+        self.optional_file(KEK_SHARE.name)
     }
 
     /// The file that an argument names, absolute, if it was given.
@@ -217,10 +236,45 @@ impl Settings {
         if self.kind.keeps_primary_key() { self.read().map(Some) } else { Ok(None) }
     }
 
-    /// The file of the share that completes its KEKs, if it has one, given the configuration file.
-    pub(super) fn kek_share_of(&self, config: &Path) -> Option<PathBuf> {
-        let file = self.values.get(KEK_SHARE.name)?.as_str()?;
+    /// What the configuration file says of the share that completes its KEKs, if it has one.
+    fn kek_share(&self) -> Option<&str> {
+        self.values.get(KEK_SHARE.name)?.as_str()
+    }
+
+    /// Whether its KEKs are completed by a share.
+    pub fn has_kek_share(&self) -> bool {
+        self.kek_share().is_some()
+    }
+
+    /// Whether that share is sealed to this host's TPM.
+    pub fn uses_tpm(&self) -> bool {
+        self.kek_share() == Some(TPM)
+    }
+
+    /// The file of the share, unless it is sealed to the TPM, given the configuration file.
+    pub(super) fn kek_share_file(&self, config: &Path) -> Option<PathBuf> {
+        let file = self.kek_share().filter(|_| !self.uses_tpm())?;
         Some(private_file::folder_of(config).join(file))
+    }
+
+    /// The way to the TPM, given the configuration file.
+    pub(super) fn tpm_of(&self, config: &Path) -> PathBuf {
+        let path = self.values.get(TPM).and_then(toml::Value::as_str).unwrap_or(TPM_DEVICE);
+        private_file::folder_of(config).join(path)
+    }
+
+    /// The same settings, with the share sealed to the TPM at `tpm`.
+    pub(super) fn sealed_to(&self, tpm: &Path) -> Result<Self> {
+        let mut values = self.values.clone();
+        let text = |path: &Path| path.to_str().map(str::to_owned);
+        let path = text(tpm).ok_or_else(|| Error::new(Kind::Invalid, format!("{} is not UTF-8", tpm.shown())))?;
+        values.insert(KEK_SHARE.name.into(), TPM.into());
+        if path == TPM_DEVICE {
+            values.remove(TPM)
+        } else {
+            values.insert(TPM.into(), path.into())
+        };
+        Ok(Self { values, ..self.clone() })
     }
 
     /// The same settings, which say that the primary key is backed up.
@@ -257,9 +311,17 @@ impl Configured<'_> {
     /// The share that completes its KEKs, if it has one.
     ///
     /// # Errors
-    /// Those of [`KekShare::load`].
+    /// Those of [`KekShare::load`], or of [`SealedShare::load`] and [`SealedShare::unseal`].
     pub fn kek_share(&self) -> Result<Option<KekShare>> {
-        self.settings.kek_share_of(self.config).map(|path| KekShare::load(&path)).transpose()
+        if self.settings.uses_tpm() {
+            return SealedShare::load(&self.sealed_share())?.unseal(&self.settings.tpm_of(self.config)).map(Some);
+        }
+        self.settings.kek_share_file(self.config).map(|path| KekShare::load(&path)).transpose()
+    }
+
+    /// The file of the share that is sealed to the TPM, be it there or not.
+    pub(super) fn sealed_share(&self) -> PathBuf {
+        private_file::folder_of(self.config).join(format!("keys/{}.kek-share", self.name))
     }
 
     /// Reads the files of the provider. Returns the UUID of its primary key, if it keeps one.

@@ -24,15 +24,18 @@ pub struct Settings {
     /// Whether a backup of the primary key was made and verified.
     #[serde(default)]
     pub backed_up: bool,
-    /// File of the share that completes its KEKs.
+    /// File of the share that completes its KEKs, or `tpm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kek_share: Option<PathBuf>,
+    /// The TPM that it is sealed to, if not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<PathBuf>,
 }
 
 impl Settings {
     /// What a new provider of this name gets.
     pub fn of(name: &ProviderName) -> Self {
-        Self { primary_key: format!("keys/{name}.key").into(), backed_up: false, kek_share: None }
+        Self { primary_key: format!("keys/{name}.key").into(), backed_up: false, kek_share: None, tpm: None }
     }
 
     /// File of the primary key, given the configuration file.

@@ -1,6 +1,6 @@
 //! The KMIP provider with key servers: real ones (PyKMIP), and one that misbehaves in ways real ones only do at night.
 //!
-//! Needs the programs `openssl` and `pykmip-server` (Debian: openssl, python3-pykmip).
+//! Needs the programs `openssl`, `pykmip-server` and `swtpm` (Debian: openssl, python3-pykmip, swtpm).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(clippy::print_stdout, reason = "times are worth seeing; cargo shows them with --nocapture")]
@@ -18,6 +18,7 @@ mod operations;
 mod pykmip;
 mod real_server;
 mod retire;
+mod sealed_share;
 mod secrets;
 mod seen;
 mod share;

@@ -11,4 +11,5 @@ pub(crate) mod host;
 pub(crate) mod not_run;
 pub(crate) mod page_cache;
 pub(crate) mod snapshot;
+pub(crate) mod tpm;
 pub(crate) mod vector_file;

@@ -155,7 +155,7 @@ impl ProviderKind for Kmip {
             min_tls: chosen("min-tls").map(|text| word(&text)).transpose().map_err(invalid)?,
             tls: chosen("tls").map(|text| word(&text)).transpose().map_err(invalid)?,
             pin_sha256: pins.collect::<std::result::Result<_, _>>().map_err(invalid)?,
-            kek_share: arguments.optional_file(KEK_SHARE.name)?,
+            kek_share: arguments.kek_share()?,
             ..Settings::of(servers, file("ca")?, file("cert")?, file("key")?)
         };
         kind::table(&settings)

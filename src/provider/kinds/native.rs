@@ -15,7 +15,7 @@ use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::provider::kek_share::{KekShare, kek_of};
-use crate::provider::kind::{self, Arguments, Configured, KEK_SHARE, ProviderKind, Usage};
+use crate::provider::kind::{self, Arguments, Configured, KEK_SHARE, ProviderKind, Settings, Usage};
 use crate::provider::primary_key::{self, PrimaryKey};
 use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
@@ -48,7 +48,7 @@ impl ProviderKind for Native {
     }
 
     fn settings(&self, name: &ProviderName, arguments: &Arguments) -> Result<Table> {
-        let kek_share = arguments.optional_file(KEK_SHARE.name)?;
+        let kek_share = arguments.kek_share()?;
         kind::table(&primary_key::Settings { kek_share, ..primary_key::Settings::of(name) })
     }
 
@@ -66,12 +66,16 @@ impl ProviderKind for Native {
 
     /// The primary key's UUID, or its file where that cannot be read.
     fn key_places(&self, provider: &Configured<'_>) -> Vec<String> {
-        let uuid = provider.examine().ok().flatten().map(|uuid| uuid.to_string());
-        uuid.or_else(|| Some(file(provider).ok()?.shown().to_string())).into_iter().collect()
+        let place = |file: PathBuf| match PrimaryKey::load(&file) {
+            Ok(primary) => primary.uuid().to_string(),
+            Err(_) => file.shown().to_string(),
+        };
+        file(provider).map(place).into_iter().collect()
     }
 
-    fn may_wait(&self) -> bool {
-        false // its keys need nothing that is not in memory
+    /// Its keys need nothing that is not in memory, but for what a TPM has to give first.
+    fn may_wait(&self, settings: &Settings) -> bool {
+        settings.uses_tpm()
     }
 }
 

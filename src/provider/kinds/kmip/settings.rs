@@ -76,9 +76,12 @@ pub struct Settings {
     /// Public keys of which each server must have one; any when it is empty.
     #[serde(default, deserialize_with = "pins", skip_serializing_if = "Vec::is_empty")]
     pub pin_sha256: Vec<Pin>,
-    /// File of the share that completes its KEKs.
+    /// File of the share that completes its KEKs, or `tpm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kek_share: Option<PathBuf>,
+    /// The TPM that it is sealed to, if not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<PathBuf>,
     /// Custom attributes of new keys that are not as we would set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<AttributeName, String>,
@@ -136,6 +139,7 @@ impl Settings {
             tls: None,
             pin_sha256: Vec::new(),
             kek_share: None,
+            tpm: None,
             attributes: BTreeMap::new(),
         }
     }
