@@ -49,9 +49,21 @@ struct State {
     met: Vec<Point>,
 }
 
-/// Whether a component may be changed, by what this host has seen of it.
+/// What knows how far disks are at least, beside memories: the list of a VM's disks.
+pub trait Floor: Send + Sync {
+    /// The least generation that the header of a disk has, and the least sequence of one of that generation; `None` where that is
+    /// not known.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` when it cannot be read.
+    fn least(&self, disk: Uuid) -> Result<Option<(u32, u64)>>;
+}
+
+/// Whether a component may be changed, by what this host has seen of it, and by the list of its VM's disks.
+#[derive(Clone)]
 pub struct Past {
     memory: Arc<Memory>,
+    floor: Option<Arc<dyn Floor>>,
     gone_back: Option<GoneBack>,
 }
 
@@ -61,8 +73,16 @@ pub struct GoneBack {
     /// As it is now.
     pub there: Point,
     seen: Record,
-    /// The key whose holder remembers it; `None` for this host.
-    remembered_by: Option<KeyId>,
+    known_by: KnownBy,
+}
+
+/// What knows that a component was further.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum KnownBy {
+    Host,
+    /// The holder of this key.
+    Server(KeyId),
+    ListOfDisks,
 }
 
 /// What was seen of a component, and how what is there compares. Field names are part of the stable JSON output.
@@ -77,11 +97,25 @@ pub struct Recalled {
 }
 
 impl GoneBack {
+    /// How a disk has gone back by what the list of its VM says, if it has.
+    ///
+    /// # Errors
+    /// Those of the list.
+    pub fn below(there: &Point, floor: &dyn Floor) -> Result<Option<Self>> {
+        let least = floor.least(there.uuid)?.filter(|least| (there.generation, there.sequence) < *least);
+        Ok(least.map(|least| Self {
+            there: there.clone(),
+            seen: Record::of_least(there, least),
+            known_by: KnownBy::ListOfDisks,
+        }))
+    }
+
     /// What was seen and what is there.
     pub fn describe(&self) -> String {
-        let by = match &self.remembered_by {
-            Some(key_id) => format!("the server of key {key_id} remembers"),
-            None => "this host has seen".to_owned(),
+        let by = match &self.known_by {
+            KnownBy::Host => "this host has seen".to_owned(),
+            KnownBy::Server(key_id) => format!("the server of key {key_id} remembers"),
+            KnownBy::ListOfDisks => "the VM's list of disks has".to_owned(),
         };
         let (seen, there) = (self.seen.describe(), self.there.describe());
         let lost = match self.seen.features & !self.there.features {
@@ -109,9 +143,21 @@ impl Past {
     /// # Errors
     /// `ReadOnly`, with what was seen and what is there.
     pub fn allow_changes(&self) -> Result<()> {
-        match &self.gone_back {
-            Some(gone_back) => self.memory.allow(gone_back.there.clone()),
+        match self.still_gone_back()? {
+            Some(gone_back) => Err(gone_back.error()),
             None => Ok(()),
+        }
+    }
+
+    /// Why the component has gone back, unless that was accepted since.
+    ///
+    /// # Errors
+    /// Those of the VM's list of disks.
+    pub fn still_gone_back(&self) -> Result<Option<GoneBack>> {
+        let Some(GoneBack { there, .. }) = &self.gone_back else { return Ok(None) };
+        match (self.memory.gone_back(there), &self.floor) {
+            (None, Some(floor)) => GoneBack::below(there, floor.as_ref()),
+            (gone_back, _) => Ok(gone_back),
         }
     }
 }
@@ -129,8 +175,15 @@ impl Memory {
 
     /// Compares a component with what was seen of it, and remembers what it is now unless it has gone back.
     pub fn meet(self: &Arc<Self>, there: Point) -> Past {
+        self.meet_above(there, None)
+    }
+
+    /// The same for a disk whose VM has a list of its disks, of which it may be known by that how far it is at least.
+    pub fn meet_above(self: &Arc<Self>, there: Point, floor: Option<Arc<dyn Floor>>) -> Past {
+        // A list that cannot be read lets no disk be opened.
+        let below = floor.as_ref().and_then(|floor| GoneBack::below(&there, floor.as_ref()).ok().flatten());
         let mut state = self.current();
-        let gone_back = state.table.compare(&there).or_else(|| self.servers.compare(&there));
+        let gone_back = state.table.compare(&there).or_else(|| self.servers.compare(&there)).or(below);
         if gone_back.is_none() {
             self.servers.follow(&there);
             if state.table.follow(&there) {
@@ -138,7 +191,7 @@ impl Memory {
             }
         }
         drop(state);
-        Past { memory: Arc::clone(self), gone_back }
+        Past { memory: Arc::clone(self), floor, gone_back }
     }
 
     /// As [`meet`](Self::meet), for what is only to be let through.

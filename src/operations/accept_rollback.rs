@@ -25,6 +25,7 @@ use crate::vm::access::{Located, claim_exclusive};
 use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::manifest::HomeTree;
+use crate::vm::owner::Owner;
 use crate::vm::scan::{self, FoundComponent};
 use crate::vm::{folder, keyring};
 
@@ -67,8 +68,10 @@ impl Operation for AcceptRollback<'_> {
         if found.is_empty() {
             return Err(Error::new(Kind::NotFound, format!("{} is not an encrypted disk", self.path.shown())));
         }
-        let ids = found.iter().filter_map(FoundComponent::unverified);
+        let home = home_header(&dir);
+        let ids = found.iter().filter_map(FoundComponent::unverified).chain(home.iter().map(|home| &home.header));
         let keks = self.providers.fetch_all(ids.flat_map(|header| header.claims().slots.key_ids().cloned()));
+        let owner = home.as_ref().ok().and_then(|home| owner(&dir, home, &keks).ok());
         let memory = Memory::of(self.providers);
         let mut accepted = Vec::new();
         trail.in_parts();
@@ -85,6 +88,12 @@ impl Operation for AcceptRollback<'_> {
             let mut what = Vec::new();
             if let Some(gone_back) = memory.gone_back(&there) {
                 memory.accept(&gone_back)?;
+                what.push(gone_back.describe());
+            }
+            if let (Component::Disk(_), Some(owner)) = (&component, &owner)
+                && let Some(gone_back) = owner.gone_back(&there).context(|| component.to_string())?
+            {
+                owner.accept(&stored.verify_least(&keyring::unlock(&stored.header, &keks)?)?)?;
                 what.push(gone_back.describe());
             }
             if component == Component::Home {
@@ -138,6 +147,12 @@ fn accept_manifest(
 fn home_header(dir: &File) -> Result<StoredHeader> {
     let name = HomeState::of(dir)?.header_file().unwrap_or(HOME_FILE);
     folder::read_header(dir, name)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{name} is gone")))
+}
+
+/// What says of the disks of a home how far they are at least.
+fn owner(dir: &File, home: &StoredHeader, keks: &FetchedKeks) -> Result<Owner> {
+    let dek = keyring::unlock(&home.header, keks)?;
+    Owner::of(dir, &home.header.clone().verify(&dek)?, &dek, &FileLocks)
 }
 
 /// How far a component is, proven with its key.

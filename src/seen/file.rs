@@ -18,7 +18,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::record::{FORMER, Point, Record};
-use super::{GoneBack, shown};
+use super::{GoneBack, KnownBy, shown};
 use crate::crypto::{derive, random};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Reader, Writer};
@@ -130,7 +130,7 @@ impl Table {
     /// What was seen of a component, if that was further.
     pub(super) fn compare(&self, there: &Point) -> Option<GoneBack> {
         let seen = self.get(there.uuid).filter(|seen| seen.is_ahead_of(there))?;
-        Some(GoneBack { there: there.clone(), seen: seen.clone(), remembered_by: None })
+        Some(GoneBack { there: there.clone(), seen: seen.clone(), known_by: KnownBy::Host })
     }
 
     /// Takes over a point that nothing is ahead of; whether that changes anything.

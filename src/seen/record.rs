@@ -158,6 +158,11 @@ impl Record {
         record
     }
 
+    /// What is known of a component of which only the least generation and sequence are.
+    pub(super) fn of_least(there: &Point, (generation, sequence): (u32, u64)) -> Self {
+        Self { uuid: there.uuid, generation, sequence, features: there.features, ..Self::default() }
+    }
+
     pub(super) fn describe(&self) -> String {
         describe(self.generation, self.sequence, self.cursor)
     }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::GoneBack;
 use super::record::{Point, Record};
+use super::{GoneBack, KnownBy};
 use crate::error::Result;
 use crate::key::{KeyId, SharedMemory};
 use crate::provider::shared_memories::SharedMemories;
@@ -59,7 +59,7 @@ impl Servers {
         }
         let (key_id, seen) = self.remembered(there).filter(|(_, seen)| seen.is_ahead_of(there))?;
         self.state.lock().behind.insert(there.uuid, there.clone());
-        Some(GoneBack { there: there.clone(), seen, remembered_by: Some(key_id) })
+        Some(GoneBack { there: there.clone(), seen, known_by: KnownBy::Server(key_id) })
     }
 
     /// Takes over a point that nothing is ahead of.

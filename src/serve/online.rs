@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::seen::Memory;
+use crate::seen::{Floor, Memory};
 use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, Opened, ServedFolder};
 use crate::storage::claims::wait_for_claim;
 use crate::storage::{Access, Storage};
@@ -121,8 +121,16 @@ impl VmAccess for OnlineVm<'_> {
         Ok(())
     }
 
+    fn floor(&self, path: &Path) -> Option<Arc<dyn Floor>> {
+        self.served.home_at(&self.folder.join(path)).ok()?.owner.floor()
+    }
+
     fn note_newer(&self, path: &Path, disk: &Header) -> Result<()> {
         self.served.home_at(&self.folder.join(path))?.owner.note_newer(disk)
+    }
+
+    fn accept_older(&self, path: &Path, disk: &Header) -> Result<()> {
+        self.served.home_at(&self.folder.join(path))?.owner.accept(disk)
     }
 
     fn forget(&self, header: &UnverifiedHeader) {

@@ -28,6 +28,21 @@ pub enum OtherCopy {
     Damaged(Error),
 }
 
+impl StoredHeader {
+    /// The verified header that counts, with the least sequence of the copies that say the same: either may be lost.
+    ///
+    /// # Errors
+    /// `Corrupt` when `dek` does not verify it.
+    pub fn verify_least(&self, dek: &Dek) -> Result<Header> {
+        let header = self.header.clone().verify(dek)?;
+        let twin = match &self.other {
+            OtherCopy::Older(older) if older.state_mark() == self.header.state_mark() => older.clone().verify(dek).ok(),
+            OtherCopy::Older(_) | OtherCopy::Same | OtherCopy::Damaged(_) => None,
+        };
+        Ok(Header { sequence: twin.map_or(header.sequence, |twin| twin.sequence), ..header })
+    }
+}
+
 /// Reads both copies and chooses.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::seen::{Memory, Point};
+use crate::seen::{Floor, Memory, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::{Disk, LockedDisk, RekeyInPlace};
@@ -69,11 +69,21 @@ pub trait VmAccess: Sync {
     /// `Corrupt`, or those of unlocking the home.
     fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()>;
 
-    /// Records in the home's list of disks that this one, which is open, is never older than this header of it.
+    /// What says how far the disk at this path is at least, once it was not [refused](Self::refuse_foreign).
+    fn floor(&self, path: &Path) -> Option<Arc<dyn Floor>>;
+
+    /// Records in the home's list of disks that this one, which was not [refused](Self::refuse_foreign), is never older than this
+    /// header of it, which is durable.
     ///
     /// # Errors
     /// Those of the list.
     fn note_newer(&self, path: &Path, disk: &Header) -> Result<()>;
+
+    /// Records in the home's list of disks that the one at this path may be as old as this header of it.
+    ///
+    /// # Errors
+    /// Those of unlocking the home, or of the list.
+    fn accept_older(&self, path: &Path, disk: &Header) -> Result<()>;
 
     /// Wipes the keys of the component that has this header from memory.
     fn forget(&self, header: &UnverifiedHeader);
@@ -120,7 +130,7 @@ impl<'s, S: Storage + 's> OfflineDisk<'s, S> {
         place.refuse_foreign(path, locked.stored().header.claims(), keks)?; // verified by that DEK
         let there = Point::of(&locked.stored().header, &dek)?;
         let disk = locked.unlock(&dek, engine)?;
-        place.memory().meet(there.at(disk.rekeyed_up_to())).allow_changes()?;
+        place.memory().meet_above(there.at(disk.rekeyed_up_to()), place.floor(path)).allow_changes()?;
         disk.prepare_writes()?;
         Ok(Self { disk, dek })
     }
@@ -246,6 +256,18 @@ impl OfflineVm {
             memory,
         })
     }
+
+    /// The home, unlocked by these KEKs or else by its own; `None` in a folder that is not encrypted.
+    fn owner(&self, keks: &FetchedKeks) -> Result<Option<&Owner>> {
+        if let Some(owner) = self.owner.get() {
+            return Ok(Some(owner));
+        }
+        let Some(home) = folder::read_home(&self.folder)?.map(|stored| stored.header) else { return Ok(None) };
+        let by_its_own = || self.providers.fetch_all(home.claims().slots.key_ids().cloned());
+        let dek = keyring::unlock(&home, keks).or_else(|_| keyring::unlock(&home, &by_its_own()))?;
+        let owner = Owner::of(&self.folder, &home.verify(&dek)?, &dek, &FileLocks)?;
+        Ok(Some(self.owner.get_or_init(|| owner)))
+    }
 }
 
 impl VmAccess for OfflineVm {
@@ -274,28 +296,28 @@ impl VmAccess for OfflineVm {
     }
 
     fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()> {
-        if let Some(owner) = self.owner.get() {
-            return owner.refuse_foreign(disk, &[path]);
-        }
-        let Some(home) = folder::read_home(&self.folder)?.map(|stored| stored.header) else { return Ok(()) };
-        let by_its_own = || self.providers.fetch_all(home.claims().slots.key_ids().cloned());
-        match keyring::unlock(&home, keks).or_else(|_| keyring::unlock(&home, &by_its_own())) {
-            Ok(dek) => {
-                let owner = Owner::of(&self.folder, &home.verify(&dek)?, &dek, &FileLocks)?;
-                self.owner.get_or_init(|| owner).refuse_foreign(disk, &[path])
-            }
+        let binds_disks = || {
+            let home = folder::read_home(&self.folder);
+            home.ok().flatten().is_none_or(|home| home.header.claims().binds_disks)
+        };
+        match self.owner(keks) {
+            Ok(owner) => owner.map_or(Ok(()), |owner| owner.refuse_foreign(disk, &[path])),
             // As before there were owners, where neither says anything of one.
-            Err(error)
-                if error.kind() == Kind::KeyUnavailable && disk.owner.is_none() && !home.claims().binds_disks =>
-            {
-                Ok(())
-            }
+            Err(error) if error.kind() == Kind::KeyUnavailable && disk.owner.is_none() && !binds_disks() => Ok(()),
             Err(error) => Err(error).context(|| "the home of the VM, which tells whether the disk is its own".into()),
         }
     }
 
+    fn floor(&self, _path: &Path) -> Option<Arc<dyn Floor>> {
+        self.owner.get()?.floor()
+    }
+
     fn note_newer(&self, _path: &Path, disk: &Header) -> Result<()> {
         self.owner.get().map_or(Ok(()), |owner| owner.note_newer(disk))
+    }
+
+    fn accept_older(&self, _path: &Path, disk: &Header) -> Result<()> {
+        self.owner(&FetchedKeks::new())?.map_or(Ok(()), |owner| owner.accept(disk))
     }
 
     fn forget(&self, _header: &UnverifiedHeader) {}

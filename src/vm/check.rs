@@ -199,7 +199,8 @@ impl<'e> Checked<'_, 'e> {
             let under_way = UnderWay::of(&storage, &header)?.map_or_else(String::new, UnderWay::describe);
             result += &format!("; a deep rekey is under way, {under_way}");
         }
-        let (state, compared) = self.compare(Point::of(&stored.header, &dek)?.at(cursor));
+        let there = Point::of(&stored.header, &dek)?.at(cursor);
+        let (mut state, compared) = self.compare(there.clone());
         result += &compared;
         let Some(disk) = header.shape.disk() else {
             if !header.binds_disks {
@@ -212,7 +213,10 @@ impl<'e> Checked<'_, 'e> {
         };
         if let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get(vm)) {
             home.listed.refuse(&header, entry)?;
-            result += home.listed.of_older(&header);
+            if let Some(gone_back) = home.listed.gone_back(&there)?.filter(|_| state == State::Good) {
+                state = State::Problem(Kind::ReadOnly);
+                result += &format!("; {}", gone_back.error());
+            }
         }
         let len = storage.len()?;
         disk.refuse_wrong_len(len)?;

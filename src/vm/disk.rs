@@ -61,7 +61,7 @@ pub fn open(
     let dek = keyring.dek(&header)?;
     owner.refuse_foreign(header.claims(), paths)?; // verified by that DEK
     let disk = locked.unlock(&dek, engine)?;
-    let past = keyring.past(&header, &dek, disk.rekeyed_up_to())?;
+    let past = keyring.past_above(&header, &dek, disk.rekeyed_up_to(), owner.floor())?;
     if access == Access::Write {
         past.allow_changes()?;
     }

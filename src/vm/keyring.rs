@@ -23,7 +23,7 @@ use crate::format::header::{ComponentKind, CopyDigest, Header, UnverifiedHeader}
 use crate::key::{Dek, Kek, KeyId};
 pub use crate::provider::FetchedKeks;
 use crate::provider::{Notice, Providers};
-use crate::seen::{GoneBack, Memory, Past, Point};
+use crate::seen::{Floor, Memory, Past, Point};
 use missing_keys::MissingKeys;
 use states::States;
 use unlock::{Unlocked, Waiting, refuse_other_key, unlock_through};
@@ -76,7 +76,7 @@ pub struct Keyring {
     may_ask: bool,
     memory: Arc<Memory>,
     /// What has gone back, as the watcher was told.
-    gone_back: Mutex<HashMap<CopyDigest, (UnverifiedHeader, GoneBack)>>,
+    gone_back: Mutex<HashMap<CopyDigest, (UnverifiedHeader, Past)>>,
 }
 
 impl Keyring {
@@ -204,13 +204,27 @@ impl Keyring {
     /// # Errors
     /// `Corrupt` for a transition whose former data key is damaged.
     pub fn past(&self, header: &UnverifiedHeader, dek: &Dek, cursor: Option<u64>) -> Result<Past> {
-        let past = self.memory.meet(Point::of(header, dek)?.at(cursor));
+        self.past_above(header, dek, cursor, None)
+    }
+
+    /// The same for a disk of a VM whose list of disks is known.
+    ///
+    /// # Errors
+    /// As [`past`](Self::past).
+    pub fn past_above(
+        &self,
+        header: &UnverifiedHeader,
+        dek: &Dek,
+        cursor: Option<u64>,
+        floor: Option<Arc<dyn Floor>>,
+    ) -> Result<Past> {
+        let past = self.memory.meet_above(Point::of(header, dek)?.at(cursor), floor);
         let mut known = self.gone_back.lock();
         let before = known.remove(&header.digest());
         if let Some(gone_back) = past.gone_back() {
-            known.insert(header.digest(), (header.clone(), gone_back.clone()));
+            known.insert(header.digest(), (header.clone(), past.clone()));
             drop(known);
-            if before.is_none_or(|(_, before)| before != *gone_back) {
+            if before.is_none_or(|(_, before)| before.gone_back() != Some(gone_back)) {
                 let (what, error) = (NoticeSubject::GoneBack, Some(&gone_back.error()));
                 self.tell(&Change { what, header: Some(header), key_id: None, error });
             }
@@ -231,7 +245,7 @@ impl Keyring {
     /// Why the component with this header can only be read, if it has gone back.
     pub fn gone_back(&self, header: &UnverifiedHeader) -> Option<String> {
         let (_, known) = self.gone_back.lock().get(&header.digest()).cloned()?;
-        self.memory.allow(known.there).err().map(|error| error.chain())
+        known.allow_changes().err().map(|error| error.chain())
     }
 
     fn tell_of_key(&self, key_id: &KeyId, error: Option<&Error>) {

@@ -21,6 +21,7 @@ use crate::format::members::{
     COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name,
 };
 use crate::key::Dek;
+use crate::seen::Floor;
 use crate::storage::claims::{Claim, Claims, FileLocks, wait_for_claim};
 use crate::storage::{FileStorage, Storage};
 use crate::sys::file::{folder_beneath, open_beneath, readable, stat_at};
@@ -167,6 +168,12 @@ impl Members {
                 read => return read.map(|(list, copy)| (list, stamp(&stat), copy)),
             }
         }
+    }
+}
+
+impl Floor for Members {
+    fn least(&self, disk: Uuid) -> Result<Option<(u32, u64)>> {
+        Ok(self.list()?.least(disk))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
 use crate::format::members::MemberList;
 use crate::key::Dek;
+use crate::seen::{Floor, GoneBack, Point};
 use crate::storage::claims::Claims;
 use crate::vm::members::{ListChange, Members};
 
@@ -86,14 +87,49 @@ impl Owner {
         made
     }
 
-    /// Records the header of a disk that it has as the oldest that may be there.
+    /// What says of the home's disks how far they are at least, if it has a list of them.
+    pub fn floor(&self) -> Option<Arc<dyn Floor>> {
+        self.members.clone().map(|members| members as Arc<dyn Floor>)
+    }
+
+    /// How a disk has gone back by what the list says, if it has.
+    ///
+    /// # Errors
+    /// Those of [`Members::list`].
+    pub fn gone_back(&self, disk: &Point) -> Result<Option<GoneBack>> {
+        self.members.as_ref().map_or(Ok(None), |members| GoneBack::below(disk, members.as_ref()))
+    }
+
+    /// Refuses a disk that has gone back, of which something is to be made.
+    ///
+    /// # Errors
+    /// `ReadOnly`, or as [`gone_back`](Self::gone_back).
+    pub fn refuse_older(&self, disk: &Point) -> Result<()> {
+        self.gone_back(disk)?.map_or(Ok(()), |gone_back| Err(gone_back.error()))
+    }
+
+    /// Records a header of a disk that the list has as the oldest that may be there, if the list has an older one. The header is durable.
     ///
     /// # Errors
     /// Those of [`Members::begin`].
     pub fn note_newer(&self, disk: &Header) -> Result<()> {
-        let Some(mut listed) = self.change(|list| list.disks.contains_key(&disk.uuid))? else { return Ok(()) };
-        let newer = listed.list().with_newer(disk);
-        listed.make(newer)
+        let there = (disk.dek_generation, disk.sequence);
+        self.note(disk, |least| least < there)
+    }
+
+    /// The same if the list has a newer one: a person accepts what is there.
+    ///
+    /// # Errors
+    /// Those of [`Members::begin`].
+    pub fn accept(&self, disk: &Header) -> Result<()> {
+        let there = (disk.dek_generation, disk.sequence);
+        self.note(disk, |least| least > there)
+    }
+
+    fn note(&self, disk: &Header, is_due: impl Fn((u32, u64)) -> bool) -> Result<()> {
+        let Some(mut listed) = self.change(|list| list.least(disk.uuid).is_some_and(is_due))? else { return Ok(()) };
+        let noted = listed.list().with_least(disk);
+        listed.make(noted)
     }
 
     /// Makes the list say what is, if that was put off after names had changed.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::ComponentKind;
+use crate::format::header::{ComponentKind, Header};
 use crate::format::members::MemberList;
 use crate::key::KeyId;
 use crate::storage::claims::FileLocks;
@@ -99,14 +99,15 @@ pub fn make_list(place: &dyn VmAccess, rebuilt: bool) -> Result<Option<usize>> {
         return Ok(None);
     }
     let former = Owner::of(folder, &header, home.dek(), &FileLocks).and_then(|owner| owner.list());
-    let sequence = former.ok().flatten().map_or(0, |list| list.sequence).saturating_add(1);
+    let former = former.ok().flatten().unwrap_or_default();
+    let sequence = former.sequence.saturating_add(1);
     let mut list = MemberList { sequence, ..MemberList::default() };
     let disks: Vec<&FoundComponent> = found.iter().filter(|found| found.kind == ComponentKind::Disk).collect();
     let mut files = disks.clone();
     scan::each_file_once(&mut files);
     for file in files {
         let disk = UnlockedComponent::open_of_any_vm(place, &file.component(), &keks)?;
-        let disk = disk.header();
+        let disk = &disk.durable_header()?;
         owner::refuse_foreign(disk, header.uuid, true).context(|| file.path.shown().to_string())?;
         if let Some(twin) = list.disks.get(&disk.uuid).and_then(|twin| twin.names.keys().next()) {
             return Err(copy_of(&file.component(), &Component::Disk(twin.clone()), disk.uuid));
@@ -115,6 +116,12 @@ pub fn make_list(place: &dyn VmAccess, rebuilt: bool) -> Result<Option<usize>> {
             |other: &&&FoundComponent| other.path == file.path || (file.inode.is_some() && other.inode == file.inode);
         let paths: Vec<&Path> = disks.iter().filter(is_same).map(|other| other.path.as_path()).collect();
         list = list.with_disk(disk, &paths);
+        // That one has gone back is accepted by another verb.
+        if let Some((dek_generation, sequence)) =
+            former.least(disk.uuid).filter(|least| list.least(disk.uuid) < Some(*least))
+        {
+            list = list.with_least(&Header { dek_generation, sequence, ..disk.clone() });
+        }
     }
     members::create(folder, header.uuid, home.dek(), &list)?;
     if !header.lists_disks {
@@ -164,7 +171,7 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component) -> Result<Adopted> {
         && let Some(mut listed) = owner.change(|_| true)?
     {
         let paths: Vec<&Path> = same.iter().map(|found| found.path.as_path()).collect();
-        let next = listed.list().with_disk(adopted.header(), &paths);
+        let next = listed.list().with_disk(&adopted.durable_header()?, &paths);
         listed.make(next)?;
     }
     Ok(Adopted { uuid, former, key_id: adopted.header().slots.first_key().clone() })

@@ -183,7 +183,7 @@ impl<'w> DiskWork<'w> {
     /// Also the disk's UUID.
     fn begin(&mut self, place: &dyn VmAccess, target: &Target) -> Result<(Uuid, bool)> {
         let stored = header_area::load(self.open.storage(), ComponentKind::Disk)?;
-        let header = stored.header.verify(self.open.dek())?;
+        let header = stored.header.clone().verify(self.open.dek())?;
         if header.transition.is_some() {
             let dek = self.open.dek().duplicate();
             self.open.deep_rekey().resume_deep_rekey(&dek)?;
@@ -192,6 +192,8 @@ impl<'w> DiskWork<'w> {
             return Ok((header.uuid, true));
         }
         if *header.slots.first_key() == target.key_id {
+            self.open.sync()?; // it may have been interrupted after its end, before the list of the VM's disks knew
+            place.note_newer(self.component.path(), &stored.verify_least(self.open.dek())?)?;
             return Ok((header.uuid, false));
         }
         let new = random::disk_dek()?;
@@ -236,7 +238,7 @@ impl<'w> DiskWork<'w> {
         self.memory.meet(if done { self.point(dek)? } else { there.at(Some(reached)) });
         if done {
             let stored = header_area::load(self.open.storage(), ComponentKind::Disk)?;
-            place.note_newer(self.component.path(), &stored.header.verify(dek)?)?;
+            place.note_newer(self.component.path(), &stored.verify_least(dek)?)?;
         }
         match stopped {
             Some(error) if !done => Err(error),

@@ -120,6 +120,10 @@ impl RestoreHeader {
             .is_some_and(|stored| stored.header.same_bytes(saved) && matches!(stored.other, OtherCopy::Same));
         let replaced = others.iter().map(|other| self.keep(other)).collect::<Result<Vec<_>>>()?;
         if changed {
+            if let Component::Disk(path) = &self.component {
+                // Where the list of the VM's disks cannot say so now, `accept-rollback` does it later.
+                let _ = place.accept_older(path, saved.claims());
+            }
             // The copy in use last: until then it still counts.
             let last = present.map_or(1, |stored| stored.in_use);
             for copy in [1 - last, last] {

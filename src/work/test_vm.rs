@@ -1,9 +1,11 @@
 //! A VM folder in memory, to show what crashes and faults in work on keys leave: every storage call of every component counts.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use crate::crypto::random;
@@ -14,7 +16,7 @@ use crate::format::header::{COPY_LEN, Header, Shape, UnverifiedHeader};
 use crate::key::{Dek, KeyId, ProviderName};
 use crate::provider::{NewKey, Providers};
 use crate::sector::SectorSize;
-use crate::seen::Memory;
+use crate::seen::{Floor, Memory};
 use crate::storage::Storage;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
 use crate::store::header_area::{self, StoredHeader};
@@ -39,6 +41,8 @@ pub(super) struct TestVm {
     pub(super) calls: Arc<Countdown>,
     /// Of this process only: what a power cut leaves may be older.
     memory: Arc<Memory>,
+    /// What a list of disks would know of each: generation and sequence.
+    noted: Mutex<HashMap<PathBuf, (u32, u64)>>,
 }
 
 impl TestVm {
@@ -52,6 +56,7 @@ impl TestVm {
             parts: Vec::new(),
             calls: Countdown::fault_after(i64::MAX),
             memory: Arc::default(),
+            noted: Mutex::default(),
         };
         let key = rig.make_key("local");
         let paths = std::iter::once(Component::Home)
@@ -107,6 +112,7 @@ impl TestVm {
             parts,
             calls,
             memory: Arc::default(),
+            noted: Mutex::default(),
         }
     }
 
@@ -131,6 +137,27 @@ impl TestVm {
             part.storage.inner().sampled_crash_images(1).iter().map(|image| image.bytes()).collect()
         };
         self.parts.iter().map(images).collect()
+    }
+
+    /// No power cut now, and no damage of a copy after it, leaves a disk that is older than a list of disks would know.
+    pub(super) fn assert_none_below_noted(&self) {
+        let noted = self.noted.lock();
+        for (part, images) in self.parts.iter().zip(self.few_crash_images()) {
+            let Some(least) = noted.get(part.component.path()) else { continue };
+            for copy in images
+                .iter()
+                .flat_map(|image| copies(part, image))
+                .filter_map(|copy| UnverifiedHeader::decode(copy).ok())
+            {
+                let there = (copy.claims().dek_generation, copy.claims().sequence);
+                assert!(there >= *least, "{}: {there:?} is there, {least:?} was noted", part.component);
+            }
+        }
+    }
+
+    /// How many disks a list of disks would have learned of.
+    pub(super) fn count_noted(&self) -> usize {
+        self.noted.lock().len()
     }
 
     /// The header in an image and the DEK that its slots give.
@@ -199,10 +226,21 @@ impl VmAccess for TestVm {
         self.claim(component)
     }
 
-    /// It has no disks of others.
-    fn note_newer(&self, _path: &Path, _disk: &Header) -> Result<()> {
+    /// It has no list.
+    fn floor(&self, _path: &Path) -> Option<Arc<dyn Floor>> {
+        None
+    }
+
+    fn note_newer(&self, path: &Path, disk: &Header) -> Result<()> {
+        self.noted.lock().insert(path.to_path_buf(), (disk.dek_generation, disk.sequence));
         Ok(())
     }
+
+    fn accept_older(&self, _path: &Path, _disk: &Header) -> Result<()> {
+        Ok(())
+    }
+
+    /// It has no disks of others.
 
     fn refuse_foreign(&self, _path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
         Ok(())

@@ -38,7 +38,9 @@ impl<'w> UnlockedComponent<'w> {
         let opened = Self::open_unnamed(place, component, keks).and_then(|opened| {
             let is_disk = opened.header.shape != Shape::Home;
             if is_disk {
-                place.refuse_foreign(component.path(), &opened.header, keks).map(|()| opened)
+                place.refuse_foreign(component.path(), &opened.header, keks)?;
+                let there = Point::written(&opened.header, &opened.dek)?;
+                place.memory().meet_above(there, place.floor(component.path())).allow_changes().map(|()| opened)
             } else {
                 Ok(opened)
             }
@@ -86,6 +88,15 @@ impl<'w> UnlockedComponent<'w> {
     /// What the header says.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The header as a list of disks has it, which is never ahead of what is durable.
+    ///
+    /// # Errors
+    /// `Io`, or `Corrupt`.
+    pub fn durable_header(&self) -> Result<Header> {
+        self.claim.sync()?; // a process that was killed may have written it
+        header_area::load(self.claim.storage(), self.component.kind())?.verify_least(&self.dek)
     }
 
     /// The component's DEK.

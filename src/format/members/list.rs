@@ -106,10 +106,9 @@ impl MemberList {
         Err(Error::new(Kind::Corrupt, message))
     }
 
-    /// Whether the verified header of a disk is older than what the list knows of it.
-    pub fn is_newer_than(&self, header: &Header) -> bool {
-        let there = (header.dek_generation, header.sequence);
-        self.disks.get(&header.uuid).is_some_and(|member| there < (member.dek_generation, member.sequence))
+    /// The generation that the header of a disk has at least, and the sequence that one of that generation has.
+    pub fn least(&self, uuid: Uuid) -> Option<(u32, u64)> {
+        self.disks.get(&uuid).map(|member| (member.dek_generation, member.sequence))
     }
 
     /// Refuses a home file at the path of a disk.
@@ -147,7 +146,7 @@ impl MemberList {
 
     /// With the header of a disk that it has as the oldest that may be there.
     #[must_use]
-    pub fn with_newer(&self, header: &Header) -> Self {
+    pub fn with_least(&self, header: &Header) -> Self {
         let mut list = self.clone();
         if let Some(member) = list.disks.get_mut(&header.uuid) {
             (member.dek_generation, member.sequence) = (header.dek_generation, header.sequence);

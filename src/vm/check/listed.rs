@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
 use crate::format::members::{MemberList, file_name};
 use crate::key::Dek;
+use crate::seen::{Floor, GoneBack, Point};
 use crate::text::Show;
 use crate::vm::inventory::{Entry, Inventory};
 use crate::vm::{members, owner};
@@ -46,12 +47,9 @@ impl Listed {
         list.refuse_path(disk.uuid, below(entry))
     }
 
-    /// What to say of a disk whose header is older than what the list knows.
-    pub(super) fn of_older(&self, disk: &Header) -> &'static str {
-        match &self.list {
-            Some(list) if list.is_newer_than(disk) => "; the list of its VM knows a newer header of it",
-            _ => "",
-        }
+    /// How a disk has gone back by what the list says, if it has.
+    pub(super) fn gone_back(&self, there: &Point) -> Result<Option<GoneBack>> {
+        GoneBack::below(there, self)
     }
 
     /// Refuses a home file that lies where the list has a disk.
@@ -73,6 +71,12 @@ impl Listed {
         } else {
             format!("; its list has disks that are not there: {}", missing.join(", "))
         }
+    }
+}
+
+impl Floor for Listed {
+    fn least(&self, disk: Uuid) -> Result<Option<(u32, u64)>> {
+        Ok(self.list.as_ref().and_then(|list| list.least(disk)))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::provider::Providers;
+use crate::seen::Point;
 use crate::storage::{Access, FileStorage};
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
@@ -126,8 +127,10 @@ impl Copied<'_> {
         let open = |storage| {
             let stored = header_area::load(&storage, ComponentKind::Disk)?;
             let dek = keyring::unlock_by(&stored.header, source.providers)?;
+            let there = Point::of(&stored.header, &dek)?;
             let header = stored.header.verify(&dek)?;
             source.owner.refuse_foreign(&header, &[&entry.path])?;
+            source.owner.refuse_older(&there)?;
             Ok((OpenForm::clear(storage)?, (header, dek)))
         };
         let (original, (header, dek)) = SourceFile::claim_with(source.root, &entry.path, Access::Read, open)?;

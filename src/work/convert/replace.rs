@@ -19,6 +19,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, NEW_PREFIX};
 use crate::format::members::MemberList;
 use crate::provider::Providers;
+use crate::seen::Point;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
 use crate::store::home_file::HomeKeys;
@@ -457,6 +458,7 @@ pub(super) fn unlocked(
     let dek = keyring::unlock_by(&locked.stored().header, providers)?;
     let header = locked.stored().header.clone().verify(&dek)?;
     owner.refuse_foreign(&header, &[path])?;
+    owner.refuse_older(&Point::of(&locked.stored().header, &dek)?)?;
     Ok((OpenForm::Disk(locked.unlock(&dek, engine)?), header))
 }
 

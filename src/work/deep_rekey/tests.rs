@@ -69,7 +69,7 @@ fn all_disks_get_one_new_kek_and_deks_of_their_own() {
 fn after_a_stop_anywhere_the_next_run_finishes() {
     let before = with_content(2);
     for countdown in [Countdown::end_after, Countdown::fault_after] {
-        let mut resumed = 0;
+        let (mut resumed, mut noted) = (0, 0);
         for stop in (0..).step_by(23) {
             let rig = before.with(before.images(), countdown(stop));
             if let Ok(rekeyed) = deep_rekey(&rig) {
@@ -80,12 +80,16 @@ fn after_a_stop_anywhere_the_next_run_finishes() {
                 assert!(stop > 60, "{stop} calls");
                 break;
             }
+            rig.assert_none_below_noted();
+            noted += rig.count_noted();
             let rig = before.with(rig.images(), Countdown::fault_after(i64::MAX));
             assert_content(&rig);
             let rekeyed = deep_rekey(&rig).unwrap();
+            assert_eq!(rig.count_noted(), 2, "also of one that an earlier run has finished");
             resumed += u32::from(rekeyed.resumed);
             assert_finished(&rig, &before, &rekeyed.key);
         }
+        assert!(noted > 0);
         assert!(resumed > 1, "{resumed} of the runs were found unfinished");
     }
 }

@@ -166,17 +166,63 @@ fn without_its_list_a_home_that_has_one_opens_nothing_until_it_is_made_anew() {
     host.run(&["check", host.path("vm")]);
 }
 
+/// A host that has seen nothing: it goes by the list.
 #[test]
-fn an_older_header_than_the_list_knows_is_told_by_check_on_a_host_that_has_not_seen_the_newer_one() {
+fn a_disk_that_is_older_than_its_list_can_only_be_read_until_that_is_accepted() {
     let host = host();
     let (disk, kept) = (host.path("vm/a.raw"), host.path("kept"));
     fs::copy(disk, kept).unwrap();
     host.run(&["rekey", "--deep", disk]);
-    assert!(!host.run(&["check", host.path("vm")]).contains("knows a newer header"));
+    host.run(&["check", host.path("vm")]);
+    // Either copy of the header may be lost.
+    let whole = fs::read(disk).unwrap();
+    for copy in [0, 4 << 20] {
+        edit(disk, |image| image[copy + 100] ^= 1);
+        let mount = host.mount("vm", &[]);
+        fs::OpenOptions::new().append(true).open(mount.path("a.raw")).unwrap();
+        mount.unmount();
+        fs::write(disk, &whole).unwrap();
+    }
     fs::copy(kept, disk).unwrap();
-    fs::remove_file(host.path("config/seen")).unwrap();
+    let forget =
+        || ["config/seen", "config/memory.key"].iter().for_each(|file| fs::remove_file(host.path(file)).unwrap());
+    forget();
+    let list_has = "the VM's list of disks has generation 1";
     let check = host.try_run(&["check", host.path("vm")]);
-    assert!(String::from_utf8_lossy(&check.stdout).contains("knows a newer header"), "{check:?}");
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.code() == Some(10) && said.contains(list_has), "{said}");
+    let mount = host.mount("vm", &[]);
+    has(&mount, "a.raw", "a.raw");
+    let append = || fs::OpenOptions::new().append(true).open(mount.path("a.raw"));
+    assert_eq!(errno(append()), Some(libc::EROFS));
+    fs::OpenOptions::new().append(true).open(mount.path("b.raw")).unwrap();
+    let gone_back = || {
+        let status = mount.status();
+        let parts = status["components"].as_array().unwrap().clone();
+        parts.iter().find_map(|part| part["gone_back"].as_str().map(str::to_owned))
+    };
+    assert!(gone_back().unwrap().contains(list_has));
+    host.refuses(&["rekey", disk], 10, "older");
+    host.refuses(&["rekey", "--deep", disk], 10, "older");
+    let told: Vec<_> = host.events().into_iter().filter(|event| event["operation"] == "rollback").collect();
+    assert!(told.len() == 1 && told[0]["component"].as_str().unwrap().ends_with("vm/a.raw"), "{told:?}");
+    let printed = host.run(&["accept-rollback", disk]);
+    assert!(printed.contains(list_has), "{printed}");
+    append().unwrap();
+    assert_eq!(gone_back(), None);
+    mount.unmount();
+    host.run(&["check", host.path("vm")]);
+    host.run(&["rekey", disk]);
+    // Offline verbs, and what is made of a disk.
+    host.run(&["rekey", "--deep", disk]);
+    fs::copy(kept, disk).unwrap();
+    forget();
+    for verb in [&["rekey"][..], &["rekey", "--deep"], &["key", "add"], &["convert", "--to", "home-file"]] {
+        host.refuses(&[verb, &[disk]].concat(), 10, "older");
+    }
+    host.refuses(&["clone", host.path("vm"), host.path("copy")], 10, "older");
+    host.run(&["accept-rollback", host.path("vm")]);
+    host.run(&["rekey", disk]);
 }
 
 /// Each change of names through a mount, and what opens after it in this mount and in the next one.
