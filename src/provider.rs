@@ -9,6 +9,7 @@ pub mod fetches;
 pub mod kek_share;
 pub mod kind;
 pub mod kinds;
+mod pem;
 pub mod primary_key;
 pub(crate) mod private_file;
 mod seal;
@@ -17,6 +18,7 @@ mod secret_file;
 pub mod shared_key;
 pub mod shared_memories;
 pub mod timed;
+pub mod tls_files;
 mod tpm;
 mod trouble;
 

@@ -14,7 +14,6 @@ mod kek;
 mod message;
 mod notices;
 mod operation;
-mod pem;
 mod probe;
 mod seen;
 mod session;
