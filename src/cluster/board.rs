@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
@@ -117,6 +118,20 @@ pub trait Board: Send + Sync {
     /// # Errors
     /// As [`write_if_unchanged`](Self::write_if_unchanged).
     fn lease(&self, time: Duration) -> Result<Box<dyn Lease>>;
+
+    /// What the board is made of, and whether each part of that works. It waits some seconds at most.
+    fn health(&self) -> Vec<MemberHealth>;
+}
+
+/// A part of a board that can fail on its own. Names of fields are part of the interface of `cluster status`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MemberHealth {
+    /// Where it is.
+    pub member: String,
+    /// Its version, if it has one.
+    pub version: String,
+    /// What is wrong with it.
+    pub trouble: Option<String>,
 }
 
 /// What has changed on a board.

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::{Board, Key, Lease, MAX_RECORD, Watch};
+use super::{Board, Key, Lease, MAX_RECORD, MemberHealth, Watch};
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::provider::private_file::{folder_of, sync_folder};
@@ -243,6 +243,11 @@ impl Board for FolderBoard {
 
     fn lease(&self, time: Duration) -> Result<Box<dyn Lease>> {
         Ok(Box::new(FolderLease::new(self.clone(), time)))
+    }
+
+    fn health(&self) -> Vec<MemberHealth> {
+        let trouble = File::open(&self.folder).err().map(|error| Error::io("opening it", error).chain());
+        vec![MemberHealth { member: self.folder.shown().to_string(), version: String::new(), trouble }]
     }
 }
 

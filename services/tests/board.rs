@@ -1,0 +1,12 @@
+//! Boards: what each kind of them does, and what happens when it is in trouble. Real etcd, with TLS and RBAC.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "board/answers.rs"]
+mod answers;
+#[path = "board/conformance.rs"]
+mod conformance;
+#[path = "board/etcd.rs"]
+mod etcd;
+#[path = "board/faults.rs"]
+mod faults;
