@@ -63,7 +63,8 @@ pub trait VmAccess: Sync {
     /// As [`claim`](Self::claim).
     fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
 
-    /// Refuses a disk of another VM, or one that the VM does not have at this path below it, by its verified header. The home that tells is unlocked by these KEKs, or else by its own.
+    /// Refuses a disk of another VM, or one that the VM does not have at this path below it, by its verified header. The home that
+    /// tells is unlocked by these KEKs, or else by its own.
     ///
     /// # Errors
     /// `Corrupt`, or those of unlocking the home.

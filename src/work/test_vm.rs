@@ -241,7 +241,6 @@ impl VmAccess for TestVm {
     }
 
     /// It has no disks of others.
-
     fn refuse_foreign(&self, _path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
         Ok(())
     }
