@@ -11,12 +11,14 @@ mod change;
 mod exchange;
 pub mod host;
 pub mod join;
+mod rotation;
 mod session;
 pub mod status;
 mod view;
 
 pub use change::RemovedHost;
 pub use exchange::{Exchanged, KeyFiles, SharedKeys, Standing};
+pub use rotation::Rotated;
 pub use session::Session;
 
 #[cfg(test)]

@@ -140,6 +140,10 @@ pub enum EventName {
     ClusterRemove,
     /// The agent of this host began, ended, or refused a caller.
     Agent,
+    /// A cluster's provider got another primary key.
+    ClusterRotate,
+    /// Former primary keys of a cluster's provider were retired.
+    ClusterRetire,
     /// A component is older than what this host has seen of it.
     Rollback,
     /// A home is not as it was left, by its manifest.
@@ -197,6 +201,8 @@ impl EventName {
             Self::ClusterSync => "cluster-sync",
             Self::ClusterRemove => "cluster-remove",
             Self::Agent => "agent",
+            Self::ClusterRotate => "cluster-rotate",
+            Self::ClusterRetire => "cluster-retire",
             Self::Rollback => "rollback",
             Self::Manifest => "manifest",
             Self::AcceptRollback => "accept-rollback",

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod backup;
 pub mod config;
 pub mod fetches;
+pub mod generations;
 pub mod kek_share;
 pub mod kind;
 pub mod kinds;
@@ -128,6 +129,14 @@ pub trait KeyProvider: Send + Sync {
     /// `KeyUnavailable` when the provider cannot be reached.
     fn own_spelling(&self, key_id: &KeyId) -> Result<KeyId> {
         Ok(key_id.clone())
+    }
+
+    /// Whether the provider makes new KEKs by another primary key than the one of this KEK, which is to be replaced.
+    ///
+    /// # Errors
+    /// Those of the provider's files.
+    fn is_superseded(&self, _key_id: &KeyId) -> Result<bool> {
+        Ok(false)
     }
 
     /// Takes a KEK out of use, which cannot be undone. Some providers do not give it out any more: nothing may need it.

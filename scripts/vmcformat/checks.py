@@ -253,8 +253,10 @@ def read_ack(vector: VectorFile) -> None:
     """An acknowledgement."""
     host, _, _, sign_key = vector.get("by").split(" ")
     found = cluster.decode_ack(vector.bodies[0], UUID(vector.get("cluster")).bytes, UUID(host).bytes, bytes.fromhex(sign_key))
-    same(found[:3], (vector.int("epoch"), vector.bytes("document"), vector.int("time")), "fields")
-    same([str(UUID(bytes=uuid)) for uuid in found[3]], vector.all("holds"), "keys")
+    want = (vector.int("epoch"), vector.bytes("document"), vector.int("time"))
+    same((found.epoch, found.document, found.time), want, "fields")
+    for name, uuids in (("holds", found.holds), ("makes", found.makes)):
+        same([str(UUID(bytes=uuid)) for uuid in uuids], vector.all(name), name)
 
 
 def read_token(vector: VectorFile) -> None:

@@ -46,6 +46,17 @@ class Member:
     state: int
     since: int
     token: bytes
+    marks: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A primary key of a shared provider."""
+
+    primary: bytes
+    since: int
+    check: bytes
+    retired: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,7 @@ class Provider:
     """A shared provider."""
 
     name: str
-    primary: bytes
-    since: int
-    check: bytes
+    generations: tuple[Generation, ...]
 
 
 @dataclass(frozen=True)
@@ -70,17 +79,29 @@ class Document:
     admins: tuple[bytes, ...]
     members: tuple[Member, ...]
     providers: tuple[Provider, ...]
+    admins_since: int = 0
+    resumed: int = 0
+
+    def version(self) -> int:
+        """The lowest that can say all of it."""
+        plain = not self.admins_since and not self.resumed and not any(member.marks for member in self.members)
+        return 1 if plain and all(is_only(provider.generations) for provider in self.providers) else 2
+
+
+def is_only(generations: tuple[Generation, ...]) -> bool:
+    """Whether there never was another generation."""
+    return len(generations) == 1 and not generations[0].retired
 
 
 class Fields:
     """Takes fields off the front of bytes."""
 
-    def __init__(self, data: bytes, magic: bytes) -> None:
+    def __init__(self, data: bytes, magic: bytes, versions: tuple[int, ...] = (VERSION,)) -> None:
         self.data, self.at = data, 0
         demand(self.take(8) == magic, "wrong magic")
-        version = self.number(2)
-        if version != VERSION:
-            raise Unsupported(f"version {version}")
+        self.version = self.number(2)
+        if self.version not in versions:
+            raise Unsupported(f"version {self.version}")
         demand(self.take(6) == bytes(6), "reserved bytes are set")
 
     def take(self, length: int) -> bytes:
@@ -109,9 +130,9 @@ class Fields:
         demand(self.at == len(self.data), "bytes after the last field")
 
 
-def start(magic: bytes) -> bytes:
+def start(magic: bytes, version: int = VERSION) -> bytes:
     """What every record begins with."""
-    return struct.pack("<8sH6x", magic, VERSION)
+    return struct.pack("<8sH6x", magic, version)
 
 
 def text(value: str) -> bytes:
@@ -124,23 +145,39 @@ def host_bytes(host: Host) -> bytes:
     return host.uuid + host.seal_key + host.sign_key + text(host.name)
 
 
-def body(document: Document) -> bytes:
-    """What admins sign."""
-    parts = [start(DOCUMENT), struct.pack("<Q", document.epoch), document.cluster, document.previous, text(document.name),
-             bytes([document.threshold, len(document.admins)]), *document.admins,
-             struct.pack("<H", len(document.members))]
+def body(document: Document, version: int | None = None) -> bytes:
+    """What admins sign, in its own version or a given one."""
+    version = version or document.version()
+    parts = [start(DOCUMENT, version), struct.pack("<Q", document.epoch), document.cluster, document.previous,
+             text(document.name), bytes([document.threshold, len(document.admins)]), *document.admins]
+    if version == 2:
+        parts.append(struct.pack("<QQ", document.admins_since, document.resumed))
+    parts.append(struct.pack("<H", len(document.members)))
     for member in document.members:
-        parts += [struct.pack("<BQ", member.state, member.since), member.token, host_bytes(member.host)]
+        marks = bytes([member.marks]) if version == 2 else b""
+        parts += [bytes([member.state]), marks, struct.pack("<Q", member.since), member.token, host_bytes(member.host)]
     parts.append(bytes([len(document.providers)]))
     for provider in document.providers:
-        parts += [provider.primary, struct.pack("<Q", provider.since), provider.check, text(provider.name)]
+        parts += provider_parts(provider, version)
     return b"".join(parts)
 
 
-def sign(document: Document, seeds: list[bytes]) -> bytes:
+def provider_parts(provider: Provider, version: int) -> list[bytes]:
+    """A provider."""
+    if version == 1:
+        [only] = provider.generations
+        return [only.primary, struct.pack("<Q", only.since), only.check, text(provider.name)]
+    parts = [text(provider.name), bytes([len(provider.generations)])]
+    for one in provider.generations:
+        parts += [one.primary, struct.pack("<QQ", one.since, one.retired), one.check]
+    return parts
+
+
+def sign(document: Document, seeds: list[bytes], version: int | None = None) -> bytes:
     """A document, signed by the admins with these seeds, in their order."""
-    content = body(document)
-    signatures = [bytes([document.admins.index(public(seed))]) + signature(seed, SIGNED_DOCUMENT + content) for seed in seeds]
+    content = body(document, version)
+    by = {seed: public(seed) if content[8] == 2 else bytes([document.admins.index(public(seed))]) for seed in seeds}
+    signatures = [by[seed] + signature(seed, SIGNED_DOCUMENT + content) for seed in seeds]
     return content + bytes([len(signatures)]) + b"".join(signatures)
 
 
@@ -166,30 +203,54 @@ def verifies(key: bytes, message: bytes, signed: bytes) -> bool:
 def decode_document(data: bytes) -> tuple[Document, bytes]:
     """A document that its own admins have signed, and the hash of its body."""
     demand(len(data) <= MAX_DOCUMENT, "longer than a document may be")
-    fields = Fields(data, DOCUMENT)
+    fields = Fields(data, DOCUMENT, (1, 2))
     epoch, cluster, previous, name = fields.number(8), fields.take(16), fields.take(32), fields.name()
     threshold = fields.number(1)
     admins = tuple(fields.take(32) for _ in range(fields.number(1)))
-    members = []
-    for _ in range(fields.number(2)):
-        state, since, token = fields.number(1), fields.number(8), fields.take(16)
-        demand(state in (1, 2), f"state {state}")
-        members.append(Member(fields.host(), state, since, token))
-    providers = []
-    for _ in range(fields.number(1)):
-        primary, since, check = fields.take(16), fields.number(8), fields.take(32)
-        providers.append(Provider(fields.name(), primary, since, check))
-    document = Document(epoch, cluster, previous, name, threshold, admins, tuple(members), tuple(providers))
+    admins_since, resumed = (fields.number(8), fields.number(8)) if fields.version == 2 else (0, 0)
+    members = tuple(decode_member(fields) for _ in range(fields.number(2)))
+    providers = tuple(decode_provider(fields) for _ in range(fields.number(1)))
+    document = Document(epoch, cluster, previous, name, threshold, admins, members, providers, admins_since, resumed)
     check_document(document)
+    demand(document.version() == fields.version, "version 2 for what version 1 says")
     content = data[:fields.at]
-    signatures = [(fields.number(1), fields.take(64)) for _ in range(fields.number(1))]
+    signatures = [(fields.take(32 if fields.version == 2 else 1), fields.take(64)) for _ in range(fields.number(1))]
     fields.end()
-    ascending([index for index, _ in signatures], "signatures")
-    good = sum(index < len(admins) and verifies(admins[index], SIGNED_DOCUMENT + content, signed)
-               for index, signed in signatures)
+    ascending([by for by, _ in signatures], "signatures")
+    good = sum(verifies(key, SIGNED_DOCUMENT + content, signed)
+               for key, signed in ((admin_of(by, admins), signed) for by, signed in signatures) if key in admins)
     if good < threshold:
         raise Denied(f"{good} signatures, expected {threshold}")
     return document, hashlib.sha256(content).digest()
+
+
+def admin_of(by: bytes, admins: tuple[bytes, ...]) -> bytes:
+    """The key that an index names, or a key."""
+    if len(by) == 32:
+        return by
+    return admins[by[0]] if by[0] < len(admins) else b""
+
+
+def decode_member(fields: Fields) -> Member:
+    """The next member."""
+    state = fields.number(1)
+    marks = fields.number(1) if fields.version == 2 else 0
+    demand(state in (1, 2), f"state {state}")
+    demand(marks <= 7 and (state == 2 or not marks), f"marks {marks}")
+    since, token = fields.number(8), fields.take(16)
+    return Member(fields.host(), state, since, token, marks)
+
+
+def decode_provider(fields: Fields) -> Provider:
+    """The next provider."""
+    if fields.version == 1:
+        primary, since, check = fields.take(16), fields.number(8), fields.take(32)
+        return Provider(fields.name(), (Generation(primary, since, check),))
+    name, generations = fields.name(), []
+    for _ in range(fields.number(1)):
+        primary, since, retired = fields.take(16), fields.number(8), fields.number(8)
+        generations.append(Generation(primary, since, fields.take(32), retired))
+    return Provider(name, tuple(generations))
 
 
 def check_document(document: Document) -> None:
@@ -202,8 +263,21 @@ def check_document(document: Document) -> None:
     ascending([provider.name for provider in document.providers], "providers")
     active = [member.host.name for member in document.members if member.state == 1]
     demand(len(active) == len(set(active)), "two active hosts of one name")
-    sinces = [member.since for member in document.members] + [provider.since for provider in document.providers]
-    demand(all(since <= document.epoch for since in sinces), "since is later than the document")
+    epochs = [member.since for member in document.members] + [document.admins_since, document.resumed]
+    for provider in document.providers:
+        check_generations(provider.generations)
+        epochs += [epoch for one in provider.generations for epoch in (one.since, one.retired)]
+    demand(all(epoch <= document.epoch for epoch in epochs), "something is so since later than the document")
+    in_use = [one for provider in document.providers for one in provider.generations if not one.retired]
+    demand(len(in_use) <= 255, "too many primary keys")
+
+
+def check_generations(generations: tuple[Generation, ...]) -> None:
+    """Those of one provider."""
+    demand(len(generations) > 0 and not generations[-1].retired, "no generation in use")
+    ascending([one.since for one in generations], "generations")
+    demand(all(one.retired == 0 or one.retired > one.since for one in generations), "retired before it was shared")
+    demand(len({one.primary for one in generations}) == len(generations), "two generations have one primary key")
 
 
 def ascending(values: list[bytes] | list[str] | list[int], what: str) -> None:
@@ -262,26 +336,43 @@ def decode_join(data: bytes, secret: bytes) -> tuple[bytes, bytes, int, Host]:
     return cluster, token, end, host
 
 
-def encode_ack(cluster: bytes, host: bytes, epoch: int, document: bytes, time: int, holds: list[bytes], seed: bytes) -> bytes:
-    """An acknowledgement."""
-    content = b"".join([start(ACK), cluster, host, struct.pack("<Q", epoch), document, struct.pack("<Q", time),
-                        bytes([len(holds)]), *holds])
+def encode_ack(cluster: bytes, host: bytes, epoch: int, document: bytes, time: int, holds: list[bytes], seed: bytes,
+               makes: list[bytes] | None = None) -> bytes:
+    """An acknowledgement, of version 2 if it says by which keys a host makes new ones."""
+    content = b"".join([start(ACK, 1 if makes is None else 2), cluster, host, struct.pack("<Q", epoch), document,
+                        struct.pack("<Q", time), bytes([len(holds)]), *holds])
+    if makes is not None:
+        content += b"".join([bytes([len(makes)]), *makes])
     return content + signature(seed, SIGNED_ACK + content)
 
 
-def decode_ack(data: bytes, cluster: bytes, host: bytes, sign_key: bytes) -> tuple[int, bytes, int, list[bytes]]:
-    """Epoch, document, time and primary keys that a host of a cluster has acknowledged."""
-    fields = Fields(data, ACK)
+@dataclass(frozen=True)
+class Ack:
+    """What a host has acknowledged."""
+
+    epoch: int
+    document: bytes
+    time: int
+    holds: list[bytes]
+    makes: list[bytes]
+
+
+def decode_ack(data: bytes, cluster: bytes, host: bytes, sign_key: bytes) -> Ack:
+    """What a host of a cluster has acknowledged."""
+    fields = Fields(data, ACK, (1, 2))
     ids = fields.take(16) + fields.take(16)
     epoch, document, time = fields.number(8), fields.take(32), fields.number(8)
     holds = [fields.take(16) for _ in range(fields.number(1))]
+    makes = [fields.take(16) for _ in range(fields.number(1))] if fields.version == 2 else []
     content = data[:fields.at]
     signed = fields.take(64)
     fields.end()
     ascending(holds, "primary keys")
+    ascending(makes, "primary keys")
+    demand(fields.version == 1 or len(makes) > 0, "version 2 for what version 1 says")
     if ids != cluster + host or not verifies(sign_key, SIGNED_ACK + content, signed):
         raise Denied("not by this host")
-    return epoch, document, time, holds
+    return Ack(epoch, document, time, holds, makes)
 
 
 def token_text(cluster: bytes, epoch: int, document: bytes, token: bytes, end: int, secret: bytes, board: str) -> str:

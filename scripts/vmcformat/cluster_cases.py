@@ -7,6 +7,7 @@ from uuid import UUID
 from . import hpke, native
 from .cluster import (
     Document,
+    Generation,
     Host,
     Member,
     Provider,
@@ -25,10 +26,11 @@ from .cluster import (
     token_text,
 )
 from .header_bad import flipped
-from .native_cases import PASSPHRASE, PRIMARY, resummed
+from .native_cases import OTHER_PRIMARY, PASSPHRASE, PRIMARY, resummed
 from .vectorfile import VectorFile, derive, derive_uuid
 
 SEEDS = sorted((derive(f"admin {n}", 32) for n in range(2)), key=public)
+STRANGER = next(seed for seed in (derive(f"stranger {n}", 32) for n in range(64)) if public(seed) > public(SEEDS[0]))
 CLUSTER = derive_uuid("cluster")
 SCALARS = [int.from_bytes(derive(f"host {n} scalar", 32), "big") >> 1 for n in range(2)]
 HOST_SEEDS = [derive(f"host {n} seed", 32) for n in range(2)]
@@ -37,10 +39,16 @@ HOSTS = [Host(uuid, f"kvm{n + 1}", hpke.public_bytes(hpke.private_of(SCALARS[n])
 TOKEN = derive("token", 16)
 END = 1795980246
 SECRET = token_secret(SEEDS[0], CLUSTER, TOKEN, END)
-SHARED = Provider("shared", PRIMARY.uuid, 2, primary_check(PRIMARY.key, CLUSTER, PRIMARY.uuid))
+ONLY = Generation(PRIMARY.uuid, 2, primary_check(PRIMARY.key, CLUSTER, PRIMARY.uuid))
+SHARED = Provider("shared", (ONLY,))
 FIRST = Document(1, CLUSTER, bytes(32), "prod", 1, (public(SEEDS[0]),), (Member(HOSTS[0], 1, 1, bytes(16)),), ())
 SECOND = dataclasses.replace(FIRST, epoch=2, previous=hashlib.sha256(body(FIRST)).digest(), providers=(SHARED,),
                              members=(Member(HOSTS[0], 1, 1, bytes(16)), Member(HOSTS[1], 2, 2, TOKEN)))
+NEXT = Generation(OTHER_PRIMARY.uuid, 3, primary_check(OTHER_PRIMARY.key, CLUSTER, OTHER_PRIMARY.uuid))
+THIRD = dataclasses.replace(
+    SECOND, epoch=4, previous=derive("the document before", 32), threshold=2, admins=tuple(map(public, SEEDS)), admins_since=3,
+    members=(SECOND.members[0], dataclasses.replace(SECOND.members[1], since=4, marks=3)),
+    providers=(Provider("shared", (dataclasses.replace(ONLY, retired=4), NEXT)),))
 BOTH = dataclasses.replace(SECOND, threshold=2, admins=tuple(map(public, SEEDS)))
 ADMIN_KEY_PREFIX = "admin-key-"
 ACKED = (CLUSTER, HOSTS[0].uuid, 2, hashlib.sha256(body(SECOND)).digest(), END, [PRIMARY.uuid])
@@ -68,17 +76,27 @@ def document_fields(document: Document, digest: bytes) -> list[tuple[str, str]]:
     fields = [("epoch", str(document.epoch)), ("cluster", uuid(document.cluster)), ("previous", document.previous.hex()),
               ("name", document.name), ("threshold", str(document.threshold)), ("hash", digest.hex())]
     fields += [("admin", admin.hex()) for admin in document.admins]
-    fields += [("member", f"{member.state} {member.since} {member.token.hex()} {host_text(member.host)}")
+    if document.version() == 2:
+        fields += [("admins_since", str(document.admins_since)), ("resumed", str(document.resumed))]
+    marks = {member.host.uuid: f"{member.marks} " if document.version() == 2 else "" for member in document.members}
+    fields += [("member", f"{member.state} {marks[member.host.uuid]}{member.since} {member.token.hex()} {host_text(member.host)}")
                for member in document.members]
-    fields += [("provider", f"{uuid(provider.primary)} {provider.since} {provider.check.hex()} {provider.name}")
-               for provider in document.providers]
+    for provider in document.providers:
+        if document.version() == 1:
+            [only] = provider.generations
+            fields.append(("provider", f"{uuid(only.primary)} {only.since} {only.check.hex()} {provider.name}"))
+            continue
+        fields.append(("provider", provider.name))
+        fields += [("generation", f"{uuid(one.primary)} {one.since} {one.retired} {one.check.hex()}") for one in provider.generations]
     return fields
 
 
 def document_vectors() -> dict[str, VectorFile]:
     """Documents."""
     good = {"first": ("the first document", FIRST, SEEDS[:1]), "second": ("a host was removed", SECOND, SEEDS[:1]),
-            "two-admins": ("both of two admins have signed", BOTH, SEEDS)}
+            "two-admins": ("both of two admins have signed", BOTH, SEEDS),
+            "third": ("a rotation, other admins, a host that was compromised", THIRD, SEEDS),
+            "resumed": ("a board was accepted", dataclasses.replace(SECOND, resumed=2), SEEDS[:1])}
     made = {}
     for name, (why, document, seeds) in good.items():
         digest = hashlib.sha256(body(document)).digest()
@@ -102,17 +120,40 @@ def bad_documents() -> dict[str, tuple[str, str, bytes]]:
         "threshold-2": ("threshold 2 of 1", {"threshold": 2}),
         "members-descend": ("members in another order", {"members": SECOND.members[::-1]}),
         "provider-twice": ("a provider stands twice", {"providers": (SHARED, SHARED)}),
-        "since-later": ("a provider since epoch 3", {"providers": (dataclasses.replace(SHARED, since=3),)}),
+        "since-later": ("a provider since epoch 3", {"providers": (Provider("shared", (dataclasses.replace(ONLY, since=3),)),)}),
         "state-3": ("a member in state 3", {"members": (dataclasses.replace(SECOND.members[0], state=3),)}),
         "one-name": ("two active hosts of one name", {"members": (SECOND.members[0], Member(twin, 1, 2, TOKEN))}),
         "name-dot": ("a name that begins with a dot", {"name": ".prod"}),
     }
     cases = {name: ("corrupt", why, sign(dataclasses.replace(SECOND, **change), SEEDS[:1]))  # type: ignore[arg-type]
              for name, (why, change) in changes.items()}
+    older, newer = THIRD.providers[0].generations
+    for name, why, pair in (
+            ("generation-none", "a provider without generations", ()),
+            ("generation-last-retired", "the newest generation is retired", (older, dataclasses.replace(newer, retired=4))),
+            ("generation-descends", "generations in another order", (newer, older)),
+            ("generation-later", "a generation since epoch 5", (older, dataclasses.replace(newer, since=5))),
+            ("generation-retired-early", "retired in the epoch in which it was shared", (dataclasses.replace(older, retired=2), newer)),
+            ("generation-twice", "two generations have one primary key", (older, dataclasses.replace(newer, primary=older.primary)))):
+        changed = dataclasses.replace(THIRD, providers=(Provider("shared", pair),))
+        cases[name] = ("corrupt", why, sign(changed, SEEDS))
+    active, removed = THIRD.members
+    for name, why, members in (("marks-8", "a mark that there is not", (active, dataclasses.replace(removed, marks=8))),
+                               ("marks-active", "a mark of an active host", (dataclasses.replace(active, marks=1), removed))):
+        cases[name] = ("corrupt", why, sign(dataclasses.replace(THIRD, members=members), SEEDS))
+    third = sign(THIRD, SEEDS)
+    cases |= {
+        "needless-2": ("corrupt", "version 2 for what version 1 says", sign(SECOND, SEEDS[:1], 2)),
+        "resumed-later": ("corrupt", "a board accepted in epoch 5", sign(dataclasses.replace(THIRD, resumed=5), SEEDS)),
+        "third-too-few": ("denied", "one of two admins has signed", sign(THIRD, SEEDS[:1])),
+        "third-by-stranger": ("denied", "another key has signed for an admin", sign(THIRD, [SEEDS[0], STRANGER])),
+        "third-signature-flipped": ("denied", "one bit of a signature flipped", flipped(third, len(third) - 1)),
+        "third-signatures-descend": ("corrupt", "signatures in another order", sign(THIRD, SEEDS[::-1])),
+    }
     one, two = (sign(BOTH, [seed])[len(body(BOTH)) + 1:] for seed in SEEDS)
     return cases | {
         "magic-wrong": ("corrupt", "another magic", b"VMCRYPTF" + data[8:]),
-        "version-2": ("unsupported", "version 2", data[:8] + b"\x02" + data[9:]),
+        "version-3": ("unsupported", "version 3", data[:8] + b"\x03" + data[9:]),
         "reserved-10": ("corrupt", "reserved byte 10 is 1", data[:10] + b"\x01" + data[11:]),
         "short": ("corrupt", "the last byte is missing", data[:-1]),
         "long": ("corrupt", "a byte follows", data + b"\0"),
@@ -154,7 +195,7 @@ def envelope_vectors() -> dict[str, VectorFile]:
     }
     place = [("cluster", uuid(CLUSTER)), ("provider", "shared"), ("primary", uuid(PRIMARY.uuid)), ("host", uuid(HOSTS[0].uuid)),
              ("private", SCALARS[0].to_bytes(32, "big").hex()), ("public", HOSTS[0].seal_key.hex()),
-             ("key", PRIMARY.key.hex()), ("check", SHARED.check.hex())]
+             ("key", PRIMARY.key.hex()), ("check", ONLY.check.hex())]
     return {f"envelope-{name}": VectorFile((("expect", expect), ("what", "envelope"), ("why", why), *place), (data,))
             for name, (expect, why, data) in cases.items()}
 
@@ -188,14 +229,22 @@ def ack_vectors() -> dict[str, VectorFile]:
                              encode_ack(derive_uuid("another"), *ACKED[1:], HOST_SEEDS[0])),
         "time-flipped": ("denied", "one bit of the time flipped", flipped(good, 88)),
         "keys-descend": ("corrupt", "keys in another order", encode_ack(*ACKED[:5], other[::-1], HOST_SEEDS[0])),
-        "version-2": ("unsupported", "version 2", good[:8] + b"\x02" + good[9:]),
+        "version-3": ("unsupported", "version 3", good[:8] + b"\x03" + good[9:]),
+        "makes-none": ("corrupt", "version 2 for what version 1 says", encode_ack(*ACKED, HOST_SEEDS[0], [])),
+        "makes-descend": ("corrupt", "keys by which it makes new ones in another order",
+                          encode_ack(*ACKED, HOST_SEEDS[0], other[::-1])),
+        "makes-flipped": ("denied", "one bit of a key by which it makes new ones flipped",
+                          flipped(encode_ack(*ACKED, HOST_SEEDS[0], [PRIMARY.uuid]), 140)),
         "short": ("corrupt", "the last byte is missing", good[:-1]),
         "long": ("corrupt", "a byte follows", good + b"\0"),
     }
     fields = [("cluster", uuid(CLUSTER)), ("by", host_text(HOSTS[0])), ("epoch", "2"), ("document", ACKED[3].hex()),
               ("time", str(END)), ("holds", uuid(PRIMARY.uuid)), ("seed", HOST_SEEDS[0].hex())]
-    return {f"ack-{name}": VectorFile((("expect", expect), ("what", "ack"), ("why", why), *fields), (data,))
+    made = {f"ack-{name}": VectorFile((("expect", expect), ("what", "ack"), ("why", why), *fields), (data,))
             for name, (expect, why, data) in cases.items()}
+    makes = VectorFile((("expect", "ok"), ("what", "ack"), ("why", "by which key a host makes new ones"), *fields,
+                        ("makes", uuid(PRIMARY.uuid))), (encode_ack(*ACKED, HOST_SEEDS[0], [PRIMARY.uuid]),))
+    return {**made, "ack-makes": makes}
 
 
 def token_vectors() -> dict[str, VectorFile]:

@@ -1,5 +1,7 @@
 //! `vmcryptfs cluster`: hosts that share native providers.
 
+mod rotation;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -14,13 +16,13 @@ use crate::cli::{out, table};
 use crate::cluster::join::{NewCluster, TOKEN_LIFE};
 use crate::cluster::status::{ClusterStatus, HostStatus};
 use crate::cluster::{Exchanged, Session, Standing};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{Name, Token};
 use crate::key::ProviderName;
 use crate::operations::cluster::{
-    AdminKey, ApproveHost, InitCluster, JoinCluster, MakeToken, RemoveHost, ShareProvider, SyncCluster, kernel_name,
+    AdminKeys, ApproveHost, InitCluster, JoinCluster, MakeToken, RemoveHost, ShareProvider, SyncCluster, kernel_name,
 };
-use crate::text::Show;
+use crate::text::{self, Show};
 
 /// Longest token that is read, in bytes.
 const MAX_TOKEN: u64 = 8192;
@@ -44,22 +46,39 @@ pub(super) enum ClusterCommand {
     Status(StatusArgs),
     /// Remove a host, which then wipes its keys
     Remove(RemoveArgs),
+    /// Make a new primary key of a shared provider
+    Rotate(rotation::RotateArgs),
+    /// Have all hosts destroy the former primary keys of a shared provider
+    Retire(rotation::RetireArgs),
 }
 
-/// The key with which an admin signs.
+/// The keys with which admins sign.
 #[derive(Args)]
 struct AdminArgs {
-    /// File of the admin key
-    #[arg(long, value_name = "FILE")]
-    admin_key: PathBuf,
-    /// Where its passphrase comes from
-    #[command(flatten)]
-    passphrase: PassphraseSource,
+    /// File of an admin key; repeat it where the cluster needs several admins
+    #[arg(long, value_name = "FILE", required = true)]
+    admin_key: Vec<PathBuf>,
+    /// Read the passphrase from the first line of a file, or of standard input for "-", instead of the terminal; repeat it for
+    /// each admin key
+    #[arg(long = "passphrase-file", value_name = "FILE")]
+    passphrase_files: Vec<PathBuf>,
 }
 
 impl AdminArgs {
-    fn with_key<T>(&self, purpose: Purpose, work: impl FnOnce(AdminKey<'_>) -> Result<T>) -> Result<T> {
-        work(AdminKey { file: &self.admin_key, passphrase: &|| self.passphrase.read(purpose) })
+    fn with_keys<T>(&self, purpose: Purpose, work: impl FnOnce(AdminKeys<'_>) -> Result<T>) -> Result<T> {
+        let (keys, files) = (self.admin_key.len(), self.passphrase_files.len());
+        if files != 0 && files != keys {
+            let given = format!("{files} --passphrase-file for {keys} --admin-key, expected one for each, or none");
+            return Err(Error::new(Kind::Invalid, given));
+        }
+        let passphrase = |index: usize| {
+            let file = self.passphrase_files.get(index).cloned();
+            if file.is_none() && keys > 1 {
+                eprintln!("Of the admin key {}:", self.admin_key[index].shown());
+            }
+            PassphraseSource::of(file).read(purpose)
+        };
+        work(AdminKeys { files: &self.admin_key, passphrase: &passphrase })
     }
 }
 
@@ -182,17 +201,19 @@ pub(super) fn run(command: &ClusterCommand, config: &Path) -> Result<()> {
         ClusterCommand::Sync(SyncArgs {}) => sync(config),
         ClusterCommand::Status(args) => status(args, config),
         ClusterCommand::Remove(args) => remove(args, config),
+        ClusterCommand::Rotate(args) => rotation::rotate(args, config),
+        ClusterCommand::Retire(args) => rotation::retire(args, config),
     }
 }
 
 fn init(args: &InitArgs, config: &Path) -> Result<()> {
     let host = args.host.clone().map_or_else(kernel_name, Ok)?;
     let new = NewCluster { name: &args.name, host: &host, board: &args.board, config };
-    let uuid = args.admin.with_key(Purpose::Choose, |admin| perform(InitCluster { new, admin }))?;
+    let uuid = args.admin.with_keys(Purpose::Choose, |admin| perform(InitCluster { new, admin }))?;
     println!(
         "made the cluster {} ({uuid}) with host {host}; its admin key is {}",
         args.name,
-        args.admin.admin_key.shown()
+        args.admin.admin_key[0].shown()
     );
     eprintln!("Keep the admin key on a medium of its own: it decides which hosts get keys.");
     eprintln!(
@@ -202,7 +223,7 @@ fn init(args: &InitArgs, config: &Path) -> Result<()> {
 }
 
 fn token(args: &TokenArgs, config: &Path) -> Result<()> {
-    let (text, expires) = args.admin.with_key(Purpose::Enter, |admin| perform(MakeToken { admin, config }))?;
+    let (text, expires) = args.admin.with_keys(Purpose::Enter, |admin| perform(MakeToken { admin, config }))?;
     println!("{}", &*text);
     let minutes = TOKEN_LIFE.as_secs() / 60;
     eprintln!(
@@ -232,22 +253,26 @@ fn read_token(file: &Path) -> Result<Token> {
 }
 
 fn approve(args: &ApproveArgs, config: &Path) -> Result<()> {
-    let host = args.admin.with_key(Purpose::Enter, |admin| perform(ApproveHost { host: &args.host, admin, config }))?;
+    let host =
+        args.admin.with_keys(Purpose::Enter, |admin| perform(ApproveHost { host: &args.host, admin, config }))?;
     println!("host {} ({}) is a member of the cluster", host.name, host.uuid);
     sync(config)
 }
 
 fn share(args: &ShareArgs, config: &Path) -> Result<()> {
     let provider = &args.provider;
-    let primary = args.admin.with_key(Purpose::Enter, |admin| perform(ShareProvider { provider, admin, config }))?;
+    let primary = args.admin.with_keys(Purpose::Enter, |admin| perform(ShareProvider { provider, admin, config }))?;
     println!("the cluster shares provider {provider} with primary key {primary}");
     sync(config)
 }
 
 fn sync(config: &Path) -> Result<()> {
-    let Exchanged { standing, epoch, received, sent, awaited, wiped, failed } = perform(SyncCluster { config })?;
+    let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, failed } =
+        perform(SyncCluster { config })?;
     received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
     sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
+    let made = |(provider, primary)| println!("{provider}: new keys are made by primary key {primary} from now on");
+    made_current.iter().map(|(provider, primary)| (provider, primary)).for_each(made);
     wiped.iter().for_each(|(provider, primary)| println!("{provider}: wiped primary key {primary}"));
     match standing {
         Standing::Pending => eprintln!("This host has asked to join; no admin has approved it yet."),
@@ -266,7 +291,7 @@ fn sync(config: &Path) -> Result<()> {
 
 fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
     let host = &args.host;
-    let removed = args.admin.with_key(Purpose::Enter, |admin| perform(RemoveHost { host, admin, config }))?;
+    let removed = args.admin.with_keys(Purpose::Enter, |admin| perform(RemoveHost { host, admin, config }))?;
     println!("host {host} ({}) is removed from the cluster", removed.host.uuid);
     eprintln!(
         "It wipes its keys when it next runs `vmcryptfs cluster sync`; `vmcryptfs cluster status` says when it has."
@@ -290,7 +315,14 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
     }
     println!("cluster {} ({}), document {}, on {}", status.cluster, status.uuid, status.epoch, status.board);
     for provider in &status.providers {
-        println!("shares {} with primary key {}", provider.name, provider.primary_key);
+        let old = match provider.old_generations.len() {
+            0 => String::new(),
+            old => format!(", and {}", text::count(old, "former one", "former ones")),
+        };
+        println!(
+            "shares {} with primary key {} (generation {}){old}",
+            provider.name, provider.primary_key, provider.generation
+        );
     }
     println!();
     let rows: Vec<[String; 6]> = status.hosts.iter().map(row).collect();
@@ -324,7 +356,6 @@ fn row(host: &HostStatus) -> [String; 6] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
 
     #[test]
     fn a_token_that_is_not_one_is_refused_without_repeating_it() {

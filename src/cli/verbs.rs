@@ -56,6 +56,17 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
         "cluster remove",
         &[(EventName::ClusterRemove, "cluster remove h2 --admin-key @/admin --passphrase-file @/passphrase")],
     ),
+    (
+        "cluster rotate",
+        &[(EventName::ClusterRotate, "cluster rotate local --admin-key @/admin --passphrase-file @/passphrase")],
+    ),
+    (
+        "cluster retire",
+        &[(
+            EventName::ClusterRetire,
+            "cluster retire local --datastore @/vms --admin-key @/admin --passphrase-file @/passphrase",
+        )],
+    ),
     ("create", &[(EventName::Create, "create @/vms/new")]),
     ("create-disk", &[(EventName::CreateDisk, "create-disk @/vms/web01/new.raw --size 1M")]),
     ("disk-names", &[(EventName::DiskNames, "disk-names @/vms/web01 --add x*")]),

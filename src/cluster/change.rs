@@ -7,7 +7,9 @@ use super::board::Key;
 use super::join::check_new;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
-use crate::format::cluster::{EnvelopeFor, HostIdentity, Member, MemberState, Name, SharedProvider, UnverifiedRequest};
+use crate::format::cluster::{
+    EnvelopeFor, Generation, HostIdentity, Member, MemberState, Name, Removal, SharedProvider, UnverifiedRequest,
+};
 use crate::key::ProviderName;
 use crate::provider::shared_key::SharedKey;
 use crate::timestamp::Timestamp;
@@ -44,7 +46,7 @@ impl Session {
     /// # Errors
     /// `NotFound` when no such host asks, `Denied` when its request is not by a token of this admin or the token has ended or was
     /// used, `Exists` when its name is taken, `Invalid` when several hosts of that name ask; `Busy` when another admin was faster.
-    pub fn approve(&mut self, admin: &SigningKey, wanted: &str, now: Timestamp) -> Result<HostIdentity> {
+    pub fn approve(&mut self, admins: &[SigningKey], wanted: &str, now: Timestamp) -> Result<HostIdentity> {
         self.require_active()?;
         let requests = self.join_requests()?;
         let asked = |request: &&UnverifiedRequest| {
@@ -54,7 +56,7 @@ impl Session {
         let mut proven = Vec::new();
         let mut refusal = None;
         for request in requests.iter().filter(asked) {
-            match self.prove(admin, request, now) {
+            match self.prove(admins, request, now) {
                 Ok(()) => proven.push(request),
                 Err(error) => refusal = Some(error),
             }
@@ -71,8 +73,14 @@ impl Session {
             }
         };
         let (host, token) = (request.host.clone(), request.token);
-        self.change(admin, |next| {
-            next.members.push(Member { host: host.clone(), state: MemberState::Active, since: next.epoch, token });
+        self.change(admins, |next| {
+            next.members.push(Member {
+                host: host.clone(),
+                state: MemberState::Active,
+                since: next.epoch,
+                token,
+                removal: Removal::default(),
+            });
             next.members.sort_by_key(|member| member.host.uuid);
             Ok(())
         })?;
@@ -83,12 +91,15 @@ impl Session {
         Ok(host)
     }
 
-    fn prove(&self, admin: &SigningKey, unproven: &UnverifiedRequest, now: Timestamp) -> Result<()> {
+    fn prove(&self, admins: &[SigningKey], unproven: &UnverifiedRequest, now: Timestamp) -> Result<()> {
         let denied = |message: String| Err(Error::new(Kind::Denied, message));
         let request = unproven.claims();
         let (cluster, name) = (self.membership.cluster, &request.host.name);
-        let secret = request.token.secret(admin, cluster, request.expires)?;
-        if request.cluster != cluster || !unproven.is_by(&secret) {
+        let mut is_by_one = false;
+        for admin in admins {
+            is_by_one |= unproven.is_by(&request.token.secret(admin, cluster, request.expires)?);
+        }
+        if request.cluster != cluster || !is_by_one {
             return denied(format!(
                 "the request of host {name} is not by a token of this admin: it is forged, or another admin's"
             ));
@@ -110,16 +121,16 @@ impl Session {
     ///
     /// # Errors
     /// `Exists` when the cluster shares one of that name; `Busy` when another admin was faster; those of [`SharedKey::of`].
-    pub fn share(&mut self, admin: &SigningKey, provider: &ProviderName) -> Result<Uuid> {
+    pub fn share(&mut self, admins: &[SigningKey], provider: &ProviderName) -> Result<Uuid> {
         self.require_active()?;
         let key = SharedKey::of(&self.config, provider)?;
         if self.document().providers.iter().any(|shared| shared.name == *provider) {
             return Err(Error::new(Kind::Exists, format!("the cluster shares a provider {provider} already")));
         }
         let check = key.check(self.membership.cluster);
-        self.change(admin, |next| {
-            let shared = SharedProvider { name: provider.clone(), primary: key.uuid(), since: next.epoch, check };
-            next.providers.push(shared);
+        self.change(admins, |next| {
+            let generations = vec![Generation { primary: key.uuid(), since: next.epoch, retired: None, check }];
+            next.providers.push(SharedProvider { name: provider.clone(), generations });
             next.providers.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(())
         })?;
@@ -131,7 +142,7 @@ impl Session {
     /// # Errors
     /// `NotFound` when the cluster has no active host of that name, `Denied` when a key could be lost: no other host has
     /// acknowledged that it has it; `Busy` when another admin was faster.
-    pub fn remove(&mut self, admin: &SigningKey, name: &Name) -> Result<RemovedHost> {
+    pub fn remove(&mut self, admins: &[SigningKey], name: &Name) -> Result<RemovedHost> {
         self.require_active()?;
         let member = self.document().active().find(|member| member.host.name == *name);
         let host = member.map(|member| member.host.clone()).ok_or_else(|| {
@@ -139,17 +150,20 @@ impl Session {
             Error::new(Kind::NotFound, format!("no active host {name} in the cluster; there are {}", names.join(", ")))
         })?;
         self.refuse_last_holder(&host)?;
-        self.change(admin, |next| {
+        self.change(admins, |next| {
             let since = next.epoch;
             let members = next.members.iter_mut().filter(|member| member.host.uuid == host.uuid);
             members.for_each(|member| (member.state, member.since) = (MemberState::Removed, since));
             Ok(())
         })?;
+        let cluster = self.membership.cluster;
         let providers = &self.document().providers;
         for shared in providers {
-            let cluster = self.membership.cluster;
-            let place = EnvelopeFor { cluster, provider: &shared.name, primary: shared.primary, host: host.uuid };
-            self.board.remove(&Key::envelope(&place))?;
+            for generation in &shared.generations {
+                let primary = generation.primary;
+                let place = EnvelopeFor { cluster, provider: &shared.name, primary, host: host.uuid };
+                self.board.remove(&Key::envelope(&place))?;
+            }
         }
         Ok(RemovedHost { host, providers: providers.iter().map(|shared| shared.name.clone()).collect() })
     }
@@ -160,7 +174,8 @@ impl Session {
         for other in self.document().active().filter(|other| other.host.uuid != host.uuid) {
             held.extend(self.ack_of(other).ok().flatten().into_iter().flat_map(|ack| ack.holds));
         }
-        match self.document().providers.iter().find(|shared| !held.contains(&shared.primary)) {
+        let lost = |shared: &&SharedProvider| shared.in_use().any(|generation| !held.contains(&generation.primary));
+        match self.document().providers.iter().find(lost) {
             Some(shared) => Err(Error::new(
                 Kind::Denied,
                 format!(

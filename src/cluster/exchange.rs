@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::Session;
 use super::board::Key;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::cluster::{Ack, Envelope, EnvelopeFor, Member, MemberState, Name, SharedProvider};
+use crate::format::cluster::{Ack, Envelope, EnvelopeFor, Generation, Member, MemberState, Name, SharedProvider};
 use crate::key::ProviderName;
-use crate::provider::shared_key::SharedKey;
+use crate::provider::shared_key::{self, SharedKey};
 use crate::timestamp::Timestamp;
 
 /// What an exchange has done.
@@ -28,6 +28,8 @@ pub struct Exchanged {
     pub sent: Vec<(ProviderName, Name)>,
     /// Providers whose keys no host has left for it yet.
     pub awaited: Vec<ProviderName>,
+    /// Keys by which this host makes new ones from now on.
+    pub made_current: Vec<(ProviderName, Uuid)>,
     /// Keys that it has wiped.
     pub wiped: Vec<(ProviderName, Uuid)>,
     /// Providers with which something went wrong.
@@ -36,23 +38,41 @@ pub struct Exchanged {
 
 /// Where a host keeps the primary keys that its cluster shares.
 pub trait SharedKeys {
-    /// The key of a shared provider, if the host has it.
+    /// The key of a generation of a shared provider, if the host has it.
     ///
     /// # Errors
     /// Those of reading it; `Exists` when the host has another one under that name.
-    fn held(&self, cluster: Uuid, shared: &SharedProvider) -> Result<Option<Arc<SharedKey>>>;
+    fn held(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<Option<Arc<SharedKey>>>;
 
-    /// Keeps a key that came in this envelope.
+    /// Keeps a key that came in this envelope: as the current one where there is none, else as one that only opens.
     ///
     /// # Errors
     /// Those of writing it.
     fn keep(&self, place: &EnvelopeFor<'_>, shared: &SharedProvider, key: SharedKey, envelope: &[u8]) -> Result<()>;
 
-    /// Destroys the key of a shared provider. Returns whether there was one.
+    /// Makes and keeps the key of the next generation. One that was made by an attempt which did not end in a document is taken.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    fn next(&self, shared: &SharedProvider) -> Result<Arc<SharedKey>>;
+
+    /// Makes new keys by this generation, which is here, unless that is done already by a newer one. Returns whether that is a change.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    fn make_current(&self, shared: &SharedProvider, generation: &Generation) -> Result<bool>;
+
+    /// The primary key by which new keys are made, if it is here.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    fn current(&self, shared: &SharedProvider) -> Result<Option<Uuid>>;
+
+    /// Destroys the key of a generation of a shared provider. Returns whether there was one.
     ///
     /// # Errors
     /// `Io`.
-    fn wipe(&self, cluster: Uuid, shared: &SharedProvider) -> Result<bool>;
+    fn wipe(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<bool>;
 }
 
 /// The files of native providers.
@@ -63,17 +83,28 @@ pub struct KeyFiles<'a> {
 }
 
 impl SharedKeys for KeyFiles<'_> {
-    fn held(&self, cluster: Uuid, shared: &SharedProvider) -> Result<Option<Arc<SharedKey>>> {
-        Ok(SharedKey::held(self.config, cluster, shared)?.map(Arc::new))
+    fn held(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<Option<Arc<SharedKey>>> {
+        Ok(SharedKey::held(self.config, cluster, shared, generation)?.map(Arc::new))
     }
 
-    fn keep(&self, _: &EnvelopeFor<'_>, _: &SharedProvider, key: SharedKey, _: &[u8]) -> Result<()> {
-        key.install(self.config).map(drop)
+    fn keep(&self, _: &EnvelopeFor<'_>, shared: &SharedProvider, key: SharedKey, _: &[u8]) -> Result<()> {
+        key.keep(self.config, shared)
     }
 
-    fn wipe(&self, cluster: Uuid, shared: &SharedProvider) -> Result<bool> {
-        let Some(key) = SharedKey::held(self.config, cluster, shared)? else { return Ok(false) };
-        key.wipe().map(|()| true)
+    fn next(&self, shared: &SharedProvider) -> Result<Arc<SharedKey>> {
+        SharedKey::next(self.config, shared).map(Arc::new)
+    }
+
+    fn make_current(&self, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
+        shared_key::make_current(self.config, shared, generation)
+    }
+
+    fn current(&self, shared: &SharedProvider) -> Result<Option<Uuid>> {
+        shared_key::current(self.config, shared)
+    }
+
+    fn wipe(&self, _: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
+        shared_key::wipe(self.config, shared, generation)
     }
 }
 
@@ -119,6 +150,7 @@ impl Session {
             received: Vec::new(),
             sent: Vec::new(),
             awaited: Vec::new(),
+            made_current: Vec::new(),
             wiped: Vec::new(),
             failed: Vec::new(),
         };
@@ -127,30 +159,80 @@ impl Session {
         }
         let mut holds = Vec::new();
         for shared in &self.document().providers {
-            let went = match standing {
-                Standing::Removed => self.wipe(keys, shared, &mut done),
-                Standing::Active | Standing::Pending => self.take_and_give(keys, shared, &mut done),
-            };
-            match went {
-                Ok(true) => holds.push(shared.primary),
-                Ok(false) => {}
-                Err(error) => done.failed.push((shared.name.clone(), error)),
+            if let Err(error) = self.act_on(keys, shared, &mut done, &mut holds) {
+                done.failed.push((shared.name.clone(), error));
             }
         }
         holds.sort();
-        self.acknowledge(holds, renew)?;
+        let mut makes = Vec::new();
+        if self.document().version() > 1 {
+            // One that is damaged is told above, and makes nothing.
+            let current = |shared| keys.current(shared).ok().flatten();
+            makes
+                .extend(self.document().providers.iter().filter_map(current).filter(|primary| holds.contains(primary)));
+        }
+        makes.sort();
+        self.acknowledge(holds, makes, renew)?;
         Ok(done)
     }
 
+    /// Adds to `holds` the keys of a provider that this host has after it. Trouble with one of them does not stop the others.
+    fn act_on(
+        &self,
+        keys: &dyn SharedKeys,
+        shared: &SharedProvider,
+        done: &mut Exchanged,
+        holds: &mut Vec<Uuid>,
+    ) -> Result<()> {
+        let mut trouble = None;
+        let is_member = done.standing == Standing::Active;
+        let mut held = Vec::new();
+        for generation in shared.in_use().filter(|_| is_member) {
+            match self.take_and_give(keys, shared, generation, done) {
+                Ok(true) => held.push(generation),
+                Ok(false) => {}
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
+        }
+        if let Some(wanted) = self.newest_that_may_be_used(shared, &held)
+            && keys.make_current(shared, wanted)?
+        {
+            done.made_current.push((shared.name.clone(), wanted.primary));
+        }
+        for generation in shared.generations.iter().filter(|generation| !is_member || generation.retired.is_some()) {
+            match keys.wipe(self.membership.cluster, shared, generation) {
+                Ok(true) => done.wiped.push((shared.name.clone(), generation.primary)),
+                Ok(false) => {}
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
+        }
+        holds.extend(held.iter().map(|generation| generation.primary));
+        trouble.map_or(Ok(()), Err)
+    }
+
+    /// A key is used for new VMs once all hosts say that they have it; the oldest one always is.
+    fn newest_that_may_be_used<'g>(&self, shared: &SharedProvider, held: &[&'g Generation]) -> Option<&'g Generation> {
+        let oldest = shared.in_use().next()?.primary;
+        let others = || self.document().active().filter(|other| other.host.uuid != self.identity.uuid);
+        let all_have = |primary: Uuid| others().all(|other| self.says_to_have(other, primary));
+        held.iter().rev().find(|generation| generation.primary == oldest || all_have(generation.primary)).copied()
+    }
+
     /// Returns whether this host has the key after it.
-    fn take_and_give(&self, keys: &dyn SharedKeys, shared: &SharedProvider, done: &mut Exchanged) -> Result<bool> {
+    fn take_and_give(
+        &self,
+        keys: &dyn SharedKeys,
+        shared: &SharedProvider,
+        generation: &Generation,
+        done: &mut Exchanged,
+    ) -> Result<bool> {
         let cluster = self.membership.cluster;
-        let key = match keys.held(cluster, shared)? {
+        let held = || keys.held(cluster, shared, generation);
+        let key = match held()? {
             Some(key) => key,
-            None if self.receive(keys, shared)? => {
-                done.received.push((shared.name.clone(), shared.primary));
-                keys.held(cluster, shared)?
-                    .ok_or_else(|| Error::new(Kind::Io, "the key that was received is gone again"))?
+            None if self.receive(keys, shared, generation)? => {
+                done.received.push((shared.name.clone(), generation.primary));
+                held()?.ok_or_else(|| Error::new(Kind::Io, "the key that was received is gone again"))?
             }
             None => {
                 done.awaited.push(shared.name.clone());
@@ -158,9 +240,9 @@ impl Session {
             }
         };
         for other in self.document().active().filter(|other| other.host.uuid != self.identity.uuid) {
-            let place = Key::envelope(&self.place(shared, other.host.uuid));
+            let place = Key::envelope(&self.place(shared, generation, other.host.uuid));
             if self.board.read(&place)?.is_none()
-                && !self.says_to_have(other, shared.primary)
+                && !self.says_to_have(other, generation.primary)
                 && self.board.write_if_unchanged(&place, None, &key.seal(cluster, &other.host)?.encode())?
             {
                 done.sent.push((shared.name.clone(), other.host.name.clone()));
@@ -170,16 +252,21 @@ impl Session {
     }
 
     /// What a host did not sign counts for nothing: then it gets the key once more.
-    fn says_to_have(&self, member: &Member, primary: Uuid) -> bool {
+    pub(super) fn says_to_have(&self, member: &Member, primary: Uuid) -> bool {
         self.ack_of(member).is_ok_and(|ack| ack.is_some_and(|ack| ack.holds.contains(&primary)))
     }
 
-    fn receive(&self, keys: &dyn SharedKeys, shared: &SharedProvider) -> Result<bool> {
-        let place = self.place(shared, self.identity.uuid);
+    /// The same of one by which it makes new keys.
+    pub(super) fn says_to_make(&self, member: &Member, primary: Uuid) -> bool {
+        self.ack_of(member).is_ok_and(|ack| ack.is_some_and(|ack| ack.makes.contains(&primary)))
+    }
+
+    fn receive(&self, keys: &dyn SharedKeys, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
+        let place = self.place(shared, generation, self.identity.uuid);
         let key = Key::envelope(&place);
         let Some(bytes) = self.board.read(&key)? else { return Ok(false) };
         let received = Envelope::decode(&bytes)
-            .and_then(|envelope| SharedKey::open(&place, &shared.check, &envelope, &self.identity.seal));
+            .and_then(|envelope| SharedKey::open(&place, &generation.check, &envelope, &self.identity.seal));
         if let Err(error) = &received
             && matches!(error.kind(), Kind::Corrupt | Kind::KeyRejected)
         {
@@ -189,15 +276,7 @@ impl Session {
         keys.keep(&place, shared, key, &bytes).map(|()| true)
     }
 
-    /// Returns whether this host has the key after it.
-    fn wipe(&self, keys: &dyn SharedKeys, shared: &SharedProvider, done: &mut Exchanged) -> Result<bool> {
-        if keys.wipe(self.membership.cluster, shared)? {
-            done.wiped.push((shared.name.clone(), shared.primary));
-        }
-        Ok(false)
-    }
-
-    fn acknowledge(&self, holds: Vec<Uuid>, renew: Duration) -> Result<()> {
+    fn acknowledge(&self, holds: Vec<Uuid>, makes: Vec<Uuid>, renew: Duration) -> Result<()> {
         let ack = Ack {
             cluster: self.membership.cluster,
             host: self.identity.uuid,
@@ -205,6 +284,7 @@ impl Session {
             document: self.view.hash,
             time: Timestamp::now(),
             holds,
+            makes,
         };
         let key = Key::ack(self.identity.uuid);
         let before = self.board.read(&key)?;
@@ -225,7 +305,8 @@ impl Session {
         }
     }
 
-    fn place<'a>(&self, shared: &'a SharedProvider, host: Uuid) -> EnvelopeFor<'a> {
-        EnvelopeFor { cluster: self.membership.cluster, provider: &shared.name, primary: shared.primary, host }
+    fn place<'a>(&self, shared: &'a SharedProvider, generation: &Generation, host: Uuid) -> EnvelopeFor<'a> {
+        let cluster = self.membership.cluster;
+        EnvelopeFor { cluster, provider: &shared.name, primary: generation.primary, host }
     }
 }

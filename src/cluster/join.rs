@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::slice::from_ref;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -13,7 +14,9 @@ use super::{Session, Standing};
 use crate::crypto::random;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::cluster::{Document, JoinRequest, Member, MemberState, Name, Token, TokenId, UnverifiedDocument};
+use crate::format::cluster::{
+    Document, JoinRequest, Member, MemberState, Name, Removal, Token, TokenId, UnverifiedDocument,
+};
 use crate::timestamp::Timestamp;
 
 /// How long a token is good for.
@@ -56,10 +59,18 @@ impl NewCluster<'_> {
             name: self.name.clone(),
             threshold: 1,
             admins: vec![admin.public()],
-            members: vec![Member { host, state: MemberState::Active, since: 1, token: TokenId::default() }],
+            admins_since: 0,
+            resumed: 0,
+            members: vec![Member {
+                host,
+                state: MemberState::Active,
+                since: 1,
+                token: TokenId::default(),
+                removal: Removal::default(),
+            }],
             providers: Vec::new(),
         };
-        let bytes = document.sign(admin)?;
+        let bytes = document.sign(from_ref(admin))?;
         let hash = UnverifiedDocument::decode(&bytes)?.hash();
         board::create(self.board, cluster)?.write_if_unchanged(&Key::document(1), None, &bytes)?;
         files.keep_identity(&identity)?;
@@ -106,14 +117,12 @@ impl Session {
     ///
     /// # Errors
     /// `Denied` when the key is not an admin's.
-    pub fn token(&self, admin: &SigningKey) -> Result<Token> {
+    pub fn token(&self, admins: &[SigningKey]) -> Result<Token> {
         let document = self.document();
-        if !document.admins.contains(&admin.public()) {
-            return Err(Error::new(
-                Kind::Denied,
-                format!("this admin key is not one of the cluster {}", document.name),
-            ));
-        }
+        let admin = admins.iter().find(|admin| document.admins.contains(&admin.public()));
+        let admin = admin.ok_or_else(|| {
+            Error::new(Kind::Denied, format!("this admin key is not one of the cluster {}", document.name))
+        })?;
         let mut id = TokenId::default();
         random::fill(&mut id.0)?;
         let expires = Timestamp::from_secs((Timestamp::now().since_1970() + TOKEN_LIFE).as_secs());

@@ -98,14 +98,14 @@ impl Session {
     /// the format, and those of `change` and the board.
     pub(super) fn change(
         &mut self,
-        admin: &SigningKey,
+        admins: &[SigningKey],
         change: impl FnOnce(&mut Document) -> Result<()>,
     ) -> Result<()> {
         let mut next = self.view.document.clone();
         next.epoch += 1;
         next.previous = self.view.hash;
         change(&mut next)?;
-        let bytes = next.sign(admin)?;
+        let bytes = next.sign(admins)?;
         let found = UnverifiedDocument::decode(&bytes)?;
         let hash = found.hash();
         let document = found.following(&self.view.document, &self.view.hash)?;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Session;
 use crate::error::Result;
-use crate::format::cluster::{Member, MemberState};
+use crate::format::cluster::{Member, MemberState, SharedProvider};
 
 /// A cluster, as one of its hosts sees it. Names of fields are part of the command's interface.
 #[derive(Debug, Serialize)]
@@ -35,10 +35,14 @@ pub struct ClusterStatus {
 pub struct ProviderStatus {
     /// Its name.
     pub name: String,
-    /// UUID of its primary key.
+    /// UUID of its newest primary key.
     pub primary_key: Uuid,
     /// Since which document.
     pub since: u64,
+    /// Its number, from 1 on.
+    pub generation: usize,
+    /// UUIDs of older primary keys that are not retired, the newest first.
+    pub old_generations: Vec<Uuid>,
 }
 
 /// A host.
@@ -56,8 +60,10 @@ pub struct HostStatus {
     pub epoch: Option<u64>,
     /// When, by its own clock.
     pub time: Option<String>,
-    /// The providers whose keys it says to have.
+    /// The providers of which it says to have all keys.
     pub holds: Vec<String>,
+    /// UUIDs of the primary keys that it says to have.
+    pub keys: Vec<Uuid>,
     /// Why what it has acknowledged does not count.
     pub error: Option<String>,
 }
@@ -107,8 +113,10 @@ impl ClusterStatus {
         let document = session.document();
         let providers = document.providers.iter().map(|shared| ProviderStatus {
             name: shared.name.to_string(),
-            primary_key: shared.primary,
-            since: shared.since,
+            primary_key: shared.newest().primary,
+            since: shared.newest().since,
+            generation: shared.generations.len(),
+            old_generations: shared.in_use().rev().skip(1).map(|generation| generation.primary).collect(),
         });
         let requests = session.join_requests()?.into_iter().map(|request| RequestStatus {
             name: request.claims().host.name.to_string(),
@@ -136,14 +144,15 @@ impl HostStatus {
             Err(error) => (None, Some(error.chain())),
         };
         let has = |primary: &Uuid| ack.as_ref().is_some_and(|ack| ack.holds.contains(primary));
-        let has_all = document.providers.iter().all(|shared| has(&shared.primary));
+        let has_all_of = |shared: &&SharedProvider| shared.in_use().all(|generation| has(&generation.primary));
+        let has_all = document.providers.iter().all(|shared| has_all_of(&shared));
         let state = match (member.state, ack.as_ref()) {
             (MemberState::Active, Some(ack)) if has_all && ack.epoch == document.epoch => HostState::Ready,
             (MemberState::Active, _) => HostState::Behind,
             (MemberState::Removed, Some(ack)) if ack.epoch >= member.since && ack.holds.is_empty() => HostState::Wiped,
             (MemberState::Removed, _) => HostState::Removed,
         };
-        let held = document.providers.iter().filter(|shared| has(&shared.primary));
+        let held = document.providers.iter().filter(has_all_of);
         Self {
             name: member.host.name.to_string(),
             uuid: member.host.uuid,
@@ -151,6 +160,7 @@ impl HostStatus {
             since: member.since,
             epoch: ack.as_ref().map(|ack| ack.epoch),
             time: ack.as_ref().map(|ack| ack.time.to_millis()),
+            keys: ack.as_ref().map(|ack| ack.holds.clone()).unwrap_or_default(),
             holds: held.map(|shared| shared.name.to_string()).collect(),
             error,
         }

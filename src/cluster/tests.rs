@@ -1,6 +1,7 @@
 //! A model of a cluster, stepped through all short histories.
 
 mod attacks;
+mod rotation;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -69,6 +70,10 @@ impl Site {
         site
     }
 
+    fn admins(&self) -> &[SigningKey] {
+        std::slice::from_ref(&self.admin)
+    }
+
     fn board_folder(&self) -> PathBuf {
         self.dir.path().join("board")
     }
@@ -99,21 +104,21 @@ impl Site {
     }
 
     fn share(&self, host: &str, provider: &str) -> Result<Uuid> {
-        self.session(host)?.share(&self.admin, &provider_name(provider))
+        self.session(host)?.share(self.admins(), &provider_name(provider))
     }
 
     /// A host gets a token of the first host, and asks with it.
     fn ask(&self, host: &str) -> Result<()> {
-        let token = self.session("h1")?.token(&self.admin)?;
+        let token = self.session("h1")?.token(self.admins())?;
         join::ask(&self.config(host), &token, &host_name(host)).map(drop)
     }
 
     fn approve(&self, host: &str) -> Result<()> {
-        self.session("h1")?.approve(&self.admin, host, Timestamp::now()).map(drop)
+        self.session("h1")?.approve(self.admins(), host, Timestamp::now()).map(drop)
     }
 
     fn remove(&self, host: &str) -> Result<()> {
-        self.session("h1")?.remove(&self.admin, &host_name(host)).map(drop)
+        self.session("h1")?.remove(self.admins(), &host_name(host)).map(drop)
     }
 
     fn sync(&self, host: &str) -> Result<Exchanged> {
@@ -147,7 +152,12 @@ impl Site {
         let member = session.document().members.iter().find(|member| member.host.name.as_str() == host).unwrap();
         let shared = &session.document().providers[0];
         let cluster = session.document().cluster;
-        Key::envelope(&EnvelopeFor { cluster, provider: &shared.name, primary: shared.primary, host: member.host.uuid })
+        Key::envelope(&EnvelopeFor {
+            cluster,
+            provider: &shared.name,
+            primary: shared.newest().primary,
+            host: member.host.uuid,
+        })
     }
 }
 

@@ -68,6 +68,8 @@ impl Class {
             | EventName::ClusterShare
             | EventName::ClusterSync
             | EventName::ClusterRemove
+            | EventName::ClusterRotate
+            | EventName::ClusterRetire
             | EventName::ProviderRetire => Self::Verbs,
         }
     }

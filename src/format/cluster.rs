@@ -5,14 +5,17 @@
 //! the methods that take a key.
 
 mod document;
+mod provider;
 mod records;
 mod token;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-pub use document::{Document, Member, MemberState, SharedProvider, UnverifiedDocument};
+pub use document::{Document, Member, MemberState, Removal, UnverifiedDocument};
+pub use provider::{Generation, SharedProvider};
 pub use records::{Ack, Envelope, EnvelopeFor, JoinRequest, UnverifiedRequest};
 pub use token::{Token, TokenId};
 
@@ -100,21 +103,35 @@ fn name(reader: &mut Reader<'_>, of: &str) -> Result<Name> {
 
 /// Magic, version and six reserved bytes: what every record begins with.
 fn put_start(writer: &mut Writer, magic: &[u8; 8]) {
+    put_start_of(writer, magic, VERSION);
+}
+
+fn put_start_of(writer: &mut Writer, magic: &[u8; 8], version: u16) {
     writer.put(magic);
-    writer.put(VERSION.to_le_bytes());
+    writer.put(version.to_le_bytes());
     writer.put([0; 6]);
 }
 
 fn check_start(reader: &mut Reader<'_>, magic: [u8; 8], what: &str) -> Result<()> {
+    check_start_of(reader, magic, VERSION..=VERSION, what).map(drop)
+}
+
+/// Returns the version.
+fn check_start_of(reader: &mut Reader<'_>, magic: [u8; 8], versions: RangeInclusive<u16>, what: &str) -> Result<u16> {
     if reader.array()? != magic {
         let expected = String::from_utf8_lossy(&magic);
         return Err(Error::new(Kind::Corrupt, format!("not {what}: it does not begin with {expected}")));
     }
     let version = reader.u16()?;
-    if version != VERSION {
-        return Err(Error::new(Kind::Unsupported, format!("{what} of version {version}, expected {VERSION}")));
+    if !versions.contains(&version) {
+        let newest = versions.end();
+        let message = format!(
+            "{what} of version {version}, expected at most {newest}: another host has a newer version of vmcryptfs, which              this host needs as well"
+        );
+        return Err(Error::new(Kind::Unsupported, message));
     }
-    reader.reserved(6)
+    reader.reserved(6)?;
+    Ok(version)
 }
 
 fn check_len(bytes: &[u8], max: usize, what: &str) -> Result<()> {

@@ -1,45 +1,66 @@
 //! The cluster of this host: made, joined, changed by admins, and acted on.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::provider::Passphrase;
+use super::in_use::refuse_primaries_in_use;
 use crate::cluster::admin_key::{self, SealedAdminKey};
 use crate::cluster::join::{self, NewCluster};
-use crate::cluster::{Exchanged, RemovedHost, Session};
+use crate::cluster::{Exchanged, KeyFiles, RemovedHost, Rotated, Session, Standing};
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
-use crate::format::cluster::{HostIdentity, Name, Token};
+use crate::format::cluster::{Document, HostIdentity, Name, Token};
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
 use crate::progress::OnProgress;
 use crate::provider::backup::refuse_existing;
-use crate::text::Show;
+use crate::text::{Show, count};
 use crate::timestamp::Timestamp;
+use crate::vm::in_use::LookedAt;
 
-/// An admin's key: its file, and what opens it.
+/// Keys of admins: their files, and what opens them.
 #[derive(Clone, Copy)]
-pub struct AdminKey<'a> {
-    /// The file.
-    pub file: &'a Path,
-    /// Asked for only when everything else is right.
-    pub passphrase: Passphrase<'a>,
+pub struct AdminKeys<'a> {
+    /// The files: as many as the cluster's threshold says, one for a new cluster.
+    pub files: &'a [PathBuf],
+    /// Gives the passphrase of the file with this index; asked for only when everything else is right.
+    pub passphrase: &'a dyn Fn(usize) -> Result<Zeroizing<Vec<u8>>>,
 }
 
-impl AdminKey<'_> {
-    /// Begins work on the cluster of this host with the key.
-    fn begin(&self, config: &Path) -> Result<(Session, SigningKey)> {
+impl AdminKeys<'_> {
+    /// Begins work on the cluster of this host with the keys.
+    fn begin(&self, config: &Path) -> Result<(Session, Vec<SigningKey>)> {
         let session = Session::open(config)?;
-        let sealed = SealedAdminKey::read(self.file)?;
-        if !session.document().admins.contains(&sealed.public()) {
-            let (file, name) = (self.file.shown(), &session.document().name);
-            return Err(Error::new(Kind::Denied, format!("{file} is not an admin key of the cluster {name}")));
+        let keys = self.open(session.document())?;
+        Ok((session, keys))
+    }
+
+    /// Opens the keys of admins of a document, which have to be as many as it demands.
+    fn open(&self, document: &Document) -> Result<Vec<SigningKey>> {
+        let (name, needed) = (&document.name, usize::from(document.threshold));
+        let sealed: Vec<SealedAdminKey> =
+            self.files.iter().map(|file| SealedAdminKey::read(file)).collect::<Result<_>>()?;
+        let mut admins = BTreeSet::new();
+        for (file, key) in self.files.iter().zip(&sealed) {
+            if !document.admins.contains(&key.public()) {
+                let message = format!("{} is not an admin key of the cluster {name}", file.shown());
+                return Err(Error::new(Kind::Denied, message));
+            }
+            admins.insert(key.public());
         }
-        let key = sealed.open(&(self.passphrase)()?)?;
-        Ok((session, key))
+        if admins.len() < needed {
+            let found = count(admins.len(), "admin key", "admin keys");
+            let message = format!("{found}, expected {needed} for the cluster {name}: repeat --admin-key FILE");
+            return Err(Error::new(Kind::Denied, message));
+        }
+        let open = |(index, sealed): (usize, &SealedAdminKey)| {
+            sealed.open(&(self.passphrase)(index)?).context(|| self.files[index].shown().to_string())
+        };
+        sealed.iter().enumerate().map(open).collect()
     }
 }
 
@@ -48,7 +69,17 @@ pub struct InitCluster<'a> {
     /// The cluster.
     pub new: NewCluster<'a>,
     /// The admin's key, which is made.
-    pub admin: AdminKey<'a>,
+    pub admin: AdminKeys<'a>,
+}
+
+/// Makes an admin key and its file.
+fn new_admin_key(file: &Path, passphrase: &[u8]) -> Result<SigningKey> {
+    refuse_existing(file)?;
+    let key = SigningKey::generate()?;
+    admin_key::create(file, &key, passphrase, admin_key::COST)?;
+    // What cannot be opened must not be the only way to change the cluster.
+    SealedAdminKey::read(file)?.open(passphrase).context(|| "reading back the admin key".into())?;
+    Ok(key)
 }
 
 impl Operation for InitCluster<'_> {
@@ -62,12 +93,13 @@ impl Operation for InitCluster<'_> {
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Uuid> {
         self.new.check()?;
-        refuse_existing(self.admin.file)?;
-        let passphrase = (self.admin.passphrase)()?;
-        let key = SigningKey::generate()?;
-        admin_key::create(self.admin.file, &key, &passphrase, admin_key::COST)?;
-        // What cannot be opened must not be the only way to change the cluster.
-        SealedAdminKey::read(self.admin.file)?.open(&passphrase).context(|| "reading back the admin key".into())?;
+        let [file] = self.admin.files else {
+            return Err(Error::new(
+                Kind::Invalid,
+                "a new cluster has one admin: `vmcryptfs cluster admin add` adds others",
+            ));
+        };
+        let key = new_admin_key(file, &(self.admin.passphrase)(0)?)?;
         let (cluster, host) = self.new.create(&key)?;
         trail.event().reason(format!("cluster {} ({cluster}) with host {} ({host})", self.new.name, self.new.host));
         Ok(cluster)
@@ -77,7 +109,7 @@ impl Operation for InitCluster<'_> {
 /// Makes a token for one host.
 pub struct MakeToken<'a> {
     /// The admin's key.
-    pub admin: AdminKey<'a>,
+    pub admin: AdminKeys<'a>,
     /// Configuration file.
     pub config: &'a Path,
 }
@@ -92,8 +124,8 @@ impl Operation for MakeToken<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
-        let (session, admin) = self.admin.begin(self.config)?;
-        let token = session.token(&admin)?;
+        let (session, admins) = self.admin.begin(self.config)?;
+        let token = session.token(&admins)?;
         trail.event().reason(format!("good until {}", token.expires.to_millis()));
         Ok((token.to_text()?, token.expires))
     }
@@ -131,7 +163,7 @@ pub struct ApproveHost<'a> {
     /// Its name or UUID.
     pub host: &'a str,
     /// The admin's key.
-    pub admin: AdminKey<'a>,
+    pub admin: AdminKeys<'a>,
     /// Configuration file.
     pub config: &'a Path,
 }
@@ -145,8 +177,8 @@ impl Operation for ApproveHost<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<HostIdentity> {
-        let (mut session, admin) = self.admin.begin(self.config)?;
-        let host = session.approve(&admin, self.host, Timestamp::now())?;
+        let (mut session, admins) = self.admin.begin(self.config)?;
+        let host = session.approve(&admins, self.host, Timestamp::now())?;
         trail.event().uuid(host.uuid).reason(format!("host {} ({})", host.name, host.uuid));
         Ok(host)
     }
@@ -157,7 +189,7 @@ pub struct ShareProvider<'a> {
     /// Its name.
     pub provider: &'a ProviderName,
     /// The admin's key.
-    pub admin: AdminKey<'a>,
+    pub admin: AdminKeys<'a>,
     /// Configuration file.
     pub config: &'a Path,
 }
@@ -172,10 +204,73 @@ impl Operation for ShareProvider<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Uuid> {
-        let (mut session, admin) = self.admin.begin(self.config)?;
-        let primary = session.share(&admin, self.provider)?;
+        let (mut session, admins) = self.admin.begin(self.config)?;
+        let primary = session.share(&admins, self.provider)?;
         trail.event().reason(format!("primary key {primary} with all hosts of the cluster"));
         Ok(primary)
+    }
+}
+
+/// Makes the next generation of a shared provider's primary key.
+pub struct RotateProvider<'a> {
+    /// Name of the provider.
+    pub provider: &'a ProviderName,
+    /// Although a host did not confirm the newest generation yet.
+    pub at_once: bool,
+    /// The admins' keys.
+    pub admin: AdminKeys<'a>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for RotateProvider<'_> {
+    const NAME: EventName = EventName::ClusterRotate;
+    type Outcome = Rotated;
+
+    fn object(&self) -> Object {
+        Object::Provider(self.provider.clone())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Rotated> {
+        let (mut session, admins) = self.admin.begin(self.config)?;
+        let rotated = session.rotate(&KeyFiles { config: self.config }, &admins, self.provider, self.at_once)?;
+        trail.event().reason(format!("generation {} is primary key {}", rotated.number, rotated.primary));
+        Ok(rotated)
+    }
+}
+
+/// Retires the old generations of a shared provider's primary key, which nothing needs in these datastores.
+pub struct RetireGenerations<'a> {
+    /// Name of the provider.
+    pub provider: &'a ProviderName,
+    /// Where the VMs are that may need them.
+    pub datastores: &'a [PathBuf],
+    /// Gets the path of each saved header that names one of them.
+    pub on_saved_header: &'a dyn Fn(&Path),
+    /// The admins' keys.
+    pub admin: AdminKeys<'a>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for RetireGenerations<'_> {
+    const NAME: EventName = EventName::ClusterRetire;
+    /// What was retired, and what was looked at.
+    type Outcome = (Vec<Rotated>, LookedAt);
+
+    fn object(&self) -> Object {
+        Object::Provider(self.provider.clone())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
+        let old = Session::open(self.config)?.old_generations(self.provider)?;
+        let primaries: Vec<Uuid> = old.iter().map(|old| old.primary).collect();
+        let looked_at = refuse_primaries_in_use(&primaries, self.datastores, self.on_saved_header)?;
+        let (mut session, admins) = self.admin.begin(self.config)?;
+        session.retire(&admins, self.provider, &old)?;
+        let shown: Vec<String> = old.iter().map(|old| format!("generation {} ({})", old.number, old.primary)).collect();
+        trail.event().reason(format!("{}; looked at {}", shown.join(", "), looked_at.describe()));
+        Ok((old, looked_at))
     }
 }
 
@@ -184,7 +279,7 @@ pub struct RemoveHost<'a> {
     /// Its name.
     pub host: &'a Name,
     /// The admin's key.
-    pub admin: AdminKey<'a>,
+    pub admin: AdminKeys<'a>,
     /// Configuration file.
     pub config: &'a Path,
 }
@@ -198,8 +293,8 @@ impl Operation for RemoveHost<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<RemovedHost> {
-        let (mut session, admin) = self.admin.begin(self.config)?;
-        let removed = session.remove(&admin, self.host)?;
+        let (mut session, admins) = self.admin.begin(self.config)?;
+        let removed = session.remove(&admins, self.host)?;
         trail.event().uuid(removed.host.uuid).reason(format!("host {} ({})", removed.host.name, removed.host.uuid));
         Ok(removed)
     }
@@ -234,8 +329,13 @@ impl Operation for SyncCluster<'_> {
         for (provider, host) in &done.sent {
             part(provider, format!("sealed its primary key to host {host}"));
         }
+        for (provider, primary) in &done.made_current {
+            part(provider, format!("new keys are made by primary key {primary} from now on"));
+        }
+        let why =
+            if done.standing == Standing::Removed { "this host was removed from the cluster" } else { "it is retired" };
         for (provider, primary) in &done.wiped {
-            part(provider, format!("wiped primary key {primary}: this host was removed from the cluster"));
+            part(provider, format!("wiped primary key {primary}: {why}"));
         }
         for (provider, error) in &done.failed {
             trail.failed_part(&Object::Provider(provider.clone()), error);

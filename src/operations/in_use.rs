@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::{KeyId, KeyName};
@@ -44,13 +46,7 @@ pub fn refuse_keys_in_use(
         let inventory = inventory(datastore)?;
         for key_id in keys {
             let in_use = Wanted::of(key_id).search(&inventory);
-            if let Some(unreadable) = in_use.unreadable.first() {
-                let path = whole(datastore, &unreadable.path);
-                return Err(Error::new(
-                    unreadable.kind,
-                    format!("{} may need the key, but cannot be read: {}", path.shown(), unreadable.reason),
-                ));
-            }
+            refuse_unreadable(datastore, &in_use)?;
             in_use.saved_headers.iter().for_each(|saved| on_saved_header(&whole(datastore, &saved.path), key_id));
             if !in_use.components.is_empty() {
                 let paths = in_use.components.iter().map(|user| shown(datastore, user, key_id));
@@ -60,13 +56,58 @@ pub fn refuse_keys_in_use(
         looked_at.add(LookedAt::of(&inventory));
     }
     let Some((key_id, paths)) = users.first_key_value() else { return Ok(looked_at) };
-    let more = match paths.len().saturating_sub(MAX_NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let named = paths[..paths.len().min(MAX_NAMED)].join(", ");
-    let message = format!("key {key_id} is needed by {named}{more}: `vmcryptfs rekey` gives them another one");
+    let named = some_of(paths);
+    let message = format!("key {key_id} is needed by {named}: `vmcryptfs rekey` gives them another one");
     Err(Error::new(Kind::Denied, message))
+}
+
+/// Refuses primary keys whose KEKs a header in one of the datastores names, or may name. `on_saved_header` gets the path of each
+/// saved header that names one. Returns what was looked at.
+///
+/// # Errors
+/// Those of [`refuse_keys_in_use`].
+pub fn refuse_primaries_in_use(
+    primaries: &[Uuid],
+    datastores: &[PathBuf],
+    on_saved_header: &dyn Fn(&Path),
+) -> Result<LookedAt> {
+    let wanted = Wanted { primaries: primaries.to_vec(), ..Wanted::default() };
+    let mut looked_at = LookedAt::default();
+    let mut users = Vec::new();
+    for datastore in datastores {
+        let inventory = inventory(datastore)?;
+        let in_use = wanted.search(&inventory);
+        refuse_unreadable(datastore, &in_use)?;
+        in_use.saved_headers.iter().for_each(|saved| on_saved_header(&whole(datastore, &saved.path)));
+        users.extend(in_use.components.iter().map(|user| whole(datastore, &user.path).shown().to_string()));
+        looked_at.add(in_use.looked_at);
+    }
+    match users.is_empty() {
+        true => Ok(looked_at),
+        false => Err(Error::new(
+            Kind::Denied,
+            format!(
+                "a former primary key is needed by {}: `vmcryptfs rekey --old-generations DATASTORE` replaces it",
+                some_of(&users)
+            ),
+        )),
+    }
+}
+
+fn refuse_unreadable(datastore: &Path, in_use: &InUse) -> Result<()> {
+    let Some(unreadable) = in_use.unreadable.first() else { return Ok(()) };
+    let path = whole(datastore, &unreadable.path);
+    let message = format!("{} may need the key, but cannot be read: {}", path.shown(), unreadable.reason);
+    Err(Error::new(unreadable.kind, message))
+}
+
+/// The first of them, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    let named = names[..names.len().min(MAX_NAMED)].join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// All that lies below a datastore or VM folder.

@@ -278,11 +278,18 @@ impl Settings {
     }
 
     /// The same settings, which say that the primary key is backed up.
-    pub(super) fn backed_up(&self) -> Result<Self> {
+    pub(crate) fn backed_up(&self) -> Result<Self> {
+        self.with_backed_up(true)
+    }
+
+    /// The same settings, which say that the primary key is not backed up.
+    pub(super) fn not_backed_up(&self) -> Result<Self> {
+        self.with_backed_up(false)
+    }
+
+    fn with_backed_up(&self, backed_up: bool) -> Result<Self> {
         match self.primary_key()? {
-            Some(former) => {
-                Ok(Self { values: table(&primary_key::Settings { backed_up: true, ..former })?, ..self.clone() })
-            }
+            Some(former) => Ok(Self { values: table(&primary_key::Settings { backed_up, ..former })?, ..self.clone() }),
             None => Ok(self.clone()),
         }
     }

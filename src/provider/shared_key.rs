@@ -1,18 +1,18 @@
 //! Primary keys that the hosts of a cluster share: sealed to a host, opened by it, compared with what the cluster's
 //! document says of them, and wiped.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use uuid::Uuid;
 
 use super::backup::{install, primary_key_of};
-use super::config::Config;
+use super::config::{self, Config};
+use super::generations::Generations;
 use super::primary_key::PrimaryKey;
-use super::private_file;
 use crate::crypto::derive::hmac;
 use crate::crypto::hpke::SealKey;
 use crate::error::{Error, Kind, Result};
-use crate::format::cluster::{Envelope, EnvelopeFor, HostIdentity, SharedProvider};
+use crate::format::cluster::{Envelope, EnvelopeFor, Generation, HostIdentity, SharedProvider};
 use crate::key::ProviderName;
 
 const CHECK_PURPOSE: &[u8] = b"vmcryptfs cluster primary 1\0";
@@ -21,71 +21,53 @@ const CHECK_PURPOSE: &[u8] = b"vmcryptfs cluster primary 1\0";
 pub struct SharedKey {
     provider: ProviderName,
     primary: PrimaryKey,
-    file: PathBuf,
 }
 
 impl SharedKey {
-    /// The primary key of a provider of this host.
+    /// The current primary key of a provider of this host.
     ///
     /// # Errors
     /// `NotFound` when no such provider is configured, `Unsupported` when it keeps no primary key; those of
     /// [`PrimaryKey::load`].
     pub fn of(config: &Path, provider: &ProviderName) -> Result<Self> {
-        let configured = Config::load(config)?;
-        let settings = primary_key_of(configured.settings(provider)?)?;
-        if settings.kek_share.is_some() {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("provider {provider} has a kek-share, which a cluster does not carry: share one without it"),
-            ));
-        }
-        let file = settings.primary_key_of(config);
-        Ok(Self { provider: provider.clone(), primary: PrimaryKey::load(&file)?, file })
+        Ok(Self { provider: provider.clone(), primary: generations(config, provider)?.current()? })
     }
 
-    /// What this host has in a file of a provider that the cluster shares: its primary key, if it is here.
+    /// What this host has of a generation that the cluster shares: its primary key, if it is here.
     ///
     /// # Errors
     /// `KeyUnavailable` when the agent of this host has it; `Exists` when this host has another provider or primary key under that
     /// name, and those of [`of`](Self::of).
-    pub fn held(config: &Path, cluster: Uuid, shared: &SharedProvider) -> Result<Option<Self>> {
-        let configured = Config::load(config)?;
-        let Some(settings) = configured.providers().get(&shared.name) else { return Ok(None) };
-        if settings.kind().has_keys_from_agent() {
-            let name = &shared.name;
-            return Err(Error::new(
-                Kind::KeyUnavailable,
-                format!(
-                    "the key of provider {name} is kept by the agent of this host, which does not run: start vmcryptfs-agent"
-                ),
-            ));
-        }
-        let found = match Self::of(config, &shared.name) {
-            Err(error) if error.kind() == Kind::KeyUnavailable => return Ok(None),
-            Err(error) if error.kind() == Kind::Unsupported => return Err(another(shared, "another", error)),
-            found => found?,
-        };
-        if found.uuid() != shared.primary {
-            return Err(Error::new(
-                Kind::Exists,
-                format!(
-                    "provider {} of this host has primary key {}, that of the cluster {}: the two need different names",
-                    shared.name,
-                    found.uuid(),
-                    shared.primary
-                ),
-            ));
-        }
-        if found.check(cluster) != shared.check {
+    pub fn held(config: &Path, cluster: Uuid, shared: &SharedProvider, wanted: &Generation) -> Result<Option<Self>> {
+        let Some(generations) = generations_of(config, shared)? else { return Ok(None) };
+        let Some((_, primary)) = generations.find(wanted.primary)? else { return Ok(None) };
+        let found = Self { provider: shared.name.clone(), primary };
+        if found.check(cluster) != wanted.check {
             return Err(Error::new(
                 Kind::Exists,
                 format!(
                     "primary key {} of this host is not the cluster's of that UUID: one was forged",
-                    shared.primary
+                    wanted.primary
                 ),
             ));
         }
         Ok(Some(found))
+    }
+
+    /// Makes the primary key of the next generation, which is kept on this host. One that was made by an attempt which did not end
+    /// in a document is taken.
+    ///
+    /// # Errors
+    /// Those of [`of`](Self::of), `Io`.
+    pub fn next(config: &Path, shared: &SharedProvider) -> Result<Self> {
+        let generations = generations(config, &shared.name)?;
+        let unknown = generations.coming()?.into_iter().find(|uuid| shared.number(*uuid).is_none());
+        let primary = match unknown.map(|uuid| generations.find(uuid)).transpose()?.flatten() {
+            Some((_, primary)) => primary,
+            None => PrimaryKey::generate()?,
+        };
+        generations.keep_coming(&primary)?;
+        Ok(Self { provider: shared.name.clone(), primary })
     }
 
     /// The UUID of the primary key.
@@ -114,7 +96,7 @@ impl SharedKey {
     /// `KeyRejected` when it is for another host or place, `Corrupt` when it holds another key.
     pub fn open(place: &EnvelopeFor<'_>, check: &[u8; 32], envelope: &Envelope, host: &SealKey) -> Result<Self> {
         let primary = PrimaryKey::new(place.primary, envelope.open(place, host)?)?;
-        let received = Self { provider: place.provider.clone(), primary, file: PathBuf::new() };
+        let received = Self { provider: place.provider.clone(), primary };
         match received.check(place.cluster) == *check {
             true => Ok(received),
             false => Err(Error::new(
@@ -127,21 +109,115 @@ impl SharedKey {
         }
     }
 
-    /// Keeps it in a file, as the primary key of its provider. Returns the file.
+    /// Keeps it in a file: as the primary key of its provider where that has none, else as one that is to come.
     ///
     /// # Errors
     /// Those of a restore.
-    pub fn install(&self, config: &Path) -> Result<PathBuf> {
-        install(config, &self.provider, &self.primary, |settings| Ok(settings.clone()))
+    pub fn keep(&self, config: &Path, shared: &SharedProvider) -> Result<()> {
+        let generations = generations_of(config, shared)?;
+        match generations.filter(|generations| !is_missing(generations)) {
+            Some(generations) => generations.keep_coming(&self.primary),
+            None => install(config, &self.provider, &self.primary, |settings| Ok(settings.clone())).map(drop),
+        }
     }
+}
 
-    /// Destroys this host's file of the primary key. The provider stays configured, so that it says what is missing.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn wipe(self) -> Result<()> {
-        private_file::wipe(&self.file)
+/// Sets which primary key of a shared provider is the current one on this host. `wanted` is the one of the newest generation that
+/// may be used; an older one than the current is not taken. Returns whether it was not the current one before.
+///
+/// # Errors
+/// Those of the provider's files.
+pub fn make_current(config: &Path, shared: &SharedProvider, wanted: &Generation) -> Result<bool> {
+    let Some(generations) = generations_of(config, shared)? else { return Ok(false) };
+    let current = if is_missing(&generations) { None } else { Some(generations.current()?.uuid()) };
+    let (now, then) = (current.and_then(|uuid| shared.number(uuid)), shared.number(wanted.primary));
+    if now >= then {
+        return Ok(false);
     }
+    // The backup that there may be is of another key.
+    config::update(config, |configured| {
+        let settings = configured.settings(&shared.name)?.not_backed_up()?;
+        configured.set(&shared.name, settings)
+    })?;
+    generations.make_current(wanted.primary)?;
+    for older in generations.coming()?.into_iter().filter(|uuid| shared.number(*uuid).is_some_and(|at| Some(at) < then))
+    {
+        generations.make_former(older)?;
+    }
+    Ok(true)
+}
+
+/// The primary key by which this host makes new keys of a shared provider, if it is here.
+///
+/// # Errors
+/// `Exists` when this host has another provider under that name, and those of its files.
+pub fn current(config: &Path, shared: &SharedProvider) -> Result<Option<Uuid>> {
+    let generations = generations_of(config, shared)?.filter(|generations| !is_missing(generations));
+    generations.map(|generations| generations.current().map(|key| key.uuid())).transpose()
+}
+
+/// Destroys this host's files of a generation. The provider stays configured, so that it says what is missing. Returns whether
+/// there was one.
+///
+/// # Errors
+/// `Exists` when this host has another provider under that name, `Io`.
+pub fn wipe(config: &Path, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
+    match generations_of(config, shared)? {
+        Some(generations) => generations.wipe(generation.primary),
+        None => Ok(false),
+    }
+}
+
+/// The primary keys of a provider of this host.
+fn generations(config: &Path, provider: &ProviderName) -> Result<Generations> {
+    let configured = Config::load(config)?;
+    let settings = configured.settings(provider)?;
+    if settings.kind().has_keys_from_agent() {
+        return Err(Error::new(
+            Kind::KeyUnavailable,
+            format!(
+                "the key of provider {provider} is kept by the agent of this host, which does not run: start vmcryptfs-agent"
+            ),
+        ));
+    }
+    let settings = primary_key_of(settings)?;
+    if settings.kek_share.is_some() {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("provider {provider} has a kek-share, which a cluster does not carry: share one without it"),
+        ));
+    }
+    Ok(Generations::of(settings.primary_key_of(config)))
+}
+
+/// Those of a provider that the cluster shares; `None` where this host has no provider of that name.
+fn generations_of(config: &Path, shared: &SharedProvider) -> Result<Option<Generations>> {
+    if !Config::load(config)?.providers().contains_key(&shared.name) {
+        return Ok(None);
+    }
+    let generations = match generations(config, &shared.name) {
+        Err(error) if error.kind() == Kind::Unsupported => return Err(another(shared, "another", error)),
+        generations => generations?,
+    };
+    if is_missing(&generations) {
+        return Ok(Some(generations));
+    }
+    let current = generations.current()?.uuid();
+    match shared.number(current) {
+        Some(_) => Ok(Some(generations)),
+        None => Err(Error::new(
+            Kind::Exists,
+            format!(
+                "provider {} of this host has primary key {current}, that of the cluster {}: the two need different names",
+                shared.name,
+                shared.newest().primary
+            ),
+        )),
+    }
+}
+
+fn is_missing(generations: &Generations) -> bool {
+    generations.current().is_err_and(|error| error.kind() == Kind::KeyUnavailable)
 }
 
 fn another(shared: &SharedProvider, what: &str, error: Error) -> Error {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::error::Kind;
 use crate::format::header::ComponentKind;
@@ -12,12 +13,14 @@ use crate::text;
 use crate::vm::inventory::{Entry, FolderKind, Headers, Inventory, What};
 
 /// Keys to look for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Of these providers, if given.
     pub providers: Option<BTreeSet<ProviderName>>,
     /// With this key id, if given; also with the provider's name in front, as messages have it: `PROVIDER/KEY_ID`.
     pub key_id: Option<String>,
+    /// Of native providers, and wrapped by one of these primary keys, if there are any.
+    pub primaries: Vec<Uuid>,
 }
 
 /// Where keys are in use. Field names are part of the stable JSON output.
@@ -63,7 +66,7 @@ pub struct KeyUse {
     /// `home` or `disk`.
     pub kind: &'static str,
     /// The component's UUID.
-    pub uuid: uuid::Uuid,
+    pub uuid: Uuid,
     /// The keys in question that open it.
     pub keys: Vec<KeyName>,
     /// Other keys that open it.
@@ -81,7 +84,7 @@ pub struct SavedKeyUse {
     #[serde(with = "crate::text::path")]
     pub path: PathBuf,
     /// The UUID of the component that it was saved of.
-    pub uuid: uuid::Uuid,
+    pub uuid: Uuid,
     /// The keys in question that open it.
     pub keys: Vec<KeyName>,
 }
@@ -102,12 +105,13 @@ pub struct Unreadable {
 impl Wanted {
     /// One key, under whatever provider's name: two names, also those of two hosts, may be of one key server.
     pub fn of(key: &KeyId) -> Self {
-        Self { providers: None, key_id: Some(key.id().to_owned()) }
+        Self { key_id: Some(key.id().to_owned()), ..Self::default() }
     }
 
     fn matches(&self, key: &KeyId) -> bool {
         self.providers.as_ref().is_none_or(|names| names.contains(key.provider()))
             && self.key_id.as_ref().is_none_or(|id| key.may_be_called(id))
+            && (self.primaries.is_empty() || primary_of(key).is_some_and(|primary| self.primaries.contains(&primary)))
     }
 
     /// Looks at everything below a datastore or VM folder. Needs no key, so what headers say is not proven.
@@ -166,6 +170,11 @@ impl Wanted {
             only_in_other_copy: mine.is_empty(),
         })
     }
+}
+
+/// The primary key that a key id of a native provider names (docs/FORMAT.md, section 5).
+pub fn primary_of(key: &KeyId) -> Option<Uuid> {
+    key.id().split_once('/').and_then(|(primary, _)| primary.parse().ok())
 }
 
 impl InUse {

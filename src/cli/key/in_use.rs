@@ -48,7 +48,7 @@ impl InUseArgs {
             configured.as_ref().map_or_else(|| [name.clone()].into(), |providers| providers.names_of_same(name))
         };
         let provider = self.provider.as_deref().map(ProviderName::new).transpose()?;
-        let wanted = Wanted { providers: provider.as_ref().map(same), key_id };
+        let wanted = Wanted { providers: provider.as_ref().map(same), key_id, ..Wanted::default() };
         let found = Found(search(&wanted, &datastores)?);
         match self.json {
             true => out::json(&found.0)?,

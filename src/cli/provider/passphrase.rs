@@ -32,6 +32,11 @@ pub(in crate::cli) enum Purpose {
 }
 
 impl PassphraseSource {
+    /// The first line of a file, or the terminal.
+    pub(in crate::cli) fn of(passphrase_file: Option<PathBuf>) -> Self {
+        Self { passphrase_file }
+    }
+
     pub(in crate::cli) fn read(&self, purpose: Purpose) -> Result<Zeroizing<Vec<u8>>> {
         let passphrase = match self.passphrase_file.as_deref() {
             Some(path) if path == Path::new("-") => io::stdin()

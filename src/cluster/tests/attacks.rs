@@ -17,7 +17,7 @@ fn what_the_owner_of_the_board_forges_is_refused() {
         let mut document = session.document().clone();
         (document.epoch, document.previous) = (4, session.view.hash);
         change(&mut document);
-        document.sign(signer)
+        document.sign(std::slice::from_ref(signer))
     };
     let stranger = SigningKey::generate().unwrap();
     refused(forged(&stranger, &|_| {}), Kind::Denied, "is not one of the cluster prod");
@@ -83,7 +83,7 @@ fn an_envelope_opens_in_its_place_only_and_a_bad_one_is_replaced() {
     let host = session.document().members.iter().find(|member| member.host.name.as_str() == "h3").unwrap().host.clone();
     let (cluster, shared) = (session.document().cluster, session.document().providers[0].clone());
     drop(session);
-    let place = EnvelopeFor { cluster, provider: &shared.name, primary: shared.primary, host: host.uuid };
+    let place = EnvelopeFor { cluster, provider: &shared.name, primary: shared.newest().primary, host: host.uuid };
     let seal = |place: &EnvelopeFor<'_>, key: &[u8]| Envelope::seal(place, &host.seal_key, key).unwrap().encode();
     let mut flipped = good.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -159,18 +159,22 @@ fn what_a_host_says_counts_only_if_that_host_has_signed_it() {
 fn a_token_lets_one_host_in_once_and_not_late() {
     let site = Site::with_cluster();
     let config = |host: &str| site.config(host);
-    let token = || site.session("h1").unwrap().token(&site.admin).unwrap();
+    let token = || site.session("h1").unwrap().token(site.admins()).unwrap();
     let used = token();
     join::ask(&config("h2"), &used, &host_name("h2")).unwrap();
     refused(join::ask(&config("h3"), &used, &host_name("h3")), Kind::Denied, "the token was used already");
     let late = Timestamp::from_secs((Timestamp::now().since_1970() + TOKEN_LIFE + Duration::from_secs(2)).as_secs());
     let mut session = site.session("h1").unwrap();
-    refused(session.approve(&site.admin, "h2", late), Kind::Denied, "the token of host h2 ended at");
+    refused(session.approve(site.admins(), "h2", late), Kind::Denied, "the token of host h2 ended at");
     let other = SigningKey::generate().unwrap();
-    refused(session.approve(&other, "h2", Timestamp::now()), Kind::Denied, "is not by a token of this admin");
-    refused(session.token(&other), Kind::Denied, "is not one of the cluster prod");
-    session.approve(&site.admin, "h2", Timestamp::now()).unwrap();
-    refused(session.approve(&site.admin, "h2", Timestamp::now()), Kind::NotFound, "no host h2 asks");
+    refused(
+        session.approve(std::slice::from_ref(&other), "h2", Timestamp::now()),
+        Kind::Denied,
+        "is not by a token of this admin",
+    );
+    refused(session.token(std::slice::from_ref(&other)), Kind::Denied, "is not one of the cluster prod");
+    session.approve(site.admins(), "h2", Timestamp::now()).unwrap();
+    refused(session.approve(site.admins(), "h2", Timestamp::now()), Kind::NotFound, "no host h2 asks");
     drop(session);
     refused(join::ask(&config("h3"), &used, &host_name("h3")), Kind::Denied, "used already, by host h2");
     refused(join::ask(&config("h3"), &token(), &host_name("h2")), Kind::Exists, "has a host of the name h2");
@@ -226,8 +230,8 @@ fn two_admins_at_once_make_one_document_each() {
     let board = board::open(&site.board_place(), slow.document().cluster).unwrap();
     let mut second = slow.document().clone();
     (second.epoch, second.previous) = (4, slow.view.hash);
-    assert!(board.write_if_unchanged(&Key::document(4), None, &second.sign(&site.admin).unwrap()).unwrap());
-    refused(slow.share(&site.admin, &provider_name("one")), Kind::Busy, "at the same time");
+    assert!(board.write_if_unchanged(&Key::document(4), None, &second.sign(site.admins()).unwrap()).unwrap());
+    refused(slow.share(site.admins(), &provider_name("one")), Kind::Busy, "at the same time");
     drop(slow);
     site.share("h1", "one").unwrap();
     assert_eq!(site.session("h2").unwrap().document().epoch, 5);

@@ -1,21 +1,25 @@
 //! The cluster's document: who is in it and what its hosts share, signed by its admins.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use uuid::Uuid;
 
-use super::{HostIdentity, MAX_DOCUMENT_LEN, Name, TokenId, check_len, check_start, name, put_start, put_text, text};
+use super::provider::{SharedProvider, provider};
+use super::{HostIdentity, MAX_DOCUMENT_LEN, Name, TokenId, check_len, check_start_of, name, put_start_of, put_text};
 use crate::crypto::derive::sha256;
 use crate::crypto::sign::{self, SigningKey, verifies};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Reader, Writer};
-use crate::key::ProviderName;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTD";
+const VERSIONS: RangeInclusive<u16> = 1..=2;
 /// What a signature begins with, so that it is good for nothing else.
 const PURPOSE: &[u8] = b"vmcryptfs cluster document 1\0";
 const MAX_ADMINS: usize = 16;
 const MAX_MEMBERS: usize = 4096;
+/// Most primary keys that are not retired, over all providers: an acknowledgement names those that a host has.
+const MAX_PRIMARIES: usize = 255;
 
 /// The state of a cluster from one change to the next.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,6 +36,10 @@ pub struct Document {
     pub threshold: u8,
     /// Public keys of the admins, in ascending order.
     pub admins: Vec<[u8; sign::PUBLIC_LEN]>,
+    /// The epoch in which admins or threshold last changed; 0 if they never did.
+    pub admins_since: u64,
+    /// The epoch in which the admins last accepted a board that had gone back; 0 if they never did.
+    pub resumed: u64,
     /// All hosts that ever were members, by ascending UUID.
     pub members: Vec<Member>,
     /// What the hosts share, by ascending name.
@@ -49,6 +57,44 @@ pub struct Member {
     pub since: u64,
     /// The token that let it in; zeros for the first host.
     pub token: TokenId,
+    /// What else is known of a host that was removed.
+    pub removal: Removal,
+}
+
+/// What else is known of a host that was removed; nothing of one that is active.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Removal {
+    /// Others may have what it had.
+    pub compromised: bool,
+    /// Its guests have to end as well.
+    pub evicted: bool,
+    /// It will not say that it has wiped its keys: its media are destroyed, as an admin says.
+    pub presumed_destroyed: bool,
+}
+
+impl Removal {
+    const COMPROMISED: u8 = 1;
+    const EVICTED: u8 = 2;
+    const PRESUMED_DESTROYED: u8 = 4;
+
+    fn bits(self) -> u8 {
+        let bit = |is: bool, bit: u8| if is { bit } else { 0 };
+        bit(self.compromised, Self::COMPROMISED)
+            | bit(self.evicted, Self::EVICTED)
+            | bit(self.presumed_destroyed, Self::PRESUMED_DESTROYED)
+    }
+
+    fn of(bits: u8) -> Result<Self> {
+        if bits & !(Self::COMPROMISED | Self::EVICTED | Self::PRESUMED_DESTROYED) != 0 {
+            return Err(Error::new(Kind::Corrupt, format!("marks {bits:#x} of a removed host, expected at most 0x7")));
+        }
+        let is = |bit: u8| bits & bit != 0;
+        Ok(Self {
+            compromised: is(Self::COMPROMISED),
+            evicted: is(Self::EVICTED),
+            presumed_destroyed: is(Self::PRESUMED_DESTROYED),
+        })
+    }
 }
 
 /// Whether a host is a member.
@@ -58,19 +104,6 @@ pub enum MemberState {
     Active,
     /// It gets none, and has to wipe what it has.
     Removed,
-}
-
-/// A native provider whose primary key the hosts share.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct SharedProvider {
-    /// Its name, the same on all hosts.
-    pub name: ProviderName,
-    /// The UUID of its primary key.
-    pub primary: Uuid,
-    /// The epoch from which on it is shared.
-    pub since: u64,
-    /// What only the primary key gives: no host takes another one.
-    pub check: [u8; 32],
 }
 
 impl Document {
@@ -84,20 +117,31 @@ impl Document {
         self.members.iter().filter(|member| member.state == MemberState::Active)
     }
 
-    /// The document, signed by one admin.
+    /// The document, signed by these admins, each of them one of this document or of the one before.
     ///
     /// # Errors
-    /// `Invalid` when a limit of the format is exceeded, an order is broken, or the key is not an admin's.
-    pub fn sign(&self, admin: &SigningKey) -> Result<Vec<u8>> {
-        let body = self.body()?;
-        let index = self.admins.iter().position(|public| *public == admin.public()).ok_or_else(|| {
-            Error::new(Kind::Denied, format!("this admin key is not one of the cluster {}", self.name))
-        })?;
+    /// `Invalid` when a limit of the format is exceeded or an order is broken, `Denied` when version 1 does for the document and a
+    /// key is not one of its admins.
+    pub fn sign(&self, admins: &[SigningKey]) -> Result<Vec<u8>> {
+        let (version, body) = (self.version(), self.body()?);
+        let message = signed(&body);
+        let mut signatures = Vec::new();
+        for admin in admins {
+            let by = match version {
+                1 => vec![self.index_of(&admin.public())?],
+                _ => admin.public().to_vec(),
+            };
+            signatures.push((by, admin.sign(&message)));
+        }
+        signatures.sort();
+        signatures.dedup_by(|a, b| a.0 == b.0);
         let mut writer = Writer::default();
         writer.put(&body);
-        writer.count_u8(1, "signatures")?;
-        writer.count_u8(index, "admins")?;
-        writer.put(admin.sign(&signed(&body)));
+        writer.count_u8(signatures.len(), "signatures")?;
+        for (by, signature) in signatures {
+            writer.put(by);
+            writer.put(signature);
+        }
         let bytes = writer.bytes().to_vec();
         UnverifiedDocument::decode(&bytes).map_err(|error| {
             Error::with_source(Kind::Invalid, "this change gives a document that no host would take", error)
@@ -105,9 +149,26 @@ impl Document {
         Ok(bytes)
     }
 
+    /// Refuses a key that is not an admin's of this document. Returns its index.
+    fn index_of(&self, public: &[u8; sign::PUBLIC_LEN]) -> Result<u8> {
+        let index = self.admins.iter().position(|admin| admin == public).and_then(|index| u8::try_from(index).ok());
+        let message = || format!("this admin key is not one of the cluster {}", self.name);
+        index.ok_or_else(|| Error::new(Kind::Denied, message()))
+    }
+
+    /// Version 1, which every host reads, where that can say it.
+    pub fn version(&self) -> u16 {
+        let plain = self.admins_since == 0
+            && self.resumed == 0
+            && self.members.iter().all(|member| member.removal == Removal::default())
+            && self.providers.iter().all(|provider| provider.only().is_some());
+        if plain { 1 } else { 2 }
+    }
+
     fn body(&self) -> Result<Vec<u8>> {
+        let version = self.version();
         let mut writer = Writer::default();
-        put_start(&mut writer, &MAGIC);
+        put_start_of(&mut writer, &MAGIC, version);
         writer.put(self.epoch.to_le_bytes());
         writer.put(self.cluster.as_bytes());
         writer.put(self.previous);
@@ -115,20 +176,22 @@ impl Document {
         writer.put([self.threshold]);
         writer.count_u8(self.admins.len(), "admins")?;
         self.admins.iter().for_each(|admin| writer.put(admin));
+        if version > 1 {
+            writer.put(self.admins_since.to_le_bytes());
+            writer.put(self.resumed.to_le_bytes());
+        }
         writer.count_u16(self.members.len(), "members")?;
         for member in &self.members {
             writer.put([member.state.code()]);
+            if version > 1 {
+                writer.put([member.removal.bits()]);
+            }
             writer.put(member.since.to_le_bytes());
             writer.put(member.token.0);
             member.host.write(&mut writer)?;
         }
         writer.count_u8(self.providers.len(), "providers")?;
-        for provider in &self.providers {
-            writer.put(provider.primary.as_bytes());
-            writer.put(provider.since.to_le_bytes());
-            writer.put(provider.check);
-            put_text(&mut writer, provider.name.as_str())?;
-        }
+        self.providers.iter().try_for_each(|provider| provider.write(&mut writer, version))?;
         Ok(writer.bytes().to_vec())
     }
 
@@ -158,8 +221,17 @@ impl Document {
         if let Some(twice) = self.active().find(|member| !names.insert(&member.host.name)) {
             return wrong(format!("two active hosts of the name {}", twice.host.name));
         }
-        let sinces = self.members.iter().map(|member| member.since);
-        match sinces.chain(self.providers.iter().map(|provider| provider.since)).find(|since| *since > self.epoch) {
+        let marked = |member: &&Member| member.state == MemberState::Active && member.removal != Removal::default();
+        if let Some(member) = self.members.iter().find(marked) {
+            return wrong(format!("host {} is active and has marks of a removed one", member.host.name));
+        }
+        self.providers.iter().try_for_each(|provider| provider.check(self.epoch))?;
+        let primaries: usize = self.providers.iter().map(|provider| provider.in_use().count()).sum();
+        if primaries > MAX_PRIMARIES {
+            return wrong(format!("{primaries} primary keys that are not retired, expected at most {MAX_PRIMARIES}"));
+        }
+        let sinces = self.members.iter().map(|member| member.since).chain([self.admins_since, self.resumed]);
+        match sinces.into_iter().find(|since| *since > self.epoch) {
             Some(since) => wrong(format!("something is so since epoch {since}, which is after epoch {}", self.epoch)),
             None => Ok(()),
         }
@@ -188,34 +260,42 @@ pub struct UnverifiedDocument {
     document: Document,
     hash: [u8; 32],
     body: Vec<u8>,
-    signatures: Vec<(u8, [u8; sign::SIGNATURE_LEN])>,
+    signatures: Vec<Signature>,
+}
+
+struct Signature {
+    /// `None`: by an admin that the document does not have.
+    by: Option<[u8; sign::PUBLIC_LEN]>,
+    signature: [u8; sign::SIGNATURE_LEN],
 }
 
 impl UnverifiedDocument {
     /// Checks everything that needs no other document.
     ///
     /// # Errors
-    /// `Corrupt` for bytes that no version 1 document has, `Unsupported` for a later version.
+    /// `Corrupt` for bytes that no document of version 1 or 2 has, `Unsupported` for a later version.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         check_len(bytes, MAX_DOCUMENT_LEN, "a cluster document")?;
         let mut reader = Reader::new(bytes);
-        check_start(&mut reader, MAGIC, "a cluster document")?;
+        let version = check_start_of(&mut reader, MAGIC, VERSIONS, "a cluster document")?;
         let epoch = reader.u64()?;
         let cluster = Uuid::from_bytes(reader.array()?);
         let previous = reader.array()?;
         let name = name(&mut reader, "cluster")?;
         let threshold = reader.u8()?;
-        let admins = (0..reader.u8()?).map(|_| reader.array()).collect::<Result<_>>()?;
-        let members = (0..reader.u16()?).map(|_| member(&mut reader)).collect::<Result<_>>()?;
-        let providers = (0..reader.u8()?).map(|_| provider(&mut reader)).collect::<Result<_>>()?;
-        let document = Document { epoch, cluster, previous, name, threshold, admins, members, providers };
+        let admins: Vec<_> = (0..reader.u8()?).map(|_| reader.array()).collect::<Result<_>>()?;
+        let (admins_since, resumed) = if version > 1 { (reader.u64()?, reader.u64()?) } else { (0, 0) };
+        let members = (0..reader.u16()?).map(|_| member(&mut reader, version)).collect::<Result<_>>()?;
+        let providers = (0..reader.u8()?).map(|_| provider(&mut reader, version)).collect::<Result<_>>()?;
+        let document =
+            Document { epoch, cluster, previous, name, threshold, admins, admins_since, resumed, members, providers };
         document.check()?;
-        let body = document.body()?; // the encoding is unique, so this is what stands there
-        let signatures = (0..reader.u8()?).map(|_| Ok((reader.u8()?, reader.array()?))).collect::<Result<Vec<_>>>()?;
-        reader.end()?;
-        if !signatures.is_sorted_by(|a, b| a.0 < b.0) {
-            return Err(Error::new(Kind::Corrupt, "signatures are not in ascending order, each once"));
+        if document.version() != version {
+            return Err(Error::new(Kind::Corrupt, "a document of version 2 that says nothing which version 1 cannot"));
         }
+        let body = document.body()?; // the encoding is unique, so this is what stands there
+        let signatures = signatures(&mut reader, version, &document.admins)?;
+        reader.end()?;
         Ok(Self { hash: sha256(&body), document, body, signatures })
     }
 
@@ -254,48 +334,95 @@ impl UnverifiedDocument {
         if before.epoch.checked_add(1) != Some(found.epoch) || found.previous != *hash {
             return wrong(format!("document {} does not follow document {}", found.epoch, before.epoch));
         }
-        if found.admins != before.admins || found.threshold != before.threshold {
-            return wrong("it has other admins than the document before it".into());
+        let same_admins = found.admins == before.admins && found.threshold == before.threshold;
+        if found.admins_since != if same_admins { before.admins_since } else { found.epoch } {
+            return wrong("it has other admins than the document before it, and does not say so".into());
         }
+        if found.resumed != before.resumed {
+            return wrong("it says that a board was accepted, in the place of the next document".into());
+        }
+        self.require_signatures(before)?;
+        self.signed_by_its_admins()
+    }
+
+    /// The document, if the admins of this one that a host has seen say by it that a board which has gone back is accepted.
+    ///
+    /// # Errors
+    /// `Denied` when it is of another cluster or not later than what was seen, or too few have signed.
+    pub fn resuming(self, seen: &Document) -> Result<Document> {
+        let found = &self.document;
+        if found.cluster != seen.cluster || found.name != seen.name {
+            return Err(Error::new(Kind::Denied, format!("it is of cluster {} ({})", found.name, found.cluster)));
+        }
+        if found.resumed != found.epoch || found.epoch <= seen.epoch {
+            let (epoch, seen) = (found.epoch, seen.epoch);
+            let message =
+                format!("document {epoch} does not accept the board for a host that has seen document {seen}");
+            return Err(Error::new(Kind::Denied, message));
+        }
+        self.require_signatures(seen)?;
         self.signed_by_its_admins()
     }
 
     fn signed_by_its_admins(self) -> Result<Document> {
+        self.require_signatures(&self.document)?;
+        Ok(self.document)
+    }
+
+    /// As many admins of a document as that demands.
+    fn require_signatures(&self, of: &Document) -> Result<()> {
         let message = signed(&self.body);
-        let by_admin = |(index, signature): &&(u8, _)| {
-            self.document.admins.get(usize::from(*index)).is_some_and(|admin| verifies(admin, &message, signature))
+        let is_good = |signature: &&Signature| {
+            signature.by.is_some_and(|by| of.admins.contains(&by) && verifies(&by, &message, &signature.signature))
         };
-        let good = self.signatures.iter().filter(by_admin).count();
-        let needed = usize::from(self.document.threshold);
-        if good < needed {
-            return Err(Error::new(
+        let good = self.signatures.iter().filter(is_good).count();
+        let needed = usize::from(of.threshold);
+        match good < needed {
+            true => Err(Error::new(
                 Kind::Denied,
                 format!(
                     "{good} of {} signatures are by admins of the cluster, expected {needed}",
                     self.signatures.len()
                 ),
-            ));
+            )),
+            false => Ok(()),
         }
-        Ok(self.document)
     }
+}
+
+/// Version 1 has the index of an admin, version 2 the admin's key: who leaves signs as well.
+fn signatures(reader: &mut Reader<'_>, version: u16, admins: &[[u8; sign::PUBLIC_LEN]]) -> Result<Vec<Signature>> {
+    let mut signatures = Vec::new();
+    let mut last: Option<Vec<u8>> = None;
+    for _ in 0..reader.u8()? {
+        let (order, by) = match version {
+            1 => {
+                let index = reader.u8()?;
+                (vec![index], admins.get(usize::from(index)).copied())
+            }
+            _ => {
+                let by: [u8; sign::PUBLIC_LEN] = reader.array()?;
+                (by.to_vec(), Some(by))
+            }
+        };
+        if last.as_ref().is_some_and(|last| *last >= order) {
+            return Err(Error::new(Kind::Corrupt, "signatures are not in ascending order, each once"));
+        }
+        last = Some(order);
+        signatures.push(Signature { by, signature: reader.array()? });
+    }
+    Ok(signatures)
 }
 
 fn signed(body: &[u8]) -> Vec<u8> {
     [PURPOSE, body].concat()
 }
 
-fn member(reader: &mut Reader<'_>) -> Result<Member> {
+fn member(reader: &mut Reader<'_>, version: u16) -> Result<Member> {
     let state = MemberState::of(reader.u8()?)?;
+    let removal = if version > 1 { Removal::of(reader.u8()?)? } else { Removal::default() };
     let since = reader.u64()?;
     let token = TokenId(reader.array()?);
     let host = HostIdentity::read(reader).context(|| "a member".into())?;
-    Ok(Member { host, state, since, token })
-}
-
-fn provider(reader: &mut Reader<'_>) -> Result<SharedProvider> {
-    let primary = Uuid::from_bytes(reader.array()?);
-    let (since, check) = (reader.u64()?, reader.array()?);
-    let name = ProviderName::new(text(reader, "provider")?);
-    let name = name.map_err(|error| Error::with_source(Kind::Corrupt, "a shared provider", error))?;
-    Ok(SharedProvider { name, primary, since, check })
+    Ok(Member { host, state, since, token, removal })
 }

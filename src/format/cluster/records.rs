@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
-use super::{HostIdentity, MAX_RECORD_LEN, TokenId, check_len, check_start, put_start, put_text};
+use super::{
+    HostIdentity, MAX_RECORD_LEN, TokenId, check_len, check_start, check_start_of, put_start, put_start_of, put_text,
+};
 use crate::crypto::derive::{hmac, hmac_verifies};
 use crate::crypto::hpke::{self, SealKey, Sealed};
 use crate::crypto::sign::{self, SigningKey, verifies};
@@ -174,6 +176,8 @@ pub struct Ack {
     pub time: Timestamp,
     /// The shared primary keys that it has, in ascending order.
     pub holds: Vec<Uuid>,
+    /// Those by which it makes new keys, in ascending order; none where the document has one generation of each.
+    pub makes: Vec<Uuid>,
 }
 
 impl Ack {
@@ -182,8 +186,9 @@ impl Ack {
     /// # Errors
     /// `Invalid` when it holds more than 255 keys.
     pub fn encode(&self, host: &SigningKey) -> Result<Vec<u8>> {
+        let version = if self.makes.is_empty() { 1 } else { 2 };
         let mut writer = Writer::default();
-        put_start(&mut writer, &ACK_MAGIC);
+        put_start_of(&mut writer, &ACK_MAGIC, version);
         writer.put(self.cluster.as_bytes());
         writer.put(self.host.as_bytes());
         writer.put(self.epoch.to_le_bytes());
@@ -191,6 +196,10 @@ impl Ack {
         writer.put(self.time.since_1970().as_secs().to_le_bytes());
         writer.count_u8(self.holds.len(), "primary keys")?;
         self.holds.iter().for_each(|uuid| writer.put(uuid.as_bytes()));
+        if version > 1 {
+            writer.count_u8(self.makes.len(), "primary keys")?;
+            self.makes.iter().for_each(|uuid| writer.put(uuid.as_bytes()));
+        }
         let body = writer.bytes().to_vec();
         Ok([body.as_slice(), &host.sign(&[ACK_PURPOSE, &body].concat())].concat())
     }
@@ -201,27 +210,39 @@ impl Ack {
     /// `Corrupt` for bytes that no version 1 acknowledgement has, `Unsupported` for a later version, `Denied` when it is
     /// not of this cluster and host, or not signed by it.
     pub fn decode(bytes: &[u8], cluster: Uuid, host: &HostIdentity) -> Result<Self> {
-        check_len(bytes, MAX_RECORD_LEN + 256 * 16, "an acknowledgement")?;
+        check_len(bytes, MAX_RECORD_LEN + 512 * 16, "an acknowledgement")?;
         let mut reader = Reader::new(bytes);
-        check_start(&mut reader, ACK_MAGIC, "an acknowledgement")?;
+        let version = check_start_of(&mut reader, ACK_MAGIC, 1..=2, "an acknowledgement")?;
         let found = Self {
             cluster: Uuid::from_bytes(reader.array()?),
             host: Uuid::from_bytes(reader.array()?),
             epoch: reader.u64()?,
             document: reader.array()?,
             time: Timestamp::from_secs(reader.u64()?),
-            holds: (0..reader.u8()?).map(|_| reader.array().map(Uuid::from_bytes)).collect::<Result<_>>()?,
+            holds: uuids(&mut reader)?,
+            makes: if version > 1 { uuids(&mut reader)? } else { Vec::new() },
         };
         let signature: [u8; sign::SIGNATURE_LEN] = reader.array().context(|| "its signature".into())?;
         reader.end()?;
         let body = &bytes[..bytes.len() - signature.len()];
-        if !found.holds.is_sorted_by(|a, b| a < b) {
-            return Err(Error::new(Kind::Corrupt, "primary keys are not in ascending order, each once"));
+        if version > 1 && found.makes.is_empty() {
+            return Err(Error::new(
+                Kind::Corrupt,
+                "an acknowledgement of version 2 that says nothing which version 1 cannot",
+            ));
         }
         let is_signed = verifies(&host.sign_key, &[ACK_PURPOSE, body].concat(), &signature);
         if found.cluster != cluster || found.host != host.uuid || !is_signed {
             return Err(Error::new(Kind::Denied, format!("an acknowledgement that host {} did not write", host.name)));
         }
         Ok(found)
+    }
+}
+
+fn uuids(reader: &mut Reader<'_>) -> Result<Vec<Uuid>> {
+    let uuids: Vec<Uuid> = (0..reader.u8()?).map(|_| reader.array().map(Uuid::from_bytes)).collect::<Result<_>>()?;
+    match uuids.is_sorted_by(|a, b| a < b) {
+        true => Ok(uuids),
+        false => Err(Error::new(Kind::Corrupt, "primary keys are not in ascending order, each once")),
     }
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
+use crate::provider::generations::{Generations, Standing};
 use crate::provider::kek_share::{KekShare, kek_of};
 use crate::provider::kind::{self, Arguments, Configured, KEK_SHARE, ProviderKind, Settings, Usage};
 use crate::provider::primary_key::{self, PrimaryKey};
@@ -53,9 +54,11 @@ impl ProviderKind for Native {
     }
 
     fn open(&self, provider: &Configured<'_>) -> Result<Arc<dyn KeyProvider>> {
-        let primary = PrimaryKey::load(&file(provider)?)?;
+        let generations = Generations::of(file(provider)?);
+        let primary = generations.current()?;
         Ok(Arc::new(NativeProvider {
             share: provider.kek_share()?,
+            generations: Some(generations),
             ..NativeProvider::new(provider.name.clone(), primary)
         }))
     }
@@ -88,24 +91,22 @@ fn file(provider: &Configured<'_>) -> Result<PathBuf> {
 pub struct NativeProvider {
     name: ProviderName,
     primary: PrimaryKey,
+    /// Where its primary keys are; `None`: it has no other one, and none will come.
+    generations: Option<Generations>,
     share: Option<KekShare>,
 }
 
 impl NativeProvider {
     /// The provider of this name: KEKs are named after it.
     pub fn new(name: ProviderName, primary: PrimaryKey) -> Self {
-        Self { name, primary, share: None }
+        Self { name, primary, generations: None, share: None }
     }
 
-    fn wrapped_kek(&self, key_id: &KeyId) -> Result<Vec<u8>> {
-        let (owner, wrapped) = parse_id(key_id.id()).ok_or_else(|| {
+    /// The primary key of a generation that is not in memory.
+    fn other(&self, owner: Uuid) -> Result<PrimaryKey> {
+        let found = self.generations.as_ref().map(|generations| generations.find(owner)).transpose()?;
+        found.flatten().map(|(_, primary)| primary).ok_or_else(|| {
             Error::new(
-                Kind::Corrupt,
-                format!("damaged key id {:?}, expected <uuid of a primary key>/<wrapped KEK>", key_id.id()),
-            )
-        })?;
-        if owner != self.primary.uuid() {
-            return Err(Error::new(
                 Kind::KeyUnavailable,
                 format!(
                     "this key id belongs to primary key {owner}; provider {} of this host has {}: restore the backup \
@@ -113,17 +114,19 @@ impl NativeProvider {
                     self.name,
                     self.primary.uuid()
                 ),
-            ));
-        }
-        Ok(wrapped)
+            )
+        })
     }
 }
 
 impl KeyProvider for NativeProvider {
+    /// The primary key may be another one than when this was opened: its cluster has rotated it, or has wiped it.
     fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let now = self.generations.as_ref().map(Generations::current).transpose()?;
+        let primary = now.as_ref().unwrap_or(&self.primary);
         let kek = LocalKek::random()?;
-        let wrapped = BASE64URL_NOPAD.encode(&self.primary.kek().wrap_key(kek.bytes())?);
-        let id = format!("{}/{wrapped}", self.primary.uuid().hyphenated());
+        let wrapped = BASE64URL_NOPAD.encode(&primary.kek().wrap_key(kek.bytes())?);
+        let id = format!("{}/{wrapped}", primary.uuid().hyphenated());
         Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek_of(kek, self.share.as_ref())?)))
     }
 
@@ -134,15 +137,29 @@ impl KeyProvider for NativeProvider {
                 format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
             ));
         }
-        let kek =
-            self.primary.kek().unwrap_key(&self.wrapped_kek(key_id)?).and_then(LocalKek::new).map_err(|error| {
-                Error::with_source(
-                    Kind::Corrupt,
-                    format!("damaged key id: its KEK does not unwrap under primary key {}", self.primary.uuid()),
-                    error,
-                )
-            })?;
+        let (owner, wrapped) = parse_id(key_id.id()).ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                format!("damaged key id {:?}, expected <uuid of a primary key>/<wrapped KEK>", key_id.id()),
+            )
+        })?;
+        let other = if owner == self.primary.uuid() { None } else { Some(self.other(owner)?) };
+        let primary = other.as_ref().unwrap_or(&self.primary);
+        let kek = primary.kek().unwrap_key(&wrapped).and_then(LocalKek::new).map_err(|error| {
+            Error::with_source(
+                Kind::Corrupt,
+                format!("damaged key id: its KEK does not unwrap under primary key {}", primary.uuid()),
+                error,
+            )
+        })?;
         Ok(Arc::new(kek_of(kek, self.share.as_ref())?))
+    }
+
+    fn is_superseded(&self, key_id: &KeyId) -> Result<bool> {
+        let (Some((owner, _)), Some(generations)) = (parse_id(key_id.id()), &self.generations) else {
+            return Ok(false);
+        };
+        Ok(generations.find(owner)?.is_some_and(|(standing, _)| standing == Standing::Former))
     }
 }
 
