@@ -18,6 +18,7 @@ pub mod keys_in_memory;
 pub mod look;
 mod manifest;
 pub mod mount;
+pub mod old_generations;
 pub mod provider;
 mod unlocking;
 pub mod unmount;

@@ -1,6 +1,7 @@
 //! `rekey`: a new key for a VM folder, or with `--deep` for its data as well.
 
 mod deep;
+mod old_generations;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,8 @@ use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs rekey web01\n  vmcryptfs rekey web01 --provider kms2\n  \
     vmcryptfs rekey web01/data.raw\n  \
-    vmcryptfs rekey --deep web01 --disk data.raw --rate 100M\n\n\
+    vmcryptfs rekey --deep web01 --disk data.raw --rate 100M\n  \
+    vmcryptfs rekey --old-generations /vms\n\n\
     The provider makes a new key, and the data keys of the home and of all disks are wrapped by it, snapshots included.\n\
     Data is unchanged, so it takes no longer for large disks, and guests may run. What was wrapped by the former key\n\
     is destroyed in all headers; other slots (`vmcryptfs key list`) are kept. After an interruption, run it again.\n\n\
@@ -37,6 +39,9 @@ pub(super) struct RekeyArgs {
     /// Provider of the new key [default: that of the present key]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
+    /// COMPONENT is a datastore: rekey every VM below it that has a key of a former primary key of its provider
+    #[arg(long, conflicts_with_all = ["disks", "provider"])]
+    old_generations: bool,
     /// New data keys as well: every sector of the disks, and every file of the home, is re-encrypted
     #[arg(long)]
     deep: bool,
@@ -54,6 +59,9 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     }
     // Every component remains open until all are done.
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;
+    if args.old_generations {
+        return old_generations::run(args, config);
+    }
     if args.deep { deep::run(args, config) } else { shallow(args, config) }
 }
 

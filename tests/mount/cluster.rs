@@ -77,11 +77,70 @@ fn a_vm_of_one_host_opens_on_another_until_that_is_removed() {
     let told = |host: &Host, operation: &str| {
         host.events().iter().filter(|event| event["operation"] == operation && event["result"] == "ok").count()
     };
-    assert_eq!((told(&second, "cluster-join"), told(&second, "cluster-sync")), (1, 3), "received, sealed, wiped");
+    assert_eq!(
+        (told(&second, "cluster-join"), told(&second, "cluster-sync")),
+        (1, 2),
+        "received, wiped; the first host says that it has the key"
+    );
     assert_eq!((told(&first, "cluster-approve"), told(&first, "cluster-remove")), (1, 1));
 }
 
 fn walk(folder: &str) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(path.to_str().unwrap()) } else { vec![path] }).collect()
+}
+
+/// A VM gets a key of the new generation while it is in use, and the former one ends on both hosts.
+#[test]
+fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
+    let (first, second) = (bare(), bare());
+    let (board, vms) = (first.path("board"), first.path("vms"));
+    fs::create_dir(board).unwrap();
+    fs::create_dir(vms).unwrap();
+    fs::write(first.path("passphrase"), "correct horse\n").unwrap();
+    let admin = Admin { key: first.path("admin.key"), passphrase: first.path("passphrase") };
+    admin.run(&first, &["init", "prod", "--board", &format!("folder:{board}"), "--name", "kvm1"]);
+    first.run(&["provider", "add", "native", "shared"]);
+    admin.run(&first, &["share", "shared"]);
+    fs::write(second.path("token"), admin.run(&first, &["token"])).unwrap();
+    second.run(&["cluster", "join", "--token-file", second.path("token"), "--name", "kvm2"]);
+    admin.run(&first, &["approve", "kvm2"]);
+    second.run(&["cluster", "sync"]);
+    let vm = first.path("vms/web01");
+    first.run(&["create", vm]);
+    first.run(&["create-disk", first.path("vms/web01/root.raw"), "--size", "1M"]);
+    let mount = second.mount(vm, &[]);
+    fs::write(mount.path("root.raw"), [7; 4096]).unwrap();
+
+    let rotated = admin.run(&first, &["rotate", "shared"]);
+    assert!(rotated.contains("generation 2 of provider shared is primary key"), "{rotated}");
+    let retire = [
+        "cluster",
+        "retire",
+        "shared",
+        "--datastore",
+        vms,
+        "--admin-key",
+        admin.key,
+        "--passphrase-file",
+        admin.passphrase,
+    ];
+    first.refuses(&retire, 7, "a former primary key is needed by");
+    second.run(&["cluster", "sync"]);
+    let current = first.run(&["cluster", "sync"]);
+    assert!(current.contains("shared: new keys are made by primary key"), "{current}");
+    let rekeyed = second.run(&["rekey", "--old-generations", vms]);
+    assert!(rekeyed.contains("1 VM had a key of a former primary key"), "{rekeyed}");
+    assert!(second.run(&["rekey", "--old-generations", vms]).contains("0 VMs had keys"));
+    fs::write(mount.path("root.raw"), [8; 4096]).unwrap();
+    first.run(&retire);
+    assert!(second.run(&["cluster", "sync"]).contains("shared: wiped primary key"));
+    fs::write(mount.path("root.raw"), [9; 4096]).unwrap();
+    mount.unmount();
+    let mount = first.mount(vm, &[]);
+    assert_eq!(fs::read(mount.path("root.raw")).unwrap()[..4096], [9; 4096]);
+    mount.unmount();
+    for host in [&first, &second] {
+        assert!(walk(host.path("config/keys/shared.former")).is_empty());
+    }
 }

@@ -1,0 +1,103 @@
+//! `rekey --old-generations`: every VM of a datastore that has a key of a former primary key gets another one.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::RekeyArgs;
+use crate::cli::progress::Shown;
+use crate::cli::{out, place};
+use crate::control::vm_task::VmTask;
+use crate::error::{Error, Kind, Result};
+use crate::key::KeyName;
+use crate::operations::old_generations::search;
+use crate::provider::Providers;
+use crate::text::{self, Show};
+use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
+use crate::work::rekey::{Rekey, Rekeyed};
+
+/// What was done. Field names are part of the stable JSON output.
+#[derive(Default, Serialize)]
+struct Report {
+    /// What has another key now.
+    rekeyed: Vec<Replaced>,
+    /// What has not, and why.
+    failed: Vec<Failed>,
+    /// What was rekeyed and has a former key in a further slot.
+    remaining: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Replaced {
+    path: String,
+    key: KeyName,
+}
+
+#[derive(Serialize)]
+struct Failed {
+    path: String,
+    reason: String,
+    #[serde(skip)]
+    kind: Kind,
+}
+
+pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
+    let datastore = &args.folder;
+    place::refuse_mounted(datastore)?;
+    let old = search(datastore, &Providers::load(config)?)?;
+    let mut shown = Shown::new()?;
+    let mut report = Report::default();
+    for path in old.found {
+        match rekey(args, &path, config, &mut shown) {
+            Ok(key) => report.rekeyed.push(Replaced { path: path.shown().to_string(), key }),
+            Err(error) if error.kind() == Kind::Stopped => return Err(error),
+            Err(error) => report.failed.push(failed(&path, error.kind(), error.chain())),
+        }
+    }
+    drop(shown);
+    report.failed.extend(old.unreadable.into_iter().map(|(path, kind, reason)| failed(&path, kind, reason)));
+    let after = search(datastore, &Providers::load(config)?)?.found;
+    let after: Vec<String> = after.iter().map(|path| path.shown().to_string()).collect();
+    report.remaining = after.into_iter().filter(|path| report.rekeyed.iter().any(|done| done.path == *path)).collect();
+    print(args, &report)
+}
+
+fn failed(path: &Path, kind: Kind, reason: String) -> Failed {
+    Failed { path: path.shown().to_string(), reason, kind }
+}
+
+fn rekey(args: &RekeyArgs, path: &Path, config: &Path, shown: &mut Shown) -> Result<KeyName> {
+    let folder: PathBuf = path.to_path_buf();
+    if args.deep {
+        let task = VmTask::DeepRekey { folder, task: DeepRekey { rate: args.rate, ..DeepRekey::default() } };
+        return task.run(config, &mut |progress| shown.advanced(progress)).map(|done: DeepRekeyed| done.key);
+    }
+    let task = VmTask::Rekey { folder, task: Rekey::default() };
+    task.run(config, &mut |progress| shown.advanced(progress)).map(|done: Rekeyed| done.key)
+}
+
+fn print(args: &RekeyArgs, report: &Report) -> Result<()> {
+    if args.json {
+        out::json(report)?;
+    } else {
+        report.rekeyed.iter().for_each(|done| println!("{}: new key {}", done.path, done.key));
+        println!("{} of a former primary key.", text::count(report.rekeyed.len(), "VM had a key", "VMs had keys"));
+    }
+    for failed in &report.failed {
+        eprintln!("{}: {}", failed.path, failed.reason);
+    }
+    for path in &report.remaining {
+        eprintln!("{path}: a further slot has a former key: `vmcryptfs key list`, then `key remove` and `key add`");
+    }
+    match (report.failed.first(), report.remaining.len()) {
+        (Some(first), _) => {
+            let objects = text::count(report.failed.len(), "object", "objects");
+            Err(Error::new(first.kind, format!("{objects} could not be rekeyed, and may need a former key")))
+        }
+        (None, 0) => Ok(()),
+        (None, left) => {
+            let objects = text::count(left, "object still has a former key", "objects still have former keys");
+            Err(Error::new(Kind::Exists, format!("{objects} in a further slot")))
+        }
+    }
+}
