@@ -117,12 +117,13 @@ impl GoneBack {
             KnownBy::Server(key_id) => format!("the server of key {key_id} remembers"),
             KnownBy::ListOfDisks => "the VM's list of disks has".to_owned(),
         };
-        let (seen, there) = (self.seen.describe(), self.there.describe());
+        let (seen, there) = (self.there.describe_record(&self.seen), self.there.describe());
+        let of = if self.there.is_list { "the list of its disks: " } else { "" };
         let lost = match self.seen.features & !self.there.features {
             0 => "",
             _ => ", without what `upgrade` added",
         };
-        format!("{by} {seen}, and what is there is older: {there}{lost}")
+        format!("{of}{by} {seen}, and what is there is older: {there}{lost}")
     }
 
     /// As what it is refused with.
@@ -192,6 +193,34 @@ impl Memory {
         }
         drop(state);
         Past { memory: Arc::clone(self), floor, gone_back }
+    }
+
+    /// As [`meet`](Self::meet), for the list of a home's disks, whose newest copy may not be durable: `durable` is what a power cut
+    /// leaves at least, if that is known, and what is remembered.
+    pub fn meet_list(self: &Arc<Self>, there: &Point, durable: Option<Point>) -> Past {
+        let mut state = self.current();
+        let gone_back = state.table.compare(there).or_else(|| self.servers.compare(there));
+        // Before its first change nothing could be put back.
+        if gone_back.is_none()
+            && let Some(durable) = durable.filter(|durable| durable.sequence > 1)
+        {
+            let is_ahead = |(_, seen): (KeyId, Record)| seen.is_ahead_of(&durable);
+            if !self.servers.remembered(&durable).is_some_and(is_ahead) {
+                self.servers.follow(&durable);
+            }
+            if state.table.compare(&durable).is_none() && state.table.follow(&durable) {
+                state.met.push(durable);
+            }
+        }
+        drop(state);
+        Past { memory: Arc::clone(self), floor: None, gone_back }
+    }
+
+    /// The largest sequence of the list of a home's disks that is known here.
+    pub fn list_sequence(&self, there: &Point) -> u64 {
+        let shared = self.servers.remembered(there).map(|(_, record)| record.sequence);
+        let known = self.current().table.get(there.uuid).map(|record| record.sequence);
+        known.max(shared).unwrap_or_default()
     }
 
     /// As [`meet`](Self::meet), for what is only to be let through.

@@ -97,7 +97,7 @@ impl Vm {
         let home = self.home().header;
         let dek = self.keyring.dek(&home).unwrap();
         let dir = folder::open_dir(&self.path("")).unwrap();
-        let owner = Owner::of(&dir, &home.verify(&dek).unwrap(), &dek, &FileLocks).unwrap();
+        let owner = Owner::of(&dir, (&home.verify(&dek).unwrap(), &dek), &FileLocks, self.keyring.memory()).unwrap();
         let keys = (&self.keyring, &owner, &[][..]); // wherever it lies
         vm_disk::open(FileStorage::new(file), Access::Write, keys, Engine::default(), BackingIo::Buffered).unwrap().0
     }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::crypto::derive;
 use crate::error::{Context, Error, Kind, Result};
+use crate::format::header::STATE_MARK_LEN;
 use crate::format::{Reader, Writer};
 use crate::key::Dek;
 use crate::sys::SecretBytes;
@@ -66,18 +67,7 @@ impl MembersKey {
     /// # Errors
     /// `Invalid` for a list that is longer than a copy may be.
     pub fn encode(&self, list: &MemberList) -> Result<Vec<u8>> {
-        let mut body = Writer::default();
-        for (uuid, member) in &list.disks {
-            body.put(uuid.as_bytes());
-            body.put(member.dek_generation.to_le_bytes());
-            body.put(member.sequence.to_le_bytes());
-            body.count_u16(member.names.len(), "names of a disk")?;
-            for (name, is_settled) in &member.names {
-                body.put([if *is_settled { SETTLED } else { CHANGING }]);
-                body.count_u16(name.as_os_str().len(), "bytes of a disk's path")?;
-                body.put(name.as_os_str().as_bytes());
-            }
-        }
+        let body = encode_body(list)?;
         let body_len = u32::try_from(body.bytes().len()).ok();
         let body_len = body_len.filter(|_| FIXED_LEN + body.bytes().len() + TAG_LEN <= MAX_COPY_LEN);
         let body_len = body_len.ok_or_else(|| too_long(list.disks.len()))?;
@@ -137,6 +127,31 @@ impl MembersKey {
         body.end().context(|| "list of disks".into())?;
         Ok(list)
     }
+}
+
+fn encode_body(list: &MemberList) -> Result<Writer> {
+    let mut body = Writer::default();
+    for (uuid, member) in &list.disks {
+        body.put(uuid.as_bytes());
+        body.put(member.dek_generation.to_le_bytes());
+        body.put(member.sequence.to_le_bytes());
+        body.count_u16(member.names.len(), "names of a disk")?;
+        for (name, is_settled) in &member.names {
+            body.put([if *is_settled { SETTLED } else { CHANGING }]);
+            body.count_u16(name.as_os_str().len(), "bytes of a disk's path")?;
+            body.put(name.as_os_str().as_bytes());
+        }
+    }
+    Ok(body)
+}
+
+/// Tells what a list says, its sequence aside, from what another one of the same home says.
+///
+/// # Errors
+/// `Invalid` for names that fit into no list.
+pub fn state_mark(list: &MemberList) -> Result<[u8; STATE_MARK_LEN]> {
+    let digest = derive::sha256(encode_body(list)?.bytes());
+    Ok(*digest.first_chunk().expect("a digest is longer than a mark"))
 }
 
 fn decode_member(body: &mut Reader<'_>) -> Result<(Uuid, Member)> {

@@ -71,8 +71,8 @@ impl Operation for AcceptRollback<'_> {
         let home = home_header(&dir);
         let ids = found.iter().filter_map(FoundComponent::unverified).chain(home.iter().map(|home| &home.header));
         let keks = self.providers.fetch_all(ids.flat_map(|header| header.claims().slots.key_ids().cloned()));
-        let owner = home.as_ref().ok().and_then(|home| owner(&dir, home, &keks).ok());
         let memory = Memory::of(self.providers);
+        let owner = home.as_ref().ok().and_then(|home| owner(&dir, home, &keks, &memory).ok());
         let mut accepted = Vec::new();
         trail.in_parts();
         for found in found {
@@ -97,6 +97,8 @@ impl Operation for AcceptRollback<'_> {
                 what.push(gone_back.describe());
             }
             if component == Component::Home {
+                let list = owner.as_ref().map(Owner::accept_list).transpose().context(|| "its list of disks".into())?;
+                what.extend(list.flatten().map(|gone_back| gone_back.describe()));
                 what.extend(accept_manifest(&dir, &stored, &keks, &memory).context(|| "its manifest".into())?);
             }
             if what.is_empty() {
@@ -150,9 +152,9 @@ fn home_header(dir: &File) -> Result<StoredHeader> {
 }
 
 /// What says of the disks of a home how far they are at least.
-fn owner(dir: &File, home: &StoredHeader, keks: &FetchedKeks) -> Result<Owner> {
+fn owner(dir: &File, home: &StoredHeader, keks: &FetchedKeks, memory: &Arc<Memory>) -> Result<Owner> {
     let dek = keyring::unlock(&home.header, keks)?;
-    Owner::of(dir, &home.header.clone().verify(&dek)?, &dek, &FileLocks)
+    Owner::of(dir, (&home.header.clone().verify(&dek)?, &dek), &FileLocks, memory)
 }
 
 /// How far a component is, proven with its key.

@@ -15,6 +15,7 @@ use crate::key::ProviderName;
 use crate::operations::manifest::{Meaning, keeping_manifest};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::seen::Memory;
 use crate::storage::claims::FileLocks;
 use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
@@ -113,7 +114,7 @@ impl Operation for CreateDisk<'_> {
         let dek = keyring::unlock_by(&home.header, &providers)
             .context(|| format!("unlocking the home of {}", parent.shown()))?;
         let home = home.header.verify(&dek)?;
-        let owner = Owner::of(&dir, &home, &dek, &FileLocks)?;
+        let owner = Owner::of(&dir, (&home, &dek), &FileLocks, &Memory::of(&providers))?;
         let (key_id, kek) = keyring::first_kek(&home, &providers)?;
         trail.event().key(&key_id);
         let home_keys = HomeKeys::new(&dek)?;

@@ -53,7 +53,7 @@ impl Operation for ReadVmdks<'_> {
         let header = home.header.clone().verify(&dek)?;
         trail.event().uuid(header.uuid);
         let keys = HomeKeys::of(&header, &dek)?; // in a deep rekey, files may be under either DEK
-        let owner = Owner::of(dir, &header, &dek, &FileLocks)?;
+        let owner = Owner::of(dir, (&header, &dek), &FileLocks, keyring.memory())?;
         Ok(vmdk::vmdks(dir, files, (&keys, &owner), &keyring))
     }
 }

@@ -49,6 +49,8 @@ pub struct Point {
     pub(super) cursor: Option<u64>,
     /// The keys that open it.
     pub(super) keys: Vec<KeyId>,
+    /// Whether it is the list of a home's disks.
+    pub(super) is_list: bool,
 }
 
 impl Point {
@@ -69,6 +71,7 @@ impl Point {
             replaced: former.map(|former| mark(claims.uuid, &former)).transpose()?,
             cursor: None,
             keys: claims.slots.key_ids().cloned().collect(),
+            is_list: false,
         })
     }
 
@@ -83,17 +86,27 @@ impl Point {
     /// That of a home's manifest, which has a record of its own beside the home's: `counter` is its number, `mark` tells it from every
     /// other one.
     pub fn of_manifest(home: Uuid, counter: u64, mark: [u8; STATE_MARK_LEN]) -> Self {
-        let dek = DekMark::default();
+        Self::counted(manifest_uuid(home), counter, mark) // key servers remember none
+    }
+
+    /// That of the list of a home's disks, which has a record of its own as well, by its sequence and a mark of what it says.
+    pub fn of_list(home: &Header, sequence: u64, mark: [u8; STATE_MARK_LEN]) -> Self {
+        let keys = home.slots.key_ids().cloned().collect();
+        Self { keys, is_list: true, ..Self::counted(list_uuid(home.uuid), sequence, mark) }
+    }
+
+    fn counted(uuid: Uuid, sequence: u64, state: [u8; STATE_MARK_LEN]) -> Self {
         Self {
-            uuid: manifest_uuid(home),
+            uuid,
             generation: 0,
-            sequence: counter,
+            sequence,
             features: 0,
-            state: mark,
-            dek,
+            state,
+            dek: DekMark::default(),
             replaced: None,
             cursor: None,
-            keys: Vec::new(), // key servers remember headers only
+            keys: Vec::new(),
+            is_list: false,
         }
     }
 
@@ -110,13 +123,30 @@ impl Point {
 
     /// For people.
     pub fn describe(&self) -> String {
-        describe(self.generation, self.sequence, self.cursor.unwrap_or(0))
+        match self.is_list {
+            true => format!("sequence {}", self.sequence),
+            false => describe(self.generation, self.sequence, self.cursor.unwrap_or(0)),
+        }
+    }
+
+    /// What a record of the same component says, for people.
+    pub(super) fn describe_record(&self, seen: &Record) -> String {
+        if self.is_list { format!("sequence {}", seen.sequence) } else { seen.describe() }
     }
 }
 
 /// Under which UUID a home's manifest is remembered.
 pub(super) fn manifest_uuid(home: Uuid) -> Uuid {
-    let digest = derive::sha256(&[b"vmcryptfs v1 seen manifest".as_slice(), home.as_bytes()].concat());
+    beside(b"vmcryptfs v1 seen manifest", home)
+}
+
+/// Under which UUID the list of a home's disks is remembered.
+fn list_uuid(home: Uuid) -> Uuid {
+    beside(b"vmcryptfs v1 seen list of disks", home)
+}
+
+fn beside(what: &[u8], home: Uuid) -> Uuid {
+    let digest = derive::sha256(&[what, home.as_bytes()].concat());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     Uuid::from_bytes(bytes)
@@ -225,6 +255,7 @@ impl Record {
             replaced: None,
             cursor: None,
             keys: Vec::new(),
+            is_list: false,
         };
         match (self.is_ahead_of(&there), there.state == self.state) {
             (true, _) => Comparison::Older,

@@ -265,3 +265,22 @@ fn a_full_memory_forgets_first_what_was_never_changed() {
     table.follow(&with(&changed, MAX_RECORDS + 2));
     assert!(has(&table, 0) && !has(&table, 1), "what changed last goes last");
 }
+
+#[test]
+fn of_a_list_of_disks_only_what_is_durable_is_remembered() {
+    let memory: Arc<Memory> = Arc::default();
+    let home = home(&random::home_dek().unwrap());
+    let list = |sequence, mark| Point::of_list(&home, sequence, [mark; 16]);
+    let may_change = |there: Point, durable| memory.meet_list(&there, durable).allow_changes().is_ok();
+    assert!(may_change(list(1, 1), Some(list(1, 1))));
+    assert_eq!(memory.list_sequence(&list(1, 1)), 0, "nothing was before it");
+    assert!(may_change(list(3, 3), Some(list(2, 2))));
+    assert!(may_change(list(2, 2), Some(list(2, 2))), "a power cut took the newer one");
+    assert!(may_change(list(4, 4), None));
+    assert_eq!(memory.list_sequence(&list(1, 1)), 2);
+    assert!(!may_change(list(1, 1), None));
+    assert!(!may_change(list(2, 9), None), "another one of the same sequence");
+    assert!(may_change(list(5, 5), Some(list(5, 5))));
+    assert!(may_change(list(6, 6), Some(list(4, 4))), "one copy is of before");
+    assert!(!may_change(list(4, 4), Some(list(4, 4))));
+}

@@ -117,8 +117,8 @@ impl VmAccess for OnlineVm<'_> {
     }
 
     /// Disks were opened as guests open them, which refuses those of other VMs.
-    fn refuse_foreign(&self, _path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
-        Ok(())
+    fn refuse_foreign(&self, path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
+        self.served.home_at(&self.folder.join(path))?.owner.allow_changes()
     }
 
     fn floor(&self, path: &Path) -> Option<Arc<dyn Floor>> {

@@ -67,7 +67,7 @@ pub trait VmAccess: Sync {
     /// tells is unlocked by these KEKs, or else by its own.
     ///
     /// # Errors
-    /// `Corrupt`, or those of unlocking the home.
+    /// `Corrupt`, `ReadOnly` where the list of the VM's disks has gone back, or those of unlocking the home.
     fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()>;
 
     /// What says how far the disk at this path is at least, once it was not [refused](Self::refuse_foreign).
@@ -266,7 +266,7 @@ impl OfflineVm {
         let Some(home) = folder::read_home(&self.folder)?.map(|stored| stored.header) else { return Ok(None) };
         let by_its_own = || self.providers.fetch_all(home.claims().slots.key_ids().cloned());
         let dek = keyring::unlock(&home, keks).or_else(|_| keyring::unlock(&home, &by_its_own()))?;
-        let owner = Owner::of(&self.folder, &home.verify(&dek)?, &dek, &FileLocks)?;
+        let owner = Owner::of(&self.folder, (&home.verify(&dek)?, &dek), &FileLocks, &self.memory)?;
         Ok(Some(self.owner.get_or_init(|| owner)))
     }
 }
@@ -302,7 +302,8 @@ impl VmAccess for OfflineVm {
             home.ok().flatten().is_none_or(|home| home.header.claims().binds_disks)
         };
         match self.owner(keks) {
-            Ok(owner) => owner.map_or(Ok(()), |owner| owner.refuse_foreign(disk, &[path])),
+            Ok(Some(owner)) => owner.refuse_foreign(disk, &[path]).and_then(|()| owner.allow_changes()),
+            Ok(None) => Ok(()),
             // As before there were owners, where neither says anything of one.
             Err(error) if error.kind() == Kind::KeyUnavailable && disk.owner.is_none() && !binds_disks() => Ok(()),
             Err(error) => Err(error).context(|| "the home of the VM, which tells whether the disk is its own".into()),

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::key::Dek;
 use crate::provider::Providers;
-use crate::seen::{Memory, Point};
+use crate::seen::{Memory, Past, Point};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::genuine_progress;
 use crate::store::header_area::{OtherCopy, StoredHeader};
@@ -208,7 +208,11 @@ impl<'e> Checked<'_, 'e> {
             } else if !header.lists_disks {
                 result += "; it has no list of its disks: `vmcryptfs upgrade` makes it";
             }
-            let listed = Listed::of(self.check.open, entry, &header, &dek)?;
+            let listed = Listed::of(self.check.open, entry, (&header, &dek), &self.memory)?;
+            if let Some(gone_back) = listed.past.as_ref().and_then(Past::gone_back) {
+                state = State::Problem(Kind::ReadOnly);
+                result += &format!("; {}", gone_back.error());
+            }
             return Ok(Examined { state, result, keys: Some((HomeKeys::of(&header, &dek)?, listed, header)) });
         };
         if let Some(home) = entry.vm.as_deref().and_then(|vm| self.homes.get(vm)) {

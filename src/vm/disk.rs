@@ -64,6 +64,7 @@ pub fn open(
     let past = keyring.past_above(&header, &dek, disk.rekeyed_up_to(), owner.floor())?;
     if access == Access::Write {
         past.allow_changes()?;
+        owner.allow_changes()?; // which disk belongs here is not sure
     }
     if disk.is_in_transition() {
         disk.storage().claim(Claim::in_use(access, true))?;

@@ -50,7 +50,8 @@ impl Home {
         let dek = keyring.dek(&stored.header)?;
         let header = stored.header.clone().verify(&dek)?;
         let past = keyring.past(&stored.header, &dek, None)?;
-        let owner = Owner::of(dir, &header, &dek, claims)?;
+        let owner = Owner::of(dir, (&header, &dek), claims, keyring.memory())?;
+        keyring.note_list(&stored.header, owner.past_of_list());
         Ok(Self { keys: HomeKeys::of(&header, &dek)?, header, past, owner, keeper: None, _claim: claim })
     }
 
@@ -60,6 +61,7 @@ impl Home {
     /// `ReadOnly` in a home that has gone back, or `Io` when its manifest cannot be opened.
     pub fn allow_changes(&self) -> Result<()> {
         self.past.allow_changes()?;
+        self.owner.allow_changes()?;
         self.keeper.as_ref().map_or(Ok(()), |keeper| keeper.will_change(&self.header, &self.keys))
     }
 }

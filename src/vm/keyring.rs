@@ -59,6 +59,13 @@ pub struct Change<'a> {
 /// A KEK and its name.
 pub type NamedKek = (KeyId, Arc<dyn Kek>);
 
+/// What of a component has gone back.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+enum OfWhat {
+    Header,
+    ListOfDisks,
+}
+
 type Watcher = Box<dyn Fn(&Change<'_>) + Send + Sync>;
 
 /// DEKs by component, and the providers to get more from.
@@ -76,7 +83,7 @@ pub struct Keyring {
     may_ask: bool,
     memory: Arc<Memory>,
     /// What has gone back, as the watcher was told.
-    gone_back: Mutex<HashMap<CopyDigest, (UnverifiedHeader, Past)>>,
+    gone_back: Mutex<HashMap<(CopyDigest, OfWhat), (UnverifiedHeader, Past)>>,
 }
 
 impl Keyring {
@@ -219,17 +226,29 @@ impl Keyring {
         floor: Option<Arc<dyn Floor>>,
     ) -> Result<Past> {
         let past = self.memory.meet_above(Point::of(header, dek)?.at(cursor), floor);
+        self.note(header, OfWhat::Header, &past);
+        Ok(past)
+    }
+
+    /// Tells the watcher if the list of a home's disks has gone back.
+    pub fn note_list(&self, home: &UnverifiedHeader, past: Option<Past>) {
+        if let Some(past) = past {
+            self.note(home, OfWhat::ListOfDisks, &past);
+        }
+    }
+
+    fn note(&self, header: &UnverifiedHeader, what: OfWhat, past: &Past) {
+        let place = (header.digest(), what);
         let mut known = self.gone_back.lock();
-        let before = known.remove(&header.digest());
+        let before = known.remove(&place);
         if let Some(gone_back) = past.gone_back() {
-            known.insert(header.digest(), (header.clone(), past.clone()));
+            known.insert(place, (header.clone(), past.clone()));
             drop(known);
             if before.is_none_or(|(_, before)| before.gone_back() != Some(gone_back)) {
                 let (what, error) = (NoticeSubject::GoneBack, Some(&gone_back.error()));
                 self.tell(&Change { what, header: Some(header), key_id: None, error });
             }
         }
-        Ok(past)
     }
 
     /// What this host has seen of components.
@@ -244,8 +263,11 @@ impl Keyring {
 
     /// Why the component with this header can only be read, if it has gone back.
     pub fn gone_back(&self, header: &UnverifiedHeader) -> Option<String> {
-        let (_, known) = self.gone_back.lock().get(&header.digest()).cloned()?;
-        known.allow_changes().err().map(|error| error.chain())
+        let of = |what| self.gone_back.lock().get(&(header.digest(), what)).cloned();
+        let known = [OfWhat::Header, OfWhat::ListOfDisks].into_iter().filter_map(of);
+        let said: Vec<String> =
+            known.filter_map(|(_, past)| past.allow_changes().err()).map(|error| error.chain()).collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 
     fn tell_of_key(&self, key_id: &KeyId, error: Option<&Error>) {

@@ -18,10 +18,10 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header};
 use crate::format::members::{
-    COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name,
+    COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name, state_mark,
 };
 use crate::key::Dek;
-use crate::seen::Floor;
+use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks, wait_for_claim};
 use crate::storage::{FileStorage, Storage};
 use crate::sys::file::{folder_beneath, open_beneath, readable, stat_at};
@@ -35,7 +35,10 @@ const READS: usize = 3;
 /// The list of the disks of one home.
 pub struct Members {
     dir: File,
+    /// The home's.
+    header: Header,
     name: String,
+    memory: Arc<Memory>,
     /// The second one is that before a deep rekey of the home which is under way.
     keys: Vec<MembersKey>,
     claims: &'static dyn Claims,
@@ -49,6 +52,8 @@ struct Known {
     stored: Arc<MemberList>,
     /// What holds. The file allows more until the names that this process has changed are durable.
     list: Arc<MemberList>,
+    /// How what the file says compares with what this host has seen of the list.
+    past: Past,
     /// The copy of what the file says, or of one before it, that this process has made durable.
     durable: Option<usize>,
 }
@@ -61,13 +66,27 @@ impl Members {
     ///
     /// # Errors
     /// `Corrupt` when the list is damaged or gone, `Unsupported` for one of a later version, or `Io`.
-    pub fn open(dir: &File, home: &Header, dek: &Dek, claims: &'static dyn Claims) -> Result<Option<Arc<Self>>> {
+    pub fn open(
+        dir: &File,
+        (home, dek): (&Header, &Dek),
+        claims: &'static dyn Claims,
+        memory: &Arc<Memory>,
+    ) -> Result<Option<Arc<Self>>> {
         if !home.lists_disks {
             return Ok(None);
         }
         let dir = dir.try_clone().context(|| "opening the VM folder once more".into())?;
         let (known, changing) = (Mutex::default(), Mutex::default());
-        let members = Self { dir, name: file_name(home.uuid), keys: keys(home, dek)?, claims, known, changing };
+        let members = Self {
+            dir,
+            header: home.clone(),
+            name: file_name(home.uuid),
+            memory: Arc::clone(memory),
+            keys: keys(home, dek)?,
+            claims,
+            known,
+            changing,
+        };
         members.list()?;
         Ok(Some(Arc::new(members)))
     }
@@ -89,14 +108,15 @@ impl Members {
         {
             return Ok(Arc::clone(&known.list));
         }
-        let (stored, stamp, _) = self.read(&self.file(OFlags::RDONLY)?)?;
+        let (Copies { list: stored, other, .. }, stamp) = self.read(&self.file(OFlags::RDONLY)?)?;
         let mut known = self.known.lock();
         if let Some(known) = known.as_mut().filter(|known| known.stamp.0 == stamp.0 && *known.stored == stored) {
             known.stamp = stamp;
             return Ok(Arc::clone(&known.list));
         }
+        let past = meet(&self.memory, &self.header, &stored, other.as_ref())?;
         let list = Arc::new(stored);
-        *known = Some(Known { stamp, stored: Arc::clone(&list), list: Arc::clone(&list), durable: None });
+        *known = Some(Known { stamp, stored: Arc::clone(&list), list: Arc::clone(&list), past, durable: None });
         Ok(list)
     }
 
@@ -108,19 +128,43 @@ impl Members {
         refuse(&*self.list_unless(|list| refuse(list).is_err())?)
     }
 
+    /// How what the list said when it was read last compares with what this host has seen of it.
+    pub fn past(&self) -> Option<Past> {
+        self.known.lock().as_ref().map(|known| known.past.clone())
+    }
+
+    /// Takes what the list says for the newest, if it has gone back; returns what was seen and what is there.
+    ///
+    /// # Errors
+    /// Those of [`Memory::accept`], or as [`open`](Self::open).
+    pub fn accept(&self) -> Result<Option<GoneBack>> {
+        self.list()?;
+        let gone_back = self.past().map(|past| past.still_gone_back()).transpose()?.flatten();
+        if let Some(gone_back) = &gone_back {
+            self.file(OFlags::RDWR)?.sync()?; // no power cut may leave less
+            self.memory.accept(gone_back)?;
+        }
+        Ok(gone_back)
+    }
+
     /// Begins a change, while no other process changes the list.
     ///
     /// # Errors
-    /// `Busy` while another one does so for long, or as [`open`](Self::open).
+    /// `Busy` while another one does so for long, `ReadOnly` for a list that has gone back, or as [`open`](Self::open).
     pub fn begin(&self) -> Result<ListChange<'_>> {
         let alone = self.changing.lock();
         let file = self.file(OFlags::RDWR)?;
         wait_for_claim(OTHER_CHANGE, || file.claim(Claim::Exclusive))
             .context(|| "changing the VM's list of disks".into())?;
-        let (stored, stamp, copy) = self.read(&file)?;
+        let (Copies { list: stored, copy, other }, stamp) = self.read(&file)?;
         let is_ours = |known: &&Known| known.stamp == stamp && *known.stored == stored;
-        let ours = self.known.lock().as_ref().filter(is_ours).map(|known| (Arc::clone(&known.list), known.durable));
-        let (list, durable) = ours.unwrap_or_else(|| (Arc::new(stored.clone()), None));
+        let of_known = |known: &Known| (Arc::clone(&known.list), known.past.clone(), known.durable);
+        let ours = self.known.lock().as_ref().filter(is_ours).map(of_known);
+        let (list, past, durable) = match ours {
+            Some(ours) => ours,
+            None => (Arc::new(stored.clone()), meet(&self.memory, &self.header, &stored, other.as_ref())?, None),
+        };
+        past.allow_changes()?;
         let durable = match durable {
             Some(durable) => durable,
             None => {
@@ -130,7 +174,7 @@ impl Members {
         };
         let is_put_off = list.disks != stored.disks;
         let list = MemberList::clone(&list);
-        Ok(ListChange { members: self, file, stored, list, is_put_off, durable, _alone: alone })
+        Ok(ListChange { members: self, file, stored, list, past, is_put_off, durable, _alone: alone })
     }
 
     /// Makes the list say what is, if that was put off.
@@ -159,13 +203,13 @@ impl Members {
         }
     }
 
-    fn read(&self, file: &FileStorage) -> Result<(MemberList, Stamp, usize)> {
+    fn read(&self, file: &FileStorage) -> Result<(Copies, Stamp)> {
         let mut tries = READS;
         loop {
             let stat = rustix::fs::fstat(file.file()).context(|| "reading attributes".into())?;
             match read(file, &self.keys) {
                 Err(error) if error.kind() == Kind::Corrupt && tries > 1 => tries -= 1,
-                read => return read.map(|(list, copy)| (list, stamp(&stat), copy)),
+                read => return read.map(|copies| (copies, stamp(&stat))),
             }
         }
     }
@@ -185,6 +229,7 @@ pub struct ListChange<'m> {
     stored: MemberList,
     /// What holds.
     list: MemberList,
+    past: Past,
     /// Whether the file allows more than what holds, for names that may not be durable yet.
     is_put_off: bool,
     durable: usize,
@@ -291,6 +336,9 @@ impl ListChange<'_> {
         self.durable =
             write(&self.file, &bytes, self.durable, durably).context(|| "writing the VM's list of disks".into())?;
         self.stored = next;
+        if durably {
+            self.past = meet(&self.members.memory, &self.members.header, &self.stored, Some(&self.stored))?;
+        }
         Ok(())
     }
 
@@ -302,6 +350,7 @@ impl ListChange<'_> {
             stamp: stamp(&stat),
             stored: Arc::new(self.stored.clone()),
             list: Arc::new(self.list.clone()),
+            past: self.past.clone(),
             durable: Some(self.durable),
         });
     }
@@ -365,20 +414,42 @@ pub(crate) fn remove(dir: &File, home: Uuid) -> Result<()> {
 ///
 /// # Errors
 /// As [`Members::open`], or `Io`.
-pub(crate) fn reseal(dir: &File, home: &Header, dek: &Dek) -> Result<()> {
-    match Members::open(dir, home, dek, &FileLocks)? {
+pub(crate) fn reseal(dir: &File, home: &Header, dek: &Dek, memory: &Arc<Memory>) -> Result<()> {
+    match Members::open(dir, (home, dek), &FileLocks, memory)? {
         Some(members) => create(dir, home.uuid, dek, &MemberList::clone(&*members.list()?)),
         None => Ok(()),
     }
 }
 
-/// The list in a file, by the first of these keys that opens it.
+/// The list of a home in a file, and how it compares with what this host has seen of it.
 ///
 /// # Errors
 /// As [`Members::open`].
-pub(crate) fn list_in(file: &File, home: &Header, dek: &Dek) -> Result<MemberList> {
+pub(crate) fn list_in(file: &File, home: &Header, dek: &Dek, memory: &Arc<Memory>) -> Result<(MemberList, Past)> {
     let file = file.try_clone().context(|| "duplicating a descriptor".into())?;
-    read(&FileStorage::new(file), &keys(home, dek)?).map(|(list, _)| list)
+    let Copies { list, other, .. } = read(&FileStorage::new(file), &keys(home, dek)?)?;
+    let past = meet(memory, home, &list, other.as_ref())?;
+    Ok((list, past))
+}
+
+/// The least sequence that a list of a home's disks must have which is made in place of one that is lost.
+///
+/// # Errors
+/// As [`Members::open`].
+pub(crate) fn next_sequence(home: &Header, former: &MemberList, memory: &Memory) -> Result<u64> {
+    let known = memory.list_sequence(&point(home, former)?);
+    Ok(former.sequence.max(known).saturating_add(1))
+}
+
+/// Compares a list with what this host has seen of it. Of two copies one is durable, and it is not newer than the other: a host
+/// remembers no more than the smaller says.
+fn meet(memory: &Arc<Memory>, home: &Header, list: &MemberList, other: Option<&MemberList>) -> Result<Past> {
+    let durable = other.map(|other| point(home, other)).transpose()?;
+    Ok(memory.meet_list(&point(home, list)?, durable))
+}
+
+fn point(home: &Header, list: &MemberList) -> Result<Point> {
+    Ok(Point::of_list(home, list.sequence, state_mark(list)?))
 }
 
 fn keys(home: &Header, dek: &Dek) -> Result<Vec<MembersKey>> {
@@ -393,9 +464,18 @@ fn stamp(stat: &Stat) -> Stamp {
     (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
 }
 
-/// The list that counts, and which copy has it.
-fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<(MemberList, usize)> {
-    let mut newest: Option<(MemberList, usize)> = None;
+/// What the copies of a list say.
+struct Copies {
+    /// The list that counts.
+    list: MemberList,
+    /// Which copy has it.
+    copy: usize,
+    /// What the other one says, if it is whole.
+    other: Option<MemberList>,
+}
+
+fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<Copies> {
+    let mut newest: Option<Copies> = None;
     let mut problem = None;
     for (copy, offset) in COPY_OFFSETS.into_iter().enumerate() {
         let mut begin = [0; FIXED_LEN];
@@ -403,10 +483,12 @@ fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<(MemberList, usize
         let mut bytes = vec![0; copy_len(&begin)];
         let len = storage.read_at(offset, &mut bytes)?;
         match decode(&bytes[..len], keys) {
-            Ok(list) if newest.as_ref().is_none_or(|(newest, _)| newest.sequence < list.sequence) => {
-                newest = Some((list, copy));
+            Ok(list) => {
+                newest = Some(match newest {
+                    Some(first) if first.list.sequence >= list.sequence => Copies { other: Some(list), ..first },
+                    first => Copies { list, copy, other: first.map(|first| first.list) },
+                });
             }
-            Ok(_) => {}
             // Not passed over for an older copy, which a newer program has outdated.
             Err(error) if error.kind() == Kind::Unsupported => return Err(error),
             Err(error) => problem = Some(error),

@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
 use crate::format::members::MemberList;
 use crate::key::Dek;
-use crate::seen::{Floor, GoneBack, Point};
+use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::storage::claims::Claims;
 use crate::vm::members::{ListChange, Members};
 
@@ -31,8 +31,30 @@ impl Owner {
     ///
     /// # Errors
     /// Those of [`Members::open`].
-    pub fn of(dir: &File, home: &Header, dek: &Dek, claims: &'static dyn Claims) -> Result<Self> {
-        Ok(Self { home: home.uuid, binds_disks: home.binds_disks, members: Members::open(dir, home, dek, claims)? })
+    pub fn of(dir: &File, home: (&Header, &Dek), claims: &'static dyn Claims, memory: &Arc<Memory>) -> Result<Self> {
+        let members = Members::open(dir, home, claims, memory)?;
+        Ok(Self { home: home.0.uuid, binds_disks: home.0.binds_disks, members })
+    }
+
+    /// How the home's list of disks compares with what this host has seen of it.
+    pub fn past_of_list(&self) -> Option<Past> {
+        self.members.as_ref()?.past()
+    }
+
+    /// Refuses changes of a home whose list of disks has gone back, and of its disks.
+    ///
+    /// # Errors
+    /// `ReadOnly`, with what was seen and what is there.
+    pub fn allow_changes(&self) -> Result<()> {
+        self.past_of_list().map_or(Ok(()), |past| past.allow_changes())
+    }
+
+    /// Takes what the home's list of disks says for the newest, if it has gone back.
+    ///
+    /// # Errors
+    /// Those of [`Members::accept`].
+    pub fn accept_list(&self) -> Result<Option<GoneBack>> {
+        self.members.as_ref().map_or(Ok(None), |members| members.accept())
     }
 
     /// Refuses a disk that is another VM's, or that the home does not have at these paths below the VM folder, by its verified header.
@@ -105,6 +127,7 @@ impl Owner {
     /// # Errors
     /// `ReadOnly`, or as [`gone_back`](Self::gone_back).
     pub fn refuse_older(&self, disk: &Point) -> Result<()> {
+        self.allow_changes()?;
         self.gone_back(disk)?.map_or(Ok(()), |gone_back| Err(gone_back.error()))
     }
 

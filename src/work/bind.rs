@@ -98,9 +98,9 @@ pub fn make_list(place: &dyn VmAccess, rebuilt: bool) -> Result<Option<usize>> {
     if header.lists_disks && !rebuilt {
         return Ok(None);
     }
-    let former = Owner::of(folder, &header, home.dek(), &FileLocks).and_then(|owner| owner.list());
+    let former = Owner::of(folder, (&header, home.dek()), &FileLocks, place.memory()).and_then(|owner| owner.list());
     let former = former.ok().flatten().unwrap_or_default();
-    let sequence = former.sequence.saturating_add(1);
+    let sequence = members::next_sequence(&header, &former, place.memory())?;
     let mut list = MemberList { sequence, ..MemberList::default() };
     let disks: Vec<&FoundComponent> = found.iter().filter(|found| found.kind == ComponentKind::Disk).collect();
     let mut files = disks.clone();
@@ -149,7 +149,8 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component) -> Result<Adopted> {
     let mut adopted = UnlockedComponent::open_of_any_vm(place, disk, &keks)?;
     let (uuid, former) = (adopted.header().uuid, adopted.header().owner);
     let folder = place.folder_if_unused().filter(|_| home.header().lists_disks);
-    let owner = folder.map(|folder| Owner::of(folder, home.header(), home.dek(), &FileLocks)).transpose()?;
+    let owner =
+        folder.map(|folder| Owner::of(folder, (home.header(), home.dek()), &FileLocks, place.memory())).transpose()?;
     let is_own = former == Some(home.header().uuid);
     let is_listed = |owner: &Owner| owner.refuse_foreign(adopted.header(), &[disk.path()]).is_ok();
     if is_own && owner.as_ref().is_none_or(is_listed) {

@@ -78,6 +78,33 @@ fn a_host_that_never_saw_the_newer_header_is_told_by_the_key_server() {
 }
 
 #[test]
+fn a_host_that_never_saw_the_newer_list_of_disks_is_told_by_the_key_server() {
+    let (site, store) = (Site::new(), Arc::new(Store::default()));
+    let server = FakeServer::start(&site, &store);
+    let config = providers(&site, &[server.port()], &site.host, "");
+    let [first, second] = [(); 2].map(|()| Host::configured(&config));
+    let vm = first.path("web01");
+    first.run(&["create", vm]);
+    assert!(remembered(&store)[0].is_empty());
+    let names = fs::read_dir(vm).unwrap().map(|entry| entry.unwrap().path());
+    let list = names.into_iter().find(|path| path.to_string_lossy().contains("/.vmcryptfs-members-")).unwrap();
+    let original = fs::read(&list).unwrap();
+    first.run(&["create-disk", first.path("web01/a.raw"), "--size", "1M"]);
+    assert!(!remembered(&store)[0].is_empty());
+    fs::remove_file(first.path("web01/a.raw")).unwrap();
+    let newest = fs::read(&list).unwrap();
+    fs::write(&list, &original).unwrap();
+    let create = ["create-disk", first.path("web01/b.raw"), "--size", "1M"];
+    second.refuses(&create, 10, "the list of its disks: the server of key corp/key-0 remembers sequence");
+    fs::write(&list, &newest).unwrap();
+    second.run(&["check", vm]);
+    fs::write(&list, &original).unwrap();
+    second.run(&["accept-rollback", vm]);
+    second.run(&create);
+    Host::configured(&config).run(&["check", vm]);
+}
+
+#[test]
 fn hosts_that_store_at_once_lower_nothing_and_lose_no_component() {
     let (site, store) = (Site::new(), Arc::new(Store::default()));
     let server = FakeServer::start(&site, &store);

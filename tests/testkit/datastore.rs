@@ -139,6 +139,6 @@ pub(crate) fn make_disk(path: &Path, provider: &Arc<dyn KeyProvider>, key_id: &K
     };
     let key = home.claims().slots.first_key().clone();
     let dek = keyring::unlock(&home, &[(key.clone(), provider.fetch_key(&key))].into()).unwrap();
-    let owner = Owner::of(&dir, &home.verify(&dek).unwrap(), &dek, &FileLocks).unwrap();
+    let owner = Owner::of(&dir, (&home.verify(&dek).unwrap(), &dek), &FileLocks, &Arc::default()).unwrap();
     owner.with_new_disk(Path::new(name), |announce| disk::create(&dir, name, &new, (key_id, &*kek), announce)).unwrap();
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::format::members::MEMBERS_PREFIX;
+use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
 use crate::storage::Access;
 use crate::vm::datastore::Datastore;
@@ -12,7 +13,12 @@ use crate::vm::datastore::Datastore;
 struct Crashes {
     store: Datastore,
     images: RefCell<Vec<String>>,
+    /// What the host of the VM has seen: each image is opened with what was kept of it until the crash.
+    memory: RefCell<Option<Arc<Memory>>>,
 }
+
+/// Files that keep what a host has seen.
+const MEMORY: [&str; 2] = ["seen", "memory.key"];
 
 impl Crashes {
     fn new() -> Self {
@@ -20,7 +26,7 @@ impl Crashes {
         ["a.raw", "b.raw", "c.raw"].iter().for_each(|name| store.make_disk(&format!("vm/{name}")));
         fs::create_dir(store.path("vm/s")).unwrap();
         fs::write(store.path("vm/notes"), "").unwrap();
-        Self { store, images: RefCell::default() }
+        Self { store, images: RefCell::default(), memory: RefCell::default() }
     }
 
     fn served(&self, vm: &str) -> ServedFolder {
@@ -28,16 +34,35 @@ impl Crashes {
     }
 
     fn served_with(&self, vm: &str, options: Options) -> ServedFolder {
+        self.remember(vm);
         let served = ServedFolder::open(&self.store.path(vm), self.store.providers(), options).unwrap();
         served.retry_locked().unwrap();
         served
+    }
+
+    /// Lets the host have seen what it had when an image was taken.
+    fn remember(&self, image: &str) {
+        for file in MEMORY {
+            let _ = fs::copy(self.store.beside(&format!("{image}.{file}")), self.store.beside(file));
+        }
+    }
+
+    fn keep(&self, image: &str) {
+        self.remember("vm");
+        self.memory.borrow().iter().for_each(|memory| memory.keep());
+        for file in MEMORY {
+            for image in [image, "vm"] {
+                let _ = fs::copy(self.store.beside(file), self.store.beside(&format!("{image}.{file}")));
+            }
+        }
+        self.images.borrow_mut().push(image.to_owned());
     }
 
     /// The names as they are now, with the list as it is now.
     fn crash(&self) -> String {
         let image = format!("image-{}", self.images.borrow().len());
         self.copy("vm", &image);
-        self.images.borrow_mut().push(image.clone());
+        self.keep(&image);
         image
     }
 
@@ -47,7 +72,7 @@ impl Crashes {
         self.copy(earlier, &image);
         let list = self.list();
         fs::copy(self.store.path("vm").join(&list), self.store.path(&image).join(&list)).unwrap();
-        self.images.borrow_mut().push(image);
+        self.keep(&image);
     }
 
     fn list(&self) -> PathBuf {
@@ -83,6 +108,7 @@ impl Crashes {
             }
         }
         assert_eq!(self.changing(image), Vec::<PathBuf>::new(), "{what}, {image}");
+        self.remember("vm");
     }
 
     /// Names that the file with the list has as changing.
@@ -108,6 +134,7 @@ fn change_names_and_crash(period: usize) {
     let at = |path: &Path| crashes.store.path("vm").join(path);
     let served = crashes.served("vm");
     let home = served.home_at(a).unwrap();
+    *crashes.memory.borrow_mut() = Some(Arc::clone(served.keyring().memory()));
     let rename = |from: &Path, to: &Path| fs::rename(at(from), at(to)).unwrap();
     let exchange = |one: &Path, other: &Path| {
         let flags = rustix::fs::RenameFlags::EXCHANGE;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -9,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::Header;
 use crate::format::members::{MemberList, file_name};
 use crate::key::Dek;
-use crate::seen::{Floor, GoneBack, Point};
+use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::text::Show;
 use crate::vm::inventory::{Entry, Inventory};
 use crate::vm::{members, owner};
@@ -19,11 +20,18 @@ pub(super) struct Listed {
     home: Uuid,
     binds_disks: bool,
     list: Option<MemberList>,
+    /// How the list compares with what this host has seen of it.
+    pub(super) past: Option<Past>,
 }
 
 impl Listed {
     /// That of the home with this header.
-    pub(super) fn of(open: &dyn Fn(&Path) -> Result<File>, entry: &Entry, home: &Header, dek: &Dek) -> Result<Self> {
+    pub(super) fn of(
+        open: &dyn Fn(&Path) -> Result<File>,
+        entry: &Entry,
+        (home, dek): (&Header, &Dek),
+        memory: &Arc<Memory>,
+    ) -> Result<Self> {
         let path = entry.path.with_file_name(file_name(home.uuid));
         let read = || {
             let file = open(&path).map_err(|error| {
@@ -34,10 +42,10 @@ impl Listed {
                     error,
                 )
             });
-            members::list_in(&file?, home, dek)
+            members::list_in(&file?, home, dek, memory)
         };
-        let list = home.lists_disks.then(read).transpose()?;
-        Ok(Self { home: home.uuid, binds_disks: home.binds_disks, list })
+        let (list, past) = home.lists_disks.then(read).transpose()?.unzip();
+        Ok(Self { home: home.uuid, binds_disks: home.binds_disks, list, past })
     }
 
     /// Refuses a disk that is another VM's, or not where the list has it.

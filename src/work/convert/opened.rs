@@ -13,6 +13,7 @@ use crate::format::header::{ComponentKind, Header, StoredState};
 use crate::format::names::DiskNames;
 use crate::key::Dek;
 use crate::provider::{KeyProvider, Providers};
+use crate::seen::Memory;
 use crate::storage::claims::{Claim, FileLocks, LOCAL_PAUSE, retry_while};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::store::header_area;
@@ -143,7 +144,7 @@ impl ClaimedFolder {
             return Err(error);
         }
         let claim = FileStorage::new(file);
-        let owner = Owner::of(&self.dir, &made, &dek, &FileLocks)?;
+        let owner = Owner::of(&self.dir, (&made, &dek), &FileLocks, &Memory::of(providers))?;
         self.home = Some(OpenHome { keys: HomeKeys::new(&dek)?, header: made, in_use: 0, dek, owner, claim });
         (self.state, self.by_name) = (state, state);
         Ok(())
@@ -280,7 +281,8 @@ impl OpenHome {
         if header.transition.is_some() {
             return Err(Error::new(Kind::Busy, "its deep rekey is not finished: `vmcryptfs rekey --deep` resumes it"));
         }
-        let owner = Owner::of(dir, &header, &dek, &FileLocks)?;
+        let owner = Owner::of(dir, (&header, &dek), &FileLocks, &Memory::of(providers))?;
+        owner.allow_changes()?; // what is made of it would be taken for the newest
         Ok(Self { keys: HomeKeys::new(&dek)?, header, in_use, dek, owner, claim })
     }
 

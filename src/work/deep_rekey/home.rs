@@ -10,6 +10,7 @@ use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition
 use crate::key::Dek;
 use crate::progress::OnProgress;
 use crate::seen::Point;
+use crate::storage::claims::FileLocks;
 use crate::store::header_area;
 use crate::store::home_file::HomeKeys;
 use crate::vm::access::{Claimed, VmAccess};
@@ -17,6 +18,7 @@ use crate::vm::component::Component;
 use crate::vm::home_state::HomeState;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::members;
+use crate::vm::owner::Owner;
 use crate::work::convert::{refuse_unfit_home, rekey_home};
 use crate::work::deep_rekey::Target;
 
@@ -48,6 +50,9 @@ impl<'w> HomeWork<'w> {
         let header = stored.header.clone().verify(&dek)?;
         HomeState::Encrypted.refuse_unfinished(&header)?;
         place.memory().meet(Point::of(&stored.header, &dek)?).allow_changes()?;
+        if let (None, Some(folder)) = (&header.transition, place.folder_if_unused()) {
+            Owner::of(folder, (&header, &dek), &FileLocks, place.memory())?.allow_changes()?;
+        }
         Ok(Self { place, claim, dek, in_use, header })
     }
 
@@ -81,7 +86,7 @@ impl<'w> HomeWork<'w> {
         if transition.old_dek(&self.dek)?.is_some() {
             // Both copies must know the old DEK before anything is under the new one: a crash may have left one that does not.
             self.update(self.header.clone())?;
-            members::reseal(self.folder()?, &self.header, &self.dek)?;
+            members::reseal(self.folder()?, &self.header, &self.dek, self.place.memory())?;
             rekey_home(self.folder()?, &self.header, &self.dek, on_progress)?;
         }
         self.update(Header { transition: Some(Transition { old: None, ..transition }), ..self.header.clone() })?;

@@ -11,6 +11,7 @@ use crate::format::header::HOME_FILE;
 use crate::format::names::DiskNames;
 use crate::provider::Providers;
 use crate::sector::SectorSize;
+use crate::seen::Memory;
 use crate::storage::claims::FileLocks;
 use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
@@ -91,7 +92,8 @@ impl Vm {
         };
         let vm = File::open(self.path()).unwrap();
         let dek = keyring::unlock_by(&home.header, providers).unwrap();
-        let owner = Owner::of(&vm, &home.header.verify(&dek).unwrap(), &dek, &FileLocks).unwrap();
+        let owner =
+            Owner::of(&vm, (&home.header.verify(&dek).unwrap(), &dek), &FileLocks, &Memory::of(providers)).unwrap();
         let (name, key) = (OsStr::new("root.raw"), (&key_id, kek.as_ref()));
         let make = |announce: &mut Announce<'_>| disk::create(&vm, name, &spec, key, announce);
         let (file, header, dek) = owner.with_new_disk(Path::new(name), make).unwrap();

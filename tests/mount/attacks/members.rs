@@ -225,6 +225,64 @@ fn a_disk_that_is_older_than_its_list_can_only_be_read_until_that_is_accepted() 
     host.run(&["rekey", disk]);
 }
 
+#[test]
+fn a_list_that_is_put_back_with_what_it_lists_can_only_be_read_until_that_is_accepted() {
+    let host = host();
+    let [a, c, list, kept] = ["vm/a.raw", "vm/c.raw", "list", "kept"].map(|name| match name {
+        "list" => list_of(&host),
+        name => host.path(name).to_owned(),
+    });
+    fs::copy(&list, &kept).unwrap();
+    let mount = host.mount("vm", &[]);
+    rename(mount.root(), "a.raw", "c.raw");
+    fs::remove_file(mount.path("b.raw")).unwrap();
+    mount.unmount();
+    let newest = fs::read(&list).unwrap();
+    fs::copy(&kept, &list).unwrap();
+    fs::rename(&c, &a).unwrap();
+    let mount = host.mount("vm", &[]);
+    has(&mount, "a.raw", "a.raw");
+    has(&mount, "vm.nvram", "vm.nvram");
+    for name in ["a.raw", "vm.nvram"] {
+        assert_eq!(errno(fs::OpenOptions::new().append(true).open(mount.path(name))), Some(libc::EROFS), "{name}");
+    }
+    for name in ["new.raw", "new"] {
+        assert_eq!(errno(fs::File::create(mount.path(name))), Some(libc::EROFS), "{name}");
+    }
+    let status = mount.status().to_string();
+    assert!(status.contains("the list of its disks: this host has seen sequence"), "{status}");
+    mount.unmount();
+    let told: Vec<_> = host.events().into_iter().filter(|event| event["operation"] == "rollback").collect();
+    assert!(told.len() == 1 && told[0]["reason"].as_str().unwrap().contains("list of its disks"), "{told:?}");
+    let vm = host.path("vm");
+    for verb in
+        [&["rekey", "--deep", vm][..], &["clone", vm, host.path("copy")], &["decrypt", "--all", vm], &["rekey", &a]]
+    {
+        host.refuses(verb, 10, "older");
+    }
+    host.refuses(&["create-disk", host.path("vm/new.raw"), "--size", "1M"], 10, "older");
+    let check = host.try_run(&["check", vm]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.code() == Some(10) && said.contains("the list of its disks"), "{said}");
+    // The newest one counts again; so does an older one once it is accepted.
+    fs::write(&list, &newest).unwrap();
+    fs::rename(&a, &c).unwrap();
+    let mount = host.mount("vm", &[]);
+    rename(mount.root(), "c.raw", "a.raw");
+    mount.unmount();
+    fs::copy(&kept, &list).unwrap();
+    assert!(host.run(&["accept-rollback", vm]).contains("list of its disks"));
+    let mount = host.mount("vm", &[]);
+    rename(mount.root(), "a.raw", "c.raw");
+    fs::OpenOptions::new().append(true).open(mount.path("c.raw")).unwrap();
+    mount.unmount();
+    // A list that is made again counts from what was seen.
+    fs::remove_file(&list).unwrap();
+    host.run(&["adopt", vm]);
+    host.run(&["create-disk", host.path("vm/new.raw"), "--size", "1M"]);
+    host.run(&["check", vm]);
+}
+
 /// Each change of names through a mount, and what opens after it in this mount and in the next one.
 #[test]
 fn names_that_change_in_a_mount_change_in_the_list() {
