@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header};
 use crate::format::members::{
-    COPY_OFFSETS, FIXED_LEN, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name, state_mark,
+    COPY_OFFSETS, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name, state_mark,
 };
 use crate::key::Dek;
 use crate::seen::{Floor, GoneBack, Memory, Past, Point};
@@ -29,6 +29,8 @@ use crate::vm::draft::Draft;
 
 /// For how long a change waits for that of another mount or verb.
 const OTHER_CHANGE: Duration = Duration::from_secs(10);
+/// Bytes of a copy that are read at first: most are no longer.
+const FIRST_READ: usize = 4096;
 /// Two changes in a row may tear both copies for a reader.
 const READS: usize = 3;
 
@@ -478,10 +480,13 @@ fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<Copies> {
     let mut newest: Option<Copies> = None;
     let mut problem = None;
     for (copy, offset) in COPY_OFFSETS.into_iter().enumerate() {
-        let mut begin = [0; FIXED_LEN];
-        storage.read_at(offset, &mut begin)?;
-        let mut bytes = vec![0; copy_len(&begin)];
-        let len = storage.read_at(offset, &mut bytes)?;
+        let mut bytes = vec![0; FIRST_READ];
+        let mut len = storage.read_at(offset, &mut bytes)?;
+        let whole = bytes.first_chunk().map_or(0, copy_len);
+        if whole > len && len == FIRST_READ {
+            bytes = vec![0; whole];
+            len = storage.read_at(offset, &mut bytes)?;
+        }
         match decode(&bytes[..len], keys) {
             Ok(list) => {
                 newest = Some(match newest {
