@@ -31,6 +31,7 @@ use vmcryptfs::provider::KeyProvider;
 use vmcryptfs::provider::backup::SealedBackup;
 use vmcryptfs::provider::kinds::native::NativeProvider;
 use vmcryptfs::provider::primary_key::PrimaryKey;
+use vmcryptfs::provider::sealed_share::SealedShare;
 use vmcryptfs::sector::{self, BLOCK_LEN, SectorIndex, SectorSize};
 use vmcryptfs::storage::Storage;
 use vmcryptfs::storage::memory::MemoryStorage;
@@ -378,11 +379,12 @@ fn private_file(path: &Path, bytes: &[u8]) {
 
 #[test]
 fn files_and_key_ids_of_the_native_provider() {
-    for vector in vectors("native", 57) {
+    for vector in vectors("native", 69) {
         match vector.get("what") {
             "primary-key" => primary_key(&vector),
             "key-id" => key_id(&vector),
             "backup" => backup(&vector),
+            "sealed-share" => sealed_share(&vector),
             what => panic!("{}: {what}", vector.name),
         }
     }
@@ -404,6 +406,16 @@ fn primary_key(vector: &VectorFile) {
     loaded.unwrap().create(&path).unwrap();
     assert_eq!(fs::read(&path).unwrap(), vector.bodies[0], "{}", vector.name);
     assert_eq!(vector.bodies[0][32..64], vector.bytes("key"), "{}", vector.name);
+}
+
+fn sealed_share(vector: &VectorFile) {
+    let Some(share) = vector.judge(SealedShare::decode(&vector.bodies[0])) else { return };
+    assert_eq!(share.uuid().to_string(), vector.get("uuid"), "{}", vector.name);
+    let (root, pcrs, private, public) = share.parts();
+    let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
+    let found = [hex(&root), pcrs.to_string(), hex(private), hex(public)];
+    assert_eq!(found, ["root", "pcrs", "private", "public"].map(|name| vector.get(name)), "{}", vector.name);
+    assert_eq!(share.encode().unwrap(), vector.bodies[0], "{}", vector.name);
 }
 
 fn copy_of(error: &Error) -> Error {

@@ -203,6 +203,12 @@ def read_native(vector: VectorFile) -> None:
         kek = native.open_key_id(native.decode_primary(data), vector.get("key_id"))
         same(kek, vector.bytes("kek"), "kek")
         return
+    if what == "sealed-share":
+        share = native.decode_sealed_share(data)
+        found = [str(UUID(bytes=share.uuid)), share.root.hex(), str(share.pcrs), share.private.hex(), share.public.hex()]
+        same(found, [vector.get(name) for name in ("uuid", "root", "pcrs", "private", "public")], "fields")
+        same(native.encode_sealed_share(share), data, "encoding of what was decoded")
+        return
     if what == "backup":
         backup, primary = native.open_backup(data, vector.get("passphrase"))
         same(backup.provider, vector.get("provider"), "provider")

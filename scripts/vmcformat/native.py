@@ -18,6 +18,10 @@ from .header import PROVIDER, VERSION, demand
 PRIMARY_MAGIC = b"VMCRYPTP"
 PRIMARY = struct.Struct("<8sH6s16s32s")
 PRIMARY_LEN = 96
+SHARE_MAGIC = b"VMCRYPTK"
+SEALED_SHARE_MAGIC = b"VMCRYPTQ"
+SEALED_SHARE = struct.Struct("<8sHHH2s16s64sI")
+MAX_PART = 2048
 BACKUP_MAGIC = b"VMCRYPTB"
 BACKUP = struct.Struct("<8sHBBIII16s12s16s")
 SEALED_LEN = 48
@@ -63,13 +67,59 @@ def encode_primary(primary: PrimaryKey) -> bytes:
 
 
 def decode_primary(data: bytes) -> PrimaryKey:
-    """Read a primary key file, judging in the order of section 5."""
-    demand_ours(data, PRIMARY_MAGIC)
-    demand(len(data) == PRIMARY_LEN, f"a primary key file has {PRIMARY_LEN} bytes, this one {len(data)}")
+    """Read a primary key file."""
+    return decode_secret(data, PRIMARY_MAGIC)
+
+
+def decode_secret(data: bytes, magic: bytes) -> PrimaryKey:
+    """Read a file of one secret, judging in the order of section 5."""
+    demand_ours(data, magic)
+    demand(len(data) == PRIMARY_LEN, f"a file of one secret has {PRIMARY_LEN} bytes, this one {len(data)}")
     demand(summed(data[:-CHECKSUM_LEN]) == data, "wrong checksum")
     _, _, reserved, uuid, key = PRIMARY.unpack(data[:64])
     demand(not any(reserved), "reserved bytes are not zero")
     return PrimaryKey(uuid, key)
+
+
+def encode_share(share: PrimaryKey) -> bytes:
+    """A file of a share: a primary key file with another magic."""
+    return summed(PRIMARY.pack(SHARE_MAGIC, VERSION, bytes(6), share.uuid, share.key))
+
+
+def decode_share(data: bytes) -> PrimaryKey:
+    """Read a file of a share."""
+    return decode_secret(data, SHARE_MAGIC)
+
+
+@dataclass(frozen=True)
+class SealedShare:
+    """A share that a TPM has: what the TPM makes of it, and for which key and PCRs."""
+
+    uuid: bytes
+    root: bytes
+    pcrs: int
+    private: bytes
+    public: bytes
+
+
+def encode_sealed_share(sealed: SealedShare) -> bytes:
+    """The file of a share that is sealed to a TPM."""
+    head = SEALED_SHARE.pack(SEALED_SHARE_MAGIC, VERSION, len(sealed.private), len(sealed.public), bytes(2), sealed.uuid,
+                             sealed.root, sealed.pcrs)
+    return summed(head + sealed.private + sealed.public)
+
+
+def decode_sealed_share(data: bytes) -> SealedShare:
+    """Read such a file, judging in the order of section 5."""
+    demand_ours(data, SEALED_SHARE_MAGIC)
+    demand(summed(data[:-CHECKSUM_LEN]) == data, "wrong checksum")
+    demand(len(data) >= SEALED_SHARE.size + CHECKSUM_LEN, "the file ends early")
+    _, _, private_len, public_len, reserved, uuid, root, pcrs = SEALED_SHARE.unpack_from(data)
+    demand(not any(reserved) and private_len <= MAX_PART and public_len <= MAX_PART, "reserved bytes or lengths")
+    demand(pcrs < 1 << 24, "PCRs that none has")
+    rest = data[SEALED_SHARE.size:-CHECKSUM_LEN]
+    demand(len(rest) == private_len + public_len, "another length")
+    return SealedShare(uuid, root, pcrs, rest[:private_len], rest[private_len:])
 
 
 def demand_ours(data: bytes, magic: bytes) -> None:

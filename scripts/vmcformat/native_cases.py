@@ -9,8 +9,10 @@ from .native import (
     Backup,
     Cost,
     PrimaryKey,
+    SealedShare,
     encode_backup,
     encode_primary,
+    encode_sealed_share,
     has_argon2,
     make_key_id,
     summed,
@@ -29,7 +31,7 @@ BACKUP_PREFIX = "backup-"
 def vectors() -> dict[str, VectorFile]:
     """File name to vector; without Argon2id, without those of backups."""
     backups = backup_vectors() if has_argon2() else {}
-    return {**primary_vectors(), **key_id_vectors(), **backups}
+    return {**primary_vectors(), **key_id_vectors(), **sealed_share_vectors(), **backups}
 
 
 def primary_vectors() -> dict[str, VectorFile]:
@@ -57,6 +59,39 @@ def primary_vectors() -> dict[str, VectorFile]:
 def primary_fields() -> list[tuple[str, str]]:
     """What is in the primary key file."""
     return [("uuid", str(UUID(bytes=PRIMARY.uuid))), ("key", PRIMARY.key.hex())]
+
+
+def sealed_share_vectors() -> dict[str, VectorFile]:
+    """Files of shares that are sealed to a TPM. What the TPM made of them is any bytes here."""
+    sealed = SealedShare(derive_uuid("a share"), derive("root key", 64), 1 << 7 | 1 << 23, derive("private", 174),
+                         derive("public", 78))
+    good = encode_sealed_share(sealed)
+
+    def put(at: int, new: bytes) -> bytes:
+        return resummed(good[:at] + new + good[at + len(new):])
+
+    longest = SealedShare(sealed.uuid, sealed.root, 0, derive("private", 2048), b"")
+    too_long = SealedShare(sealed.uuid, sealed.root, 0, derive("private", 2049), b"")
+    cases = {
+        "magic-wrong": ("corrupt", "the magic of a share that is not sealed", put(0, b"VMCRYPTK")),
+        "version-2": ("unsupported", "version 2, which is judged before the checksum", good[:8] + b"\x02" + good[9:]),
+        "short-in-version": ("corrupt", "the file ends within the version", good[:9]),
+        "checksum-wrong": ("corrupt", "one bit of the object flipped", flipped(good, 120)),
+        "short-in-head": ("corrupt", "the file ends within the head", summed(good[:99])),
+        "reserved-14": ("corrupt", "reserved byte 14 is 1", put(14, b"\x01")),
+        "pcr-24": ("corrupt", "a PCR that none has", put(99, b"\x01")),
+        "private-longer": ("corrupt", "the private part is a byte longer than what is there", put(10, b"\xaf")),
+        "long": ("corrupt", "a byte follows the object", summed(good[:-CHECKSUM_LEN] + b"\0")),
+        "too-long": ("corrupt", "a private part of 2049 bytes", encode_sealed_share(too_long)),
+    }
+    whole = {"sealed-share": ("a share that is sealed to a TPM and two PCRs", sealed),
+             "sealed-share-longest": ("the longest private part, no PCRs", longest)}
+    made = {name: VectorFile((("expect", "ok"), ("what", "sealed-share"), ("why", why), ("uuid", str(UUID(bytes=of.uuid))),
+                              ("root", of.root.hex()), ("pcrs", str(of.pcrs)), ("private", of.private.hex()),
+                              ("public", of.public.hex())), (encode_sealed_share(of),))
+            for name, (why, of) in whole.items()}
+    return made | {f"sealed-share-{name}": VectorFile((("expect", expect), ("what", "sealed-share"), ("why", why)), (data,))
+                   for name, (expect, why, data) in cases.items()}
 
 
 def resummed(content: bytes) -> bytes:

@@ -66,6 +66,15 @@ impl SealedShare {
         Ok(KekShare::new(self.uuid, secret))
     }
 
+    /// Coordinates of the storage root key, bits of the PCRs, and both parts of the object.
+    pub fn parts(&self) -> ([u8; 2 * COORDINATE_LEN], u32, &[u8], &[u8]) {
+        let SealedObject { root, pcrs, private, public } = &self.object;
+        let mut both = [0; 2 * COORDINATE_LEN];
+        both[..COORDINATE_LEN].copy_from_slice(&root.x);
+        both[COORDINATE_LEN..].copy_from_slice(&root.y);
+        (both, pcrs.bits(), private, public)
+    }
+
     /// The share's name.
     pub fn uuid(&self) -> Uuid {
         self.uuid
@@ -107,7 +116,7 @@ impl SealedShare {
     /// # Errors
     /// `Unsupported` when a part of the object is longer than the file may have it.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let SealedObject { root, pcrs, private, public } = &self.object;
+        let (root, pcrs, private, public) = self.parts();
         let len = |part: &[u8]| {
             u16::try_from(part.len()).ok().filter(|len| *len <= MAX_PART).ok_or_else(|| {
                 let found = part.len();
@@ -119,9 +128,8 @@ impl SealedShare {
         bytes.extend_from_slice(&len(public)?.to_le_bytes());
         bytes.extend_from_slice(&[0; 2]);
         bytes.extend_from_slice(self.uuid.as_bytes());
-        bytes.extend_from_slice(&root.x);
-        bytes.extend_from_slice(&root.y);
-        bytes.extend_from_slice(&pcrs.bits().to_le_bytes());
+        bytes.extend_from_slice(&root);
+        bytes.extend_from_slice(&pcrs.to_le_bytes());
         bytes.extend_from_slice(private);
         bytes.extend_from_slice(public);
         bytes.extend_from_slice(&sha256(&bytes));
