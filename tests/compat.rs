@@ -10,23 +10,25 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use testkit::vector_file::{VectorFile, header_fields, read_folder, tests_folder, unlock};
+use testkit::vector_file::{VectorFile, header_fields, read_folder, secret, tests_folder, unlock_with};
 use vmcryptfs::crypto::derive::sha256;
+use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::crypto::xts::Engine;
 use vmcryptfs::format::header::{ComponentKind, Header, UnverifiedHeader};
+use vmcryptfs::format::manifest::{MANIFEST_ID, Manifest};
 use vmcryptfs::key::Dek;
-use vmcryptfs::provider::KeyProvider;
-use vmcryptfs::provider::kinds::native::NativeProvider;
-use vmcryptfs::provider::primary_key::PrimaryKey;
-use vmcryptfs::storage::FileStorage;
+use vmcryptfs::provider::Providers;
+use vmcryptfs::storage::memory::MemoryStorage;
+use vmcryptfs::storage::{FileStorage, Storage};
 use vmcryptfs::store::buffer::request_buffer;
 use vmcryptfs::store::disk::LockedDisk;
 use vmcryptfs::store::header_area;
-use vmcryptfs::store::plain_file::MAX_REQUEST;
+use vmcryptfs::store::home_file::{HomeFile, HomeKeys};
+use vmcryptfs::store::plain_file::{MAX_REQUEST, PlainFile};
 use vmcryptfs::vm::disk::is_disk;
 
 /// Versions of the format, and how many stores were made of each.
-const VERSIONS: [(&str, usize); 1] = [("v1", 18)];
+const VERSIONS: [(&str, usize); 1] = [("v1", 20)];
 
 #[test]
 fn every_version_is_in_the_table() {
@@ -65,9 +67,14 @@ fn backing_file(store: &VectorFile, dir: &Path, name: &str) -> File {
 }
 
 fn verified(store: &VectorFile, header: &UnverifiedHeader) -> (Header, Dek) {
-    let dek = store.judge(unlock(header, &store.bytes("kek"))).expect("every store is ok");
+    let of_provider = LocalKek::new(secret(&store.bytes("kek"))).unwrap();
+    let kek = match &file_of(store, "kek_share") {
+        Some(share) => of_provider.with_share(&share[32..64]).unwrap(),
+        None => of_provider,
+    };
+    let dek = store.judge(unlock_with(header, kek)).expect("every store is ok");
     let header = header.clone().verify(&dek).unwrap();
-    let others = ["expect", "why", "kek", "primary_key", "plain_len", "sha256"];
+    let others = ["expect", "why", "kek", "primary_key", "kek_share", "plain_len", "sha256", "manifest"];
     assert_eq!(header_fields(&header), store.fields_without(&others), "{}", store.name);
     (header, dek)
 }
@@ -75,7 +82,15 @@ fn verified(store: &VectorFile, header: &UnverifiedHeader) -> (Header, Dek) {
 fn open_home(store: &VectorFile, dir: &Path) {
     let storage = FileStorage::new(backing_file(store, dir, "vmcryptfs.home"));
     let stored = header_area::load(&storage, ComponentKind::Home).unwrap();
-    verified(store, &stored.header);
+    let (header, dek) = verified(store, &stored.header);
+    let [_, manifest] = &store.bodies[..] else { return };
+    let backing = MemoryStorage::default();
+    backing.write_at(0, manifest).unwrap();
+    let file = HomeFile::open(backing, &HomeKeys::new(&dek).unwrap()).unwrap();
+    assert_eq!(file.id(), Some(MANIFEST_ID), "{}", store.name);
+    let plain = file.read_at(0, MAX_REQUEST, &mut request_buffer()).unwrap().to_vec();
+    assert_eq!(sha256(&plain).as_slice(), store.bytes("manifest"), "{}", store.name);
+    assert!(!Manifest::decode(&plain, header.uuid).unwrap().entries.is_empty(), "{}", store.name);
 }
 
 fn open_disk(store: &VectorFile, dir: &Path) {
@@ -83,8 +98,8 @@ fn open_disk(store: &VectorFile, dir: &Path) {
     assert!(is_disk(&file).unwrap(), "{}", store.name);
     let locked = LockedDisk::open(FileStorage::new(file)).unwrap();
     let (header, dek) = verified(store, &locked.stored().header);
-    for primary in store.all("primary_key") {
-        assert_eq!(dek_by_native(&HEXLOWER.decode(primary.as_bytes()).unwrap(), &header, dir).bytes(), dek.bytes());
+    if let Some(primary) = file_of(store, "primary_key") {
+        assert_eq!(dek_by_native(&primary, file_of(store, "kek_share"), &header, dir).bytes(), dek.bytes());
     }
     let disk = locked.unlock(&dek, Engine::default()).unwrap();
     let mut buffer = request_buffer();
@@ -96,11 +111,24 @@ fn open_disk(store: &VectorFile, dir: &Path) {
     assert_eq!(sha256(&plain).as_slice(), store.bytes("sha256"), "{}", store.name);
 }
 
-fn dek_by_native(primary: &[u8], header: &Header, dir: &Path) -> Dek {
-    let path = dir.join("local.key");
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
-    file.write_all(primary).unwrap();
+/// A file of the provider that a store has as one of its fields.
+fn file_of(store: &VectorFile, field: &str) -> Option<Vec<u8>> {
+    store.all(field).first().map(|file| HEXLOWER.decode(file.as_bytes()).unwrap())
+}
+
+fn dek_by_native(primary: &[u8], share: Option<Vec<u8>>, header: &Header, dir: &Path) -> Dek {
+    let private = |name: &str, bytes: &[u8]| {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(dir.join(name)).unwrap();
+        file.write_all(bytes).unwrap();
+    };
     let key_id = &header.slots[0].key_id;
-    let provider = NativeProvider::new(key_id.provider().clone(), PrimaryKey::load(&path).unwrap());
-    provider.fetch_key(key_id).unwrap().unwrap(&header.slots[0].wrapped).unwrap()
+    let mut config = format!("[provider.{}]\nkind = \"native\"\nprimary-key = \"primary\"\n", key_id.provider());
+    private("primary", primary);
+    if let Some(share) = share {
+        private("share", &share);
+        config += "kek-share = \"share\"\n";
+    }
+    private("config.toml", config.as_bytes());
+    let providers = Providers::load(&dir.join("config.toml")).unwrap();
+    providers.fetch(key_id).unwrap().unwrap(&header.slots[0].wrapped).unwrap()
 }

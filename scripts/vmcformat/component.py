@@ -116,9 +116,10 @@ def create_disk(plain: Path, path: Path, copy: bytes, dek: bytes) -> None:
         file.truncate(header.data_offset + disk.file_len(plain_len))
 
 
-def decrypt_disk(file: BinaryIO, component: Component, kek: bytes, out: BinaryIO | None) -> tuple[int, str]:
+def decrypt_disk(file: BinaryIO, component: Component, kek: bytes, out: BinaryIO | None,
+                 share: bytes = b"") -> tuple[int, str]:
     """Verify the header, decrypt everything; plaintext length and SHA-256. `out` becomes a sparse file."""
-    dek = unlock(component.copy, component.header, kek)
+    dek = unlock(component.copy, component.header, kek, share)
     header = component.header
     read_range = transition.reader(file.fileno(), header.uuid, header.transition, dek, header.sector_size)
     plain_len = disk.plain_len(os.fstat(file.fileno()).st_size - header.data_offset)

@@ -326,9 +326,10 @@ def choose(kind: int, first: bytes, second: bytes) -> tuple[bytes, Header]:
     return max(valid, key=lambda copy: copy[1].sequence)
 
 
-def unlock(copy: bytes, header: Header, kek: bytes) -> bytes:
-    """The DEK, from whichever slot is this KEK's; after this the header is authentic."""
-    check = keys.key_check(kek)
+def unlock(copy: bytes, header: Header, kek: bytes, share: bytes = b"") -> bytes:
+    """The DEK, from whichever slot is this KEK's, or that of this key and share; after this the header is authentic."""
+    check = keys.shared_key_check(kek, share) if share else keys.key_check(kek)
+    kek = keys.shared_kek(kek, share) if share else kek
     mine = [slot for slot in header.slots if slot.check == check]
     if not mine:
         raise KeyRejected("no slot was made with this KEK")

@@ -43,9 +43,9 @@ def good_vectors() -> dict[str, VectorFile]:
     return made
 
 
-def sealed(plaintext: bytes) -> bytes:
+def sealed(plaintext: bytes, dek: bytes = HOME_DEK) -> bytes:
     """A home file with the id of manifests."""
-    keys = file_keys(HOME_DEK, FILE_ID)
+    keys = file_keys(dek, FILE_ID)
     backing = Backing(len(plaintext), keys)
     backing.put(0, encode_header(keys, len(plaintext), filled_len=len(plaintext)))
     for block in range(-(-len(plaintext) // BLOCK)):

@@ -4,17 +4,18 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import UUID
 
-from . import component, disk, native, transition
+from . import component, disk, home_file, keys, manifest, manifest_cases, native, transition
 from .checks import KIND_BY_NAME, same
 from .errors import FormatError
-from .header import COPY_LEN, DEK_LEN, DISK, HOME, HOME_FILE, MIB, SECOND_COPY, Header, encode, new_slot
+from .header import COPY_LEN, DEK_LEN, DISK, HOME, HOME_FILE, MIB, SECOND_COPY, Header, Slot, encode, new_slot
 from .header_good import decoded_fields
 from .vectorfile import VectorFile, derive, derive_uuid, parse
 
 VERSION_FOLDER = "v1"
 # What a store's file says beside its header's fields.
-OWN_FIELDS = ("expect", "why", "kek", "primary_key", "plain_len", "sha256")
+OWN_FIELDS = ("expect", "why", "kek", "primary_key", "kek_share", "plain_len", "sha256", "manifest")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Golden:
     label: str = ""
     disk_names: tuple[str, ...] = ()
     primary: native.PrimaryKey | None = None
+    share: native.PrimaryKey | None = None
+    manifest: bytes = b""
 
     @property
     def kek(self) -> bytes:
@@ -71,7 +74,7 @@ def stores() -> dict[str, VectorFile]:
     """File name to store."""
     made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
             in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4),
-            owned(), home_with_bound_disks(), home_with_list()]
+            owned(), home_with_bound_disks(), home_with_list(), of_native_with_share(), home_with_manifest()]
     return {golden.name: store_file(golden, *rest) for golden, *rest in made}
 
 
@@ -80,9 +83,14 @@ def store_file(golden: Golden, header: Header, backing: bytes, plaintext: bytes)
     fields = [("expect", "ok"), ("why", golden.why), ("kek", golden.kek.hex())]
     if golden.primary is not None:
         fields.append(("primary_key", native.encode_primary(golden.primary).hex()))
+    if golden.share is not None:
+        fields.append(("kek_share", native.encode_share(golden.share).hex()))
     fields += decoded_fields(header)
     if golden.kind == DISK:
         fields += [("plain_len", str(len(plaintext))), ("sha256", hashlib.sha256(plaintext).hexdigest())]
+    if golden.manifest:
+        fields.append(("manifest", hashlib.sha256(golden.manifest).hexdigest()))
+        return VectorFile(tuple(fields), (backing, manifest_cases.sealed(golden.manifest, golden.dek)))
     return VectorFile(tuple(fields), (backing,))
 
 
@@ -241,6 +249,26 @@ def home_with_list() -> Made:
     return golden, header, golden.file(copy, copy), b""
 
 
+def of_native_with_share() -> Made:
+    """A disk whose KEK is made of a key of the native provider and a share."""
+    primary = native.PrimaryKey(derive_uuid("store: primary key with a share"), derive("store: primary key with a share", 32))
+    share = native.PrimaryKey(derive_uuid("store: share"), derive("store: share", 32))
+    golden = Golden("disk-native-share", "its KEK is made of what its key id wraps and of a share", primary=primary, share=share)
+    slot = Slot("local", native.make_key_id(primary, golden.kek), keys.shared_key_check(golden.kek, share.key),
+                keys.wrap(keys.shared_kek(golden.kek, share.key), golden.dek))
+    return golden.disk(golden.noise(1000), replace(golden.header(), slots=(slot,)))
+
+
+def home_with_manifest() -> Made:
+    """A home with a list of its disks and a manifest, which is a file of its own."""
+    golden = Golden("home-with-manifest", "a home that has a manifest, the second file", kind=HOME)
+    header = replace(golden.header(), state=2, binds_disks=True, lists_disks=True)
+    made = replace(manifest_cases.WHOLE, uuid=UUID(bytes=header.uuid))
+    golden = replace(golden, manifest=manifest.encode(made))
+    copy = encode(header, golden.dek)
+    return golden, header, golden.file(copy, copy), b""
+
+
 def write_missing(root: Path) -> list[str]:
     """Write the stores of the current version that are not there; those that are stay as they are."""
     folder = root / VERSION_FOLDER
@@ -277,13 +305,26 @@ def read_store(store: VectorFile) -> None:
         path.write_bytes(store.bodies[0])
         with path.open("rb") as file:
             found = component.read_component(file)
-            component.unlock(found.copy, found.header, store.bytes("kek"))
+            shares = [native.decode_share(bytes.fromhex(share)).key for share in store.all("kek_share")]
+            share = shares[0] if shares else b""
+            dek = component.unlock(found.copy, found.header, store.bytes("kek"), share)
             want = [field for field in store.fields if field[0] not in OWN_FIELDS]
             same(decoded_fields(found.header), want, "fields")
             for primary in store.all("primary_key"):
                 kek = native.open_key_id(native.decode_primary(bytes.fromhex(primary)), found.header.slots[0].key_id)
                 same(kek, store.bytes("kek"), "KEK in the key id")
             if kind == DISK:
-                plain_len, digest = component.decrypt_disk(file, found, store.bytes("kek"), None)
+                plain_len, digest = component.decrypt_disk(file, found, store.bytes("kek"), None, share)
                 same(plain_len, store.int("plain_len"), "plaintext length")
                 same(digest, store.get("sha256"), "SHA-256 of the plaintext")
+            for digest in store.all("manifest"):
+                read_manifest(store.bodies[1], dek, found.header, digest)
+
+
+def read_manifest(backing: bytes, dek: bytes, of: Header, digest: str) -> None:
+    """Open a home's manifest."""
+    header, blocks = home_file.read_file(lambda at, length: backing[at:at + length], len(backing), dek)
+    same(header and header.keys.file_id, manifest.FILE_ID, "file id")
+    plaintext = b"".join(blocks)
+    same(hashlib.sha256(plaintext).hexdigest(), digest, "SHA-256 of the manifest")
+    same(manifest.decode(plaintext).uuid.bytes, of.uuid, "home of the manifest")
