@@ -1,12 +1,18 @@
-//! What is stored beside data: header copies, saved ones, entries and headers of home files, journal records, backups.
+//! What is stored beside data: header copies, saved ones, entries and headers of home files, journal records, lists of disks,
+//! manifests, records of clusters, backups, sealed shares.
 
+use uuid::Uuid;
 use vmcryptfs::crypto::{derive, random};
+use vmcryptfs::format::cluster::{Ack, Envelope, HostIdentity, Name, Token, UnverifiedDocument, UnverifiedRequest};
 use vmcryptfs::format::header::UnverifiedHeader;
 use vmcryptfs::format::home_file::{self, PAIR_LEN, Pair};
 use vmcryptfs::format::journal::UnverifiedRecord;
+use vmcryptfs::format::manifest::Manifest;
+use vmcryptfs::format::members::{FIXED_LEN, MembersKey};
 use vmcryptfs::format::saved_header::{SAVED_LEN, SavedHeader};
 use vmcryptfs::key::Dek;
 use vmcryptfs::provider::backup::SealedBackup;
+use vmcryptfs::provider::sealed_share::SealedShare;
 
 use crate::mutation::{Random, fuzz};
 use crate::testkit::vector_file::{read_folder, tests_folder};
@@ -131,6 +137,125 @@ fn journal_records() {
             if let Ok(record) = UnverifiedRecord::decode(head) {
                 assert!(record.table_len() <= 1 << 20, "a table of {} bytes", record.table_len());
             }
+        },
+    );
+}
+
+const HOME: Uuid = Uuid::from_u128(7);
+/// Seconds of the targets that most inputs leave early.
+const SHORT: u64 = SECONDS.div_ceil(3);
+
+#[test]
+fn lists_of_disks() {
+    const TAG: usize = 32;
+    bound_memory();
+    let dek = random::home_dek().unwrap();
+    let key = MembersKey::new(HOME, &dek).unwrap();
+    let mut tag_key = [0; TAG];
+    derive::hkdf(HOME.as_bytes(), dek.bytes(), "vmcryptfs v1 members", &mut tag_key).unwrap();
+    // No input authenticates by chance.
+    let finish = |input: &mut Vec<u8>, random: &mut Random| {
+        let Some(body_len) = input.len().checked_sub(FIXED_LEN + TAG).filter(|_| random.below(8) > 0) else { return };
+        input[16..32].copy_from_slice(HOME.as_bytes());
+        input[44..48].copy_from_slice(&u32::try_from(body_len).unwrap().to_le_bytes());
+        let (content, tag) = input.split_last_chunk_mut::<TAG>().unwrap();
+        *tag = derive::hmac(&tag_key, content);
+    };
+    let read = std::cell::Cell::new(0);
+    fuzz("members", SHORT, &vectors("members", ""), &WORDS, finish, |input| {
+        let Ok(list) = key.decode(input) else { return };
+        read.set(read.get() + 1);
+        // The names of a disk may stand in any order.
+        let encoded = key.encode(&list).unwrap();
+        assert!(key.encode(&key.decode(&encoded).unwrap()).unwrap() == encoded, "what was encoded is read otherwise");
+    });
+    assert!(read.get() > 0, "none was read: this proves nothing");
+}
+
+/// MTH of RFC 9162, section 2.1.1.
+fn tree_hash(leaves: &[&[u8]]) -> [u8; 32] {
+    match leaves {
+        [] => derive::sha256(b""),
+        [leaf] => derive::sha256(&[&[0], *leaf].concat()),
+        _ => {
+            let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+            derive::sha256(&[&[1][..], &tree_hash(left), &tree_hash(right)].concat())
+        }
+    }
+}
+
+#[test]
+fn manifests() {
+    const HEAD: usize = 96;
+    bound_memory();
+    // The head fits the records that are there, mostly: no root is right by chance.
+    let finish = |input: &mut Vec<u8>, random: &mut Random| {
+        if input.len() < HEAD || random.below(8) == 0 {
+            return;
+        }
+        let (head, mut rest) = input.split_at_mut(HEAD);
+        let body_len = rest.len() as u64;
+        let mut leaves: Vec<&[u8]> = Vec::new();
+        while let Some([_, len @ ..]) = rest.first_chunk::<5>() {
+            let Some((leaf, after)) = rest.split_at_mut_checked(5 + u32::from_le_bytes(*len) as usize) else { break };
+            leaves.push(leaf);
+            rest = after;
+        }
+        head[32..48].copy_from_slice(HOME.as_bytes());
+        head[48..80].copy_from_slice(&tree_hash(&leaves));
+        head[80..84].copy_from_slice(&u32::try_from(leaves.len()).unwrap().to_le_bytes());
+        head[88..96].copy_from_slice(&body_len.to_le_bytes());
+    };
+    let corpus: Vec<Vec<u8>> =
+        vectors("manifest", "").into_iter().filter(|body| body.starts_with(b"VMCRYPTT")).collect();
+    let read = std::cell::Cell::new(0);
+    fuzz("manifest", SHORT, &corpus, &WORDS, finish, |input| {
+        let Ok(manifest) = Manifest::decode(input, HOME) else { return };
+        read.set(read.get() + 1);
+        assert!(manifest.encode().unwrap() == input, "decode, then encode, is not identical");
+    });
+    assert!(read.get() > 0, "none was read: this proves nothing");
+}
+
+#[test]
+fn records_of_clusters() {
+    bound_memory();
+    let name = Name::new("host", "h1").unwrap();
+    let host = HostIdentity { uuid: HOME, name, seal_key: [4; 65], sign_key: [5; 32] };
+    let words: [&[u8]; 6] = [b"VMCRYPTD", b"\0\0", b"\xff\xff", b"\x01", b"prod", b"vmcryptfs-"];
+    fuzz(
+        "cluster",
+        SHORT,
+        &vectors("cluster", ""),
+        &words,
+        |_, _| {},
+        |input| {
+            if let Ok(document) = UnverifiedDocument::decode(input) {
+                let hash = document.hash();
+                let _ = document.known(1, &hash);
+            }
+            if let Ok(envelope) = Envelope::decode(input) {
+                assert!(envelope.encode() == input, "decode, then encode, is not identical");
+            }
+            let _ = UnverifiedRequest::decode(input).map(|request| request.is_by(&[7; 32]));
+            assert!(Ack::decode(input, HOME, &host).is_err(), "an acknowledgement that the host did not sign");
+            let _ = std::str::from_utf8(input).map(Token::parse);
+        },
+    );
+}
+
+#[test]
+fn sealed_shares() {
+    bound_memory();
+    fuzz(
+        "sealed-share",
+        SHORT,
+        &vectors("native", "sealed-share"),
+        &WORDS,
+        |input, random| with_checksum(input, random),
+        |input| {
+            let Ok(share) = SealedShare::decode(input) else { return };
+            assert!(share.encode().unwrap() == input, "decode, then encode, is not identical");
         },
     );
 }
