@@ -1,6 +1,7 @@
 //! Which new files become disks: by the list of their home, and by what programs call them first.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use crate::host::Host;
 use crate::not_run::not_run;
@@ -87,6 +88,53 @@ fn an_image_that_is_longer_than_one_key_may_encrypt_is_refused_before_anything_i
     }
     host.refuses(&["encrypt", &vm], 11, "root.raw: a disk of 281474976711168 bytes, expected at most");
     assert_eq!(fs::read_dir(&vm).unwrap().count(), 1, "nothing was made beside it");
+}
+
+/// 2^44 blocks of 16 bytes, in a file system that takes such files.
+#[test]
+fn a_disk_grows_to_what_its_key_may_encrypt_and_a_longer_one_opens_for_nobody() {
+    const MAX: u64 = 256 << 40;
+    const AREA: u64 = 8 << 20;
+    let host = Host::new();
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let vm = folder.path().join("vm");
+    let (at, disk) = (vm.display().to_string(), vm.join("root.raw"));
+    host.run(&["create", &at]);
+    host.run(&["create-disk", &disk.display().to_string(), "--size", "1M"]);
+    let backing = fs::File::options().write(true).open(&disk).unwrap();
+    if backing.set_len(AREA + MAX + 512).is_err() {
+        return not_run("/dev/shm does not take a file of 256 TiB");
+    }
+    backing.set_len(AREA + (1 << 20)).unwrap();
+    let mount = host.mount(&at, &[]);
+    let file = fs::File::options().read(true).write(true).open(mount.path("root.raw")).unwrap();
+    for refused in [file.set_len(MAX + 1), file.write_all_at(&[7; 512], MAX - 16), file.write_all_at(&[7; 512], MAX)] {
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+        let len = file.metadata().unwrap().len();
+        assert!(len == 1 << 20 || len == MAX, "a length of {len} bytes");
+        assert!(backing.metadata().unwrap().len() <= AREA + MAX);
+    }
+    file.set_len(MAX).unwrap();
+    file.write_all_at(&[7; 512], MAX - 512).unwrap();
+    let mut end = [0; 513];
+    assert_eq!(file.read_at(&mut end, MAX - 512).unwrap(), 512);
+    assert!(end[..512] == [7; 512]);
+    drop(file);
+    mount.unmount();
+    host.run(&["check", &at]);
+    // Longer beside the mount: the disk opens for nobody, and its data stays.
+    backing.set_len(AREA + MAX + 16).unwrap();
+    let mount = host.mount(&at, &[]);
+    let refused = fs::File::open(mount.path("root.raw")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP));
+    mount.unmount();
+    assert!(
+        host.log().contains("root.raw: a disk of 281474976710672 bytes, expected at most 281474976710656 (256 TiB)")
+    );
+    host.refuses(&["rekey", "--deep", &at], 11, "expected at most 281474976710656 (256 TiB): one key encrypts no more");
+    let check = host.try_run(&["check", &at]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.status.code() == Some(11) && said.contains("256 TiB"), "{check:?}");
 }
 
 #[test]
