@@ -7,6 +7,7 @@ use std::process::Command;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Signal, kill_process};
+use vmcryptfs::format::manifest::Manifest;
 
 use crate::host::Host;
 
@@ -170,6 +171,21 @@ fn a_manifest_that_is_damaged_or_another_file_of_the_home_is_noticed() {
         make(host.path(MANIFEST));
         is_noticed(&host, "its manifest cannot be used");
     }
+}
+
+/// A program in the mount can seal any bytes in a home file, also those of a manifest.
+#[test]
+fn a_home_file_that_says_what_a_manifest_says_is_none() {
+    let host = host();
+    let infos: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", host.path("web01")])).unwrap();
+    let home = infos[0]["uuid"].as_str().unwrap().parse().unwrap();
+    let (logs, notes, entries) = (Vec::new(), Vec::new(), Vec::new());
+    let forged = Manifest { home, counter: 99, is_open: true, time: 1, logs, notes, entries };
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("forged"), forged.encode().unwrap()).unwrap();
+    mount.unmount();
+    fs::rename(host.path("web01/forged"), host.path(MANIFEST)).unwrap();
+    is_noticed(&host, "another file of the home lies in its place");
 }
 
 /// As docs/CLI.md, "A restored backup", says: all that a backup holds is older, and agrees with itself.

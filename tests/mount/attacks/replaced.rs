@@ -134,6 +134,24 @@ fn a_home_file_replaced_by_something_else_gives_nothing_from_outside() {
     });
 }
 
+/// Files are opened for reading only there, and opening a fifo so waits for a writer.
+#[test]
+fn a_fifo_in_the_place_of_a_file_does_not_stop_a_mount_that_only_reads() {
+    let host = host();
+    let kept = host.path("kept");
+    for victim in ["root.raw", "notes.txt"] {
+        let backing = host.path(&format!("web01/{victim}"));
+        let mount = host.mount("web01", &["-o", "ro"]);
+        fs::symlink_metadata(mount.path(victim)).unwrap();
+        fs::rename(backing, kept).unwrap();
+        mkfifo(backing);
+        gives_nothing(&mount.path(victim));
+        assert_eq!(fs::read_to_string(mount.path("inner/notes.txt")).unwrap(), "inside", "the others work");
+        mount.unmount();
+        fs::rename(kept, backing).unwrap();
+    }
+}
+
 /// A mount, status and check must come to an end whatever `vmcryptfs.home` is.
 #[test]
 fn a_home_header_replaced_by_something_else_locks_the_vm_and_stops_nobody() {
