@@ -118,6 +118,9 @@ fn line(progress: &Progress, in_this_run: u64, took: Duration, bar: bool) -> Str
     let (done, total) = (progress.done.min(progress.total), progress.total.max(1));
     let percent = u128::from(done) * 100 / u128::from(total);
     let mut line = text::one_line(&progress.what).into_owned();
+    if progress.total == 0 {
+        return line; // it is not known yet what there is to do
+    }
     if bar {
         let filled = usize::try_from(u128::from(done) * BAR as u128 / u128::from(total)).unwrap_or(BAR);
         line += &format!(" [{}{}]", "#".repeat(filled), "-".repeat(BAR - filled));
@@ -157,9 +160,10 @@ mod tests {
 
     #[test]
     fn nothing_to_do_and_no_time_are_no_division_by_zero() {
-        for (done, total) in [(0, 0), (5, 0), (7, 5), (u64::MAX, u64::MAX)] {
+        for (done, total) in [(7, 5), (0, 1), (u64::MAX, u64::MAX)] {
             let shown = line(&progress(done, total), done, Duration::ZERO, true);
             assert!(shown.contains('%'), "{shown}");
         }
+        assert_eq!(line(&progress(5, 0), 5, Duration::ZERO, true), "root.raw");
     }
 }

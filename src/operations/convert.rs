@@ -64,7 +64,7 @@ impl Conversion for Options {
         on_progress: OnProgress<'_>,
         converted: &mut dyn FnMut(Converted<'_>),
     ) -> Result<Plan> {
-        let encryption = Encryption::prepare(folder, providers, self)?;
+        let encryption = Encryption::prepare(folder, providers, self, &mut *on_progress)?;
         if dry_run { Ok(encryption.rehearse()) } else { encryption.run(on_progress, converted) }
     }
 }
@@ -91,7 +91,9 @@ impl Conversion for Decrypting {
         on_progress: OnProgress<'_>,
         converted: &mut dyn FnMut(Converted<'_>),
     ) -> Result<Plan> {
-        let decryption = Decryption::prepare(folder, providers, self.what, self.resume_by_name, Engine::default())?;
+        let Self { what, resume_by_name } = self;
+        let engine = Engine::default();
+        let decryption = Decryption::prepare(folder, providers, what, resume_by_name, engine, &mut *on_progress)?;
         if dry_run { decryption.rehearse() } else { decryption.run(on_progress, converted) }
     }
 }

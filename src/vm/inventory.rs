@@ -127,6 +127,9 @@ pub enum Link {
     Outside(OsString),
 }
 
+/// Says whether a folder is looked at any further.
+pub type GoOn<'g> = dyn Fn() -> Result<()> + 'g;
+
 impl Inventory {
     /// What one file is. Where no home says which names are those of disks, `disk_names` do, here and below.
     ///
@@ -141,7 +144,15 @@ impl Inventory {
     /// # Errors
     /// `Invalid` when the folder is itself shown by a mount of vmcryptfs, `Io` when it cannot be listed.
     pub fn take(root: &File, disk_names: &DiskNames) -> Result<Self> {
-        walk::take(root, false, disk_names).map(|entries| Self { entries })
+        Self::take_watched(root, disk_names, &|| Ok(()))
+    }
+
+    /// As [`take`](Self::take); an error of `go_on`, which is asked before each name, ends it.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take), and that of `go_on`.
+    pub fn take_watched(root: &File, disk_names: &DiskNames, go_on: &GoOn<'_>) -> Result<Self> {
+        walk::take(root, false, disk_names, go_on).map(|entries| Self { entries })
     }
 
     /// As [`take`](Self::take), and looks once at each folder and file to which a symbolic link leads. It has the link's path, beside
@@ -150,7 +161,7 @@ impl Inventory {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn take_with_links(root: &File, disk_names: &DiskNames) -> Result<Self> {
-        walk::take(root, true, disk_names).map(|entries| Self { entries })
+        walk::take(root, true, disk_names, &|| Ok(())).map(|entries| Self { entries })
     }
 
     /// Components, erased ones aside: those with a header that should open.

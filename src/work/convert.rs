@@ -53,3 +53,6 @@ pub struct Converted<'a> {
     /// The KEK that wraps, or wrapped, its DEK.
     pub key_id: &'a KeyId,
 }
+
+#[cfg(test)]
+mod planning_tests;

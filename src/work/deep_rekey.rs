@@ -112,9 +112,11 @@ impl DeepRekey {
             }
         }
         let (target, resumed) = self.target(place, &chosen, keks)?;
+        let total = chosen.len() as u64;
+        on_progress(&Progress { what: "rekey".to_owned(), done: 0, total, unit: Unit::Components })?;
         let mut components = Vec::new();
         if let Some(home) = &mut home {
-            let done_now = home.begin(&target).context(|| "home".into())?;
+            let done_now = home.begin(&target, &mut *on_progress).context(|| "home".into())?;
             components.push(ComponentResult::new(&Component::Home, home.uuid(), Reencrypted { done_now }));
         }
         for disk in &mut disks {

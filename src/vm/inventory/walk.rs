@@ -19,17 +19,17 @@ use crate::vm::clear::ClearKind;
 use crate::vm::folder;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::file::{classify, component, unless_gone};
-use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
+use crate::vm::inventory::{Entry, FolderKind, GoOn, Headers, Link, MAX_DEPTH, What};
 use crate::vm::members;
 
-pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames) -> Result<Vec<Entry>> {
+pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
     let mount = mount_of(root)?;
     if mount_table::leads_to_ours(mount).context(|| "reading the table of mounts".into())? {
         return Err(Error::new(Kind::Invalid, "it is a mount, which shows no headers: name its backing folder"));
     }
     let followed = links.then(Followed::default);
     let look = |file, name: &OsStr, disk_names: &DiskNames| classify(file, name, disk_names).map(Some);
-    walk(root, mount, followed, disk_names, &look, true)
+    walk(root, mount, followed, disk_names, Manner { look: &look, asks_homes: true, go_on })
 }
 
 /// Components alone, but for the folder's own home header.
@@ -38,7 +38,7 @@ pub(super) fn disks(root: &File) -> Result<Vec<Entry>> {
         Some(_) => Ok(None),
         None => component(&file, name),
     };
-    walk(root, mount_of(root)?, None, &DiskNames::default(), &look, false)
+    walk(root, mount_of(root)?, None, &DiskNames::default(), Manner::quiet(&look))
 }
 
 /// All but the folder's own home header, which the caller knows, as it knows the home's list of names.
@@ -47,7 +47,7 @@ pub(super) fn files(root: &File, disk_names: &DiskNames) -> Result<Vec<Entry>> {
         Some(_) => Ok(None),
         None => classify(file, name, disk_names).map(Some),
     };
-    walk(root, mount_of(root)?, None, disk_names, &look, false)
+    walk(root, mount_of(root)?, None, disk_names, Manner::quiet(&look))
 }
 
 fn walk(
@@ -55,18 +55,33 @@ fn walk(
     mount: u64,
     followed: Option<Followed>,
     disk_names: &DiskNames,
-    look: &Look<'_>,
-    asks_homes: bool,
+    manner: Manner<'_>,
 ) -> Result<Vec<Entry>> {
-    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names, look, asks_homes };
+    let mut walk = Walk { root, entries: Vec::new(), followed, disk_names, manner, stopped: None };
     let place = Place { path: Path::new(""), depth: 0, reserved: false, vm: None, disk_names };
     walk.folder(root, mount, stat(root)?, &place)?;
     walk.follow_links();
-    Ok(walk.entries)
+    walk.stopped.map_or(Ok(walk.entries), Err)
 }
 
 /// Says what a regular file is; `None` for what is to be no entry.
 type Look<'l> = dyn Fn(File, &OsStr, &DiskNames) -> Result<Option<What>> + 'l;
+
+/// How names are gone through.
+#[derive(Clone, Copy)]
+struct Manner<'m> {
+    look: &'m Look<'m>,
+    /// Whether the names of disks are each home's own. Reading a header costs more than all else of a folder.
+    asks_homes: bool,
+    go_on: &'m GoOn<'m>,
+}
+
+impl<'m> Manner<'m> {
+    /// Of callers that know the home's names, and cannot be stopped.
+    fn quiet(look: &'m Look<'m>) -> Self {
+        Self { look, asks_homes: false, go_on: &|| Ok(()) }
+    }
+}
 
 pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {
     let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
@@ -91,9 +106,9 @@ struct Walk<'r> {
     followed: Option<Followed>,
     /// Which names are those of disks where no home says it.
     disk_names: &'r DiskNames,
-    look: &'r Look<'r>,
-    /// Whether the names of disks are each home's own. Reading a header costs more than all else of a folder.
-    asks_homes: bool,
+    manner: Manner<'r>,
+    /// Why nothing more is looked at.
+    stopped: Option<Error>,
 }
 
 /// Where something lies.
@@ -116,7 +131,7 @@ impl Walk<'_> {
         let is_vm = names.iter().any(|name| HomeState::of_header_file(name).is_some());
         let vm = if is_vm { Some(Arc::from(place.path)) } else { place.vm.clone() };
         let own = self.entries.len();
-        let of_home = if is_vm && self.asks_homes { home_disk_names(dir) } else { None };
+        let of_home = if is_vm && self.manner.asks_homes { home_disk_names(dir) } else { None };
         let disk_names = of_home.as_ref().unwrap_or(place.disk_names);
         let here = Place { path: place.path, depth: place.depth, reserved: place.reserved, vm, disk_names };
         self.add(&here, stat, What::Folder(FolderKind::Plain));
@@ -138,6 +153,12 @@ impl Walk<'_> {
 
     /// Adds what a name leads to. What cannot be looked at is an entry all the same.
     fn name(&mut self, dir: &File, mount: u64, name: &OsStr, place: &Place<'_>) {
+        if self.stopped.is_none() {
+            self.stopped = (self.manner.go_on)().err();
+        }
+        if self.stopped.is_some() {
+            return;
+        }
         let before = self.entries.len();
         if let Err(error) = self.try_name(dir, mount, name, place) {
             self.entries.truncate(before);
@@ -200,7 +221,7 @@ impl Walk<'_> {
         if members::is_list(&file, name)? {
             return Ok(None); // as genuine as its home says, which knows where it is
         }
-        (self.look)(file, name, disk_names)
+        (self.manner.look)(file, name, disk_names)
     }
 
     fn link(&self, dir: &File, name: &OsStr, place: &Place<'_>) -> Result<Link> {

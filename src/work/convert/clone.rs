@@ -82,13 +82,14 @@ pub fn clone(
         let why = source.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
-    let entries = source.walk()?;
+    let looking = ProgressCounter::looking(&mut *on_progress);
+    let entries = source.walk(&looking)?;
     if let Some(foreign) = entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
     tree::refuse_erased(entries.iter())?;
-    let mut notes = names(&source, &entries, providers, options)?;
+    let mut notes = names(&source, &entries, (providers, options), &looking)?;
     let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
     let in_the_clear = clear.len();
     notes.extend(clear);
@@ -118,17 +119,18 @@ fn no_vm_folder(source: &ClaimedFolder) -> String {
 fn names(
     source: &ClaimedFolder,
     entries: &[Entry],
-    providers: &Providers,
-    options: &CloneOptions,
+    (providers, options): (&Providers, &CloneOptions),
+    pace: &ProgressCounter<'_>,
 ) -> Result<Vec<String>> {
     let home = source.unlocked()?;
     // A name that was written through a mount begins with a mountpoint, which nothing here knows.
     let place = Place { path: &source.path, root: &source.dir, entries, anywhere: true };
     let mut names = Names::default();
-    place.files(Some(&home.keys), &mut names)?;
+    place.files(Some(&home.keys), (&mut names, pace))?;
     let root = &source.dir;
     let source = Source { root, keys: &home.keys, owner: &home.owner, providers, engine: options.engine };
     for entry in entries.iter().filter(|entry| entry.found == EntryForm::Disk) {
+        pace.tell()?;
         let disk = source.open_disk(entry).context(|| entry.path.shown().to_string())?;
         place.image(entry, disk, &mut names);
     }
@@ -192,6 +194,7 @@ impl Cloning<'_> {
         let (key_id, kek) = keyring::first_kek(&header, self.providers)?;
         let key = WrappingKey { id: key_id.clone(), kek };
         for folder in self.entries.iter().filter(|entry| entry.found == EntryForm::Folder) {
+            pace.tell()?;
             if let Some(name) = folder.path.file_name() {
                 rustix::fs::mkdirat(parent_of(self.draft, &folder.path)?, name, Mode::from_raw_mode(0o700))
                     .context(|| format!("making folder {}", folder.path.shown()))?;
@@ -225,10 +228,11 @@ impl Cloning<'_> {
             }
         }
         for entry in self.entries.iter().rev() {
+            pace.tell()?;
             self.other(entry, &keys).context(|| entry.path.shown().to_string())?;
         }
         members::create(self.draft, header.uuid, &dek, &list)?;
-        self.refuse_if_changed()?;
+        self.refuse_if_changed(pace)?;
         Ok((header.uuid, key_id))
     }
 
@@ -299,8 +303,8 @@ impl Cloning<'_> {
     }
 
     /// A mount that has nothing open keeps nobody out, and may have had something open for a while.
-    fn refuse_if_changed(&self) -> Result<()> {
-        let now = self.source.walk()?;
+    fn refuse_if_changed(&self, pace: &ProgressCounter<'_>) -> Result<()> {
+        let now = self.source.walk(pace)?;
         let state = |entry: &Entry| {
             let stat = &entry.stat;
             (entry.path.clone(), stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec)

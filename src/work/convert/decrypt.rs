@@ -57,13 +57,14 @@ impl<'p> Decryption<'p> {
     ///
     /// # Errors
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
-    /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, also for erased disks, or `Io`.
+    /// encrypted, `Corrupt` for files that the home did not write, `Busy`, `KeyUnavailable`, also for erased disks, `Stopped`, or `Io`.
     pub fn prepare(
         path: &Path,
         providers: &'p Providers,
         what: DecryptScope,
         resume_by_name: bool,
         engine: Engine,
+        on_progress: OnProgress<'_>,
     ) -> Result<Self> {
         let folder = ClaimedFolder::open(path, providers, Access::Write)?;
         folder.refuse_unproven(resume_by_name)?;
@@ -73,7 +74,7 @@ impl<'p> Decryption<'p> {
         if what.has_home() {
             home.claim_alone()?;
         }
-        let (entries, chosen, plan) = look(&folder, &what)?;
+        let (entries, chosen, plan) = look(&folder, &what, &ProgressCounter::looking(on_progress))?;
         Ok(Self { folder, what, entries, chosen, plan, engine, providers })
     }
 
@@ -110,9 +111,10 @@ impl<'p> Decryption<'p> {
     /// `Corrupt` or `Io`, naming the file.
     pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
         self.plan.check()?;
-        let names = self.check_keys()?;
+        let pace = ProgressCounter::looking(&mut *on_progress);
+        let names = self.check_keys(&pace)?;
         // The keys of disks may have been waited for.
-        (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what)?;
+        (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what, &pace)?;
         self.plan.check()?;
         // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
         self.plan.notes.extend(names.outside);
@@ -138,14 +140,14 @@ impl<'p> Decryption<'p> {
             }
             return Ok(self.plan);
         }
-        self.look_for_what_needs_the_home()?;
+        self.look_for_what_needs_the_home(&pace)?;
         self.folder.turn(HomeState::Decrypting)?;
         let site = self.site(&pace)?;
         site.clean_components(self.folder.unlocked()?.header.uuid)?;
         home_files::convert(&site, &self.entries, Direction::Decrypt, |_| false)?;
         site.clean(true)?;
         // With the header goes the only way to what is still sealed.
-        self.look_for_what_needs_the_home()?;
+        self.look_for_what_needs_the_home(&pace)?;
         if let Some(sealed) =
             self.entries.iter().find(|entry| matches!(entry.found, EntryForm::Sealed | EntryForm::SealedLink))
         {
@@ -158,8 +160,8 @@ impl<'p> Decryption<'p> {
     }
 
     /// Looks at the folder again: by now, no disk in it is encrypted.
-    fn look_for_what_needs_the_home(&mut self) -> Result<()> {
-        self.entries = self.folder.walk()?;
+    fn look_for_what_needs_the_home(&mut self, pace: &ProgressCounter<'_>) -> Result<()> {
+        self.entries = self.folder.walk(pace)?;
         match self.entries.iter().find(|entry| matches!(entry.found, EntryForm::Disk | EntryForm::UnreadableOrForeign))
         {
             None => Ok(()),
@@ -168,21 +170,23 @@ impl<'p> Decryption<'p> {
     }
 
     /// All disks' keys are available, and nothing else has the disks open: otherwise nothing is begun.
-    fn check_keys(&self) -> Result<Names> {
+    fn check_keys(&self, pace: &ProgressCounter<'_>) -> Result<Names> {
         let mut names = Names::default();
         let keys = &self.folder.unlocked()?.keys;
         let place = Place { path: &self.folder.path, root: &self.folder.dir, entries: &self.entries, anywhere: false };
         for entry in disks(&self.entries).filter(|entry| self.chosen.contains(&entry.path)) {
+            pace.tell()?;
             let (original, _) = self.claim(&entry.path).context(|| entry.path.shown().to_string())?;
             nested::refuse_ciphertext(&original.form).context(|| entry.path.shown().to_string())?;
             place.image(entry, original.form, &mut names);
         }
         let home_goes = self.what.has_home();
         for entry in self.entries.iter().filter(|_| home_goes) {
+            pace.tell()?;
             self.check_file(entry).context(|| entry.path.shown().to_string())?;
         }
         if home_goes {
-            place.files(Some(keys), &mut names)?;
+            place.files(Some(keys), (&mut names, pace))?;
         }
         Ok(names)
     }
@@ -225,9 +229,13 @@ impl<'p> Decryption<'p> {
 }
 
 /// Looks at a folder whose home is claimed: its files, the chosen disks, and what will be done.
-fn look(folder: &ClaimedFolder, what: &DecryptScope) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
+fn look(
+    folder: &ClaimedFolder,
+    what: &DecryptScope,
+    pace: &ProgressCounter<'_>,
+) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
     let keys = &folder.unlocked()?.keys;
-    let entries = folder.walk()?;
+    let entries = folder.walk(pace)?;
     let chosen = match what {
         DecryptScope::Home => HashSet::new(),
         DecryptScope::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
@@ -237,7 +245,7 @@ fn look(folder: &ClaimedFolder, what: &DecryptScope) -> Result<(Vec<Entry>, Hash
         refuse_what_needs_the_home(folder, &entries, &chosen)?;
     }
     tree::refuse_erased(entries.iter().filter(|entry| chosen.contains(&entry.path)))?;
-    let plan = make_plan(folder, &entries, &chosen, what.has_home())?;
+    let plan = make_plan(folder, &entries, (&chosen, what.has_home()), pace)?;
     Ok((entries, chosen, plan))
 }
 
@@ -281,9 +289,14 @@ fn refuse_what_needs_the_home(folder: &ClaimedFolder, entries: &[Entry], chosen:
     }
 }
 
-fn make_plan(folder: &ClaimedFolder, entries: &[Entry], chosen: &HashSet<PathBuf>, with_home: bool) -> Result<Plan> {
+fn make_plan(
+    folder: &ClaimedFolder,
+    entries: &[Entry],
+    (chosen, with_home): (&HashSet<PathBuf>, bool),
+    pace: &ProgressCounter<'_>,
+) -> Result<Plan> {
     let trial = Trial::new(&folder.dir, None, false)?;
-    let plan = trial.plan(folder.state, entries, with_home, |names| {
+    let plan = trial.plan(folder.state, entries, with_home, pace, |names| {
         let entry = names[0];
         let of_home = matches!(entry.found, EntryForm::Sealed | EntryForm::SealedLink);
         let as_disk = matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk());

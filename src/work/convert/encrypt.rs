@@ -44,14 +44,19 @@ impl<'p> Encryption<'p> {
     ///
     /// # Errors
     /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Busy` when something else works
-    /// on the folder, `KeyUnavailable`, `Corrupt`, or `Io`.
-    pub fn prepare(path: &Path, providers: &'p Providers, options: Options) -> Result<Self> {
+    /// on the folder, `KeyUnavailable`, `Stopped`, `Corrupt`, or `Io`.
+    pub fn prepare(
+        path: &Path,
+        providers: &'p Providers,
+        options: Options,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Self> {
         let folder = ClaimedFolder::open(path, providers, Access::Write)?;
         folder.refuse_unproven(options.resume_by_name)?;
         if folder.state == HomeState::Clear {
             outer::refuse(&folder.path)?;
         }
-        let survey = Survey::of(&folder, &options)?;
+        let survey = Survey::of(&folder, &options, &ProgressCounter::looking(on_progress))?;
         Ok(Self { folder, survey, options, providers })
     }
 
@@ -67,7 +72,8 @@ impl<'p> Encryption<'p> {
     /// `Stopped`, `ENOSPC` before anything is touched, `KeyUnavailable` when the provider has no key that wraps, `Busy`, also when
     /// files come faster than they are encrypted, `Corrupt` or `Io`, naming the file.
     pub fn run(mut self, on_progress: OnProgress<'_>, converted: &mut dyn FnMut(Converted<'_>)) -> Result<Plan> {
-        self.check()?;
+        let pace = ProgressCounter::looking(&mut *on_progress);
+        self.check(&pace)?;
         let mut key = if self.survey.chosen.is_empty() { None } else { self.key_of_disks()? };
         let begun = self.folder.state == HomeState::Clear;
         if begun {
@@ -78,7 +84,7 @@ impl<'p> Encryption<'p> {
             self.folder.begin(self.providers, &provider)?;
         }
         // The keys may have been waited for, and the folder was not claimed if it had no header: what was seen before is old.
-        if let Err(error) = self.look_again() {
+        if let Err(error) = self.look_again(&pace) {
             if begun {
                 self.folder.abandon();
             }
@@ -102,17 +108,17 @@ impl<'p> Encryption<'p> {
     }
 
     /// What would be found too late: before anything is touched.
-    fn check(&self) -> Result<()> {
+    fn check(&self, pace: &ProgressCounter<'_>) -> Result<()> {
         self.survey.plan.check()?;
-        self.refuse_what_is_in_use()
+        self.refuse_what_is_in_use(pace)
     }
 
     /// Looks at the folder as it is now, under the claim.
-    fn look_again(&mut self) -> Result<()> {
+    fn look_again(&mut self, pace: &ProgressCounter<'_>) -> Result<()> {
         let before = self.survey.plan.state;
-        self.survey = Survey::of(&self.folder, &self.options)?;
+        self.survey = Survey::of(&self.folder, &self.options, pace)?;
         self.survey.plan.state = before;
-        self.check()
+        self.check(pace)
     }
 
     /// Seals all that is not a disk, and what comes to the folder during that: nothing is in the clear when the home's state says so.
@@ -125,7 +131,7 @@ impl<'p> Encryption<'p> {
             let is_disk = |entry: &Entry| survey.disks.contains(&entry.path);
             home_files::convert(&self.site(pace)?, &survey.entries, Direction::Encrypt, is_disk)?;
             let folders: HashSet<PathBuf> = self.survey.folders().map(|entry| entry.path.clone()).collect();
-            self.survey.follow(&self.folder, &self.options)?;
+            self.survey.follow(&self.folder, &self.options, pace)?;
             let is_new = |entry: &Entry| entry.found == EntryForm::Folder && !folders.contains(&entry.path);
             if !self.survey.entries.iter().any(|entry| self.survey.is_clear_file(entry) || is_new(entry)) {
                 return Ok(());
@@ -158,7 +164,7 @@ impl<'p> Encryption<'p> {
                 let path = &self.folder.path.join(first);
                 converted(Converted { path, is_disk: true, uuid, key_id: &key.id });
             }
-            self.survey.follow(&self.folder, &self.options)?;
+            self.survey.follow(&self.folder, &self.options, pace)?;
             if let Some(came) = self.survey.clear_files().find(|entry| !known.contains(&entry.path)) {
                 let path = self.folder.path.join(&came.path);
                 return Err(Error::new(
@@ -177,10 +183,11 @@ impl<'p> Encryption<'p> {
     }
 
     /// Nothing else has any of it open: otherwise nothing is begun.
-    fn refuse_what_is_in_use(&self) -> Result<()> {
+    fn refuse_what_is_in_use(&self, pace: &ProgressCounter<'_>) -> Result<()> {
         let home_goes = self.folder.state != HomeState::Encrypted;
         let files = self.survey.clear_files().filter(|_| home_goes);
         for names in by_inode(self.survey.clear_disks().chain(files)) {
+            pace.tell()?;
             let entry = names[0];
             if entry.found == EntryForm::ClearLink {
                 continue;

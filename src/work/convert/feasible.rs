@@ -20,6 +20,7 @@ use crate::vm::draft::Draft;
 use crate::vm::home_state::HomeState;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
+use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::PART;
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
 
@@ -70,12 +71,13 @@ impl<'a> Trial<'a> {
     /// Plans what `judge` says of each file and link, and if the `folders` are changed as well, tries those.
     ///
     /// # Errors
-    /// `Io`.
+    /// `Stopped`, or `Io`.
     pub(super) fn plan(
         mut self,
         state: HomeState,
         entries: &[Entry],
         folders: bool,
+        pace: &ProgressCounter<'_>,
         judge: impl Fn(&[&Entry]) -> Verdict,
     ) -> Result<Plan> {
         let (mut files, mut space, mut notes, mut obstacles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -88,6 +90,7 @@ impl<'a> Trial<'a> {
             // In the order of the work: the home is sealed before its disks, and opened after them.
             let is_later = (as_disk || entry.found == EntryForm::Disk) == self.seal;
             if convert {
+                pace.tell()?;
                 obstacles.extend(self.obstacle(entry));
                 let too_long = if as_disk { sector::refuse_too_long(entry.len()).err() } else { None };
                 let obstacle =

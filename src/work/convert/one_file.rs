@@ -72,7 +72,7 @@ pub fn convert_file(
     if to == StoredAs::Disk {
         key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
     }
-    let entries = folder.walk()?;
+    let entries = folder.walk(&ProgressCounter::looking(&mut *on_progress))?;
     let names = names_of(&entries, file)?;
     let first = names[0];
     refuse_other_forms(first, file, to)?;

@@ -25,6 +25,7 @@ use crate::vm::home_state::HomeState;
 use crate::vm::owner::Owner;
 use crate::vm::{keyring, members, outer};
 use crate::work::convert::form::WrappingKey;
+use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::tree::{self, Entry};
 
 /// For how long another header may stand where this folder's is to go.
@@ -89,16 +90,17 @@ impl ClaimedFolder {
         }
     }
 
-    /// Lists all of it, as [`tree::list`] does.
+    /// Lists all of it, as [`tree::list`] does. Each name is a safe point.
     ///
     /// # Errors
-    /// As that.
-    pub(super) fn walk(&self) -> Result<Vec<Entry>> {
+    /// As that; `Stopped`.
+    pub(super) fn walk(&self, pace: &ProgressCounter<'_>) -> Result<Vec<Entry>> {
         let home = self.home.as_ref();
         tree::list(
             &self.dir,
             home.map(|home| &home.keys),
             home.map_or(&self.disk_names, |home| &home.header.disk_names),
+            &|| pace.tell(),
         )
     }
 

@@ -18,6 +18,7 @@ use crate::vm::open_form::OpenForm;
 use crate::vm::references::{self, Reference, Role};
 use crate::work::convert::choice::open_file;
 use crate::work::convert::home_files::opened_target;
+use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::tree::{Entry, EntryForm, read_text};
 
 /// What a name in a VM folder leads to.
@@ -56,9 +57,14 @@ impl Place<'_> {
     /// Looks at the files in the clear, those that `keys` open, and links. Disks are added by [`image`](Self::image).
     ///
     /// # Errors
-    /// `Corrupt` for sealed files, or `Io`.
-    pub(super) fn files(&self, keys: Option<&HomeKeys>, names: &mut Names) -> Result<()> {
+    /// `Corrupt` for sealed files, `Stopped`, or `Io`.
+    pub(super) fn files(
+        &self,
+        keys: Option<&HomeKeys>,
+        (names, pace): (&mut Names, &ProgressCounter<'_>),
+    ) -> Result<()> {
         for entry in self.entries {
+            pace.tell()?;
             match entry.found {
                 EntryForm::Clear(_) | EntryForm::Sealed => self.image(entry, open_file(self.root, entry, keys)?, names),
                 EntryForm::ClearLink => self.link(entry, read_text(self.root, &entry.path)?.as_bytes(), names),

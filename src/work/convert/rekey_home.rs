@@ -40,7 +40,8 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
     let mut is_tidy = false;
     loop {
-        let entries = tree::list_home(root, &keys.both)?;
+        let looking = ProgressCounter::looking(&mut *on_progress);
+        let entries = tree::list_home(root, &keys.both, &|| looking.tell())?;
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
@@ -58,9 +59,10 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
 /// Refuses a home in which [`rekey_home`] would not come to an end.
 ///
 /// # Errors
-/// `Denied` for a VM folder within it or a folder that is nested too deep; `Io`.
-pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys) -> Result<()> {
-    tree::list_home(root, keys).map(|_| ())
+/// `Denied` for a VM folder within it or a folder that is nested too deep; `Stopped`; `Io`.
+pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys, on_progress: OnProgress<'_>) -> Result<()> {
+    let looking = ProgressCounter::looking(on_progress);
+    tree::list_home(root, keys, &|| looking.tell()).map(|_| ())
 }
 
 /// The keys of a home: those that open either form, those before and those after.
@@ -91,6 +93,7 @@ impl Rekey<'_, '_> {
     fn pass(&mut self) -> Result<bool> {
         let groups = by_inode(self.entries.iter().filter(|entry| entry.found != EntryForm::Folder));
         for names in &groups {
+            self.site.pace.tell()?;
             if let Some(id) = self.new_id(names[0])? {
                 self.moved.insert(id, names[0].path.clone());
             }
@@ -103,6 +106,7 @@ impl Rekey<'_, '_> {
             names.iter().for_each(|_| self.site.pace.count_file());
         }
         for folder in self.folders() {
+            self.site.pace.tell()?;
             changed |= self.folder(&folder.path).context(|| folder.path.shown().to_string())?;
         }
         Ok(changed)

@@ -16,6 +16,7 @@ use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
 use crate::work::convert::plan::{Obstacle, Plan, encrypted_space};
+use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::tree::{Entry, EntryForm, read_text};
 use crate::work::convert::{choice, several_vms};
 
@@ -53,10 +54,10 @@ impl Survey {
     /// Looks at a folder, and changes nothing.
     ///
     /// # Errors
-    /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Corrupt`, or `Io`.
-    pub(super) fn of(folder: &ClaimedFolder, options: &Options) -> Result<Self> {
+    /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Stopped`, `Corrupt`, or `Io`.
+    pub(super) fn of(folder: &ClaimedFolder, options: &Options, pace: &ProgressCounter<'_>) -> Result<Self> {
         let keys = folder.home.as_ref().map(|home| &home.keys);
-        let entries = folder.walk()?;
+        let entries = folder.walk(pace)?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &entries)?;
         }
@@ -65,12 +66,12 @@ impl Survey {
         let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
         let disks = choice::with_all_names(&entries, disks);
         let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
-        let mut plan = make_plan(folder, &entries, &disks, &chosen)?;
+        let mut plan = make_plan(folder, &entries, (&disks, &chosen), pace)?;
         plan.notes.extend(notes);
         let mut names = Names::default();
         let place = Place { path: &folder.path, root: &folder.dir, entries: &entries, anywhere: false };
         // What is sealed in a whole home was looked at when it came in, or came through a mount.
-        place.files(keys.filter(|_| folder.state != HomeState::Encrypted), &mut names)?;
+        place.files(keys.filter(|_| folder.state != HomeState::Encrypted), (&mut names, pace))?;
         if folder.state == HomeState::Clear && !options.one_vm {
             plan.obstacles.extend(several_vms::sign(&folder.path, &entries, &names.linked).map(|sign| {
                 Obstacle::new(
@@ -108,8 +109,13 @@ impl Survey {
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub(super) fn follow(&mut self, folder: &ClaimedFolder, options: &Options) -> Result<()> {
-        self.entries = folder.walk()?;
+    pub(super) fn follow(
+        &mut self,
+        folder: &ClaimedFolder,
+        options: &Options,
+        pace: &ProgressCounter<'_>,
+    ) -> Result<()> {
+        self.entries = folder.walk(pace)?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &self.entries)?;
         }
@@ -167,12 +173,12 @@ fn refuse_what_is_encrypted(folder: &ClaimedFolder, entries: &[Entry]) -> Result
 fn make_plan(
     folder: &ClaimedFolder,
     entries: &[Entry],
-    disks: &HashSet<PathBuf>,
-    chosen: &HashSet<PathBuf>,
+    (disks, chosen): (&HashSet<PathBuf>, &HashSet<PathBuf>),
+    pace: &ProgressCounter<'_>,
 ) -> Result<Plan> {
     let home_is_new = folder.state != HomeState::Encrypted;
     let trial = Trial::new(&folder.dir, folder.home.as_ref().map(|home| &home.keys), true)?;
-    let mut plan = trial.plan(folder.state, entries, home_is_new, |names| {
+    let mut plan = trial.plan(folder.state, entries, home_is_new, pace, |names| {
         let (entry, as_disk) = (names[0], disks.contains(&names[0].path));
         let is_clear = matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink);
         let chosen = || names.iter().any(|entry| chosen.contains(&entry.path));

@@ -18,7 +18,7 @@ use crate::sys::file::file_beneath;
 use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::ClearKind;
-use crate::vm::inventory::{self, FolderKind, Inventory, What};
+use crate::vm::inventory::{self, FolderKind, GoOn, Inventory, What};
 use crate::work::convert::attributes;
 use crate::work::convert::replace::parent_of;
 
@@ -75,18 +75,23 @@ impl Entry {
 /// `disk_names` tell which files in the clear are disks whose content does not.
 ///
 /// # Errors
-/// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`.
-pub(super) fn list(root: &File, keys: Option<&HomeKeys>, disk_names: &DiskNames) -> Result<Vec<Entry>> {
+/// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`; that of `go_on`.
+pub(super) fn list(
+    root: &File,
+    keys: Option<&HomeKeys>,
+    disk_names: &DiskNames,
+    go_on: &GoOn<'_>,
+) -> Result<Vec<Entry>> {
     let device = rustix::fs::fstat(root).context(|| "reading attributes".into())?.st_dev;
-    Folder { root, keys, device: Some(device) }.list(disk_names)
+    Folder { root, keys, device: Some(device) }.list(disk_names, go_on)
 }
 
 /// Lists all of an encrypted VM folder, for work that replaces files where they are: on other file systems, too.
 ///
 /// # Errors
 /// As [`list`].
-pub(super) fn list_home(root: &File, keys: &HomeKeys) -> Result<Vec<Entry>> {
-    Folder { root, keys: Some(keys), device: None }.list(&DiskNames::default())
+pub(super) fn list_home(root: &File, keys: &HomeKeys, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
+    Folder { root, keys: Some(keys), device: None }.list(&DiskNames::default(), go_on)
 }
 
 /// Groups what leads to the same inode: the names of each, in order.
@@ -124,9 +129,10 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    fn list(&self, disk_names: &DiskNames) -> Result<Vec<Entry>> {
-        let found = Inventory::take(self.root, disk_names)?.entries.into_iter().filter(|entry| !entry.reserved);
-        found.map(|inventory::Entry { path, what, stat, .. }| self.entry(path, what, stat)).collect()
+    fn list(&self, disk_names: &DiskNames, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
+        let found = Inventory::take_watched(self.root, disk_names, go_on)?.entries.into_iter();
+        let entry = |found: inventory::Entry| go_on().and_then(|()| self.entry(found.path, found.what, found.stat));
+        found.filter(|entry| !entry.reserved).map(entry).collect()
     }
 
     fn entry(&self, path: PathBuf, what: What, stat: Option<Stat>) -> Result<Entry> {

@@ -61,14 +61,14 @@ impl<'w> HomeWork<'w> {
     }
 
     /// Puts the home in transition, or finds that it is. `false`: it has the new KEK and is done.
-    pub(super) fn begin(&mut self, target: &Target) -> Result<bool> {
+    pub(super) fn begin(&mut self, target: &Target, on_progress: OnProgress<'_>) -> Result<bool> {
         if self.header.transition.is_some() {
             return Ok(true);
         }
         if *self.header.slots.first_key() == target.key_id {
             return Ok(false);
         }
-        refuse_unfit_home(self.folder()?, &HomeKeys::of(&self.header, &self.dek)?)?;
+        refuse_unfit_home(self.folder()?, &HomeKeys::of(&self.header, &self.dek)?, on_progress)?;
         let new = random::home_dek()?;
         let mut id = TransitionId([0; TRANSITION_ID_LEN]);
         random::fill(&mut id.0)?;

@@ -35,7 +35,7 @@ impl Followed {
 impl Walk<'_> {
     /// Adds what the links lead to, and those that are found on the way. What cannot be looked at is an entry all the same.
     pub(super) fn follow_links(&mut self) {
-        while let Some((path, depth, reserved)) = self.next_link() {
+        while let Some((path, depth, reserved)) = self.next_link().filter(|_| self.stopped.is_none()) {
             let place = Place { path: &path, depth, reserved, vm: None, disk_names: self.disk_names };
             let before = self.entries.len();
             if let Err(error) = self.follow(&place) {

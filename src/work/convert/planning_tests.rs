@@ -1,0 +1,83 @@
+//! What is only planned can be stopped at each name, and has changed nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::error::{Error, Kind, Result};
+use crate::progress::{OnProgress, Progress};
+use crate::vm::datastore::Datastore;
+
+const FILES: usize = 3;
+
+/// Files and their content.
+fn tree(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect()
+}
+
+/// Stops `work` at each report that it makes before it knows how much there is to do; returns how many there are.
+fn stop_while_it_looks(path: &Path, mut work: impl FnMut(OnProgress<'_>) -> Result<()>) -> usize {
+    let before = tree(path);
+    for stop_at in 1.. {
+        let (mut asked, mut has_planned) = (0, false);
+        let done = work(&mut |progress: &Progress| {
+            asked += 1;
+            has_planned = progress.total > 0; // what comes after that is tested elsewhere
+            if asked == stop_at || has_planned { Err(Error::new(Kind::Stopped, "enough")) } else { Ok(()) }
+        });
+        assert_eq!(done.unwrap_err().kind(), Kind::Stopped);
+        if has_planned {
+            return asked - 1;
+        }
+        assert_eq!(tree(path).keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "stopped at {stop_at}");
+        assert!(tree(path) == before, "stopped at {stop_at}");
+    }
+    unreachable!()
+}
+
+fn clear_vm(store: &Datastore) -> PathBuf {
+    let vm = store.path("vm");
+    fs::create_dir_all(&vm).unwrap();
+    for number in 0..FILES {
+        fs::write(vm.join(format!("notes-{number}")), "text").unwrap();
+    }
+    fs::write(vm.join("root.raw"), vec![7; 8192]).unwrap();
+    vm
+}
+
+fn encrypt(vm: &Path, store: &Datastore, on_progress: OnProgress<'_>) -> Result<()> {
+    let providers = store.providers();
+    let encryption = Encryption::prepare(vm, &providers, Options::default(), &mut *on_progress)?;
+    encryption.run(on_progress, &mut |_| ()).map(drop)
+}
+
+#[test]
+fn an_encryption_is_stopped_while_it_looks_at_the_folder() {
+    let store = Datastore::with_providers(&["local"]);
+    let vm = clear_vm(&store);
+    let asked = stop_while_it_looks(&vm, |on_progress| encrypt(&vm, &store, on_progress));
+    // It lists the folder twice, and judges, reads and claims each file both times.
+    assert!(asked > 8 * FILES, "{asked}");
+}
+
+#[test]
+fn a_decryption_and_a_clone_are_stopped_while_they_look_at_the_folder() {
+    let store = Datastore::with_providers(&["local"]);
+    let vm = clear_vm(&store);
+    encrypt(&vm, &store, &mut |_| Ok(())).unwrap();
+    let providers = store.providers();
+    let asked = stop_while_it_looks(&vm, |on_progress| {
+        let engine = crate::crypto::xts::Engine::default();
+        let decryption = Decryption::prepare(&vm, &providers, DecryptScope::All, false, engine, &mut *on_progress)?;
+        decryption.run(on_progress, &mut |_| ()).map(drop)
+    });
+    assert!(asked > 6 * FILES, "{asked}");
+    let to = store.path("clone");
+    let asked = stop_while_it_looks(&vm, |on_progress| {
+        clone(&vm, &to, &providers, &CloneOptions::default(), on_progress).map(drop)
+    });
+    assert!(asked > 2 * FILES, "{asked}");
+    assert!(!to.exists());
+}
