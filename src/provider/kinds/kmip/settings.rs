@@ -14,7 +14,7 @@
 //! min-tls = "1.3"                        # else "1.2"
 //! tls = "1.3-pq"                         # only TLS 1.3 with X25519MLKEM768
 //! pin-sha256 = "4yiPp1fwKFFNt7lKzcZNGcqCJF6bmbCYmXlvNsjkXZE="  # of a server's public key; several as a list
-//! kek-share = "corp/kek-share"           # half of each key
+//! kek-share = "corp/kek-share"           # half of each key; "tpm": `vmcryptfs provider seal`
 //!
 //! [provider.corp.attributes]             # others than ours; "" leaves one out
 //! x-Vendor = "Example Corp"
