@@ -1,5 +1,6 @@
 //! The agent: one process a host, which programs of this host ask over a socket.
 
+mod boards;
 mod clients;
 mod notify;
 pub mod options;
@@ -18,10 +19,13 @@ use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::{memory, process};
 use vmcryptfs::text::Show;
 
+use boards::Boards;
+
 /// The agent of this host.
 pub(crate) struct Agent {
     /// Held for as long as it lives: a host has one agent.
     _lock: File,
+    boards: Boards,
 }
 
 impl Agent {
@@ -29,6 +33,7 @@ impl Agent {
     fn answer(&self, request: Request) -> Result<Answer> {
         match request {
             Request::Hello(_) => Ok(Answer::Hello(Hello::own())),
+            Request::Board(call) => self.boards.answer(*call).map(Answer::Board),
         }
     }
 }
@@ -41,7 +46,7 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
     memory::keep_little();
     process::ignore_signals(&[signal_hook::consts::SIGHUP, signal_hook::consts::SIGPIPE]);
     let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "catching signals".into())?;
-    let agent = Arc::new(Agent { _lock: HostFiles::of(config).lock_agent()? });
+    let agent = Arc::new(Agent { _lock: HostFiles::of(config).lock_agent()?, boards: Boards::default() });
     let (listener, path) =
         SocketPath::listen(socket).context(|| format!("making the socket of the agent {}", socket.shown()))?;
     clients::take(listener, Arc::clone(&agent))?;

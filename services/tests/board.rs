@@ -10,3 +10,5 @@ mod conformance;
 mod etcd;
 #[path = "board/faults.rs"]
 mod faults;
+#[path = "board/hosts.rs"]
+mod hosts;

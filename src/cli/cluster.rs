@@ -13,6 +13,7 @@ use crate::cli::progress::perform;
 use crate::cli::provider::passphrase::{PassphraseSource, Purpose};
 use crate::cli::provider::provider_name;
 use crate::cli::{out, table};
+use crate::cluster::board::MemberHealth;
 use crate::cluster::join::{NewCluster, TOKEN_LIFE};
 use crate::cluster::status::{ClusterStatus, HostStatus};
 use crate::cluster::{Exchanged, Session, Standing};
@@ -86,7 +87,8 @@ impl AdminArgs {
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  vmcryptfs cluster init prod --board folder:/mnt/shared/vmcryptfs --admin-key /media/usb/prod.admin\n\n\
-    The board is a folder that all hosts have mounted, such as one on NFS or CephFS. What lies there is signed, and keys are \
+    The board is a folder that all hosts have mounted, such as one on NFS or CephFS, or an etcd, which vmcryptfs-agent reaches with \
+    the certificates that [board] of the configuration names. What lies there is signed, and keys are \
     sealed to one host each: its owner can hold them back, but neither read nor change them. The admin key is made; keep it on \
     a medium of its own. Without it, the cluster stays as it is for ever."
 )]
@@ -94,7 +96,7 @@ pub(super) struct InitArgs {
     /// Name of the cluster
     #[arg(value_parser = cluster_name)]
     name: Name,
-    /// Where the board is: folder:/PATH, a folder that exists and that all hosts share
+    /// Where the board is: folder:/PATH, a folder that exists and that all hosts share, or etcd:https://HOST:PORT,https://HOST:PORT
     #[arg(long, value_name = "BOARD")]
     board: String,
     /// Name of this host in the cluster [default: its host name]
@@ -314,6 +316,11 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
         return out::json(&status);
     }
     println!("cluster {} ({}), document {}, on {}", status.cluster, status.uuid, status.epoch, status.board);
+    let shown =
+        |member: &MemberHealth| [member.member.as_str(), member.version.as_str()].join(" ").trim_end().to_owned();
+    for member in status.board_members.iter().filter(|member| member.trouble.is_some() || !member.version.is_empty()) {
+        println!("board: {}: {}", shown(member), member.trouble.as_deref().unwrap_or("well"));
+    }
     for provider in &status.providers {
         let old = match provider.old_generations.len() {
             0 => String::new(),

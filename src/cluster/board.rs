@@ -4,19 +4,23 @@
 //! keep writers apart. Calls wait, for a limited time: no engine waits for a board that does not answer.
 
 pub mod address;
+pub mod agent;
 pub mod folder;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::format::cluster::{EnvelopeFor, MAX_DOCUMENT_LEN, TokenId};
+use crate::provider::agent::board::BoardWork;
+pub use crate::provider::agent::board::MemberHealth;
 use address::Address;
+use agent::AgentBoard;
 use folder::FolderBoard;
 
 /// Longest record, in bytes.
@@ -123,17 +127,6 @@ pub trait Board: Send + Sync {
     fn health(&self) -> Vec<MemberHealth>;
 }
 
-/// A part of a board that can fail on its own. Names of fields are part of the interface of `cluster status`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct MemberHealth {
-    /// Where it is.
-    pub member: String,
-    /// Its version, if it has one.
-    pub version: String,
-    /// What is wrong with it.
-    pub trouble: Option<String>,
-}
-
 /// What has changed on a board.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change {
@@ -175,14 +168,15 @@ pub trait Lease: Send {
     fn end(self: Box<Self>) -> Result<()>;
 }
 
-/// Checks that a new cluster can be made on a board, as far as that can be known before.
+/// Checks that a new cluster can be made on a board, as far as that can be known before. One on etcd is asked through the agent of the
+/// host with this configuration.
 ///
 /// # Errors
-/// Those of [`Address::parse`] and of the engine; `Unsupported` when this program has no such engine.
-pub fn check(place: &str) -> Result<()> {
+/// Those of [`Address::parse`], of the engine, and of the agent.
+pub fn check(place: &str, config: &Path) -> Result<()> {
     match Address::parse(place)? {
         Address::Folder(path) => folder::check(&path),
-        Address::Etcd(_) => Err(no_engine(place)),
+        Address::Etcd(_) => AgentBoard::of(config, place, Uuid::nil())?.expect(BoardWork::Check).map(drop),
     }
 }
 
@@ -190,10 +184,10 @@ pub fn check(place: &str) -> Result<()> {
 ///
 /// # Errors
 /// Those of [`check`], `Exists`.
-pub fn create(place: &str, cluster: Uuid) -> Result<Box<dyn Board>> {
+pub fn create(place: &str, cluster: Uuid, config: &Path) -> Result<Box<dyn Board>> {
     match Address::parse(place)? {
         Address::Folder(path) => Ok(Box::new(FolderBoard::create(&path, cluster)?)),
-        Address::Etcd(_) => Err(no_engine(place)),
+        Address::Etcd(_) => Ok(Box::new(AgentBoard::of(config, place, cluster)?.expect(BoardWork::Create)?)),
     }
 }
 
@@ -201,22 +195,18 @@ pub fn create(place: &str, cluster: Uuid) -> Result<Box<dyn Board>> {
 ///
 /// # Errors
 /// Those of [`check`], `NotFound` when the cluster is not on it.
-pub fn open(place: &str, cluster: Uuid) -> Result<Box<dyn Board>> {
+pub fn open(place: &str, cluster: Uuid, config: &Path) -> Result<Box<dyn Board>> {
     match Address::parse(place)? {
         Address::Folder(path) => Ok(Box::new(FolderBoard::open(&path, cluster)?)),
-        Address::Etcd(_) => Err(no_engine(place)),
+        Address::Etcd(_) => Ok(Box::new(AgentBoard::of(config, place, cluster)?.expect(BoardWork::Open)?)),
     }
-}
-
-fn no_engine(place: &str) -> Error {
-    let message =
-        format!("the board {place} is etcd, which this program cannot reach by itself: it has boards of folder:/PATH");
-    Error::new(Kind::Unsupported, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
+    use crate::provider::private_file;
 
     #[test]
     fn a_name_from_a_board_is_checked() {
@@ -231,12 +221,17 @@ mod tests {
     }
 
     #[test]
-    fn a_board_without_an_engine_is_refused_by_name() {
-        let place = "etcd:https://a:2379";
-        for refused in [check(place), open(place, Uuid::nil()).map(drop), create(place, Uuid::nil()).map(drop)] {
-            let error = refused.unwrap_err();
-            assert_eq!(error.kind(), Kind::Unsupported);
-            assert!(error.chain().contains("the board etcd:https://a:2379 is etcd"), "{}", error.chain());
-        }
+    fn a_board_on_etcd_needs_its_certificates_and_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, place) = (dir.path().join("config.toml"), "etcd:https://a:2379");
+        let refused = |kind: Kind, words: &str| {
+            for refused in [check(place, &config), open(place, Uuid::nil(), &config).map(drop)] {
+                let error = refused.unwrap_err();
+                assert!(error.kind() == kind && error.chain().contains(words), "{}", error.chain());
+            }
+        };
+        refused(Kind::Invalid, "needs a section [board] with ca, cert and key");
+        private_file::replace(&config, &[b"[board]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n"]).unwrap();
+        refused(Kind::NotFound, "is it started?");
     }
 }

@@ -41,7 +41,7 @@ impl NewCluster<'_> {
     /// `Exists` when this host is in a cluster, and those of [`board::check`].
     pub fn check(&self) -> Result<()> {
         free_host(self.config)?;
-        board::check(self.board)
+        board::check(self.board, self.config)
     }
 
     /// Makes the cluster with this host in it. Returns its UUID and that of the host.
@@ -72,7 +72,7 @@ impl NewCluster<'_> {
         };
         let bytes = document.sign(from_ref(admin))?;
         let hash = UnverifiedDocument::decode(&bytes)?.hash();
-        board::create(self.board, cluster)?.write_if_unchanged(&Key::document(1), None, &bytes)?;
+        board::create(self.board, cluster, self.config)?.write_if_unchanged(&Key::document(1), None, &bytes)?;
         files.keep_identity(&identity)?;
         files.keep_membership(&Membership::new(cluster, (self.name, self.host), self.board, 1, &hash))?;
         Ok((cluster, identity.uuid))
@@ -145,7 +145,7 @@ impl Session {
 /// document that the token names, or the token was used.
 pub fn ask(config: &Path, token: &Token, host: &Name) -> Result<(Name, Uuid)> {
     let (files, _lock) = free_host(config)?;
-    let board = board::open(&token.board, token.cluster)?;
+    let board = board::open(&token.board, token.cluster, config)?;
     let view = view::newest(board.as_ref(), token.epoch, &token.document)?;
     let document = &view.document;
     check_new(document, token.id, host)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::board::{self, Board, Key};
+use super::board::{self, Board, Key, MemberHealth};
 use super::host::{HostFiles, Identity, Membership};
 use super::view::{self, View};
 use crate::crypto::sign::SigningKey;
@@ -30,6 +30,14 @@ impl Session {
     /// `NotFound` when this host is in no cluster; `Denied` when the board shows less than this host has seen, or what is not
     /// signed; those of the host's files and of the board.
     pub fn open(config: &Path) -> Result<Self> {
+        Self::open_with(config, &|place, cluster| board::open(place, cluster, config))
+    }
+
+    /// The same over a board that the caller opens, for a program that has engines of its own.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_with(config: &Path, open: &dyn Fn(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
         let files = HostFiles::of(config);
         let lock = files.lock()?;
         let mut membership = files.membership()?.ok_or_else(|| {
@@ -39,7 +47,7 @@ impl Session {
             )
         })?;
         let identity = files.identity()?;
-        let board = board::open(&membership.board, membership.cluster)?;
+        let board = open(&membership.board, membership.cluster)?;
         let view = view::newest(board.as_ref(), membership.epoch, &membership.document()?)?;
         if view.document.epoch > membership.epoch {
             membership.has_seen(view.document.epoch, &view.hash);
@@ -61,6 +69,11 @@ impl Session {
     /// Where the board is.
     pub fn board_place(&self) -> &str {
         &self.membership.board
+    }
+
+    /// What the board is made of, and whether it works.
+    pub fn board_health(&self) -> Vec<MemberHealth> {
+        self.board.health()
     }
 
     /// This host's entry in the document, if it has one.

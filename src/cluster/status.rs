@@ -6,6 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Session;
+use super::board::MemberHealth;
 use crate::error::Result;
 use crate::format::cluster::{Member, MemberState, SharedProvider};
 
@@ -18,6 +19,8 @@ pub struct ClusterStatus {
     pub uuid: Uuid,
     /// Where its board is.
     pub board: String,
+    /// What it is made of, and whether that works.
+    pub board_members: Vec<MemberHealth>,
     /// Number of the newest document.
     pub epoch: u64,
     /// The host that looks.
@@ -127,6 +130,7 @@ impl ClusterStatus {
             cluster: document.name.to_string(),
             uuid: document.cluster,
             board: session.board_place().to_owned(),
+            board_members: session.board_health(),
             epoch: document.epoch,
             this_host: session.host(),
             providers: providers.collect(),

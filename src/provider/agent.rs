@@ -3,6 +3,8 @@
 //! A message is its length, four bytes in little-endian order, and that many bytes of JSON. Each connection begins with
 //! [`Request::Hello`], which every version understands.
 
+pub mod board;
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,8 +20,8 @@ use crate::error::{Context, Error, Kind, Result};
 
 /// Version of the messages. One that another version would not understand takes the next number.
 pub const PROTOCOL: u32 = 1;
-/// Longest request in bytes.
-pub const MAX_REQUEST: usize = 16 << 10;
+/// Longest request in bytes: a write of the longest record of a board, and what its writer has seen, both in base64.
+pub const MAX_REQUEST: usize = 3 << 20;
 /// Longest answer in bytes: what an exchange with a cluster of 1,000 hosts has done.
 pub const MAX_ANSWER: usize = 4 << 20;
 
@@ -29,6 +31,8 @@ pub const MAX_ANSWER: usize = 4 << 20;
 pub enum Request {
     /// The first of each connection; answered by [`Answer::Hello`].
     Hello(Hello),
+    /// A call of a board that only the agent reaches; answered by [`Answer::Board`].
+    Board(Box<board::BoardCall>),
 }
 
 /// What the agent answers.
@@ -37,6 +41,8 @@ pub enum Request {
 pub enum Answer {
     /// To `Hello`.
     Hello(Hello),
+    /// To `Board`.
+    Board(board::BoardAnswer),
     /// The request failed.
     Error {
         /// Decides the exit code.

@@ -23,6 +23,11 @@
 //! [agent]                          # of this host, if it has one; see `agent`; optional
 //! socket = "/run/vmcryptfs/agent.sock"
 //!
+//! [board]                          # files of TLS with the cluster's etcd, if it has one
+//! ca = "etcd/ca.pem"               # relative to the folder of this file, or absolute
+//! cert = "etcd/host.pem"
+//! key = "etcd/host.key"
+//!
 //! [memory]                         # what this host has seen of components, against rollback; optional
 //! file = "/srv/vmcryptfs/seen"
 //!
@@ -44,6 +49,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::kind::Settings;
 use super::private_file;
+use super::tls_files::TlsFiles;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::ProviderName;
@@ -58,6 +64,7 @@ pub struct Config {
     events: EventSettings,
     memory: MemorySettings,
     agent: AgentSettings,
+    board: Option<TlsFiles>,
     defaults: Defaults,
 }
 
@@ -178,6 +185,11 @@ impl Config {
     /// Where the agent of this host is found.
     pub fn agent(&self) -> &AgentSettings {
         &self.agent
+    }
+
+    /// The files of TLS with the board of this host's cluster, if they are named.
+    pub fn board(&self) -> Option<&TlsFiles> {
+        self.board.as_ref()
     }
 
     /// Adds a provider. The first one becomes the default.

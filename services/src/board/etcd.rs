@@ -52,10 +52,8 @@ impl EtcdBoard {
     /// `Exists` when the cluster is on it, and those of [`Board::read`] and of [`TlsFiles::client`].
     pub fn create(endpoints: Vec<Endpoint>, files: TlsFiles, cluster: Uuid) -> Result<Self> {
         let board = Self::reach(endpoints, files, cluster)?;
-        match board.list("", 1)?.is_empty() {
-            true => Ok(board),
-            false => Err(Error::new(Kind::Exists, format!("the board's etcd has a cluster {cluster} already"))),
-        }
+        board.expect_new()?;
+        Ok(board)
     }
 
     /// The board of a cluster.
@@ -64,11 +62,27 @@ impl EtcdBoard {
     /// `NotFound` when the cluster is not on it, and those of [`Board::read`] and of [`TlsFiles::client`].
     pub fn open(endpoints: Vec<Endpoint>, files: TlsFiles, cluster: Uuid) -> Result<Self> {
         let board = Self::reach(endpoints, files, cluster)?;
-        match board.list("document", 1)?.is_empty() {
-            false => Ok(board),
+        board.expect_known()?;
+        Ok(board)
+    }
+
+    /// # Errors
+    /// `Exists` when the cluster is on the board.
+    pub(crate) fn expect_new(&self) -> Result<()> {
+        match self.list("", 1)?.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Exists, "the board's etcd has a cluster of that UUID already")),
+        }
+    }
+
+    /// # Errors
+    /// `NotFound` when the cluster is not on the board.
+    pub(crate) fn expect_known(&self) -> Result<()> {
+        match self.list("document", 1)?.is_empty() {
+            false => Ok(()),
             true => Err(Error::new(
                 Kind::NotFound,
-                format!("the board's etcd does not have cluster {cluster}: it is another one, or its content is gone"),
+                "the board's etcd does not have this host's cluster: it is another etcd, or its content is gone",
             )),
         }
     }

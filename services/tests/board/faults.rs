@@ -14,7 +14,7 @@ use crate::etcd::{Etcd, MEMBERS, run};
 /// What a call may take at most: seven seconds, and what a busy machine adds.
 const LIMIT: Duration = Duration::from_secs(15);
 
-fn refused<T>(result: Result<T>, kind: Kind, words: &str) {
+pub(crate) fn refused<T>(result: Result<T>, kind: Kind, words: &str) {
     let Err(error) = result else { panic!("not refused, expected {words:?}") };
     assert_eq!(error.kind(), kind, "{}", error.chain());
     assert!(error.chain().contains(words), "{}, expected {words:?}", error.chain());

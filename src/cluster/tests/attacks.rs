@@ -227,7 +227,7 @@ fn two_admins_at_once_make_one_document_each() {
     site.add_provider("h1", "one");
     let mut slow = site.session("h1").unwrap();
     // What another admin's host writes while this one thinks.
-    let board = board::open(&site.board_place(), slow.document().cluster).unwrap();
+    let board = board::open(&site.board_place(), slow.document().cluster, &site.config("h1")).unwrap();
     let mut second = slow.document().clone();
     (second.epoch, second.previous) = (4, slow.view.hash);
     assert!(board.write_if_unchanged(&Key::document(4), None, &second.sign(site.admins()).unwrap()).unwrap());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::super::tls_files::TlsFiles;
 use super::{AgentSettings, Config, Defaults, EventSettings, MemorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
@@ -47,12 +48,13 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     let events = top.remove("events");
     let memory = top.remove("memory");
     let agent = top.remove("agent");
+    let board = top.remove("board");
     let defaults = top.remove("defaults");
     if let Some(key) = top.keys().min_by_key(|key| key.span().start) {
         return Err(Flaw::new(
             key.span(),
             format!(
-                "unknown key `{}`, expected `agent`, `default`, `defaults`, `events`, `memory` or `provider`",
+                "unknown key `{}`, expected `agent`, `board`, `default`, `defaults`, `events`, `memory` or `provider`",
                 key.get_ref()
             ),
         ));
@@ -73,6 +75,9 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     }
     if let Some(value) = agent {
         config.agent = Deserialize::deserialize(ValueDeserializer::from(value))?;
+    }
+    if let Some(value) = board {
+        config.board = Some(Deserialize::deserialize(ValueDeserializer::from(value))?);
     }
     if let Some(value) = defaults {
         config.defaults = Deserialize::deserialize(ValueDeserializer::from(value))?;
@@ -130,6 +135,8 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a AgentSettings>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    board: Option<&'a TlsFiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     defaults: Option<&'a Defaults>,
     provider: BTreeMap<&'a str, &'a Settings>,
 }
@@ -141,7 +148,7 @@ fn canonical(config: &Config) -> Result<String> {
     let memory = (config.memory != MemorySettings::default()).then_some(&config.memory);
     let agent = (config.agent != AgentSettings::default()).then_some(&config.agent);
     let defaults = (config.defaults != Defaults::default()).then_some(&config.defaults);
-    toml::to_string(&Document { default, events, memory, agent, defaults, provider })
+    toml::to_string(&Document { default, events, memory, agent, board: config.board.as_ref(), defaults, provider })
         .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
 }
 

@@ -1,0 +1,87 @@
+//! The boards that programs of this host reach through the agent.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+use vmcryptfs::cluster::board::address::Address;
+use vmcryptfs::cluster::board::{Board, Key};
+use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::provider::agent::board::{Base64, BoardAnswer, BoardCall, BoardWork};
+use vmcryptfs::provider::tls_files::TlsFiles;
+
+use crate::board::etcd::EtcdBoard;
+
+/// The board that was asked last, with its connections: programs ask several times in a row.
+#[derive(Default)]
+pub(super) struct Boards {
+    last: Mutex<Option<Known>>,
+}
+
+struct Known {
+    address: String,
+    cluster: Uuid,
+    tls: TlsFiles,
+    board: Arc<EtcdBoard>,
+}
+
+impl Boards {
+    /// Makes a call.
+    ///
+    /// # Errors
+    /// `Invalid` for an address or a name that is not one, and those of the board.
+    pub(super) fn answer(&self, call: BoardCall) -> Result<BoardAnswer> {
+        let board = self.of(&call)?;
+        let key = |name: &str| {
+            Key::parse(name).ok_or_else(|| Error::new(Kind::Invalid, format!("{name:?} is not the name of a record")))
+        };
+        Ok(match call.work {
+            BoardWork::Check => {
+                board.list("", 1)?;
+                BoardAnswer::Done
+            }
+            BoardWork::Create => {
+                board.expect_new()?;
+                BoardAnswer::Done
+            }
+            BoardWork::Open => {
+                board.expect_known()?;
+                BoardAnswer::Done
+            }
+            BoardWork::Read { key: name } => {
+                BoardAnswer::Record { value: board.read(&key(&name)?)?.map(|value| Base64::of(&value)) }
+            }
+            BoardWork::Write { key: name, before, after } => {
+                let before = before.map(|before| before.bytes()).transpose()?;
+                let is_written = board.write_if_unchanged(&key(&name)?, before.as_deref(), &after.bytes()?)?;
+                BoardAnswer::Written { is_written }
+            }
+            BoardWork::Remove { key: name } => {
+                board.remove(&key(&name)?)?;
+                BoardAnswer::Done
+            }
+            BoardWork::List { under, most } => {
+                let keys = board.list(&under, most)?;
+                BoardAnswer::Names { keys: keys.iter().map(Key::to_string).collect() }
+            }
+            BoardWork::Health => BoardAnswer::Members { members: board.health() },
+        })
+    }
+
+    fn of(&self, call: &BoardCall) -> Result<Arc<EtcdBoard>> {
+        let mut last = self.last.lock();
+        let is_it =
+            |known: &&Known| known.address == call.board && known.cluster == call.cluster && known.tls == call.tls;
+        if let Some(known) = last.as_ref().filter(is_it) {
+            return Ok(Arc::clone(&known.board));
+        }
+        let Address::Etcd(endpoints) = Address::parse(&call.board)? else {
+            let message = format!("the board {}: the agent is asked only for boards on etcd", call.board);
+            return Err(Error::new(Kind::Invalid, message));
+        };
+        let board = Arc::new(EtcdBoard::reach(endpoints, call.tls.clone(), call.cluster)?);
+        let (address, cluster, tls) = (call.board.clone(), call.cluster, call.tls.clone());
+        *last = Some(Known { address, cluster, tls, board: Arc::clone(&board) });
+        Ok(board)
+    }
+}

@@ -1,0 +1,166 @@
+//! A board that this program reaches through the agent of its host, as it has no engine for it.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Board, Key, Lease, MemberHealth, Watch};
+use crate::error::{Context, Error, Kind, Result};
+use crate::provider::agent::board::{Base64, BoardAnswer, BoardCall, BoardWork};
+use crate::provider::agent::{Answer, Hello, MAX_ANSWER, MAX_REQUEST, PROTOCOL, Request, receive, send, socket_of};
+use crate::provider::config::Config;
+use crate::provider::private_file::folder_of;
+use crate::provider::timed::{Deadline, TimedStream};
+use crate::provider::tls_files::TlsFiles;
+use crate::text::Show;
+
+/// How long the agent may take: it waits for the board, for up to seven seconds a step.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+
+/// The board of one cluster.
+#[derive(Debug)]
+pub(super) struct AgentBoard {
+    socket: PathBuf,
+    address: String,
+    tls: TlsFiles,
+    cluster: Uuid,
+}
+
+impl AgentBoard {
+    /// A board whose TLS files are named in `[board]` of the configuration.
+    ///
+    /// # Errors
+    /// `Invalid` when they are not, and those of the configuration.
+    pub(super) fn of(config: &Path, address: &str, cluster: Uuid) -> Result<Self> {
+        let tls = tls_of(config)?;
+        Ok(Self { socket: socket_of(config)?, address: address.to_owned(), tls, cluster })
+    }
+
+    /// Whether the board answers, and what `work` asks of it.
+    pub(super) fn expect(self, work: BoardWork) -> Result<Self> {
+        match self.ask(work)? {
+            BoardAnswer::Done => Ok(self),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn ask(&self, work: BoardWork) -> Result<BoardAnswer> {
+        let call = BoardCall { board: self.address.clone(), cluster: self.cluster, tls: self.tls.clone(), work };
+        let asking = || format!("asking the board {} through the agent", self.address);
+        let mut stream = connect(&self.socket).context(asking)?;
+        match round(&mut stream, &Request::Hello(Hello::own())).context(asking)? {
+            Answer::Hello(hello) if hello.protocol == PROTOCOL => {}
+            Answer::Error { kind, message } => return Err(Error::new(kind, message)),
+            _ => return Err(Error::new(Kind::Unsupported, "the agent of this host is of another version")),
+        }
+        match round(&mut stream, &Request::Board(Box::new(call))).context(asking)? {
+            Answer::Board(answer) => Ok(answer),
+            Answer::Error { kind, message } => Err(Error::new(kind, message)),
+            _ => Err(Error::new(Kind::Corrupt, "the agent answers another question than the one about its board")),
+        }
+    }
+}
+
+/// The files of TLS with the board, as `[board]` of the configuration names them.
+///
+/// # Errors
+/// `Invalid` when it does not, and those of [`Config::load`].
+pub fn tls_of(config: &Path) -> Result<TlsFiles> {
+    let configured = Config::load(config)?;
+    let files = configured.board().ok_or_else(|| {
+        let message = format!(
+            "{} does not name the files of TLS with the board: it needs a section [board] with ca, cert and key",
+            config.shown()
+        );
+        Error::new(Kind::Invalid, message)
+    })?;
+    let folder = folder_of(config);
+    let TlsFiles { ca, cert, key } = files;
+    Ok(TlsFiles { ca: folder.join(ca), cert: folder.join(cert), key: folder.join(key) })
+}
+
+fn connect(socket: &Path) -> Result<TimedStream<UnixStream>> {
+    let stream = UnixStream::connect(socket).map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                "no agent answers, and only vmcryptfs-agent reaches a board on etcd: is it started?"
+            }
+            _ => "the agent cannot be asked",
+        };
+        Error::io(format!("{}: {advice}", socket.shown()), error)
+    })?;
+    Ok(TimedStream::new(stream, Deadline::after(ANSWER_TIME)))
+}
+
+fn round(stream: &mut TimedStream<UnixStream>, request: &Request) -> Result<Answer> {
+    stream.set_deadline(Deadline::after(ANSWER_TIME));
+    send(stream, request, MAX_REQUEST)?;
+    let answer = receive(stream, (Deadline::after(ANSWER_TIME), ANSWER_TIME), MAX_ANSWER)?;
+    answer.ok_or_else(|| Error::new(Kind::Io, "the agent has closed the connection"))
+}
+
+fn unexpected(answer: &BoardAnswer) -> Error {
+    let found = match answer {
+        BoardAnswer::Done => "that it is done",
+        BoardAnswer::Record { .. } => "with a record",
+        BoardAnswer::Written { .. } => "with a write",
+        BoardAnswer::Names { .. } => "with names",
+        BoardAnswer::Members { .. } => "with members",
+    };
+    Error::new(Kind::Corrupt, format!("the agent answers {found}, which was not asked for"))
+}
+
+impl Board for AgentBoard {
+    fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        match self.ask(BoardWork::Read { key: key.to_string() })? {
+            BoardAnswer::Record { value } => value.map(|value| value.bytes()).transpose(),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool> {
+        let (before, after) = (before.map(Base64::of), Base64::of(after));
+        match self.ask(BoardWork::Write { key: key.to_string(), before, after })? {
+            BoardAnswer::Written { is_written } => Ok(is_written),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn remove(&self, key: &Key) -> Result<()> {
+        match self.ask(BoardWork::Remove { key: key.to_string() })? {
+            BoardAnswer::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn list(&self, under: &str, most: usize) -> Result<Vec<Key>> {
+        match self.ask(BoardWork::List { under: under.to_owned(), most })? {
+            BoardAnswer::Names { keys } => Ok(keys.iter().filter_map(|key| Key::parse(key)).take(most).collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Only the agent itself watches.
+    fn watch(&self) -> Result<Box<dyn Watch>> {
+        Err(Error::new(Kind::Unsupported, "a board on etcd is watched by the agent, not through it"))
+    }
+
+    /// A lease ends with the program that has it, which is the agent.
+    fn lease(&self, _: Duration) -> Result<Box<dyn Lease>> {
+        Err(Error::new(Kind::Unsupported, "leases of a board on etcd are the agent's"))
+    }
+
+    fn health(&self) -> Vec<MemberHealth> {
+        match self.ask(BoardWork::Health) {
+            Ok(BoardAnswer::Members { members }) => members,
+            failed => {
+                let trouble = failed.map_or_else(|error| error, |answer| unexpected(&answer)).chain();
+                let member = "agent of this host".to_owned();
+                vec![MemberHealth { member, version: String::new(), trouble: Some(trouble) }]
+            }
+        }
+    }
+}
