@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::slice;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -104,13 +105,13 @@ fn hosts_share_a_provider_over_etcd_and_refuse_what_has_gone_back() {
     refused(new.check(), Kind::Exists, "in the cluster prod already");
     let provider = ProviderName::new("shared").unwrap();
     vmcryptfs::provider::add(&first.config(), &provider, KINDS[0].name(), &Arguments::default(), false).unwrap();
-    first.session().unwrap().share(&admin, &provider).unwrap();
+    first.session().unwrap().share(slice::from_ref(&admin), &provider).unwrap();
     first.sync();
     let backup = etcd.path("backup").to_str().unwrap().to_owned();
     etcd.control_at(&etcd.client(0), &format!("snapshot save {backup}"));
-    let token = first.session().unwrap().token(&admin).unwrap();
+    let token = first.session().unwrap().token(slice::from_ref(&admin)).unwrap();
     join::ask(&second.config(), &token, &name("h2")).unwrap();
-    first.session().unwrap().approve(&admin, "h2", Timestamp::now()).unwrap();
+    first.session().unwrap().approve(slice::from_ref(&admin), "h2", Timestamp::now()).unwrap();
     first.sync();
     assert_eq!(second.sync().received.len(), 1);
     let status = ClusterStatus::of(&first.session().unwrap()).unwrap();
