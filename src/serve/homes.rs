@@ -14,6 +14,7 @@ use crate::error::{Context, Result};
 use crate::format::header::HOME_FILE;
 use crate::serve::{BackingId, ServedFolder};
 use crate::sys::file::stat_at;
+use crate::vm::folder;
 use crate::vm::home::Home;
 use crate::vm::settling::decide_left_names;
 
@@ -87,6 +88,7 @@ impl ServedFolder {
         if let Some(home) = self.homes.get(vm, stamp)
             && self.keyring.has_dek(home.header.uuid)
         {
+            self.tell_of_list(dir, &home);
             return Ok(home);
         }
         let unlocked = Home::open(dir, self.options.claims, &self.keyring).and_then(|mut home| {
@@ -100,6 +102,16 @@ impl ServedFolder {
         let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);
         self.homes.keep(vm, stamp, &home);
         Ok(home)
+    }
+
+    /// Tells if the list of a home's disks has been put back since the home was opened.
+    fn tell_of_list(&self, dir: &File, home: &Home) {
+        let gone_back = home.owner.past_of_list().filter(|past| past.gone_back().is_some());
+        if gone_back.is_some()
+            && let Ok(Some(stored)) = folder::read_home(dir)
+        {
+            self.keyring.note_list(&stored.header, gone_back);
+        }
     }
 }
 

@@ -283,6 +283,23 @@ fn a_list_that_is_put_back_with_what_it_lists_can_only_be_read_until_that_is_acc
     host.run(&["check", vm]);
 }
 
+#[test]
+fn a_list_that_is_put_back_under_a_mount_is_told() {
+    let host = host();
+    let kept = fs::read(list_of(&host)).unwrap();
+    let mount = host.mount("vm", &[]);
+    rename(mount.root(), "a.raw", "c.raw");
+    fs::write(list_of(&host), kept).unwrap();
+    assert_eq!(errno(fs::read(mount.path("c.raw"))), Some(libc::EIO));
+    for name in ["b.raw", "vm.nvram"] {
+        assert_eq!(errno(fs::OpenOptions::new().append(true).open(mount.path(name))), Some(libc::EROFS), "{name}");
+        has(&mount, name, name);
+    }
+    let told: Vec<_> = host.events().into_iter().filter(|event| event["operation"] == "rollback").collect();
+    assert!(told.len() == 1 && told[0]["reason"].as_str().unwrap().contains("list of its disks"), "{told:?}");
+    mount.unmount();
+}
+
 /// Each change of names through a mount, and what opens after it in this mount and in the next one.
 #[test]
 fn names_that_change_in_a_mount_change_in_the_list() {
