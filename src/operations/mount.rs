@@ -76,7 +76,7 @@ impl Serving {
         let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
         let served = self.session.join().unwrap_or_else(|_| Err(failed()));
         limit::report(Duration::ZERO);
-        self.served.close_manifests(|_| true);
+        self.served.close_all_manifests();
         tell_of_manifests(&self.served);
         self.served.keyring().memory().keep(); // this process may end while a thread still has the file system
         Event::of(EventName::Unmount).component(&self.folder).outcome(&served);

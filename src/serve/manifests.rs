@@ -122,22 +122,31 @@ impl ServedFolder {
 
     /// Renews the manifests of homes that change.
     pub fn renew_manifests(&self) {
-        self.seal(Purpose::Renew, |_| true);
+        self.seal(Purpose::Renew, false, |_| true);
     }
 
     /// Closes the manifests of homes, by their UUIDs. Nothing of them is open.
     pub fn close_manifests(&self, of: impl Fn(Uuid) -> bool) {
-        /// With more homes than this, one sync of the file system is quicker than one for each file.
-        const MANY: usize = 8;
-        let _ = self.settle_names(); // what is not settled by this is decided when the home is next opened
-        self.homes.forget();
-        if !self.options.read_only && self.manifests.used.lock().len() > MANY {
-            let _ = rustix::fs::syncfs(&self.root); // what is not durable by this is synced on its own
-        }
-        self.seal(Purpose::Close, of);
+        self.leave_homes();
+        self.seal(Purpose::Close, false, of);
     }
 
-    fn seal(&self, purpose: Purpose, of: impl Fn(Uuid) -> bool) {
+    /// Closes the manifests of all homes. The folder is served no more: nothing of it changes by this process.
+    pub fn close_all_manifests(&self) {
+        /// With more homes than this, one sync of the file system is quicker than one for each file and folder.
+        const MANY: usize = 8;
+        self.leave_homes();
+        let are_many = !self.options.read_only && self.manifests.used.lock().len() > MANY;
+        let is_synced = are_many && rustix::fs::syncfs(&self.root).is_ok();
+        self.seal(Purpose::Close, is_synced, |_| true);
+    }
+
+    fn leave_homes(&self) {
+        let _ = self.settle_names(); // what is not settled by this is decided when the home is next opened
+        self.homes.forget();
+    }
+
+    fn seal(&self, purpose: Purpose, is_synced: bool, of: impl Fn(Uuid) -> bool) {
         if self.options.read_only || self.manifests.used.lock().is_empty() {
             return;
         }
@@ -162,7 +171,7 @@ impl ServedFolder {
                     })
                     .flatten();
                 let purpose = if alone.is_some() { purpose } else { Purpose::Renew };
-                tree.seal(purpose, &compared.proof)
+                tree.seal_synced(purpose, &compared.proof, is_synced && alone.is_some())
             });
             if let Err(error) = sealed {
                 let (folder, uuid) = (path_of(&dir), compared.home);

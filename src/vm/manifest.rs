@@ -205,6 +205,14 @@ impl HomeTree<'_> {
     /// # Errors
     /// `Io`; then the manifest is what it was.
     pub fn seal(&self, purpose: Purpose, proof: &Proof) -> Result<()> {
+        self.seal_synced(purpose, proof, false)
+    }
+
+    /// The same; with `is_synced` all of the home is durable, and nothing changes it.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub fn seal_synced(&self, purpose: Purpose, proof: &Proof, is_synced: bool) -> Result<()> {
         let locked = lock(self.dir)?;
         let current = self.load().ok().flatten();
         let seen = self.memory.manifest_counter(self.header.uuid);
@@ -233,7 +241,9 @@ impl HomeTree<'_> {
                 if purpose == Purpose::Renew && kept.as_ref() == Some(&entries) {
                     return Ok(());
                 }
-                tree::sync_changes(self.dir, kept.as_deref().unwrap_or_default(), &entries)?;
+                if !is_synced {
+                    tree::sync_changes(self.dir, kept.as_deref().unwrap_or_default(), &entries)?;
+                }
                 (entries, time)
             }
         };
