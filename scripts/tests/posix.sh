@@ -9,6 +9,8 @@
 #     FSX_SEED       which operations (31)
 #
 # Fails with a case that fails on the mount and not beneath, or that does not run there, unless docs/SEMANTICS.md lists it.
+#
+# Takes long: a minute and a half, four times as much as most.
 set -euo pipefail
 # The path of a socket has at most 107 bytes, and pjdfstest's names are long: its folder lies near the root.
 export TMPDIR=/var/tmp

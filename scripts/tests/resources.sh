@@ -54,7 +54,7 @@ if [[ $(ulimit -H -n) == unlimited || $(ulimit -H -n) -ge $((open_files * 5 / 4 
     said=$(hold_open "$mnt/many" "$open_files")
     [[ $said == "$open_files" ]] || fail "opened: $said"
     pid=$(mount_pid "$mnt")
-    for ((tries = 0; tries < 100; tries++)); do
+    for ((tries = 0; tries < 600; tries++)); do
         left=$(find "/proc/$pid/fd" -mindepth 1 | wc -l)
         [[ $left -ge 100 ]] || break
         sleep 0.1
@@ -91,7 +91,7 @@ if stat "$mnt/fixed.raw" >/dev/null 2>&1 && "$durable" verify "$mnt" "$work/reco
     stop_mount "$mnt"
 else
     # It may still be on its way out, and the kernel answers a stat from what it remembers.
-    for ((tries = 0; tries < 50; tries++)); do
+    for ((tries = 0; tries < 600; tries++)); do
         [[ -e /proc/$pid ]] || break
         sleep 0.1
     done
