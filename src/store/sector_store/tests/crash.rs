@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::memory::CrashStorage;
+use crate::store::header_area::OtherCopy;
 
 /// A unit of a disk that holds `model`, with zeros past its end.
 fn unit_of(model: &[u8], number: usize) -> Vec<u8> {
@@ -142,4 +143,23 @@ fn every_crash_while_a_disk_is_made_in_its_place_leaves_a_disk_or_a_sector_of_ze
         }
     }
     assert!(whole > 0 && begun > 0, "{whole} whole, {begun} begun");
+    // No crash came: then there are two copies, of which either may be lost.
+    let stored = header_area::load(&storage, ComponentKind::Disk).unwrap();
+    assert!(matches!(stored.other, OtherCopy::Same), "{:?}", stored.other);
+}
+
+/// A write of the last block and its mark that was torn: the length says that it ends in the midst of data.
+#[test]
+fn what_a_crash_left_past_the_end_in_the_last_block_does_not_show_when_the_disk_grows() {
+    for sector_size in [SectorSize::SMALL, SectorSize::DEFAULT] {
+        let keys = keys(sector_size);
+        let (disk, mut buffer) = (new_disk(&keys), request_buffer());
+        disk.write_at(0, &[7; 4112], &mut buffer).unwrap();
+        let torn = MemoryStorage::new(disk.storage.image());
+        torn.write_at(DEFAULT_DATA_OFFSET + 4112, &[0; 5]).unwrap();
+        let disk = open(torn, &keys);
+        assert_eq!(disk.plain_len(), 4101);
+        disk.set_len(4112).unwrap();
+        assert_eq!(contents(&disk)[4101..], [0; 11]);
+    }
 }
