@@ -15,7 +15,8 @@ pub(super) fn shown(path: &Path, component: &Path) -> String {
     whole(path, component).shown().to_string()
 }
 
-/// The mount that shows what lies at a path of either side, and where below the mount that is.
+/// The mount that shows what lies at a path of either side, and where below the mount that is. If there is none, but one whose process
+/// has died, it is that: asking it says so, and what to do.
 ///
 /// # Errors
 /// `NotFound` when nothing is there, or no mount of this user shows it.
@@ -25,10 +26,12 @@ pub(super) fn mount_of(path: &Path) -> Result<(PathBuf, PathBuf)> {
     }
     match local::serving(path)? {
         Some(serving) => Ok((serving.mountpoint, serving.below)),
-        None => Err(Error::new(
-            Kind::NotFound,
-            format!("no VM folder or datastore is mounted on {}, or shown by a mount of this user", path.shown()),
-        )),
+        None => local::dead(path)?.ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("no VM folder or datastore is mounted on {}, or shown by a mount of this user", path.shown()),
+            )
+        }),
     }
 }
 

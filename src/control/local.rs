@@ -19,7 +19,7 @@ use crate::control::mounts::{self, Mounted};
 use crate::control::socket_dir::socket_dir;
 use crate::control::vm_task::VmTask;
 use crate::control::{
-    ANSWER_TIMEOUT, Answer, INTRODUCTION, MAX_LINE, Request, other_version, receive, send, unanswered,
+    ANSWER_TIMEOUT, Answer, INTRODUCTION, MAX_LINE, Request, has_died, other_version, receive, send, unanswered,
 };
 use crate::error::{Context, Error, Kind, Result};
 use crate::progress::OnProgress;
@@ -84,6 +84,20 @@ pub fn serving(path: &Path) -> Result<Option<Serving>> {
         )),
         _ => Ok(found),
     }
+}
+
+/// The mountpoint of a mount whose process has died and which showed `path`, of the backing side, and the path below it.
+///
+/// # Errors
+/// `NotFound` when nothing is at `path`, or `Io`.
+pub fn dead(path: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
+    let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
+    let below = |mount: &Mounted| {
+        let root = mount.root.strip_prefix("/").unwrap_or(&mount.root);
+        path.strip_prefix(mount.source.join(root)).map(Path::to_path_buf).ok()
+    };
+    let shown = mounts::all()?.into_iter().filter_map(|mount| Some((below(&mount)?, mount.mountpoint)));
+    Ok(shown.map(|(below, mountpoint)| (mountpoint, below)).find(|(mountpoint, _)| has_died(mountpoint)))
 }
 
 /// Device number of the mount that a socket belongs to.

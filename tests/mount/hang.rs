@@ -339,10 +339,18 @@ fn a_mount_whose_process_has_died_is_known_as_one() {
     let open = File::open(mount.path("root.raw")).unwrap();
     send(mount.pid(), libc::SIGKILL);
     comes_true("it is dead", || fs::metadata(&at).is_err());
-    host.refuses(&["status", &at], 1, "its process has died");
+    let how = format!("its process has died: `vmcryptfs umount --lazy {at}` first");
+    // By its mountpoint, by what is mounted there, and by what lies in that.
+    for path in [at.as_str(), host.path("web01"), host.path("web01/root.raw")] {
+        for verb in ["status", "lock", "unlock", "metrics"] {
+            host.refuses(&[verb, path], 1, &how);
+        }
+    }
     host.refuses(&["mount", host.path("web01"), &at], 6, "has died");
     host.refuses(&["umount", &at], 6, "--lazy");
-    host.run(&["umount", "--lazy", &at]);
+    host.run(&["umount", "--lazy", host.path("web01")]);
+    assert!(!Served::is_there(Path::new(&at)));
+    host.refuses(&["lock", host.path("web01")], 8, "no VM folder or datastore is mounted on");
     drop(open);
     drop(mount);
     host.mount("web01", &[]).unmount();
