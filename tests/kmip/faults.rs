@@ -15,8 +15,8 @@ use crate::site::{Site, make, purpose, refused};
 
 /// Short, so that the tests are; the rules are the same for all lengths.
 const QUICK: &str = "connect-timeout-ms = 300\nrequest-timeout-ms = 300\ntotal-timeout-ms = 1500";
-/// `QUICK`'s total, and some for a busy machine.
-const AT_MOST: Duration = Duration::from_secs(4);
+/// `QUICK`'s total, and a lot for a busy machine.
+const AT_MOST: Duration = Duration::from_secs(12);
 
 struct Bench {
     site: Site,
@@ -31,8 +31,8 @@ fn bench() -> Bench {
     let site = Site::new();
     let store = Arc::new(Store::default());
     let server = FakeServer::start(&site, &store);
+    let id = make(&*site.provider(&[server.port()], ""), 1).remove(0).0;
     let provider = site.provider(&[server.port()], QUICK);
-    let id = make(&*provider, 1).remove(0).0;
     Bench { site, store, server, provider, id }
 }
 
@@ -111,8 +111,8 @@ fn a_key_is_only_missing_when_every_member_says_so() {
 
 #[test]
 fn a_late_answer_is_never_the_answer_to_something_else() {
-    let Bench { site, server, provider, store, .. } = bench();
-    let made = make(&*provider, 20);
+    let Bench { site, server, store, .. } = bench();
+    let made = make(&*site.provider(&[server.port()], ""), 20);
     for (late, next) in made.iter().zip(made.iter().skip(1)) {
         let provider = site.provider(&[server.port()], "request-timeout-ms = 60\ntotal-timeout-ms = 60");
         provider.fetch_key(&late.0).ok(); // so that a session rests
