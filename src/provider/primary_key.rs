@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64URL_NOPAD;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -9,7 +10,7 @@ use super::private_file;
 use super::secret_file::{Content, Form};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::sys::SecretBytes;
 
@@ -72,9 +73,28 @@ impl PrimaryKey {
         self.uuid
     }
 
-    /// What wraps KEKs.
-    pub(super) fn kek(&self) -> &LocalKek {
-        &self.key
+    /// A new KEK, and the id by which this key finds it again: its own UUID, and the KEK wrapped under it.
+    ///
+    /// # Errors
+    /// `Io` when the random generator fails.
+    pub(super) fn make_kek(&self) -> Result<(String, LocalKek)> {
+        let kek = LocalKek::random()?;
+        let wrapped = BASE64URL_NOPAD.encode(&self.key.wrap_key(kek.bytes())?);
+        Ok((format!("{}/{wrapped}", self.uuid.hyphenated()), kek))
+    }
+
+    /// A KEK that was wrapped under this key.
+    ///
+    /// # Errors
+    /// `Corrupt` when it was not.
+    pub(super) fn unwrap_kek(&self, wrapped: &[u8]) -> Result<LocalKek> {
+        self.key.unwrap_key(wrapped).and_then(LocalKek::new).map_err(|error| {
+            Error::with_source(
+                Kind::Corrupt,
+                format!("damaged key id: its KEK does not unwrap under primary key {}", self.uuid),
+                error,
+            )
+        })
     }
 
     /// The key itself. Copy it nowhere.
@@ -112,6 +132,19 @@ impl PrimaryKey {
     pub(super) fn claimed_uuid(path: &Path) -> Result<Option<Uuid>> {
         FORM.claimed_uuid(path)
     }
+}
+
+/// The primary key and the wrapped KEK of an id that [`PrimaryKey::make_kek`] has made.
+///
+/// # Errors
+/// `Corrupt` for what it would not have written so.
+pub(super) fn parse_id(id: &str) -> Result<(Uuid, Vec<u8>)> {
+    let parts = id.split_once('/').and_then(|(owner, wrapped)| {
+        let uuid = Uuid::try_parse(owner).ok().filter(|uuid| uuid.hyphenated().to_string() == owner)?;
+        Some((uuid, BASE64URL_NOPAD.decode(wrapped.as_bytes()).ok()?))
+    });
+    let expected = "<uuid of a primary key>/<wrapped KEK>";
+    parts.ok_or_else(|| Error::new(Kind::Corrupt, format!("damaged key id {id:?}, expected {expected}")))
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{Mode, fchmod};
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
 
 /// Connections that wait to be taken.
@@ -80,13 +79,24 @@ fn id_of(path: &Path) -> io::Result<Id> {
     Ok((found.dev(), found.ino(), found.created().ok()))
 }
 
+/// Connects to a socket without waiting.
+///
+/// # Errors
+/// Of the system; `WouldBlock` when so many connections wait there that a process which is stopped would be waited for.
+pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let socket = unconnected(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 /// Whether a process listens on a socket. Does not wait for one that is busy.
 fn is_listened_to(path: &Path) -> io::Result<bool> {
-    let socket = unconnected(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-    match connect(&socket, &SocketAddrUnix::new(path)?) {
-        Err(Errno::CONNREFUSED) => Ok(false),
-        Ok(()) | Err(Errno::AGAIN) => Ok(true),
-        Err(error) => Err(error.into()),
+    match connect_at_once(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        _ => Ok(true),
     }
 }
 

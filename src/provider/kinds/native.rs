@@ -6,12 +6,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use data_encoding::BASE64URL_NOPAD;
 use toml::Table;
 use toml::de::ValueDeserializer;
 use uuid::Uuid;
 
-use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::provider::generations::{Generations, Standing};
@@ -124,9 +122,7 @@ impl KeyProvider for NativeProvider {
     fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
         let now = self.generations.as_ref().map(Generations::current).transpose()?;
         let primary = now.as_ref().unwrap_or(&self.primary);
-        let kek = LocalKek::random()?;
-        let wrapped = BASE64URL_NOPAD.encode(&primary.kek().wrap_key(kek.bytes())?);
-        let id = format!("{}/{wrapped}", primary.uuid().hyphenated());
+        let (id, kek) = primary.make_kek()?;
         Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek_of(kek, self.share.as_ref())?)))
     }
 
@@ -137,38 +133,19 @@ impl KeyProvider for NativeProvider {
                 format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
             ));
         }
-        let (owner, wrapped) = parse_id(key_id.id()).ok_or_else(|| {
-            Error::new(
-                Kind::Corrupt,
-                format!("damaged key id {:?}, expected <uuid of a primary key>/<wrapped KEK>", key_id.id()),
-            )
-        })?;
+        let (owner, wrapped) = primary_key::parse_id(key_id.id())?;
         let other = if owner == self.primary.uuid() { None } else { Some(self.other(owner)?) };
         let primary = other.as_ref().unwrap_or(&self.primary);
-        let kek = primary.kek().unwrap_key(&wrapped).and_then(LocalKek::new).map_err(|error| {
-            Error::with_source(
-                Kind::Corrupt,
-                format!("damaged key id: its KEK does not unwrap under primary key {}", primary.uuid()),
-                error,
-            )
-        })?;
+        let kek = primary.unwrap_kek(&wrapped)?;
         Ok(Arc::new(kek_of(kek, self.share.as_ref())?))
     }
 
     fn is_superseded(&self, key_id: &KeyId) -> Result<bool> {
-        let (Some((owner, _)), Some(generations)) = (parse_id(key_id.id()), &self.generations) else {
+        let (Ok((owner, _)), Some(generations)) = (primary_key::parse_id(key_id.id()), &self.generations) else {
             return Ok(false);
         };
         Ok(generations.find(owner)?.is_some_and(|(standing, _)| standing == Standing::Former))
     }
-}
-
-/// Primary key and wrapped KEK of a key id; `None` for what [`NativeProvider::create_key`] would not have written so.
-fn parse_id(id: &str) -> Option<(Uuid, Vec<u8>)> {
-    let (owner, wrapped) = id.split_once('/')?;
-    let uuid = Uuid::try_parse(owner).ok().filter(|uuid| uuid.hyphenated().to_string() == owner)?;
-    let wrapped = BASE64URL_NOPAD.decode(wrapped.as_bytes()).ok()?;
-    Some((uuid, wrapped))
 }
 
 #[cfg(test)]

@@ -1,3 +1,6 @@
+use data_encoding::BASE64URL_NOPAD;
+use uuid::Uuid;
+
 use super::*;
 use crate::key::Dek;
 use crate::provider::primary_key::tests::key_file;
@@ -36,8 +39,8 @@ fn the_key_id_is_the_wrapped_kek() {
     let (id, kek) = provider.create_key(&purpose()).unwrap();
     let (owner, wrapped) = id.id().split_once('/').unwrap();
     assert_eq!(owner, provider.primary.uuid().to_string());
-    let kek_bytes = provider.primary.kek().unwrap_key(&BASE64URL_NOPAD.decode(wrapped.as_bytes()).unwrap()).unwrap();
-    assert_eq!(LocalKek::new(kek_bytes).unwrap().check().unwrap(), kek.check().unwrap());
+    let unwrapped = provider.primary.unwrap_kek(&BASE64URL_NOPAD.decode(wrapped.as_bytes()).unwrap()).unwrap();
+    assert_eq!(unwrapped.check().unwrap(), kek.check().unwrap());
     assert_ne!(id, provider.create_key(&purpose()).unwrap().0, "each VM gets a KEK of its own");
 }
 
