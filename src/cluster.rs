@@ -11,9 +11,11 @@ mod change;
 mod exchange;
 pub mod host;
 pub mod join;
+pub mod kept;
 mod rotation;
 mod session;
 pub mod status;
+mod told;
 mod view;
 
 pub use change::RemovedHost;

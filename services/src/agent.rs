@@ -2,8 +2,11 @@
 
 mod boards;
 mod clients;
+mod keys;
+mod mounts;
 mod notify;
 pub mod options;
+mod watch;
 
 use std::fs::File;
 use std::path::Path;
@@ -12,30 +15,58 @@ use std::sync::Arc;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vmcryptfs::cluster::host::HostFiles;
+use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Context, Result};
 use vmcryptfs::event::{Event, EventName};
+use vmcryptfs::gate::Principal;
+use vmcryptfs::key::{KeyId, KeyName, ProviderName};
 use vmcryptfs::provider::agent::{Answer, Hello, Request};
 use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::{memory, process};
 use vmcryptfs::text::Show;
 
 use boards::Boards;
+use keys::Keys;
+use watch::Watch;
 
 /// The agent of this host.
 pub(crate) struct Agent {
     /// Held for as long as it lives: a host has one agent.
     _lock: File,
     boards: Boards,
+    keys: Arc<Keys>,
+    watch: Arc<Watch>,
 }
 
+/// What is answered to a request, and the KEK that follows it.
+pub(crate) type Answered = (Answer, Option<LocalKek>);
+
 impl Agent {
-    /// What is answered to a request.
-    fn answer(&self, request: Request) -> Result<Answer> {
+    fn new(config: &Path) -> Result<Self> {
+        let lock = HostFiles::of(config).lock_agent()?;
+        let keys = Arc::new(Keys::load(config)?);
+        let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys)));
+        Ok(Self { _lock: lock, boards: Boards::default(), keys, watch })
+    }
+
+    /// What is answered to a request. Only an exchange with the board may take long.
+    fn answer(&self, request: Request, principal: Principal) -> Result<Answered> {
         match request {
-            Request::Hello(_) => Ok(Answer::Hello(Hello::own())),
-            Request::Board(call) => self.boards.answer(*call).map(Answer::Board),
+            Request::Board(call) => Ok((Answer::Board(self.boards.answer(*call)?), None)),
+            Request::Hello(_) => Ok((Answer::Hello(Hello::own()), None)),
+            Request::CreateKey { provider } => self.keys.make_kek(&ProviderName::new(provider)?).map(kek),
+            Request::FetchKey { key } => {
+                let key_id = key.to_key_id()?;
+                self.keys.find_kek(&key_id).map(|found| kek((key_id, found)))
+            }
+            Request::Status => Ok((Answer::Status(self.watch.status()), None)),
+            Request::Sync => Ok((Answer::Done { outcome: self.watch.sync(principal)?.to_json()? }, None)),
         }
     }
+}
+
+fn kek((key_id, kek): (KeyId, LocalKek)) -> Answered {
+    (Answer::Kek { key: KeyName::of(&key_id) }, Some(kek))
 }
 
 /// Is the agent of the host with this configuration until a signal ends it.
@@ -46,10 +77,14 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
     memory::keep_little();
     process::ignore_signals(&[signal_hook::consts::SIGHUP, signal_hook::consts::SIGPIPE]);
     let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "catching signals".into())?;
-    let agent = Arc::new(Agent { _lock: HostFiles::of(config).lock_agent()?, boards: Boards::default() });
+    let agent = Arc::new(Agent::new(config)?);
     let (listener, path) =
         SocketPath::listen(socket).context(|| format!("making the socket of the agent {}", socket.shown()))?;
     clients::take(listener, Arc::clone(&agent))?;
+    agent.watch.begin()?;
+    if memory::lock_was_refused() {
+        tracing::warn!("memory for keys cannot be locked, so keys may reach swap: raise the limit on locked memory");
+    }
     tracing::info!("listening on {}", socket.shown());
     Event::of(EventName::Agent).reason(format!("version {} began", env!("CARGO_PKG_VERSION"))).done();
     notify::ready();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "agent/managed.rs"]
+mod managed;
 #[path = "agent/process.rs"]
 mod process;
 #[path = "agent/socket.rs"]

@@ -5,6 +5,7 @@ mod rotation;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
@@ -270,7 +271,7 @@ fn share(args: &ShareArgs, config: &Path) -> Result<()> {
 
 fn sync(config: &Path) -> Result<()> {
     let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, failed } =
-        perform(SyncCluster { config })?;
+        perform(SyncCluster { config, keys: None, renew: Duration::ZERO })?;
     received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
     sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
     let made = |(provider, primary)| println!("{provider}: new keys are made by primary key {primary} from now on");

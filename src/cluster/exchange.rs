@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Session;
@@ -109,7 +110,8 @@ impl SharedKeys for KeyFiles<'_> {
 }
 
 /// What a host is in its cluster.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It has asked to join, and no admin has approved it yet.
     Pending,

@@ -99,6 +99,7 @@ fn free_host(config: &Path) -> Result<(HostFiles, File)> {
 
 fn leave(session: &Session) -> Result<()> {
     if session.standing() == Standing::Removed
+        && !session.has_wiped()
         && let Some((provider, error)) = session.exchange()?.failed.into_iter().next()
     {
         return Err(error).context(|| format!("wiping the key of provider {provider}, as this host was removed"));

@@ -92,6 +92,14 @@ impl Session {
             .map(Some)
     }
 
+    /// Whether this host was removed, and has said since that it has wiped its keys.
+    pub(super) fn has_wiped(&self) -> bool {
+        self.own().is_some_and(|own| {
+            let said = self.ack_of(own).ok().flatten();
+            own.state == MemberState::Removed && said.is_some_and(|ack| ack.epoch >= own.since && ack.holds.is_empty())
+        })
+    }
+
     /// Refuses a host that is not a member, as what only members may do.
     ///
     /// # Errors

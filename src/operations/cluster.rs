@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 use super::in_use::refuse_primaries_in_use;
 use crate::cluster::admin_key::{self, SealedAdminKey};
 use crate::cluster::join::{self, NewCluster};
-use crate::cluster::{Exchanged, KeyFiles, RemovedHost, Rotated, Session, Standing};
+use crate::cluster::{Exchanged, KeyFiles, RemovedHost, Rotated, Session, SharedKeys, Standing};
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
@@ -17,6 +18,8 @@ use crate::format::cluster::{Document, HostIdentity, Name, Token};
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
 use crate::progress::OnProgress;
+use crate::provider::agent::client::AgentClient;
+use crate::provider::agent::{Answer, Request};
 use crate::provider::backup::refuse_existing;
 use crate::text::{Show, count};
 use crate::timestamp::Timestamp;
@@ -304,6 +307,25 @@ impl Operation for RemoveHost<'_> {
 pub struct SyncCluster<'a> {
     /// Configuration file.
     pub config: &'a Path,
+    /// Where the host keeps its keys; `None`: its agent does it, or, where it has none, they are in files.
+    pub keys: Option<&'a dyn SharedKeys>,
+    /// What the host has acknowledged is written again if it is older.
+    pub renew: Duration,
+}
+
+impl SyncCluster<'_> {
+    /// What the agent of this host has done, if it has one. The agent leaves the events.
+    fn by_agent(&self) -> Result<Option<Exchanged>> {
+        let agent = AgentClient::of(self.config)?;
+        if self.keys.is_some() || !agent.is_there() {
+            return Ok(None);
+        }
+        let answer = agent.ask(&Request::Sync)?;
+        let Answer::Done { outcome } = answer else {
+            return Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs-agent"));
+        };
+        Exchanged::from_json(outcome).map(Some)
+    }
 }
 
 impl Operation for SyncCluster<'_> {
@@ -316,7 +338,12 @@ impl Operation for SyncCluster<'_> {
 
     /// An event for each key that came, went or was wiped; none where there was nothing to do, which is what a timer finds.
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Exchanged> {
-        let done = Session::open(self.config)?.exchange()?;
+        if let Some(done) = self.by_agent()? {
+            trail.in_parts();
+            return Ok(done);
+        }
+        let files = KeyFiles { config: self.config };
+        let done = Session::open(self.config)?.exchange_with(self.keys.unwrap_or(&files), self.renew)?;
         trail.in_parts();
         let mut part = |provider: &ProviderName, reason: String| {
             trail.part(&Object::Provider(provider.clone()), |event| {

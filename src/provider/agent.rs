@@ -1,10 +1,12 @@
 //! The agent of this host, as programs talk with it: what it is asked and answers over its socket.
 //!
-//! A message is its length, four bytes in little-endian order, and that many bytes of JSON. Each connection begins with
-//! [`Request::Hello`], which every version understands.
+//! A message is its length, four bytes in little-endian order, and that many bytes of JSON. After [`Answer::Kek`] come the 32 bytes of
+//! the KEK: they go from locked memory to locked memory. Each connection begins with [`Request::Hello`], which every version understands.
 
 pub mod board;
+pub mod client;
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,11 +14,13 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use super::config::Config;
-use super::private_file;
+use super::private_file::{self, MAX_CONFIG_LEN};
 use super::timed::{Deadline, TimedStream};
 use crate::error::{Context, Error, Kind, Result};
+use crate::key::KeyName;
+use crate::text::Show;
 
 /// Version of the messages. One that another version would not understand takes the next number.
 pub const PROTOCOL: u32 = 1;
@@ -33,6 +37,20 @@ pub enum Request {
     Hello(Hello),
     /// A call of a board that only the agent reaches; answered by [`Answer::Board`].
     Board(Box<board::BoardCall>),
+    /// A KEK is to be made under the primary key of a provider; answered by [`Answer::Kek`].
+    CreateKey {
+        /// The provider.
+        provider: String,
+    },
+    /// A KEK that was made before; answered by [`Answer::Kek`].
+    FetchKey {
+        /// The key.
+        key: KeyName,
+    },
+    /// What the agent has, and what is wrong; answered by [`Answer::Status`].
+    Status,
+    /// What the newest document of the cluster asks is to be done now; answered by [`Answer::Done`].
+    Sync,
 }
 
 /// What the agent answers.
@@ -43,6 +61,18 @@ pub enum Answer {
     Hello(Hello),
     /// To `Board`.
     Board(board::BoardAnswer),
+    /// To `CreateKey` and `FetchKey`. The bytes of the KEK follow.
+    Kek {
+        /// Its key id.
+        key: KeyName,
+    },
+    /// To `Status`.
+    Status(AgentStatus),
+    /// To `Sync`.
+    Done {
+        /// In the form of what was done.
+        outcome: serde_json::Value,
+    },
     /// The request failed.
     Error {
         /// Decides the exit code.
@@ -75,14 +105,50 @@ impl Hello {
     }
 }
 
+/// What an agent says of itself. Fields may be added.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct AgentStatus {
+    /// Name of the cluster that its host is in.
+    pub cluster: Option<String>,
+    /// Where the board is.
+    pub board: Option<String>,
+    /// Number of the newest document that it has acted on.
+    pub epoch: Option<u64>,
+    /// When it last saw the board (RFC 3339, UTC).
+    pub seen: Option<String>,
+    /// Whether its host was removed from the cluster.
+    pub removed: bool,
+    /// The providers whose primary keys it has in memory, and the one of each by which new keys are made.
+    pub holds: BTreeMap<String, Uuid>,
+    /// What went wrong when it last looked at the board, or with a provider.
+    pub trouble: Vec<String>,
+}
+
+/// Where the agent of this host is found: `[agent]` in the configuration file.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct AgentSettings {
+    /// Its socket, absolute; the usual place if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
+    pub socket: Option<PathBuf>,
+}
+
 /// The socket of the agent of a host with this configuration: the one that `[agent]` names, else `/run/vmcryptfs/agent.sock`, or
 /// `agent.sock` beside the configuration where that is another one than root's usual one.
 ///
 /// # Errors
-/// Those of [`Config::load`].
+/// Those of [`Config::load`](super::config::Config::load).
 pub fn socket_of(config: &Path) -> Result<PathBuf> {
-    let configured = Config::load(config)?.agent().socket.clone();
-    Ok(configured.unwrap_or_else(|| match config == Path::new("/etc/vmcryptfs/config.toml") {
+    /// The kinds of provider use this, so it looks at nothing else.
+    #[derive(Deserialize)]
+    struct Whole {
+        #[serde(default)]
+        agent: AgentSettings,
+    }
+    let text = private_file::read_text(MAX_CONFIG_LEN, config)?;
+    let whole: Whole = toml::from_str(&text)
+        .map_err(|error| Error::with_source(Kind::Invalid, format!("reading [agent] in {}", config.shown()), error))?;
+    Ok(whole.agent.socket.unwrap_or_else(|| match config == Path::new("/etc/vmcryptfs/config.toml") {
         true => PathBuf::from("/run/vmcryptfs/agent.sock"),
         false => private_file::folder_of(config).join("agent.sock"),
     }))

@@ -47,8 +47,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::agent::AgentSettings;
 use super::kind::Settings;
-use super::private_file;
+use super::private_file::{self, MAX_CONFIG_LEN};
 use super::tls_files::TlsFiles;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
@@ -68,21 +69,12 @@ pub struct Config {
     defaults: Defaults,
 }
 
-/// Where the agent of this host is found; see [`agent`](crate::provider::agent).
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct AgentSettings {
-    /// Its socket, absolute; the usual place if there is none.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "absolute_file")]
-    pub socket: Option<PathBuf>,
-}
-
 /// Where it is kept what this host has seen of components; see [`seen`](crate::seen).
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct MemorySettings {
     /// The file, absolute; the usual place of the user if there is none.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "absolute_file")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
     pub file: Option<PathBuf>,
 }
 
@@ -112,7 +104,7 @@ fn is_usual(names: &DiskNames) -> bool {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct EventSettings {
     /// The file, absolute; the usual place of the user if there is none.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "absolute_file")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
     pub file: Option<PathBuf>,
     /// MiB from which on a file is full, and another one begun.
     pub max_mib: NonZeroU32,
@@ -126,18 +118,7 @@ impl Default for EventSettings {
     }
 }
 
-/// Longest configuration file, in bytes.
-const MAX_LEN: u64 = 1 << 20;
-
 const DEFAULT_EVENT_MIB: NonZeroU32 = NonZeroU32::new(16).expect("16 is not zero");
-
-fn absolute_file<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<Option<PathBuf>, D::Error> {
-    let file = PathBuf::deserialize(deserializer)?;
-    if file.is_absolute() {
-        return Ok(Some(file));
-    }
-    Err(serde::de::Error::custom(format!("{}, expected an absolute path", file.shown())))
-}
 
 impl Config {
     /// Reads a configuration file. One that does not exist configures nothing.
@@ -146,7 +127,7 @@ impl Config {
     /// `Denied` when others than its owner can read or change the file, `Invalid` with file and line when its content is
     /// not understood, `Io`.
     pub fn load(path: &Path) -> Result<Self> {
-        parse(path, &read(path)?)
+        parse(path, &private_file::read_text(MAX_CONFIG_LEN, path)?)
     }
 
     /// The default provider, if one was chosen.
@@ -270,7 +251,7 @@ fn standard_place(user: u32, xdg: Option<OsString>, home: Option<OsString>) -> R
 pub fn update<T>(path: &Path, change: impl FnOnce(&mut Config) -> Result<T>) -> Result<T> {
     private_file::create_folder(private_file::folder_of(path))?;
     let _lock = private_file::lock(path)?;
-    let text = read(path)?;
+    let text = private_file::read_text(MAX_CONFIG_LEN, path)?;
     let before = parse(path, &text)?;
     let mut after = before.clone();
     let result = change(&mut after)?;
@@ -278,18 +259,6 @@ pub fn update<T>(path: &Path, change: impl FnOnce(&mut Config) -> Result<T>) -> 
         private_file::replace(path, &[text::rewrite(&text, &after)?.as_bytes()])?;
     }
     Ok(result)
-}
-
-fn read(path: &Path) -> Result<String> {
-    let content = match private_file::open(path) {
-        Ok(file) => private_file::read_at_most(MAX_LEN, path, file)?,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(String::new()),
-        Err(error) => return Err(error),
-    };
-    let text = std::str::from_utf8(&content);
-    text.map(str::to_owned).map_err(|error| {
-        Error::with_source(Kind::Invalid, format!("{} is not UTF-8 text, as TOML is", path.shown()), error)
-    })
 }
 
 fn parse(path: &Path, text: &str) -> Result<Config> {
@@ -372,7 +341,7 @@ mod tests {
         let path = dir.path().join("config.toml");
         update(&path, |config| config.add(name("a"), native())).unwrap();
         let deep = format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000));
-        let huge = vec![b'#'; usize::try_from(MAX_LEN).unwrap() + 1];
+        let huge = vec![b'#'; usize::try_from(MAX_CONFIG_LEN).unwrap() + 1];
         for (content, reason) in [
             (huge.as_slice(), "has 1048577 bytes, expected at most 1048576"),
             (b"\xff".as_slice(), "is not UTF-8 text"),

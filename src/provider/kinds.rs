@@ -4,13 +4,14 @@
 //! file, the verbs and their help ask this table.
 
 pub mod kmip;
+pub mod managed;
 pub mod native;
 
 use super::kind::ProviderKind;
 use crate::error::{Error, Kind, Result};
 
 /// All kinds. The first one needs nothing but this host, and is what a host without a provider is advised to add.
-pub static KINDS: [&dyn ProviderKind; 2] = [&native::Native, &kmip::Kmip];
+pub static KINDS: [&dyn ProviderKind; 3] = [&native::Native, &kmip::Kmip, &managed::Managed];
 
 /// The kind of this name.
 ///

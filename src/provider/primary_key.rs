@@ -11,7 +11,7 @@ use super::secret_file::{Content, Form};
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
-use crate::key::ProviderName;
+use crate::key::{KeyId, ProviderName};
 use crate::sys::SecretBytes;
 
 const FORM: Form = Form::new(*b"VMCRYPTP", "primary key");
@@ -132,6 +132,14 @@ impl PrimaryKey {
     pub(super) fn claimed_uuid(path: &Path) -> Result<Option<Uuid>> {
         FORM.claimed_uuid(path)
     }
+}
+
+/// The primary key by which a key was made.
+///
+/// # Errors
+/// `Corrupt` for an id that no primary key has made.
+pub fn primary_of(key_id: &KeyId) -> Result<Uuid> {
+    parse_id(key_id.id()).map(|(primary, _)| primary)
 }
 
 /// The primary key and the wrapped KEK of an id that [`PrimaryKey::make_kek`] has made.

@@ -9,11 +9,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::effective_uid;
 use crate::text::Show;
+
+/// Longest configuration file, in bytes.
+pub(super) const MAX_CONFIG_LEN: u64 = 1 << 20;
 
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
@@ -62,6 +66,28 @@ pub(crate) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizin
     let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1));
     file.take(len).read_to_end(&mut content).context(reading)?;
     Ok(content)
+}
+
+/// Reads a text; that of a file which does not exist is empty.
+pub(super) fn read_text(max: u64, path: &Path) -> Result<String> {
+    let content = match open(path) {
+        Ok(file) => read_at_most(max, path, file)?,
+        Err(error) if error.kind() == Kind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    let text = std::str::from_utf8(&content);
+    text.map(str::to_owned).map_err(|error| {
+        Error::with_source(Kind::Invalid, format!("{} is not UTF-8 text, as TOML is", path.shown()), error)
+    })
+}
+
+/// A file that the configuration names: its path has to be absolute.
+pub(super) fn absolute<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<Option<PathBuf>, D::Error> {
+    let file = PathBuf::deserialize(deserializer)?;
+    if file.is_absolute() {
+        return Ok(Some(file));
+    }
+    Err(serde::de::Error::custom(format!("{}, expected an absolute path", file.shown())))
 }
 
 /// Refuses a file of another user than this one or root.

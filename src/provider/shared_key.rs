@@ -8,12 +8,13 @@ use uuid::Uuid;
 use super::backup::{install, primary_key_of};
 use super::config::{self, Config};
 use super::generations::Generations;
-use super::primary_key::PrimaryKey;
+use super::primary_key::{self, PrimaryKey};
 use crate::crypto::derive::hmac;
 use crate::crypto::hpke::SealKey;
+use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::format::cluster::{Envelope, EnvelopeFor, Generation, HostIdentity, SharedProvider};
-use crate::key::ProviderName;
+use crate::key::{KeyId, ProviderName};
 
 const CHECK_PURPOSE: &[u8] = b"vmcryptfs cluster primary 1\0";
 
@@ -79,6 +80,23 @@ impl SharedKey {
     pub fn check(&self, cluster: Uuid) -> [u8; 32] {
         let uuid = self.primary.uuid();
         hmac(self.primary.bytes(), &[CHECK_PURPOSE, cluster.as_bytes(), uuid.as_bytes()].concat())
+    }
+
+    /// Makes a KEK for a VM, and names it.
+    ///
+    /// # Errors
+    /// `Io` when the random generator fails.
+    pub fn make_kek(&self) -> Result<(KeyId, LocalKek)> {
+        let (id, kek) = self.primary.make_kek()?;
+        Ok((KeyId::new(self.provider.clone(), id)?, kek))
+    }
+
+    /// The KEK of a key id of this primary key.
+    ///
+    /// # Errors
+    /// `Corrupt` when the key id is damaged.
+    pub fn find_kek(&self, key_id: &KeyId) -> Result<LocalKek> {
+        self.primary.unwrap_kek(&primary_key::parse_id(key_id.id())?.1)
     }
 
     /// Seals the primary key to a host.

@@ -1,5 +1,6 @@
 //! The programs that ask the agent. None holds up another: each has a thread, of a bounded number, and bounds on its bytes and time.
 
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -95,10 +96,10 @@ fn failure(error: &Error) -> Answer {
 }
 
 fn serve_one(stream: UnixStream, agent: &Agent) {
-    if let Err(refusal) = admit(&stream) {
-        turn_away(&stream, &refusal);
-        return;
-    }
+    let principal = match admit(&stream) {
+        Ok(principal) => principal,
+        Err(refusal) => return turn_away(&stream, &refusal),
+    };
     let mut stream = TimedStream::new(stream, Deadline::after(IDLE));
     loop {
         let request = match receive::<Request>(&mut stream, (Deadline::after(IDLE), TRANSFER), MAX_REQUEST) {
@@ -113,12 +114,16 @@ fn serve_one(stream: UnixStream, agent: &Agent) {
         };
         let answer = caught(|| {
             may_fail("agent");
-            agent.answer(request).unwrap_or_else(|error| failure(&error))
+            agent.answer(request, principal).unwrap_or_else(|error| (failure(&error), None))
         });
-        let bug =
-            || failure(&Error::new(Kind::Io, "the agent failed at this: this is a bug, please report it with its log"));
+        let bug = || Error::new(Kind::Io, "the agent failed at this: this is a bug, please report it with its log");
+        let (answer, kek) = answer.unwrap_or_else(|| (failure(&bug()), None));
         stream.set_deadline(Deadline::after(TRANSFER));
-        if let Err(error) = send(&mut stream, &answer.unwrap_or_else(bug), MAX_ANSWER) {
+        let sent = send(&mut stream, &answer, MAX_ANSWER).and_then(|()| match kek {
+            Some(kek) => stream.write_all(kek.bytes()).context(|| "sending a KEK".into()),
+            None => Ok(()),
+        });
+        if let Err(error) = sent {
             tracing::info!("a client: {}", error.chain());
             return;
         }
@@ -126,10 +131,11 @@ fn serve_one(stream: UnixStream, agent: &Agent) {
 }
 
 /// Root may all, and so may the agent's own user; others may nothing.
-fn admit(stream: &UnixStream) -> Result<()> {
-    let uid = Principal::of_peer(stream)?.uid();
+fn admit(stream: &UnixStream) -> Result<Principal> {
+    let principal = Principal::of_peer(stream)?;
+    let uid = principal.uid();
     if uid == 0 || uid == effective_uid() {
-        return Ok(());
+        return Ok(principal);
     }
     let refusal = Error::new(Kind::Denied, format!("user {uid} may not ask the agent of this host: only root may"));
     let mut event = Event::of(EventName::Agent);

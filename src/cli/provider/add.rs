@@ -41,7 +41,7 @@ impl AddCommand {
             }
             None => {
                 println!("added key provider {name}");
-                eprintln!("To see that its servers work:\n  vmcryptfs provider test {name}");
+                eprintln!("To see that it works:\n  vmcryptfs provider test {name}");
             }
         }
         if let Some((file, uuid)) = kek_share {

@@ -8,9 +8,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::super::tls_files::TlsFiles;
-use super::{AgentSettings, Config, Defaults, EventSettings, MemorySettings};
+use super::{Config, Defaults, EventSettings, MemorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
+use crate::provider::agent::AgentSettings;
 use crate::provider::kind::Settings;
 use crate::provider::kinds::{self, KINDS, one_of};
 

@@ -48,12 +48,12 @@ fn every_flaw_is_reported_with_its_line_and_what_was_expected() {
         (
             "[provider.local]\nprimary-key = \"x\"\n",
             1,
-            "missing key `kind`, expected `kind = \"native\"` or `kind = \"kmip\"`",
+            "missing key `kind`, expected `kind = \"native\"`, `kind = \"kmip\"` or `kind = \"managed\"`",
         ),
         (
             "[provider.local]\nkind = \"kmip2\"\n",
             2,
-            "unknown kind of provider \"kmip2\", expected \"native\" or \"kmip\"",
+            "unknown kind of provider \"kmip2\", expected \"native\", \"kmip\" or \"managed\"",
         ),
         ("[provider.local]\nkind = 1\n", 2, "expected a string"),
         ("[provider.local]\nkind = \"native\"\n", 1, "missing field `primary-key`"),

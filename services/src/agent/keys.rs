@@ -1,0 +1,249 @@
+//! The primary keys that the cluster shares, in locked memory. On disk is only what is sealed to the host.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+use vmcryptfs::cluster::host::{HostFiles, Identity};
+use vmcryptfs::cluster::kept::{KeptEnvelope, KeptEnvelopes};
+use vmcryptfs::cluster::{KeyFiles, SharedKeys};
+use vmcryptfs::crypto::wrap::LocalKek;
+use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::format::cluster::{EnvelopeFor, Generation, SharedProvider};
+use vmcryptfs::key::{KeyId, ProviderName};
+use vmcryptfs::provider::config::Config;
+use vmcryptfs::provider::kinds::KINDS;
+use vmcryptfs::provider::primary_key::primary_of;
+use vmcryptfs::provider::shared_key::SharedKey;
+use vmcryptfs::provider::{self, Arguments};
+
+/// The primary keys of a provider.
+#[derive(Default)]
+struct Held {
+    keys: BTreeMap<Uuid, Arc<SharedKey>>,
+    /// The one by which new keys are made.
+    current: Option<Uuid>,
+}
+
+/// The keys of the agent of a host. Programs that ask for a KEK wait for nothing but memory.
+pub(super) struct Keys {
+    config: PathBuf,
+    held: RwLock<BTreeMap<ProviderName, Held>>,
+    /// Envelopes, as they were last stored.
+    kept: Mutex<Vec<KeptEnvelope>>,
+}
+
+impl Keys {
+    /// Those of a host with this configuration: what its envelopes have that it has kept. One that does not open is not kept any longer.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub(super) fn load(config: &Path) -> Result<Self> {
+        let files = HostFiles::of(config);
+        let (mut held, mut kept) = (BTreeMap::<_, Held>::new(), Vec::new());
+        if let Some(membership) = files.membership()? {
+            let identity = files.identity()?;
+            for envelope in KeptEnvelopes::of(config).load()? {
+                match open(&envelope, &identity, membership.cluster) {
+                    Ok((name, key)) => {
+                        let of_provider = held.entry(name).or_default();
+                        of_provider.current = of_provider.current.or(envelope.is_current.then_some(envelope.primary));
+                        of_provider.keys.insert(envelope.primary, Arc::new(key));
+                        kept.push(envelope);
+                    }
+                    Err(error) => tracing::warn!("an envelope that was kept: {}", error.chain()),
+                }
+            }
+        }
+        Ok(Self { config: config.to_path_buf(), held: RwLock::new(held), kept: Mutex::new(kept) })
+    }
+
+    /// The providers whose keys are in memory, and the primary key of each by which new keys are made.
+    pub(super) fn current_of_all(&self) -> BTreeMap<String, Uuid> {
+        let held = self.held.read();
+        held.iter().filter_map(|(name, held)| Some((name.to_string(), held.current?))).collect()
+    }
+
+    fn current_of(&self, name: &ProviderName) -> Option<Uuid> {
+        self.held.read().get(name)?.current
+    }
+
+    /// Makes a KEK of a provider.
+    pub(super) fn make_kek(&self, name: &ProviderName) -> Result<(KeyId, LocalKek)> {
+        let key = |held: &Held| held.keys.get(&held.current?).map(Arc::clone);
+        let key = self.held.read().get(name).and_then(key);
+        key.ok_or_else(|| missing(name))?.make_kek()
+    }
+
+    /// The KEK of this id.
+    pub(super) fn find_kek(&self, key_id: &KeyId) -> Result<LocalKek> {
+        let name = key_id.provider();
+        let owner = primary_of(key_id)?;
+        let key = {
+            let held = self.held.read();
+            let held = held.get(name).filter(|held| !held.keys.is_empty()).ok_or_else(|| missing(name))?;
+            held.keys.get(&owner).map(Arc::clone)
+        };
+        let other = || {
+            Error::new(
+                Kind::KeyUnavailable,
+                format!(
+                    "this key id belongs to primary key {owner}, which is none of provider {name} that the cluster shares now"
+                ),
+            )
+        };
+        key.ok_or_else(other)?.find_kek(key_id)
+    }
+
+    /// Whether the key of a provider is in a file of this host, as those are of native providers.
+    pub(super) fn is_in_file(&self, name: &ProviderName) -> Result<bool> {
+        let config = Config::load(&self.config)?;
+        Ok(config.providers().get(name).is_some_and(|settings| !settings.kind().has_keys_from_agent()))
+    }
+
+    fn files(&self) -> KeyFiles<'_> {
+        KeyFiles { config: &self.config }
+    }
+
+    /// Lets this host's programs know the provider. A configuration that cannot be written is the administrator's own.
+    fn configure(&self, name: &ProviderName) -> Result<()> {
+        if Config::load(&self.config)?.providers().contains_key(name) {
+            return Ok(());
+        }
+        let Some(kind) = KINDS.into_iter().find(|kind| kind.has_keys_from_agent()) else { return Ok(()) };
+        if let Err(error) = provider::add(&self.config, name, kind.name(), &Arguments::default(), false) {
+            tracing::warn!("adding provider {name} to the configuration: {}", error.chain());
+        }
+        Ok(())
+    }
+
+    /// Stores envelopes as `change` leaves them.
+    fn store(&self, change: impl FnOnce(&mut Vec<KeptEnvelope>)) -> Result<()> {
+        let mut kept = self.kept.lock();
+        let mut now = kept.clone();
+        change(&mut now);
+        if *kept != now {
+            KeptEnvelopes::of(&self.config).store(now.clone())?;
+            *kept = now;
+        }
+        Ok(())
+    }
+}
+
+fn missing(name: &ProviderName) -> Error {
+    Error::new(
+        Kind::KeyUnavailable,
+        format!(
+            "the agent of this host does not have the key of provider {name}: `vmcryptfs cluster status` says whether the host is a member of \
+             its cluster and whether that shares the provider"
+        ),
+    )
+}
+
+fn open(envelope: &KeptEnvelope, identity: &Identity, cluster: Uuid) -> Result<(ProviderName, SharedKey)> {
+    if envelope.cluster != cluster {
+        return Err(Error::new(Kind::KeyRejected, format!("of cluster {}, expected {cluster}", envelope.cluster)));
+    }
+    Ok((envelope.provider()?, envelope.open(identity)?))
+}
+
+/// Whether an envelope is of a generation.
+fn is_of(kept: &KeptEnvelope, name: &ProviderName, primary: Uuid) -> bool {
+    kept.primary == primary && kept.provider().is_ok_and(|provider| provider == *name)
+}
+
+impl SharedKeys for Keys {
+    fn held(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<Option<Arc<SharedKey>>> {
+        if self.is_in_file(&shared.name)? {
+            return self.files().held(cluster, shared, generation);
+        }
+        let found = |held: &Held| held.keys.get(&generation.primary).map(Arc::clone);
+        let held = self.held.read().get(&shared.name).and_then(found);
+        let held = held.filter(|key| key.check(cluster) == generation.check);
+        if held.is_some() {
+            self.configure(&shared.name)?;
+        }
+        Ok(held)
+    }
+
+    fn keep(&self, place: &EnvelopeFor<'_>, shared: &SharedProvider, key: SharedKey, envelope: &[u8]) -> Result<()> {
+        let name = &shared.name;
+        if self.is_in_file(name)? {
+            return self.files().keep(place, shared, key, envelope);
+        }
+        // Only the thread that exchanges changes keys. Programs do not wait for the disk in the meantime.
+        let mut fresh = KeptEnvelope::new(place, &key.check(place.cluster), envelope);
+        fresh.is_current = self.current_of(name).is_none();
+        self.store(|kept| {
+            kept.retain(|kept| !is_of(kept, name, place.primary));
+            kept.push(fresh);
+        })?;
+        let mut held = self.held.write();
+        let held = held.entry(name.clone()).or_default();
+        held.keys.insert(place.primary, Arc::new(key));
+        held.current = held.current.or(Some(place.primary));
+        Ok(())
+    }
+
+    fn next(&self, shared: &SharedProvider) -> Result<Arc<SharedKey>> {
+        let name = &shared.name;
+        match self.is_in_file(name)? {
+            true => self.files().next(shared),
+            false => Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "the agent of this host makes no primary keys: rotate {name} on a host that has its key in a file"
+                ),
+            )),
+        }
+    }
+
+    fn make_current(&self, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
+        let name = &shared.name;
+        if self.is_in_file(name)? {
+            return self.files().make_current(shared, generation);
+        }
+        let is_here = self.held.read().get(name).is_some_and(|held| held.keys.contains_key(&generation.primary));
+        let now = self.current_of(name).and_then(|current| shared.number(current));
+        if !is_here || now >= shared.number(generation.primary) {
+            return Ok(false);
+        }
+        self.store(|kept| {
+            let of_provider = kept.iter_mut().filter(|kept| kept.provider().is_ok_and(|provider| provider == *name));
+            of_provider.for_each(|kept| kept.is_current = kept.primary == generation.primary);
+        })?;
+        if let Some(held) = self.held.write().get_mut(name) {
+            held.current = Some(generation.primary);
+        }
+        Ok(true)
+    }
+
+    fn current(&self, shared: &SharedProvider) -> Result<Option<Uuid>> {
+        match self.is_in_file(&shared.name)? {
+            true => self.files().current(shared),
+            false => Ok(self.current_of(&shared.name)),
+        }
+    }
+
+    fn wipe(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
+        let (name, primary) = (&shared.name, generation.primary);
+        if self.is_in_file(name)? {
+            return self.files().wipe(cluster, shared, generation);
+        }
+        // From memory first: no program gets another KEK of it.
+        let wiped = {
+            let mut all = self.held.write();
+            let held = all.entry(name.clone()).or_default();
+            held.current = held.current.filter(|current| *current != primary);
+            let wiped = held.keys.remove(&primary).is_some();
+            if held.keys.is_empty() {
+                all.remove(name);
+            }
+            wiped
+        };
+        self.store(|kept| kept.retain(|kept| !is_of(kept, name, primary)))?;
+        Ok(wiped)
+    }
+}

@@ -1,0 +1,204 @@
+//! Managed providers: the keys of a cluster in the memory of an agent, and the mounts that need them.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use vmcryptfs::cluster::admin_key;
+use vmcryptfs::cluster::join::NewCluster;
+use vmcryptfs::crypto::passphrase::Cost;
+use vmcryptfs::crypto::sign::SigningKey;
+use vmcryptfs::format::cluster::Name;
+
+use crate::host::{Host, Mount};
+use crate::process::Agent;
+
+/// Two hosts of a cluster that share the provider `shared`, whose key the first one has in a file.
+struct Site {
+    first: Host,
+    second: Host,
+}
+
+impl Site {
+    /// The second host has asked to join; the VM folder `web01` of the first has a disk that begins with sevens.
+    fn new() -> Self {
+        let site = Self { first: Host::configured(""), second: Host::configured("") };
+        let first = &site.first;
+        fs::create_dir(first.path("board")).unwrap();
+        fs::write(first.path("passphrase"), "correct horse\n").unwrap();
+        // A passphrase that costs nothing to try, unlike those of `cluster init`.
+        let (admin, cost) = (SigningKey::generate().unwrap(), Cost { memory_kib: 32, passes: 1, lanes: 4 });
+        admin_key::create(Path::new(first.path("admin.key")), &admin, b"correct horse", cost).unwrap();
+        let (name, host) = (Name::new("cluster", "prod").unwrap(), Name::new("host", "kvm1").unwrap());
+        let board = format!("folder:{}", first.path("board"));
+        let new = NewCluster { name: &name, host: &host, board: &board, config: &first.config() };
+        new.create(&admin).unwrap();
+        first.run(&["provider", "add", "native", "shared"]);
+        site.admin(&["share", "shared"]);
+        first.run(&["create", first.path("web01")]);
+        for disk in ["root.raw", "data.raw"] {
+            let disk = format!("web01/{disk}");
+            first.run(&["create-disk", first.path(&disk), "--size", "1M"]);
+        }
+        let mount = first.mount("web01", &[]);
+        fs::write(mount.path("root.raw"), [7; 4096]).unwrap();
+        mount.unmount();
+        fs::write(site.second.path("token"), site.admin(&["token"])).unwrap();
+        site.second.run(&["cluster", "join", "--token-file", site.second.path("token"), "--name", "kvm2"]);
+        site
+    }
+
+    fn admin(&self, verb: &[&str]) -> String {
+        let first = &self.first;
+        let key = ["--admin-key", first.path("admin.key"), "--passphrase-file", first.path("passphrase")];
+        first.run(&[&["cluster"], verb, &key].concat())
+    }
+
+    /// The second host is a member, and its agent has the key.
+    fn with_agent(&self) -> Agent {
+        let agent = Agent::start(&self.second);
+        self.admin(&["approve", "kvm2"]);
+        let said = self.second.run(&["cluster", "sync"]);
+        let received = self.events_of("cluster-sync").iter().any(|reason| reason.contains("received primary key"));
+        assert!(received && said.contains("document"), "{said}");
+        agent
+    }
+
+    fn events_of(&self, operation: &str) -> Vec<String> {
+        let events = self.second.events().into_iter().filter(|event| event["operation"] == operation);
+        events.map(|event| event["reason"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    fn state(&self, host: &str) -> String {
+        let status: Value = serde_json::from_str(&self.first.run(&["cluster", "status", "--json"])).unwrap();
+        let hosts = status["hosts"].as_array().unwrap();
+        hosts.iter().find(|found| found["name"] == host).unwrap()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// A mount of the VM on the second host.
+    fn mount(&self) -> Mount<'_> {
+        self.second.mount(self.first.path("web01"), &[])
+    }
+}
+
+fn locked(mount: &Mount<'_>) -> Vec<(String, bool)> {
+    let status = mount.status();
+    let components = status["components"].as_array().unwrap().iter();
+    let mut found: Vec<_> = components
+        .map(|component| (component["path"].as_str().unwrap().to_owned(), component["unlocked"] == false))
+        .collect();
+    found.sort();
+    found
+}
+
+/// Waits until something is so; a test that waits for longer than the slowest machine takes has failed.
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn files_below(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(path.to_str().unwrap()) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_vm_opens_by_the_agent_which_has_the_key_in_memory_only_and_again_after_a_restart_without_its_board() {
+    let site = Site::new();
+    let second = &site.second;
+    let agent = site.with_agent();
+    assert_eq!(site.state("kvm2"), "ready");
+    let listed: Value = serde_json::from_str(&second.run(&["provider", "list", "--json"])).unwrap();
+    assert_eq!((&listed[0]["name"], &listed[0]["kind"]), (&"shared".into(), &"managed".into()), "{listed}");
+    let mount = site.mount();
+    assert_eq!(fs::read(mount.path("root.raw")).unwrap()[..4096], [7; 4096]);
+    mount.unmount();
+    // What it makes opens on the other host.
+    second.run(&["create", site.first.path("web02")]);
+    site.first.run(&["check", site.first.path("web02")]);
+    let tested = second.run(&["provider", "test", "shared"]);
+    assert!(tested.contains("it is in the cluster prod, document") && tested.contains("shared: works"), "{tested}");
+
+    let primary = fs::read(site.first.path("config/keys/shared.key")).unwrap()[32..64].to_vec();
+    for file in files_below(second.path("config")).iter().filter(|path| !path.ends_with("agent.sock")) {
+        let bytes = fs::read(file).unwrap();
+        assert!(!bytes.windows(32).any(|window| *window == primary), "{}", file.display());
+    }
+    agent.end(Signal::KILL);
+    fs::rename(site.first.path("board"), site.first.path("away")).unwrap();
+    let _agent = Agent::start(second);
+    second.run(&["check", site.first.path("web01")]);
+    second.refuses(&["cluster", "sync"], 8, "is its file system mounted?");
+}
+
+#[test]
+fn a_mount_goes_on_while_the_agent_is_stopped_or_gone_and_unlocks_when_it_is_back() {
+    let site = Site::new();
+    let agent = site.with_agent();
+    let running = site.mount();
+    let disk = File::open(running.path("root.raw")).unwrap();
+    let mut first = [0; 4096];
+    agent.signal(Signal::STOP);
+    let begun = Instant::now();
+    let late = site.mount();
+    site.second.refuses(&["check", site.first.path("web01")], 4, "of 3 components have a problem");
+    let test = site.second.try_run(&["provider", "test", "shared"]);
+    let said = String::from_utf8_lossy(&test.stderr);
+    assert!(test.status.code() == Some(4) && said.contains("it does not answer: is it stopped?"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(locked(&late).iter().all(|(_, locked)| *locked), "{:?}", late.status());
+    disk.read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(first, [7; 4096]);
+
+    agent.signal(Signal::CONT);
+    let at = late.root().to_str().unwrap().to_owned();
+    wait_until("unlocked by the agent that goes on", || {
+        site.second.try_run(&["unlock", &at]); // a mount tries by itself as well, every ten seconds
+        locked(&late).iter().all(|(_, locked)| !locked)
+    });
+    late.unmount();
+
+    agent.end(Signal::TERM);
+    let late = site.mount();
+    assert!(locked(&late).iter().all(|(_, locked)| *locked));
+    let reason = late.status()["components"][0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("it does not run: start vmcryptfs-agent"), "{reason}");
+    disk.read_exact_at(&mut first, 0).unwrap();
+    let _agent = Agent::start(&site.second);
+    let at = late.root().to_str().unwrap().to_owned();
+    site.second.run(&["unlock", &at]);
+    assert!(locked(&late).iter().all(|(_, locked)| !locked));
+    late.unmount();
+    drop(disk);
+    running.unmount();
+}
+
+#[test]
+fn the_agent_of_a_host_that_was_removed_wipes_the_keys_and_locks_what_is_closed() {
+    let site = Site::new();
+    let _agent = site.with_agent();
+    let mount = site.mount();
+    let disk = File::open(mount.path("root.raw")).unwrap();
+    assert!(locked(&mount).iter().all(|(_, locked)| !locked));
+
+    site.admin(&["remove", "kvm2"]);
+    wait_until("wiped, without a word from anyone", || site.state("kvm2") == "wiped");
+    wait_until("what is closed is locked", || locked(&mount).contains(&("data.raw".to_owned(), true)));
+    let mut first = [0; 4096];
+    disk.read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(first, [7; 4096], "a guest that runs goes on");
+    drop(disk);
+    wait_until("all is locked once it is closed", || locked(&mount).iter().all(|(_, locked)| *locked));
+    let said = site.second.try_run(&["provider", "test", "shared"]);
+    assert_eq!(said.status.code(), Some(4), "{said:?}");
+    mount.unmount();
+    let kept = fs::read_to_string(site.second.path("config/host/envelopes.json")).unwrap();
+    assert!(!kept.contains("shared"), "{kept}");
+    assert_eq!(site.events_of("cluster-sync").iter().filter(|reason| reason.starts_with("wiped")).count(), 1);
+}

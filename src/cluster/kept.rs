@@ -1,0 +1,123 @@
+//! Envelopes that the agent of a host keeps: after a restart it has the keys also without its board. They are sealed to the host, as
+//! they are on the board.
+
+use std::path::{Path, PathBuf};
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::host::{Identity, folder};
+use crate::error::{Error, Kind, Result};
+use crate::format::cluster::{Envelope, EnvelopeFor};
+use crate::key::ProviderName;
+use crate::provider::private_file;
+use crate::provider::shared_key::SharedKey;
+use crate::text::Show;
+
+const VERSION: u16 = 1;
+/// Longest file in bytes: some hundred envelopes.
+const MAX_LEN: u64 = 1 << 20;
+
+/// An envelope, and what its key must be.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptEnvelope {
+    /// The cluster.
+    pub cluster: Uuid,
+    provider: String,
+    /// UUID of the primary key.
+    pub primary: Uuid,
+    /// Whether new keys are made by it.
+    pub is_current: bool,
+    /// What the document says of the primary key, in hex.
+    check: String,
+    /// As it is on the board, in base64.
+    envelope: String,
+}
+
+impl KeptEnvelope {
+    /// An envelope that has been opened.
+    pub fn new(place: &EnvelopeFor<'_>, check: &[u8; 32], envelope: &[u8]) -> Self {
+        Self {
+            cluster: place.cluster,
+            provider: place.provider.to_string(),
+            primary: place.primary,
+            is_current: false,
+            check: HEXLOWER.encode(check),
+            envelope: BASE64.encode(envelope),
+        }
+    }
+
+    /// The provider whose primary key is in it.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not a provider's name.
+    pub fn provider(&self) -> Result<ProviderName> {
+        ProviderName::new(&self.provider)
+            .map_err(|error| Error::with_source(Kind::Corrupt, "an envelope that was kept", error))
+    }
+
+    /// The primary key.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged, `KeyRejected` when it is for another host.
+    pub fn open(&self, host: &Identity) -> Result<SharedKey> {
+        let damaged = || Error::new(Kind::Corrupt, "an envelope that was kept is damaged: it is not in hex and base64");
+        let check = HEXLOWER.decode(self.check.as_bytes()).ok().and_then(|check| check.try_into().ok());
+        let envelope = BASE64.decode(self.envelope.as_bytes()).map_err(|_| damaged())?;
+        let provider = self.provider()?;
+        let place = EnvelopeFor { cluster: self.cluster, provider: &provider, primary: self.primary, host: host.uuid };
+        SharedKey::open(&place, &check.ok_or_else(damaged)?, &Envelope::decode(&envelope)?, &host.seal)
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u16,
+    envelopes: Vec<KeptEnvelope>,
+}
+
+/// The file of a host.
+pub struct KeptEnvelopes {
+    path: PathBuf,
+}
+
+impl KeptEnvelopes {
+    /// That of a host with this configuration.
+    pub fn of(config: &Path) -> Self {
+        Self { path: folder(config).join("envelopes.json") }
+    }
+
+    /// What is kept.
+    ///
+    /// # Errors
+    /// `Denied` when others can read or change the file, `Corrupt`, `Unsupported` for a later version, `Io`.
+    pub fn load(&self) -> Result<Vec<KeptEnvelope>> {
+        let file = match private_file::open(&self.path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        let bytes = private_file::read_at_most(MAX_LEN, &self.path, file)?;
+        let damaged = |error| Error::with_source(Kind::Corrupt, format!("{} is damaged", self.path.shown()), error);
+        let content: Content = serde_json::from_slice(&bytes).map_err(damaged)?;
+        match content.version == VERSION {
+            true => Ok(content.envelopes),
+            false => Err(Error::new(
+                Kind::Unsupported,
+                format!("{} of version {}, expected {VERSION}", self.path.shown(), content.version),
+            )),
+        }
+    }
+
+    /// Keeps these, and no others. Two callers at once must hold a lock.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn store(&self, envelopes: Vec<KeptEnvelope>) -> Result<()> {
+        let bytes = serde_json::to_vec_pretty(&Content { version: VERSION, envelopes })
+            .map_err(|error| Error::with_source(Kind::Invalid, "envelopes that have no JSON form", error))?;
+        private_file::replace(&self.path, &[&bytes])
+    }
+}

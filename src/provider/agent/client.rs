@@ -1,0 +1,215 @@
+//! Programs of this host that ask its agent. One that is absent, hangs, is of another version or answers nonsense is reported in
+//! seconds, and asked again later: a mount continues in the meantime.
+
+use std::error::Error as _;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::{Answer, Hello, MAX_ANSWER, MAX_REQUEST, PROTOCOL, Request, receive, send, socket_of};
+use crate::crypto::wrap::LocalKek;
+use crate::error::{Error, Kind, Result};
+use crate::key::{KEK_LEN, KeyId};
+use crate::provider::timed::{Deadline, TimedStream};
+use crate::provider::{Failure, Trouble};
+use crate::sys::SecretBytes;
+use crate::sys::socket::connect_at_once;
+use crate::text::Show;
+
+/// How long the agent may take for what it has in memory.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take for an exchange with its board.
+const SYNC_PATIENCE: Duration = Duration::from_secs(120);
+/// How long a connection may rest before it is used again. The agent closes its side later.
+const MAX_IDLE: Duration = Duration::from_secs(10);
+/// For this long after a failure the agent is not asked again: of many keys that are fetched together, one waits for it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+type Attempted<T> = std::result::Result<T, Failure>;
+
+/// The agent of this host, as one that may be asked. A connection is kept for a while.
+pub struct AgentClient {
+    socket: PathBuf,
+    /// How long it may take for what it has in memory.
+    patience: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    resting: Option<Connection>,
+    /// When it last failed, and how.
+    failed: Option<(Instant, Failure)>,
+}
+
+struct Connection {
+    stream: TimedStream<UnixStream>,
+    hello: Hello,
+    used: Instant,
+}
+
+impl AgentClient {
+    /// The agent of a host with this configuration. It is not asked yet.
+    ///
+    /// # Errors
+    /// Those of [`socket_of`].
+    pub fn of(config: &Path) -> Result<Self> {
+        Ok(Self::at(socket_of(config)?, PATIENCE))
+    }
+
+    fn at(socket: PathBuf, patience: Duration) -> Self {
+        Self { socket, patience, state: Mutex::default() }
+    }
+
+    /// Whether there is an agent, be it one that does not answer.
+    pub fn is_there(&self) -> bool {
+        let no_agent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        !connect_at_once(&self.socket).as_ref().is_err_and(no_agent)
+    }
+
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when it does not answer, or not in terms of this version.
+    pub fn hello(&self) -> Result<Hello> {
+        self.exchange(|connection| Ok(connection.hello.clone()))
+    }
+
+    /// What it answers to a request that no KEK is answered to.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when it does not answer, or not in terms of this version; and what it answers.
+    pub fn ask(&self, request: &Request) -> Result<Answer> {
+        let patience = if matches!(request, Request::Sync) { SYNC_PATIENCE } else { self.patience };
+        refused(self.exchange(|connection| connection.ask(request, patience))?)
+    }
+
+    /// The KEK that it answers, and its id.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn kek(&self, request: &Request) -> Result<(KeyId, LocalKek)> {
+        let (answer, kek) = self.exchange(|connection| {
+            let answer = connection.ask(request, self.patience)?;
+            let mut kek = SecretBytes::zeroed(KEK_LEN);
+            if matches!(answer, Answer::Kek { .. }) {
+                connection.stream.read_exact(&mut kek).map_err(|error| failure(&error))?;
+            }
+            Ok((answer, kek))
+        })?;
+        let Answer::Kek { key } = refused(answer)? else { return Err(self.unavailable(not_understood())) };
+        Ok((key.to_key_id()?, LocalKek::new(kek)?))
+    }
+
+    /// Does something over the connection that rests, or a new one. Callers wait for each other, and share a failure.
+    fn exchange<T>(&self, talk: impl Fn(&mut Connection) -> Attempted<T>) -> Result<T> {
+        let begun = Instant::now();
+        let mut state = self.state.lock();
+        if let Some((when, failure)) = &state.failed
+            && (*when >= begun || when.elapsed() < PAUSE)
+        {
+            return Err(self.unavailable(failure.clone()));
+        }
+        let resting = state.resting.take().filter(|connection| connection.used.elapsed() < MAX_IDLE);
+        match self.talk_over(resting, talk) {
+            Ok((result, connection)) => {
+                *state = State { resting: Some(connection), failed: None };
+                Ok(result)
+            }
+            Err(failure) => {
+                state.failed = Some((Instant::now(), failure.clone()));
+                Err(self.unavailable(failure))
+            }
+        }
+    }
+
+    fn talk_over<T>(
+        &self,
+        resting: Option<Connection>,
+        talk: impl Fn(&mut Connection) -> Attempted<T>,
+    ) -> Attempted<(T, Connection)> {
+        if let Some(mut connection) = resting {
+            match talk(&mut connection) {
+                // Another agent has taken the place of the one that it was with.
+                Err(failure) if failure.trouble() == Trouble::Unreachable => {}
+                talked => return talked.map(|result| (result, connection.used_now())),
+            }
+        }
+        let mut connection = Connection::open(&self.socket, self.patience)?;
+        talk(&mut connection).map(|result| (result, connection.used_now()))
+    }
+
+    fn unavailable(&self, failure: Failure) -> Error {
+        failure.into_error(format!("asking the agent of this host through {}", self.socket.shown()))
+    }
+}
+
+impl Connection {
+    fn open(socket: &Path, patience: Duration) -> Attempted<Self> {
+        let stream = connect_at_once(socket).map_err(|error| failure(&error))?;
+        let stream = TimedStream::new(stream, Deadline::after(patience));
+        let mut connection = Self { stream, hello: Hello::own(), used: Instant::now() };
+        match connection.ask(&Request::Hello(Hello::own()), patience)? {
+            Answer::Hello(hello) if hello.protocol == PROTOCOL => Ok(Self { hello, ..connection }),
+            Answer::Hello(Hello { protocol, version, .. }) => Err(Failure::new(
+                Trouble::Faulty,
+                format!(
+                    "it has version {version} and speaks version {protocol} of the protocol, expected {PROTOCOL}: install agent \
+                     and programs of one version, then restart the agent"
+                ),
+            )),
+            Answer::Error { message, .. } => Err(Failure::new(Trouble::Faulty, message)),
+            Answer::Board(_) | Answer::Kek { .. } | Answer::Status(_) | Answer::Done { .. } => Err(not_understood()),
+        }
+    }
+
+    fn used_now(self) -> Self {
+        Self { used: Instant::now(), ..self }
+    }
+
+    fn ask(&mut self, request: &Request, patience: Duration) -> Attempted<Answer> {
+        let deadline = Deadline::after(patience);
+        self.stream.set_deadline(deadline);
+        send(&mut self.stream, request, MAX_REQUEST).map_err(|error| failure_of(&error))?;
+        let answer = receive(&mut self.stream, (deadline, patience), MAX_ANSWER);
+        answer.map_err(|error| failure_of(&error))?.ok_or_else(closed)
+    }
+}
+
+fn refused(answer: Answer) -> Result<Answer> {
+    if let Answer::Error { kind, message } = answer { Err(Error::new(kind, message)) } else { Ok(answer) }
+}
+
+fn not_understood() -> Failure {
+    Failure::new(Trouble::Garbled, "an answer that does not fit the request: is it the agent that listens there?")
+}
+
+fn closed() -> Failure {
+    Failure::new(Trouble::Unreachable, "it has closed the connection: has it ended?")
+}
+
+fn failure_of(error: &Error) -> Failure {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    let garbled = || Failure::new(Trouble::Garbled, error.chain());
+    cause.filter(|_| error.kind() == Kind::Io).map_or_else(garbled, failure)
+}
+
+fn failure(error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            Failure::new(Trouble::Unreachable, "it does not run: start vmcryptfs-agent")
+        }
+        ErrorKind::PermissionDenied => Failure::new(Trouble::Denied, "only root may ask it"),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
+            Failure::new(Trouble::Silent, "it does not answer: is it stopped?")
+        }
+        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => closed(),
+        _ => Failure::new(Trouble::Unreachable, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
