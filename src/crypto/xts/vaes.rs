@@ -131,8 +131,7 @@ fn process_sector<const ENCRYPT: bool>(schedule: &Schedule, start: &[u8; BLOCK],
     let mut masks = first_masks(u128::from_le_bytes(*start));
     let (groups, rest) = sector.as_chunks_mut::<GROUP>();
     for group in groups {
-        // Round keys are to be loaded again for each group: held in registers, they would leave too few for the blocks.
-        process_group::<ENCRYPT>(black_box(schedule), &masks, group);
+        process_group::<ENCRYPT>(schedule, &masks, group);
         for mask in &mut masks {
             *mask = times_x16(*mask);
         }
@@ -152,7 +151,9 @@ fn process_group<const ENCRYPT: bool>(schedule: &Schedule, masks: &Registers, gr
     for (block, mask) in blocks.iter_mut().zip(masks) {
         *block = _mm256_xor_si256(*block, *mask);
     }
-    rounds::<ENCRYPT>(schedule, &mut blocks);
+    // Round keys are to be loaded again for each group, and also for the last one that is not whole. Otherwise the compiler loads
+    // all of them ahead of the loops: that leaves too few registers for the blocks, and puts the keys on the stack.
+    rounds::<ENCRYPT>(black_box(schedule), &mut blocks);
     for (block, mask) in blocks.iter_mut().zip(masks) {
         *block = _mm256_xor_si256(*block, *mask);
     }
