@@ -7,11 +7,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use uuid::Uuid;
 use vmcryptfs::cluster::admin_key;
 use vmcryptfs::cluster::join::NewCluster;
 use vmcryptfs::crypto::passphrase::Cost;
 use vmcryptfs::crypto::sign::SigningKey;
 use vmcryptfs::format::cluster::Name;
+use vmcryptfs::key::{KeyId, ProviderName};
+use vmcryptfs::provider::primary_key::primary_of;
+use vmcryptfs::provider::{NewKey, Providers};
 
 use crate::host::{Host, Mount};
 use crate::process::Agent;
@@ -130,11 +134,44 @@ fn a_vm_opens_by_the_agent_which_has_the_key_in_memory_only_and_again_after_a_re
         let bytes = fs::read(file).unwrap();
         assert!(!bytes.windows(32).any(|window| *window == primary), "{}", file.display());
     }
+    let took = a_thousand_keys(second);
+    assert!(took < Duration::from_secs(10), "{took:?}, and a build that is not optimised takes a second");
+
+    // The cluster gets another primary key: new keys are made by it, and the former one opens what it made.
+    let before = primary_of(&a_key(second)).unwrap();
+    site.admin(&["rotate", "shared"]);
+    second.run(&["cluster", "sync"]);
+    let after = a_key(second);
+    assert_ne!(primary_of(&after).unwrap(), before);
+    second.run(&["create", site.first.path("web03")]);
+
     agent.end(Signal::KILL);
     fs::rename(site.first.path("board"), site.first.path("away")).unwrap();
     let _agent = Agent::start(second);
     second.run(&["check", site.first.path("web01")]);
+    second.run(&["check", site.first.path("web03")]);
+    assert_eq!(primary_of(&a_key(second)).unwrap(), primary_of(&after).unwrap());
     second.refuses(&["cluster", "sync"], 8, "is its file system mounted?");
+}
+
+fn make_key(providers: &Providers) -> KeyId {
+    let provider = providers.provider(&ProviderName::new("shared").unwrap()).unwrap();
+    provider.create_key(&NewKey { vm_name: "vm".into(), vm_uuid: Uuid::nil() }).unwrap().0
+}
+
+/// A new key of the shared provider.
+fn a_key(host: &Host) -> KeyId {
+    make_key(&Providers::load(&host.config()).unwrap())
+}
+
+/// Makes a thousand keys, and returns how long it takes to fetch all of them as a mount of a datastore does.
+fn a_thousand_keys(host: &Host) -> Duration {
+    let providers = Providers::load(&host.config()).unwrap();
+    let ids: Vec<KeyId> = (0..1000).map(|_| make_key(&providers)).collect();
+    let begun = Instant::now();
+    let fetched = providers.fetch_all(ids);
+    assert!(fetched.len() == 1000 && fetched.values().all(Result::is_ok));
+    begun.elapsed()
 }
 
 #[test]
