@@ -1,7 +1,7 @@
 //! Mounts of this host whose keys are gone from its cluster: what is closed is locked, what a guest has open goes on until it is closed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -47,7 +47,7 @@ impl Mounts {
     }
 }
 
-fn lock_one(mountpoint: &PathBuf, providers: &[ProviderName]) -> Result<()> {
+fn lock_one(mountpoint: &Path, providers: &[ProviderName]) -> Result<()> {
     let status = control::ask(mountpoint, &Request::Status)?;
     let is_of_these = |component: &&ComponentStatus| {
         let name_of = |name: &str| providers.iter().any(|provider| provider.as_str() == name);

@@ -198,16 +198,17 @@ fn failure_of(error: &Error) -> Failure {
 }
 
 fn failure(error: &io::Error) -> Failure {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            Failure::new(Trouble::Unreachable, "it does not run: start vmcryptfs-agent")
-        }
-        ErrorKind::PermissionDenied => Failure::new(Trouble::Denied, "only root may ask it"),
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-            Failure::new(Trouble::Silent, "it does not answer: is it stopped?")
-        }
-        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => closed(),
-        _ => Failure::new(Trouble::Unreachable, error.to_string()),
+    let is_one_of = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
+    if is_one_of(&[ErrorKind::NotFound, ErrorKind::ConnectionRefused]) {
+        Failure::new(Trouble::Unreachable, "it does not run: start vmcryptfs-agent")
+    } else if is_one_of(&[ErrorKind::PermissionDenied]) {
+        Failure::new(Trouble::Denied, "only root may ask it")
+    } else if is_one_of(&[ErrorKind::TimedOut, ErrorKind::WouldBlock]) {
+        Failure::new(Trouble::Silent, "it does not answer: is it stopped?")
+    } else if is_one_of(&[ErrorKind::UnexpectedEof, ErrorKind::BrokenPipe, ErrorKind::ConnectionReset]) {
+        closed()
+    } else {
+        Failure::new(Trouble::Unreachable, error.to_string())
     }
 }
 
