@@ -6,20 +6,26 @@
 //! read, forge nor roll back unnoticed.
 
 pub mod admin_key;
+mod admins;
 pub mod board;
 mod change;
 mod exchange;
 pub mod host;
 pub mod join;
 pub mod kept;
+mod removal;
+mod resume;
 mod rotation;
 mod session;
 pub mod status;
+mod tidy;
 mod told;
 mod view;
 
-pub use change::RemovedHost;
+pub use admins::{AdminChange, public_key};
 pub use exchange::{Exchanged, KeyFiles, SharedKeys, Standing};
+pub use removal::RemovedHost;
+pub use resume::accept_board;
 pub use rotation::Rotated;
 pub use session::Session;
 

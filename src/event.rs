@@ -140,6 +140,12 @@ pub enum EventName {
     ClusterRemove,
     /// The agent of this host began, ended, or refused a caller.
     Agent,
+    /// A key for an admin of a cluster was made.
+    ClusterAdminKey,
+    /// Admins of a cluster, or how many have to sign, were changed.
+    ClusterAdmins,
+    /// A board that has gone back was accepted.
+    ClusterAcceptBoard,
     /// A cluster's provider got another primary key.
     ClusterRotate,
     /// Former primary keys of a cluster's provider were retired.
@@ -201,6 +207,9 @@ impl EventName {
             Self::ClusterSync => "cluster-sync",
             Self::ClusterRemove => "cluster-remove",
             Self::Agent => "agent",
+            Self::ClusterAdminKey => "cluster-admin-key",
+            Self::ClusterAdmins => "cluster-admins",
+            Self::ClusterAcceptBoard => "cluster-accept-board",
             Self::ClusterRotate => "cluster-rotate",
             Self::ClusterRetire => "cluster-retire",
             Self::Rollback => "rollback",

@@ -1,5 +1,7 @@
 //! `vmcryptfs cluster`: hosts that share native providers.
 
+mod admins;
+mod removal;
 mod rotation;
 
 use std::fs::File;
@@ -22,7 +24,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{Name, Token};
 use crate::key::ProviderName;
 use crate::operations::cluster::{
-    AdminKeys, ApproveHost, InitCluster, JoinCluster, MakeToken, RemoveHost, ShareProvider, SyncCluster, kernel_name,
+    AdminKeys, ApproveHost, InitCluster, JoinCluster, MakeToken, ShareProvider, SyncCluster, kernel_name,
 };
 use crate::text::{self, Show};
 
@@ -47,7 +49,12 @@ pub(super) enum ClusterCommand {
     /// Show the hosts, and which keys they have
     Status(StatusArgs),
     /// Remove a host, which then wipes its keys
-    Remove(RemoveArgs),
+    Remove(removal::RemoveArgs),
+    /// Change who may change the cluster
+    #[command(subcommand)]
+    Admin(admins::AdminCommand),
+    /// Accept that the board has gone back to an older state
+    AcceptBoard(admins::AcceptBoardArgs),
     /// Make a new primary key of a shared provider
     Rotate(rotation::RotateArgs),
     /// Have all hosts destroy the former primary keys of a shared provider
@@ -173,19 +180,6 @@ pub(super) struct StatusArgs {
     json: bool,
 }
 
-/// Arguments of `cluster remove`.
-#[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs cluster remove kvm2 --admin-key /media/usb/prod.admin\n\n\
-    The host gets no more keys, and wipes those that it has when it next runs `cluster sync`. Guests that run there go on. \
-    What the host could read stays readable to anyone who copied its keys: give the VMs another key, as the output says.")]
-pub(super) struct RemoveArgs {
-    /// Name of the host
-    #[arg(value_parser = host_name)]
-    host: Name,
-    #[command(flatten)]
-    admin: AdminArgs,
-}
-
 fn cluster_name(text: &str) -> Result<Name> {
     Name::new("cluster", text)
 }
@@ -203,7 +197,9 @@ pub(super) fn run(command: &ClusterCommand, config: &Path) -> Result<()> {
         ClusterCommand::Share(args) => share(args, config),
         ClusterCommand::Sync(SyncArgs {}) => sync(config),
         ClusterCommand::Status(args) => status(args, config),
-        ClusterCommand::Remove(args) => remove(args, config),
+        ClusterCommand::Remove(args) => removal::remove(args, config),
+        ClusterCommand::Admin(command) => admins::run(command, config),
+        ClusterCommand::AcceptBoard(args) => admins::accept_board(args, config),
         ClusterCommand::Rotate(args) => rotation::rotate(args, config),
         ClusterCommand::Retire(args) => rotation::retire(args, config),
     }
@@ -270,7 +266,7 @@ fn share(args: &ShareArgs, config: &Path) -> Result<()> {
 }
 
 fn sync(config: &Path) -> Result<()> {
-    let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, failed } =
+    let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, evicted, failed } =
         perform(SyncCluster { config, keys: None, renew: Duration::ZERO })?;
     received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
     sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
@@ -279,7 +275,12 @@ fn sync(config: &Path) -> Result<()> {
     wiped.iter().for_each(|(provider, primary)| println!("{provider}: wiped primary key {primary}"));
     match standing {
         Standing::Pending => eprintln!("This host has asked to join; no admin has approved it yet."),
-        Standing::Removed => eprintln!("This host was removed from the cluster."),
+        Standing::Removed if evicted => {
+            eprintln!(
+                "This host was removed from the cluster, and its guests have to end: stop them, then `vmcryptfs umount`."
+            );
+        }
+        Standing::Removed => eprintln!("This host was removed from the cluster. Guests that run go on."),
         Standing::Active if !awaited.is_empty() => {
             let names: Vec<&str> = awaited.iter().map(ProviderName::as_str).collect();
             eprintln!("Not here yet: {}. A host that has it leaves it by `vmcryptfs cluster sync`.", names.join(", "));
@@ -290,25 +291,6 @@ fn sync(config: &Path) -> Result<()> {
         Some((provider, error)) => Err(error).context(|| format!("provider {provider} of the cluster")),
         None => Ok(()),
     }
-}
-
-fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
-    let host = &args.host;
-    let removed = args.admin.with_keys(Purpose::Enter, |admin| perform(RemoveHost { host, admin, config }))?;
-    println!("host {host} ({}) is removed from the cluster", removed.host.uuid);
-    eprintln!(
-        "It wipes its keys when it next runs `vmcryptfs cluster sync`; `vmcryptfs cluster status` says when it has."
-    );
-    let names: Vec<&str> = removed.providers.iter().map(ProviderName::as_str).collect();
-    if !names.is_empty() {
-        eprintln!(
-            "It could read the VMs of {}. Where that must end, give them a key that it never had:\n  \
-             vmcryptfs provider add native NEW\n  vmcryptfs cluster share NEW --admin-key FILE\n  \
-             vmcryptfs rekey --provider NEW VM_FOLDER   (with --deep, if the host may have been compromised)",
-            names.join(", ")
-        );
-    }
-    sync(config)
 }
 
 fn status(args: &StatusArgs, config: &Path) -> Result<()> {
@@ -341,6 +323,7 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
             request.name, request.uuid, request.expires
         );
     }
+    status.problems.iter().for_each(|problem| println!("\nTO DO: {problem}"));
     for host in &status.hosts {
         if let Some(error) = &host.error {
             eprintln!("{}: {error}", host.name);
@@ -354,7 +337,7 @@ fn row(host: &HostStatus) -> [String; 6] {
     [
         host.name.clone(),
         host.uuid.to_string(),
-        host.state.to_string(),
+        format!("{}{}", host.state, if host.compromised { ", COMPROMISED" } else { "" }),
         or_none(host.epoch.map(|epoch| epoch.to_string())),
         or_none(host.time.clone()),
         or_none(Some(host.holds.join(", ")).filter(|names| !names.is_empty())),

@@ -56,6 +56,31 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
         "cluster remove",
         &[(EventName::ClusterRemove, "cluster remove h2 --admin-key @/admin --passphrase-file @/passphrase")],
     ),
+    ("cluster admin new", &[(EventName::ClusterAdminKey, "cluster admin new @/new --passphrase-file @/passphrase")]),
+    (
+        "cluster admin add",
+        &[(
+            EventName::ClusterAdmins,
+            "cluster admin add 0000000000000000000000000000000000000000000000000000000000000000 --admin-key @/admin \
+             --passphrase-file @/passphrase",
+        )],
+    ),
+    (
+        "cluster admin remove",
+        &[(
+            EventName::ClusterAdmins,
+            "cluster admin remove 0000000000000000000000000000000000000000000000000000000000000000 --admin-key @/admin \
+             --passphrase-file @/passphrase",
+        )],
+    ),
+    (
+        "cluster admin threshold",
+        &[(EventName::ClusterAdmins, "cluster admin threshold 1 --admin-key @/admin --passphrase-file @/passphrase")],
+    ),
+    (
+        "cluster accept-board",
+        &[(EventName::ClusterAcceptBoard, "cluster accept-board --admin-key @/admin --passphrase-file @/passphrase")],
+    ),
     (
         "cluster rotate",
         &[(EventName::ClusterRotate, "cluster rotate local --admin-key @/admin --passphrase-file @/passphrase")],
@@ -98,6 +123,7 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
 /// Verbs that only read, and what.
 const READERS: &[(&str, &str)] = &[
     ("provider list", "the configuration of this host"),
+    ("cluster admin list", "the board of this host's cluster"),
     ("cluster status", "the board of this host's cluster"),
     ("status", "what a mount says of itself"),
     ("metrics", "what a mount has counted"),

@@ -43,6 +43,11 @@ impl Key {
         Self(format!("envelope/{}/{}/{}", place.provider, place.primary, place.host))
     }
 
+    /// The document by which admins have accepted that the board has gone back.
+    pub fn resumed() -> Self {
+        Self("resumed".into())
+    }
+
     /// A request to join.
     pub fn join(token: TokenId) -> Self {
         Self(format!("join/{}", HEXLOWER.encode(&token.0)))

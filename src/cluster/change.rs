@@ -1,4 +1,4 @@
-//! What admins change: hosts are approved and removed, providers are shared.
+//! What admins change: hosts are approved, providers are shared.
 
 use uuid::Uuid;
 
@@ -8,7 +8,7 @@ use super::join::check_new;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
 use crate::format::cluster::{
-    EnvelopeFor, Generation, HostIdentity, Member, MemberState, Name, Removal, SharedProvider, UnverifiedRequest,
+    Generation, HostIdentity, Member, MemberState, Removal, SharedProvider, UnverifiedRequest,
 };
 use crate::key::ProviderName;
 use crate::provider::shared_key::SharedKey;
@@ -16,15 +16,6 @@ use crate::timestamp::Timestamp;
 
 /// Most join requests that are looked at.
 const MAX_REQUESTS: usize = 1024;
-
-/// A host that was removed, and what it could read.
-#[derive(Debug)]
-pub struct RemovedHost {
-    /// The host.
-    pub host: HostIdentity,
-    /// The providers whose primary keys it had or could have.
-    pub providers: Vec<ProviderName>,
-}
 
 impl Session {
     /// The requests to join that are on the board. Nothing in them is proven.
@@ -84,7 +75,7 @@ impl Session {
             next.members.sort_by_key(|member| member.host.uuid);
             Ok(())
         })?;
-        self.board.remove(&Key::join(token))?;
+        self.tidy()?;
         for ended in requests.iter().map(UnverifiedRequest::claims).filter(|request| request.expires < now) {
             self.board.remove(&Key::join(ended.token))?;
         }
@@ -135,58 +126,5 @@ impl Session {
             Ok(())
         })?;
         Ok(key.uuid())
-    }
-
-    /// Removes a host, by its name, and its envelopes from the board.
-    ///
-    /// # Errors
-    /// `NotFound` when the cluster has no active host of that name, `Denied` when a key could be lost: no other host has
-    /// acknowledged that it has it; `Busy` when another admin was faster.
-    pub fn remove(&mut self, admins: &[SigningKey], name: &Name) -> Result<RemovedHost> {
-        self.require_active()?;
-        let member = self.document().active().find(|member| member.host.name == *name);
-        let host = member.map(|member| member.host.clone()).ok_or_else(|| {
-            let names: Vec<&str> = self.document().active().map(|member| member.host.name.as_str()).collect();
-            Error::new(Kind::NotFound, format!("no active host {name} in the cluster; there are {}", names.join(", ")))
-        })?;
-        self.refuse_last_holder(&host)?;
-        self.change(admins, |next| {
-            let since = next.epoch;
-            let members = next.members.iter_mut().filter(|member| member.host.uuid == host.uuid);
-            members.for_each(|member| (member.state, member.since) = (MemberState::Removed, since));
-            Ok(())
-        })?;
-        let cluster = self.membership.cluster;
-        let providers = &self.document().providers;
-        for shared in providers {
-            for generation in &shared.generations {
-                let primary = generation.primary;
-                let place = EnvelopeFor { cluster, provider: &shared.name, primary, host: host.uuid };
-                self.board.remove(&Key::envelope(&place))?;
-            }
-        }
-        Ok(RemovedHost { host, providers: providers.iter().map(|shared| shared.name.clone()).collect() })
-    }
-
-    /// A host that is removed wipes its keys: another one must have them.
-    fn refuse_last_holder(&self, host: &HostIdentity) -> Result<()> {
-        let mut held = Vec::new();
-        for other in self.document().active().filter(|other| other.host.uuid != host.uuid) {
-            held.extend(self.ack_of(other).ok().flatten().into_iter().flat_map(|ack| ack.holds));
-        }
-        let lost = |shared: &&SharedProvider| shared.in_use().any(|generation| !held.contains(&generation.primary));
-        match self.document().providers.iter().find(lost) {
-            Some(shared) => Err(Error::new(
-                Kind::Denied,
-                format!(
-                    "no host but {} has confirmed to have the key of provider {}: run `vmcryptfs cluster sync` on another one first",
-                    host.name, shared.name
-                ),
-            )),
-            None if self.document().active().count() == 1 => {
-                Err(Error::new(Kind::Denied, format!("{} is the last host of the cluster", host.name)))
-            }
-            None => Ok(()),
-        }
     }
 }

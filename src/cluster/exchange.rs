@@ -33,6 +33,8 @@ pub struct Exchanged {
     pub made_current: Vec<(ProviderName, Uuid)>,
     /// Keys that it has wiped.
     pub wiped: Vec<(ProviderName, Uuid)>,
+    /// Whether the guests of this host have to end as well.
+    pub evicted: bool,
     /// Providers with which something went wrong.
     pub failed: Vec<(ProviderName, Error)>,
 }
@@ -131,6 +133,11 @@ impl Session {
         }
     }
 
+    /// Whether this host was removed, and its guests have to end as well.
+    pub fn is_evicted(&self) -> bool {
+        self.own().is_some_and(|own| own.removal.evicted)
+    }
+
     /// Does what the newest document asks of this host, whose keys are in the files of native providers.
     ///
     /// # Errors
@@ -154,6 +161,7 @@ impl Session {
             awaited: Vec::new(),
             made_current: Vec::new(),
             wiped: Vec::new(),
+            evicted: self.is_evicted(),
             failed: Vec::new(),
         };
         if standing == Standing::Pending {
@@ -164,6 +172,9 @@ impl Session {
             if let Err(error) = self.act_on(keys, shared, &mut done, &mut holds) {
                 done.failed.push((shared.name.clone(), error));
             }
+        }
+        if standing == Standing::Active && self.said().is_none_or(|said| said.epoch < epoch) {
+            self.tidy()?;
         }
         holds.sort();
         let mut makes = Vec::new();
@@ -251,6 +262,11 @@ impl Session {
             }
         }
         Ok(true)
+    }
+
+    /// What this host has acknowledged, if that is on the board.
+    fn said(&self) -> Option<Ack> {
+        self.own().and_then(|own| self.ack_of(own).ok().flatten())
     }
 
     /// What a host did not sign counts for nothing: then it gets the key once more.

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::view::View;
 use crate::crypto::derive::sha256;
 use crate::crypto::hpke::SealKey;
 use crate::crypto::random;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::cluster::{HostIdentity, Name};
+use crate::format::cluster::{Document, HostIdentity, MAX_DOCUMENT_LEN, Name, UnverifiedDocument};
 use crate::format::secret_file::{CHECKSUM_LEN, SecretFile};
 use crate::provider::private_file;
 use crate::sys::SecretBytes;
@@ -212,6 +213,37 @@ impl HostFiles {
         let bytes = serde_json::to_vec_pretty(membership)
             .map_err(|error| Error::with_source(Kind::Invalid, "a membership that has no JSON form", error))?;
         private_file::replace(&self.membership_path(), &[&bytes])
+    }
+
+    /// The newest document that was seen, whole; `None` where an older version of this program has seen it.
+    ///
+    /// # Errors
+    /// `Denied` when others can change it, `Io`.
+    pub fn document(&self, membership: &Membership) -> Result<Option<Document>> {
+        let path = self.document_path();
+        let file = match private_file::open(&path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let bytes = private_file::read_at_most(MAX_DOCUMENT_LEN as u64, &path, file)?;
+        // After a crash it may be a later one than the one that was acted on.
+        let known =
+            UnverifiedDocument::decode(&bytes).and_then(|found| found.known(membership.epoch, &membership.document()?));
+        Ok(known.ok())
+    }
+
+    /// Keeps what the host has seen: the document itself, then that it was seen.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn keep_seen(&self, membership: &mut Membership, view: &View) -> Result<()> {
+        membership.has_seen(view.document.epoch, &view.hash);
+        private_file::replace(&self.document_path(), &[&view.bytes])?;
+        self.keep_membership(membership)
+    }
+
+    fn document_path(&self) -> PathBuf {
+        self.folder.join("document")
     }
 
     fn identity_path(&self) -> PathBuf {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::board::{self, Key};
 use super::host::{HostFiles, Identity, Membership};
-use super::view;
+use super::view::{self, View};
 use super::{Session, Standing};
 use crate::crypto::random;
 use crate::crypto::sign::SigningKey;
@@ -74,7 +74,8 @@ impl NewCluster<'_> {
         let hash = UnverifiedDocument::decode(&bytes)?.hash();
         board::create(self.board, cluster, self.config)?.write_if_unchanged(&Key::document(1), None, &bytes)?;
         files.keep_identity(&identity)?;
-        files.keep_membership(&Membership::new(cluster, (self.name, self.host), self.board, 1, &hash))?;
+        let mut membership = Membership::new(cluster, (self.name, self.host), self.board, 1, &hash);
+        files.keep_seen(&mut membership, &View { document, hash, bytes })?;
         Ok((cluster, identity.uuid))
     }
 }
@@ -147,7 +148,7 @@ impl Session {
 pub fn ask(config: &Path, token: &Token, host: &Name) -> Result<(Name, Uuid)> {
     let (files, _lock) = free_host(config)?;
     let board = board::open(&token.board, token.cluster, config)?;
-    let view = view::newest(board.as_ref(), token.epoch, &token.document)?;
+    let view = view::newest(board.as_ref(), token.epoch, &token.document, None)?;
     let document = &view.document;
     check_new(document, token.id, host)?;
     let identity = Identity::generate()?;
@@ -159,7 +160,8 @@ pub fn ask(config: &Path, token: &Token, host: &Name) -> Result<(Name, Uuid)> {
     };
     files.keep_identity(&identity)?;
     let names = (&document.name, host);
-    files.keep_membership(&Membership::new(token.cluster, names, &token.board, document.epoch, &view.hash))?;
+    let mut membership = Membership::new(token.cluster, names, &token.board, document.epoch, &view.hash);
+    files.keep_seen(&mut membership, &view)?;
     if !board.write_if_unchanged(&Key::join(token.id), None, &request.encode(&token.secret)?)? {
         return Err(Error::new(Kind::Denied, "the token was used already: ask an admin for another one"));
     }

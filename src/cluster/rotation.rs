@@ -3,11 +3,10 @@
 use uuid::Uuid;
 
 use super::Session;
-use super::board::Key;
 use super::exchange::SharedKeys;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
-use crate::format::cluster::{EnvelopeFor, Generation, Member, SharedProvider};
+use crate::format::cluster::{Generation, Member, SharedProvider};
 use crate::key::ProviderName;
 
 /// A generation of a primary key that an admin made or retired.
@@ -36,7 +35,7 @@ impl Session {
     /// new keys by it once all of them say that they have it.
     ///
     /// # Errors
-    /// `NotFound` when the cluster shares no such provider, `KeyUnavailable` when this host does not have its newest key, `Denied`
+    /// `NotFound` when the cluster shares no such provider, `KeyUnavailable` when this host has no key of it, `Denied`
     /// while a host does not say that it has the newest one, unless `at_once`; `Busy` when another admin was faster.
     pub fn rotate(
         &mut self,
@@ -48,12 +47,7 @@ impl Session {
         self.require_active()?;
         let shared = self.shared(provider)?.clone();
         let cluster = self.membership.cluster;
-        if keys.held(cluster, &shared, shared.newest())?.is_none() {
-            let message = format!(
-                "this host does not have the newest key of provider {provider}: run `vmcryptfs cluster sync` first"
-            );
-            return Err(Error::new(Kind::KeyUnavailable, message));
-        }
+        self.require_one_key(keys, &shared)?;
         if !at_once {
             self.refuse_while_missing(&shared)?;
         }
@@ -111,14 +105,19 @@ impl Session {
             retired.for_each(|generation| generation.retired = Some(epoch));
             Ok(())
         })?;
-        for host in self.document().members.iter().map(|member| member.host.uuid) {
-            for old in old {
-                let cluster = self.membership.cluster;
-                let place = EnvelopeFor { cluster, provider, primary: old.primary, host };
-                self.board.remove(&Key::envelope(&place))?;
+        self.tidy()
+    }
+
+    /// Refuses to make a key for a provider of which this host has none: nothing would be made by it here, and it may be another one.
+    pub(super) fn require_one_key(&self, keys: &dyn SharedKeys, shared: &SharedProvider) -> Result<()> {
+        for generation in shared.in_use() {
+            if keys.held(self.membership.cluster, shared, generation)?.is_some() {
+                return Ok(());
             }
         }
-        Ok(())
+        let name = &shared.name;
+        let message = format!("this host does not have a key of provider {name}: run `vmcryptfs cluster sync` first");
+        Err(Error::new(Kind::KeyUnavailable, message))
     }
 
     /// Refuses to go on while an active host does not say that it has the newest key: what is new would be closed to it.

@@ -48,10 +48,10 @@ impl Session {
         })?;
         let identity = files.identity()?;
         let board = open(&membership.board, membership.cluster)?;
-        let view = view::newest(board.as_ref(), membership.epoch, &membership.document()?)?;
-        if view.document.epoch > membership.epoch {
-            membership.has_seen(view.document.epoch, &view.hash);
-            files.keep_membership(&membership)?;
+        let kept = files.document(&membership)?;
+        let view = view::newest(board.as_ref(), membership.epoch, &membership.document()?, kept.as_ref())?;
+        if view.document.epoch > membership.epoch || kept.is_none() {
+            files.keep_seen(&mut membership, &view)?;
         }
         Ok(Self { config: config.to_path_buf(), files, identity, membership, board, view, _lock: lock })
     }
@@ -133,8 +133,7 @@ impl Session {
         if !self.board.write_if_unchanged(&Key::document(next.epoch), None, &bytes)? {
             return Err(Error::new(Kind::Busy, "another admin changed the cluster at the same time: run it again"));
         }
-        self.view = View { document, hash };
-        self.membership.has_seen(self.view.document.epoch, &self.view.hash);
-        self.files.keep_membership(&self.membership)
+        self.view = View { document, hash, bytes };
+        self.files.keep_seen(&mut self.membership, &self.view)
     }
 }

@@ -1,5 +1,7 @@
 //! What is known of the hosts of a cluster.
 
+mod problems;
+
 use std::fmt;
 
 use serde::Serialize;
@@ -31,6 +33,8 @@ pub struct ClusterStatus {
     pub hosts: Vec<HostStatus>,
     /// Hosts that ask to join; nothing of that is proven.
     pub requests: Vec<RequestStatus>,
+    /// What an admin has to see to, in sentences.
+    pub problems: Vec<String>,
 }
 
 /// A shared provider.
@@ -67,6 +71,10 @@ pub struct HostStatus {
     pub holds: Vec<String>,
     /// UUIDs of the primary keys that it says to have.
     pub keys: Vec<Uuid>,
+    /// Whether others may have what it had.
+    pub compromised: bool,
+    /// Whether its guests have to end as well.
+    pub evicted: bool,
     /// Why what it has acknowledged does not count.
     pub error: Option<String>,
 }
@@ -81,8 +89,23 @@ pub enum HostState {
     Behind,
     /// It was removed, and says that it has wiped what it had.
     Wiped,
+    /// It was removed, and has not said that it has wiped what it had; an admin says that it never will.
+    PresumedDestroyed,
     /// It was removed, and has not said that it has wiped what it had.
     Removed,
+}
+
+impl HostState {
+    /// Its name in JSON.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Behind => "behind",
+            Self::Wiped => "wiped",
+            Self::PresumedDestroyed => "presumed-destroyed",
+            Self::Removed => "removed",
+        }
+    }
 }
 
 impl fmt::Display for HostState {
@@ -91,6 +114,7 @@ impl fmt::Display for HostState {
             Self::Ready => "ready",
             Self::Behind => "behind",
             Self::Wiped => "removed, keys wiped",
+            Self::PresumedDestroyed => "removed, presumed destroyed",
             Self::Removed => "removed, KEYS NOT WIPED",
         })
     }
@@ -136,6 +160,7 @@ impl ClusterStatus {
             providers: providers.collect(),
             hosts: document.members.iter().map(|member| HostStatus::of(session, member)).collect(),
             requests: requests.collect(),
+            problems: problems::of(session),
         })
     }
 }
@@ -154,6 +179,7 @@ impl HostStatus {
             (MemberState::Active, Some(ack)) if has_all && ack.epoch == document.epoch => HostState::Ready,
             (MemberState::Active, _) => HostState::Behind,
             (MemberState::Removed, Some(ack)) if ack.epoch >= member.since && ack.holds.is_empty() => HostState::Wiped,
+            (MemberState::Removed, _) if member.removal.presumed_destroyed => HostState::PresumedDestroyed,
             (MemberState::Removed, _) => HostState::Removed,
         };
         let held = document.providers.iter().filter(has_all_of);
@@ -162,6 +188,8 @@ impl HostStatus {
             uuid: member.host.uuid,
             state,
             since: member.since,
+            compromised: member.removal.compromised,
+            evicted: member.removal.evicted,
             epoch: ack.as_ref().map(|ack| ack.epoch),
             time: ack.as_ref().map(|ack| ack.time.to_millis()),
             keys: ack.as_ref().map(|ack| ack.holds.clone()).unwrap_or_default(),

@@ -1,6 +1,8 @@
 //! A model of a cluster, stepped through all short histories.
 
+mod admins;
 mod attacks;
+mod removal;
 mod rotation;
 
 use std::fs;
@@ -15,10 +17,10 @@ use super::board::Key;
 use super::host::HostFiles;
 use super::join::{self, NewCluster};
 use super::status::{ClusterStatus, HostState};
-use super::{Exchanged, KeyFiles, Session, Standing};
+use super::{Exchanged, KeyFiles, RemovedHost, Session, Standing};
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
-use crate::format::cluster::{EnvelopeFor, Name};
+use crate::format::cluster::{EnvelopeFor, Name, Removal};
 use crate::key::ProviderName;
 use crate::provider::kind::Arguments;
 use crate::provider::kinds::KINDS;
@@ -118,7 +120,12 @@ impl Site {
     }
 
     fn remove(&self, host: &str) -> Result<()> {
-        self.session("h1")?.remove(self.admins(), &host_name(host)).map(drop)
+        self.remove_as(host, Removal::default()).map(drop)
+    }
+
+    fn remove_as(&self, host: &str, removal: Removal) -> Result<RemovedHost> {
+        let config = self.config("h1");
+        self.session("h1")?.remove(&KeyFiles { config: &config }, self.admins(), &host_name(host), removal)
     }
 
     fn sync(&self, host: &str) -> Result<Exchanged> {

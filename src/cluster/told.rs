@@ -17,6 +17,7 @@ struct Told {
     awaited: Vec<String>,
     made_current: Vec<(String, Uuid)>,
     wiped: Vec<(String, Uuid)>,
+    evicted: bool,
     failed: Vec<(String, Kind, String)>,
 }
 
@@ -35,6 +36,7 @@ impl Exchanged {
             awaited: self.awaited.iter().map(ToString::to_string).collect(),
             made_current: keys(&self.made_current),
             wiped: keys(&self.wiped),
+            evicted: self.evicted,
             failed: self.failed.iter().map(|(name, error)| (name.to_string(), error.kind(), error.chain())).collect(),
         };
         serde_json::to_value(told)
@@ -62,6 +64,7 @@ impl Exchanged {
             awaited: told.awaited.into_iter().map(ProviderName::new).collect::<Result<_>>()?,
             made_current: keys(told.made_current)?,
             wiped: keys(told.wiped)?,
+            evicted: told.evicted,
             failed: failed.collect::<Result<_>>()?,
         })
     }
@@ -83,6 +86,7 @@ mod tests {
             awaited: vec![name("c")],
             made_current: vec![(name("f"), uuid)],
             wiped: vec![(name("d"), uuid)],
+            evicted: true,
             failed: vec![(name("e"), Error::new(Kind::Exists, "another one is there"))],
         };
         let json = done.to_json().unwrap();

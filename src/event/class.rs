@@ -69,6 +69,9 @@ impl Class {
             | EventName::ClusterSync
             | EventName::ClusterRemove
             | EventName::ClusterRotate
+            | EventName::ClusterAdminKey
+            | EventName::ClusterAdmins
+            | EventName::ClusterAcceptBoard
             | EventName::ClusterRetire
             | EventName::ProviderRetire => Self::Verbs,
         }

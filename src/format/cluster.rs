@@ -126,7 +126,7 @@ fn check_start_of(reader: &mut Reader<'_>, magic: [u8; 8], versions: RangeInclus
     if !versions.contains(&version) {
         let newest = versions.end();
         let message = format!(
-            "{what} of version {version}, expected at most {newest}: another host has a newer version of vmcryptfs, which              this host needs as well"
+            "{what} of version {version}, expected at most {newest}: another host has a newer version of vmcryptfs, which this host needs as well"
         );
         return Err(Error::new(Kind::Unsupported, message));
     }

@@ -4,17 +4,21 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::in_use::refuse_primaries_in_use;
+use super::provider::Passphrase;
 use crate::cluster::admin_key::{self, SealedAdminKey};
 use crate::cluster::join::{self, NewCluster};
-use crate::cluster::{Exchanged, KeyFiles, RemovedHost, Rotated, Session, SharedKeys, Standing};
-use crate::crypto::sign::SigningKey;
+use crate::cluster::{
+    AdminChange, Exchanged, KeyFiles, RemovedHost, Rotated, Session, SharedKeys, Standing, accept_board,
+};
+use crate::crypto::sign::{PUBLIC_LEN, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
-use crate::format::cluster::{Document, HostIdentity, Name, Token};
+use crate::format::cluster::{Document, HostIdentity, Name, Removal, Token};
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
 use crate::progress::OnProgress;
@@ -38,17 +42,20 @@ impl AdminKeys<'_> {
     /// Begins work on the cluster of this host with the keys.
     fn begin(&self, config: &Path) -> Result<(Session, Vec<SigningKey>)> {
         let session = Session::open(config)?;
-        let keys = self.open(session.document())?;
+        let keys = self.open(session.document(), None)?;
         Ok((session, keys))
     }
 
-    /// Opens the keys of admins of a document, which have to be as many as it demands.
-    fn open(&self, document: &Document) -> Result<Vec<SigningKey>> {
+    /// Opens the keys of admins of a document, which have to be as many as it demands, and of one that is to become an admin.
+    fn open(&self, document: &Document, coming: Option<[u8; PUBLIC_LEN]>) -> Result<Vec<SigningKey>> {
         let (name, needed) = (&document.name, usize::from(document.threshold));
         let sealed: Vec<SealedAdminKey> =
             self.files.iter().map(|file| SealedAdminKey::read(file)).collect::<Result<_>>()?;
         let mut admins = BTreeSet::new();
         for (file, key) in self.files.iter().zip(&sealed) {
+            if coming == Some(key.public()) {
+                continue;
+            }
             if !document.admins.contains(&key.public()) {
                 let message = format!("{} is not an admin key of the cluster {name}", file.shown());
                 return Err(Error::new(Kind::Denied, message));
@@ -214,6 +221,91 @@ impl Operation for ShareProvider<'_> {
     }
 }
 
+/// Makes a key for an admin to come.
+pub struct NewAdminKey<'a> {
+    /// Its file, which is made.
+    pub file: &'a Path,
+    /// Its passphrase.
+    pub passphrase: Passphrase<'a>,
+}
+
+impl Operation for NewAdminKey<'_> {
+    const NAME: EventName = EventName::ClusterAdminKey;
+    /// The public key.
+    type Outcome = [u8; PUBLIC_LEN];
+
+    fn object(&self) -> Object {
+        Object::Cluster
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
+        let public = new_admin_key(self.file, &(self.passphrase)()?)?.public();
+        trail.event().reason(format!("public key {}", HEXLOWER.encode(&public)));
+        Ok(public)
+    }
+}
+
+/// Changes who may change the cluster.
+pub struct ChangeAdmins<'a> {
+    /// What changes.
+    pub change: AdminChange,
+    /// How many have to sign from now on, if another number.
+    pub threshold: Option<u8>,
+    /// The admins' keys.
+    pub admin: AdminKeys<'a>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for ChangeAdmins<'_> {
+    const NAME: EventName = EventName::ClusterAdmins;
+    /// How many admins there are, and how many have to sign.
+    type Outcome = (usize, u8);
+
+    fn object(&self) -> Object {
+        Object::Cluster
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
+        let mut session = Session::open(self.config)?;
+        let coming = if let AdminChange::Add(key) = self.change { Some(key) } else { None };
+        let admins = self.admin.open(session.document(), coming)?;
+        session.change_admins(&admins, self.change, self.threshold)?;
+        let what = match self.change {
+            AdminChange::Add(key) => format!("added {}; ", HEXLOWER.encode(&key)),
+            AdminChange::Remove(key) => format!("removed {}; ", HEXLOWER.encode(&key)),
+            AdminChange::None => String::new(),
+        };
+        let (all, needed) = (session.document().admins.len(), session.document().threshold);
+        trail.event().reason(format!("{what}{needed} of {all} admins have to sign"));
+        Ok((all, needed))
+    }
+}
+
+/// Accepts a board that has gone back.
+pub struct AcceptBoard<'a> {
+    /// The admins' keys.
+    pub admin: AdminKeys<'a>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for AcceptBoard<'_> {
+    const NAME: EventName = EventName::ClusterAcceptBoard;
+    /// Number of the document that says so.
+    type Outcome = u64;
+
+    fn object(&self) -> Object {
+        Object::Cluster
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<u64> {
+        let epoch = accept_board(self.config, |document| self.admin.open(document, None))?;
+        trail.event().reason(format!("document {epoch} goes on from what this host has seen"));
+        Ok(epoch)
+    }
+}
+
 /// Makes the next generation of a shared provider's primary key.
 pub struct RotateProvider<'a> {
     /// Name of the provider.
@@ -277,11 +369,13 @@ impl Operation for RetireGenerations<'_> {
     }
 }
 
-/// Removes a host from the cluster.
+/// Removes a host from the cluster, or adds to what is known of one that was removed.
 pub struct RemoveHost<'a> {
-    /// Its name.
+    /// Its name or UUID.
     pub host: &'a Name,
-    /// The admin's key.
+    /// What is known of it.
+    pub removal: Removal,
+    /// The admins' keys.
     pub admin: AdminKeys<'a>,
     /// Configuration file.
     pub config: &'a Path,
@@ -297,8 +391,12 @@ impl Operation for RemoveHost<'_> {
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<RemovedHost> {
         let (mut session, admins) = self.admin.begin(self.config)?;
-        let removed = session.remove(&admins, self.host)?;
-        trail.event().uuid(removed.host.uuid).reason(format!("host {} ({})", removed.host.name, removed.host.uuid));
+        let removed = session.remove(&KeyFiles { config: self.config }, &admins, self.host, self.removal)?;
+        let Removal { compromised, evicted, presumed_destroyed } = removed.removal;
+        let marks = [(compromised, "compromised"), (evicted, "evicted"), (presumed_destroyed, "presumed destroyed")];
+        let marks: String = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| format!(", {mark}")).collect();
+        let host = &removed.host;
+        trail.event().uuid(host.uuid).reason(format!("host {} ({}){marks}", host.name, host.uuid));
         Ok(removed)
     }
 }

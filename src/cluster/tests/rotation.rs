@@ -5,7 +5,7 @@ use crate::key::KeyId;
 use crate::provider::{NewKey, Providers};
 
 impl Site {
-    fn rotate(&self) -> Result<usize> {
+    pub(super) fn rotate(&self) -> Result<usize> {
         let mut session = self.session("h1")?;
         session
             .rotate(&KeyFiles { config: &self.config("h1") }, self.admins(), &provider_name("shared"), false)

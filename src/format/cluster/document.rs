@@ -304,6 +304,16 @@ impl UnverifiedDocument {
         self.hash
     }
 
+    /// Its number, of which nothing is proven.
+    pub fn epoch(&self) -> u64 {
+        self.document.epoch
+    }
+
+    /// Whether it says that a board which has gone back is accepted, of which nothing is proven.
+    pub fn accepts_board(&self) -> bool {
+        self.document.resumed == self.document.epoch
+    }
+
     /// The document, if it is the one of this number and hash.
     ///
     /// # Errors

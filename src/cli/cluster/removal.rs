@@ -1,0 +1,91 @@
+//! `cluster remove`: a host goes, and what that means is said.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::{AdminArgs, host_name, sync};
+use crate::cli::progress::perform;
+use crate::cli::provider::passphrase::Purpose;
+use crate::cluster::RemovedHost;
+use crate::error::Result;
+use crate::format::cluster::{Name, Removal};
+use crate::key::ProviderName;
+use crate::operations::cluster::RemoveHost;
+
+/// Arguments of `cluster remove`.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  vmcryptfs cluster remove kvm2 --admin-key /media/usb/prod.admin\n  \
+    vmcryptfs cluster remove kvm2 --compromised --evict --admin-key /media/usb/prod.admin\n  \
+    vmcryptfs cluster remove kvm2 --presume-destroyed --admin-key /media/usb/prod.admin\n\n\
+    The host gets no more keys, and wipes those that it has when it next runs `cluster sync`. Guests that run there go on. Until it \
+    has said that it wiped them, `cluster status` says so. What the host could read stays readable to anyone who copied its keys: \
+    with --compromised all shared providers get new keys, and the output says what to rekey. The options can also be given for a \
+    host that was removed before.")]
+pub(in crate::cli) struct RemoveArgs {
+    /// Name or UUID of the host
+    #[arg(value_parser = host_name)]
+    host: Name,
+    /// Others may have its keys: make new ones
+    #[arg(long)]
+    compromised: bool,
+    /// Its guests have to end as well
+    #[arg(long)]
+    evict: bool,
+    /// Its media are destroyed: it will never say that it wiped its keys
+    #[arg(long)]
+    presume_destroyed: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+pub(super) fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
+    let host = &args.host;
+    let removal =
+        Removal { compromised: args.compromised, evicted: args.evict, presumed_destroyed: args.presume_destroyed };
+    let removed = args.admin.with_keys(Purpose::Enter, |admin| perform(RemoveHost { host, removal, admin, config }))?;
+    let (name, uuid) = (&removed.host.name, removed.host.uuid);
+    match removed.was_active {
+        true => println!("host {name} ({uuid}) is removed from the cluster"),
+        false => println!("host {name} ({uuid}) was removed before; what is known of it is written down"),
+    }
+    for (provider, rotated) in &removed.rotated {
+        println!("generation {} of provider {provider} is primary key {}", rotated.number, rotated.primary);
+    }
+    explain(&removed);
+    sync(config)
+}
+
+fn explain(removed: &RemovedHost) {
+    if !removed.removal.presumed_destroyed {
+        eprintln!(
+            "It wipes its keys when it next runs `vmcryptfs cluster sync`; `vmcryptfs cluster status` says when it has."
+        );
+    }
+    if removed.removal.evicted {
+        eprintln!("Its guests have to end: its agent, or the next `vmcryptfs cluster sync` there, says so.");
+    }
+    let names: Vec<&str> = removed.providers.iter().map(ProviderName::as_str).collect();
+    if names.is_empty() {
+        return;
+    }
+    let names = names.join(", ");
+    if removed.was_active {
+        eprintln!(
+            "It could read all VMs of {names} from document {} on, and those of backups and copies.",
+            removed.since
+        );
+    }
+    match removed.removal.compromised {
+        true => eprintln!(
+            "Whoever has its keys still can. Run `vmcryptfs cluster sync` on all hosts, then:\n  \
+             vmcryptfs rekey --old-generations --deep DATASTORE   (each datastore)\n  \
+             vmcryptfs cluster retire PROVIDER --datastore DATASTORE --admin-key FILE   (each of {names})"
+        ),
+        false => eprintln!(
+            "If its keys may have been copied, say so, and all of these get new ones:\n  \
+             vmcryptfs cluster remove {} --compromised --admin-key FILE",
+            removed.host.uuid
+        ),
+    }
+}

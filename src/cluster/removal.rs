@@ -1,0 +1,152 @@
+//! A host is removed, and what an admin says of one that was.
+
+use super::Session;
+use super::exchange::SharedKeys;
+use super::rotation::Rotated;
+use crate::crypto::sign::SigningKey;
+use crate::error::{Error, Kind, Result};
+use crate::format::cluster::{Generation, HostIdentity, Member, MemberState, Name, Removal, SharedProvider};
+use crate::key::ProviderName;
+
+/// A host that was removed, and what it could read.
+#[derive(Debug)]
+pub struct RemovedHost {
+    /// The host.
+    pub host: HostIdentity,
+    /// Whether it was a member until now.
+    pub was_active: bool,
+    /// The epoch in which it became a member, or was removed if that was before.
+    pub since: u64,
+    /// What is known of it now.
+    pub removal: Removal,
+    /// The providers whose primary keys it had or could have.
+    pub providers: Vec<ProviderName>,
+    /// New generations, which it never had.
+    pub rotated: Vec<(ProviderName, Rotated)>,
+}
+
+impl Session {
+    /// Removes a host, by its name or UUID, and its envelopes from the board; or adds to what is known of one that was removed. If it is
+    /// compromised, all shared providers get new primary keys in the same document.
+    ///
+    /// # Errors
+    /// `NotFound` when the cluster has no such host, `Invalid` when several that were removed have the name, `Denied` when a key could be
+    /// lost: no other host has acknowledged that it has it; `Busy` when another admin was faster.
+    pub fn remove(
+        &mut self,
+        keys: &dyn SharedKeys,
+        admins: &[SigningKey],
+        name: &Name,
+        marks: Removal,
+    ) -> Result<RemovedHost> {
+        self.require_active()?;
+        let member = self.removable(name, marks)?.clone();
+        let (host, was_active) = (member.host.clone(), member.state == MemberState::Active);
+        if was_active {
+            self.refuse_last_holder(&host)?;
+        }
+        let next = match marks.compromised && !member.removal.compromised {
+            true => self.next_generations(keys, &host)?,
+            false => Vec::new(),
+        };
+        self.change(admins, |document| {
+            let since = document.epoch;
+            for member in document.members.iter_mut().filter(|member| member.host.uuid == host.uuid) {
+                if was_active {
+                    (member.state, member.since) = (MemberState::Removed, since);
+                }
+                member.removal.compromised |= marks.compromised;
+                member.removal.evicted |= marks.evicted;
+                member.removal.presumed_destroyed |= marks.presumed_destroyed;
+            }
+            for (name, generation) in &next {
+                let shared = document.providers.iter_mut().filter(|shared| shared.name == *name);
+                shared.for_each(|shared| shared.generations.push(Generation { since, ..generation.clone() }));
+            }
+            Ok(())
+        })?;
+        self.tidy()?;
+        let providers = &self.document().providers;
+        let number =
+            |shared: &SharedProvider| Rotated { number: shared.generations.len(), primary: shared.newest().primary };
+        let is_next = |shared: &&SharedProvider| next.iter().any(|(name, _)| *name == shared.name);
+        Ok(RemovedHost {
+            was_active,
+            since: member.since,
+            removal: self.document().member(host.uuid).map(|member| member.removal).unwrap_or_default(),
+            providers: providers.iter().map(|shared| shared.name.clone()).collect(),
+            rotated: providers.iter().filter(is_next).map(|shared| (shared.name.clone(), number(shared))).collect(),
+            host,
+        })
+    }
+
+    /// The active host of a name, or if more is to be said of it, one that was removed.
+    fn removable(&self, name: &Name, marks: Removal) -> Result<&Member> {
+        let is_named = |member: &&Member| member.host.name == *name || member.host.uuid.to_string() == name.as_str();
+        if let Some(member) = self.document().active().find(is_named) {
+            return Ok(member);
+        }
+        let may_be_removed = marks != Removal::default();
+        let removed: Vec<&Member> =
+            self.document().members.iter().filter(|_| may_be_removed).filter(is_named).collect();
+        match removed.as_slice() {
+            [member] => Ok(member),
+            [] => {
+                let names: Vec<&str> = self.document().active().map(|member| member.host.name.as_str()).collect();
+                let message = format!("no active host {name} in the cluster; there are {}", names.join(", "));
+                Err(Error::new(Kind::NotFound, message))
+            }
+            several => {
+                let uuids: Vec<String> = several.iter().map(|member| member.host.uuid.to_string()).collect();
+                let message =
+                    format!("several hosts {name} were removed: say which by its UUID, {}", uuids.join(" or "));
+                Err(Error::new(Kind::Invalid, message))
+            }
+        }
+    }
+
+    /// New generations of all providers. Each is on this host before any other hears of it.
+    fn next_generations(&self, keys: &dyn SharedKeys, host: &HostIdentity) -> Result<Vec<(ProviderName, Generation)>> {
+        if host.uuid == self.identity.uuid {
+            let message = format!("{} is this host, and new keys are made here: run it on another host", host.name);
+            return Err(Error::new(Kind::Denied, message));
+        }
+        let mut next = Vec::new();
+        for shared in &self.document().providers {
+            self.require_one_key(keys, shared)?;
+            let key = keys.next(shared)?;
+            let check = key.check(self.membership.cluster);
+            next.push((shared.name.clone(), Generation { primary: key.uuid(), since: 0, retired: None, check }));
+        }
+        Ok(next)
+    }
+
+    /// A host that is removed wipes its keys: another one must have those by which something can have been made. That is the oldest one
+    /// of a provider, and each by which a host says that it makes keys.
+    fn refuse_last_holder(&self, host: &HostIdentity) -> Result<()> {
+        let (mut held, mut made) = (Vec::new(), Vec::new());
+        for member in self.document().active() {
+            let Some(ack) = self.ack_of(member).ok().flatten() else { continue };
+            made.extend(ack.makes);
+            held.extend(ack.holds.into_iter().filter(|_| member.host.uuid != host.uuid));
+        }
+        let lost = |shared: &&SharedProvider| {
+            let oldest = shared.in_use().next().map(|generation| generation.primary);
+            let is_needed = |primary| Some(primary) == oldest || made.contains(&primary);
+            shared.in_use().any(|generation| is_needed(generation.primary) && !held.contains(&generation.primary))
+        };
+        match self.document().providers.iter().find(lost) {
+            Some(shared) => Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "no host but {} has confirmed to have the key of provider {}: run `vmcryptfs cluster sync` on another one first",
+                    host.name, shared.name
+                ),
+            )),
+            None if self.document().active().count() == 1 => {
+                Err(Error::new(Kind::Denied, format!("{} is the last host of the cluster", host.name)))
+            }
+            None => Ok(()),
+        }
+    }
+}

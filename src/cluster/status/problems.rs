@@ -1,0 +1,77 @@
+//! What an admin of a cluster has to see to.
+
+use std::time::Duration;
+
+use super::{HostState, HostStatus};
+use crate::cluster::Session;
+use crate::format::cluster::{Member, SharedProvider};
+use crate::timestamp::Timestamp;
+
+/// What clocks of hosts may differ by without a word.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+
+pub(super) fn of(session: &Session) -> Vec<String> {
+    let document = session.document();
+    let now = Timestamp::now();
+    let mut problems = Vec::new();
+    for member in &document.members {
+        problems.extend(of_removed(session, member));
+        problems.extend(of_compromised(session, member));
+        problems.extend(of_clock(session, member, now));
+    }
+    problems.extend(document.providers.iter().filter_map(|shared| of_rotation(session, shared)));
+    problems
+}
+
+fn of_removed(session: &Session, member: &Member) -> Option<String> {
+    let host = &member.host;
+    (HostStatus::of(session, member).state == HostState::Removed).then(|| {
+        format!(
+            "{} was removed in document {} and did not say that it wiped its keys: run `vmcryptfs cluster sync` there, or, if its \
+             media are destroyed, `vmcryptfs cluster remove {} --presume-destroyed`",
+            host.name, member.since, host.uuid
+        )
+    })
+}
+
+/// Generations that a compromised host could have, until they are retired.
+fn of_compromised(session: &Session, member: &Member) -> Option<String> {
+    if !member.removal.compromised {
+        return None;
+    }
+    let had = |shared: &&SharedProvider| shared.in_use().any(|generation| generation.since < member.since);
+    let names: Vec<&str> = session.document().providers.iter().filter(had).map(|shared| shared.name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} was compromised, and former keys of {} that it had are still in use: `vmcryptfs rekey --old-generations --deep \
+             DATASTORE` for each datastore, then `vmcryptfs cluster retire`",
+            member.host.name,
+            names.join(", ")
+        )
+    })
+}
+
+/// Tokens end by a clock, and people read times: no key depends on one.
+fn of_clock(session: &Session, member: &Member, now: Timestamp) -> Option<String> {
+    let ack = session.ack_of(member).ok().flatten()?;
+    let ahead = ack.time.since_1970().checked_sub(now.since_1970()).filter(|ahead| *ahead > CLOCK_TOLERANCE)?;
+    Some(format!(
+        "the clock of {} was {} minutes ahead of this host's when it acknowledged: one of them is wrong",
+        member.host.name,
+        ahead.as_secs() / 60
+    ))
+}
+
+fn of_rotation(session: &Session, shared: &SharedProvider) -> Option<String> {
+    let newest = shared.newest().primary;
+    let lacks = session.document().active().filter(|member| !session.says_to_have(member, newest));
+    let lacks: Vec<&str> = lacks.map(|member| member.host.name.as_str()).collect();
+    (shared.generations.len() > 1 && !lacks.is_empty()).then(|| {
+        format!(
+            "generation {} of {} is not confirmed yet by {}, so new keys are made by the one before: run `vmcryptfs cluster sync` there",
+            shared.generations.len(),
+            shared.name,
+            lacks.join(", ")
+        )
+    })
+}

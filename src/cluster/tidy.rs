@@ -1,0 +1,38 @@
+//! What the newest document makes useless goes from the board.
+
+use super::Session;
+use crate::error::Result;
+use crate::format::cluster::MemberState;
+
+/// Most records of a kind that are looked at.
+const MAX_LISTED: usize = 65_536;
+
+impl Session {
+    /// Removes envelopes for hosts that were removed and of generations that are retired, and requests to join that were granted. What the
+    /// document does not know stays: another host may know a newer one.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub(super) fn tidy(&self) -> Result<()> {
+        let document = self.document();
+        let removed = document.members.iter().filter(|member| member.state == MemberState::Removed);
+        let removed: Vec<String> = removed.map(|member| member.host.uuid.to_string()).collect();
+        let generations = document.providers.iter().flat_map(|shared| &shared.generations);
+        let retired = generations.filter(|generation| generation.retired.is_some());
+        let retired: Vec<String> = retired.map(|generation| generation.primary.to_string()).collect();
+        for key in self.board.list("envelope", MAX_LISTED)? {
+            let mut parts = key.as_str().rsplit('/');
+            let is_among =
+                |names: &[String], part: Option<&str>| part.is_some_and(|part| names.iter().any(|name| name == part));
+            if is_among(&removed, parts.next()) || is_among(&retired, parts.next()) {
+                self.board.remove(&key)?;
+            }
+        }
+        for key in self.board.list("join", MAX_LISTED)? {
+            if key.token().is_some_and(|token| document.members.iter().any(|member| member.token == token)) {
+                self.board.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+}
