@@ -13,6 +13,7 @@ pub mod erase;
 pub mod events;
 pub mod header;
 pub mod in_use;
+pub mod key_hosts;
 mod keys;
 pub mod keys_in_memory;
 pub mod look;

@@ -6,6 +6,7 @@ mod old_generations;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::cli::progress::Shown;
 use crate::cli::{out, place, size, table};
@@ -13,7 +14,9 @@ use crate::control::vm_task::VmTask;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::key::KeyName;
+use crate::operations::key_hosts::{KeyHosts, describe};
 use crate::sys::process;
+use crate::vm::in_use::KeyHost;
 use crate::work::ComponentResult;
 use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
 
@@ -71,7 +74,24 @@ fn shallow(args: &RekeyArgs, config: &Path) -> Result<()> {
     let task = VmTask::Rekey { folder: args.folder.clone(), task };
     let rekeyed: Rekeyed = task.run(config, &mut |progress| shown.advanced(progress))?;
     drop(shown);
-    print(args, &rekeyed)
+    print(args, &rekeyed, hosts_of(&rekeyed.key, config))
+}
+
+/// The hosts of this host's cluster that have a key, where that is known and the cluster shares it.
+fn hosts_of(key: &KeyName, config: &Path) -> Option<Vec<KeyHost>> {
+    let hosts = KeyHosts::of(config).inspect_err(|error| {
+        eprintln!("Which hosts of the cluster have the new key is not known: {}", error.chain());
+    });
+    hosts.ok().flatten()?.with_one_of(std::iter::once(key))
+}
+
+/// What a rekey did, and for whom. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    rekeyed: &'a Rekeyed,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hosts: Option<Vec<KeyHost>>,
 }
 
 /// The disks that are listed, below the VM folder.
@@ -79,9 +99,9 @@ fn disks(args: &RekeyArgs) -> Vec<PathBuf> {
     args.disks.iter().map(|disk| place::below(&args.folder, disk)).collect()
 }
 
-fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
+fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Result<()> {
     if args.json {
-        return out::json(rekeyed);
+        return out::json(&Report { rekeyed, hosts });
     }
     let row = |component: &ComponentResult<Rewrapped>| {
         let former = component.done.former_key.as_ref().map_or_else(|| "-".to_owned(), KeyName::to_string);
@@ -90,6 +110,9 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed) -> Result<()> {
     table::print(["COMPONENT", "KIND", "FORMER KEY"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the interrupted rekey. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
+    if let Some(hosts) = hosts {
+        println!("It opens on {}", describe(&hosts));
+    }
     for unreadable in &rekeyed.unreadable {
         eprintln!("Not read, and its keys are unchanged if it is a disk: {unreadable}");
     }

@@ -75,6 +75,20 @@ pub struct KeyUse {
     pub lost: bool,
     /// Whether only the header copy that is not in use names them: a rekey was interrupted.
     pub only_in_other_copy: bool,
+    /// The hosts of this host's cluster that say that they have a shared key which opens it, where a cluster shares one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<KeyHost>>,
+}
+
+/// A host that can open something.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeyHost {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it is in the cluster: one that was removed may have its keys still.
+    pub state: &'static str,
 }
 
 /// A saved header that a key opens.
@@ -168,6 +182,7 @@ impl Wanted {
             lost: other.is_empty(),
             other_keys: other.into_iter().map(KeyName::of).collect(),
             only_in_other_copy: mine.is_empty(),
+            hosts: None,
         })
     }
 }

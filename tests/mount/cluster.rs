@@ -129,6 +129,13 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     second.run(&["cluster", "sync"]);
     let current = first.run(&["cluster", "sync"]);
     assert!(current.contains("shared: new keys are made by primary key"), "{current}");
+    // What each host says that it has decides which of them can open what.
+    let found: serde_json::Value =
+        serde_json::from_str(&first.run(&["key", "in-use", "--provider", "shared", vms, "--json"])).unwrap();
+    let hosts = found["components"][0]["hosts"].as_array().unwrap();
+    let mut names: Vec<&str> = hosts.iter().map(|host| host["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["kvm1", "kvm2"]);
     let rekeyed = second.run(&["rekey", "--old-generations", vms]);
     assert!(rekeyed.contains("1 VM had a key of a former primary key"), "{rekeyed}");
     assert!(second.run(&["rekey", "--old-generations", vms]).contains("0 VMs had keys"));

@@ -8,6 +8,7 @@ use crate::cli::{out, place, table};
 use crate::error::{Error, Kind, Result};
 use crate::key::{KeyName, ProviderName};
 use crate::operations::in_use::search;
+use crate::operations::key_hosts::{KeyHosts, describe};
 use crate::provider::Providers;
 use crate::text::{self, Show};
 use crate::vm::in_use::{InUse, KeyUse, Wanted};
@@ -49,7 +50,11 @@ impl InUseArgs {
         };
         let provider = self.provider.as_deref().map(ProviderName::new).transpose()?;
         let wanted = Wanted { providers: provider.as_ref().map(same), key_id, ..Wanted::default() };
-        let found = Found(search(&wanted, &datastores)?);
+        let mut found = Found(search(&wanted, &datastores)?);
+        match KeyHosts::of(config) {
+            Ok(hosts) => hosts.iter().for_each(|hosts| hosts.add_to(&mut found.0)),
+            Err(error) => eprintln!("Which hosts of the cluster have these keys is not known: {}", error.chain()),
+        }
         match self.json {
             true => out::json(&found.0)?,
             false => found.print(&datastores),
@@ -111,6 +116,11 @@ impl Found {
         if !rows.is_empty() {
             table::print(["COMPONENT", "KIND", "WITHOUT IT", "KEY", "OTHER KEYS"], &rows);
             println!();
+        }
+        for user in &self.0.components {
+            if let Some(hosts) = &user.hosts {
+                println!("{}: opens on {}", shown(&user.path), describe(hosts));
+            }
         }
         for saved in &self.0.saved_headers {
             println!("{}: a saved header of {}, opened by {}", shown(&saved.path), saved.uuid, names(&saved.keys));
