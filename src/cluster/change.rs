@@ -98,7 +98,9 @@ impl Session {
         if request.expires < now {
             let ended = request.expires.to_millis();
             return denied(format!(
-                "the token of host {name} ended at {ended}: make another with `vmcryptfs cluster token`"
+                "the token of host {name} ended at {ended}, and by this host's clock it is {}: if that is right, make another with \
+                 `vmcryptfs cluster token`",
+                now.to_millis()
             ));
         }
         check_new(self.document(), request.token, name)?;

@@ -5,11 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Session;
 use super::board::Key;
+use super::host::Said;
+use crate::crypto::derive::sha256;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{Ack, Envelope, EnvelopeFor, Generation, Member, MemberState, Name, SharedProvider};
 use crate::key::ProviderName;
@@ -314,13 +317,33 @@ impl Session {
         if own().is_some_and(is_fresh) {
             return Ok(());
         }
-        match self.board.write_if_unchanged(&key, before.as_deref(), &ack.encode(&self.identity.sign)?)? {
+        let bytes = ack.encode(&self.identity.sign)?;
+        let record = HEXLOWER.encode(&sha256(&bytes));
+        let last = self.files.said()?;
+        let by_another = last.as_ref().is_some_and(|last| self.is_by_another(last, before.as_deref()));
+        let former = last.map_or_else(|| record.clone(), |last| last.records[0].clone());
+        let time = ack.time.since_1970().as_secs();
+        self.files.keep_said(&Said { epoch: ack.epoch, time, records: [record, former] })?;
+        let written = self.board.write_if_unchanged(&key, before.as_deref(), &bytes)?;
+        match written && !by_another {
             true => Ok(()),
             false => Err(Error::new(
                 Kind::Busy,
-                format!("another host writes {} at the same time: was this host cloned?", key.as_str()),
+                format!(
+                    "another host acknowledges as this one, {}: a disk was cloned after it had joined, or this host was put back to an \
+                     older state. If this goes on, remove the host, and let each of the two join under a name of its own",
+                    self.membership.host_name
+                ),
             )),
         }
+    }
+
+    /// Whether this record was signed with this host's key, and not by this host: it is none of those that it wrote last, and not older.
+    fn is_by_another(&self, last: &Said, record: Option<&[u8]>) -> bool {
+        let Some((record, own)) = record.zip(self.own()) else { return false };
+        let is_later = |ack: Ack| (ack.epoch, ack.time.since_1970().as_secs()) >= (last.epoch, last.time);
+        !last.records.contains(&HEXLOWER.encode(&sha256(record)))
+            && Ack::decode(record, self.membership.cluster, &own.host).is_ok_and(is_later)
     }
 
     fn place<'a>(&self, shared: &'a SharedProvider, generation: &Generation, host: Uuid) -> EnvelopeFor<'a> {

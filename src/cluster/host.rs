@@ -137,6 +137,17 @@ impl Membership {
     }
 }
 
+/// What a host has acknowledged last.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(super) struct Said {
+    /// The document that it had acted on.
+    pub(super) epoch: u64,
+    /// When, in seconds since 1970 by this host's clock.
+    pub(super) time: u64,
+    /// SHA-256 of the record, in hex, and of the one before: after a crash either is on the board.
+    pub(super) records: [String; 2],
+}
+
 /// The files of a host.
 pub struct HostFiles {
     folder: PathBuf,
@@ -240,6 +251,32 @@ impl HostFiles {
         membership.has_seen(view.document.epoch, &view.hash);
         private_file::replace(&self.document_path(), &[&view.bytes])?;
         self.keep_membership(membership)
+    }
+
+    /// What this host has acknowledged, so that another one with its identity is noticed; `None` before the first time.
+    ///
+    /// # Errors
+    /// `Denied` when others can change it, `Corrupt`, `Io`.
+    pub(super) fn said(&self) -> Result<Option<Said>> {
+        let path = self.folder.join("acknowledged.json");
+        let file = match private_file::open(&path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let bytes = private_file::read_at_most(MAX_MEMBERSHIP_LEN, &path, file)?;
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))
+    }
+
+    /// Keeps what this host is about to acknowledge.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) fn keep_said(&self, said: &Said) -> Result<()> {
+        let bytes = serde_json::to_vec(said)
+            .map_err(|error| Error::with_source(Kind::Invalid, "an acknowledgement that has no JSON form", error))?;
+        private_file::replace(&self.folder.join("acknowledged.json"), &[&bytes])
     }
 
     fn document_path(&self) -> PathBuf {

@@ -4,6 +4,7 @@ mod admins;
 mod attacks;
 mod removal;
 mod rotation;
+mod trouble;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,0 +1,72 @@
+//! What goes wrong with hosts, clocks and versions: each is said with what to do about it.
+
+use super::*;
+use crate::cluster::board;
+use crate::format::cluster::Ack;
+
+#[test]
+fn a_host_that_was_cloned_after_it_joined_is_noticed_on_both() {
+    let site = Site::with_two();
+    copy_tree(&site.dir.path().join("h2"), &site.dir.path().join("clone"));
+    // Within one second both would say the same: one of them has lost its key, and says so twice.
+    fs::remove_file(site.dir.path().join("clone/keys/shared.key")).unwrap();
+    fs::remove_file(site.record(&site.envelope("h2"))).unwrap();
+    site.sync("clone").unwrap();
+    site.sync("clone").unwrap();
+    refused(site.sync("h2"), Kind::Busy, "another host acknowledges as this one, h2");
+    refused(site.sync("clone"), Kind::Busy, "another host acknowledges as this one, h2");
+    assert!(site.has("h2", "shared"), "nothing is lost by it");
+    // With one of the two gone it ends by itself.
+    let _ = site.sync("h2");
+    site.sync("h2").unwrap();
+}
+
+#[test]
+fn a_host_that_crashed_between_its_word_and_the_board_is_not_its_own_clone() {
+    let site = Site::with_two();
+    let ack = site.record(&Key::ack(site.session("h2").unwrap().host()));
+    let before = fs::read(&ack).unwrap();
+    site.sync("h2").unwrap();
+    fs::write(&ack, before).unwrap();
+    site.sync("h2").unwrap();
+    fs::remove_file(&ack).unwrap();
+    site.sync("h2").unwrap();
+}
+
+#[test]
+fn a_clock_that_is_ten_years_off_changes_no_key_and_is_said() {
+    let site = Site::with_two();
+    let session = site.session("h2").unwrap();
+    let own = session.own().unwrap().host.clone();
+    let place = board::open(&site.board_place(), session.document().cluster).unwrap();
+    let key = Key::ack(own.uuid);
+    let before = place.read(&key).unwrap().unwrap();
+    let ack = Ack::decode(&before, session.document().cluster, &own).unwrap();
+    let ten_years = Duration::from_secs(3653 * 24 * 3600);
+    let later = Timestamp::from_secs((ack.time.since_1970() + ten_years).as_secs());
+    let bytes = Ack { time: later, ..ack }.encode(&session.identity.sign).unwrap();
+    assert!(place.write_if_unchanged(&key, Some(&before), &bytes).unwrap());
+    drop(session);
+    let status = ClusterStatus::of(&site.session("h1").unwrap()).unwrap();
+    assert!(status.problems[0].contains("the clock of h2 was"), "{:?}", status.problems);
+    assert!(status.hosts.iter().all(|host| host.state == HostState::Ready));
+    // An admin whose clock is off is told what it says.
+    site.ask("h3").unwrap();
+    let approved = site.session("h1").unwrap().approve(site.admins(), "h3", later);
+    refused(approved, Kind::Denied, "by this host's clock it is");
+}
+
+#[test]
+fn a_document_of_a_later_version_asks_for_a_later_program() {
+    let site = Site::with_two();
+    let third = site.record(&Key::document(3));
+    let mut bytes = fs::read(&third).unwrap();
+    bytes[8] = 3;
+    fs::write(site.record(&Key::document(4)), bytes).unwrap();
+    refused(
+        site.sync("h2"),
+        Kind::Unsupported,
+        "another host has a newer version of vmcryptfs, which this host needs as well",
+    );
+    assert!(site.has("h2", "shared"), "it works on with what it has");
+}
