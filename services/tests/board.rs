@@ -10,5 +10,7 @@ mod conformance;
 mod etcd;
 #[path = "board/faults.rs"]
 mod faults;
+#[path = "board/figures.rs"]
+mod figures;
 #[path = "board/hosts.rs"]
 mod hosts;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::board::{self, Board, Key, MemberHealth};
+use super::board::{self, Board, Key, MemberHealth, OpenBoard};
 use super::host::{HostFiles, Identity, Membership};
 use super::view::{self, View};
 use crate::crypto::sign::SigningKey;
@@ -37,7 +37,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
-    pub fn open_with(config: &Path, open: &dyn Fn(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
+    pub fn open_with(config: &Path, open: OpenBoard<'_>) -> Result<Self> {
         let files = HostFiles::of(config);
         let lock = files.lock()?;
         let mut membership = files.membership()?.ok_or_else(|| {

@@ -27,7 +27,7 @@ use crate::faults::refused;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A host and its agent, which ends with this.
-struct Host {
+pub(crate) struct Host {
     dir: TempDir,
     agent: Child,
 }
@@ -45,7 +45,7 @@ fn start_agent(dir: &TempDir) -> Child {
 }
 
 impl Host {
-    fn new(etcd: &Etcd, user: &str) -> Self {
+    pub(crate) fn new(etcd: &Etcd, user: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let files = etcd.files(user);
         let config = format!(
@@ -62,15 +62,15 @@ impl Host {
         Self { dir, agent }
     }
 
-    fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.dir.path().join("config.toml")
     }
 
-    fn session(&self) -> Result<Session> {
+    pub(crate) fn session(&self) -> Result<Session> {
         Session::open(&self.config())
     }
 
-    fn sync(&self) -> Exchanged {
+    pub(crate) fn sync(&self) -> Exchanged {
         let done = self.session().unwrap().exchange().unwrap();
         assert!(done.failed.is_empty(), "{done:?}");
         done
@@ -88,7 +88,7 @@ impl Drop for Host {
     }
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new("host", text).unwrap()
 }
 

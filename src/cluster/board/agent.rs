@@ -41,10 +41,13 @@ impl AgentBoard {
 
     /// Whether the board answers, and what `work` asks of it.
     pub(super) fn expect(self, work: BoardWork) -> Result<Self> {
-        match self.ask(work)? {
-            BoardAnswer::Done => Ok(self),
-            other => Err(unexpected(&other)),
-        }
+        self.carry_out(work)?;
+        Ok(self)
+    }
+
+    fn carry_out(&self, work: BoardWork) -> Result<()> {
+        let BoardAnswer::Done = self.ask(work)? else { return Err(unexpected("that it is done")) };
+        Ok(())
     }
 
     fn ask(&self, work: BoardWork) -> Result<BoardAnswer> {
@@ -53,13 +56,17 @@ impl AgentBoard {
         let mut stream = connect(&self.socket).context(asking)?;
         match round(&mut stream, &Request::Hello(Hello::own())).context(asking)? {
             Answer::Hello(hello) if hello.protocol == PROTOCOL => {}
+            Answer::Hello(Hello { version, .. }) => {
+                let message = format!("the agent of this host is of version {version}, which speaks otherwise");
+                return Err(Error::new(Kind::Unsupported, message));
+            }
             Answer::Error { kind, message } => return Err(Error::new(kind, message)),
-            _ => return Err(Error::new(Kind::Unsupported, "the agent of this host is of another version")),
+            Answer::Board(_) => return Err(unexpected("who it is")),
         }
         match round(&mut stream, &Request::Board(Box::new(call))).context(asking)? {
             Answer::Board(answer) => Ok(answer),
             Answer::Error { kind, message } => Err(Error::new(kind, message)),
-            _ => Err(Error::new(Kind::Corrupt, "the agent answers another question than the one about its board")),
+            Answer::Hello(_) => Err(unexpected("about its board")),
         }
     }
 }
@@ -84,11 +91,10 @@ pub fn tls_of(config: &Path) -> Result<TlsFiles> {
 
 fn connect(socket: &Path) -> Result<TimedStream<UnixStream>> {
     let stream = UnixStream::connect(socket).map_err(|error| {
-        let advice = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-                "no agent answers, and only vmcryptfs-agent reaches a board on etcd: is it started?"
-            }
-            _ => "the agent cannot be asked",
+        let is_absent = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        let advice = match is_absent {
+            true => "no agent answers, and only vmcryptfs-agent reaches a board on etcd: is it started?",
+            false => "the agent cannot be asked",
         };
         Error::io(format!("{}: {advice}", socket.shown()), error)
     })?;
@@ -102,45 +108,32 @@ fn round(stream: &mut TimedStream<UnixStream>, request: &Request) -> Result<Answ
     answer.ok_or_else(|| Error::new(Kind::Io, "the agent has closed the connection"))
 }
 
-fn unexpected(answer: &BoardAnswer) -> Error {
-    let found = match answer {
-        BoardAnswer::Done => "that it is done",
-        BoardAnswer::Record { .. } => "with a record",
-        BoardAnswer::Written { .. } => "with a write",
-        BoardAnswer::Names { .. } => "with names",
-        BoardAnswer::Members { .. } => "with members",
-    };
-    Error::new(Kind::Corrupt, format!("the agent answers {found}, which was not asked for"))
+fn unexpected(expected: &str) -> Error {
+    Error::new(Kind::Corrupt, format!("the agent answers something else, expected {expected}"))
 }
 
 impl Board for AgentBoard {
     fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
-        match self.ask(BoardWork::Read { key: key.to_string() })? {
-            BoardAnswer::Record { value } => value.map(|value| value.bytes()).transpose(),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(BoardWork::Read { key: key.to_string() })?;
+        let BoardAnswer::Record { value } = answer else { return Err(unexpected("a record")) };
+        value.map(|value| value.bytes()).transpose()
     }
 
     fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool> {
         let (before, after) = (before.map(Base64::of), Base64::of(after));
-        match self.ask(BoardWork::Write { key: key.to_string(), before, after })? {
-            BoardAnswer::Written { is_written } => Ok(is_written),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(BoardWork::Write { key: key.to_string(), before, after })?;
+        let BoardAnswer::Written { is_written } = answer else { return Err(unexpected("whether it is written")) };
+        Ok(is_written)
     }
 
     fn remove(&self, key: &Key) -> Result<()> {
-        match self.ask(BoardWork::Remove { key: key.to_string() })? {
-            BoardAnswer::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        self.carry_out(BoardWork::Remove { key: key.to_string() })
     }
 
     fn list(&self, under: &str, most: usize) -> Result<Vec<Key>> {
-        match self.ask(BoardWork::List { under: under.to_owned(), most })? {
-            BoardAnswer::Names { keys } => Ok(keys.iter().filter_map(|key| Key::parse(key)).take(most).collect()),
-            other => Err(unexpected(&other)),
-        }
+        let answer = self.ask(BoardWork::List { under: under.to_owned(), most })?;
+        let BoardAnswer::Names { keys } = answer else { return Err(unexpected("names of records")) };
+        Ok(keys.iter().filter_map(|key| Key::parse(key)).take(most).collect())
     }
 
     /// Only the agent itself watches.
@@ -154,13 +147,11 @@ impl Board for AgentBoard {
     }
 
     fn health(&self) -> Vec<MemberHealth> {
-        match self.ask(BoardWork::Health) {
-            Ok(BoardAnswer::Members { members }) => members,
-            failed => {
-                let trouble = failed.map_or_else(|error| error, |answer| unexpected(&answer)).chain();
-                let member = "agent of this host".to_owned();
-                vec![MemberHealth { member, version: String::new(), trouble: Some(trouble) }]
-            }
+        let answer = self.ask(BoardWork::Health);
+        if let Ok(BoardAnswer::Members { members }) = answer {
+            return members;
         }
+        let trouble = answer.map_or_else(|error| error, |_| unexpected("the members of the board")).chain();
+        vec![MemberHealth { member: "agent of this host".into(), version: String::new(), trouble: Some(trouble) }]
     }
 }
