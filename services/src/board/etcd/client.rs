@@ -75,7 +75,14 @@ impl Client {
             if left.is_zero() {
                 break;
             }
-            let asked = within(left, "asking", self.call_one(member, path, message)).await;
+            let Ok(asked) = tokio::time::timeout(left, self.call_one(member, path, message)).await else {
+                self.forget(member);
+                // What a member said before tells more than that the time is over.
+                if troubles[member].is_empty() {
+                    troubles[member] = format!("no answer within the last {} ms", left.as_millis());
+                }
+                break;
+            };
             match asked {
                 Ok(bytes) => {
                     self.preferred.store(member, Ordering::Relaxed);
