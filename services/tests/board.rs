@@ -14,3 +14,5 @@ mod faults;
 mod figures;
 #[path = "board/hosts.rs"]
 mod hosts;
+#[path = "../../tests/testkit/not_run.rs"]
+mod not_run;

@@ -1,15 +1,18 @@
 //! What can happen to a board.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use uuid::Uuid;
+use vmcryptfs::cluster::board::folder::FolderBoard;
 use vmcryptfs::cluster::board::{Board, Change, Key, MAX_RECORD};
 use vmcryptfs::error::{Kind, Result};
 
 use crate::conformance::await_changes;
 use crate::etcd::{Etcd, MEMBERS, run};
+use crate::not_run::not_run;
 
 /// What a call may take at most: seven seconds, and what a busy machine adds.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -162,4 +165,31 @@ fn a_full_etcd_says_so_and_keeps_what_it_has() {
     }
     board.remove(&Key::document(1)).unwrap();
     assert_eq!(board.read(&Key::document(1)).unwrap(), None);
+}
+
+/// A file system of its own, which ends with this.
+struct Mounted(tempfile::TempDir);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg(self.0.path()).status().ok(); // the test has failed already where this does
+    }
+}
+
+#[test]
+fn a_folder_that_is_full_or_read_only_says_so_and_keeps_what_it_has() {
+    if !rustix::process::getuid().is_root() {
+        return not_run("only root mounts a tmpfs");
+    }
+    let dir = Mounted(tempfile::tempdir().unwrap());
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=128k", "none"]).arg(dir.0.path()));
+    let (board, key) = (FolderBoard::create(dir.0.path(), Uuid::nil()).unwrap(), Key::document(1));
+    write(&board, &key, b"small");
+    let before = board.read(&key).unwrap();
+    refused(board.write_if_unchanged(&key, before.as_deref(), &[7; 256 << 10]), Kind::Io, "No space left on device");
+    assert_eq!(board.read(&key).unwrap(), before);
+    write(&board, &key, b"no part of the large one takes the space");
+    run(Command::new("mount").args(["-o", "remount,ro"]).arg(dir.0.path()));
+    refused(board.write_if_unchanged(&Key::document(2), None, b"x"), Kind::ReadOnly, "Read-only file system");
+    assert!(board.read(&key).unwrap().is_some() && board.list("document", 9).unwrap() == [key]);
 }
