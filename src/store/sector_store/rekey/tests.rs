@@ -286,6 +286,12 @@ fn a_chunk_that_an_error_left_behind_reads_and_refuses_writes() {
     assert!(contents(&disk) == model);
     let mut buffer = request_buffer();
     assert_eq!(disk.write_at(4096, &[1; 512], &mut buffer).unwrap_err().kind(), Kind::Io);
+    // The next process that opens it for writing completes the chunk first.
+    let next = unlock(TornStorage::new(disk.storage.inner().image()), &new.dek).unwrap();
+    assert_eq!(next.write_at(4096, &[1; 512], &mut buffer).unwrap_err().kind(), Kind::Io);
+    next.prepare_writes().unwrap();
+    next.write_at(4096, &model[4096..4608], &mut buffer).unwrap();
+    assert!(contents(&next) == model);
     disk.write_at(8192, &pattern(512, 6), &mut buffer).unwrap();
     disk.set_len(4096).unwrap();
     assert!(disk.deep_rekey(&new.dek, 8192, &mut |_| true).unwrap());

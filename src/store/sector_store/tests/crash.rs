@@ -148,6 +148,14 @@ fn every_crash_while_a_disk_is_made_in_its_place_leaves_a_disk_or_a_sector_of_ze
     assert!(matches!(stored.other, OtherCopy::Same), "{:?}", stored.other);
 }
 
+#[test]
+fn a_disk_that_is_opened_for_writing_has_the_length_that_others_gave_the_file() {
+    let disk = new_disk(&keys(SectorSize::DEFAULT));
+    disk.storage.set_len(DEFAULT_DATA_OFFSET + 8192).unwrap();
+    disk.prepare_writes().unwrap();
+    assert_eq!(disk.plain_len(), 8192);
+}
+
 /// A write of the last block and its mark that was torn: the length says that it ends in the midst of data.
 #[test]
 fn what_a_crash_left_past_the_end_in_the_last_block_does_not_show_when_the_disk_grows() {

@@ -39,6 +39,8 @@ fn every_storage_call_may_fail(sector_size: SectorSize) {
             let error = result.expect_err(&what);
             assert!(is_said(&error, fault), "{what}: {}", error.chain());
             check_after_failure(&contents(&disk), &op, &start, &done, &what);
+            let stored = open(MemoryStorage::new(disk.storage.inner().snapshot()), &keys);
+            check_after_failure(&contents(&stored), &op, &start, &done, &format!("{what}, reopened"));
             // A sync that failed is not forgotten until the disk is opened again.
             let disk = match disk.sync() {
                 Ok(()) => disk,
