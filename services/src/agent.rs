@@ -6,6 +6,7 @@ mod keys;
 mod mounts;
 mod notify;
 pub mod options;
+mod wake;
 mod watch;
 
 use std::fs::File;

@@ -240,6 +240,6 @@ mod tests {
         };
         refused(Kind::Invalid, "needs a section [board] with ca, cert and key");
         private_file::replace(&config, &[b"[board]\nca = \"a\"\ncert = \"b\"\nkey = \"c\"\n"]).unwrap();
-        refused(Kind::NotFound, "is it started?");
+        refused(Kind::Io, "start vmcryptfs-agent");
     }
 }

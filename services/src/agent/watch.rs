@@ -19,8 +19,9 @@ use vmcryptfs::timestamp::Timestamp;
 
 use super::keys::Keys;
 use super::mounts::Mounts;
+use super::wake::Wake;
 
-/// How often the board is looked at.
+/// How often the board is looked at; one that tells of changes, at each as well.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How often all is compared although there is no newer document: what the board has lost is put there again.
 const WHOLE: Duration = Duration::from_secs(60);
@@ -96,6 +97,7 @@ impl Watch {
     pub(super) fn begin(self: &Arc<Self>) -> Result<()> {
         let watch = Arc::clone(self);
         let work = move || {
+            let mut wake = Wake::default();
             loop {
                 let looked = caught(|| {
                     may_fail("watch");
@@ -105,7 +107,7 @@ impl Watch {
                     tracing::error!("looking at the board failed within the agent: this is a bug, please report it");
                 }
                 limit::report(limit::PERIOD);
-                thread::sleep(PERIOD);
+                wake.wait(&watch.config, PERIOD);
             }
         };
         thread::Builder::new()

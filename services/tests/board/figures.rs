@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use vmcryptfs::cluster::board::OpenBoard;
 use vmcryptfs::cluster::join::{self, NewCluster};
-use vmcryptfs::cluster::{Exchanged, Session};
+use vmcryptfs::cluster::{Exchanged, KeyFiles, Session};
 use vmcryptfs::crypto::sign::SigningKey;
+use vmcryptfs::format::cluster::Removal;
 use vmcryptfs::key::ProviderName;
 use vmcryptfs::provider::kind::Arguments;
 use vmcryptfs::provider::kinds::KINDS;
@@ -75,7 +76,11 @@ fn figures_of_a_cluster_on_etcd() {
             first.sync();
         };
         joined.push(time_until(&second.config(), open, approve, |done| !done.received.is_empty()));
-        let remove = || drop(first.session().unwrap().remove(std::slice::from_ref(&admin), &name("h2")).unwrap());
+        let remove = || {
+            let config = first.config();
+            let (keys, admins) = (KeyFiles { config: &config }, std::slice::from_ref(&admin));
+            first.session().unwrap().remove(&keys, admins, &name("h2"), Removal::default()).unwrap();
+        };
         removed.push(time_until(&second.config(), open, remove, |done| !done.wiped.is_empty()));
     }
     print("join: from the beginning of `approve` until the key is there", joined);

@@ -132,5 +132,5 @@ fn hosts_share_a_provider_over_etcd_and_refuse_what_has_gone_back() {
         refused(host.session().map(drop), Kind::Denied, "the board lacks document 3, which this host has seen");
     }
     first.end_agent();
-    refused(first.session().map(drop), Kind::Io, "is it started?");
+    refused(first.session().map(drop), Kind::Io, "start vmcryptfs-agent");
 }

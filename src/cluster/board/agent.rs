@@ -1,24 +1,19 @@
 //! A board that this program reaches through the agent of its host, as it has no engine for it.
 
-use std::io::ErrorKind;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::{Board, Key, Lease, MemberHealth, Watch};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::provider::agent::board::{Base64, BoardAnswer, BoardCall, BoardWork};
-use crate::provider::agent::{Answer, Hello, MAX_ANSWER, MAX_REQUEST, PROTOCOL, Request, receive, send, socket_of};
+use crate::provider::agent::client::AgentClient;
+use crate::provider::agent::{Answer, Request, socket_of};
 use crate::provider::config::Config;
 use crate::provider::private_file::folder_of;
-use crate::provider::timed::{Deadline, TimedStream};
 use crate::provider::tls_files::TlsFiles;
 use crate::text::Show;
-
-/// How long the agent may take: it waits for the board, for up to seven seconds a step.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// The board of one cluster.
 #[derive(Debug)]
@@ -52,22 +47,14 @@ impl AgentBoard {
 
     fn ask(&self, work: BoardWork) -> Result<BoardAnswer> {
         let call = BoardCall { board: self.address.clone(), cluster: self.cluster, tls: self.tls.clone(), work };
-        let asking = || format!("asking the board {} through the agent", self.address);
-        let mut stream = connect(&self.socket).context(asking)?;
-        match round(&mut stream, &Request::Hello(Hello::own())).context(asking)? {
-            Answer::Hello(hello) if hello.protocol == PROTOCOL => {}
-            Answer::Hello(Hello { version, .. }) => {
-                let message = format!("the agent of this host is of version {version}, which speaks otherwise");
-                return Err(Error::new(Kind::Unsupported, message));
-            }
-            Answer::Error { kind, message } => return Err(Error::new(kind, message)),
-            Answer::Board(_) => return Err(unexpected("who it is")),
-        }
-        match round(&mut stream, &Request::Board(Box::new(call))).context(asking)? {
-            Answer::Board(answer) => Ok(answer),
-            Answer::Error { kind, message } => Err(Error::new(kind, message)),
-            Answer::Hello(_) => Err(unexpected("about its board")),
-        }
+        // A connection of its own: what was asked over one that rests may be asked twice, and a write is not to be.
+        let answer = AgentClient::at(self.socket.clone()).ask(&Request::Board(Box::new(call)));
+        let answer = answer.map_err(|error| {
+            let kind = if error.kind() == Kind::KeyUnavailable { Kind::Io } else { error.kind() };
+            Error::with_source(kind, format!("asking the board {} through the agent", self.address), error)
+        })?;
+        let Answer::Board(answer) = answer else { return Err(unexpected("about its board")) };
+        Ok(answer)
     }
 }
 
@@ -87,25 +74,6 @@ pub fn tls_of(config: &Path) -> Result<TlsFiles> {
     let folder = folder_of(config);
     let TlsFiles { ca, cert, key } = files;
     Ok(TlsFiles { ca: folder.join(ca), cert: folder.join(cert), key: folder.join(key) })
-}
-
-fn connect(socket: &Path) -> Result<TimedStream<UnixStream>> {
-    let stream = UnixStream::connect(socket).map_err(|error| {
-        let is_absent = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
-        let advice = match is_absent {
-            true => "no agent answers, and only vmcryptfs-agent reaches a board on etcd: is it started?",
-            false => "the agent cannot be asked",
-        };
-        Error::io(format!("{}: {advice}", socket.shown()), error)
-    })?;
-    Ok(TimedStream::new(stream, Deadline::after(ANSWER_TIME)))
-}
-
-fn round(stream: &mut TimedStream<UnixStream>, request: &Request) -> Result<Answer> {
-    stream.set_deadline(Deadline::after(ANSWER_TIME));
-    send(stream, request, MAX_REQUEST)?;
-    let answer = receive(stream, (Deadline::after(ANSWER_TIME), ANSWER_TIME), MAX_ANSWER)?;
-    answer.ok_or_else(|| Error::new(Kind::Io, "the agent has closed the connection"))
 }
 
 fn unexpected(expected: &str) -> Error {

@@ -38,7 +38,7 @@ fn a_clock_that_is_ten_years_off_changes_no_key_and_is_said() {
     let site = Site::with_two();
     let session = site.session("h2").unwrap();
     let own = session.own().unwrap().host.clone();
-    let place = board::open(&site.board_place(), session.document().cluster).unwrap();
+    let place = board::open(&site.board_place(), session.document().cluster, &site.config("h2")).unwrap();
     let key = Key::ack(own.uuid);
     let before = place.read(&key).unwrap().unwrap();
     let ack = Ack::decode(&before, session.document().cluster, &own).unwrap();

@@ -23,6 +23,8 @@ use crate::text::Show;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take for an exchange with its board.
 const SYNC_PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take for one call of a board: it waits for its members, for up to seven seconds a step.
+const BOARD_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a connection may rest before it is used again. The agent closes its side later.
 const MAX_IDLE: Duration = Duration::from_secs(10);
 /// For this long after a failure the agent is not asked again: of many keys that are fetched together, one waits for it.
@@ -57,10 +59,15 @@ impl AgentClient {
     /// # Errors
     /// Those of [`socket_of`].
     pub fn of(config: &Path) -> Result<Self> {
-        Ok(Self::at(socket_of(config)?, PATIENCE))
+        socket_of(config).map(Self::at)
     }
 
-    fn at(socket: PathBuf, patience: Duration) -> Self {
+    /// The agent that listens at this socket.
+    pub(crate) fn at(socket: PathBuf) -> Self {
+        Self::patient(socket, PATIENCE)
+    }
+
+    fn patient(socket: PathBuf, patience: Duration) -> Self {
         Self { socket, patience, state: Mutex::default() }
     }
 
@@ -83,7 +90,11 @@ impl AgentClient {
     /// # Errors
     /// `KeyUnavailable` when it does not answer, or not in terms of this version; and what it answers.
     pub fn ask(&self, request: &Request) -> Result<Answer> {
-        let patience = if matches!(request, Request::Sync) { SYNC_PATIENCE } else { self.patience };
+        let patience = match request {
+            Request::Sync => SYNC_PATIENCE,
+            Request::Board(_) => BOARD_PATIENCE,
+            Request::Hello(_) | Request::CreateKey { .. } | Request::FetchKey { .. } | Request::Status => self.patience,
+        };
         refused(self.exchange(|connection| connection.ask(request, patience))?)
     }
 

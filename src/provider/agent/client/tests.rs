@@ -12,8 +12,11 @@ const SHORT: Duration = Duration::from_millis(300);
 
 type Peer = TimedStream<UnixStream>;
 
+/// What an agent does with a connection.
+type Plays = Box<dyn Fn(&mut Peer) + Send>;
+
 /// A client whose agents are these, one for each connection.
-fn client(agents: Vec<Box<dyn Fn(&mut Peer) + Send>>) -> (tempfile::TempDir, AgentClient) {
+fn client(agents: Vec<Plays>) -> (tempfile::TempDir, AgentClient) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -26,7 +29,7 @@ fn client(agents: Vec<Box<dyn Fn(&mut Peer) + Send>>) -> (tempfile::TempDir, Age
         }
         drop(kept);
     });
-    (dir, AgentClient::at(socket, SHORT))
+    (dir, AgentClient::patient(socket, SHORT))
 }
 
 fn next(peer: &mut Peer) -> Option<Request> {
@@ -82,7 +85,7 @@ fn a_kek_comes_over_one_connection_and_over_another_one_after_a_restart() {
 
 #[test]
 fn an_agent_that_answers_something_else_is_not_believed() {
-    let cases: Vec<(Box<dyn Fn(&mut Peer) + Send>, &str)> = vec![
+    let cases: Vec<(Plays, &str)> = vec![
         (Box::new(|peer| peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap()), "expected at most 4194304"),
         (Box::new(|peer| peer.write_all(b"\x02\0\0\0{}").unwrap()), "not understood"),
         (
@@ -127,7 +130,7 @@ fn an_agent_that_answers_something_else_is_not_believed() {
 #[test]
 fn an_agent_that_is_absent_is_told_at_once_and_one_that_hangs_costs_all_keys_together_a_few_seconds() {
     let dir = tempfile::tempdir().unwrap();
-    let absent = AgentClient::at(dir.path().join("agent.sock"), SHORT);
+    let absent = AgentClient::patient(dir.path().join("agent.sock"), SHORT);
     refuses(&absent, "it does not run: start vmcryptfs-agent");
     assert!(!absent.is_there());
 
