@@ -52,7 +52,7 @@ fn what_is_not_a_request_is_answered_with_an_error_and_others_are_served() {
     let _silent = agent.connect();
     for (bytes, words) in [
         (&b"\x02\0\0\0{}"[..], "not understood"),
-        (b"GET / HTTP/1.1\r\n\r\n", "bytes, expected at most 16384"),
+        (b"GET / HTTP/1.1\r\n\r\n", "bytes, expected at most 3145728"),
         (b"\xff\xff\xff\xff", "4294967295 bytes"),
     ] {
         let mut client = agent.connect();
