@@ -10,10 +10,13 @@ use std::process::{Command, Stdio};
 
 use testkit::snapshot;
 
+/// Columns of the terminal.
+const WIDTH: usize = 100;
+
 /// What `vmcryptfs VERB --help` prints. No terminal says how wide it is, so the lines have the same width everywhere.
 fn help(verb: &[String]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmcryptfs"));
-    command.args(verb).arg("--help").env("COLUMNS", "100").stdin(Stdio::null());
+    command.args(verb).arg("--help").env("COLUMNS", WIDTH.to_string()).stdin(Stdio::null());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{verb:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -38,11 +41,24 @@ fn collect(verb: &[String], texts: &mut BTreeMap<String, String>) {
     texts.insert(name, text);
 }
 
+/// Prose is as wide as the terminal: a line ends where the next word has no room. Examples and lists are indented.
+fn refuse_short_lines(verb: &str, help: &str) {
+    let lines: Vec<&str> = help.lines().collect();
+    for pair in lines.windows(2) {
+        let [line, next] = pair else { continue };
+        let is_prose = |line: &str| line.starts_with(|first: char| !first.is_whitespace()) && !line.ends_with(':');
+        let word = next.split(' ').next().unwrap_or_default();
+        let has_room = line.chars().count() + 1 + word.chars().count() <= WIDTH;
+        assert!(!(is_prose(line) && is_prose(next) && has_room), "{verb}: {line:?} ends before {word:?}");
+    }
+}
+
 #[test]
 fn the_help_of_every_verb_is_its_snapshot() {
     let mut texts = BTreeMap::new();
     collect(&[], &mut texts);
     assert!(texts.len() >= 40, "only {} verbs were found", texts.len());
+    texts.iter().for_each(|(name, text)| refuse_short_lines(name, text));
     texts.iter().for_each(|(name, text)| snapshot::assert_snapshot("help", name, text));
     for entry in fs::read_dir(snapshot::folder("help")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();

@@ -15,9 +15,9 @@ use crate::text::Show;
 /// What to accept.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs accept-rollback web01\n  vmcryptfs accept-rollback web01/root.raw\n\n\
-    A host remembers the state of each component that it opened. One that is older, as after a backup\n\
-    was restored, can only be read, and the verbs that change it refuse it. Find out first why it is\n\
-    older: if it was not a backup, old headers bring back keys that `rekey` took away, and after\n\
+    A host remembers the state of each component that it opened. One that is older, as after a backup \
+    was restored, can only be read, and the verbs that change it refuse it. Find out first why it is \
+    older: if it was not a backup, old headers bring back keys that `rekey` took away, and after \
     `rekey --deep` a data key that others may know.")]
 pub(super) struct AcceptRollbackArgs {
     /// A VM folder, with its disks, or one disk

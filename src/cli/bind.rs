@@ -18,8 +18,8 @@ use crate::vm::folder;
 /// Arguments of `upgrade`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs upgrade web01\n\n\
-    Each disk gets the home's UUID into its header, under the disk's key, and the home a list of its\n\
-    disks with their names; from then on another disk in a disk's place is an error. All keys are\n\
+    Each disk gets the home's UUID into its header, under the disk's key, and the home a list of its \
+    disks with their names; from then on another disk in a disk's place is an error. All keys are \
     needed; the folder is not mounted. Versions before this one no longer open the VM.")]
 pub(super) struct UpgradeArgs {
     /// A VM folder that an older version made

@@ -21,10 +21,10 @@ use crate::vm::inventory::Inventory;
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  vmcryptfs check web01\n  vmcryptfs check --data web01\n  vmcryptfs check --only-clear /vms\n\n\
-    Looks at all folders below PATH. With the keys it proves headers, and that each home file is of its home; with --data it\n\
+    Looks at all folders below PATH. With the keys it proves headers, and that each home file is of its home; with --data it \
     reads all of the home files, links and extended attributes. Data of disks (XTS) has no integrity check.\n\n\
-    Exit code 0: all intact and genuine; what is in the clear is named, and changes nothing, unless --only-clear asks for it:\n\
-    then it is 7. 3: something is damaged or was changed. 4: no damage found, but a key was unavailable.\n\
+    Exit code 0: all intact and genuine; what is in the clear is named, and changes nothing, unless --only-clear asks for it: \
+    then it is 7. 3: something is damaged or was changed. 4: no damage found, but a key was unavailable. \
     docs/CLI.md has the others."
 )]
 pub(super) struct CheckArgs {

@@ -20,9 +20,9 @@ use crate::work::convert::CloneOptions;
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs clone web01 web02\n  vmcryptfs clone web01 web02 --provider kms2\n  \
     vmcryptfs clone web01 web02 --same-keys\n\n\
-    Home and disks get new data keys under a new key of the provider, and are re-encrypted. With --same-keys the\n\
-    ciphertext is copied, or shared where the file system can do that: quick, but the ciphertexts show where the two\n\
-    differ, and the key of one opens the other. Nothing may write to the source. The clone has its name only\n\
+    Home and disks get new data keys under a new key of the provider, and are re-encrypted. With --same-keys the \
+    ciphertext is copied, or shared where the file system can do that: quick, but the ciphertexts show where the two \
+    differ, and the key of one opens the other. Nothing may write to the source. The clone has its name only \
     when it is whole; what an interruption leaves is removed by the next attempt.")]
 pub(super) struct CloneArgs {
     /// An encrypted VM folder

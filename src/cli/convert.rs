@@ -20,8 +20,8 @@ use crate::work::convert::{ConvertedFile, StoredAs};
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  vmcryptfs convert web01/root.snap1\n  vmcryptfs convert web01/notes.img --to home-file\n\n\
-    What a file is was decided when it was made, mostly by its name (`vmcryptfs disk-names`). Either form is encrypted. The\n\
-    VM is off and its folder is not mounted. The file is replaced only when its new form was written, synced, read back and\n\
+    What a file is was decided when it was made, mostly by its name (`vmcryptfs disk-names`). Either form is encrypted. The \
+    VM is off and its folder is not mounted. The file is replaced only when its new form was written, synced, read back and \
     compared; after an interruption, run it again. Attributes and hard links within the folder stay."
 )]
 pub(super) struct ConvertArgs {

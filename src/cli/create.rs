@@ -15,7 +15,7 @@ use crate::vm::disk::NewDisk;
 /// Arguments of `create`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs create web01\n\n\
-    Makes the folder web01 with a home header in it. Its key comes from the default provider. `vmcryptfs disk-names` shows\n\
+    Makes the folder web01 with a home header in it. Its key comes from the default provider. `vmcryptfs disk-names` shows \
     and changes which new files become disks; --disk-names '*' makes one of each.")]
 pub(super) struct CreateArgs {
     /// VM folder, new or empty
@@ -33,7 +33,7 @@ pub(super) struct CreateArgs {
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  vmcryptfs create-disk web01/root.raw --size 20G\n  vmcryptfs create-disk web01/root.vmdk --size 20G\n\n\
-    A .vmdk is a descriptor, root.vmdk, and the disk itself, root-flat.vmdk: QEMU opens it as format=vmdk.\n\
+    A .vmdk is a descriptor, root.vmdk, and the disk itself, root-flat.vmdk: QEMU opens it as format=vmdk. \
     The disk is thin: it takes space as the guest writes. Its data key is its own, wrapped by the VM's key."
 )]
 pub(super) struct CreateDiskArgs {

@@ -19,7 +19,7 @@ use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 #[command(
     after_help = "Examples:\n  vmcryptfs disk-names web01\n  vmcryptfs disk-names web01 --add 'root.snap*' --add 'vm#'\n  \
     vmcryptfs disk-names web01 --set '*'\n\n\
-    In a pattern, * is any text of at least one character and # a digit; letters match in either case. A file that exists\n\
+    In a pattern, * is any text of at least one character and # a digit; letters match in either case. A file that exists \
     stays what it is: `vmcryptfs convert` makes it a disk. A mounted VM uses the new list at once."
 )]
 pub(super) struct DiskNamesArgs {

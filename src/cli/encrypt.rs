@@ -18,8 +18,8 @@ use crate::work::convert::{DecryptScope, Options, Plan};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs encrypt web01 --dry-run\n  vmcryptfs encrypt web01\n  \
     vmcryptfs encrypt web01 --disk data.vmdk\n\n\
-    The VM must be off. The home comes first, then disk by disk; with --disk the other disks remain in the clear. Each file is\n\
-    replaced only when its encrypted form was written, synced, read back and compared, so that an interruption at any\n\
+    The VM must be off. The home comes first, then disk by disk; with --disk the other disks remain in the clear. Each file is \
+    replaced only when its encrypted form was written, synced, read back and compared, so that an interruption at any \
     moment loses nothing: the same command resumes. A VMDK descriptor stands for its extents.")]
 pub(super) struct EncryptArgs {
     /// VM folder, in the clear or with clear disks
@@ -54,7 +54,7 @@ pub(super) struct EncryptArgs {
 /// Arguments of `decrypt`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs decrypt web01 --disk data.raw\n  vmcryptfs decrypt web01 --all\n\n\
-    Disks come first, the home last: a home remains encrypted while one of its disks is. Both keys are needed. An\n\
+    Disks come first, the home last: a home remains encrypted while one of its disks is. Both keys are needed. An \
     interruption at any moment loses nothing: the same command resumes.")]
 pub(super) struct DecryptArgs {
     /// An encrypted VM folder

@@ -18,8 +18,8 @@ use crate::work::erase::Overwritten;
 /// Arguments of `erase`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs erase web01/old.raw\n  vmcryptfs erase web01 --yes\n\n\
-    Overwrites the whole header area, reads it back, and prints what was there and what is there now. The data remains in\n\
-    place, unreadable. In a VM folder the home and all disks are erased; VM_FOLDER/vmcryptfs.home means only the home.\n\
+    Overwrites the whole header area, reads it back, and prints what was there and what is there now. The data remains in \
+    place, unreadable. In a VM folder the home and all disks are erased; VM_FOLDER/vmcryptfs.home means only the home. \
     Nothing may be using them. Only a header backup can undo this: destroy those, too.")]
 pub(super) struct EraseArgs {
     /// A VM folder or a disk

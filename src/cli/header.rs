@@ -36,7 +36,7 @@ pub(super) enum HeaderCommand {
 /// Arguments of `header backup`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header backup web01/root.raw root.header\n\n\
-    The file holds the wrapped data key and no data. With it and one of its keys the disk can be read even after\n\
+    The file holds the wrapped data key and no data. With it and one of its keys the disk can be read even after \
     `vmcryptfs rekey`, `key remove` and `erase`: keep it as well as the keys, and make a new one after each of those.")]
 pub(super) struct BackupArgs {
     /// A VM folder (its home), or a disk
@@ -50,9 +50,9 @@ pub(super) struct BackupArgs {
 /// Arguments of `header restore`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header restore web01/root.raw root.header\n\n\
-    Refused unless forced: the header of another component or of before a deep rekey, and keys that were taken away since.\n\
-    With --force a header of other data that is there is saved beside FILE before it is replaced. Where both header copies\n\
-    are destroyed nothing can tell whether a header belongs to the data, so that is left to you, with --force.\n\
+    Refused unless forced: the header of another component or of before a deep rekey, and keys that were taken away since. \
+    With --force a header of other data that is there is saved beside FILE before it is replaced. Where both header copies \
+    are destroyed nothing can tell whether a header belongs to the data, so that is left to you, with --force. \
     Exit code 7 says that it was refused, and the line before why.")]
 pub(super) struct RestoreArgs {
     /// A VM folder (its home), or a disk; it must not be in use
@@ -72,7 +72,7 @@ pub(super) struct RestoreArgs {
 /// Arguments of `header repair`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs header repair web01/root.raw\n\n\
-    A component has two copies of its header, and opens by either. `vmcryptfs check` reports a damaged one. Where both are\n\
+    A component has two copies of its header, and opens by either. `vmcryptfs check` reports a damaged one. Where both are \
     damaged, `vmcryptfs header restore` puts a saved one back.")]
 pub(super) struct RepairArgs {
     /// A VM folder (its home), or a disk; it must not be in use

@@ -26,8 +26,8 @@ use vm::VmInfo;
 /// Arguments of `info`.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs info web01/root.raw\n  vmcryptfs info web01\n\n\
-    Of a VM folder it also lists VMDKs, their extents and parents, and home files. For the VMDKs it asks the provider for the\n\
-    home's key, if there may be any; without the key it shows the rest.\n\
+    Of a VM folder it also lists VMDKs, their extents and parents, and home files. For the VMDKs it asks the provider for the \
+    home's key, if there may be any; without the key it shows the rest. \
     `vmcryptfs check` proves with the key that a header is genuine.")]
 pub(super) struct InfoArgs {
     /// A VM folder, or a disk in one

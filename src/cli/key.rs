@@ -47,7 +47,7 @@ pub(super) struct ListArgs {
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs key add web01 --all --provider escrow\n  \
     vmcryptfs key add web01/root.raw --provider kms2\n\n\
-    A component has one to four keys; any one of them opens it. One VM's components share the key that is added.\n\
+    A component has one to four keys; any one of them opens it. One VM's components share the key that is added. \
     `vmcryptfs rekey` replaces the first one and leaves the others.")]
 pub(super) struct AddArgs {
     /// A VM folder (its home), or a disk
@@ -70,7 +70,7 @@ pub(super) struct AddArgs {
 /// Arguments of `key remove`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs key remove web01 --all --provider escrow\n\n\
-    The wrapped data key is destroyed in both header copies. The last key is kept, and so is any key whose removal\n\
+    The wrapped data key is destroyed in both header copies. The last key is kept, and so is any key whose removal \
     would leave no key that is available now.")]
 pub(super) struct RemoveArgs {
     /// A VM folder (its home), or a disk

@@ -36,8 +36,8 @@ const DEFAULT_MINUTES: &str = "10";
 /// What to mount, where.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs mount web01 /mnt\n  vmcryptfs mount /vms /run/vms -o allow_other\n\n\
-    Returns once the mount answers, even if a key provider does not: keys are waited for three seconds at most, or --wait.\n\
-    Components whose key is unavailable are listed, but locked, and unlock by themselves when it comes: `vmcryptfs status`.\n\
+    Returns once the mount answers, even if a key provider does not: keys are waited for three seconds at most, or --wait. \
+    Components whose key is unavailable are listed, but locked, and unlock by themselves when it comes: `vmcryptfs status`. \
     In /etc/fstab:\n  /vms /run/vms fuse.vmcryptfs allow_other,wait=60s,nofail,_netdev 0 0")]
 pub(super) struct MountArgs {
     /// A VM folder, or a datastore that holds VM folders

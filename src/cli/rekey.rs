@@ -26,11 +26,11 @@ use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
     vmcryptfs rekey web01/data.raw\n  \
     vmcryptfs rekey --deep web01 --disk data.raw --rate 100M\n  \
     vmcryptfs rekey --old-generations /vms\n\n\
-    The provider makes a new key, and the data keys of the home and of all disks are wrapped by it, snapshots included.\n\
-    Data is unchanged, so it takes no longer for large disks, and guests may run. What was wrapped by the former key\n\
+    The provider makes a new key, and the data keys of the home and of all disks are wrapped by it, snapshots included. \
+    Data is unchanged, so it takes no longer for large disks, and guests may run. What was wrapped by the former key \
     is destroyed in all headers; other slots (`vmcryptfs key list`) are kept. After an interruption, run it again.\n\n\
-    With --deep every sector is re-encrypted under a new data key as well, in place: for when the data key itself may be\n\
-    known to others. Disks may be in use during it; the home's files need the folder unmounted. At any moment everything\n\
+    With --deep every sector is re-encrypted under a new data key as well, in place: for when the data key itself may be \
+    known to others. Disks may be in use during it; the home's files need the folder unmounted. At any moment everything \
     opens with the new key; Ctrl-C stops, and running it again resumes.")]
 pub(super) struct RekeyArgs {
     /// A VM folder, with its disks, or one disk

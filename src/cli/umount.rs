@@ -14,7 +14,7 @@ use crate::text::Show;
 /// What to unmount.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs umount /mnt\n\n\
-    Returns when the mount's process has ended and its keys are gone. Where the mount shows in another place as well, by a bind\n\
+    Returns when the mount's process has ended and its keys are gone. Where the mount shows in another place as well, by a bind \
     mount, this one is unmounted, the other one named, and the exit code 6.")]
 pub(super) struct UmountArgs {
     /// Where it is mounted, or what is mounted there

@@ -17,10 +17,10 @@ use crate::text::{self, Show};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  vmcryptfs events verify\n  vmcryptfs events verify --expect 5e88...1542\n  \
     vmcryptfs events verify --home /vms/web01\n\n\
-    Each event has a number and the hash of the line before it. Exit code 3 says that lines are\n\
-    missing, changed or put in. A log that was cut at its end, or written again as a whole, is found\n\
-    only by a hash that was noted elsewhere: the last one that this verb printed, VMCRYPTFS_HASH of\n\
-    the journal's copy, or what a home's manifest has sealed (--home). Lines of earlier versions have\n\
+    Each event has a number and the hash of the line before it. Exit code 3 says that lines are \
+    missing, changed or put in. A log that was cut at its end, or written again as a whole, is found \
+    only by a hash that was noted elsewhere: the last one that this verb printed, VMCRYPTFS_HASH of \
+    the journal's copy, or what a home's manifest has sealed (--home). Lines of earlier versions have \
     no link.")]
 pub(super) struct VerifyArgs {
     /// The log must have an event with this hash

@@ -19,9 +19,9 @@ use crate::vm::in_use::{InUse, KeyUse, Wanted};
     override_usage = "vmcryptfs key in-use [OPTIONS] <--key <KEY_ID>|--provider <NAME>> <DATASTORE>...",
     after_help = "Examples:\n  vmcryptfs key in-use --provider kms1 /vms /vms2\n  \
     vmcryptfs key in-use --key kms1/3f0c52a9-7d4b-4e5b-9a53-0c1f6f1d2b7e /vms\n\n\
-    Looks at all folders below DATASTORE, at any depth, and at both copies of each header. LOST lists what could no longer be\n\
+    Looks at all folders below DATASTORE, at any depth, and at both copies of each header. LOST lists what could no longer be \
     opened without the key. Needs no key.\n\n\
-    Exit code 8: no header names such a key. An unreadable header may need it: then the exit code is not 0 either.\n\
+    Exit code 8: no header names such a key. An unreadable header may need it: then the exit code is not 0 either. \
     KEY_ID may also stand before DATASTORE, without --key."
 )]
 pub(in crate::cli) struct InUseArgs {
