@@ -273,12 +273,24 @@ fn boards_and_files_of_a_cluster_with_such_names_control_no_terminal() {
     let admin = "--admin-key a@ --passphrase-file p@";
     let init = [it.args(&format!("cluster init prod {admin} --board")), vec![board.into()]].concat();
     it.said(&init, 0);
-    for words in ["cluster approve kvm2", "cluster share local", "cluster remove kvm2", "cluster token"] {
+    assert!(!it.tried("cluster admin new n@ --passphrase-file p@").is_empty());
+    for words in [
+        "cluster approve kvm2",
+        "cluster share local",
+        "cluster rotate local",
+        "cluster retire local --datastore v@",
+        "cluster remove kvm2",
+        "cluster token",
+        "cluster accept-board",
+        "cluster admin add 00",
+        "cluster admin remove 00",
+        "cluster admin threshold 2",
+    ] {
         it.tried(&format!("{words} {admin}"));
         it.tried(&format!("{words} --admin-key t@ --passphrase-file p@"));
     }
     fs::rename(it.path("b@"), it.path("c@")).unwrap();
-    for words in ["cluster status", "cluster status --json", "cluster sync", "cluster join --token-file t@"] {
+    for words in ["cluster status", "cluster status --json", "cluster admin list", "cluster sync", "cluster join --token-file t@"] {
         assert!(!it.tried(words).is_empty(), "{words}");
     }
 }
@@ -305,6 +317,7 @@ fn ids_labels_and_names_that_someone_chose_control_no_terminal() {
     it.tried("disk-names v@");
     it.tried("header repair v@/f@.raw");
     it.tried("convert v@/f@.raw --to home-file");
+    it.tried("provider seal local --share p@ --tpm t@");
     it.tried("provider backup local b@ --passphrase-file p@");
     it.tried("provider restore local b@ --passphrase-file p@");
     it.tried(&format!("provider retire local {key_id} --datastore v@"));
