@@ -272,7 +272,10 @@ impl OpenFile {
         if purpose == Purpose::Write {
             self.refuse_read_only()?;
             match (&self.past, &self.home) {
-                (Some(past), _) => past.allow_changes()?,
+                (Some(past), _) => {
+                    past.allow_changes()?;
+                    self.owner.allow_changes()?; // the list may have gone back since it was opened
+                }
                 (None, Some(home)) => home.allow_changes()?,
                 (None, None) => {}
             }

@@ -290,7 +290,13 @@ fn boards_and_files_of_a_cluster_with_such_names_control_no_terminal() {
         it.tried(&format!("{words} --admin-key t@ --passphrase-file p@"));
     }
     fs::rename(it.path("b@"), it.path("c@")).unwrap();
-    for words in ["cluster status", "cluster status --json", "cluster admin list", "cluster sync", "cluster join --token-file t@"] {
+    for words in [
+        "cluster status",
+        "cluster status --json",
+        "cluster admin list",
+        "cluster sync",
+        "cluster join --token-file t@",
+    ] {
         assert!(!it.tried(words).is_empty(), "{words}");
     }
 }

@@ -289,6 +289,7 @@ fn a_list_that_is_put_back_under_a_mount_is_told() {
     let kept = fs::read(list_of(&host)).unwrap();
     let mount = host.mount("vm", &[]);
     rename(mount.root(), "a.raw", "c.raw");
+    let reader = fs::File::open(mount.path("b.raw")).unwrap(); // a writer comes to what is open already
     fs::write(list_of(&host), kept).unwrap();
     assert_eq!(errno(fs::read(mount.path("c.raw"))), Some(libc::EIO));
     for name in ["b.raw", "vm.nvram"] {
@@ -297,6 +298,7 @@ fn a_list_that_is_put_back_under_a_mount_is_told() {
     }
     let told: Vec<_> = host.events().into_iter().filter(|event| event["operation"] == "rollback").collect();
     assert!(told.len() == 1 && told[0]["reason"].as_str().unwrap().contains("list of its disks"), "{told:?}");
+    drop(reader);
     mount.unmount();
 }
 
