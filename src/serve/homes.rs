@@ -104,12 +104,12 @@ impl ServedFolder {
         Ok(home)
     }
 
-    /// Tells if the list of a home's disks has been put back since the home was opened.
+    /// Tells if the list of a home's disks has been put back since the home was opened, and when that is over.
     fn tell_of_list(&self, dir: &File, home: &Home) {
         let gone_back = home.owner.past_of_list().filter(|past| past.gone_back().is_some());
-        if gone_back.is_some()
-            && let Ok(Some(stored)) = folder::read_home(dir)
-        {
+        if gone_back.is_none() {
+            self.keyring.forget_note_of_list(home.header.uuid);
+        } else if let Ok(Some(stored)) = folder::read_home(dir) {
             self.keyring.note_list(&stored.header, gone_back);
         }
     }

@@ -237,6 +237,12 @@ impl Keyring {
         }
     }
 
+    /// The list of a home's disks is again what it was, or newer.
+    pub fn forget_note_of_list(&self, home: Uuid) {
+        let is_of_list = |what, header: &UnverifiedHeader| what == OfWhat::ListOfDisks && header.claims().uuid == home;
+        self.gone_back.lock().retain(|(_, what), (header, _)| !is_of_list(*what, header));
+    }
+
     fn note(&self, header: &UnverifiedHeader, what: OfWhat, past: &Past) {
         let place = (header.digest(), what);
         let mut known = self.gone_back.lock();

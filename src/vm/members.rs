@@ -102,24 +102,48 @@ impl Members {
     }
 
     /// The same, read again if what is known `is_old` although the file seems to be what it was: its times may be coarse.
-    fn list_unless(&self, is_old: impl FnOnce(&MemberList) -> bool) -> Result<Arc<MemberList>> {
-        let now = stat_at(&self.dir, OsStr::new(&self.name)).map(|stat| stamp(&stat));
-        if let (Ok(now), Some(known)) = (&now, self.known.lock().as_ref())
-            && known.stamp == *now
-            && !is_old(&known.list)
-        {
-            return Ok(Arc::clone(&known.list));
+    fn list_unless(&self, is_old: impl Fn(&MemberList) -> bool) -> Result<Arc<MemberList>> {
+        let mut tries = READS;
+        loop {
+            let now = stat_at(&self.dir, OsStr::new(&self.name)).map(|stat| stamp(&stat));
+            let before = match (&now, self.known.lock().as_ref()) {
+                (Ok(now), Some(known)) if known.stamp == *now && !is_old(&known.list) => {
+                    return Ok(Arc::clone(&known.list));
+                }
+                (_, known) => known.map(|known| known.stamp),
+            };
+            let (Copies { list: stored, other, .. }, stamp) = self.read(&self.file(OFlags::RDONLY)?)?;
+            tries -= 1;
+            if let Some(list) = self.learn(before, stored, other.as_ref(), (stamp, tries == 0))? {
+                return Ok(list);
+            }
         }
-        let (Copies { list: stored, other, .. }, stamp) = self.read(&self.file(OFlags::RDONLY)?)?;
+    }
+
+    /// Goes by what was read of the file while nothing kept others from changing it. `None` if it may be older than what they have
+    /// written and made known meanwhile: then it is to be read again, unless this `is_last`.
+    fn learn(
+        &self,
+        before: Option<Stamp>,
+        stored: MemberList,
+        other: Option<&MemberList>,
+        (stamp, is_last): (Stamp, bool),
+    ) -> Result<Option<Arc<MemberList>>> {
         let mut known = self.known.lock();
         if let Some(known) = known.as_mut().filter(|known| known.stamp.0 == stamp.0 && *known.stored == stored) {
             known.stamp = stamp;
-            return Ok(Arc::clone(&known.list));
+            return Ok(Some(Arc::clone(&known.list)));
         }
-        let past = meet(&self.memory, &self.header, &stored, other.as_ref())?;
+        if let Some(known) = known.as_ref().filter(|known| Some(known.stamp) != before) {
+            return Ok(is_last.then(|| Arc::clone(&known.list)));
+        }
+        let past = meet(&self.memory, &self.header, &stored, other)?;
+        if past.gone_back().is_some() && !is_last {
+            return Ok(None);
+        }
         let list = Arc::new(stored);
         *known = Some(Known { stamp, stored: Arc::clone(&list), list: Arc::clone(&list), past, durable: None });
-        Ok(list)
+        Ok(Some(list))
     }
 
     /// Refuses what `refuse` does by the list as it is now.
@@ -133,6 +157,17 @@ impl Members {
     /// How what the list said when it was read last compares with what this host has seen of it.
     pub fn past(&self) -> Option<Past> {
         self.known.lock().as_ref().map(|known| known.past.clone())
+    }
+
+    /// Refuses changes of a home whose list has gone back, and of its disks. That it had gone back is not believed without another look.
+    ///
+    /// # Errors
+    /// `ReadOnly`, with what was seen and what is there; or as [`open`](Self::open).
+    pub fn allow_changes(&self) -> Result<()> {
+        if self.past().is_some_and(|past| past.gone_back().is_some()) {
+            self.list_unless(|_| true)?;
+        }
+        self.past().map_or(Ok(()), |past| past.allow_changes())
     }
 
     /// Takes what the list says for the newest, if it has gone back; returns what was seen and what is there.

@@ -44,9 +44,9 @@ impl Owner {
     /// Refuses changes of a home whose list of disks has gone back, and of its disks.
     ///
     /// # Errors
-    /// `ReadOnly`, with what was seen and what is there.
+    /// Those of [`Members::allow_changes`].
     pub fn allow_changes(&self) -> Result<()> {
-        self.past_of_list().map_or(Ok(()), |past| past.allow_changes())
+        self.members.as_ref().map_or(Ok(()), |members| members.allow_changes())
     }
 
     /// Takes what the home's list of disks says for the newest, if it has gone back.

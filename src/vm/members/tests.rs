@@ -4,6 +4,8 @@ use super::*;
 use crate::crypto::random;
 use crate::format::members::Member;
 use crate::storage::memory::{Countdown, CrashStorage, FaultStorage, MemoryStorage};
+use crate::vm::datastore::Datastore;
+use crate::vm::{folder, keyring};
 
 fn list(sequence: u64) -> MemberList {
     let names = [(PathBuf::from(format!("{sequence}.raw")), true)].into();
@@ -74,4 +76,33 @@ fn a_list_under_the_former_key_of_a_home_opens_and_without_any_copy_there_is_non
     assert_eq!(read(&storage, &both).unwrap().list, list(3));
     assert_eq!(kind(&storage, &both[..1]), Kind::Corrupt);
     assert_eq!(kind(&MemoryStorage::default(), &both), Kind::Corrupt);
+}
+
+/// What was read before another thread changed the list is not taken for one that was put back.
+#[test]
+fn what_was_read_before_a_change_does_not_replace_what_is_known_since() {
+    let store = Datastore::new(&["web01"]);
+    let dir = folder::open_dir(&store.path("web01")).unwrap();
+    let header = folder::read_home(&dir).unwrap().unwrap().header;
+    let providers = store.providers();
+    let dek = keyring::unlock(&header, &providers.fetch_all(header.claims().slots.key_ids().cloned())).unwrap();
+    let home = header.verify(&dek).unwrap();
+    let members = Members::open(&dir, (&home, &dek), &FileLocks, &Memory::of(&providers)).unwrap().unwrap();
+    let stamp_now = || members.known.lock().as_ref().unwrap().stamp;
+    let change = |number| members.begin().unwrap().make(list(number)).unwrap();
+    change(1);
+    let (before, read_by_it) = (stamp_now(), members.read(&members.file(OFlags::RDONLY).unwrap()).unwrap());
+    let learn = |before, is_last| {
+        members.learn(before, read_by_it.0.list.clone(), read_by_it.0.other.as_ref(), (read_by_it.1, is_last)).unwrap()
+    };
+    change(2);
+    let newest = members.list().unwrap();
+    assert!(learn(Some(before), false).is_none(), "to be read again");
+    assert_eq!(learn(Some(before), true), Some(newest));
+    assert!(learn(Some(stamp_now()), false).is_none(), "a change of which only the memory knows");
+    assert!(members.past().unwrap().gone_back().is_none());
+    learn(Some(stamp_now()), true).unwrap();
+    assert!(members.past().unwrap().gone_back().is_some());
+    members.allow_changes().unwrap(); // by another look
+    assert!(members.past().unwrap().gone_back().is_none());
 }

@@ -290,6 +290,7 @@ fn a_list_that_is_put_back_under_a_mount_is_told() {
     let mount = host.mount("vm", &[]);
     rename(mount.root(), "a.raw", "c.raw");
     let reader = fs::File::open(mount.path("b.raw")).unwrap(); // a writer comes to what is open already
+    let newest = fs::read(list_of(&host)).unwrap();
     fs::write(list_of(&host), kept).unwrap();
     assert_eq!(errno(fs::read(mount.path("c.raw"))), Some(libc::EIO));
     for name in ["b.raw", "vm.nvram"] {
@@ -298,6 +299,11 @@ fn a_list_that_is_put_back_under_a_mount_is_told() {
     }
     let told: Vec<_> = host.events().into_iter().filter(|event| event["operation"] == "rollback").collect();
     assert!(told.len() == 1 && told[0]["reason"].as_str().unwrap().contains("list of its disks"), "{told:?}");
+    // Once the newest one is back, that is over.
+    fs::write(list_of(&host), newest).unwrap();
+    drop(fs::OpenOptions::new().append(true).open(mount.path("b.raw")).unwrap());
+    has(&mount, "c.raw", "a.raw");
+    assert!(!mount.status().to_string().contains("the list of its disks"), "{}", mount.status());
     drop(reader);
     mount.unmount();
 }
