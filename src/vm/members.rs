@@ -223,6 +223,7 @@ impl Members {
         if !is_put_off {
             return Ok(());
         }
+        self.list()?; // a change of the file's attributes alone is no change of another process
         let mut change = self.begin()?;
         let list = change.list.clone();
         change.sync_names()?;

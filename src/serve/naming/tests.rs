@@ -186,3 +186,17 @@ fn a_change_that_fails_leaves_the_list_as_it_was() {
     assert_eq!(home.owner.list().unwrap().unwrap().disks, before.disks);
     crashes.opens("failed", "vm");
 }
+
+#[test]
+fn names_that_were_put_off_are_settled_although_the_attributes_of_the_list_have_changed() {
+    let crashes = Crashes::new();
+    let [a, d] = ["a.raw", "d.raw"].map(Path::new);
+    let home = crashes.served("vm").home_at(a).unwrap();
+    let path = |name| crashes.store.path("vm").join(name);
+    change_names(Some(&home), NameChange::Renamed(a, d), || Ok(fs::rename(path(a), path(d)).unwrap())).unwrap();
+    assert!(!crashes.changing("vm").is_empty());
+    let list = crashes.store.path("vm").join(crashes.list());
+    fs::set_permissions(&list, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    home.owner.settle().unwrap();
+    assert_eq!(crashes.changing("vm"), Vec::<PathBuf>::new());
+}
