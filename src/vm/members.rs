@@ -214,7 +214,7 @@ impl Members {
         Ok(ListChange { members: self, file, stored, list, past, is_put_off, durable, _alone: alone })
     }
 
-    /// Makes the list say what is, if that was put off.
+    /// Makes the list say what is, durably and in both copies, if that was put off.
     ///
     /// # Errors
     /// As [`begin`](Self::begin), or `Io`.
@@ -227,7 +227,7 @@ impl Members {
         let mut change = self.begin()?;
         let list = change.list.clone();
         change.sync_names()?;
-        change.settle(list)
+        change.make(list)
     }
 
     fn file(&self, flags: OFlags) -> Result<FileStorage> {

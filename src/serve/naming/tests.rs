@@ -3,7 +3,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
-use crate::format::members::MEMBERS_PREFIX;
+use crate::format::members::{COPY_OFFSETS, MEMBERS_PREFIX};
 use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
 use crate::storage::Access;
@@ -198,5 +198,11 @@ fn names_that_were_put_off_are_settled_although_the_attributes_of_the_list_have_
     let list = crashes.store.path("vm").join(crashes.list());
     fs::set_permissions(&list, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
     home.owner.settle().unwrap();
-    assert_eq!(crashes.changing("vm"), Vec::<PathBuf>::new());
+    let settled = fs::read(&list).unwrap();
+    // Damage of one copy does not bring back what the other one allowed.
+    for damaged in COPY_OFFSETS {
+        let at = usize::try_from(damaged).unwrap() + 60;
+        fs::write(&list, [&settled[..at], &[settled[at] ^ 1], &settled[at + 1..]].concat()).unwrap();
+        assert_eq!(crashes.changing("vm"), Vec::<PathBuf>::new());
+    }
 }
