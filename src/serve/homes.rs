@@ -38,10 +38,19 @@ struct Kept {
     last_use: AtomicU64,
 }
 
+impl Kept {
+    /// Ends that it is kept: nothing else would settle its list of disks. Others must not wait for that.
+    fn leave(self) {
+        // Where that fails, names stay allowed that were, until the home is next opened for changes.
+        let _ = self.home.owner.settle();
+    }
+}
+
 impl Homes {
     /// Forgets all of them; those that are still unlocked come back with the next operation that needs them.
     pub(super) fn forget(&self) {
-        self.kept.write().clear();
+        let left = std::mem::take(&mut *self.kept.write());
+        left.into_values().for_each(Kept::leave);
     }
 
     fn get(&self, vm: BackingId, stamp: Stamp) -> Option<Arc<Home>> {
@@ -53,14 +62,12 @@ impl Homes {
 
     fn keep(&self, vm: BackingId, stamp: Stamp, home: &Arc<Home>) {
         let mut kept = self.kept.write();
-        kept.remove(&vm);
-        if kept.len() >= MAX_KEPT {
-            let oldest = kept.iter().min_by_key(|(_, known)| known.last_use.load(Ordering::Relaxed));
-            if let Some(oldest) = oldest.map(|(vm, _)| *vm) {
-                kept.remove(&oldest);
-            }
-        }
+        let former = kept.remove(&vm);
+        let oldest = kept.iter().min_by_key(|(_, known)| known.last_use.load(Ordering::Relaxed)).map(|(vm, _)| *vm);
+        let least_used = oldest.filter(|_| kept.len() >= MAX_KEPT).and_then(|oldest| kept.remove(&oldest));
         kept.insert(vm, Kept { stamp, home: Arc::clone(home), last_use: AtomicU64::new(self.next_use()) });
+        drop(kept);
+        former.into_iter().chain(least_used).for_each(Kept::leave);
     }
 
     fn next_use(&self) -> u64 {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::{Error, Kind};
-use crate::serve::{Opened, Options};
+use crate::serve::{NameChange, Opened, Options, change_names};
 use crate::storage::Access;
 use crate::storage::claims::{Claim, FileLocks};
 use crate::store::buffer::request_buffer;
@@ -117,6 +117,32 @@ fn only_the_homes_that_were_used_last_are_kept() {
     store.deep_rekey("vm1").unwrap();
     drop(write(&mount, "vm1/b.log", "after"));
     assert_eq!(read(&store.mount(), "vm1/b.log").unwrap(), "after");
+}
+
+/// Nothing settles the list of disks of a home that is not kept.
+#[test]
+fn names_are_settled_when_a_home_is_no_longer_kept() {
+    let names: Vec<String> = (0..=MAX_KEPT).map(|number| format!("vm{number}")).collect();
+    let store = Datastore::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    store.make_disk("vm0/a.raw");
+    let mount = store.mount();
+    let is_settled = || {
+        let look = store.mount_with(Options { read_only: true, ..Options::default() });
+        look.home_at(Path::new("vm0/a.raw")).unwrap().owner.list().unwrap().unwrap().changing().next().is_none()
+    };
+    let path = |name: &str| store.path("vm0").join(name);
+    let others_are_used =
+        || names[1..].iter().for_each(|name| drop(mount.home_at(&Path::new(name).join("a")).unwrap()));
+    for (from, to, leaves) in
+        [("a.raw", "b.raw", &others_are_used as &dyn Fn()), ("b.raw", "a.raw", &|| mount.homes.forget())]
+    {
+        let home = mount.home_at(Path::new("vm0/a.raw")).unwrap();
+        let change = NameChange::Renamed(Path::new(from), Path::new(to));
+        change_names(Some(&home), change, || Ok(std::fs::rename(path(from), path(to)).unwrap())).unwrap();
+        assert!(!is_settled());
+        leaves();
+        assert!(is_settled(), "{to}");
+    }
 }
 
 #[test]
