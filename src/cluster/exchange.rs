@@ -192,7 +192,8 @@ impl Session {
         Ok(done)
     }
 
-    /// Adds to `holds` the keys of a provider that this host has after it. Trouble with one of them does not stop the others.
+    /// Adds to `holds` the keys of a provider that this host has after it, or may have, as they could not be wiped. Trouble with one
+    /// of them does not stop the others.
     fn act_on(
         &self,
         keys: &dyn SharedKeys,
@@ -210,16 +211,21 @@ impl Session {
                 Err(error) => trouble = trouble.or(Some(error)),
             }
         }
-        if let Some(wanted) = self.newest_that_may_be_used(shared, &held)
-            && keys.make_current(shared, wanted)?
-        {
-            done.made_current.push((shared.name.clone(), wanted.primary));
+        if let Some(wanted) = self.newest_that_may_be_used(shared, &held) {
+            match keys.make_current(shared, wanted) {
+                Ok(true) => done.made_current.push((shared.name.clone(), wanted.primary)),
+                Ok(false) => {}
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
         }
         for generation in shared.generations.iter().filter(|generation| !is_member || generation.retired.is_some()) {
             match keys.wipe(self.membership.cluster, shared, generation) {
                 Ok(true) => done.wiped.push((shared.name.clone(), generation.primary)),
                 Ok(false) => {}
-                Err(error) => trouble = trouble.or(Some(error)),
+                Err(error) => {
+                    holds.push(generation.primary);
+                    trouble = trouble.or(Some(error));
+                }
             }
         }
         holds.extend(held.iter().map(|generation| generation.primary));
@@ -268,7 +274,7 @@ impl Session {
     }
 
     /// What this host has acknowledged, if that is on the board.
-    fn said(&self) -> Option<Ack> {
+    pub(super) fn said(&self) -> Option<Ack> {
         self.own().and_then(|own| self.ack_of(own).ok().flatten())
     }
 

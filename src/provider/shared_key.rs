@@ -174,13 +174,13 @@ pub fn current(config: &Path, shared: &SharedProvider) -> Result<Option<Uuid>> {
     generations.map(|generations| generations.current().map(|key| key.uuid())).transpose()
 }
 
-/// Destroys this host's files of a generation. The provider stays configured, so that it says what is missing. Returns whether
-/// there was one.
+/// Destroys this host's files of a generation, also where its current primary key is another than the cluster's. The provider stays
+/// configured, so that it says what is missing. Returns whether there was one.
 ///
 /// # Errors
-/// `Exists` when this host has another provider under that name, `Io`.
+/// `Exists` when this host has a provider of another kind under that name, `Io`.
 pub fn wipe(config: &Path, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
-    match generations_of(config, shared)? {
+    match configured(config, shared)? {
         Some(generations) => generations.wipe(generation.primary),
         None => Ok(false),
     }
@@ -208,15 +208,20 @@ fn generations(config: &Path, provider: &ProviderName) -> Result<Generations> {
     Ok(Generations::of(settings.primary_key_of(config)))
 }
 
-/// Those of a provider that the cluster shares; `None` where this host has no provider of that name.
-fn generations_of(config: &Path, shared: &SharedProvider) -> Result<Option<Generations>> {
+/// Those of the native provider of this name, whatever primary keys it has; `None` where this host has no provider of that name.
+fn configured(config: &Path, shared: &SharedProvider) -> Result<Option<Generations>> {
     if !Config::load(config)?.providers().contains_key(&shared.name) {
         return Ok(None);
     }
-    let generations = match generations(config, &shared.name) {
-        Err(error) if error.kind() == Kind::Unsupported => return Err(another(shared, "another", error)),
-        generations => generations?,
-    };
+    match generations(config, &shared.name) {
+        Err(error) if error.kind() == Kind::Unsupported => Err(another(shared, "another", error)),
+        generations => generations.map(Some),
+    }
+}
+
+/// Those of a provider that the cluster shares; `None` where this host has no provider of that name.
+fn generations_of(config: &Path, shared: &SharedProvider) -> Result<Option<Generations>> {
+    let Some(generations) = configured(config, shared)? else { return Ok(None) };
     if is_missing(&generations) {
         return Ok(Some(generations));
     }

@@ -1,8 +1,63 @@
 //! What goes wrong with hosts, clocks and versions: each is said with what to do about it.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::cluster::board;
-use crate::format::cluster::Ack;
+use crate::cluster::{SharedKeys, board};
+use crate::format::cluster::{Ack, Generation, SharedProvider};
+use crate::provider::shared_key::SharedKey;
+
+/// Files of keys that cannot be wiped, nor made the current ones.
+struct Stuck<'a>(KeyFiles<'a>);
+
+impl SharedKeys for Stuck<'_> {
+    fn held(&self, cluster: Uuid, shared: &SharedProvider, wanted: &Generation) -> Result<Option<Arc<SharedKey>>> {
+        self.0.held(cluster, shared, wanted)
+    }
+
+    fn keep(&self, place: &EnvelopeFor<'_>, shared: &SharedProvider, key: SharedKey, envelope: &[u8]) -> Result<()> {
+        self.0.keep(place, shared, key, envelope)
+    }
+
+    fn next(&self, shared: &SharedProvider) -> Result<Arc<SharedKey>> {
+        self.0.next(shared)
+    }
+
+    fn make_current(&self, _: &SharedProvider, _: &Generation) -> Result<bool> {
+        Err(Error::new(Kind::Io, "it cannot be made the current one"))
+    }
+
+    fn current(&self, shared: &SharedProvider) -> Result<Option<Uuid>> {
+        self.0.current(shared)
+    }
+
+    fn wipe(&self, _: Uuid, _: &SharedProvider, _: &Generation) -> Result<bool> {
+        Err(Error::new(Kind::Io, "it cannot be wiped"))
+    }
+}
+
+#[test]
+fn a_host_whose_keys_cannot_be_wiped_or_made_current_still_says_to_have_them() {
+    let site = Site::with_two();
+    let config = site.config("h2");
+    let exchange = || {
+        let session = site.session("h2").unwrap();
+        let done = session.exchange_with(&Stuck(KeyFiles { config: &config }), Duration::ZERO).unwrap();
+        (done, session.said().unwrap().holds.len())
+    };
+    let (done, holds) = exchange();
+    assert!(done.failed[0].1.chain().contains("made the current one"), "{done:?}");
+    assert_eq!(holds, 1);
+    site.remove("h2").unwrap();
+    let (done, holds) = exchange();
+    assert!(done.failed[0].1.chain().contains("cannot be wiped") && done.wiped.is_empty(), "{done:?}");
+    assert_eq!(holds, 1, "it does not sign that it has none");
+    let state = || ClusterStatus::of(&site.session("h1").unwrap()).unwrap().hosts;
+    let state = || state().into_iter().find(|host| host.name == "h2").unwrap().state;
+    assert_eq!(state(), HostState::Removed);
+    assert_eq!(site.sync("h2").unwrap().wiped.len(), 1);
+    assert_eq!(state(), HostState::Wiped);
+}
 
 #[test]
 fn a_host_that_was_cloned_after_it_joined_is_noticed_on_both() {
