@@ -88,15 +88,7 @@ impl Session {
     /// `Denied` while a host does not say that it makes new keys by the newest one; `Busy` when another admin was faster.
     pub fn retire(&mut self, admins: &[SigningKey], provider: &ProviderName, old: &[Rotated]) -> Result<()> {
         self.require_active()?;
-        let newest = self.shared(provider)?.newest().primary;
-        let behind = self.hosts_where(|member| !self.says_to_make(member, newest));
-        if !behind.is_empty() {
-            let message = format!(
-                "{behind} did not confirm to make new keys of provider {provider} by its newest key: run `vmcryptfs cluster sync` \
-                 there, twice if it did not have that key yet, or remove that host"
-            );
-            return Err(Error::new(Kind::Denied, message));
-        }
+        self.refuse_while_old_are_made(provider)?;
         self.change(admins, |next| {
             let epoch = next.epoch;
             let shared = next.providers.iter_mut().filter(|shared| shared.name == *provider);
@@ -106,6 +98,26 @@ impl Session {
             Ok(())
         })?;
         self.tidy()
+    }
+
+    /// Refuses to go on while an active host may still make keys by an old generation. Who looks for VMs that need one asks this
+    /// before as well: what is made after the look would be missed.
+    ///
+    /// # Errors
+    /// `NotFound` when the cluster shares no such provider, `Denied` while a host does not say that it makes new keys by the newest one.
+    pub fn refuse_while_old_are_made(&self, provider: &ProviderName) -> Result<()> {
+        let newest = self.shared(provider)?.newest().primary;
+        let behind = self.hosts_where(|member| !self.says_to_make(member, newest));
+        match behind.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Denied,
+                format!(
+                    "{behind} did not confirm to make new keys of provider {provider} by its newest key: run `vmcryptfs cluster \
+                     sync` there, twice if it did not have that key yet, or remove that host"
+                ),
+            )),
+        }
     }
 
     /// Refuses to make a key for a provider of which this host has none: nothing would be made by it here, and it may be another one.

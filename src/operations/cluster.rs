@@ -348,6 +348,16 @@ pub struct RetireGenerations<'a> {
     pub config: &'a Path,
 }
 
+impl RetireGenerations<'_> {
+    /// What can be retired, once no host makes keys by it: none appears after the datastores were looked at.
+    fn old(&self) -> Result<Vec<Rotated>> {
+        let session = Session::open(self.config)?;
+        let old = session.old_generations(self.provider)?;
+        session.refuse_while_old_are_made(self.provider)?;
+        Ok(old)
+    }
+}
+
 impl Operation for RetireGenerations<'_> {
     const NAME: EventName = EventName::ClusterRetire;
     /// What was retired, and what was looked at.
@@ -358,7 +368,7 @@ impl Operation for RetireGenerations<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
-        let old = Session::open(self.config)?.old_generations(self.provider)?;
+        let old = self.old()?;
         let primaries: Vec<Uuid> = old.iter().map(|old| old.primary).collect();
         let looked_at = refuse_primaries_in_use(&primaries, self.datastores, self.on_saved_header)?;
         let (mut session, admins) = self.admin.begin(self.config)?;
