@@ -1,5 +1,7 @@
 //! A host is removed, and what an admin says of one that was.
 
+use uuid::Uuid;
+
 use super::Session;
 use super::exchange::SharedKeys;
 use super::rotation::Rotated;
@@ -43,7 +45,7 @@ impl Session {
         let member = self.removable(name, marks)?.clone();
         let (host, was_active) = (member.host.clone(), member.state == MemberState::Active);
         if was_active {
-            self.refuse_last_holder(&host)?;
+            self.refuse_last_holder(&host, marks.presumed_destroyed)?;
         }
         let next = match marks.compromised && !member.removal.compromised {
             true => self.next_generations(keys, &host)?,
@@ -121,9 +123,10 @@ impl Session {
         Ok(next)
     }
 
-    /// A host that is removed wipes its keys: another one must have those by which something can have been made. That is the oldest one
-    /// of a provider, and each by which a host says that it makes keys.
-    fn refuse_last_holder(&self, host: &HostIdentity) -> Result<()> {
+    /// A host that is removed wipes its keys: another one must have those by which something can have been made. Those are the
+    /// generations of a provider up to the newest by which a host says that it makes keys, and the oldest one in any case. What a host
+    /// had that is destroyed is lost already.
+    fn refuse_last_holder(&self, host: &HostIdentity, is_destroyed: bool) -> Result<()> {
         let (mut held, mut made) = (Vec::new(), Vec::new());
         for member in self.document().active() {
             let Some(ack) = self.ack_of(member).ok().flatten() else { continue };
@@ -131,15 +134,17 @@ impl Session {
             held.extend(ack.holds.into_iter().filter(|_| member.host.uuid != host.uuid));
         }
         let lost = |shared: &&SharedProvider| {
-            let oldest = shared.in_use().next().map(|generation| generation.primary);
-            let is_needed = |primary| Some(primary) == oldest || made.contains(&primary);
-            shared.in_use().any(|generation| is_needed(generation.primary) && !held.contains(&generation.primary))
+            let in_use: Vec<Uuid> = shared.in_use().map(|generation| generation.primary).collect();
+            let newest = in_use.iter().rposition(|primary| made.contains(primary)).unwrap_or(0);
+            in_use.iter().take(newest + 1).any(|primary| !held.contains(primary))
         };
-        match self.document().providers.iter().find(lost) {
+        match self.document().providers.iter().filter(|_| !is_destroyed).find(lost) {
             Some(shared) => Err(Error::new(
                 Kind::Denied,
                 format!(
-                    "no host but {} has confirmed to have the key of provider {}: run `vmcryptfs cluster sync` on another one first",
+                    "no host but {} has confirmed to have all keys of provider {} that are in use: run `vmcryptfs cluster sync` there and \
+                     on another one first, or, if its media are destroyed and what only it could open is lost, say so with \
+                     --presume-destroyed",
                     host.name, shared.name
                 ),
             )),

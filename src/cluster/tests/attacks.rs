@@ -150,7 +150,7 @@ fn what_a_host_says_counts_only_if_that_host_has_signed_it() {
     }
     drop(session);
     // So a host that says nothing believable does not count as one that has the key.
-    refused(site.remove("h1"), Kind::Denied, "no host but h1 has confirmed to have the key of provider shared");
+    refused(site.remove("h1"), Kind::Denied, "no host but h1 has confirmed to have all keys of provider shared");
     site.sync("h2").unwrap();
     site.remove("h1").unwrap();
 }

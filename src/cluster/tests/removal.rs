@@ -114,3 +114,19 @@ fn envelopes_for_removed_hosts_go_also_if_the_admin_was_interrupted() {
     site.sync("h1").unwrap();
     assert!(!envelope.exists());
 }
+
+/// VMs were made by it before the next one came, also if no host makes any more.
+#[test]
+fn the_last_host_that_has_a_generation_between_others_is_not_removed_unless_it_is_destroyed() {
+    let site = Site::with_two();
+    let turn = || {
+        site.rotate().unwrap();
+        ["h1", "h2", "h1", "h2"].into_iter().for_each(|host| drop(site.sync(host).unwrap()));
+        site.session("h1").unwrap().document().providers[0].newest().primary
+    };
+    let (second, _) = (turn(), turn());
+    fs::remove_file(site.config("h1").parent().unwrap().join(format!("keys/shared.former/{second}.key"))).unwrap();
+    assert_eq!(site.sync("h1").unwrap().awaited.len(), 1);
+    refused(site.remove("h2"), Kind::Denied, "no host but h2 has confirmed to have all keys of provider shared");
+    site.remove_as("h2", Removal { presumed_destroyed: true, ..Removal::default() }).unwrap();
+}
