@@ -168,6 +168,12 @@ impl HostFiles {
         private_file::lock(&self.membership_path())
     }
 
+    /// Whether nobody works on them.
+    #[cfg(test)]
+    pub(crate) fn is_free(&self) -> Result<bool> {
+        private_file::try_lock(&self.membership_path()).map(|lock| lock.is_some())
+    }
+
     /// Makes this process the agent of the host; the lock ends when the file is closed.
     ///
     /// # Errors

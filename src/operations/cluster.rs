@@ -41,9 +41,15 @@ pub struct AdminKeys<'a> {
 impl AdminKeys<'_> {
     /// Begins work on the cluster of this host with the keys.
     fn begin(&self, config: &Path) -> Result<(Session, Vec<SigningKey>)> {
-        let session = Session::open(config)?;
-        let keys = self.open(session.document(), None)?;
-        Ok((session, keys))
+        self.begin_with(config, None)
+    }
+
+    /// The same with the key of one that is to become an admin. The host is not locked while passphrases are asked for: its agent goes
+    /// on. If the admins have changed in the meantime, what the keys sign is refused.
+    fn begin_with(&self, config: &Path, coming: Option<[u8; PUBLIC_LEN]>) -> Result<(Session, Vec<SigningKey>)> {
+        let document = Session::open(config)?.document().clone();
+        let keys = self.open(&document, coming)?;
+        Ok((Session::open(config)?, keys))
     }
 
     /// Opens the keys of admins of a document, which have to be as many as it demands, and of one that is to become an admin.
@@ -267,9 +273,8 @@ impl Operation for ChangeAdmins<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
-        let mut session = Session::open(self.config)?;
         let coming = if let AdminChange::Add(key) = self.change { Some(key) } else { None };
-        let admins = self.admin.open(session.document(), coming)?;
+        let (mut session, admins) = self.admin.begin_with(self.config, coming)?;
         session.change_admins(&admins, self.change, self.threshold)?;
         let what = match self.change {
             AdminChange::Add(key) => format!("added {}; ", HEXLOWER.encode(&key)),

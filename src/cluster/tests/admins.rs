@@ -23,7 +23,12 @@ impl Site {
     }
 
     fn accept_board(&self, host: &str) -> Result<u64> {
-        accept_board(&self.config(host), |_| Ok(vec![self.first_admin()]))
+        let config = self.config(host);
+        accept_board(&config, |_| {
+            // While people type passphrases the agent of the host goes on.
+            assert!(HostFiles::of(&config).is_free()?);
+            Ok(vec![self.first_admin()])
+        })
     }
 }
 
