@@ -25,11 +25,13 @@ pub struct RemovedHost {
     pub providers: Vec<ProviderName>,
     /// New generations, which it never had.
     pub rotated: Vec<(ProviderName, Rotated)>,
+    /// Providers that were to get a new generation and could not here: an admin rotates them on a host that has the key file.
+    pub not_rotated: Vec<(ProviderName, Error)>,
 }
 
 impl Session {
     /// Removes a host, by its name or UUID, and its envelopes from the board; or adds to what is known of one that was removed. If it is
-    /// compromised, all shared providers get new primary keys in the same document.
+    /// compromised, all shared providers that can be rotated on this host get new primary keys in the same document.
     ///
     /// # Errors
     /// `NotFound` when the cluster has no such host, `Invalid` when several that were removed have the name, `Denied` when a key could be
@@ -47,10 +49,16 @@ impl Session {
         if was_active {
             self.refuse_last_holder(&host, marks.presumed_destroyed)?;
         }
-        let next = match marks.compromised && !member.removal.compromised {
-            true => self.next_generations(keys, &host)?,
-            false => Vec::new(),
-        };
+        let (mut next, mut not_rotated) = (Vec::new(), Vec::new());
+        if marks.compromised && !member.removal.compromised {
+            self.refuse_own(&host)?;
+            for shared in &self.document().providers {
+                match self.next_generation(keys, shared) {
+                    Ok(generation) => next.push((shared.name.clone(), generation)),
+                    Err(error) => not_rotated.push((shared.name.clone(), error)),
+                }
+            }
+        }
         self.change(admins, |document| {
             let since = document.epoch;
             for member in document.members.iter_mut().filter(|member| member.host.uuid == host.uuid) {
@@ -77,6 +85,7 @@ impl Session {
             since: member.since,
             removal: self.document().member(host.uuid).map(|member| member.removal).unwrap_or_default(),
             providers: providers.iter().map(|shared| shared.name.clone()).collect(),
+            not_rotated,
             rotated: providers.iter().filter(is_next).map(|shared| (shared.name.clone(), number(shared))).collect(),
             host,
         })
@@ -107,20 +116,19 @@ impl Session {
         }
     }
 
-    /// New generations of all providers. Each is on this host before any other hears of it.
-    fn next_generations(&self, keys: &dyn SharedKeys, host: &HostIdentity) -> Result<Vec<(ProviderName, Generation)>> {
+    fn refuse_own(&self, host: &HostIdentity) -> Result<()> {
         if host.uuid == self.identity.uuid {
             let message = format!("{} is this host, and new keys are made here: run it on another host", host.name);
             return Err(Error::new(Kind::Denied, message));
         }
-        let mut next = Vec::new();
-        for shared in &self.document().providers {
-            self.require_one_key(keys, shared)?;
-            let key = keys.next(shared)?;
-            let check = key.check(self.membership.cluster);
-            next.push((shared.name.clone(), Generation { primary: key.uuid(), since: 0, retired: None, check }));
-        }
-        Ok(next)
+        Ok(())
+    }
+
+    /// A new generation of a provider. It is on this host before any other hears of it.
+    fn next_generation(&self, keys: &dyn SharedKeys, shared: &SharedProvider) -> Result<Generation> {
+        self.require_one_key(keys, shared)?;
+        let key = keys.next(shared)?;
+        Ok(Generation { primary: key.uuid(), since: 0, retired: None, check: key.check(self.membership.cluster) })
     }
 
     /// A host that is removed wipes its keys: another one must have those by which something can have been made. Those are the

@@ -411,7 +411,9 @@ impl Operation for RemoveHost<'_> {
         let marks = [(compromised, "compromised"), (evicted, "evicted"), (presumed_destroyed, "presumed destroyed")];
         let marks: String = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| format!(", {mark}")).collect();
         let host = &removed.host;
-        trail.event().uuid(host.uuid).reason(format!("host {} ({}){marks}", host.name, host.uuid));
+        let not_rotated: String =
+            removed.not_rotated.iter().map(|(provider, _)| format!(", provider {provider} not rotated")).collect();
+        trail.event().uuid(host.uuid).reason(format!("host {} ({}){marks}{not_rotated}", host.name, host.uuid));
         Ok(removed)
     }
 }

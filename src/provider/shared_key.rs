@@ -5,6 +5,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use super::agent::client::AgentClient;
 use super::backup::{install, primary_key_of};
 use super::config::{self, Config};
 use super::generations::Generations;
@@ -191,12 +192,15 @@ fn generations(config: &Path, provider: &ProviderName) -> Result<Generations> {
     let configured = Config::load(config)?;
     let settings = configured.settings(provider)?;
     if settings.kind().has_keys_from_agent() {
-        return Err(Error::new(
-            Kind::KeyUnavailable,
-            format!(
+        let message = match AgentClient::of(config)?.is_there() {
+            true => format!(
+                "the key of provider {provider} is kept by the agent of this host, and not in a file: do it on a host that has the key file"
+            ),
+            false => format!(
                 "the key of provider {provider} is kept by the agent of this host, which does not run: start vmcryptfs-agent"
             ),
-        ));
+        };
+        return Err(Error::new(Kind::KeyUnavailable, message));
     }
     let settings = primary_key_of(settings)?;
     if settings.kek_share.is_some() {

@@ -52,6 +52,13 @@ pub(super) fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
     for (provider, rotated) in &removed.rotated {
         println!("generation {} of provider {provider} is primary key {}", rotated.number, rotated.primary);
     }
+    for (provider, error) in &removed.not_rotated {
+        eprintln!(
+            "PROVIDER {provider} HAS NO NEW KEY: {}. On a host that has its key in a file, run:\n  \
+             vmcryptfs cluster rotate {provider} --admin-key FILE",
+            error.chain()
+        );
+    }
     explain(&removed);
     sync(config)
 }

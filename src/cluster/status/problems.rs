@@ -41,6 +41,16 @@ fn of_compromised(session: &Session, member: &Member) -> Option<String> {
     }
     let had = |shared: &&SharedProvider| shared.in_use().any(|generation| generation.since < member.since);
     let names: Vec<&str> = session.document().providers.iter().filter(had).map(|shared| shared.name.as_str()).collect();
+    let has_newest = |shared: &&SharedProvider| shared.newest().since < member.since;
+    let unrotated: Vec<&str> =
+        session.document().providers.iter().filter(has_newest).map(|shared| shared.name.as_str()).collect();
+    if !unrotated.is_empty() {
+        return Some(format!(
+            "{} was compromised, and had the newest keys of {}: `vmcryptfs cluster rotate` for each, on a host that has its key in a file",
+            member.host.name,
+            unrotated.join(", ")
+        ));
+    }
     (!names.is_empty()).then(|| {
         format!(
             "{} was compromised, and former keys of {} that it had are still in use: `vmcryptfs rekey --old-generations --deep \

@@ -130,3 +130,19 @@ fn the_last_host_that_has_a_generation_between_others_is_not_removed_unless_it_i
     refused(site.remove("h2"), Kind::Denied, "no host but h2 has confirmed to have all keys of provider shared");
     site.remove_as("h2", Removal { presumed_destroyed: true, ..Removal::default() }).unwrap();
 }
+
+#[test]
+fn a_compromised_host_is_removed_also_if_a_provider_cannot_be_rotated_here() {
+    let site = Site::with_two();
+    site.add_provider("h1", "another");
+    site.share("h1", "another").unwrap();
+    ["h1", "h2", "h1"].into_iter().for_each(|host| drop(site.sync(host).unwrap()));
+    fs::remove_file(site.config("h1").parent().unwrap().join("keys/another.key")).unwrap();
+    let removed = site.remove_as("h2", COMPROMISED).unwrap();
+    let names = |names: Vec<&ProviderName>| names.into_iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names(removed.not_rotated.iter().map(|(name, _)| name).collect()), ["another"]);
+    assert_eq!(names(removed.rotated.iter().map(|(name, _)| name).collect()), ["shared"]);
+    assert!(removed.not_rotated[0].1.chain().contains("does not have a key of provider another"), "{removed:?}");
+    let problems = site.status().problems;
+    assert!(problems.iter().any(|problem| problem.contains("had the newest keys of another:")), "{problems:?}");
+}
