@@ -72,7 +72,12 @@ impl Operation for AcceptRollback<'_> {
         let ids = found.iter().filter_map(FoundComponent::unverified).chain(home.iter().map(|home| &home.header));
         let keks = self.providers.fetch_all(ids.flat_map(|header| header.claims().slots.key_ids().cloned()));
         let memory = Memory::of(self.providers);
-        let owner = home.as_ref().ok().and_then(|home| owner(&dir, home, &keks, &memory).ok());
+        let opened = home.as_ref().ok().map(|home| owner(&dir, home, &keks, &memory));
+        let (owner, no_owner) = match opened.transpose() {
+            Ok(owner) => (owner, None),
+            Err(error) => (None, Some(error)),
+        };
+        let lists_disks = home.as_ref().is_ok_and(|home| home.header.claims().lists_disks);
         let mut accepted = Vec::new();
         trail.in_parts();
         for found in found {
@@ -110,7 +115,11 @@ impl Operation for AcceptRollback<'_> {
             });
             accepted.push(Accepted { component, uuid, what });
         }
-        Ok(accepted)
+        // What could be accepted is; what the list says of it was not looked at.
+        match no_owner.filter(|_| lists_disks) {
+            Some(error) => Err(error).context(|| "the home, which lists the VM's disks".into()),
+            None => Ok(accepted),
+        }
     }
 }
 

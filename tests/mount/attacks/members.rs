@@ -278,6 +278,7 @@ fn a_list_that_is_put_back_with_what_it_lists_can_only_be_read_until_that_is_acc
     mount.unmount();
     // A list that is made again counts from what was seen.
     fs::remove_file(&list).unwrap();
+    host.refuses(&["accept-rollback", vm], 3, "list of disks");
     host.run(&["adopt", vm]);
     host.run(&["create-disk", host.path("vm/new.raw"), "--size", "1M"]);
     host.run(&["check", vm]);
