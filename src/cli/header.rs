@@ -149,6 +149,11 @@ fn print(args: &RestoreArgs, of: &ComponentResult<Restored>) -> Result<()> {
     if let Some(reason) = &restored.unverified {
         println!("Not verified, since its key is unavailable: {reason}");
     }
+    if let Some(reason) = &restored.list_not_lowered {
+        println!(
+            "The VM's list of disks may still have a newer header ({reason}): `vmcryptfs accept-rollback {component}` accepts this one."
+        );
+    }
     Ok(())
 }
 

@@ -53,6 +53,9 @@ pub struct Restored {
     /// Files of the headers that were there and are of another component or of another data key.
     #[serde(with = "crate::text::path", default, skip_serializing_if = "Vec::is_empty")]
     pub replaced: Vec<PathBuf>,
+    /// Why the list of the VM's disks may have a newer header still, by which the disk is read-only; absent when it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list_not_lowered: Option<String>,
 }
 
 impl RestoreHeader {
@@ -119,10 +122,11 @@ impl RestoreHeader {
             .as_ref()
             .is_some_and(|stored| stored.header.same_bytes(saved) && matches!(stored.other, OtherCopy::Same));
         let replaced = others.iter().map(|other| self.keep(other)).collect::<Result<Vec<_>>>()?;
+        let mut list_not_lowered = None;
         if changed {
             if let Component::Disk(path) = &self.component {
                 // Where the list of the VM's disks cannot say so now, `accept-rollback` does it later.
-                let _ = place.accept_older(path, saved.claims());
+                list_not_lowered = place.accept_older(path, saved.claims()).err().map(|error| error.chain());
             }
             // The copy in use last: until then it still counts.
             let last = present.map_or(1, |stored| stored.in_use);
@@ -133,7 +137,7 @@ impl RestoreHeader {
             // It may be older than what was seen, and is so on purpose.
             place.memory().forget(saved.claims().uuid)?;
         }
-        Ok(Restored { changed, unverified, keys_back, keys_gone, replaced })
+        Ok(Restored { changed, unverified, keys_back, keys_gone, replaced, list_not_lowered })
     }
 
     /// Copies that are there and are not of the saved header's component or data key: only if forced. A wrong header that was
