@@ -289,8 +289,8 @@ impl Memory {
         if known { self.change(|table| table.remove(uuid)).map(drop) } else { Ok(()) }
     }
 
-    /// Makes durable what was met, and sends it to key servers, for some seconds at most. Waits for other processes that do. Where that fails, what was met is still known in this process,
-    /// and [`trouble`] says why.
+    /// Makes durable what was met, and sends it to key servers, for some seconds at most. Waits for other processes that do. Where
+    /// that fails, what was met is still known in this process, and [`trouble`] says why.
     pub fn keep(&self) {
         if !self.state.lock().met.is_empty()
             && let Err(error) = self.change(|_| ())

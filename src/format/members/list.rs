@@ -53,7 +53,8 @@ impl MemberList {
         names.filter(|(_, is_settled)| !**is_settled).map(|(name, _)| name.as_path())
     }
 
-    /// With each path that is changing as what lies there says. It stays as it is where that is not known, or a disk that the list does not have there.
+    /// With each path that is changing as what lies there says. It stays as it is where that is not known, or where a disk lies that
+    /// the list does not have there.
     #[must_use]
     pub fn decided(&self, look: impl Fn(&Path) -> There) -> Self {
         let mut list = self.clone();
