@@ -75,9 +75,11 @@ impl Session {
             next.members.sort_by_key(|member| member.host.uuid);
             Ok(())
         })?;
-        self.tidy()?;
+        self.tidy();
         for ended in requests.iter().map(UnverifiedRequest::claims).filter(|request| request.expires < now) {
-            self.board.remove(&Key::join(ended.token))?;
+            if let Err(error) = self.board.remove(&Key::join(ended.token)) {
+                tracing::warn!("removing the ended request of host {}: {}", ended.host.name, error.chain());
+            }
         }
         Ok(host)
     }

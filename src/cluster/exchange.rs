@@ -177,7 +177,7 @@ impl Session {
             }
         }
         if standing == Standing::Active && self.said().is_none_or(|said| said.epoch < epoch) {
-            self.tidy()?;
+            self.tidy();
         }
         holds.sort();
         let mut makes = Vec::new();

@@ -75,7 +75,7 @@ impl Session {
             }
             Ok(())
         })?;
-        self.tidy()?;
+        self.tidy();
         let providers = &self.document().providers;
         let number =
             |shared: &SharedProvider| Rotated { number: shared.generations.len(), primary: shared.newest().primary };

@@ -97,7 +97,8 @@ impl Session {
             retired.for_each(|generation| generation.retired = Some(epoch));
             Ok(())
         })?;
-        self.tidy()
+        self.tidy();
+        Ok(())
     }
 
     /// Refuses to go on while an active host may still make keys by an old generation. Who looks for VMs that need one asks this

@@ -11,9 +11,14 @@ impl Session {
     /// Removes envelopes for hosts that were removed and of generations that are retired, and requests to join that were granted. What the
     /// document does not know stays: another host may know a newer one.
     ///
-    /// # Errors
-    /// Those of the board.
-    pub(super) fn tidy(&self) -> Result<()> {
+    /// What stays is useless and harms nobody, so trouble with it is a notice only: it never hides that a document was written.
+    pub(super) fn tidy(&self) {
+        if let Err(error) = self.try_to_tidy() {
+            tracing::warn!("removing what is useless from the board: {}; a later document does it", error.chain());
+        }
+    }
+
+    fn try_to_tidy(&self) -> Result<()> {
         let document = self.document();
         let removed = document.members.iter().filter(|member| member.state == MemberState::Removed);
         let removed: Vec<String> = removed.map(|member| member.host.uuid.to_string()).collect();

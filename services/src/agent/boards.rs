@@ -12,6 +12,9 @@ use vmcryptfs::provider::tls_files::TlsFiles;
 
 use crate::board::etcd::EtcdBoard;
 
+/// Most names in an answer, so that it stays a short message.
+const MAX_NAMES: usize = 8192;
+
 /// The board that was asked last, with its connections: programs ask several times in a row.
 #[derive(Default)]
 pub(super) struct Boards {
@@ -61,7 +64,7 @@ impl Boards {
                 BoardAnswer::Done
             }
             BoardWork::List { under, most } => {
-                let keys = board.list(&under, most)?;
+                let keys = board.list(&under, most.min(MAX_NAMES))?;
                 BoardAnswer::Names { keys: keys.iter().map(Key::to_string).collect() }
             }
             BoardWork::Health => BoardAnswer::Members { members: board.health() },
