@@ -266,7 +266,7 @@ fn share(args: &ShareArgs, config: &Path) -> Result<()> {
 }
 
 fn sync(config: &Path) -> Result<()> {
-    let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, evicted, failed } =
+    let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, evicted, failed, unsaid } =
         perform(SyncCluster { config, keys: None, renew: Duration::ZERO })?;
     received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
     sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
@@ -285,11 +285,12 @@ fn sync(config: &Path) -> Result<()> {
             let names: Vec<&str> = awaited.iter().map(ProviderName::as_str).collect();
             eprintln!("Not here yet: {}. A host that has it leaves it by `vmcryptfs cluster sync`.", names.join(", "));
         }
-        Standing::Active => println!("document {epoch} is acted on"),
+        Standing::Active if unsaid.is_none() => println!("document {epoch} is acted on"),
+        Standing::Active => {}
     }
     match failed.into_iter().next() {
         Some((provider, error)) => Err(error).context(|| format!("provider {provider} of the cluster")),
-        None => Ok(()),
+        None => unsaid.map_or(Ok(()), Err),
     }
 }
 

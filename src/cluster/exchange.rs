@@ -40,6 +40,8 @@ pub struct Exchanged {
     pub evicted: bool,
     /// Providers with which something went wrong.
     pub failed: Vec<(ProviderName, Error)>,
+    /// Why the host could not say on the board what it has now. What was done is done nevertheless.
+    pub unsaid: Option<Error>,
 }
 
 /// Where a host keeps the primary keys that its cluster shares.
@@ -142,19 +144,13 @@ impl Session {
     }
 
     /// Does what the newest document asks of this host, whose keys are in the files of native providers.
-    ///
-    /// # Errors
-    /// Those of [`exchange_with`](Self::exchange_with).
-    pub fn exchange(&self) -> Result<Exchanged> {
+    pub fn exchange(&self) -> Exchanged {
         self.exchange_with(&KeyFiles { config: &self.config }, Duration::ZERO)
     }
 
     /// Does what the newest document asks of this host. Trouble with one provider does not stop the others. What the host has
     /// acknowledged is written again if something of it has changed, or it is older than `renew`.
-    ///
-    /// # Errors
-    /// Those of the board when it cannot be written to.
-    pub fn exchange_with(&self, keys: &dyn SharedKeys, renew: Duration) -> Result<Exchanged> {
+    pub fn exchange_with(&self, keys: &dyn SharedKeys, renew: Duration) -> Exchanged {
         let (standing, epoch) = (self.standing(), self.document().epoch);
         let mut done = Exchanged {
             standing,
@@ -166,9 +162,10 @@ impl Session {
             wiped: Vec::new(),
             evicted: self.is_evicted(),
             failed: Vec::new(),
+            unsaid: None,
         };
         if standing == Standing::Pending {
-            return Ok(done);
+            return done;
         }
         let mut holds = Vec::new();
         for shared in &self.document().providers {
@@ -188,8 +185,8 @@ impl Session {
                 .extend(self.document().providers.iter().filter_map(current).filter(|primary| holds.contains(primary)));
         }
         makes.sort();
-        self.acknowledge(holds, makes, renew)?;
-        Ok(done)
+        done.unsaid = self.acknowledge(holds, makes, renew).err();
+        done
     }
 
     /// Adds to `holds` the keys of a provider that this host has after it, or may have, as they could not be wiped. Trouble with one

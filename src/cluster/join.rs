@@ -99,11 +99,14 @@ fn free_host(config: &Path) -> Result<(HostFiles, File)> {
 }
 
 fn leave(session: &Session) -> Result<()> {
-    if session.standing() == Standing::Removed
-        && !session.has_wiped()
-        && let Some((provider, error)) = session.exchange()?.failed.into_iter().next()
-    {
-        return Err(error).context(|| format!("wiping the key of provider {provider}, as this host was removed"));
+    if session.standing() == Standing::Removed && !session.has_wiped() {
+        let done = session.exchange();
+        if let Some((provider, error)) = done.failed.into_iter().next() {
+            return Err(error).context(|| format!("wiping the key of provider {provider}, as this host was removed"));
+        }
+        if let Some(error) = done.unsaid {
+            return Err(error);
+        }
     }
     match session.own() {
         Some(Member { state: MemberState::Active, host, .. }) => Err(Error::new(

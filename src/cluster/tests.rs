@@ -130,10 +130,11 @@ impl Site {
     }
 
     fn sync(&self, host: &str) -> Result<Exchanged> {
-        let done = self.session(host)?.exchange()?;
-        match done.failed.into_iter().next() {
-            Some((_, error)) => Err(error),
-            None => Ok(Exchanged { failed: Vec::new(), ..done }),
+        let mut done = self.session(host)?.exchange();
+        let failed = done.failed.drain(..).map(|(_, error)| error).next();
+        match failed.or(done.unsaid.take()) {
+            Some(error) => Err(error),
+            None => Ok(done),
         }
     }
 
@@ -312,7 +313,7 @@ fn what_is_acknowledged_is_written_again_only_when_it_has_changed_or_is_old() {
     let site = Site::with_two();
     let config = site.config("h2");
     let ack = site.record(&Key::ack(site.session("h2").unwrap().host()));
-    let exchange = |renew| site.session("h2").unwrap().exchange_with(&KeyFiles { config: &config }, renew).unwrap();
+    let exchange = |renew| site.session("h2").unwrap().exchange_with(&KeyFiles { config: &config }, renew);
     let written = |renew| {
         let before = fs::File::open(&ack).unwrap(); // open, so that its number is not given again
         exchange(renew);

@@ -19,6 +19,8 @@ struct Told {
     wiped: Vec<(String, Uuid)>,
     evicted: bool,
     failed: Vec<(String, Kind, String)>,
+    #[serde(default)]
+    unsaid: Option<(Kind, String)>,
 }
 
 impl Exchanged {
@@ -38,6 +40,7 @@ impl Exchanged {
             wiped: keys(&self.wiped),
             evicted: self.evicted,
             failed: self.failed.iter().map(|(name, error)| (name.to_string(), error.kind(), error.chain())).collect(),
+            unsaid: self.unsaid.as_ref().map(|error| (error.kind(), error.chain())),
         };
         serde_json::to_value(told)
             .map_err(|error| Error::with_source(Kind::Invalid, "an exchange that has no JSON form", error))
@@ -66,6 +69,7 @@ impl Exchanged {
             wiped: keys(told.wiped)?,
             evicted: told.evicted,
             failed: failed.collect::<Result<_>>()?,
+            unsaid: told.unsaid.map(|(kind, text)| Error::new(kind, text)),
         })
     }
 }
@@ -88,6 +92,7 @@ mod tests {
             wiped: vec![(name("d"), uuid)],
             evicted: true,
             failed: vec![(name("e"), Error::new(Kind::Exists, "another one is there"))],
+            unsaid: Some(Error::new(Kind::Busy, "another host acknowledges as this one")),
         };
         let json = done.to_json().unwrap();
         let back = Exchanged::from_json(json.clone()).unwrap();

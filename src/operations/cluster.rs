@@ -458,7 +458,7 @@ impl Operation for SyncCluster<'_> {
             return Ok(done);
         }
         let files = KeyFiles { config: self.config };
-        let done = Session::open(self.config)?.exchange_with(self.keys.unwrap_or(&files), self.renew)?;
+        let done = Session::open(self.config)?.exchange_with(self.keys.unwrap_or(&files), self.renew);
         trail.in_parts();
         let mut part = |provider: &ProviderName, reason: String| {
             trail.part(&Object::Provider(provider.clone()), |event| {
@@ -481,6 +481,9 @@ impl Operation for SyncCluster<'_> {
         }
         for (provider, error) in &done.failed {
             trail.failed_part(&Object::Provider(provider.clone()), error);
+        }
+        if let Some(error) = &done.unsaid {
+            trail.failed_part(&Object::Cluster, error);
         }
         Ok(done)
     }

@@ -39,7 +39,7 @@ fn time_until(
         loop {
             assert!(begun.elapsed() < PATIENCE, "it is not done");
             watch.wait(Duration::from_secs(3)).unwrap();
-            if is_done(&Session::open_with(config, open).unwrap().exchange().unwrap()) {
+            if is_done(&Session::open_with(config, open).unwrap().exchange()) {
                 return begun.elapsed();
             }
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::cluster::{SharedKeys, board};
+use crate::cluster::SharedKeys;
+use crate::cluster::board::{self, Board, Lease, MemberHealth, Watch};
 use crate::format::cluster::{Ack, Generation, SharedProvider};
 use crate::provider::shared_key::SharedKey;
 
@@ -36,13 +37,91 @@ impl SharedKeys for Stuck<'_> {
     }
 }
 
+/// A board whose names cannot be listed, and which takes no word of a host if `is_mute`.
+struct Broken {
+    board: Box<dyn Board>,
+    is_mute: bool,
+}
+
+impl Board for Broken {
+    fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        self.board.read(key)
+    }
+
+    fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool> {
+        match self.is_mute && key.as_str().ends_with("/ack") {
+            true => Err(Error::new(Kind::Io, "the board is full")),
+            false => self.board.write_if_unchanged(key, before, after),
+        }
+    }
+
+    fn remove(&self, key: &Key) -> Result<()> {
+        self.board.remove(key)
+    }
+
+    fn list(&self, _: &str, _: usize) -> Result<Vec<Key>> {
+        Err(Error::new(Kind::Io, "names cannot be listed"))
+    }
+
+    fn watch(&self) -> Result<Box<dyn Watch>> {
+        self.board.watch()
+    }
+
+    fn lease(&self, time: Duration) -> Result<Box<dyn Lease>> {
+        self.board.lease(time)
+    }
+
+    fn health(&self) -> Vec<MemberHealth> {
+        self.board.health()
+    }
+}
+
+impl Site {
+    fn on_broken_board(&self, host: &str, is_mute: bool) -> Session {
+        let config = self.config(host);
+        let open = |place: &str, cluster| {
+            let board = board::open(place, cluster, &config)?;
+            Ok(Box::new(Broken { board, is_mute }) as Box<dyn Board>)
+        };
+        Session::open_with(&config, &open).unwrap()
+    }
+}
+
+#[test]
+fn what_cannot_be_tidied_stops_no_change_and_no_acknowledgement() {
+    let site = Site::with_two();
+    let config = site.config("h1");
+    let removed = site.on_broken_board("h1", false).remove(
+        &KeyFiles { config: &config },
+        site.admins(),
+        &host_name("h2"),
+        Removal::default(),
+    );
+    assert!(removed.unwrap().was_active);
+    let session = site.on_broken_board("h1", false);
+    session.exchange();
+    assert_eq!(session.said().unwrap().epoch, session.document().epoch);
+}
+
+#[test]
+fn what_was_done_is_told_also_if_it_cannot_be_acknowledged() {
+    let site = Site::with_cluster();
+    site.ask("h2").unwrap();
+    site.approve("h2").unwrap();
+    site.sync("h1").unwrap();
+    let done = site.on_broken_board("h2", true).exchange();
+    assert_eq!((done.received.len(), done.failed.len()), (1, 0), "{done:?}");
+    assert!(done.unsaid.unwrap().chain().contains("the board is full"));
+    assert!(site.sync("h2").unwrap().unsaid.is_none());
+}
+
 #[test]
 fn a_host_whose_keys_cannot_be_wiped_or_made_current_still_says_to_have_them() {
     let site = Site::with_two();
     let config = site.config("h2");
     let exchange = || {
         let session = site.session("h2").unwrap();
-        let done = session.exchange_with(&Stuck(KeyFiles { config: &config }), Duration::ZERO).unwrap();
+        let done = session.exchange_with(&Stuck(KeyFiles { config: &config }), Duration::ZERO);
         (done, session.said().unwrap().holds.len())
     };
     let (done, holds) = exchange();
