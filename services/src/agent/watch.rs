@@ -6,10 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 use vmcryptfs::cluster::host::HostFiles;
-use vmcryptfs::cluster::{Exchanged, Session, Standing};
+use vmcryptfs::cluster::{Exchanged, Session, SharedKeys, Standing};
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName, limit};
+use vmcryptfs::format::cluster::{Document, MemberState, SharedProvider};
 use vmcryptfs::gate::{self, Principal, unwatched};
 use vmcryptfs::key::ProviderName;
 use vmcryptfs::operations::cluster::SyncCluster;
@@ -25,6 +27,9 @@ use super::wake::Wake;
 const PERIOD: Duration = Duration::from_secs(2);
 /// How often all is compared although there is no newer document: what the board has lost is put there again.
 const WHOLE: Duration = Duration::from_secs(60);
+/// What is said of a host that an admin removed with its guests.
+const EVICTED: &str =
+    "this host was removed from the cluster, and its guests have to end: stop them, then `vmcryptfs umount`";
 
 /// What is known of the board.
 pub(super) struct Watch {
@@ -34,6 +39,18 @@ pub(super) struct Watch {
     /// Held while the board is looked at, so that it is by one thread at a time.
     looking: Mutex<Seen>,
     status: Mutex<AgentStatus>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What goes wrong, by what it belongs to: one kind that is over says nothing of the others.
+#[derive(Default)]
+struct Trouble {
+    /// With looking at the board.
+    board: Option<String>,
+    /// With what the newest document asks.
+    work: Vec<String>,
+    /// That the guests of this host have to end.
+    evicted: Option<String>,
 }
 
 /// What was last seen and done.
@@ -46,18 +63,29 @@ struct Seen {
     compared: Option<Instant>,
     /// How long to wait before it is tried again, where something was left to do.
     retry: Option<Duration>,
-    /// Providers whose keys were wiped from files, as this host was removed.
-    wiped: Vec<ProviderName>,
-    trouble: Option<String>,
 }
 
-/// What the newest document says.
+/// What the newest document says of this host, or the last one that is known.
 struct Newest {
     epoch: u64,
-    /// That this host was removed.
+    /// That it was removed.
     is_removed: bool,
+    /// That its guests have to end as well.
+    is_evicted: bool,
     /// What the cluster shares.
-    providers: Vec<ProviderName>,
+    providers: Vec<SharedProvider>,
+}
+
+impl Newest {
+    fn of(document: &Document, host: Uuid) -> Self {
+        let own = document.member(host);
+        Self {
+            epoch: document.epoch,
+            is_removed: own.is_some_and(|own| own.state == MemberState::Removed),
+            is_evicted: own.is_some_and(|own| own.removal.evicted),
+            providers: document.providers.clone(),
+        }
+    }
 }
 
 impl Seen {
@@ -76,18 +104,30 @@ impl Seen {
         self.compared = Some(Instant::now());
         // Soon after a change others say what they have, by which this host may make new keys by a new primary key.
         let is_settled = self.changed.is_some_and(|changed| changed.elapsed() >= WHOLE);
-        self.retry = match (done.failed.is_empty(), done.awaited.is_empty() && is_settled) {
+        let is_well = done.failed.is_empty() && done.unsaid.is_none();
+        self.retry = match (is_well, done.awaited.is_empty() && is_settled) {
             (true, true) => None,
             (true, false) => Some(PERIOD),
-            (false, _) => Some(self.retry.filter(|_| !is_new).map_or(PERIOD, |former| (2 * former).min(WHOLE))),
+            (false, _) => Some(self.later(is_new)),
         };
+    }
+
+    /// The same where nothing could be done.
+    fn fail(&mut self, epoch: u64) {
+        let is_new = self.epoch != Some(epoch);
+        self.retry = Some(self.later(is_new));
+        (self.epoch, self.compared) = (Some(epoch), Some(Instant::now()));
+    }
+
+    fn later(&self, is_new: bool) -> Duration {
+        self.retry.filter(|_| !is_new).map_or(PERIOD, |former| (2 * former).min(WHOLE))
     }
 }
 
 impl Watch {
     pub(super) fn new(config: PathBuf, keys: Arc<Keys>) -> Self {
-        let (looking, status) = (Mutex::default(), Mutex::default());
-        Self { config, keys, mounts: Mounts::default(), looking, status }
+        let (looking, status, trouble) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { config, keys, mounts: Mounts::default(), looking, status, trouble }
     }
 
     /// Looks at the board for as long as the process lives, on a thread of its own.
@@ -119,7 +159,11 @@ impl Watch {
 
     /// What the agent says of itself.
     pub(super) fn status(&self) -> AgentStatus {
-        AgentStatus { holds: self.keys.current_of_all(), ..self.status.lock().clone() }
+        let trouble = {
+            let now = self.trouble.lock();
+            now.evicted.iter().chain(&now.board).chain(&now.work).cloned().collect()
+        };
+        AgentStatus { holds: self.keys.current_of_all(), trouble, ..self.status.lock().clone() }
     }
 
     /// Does what the newest document asks, in any case.
@@ -133,21 +177,47 @@ impl Watch {
     /// Does what the newest document asks, if there is something to do.
     fn look(&self) {
         let mut seen = self.looking.lock();
-        let looked = self.newest().and_then(|newest| {
-            let Some(newest) = newest else { return Ok(()) };
-            if seen.is_due(newest.epoch) {
-                self.exchange(&mut seen, Principal::Process)?;
+        let (newest, trouble) = match self.newest() {
+            Ok(newest) => (newest, None),
+            Err(error) => (self.last_known(), Some(error)),
+        };
+        if let Some(newest) = &newest {
+            if trouble.is_none()
+                && seen.is_due(newest.epoch)
+                && let Err(error) = self.exchange(&mut seen, Principal::Process)
+            {
+                tracing::warn!("what document {} asks: {}", newest.epoch, error.chain());
+                seen.fail(newest.epoch);
+                self.trouble.lock().work = vec![error.chain()];
             }
-            let gone =
-                |name: &ProviderName| seen.wiped.contains(name) || self.keys.is_in_file(name).is_ok_and(|is| !is);
-            let gone: Vec<ProviderName> = newest.providers.into_iter().filter(gone).collect();
-            if newest.is_removed && !gone.is_empty() {
-                // Again and again: what a guest has open now is locked once it is closed.
-                self.mounts.lock(&gone);
-            }
-            Ok(())
-        });
-        self.tell(&mut seen, looked.err());
+            self.tell_eviction(newest.is_evicted);
+            self.lock_gone(newest);
+        }
+        self.tell(trouble);
+    }
+
+    /// Locks what opens by keys that this host has no longer as it was removed. Again and again: what a guest has open now is locked once
+    /// it is closed. What is here decides, so that it goes on after a restart, and without a board.
+    fn lock_gone(&self, newest: &Newest) {
+        let is_gone = |shared: &&SharedProvider| self.keys.current(shared).is_ok_and(|current| current.is_none());
+        let gone: Vec<ProviderName> = newest
+            .providers
+            .iter()
+            .filter(|_| newest.is_removed)
+            .filter(is_gone)
+            .map(|shared| shared.name.clone())
+            .collect();
+        if !gone.is_empty() {
+            self.mounts.lock(&gone);
+        }
+    }
+
+    /// What the last document says that this host has seen, where the board cannot be asked.
+    fn last_known(&self) -> Option<Newest> {
+        let files = HostFiles::of(&self.config);
+        let membership = files.membership().ok()??;
+        let document = files.document(&membership).ok()??;
+        Some(Newest::of(&document, files.identity().ok()?.uuid))
     }
 
     /// The newest document; `None` for a host in no cluster.
@@ -163,27 +233,20 @@ impl Watch {
         status.cluster = Some(document.name.to_string());
         status.board = Some(session.board_place().to_owned());
         status.seen = Some(Timestamp::now().to_millis());
-        Ok(Some(Newest {
-            epoch: document.epoch,
-            is_removed: session.standing() == Standing::Removed,
-            providers: document.providers.iter().map(|shared| shared.name.clone()).collect(),
-        }))
+        Ok(Some(Newest::of(document, session.host())))
     }
 
     fn exchange(&self, seen: &mut Seen, principal: Principal) -> Result<Exchanged> {
         let sync = SyncCluster { config: &self.config, keys: Some(&*self.keys), renew: WHOLE };
         let done = gate::perform(sync, principal, &mut unwatched)?;
         seen.learn(&done);
-        let is_removed = done.standing == Standing::Removed;
-        match is_removed {
-            true => seen.wiped.extend(done.wiped.iter().map(|(name, _)| name.clone())),
-            false => seen.wiped.clear(),
+        {
+            let mut status = self.status.lock();
+            status.epoch = Some(done.epoch);
+            status.removed = done.standing == Standing::Removed;
         }
-        let mut status = self.status.lock();
-        status.epoch = Some(done.epoch);
-        status.removed = is_removed;
-        status.trouble =
-            done.failed.iter().map(|(name, error)| format!("provider {name}: {}", error.chain())).collect();
+        let failed = done.failed.iter().map(|(name, error)| format!("provider {name}: {}", error.chain()));
+        self.trouble.lock().work = failed.chain(done.unsaid.as_ref().map(Error::chain)).collect();
         for (name, uuid) in &done.received {
             tracing::info!("received primary key {uuid} of provider {name}");
         }
@@ -194,22 +257,31 @@ impl Watch {
     }
 
     /// Reports trouble with the board once, until it is another or over.
-    fn tell(&self, seen: &mut Seen, error: Option<Error>) {
+    fn tell(&self, error: Option<Error>) {
         let text = error.as_ref().map(Error::chain);
-        if seen.trouble == text {
+        if self.trouble.lock().board == text {
             return;
         }
         match &error {
             Some(error) => {
                 tracing::warn!("the board: {}", error.chain());
-                self.status.lock().trouble = vec![error.chain()];
                 Event::of(EventName::ClusterSync).failed(error);
             }
-            None => {
-                tracing::info!("the board: all is well again");
-                self.status.lock().trouble.clear();
-            }
+            None => tracing::info!("the board: all is well again"),
         }
-        seen.trouble = text;
+        self.trouble.lock().board = text;
+    }
+
+    /// Reports once that the guests of this host have to end.
+    fn tell_eviction(&self, is_evicted: bool) {
+        if self.trouble.lock().evicted.is_some() == is_evicted {
+            return;
+        }
+        let error = Error::new(Kind::Denied, EVICTED);
+        if is_evicted {
+            tracing::warn!("{EVICTED}");
+            Event::of(EventName::ClusterSync).failed(&error);
+        }
+        self.trouble.lock().evicted = is_evicted.then(|| error.chain());
     }
 }

@@ -219,17 +219,21 @@ fn a_mount_goes_on_while_the_agent_is_stopped_or_gone_and_unlocks_when_it_is_bac
 #[test]
 fn the_agent_of_a_host_that_was_removed_wipes_the_keys_and_locks_what_is_closed() {
     let site = Site::new();
-    let _agent = site.with_agent();
+    let agent = site.with_agent();
     let mount = site.mount();
     let disk = File::open(mount.path("root.raw")).unwrap();
     assert!(locked(&mount).iter().all(|(_, locked)| !locked));
 
-    site.admin(&["remove", "kvm2"]);
+    site.admin(&["remove", "kvm2", "--evict"]);
     wait_until("wiped, without a word from anyone", || site.state("kvm2") == "wiped");
     wait_until("what is closed is locked", || locked(&mount).contains(&("data.raw".to_owned(), true)));
     let mut first = [0; 4096];
     disk.read_exact_at(&mut first, 0).unwrap();
     assert_eq!(first, [7; 4096], "a guest that runs goes on");
+    // What is gone decides, not what an agent remembers, or whether it reaches the board.
+    agent.end(Signal::KILL);
+    fs::rename(site.first.path("board"), site.first.path("away")).unwrap();
+    let _agent = Agent::start(&site.second);
     drop(disk);
     wait_until("all is locked once it is closed", || locked(&mount).iter().all(|(_, locked)| *locked));
     let said = site.second.try_run(&["provider", "test", "shared"]);
@@ -238,4 +242,7 @@ fn the_agent_of_a_host_that_was_removed_wipes_the_keys_and_locks_what_is_closed(
     let kept = fs::read_to_string(site.second.path("config/host/envelopes.json")).unwrap();
     assert!(!kept.contains("shared"), "{kept}");
     assert_eq!(site.events_of("cluster-sync").iter().filter(|reason| reason.starts_with("wiped")).count(), 1);
+    let evicted = "its guests have to end: stop them";
+    let is_told = |event: &Value| event.to_string().contains(evicted);
+    assert_eq!(site.second.events().iter().filter(|event| is_told(event)).count(), 2, "once by each agent");
 }
