@@ -72,12 +72,7 @@ impl Operation for AcceptRollback<'_> {
         let ids = found.iter().filter_map(FoundComponent::unverified).chain(home.iter().map(|home| &home.header));
         let keks = self.providers.fetch_all(ids.flat_map(|header| header.claims().slots.key_ids().cloned()));
         let memory = Memory::of(self.providers);
-        let opened = home.as_ref().ok().map(|home| owner(&dir, home, &keks, &memory));
-        let (owner, no_owner) = match opened.transpose() {
-            Ok(owner) => (owner, None),
-            Err(error) => (None, Some(error)),
-        };
-        let lists_disks = home.as_ref().is_ok_and(|home| home.header.claims().lists_disks);
+        let (owner, no_list) = home.as_ref().map_or((None, None), |home| owner(&dir, home, &keks, &memory));
         let mut accepted = Vec::new();
         trail.in_parts();
         for found in found {
@@ -116,10 +111,7 @@ impl Operation for AcceptRollback<'_> {
             accepted.push(Accepted { component, uuid, what });
         }
         // What could be accepted is; what the list says of it was not looked at.
-        match no_owner.filter(|_| lists_disks) {
-            Some(error) => Err(error).context(|| "the home, which lists the VM's disks".into()),
-            None => Ok(accepted),
-        }
+        no_list.map_or(Ok(accepted), |error| Err(error).context(|| "the home, which lists the VM's disks".into()))
     }
 }
 
@@ -160,10 +152,14 @@ fn home_header(dir: &File) -> Result<StoredHeader> {
     folder::read_header(dir, name)?.ok_or_else(|| Error::new(Kind::NotFound, format!("{name} is gone")))
 }
 
-/// What says of the disks of a home how far they are at least.
-fn owner(dir: &File, home: &StoredHeader, keks: &FetchedKeks, memory: &Arc<Memory>) -> Result<Owner> {
-    let dek = keyring::unlock(&home.header, keks)?;
-    Owner::of(dir, (&home.header.clone().verify(&dek)?, &dek), &FileLocks, memory)
+/// What says of the disks of a home how far they are at least; or why it is not known, if the home has a list of its disks.
+fn owner(dir: &File, home: &StoredHeader, keks: &FetchedKeks, memory: &Arc<Memory>) -> (Option<Owner>, Option<Error>) {
+    let opened = keyring::unlock(&home.header, keks)
+        .and_then(|dek| Owner::of(dir, (&home.header.clone().verify(&dek)?, &dek), &FileLocks, memory));
+    match opened {
+        Ok(owner) => (Some(owner), None),
+        Err(error) => (None, Some(error).filter(|_| home.header.claims().lists_disks)),
+    }
 }
 
 /// How far a component is, proven with its key.

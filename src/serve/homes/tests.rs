@@ -138,7 +138,8 @@ fn names_are_settled_when_a_home_is_no_longer_kept() {
     {
         let home = mount.home_at(Path::new("vm0/a.raw")).unwrap();
         let change = NameChange::Renamed(Path::new(from), Path::new(to));
-        change_names(Some(&home), change, || Ok(std::fs::rename(path(from), path(to)).unwrap())).unwrap();
+        let rename = || std::fs::rename(path(from), path(to)).context(|| "renaming".into());
+        change_names(Some(&home), change, rename).unwrap();
         assert!(!is_settled());
         leaves();
         assert!(is_settled(), "{to}");

@@ -3,6 +3,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::error::Context;
 use crate::format::members::{COPY_OFFSETS, MEMBERS_PREFIX};
 use crate::seen::Memory;
 use crate::serve::{Options, ServedFolder};
@@ -193,7 +194,8 @@ fn names_that_were_put_off_are_settled_although_the_attributes_of_the_list_have_
     let [a, d] = ["a.raw", "d.raw"].map(Path::new);
     let home = crashes.served("vm").home_at(a).unwrap();
     let path = |name| crashes.store.path("vm").join(name);
-    change_names(Some(&home), NameChange::Renamed(a, d), || Ok(fs::rename(path(a), path(d)).unwrap())).unwrap();
+    let rename = || fs::rename(path(a), path(d)).context(|| "renaming".into());
+    change_names(Some(&home), NameChange::Renamed(a, d), rename).unwrap();
     assert!(!crashes.changing("vm").is_empty());
     let list = crashes.store.path("vm").join(crashes.list());
     fs::set_permissions(&list, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
