@@ -11,11 +11,10 @@ impl Session {
     /// Removes envelopes for hosts that were removed and of generations that are retired, and requests to join that were granted. What the
     /// document does not know stays: another host may know a newer one.
     ///
-    /// What stays is useless and harms nobody, so trouble with it is a notice only: it never hides that a document was written.
+    /// What stays is useless and harms nobody, and each exchange tries again. So trouble with it is no error: it would hide that a
+    /// document was written. A board that takes nothing is told of by the acknowledgement.
     pub(super) fn tidy(&self) {
-        if let Err(error) = self.try_to_tidy() {
-            tracing::warn!("removing what is useless from the board: {}; a later document does it", error.chain());
-        }
+        let _ = self.try_to_tidy();
     }
 
     fn try_to_tidy(&self) -> Result<()> {
