@@ -45,10 +45,16 @@ let_others_in() {
 
 # in_private_mounts PLACE COMMAND...: the command's mounts below PLACE are not seen by other processes.
 in_private_mounts() {
-    # The root of a chroot need not be a mount, and only mounts can be private.
+    # The root of a chroot need not be a mount, and only mounts can be private. One that is made there is shared if the root is.
     # shellcheck disable=SC2016 # it is for the shell inside
     unshare --mount --propagation unchanged bash -c '
-        mount --make-rprivate / 2>/dev/null || mount --make-rprivate "$1" || { echo "no private mounts" >&2; exit 77; }
+        is_shared() { awk -v place="$1" "\$5 == place && / shared:/ { found = 1 } END { exit !found }" /proc/self/mountinfo; }
+        make_private() {
+            mount --make-rprivate / 2>/dev/null || mount --make-rprivate "$1" 2>/dev/null || {
+                mount --bind "$1" "$1" && { ! is_shared "$1" || { umount "$1"; false; }; }
+            }
+        }
+        make_private "$1" || { echo "no private mounts" >&2; exit 77; }
         shift && exec "$@"' inside "$@"
 }
 
