@@ -56,7 +56,7 @@ impl Ahead {
 
 /// Has the admins sign that the board of this host's cluster may lack what hosts have seen. What this host has seen last holds again, so
 /// that no host which was removed comes back. `open` gives the keys of admins of that document; the host is
-/// not locked meanwhile, as they may be asked for passphrases. Returns the number of the new document.
+/// not locked during that, as they may be asked for passphrases. Returns the number of the new document.
 ///
 /// # Errors
 /// `NotFound` when this host is in no cluster, `Exists` when the board lacks nothing, `Unsupported` when this host did not keep what it

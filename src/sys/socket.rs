@@ -82,7 +82,7 @@ fn id_of(path: &Path) -> io::Result<Id> {
 /// Connects to a socket without waiting.
 ///
 /// # Errors
-/// Of the system; `WouldBlock` when so many connections wait there that a process which is stopped would be waited for.
+/// Of the system; `WouldBlock` when its queue of connections is full: a stopped process would be waited for.
 pub fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     let socket = unconnected(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;

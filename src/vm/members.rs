@@ -121,7 +121,7 @@ impl Members {
     }
 
     /// Goes by what was read of the file while nothing kept others from changing it. `None` if it may be older than what they have
-    /// written and made known meanwhile: then it is to be read again, unless this `is_last`.
+    /// written and made known during the read: then it is to be read again, unless this `is_last`.
     fn learn(
         &self,
         before: Option<Stamp>,

@@ -75,7 +75,7 @@ impl Etcd {
         Self::with_quota(0)
     }
 
-    /// With databases of so many bytes at most.
+    /// With databases of at most this number of bytes.
     pub(crate) fn with_quota(quota: u64) -> Self {
         let dir = folder();
         certificates(dir.path(), &["member", "root", "host1", "reader", "nobody"]);

@@ -46,7 +46,7 @@ pub(super) fn delete(key: &[u8]) -> Vec<u8> {
     Message::default().bytes(1, key).into_bytes()
 }
 
-/// Begins a lease of so many seconds.
+/// Begins a lease of this number of seconds.
 pub(super) fn grant(seconds: u64) -> Vec<u8> {
     Message::default().number(1, seconds).into_bytes()
 }
