@@ -97,7 +97,7 @@ impl AdminArgs {
     after_help = "Example:\n  vmcryptfs cluster init prod --board folder:/mnt/shared/vmcryptfs --admin-key /media/usb/prod.admin\n\n\
     The board is a folder that all hosts have mounted, such as one on NFS or CephFS, or an etcd, which vmcryptfs-agent reaches with \
     the certificates that [board] of the configuration names. What lies there is signed, and keys are \
-    sealed to one host each: its owner can hold them back, but neither read nor change them. The admin key is made; keep it on \
+    sealed to one host each: its owner can hold them back, but neither read nor change them. The admin key is made, or taken if the file is there; keep it on \
     a medium of its own. Without it, the cluster stays as it is for ever."
 )]
 pub(super) struct InitArgs {

@@ -8,7 +8,7 @@ use super::join::check_new;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
 use crate::format::cluster::{
-    Generation, HostIdentity, Member, MemberState, Removal, SharedProvider, UnverifiedRequest,
+    Generation, HostIdentity, JoinRequest, Member, MemberState, Removal, SharedProvider, UnverifiedRequest,
 };
 use crate::key::ProviderName;
 use crate::provider::shared_key::SharedKey;
@@ -44,9 +44,14 @@ impl Session {
             let host = &request.claims().host;
             host.name.as_str() == wanted || host.uuid.to_string() == wanted
         };
+        // One that was granted stays where the admin's program was stopped before it had tidied.
+        let is_granted = |request: &&UnverifiedRequest| {
+            let JoinRequest { host, token, .. } = request.claims();
+            self.document().active().any(|member| member.host == *host && member.token == *token)
+        };
         let mut proven = Vec::new();
         let mut refusal = None;
-        for request in requests.iter().filter(asked) {
+        for request in requests.iter().filter(asked).filter(|request| !is_granted(request)) {
             match self.prove(admins, request, now) {
                 Ok(()) => proven.push(request),
                 Err(error) => refusal = Some(error),
@@ -55,7 +60,13 @@ impl Session {
         let request = match (proven.as_slice(), refusal) {
             ([request], _) => request.claims(),
             ([], Some(refusal)) => return Err(refusal),
-            ([], None) => return Err(Error::new(Kind::NotFound, format!("no host {wanted} asks to join the cluster"))),
+            ([], None) => {
+                if let Some(granted) = requests.iter().filter(asked).find(is_granted) {
+                    self.tidy();
+                    return Ok(granted.claims().host.clone());
+                }
+                return Err(Error::new(Kind::NotFound, format!("no host {wanted} asks to join the cluster")));
+            }
             (several, _) => {
                 let uuids: Vec<String> = several.iter().map(|request| request.claims().host.uuid.to_string()).collect();
                 let message =

@@ -84,13 +84,21 @@ impl AdminKeys<'_> {
 pub struct InitCluster<'a> {
     /// The cluster.
     pub new: NewCluster<'a>,
-    /// The admin's key, which is made.
+    /// The admin's key, which is made where there is none.
     pub admin: AdminKeys<'a>,
+}
+
+/// The key in a file that exists, or a new one: an interrupted run may have made it, and nothing may be in reach of no key.
+fn admin_key_in(file: &Path, passphrase: &[u8]) -> Result<SigningKey> {
+    match file.symlink_metadata() {
+        Ok(_) => SealedAdminKey::read(file)?.open(passphrase).context(|| file.shown().to_string()),
+        Err(_) => new_admin_key(file, passphrase),
+    }
 }
 
 /// Makes an admin key and its file.
 fn new_admin_key(file: &Path, passphrase: &[u8]) -> Result<SigningKey> {
-    refuse_existing(file)?;
+    refuse_existing(file, "an admin key")?;
     let key = SigningKey::generate()?;
     admin_key::create(file, &key, passphrase, admin_key::COST)?;
     // What cannot be opened must not be the only way to change the cluster.
@@ -115,7 +123,7 @@ impl Operation for InitCluster<'_> {
                 "a new cluster has one admin: `vmcryptfs cluster admin add` adds others",
             ));
         };
-        let key = new_admin_key(file, &(self.admin.passphrase)(0)?)?;
+        let key = admin_key_in(file, &(self.admin.passphrase)(0)?)?;
         let (cluster, host) = self.new.create(&key)?;
         trail.event().reason(format!("cluster {} ({cluster}) with host {} ({host})", self.new.name, self.new.host));
         Ok(cluster)

@@ -117,7 +117,7 @@ impl Operation for BackUpProvider<'_> {
 
     fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Uuid> {
         let backup = Backup::of(self.config, self.name)?;
-        backup::refuse_existing(self.file)?; // before anyone thinks of a passphrase
+        backup::refuse_existing(self.file, "a backup")?; // before anyone thinks of a passphrase
         let passphrase = (self.passphrase)()?;
         backup.write(self.config, self.file, &passphrase, backup::COST)?;
         Ok(backup.primary_uuid())

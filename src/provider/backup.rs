@@ -294,13 +294,13 @@ fn check_cost(cost: Cost) -> Result<()> {
     ))
 }
 
-/// Refuses the name of something that is there: a backup is a new file.
+/// Refuses the name of something that is there: what is `called` so, such as "a backup", is a new file.
 ///
 /// # Errors
 /// `Exists`.
-pub fn refuse_existing(file: &Path) -> Result<()> {
+pub fn refuse_existing(file: &Path, called: &str) -> Result<()> {
     match file.symlink_metadata() {
-        Ok(_) => Err(Error::new(Kind::Exists, format!("{} exists already: a backup is a new file", file.shown()))),
+        Ok(_) => Err(Error::new(Kind::Exists, format!("{} exists already: {called} is a new file", file.shown()))),
         Err(_) => Ok(()), // making it says more
     }
 }

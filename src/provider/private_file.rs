@@ -5,10 +5,11 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, OFlags};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
@@ -105,14 +106,49 @@ pub(super) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
 }
 
 /// Makes a new file of `parts`, in this order, and returns once it is durable. An error leaves no file of ours.
+///
+/// The file gets its name when it is whole, where the file system can do that: who dies before leaves nothing.
 pub(crate) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let named = match nameless(folder_of(path)) {
+        Some(file) => {
+            write_parts(&file, parts).context(|| format!("writing {}", path.shown()))?;
+            give_name(&file, path)
+        }
+        None => return create_in_place(path, parts),
+    };
+    match named {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(Error::io(format!("creating {}", path.shown()), error));
+        }
+        Err(_) => return create_in_place(path, parts), // such as one without /proc
+    }
+    let synced = sync_folder(folder_of(path));
+    if synced.is_err() {
+        fs::remove_file(path).ok(); // the error that matters is the one of syncing
+    }
+    synced.context(|| format!("writing {}", path.shown()))
+}
+
+/// A file without a name, where the file system has such files.
+fn nameless(folder: &Path) -> Option<File> {
+    let flags = OFlags::TMPFILE.bits().cast_signed();
+    File::options().write(true).custom_flags(flags).mode(FILE_MODE).open(folder).ok()
+}
+
+fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+fn create_in_place(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let file = File::options()
         .write(true)
         .create_new(true)
         .mode(FILE_MODE)
         .open(path)
         .context(|| format!("creating {}", path.shown()))?;
-    let written = write_parts(file, parts).and_then(|()| sync_folder(folder_of(path)));
+    let written = write_parts(&file, parts).and_then(|()| sync_folder(folder_of(path)));
     if written.is_err() {
         fs::remove_file(path).ok(); // the error that matters is the one of writing
     }
@@ -195,7 +231,7 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_parts(mut file: File, parts: &[&[u8]]) -> io::Result<()> {
+fn write_parts(mut file: &File, parts: &[&[u8]]) -> io::Result<()> {
     for part in parts {
         file.write_all(part)?;
     }
@@ -238,8 +274,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, "old").unwrap();
-        assert_eq!(create(&file, &[b"new"]).unwrap_err().kind(), Kind::Exists);
-        assert_eq!(fs::read(&file).unwrap(), b"old");
+        for create in [create, create_in_place] {
+            assert_eq!(create(&file, &[b"new"]).unwrap_err().kind(), Kind::Exists);
+            assert_eq!(fs::read(&file).unwrap(), b"old");
+        }
+        let there = || fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(there(), 1);
+        fs::remove_file(&file).unwrap();
+        create_in_place(&file, &[b"ne", b"w"]).unwrap();
+        assert_eq!((fs::read(&file).unwrap(), mode(&file), there()), (b"new".to_vec(), FILE_MODE, 1));
+    }
+
+    #[test]
+    fn a_new_file_has_its_name_only_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let Some(unnamed) = nameless(dir.path()) else { return }; // a file system without such files
+        write_parts(&unnamed, &[b"whole"]).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        give_name(&unnamed, &file).unwrap();
+        assert_eq!((fs::read(&file).unwrap(), mode(&file)), (b"whole".to_vec(), FILE_MODE));
     }
 
     #[test]

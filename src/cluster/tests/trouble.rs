@@ -204,3 +204,20 @@ fn a_document_of_a_later_version_asks_for_a_later_program() {
     );
     assert!(site.has("h2", "shared"), "it works on with what it has");
 }
+
+#[test]
+fn an_approval_that_was_interrupted_before_it_tidied_is_finished_by_the_same_command() {
+    let site = Site::with_cluster();
+    site.ask("h2").unwrap();
+    let join = site.cluster_folder().join("join");
+    let request = fs::read_dir(&join).unwrap().next().unwrap().unwrap().path();
+    let left = fs::read(&request).unwrap();
+    site.approve("h2").unwrap();
+    let epoch = || site.session("h1").unwrap().document().epoch;
+    let (granted, is_there) = (epoch(), || request.exists());
+    assert!(!is_there());
+    fs::write(&request, left).unwrap();
+    site.approve("h2").unwrap();
+    assert_eq!((epoch(), is_there()), (granted, false));
+    refused(site.approve("h2"), Kind::NotFound, "no host h2 asks");
+}
