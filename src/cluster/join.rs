@@ -15,7 +15,7 @@ use crate::crypto::random;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{
-    Document, JoinRequest, Member, MemberState, Name, Removal, Token, TokenId, UnverifiedDocument,
+    Document, JoinRequest, Member, MemberState, Name, Removal, Token, TokenId, UnverifiedDocument, UnverifiedRequest,
 };
 use crate::timestamp::Timestamp;
 
@@ -154,6 +154,11 @@ pub fn ask(config: &Path, token: &Token, host: &Name) -> Result<(Name, Uuid)> {
     let view = view::newest(board.as_ref(), token.epoch, &token.document, None)?;
     let document = &view.document;
     check_new(document, token.id, host)?;
+    let used = || Error::new(Kind::Denied, "the token was used already: ask an admin for another one");
+    if let Some(bytes) = board.read(&Key::join(token.id))? {
+        let own = asked_by_this_host(&files, &bytes, token, host).ok_or_else(used)?;
+        return Ok((document.name.clone(), own));
+    }
     let identity = Identity::generate()?;
     let request = JoinRequest {
         cluster: token.cluster,
@@ -166,9 +171,17 @@ pub fn ask(config: &Path, token: &Token, host: &Name) -> Result<(Name, Uuid)> {
     let mut membership = Membership::new(token.cluster, names, &token.board, document.epoch, &view.hash);
     files.keep_seen(&mut membership, &view)?;
     if !board.write_if_unchanged(&Key::join(token.id), None, &request.encode(&token.secret)?)? {
-        return Err(Error::new(Kind::Denied, "the token was used already: ask an admin for another one"));
+        return Err(used());
     }
     Ok((document.name.clone(), identity.uuid))
+}
+
+/// The UUID of this host if the request is its own. A run that was stopped when it had asked has done all, and the keys in
+/// its request must not be replaced.
+fn asked_by_this_host(files: &HostFiles, request: &[u8], token: &Token, host: &Name) -> Option<Uuid> {
+    let request = UnverifiedRequest::decode(request).ok().filter(|request| request.is_by(&token.secret))?;
+    let identity = files.identity().ok()?;
+    (request.claims().host == identity.public(host.clone())).then_some(identity.uuid)
 }
 
 /// Refuses what a document has already: a token that let a host in, and the name of an active host.

@@ -163,6 +163,11 @@ fn a_token_lets_one_host_in_once_and_not_late() {
     let used = token();
     join::ask(&config("h2"), &used, &host_name("h2")).unwrap();
     refused(join::ask(&config("h3"), &used, &host_name("h3")), Kind::Denied, "the token was used already");
+    // The same host again is a run that was stopped: what it asked with stays.
+    let identity = || fs::read(config("h2").with_file_name("host").join("identity")).unwrap();
+    let asked_with = identity();
+    join::ask(&config("h2"), &used, &host_name("h2")).unwrap();
+    assert_eq!(identity(), asked_with);
     let late = Timestamp::from_secs((Timestamp::now().since_1970() + TOKEN_LIFE + Duration::from_secs(2)).as_secs());
     let mut session = site.session("h1").unwrap();
     refused(session.approve(site.admins(), "h2", late), Kind::Denied, "the token of host h2 ended at");
