@@ -14,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -130,7 +130,12 @@ pub struct Asking {
     device: (u32, u32),
     /// Where it was mounted.
     mountpoint: PathBuf,
+    /// When it was last told of work that only looks.
+    looked: Option<Instant>,
 }
+
+/// How often who asks is told of work that only looks: it would be for each name.
+const LOOKS: Duration = Duration::from_millis(50);
 
 impl Asking {
     /// Where the mount is by now.
@@ -153,6 +158,12 @@ impl Asking {
     /// # Errors
     /// `Stopped` when it wants no more of it, or `Io`.
     pub fn tell(&mut self, progress: &Progress) -> Result<()> {
+        if progress.is_looking() {
+            if self.looked.is_some_and(|looked| looked.elapsed() < LOOKS) {
+                return Ok(());
+            }
+            self.looked = Some(Instant::now());
+        }
         let told = send(&mut self.stream, &Answer::Progress { progress: progress.clone() });
         if told.is_err() || self.has_ended()? {
             return Err(Error::new(Kind::Stopped, "stopped at the requester's wish; run it again to resume"));
@@ -186,7 +197,8 @@ where
         SocketPath::replace(&path).context(|| format!("making control socket {}", path.shown()))?;
     // Each on its own thread: one may wait for a key server, another for the end of the mount.
     let on_own_thread = move |stream| {
-        let (answer, asking) = (Arc::clone(&answer), Asking { stream, device, mountpoint: mountpoint.clone() });
+        let (answer, asking) =
+            (Arc::clone(&answer), Asking { stream, device, mountpoint: mountpoint.clone(), looked: None });
         let serve = move || {
             if let Err(error) = serve_one(asking, &*answer) {
                 tracing::info!("control socket: {}", error.chain());
@@ -364,5 +376,21 @@ mod tests {
         assert!(error.kind() == Kind::Busy && error.to_string().contains("no answer"), "{error}");
         drop(theirs);
         assert!(receive(&ours, patience).unwrap_err().to_string().contains("closed after 0 bytes"));
+    }
+
+    #[test]
+    fn looking_at_many_names_is_told_seldom_and_stops_soon() {
+        let (client, stream) = UnixStream::pair().unwrap();
+        let mut asking = Asking { stream, device: (0, 0), mountpoint: PathBuf::new(), looked: None };
+        // Nobody reads them: a line for each would fill the socket and wait for ever.
+        (0..100_000).for_each(|_| asking.tell(&Progress::looking()).unwrap());
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let ended = Instant::now();
+        while asking.tell(&Progress::looking()).is_ok() {
+            assert!(ended.elapsed() < Duration::from_secs(20));
+        }
+        // What is done is told each time.
+        let done = Progress { what: String::new(), done: 1, total: 2, unit: crate::progress::Unit::Components };
+        assert_eq!(asking.tell(&done).unwrap_err().kind(), Kind::Stopped);
     }
 }

@@ -9,6 +9,8 @@ pub mod convert;
 pub mod deep_rekey;
 pub mod disk_names;
 pub mod erase;
+#[cfg(test)]
+mod looking_tests;
 pub mod rekey;
 pub mod repair;
 pub mod restore;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::progress::perform;
+use crate::cli::progress::perform_shown;
 use crate::cli::{out, place};
 use crate::control::local;
 use crate::error::{Error, Kind, Result};
@@ -53,7 +53,7 @@ pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
     place::refuse_mounted(&args.folder)?;
     local::refuse_if_served(&args.folder, "binding its disks")?;
     let upgrade = UpgradeVm { folder: &args.folder, providers: Providers::load(config)? };
-    let upgraded = perform(upgrade)?;
+    let upgraded = perform_shown(upgrade)?;
     if args.json {
         return out::json(&upgraded);
     }
@@ -75,11 +75,11 @@ pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
     local::refuse_if_served(&located.folder, "taking in a disk")?;
     if located.component == Component::Home {
         let adopt = AdoptAll { folder: &located.folder, providers: Providers::load(config)? };
-        println!("{}: its list has {} disks now.", args.disk.shown(), perform(adopt)?);
+        println!("{}: its list has {} disks now.", args.disk.shown(), perform_shown(adopt)?);
         return Ok(());
     }
     let adopt = AdoptDisk { disk: &args.disk, located: &located, providers: Providers::load(config)? };
-    let adopted = perform(adopt)?;
+    let adopted = perform_shown(adopt)?;
     let former = adopted.former.map_or_else(|| "no VM".to_owned(), |former| format!("the VM {former}"));
     println!("{} ({}) is of this VM now, by this name; it was of {former}.", args.disk.shown(), adopted.uuid);
     Ok(())

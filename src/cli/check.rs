@@ -10,6 +10,7 @@ use crate::cli::{out, place, table};
 use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::operations::check::CheckAll;
+use crate::progress::to_the_end;
 use crate::provider::Providers;
 use crate::text::{self, Show};
 use crate::vm::check::{self, Finding, State};
@@ -91,7 +92,7 @@ pub(super) fn disk_names(config: Option<&Path>) -> DiskNames {
 
 fn all_at(path: &Path, disk_names: &DiskNames) -> Result<Inventory> {
     match path.is_dir() {
-        true => Inventory::take_with_links(&folder::open_dir(path)?, disk_names),
+        true => Inventory::take_with_links(&folder::open_dir(path)?, disk_names, &to_the_end),
         false => Inventory::of_file(path, disk_names),
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
 use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::gate::{Object, Operation, Trail};
-use crate::progress::OnProgress;
+use crate::progress::{OnProgress, to_the_end};
 use crate::provider::{FetchedKeks, Providers};
 use crate::seen::{Memory, Point};
 use crate::storage::FileStorage;
@@ -63,7 +63,7 @@ impl Operation for AcceptRollback<'_> {
             Component::Home => !found.is_erased(),
             Component::Disk(path) => found.path == *path,
         };
-        let mut found: Vec<FoundComponent> = scan::scan_vm(&dir)?.into_iter().filter(meant).collect();
+        let mut found: Vec<FoundComponent> = scan::scan_vm(&dir, &to_the_end)?.into_iter().filter(meant).collect();
         scan::each_file_once(&mut found);
         if found.is_empty() {
             return Err(Error::new(Kind::NotFound, format!("{} is not an encrypted disk", self.path.shown())));
@@ -142,7 +142,7 @@ fn accept_manifest(
     if !tree.is_kept() || HomeState::Encrypted.refuse_unfinished(&header).is_err() {
         return Ok(None);
     }
-    let alone = claim_exclusive(dir, &Component::Home, &FileLocks);
+    let alone = claim_exclusive(dir, &Component::Home, &FileLocks, &to_the_end);
     tree.accept(alone.is_err())
 }
 

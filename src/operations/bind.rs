@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::event::EventName;
 use crate::gate::{Object, Operation, Trail};
 use crate::operations::manifest::{Meaning, keeping_manifest};
-use crate::progress::OnProgress;
+use crate::progress::{Looking, OnProgress};
 use crate::provider::Providers;
 use crate::text;
 use crate::vm::access::{Located, OfflineVm, VmAccess};
@@ -28,10 +28,12 @@ impl Operation for UpgradeVm<'_> {
         Object::Folder(self.folder.to_path_buf())
     }
 
-    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Upgraded> {
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Upgraded> {
         let vm = OfflineVm::open(self.folder, self.providers)?;
-        let mut upgraded = bind::upgrade(&vm)?;
-        upgraded.listed = bind::make_list(&vm, false)?;
+        let looking = Looking::new(on_progress);
+        let go_on = || looking.tell();
+        let mut upgraded = bind::upgrade(&vm, &go_on)?;
+        upgraded.listed = bind::make_list(&vm, false, &go_on)?;
         upgraded.changed |= upgraded.listed.is_some();
         trail.event().uuid(upgraded.uuid);
         Ok(upgraded)
@@ -54,8 +56,10 @@ impl Operation for AdoptAll<'_> {
         Object::Folder(self.folder.to_path_buf())
     }
 
-    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<usize> {
-        let listed = bind::make_list(&OfflineVm::open(self.folder, self.providers)?, true)?.unwrap_or_default();
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<usize> {
+        let looking = Looking::new(on_progress);
+        let vm = OfflineVm::open(self.folder, self.providers)?;
+        let listed = bind::make_list(&vm, true, &|| looking.tell())?.unwrap_or_default();
         trail.event().reason(format!("{} as they lie there", text::count(listed, "disk", "disks")));
         Ok(listed)
     }
@@ -79,10 +83,11 @@ impl Operation for AdoptDisk<'_> {
         Object::Disk(self.disk.to_path_buf())
     }
 
-    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Adopted> {
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Adopted> {
         let Located { folder, component } = self.located;
         let vm = OfflineVm::open(folder, self.providers)?;
-        let adopt = || bind::adopt(&vm, component);
+        let looking = Looking::new(on_progress);
+        let adopt = || bind::adopt(&vm, component, &|| looking.tell());
         let adopted = keeping_manifest(folder, &vm.providers(), Meaning::Accepts(component.path()), adopt)?;
         let former = adopted.former.map_or_else(|| "of no VM".to_owned(), |former| format!("of the VM {former}"));
         trail.event().uuid(adopted.uuid).key(&adopted.key_id).reason(former);

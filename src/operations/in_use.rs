@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::{KeyId, KeyName};
 use crate::operations::whole;
+use crate::progress::to_the_end;
 use crate::text::Show;
 use crate::vm::folder;
 use crate::vm::in_use::{InUse, KeyUse, LookedAt, Wanted};
@@ -112,7 +113,7 @@ fn some_of(names: &[String]) -> String {
 
 /// All that lies below a datastore or VM folder.
 fn inventory(datastore: &Path) -> Result<Inventory> {
-    let inventory = Inventory::take_with_links(&folder::open_dir(datastore)?, &DiskNames::default())
+    let inventory = Inventory::take_with_links(&folder::open_dir(datastore)?, &DiskNames::default(), &to_the_end)
         .context(|| datastore.shown().to_string())?;
     let nothing = LookedAt::of(&inventory).is_nothing() && inventory.unreadable().next().is_none();
     match nothing && inventory.folders_without_header().is_empty() {

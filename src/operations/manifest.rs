@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::progress::to_the_end;
 use crate::provider::Providers;
 use crate::seen::{Memory, Point};
 use crate::storage::claims::FileLocks;
@@ -85,7 +86,7 @@ impl Kept<'_> {
 
     fn end(&self, proof: &Proof) -> Result<()> {
         let Some(stored) = folder::read_home(&self.dir)? else { return Ok(()) }; // it is decrypted
-        let alone = claim_exclusive(&self.dir, &Component::Home, &FileLocks);
+        let alone = claim_exclusive(&self.dir, &Component::Home, &FileLocks, &to_the_end);
         let purpose = if alone.is_ok() { Purpose::Close } else { Purpose::Renew };
         self.with_tree(&stored, |tree| tree.seal(purpose, proof)).map(drop)
     }

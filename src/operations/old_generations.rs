@@ -7,6 +7,7 @@ use crate::error::{Context, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::KeyId;
 use crate::operations::whole;
+use crate::progress::GoOn;
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::folder;
@@ -24,9 +25,9 @@ pub struct OldGenerations {
 /// Looks below a datastore or VM folder.
 ///
 /// # Errors
-/// `Io`, and those of a provider's files.
-pub fn search(datastore: &Path, providers: &Providers) -> Result<OldGenerations> {
-    let inventory = Inventory::take_with_links(&folder::open_dir(datastore)?, &DiskNames::default())
+/// `Io`, that of `go_on`, which is asked before each name, and those of a provider's files.
+pub fn search(datastore: &Path, providers: &Providers, go_on: &GoOn<'_>) -> Result<OldGenerations> {
+    let inventory = Inventory::take_with_links(&folder::open_dir(datastore)?, &DiskNames::default(), go_on)
         .context(|| datastore.shown().to_string())?;
     let mut old = OldGenerations::default();
     for (entry, _, headers) in inventory.components() {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{HOME_FILE, is_reserved};
+use crate::progress::to_the_end;
 use crate::seen::Past;
 use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, ServedFolder};
 use crate::storage::claims::wait_for_claim;
@@ -165,7 +166,7 @@ impl ServedFolder {
                 let alone = (purpose == Purpose::Close)
                     .then(|| {
                         wait_for_claim(CLOSE_RACE_TIMEOUT, || {
-                            claim_exclusive(&dir, &Component::Home, self.options.claims)
+                            claim_exclusive(&dir, &Component::Home, self.options.claims, &to_the_end)
                         })
                         .ok()
                     })

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::key::Dek;
+use crate::progress::GoOn;
 use crate::provider::Providers;
 use crate::seen::{Floor, Memory};
 use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, Opened, ServedFolder};
@@ -88,8 +89,8 @@ impl VmAccess for OnlineVm<'_> {
         self.served.keyring.providers()
     }
 
-    fn components(&self) -> Result<Vec<FoundComponent>> {
-        scan::scan_vm(&self.dir()?)
+    fn components(&self, go_on: &GoOn<'_>) -> Result<Vec<FoundComponent>> {
+        scan::scan_vm(&self.dir()?, go_on)
     }
 
     fn known_dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>> {
@@ -107,12 +108,12 @@ impl VmAccess for OnlineVm<'_> {
         }
     }
 
-    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+    fn claim_exclusive(&self, component: &Component, go_on: &GoOn<'_>) -> Result<Box<dyn Claimed + '_>> {
         // What is open here is claimed by its open file, and so refused as any other's. Homes that are kept come back.
         let folder = self.dir()?;
         wait_for_claim(CLOSE_RACE_TIMEOUT, || {
             self.served.homes.forget();
-            access::claim_exclusive(&folder, component, self.served.options.claims).map(|claimed| claimed as _)
+            access::claim_exclusive(&folder, component, self.served.options.claims, go_on).map(|claimed| claimed as _)
         })
     }
 

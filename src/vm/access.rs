@@ -15,6 +15,7 @@ use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::key::Dek;
+use crate::progress::GoOn;
 use crate::provider::Providers;
 use crate::seen::{Floor, Memory, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks};
@@ -44,8 +45,8 @@ pub trait VmAccess: Sync {
     /// Home and disks.
     ///
     /// # Errors
-    /// `Io` when the folder cannot be read.
-    fn components(&self) -> Result<Vec<FoundComponent>>;
+    /// `Io` when the folder cannot be read, and that of `go_on`, which is asked before each name.
+    fn components(&self, go_on: &GoOn<'_>) -> Result<Vec<FoundComponent>>;
 
     /// The DEK that verifies this header, if it is in memory already.
     fn known_dek(&self, header: &UnverifiedHeader) -> Option<Arc<Dek>>;
@@ -60,8 +61,8 @@ pub trait VmAccess: Sync {
     /// keys. Needs no key.
     ///
     /// # Errors
-    /// As [`claim`](Self::claim).
-    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>>;
+    /// As [`claim`](Self::claim), and that of `go_on`, which is asked before each name of a home.
+    fn claim_exclusive(&self, component: &Component, go_on: &GoOn<'_>) -> Result<Box<dyn Claimed + '_>>;
 
     /// Refuses a disk of another VM, or one that the VM does not have at this path below it, by its verified header. The home that
     /// tells is unlocked by these KEKs, or else by its own.
@@ -280,8 +281,8 @@ impl VmAccess for OfflineVm {
         Arc::clone(&self.providers)
     }
 
-    fn components(&self) -> Result<Vec<FoundComponent>> {
-        scan::scan_vm(&self.folder)
+    fn components(&self, go_on: &GoOn<'_>) -> Result<Vec<FoundComponent>> {
+        scan::scan_vm(&self.folder, go_on)
     }
 
     fn known_dek(&self, _header: &UnverifiedHeader) -> Option<Arc<Dek>> {
@@ -292,8 +293,8 @@ impl VmAccess for OfflineVm {
         Ok(Box::new(claim_backing(&self.folder, component, &FileLocks)?))
     }
 
-    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
-        claim_exclusive(&self.folder, component, &FileLocks)
+    fn claim_exclusive(&self, component: &Component, go_on: &GoOn<'_>) -> Result<Box<dyn Claimed + '_>> {
+        claim_exclusive(&self.folder, component, &FileLocks, go_on)
     }
 
     fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()> {
@@ -344,10 +345,15 @@ impl VmAccess for OfflineVm {
 ///
 /// # Errors
 /// As [`VmAccess::claim`].
-pub fn claim_exclusive(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<Box<dyn Claimed>> {
+pub fn claim_exclusive(
+    folder: &File,
+    component: &Component,
+    claims: &'static dyn Claims,
+    go_on: &GoOn<'_>,
+) -> Result<Box<dyn Claimed>> {
     let claimed = claim_backing(folder, component, claims)?;
     if *component == Component::Home {
-        for file in scan::home_files(folder)? {
+        for file in scan::home_files(folder, go_on)? {
             if let Ok(open) = file_beneath(folder, &file)
                 && !FileStorage::with_claims(open, claims).is_unclaimed()?
             {

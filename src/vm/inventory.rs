@@ -15,12 +15,13 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat};
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
+use crate::progress::{GoOn, to_the_end};
 use crate::store::header_area::StoredHeader;
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
@@ -127,9 +128,6 @@ pub enum Link {
     Outside(OsString),
 }
 
-/// Says whether a folder is looked at any further.
-pub type GoOn<'g> = dyn Fn() -> Result<()> + 'g;
-
 impl Inventory {
     /// What one file is. Where no home says which names are those of disks, `disk_names` do, here and below.
     ///
@@ -144,7 +142,7 @@ impl Inventory {
     /// # Errors
     /// `Invalid` when the folder is itself shown by a mount of vmcryptfs, `Io` when it cannot be listed.
     pub fn take(root: &File, disk_names: &DiskNames) -> Result<Self> {
-        Self::take_watched(root, disk_names, &|| Ok(()))
+        Self::take_watched(root, disk_names, &to_the_end)
     }
 
     /// As [`take`](Self::take); an error of `go_on`, which is asked before each name, ends it.
@@ -159,9 +157,9 @@ impl Inventory {
     /// the link itself, and is part of no VM folder around the link.
     ///
     /// # Errors
-    /// As [`take`](Self::take).
-    pub fn take_with_links(root: &File, disk_names: &DiskNames) -> Result<Self> {
-        walk::take(root, true, disk_names, &|| Ok(())).map(|entries| Self { entries })
+    /// As [`take_watched`](Self::take_watched).
+    pub fn take_with_links(root: &File, disk_names: &DiskNames, go_on: &GoOn<'_>) -> Result<Self> {
+        walk::take(root, true, disk_names, go_on).map(|entries| Self { entries })
     }
 
     /// Components, erased ones aside: those with a header that should open.
@@ -220,9 +218,9 @@ impl Inventory {
 /// The disks below a folder, copies of home headers, and what cannot be looked at: all else of it is passed over.
 ///
 /// # Errors
-/// `Io` when it cannot be listed.
-pub(in crate::vm) fn disks_below(folder: &File) -> Result<Vec<Entry>> {
-    walk::disks(folder)
+/// `Io` when it cannot be listed, and that of `go_on`.
+pub(in crate::vm) fn disks_below(folder: &File, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
+    walk::disks(folder, go_on)
 }
 
 /// All that is below a VM folder but its home header; its home has this list of names.
@@ -234,16 +232,21 @@ pub(in crate::vm) fn files_below(folder: &File, disk_names: &DiskNames) -> Resul
 }
 
 /// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.
-pub(crate) fn unreadable_below(folder: &Path) -> Vec<String> {
-    let inventory = match folder::open_dir(folder).and_then(|dir| Inventory::take(&dir, &DiskNames::default())) {
+///
+/// # Errors
+/// `Stopped` by `go_on`.
+pub(crate) fn unreadable_below(folder: &Path, go_on: &GoOn<'_>) -> Result<Vec<String>> {
+    let taken = folder::open_dir(folder).and_then(|dir| Inventory::take_watched(&dir, &DiskNames::default(), go_on));
+    let inventory = match taken {
         Ok(inventory) => inventory,
-        Err(error) => return vec![error.chain()],
+        Err(error) if error.kind() == Kind::Stopped => return Err(error),
+        Err(error) => return Ok(vec![error.chain()]),
     };
     let unreadable = inventory.entries.iter().filter_map(|entry| {
         let What::Unreadable(error) = &entry.what else { return None };
         Some(format!("{}: {}", entry.path.shown(), error.chain()))
     });
-    unreadable.collect()
+    Ok(unreadable.collect())
 }
 
 /// What to say of a VM folder that lies in another one.

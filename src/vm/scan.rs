@@ -14,6 +14,7 @@ use rustix::fs::{FileType, OFlags};
 use crate::error::{Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader, is_reserved};
 use crate::format::names::DiskNames;
+use crate::progress::{GoOn, to_the_end};
 use crate::store::header_area::StoredHeader;
 use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
@@ -100,9 +101,10 @@ pub struct FirstLook {
 /// `Io` when `root` cannot be read.
 pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
     let mut look = FirstLook::default();
-    if !scan_folder(root, Path::new(""), &disks_below, &mut look)? {
+    let below = |dir: &File, _: Option<&Header>| inventory::disks_below(dir, &to_the_end);
+    if !scan_folder(root, Path::new(""), &below, &mut look)? {
         for name in shown_names(root)? {
-            look.folder(root, &name, &disks_below)?;
+            look.folder(root, &name, &below)?;
         }
     }
     Ok(look.components)
@@ -115,7 +117,7 @@ pub fn scan(root: &File) -> Result<Vec<FoundComponent>> {
 pub fn first_look(root: &File) -> Result<FirstLook> {
     let below = |dir: &File, home: Option<&Header>| match home {
         Some(home) => inventory::files_below(dir, &home.disk_names),
-        None => inventory::disks_below(dir),
+        None => inventory::disks_below(dir, &to_the_end),
     };
     let mut look = FirstLook::default();
     if scan_folder(root, Path::new(""), &below, &mut look)? {
@@ -160,20 +162,17 @@ fn shown_names(root: &File) -> Result<Vec<OsString>> {
 }
 
 /// Lists what lies below a VM folder that has this home, if it has one that is whole.
-type Below<'l> = dyn Fn(&File, Option<&Header>) -> Result<Vec<Entry>> + Sync + 'l;
+type Below<'l> = dyn Fn(&File, Option<&Header>) -> Result<Vec<Entry>> + 'l;
 
-fn disks_below(dir: &File, _home: Option<&Header>) -> Result<Vec<Entry>> {
-    inventory::disks_below(dir)
-}
-
-/// Home and disks of one VM folder; only disks where it is not one.
+/// Home and disks of one VM folder; only disks where it is not one. An error of `go_on`, which is asked before each name, ends it.
 ///
 /// # Errors
-/// As [`scan`].
-pub fn scan_vm(folder: &File) -> Result<Vec<FoundComponent>> {
+/// As [`scan`], and that of `go_on`.
+pub fn scan_vm(folder: &File, go_on: &GoOn<'_>) -> Result<Vec<FoundComponent>> {
     let (mut look, here) = (FirstLook::default(), Path::new(""));
-    if !scan_folder(folder, here, &disks_below, &mut look)? {
-        look.add_files(here, disks_below(folder, None)?);
+    let below = |dir: &File, _: Option<&Header>| inventory::disks_below(dir, go_on);
+    if !scan_folder(folder, here, &below, &mut look)? {
+        look.add_files(here, below(folder, None)?);
     }
     Ok(look.components)
 }
@@ -223,9 +222,9 @@ impl FirstLook {
 /// Regular files of a VM folder that are no disks, with paths below it.
 ///
 /// # Errors
-/// `Io`.
-pub fn home_files(folder: &File) -> Result<Vec<PathBuf>> {
-    let files = Inventory::take(folder, &DiskNames::default())?.entries.into_iter();
+/// `Io`, and that of `go_on`, which is asked before each name.
+pub fn home_files(folder: &File, go_on: &GoOn<'_>) -> Result<Vec<PathBuf>> {
+    let files = Inventory::take_watched(folder, &DiskNames::default(), go_on)?.entries.into_iter();
     Ok(files.filter(|entry| entry.is_shown_file() && !entry.is_disk()).map(|entry| entry.path).collect())
 }
 

@@ -9,6 +9,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::format::members::MemberList;
 use crate::key::KeyId;
+use crate::progress::GoOn;
 use crate::storage::claims::FileLocks;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
@@ -48,10 +49,10 @@ pub struct Adopted {
 /// run finishes. A disk that has no key in common with its home may be another VM's: it is to be adopted first.
 ///
 /// # Errors
-/// `Denied` for such a disk, before anything is changed; `Corrupt` for a disk of another VM; `NotFound` without a home; or those of
+/// `Denied` for such a disk, before anything is changed; that of `go_on`, which is asked at each name; `Corrupt` for a disk of another VM; `NotFound` without a home; or those of
 /// [`UnlockedComponent::open`].
-pub fn upgrade(place: &dyn VmAccess) -> Result<Upgraded> {
-    let mut found = place.components()?;
+pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
+    let mut found = place.components(go_on)?;
     found.retain(|component| !component.is_erased());
     scan::each_file_once(&mut found);
     let keks = fetch_keks(place, &found);
@@ -88,9 +89,9 @@ pub fn upgrade(place: &dyn VmAccess) -> Result<Upgraded> {
 /// # Errors
 /// `Corrupt` for a disk of another VM, `Exists` for two copies of one disk, `Busy` for a folder that is in use; `NotFound` without a
 /// home; or those of [`UnlockedComponent::open`].
-pub fn make_list(place: &dyn VmAccess, rebuilt: bool) -> Result<Option<usize>> {
+pub fn make_list(place: &dyn VmAccess, rebuilt: bool, go_on: &GoOn<'_>) -> Result<Option<usize>> {
     let folder = place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
-    let mut found = place.components()?;
+    let mut found = place.components(go_on)?;
     found.retain(|component| !component.is_erased());
     let keks = fetch_keks(place, &found);
     let mut home = UnlockedComponent::open(place, &Component::Home, &keks)?;
@@ -138,11 +139,11 @@ fn copy_of(disk: &Component, twin: &Component, uuid: Uuid) -> Error {
 ///
 /// # Errors
 /// `Exists` when it is that already, `Invalid` for a home, or as [`upgrade`].
-pub fn adopt(place: &dyn VmAccess, disk: &Component) -> Result<Adopted> {
+pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result<Adopted> {
     if *disk == Component::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a disk", place.path().shown())));
     }
-    let found = place.components()?;
+    let found = place.components(go_on)?;
     let keks =
         fetch_keks(place, found.iter().filter(|found| [Component::Home, disk.clone()].contains(&found.component())));
     let home = UnlockedComponent::open(place, &Component::Home, &keks)?;
@@ -181,6 +182,7 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component) -> Result<Adopted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::to_the_end;
     use crate::storage::memory::Countdown;
     use crate::work::test_vm::TestVm;
 
@@ -196,7 +198,7 @@ mod tests {
         let before = TestVm::new(2);
         for stop in 0.. {
             let vm = before.with(before.images(), Countdown::end_after(stop));
-            let done = upgrade(&vm).is_ok();
+            let done = upgrade(&vm, &to_the_end).is_ok();
             let crashed = vm.crash_images();
             for survivor in 0..crashed.iter().map(Vec::len).max().unwrap() {
                 let images: Vec<_> =
@@ -205,9 +207,9 @@ mod tests {
                     assert_eq!(before.open(part, image).unwrap().1.bytes(), part.dek.bytes(), "stopped at {stop}");
                 }
                 let next = before.with(images, Countdown::fault_after(i64::MAX));
-                upgrade(&next).unwrap();
+                upgrade(&next, &to_the_end).unwrap();
                 assert!(is_bound(&next), "stopped at {stop}");
-                assert!(!upgrade(&next).unwrap().changed);
+                assert!(!upgrade(&next, &to_the_end).unwrap().changed);
             }
             if done {
                 assert!(stop > 8 && !vm.calls.has_failed());

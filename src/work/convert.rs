@@ -55,4 +55,4 @@ pub struct Converted<'a> {
 }
 
 #[cfg(test)]
-mod planning_tests;
+pub(super) mod planning_tests;

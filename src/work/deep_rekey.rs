@@ -18,7 +18,7 @@ use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Slots};
 use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
-use crate::progress::{OnProgress, Progress, Unit};
+use crate::progress::{Looking, OnProgress, Progress, Unit};
 use crate::seen::{Memory, Point};
 use crate::store::header_area;
 use crate::text::Show;
@@ -101,14 +101,16 @@ impl DeepRekey {
     /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when a provider cannot be used, `Stopped` when
     /// `on_progress` says so, `Corrupt`, or `Io`.
     pub fn run(&self, place: &dyn VmAccess, on_progress: OnProgress<'_>) -> Result<DeepRekeyed> {
-        let chosen = choose(&self.disks, place.components()?)?;
+        let looking = Looking::new(&mut *on_progress);
+        let go_on = || looking.tell();
+        let chosen = choose(&self.disks, place.components(&go_on)?)?;
         let keks = fetch_all_keks(place, &chosen);
         let mut disks = Vec::new();
         let mut home = None;
         for component in &chosen {
             match component.kind {
                 ComponentKind::Disk => disks.push(DiskWork::open(place, component, &keks)?),
-                ComponentKind::Home => home = Some(HomeWork::open(place, &keks).context(|| "home".into())?),
+                ComponentKind::Home => home = Some(HomeWork::open(place, &keks, &go_on).context(|| "home".into())?),
             }
         }
         let (target, resumed) = self.target(place, &chosen, keks)?;

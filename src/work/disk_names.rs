@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::format::names::DiskNames;
+use crate::progress::to_the_end;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
 use crate::vm::scan::FoundComponent;
@@ -42,7 +43,7 @@ impl ChangeDiskNames {
     /// `NotFound` for a folder without a home or a pattern to be removed that is not there, `Invalid` for what is not a
     /// pattern or too many, `Denied` while a rekey is not finished; for a change also as [`UnlockedComponent::open`].
     pub fn run(&self, place: &dyn VmAccess) -> Result<DiskNamesNow> {
-        let found = place.components()?;
+        let found = place.components(&to_the_end)?;
         let home = found.iter().find(|found| found.kind == ComponentKind::Home);
         let home = home.ok_or_else(|| Error::new(Kind::NotFound, "no encrypted home in this folder"))?;
         if self.set.is_none() && self.add.is_empty() && self.remove.is_empty() {

@@ -13,6 +13,7 @@ use crate::format::erasure::{Erasure, MARK_LEN};
 use crate::format::header::{COPY_LEN, ComponentKind, DEFAULT_DATA_OFFSET, Header};
 use crate::format::names::DiskNames;
 use crate::key::KeyName;
+use crate::progress::to_the_end;
 use crate::sector::UNIT;
 use crate::storage::Storage;
 use crate::store::header_area;
@@ -85,7 +86,7 @@ impl Erase {
     /// `NotFound` when there is no such component, or none that is not erased already; `Busy`, or `Io`, also when what is read
     /// back is not what was written.
     pub fn run(&self, place: &dyn VmAccess) -> Result<Erased> {
-        let mut found = place.components()?;
+        let mut found = place.components(&to_the_end)?;
         found.retain(|found| self.component.as_ref().is_none_or(|wanted| found.component() == *wanted));
         scan::each_file_once(&mut found);
         found.reverse(); // the home last: as long as it is there, the folder is known as a VM's
@@ -99,7 +100,7 @@ impl Erase {
         let mut claimed = Vec::new();
         for component in &found {
             let component = component.component();
-            claimed.push(place.claim_exclusive(&component).context(|| component.to_string())?);
+            claimed.push(place.claim_exclusive(&component, &to_the_end).context(|| component.to_string())?);
         }
         let mut components = Vec::new();
         let mut before = None;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Slots};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
-use crate::progress::{OnProgress, Progress, Unit};
+use crate::progress::{Looking, OnProgress, Progress, Unit};
 use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
 use crate::vm::access::VmAccess;
@@ -83,9 +83,15 @@ impl Rekey {
     ///
     /// # Errors
     /// `NotFound` for a disk that is not there, `Busy`, `KeyUnavailable` when the former or the new provider cannot be used,
-    /// `Corrupt`, or `Io`.
+    /// `Corrupt`, `Stopped` when `on_progress` says so, or `Io`.
     pub fn run(&self, place: &dyn VmAccess, on_progress: OnProgress<'_>) -> Result<Rekeyed> {
-        let chosen = choose(&self.disks, place.components()?)?;
+        let looking = Looking::new(&mut *on_progress);
+        let go_on = || looking.tell();
+        let chosen = choose(&self.disks, place.components(&go_on)?)?;
+        let unreadable = match self.disks.is_empty() {
+            true => unreadable_below(&place.path(), &go_on)?,
+            false => Vec::new(),
+        };
         let keks = fetch_keks(place, &chosen);
         let mut keyed: Vec<UnlockedComponent<'_>> = Vec::new();
         for found in chosen {
@@ -111,7 +117,6 @@ impl Rekey {
         }
         new.finish(leader)?;
         report(total)?;
-        let unreadable = if self.disks.is_empty() { unreadable_below(&place.path()) } else { Vec::new() };
         Ok(Rekeyed { unreadable, ..new.outcome(&keyed, former) })
     }
 

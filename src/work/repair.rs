@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::UnverifiedHeader;
+use crate::progress::to_the_end;
 use crate::seen::Point;
 use crate::store::header_area::{self, OtherCopy};
 use crate::vm::access::VmAccess;
@@ -43,7 +44,7 @@ impl RepairHeader {
     /// interrupted, `ReadOnly` when that copy is older than what this host has seen, `Busy`, or `Io`, also when the copy does not read back.
     pub fn run(&self, place: &dyn VmAccess) -> Result<ComponentResult<Repaired>> {
         let kind = self.component.kind();
-        let claimed = place.claim_exclusive(&self.component)?;
+        let claimed = place.claim_exclusive(&self.component, &to_the_end)?;
         let storage = claimed.storage();
         let stored = header_area::load(storage, kind)?;
         let repaired = |done| Ok(ComponentResult::new(&self.component, stored.header.claims().uuid, done));

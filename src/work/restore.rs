@@ -12,6 +12,7 @@ use crate::format::disk_kind::DiskShape;
 use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyName;
+use crate::progress::to_the_end;
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
@@ -102,7 +103,7 @@ impl RestoreHeader {
     }
 
     fn put_back(&self, place: &dyn VmAccess, saved: &UnverifiedHeader) -> Result<Restored> {
-        let claimed = place.claim_exclusive(&self.component)?;
+        let claimed = place.claim_exclusive(&self.component, &to_the_end)?;
         let (storage, kind) = (claimed.storage(), saved.claims().shape.kind());
         refuse_short_file(storage, saved.claims())?;
         let others = self.others(storage, saved)?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{MAX_SLOTS, Slot, Slots};
 use crate::key::{Kek, KeyId, KeyName, ProviderName};
+use crate::progress::to_the_end;
 use crate::provider;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
@@ -73,7 +74,7 @@ impl AddKey {
     /// `Exists` when nothing was to be done, `Invalid` when all slots are taken, `KeyUnavailable` when the provider gives no
     /// key that may wrap, or as [`UnlockedComponent::open`].
     pub fn run(&self, place: &dyn VmAccess) -> Result<SlotsChanged> {
-        let found = place.components()?;
+        let found = place.components(&to_the_end)?;
         let chosen = choose(&found, self.component.as_ref())?;
         let mut keyed = open_all(place, &chosen)?;
         let (key_id, kek) = self.key(place, &found, &keyed)?;
@@ -100,7 +101,7 @@ impl AddKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, added.then_some(&key_id)));
         }
-        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref()) })
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref())? })
     }
 
     fn key(
@@ -151,7 +152,7 @@ impl RemoveKey {
     /// `NotFound` when no component has it, `Invalid` when the provider has several, `Denied` for the last slot, or when none
     /// of those that stay can be used now, or as [`UnlockedComponent::open`].
     pub fn run(&self, place: &dyn VmAccess) -> Result<SlotsChanged> {
-        let found = place.components()?;
+        let found = place.components(&to_the_end)?;
         let chosen = choose(&found, self.component.as_ref())?;
         let provider = ProviderName::new(&self.provider)?;
         let mut keyed = open_all(place, &chosen)?;
@@ -176,7 +177,7 @@ impl RemoveKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, removed.as_ref()));
         }
-        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref()) })
+        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref())? })
     }
 
     /// The slots that are meant, and those that stay. A key id that no slot has may be another spelling of one.
@@ -229,8 +230,8 @@ impl RemoveKey {
 }
 
 /// What could not be read where all of a VM folder was meant.
-fn unreadable(place: &dyn VmAccess, component: Option<&Component>) -> Vec<String> {
-    component.map_or_else(|| unreadable_below(&place.path()), |_| Vec::new())
+fn unreadable(place: &dyn VmAccess, component: Option<&Component>) -> Result<Vec<String>> {
+    component.map_or_else(|| unreadable_below(&place.path(), &to_the_end), |_| Ok(Vec::new()))
 }
 
 fn choose<'f>(found: &'f [FoundComponent], component: Option<&Component>) -> Result<Vec<&'f FoundComponent>> {

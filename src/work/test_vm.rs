@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
 use crate::format::header::{COPY_LEN, Header, Shape, UnverifiedHeader};
 use crate::key::{Dek, KeyId, ProviderName};
+use crate::progress::GoOn;
 use crate::provider::{NewKey, Providers};
 use crate::sector::SectorSize;
 use crate::seen::{Floor, Memory};
@@ -201,7 +202,7 @@ impl VmAccess for TestVm {
         Arc::clone(&self.providers)
     }
 
-    fn components(&self) -> Result<Vec<FoundComponent>> {
+    fn components(&self, _go_on: &GoOn<'_>) -> Result<Vec<FoundComponent>> {
         let found = |part: &Part| FoundComponent {
             path: part.component.path().to_path_buf(),
             kind: part.component.kind(),
@@ -222,7 +223,7 @@ impl VmAccess for TestVm {
         part.map(|part| Box::new(part) as Box<dyn Claimed>).ok_or_else(|| Error::new(Kind::NotFound, "no such part"))
     }
 
-    fn claim_exclusive(&self, component: &Component) -> Result<Box<dyn Claimed + '_>> {
+    fn claim_exclusive(&self, component: &Component, _go_on: &GoOn<'_>) -> Result<Box<dyn Claimed + '_>> {
         self.claim(component)
     }
 

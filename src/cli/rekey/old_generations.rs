@@ -11,6 +11,7 @@ use crate::control::vm_task::VmTask;
 use crate::error::{Error, Kind, Result};
 use crate::key::KeyName;
 use crate::operations::old_generations::search;
+use crate::progress::{Looking, Progress};
 use crate::provider::Providers;
 use crate::text::{self, Show};
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
@@ -44,8 +45,13 @@ struct Failed {
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
     let datastore = &args.folder;
     place::refuse_mounted(datastore)?;
-    let old = search(datastore, &Providers::load(config)?)?;
     let mut shown = Shown::new()?;
+    let looked = |shown: &mut Shown| {
+        let on_progress = &mut |progress: &Progress| shown.advanced(progress);
+        let looking = Looking::new(on_progress);
+        search(datastore, &Providers::load(config)?, &|| looking.tell())
+    };
+    let old = looked(&mut shown)?;
     let mut report = Report::default();
     for path in old.found {
         match rekey(args, &path, config, &mut shown) {
@@ -54,9 +60,9 @@ pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
             Err(error) => report.failed.push(failed(&path, error.kind(), error.chain())),
         }
     }
-    drop(shown);
     report.failed.extend(old.unreadable.into_iter().map(|(path, kind, reason)| failed(&path, kind, reason)));
-    let after = search(datastore, &Providers::load(config)?)?.found;
+    let after = looked(&mut shown)?.found;
+    drop(shown);
     let after: Vec<String> = after.iter().map(|path| path.shown().to_string()).collect();
     report.remaining = after.into_iter().filter(|path| report.rekeyed.iter().any(|done| done.path == *path)).collect();
     print(args, &report)

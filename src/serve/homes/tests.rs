@@ -167,7 +167,7 @@ fn a_command_waits_for_what_is_being_closed() {
     let store = Datastore::new(&["web01"]);
     let mount = store.mount();
     let vm = Path::new("web01");
-    let claim = || mount.vm_at(vm).unwrap().0.claim_exclusive(&Component::Home).map(drop);
+    let claim = || mount.vm_at(vm).unwrap().0.claim_exclusive(&Component::Home, &crate::progress::to_the_end).map(drop);
     let lock = || mount.lock(Some(vm)).map(drop);
     for command in [&claim as &(dyn Fn() -> Result<()> + Sync), &lock] {
         let open = write(&mount, "web01/web01.vmx", "text");

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::is_reserved;
 use crate::format::names::DiskNames;
+use crate::progress::{GoOn, to_the_end};
 use crate::store::home_file::looks_like_sealed_target;
 use crate::sys::file::open_unnoticed;
 use crate::sys::mount_table;
@@ -19,7 +20,7 @@ use crate::vm::clear::ClearKind;
 use crate::vm::folder;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::file::{classify, component, unless_gone};
-use crate::vm::inventory::{Entry, FolderKind, GoOn, Headers, Link, MAX_DEPTH, What};
+use crate::vm::inventory::{Entry, FolderKind, Headers, Link, MAX_DEPTH, What};
 use crate::vm::members;
 
 pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
@@ -33,12 +34,13 @@ pub(super) fn take(root: &File, links: bool, disk_names: &DiskNames, go_on: &GoO
 }
 
 /// Components alone, but for the folder's own home header.
-pub(super) fn disks(root: &File) -> Result<Vec<Entry>> {
+pub(super) fn disks(root: &File, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
     let look = |file, name: &OsStr, _: &DiskNames| match HomeState::of_header_file(name) {
         Some(_) => Ok(None),
         None => component(&file, name),
     };
-    walk(root, mount_of(root)?, None, &DiskNames::default(), Manner::quiet(&look))
+    let manner = Manner { look: &look, asks_homes: false, go_on };
+    walk(root, mount_of(root)?, None, &DiskNames::default(), manner)
 }
 
 /// All but the folder's own home header, which the caller knows, as it knows the home's list of names.
@@ -47,7 +49,9 @@ pub(super) fn files(root: &File, disk_names: &DiskNames) -> Result<Vec<Entry>> {
         Some(_) => Ok(None),
         None => classify(file, name, disk_names).map(Some),
     };
-    walk(root, mount_of(root)?, None, disk_names, Manner::quiet(&look))
+    // A mount that begins goes through more than one folder, and heeds signals between them.
+    let manner = Manner { look: &look, asks_homes: false, go_on: &to_the_end };
+    walk(root, mount_of(root)?, None, disk_names, manner)
 }
 
 fn walk(
@@ -71,16 +75,10 @@ type Look<'l> = dyn Fn(File, &OsStr, &DiskNames) -> Result<Option<What>> + 'l;
 #[derive(Clone, Copy)]
 struct Manner<'m> {
     look: &'m Look<'m>,
-    /// Whether the names of disks are each home's own. Reading a header costs more than all else of a folder.
+    /// Whether the names of disks are each home's own: not for callers that know them. Reading a header costs more than all else
+    /// of a folder.
     asks_homes: bool,
     go_on: &'m GoOn<'m>,
-}
-
-impl<'m> Manner<'m> {
-    /// Of callers that know the home's names, and cannot be stopped.
-    fn quiet(look: &'m Look<'m>) -> Self {
-        Self { look, asks_homes: false, go_on: &|| Ok(()) }
-    }
 }
 
 pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {

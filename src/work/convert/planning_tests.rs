@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::progress::{OnProgress, Progress};
 use crate::vm::datastore::Datastore;
 
-const FILES: usize = 3;
+pub(in crate::work) const FILES: usize = 3;
 
 /// Files and their content.
 fn tree(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -17,16 +17,19 @@ fn tree(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect()
 }
 
-/// Stops `work` at each report that it makes before it knows how much there is to do; returns how many there are.
-fn stop_while_it_looks(path: &Path, mut work: impl FnMut(OnProgress<'_>) -> Result<()>) -> usize {
+/// Stops `work` at each report that it makes before it knows how much there is to do, or has done it; returns how many there are.
+pub(in crate::work) fn stop_while_it_looks(path: &Path, mut work: impl FnMut(OnProgress<'_>) -> Result<()>) -> usize {
     let before = tree(path);
     for stop_at in 1.. {
         let (mut asked, mut has_planned) = (0, false);
         let done = work(&mut |progress: &Progress| {
             asked += 1;
-            has_planned = progress.total > 0; // what comes after that is tested elsewhere
+            has_planned = !progress.is_looking(); // what comes after that is tested elsewhere
             if asked == stop_at || has_planned { Err(Error::new(Kind::Stopped, "enough")) } else { Ok(()) }
         });
+        if done.is_ok() {
+            return asked;
+        }
         assert_eq!(done.unwrap_err().kind(), Kind::Stopped);
         if has_planned {
             return asked - 1;
@@ -37,7 +40,7 @@ fn stop_while_it_looks(path: &Path, mut work: impl FnMut(OnProgress<'_>) -> Resu
     unreachable!()
 }
 
-fn clear_vm(store: &Datastore) -> PathBuf {
+pub(in crate::work) fn clear_vm(store: &Datastore) -> PathBuf {
     let vm = store.path("vm");
     fs::create_dir_all(&vm).unwrap();
     for number in 0..FILES {
@@ -47,7 +50,7 @@ fn clear_vm(store: &Datastore) -> PathBuf {
     vm
 }
 
-fn encrypt(vm: &Path, store: &Datastore, on_progress: OnProgress<'_>) -> Result<()> {
+pub(in crate::work) fn encrypt(vm: &Path, store: &Datastore, on_progress: OnProgress<'_>) -> Result<()> {
     let providers = store.providers();
     let encryption = Encryption::prepare(vm, &providers, Options::default(), &mut *on_progress)?;
     encryption.run(on_progress, &mut |_| ()).map(drop)

@@ -6,9 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::Result;
 use crate::progress::{OnProgress, Progress, Unit};
 
-/// What is shown while a folder is only looked at.
-const LOOKING: &str = "looking at the folder";
-
 /// Counts bytes, or files, and reports how many are done.
 pub(super) struct ProgressCounter<'a> {
     sink: RefCell<(OnProgress<'a>, String)>,
@@ -31,7 +28,8 @@ impl<'a> ProgressCounter<'a> {
 
     /// Before it is known what there is to do. Nothing is changed then.
     pub(super) fn looking(on_progress: OnProgress<'a>) -> Self {
-        Self::of(Unit::Files, 0, LOOKING.to_owned(), on_progress)
+        let Progress { what, total, unit, .. } = Progress::looking();
+        Self::of(unit, total, what, on_progress)
     }
 
     fn of(unit: Unit, total: u64, what: String, on_progress: OnProgress<'a>) -> Self {

@@ -12,13 +12,14 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::ComponentKind;
 use crate::format::names::DiskNames;
+use crate::progress::GoOn;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target};
 use crate::sys::file::file_beneath;
 use crate::text::Show;
 use crate::vm::attributes::xattr_names;
 use crate::vm::clear::ClearKind;
-use crate::vm::inventory::{self, FolderKind, GoOn, Inventory, What};
+use crate::vm::inventory::{self, FolderKind, Inventory, What};
 use crate::work::convert::attributes;
 use crate::work::convert::replace::parent_of;
 

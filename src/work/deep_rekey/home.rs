@@ -8,7 +8,7 @@ use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition, TransitionId};
 use crate::key::Dek;
-use crate::progress::OnProgress;
+use crate::progress::{GoOn, OnProgress};
 use crate::seen::Point;
 use crate::storage::claims::FileLocks;
 use crate::store::header_area;
@@ -35,7 +35,7 @@ pub(super) struct HomeWork<'w> {
 impl<'w> HomeWork<'w> {
     /// # Errors
     /// `Busy` while a mount of any process or host uses the home, or those of [`VmAccess::claim_exclusive`] and of unlocking.
-    pub(super) fn open(place: &'w dyn VmAccess, keks: &FetchedKeks) -> Result<Self> {
+    pub(super) fn open(place: &'w dyn VmAccess, keks: &FetchedKeks, go_on: &GoOn<'_>) -> Result<Self> {
         if place.folder_if_unused().is_none() {
             return Err(Error::new(
                 Kind::Busy,
@@ -43,7 +43,7 @@ impl<'w> HomeWork<'w> {
             ));
         }
         // A process with the old DEK in memory could seal more under it, which nothing opens once it is gone.
-        let claim = place.claim_exclusive(&Component::Home)?;
+        let claim = place.claim_exclusive(&Component::Home, go_on)?;
         let stored = header_area::load(claim.storage(), ComponentKind::Home)?;
         let dek = keyring::unlock(&stored.header, keks)?;
         let in_use = stored.in_use;

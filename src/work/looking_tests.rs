@@ -1,0 +1,66 @@
+//! Work on keys that looks at a folder can be stopped at each name, and has changed nothing.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::progress::{Looking, OnProgress};
+use crate::vm::access::OfflineVm;
+use crate::vm::component::Component;
+use crate::vm::datastore::Datastore;
+use crate::work::bind;
+use crate::work::convert::planning_tests::{FILES, clear_vm, encrypt, stop_while_it_looks};
+use crate::work::deep_rekey::DeepRekey;
+use crate::work::rekey::Rekey;
+
+fn encrypted_vm() -> (Datastore, PathBuf) {
+    let store = Datastore::with_providers(&["local"]);
+    let vm = clear_vm(&store);
+    encrypt(&vm, &store, &mut |_| Ok(())).unwrap();
+    (store, vm)
+}
+
+/// At how many names it can be stopped, each time it looks.
+fn looks(work: impl Fn(&OfflineVm, &Path, OnProgress<'_>) -> Result<()>) -> usize {
+    let (store, vm) = encrypted_vm();
+    let open = || OfflineVm::open(&vm, store.providers()).unwrap();
+    // Beside the files, the home's header and its list of disks.
+    stop_while_it_looks(&vm, |on_progress| work(&open(), &vm, on_progress)) / (FILES + 3)
+}
+
+#[test]
+fn a_rekey_is_stopped_while_it_looks_at_the_folder() {
+    // For components, and for what cannot be read.
+    assert_eq!(looks(|vm, _, on_progress| Rekey::default().run(vm, on_progress).map(drop)), 2);
+}
+
+#[test]
+fn a_deep_rekey_is_stopped_while_it_looks_at_the_folder() {
+    // For components, and for open files.
+    assert_eq!(looks(|vm, _, on_progress| DeepRekey::default().run(vm, on_progress).map(drop)), 2);
+}
+
+#[test]
+fn binding_and_taking_in_disks_is_stopped_while_it_looks_at_the_folder() {
+    let looking = |on_progress: OnProgress<'_>, work: &dyn Fn(&dyn Fn() -> Result<()>) -> Result<()>| {
+        let looking = Looking::new(on_progress);
+        work(&|| looking.tell())
+    };
+    let upgraded = |vm: &OfflineVm, _: &Path, on_progress: OnProgress<'_>| {
+        looking(on_progress, &|go_on| bind::upgrade(vm, go_on).map(drop))
+    };
+    let listed = |vm: &OfflineVm, _: &Path, on_progress: OnProgress<'_>| {
+        looking(on_progress, &|go_on| bind::make_list(vm, true, go_on).map(drop))
+    };
+    assert_eq!((looks(upgraded), looks(listed)), (1, 1));
+    let (store, vm) = encrypted_vm();
+    std::fs::rename(&vm, store.path("former")).unwrap();
+    let vm = clear_vm(&store);
+    encrypt(&vm, &store, &mut |_| Ok(())).unwrap();
+    std::fs::rename(store.path("former").join("root.raw"), vm.join("strange.raw")).unwrap();
+    let at = stop_while_it_looks(&vm, |on_progress| {
+        let place = OfflineVm::open(&vm, store.providers()).unwrap();
+        let disk = Component::Disk("strange.raw".into());
+        looking(on_progress, &|go_on| bind::adopt(&place, &disk, go_on).map(drop))
+    });
+    assert!(at > FILES, "{at}");
+}
