@@ -1,6 +1,7 @@
 //! What a server says that is not an etcd, or not the right one: each call ends with a clear error, and none hangs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
-use vmcryptfs::cluster::board::{Board, Key};
+use vmcryptfs::cluster::board::{Board, Change, Key};
 use vmcryptfs::error::Kind;
 use vmcryptfs_services::board::etcd::EtcdBoard;
 
@@ -36,7 +37,18 @@ enum Does {
     Trickles,
     /// Takes the connection, and says nothing.
     TakesTheConnectionOnly,
+    /// Begins to watch, and ends that at once.
+    EndsWatches,
+    /// Begins to watch, and sends messages without an event for ever.
+    Chatters,
+    /// Begins to watch once, and takes connections only after that.
+    WatchesOnce,
 }
+
+/// That a watch has begun, at revision 1.
+const CREATED: [u8; 11] = [0, 0, 0, 0, 6, 0x0a, 2, 0x18, 1, 0x18, 1];
+/// A message of a watch without an event, at revision 1.
+const NOTHING_NEW: [u8; 9] = [0, 0, 0, 0, 4, 0x0a, 2, 0x18, 1];
 
 async fn answer(does: Does, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
     let status = if let Does::IsNotFound = does { StatusCode::NOT_FOUND } else { StatusCode::OK };
@@ -59,12 +71,35 @@ async fn answer(does: Does, mut respond: SendResponse<Bytes>) -> Result<(), h2::
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+        Does::EndsWatches => {
+            body.send_data(Bytes::from_static(&CREATED), false)?;
+            body.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]))
+        }
+        Does::Chatters => {
+            body.send_data(Bytes::from_static(&CREATED), false)?;
+            loop {
+                body.send_data(Bytes::from_static(&NOTHING_NEW), false)?;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        Does::WatchesOnce => {
+            body.send_data(Bytes::from_static(&CREATED), false)?;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            body.send_data(Bytes::new(), true)
+        }
         Does::HangsAfterHeaders | Does::Hangs | Does::TakesTheConnectionOnly => std::future::pending().await,
     }
 }
 
 /// Starts a server, which ends with the process. Returns its port.
 fn serve(does: Does, dir: &std::path::Path) -> u16 {
+    serve_and_count(does, dir).0
+}
+
+/// The same, and how often it is connected to.
+fn serve_and_count(does: Does, dir: &std::path::Path) -> (u16, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
     let member = files(dir, "member");
     let chain = CertificateDer::pem_file_iter(&member.cert).unwrap().map(Result::unwrap).collect();
     let mut config = ServerConfig::builder()
@@ -79,9 +114,10 @@ fn serve(does: Does, dir: &std::path::Path) -> u16 {
         let listener = TcpListener::from_std(listener).unwrap();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
+            let number = count.fetch_add(1, Ordering::Relaxed);
             let acceptor = TlsAcceptor::from(Arc::new(config.clone()));
             tokio::spawn(async move {
-                if let Does::TakesTheConnectionOnly = does {
+                if matches!((does, number), (Does::TakesTheConnectionOnly, _) | (Does::WatchesOnce, 1..)) {
                     return std::future::pending().await;
                 }
                 let Ok(tls) = acceptor.accept(stream).await else { return };
@@ -93,7 +129,7 @@ fn serve(does: Does, dir: &std::path::Path) -> u16 {
         }
     };
     thread::spawn(move || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(serve));
-    port
+    (port, connections)
 }
 
 /// Messages begin with a byte and their length.
@@ -151,4 +187,35 @@ fn certificates_that_are_not_the_right_ones_are_named() {
     assert!(chain(own.clone()).contains("is not the one of certificate"), "{}", chain(own.clone()));
     own.key = dir.path().join("missing.key");
     assert_eq!(read(own).unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn a_watch_of_what_is_not_etcd_neither_spins_nor_waits_for_longer_than_it_may() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path(), &["member", "host1"]);
+    let watched = |does, time: Duration| {
+        let (port, connections) = serve_and_count(does, dir.path());
+        let board = EtcdBoard::reach(vec![endpoint(port)], files(dir.path(), "host1"), Uuid::nil()).unwrap();
+        let mut watch = board.watch().unwrap();
+        let begun = Instant::now();
+        let change = watch.wait(time);
+        (change, begun.elapsed(), connections.load(Ordering::Relaxed))
+    };
+    let busy = Duration::from_secs(3); // what a busy machine adds
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (change, waited, connections) = watched(Does::EndsWatches, Duration::from_secs(1));
+            assert!(matches!(change, Ok(Change::Nothing)) && waited < busy, "{change:?}, {waited:?}");
+            assert!((2..=7).contains(&connections), "it connects {connections} times in a second");
+        });
+        scope.spawn(|| {
+            let (change, waited, _) = watched(Does::Chatters, Duration::from_millis(200));
+            assert!(matches!(change, Ok(Change::Nothing)) && waited < busy, "{change:?}, {waited:?}");
+        });
+        scope.spawn(|| {
+            let (change, waited, _) = watched(Does::WatchesOnce, Duration::from_millis(500));
+            let error = change.unwrap_err();
+            assert!(error.chain().contains("no answer") && waited < busy + busy, "{}, {waited:?}", error.chain());
+        });
+    });
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use vmcryptfs::cluster::board::{Change, Key, Watch};
 use vmcryptfs::error::{Context, Error, Kind, Result};
 
-use super::client::{CALL_TIME, Client};
+use super::client::{CALL_TIME, CONNECT_TIME, Client};
 use super::connection::{Call, Connection, within};
 use super::failure::{Failure, Status};
 use super::messages::{self, Watched, path};
@@ -18,6 +18,9 @@ use super::prefix::Prefix;
 const QUIET_TIME: Duration = Duration::from_secs(1);
 /// How long it may take to answer that.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
+/// How long no member is connected to after a stream that ended early, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// A watch.
 pub(super) struct EtcdWatch {
@@ -30,10 +33,16 @@ pub(super) struct EtcdWatch {
     next: u64,
     /// Changes may have been missed.
     is_lost: bool,
+    /// What went wrong with each member since one was last watched.
+    troubles: Vec<String>,
+    /// After a stream that ended early: when the next one may begin, and how long that was.
+    not_before: Instant,
+    pause: Duration,
 }
 
 struct Stream {
     call: Call,
+    begun: Instant,
     /// When it last said something, and when it was asked to.
     heard: Instant,
     asked: Option<Instant>,
@@ -57,29 +66,42 @@ enum Next {
 
 impl EtcdWatch {
     pub(super) fn begin(client: Arc<Client>, prefix: Prefix) -> Result<Self> {
-        let mut watch = Self { client, prefix, member: 0, stream: None, next: 0, is_lost: false };
-        Arc::clone(&watch.client).runtime().block_on(watch.connect())?;
+        let troubles = vec![String::new(); client.endpoints().len()];
+        let (not_before, pause) = (Instant::now(), Duration::ZERO);
+        let mut watch =
+            Self { client, prefix, member: 0, stream: None, next: 0, is_lost: false, troubles, not_before, pause };
+        let client = Arc::clone(&watch.client);
+        while watch.stream.is_none() {
+            client.runtime().block_on(watch.connect(Instant::now() + CONNECT_TIME + CALL_TIME))?;
+        }
         Ok(watch)
     }
 
-    /// Begins to watch at the first member that can be.
-    async fn connect(&mut self) -> Result<()> {
-        let members = self.client.endpoints().len();
-        let mut troubles = vec![String::new(); members];
-        for _ in 0..members {
-            let member = self.member % members;
-            match self.connect_to(member).await {
-                Ok(()) => return Ok(()),
-                Err(Failure::Unreachable(trouble) | Failure::Untrusted(trouble)) => troubles[member] = trouble,
-                Err(Failure::Refused(status)) => return Err(status.into_error()),
-                Err(Failure::Ours(error)) => {
-                    let asked = || format!("member {} of the board's etcd", self.client.endpoints()[member]);
-                    return Err(error).context(asked);
-                }
+    /// Tries to watch at the next member, until `end`, but at least for as long as a member may take to be connected to. When all have failed
+    /// in turn, that is an error.
+    async fn connect(&mut self, end: Instant) -> Result<()> {
+        let member = self.member % self.client.endpoints().len();
+        let limit = end.max(Instant::now() + CONNECT_TIME);
+        let connected = timeout_at(limit, self.connect_to(member)).await;
+        match connected.unwrap_or_else(|_| Err(Failure::Unreachable("beginning to watch: no answer in time".into()))) {
+            Ok(()) => {
+                self.troubles.iter_mut().for_each(String::clear);
+                return Ok(());
             }
-            self.member += 1;
+            Err(Failure::Unreachable(trouble) | Failure::Untrusted(trouble)) => self.troubles[member] = trouble,
+            Err(Failure::Refused(status)) => return Err(status.into_error()),
+            Err(Failure::Ours(error)) => {
+                let asked = || format!("member {} of the board's etcd", self.client.endpoints()[member]);
+                return Err(error).context(asked);
+            }
         }
-        Err(self.client.unreachable(&troubles))
+        self.member += 1;
+        if self.troubles.iter().any(String::is_empty) {
+            return Ok(());
+        }
+        let error = self.client.unreachable(&self.troubles);
+        self.troubles.iter_mut().for_each(String::clear);
+        Err(error)
     }
 
     async fn connect_to(&mut self, member: usize) -> std::result::Result<(), Failure> {
@@ -107,19 +129,29 @@ impl EtcdWatch {
         if self.next == 0 {
             self.next = revision + 1;
         }
-        self.stream = Some(Stream { call, heard: Instant::now(), asked: None, _connection: connection });
+        let begun = Instant::now();
+        self.stream = Some(Stream { call, begun, heard: begun, asked: None, _connection: connection });
         Ok(())
     }
 
     async fn wait_until(&mut self, end: Instant) -> Result<Change> {
+        let mut is_first = true;
         loop {
-            if self.stream.is_none() {
-                self.connect().await?;
+            // Neither a stream that always says something nor one that always ends may keep the caller.
+            if !std::mem::take(&mut is_first) && Instant::now() >= end {
+                return Ok(Change::Nothing);
             }
+            if self.stream.is_none() {
+                sleep_until(self.not_before.min(end)).await;
+                if self.not_before > end {
+                    return Ok(Change::Nothing);
+                }
+                self.connect(end).await?;
+            }
+            let Some(stream) = &mut self.stream else { continue };
             if std::mem::take(&mut self.is_lost) {
                 return Ok(Change::Unknown);
             }
-            let Some(stream) = &mut self.stream else { continue };
             let deadline = stream.deadline();
             let Ok(heard) = timeout_at(deadline.min(end), stream.call.next()).await else {
                 if deadline > end {
@@ -165,14 +197,22 @@ impl EtcdWatch {
 
     /// Goes to another member, and on from where it is.
     fn leave(&mut self) {
-        self.stream = None;
+        self.end_stream();
         self.member += 1;
     }
 
     /// Begins again with what is there then.
     fn restart(&mut self) {
-        self.stream = None;
+        self.end_stream();
         (self.next, self.is_lost) = (0, true);
+    }
+
+    /// The next stream begins at once if this one was good for a while, else after longer and longer pauses.
+    fn end_stream(&mut self) {
+        let Some(stream) = self.stream.take() else { return };
+        let was_good = stream.begun.elapsed() >= QUIET_TIME;
+        self.pause = if was_good { Duration::ZERO } else { (2 * self.pause).clamp(FIRST_PAUSE, MAX_PAUSE) };
+        self.not_before = Instant::now() + self.pause;
     }
 
     fn heard(&mut self, message: &[u8]) -> Result<Next> {
