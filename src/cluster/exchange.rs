@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Session;
 use super::board::Key;
 use super::host::Said;
+use super::kept::KeptEnvelopes;
 use crate::crypto::derive::sha256;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{Ack, Envelope, EnvelopeFor, Generation, Member, MemberState, Name, SharedProvider};
@@ -46,6 +47,9 @@ pub struct Exchanged {
 
 /// Where a host keeps the primary keys that its cluster shares.
 pub trait SharedKeys {
+    /// Work for the host of this UUID begins. Keys that came to it under another UUID, before it joined again, are forgotten.
+    fn begin(&self, _host: Uuid) {}
+
     /// The key of a generation of a shared provider, if the host has it.
     ///
     /// # Errors
@@ -112,7 +116,9 @@ impl SharedKeys for KeyFiles<'_> {
     }
 
     fn wipe(&self, _: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
-        shared_key::wipe(self.config, shared, generation)
+        // The envelope by which an agent would have it again when it begins.
+        let was_kept = KeptEnvelopes::of(self.config).forget(&shared.name, generation.primary)?;
+        Ok(shared_key::wipe(self.config, shared, generation)? || was_kept)
     }
 }
 
@@ -164,6 +170,7 @@ impl Session {
             failed: Vec::new(),
             unsaid: None,
         };
+        keys.begin(self.identity.uuid);
         if standing == Standing::Pending {
             return done;
         }

@@ -1,6 +1,7 @@
 //! What a host keeps of its cluster: its own private keys, and how far it has seen the documents.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -194,6 +195,12 @@ impl HostFiles {
         Identity::decode(&bytes).context(|| format!("reading {}", path.shown()))
     }
 
+    /// Device, number and time of change of the file of private keys, if it is there: each time that the host joins it is another file.
+    pub fn identity_stamp(&self) -> Option<(u64, u64, i64, i64)> {
+        let found = std::fs::metadata(self.identity_path()).ok()?;
+        Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+    }
+
     /// What the host knows of its cluster, if it is in one or has asked to join.
     ///
     /// # Errors
@@ -219,7 +226,7 @@ impl HostFiles {
     /// # Errors
     /// `Io`.
     pub fn keep_identity(&self, identity: &Identity) -> Result<()> {
-        private_file::replace(&self.identity_path(), &[&identity.encode()])
+        private_file::replace_and_wipe(&self.identity_path(), &[&identity.encode()])
     }
 
     /// Keeps what the host knows of its cluster.

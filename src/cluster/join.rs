@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::board::{self, Key};
 use super::host::{HostFiles, Identity, Membership};
 use super::view::{self, View};
-use super::{Session, Standing};
+use super::{Exchanged, Session, Standing};
 use crate::crypto::random;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Context, Error, Kind, Result};
@@ -86,7 +86,7 @@ fn free_host(config: &Path) -> Result<(HostFiles, File)> {
     let files = HostFiles::of(config);
     let before = files.membership()?;
     if before.is_some() {
-        leave(&Session::open(config)?)?;
+        leave(config)?;
     }
     let lock = files.lock()?;
     let same = |now: &Membership| before.as_ref().is_some_and(|before| before.cluster == now.cluster);
@@ -98,9 +98,18 @@ fn free_host(config: &Path) -> Result<(HostFiles, File)> {
     }
 }
 
-fn leave(session: &Session) -> Result<()> {
+fn leave(config: &Path) -> Result<()> {
+    let session = Session::open(config)?;
+    if let Some(Member { state: MemberState::Active, host, .. }) = session.own() {
+        let message = format!("this host is in the cluster {} already, as {}", session.document().name, host.name);
+        return Err(Error::new(Kind::Exists, message));
+    }
     if session.standing() == Standing::Removed && !session.has_wiped() {
-        let done = session.exchange();
+        drop(session); // an agent waits for it
+        let done = match Exchanged::by_agent(config).context(|| "having the agent wipe its keys".into())? {
+            Some(done) => done,
+            None => Session::open(config)?.exchange(),
+        };
         if let Some((provider, error)) = done.failed.into_iter().next() {
             return Err(error).context(|| format!("wiping the key of provider {provider}, as this host was removed"));
         }
@@ -108,13 +117,7 @@ fn leave(session: &Session) -> Result<()> {
             return Err(error);
         }
     }
-    match session.own() {
-        Some(Member { state: MemberState::Active, host, .. }) => Err(Error::new(
-            Kind::Exists,
-            format!("this host is in the cluster {} already, as {}", session.document().name, host.name),
-        )),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 impl Session {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::host::{Identity, folder};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{Envelope, EnvelopeFor};
 use crate::key::ProviderName;
 use crate::provider::private_file;
@@ -56,6 +56,11 @@ impl KeptEnvelope {
     pub fn provider(&self) -> Result<ProviderName> {
         ProviderName::new(&self.provider)
             .map_err(|error| Error::with_source(Kind::Corrupt, "an envelope that was kept", error))
+    }
+
+    /// Whether it is of this primary key of a provider.
+    pub fn is_of(&self, provider: &ProviderName, primary: Uuid) -> bool {
+        self.primary == primary && self.provider().is_ok_and(|own| own == *provider)
     }
 
     /// The primary key.
@@ -111,13 +116,57 @@ impl KeptEnvelopes {
         }
     }
 
-    /// Keeps these, and no others. Two callers at once must hold a lock.
+    /// Keeps these, and no others: what was there is overwritten. Two callers at once must hold a lock.
     ///
     /// # Errors
     /// `Io`.
     pub fn store(&self, envelopes: Vec<KeptEnvelope>) -> Result<()> {
+        if envelopes.is_empty() && !self.path.exists() {
+            return Ok(()); // the folder may be gone
+        }
         let bytes = serde_json::to_vec_pretty(&Content { version: VERSION, envelopes })
             .map_err(|error| Error::with_source(Kind::Invalid, "envelopes that have no JSON form", error))?;
-        private_file::replace(&self.path, &[&bytes])
+        private_file::replace_and_wipe(&self.path, &[&bytes])
+    }
+
+    /// Keeps those of another generation of a provider only. Returns whether there were others.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load) and [`store`](Self::store).
+    pub fn forget(&self, provider: &ProviderName, primary: Uuid) -> Result<bool> {
+        let (of_others, of_it): (Vec<_>, Vec<_>) =
+            self.load()?.into_iter().partition(|kept| !kept.is_of(provider, primary));
+        if !of_it.is_empty() {
+            self.store(of_others)?;
+        }
+        self.wipe_damaged()?;
+        Ok(!of_it.is_empty())
+    }
+
+    /// Puts a damaged file out of the way, for an administrator to look at. Returns its new path.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn set_aside(&self) -> Result<PathBuf> {
+        self.wipe_damaged()?;
+        let aside = self.damaged_path();
+        std::fs::rename(&self.path, &aside)
+            .context(|| format!("renaming {} to {}", self.path.shown(), aside.shown()))?;
+        Ok(aside)
+    }
+
+    /// Overwrites and removes a damaged file that was put out of the way: envelopes of keys that have to go may be in it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn wipe_damaged(&self) -> Result<()> {
+        match self.damaged_path().exists() {
+            true => private_file::wipe(&self.damaged_path()),
+            false => Ok(()),
+        }
+    }
+
+    fn damaged_path(&self) -> PathBuf {
+        self.path.with_extension("json.damaged")
     }
 }

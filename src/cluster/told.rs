@@ -1,5 +1,7 @@
 //! What an exchange has done, as the agent that did it tells the program that asked for it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -7,6 +9,8 @@ use super::{Exchanged, Standing};
 use crate::error::{Error, Kind, Result};
 use crate::format::cluster::Name;
 use crate::key::ProviderName;
+use crate::provider::agent::client::AgentClient;
+use crate::provider::agent::{Answer, Request};
 
 #[derive(Deserialize, Serialize)]
 struct Told {
@@ -24,6 +28,22 @@ struct Told {
 }
 
 impl Exchanged {
+    /// What the agent of this host has done, if it has one: the agent is asked to do now what the newest document asks. The caller must not
+    /// be at work on the cluster, as the agent waits for it.
+    ///
+    /// # Errors
+    /// Those of the agent, and of what it does.
+    pub fn by_agent(config: &Path) -> Result<Option<Self>> {
+        let agent = AgentClient::of(config)?;
+        if !agent.is_there() {
+            return Ok(None);
+        }
+        let Answer::Done { outcome } = agent.ask(&Request::Sync)? else {
+            return Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs-agent"));
+        };
+        Self::from_json(outcome).map(Some)
+    }
+
     /// As JSON.
     ///
     /// # Errors

@@ -22,8 +22,6 @@ use crate::format::cluster::{Document, HostIdentity, Name, Removal, Token};
 use crate::gate::{Object, Operation, Trail};
 use crate::key::ProviderName;
 use crate::progress::OnProgress;
-use crate::provider::agent::client::AgentClient;
-use crate::provider::agent::{Answer, Request};
 use crate::provider::backup::refuse_existing;
 use crate::text::{Show, count};
 use crate::timestamp::Timestamp;
@@ -96,6 +94,12 @@ fn admin_key_in(file: &Path, passphrase: &[u8]) -> Result<SigningKey> {
     }
 }
 
+/// Lets the agent of this host forget what it had as a host of another cluster. One that does not answer notices by itself, before it
+/// serves a key again.
+fn tell_agent(config: &Path) {
+    let _ = Exchanged::by_agent(config);
+}
+
 /// Makes an admin key and its file.
 fn new_admin_key(file: &Path, passphrase: &[u8]) -> Result<SigningKey> {
     refuse_existing(file, "an admin key")?;
@@ -125,6 +129,7 @@ impl Operation for InitCluster<'_> {
         };
         let key = admin_key_in(file, &(self.admin.passphrase)(0)?)?;
         let (cluster, host) = self.new.create(&key)?;
+        tell_agent(self.new.config);
         trail.event().reason(format!("cluster {} ({cluster}) with host {} ({host})", self.new.name, self.new.host));
         Ok(cluster)
     }
@@ -177,6 +182,7 @@ impl Operation for JoinCluster<'_> {
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<(Name, Uuid)> {
         let token = (self.token)()?;
         let (cluster, host) = join::ask(self.config, &token, self.host)?;
+        tell_agent(self.config);
         trail.event().reason(format!("cluster {cluster} ({}) asked as host {} ({host})", token.cluster, self.host));
         Ok((cluster, host))
     }
@@ -436,21 +442,6 @@ pub struct SyncCluster<'a> {
     pub renew: Duration,
 }
 
-impl SyncCluster<'_> {
-    /// What the agent of this host has done, if it has one. The agent leaves the events.
-    fn by_agent(&self) -> Result<Option<Exchanged>> {
-        let agent = AgentClient::of(self.config)?;
-        if self.keys.is_some() || !agent.is_there() {
-            return Ok(None);
-        }
-        let answer = agent.ask(&Request::Sync)?;
-        let Answer::Done { outcome } = answer else {
-            return Err(Error::new(Kind::Invalid, "an answer of another version of vmcryptfs-agent"));
-        };
-        Exchanged::from_json(outcome).map(Some)
-    }
-}
-
 impl Operation for SyncCluster<'_> {
     const NAME: EventName = EventName::ClusterSync;
     type Outcome = Exchanged;
@@ -461,8 +452,9 @@ impl Operation for SyncCluster<'_> {
 
     /// An event for each key that came, went or was wiped; none where there was nothing to do, which is what a timer finds.
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Exchanged> {
-        if let Some(done) = self.by_agent()? {
-            trail.in_parts();
+        let by_agent = if self.keys.is_none() { Exchanged::by_agent(self.config)? } else { None };
+        if let Some(done) = by_agent {
+            trail.in_parts(); // the agent leaves the events
             return Ok(done);
         }
         let files = KeyFiles { config: self.config };

@@ -169,8 +169,33 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
         .context(|| format!("putting {} in its place", path.shown()))
 }
 
+/// As [`replace`], and overwrites the content that was there, as [`wipe`] does.
+pub(crate) fn replace_and_wipe(path: &Path, parts: &[&[u8]]) -> Result<()> {
+    let former = beside(path, ".former");
+    let keeping = || format!("naming the former content of {}", path.shown());
+    match (inode_of(path).context(keeping)?, inode_of(&former).context(keeping)?) {
+        (Some(current), Some(of_crash)) if current == of_crash => fs::remove_file(&former).context(keeping)?,
+        (_, Some(_)) => wipe(&former)?,
+        (_, None) => {}
+    }
+    match fs::hard_link(path, &former) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return replace(path, parts),
+        linked => linked.context(keeping)?,
+    }
+    replace(path, parts)?;
+    wipe(&former)
+}
+
+/// What tells a file from all others, if it is there.
+fn inode_of(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(|found| Some((found.dev(), found.ino()))),
+    }
+}
+
 /// Overwrites a file's content with zeros and removes it. Where the file system or the medium keeps older blocks, those stay.
-pub(super) fn wipe(path: &Path) -> Result<()> {
+pub(crate) fn wipe(path: &Path) -> Result<()> {
     let wiping = || format!("wiping {}", path.shown());
     let mut file =
         File::options().write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path).context(wiping)?;
@@ -304,6 +329,32 @@ mod tests {
         replace(&file, &[b"new"]).unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"new");
         assert!(!dir.path().join(".file.new").exists());
+    }
+
+    #[test]
+    fn content_that_is_replaced_is_overwritten_also_after_a_crash_in_the_middle() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, former) = (dir.path().join("file"), dir.path().join(".file.former"));
+        let replaced_by = |content: &[u8]| {
+            let before = File::open(&file).unwrap();
+            replace_and_wipe(&file, &[content]).unwrap();
+            let mut left = Vec::new();
+            (&before).read_to_end(&mut left).unwrap();
+            assert!(!former.exists());
+            assert_eq!(fs::read(&file).unwrap(), content);
+            left
+        };
+        replace_and_wipe(&file, &[b"first"]).unwrap();
+        assert_eq!(replaced_by(b"second"), [0; 5]);
+        // It ended before the new content was in its place, and after that.
+        fs::hard_link(&file, &former).unwrap();
+        assert_eq!(replaced_by(b"third"), [0; 6]);
+        fs::write(&former, "of a crash").unwrap();
+        let of_crash = File::open(&former).unwrap();
+        assert_eq!(replaced_by(b"fourth"), [0; 5]);
+        let mut left = Vec::new();
+        (&of_crash).read_to_end(&mut left).unwrap();
+        assert_eq!(left, [0; 10]);
     }
 
     #[test]

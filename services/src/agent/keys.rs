@@ -1,6 +1,6 @@
 //! The primary keys that the cluster shares, in locked memory. On disk is only what is sealed to the host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use vmcryptfs::cluster::kept::{KeptEnvelope, KeptEnvelopes};
 use vmcryptfs::cluster::{KeyFiles, SharedKeys};
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{EnvelopeFor, Generation, SharedProvider};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::config::Config;
@@ -18,6 +19,7 @@ use vmcryptfs::provider::kinds::KINDS;
 use vmcryptfs::provider::primary_key::primary_of;
 use vmcryptfs::provider::shared_key::SharedKey;
 use vmcryptfs::provider::{self, Arguments};
+use vmcryptfs::text::Show;
 
 /// The primary keys of a provider.
 #[derive(Default)]
@@ -33,6 +35,30 @@ pub(super) struct Keys {
     held: RwLock<BTreeMap<ProviderName, Held>>,
     /// Envelopes, as they were last stored.
     kept: Mutex<Vec<KeptEnvelope>>,
+    owner: Mutex<Owner>,
+    /// Providers whose keys were forgotten, as they had come to another owner.
+    forgotten: Mutex<BTreeSet<ProviderName>>,
+}
+
+/// The host that the keys came to. It is another one when it has joined a cluster again.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+struct Owner {
+    /// Its UUID; `None` for a host in no cluster.
+    host: Option<Uuid>,
+    /// The file of its identity, as it was when that was read.
+    stamp: Option<(u64, u64, i64, i64)>,
+}
+
+impl Owner {
+    /// The host as it is now.
+    fn of(files: &HostFiles) -> Result<Self> {
+        let stamp = files.identity_stamp(); // before it is read, so that a change is noticed
+        let host = match stamp.and(files.membership()?) {
+            Some(_) => Some(files.identity()?.uuid),
+            None => None,
+        };
+        Ok(Self { host, stamp })
+    }
 }
 
 impl Keys {
@@ -42,10 +68,13 @@ impl Keys {
     /// Those of the files.
     pub(super) fn load(config: &Path) -> Result<Self> {
         let files = HostFiles::of(config);
+        let owner = Owner::of(&files)?;
         let (mut held, mut kept) = (BTreeMap::<_, Held>::new(), Vec::new());
+        let stored = stored(config)?;
+        let count = stored.len();
         if let Some(membership) = files.membership()? {
             let identity = files.identity()?;
-            for envelope in KeptEnvelopes::of(config).load()? {
+            for envelope in stored {
                 match open(&envelope, &identity, membership.cluster) {
                     Ok((name, key)) => {
                         let of_provider = held.entry(name).or_default();
@@ -57,7 +86,51 @@ impl Keys {
                 }
             }
         }
-        Ok(Self { config: config.to_path_buf(), held: RwLock::new(held), kept: Mutex::new(kept) })
+        if kept.len() < count {
+            KeptEnvelopes::of(config).store(kept.clone())?;
+        }
+        let (owner, forgotten) = (Mutex::new(owner), Mutex::default());
+        Ok(Self { config: config.to_path_buf(), held: RwLock::new(held), kept: Mutex::new(kept), owner, forgotten })
+    }
+
+    /// Forgets all keys if the host has joined a cluster again, or has left it, since they came. Costs a look at one file.
+    pub(super) fn notice_owner(&self) {
+        let files = HostFiles::of(&self.config);
+        if self.owner.lock().stamp == files.identity_stamp() {
+            return;
+        }
+        match Owner::of(&files) {
+            Ok(owner) => self.belong_to(owner),
+            Err(error) => tracing::warn!("looking whose keys these are: {}", error.chain()),
+        }
+    }
+
+    fn belong_to(&self, owner: Owner) {
+        let mut known = self.owner.lock();
+        if known.host != owner.host {
+            let gone = std::mem::take(&mut *self.held.write());
+            // Once more later, if it fails: what is in memory is gone in any case.
+            if let Err(error) = self.wipe_kept() {
+                tracing::warn!("wiping envelopes that came before this host joined again: {}", error.chain());
+                known.stamp = None;
+            } else {
+                *known = owner;
+            }
+            tell_forgotten(&gone);
+            self.forgotten.lock().extend(gone.into_keys());
+        } else {
+            *known = owner;
+        }
+    }
+
+    fn wipe_kept(&self) -> Result<()> {
+        self.store(Vec::clear)?;
+        KeptEnvelopes::of(&self.config).wipe_damaged()
+    }
+
+    /// Providers whose keys were forgotten, and did not come again.
+    pub(super) fn forgotten(&self) -> Vec<ProviderName> {
+        self.forgotten.lock().iter().cloned().collect()
     }
 
     /// The providers whose keys are in memory, and the primary key of each by which new keys are made.
@@ -72,6 +145,7 @@ impl Keys {
 
     /// Makes a KEK of a provider.
     pub(super) fn make_kek(&self, name: &ProviderName) -> Result<(KeyId, LocalKek)> {
+        self.notice_owner();
         let key = |held: &Held| held.keys.get(&held.current?).map(Arc::clone);
         let key = self.held.read().get(name).and_then(key);
         key.ok_or_else(|| missing(name))?.make_kek()
@@ -79,18 +153,19 @@ impl Keys {
 
     /// The KEK of this id.
     pub(super) fn find_kek(&self, key_id: &KeyId) -> Result<LocalKek> {
+        self.notice_owner();
         let name = key_id.provider();
-        let owner = primary_of(key_id)?;
+        let primary = primary_of(key_id)?;
         let key = {
             let held = self.held.read();
             let held = held.get(name).filter(|held| !held.keys.is_empty()).ok_or_else(|| missing(name))?;
-            held.keys.get(&owner).map(Arc::clone)
+            held.keys.get(&primary).map(Arc::clone)
         };
         let other = || {
             Error::new(
                 Kind::KeyUnavailable,
                 format!(
-                    "this key id belongs to primary key {owner}, which is none of provider {name} that the cluster shares now"
+                    "this key id belongs to primary key {primary}, which is none of provider {name} that the cluster shares now"
                 ),
             )
         };
@@ -142,6 +217,29 @@ fn missing(name: &ProviderName) -> Error {
     )
 }
 
+/// What the host has kept. A damaged file does not keep the agent from beginning: what was in it comes again from the board.
+fn stored(config: &Path) -> Result<Vec<KeptEnvelope>> {
+    let kept = KeptEnvelopes::of(config);
+    match kept.load() {
+        Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
+            let aside = kept.set_aside()?;
+            tracing::error!("{}: it is {} now, and the keys are taken from the board", error.chain(), aside.shown());
+            Event::of(EventName::Agent).failed(&error);
+            Ok(Vec::new())
+        }
+        stored => stored,
+    }
+}
+
+fn tell_forgotten(gone: &BTreeMap<ProviderName, Held>) {
+    for (name, primary) in gone.iter().flat_map(|(name, held)| held.keys.keys().map(move |primary| (name, primary))) {
+        tracing::warn!("wiped primary key {primary} of provider {name}: it came before this host joined again");
+        let reason =
+            format!("wiped primary key {primary}: it came to this host before it left its cluster or joined again");
+        Event::of(EventName::ClusterSync).provider(name).reason(reason).done();
+    }
+}
+
 fn open(envelope: &KeptEnvelope, identity: &Identity, cluster: Uuid) -> Result<(ProviderName, SharedKey)> {
     if envelope.cluster != cluster {
         return Err(Error::new(Kind::KeyRejected, format!("of cluster {}, expected {cluster}", envelope.cluster)));
@@ -149,12 +247,11 @@ fn open(envelope: &KeptEnvelope, identity: &Identity, cluster: Uuid) -> Result<(
     Ok((envelope.provider()?, envelope.open(identity)?))
 }
 
-/// Whether an envelope is of a generation.
-fn is_of(kept: &KeptEnvelope, name: &ProviderName, primary: Uuid) -> bool {
-    kept.primary == primary && kept.provider().is_ok_and(|provider| provider == *name)
-}
-
 impl SharedKeys for Keys {
+    fn begin(&self, host: Uuid) {
+        self.belong_to(Owner { host: Some(host), stamp: HostFiles::of(&self.config).identity_stamp() });
+    }
+
     fn held(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<Option<Arc<SharedKey>>> {
         if self.is_in_file(&shared.name)? {
             return self.files().held(cluster, shared, generation);
@@ -177,9 +274,10 @@ impl SharedKeys for Keys {
         let mut fresh = KeptEnvelope::new(place, &key.check(place.cluster), envelope);
         fresh.is_current = self.current_of(name).is_none();
         self.store(|kept| {
-            kept.retain(|kept| !is_of(kept, name, place.primary));
+            kept.retain(|kept| !kept.is_of(name, place.primary));
             kept.push(fresh);
         })?;
+        self.forgotten.lock().remove(name);
         let mut held = self.held.write();
         let held = held.entry(name.clone()).or_default();
         held.keys.insert(place.primary, Arc::new(key));
@@ -229,9 +327,6 @@ impl SharedKeys for Keys {
 
     fn wipe(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<bool> {
         let (name, primary) = (&shared.name, generation.primary);
-        if self.is_in_file(name)? {
-            return self.files().wipe(cluster, shared, generation);
-        }
         // From memory first: no program gets another KEK of it.
         let wiped = {
             let mut all = self.held.write();
@@ -243,7 +338,11 @@ impl SharedKeys for Keys {
             }
             wiped
         };
-        self.store(|kept| kept.retain(|kept| !is_of(kept, name, primary)))?;
-        Ok(wiped)
+        self.store(|kept| kept.retain(|kept| !kept.is_of(name, primary)))?;
+        KeptEnvelopes::of(&self.config).wipe_damaged()?;
+        match self.is_in_file(name)? {
+            true => Ok(self.files().wipe(cluster, shared, generation)? || wiped),
+            false => Ok(wiped),
+        }
     }
 }

@@ -177,6 +177,7 @@ impl Watch {
     /// Does what the newest document asks, if there is something to do.
     fn look(&self) {
         let mut seen = self.looking.lock();
+        self.keys.notice_owner(); // also where the board cannot be asked
         let (newest, trouble) = match self.newest() {
             Ok(newest) => (newest, None),
             Err(error) => (self.last_known(), Some(error)),
@@ -193,6 +194,7 @@ impl Watch {
             self.tell_eviction(newest.is_evicted);
             self.lock_gone(newest);
         }
+        self.lock_forgotten();
         self.tell(trouble);
     }
 
@@ -207,6 +209,15 @@ impl Watch {
             .filter(is_gone)
             .map(|shared| shared.name.clone())
             .collect();
+        self.lock(gone);
+    }
+
+    /// The same for keys that this host got before it joined again.
+    fn lock_forgotten(&self) {
+        self.lock(self.keys.forgotten());
+    }
+
+    fn lock(&self, gone: Vec<ProviderName>) {
         if !gone.is_empty() {
             self.mounts.lock(&gone);
         }

@@ -1,6 +1,7 @@
 //! Managed providers: the keys of a cluster in the memory of an agent, and the mounts that need them.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,9 +51,14 @@ impl Site {
         let mount = first.mount("web01", &[]);
         fs::write(mount.path("root.raw"), [7; 4096]).unwrap();
         mount.unmount();
-        fs::write(site.second.path("token"), site.admin(&["token"])).unwrap();
-        site.second.run(&["cluster", "join", "--token-file", site.second.path("token"), "--name", "kvm2"]);
+        site.join("kvm2");
         site
+    }
+
+    /// The second host asks to join.
+    fn join(&self, name: &str) {
+        fs::write(self.second.path("token"), self.admin(&["token"])).unwrap();
+        self.second.run(&["cluster", "join", "--token-file", self.second.path("token"), "--name", name]);
     }
 
     fn admin(&self, verb: &[&str]) -> String {
@@ -224,9 +230,13 @@ fn the_agent_of_a_host_that_was_removed_wipes_the_keys_and_locks_what_is_closed(
     let disk = File::open(mount.path("root.raw")).unwrap();
     assert!(locked(&mount).iter().all(|(_, locked)| !locked));
 
+    let mut kept = File::open(site.second.path("config/host/envelopes.json")).unwrap();
     site.admin(&["remove", "kvm2", "--evict"]);
     wait_until("wiped, without a word from anyone", || site.state("kvm2") == "wiped");
     wait_until("what is closed is locked", || locked(&mount).contains(&("data.raw".to_owned(), true)));
+    let mut left = Vec::new();
+    kept.read_to_end(&mut left).unwrap();
+    assert!(left.iter().all(|byte| *byte == 0) && !left.is_empty(), "the envelope was not overwritten");
     let mut first = [0; 4096];
     disk.read_exact_at(&mut first, 0).unwrap();
     assert_eq!(first, [7; 4096], "a guest that runs goes on");
@@ -245,4 +255,54 @@ fn the_agent_of_a_host_that_was_removed_wipes_the_keys_and_locks_what_is_closed(
     let evicted = "its guests have to end: stop them";
     let is_told = |event: &Value| event.to_string().contains(evicted);
     assert_eq!(site.second.events().iter().filter(|event| is_told(event)).count(), 2, "once by each agent");
+}
+
+#[test]
+fn the_keys_that_came_to_a_host_before_it_joined_again_are_forgotten_at_once() {
+    let site = Site::new();
+    let (second, vm) = (&site.second, site.first.path("web01"));
+    let _agent = site.with_agent();
+    let mount = site.mount();
+    // The agent need not have seen that its host was removed.
+    site.admin(&["remove", "kvm2"]);
+    site.join("kvm2");
+    assert_eq!(site.state("kvm2"), "wiped");
+    second.refuses(&["check", vm], 4, "of 3 components have a problem");
+    site.admin(&["approve", "kvm2"]);
+    second.run(&["cluster", "sync"]);
+    second.run(&["check", vm]);
+
+    // Nobody tells it that its host leaves the cluster.
+    fs::remove_dir_all(second.path("config/host")).unwrap();
+    second.refuses(&["check", vm], 4, "of 3 components have a problem");
+    wait_until("what is closed is locked", || locked(&mount).iter().all(|(_, locked)| *locked));
+    site.join("kvm3");
+    second.refuses(&["check", vm], 4, "of 3 components have a problem");
+    let is_told = |reason: &String| reason.contains("it came to this host before it left its cluster or joined again");
+    assert_eq!(site.events_of("cluster-sync").iter().filter(|reason| is_told(reason)).count(), 1);
+    site.admin(&["approve", "kvm3"]);
+    second.run(&["cluster", "sync"]);
+    second.run(&["check", vm]);
+    mount.unmount();
+}
+
+#[test]
+fn envelopes_that_are_damaged_are_set_aside_and_come_again_from_the_board() {
+    let site = Site::new();
+    let (second, vm) = (&site.second, site.first.path("web01"));
+    site.with_agent().end(Signal::KILL);
+    let (kept, aside) = (second.path("config/host/envelopes.json"), second.path("config/host/envelopes.json.damaged"));
+    let text = fs::read_to_string(kept).unwrap();
+    fs::write(kept, &text[..text.len() / 2]).unwrap();
+    let _agent = Agent::start(second);
+    second.run(&["cluster", "sync"]);
+    second.run(&["check", vm]);
+    assert_eq!(fs::read_to_string(kept).unwrap(), text);
+    assert_eq!(fs::read_to_string(aside).unwrap(), text[..text.len() / 2]);
+    let is_told =
+        |event: &Value| event["operation"] == "agent" && event.to_string().contains("envelopes.json is damaged");
+    assert_eq!(second.events().iter().filter(|event| is_told(event)).count(), 1);
+    site.admin(&["remove", "kvm2"]);
+    second.run(&["cluster", "sync"]);
+    assert!(!Path::new(aside).exists(), "envelopes of keys that have to go may be in it");
 }
