@@ -1,42 +1,143 @@
-//! When the board is looked at again: after a while, or at once where it tells of changes.
+//! When the board is looked at again: after a while, or at once where it reports a change that concerns this host.
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use uuid::Uuid;
 use vmcryptfs::cluster::board::address::Address;
 use vmcryptfs::cluster::board::agent::tls_of;
-use vmcryptfs::cluster::board::{Board, Watch};
+use vmcryptfs::cluster::board::{Board, Change, Key, Watch};
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::error::Result;
 
 use crate::board::etcd::EtcdBoard;
 
-/// The watch of a board that tells of changes, if this host's is one.
+/// Why a wait has ended.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Woken {
+    /// The time is over.
+    Timeout,
+    /// There may be a newer document.
+    Document,
+    /// There may be a key for this host.
+    Key,
+}
+
+/// The watch of a board that reports changes, if this host's is one.
 #[derive(Default)]
 pub(super) struct Wake {
-    watched: Option<(String, Box<dyn Watch>)>,
+    watched: Option<(Watched, Box<dyn Watch>)>,
+}
+
+/// What is watched, and for which host.
+#[derive(Eq, PartialEq)]
+struct Watched {
+    board: String,
+    cluster: Uuid,
+    host: Uuid,
 }
 
 impl Wake {
-    /// Waits until the board has changed, or for `period`. A board that cannot be watched is looked at after that, as one that
-    /// tells of nothing.
-    pub(super) fn wait(&mut self, config: &Path, period: Duration) {
-        let waited = self.watch(config).and_then(|watch| watch.map(|watch| watch.wait(period)).transpose());
-        if !matches!(waited, Ok(Some(_))) {
-            self.watched = None; // its certificates may be others then
-            thread::sleep(period);
+    /// Waits until something has changed that concerns this host, or for `period`. A board that cannot be watched is looked at after that,
+    /// as one that reports nothing.
+    pub(super) fn wait(&mut self, config: &Path, period: Duration) -> Woken {
+        let end = Instant::now() + period;
+        if let Ok(Some((watched, watch))) = self.watch(config)
+            && let Ok(woken) = wait_until(end, watch.as_mut(), watched.host)
+        {
+            return woken;
+        }
+        self.watched = None; // its certificates may be others then
+        thread::sleep(end.saturating_duration_since(Instant::now()));
+        Woken::Timeout
+    }
+
+    fn watch(&mut self, config: &Path) -> Result<Option<&mut (Watched, Box<dyn Watch>)>> {
+        let files = HostFiles::of(config);
+        let Some(membership) = files.membership()? else { return Ok(None) };
+        let Address::Etcd(endpoints) = Address::parse(&membership.board)? else { return Ok(None) };
+        let cluster = membership.cluster;
+        let wanted = Watched { board: membership.board, cluster, host: files.identity()?.uuid };
+        if self.watched.as_ref().is_none_or(|(watched, _)| *watched != wanted) {
+            let watch = EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?.watch()?;
+            self.watched = Some((wanted, watch));
+        }
+        Ok(self.watched.as_mut())
+    }
+}
+
+/// What concerns other hosts only does not end the wait: of 1,000 hosts each would look at the board whenever one of them acknowledges.
+fn wait_until(end: Instant, watch: &mut dyn Watch, host: Uuid) -> Result<Woken> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let woken = match watch.wait(left)? {
+            Change::Records(keys) => keys.iter().map(|key| woken_by(key, host)).max().unwrap_or(Woken::Timeout),
+            Change::Unknown => Woken::Key,
+            Change::Nothing => Woken::Timeout,
+        };
+        if woken != Woken::Timeout || left.is_zero() {
+            return Ok(woken);
+        }
+    }
+}
+
+/// What a change of a record means for a host. Acknowledgements of others are looked at when all is compared; requests to join concern
+/// admins.
+fn woken_by(key: &Key, host: Uuid) -> Woken {
+    let text = key.as_str();
+    let is_for_host = || text.rsplit('/').next().is_some_and(|last| last == host.to_string());
+    match text.split('/').next() {
+        Some("document" | "resumed") => Woken::Document,
+        Some("envelope") if is_for_host() => Woken::Key,
+        _ => Woken::Timeout,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use vmcryptfs::format::cluster::EnvelopeFor;
+    use vmcryptfs::key::ProviderName;
+
+    use super::*;
+
+    const HOST: Uuid = Uuid::from_bytes([7; 16]);
+
+    /// Reports these changes, and then none.
+    struct Reports(Vec<Change>);
+
+    impl Watch for Reports {
+        fn wait(&mut self, time: Duration) -> Result<Change> {
+            let next = self.0.pop().unwrap_or(Change::Nothing);
+            if next == Change::Nothing {
+                thread::sleep(time);
+            }
+            Ok(next)
         }
     }
 
-    fn watch(&mut self, config: &Path) -> Result<Option<&mut Box<dyn Watch>>> {
-        let place = HostFiles::of(config).membership()?.map(|membership| (membership.board, membership.cluster));
-        let Some((place, cluster)) = place else { return Ok(None) };
-        if self.watched.as_ref().is_none_or(|(watched, _)| *watched != place) {
-            let Address::Etcd(endpoints) = Address::parse(&place)? else { return Ok(None) };
-            let watch = EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?.watch()?;
-            self.watched = Some((place, watch));
-        }
-        Ok(self.watched.as_mut().map(|(_, watch)| watch))
+    fn envelope(host: Uuid) -> Key {
+        let provider = ProviderName::new("shared").unwrap();
+        Key::envelope(&EnvelopeFor { cluster: Uuid::nil(), provider: &provider, primary: HOST, host })
+    }
+
+    /// Why a wait ends, and how many changes it has left.
+    fn after(changes: &[&[Key]]) -> (Woken, usize) {
+        let changes = changes.iter().rev().map(|keys| Change::Records(keys.iter().cloned().collect()));
+        let mut watch = Reports(changes.collect());
+        let woken = wait_until(Instant::now() + Duration::from_millis(20), &mut watch, HOST).unwrap();
+        (woken, watch.0.len())
+    }
+
+    #[test]
+    fn a_host_wakes_for_documents_and_its_own_keys_and_sleeps_on_for_those_of_others() {
+        let of_others = [Key::ack(Uuid::nil()), Key::ack(HOST), Key::alive(HOST), envelope(Uuid::nil())];
+        assert_eq!(after(&[&of_others, &of_others]), (Woken::Timeout, 0));
+        assert_eq!(after(&[&of_others, &[Key::document(9)], &of_others]), (Woken::Document, 1));
+        assert_eq!(after(&[&[Key::resumed()]]), (Woken::Document, 0));
+        assert_eq!(after(&[&of_others, &[Key::document(9), envelope(HOST), Key::ack(HOST)]]), (Woken::Key, 0));
+        let mut missed = Reports(vec![Change::Unknown]);
+        assert_eq!(wait_until(Instant::now(), &mut missed, HOST).unwrap(), Woken::Key);
     }
 }

@@ -21,9 +21,9 @@ use vmcryptfs::timestamp::Timestamp;
 
 use super::keys::Keys;
 use super::mounts::Mounts;
-use super::wake::Wake;
+use super::wake::{Wake, Woken};
 
-/// How often the board is looked at; one that tells of changes, at each as well.
+/// How often the board is looked at; one that reports changes, at each that concerns this host as well.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How often all is compared although there is no newer document: what the board has lost is put there again.
 const WHOLE: Duration = Duration::from_secs(60);
@@ -137,17 +137,17 @@ impl Watch {
     pub(super) fn begin(self: &Arc<Self>) -> Result<()> {
         let watch = Arc::clone(self);
         let work = move || {
-            let mut wake = Wake::default();
+            let (mut wake, mut woken) = (Wake::default(), Woken::Timeout);
             loop {
                 let looked = caught(|| {
                     may_fail("watch");
-                    watch.look();
+                    watch.look(woken);
                 });
                 if looked.is_none() {
                     tracing::error!("looking at the board failed within the agent: this is a bug, please report it");
                 }
                 limit::report(limit::PERIOD);
-                wake.wait(&watch.config, PERIOD);
+                woken = wake.wait(&watch.config, PERIOD);
             }
         };
         thread::Builder::new()
@@ -175,7 +175,7 @@ impl Watch {
     }
 
     /// Does what the newest document asks, if there is something to do.
-    fn look(&self) {
+    fn look(&self, woken: Woken) {
         let mut seen = self.looking.lock();
         self.keys.notice_owner(); // also where the board cannot be asked
         let (newest, trouble) = match self.newest() {
@@ -184,7 +184,7 @@ impl Watch {
         };
         if let Some(newest) = &newest {
             if trouble.is_none()
-                && seen.is_due(newest.epoch)
+                && (woken == Woken::Key || seen.is_due(newest.epoch))
                 && let Err(error) = self.exchange(&mut seen, Principal::Process)
             {
                 tracing::warn!("what document {} asks: {}", newest.epoch, error.chain());
