@@ -15,6 +15,7 @@ from . import (
     members,
     members_cases,
     native,
+    push,
     saved,
     transition,
 )
@@ -223,7 +224,7 @@ def read_cluster(vector: VectorFile) -> None:
     """A file of cluster/."""
     what = vector.get("what")
     {"document": read_document, "envelope": read_envelope, "join": read_join, "ack": read_ack, "token": read_token,
-     "admin-key": read_admin_key, "identity": read_identity}[what](vector)
+     "admin-key": read_admin_key, "identity": read_identity, "want": read_want, "kek": read_kek}[what](vector)
 
 
 def read_document(vector: VectorFile) -> None:
@@ -263,6 +264,28 @@ def read_ack(vector: VectorFile) -> None:
     same((found.epoch, found.document, found.time), want, "fields")
     for name, uuids in (("holds", found.holds), ("makes", found.makes)):
         same([str(UUID(bytes=uuid)) for uuid in uuids], vector.all(name), name)
+
+
+def read_want(vector: VectorFile) -> None:
+    """What a host wants of a pushed provider."""
+    host, _, _, sign_key = vector.get("by").split(" ")
+    place = (UUID(vector.get("cluster")).bytes, UUID(host).bytes, vector.get("provider"))
+    found = push.decode_want(vector.bodies[0], *place, bytes.fromhex(sign_key))
+    key, new = vector.get("key").split(" "), vector.get("new").split(" ")
+    want = [(bytes.fromhex(key[0]), key[1].encode()), (bytes.fromhex(new[0]), UUID(new[1]).bytes, new[2].encode())]
+    same(found, want, "wishes")
+    wishes = [push.wish_of(want[0][0], key[1]), push.wish_new(want[1][0], UUID(new[1]).bytes, new[2])]
+    same(push.encode_want(*place, wishes, vector.bytes("seed")), vector.bodies[0], "encoding")
+
+
+def read_kek(vector: VectorFile) -> None:
+    """A KEK that was pushed, or a refusal."""
+    keeper, _, _, sign_key = vector.get("by").split(" ")
+    private = hpke.private_of(int.from_bytes(vector.bytes("private"), "big"))
+    same(hpke.public_bytes(private), vector.bytes("public"), "public key")
+    outcome, found = push.decode_kek(vector.bodies[0], {UUID(keeper).bytes: bytes.fromhex(sign_key)}, private)
+    want = vector.bytes("kek") if outcome in (1, 2) else vector.get("refused").encode()
+    same((outcome, found), (vector.int("outcome"), want), "outcome")
 
 
 def read_token(vector: VectorFile) -> None:

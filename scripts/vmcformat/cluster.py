@@ -68,6 +68,20 @@ class Provider:
 
 
 @dataclass(frozen=True)
+class Pushed:
+    """A provider whose KEKs keepers push."""
+
+    name: str
+    kind: str
+    uuid: bytes
+    since: int
+    life: int
+    flags: int
+    keepers: tuple[bytes, ...]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Document:
     """The state of a cluster."""
 
@@ -81,9 +95,12 @@ class Document:
     providers: tuple[Provider, ...]
     admins_since: int = 0
     resumed: int = 0
+    pushed: tuple[Pushed, ...] = ()
 
     def version(self) -> int:
         """The lowest that can say all of it."""
+        if self.pushed:
+            return 3
         plain = not self.admins_since and not self.resumed and not any(member.marks for member in self.members)
         return 1 if plain and all(is_only(provider.generations) for provider in self.providers) else 2
 
@@ -150,16 +167,26 @@ def body(document: Document, version: int | None = None) -> bytes:
     version = version or document.version()
     parts = [start(DOCUMENT, version), struct.pack("<Q", document.epoch), document.cluster, document.previous,
              text(document.name), bytes([document.threshold, len(document.admins)]), *document.admins]
-    if version == 2:
+    if version > 1:
         parts.append(struct.pack("<QQ", document.admins_since, document.resumed))
     parts.append(struct.pack("<H", len(document.members)))
     for member in document.members:
-        marks = bytes([member.marks]) if version == 2 else b""
+        marks = bytes([member.marks]) if version > 1 else b""
         parts += [bytes([member.state]), marks, struct.pack("<Q", member.since), member.token, host_bytes(member.host)]
     parts.append(bytes([len(document.providers)]))
     for provider in document.providers:
         parts += provider_parts(provider, version)
+    if version > 2:
+        parts.append(bytes([len(document.pushed)]))
+        for pushed in document.pushed:
+            parts += pushed_parts(pushed)
     return b"".join(parts)
+
+
+def pushed_parts(pushed: Pushed) -> list[bytes]:
+    """A pushed provider."""
+    return [text(pushed.name), text(pushed.kind), pushed.uuid, struct.pack("<QIB", pushed.since, pushed.life, pushed.flags),
+            bytes([len(pushed.keepers)]), *pushed.keepers, bytes([len(pushed.places)]), *map(text, pushed.places)]
 
 
 def provider_parts(provider: Provider, version: int) -> list[bytes]:
@@ -176,7 +203,7 @@ def provider_parts(provider: Provider, version: int) -> list[bytes]:
 def sign(document: Document, seeds: list[bytes], version: int | None = None) -> bytes:
     """A document, signed by the admins with these seeds, in their order."""
     content = body(document, version)
-    by = {seed: public(seed) if content[8] == 2 else bytes([document.admins.index(public(seed))]) for seed in seeds}
+    by = {seed: public(seed) if content[8] > 1 else bytes([document.admins.index(public(seed))]) for seed in seeds}
     signatures = [by[seed] + signature(seed, SIGNED_DOCUMENT + content) for seed in seeds]
     return content + bytes([len(signatures)]) + b"".join(signatures)
 
@@ -203,18 +230,19 @@ def verifies(key: bytes, message: bytes, signed: bytes) -> bool:
 def decode_document(data: bytes) -> tuple[Document, bytes]:
     """A document that its own admins have signed, and the hash of its body."""
     demand(len(data) <= MAX_DOCUMENT, "longer than a document may be")
-    fields = Fields(data, DOCUMENT, (1, 2))
+    fields = Fields(data, DOCUMENT, (1, 2, 3))
     epoch, cluster, previous, name = fields.number(8), fields.take(16), fields.take(32), fields.name()
     threshold = fields.number(1)
     admins = tuple(fields.take(32) for _ in range(fields.number(1)))
-    admins_since, resumed = (fields.number(8), fields.number(8)) if fields.version == 2 else (0, 0)
+    admins_since, resumed = (fields.number(8), fields.number(8)) if fields.version > 1 else (0, 0)
     members = tuple(decode_member(fields) for _ in range(fields.number(2)))
     providers = tuple(decode_provider(fields) for _ in range(fields.number(1)))
-    document = Document(epoch, cluster, previous, name, threshold, admins, members, providers, admins_since, resumed)
+    pushed = tuple(decode_pushed(fields) for _ in range(fields.number(1))) if fields.version > 2 else ()
+    document = Document(epoch, cluster, previous, name, threshold, admins, members, providers, admins_since, resumed, pushed)
     check_document(document)
-    demand(document.version() == fields.version, "version 2 for what version 1 says")
+    demand(document.version() == fields.version, "a version for what an earlier one says")
     content = data[:fields.at]
-    signatures = [(fields.take(32 if fields.version == 2 else 1), fields.take(64)) for _ in range(fields.number(1))]
+    signatures = [(fields.take(32 if fields.version > 1 else 1), fields.take(64)) for _ in range(fields.number(1))]
     fields.end()
     ascending([by for by, _ in signatures], "signatures")
     good = sum(verifies(key, SIGNED_DOCUMENT + content, signed)
@@ -234,7 +262,7 @@ def admin_of(by: bytes, admins: tuple[bytes, ...]) -> bytes:
 def decode_member(fields: Fields) -> Member:
     """The next member."""
     state = fields.number(1)
-    marks = fields.number(1) if fields.version == 2 else 0
+    marks = fields.number(1) if fields.version > 1 else 0
     demand(state in (1, 2), f"state {state}")
     demand(marks <= 7 and (state == 2 or not marks), f"marks {marks}")
     since, token = fields.number(8), fields.take(16)
@@ -253,6 +281,31 @@ def decode_provider(fields: Fields) -> Provider:
     return Provider(name, tuple(generations))
 
 
+def decode_pushed(fields: Fields) -> Pushed:
+    """The next pushed provider."""
+    name, kind, uuid = fields.name(), fields.name(), fields.take(16)
+    since, life, flags = fields.number(8), fields.number(4), fields.number(1)
+    keepers = tuple(fields.take(16) for _ in range(fields.number(1)))
+    places = tuple(fields.take(fields.number(1)).decode("ascii", "replace") for _ in range(fields.number(1)))
+    return Pushed(name, kind, uuid, since, life, flags, keepers, places)
+
+
+def check_pushed(document: Document) -> None:
+    """Those of a document."""
+    ascending([pushed.name for pushed in document.pushed], "pushed providers")
+    names = {provider.name for provider in document.providers}
+    uuids = [one.primary for provider in document.providers for one in provider.generations]
+    uuids += [pushed.uuid for pushed in document.pushed]
+    demand(len(set(uuids)) == len(uuids), "one uuid twice")
+    for pushed in document.pushed:
+        demand(pushed.name not in names, "one name twice")
+        demand(pushed.since <= document.epoch and 1 <= pushed.life <= 31536000 and pushed.flags <= 1, "since, life or flags")
+        demand(1 <= len(pushed.keepers) <= 16 and len(pushed.places) <= 16, "number of keepers or places")
+        ascending(list(pushed.keepers), "keepers")
+        demand(set(pushed.keepers) <= {member.host.uuid for member in document.members}, "a keeper that is not a member")
+        demand(all(place and all(" " <= letter <= "~" for letter in place) for place in pushed.places), "places")
+
+
 def check_document(document: Document) -> None:
     """The rules that need no other document."""
     demand(document.epoch >= 1 and (document.epoch == 1) == (document.previous == bytes(32)), "epoch and previous")
@@ -269,7 +322,8 @@ def check_document(document: Document) -> None:
         epochs += [epoch for one in provider.generations for epoch in (one.since, one.retired)]
     demand(all(epoch <= document.epoch for epoch in epochs), "something is so since later than the document")
     in_use = [one for provider in document.providers for one in provider.generations if not one.retired]
-    demand(len(in_use) <= 255, "too many primary keys")
+    demand(len(in_use) + len(document.pushed) <= 255, "too many primary keys")
+    check_pushed(document)
 
 
 def check_generations(generations: tuple[Generation, ...]) -> None:

@@ -11,6 +11,7 @@ from .cluster import (
     Host,
     Member,
     Provider,
+    Pushed,
     admin_key_start,
     body,
     encode_ack,
@@ -50,6 +51,8 @@ THIRD = dataclasses.replace(
     members=(SECOND.members[0], dataclasses.replace(SECOND.members[1], since=4, marks=3)),
     providers=(Provider("shared", (dataclasses.replace(ONLY, retired=4), NEXT)),))
 BOTH = dataclasses.replace(SECOND, threshold=2, admins=tuple(map(public, SEEDS)))
+CORP = Pushed("corp", "kmip", derive_uuid("corp"), 4, 86400, 1, (HOSTS[0].uuid,), ("kms1.example.com:5696", "kms2.example.com:5696"))
+FOURTH = dataclasses.replace(THIRD, pushed=(CORP,))
 ADMIN_KEY_PREFIX = "admin-key-"
 ACKED = (CLUSTER, HOSTS[0].uuid, 2, hashlib.sha256(body(SECOND)).digest(), END, [PRIMARY.uuid])
 
@@ -76,9 +79,9 @@ def document_fields(document: Document, digest: bytes) -> list[tuple[str, str]]:
     fields = [("epoch", str(document.epoch)), ("cluster", uuid(document.cluster)), ("previous", document.previous.hex()),
               ("name", document.name), ("threshold", str(document.threshold)), ("hash", digest.hex())]
     fields += [("admin", admin.hex()) for admin in document.admins]
-    if document.version() == 2:
+    if document.version() > 1:
         fields += [("admins_since", str(document.admins_since)), ("resumed", str(document.resumed))]
-    marks = {member.host.uuid: f"{member.marks} " if document.version() == 2 else "" for member in document.members}
+    marks = {member.host.uuid: f"{member.marks} " if document.version() > 1 else "" for member in document.members}
     fields += [("member", f"{member.state} {marks[member.host.uuid]}{member.since} {member.token.hex()} {host_text(member.host)}")
                for member in document.members]
     for provider in document.providers:
@@ -88,6 +91,9 @@ def document_fields(document: Document, digest: bytes) -> list[tuple[str, str]]:
             continue
         fields.append(("provider", provider.name))
         fields += [("generation", f"{uuid(one.primary)} {one.since} {one.retired} {one.check.hex()}") for one in provider.generations]
+    for pushed in document.pushed:
+        fields.append(("pushed", f"{pushed.name} {pushed.kind} {uuid(pushed.uuid)} {pushed.since} {pushed.life} {pushed.flags}"))
+        fields += [("keeper", uuid(keeper)) for keeper in pushed.keepers] + [("place", place) for place in pushed.places]
     return fields
 
 
@@ -96,6 +102,8 @@ def document_vectors() -> dict[str, VectorFile]:
     good = {"first": ("the first document", FIRST, SEEDS[:1]), "second": ("a host was removed", SECOND, SEEDS[:1]),
             "two-admins": ("both of two admins have signed", BOTH, SEEDS),
             "third": ("a rotation, other admins, a host that was compromised", THIRD, SEEDS),
+            "pushed": ("a provider whose KEKs a keeper pushes", FOURTH, SEEDS),
+            "pushed-only": ("nothing but that", dataclasses.replace(FIRST, pushed=(dataclasses.replace(CORP, since=1),)), SEEDS[:1]),
             "resumed": ("a board was accepted", dataclasses.replace(SECOND, resumed=2), SEEDS[:1])}
     made = {}
     for name, (why, document, seeds) in good.items():
@@ -141,8 +149,25 @@ def bad_documents() -> dict[str, tuple[str, str, bytes]]:
     for name, why, members in (("marks-8", "a mark that there is not", (active, dataclasses.replace(removed, marks=8))),
                                ("marks-active", "a mark of an active host", (dataclasses.replace(active, marks=1), removed))):
         cases[name] = ("corrupt", why, sign(dataclasses.replace(THIRD, members=members), SEEDS))
+    for name, why, change in (
+            ("pushed-later", "a pushed provider since epoch 5", {"since": 5}),
+            ("pushed-life-0", "a life of 0 s", {"life": 0}),
+            ("pushed-life-long", "a life of more than a year", {"life": 31536001}),
+            ("pushed-flags-2", "a flag that there is not", {"flags": 2}),
+            ("pushed-keeper-none", "no keeper", {"keepers": ()}),
+            ("pushed-keeper-stranger", "a keeper that is not a host", {"keepers": (derive_uuid("another"),)}),
+            ("pushed-keepers-descend", "keepers in another order", {"keepers": (HOSTS[1].uuid, HOSTS[0].uuid)}),
+            ("pushed-place-control", "a place with a control character", {"places": ("kms\n1",)}),
+            ("pushed-place-empty", "an empty place", {"places": ("",)}),
+            ("pushed-name-taken", "the name of another provider", {"name": "shared"}),
+            ("pushed-uuid-taken", "the UUID of a primary key", {"uuid": PRIMARY.uuid})):
+        changed = dataclasses.replace(FOURTH, pushed=(dataclasses.replace(CORP, **change),))  # type: ignore[arg-type]
+        cases[name] = ("corrupt", why, sign(changed, SEEDS))
+    twice = dataclasses.replace(FOURTH, pushed=(CORP, dataclasses.replace(CORP, uuid=derive_uuid("another"))))
     third = sign(THIRD, SEEDS)
     cases |= {
+        "pushed-twice": ("corrupt", "a pushed provider stands twice", sign(twice, SEEDS)),
+        "needless-3": ("corrupt", "version 3 for what version 2 says", sign(THIRD, SEEDS, 3)),
         "needless-2": ("corrupt", "version 2 for what version 1 says", sign(SECOND, SEEDS[:1], 2)),
         "resumed-later": ("corrupt", "a board accepted in epoch 5", sign(dataclasses.replace(THIRD, resumed=5), SEEDS)),
         "third-too-few": ("denied", "one of two admins has signed", sign(THIRD, SEEDS[:1])),
@@ -153,7 +178,7 @@ def bad_documents() -> dict[str, tuple[str, str, bytes]]:
     one, two = (sign(BOTH, [seed])[len(body(BOTH)) + 1:] for seed in SEEDS)
     return cases | {
         "magic-wrong": ("corrupt", "another magic", b"VMCRYPTF" + data[8:]),
-        "version-3": ("unsupported", "version 3", data[:8] + b"\x03" + data[9:]),
+        "version-4": ("unsupported", "version 4", data[:8] + b"\x04" + data[9:]),
         "reserved-10": ("corrupt", "reserved byte 10 is 1", data[:10] + b"\x01" + data[11:]),
         "short": ("corrupt", "the last byte is missing", data[:-1]),
         "long": ("corrupt", "a byte follows", data + b"\0"),

@@ -16,6 +16,7 @@ from . import (
     manifest_cases,
     members_cases,
     native_cases,
+    push_cases,
     saved_cases,
 )
 from .native import has_argon2
@@ -37,7 +38,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "manifest": (manifest_cases.vectors, checks.read_manifest),
     "saved": (saved_cases.vectors, checks.read_saved),
     "erasure": (erasure_cases.vectors, checks.read_erasure),
-    "cluster": (cluster_cases.vectors, checks.read_cluster),
+    "cluster": (lambda: {**cluster_cases.vectors(), **push_cases.vectors()}, checks.read_cluster),
     "native": (native_cases.vectors, checks.read_native),
 }
 

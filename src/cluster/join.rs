@@ -69,6 +69,7 @@ impl NewCluster<'_> {
                 removal: Removal::default(),
             }],
             providers: Vec::new(),
+            pushed: Vec::new(),
         };
         let bytes = document.sign(from_ref(admin))?;
         let hash = UnverifiedDocument::decode(&bytes)?.hash();

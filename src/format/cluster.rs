@@ -1,11 +1,13 @@
-//! What hosts of a cluster write to their board (docs/FORMAT.md, section 18): documents, envelopes, join requests and
-//! acknowledgements, and the token that lets a host in.
+//! What hosts of a cluster write to their board (docs/FORMAT.md, section 18): documents, envelopes, join requests,
+//! acknowledgements, KEKs and what asks for them, and the token that lets a host in.
 //!
 //! Everything here comes from a place that others can write to. Decoding checks form and limits; whose it is, is checked by
 //! the methods that take a key.
 
 mod document;
 mod provider;
+mod push;
+mod pushed;
 mod records;
 mod token;
 
@@ -16,6 +18,8 @@ use uuid::Uuid;
 
 pub use document::{Document, Member, MemberState, Removal, UnverifiedDocument};
 pub use provider::{Generation, SharedProvider};
+pub use push::{Given, MAX_WISHES, Parcel, Reference, Refusal, SealedKek, Want, Wish};
+pub use pushed::{MAX_LIFE, PushedProvider};
 pub use records::{Ack, Envelope, EnvelopeFor, JoinRequest, UnverifiedRequest};
 pub use token::{Token, TokenId};
 

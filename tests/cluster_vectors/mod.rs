@@ -1,5 +1,7 @@
 //! Files under tests/vectors/cluster: what hosts of a cluster share.
 
+mod push;
+
 use data_encoding::HEXLOWER;
 use uuid::Uuid;
 use vmcryptfs::cluster::admin_key::SealedAdminKey;
@@ -61,6 +63,8 @@ fn records_of_a_cluster() {
             "token" => token(&vector),
             "admin-key" => admin_key(&vector),
             "identity" => identity(&vector),
+            "want" => push::want(&vector),
+            "kek" => push::kek(&vector),
             what => panic!("{}: {what}", vector.name),
         }
     }
@@ -95,7 +99,8 @@ fn document_fields(document: &Document, hash: &[u8; 32]) -> Vec<(String, String)
         let Removal { compromised, evicted, presumed_destroyed } = member.removal;
         u8::from(compromised) | u8::from(evicted) << 1 | u8::from(presumed_destroyed) << 2
     };
-    let is_first = document.admins_since == 0
+    let is_first = document.pushed.is_empty()
+        && document.admins_since == 0
         && document.resumed == 0
         && document.providers.iter().all(plain)
         && document.members.iter().all(|member| marks(member) == 0);
@@ -120,6 +125,13 @@ fn document_fields(document: &Document, hash: &[u8; 32]) -> Vec<(String, String)
         fields.push(("provider", provider.name.to_string()));
         let retired = |one: &Generation| format!(" {}", one.retired.unwrap_or(0));
         fields.extend(provider.generations.iter().map(|one| ("generation", shown(one, &retired(one)))));
+    }
+    for pushed in &document.pushed {
+        let (life, flags) = (pushed.life.as_secs(), u8::from(pushed.persists));
+        let said = format!("{} {} {} {} {life} {flags}", pushed.name, pushed.kind, pushed.uuid, pushed.since);
+        fields.push(("pushed", said));
+        fields.extend(pushed.keepers.iter().map(|keeper| ("keeper", keeper.to_string())));
+        fields.extend(pushed.places.iter().map(|place| ("place", place.clone())));
     }
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

@@ -3,14 +3,16 @@
 
 use uuid::Uuid;
 use vmcryptfs::crypto::{derive, random};
-use vmcryptfs::format::cluster::{Ack, Envelope, HostIdentity, Name, Token, UnverifiedDocument, UnverifiedRequest};
+use vmcryptfs::format::cluster::{
+    Ack, Envelope, HostIdentity, Name, Parcel, Token, UnverifiedDocument, UnverifiedRequest, Want,
+};
 use vmcryptfs::format::header::UnverifiedHeader;
 use vmcryptfs::format::home_file::{self, PAIR_LEN, Pair};
 use vmcryptfs::format::journal::UnverifiedRecord;
 use vmcryptfs::format::manifest::Manifest;
 use vmcryptfs::format::members::{FIXED_LEN, MembersKey};
 use vmcryptfs::format::saved_header::{SAVED_LEN, SavedHeader};
-use vmcryptfs::key::Dek;
+use vmcryptfs::key::{Dek, ProviderName};
 use vmcryptfs::provider::backup::SealedBackup;
 use vmcryptfs::provider::sealed_share::SealedShare;
 
@@ -222,6 +224,7 @@ fn records_of_clusters() {
     bound_memory();
     let name = Name::new("host", "h1").unwrap();
     let host = HostIdentity { uuid: HOME, name, seal_key: [4; 65], sign_key: [5; 32] };
+    let provider = ProviderName::new("corp").unwrap();
     let words: [&[u8]; 6] = [b"VMCRYPTD", b"\0\0", b"\xff\xff", b"\x01", b"prod", b"vmcryptfs-"];
     fuzz(
         "cluster",
@@ -239,6 +242,8 @@ fn records_of_clusters() {
             }
             let _ = UnverifiedRequest::decode(input).map(|request| request.is_by(&[7; 32]));
             assert!(Ack::decode(input, HOME, &host).is_err(), "an acknowledgement that the host did not sign");
+            assert!(Want::decode(input, HOME, &provider, &host).is_err(), "a want that the host did not sign");
+            assert!(Parcel::decode(input, |_| Some(&host)).is_err(), "a KEK that the keeper did not sign");
             let _ = std::str::from_utf8(input).map(Token::parse);
         },
     );

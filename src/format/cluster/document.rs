@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 use super::provider::{SharedProvider, provider};
+use super::pushed::PushedProvider;
 use super::{HostIdentity, MAX_DOCUMENT_LEN, Name, TokenId, check_len, check_start_of, name, put_start_of, put_text};
 use crate::crypto::derive::sha256;
 use crate::crypto::sign::{self, SigningKey, verifies};
@@ -13,7 +14,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Reader, Writer};
 
 const MAGIC: [u8; 8] = *b"VMCRYPTD";
-const VERSIONS: RangeInclusive<u16> = 1..=2;
+const VERSIONS: RangeInclusive<u16> = 1..=3;
 /// What a signature begins with, so that it is good for nothing else.
 const PURPOSE: &[u8] = b"vmcryptfs cluster document 1\0";
 const MAX_ADMINS: usize = 16;
@@ -42,8 +43,10 @@ pub struct Document {
     pub resumed: u64,
     /// All hosts that ever were members, by ascending UUID.
     pub members: Vec<Member>,
-    /// What the hosts share, by ascending name.
+    /// Providers whose primary keys the hosts share, by ascending name.
     pub providers: Vec<SharedProvider>,
+    /// Providers whose KEKs keepers push to the other hosts, by ascending name.
+    pub pushed: Vec<PushedProvider>,
 }
 
 /// A host of the cluster.
@@ -156,13 +159,17 @@ impl Document {
         index.ok_or_else(|| Error::new(Kind::Denied, message()))
     }
 
-    /// Version 1, which every host reads, where that can say it.
+    /// The first version that can say all of it: hosts of older versions follow as long as they can.
     pub fn version(&self) -> u16 {
         let plain = self.admins_since == 0
             && self.resumed == 0
             && self.members.iter().all(|member| member.removal == Removal::default())
             && self.providers.iter().all(|provider| provider.only().is_some());
-        if plain { 1 } else { 2 }
+        match (self.pushed.is_empty(), plain) {
+            (false, _) => 3,
+            (true, false) => 2,
+            (true, true) => 1,
+        }
     }
 
     fn body(&self) -> Result<Vec<u8>> {
@@ -192,6 +199,10 @@ impl Document {
         }
         writer.count_u8(self.providers.len(), "providers")?;
         self.providers.iter().try_for_each(|provider| provider.write(&mut writer, version))?;
+        if version > 2 {
+            writer.count_u8(self.pushed.len(), "pushed providers")?;
+            self.pushed.iter().try_for_each(|pushed| pushed.write(&mut writer))?;
+        }
         Ok(writer.bytes().to_vec())
     }
 
@@ -227,14 +238,36 @@ impl Document {
         }
         self.providers.iter().try_for_each(|provider| provider.check(self.epoch))?;
         let primaries: usize = self.providers.iter().map(|provider| provider.in_use().count()).sum();
-        if primaries > MAX_PRIMARIES {
-            return wrong(format!("{primaries} primary keys that are not retired, expected at most {MAX_PRIMARIES}"));
+        if primaries + self.pushed.len() > MAX_PRIMARIES {
+            return wrong(format!(
+                "{primaries} primary keys that are not retired and {} pushed providers, expected at most {MAX_PRIMARIES}",
+                self.pushed.len()
+            ));
         }
+        self.check_pushed()?;
         let sinces = self.members.iter().map(|member| member.since).chain([self.admins_since, self.resumed]);
         match sinces.into_iter().find(|since| *since > self.epoch) {
             Some(since) => wrong(format!("something is so since epoch {since}, which is after epoch {}", self.epoch)),
             None => Ok(()),
         }
+    }
+}
+
+impl Document {
+    fn check_pushed(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::new(Kind::Corrupt, what));
+        if !self.pushed.is_sorted_by(|a, b| a.name < b.name) {
+            return wrong("pushed providers are not in ascending order, each once".into());
+        }
+        let primaries = self.providers.iter().flat_map(|shared| &shared.generations);
+        let mut uuids: BTreeSet<Uuid> = primaries.map(|generation| generation.primary).collect();
+        for pushed in &self.pushed {
+            pushed.check(self.epoch, |host| self.member(host).is_some())?;
+            if self.providers.iter().any(|shared| shared.name == pushed.name) || !uuids.insert(pushed.uuid) {
+                return wrong(format!("pushed provider {} has the name or UUID of another one", pushed.name));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -273,7 +306,7 @@ impl UnverifiedDocument {
     /// Checks everything that needs no other document.
     ///
     /// # Errors
-    /// `Corrupt` for bytes that no document of version 1 or 2 has, `Unsupported` for a later version.
+    /// `Corrupt` for bytes that no document of version 1 to 3 has, `Unsupported` for a later version.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         check_len(bytes, MAX_DOCUMENT_LEN, "a cluster document")?;
         let mut reader = Reader::new(bytes);
@@ -287,11 +320,28 @@ impl UnverifiedDocument {
         let (admins_since, resumed) = if version > 1 { (reader.u64()?, reader.u64()?) } else { (0, 0) };
         let members = (0..reader.u16()?).map(|_| member(&mut reader, version)).collect::<Result<_>>()?;
         let providers = (0..reader.u8()?).map(|_| provider(&mut reader, version)).collect::<Result<_>>()?;
-        let document =
-            Document { epoch, cluster, previous, name, threshold, admins, admins_since, resumed, members, providers };
+        let pushed = match version {
+            3.. => (0..reader.u8()?).map(|_| PushedProvider::read(&mut reader)).collect::<Result<_>>()?,
+            _ => Vec::new(),
+        };
+        let document = Document {
+            epoch,
+            cluster,
+            previous,
+            name,
+            threshold,
+            admins,
+            admins_since,
+            resumed,
+            members,
+            providers,
+            pushed,
+        };
         document.check()?;
         if document.version() != version {
-            return Err(Error::new(Kind::Corrupt, "a document of version 2 that says nothing which version 1 cannot"));
+            let message =
+                format!("a document of version {version} that says nothing which version {} cannot", version - 1);
+            return Err(Error::new(Kind::Corrupt, message));
         }
         let body = document.body()?; // the encoding is unique, so this is what stands there
         let signatures = signatures(&mut reader, version, &document.admins)?;
@@ -400,7 +450,7 @@ impl UnverifiedDocument {
     }
 }
 
-/// Version 1 has the index of an admin, version 2 the admin's key: who leaves signs as well.
+/// Version 1 has the index of an admin, later ones the admin's key: one that leaves signs as well.
 fn signatures(reader: &mut Reader<'_>, version: u16, admins: &[[u8; sign::PUBLIC_LEN]]) -> Result<Vec<Signature>> {
     let mut signatures = Vec::new();
     let mut last: Option<Vec<u8>> = None;

@@ -116,7 +116,7 @@ pub(super) fn provider(reader: &mut Reader<'_>, version: u16) -> Result<SharedPr
     Ok(SharedProvider { name, generations })
 }
 
-fn provider_name(reader: &mut Reader<'_>) -> Result<ProviderName> {
+pub(super) fn provider_name(reader: &mut Reader<'_>) -> Result<ProviderName> {
     ProviderName::new(text(reader, "provider")?)
         .map_err(|error| Error::with_source(Kind::Corrupt, "a shared provider", error))
 }

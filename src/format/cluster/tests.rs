@@ -39,6 +39,7 @@ fn document(admins: &[&SigningKey], threshold: u8) -> Document {
         admins_since: 0,
         resumed: 0,
         providers: vec![SharedProvider { name, generations: vec![generation(8, 1)] }],
+        pushed: Vec::new(),
     }
 }
 
