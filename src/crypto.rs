@@ -9,6 +9,7 @@ pub mod derive;
 pub mod ecdh;
 pub mod hpke;
 pub mod passphrase;
+pub mod pieces;
 pub mod random;
 pub mod sign;
 pub mod wrap;

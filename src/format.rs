@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod component;
 pub mod disk_kind;
+pub mod dump;
 pub mod erasure;
 mod field;
 pub mod header;

@@ -23,6 +23,7 @@ pub mod storage;
 pub mod provider;
 
 pub mod cluster;
+pub mod dump;
 pub mod seen;
 
 pub mod event;

@@ -14,6 +14,8 @@ use testkit::vector_file::{VectorFile, header_fields, read_folder, secret, tests
 use vmcryptfs::crypto::derive::sha256;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::crypto::xts::Engine;
+use vmcryptfs::dump::stream::{DumpReader, Part};
+use vmcryptfs::format::dump::DumpHeader;
 use vmcryptfs::format::header::{ComponentKind, Header, UnverifiedHeader};
 use vmcryptfs::format::manifest::{MANIFEST_ID, Manifest};
 use vmcryptfs::key::Dek;
@@ -28,7 +30,7 @@ use vmcryptfs::store::plain_file::{MAX_REQUEST, PlainFile};
 use vmcryptfs::vm::disk::is_disk;
 
 /// Versions of the format, and how many stores were made of each.
-const VERSIONS: [(&str, usize); 1] = [("v1", 20)];
+const VERSIONS: [(&str, usize); 1] = [("v1", 21)];
 
 #[test]
 fn every_version_is_in_the_table() {
@@ -47,6 +49,7 @@ fn every_store_ever_made_opens() {
             match store.get("kind") {
                 "disk" => open_disk(&store, dir.path()),
                 "home" => open_home(&store, dir.path()),
+                "dump" => open_dump(&store),
                 kind => panic!("{}: kind {kind}", store.name),
             }
         }
@@ -77,6 +80,25 @@ fn verified(store: &VectorFile, header: &UnverifiedHeader) -> (Header, Dek) {
     let others = ["expect", "why", "kek", "primary_key", "kek_share", "plain_len", "sha256", "manifest"];
     assert_eq!(header_fields(&header), store.fields_without(&others), "{}", store.name);
     (header, dek)
+}
+
+fn open_dump(store: &VectorFile) {
+    let bytes = &store.bodies[0];
+    let (header, len) = DumpHeader::decode(bytes).unwrap();
+    assert_eq!(header.about.uuid.to_string(), store.get("uuid"));
+    let dek = header.open_by_host_key(&LocalKek::new(secret(&store.bytes("kek"))).unwrap()).unwrap();
+    let mut pieces = &bytes[len..];
+    let mut reader = DumpReader::new(&mut pieces, &dek).unwrap();
+    let mut plain = Vec::new();
+    while let Some(part) = reader.next_part().unwrap() {
+        match part {
+            Part::Bytes(bytes) => plain.extend_from_slice(bytes),
+            Part::Zeros(len) => plain.resize(plain.len() + usize::try_from(len).unwrap(), 0),
+        }
+    }
+    assert!(!reader.is_cut());
+    assert_eq!(plain.len().to_string(), store.get("plain_len"));
+    assert_eq!(sha256(&plain).as_slice(), store.bytes("sha256"));
 }
 
 fn open_home(store: &VectorFile, dir: &Path) {

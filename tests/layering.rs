@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use vmcryptfs::provider::kinds::KINDS;
 
 /// Each module may use those before it.
-const LAYERS: [&str; 25] = [
+const LAYERS: [&str; 26] = [
     "text",
     "timestamp",
     "error",
@@ -28,6 +28,7 @@ const LAYERS: [&str; 25] = [
     "storage",
     "provider",
     "cluster",
+    "dump",
     "seen",
     "event",
     "gate",

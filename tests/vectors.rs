@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cluster_vectors;
+mod dump_vectors;
 mod home_vectors;
 mod testkit;
 
@@ -50,6 +51,7 @@ fn every_folder_of_vectors_has_a_test() {
     names.sort();
     let sets = [
         "cluster",
+        "dump",
         "erasure",
         "header",
         "home-file",

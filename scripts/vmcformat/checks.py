@@ -7,6 +7,8 @@ from . import (
     cluster,
     cluster_cases,
     disk,
+    dump,
+    dump_cases,
     erasure,
     header,
     home_file,
@@ -306,3 +308,22 @@ def read_identity(vector: VectorFile) -> None:
     found = cluster.decode_identity(vector.bodies[0])
     want = (UUID(vector.get("uuid")).bytes, *(vector.bytes(name) for name in ("private", "public", "seed")))
     same(found, want, "fields")
+
+
+def read_dump(vector: VectorFile) -> None:
+    """A file of dump/."""
+    what, data = vector.get("what"), vector.bodies[0]
+    outer = ("expect", "what", "why", "kek", "passphrase", "dek", "cut")
+    want = tuple(field for field in vector.fields if field[0] not in outer)
+    if what == "key-file":
+        made, key = dump.decode_key_file(data)
+        same((("made", str(made)), *dump_cases.key_fields(key)), want, "fields")
+        same(dump.encode_key_file(made, key), data, "encoding of what was decoded")
+        return
+    about, lock, sealed_at, pieces_at = dump.decode_header(data)
+    secret = vector.bytes("kek") if what == "dump" else vector.get("passphrase")
+    dek = dump.open_dek(data, lock, sealed_at, secret)
+    plain, cut = dump.open_pieces(dek, data[pieces_at:])
+    same((dek, plain), (vector.bytes("dek"), b"".join(vector.bodies[1:])), "DEK and plaintext")
+    same("yes" if cut else "no", vector.get("cut"), "cut")
+    same((*dump_cases.about_fields(about), *(dump_cases.key_fields(lock.key) if lock.key else ())), want, "fields")

@@ -7,6 +7,7 @@ from . import (
     checks,
     cluster_cases,
     disk_cases,
+    dump_cases,
     erasure_cases,
     header_bad,
     header_good,
@@ -39,6 +40,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "saved": (saved_cases.vectors, checks.read_saved),
     "erasure": (erasure_cases.vectors, checks.read_erasure),
     "cluster": (lambda: {**cluster_cases.vectors(), **push_cases.vectors()}, checks.read_cluster),
+    "dump": (dump_cases.vectors, checks.read_dump),
     "native": (native_cases.vectors, checks.read_native),
 }
 
@@ -51,7 +53,8 @@ def texts() -> dict[str, str]:
 
 def skipped(path: str) -> bool:
     """Whether a file can be neither made nor read here, for lack of Argon2id."""
-    prefixes = (f"native/{native_cases.BACKUP_PREFIX}", f"cluster/{cluster_cases.ADMIN_KEY_PREFIX}")
+    prefixes = (f"native/{native_cases.BACKUP_PREFIX}", f"cluster/{cluster_cases.ADMIN_KEY_PREFIX}",
+                f"dump/{dump_cases.PASSPHRASE_PREFIX}")
     return path.startswith(prefixes) and not has_argon2()
 
 

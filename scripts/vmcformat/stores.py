@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from . import component, disk, home_file, keys, manifest, manifest_cases, native, transition
+from . import component, disk, dump, dump_cases, home_file, keys, manifest, manifest_cases, native, transition
 from .checks import KIND_BY_NAME, same
 from .errors import FormatError
 from .header import COPY_LEN, DEK_LEN, DISK, HOME, HOME_FILE, MIB, SECOND_COPY, Header, Slot, encode, new_slot
@@ -75,7 +75,7 @@ def stores() -> dict[str, VectorFile]:
     made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
             in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4),
             owned(), home_with_bound_disks(), home_with_list(), of_native_with_share(), home_with_manifest()]
-    return {golden.name: store_file(golden, *rest) for golden, *rest in made}
+    return {**{golden.name: store_file(golden, *rest) for golden, *rest in made}, "dump": dump_store()}
 
 
 def store_file(golden: Golden, header: Header, backing: bytes, plaintext: bytes) -> VectorFile:
@@ -92,6 +92,28 @@ def store_file(golden: Golden, header: Header, backing: bytes, plaintext: bytes)
         fields.append(("manifest", hashlib.sha256(golden.manifest).hexdigest()))
         return VectorFile(tuple(fields), (backing, manifest_cases.sealed(golden.manifest, golden.dek)))
     return VectorFile(tuple(fields), (backing,))
+
+
+def dump_store() -> VectorFile:
+    """An encrypted dump, which is not a component."""
+    kek, dek = (derive(f"store dump: {name}", 32) for name in ("host key", "dek"))
+    key = dump.make_key(derive_uuid("store dump: key"), dump_cases.PAIR, kek, "corp", "17")
+    about = replace(dump_cases.ABOUT, uuid=derive_uuid("store dump"))
+    header = dump.header_for_host(about, key, dump_cases.EPHEMERAL, dek)
+    plain = bytes(3 * dump.PIECE) + derive("store dump: plaintext", 1000)
+    fields = (("expect", "ok"), ("why", "a dump of QEMU"), ("kek", kek.hex()), ("kind", "dump"), *dump_cases.about_fields(about),
+              ("plain_len", str(len(plain))), ("sha256", hashlib.sha256(plain).hexdigest()))
+    return VectorFile(fields, (header + dump.seal_pieces(dek, plain),))
+
+
+def read_dump(store: VectorFile) -> None:
+    """Open a dump and compare all it says."""
+    data = store.bodies[0]
+    about, lock, sealed_at, pieces_at = dump.decode_header(data)
+    plain, cut = dump.open_pieces(dump.open_dek(data, lock, sealed_at, store.bytes("kek")), data[pieces_at:])
+    want = [field for field in store.fields if field[0] not in (*OWN_FIELDS, "kind")]
+    same((list(dump_cases.about_fields(about)), cut), (want, False), "fields")
+    same((len(plain), hashlib.sha256(plain).hexdigest()), (store.int("plain_len"), store.get("sha256")), "plaintext")
 
 
 Made = tuple[Golden, Header, bytes, bytes]
@@ -299,6 +321,9 @@ def failures(root: Path) -> list[str]:
 
 def read_store(store: VectorFile) -> None:
     """Unlock a store and compare all it says."""
+    if store.get("kind") == "dump":
+        read_dump(store)
+        return
     kind = KIND_BY_NAME[store.get("kind")]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / (HOME_FILE if kind == HOME else "disk")

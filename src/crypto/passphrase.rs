@@ -34,6 +34,16 @@ pub fn derive(passphrase: &[u8], salt: &[u8; 16], cost: &Cost) -> Result<SecretB
     Ok(key)
 }
 
+impl Cost {
+    /// Whether the format allows it. Beyond its limits a file could ask for any amount of time and memory.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn check(self) -> Result<()> {
+        params(&self).map(drop)
+    }
+}
+
 fn params(cost: &Cost) -> Result<Params> {
     let Cost { memory_kib, passes, lanes } = *cost;
     if !(8..=4_194_304).contains(&memory_kib) || !(1..=64).contains(&passes) || !(1..=16).contains(&lanes) {

@@ -14,6 +14,11 @@ impl<'a> Reader<'a> {
         Self { rest: bytes, taken: 0 }
     }
 
+    /// Bytes that were taken so far.
+    pub fn taken(&self) -> usize {
+        self.taken
+    }
+
     /// The next `N` bytes.
     ///
     /// # Errors

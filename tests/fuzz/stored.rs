@@ -1,11 +1,13 @@
 //! What is stored beside data: header copies, saved ones, entries and headers of home files, journal records, lists of disks,
-//! manifests, records of clusters, backups, sealed shares.
+//! manifests, records of clusters, dumps, backups, sealed shares.
 
 use uuid::Uuid;
 use vmcryptfs::crypto::{derive, random};
+use vmcryptfs::dump::stream::DumpReader;
 use vmcryptfs::format::cluster::{
     Ack, Envelope, HostIdentity, Name, Parcel, Token, UnverifiedDocument, UnverifiedRequest, Want,
 };
+use vmcryptfs::format::dump::{DumpHeader, DumpKeyFile};
 use vmcryptfs::format::header::UnverifiedHeader;
 use vmcryptfs::format::home_file::{self, PAIR_LEN, Pair};
 use vmcryptfs::format::journal::UnverifiedRecord;
@@ -263,4 +265,30 @@ fn sealed_shares() {
             assert!(share.encode().unwrap() == input, "decode, then encode, is not identical");
         },
     );
+}
+
+#[test]
+fn dumps() {
+    bound_memory();
+    let words: [&[u8]; 6] = [b"VMCRYPTU", b"VMCRYPTY", b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x01", b"corp"];
+    let finish = |input: &mut Vec<u8>, random: &mut Random| {
+        if input.starts_with(b"VMCRYPTY") {
+            with_checksum(input, random);
+        }
+    };
+    // Pieces of dumps are long, and all alike.
+    let corpus = vectors("dump", "").into_iter().filter(|input| input.len() < 4096).collect::<Vec<_>>();
+    let read = std::cell::Cell::new(0);
+    fuzz("dump", SHORT, &corpus, &words, finish, |input| {
+        if let Ok(key) = DumpKeyFile::decode(input) {
+            assert!(key.encode().unwrap() == input, "decode, then encode, is not identical");
+        }
+        let Ok((header, len)) = DumpHeader::decode(input) else { return };
+        read.set(read.get() + 1);
+        assert!(header.encode().unwrap() == input[..len], "decode, then encode, is not identical");
+        let mut pieces = &input[len..];
+        let mut reader = DumpReader::new(&mut pieces, &[7; 32]).unwrap();
+        assert!(reader.next_part().is_err(), "a piece under a key that nobody has used");
+    });
+    assert!(read.get() > 0, "none was read: this proves nothing");
 }
