@@ -154,6 +154,8 @@ pub enum EventName {
     Rollback,
     /// A home is not as it was left, by its manifest.
     Manifest,
+    /// A file was to be used that another mount, process or host has.
+    Claim,
     /// That was accepted.
     AcceptRollback,
     /// What this host has seen of components could not be kept, or is lost.
@@ -214,6 +216,7 @@ impl EventName {
             Self::ClusterRetire => "cluster-retire",
             Self::Rollback => "rollback",
             Self::Manifest => "manifest",
+            Self::Claim => "claim",
             Self::AcceptRollback => "accept-rollback",
             Self::Memory => "memory",
         }

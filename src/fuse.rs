@@ -2,6 +2,7 @@
 //! decided here. Reads and writes of open files, and closing them, do not come here: [`transport`] serves them, and in most cases
 //! operations on names and attributes, too.
 
+mod claims;
 pub mod counters;
 mod damage;
 mod errno;

@@ -38,8 +38,8 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{CopyDigest, UnverifiedHeader};
 use crate::provider::Providers;
 use crate::storage::BackingIo;
-use crate::storage::claims::{Claims, FileLocks, InUse, LOCAL_PAUSE, SHARED_PAUSE, retry_while};
-use crate::sys::file::open_beneath;
+use crate::storage::claims::{Claims, FileLocks, Holder, InUse, LOCAL_PAUSE, SHARED_PAUSE, retry_while};
+use crate::sys::file::{file_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::inventory::Inventory;
 use crate::vm::keyring::{Keyring, PendingFetch};
@@ -268,6 +268,12 @@ impl ServedFolder {
     /// `Io` when the folder cannot be read.
     pub fn inventory(&self) -> Result<Inventory> {
         Inventory::take(&self.root, self.keyring.providers().disk_names())
+    }
+
+    /// The other opener that has the data of a file claimed, by its path below the folder, if its name is known.
+    pub fn other_holder(&self, path: &Path) -> Option<Holder> {
+        let file = file_beneath(&self.root, path).ok()?;
+        self.options.claims.holder(&file).filter(|holder| !holder.is_this_process())
     }
 
     /// Backing path of the component with this header. One that is not known is looked for.

@@ -55,6 +55,10 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
             println!("\n{} was locked at {}: {}", name(unlocked), last.since, last.reason);
         }
     }
+    for (component, holder) in components.iter().filter_map(|component| Some((component, component.held_by.as_ref()?)))
+    {
+        println!("\n{}: {}", name(component), holder.text);
+    }
     for (component, why) in components.iter().filter_map(|component| Some((component, component.gone_back.as_ref()?))) {
         println!("\n{} has gone back: {why}", name(component));
     }

@@ -1,6 +1,6 @@
 //! The state of a mount and of its components, as `status` shows it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use crate::key::KeyName;
 use crate::provider::Notice;
 use crate::seen;
 use crate::serve::MAX_COMPONENTS;
+use crate::storage::claims::Holder;
 use crate::text::{self, Show};
 use crate::timestamp::Timestamp;
 use crate::vm::inventory::FolderKind;
@@ -103,9 +104,41 @@ pub struct ComponentStatus {
     /// Why it can only be read: it is older than what this host has seen of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_back: Option<String>,
+    /// Of a disk: another mount, process or host that writes it, or keeps writers away. Only `status` reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<HolderStatus>,
     /// Of a home: what its manifest shows that others did, or since when that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
+}
+
+/// Another opener of a disk, by what it says of itself. Field names are part of the stable JSON output.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct HolderStatus {
+    /// Name of its host.
+    #[serde(with = "crate::text::path")]
+    pub host: PathBuf,
+    /// Its process there.
+    pub process: u32,
+    /// Where that has the disk mounted, unless it works without a mount.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::text::path")]
+    pub mountpoint: Option<PathBuf>,
+    /// RFC 3339, UTC, by its own clock.
+    pub since: String,
+    /// All of that, for people.
+    pub text: String,
+}
+
+impl From<Holder> for HolderStatus {
+    fn from(holder: Holder) -> Self {
+        Self {
+            host: holder.host().into(),
+            process: holder.process(),
+            mountpoint: holder.mountpoint().map(Path::to_path_buf),
+            since: holder.since().to_millis(),
+            text: holder.to_string(),
+        }
+    }
 }
 
 /// Since when and why a component could not be unlocked.
@@ -134,6 +167,9 @@ pub fn status(fs: &FileSystem) -> Result<MountStatus> {
         headless: headless.map(|(entry, _)| entry.path.clone()).collect(),
         ..status_of(&components, fs)
     };
+    for disk in status.components.iter_mut().filter(|component| component.kind == ComponentKind::Disk.word()) {
+        disk.held_by = fs.served().other_holder(&disk.path).map(HolderStatus::from);
+    }
     let left_out = fs.served().left_out();
     if left_out > 0 {
         status.notices.push(NoticeStatus::of_mount(format!(
@@ -226,6 +262,7 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         size: size.filter(|_| found.kind == ComponentKind::Disk),
         deep_rekey: found.deep_rekey,
         gone_back: found.unverified().and_then(|header| keyring.gone_back(header)),
+        held_by: None,
         manifest: claims
             .filter(|_| found.kind == ComponentKind::Home)
             .and_then(|home| fs.served().manifest_finding(&found.path, home.uuid)),
@@ -248,6 +285,7 @@ mod tests {
             size: None,
             deep_rekey: None,
             gone_back: None,
+            held_by: None,
             manifest: None,
         }
     }

@@ -31,6 +31,7 @@ impl Class {
             | EventName::ProviderNotice
             | EventName::Rollback
             | EventName::Manifest
+            | EventName::Claim
             | EventName::Memory => Self::Reads,
             EventName::AcceptRollback
             | EventName::Agent

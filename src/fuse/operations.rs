@@ -14,8 +14,8 @@ use crate::fs::{
     Attr, CacheMode, Caller, Capacity, Changes, FileSystem, HandleNumber, NewFile, NodeNumber, OpenMode, RenameMode,
     Seek, Space, XattrMode,
 };
-use crate::fuse::damage;
 use crate::fuse::errno::{On, refuse};
+use crate::fuse::{claims, damage};
 
 /// How long the kernel may rely on a name or an attribute: another host may change the folder.
 const TTL: Duration = Duration::from_secs(1);
@@ -137,7 +137,10 @@ impl FileRequest<'_> {
 
     /// The result as it goes to the kernel; a refused request is logged.
     pub(super) fn finish(&self, fs: &FileSystem, done: Result<Reply>) -> std::result::Result<Reply, fuser::Errno> {
-        done.map_err(|error| refuse(On(self.name, fs, self.node), &error))
+        done.map_err(|error| {
+            claims::record(fs, self.node, &error);
+            refuse(On(self.name, fs, self.node), &error)
+        })
     }
 
     /// Whether it waits for a key provider in any case: a VM folder is made with a key of its own.

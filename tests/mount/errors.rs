@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 
-use crate::host::Host;
+use crate::host::{Host, Mount};
 use crate::snapshot::assert_snapshot;
 
 fn overwrite(path: &str, offset: u64, bytes: &[u8]) {
@@ -147,11 +147,35 @@ fn a_second_mount_may_not_write_the_same_disk() {
     let error = fs::File::options().read(true).write(true).open(second.path("root.raw")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EBUSY));
     writer.write_all(b"x").unwrap();
-    drop(writer);
-    let holder = format!("in use: process {} on host ", first.pid());
+    let holder = format!("process {} on host ", first.pid());
     let place = format!(", mounted at {}, has it open since 20", first.root().display());
-    let log = host.log();
-    assert!(log.lines().any(|line| line.contains(&holder) && line.contains(&place)), "{log}");
+    let names_holder = |text: &str| text.contains(&holder) && text.contains(&place);
+    let (log, events) = (host.log(), host.events());
+    assert!(log.lines().any(names_holder), "{log}");
+    let refused: Vec<_> = events.iter().filter(|event| event["operation"] == "claim").collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(names_holder(refused[0]["reason"].as_str().unwrap()), "{refused:?}");
+    assert_eq!(refused[0]["component"], host.path("web01/root.raw"));
+    assert_eq!(refused[0]["result"], "failed");
+    let held_by = |mount: &Mount<'_>| {
+        let status = mount.status();
+        let disk = status["components"].as_array().unwrap().iter().find(|part| part["path"] == "root.raw").unwrap();
+        disk["held_by"].clone()
+    };
+    let shown = held_by(&second);
+    assert!(names_holder(shown["text"].as_str().unwrap()), "{shown}");
+    assert_eq!(
+        (&shown["process"], &shown["mountpoint"]),
+        (&first.pid().into(), &first.root().display().to_string().into())
+    );
+    assert!(shown["host"].is_string() && shown["since"].is_string(), "{shown}");
+    assert!(host.run(&["status", &second.root().display().to_string()]).lines().any(names_holder));
+    assert!(held_by(&first).is_null(), "it is its own");
+    drop(writer);
+    let next = fs::File::options().write(true).open(second.path("root.raw")).unwrap();
+    assert_eq!(held_by(&first)["process"], second.pid());
+    assert!(held_by(&second).is_null());
+    drop(next);
     first.unmount();
     second.unmount();
 }

@@ -4,7 +4,7 @@
 //! locks one byte in each of a few ranges of which no byte need exist, and where it lies there are seven bytes of its name. A name
 //! thus ends with its claim, also when the holder is killed; it takes no file, no key and no right to write.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io;
@@ -49,6 +49,31 @@ impl Display for Holder {
 }
 
 impl Holder {
+    /// The host, by its own name.
+    pub fn host(&self) -> &OsStr {
+        &self.host
+    }
+
+    /// The process on that host.
+    pub fn process(&self) -> u32 {
+        self.process
+    }
+
+    /// Since when it has this claim, by its own clock.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Where it has the file mounted; none for work without a mount.
+    pub fn mountpoint(&self) -> Option<&Path> {
+        (!self.place.is_empty()).then(|| Path::new(&self.place))
+    }
+
+    /// Whether it is this process.
+    pub fn is_this_process(&self) -> bool {
+        self.process == std::process::id() && self.host.as_bytes() == shortened(process::host_name().as_bytes())
+    }
+
     /// This process, from now on.
     pub(super) fn this_process(mountpoint: &Path) -> Self {
         let place = mountpoint.as_os_str().to_owned();
@@ -81,8 +106,7 @@ impl Holder {
 
     /// What is too long ends early: of the mountpoint the end is kept.
     fn encode(&self) -> Vec<u8> {
-        let host = self.host.as_bytes();
-        let host = &host[..host.len().min(64)];
+        let host = shortened(self.host.as_bytes());
         let place = self.place.as_bytes();
         let room = MAX_LEN - PREFIX_LEN - host.len() - 1;
         let place = &place[place.len().saturating_sub(room)..];
@@ -119,6 +143,11 @@ impl Holder {
 /// Shows no name any more.
 pub(super) fn hide(file: &File) -> io::Result<()> {
     file::try_lock(file, START..range(MAX_LEN / PIECE_LEN).start, Lock::None).map(|_| ())
+}
+
+/// As much of a host's name as is shown.
+fn shortened(host: &[u8]) -> &[u8] {
+    &host[..host.len().min(64)]
 }
 
 fn range(number: usize) -> Range<i64> {
