@@ -156,6 +156,8 @@ pub enum EventName {
     Manifest,
     /// A file was to be used that another mount, process or host has.
     Claim,
+    /// The file system lost the claim on an open file.
+    ClaimLost,
     /// That was accepted.
     AcceptRollback,
     /// What this host has seen of components could not be kept, or is lost.
@@ -217,6 +219,7 @@ impl EventName {
             Self::Rollback => "rollback",
             Self::Manifest => "manifest",
             Self::Claim => "claim",
+            Self::ClaimLost => "claim-lost",
             Self::AcceptRollback => "accept-rollback",
             Self::Memory => "memory",
         }

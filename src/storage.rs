@@ -15,7 +15,7 @@ pub use file::{BackingIo, FileStorage};
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A flat file with holes, shared between threads. Reads of a hole give zeros.
 #[allow(clippy::len_without_is_empty, reason = "whether a backing file is empty says nothing")]
@@ -100,6 +100,11 @@ pub trait Storage: Send + Sync {
         None
     }
 
+    /// What a failure there means.
+    fn raw_io_failed(&self, error: Error) -> Error {
+        error
+    }
+
     /// How many bytes should be read by one call, a multiple of 4096: what works on them then finds them in the CPU's cache.
     fn read_piece_len(&self) -> usize {
         4096
@@ -160,6 +165,10 @@ impl<S: Storage> Storage for &S {
 
     fn raw_io_target(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
         (**self).raw_io_target(offset, memory)
+    }
+
+    fn raw_io_failed(&self, error: Error) -> Error {
+        (**self).raw_io_failed(error)
     }
 
     fn read_piece_len(&self) -> usize {

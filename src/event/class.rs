@@ -32,6 +32,7 @@ impl Class {
             | EventName::Rollback
             | EventName::Manifest
             | EventName::Claim
+            | EventName::ClaimLost
             | EventName::Memory => Self::Reads,
             EventName::AcceptRollback
             | EventName::Agent

@@ -141,10 +141,10 @@ impl MountFolder<'_> {
             self.spec.options.make_read_only();
         }
         let mountpoint = std::path::absolute(&self.spec.mountpoint).unwrap_or_default();
-        let claims = Box::leak(Box::new(MountLocks { mountpoint })); // for as long as the process lives
         let sharing = Sharing::of(&self.spec.source)?;
         sharing.refuse_lost_locks(self.force_locks)?;
         let shared = self.served.shared || sharing.is_shared;
+        let claims = Box::leak(Box::new(MountLocks { mountpoint, shared })); // for as long as the process lives
         let backing_io = if shared { BackingIo::Direct } else { self.served.backing_io };
         let read_only = self.spec.options.is_read_only();
         let served = Options { read_only, claims, shared, backing_io, ..self.served };

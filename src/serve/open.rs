@@ -85,8 +85,8 @@ impl ServedFolder {
     ) -> Result<Opened> {
         let entry = self.open_files.entry(request.id);
         let mut shared = entry.lock();
-        // One that others have made another file is opened once more, beside those who still have the former one.
-        let file = if let Some(open) = shared.file.upgrade().filter(|open| !open.is_stale()) {
+        // One that others have made another file, or may have, is opened once more, beside those who still have the former one.
+        let file = if let Some(open) = shared.file.upgrade().filter(|open| !self.is_lost(open) && !open.is_stale()) {
             // It may be open for a reader that came when it could only be read.
             if request.access == Access::Write && open.is_read_only() && !self.options.read_only {
                 let file = open.storage().file();
@@ -102,6 +102,14 @@ impl ServedFolder {
         at_its_place(&paths, |paths| file.refuse_place(paths)).context(&name)?;
         let writing = (request.access == Access::Write).then(|| file.begin(Purpose::Write)).transpose()?;
         Ok(Opened { file, _writing: writing })
+    }
+
+    fn is_lost(&self, open: &OpenFile) -> bool {
+        let is_lost = open.has_lost_claims();
+        if is_lost {
+            self.homes.forget(); // their claims are as old
+        }
+        is_lost
     }
 
     fn open_first(

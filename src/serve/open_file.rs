@@ -159,6 +159,11 @@ impl OpenFile {
         }
     }
 
+    /// Whether the file system has lost its claims.
+    pub(super) fn has_lost_claims(&self) -> bool {
+        self.shared && self.storage().has_lost_claims()
+    }
+
     /// Whether others have made it another file, while it was only read here.
     pub(super) fn is_stale(&self) -> bool {
         let uses = self.uses.lock();

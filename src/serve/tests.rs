@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::format::header::DEFAULT_DATA_OFFSET;
@@ -11,7 +12,7 @@ use crate::format::names::DiskNames;
 use crate::key::ProviderName;
 use crate::provider;
 use crate::sector::SectorSize;
-use crate::storage::claims::{Claim, Holder};
+use crate::storage::claims::{Claim, Holder, Lost};
 use crate::storage::{Access, FileStorage, Storage};
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
@@ -23,6 +24,7 @@ use crate::vm::owner::Announce;
 struct Recorder {
     claimed: Mutex<Vec<Claim>>,
     refused: Mutex<Option<Claim>>,
+    lost: AtomicBool,
 }
 
 impl Recorder {
@@ -48,23 +50,39 @@ impl Claims for Recorder {
     fn holder(&self, _: &File) -> Option<Holder> {
         None
     }
+
+    fn are_lost(&self, _: &File) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn second_way(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn assert_busy<T>(result: Result<T>) {
     assert_eq!(result.err().expect("not refused").kind(), Kind::Busy);
 }
 
-#[test]
-fn every_claim_of_a_served_folder_goes_through_its_claims() {
-    let dir = tempfile::tempdir().unwrap();
-    let (config, vm) = (dir.path().join("config.toml"), dir.path().join("web01"));
+/// A new VM, unlocked, whose claims a recorder has.
+fn serve_vm(dir: &Path, shared: bool) -> (ServedFolder, &'static Recorder) {
+    let (config, vm) = (dir.join("config.toml"), dir.join("web01"));
     provider::add(&config, &ProviderName::new("local").unwrap(), "native", &provider::Arguments::default(), true)
         .unwrap();
     let providers = || Providers::load(&config).unwrap();
     folder::create(&vm, &providers().default_provider().unwrap().1, &DiskNames::default()).unwrap();
     let recorder: &'static Recorder = Box::leak(Box::default());
-    let served = ServedFolder::open(&vm, providers(), Options { claims: recorder, ..Options::default() }).unwrap();
+    let options = Options { claims: recorder, shared, ..Options::default() };
+    let served = ServedFolder::open(&vm, providers(), options).unwrap();
     served.retry_locked().unwrap();
+    (served, recorder)
+}
+
+#[test]
+fn every_claim_of_a_served_folder_goes_through_its_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let (served, recorder) = serve_vm(dir.path(), false);
+    let vm = served.path().to_path_buf();
     File::create_new(vm.join("notes")).unwrap();
     drop(served.open_at(Path::new("notes"), Access::Write).unwrap());
     assert_eq!(recorder.take(), [Claim::HomeInUse, Claim::Writer, Claim::Peek]);
@@ -105,4 +123,26 @@ fn every_claim_of_a_served_folder_goes_through_its_claims() {
     online.forget(&served.components().unwrap().iter().find_map(|found| found.unverified().cloned()).unwrap());
     served.unlock(None).unwrap();
     assert_busy(served.home_at(disk));
+}
+
+/// As on NFSv4 after a server was not reached for long: what was open is of no use, what is opened again is.
+#[test]
+fn a_file_whose_claim_was_lost_is_opened_again_and_not_gone_on_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (served, recorder) = serve_vm(dir.path(), true);
+    let vm = served.path().to_path_buf();
+    File::create_new(vm.join("nvram")).unwrap();
+    let open = || served.open_at(Path::new("nvram"), Access::Write).unwrap();
+    let former = open();
+    former.ensure_id().unwrap();
+    recorder.lost.store(true, Ordering::Relaxed);
+    let next = open();
+    recorder.lost.store(false, Ordering::Relaxed);
+    assert!(!Arc::ptr_eq(former.shared(), next.shared()));
+    assert!(former.file().sync().is_err_and(|error| Lost::ended(&error)), "for good");
+    next.file().sync().unwrap();
+    recorder.take();
+    drop(former);
+    assert_eq!(recorder.take(), [], "a claim that was lost is not made again");
+    assert!(Arc::ptr_eq(open().shared(), next.shared()));
 }

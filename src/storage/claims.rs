@@ -4,6 +4,7 @@
 //! implementation.
 
 mod holder;
+mod lost;
 
 use std::error::Error as StdError;
 use std::fmt::{self, Debug, Display};
@@ -17,6 +18,8 @@ use crate::error::{Error, Kind, Result};
 use crate::sys::file::{self, Lock};
 
 pub use holder::Holder;
+pub use lost::Lost;
+pub(super) use lost::may_be_sign;
 
 /// What the backing file may be used for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -76,9 +79,13 @@ pub struct InUse {
 impl InUse {
     /// Whether an operation ended with this.
     pub fn ended(error: &Error) -> bool {
-        let mut causes = iter::successors(StdError::source(error), |&cause| cause.source());
-        causes.any(|cause| cause.is::<Self>())
+        caused_by::<Self>(error)
     }
+}
+
+fn caused_by<C: StdError + 'static>(error: &Error) -> bool {
+    let mut causes = iter::successors(StdError::source(error), |&cause| cause.source());
+    causes.any(|cause| cause.is::<C>())
 }
 
 impl Display for InUse {
@@ -134,6 +141,15 @@ pub trait Claims: Debug + Send + Sync {
 
     /// Another opener that has claimed the file for more than a peek, if there is one and its name is known.
     fn holder(&self, file: &File) -> Option<Holder>;
+
+    /// Whether what keeps the claims has lost those that were made through this file, or such a [`second_way`](Self::second_way).
+    fn are_lost(&self, file: &File) -> bool;
+
+    /// Lets a claimed file that was opened once more fail, too, when its claims are lost.
+    ///
+    /// # Errors
+    /// The system's.
+    fn second_way(&self, file: &File) -> io::Result<()>;
 }
 
 /// Claims as locks of the open file description. On NFSv4 and cluster file systems they hold across hosts.
@@ -145,6 +161,8 @@ pub struct FileLocks;
 pub struct MountLocks {
     /// Where it is mounted.
     pub mountpoint: PathBuf,
+    /// Whether other hosts may use the files: then the file system may lose claims.
+    pub shared: bool,
 }
 
 /// Data are claimed below this byte, the header and the key from here on. Locks are on numbers: what a file has there, or whether,
@@ -172,6 +190,14 @@ impl Claims for FileLocks {
     fn holder(&self, file: &File) -> Option<Holder> {
         Holder::of(file)
     }
+
+    fn are_lost(&self, _: &File) -> bool {
+        false // they end with the host
+    }
+
+    fn second_way(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Claims for MountLocks {
@@ -189,6 +215,14 @@ impl Claims for MountLocks {
 
     fn holder(&self, file: &File) -> Option<Holder> {
         FileLocks.holder(file)
+    }
+
+    fn are_lost(&self, file: &File) -> bool {
+        self.shared && lost::is_given_up(file)
+    }
+
+    fn second_way(&self, file: &File) -> io::Result<()> {
+        if self.shared { lost::mark(file) } else { Ok(()) }
     }
 }
 

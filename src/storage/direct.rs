@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
+use crate::storage::claims::Claims;
 use crate::sys::file::{lead_to, proc_entry};
 
 /// What every file system that knows `O_DIRECT` takes, for those that do not tell what they want.
@@ -20,15 +21,16 @@ pub(super) struct DirectFile {
 }
 
 impl DirectFile {
-    /// Opens the same file, for what it is open for already.
+    /// Opens the same file, for what it is open for already. It fails when that one's claims are lost.
     ///
     /// # Errors
     /// `EINVAL` or `EOPNOTSUPP` where the file system has no way past the page cache.
-    pub(super) fn open(buffered: &File) -> io::Result<Self> {
+    pub(super) fn open(buffered: &File, claims: &dyn Claims) -> io::Result<Self> {
         let access = rustix::fs::fcntl_getfl(buffered)? & OFlags::RWMODE;
         let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::open(proc_entry(buffered), flags, Mode::empty())?);
         let (memory_align, offset_align) = alignments(&file)?;
+        claims.second_way(&file)?;
         Ok(Self { file: Arc::new(file), memory_align, offset_align })
     }
 
@@ -36,8 +38,13 @@ impl DirectFile {
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn widen(&self, buffered: &File) -> io::Result<()> {
-        lead_to(&self.file, &Self::open(buffered)?.file)
+    pub(super) fn widen(&self, buffered: &File, claims: &dyn Claims) -> io::Result<()> {
+        lead_to(&self.file, &Self::open(buffered, claims)?.file)
+    }
+
+    /// The file itself.
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// The file, if what lies at `offset` can be transferred from or to this memory past the page cache.

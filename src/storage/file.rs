@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::storage::Storage;
-use crate::storage::claims::{Claim, Claims, FileLocks};
+use crate::storage::claims::{Claim, Claims, FileLocks, Lost, may_be_sign};
 use crate::storage::direct::{DirectFile, is_refusal};
 use crate::sys::file::{self, Allocation};
 use crate::text::Show;
@@ -59,6 +60,8 @@ pub struct FileStorage {
     file: File,
     way: Box<Way>,
     claims: &'static dyn Claims,
+    /// Whether the claims are lost. That does not change any more.
+    lost: AtomicBool,
 }
 
 enum Way {
@@ -75,12 +78,13 @@ impl FileStorage {
 
     /// The same for a file whose claims something else may keep.
     pub fn with_claims(file: File, claims: &'static dyn Claims) -> Self {
-        Self { file, way: Box::new(Way::Cached(None)), claims }
+        Self { file, way: Box::new(Way::Cached(None)), claims, lost: AtomicBool::default() }
     }
 
     /// Lets aligned reads and writes go past the page cache from now on, where that is possible.
     pub fn bypass_cache(&mut self) {
-        let opened = DirectFile::open(&self.file).context(|| "opening the backing file with O_DIRECT".into());
+        let opened =
+            DirectFile::open(&self.file, self.claims).context(|| "opening the backing file with O_DIRECT".into());
         *self.way = opened.map_or_else(|error| Way::Cached(Some(error)), Way::Past);
     }
 
@@ -104,7 +108,7 @@ impl FileStorage {
         let wider = Self::with_claims(wider, self.claims);
         wider.claim(claim)?;
         self.direct()
-            .map_or(Ok(()), |direct| direct.widen(&wider.file))
+            .map_or(Ok(()), |direct| direct.widen(&wider.file, self.claims))
             .and_then(|()| file::lead_to(&self.file, &wider.file))
             .context(|| "opening the backing file for writing".into())
     }
@@ -124,12 +128,37 @@ impl FileStorage {
         }
     }
 
+    /// Whether its claims are lost. Then nothing is read or written through it any more: the file has to be opened again.
+    pub fn has_lost_claims(&self) -> bool {
+        if !self.is_lost() {
+            let ways = [Some(&self.file), self.direct().map(DirectFile::file)];
+            let are_lost = ways.into_iter().flatten().any(|way| self.claims.are_lost(way));
+            self.lost.fetch_or(are_lost, Ordering::Relaxed);
+        }
+        self.is_lost()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Does `work` on a file whose claims are not lost.
+    fn claimed<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.is_lost() {
+            return Err(Lost::error());
+        }
+        work().map_err(|error| self.raw_io_failed(error))
+    }
+
     /// Claims the file, or the home whose header it is, or changes the claim.
     ///
     /// # Errors
     /// `Busy` when another process, mount or host has a claim that excludes this one; a former claim of ours is kept then.
     pub fn claim(&self, claim: impl Into<Claim>) -> Result<()> {
         let claim = claim.into();
+        if self.is_lost() {
+            return Err(Lost::error()); // a new lock would look as if nothing had happened
+        }
         match self.claims.try_claim(&self.file, claim).context(|| "locking the backing file".into())? {
             true => Ok(()),
             false => Err(claim.refused(|| self.claims.holder(&self.file))),
@@ -176,7 +205,7 @@ impl FileStorage {
 
     /// The file past the page cache, if a transfer of this memory can go there.
     fn direct_for(&self, offset: u64, memory: &[u8]) -> Option<&Arc<File>> {
-        self.direct()?.raw_io_target(offset, memory)
+        self.direct().filter(|_| !self.is_lost())?.raw_io_target(offset, memory)
     }
 
     /// Makes a call past the page cache if it may go there, and through it otherwise, or where the system refuses.
@@ -251,20 +280,26 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        self.file.set_len(len).context(|| format!("setting the backing file's length to {len}"))
+        self.claimed(|| self.file.set_len(len).context(|| format!("setting the backing file's length to {len}")))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         let read = |rest: &mut [u8], at| {
             self.either(self.direct_for(at, rest), |file| Ok(rustix::io::pread(file, &mut *rest, at)?))
         };
-        fill(buffer, offset, read).context(|| format!("reading {} bytes of the backing file at {offset}", buffer.len()))
+        self.claimed(|| {
+            fill(buffer, offset, read)
+                .context(|| format!("reading {} bytes of the backing file at {offset}", buffer.len()))
+        })
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         let write =
             |rest: &[u8], at| self.either(self.direct_for(at, rest), |file| Ok(rustix::io::pwrite(file, rest, at)?));
-        drain(data, offset, write).context(|| format!("writing {} bytes to the backing file at {offset}", data.len()))
+        self.claimed(|| {
+            drain(data, offset, write)
+                .context(|| format!("writing {} bytes to the backing file at {offset}", data.len()))
+        })
     }
 
     fn write_preserving_mtime(&self, offset: u64, data: &[u8]) -> Result<()> {
@@ -276,7 +311,7 @@ impl Storage for FileStorage {
     }
 
     fn sync(&self) -> Result<()> {
-        self.file.sync_data().context(|| "syncing the backing file".into())
+        self.claimed(|| self.file.sync_data().context(|| "syncing the backing file".into()))
     }
 
     fn is_claimed_elsewhere(&self) -> bool {
@@ -284,18 +319,24 @@ impl Storage for FileStorage {
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.zeros_where_unsupported(Allocation::Punch, offset, len)
-            .context(|| format!("punching {len} bytes out of the backing file at {offset}"))
+        self.claimed(|| {
+            self.zeros_where_unsupported(Allocation::Punch, offset, len)
+                .context(|| format!("punching {len} bytes out of the backing file at {offset}"))
+        })
     }
 
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        self.zeros_where_unsupported(Allocation::Zero, offset, len)
-            .context(|| format!("zeroing {len} bytes of the backing file at {offset}"))
+        self.claimed(|| {
+            self.zeros_where_unsupported(Allocation::Zero, offset, len)
+                .context(|| format!("zeroing {len} bytes of the backing file at {offset}"))
+        })
     }
 
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
-        file::fallocate(&self.file, Allocation::Keep, offset, len)
-            .context(|| format!("reserving {len} bytes of the backing file at {offset}"))
+        self.claimed(|| {
+            file::fallocate(&self.file, Allocation::Keep, offset, len)
+                .context(|| format!("reserving {len} bytes of the backing file at {offset}"))
+        })
     }
 
     fn seek_data(&self, offset: u64) -> Result<Option<u64>> {
@@ -308,6 +349,10 @@ impl Storage for FileStorage {
 
     fn raw_io_target(&self, offset: u64, memory: &[u8]) -> Option<Arc<File>> {
         self.direct_for(offset, memory).cloned()
+    }
+
+    fn raw_io_failed(&self, error: Error) -> Error {
+        if may_be_sign(&error) && self.has_lost_claims() { Lost::error() } else { error }
     }
 
     /// A medium wants large requests, and copies from its cache want small ones.

@@ -4,12 +4,12 @@ use std::io;
 
 use crate::error::{Error, Result};
 use crate::fs::{FileSystem, Pending};
-use crate::fuse::damage;
 use crate::fuse::errno::{On, refuse};
 use crate::fuse::opcode;
 use crate::fuse::operations::{FileOperation, FileRequest};
 use crate::fuse::transport::Shared;
 use crate::fuse::transport::wire::{self, InHeader, Transfer};
+use crate::fuse::{claims, damage};
 use crate::store::plain_file::HEADROOM;
 use crate::store::transfer::Begun;
 use crate::sys::thread::caught;
@@ -188,5 +188,6 @@ fn sync(shared: &Shared, request: InHeader, argument: &[u8]) -> Answer {
 }
 
 fn refused(operation: &'static str, fs: &FileSystem, request: InHeader, error: &Error) -> Answer {
+    claims::record(fs, request.node, error);
     Answer::failed(refuse(On(operation, fs, request.node), error).code())
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::SectorStore;
-use crate::error::{Context, Result};
+use crate::error::{Error, Result};
 use crate::sector::{MAX_OFFSET, MAX_PLAIN_LEN, Span};
 use crate::storage::Storage;
 use crate::store::plain_file::{HEADROOM, PlainFile, range_end};
@@ -61,7 +61,8 @@ impl<S: Storage> SectorStore<S> {
             Ok(moved) => moved.min(memory.len()),
             Err(error) if should_retry_buffered(&error) => 0,
             Err(error) => {
-                return Err(error).context(|| format!("{} bytes of the backing file at {cipher_offset}", memory.len()));
+                let what = format!("{} bytes of the backing file at {cipher_offset}", memory.len());
+                return Err(self.storage.raw_io_failed(Error::io(what, error)));
             }
         };
         let (data, rest_offset) = (&mut buffer[memory], cipher_offset + moved as u64);
