@@ -1,6 +1,7 @@
 """Moves a running guest between two QEMUs, back and forth: live-migration.py DIR ROUNDS FORMAT FOLDER-OF-A FOLDER-OF-B IMAGE
 
-Each QEMU has the image and the nvram by a mount of its own, as on two hosts. Before each move the QEMU that runs writes a pattern of
+Each QEMU has the image and the nvram by a mount of its own, as on two hosts. The guest is verifying-guest.S, which writes and reads all
+the time, also while it moves. Before each move the QEMU that runs writes a pattern of
 that round at several places of the image, and a byte of its flash, as its guest would; the next one must read all that was ever
 written. Beside them a program has files open as swtpm from 0.8 on has them: it locks a file for as long as it runs, and lets go of it
 in the move, when its state goes over; each state replaces the one before by its name.
@@ -8,9 +9,28 @@ in the move, when its state goes over; each state replaces the one before by its
 
 import pathlib
 import random
+import subprocess
 import sys
 
-from moving import NVRAM_LEN, PIECE, Qemu, Tpm
+from moving import FIRST_SLOT, NVRAM_LEN, PIECE, SLOT_LEN, SLOTS, Qemu, Tpm
+
+
+def must_have_all(folder, image, form, writes):
+    """Each slot has the latest of the guest's writes to it; the guest may have gone on after that number was read."""
+    plain = f"{folder}/plain"
+    subprocess.run(["qemu-img", "convert", "-f", form, "-O", "raw", image, plain], check=True)
+    with open(plain, "rb") as file:
+        file.seek(FIRST_SLOT)
+        slots = [file.read(SLOT_LEN) for _ in range(SLOTS)]
+    found = [int.from_bytes(slot[:4], "little") for slot in slots]
+    latest = max(found)
+    if latest < writes:
+        sys.exit(f"the latest write has number {latest}, expected {writes}")
+    for number, slot in enumerate(slots):
+        expected = max(latest - (latest - number) % SLOTS, 0)
+        if slot != expected.to_bytes(4, "little") * (SLOT_LEN // 4):
+            sys.exit(f"slot {number} has number {found[number]}, expected {expected}")
+    return latest
 
 
 def main():
@@ -18,7 +38,11 @@ def main():
     chance = random.Random(form)
     pieces, nvram = {}, bytearray(NVRAM_LEN)
     pathlib.Path(places[0], "nvram.fd").write_bytes(nvram)
+    subprocess.run(
+        ["qemu-io", "-f", form, "-c", f"write -q -s {folder}/guest 0 512", f"{places[0]}/{image}"], check=True
+    )
     running = Qemu("0", folder, places[0], image, form, incoming=False)
+    running.wait_for_writes(1)
     tpm = Tpm(places[0])
     downtimes = []
     for number in range(1, int(rounds) + 1):
@@ -32,10 +56,12 @@ def main():
         tpm.store(number)
         other = Qemu(str(number), folder, places[number % 2], image, form, incoming=True)
         tpm.lock.close()
+        written = running.writes()
         downtimes.append(running.move_to(other))
+        running = other
         tpm = Tpm(places[number % 2])
         tpm.must_have(number)
-        running = other
+        running.wait_for_writes(written + 1)
         for place, pattern in pieces.items():
             running.must(f"read -q -P {pattern} {place} {PIECE}")
         for place in places:
@@ -44,10 +70,13 @@ def main():
     place, pattern = pieces.popitem()
     if "verification failed" not in running.io(f"read -q -P {pattern ^ 1} {place} {PIECE}"):
         sys.exit("a wrong pattern is not noticed")
+    written = running.writes()
     running.quit()
+    written = must_have_all(folder, f"{places[0]}/{image}", form, written)
     tpm.lock.close()
     downtimes.sort()
-    print(f"{rounds} moves of a {form} image, downtime {downtimes[len(downtimes) // 2]} ms, at most {downtimes[-1]} ms")
+    said = f"downtime {downtimes[len(downtimes) // 2]} ms, at most {downtimes[-1]} ms, {written} writes of the guest"
+    print(f"{rounds} moves of a {form} image, {said}")
 
 
 main()

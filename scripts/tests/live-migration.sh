@@ -8,6 +8,8 @@ source "$(dirname "$0")/mounts.sh"
 first=$work/a second=$work/b
 
 make_vm
+as --32 -o "$work/guest.o" "$scripts/tests/verifying-guest.S"
+ld -m elf_i386 --oformat binary -Ttext 0x7c00 -o "$work/guest" "$work/guest.o"
 vmc create-disk "$vm/raw.raw" --size 64M
 for image in raw.raw image.qcow2; do
     format=${image#*.}

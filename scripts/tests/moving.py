@@ -11,6 +11,9 @@ import time
 PIECE = 64 << 10
 FIRMWARE = "/usr/share/seabios/bios-256k.bin"
 NVRAM_LEN = 64 << 10
+# Of verifying-guest.S: where its number of writes lies in memory, and its slots on the disk.
+COUNT_AT = 0x7C00 + 0x1F0
+SLOTS, SLOT_LEN, FIRST_SLOT = 1024, 4096, 40 << 20
 
 
 class Qemu:
@@ -20,16 +23,19 @@ class Qemu:
         self.qmp, self.migration = f"{folder}/{name}.qmp", f"{folder}/{name}.mig"
         self.tests = f"{folder}/{name}.qtest"
         self.nvram = f"{place}/nvram.fd"
+        self.failed = f"{folder}/{name}.failed"
         command = [
             "qemu-system-x86_64", "-accel", "tcg", "-m", "32", "-nodefaults", "-display", "none",
             "-drive", f"file={FIRMWARE},format=raw,if=pflash,unit=0,readonly=on",
             "-drive", f"file={self.nvram},format=raw,if=pflash,unit=1",
             "-drive", f"id=d,file={place}/{image},format={form},cache=none,if=virtio",
+            "-chardev", f"file,id=failed,path={self.failed}", "-device", "isa-debugcon,iobase=0xe9,chardev=failed",
             "-qmp", f"unix:{self.qmp},server=on,wait=off",
             "-qtest", f"unix:{self.tests},server=on,wait=off", "-qtest-log", "none",
         ]
         if incoming:
             command += ["-incoming", f"unix:{self.migration}"]
+        self.events = []
         self.output = pathlib.Path(f"{folder}/{name}.out")
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -56,6 +62,8 @@ class Qemu:
         self.stream.flush()
         while True:
             answer = json.loads(self.stream.readline())
+            if "event" in answer:
+                self.events.append(answer)
             if "error" in answer:
                 sys.exit(f"{name}: {answer['error']['desc']}")
             if "return" in answer:
@@ -69,6 +77,20 @@ class Qemu:
         before = len(self.said())
         answer = self.command("human-monitor-command", **{"command-line": f'qemu-io d "{command}"'})
         return answer + self.said()[before:]
+
+    def writes(self):
+        """How often verifying-guest.S has written. It ends the test if the guest has read something else than it wrote."""
+        if pathlib.Path(self.failed).stat().st_size:
+            sys.exit(f"the guest reads what it did not write, or not at all: {self.said()}")
+        said = self.command("human-monitor-command", **{"command-line": f"xp /1uw {COUNT_AT:#x}"})
+        return int(said.split(":")[1])
+
+    def wait_for_writes(self, number):
+        for _ in range(6000):
+            if self.writes() >= number:
+                return
+            time.sleep(0.01)
+        sys.exit(f"the guest does not go on: {self.writes()} writes, expected {number}")
 
     def flash(self, at, byte):
         """Writes a byte of the nvram as firmware does: by the commands of the flash chip."""
@@ -91,6 +113,13 @@ class Qemu:
                 return
             time.sleep(0.01)
         sys.exit(f"QEMU does not become {status}: {self.command('query-status')}")
+
+    def time_of(self, name):
+        """When the last event of this name happened, in seconds. Events come before the answer to the next command."""
+        stamps = [event["timestamp"] for event in self.events if event["event"] == name]
+        if not stamps:
+            sys.exit(f"QEMU has no event {name}: {self.events}")
+        return stamps[-1]["seconds"] + stamps[-1]["microseconds"] / 1e6
 
     def move_to(self, other):
         self.command("migrate", uri=f"unix:{other.migration}")
