@@ -4,11 +4,11 @@ mod layout;
 
 pub use layout::{
     BLOCK, BLOCK_LEN, BlockIndex, GROUP_BLOCKS, GROUP_BLOCKS_LEN, GroupIndex, MAX_PLAIN_LEN, PAIR_LEN, Place,
-    block_end, cipher_len, group_at, groups, plain_len,
+    SUCCESSOR_LEN, block_end, cipher_len, group_at, groups, plain_len,
 };
 
 use crate::crypto::derive;
-use crate::crypto::xaes::Seal;
+use crate::crypto::xaes::{self, NONCE_LEN, Seal};
 use crate::error::{Error, Kind, Result};
 use crate::format::Reader;
 
@@ -31,6 +31,7 @@ const KNOWN_TAG_AT: usize = KNOWN_LEN_AT + 8;
 const FILLED_LEN_AT: usize = KNOWN_TAG_AT + TAG_LEN;
 const END: usize = FILLED_LEN_AT + 8;
 const ENTRY_LEN: usize = PAIR_LEN / 2;
+const ENTRY_TAG_LEN: usize = xaes::TAG_LEN;
 
 /// Names one home file permanently, whatever it is called; random.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -216,6 +217,49 @@ impl Pair {
     }
 }
 
+/// What an entry becomes whose place is being overwritten: said before that begins, so that whoever finds the place overwritten
+/// and the entry not knows how to open it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Successor {
+    of: [u8; ENTRY_TAG_LEN],
+    seal: Seal,
+}
+
+impl Successor {
+    /// Says that `entry` becomes one of the same version with this seal.
+    pub fn new(entry: &Entry, seal: Seal) -> Self {
+        Self { of: entry.seal.tag, seal }
+    }
+
+    /// Reads a successor. Any bytes are one; what is not genuine does not authenticate.
+    pub fn decode(bytes: &[u8; SUCCESSOR_LEN]) -> Self {
+        let mut successor =
+            Self { of: [0; ENTRY_TAG_LEN], seal: Seal { nonce: [0; NONCE_LEN], tag: [0; ENTRY_TAG_LEN] } };
+        let (of, seal) = bytes.split_at(ENTRY_TAG_LEN);
+        let (nonce, tag) = seal.split_at(NONCE_LEN);
+        successor.of.copy_from_slice(of);
+        successor.seal.nonce.copy_from_slice(nonce);
+        successor.seal.tag.copy_from_slice(tag);
+        successor
+    }
+
+    /// The bytes of a successor.
+    pub fn encode(&self) -> [u8; SUCCESSOR_LEN] {
+        let mut bytes = [0; SUCCESSOR_LEN];
+        let (of, seal) = bytes.split_at_mut(ENTRY_TAG_LEN);
+        let (nonce, tag) = seal.split_at_mut(NONCE_LEN);
+        of.copy_from_slice(&self.of);
+        nonce.copy_from_slice(&self.seal.nonce);
+        tag.copy_from_slice(&self.seal.tag);
+        bytes
+    }
+
+    /// What `entry` becomes, if this says so.
+    pub fn following(&self, entry: &Entry) -> Option<Entry> {
+        (self.of == entry.seal.tag).then_some(Entry { version: entry.version, seal: self.seal })
+    }
+}
+
 /// Only zeros mean no entry, so that no single change turns an entry into none. Reserved bytes that are set become a
 /// version that was never sealed.
 fn decode_entry(bytes: &[u8]) -> Option<Entry> {
@@ -264,6 +308,18 @@ mod tests {
             assert_eq!(Pair::decode(&pair.encode()), pair);
         }
         assert_eq!(Pair([entry(4, 1), entry(5, 9)]).newest(), Some((Place::Spare, entry(5, 9).unwrap())));
+    }
+
+    #[test]
+    fn a_successor_comes_back_and_says_something_of_its_own_entry_alone() {
+        let seal = |fill| Seal { nonce: [fill; 24], tag: [fill + 1; 16] };
+        let entry = |fill| Entry { version: 7, seal: seal(fill) };
+        let successor = Successor::new(&entry(3), seal(5));
+        assert_eq!(Successor::decode(&successor.encode()), successor);
+        assert_eq!(successor.encode()[..16], entry(3).seal.tag);
+        assert_eq!(successor.following(&entry(3)), Some(entry(5)));
+        assert_eq!(successor.following(&entry(5)), None);
+        assert_eq!(Successor::decode(&[0; SUCCESSOR_LEN]).following(&entry(3)), None);
     }
 
     #[test]

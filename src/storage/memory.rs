@@ -1,14 +1,18 @@
-//! Storage in memory, and the two variants that tests need: one that fails, one that loses power.
+//! Storage in memory, and the variants that tests need: one that fails, one that loses power, one whose process is killed.
 
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod fault;
+#[cfg(test)]
+mod stops;
 
 #[cfg(test)]
 pub use crash::CrashStorage;
 #[cfg(test)]
 pub use fault::{Countdown, Fault, FaultStorage};
+#[cfg(test)]
+pub use stops::StopStorage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod known_lengths;
 mod reread;
 mod space;
 mod state;
+mod successors;
 mod unsynced;
 mod value;
 

@@ -1,7 +1,7 @@
 //! Where everything lies in a home file: arithmetic, and nothing else (docs/FORMAT.md, section 9, "Layout").
 //!
-//! A file is a row of groups. A group holds the entries of its 64 blocks, then a spare place for each block, then each
-//! block's main place. The file ends after the main place of its last block, so its length implies the plaintext's.
+//! A file is a row of groups. A group holds the entries of its 64 blocks and their successors, then a spare place for each block,
+//! then each block's main place. The file ends after the main place of its last block, so its length implies the plaintext's.
 
 use std::ops::Range;
 
@@ -17,6 +17,8 @@ pub const GROUP_BLOCKS: u64 = 64;
 pub const GROUP_BLOCKS_LEN: usize = 64;
 /// Bytes of the two entries of a block. Divides 512, so a pair is never torn.
 pub const PAIR_LEN: usize = 128;
+/// Bytes of a block's successor. Those of a group lie within one page, so a process that is killed leaves each old or new.
+pub const SUCCESSOR_LEN: usize = 56;
 /// Largest plaintext length of a home file, in bytes (2^61): the backing file is little more than twice as long.
 pub const MAX_PLAIN_LEN: u64 = 1 << 61;
 
@@ -24,6 +26,8 @@ pub const MAX_PLAIN_LEN: u64 = 1 << 61;
 /// is left free: the file's end may lie there, and entries must not move it to where it would imply a smaller length.
 const FIRST_ENTRIES_START: u64 = HEADER_LEN as u64;
 const ENTRIES_START: u64 = BLOCK;
+const FIRST_SUCCESSORS_START: u64 = FIRST_ENTRIES_START + GROUP_BLOCKS * PAIR_LEN as u64;
+const SUCCESSORS_START: u64 = 0;
 const SPARE_START: u64 = 3 * BLOCK;
 const MAIN_START: u64 = SPARE_START + GROUP_BLOCKS * BLOCK;
 const GROUP_LEN: u64 = MAIN_START + GROUP_BLOCKS * BLOCK;
@@ -84,6 +88,12 @@ impl BlockIndex {
     pub fn pair_offset(self) -> u64 {
         let start = if self.group() == GroupIndex(0) { FIRST_ENTRIES_START } else { ENTRIES_START };
         self.group().cipher_start() + start + self.in_group() * PAIR_LEN as u64
+    }
+
+    /// Where its successor lies.
+    pub fn successor_offset(self) -> u64 {
+        let start = if self.group() == GroupIndex(0) { FIRST_SUCCESSORS_START } else { SUCCESSORS_START };
+        self.group().cipher_start() + start + self.in_group() * SUCCESSOR_LEN as u64
     }
 }
 
@@ -174,6 +184,9 @@ mod tests {
         let mut taken = vec![(0, HEADER_LEN as u64)];
         for block in (0..3 * GROUP_BLOCKS).map(BlockIndex) {
             taken.push((block.pair_offset(), block.pair_offset() + PAIR_LEN as u64));
+            let successor = (block.successor_offset(), block.successor_offset() + SUCCESSOR_LEN as u64);
+            assert_eq!(successor.0 / BLOCK, (successor.1 - 1) / BLOCK, "a page has all of it");
+            taken.push(successor);
             for place in [Place::Main, Place::Spare] {
                 assert!(block.cipher_offset(place).is_multiple_of(BLOCK));
                 taken.push((block.cipher_offset(place), block.cipher_offset(place) + BLOCK));

@@ -1,10 +1,13 @@
 //! Blocks of a home file: which of their versions counts, and where the next one goes.
 //!
 //! A version that a sync may have made durable is never overwritten: the next one goes to the block's other place, and
-//! only a sync makes the older one dispensable. So a torn write costs nothing that was synced.
+//! only a sync makes the older one dispensable. So a torn write costs nothing that was synced. Any other is overwritten where it
+//! lies, once its successor is said, so that a killed process costs nothing either.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+
+use parking_lot::RwLockReadGuard;
 
 use crate::crypto::xaes::{Opener, Sealer};
 use crate::error::{Error, Kind, Result};
@@ -13,9 +16,13 @@ use crate::format::home_file::{
     groups,
 };
 use crate::storage::Storage;
+use crate::store::home_file::successors::Successors;
 use crate::store::home_file::unsynced::{Blocks, Written};
 use crate::store::home_file::{HomeFile, index};
 use crate::store::plain_file::PlainFile;
+
+/// What a change goes by: the gate of syncs, which blocks are pending, and what the file holds of those that it is of.
+type Ready<'a> = (RwLockReadGuard<'a, ()>, Blocks, Piece);
 
 /// Consecutive blocks of one group, and what their file holds of them.
 pub(super) struct Piece {
@@ -65,6 +72,10 @@ impl Piece {
 
     fn block(&self, number: usize) -> BlockIndex {
         BlockIndex(self.blocks.start + number as u64)
+    }
+
+    pub(super) fn blocks(&self) -> Range<u64> {
+        self.blocks.clone()
     }
 }
 
@@ -170,7 +181,7 @@ impl<S: Storage> HomeFile<S> {
 
     /// Plaintext of one block, from the newest of its versions that is whole; tells where that lies.
     ///
-    /// Only a crash leaves an older version beside a torn one. Where no version authenticates and the places hold
+    /// Only a crash leaves an older version beside a torn one, or a place that was overwritten without its entry. Where no version authenticates and the places hold
     /// nothing but zeros, neither did their data reach the medium nor was any of it ever synced: that is a hole, unless
     /// the file is known to have none there.
     fn read_block(
@@ -190,7 +201,10 @@ impl<S: Storage> HomeFile<S> {
             }
             let zeros = data.iter().all(|&byte| byte == 0);
             empty &= zeros;
-            if !zeros && self.cipher.open(opener, block, &entry, data)? {
+            if !zeros
+                && (self.cipher.open(opener, block, &entry, data)?
+                    || self.open_following(opener, (block, place), &entry, data)?.is_some())
+            {
                 return Ok(Some(place));
             }
         }
@@ -211,34 +225,23 @@ impl<S: Storage> HomeFile<S> {
         buffer: &mut [u8],
     ) -> Result<()> {
         let group = BlockIndex(blocks.start).group();
-        let (_gate, unsynced, mut piece) = loop {
-            let gate = self.unsynced.writing();
-            let unsynced = self.unsynced.of(group);
-            // What lies past the old end was cleaned before the file grew.
-            let piece = if blocks.start >= block_end(change.old_len) {
-                Piece::of_holes(blocks.clone())
-            } else {
-                self.read_pairs(blocks.clone())?
-            };
-            let open = |(block, pair): (BlockIndex, Pair)| pair.is_double() && !unsynced.contains(block);
-            if self.unsynced.is_settled() || !piece.iter().any(open) {
-                break (gate, unsynced, piece);
-            }
-            drop(gate);
-            self.sync()?;
-        };
+        let (_gate, unsynced, mut piece) = self.ready_for_change(change, &blocks)?;
         let mut places = [Place::Main; GROUP_BLOCKS_LEN];
         let mut written = Written::default();
+        let mut successors = Successors::default();
         for (number, cipher) in (0..index(blocks.end - blocks.start)).zip(buffer.chunks_exact_mut(BLOCK_LEN)) {
             let block = piece.block(number);
             let pair = &mut piece.pairs[number];
+            let former = *pair;
             places[number] = self.seal_block(sealer, change, (block, pair, unsynced), cipher)?;
+            successors.add(number, former.at(places[number]), pair.at(places[number]));
             written.all.insert(block);
             if pair.is_double() {
                 written.double.insert(block);
             }
         }
         let write = || {
+            self.write_successors(&blocks, &successors)?;
             for (run, place) in piece.runs(|number| Some(places[number])) {
                 let offset = piece.block(run.start).cipher_offset(place.unwrap_or(Place::Main));
                 self.storage.write_at(offset, &buffer[run.start * BLOCK_LEN..run.end * BLOCK_LEN])?;
@@ -247,12 +250,33 @@ impl<S: Storage> HomeFile<S> {
         };
         if let Err(error) = write() {
             // A block that was overwritten where it lies may be half old, half new: a second try makes it new.
-            self.unsynced.unsettle();
             drop(write());
+            self.unsynced.failed_to_write(group, written.all);
             return Err(error);
         }
         self.unsynced.add(group, written);
         Ok(())
+    }
+
+    /// Waits until each block is durable that must be before a change, and returns what is there then.
+    fn ready_for_change(&self, change: Change<'_>, blocks: &Range<u64>) -> Result<Ready<'_>> {
+        loop {
+            let gate = self.unsynced.writing();
+            let unsynced = self.unsynced.of(BlockIndex(blocks.start).group());
+            // What lies past the old end was cleaned before the file grew.
+            let mut piece = if blocks.start >= block_end(change.old_len) {
+                Piece::of_holes(blocks.clone())
+            } else {
+                self.read_pairs(blocks.clone())?
+            };
+            let open = |(block, pair): (BlockIndex, Pair)| pair.is_double() && !unsynced.contains(block);
+            let is_settled = self.unsynced.is_settled() || !piece.iter().any(open);
+            if is_settled && !self.take_over_successors(&mut piece, unsynced)? {
+                return Ok((gate, unsynced, piece));
+            }
+            drop(gate);
+            self.sync()?;
+        }
     }
 
     /// Seals a block's next version, records it in the pair, and tells where it belongs.
@@ -282,7 +306,8 @@ impl<S: Storage> HomeFile<S> {
             (None, _) => (Place::Main, 1),
             (Some((place, entry)), _) if unsynced => (place, entry.version),
             (Some((_, entry)), Some(kept)) => (kept.other(), next(block, entry.version)?),
-            (Some((place, entry)), None) => (place, next(block, entry.version)?),
+            (Some((place, entry)), None) if pair.is_double() => (place, next(block, entry.version)?),
+            (Some((place, entry)), None) => (place.other(), next(block, entry.version)?),
         };
         let plain = merged.as_ref().map_or(data, |plain| plain.as_slice());
         let entry = self.cipher.seal(sealer, block, version, plain, cipher)?;

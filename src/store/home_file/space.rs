@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::format::home_file::{
-    BLOCK, BLOCK_LEN, BlockIndex, MAX_PLAIN_LEN, PAIR_LEN, Pair, Place, block_end, group_at, groups,
+    BLOCK, BLOCK_LEN, BlockIndex, MAX_PLAIN_LEN, PAIR_LEN, Pair, Place, SUCCESSOR_LEN, block_end, group_at, groups,
 };
 use crate::storage::Storage;
 use crate::store::home_file::HomeFile;
@@ -107,6 +107,7 @@ impl<S: Storage> HomeFile<S> {
         for blocks in groups(plain_offset / BLOCK..block_end(kept)) {
             let (first, count) = (BlockIndex(blocks.start), blocks.end - blocks.start);
             self.storage.allocate(first.pair_offset(), count * PAIR_LEN as u64)?;
+            self.storage.allocate(first.successor_offset(), count * SUCCESSOR_LEN as u64)?;
             self.storage.allocate(first.cipher_offset(Place::Main), count * BLOCK)?;
         }
         if kept > self.plain_len() { self.grow(kept) } else { Ok(()) }

@@ -5,11 +5,12 @@ use crate::error::Result;
 use crate::format::home_file::{block_end, groups};
 use crate::storage::Storage;
 use crate::store::home_file::HomeFile;
+use crate::store::home_file::unsynced::Blocks;
 use crate::store::plain_file::PlainFile;
 
 impl<S: Storage> HomeFile<S> {
     /// SHA-256 over what docs/FORMAT.md, section 17, calls the state of a file. Two states that have the same have the same content:
-    /// the tag of a block's newest version stands for it. No block is read.
+    /// the tag of a block's newest version stands for it. No block is read but those that a killed process left with a successor.
     ///
     /// # Errors
     /// `Corrupt` where entries are missing, or `Io`.
@@ -18,7 +19,9 @@ impl<S: Storage> HomeFile<S> {
         let mut state = Sha256::new();
         state.add(len.to_le_bytes());
         for blocks in groups(0..block_end(len)) {
-            for (block, pair) in self.read_pairs(blocks)?.iter() {
+            let mut piece = self.read_pairs(blocks)?;
+            self.follow_successors(&mut piece, Blocks::default())?;
+            for (block, pair) in piece.iter() {
                 if let Some((_, entry)) = pair.newest() {
                     state.add(block.0.to_le_bytes());
                     state.add(entry.version.to_le_bytes());

@@ -1,6 +1,7 @@
 mod crash;
 mod fault;
 mod forgery;
+mod killed;
 mod known_lengths;
 
 use proptest::prelude::*;

@@ -27,6 +27,10 @@ impl Blocks {
     fn add(&mut self, others: Self) {
         self.0 |= others.0;
     }
+
+    fn remove(&mut self, others: Self) {
+        self.0 &= !others.0;
+    }
 }
 
 /// What a write did to the blocks of one group.
@@ -89,8 +93,16 @@ impl Unsynced {
         self.groups.lock().clear();
     }
 
-    /// A write failed: what it left may not be durable.
-    pub(super) fn unsettle(&self) {
+    /// A write of these blocks failed: what it left may not be durable, nor be what their entries say.
+    pub(super) fn failed_to_write(&self, group: GroupIndex, blocks: Blocks) {
+        self.unsettle();
+        if let Some(written) = self.groups.lock().get_mut(&group) {
+            written.all.remove(blocks);
+            written.double.remove(blocks);
+        }
+    }
+
+    fn unsettle(&self) {
         self.settled.store(false, Ordering::Release);
     }
 
