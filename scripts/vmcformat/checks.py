@@ -187,7 +187,7 @@ def read_manifest(vector: VectorFile) -> None:
     if what == "state":
         found = home_file.decode_header(data[:home_file.HEADER_LEN], vector.bytes("dek"))
         same(found and found.keys.file_id.hex(), vector.get("id"), "file id")
-        same(manifest.file_state(data).hex(), vector.get("state"), "state")
+        same(manifest.file_state(data, vector.bytes("dek")).hex(), vector.get("state"), "state")
         return
     if what == "file":
         found, blocks = home_file.read_file(lambda at, length: data[at:at + length], len(data), vector.bytes("dek"))

@@ -18,6 +18,7 @@ from .home_file import (
     place_at,
     seal_block,
     seal_value,
+    successor_at,
     xattr_bound,
 )
 from .samples import HOME_DEK
@@ -85,6 +86,14 @@ class Backing:
         raw = self.data[pair_at(block) + 64 * place:][:64]
         return Entry(int.from_bytes(raw[:8], "little"), bytes(raw[8:32]), bytes(raw[32:48]))
 
+    def overwritten(self, block: int, place: int = MAIN, *, text: int = 9, later: int = 0) -> "Backing":
+        """Overwrite a place without its entry, once the entry's successor is there; as `later` versions than that."""
+        entry = self.entry_of(block, place)
+        nonce = derive(f"nonce {block} {place} successor", 24)
+        after, cipher = seal_block(self.keys, block, entry.version + later, nonce,
+                                   plain(block, text)[:self.length - block * BLOCK])
+        return self.put(successor_at(block), entry.tag + nonce + after.tag).put(place_at(block, place), cipher)
+
     def without_data(self, block: int, place: int = MAIN) -> "Backing":
         """Turn a place into a hole."""
         return self.put(place_at(block, place), bytes(BLOCK))
@@ -98,7 +107,8 @@ class Backing:
 
 def file_vectors() -> dict[str, VectorFile]:
     """File name to vector."""
-    good = {name: accepted(*case) for name, case in {**whole_cases(), **version_cases()}.items()}
+    cases = {**whole_cases(), **version_cases(), **successor_cases()}
+    good = {name: accepted(*case) for name, case in cases.items()}
     headers = {name: refused(expect, why, "open", backing) for name, (expect, why, backing) in header_cases().items()}
     blocks = {name: refused("corrupt", why, f"block {block}", backing)
               for name, (why, block, backing) in block_cases().items()}
@@ -163,6 +173,28 @@ def version_cases() -> dict[str, tuple[str, Backing, dict[int, int]]]:
                                both().without_data(0, SPARE), {0: 1}),
         "without-data": ("an entry whose place holds nothing but zeros is a hole", never, {}),
         "version-largest": ("version 2^64 - 1", largest, {0: 1}),
+    }
+
+
+def successor_cases() -> dict[str, tuple[str, Backing, dict[int, int]]]:
+    """What a process leaves that is killed while it overwrites a place."""
+    said = Backing(BLOCK).version(0)
+    cipher = bytes(said.data[place_at(0, MAIN):][:BLOCK])
+    return {
+        "successor-said": ("a successor, and a place that is not overwritten yet",
+                           said.overwritten(0).put(place_at(0, MAIN), cipher), {0: 1}),
+        "successor": ("an overwritten place, and an entry that does not say so yet",
+                      Backing(BLOCK).version(0).overwritten(0), {0: 9}),
+        "successor-of-newer": ("the same with the newer one of two versions",
+                               Backing(BLOCK).version(0).version(0, SPARE, 2).overwritten(0, SPARE), {0: 9}),
+        "successor-of-older": ("the older one of two versions was overwritten, and the newer one torn",
+                               Backing(BLOCK).version(0).version(0, SPARE, 2).overwritten(0)
+                               .flip(place_at(0, SPARE)), {0: 9}),
+        "successor-last": ("the last block of the first group, and the first one of the second",
+                           Backing(64 * BLOCK + 7).version(63).version(64).overwritten(63).overwritten(64),
+                           {63: 9, 64: 9}),
+        "successor-past": ("a successor of what was there before",
+                           Backing(BLOCK).version(0).overwritten(0).version(0, MAIN, 1), {0: 1}),
     }
 
 
@@ -238,6 +270,11 @@ def block_cases() -> dict[str, tuple[str, int, Backing]]:
                          Backing(3 * BLOCK, filled_len=3 * BLOCK).version(0).version(2)),
         "data-missing": ("zeros instead of a place, in what is filled", 1,
                          Backing(3 * BLOCK, filled_len=BLOCK + 1).version(0).version(1).version(2).without_data(1)),
+        "successor-of-another": ("a successor of another tag than the entry's", 1,
+                                 file().overwritten(1).flip(successor_at(1))),
+        "successor-tag-flipped": ("a bit of a successor's tag", 1, file().overwritten(1).flip(successor_at(1) + 55)),
+        "successor-later": ("a successor that was sealed as a later version than the entry", 1,
+                            file().overwritten(1, later=1)),
         "second-group": ("a block of the second group", 64, Backing(65 * BLOCK).version(64).flip(place_at(64, MAIN))),
     }
 

@@ -20,6 +20,7 @@ BLOCK = 4096
 GROUP_BLOCKS = 64
 GROUP_LEN = 536576
 PAIR_LEN = 128
+SUCCESSOR_LEN = 56
 SPARE_AT = 12288
 MAIN_AT = 274432
 MAIN, SPARE = 0, 1
@@ -107,6 +108,12 @@ def pair_at(block: int) -> int:
     return group * GROUP_LEN + (HEADER_LEN if group == 0 else BLOCK) + number * PAIR_LEN
 
 
+def successor_at(block: int) -> int:
+    """Where the successor of a block's entry lies."""
+    group, number = divmod(block, GROUP_BLOCKS)
+    return group * GROUP_LEN + (HEADER_LEN + GROUP_BLOCKS * PAIR_LEN if group == 0 else 0) + number * SUCCESSOR_LEN
+
+
 def place_at(block: int, place: int) -> int:
     """Where a version of a block lies."""
     group, number = divmod(block, GROUP_BLOCKS)
@@ -151,6 +158,19 @@ def decode_pair(pair: bytes) -> list[tuple[int, Entry]]:
     return sorted(found, key=lambda item: item[1].version, reverse=True)
 
 
+def following(read_at: ReadAt, block: int, entry: Entry) -> Entry | None:
+    """What an entry becomes, if its successor is there."""
+    raw = read_at(successor_at(block), SUCCESSOR_LEN).ljust(SUCCESSOR_LEN, b"\0")
+    return Entry(entry.version, raw[16:40], raw[40:56]) if raw[:16] == entry.tag else None
+
+
+def open_entry(keys: FileKeys, block: int, entry: Entry | None, cipher: bytes) -> bytes | None:
+    """Plaintext of a place, if this entry is of it."""
+    if entry is None or any(entry.reserved):
+        return None
+    return xaes.open_(keys.encryption, entry.nonce, cipher, entry.tag, associated(keys.file_id, block, entry.version))
+
+
 def read_block(read_at: ReadAt, header: Header, block: int) -> bytes:
     """Plaintext of a block, by the five rules of "Reading a block"."""
     keys = header.keys
@@ -161,10 +181,10 @@ def read_block(read_at: ReadAt, header: Header, block: int) -> bytes:
         if not any(cipher):
             continue
         empty = False
-        bound = associated(keys.file_id, block, entry.version)
-        plain = None if any(entry.reserved) else xaes.open_(keys.encryption, entry.nonce, cipher, entry.tag, bound)
-        if plain is not None:
-            return plain
+        for candidate in (entry, following(read_at, block, entry)):
+            plain = open_entry(keys, block, candidate, cipher)
+            if plain is not None:
+                return plain
     if not empty or block * BLOCK < header.filled_len:
         raise DamagedBlock(block)
     return bytes(BLOCK)

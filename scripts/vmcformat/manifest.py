@@ -131,15 +131,23 @@ def fields(manifest: Manifest) -> list[tuple[str, str]]:
               for kind, ident, content, values, path in manifest.entries)]
 
 
-def file_state(backing: bytes) -> bytes:
+def file_state(backing: bytes, dek: bytes) -> bytes:
     """The state of a home file."""
+    def read_at(at: int, count: int) -> bytes:
+        return backing[at:at + count]
+
+    header = home_file.decode_header(read_at(0, home_file.HEADER_LEN), dek)
     length = home_file.plain_len(len(backing))
     state = sha256(length.to_bytes(8, "little"))
     for block in range(-(-length // home_file.BLOCK)):
-        at = home_file.pair_at(block)
-        entries = [(entry.version, place, entry) for place, entry in
-                   home_file.decode_pair(backing[at:at + home_file.PAIR_LEN])]
+        pair = read_at(home_file.pair_at(block), home_file.PAIR_LEN)
+        entries = [(entry.version, place, entry) for place, entry in home_file.decode_pair(pair)]
         if entries:
-            newest = max(entries, key=lambda item: item[:2])[2]
+            _, place, newest = max(entries, key=lambda item: item[:2])
+            after = home_file.following(read_at, block, newest)
+            cipher = read_at(home_file.place_at(block, place), home_file.BLOCK)
+            if after and header and home_file.open_entry(header.keys, block, newest, cipher) is None \
+                    and home_file.open_entry(header.keys, block, after, cipher) is not None:
+                newest = after
             state.update(block.to_bytes(8, "little") + newest.encode()[:48])
     return state.digest()

@@ -98,8 +98,10 @@ def state_vectors() -> dict[str, VectorFile]:
         "state-hole": ("a block between two holes", hole),
         "state-spare": ("the spare place is newer", Backing(BLOCK).version(0).version(0, SPARE, 2)),
         "state-main": ("the main place is newer", Backing(BLOCK).version(0, version=3).version(0, SPARE, 2)),
+        "state-successor": ("an overwritten place, whose entry does not say so yet",
+                            Backing(BLOCK).version(0).overwritten(0)),
         "state-second-group": ("a block in the second group", Backing(65 * BLOCK - 5).version(64)),
     }
     return {name: VectorFile((("expect", "ok"), ("why", why), ("what", "state"), ("dek", HOME_DEK.hex()),
-                              ("id", KEYS.file_id.hex()), ("state", file_state(bytes(backing.data)).hex())),
+                              ("id", KEYS.file_id.hex()), ("state", file_state(bytes(backing.data), HOME_DEK).hex())),
                              (bytes(backing.data),)) for name, (why, backing) in cases.items()}

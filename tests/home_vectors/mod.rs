@@ -38,7 +38,7 @@ fn read(vector: &VectorFile) -> (String, Result<Vec<u8>>) {
 
 #[test]
 fn home_files() {
-    for vector in vectors("home-file", 46) {
+    for vector in vectors("home-file", 55) {
         let (at, answer) = read(&vector);
         let Some(plain) = vector.judge(answer) else {
             assert_eq!(at, vector.get("at"), "{}", vector.name);
@@ -74,7 +74,7 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(String, String)> {
 
 #[test]
 fn manifests_and_states_of_files() {
-    for vector in vectors("manifest", 32) {
+    for vector in vectors("manifest", 33) {
         let mut plain = vector.bodies[0].clone();
         if vector.get("what") != "manifest" {
             let storage = MemoryStorage::default();
