@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # An ordinary user's mount gives what the file system beneath gives: random calls, of files and folders with any permissions.
+#
+# Other users: all of it is done by one.
 set -euo pipefail
 
 # shellcheck source=scripts/tests/mounts.sh

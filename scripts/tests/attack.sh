@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Other users, and other processes of the same user, reach neither the mount nor its socket, keys or memory; keys are in no
 # dump, log, environment or command line.
+#
+# Other users: what they do not reach is in their reach.
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
 source "$(dirname "$0")/mounts.sh"

@@ -38,7 +38,7 @@ fail() {
 let_others_in() {
     chmod o+x "$work"
     if ! setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all test -x "$work"; then
-        echo "this test needs a place that other users reach, and they do not reach $work: set TMPDIR"
+        echo "this test needs a place that other users reach, and they do not reach $work: set TMPDIR, or use scripts/tests/run"
         exit 77
     fi
 }

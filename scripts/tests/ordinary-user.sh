@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # A user without any rights of root's makes a VM, mounts it by fusermount3, and works in it.
+#
+# Other users: all of it is done by one.
 set -euo pipefail
 
 # shellcheck source=scripts/tests/mounts.sh
