@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "a failed test shows which of its cases it was")]
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
@@ -61,6 +62,10 @@ impl NonBlocking for fs::OpenOptions {
     }
 }
 
+fn handle_on(path: &Path) -> File {
+    std::os::unix::fs::OpenOptionsExt::custom_flags(File::options().read(true), libc::O_PATH).open(path).unwrap()
+}
+
 /// Puts each kind of thing in the place of `victim`, before the mount and while it is mounted.
 fn replace_by_everything(host: &Host, victim: &str, check: impl Fn(&Mount<'_>)) {
     let (backing, kept) = (host.path(&format!("web01/{victim}")), host.path("kept"));
@@ -78,11 +83,18 @@ fn replace_by_everything(host: &Host, victim: &str, check: impl Fn(&Mount<'_>)) 
         for mounted_before in [true, false] {
             eprintln!("{victim} becomes: {what}, mounted before: {mounted_before}");
             let early = mounted_before.then(|| host.mount("web01", &[]));
-            if let Some(mount) = &early {
-                fs::symlink_metadata(mount.path(victim)).unwrap();
-            }
+            // Leads to the file without its name: the kernel looks that up anew for a disk, and finds what lies there by then.
+            let held = early.as_ref().map(|mount| handle_on(&mount.path(victim)));
             fs::rename(backing, kept).unwrap();
             put();
+            if let Some(held) = held {
+                let opened = File::open(format!("/proc/self/fd/{}", held.as_raw_fd()));
+                assert_eq!(
+                    super::errno(opened),
+                    Some(libc::ESTALE),
+                    "{victim} became {what}: the file that has its name"
+                );
+            }
             let mount = early.unwrap_or_else(|| host.mount("web01", &[]));
             check(&mount);
             mount.unmount();
