@@ -20,6 +20,9 @@ use crate::key::ProviderName;
 use crate::provider::shared_key::{self, SharedKey};
 use crate::timestamp::Timestamp;
 
+/// Most envelopes of a generation that are listed: more than a document has members.
+const MAX_LISTED: usize = 8192;
+
 /// What an exchange has done.
 #[derive(Debug)]
 pub struct Exchanged {
@@ -215,7 +218,9 @@ impl Session {
                 Err(error) => trouble = trouble.or(Some(error)),
             }
         }
-        if let Some(wanted) = self.newest_that_may_be_used(shared, &held) {
+        let newest = held.last().map(|generation| generation.primary);
+        let is_made_by_newest = newest.is_some() && keys.current(shared).is_ok_and(|current| current == newest);
+        if !is_made_by_newest && let Some(wanted) = self.newest_that_may_be_used(shared, &held) {
             match keys.make_current(shared, wanted) {
                 Ok(true) => done.made_current.push((shared.name.clone(), wanted.primary)),
                 Ok(false) => {}
@@ -265,14 +270,22 @@ impl Session {
                 return Ok(false);
             }
         };
+        // One look at all names, not one at each: most envelopes are there.
+        let under = format!("envelope/{}/{}", shared.name, generation.primary);
+        let listed = self.board.list(&under, MAX_LISTED).ok().filter(|names| names.len() < MAX_LISTED);
+        let is_there = |place: &Key| match &listed {
+            Some(names) => Ok(names.binary_search(place).is_ok()),
+            None => self.board.read(place).map(|record| record.is_some()),
+        };
         for other in self.document().active().filter(|other| other.host.uuid != self.identity.uuid) {
             let place = Key::envelope(&self.place(shared, generation, other.host.uuid));
-            if self.board.read(&place)?.is_none()
-                && !self.says_to_have(other, generation.primary)
-                && self.board.write_if_unchanged(&place, None, &key.seal(cluster, &other.host)?.encode())?
-            {
-                done.sent.push((shared.name.clone(), other.host.name.clone()));
+            if is_there(&place)? || self.says_to_have(other, generation.primary) {
+                continue;
             }
+            if !self.board.write_if_unchanged(&place, None, &key.seal(cluster, &other.host)?.encode())? {
+                break; // another host is doing the same, and was faster: what it leaves out is left for the next time
+            }
+            done.sent.push((shared.name.clone(), other.host.name.clone()));
         }
         Ok(true)
     }
