@@ -1,5 +1,6 @@
 //! The agent: one process a host, which programs of this host ask over a socket.
 
+mod alive;
 mod boards;
 mod clients;
 mod keys;
@@ -11,7 +12,7 @@ mod watch;
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -26,6 +27,7 @@ use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::{memory, process};
 use vmcryptfs::text::Show;
 
+use alive::Alive;
 use boards::Boards;
 use keys::Keys;
 use watch::Watch;
@@ -83,6 +85,8 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
         SocketPath::listen(socket).context(|| format!("making the socket of the agent {}", socket.shown()))?;
     clients::take(listener, Arc::clone(&agent))?;
     agent.watch.begin()?;
+    let (over, is_over) = mpsc::channel();
+    let alive = Alive::new(config.to_path_buf()).begin(is_over)?;
     if memory::lock_was_refused() {
         tracing::warn!("memory for keys cannot be locked, so keys may reach swap: raise the limit on locked memory");
     }
@@ -92,6 +96,8 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
     let signal = signals.forever().next();
     notify::stopping();
     drop(path); // a program that asks now finds no agent, rather than one that ends
+    drop(over);
+    alive.join().ok(); // what fails in it is logged there
     Event::of(EventName::Agent).reason(format!("ended by signal {}", signal.unwrap_or_default())).done();
     Ok(())
 }

@@ -316,8 +316,8 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
         );
     }
     println!();
-    let rows: Vec<[String; 6]> = status.hosts.iter().map(row).collect();
-    table::print(["HOST", "UUID", "STATE", "DOCUMENT", "LAST SAID", "HAS"], &rows);
+    let rows: Vec<[String; 7]> = status.hosts.iter().map(row).collect();
+    table::print(["HOST", "UUID", "STATE", "AGENT", "DOCUMENT", "LAST SAID", "HAS"], &rows);
     for request in &status.requests {
         println!(
             "\n{} ({}) asks to join, with a token that says it ends at {}",
@@ -333,12 +333,13 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
     Ok(())
 }
 
-fn row(host: &HostStatus) -> [String; 6] {
+fn row(host: &HostStatus) -> [String; 7] {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     [
         host.name.clone(),
         host.uuid.to_string(),
         format!("{}{}", host.state, if host.compromised { ", COMPROMISED" } else { "" }),
+        or_none(host.agent.clone()),
         or_none(host.epoch.map(|epoch| epoch.to_string())),
         or_none(host.time.clone()),
         or_none(Some(host.holds.join(", ")).filter(|names| !names.is_empty())),

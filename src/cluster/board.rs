@@ -132,9 +132,6 @@ pub trait Board: Send + Sync {
     fn health(&self) -> Vec<MemberHealth>;
 }
 
-/// How a program opens the board of a cluster: by its address and the cluster's UUID.
-pub type OpenBoard<'o> = &'o dyn Fn(&str, Uuid) -> Result<Box<dyn Board>>;
-
 /// What has changed on a board.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Change {

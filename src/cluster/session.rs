@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::board::{self, Board, Key, MemberHealth, OpenBoard};
+use super::board::{self, Board, Key, MemberHealth};
 use super::host::{HostFiles, Identity, Membership};
 use super::view::{self, View};
 use crate::crypto::sign::SigningKey;
@@ -30,14 +30,11 @@ impl Session {
     /// `NotFound` when this host is in no cluster; `Denied` when the board shows less than this host has seen, or what is not
     /// signed; those of the host's files and of the board.
     pub fn open(config: &Path) -> Result<Self> {
-        Self::open_with(config, &|place, cluster| board::open(place, cluster, config))
+        Self::open_with(config, |place, cluster| board::open(place, cluster, config))
     }
 
-    /// The same over a board that the caller opens, for a program that has engines of its own.
-    ///
-    /// # Errors
-    /// Those of [`open`](Self::open).
-    pub fn open_with(config: &Path, open: OpenBoard<'_>) -> Result<Self> {
+    /// The same over a board that `open` opens.
+    pub(super) fn open_with(config: &Path, open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
         let files = HostFiles::of(config);
         let lock = files.lock()?;
         let mut membership = files.membership()?.ok_or_else(|| {
@@ -90,6 +87,14 @@ impl Session {
         Ack::decode(&bytes, self.membership.cluster, &member.host)
             .context(|| format!("what host {} acknowledged", member.host.name))
             .map(Some)
+    }
+
+    /// Version of the agent that runs on a host, as it says itself. A board that does not tell has none.
+    pub(super) fn agent_of(&self, member: &Member) -> Option<String> {
+        const MAX_LEN: usize = 32;
+        let said = String::from_utf8(self.board.read(&Key::alive(member.host.uuid)).ok()??).ok()?;
+        let is_version = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+        ((1..=MAX_LEN).contains(&said.len()) && said.chars().all(is_version)).then_some(said)
     }
 
     /// Whether this host was removed, and has said since that it has wiped its keys.

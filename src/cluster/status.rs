@@ -63,6 +63,8 @@ pub struct HostStatus {
     pub state: HostState,
     /// Since which document it is a member, or removed.
     pub since: u64,
+    /// Version of its agent, if that runs: what is under a lease there. It is not signed, and decides nothing.
+    pub agent: Option<String>,
     /// The newest document that it has acted on.
     pub epoch: Option<u64>,
     /// When, by its own clock.
@@ -190,6 +192,7 @@ impl HostStatus {
             since: member.since,
             compromised: member.removal.compromised,
             evicted: member.removal.evicted,
+            agent: session.agent_of(member),
             epoch: ack.as_ref().map(|ack| ack.epoch),
             time: ack.as_ref().map(|ack| ack.time.to_millis()),
             keys: ack.as_ref().map(|ack| ack.holds.clone()).unwrap_or_default(),

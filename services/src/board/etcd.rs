@@ -46,26 +46,8 @@ struct Found {
 }
 
 impl EtcdBoard {
-    /// Makes the board of a new cluster. Nothing is written: a prefix of keys needs no making.
+    /// A new cluster needs no more: nothing is written for a prefix of keys.
     ///
-    /// # Errors
-    /// `Exists` when the cluster is on it, and those of [`Board::read`] and of [`TlsFiles::client`].
-    pub fn create(endpoints: Vec<Endpoint>, files: TlsFiles, cluster: Uuid) -> Result<Self> {
-        let board = Self::reach(endpoints, files, cluster)?;
-        board.expect_new()?;
-        Ok(board)
-    }
-
-    /// The board of a cluster.
-    ///
-    /// # Errors
-    /// `NotFound` when the cluster is not on it, and those of [`Board::read`] and of [`TlsFiles::client`].
-    pub fn open(endpoints: Vec<Endpoint>, files: TlsFiles, cluster: Uuid) -> Result<Self> {
-        let board = Self::reach(endpoints, files, cluster)?;
-        board.expect_known()?;
-        Ok(board)
-    }
-
     /// # Errors
     /// `Exists` when the cluster is on the board.
     pub(crate) fn expect_new(&self) -> Result<()> {

@@ -83,9 +83,13 @@ impl Site {
     }
 
     fn state(&self, host: &str) -> String {
+        self.status_of(host)["state"].as_str().unwrap().to_owned()
+    }
+
+    fn status_of(&self, host: &str) -> Value {
         let status: Value = serde_json::from_str(&self.first.run(&["cluster", "status", "--json"])).unwrap();
         let hosts = status["hosts"].as_array().unwrap();
-        hosts.iter().find(|found| found["name"] == host).unwrap()["state"].as_str().unwrap().to_owned()
+        hosts.iter().find(|found| found["name"] == host).unwrap().clone()
     }
 
     /// A mount of the VM on the second host.
@@ -207,7 +211,10 @@ fn a_mount_goes_on_while_the_agent_is_stopped_or_gone_and_unlocks_when_it_is_bac
     });
     late.unmount();
 
+    wait_until("it says that it runs", || site.status_of("kvm2")["agent"] == env!("CARGO_PKG_VERSION"));
+    assert_eq!(site.status_of("kvm1")["agent"], Value::Null);
     agent.end(Signal::TERM);
+    assert_eq!(site.status_of("kvm2")["agent"], Value::Null);
     let late = site.mount();
     assert!(locked(&late).iter().all(|(_, locked)| *locked));
     let reason = late.status()["components"][0]["reason"].as_str().unwrap().to_owned();

@@ -204,10 +204,6 @@ impl Drop for Etcd {
 
 /// What only some tests need.
 impl Etcd {
-    pub(crate) fn port(&self, member: usize) -> u16 {
-        self.ports[member]
-    }
-
     pub(crate) fn files(&self, user: &str) -> TlsFiles {
         files(self.dir.path(), user)
     }

@@ -46,15 +46,15 @@ fn start_agent(dir: &TempDir) -> Child {
 
 impl Host {
     pub(crate) fn new(etcd: &Etcd, user: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let files = etcd.files(user);
-        let config = format!(
-            "[events]\nfile = {:?}\njournal = false\n\n[board]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
-            dir.path().join("events"),
-            files.ca,
-            files.cert,
-            files.key
-        );
+        Self::configured(&format!("[board]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", files.ca, files.cert, files.key))
+    }
+
+    /// A host with these sections in its configuration.
+    pub(crate) fn configured(sections: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let events = dir.path().join("events");
+        let config = format!("[events]\nfile = {events:?}\njournal = false\n\n{sections}");
         let path = dir.path().join("config.toml");
         fs::write(&path, config).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
