@@ -89,13 +89,31 @@ pub fn place_of(path: &Path) -> io::Result<Option<(String, PathBuf)>> {
     })
 }
 
-/// Type and options of the file system on which a file or a folder lies. `None` if the system does not say.
+/// A file system that is mounted.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FileSystemMount {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Its type.
+    pub kind: String,
+    /// Its options, those that all its mounts have.
+    pub options: String,
+}
+
+/// The file system on which a folder lies, if the system says that, and those that are mounted below the folder.
 ///
 /// # Errors
 /// The system's.
-pub fn file_system_of(path: &Path) -> io::Result<Option<(String, String)>> {
-    let found = statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
-    with_table(|table| line_of(table, found.stx_mnt_id).and_then(type_and_options))
+pub fn file_systems_of(folder: &Path) -> io::Result<Vec<FileSystemMount>> {
+    let folder = std::fs::canonicalize(folder)?;
+    let found = statx(rustix::fs::CWD, &folder, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    with_table(|table| file_systems_in(table, found.stx_mnt_id, &folder))
+}
+
+fn file_systems_in(table: &[u8], mount_id: u64, folder: &Path) -> Vec<FileSystemMount> {
+    let lines = table.split(|&byte| byte == b'\n');
+    let below = lines.filter(|line| mountpoint_of(line).is_some_and(|at| at != folder && at.starts_with(folder)));
+    line_of(table, mount_id).into_iter().chain(below).filter_map(FileSystemMount::parse).collect()
 }
 
 /// Reads the table when it has changed.
@@ -231,11 +249,16 @@ fn file_system_type(line: &[u8]) -> Option<&[u8]> {
     of_file_system(line)?.next()
 }
 
-/// Those of the file system itself, which all its mounts have, without the source in between.
-fn type_and_options(line: &[u8]) -> Option<(String, String)> {
-    let mut fields = of_file_system(line)?.map(|field| String::from_utf8_lossy(field).into_owned());
-    let kind = fields.next()?;
-    Some((kind, fields.nth(1)?))
+fn mountpoint_of(line: &[u8]) -> Option<PathBuf> {
+    line.split(|&byte| byte == b' ').nth(4).map(unescape)
+}
+
+impl FileSystemMount {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = of_file_system(line)?.map(|field| String::from_utf8_lossy(field).into_owned());
+        let (kind, _source, options) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self { mountpoint: mountpoint_of(line)?, kind, options })
+    }
 }
 
 #[cfg(test)]
@@ -267,9 +290,25 @@ mod tests {
         let line = b"36 35 0:98 / /mnt/\xe9 rw,nosuid shared:1 - fuse.vmcryptfs /vms rw";
         assert_eq!(file_system_type(line), Some(&b"fuse.vmcryptfs"[..]));
         assert_eq!(file_system_type(b"36 35 0:98 / /mnt rw"), None);
-        let line = b"41 28 0:37 / /vms rw,nosuid shared:9 - nfs4 nas:/vms rw,vers=4.2,local_lock=none";
-        assert_eq!(type_and_options(line), Some(("nfs4".into(), "rw,vers=4.2,local_lock=none".into())));
-        assert_eq!(type_and_options(b"36 35 0:98 / /mnt rw - x y"), None);
-        assert_eq!(file_system_of(Path::new("/proc")).unwrap().unwrap().0, "proc");
+        assert_eq!(FileSystemMount::parse(b"36 35 0:98 / /mnt rw - x y"), None);
+    }
+
+    #[test]
+    fn file_systems_of_a_folder_are_its_own_and_those_below() {
+        let table = b"28 1 8:1 / / rw - ext4 /dev/sda rw\n\
+            41 28 0:37 / /vms rw,nosuid shared:9 - nfs4 nas:/vms rw,vers=4.2,local_lock=none\n\
+            42 41 0:38 / /vms/web\\04001 rw - ceph a:/ rw,acl\n\
+            43 28 0:39 / /vms2 rw - nfs nas:/vms2 rw,vers=3\n";
+        let found = |id, folder: &str| {
+            let found = file_systems_in(table, id, Path::new(folder));
+            found.into_iter().map(|one| format!("{} {} {}", one.mountpoint.display(), one.kind, one.options)).collect()
+        };
+        let (own, below) = ("/vms nfs4 rw,vers=4.2,local_lock=none", "/vms/web 01 ceph rw,acl");
+        let all: Vec<String> = found(41, "/vms");
+        assert_eq!(all, [own, below]);
+        assert_eq!(found(41, "/vms/web"), [own]);
+        assert_eq!(found(42, "/vms/web 01"), [below]);
+        assert_eq!(found(28, "/"), ["/ ext4 rw", own, below, "/vms2 nfs rw,vers=3"]);
+        assert_eq!(file_systems_of(Path::new("/proc")).unwrap()[0].kind, "proc");
     }
 }
