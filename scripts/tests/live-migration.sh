@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A guest that runs moves between two QEMUs, each of which has its disk and nvram by a mount of its own, as on two hosts: they go over
+# A guest that runs moves between two QEMUs, each of which has its disk, nvram and TPM by a mount of its own, as on two hosts: they go over
 # when the first one closes them for writing, no byte is lost, and a second writer is refused all the same.
 set -euo pipefail
 # shellcheck source=scripts/tests/mounts.sh
@@ -19,8 +19,8 @@ for image in raw.raw image.qcow2; do
     start_mount "$vm" "$first" "${options[@]}"
     start_mount "$vm" "$second" "${options[@]}"
     [[ -e $first/$image ]] || qemu-img create -q -f "$format" "$first/$image" 64M
-    step "a $format image and its nvram move back and forth"
-    timeout "${MOVE_SECONDS:-300}" python3 -B "$scripts/tests/live-migration.py" "$work" "${MOVES:-10}" "$format" \
+    step "a $format image, its nvram and its TPM move back and forth"
+    timeout "${MOVE_SECONDS:-300}" python3 -B "$scripts/tests/live-migration.py" "$work" "${MOVES:-6}" "$format" \
         "$first" "$second" "$image" || fail "a move of $image"
     [[ $format == raw ]] || qemu-img check -q "$first/$image" || fail "the $format image has errors"
     stop_mount "$second"

@@ -19,7 +19,7 @@ SLOTS, SLOT_LEN, FIRST_SLOT = 1024, 4096, 40 << 20
 class Qemu:
     """One QEMU, talked to by QMP."""
 
-    def __init__(self, name, folder, place, image, form, incoming):
+    def __init__(self, name, folder, place, image, form, incoming, tpm=None):
         self.qmp, self.migration = f"{folder}/{name}.qmp", f"{folder}/{name}.mig"
         self.tests = f"{folder}/{name}.qtest"
         self.nvram = f"{place}/nvram.fd"
@@ -33,6 +33,9 @@ class Qemu:
             "-qmp", f"unix:{self.qmp},server=on,wait=off",
             "-qtest", f"unix:{self.tests},server=on,wait=off", "-qtest-log", "none",
         ]
+        if tpm:
+            command += ["-chardev", f"socket,id=t,path={tpm.socket}", "-tpmdev", "emulator,id=t,chardev=t"]
+            command += ["-device", "tpm-tis,tpmdev=t"]
         if incoming:
             command += ["-incoming", f"unix:{self.migration}"]
         self.events = []
@@ -137,6 +140,52 @@ class Qemu:
     def quit(self):
         self.command("quit")
         self.process.wait(60)
+
+
+class Swtpm:
+    """A TPM of one QEMU, which moves its state to the next one's in its stream."""
+
+    def __init__(self, name, folder, state):
+        self.socket = f"{folder}/{name}.tpm"
+        self.log = pathlib.Path(f"{folder}/{name}.tpm-log")
+        self.run(state, "--ctrl", f"type=unixio,path={self.socket}")
+
+    def run(self, state, *options):
+        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--terminate", *options]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        for _ in range(1200):
+            if os.path.exists(self.socket):
+                return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        sys.exit(f"swtpm does not answer: {self.log.read_text(errors='replace')}")
+
+    def wait(self):
+        if self.process.wait(60):
+            sys.exit(f"swtpm ended with {self.process.returncode}: {self.log.read_text(errors='replace')}")
+
+
+class AnsweringSwtpm(Swtpm):
+    """A TPM without a QEMU, which is asked directly."""
+
+    # TPM2_ReadPublic of the endorsement key, which swtpm_setup has at this place.
+    READ_PUBLIC = bytes.fromhex("8001 0000000e 00000173 81010001")
+
+    def run(self, state, *_):
+        super().run(state, "--server", f"type=unixio,path={self.socket}", "--flags", "not-need-init,startup-clear")
+
+    def endorsement_key(self):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(60)
+            client.connect(self.socket)
+            client.sendall(self.READ_PUBLIC)
+            answer = client.recv(4096)
+        self.wait()
+        if answer[6:10] != bytes(4):
+            sys.exit(f"the TPM has no endorsement key: {answer.hex()}")
+        return answer
 
 
 class Tpm:
