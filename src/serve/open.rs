@@ -87,6 +87,9 @@ impl ServedFolder {
         let mut shared = entry.lock();
         // One that others have made another file, or may have, is opened once more, beside those who still have the former one.
         let file = if let Some(open) = shared.file.upgrade().filter(|open| !self.is_lost(open) && !open.is_stale()) {
+            if self.options.shared && request.access == Access::Read {
+                open.storage().ask_anew().context(&name)?; // as if it were opened for the first time
+            }
             // It may be open for a reader that came when it could only be read.
             if request.access == Access::Write && open.is_read_only() && !self.options.read_only {
                 let file = open.storage().file();

@@ -14,6 +14,11 @@ use crate::vm::folder;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::rekey::Rekey;
 
+#[path = "../../../tests/testkit/page_cache.rs"]
+mod page_cache;
+
+use page_cache::is_cached;
+
 /// Mounts of it know nothing of each other, as those of two hosts.
 impl Datastore {
     fn mount(&self) -> ServedFolder {
@@ -225,6 +230,30 @@ fn goes_over(shared: bool) {
 fn a_home_file_goes_over_to_a_mount_that_has_read_it() {
     goes_over(false);
     goes_over(true);
+}
+
+#[test]
+fn a_shared_file_that_is_opened_once_more_is_read_anew() {
+    let store = Datastore::new(&["web01"]);
+    let backing = |path: &str| File::options().read(true).write(true).open(store.path(path)).unwrap();
+    if rustix::fs::fstatfs(backing("web01/vmcryptfs.home")).unwrap().f_type == libc::TMPFS_MAGIC {
+        return crate::sys::not_run::not_run("what lies in memory stays there");
+    }
+    for shared in [true, false] {
+        let mount = store.mount_with(Options { shared, ..Options::default() });
+        let path = format!("web01/log{shared}");
+        let writer = write(&mount, &path, &"x".repeat(64 << 10));
+        writer.file().sync().unwrap();
+        let reader = mount.open_at(Path::new(&path), Access::Read).unwrap();
+        drop(writer);
+        reader.file().read_at(0, 64 << 10, &mut request_buffer()).unwrap();
+        let file = backing(&path);
+        let is_any_cached = || (0..file.metadata().unwrap().len()).step_by(4096).any(|at| is_cached(&file, at));
+        assert!(is_any_cached());
+        let again = mount.open_at(Path::new(&path), Access::Read).unwrap();
+        assert_eq!(is_any_cached(), !shared);
+        drop((reader, again));
+    }
 }
 
 #[test]
