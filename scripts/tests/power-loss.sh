@@ -64,6 +64,19 @@ for kind in ext4 xfs; do
         vmc check "$vm" >/dev/null
         start_mount "$vm" "$mnt"
     done
+
+    step "$kind: a file that its file system does not serve any more is of no use until it is opened again"
+    stop_mount "$mnt"
+    start_mount "$vm" "$mnt" --shared
+    pid=$(mount_pid "$mnt")
+    exec 5<>"$mnt/fixed.raw"
+    cut_power
+    ! dd if=/dev/zero bs=4096 count=1 status=none >&5 2>/dev/null || fail "$kind: a dead file system was written"
+    exec 5>&-
+    grep -q '"operation":"claim-lost".*"component":"[^"]*fixed.raw"' "$work/events-reads.jsonl" || fail "no event says so"
+    come_back "$mnt" "$pid"
+    start_mount "$vm" "$mnt" --shared
+    dd if=/dev/zero bs=4096 count=1 conv=notrunc status=none of="$mnt/fixed.raw"
     stop_mount "$mnt"
     as_root umount "$below"
 done

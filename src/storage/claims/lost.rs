@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Display};
 use std::fs::File;
+use std::num::NonZero;
 use std::ops::Range;
 use std::{error, io};
 
@@ -52,7 +53,7 @@ pub(in crate::storage) fn may_be_sign(error: &Error) -> bool {
 /// Whether not even the beginning of a file can be read any more.
 pub(super) fn is_given_up(file: &File) -> bool {
     // From the cache it could be read all the same.
-    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+    let _ = rustix::fs::fadvise(file, 0, NonZero::new(PROBE_LEN as u64), Advice::DontNeed);
     let mut beginning = AlignedBuffer::zeroed(PROBE_LEN);
     let read = rustix::io::pread(file, &mut beginning[..], 0);
     read.is_err_and(|error| may_be_sign(&Error::errno("reading the beginning", error)))
@@ -60,7 +61,10 @@ pub(super) fn is_given_up(file: &File) -> bool {
 
 /// Gives an open file description that has no lock one that hinders nobody, by which the file system knows it.
 pub(super) fn mark(file: &File) -> io::Result<()> {
-    file::try_lock(file, SIGN, Lock::Shared).map(|_| ())
+    match file::try_lock(file, SIGN, Lock::Shared)? {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::WouldBlock, "another opener keeps the sign of a claim from it")),
+    }
 }
 
 #[cfg(test)]
@@ -119,5 +123,11 @@ mod tests {
             drop(storage);
             assert!(is_free());
         }
+        let file = tempfile::tempfile().unwrap();
+        let other = file::reopen(&file, OFlags::RDWR).unwrap();
+        assert!(file::try_lock(&other, SIGN, Lock::Exclusive).unwrap());
+        let mut storage = storage(file, true);
+        storage.bypass_cache();
+        assert!(storage.why_cached().is_some(), "without the lock data stays on the way that has some");
     }
 }
