@@ -367,7 +367,7 @@ impl Storage for FileStorage {
 
 #[cfg(test)]
 #[path = "../../tests/testkit/page_cache.rs"]
-mod page_cache;
+pub(crate) mod page_cache;
 
 #[cfg(test)]
 mod tests {

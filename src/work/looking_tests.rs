@@ -41,15 +41,13 @@ fn a_deep_rekey_is_stopped_while_it_looks_at_the_folder() {
 
 #[test]
 fn binding_and_taking_in_disks_is_stopped_while_it_looks_at_the_folder() {
-    let looking = |on_progress: OnProgress<'_>, work: &dyn Fn(&dyn Fn() -> Result<()>) -> Result<()>| {
-        let looking = Looking::new(on_progress);
-        work(&|| looking.tell())
-    };
     let upgraded = |vm: &OfflineVm, _: &Path, on_progress: OnProgress<'_>| {
-        looking(on_progress, &|go_on| bind::upgrade(vm, go_on).map(drop))
+        let looking = Looking::new(on_progress);
+        bind::upgrade(vm, &|| looking.tell()).map(drop)
     };
     let listed = |vm: &OfflineVm, _: &Path, on_progress: OnProgress<'_>| {
-        looking(on_progress, &|go_on| bind::make_list(vm, true, go_on).map(drop))
+        let looking = Looking::new(on_progress);
+        bind::make_list(vm, true, &|| looking.tell()).map(drop)
     };
     assert_eq!((looks(upgraded), looks(listed)), (1, 1));
     let (store, vm) = encrypted_vm();
@@ -60,7 +58,8 @@ fn binding_and_taking_in_disks_is_stopped_while_it_looks_at_the_folder() {
     let at = stop_while_it_looks(&vm, |on_progress| {
         let place = OfflineVm::open(&vm, store.providers()).unwrap();
         let disk = Component::Disk("strange.raw".into());
-        looking(on_progress, &|go_on| bind::adopt(&place, &disk, go_on).map(drop))
+        let looking = Looking::new(on_progress);
+        bind::adopt(&place, &disk, &|| looking.tell()).map(drop)
     });
     assert!(at > FILES, "{at}");
 }

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind};
 use crate::serve::{NameChange, Opened, Options, change_names};
 use crate::storage::Access;
 use crate::storage::claims::{Claim, FileLocks};
+use crate::storage::page_cache::is_cached;
 use crate::store::buffer::request_buffer;
 use crate::vm::access::{OfflineVm, VmAccess};
 use crate::vm::component::Component;
@@ -13,11 +14,6 @@ use crate::vm::datastore::Datastore;
 use crate::vm::folder;
 use crate::work::deep_rekey::{DeepRekey, DeepRekeyed};
 use crate::work::rekey::Rekey;
-
-#[path = "../../../tests/testkit/page_cache.rs"]
-mod page_cache;
-
-use page_cache::is_cached;
 
 /// Mounts of it know nothing of each other, as those of two hosts.
 impl Datastore {
