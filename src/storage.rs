@@ -10,8 +10,6 @@ pub mod memory;
 pub mod sharing;
 
 pub use claims::Access;
-#[cfg(test)]
-pub(crate) use file::page_cache;
 pub use file::{BackingIo, FileStorage};
 
 use std::fs::File;

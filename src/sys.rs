@@ -9,6 +9,9 @@ pub mod mount_table;
 #[cfg(test)]
 #[path = "../tests/testkit/not_run.rs"]
 pub(crate) mod not_run;
+#[cfg(test)]
+#[path = "../tests/testkit/page_cache.rs"]
+pub(crate) mod page_cache;
 pub mod process;
 pub mod socket;
 pub mod thread;

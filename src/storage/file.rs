@@ -366,13 +366,9 @@ impl Storage for FileStorage {
 }
 
 #[cfg(test)]
-#[path = "../../tests/testkit/page_cache.rs"]
-pub(crate) mod page_cache;
-
-#[cfg(test)]
 mod tests {
-    use super::page_cache::is_cached;
     use super::*;
+    use crate::sys::page_cache::is_cached;
 
     /// A file of `content` that gives a few bytes at a time, and is interrupted before each.
     fn reluctant(content: &[u8]) -> impl FnMut(&mut [u8], u64) -> io::Result<usize> {
