@@ -6,6 +6,7 @@ mod clients;
 mod keys;
 mod mounts;
 mod notify;
+mod offline;
 pub mod options;
 mod wake;
 mod watch;
@@ -48,7 +49,7 @@ impl Agent {
     fn new(config: &Path) -> Result<Self> {
         let lock = HostFiles::of(config).lock_agent()?;
         let keys = Arc::new(Keys::load(config)?);
-        let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys)));
+        let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys))?);
         Ok(Self { _lock: lock, boards: Boards::default(), keys, watch })
     }
 

@@ -20,6 +20,7 @@ use crate::format::secret_file::{CHECKSUM_LEN, SecretFile};
 use crate::provider::private_file;
 use crate::sys::SecretBytes;
 use crate::text::Show;
+use crate::timestamp::Timestamp;
 
 const FORM: SecretFile =
     SecretFile { magic: *b"VMCRYPTI", called: "host's identity", len: 16 + 16 + 32 + 65 + 32 + CHECKSUM_LEN };
@@ -290,6 +291,34 @@ impl HostFiles {
         let bytes = serde_json::to_vec(said)
             .map_err(|error| Error::with_source(Kind::Invalid, "an acknowledgement that has no JSON form", error))?;
         private_file::replace(&self.folder.join("acknowledged.json"), &[&bytes])
+    }
+
+    /// When this host last reached its board, if that was stored.
+    ///
+    /// # Errors
+    /// `Denied` when others can change it, `Io`.
+    pub fn contact(&self) -> Result<Option<Timestamp>> {
+        let path = self.contact_path();
+        let file = match private_file::open(&path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let bytes = private_file::read_at_most(MAX_MEMBERSHIP_LEN, &path, file)?;
+        // What is damaged is as long ago as can be: it must not prolong anything.
+        let time = std::str::from_utf8(&bytes).ok().and_then(|text| Timestamp::parse(text.trim_end()));
+        Ok(Some(time.unwrap_or(Timestamp::from_secs(0))))
+    }
+
+    /// Stores when this host has reached its board.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn keep_contact(&self, time: Timestamp) -> Result<()> {
+        private_file::replace(&self.contact_path(), &[time.to_millis().as_bytes(), b"\n"])
+    }
+
+    fn contact_path(&self) -> PathBuf {
+        self.folder.join("reached-board")
     }
 
     fn document_path(&self) -> PathBuf {

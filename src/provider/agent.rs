@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::private_file::{self, MAX_CONFIG_LEN};
@@ -124,13 +124,28 @@ pub struct AgentStatus {
     pub trouble: Vec<String>,
 }
 
-/// Where the agent of this host is found: `[agent]` in the configuration file.
+/// The agent of this host: `[agent]` in the configuration file.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct AgentSettings {
     /// Its socket, absolute; the usual place if there is none.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
     pub socket: Option<PathBuf>,
+    /// For how long it keeps the keys of its cluster while it does not reach the board; for ever if there is none. At least a second.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "span", serialize_with = "span_text")]
+    pub max_offline: Option<Duration>,
+}
+
+fn span<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let span = humantime::parse_duration(&text).ok().filter(|span| *span >= Duration::from_secs(1));
+    let wrong =
+        || serde::de::Error::custom(format!("{text:?}, expected a span of time of a second or more, such as \"72h\""));
+    span.map(Some).ok_or_else(wrong)
+}
+
+fn span_text<S: Serializer>(span: &Option<Duration>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    span.map(|span| humantime::format_duration(span).to_string()).serialize(serializer)
 }
 
 /// The socket of the agent of a host with this configuration: the one that `[agent]` names, else `/run/vmcryptfs/agent.sock`, or

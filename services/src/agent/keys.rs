@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
@@ -108,22 +109,32 @@ impl Keys {
     fn belong_to(&self, owner: Owner) {
         let mut known = self.owner.lock();
         if known.host != owner.host {
-            let gone = std::mem::take(&mut *self.held.write());
-            // Once more later, if it fails: what is in memory is gone in any case.
-            if let Err(error) = self.wipe_kept() {
+            // Once more later, if the disk fails: what is in memory is gone in any case.
+            if let Err(error) = self.forget("it came to this host before it left its cluster or joined again") {
                 tracing::warn!("wiping envelopes that came before this host joined again: {}", error.chain());
                 known.stamp = None;
-            } else {
-                *known = owner;
+                return;
             }
-            tell_forgotten(&gone);
-            self.forgotten.lock().extend(gone.into_keys());
-        } else {
-            *known = owner;
         }
+        *known = owner;
     }
 
-    fn wipe_kept(&self) -> Result<()> {
+    /// Forgets all keys, as the board was not reached for this time. Returns whether there were any.
+    pub(super) fn forget_offline(&self, age: Duration) -> bool {
+        if self.held.read().is_empty() && self.kept.lock().is_empty() {
+            return false;
+        }
+        let why = format!("the board was not reached for {} s, longer than max-offline", age.as_secs());
+        if let Err(error) = self.forget(&why) {
+            tracing::warn!("wiping envelopes, as the board was not reached for too long: {}", error.chain());
+        }
+        true
+    }
+
+    fn forget(&self, why: &str) -> Result<()> {
+        let gone = std::mem::take(&mut *self.held.write());
+        tell_forgotten(&gone, why);
+        self.forgotten.lock().extend(gone.into_keys());
         self.store(Vec::clear)?;
         KeptEnvelopes::of(&self.config).wipe_damaged()
     }
@@ -231,12 +242,10 @@ fn stored(config: &Path) -> Result<Vec<KeptEnvelope>> {
     }
 }
 
-fn tell_forgotten(gone: &BTreeMap<ProviderName, Held>) {
+fn tell_forgotten(gone: &BTreeMap<ProviderName, Held>, why: &str) {
     for (name, primary) in gone.iter().flat_map(|(name, held)| held.keys.keys().map(move |primary| (name, primary))) {
-        tracing::warn!("wiped primary key {primary} of provider {name}: it came before this host joined again");
-        let reason =
-            format!("wiped primary key {primary}: it came to this host before it left its cluster or joined again");
-        Event::of(EventName::ClusterSync).provider(name).reason(reason).done();
+        tracing::warn!("wiped primary key {primary} of provider {name}: {why}");
+        Event::of(EventName::ClusterSync).provider(name).reason(format!("wiped primary key {primary}: {why}")).done();
     }
 }
 

@@ -21,6 +21,7 @@ use vmcryptfs::timestamp::Timestamp;
 
 use super::keys::Keys;
 use super::mounts::Mounts;
+use super::offline::Contact;
 use super::wake::{Wake, Woken};
 
 /// How often the board is looked at; one that reports changes, at each that concerns this host as well.
@@ -36,6 +37,7 @@ pub(super) struct Watch {
     config: PathBuf,
     keys: Arc<Keys>,
     mounts: Mounts,
+    contact: Contact,
     /// Held while the board is looked at, so that it is by one thread at a time.
     looking: Mutex<Seen>,
     status: Mutex<AgentStatus>,
@@ -125,9 +127,25 @@ impl Seen {
 }
 
 impl Watch {
-    pub(super) fn new(config: PathBuf, keys: Arc<Keys>) -> Self {
+    /// The watch of a host. Keys that it may not have any longer, as its board was not reached for too long, are forgotten at once.
+    ///
+    /// # Errors
+    /// Those of the host's files.
+    pub(super) fn new(config: PathBuf, keys: Arc<Keys>) -> Result<Self> {
         let (looking, status, trouble) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { config, keys, mounts: Mounts::default(), looking, status, trouble }
+        let contact = Contact::load(&config)?;
+        let watch = Self { config, keys, mounts: Mounts::default(), contact, looking, status, trouble };
+        watch.forget_if_offline(&mut watch.looking.lock());
+        Ok(watch)
+    }
+
+    /// Forgets the keys if the board was not reached for longer than `max-offline`. They come again with the board.
+    fn forget_if_offline(&self, seen: &mut Seen) {
+        if let Some(age) = self.contact.exceeded()
+            && self.keys.forget_offline(age)
+        {
+            seen.compared = None;
+        }
     }
 
     /// Looks at the board for as long as the process lives, on a thread of its own.
@@ -179,8 +197,14 @@ impl Watch {
         let mut seen = self.looking.lock();
         self.keys.notice_owner(); // also where the board cannot be asked
         let (newest, trouble) = match self.newest() {
-            Ok(newest) => (newest, None),
-            Err(error) => (self.last_known(), Some(error)),
+            Ok(newest) => {
+                self.contact.renew();
+                (newest, None)
+            }
+            Err(error) => {
+                self.forget_if_offline(&mut seen);
+                (self.last_known(), Some(error))
+            }
         };
         if let Some(newest) = &newest {
             if trouble.is_none()

@@ -313,3 +313,30 @@ fn envelopes_that_are_damaged_are_set_aside_and_come_again_from_the_board() {
     second.run(&["cluster", "sync"]);
     assert!(!Path::new(aside).exists(), "envelopes of keys that have to go may be in it");
 }
+
+#[test]
+fn a_host_that_does_not_reach_its_board_for_too_long_forgets_the_keys_until_it_does() {
+    let site = Site::new();
+    let (second, vm) = (&site.second, site.first.path("web01"));
+    let agent = site.with_agent();
+    let config = fs::read_to_string(second.config()).unwrap();
+    fs::write(second.config(), format!("{config}\n[agent]\nmax-offline = \"1s\"\n")).unwrap();
+    second.run(&["check", vm]);
+    wait_until("it stores when it reached the board", || Path::new(second.path("config/host/reached-board")).exists());
+    let (board, away) = (site.first.path("board"), site.first.path("away"));
+    fs::rename(board, away).unwrap();
+    wait_until("it forgets the keys", || second.try_run(&["check", vm]).status.code() == Some(4));
+    let is_told = |reason: &String| reason.contains("longer than max-offline");
+    assert_eq!(site.events_of("cluster-sync").iter().filter(|reason| is_told(reason)).count(), 1);
+    fs::rename(away, board).unwrap();
+    second.run(&["cluster", "sync"]);
+    second.run(&["check", vm]);
+    // An agent that begins without the board does not know that it was there in the meantime.
+    agent.end(Signal::KILL);
+    fs::rename(board, away).unwrap();
+    let reached = second.path("config/host/reached-board");
+    assert!(fs::read_to_string(reached).unwrap().starts_with("20"));
+    fs::write(reached, "2001-01-01T00:00:00Z\n").unwrap();
+    let _agent = Agent::start(second);
+    assert_eq!(second.try_run(&["check", vm]).status.code(), Some(4));
+}
