@@ -136,12 +136,13 @@ fn a_file_whose_claim_was_lost_is_opened_again_and_not_gone_on_with() {
     let former = open();
     former.ensure_id().unwrap();
     recorder.lost.store(true, Ordering::Relaxed);
+    recorder.take();
     let next = open();
     recorder.lost.store(false, Ordering::Relaxed);
+    assert_eq!(recorder.take()[..2], [Claim::HomeInUse, Claim::Writer], "its home's claim is as old");
     assert!(!Arc::ptr_eq(former.shared(), next.shared()));
     assert!(former.file().sync().is_err_and(|error| Lost::ended(&error)), "for good");
     next.file().sync().unwrap();
-    recorder.take();
     drop(former);
     assert_eq!(recorder.take(), [], "a claim that was lost is not made again");
     assert!(Arc::ptr_eq(open().shared(), next.shared()));
