@@ -1,5 +1,5 @@
-//! Hosts that share native providers: a signed document says which hosts and which providers, a board carries it and the
-//! primary keys, each sealed to one host (docs/FORMAT.md, section 18).
+//! Hosts that share providers: a signed document says which hosts and which providers, a board carries it and the primary keys, or
+//! the KEKs of a key server, each sealed to one host (docs/FORMAT.md, section 18).
 //!
 //! The board is not trusted. `view` takes a document only if it continues what this host has seen and the admins have
 //! signed it; a key is taken only if the document has its check value. So the owner of the board can delay, and can neither
@@ -13,10 +13,12 @@ mod exchange;
 pub mod host;
 pub mod join;
 pub mod kept;
+pub mod push;
 mod removal;
 mod resume;
 mod rotation;
 mod session;
+mod share_push;
 pub mod status;
 mod tidy;
 mod told;
@@ -28,6 +30,7 @@ pub use removal::RemovedHost;
 pub use resume::accept_board;
 pub use rotation::Rotated;
 pub use session::Session;
+pub use share_push::PushOptions;
 
 #[cfg(test)]
 mod tests;

@@ -134,6 +134,8 @@ pub enum EventName {
     ClusterApprove,
     /// A provider was shared with a cluster.
     ClusterShare,
+    /// A keeper gave a key of its key server to another host of its cluster.
+    ClusterPush,
     /// A primary key came, went or was wiped, as a cluster wants it.
     ClusterSync,
     /// A host was removed from a cluster.
@@ -208,6 +210,7 @@ impl EventName {
             Self::ClusterJoin => "cluster-join",
             Self::ClusterApprove => "cluster-approve",
             Self::ClusterShare => "cluster-share",
+            Self::ClusterPush => "cluster-push",
             Self::ClusterSync => "cluster-sync",
             Self::ClusterRemove => "cluster-remove",
             Self::Agent => "agent",

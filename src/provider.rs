@@ -38,6 +38,7 @@ pub use tpm::Pcrs;
 pub use trouble::{Failure, Trouble, reword};
 
 use crate::crypto::random;
+use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
@@ -147,6 +148,27 @@ pub trait KeyProvider: Send + Sync {
         Err(Error::new(Kind::Unsupported, format!("key {key_id} has no state: its provider keeps no keys")))
     }
 
+    /// A KEK as a keeper gives it to another host of its cluster: its bytes leave this process.
+    ///
+    /// # Errors
+    /// `Unsupported` unless the provider's kind [can be pushed](kind::ProviderKind::can_be_pushed), and those of
+    /// [`fetch_key`](Self::fetch_key).
+    fn export_key(&self, key_id: &KeyId) -> Result<ExportedKek> {
+        Err(Error::new(Kind::Unsupported, format!("key {key_id} is of a provider whose keys cannot be pushed")))
+    }
+
+    /// Makes a KEK for another host. The same request gets the same KEK, however often it comes.
+    ///
+    /// # Errors
+    /// As [`export_key`](Self::export_key) and [`create_key`](Self::create_key).
+    fn create_exported(&self, request: uuid::Uuid, _purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
+        let message = format!("request {request} is for a provider whose keys cannot be pushed");
+        Err(Error::new(Kind::Unsupported, message))
+    }
+
+    /// Says that these keys will be fetched, so that they can be asked for together.
+    fn prepare(&self, _key_ids: &[KeyId]) {}
+
     /// Destroys a KEK, which cannot be undone. Active ones are refused.
     ///
     /// # Errors
@@ -159,6 +181,15 @@ pub trait KeyProvider: Send + Sync {
     fn take_notices(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// A KEK for another host.
+#[derive(Debug)]
+pub struct ExportedKek {
+    /// The KEK.
+    pub kek: LocalKek,
+    /// Whether it may wrap.
+    pub wraps: bool,
 }
 
 /// Refuses a key id that the provider takes, but spells otherwise: headers are searched by its own spelling.
@@ -352,6 +383,11 @@ impl Providers {
 
     fn fetch_from(&self, name: &ProviderName, ids: &[KeyId], each: &Receiver<'_>) {
         let provider = self.provider(name).map_err(Arc::new);
+        if let Ok(provider) = &provider
+            && ids.len() > 1
+        {
+            provider.prepare(ids);
+        }
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -3,11 +3,13 @@
 mod alive;
 mod boards;
 mod clients;
+mod keeper;
 mod keys;
 mod mounts;
 mod notify;
 mod offline;
 pub mod options;
+mod pushed;
 mod wake;
 mod watch;
 
@@ -31,6 +33,7 @@ use vmcryptfs::text::Show;
 use alive::Alive;
 use boards::Boards;
 use keys::Keys;
+use pushed::{Found, Pushed};
 use watch::Watch;
 
 /// The agent of this host.
@@ -39,6 +42,7 @@ pub(crate) struct Agent {
     _lock: File,
     boards: Boards,
     keys: Arc<Keys>,
+    pushed: Arc<Pushed>,
     watch: Arc<Watch>,
 }
 
@@ -48,20 +52,38 @@ pub(crate) type Answered = (Answer, Option<LocalKek>);
 impl Agent {
     fn new(config: &Path) -> Result<Self> {
         let lock = HostFiles::of(config).lock_agent()?;
-        let keys = Arc::new(Keys::load(config)?);
+        let pushed = Arc::new(Pushed::load(config)?);
+        let keys = Arc::new(Keys::load(config, Arc::clone(&pushed))?);
         let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys))?);
-        Ok(Self { _lock: lock, boards: Boards::default(), keys, watch })
+        Ok(Self { _lock: lock, boards: Boards::default(), keys, pushed, watch })
     }
 
     /// What is answered to a request. Only an exchange with the board may take long.
     fn answer(&self, request: Request, principal: Principal) -> Result<Answered> {
+        if matches!(request, Request::CreateKey { .. } | Request::FetchKey { .. } | Request::Prepare { .. }) {
+            self.keys.notice_owner();
+        }
         match request {
             Request::Board(call) => Ok((Answer::Board(self.boards.answer(*call)?), None)),
             Request::Hello(_) => Ok((Answer::Hello(Hello::own()), None)),
-            Request::CreateKey { provider } => self.keys.make_kek(&ProviderName::new(provider)?).map(kek),
+            Request::CreateKey { provider, purpose } => {
+                let provider = ProviderName::new(provider)?;
+                match self.pushed.has(&provider) {
+                    true => self.pushed.make(&provider, purpose).map(found),
+                    false => self.keys.make_kek(&provider).map(kek),
+                }
+            }
             Request::FetchKey { key } => {
                 let key_id = key.to_key_id()?;
-                self.keys.find_kek(&key_id).map(|found| kek((key_id, found)))
+                match self.pushed.has(key_id.provider()) {
+                    true => self.pushed.find(&key_id).map(found),
+                    false => self.keys.find_kek(&key_id).map(|found| kek((key_id, found))),
+                }
+            }
+            Request::Prepare { keys } => {
+                let ids: Vec<KeyId> = keys.iter().map(KeyName::to_key_id).collect::<Result<_>>()?;
+                self.pushed.prepare(&ids);
+                Ok((Answer::Prepared, None))
             }
             Request::Status => Ok((Answer::Status(self.watch.status()), None)),
             Request::Sync => Ok((Answer::Done { outcome: self.watch.sync(principal)?.to_json()? }, None)),
@@ -70,7 +92,14 @@ impl Agent {
 }
 
 fn kek((key_id, kek): (KeyId, LocalKek)) -> Answered {
-    (Answer::Kek { key: KeyName::of(&key_id) }, Some(kek))
+    (Answer::Kek { key: KeyName::of(&key_id), wraps: true }, Some(kek))
+}
+
+fn found(found: Found) -> Answered {
+    match found {
+        Found::Kek { id, kek, wraps } => (Answer::Kek { key: KeyName::of(&id), wraps }, Some(kek)),
+        Found::Awaited(message) => (Answer::Awaited { message }, None),
+    }
 }
 
 /// Is the agent of the host with this configuration until a signal ends it.
@@ -86,6 +115,8 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
         SocketPath::listen(socket).context(|| format!("making the socket of the agent {}", socket.shown()))?;
     clients::take(listener, Arc::clone(&agent))?;
     agent.watch.begin()?;
+    agent.pushed.begin()?;
+    keeper::begin(config)?;
     let (over, is_over) = mpsc::channel();
     let alive = Alive::new(config.to_path_buf()).begin(is_over)?;
     if memory::lock_was_refused() {

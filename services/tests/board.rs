@@ -16,3 +16,5 @@ mod figures;
 mod hosts;
 #[path = "../../tests/testkit/not_run.rs"]
 mod not_run;
+#[path = "board/push_figure.rs"]
+mod push_figure;

@@ -1,4 +1,4 @@
-//! `vmcryptfs cluster`: hosts that share native providers.
+//! `vmcryptfs cluster`: hosts that share providers.
 
 mod admins;
 mod removal;
@@ -19,12 +19,12 @@ use crate::cli::{out, table};
 use crate::cluster::board::MemberHealth;
 use crate::cluster::join::{NewCluster, TOKEN_LIFE};
 use crate::cluster::status::{ClusterStatus, HostStatus};
-use crate::cluster::{Exchanged, Session, Standing};
+use crate::cluster::{Exchanged, PushOptions, Session, Standing};
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::cluster::{Name, Token};
+use crate::format::cluster::{MAX_LIFE, Name, Token};
 use crate::key::ProviderName;
 use crate::operations::cluster::{
-    AdminKeys, ApproveHost, InitCluster, JoinCluster, MakeToken, ShareProvider, SyncCluster, kernel_name,
+    AdminKeys, ApproveHost, InitCluster, JoinCluster, MakeToken, ShareProvider, Shared, SyncCluster, kernel_name,
 };
 use crate::text::{self, Show};
 
@@ -42,7 +42,7 @@ pub(super) enum ClusterCommand {
     Join(JoinArgs),
     /// Make a host a member that has asked to join
     Approve(ApproveArgs),
-    /// Share a native provider of this host with all hosts
+    /// Share a provider of this host with all hosts
     Share(ShareArgs),
     /// Take and leave keys, as the cluster's newest document asks
     Sync(SyncArgs),
@@ -151,16 +151,58 @@ pub(super) struct ApproveArgs {
 /// Arguments of `cluster share`.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  vmcryptfs provider add native shared\n  vmcryptfs cluster share shared --admin-key /media/usb/prod.admin\n\n\
-    Each host gets the provider's primary key, sealed to it, and can then open the VMs of that provider: those that exist and \
-    those to come. Hosts that join later get it as well."
+    after_help = "Example:\n  vmcryptfs provider add native shared\n  vmcryptfs cluster share shared --admin-key /media/usb/prod.admin\n\
+    \x20 vmcryptfs cluster share corp --keeper kvm2 --life 24h --admin-key /media/usb/prod.admin\n\n\
+    Of a native provider, each host gets the primary key, sealed to it, and can then open the VMs of that provider: those that exist \
+    and those to come. Hosts that join later get it as well.\n\n\
+    Of a KMIP key server, this host becomes a keeper: its agent has the credentials, fetches and makes keys there, and seals them to \
+    the hosts that want them, whose agents need no credentials. Run it again to change keepers or --life."
 )]
 pub(super) struct ShareArgs {
     /// Name of the provider
     #[arg(value_parser = provider_name)]
     provider: ProviderName,
     #[command(flatten)]
+    push: PushArgs,
+    #[command(flatten)]
     admin: AdminArgs,
+}
+
+/// How the keys of a key server are pushed.
+#[derive(Args)]
+struct PushArgs {
+    /// Key server: another host that has its credentials, by name or UUID, is a keeper as well; repeatable
+    #[arg(long = "keeper", value_name = "HOST")]
+    keepers: Vec<String>,
+    /// Key server: this host is not a keeper any longer; repeatable
+    #[arg(long = "no-keeper", value_name = "HOST")]
+    no_keepers: Vec<String>,
+    /// Key server: how long hosts use a key without another word of a keeper, as in 90s, 30m, 24h or 7d [default: 72h]
+    #[arg(long, value_name = "TIME", value_parser = life)]
+    life: Option<Duration>,
+}
+
+impl PushArgs {
+    fn options(&self) -> PushOptions {
+        let Self { keepers, no_keepers, life } = self;
+        PushOptions { keepers: keepers.clone(), no_keepers: no_keepers.clone(), life: *life }
+    }
+}
+
+fn life(text: &str) -> Result<Duration> {
+    let number = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(60 * 60),
+        "d" => Some(24 * 60 * 60),
+        _ => None,
+    };
+    let seconds = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    let life = seconds.map(Duration::from_secs).filter(|life| (Duration::from_secs(1)..=MAX_LIFE).contains(life));
+    life.ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("a time {text:?}, expected 1s to 365d, as in 90s, 30m, 24h or 7d"))
+    })
 }
 
 /// Arguments of `cluster sync`.
@@ -260,8 +302,22 @@ fn approve(args: &ApproveArgs, config: &Path) -> Result<()> {
 
 fn share(args: &ShareArgs, config: &Path) -> Result<()> {
     let provider = &args.provider;
-    let primary = args.admin.with_keys(Purpose::Enter, |admin| perform(ShareProvider { provider, admin, config }))?;
-    println!("the cluster shares provider {provider} with primary key {primary}");
+    let push = &args.push.options();
+    let shared =
+        args.admin.with_keys(Purpose::Enter, |admin| perform(ShareProvider { provider, push, admin, config }))?;
+    match shared {
+        Shared::Primary(primary) => println!("the cluster shares provider {provider} with primary key {primary}"),
+        Shared::Pushed { keepers, life } => {
+            let names: Vec<&str> = keepers.iter().map(Name::as_str).collect();
+            let (names, life) = (names.join(", "), life.as_secs());
+            println!(
+                "the cluster shares provider {provider}, whose keys are pushed by {names} and used for {life} s without them"
+            );
+            eprintln!(
+                "Keepers need the provider under this name, and vmcryptfs-agent; so do the hosts that get its keys."
+            );
+        }
+    }
     sync(config)
 }
 
@@ -313,6 +369,16 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
         println!(
             "shares {} with primary key {} (generation {}){old}",
             provider.name, provider.primary_key, provider.generation
+        );
+    }
+    for pushed in &status.pushed {
+        println!(
+            "shares {} ({}, {}), whose keys are pushed by {} and used for {} s without them",
+            pushed.name,
+            pushed.kind,
+            pushed.places.join(", "),
+            if pushed.keepers.is_empty() { "nobody".into() } else { pushed.keepers.join(", ") },
+            pushed.life
         );
     }
     println!();

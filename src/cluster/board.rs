@@ -15,8 +15,10 @@ use std::time::Duration;
 use data_encoding::HEXLOWER;
 use uuid::Uuid;
 
+use crate::crypto::derive::sha256;
 use crate::error::Result;
-use crate::format::cluster::{EnvelopeFor, MAX_DOCUMENT_LEN, TokenId};
+use crate::format::cluster::{EnvelopeFor, MAX_DOCUMENT_LEN, Reference, TokenId};
+use crate::key::{KeyId, ProviderName};
 use crate::provider::agent::board::BoardWork;
 pub use crate::provider::agent::board::MemberHealth;
 use address::Address;
@@ -61,6 +63,26 @@ impl Key {
     /// That a host lives, under a lease.
     pub fn alive(host: Uuid) -> Self {
         Self(format!("host/{host}/alive"))
+    }
+
+    /// What a host wants of a pushed provider.
+    pub fn want(provider: &ProviderName, host: Uuid) -> Self {
+        Self(format!("want/{provider}/{host}"))
+    }
+
+    /// Below it are the KEKs of a pushed provider for a host.
+    pub fn keks(provider: &ProviderName, host: Uuid) -> String {
+        format!("kek/{provider}/{host}")
+    }
+
+    /// The answer to a wish of a host.
+    pub fn kek(provider: &ProviderName, host: Uuid, reference: Reference) -> Self {
+        Self(format!("{}/{reference}", Self::keks(provider, host)))
+    }
+
+    /// A KEK that its host did not wish for.
+    pub fn unasked_kek(provider: &ProviderName, host: Uuid, key: &KeyId) -> Self {
+        Self(format!("{}/{}", Self::keks(provider, host), HEXLOWER.encode(&sha256(key.id().as_bytes()))))
     }
 
     /// A name that was read from a board, if it can be that of a record.

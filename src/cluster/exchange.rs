@@ -13,9 +13,12 @@ use super::Session;
 use super::board::Key;
 use super::host::Said;
 use super::kept::KeptEnvelopes;
+use super::push::PushRole;
 use crate::crypto::derive::sha256;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::cluster::{Ack, Envelope, EnvelopeFor, Generation, Member, MemberState, Name, SharedProvider};
+use crate::format::cluster::{
+    Ack, Document, Envelope, EnvelopeFor, Generation, Member, MemberState, Name, PushedProvider, SharedProvider,
+};
 use crate::key::ProviderName;
 use crate::provider::shared_key::{self, SharedKey};
 use crate::timestamp::Timestamp;
@@ -88,6 +91,12 @@ pub trait SharedKeys {
     /// # Errors
     /// `Io`.
     fn wipe(&self, cluster: Uuid, shared: &SharedProvider, generation: &Generation) -> Result<bool>;
+
+    /// Acts on a pushed provider as a host of this role has to. Returns whether the host is a keeper that is ready to seal its KEKs.
+    ///
+    /// # Errors
+    /// What keeps a keeper from being ready, or a removed host from wiping its KEKs.
+    fn act_on_pushed(&self, document: &Document, pushed: &PushedProvider, role: PushRole) -> Result<bool>;
 }
 
 /// The files of native providers.
@@ -122,6 +131,11 @@ impl SharedKeys for KeyFiles<'_> {
         // The envelope by which an agent would have it again when it begins.
         let was_kept = KeptEnvelopes::of(self.config).forget(&shared.name, generation.primary)?;
         Ok(shared_key::wipe(self.config, shared, generation)? || was_kept)
+    }
+
+    /// Without an agent a host seals no KEKs, and gets none.
+    fn act_on_pushed(&self, _: &Document, _: &PushedProvider, _: PushRole) -> Result<bool> {
+        Ok(false)
     }
 }
 
@@ -183,6 +197,7 @@ impl Session {
                 done.failed.push((shared.name.clone(), error));
             }
         }
+        self.act_on_all_pushed(keys, &mut done, &mut holds);
         if standing == Standing::Active && self.said().is_none_or(|said| said.epoch < epoch) {
             self.tidy();
         }
@@ -197,6 +212,21 @@ impl Session {
         makes.sort();
         done.unsaid = self.acknowledge(holds, makes, renew).err();
         done
+    }
+
+    /// Adds to `holds` the pushed providers whose KEKs this host is ready to seal, or could not wipe.
+    fn act_on_all_pushed(&self, keys: &dyn SharedKeys, done: &mut Exchanged, holds: &mut Vec<Uuid>) {
+        let document = self.document();
+        for pushed in &document.pushed {
+            let Some(role) = PushRole::of(document, pushed, self.identity.uuid) else { continue };
+            let acted = keys.act_on_pushed(document, pushed, role);
+            if acted.as_ref().map_or(role == PushRole::Removed, |is_ready| *is_ready) {
+                holds.push(pushed.uuid);
+            }
+            if let Err(error) = acted {
+                done.failed.push((pushed.name.clone(), error));
+            }
+        }
     }
 
     /// Adds to `holds` the keys of a provider that this host has after it, or may have, as they could not be wiped. Trouble with one

@@ -4,10 +4,13 @@ use uuid::Uuid;
 
 use super::Session;
 use super::exchange::SharedKeys;
+use super::push::keepers;
 use super::rotation::Rotated;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
-use crate::format::cluster::{Generation, HostIdentity, Member, MemberState, Name, Removal, SharedProvider};
+use crate::format::cluster::{
+    Generation, HostIdentity, Member, MemberState, Name, PushedProvider, Removal, SharedProvider,
+};
 use crate::key::ProviderName;
 
 /// A host that was removed, and what it could read.
@@ -116,6 +119,16 @@ impl Session {
         }
     }
 
+    /// The pushed provider that would have no keeper without this host.
+    fn last_keeper_of(&self, host: &HostIdentity) -> Option<&str> {
+        let document = self.document();
+        let is_last = |pushed: &&PushedProvider| {
+            let mut keepers = keepers(document, pushed);
+            keepers.next().is_some_and(|keeper| keeper.uuid == host.uuid) && keepers.next().is_none()
+        };
+        document.pushed.iter().find(is_last).map(|pushed| pushed.name.as_str())
+    }
+
     fn refuse_own(&self, host: &HostIdentity) -> Result<()> {
         if host.uuid == self.identity.uuid {
             let message = format!("{} is this host, and new keys are made here: run it on another host", host.name);
@@ -156,6 +169,17 @@ impl Session {
                     host.name, shared.name
                 ),
             )),
+            None if !is_destroyed && self.last_keeper_of(host).is_some() => {
+                let provider = self.last_keeper_of(host).unwrap_or("?");
+                Err(Error::new(
+                    Kind::Denied,
+                    format!(
+                        "{} is the last keeper of provider {provider}: nobody could give its keys to hosts. Make another one with `vmcryptfs \
+                         cluster share {provider} --keeper HOST` first, or, if its media are destroyed, say so with --presume-destroyed",
+                        host.name
+                    ),
+                ))
+            }
             None if self.document().active().count() == 1 => {
                 Err(Error::new(Kind::Denied, format!("{} is the last host of the cluster", host.name)))
             }

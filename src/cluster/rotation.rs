@@ -22,9 +22,16 @@ impl Session {
     /// A provider that the cluster shares.
     ///
     /// # Errors
-    /// `NotFound`, naming those that it does.
+    /// `NotFound`, naming those that it does; `Unsupported` for one that is pushed.
     pub fn shared(&self, provider: &ProviderName) -> Result<&SharedProvider> {
         self.document().providers.iter().find(|shared| shared.name == *provider).ok_or_else(|| {
+            if self.document().pushed.iter().any(|pushed| pushed.name == *provider) {
+                let message = format!(
+                    "provider {provider} has no primary key: its key server makes a key for each VM, and keepers push them. `vmcryptfs rekey` \
+                     gives VMs other keys, and `vmcryptfs provider retire` on a keeper ends those that nothing needs"
+                );
+                return Error::new(Kind::Unsupported, message);
+            }
             let names: Vec<&str> = self.document().providers.iter().map(|shared| shared.name.as_str()).collect();
             let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             Error::new(Kind::NotFound, format!("the cluster shares no provider {provider}; it shares {there}"))

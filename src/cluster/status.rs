@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use super::Session;
 use super::board::MemberHealth;
+use super::push::keepers;
 use crate::error::Result;
-use crate::format::cluster::{Member, MemberState, SharedProvider};
+use crate::format::cluster::{Document, Member, MemberState, PushedProvider, SharedProvider};
 
 /// A cluster, as one of its hosts sees it. Names of fields are part of the command's interface.
 #[derive(Debug, Serialize)]
@@ -29,6 +30,8 @@ pub struct ClusterStatus {
     pub this_host: Uuid,
     /// The providers that its hosts share.
     pub providers: Vec<ProviderStatus>,
+    /// The providers whose KEKs keepers push.
+    pub pushed: Vec<PushedStatus>,
     /// Its hosts.
     pub hosts: Vec<HostStatus>,
     /// Hosts that ask to join; nothing of that is proven.
@@ -52,6 +55,42 @@ pub struct ProviderStatus {
     pub old_generations: Vec<Uuid>,
 }
 
+/// A provider whose KEKs keepers push.
+#[derive(Debug, Serialize)]
+pub struct PushedStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind at the keepers.
+    pub kind: String,
+    /// Made when it was shared.
+    pub uuid: Uuid,
+    /// Since which document.
+    pub since: u64,
+    /// For how many seconds hosts use a KEK without another word of a keeper.
+    pub life: u64,
+    /// Whether hosts may keep KEKs sealed by their TPM.
+    pub persists: bool,
+    /// Names of the keepers that are active members.
+    pub keepers: Vec<String>,
+    /// Where the key server is.
+    pub places: Vec<String>,
+}
+
+impl PushedStatus {
+    fn of(document: &Document, pushed: &PushedProvider) -> Self {
+        Self {
+            name: pushed.name.to_string(),
+            kind: pushed.kind.to_string(),
+            uuid: pushed.uuid,
+            since: pushed.since,
+            life: pushed.life.as_secs(),
+            persists: pushed.persists,
+            keepers: keepers(document, pushed).map(|keeper| keeper.name.to_string()).collect(),
+            places: pushed.places.clone(),
+        }
+    }
+}
+
 /// A host.
 #[derive(Debug, Serialize)]
 pub struct HostStatus {
@@ -69,7 +108,7 @@ pub struct HostStatus {
     pub epoch: Option<u64>,
     /// When, by its own clock.
     pub time: Option<String>,
-    /// The providers of which it says to have all keys.
+    /// The providers of which it says to have all keys, or to be a keeper that is ready.
     pub holds: Vec<String>,
     /// UUIDs of the primary keys that it says to have.
     pub keys: Vec<Uuid>,
@@ -160,6 +199,7 @@ impl ClusterStatus {
             epoch: document.epoch,
             this_host: session.host(),
             providers: providers.collect(),
+            pushed: document.pushed.iter().map(|pushed| PushedStatus::of(document, pushed)).collect(),
             hosts: document.members.iter().map(|member| HostStatus::of(session, member)).collect(),
             requests: requests.collect(),
             problems: problems::of(session),
@@ -185,6 +225,7 @@ impl HostStatus {
             (MemberState::Removed, _) => HostState::Removed,
         };
         let held = document.providers.iter().filter(has_all_of);
+        let kept = document.pushed.iter().filter(|pushed| has(&pushed.uuid));
         Self {
             name: member.host.name.to_string(),
             uuid: member.host.uuid,
@@ -196,7 +237,10 @@ impl HostStatus {
             epoch: ack.as_ref().map(|ack| ack.epoch),
             time: ack.as_ref().map(|ack| ack.time.to_millis()),
             keys: ack.as_ref().map(|ack| ack.holds.clone()).unwrap_or_default(),
-            holds: held.map(|shared| shared.name.to_string()).collect(),
+            holds: held
+                .map(|shared| shared.name.to_string())
+                .chain(kept.map(|pushed| pushed.name.to_string()))
+                .collect(),
             error,
         }
     }

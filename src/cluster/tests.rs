@@ -2,6 +2,7 @@
 
 mod admins;
 mod attacks;
+mod push;
 mod removal;
 mod rotation;
 mod trouble;

@@ -8,7 +8,7 @@ use crate::format::cluster::MemberState;
 const MAX_LISTED: usize = 65_536;
 
 impl Session {
-    /// Removes envelopes for hosts that were removed and of generations that are retired, and requests to join that were granted. What the
+    /// Removes envelopes, wants and KEKs of hosts that were removed, envelopes of generations that are retired, and requests to join that were granted. What the
     /// document does not know stays: another host may know a newer one.
     ///
     /// What stays is useless and harms nobody, and each exchange tries again. So trouble with it is no error: it would hide that a
@@ -30,6 +30,13 @@ impl Session {
                 |names: &[String], part: Option<&str>| part.is_some_and(|part| names.iter().any(|name| name == part));
             if is_among(&removed, parts.next()) || is_among(&retired, parts.next()) {
                 self.board.remove(&key)?;
+            }
+        }
+        for under in ["want", "kek"].into_iter().filter(|_| !document.pushed.is_empty()) {
+            for key in self.board.list(under, MAX_LISTED)? {
+                if key.as_str().split('/').nth(2).is_some_and(|host| removed.iter().any(|removed| removed == host)) {
+                    self.board.remove(&key)?;
+                }
             }
         }
         for key in self.board.list("join", MAX_LISTED)? {

@@ -27,6 +27,7 @@ impl Class {
             | EventName::Check
             | EventName::Info
             | EventName::KeyList
+            | EventName::ClusterPush
             | EventName::Integrity
             | EventName::ProviderNotice
             | EventName::Rollback

@@ -84,7 +84,7 @@ fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
 fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'static str> {
     let is = |names: &[EventName]| names.contains(&operation);
     let about_keys = matches!(error.kind(), Kind::KeyUnavailable | Kind::KeyRejected);
-    if is(&[EventName::FetchKey]) {
+    if is(&[EventName::FetchKey, EventName::ClusterPush]) {
         Some(match Fault::of(error) {
             Fault::Host => SEND_KEY_HOST_ERROR,
             Fault::Key => SEND_KEY_MISSING,

@@ -13,7 +13,7 @@ use super::provider::Passphrase;
 use crate::cluster::admin_key::{self, SealedAdminKey};
 use crate::cluster::join::{self, NewCluster};
 use crate::cluster::{
-    AdminChange, Exchanged, KeyFiles, RemovedHost, Rotated, Session, SharedKeys, Standing, accept_board,
+    AdminChange, Exchanged, KeyFiles, PushOptions, RemovedHost, Rotated, Session, SharedKeys, Standing, accept_board,
 };
 use crate::crypto::sign::{PUBLIC_LEN, SigningKey};
 use crate::error::{Context, Error, Kind, Result};
@@ -214,10 +214,12 @@ impl Operation for ApproveHost<'_> {
     }
 }
 
-/// Shares a native provider of this host with all hosts of the cluster.
+/// Shares a provider of this host with all hosts of the cluster: its primary key, or the KEKs that its key server keeps.
 pub struct ShareProvider<'a> {
     /// Its name.
     pub provider: &'a ProviderName,
+    /// How it is pushed, where it is one whose key server keeps the KEKs.
+    pub push: &'a PushOptions,
     /// The admin's key.
     pub admin: AdminKeys<'a>,
     /// Configuration file.
@@ -226,19 +228,50 @@ pub struct ShareProvider<'a> {
 
 impl Operation for ShareProvider<'_> {
     const NAME: EventName = EventName::ClusterShare;
-    /// UUID of the primary key.
-    type Outcome = Uuid;
+    type Outcome = Shared;
 
     fn object(&self) -> Object {
         Object::Provider(self.provider.clone())
     }
 
-    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Uuid> {
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Shared> {
         let (mut session, admins) = self.admin.begin(self.config)?;
+        if session.can_push(self.provider)? {
+            let pushed = session.share_pushed(&admins, self.provider, self.push)?;
+            let members = &session.document().members;
+            let names = members.iter().map(|member| &member.host).filter(|host| pushed.keepers.contains(&host.uuid));
+            let keepers: Vec<Name> = names.map(|host| host.name.clone()).collect();
+            let shown: Vec<&str> = keepers.iter().map(Name::as_str).collect();
+            trail.event().reason(format!("its keys are pushed to all hosts of the cluster by {}", shown.join(", ")));
+            return Ok(Shared::Pushed { keepers, life: pushed.life });
+        }
+        if !self.push.is_default() {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!(
+                    "provider {} has a primary key, which all hosts get: --keeper, --no-keeper and --life are for key servers",
+                    self.provider
+                ),
+            ));
+        }
         let primary = session.share(&admins, self.provider)?;
         trail.event().reason(format!("primary key {primary} with all hosts of the cluster"));
-        Ok(primary)
+        Ok(Shared::Primary(primary))
     }
+}
+
+/// What of a provider is shared.
+#[derive(Debug)]
+pub enum Shared {
+    /// The primary key of this UUID.
+    Primary(Uuid),
+    /// The KEKs that its key server keeps.
+    Pushed {
+        /// The hosts that push them.
+        keepers: Vec<Name>,
+        /// For how long hosts use a KEK without another word of a keeper.
+        life: Duration,
+    },
 }
 
 /// Makes a key for an admin to come.

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use crate::cluster::Session;
 use crate::cluster::host::HostFiles;
-use crate::cluster::status::{ClusterStatus, HostState};
+use crate::cluster::status::{ClusterStatus, HostState, HostStatus};
 use crate::error::Result;
-use crate::key::KeyName;
+use crate::key::{KeyId, KeyName, ProviderName};
 use crate::vm::in_use::{InUse, KeyHost, primary_of};
 
 /// What hosts say that they have.
@@ -17,6 +17,8 @@ pub struct KeyHosts {
     status: ClusterStatus,
     /// Primary keys that the cluster shares.
     shared: Vec<Uuid>,
+    /// Providers whose KEKs keepers push.
+    pushed: Vec<ProviderName>,
 }
 
 impl KeyHosts {
@@ -31,25 +33,25 @@ impl KeyHosts {
         let session = Session::open(config)?;
         let generations = session.document().providers.iter().flat_map(|shared| &shared.generations);
         let shared = generations.map(|generation| generation.primary).collect();
-        Ok(Some(Self { status: ClusterStatus::of(&session)?, shared }))
+        let pushed = session.document().pushed.iter().map(|pushed| pushed.name.clone()).collect();
+        Ok(Some(Self { status: ClusterStatus::of(&session)?, shared, pushed }))
     }
 
     /// The hosts that have a key which opens what these keys open; `None` where the cluster shares none of them.
     pub fn with_one_of<'k>(&self, keys: impl Iterator<Item = &'k KeyName>) -> Option<Vec<KeyHost>> {
-        let ids = keys.filter_map(|key| key.to_key_id().ok());
+        let ids: Vec<KeyId> = keys.filter_map(|key| key.to_key_id().ok()).collect();
         let primaries: Vec<Uuid> =
-            ids.filter_map(|id| primary_of(&id)).filter(|primary| self.shared.contains(primary)).collect();
-        if primaries.is_empty() {
+            ids.iter().filter_map(primary_of).filter(|primary| self.shared.contains(primary)).collect();
+        let is_pushed = ids.iter().any(|id| self.pushed.contains(id.provider()));
+        if primaries.is_empty() && !is_pushed {
             return None;
         }
         // One that wiped its keys has none; what is destroyed opens nothing.
         let hosts = self.status.hosts.iter().filter(|host| host.state != HostState::PresumedDestroyed);
-        let hosts = hosts.filter(|host| host.keys.iter().any(|key| primaries.contains(key)));
-        let host = |host: &crate::cluster::status::HostStatus| KeyHost {
-            name: host.name.clone(),
-            uuid: host.uuid,
-            state: host.state.word(),
-        };
+        // Keepers give the keys of their key server to each member.
+        let may_ask = |host: &HostStatus| is_pushed && matches!(host.state, HostState::Ready | HostState::Behind);
+        let hosts = hosts.filter(|host| may_ask(host) || host.keys.iter().any(|key| primaries.contains(key)));
+        let host = |host: &HostStatus| KeyHost { name: host.name.clone(), uuid: host.uuid, state: host.state.word() };
         Some(hosts.map(host).collect())
     }
 

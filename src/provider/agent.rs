@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use super::Trouble;
 use super::private_file::{self, MAX_CONFIG_LEN};
 use super::timed::{Deadline, TimedStream};
 use crate::error::{Context, Error, Kind, Result};
@@ -23,7 +24,7 @@ use crate::key::KeyName;
 use crate::text::Show;
 
 /// Version of the messages. One that another version would not understand takes the next number.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Longest request in bytes: a write of the longest record of a board, and what its writer has seen, both in base64.
 pub const MAX_REQUEST: usize = 3 << 20;
 /// Longest answer in bytes: what an exchange with a cluster of 1,000 hosts has done.
@@ -41,11 +42,18 @@ pub enum Request {
     CreateKey {
         /// The provider.
         provider: String,
+        /// What it is for.
+        purpose: Purpose,
     },
     /// A KEK that was made before; answered by [`Answer::Kek`].
     FetchKey {
         /// The key.
         key: KeyName,
+    },
+    /// These KEKs will be fetched: those that the agent does not have can be asked for together. Answered by [`Answer::Prepared`].
+    Prepare {
+        /// The keys.
+        keys: Vec<KeyName>,
     },
     /// What the agent has, and what is wrong; answered by [`Answer::Status`].
     Status,
@@ -65,7 +73,16 @@ pub enum Answer {
     Kek {
         /// Its key id.
         key: KeyName,
+        /// Whether it may wrap: it is active at its key server, if it has one.
+        wraps: bool,
     },
+    /// To `CreateKey` and `FetchKey`: another host is asked for the KEK. The same request will be answered when that has come.
+    Awaited {
+        /// What is known of it, for people.
+        message: String,
+    },
+    /// To `Prepare`.
+    Prepared,
     /// To `Status`.
     Status(AgentStatus),
     /// To `Sync`.
@@ -79,7 +96,47 @@ pub enum Answer {
         kind: Kind,
         /// For people.
         message: String,
+        /// What is wrong with the key or its server, if that is it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
     },
+}
+
+/// What a new KEK is for, and what the request for it is called: the same one gets the same KEK.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Purpose {
+    /// Random.
+    pub request: Uuid,
+    /// Name of the VM.
+    pub vm_name: String,
+    /// UUID of the VM's home.
+    pub vm_uuid: Uuid,
+}
+
+/// What is wrong with a key or its server, as a keeper or the agent says.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The server does not have the key.
+    Missing,
+    /// The server does not give it out.
+    Denied,
+    /// It was destroyed.
+    Destroyed,
+    /// The server, or every keeper, did not answer.
+    Server,
+}
+
+impl Fault {
+    /// The trouble that it is.
+    pub fn trouble(self) -> Trouble {
+        match self {
+            Self::Missing => Trouble::Missing,
+            Self::Denied => Trouble::Denied,
+            Self::Destroyed => Trouble::Destroyed,
+            Self::Server => Trouble::Unreachable,
+        }
+    }
 }
 
 /// What both sides say of themselves first. Fields may be added, not changed or removed: versions tell each other apart by it.
@@ -120,6 +177,9 @@ pub struct AgentStatus {
     pub removed: bool,
     /// The providers whose primary keys it has in memory, and the one of each by which new keys are made.
     pub holds: BTreeMap<String, Uuid>,
+    /// The providers whose KEKs keepers push to it, and how many it has in memory.
+    #[serde(default)]
+    pub pushed: BTreeMap<String, usize>,
     /// What went wrong when it last looked at the board, or with a provider.
     pub trouble: Vec<String>,
 }

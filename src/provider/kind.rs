@@ -68,6 +68,11 @@ pub trait ProviderKind: fmt::Debug + Sync {
         false
     }
 
+    /// Whether a host that has it can give its KEKs to others which have no way to it, as the keeper of a cluster.
+    fn can_be_pushed(&self) -> bool {
+        false
+    }
+
     /// Where the keys of a configured provider are, each place in one spelling. Two providers of this kind with a place in
     /// common have the same keys, whatever their names.
     fn key_places(&self, provider: &Configured<'_>) -> Vec<String>;

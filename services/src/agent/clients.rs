@@ -16,6 +16,7 @@ use vmcryptfs::sys::process::effective_uid;
 use vmcryptfs::sys::thread::{caught, may_fail};
 
 use super::Agent;
+use super::pushed::fault_of;
 
 /// Programs that are served at once. One more is told so.
 const MAX_CLIENTS: usize = 256;
@@ -92,7 +93,7 @@ fn turn_away(mut stream: &UnixStream, error: &Error) {
 }
 
 fn failure(error: &Error) -> Answer {
-    Answer::Error { kind: error.kind(), message: error.chain() }
+    Answer::Error { kind: error.kind(), message: error.chain(), fault: fault_of(error) }
 }
 
 fn serve_one(stream: UnixStream, agent: &Agent) {

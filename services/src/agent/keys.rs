@@ -9,11 +9,12 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 use vmcryptfs::cluster::host::{HostFiles, Identity};
 use vmcryptfs::cluster::kept::{KeptEnvelope, KeptEnvelopes};
+use vmcryptfs::cluster::push::PushRole;
 use vmcryptfs::cluster::{KeyFiles, SharedKeys};
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
-use vmcryptfs::format::cluster::{EnvelopeFor, Generation, SharedProvider};
+use vmcryptfs::format::cluster::{Document, EnvelopeFor, Generation, PushedProvider, SharedProvider};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::config::Config;
 use vmcryptfs::provider::kinds::KINDS;
@@ -21,6 +22,9 @@ use vmcryptfs::provider::primary_key::primary_of;
 use vmcryptfs::provider::shared_key::SharedKey;
 use vmcryptfs::provider::{self, Arguments};
 use vmcryptfs::text::Show;
+
+use super::keeper;
+use super::pushed::Pushed;
 
 /// The primary keys of a provider.
 #[derive(Default)]
@@ -33,6 +37,7 @@ struct Held {
 /// The keys of the agent of a host. Programs that ask for a KEK wait for nothing but memory.
 pub(super) struct Keys {
     config: PathBuf,
+    pushed: Arc<Pushed>,
     held: RwLock<BTreeMap<ProviderName, Held>>,
     /// Envelopes, as they were last stored.
     kept: Mutex<Vec<KeptEnvelope>>,
@@ -67,7 +72,7 @@ impl Keys {
     ///
     /// # Errors
     /// Those of the files.
-    pub(super) fn load(config: &Path) -> Result<Self> {
+    pub(super) fn load(config: &Path, pushed: Arc<Pushed>) -> Result<Self> {
         let files = HostFiles::of(config);
         let owner = Owner::of(&files)?;
         let (mut held, mut kept) = (BTreeMap::<_, Held>::new(), Vec::new());
@@ -91,7 +96,8 @@ impl Keys {
             KeptEnvelopes::of(config).store(kept.clone())?;
         }
         let (owner, forgotten) = (Mutex::new(owner), Mutex::default());
-        Ok(Self { config: config.to_path_buf(), held: RwLock::new(held), kept: Mutex::new(kept), owner, forgotten })
+        let (config, held, kept) = (config.to_path_buf(), RwLock::new(held), Mutex::new(kept));
+        Ok(Self { config, pushed, held, kept, owner, forgotten })
     }
 
     /// Forgets all keys if the host has joined a cluster again, or has left it, since they came. Costs a look at one file.
@@ -121,7 +127,8 @@ impl Keys {
 
     /// Forgets all keys, as the board was not reached for this time. Returns whether there were any.
     pub(super) fn forget_offline(&self, age: Duration) -> bool {
-        if self.held.read().is_empty() && self.kept.lock().is_empty() {
+        let has_pushed = self.pushed.counts().values().any(|&keks| keks > 0);
+        if self.held.read().is_empty() && self.kept.lock().is_empty() && !has_pushed {
             return false;
         }
         let why = format!("the board was not reached for {} s, longer than max-offline", age.as_secs());
@@ -134,6 +141,7 @@ impl Keys {
     fn forget(&self, why: &str) -> Result<()> {
         let gone = std::mem::take(&mut *self.held.write());
         tell_forgotten(&gone, why);
+        self.pushed.forget(why);
         self.forgotten.lock().extend(gone.into_keys());
         self.store(Vec::clear)?;
         KeptEnvelopes::of(&self.config).wipe_damaged()
@@ -148,6 +156,11 @@ impl Keys {
     pub(super) fn current_of_all(&self) -> BTreeMap<String, Uuid> {
         let held = self.held.read();
         held.iter().filter_map(|(name, held)| Some((name.to_string(), held.current?))).collect()
+    }
+
+    /// What keepers push to this host.
+    pub(super) fn pushed(&self) -> &Pushed {
+        &self.pushed
     }
 
     fn current_of(&self, name: &ProviderName) -> Option<Uuid> {
@@ -352,6 +365,26 @@ impl SharedKeys for Keys {
         match self.is_in_file(name)? {
             true => Ok(self.files().wipe(cluster, shared, generation)? || wiped),
             false => Ok(wiped),
+        }
+    }
+
+    fn act_on_pushed(&self, document: &Document, pushed: &PushedProvider, role: PushRole) -> Result<bool> {
+        let name = &pushed.name;
+        let has_own = self.is_in_file(name)?;
+        match role {
+            PushRole::Receiver if !has_own => {
+                self.pushed.receive(document, pushed);
+                self.configure(name)?;
+                Ok(false)
+            }
+            PushRole::Receiver | PushRole::Keeper => {
+                self.pushed.wipe(name, "this host has the credentials of its key server");
+                if role == PushRole::Keeper { keeper::is_ready(&self.config, name) } else { Ok(false) }
+            }
+            PushRole::Removed => {
+                self.pushed.wipe(name, "this host was removed from the cluster");
+                Ok(false)
+            }
         }
     }
 }

@@ -76,6 +76,8 @@ struct Newest {
     is_evicted: bool,
     /// What the cluster shares.
     providers: Vec<SharedProvider>,
+    /// Providers whose KEKs are pushed.
+    pushed: Vec<ProviderName>,
 }
 
 impl Newest {
@@ -86,6 +88,7 @@ impl Newest {
             is_removed: own.is_some_and(|own| own.state == MemberState::Removed),
             is_evicted: own.is_some_and(|own| own.removal.evicted),
             providers: document.providers.clone(),
+            pushed: document.pushed.iter().map(|pushed| pushed.name.clone()).collect(),
         }
     }
 }
@@ -179,9 +182,10 @@ impl Watch {
     pub(super) fn status(&self) -> AgentStatus {
         let trouble = {
             let now = self.trouble.lock();
-            now.evicted.iter().chain(&now.board).chain(&now.work).cloned().collect()
+            now.evicted.iter().chain(&now.board).chain(&now.work).cloned().chain(self.keys.pushed().trouble()).collect()
         };
-        AgentStatus { holds: self.keys.current_of_all(), trouble, ..self.status.lock().clone() }
+        let pushed = self.keys.pushed().counts();
+        AgentStatus { holds: self.keys.current_of_all(), pushed, trouble, ..self.status.lock().clone() }
     }
 
     /// Does what the newest document asks, in any case.
@@ -232,6 +236,7 @@ impl Watch {
             .filter(|_| newest.is_removed)
             .filter(is_gone)
             .map(|shared| shared.name.clone())
+            .chain(newest.pushed.iter().filter(|name| newest.is_removed && self.is_without(name)).cloned())
             .collect();
         self.lock(gone);
     }
@@ -245,6 +250,11 @@ impl Watch {
         if !gone.is_empty() {
             self.mounts.lock(&gone);
         }
+    }
+
+    /// Whether this host has no way of its own to the keys of a pushed provider.
+    fn is_without(&self, name: &ProviderName) -> bool {
+        self.keys.is_in_file(name).is_ok_and(|has_own| !has_own)
     }
 
     /// What the last document says that this host has seen, where the board cannot be asked.

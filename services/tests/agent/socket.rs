@@ -57,7 +57,7 @@ fn what_is_not_a_request_is_answered_with_an_error_and_others_are_served() {
     ] {
         let mut client = agent.connect();
         client.write_all(bytes).unwrap();
-        let Some(Answer::Error { kind, message }) = answer(&mut client) else { panic!("{bytes:?}") };
+        let Some(Answer::Error { kind, message, .. }) = answer(&mut client) else { panic!("{bytes:?}") };
         assert!(kind == Kind::Corrupt && message.contains(words), "{message}");
     }
     ask(&mut agent.connect(), &Request::Hello(Hello::own()));

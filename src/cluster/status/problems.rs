@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::{HostState, HostStatus};
 use crate::cluster::Session;
-use crate::format::cluster::{Member, SharedProvider};
+use crate::cluster::push::keepers;
+use crate::format::cluster::{HostIdentity, Member, PushedProvider, SharedProvider};
 use crate::timestamp::Timestamp;
 
 /// What clocks of hosts may differ by without a word.
@@ -20,6 +23,7 @@ pub(super) fn of(session: &Session) -> Vec<String> {
         problems.extend(of_clock(session, member, now));
     }
     problems.extend(document.providers.iter().filter_map(|shared| of_rotation(session, shared)));
+    problems.extend(document.pushed.iter().filter_map(|pushed| of_keepers(session, pushed)));
     problems
 }
 
@@ -70,6 +74,28 @@ fn of_clock(session: &Session, member: &Member, now: Timestamp) -> Option<String
         member.host.name,
         ahead.as_secs() / 60
     ))
+}
+
+/// Keepers that are not ready, and a provider that none is left of.
+fn of_keepers(session: &Session, pushed: &PushedProvider) -> Option<String> {
+    let document = session.document();
+    let is_ready = |host: Uuid| document.member(host).is_some_and(|member| session.says_to_have(member, pushed.uuid));
+    let all: Vec<&HostIdentity> = keepers(document, pushed).collect();
+    let late: Vec<&str> =
+        all.iter().filter(|keeper| !is_ready(keeper.uuid)).map(|keeper| keeper.name.as_str()).collect();
+    let name = &pushed.name;
+    if all.is_empty() {
+        return Some(format!(
+            "provider {name} has no keeper: hosts get none of its keys. On a host with the credentials of its key server: `vmcryptfs \
+             cluster share {name}`"
+        ));
+    }
+    (!late.is_empty()).then(|| {
+        format!(
+            "{} did not say to be ready as keeper of provider {name}: start vmcryptfs-agent there, and see `vmcryptfs provider test {name}`",
+            late.join(", ")
+        )
+    })
 }
 
 fn of_rotation(session: &Session, shared: &SharedProvider) -> Option<String> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::cluster::SharedKeys;
 use crate::cluster::board::{self, Board, Lease, MemberHealth, Watch};
-use crate::format::cluster::{Ack, Generation, SharedProvider};
+use crate::cluster::push::PushRole;
+use crate::format::cluster::{Ack, Document, Generation, PushedProvider, SharedProvider};
 use crate::provider::shared_key::SharedKey;
 
 /// Files of keys that cannot be wiped, nor made the current ones.
@@ -34,6 +35,10 @@ impl SharedKeys for Stuck<'_> {
 
     fn wipe(&self, _: Uuid, _: &SharedProvider, _: &Generation) -> Result<bool> {
         Err(Error::new(Kind::Io, "it cannot be wiped"))
+    }
+
+    fn act_on_pushed(&self, _: &Document, _: &PushedProvider, _: PushRole) -> Result<bool> {
+        Err(Error::new(Kind::Io, "its KEKs cannot be wiped"))
     }
 }
 

@@ -14,13 +14,15 @@ use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{KEK_LEN, KeyId};
 use crate::provider::timed::{Deadline, TimedStream};
-use crate::provider::{Failure, Trouble};
+use crate::provider::{Failure, Trouble, reword};
 use crate::sys::SecretBytes;
 use crate::sys::socket::connect_at_once;
 use crate::text::Show;
 
 /// How long the agent may take for what it has in memory.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long keepers are waited for: for a look at a folder, and a key server that is slow.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(12);
 /// How long it may take for an exchange with its board.
 const SYNC_PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take for one call of a board: it waits for its members, for up to seven seconds a step.
@@ -38,6 +40,17 @@ pub struct AgentClient {
     /// How long it may take for what it has in memory.
     patience: Duration,
     state: Mutex<State>,
+}
+
+/// A KEK of the agent.
+#[derive(Debug)]
+pub struct AgentKek {
+    /// Its key id.
+    pub id: KeyId,
+    /// The KEK.
+    pub kek: LocalKek,
+    /// Whether it may wrap.
+    pub wraps: bool,
 }
 
 #[derive(Default)]
@@ -93,16 +106,35 @@ impl AgentClient {
         let patience = match request {
             Request::Sync => SYNC_PATIENCE,
             Request::Board(_) => BOARD_PATIENCE,
-            Request::Hello(_) | Request::CreateKey { .. } | Request::FetchKey { .. } | Request::Status => self.patience,
+            Request::Hello(_)
+            | Request::CreateKey { .. }
+            | Request::FetchKey { .. }
+            | Request::Prepare { .. }
+            | Request::Status => self.patience,
         };
         refused(self.exchange(|connection| connection.ask(request, patience))?)
     }
 
-    /// The KEK that it answers, and its id.
+    /// The KEK that it answers. Where it asks other hosts for it, it is asked again until it has come, but not for ever.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
-    pub fn kek(&self, request: &Request) -> Result<(KeyId, LocalKek)> {
+    pub fn kek(&self, request: &Request) -> Result<AgentKek> {
+        let begun = Instant::now();
+        loop {
+            match self.kek_now(request)? {
+                Ok(kek) => return Ok(kek),
+                Err(_) if begun.elapsed() < KEEPER_PATIENCE => {}
+                Err(message) => {
+                    let failure = Failure::new(Trouble::Silent, message);
+                    return Err(failure.into_error("the agent of this host waits for a keeper"));
+                }
+            }
+        }
+    }
+
+    /// The KEK, or what is known of the one that it waits for.
+    fn kek_now(&self, request: &Request) -> Result<std::result::Result<AgentKek, String>> {
         let (answer, kek) = self.exchange(|connection| {
             let answer = connection.ask(request, self.patience)?;
             let mut kek = SecretBytes::zeroed(KEK_LEN);
@@ -111,8 +143,16 @@ impl AgentClient {
             }
             Ok((answer, kek))
         })?;
-        let Answer::Kek { key } = refused(answer)? else { return Err(self.unavailable(not_understood())) };
-        Ok((key.to_key_id()?, LocalKek::new(kek)?))
+        match refused(answer)? {
+            Answer::Kek { key, wraps } => Ok(Ok(AgentKek { id: key.to_key_id()?, kek: LocalKek::new(kek)?, wraps })),
+            Answer::Awaited { message } => Ok(Err(message)),
+            Answer::Hello(_)
+            | Answer::Board(_)
+            | Answer::Prepared
+            | Answer::Status(_)
+            | Answer::Done { .. }
+            | Answer::Error { .. } => Err(self.unavailable(not_understood())),
+        }
     }
 
     /// Does something over the connection that rests, or a new one. Callers wait for each other, and share a failure.
@@ -173,7 +213,12 @@ impl Connection {
                 ),
             )),
             Answer::Error { message, .. } => Err(Failure::new(Trouble::Faulty, message)),
-            Answer::Board(_) | Answer::Kek { .. } | Answer::Status(_) | Answer::Done { .. } => Err(not_understood()),
+            Answer::Board(_)
+            | Answer::Kek { .. }
+            | Answer::Awaited { .. }
+            | Answer::Prepared
+            | Answer::Status(_)
+            | Answer::Done { .. } => Err(not_understood()),
         }
     }
 
@@ -191,7 +236,11 @@ impl Connection {
 }
 
 fn refused(answer: Answer) -> Result<Answer> {
-    if let Answer::Error { kind, message } = answer { Err(Error::new(kind, message)) } else { Ok(answer) }
+    let Answer::Error { kind, message, fault } = answer else { return Ok(answer) };
+    Err(match fault {
+        None => Error::new(kind, message),
+        Some(fault) => reword(&Error::with_source(kind, "", Failure::new(fault.trouble(), "")), message),
+    })
 }
 
 fn not_understood() -> Failure {

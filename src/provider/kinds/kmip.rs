@@ -8,6 +8,7 @@ mod certificate;
 mod cluster;
 mod credentials;
 mod dial;
+mod export;
 mod failure;
 mod health;
 mod kek;
@@ -36,6 +37,7 @@ use parking_lot::Mutex;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Table;
 use toml::de::ValueDeserializer;
+use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::crypto::wrap::LocalKek;
@@ -43,7 +45,7 @@ use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyCheck, KeyId, ProviderName, may_be_same_id};
 use crate::provider::kek_share::{KekShare, kek_of};
 use crate::provider::kind::{self, Argument, Arguments, Configured, KEK_SHARE, ProviderKind, Tested, Usage, Value};
-use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
+use crate::provider::{ExportedKek, Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use crate::text;
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
@@ -182,6 +184,10 @@ impl ProviderKind for Kmip {
             )),
         };
         Ok(Tested { report, notices: provider.take_notices(), outcome })
+    }
+
+    fn can_be_pushed(&self) -> bool {
+        true
     }
 
     /// The members of its cluster.
@@ -354,6 +360,14 @@ impl KeyProvider for KmipProvider {
         self.cluster
             .call(|session| session.revoke(uid, reason))
             .map_err(|failure| failure.into_error(format!("key {key_id} cannot be revoked")))
+    }
+
+    fn export_key(&self, key_id: &KeyId) -> Result<ExportedKek> {
+        self.export(key_id)
+    }
+
+    fn create_exported(&self, request: Uuid, purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
+        self.create_for(request, purpose)
     }
 
     fn destroy_key(&self, key_id: &KeyId) -> Result<()> {

@@ -1,5 +1,5 @@
 //! The managed provider: the host's agent has the primary key of a provider that the hosts of a cluster share, and makes and gives
-//! KEKs by it. Nothing of it is on this host's disks but what is sealed to the host.
+//! KEKs by it; or it gets the KEKs of a key server from a keeper. Nothing of it is on this host's disks but what is sealed to the host.
 
 use std::sync::Arc;
 
@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 use toml::de::ValueDeserializer;
 
+use crate::crypto::random;
+use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
-use crate::key::{Kek, KeyId, KeyName, ProviderName};
-use crate::provider::agent::client::AgentClient;
-use crate::provider::agent::{AgentStatus, Answer, Request};
+use crate::key::{Dek, Kek, KeyCheck, KeyId, KeyName, ProviderName, WrappedDek};
+use crate::provider::agent::client::{AgentClient, AgentKek};
+use crate::provider::agent::{AgentStatus, Answer, Purpose, Request};
 use crate::provider::kind::{self, Arguments, Configured, ProviderKind, Tested, Usage};
 use crate::provider::primary_key::primary_of;
-use crate::provider::{Failure, KeyProvider, NewKey, Trouble, round_trip};
+use crate::provider::{Failure, KeyProvider, KeyState, NewKey, Trouble, round_trip};
+
+/// Most keys of one request, so that it stays a short message.
+const MAX_PREPARED: usize = 1024;
 
 /// The kind.
 #[derive(Debug)]
@@ -57,18 +62,19 @@ impl ProviderKind for Managed {
     fn test(&self, provider: &Configured<'_>) -> Result<Tested> {
         let name = provider.name;
         let provider = ManagedProvider { name: name.clone(), agent: AgentClient::of(provider.config)? };
-        let (report, notices) = match provider.health() {
-            Ok((report, status)) => (report, status.trouble),
+        let (report, notices, is_pushed) = match provider.health() {
+            Ok((report, status)) => (report, status.trouble, status.pushed.contains_key(name.as_str())),
             Err(error) => {
                 return Ok(Tested { report: String::new(), notices: Vec::new(), outcome: Err(error) });
             }
         };
-        let outcome = round_trip(&provider).map(drop);
-        let works = match outcome {
-            Ok(()) => format!("{name}: works. A key was made, fetched again, and unwrapped what it had wrapped\n"),
-            Err(_) => String::new(),
+        let works = match is_pushed {
+            true => provider.test_pushed(),
+            false => round_trip(&provider)
+                .map(|_| format!("{name}: works. A key was made, fetched again, and unwrapped what it had wrapped\n")),
         };
-        Ok(Tested { report: report + &works, notices, outcome })
+        let report = report + works.as_deref().unwrap_or_default();
+        Ok(Tested { report, notices, outcome: works.map(drop) })
     }
 
     fn has_keys_from_agent(&self) -> bool {
@@ -101,17 +107,65 @@ impl ManagedProvider {
     }
 
     fn kek(&self, request: &Request) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let (id, kek) = self.agent.kek(request)?;
-        match *id.provider() == self.name {
-            true => Ok((id, Arc::new(kek))),
-            false => Err(other_key(&format!("key {id}"))),
+        let AgentKek { id, kek, wraps } = self.agent.kek(request)?;
+        if *id.provider() != self.name {
+            return Err(other_key(&format!("key {id}")));
+        }
+        let kek: Arc<dyn Kek> = match wraps {
+            true => Arc::new(kek),
+            false => Arc::new(UnwrapsOnly { id: id.clone(), kek }),
+        };
+        Ok((id, kek))
+    }
+
+    /// Proves that a keeper and its key server answer, by asking for a key that there is not: a new one would stay at the server.
+    fn test_pushed(&self) -> Result<String> {
+        let nowhere = KeyId::new(self.name.clone(), format!("vmcryptfs-test-{}", random::uuid()?))?;
+        match self.fetch_key(&nowhere) {
+            Err(error) if matches!(Trouble::of(&error), Some(Trouble::Missing | Trouble::Denied)) => Ok(format!(
+                "{}: works. A keeper has asked its key server, and given the answer to this host\n",
+                self.name
+            )),
+            Err(error) => Err(error),
+            Ok(_) => Err(other_key(&format!("key {nowhere}"))),
         }
     }
 }
 
+/// A KEK that is not active at its key server.
+struct UnwrapsOnly {
+    id: KeyId,
+    kek: LocalKek,
+}
+
+impl Kek for UnwrapsOnly {
+    fn wrap(&self, _: &Dek) -> Result<WrappedDek> {
+        let failure =
+            Failure::new(Trouble::State(KeyState::Unknown), "its keeper says that it is not active at the key server");
+        Err(failure.into_error(format!("key {} wraps nothing new: only active keys do", self.id)))
+    }
+
+    fn unwrap(&self, wrapped: &WrappedDek) -> Result<Dek> {
+        self.kek.unwrap(wrapped)
+    }
+
+    fn check(&self) -> Result<KeyCheck> {
+        self.kek.check()
+    }
+}
+
 impl KeyProvider for ManagedProvider {
-    fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
-        self.kek(&Request::CreateKey { provider: self.name.to_string() })
+    fn create_key(&self, purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let NewKey { vm_name, vm_uuid } = purpose.clone();
+        let purpose = Purpose { request: random::uuid()?, vm_name, vm_uuid };
+        self.kek(&Request::CreateKey { provider: self.name.to_string(), purpose })
+    }
+
+    fn prepare(&self, key_ids: &[KeyId]) {
+        for keys in key_ids.chunks(MAX_PREPARED) {
+            // What cannot be prepared is said when it is fetched.
+            let _ = self.agent.ask(&Request::Prepare { keys: keys.iter().map(KeyName::of).collect() });
+        }
     }
 
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {

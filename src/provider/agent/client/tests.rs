@@ -6,6 +6,7 @@ use std::thread;
 
 use super::*;
 use crate::key::{KeyName, ProviderName};
+use crate::provider::agent::Fault;
 
 /// How long the clients of these tests wait.
 const SHORT: Duration = Duration::from_millis(300);
@@ -51,7 +52,7 @@ fn key(id: &str) -> KeyName {
 }
 
 fn fetch(client: &AgentClient) -> Result<(KeyId, LocalKek)> {
-    client.kek(&Request::FetchKey { key: key("1") })
+    client.kek(&Request::FetchKey { key: key("1") }).map(|found| (found.id, found.kek))
 }
 
 fn refuses(client: &AgentClient, words: &str) {
@@ -69,7 +70,7 @@ fn a_kek_comes_over_one_connection_and_over_another_one_after_a_restart() {
             greet(peer);
             for _ in 0..2 {
                 assert!(matches!(next(peer), Some(Request::FetchKey { .. })));
-                say(peer, &Answer::Kek { key: key("1") });
+                say(peer, &Answer::Kek { key: key("1"), wraps: true });
                 peer.write_all(&[bytes; KEK_LEN]).unwrap();
             }
             peer.socket().shutdown(std::net::Shutdown::Both).unwrap();
@@ -84,16 +85,40 @@ fn a_kek_comes_over_one_connection_and_over_another_one_after_a_restart() {
 }
 
 #[test]
+fn a_kek_that_the_agent_waits_for_is_asked_for_until_it_comes_and_a_refusal_says_whose_fault_it_is() {
+    let (_dir, client) = client(vec![Box::new(|peer| {
+        greet(peer);
+        for _ in 0..3 {
+            next(peer);
+            say(peer, &Answer::Awaited { message: "no answer from h1".into() });
+        }
+        next(peer);
+        say(peer, &Answer::Kek { key: key("1"), wraps: false });
+        peer.write_all(&[7; KEK_LEN]).unwrap();
+        next(peer);
+        let (kind, message) = (Kind::KeyUnavailable, "key 1 is unavailable: no member has it".into());
+        say(peer, &Answer::Error { kind, message, fault: Some(Fault::Missing) });
+    })]);
+    let found = client.kek(&Request::FetchKey { key: key("1") }).unwrap();
+    assert_eq!((found.kek.bytes(), found.wraps), ([7; KEK_LEN].as_slice(), false));
+    let error = fetch(&client).map(drop).unwrap_err();
+    assert_eq!(
+        (Trouble::of(&error), error.chain()),
+        (Some(Trouble::Missing), "key 1 is unavailable: no member has it".into())
+    );
+}
+
+#[test]
 fn an_agent_that_answers_something_else_is_not_believed() {
     let cases: Vec<(Plays, &str)> = vec![
         (Box::new(|peer| peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap()), "expected at most 4194304"),
         (Box::new(|peer| peer.write_all(b"\x02\0\0\0{}").unwrap()), "not understood"),
         (
             Box::new(|peer| {
-                let hello = Hello { protocol: 2, version: "9.1".into(), ..Hello::own() };
+                let hello = Hello { protocol: 3, version: "9.1".into(), ..Hello::own() };
                 say(peer, &Answer::Hello(hello));
             }),
-            "version 9.1 and speaks version 2 of the protocol, expected 1",
+            "version 9.1 and speaks version 3 of the protocol, expected 2",
         ),
         (
             Box::new(|peer| {
@@ -107,7 +132,7 @@ fn an_agent_that_answers_something_else_is_not_believed() {
             Box::new(|peer| {
                 greet(peer);
                 next(peer);
-                say(peer, &Answer::Kek { key: key("1") });
+                say(peer, &Answer::Kek { key: key("1"), wraps: true });
                 peer.write_all(&[1; KEK_LEN - 1]).unwrap();
                 peer.socket().shutdown(std::net::Shutdown::Both).unwrap();
             }),
@@ -115,8 +140,8 @@ fn an_agent_that_answers_something_else_is_not_believed() {
         ),
         (
             Box::new(|peer| {
-                let busy = Answer::Error { kind: Kind::Busy, message: "the agent serves 256 programs already".into() };
-                say(peer, &busy);
+                let message = "the agent serves 256 programs already".into();
+                say(peer, &Answer::Error { kind: Kind::Busy, message, fault: None });
             }),
             "serves 256 programs",
         ),

@@ -1,0 +1,360 @@
+//! The keeper: where this host has the credentials of a key server, it gives its KEKs to the other hosts of the cluster.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use vmcryptfs::cluster::Session;
+use vmcryptfs::cluster::host::HostFiles;
+use vmcryptfs::cluster::push::{Giver, PushBoard, keepers};
+use vmcryptfs::crypto::wrap::LocalKek;
+use vmcryptfs::error::{Context, Error, Kind, Result};
+use vmcryptfs::event::{Event, EventName};
+use vmcryptfs::format::cluster::{HostIdentity, PushedProvider, Reference, Refusal, Wish};
+use vmcryptfs::key::{KeyId, ProviderName};
+use vmcryptfs::provider::config::Config;
+use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey, Providers, Trouble};
+use vmcryptfs::sys::thread::{caught, may_fail};
+
+/// How often a keeper looks for wants.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often a host that is not a keeper looks whether it has become one.
+const PERIOD: Duration = Duration::from_secs(2);
+/// How long each keeper leaves a wish to the one before it.
+const TURN: Duration = Duration::from_secs(1);
+/// How long another keeper has before a server's trouble is told to a host.
+const REFUSE_AFTER: Duration = Duration::from_secs(3);
+/// How long answers are remembered.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How long the configuration that was read is good.
+const RELOAD: Duration = Duration::from_secs(30);
+/// Keys that are fetched side by side.
+const FETCHES_AT_ONCE: usize = 8;
+/// Forged wants of one minute that have events of their own.
+const MAX_NAMED: u64 = 16;
+
+/// Gives KEKs for as long as the process lives, on a thread of its own.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn begin(config: &Path) -> Result<()> {
+    let mut keeper = Keeper::of(config);
+    let work = move || {
+        let mut trouble = None;
+        loop {
+            let looked = caught(|| {
+                may_fail("keeper");
+                keeper.look()
+            });
+            let (wait, now) = match looked {
+                Some(Ok(is_keeper)) => (if is_keeper { LOOK } else { PERIOD }, None),
+                Some(Err(error)) => (PERIOD, Some(error.chain())),
+                None => (PERIOD, Some("this is a bug, please report it".to_owned())),
+            };
+            if now != trouble {
+                now.iter().for_each(|why| tracing::warn!("giving keys to other hosts: {why}"));
+                trouble = now;
+            }
+            thread::sleep(wait);
+        }
+    };
+    let spawned = thread::Builder::new().name("keeper".into()).spawn(work);
+    spawned.map(drop).context(|| "starting the thread of the keeper".into())
+}
+
+/// A provider, or why it cannot be used.
+type Opened = std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>;
+
+/// What a keeper remembers from one look to the next.
+struct Keeper {
+    config: PathBuf,
+    board: Option<(Instant, PushBoard)>,
+    providers: Option<(Instant, Providers)>,
+    /// When a wish was answered.
+    answered: BTreeMap<Reference, Instant>,
+    /// When a wish was seen first, and last tried.
+    seen: BTreeMap<Reference, (Instant, Option<Instant>)>,
+}
+
+/// A wish of a host that is to be answered now.
+struct Task {
+    host: HostIdentity,
+    reference: Reference,
+    wish: Wish,
+}
+
+impl Keeper {
+    fn of(config: &Path) -> Self {
+        let (answered, seen) = (BTreeMap::new(), BTreeMap::new());
+        Self { config: config.to_path_buf(), board: None, providers: None, answered, seen }
+    }
+
+    /// Answers what hosts want. Returns whether this host is a keeper of anything.
+    fn look(&mut self) -> Result<bool> {
+        if !self.is_keeper()? {
+            (self.board, self.providers) = (None, None);
+            return Ok(false);
+        }
+        let board = match self.board.take().filter(|(opened, _)| opened.elapsed() < PERIOD) {
+            Some((opened, board)) => (opened, board),
+            None => self.open()?,
+        };
+        let mut is_fresh = board.0.elapsed() < LOOK;
+        let mut board = board;
+        let (answered, seen) = (&mut self.answered, &mut self.seen);
+        answered.retain(|_, at| at.elapsed() < REMEMBERED);
+        seen.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
+        let mine: Vec<ProviderName> = own(&board.1).map(|pushed| pushed.name.clone()).collect();
+        for name in mine {
+            if self.tasks(&board.1, &name)?.is_empty() {
+                continue;
+            }
+            // Who is a member is judged by the newest document.
+            if !is_fresh {
+                (board, is_fresh) = (self.open()?, true);
+            }
+            let tasks = self.tasks(&board.1, &name)?;
+            if let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name) {
+                self.answer(&board.1, pushed, tasks)?;
+            }
+        }
+        self.board = Some(board);
+        Ok(true)
+    }
+
+    fn open(&self) -> Result<(Instant, PushBoard)> {
+        Ok((Instant::now(), Session::open(&self.config)?.into_push_board()))
+    }
+
+    /// Whether this host is a keeper, as far as it has seen: its own file says so without the board.
+    fn is_keeper(&self) -> Result<bool> {
+        let files = HostFiles::of(&self.config);
+        let Some(membership) = files.membership()? else { return Ok(false) };
+        let Some(document) = files.document(&membership)? else { return Ok(false) };
+        let host = files.identity()?.uuid;
+        Ok(document.pushed.iter().any(|pushed| keepers(&document, pushed).any(|keeper| keeper.uuid == host)))
+    }
+
+    /// The wishes for keys of a provider that it is this keeper's turn to answer.
+    fn tasks(&mut self, board: &PushBoard, name: &ProviderName) -> Result<Vec<Task>> {
+        let Some(pushed) = own(board).find(|pushed| pushed.name == *name) else { return Ok(Vec::new()) };
+        let place = keepers(board.document(), pushed).position(|keeper| keeper.uuid == board.host());
+        let turn = TURN * u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
+        let mut tasks = Vec::new();
+        for (host, want) in board.wants(pushed)? {
+            let want = match want {
+                Ok(want) => want,
+                Err(error) => {
+                    tracing::warn!("what host {} wants of provider {name}: {}", host.name, error.chain());
+                    let mut event = Event::of(EventName::ClusterPush);
+                    event.provider(name).failed_as_one_of(Event::of(EventName::ClusterPush), MAX_NAMED, &error);
+                    continue;
+                }
+            };
+            for (reference, wish) in want.wishes {
+                let (first, last) = *self.seen.entry(reference).or_insert((Instant::now(), None));
+                let is_due = first.elapsed() >= turn && last.is_none_or(|last| last.elapsed() >= TURN);
+                if is_due && !self.answered.contains_key(&reference) {
+                    tasks.push(Task { host: host.clone(), reference, wish });
+                }
+            }
+        }
+        Ok(tasks)
+    }
+
+    fn answer(&mut self, board: &PushBoard, pushed: &PushedProvider, tasks: Vec<Task>) -> Result<()> {
+        let mut open = Vec::new();
+        for task in tasks {
+            match board.is_answered(pushed, task.host.uuid, task.reference)? {
+                true => _ = self.answered.insert(task.reference, Instant::now()),
+                false => open.push(task),
+            }
+        }
+        let provider = self.provider(&pushed.name);
+        let found = export(&provider, &pushed.name, &open);
+        let mut giver = board.give(pushed)?;
+        let is_alone = keepers(board.document(), pushed).nth(1).is_none();
+        for task in open {
+            let made = self.answer_one(&mut giver, &provider, pushed, &task, &found, is_alone);
+            match made {
+                Ok(Some((id, kek))) => push_to_others(board, &mut giver, pushed, &task.host, &id, &kek),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(
+                        "giving a key of provider {} to host {}: {}",
+                        pushed.name,
+                        task.host.name,
+                        error.chain()
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the KEK that was made, if one was.
+    fn answer_one(
+        &mut self,
+        giver: &mut Giver<'_>,
+        provider: &Opened,
+        pushed: &PushedProvider,
+        task: &Task,
+        found: &HashMap<String, Result<ExportedKek>>,
+        is_alone: bool,
+    ) -> Result<Option<(KeyId, LocalKek)>> {
+        let (host, reference) = (&task.host, task.reference);
+        let mut event = Event::of(EventName::ClusterPush);
+        event.provider(&pushed.name);
+        let (id, failure) = match &task.wish {
+            Wish::Key(id) => {
+                let id = KeyId::new(pushed.name.clone(), id.clone())?;
+                match found.get(id.id()) {
+                    Some(Ok(exported)) => {
+                        giver.kek(host, reference, &id, &exported.kek, exported.wraps)?;
+                        self.answered.insert(reference, Instant::now());
+                        event.key(&id).reason(format!("sealed to host {} ({})", host.name, host.uuid)).done();
+                        return Ok(None);
+                    }
+                    Some(Err(error)) => (Some(id), vmcryptfs::provider::reword(error, error.chain())),
+                    None => return Ok(None),
+                }
+            }
+            Wish::New { vm, name } => {
+                let purpose = NewKey { vm_name: name.clone(), vm_uuid: *vm };
+                let made = usable(provider).and_then(|provider| provider.create_exported(reference.uuid(), &purpose));
+                match made {
+                    Ok((id, kek)) => {
+                        giver.kek(host, reference, &id, &kek, true)?;
+                        self.answered.insert(reference, Instant::now());
+                        let reason = format!("made for VM {name}, and sealed to host {} ({})", host.name, host.uuid);
+                        event.key(&id).uuid(*vm).reason(reason).done();
+                        return Ok(Some((id, kek)));
+                    }
+                    Err(error) => (None, error),
+                }
+            }
+        };
+        let now = Instant::now();
+        let refusal = refusal_of(&failure);
+        let first = self.seen.get_mut(&reference).map_or(now, |(first, last)| {
+            *last = Some(now);
+            *first
+        });
+        if refusal == Refusal::Server && !is_alone && first.elapsed() < REFUSE_AFTER {
+            return Ok(None); // another keeper may reach its server
+        }
+        giver.refuse(host, reference, id.as_ref(), refusal, &failure.chain())?;
+        self.answered.insert(reference, now);
+        id.iter().for_each(|id| _ = event.key(id));
+        event.failed(&failure);
+        Ok(None)
+    }
+
+    /// The provider, as it is configured now.
+    fn provider(&mut self, name: &ProviderName) -> Opened {
+        let former = self.providers.take().filter(|(loaded, _)| loaded.elapsed() < RELOAD);
+        let (loaded, providers) = match former {
+            Some(loaded) => loaded,
+            None => (Instant::now(), Providers::load(&self.config).map_err(Arc::new)?),
+        };
+        let provider = providers.provider(name).map_err(Arc::new);
+        // What failed is read again: its administrator may have mended it.
+        self.providers = provider.is_ok().then_some((loaded, providers));
+        provider
+    }
+}
+
+/// Whether this host can be the keeper of a provider.
+///
+/// # Errors
+/// `NotFound` when it has none of that name whose keys can be pushed, and those of the configuration.
+pub(super) fn is_ready(config: &Path, name: &ProviderName) -> Result<bool> {
+    let configured = Config::load(config)?;
+    match configured.providers().get(name).is_some_and(|settings| settings.kind().can_be_pushed()) {
+        true => Ok(true),
+        false => Err(Error::new(
+            Kind::NotFound,
+            format!(
+                "this host is a keeper of provider {name}, and has none of that name whose keys can be pushed: `vmcryptfs provider add kmip \
+                 {name}`, or `vmcryptfs cluster share {name} --no-keeper` with this host's name"
+            ),
+        )),
+    }
+}
+
+/// The providers that this host is a keeper of.
+fn own(board: &PushBoard) -> impl Iterator<Item = &PushedProvider> {
+    let host = board.host();
+    board
+        .document()
+        .pushed
+        .iter()
+        .filter(move |pushed| keepers(board.document(), pushed).any(|keeper| keeper.uuid == host))
+}
+
+fn usable(provider: &Opened) -> Result<&Arc<dyn KeyProvider>> {
+    provider.as_ref().map_err(|error| vmcryptfs::provider::reword(error, error.chain()))
+}
+
+/// Fetches each key that is wished for once, several side by side.
+fn export(provider: &Opened, name: &ProviderName, tasks: &[Task]) -> HashMap<String, Result<ExportedKek>> {
+    let wanted = tasks.iter().filter_map(|task| if let Wish::Key(id) = &task.wish { Some(id.clone()) } else { None });
+    let ids: Vec<String> = wanted.collect::<BTreeSet<_>>().into_iter().collect();
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
+    let work = || {
+        while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let key = KeyId::new(name.clone(), id.clone());
+            let exported = key.and_then(|key| usable(provider)?.export_key(&key));
+            found.lock().insert(id.clone(), exported);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..ids.len().min(FETCHES_AT_ONCE) {
+            thread::Builder::new().spawn_scoped(scope, work).ok(); // without it the others do more
+        }
+        work();
+    });
+    found.into_inner()
+}
+
+/// Gives a new KEK to all hosts that get KEKs from keepers, so that each of them can run the VM while no keeper is there.
+fn push_to_others(
+    board: &PushBoard,
+    giver: &mut Giver<'_>,
+    pushed: &PushedProvider,
+    wisher: &HostIdentity,
+    id: &KeyId,
+    kek: &LocalKek,
+) {
+    let others = board.document().active().map(|member| &member.host);
+    let (mut given, mut failure) = (0_usize, None);
+    for host in others.filter(|host| host.uuid != wisher.uuid && !pushed.keepers.contains(&host.uuid)) {
+        match giver.kek(host, Reference::NONE, id, kek, true) {
+            Ok(()) => given += 1,
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    let mut event = Event::of(EventName::ClusterPush);
+    event.key(id);
+    if given > 0 {
+        event.reason(format!("sealed to {given} other hosts")).done();
+    }
+    if let Some(error) = failure {
+        tracing::warn!("giving key {id} to the other hosts: {}", error.chain());
+        event.failed(&error);
+    }
+}
+
+fn refusal_of(error: &Error) -> Refusal {
+    match Trouble::of(error) {
+        Some(Trouble::Missing) => Refusal::Missing,
+        Some(Trouble::Destroyed) => Refusal::Destroyed,
+        Some(Trouble::Denied | Trouble::State(_) | Trouble::NotAKek) => Refusal::Denied,
+        Some(trouble) if trouble.is_of_server() => Refusal::Server,
+        Some(_) | None => Refusal::Other,
+    }
+}

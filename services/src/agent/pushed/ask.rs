@@ -1,0 +1,288 @@
+//! The thread that says on the board what this host wants, and takes what keepers have left for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use vmcryptfs::cluster::Session;
+use vmcryptfs::cluster::push::{Answer, PushBoard};
+use vmcryptfs::error::{Error, Result};
+use vmcryptfs::event::{Event, EventName};
+use vmcryptfs::format::cluster::{PushedProvider, Reference, Wish};
+use vmcryptfs::key::{KeyId, ProviderName};
+
+use super::held::{Held, Outcome, Refused};
+use super::{Pushed, State};
+
+/// How often the board is looked at while nothing is wished for, and how long a view of it is good.
+pub(super) const PERIOD: Duration = Duration::from_secs(2);
+/// The same while something is.
+const SOON: Duration = Duration::from_millis(50);
+/// The pause after the board could not be asked.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// Forged records of one minute that have events of their own.
+const MAX_NAMED: u64 = 16;
+
+/// What the thread remembers.
+#[derive(Default)]
+pub(super) struct Asker {
+    board: Option<(Instant, PushBoard)>,
+    /// What the want of each provider on the board says; none where that is not known.
+    written: BTreeMap<ProviderName, BTreeSet<Reference>>,
+}
+
+type Wishes = BTreeMap<Reference, Wish>;
+
+impl Asker {
+    /// Does what there is to do, and waits until there may be more.
+    pub(super) fn turn(&mut self, pushed: &Pushed) {
+        let (work, wait) = pushed.lock().work();
+        let asked = if work.is_empty() { Ok(()) } else { self.exchange(pushed, &work) };
+        let wait = match &asked {
+            Ok(()) => wait,
+            Err(_) => AFTER_FAILURE,
+        };
+        let mut state = pushed.lock();
+        let trouble = asked.err().map(|error| error.chain());
+        if state.trouble != trouble {
+            if let Some(why) = &trouble {
+                tracing::warn!("pushed keys: {why}");
+            }
+            state.trouble = trouble;
+            pushed.changed.notify_all();
+        }
+        // A wish that came since then is not in the board's want yet.
+        let is_new = |(name, wishes): (&PushedProvider, &Wishes)| !self.says(&name.name, wishes);
+        if !state.outstanding().iter().any(|(pushed, wishes)| is_new((pushed, wishes))) || wait == AFTER_FAILURE {
+            pushed.changed.wait_for(&mut state, wait);
+        }
+    }
+
+    fn says(&self, name: &ProviderName, wishes: &Wishes) -> bool {
+        self.written.get(name).is_some_and(|written| written.iter().eq(wishes.keys()))
+    }
+
+    fn exchange(&mut self, pushed: &Pushed, work: &[(PushedProvider, Wishes)]) -> Result<()> {
+        let board = match self.board.take().filter(|(opened, _)| opened.elapsed() < PERIOD) {
+            Some(board) => board,
+            None => (Instant::now(), Session::open(&pushed.config)?.into_push_board()),
+        };
+        let (_, open) = self.board.insert(board);
+        for (provider, wishes) in work {
+            let name = &provider.name;
+            if !self.written.get(name).is_some_and(|written| written.iter().eq(wishes.keys())) {
+                self.written.remove(name);
+                open.want(name, wishes)?;
+                self.written.insert(name.clone(), wishes.keys().copied().collect());
+            }
+            // The document that the board has may have other keepers, or none of this provider.
+            let Some(known) = open.document().pushed.iter().find(|known| known.name == *name) else { continue };
+            let taken = open.take(known)?;
+            let mut state = pushed.lock();
+            for (reference, answer) in taken {
+                match answer {
+                    Ok(answer) => state.take(known, reference, answer),
+                    Err(error) => tell_forged(name, &error),
+                }
+            }
+            pushed.changed.notify_all();
+        }
+        Ok(())
+    }
+}
+
+fn tell_forged(name: &ProviderName, error: &Error) {
+    tracing::warn!("a pushed key of provider {name}: {}", error.chain());
+    let mut event = Event::of(EventName::ClusterPush);
+    event.provider(name).failed_as_one_of(Event::of(EventName::ClusterPush), MAX_NAMED, error);
+}
+
+impl State {
+    /// What is to be asked of keepers, and how long to wait after it.
+    fn work(&mut self) -> (Vec<(PushedProvider, Wishes)>, Duration) {
+        self.end_old();
+        self.renew();
+        let work = self.outstanding();
+        let next = self.keks.values().map(Held::next).min();
+        let until_next = next.map_or(PERIOD, |next| next.saturating_duration_since(Instant::now()).max(SOON));
+        let is_idle = work.iter().all(|(_, wishes)| wishes.is_empty());
+        (work, if is_idle { until_next.min(PERIOD) } else { SOON })
+    }
+
+    /// What is wished for and has not come, by provider; nothing is wished for of some.
+    fn outstanding(&self) -> Vec<(PushedProvider, Wishes)> {
+        let of_one = |(provider, _): &(PushedProvider, Vec<String>)| {
+            let of_it = self.wishes.iter().filter(|(_, wished)| wished.provider == provider.name);
+            let open = of_it.filter(|(_, wished)| wished.outcome.is_none());
+            (provider.clone(), open.map(|(reference, wished)| (*reference, wished.wish.clone())).collect())
+        };
+        self.providers.values().map(of_one).collect()
+    }
+
+    fn end_old(&mut self) {
+        self.wishes.retain(|_, wished| wished.is_needed());
+        let providers = &self.providers;
+        self.keks.retain(|id, held| {
+            let stays = held.is_alive() && providers.contains_key(id.provider());
+            if !stays {
+                tracing::warn!("wiped key {id}: no keeper has renewed it in time");
+            }
+            stays
+        });
+    }
+
+    /// Wishes for KEKs whose time is half over.
+    fn renew(&mut self) {
+        let due: Vec<KeyId> =
+            self.keks.iter_mut().filter_map(|(id, held)| held.takes_turn().then(|| id.clone())).collect();
+        for id in due {
+            // Without a keeper it ends with its time.
+            if let Err(error) = self.wish_for(&id) {
+                tracing::warn!("renewing key {id}: {}", error.chain());
+            }
+        }
+    }
+
+    /// Takes what a keeper has given.
+    fn take(&mut self, pushed: &PushedProvider, reference: Reference, answer: Answer) {
+        let now = Instant::now();
+        match answer {
+            Answer::Kek { id, kek, wraps } => {
+                let is_free = self.may_come_unasked(&id);
+                let wished = self.wishes.get_mut(&reference).filter(|wished| wished.outcome.is_none());
+                let begun = match wished {
+                    Some(wished) if is_wish_for(&wished.wish, &id) => {
+                        wished.end(Outcome::Kek(id.clone()));
+                        wished.begun
+                    }
+                    // Nobody wished for it: it is new here, or an old record that was put back.
+                    None if reference == Reference::NONE && is_free => now,
+                    Some(_) | None => return,
+                };
+                self.refused.remove(&id);
+                self.keks.insert(id, Held::new(kek, wraps, begun, pushed.life));
+            }
+            Answer::Refused { id, refusal, why } => {
+                let open = self.wishes.get_mut(&reference).filter(|wished| wished.outcome.is_none());
+                let Some(wished) = open else { return };
+                let refused = Refused { at: now, refusal, why };
+                if let Wish::Key(wanted) = &wished.wish
+                    && let Some(id) = id.filter(|id| id.id() == wanted)
+                {
+                    if refusal.is_of_key() && self.keks.remove(&id).is_some() {
+                        tracing::warn!("wiped key {id}: {}", refused.why);
+                    }
+                    self.refused.insert(id, refused.clone());
+                }
+                if let Some(wished) = self.wishes.get_mut(&reference) {
+                    wished.end(Outcome::Refused(refused));
+                }
+            }
+        }
+    }
+
+    fn may_come_unasked(&self, id: &KeyId) -> bool {
+        !self.keks.contains_key(id) && !self.refused.get(id).is_some_and(|refused| refused.refusal.is_of_key())
+    }
+}
+
+fn is_wish_for(wish: &Wish, id: &KeyId) -> bool {
+    match wish {
+        Wish::Key(wanted) => wanted == id.id(),
+        Wish::New { .. } => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use vmcryptfs::crypto::wrap::LocalKek;
+    use vmcryptfs::format::cluster::{Name, Refusal};
+
+    use super::*;
+
+    fn pushed(life: Duration) -> PushedProvider {
+        PushedProvider {
+            name: ProviderName::new("corp").unwrap(),
+            kind: Name::new("kind", "kmip").unwrap(),
+            uuid: Uuid::nil(),
+            since: 1,
+            life,
+            persists: false,
+            keepers: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+
+    fn id() -> KeyId {
+        KeyId::new(ProviderName::new("corp").unwrap(), "1").unwrap()
+    }
+
+    fn kek() -> Answer {
+        Answer::Kek { id: id(), kek: LocalKek::random().unwrap(), wraps: true }
+    }
+
+    fn refusal(refusal: Refusal) -> Answer {
+        Answer::Refused { id: Some(id()), refusal, why: "keeper h1: no".into() }
+    }
+
+    /// The state of a host to which `corp` is pushed, and which has wished for its key.
+    fn wishing(life: Duration) -> (State, PushedProvider, Reference) {
+        let (mut state, pushed) = (State::default(), pushed(life));
+        state.providers.insert(pushed.name.clone(), (pushed.clone(), vec!["h1".into()]));
+        let reference = state.wish_for(&id()).unwrap();
+        (state, pushed, reference)
+    }
+
+    #[test]
+    fn an_old_answer_brings_no_key_back_that_a_keeper_has_refused() {
+        let (mut state, pushed, reference) = wishing(Duration::from_secs(60));
+        state.take(&pushed, reference, kek());
+        assert!(state.keks.contains_key(&id()));
+        // At the renewal the key is gone from its server.
+        let renewal = state.wish_for(&id()).unwrap();
+        assert_ne!(renewal, reference);
+        state.take(&pushed, renewal, refusal(Refusal::Destroyed));
+        assert!(!state.keks.contains_key(&id()));
+        for old in [reference, renewal, Reference::NONE, Reference([9; 16])] {
+            state.take(&pushed, old, kek());
+            assert!(!state.keks.contains_key(&id()), "{old}");
+        }
+        // A keeper that has it again is believed.
+        let wished = state.wish_for(&id()).unwrap();
+        state.take(&pushed, wished, kek());
+        assert!(state.keks.contains_key(&id()));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_takes_no_key_away() {
+        let (mut state, pushed, reference) = wishing(Duration::from_secs(60));
+        state.take(&pushed, reference, kek());
+        let renewal = state.wish_for(&id()).unwrap();
+        state.take(&pushed, renewal, refusal(Refusal::Server));
+        assert!(state.keks.contains_key(&id()) && matches!(state.found(&id()), Some(Ok(_))));
+    }
+
+    #[test]
+    fn another_key_than_the_one_that_was_wished_for_is_not_taken() {
+        let (mut state, pushed, _) = wishing(Duration::from_secs(60));
+        let other = KeyId::new(pushed.name.clone(), "2").unwrap();
+        let reference = state.wish_for(&other).unwrap();
+        state.take(&pushed, reference, kek());
+        assert!(state.keks.is_empty());
+    }
+
+    #[test]
+    fn a_key_ends_with_its_time_and_is_asked_for_again_before() {
+        let (mut state, pushed, reference) = wishing(Duration::ZERO);
+        state.take(&pushed, reference, kek());
+        assert!(state.found(&id()).is_none(), "its time is over");
+        state.work();
+        assert!(state.keks.is_empty());
+        let (mut state, pushed, reference) = wishing(Duration::from_nanos(2_000_000_000));
+        state.take(&pushed, reference, kek());
+        assert!(state.work().0[0].1.is_empty(), "it is not due");
+        std::thread::sleep(Duration::from_millis(1050)); // time itself is tested
+        assert_eq!(state.work().0[0].1.len(), 1, "half of its time is over");
+        assert!(state.work().0[0].1.len() == 1 && state.keks.len() == 1, "it is asked for once");
+    }
+}

@@ -1,0 +1,287 @@
+//! KEKs of a key server that hosts with its credentials, the keepers, push to the others over the board: what a host wants and takes,
+//! and what a keeper reads and gives (docs/FORMAT.md, section 18.1).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Session;
+use super::board::{Board, Key, Lease};
+use super::host::Identity;
+use crate::crypto::wrap::LocalKek;
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::cluster::{
+    Document, Given, HostIdentity, MemberState, Parcel, PushedProvider, Reference, Refusal, Want, Wish,
+};
+use crate::key::{KeyId, ProviderName};
+
+/// How long a KEK lies on the board, if its host does not take it.
+pub const LEASE: Duration = Duration::from_secs(60);
+/// Most records of a kind that are looked at.
+const MAX_LISTED: usize = 65_536;
+
+/// What a host is for a pushed provider.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PushRole {
+    /// It has the credentials, and seals KEKs to others.
+    Keeper,
+    /// It gets KEKs from keepers.
+    Receiver,
+    /// It was removed, and has to wipe what it has.
+    Removed,
+}
+
+impl PushRole {
+    /// That of a host by a document; `None` for one that is not a member yet.
+    pub fn of(document: &Document, pushed: &PushedProvider, host: Uuid) -> Option<Self> {
+        Some(match document.member(host)?.state {
+            MemberState::Removed => Self::Removed,
+            MemberState::Active if pushed.keepers.contains(&host) => Self::Keeper,
+            MemberState::Active => Self::Receiver,
+        })
+    }
+}
+
+/// The hosts that may seal KEKs of a pushed provider: keepers that are active members.
+pub fn keepers<'d>(document: &'d Document, pushed: &'d PushedProvider) -> impl Iterator<Item = &'d HostIdentity> {
+    let members = document.active().map(|member| &member.host);
+    members.filter(|host| pushed.keepers.contains(&host.uuid))
+}
+
+/// A keeper's answer to a host.
+pub enum Answer {
+    /// A KEK.
+    Kek {
+        /// Its key id.
+        id: KeyId,
+        /// The KEK.
+        kek: LocalKek,
+        /// Whether it may wrap.
+        wraps: bool,
+    },
+    /// There is none.
+    Refused {
+        /// The key that was wanted; `None` for a new one.
+        id: Option<KeyId>,
+        /// Why.
+        refusal: Refusal,
+        /// The same for people, with the keeper's name.
+        why: String,
+    },
+}
+
+/// The board of pushed KEKs, as one host uses it by the newest document that it has seen. The host is not locked by it.
+pub struct PushBoard {
+    document: Document,
+    identity: Identity,
+    board: Box<dyn Board>,
+}
+
+impl Session {
+    /// Ends the work that locks the host, and goes on with pushed KEKs.
+    pub fn into_push_board(self) -> PushBoard {
+        PushBoard { document: self.view.document, identity: self.identity, board: self.board }
+    }
+}
+
+impl PushBoard {
+    /// The document that decides.
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// UUID of this host.
+    pub fn host(&self) -> Uuid {
+        self.identity.uuid
+    }
+
+    /// Says what this host wants of a provider: this, and nothing else.
+    ///
+    /// # Errors
+    /// `Denied` when this host is not a member, `Busy` when another host writes in its place, and those of the board.
+    pub fn want(&self, provider: &ProviderName, wishes: &BTreeMap<Reference, Wish>) -> Result<()> {
+        let key = Key::want(provider, self.host());
+        if wishes.is_empty() {
+            return self.board.remove(&key);
+        }
+        self.require_active()?;
+        let want = Want {
+            cluster: self.document.cluster,
+            host: self.host(),
+            provider: provider.clone(),
+            wishes: wishes.clone(),
+        };
+        let bytes = want.encode(&self.identity.sign)?;
+        let before = self.board.read(&key)?;
+        match self.board.write_if_unchanged(&key, before.as_deref(), &bytes)? {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Busy, "another host writes what this one wants: was its disk cloned?")),
+        }
+    }
+
+    fn require_active(&self) -> Result<()> {
+        match self.document.member(self.host()).map(|own| own.state) {
+            Some(MemberState::Active) => Ok(()),
+            Some(MemberState::Removed) => {
+                Err(Error::new(Kind::Denied, "this host was removed from the cluster, so no keeper gives it keys"))
+            }
+            None => Err(Error::new(Kind::Denied, "this host is not approved as a member of the cluster yet")),
+        }
+    }
+
+    /// Takes what keepers have left for this host, each answer with the wish that it belongs to. What is forged or damaged is removed as
+    /// well, and returned as an error.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub fn take(&self, pushed: &PushedProvider) -> Result<Vec<(Reference, Result<Answer>)>> {
+        let mut taken = Vec::new();
+        for key in self.board.list(&Key::keks(&pushed.name, self.host()), MAX_LISTED)? {
+            let Some(bytes) = self.board.read(&key)? else { continue };
+            self.board.remove(&key)?;
+            match self.open(pushed, &key, &bytes) {
+                Ok((reference, answer)) => taken.push((reference, Ok(answer))),
+                Err(error) => taken.push((Reference::NONE, Err(error).context(|| format!("{key} of the board")))),
+            }
+        }
+        Ok(taken)
+    }
+
+    fn open(&self, pushed: &PushedProvider, key: &Key, bytes: &[u8]) -> Result<(Reference, Answer)> {
+        let keeper = |uuid| keepers(&self.document, pushed).find(|keeper| keeper.uuid == uuid);
+        let (parcel, given) = Parcel::decode(bytes, keeper)?;
+        let id = parcel.key_id(&pushed.name)?;
+        let is_here = parcel.cluster == self.document.cluster
+            && parcel.host == self.host()
+            && parcel.provider == pushed.uuid
+            && place_of(&pushed.name, &parcel, id.as_ref()).as_ref() == Some(key);
+        if !is_here {
+            return Err(Error::new(Kind::Denied, "a KEK for another host, provider or wish: it was moved"));
+        }
+        let by = keeper(parcel.keeper).map_or("?", |keeper| keeper.name.as_str());
+        let answer = match (given, id) {
+            (Given::Kek { wraps, sealed }, Some(id)) => {
+                Answer::Kek { id, kek: LocalKek::new(sealed.open(&self.identity.seal)?)?, wraps }
+            }
+            (Given::Kek { .. }, None) => return Err(Error::new(Kind::Corrupt, "a KEK without a key id")),
+            (Given::Refused { refusal, why }, id) => {
+                Answer::Refused { id, refusal, why: format!("keeper {by}: {why}") }
+            }
+        };
+        Ok((parcel.reference, answer))
+    }
+
+    /// What active members want of a provider, and the wants that are none, with the host in whose place they are.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub fn wants(&self, pushed: &PushedProvider) -> Result<Vec<(HostIdentity, Result<Want>)>> {
+        let mut wants = Vec::new();
+        for key in self.board.list(&format!("want/{}", pushed.name), MAX_LISTED)? {
+            let host = |host: &&HostIdentity| Key::want(&pushed.name, host.uuid) == key;
+            let Some(host) = self.document.active().map(|member| &member.host).find(host) else { continue };
+            if let Some(bytes) = self.board.read(&key)? {
+                wants.push((host.clone(), Want::decode(&bytes, self.document.cluster, &pushed.name, host)));
+            }
+        }
+        Ok(wants)
+    }
+
+    /// Whether an answer to a wish of a host lies there.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub fn is_answered(&self, pushed: &PushedProvider, host: Uuid, reference: Reference) -> Result<bool> {
+        Ok(self.board.read(&Key::kek(&pushed.name, host, reference))?.is_some())
+    }
+
+    /// Begins to give KEKs to hosts.
+    ///
+    /// # Errors
+    /// `Denied` when this host is not a keeper of the provider that is an active member.
+    pub fn give<'p>(&'p self, pushed: &'p PushedProvider) -> Result<Giver<'p>> {
+        match keepers(&self.document, pushed).any(|keeper| keeper.uuid == self.host()) {
+            true => Ok(Giver { push: self, pushed, lease: None }),
+            false => Err(Error::new(Kind::Denied, format!("this host is not a keeper of provider {}", pushed.name))),
+        }
+    }
+}
+
+/// Where an answer has to be; `None` for one that no host could have wished for.
+fn place_of(provider: &ProviderName, parcel: &Parcel, id: Option<&KeyId>) -> Option<Key> {
+    match parcel.reference {
+        Reference::NONE => Some(Key::unasked_kek(provider, parcel.host, id?)),
+        reference => Some(Key::kek(provider, parcel.host, reference)),
+    }
+}
+
+/// A keeper that gives KEKs of a provider. What it writes ends with a lease, if it is not taken before.
+pub struct Giver<'p> {
+    push: &'p PushBoard,
+    pushed: &'p PushedProvider,
+    lease: Option<Box<dyn Lease>>,
+}
+
+impl Giver<'_> {
+    /// Gives a KEK to an active member: for its wish, or without one.
+    ///
+    /// # Errors
+    /// `Denied` when it is not an active member, and those of the board.
+    pub fn kek(
+        &mut self,
+        host: &HostIdentity,
+        reference: Reference,
+        id: &KeyId,
+        kek: &LocalKek,
+        wraps: bool,
+    ) -> Result<()> {
+        if !self.push.document.active().any(|member| member.host == *host) {
+            return Err(Error::new(Kind::Denied, format!("host {} is not an active member", host.name)));
+        }
+        let parcel = self.parcel(host, reference, Some(id));
+        let bytes = parcel.seal(kek.bytes(), wraps, &host.seal_key, &self.push.identity.sign)?;
+        self.write(&parcel, Some(id), &bytes)
+    }
+
+    /// Says to a host why there is no KEK for its wish.
+    ///
+    /// # Errors
+    /// Those of the board.
+    pub fn refuse(
+        &mut self,
+        host: &HostIdentity,
+        reference: Reference,
+        id: Option<&KeyId>,
+        refusal: Refusal,
+        why: &str,
+    ) -> Result<()> {
+        let parcel = self.parcel(host, reference, id);
+        let bytes = parcel.refuse(refusal, why, &self.push.identity.sign)?;
+        self.write(&parcel, id, &bytes)
+    }
+
+    fn parcel(&self, host: &HostIdentity, reference: Reference, id: Option<&KeyId>) -> Parcel {
+        Parcel {
+            cluster: self.push.document.cluster,
+            keeper: self.push.host(),
+            host: host.uuid,
+            provider: self.pushed.uuid,
+            reference,
+            key: id.map(|id| id.id().to_owned()),
+        }
+    }
+
+    fn write(&mut self, parcel: &Parcel, id: Option<&KeyId>, bytes: &[u8]) -> Result<()> {
+        let unplaced = || Error::new(Kind::Invalid, "a refusal of what no host wished for");
+        let key = place_of(&self.pushed.name, parcel, id).ok_or_else(unplaced)?;
+        if let Some(lease) = &mut self.lease {
+            match lease.write(&key, bytes) {
+                // A host has taken a record of it, or its time has ended: each is a reason for another lease, not for trouble.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                written => return written,
+            }
+        }
+        self.lease.insert(self.push.board.lease(LEASE)?).write(&key, bytes)
+    }
+}

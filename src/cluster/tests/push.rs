@@ -1,0 +1,269 @@
+//! KEKs that keepers push: who gets them, and what the owner of a board, a member and a host that was removed can do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::cluster::PushOptions;
+use crate::cluster::push::{Answer, PushBoard, PushRole};
+use crate::crypto::wrap::LocalKek;
+use crate::format::cluster::{HostIdentity, PushedProvider, Reference, Refusal, Wish};
+use crate::key::KeyId;
+
+impl Site {
+    /// Two members, of which the first has the credentials of a key server.
+    fn with_keeper() -> Self {
+        let site = Self::with_two();
+        site.give_credentials("h1");
+        site.push("h1", &PushOptions::default()).unwrap();
+        site
+    }
+
+    fn give_credentials(&self, host: &str) {
+        let config = self.config(host);
+        let former = fs::read_to_string(&config).unwrap_or_default();
+        let corp = "[provider.corp]\nkind = \"kmip\"\nservers = [\"kms1:5696\"]\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\n";
+        private_file::replace(&config, &[former.as_bytes(), corp.as_bytes()]).unwrap();
+    }
+
+    fn push(&self, host: &str, options: &PushOptions) -> Result<PushedProvider> {
+        self.session(host)?.share_pushed(self.admins(), &provider_name("corp"), options)
+    }
+
+    fn post(&self, host: &str) -> PushBoard {
+        self.session(host).unwrap().into_push_board()
+    }
+
+    fn corp(&self) -> PushedProvider {
+        self.session("h1").unwrap().document().pushed[0].clone()
+    }
+
+    /// The second host wants a key. Returns the record.
+    fn want(&self, reference: Reference) -> PathBuf {
+        let post = self.post("h2");
+        post.want(&provider_name("corp"), &BTreeMap::from([(reference, Wish::Key("1".into()))])).unwrap();
+        self.record(&Key::want(&provider_name("corp"), post.host()))
+    }
+
+    /// The first host gives the second one a key for its wish, or without one. Returns the record.
+    fn give(&self, reference: Reference) -> PathBuf {
+        let (post, pushed) = (self.post("h1"), self.corp());
+        let host = identity(&post, "h2");
+        post.give(&pushed).unwrap().kek(&host, reference, &key_id(), &kek(), true).unwrap();
+        self.record(&match reference {
+            Reference::NONE => Key::unasked_kek(&pushed.name, host.uuid, &key_id()),
+            reference => Key::kek(&pushed.name, host.uuid, reference),
+        })
+    }
+
+    fn taken(&self, host: &str) -> Vec<(Reference, Result<Answer>)> {
+        self.post(host).take(&self.corp()).unwrap()
+    }
+
+    fn takes_nothing(&self, host: &str, kind: Kind, words: &str) {
+        let mut taken = self.taken(host);
+        assert_eq!(taken.len(), 1, "{words}");
+        refused(taken.pop().unwrap().1, kind, words);
+        assert!(self.taken(host).is_empty(), "what is forged goes from the board");
+    }
+}
+
+fn identity(post: &PushBoard, name: &str) -> HostIdentity {
+    post.document().members.iter().find(|member| member.host.name.as_str() == name).unwrap().host.clone()
+}
+
+fn key_id() -> KeyId {
+    KeyId::new(provider_name("corp"), "1").unwrap()
+}
+
+fn kek() -> LocalKek {
+    let mut bytes = crate::sys::SecretBytes::zeroed(32);
+    bytes.fill(7);
+    LocalKek::new(bytes).unwrap()
+}
+
+/// Puts what was written for one place in another one.
+fn put(record: &Path, bytes: &[u8]) {
+    fs::create_dir_all(record.parent().unwrap()).unwrap();
+    fs::write(record, bytes).unwrap();
+}
+
+#[test]
+fn a_key_that_a_host_wants_comes_from_a_keeper_and_opens_there() {
+    let site = Site::with_keeper();
+    let reference = Reference([1; 16]);
+    site.want(reference);
+    let wants = site.post("h1").wants(&site.corp()).unwrap();
+    let want = wants[0].1.as_ref().unwrap();
+    assert_eq!((wants.len(), &want.wishes), (1, &BTreeMap::from([(reference, Wish::Key("1".into()))])));
+    site.give(reference);
+    let mut taken = site.taken("h2");
+    let (found, Ok(Answer::Kek { id, kek: given, wraps })) = taken.pop().unwrap() else { panic!("no KEK") };
+    assert_eq!((found, id, given.bytes(), wraps), (reference, key_id(), kek().bytes(), true));
+    assert!(site.taken("h2").is_empty(), "it is taken once");
+
+    let (post, pushed) = (site.post("h1"), site.corp());
+    let mut giver = post.give(&pushed).unwrap();
+    giver.refuse(&identity(&post, "h2"), reference, Some(&key_id()), Refusal::Missing, "no member has it").unwrap();
+    let mut taken = site.taken("h2");
+    let (_, Ok(Answer::Refused { refusal, why, .. })) = taken.pop().unwrap() else { panic!("no refusal") };
+    assert_eq!((refusal, why.as_str()), (Refusal::Missing, "keeper h1: no member has it"));
+    // With nothing left to want, the want goes.
+    let key = Key::want(&pushed.name, site.post("h2").host());
+    site.post("h2").want(&pushed.name, &BTreeMap::new()).unwrap();
+    assert!(!site.record(&key).exists());
+}
+
+#[test]
+fn a_want_that_its_host_did_not_sign_there_is_no_want() {
+    let site = Site::with_keeper();
+    let record = site.want(Reference([1; 16]));
+    let bytes = fs::read(&record).unwrap();
+    let wants = |words: &str| {
+        let mut wants = site.post("h1").wants(&site.corp()).unwrap();
+        assert_eq!(wants.len(), 1, "{words}");
+        refused(wants.pop().unwrap().1, Kind::Denied, words);
+    };
+    for at in [20, 40, 60, bytes.len() - 1] {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        put(&record, &changed);
+        let found = site.post("h1").wants(&site.corp()).unwrap().pop().unwrap().1;
+        assert!(found.is_err(), "byte {at}");
+    }
+    fs::remove_file(&record).unwrap();
+    // In the place of another member, and of another provider.
+    let moved = site.record(&Key::want(&provider_name("corp"), site.post("h1").host()));
+    put(&moved, &bytes);
+    wants("did not write there");
+    fs::remove_file(&moved).unwrap();
+    // A stranger's, and an old one of a host that was removed: nobody reads them.
+    put(&site.record(&Key::want(&provider_name("corp"), Uuid::from_bytes([9; 16]))), &bytes);
+    put(&record, &bytes);
+    site.remove("h2").unwrap();
+    put(&record, &bytes);
+    assert!(site.post("h1").wants(&site.corp()).unwrap().is_empty());
+    refused(
+        site.post("h2").want(&provider_name("corp"), &BTreeMap::from([(Reference([1; 16]), Wish::Key("1".into()))])),
+        Kind::Denied,
+        "was removed",
+    );
+}
+
+#[test]
+fn a_key_that_was_moved_forged_or_is_for_another_host_is_refused() {
+    let site = Site::with_keeper();
+    let (post, pushed) = (site.post("h1"), site.corp());
+    let second = identity(&post, "h2");
+    let reference = Reference([1; 16]);
+    let record = site.give(reference);
+    let bytes = fs::read(&record).unwrap();
+    fs::remove_file(&record).unwrap();
+    for at in [16, 33, 49, 65, 81, 98, 120, bytes.len() - 1] {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        put(&record, &changed);
+        assert!(site.taken("h2").pop().unwrap().1.is_err(), "byte {at}");
+    }
+    // For another wish, as one that was not asked for, and for another host.
+    put(&site.record(&Key::kek(&pushed.name, second.uuid, Reference([2; 16]))), &bytes);
+    site.takes_nothing("h2", Kind::Denied, "it was moved");
+    put(&site.record(&Key::unasked_kek(&pushed.name, second.uuid, &key_id())), &bytes);
+    site.takes_nothing("h2", Kind::Denied, "it was moved");
+    put(&site.record(&Key::kek(&pushed.name, post.host(), reference)), &bytes);
+    site.takes_nothing("h1", Kind::Denied, "it was moved");
+    put(&record, b"noise");
+    site.takes_nothing("h2", Kind::Corrupt, "kek/corp/");
+    // By a member that is not a keeper.
+    refused(site.post("h2").give(&pushed).map(drop), Kind::Denied, "not a keeper");
+    let own = HostFiles::of(&site.config("h2")).identity().unwrap();
+    let parcel = crate::format::cluster::Parcel {
+        cluster: post.document().cluster,
+        keeper: own.uuid,
+        host: second.uuid,
+        provider: pushed.uuid,
+        reference,
+        key: Some("1".into()),
+    };
+    put(&record, &parcel.seal(kek().bytes(), true, &second.seal_key, &own.sign).unwrap());
+    site.takes_nothing("h2", Kind::Denied, "no keeper did");
+    // In the name of the keeper.
+    let parcel = crate::format::cluster::Parcel { keeper: post.host(), ..parcel };
+    put(&record, &parcel.seal(kek().bytes(), true, &second.seal_key, &own.sign).unwrap());
+    site.takes_nothing("h2", Kind::Denied, "did not sign");
+}
+
+#[test]
+fn a_host_that_was_removed_gets_nothing_and_a_keeper_that_was_removed_gives_nothing() {
+    let site = Site::with_keeper();
+    site.give_credentials("h2");
+    let both = site.push("h2", &PushOptions::default()).unwrap();
+    assert_eq!((both.keepers.len(), both.uuid), (2, site.corp().uuid));
+    let (first, second) = (site.post("h1"), site.post("h2"));
+    let (reference, host) = (Reference([3; 16]), identity(&first, "h1"));
+    second.give(&both).unwrap().kek(&host, reference, &key_id(), &kek(), true).unwrap();
+    let record = site.record(&Key::kek(&both.name, host.uuid, reference));
+    let old = fs::read(&record).unwrap();
+    assert!(site.taken("h1").pop().unwrap().1.is_ok());
+    site.remove("h2").unwrap();
+    // What it gave before, and what it gives now by the document that it knew.
+    put(&record, &old);
+    site.takes_nothing("h1", Kind::Denied, "no keeper did");
+    second.give(&both).unwrap().kek(&host, reference, &key_id(), &kek(), true).unwrap();
+    site.takes_nothing("h1", Kind::Denied, "no keeper did");
+    let post = site.post("h1");
+    let pushed = site.corp();
+    let given = post.give(&pushed).unwrap().kek(&identity(&post, "h2"), reference, &key_id(), &kek(), true);
+    refused(given, Kind::Denied, "not an active member");
+    assert_eq!(PushRole::of(post.document(), &pushed, second.host()), Some(PushRole::Removed));
+}
+
+#[test]
+fn what_is_for_a_host_that_was_removed_goes_from_the_board() {
+    let site = Site::with_keeper();
+    let (want, kek) = (site.want(Reference([1; 16])), site.give(Reference([1; 16])));
+    assert!(want.exists() && kek.exists());
+    site.remove("h2").unwrap();
+    assert!(!want.exists() && !kek.exists());
+}
+
+#[test]
+fn keepers_come_and_go_and_one_is_always_left() {
+    let site = Site::with_keeper();
+    let options = |keepers: &[&str], no_keepers: &[&str]| PushOptions {
+        keepers: keepers.iter().map(ToString::to_string).collect(),
+        no_keepers: no_keepers.iter().map(ToString::to_string).collect(),
+        ..PushOptions::default()
+    };
+    let first = site.corp();
+    assert_eq!((first.places.as_slice(), first.kind.as_str()), (["kms1:5696".to_owned()].as_slice(), "kmip"));
+    refused(site.push("h1", &options(&[], &["h1"])), Kind::Invalid, "no keeper left");
+    refused(site.push("h1", &options(&["h9"], &[])), Kind::NotFound, "no active host h9");
+    refused(
+        site.session("h2").unwrap().share_pushed(site.admins(), &provider_name("other"), &options(&["h1"], &[])),
+        Kind::NotFound,
+        "has no provider other",
+    );
+    let config = site.config("h1");
+    let remove = |host: &str, as_seen_by: &str| {
+        let mut session = site.session(as_seen_by)?;
+        session.remove(&KeyFiles { config: &config }, site.admins(), &host_name(host), Removal::default())
+    };
+    refused(remove("h1", "h2").map(drop), Kind::Denied, "the last keeper of provider corp");
+    let life = Some(Duration::from_secs(60));
+    let changed = site.push("h2", &PushOptions { life, ..options(&["h2"], &[]) }).unwrap();
+    assert_eq!((changed.keepers.len(), changed.life, changed.since), (2, life.unwrap(), first.since));
+    site.sync("h1").unwrap();
+    remove("h1", "h2").unwrap();
+    // One at a time: a session locks its host.
+    let words = "has no primary key: its key server makes a key for each VM";
+    let old = site.session("h2").unwrap().old_generations(&provider_name("corp"));
+    refused(old, Kind::Unsupported, words);
+    let (keys, corp) = (KeyFiles { config: &config }, provider_name("corp"));
+    let rotated = site.session("h2").unwrap().rotate(&keys, site.admins(), &corp, true);
+    refused(rotated, Kind::Unsupported, words);
+    let status = ClusterStatus::of(&site.session("h2").unwrap()).unwrap();
+    assert_eq!(status.pushed[0].keepers, ["h2"]);
+    let problem = "h2 did not say to be ready as keeper of provider corp";
+    assert!(status.problems.iter().any(|found| found.contains(problem)), "{:?}", status.problems);
+}
