@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
 use vmcryptfs::error::Kind;
 use vmcryptfs::key::KeyId;
-use vmcryptfs::provider::{KeyProvider, Providers, Trouble};
+use vmcryptfs::provider::{KeyProvider, Providers, Revocation, Trouble};
 
 use crate::fake_server::{FakeServer, Fault};
 use crate::fake_store::Store;
@@ -149,6 +150,26 @@ fn a_lost_answer_to_create_is_found_by_another_member() {
     server.set(Fault::LoseAnswer);
     assert!(provider.create_key(&purpose()).is_ok());
     assert_eq!(store.count(), before + 1);
+}
+
+/// A keeper of a cluster answers the wish of another host: a want that was put back, or that two keepers answer, is one request.
+#[test]
+fn a_request_that_comes_twice_makes_one_key_and_ends_none() {
+    let Bench { site, store, server, provider, .. } = bench();
+    let (request, before) = (Uuid::from_u128(7), store.count());
+    let (id, kek) = provider.create_exported(request, &purpose()).unwrap();
+    let other = site.provider(&[server.port()], QUICK);
+    let (again, same) = other.create_exported(request, &purpose()).unwrap();
+    assert_eq!((&again, same.bytes(), store.count()), (&id, kek.bytes(), before + 1));
+    let exported = provider.export_key(&id).unwrap();
+    assert!(exported.wraps && exported.kek.bytes() == kek.bytes());
+    server.set(Fault::LoseOneCreate);
+    provider.create_exported(Uuid::from_u128(8), &purpose()).unwrap();
+    assert_eq!(store.count(), before + 2);
+    // One that is out of use stays so, and stays: VMs may have it.
+    provider.revoke_key(&id, Revocation::Ended).unwrap();
+    refused(provider.create_exported(request, &purpose()));
+    assert_eq!(store.count(), before + 2);
 }
 
 #[test]

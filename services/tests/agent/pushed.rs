@@ -28,6 +28,8 @@ struct Site {
     kmip: PyKmip,
     keeper: Host,
     host: Host,
+    /// The configuration of a keeper's provider.
+    credentials: String,
     keeper_agent: Option<Agent>,
     host_agent: Option<Agent>,
 }
@@ -39,7 +41,8 @@ impl Site {
         let kmip = PyKmip::start(&servers, "one");
         let corp =
             servers.configure(&[kmip.port()], &servers.host, "connect-timeout-ms = 500\nrequest-timeout-ms = 2000\n");
-        let (keeper, host) = (Host::configured(&fs::read_to_string(corp).unwrap()), Host::configured(""));
+        let credentials = fs::read_to_string(corp).unwrap();
+        let (keeper, host) = (Host::configured(&credentials), Host::configured(""));
         fs::create_dir(keeper.path("board")).unwrap();
         fs::write(keeper.path("passphrase"), "correct horse\n").unwrap();
         let (admin, cost) = (SigningKey::generate().unwrap(), Cost { memory_kib: 32, passes: 1, lanes: 4 });
@@ -47,11 +50,10 @@ impl Site {
         let (name, first) = (Name::new("cluster", "prod").unwrap(), Name::new("host", "kvm1").unwrap());
         let board = format!("folder:{}", keeper.path("board"));
         NewCluster { name: &name, host: &first, board: &board, config: &keeper.config() }.create(&admin).unwrap();
-        let mut site = Self { _servers: servers, kmip, keeper, host, keeper_agent: None, host_agent: None };
+        let mut site =
+            Self { _servers: servers, kmip, keeper, host, credentials, keeper_agent: None, host_agent: None };
         site.admin(&["share", "corp", "--life", life]);
-        fs::write(site.host.path("token"), site.admin(&["token"])).unwrap();
-        site.host.run(&["cluster", "join", "--token-file", site.host.path("token"), "--name", "kvm2"]);
-        site.admin(&["approve", "kvm2"]);
+        site.join(&site.host, "kvm2");
         site.keeper_agent = Some(Agent::start(&site.keeper));
         site.host_agent = Some(Agent::start(&site.host));
         site.keeper.run(&["cluster", "sync"]);
@@ -65,6 +67,12 @@ impl Site {
         self.keeper.run(&[&["cluster"], verb, &key].concat())
     }
 
+    fn join(&self, host: &Host, name: &str) {
+        fs::write(host.path("token"), self.admin(&["token"])).unwrap();
+        host.run(&["cluster", "join", "--token-file", host.path("token"), "--name", name]);
+        self.admin(&["approve", name]);
+    }
+
     /// The provider, as programs of the keeper have it.
     fn direct(&self) -> std::sync::Arc<dyn KeyProvider> {
         corp(&self.keeper.config()).unwrap()
@@ -76,15 +84,19 @@ impl Site {
     }
 
     fn pushes(&self) -> Vec<Value> {
-        let path = self.keeper.path("events-reads.jsonl");
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        events.filter(|event| event["operation"] == "cluster-push").collect()
+        pushes(&self.keeper)
     }
 
     fn refused(&self, id: &KeyId) -> String {
         self.managed().fetch_key(id).map(drop).unwrap_err().chain()
     }
+}
+
+/// What a keeper says of each key that it gave, or refused.
+fn pushes(keeper: &Host) -> Vec<Value> {
+    let text = fs::read_to_string(keeper.path("events-reads.jsonl")).unwrap_or_default();
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.filter(|event| event["operation"] == "cluster-push").collect()
 }
 
 /// What the agent of a host says of itself.
@@ -140,6 +152,35 @@ fn a_host_without_credentials_opens_and_makes_vms_by_a_keeper() {
     assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
     site.keeper_agent.as_ref().unwrap().signal(Signal::CONT);
     site.managed().fetch_key(&new).unwrap();
+}
+
+#[test]
+fn two_keepers_make_one_key_and_one_goes_on_without_the_other() {
+    let mut site = Site::new("72h");
+    let third = Host::configured(&site.credentials);
+    site.join(&third, "kvm3");
+    site.admin(&["share", "corp", "--keeper", "kvm3"]);
+    let other = Agent::start(&third);
+    [&third, &site.keeper, &site.host].iter().for_each(|host| _ = host.run(&["cluster", "sync"]));
+    let status: Value = serde_json::from_str(&site.keeper.run(&["cluster", "status", "--json"])).unwrap();
+    assert_eq!(status["pushed"][0]["keepers"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status}");
+    let made = |host: &Host| {
+        let is_made =
+            |event: &&Value| event["reason"].as_str().is_some_and(|reason| reason.starts_with("made for VM web09"));
+        pushes(host).iter().filter(is_made).count()
+    };
+    let ids: Vec<KeyId> = (0..3).map(|_| site.managed().create_key(&purpose()).unwrap().0).collect();
+    assert_eq!(made(&site.keeper) + made(&third), ids.len());
+    // Whichever of the two is first, the other one answers without it.
+    for round in 0..2 {
+        let id = site.direct().create_key(&purpose()).unwrap().0;
+        let stopped = if round == 0 { site.keeper_agent.as_ref().unwrap() } else { &other };
+        stopped.signal(Signal::STOP);
+        site.managed().fetch_key(&id).unwrap();
+        stopped.signal(Signal::CONT);
+    }
+    drop(site.keeper_agent.take());
 }
 
 #[test]
