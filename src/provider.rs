@@ -44,7 +44,7 @@ use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use config::Config;
+use config::{Config, DumpSettings};
 use kek_share::KekShare;
 use kind::{Configured, Settings};
 use kinds::KINDS;
@@ -58,6 +58,15 @@ pub struct NewKey {
     pub vm_name: String,
     /// UUID of the VM's home.
     pub vm_uuid: uuid::Uuid,
+}
+
+/// The host that a host key is for; providers that keep labels tell their administrator.
+#[derive(Clone, Debug)]
+pub struct KeyHost {
+    /// Its name.
+    pub name: String,
+    /// The UUID of its hardware.
+    pub hardware: uuid::Uuid,
 }
 
 /// What a provider says of a KEK's life (NIST SP 800-57 part 1, section 7). Whatever can be fetched unwraps.
@@ -108,6 +117,14 @@ pub trait KeyProvider: Send + Sync {
     /// # Errors
     /// `KeyUnavailable` when the provider cannot make one now.
     fn create_key(&self, purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)>;
+
+    /// Makes the KEK of a host, which wraps what only this host needs. A provider without labels makes it as any other one.
+    ///
+    /// # Errors
+    /// As [`create_key`](Self::create_key).
+    fn create_host_key(&self, host: &KeyHost) -> Result<(KeyId, Arc<dyn Kek>)> {
+        self.create_key(&NewKey { vm_name: host.name.clone(), vm_uuid: host.hardware })
+    }
 
     /// Fetches a KEK that was made before.
     ///
@@ -273,6 +290,11 @@ impl Providers {
     /// Where what this host has seen of components is kept, if not in the usual place.
     pub fn memory_file(&self) -> Option<&Path> {
         self.config.memory().file.as_deref()
+    }
+
+    /// Where encrypted dumps lie, and how many.
+    pub fn dumps(&self) -> &DumpSettings {
+        self.config.dumps()
     }
 
     /// Names of all configured providers.

@@ -31,6 +31,13 @@
 //! [memory]                         # what this host has seen of components, against rollback; optional
 //! file = "/srv/vmcryptfs/seen"
 //!
+//! [dumps]                          # of processes; docs/DUMPS.md; all of it optional
+//! folder = "/srv/dumps"
+//! max-files = 32                   # how many are kept, and of one user other than root half of them
+//! max-mib = 65536                  # how long one gets
+//! max-total-mib = 131072           # how long all get
+//! keep-free-mib = 1024             # what is left to others on that file system
+//!
 //! [defaults]                       # of new VM folders; all of it optional
 //! disk-names = ["*.qcow2", "vm#"]  # which new files become disks; docs/FORMAT.md, section 6
 //! ```
@@ -66,6 +73,7 @@ pub struct Config {
     memory: MemorySettings,
     agent: AgentSettings,
     board: Option<TlsFiles>,
+    dumps: DumpSettings,
     defaults: Defaults,
 }
 
@@ -76,6 +84,32 @@ pub struct MemorySettings {
     /// The file, absolute; the usual place of the user if there is none.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
     pub file: Option<PathBuf>,
+}
+
+/// Where encrypted dumps lie, and how many; see [`dump`](crate::dump).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DumpSettings {
+    /// Their folder, absolute; the usual place if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
+    pub folder: Option<PathBuf>,
+    /// How many are kept. One user other than root gets half of them.
+    pub max_files: NonZeroU32,
+    /// MiB of one dump, in the clear and encrypted.
+    pub max_mib: NonZeroU32,
+    /// MiB of all of them, encrypted.
+    pub max_total_mib: NonZeroU32,
+    /// MiB of their file system that they leave free.
+    pub keep_free_mib: u32,
+}
+
+impl Default for DumpSettings {
+    fn default() -> Self {
+        const FILES: NonZeroU32 = NonZeroU32::new(32).expect("32 is not zero");
+        const MIB: NonZeroU32 = NonZeroU32::new(64 << 10).expect("64 Ki is not zero");
+        const TOTAL_MIB: NonZeroU32 = NonZeroU32::new(128 << 10).expect("128 Ki is not zero");
+        Self { folder: None, max_files: FILES, max_mib: MIB, max_total_mib: TOTAL_MIB, keep_free_mib: 1024 }
+    }
 }
 
 /// What new VM folders get.
@@ -143,6 +177,11 @@ impl Config {
     /// What new VM folders get.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
+    }
+
+    /// Where encrypted dumps lie, and how many.
+    pub fn dumps(&self) -> &DumpSettings {
+        &self.dumps
     }
 
     /// Where events go.

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::super::tls_files::TlsFiles;
-use super::{Config, Defaults, EventSettings, MemorySettings};
+use super::{Config, Defaults, DumpSettings, EventSettings, MemorySettings};
 use crate::error::{Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::provider::agent::AgentSettings;
@@ -50,12 +50,13 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     let memory = top.remove("memory");
     let agent = top.remove("agent");
     let board = top.remove("board");
+    let dumps = top.remove("dumps");
     let defaults = top.remove("defaults");
     if let Some(key) = top.keys().min_by_key(|key| key.span().start) {
         return Err(Flaw::new(
             key.span(),
             format!(
-                "unknown key `{}`, expected `agent`, `board`, `default`, `defaults`, `events`, `memory` or `provider`",
+                "unknown key `{}`, expected `agent`, `board`, `default`, `defaults`, `dumps`, `events`, `memory` or `provider`",
                 key.get_ref()
             ),
         ));
@@ -79,6 +80,9 @@ pub(super) fn parse(text: &str) -> std::result::Result<Config, Flaw> {
     }
     if let Some(value) = board {
         config.board = Some(Deserialize::deserialize(ValueDeserializer::from(value))?);
+    }
+    if let Some(value) = dumps {
+        config.dumps = Deserialize::deserialize(ValueDeserializer::from(value))?;
     }
     if let Some(value) = defaults {
         config.defaults = Deserialize::deserialize(ValueDeserializer::from(value))?;
@@ -138,6 +142,8 @@ struct Document<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     board: Option<&'a TlsFiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    dumps: Option<&'a DumpSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     defaults: Option<&'a Defaults>,
     provider: BTreeMap<&'a str, &'a Settings>,
 }
@@ -148,9 +154,19 @@ fn canonical(config: &Config) -> Result<String> {
     let events = (config.events != EventSettings::default()).then_some(&config.events);
     let memory = (config.memory != MemorySettings::default()).then_some(&config.memory);
     let agent = (config.agent != AgentSettings::default()).then_some(&config.agent);
+    let dumps = (config.dumps != DumpSettings::default()).then_some(&config.dumps);
     let defaults = (config.defaults != Defaults::default()).then_some(&config.defaults);
-    toml::to_string(&Document { default, events, memory, agent, board: config.board.as_ref(), defaults, provider })
-        .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
+    toml::to_string(&Document {
+        default,
+        events,
+        memory,
+        agent,
+        board: config.board.as_ref(),
+        dumps,
+        defaults,
+        provider,
+    })
+    .map_err(|error| Error::with_source(Kind::Invalid, "writing the configuration", error))
 }
 
 /// Makes simple edits: written values are replaced, and new ones are added after what they belong to.

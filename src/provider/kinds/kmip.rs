@@ -45,7 +45,7 @@ use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyCheck, KeyId, ProviderName, may_be_same_id};
 use crate::provider::kek_share::{KekShare, kek_of};
 use crate::provider::kind::{self, Argument, Arguments, Configured, KEK_SHARE, ProviderKind, Tested, Usage, Value};
-use crate::provider::{ExportedKek, Failure, KeyProvider, KeyState, NewKey, Revocation, Trouble};
+use crate::provider::{ExportedKek, Failure, KeyHost, KeyProvider, KeyState, NewKey, Revocation, Trouble};
 use crate::text;
 use certificate::EXPIRES_SOON;
 use cluster::Cluster;
@@ -276,6 +276,17 @@ impl KmipProvider {
         Ok((uid, key))
     }
 
+    /// Makes a key with these custom attributes.
+    fn create_labelled(&self, labels: &[(String, String)]) -> Result<(KeyId, Arc<dyn Kek>)> {
+        let mut sent = false;
+        let made = new_key_name()
+            .and_then(|name| self.cluster.call(|session| self.make(session, &name, &mut sent, labels)))
+            .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
+        let id = KeyId::new(self.name.clone(), made.0)?;
+        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true, Seen::default())?;
+        Ok((id, kek))
+    }
+
     fn uid<'k>(&self, key_id: &'k KeyId) -> Result<&'k str> {
         if *key_id.provider() != self.name {
             return Err(Error::new(
@@ -318,14 +329,11 @@ fn new_key_name() -> std::result::Result<String, Failure> {
 
 impl KeyProvider for KmipProvider {
     fn create_key(&self, purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let labels = self.settings.attributes_of_new(purpose);
-        let mut sent = false;
-        let made = new_key_name()
-            .and_then(|name| self.cluster.call(|session| self.make(session, &name, &mut sent, &labels)))
-            .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
-        let id = KeyId::new(self.name.clone(), made.0)?;
-        let kek = self.kek(id.clone(), LocalKek::new(made.1)?, true, Seen::default())?;
-        Ok((id, kek))
+        self.create_labelled(&self.settings.attributes_of_new(purpose))
+    }
+
+    fn create_host_key(&self, host: &KeyHost) -> Result<(KeyId, Arc<dyn Kek>)> {
+        self.create_labelled(&self.settings.attributes_of_host_key(host))
     }
 
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {

@@ -40,7 +40,7 @@ fn every_flaw_is_reported_with_its_line_and_what_was_expected() {
         (
             "colour = 1\n",
             1,
-            "unknown key `colour`, expected `agent`, `board`, `default`, `defaults`, `events`, `memory` or `provider`",
+            "unknown key `colour`, expected `agent`, `board`, `default`, `defaults`, `dumps`, `events`, `memory` or `provider`",
         ),
         ("\n\n[providers.local]\nkind = \"native\"\n", 3, "unknown key `providers`, expected"),
         ("provider = 3\n", 1, "a value of type integer, expected a table"),

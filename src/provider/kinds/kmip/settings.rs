@@ -28,10 +28,11 @@ use std::time::Duration;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use uuid::Uuid;
 
 use super::message::Version;
 use super::trust::{MinTls, Pin, Required, TlsForm, pins};
-use crate::provider::{NewKey, private_file};
+use crate::provider::{KeyHost, NewKey, private_file};
 use crate::text;
 
 /// The port that IANA gave to KMIP.
@@ -169,12 +170,23 @@ impl Settings {
         Version::ALL.into_iter().filter(allowed).collect()
     }
 
-    /// The custom attributes of a new key, with vSphere's names of them.
+    /// The custom attributes of a new key of a VM, with vSphere's names of them.
     pub(super) fn attributes_of_new(&self, purpose: &NewKey) -> Vec<(String, String)> {
+        self.attributes_of("Virtual Machine", &purpose.vm_name, purpose.vm_uuid)
+    }
+
+    /// The same of a host key. Who sorts keys by vSphere's values of these names finds it.
+    pub(super) fn attributes_of_host_key(&self, host: &KeyHost) -> Vec<(String, String)> {
+        self.attributes_of("ESXi Server", &host.name, host.hardware)
+    }
+
+    fn attributes_of(&self, component: &str, name: &str, identifier: Uuid) -> Vec<(String, String)> {
         let ours =
             [("x-Vendor", "vmcryptfs"), ("x-Product", "vmcryptfs"), ("x-Product_Version", env!("CARGO_PKG_VERSION"))];
-        let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        self.overridden(ours.into_iter().chain(vm_attributes(purpose)).collect())
+        let identifier = identifier.to_string();
+        let of_key = [("x-Component", component), ("x-Name", name), ("x-Identifier", identifier.as_str())];
+        let all = ours.into_iter().chain(of_key).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        self.overridden(all.collect())
     }
 
     fn overridden(&self, ours: BTreeMap<String, String>) -> Vec<(String, String)> {
@@ -183,14 +195,6 @@ impl Settings {
         let cut = |value: String| text::beginning(&value, MAX_ATTRIBUTE).to_owned();
         all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, cut(value))).collect()
     }
-}
-
-fn vm_attributes(purpose: &NewKey) -> [(String, String); 3] {
-    [
-        ("x-Component".to_owned(), "Virtual Machine".to_owned()),
-        ("x-Name".to_owned(), purpose.vm_name.clone()),
-        ("x-Identifier".to_owned(), purpose.vm_uuid.to_string()),
-    ]
 }
 
 /// How long to wait.

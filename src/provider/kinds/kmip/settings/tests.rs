@@ -95,6 +95,16 @@ fn keys_are_labelled_as_vsphere_labels_them() {
 }
 
 #[test]
+fn host_keys_are_labelled_as_those_of_vsphere_hosts() {
+    let host = KeyHost { name: "kvm1".into(), hardware: uuid::Uuid::from_u128(7) };
+    let labels = settings(LEAST).unwrap().attributes_of_host_key(&host);
+    assert_eq!(labels.len(), 6);
+    let value = |wanted: &str| labels.iter().find(|(name, _)| name == wanted).unwrap().1.as_str();
+    assert_eq!((value("x-Component"), value("x-Name")), ("ESXi Server", "kvm1"));
+    assert_eq!(value("x-Identifier"), "00000000-0000-0000-0000-000000000007");
+}
+
+#[test]
 fn labels_can_be_changed_left_out_and_added() {
     let settings =
         settings(&format!("{LEAST}[attributes]\nx-Vendor = \"V\"\nx-Name = \"\"\nx-Site = \"Graz\"\n")).unwrap();
