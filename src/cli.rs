@@ -11,6 +11,7 @@ mod cluster;
 mod convert;
 mod create;
 mod disk_names;
+mod dump;
 mod encrypt;
 mod erase;
 mod events;
@@ -121,6 +122,9 @@ enum Verb {
     Header(header::HeaderCommand),
     /// Destroy a component's wrapped data keys, and with them its data
     Erase(erase::EraseArgs),
+    /// Encrypt dumps of processes, and open them again
+    #[command(subcommand)]
+    Dump(dump::DumpCommand),
     /// Measure the cipher engines of this machine
     Speed(speed::SpeedArgs),
     /// Print the manual pages or the completions of a shell
@@ -249,6 +253,7 @@ fn run_verb(line: CommandLine) -> Result<()> {
         Verb::Key(command) => key::run(&command, &config()?),
         Verb::Header(command) => header::run(&command, &config()?),
         Verb::Erase(args) => erase::run(&args, &config()?),
+        Verb::Dump(command) => dump::run(&command, &config()?),
         Verb::Speed(args) => speed::run(&args),
         Verb::Manual(command) => manual::run(&command),
     }

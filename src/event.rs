@@ -152,6 +152,18 @@ pub enum EventName {
     ClusterRotate,
     /// Former primary keys of a cluster's provider were retired.
     ClusterRetire,
+    /// This host got a host key, and a dump key that it wraps.
+    DumpSetup,
+    /// These were made again.
+    DumpRenew,
+    /// A process ended, and its dump was encrypted.
+    DumpTake,
+    /// A dump was decrypted.
+    DumpDecrypt,
+    /// A dump was encrypted again, under a passphrase.
+    DumpRecrypt,
+    /// Dumps were removed.
+    DumpRemove,
     /// A component is older than what this host has seen of it.
     Rollback,
     /// A home is not as it was left, by its manifest.
@@ -219,6 +231,12 @@ impl EventName {
             Self::ClusterAcceptBoard => "cluster-accept-board",
             Self::ClusterRotate => "cluster-rotate",
             Self::ClusterRetire => "cluster-retire",
+            Self::DumpSetup => "dump-setup",
+            Self::DumpRenew => "dump-renew",
+            Self::DumpTake => "dump-take",
+            Self::DumpDecrypt => "dump-decrypt",
+            Self::DumpRecrypt => "dump-recrypt",
+            Self::DumpRemove => "dump-remove",
             Self::Rollback => "rollback",
             Self::Manifest => "manifest",
             Self::Claim => "claim",

@@ -9,6 +9,7 @@ pub mod check;
 pub mod cluster;
 pub mod convert;
 pub mod create;
+pub mod dump;
 pub mod erase;
 pub mod events;
 pub mod header;

@@ -118,6 +118,14 @@ const OPERATIONS: &[(&str, &[(EventName, &str)])] = &[
     ("header restore", &[(EventName::HeaderRestore, "header restore @/lost @/home.header --force")]),
     ("header repair", &[(EventName::HeaderRepair, "header repair @/vms/web01")]),
     ("erase", &[(EventName::Erase, "erase @/vms/web01 --yes")]),
+    ("dump setup", &[(EventName::DumpSetup, "dump setup"), (EventName::DumpRenew, "dump setup --renew")]),
+    ("dump take", &[(EventName::DumpTake, "dump take 1 0 0 11 1 4096 kvm1 !bin!true")]),
+    ("dump decrypt", &[(EventName::DumpDecrypt, "dump decrypt @/vms/web01/root.vmdk @/new")]),
+    (
+        "dump recrypt",
+        &[(EventName::DumpRecrypt, "dump recrypt @/vms/web01/root.vmdk @/new --passphrase-file @/passphrase")],
+    ),
+    ("dump remove", &[(EventName::DumpRemove, "dump remove @/vms/web01/root.vmdk")]),
     ("events verify", &[(EventName::EventsVerify, "events verify")]),
 ];
 
@@ -129,6 +137,8 @@ const READERS: &[(&str, &str)] = &[
     ("status", "what a mount says of itself"),
     ("metrics", "what a mount has counted"),
     ("events", "the event log of this user"),
+    ("dump list", "headers of dumps"),
+    ("dump status", "what this host has for its dumps"),
     ("key in-use", "headers"),
     ("speed", "nothing"),
     ("manual pages", "the definition of the command line"),

@@ -70,7 +70,9 @@ pub fn seal(
     let cut = loop {
         let (len, failure) = fill(source, &mut piece);
         if let Some(error) = failure {
-            break Some(Error::io("reading the dump", error));
+            plain_len += len as u64;
+            plain_len -= writer.end_early(&mut piece[..len])?;
+            return Ok(Ended { plain_len, cut: Some(Error::io("reading the dump", error)) });
         }
         let file_len = writer.at + len as u64 + OVERHEAD + END_ROOM;
         let growth = Growth { plain_len: plain_len + len as u64, file_len };
@@ -83,7 +85,7 @@ pub fn seal(
         }
     };
     if cut.is_some() {
-        plain_len -= writer.end_early()?;
+        plain_len -= writer.end_early(&mut [])?;
     }
     Ok(Ended { plain_len, cut })
 }
@@ -151,22 +153,23 @@ impl PieceWriter<'_> {
         Ok(())
     }
 
-    /// Ends the dump as one that was cut. Returns bytes in the clear that had to be given up for that.
-    fn end_early(&mut self) -> Result<u64> {
-        let given_up = u64::from(self.zeros) * PIECE_LEN as u64;
-        let Err(_full) = self.end_here() else { return Ok(0) };
+    /// Ends the dump, with these bytes, as one that was cut. Returns how many bytes in the clear had to be given up for that.
+    fn end_early(&mut self, tail: &mut [u8]) -> Result<u64> {
+        let zeros = u64::from(self.zeros) * PIECE_LEN as u64;
+        let Err(full) = self.end_here(tail) else { return Ok(0) };
         // The medium has not even room for that: the piece before gives its place. Under another kind, its number is used once only.
-        let lost = if self.zeros > 0 { given_up } else { 0 };
+        let lost = tail.len() as u64 + if self.zeros > 0 { zeros } else { 0 };
         self.zeros = 0;
-        let Some((at, plain_len)) = self.before.take() else { return self.end_here().map(|()| lost) };
+        let Some((at, plain_len)) = self.before.take() else { return Err(full) };
         (self.at, self.number) = (at, self.number - 1);
-        self.end_here().map(|()| lost + plain_len)
+        self.end_here(&mut [])?;
+        Ok(lost + plain_len)
     }
 
-    fn end_here(&mut self) -> Result<()> {
+    fn end_here(&mut self, tail: &mut [u8]) -> Result<()> {
         self.sink.take_back(self.at).context(|| "taking back an unfinished piece".into())?;
         self.flush_zeros()?;
-        self.write(PieceHead::end(true, 0)?, &mut [])
+        self.write(PieceHead::end(true, tail.len())?, tail)
     }
 }
 
@@ -236,13 +239,60 @@ impl<'s> DumpReader<'s> {
     }
 }
 
-fn read_exact(source: &mut dyn Read, wanted: &mut [u8], number: u64) -> Result<()> {
-    source.read_exact(wanted).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            let found = format!("the dump was cut off: it ends without its last piece, in piece {number}");
-            Error::new(Kind::Corrupt, found)
+/// The plaintext of a dump as a stream: what is encrypted again under another key. It ends with an error where the dump was cut.
+pub struct Plaintext<'s> {
+    /// What it comes from.
+    pub reader: DumpReader<'s>,
+    /// Bytes of the piece that are still to be given: their place, and whether they are zeros.
+    left: (usize, u64, bool),
+    /// Why it ended early, if not because its writer had to stop.
+    pub failure: Option<Error>,
+}
+
+impl<'s> Plaintext<'s> {
+    /// That of a dump of which nothing was read yet.
+    pub fn new(reader: DumpReader<'s>) -> Self {
+        Self { reader, left: (0, 0, false), failure: None }
+    }
+}
+
+impl Read for Plaintext<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.left.1 == 0 && !buffer.is_empty() {
+            let part = match self.reader.next_part() {
+                Ok(Some(Part::Bytes(bytes))) => Some((bytes.len() as u64, false)),
+                Ok(Some(Part::Zeros(len))) => Some((len, true)),
+                Ok(None) => None,
+                Err(error) => {
+                    let why = error.to_string();
+                    self.failure = Some(error);
+                    return Err(io::Error::other(why));
+                }
+            };
+            match part {
+                Some((len, is_zeros)) => self.left = (0, len, is_zeros),
+                None if self.reader.is_cut() => return Err(io::Error::other("its writer had to stop here")),
+                None => return Ok(0),
+            }
         }
-        _ => Error::io("reading the encrypted dump", error),
+        let (at, left, is_zeros) = self.left;
+        let len = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        match is_zeros {
+            true => buffer[..len].fill(0),
+            false => buffer[..len].copy_from_slice(&self.reader.piece[at..at + len]),
+        }
+        self.left = (at + len, left - len as u64, is_zeros);
+        Ok(len)
+    }
+}
+
+fn read_exact(source: &mut dyn Read, wanted: &mut [u8], number: u64) -> Result<()> {
+    source.read_exact(wanted).map_err(|error| {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            let found = format!("the dump was cut off: it ends without its last piece, in piece {number}");
+            return Error::new(Kind::Corrupt, found);
+        }
+        Error::io("reading the encrypted dump", error)
     })
 }
 

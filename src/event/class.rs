@@ -30,6 +30,7 @@ impl Class {
             | EventName::ClusterPush
             | EventName::Integrity
             | EventName::ProviderNotice
+            | EventName::DumpTake // any user can have programs end so
             | EventName::Rollback
             | EventName::Manifest
             | EventName::Claim
@@ -76,6 +77,11 @@ impl Class {
             | EventName::ClusterAdmins
             | EventName::ClusterAcceptBoard
             | EventName::ClusterRetire
+            | EventName::DumpSetup
+            | EventName::DumpRenew
+            | EventName::DumpDecrypt
+            | EventName::DumpRecrypt
+            | EventName::DumpRemove
             | EventName::ProviderRetire => Self::Verbs,
         }
     }

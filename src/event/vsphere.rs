@@ -25,8 +25,14 @@ const INTEGRITY_PASSED: &str = "com.vmware.vc.crypto.IntegrityCheckPassed";
 const UNREACHABLE: &str = "com.vmware.vc.kms.crypto.Unreachable";
 const BACKED_UP: &str = "com.vmware.vc.kms.crypto.AllBackedUp";
 
+const HOST_ENABLED: &str = "com.vmware.vc.host.Crypto.Enabled";
+const HOST_KEY_UPDATED: &str = "com.vmware.vc.crypto.HostKeyUpdatedEvent";
+const NEW_HOST_KEY_MISSING: &str = "com.vmware.vc.host.Crypto.HostKey.NewKey.KeyMissingOnKMS";
+const NEW_HOST_KEY_SERVER_ERROR: &str = "com.vmware.vc.host.Crypto.HostKey.NewKey.KMSClusterError";
+const DUMP_ENCRYPTED: &str = "esx.problem.application.core.dumped.encrypted";
+
 /// Ids of what succeeded; an unlocked disk has none.
-const OF_SUCCESS: [(EventName, &str); 15] = [
+const OF_SUCCESS: [(EventName, &str); 20] = [
     (EventName::Create, OPERATION),
     (EventName::CreateDisk, OPERATION),
     (EventName::Encrypt, OPERATION),
@@ -39,6 +45,11 @@ const OF_SUCCESS: [(EventName, &str); 15] = [
     (EventName::KeyList, OPERATION),
     (EventName::KeyAdd, OPERATION),
     (EventName::KeyRemove, OPERATION),
+    (EventName::DumpSetup, HOST_ENABLED),
+    (EventName::DumpRenew, HOST_KEY_UPDATED),
+    (EventName::DumpTake, DUMP_ENCRYPTED),
+    (EventName::DumpDecrypt, OPERATION),
+    (EventName::DumpRecrypt, OPERATION),
     (EventName::Unlock, UNLOCKED),
     (EventName::Check, INTEGRITY_PASSED),
     (EventName::ProviderBackup, BACKED_UP),
@@ -84,7 +95,8 @@ fn of_success(operation: EventName, is_disk: bool) -> Option<&'static str> {
 fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'static str> {
     let is = |names: &[EventName]| names.contains(&operation);
     let about_keys = matches!(error.kind(), Kind::KeyUnavailable | Kind::KeyRejected);
-    if is(&[EventName::FetchKey, EventName::ClusterPush]) {
+    let of_dump = is(&[EventName::DumpDecrypt, EventName::DumpRecrypt]) && error.kind() == Kind::KeyUnavailable;
+    if is(&[EventName::FetchKey, EventName::ClusterPush]) || of_dump {
         Some(match Fault::of(error) {
             Fault::Host => SEND_KEY_HOST_ERROR,
             Fault::Key => SEND_KEY_MISSING,
@@ -96,6 +108,12 @@ fn of_failure(operation: EventName, error: &Error, is_disk: bool) -> Option<&'st
             Fault::Key => LOCKED_KEY_MISSING,
             Fault::Server => LOCKED_SERVER_ERROR,
         })
+    } else if is(&[EventName::DumpSetup, EventName::DumpRenew]) && about_keys {
+        match Fault::of(error) {
+            Fault::Host => None,
+            Fault::Key => Some(NEW_HOST_KEY_MISSING),
+            Fault::Server => Some(NEW_HOST_KEY_SERVER_ERROR),
+        }
     } else if is(&[EventName::Create, EventName::Clone]) && about_keys {
         Some(KEY_GENERATE_FAIL)
     } else if is(&[EventName::RekeyShallow, EventName::RekeyDeep]) {
@@ -130,6 +148,21 @@ mod tests {
         for trouble in [Trouble::Silent, Trouble::Unreachable, Trouble::Untrusted, Trouble::Garbled] {
             assert_eq!(id(&failed(trouble)), SEND_KEY_SERVER_ERROR, "{trouble:?}");
         }
+    }
+
+    #[test]
+    fn host_keys_have_vsphere_events_of_their_own() {
+        let id = |name, error: Option<&Error>| event_id(name, error, false);
+        assert_eq!(id(EventName::DumpSetup, None), Some(HOST_ENABLED));
+        assert_eq!(id(EventName::DumpRenew, None), Some(HOST_KEY_UPDATED));
+        for name in [EventName::DumpSetup, EventName::DumpRenew] {
+            assert_eq!(id(name, Some(&failed(Trouble::Silent))), Some(NEW_HOST_KEY_SERVER_ERROR));
+            assert_eq!(id(name, Some(&failed(Trouble::Missing))), Some(NEW_HOST_KEY_MISSING));
+        }
+        assert_eq!(id(EventName::DumpDecrypt, Some(&failed(Trouble::Silent))), Some(SEND_KEY_SERVER_ERROR));
+        assert_eq!(id(EventName::DumpTake, None), Some(DUMP_ENCRYPTED));
+        let full = Error::new(Kind::Io, "too many dumps");
+        assert_eq!(id(EventName::DumpTake, Some(&full)), None);
     }
 
     #[test]

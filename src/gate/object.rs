@@ -20,6 +20,10 @@ pub enum Object {
     Key(KeyId),
     /// The cluster that this host is in, or comes into.
     Cluster,
+    /// What this host has for its dumps: its host key, and how the kernel takes them.
+    Host,
+    /// A dump of a process.
+    Dump(PathBuf),
     /// An event log.
     EventLog(PathBuf),
 }
@@ -45,6 +49,8 @@ impl Object {
             Self::Disk(path) => event.disk(path),
             Self::Provider(name) => event.provider(name),
             Self::Key(key_id) => event.key(key_id),
+            Self::Dump(path) => event.component(path),
+            Self::Host => event,        // its keys are in the event
             Self::Cluster => event,     // which one is in its reason
             Self::EventLog(_) => event, // its events stand in it
         };
@@ -57,6 +63,8 @@ impl fmt::Display for Object {
             Self::Folder(path) | Self::Disk(path) => write!(f, "{}", path.shown()),
             Self::Provider(name) => write!(f, "key provider {name}"),
             Self::Key(key_id) => write!(f, "key {key_id}"),
+            Self::Dump(path) => write!(f, "dump {}", path.shown()),
+            Self::Host => f.write_str("this host"),
             Self::Cluster => f.write_str("the cluster of this host"),
             Self::EventLog(path) => write!(f, "event log {}", path.shown()),
         }

@@ -119,6 +119,7 @@ fn the_wall_clock_decides_nothing() {
         // That a host's clock is wrong, for people.
         "src/cluster/status/problems.rs",
         "src/control/status.rs",
+        "src/dump/key_file.rs",
         "src/event.rs",
         "src/event/tests.rs",
         "src/operations/header.rs",

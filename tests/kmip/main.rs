@@ -9,6 +9,7 @@
 mod at_once;
 mod certificates;
 mod command_line;
+mod dumps;
 mod fake_server;
 mod fake_store;
 mod faults;

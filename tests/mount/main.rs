@@ -15,6 +15,7 @@ mod datastore;
 mod deep_rekey;
 mod direct;
 mod disk_names;
+mod dumps;
 mod either_side;
 mod errors;
 mod events;

@@ -7,6 +7,7 @@ use crate::cli::place;
 use crate::cli::progress::perform;
 use crate::error::Result;
 use crate::key::{KeyId, ProviderName};
+use crate::operations::dump::refuse_host_keys;
 use crate::operations::in_use::refuse_keys_in_use;
 use crate::operations::provider::RetireKey;
 use crate::provider::{self, Providers, Revocation};
@@ -47,6 +48,7 @@ impl RetireArgs {
         let keys: Vec<KeyId> = self.keys.iter().map(|id| KeyId::new(self.name.clone(), id)).collect::<Result<_>>()?;
         let provider = Providers::load(config)?.provider(&self.name)?;
         self.datastores.iter().try_for_each(|datastore| place::refuse_mounted(datastore))?;
+        refuse_host_keys(&keys, config)?;
         let useless = |path: &Path, key_id: &KeyId| {
             eprintln!("{}: a saved header that names key {key_id}: it is useless without it", path.shown());
         };

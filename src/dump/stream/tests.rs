@@ -100,7 +100,7 @@ fn a_full_medium_ends_the_dump_as_one_that_was_cut() {
     let plain = sample();
     let whole = sealed(&plain, usize::MAX).unwrap().1.len();
     // Around all ends of pieces, and in their midst.
-    let piece = PIECE_LEN + OVERHEAD as usize;
+    let piece = PIECE_LEN + HEAD_LEN + TAG_LEN;
     let ends = [0, piece, piece + 24, 2 * piece + 24, whole - HEADER.len()];
     let near = |end: usize| (end.saturating_sub(30)..end + 30).step_by(3).chain([end + 30_000]);
     let mut cuts = 0;
@@ -130,8 +130,8 @@ fn what_has_no_room_and_what_cannot_be_read_is_cut() {
     assert!(opened(&medium.bytes, &DEK).unwrap() == (plain[..2 * PIECE_LEN].to_vec(), true));
 
     let ended = seal_into(&mut medium, Failing(&plain), &mut |_| Ok(())).unwrap();
-    assert_eq!((ended.plain_len, ended.cut.unwrap().os_error()), (5 * PIECE_LEN as u64, Some(libc::EIO)));
-    assert!(opened(&medium.bytes, &DEK).unwrap() == (plain[..5 * PIECE_LEN].to_vec(), true));
+    assert_eq!((ended.plain_len, ended.cut.unwrap().os_error()), (plain.len() as u64, Some(libc::EIO)));
+    assert!(opened(&medium.bytes, &DEK).unwrap() == (plain, true));
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn endless_zeros_end_where_the_room_does() {
 #[test]
 fn a_dump_that_ends_early_or_was_changed_is_refused() {
     let bytes = sealed(&sample(), usize::MAX).unwrap().1;
-    let piece = PIECE_LEN + OVERHEAD as usize;
+    let piece = PIECE_LEN + HEAD_LEN + TAG_LEN;
     for end in [HEADER.len(), HEADER.len() + 1, HEADER.len() + piece, bytes.len() - 27, bytes.len() - 1] {
         let refusal = opened(&bytes[..end], &DEK).unwrap_err();
         assert!(refusal.kind() == Kind::Corrupt && refusal.to_string().contains("cut off"), "{end}: {refusal}");
@@ -161,4 +161,28 @@ fn a_dump_that_ends_early_or_was_changed_is_refused() {
     let longer = [&bytes[..], &[0]].concat();
     assert!(opened(&longer, &DEK).unwrap_err().to_string().contains("bytes follow the last piece"));
     assert!(opened(&bytes, &[8; 32]).is_err());
+}
+
+#[test]
+fn a_dump_is_sealed_again_as_it_is() {
+    let plain = sample();
+    for is_cut in [false, true] {
+        let mut medium = Medium { bytes: Vec::new(), size: usize::MAX };
+        let ended = match is_cut {
+            false => seal_into(&mut medium, plain.as_slice(), &mut |_| Ok(())),
+            true => seal_into(&mut medium, Failing(&plain), &mut |_| Ok(())),
+        };
+        assert_eq!(ended.unwrap().cut.is_some(), is_cut);
+        let mut source = &medium.bytes[HEADER.len()..];
+        let mut again = Medium { bytes: HEADER.to_vec(), size: usize::MAX };
+        let mut plaintext = Plaintext::new(DumpReader::new(&mut source, &DEK).unwrap());
+        seal(&mut plaintext, &mut again, HEADER.len() as u64, &[3; 32], &mut |_| Ok(())).unwrap();
+        assert!(plaintext.failure.is_none() && plaintext.reader.is_cut() == is_cut);
+        assert!(opened(&again.bytes, &[3; 32]).unwrap() == (plain.clone(), is_cut));
+    }
+    let bytes = sealed(&plain, usize::MAX).unwrap().1;
+    let mut source = &bytes[HEADER.len()..bytes.len() - 1];
+    let mut plaintext = Plaintext::new(DumpReader::new(&mut source, &DEK).unwrap());
+    io::copy(&mut plaintext, &mut io::sink()).unwrap_err();
+    assert_eq!(plaintext.failure.unwrap().kind(), Kind::Corrupt);
 }

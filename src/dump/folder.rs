@@ -1,0 +1,241 @@
+//! The folder that encrypted dumps lie in: names, limits, and what is there.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::format::dump::{About, DumpHeader, MAX_HEADER_LEN};
+use crate::provider::config::DumpSettings;
+use crate::provider::private_file;
+use crate::text::Show;
+
+/// What the names of dumps end with, and those of dumps that are being taken or were never ended.
+const ENDING: &str = "dump";
+const UNFINISHED: &str = "part";
+const MIB: u64 = 1 << 20;
+/// Longest part of a program's name that goes into a file's name.
+const MAX_NAME: usize = 64;
+
+/// The folder of this host's dumps.
+#[derive(Debug)]
+pub struct DumpFolder {
+    path: PathBuf,
+    settings: DumpSettings,
+}
+
+/// A dump that lies there.
+#[derive(Debug)]
+pub struct StoredDump {
+    /// Its file.
+    pub path: PathBuf,
+    /// Bytes of the file.
+    pub len: u64,
+    /// Whether it was ended; else it is being taken, or its writer was stopped.
+    pub is_finished: bool,
+    /// What it says of itself, or why it cannot be read.
+    pub header: Result<DumpHeader>,
+}
+
+/// A dump that is being taken.
+pub(super) struct Draft {
+    pub(super) file: File,
+    path: PathBuf,
+    finished: PathBuf,
+}
+
+impl Draft {
+    /// Gives it its name, once all of it is durable.
+    pub(super) fn finish(self) -> Result<PathBuf> {
+        self.file.sync_all().context(|| format!("writing {}", self.path.shown()))?;
+        fs::rename(&self.path, &self.finished)
+            .and_then(|()| private_file::sync_folder(private_file::folder_of(&self.finished)))
+            .context(|| format!("naming {}", self.finished.shown()))?;
+        Ok(self.finished)
+    }
+
+    /// Takes it away: nothing of it is worth keeping.
+    pub(super) fn discard(self) {
+        fs::remove_file(&self.path).ok(); // `dump list` shows one that stays
+    }
+}
+
+impl DumpFolder {
+    /// That of a host with this configuration.
+    pub fn of(config: &Path, settings: &DumpSettings) -> Self {
+        let usual = || match config == Path::new("/etc/vmcryptfs/config.toml") {
+            true => PathBuf::from("/var/lib/vmcryptfs/dumps"),
+            false => private_file::folder_of(config).join("dumps"),
+        };
+        Self { path: settings.folder.clone().unwrap_or_else(usual), settings: settings.clone() }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The dumps that lie there, the oldest first.
+    ///
+    /// # Errors
+    /// `Io`. A dump that cannot be read is in the list.
+    pub fn list(&self) -> Result<Vec<StoredDump>> {
+        let mut dumps: Vec<StoredDump> = self.files()?.into_iter().map(|(path, len)| stored(path, len)).collect();
+        dumps.sort_by_key(|dump| (dump.header.as_ref().ok().map(|header| header.about.time), dump.path.clone()));
+        Ok(dumps)
+    }
+
+    /// Files that are named as dumps, and their lengths.
+    fn files(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let reading = || format!("reading the folder {}", self.path.shown());
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.context(reading)?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry.context(reading)?.path();
+            let is_named = path.extension().is_some_and(|ending| ending == ENDING || ending == UNFINISHED);
+            if let Some(found) = path.symlink_metadata().ok().filter(|found| is_named && found.is_file()) {
+                files.push((path, found.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    /// The file that a name of a user means: one of this folder, or any other one.
+    pub fn find(&self, name: &Path) -> PathBuf {
+        let here = self.path.join(name);
+        let is_plain = name.components().count() == 1 && name.file_name().is_some();
+        if is_plain && !name.exists() && here.exists() { here } else { name.to_path_buf() }
+    }
+
+    /// Begins a dump, unless there are too many. Two at once wait for each other for a moment.
+    pub(super) fn begin(&self, about: &About) -> Result<Draft> {
+        private_file::create_folder(&self.path)?;
+        let _lock = private_file::lock(&self.path.join(ENDING))?;
+        self.refuse_too_many(about)?;
+        let name = format!("{}-{}-{}", plain_name(&about.program), about.pid, about.uuid);
+        let path = self.path.join(format!("{name}.{UNFINISHED}"));
+        let creating = || format!("creating {}", path.shown());
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).context(creating)?;
+        file.lock().context(creating)?; // so it is not removed before it is ended
+        Ok(Draft { file, finished: self.path.join(format!("{name}.{ENDING}")), path })
+    }
+
+    fn refuse_too_many(&self, about: &About) -> Result<()> {
+        let (folder, max) = (self.path.shown(), self.settings.max_files.get() as usize);
+        let remove = "`vmcryptfs dump remove` makes room";
+        let dumps = self.list()?;
+        if dumps.len() >= max {
+            return Err(Error::new(Kind::Io, format!("{folder} has {} dumps, at most {max}: {remove}", dumps.len())));
+        }
+        let is_of_user = |dump: &&StoredDump| dump.header.as_ref().is_ok_and(|header| header.about.uid == about.uid);
+        let of_user = dumps.iter().filter(is_of_user).count();
+        if about.uid != 0 && of_user >= max.div_ceil(2) {
+            let message = format!("{folder} has {of_user} dumps of user id {}, half of {max}: {remove}", about.uid);
+            return Err(Error::new(Kind::Io, message));
+        }
+        Ok(())
+    }
+
+    /// The longest that a dump may get, in bytes.
+    pub(super) fn max_len(&self) -> u64 {
+        u64::from(self.settings.max_mib.get()) * MIB
+    }
+
+    /// Refuses another `more` bytes where all dumps, or what is left free of the file system, forbid it.
+    pub(super) fn check_space(&self, draft: &Draft, more: u64) -> Result<()> {
+        let used: u64 = self.files()?.iter().map(|(_, len)| len).sum();
+        let max = u64::from(self.settings.max_total_mib.get());
+        if used + more > max * MIB {
+            return Err(Error::new(Kind::Io, format!("all dumps together are longer than {max} MiB")));
+        }
+        let space = rustix::fs::fstatvfs(&draft.file).context(|| "reading free space".into())?;
+        let (free, keep) = (space.f_bavail.saturating_mul(space.f_frsize), u64::from(self.settings.keep_free_mib));
+        match free < (keep * MIB).saturating_add(more) {
+            true => Err(Error::new(Kind::Io, format!("less than {keep} MiB would be left free for others"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes a dump of this folder.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` when it is not one, `Busy` when it is being taken, `Io`.
+    pub fn remove(&self, name: &Path) -> Result<PathBuf> {
+        let path = self.find(name);
+        let removing = || format!("removing {}", path.shown());
+        let files = self.files()?;
+        let is_same = |other: &Path| fs::canonicalize(other).ok() == fs::canonicalize(&path).ok();
+        let found = path.symlink_metadata().context(removing)?;
+        if !found.is_file() || !files.iter().any(|(other, _)| is_same(other)) {
+            let message = format!("{} is not a dump in {}", path.shown(), self.path.shown());
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let file = File::open(&path).context(removing)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(Kind::Busy, format!("{} is being taken", path.shown())));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).context(removing),
+            Ok(()) => {}
+        }
+        fs::remove_file(&path).and_then(|()| private_file::sync_folder(&self.path)).context(removing)?;
+        Ok(path)
+    }
+}
+
+fn stored(path: PathBuf, len: u64) -> StoredDump {
+    let is_finished = path.extension().is_some_and(|ending| ending == ENDING);
+    let header = read_header(&path).map(|(header, ..)| header);
+    StoredDump { path, len, is_finished, header }
+}
+
+/// The header of a dump, its length, and the file.
+pub(super) fn read_header(path: &Path) -> Result<(DumpHeader, u64, File)> {
+    let reading = || format!("reading the dump {}", path.shown());
+    // Opening a FIFO would wait for a writer.
+    let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
+    let file = opened.context(reading)?;
+    if !file.metadata().context(reading)?.is_file() {
+        return Err(Error::new(Kind::Invalid, format!("{} is not a regular file", path.shown())));
+    }
+    let mut start = Vec::new();
+    (&file).take(MAX_HEADER_LEN as u64).read_to_end(&mut start).context(reading)?;
+    let (header, len) = DumpHeader::decode(&start).context(reading)?;
+    Ok((header, len as u64, file))
+}
+
+/// The last part of a program's path, of letters that are safe in names.
+fn plain_name(program: &str) -> String {
+    let last = program.rsplit('/').next().unwrap_or_default();
+    let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+    let name: String = last.chars().map(safe).take(MAX_NAME).collect();
+    match name.trim_start_matches(['.', '-']) {
+        "" => "unknown".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_programs_become_names_of_files() {
+        for (program, name) in [
+            ("/usr/bin/qemu-system-x86_64", "qemu-system-x86_64"),
+            ("/tmp/..", "unknown"),
+            ("a\nb/c d\u{e9}", "c_d_"),
+            ("", "unknown"),
+            ("/-rf", "rf"),
+        ] {
+            assert_eq!(plain_name(program), name);
+        }
+        assert_eq!(plain_name(&"x".repeat(300)).len(), MAX_NAME);
+    }
+}

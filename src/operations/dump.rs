@@ -1,0 +1,337 @@
+//! Dumps of this host's processes: what they are encrypted to, taking one, opening and removing them.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::provider::Passphrase;
+use crate::dump::kernel::{self, CORE_PATTERN, Handler, HostState, SYSCTL_FILE};
+use crate::dump::{DumpFolder, KeyFile, LockedDump, Opened, Process, Taken, make, opened_by, take};
+use crate::error::{Context, Error, Kind, Result};
+use crate::event::EventName;
+use crate::format::dump::{DumpKey, DumpKeyFile};
+use crate::gate::{Object, Operation, Trail};
+use crate::key::{KeyId, ProviderName};
+use crate::progress::OnProgress;
+use crate::provider::backup::COST;
+use crate::provider::{Providers, private_file};
+use crate::sys::SecretBytes;
+use crate::text::Show;
+
+/// What the kernel does with dumps now.
+///
+/// # Errors
+/// `Io`.
+pub fn core_pattern() -> Result<String> {
+    fs::read_to_string(CORE_PATTERN).context(|| format!("reading {CORE_PATTERN}"))
+}
+
+/// Where a host stands with its dumps.
+pub struct HostDumps {
+    /// In vSphere's words.
+    pub state: HostState,
+    /// Why it is not better.
+    pub reason: Option<String>,
+    /// What dumps are encrypted to, if this host has such a key.
+    pub key: Option<DumpKeyFile>,
+    /// The kernel's line.
+    pub pattern: String,
+}
+
+impl HostDumps {
+    /// That of a host with this configuration.
+    ///
+    /// # Errors
+    /// Those of the dump key's file, and `Io`.
+    pub fn of(config: &Path) -> Result<Self> {
+        let (key, pattern) = (KeyFile::of(config).load()?, core_pattern()?);
+        let (state, reason) = kernel::state(&pattern, config, key.is_some());
+        Ok(Self { state, reason, key, pattern })
+    }
+}
+
+/// Refuses keys that this host, or a dump in its folder, needs to open dumps. Providers of two names may be one, so only ids are compared.
+///
+/// # Errors
+/// `Denied`, and those of reading them.
+pub fn refuse_host_keys(keys: &[KeyId], config: &Path) -> Result<()> {
+    let needs = |host_key: &KeyId| keys.iter().find(|key| host_key.may_be_called(key.id()));
+    let refuse = |key: &KeyId, by: &str| Err(Error::new(Kind::Denied, format!("key {key} is in use: {by}")));
+    if let Some(file) = KeyFile::of(config).load()?
+        && let Some(key) = needs(&file.key.host_key)
+    {
+        return refuse(key, "it is the host key of this host, and `vmcryptfs dump setup --renew` makes another one");
+    }
+    for dump in DumpFolder::of(config, Providers::load(config)?.dumps()).list()? {
+        let header = dump.header.context(|| "a dump may need the key".into())?;
+        if let Some(key) = opened_by(&header).and_then(needs) {
+            return refuse(key, &format!("the dump {} opens by nothing else", dump.path.shown()));
+        }
+    }
+    Ok(())
+}
+
+/// Makes this host's host key and dump key, unless they are there. Has the kernel give dumps to this program, if that is wanted.
+pub struct SetUpDumps<'a> {
+    /// The provider of the host key; the default one if none is named.
+    pub provider: Option<&'a ProviderName>,
+    /// The line of `core_pattern` that is set, now and when the host starts.
+    pub install: Option<&'a str>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for SetUpDumps<'_> {
+    const NAME: EventName = EventName::DumpSetup;
+    /// The dump key, and whether it was made now.
+    type Outcome = (DumpKey, bool);
+
+    fn object(&self) -> Object {
+        Object::Host
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
+        let file = KeyFile::of(self.config);
+        let _lock = file.lock()?;
+        let (key, is_new) = match file.load()? {
+            Some(there) => {
+                refuse_other(&there.key, self.provider)?;
+                (there.key, false)
+            }
+            None => (new_key(&file, self.config, self.provider, trail)?, true),
+        };
+        trail.event().key(&key.host_key);
+        if let Some(line) = self.install {
+            install(line, Path::new(CORE_PATTERN), Path::new(SYSCTL_FILE))?;
+        }
+        Ok((key, is_new))
+    }
+}
+
+fn refuse_other(key: &DumpKey, wanted: Option<&ProviderName>) -> Result<()> {
+    match wanted {
+        Some(wanted) if wanted != key.host_key.provider() => {
+            let found = format!(
+                "this host has a host key of provider {}: --renew makes one of {wanted}",
+                key.host_key.provider()
+            );
+            Err(Error::new(Kind::Exists, found))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn new_key(file: &KeyFile, config: &Path, provider: Option<&ProviderName>, trail: &mut Trail) -> Result<DumpKey> {
+    let providers = Providers::load(config)?;
+    let provider = match provider {
+        Some(name) => name.clone(),
+        None => providers.default_provider()?.0,
+    };
+    trail.event().provider(&provider);
+    let made = make(&providers, &provider)?;
+    file.keep(&made)?;
+    Ok(made.key)
+}
+
+/// Sets the line in a file of sysctl.d first, so that no restart forgets it, then in the kernel's file.
+fn install(line: &str, kernel_file: &Path, sysctl_file: &Path) -> Result<()> {
+    let reading = || format!("reading {}", kernel_file.shown());
+    let former = fs::read_to_string(kernel_file).context(reading)?;
+    let former = former.trim();
+    if former == line && sysctl_file.exists() {
+        return Ok(());
+    }
+    // One that was ours is not what was there before.
+    let recorded = fs::read_to_string(sysctl_file).ok().filter(|_| Handler::of(former).is_some());
+    let recorded = recorded.as_deref().and_then(kernel::former_of);
+    let content = kernel::sysctl_file(line, recorded.unwrap_or(former));
+    private_file::replace(sysctl_file, &[content.as_bytes()])?;
+    fs::write(kernel_file, line).context(|| format!("writing {}", kernel_file.shown()))
+}
+
+/// Makes both keys again, perhaps of another provider. Dumps that are there open as before.
+pub struct RenewHostKey<'a> {
+    /// The provider of the new host key; that of the former one if none is named.
+    pub provider: Option<&'a ProviderName>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for RenewHostKey<'_> {
+    const NAME: EventName = EventName::DumpRenew;
+    type Outcome = DumpKey;
+
+    fn object(&self) -> Object {
+        Object::Host
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<DumpKey> {
+        let file = KeyFile::of(self.config);
+        let _lock = file.lock()?;
+        // One that is damaged is what a renewal mends.
+        let former = file.load().ok().flatten().map(|former| former.key.host_key.provider().clone());
+        let key = new_key(&file, self.config, self.provider.or(former.as_ref()), trail)?;
+        trail.event().key(&key.host_key);
+        Ok(key)
+    }
+}
+
+/// Takes a dump that the kernel gives.
+pub struct TakeDump<'a> {
+    /// Of which process.
+    pub process: &'a Process,
+    /// The dump.
+    pub source: &'a mut dyn Read,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for TakeDump<'_> {
+    const NAME: EventName = EventName::DumpTake;
+    type Outcome = Taken;
+
+    fn object(&self) -> Object {
+        Object::Host
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Taken> {
+        let Process { pid, uid, signal, program, .. } = self.process;
+        let process = format!("{program}, process {pid} of user id {uid}, ended by signal {signal}");
+        let taken = take(self.config, self.process, self.source).context(|| format!("the dump of {process}"))?;
+        let cut =
+            taken.ended.cut.as_ref().map(|why| format!(", cut after {} bytes: {}", taken.ended.plain_len, why.chain()));
+        trail.event().component(&taken.path).reason(process + &cut.unwrap_or_default());
+        Ok(taken)
+    }
+}
+
+/// Opens a dump: by its host key, or by a passphrase that is asked for if it has to be.
+fn open(dump: &LockedDump, passphrase: Passphrase<'_>, config: &Path, trail: &mut Trail) -> Result<SecretBytes> {
+    let header = dump.header();
+    trail.event().uuid(header.about.uuid);
+    match opened_by(header) {
+        None => header.open_by_passphrase(&passphrase()?),
+        Some(host_key) => {
+            trail.event().key(host_key);
+            let kek = Providers::load(config)?.fetch(host_key)?;
+            header.open_by_host_key(kek.as_ref())
+        }
+    }
+}
+
+/// Decrypts a dump into a new file.
+pub struct DecryptDump<'a> {
+    /// The dump.
+    pub file: &'a Path,
+    /// The new file.
+    pub output: &'a Path,
+    /// Whether what is authentic of a damaged one is wanted.
+    pub partial: bool,
+    /// Of a dump that has one.
+    pub passphrase: Passphrase<'a>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for DecryptDump<'_> {
+    const NAME: EventName = EventName::DumpDecrypt;
+    type Outcome = Opened;
+
+    fn object(&self) -> Object {
+        Object::Dump(self.file.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Opened> {
+        let dump = locked(self.file, self.output)?;
+        let dek = open(&dump, self.passphrase, self.config, trail)?;
+        dump.decrypt(&dek, self.output, self.partial)
+    }
+}
+
+/// A dump that is to be opened into a new file.
+fn locked(file: &Path, output: &Path) -> Result<LockedDump> {
+    match output.symlink_metadata() {
+        Ok(_) => Err(Error::new(Kind::Exists, format!("{} exists already, expected a new file", output.shown()))),
+        Err(_) => LockedDump::read(file), // making it says more
+    }
+}
+
+/// Encrypts a dump of this host again, under a passphrase that its reader knows.
+pub struct RecryptDump<'a> {
+    /// The dump.
+    pub file: &'a Path,
+    /// The new file.
+    pub output: &'a Path,
+    /// That of the new file.
+    pub passphrase: Passphrase<'a>,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for RecryptDump<'_> {
+    const NAME: EventName = EventName::DumpRecrypt;
+    type Outcome = Opened;
+
+    fn object(&self) -> Object {
+        Object::Dump(self.file.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Opened> {
+        let dump = locked(self.file, self.output)?;
+        let encrypted = || {
+            let message = format!("{} is encrypted under a passphrase already", self.file.shown());
+            Err(Error::new(Kind::Invalid, message))
+        };
+        let dek = open(&dump, &encrypted, self.config, trail)?;
+        dump.encrypt_again(&dek, self.output, &(self.passphrase)()?, COST)
+    }
+}
+
+/// Removes dumps of this host.
+pub struct RemoveDump<'a> {
+    /// One of the folder of dumps, by its name or its path.
+    pub dump: &'a Path,
+    /// Configuration file.
+    pub config: &'a Path,
+}
+
+impl Operation for RemoveDump<'_> {
+    const NAME: EventName = EventName::DumpRemove;
+    /// Its path.
+    type Outcome = PathBuf;
+
+    fn object(&self) -> Object {
+        Object::Dump(self.dump.to_path_buf())
+    }
+
+    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<PathBuf> {
+        let settings = Providers::load(self.config)?;
+        let path = DumpFolder::of(self.config, settings.dumps()).remove(self.dump)?;
+        trail.event().component(&path);
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_is_set_now_and_at_the_start_and_what_was_there_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (kernel, sysctl) = (dir.path().join("core_pattern"), dir.path().join("60.conf"));
+        fs::write(&kernel, "|/usr/lib/systemd/systemd-coredump %P\n").unwrap();
+        let lines = ["/usr/bin/vmcryptfs", "/usr/local/bin/vmcryptfs"]
+            .map(|program| kernel::pattern(Path::new(program), Path::new("/c.toml"), None).unwrap());
+        for line in &lines {
+            install(line, &kernel, &sysctl).unwrap();
+            assert_eq!(fs::read_to_string(&kernel).unwrap(), *line);
+            let content = fs::read_to_string(&sysctl).unwrap();
+            assert!(content.contains(&format!("\nkernel.core_pattern = {line}\n")), "{content}");
+            assert_eq!(kernel::former_of(&content), Some("|/usr/lib/systemd/systemd-coredump %P"));
+        }
+        let before = fs::metadata(&sysctl).unwrap().modified().unwrap();
+        install(&lines[1], &kernel, &sysctl).unwrap();
+        assert_eq!(fs::metadata(&sysctl).unwrap().modified().unwrap(), before, "nothing was to be done");
+    }
+}
