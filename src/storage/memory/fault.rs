@@ -26,6 +26,8 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct Countdown {
     left: AtomicI64,
+    /// How many calls fail, one after the other.
+    failing: AtomicI64,
     /// Whether all calls after the failing one fail as well, and none of them changes anything: the process is gone.
     is_end: bool,
 }
@@ -33,12 +35,12 @@ pub struct Countdown {
 impl Countdown {
     /// Lets `calls` calls pass and fails only the next one.
     pub fn fault_after(calls: i64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicI64::new(calls), is_end: false })
+        Arc::new(Self { left: AtomicI64::new(calls), failing: AtomicI64::new(1), is_end: false })
     }
 
     /// Lets `calls` calls pass and fails all others, as if the process had ended.
     pub fn end_after(calls: i64) -> Arc<Self> {
-        Arc::new(Self { left: AtomicI64::new(calls), is_end: true })
+        Arc::new(Self { left: AtomicI64::new(calls), failing: AtomicI64::new(1), is_end: true })
     }
 
     /// Whether a call has failed.
@@ -53,7 +55,7 @@ impl Countdown {
 
     fn fails(&self) -> bool {
         let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        left == 0 || (left < 0 && self.is_end)
+        left <= 0 && (self.is_end || left > -self.failing.load(Ordering::SeqCst))
     }
 }
 
@@ -82,6 +84,12 @@ impl<S: Storage> FaultStorage<S> {
 
     /// Lets `calls` calls pass, fails the next one, and passes all after it.
     pub fn fail_after(&self, calls: i64) {
+        self.fail_some_after(calls, 1);
+    }
+
+    /// The same, but fails as many calls as this.
+    pub fn fail_some_after(&self, calls: i64, failing: i64) {
+        self.calls.failing.store(failing, Ordering::SeqCst);
         self.calls.left.store(calls, Ordering::SeqCst);
     }
 

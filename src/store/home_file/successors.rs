@@ -94,17 +94,9 @@ impl<S: Storage> HomeFile<S> {
             }
             let successor = Successor::decode(bytes);
             for place in [Place::Main, Place::Spare] {
-                let Some(entry) = pair.at(place) else { continue };
-                if successor.following(&entry).is_none() {
-                    continue;
-                }
-                let opener = &mut self.cipher.blocks.opener();
-                let mut data = [0; BLOCK_LEN];
-                let is_read = self.storage.read_at(block.cipher_offset(place), &mut data)? == BLOCK_LEN;
-                if !is_read || self.cipher.open(opener, block, &entry, &mut data)? {
-                    continue;
-                }
-                if let Some(following) = self.open_following(opener, (block, place), &entry, &mut data)? {
+                let Some(entry) = pair.at(place).filter(|entry| successor.following(entry).is_some()) else { continue };
+                let (opener, data) = (&mut self.cipher.blocks.opener(), &mut [0; BLOCK_LEN]);
+                if let Some(following) = self.open_following(opener, (block, place), &entry, data)? {
                     pair.put(place, Some(following));
                     found = true;
                 }
