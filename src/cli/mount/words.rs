@@ -45,7 +45,8 @@ impl MountArgs {
     }
 }
 
-/// The kernel changes a mount that is there; mount(8) asks a helper first, unless `-i` forbids it.
+/// The kernel changes a mount that is there; mount(8) asks a helper first, unless `-i` forbids it. What is not told is as for a new
+/// mount, and so are `suid` and `dev`.
 fn remount(words: &[String], mountpoint: &Path) -> Error {
     const OF_THE_KERNEL: [&str; 14] = [
         "ro",
@@ -66,7 +67,7 @@ fn remount(words: &[String], mountpoint: &Path) -> Error {
     let kept: Vec<&str> = words.iter().map(String::as_str).filter(|word| OF_THE_KERNEL.contains(word)).collect();
     let message = format!(
         "a mount that is there is changed by the kernel, without a helper: `mount -i -o {} {}`",
-        [&["remount"], &kept[..]].concat().join(","),
+        [&["remount,nosuid,nodev"], &kept[..]].concat().join(","),
         mountpoint.shown()
     );
     Error::new(Kind::Invalid, message)
@@ -107,7 +108,7 @@ mod tests {
     #[test]
     fn a_remount_is_left_to_the_kernel() {
         let error = mount(&["-o", "rw,remount", "-o", "ro,wait=5s"]).take_settings().unwrap_err();
-        assert!(error.chain().ends_with("`mount -i -o remount,rw,ro /mnt`"), "{}", error.chain());
+        assert!(error.chain().ends_with("`mount -i -o remount,nosuid,nodev,rw,ro /mnt`"), "{}", error.chain());
     }
 
     #[test]
