@@ -1,36 +1,35 @@
 //! The file with the list of a home's disks: read once and when it changes, and changed so that no crash leaves a disk outside of it.
 
-use std::collections::BTreeSet;
+mod change;
+mod stored;
+
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{HOME_FILE, Header};
-use crate::format::members::{
-    COPY_OFFSETS, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, There, copy_len, file_name, state_mark,
-};
+use crate::format::members::{COPY_OFFSETS, MAGIC, MEMBERS_PREFIX, MemberList, MembersKey, file_name, state_mark};
 use crate::key::Dek;
 use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks, wait_for_claim};
 use crate::storage::{FileStorage, Storage};
-use crate::sys::file::{folder_beneath, open_beneath, readable, stat_at};
+use crate::sys::file::{open_beneath, readable, stat_at};
 use crate::vm::draft::Draft;
+pub use change::ListChange;
+use stored::{Copies, read};
 
 /// For how long a change waits for that of another mount or verb.
 const OTHER_CHANGE: Duration = Duration::from_secs(10);
-/// Bytes of a copy that are read at first: most are no longer.
-const FIRST_READ: usize = 4096;
 /// Two changes in a row may tear both copies for a reader.
 const READS: usize = 3;
 
@@ -259,141 +258,6 @@ impl Floor for Members {
     }
 }
 
-/// A change of the list that is under way: others wait.
-pub struct ListChange<'m> {
-    members: &'m Members,
-    file: FileStorage,
-    /// What the file says.
-    stored: MemberList,
-    /// What holds.
-    list: MemberList,
-    past: Past,
-    /// Whether the file allows more than what holds, for names that may not be durable yet.
-    is_put_off: bool,
-    durable: usize,
-    _alone: MutexGuard<'m, ()>,
-}
-
-impl ListChange<'_> {
-    /// What holds before the change.
-    pub fn list(&self) -> &MemberList {
-        &self.list
-    }
-
-    /// Makes the list allow what is now and what is to be, durably, before names change.
-    ///
-    /// # Errors
-    /// `Invalid` for a list that is too long, or `Io`.
-    pub fn announce(&mut self, after: &MemberList) -> Result<()> {
-        let allowed = self.stored.until(after);
-        self.write(allowed.clone(), true)?;
-        self.know(allowed);
-        Ok(())
-    }
-
-    /// Makes the list say what is, durably. What others have put off is durable before that.
-    ///
-    /// # Errors
-    /// As [`announce`](Self::announce).
-    pub fn make(&mut self, after: MemberList) -> Result<()> {
-        if self.is_put_off {
-            self.sync_names()?;
-        }
-        self.write(after.clone(), true)?;
-        self.know(after);
-        Ok(())
-    }
-
-    /// Makes the list have no disk at a path or below it any more, durably, once it is durable that nothing lies there.
-    ///
-    /// # Errors
-    /// As [`announce`](Self::announce).
-    pub fn make_without(&mut self, path: &Path) -> Result<()> {
-        self.sync_folder(path.parent().unwrap_or(Path::new("")))?;
-        self.make(self.list.without(path))
-    }
-
-    /// Makes the list say what is, after names have changed for good, or have not changed. If this is lost, what was announced is
-    /// still allowed. It is put off for as long as an earlier one is.
-    ///
-    /// # Errors
-    /// As [`announce`](Self::announce).
-    pub fn settle(&mut self, after: MemberList) -> Result<()> {
-        if !self.is_put_off {
-            self.write(after.clone(), false)?;
-        }
-        self.know(after);
-        Ok(())
-    }
-
-    /// Says what is, after names have changed that may not be durable yet. The file allows what was announced until
-    /// [`Members::settle`].
-    pub fn put_off(&mut self, after: MemberList) {
-        self.is_put_off = true;
-        self.know(after);
-    }
-
-    /// Decides names that a crash has left changing by what lies there, durably.
-    ///
-    /// # Errors
-    /// As [`announce`](Self::announce).
-    pub fn decide(&mut self, look: impl Fn(&Path) -> There) -> Result<()> {
-        self.sync_names()?; // what is seen now is there after another crash
-        self.is_put_off = false;
-        let decided = self.stored.decided(look);
-        self.make(decided)
-    }
-
-    /// Makes the names durable that the file has as changing.
-    fn sync_names(&mut self) -> Result<()> {
-        let folders: BTreeSet<&Path> = self.stored.changing().flat_map(|name| name.ancestors().skip(1)).collect();
-        folders.into_iter().try_for_each(|folder| self.sync_folder(folder))?;
-        self.is_put_off = false;
-        Ok(())
-    }
-
-    fn sync_folder(&self, folder: &Path) -> Result<()> {
-        match folder_beneath(&self.members.dir, folder) {
-            Ok(dir) => rustix::fs::fsync(dir),
-            // It is gone, or has another name: the folder that says so is synced as well.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(()),
-            Err(_) => rustix::fs::syncfs(self.file.file()), // one that this process may not read
-        }
-        .context(|| "making names durable".into())
-    }
-
-    fn write(&mut self, next: MemberList, durably: bool) -> Result<()> {
-        if next.disks == self.stored.disks {
-            return Ok(());
-        }
-        let sequence = self.stored.sequence.checked_add(1);
-        let sequence =
-            sequence.ok_or_else(|| Error::new(Kind::Unsupported, "the list was changed too often to count"))?;
-        let next = MemberList { sequence, ..next };
-        let bytes = self.members.keys[0].encode(&next)?;
-        self.durable =
-            write(&self.file, &bytes, self.durable, durably).context(|| "writing the VM's list of disks".into())?;
-        self.stored = next;
-        if durably {
-            self.past = meet(&self.members.memory, &self.members.header, &self.stored, Some(&self.stored))?;
-        }
-        Ok(())
-    }
-
-    /// Lets this process go by a list, for as long as the file is what it is now.
-    fn know(&mut self, list: MemberList) {
-        self.list = MemberList { sequence: self.stored.sequence, ..list };
-        // Without the file's attributes it is read again.
-        *self.members.known.lock() = rustix::fs::fstat(self.file.file()).ok().map(|stat| Known {
-            stamp: stamp(&stat),
-            stored: Arc::new(self.stored.clone()),
-            list: Arc::new(self.list.clone()),
-            past: self.past.clone(),
-            durable: Some(self.durable),
-        });
-    }
-}
-
 /// What to do about a list that is lost.
 const REMEDY: &str = "`vmcryptfs adopt VM_FOLDER` rebuilds it from the disks that are there";
 
@@ -500,72 +364,6 @@ fn keys(home: &Header, dek: &Dek) -> Result<Vec<MembersKey>> {
 
 fn stamp(stat: &Stat) -> Stamp {
     (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
-}
-
-/// What the copies of a list say.
-struct Copies {
-    /// The list that counts.
-    list: MemberList,
-    /// Which copy has it.
-    copy: usize,
-    /// What the other one says, if it is whole.
-    other: Option<MemberList>,
-}
-
-fn read(storage: &dyn Storage, keys: &[MembersKey]) -> Result<Copies> {
-    let mut newest: Option<Copies> = None;
-    let mut problem = None;
-    for (copy, offset) in COPY_OFFSETS.into_iter().enumerate() {
-        let mut bytes = vec![0; FIRST_READ];
-        let mut len = storage.read_at(offset, &mut bytes)?;
-        let whole = bytes.first_chunk().map_or(0, copy_len);
-        if whole > len && len == FIRST_READ {
-            bytes = vec![0; whole];
-            len = storage.read_at(offset, &mut bytes)?;
-        }
-        match decode(&bytes[..len], keys) {
-            Ok(list) => {
-                newest = Some(match newest {
-                    Some(first) if first.list.sequence >= list.sequence => Copies { other: Some(list), ..first },
-                    first => Copies { list, copy, other: first.map(|first| first.list) },
-                });
-            }
-            // Not passed over for an older copy, which a newer program has outdated.
-            Err(error) if error.kind() == Kind::Unsupported => return Err(error),
-            Err(error) => problem = Some(error),
-        }
-    }
-    match (newest, problem) {
-        (Some(newest), _) => Ok(newest),
-        (None, Some(error)) => {
-            Err(Error::with_source(Kind::Corrupt, format!("the VM's list of disks: {REMEDY}"), error))
-        }
-        (None, None) => Err(Error::new(Kind::Corrupt, "no copy of the VM's list of disks")),
-    }
-}
-
-fn decode(bytes: &[u8], keys: &[MembersKey]) -> Result<MemberList> {
-    let mut last = Err(Error::new(Kind::Corrupt, "no key of the list of disks"));
-    for key in keys {
-        last = key.decode(bytes);
-        if last.is_ok() {
-            break;
-        }
-    }
-    last
-}
-
-/// Writes a list over the copy that is not the durable one, and returns which one is durable then. Once the new list is durable, no
-/// copy keeps the former one.
-fn write(storage: &dyn Storage, bytes: &[u8], durable: usize, durably: bool) -> Result<usize> {
-    let other = 1 - durable;
-    storage.write_at(COPY_OFFSETS[other], bytes)?;
-    if !durably {
-        return Ok(durable);
-    }
-    storage.sync()?;
-    storage.write_at(COPY_OFFSETS[durable], bytes)?;
-    Ok(other)
 }
 
 #[cfg(test)]

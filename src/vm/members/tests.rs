@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use super::stored::write;
 use super::*;
 use crate::crypto::random;
 use crate::format::members::Member;
