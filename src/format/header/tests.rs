@@ -1,4 +1,6 @@
 use super::*;
+use crate::key::{KeyCheck, KeyId, ProviderName, WrappedDek};
+use crate::sector::SectorSize;
 use crate::sys::SecretBytes;
 
 fn dek(shape: Shape, seed: u8) -> Dek {
