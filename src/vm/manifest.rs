@@ -5,6 +5,7 @@
 //! differs from it then may be what the one that opened it did. So an unclean end is no alarm, and proves nothing.
 
 mod differences;
+mod made;
 mod proof;
 mod tree;
 
@@ -32,6 +33,8 @@ use crate::timestamp::Timestamp;
 use crate::vm::draft::Draft;
 use crate::vm::folder;
 use differences::differences;
+use made::sealing;
+pub use made::{Made, Placed};
 pub use proof::Proof;
 use proof::Stamp;
 
@@ -42,9 +45,9 @@ const MAX_NOTES: usize = 64;
 
 /// An unlocked home, whose manifest is read or made.
 #[derive(Clone, Copy)]
-pub struct HomeTree<'a> {
+pub struct HomeTree<'d, 'a> {
     /// The VM folder.
-    pub dir: &'a File,
+    pub dir: &'d File,
     /// The home's verified header.
     pub header: &'a Header,
     /// Its keys.
@@ -69,7 +72,7 @@ pub fn is_there(dir: &File) -> bool {
     stat_at(dir, MANIFEST_FILE.as_ref()).is_ok()
 }
 
-impl HomeTree<'_> {
+impl<'d> HomeTree<'d, '_> {
     /// Whether the home has a manifest, or had one by what this host has seen.
     pub fn is_kept(&self) -> bool {
         Self::is_kept_of(self.dir, self.header.uuid, self.memory)
@@ -205,14 +208,15 @@ impl HomeTree<'_> {
     /// # Errors
     /// `Io`; then the manifest is what it was.
     pub fn seal(&self, purpose: Purpose, proof: &Proof) -> Result<()> {
-        self.seal_synced(purpose, proof, false)
+        self.make(purpose, proof, false)?.map_or(Ok(()), |made| made.finish(self.memory))
     }
 
-    /// The same; with `is_synced` all of the home is durable, and nothing changes it.
+    /// Makes a manifest where one is due, as [`seal`](Self::seal) does, for a caller that makes it durable and puts it in its place.
+    /// With `is_synced` all of the home is durable, and nothing changes it.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub fn seal_synced(&self, purpose: Purpose, proof: &Proof, is_synced: bool) -> Result<()> {
+    pub fn make(&self, purpose: Purpose, proof: &Proof, is_synced: bool) -> Result<Option<Made<'d>>> {
         let locked = lock(self.dir)?;
         let current = self.load().ok().flatten();
         let seen = self.memory.manifest_counter(self.header.uuid);
@@ -229,8 +233,8 @@ impl HomeTree<'_> {
         let has_news = current.as_ref().is_some_and(|now| now.notes != notes);
         let kept = current.as_ref().map(|now| now.entries.clone());
         let (entries, time) = match (purpose, kept) {
-            (Purpose::Open, Some(_)) if is_open && !has_news => return Ok(()),
-            (Purpose::Renew, _) if !is_open => return Ok(()),
+            (Purpose::Open, Some(_)) if is_open && !has_news => return Ok(None),
+            (Purpose::Renew, _) if !is_open => return Ok(None),
             (_, kept) => {
                 let time = now();
                 let entries = self.look()?;
@@ -239,7 +243,7 @@ impl HomeTree<'_> {
                     add(&mut notes, &differences(kept, &entries));
                 }
                 if purpose == Purpose::Renew && kept.as_ref() == Some(&entries) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 if !is_synced {
                     tree::sync_changes(self.dir, kept.as_deref().unwrap_or_default(), &entries)?;
@@ -249,9 +253,7 @@ impl HomeTree<'_> {
         };
         let counter = counter.max(seen).max(Some(proof.least)).unwrap_or(0).saturating_add(1);
         let (home, is_open) = (self.header.uuid, purpose != Purpose::Close);
-        self.store(&Manifest { home, counter, is_open, time, logs: ends(), notes, entries })?;
-        drop(locked);
-        Ok(())
+        self.store(locked, &Manifest { home, counter, is_open, time, logs: ends(), notes, entries }).map(Some)
     }
 
     /// Takes what is there for what was left: seals it, or where there is no manifest, forgets that there was one. Returns what was
@@ -276,8 +278,8 @@ impl HomeTree<'_> {
         tree::sync_changes(self.dir, &[], &entries)?;
         let seen = self.memory.manifest_counter(uuid);
         let counter = current.map(|now| now.counter).max(seen).unwrap_or(0).saturating_add(1);
-        self.store(&Manifest { home: uuid, counter, is_open, time, logs: ends(), notes: Vec::new(), entries })?;
-        drop(locked);
+        let accepted = Manifest { home: uuid, counter, is_open, time, logs: ends(), notes: Vec::new(), entries };
+        self.store(locked, &accepted)?.finish(self.memory)?;
         Ok(found)
     }
 
@@ -288,11 +290,10 @@ impl HomeTree<'_> {
     pub fn remove(&self) -> Result<()> {
         self.memory.forget_manifest(self.header.uuid)?;
         folder::remove_manifest(self.dir)?;
-        self.sync_names()
+        made::sync_names(self.dir)
     }
 
-    fn store(&self, manifest: &Manifest) -> Result<()> {
-        let sealing = || format!("sealing {MANIFEST_FILE}");
+    fn store(&self, locked: File, manifest: &Manifest) -> Result<Made<'d>> {
         self.remove_drafts()?;
         let draft = Draft::new(self.dir, DRAFT)?;
         let storage = FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600)).context(sealing)?);
@@ -301,11 +302,8 @@ impl HomeTree<'_> {
         for (number, piece) in manifest.encode()?.chunks(MAX_REQUEST).enumerate() {
             file.write_at((number * MAX_REQUEST) as u64, piece, &mut buffer).context(sealing)?;
         }
-        file.sync().context(sealing)?;
-        draft.replace(self.dir, OsStr::new(MANIFEST_FILE)).context(sealing)?;
-        self.sync_names()?;
-        self.memory.meet(Point::of_manifest(self.header.uuid, manifest.counter, manifest.mark()?));
-        Ok(())
+        let point = Point::of_manifest(self.header.uuid, manifest.counter, manifest.mark()?);
+        Ok(Made::new(draft, file, Placed::new(self.dir, point, locked)))
     }
 
     /// What a crash has left. Nobody else makes one: the folder is locked.
@@ -317,11 +315,6 @@ impl HomeTree<'_> {
             let _ = rustix::fs::unlinkat(self.dir, name.as_os_str(), AtFlags::empty());
         }
         Ok(())
-    }
-
-    fn sync_names(&self) -> Result<()> {
-        let dir = readable(self.dir).context(|| "opening the VM folder".into())?;
-        rustix::fs::fsync(dir).context(|| "making the VM folder's names durable".into())
     }
 }
 
