@@ -111,6 +111,21 @@ must_fail 'Permission denied' by 41001 "$shared/true"
 [[ $(cat "$mnt/web01/open") == still ]] || fail "what an open file got is lost"
 umount "$mnt"
 
+step "a mount that began read-only stays that, whatever the kernel is told"
+table ro
+mount -a
+has_options ro
+is_same
+mount -i -o remount,nosuid,nodev,rw "$mnt"
+for change in "echo x >>$shared/renamed" ": >$shared/new" "mv $shared/renamed $shared/other" "rm $shared/renamed" \
+    "mkdir $shared/folder" "ln $shared/renamed $shared/other" "ln -s x $shared/link" "chmod 600 $shared/renamed" \
+    "touch $shared/renamed" "truncate --size 1 $shared/renamed"; do
+    must_fail 'Read-only' by 41001 "$change"
+done
+must_fail 'Read-only' dd if=/dev/zero of="$mnt/web01/root.raw" bs=4k count=1 conv=notrunc status=none
+is_same
+umount "$mnt"
+
 step "bound elsewhere: it goes on there when the first place is gone"
 table rw
 mount "$mnt"

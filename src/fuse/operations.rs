@@ -73,6 +73,39 @@ pub(super) enum FileOperation<'a> {
     Seek(HandleNumber, i64, i32),
 }
 
+impl FileOperation<'_> {
+    /// Whether it changes anything, or is the beginning of that.
+    fn may_change(&self) -> bool {
+        match self {
+            Self::Change(_)
+            | Self::MakeDir(..)
+            | Self::MakeNode(..)
+            | Self::MakeSymlink(..)
+            | Self::Link(..)
+            | Self::SetXattr(..)
+            | Self::RemoveXattr(_)
+            | Self::Unlink(_)
+            | Self::RemoveDir(_)
+            | Self::Rename(..)
+            | Self::Create(..)
+            | Self::Allocate(..) => true,
+            Self::Open(flags) => flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0,
+            Self::Lookup(_)
+            | Self::Attributes
+            | Self::ReadSymlink
+            | Self::Xattr(..)
+            | Self::XattrNames(_)
+            | Self::Sync(_)
+            | Self::Flush
+            | Self::Close(_)
+            | Self::OpenDir
+            | Self::SyncDir
+            | Self::Capacity
+            | Self::Seek(..) => false,
+        }
+    }
+}
+
 /// What a reply says.
 #[derive(Debug)]
 pub(super) enum Reply {
@@ -97,6 +130,10 @@ impl FileRequest<'_> {
     pub(super) fn run(&self, fs: &FileSystem) -> Result<Reply> {
         use FileOperation as Op;
         let Self { node, caller, .. } = *self;
+        if fs.served().options().read_only && self.operation.may_change() {
+            // The kernel refuses it before, unless someone has made its side of the mount writable.
+            return Err(Error::new(Kind::ReadOnly, "it was mounted read-only: unmount it, and mount it writable"));
+        }
         match &self.operation {
             Op::Lookup(name) => fs.lookup(node, name).map(Reply::Entry),
             Op::Attributes => fs.attributes(node).map(Reply::Attributes),
