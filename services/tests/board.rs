@@ -16,5 +16,25 @@ mod figures;
 mod hosts;
 #[path = "../../tests/testkit/not_run.rs"]
 mod not_run;
+#[path = "board/push.rs"]
+mod push;
 #[path = "board/push_figure.rs"]
 mod push_figure;
+
+#[path = "../../tests/kmip/certificates.rs"]
+#[allow(dead_code, reason = "the tests of key servers use all of it")]
+mod certificates;
+#[path = "../../tests/testkit/datastore.rs"]
+#[allow(dead_code, reason = "the tests of mounts use all of it")]
+mod datastore;
+#[path = "../../tests/kmip/pykmip.rs"]
+#[allow(dead_code, reason = "the tests of key servers use all of it")]
+mod pykmip;
+#[path = "../../tests/kmip/site.rs"]
+#[allow(dead_code, reason = "the tests of key servers use all of it")]
+mod site;
+
+/// As the tests of key servers name it.
+mod testkit {
+    pub(crate) use crate::datastore;
+}

@@ -2,6 +2,7 @@
 //! and what a keeper reads and gives (docs/FORMAT.md, section 18.1).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -86,6 +87,14 @@ impl Session {
 }
 
 impl PushBoard {
+    /// Begins with a board that the caller opens: that of a keeper has to be one that gives leases.
+    ///
+    /// # Errors
+    /// Those of [`Session::open`] and of the board.
+    pub fn open(config: &Path, open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
+        Session::open_with(config, open).map(Session::into_push_board)
+    }
+
     /// The document that decides.
     pub fn document(&self) -> &Document {
         &self.document
@@ -140,7 +149,7 @@ impl PushBoard {
         for key in self.board.list(&Key::keks(&pushed.name, self.host()), MAX_LISTED)? {
             let Some(bytes) = self.board.read(&key)? else { continue };
             self.board.remove(&key)?;
-            match self.open(pushed, &key, &bytes) {
+            match self.opened(pushed, &key, &bytes) {
                 Ok((reference, answer)) => taken.push((reference, Ok(answer))),
                 Err(error) => taken.push((Reference::NONE, Err(error).context(|| format!("{key} of the board")))),
             }
@@ -148,7 +157,7 @@ impl PushBoard {
         Ok(taken)
     }
 
-    fn open(&self, pushed: &PushedProvider, key: &Key, bytes: &[u8]) -> Result<(Reference, Answer)> {
+    fn opened(&self, pushed: &PushedProvider, key: &Key, bytes: &[u8]) -> Result<(Reference, Answer)> {
         let keeper = |uuid| keepers(&self.document, pushed).find(|keeper| keeper.uuid == uuid);
         let (parcel, given) = Parcel::decode(bytes, keeper)?;
         let id = parcel.key_id(&pushed.name)?;

@@ -5,16 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use uuid::Uuid;
-use vmcryptfs::cluster::board::address::Address;
-use vmcryptfs::cluster::board::agent::tls_of;
-use vmcryptfs::cluster::board::folder::FolderBoard;
-use vmcryptfs::cluster::board::{Board, Key, Lease};
+use vmcryptfs::cluster::board::{Key, Lease};
 use vmcryptfs::cluster::host::{HostFiles, Membership};
 use vmcryptfs::error::{Context, Result};
 use vmcryptfs::format::cluster::MemberState;
 use vmcryptfs::sys::thread::caught;
 
-use crate::board::etcd::EtcdBoard;
+use super::boards;
 
 /// After this time without the agent its record ends; it keeps that alive three times as often.
 const LEASE: Duration = Duration::from_secs(15);
@@ -95,7 +92,7 @@ impl Alive {
             return Ok(());
         }
         self.kept = None;
-        let mut lease = self.board(&membership)?.lease(LEASE)?;
+        let mut lease = boards::reach(&self.config, &membership.board, membership.cluster)?.lease(LEASE)?;
         lease.write(&Key::alive(host), env!("CARGO_PKG_VERSION").as_bytes())?;
         self.kept = Some(Kept { board: membership.board, cluster: membership.cluster, host, lease });
         Ok(())
@@ -103,14 +100,5 @@ impl Alive {
 
     fn end(&mut self) -> Result<()> {
         self.kept.take().map_or(Ok(()), |kept| kept.lease.end())
-    }
-
-    fn board(&self, membership: &Membership) -> Result<Box<dyn Board>> {
-        Ok(match Address::parse(&membership.board)? {
-            Address::Folder(path) => Box::new(FolderBoard::open(&path, membership.cluster)?),
-            Address::Etcd(endpoints) => {
-                Box::new(EtcdBoard::reach(endpoints, tls_of(&self.config)?, membership.cluster)?)
-            }
-        })
     }
 }

@@ -1,16 +1,30 @@
 //! The boards that programs of this host reach through the agent.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 use vmcryptfs::cluster::board::address::Address;
+use vmcryptfs::cluster::board::agent::tls_of;
+use vmcryptfs::cluster::board::folder::FolderBoard;
 use vmcryptfs::cluster::board::{Board, Key};
 use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::provider::agent::board::{Base64, BoardAnswer, BoardCall, BoardWork};
 use vmcryptfs::provider::tls_files::TlsFiles;
 
 use crate::board::etcd::EtcdBoard;
+
+/// The board of a cluster, without a detour through this agent's own socket: one that can be watched and gives leases.
+///
+/// # Errors
+/// Those of the engine, and of the certificates of etcd.
+pub(super) fn reach(config: &Path, place: &str, cluster: Uuid) -> Result<Box<dyn Board>> {
+    Ok(match Address::parse(place)? {
+        Address::Folder(path) => Box::new(FolderBoard::open(&path, cluster)?),
+        Address::Etcd(endpoints) => Box::new(EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?),
+    })
+}
 
 /// Most names in an answer, so that it stays a short message.
 const MAX_NAMES: usize = 8192;

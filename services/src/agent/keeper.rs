@@ -20,6 +20,8 @@ use vmcryptfs::provider::config::Config;
 use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey, Providers, Trouble};
 use vmcryptfs::sys::thread::{caught, may_fail};
 
+use super::boards;
+
 /// How often a keeper looks for wants.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often a host that is not a keeper looks whether it has become one.
@@ -103,8 +105,7 @@ impl Keeper {
             Some((opened, board)) => (opened, board),
             None => self.open()?,
         };
-        let mut is_fresh = board.0.elapsed() < LOOK;
-        let mut board = board;
+        let (mut board, mut may_give) = (board, false);
         let (answered, seen) = (&mut self.answered, &mut self.seen);
         answered.retain(|_, at| at.elapsed() < REMEMBERED);
         seen.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
@@ -113,9 +114,9 @@ impl Keeper {
             if self.tasks(&board.1, &name)?.is_empty() {
                 continue;
             }
-            // Who is a member is judged by the newest document.
-            if !is_fresh {
-                (board, is_fresh) = (self.open()?, true);
+            // Who is a member is judged by the newest document, and only a board of its own gives leases.
+            if !may_give {
+                (board, may_give) = (self.open_to_give()?, true);
             }
             let tasks = self.tasks(&board.1, &name)?;
             if let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name) {
@@ -128,6 +129,11 @@ impl Keeper {
 
     fn open(&self) -> Result<(Instant, PushBoard)> {
         Ok((Instant::now(), Session::open(&self.config)?.into_push_board()))
+    }
+
+    fn open_to_give(&self) -> Result<(Instant, PushBoard)> {
+        let reach = |place: &str, cluster| boards::reach(&self.config, place, cluster);
+        Ok((Instant::now(), PushBoard::open(&self.config, reach)?))
     }
 
     /// Whether this host is a keeper, as far as it has seen: its own file says so without the board.
