@@ -22,7 +22,8 @@ impl Site {
     fn give_credentials(&self, host: &str) {
         let config = self.config(host);
         let former = fs::read_to_string(&config).unwrap_or_default();
-        let corp = "[provider.corp]\nkind = \"kmip\"\nservers = [\"kms1:5696\"]\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\n";
+        let files = "servers = [\"kms1:5696\"]\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\n";
+        let corp = format!("[provider.corp]\nkind = {:?}\n{files}", pushed_kind());
         private_file::replace(&config, &[former.as_bytes(), corp.as_bytes()]).unwrap();
     }
 
@@ -70,6 +71,11 @@ impl Site {
 
 fn identity(post: &PushBoard, name: &str) -> HostIdentity {
     post.document().members.iter().find(|member| member.host.name.as_str() == name).unwrap().host.clone()
+}
+
+/// The kind of provider that is pushed.
+fn pushed_kind() -> &'static str {
+    KINDS.into_iter().find(|kind| kind.can_be_pushed()).unwrap().name()
 }
 
 fn key_id() -> KeyId {
@@ -236,7 +242,7 @@ fn keepers_come_and_go_and_one_is_always_left() {
         ..PushOptions::default()
     };
     let first = site.corp();
-    assert_eq!((first.places.as_slice(), first.kind.as_str()), (["kms1:5696".to_owned()].as_slice(), "kmip"));
+    assert_eq!((first.places.as_slice(), first.kind.as_str()), (["kms1:5696".to_owned()].as_slice(), pushed_kind()));
     refused(site.push("h1", &options(&[], &["h1"])), Kind::Invalid, "no keeper left");
     refused(site.push("h1", &options(&["h9"], &[])), Kind::NotFound, "no active host h9");
     refused(

@@ -200,7 +200,7 @@ fn a_document_of_a_later_version_asks_for_a_later_program() {
     let site = Site::with_two();
     let third = site.record(&Key::document(3));
     let mut bytes = fs::read(&third).unwrap();
-    bytes[8] = 3;
+    bytes[8] = 4;
     fs::write(site.record(&Key::document(4)), bytes).unwrap();
     refused(
         site.sync("h2"),
