@@ -180,6 +180,7 @@ pub enum EventName {
 
 impl EventName {
     /// As the log has it.
+    #[allow(clippy::too_many_lines, reason = "each name has its line")]
     pub fn word(self) -> &'static str {
         match self {
             Self::Create => "create",

@@ -20,6 +20,7 @@ impl Class {
     pub const ALL: [Self; 2] = [Self::Verbs, Self::Reads];
 
     /// That of an operation that no program asked for through a mount.
+    #[allow(clippy::too_many_lines, reason = "each name has its line, and none may be forgotten")]
     pub(super) fn of(name: EventName) -> Self {
         match name {
             EventName::FetchKey

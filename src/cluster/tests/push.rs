@@ -256,9 +256,9 @@ fn keepers_come_and_go_and_one_is_always_left() {
         session.remove(&KeyFiles { config: &config }, site.admins(), &host_name(host), Removal::default())
     };
     refused(remove("h1", "h2").map(drop), Kind::Denied, "the last keeper of provider corp");
-    let life = Some(Duration::from_secs(60));
-    let changed = site.push("h2", &PushOptions { life, ..options(&["h2"], &[]) }).unwrap();
-    assert_eq!((changed.keepers.len(), changed.life, changed.since), (2, life.unwrap(), first.since));
+    let life = Duration::from_secs(60);
+    let changed = site.push("h2", &PushOptions { life: Some(life), ..options(&["h2"], &[]) }).unwrap();
+    assert_eq!((changed.keepers.len(), changed.life, changed.since), (2, life, first.since));
     site.sync("h1").unwrap();
     remove("h1", "h2").unwrap();
     // One at a time: a session locks its host.
