@@ -99,13 +99,19 @@ vmc lock "$mnt" >/dev/null
 "$search" locked "$pid" "$work/config/keys/local.key" "$vm" "$planted" "${texts[@]}"
 stop_mount "$mnt"
 
-step "the cipher engine aws-lc leaves no key after a lock"
-start_mount "$vm" "$mnt" --engine aws-lc
-seq 8 | xargs -P 4 -I{} dd if=/dev/zero of="$mnt/root.raw" bs=64k count=1 seek={} conv=notrunc status=none
-sleep 0.5
-vmc lock "$mnt" >/dev/null
-"$search" locked "$(mount_pid "$mnt")" "$work/config/keys/local.key" "$vm" "$planted"
-stop_mount "$mnt"
+# A build that does not optimise leaves round keys of vaes on stacks: scripts/soak asks for it, with a release build.
+for engine in ${ENGINES:-aws-lc}; do
+    [[ $engine != vaes ]] || grep -q -w vaes /proc/cpuinfo || continue
+    step "the cipher engine $engine leaves no key on stacks or in the heap, nor any after a lock"
+    start_mount "$vm" "$mnt" --engine "$engine"
+    seq 8 | xargs -P 4 -I{} dd if=/dev/zero of="$mnt/root.raw" bs=64k count=1 seek={} conv=notrunc status=none
+    seq 8 | xargs -P 4 -I{} dd if="$mnt/root.raw" of=/dev/null bs=64k count=1 skip={} status=none
+    "$search" unlocked "$(mount_pid "$mnt")" "$work/config/keys/local.key" "$vm" "$planted"
+    sleep 0.5
+    vmc lock "$mnt" >/dev/null
+    "$search" locked "$(mount_pid "$mnt")" "$work/config/keys/local.key" "$vm" "$planted"
+    stop_mount "$mnt"
+done
 
 step "where memory cannot be locked, the mount says so"
 mounts+=("$mnt")
