@@ -316,6 +316,18 @@ mod tests {
     }
 
     #[test]
+    fn settings_come_back_and_a_span_that_is_none_or_too_short_is_refused() {
+        let text = "socket = \"/run/a.sock\"\nmax-offline = \"3days\"\n";
+        let settings: AgentSettings = toml::from_str(text).unwrap();
+        assert_eq!(settings.max_offline, Some(Duration::from_secs(3 * 24 * 3600)));
+        assert_eq!(toml::to_string(&settings).unwrap(), text);
+        for wrong in ["0s", "999ms", "soon", ""] {
+            let error = toml::from_str::<AgentSettings>(&format!("max-offline = {wrong:?}")).unwrap_err();
+            assert!(error.to_string().contains("expected a span of time of a second or more"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_message_that_is_not_sent_to_its_end_is_given_up() {
         let (mut ours, mut theirs) = pair();
         ours.write_all(&[9, 0, 0, 0, b'{']).unwrap();
