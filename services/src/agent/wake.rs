@@ -43,27 +43,34 @@ impl Wake {
     /// as one that reports nothing.
     pub(super) fn wait(&mut self, config: &Path, period: Duration) -> Woken {
         let end = Instant::now() + period;
-        if let Ok(Some((watched, watch))) = self.watch(config)
-            && let Ok(woken) = wait_until(end, watch.as_mut(), watched.host)
-        {
-            return woken;
+        match self.watch(config) {
+            // What changed after the last look and before the watch began is not reported.
+            Ok(Some((_, true))) => return Woken::Key,
+            Ok(Some(((watched, watch), false))) => {
+                if let Ok(woken) = wait_until(end, watch.as_mut(), watched.host) {
+                    return woken;
+                }
+            }
+            Ok(None) | Err(_) => {}
         }
         self.watched = None; // its certificates may be others then
         thread::sleep(end.saturating_duration_since(Instant::now()));
         Woken::Timeout
     }
 
-    fn watch(&mut self, config: &Path) -> Result<Option<&mut (Watched, Box<dyn Watch>)>> {
+    /// The watch, and whether it has just begun.
+    fn watch(&mut self, config: &Path) -> Result<Option<(&mut (Watched, Box<dyn Watch>), bool)>> {
         let files = HostFiles::of(config);
         let Some(membership) = files.membership()? else { return Ok(None) };
         let Address::Etcd(endpoints) = Address::parse(&membership.board)? else { return Ok(None) };
         let cluster = membership.cluster;
         let wanted = Watched { board: membership.board, cluster, host: files.identity()?.uuid };
-        if self.watched.as_ref().is_none_or(|(watched, _)| *watched != wanted) {
+        let is_new = self.watched.as_ref().is_none_or(|(watched, _)| *watched != wanted);
+        if is_new {
             let watch = EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?.watch()?;
             self.watched = Some((wanted, watch));
         }
-        Ok(self.watched.as_mut())
+        Ok(self.watched.as_mut().map(|watched| (watched, is_new)))
     }
 }
 
