@@ -26,7 +26,7 @@ use crate::hosts::{Host, name};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at whether it is done.
-const INTERVAL: Duration = Duration::from_millis(2);
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// A cluster whose first host shares the provider `shared`, which it has in a file.
 struct Cluster<'e> {
@@ -78,10 +78,11 @@ impl<'e> Cluster<'e> {
 
     /// Waits until all active hosts have said that they have the newest key.
     fn await_all(&self) {
-        let session = self.session();
-        let newest = session.document().providers[0].newest().primary;
-        let mut left: Vec<_> = session.document().active().collect();
+        let mut left: Vec<_> = self.session().document().active().cloned().collect();
         await_that(|| {
+            // It ends each time, or the first host's agent would wait for it.
+            let session = self.session();
+            let newest = session.document().providers[0].newest().primary;
             left.retain(|member| !session.ack_of(member).unwrap().is_some_and(|ack| ack.holds.contains(&newest)));
             left.is_empty()
         });
