@@ -47,7 +47,10 @@ const MANY: usize = 8;
 /// Manifests that are made durable together. Each has some files open until then.
 const AT_ONCE: usize = 128;
 
-/// A home whose manifest is made, and what keeps others from it.
+/// A manifest that is made, and what keeps others from its home.
+type MadeAlone<'d> = (Made<'d>, Option<Box<dyn Claimed>>);
+
+/// The same with its home.
 type Waiting<'d> = (&'d File, &'d Compared, Made<'d>, Option<Box<dyn Claimed>>);
 
 /// What all of the served folder lies on, but for what is mounted in it.
@@ -210,7 +213,7 @@ impl ServedFolder {
         compared: &Compared,
         purpose: Purpose,
         is_synced: bool,
-    ) -> Result<Option<(Made<'d>, Option<Box<dyn Claimed>>)>> {
+    ) -> Result<Option<MadeAlone<'d>>> {
         self.with_tree(dir, |tree, past| {
             past.allow_changes()?;
             if !tree.is_kept() && self.options.manifest.is_none() {
