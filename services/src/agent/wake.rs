@@ -27,8 +27,11 @@ pub(super) enum Woken {
 /// The watch of a board that reports changes, if this host's is one.
 #[derive(Default)]
 pub(super) struct Wake {
-    watched: Option<(Watched, Box<dyn Watch>)>,
+    watched: Option<Watching>,
 }
+
+/// A watch, and of what it is.
+type Watching = (Watched, Box<dyn Watch>);
 
 /// What is watched, and for which host.
 #[derive(Eq, PartialEq)]
@@ -59,7 +62,7 @@ impl Wake {
     }
 
     /// The watch, and whether it has just begun.
-    fn watch(&mut self, config: &Path) -> Result<Option<(&mut (Watched, Box<dyn Watch>), bool)>> {
+    fn watch(&mut self, config: &Path) -> Result<Option<(&mut Watching, bool)>> {
         let files = HostFiles::of(config);
         let Some(membership) = files.membership()? else { return Ok(None) };
         let Address::Etcd(endpoints) = Address::parse(&membership.board)? else { return Ok(None) };

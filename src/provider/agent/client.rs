@@ -229,7 +229,11 @@ impl Connection {
     fn ask(&mut self, request: &Request, patience: Duration) -> Attempted<Answer> {
         let deadline = Deadline::after(patience);
         self.stream.set_deadline(deadline);
-        send(&mut self.stream, request, MAX_REQUEST).map_err(|error| failure_of(&error))?;
+        match send(&mut self.stream, request, MAX_REQUEST).map_err(|error| failure_of(&error)) {
+            // An agent that refuses before it reads has said why.
+            Err(failure) if failure.trouble() == Trouble::Unreachable => {}
+            sent => sent?,
+        }
         let answer = receive(&mut self.stream, (deadline, patience), MAX_ANSWER);
         answer.map_err(|error| failure_of(&error))?.ok_or_else(closed)
     }

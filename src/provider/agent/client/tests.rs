@@ -153,6 +153,25 @@ fn an_agent_that_answers_something_else_is_not_believed() {
 }
 
 #[test]
+fn an_agent_that_has_refused_and_closed_before_it_was_asked_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let refusal = thread::spawn(move || {
+        let mut peer = listener.accept().unwrap().0;
+        let message = "the agent serves 256 programs already".into();
+        let answer = Answer::Error { kind: Kind::Busy, message, fault: None };
+        send(&mut peer, &answer, MAX_ANSWER).unwrap();
+    });
+    let stream = connect_at_once(&socket).unwrap();
+    refusal.join().unwrap();
+    let stream = TimedStream::new(stream, Deadline::after(PATIENCE));
+    let mut connection = Connection { stream, hello: Hello::own(), used: Instant::now() };
+    let answer = connection.ask(&Request::Hello(Hello::own()), PATIENCE).unwrap();
+    assert!(matches!(answer, Answer::Error { message, .. } if message.contains("256 programs")));
+}
+
+#[test]
 fn an_agent_that_is_absent_is_told_at_once_and_one_that_hangs_costs_all_keys_together_a_few_seconds() {
     let dir = tempfile::tempdir().unwrap();
     let absent = AgentClient::patient(dir.path().join("agent.sock"), SHORT);
