@@ -25,7 +25,6 @@ mod push_figure;
 #[allow(dead_code, reason = "the tests of key servers use all of it")]
 mod certificates;
 #[path = "../../tests/testkit/datastore.rs"]
-#[allow(dead_code, reason = "the tests of mounts use all of it")]
 mod datastore;
 #[path = "../../tests/kmip/pykmip.rs"]
 #[allow(dead_code, reason = "the tests of key servers use all of it")]

@@ -7,6 +7,7 @@
 mod blocks;
 mod keys;
 mod known_lengths;
+mod piece;
 mod reread;
 mod space;
 mod state;

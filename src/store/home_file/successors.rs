@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::format::home_file::{BLOCK_LEN, BlockIndex, Entry, GROUP_BLOCKS_LEN, Pair, Place, SUCCESSOR_LEN, Successor};
 use crate::storage::Storage;
 use crate::store::home_file::HomeFile;
-use crate::store::home_file::blocks::Piece;
+use crate::store::home_file::piece::Piece;
 use crate::store::home_file::unsynced::Blocks;
 use crate::store::plain_file::index;
 
@@ -86,7 +86,7 @@ impl<S: Storage> HomeFile<S> {
         if !piece.iter().any(|(block, pair)| may_follow(block, &pair)) {
             return Ok(false);
         }
-        let bytes = self.read_successors(&piece.blocks())?;
+        let bytes = self.read_successors(&piece.blocks)?;
         let mut found = false;
         for ((block, pair), bytes) in piece.pairs_mut().zip(&bytes) {
             if !may_follow(block, pair) {
