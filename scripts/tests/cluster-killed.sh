@@ -105,7 +105,7 @@ dies_everywhere() {
                 fail "after $call $number of $*: $who does not open $vm: $(on "$who" check "$site/vms/$vm" 2>&1)"
         done <<<"$could"
         if ! vmc "$@" >"$work/said" 2>&1; then
-            [[ -n $said_if_done ]] && grep -q -E "$said_if_done" "$work/said" ||
+            grep -q -E "${said_if_done:-^$}" "$work/said" ||
                 fail "after $call $number of $*, the same again: $(cat "$work/said")"
             done_already=$((done_already + 1))
         fi
