@@ -302,6 +302,34 @@ fn boards_and_files_of_a_cluster_with_such_names_control_no_terminal() {
 }
 
 #[test]
+fn dumps_of_programs_and_hosts_with_such_names_control_no_terminal() {
+    let it = Named::new(NAMES[1]);
+    fs::write(it.path("p@"), "a passphrase for a test").unwrap();
+    fs::set_permissions(it.path("p@"), fs::Permissions::from_mode(0o600)).unwrap();
+    it.said(&it.args("dump setup"), 0);
+    let limit = u64::MAX.to_string();
+    let words = ["dump", "take", "4242", "0", "0", "11", "1795980246", limit.as_str(), FORGED, FORGED];
+    it.host.command(&words).stdin(fs::File::open("/proc/self/exe").unwrap()).output().unwrap();
+    let dumps: Value = serde_json::from_str(&it.host.run(&["dump", "list", "--json"])).unwrap();
+    let dump = dumps[0]["file"].as_str().unwrap();
+    assert_eq!(dumps[0]["program"].as_str().unwrap(), FORGED);
+    let named = it.path("x@.dump");
+    fs::copy(Path::new(it.host.config().as_os_str()).with_file_name("dumps").join(dump), &named).unwrap();
+    assert!(it.said(&it.args("dump list"), 0).contains("4242"));
+    it.said(&it.args("dump status"), 0);
+    it.said(&it.args("dump decrypt x@.dump o@"), 0);
+    it.said(&it.args("dump recrypt x@.dump r@ --passphrase-file p@"), 0);
+    for words in [
+        "dump decrypt p@ q@",
+        "dump recrypt p@ q@ --passphrase-file p@",
+        "dump remove x@.dump",
+        "dump setup --provider local",
+    ] {
+        assert!(!it.tried(words).is_empty(), "{words}");
+    }
+}
+
+#[test]
 fn ids_labels_and_names_that_someone_chose_control_no_terminal() {
     have_own_mounts();
     let it = Named::new(NAMES[1]);
