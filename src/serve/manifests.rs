@@ -47,10 +47,7 @@ const MANY: usize = 8;
 /// Manifests that are made durable together. Each has some files open until then.
 const AT_ONCE: usize = 128;
 
-/// A manifest that is made, and what keeps others from its home.
-type MadeAlone<'d> = (Made<'d>, Option<Box<dyn Claimed>>);
-
-/// The same with its home.
+/// A home whose manifest is made, and what keeps others from it.
 type Waiting<'d> = (&'d File, &'d Compared, Made<'d>, Option<Box<dyn Claimed>>);
 
 /// What all of the served folder lies on, but for what is mounted in it.
@@ -213,7 +210,7 @@ impl ServedFolder {
         compared: &Compared,
         purpose: Purpose,
         is_synced: bool,
-    ) -> Result<Option<MadeAlone<'d>>> {
+    ) -> Result<Option<(Made<'d>, Option<Box<dyn Claimed>>)>> {
         self.with_tree(dir, |tree, past| {
             past.allow_changes()?;
             if !tree.is_kept() && self.options.manifest.is_none() {
