@@ -92,11 +92,7 @@ impl Kept<'_> {
     }
 
     /// `None` for a home that cannot be unlocked or has gone back.
-    fn with_tree<T>(
-        &self,
-        stored: &StoredHeader,
-        work: impl FnOnce(&HomeTree<'_, '_>) -> Result<T>,
-    ) -> Result<Option<T>> {
+    fn with_tree<T>(&self, stored: &StoredHeader, work: impl FnOnce(&HomeTree<'_>) -> Result<T>) -> Result<Option<T>> {
         let keks = self.providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
         let Ok(dek) = keyring::unlock(&stored.header, &keks) else { return Ok(None) };
         let header = stored.header.clone().verify(&dek)?;

@@ -18,11 +18,11 @@ use crate::serve::{BackingId, CLOSE_RACE_TIMEOUT, ServedFolder};
 use crate::storage::claims::wait_for_claim;
 use crate::store::home_file::HomeKeys;
 use crate::sys::file::{path_of, stat_at};
-use crate::vm::access::{Claimed, claim_exclusive};
+use crate::vm::access::claim_exclusive;
 use crate::vm::component::Component;
 use crate::vm::folder;
 use crate::vm::home::Home;
-use crate::vm::manifest::{HomeTree, Keeper, Made, Proof, Purpose, is_there};
+use crate::vm::manifest::{HomeTree, Keeper, Proof, Purpose, is_there};
 
 /// What was found of homes, by their VM folders.
 #[derive(Default)]
@@ -40,38 +40,6 @@ struct Compared {
     proof: Arc<Proof>,
     /// Whether it was not only compared.
     is_used: bool,
-}
-
-/// With this many homes, a sync of the file system is quicker than those of each one's files and folders.
-const MANY: usize = 8;
-/// Manifests that are made durable together. Each has some files open until then.
-const AT_ONCE: usize = 128;
-
-/// A home whose manifest is made, and what keeps others from it.
-type Waiting<'d> = (&'d File, &'d Compared, Made<'d>, Option<Box<dyn Claimed>>);
-
-/// What all of the served folder lies on, but for what is mounted in it.
-struct FileSystem<'r> {
-    root: &'r File,
-    device: u64,
-}
-
-impl<'r> FileSystem<'r> {
-    /// Of a folder, all of which is durable by now; `None` where its file system cannot say so.
-    fn of(root: &'r File) -> Option<Self> {
-        let device = rustix::fs::fstat(root).ok()?.st_dev;
-        let system = Self { root, device };
-        system.sync().then_some(system)
-    }
-
-    fn has(&self, dir: &File) -> bool {
-        rustix::fs::fstat(dir).is_ok_and(|stat| stat.st_dev == self.device)
-    }
-
-    /// Whether all of it is durable now.
-    fn sync(&self) -> bool {
-        rustix::fs::syncfs(self.root).is_ok()
-    }
 }
 
 /// What was found of a home that is not as it was left, or of which that is not known.
@@ -102,7 +70,7 @@ impl ServedFolder {
     }
 
     /// What a home's manifest proved when the home was first used, or until it is, in the background.
-    fn compared(&self, vm: BackingId, tree: &HomeTree<'_, '_>, is_used: bool) -> Arc<Proof> {
+    fn compared(&self, vm: BackingId, tree: &HomeTree<'_>, is_used: bool) -> Arc<Proof> {
         let used = Arc::clone(self.manifests.used.lock().entry(vm).or_default());
         let mut known = used.lock();
         known.take_if(|before| is_used && !before.is_used);
@@ -155,19 +123,23 @@ impl ServedFolder {
 
     /// Renews the manifests of homes that change.
     pub fn renew_manifests(&self) {
-        self.seal(Purpose::Renew, |_| true);
+        self.seal(Purpose::Renew, false, |_| true);
     }
 
     /// Closes the manifests of homes, by their UUIDs. Nothing of them is open.
     pub fn close_manifests(&self, of: impl Fn(Uuid) -> bool) {
         self.leave_homes();
-        self.seal(Purpose::Close, of);
+        self.seal(Purpose::Close, false, of);
     }
 
     /// Closes the manifests of all homes. The folder is served no more: nothing of it changes by this process.
     pub fn close_all_manifests(&self) {
+        /// With more homes than this, one sync of the file system is quicker than one for each file and folder.
+        const MANY: usize = 8;
         self.leave_homes();
-        self.seal(Purpose::Close, |_| true);
+        let are_many = !self.options.read_only && self.manifests.used.lock().len() > MANY;
+        let is_synced = are_many && rustix::fs::syncfs(&self.root).is_ok();
+        self.seal(Purpose::Close, is_synced, |_| true);
     }
 
     fn leave_homes(&self) {
@@ -175,85 +147,43 @@ impl ServedFolder {
         self.homes.forget();
     }
 
-    fn seal(&self, purpose: Purpose, of: impl Fn(Uuid) -> bool) {
+    fn seal(&self, purpose: Purpose, is_synced: bool, of: impl Fn(Uuid) -> bool) {
         if self.options.read_only || self.manifests.used.lock().is_empty() {
             return;
         }
-        let known = |dir: &File| {
-            let used = self.manifests.used.lock().get(&BackingId::of_file(dir).ok()?).cloned()?;
-            used.lock().clone().filter(|compared| compared.is_used && of(compared.home))
-        };
-        let folders: Vec<File> = self.vm_folders();
-        let homes: Vec<(&File, Compared)> = folders.iter().filter_map(|dir| Some((dir, known(dir)?))).collect();
-        for batch in homes.chunks(AT_ONCE) {
-            let many = (purpose == Purpose::Close && batch.len() >= MANY).then(|| FileSystem::of(&self.root)).flatten();
-            let mut waiting = Vec::new();
-            for (dir, compared) in batch {
-                let synced = many.as_ref().filter(|system| system.has(dir));
-                match self.make(dir, compared, purpose, synced.is_some()) {
-                    Ok(Some((made, alone))) if synced.is_some() => waiting.push((*dir, compared, made, alone)),
-                    Ok(Some((made, _alone))) => self.tell(dir, compared, made.finish(self.keyring.memory())),
-                    Ok(None) => {}
-                    Err(error) => self.tell(dir, compared, Err(error)),
+        for dir in self.vm_folders() {
+            let known = || {
+                let used = self.manifests.used.lock().get(&BackingId::of_file(&dir).ok()?).cloned()?;
+                used.lock().clone().filter(|compared| compared.is_used && of(compared.home))
+            };
+            let Some(compared) = known() else { continue };
+            let sealed = self.with_tree(&dir, |tree, past| {
+                past.allow_changes()?;
+                if !tree.is_kept() && self.options.manifest.is_none() {
+                    return Ok(());
                 }
+                // Another mount that has the home in use closes it later.
+                let alone = (purpose == Purpose::Close)
+                    .then(|| {
+                        wait_for_claim(CLOSE_RACE_TIMEOUT, || {
+                            claim_exclusive(&dir, &Component::Home, self.options.claims, &to_the_end)
+                        })
+                        .ok()
+                    })
+                    .flatten();
+                let purpose = if alone.is_some() { purpose } else { Purpose::Renew };
+                tree.seal_synced(purpose, &compared.proof, is_synced && alone.is_some())
+            });
+            if let Err(error) = sealed {
+                let (folder, uuid) = (path_of(&dir), compared.home);
+                let proof = Arc::new(Proof::not_sealed(&error));
+                self.manifests.news.lock().push(ManifestNews { folder, uuid, proof });
             }
-            if let Some(system) = &many {
-                self.finish_together(system, waiting);
-            }
-        }
-    }
-
-    /// Makes the manifest of a home where one is due, and keeps others from the home until it is in its place.
-    fn make<'d>(
-        &self,
-        dir: &'d File,
-        compared: &Compared,
-        purpose: Purpose,
-        is_synced: bool,
-    ) -> Result<Option<(Made<'d>, Option<Box<dyn Claimed>>)>> {
-        self.with_tree(dir, |tree, past| {
-            past.allow_changes()?;
-            if !tree.is_kept() && self.options.manifest.is_none() {
-                return Ok(None);
-            }
-            // Another mount that has the home in use closes it later.
-            let claim = || claim_exclusive(dir, &Component::Home, self.options.claims, &to_the_end);
-            let alone = (purpose == Purpose::Close).then(|| wait_for_claim(CLOSE_RACE_TIMEOUT, claim).ok()).flatten();
-            let purpose = if alone.is_some() { purpose } else { Purpose::Renew };
-            let made = tree.make(purpose, &compared.proof, is_synced && alone.is_some())?;
-            Ok(made.map(|made| (made, alone)))
-        })
-    }
-
-    /// Makes manifests durable, puts them in their places, and makes that durable, each for all of them together.
-    fn finish_together(&self, system: &FileSystem<'_>, made: Vec<Waiting<'_>>) {
-        let are_synced = system.sync();
-        let mut placed = Vec::new();
-        for (dir, compared, made, alone) in made {
-            let synced = if are_synced { Ok(()) } else { made.sync() };
-            match synced.and_then(|()| made.place()) {
-                Ok(now) => placed.push((dir, compared, now, alone)),
-                Err(error) => self.tell(dir, compared, Err(error)),
-            }
-        }
-        let are_synced = system.sync();
-        for (dir, compared, placed, _alone) in placed {
-            let synced = if are_synced { Ok(()) } else { placed.sync() };
-            self.tell(dir, compared, synced.map(|()| placed.remember(self.keyring.memory())));
-        }
-    }
-
-    /// Keeps what went wrong, to be told.
-    fn tell(&self, dir: &File, compared: &Compared, sealed: Result<()>) {
-        if let Err(error) = sealed {
-            let (folder, uuid) = (path_of(dir), compared.home);
-            let proof = Arc::new(Proof::not_sealed(&error));
-            self.manifests.news.lock().push(ManifestNews { folder, uuid, proof });
         }
     }
 
     /// Does something with the tree of a home that is unlocked.
-    fn with_tree<'d, T>(&self, dir: &'d File, work: impl FnOnce(&HomeTree<'d, '_>, &Past) -> Result<T>) -> Result<T> {
+    fn with_tree<T>(&self, dir: &File, work: impl FnOnce(&HomeTree<'_>, &Past) -> Result<T>) -> Result<T> {
         let stored =
             folder::read_home(dir)?.ok_or_else(|| Error::new(Kind::NotFound, "the VM folder's header is gone"))?;
         let dek = self.keyring.dek(&stored.header)?;

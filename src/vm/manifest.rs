@@ -5,7 +5,6 @@
 //! differs from it then may be what the one that opened it did. So an unclean end is no alarm, and proves nothing.
 
 mod differences;
-mod made;
 mod proof;
 mod tree;
 
@@ -33,8 +32,6 @@ use crate::timestamp::Timestamp;
 use crate::vm::draft::Draft;
 use crate::vm::folder;
 use differences::differences;
-use made::sealing;
-pub use made::{Made, Placed};
 pub use proof::Proof;
 use proof::Stamp;
 
@@ -45,9 +42,9 @@ const MAX_NOTES: usize = 64;
 
 /// An unlocked home, whose manifest is read or made.
 #[derive(Clone, Copy)]
-pub struct HomeTree<'d, 'a> {
+pub struct HomeTree<'a> {
     /// The VM folder.
-    pub dir: &'d File,
+    pub dir: &'a File,
     /// The home's verified header.
     pub header: &'a Header,
     /// Its keys.
@@ -72,7 +69,7 @@ pub fn is_there(dir: &File) -> bool {
     stat_at(dir, MANIFEST_FILE.as_ref()).is_ok()
 }
 
-impl<'d> HomeTree<'d, '_> {
+impl HomeTree<'_> {
     /// Whether the home has a manifest, or had one by what this host has seen.
     pub fn is_kept(&self) -> bool {
         Self::is_kept_of(self.dir, self.header.uuid, self.memory)
@@ -208,15 +205,14 @@ impl<'d> HomeTree<'d, '_> {
     /// # Errors
     /// `Io`; then the manifest is what it was.
     pub fn seal(&self, purpose: Purpose, proof: &Proof) -> Result<()> {
-        self.make(purpose, proof, false)?.map_or(Ok(()), |made| made.finish(self.memory))
+        self.seal_synced(purpose, proof, false)
     }
 
-    /// Makes a manifest where one is due, as [`seal`](Self::seal) does, for a caller that makes it durable and puts it in its place.
-    /// With `is_synced` all of the home is durable, and nothing changes it.
+    /// The same; with `is_synced` all of the home is durable, and nothing changes it.
     ///
     /// # Errors
     /// As [`seal`](Self::seal).
-    pub fn make(&self, purpose: Purpose, proof: &Proof, is_synced: bool) -> Result<Option<Made<'d>>> {
+    pub fn seal_synced(&self, purpose: Purpose, proof: &Proof, is_synced: bool) -> Result<()> {
         let locked = lock(self.dir)?;
         let current = self.load().ok().flatten();
         let seen = self.memory.manifest_counter(self.header.uuid);
@@ -233,8 +229,8 @@ impl<'d> HomeTree<'d, '_> {
         let has_news = current.as_ref().is_some_and(|now| now.notes != notes);
         let kept = current.as_ref().map(|now| now.entries.clone());
         let (entries, time) = match (purpose, kept) {
-            (Purpose::Open, Some(_)) if is_open && !has_news => return Ok(None),
-            (Purpose::Renew, _) if !is_open => return Ok(None),
+            (Purpose::Open, Some(_)) if is_open && !has_news => return Ok(()),
+            (Purpose::Renew, _) if !is_open => return Ok(()),
             (_, kept) => {
                 let time = now();
                 let entries = self.look()?;
@@ -243,7 +239,7 @@ impl<'d> HomeTree<'d, '_> {
                     add(&mut notes, &differences(kept, &entries));
                 }
                 if purpose == Purpose::Renew && kept.as_ref() == Some(&entries) {
-                    return Ok(None);
+                    return Ok(());
                 }
                 if !is_synced {
                     tree::sync_changes(self.dir, kept.as_deref().unwrap_or_default(), &entries)?;
@@ -253,7 +249,9 @@ impl<'d> HomeTree<'d, '_> {
         };
         let counter = counter.max(seen).max(Some(proof.least)).unwrap_or(0).saturating_add(1);
         let (home, is_open) = (self.header.uuid, purpose != Purpose::Close);
-        self.store(locked, &Manifest { home, counter, is_open, time, logs: ends(), notes, entries }).map(Some)
+        self.store(&Manifest { home, counter, is_open, time, logs: ends(), notes, entries })?;
+        drop(locked);
+        Ok(())
     }
 
     /// Takes what is there for what was left: seals it, or where there is no manifest, forgets that there was one. Returns what was
@@ -278,8 +276,8 @@ impl<'d> HomeTree<'d, '_> {
         tree::sync_changes(self.dir, &[], &entries)?;
         let seen = self.memory.manifest_counter(uuid);
         let counter = current.map(|now| now.counter).max(seen).unwrap_or(0).saturating_add(1);
-        let accepted = Manifest { home: uuid, counter, is_open, time, logs: ends(), notes: Vec::new(), entries };
-        self.store(locked, &accepted)?.finish(self.memory)?;
+        self.store(&Manifest { home: uuid, counter, is_open, time, logs: ends(), notes: Vec::new(), entries })?;
+        drop(locked);
         Ok(found)
     }
 
@@ -290,10 +288,11 @@ impl<'d> HomeTree<'d, '_> {
     pub fn remove(&self) -> Result<()> {
         self.memory.forget_manifest(self.header.uuid)?;
         folder::remove_manifest(self.dir)?;
-        made::sync_names(self.dir)
+        self.sync_names()
     }
 
-    fn store(&self, locked: File, manifest: &Manifest) -> Result<Made<'d>> {
+    fn store(&self, manifest: &Manifest) -> Result<()> {
+        let sealing = || format!("sealing {MANIFEST_FILE}");
         self.remove_drafts()?;
         let draft = Draft::new(self.dir, DRAFT)?;
         let storage = FileStorage::new(draft.make_file(Mode::from_raw_mode(0o600)).context(sealing)?);
@@ -302,8 +301,11 @@ impl<'d> HomeTree<'d, '_> {
         for (number, piece) in manifest.encode()?.chunks(MAX_REQUEST).enumerate() {
             file.write_at((number * MAX_REQUEST) as u64, piece, &mut buffer).context(sealing)?;
         }
-        let point = Point::of_manifest(self.header.uuid, manifest.counter, manifest.mark()?);
-        Ok(Made::new(draft, file, Placed::new(self.dir, point, locked)))
+        file.sync().context(sealing)?;
+        draft.replace(self.dir, OsStr::new(MANIFEST_FILE)).context(sealing)?;
+        self.sync_names()?;
+        self.memory.meet(Point::of_manifest(self.header.uuid, manifest.counter, manifest.mark()?));
+        Ok(())
     }
 
     /// What a crash has left. Nobody else makes one: the folder is locked.
@@ -315,6 +317,11 @@ impl<'d> HomeTree<'d, '_> {
             let _ = rustix::fs::unlinkat(self.dir, name.as_os_str(), AtFlags::empty());
         }
         Ok(())
+    }
+
+    fn sync_names(&self) -> Result<()> {
+        let dir = readable(self.dir).context(|| "opening the VM folder".into())?;
+        rustix::fs::fsync(dir).context(|| "making the VM folder's names durable".into())
     }
 }
 

@@ -337,46 +337,6 @@ fn a_home_that_two_mounts_use_is_closed_by_the_last() {
     assert!(checked(&host, 0).contains("as its manifest"));
 }
 
-/// So many that they are made durable together; one of them is in use elsewhere.
-#[test]
-fn many_homes_are_closed_together() {
-    let host = Host::new();
-    fs::create_dir(host.path("vms")).unwrap();
-    let names: Vec<String> = (0..9).map(|number| format!("vms/vm{number}")).collect();
-    names.iter().for_each(|name| drop(host.run(&["create", host.path(name)])));
-    let mount = host.mount("vms", &["--manifest"]);
-    let write = |content: &str| {
-        (0..9).for_each(|number| fs::write(mount.path(&format!("vm{number}/notes")), content).unwrap());
-    };
-    write("first");
-    let other = host.mount("vms/vm4", &[]);
-    fs::write(other.path("more"), "more").unwrap();
-    let held = fs::File::open(other.path("more")).unwrap();
-    write("second");
-    mount.unmount();
-    let as_left = || {
-        let printed = String::from_utf8(host.try_run(&["check", "--json", host.path("vms")]).stdout).unwrap();
-        let findings: serde_json::Value = serde_json::from_str(&printed).unwrap();
-        let said = |finding: &serde_json::Value| {
-            let words = finding["result"].as_str().unwrap();
-            words.contains("as its manifest") && finding["state"] == "ok"
-        };
-        findings.as_array().unwrap().iter().filter(|finding| said(finding)).count()
-    };
-    assert_eq!(as_left(), 9);
-    fs::write(other.path("notes"), "third").unwrap();
-    drop(held);
-    other.unmount();
-    assert_eq!(as_left(), 9);
-    for name in names {
-        let drafts = fs::read_dir(host.path(&name)).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(drafts.filter(|name| name.to_string_lossy().contains("-new-")).count(), 0);
-    }
-    // What others do after that is noticed, as in a home that was closed alone.
-    fs::remove_file(host.path("vms/vm0/notes")).unwrap();
-    assert_eq!(as_left(), 8);
-}
-
 /// Nothing of a home is written without the option, and a locked home with a manifest keeps its names.
 #[test]
 fn without_the_option_there_is_no_manifest() {
