@@ -42,6 +42,17 @@ struct Compared {
     is_used: bool,
 }
 
+fn device_of(dir: &File) -> Option<u64> {
+    rustix::fs::fstat(dir).ok().map(|stat| stat.st_dev)
+}
+
+/// Makes durable what the folder's file system has, and returns its device. The kernel asks no FUSE server to do that.
+fn synced_device(root: &File) -> Option<u64> {
+    const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+    let kind = rustix::fs::fstatfs(root).ok()?.f_type;
+    (kind != FUSE_SUPER_MAGIC && rustix::fs::syncfs(root).is_ok()).then(|| device_of(root)).flatten()
+}
+
 /// What was found of a home that is not as it was left, or of which that is not known.
 #[derive(Clone, Debug)]
 pub struct ManifestNews {
@@ -123,13 +134,13 @@ impl ServedFolder {
 
     /// Renews the manifests of homes that change.
     pub fn renew_manifests(&self) {
-        self.seal(Purpose::Renew, false, |_| true);
+        self.seal(Purpose::Renew, None, |_| true);
     }
 
     /// Closes the manifests of homes, by their UUIDs. Nothing of them is open.
     pub fn close_manifests(&self, of: impl Fn(Uuid) -> bool) {
         self.leave_homes();
-        self.seal(Purpose::Close, false, of);
+        self.seal(Purpose::Close, None, of);
     }
 
     /// Closes the manifests of all homes. The folder is served no more: nothing of it changes by this process.
@@ -138,8 +149,8 @@ impl ServedFolder {
         const MANY: usize = 8;
         self.leave_homes();
         let are_many = !self.options.read_only && self.manifests.used.lock().len() > MANY;
-        let is_synced = are_many && rustix::fs::syncfs(&self.root).is_ok();
-        self.seal(Purpose::Close, is_synced, |_| true);
+        let synced = if are_many { synced_device(&self.root) } else { None };
+        self.seal(Purpose::Close, synced, |_| true);
     }
 
     fn leave_homes(&self) {
@@ -147,7 +158,8 @@ impl ServedFolder {
         self.homes.forget();
     }
 
-    fn seal(&self, purpose: Purpose, is_synced: bool, of: impl Fn(Uuid) -> bool) {
+    /// `synced` is the device whose file system is durable by now, if one is.
+    fn seal(&self, purpose: Purpose, synced: Option<u64>, of: impl Fn(Uuid) -> bool) {
         if self.options.read_only || self.manifests.used.lock().is_empty() {
             return;
         }
@@ -172,7 +184,8 @@ impl ServedFolder {
                     })
                     .flatten();
                 let purpose = if alone.is_some() { purpose } else { Purpose::Renew };
-                tree.seal_synced(purpose, &compared.proof, is_synced && alone.is_some())
+                let is_synced = alone.is_some() && synced.is_some_and(|device| device_of(&dir) == Some(device));
+                tree.seal_synced(purpose, &compared.proof, is_synced)
             });
             if let Err(error) = sealed {
                 let (folder, uuid) = (path_of(&dir), compared.home);
