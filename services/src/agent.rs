@@ -16,6 +16,7 @@ mod watch;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -35,6 +36,9 @@ use boards::Boards;
 use keys::Keys;
 use pushed::{Found, Pushed};
 use watch::Watch;
+
+/// How long an agent that ends waits for its record on the board to end.
+const END_TIME: Duration = Duration::from_secs(2);
 
 /// The agent of this host.
 pub(crate) struct Agent {
@@ -129,7 +133,7 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
     notify::stopping();
     drop(path); // a program that asks now finds no agent, rather than one that ends
     drop(over);
-    alive.join().ok(); // what fails in it is logged there
+    alive.recv_timeout(END_TIME).ok(); // a board that hangs is not waited for: the record ends by itself
     Event::of(EventName::Agent).reason(format!("ended by signal {}", signal.unwrap_or_default())).done();
     Ok(())
 }

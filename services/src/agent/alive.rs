@@ -1,6 +1,7 @@
 //! That the agent of this host runs: a record of the board under a lease, which ends by itself when the agent does.
 
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -45,18 +46,20 @@ impl Alive {
     }
 
     /// Keeps the record alive until `is_over` says so, on a thread of its own, and ends it then: looking at the board may take longer than
-    /// the lease.
+    /// the lease. What is returned is closed when the record has ended, which a board that hangs may keep from happening.
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn begin(mut self, is_over: std::sync::mpsc::Receiver<()>) -> Result<thread::JoinHandle<()>> {
+    pub(super) fn begin(mut self, is_over: Receiver<()>) -> Result<Receiver<()>> {
+        let (ending, ended) = channel();
         let work = move || {
+            let _ending = ending;
             loop {
                 if caught(|| self.renew_and_log()).is_none() {
                     tracing::error!("saying that this agent runs failed within it: this is a bug, please report it");
                 }
                 // Something is sent, or the sender is gone.
-                if !matches!(is_over.recv_timeout(INTERVAL), Err(std::sync::mpsc::RecvTimeoutError::Timeout)) {
+                if !matches!(is_over.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {
                     break;
                 }
             }
@@ -64,7 +67,8 @@ impl Alive {
                 kept.lease.end().ok(); // it ends by itself
             }
         };
-        thread::Builder::new().name("alive".into()).spawn(work).context(|| "starting the thread of the lease".into())
+        let spawned = thread::Builder::new().name("alive".into()).spawn(work);
+        spawned.map(|_| ended).context(|| "starting the thread of the lease".into())
     }
 
     fn renew_and_log(&mut self) {

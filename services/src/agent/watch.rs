@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub(super) struct Watch {
     keys: Arc<Keys>,
     mounts: Mounts,
     contact: Contact,
+    /// Keys were forgotten since all was compared, as the board was not reached for too long.
+    has_forgotten: AtomicBool,
     /// Held while the board is looked at, so that it is by one thread at a time.
     looking: Mutex<Seen>,
     status: Mutex<AgentStatus>,
@@ -137,25 +140,28 @@ impl Watch {
     pub(super) fn new(config: PathBuf, keys: Arc<Keys>) -> Result<Self> {
         let (looking, status, trouble) = (Mutex::default(), Mutex::default(), Mutex::default());
         let contact = Contact::load(&config)?;
-        let watch = Self { config, keys, mounts: Mounts::default(), contact, looking, status, trouble };
-        watch.forget_if_offline(&mut watch.looking.lock());
+        let (mounts, has_forgotten) = (Mounts::default(), AtomicBool::new(false));
+        let watch = Self { config, keys, mounts, contact, has_forgotten, looking, status, trouble };
+        watch.forget_if_offline();
         Ok(watch)
     }
 
     /// Forgets the keys if the board was not reached for longer than `max-offline`. They come again with the board.
-    fn forget_if_offline(&self, seen: &mut Seen) {
+    fn forget_if_offline(&self) {
         if let Some(age) = self.contact.exceeded()
             && self.keys.forget_offline(age)
         {
-            seen.compared = None;
+            self.has_forgotten.store(true, Ordering::Release);
         }
     }
 
-    /// Looks at the board for as long as the process lives, on a thread of its own.
+    /// Looks at the board for as long as the process lives, on a thread of its own. Another one forgets and locks what has to go: it waits
+    /// for no board and for no lock of the host, either of which may hang.
     ///
     /// # Errors
     /// `Io`.
     pub(super) fn begin(self: &Arc<Self>) -> Result<()> {
+        self.begin_forgetting()?;
         let watch = Arc::clone(self);
         let work = move || {
             let (mut wake, mut woken) = (Wake::default(), Woken::Timeout);
@@ -176,6 +182,24 @@ impl Watch {
             .spawn(work)
             .map(drop)
             .context(|| "starting the thread of the board".into())
+    }
+
+    fn begin_forgetting(self: &Arc<Self>) -> Result<()> {
+        let watch = Arc::clone(self);
+        let work = move || {
+            loop {
+                thread::sleep(PERIOD);
+                let forgot = caught(|| {
+                    watch.forget_if_offline();
+                    watch.lock_forgotten();
+                });
+                if forgot.is_none() {
+                    tracing::error!("forgetting keys failed within the agent: this is a bug, please report it");
+                }
+            }
+        };
+        let spawned = thread::Builder::new().name("forget".into()).spawn(work);
+        spawned.map(drop).context(|| "starting the thread that forgets keys".into())
     }
 
     /// What the agent says of itself.
@@ -205,12 +229,12 @@ impl Watch {
                 self.contact.renew();
                 (newest, None)
             }
-            Err(error) => {
-                self.forget_if_offline(&mut seen);
-                (self.last_known(), Some(error))
-            }
+            Err(error) => (self.last_known(), Some(error)),
         };
         if let Some(newest) = &newest {
+            if trouble.is_none() && self.has_forgotten.swap(false, Ordering::Acquire) {
+                seen.compared = None;
+            }
             if trouble.is_none()
                 && (woken == Woken::Key || seen.is_due(newest.epoch))
                 && let Err(error) = self.exchange(&mut seen, Principal::Process)
@@ -222,7 +246,6 @@ impl Watch {
             self.tell_eviction(newest.is_evicted);
             self.lock_gone(newest);
         }
-        self.lock_forgotten();
         self.tell(trouble);
     }
 

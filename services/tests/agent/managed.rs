@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use uuid::Uuid;
 use vmcryptfs::cluster::admin_key;
+use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::cluster::join::NewCluster;
 use vmcryptfs::crypto::passphrase::Cost;
 use vmcryptfs::crypto::sign::SigningKey;
@@ -329,6 +330,12 @@ fn a_host_that_does_not_reach_its_board_for_too_long_forgets_the_keys_until_it_d
     let is_told = |reason: &String| reason.contains("longer than max-offline");
     assert_eq!(site.events_of("cluster-sync").iter().filter(|reason| is_told(reason)).count(), 1);
     fs::rename(away, board).unwrap();
+    second.run(&["cluster", "sync"]);
+    second.run(&["check", vm]);
+    // A program that hangs at the board with the host locked does not keep the agent from forgetting.
+    let locked = HostFiles::of(&second.config()).lock().unwrap();
+    wait_until("it forgets the keys while it waits", || second.try_run(&["check", vm]).status.code() == Some(4));
+    drop(locked);
     second.run(&["cluster", "sync"]);
     second.run(&["check", vm]);
     // An agent that begins without the board does not know that it was there in the meantime.
