@@ -42,7 +42,7 @@ pub(super) struct Keys {
     /// Envelopes, as they were last stored.
     kept: Mutex<Vec<KeptEnvelope>>,
     owner: Mutex<Owner>,
-    /// Providers whose keys were forgotten, as they had come to another owner.
+    /// Providers whose keys were forgotten, as they had come to another owner or the board was not reached.
     forgotten: Mutex<BTreeSet<ProviderName>>,
 }
 
@@ -141,15 +141,17 @@ impl Keys {
     fn forget(&self, why: &str) -> Result<()> {
         let gone = std::mem::take(&mut *self.held.write());
         tell_forgotten(&gone, why);
-        self.pushed.forget(why);
-        self.forgotten.lock().extend(gone.into_keys());
+        let pushed = self.pushed.forget(why);
+        self.forgotten.lock().extend(gone.into_keys().chain(pushed));
         self.store(Vec::clear)?;
         KeptEnvelopes::of(&self.config).wipe_damaged()
     }
 
-    /// Providers whose keys were forgotten, and did not come again.
+    /// Providers whose keys were forgotten, and did not come again. One that this host has a way of its own to is none of them any longer.
     pub(super) fn forgotten(&self) -> Vec<ProviderName> {
-        self.forgotten.lock().iter().cloned().collect()
+        let mut forgotten = self.forgotten.lock();
+        forgotten.retain(|name| !self.is_in_file(name).unwrap_or(false));
+        forgotten.iter().cloned().collect()
     }
 
     /// The providers whose keys are in memory, and the primary key of each by which new keys are made.
@@ -374,6 +376,7 @@ impl SharedKeys for Keys {
         match role {
             PushRole::Receiver if !has_own => {
                 self.pushed.receive(document, pushed);
+                self.forgotten.lock().remove(name);
                 self.configure(name)?;
                 Ok(false)
             }
@@ -388,3 +391,7 @@ impl SharedKeys for Keys {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;

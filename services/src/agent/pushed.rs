@@ -214,10 +214,11 @@ impl Pushed {
         }
     }
 
-    /// This host gets no KEKs of any provider any longer.
-    pub(super) fn forget(&self, why: &str) {
+    /// This host gets no KEKs of any provider any longer. Returns the providers whose KEKs it got.
+    pub(super) fn forget(&self, why: &str) -> Vec<ProviderName> {
         let names: Vec<ProviderName> = self.state.lock().providers.keys().cloned().collect();
         names.iter().for_each(|name| self.wipe(name, why));
+        names
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -264,9 +264,17 @@ impl Watch {
         self.lock(gone);
     }
 
-    /// The same for keys that this host got before it joined again.
+    /// The same for keys that this host got before it joined again, and, where the board was not reached for too long, for all that come
+    /// from it: an agent that began without its board has forgotten none.
     fn lock_forgotten(&self) {
-        self.lock(self.keys.forgotten());
+        let mut gone = self.keys.forgotten();
+        if self.contact.exceeded().is_some()
+            && let Some(newest) = self.last_known()
+        {
+            let names = newest.providers.iter().map(|shared| &shared.name).chain(&newest.pushed);
+            gone.extend(names.filter(|name| self.is_without(name)).cloned());
+        }
+        self.lock(gone);
     }
 
     fn lock(&self, gone: Vec<ProviderName>) {
@@ -275,7 +283,7 @@ impl Watch {
         }
     }
 
-    /// Whether this host has no way of its own to the keys of a pushed provider.
+    /// Whether this host has no way of its own to the keys of a provider.
     fn is_without(&self, name: &ProviderName) -> bool {
         self.keys.is_in_file(name).is_ok_and(|has_own| !has_own)
     }
