@@ -21,6 +21,9 @@ use crate::key::{KeyId, ProviderName};
 pub const LEASE: Duration = Duration::from_secs(60);
 /// Most records of a kind that are looked at.
 const MAX_LISTED: usize = 65_536;
+/// Records of one look that the board may fail to give, before the look ends: a board that no longer answers is not waited for again
+/// and again.
+const MAX_UNREAD: usize = 4;
 
 /// What a host is for a pushed provider.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -122,7 +125,10 @@ impl PushBoard {
             wishes: wishes.clone(),
         };
         let bytes = want.encode(&self.identity.sign)?;
-        let before = self.board.read(&key)?;
+        let before = match self.record(&key) {
+            Err(error) if error.kind() == Kind::Corrupt => None, // it is gone now
+            read => read?,
+        };
         match self.board.write_if_unchanged(&key, before.as_deref(), &bytes)? {
             true => Ok(()),
             false => Err(Error::new(Kind::Busy, "another host writes what this one wants: was its disk cloned?")),
@@ -139,19 +145,41 @@ impl PushBoard {
         }
     }
 
+    /// A record. One that is no record, such as one that is too long, is removed, so that it stands in the way once.
+    fn record(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        let read = self.board.read(key);
+        if read.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt) {
+            self.board.remove(key)?;
+        }
+        read
+    }
+
     /// Takes what keepers have left for this host, each answer with the wish that it belongs to. What is forged or damaged is removed as
-    /// well, and returned as an error.
+    /// well, and returned as an error; so is what cannot be read, and what was taken besides is not lost by it.
     ///
     /// # Errors
-    /// Those of the board.
+    /// Those of listing what is on the board.
     pub fn take(&self, pushed: &PushedProvider) -> Result<Vec<(Reference, Result<Answer>)>> {
-        let mut taken = Vec::new();
+        let (mut taken, mut unread) = (Vec::new(), 0);
         for key in self.board.list(&Key::keks(&pushed.name, self.host()), MAX_LISTED)? {
-            let Some(bytes) = self.board.read(&key)? else { continue };
-            self.board.remove(&key)?;
-            match self.opened(pushed, &key, &bytes) {
+            let read = self.record(&key).and_then(|bytes| {
+                bytes.iter().try_for_each(|_| self.board.remove(&key))?;
+                Ok(bytes)
+            });
+            let found = match read {
+                Ok(None) => continue,
+                Ok(Some(bytes)) => self.opened(pushed, &key, &bytes),
+                Err(error) => {
+                    unread += usize::from(error.kind() != Kind::Corrupt);
+                    Err(error)
+                }
+            };
+            match found {
                 Ok((reference, answer)) => taken.push((reference, Ok(answer))),
                 Err(error) => taken.push((Reference::NONE, Err(error).context(|| format!("{key} of the board")))),
+            }
+            if unread >= MAX_UNREAD {
+                break;
             }
         }
         Ok(taken)
@@ -181,17 +209,26 @@ impl PushBoard {
         Ok((parcel.reference, answer))
     }
 
-    /// What active members want of a provider, and the wants that are none, with the host in whose place they are.
+    /// What active members want of a provider, and the wants that are none or cannot be read, with the host in whose place they are.
     ///
     /// # Errors
-    /// Those of the board.
+    /// Those of listing what is on the board.
     pub fn wants(&self, pushed: &PushedProvider) -> Result<Vec<(HostIdentity, Result<Want>)>> {
-        let mut wants = Vec::new();
+        let (mut wants, mut unread) = (Vec::new(), 0);
         for key in self.board.list(&format!("want/{}", pushed.name), MAX_LISTED)? {
             let host = |host: &&HostIdentity| Key::want(&pushed.name, host.uuid) == key;
             let Some(host) = self.document.active().map(|member| &member.host).find(host) else { continue };
-            if let Some(bytes) = self.board.read(&key)? {
-                wants.push((host.clone(), Want::decode(&bytes, self.document.cluster, &pushed.name, host)));
+            let want = match self.record(&key) {
+                Ok(None) => continue,
+                Ok(Some(bytes)) => Want::decode(&bytes, self.document.cluster, &pushed.name, host),
+                Err(error) => {
+                    unread += usize::from(error.kind() != Kind::Corrupt);
+                    Err(error)
+                }
+            };
+            wants.push((host.clone(), want));
+            if unread >= MAX_UNREAD {
+                break;
             }
         }
         Ok(wants)
@@ -202,7 +239,10 @@ impl PushBoard {
     /// # Errors
     /// Those of the board.
     pub fn is_answered(&self, pushed: &PushedProvider, host: Uuid, reference: Reference) -> Result<bool> {
-        Ok(self.board.read(&Key::kek(&pushed.name, host, reference))?.is_some())
+        match self.record(&Key::kek(&pushed.name, host, reference)) {
+            Err(error) if error.kind() == Kind::Corrupt => Ok(false),
+            read => Ok(read?.is_some()),
+        }
     }
 
     /// Begins to give KEKs to hosts.

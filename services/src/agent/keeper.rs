@@ -175,9 +175,10 @@ impl Keeper {
     fn answer(&mut self, board: &PushBoard, pushed: &PushedProvider, tasks: Vec<Task>) -> Result<()> {
         let mut open = Vec::new();
         for task in tasks {
-            match board.is_answered(pushed, task.host.uuid, task.reference)? {
-                true => _ = self.answered.insert(task.reference, Instant::now()),
-                false => open.push(task),
+            match board.is_answered(pushed, task.host.uuid, task.reference) {
+                Ok(true) => _ = self.answered.insert(task.reference, Instant::now()),
+                Ok(false) => open.push(task),
+                Err(error) => tracing::warn!("what lies there for host {}: {}", task.host.name, error.chain()),
             }
         }
         let provider = self.provider(&pushed.name);

@@ -156,6 +156,35 @@ fn a_want_that_its_host_did_not_sign_there_is_no_want() {
     );
 }
 
+/// The owner of the board can put anything there. It must not keep others from their keys.
+#[test]
+fn a_record_that_cannot_be_read_stands_in_nobody_s_way() {
+    let site = Site::with_keeper();
+    let too_long = vec![0; crate::cluster::board::MAX_RECORD + 1];
+    let reference = Reference([1; 16]);
+    // In the place of a keeper's own want, and before and after the answer to another host's.
+    let wanted = site.want(reference);
+    let other = site.record(&Key::want(&provider_name("corp"), site.post("h1").host()));
+    put(&other, &too_long);
+    let wants = site.post("h1").wants(&site.corp()).unwrap();
+    let is_good: Vec<bool> = wants.iter().map(|(host, want)| (host.name.as_str() == "h2") == want.is_ok()).collect();
+    assert_eq!((is_good.as_slice(), other.exists()), ([true, true].as_slice(), false));
+    let host = identity(&site.post("h1"), "h2").uuid;
+    let answer = |reference| site.record(&Key::kek(&provider_name("corp"), host, reference));
+    let (before, after) = (answer(Reference([0x01; 16])), answer(Reference([0xff; 16])));
+    let given = site.give(Reference([0x10; 16]));
+    [&before, &after].into_iter().for_each(|record| put(record, &too_long));
+    let taken = site.taken("h2");
+    assert_eq!(taken.iter().map(|(_, answer)| answer.is_ok()).collect::<Vec<_>>(), [false, true, false]);
+    assert!([before, after, given].iter().all(|record| !record.exists()));
+    // In the place of an answer, and of what the host itself says.
+    put(&answer(reference), &too_long);
+    assert!(!site.post("h1").is_answered(&site.corp(), host, reference).unwrap());
+    put(&wanted, &too_long);
+    site.want(reference);
+    assert!(site.post("h1").wants(&site.corp()).unwrap().iter().all(|(_, want)| want.is_ok()));
+}
+
 #[test]
 fn a_key_that_was_moved_forged_or_is_for_another_host_is_refused() {
     let site = Site::with_keeper();
