@@ -250,12 +250,12 @@ pub(super) fn run(command: &ClusterCommand, config: &Path) -> Result<()> {
 fn init(args: &InitArgs, config: &Path) -> Result<()> {
     let host = args.host.clone().map_or_else(kernel_name, Ok)?;
     let new = NewCluster { name: &args.name, host: &host, board: &args.board, config };
-    let uuid = args.admin.with_keys(Purpose::Choose, |admin| perform(InitCluster { new, admin }))?;
-    println!(
-        "made the cluster {} ({uuid}) with host {host}; its admin key is {}",
-        args.name,
-        args.admin.admin_key[0].shown()
-    );
+    let file = &args.admin.admin_key[0];
+    let is_there = file.symlink_metadata().is_ok();
+    let purpose = if is_there { Purpose::Enter } else { Purpose::Choose };
+    let uuid = args.admin.with_keys(purpose, |admin| perform(InitCluster { new, admin }))?;
+    let taken = if is_there { ", which was there before" } else { "" };
+    println!("made the cluster {} ({uuid}) with host {host}; its admin key is {}{taken}", args.name, file.shown());
     eprintln!("Keep the admin key on a medium of its own: it decides which hosts get keys.");
     eprintln!(
         "To share a native provider with the hosts to come:\n  vmcryptfs cluster share PROVIDER --admin-key FILE"
