@@ -97,6 +97,12 @@ pub trait SharedKeys {
     /// # Errors
     /// What keeps a keeper from being ready, or a removed host from wiping its KEKs.
     fn act_on_pushed(&self, document: &Document, pushed: &PushedProvider, role: PushRole) -> Result<bool>;
+
+    /// Wipes what came from the cluster and is not in its document any longer. Files of a host's own are not touched: they may be the last
+    /// ones. Returns the providers with which that failed.
+    fn forget_others(&self, _document: &Document) -> Vec<(ProviderName, Error)> {
+        Vec::new()
+    }
 }
 
 /// The files of native providers.
@@ -191,6 +197,7 @@ impl Session {
         if standing == Standing::Pending {
             return done;
         }
+        done.failed.extend(keys.forget_others(self.document()));
         let mut holds = Vec::new();
         for shared in &self.document().providers {
             if let Err(error) = self.act_on(keys, shared, &mut done, &mut holds) {

@@ -1,5 +1,7 @@
 //! The primary keys that the cluster shares, in locked memory. On disk is only what is sealed to the host.
 
+mod others;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -389,6 +391,10 @@ impl SharedKeys for Keys {
                 Ok(false)
             }
         }
+    }
+
+    fn forget_others(&self, document: &Document) -> Vec<(ProviderName, Error)> {
+        self.wipe_others(document)
     }
 }
 

@@ -214,6 +214,18 @@ impl Pushed {
         }
     }
 
+    /// Wipes the KEKs of providers that are not in the document any longer, or are others under the same name. Returns those providers.
+    pub(super) fn wipe_others(&self, document: &Document, why: &str) -> Vec<ProviderName> {
+        let is_gone = |known: &PushedProvider| document.pushed.iter().all(|pushed| pushed.uuid != known.uuid);
+        let gone: Vec<ProviderName> = {
+            let state = self.state.lock();
+            let known = state.providers.values().map(|(known, _)| known);
+            known.filter(|known| is_gone(known)).map(|known| known.name.clone()).collect()
+        };
+        gone.iter().for_each(|name| self.wipe(name, why));
+        gone
+    }
+
     /// This host gets no KEKs of any provider any longer. Returns the providers whose KEKs it got.
     pub(super) fn forget(&self, why: &str) -> Vec<ProviderName> {
         let names: Vec<ProviderName> = self.state.lock().providers.keys().cloned().collect();
