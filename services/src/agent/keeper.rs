@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(250);
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long each keeper leaves a wish to the one before it.
 const TURN: Duration = Duration::from_secs(1);
-/// How long another keeper has before a server's trouble is told to a host.
+/// How long the other keepers have at least, before a host is told why this one has no key: they may have it.
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
 /// How long answers are remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -80,6 +80,8 @@ struct Keeper {
     answered: BTreeMap<Reference, Instant>,
     /// When a wish was seen first, and last tried.
     seen: BTreeMap<Reference, (Instant, Option<Instant>)>,
+    /// Providers whose keys this host has to give and cannot, of which that was said.
+    unready: BTreeSet<ProviderName>,
 }
 
 /// A wish of a host that is to be answered now.
@@ -92,7 +94,7 @@ struct Task {
 impl Keeper {
     fn of(config: &Path) -> Self {
         let (answered, seen) = (BTreeMap::new(), BTreeMap::new());
-        Self { config: config.to_path_buf(), board: None, providers: None, answered, seen }
+        Self { config: config.to_path_buf(), board: None, providers: None, answered, seen, unready: BTreeSet::new() }
     }
 
     /// Answers what hosts want. Returns whether this host is a keeper of anything.
@@ -111,7 +113,7 @@ impl Keeper {
         seen.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
         let mine: Vec<ProviderName> = own(&board.1).map(|pushed| pushed.name.clone()).collect();
         for name in mine {
-            if self.tasks(&board.1, &name)?.is_empty() {
+            if self.tasks(&board.1, &name)?.is_empty() || !self.may_answer(&name) {
                 continue;
             }
             // Who is a member is judged by the newest document, and only a board of its own gives leases.
@@ -143,6 +145,22 @@ impl Keeper {
         let Some(document) = files.document(&membership)? else { return Ok(false) };
         let host = files.identity()?.uuid;
         Ok(document.pushed.iter().any(|pushed| keepers(&document, pushed).any(|keeper| keeper.uuid == host)))
+    }
+
+    /// Whether this host can say anything of the keys of a provider. Without credentials it could only refuse what another keeper gives.
+    fn may_answer(&mut self, name: &ProviderName) -> bool {
+        match is_ready(&self.config, name) {
+            Ok(is_ready) => {
+                self.unready.remove(name);
+                is_ready
+            }
+            Err(error) => {
+                if self.unready.insert(name.clone()) {
+                    tracing::warn!("giving keys of provider {name} to other hosts: {}", error.chain());
+                }
+                false
+            }
+        }
     }
 
     /// The wishes for keys of a provider that it is this keeper's turn to answer.
@@ -184,9 +202,9 @@ impl Keeper {
         let provider = self.provider(&pushed.name);
         let found = export(&provider, &pushed.name, &open);
         let mut giver = board.give(pushed)?;
-        let is_alone = keepers(board.document(), pushed).nth(1).is_none();
+        let patience = |refusal| patience(refusal, keepers(board.document(), pushed).count());
         for task in open {
-            let made = self.answer_one(&mut giver, &provider, pushed, &task, &found, is_alone);
+            let made = self.answer_one(&mut giver, &provider, pushed, &task, &found, &patience);
             match made {
                 Ok(Some((id, kek))) => push_to_others(board, &mut giver, pushed, &task.host, &id, &kek),
                 Ok(None) => {}
@@ -211,7 +229,7 @@ impl Keeper {
         pushed: &PushedProvider,
         task: &Task,
         found: &HashMap<String, Result<ExportedKek>>,
-        is_alone: bool,
+        patience: &dyn Fn(Refusal) -> Duration,
     ) -> Result<Option<(KeyId, LocalKek)>> {
         let (host, reference) = (&task.host, task.reference);
         let mut event = Event::of(EventName::ClusterPush);
@@ -251,8 +269,8 @@ impl Keeper {
             *last = Some(now);
             *first
         });
-        if refusal == Refusal::Server && !is_alone && first.elapsed() < REFUSE_AFTER {
-            return Ok(None); // another keeper may reach its server
+        if first.elapsed() < patience(refusal) {
+            return Ok(None);
         }
         giver.refuse(host, reference, id.as_ref(), refusal, &failure.chain())?;
         self.answered.insert(reference, now);
@@ -356,6 +374,17 @@ fn push_to_others(
     }
 }
 
+/// How long after a wish was seen a keeper waits before it refuses it: until each of the keepers had its turn, since another one may reach
+/// a server that this one does not, or be set up for a server that has the key. A key that was destroyed comes back by none.
+fn patience(refusal: Refusal, keepers: usize) -> Duration {
+    match refusal {
+        Refusal::Missing | Refusal::Denied | Refusal::Server | Refusal::Other if keepers > 1 => {
+            REFUSE_AFTER.max(TURN * u32::try_from(keepers + 1).unwrap_or(u32::MAX))
+        }
+        Refusal::Missing | Refusal::Denied | Refusal::Server | Refusal::Other | Refusal::Destroyed => Duration::ZERO,
+    }
+}
+
 fn refusal_of(error: &Error) -> Refusal {
     match Trouble::of(error) {
         Some(Trouble::Missing) => Refusal::Missing,
@@ -363,5 +392,20 @@ fn refusal_of(error: &Error) -> Refusal {
         Some(Trouble::Denied | Trouble::State(_) | Trouble::NotAKek) => Refusal::Denied,
         Some(trouble) if trouble.is_of_server() => Refusal::Server,
         Some(_) | None => Refusal::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_waits_until_each_keeper_had_its_turn() {
+        let all = [Refusal::Missing, Refusal::Denied, Refusal::Server, Refusal::Other];
+        for (keepers, turns) in (2..9).zip(2..) {
+            assert!(all.iter().all(|refusal| patience(*refusal, keepers) >= TURN * turns));
+            assert_eq!(patience(Refusal::Destroyed, keepers), Duration::ZERO);
+        }
+        assert!(all.iter().all(|refusal| patience(*refusal, 1) == Duration::ZERO), "nobody else is asked");
     }
 }
