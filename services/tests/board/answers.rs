@@ -25,6 +25,8 @@ use crate::etcd::{certificates, endpoint, files};
 enum Does {
     /// Sends these bytes, and that all is well.
     Says(&'static [u8]),
+    /// Says that it is not available, and not why.
+    Refuses,
     /// Sends the headers, and nothing more.
     HangsAfterHeaders,
     /// Takes the request, and says nothing.
@@ -61,6 +63,9 @@ async fn answer(does: Does, mut respond: SendResponse<Bytes>) -> Result<(), h2::
         Does::Says(bytes) => {
             body.send_data(Bytes::from_static(bytes), false)?;
             body.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]))
+        }
+        Does::Refuses => {
+            body.send_trailers(HeaderMap::from_iter([("grpc-status".parse().unwrap(), "14".parse().unwrap())]))
         }
         Does::EndsEarly => body.send_data(Bytes::from_static(&[0, 0, 0, 0, 9, 1]), true),
         Does::IsNotFound => body.send_data(Bytes::from_static(b"no such page"), true),
@@ -203,6 +208,13 @@ fn a_watch_of_what_is_not_etcd_neither_spins_nor_waits_for_longer_than_it_may() 
     };
     let busy = Duration::from_secs(3); // what a busy machine adds
     thread::scope(|scope| {
+        scope.spawn(|| {
+            let (port, connections) = serve_and_count(Does::Refuses, dir.path());
+            let board = EtcdBoard::reach(vec![endpoint(port)], files(dir.path(), "host1"), Uuid::nil()).unwrap();
+            let error = board.watch().map(drop).unwrap_err();
+            assert!(error.chain().contains("status 14"), "{}", error.chain());
+            assert_eq!(connections.load(Ordering::Relaxed), 1, "a watch that cannot begin is tried by its caller");
+        });
         scope.spawn(|| {
             let (change, waited, connections) = watched(Does::EndsWatches, Duration::from_secs(1));
             assert!(matches!(change, Ok(Change::Nothing)) && waited < busy, "{change:?}, {waited:?}");

@@ -43,7 +43,10 @@ impl Status {
     }
 
     /// Whether another member may do better, or is this one in some seconds.
-    pub(super) fn failure(self) -> Failure {
+    pub(super) fn failure(mut self) -> Failure {
+        if self.reason.is_empty() {
+            self.reason = format!("it fails with status {}, and does not say why", self.code);
+        }
         let busy = self.code == EXHAUSTED && !self.is_full();
         match self.code {
             TOO_LATE | ABORTED | INTERNAL | UNAVAILABLE => Failure::Unreachable(self.reason),
@@ -109,7 +112,8 @@ mod tests {
         for (code, reason) in
             [(14, "etcdserver: no leader"), (8, "etcdserver: too many requests"), (4, "late"), (13, "")]
         {
-            assert!(matches!(status(code, reason).failure(), Failure::Unreachable(_)), "{reason}");
+            let Failure::Unreachable(why) = status(code, reason).failure() else { panic!("{reason}") };
+            assert!(!why.is_empty(), "a member that was tried has trouble to tell");
         }
     }
 }

@@ -71,10 +71,14 @@ impl EtcdWatch {
         let mut watch =
             Self { client, prefix, member: 0, stream: None, next: 0, is_lost: false, troubles, not_before, pause };
         let client = Arc::clone(&watch.client);
-        while watch.stream.is_none() {
+        // Each member once, whatever they answer: the caller pauses.
+        for _ in client.endpoints() {
             client.runtime().block_on(watch.connect(Instant::now() + CONNECT_TIME + CALL_TIME))?;
+            if watch.stream.is_some() {
+                return Ok(watch);
+            }
         }
-        Ok(watch)
+        Err(client.unreachable(&watch.troubles))
     }
 
     /// Tries to watch at the next member, until `end`, but at least for as long as a member may take to be connected to. When all have failed
