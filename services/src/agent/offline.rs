@@ -16,6 +16,15 @@ const STORE: Duration = Duration::from_secs(60);
 pub(super) struct Contact {
     config: PathBuf,
     last: Mutex<Last>,
+    max: Mutex<Max>,
+}
+
+/// `max-offline` as it was read last: a configuration that was damaged since then must not prolong anything.
+#[derive(Default)]
+struct Max {
+    time: Option<Duration>,
+    /// That it could not be read is told once.
+    is_told: bool,
 }
 
 struct Last {
@@ -34,7 +43,9 @@ impl Contact {
     pub(super) fn load(config: &Path) -> Result<Self> {
         let time = HostFiles::of(config).contact()?.unwrap_or_else(Timestamp::now);
         let last = Last { seen: Instant::now(), time, stored: None };
-        Ok(Self { config: config.to_path_buf(), last: Mutex::new(last) })
+        let contact = Self { config: config.to_path_buf(), last: Mutex::new(last), max: Mutex::default() };
+        contact.max();
+        Ok(contact)
     }
 
     /// The board was reached.
@@ -53,7 +64,7 @@ impl Contact {
 
     /// Returns whether that is needed.
     fn store(&self, time: Timestamp) -> Result<bool> {
-        if Config::load(&self.config)?.agent().max_offline.is_none() {
+        if self.max().is_none() {
             return Ok(false);
         }
         HostFiles::of(&self.config).keep_contact(time).map(|()| true)
@@ -61,15 +72,50 @@ impl Contact {
 
     /// For how long the board was not reached, if that is longer than it may be.
     pub(super) fn exceeded(&self) -> Option<Duration> {
-        let max = match Config::load(&self.config) {
-            Ok(config) => config.agent().max_offline?,
-            Err(error) => {
-                tracing::warn!("looking for max-offline: {}", error.chain());
-                return None;
-            }
-        };
+        let max = self.max()?;
         let last = self.last.lock();
         let by_clock = Timestamp::now().since_1970().saturating_sub(last.time.since_1970());
         Some(last.seen.elapsed().max(by_clock)).filter(|age| *age >= max)
+    }
+
+    fn max(&self) -> Option<Duration> {
+        let found = Config::load(&self.config);
+        let mut max = self.max.lock();
+        match found {
+            Ok(config) => *max = Max { time: config.agent().max_offline, is_told: false },
+            Err(error) if !max.is_told => {
+                tracing::warn!("looking for max-offline, which stays as it was: {}", error.chain());
+                max.is_told = true;
+            }
+            Err(_) => {}
+        }
+        max.time
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_is_damaged_later_does_not_switch_the_limit_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write("[agent]\nmax-offline = \"1h\"\n");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let contact = Contact::load(&path).unwrap();
+        contact.last.lock().time = Timestamp::now().before(Duration::from_secs(7200));
+        assert!(contact.exceeded().is_some());
+        write("[agent\nmax-offline");
+        assert!(contact.exceeded().is_some());
+        write("[agent]\nmax-offline = \"3h\"\n");
+        assert!(contact.exceeded().is_none());
+        write("");
+        contact.last.lock().time = Timestamp::from_secs(0);
+        assert!(contact.exceeded().is_none());
     }
 }
