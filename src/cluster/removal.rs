@@ -9,7 +9,7 @@ use super::rotation::Rotated;
 use crate::crypto::sign::SigningKey;
 use crate::error::{Error, Kind, Result};
 use crate::format::cluster::{
-    Generation, HostIdentity, Member, MemberState, Name, PushedProvider, Removal, SharedProvider,
+    Document, Generation, HostIdentity, Member, MemberState, Name, PushedProvider, Removal, SharedProvider,
 };
 use crate::key::ProviderName;
 
@@ -26,10 +26,20 @@ pub struct RemovedHost {
     pub removal: Removal,
     /// The providers whose primary keys it had or could have.
     pub providers: Vec<ProviderName>,
+    /// The providers whose KEKs keepers could give it.
+    pub pushed: Vec<ProviderName>,
+    /// Those of them that it was a keeper of: it has credentials of the key server.
+    pub kept: Vec<ProviderName>,
     /// New generations, which it never had.
     pub rotated: Vec<(ProviderName, Rotated)>,
     /// Providers that were to get a new generation and could not here: an admin rotates them on a host that has the key file.
     pub not_rotated: Vec<(ProviderName, Error)>,
+}
+
+/// The pushed providers whose KEKs keepers give to a member, or could give until it was removed.
+pub(super) fn pushed_to<'d>(document: &'d Document, member: &Member) -> impl Iterator<Item = &'d PushedProvider> {
+    let until = (member.state == MemberState::Removed).then_some(member.since);
+    document.pushed.iter().filter(move |pushed| until.is_none_or(|until| pushed.since < until))
 }
 
 impl Session {
@@ -82,11 +92,17 @@ impl Session {
         let providers = &self.document().providers;
         let number =
             |shared: &SharedProvider| Rotated { number: shared.generations.len(), primary: shared.newest().primary };
+        let known = self.document().member(host.uuid);
+        let pushed: Vec<&PushedProvider> =
+            known.into_iter().flat_map(|member| pushed_to(self.document(), member)).collect();
+        let name = |pushed: &&PushedProvider| pushed.name.clone();
         let is_next = |shared: &&SharedProvider| next.iter().any(|(name, _)| *name == shared.name);
         Ok(RemovedHost {
             was_active,
             since: member.since,
-            removal: self.document().member(host.uuid).map(|member| member.removal).unwrap_or_default(),
+            removal: known.map(|member| member.removal).unwrap_or_default(),
+            kept: pushed.iter().filter(|pushed| pushed.keepers.contains(&host.uuid)).map(name).collect(),
+            pushed: pushed.iter().map(name).collect(),
             providers: providers.iter().map(|shared| shared.name.clone()).collect(),
             not_rotated,
             rotated: providers.iter().filter(is_next).map(|shared| (shared.name.clone(), number(shared))).collect(),

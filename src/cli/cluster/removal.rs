@@ -72,11 +72,11 @@ fn explain(removed: &RemovedHost) {
     if removed.removal.evicted {
         eprintln!("Its guests have to end: its agent, or the next `vmcryptfs cluster sync` there, says so.");
     }
-    let names: Vec<&str> = removed.providers.iter().map(ProviderName::as_str).collect();
+    explain_pushed(removed);
+    let names = joined(&removed.providers);
     if names.is_empty() {
         return;
     }
-    let names = names.join(", ");
     if removed.was_active {
         eprintln!(
             "It could read all VMs of {names} from document {} on, and those of backups and copies.",
@@ -95,4 +95,30 @@ fn explain(removed: &RemovedHost) {
             removed.host.uuid
         ),
     }
+}
+
+/// What keepers gave it. No document gives VMs other keys: each is rekeyed.
+fn explain_pushed(removed: &RemovedHost) {
+    let names = joined(&removed.pushed);
+    if !removed.kept.is_empty() {
+        eprintln!(
+            "It was a keeper of {}, with credentials of the key server: revoke them there.",
+            joined(&removed.kept)
+        );
+    }
+    if !names.is_empty() {
+        let whether = if removed.removal.compromised {
+            "Whoever has its keys opens"
+        } else {
+            "If its keys may have been copied, they open"
+        };
+        eprintln!(
+            "It could ask keepers for the key of each VM of {names}. {whether} those VMs, until each has another one:\n  \
+             vmcryptfs rekey --deep VM_FOLDER   (each VM of {names})"
+        );
+    }
+}
+
+fn joined(names: &[ProviderName]) -> String {
+    names.iter().map(ProviderName::as_str).collect::<Vec<_>>().join(", ")
 }

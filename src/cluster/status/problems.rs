@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{HostState, HostStatus};
 use crate::cluster::Session;
 use crate::cluster::push::keepers;
+use crate::cluster::removal::pushed_to;
 use crate::format::cluster::{HostIdentity, Member, PushedProvider, SharedProvider};
 use crate::timestamp::Timestamp;
 
@@ -20,6 +21,7 @@ pub(super) fn of(session: &Session) -> Vec<String> {
     for member in &document.members {
         problems.extend(of_removed(session, member));
         problems.extend(of_compromised(session, member));
+        problems.extend(of_pushed(session, member));
         problems.extend(of_clock(session, member, now));
     }
     problems.extend(document.providers.iter().filter_map(|shared| of_rotation(session, shared)));
@@ -63,6 +65,28 @@ fn of_compromised(session: &Session, member: &Member) -> Option<String> {
             names.join(", ")
         )
     })
+}
+
+/// KEKs that keepers could give to a compromised host. The cluster does not know which VMs have other ones since.
+fn of_pushed(session: &Session, member: &Member) -> Option<String> {
+    let pushed: Vec<&PushedProvider> = pushed_to(session.document(), member).collect();
+    if !member.removal.compromised || pushed.is_empty() {
+        return None;
+    }
+    let names = |pushed: &mut dyn Iterator<Item = &&PushedProvider>| {
+        pushed.map(|pushed| pushed.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let kept = names(&mut pushed.iter().filter(|pushed| pushed.keepers.contains(&member.host.uuid)));
+    let revoke = match kept.is_empty() {
+        true => String::new(),
+        false => format!("; it was a keeper of {kept}: revoke its credentials at the key server"),
+    };
+    Some(format!(
+        "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep` for each of them{revoke}. This is said \
+         for as long as the document has the host: no host can see when it is done",
+        member.host.name,
+        names(&mut pushed.iter())
+    ))
 }
 
 /// Tokens end by a clock, and people read times: no key depends on one.

@@ -263,6 +263,26 @@ fn what_is_for_a_host_that_was_removed_goes_from_the_board() {
 }
 
 #[test]
+fn what_a_compromised_host_could_get_and_its_credentials_are_named() {
+    let site = Site::with_keeper();
+    site.give_credentials("h2");
+    site.push("h2", &PushOptions::default()).unwrap();
+    let compromised = Removal { compromised: true, ..Removal::default() };
+    let removed = site.remove_as("h2", compromised).unwrap();
+    assert_eq!((removed.pushed, removed.kept), (vec![provider_name("corp")], vec![provider_name("corp")]));
+    let status = ClusterStatus::of(&site.session("h1").unwrap()).unwrap();
+    let named = |problem: &String| {
+        let words = [
+            "h2 was compromised",
+            "each VM of corp: `vmcryptfs rekey --deep`",
+            "a keeper of corp: revoke its credentials",
+        ];
+        words.iter().all(|words| problem.contains(words))
+    };
+    assert!(status.problems.iter().any(named), "{:?}", status.problems);
+}
+
+#[test]
 fn keepers_come_and_go_and_one_is_always_left() {
     let site = Site::with_keeper();
     let options = |keepers: &[&str], no_keepers: &[&str]| PushOptions {
