@@ -23,7 +23,7 @@ use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::provider::private_file::{folder_of, sync_folder};
 use crate::text::Show;
-use lease::FolderLease;
+use lease::{Clock, FolderLease};
 use watch::FolderWatch;
 
 /// How long a writer waits for others, and how often it looks.
@@ -111,6 +111,10 @@ impl FolderBoard {
     }
 
     fn lock(&self) -> Result<File> {
+        self.lock_for(LOCK_TIME)
+    }
+
+    fn lock_for(&self, time: Duration) -> Result<File> {
         let path = self.folder.join(".lock");
         let locking = || format!("locking the board by {}", path.shown());
         let mut options = File::options();
@@ -122,7 +126,7 @@ impl FolderBoard {
             // A fifo in its place is refused: opening it would wait for ever.
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
         let file = options.open(&path).context(locking)?;
-        lock_within(LOCK_TIME, &file).context(locking)?;
+        lock_within(time, &file).context(locking)?;
         Ok(file)
     }
 
@@ -136,10 +140,24 @@ impl FolderBoard {
         Ok(())
     }
 
+    /// Removes records whose leases have ended, and these: nobody else does where their owner has gone. Another writer is not waited for.
+    fn sweep(&self, ended: &[Key], clock: &mut Clock) -> Result<()> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock_for(Duration::ZERO)?;
+        for key in ended {
+            if let Some((folder, name)) = self.find(key.as_str(), false)? {
+                lease::remove_with_its_end(&folder, name, clock)?;
+            }
+        }
+        Ok(())
+    }
+
     /// All records below a folder, with what shows whether they have changed. It looks at `most` names at most.
     fn records(&self, under: &str, most: usize) -> Result<Vec<(Key, Stamp)>> {
         let listing = || format!("listing {under} of the board");
-        let mut listed = Listing { left: most, found: Vec::new() };
+        let mut listed = Listing { left: most, found: Vec::new(), ended: Vec::new(), clock: Clock::default() };
         let root = match under {
             "" => Some(File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?),
             _ => match self.find(under, false).context(listing)? {
@@ -150,6 +168,8 @@ impl FolderBoard {
         if let Some(root) = root {
             listed.walk(&root, under, MAX_DEPTH).context(listing)?;
         }
+        // What cannot be removed now is no record all the same, and the next listing tries again.
+        self.sweep(&listed.ended, &mut listed.clock).ok();
         listed.found.sort();
         Ok(listed.found)
     }
@@ -165,6 +185,9 @@ struct Stamp {
 struct Listing {
     left: usize,
     found: Vec<(Key, Stamp)>,
+    /// Records whose leases have ended, and some that have only a lease.
+    ended: Vec<Key>,
+    clock: Clock,
 }
 
 impl Listing {
@@ -178,11 +201,18 @@ impl Listing {
             }
             let Some(left) = self.left.checked_sub(1) else { break };
             self.left = left;
-            let path = if under.is_empty() { name.to_owned() } else { format!("{under}/{name}") };
+            let at = |name: &str| if under.is_empty() { name.to_owned() } else { format!("{under}/{name}") };
+            if let Some(name) = lease::record_of(name) {
+                if stat_in(folder, name)?.is_none() {
+                    self.ended.extend(Key::parse(&at(name)));
+                }
+                continue;
+            }
+            let path = at(name);
             let Some(key) = Key::parse(&path) else { continue };
             let Some(stat) = stat_in(folder, name)? else { continue };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile if lease::has_ended(folder, name)? => {}
+                FileType::RegularFile if lease::has_ended(folder, name, &mut self.clock)? => self.ended.push(key),
                 FileType::RegularFile => {
                     let changed = (stat.st_mtime, stat.st_mtime_nsec);
                     self.found.push((key, Stamp { inode: stat.st_ino, changed }));
@@ -209,7 +239,7 @@ impl Board for FolderBoard {
     fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
         let reading = || format!("reading {key} of the board");
         match self.find(key.as_str(), false).context(reading)? {
-            Some((folder, name)) if !lease::has_ended(&folder, name).context(reading)? => {
+            Some((folder, name)) if !lease::has_ended(&folder, name, &mut Clock::default()).context(reading)? => {
                 read_in(&folder, name).context(reading)
             }
             _ => Ok(None),

@@ -45,7 +45,7 @@ impl FolderLease {
                 Some((folder, name)) => {
                     stat_in(&folder, name)?.is_some()
                         && stat_in(&folder, &lease_of(name))?.is_some()
-                        && !has_ended(&folder, name)?
+                        && !has_ended(&folder, name, &mut Clock::default())?
                 }
                 None => false,
             };
@@ -101,6 +101,25 @@ fn lease_of(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
+/// The record whose lease has this name, if it is that of one.
+pub(super) fn record_of(name: &str) -> Option<&str> {
+    name.strip_prefix(PREFIX)
+}
+
+/// The time by the file system's clock, which is asked for once, when it is first needed.
+#[derive(Default)]
+pub(super) struct Clock(Option<SystemTime>);
+
+impl Clock {
+    fn now(&mut self, folder: &File) -> Result<SystemTime> {
+        let now = match self.0 {
+            Some(now) => now,
+            None => now_in(folder)?,
+        };
+        Ok(*self.0.insert(now))
+    }
+}
+
 /// Takes a record out of its lease, if it is under one. One that has ended is removed.
 pub(super) fn leave(folder: &File, name: &str) -> Result<()> {
     remove_ended(folder, name)?;
@@ -109,11 +128,20 @@ pub(super) fn leave(folder: &File, name: &str) -> Result<()> {
 
 /// So that what has ended does not come back under a new lease, or without one.
 fn remove_ended(folder: &File, name: &str) -> Result<()> {
-    if has_ended(folder, name)? { unlink_in(folder, name) } else { Ok(()) }
+    if has_ended(folder, name, &mut Clock::default())? { unlink_in(folder, name) } else { Ok(()) }
+}
+
+/// Removes a record and its lease, if that has ended. The lease goes last, so that no record is ever without its end.
+pub(super) fn remove_with_its_end(folder: &File, name: &str, clock: &mut Clock) -> Result<()> {
+    if has_ended(folder, name, clock)? {
+        unlink_in(folder, name)?;
+        unlink_in(folder, &lease_of(name))?;
+    }
+    Ok(())
 }
 
 /// Whether a record was under a lease that has ended. What is not the text of a lease has ended.
-pub(super) fn has_ended(folder: &File, name: &str) -> Result<bool> {
+pub(super) fn has_ended(folder: &File, name: &str, clock: &mut Clock) -> Result<bool> {
     let lease = lease_of(name);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file: File = match openat(folder, &lease, flags, Mode::empty()) {
@@ -125,7 +153,7 @@ pub(super) fn has_ended(folder: &File, name: &str) -> Result<bool> {
     let mut text = String::new();
     let read = file.take(MAX_TEXT).read_to_string(&mut text);
     let Some(time) = read.ok().and_then(|_| text.parse().ok()).map(Duration::from_millis) else { return Ok(true) };
-    Ok(now_in(folder)?.duration_since(renewed).is_ok_and(|age| age >= time))
+    Ok(clock.now(folder)?.duration_since(renewed).is_ok_and(|age| age >= time))
 }
 
 fn changed(file: &File) -> Result<SystemTime> {

@@ -141,6 +141,30 @@ fn the_end_of_a_lease_is_judged_by_the_file_system_s_clock() {
 }
 
 #[test]
+fn what_has_ended_goes_from_the_folder_with_its_lease_when_it_is_listed() {
+    let (dir, board) = board();
+    let folder = dir.path().join(Uuid::nil().to_string()).join("host").join(Uuid::nil().to_string());
+    let mut lease = board.lease(Duration::from_secs(15)).unwrap();
+    let (ended, lives) = (Key::alive(Uuid::nil()), Key::ack(Uuid::nil()));
+    [&ended, &lives].into_iter().for_each(|key| lease.write(key, b"here").unwrap());
+    let age = |name: &str| {
+        let file = File::options().write(true).open(folder.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(16)).unwrap();
+    };
+    // Its writer was killed before it wrote the record.
+    fs::copy(folder.join(".lease-ack"), folder.join(".lease-only")).unwrap();
+    [".lease-alive", ".lease-only"].into_iter().for_each(age);
+    let held = board.lock().unwrap();
+    assert_eq!(board.list("host", 9).unwrap(), [lives.clone()], "another writer is not waited for");
+    assert!(folder.join("alive").exists());
+    drop(held);
+    assert_eq!(board.list("host", 9).unwrap(), [lives]);
+    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".lease-ack", "ack"]);
+}
+
+#[test]
 fn a_watch_sees_what_changes_and_not_that_a_lease_is_kept_alive() {
     let (_dir, board) = board();
     let keys = [Key::document(1), Key::alive(Uuid::nil())];
