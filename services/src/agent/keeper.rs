@@ -296,12 +296,21 @@ impl Keeper {
 /// Whether this host can be the keeper of a provider.
 ///
 /// # Errors
-/// `NotFound` when it has none of that name whose keys can be pushed, and those of the configuration.
+/// `NotFound` when it has none of that name whose keys can be pushed, `Unsupported` when it has a share of their KEKs, and those of the
+/// configuration.
 pub(super) fn is_ready(config: &Path, name: &ProviderName) -> Result<bool> {
     let configured = Config::load(config)?;
-    match configured.providers().get(name).is_some_and(|settings| settings.kind().can_be_pushed()) {
-        true => Ok(true),
-        false => Err(Error::new(
+    let own = configured.providers().get(name).filter(|settings| settings.kind().can_be_pushed());
+    match own {
+        Some(settings) if settings.has_kek_share() => Err(Error::new(
+            Kind::Unsupported,
+            format!(
+                "this host is a keeper of provider {name}, and its own has a kek-share, which a cluster does not carry: use one without it, \
+                 or `vmcryptfs cluster share {name} --no-keeper` with this host's name"
+            ),
+        )),
+        Some(_) => Ok(true),
+        None => Err(Error::new(
             Kind::NotFound,
             format!(
                 "this host is a keeper of provider {name}, and has none of that name whose keys can be pushed: `vmcryptfs provider add kmip \

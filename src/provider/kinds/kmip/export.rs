@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::kek::{NO_RANDOM, is_constant};
 use super::{KmipProvider, Made, Session};
 use crate::crypto::wrap::LocalKek;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::key::KeyId;
 use crate::provider::{ExportedKek, Failure, KeyState, NewKey};
 
@@ -17,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(6);
 impl KmipProvider {
     /// A KEK, and whether it is in a state in which keys wrap.
     pub(super) fn export(&self, key_id: &KeyId) -> Result<ExportedKek> {
+        self.require_no_share()?;
         let uid = self.uid(key_id)?.to_owned();
         let (key, state) = self
             .cluster
@@ -32,6 +33,7 @@ impl KmipProvider {
     /// Makes the KEK of a request, or finds the one that was made for it before: by this host, by another one, or by a request that
     /// somebody has sent again.
     pub(super) fn create_for(&self, request: Uuid, purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
+        self.require_no_share()?;
         let labels = self.settings.attributes_of_new(purpose);
         let (name, mut sent) = (format!("vmcryptfs:{request}"), false);
         let (uid, key) = self
@@ -42,6 +44,20 @@ impl KmipProvider {
             })
             .map_err(|failure| failure.into_error(format!("key provider {} made no key", self.name)))?;
         Ok((KeyId::new(self.name.clone(), uid)?, LocalKek::new(key)?))
+    }
+
+    /// A host without the share would have another KEK than this one has under the same key id.
+    fn require_no_share(&self) -> Result<()> {
+        match self.share {
+            None => Ok(()),
+            Some(_) => Err(Error::new(
+                Kind::Unsupported,
+                format!(
+                    "provider {} has a kek-share, which a cluster does not carry: its keys cannot be pushed",
+                    self.name
+                ),
+            )),
+        }
     }
 }
 
