@@ -185,6 +185,18 @@ fn a_record_that_cannot_be_read_stands_in_nobody_s_way() {
     assert!(site.post("h1").wants(&site.corp()).unwrap().iter().all(|(_, want)| want.is_ok()));
 }
 
+/// A member signs what it likes. A keeper's log and its key server get no such id.
+#[test]
+fn a_want_of_what_no_slot_can_name_is_no_want() {
+    let site = Site::with_keeper();
+    for id in ["", "a\nb", &"k".repeat(513)] {
+        let wishes = BTreeMap::from([(Reference([1; 16]), Wish::Key(id.into()))]);
+        site.post("h2").want(&provider_name("corp"), &wishes).unwrap();
+        let found = site.post("h1").wants(&site.corp()).unwrap().pop().unwrap().1;
+        refused(found, Kind::Corrupt, "expected 1 to 512 without control characters");
+    }
+}
+
 #[test]
 fn a_key_that_was_moved_forged_or_is_for_another_host_is_refused() {
     let site = Site::with_keeper();

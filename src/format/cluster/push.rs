@@ -12,7 +12,7 @@ use crate::crypto::random;
 use crate::crypto::sign::{self, SigningKey, verifies};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::{Reader, Writer};
-use crate::key::{KEK_LEN, KeyId, ProviderName};
+use crate::key::{KEK_LEN, KeyId, MAX_KEY_ID_LEN, ProviderName};
 use crate::sys::SecretBytes;
 use crate::text::beginning;
 
@@ -155,11 +155,23 @@ fn wish(reader: &mut Reader<'_>) -> Result<(Reference, Wish)> {
     let kind = reader.u8()?;
     let reference = Reference(reader.array()?);
     let wish = match kind {
-        OF_KEK => Wish::Key(long(reader, "a key id")?.to_owned()),
+        OF_KEK => Wish::Key(key_id(reader)?),
         NEW_KEK => Wish::New { vm: Uuid::from_bytes(reader.array()?), name: text(reader, "VM")?.to_owned() },
         _ => return Err(Error::new(Kind::Corrupt, format!("a wish of kind {kind}, expected 1 or 2"))),
     };
     Ok((reference, wish))
+}
+
+/// A key id that a slot can have: it goes to a key server, and into logs.
+fn key_id(reader: &mut Reader<'_>) -> Result<String> {
+    let id = long(reader, "a key id")?;
+    match (1..=MAX_KEY_ID_LEN).contains(&id.len()) && !id.chars().any(char::is_control) {
+        true => Ok(id.to_owned()),
+        false => Err(Error::new(
+            Kind::Corrupt,
+            format!("a key id of {} bytes, expected 1 to {MAX_KEY_ID_LEN} without control characters", id.len()),
+        )),
+    }
 }
 
 /// Reads the signature, which ends the record. Returns what it covers, if it is by this key.
