@@ -48,7 +48,7 @@ fn a_pushed_provider_is_forgotten_until_its_keys_may_come_again() {
     assert!(keys.pushed().has(&corp.name) && keys.forgotten().is_empty());
     keys.forget("the test says so").unwrap();
     assert!(!keys.pushed().has(&corp.name));
-    assert_eq!(keys.forgotten(), [corp.name.clone()], "mounts that open by it are locked");
+    assert_eq!(keys.forgotten(), std::slice::from_ref(&corp.name), "mounts that open by it are locked");
     keys.act_on_pushed(&document, &corp, PushRole::Receiver).unwrap();
     assert!(keys.forgotten().is_empty());
 }
