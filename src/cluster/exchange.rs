@@ -174,12 +174,19 @@ impl Session {
 
     /// Does what the newest document asks of this host, whose keys are in the files of native providers.
     pub fn exchange(&self) -> Exchanged {
-        self.exchange_with(&KeyFiles { config: &self.config }, Duration::ZERO)
+        self.exchange_with(&KeyFiles { config: &self.config }, &|_| Ok(()), Duration::ZERO)
     }
 
     /// Does what the newest document asks of this host. Trouble with one provider does not stop the others. What the host has
     /// acknowledged is written again if something of it has changed, or it is older than `renew`.
-    pub fn exchange_with(&self, keys: &dyn SharedKeys, renew: Duration) -> Exchanged {
+    ///
+    /// A member keeps a retired key that `refuse_needed` refuses, and goes on saying that it has it. A host that was removed wipes all.
+    pub fn exchange_with(
+        &self,
+        keys: &dyn SharedKeys,
+        refuse_needed: &dyn Fn(Uuid) -> Result<()>,
+        renew: Duration,
+    ) -> Exchanged {
         let (standing, epoch) = (self.standing(), self.document().epoch);
         let mut done = Exchanged {
             standing,
@@ -200,7 +207,7 @@ impl Session {
         done.failed.extend(keys.forget_others(self.document()));
         let mut holds = Vec::new();
         for shared in &self.document().providers {
-            if let Err(error) = self.act_on(keys, shared, &mut done, &mut holds) {
+            if let Err(error) = self.act_on(keys, refuse_needed, shared, &mut done, &mut holds) {
                 done.failed.push((shared.name.clone(), error));
             }
         }
@@ -236,11 +243,12 @@ impl Session {
         }
     }
 
-    /// Adds to `holds` the keys of a provider that this host has after it, or may have, as they could not be wiped. Trouble with one
+    /// Adds to `holds` the keys of a provider that this host has after it, or may have, as they could not be wiped or are still needed. Trouble with one
     /// of them does not stop the others.
     fn act_on(
         &self,
         keys: &dyn SharedKeys,
+        refuse_needed: &dyn Fn(Uuid) -> Result<()>,
         shared: &SharedProvider,
         done: &mut Exchanged,
         holds: &mut Vec<Uuid>,
@@ -265,7 +273,9 @@ impl Session {
             }
         }
         for generation in shared.generations.iter().filter(|generation| !is_member || generation.retired.is_some()) {
-            match keys.wipe(self.membership.cluster, shared, generation) {
+            let may_have = is_member && !self.said_to_have_no_more(generation);
+            let allowed = if may_have { refuse_needed(generation.primary) } else { Ok(()) };
+            match allowed.and_then(|()| keys.wipe(self.membership.cluster, shared, generation)) {
                 Ok(true) => done.wiped.push((shared.name.clone(), generation.primary)),
                 Ok(false) => {}
                 Err(error) => {
@@ -330,6 +340,12 @@ impl Session {
     /// What this host has acknowledged, if that is on the board.
     pub(super) fn said(&self) -> Option<Ack> {
         self.own().and_then(|own| self.ack_of(own).ok().flatten())
+    }
+
+    /// Whether this host has said, since a generation was retired, that it does not have its key.
+    fn said_to_have_no_more(&self, generation: &Generation) -> bool {
+        let since = |said: &Ack| generation.retired.is_some_and(|retired| said.epoch >= retired);
+        self.said().is_some_and(|said| since(&said) && !said.holds.contains(&generation.primary))
     }
 
     /// What a host did not sign counts for nothing: then it gets the key once more.

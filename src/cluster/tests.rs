@@ -314,7 +314,7 @@ fn what_is_acknowledged_is_written_again_only_when_it_has_changed_or_is_old() {
     let site = Site::with_two();
     let config = site.config("h2");
     let ack = site.record(&Key::ack(site.session("h2").unwrap().host()));
-    let exchange = |renew| site.session("h2").unwrap().exchange_with(&KeyFiles { config: &config }, renew);
+    let exchange = |renew| site.session("h2").unwrap().exchange_with(&KeyFiles { config: &config }, &|_| Ok(()), renew);
     let written = |renew| {
         let before = fs::File::open(&ack).unwrap(); // open, so that its number is not given again
         exchange(renew);

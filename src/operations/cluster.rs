@@ -8,6 +8,7 @@ use data_encoding::HEXLOWER;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::dump::refuse_host_primaries;
 use super::in_use::refuse_primaries_in_use;
 use super::provider::Passphrase;
 use crate::cluster::admin_key::{self, SealedAdminKey};
@@ -422,6 +423,7 @@ impl Operation for RetireGenerations<'_> {
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
         let old = self.old()?;
         let primaries: Vec<Uuid> = old.iter().map(|old| old.primary).collect();
+        refuse_host_primaries(&primaries, self.config)?;
         let looked_at = refuse_primaries_in_use(&primaries, self.datastores, self.on_saved_header)?;
         let (mut session, admins) = self.admin.begin(self.config)?;
         session.retire(&admins, self.provider, &old)?;
@@ -491,7 +493,9 @@ impl Operation for SyncCluster<'_> {
             return Ok(done);
         }
         let files = KeyFiles { config: self.config };
-        let done = Session::open(self.config)?.exchange_with(self.keys.unwrap_or(&files), self.renew);
+        let refuse_needed = |primary| refuse_host_primaries(&[primary], self.config);
+        let keys = self.keys.unwrap_or(&files);
+        let done = Session::open(self.config)?.exchange_with(keys, &refuse_needed, self.renew);
         trail.in_parts();
         let mut part = |provider: &ProviderName, reason: String| {
             trail.part(&Object::Provider(provider.clone()), |event| {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use super::provider::Passphrase;
 use crate::dump::kernel::{self, CORE_PATTERN, Handler, HostState, SYSCTL_FILE};
 use crate::dump::{DumpFolder, KeyFile, LockedDump, Opened, Process, Taken, make, opened_by, take};
@@ -14,6 +16,8 @@ use crate::gate::{Object, Operation, Trail};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::backup::COST;
+use crate::provider::config::Config;
+use crate::provider::primary_key::primary_of;
 use crate::provider::{Providers, private_file};
 use crate::sys::SecretBytes;
 use crate::text::Show;
@@ -45,9 +49,32 @@ impl HostDumps {
     /// Those of the dump key's file, and `Io`.
     pub fn of(config: &Path) -> Result<Self> {
         let (key, pattern) = (KeyFile::of(config).load()?, core_pattern()?);
-        let (state, reason) = kernel::state(&pattern, config, key.is_some());
+        let (mut state, mut reason) = kernel::state(&pattern, config, key.is_some());
+        if let (HostState::Safe, Some(file)) = (state, &key)
+            && let Err(error) = check_host_key(&file.key, config)
+        {
+            (state, reason) = (HostState::Prepared, Some(error.chain()));
+        }
         Ok(Self { state, reason, key, pattern })
     }
+}
+
+/// Refuses a host key of which it is known here that dumps are lost with it, or soon will be. Asks no key server.
+fn check_host_key(key: &DumpKey, config: &Path) -> Result<()> {
+    let host_key = &key.host_key;
+    if primary_of(host_key).is_err() {
+        return Ok(()); // a key server has it
+    }
+    let renew = "`vmcryptfs dump setup --renew` makes another one";
+    let provider = Providers::load(config)?.provider(host_key.provider())?;
+    let opened = provider.fetch_key(host_key).and_then(|kek| key.unwrap(kek.as_ref()));
+    opened.context(|| format!("dumps are lost: this host does not have its host key {host_key}; {renew}"))?;
+    if provider.is_superseded(host_key)? {
+        let message =
+            format!("dumps are lost when a former primary key is retired, by which the host key was made; {renew}");
+        return Err(Error::new(Kind::KeyUnavailable, message));
+    }
+    Ok(())
 }
 
 /// Refuses keys that this host, or a dump in its folder, needs to open dumps. Providers of two names may be one, so only ids are compared.
@@ -56,16 +83,32 @@ impl HostDumps {
 /// `Denied`, and those of reading them.
 pub fn refuse_host_keys(keys: &[KeyId], config: &Path) -> Result<()> {
     let needs = |host_key: &KeyId| keys.iter().find(|key| host_key.may_be_called(key.id()));
-    let refuse = |key: &KeyId, by: &str| Err(Error::new(Kind::Denied, format!("key {key} is in use: {by}")));
+    refuse_needed(config, &|host_key| needs(host_key).map(|key| format!("key {key}")))
+}
+
+/// Refuses primary keys whose KEKs this host, or a dump in its folder, needs to open dumps.
+///
+/// # Errors
+/// `Denied`, and those of reading them.
+pub fn refuse_host_primaries(primaries: &[Uuid], config: &Path) -> Result<()> {
+    let needs = |host_key: &KeyId| primary_of(host_key).ok().filter(|primary| primaries.contains(primary));
+    refuse_needed(config, &|host_key| needs(host_key).map(|primary| format!("primary key {primary}")))
+}
+
+/// Refuses what is needed by this host or a dump in its folder. `needs` names what a host key needs of it.
+fn refuse_needed(config: &Path, needs: &dyn Fn(&KeyId) -> Option<String>) -> Result<()> {
+    let refuse = |key: String, by: &str| Err(Error::new(Kind::Denied, format!("{key} is in use: {by}")));
     if let Some(file) = KeyFile::of(config).load()?
         && let Some(key) = needs(&file.key.host_key)
     {
-        return refuse(key, "it is the host key of this host, and `vmcryptfs dump setup --renew` makes another one");
+        return refuse(key, "the host key of this host needs it, and `vmcryptfs dump setup --renew` makes another one");
     }
-    for dump in DumpFolder::of(config, Providers::load(config)?.dumps()).list()? {
+    for dump in DumpFolder::of(config, Config::load(config)?.dumps()).list()? {
         let header = dump.header.context(|| "a dump may need the key".into())?;
         if let Some(key) = opened_by(&header).and_then(needs) {
-            return refuse(key, &format!("the dump {} opens by nothing else", dump.path.shown()));
+            let path = dump.path.shown();
+            let ways = "`vmcryptfs dump recrypt` or `vmcryptfs dump decrypt` it, then `vmcryptfs dump remove` it";
+            return refuse(key, &format!("the dump {path} opens by nothing else: {ways}"));
         }
     }
     Ok(())
@@ -315,6 +358,35 @@ impl Operation for RemoveDump<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::provider::generations::Generations;
+    use crate::provider::kind::Arguments;
+    use crate::provider::primary_key::PrimaryKey;
+    use crate::provider::{self, kinds::KINDS};
+
+    #[test]
+    fn a_host_key_of_a_former_or_lost_primary_key_is_noticed_and_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let name = ProviderName::new("shared").unwrap();
+        provider::add(&config, &name, KINDS[0].name(), &Arguments::default(), false).unwrap();
+        let made = make(&Providers::load(&config).unwrap(), &name).unwrap();
+        let (file, primary) = (KeyFile::of(&config), primary_of(&made.key.host_key).unwrap());
+        let _lock = file.lock().unwrap();
+        file.keep(&made).unwrap();
+        check_host_key(&made.key, &config).unwrap();
+        let refusal = refuse_host_primaries(&[primary], &config).unwrap_err();
+        assert!(refusal.kind() == Kind::Denied && refusal.to_string().contains("dump setup --renew"), "{refusal}");
+        refuse_host_primaries(&[Uuid::nil()], &config).unwrap();
+
+        let generations = Generations::of(dir.path().join("keys/shared.key"));
+        let next = PrimaryKey::generate().unwrap();
+        generations.keep_coming(&next).unwrap();
+        generations.make_current(next.uuid()).unwrap();
+        let said = |key| check_host_key(key, &config).unwrap_err().chain();
+        assert!(said(&made.key).contains("a former primary key"), "{}", said(&made.key));
+        generations.wipe(primary).unwrap();
+        assert!(said(&made.key).contains("this host does not have its host key"), "{}", said(&made.key));
+    }
 
     #[test]
     fn the_line_is_set_now_and_at_the_start_and_what_was_there_is_kept() {

@@ -112,6 +112,9 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     let mount = second.mount(vm, &[]);
     fs::write(mount.path("root.raw"), [7; 4096]).unwrap();
 
+    for host in [&first, &second] {
+        host.run(&["dump", "setup", "--provider", "shared"]);
+    }
     let rotated = admin.run(&first, &["rotate", "shared"]);
     assert!(rotated.contains("generation 2 of provider shared is primary key"), "{rotated}");
     let retire = [
@@ -130,6 +133,8 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     second.run(&["cluster", "sync"]);
     let current = first.run(&["cluster", "sync"]);
     assert!(current.contains("shared: new keys are made by primary key"), "{current}");
+    first.refuses(&retire, 7, "the host key of this host needs it");
+    first.run(&["dump", "setup", "--renew"]);
     first.refuses(&retire, 7, "a former primary key is needed by");
     // What each host says that it has decides which of them can open what.
     let found: serde_json::Value =
@@ -143,6 +148,9 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     assert!(second.run(&["rekey", "--old-generations", vms]).contains("0 VMs had keys"));
     fs::write(mount.path("root.raw"), [8; 4096]).unwrap();
     first.run(&retire);
+    let kept = second.try_run(&["cluster", "sync"]);
+    assert!(String::from_utf8_lossy(&kept.stderr).contains("the host key of this host needs it"), "{kept:?}");
+    second.run(&["dump", "setup", "--renew"]);
     assert!(second.run(&["cluster", "sync"]).contains("shared: wiped primary key"));
     fs::write(mount.path("root.raw"), [9; 4096]).unwrap();
     mount.unmount();

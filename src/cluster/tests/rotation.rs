@@ -244,6 +244,37 @@ fn keys_of_each_generation_open_until_it_is_retired() {
     refused(site.retire(), Kind::NotFound, "has one key");
 }
 
+#[test]
+fn a_retired_key_that_a_host_still_needs_is_kept_and_said_to_be_there() {
+    let site = Site::with_two();
+    let first = site.new_key("h2").unwrap();
+    site.rotate().unwrap();
+    for host in ["h1", "h2", "h1"] {
+        site.sync(host).unwrap();
+    }
+    site.retire().unwrap();
+    let (config, former) =
+        (site.config("h2"), site.session("h2").unwrap().document().providers[0].generations[0].primary);
+    let needed = |primary| if primary == former { Err(Error::new(Kind::Denied, "needed")) } else { Ok(()) };
+    let exchange = |refuse: &dyn Fn(Uuid) -> Result<()>| {
+        let session = site.session("h2").unwrap();
+        let done = session.exchange_with(&KeyFiles { config: &config }, refuse, Duration::ZERO);
+        (done, session.said().unwrap().holds.contains(&former))
+    };
+    for _ in 0..2 {
+        let (done, holds) = exchange(&needed);
+        assert!(done.wiped.is_empty() && done.failed[0].1.chain().contains("needed") && holds, "{done:?}");
+        assert!(site.opens("h2", &first));
+    }
+    let (done, holds) = exchange(&|_| Ok(()));
+    assert!(done.wiped.len() == 1 && done.failed.is_empty() && !holds, "{done:?}");
+    // What it has no more is in nobody's way.
+    assert!(exchange(&needed).0.failed.is_empty());
+    site.remove("h2").unwrap();
+    let all = |_| Err(Error::new(Kind::Denied, "needed"));
+    assert_eq!(exchange(&all).0.wiped.len(), 1, "a host that was removed wipes all");
+}
+
 /// The next key is on this host before a document names it, so an attempt that ends in between leaves one, which is taken.
 #[test]
 fn a_rotation_that_was_interrupted_begins_again_with_the_same_key() {

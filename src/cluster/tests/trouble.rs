@@ -126,7 +126,7 @@ fn a_host_whose_keys_cannot_be_wiped_or_made_current_still_says_to_have_them() {
     let config = site.config("h2");
     let exchange = || {
         let session = site.session("h2").unwrap();
-        let done = session.exchange_with(&Stuck(KeyFiles { config: &config }), Duration::ZERO);
+        let done = session.exchange_with(&Stuck(KeyFiles { config: &config }), &|_| Ok(()), Duration::ZERO);
         (done, session.said().unwrap().holds.len())
     };
     let (done, holds) = exchange();
