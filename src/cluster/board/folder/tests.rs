@@ -155,7 +155,7 @@ fn what_has_ended_goes_from_the_folder_with_its_lease_when_it_is_listed() {
     fs::copy(folder.join(".lease-ack"), folder.join(".lease-only")).unwrap();
     [".lease-alive", ".lease-only"].into_iter().for_each(age);
     let held = board.lock().unwrap();
-    assert_eq!(board.list("host", 9).unwrap(), [lives.clone()], "another writer is not waited for");
+    assert_eq!(board.list("host", 9).unwrap(), std::slice::from_ref(&lives), "another writer is not waited for");
     assert!(folder.join("alive").exists());
     drop(held);
     assert_eq!(board.list("host", 9).unwrap(), [lives]);
