@@ -186,16 +186,8 @@ impl PushBoard {
     }
 
     fn opened(&self, pushed: &PushedProvider, key: &Key, bytes: &[u8]) -> Result<(Reference, Answer)> {
+        let (parcel, given, id) = self.checked(pushed, self.host(), key, bytes)?;
         let keeper = |uuid| keepers(&self.document, pushed).find(|keeper| keeper.uuid == uuid);
-        let (parcel, given) = Parcel::decode(bytes, keeper)?;
-        let id = parcel.key_id(&pushed.name)?;
-        let is_here = parcel.cluster == self.document.cluster
-            && parcel.host == self.host()
-            && parcel.provider == pushed.uuid
-            && place_of(&pushed.name, &parcel, id.as_ref()).as_ref() == Some(key);
-        if !is_here {
-            return Err(Error::new(Kind::Denied, "a KEK for another host, provider or wish: it was moved"));
-        }
         let by = keeper(parcel.keeper).map_or("?", |keeper| keeper.name.as_str());
         let answer = match (given, id) {
             (Given::Kek { wraps, sealed }, Some(id)) => {
@@ -207,6 +199,27 @@ impl PushBoard {
             }
         };
         Ok((parcel.reference, answer))
+    }
+
+    /// What a keeper that is a member has signed for a host, in the place that it is for.
+    fn checked(
+        &self,
+        pushed: &PushedProvider,
+        host: Uuid,
+        key: &Key,
+        bytes: &[u8],
+    ) -> Result<(Parcel, Given, Option<KeyId>)> {
+        let (parcel, given) =
+            Parcel::decode(bytes, |uuid| keepers(&self.document, pushed).find(|keeper| keeper.uuid == uuid))?;
+        let id = parcel.key_id(&pushed.name)?;
+        let is_here = parcel.cluster == self.document.cluster
+            && parcel.host == host
+            && parcel.provider == pushed.uuid
+            && place_of(&pushed.name, &parcel, id.as_ref()).as_ref() == Some(key);
+        match is_here {
+            true => Ok((parcel, given, id)),
+            false => Err(Error::new(Kind::Denied, "a KEK for another host, provider or wish: it was moved")),
+        }
     }
 
     /// What active members want of a provider, and the wants that are none or cannot be read, with the host in whose place they are.
@@ -234,14 +247,15 @@ impl PushBoard {
         Ok(wants)
     }
 
-    /// Whether an answer to a wish of a host lies there.
+    /// Whether an answer to a wish of a host lies there that the host can take.
     ///
     /// # Errors
     /// Those of the board.
     pub fn is_answered(&self, pushed: &PushedProvider, host: Uuid, reference: Reference) -> Result<bool> {
-        match self.record(&Key::kek(&pushed.name, host, reference)) {
+        let key = Key::kek(&pushed.name, host, reference);
+        match self.record(&key) {
             Err(error) if error.kind() == Kind::Corrupt => Ok(false),
-            read => Ok(read?.is_some()),
+            read => Ok(read?.is_some_and(|bytes| self.checked(pushed, host, &key, &bytes).is_ok())),
         }
     }
 

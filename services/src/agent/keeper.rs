@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use vmcryptfs::cluster::Session;
 use vmcryptfs::cluster::host::HostFiles;
-use vmcryptfs::cluster::push::{Giver, PushBoard, keepers};
+use vmcryptfs::cluster::push::{Giver, LEASE, PushBoard, keepers};
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
@@ -30,7 +30,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(1);
 /// How long the other keepers have at least, before a host is told why this one has no key: they may have it.
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
-/// How long answers are remembered.
+/// How long wishes are remembered.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long the configuration that was read is good.
 const RELOAD: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ impl Keeper {
         };
         let (mut board, mut may_give) = (board, false);
         let (answered, seen) = (&mut self.answered, &mut self.seen);
-        answered.retain(|_, at| at.elapsed() < REMEMBERED);
+        answered.retain(|_, at| at.elapsed() < LEASE); // what lies there is looked at again
         seen.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
         let mine: Vec<ProviderName> = own(&board.1).map(|pushed| pushed.name.clone()).collect();
         for name in mine {

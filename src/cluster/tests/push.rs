@@ -185,6 +185,21 @@ fn a_record_that_cannot_be_read_stands_in_nobody_s_way() {
     assert!(site.post("h1").wants(&site.corp()).unwrap().iter().all(|(_, want)| want.is_ok()));
 }
 
+#[test]
+fn a_wish_is_answered_only_by_what_its_host_can_take() {
+    let site = Site::with_keeper();
+    let reference = Reference([1; 16]);
+    let host = identity(&site.post("h1"), "h2").uuid;
+    let is_answered = |reference| site.post("h1").is_answered(&site.corp(), host, reference).unwrap();
+    assert!(!is_answered(reference));
+    let record = site.give(reference);
+    assert!(is_answered(reference));
+    let bytes = fs::read(&record).unwrap();
+    put(&site.record(&Key::kek(&provider_name("corp"), host, Reference([2; 16]))), &bytes);
+    put(&record, &[&bytes[..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat());
+    assert!(!is_answered(reference) && !is_answered(Reference([2; 16])));
+}
+
 /// A member signs what it likes. A keeper's log and its key server get no such id.
 #[test]
 fn a_want_of_what_no_slot_can_name_is_no_want() {
