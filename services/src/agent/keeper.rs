@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use uuid::Uuid;
 use vmcryptfs::cluster::Session;
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::cluster::push::{Giver, LEASE, PushBoard, keepers};
@@ -34,7 +35,7 @@ const REFUSE_AFTER: Duration = Duration::from_secs(3);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long the configuration that was read is good.
 const RELOAD: Duration = Duration::from_secs(30);
-/// Keys that are fetched side by side.
+/// Keys that are fetched side by side, and most that are made in one look.
 const FETCHES_AT_ONCE: usize = 8;
 /// Forged wants of one minute that have events of their own.
 const MAX_NAMED: u64 = 16;
@@ -91,6 +92,13 @@ struct Task {
     wish: Wish,
 }
 
+/// What the key server gave for tasks, by key ids, and by references of what was made.
+struct Fetched {
+    tasks: Vec<Task>,
+    keys: HashMap<String, Result<ExportedKek>>,
+    made: BTreeMap<Reference, Result<(KeyId, LocalKek)>>,
+}
+
 impl Keeper {
     fn of(config: &Path) -> Self {
         let (answered, seen) = (BTreeMap::new(), BTreeMap::new());
@@ -121,8 +129,12 @@ impl Keeper {
                 (board, may_give) = (self.open_to_give()?, true);
             }
             let tasks = self.tasks(&board.1, &name)?;
-            if let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name) {
-                self.answer(&board.1, pushed, tasks)?;
+            let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name).cloned() else { continue };
+            let fetched = self.fetch(&board.1, &pushed, tasks);
+            if !fetched.tasks.is_empty() {
+                // Hosts may have been removed while the key server was asked.
+                board = self.open_to_give()?;
+                self.seal(&board.1, pushed.uuid, fetched)?;
             }
         }
         self.board = Some(board);
@@ -190,8 +202,9 @@ impl Keeper {
         Ok(tasks)
     }
 
-    fn answer(&mut self, board: &PushBoard, pushed: &PushedProvider, tasks: Vec<Task>) -> Result<()> {
-        let mut open = Vec::new();
+    /// Asks the key server for what is not answered yet.
+    fn fetch(&mut self, board: &PushBoard, pushed: &PushedProvider, tasks: Vec<Task>) -> Fetched {
+        let (mut open, mut new) = (Vec::new(), 0);
         for task in tasks {
             match board.is_answered(pushed, task.host.uuid, task.reference) {
                 Ok(true) => _ = self.answered.insert(task.reference, Instant::now()),
@@ -199,13 +212,36 @@ impl Keeper {
                 Err(error) => tracing::warn!("what lies there for host {}: {}", task.host.name, error.chain()),
             }
         }
+        // The others are made in the next look: the first ones do not wait for all.
+        open.retain(|task| {
+            new += usize::from(matches!(task.wish, Wish::New { .. }));
+            matches!(task.wish, Wish::Key(_)) || new <= FETCHES_AT_ONCE
+        });
         let provider = self.provider(&pushed.name);
-        let found = export(&provider, &pushed.name, &open);
+        let keys = export(&provider, &pushed.name, &open);
+        let make = |task: &Task| match &task.wish {
+            Wish::Key(_) => None,
+            Wish::New { vm, name } => {
+                let purpose = NewKey { vm_name: name.clone(), vm_uuid: *vm };
+                let made =
+                    usable(&provider).and_then(|provider| provider.create_exported(task.reference.uuid(), &purpose));
+                Some((task.reference, made))
+            }
+        };
+        let made = open.iter().filter_map(make).collect();
+        Fetched { tasks: open, keys, made }
+    }
+
+    /// Gives what was fetched to those that are members by this board's document.
+    fn seal(&mut self, board: &PushBoard, uuid: Uuid, fetched: Fetched) -> Result<()> {
+        let Some(pushed) = own(board).find(|pushed| pushed.uuid == uuid) else { return Ok(()) };
+        let Fetched { tasks, keys, mut made } = fetched;
         let mut giver = board.give(pushed)?;
         let patience = |refusal| patience(refusal, keepers(board.document(), pushed).count());
-        for task in open {
-            let made = self.answer_one(&mut giver, &provider, pushed, &task, &found, &patience);
-            match made {
+        let is_member = |task: &&Task| board.document().active().any(|member| member.host == task.host);
+        for task in tasks.iter().filter(is_member) {
+            let made = made.remove(&task.reference);
+            match self.answer_one(&mut giver, pushed, task, &keys, made, &patience) {
                 Ok(Some((id, kek))) => push_to_others(board, &mut giver, pushed, &task.host, &id, &kek),
                 Ok(None) => {}
                 Err(error) => {
@@ -225,10 +261,10 @@ impl Keeper {
     fn answer_one(
         &mut self,
         giver: &mut Giver<'_>,
-        provider: &Opened,
         pushed: &PushedProvider,
         task: &Task,
-        found: &HashMap<String, Result<ExportedKek>>,
+        keys: &HashMap<String, Result<ExportedKek>>,
+        made: Option<Result<(KeyId, LocalKek)>>,
         patience: &dyn Fn(Refusal) -> Duration,
     ) -> Result<Option<(KeyId, LocalKek)>> {
         let (host, reference) = (&task.host, task.reference);
@@ -237,7 +273,7 @@ impl Keeper {
         let (id, failure) = match &task.wish {
             Wish::Key(id) => {
                 let id = KeyId::new(pushed.name.clone(), id.clone())?;
-                match found.get(id.id()) {
+                match keys.get(id.id()) {
                     Some(Ok(exported)) => {
                         giver.kek(host, reference, &id, &exported.kek, exported.wraps)?;
                         self.answered.insert(reference, Instant::now());
@@ -248,20 +284,17 @@ impl Keeper {
                     None => return Ok(None),
                 }
             }
-            Wish::New { vm, name } => {
-                let purpose = NewKey { vm_name: name.clone(), vm_uuid: *vm };
-                let made = usable(provider).and_then(|provider| provider.create_exported(reference.uuid(), &purpose));
-                match made {
-                    Ok((id, kek)) => {
-                        giver.kek(host, reference, &id, &kek, true)?;
-                        self.answered.insert(reference, Instant::now());
-                        let reason = format!("made for VM {name}, and sealed to host {} ({})", host.name, host.uuid);
-                        event.key(&id).uuid(*vm).reason(reason).done();
-                        return Ok(Some((id, kek)));
-                    }
-                    Err(error) => (None, error),
+            Wish::New { vm, name } => match made {
+                None => return Ok(None),
+                Some(Ok((id, kek))) => {
+                    giver.kek(host, reference, &id, &kek, true)?;
+                    self.answered.insert(reference, Instant::now());
+                    let reason = format!("made for VM {name}, and sealed to host {} ({})", host.name, host.uuid);
+                    event.key(&id).uuid(*vm).reason(reason).done();
+                    return Ok(Some((id, kek)));
                 }
-            }
+                Some(Err(error)) => (None, error),
+            },
         };
         let now = Instant::now();
         let refusal = refusal_of(&failure);
