@@ -31,8 +31,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(1);
 /// How long the other keepers have at least, before a host is told why this one has no key: they may have it.
 const REFUSE_AFTER: Duration = Duration::from_secs(3);
-/// How long wishes are remembered.
-const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long the configuration that was read is good.
 const RELOAD: Duration = Duration::from_secs(30);
 /// Keys that are fetched side by side, and most that are made in one look.
@@ -116,19 +114,18 @@ impl Keeper {
             None => self.open()?,
         };
         let (mut board, mut may_give) = (board, false);
-        let (answered, seen) = (&mut self.answered, &mut self.seen);
-        answered.retain(|_, at| at.elapsed() < LEASE); // what lies there is looked at again
-        seen.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
+        self.answered.retain(|_, at| at.elapsed() < LEASE); // what lies there is looked at again
+        let mut wanted = BTreeSet::new();
         let mine: Vec<ProviderName> = own(&board.1).map(|pushed| pushed.name.clone()).collect();
         for name in mine {
-            if self.tasks(&board.1, &name)?.is_empty() || !self.may_answer(&name) {
+            if self.tasks(&board.1, &name, &mut wanted)?.is_empty() || !self.may_answer(&name) {
                 continue;
             }
             // Who is a member is judged by the newest document, and only a board of its own gives leases.
             if !may_give {
                 (board, may_give) = (self.open_to_give()?, true);
             }
-            let tasks = self.tasks(&board.1, &name)?;
+            let tasks = self.tasks(&board.1, &name, &mut wanted)?;
             let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name).cloned() else { continue };
             let fetched = self.fetch(&board.1, &pushed, tasks);
             if !fetched.tasks.is_empty() {
@@ -137,6 +134,8 @@ impl Keeper {
                 self.seal(&board.1, pushed.uuid, fetched)?;
             }
         }
+        self.answered.retain(|reference, _| wanted.contains(reference));
+        self.seen.retain(|reference, _| wanted.contains(reference));
         self.board = Some(board);
         Ok(true)
     }
@@ -175,8 +174,8 @@ impl Keeper {
         }
     }
 
-    /// The wishes for keys of a provider that it is this keeper's turn to answer.
-    fn tasks(&mut self, board: &PushBoard, name: &ProviderName) -> Result<Vec<Task>> {
+    /// The wishes for keys of a provider that it is this keeper's turn to answer. References of all wishes are added to `wanted`.
+    fn tasks(&mut self, board: &PushBoard, name: &ProviderName, wanted: &mut BTreeSet<Reference>) -> Result<Vec<Task>> {
         let Some(pushed) = own(board).find(|pushed| pushed.name == *name) else { return Ok(Vec::new()) };
         let place = keepers(board.document(), pushed).position(|keeper| keeper.uuid == board.host());
         let turn = TURN * u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
@@ -192,6 +191,7 @@ impl Keeper {
                 }
             };
             for (reference, wish) in want.wishes {
+                wanted.insert(reference);
                 let (first, last) = *self.seen.entry(reference).or_insert((Instant::now(), None));
                 let is_due = first.elapsed() >= turn && last.is_none_or(|last| last.elapsed() >= TURN);
                 if is_due && !self.answered.contains_key(&reference) {
@@ -241,6 +241,10 @@ impl Keeper {
         let is_member = |task: &&Task| board.document().active().any(|member| member.host == task.host);
         for task in tasks.iter().filter(is_member) {
             let made = made.remove(&task.reference);
+            // Whatever becomes of it: what fails is not tried again at once.
+            if let Some((_, last)) = self.seen.get_mut(&task.reference) {
+                *last = Some(Instant::now());
+            }
             match self.answer_one(&mut giver, pushed, task, &keys, made, &patience) {
                 Ok(Some((id, kek))) => push_to_others(board, &mut giver, pushed, &task.host, &id, &kek),
                 Ok(None) => {}
@@ -298,10 +302,7 @@ impl Keeper {
         };
         let now = Instant::now();
         let refusal = refusal_of(&failure);
-        let first = self.seen.get_mut(&reference).map_or(now, |(first, last)| {
-            *last = Some(now);
-            *first
-        });
+        let first = self.seen.get(&reference).map_or(now, |(first, _)| *first);
         if first.elapsed() < patience(refusal) {
             return Ok(None);
         }
