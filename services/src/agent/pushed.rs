@@ -28,6 +28,8 @@ use held::{Held, Outcome, Refused, Wished};
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long a refusal is repeated to programs before a keeper is asked again.
 const REPEATED: Duration = Duration::from_secs(5);
+/// Most refusals that are remembered.
+const MAX_REFUSED: usize = 16_384;
 
 /// What a program gets.
 pub(super) enum Found {
@@ -256,6 +258,18 @@ impl State {
     fn refuse_without_keeper(&self, provider: &ProviderName) -> Result<Found> {
         let failure = Failure::new(Trouble::Unreachable, "the key was wiped before it was fetched: try again");
         Err(Error::with_source(Kind::KeyUnavailable, format!("provider {provider}"), failure))
+    }
+
+    /// Remembers a refusal. Of too many, those go that are no longer told to programs and say nothing of a key, and then the oldest one.
+    fn remember(&mut self, id: KeyId, refused: Refused) {
+        self.refused.insert(id, refused);
+        if self.refused.len() > MAX_REFUSED {
+            self.refused.retain(|_, refused| refused.refusal.is_of_key() || refused.at.elapsed() < REPEATED);
+        }
+        if self.refused.len() > MAX_REFUSED {
+            let oldest = self.refused.iter().min_by_key(|(_, refused)| refused.at).map(|(id, _)| id.clone());
+            oldest.iter().for_each(|id| _ = self.refused.remove(id));
+        }
     }
 
     /// The wish for a key, which is made if there is none.

@@ -171,7 +171,7 @@ impl State {
                     if refusal.is_of_key() && self.keks.remove(&id).is_some() {
                         tracing::warn!("wiped key {id}: {}", refused.why);
                     }
-                    self.refused.insert(id, refused.clone());
+                    self.remember(id, refused.clone());
                 }
                 if let Some(wished) = self.wishes.get_mut(&reference) {
                     wished.end(Outcome::Refused(refused));
@@ -260,6 +260,18 @@ mod tests {
         let renewal = state.wish_for(&id()).unwrap();
         state.take(&pushed, renewal, refusal(Refusal::Server));
         assert!(state.keks.contains_key(&id()) && matches!(state.found(&id()), Some(Ok(_))));
+    }
+
+    #[test]
+    fn of_too_many_refusals_the_oldest_are_forgotten() {
+        let (mut state, pushed, _) = wishing(Duration::from_secs(60));
+        let key = |number: usize| KeyId::new(pushed.name.clone(), number.to_string()).unwrap();
+        for number in 0..super::super::MAX_REFUSED + 2 {
+            let why = Refused { at: Instant::now(), refusal: Refusal::Destroyed, why: String::new() };
+            state.remember(key(number), why);
+        }
+        assert_eq!(state.refused.len(), super::super::MAX_REFUSED);
+        assert!(!state.refused.contains_key(&key(0)) && !state.refused.contains_key(&key(1)));
     }
 
     #[test]
