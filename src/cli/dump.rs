@@ -392,3 +392,34 @@ fn take(args: &TakeArgs, config: &Path) -> Result<()> {
     // Its events say what became of it: what the kernel starts has no other place to say so.
     perform(TakeDump { process: &process, source: &mut io::stdin().lock(), config }).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Verbs {
+        #[command(subcommand)]
+        verb: DumpCommand,
+    }
+
+    /// A process in its own UTS namespace chooses the host's name.
+    #[test]
+    fn no_name_that_a_process_chooses_is_an_option() {
+        let line = kernel::pattern(Path::new("/usr/bin/vmcryptfs"), Path::new("/c.toml"), Some("|/bin/tee -a")).unwrap();
+        let (_, line) = line.split_once(" dump ").unwrap();
+        for name in ["--help", "-V", "--config=x", "--", "-", "web01"] {
+            let expand = |word: &str| match word {
+                "%h" | "%E" => name.to_owned(),
+                word if word.starts_with('%') => "7".to_owned(),
+                word => word.to_owned(),
+            };
+            let words = std::iter::once("dump".to_owned()).chain(line.split(' ').map(expand));
+            let Ok(Verbs { verb: DumpCommand::Take(take) }) = Verbs::try_parse_from(words) else { panic!("{name}") };
+            assert_eq!((take.host.as_os_str(), take.program.as_os_str()), (name.as_ref(), name.as_ref()));
+            assert_eq!((take.pid, take.others), (7, vec!["/bin/tee".into(), "-a".into()]));
+        }
+    }
+}

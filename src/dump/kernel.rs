@@ -15,8 +15,9 @@ pub const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/60-vmcryptfs-dumps.conf";
 /// Longest line that the kernel takes, in bytes.
 const MAX_PATTERN: usize = 127;
-/// What the handler is told: pid, uid, gid, signal, time, limit, host name, path of the program.
-const SPECIFIERS: &str = "%P %u %g %s %t %c %h %E";
+/// What the handler is told: pid, uid, gid, signal, time, limit, host name, path of the program. The process chooses some of that, so none
+/// of it is taken for an option.
+const SPECIFIERS: &str = "-- %P %u %g %s %t %c %h %E";
 const VERB: [&str; 2] = ["dump", "take"];
 /// The configuration that the handler reads without being told.
 const USUAL_CONFIG: &str = "/etc/vmcryptfs/config.toml";
