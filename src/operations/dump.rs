@@ -104,9 +104,14 @@ fn refuse_needed(config: &Path, needs: &dyn Fn(&KeyId) -> Option<String>) -> Res
         return refuse(key, "the host key of this host needs it, and `vmcryptfs dump setup --renew` makes another one");
     }
     for dump in DumpFolder::of(config, Config::load(config)?.dumps()).list()? {
-        let header = dump.header.context(|| "a dump may need the key".into())?;
+        if !dump.is_finished && dump.len == 0 {
+            continue; // its writer was stopped before anything was encrypted
+        }
+        let path = dump.path.shown();
+        let header = dump.header.context(|| {
+            format!("a dump may need the key; if not, `vmcryptfs dump remove {path}` takes it away")
+        })?;
         if let Some(key) = opened_by(&header).and_then(needs) {
-            let path = dump.path.shown();
             let ways = "`vmcryptfs dump recrypt` or `vmcryptfs dump decrypt` it, then `vmcryptfs dump remove` it";
             return refuse(key, &format!("the dump {path} opens by nothing else: {ways}"));
         }
@@ -377,6 +382,14 @@ mod tests {
         let refusal = refuse_host_primaries(&[primary], &config).unwrap_err();
         assert!(refusal.kind() == Kind::Denied && refusal.to_string().contains("dump setup --renew"), "{refusal}");
         refuse_host_primaries(&[Uuid::nil()], &config).unwrap();
+        let part = dir.path().join("dumps/qemu-1.part");
+        fs::create_dir(dir.path().join("dumps")).unwrap();
+        fs::write(&part, "").unwrap();
+        refuse_host_primaries(&[Uuid::nil()], &config).unwrap();
+        fs::write(&part, "VMC").unwrap();
+        let refusal = refuse_host_primaries(&[Uuid::nil()], &config).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("`vmcryptfs dump remove {}`", part.shown())), "{refusal}");
+        fs::remove_file(&part).unwrap();
 
         let generations = Generations::of(dir.path().join("keys/shared.key"));
         let next = PrimaryKey::generate().unwrap();
