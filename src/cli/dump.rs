@@ -175,7 +175,7 @@ pub(super) fn run(command: &DumpCommand, config: &Path) -> Result<()> {
 
 fn setup(args: &SetupArgs, config: &Path) -> Result<()> {
     // Before keys are made: what is to be installed has to be possible.
-    let to_install = if args.install { Some(line(args, config)?) } else { None };
+    let to_install = if args.install { Some(line_to_install(args, config)?) } else { None };
     let provider = args.provider.as_ref();
     if args.renew {
         let key = perform(RenewHostKey { provider, config })?;
@@ -206,9 +206,18 @@ fn setup(args: &SetupArgs, config: &Path) -> Result<()> {
     Ok(())
 }
 
+fn line_to_install(args: &SetupArgs, config: &Path) -> Result<String> {
+    kernel::refuse_replaceable(&this_program()?)?;
+    line(args, config)
+}
+
+fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context(|| "finding this program".into())
+}
+
 /// The line for this host. Where ours is set already, what it passes on to stays known.
 fn line(args: &SetupArgs, config: &Path) -> Result<String> {
-    let program = std::env::current_exe().context(|| "finding this program".into())?;
+    let program = this_program()?;
     let now = core_pattern()?;
     let others = match kernel::Handler::of(&now) {
         Some(ours) => ours.others.map(|others| format!("|{others}")),
@@ -408,7 +417,8 @@ mod tests {
     /// A process in its own UTS namespace chooses the host's name.
     #[test]
     fn no_name_that_a_process_chooses_is_an_option() {
-        let line = kernel::pattern(Path::new("/usr/bin/vmcryptfs"), Path::new("/c.toml"), Some("|/bin/tee -a")).unwrap();
+        let line =
+            kernel::pattern(Path::new("/usr/bin/vmcryptfs"), Path::new("/c.toml"), Some("|/bin/tee -a")).unwrap();
         let (_, line) = line.split_once(" dump ").unwrap();
         for name in ["--help", "-V", "--config=x", "--", "-", "web01"] {
             let expand = |word: &str| match word {

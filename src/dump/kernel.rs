@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::text::Show;
 
 /// What the kernel runs or writes at a dump.
@@ -49,6 +50,28 @@ pub fn pattern(program: &Path, config: &Path, others: Option<&str>) -> Result<St
             Err(Error::new(Kind::Invalid, found))
         }
     }
+}
+
+/// Refuses a program that another user than root could replace: the kernel runs it as root.
+///
+/// # Errors
+/// `Denied`, and `Io` when it cannot be looked at.
+pub fn refuse_replaceable(program: &Path) -> Result<()> {
+    let looking = || format!("looking at who can replace {}", program.shown());
+    let program = program.canonicalize().context(looking)?;
+    for part in program.ancestors() {
+        let found = part.symlink_metadata().context(looking)?;
+        let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+        if owner != 0 || mode & 0o022 != 0 {
+            let message = format!(
+                "the kernel would run {} as root, but {} has owner {owner} and mode {mode:o}: expected owner 0, and that no other user can write it",
+                program.shown(),
+                part.shown()
+            );
+            return Err(Error::new(Kind::Denied, message));
+        }
+    }
+    Ok(())
 }
 
 /// The content of [`SYSCTL_FILE`] for a line, and the one that it replaces.
@@ -140,6 +163,8 @@ pub fn state(line: &str, config: &Path, has_key: bool) -> (HostState, Option<Str
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const APPORT: &str = "|/usr/share/apport/apport -p%p -s%s -c%c -d%d -P%P -u%u -g%g";
@@ -186,6 +211,23 @@ mod tests {
         let long = format!("|/usr/bin/handler {}", "x".repeat(100));
         let error = pattern(Path::new("/usr/bin/vmcryptfs"), usual, Some(&long)).unwrap_err();
         assert!(error.to_string().contains("the kernel takes 127"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_others_could_replace_is_refused() {
+        refuse_replaceable(Path::new("/usr")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("vmcryptfs");
+        std::fs::write(&program, "").unwrap();
+        for mode in [0o775, 0o757] {
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = refuse_replaceable(&program).unwrap_err();
+            assert!(error.kind() == Kind::Denied && error.to_string().contains(&format!("{mode:o}")), "{error}");
+        }
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(refuse_replaceable(&program).unwrap_err().kind(), Kind::Denied);
+        assert_eq!(refuse_replaceable(&dir.path().join("none")).unwrap_err().kind(), Kind::NotFound);
     }
 
     #[test]

@@ -108,9 +108,9 @@ fn refuse_needed(config: &Path, needs: &dyn Fn(&KeyId) -> Option<String>) -> Res
             continue; // its writer was stopped before anything was encrypted
         }
         let path = dump.path.shown();
-        let header = dump.header.context(|| {
-            format!("a dump may need the key; if not, `vmcryptfs dump remove {path}` takes it away")
-        })?;
+        let header = dump
+            .header
+            .context(|| format!("a dump may need the key; if not, `vmcryptfs dump remove {path}` takes it away"))?;
         if let Some(key) = opened_by(&header).and_then(needs) {
             let ways = "`vmcryptfs dump recrypt` or `vmcryptfs dump decrypt` it, then `vmcryptfs dump remove` it";
             return refuse(key, &format!("the dump {path} opens by nothing else: {ways}"));
