@@ -1,21 +1,24 @@
 //! The folder that encrypted dumps lie in: names, limits, and what is there.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, renameat, unlinkat};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::dump::{About, DumpHeader, MAX_HEADER_LEN};
 use crate::provider::config::DumpSettings;
 use crate::provider::private_file;
+use crate::sys::process::effective_uid;
 use crate::text::Show;
 
 /// What the names of dumps end with, and those of dumps that are being taken or were never ended.
 const ENDING: &str = "dump";
 const UNFINISHED: &str = "part";
+/// What is locked while a dump begins.
+const LOCK: &str = ".dump.lock";
 const MIB: u64 = 1 << 20;
 /// Longest part of a program's name that goes into a file's name.
 const MAX_NAME: usize = 64;
@@ -43,24 +46,53 @@ pub struct StoredDump {
 /// A dump that is being taken.
 pub(super) struct Draft {
     pub(super) file: File,
+    folder: File,
     path: PathBuf,
-    finished: PathBuf,
+    name: String,
 }
 
 impl Draft {
     /// Gives it its name, once all of it is durable.
     pub(super) fn finish(self) -> Result<PathBuf> {
+        let finished = self.path.with_file_name(format!("{}.{ENDING}", self.name));
         self.file.sync_all().context(|| format!("writing {}", self.path.shown()))?;
-        fs::rename(&self.path, &self.finished)
-            .and_then(|()| private_file::sync_folder(private_file::folder_of(&self.finished)))
-            .context(|| format!("naming {}", self.finished.shown()))?;
-        Ok(self.finished)
+        let (from, to) = (format!("{}.{UNFINISHED}", self.name), format!("{}.{ENDING}", self.name));
+        renameat(&self.folder, from, &self.folder, to)
+            .map_err(io::Error::from)
+            .and_then(|()| private_file::sync_open_folder(&self.folder))
+            .context(|| format!("naming {}", finished.shown()))?;
+        Ok(finished)
     }
 
     /// Takes it away: nothing of it is worth keeping.
     pub(super) fn discard(self) {
-        fs::remove_file(&self.path).ok(); // `dump list` shows one that stays
+        // `dump list` shows one that stays
+        unlinkat(&self.folder, format!("{}.{UNFINISHED}", self.name), AtFlags::empty()).ok();
     }
+}
+
+/// Opens the folder, if only root or this user can write it: others could exchange what lies there, or make links for us to write through.
+fn open_own(path: &Path) -> Result<File> {
+    let opening = || format!("opening the folder {}", path.shown());
+    let folder = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let folder = File::from(folder.map_err(io::Error::from).context(opening)?);
+    let found = folder.metadata().context(opening)?;
+    private_file::check_owner(path, found.uid(), effective_uid())?;
+    let mode = found.mode() & 0o7777;
+    match mode & 0o022 {
+        0 => Ok(folder),
+        _ => {
+            let shown = path.shown();
+            let message = format!("other users can write {shown}, mode {mode:o}; to repair it: chmod go-w {shown}");
+            Err(Error::new(Kind::Denied, message))
+        }
+    }
+}
+
+/// Makes or opens a file below a folder.
+fn open_below(folder: &File, name: &str, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(folder, name, flags, Mode::from_raw_mode(0o600))?.into())
 }
 
 impl DumpFolder {
@@ -116,14 +148,18 @@ impl DumpFolder {
     /// Begins a dump, unless there are too many. Two at once wait for each other for a moment.
     pub(super) fn begin(&self, about: &About) -> Result<Draft> {
         private_file::create_folder(&self.path)?;
-        let _lock = private_file::lock(&self.path.join(ENDING))?;
+        let folder = open_own(&self.path)?;
+        let locking = || format!("locking the folder {}", self.path.shown());
+        let lock = open_below(&folder, LOCK, OFlags::NONBLOCK).context(locking)?; // a FIFO would be waited for
+        lock.lock().context(locking)?;
         self.refuse_too_many(about)?;
         let name = format!("{}-{}-{}", plain_name(&about.program), about.pid, about.uuid);
-        let path = self.path.join(format!("{name}.{UNFINISHED}"));
+        let unfinished = format!("{name}.{UNFINISHED}");
+        let path = self.path.join(&unfinished);
         let creating = || format!("creating {}", path.shown());
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path).context(creating)?;
+        let file = open_below(&folder, &unfinished, OFlags::EXCL).context(creating)?;
         file.lock().context(creating)?; // so it is not removed before it is ended
-        Ok(Draft { file, finished: self.path.join(format!("{name}.{ENDING}")), path })
+        Ok(Draft { file, folder, path, name })
     }
 
     fn refuse_too_many(&self, about: &About) -> Result<()> {
@@ -223,7 +259,42 @@ fn plain_name(program: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn nothing_is_made_in_a_folder_that_others_can_write_nor_through_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = DumpSettings { folder: Some(dir.path().join("dumps")), ..DumpSettings::default() };
+        let folder = DumpFolder::of(Path::new("/c.toml"), &settings);
+        let about = || About {
+            uuid: uuid::Uuid::nil(),
+            time: crate::timestamp::Timestamp::from_secs(1),
+            pid: 1,
+            uid: 0,
+            gid: 0,
+            signal: 11,
+            program: "qemu".into(),
+            host: "kvm1".into(),
+        };
+        let begin = || folder.begin(&about()).map(Draft::discard);
+        begin().unwrap();
+        for mode in [0o1777, 0o770, 0o702] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let error = begin().unwrap_err();
+            assert!(error.kind() == Kind::Denied && error.to_string().contains("chmod go-w"), "{error}");
+        }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        begin().unwrap();
+        let (lock, other) = (folder.path().join(LOCK), dir.path().join("other"));
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(&other, &lock).unwrap();
+        assert!(begin().is_err() && !other.exists());
+        fs::remove_file(&lock).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &lock, Mode::from_raw_mode(0o600)).unwrap();
+        assert!(begin().is_err());
+    }
 
     #[test]
     fn names_of_programs_become_names_of_files() {

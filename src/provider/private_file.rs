@@ -92,7 +92,7 @@ pub(super) fn absolute<'d, D: Deserializer<'d>>(deserializer: D) -> std::result:
 }
 
 /// Refuses a file of another user than this one or root.
-pub(super) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
+pub(crate) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
     if owner == user || owner == 0 {
         return Ok(());
     }
@@ -237,7 +237,9 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
 }
 
 fn open_lock(lock: &Path) -> io::Result<File> {
-    File::options().write(true).create(true).truncate(false).mode(FILE_MODE).open(lock)
+    // Neither a file elsewhere, nor a FIFO that would be waited for.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    File::options().write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(flags).open(lock)
 }
 
 /// The folder that `path` lies in.
@@ -265,7 +267,12 @@ fn write_parts(mut file: &File, parts: &[&[u8]]) -> io::Result<()> {
 
 /// Makes the names in a folder durable, where the file system can: some network ones answer EINVAL.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
+    sync_open_folder(&File::open(folder)?)
+}
+
+/// As [`sync_folder`], of a folder that is open.
+pub(crate) fn sync_open_folder(folder: &File) -> io::Result<()> {
+    match folder.sync_all() {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
         synced => synced,
     }
