@@ -16,9 +16,13 @@ struct Admin {
 }
 
 impl Admin {
-    fn run(&self, host: &Host, verb: &[&str]) -> String {
+    fn args<'v>(&self, verb: &[&'v str]) -> Vec<&'v str> {
         let key = ["--admin-key", self.key, "--passphrase-file", self.passphrase];
-        host.run(&[&["cluster"], verb, &key].concat())
+        [&["cluster"], verb, &key].concat()
+    }
+
+    fn run(&self, host: &Host, verb: &[&str]) -> String {
+        host.run(&self.args(verb))
     }
 }
 
@@ -117,17 +121,7 @@ fn a_primary_key_is_rotated_and_the_former_one_retired_while_a_vm_runs() {
     }
     let rotated = admin.run(&first, &["rotate", "shared"]);
     assert!(rotated.contains("generation 2 of provider shared is primary key"), "{rotated}");
-    let retire = [
-        "cluster",
-        "retire",
-        "shared",
-        "--datastore",
-        vms,
-        "--admin-key",
-        admin.key,
-        "--passphrase-file",
-        admin.passphrase,
-    ];
+    let retire = admin.args(&["retire", "shared", "--datastore", vms]);
     // Before anything is looked at: a VM that a host makes in the meantime would be lost.
     first.refuses(&retire, 7, "did not confirm to make new keys of provider shared");
     second.run(&["cluster", "sync"]);
