@@ -44,7 +44,7 @@ const END_TIME: Duration = Duration::from_secs(2);
 pub(crate) struct Agent {
     /// Held for as long as it lives: a host has one agent.
     _lock: File,
-    boards: Boards,
+    boards: Arc<Boards>,
     keys: Arc<Keys>,
     pushed: Arc<Pushed>,
     watch: Arc<Watch>,
@@ -56,10 +56,11 @@ pub(crate) type Answered = (Answer, Option<LocalKek>);
 impl Agent {
     fn new(config: &Path) -> Result<Self> {
         let lock = HostFiles::of(config).lock_agent()?;
+        let boards = Arc::<Boards>::default();
         let pushed = Arc::new(Pushed::load(config)?);
         let keys = Arc::new(Keys::load(config, Arc::clone(&pushed))?);
-        let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys))?);
-        Ok(Self { _lock: lock, boards: Boards::default(), keys, pushed, watch })
+        let watch = Arc::new(Watch::new(config.to_path_buf(), Arc::clone(&keys), Arc::clone(&boards))?);
+        Ok(Self { _lock: lock, boards, keys, pushed, watch })
     }
 
     /// What is answered to a request. Only an exchange with the board may take long.
@@ -119,8 +120,8 @@ pub fn run(config: &Path, socket: &Path) -> Result<()> {
         SocketPath::listen(socket).context(|| format!("making the socket of the agent {}", socket.shown()))?;
     clients::take(listener, Arc::clone(&agent))?;
     agent.watch.begin()?;
-    agent.pushed.begin()?;
-    keeper::begin(config)?;
+    agent.pushed.begin(Arc::clone(&agent.boards))?;
+    keeper::begin(config, Arc::clone(&agent.boards))?;
     let (over, is_over) = mpsc::channel();
     let alive = Alive::new(config.to_path_buf()).begin(is_over)?;
     if memory::lock_was_refused() {

@@ -323,7 +323,7 @@ fn share(args: &ShareArgs, config: &Path) -> Result<()> {
 
 fn sync(config: &Path) -> Result<()> {
     let Exchanged { standing, epoch, received, sent, awaited, made_current, wiped, evicted, failed, unsaid } =
-        perform(SyncCluster { config, keys: None, renew: Duration::ZERO })?;
+        perform(SyncCluster { config, keys: None, open: &Session::open, renew: Duration::ZERO })?;
     received.iter().for_each(|(provider, primary)| println!("{provider}: received primary key {primary}"));
     sent.iter().for_each(|(provider, host)| println!("{provider}: sealed its primary key to host {host}"));
     let made = |(provider, primary)| println!("{provider}: new keys are made by primary key {primary} from now on");

@@ -10,6 +10,7 @@ pub mod folder;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -152,6 +153,37 @@ pub trait Board: Send + Sync {
 
     /// What the board is made of, and whether each part of that works. It waits some seconds at most.
     fn health(&self) -> Vec<MemberHealth>;
+}
+
+/// One board, with its connections, for several users.
+impl<B: Board> Board for Arc<B> {
+    fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
+        B::read(self, key)
+    }
+
+    fn write_if_unchanged(&self, key: &Key, before: Option<&[u8]>, after: &[u8]) -> Result<bool> {
+        B::write_if_unchanged(self, key, before, after)
+    }
+
+    fn remove(&self, key: &Key) -> Result<()> {
+        B::remove(self, key)
+    }
+
+    fn list(&self, under: &str, most: usize) -> Result<Vec<Key>> {
+        B::list(self, under, most)
+    }
+
+    fn watch(&self) -> Result<Box<dyn Watch>> {
+        B::watch(self)
+    }
+
+    fn lease(&self, time: Duration) -> Result<Box<dyn Lease>> {
+        B::lease(self, time)
+    }
+
+    fn health(&self) -> Vec<MemberHealth> {
+        B::health(self)
+    }
 }
 
 /// What has changed on a board.

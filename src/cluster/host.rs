@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -168,6 +169,15 @@ impl HostFiles {
     pub fn lock(&self) -> Result<File> {
         private_file::create_folder(&self.folder)?;
         private_file::lock(&self.membership_path())
+    }
+
+    /// As [`lock`](Self::lock), for `time` at most: what has it may hang at a board.
+    ///
+    /// # Errors
+    /// `Busy` when another process has held it for that long, `Io`.
+    pub fn lock_within(&self, time: Duration) -> Result<File> {
+        private_file::create_folder(&self.folder)?;
+        private_file::lock_within(time, &self.membership_path())
     }
 
     /// Whether nobody works on them.
@@ -337,6 +347,17 @@ impl HostFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_another_process_has_locked_is_waited_for_no_longer_than_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = HostFiles::of(&dir.path().join("config.toml"));
+        let locked = files.lock().unwrap();
+        let error = files.lock_within(Duration::from_millis(30)).unwrap_err();
+        assert!(error.kind() == Kind::Busy && error.chain().contains("membership.json.lock"), "{}", error.chain());
+        drop(locked);
+        files.lock_within(Duration::ZERO).unwrap();
+    }
 
     #[test]
     fn an_identity_comes_back_and_damage_is_seen() {

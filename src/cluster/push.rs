@@ -2,7 +2,6 @@
 //! and what a keeper reads and gives (docs/FORMAT.md, section 18.1).
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -83,21 +82,13 @@ pub struct PushBoard {
 }
 
 impl Session {
-    /// Ends the work that locks the host, and goes on with pushed KEKs.
+    /// Ends the work that locks the host, and goes on with pushed KEKs. The board of a keeper has to be one that gives leases.
     pub fn into_push_board(self) -> PushBoard {
         PushBoard { document: self.view.document, identity: self.identity, board: self.board }
     }
 }
 
 impl PushBoard {
-    /// Begins with a board that the caller opens: that of a keeper has to be one that gives leases.
-    ///
-    /// # Errors
-    /// Those of [`Session::open`] and of the board.
-    pub fn open(config: &Path, open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
-        Session::open_with(config, open).map(Session::into_push_board)
-    }
-
     /// The document that decides.
     pub fn document(&self) -> &Document {
         &self.document

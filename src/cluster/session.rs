@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -30,13 +31,24 @@ impl Session {
     /// `NotFound` when this host is in no cluster; `Denied` when the board shows less than this host has seen, or what is not
     /// signed; those of the host's files and of the board.
     pub fn open(config: &Path) -> Result<Self> {
-        Self::open_with(config, |place, cluster| board::open(place, cluster, config))
+        let lock = HostFiles::of(config).lock()?;
+        Self::open_locked(config, lock, |place, cluster| board::open(place, cluster, config))
     }
 
-    /// The same over a board that `open` opens.
-    pub(super) fn open_with(config: &Path, open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
+    /// The same over a board that `open` opens. Another process that has the host locked is waited for `time` at most.
+    ///
+    /// # Errors
+    /// `Busy` when the host is locked for longer, and those of [`open`](Self::open).
+    pub fn open_within(
+        config: &Path,
+        time: Duration,
+        open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>,
+    ) -> Result<Self> {
+        Self::open_locked(config, HostFiles::of(config).lock_within(time)?, open)
+    }
+
+    fn open_locked(config: &Path, lock: File, open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
         let files = HostFiles::of(config);
-        let lock = files.lock()?;
         let mut membership = files.membership()?.ok_or_else(|| {
             Error::new(
                 Kind::NotFound,

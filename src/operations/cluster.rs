@@ -473,6 +473,8 @@ pub struct SyncCluster<'a> {
     pub config: &'a Path,
     /// Where the host keeps its keys; `None`: its agent does it, or, where it has none, they are in files.
     pub keys: Option<&'a dyn SharedKeys>,
+    /// How work on the cluster begins: [`Session::open`], but for the agent.
+    pub open: &'a dyn Fn(&Path) -> Result<Session>,
     /// What the host has acknowledged is written again if it is older.
     pub renew: Duration,
 }
@@ -495,7 +497,7 @@ impl Operation for SyncCluster<'_> {
         let files = KeyFiles { config: self.config };
         let refuse_needed = |primary| refuse_host_primaries(&[primary], self.config);
         let keys = self.keys.unwrap_or(&files);
-        let done = Session::open(self.config)?.exchange_with(keys, &refuse_needed, self.renew);
+        let done = (self.open)(self.config)?.exchange_with(keys, &refuse_needed, self.renew);
         trail.in_parts();
         let mut part = |provider: &ProviderName, reason: String| {
             trail.part(&Object::Provider(provider.clone()), |event| {

@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, OFlags};
 use serde::{Deserialize, Deserializer};
@@ -16,6 +18,9 @@ use zeroize::Zeroizing;
 use crate::error::{Context, Error, Kind, Result};
 use crate::sys::process::effective_uid;
 use crate::text::Show;
+
+/// How often a lock that is waited for is looked at.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Longest configuration file, in bytes.
 pub(super) const MAX_CONFIG_LEN: u64 = 1 << 20;
@@ -233,6 +238,25 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).context(locking),
+    }
+}
+
+/// As [`lock`], for `time` at most.
+///
+/// # Errors
+/// `Busy` when another process has held it for that long, `Io`.
+pub(crate) fn lock_within(time: Duration, path: &Path) -> Result<File> {
+    let begun = Instant::now();
+    loop {
+        match try_lock(path)? {
+            Some(file) => return Ok(file),
+            None if begun.elapsed() < time => thread::sleep(LOCK_INTERVAL),
+            None => {
+                let lock = beside(path, ".lock");
+                let found = format!("{}: another process has held this lock for {} s", lock.shown(), time.as_secs());
+                return Err(Error::new(Kind::Busy, found));
+            }
+        }
     }
 }
 

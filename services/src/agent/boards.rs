@@ -1,10 +1,12 @@
-//! The boards that programs of this host reach through the agent.
+//! The boards that this agent reaches, for itself and for programs of this host.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
+use vmcryptfs::cluster::Session;
 use vmcryptfs::cluster::board::address::Address;
 use vmcryptfs::cluster::board::agent::tls_of;
 use vmcryptfs::cluster::board::folder::FolderBoard;
@@ -26,6 +28,8 @@ pub(super) fn reach(config: &Path, place: &str, cluster: Uuid) -> Result<Box<dyn
     })
 }
 
+/// How long the agent waits for a program that has the host locked, and may hang at its board.
+pub(super) const HOST_TIME: Duration = Duration::from_secs(10);
 /// Most names in an answer, so that it stays a short message.
 const MAX_NAMES: usize = 8192;
 
@@ -48,7 +52,7 @@ impl Boards {
     /// # Errors
     /// `Invalid` for an address or a name that is not one, and those of the board.
     pub(super) fn answer(&self, call: BoardCall) -> Result<BoardAnswer> {
-        let board = self.of(&call)?;
+        let board = self.of(&call.board, call.cluster, call.tls)?;
         let key = |name: &str| {
             Key::parse(name).ok_or_else(|| Error::new(Kind::Invalid, format!("{name:?} is not the name of a record")))
         };
@@ -85,19 +89,35 @@ impl Boards {
         })
     }
 
-    fn of(&self, call: &BoardCall) -> Result<Arc<EtcdBoard>> {
+    /// Begins work of the agent itself on its cluster. It takes no place of a client, and waits for the host's lock for [`HOST_TIME`] at most.
+    ///
+    /// # Errors
+    /// `Busy` when the host is locked for longer, and those of [`Session::open`].
+    pub(super) fn session(&self, config: &Path) -> Result<Session> {
+        Session::open_within(config, HOST_TIME, |place, cluster| {
+            Ok(match Address::parse(place)? {
+                Address::Folder(path) => Box::new(FolderBoard::open(&path, cluster)?),
+                Address::Etcd(_) => {
+                    let board = self.of(place, cluster, tls_of(config)?)?;
+                    board.expect_known()?;
+                    Box::new(board)
+                }
+            })
+        })
+    }
+
+    fn of(&self, place: &str, cluster: Uuid, tls: TlsFiles) -> Result<Arc<EtcdBoard>> {
         let mut last = self.last.lock();
-        let is_it =
-            |known: &&Known| known.address == call.board && known.cluster == call.cluster && known.tls == call.tls;
+        let is_it = |known: &&Known| known.address == place && known.cluster == cluster && known.tls == tls;
         if let Some(known) = last.as_ref().filter(is_it) {
             return Ok(Arc::clone(&known.board));
         }
-        let Address::Etcd(endpoints) = Address::parse(&call.board)? else {
-            let message = format!("the board {}: the agent is asked only for boards on etcd", call.board);
+        let Address::Etcd(endpoints) = Address::parse(place)? else {
+            let message = format!("the board {place}: the agent is asked only for boards on etcd");
             return Err(Error::new(Kind::Invalid, message));
         };
-        let board = Arc::new(EtcdBoard::reach(endpoints, call.tls.clone(), call.cluster)?);
-        let (address, cluster, tls) = (call.board.clone(), call.cluster, call.tls.clone());
+        let board = Arc::new(EtcdBoard::reach(endpoints, tls.clone(), cluster)?);
+        let address = place.to_owned();
         *last = Some(Known { address, cluster, tls, board: Arc::clone(&board) });
         Ok(board)
     }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use uuid::Uuid;
-use vmcryptfs::cluster::Session;
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::cluster::push::{Giver, LEASE, PushBoard, keepers};
 use vmcryptfs::crypto::wrap::LocalKek;
@@ -21,7 +20,7 @@ use vmcryptfs::provider::config::Config;
 use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey, Providers, Trouble};
 use vmcryptfs::sys::thread::{caught, may_fail};
 
-use super::boards;
+use super::boards::Boards;
 
 /// How often a keeper looks for wants.
 const LOOK: Duration = Duration::from_millis(250);
@@ -42,8 +41,8 @@ const MAX_NAMED: u64 = 16;
 ///
 /// # Errors
 /// `Io`.
-pub(super) fn begin(config: &Path) -> Result<()> {
-    let mut keeper = Keeper::of(config);
+pub(super) fn begin(config: &Path, boards: Arc<Boards>) -> Result<()> {
+    let mut keeper = Keeper::of(config, boards);
     let work = move || {
         let mut trouble = None;
         loop {
@@ -73,6 +72,7 @@ type Opened = std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>;
 /// What a keeper remembers from one look to the next.
 struct Keeper {
     config: PathBuf,
+    boards: Arc<Boards>,
     board: Option<(Instant, PushBoard)>,
     providers: Option<(Instant, Providers)>,
     /// When a wish was answered.
@@ -98,9 +98,17 @@ struct Fetched {
 }
 
 impl Keeper {
-    fn of(config: &Path) -> Self {
+    fn of(config: &Path, boards: Arc<Boards>) -> Self {
         let (answered, seen) = (BTreeMap::new(), BTreeMap::new());
-        Self { config: config.to_path_buf(), board: None, providers: None, answered, seen, unready: BTreeSet::new() }
+        Self {
+            config: config.to_path_buf(),
+            boards,
+            board: None,
+            providers: None,
+            answered,
+            seen,
+            unready: BTreeSet::new(),
+        }
     }
 
     /// Answers what hosts want. Returns whether this host is a keeper of anything.
@@ -121,16 +129,16 @@ impl Keeper {
             if self.tasks(&board.1, &name, &mut wanted)?.is_empty() || !self.may_answer(&name) {
                 continue;
             }
-            // Who is a member is judged by the newest document, and only a board of its own gives leases.
+            // Who is a member is judged by the newest document.
             if !may_give {
-                (board, may_give) = (self.open_to_give()?, true);
+                (board, may_give) = (self.open()?, true);
             }
             let tasks = self.tasks(&board.1, &name, &mut wanted)?;
             let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name).cloned() else { continue };
             let fetched = self.fetch(&board.1, &pushed, tasks);
             if !fetched.tasks.is_empty() {
                 // Hosts may have been removed while the key server was asked.
-                board = self.open_to_give()?;
+                board = self.open()?;
                 self.seal(&board.1, pushed.uuid, fetched)?;
             }
         }
@@ -141,12 +149,7 @@ impl Keeper {
     }
 
     fn open(&self) -> Result<(Instant, PushBoard)> {
-        Ok((Instant::now(), Session::open(&self.config)?.into_push_board()))
-    }
-
-    fn open_to_give(&self) -> Result<(Instant, PushBoard)> {
-        let reach = |place: &str, cluster| boards::reach(&self.config, place, cluster);
-        Ok((Instant::now(), PushBoard::open(&self.config, reach)?))
+        Ok((Instant::now(), self.boards.session(&self.config)?.into_push_board()))
     }
 
     /// Whether this host is a keeper, as far as it has seen: its own file says so without the board.

@@ -22,6 +22,7 @@ use vmcryptfs::provider::{Failure, Trouble};
 use vmcryptfs::sys::SecretBytes;
 use vmcryptfs::sys::thread::{caught, may_fail};
 
+use super::boards::Boards;
 use held::{Held, Outcome, Refused, Wished};
 
 /// How long a program waits in one request. It asks again then.
@@ -90,10 +91,10 @@ impl Pushed {
     ///
     /// # Errors
     /// `Io`.
-    pub(super) fn begin(self: &Arc<Self>) -> Result<()> {
+    pub(super) fn begin(self: &Arc<Self>, boards: Arc<Boards>) -> Result<()> {
         let pushed = Arc::clone(self);
         let work = move || {
-            let mut asker = ask::Asker::default();
+            let mut asker = ask::Asker::new(boards);
             loop {
                 let turned = caught(|| {
                     may_fail("pushed");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use uuid::Uuid;
 use vmcryptfs::cluster::host::HostFiles;
-use vmcryptfs::cluster::{Exchanged, Session, SharedKeys, Standing};
+use vmcryptfs::cluster::{Exchanged, SharedKeys, Standing};
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName, limit};
 use vmcryptfs::format::cluster::{Document, MemberState, SharedProvider};
@@ -20,6 +20,7 @@ use vmcryptfs::provider::agent::AgentStatus;
 use vmcryptfs::sys::thread::{caught, may_fail};
 use vmcryptfs::timestamp::Timestamp;
 
+use super::boards::{Boards, HOST_TIME};
 use super::keys::Keys;
 use super::mounts::Mounts;
 use super::offline::Contact;
@@ -37,6 +38,7 @@ const EVICTED: &str =
 pub(super) struct Watch {
     config: PathBuf,
     keys: Arc<Keys>,
+    boards: Arc<Boards>,
     mounts: Mounts,
     contact: Contact,
     /// Keys were forgotten since all was compared, as the board was not reached for too long.
@@ -137,11 +139,11 @@ impl Watch {
     ///
     /// # Errors
     /// Those of the host's files.
-    pub(super) fn new(config: PathBuf, keys: Arc<Keys>) -> Result<Self> {
+    pub(super) fn new(config: PathBuf, keys: Arc<Keys>, boards: Arc<Boards>) -> Result<Self> {
         let (looking, status, trouble) = (Mutex::default(), Mutex::default(), Mutex::default());
         let contact = Contact::load(&config)?;
         let (mounts, has_forgotten) = (Mounts::default(), AtomicBool::new(false));
-        let watch = Self { config, keys, mounts, contact, has_forgotten, looking, status, trouble };
+        let watch = Self { config, keys, boards, mounts, contact, has_forgotten, looking, status, trouble };
         watch.forget_if_offline();
         Ok(watch)
     }
@@ -215,9 +217,15 @@ impl Watch {
     /// Does what the newest document asks, in any case.
     ///
     /// # Errors
-    /// Those of the board and of this host's files.
+    /// `Busy` when the board keeps the agent waiting, those of the board and of this host's files.
     pub(super) fn sync(&self, principal: Principal) -> Result<Exchanged> {
-        self.exchange(&mut self.looking.lock(), principal)
+        let hangs = || {
+            let waited =
+                format!("the agent has been looking at its board for {} s: does that answer?", HOST_TIME.as_secs());
+            Error::new(Kind::Busy, waited)
+        };
+        let mut seen = self.looking.try_lock_for(HOST_TIME).ok_or_else(hangs)?;
+        self.exchange(&mut seen, principal)
     }
 
     /// Does what the newest document asks, if there is something to do.
@@ -298,7 +306,7 @@ impl Watch {
 
     /// The newest document; `None` for a host in no cluster.
     fn newest(&self) -> Result<Option<Newest>> {
-        let session = match Session::open(&self.config) {
+        let session = match self.boards.session(&self.config) {
             Err(error) if error.kind() == Kind::NotFound && HostFiles::of(&self.config).membership()?.is_none() => {
                 return Ok(None);
             }
@@ -313,7 +321,12 @@ impl Watch {
     }
 
     fn exchange(&self, seen: &mut Seen, principal: Principal) -> Result<Exchanged> {
-        let sync = SyncCluster { config: &self.config, keys: Some(&*self.keys), renew: WHOLE };
+        let sync = SyncCluster {
+            config: &self.config,
+            keys: Some(&*self.keys),
+            open: &|config| self.boards.session(config),
+            renew: WHOLE,
+        };
         let done = gate::perform(sync, principal, &mut unwatched)?;
         seen.learn(&done);
         {

@@ -5,10 +5,10 @@
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
+use vmcryptfs::cluster::Session;
 use vmcryptfs::cluster::board::{Board, Key};
 use vmcryptfs::cluster::host::Identity;
 use vmcryptfs::cluster::join::NewCluster;
-use vmcryptfs::cluster::push::PushBoard;
 use vmcryptfs::crypto::sign::SigningKey;
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::format::cluster::{
@@ -63,7 +63,7 @@ fn figure_of_a_key_that_is_pushed_to_a_hundred_hosts_on_etcd() {
     let bytes = document.sign(std::slice::from_ref(&admin)).unwrap();
     assert!(board.write_if_unchanged(&Key::document(2), None, &bytes).unwrap());
     let reach = |_: &str, cluster| Ok(Box::new(etcd.try_reach(&etcd.all(), "host1", cluster)?) as Box<dyn Board>);
-    let push = PushBoard::open(&first.config(), reach).unwrap();
+    let push = Session::open_within(&first.config(), Duration::from_secs(10), reach).unwrap().into_push_board();
     let pushed = push.document().pushed[0].clone();
     let mut times = Vec::new();
     for round in 0..ROUNDS {

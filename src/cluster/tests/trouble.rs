@@ -88,7 +88,7 @@ impl Site {
             let board = board::open(place, cluster, &config)?;
             Ok(Box::new(Broken { board, is_mute }) as Box<dyn Board>)
         };
-        Session::open_with(&config, open).unwrap()
+        Session::open_within(&config, Duration::from_secs(10), open).unwrap()
     }
 }
 

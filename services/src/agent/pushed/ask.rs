@@ -1,15 +1,16 @@
 //! The thread that says on the board what this host wants, and takes what keepers have left for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmcryptfs::cluster::Session;
 use vmcryptfs::cluster::push::{Answer, PushBoard};
 use vmcryptfs::error::{Error, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{PushedProvider, Reference, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 
+use super::super::boards::Boards;
 use super::held::{Held, Outcome, Refused};
 use super::{Pushed, State};
 
@@ -23,8 +24,8 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 const MAX_NAMED: u64 = 16;
 
 /// What the thread remembers.
-#[derive(Default)]
 pub(super) struct Asker {
+    boards: Arc<Boards>,
     board: Option<(Instant, PushBoard)>,
     /// What the want of each provider on the board says; none where that is not known.
     written: BTreeMap<ProviderName, BTreeSet<Reference>>,
@@ -33,6 +34,10 @@ pub(super) struct Asker {
 type Wishes = BTreeMap<Reference, Wish>;
 
 impl Asker {
+    pub(super) fn new(boards: Arc<Boards>) -> Self {
+        Self { boards, board: None, written: BTreeMap::new() }
+    }
+
     /// Does what there is to do, and waits until there may be more.
     pub(super) fn turn(&mut self, pushed: &Pushed) {
         let (work, wait) = pushed.lock().work();
@@ -64,7 +69,7 @@ impl Asker {
     fn exchange(&mut self, pushed: &Pushed, work: &[(PushedProvider, Wishes)]) -> Result<()> {
         let board = match self.board.take().filter(|(opened, _)| opened.elapsed() < PERIOD) {
             Some(board) => board,
-            None => (Instant::now(), Session::open(&pushed.config)?.into_push_board()),
+            None => (Instant::now(), self.boards.session(&pushed.config)?.into_push_board()),
         };
         let (_, open) = self.board.insert(board);
         for (provider, wishes) in work {
