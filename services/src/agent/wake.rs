@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use vmcryptfs::cluster::board::address::Address;
 use vmcryptfs::cluster::board::agent::tls_of;
-use vmcryptfs::cluster::board::{Board, Change, Key, Watch};
+use vmcryptfs::cluster::board::{Change, Key, Watch};
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::error::Result;
 
@@ -70,7 +70,7 @@ impl Wake {
         let wanted = Watched { board: membership.board, cluster, host: files.identity()?.uuid };
         let is_new = self.watched.as_ref().is_none_or(|(watched, _)| *watched != wanted);
         if is_new {
-            let watch = EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?.watch()?;
+            let watch = EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?.watch_documents_and_envelopes()?;
             self.watched = Some((wanted, watch));
         }
         Ok(self.watched.as_mut().map(|watched| (watched, is_new)))
@@ -92,13 +92,13 @@ fn wait_until(end: Instant, watch: &mut dyn Watch, host: Uuid) -> Result<Woken> 
     }
 }
 
-/// What a change of a record means for a host. Acknowledgements of others are looked at when all is compared; requests to join concern
-/// admins.
+/// What a change of a record means for a host. Others are looked at after each wait, as that of a board which has gone back, or when all is
+/// compared, as acknowledgements.
 fn woken_by(key: &Key, host: Uuid) -> Woken {
     let text = key.as_str();
     let is_for_host = || text.rsplit('/').next().is_some_and(|last| last == host.to_string());
     match text.split('/').next() {
-        Some("document" | "resumed") => Woken::Document,
+        Some("document") => Woken::Document,
         Some("envelope") if is_for_host() => Woken::Key,
         _ => Woken::Timeout,
     }
@@ -145,7 +145,6 @@ mod tests {
         let of_others = [Key::ack(Uuid::nil()), Key::ack(HOST), Key::alive(HOST), envelope(Uuid::nil())];
         assert_eq!(after(&[&of_others, &of_others]), (Woken::Timeout, 0));
         assert_eq!(after(&[&of_others, &[Key::document(9)], &of_others]), (Woken::Document, 1));
-        assert_eq!(after(&[&[Key::resumed()]]), (Woken::Document, 0));
         assert_eq!(after(&[&of_others, &[Key::document(9), envelope(HOST), Key::ack(HOST)]]), (Woken::Key, 0));
         let mut missed = Reports(vec![Change::Unknown]);
         assert_eq!(wait_until(Instant::now(), &mut missed, HOST).unwrap(), Woken::Key);

@@ -78,6 +78,18 @@ impl EtcdBoard {
         Ok(Self { client: Arc::new(Client::new(endpoints, files)?), prefix: Prefix::of(cluster) })
     }
 
+    /// Begins to watch documents and envelopes only. Others are most of what is written, and each host would get all of it.
+    ///
+    /// # Errors
+    /// Those of [`Board::watch`].
+    pub(crate) fn watch_documents_and_envelopes(&self) -> Result<Box<dyn Watch>> {
+        self.watch_range(self.prefix.from_to("document", "envelope"))
+    }
+
+    fn watch_range(&self, range: Prefix) -> Result<Box<dyn Watch>> {
+        Ok(Box::new(EtcdWatch::begin(Arc::clone(&self.client), self.prefix.clone(), range)?))
+    }
+
     fn find(&self, key: &Key) -> Result<Found> {
         let name = self.prefix.of_key(key);
         let answer = self.client.call(path::RANGE, &messages::get(&name))?;
@@ -153,7 +165,7 @@ impl Board for EtcdBoard {
     }
 
     fn watch(&self) -> Result<Box<dyn Watch>> {
-        Ok(Box::new(EtcdWatch::begin(Arc::clone(&self.client), self.prefix.clone())?))
+        self.watch_range(self.prefix.clone())
     }
 
     fn lease(&self, time: Duration) -> Result<Box<dyn Lease>> {

@@ -38,6 +38,11 @@ impl Prefix {
         if part.is_empty() { self.clone() } else { Self::new([&self.start, part.as_bytes(), b"/"].concat()) }
     }
 
+    /// The keys from those of one part of the board to those of a later one, and all in between.
+    pub(super) fn from_to(&self, first: &str, last: &str) -> Self {
+        Self { start: self.under(first).start, end: self.under(last).end }
+    }
+
     /// The key of a record.
     pub(super) fn of_key(&self, key: &Key) -> Vec<u8> {
         [&self.start, key.as_str().as_bytes()].concat()
@@ -64,6 +69,13 @@ mod tests {
         let hosts = prefix.under("host");
         assert!(hosts.start() < &text[..] && &text[..] < hosts.end() && prefix.under("").end() == prefix.end());
         assert!(&prefix.of_key(&Key::parse("hosts/a").unwrap())[..] > hosts.end());
+        let range = prefix.from_to("document", "envelope");
+        let is_in = |name: &str| {
+            let key = prefix.of_key(&Key::parse(name).unwrap());
+            range.start() <= &key[..] && &key[..] < range.end()
+        };
+        assert!(["document/1", "envelope/a/b/c"].into_iter().all(is_in));
+        assert!(!["alive", "host/a/ack", "join/1", "kek/corp/a/1", "resumed", "want/corp/a"].into_iter().any(is_in));
         for other in ["/vmcryptfs/other/a", "/vmcryptfs/00000000-0000-0000-0000-000000000000/../a", ""] {
             assert_eq!(prefix.key(other.as_bytes()), None);
         }

@@ -26,6 +26,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct EtcdWatch {
     client: Arc<Client>,
     prefix: Prefix,
+    /// What of it is watched.
+    range: Prefix,
     /// The member that is watched, or is tried next.
     member: usize,
     stream: Option<Stream>,
@@ -65,11 +67,21 @@ enum Next {
 }
 
 impl EtcdWatch {
-    pub(super) fn begin(client: Arc<Client>, prefix: Prefix) -> Result<Self> {
+    pub(super) fn begin(client: Arc<Client>, prefix: Prefix, range: Prefix) -> Result<Self> {
         let troubles = vec![String::new(); client.endpoints().len()];
         let (not_before, pause) = (Instant::now(), Duration::ZERO);
-        let mut watch =
-            Self { client, prefix, member: 0, stream: None, next: 0, is_lost: false, troubles, not_before, pause };
+        let mut watch = Self {
+            client,
+            prefix,
+            range,
+            member: 0,
+            stream: None,
+            next: 0,
+            is_lost: false,
+            troubles,
+            not_before,
+            pause,
+        };
         let client = Arc::clone(&watch.client);
         // Each member once, whatever they answer: the caller pauses.
         for _ in client.endpoints() {
@@ -110,7 +122,7 @@ impl EtcdWatch {
 
     async fn connect_to(&mut self, member: usize) -> std::result::Result<(), Failure> {
         let connection = self.client.connect(member).await?;
-        let request = messages::watch(self.prefix.start(), self.prefix.end(), self.next);
+        let request = messages::watch(self.range.start(), self.range.end(), self.next);
         let (call, revision) = within(CALL_TIME, "beginning to watch", async {
             let mut call = connection.begin(path::WATCH, &request, false).await?;
             let created = call.next().await?;
