@@ -249,11 +249,20 @@ impl State {
 
     /// The KEK, or why there is none; `None` if a keeper is to be asked.
     fn found(&self, id: &KeyId) -> Option<Result<Found>> {
-        if let Some(held) = self.keks.get(id).filter(|held| held.is_alive()) {
+        if let Some(held) = self.keks.get(id).filter(|held| self.is_alive(id, held)) {
             return Some(held.copy().map(|kek| Found::Kek { id: id.clone(), kek, wraps: held.wraps }));
         }
         let refused = self.refused.get(id).filter(|refused| refused.at.elapsed() < REPEATED)?;
         Some(Err(refused.error(&format!("key {id} is unavailable"))))
+    }
+
+    /// For how long a KEK may be used: for no time at all, where its provider is not pushed any longer.
+    fn life_of(&self, id: &KeyId) -> Duration {
+        self.providers.get(id.provider()).map_or(Duration::ZERO, |(provider, _)| provider.life)
+    }
+
+    fn is_alive(&self, id: &KeyId, held: &Held) -> bool {
+        held.is_alive(self.life_of(id))
     }
 
     fn refuse_without_keeper(&self, provider: &ProviderName) -> Result<Found> {

@@ -11,7 +11,7 @@ use vmcryptfs::format::cluster::{PushedProvider, Reference, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 
 use super::super::boards::Boards;
-use super::held::{Held, Outcome, Refused};
+use super::held::{Held, Moment, Outcome, Refused};
 use super::{Pushed, State};
 
 /// How often the board is looked at while nothing is wished for, and how long a view of it is good.
@@ -85,7 +85,7 @@ impl Asker {
             let mut state = pushed.lock();
             for (reference, answer) in taken {
                 match answer {
-                    Ok(answer) => state.take(known, reference, answer),
+                    Ok(answer) => state.take(reference, answer),
                     Err(error) => tell_forged(name, &error),
                 }
             }
@@ -107,8 +107,8 @@ impl State {
         self.end_old();
         self.renew();
         let work = self.outstanding();
-        let next = self.keks.values().map(Held::next).min();
-        let until_next = next.map_or(PERIOD, |next| next.saturating_duration_since(Instant::now()).max(SOON));
+        let next = self.keks.iter().map(|(id, held)| held.until_next(self.life_of(id))).min();
+        let until_next = next.map_or(PERIOD, |next| next.max(SOON));
         let is_idle = work.iter().all(|(_, wishes)| wishes.is_empty());
         (work, if is_idle { until_next.min(PERIOD) } else { SOON })
     }
@@ -125,20 +125,19 @@ impl State {
 
     fn end_old(&mut self) {
         self.wishes.retain(|_, wished| wished.is_needed());
-        let providers = &self.providers;
-        self.keks.retain(|id, held| {
-            let stays = held.is_alive() && providers.contains_key(id.provider());
-            if !stays {
-                tracing::warn!("wiped key {id}: no keeper has renewed it in time");
-            }
-            stays
-        });
+        let ended: Vec<KeyId> =
+            self.keks.iter().filter(|(id, held)| !self.is_alive(id, held)).map(|(id, _)| id.clone()).collect();
+        for id in ended {
+            self.keks.remove(&id);
+            tracing::warn!("wiped key {id}: no keeper has renewed it in time");
+        }
     }
 
     /// Wishes for KEKs whose time is half over.
     fn renew(&mut self) {
-        let due: Vec<KeyId> =
-            self.keks.iter_mut().filter_map(|(id, held)| held.takes_turn().then(|| id.clone())).collect();
+        let lives: Vec<(KeyId, Duration)> = self.keks.keys().map(|id| (id.clone(), self.life_of(id))).collect();
+        let mut takes_turn = |id: &KeyId, life| self.keks.get_mut(id).is_some_and(|held| held.takes_turn(life));
+        let due: Vec<KeyId> = lives.into_iter().filter(|(id, life)| takes_turn(id, *life)).map(|(id, _)| id).collect();
         for id in due {
             // Without a keeper it ends with its time.
             if let Err(error) = self.wish_for(&id) {
@@ -148,8 +147,7 @@ impl State {
     }
 
     /// Takes what a keeper has given.
-    fn take(&mut self, pushed: &PushedProvider, reference: Reference, answer: Answer) {
-        let now = Instant::now();
+    fn take(&mut self, reference: Reference, answer: Answer) {
         match answer {
             Answer::Kek { id, kek, wraps } => {
                 let is_free = self.may_come_unasked(&id);
@@ -160,16 +158,16 @@ impl State {
                         wished.begun
                     }
                     // Nobody wished for it: it is new here, or an old record that was put back.
-                    None if reference == Reference::NONE && is_free => now,
+                    None if reference == Reference::NONE && is_free => Moment::now(),
                     Some(_) | None => return,
                 };
                 self.refused.remove(&id);
-                self.keks.insert(id, Held::new(kek, wraps, begun, pushed.life));
+                self.keks.insert(id, Held::new(kek, wraps, begun));
             }
             Answer::Refused { id, refusal, why } => {
                 let open = self.wishes.get_mut(&reference).filter(|wished| wished.outcome.is_none());
                 let Some(wished) = open else { return };
-                let refused = Refused { at: now, refusal, why };
+                let refused = Refused { at: Instant::now(), refusal, why };
                 if let Wish::Key(wanted) = &wished.wish
                     && let Some(id) = id.filter(|id| id.id() == wanted)
                 {
@@ -240,30 +238,30 @@ mod tests {
 
     #[test]
     fn an_old_answer_brings_no_key_back_that_a_keeper_has_refused() {
-        let (mut state, pushed, reference) = wishing(Duration::from_secs(60));
-        state.take(&pushed, reference, kek());
+        let (mut state, _, reference) = wishing(Duration::from_secs(60));
+        state.take(reference, kek());
         assert!(state.keks.contains_key(&id()));
         // At the renewal the key is gone from its server.
         let renewal = state.wish_for(&id()).unwrap();
         assert_ne!(renewal, reference);
-        state.take(&pushed, renewal, refusal(Refusal::Destroyed));
+        state.take(renewal, refusal(Refusal::Destroyed));
         assert!(!state.keks.contains_key(&id()));
         for old in [reference, renewal, Reference::NONE, Reference([9; 16])] {
-            state.take(&pushed, old, kek());
+            state.take(old, kek());
             assert!(!state.keks.contains_key(&id()), "{old}");
         }
         // A keeper that has it again is believed.
         let wished = state.wish_for(&id()).unwrap();
-        state.take(&pushed, wished, kek());
+        state.take(wished, kek());
         assert!(state.keks.contains_key(&id()));
     }
 
     #[test]
     fn a_server_that_does_not_answer_takes_no_key_away() {
-        let (mut state, pushed, reference) = wishing(Duration::from_secs(60));
-        state.take(&pushed, reference, kek());
+        let (mut state, _, reference) = wishing(Duration::from_secs(60));
+        state.take(reference, kek());
         let renewal = state.wish_for(&id()).unwrap();
-        state.take(&pushed, renewal, refusal(Refusal::Server));
+        state.take(renewal, refusal(Refusal::Server));
         assert!(state.keks.contains_key(&id()) && matches!(state.found(&id()), Some(Ok(_))));
     }
 
@@ -284,19 +282,41 @@ mod tests {
         let (mut state, pushed, _) = wishing(Duration::from_secs(60));
         let other = KeyId::new(pushed.name.clone(), "2").unwrap();
         let reference = state.wish_for(&other).unwrap();
-        state.take(&pushed, reference, kek());
+        state.take(reference, kek());
         assert!(state.keks.is_empty());
     }
 
     #[test]
+    fn a_life_that_is_lowered_counts_for_keys_that_are_here() {
+        let (mut state, mut pushed, reference) = wishing(Duration::from_secs(3600));
+        state.take(reference, kek());
+        assert!(matches!(state.found(&id()), Some(Ok(_))));
+        assert!(state.work().0[0].1.is_empty(), "it is not due");
+        pushed.life = Duration::from_nanos(1);
+        state.providers.insert(pushed.name.clone(), (pushed, vec!["h1".into()]));
+        assert!(state.found(&id()).is_none());
+        state.work();
+        assert!(state.keks.is_empty());
+    }
+
+    #[test]
+    fn the_time_for_which_a_host_sleeps_counts_as_well() {
+        let (mut state, _, reference) = wishing(Duration::from_secs(3600));
+        let wished = state.wishes.get_mut(&reference).unwrap();
+        wished.begun = Moment::asleep_for(Duration::from_secs(3601));
+        state.take(reference, kek());
+        assert!(state.found(&id()).is_none());
+    }
+
+    #[test]
     fn a_key_ends_with_its_time_and_is_asked_for_again_before() {
-        let (mut state, pushed, reference) = wishing(Duration::ZERO);
-        state.take(&pushed, reference, kek());
+        let (mut state, _, reference) = wishing(Duration::ZERO);
+        state.take(reference, kek());
         assert!(state.found(&id()).is_none(), "its time is over");
         state.work();
         assert!(state.keks.is_empty());
-        let (mut state, pushed, reference) = wishing(Duration::from_nanos(2_000_000_000));
-        state.take(&pushed, reference, kek());
+        let (mut state, _, reference) = wishing(Duration::from_nanos(2_000_000_000));
+        state.take(reference, kek());
         assert!(state.work().0[0].1.is_empty(), "it is not due");
         std::thread::sleep(Duration::from_millis(1050)); // time itself is tested
         assert_eq!(state.work().0[0].1.len(), 1, "half of its time is over");

@@ -7,6 +7,7 @@ use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::format::cluster::{Refusal, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::{Failure, Trouble};
+use vmcryptfs::timestamp::Timestamp;
 
 /// For how long a wish stays that no program asks for.
 const FORGOTTEN: Duration = Duration::from_secs(20);
@@ -15,24 +16,50 @@ const KEPT: Duration = Duration::from_secs(60);
 /// Shortest pause between two attempts to renew a KEK.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
 
-/// A KEK.
+/// A point in time, by two clocks.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    /// By one that nobody sets, which stands still while the host sleeps.
+    seen: Instant,
+    /// By the host's clock.
+    time: Timestamp,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { seen: Instant::now(), time: Timestamp::now() }
+    }
+
+    /// One after which the host has slept.
+    #[cfg(test)]
+    pub(super) fn asleep_for(time: Duration) -> Self {
+        Self { seen: Instant::now(), time: Timestamp::now().before(time) }
+    }
+
+    /// For how long it is over, by the clock that says more.
+    pub(super) fn age(&self) -> Duration {
+        let by_clock = Timestamp::now().since_1970().saturating_sub(self.time.since_1970());
+        self.seen.elapsed().max(by_clock)
+    }
+}
+
+/// A KEK. How long it may be used is what its provider says now, and not when it came: an admin may have lowered it since.
 pub(super) struct Held {
     pub(super) kek: LocalKek,
     pub(super) wraps: bool,
-    life: Duration,
-    until: Instant,
-    /// When a keeper is asked for it again.
-    renew: Instant,
+    begun: Moment,
+    /// When a keeper was last asked for it again.
+    tried: Option<Instant>,
 }
 
 impl Held {
-    /// One that may be used for `life` from `begun` on.
-    pub(super) fn new(kek: LocalKek, wraps: bool, begun: Instant, life: Duration) -> Self {
-        Self { kek, wraps, life, until: begun + life, renew: begun + life / 2 }
+    /// One whose time has begun.
+    pub(super) fn new(kek: LocalKek, wraps: bool, begun: Moment) -> Self {
+        Self { kek, wraps, begun, tried: None }
     }
 
-    pub(super) fn is_alive(&self) -> bool {
-        Instant::now() < self.until
+    pub(super) fn is_alive(&self, life: Duration) -> bool {
+        self.begun.age() < life
     }
 
     pub(super) fn copy(&self) -> Result<LocalKek> {
@@ -40,17 +67,24 @@ impl Held {
     }
 
     /// Whether it is to be renewed now; the next attempt is later.
-    pub(super) fn takes_turn(&mut self) -> bool {
-        let is_due = Instant::now() >= self.renew;
+    pub(super) fn takes_turn(&mut self, life: Duration) -> bool {
+        let is_due = self.until_turn(life).is_zero();
         if is_due {
-            self.renew = Instant::now() + (self.life / 16).max(MIN_PAUSE);
+            self.tried = Some(Instant::now());
         }
         is_due
     }
 
-    /// When it ends, or is to be renewed.
-    pub(super) fn next(&self) -> Instant {
-        self.until.min(self.renew)
+    fn until_turn(&self, life: Duration) -> Duration {
+        match self.tried {
+            Some(tried) => (life / 16).max(MIN_PAUSE).saturating_sub(tried.elapsed()),
+            None => (life / 2).saturating_sub(self.begun.age()),
+        }
+    }
+
+    /// How long it is until it ends, or is to be renewed.
+    pub(super) fn until_next(&self, life: Duration) -> Duration {
+        life.saturating_sub(self.begun.age()).min(self.until_turn(life))
     }
 }
 
@@ -58,7 +92,7 @@ impl Held {
 pub(super) struct Wished {
     pub(super) provider: ProviderName,
     pub(super) wish: Wish,
-    pub(super) begun: Instant,
+    pub(super) begun: Moment,
     asked: Option<Instant>,
     pub(super) outcome: Option<Outcome>,
     ended: Option<Instant>,
@@ -66,7 +100,7 @@ pub(super) struct Wished {
 
 impl Wished {
     pub(super) fn new(provider: &ProviderName, wish: Wish) -> Self {
-        Self { provider: provider.clone(), wish, begun: Instant::now(), asked: None, outcome: None, ended: None }
+        Self { provider: provider.clone(), wish, begun: Moment::now(), asked: None, outcome: None, ended: None }
     }
 
     /// A program asks for it. Returns whether it is the first one.
@@ -82,7 +116,7 @@ impl Wished {
     pub(super) fn is_needed(&self) -> bool {
         match self.ended {
             Some(ended) => matches!(self.wish, Wish::New { .. }) && ended.elapsed() < KEPT,
-            None => self.asked.unwrap_or(self.begun).elapsed() < FORGOTTEN,
+            None => self.asked.map_or_else(|| self.begun.age(), |asked| asked.elapsed()) < FORGOTTEN,
         }
     }
 }
