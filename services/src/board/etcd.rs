@@ -83,7 +83,7 @@ impl EtcdBoard {
     /// # Errors
     /// Those of [`Board::watch`].
     pub(crate) fn watch_documents_and_envelopes(&self) -> Result<Box<dyn Watch>> {
-        self.watch_range(self.prefix.from_to("document", "envelope"))
+        self.watch_range(self.prefix.spanning("document", "envelope"))
     }
 
     fn watch_range(&self, range: Prefix) -> Result<Box<dyn Watch>> {

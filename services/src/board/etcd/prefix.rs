@@ -39,7 +39,7 @@ impl Prefix {
     }
 
     /// The keys from those of one part of the board to those of a later one, and all in between.
-    pub(super) fn from_to(&self, first: &str, last: &str) -> Self {
+    pub(super) fn spanning(&self, first: &str, last: &str) -> Self {
         Self { start: self.under(first).start, end: self.under(last).end }
     }
 
@@ -69,7 +69,7 @@ mod tests {
         let hosts = prefix.under("host");
         assert!(hosts.start() < &text[..] && &text[..] < hosts.end() && prefix.under("").end() == prefix.end());
         assert!(&prefix.of_key(&Key::parse("hosts/a").unwrap())[..] > hosts.end());
-        let range = prefix.from_to("document", "envelope");
+        let range = prefix.spanning("document", "envelope");
         let is_in = |name: &str| {
             let key = prefix.of_key(&Key::parse(name).unwrap());
             range.start() <= &key[..] && &key[..] < range.end()
