@@ -122,6 +122,7 @@ impl<S: Storage> PlainFile for HomeFile<S> {
         }
         // What was cut off already is so on purpose from now on.
         if plain_len < old_len || self.is_cut_off() {
+            self.settle_known_len(plain_len)?;
             self.tail_unclean.store(true, Ordering::Release);
             self.cut_off(plain_len)?;
         }
@@ -197,7 +198,7 @@ impl<S: Storage> HomeFile<S> {
             plain_len: AtomicU64::new(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN)),
             known_lengths: KnownLengths::new(known),
             locks: RangeLock::default(),
-            unsynced: Unsynced::default(),
+            unsynced: Unsynced::of_opening(has_content(backing_len)),
             tail_unclean: AtomicBool::new(has_header),
             follows: AtomicBool::new(false),
         };
@@ -313,6 +314,9 @@ impl<S: Storage> HomeFile<S> {
             self.clean_last_block(plain_len, buffer)?;
         }
         self.forget(end, end.next_multiple_of(GROUP_BLOCKS), true)?;
+        if !plain_len.is_multiple_of(GROUP_BLOCKS * BLOCK) {
+            self.settle()?; // another process may have cleaned it and been killed before its sync
+        }
         self.tail_unclean.store(false, Ordering::Release);
         Ok(())
     }
@@ -330,6 +334,12 @@ impl<S: Storage> HomeFile<S> {
         }
         self.write_zeros(plain_len, BLOCK_LEN - kept, buffer)?;
         self.sync()
+    }
+
+    /// Makes durable what another process left, unless a sync of this opening did: one that was killed between a change and its sync
+    /// left a file that looks as if both had been done.
+    fn settle(&self) -> Result<()> {
+        if self.unsynced.is_settled() { Ok(()) } else { self.sync() }
     }
 
     fn has_header(&self) -> bool {
@@ -366,6 +376,11 @@ impl<S: Storage> HomeFile<S> {
             }
         }
     }
+}
+
+/// Whether a backing file of this length has more than a header, so that there is something that may not be durable.
+fn has_content(backing_len: u64) -> bool {
+    backing_len > HEADER_LEN as u64
 }
 
 #[cfg(test)]

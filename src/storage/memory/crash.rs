@@ -94,8 +94,22 @@ impl CrashStorage {
     /// As [`crash_images`](Self::crash_images), for any number of changes: nothing, everything, beginnings, all but one, and
     /// random subsets.
     pub fn sampled_crash_images(&self, seed: u64) -> Vec<Image> {
+        self.sampled(seed, usize::MAX)
+    }
+
+    /// The same, but only those that it could have left before the first sync.
+    pub fn sampled_crash_images_before_sync(&self, seed: u64) -> Vec<Image> {
+        self.sampled(seed, 1)
+    }
+
+    /// How often it was synced, as far as its past is not forgotten.
+    pub fn syncs(&self) -> usize {
+        self.epochs.lock().len() - 1
+    }
+
+    fn sampled(&self, seed: u64, epochs: usize) -> Vec<Image> {
         let mut images = Vec::new();
-        for epoch in self.epochs.lock().iter() {
+        for epoch in self.epochs.lock().iter().take(epochs) {
             let len = epoch.pending.len();
             let image = |survives: &dyn Fn(usize) -> bool| epoch.image(self.lengths_in_order, survives);
             images.extend((0..=len).step_by(3).map(|kept| image(&|number| number < kept)));

@@ -210,14 +210,13 @@ impl<S: Storage> HomeFile<S> {
             let gate = self.unsynced.writing();
             let unsynced = self.unsynced.of(BlockIndex(blocks.start).group());
             // What lies past the old end was cleaned before the file grew.
-            let mut piece = if blocks.start >= block_end(change.old_len) {
-                Piece::of_holes(blocks.clone())
-            } else {
-                self.read_pairs(blocks.clone())?
-            };
-            let open = |(block, pair): (BlockIndex, Pair)| pair.is_double() && !unsynced.contains(block);
-            let is_settled = self.unsynced.is_settled() || !piece.iter().any(open);
-            if is_settled && !self.take_over_successors(&mut piece, unsynced)? {
+            let is_new = blocks.start >= block_end(change.old_len);
+            let mut piece = if is_new { Piece::of_holes(blocks.clone()) } else { self.read_pairs(blocks.clone())? };
+            // A pair, or zeros in place of one, may be what a killed process left: the medium may have another one.
+            let is_pending = |(block, _): (BlockIndex, Pair)| unsynced.contains(block);
+            let is_settled = is_new || self.unsynced.is_settled() || piece.iter().all(is_pending);
+            let taken_over = self.take_over_successors(&mut piece, unsynced)?;
+            if is_settled && !taken_over {
                 return Ok((gate, unsynced, piece));
             }
             drop(gate);

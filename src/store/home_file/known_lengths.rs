@@ -148,7 +148,7 @@ impl<S: Storage> HomeFile<S> {
     /// # Errors
     /// `Io`.
     pub fn reset_to_empty(&self) -> Result<()> {
-        if self.known_lengths.len() == 0 {
+        if self.known_lengths.len() == 0 && self.unsynced.is_settled() {
             return self.set_len(0);
         }
         let _guard = self.locks.exclusive(0..u64::MAX);
@@ -202,11 +202,19 @@ impl<S: Storage> HomeFile<S> {
     /// Before blocks from here on become holes: once that is durable. The caller holds the gate, and has them locked.
     pub(super) fn record_lower_fill(&self, start: u64) -> Result<()> {
         self.known_lengths.empty_from(start);
-        if start >= *self.known_lengths.recorded_filled.lock() {
+        if start >= *self.known_lengths.recorded_filled.lock() && self.unsynced.is_settled() {
             return Ok(());
         }
         self.record_durably(|bounds| bounds.filled = bounds.filled.min(start))
             .context(|| "making it durable that the file gets a hole".into())
+    }
+
+    /// Before the file becomes so short on purpose: a killed process may have said so before, without the sync.
+    pub(super) fn settle_known_len(&self, len: u64) -> Result<()> {
+        if len < self.known_lengths.len() || self.unsynced.is_settled() {
+            return Ok(()); // lowering it syncs
+        }
+        self.storage.sync().inspect_err(|_| self.unsynced.fail())
     }
 
     fn record_durably(&self, change: impl FnOnce(&mut Bounds)) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::home_file::{self, HEADER_LEN, Known, MAX_PLAIN_LEN};
 use crate::storage::Storage;
 use crate::storage::claims::{LOCAL_PAUSE, retry_while};
-use crate::store::home_file::HomeFile;
+use crate::store::home_file::{HomeFile, has_content};
 use crate::store::plain_file::PlainFile;
 
 /// For how long what is not authentic is read again while another opener writes the file: it may have been met half written.
@@ -47,7 +47,7 @@ impl<S: Storage> HomeFile<S> {
             return Err(stale());
         }
         self.has_header.store(backing_len > 0, Ordering::Release);
-        self.unsynced.forget();
+        self.unsynced.forget(has_content(backing_len));
         self.tail_unclean.store(backing_len > 0, Ordering::Release);
         self.plain_len.store(home_file::plain_len(backing_len).min(MAX_PLAIN_LEN), Ordering::Release);
         if self.plain_len() == 0 { self.refuse_cut_off() } else { Ok(()) }

@@ -45,7 +45,8 @@ impl<S: Storage> HomeFile<S> {
     /// Makes holes of whole blocks. Only when nothing can bring their entries back may their places change: a torn block
     /// must not take the place of one that was synced. So this syncs if there was anything.
     pub(super) fn forget(&self, first: u64, last: u64, give_back: bool) -> Result<()> {
-        if first < last {
+        // What lies past the end was said to be no longer there before the file was cut off.
+        if first < last && first < block_end(self.plain_len()) {
             let _gate = self.unsynced.writing();
             self.record_lower_fill(BlockIndex(first).plain_start())?;
         }

@@ -2,6 +2,7 @@ mod crash;
 mod fault;
 mod forgery;
 mod killed;
+mod killed_then_crash;
 mod known_lengths;
 
 use proptest::prelude::*;

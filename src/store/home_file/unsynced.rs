@@ -47,12 +47,17 @@ pub(super) struct Written {
 pub(super) struct Unsynced {
     gate: RwLock<()>,
     groups: Mutex<HashMap<GroupIndex, Written>>,
-    /// Whether each block that is not among `groups`, but has two versions, is durable as far as it is readable.
+    /// Whether all is durable as it is seen, but the blocks among `groups`.
     settled: AtomicBool,
     failed: AtomicBool,
 }
 
 impl Unsynced {
+    /// Of a file that is opened. What others left in it may not be durable.
+    pub(super) fn of_opening(has_content: bool) -> Self {
+        Self { settled: AtomicBool::new(!has_content), ..Self::default() }
+    }
+
     /// Held by a thread that changes blocks; taken inside of range locks.
     pub(super) fn writing(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read()
@@ -74,8 +79,12 @@ impl Unsynced {
         known.double.add(written.double);
     }
 
-    /// Forgets the groups that begin at block `end` or after it.
+    /// Forgets the groups that begin at block `end` or after it. Nothing that is written later overtakes the file's length, so
+    /// of one that was cut to nothing all is as if it were durable.
     pub(super) fn cut_off(&self, end: u64) {
+        if end == 0 {
+            self.settled.store(true, Ordering::Release);
+        }
         self.groups.lock().retain(|group, _| group.blocks().start < end);
     }
 
@@ -88,8 +97,8 @@ impl Unsynced {
     }
 
     /// Others may have written and synced since: nothing is known of any block.
-    pub(super) fn forget(&self) {
-        self.unsettle();
+    pub(super) fn forget(&self, has_content: bool) {
+        self.settled.store(!has_content, Ordering::Release);
         self.groups.lock().clear();
     }
 

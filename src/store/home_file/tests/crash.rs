@@ -4,15 +4,15 @@ use super::*;
 use crate::storage::memory::{CrashStorage, Image};
 
 /// A backing file that may lose power; file systems keep the order of its lengths.
-fn may_lose_power(image: impl Into<Image>) -> CrashStorage {
+pub(super) fn may_lose_power(image: impl Into<Image>) -> CrashStorage {
     CrashStorage::new(image).with_lengths_in_order()
 }
 
 /// Contents since the last sync, the synced one first.
-type History = Vec<Vec<u8>>;
+pub(super) type History = Vec<Vec<u8>>;
 
 /// Adds the content after one more operation.
-fn add_state(history: &mut History, op: &Op) {
+pub(super) fn add_state(history: &mut History, op: &Op) {
     let mut model = history.last().cloned().unwrap_or_default();
     apply_to_model(&mut model, op);
     history.push(model);
@@ -26,7 +26,7 @@ fn block_of(model: &[u8], number: usize) -> Vec<u8> {
 }
 
 /// The promise. Growing shows whatever a crash might have left past the end.
-fn keeps_what_was_synced(image: Image, history: &History, keys: &HomeKeys) {
+pub(super) fn keeps_what_was_synced(image: Image, history: &History, keys: &HomeKeys) {
     let Ok(file) = HomeFile::open(MemoryStorage::new(image), keys) else {
         return assert!(history[0].is_empty(), "what was synced does not open");
     };
