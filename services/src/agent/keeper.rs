@@ -1,5 +1,7 @@
 //! The keeper: where this host has the credentials of a key server, it gives its KEKs to the other hosts of the cluster.
 
+mod refusals;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +19,11 @@ use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{HostIdentity, PushedProvider, Reference, Refusal, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::config::Config;
-use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey, Providers, Trouble};
+use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey, Providers};
 use vmcryptfs::sys::thread::{caught, may_fail};
 
 use super::boards::Boards;
+use refusals::{patience, refusal_of};
 
 /// How often a keeper looks for wants.
 const LOOK: Duration = Duration::from_millis(250);
@@ -28,8 +31,6 @@ const LOOK: Duration = Duration::from_millis(250);
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long each keeper leaves a wish to the one before it.
 const TURN: Duration = Duration::from_secs(1);
-/// How long the other keepers have at least, before a host is told why this one has no key: they may have it.
-const REFUSE_AFTER: Duration = Duration::from_secs(3);
 /// How long the configuration that was read is good.
 const RELOAD: Duration = Duration::from_secs(30);
 /// Keys that are fetched side by side, and most that are made in one look.
@@ -417,41 +418,5 @@ fn push_to_others(
     if let Some(error) = failure {
         tracing::warn!("giving key {id} to the other hosts: {}", error.chain());
         event.failed(&error);
-    }
-}
-
-/// How long after a wish was seen a keeper waits before it refuses it: until each of the keepers had its turn, since another one may reach
-/// a server that this one does not, or be set up for a server that has the key. A key that was destroyed comes back by none.
-fn patience(refusal: Refusal, keepers: usize) -> Duration {
-    match refusal {
-        Refusal::Missing | Refusal::Denied | Refusal::Server | Refusal::Other if keepers > 1 => {
-            REFUSE_AFTER.max(TURN * u32::try_from(keepers + 1).unwrap_or(u32::MAX))
-        }
-        Refusal::Missing | Refusal::Denied | Refusal::Server | Refusal::Other | Refusal::Destroyed => Duration::ZERO,
-    }
-}
-
-fn refusal_of(error: &Error) -> Refusal {
-    match Trouble::of(error) {
-        Some(Trouble::Missing) => Refusal::Missing,
-        Some(Trouble::Destroyed) => Refusal::Destroyed,
-        Some(Trouble::Denied | Trouble::State(_) | Trouble::NotAKek) => Refusal::Denied,
-        Some(trouble) if trouble.is_of_server() => Refusal::Server,
-        Some(_) | None => Refusal::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_waits_until_each_keeper_had_its_turn() {
-        let all = [Refusal::Missing, Refusal::Denied, Refusal::Server, Refusal::Other];
-        for (keepers, turns) in (2..9).zip(2..) {
-            assert!(all.iter().all(|refusal| patience(*refusal, keepers) >= TURN * turns));
-            assert_eq!(patience(Refusal::Destroyed, keepers), Duration::ZERO);
-        }
-        assert!(all.iter().all(|refusal| patience(*refusal, 1) == Duration::ZERO), "nobody else is asked");
     }
 }
