@@ -199,7 +199,7 @@ fn setup(args: &SetupArgs, config: &Path) -> Result<()> {
             eprintln!("To encrypt dumps from now on, as root (or use --install):");
             eprintln!("  echo '{line}' > {}", kernel::CORE_PATTERN);
             eprintln!("and when this host starts, in {}:", kernel::SYSCTL_FILE);
-            eprintln!("  kernel.core_pattern = {line}\n  kernel.core_pipe_limit = 16");
+            eprintln!("  kernel.core_pattern = {line}\n  kernel.core_pipe_limit = {}", kernel::PIPE_LIMIT);
         }
         Err(error) => eprintln!("The kernel cannot give dumps to vmcryptfs: {}", error.chain()),
     }

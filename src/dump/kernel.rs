@@ -12,7 +12,11 @@ use crate::text::Show;
 
 /// What the kernel runs or writes at a dump.
 pub const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
-/// The file that sets it when a host starts.
+/// How many dumps it has taken at once by such a program, for which it then waits.
+pub const CORE_PIPE_LIMIT: &str = "/proc/sys/kernel/core_pipe_limit";
+/// What that is set to.
+pub const PIPE_LIMIT: &str = "16";
+/// The file that sets both when a host starts.
 pub const SYSCTL_FILE: &str = "/etc/sysctl.d/60-vmcryptfs-dumps.conf";
 /// Longest line that the kernel takes, in bytes.
 const MAX_PATTERN: usize = 127;
@@ -78,7 +82,7 @@ pub fn refuse_replaceable(program: &Path) -> Result<()> {
 pub fn sysctl_file(line: &str, former: &str) -> String {
     format!(
         "# Dumps of processes are encrypted: `vmcryptfs dump setup` made this file. Before, core_pattern was:\n\
-         # {former}\nkernel.core_pattern = {line}\nkernel.core_pipe_limit = 16\n"
+         # {former}\nkernel.core_pattern = {line}\nkernel.core_pipe_limit = {PIPE_LIMIT}\n"
     )
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::provider::Passphrase;
-use crate::dump::kernel::{self, CORE_PATTERN, Handler, HostState, SYSCTL_FILE};
+use crate::dump::kernel::{self, CORE_PATTERN, CORE_PIPE_LIMIT, Handler, HostState, SYSCTL_FILE};
 use crate::dump::{DumpFolder, KeyFile, LockedDump, Opened, Process, Taken, make, opened_by, take};
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
@@ -150,7 +150,8 @@ impl Operation for SetUpDumps<'_> {
         };
         trail.event().key(&key.host_key);
         if let Some(line) = self.install {
-            install(line, Path::new(CORE_PATTERN), Path::new(SYSCTL_FILE))?;
+            let [pattern, pipe_limit, sysctl] = [CORE_PATTERN, CORE_PIPE_LIMIT, SYSCTL_FILE].map(Path::new);
+            install(line, &Places { pattern, pipe_limit, sysctl })?;
         }
         Ok((key, is_new))
     }
@@ -181,20 +182,34 @@ fn new_key(file: &KeyFile, config: &Path, provider: Option<&ProviderName>, trail
     Ok(made.key)
 }
 
-/// Sets the line in a file of sysctl.d first, so that no restart forgets it, then in the kernel's file.
-fn install(line: &str, kernel_file: &Path, sysctl_file: &Path) -> Result<()> {
-    let reading = || format!("reading {}", kernel_file.shown());
-    let former = fs::read_to_string(kernel_file).context(reading)?;
+/// The files that give dumps to us: the kernel's two, and the one that sets them when the host starts.
+struct Places<'a> {
+    pattern: &'a Path,
+    pipe_limit: &'a Path,
+    sysctl: &'a Path,
+}
+
+/// Sets the line in a file of sysctl.d first, so that no restart forgets it, then in the kernel's file. What is as it should be stays.
+fn install(line: &str, places: &Places<'_>) -> Result<()> {
+    let read = |path: &Path| fs::read_to_string(path).context(|| format!("reading {}", path.shown()));
+    let write = |path: &Path, text: &str| fs::write(path, text).context(|| format!("writing {}", path.shown()));
+    let former = read(places.pattern)?;
     let former = former.trim();
-    if former == line && sysctl_file.exists() {
-        return Ok(());
-    }
     // One that was ours is not what was there before.
-    let recorded = fs::read_to_string(sysctl_file).ok().filter(|_| Handler::of(former).is_some());
-    let recorded = recorded.as_deref().and_then(kernel::former_of);
+    let there = fs::read_to_string(places.sysctl).ok();
+    let recorded = there.as_deref().filter(|_| Handler::of(former).is_some()).and_then(kernel::former_of);
     let content = kernel::sysctl_file(line, recorded.unwrap_or(former));
-    private_file::replace(sysctl_file, &[content.as_bytes()])?;
-    fs::write(kernel_file, line).context(|| format!("writing {}", kernel_file.shown()))
+    if there.as_deref() != Some(content.as_str()) {
+        private_file::replace(places.sysctl, &[content.as_bytes()])?;
+    }
+    if former != line {
+        write(places.pattern, line)?;
+    }
+    // With 0 the kernel begins any number of dumps at once.
+    if read(places.pipe_limit)?.trim() == "0" {
+        write(places.pipe_limit, kernel::PIPE_LIMIT)?;
+    }
+    Ok(())
 }
 
 /// Makes both keys again, perhaps of another provider. Dumps that are there open as before.
@@ -404,19 +419,29 @@ mod tests {
     #[test]
     fn the_line_is_set_now_and_at_the_start_and_what_was_there_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, sysctl) = (dir.path().join("core_pattern"), dir.path().join("60.conf"));
-        fs::write(&kernel, "|/usr/lib/systemd/systemd-coredump %P\n").unwrap();
+        let [pattern, pipe_limit, sysctl] = ["core_pattern", "limit", "60.conf"].map(|name| dir.path().join(name));
+        let places = Places { pattern: &pattern, pipe_limit: &pipe_limit, sysctl: &sysctl };
+        fs::write(&pipe_limit, "0\n").unwrap();
+        fs::write(&pattern, "|/usr/lib/systemd/systemd-coredump %P\n").unwrap();
         let lines = ["/usr/bin/vmcryptfs", "/usr/local/bin/vmcryptfs"]
             .map(|program| kernel::pattern(Path::new(program), Path::new("/c.toml"), None).unwrap());
         for line in &lines {
-            install(line, &kernel, &sysctl).unwrap();
-            assert_eq!(fs::read_to_string(&kernel).unwrap(), *line);
+            install(line, &places).unwrap();
+            assert_eq!(fs::read_to_string(&pattern).unwrap(), *line);
             let content = fs::read_to_string(&sysctl).unwrap();
             assert!(content.contains(&format!("\nkernel.core_pattern = {line}\n")), "{content}");
             assert_eq!(kernel::former_of(&content), Some("|/usr/lib/systemd/systemd-coredump %P"));
         }
         let before = fs::metadata(&sysctl).unwrap().modified().unwrap();
-        install(&lines[1], &kernel, &sysctl).unwrap();
+        install(&lines[1], &places).unwrap();
         assert_eq!(fs::metadata(&sysctl).unwrap().modified().unwrap(), before, "nothing was to be done");
+        assert_eq!(fs::read_to_string(&pipe_limit).unwrap(), kernel::PIPE_LIMIT);
+        // One that an admin has chosen stays, and a file that does not set the line is mended.
+        fs::write(&pipe_limit, "4\n").unwrap();
+        let content = fs::read_to_string(&sysctl).unwrap();
+        fs::write(&sysctl, content.replace("kernel.core_pattern", "# kernel.core_pattern")).unwrap();
+        install(&lines[1], &places).unwrap();
+        assert_eq!(fs::read_to_string(&pipe_limit).unwrap(), "4\n");
+        assert_eq!(fs::read_to_string(&sysctl).unwrap(), content);
     }
 }
