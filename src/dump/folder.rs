@@ -49,6 +49,7 @@ pub(super) struct Draft {
     folder: File,
     path: PathBuf,
     name: String,
+    uid: u32,
 }
 
 impl Draft {
@@ -159,7 +160,7 @@ impl DumpFolder {
         let creating = || format!("creating {}", path.shown());
         let file = open_below(&folder, &unfinished, OFlags::EXCL).context(creating)?;
         file.lock().context(creating)?; // so it is not removed before it is ended
-        Ok(Draft { file, folder, path, name })
+        Ok(Draft { file, folder, path, name, uid: about.uid })
     }
 
     fn refuse_too_many(&self, about: &About) -> Result<()> {
@@ -169,10 +170,9 @@ impl DumpFolder {
         if dumps.len() >= max {
             return Err(Error::new(Kind::Io, format!("{folder} has {} dumps, at most {max}: {remove}", dumps.len())));
         }
-        let is_of_user = |dump: &&StoredDump| dump.header.as_ref().is_ok_and(|header| header.about.uid == about.uid);
-        let of_user = dumps.iter().filter(is_of_user).count();
-        if about.uid != 0 && of_user >= max.div_ceil(2) {
-            let message = format!("{folder} has {of_user} dumps of user id {}, half of {max}: {remove}", about.uid);
+        let (of_users, half) = (dumps.iter().filter(|dump| may_be_of_users(dump)).count(), max.div_ceil(2));
+        if !is_of_system(about.uid) && of_users >= half {
+            let message = format!("{folder} has {of_users} dumps of processes of users, at most {half}: {remove}");
             return Err(Error::new(Kind::Io, message));
         }
         Ok(())
@@ -189,6 +189,13 @@ impl DumpFolder {
         let max = u64::from(self.settings.max_total_mib.get());
         if used + more > max * MIB {
             return Err(Error::new(Kind::Io, format!("all dumps together are longer than {max} MiB")));
+        }
+        if !is_of_system(draft.uid) {
+            let of_users: u64 = self.list()?.iter().filter(|dump| may_be_of_users(dump)).map(|dump| dump.len).sum();
+            if of_users + more > max * MIB / 2 {
+                let message = format!("all dumps of processes of users are longer than half of {max} MiB");
+                return Err(Error::new(Kind::Io, message));
+            }
         }
         let space = rustix::fs::fstatvfs(&draft.file).context(|| "reading free space".into())?;
         let (free, keep) = (space.f_bavail.saturating_mul(space.f_frsize), u64::from(self.settings.keep_free_mib));
@@ -223,6 +230,17 @@ impl DumpFolder {
         fs::remove_file(&path).and_then(|()| private_file::sync_folder(&self.path)).context(removing)?;
         Ok(path)
     }
+}
+
+/// Whether a user id is of the system and its services, as QEMU's is, not of a person: those can crash whatever they like. The upper range is
+/// of services that get theirs when they are installed or started.
+fn is_of_system(uid: u32) -> bool {
+    uid < 1000 || (61184..=65519).contains(&uid)
+}
+
+/// Whether a dump counts as one of users: also one that does not say whose it is, as it has only begun.
+fn may_be_of_users(dump: &StoredDump) -> bool {
+    !dump.header.as_ref().is_ok_and(|header| is_of_system(header.about.uid))
 }
 
 fn stored(path: PathBuf, len: u64) -> StoredDump {

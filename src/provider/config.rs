@@ -93,11 +93,11 @@ pub struct DumpSettings {
     /// Their folder, absolute; the usual place if there is none.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
     pub folder: Option<PathBuf>,
-    /// How many are kept. One user other than root gets half of them.
+    /// How many are kept. All users that are not of the system get half of them together.
     pub max_files: NonZeroU32,
     /// MiB of one dump, in the clear and encrypted.
     pub max_mib: NonZeroU32,
-    /// MiB of all of them, encrypted.
+    /// MiB of all of them, encrypted, of which users get half in the same way.
     pub max_total_mib: NonZeroU32,
     /// MiB of their file system that they leave free.
     pub keep_free_mib: u32,

@@ -177,21 +177,22 @@ fn endless_empty_and_unwanted_dumps_do_no_harm() {
 fn there_are_never_more_dumps_than_allowed_also_of_two_at_once() {
     let host = set_up();
     limit(&host, "max-files = 6\nkeep-free-mib = 0");
-    let begin = || {
-        let mut child = host.command(&words("18446744073709551615", QEMU));
+    let begin = |uid| {
+        let mut of_user = words("18446744073709551615", QEMU);
+        of_user[3] = uid;
+        let mut child = host.command(&of_user);
         child.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     };
-    let mut children: Vec<_> = (0..6).map(|_| begin()).collect();
+    let mut children: Vec<_> = ["1000", "1001", "1002"].iter().cycle().take(6).map(|uid| begin(uid)).collect();
     for child in &mut children {
         // One that was refused reads nothing.
         child.stdin.take().unwrap().write_all(&[5; 200_000]).ok();
     }
     let taken = children.into_iter().map(|mut child| child.wait().unwrap().success());
     let taken = taken.filter(|taken| *taken).count();
-    assert_eq!((taken, list(&host).len()), (3, 3), "of one user half of them");
-    let mut of_root = words("18446744073709551615", QEMU);
-    of_root[3] = "0";
-    let taken = (0..4).filter(|_| taking(&host, &of_root, File::open("/bin/sh").unwrap()).status.success()).count();
+    assert_eq!((taken, list(&host).len()), (3, 3), "of all users half of them");
+    let of_qemu = words("18446744073709551615", QEMU);
+    let taken = (0..4).filter(|_| taking(&host, &of_qemu, File::open("/bin/sh").unwrap()).status.success()).count();
     assert_eq!((taken, list(&host).len()), (3, 6));
     for dump in list(&host) {
         host.run(&["dump", "decrypt", &file_of(&dump), host.path(dump["uuid"].as_str().unwrap())]);
