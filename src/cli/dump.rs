@@ -398,6 +398,7 @@ fn take(args: &TakeArgs, config: &Path) -> Result<()> {
         host: args.host.to_string_lossy().into_owned(),
         program,
     };
+    process.refuse_unwanted()?; // that is nothing that went wrong, so no event
     // Its events say what became of it: what the kernel starts has no other place to say so.
     perform(TakeDump { process: &process, source: &mut io::stdin().lock(), config }).map(drop)
 }

@@ -39,6 +39,19 @@ pub struct Process {
     pub program: String,
 }
 
+impl Process {
+    /// Refuses a process that leaves no dump.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn refuse_unwanted(&self) -> Result<()> {
+        match self.limit {
+            0 => Err(Error::new(Kind::Denied, format!("{} wants no dump: its limit on dumps is 0", self.program))),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A dump that was taken.
 #[derive(Debug)]
 pub struct Taken {
@@ -60,9 +73,7 @@ pub fn has_guest_data(program: &str) -> bool {
 /// `KeyUnavailable` when this host has no dump key, `Denied` when the process wanted no dump, `Invalid` when nothing came, `Io` when there
 /// are too many dumps, or no room.
 pub fn take(config: &Path, process: &Process, source: &mut dyn Read) -> Result<Taken> {
-    if process.limit == 0 {
-        return Err(Error::new(Kind::Denied, format!("{} wants no dump: its limit on dumps is 0", process.program)));
-    }
+    process.refuse_unwanted()?;
     let key_file = KeyFile::of(config);
     let key = key_file.load()?.ok_or_else(|| {
         let message = format!("no dump key {}: `vmcryptfs dump setup` makes one", key_file.path().shown());

@@ -169,6 +169,7 @@ fn endless_empty_and_unwanted_dumps_do_no_harm() {
     assert!(!take(&host, b"").status.success());
     let taken = taking(&host, &words("0", QEMU), File::open("/dev/zero").unwrap());
     assert!(String::from_utf8_lossy(&taken.stderr).contains("limit on dumps is 0"));
+    assert!(!host.events().iter().any(|event| event.to_string().contains("limit on dumps is 0")), "it is no event");
     assert!(taking(&host, &words("70000", "-rf\n!\u{e9}"), File::open("/dev/urandom").unwrap()).status.success());
     assert_eq!(list(&host).len(), 3, "nothing stays of dumps that were not kept");
 }
