@@ -27,6 +27,8 @@ const MAX_NAME: usize = 64;
 #[derive(Debug)]
 pub struct DumpFolder {
     path: PathBuf,
+    /// Where dumps lie that came while the configuration could not be read.
+    usual: PathBuf,
     settings: DumpSettings,
 }
 
@@ -99,11 +101,12 @@ fn open_below(folder: &File, name: &str, flags: OFlags) -> io::Result<File> {
 impl DumpFolder {
     /// That of a host with this configuration.
     pub fn of(config: &Path, settings: &DumpSettings) -> Self {
-        let usual = || match config == Path::new("/etc/vmcryptfs/config.toml") {
+        let usual = match config == Path::new("/etc/vmcryptfs/config.toml") {
             true => PathBuf::from("/var/lib/vmcryptfs/dumps"),
             false => private_file::folder_of(config).join("dumps"),
         };
-        Self { path: settings.folder.clone().unwrap_or_else(usual), settings: settings.clone() }
+        let path = settings.folder.clone().unwrap_or_else(|| usual.clone());
+        Self { path, usual, settings: settings.clone() }
     }
 
     /// Its path.
@@ -111,39 +114,34 @@ impl DumpFolder {
         &self.path
     }
 
-    /// The dumps that lie there, the oldest first.
+    /// The dumps that lie there, and in the usual folder where that is another one, the oldest first.
     ///
     /// # Errors
     /// `Io`. A dump that cannot be read is in the list.
     pub fn list(&self) -> Result<Vec<StoredDump>> {
-        let mut dumps: Vec<StoredDump> = self.files()?.into_iter().map(|(path, len)| stored(path, len)).collect();
+        let mut dumps: Vec<StoredDump> = self.all_files()?.into_iter().map(|(path, len)| stored(path, len)).collect();
         dumps.sort_by_key(|dump| (dump.header.as_ref().ok().map(|header| header.about.time), dump.path.clone()));
         Ok(dumps)
     }
 
-    /// Files that are named as dumps, and their lengths.
-    fn files(&self) -> Result<Vec<(PathBuf, u64)>> {
-        let reading = || format!("reading the folder {}", self.path.shown());
-        let entries = match fs::read_dir(&self.path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.context(reading)?,
-        };
-        let mut files = Vec::new();
-        for entry in entries {
-            let path = entry.context(reading)?.path();
-            let is_named = path.extension().is_some_and(|ending| ending == ENDING || ending == UNFINISHED);
-            if let Some(found) = path.symlink_metadata().ok().filter(|found| is_named && found.is_file()) {
-                files.push((path, found.len()));
-            }
+    fn list_here(&self) -> Result<Vec<StoredDump>> {
+        Ok(files(&self.path)?.into_iter().map(|(path, len)| stored(path, len)).collect())
+    }
+
+    fn all_files(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let mut all = files(&self.path)?;
+        if self.usual != self.path {
+            all.extend(files(&self.usual)?);
         }
-        Ok(files)
+        Ok(all)
     }
 
     /// The file that a name of a user means: one of this folder, or any other one.
     pub fn find(&self, name: &Path) -> PathBuf {
-        let here = self.path.join(name);
         let is_plain = name.components().count() == 1 && name.file_name().is_some();
-        if is_plain && !name.exists() && here.exists() { here } else { name.to_path_buf() }
+        let there = [&self.path, &self.usual].map(|folder| folder.join(name));
+        let found = there.into_iter().find(|path| is_plain && !name.exists() && path.exists());
+        found.unwrap_or_else(|| name.to_path_buf())
     }
 
     /// Begins a dump, unless there are too many. Two at once wait for each other for a moment.
@@ -166,7 +164,7 @@ impl DumpFolder {
     fn refuse_too_many(&self, about: &About) -> Result<()> {
         let (folder, max) = (self.path.shown(), self.settings.max_files.get() as usize);
         let remove = "`vmcryptfs dump remove` makes room";
-        let dumps = self.list()?;
+        let dumps = self.list_here()?;
         if dumps.len() >= max {
             return Err(Error::new(Kind::Io, format!("{folder} has {} dumps, at most {max}: {remove}", dumps.len())));
         }
@@ -185,13 +183,14 @@ impl DumpFolder {
 
     /// Refuses another `more` bytes where all dumps, or what is left free of the file system, forbid it.
     pub(super) fn check_space(&self, draft: &Draft, more: u64) -> Result<()> {
-        let used: u64 = self.files()?.iter().map(|(_, len)| len).sum();
+        let used: u64 = files(&self.path)?.iter().map(|(_, len)| len).sum();
         let max = u64::from(self.settings.max_total_mib.get());
         if used + more > max * MIB {
             return Err(Error::new(Kind::Io, format!("all dumps together are longer than {max} MiB")));
         }
         if !is_of_system(draft.uid) {
-            let of_users: u64 = self.list()?.iter().filter(|dump| may_be_of_users(dump)).map(|dump| dump.len).sum();
+            let of_users: u64 =
+                self.list_here()?.iter().filter(|dump| may_be_of_users(dump)).map(|dump| dump.len).sum();
             if of_users + more > max * MIB / 2 {
                 let message = format!("all dumps of processes of users are longer than half of {max} MiB");
                 return Err(Error::new(Kind::Io, message));
@@ -212,7 +211,7 @@ impl DumpFolder {
     pub fn remove(&self, name: &Path) -> Result<PathBuf> {
         let path = self.find(name);
         let removing = || format!("removing {}", path.shown());
-        let files = self.files()?;
+        let files = self.all_files()?;
         let is_same = |other: &Path| fs::canonicalize(other).ok() == fs::canonicalize(&path).ok();
         let found = path.symlink_metadata().context(removing)?;
         if !found.is_file() || !files.iter().any(|(other, _)| is_same(other)) {
@@ -227,9 +226,29 @@ impl DumpFolder {
             Err(TryLockError::Error(error)) => return Err(error).context(removing),
             Ok(()) => {}
         }
-        fs::remove_file(&path).and_then(|()| private_file::sync_folder(&self.path)).context(removing)?;
+        fs::remove_file(&path)
+            .and_then(|()| private_file::sync_folder(private_file::folder_of(&path)))
+            .context(removing)?;
         Ok(path)
     }
+}
+
+/// Files that are named as dumps, and their lengths.
+fn files(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let reading = || format!("reading the folder {}", folder.shown());
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(reading)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.context(reading)?.path();
+        let is_named = path.extension().is_some_and(|ending| ending == ENDING || ending == UNFINISHED);
+        if let Some(found) = path.symlink_metadata().ok().filter(|found| is_named && found.is_file()) {
+            files.push((path, found.len()));
+        }
+    }
+    Ok(files)
 }
 
 /// Whether a user id is of the system and its services, as QEMU's is, not of a person: those can crash whatever they like. The upper range is
@@ -312,6 +331,22 @@ mod tests {
         fs::remove_file(&lock).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &lock, Mode::from_raw_mode(0o600)).unwrap();
         assert!(begin().is_err());
+    }
+
+    #[test]
+    fn dumps_that_came_while_the_configuration_could_not_be_read_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let settings = DumpSettings { folder: Some(dir.path().join("other")), ..DumpSettings::default() };
+        let folder = DumpFolder::of(&config, &settings);
+        let lost = DumpFolder::of(&config, &DumpSettings::default()).path().join("qemu-1.dump");
+        private_file::create_folder(private_file::folder_of(&lost)).unwrap();
+        fs::write(&lost, "").unwrap();
+        let listed: Vec<PathBuf> = folder.list().unwrap().into_iter().map(|dump| dump.path).collect();
+        assert_eq!(listed, [lost.as_path()]);
+        assert!(folder.list_here().unwrap().is_empty(), "it takes no room of the folder");
+        assert_eq!(folder.remove(Path::new("qemu-1.dump")).unwrap(), lost);
+        assert!(!lost.exists());
     }
 
     #[test]
