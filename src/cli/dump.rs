@@ -72,8 +72,8 @@ pub(super) struct SetupArgs {
 /// Arguments of `dump status`.
 #[derive(Args)]
 #[command(after_help = "Example:\n  vmcryptfs dump status\n\n\
-    The states are those of vSphere. incapable: dumps may reach this host's disks in the clear. prepared: none does, but there is no host \
-    key, so dumps are lost. safe: dumps are encrypted.")]
+    The states are those of vSphere. incapable: dumps may reach this host's disks in the clear. prepared: none does, but there is no \
+    host key that will open them. safe: dumps are encrypted.")]
 pub(super) struct StatusArgs {
     /// Print JSON
     #[arg(long)]

@@ -125,7 +125,7 @@ impl Handler {
 pub enum HostState {
     /// Dumps may reach its disks in the clear.
     Incapable,
-    /// No dump reaches its disks in the clear, but it has no host key, so dumps are lost.
+    /// No dump reaches its disks in the clear, but it has no host key that will open them.
     Prepared,
     /// Dumps are encrypted.
     Safe,
