@@ -143,11 +143,13 @@ def file_state(backing: bytes, dek: bytes) -> bytes:
         pair = read_at(home_file.pair_at(block), home_file.PAIR_LEN)
         entries = [(entry.version, place, entry) for place, entry in home_file.decode_pair(pair)]
         if entries:
-            _, place, newest = max(entries, key=lambda item: item[:2])
-            after = home_file.following(read_at, block, newest)
-            cipher = read_at(home_file.place_at(block, place), home_file.BLOCK)
-            if after and header and home_file.open_entry(header.keys, block, newest, cipher) is None \
-                    and home_file.open_entry(header.keys, block, after, cipher) is not None:
-                newest = after
-            state.update(block.to_bytes(8, "little") + newest.encode()[:48])
+            entries.sort(key=lambda item: item[:2], reverse=True)
+            counts = entries[0][2]
+            for _, place, entry in entries if header else []:
+                cipher = read_at(home_file.place_at(block, place), home_file.BLOCK)
+                candidates = entry, home_file.following(read_at, block, entry)
+                if read := [one for one in candidates if home_file.open_entry(header.keys, block, one, cipher) is not None]:
+                    counts = read[0]
+                    break
+            state.update(block.to_bytes(8, "little") + counts.encode()[:48])
     return state.digest()

@@ -98,6 +98,8 @@ def state_vectors() -> dict[str, VectorFile]:
         "state-hole": ("a block between two holes", hole),
         "state-spare": ("the spare place is newer", Backing(BLOCK).version(0).version(0, SPARE, 2)),
         "state-main": ("the main place is newer", Backing(BLOCK).version(0, version=3).version(0, SPARE, 2)),
+        "state-spoiled": ("the newer version is spoiled, so the older one is read",
+                          Backing(BLOCK).version(0).version(0, SPARE, 2).flip(place_at(0, SPARE))),
         "state-successor": ("an overwritten place, whose entry does not say so yet",
                             Backing(BLOCK).version(0).overwritten(0)),
         "state-second-group": ("a block in the second group", Backing(65 * BLOCK - 5).version(64)),

@@ -261,7 +261,7 @@ impl<S: Storage> HomeFile<S> {
     }
 
     /// The place of the newest version that is whole, if one is.
-    fn readable(&self, block: BlockIndex, pair: &Pair) -> Result<Option<Place>> {
+    pub(super) fn readable(&self, block: BlockIndex, pair: &Pair) -> Result<Option<Place>> {
         match self.read_block(&mut self.cipher.blocks.opener(), block, pair, &mut [0; BLOCK_LEN]) {
             Err(error) if error.kind() == Kind::Corrupt => Ok(None),
             other => other,

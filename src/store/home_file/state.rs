@@ -10,7 +10,8 @@ use crate::store::plain_file::PlainFile;
 
 impl<S: Storage> HomeFile<S> {
     /// SHA-256 over what docs/FORMAT.md, section 17, calls the state of a file. Two states that have the same have the same content:
-    /// the tag of a block's newest version stands for it. No block is read but those that a killed process left with a successor.
+    /// the tag of the version that is read stands for it. No block is read but those that have two versions, of which a reader takes
+    /// the older one where the newer one is damaged, and those that a killed process left with a successor.
     ///
     /// # Errors
     /// `Corrupt` where entries are missing, or `Io`.
@@ -22,7 +23,9 @@ impl<S: Storage> HomeFile<S> {
             let mut piece = self.read_pairs(blocks)?;
             self.follow_successors(&mut piece, Blocks::default())?;
             for (block, pair) in piece.iter() {
-                if let Some((_, entry)) = pair.newest() {
+                let read = if pair.is_double() { self.readable(block, &pair)? } else { None };
+                let counts = read.and_then(|place| pair.at(place)).or(pair.newest().map(|(_, entry)| entry));
+                if let Some(entry) = counts {
                     state.add(block.0.to_le_bytes());
                     state.add(entry.version.to_le_bytes());
                     state.add(entry.seal.nonce);

@@ -296,3 +296,24 @@ fn a_damaged_version_beside_an_empty_one_is_damage() {
         assert_eq!(wrong_blocks(image, &[2; BLOCK_LEN], &keys), 1);
     }
 }
+
+/// A manifest says by the state of a file what is read of it: not of a version that was spoiled so that the older one is read.
+#[test]
+fn the_state_of_a_file_tells_when_a_block_went_back() {
+    let keys = keys();
+    let file = new_file(&keys);
+    let mut buffer = request_buffer();
+    file.write_at(0, &pattern(BLOCK_LEN, 1), &mut buffer).unwrap();
+    file.sync().unwrap();
+    file.write_at(0, &pattern(BLOCK_LEN, 2), &mut buffer).unwrap();
+    let mut image = file.storage.image();
+    let state = |image: &[u8]| open(MemoryStorage::new(image.to_vec()), &keys).state_digest().unwrap();
+    let before = state(&image);
+    image[index(BlockIndex(0).cipher_offset(Place::Spare))] ^= 1;
+    assert_same(
+        &contents(&open(MemoryStorage::new(image.clone()), &keys)),
+        &pattern(BLOCK_LEN, 1),
+        &"spoiling the newer one",
+    );
+    assert_ne!(state(&image), before);
+}
