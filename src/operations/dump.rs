@@ -66,10 +66,10 @@ fn check_host_key(key: &DumpKey, config: &Path) -> Result<()> {
         return Ok(()); // a key server has it
     }
     let renew = "`vmcryptfs dump setup --renew` makes another one";
-    let provider = Providers::load(config)?.provider(host_key.provider())?;
-    let opened = provider.fetch_key(host_key).and_then(|kek| key.unwrap(kek.as_ref()));
+    let providers = Providers::load(config)?;
+    let opened = providers.fetch(host_key).and_then(|kek| key.unwrap(kek.as_ref()));
     opened.context(|| format!("dumps are lost: this host does not have its host key {host_key}; {renew}"))?;
-    if provider.is_superseded(host_key)? {
+    if providers.provider(host_key.provider())?.is_superseded(host_key)? {
         let message =
             format!("dumps are lost when a former primary key is retired, by which the host key was made; {renew}");
         return Err(Error::new(Kind::KeyUnavailable, message));
