@@ -12,6 +12,9 @@ use vmcryptfs::timestamp::Timestamp;
 /// How often the time of the last contact is stored, for an agent that begins without its board.
 const STORE: Duration = Duration::from_secs(60);
 
+/// The board is looked at every two seconds, and a look takes its time: a shorter time without it says nothing.
+const LEAST: Duration = Duration::from_secs(6);
+
 /// When the board was reached last.
 pub(super) struct Contact {
     config: PathBuf,
@@ -75,7 +78,7 @@ impl Contact {
         let max = self.max()?;
         let last = self.last.lock();
         let by_clock = Timestamp::now().since_1970().saturating_sub(last.time.since_1970());
-        Some(last.seen.elapsed().max(by_clock)).filter(|age| *age >= max)
+        Some(last.seen.elapsed().max(by_clock)).filter(|age| *age >= max.max(LEAST))
     }
 
     fn max(&self) -> Option<Duration> {
@@ -114,6 +117,11 @@ mod tests {
         assert!(contact.exceeded().is_some());
         write("[agent]\nmax-offline = \"3h\"\n");
         assert!(contact.exceeded().is_none());
+        write("[agent]\nmax-offline = \"1s\"\n");
+        for (seconds, is_exceeded) in [(3, false), (7, true)] {
+            contact.last.lock().time = Timestamp::now().before(Duration::from_secs(seconds));
+            assert_eq!(contact.exceeded().is_some(), is_exceeded, "between two looks at the board, {seconds} s");
+        }
         write("");
         contact.last.lock().time = Timestamp::from_secs(0);
         assert!(contact.exceeded().is_none());
