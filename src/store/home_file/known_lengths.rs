@@ -148,7 +148,8 @@ impl<S: Storage> HomeFile<S> {
     /// # Errors
     /// `Io`.
     pub fn reset_to_empty(&self) -> Result<()> {
-        if self.known_lengths.len() == 0 && self.unsynced.is_settled() {
+        // One that lost its header stays a home file: it was not empty, so what is written next does not decide what it is.
+        if self.known_lengths.len() == 0 && (self.unsynced.is_settled() || !self.has_header()) {
             return self.set_len(0);
         }
         let _guard = self.locks.exclusive(0..u64::MAX);
