@@ -80,6 +80,17 @@ impl Handles {
         self.numbers.lock().0.push(index);
         Some(handle)
     }
+
+    /// Gives all numbers back, and closes what had them.
+    pub(super) fn clear(&self) {
+        let mut closed = Vec::new(); // outside of the locks
+        let mut numbers = self.numbers.lock();
+        for copy in &self.copies {
+            closed.extend(std::mem::take(&mut *copy.lock()));
+        }
+        *numbers = Default::default();
+        drop(numbers);
+    }
 }
 
 impl Handle {

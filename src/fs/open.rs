@@ -51,6 +51,11 @@ impl FileSystem {
         }
     }
 
+    /// Closes all handles of a mount that has ended: the kernel drops requests to close that it has not sent by then.
+    pub fn close_all(&self) {
+        self.handles.clear();
+    }
+
     /// Makes a regular file, a disk if its name says so, and opens it.
     ///
     /// # Errors

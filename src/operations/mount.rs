@@ -58,7 +58,7 @@ type Sockets = (SocketPath, Option<SocketPath>);
 pub struct Serving {
     session: thread::JoinHandle<Result<()>>,
     folder: PathBuf,
-    served: Arc<ServedFolder>,
+    fs: Arc<FileSystem>,
     /// They are there for as long as the mount.
     _sockets: Sockets,
     /// The mount itself.
@@ -76,9 +76,11 @@ impl Serving {
         let failed = || Error::new(Kind::Io, "the mount's event loop failed: this is a bug, please report it");
         let served = self.session.join().unwrap_or_else(|_| Err(failed()));
         limit::report(Duration::ZERO);
-        self.served.close_all_manifests();
-        tell_of_manifests(&self.served);
-        self.served.keyring().memory().keep(); // this process may end while a thread still has the file system
+        self.fs.close_all();
+        let folder = self.fs.served();
+        folder.close_all_manifests();
+        tell_of_manifests(folder);
+        folder.keyring().memory().keep(); // this process may end while a thread still has the file system
         Event::of(EventName::Unmount).component(&self.folder).outcome(&served);
         served
     }
@@ -106,7 +108,7 @@ impl Operation for MountFolder<'_> {
         process::clear_umask();
         memory::keep_little();
         let served = self.open(&mut signals)?;
-        let fs = Arc::new(FileSystem::new(Arc::clone(&served), self.spec.options.durability())?);
+        let fs = Arc::new(FileSystem::new(served, self.spec.options.durability())?);
         memory::return_freed();
         if memory::lock_was_refused() {
             tracing::warn!("the limit on locked memory is too low: keys could be swapped out (ulimit -l)");
@@ -128,9 +130,9 @@ impl Operation for MountFolder<'_> {
             .spawn(move || session.serve(stops))
             .context(|| "starting the thread that serves the mount".into())?;
         // The mount is of no use without its socket, and the process that asked for it gets the reason.
-        let _sockets = sockets(fs, own, &self.spec.mountpoint, self.metrics)
+        let _sockets = sockets(Arc::clone(&fs), own, &self.spec.mountpoint, self.metrics)
             .inspect_err(|_| _ = own.unmount(Unmount::WhenUnused))?;
-        Ok(Serving { session, folder: self.spec.source, served, _sockets, own, notes })
+        Ok(Serving { session, folder: self.spec.source, fs, _sockets, own, notes })
     }
 }
 

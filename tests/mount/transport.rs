@@ -57,7 +57,7 @@ fn stay_on(cpu: usize) {
     sched_setaffinity(None, &mask).unwrap();
 }
 
-fn wait_for_the_end_of(pid: i64) {
+pub(crate) fn wait_for_the_end_of(pid: i64) {
     let began = Instant::now();
     // One that nobody has waited for yet has no command line any more.
     while fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use vmcryptfs::format::manifest::Manifest;
 
 use crate::host::Host;
+use crate::transport::wait_for_the_end_of;
 
 const MANIFEST: &str = "web01/.vmcryptfs-manifest";
 
@@ -47,6 +48,26 @@ fn in_status(mount: &crate::host::Mount<'_>) -> Option<String> {
 
 fn events(host: &Host) -> Vec<serde_json::Value> {
     host.events().into_iter().filter(|event| event["operation"] == "manifest").collect()
+}
+
+/// The kernel sends no request to close what is open when the connection ends, nor one that still waits then.
+#[test]
+fn a_mount_that_ends_with_open_files_closes_its_manifest() {
+    let host = host();
+    let backing = host.path("web01/web01.nvram");
+    let old = fs::read(backing).unwrap();
+    let mount = host.mount("web01", &[]);
+    let (pid, file) = (mount.pid(), fs::File::options().write(true).open(mount.path("web01.nvram")).unwrap());
+    file.write_all_at(b"later", 0).unwrap();
+    file.sync_all().unwrap();
+    let _ = Command::new("umount").arg("-f").arg(mount.root()).output().unwrap();
+    wait_for_the_end_of(pid);
+    drop(file);
+    drop(mount);
+    checked(&host, 0);
+    fs::write(backing, old).unwrap();
+    let said = checked(&host, 3);
+    assert!(said.contains("web01.nvram is another version of the file"), "{said}");
 }
 
 /// It is said by `check`, by `status`, in the log and in an event, also after a mount has sealed the home again; once it is accepted,
