@@ -67,7 +67,7 @@ for provider in status["providers"]:
 print(len(status["requests"]), "requests;", *status["problems"])'
     find "$site"/h?/keys -name '*.key' -printf '%P\n' 2>/dev/null | sed -E 's/[0-9a-f-]{36}/UUID/' | sort
     # What a dead writer leaves on the board is hidden and in nobody's way.
-    find "$site"/h? -name '*.new*' -printf 'left over: %f\n'
+    find "$site"/h? \( -name '*.new*' -o -name '*.former' \) -printf 'left over: %f\n'
 }
 
 keep() {

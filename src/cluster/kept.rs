@@ -160,10 +160,7 @@ impl KeptEnvelopes {
     /// # Errors
     /// `Io`.
     pub fn wipe_damaged(&self) -> Result<()> {
-        match self.damaged_path().exists() {
-            true => private_file::wipe(&self.damaged_path()),
-            false => Ok(()),
-        }
+        private_file::wipe(&self.damaged_path()).map(drop)
     }
 
     fn damaged_path(&self) -> PathBuf {

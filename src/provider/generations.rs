@@ -140,15 +140,13 @@ impl Generations {
     /// `Io`.
     pub fn wipe(&self, uuid: Uuid) -> Result<bool> {
         let mut wiped = false;
-        for path in [self.path(Standing::Former, uuid), self.path(Standing::Coming, uuid)] {
-            if path.exists() {
-                private_file::wipe(&path)?;
-                wiped = true;
-            }
+        for standing in [Standing::Former, Standing::Coming] {
+            wiped |= private_file::wipe(&self.path(standing, uuid))?;
         }
-        if found(self.current())?.is_some_and(|current| current.uuid() == uuid) {
-            private_file::wipe(&self.current)?;
-            wiped = true;
+        // A crash may have left what was to be wiped, without its name.
+        match found(self.current())? {
+            Some(current) if current.uuid() != uuid => drop(private_file::wipe_former(&self.current)?),
+            _ => wiped |= private_file::wipe(&self.current)?,
         }
         Ok(wiped)
     }

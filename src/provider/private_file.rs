@@ -22,6 +22,8 @@ use crate::text::Show;
 /// How often a lock that is waited for is looked at.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The configuration file of root, unless another one is named.
+pub(crate) const CONFIG_OF_ROOT: &str = "/etc/vmcryptfs/config.toml";
 /// Longest configuration file, in bytes.
 pub(super) const MAX_CONFIG_LEN: u64 = 1 << 20;
 
@@ -176,19 +178,33 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
 
 /// As [`replace`], and overwrites the content that was there, as [`wipe`] does.
 pub(crate) fn replace_and_wipe(path: &Path, parts: &[&[u8]]) -> Result<()> {
-    let former = beside(path, ".former");
-    let keeping = || format!("naming the former content of {}", path.shown());
-    match (inode_of(path).context(keeping)?, inode_of(&former).context(keeping)?) {
-        (Some(current), Some(of_crash)) if current == of_crash => fs::remove_file(&former).context(keeping)?,
-        (_, Some(_)) => wipe(&former)?,
-        (_, None) => {}
-    }
+    wipe_former(path)?;
+    let former = former_of(path);
     match fs::hard_link(path, &former) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return replace(path, parts),
-        linked => linked.context(keeping)?,
+        linked => linked.context(|| format!("naming the former content of {}", path.shown()))?,
     }
     replace(path, parts)?;
-    wipe(&former)
+    overwrite_and_remove(&former, &open_to_overwrite(&former)?)
+}
+
+/// The name of content that is to be overwritten, while it is.
+fn former_of(path: &Path) -> PathBuf {
+    beside(path, ".former")
+}
+
+/// Wipes the content that [`replace_and_wipe`] and [`wipe`] left when a crash ended them. Returns whether there was some.
+pub(crate) fn wipe_former(path: &Path) -> Result<bool> {
+    let former = former_of(path);
+    let looking = || format!("looking for the former content of {}", path.shown());
+    match (inode_of(path).context(looking)?, inode_of(&former).context(looking)?) {
+        (_, None) => Ok(false),
+        (Some(current), Some(of_crash)) if current == of_crash => {
+            fs::remove_file(&former).context(looking)?;
+            Ok(false)
+        }
+        (_, Some(_)) => overwrite_and_remove(&former, &open_to_overwrite(&former)?).map(|()| true),
+    }
 }
 
 /// What tells a file from all others, if it is there.
@@ -200,10 +216,29 @@ fn inode_of(path: &Path) -> io::Result<Option<(u64, u64)>> {
 }
 
 /// Overwrites a file's content with zeros and removes it. Where the file system or the medium keeps older blocks, those stay.
-pub(crate) fn wipe(path: &Path) -> Result<()> {
+///
+/// The file loses its name first: a crash leaves no zeros where a key is looked for. The next call ends what a crash ended.
+/// Returns whether there was something.
+pub(crate) fn wipe(path: &Path) -> Result<bool> {
+    let of_crash = wipe_former(path)?;
+    let file = match open_to_overwrite(path) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(of_crash),
+        file => file?,
+    };
+    let former = former_of(path);
+    fs::rename(path, &former)
+        .and_then(|()| sync_folder(folder_of(path)))
+        .context(|| format!("taking the name of {}", path.shown()))?;
+    overwrite_and_remove(&former, &file).map(|()| true)
+}
+
+fn open_to_overwrite(path: &Path) -> Result<File> {
+    let opened = File::options().write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path);
+    opened.context(|| format!("wiping {}", path.shown()))
+}
+
+fn overwrite_and_remove(path: &Path, mut file: &File) -> Result<()> {
     let wiping = || format!("wiping {}", path.shown());
-    let mut file =
-        File::options().write(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path).context(wiping)?;
     let len = file.metadata().context(wiping)?.len();
     io::copy(&mut io::repeat(0).take(len), &mut file).and_then(|_| file.sync_all()).context(wiping)?;
     fs::remove_file(path).and_then(|()| sync_folder(folder_of(path))).context(wiping)
@@ -386,6 +421,34 @@ mod tests {
         let mut left = Vec::new();
         (&of_crash).read_to_end(&mut left).unwrap();
         assert_eq!(left, [0; 10]);
+    }
+
+    #[test]
+    fn a_wipe_that_a_crash_ended_leaves_no_zeros_in_the_place_of_a_key_and_is_ended_by_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, former) = (dir.path().join("file"), dir.path().join(".file.former"));
+        assert!(!wipe(&file).unwrap());
+        create(&file, &[b"secret"]).unwrap();
+        let before = File::open(&file).unwrap();
+        assert!(wipe(&file).unwrap());
+        let mut left = Vec::new();
+        (&before).read_to_end(&mut left).unwrap();
+        assert_eq!((left, file.exists(), former.exists()), (vec![0; 6], false, false));
+        // It ended after the name was taken, before the zeros.
+        create(&file, &[b"secret"]).unwrap();
+        let before = File::open(&file).unwrap();
+        fs::rename(&file, &former).unwrap();
+        assert!(wipe(&file).unwrap());
+        let mut left = Vec::new();
+        (&before).read_to_end(&mut left).unwrap();
+        assert_eq!((left, former.exists()), (vec![0; 6], false));
+        assert!(!wipe(&file).unwrap());
+        // What a link leads to is not ours to overwrite.
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(&elsewhere, "kept").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+        assert!(wipe(&file).is_err());
+        assert_eq!((fs::read(&elsewhere).unwrap(), file.is_symlink()), (b"kept".to_vec(), true));
     }
 
     #[test]
