@@ -1,7 +1,6 @@
 //! Putting a saved header back, without putting it where it does not belong, or keys back that were taken away, by accident.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyName;
 use crate::progress::to_the_end;
+use crate::provider::private_file;
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
 use crate::text::Show;
@@ -170,7 +170,7 @@ impl RestoreHeader {
         path.push(format!(".replaced-{}-{}", header.claims().uuid, header.claims().sequence));
         let path = PathBuf::from(path);
         let bytes = SavedHeader { time: Timestamp::now(), header: header.clone() }.encode()?;
-        match write_new(&path, &bytes) {
+        match private_file::create(&path, &[&bytes]) {
             // An earlier run was interrupted.
             Err(error) if error.kind() == Kind::Exists && holds(&path, header) => Ok(path),
             written => written.context(|| "saving the header that is there".into()).map(|()| path),
@@ -242,18 +242,6 @@ fn difference(there: &Header, saved: &Header) -> Result<Option<String>> {
          re-encrypted in between, and is unreadable with the wrong one",
         saved.dek_generation, there.dek_generation
     )))
-}
-
-/// Writes a file that must not exist, durably.
-///
-/// # Errors
-/// `Exists`, or `Io`.
-pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let doing = || format!("writing {}", path.shown());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).context(doing)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).context(doing)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).context(doing)
 }
 
 fn holds(path: &Path, header: &UnverifiedHeader) -> bool {
