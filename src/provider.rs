@@ -26,7 +26,6 @@ mod trouble;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 use std::{fmt, fs, thread};
 
@@ -42,9 +41,10 @@ use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::format::names::DiskNames;
 use crate::key::{Kek, KeyId, ProviderName};
+use crate::sys::thread::side_by_side;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use config::{Config, DumpSettings};
+use config::Config;
 use kek_share::KekShare;
 use kind::{Configured, Settings};
 use kinds::KINDS;
@@ -292,11 +292,6 @@ impl Providers {
         self.config.memory().file.as_deref()
     }
 
-    /// Where encrypted dumps lie, and how many.
-    pub fn dumps(&self) -> &DumpSettings {
-        self.config.dumps()
-    }
-
     /// Names of all configured providers.
     pub fn names(&self) -> impl Iterator<Item = &ProviderName> {
         self.config.providers().keys()
@@ -410,18 +405,7 @@ impl Providers {
         {
             provider.prepare(ids);
         }
-        let next = AtomicUsize::new(0);
-        let work = || {
-            while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-                each(id.clone(), self.fetch_through(&provider, id));
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 1..ids.len().min(FETCHES_AT_ONCE) {
-                thread::Builder::new().spawn_scoped(scope, work).ok(); // without it the others do more
-            }
-            work();
-        });
+        side_by_side(ids, FETCHES_AT_ONCE, |id| each(id.clone(), self.fetch_through(&provider, id)));
     }
 
     /// The one way to a KEK that a component needs, for every caller and every kind of provider: what is to be known of every

@@ -34,6 +34,22 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
+/// Does something with each of `items`, on this thread and on as many more as make `at_once` together, as far as there are any.
+pub fn side_by_side<T: Sync>(items: &[T], at_once: usize, each: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            each(item);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..items.len().min(at_once) {
+            thread::Builder::new().spawn_scoped(scope, work).ok(); // without it the others do more
+        }
+        work();
+    });
+}
+
 /// A place at which tests can make a thread fail: if the environment variable `VMCRYPTFS_FAIL_AT` is its name, a colon and a number n, it
 /// panics when it is reached for the nth time. Only in debug builds.
 #[inline]
@@ -61,6 +77,15 @@ fn fail_if_chosen(place: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_item_is_worked_on_once() {
+        for (len, at_once) in [(0, 8), (1, 8), (100, 1), (100, 8)] {
+            let done: Vec<AtomicUsize> = (0..len).map(|_| AtomicUsize::new(0)).collect();
+            side_by_side(&done, at_once, |item| _ = item.fetch_add(1, Ordering::Relaxed));
+            assert!(done.iter().all(|item| item.load(Ordering::Relaxed) == 1), "{len} items, {at_once} at once");
+        }
+    }
 
     #[test]
     fn unwinding_does_not_end_the_thread() {
