@@ -3,8 +3,10 @@
 mod alive;
 mod boards;
 mod clients;
+mod endless;
 mod keeper;
 mod keys;
+mod moment;
 mod mounts;
 mod notify;
 mod offline;

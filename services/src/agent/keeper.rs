@@ -5,7 +5,6 @@ mod refusals;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,15 +13,16 @@ use uuid::Uuid;
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::cluster::push::{Giver, LEASE, PushBoard, keepers};
 use vmcryptfs::crypto::wrap::LocalKek;
-use vmcryptfs::error::{Context, Error, Kind, Result};
+use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{HostIdentity, PushedProvider, Reference, Refusal, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::config::Config;
 use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey, Providers};
-use vmcryptfs::sys::thread::{caught, may_fail};
+use vmcryptfs::sys::thread::side_by_side;
 
 use super::boards::Boards;
+use super::endless;
 use refusals::{patience, refusal_of};
 
 /// How often a keeper looks for wants.
@@ -43,28 +43,18 @@ const MAX_NAMED: u64 = 16;
 /// # Errors
 /// `Io`.
 pub(super) fn begin(config: &Path, boards: Arc<Boards>) -> Result<()> {
-    let mut keeper = Keeper::of(config, boards);
-    let work = move || {
-        let mut trouble = None;
-        loop {
-            let looked = caught(|| {
-                may_fail("keeper");
-                keeper.look()
-            });
-            let (wait, now) = match looked {
-                Some(Ok(is_keeper)) => (if is_keeper { LOOK } else { PERIOD }, None),
-                Some(Err(error)) => (PERIOD, Some(error.chain())),
-                None => (PERIOD, Some("this is a bug, please report it".to_owned())),
-            };
-            if now != trouble {
-                now.iter().for_each(|why| tracing::warn!("giving keys to other hosts: {why}"));
-                trouble = now;
-            }
-            thread::sleep(wait);
+    let (mut keeper, mut trouble) = (Keeper::of(config, boards), None);
+    endless::begin("keeper", "giving keys to other hosts", move || {
+        let (wait, now) = match keeper.look() {
+            Ok(is_keeper) => (if is_keeper { LOOK } else { PERIOD }, None),
+            Err(error) => (PERIOD, Some(error.chain())),
+        };
+        if now != trouble {
+            now.iter().for_each(|why| tracing::warn!("giving keys to other hosts: {why}"));
+            trouble = now;
         }
-    };
-    let spawned = thread::Builder::new().name("keeper".into()).spawn(work);
-    spawned.map(drop).context(|| "starting the thread of the keeper".into())
+        thread::sleep(wait);
+    })
 }
 
 /// A provider, or why it cannot be used.
@@ -376,19 +366,11 @@ fn usable(provider: &Opened) -> Result<&Arc<dyn KeyProvider>> {
 fn export(provider: &Opened, name: &ProviderName, tasks: &[Task]) -> HashMap<String, Result<ExportedKek>> {
     let wanted = tasks.iter().filter_map(|task| if let Wish::Key(id) = &task.wish { Some(id.clone()) } else { None });
     let ids: Vec<String> = wanted.collect::<BTreeSet<_>>().into_iter().collect();
-    let (next, found) = (AtomicUsize::new(0), Mutex::new(HashMap::new()));
-    let work = || {
-        while let Some(id) = ids.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let key = KeyId::new(name.clone(), id.clone());
-            let exported = key.and_then(|key| usable(provider)?.export_key(&key));
-            found.lock().insert(id.clone(), exported);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..ids.len().min(FETCHES_AT_ONCE) {
-            thread::Builder::new().spawn_scoped(scope, work).ok(); // without it the others do more
-        }
-        work();
+    let found = Mutex::new(HashMap::new());
+    side_by_side(&ids, FETCHES_AT_ONCE, |id| {
+        let key = KeyId::new(name.clone(), id.clone());
+        let exported = key.and_then(|key| usable(provider)?.export_key(&key));
+        found.lock().insert(id.clone(), exported);
     });
     found.into_inner()
 }

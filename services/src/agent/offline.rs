@@ -9,6 +9,8 @@ use vmcryptfs::error::Result;
 use vmcryptfs::provider::config::Config;
 use vmcryptfs::timestamp::Timestamp;
 
+use super::moment::Moment;
+
 /// How often the time of the last contact is stored, for an agent that begins without its board.
 const STORE: Duration = Duration::from_secs(60);
 
@@ -18,7 +20,9 @@ const LEAST: Duration = Duration::from_secs(6);
 /// When the board was reached last.
 pub(super) struct Contact {
     config: PathBuf,
-    last: Mutex<Last>,
+    last: Mutex<Moment>,
+    /// When that was stored.
+    stored: Mutex<Option<Instant>>,
     max: Mutex<Max>,
 }
 
@@ -30,14 +34,6 @@ struct Max {
     is_told: bool,
 }
 
-struct Last {
-    /// By a clock that nobody sets, which stands still while the host sleeps.
-    seen: Instant,
-    /// By the host's clock.
-    time: Timestamp,
-    stored: Option<Instant>,
-}
-
 impl Contact {
     /// That of a host with this configuration, which may be the one of an earlier agent. Without one it is now.
     ///
@@ -45,21 +41,22 @@ impl Contact {
     /// Those of the host's files.
     pub(super) fn load(config: &Path) -> Result<Self> {
         let time = HostFiles::of(config).contact()?.unwrap_or_else(Timestamp::now);
-        let last = Last { seen: Instant::now(), time, stored: None };
-        let contact = Self { config: config.to_path_buf(), last: Mutex::new(last), max: Mutex::default() };
+        let (last, stored) = (Mutex::new(Moment::at(time)), Mutex::default());
+        let contact = Self { config: config.to_path_buf(), last, stored, max: Mutex::default() };
         contact.max();
         Ok(contact)
     }
 
     /// The board was reached.
     pub(super) fn renew(&self) {
-        let mut last = self.last.lock();
-        (last.seen, last.time) = (Instant::now(), Timestamp::now());
-        if last.stored.is_some_and(|stored| stored.elapsed() < STORE) {
+        let now = Moment::now();
+        *self.last.lock() = now;
+        let mut stored = self.stored.lock();
+        if stored.is_some_and(|stored| stored.elapsed() < STORE) {
             return;
         }
-        match self.store(last.time) {
-            Ok(true) => last.stored = Some(last.seen),
+        match self.store(now.time()) {
+            Ok(true) => *stored = Some(Instant::now()),
             Ok(false) => {}
             Err(error) => tracing::warn!("storing when the board was reached: {}", error.chain()),
         }
@@ -76,9 +73,7 @@ impl Contact {
     /// For how long the board was not reached, if that is longer than it may be.
     pub(super) fn exceeded(&self) -> Option<Duration> {
         let max = self.max()?;
-        let last = self.last.lock();
-        let by_clock = Timestamp::now().since_1970().saturating_sub(last.time.since_1970());
-        Some(last.seen.elapsed().max(by_clock)).filter(|age| *age >= max.max(LEAST))
+        Some(self.last.lock().age()).filter(|age| *age >= max.max(LEAST))
     }
 
     fn max(&self) -> Option<Duration> {
@@ -111,7 +106,7 @@ mod tests {
         write("[agent]\nmax-offline = \"1h\"\n");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let contact = Contact::load(&path).unwrap();
-        contact.last.lock().time = Timestamp::now().before(Duration::from_secs(7200));
+        *contact.last.lock() = Moment::at(Timestamp::now().before(Duration::from_secs(7200)));
         assert!(contact.exceeded().is_some());
         write("[agent\nmax-offline");
         assert!(contact.exceeded().is_some());
@@ -119,11 +114,11 @@ mod tests {
         assert!(contact.exceeded().is_none());
         write("[agent]\nmax-offline = \"1s\"\n");
         for (seconds, is_exceeded) in [(3, false), (7, true)] {
-            contact.last.lock().time = Timestamp::now().before(Duration::from_secs(seconds));
+            *contact.last.lock() = Moment::at(Timestamp::now().before(Duration::from_secs(seconds)));
             assert_eq!(contact.exceeded().is_some(), is_exceeded, "between two looks at the board, {seconds} s");
         }
         write("");
-        contact.last.lock().time = Timestamp::from_secs(0);
+        *contact.last.lock() = Moment::at(Timestamp::from_secs(0));
         assert!(contact.exceeded().is_none());
     }
 }

@@ -6,23 +6,22 @@ mod held;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::cluster::push::{PushRole, keepers};
 use vmcryptfs::crypto::wrap::LocalKek;
-use vmcryptfs::error::{Context, Error, Kind, Result};
+use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{Document, MAX_WISHES, PushedProvider, Reference, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::agent::{Fault, Purpose};
 use vmcryptfs::provider::{Failure, Trouble};
 use vmcryptfs::sys::SecretBytes;
-use vmcryptfs::sys::thread::{caught, may_fail};
 
 use super::boards::Boards;
+use super::endless;
 use held::{Held, Outcome, Refused, Wished};
 
 /// How long a program waits in one request. It asks again then.
@@ -92,22 +91,8 @@ impl Pushed {
     /// # Errors
     /// `Io`.
     pub(super) fn begin(self: &Arc<Self>, boards: Arc<Boards>) -> Result<()> {
-        let pushed = Arc::clone(self);
-        let work = move || {
-            let mut asker = ask::Asker::new(boards);
-            loop {
-                let turned = caught(|| {
-                    may_fail("pushed");
-                    asker.turn(&pushed);
-                });
-                if turned.is_none() {
-                    tracing::error!("asking keepers failed within the agent: this is a bug, please report it");
-                    thread::sleep(ask::PERIOD);
-                }
-            }
-        };
-        let spawned = thread::Builder::new().name("pushed".into()).spawn(work);
-        spawned.map(drop).context(|| "starting the thread that asks keepers".into())
+        let (pushed, mut asker) = (Arc::clone(self), ask::Asker::new(boards));
+        endless::begin("pushed", "asking keepers", move || asker.turn(&pushed))
     }
 
     /// Whether keepers push the KEKs of this provider to this host.
@@ -140,11 +125,8 @@ impl Pushed {
                 return found;
             }
             let reference = state.wish_for(id)?;
-            if state.wishes.get_mut(&reference).is_some_and(Wished::touch) {
-                self.changed.notify_all();
-            }
-            if self.changed.wait_until(&mut state, until).timed_out() {
-                return Ok(Found::Awaited(state.awaited(id.provider())));
+            if let Some(awaited) = self.wait(&mut state, reference, until) {
+                return Ok(awaited);
             }
         }
     }
@@ -172,13 +154,21 @@ impl Pushed {
                 let wish = Wish::New { vm: purpose.vm_uuid, name: purpose.vm_name.clone() };
                 state.wish(provider, reference, wish)?;
             }
-            if state.wishes.get_mut(&reference).is_some_and(Wished::touch) {
-                self.changed.notify_all();
-            }
-            if self.changed.wait_until(&mut state, until).timed_out() {
-                return Ok(Found::Awaited(state.awaited(provider)));
+            if let Some(awaited) = self.wait(&mut state, reference, until) {
+                return Ok(awaited);
             }
         }
+    }
+
+    /// Waits until something has changed. If that takes too long, a program asks again for what it wished for, and is told what is known.
+    fn wait(&self, state: &mut MutexGuard<'_, State>, reference: Reference, until: Instant) -> Option<Found> {
+        let wished = state.wishes.get_mut(&reference)?;
+        let provider = wished.provider.clone();
+        if wished.touch() {
+            self.changed.notify_all();
+        }
+        let timed_out = self.changed.wait_until(state, until).timed_out();
+        timed_out.then(|| Found::Awaited(state.awaited(&provider)))
     }
 
     /// Asks for these keys together, those that are here and of other providers left out. Nobody waits.

@@ -10,17 +10,17 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 use vmcryptfs::cluster::host::HostFiles;
 use vmcryptfs::cluster::{Exchanged, SharedKeys, Standing};
-use vmcryptfs::error::{Context, Error, Kind, Result};
+use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName, limit};
 use vmcryptfs::format::cluster::{Document, MemberState, SharedProvider};
 use vmcryptfs::gate::{self, Principal, unwatched};
 use vmcryptfs::key::ProviderName;
 use vmcryptfs::operations::cluster::SyncCluster;
 use vmcryptfs::provider::agent::AgentStatus;
-use vmcryptfs::sys::thread::{caught, may_fail};
 use vmcryptfs::timestamp::Timestamp;
 
 use super::boards::{Boards, HOST_TIME};
+use super::endless;
 use super::keys::Keys;
 use super::mounts::Mounts;
 use super::offline::Contact;
@@ -165,43 +165,21 @@ impl Watch {
     pub(super) fn begin(self: &Arc<Self>) -> Result<()> {
         self.begin_forgetting()?;
         let watch = Arc::clone(self);
-        let work = move || {
-            let (mut wake, mut woken) = (Wake::default(), Woken::Timeout);
-            loop {
-                let looked = caught(|| {
-                    may_fail("watch");
-                    watch.look(woken);
-                });
-                if looked.is_none() {
-                    tracing::error!("looking at the board failed within the agent: this is a bug, please report it");
-                }
-                limit::report(limit::PERIOD);
-                woken = wake.wait(&watch.config, PERIOD);
-            }
-        };
-        thread::Builder::new()
-            .name("watch".into())
-            .spawn(work)
-            .map(drop)
-            .context(|| "starting the thread of the board".into())
+        let (mut wake, mut woken) = (Wake::default(), Woken::Timeout);
+        endless::begin("watch", "looking at the board", move || {
+            watch.look(woken);
+            limit::report(limit::PERIOD);
+            woken = wake.wait(&watch.config, PERIOD);
+        })
     }
 
     fn begin_forgetting(self: &Arc<Self>) -> Result<()> {
         let watch = Arc::clone(self);
-        let work = move || {
-            loop {
-                thread::sleep(PERIOD);
-                let forgot = caught(|| {
-                    watch.forget_if_offline();
-                    watch.lock_forgotten();
-                });
-                if forgot.is_none() {
-                    tracing::error!("forgetting keys failed within the agent: this is a bug, please report it");
-                }
-            }
-        };
-        let spawned = thread::Builder::new().name("forget".into()).spawn(work);
-        spawned.map(drop).context(|| "starting the thread that forgets keys".into())
+        endless::begin("forget", "forgetting keys", move || {
+            thread::sleep(PERIOD);
+            watch.forget_if_offline();
+            watch.lock_forgotten();
+        })
     }
 
     /// What the agent says of itself.

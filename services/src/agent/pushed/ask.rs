@@ -11,7 +11,8 @@ use vmcryptfs::format::cluster::{PushedProvider, Reference, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 
 use super::super::boards::Boards;
-use super::held::{Held, Moment, Outcome, Refused};
+use super::super::moment::Moment;
+use super::held::{Held, Outcome, Refused};
 use super::{Pushed, State};
 
 /// How often the board is looked at while nothing is wished for, and how long a view of it is good.
@@ -27,11 +28,12 @@ const MAX_NAMED: u64 = 16;
 pub(super) struct Asker {
     boards: Arc<Boards>,
     board: Option<(Instant, PushBoard)>,
-    /// What the want of each provider on the board says; none where that is not known.
-    written: BTreeMap<ProviderName, BTreeSet<Reference>>,
+    written: Written,
 }
 
 type Wishes = BTreeMap<Reference, Wish>;
+/// What the want of each provider on the board says; none where that is not known.
+type Written = BTreeMap<ProviderName, BTreeSet<Reference>>;
 
 impl Asker {
     pub(super) fn new(boards: Arc<Boards>) -> Self {
@@ -56,14 +58,10 @@ impl Asker {
             pushed.changed.notify_all();
         }
         // A wish that came since then is not in the board's want yet.
-        let is_new = |(name, wishes): (&PushedProvider, &Wishes)| !self.says(&name.name, wishes);
-        if !state.outstanding().iter().any(|(pushed, wishes)| is_new((pushed, wishes))) || wait == AFTER_FAILURE {
+        let is_new = |(of, wishes): &(PushedProvider, Wishes)| !says(&self.written, &of.name, wishes);
+        if !state.outstanding().iter().any(is_new) || wait == AFTER_FAILURE {
             pushed.changed.wait_for(&mut state, wait);
         }
-    }
-
-    fn says(&self, name: &ProviderName, wishes: &Wishes) -> bool {
-        self.written.get(name).is_some_and(|written| written.iter().eq(wishes.keys()))
     }
 
     fn exchange(&mut self, pushed: &Pushed, work: &[(PushedProvider, Wishes)]) -> Result<()> {
@@ -74,7 +72,7 @@ impl Asker {
         let (_, open) = self.board.insert(board);
         for (provider, wishes) in work {
             let name = &provider.name;
-            if !self.written.get(name).is_some_and(|written| written.iter().eq(wishes.keys())) {
+            if !says(&self.written, name, wishes) {
                 self.written.remove(name);
                 open.want(name, wishes)?;
                 self.written.insert(name.clone(), wishes.keys().copied().collect());
@@ -93,6 +91,11 @@ impl Asker {
         }
         Ok(())
     }
+}
+
+/// Whether the want of a provider says these wishes.
+fn says(written: &Written, name: &ProviderName, wishes: &Wishes) -> bool {
+    written.get(name).is_some_and(|written| written.iter().eq(wishes.keys()))
 }
 
 fn tell_forged(name: &ProviderName, error: &Error) {
@@ -200,6 +203,7 @@ mod tests {
     use uuid::Uuid;
     use vmcryptfs::crypto::wrap::LocalKek;
     use vmcryptfs::format::cluster::{Name, Refusal};
+    use vmcryptfs::timestamp::Timestamp;
 
     use super::*;
 
@@ -303,7 +307,7 @@ mod tests {
     fn the_time_for_which_a_host_sleeps_counts_as_well() {
         let (mut state, _, reference) = wishing(Duration::from_secs(3600));
         let wished = state.wishes.get_mut(&reference).unwrap();
-        wished.begun = Moment::asleep_for(Duration::from_secs(3601));
+        wished.begun = Moment::at(Timestamp::now().before(Duration::from_secs(3601)));
         state.take(reference, kek());
         assert!(state.found(&id()).is_none());
     }

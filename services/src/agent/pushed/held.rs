@@ -7,7 +7,8 @@ use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::format::cluster::{Refusal, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::{Failure, Trouble};
-use vmcryptfs::timestamp::Timestamp;
+
+use super::super::moment::Moment;
 
 /// For how long a wish stays that no program asks for.
 const FORGOTTEN: Duration = Duration::from_secs(20);
@@ -15,33 +16,6 @@ const FORGOTTEN: Duration = Duration::from_secs(20);
 const KEPT: Duration = Duration::from_secs(60);
 /// Shortest pause between two attempts to renew a KEK.
 const MIN_PAUSE: Duration = Duration::from_millis(250);
-
-/// A point in time, by two clocks.
-#[derive(Clone, Copy)]
-pub(super) struct Moment {
-    /// By one that nobody sets, which stands still while the host sleeps.
-    seen: Instant,
-    /// By the host's clock.
-    time: Timestamp,
-}
-
-impl Moment {
-    pub(super) fn now() -> Self {
-        Self { seen: Instant::now(), time: Timestamp::now() }
-    }
-
-    /// One after which the host has slept.
-    #[cfg(test)]
-    pub(super) fn asleep_for(time: Duration) -> Self {
-        Self { seen: Instant::now(), time: Timestamp::now().before(time) }
-    }
-
-    /// For how long it is over, by the clock that says more.
-    pub(super) fn age(&self) -> Duration {
-        let by_clock = Timestamp::now().since_1970().saturating_sub(self.time.since_1970());
-        self.seen.elapsed().max(by_clock)
-    }
-}
 
 /// A KEK. How long it may be used is what its provider says now, and not when it came: an admin may have lowered it since.
 pub(super) struct Held {
