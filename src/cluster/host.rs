@@ -32,7 +32,7 @@ const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
 /// The folder in which a host with this configuration keeps it: `/var/lib/vmcryptfs/host`, or beside the configuration
 /// where that is another one than root's usual one.
 pub fn folder(config: &Path) -> PathBuf {
-    match config == Path::new("/etc/vmcryptfs/config.toml") {
+    match config == Path::new(private_file::CONFIG_OF_ROOT) {
         true => PathBuf::from("/var/lib/vmcryptfs/host"),
         false => private_file::folder_of(config).join("host"),
     }

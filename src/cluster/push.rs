@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::Session;
 use super::board::{Board, Key, Lease};
 use super::host::Identity;
+use super::session::{Session, require_active};
 use crate::crypto::wrap::LocalKek;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::cluster::{
@@ -108,7 +108,7 @@ impl PushBoard {
         if wishes.is_empty() {
             return self.board.remove(&key);
         }
-        self.require_active()?;
+        require_active(self.document.member(self.host()))?;
         let want = Want {
             cluster: self.document.cluster,
             host: self.host(),
@@ -123,16 +123,6 @@ impl PushBoard {
         match self.board.write_if_unchanged(&key, before.as_deref(), &bytes)? {
             true => Ok(()),
             false => Err(Error::new(Kind::Busy, "another host writes what this one wants: was its disk cloned?")),
-        }
-    }
-
-    fn require_active(&self) -> Result<()> {
-        match self.document.member(self.host()).map(|own| own.state) {
-            Some(MemberState::Active) => Ok(()),
-            Some(MemberState::Removed) => {
-                Err(Error::new(Kind::Denied, "this host was removed from the cluster, so no keeper gives it keys"))
-            }
-            None => Err(Error::new(Kind::Denied, "this host is not approved as a member of the cluster yet")),
         }
     }
 

@@ -122,11 +122,7 @@ impl Session {
     /// # Errors
     /// `Denied`.
     pub(super) fn require_active(&self) -> Result<()> {
-        match self.own().map(|own| own.state) {
-            Some(MemberState::Active) => Ok(()),
-            Some(MemberState::Removed) => Err(Error::new(Kind::Denied, "this host was removed from the cluster")),
-            None => Err(Error::new(Kind::Denied, "this host is not approved as a member of the cluster yet")),
-        }
+        require_active(self.own())
     }
 
     /// Writes the next document: the present one with a change, signed by an admin.
@@ -152,5 +148,17 @@ impl Session {
         }
         self.view = View { document, hash, bytes };
         self.files.keep_seen(&mut self.membership, &self.view)
+    }
+}
+
+/// Refuses a host that is not a member, by its entry in the document.
+///
+/// # Errors
+/// `Denied`.
+pub(super) fn require_active(own: Option<&Member>) -> Result<()> {
+    match own.map(|own| own.state) {
+        Some(MemberState::Active) => Ok(()),
+        Some(MemberState::Removed) => Err(Error::new(Kind::Denied, "this host was removed from the cluster")),
+        None => Err(Error::new(Kind::Denied, "this host is not approved as a member of the cluster yet")),
     }
 }

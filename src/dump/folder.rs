@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, renameat, unlinkat};
 
+use crate::cluster::host;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::dump::{About, DumpHeader, MAX_HEADER_LEN};
 use crate::provider::config::DumpSettings;
@@ -101,10 +102,7 @@ fn open_below(folder: &File, name: &str, flags: OFlags) -> io::Result<File> {
 impl DumpFolder {
     /// That of a host with this configuration.
     pub fn of(config: &Path, settings: &DumpSettings) -> Self {
-        let usual = match config == Path::new("/etc/vmcryptfs/config.toml") {
-            true => PathBuf::from("/var/lib/vmcryptfs/dumps"),
-            false => private_file::folder_of(config).join("dumps"),
-        };
+        let usual = host::folder(config).with_file_name("dumps");
         let path = settings.folder.clone().unwrap_or_else(|| usual.clone());
         Self { path, usual, settings: settings.clone() }
     }
@@ -183,18 +181,14 @@ impl DumpFolder {
 
     /// Refuses another `more` bytes where all dumps, or what is left free of the file system, forbid it.
     pub(super) fn check_space(&self, draft: &Draft, more: u64) -> Result<()> {
-        let used: u64 = files(&self.path)?.iter().map(|(_, len)| len).sum();
-        let max = u64::from(self.settings.max_total_mib.get());
-        if used + more > max * MIB {
+        let (dumps, max) = (self.list_here()?, u64::from(self.settings.max_total_mib.get()));
+        let len_of = |counts: fn(&&StoredDump) -> bool| dumps.iter().filter(counts).map(|dump| dump.len).sum::<u64>();
+        if len_of(|_| true) + more > max * MIB {
             return Err(Error::new(Kind::Io, format!("all dumps together are longer than {max} MiB")));
         }
-        if !is_of_system(draft.uid) {
-            let of_users: u64 =
-                self.list_here()?.iter().filter(|dump| may_be_of_users(dump)).map(|dump| dump.len).sum();
-            if of_users + more > max * MIB / 2 {
-                let message = format!("all dumps of processes of users are longer than half of {max} MiB");
-                return Err(Error::new(Kind::Io, message));
-            }
+        if !is_of_system(draft.uid) && len_of(|dump| may_be_of_users(dump)) + more > max * MIB / 2 {
+            let message = format!("all dumps of processes of users are longer than half of {max} MiB");
+            return Err(Error::new(Kind::Io, message));
         }
         let space = rustix::fs::fstatvfs(&draft.file).context(|| "reading free space".into())?;
         let (free, keep) = (space.f_bavail.saturating_mul(space.f_frsize), u64::from(self.settings.keep_free_mib));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::provider::private_file::CONFIG_OF_ROOT;
 use crate::text::Show;
 
 /// What the kernel runs or writes at a dump.
@@ -24,8 +25,6 @@ const MAX_PATTERN: usize = 127;
 /// of it is taken for an option.
 const SPECIFIERS: &str = "-- %P %u %g %s %t %c %h %E";
 const VERB: [&str; 2] = ["dump", "take"];
-/// The configuration that the handler reads without being told.
-const USUAL_CONFIG: &str = "/etc/vmcryptfs/config.toml";
 
 /// The line for a host: dumps come to `program`, and those of programs without data of guests go on to `others`, if that is a line with a
 /// program.
@@ -39,7 +38,7 @@ pub fn pattern(program: &Path, config: &Path, others: Option<&str>) -> Result<St
         text.map(str::to_owned).ok_or_else(|| Error::new(Kind::Invalid, found()))
     };
     let mut words = vec![format!("|{}", word(program)?)];
-    if config != Path::new(USUAL_CONFIG) {
+    if config != Path::new(CONFIG_OF_ROOT) {
         words.push(format!("--config {}", word(config)?));
     }
     words.extend(VERB.map(str::to_owned));
@@ -107,7 +106,7 @@ impl Handler {
     pub fn of(line: &str) -> Option<Self> {
         let mut words = line.trim().strip_prefix('|')?.split_whitespace().peekable();
         let program = PathBuf::from(words.next()?);
-        let mut config = PathBuf::from(USUAL_CONFIG);
+        let mut config = PathBuf::from(CONFIG_OF_ROOT);
         if words.next_if_eq(&"--config").is_some() {
             config = words.next()?.into();
         }
@@ -175,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_line_is_understood_as_it_was_made() {
-        let usual = Path::new(USUAL_CONFIG);
+        let usual = Path::new(CONFIG_OF_ROOT);
         for (config, others) in
             [(usual, None), (Path::new("/a/b.toml"), None), (usual, Some(APPORT)), (usual, Some("core"))]
         {
@@ -204,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_would_not_understand_is_refused() {
-        let usual = Path::new(USUAL_CONFIG);
+        let usual = Path::new(CONFIG_OF_ROOT);
         for (program, config) in [
             ("/opt/my programs/vmcryptfs", usual),
             ("/opt/50%/vmcryptfs", usual),

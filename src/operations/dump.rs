@@ -15,7 +15,7 @@ use crate::format::dump::{DumpKey, DumpKeyFile};
 use crate::gate::{Object, Operation, Trail};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
-use crate::provider::backup::COST;
+use crate::provider::backup::{COST, refuse_existing};
 use crate::provider::config::Config;
 use crate::provider::primary_key::primary_of;
 use crate::provider::{Providers, private_file};
@@ -313,10 +313,8 @@ impl Operation for DecryptDump<'_> {
 
 /// A dump that is to be opened into a new file.
 fn locked(file: &Path, output: &Path) -> Result<LockedDump> {
-    match output.symlink_metadata() {
-        Ok(_) => Err(Error::new(Kind::Exists, format!("{} exists already, expected a new file", output.shown()))),
-        Err(_) => LockedDump::read(file), // making it says more
-    }
+    refuse_existing(output, "what is opened")?;
+    LockedDump::read(file)
 }
 
 /// Encrypts a dump of this host again, under a passphrase that its reader knows.
@@ -368,8 +366,7 @@ impl Operation for RemoveDump<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<PathBuf> {
-        let settings = Providers::load(self.config)?;
-        let path = DumpFolder::of(self.config, settings.dumps()).remove(self.dump)?;
+        let path = DumpFolder::of(self.config, Config::load(self.config)?.dumps()).remove(self.dump)?;
         trail.event().component(&path);
         Ok(path)
     }

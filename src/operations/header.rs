@@ -11,11 +11,11 @@ use crate::format::header::{ComponentKind, HOME_FILE};
 use crate::format::saved_header::SavedHeader;
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::OnProgress;
+use crate::provider::private_file;
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
-use crate::work::restore::write_new;
 use crate::work::unlocked_component::refuse_unsettled;
 
 /// Saves a component's header in a new file.
@@ -48,7 +48,7 @@ impl Operation for BackUpHeader<'_> {
         refuse_unsettled(header.claims())?;
         let uuid = header.claims().uuid;
         trail.event().uuid(uuid);
-        write_new(file, &SavedHeader { time: Timestamp::now(), header }.encode()?)?;
+        private_file::create(file, &[&SavedHeader { time: Timestamp::now(), header }.encode()?])?;
         Ok(uuid)
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::Trouble;
-use super::private_file::{self, MAX_CONFIG_LEN};
+use super::private_file::{self, CONFIG_OF_ROOT, MAX_CONFIG_LEN};
 use super::timed::{Deadline, TimedStream};
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::KeyName;
@@ -223,7 +223,7 @@ pub fn socket_of(config: &Path) -> Result<PathBuf> {
     let text = private_file::read_text(MAX_CONFIG_LEN, config)?;
     let whole: Whole = toml::from_str(&text)
         .map_err(|error| Error::with_source(Kind::Invalid, format!("reading [agent] in {}", config.shown()), error))?;
-    Ok(whole.agent.socket.unwrap_or_else(|| match config == Path::new("/etc/vmcryptfs/config.toml") {
+    Ok(whole.agent.socket.unwrap_or_else(|| match config == Path::new(CONFIG_OF_ROOT) {
         true => PathBuf::from("/run/vmcryptfs/agent.sock"),
         false => private_file::folder_of(config).join("agent.sock"),
     }))
