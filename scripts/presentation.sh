@@ -32,12 +32,5 @@ run_live() {
     "$@" </dev/null 2>&1 | sed -u 's/^/     /'
 }
 
-# Pids of processes with these words in their command line: what a demo started has its folder there, and nobody else's.
-processes_with() {
-    local folder
-    for folder in /proc/[0-9]*; do
-        if tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -q -F -e "$1"; then
-            echo "${folder#/proc/}"
-        fi
-    done
-}
+# shellcheck source=scripts/processes.sh
+source "$(dirname "${BASH_SOURCE[0]}")/processes.sh"

@@ -6,9 +6,10 @@
 
 : "${VMCRYPTFS:?is not set: it must be the path of the vmcryptfs binary, or use scripts/tests/run}"
 VMCRYPTFS=$(readlink -f "$VMCRYPTFS")
-# shellcheck disable=SC2034 # for the tests
 scripts=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/..")
 PATH="$PATH:/usr/sbin:/sbin"
+# shellcheck source=scripts/processes.sh
+source "$scripts/processes.sh"
 
 # /var/tmp and not /tmp, which is memory on newer systems. Short, since the path of a control socket is limited.
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/vmc.XXXXXX")
@@ -111,14 +112,9 @@ make_vm() {
     vmc create "$vm"
 }
 
-# Pids of the mounts of this test: a command line is readable even where its process is protected.
+# Pids of the mounts of this test.
 our_processes() {
-    local folder
-    for folder in /proc/[0-9]*; do
-        if tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -q -F -e "--config $work/"; then
-            echo "${folder#/proc/}"
-        fi
-    done
+    processes_with "--config $work/"
 }
 
 # Pid of the process that serves a mount.
