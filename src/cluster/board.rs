@@ -139,6 +139,14 @@ pub trait Board: Send + Sync {
     /// Those of [`read`](Self::read).
     fn list(&self, under: &str, most: usize) -> Result<Vec<Key>>;
 
+    /// Removes what writers that died have left on it, where the engine has such things. Never what a writer is at work on.
+    ///
+    /// # Errors
+    /// As [`write_if_unchanged`](Self::write_if_unchanged).
+    fn clean(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Begins to watch: what changes from now on is seen.
     ///
     /// # Errors
@@ -171,6 +179,10 @@ impl<B: Board> Board for Arc<B> {
 
     fn list(&self, under: &str, most: usize) -> Result<Vec<Key>> {
         B::list(self, under, most)
+    }
+
+    fn clean(&self) -> Result<()> {
+        B::clean(self)
     }
 
     fn watch(&self) -> Result<Box<dyn Watch>> {

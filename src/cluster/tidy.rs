@@ -8,7 +8,8 @@ use crate::format::cluster::MemberState;
 const MAX_LISTED: usize = 65_536;
 
 impl Session {
-    /// Removes envelopes, wants and KEKs of hosts that were removed, envelopes of generations that are retired, and requests to join that were granted. What the
+    /// Removes envelopes, wants and KEKs of hosts that were removed, envelopes of generations that are retired, requests to join that were granted, and what writers that died have left.
+    /// What the
     /// document does not know stays: another host may know a newer one.
     ///
     /// What stays is useless and harms nobody, and each exchange tries again. So trouble with it is no error: it would hide that a
@@ -44,6 +45,6 @@ impl Session {
                 self.board.remove(&key)?;
             }
         }
-        Ok(())
+        self.board.clean()
     }
 }

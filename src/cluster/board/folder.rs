@@ -10,8 +10,9 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use data_encoding::HEXLOWER;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
@@ -24,11 +25,15 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::provider::private_file::{folder_of, sync_folder};
 use crate::text::Show;
 use lease::{Clock, FolderLease};
-use watch::FolderWatch;
+use watch::{FolderWatch, MAX_RECORDS};
 
 /// How long a writer waits for others, and how often it looks.
 const LOCK_TIME: Duration = Duration::from_secs(10);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
+/// How old a file is that no writer has finished and none will: a writer that lives has had the lock for some seconds at most.
+const LEFT: Duration = Duration::from_secs(600);
+/// How the names of files begin that a writer has not finished.
+const UNFINISHED: &str = ".new-";
 /// Folders in each other, at most.
 const MAX_DEPTH: usize = 8;
 
@@ -36,6 +41,7 @@ const MAX_DEPTH: usize = 8;
 #[derive(Clone, Debug)]
 pub struct FolderBoard {
     folder: PathBuf,
+    clock: Arc<Clock>,
 }
 
 /// Refuses a folder that is not there: a shared file system that is not mounted must not look like an empty board.
@@ -63,7 +69,7 @@ impl FolderBoard {
         let making = || format!("making the folder {}", folder.shown());
         DirBuilder::new().mode(0o755).create(&folder).context(making)?;
         sync_folder(folder_of(&folder)).context(making)?;
-        Ok(Self { folder })
+        Ok(Self { folder, clock: Arc::default() })
     }
 
     /// The board of a cluster.
@@ -74,7 +80,7 @@ impl FolderBoard {
         check(path)?;
         let folder = path.join(cluster.to_string());
         match folder.is_dir() {
-            true => Ok(Self { folder }),
+            true => Ok(Self { folder, clock: Arc::default() }),
             false => Err(Error::new(
                 Kind::NotFound,
                 format!(
@@ -134,30 +140,49 @@ impl FolderBoard {
     fn place(&self, key: &Key, content: &[u8]) -> Result<()> {
         let writing = || format!("writing {key} to the board");
         if let Some((folder, name)) = self.find(key.as_str(), true).context(writing)? {
-            lease::leave(&folder, name).context(writing)?;
+            lease::leave(&folder, name, &self.clock).context(writing)?;
             write_in(&folder, name, content).context(writing)?;
         }
         Ok(())
     }
 
-    /// Removes records whose leases have ended, and these: nobody else does where their owner has gone. Another writer is not waited for.
-    fn sweep(&self, ended: &[Key], clock: &mut Clock) -> Result<()> {
-        if ended.is_empty() {
+    /// Removes records whose leases have ended, and these, and what dead writers have left: nobody else does where their owner has gone. Another
+    /// writer is not waited for. Files that are not finished are written under the lock, so one that is here is of no writer that lives.
+    fn sweep(&self, ended: &[Key], left: &[String]) -> Result<()> {
+        if ended.is_empty() && left.is_empty() {
             return Ok(());
         }
         let _lock = self.lock_for(Duration::ZERO)?;
         for key in ended {
             if let Some((folder, name)) = self.find(key.as_str(), false)? {
-                lease::remove_with_its_end(&folder, name, clock)?;
+                lease::remove_with_its_end(&folder, name, &self.clock)?;
+            }
+        }
+        for path in left {
+            if let Some((folder, name)) = self.find(path, false)?
+                && self.is_left(&folder, name)?
+            {
+                unlink_in(&folder, name)?;
             }
         }
         Ok(())
     }
 
+    /// Whether a file is one that its writer did not finish, a while ago: then it has died, or lost its lock.
+    fn is_left(&self, folder: &File, name: &str) -> Result<bool> {
+        if !name.starts_with(UNFINISHED) && !name.starts_with(lease::PROBE) {
+            return Ok(false);
+        }
+        let Some(stat) = stat_in(folder, name)? else { return Ok(false) };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+        Ok(is_file && self.clock.now(folder)?.duration_since(written).is_ok_and(|age| age >= LEFT))
+    }
+
     /// All records below a folder, with what shows whether they have changed. It looks at `most` names at most.
     fn records(&self, under: &str, most: usize) -> Result<Vec<(Key, Stamp)>> {
         let listing = || format!("listing {under} of the board");
-        let mut listed = Listing { left: most, found: Vec::new(), ended: Vec::new(), clock: Clock::default() };
+        let mut listed = Listing { board: self, most, found: Vec::new(), ended: Vec::new(), left: Vec::new() };
         let root = match under {
             "" => Some(File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?),
             _ => match self.find(under, false).context(listing)? {
@@ -169,7 +194,7 @@ impl FolderBoard {
             listed.walk(&root, under, MAX_DEPTH).context(listing)?;
         }
         // What cannot be removed now is no record all the same, and the next listing tries again.
-        self.sweep(&listed.ended, &mut listed.clock).ok();
+        self.sweep(&listed.ended, &listed.left).ok();
         listed.found.sort();
         Ok(listed.found)
     }
@@ -182,15 +207,18 @@ struct Stamp {
     changed: (i64, u64),
 }
 
-struct Listing {
-    left: usize,
+struct Listing<'b> {
+    board: &'b FolderBoard,
+    /// How many more names are looked at.
+    most: usize,
     found: Vec<(Key, Stamp)>,
     /// Records whose leases have ended, and some that have only a lease.
     ended: Vec<Key>,
-    clock: Clock,
+    /// Files that dead writers have left.
+    left: Vec<String>,
 }
 
-impl Listing {
+impl Listing<'_> {
     fn walk(&mut self, folder: &File, under: &str, depth: usize) -> Result<()> {
         let reading = || "reading a folder".to_owned();
         for entry in Dir::read_from(folder).context(reading)? {
@@ -199,8 +227,8 @@ impl Listing {
             if matches!(name, "." | "..") {
                 continue;
             }
-            let Some(left) = self.left.checked_sub(1) else { break };
-            self.left = left;
+            let Some(most) = self.most.checked_sub(1) else { break };
+            self.most = most;
             let at = |name: &str| if under.is_empty() { name.to_owned() } else { format!("{under}/{name}") };
             if let Some(name) = lease::record_of(name) {
                 if stat_in(folder, name)?.is_none() {
@@ -209,10 +237,14 @@ impl Listing {
                 continue;
             }
             let path = at(name);
+            if self.board.is_left(folder, name)? {
+                self.left.push(path);
+                continue;
+            }
             let Some(key) = Key::parse(&path) else { continue };
             let Some(stat) = stat_in(folder, name)? else { continue };
             match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile if lease::has_ended(folder, name, &mut self.clock)? => self.ended.push(key),
+                FileType::RegularFile if lease::has_ended(folder, name, &self.board.clock)? => self.ended.push(key),
                 FileType::RegularFile => {
                     let changed = (stat.st_mtime, stat.st_mtime_nsec);
                     self.found.push((key, Stamp { inode: stat.st_ino, changed }));
@@ -239,7 +271,7 @@ impl Board for FolderBoard {
     fn read(&self, key: &Key) -> Result<Option<Vec<u8>>> {
         let reading = || format!("reading {key} of the board");
         match self.find(key.as_str(), false).context(reading)? {
-            Some((folder, name)) if !lease::has_ended(&folder, name, &mut Clock::default()).context(reading)? => {
+            Some((folder, name)) if !lease::has_ended(&folder, name, &self.clock).context(reading)? => {
                 read_in(&folder, name).context(reading)
             }
             _ => Ok(None),
@@ -259,12 +291,16 @@ impl Board for FolderBoard {
         let removing = || format!("removing {key} from the board");
         let _lock = self.lock()?;
         let Some((folder, name)) = self.find(key.as_str(), false).context(removing)? else { return Ok(()) };
-        lease::leave(&folder, name).context(removing)?;
+        lease::leave(&folder, name, &self.clock).context(removing)?;
         unlink_in(&folder, name).context(removing)
     }
 
     fn list(&self, under: &str, most: usize) -> Result<Vec<Key>> {
         Ok(self.records(under, most)?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn clean(&self) -> Result<()> {
+        self.records("", MAX_RECORDS).map(drop)
     }
 
     fn watch(&self) -> Result<Box<dyn Watch>> {
@@ -341,7 +377,7 @@ fn read_in(folder: &File, name: &str) -> Result<Option<Vec<u8>>> {
 fn write_in(folder: &File, name: &str, content: &[u8]) -> Result<()> {
     let mut random = [0; 8];
     random::fill(&mut random)?;
-    let fresh = format!(".new-{}", HEXLOWER.encode(&random));
+    let fresh = format!("{UNFINISHED}{}", HEXLOWER.encode(&random));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let making = || format!("making {fresh}");
     let mut file: File = openat(folder, &fresh, flags, Mode::from_raw_mode(0o644)).context(making)?.into();

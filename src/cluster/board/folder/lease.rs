@@ -3,11 +3,13 @@
 //! It has the lease's time as text. Its age is judged by the clock of the file system, which is that of the server on NFS: hosts
 //! whose clocks differ agree on it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use data_encoding::HEXLOWER;
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
@@ -17,6 +19,10 @@ use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 
 const PREFIX: &str = ".lease-";
+/// How the names of files begin by which the file system is asked for its time.
+pub(super) const PROBE: &str = ".now-";
+/// For how long that is known.
+const KNOWN: Duration = Duration::from_secs(1);
 /// Longest text of a lease: milliseconds, as a number.
 const MAX_TEXT: u64 = 20;
 
@@ -24,12 +30,14 @@ const MAX_TEXT: u64 = 20;
 pub(super) struct FolderLease {
     board: FolderBoard,
     time: Duration,
+    /// In the order in which they were first written, and are renewed.
     records: Vec<Key>,
+    known: BTreeSet<Key>,
 }
 
 impl FolderLease {
     pub(super) fn new(board: FolderBoard, time: Duration) -> Self {
-        Self { board, time, records: Vec::new() }
+        Self { board, time, records: Vec::new(), known: BTreeSet::new() }
     }
 
     fn renew(&self, key: &Key) -> Result<()> {
@@ -38,14 +46,14 @@ impl FolderLease {
         write_in(&folder, &lease_of(name), self.time.as_millis().to_string().as_bytes()).context(renewing)
     }
 
-    /// Whether all records are there, under leases that have not ended.
-    fn lives(&self) -> Result<bool> {
-        for key in &self.records {
+    /// Whether these records are there, under leases that have not ended.
+    fn live(&self, records: &[Key]) -> Result<bool> {
+        for key in records {
             let lives = match self.board.find(key.as_str(), false)? {
                 Some((folder, name)) => {
                     stat_in(&folder, name)?.is_some()
                         && stat_in(&folder, &lease_of(name))?.is_some()
-                        && !has_ended(&folder, name, &mut Clock::default())?
+                        && !has_ended(&folder, name, &self.board.clock)?
                 }
                 None => false,
             };
@@ -60,16 +68,17 @@ impl FolderLease {
 impl Lease for FolderLease {
     fn write(&mut self, key: &Key, value: &[u8]) -> Result<()> {
         let _lock = self.board.lock()?;
-        if !self.lives()? {
+        // The first one was renewed before all others, so it ends first. A look at each would be longer for each that is written.
+        if !self.live(self.records.get(..1).unwrap_or_default())? {
             return Err(Error::new(Kind::NotFound, format!("the lease for {key} has ended")));
         }
         if let Some((folder, name)) = self.board.find(key.as_str(), true)? {
             let writing = || format!("writing {key} to the board");
-            remove_ended(&folder, name).context(writing)?;
+            remove_ended(&folder, name, &self.board.clock).context(writing)?;
             self.renew(key)?; // before the record, so that no record is ever without its end
             write_in(&folder, name, value).context(writing)?;
         }
-        if !self.records.contains(key) {
+        if self.known.insert(key.clone()) {
             self.records.push(key.clone());
         }
         Ok(())
@@ -77,7 +86,7 @@ impl Lease for FolderLease {
 
     fn keep_alive(&mut self) -> Result<bool> {
         let _lock = self.board.lock()?;
-        if !self.lives()? {
+        if !self.live(&self.records)? {
             return Ok(false);
         }
         self.records.iter().try_for_each(|key| self.renew(key))?;
@@ -86,11 +95,11 @@ impl Lease for FolderLease {
 
     fn end(self: Box<Self>) -> Result<()> {
         let _lock = self.board.lock()?;
-        if self.lives()? {
+        if self.live(&self.records)? {
             for key in &self.records {
                 let Some((folder, name)) = self.board.find(key.as_str(), false)? else { continue };
                 unlink_in(&folder, name)?;
-                leave(&folder, name)?;
+                leave(&folder, name, &self.board.clock)?;
             }
         }
         Ok(())
@@ -106,33 +115,35 @@ pub(super) fn record_of(name: &str) -> Option<&str> {
     name.strip_prefix(PREFIX)
 }
 
-/// The time by the file system's clock, which is asked for once, when it is first needed.
-#[derive(Default)]
-pub(super) struct Clock(Option<SystemTime>);
+/// The time by the file system's clock. Asking for it makes a file, so it is known for a moment.
+#[derive(Debug, Default)]
+pub(super) struct Clock(Mutex<Option<(Instant, SystemTime)>>);
 
 impl Clock {
-    fn now(&mut self, folder: &File) -> Result<SystemTime> {
-        let now = match self.0 {
-            Some(now) => now,
-            None => now_in(folder)?,
+    pub(super) fn now(&self, folder: &File) -> Result<SystemTime> {
+        let mut known = self.0.lock();
+        let (asked, time) = match known.filter(|(asked, _)| asked.elapsed() < KNOWN) {
+            Some(known) => known,
+            None => (Instant::now(), now_in(folder)?),
         };
-        Ok(*self.0.insert(now))
+        *known = Some((asked, time));
+        Ok(time + asked.elapsed())
     }
 }
 
 /// Takes a record out of its lease, if it is under one. One that has ended is removed.
-pub(super) fn leave(folder: &File, name: &str) -> Result<()> {
-    remove_ended(folder, name)?;
+pub(super) fn leave(folder: &File, name: &str, clock: &Clock) -> Result<()> {
+    remove_ended(folder, name, clock)?;
     unlink_in(folder, &lease_of(name))
 }
 
 /// So that what has ended does not come back under a new lease, or without one.
-fn remove_ended(folder: &File, name: &str) -> Result<()> {
-    if has_ended(folder, name, &mut Clock::default())? { unlink_in(folder, name) } else { Ok(()) }
+fn remove_ended(folder: &File, name: &str, clock: &Clock) -> Result<()> {
+    if has_ended(folder, name, clock)? { unlink_in(folder, name) } else { Ok(()) }
 }
 
 /// Removes a record and its lease, if that has ended. The lease goes last, so that no record is ever without its end.
-pub(super) fn remove_with_its_end(folder: &File, name: &str, clock: &mut Clock) -> Result<()> {
+pub(super) fn remove_with_its_end(folder: &File, name: &str, clock: &Clock) -> Result<()> {
     if has_ended(folder, name, clock)? {
         unlink_in(folder, name)?;
         unlink_in(folder, &lease_of(name))?;
@@ -141,7 +152,7 @@ pub(super) fn remove_with_its_end(folder: &File, name: &str, clock: &mut Clock) 
 }
 
 /// Whether a record was under a lease that has ended. What is not the text of a lease has ended.
-pub(super) fn has_ended(folder: &File, name: &str, clock: &mut Clock) -> Result<bool> {
+pub(super) fn has_ended(folder: &File, name: &str, clock: &Clock) -> Result<bool> {
     let lease = lease_of(name);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file: File = match openat(folder, &lease, flags, Mode::empty()) {
@@ -164,7 +175,7 @@ fn changed(file: &File) -> Result<SystemTime> {
 fn now_in(folder: &File) -> Result<SystemTime> {
     let mut random = [0; 8];
     random::fill(&mut random)?;
-    let probe = format!(".now-{}", HEXLOWER.encode(&random));
+    let probe = format!("{PROBE}{}", HEXLOWER.encode(&random));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let Ok(file) = openat(folder, &probe, flags, Mode::from_raw_mode(0o600)).map(File::from) else {
         return Ok(SystemTime::now());

@@ -182,3 +182,45 @@ fn a_watch_sees_what_changes_and_not_that_a_lease_is_kept_alive() {
     assert_eq!(watch.look_again().unwrap(), seen(&keys));
     assert_eq!(watch.wait(Duration::from_millis(1)).unwrap(), Change::Nothing);
 }
+
+#[test]
+fn a_lease_of_many_records_is_not_looked_through_for_each_that_is_written() {
+    let (dir, board) = board();
+    let keys: Vec<Key> = (0..3).map(|number| Key::alive(Uuid::from_bytes([number; 16]))).collect();
+    let path = |key: &Key| dir.path().join(Uuid::nil().to_string()).join(key.as_str());
+    let mut lease = board.lease(Duration::from_secs(15)).unwrap();
+    keys[..2].iter().for_each(|key| lease.write(key, b"a").unwrap());
+    // Its host took one: that ends no other, and whoever writes the next does not look.
+    fs::remove_file(path(&keys[1])).unwrap();
+    lease.write(&keys[2], b"a").unwrap();
+    assert!(!lease.keep_alive().unwrap(), "who keeps a lease alive looks at all");
+    fs::remove_file(path(&keys[0])).unwrap();
+    assert_eq!(lease.write(&keys[2], b"b").unwrap_err().kind(), Kind::NotFound);
+}
+
+#[test]
+fn what_a_dead_writer_left_is_removed_and_never_the_file_of_one_that_lives() {
+    let (dir, board) = board();
+    let key = Key::document(1);
+    board.write_if_unchanged(&key, None, b"a").unwrap();
+    let folder = dir.path().join(Uuid::nil().to_string()).join("document");
+    let leave = |name: &str, age: u64| {
+        let file = File::create_new(folder.join(name)).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
+    };
+    [(".new-dead", 700), (".new-young", 60), (".now-dead", 700), (".newer", 700)].map(|(name, age)| leave(name, age));
+    fs::create_dir(folder.join(".new-folder")).unwrap();
+    symlink(&folder, folder.join(".new-link")).unwrap();
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let all = names();
+    let writer = board.lock().unwrap();
+    board.clean().unwrap();
+    assert_eq!(names(), all, "a writer is at work");
+    drop(writer);
+    board.clean().unwrap();
+    assert_eq!(names(), [".new-folder", ".new-link", ".new-young", ".newer", key.as_str().rsplit('/').next().unwrap()]);
+}

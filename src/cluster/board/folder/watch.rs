@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Result};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Most names that are looked at: far more than 4096 hosts have.
-const MAX_RECORDS: usize = 1 << 18;
+pub(super) const MAX_RECORDS: usize = 1 << 18;
 
 /// A watch, and what it has seen.
 pub(super) struct FolderWatch {
