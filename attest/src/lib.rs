@@ -1,2 +1,11 @@
 //! What a TPM says of a host, judged without any I/O of its own.
+//!
+//! Bytes from outside are refused with an [`Error`] that names what was found and what was expected. Nothing panics, and
+//! memory is bounded by constants or by the bytes that were handed in, never by a number in them.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should"))]
+
+mod error;
+pub mod pcr;
+
+pub use error::{Error, Kind, Result};
