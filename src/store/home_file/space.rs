@@ -78,7 +78,7 @@ impl<S: Storage> HomeFile<S> {
     }
 
     /// The next blocks of one group, from `at` on and before `end`, whose group is not a hole as a whole.
-    fn next_piece(&self, at: u64, end: u64) -> Result<Option<std::ops::Range<u64>>> {
+    pub(super) fn next_piece(&self, at: u64, end: u64) -> Result<Option<std::ops::Range<u64>>> {
         if at >= end {
             return Ok(None);
         }

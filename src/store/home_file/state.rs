@@ -2,7 +2,7 @@
 
 use crate::crypto::derive::Sha256;
 use crate::error::Result;
-use crate::format::home_file::{block_end, groups};
+use crate::format::home_file::block_end;
 use crate::storage::Storage;
 use crate::store::home_file::HomeFile;
 use crate::store::home_file::unsynced::Blocks;
@@ -12,6 +12,7 @@ impl<S: Storage> HomeFile<S> {
     /// SHA-256 over what docs/FORMAT.md, section 17, calls the state of a file. Two states that have the same have the same content:
     /// the tag of the version that is read stands for it. No block is read but those that have two versions, of which a reader takes
     /// the older one where the newer one is damaged, and those that a killed process left with a successor.
+    /// Groups without any data are passed over: a length costs nothing.
     ///
     /// # Errors
     /// `Corrupt` where entries are missing, or `Io`.
@@ -19,7 +20,9 @@ impl<S: Storage> HomeFile<S> {
         let len = self.plain_len();
         let mut state = Sha256::new();
         state.add(len.to_le_bytes());
-        for blocks in groups(0..block_end(len)) {
+        let mut at = 0;
+        while let Some(blocks) = self.next_piece(at, block_end(len))? {
+            at = blocks.end;
             let mut piece = self.read_pairs(blocks)?;
             self.follow_successors(&mut piece, Blocks::default())?;
             for (block, pair) in piece.iter() {

@@ -103,14 +103,7 @@ impl Sealed<'_> {
         if !self.data {
             return Ok(looks_like_disk);
         }
-        let mut at = 0;
-        loop {
-            match file.read_at(at, MAX_REQUEST, &mut buffer)?.len() {
-                0 => break,
-                len => at += len as u64,
-            }
-        }
-        tally.bytes += at;
+        tally.bytes += read_all(&file, &mut buffer)?;
         self.values(file.storage().file(), file.id(), tally)?;
         Ok(looks_like_disk)
     }
@@ -141,5 +134,56 @@ impl Sealed<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Reads all of a file but its holes, which anyone can make as long as they like, and returns its length.
+fn read_all(file: &dyn PlainFile, buffer: &mut [u8]) -> Result<u64> {
+    let len = file.plain_len();
+    let mut at = 0;
+    while let Some(start) = file.seek_data(at)? {
+        match file.read_at(start, MAX_REQUEST, buffer)?.len() {
+            0 => break,
+            read => at = start + read as u64,
+        }
+    }
+    // The last block says, if it is so, that there was more.
+    file.read_at(len.saturating_sub(1), 1, buffer)?;
+    Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random;
+    use crate::storage::Storage;
+    use crate::storage::memory::{FaultStorage, MemoryStorage};
+
+    #[test]
+    fn a_file_is_read_as_far_as_it_has_anything_and_its_end_in_any_case() {
+        let keys = HomeKeys::new(&random::home_dek().unwrap()).unwrap();
+        let mut buffer = request_buffer();
+        let (made, len) = (HomeFile::open(MemoryStorage::default(), &keys).unwrap(), 3 * MAX_REQUEST as u64);
+        for at in [5, len - 1] {
+            made.write_at(at, b"x", &mut buffer).unwrap();
+        }
+        made.sync().unwrap();
+        let image = made.storage().snapshot();
+        let read = |change: &dyn Fn(&MemoryStorage)| {
+            let storage = MemoryStorage::new(image.clone());
+            change(&storage);
+            let file = HomeFile::open(FaultStorage::new(storage, libc::EIO), &keys).unwrap();
+            file.storage().fail_after(200);
+            read_all(&file, &mut request_buffer())
+        };
+        assert_eq!(read(&|_| ()).unwrap(), len);
+        assert!(read(&|storage| storage.set_len(1 << 44).unwrap()).unwrap() > 1 << 42);
+        let end = image.bytes().len() as u64;
+        for (at, what) in [(end - 4096, "the last block"), (274_432, "the first block")] {
+            let bad = read(&|storage| storage.write_at(at, &[7; 8]).unwrap());
+            assert_eq!(bad.unwrap_err().kind(), Kind::Corrupt, "{what}");
+        }
+        let cut = read(&|storage| storage.set_len(end - 8192).unwrap());
+        assert!(cut.unwrap_err().to_string().contains("cut off"), "the new end is a hole");
     }
 }

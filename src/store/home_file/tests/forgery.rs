@@ -317,3 +317,25 @@ fn the_state_of_a_file_tells_when_a_block_went_back() {
     );
     assert_ne!(state(&image), before);
 }
+
+/// Anyone who can write to the folder makes a file as long as its file system has them: what looks at all of it passes over holes.
+#[test]
+fn a_file_that_others_made_longer_costs_no_more_to_look_at() {
+    let keys = keys();
+    let (image, _) = sample(&keys, 1);
+    let mut states = Vec::new();
+    for terabytes in [1, 15, 1 << 20] {
+        let longer = MemoryStorage::new(image.clone());
+        longer.set_len(terabytes << 40).unwrap();
+        let file = open(FaultStorage::new(longer, libc::EIO), &keys);
+        file.storage.fail_after(20);
+        states.push(file.state_digest().unwrap());
+        assert_eq!(file.seek_data(BLOCK).unwrap(), Some(2 * BLOCK));
+        assert_eq!(file.seek_data(3 * BLOCK).unwrap(), None);
+        assert_eq!(file.seek_hole(BLOCK).unwrap(), Some(BLOCK));
+        assert_eq!(file.seek_hole(2 * BLOCK).unwrap(), Some(3 * BLOCK));
+        assert!(!file.storage.has_failed());
+    }
+    states.dedup();
+    assert_eq!(states.len(), 3, "a length is part of the state");
+}
