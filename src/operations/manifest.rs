@@ -43,7 +43,11 @@ pub(super) fn keeping_manifest<T>(
     let kept = Kept { dir, providers, memory: Memory::of(providers) };
     let begun = kept.begin(&stored, meaning)?;
     let done = work();
-    if let Some(proof) = begun
+    let accepts = |proof: Proof| match meaning {
+        Meaning::Accepts(path) if done.is_ok() => proof.accepting(path),
+        _ => proof,
+    };
+    if let Some(proof) = begun.map(accepts)
         && let Err(error) = kept.end(&proof)
     {
         // What was asked for is done, or says itself why it is not.
@@ -67,12 +71,7 @@ impl Kept<'_> {
         self.with_tree(stored, |tree| {
             let proof = tree.prove()?;
             Ok(match meaning {
-                Meaning::SameHome => {
-                    tree.seal(Purpose::Open, &proof)?;
-                    proof
-                }
-                Meaning::Accepts(path) => {
-                    let proof = proof.accepting(path);
+                Meaning::SameHome | Meaning::Accepts(_) => {
                     tree.seal(Purpose::Open, &proof)?;
                     proof
                 }

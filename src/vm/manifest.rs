@@ -31,7 +31,7 @@ use crate::text;
 use crate::timestamp::Timestamp;
 use crate::vm::draft::Draft;
 use crate::vm::folder;
-use differences::differences;
+use differences::{differences, is_settled_by};
 pub use proof::Proof;
 use proof::Stamp;
 
@@ -223,7 +223,7 @@ impl HomeTree<'_> {
         let kept_notes = || if is_news { proof.noted.clone() } else { Vec::new() };
         let mut notes = current.as_ref().map_or_else(kept_notes, |now| now.notes.clone());
         if let Some(accepted) = &proof.accepted {
-            notes.retain(|note| !note.text.starts_with(accepted));
+            notes.retain(|note| !is_settled_by(&note.text, accepted));
         }
         add(&mut notes, news);
         let has_news = current.as_ref().is_some_and(|now| now.notes != notes);

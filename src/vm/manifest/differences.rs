@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -40,10 +41,51 @@ pub(super) fn differences(sealed: &[Entry], there: &[Entry]) -> Vec<String> {
     for path in new.keys().filter(|path| !old.contains_key(*path)) {
         let new_above = path.parent().is_some_and(|above| new.contains_key(above) && !old.contains_key(above));
         if !new_above && !told.new.contains(*path) {
-            told.say(format!("{} was put in", path.shown()));
+            told.say(put_in(path.shown()));
         }
     }
     told.lines
+}
+
+/// Whether a difference is none any more once what lies at `path` belongs there. A text that may be about another path is not: an
+/// attacker chooses names, such as `root.raw is now data.raw`.
+pub(super) fn is_settled_by(difference: &str, path: &Path) -> bool {
+    let path = path.shown();
+    let is_a_path = |text: &str| !text.is_empty() && !text.contains(' ');
+    difference == put_in(path)
+        || difference == replaced(path)
+        || difference == other_version(path)
+        || difference == other_attributes(path)
+        || difference.strip_prefix(&copy_of(path, "")).is_some_and(is_a_path)
+        || [moved("", path), moved_over("", path)].iter().any(|end| difference.strip_suffix(end).is_some_and(is_a_path))
+}
+
+fn put_in(path: impl Display) -> String {
+    format!("{path} was put in")
+}
+
+fn replaced(path: impl Display) -> String {
+    format!("{path} was replaced by something else")
+}
+
+fn other_version(path: impl Display) -> String {
+    format!("{path} is another version of the file, older or newer")
+}
+
+fn other_attributes(path: impl Display) -> String {
+    format!("the extended attributes of {path} were changed")
+}
+
+fn copy_of(path: impl Display, from: impl Display) -> String {
+    format!("{path} is now a copy of {from}")
+}
+
+fn moved(from: impl Display, path: impl Display) -> String {
+    format!("{from} is now {path}")
+}
+
+fn moved_over(from: impl Display, path: impl Display) -> String {
+    format!("{from} is now in the place of {path}")
 }
 
 /// What makes an entry the same under another name.
@@ -84,14 +126,14 @@ fn changed(path: &Path, old: &Entry, new: &Entry, old_places: &HashMap<Identity,
     if (old.kind, identity(old)) != (new.kind, identity(new)) {
         let from = identity(new).and_then(|identity| old_places.get(&identity)?.first().copied());
         return Some(match from {
-            Some(from) => format!("{path} is now a copy of {}", from.shown()),
-            None => format!("{path} was replaced by something else"),
+            Some(from) => copy_of(path, from.shown()),
+            None => replaced(path),
         });
     }
     if old.content != new.content {
-        return Some(format!("{path} is another version of the file, older or newer"));
+        return Some(other_version(path));
     }
-    (old.values != new.values).then(|| format!("the extended attributes of {path} were changed"))
+    (old.values != new.values).then(|| other_attributes(path))
 }
 
 /// What was said, and which paths it explains.
@@ -148,8 +190,8 @@ impl Told {
                 let (from, place) = (from.shown(), to.shown());
                 self.say(match (is_exchange, old.contains_key(to)) {
                     (true, _) => format!("{from} and {place} were exchanged"),
-                    (false, true) => format!("{from} is now in the place of {place}"),
-                    (false, false) => format!("{from} is now {place}"),
+                    (false, true) => moved_over(from, place),
+                    (false, false) => moved(from, place),
                 });
             }
             if !is_exchange {
@@ -196,6 +238,25 @@ mod tests {
         let mut all: Vec<Entry> = folders.chain(files).collect();
         all.sort_by(|a, b| a.path.cmp(&b.path));
         all
+    }
+
+    #[test]
+    fn only_what_is_about_a_path_alone_is_settled_by_it() {
+        let settled = |text: &str| is_settled_by(text, Path::new("d/ab"));
+        let about = ["d/ab was put in", "d/ab is now a copy of c", "c is now d/ab", "c is now in the place of d/ab"];
+        assert!(about.into_iter().all(settled));
+        assert!(settled("the extended attributes of d/ab were changed"));
+        for other in [
+            "d/ab c was put in",
+            "d/abc was put in",
+            "d/ab was removed",
+            "d/ab and c were exchanged",
+            "a is now b is now d/ab",
+            "d/ab is now a copy of c was removed",
+            "the folder c is now d/ab",
+        ] {
+            assert!(!settled(other), "{other}");
+        }
     }
 
     #[test]

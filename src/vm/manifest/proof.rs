@@ -1,11 +1,11 @@
 //! What a home's manifest proves.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::format::manifest::Note;
-use crate::text::Show;
 use crate::timestamp::Timestamp;
+use crate::vm::manifest::differences::is_settled_by;
 
 /// What a home's manifest proves.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +24,8 @@ pub struct Proof {
     pub(super) at: Stamp,
     /// What the next number is larger than, whatever is there then.
     pub(super) least: u64,
-    /// A path of which nothing is noted, as text.
-    pub(super) accepted: Option<String>,
+    /// A path of which nothing is noted.
+    pub(super) accepted: Option<PathBuf>,
 }
 
 /// The numbers of the manifest that is there, and of the newest that this host has seen.
@@ -40,9 +40,8 @@ impl Proof {
     /// The same, but that what has this path belongs there from now on.
     #[must_use]
     pub fn accepting(mut self, path: &Path) -> Self {
-        let about = format!("{} ", path.shown());
-        self.news.retain(|found| !found.starts_with(&about));
-        Self { accepted: Some(about), ..self }
+        self.news.retain(|found| !is_settled_by(found, path));
+        Self { accepted: Some(path.to_path_buf()), ..self }
     }
 
     /// The same, for a manifest that follows one that was removed on purpose.

@@ -306,6 +306,15 @@ fn a_disk_that_is_adopted_belongs_there() {
 }
 
 #[test]
+fn a_refused_adoption_settles_nothing_that_a_manifest_found() {
+    let host = host();
+    fs::copy(host.path("web01/root.raw"), host.path("web01/twin.raw")).unwrap();
+    host.refuses(&["adopt", host.path("web01/twin.raw")], 9, "is a copy of");
+    let said = checked(&host, 3);
+    assert!(said.contains("twin.raw was put in") || said.contains("twin.raw is now a copy of"), "{said}");
+}
+
+#[test]
 fn disks_that_a_mount_makes_renames_and_removes_are_as_list_and_manifest_say() {
     let host = host();
     let mount = host.mount("web01", &[]);
