@@ -9,6 +9,7 @@ pub mod convert;
 pub mod deep_rekey;
 pub mod disk_names;
 pub mod erase;
+pub mod listing;
 #[cfg(test)]
 mod looking_tests;
 pub mod rekey;

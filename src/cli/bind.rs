@@ -1,5 +1,6 @@
 //! `upgrade` and `adopt`: disks bound to their VM.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -14,6 +15,7 @@ use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
 use crate::vm::component::Component;
 use crate::vm::folder;
+use crate::work::listing::{Change, Listed};
 
 /// Arguments of `upgrade`.
 #[derive(Args)]
@@ -33,13 +35,18 @@ pub(super) struct UpgradeArgs {
 /// Arguments of `adopt`.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  cp --sparse=always db01/data.raw web01/data.raw\n  vmcryptfs adopt web01/data.raw\n\n\
-    The keys of the disk and of the home are needed; the folder is not mounted. The disk keeps its keys: `rekey` gives it others."
+    after_help = "Examples:\n  mv db01/data.raw web01/data.raw\n  vmcryptfs adopt web01/data.raw\n  vmcryptfs adopt web01 --dry-run\n\n\
+    The keys of the disk and of the home are needed; the folder is not mounted. The disk keeps its keys: `rekey` gives it \
+    others. It cannot be in two VMs: for a copy that is used beside the original, `clone` the original's VM, and adopt the \
+    clone's disk. With a VM folder, all disks in it are the VM's from then on, by the names that they have."
 )]
 pub(super) struct AdoptArgs {
     /// A disk, or a VM folder for all disks in it
     #[arg(value_name = "VM_FOLDER[/DISK]", value_parser = place::parser())]
     disk: PathBuf,
+    /// Of a VM folder: show which disks would come to its list, leave it or get other names, and change nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
@@ -74,13 +81,50 @@ pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
     place::refuse_mounted(&located.folder)?;
     local::refuse_if_served(&located.folder, "taking in a disk")?;
     if located.component == Component::Home {
-        let adopt = AdoptAll { folder: &located.folder, providers: Providers::load(config)? };
-        println!("{}: its list has {} disks now.", args.disk.shown(), perform_shown(adopt)?);
+        let adopt = AdoptAll { folder: &located.folder, dry_run: args.dry_run, providers: Providers::load(config)? };
+        print_listed(args, &perform_shown(adopt)?);
         return Ok(());
+    }
+    if args.dry_run {
+        let message = format!("{} is a disk: --dry-run is for a VM folder", args.disk.shown());
+        return Err(Error::new(Kind::Invalid, message));
     }
     let adopt = AdoptDisk { disk: &args.disk, located: &located, providers: Providers::load(config)? };
     let adopted = perform_shown(adopt)?;
     let former = adopted.former.map_or_else(|| "no VM".to_owned(), |former| format!("the VM {former}"));
     println!("{} ({}) is of this VM now, by this name; it was of {former}.", args.disk.shown(), adopted.uuid);
     Ok(())
+}
+
+fn print_listed(args: &AdoptArgs, listed: &Listed) {
+    if let Some(error) = &listed.unread {
+        let reason = error.chain();
+        eprintln!(
+            "The list before cannot be read, so that which disks leave it is not known: {}.",
+            text::one_line(&reason)
+        );
+    }
+    let would = if args.dry_run { "would " } else { "" };
+    listed.changes.iter().for_each(|change| println!("  {}", described(change, would)));
+    let folder = args.disk.shown();
+    let disks = text::count(listed.disks, "disk", "disks");
+    match args.dry_run {
+        true => println!("{folder}: its list would have {disks}."),
+        false => println!("{folder}: its list has {disks} now."),
+    }
+}
+
+fn described(Change { uuid, from, to, is_erased }: &Change, would: &str) -> String {
+    let verb = |word: &str| format!("{would}{word}{}", if would.is_empty() { "s" } else { "" });
+    let names = |names: &BTreeSet<PathBuf>| {
+        let names: Vec<String> = names.iter().map(|name| name.shown().to_string()).collect();
+        names.join(", ")
+    };
+    let (old, new) = (names(from), names(to));
+    match (from.is_empty(), to.is_empty()) {
+        (true, _) => format!("{new} ({uuid}) {} to the list", verb("come")),
+        (_, true) if *is_erased => format!("{old} ({uuid}) {} the list: it is erased", verb("leave")),
+        (_, true) => format!("{old} ({uuid}) {} the list: it is not in the folder", verb("leave")),
+        (false, false) => format!("{old} ({uuid}) {} {new}", verb("become")),
+    }
 }

@@ -11,6 +11,7 @@ use crate::provider::Providers;
 use crate::text;
 use crate::vm::access::{Located, OfflineVm, VmAccess};
 use crate::work::bind::{self, Adopted, Upgraded};
+use crate::work::listing::{Listed, make_list};
 
 /// Binds all disks of a VM to it.
 pub struct UpgradeVm<'a> {
@@ -33,7 +34,7 @@ impl Operation for UpgradeVm<'_> {
         let looking = Looking::new(on_progress);
         let go_on = || looking.tell();
         let mut upgraded = bind::upgrade(&vm, &go_on)?;
-        upgraded.listed = bind::make_list(&vm, false, &go_on)?;
+        upgraded.listed = if upgraded.has_list { None } else { Some(make_list(&vm, false, &go_on)?.disks) };
         upgraded.changed |= upgraded.listed.is_some();
         trail.event().uuid(upgraded.uuid);
         Ok(upgraded)
@@ -44,23 +45,30 @@ impl Operation for UpgradeVm<'_> {
 pub struct AdoptAll<'a> {
     /// The VM folder.
     pub folder: &'a Path,
+    /// Whether it is only looked at.
+    pub dry_run: bool,
     /// Where keys come from.
     pub providers: Providers,
 }
 
 impl Operation for AdoptAll<'_> {
     const NAME: EventName = EventName::Adopt;
-    type Outcome = usize;
+    type Outcome = Listed;
 
     fn object(&self) -> Object {
         Object::Folder(self.folder.to_path_buf())
     }
 
-    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<usize> {
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Listed> {
         let looking = Looking::new(on_progress);
         let vm = OfflineVm::open(self.folder, self.providers)?;
-        let listed = bind::make_list(&vm, true, &|| looking.tell())?.unwrap_or_default();
-        trail.event().reason(format!("{} as they lie there", text::count(listed, "disk", "disks")));
+        let listed = make_list(&vm, self.dry_run, &|| looking.tell())?;
+        if self.dry_run {
+            trail.in_parts(); // of which there are none
+        }
+        let disks = text::count(listed.disks, "disk", "disks");
+        let changes = text::count(listed.changes.len(), "change", "changes");
+        trail.event().reason(format!("{disks} as they lie there, {changes}"));
         Ok(listed)
     }
 }

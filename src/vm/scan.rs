@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{FileType, OFlags};
+use uuid::Uuid;
 
 use crate::error::{Kind, Result};
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader, is_reserved};
@@ -67,6 +68,12 @@ impl FoundComponent {
     /// Whether it was erased: there is nothing left that a key opens.
     pub fn is_erased(&self) -> bool {
         self.header.as_ref().is_err_and(|error| error.kind() == Kind::KeyUnavailable)
+    }
+
+    /// Whether it is the disk of this UUID, as far as a header says that is not verified.
+    pub fn is_disk(&self, uuid: Uuid) -> bool {
+        let header = self.unverified().filter(|_| self.kind == ComponentKind::Disk);
+        header.is_some_and(|header| header.claims().uuid == uuid)
     }
 
     /// What can be tried to unlock.

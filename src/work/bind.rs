@@ -6,17 +6,17 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header};
-use crate::format::members::MemberList;
+use crate::format::header::ComponentKind;
 use crate::key::KeyId;
 use crate::progress::GoOn;
 use crate::storage::claims::FileLocks;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
-use crate::vm::members;
-use crate::vm::owner::{self, Owner};
+use crate::vm::folder;
+use crate::vm::owner::Owner;
 use crate::vm::scan::{self, FoundComponent};
+use crate::work::listing::copy_of;
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
 
 /// What an upgrade bound.
@@ -29,6 +29,9 @@ pub struct Upgraded {
     pub bound: Vec<PathBuf>,
     /// Whether there was anything to do.
     pub changed: bool,
+    /// Whether the home had a list of its disks.
+    #[serde(skip)]
+    pub has_list: bool,
     /// How many disks the list has that the home got by this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listed: Option<usize>,
@@ -80,65 +83,16 @@ pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
     if is_new {
         home.bind_disks()?;
     }
-    Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, listed: None })
-}
-
-/// Makes the list of a VM's disks of those that lie in its folder; `None` where the home has one, unless it is to be rebuilt. All
-/// of them must be this VM's. A crash leaves a VM that opens as before, and another run finishes.
-///
-/// # Errors
-/// `Corrupt` for a disk of another VM, `Exists` for two copies of one disk, `Busy` for a folder that is in use; `NotFound` without a
-/// home; or those of [`UnlockedComponent::open`].
-pub fn make_list(place: &dyn VmAccess, rebuilt: bool, go_on: &GoOn<'_>) -> Result<Option<usize>> {
-    let folder = place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
-    let mut found = place.components(go_on)?;
-    found.retain(|component| !component.is_erased());
-    let keks = fetch_keks(place, &found);
-    let mut home = UnlockedComponent::open(place, &Component::Home, &keks)?;
-    let header = home.header().clone();
-    if header.lists_disks && !rebuilt {
-        return Ok(None);
-    }
-    let former = Owner::of(folder, (&header, home.dek()), &FileLocks, place.memory()).and_then(|owner| owner.list());
-    let former = former.ok().flatten().unwrap_or_default();
-    let sequence = members::next_sequence(&header, &former, place.memory())?;
-    let mut list = MemberList { sequence, ..MemberList::default() };
-    let disks: Vec<&FoundComponent> = found.iter().filter(|found| found.kind == ComponentKind::Disk).collect();
-    let mut files = disks.clone();
-    scan::each_file_once(&mut files);
-    for file in files {
-        let disk = UnlockedComponent::open_of_any_vm(place, &file.component(), &keks)?;
-        let disk = &disk.durable_header()?;
-        owner::refuse_foreign(disk, header.uuid, true).context(|| file.path.shown().to_string())?;
-        if let Some(twin) = list.disks.get(&disk.uuid).and_then(|twin| twin.names.keys().next()) {
-            return Err(copy_of(&file.component(), &Component::Disk(twin.clone()), disk.uuid));
-        }
-        let is_same =
-            |other: &&&FoundComponent| other.path == file.path || (file.inode.is_some() && other.inode == file.inode);
-        let paths: Vec<&Path> = disks.iter().filter(is_same).map(|other| other.path.as_path()).collect();
-        list = list.with_disk(disk, &paths);
-        // That one has gone back is accepted by another verb.
-        if let Some((dek_generation, sequence)) =
-            former.least(disk.uuid).filter(|least| list.least(disk.uuid) < Some(*least))
-        {
-            list = list.with_least(&Header { dek_generation, sequence, ..disk.clone() });
-        }
-    }
-    members::create(folder, header.uuid, home.dek(), &list)?;
-    if !header.lists_disks {
-        home.list_disks()?;
-    }
-    Ok(Some(list.disks.len()))
-}
-
-fn copy_of(disk: &Component, twin: &Component, uuid: Uuid) -> Error {
-    Error::new(Kind::Exists, format!("{disk} is a copy of {twin}: both have the UUID {uuid}"))
+    let has_list = home.header().lists_disks;
+    Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, has_list, listed: None })
 }
 
 /// Makes a disk that is another VM's, or nobody's, or that the VM has elsewhere, one that it has where it lies. Its keys stay.
+/// All that can refuse it is looked at before anything is changed.
 ///
 /// # Errors
-/// `Exists` when it is that already, `Invalid` for a home, or as [`upgrade`].
+/// `Exists` when it is that already, or where the disk is also elsewhere: in this VM, or in another one of the datastore; `Invalid`
+/// for a home, or as [`upgrade`] and [`Owner::change`].
 pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result<Adopted> {
     if *disk == Component::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a disk", place.path().shown())));
@@ -158,25 +112,43 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
         return Err(Error::new(Kind::Exists, format!("{disk} is one of this VM already")));
     }
     let inode = found.iter().find(|found| found.component() == *disk).and_then(|found| found.inode);
-    let same: Vec<&FoundComponent> = found
-        .iter()
-        .filter(|found| found.kind == ComponentKind::Disk)
-        .filter(|found| found.unverified().is_some_and(|header| header.claims().uuid == uuid))
-        .collect();
+    let same: Vec<&FoundComponent> = found.iter().filter(|found| found.is_disk(uuid)).collect();
     if let Some(twin) = same.iter().find(|other| other.component() != *disk && other.inode != inode) {
         return Err(copy_of(disk, &twin.component(), uuid));
+    }
+    if !is_own && let Some(original) = elsewhere(&place.path(), uuid, inode) {
+        return Err(Error::new(
+            Kind::Exists,
+            format!(
+                "{disk} is a copy of {}, both with the UUID {uuid}, and only one of them can be used. Remove that one if this one \
+                 takes its place. For a copy with a UUID and a data key of its own, `vmcryptfs clone` its VM, and adopt the clone's disk",
+                original.shown()
+            ),
+        ));
+    }
+    let mut listed = owner.as_ref().map(|owner| owner.change(|_| true)).transpose()?.flatten();
+    let paths: Vec<&Path> = same.iter().map(|found| found.path.as_path()).collect();
+    if let Some(listed) = &mut listed {
+        let next = listed.list().with_disk(adopted.header(), &paths);
+        listed.announce(&next)?;
     }
     if !is_own {
         adopted.bind_to(home.header().uuid).context(|| disk.to_string())?;
     }
-    if let Some(owner) = owner
-        && let Some(mut listed) = owner.change(|_| true)?
-    {
-        let paths: Vec<&Path> = same.iter().map(|found| found.path.as_path()).collect();
+    if let Some(mut listed) = listed {
         let next = listed.list().with_disk(&adopted.durable_header()?, &paths);
         listed.make(next)?;
     }
     Ok(Adopted { uuid, former, key_id: adopted.header().slots.first_key().clone() })
+}
+
+/// Where another VM of the datastore has a file of this disk, if that can be seen. What lies deeper, or cannot be read, is not known.
+fn elsewhere(folder: &Path, uuid: Uuid, inode: Option<(u64, u64)>) -> Option<PathBuf> {
+    let (datastore, own) = (folder.parent()?, folder.file_name()?);
+    let found = scan::scan(&folder::open_dir(datastore).ok()?).ok()?;
+    let others = found.into_iter().filter(|found| !found.path.starts_with(own) && found.inode != inode);
+    let mut twins = others.filter(|found| found.is_disk(uuid));
+    twins.next().map(|twin| datastore.join(twin.path))
 }
 
 #[cfg(test)]

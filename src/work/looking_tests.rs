@@ -7,10 +7,10 @@ use crate::progress::{Looking, OnProgress};
 use crate::vm::access::OfflineVm;
 use crate::vm::component::Component;
 use crate::vm::datastore::Datastore;
-use crate::work::bind;
 use crate::work::convert::planning_tests::{FILES, clear_vm, encrypt, stop_while_it_looks};
 use crate::work::deep_rekey::DeepRekey;
 use crate::work::rekey::Rekey;
+use crate::work::{bind, listing};
 
 fn encrypted_vm() -> (Datastore, PathBuf) {
     let store = Datastore::with_providers(&["local"]);
@@ -47,7 +47,7 @@ fn binding_and_taking_in_disks_is_stopped_while_it_looks_at_the_folder() {
     };
     let listed = |vm: &OfflineVm, _: &Path, on_progress: OnProgress<'_>| {
         let looking = Looking::new(on_progress);
-        bind::make_list(vm, true, &|| looking.tell()).map(drop)
+        listing::make_list(vm, false, &|| looking.tell()).map(drop)
     };
     assert_eq!((looks(upgraded), looks(listed)), (1, 1));
     let (store, vm) = encrypted_vm();
