@@ -7,6 +7,7 @@ pub mod local;
 pub mod mounts;
 mod socket_dir;
 mod status;
+pub mod summary;
 pub mod vm_task;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +29,10 @@ use crate::sys::thread::{caught, may_fail};
 use crate::text::{Show, quoted};
 use mounts::Mounted;
 use socket_dir::socket_dir;
-pub use status::{ClearStatus, ComponentStatus, LastFailure, MountStatus, NoticeStatus, components, status, status_of};
+pub use status::{
+    ClearStatus, ComponentState, ComponentStatus, Components, LastFailure, MountStatus, NoticeStatus, UnusableStatus,
+    components, status, status_of,
+};
 use vm_task::VmTask;
 
 /// Longest line either side reads, in bytes: the status of tens of thousands of components.

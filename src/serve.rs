@@ -15,12 +15,14 @@ mod open;
 mod open_file;
 mod places;
 mod undecided;
+mod unusable;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -32,6 +34,7 @@ pub use online::OnlineVm;
 pub use open::{OpenRequest, Opened, Unopened};
 pub use open_file::{BackingId, CacheMode, FileUse, OpenFile, Purpose};
 pub use places::{Place, is_of_reserve};
+pub use unusable::Unusable;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
@@ -106,8 +109,10 @@ pub struct ServedFolder {
     had_whole_headers: bool,
     folders_without_home: Vec<PathBuf>,
     files_without_sign: Vec<PathBuf>,
-    /// What was found then, for the first attempt to unlock it.
-    first_found: Mutex<Option<Vec<scan::FoundComponent>>>,
+    /// What was found then, until a mount of it is there.
+    first_found: Mutex<Option<Arc<Vec<scan::FoundComponent>>>>,
+    /// Whether its first attempt to unlock it has begun.
+    was_tried: AtomicBool,
     homes: Homes,
     manifests: Manifests,
     open_files: OpenFiles,
@@ -139,6 +144,7 @@ impl ServedFolder {
             folders_without_home: look.without_home,
             files_without_sign: look.without_sign,
             first_found: Mutex::default(),
+            was_tried: AtomicBool::new(false),
             homes: Homes::default(),
             manifests: Manifests::default(),
             open_files: OpenFiles::default(),
@@ -148,7 +154,7 @@ impl ServedFolder {
         };
         let expected = served.counted(look.components);
         expected.iter().filter_map(scan::FoundComponent::unverified).for_each(|header| served.keyring.expect(header));
-        *served.first_found.lock() = Some(expected);
+        *served.first_found.lock() = Some(Arc::new(expected));
         Ok(served)
     }
 
@@ -195,6 +201,11 @@ impl ServedFolder {
     /// Whether nothing was found so far that is locked or damaged.
     pub fn is_all_unlocked(&self) -> bool {
         self.had_whole_headers && self.keyring.count().1 == 0
+    }
+
+    /// The components as they were when this was opened. They are given once: a mount is there then.
+    pub fn take_first_found(&self) -> Option<Arc<Vec<scan::FoundComponent>>> {
+        self.first_found.lock().take()
     }
 
     /// The components as they are now on disk, of each VM folder at most [`MAX_COMPONENTS`].

@@ -146,7 +146,7 @@ poke "$copy/vmcryptfs.home" 100 'XXXX'
 poke "$copy/vmcryptfs.home" $((65536 + 100)) 'XXXX'
 start_mount "$copy" "$mnt"
 vmc status "$mnt" >"$work/stdout" 2>&1
-grep -q -i 'locked.*damaged' "$work/stdout" || fail "status does not say why the home is locked: $(cat "$work/stdout")"
+grep -q -i 'is damaged: .*damaged' "$work/stdout" || fail "status does not say why the home is locked: $(cat "$work/stdout")"
 [[ $(stat -c %s "$mnt/root.raw") -gt 0 ]] || fail "the disk's size does not show"
 if cat "$mnt/root.raw" >/dev/null 2>&1; then
     fail "a disk of a locked VM can be read"

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::{place, status};
-use crate::control::{self, ComponentStatus, Request};
+use crate::control::{self, ComponentState, ComponentStatus, Request};
 use crate::error::{Error, Kind, Result};
 use crate::text;
 
@@ -42,14 +42,18 @@ struct What {
 
 pub(super) fn unlock(args: &UnlockArgs) -> Result<()> {
     let components = ask(&args.what, |path| Request::Unlock { path })?;
-    match components.iter().filter(|component| !component.unlocked).count() {
-        0 => Ok(()),
-        locked => {
-            let all = text::count(components.len(), "component", "components");
-            let remain = if locked == 1 { "remains" } else { "remain" };
-            Err(Error::new(Kind::KeyUnavailable, format!("{locked} of {all} {remain} locked")))
-        }
-    }
+    let is_locked = |component: &&ComponentStatus| component.state() == ComponentState::Locked;
+    let locked = components.iter().filter(is_locked).count();
+    let lost = components.iter().filter(|component| !component.unlocked).count() - locked;
+    let all = text::count(components.len(), "component", "components");
+    let message = match (locked, lost) {
+        (0, 0) => return Ok(()),
+        (0, lost) => format!("{lost} of {all} cannot be unlocked: see the reasons above"),
+        (1, 0) => format!("1 of {all} remains locked"),
+        (locked, 0) => format!("{locked} of {all} remain locked"),
+        (locked, lost) => format!("{locked} of {all} remain locked, and {lost} cannot be unlocked"),
+    };
+    Err(Error::new(Kind::KeyUnavailable, message))
 }
 
 pub(super) fn lock(args: &LockArgs) -> Result<()> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::{out, place, size, table};
-use crate::control::{self, ComponentStatus, MountStatus, Request};
+use crate::control::summary::{self, Group};
+use crate::control::{self, ClearStatus, ComponentState, ComponentStatus, MountStatus, Request};
 use crate::error::{Error, Kind, Result};
 use crate::text::{self, Show};
 
@@ -32,7 +33,9 @@ pub(super) fn run(args: &StatusArgs) -> Result<()> {
     status.components.retain(|component| component.path.starts_with(&below));
     status.in_the_clear.retain(|clear| clear.path.starts_with(&below));
     status.headless.retain(|folder| folder.starts_with(&below));
-    let is_nothing = status.components.is_empty() && status.in_the_clear.is_empty() && status.headless.is_empty();
+    status.unusable.retain(|place| place.path.starts_with(&below));
+    let others = status.in_the_clear.len() + status.headless.len() + status.unusable.len();
+    let is_nothing = status.components.is_empty() && others == 0;
     if is_nothing && !below.as_os_str().is_empty() {
         let message = format!("{} is not a VM folder or disk", args.path.shown());
         return Err(Error::new(Kind::NotFound, message));
@@ -47,8 +50,11 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     let components = &status.components;
     let rows: Vec<[String; 6]> = components.iter().map(row).collect();
     table::print(["COMPONENT", "KIND", "STATE", "SIZE", "PROVIDER", "KEY ID"], &rows);
-    for locked in components.iter().filter(|component| !component.unlocked) {
-        println!("\n{} is locked: {}", name(locked), locked.reason.as_deref().unwrap_or("unknown"));
+    for group in summary::groups(components) {
+        print_group(&group);
+    }
+    for place in &status.unusable {
+        println!("\n{} is {}: {}", path(&place.path), if place.missing { "missing" } else { "unusable" }, place.what);
     }
     for unlocked in components.iter().filter(|component| component.unlocked) {
         if let Some(last) = &unlocked.last_failure {
@@ -79,10 +85,13 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
              `vmcryptfs header restore` brings a saved one back"
         );
     }
-    for clear in status.in_the_clear.iter().take(MAX_CLEAR) {
+    // What lies in the place of a disk was said already, and is not judged by its name once more.
+    let is_said = |clear: &&ClearStatus| status.unusable.iter().any(|place| place.path == clear.path);
+    let in_the_clear: Vec<&ClearStatus> = status.in_the_clear.iter().filter(|clear| !is_said(clear)).collect();
+    for clear in in_the_clear.iter().take(MAX_CLEAR) {
         println!("\n{}: {}", clear.path.shown(), clear.what);
     }
-    if let Some(more) = status.in_the_clear.len().checked_sub(MAX_CLEAR).filter(|&more| more > 0) {
+    if let Some(more) = in_the_clear.len().checked_sub(MAX_CLEAR).filter(|&more| more > 0) {
         println!(
             "\n{} in the clear: `vmcryptfs check --only-clear` of the backing folder lists all",
             text::count(more, "more file or folder is", "more files and folders are")
@@ -91,12 +100,26 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     Ok(())
 }
 
+/// A reason once, and each component that it is the reason of.
+fn print_group(Group { state, reason, components }: &Group<'_>) {
+    if let ([only], false) = (&components[..], *state == ComponentState::Erased) {
+        println!("\n{} is {}: {reason}", name(only), state.word());
+        return;
+    }
+    let number = text::count(components.len(), "component is", "components are");
+    println!("\n{number} {}: {reason}", state.word());
+    for component in components {
+        let when = component.reason.as_deref().filter(|_| *state == ComponentState::Erased);
+        println!("  {}{}", name(component), when.map_or_else(String::new, |when| format!(": {when}")));
+    }
+}
+
 fn row(component: &ComponentStatus) -> [String; 6] {
     let key = component.keys.first();
     [
         name(component),
         component.kind.clone(),
-        if component.unlocked { "unlocked" } else { "locked" }.to_owned(),
+        component.state().word().to_owned(),
         component.size.map_or_else(|| "-".to_owned(), size::show),
         key.map_or_else(|| "-".to_owned(), |key| key.provider.clone()),
         key.map_or_else(|| "-".to_owned(), |key| key.key_id.clone()),

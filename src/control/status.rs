@@ -1,5 +1,6 @@
 //! The state of a mount and of its components, as `status` shows it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::fs::FileSystem;
 use crate::key::KeyName;
 use crate::provider::Notice;
 use crate::seen;
-use crate::serve::MAX_COMPONENTS;
+use crate::serve::{MAX_COMPONENTS, Unusable};
 use crate::storage::claims::Holder;
 use crate::text::{self, Show};
 use crate::timestamp::Timestamp;
@@ -42,6 +43,52 @@ pub struct MountStatus {
     /// the mount. Only `status` reports it.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::text::path")]
     pub headless: Vec<PathBuf>,
+    /// Disks of a home's list in whose place lies what is no component, or nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unusable: Vec<UnusableStatus>,
+}
+
+/// What lies in the place of a disk that its home's list has. Field names are part of the stable JSON output.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct UnusableStatus {
+    /// Below the mounted folder.
+    #[serde(with = "crate::text::path")]
+    pub path: PathBuf,
+    /// Of the disk that should be there.
+    pub uuid: uuid::Uuid,
+    /// Whether nothing is there.
+    pub missing: bool,
+    /// What is there, and what was expected, for people.
+    pub what: String,
+}
+
+/// What can be done with a component.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComponentState {
+    /// It opens.
+    Unlocked,
+    /// Its DEK is not in memory.
+    Locked,
+    /// Its DEK is in memory, but it does not belong where it lies, or is not whole: each open fails with EIO.
+    Unusable,
+    /// Its header cannot be read.
+    Damaged,
+    /// No key opens it any more.
+    Erased,
+}
+
+impl ComponentState {
+    /// The state in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unlocked => "unlocked",
+            Self::Locked => "locked",
+            Self::Unusable => "unusable",
+            Self::Damaged => "damaged",
+            Self::Erased => "erased",
+        }
+    }
 }
 
 /// A folder or file that is not encrypted. Field names are part of the stable JSON output.
@@ -84,7 +131,10 @@ pub struct ComponentStatus {
     pub kind: String,
     /// Whether the DEK is in memory.
     pub unlocked: bool,
-    /// Why it is not.
+    /// What can be done with it; a mount of an older version does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ComponentState>,
+    /// Why it cannot be used, unless its state is `unlocked`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The last time that it could not be unlocked, also if it could since.
@@ -110,6 +160,14 @@ pub struct ComponentStatus {
     /// Of a home: what its manifest shows that others did, or since when that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
+}
+
+impl ComponentStatus {
+    /// What can be done with it.
+    pub fn state(&self) -> ComponentState {
+        let otherwise = if self.unlocked { ComponentState::Unlocked } else { ComponentState::Locked };
+        self.state.unwrap_or(otherwise)
+    }
 }
 
 /// Another opener of a disk, by what it says of itself. Field names are part of the stable JSON output.
@@ -200,6 +258,7 @@ fn bounded(mut status: MountStatus, most: usize) -> MountStatus {
     status.components.retain(|_| kept.next().unwrap_or_default());
     status.in_the_clear.retain(|clear| fits(serde_json::to_vec(clear)));
     status.headless.retain(|path| fits(serde_json::to_vec(&path.shown().to_string())));
+    status.unusable.retain(|disk| fits(serde_json::to_vec(disk)));
     if left_out > 0 {
         let left_out = text::count(left_out, "component or file is", "components and files are");
         let notice = format!("{left_out} left out: the state of all would be too long");
@@ -210,21 +269,38 @@ fn bounded(mut status: MountStatus, most: usize) -> MountStatus {
 
 /// The state of some components of a mount, and its notices.
 pub fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
-    let (pid, components) = (std::process::id(), statuses(found, fs));
-    let status = MountStatus { pid, components, notices: notices(fs), in_the_clear: Vec::new(), headless: Vec::new() };
+    let Components { all: components, unusable } = components(found, fs);
+    let (pid, notices) = (std::process::id(), notices(fs));
+    let status = MountStatus { pid, components, notices, in_the_clear: Vec::new(), headless: Vec::new(), unusable };
     bounded(status, MAX_BYTES)
 }
 
-/// The components of a mount and their state.
-///
-/// # Errors
-/// `Io` when the folder cannot be read.
-pub fn components(fs: &FileSystem) -> Result<Vec<ComponentStatus>> {
-    Ok(statuses(&fs.served().components()?, fs))
+/// Components of a mount and their state.
+pub struct Components {
+    /// As they were found.
+    pub all: Vec<ComponentStatus>,
+    /// What lies in the places of listed disks and is no component.
+    pub unusable: Vec<UnusableStatus>,
 }
 
-fn statuses(found: &[FoundComponent], fs: &FileSystem) -> Vec<ComponentStatus> {
-    found.iter().map(|component| component_status(component, fs)).collect()
+/// The state of components of a mount that were found.
+pub fn components(found: &[FoundComponent], fs: &FileSystem) -> Components {
+    let refused = fs.served().unusable(found); // notes what has gone back, which is part of a state
+    let mut all: Vec<ComponentStatus> = found.iter().map(|component| component_status(component, fs)).collect();
+    let places: HashMap<&Path, usize> =
+        found.iter().enumerate().map(|(place, component)| (component.path.as_path(), place)).collect();
+    let mut unusable = Vec::new();
+    for Unusable { path, uuid, why, is_missing: missing } in refused {
+        let component = places.get(path.as_path()).map(|&place| &mut all[place]);
+        match component.filter(|component| component.unlocked) {
+            Some(component) => {
+                component.state = Some(ComponentState::Unusable);
+                component.reason = Some(why.chain());
+            }
+            None => unusable.push(UnusableStatus { path, uuid, missing, what: why.chain() }),
+        }
+    }
+    Components { all, unusable }
 }
 
 fn notices(fs: &FileSystem) -> Vec<NoticeStatus> {
@@ -247,11 +323,18 @@ fn component_status(found: &FoundComponent, fs: &FileSystem) -> ComponentStatus 
         (Ok(_), Some(LockState::Locked { reason, .. })) => Some(reason),
         (Ok(_), None) => Some("not used since the mount began: it is unlocked when it is first opened".into()),
     };
+    let state = match &found.header {
+        Err(_) if found.is_erased() => ComponentState::Erased,
+        Err(_) => ComponentState::Damaged,
+        Ok(_) if reason.is_none() => ComponentState::Unlocked,
+        Ok(_) => ComponentState::Locked,
+    };
     let size = claims.and_then(|claims| Some(claims.shape.disk()?.plain_len(found.cipher_len)));
     ComponentStatus {
         path: found.path.clone(),
         kind: found.kind.word().to_owned(),
         unlocked: reason.is_none(),
+        state: Some(state),
         reason,
         last_failure: found
             .unverified()
@@ -278,6 +361,7 @@ mod tests {
             path: format!("evil/{number}.raw").into(),
             kind: "disk".into(),
             unlocked,
+            state: None,
             reason: (!unlocked).then(|| "x".repeat(1000)),
             last_failure: None,
             uuid: None,
@@ -295,7 +379,14 @@ mod tests {
         let components: Vec<ComponentStatus> = (0..1000).map(|number| component(number, number % 10 == 9)).collect();
         let clear = |name: &str| ClearStatus { path: name.into(), kind: "file".into(), what: "y".repeat(60_000) };
         let in_the_clear = vec![clear("a"), clear("b")];
-        let whole = MountStatus { pid: 1, components, notices: Vec::new(), in_the_clear, headless: Vec::new() };
+        let whole = MountStatus {
+            pid: 1,
+            components,
+            notices: Vec::new(),
+            in_the_clear,
+            headless: Vec::new(),
+            unusable: Vec::new(),
+        };
         let len = |status: &MountStatus| serde_json::to_vec(status).unwrap().len();
         assert!(len(&whole) > 1_000_000);
         let short = bounded(whole.clone(), 500_000);

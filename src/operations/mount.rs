@@ -38,7 +38,7 @@ pub struct MountFolder<'a> {
     pub served: Options,
     /// How long it waits for keys.
     pub wait: Option<Duration>,
-    /// Whether nothing may be locked then.
+    /// Whether all that it finds must be usable then.
     pub require_unlocked: bool,
     /// Whether a folder without VMs is meant.
     pub empty: bool,
@@ -63,7 +63,7 @@ pub struct Serving {
     _sockets: Sockets,
     /// The mount itself.
     pub own: Own,
-    /// What of it is locked, or does not show, a line each.
+    /// What of it cannot be used, or does not show, a line each.
     pub notes: Vec<String>,
 }
 
@@ -116,10 +116,10 @@ impl Operation for MountFolder<'_> {
         keep_unlocking(&fs)?;
         let stop = &mut || signals.stop();
         let waiting = ready::Waiting { period: self.wait, required: self.require_unlocked, stop };
-        let locked = waiting.unlock(&fs, &self.spec.mountpoint)?;
+        let not_usable = waiting.unlock(&fs, &self.spec.mountpoint)?;
         let gone_back = ready::gone_back(&fs, &self.spec.mountpoint);
         let hidden = ready::without_home(&fs).into_iter().chain(ready::without_sign(&fs));
-        let notes: Vec<String> = locked.into_iter().chain(hidden).chain(gone_back).collect();
+        let notes: Vec<String> = not_usable.into_iter().chain(hidden).chain(gone_back).collect();
         notes.iter().for_each(|note| tracing::warn!("{note}"));
         let session = Session::mount(&fs, &self.spec)?;
         let own = session.own();

@@ -53,7 +53,7 @@ impl Homes {
         left.into_values().for_each(Kept::leave);
     }
 
-    fn get(&self, vm: BackingId, stamp: Stamp) -> Option<Arc<Home>> {
+    pub(super) fn get(&self, vm: BackingId, stamp: Stamp) -> Option<Arc<Home>> {
         let kept = self.kept.read();
         let known = kept.get(&vm).filter(|known| known.stamp == stamp)?;
         known.last_use.store(self.next_use(), Ordering::Relaxed);

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
@@ -63,11 +64,12 @@ impl ServedFolder {
     /// # Errors
     /// `Io` when the folder cannot be read.
     pub fn retry_locked(&self) -> Result<usize> {
-        let first_found = self.first_found.lock().take();
+        let is_first = !self.was_tried.swap(true, Ordering::Relaxed);
         if !self.keyring.waits_for_provider() {
             return Ok(0);
         }
-        let found = first_found.map_or_else(|| self.components(), Ok)?;
+        let first_found = self.first_found.lock().clone().filter(|_| is_first);
+        let found = first_found.map_or_else(|| self.components().map(Arc::new), Ok)?;
         let waits = |state: Option<LockState>| state.is_some_and(|state| state.waits_for_provider());
         let waiting = self.in_state(&found, waits);
         self.keyring.unlock_all(waiting.iter().copied());

@@ -125,7 +125,7 @@ fn members_are_lost_hang_and_come_back_under_a_mount() {
     assert_eq!(errno_of_opening(&mount.path("vm0/0.raw")), Some(libc::ENOKEY));
     eventually("the reason is known", || reason(&mount, "vm0").contains(&format!("127.0.0.1:{}", second.port())));
     let status = || host.run(&["status", &mount.root().display().to_string()]);
-    assert!(status().contains("vm0 is locked: "));
+    assert!(status().contains("components are locked: ") && status().contains("\n  vm0\n"), "{}", status());
     eventually("what providers have to tell is shown", || status().contains("is set aside"));
     let told = reason(&mount, "vm0");
     assert_eq!(told.matches("is unavailable").count(), 1, "{told}");

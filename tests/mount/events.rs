@@ -231,7 +231,7 @@ fn a_missing_primary_key_is_a_fault_of_this_host() {
     fs::rename(host.path("config/keys/local.key"), host.path("config/keys/away")).unwrap();
     let mount = host.mount("web01", &[]);
     let status = host.run(&["status", &mount.root().display().to_string()]);
-    assert!(status.contains("root.raw is locked: "), "{status}");
+    assert!(status.contains("2 components are locked: ") && status.contains("\n  root.raw\n"), "{status}");
     host.refuses(&["unlock", &mount.root().display().to_string()], 4, "remain locked");
     fs::rename(host.path("config/keys/away"), host.path("config/keys/local.key")).unwrap();
     host.run(&["unlock", &mount.root().display().to_string()]);

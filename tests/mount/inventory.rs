@@ -242,7 +242,7 @@ fn what_was_erased_hinders_nothing_and_is_called_that() {
         .filter(|component| component["reason"].as_str().is_some_and(|why| why.contains("erased on ")));
     assert_eq!(erased.count(), 4, "{status}");
     let log = fs::read_to_string(host.path("log")).unwrap();
-    assert!(log.contains("4 of 6 components are locked: ") && !log.contains("other reasons"), "{log}");
+    assert!(log.contains("4 of 6 components are erased: ") && !log.contains("other reasons"), "{log}");
     assert!(File::open(mount.path("kept/root.raw")).is_ok());
     assert!(File::open(mount.path("kept/data.raw")).is_err());
     mount.unmount();
@@ -362,7 +362,8 @@ fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
         assert!(plan.status.success() && note.contains("Note: no sign of what d.raw is"), "{note}");
         assert!(fs::read(disk).unwrap() == overwritten, "it is left alone");
         let mount = host.mount("vm", &[]);
-        assert!(host.run(&["status", &mount.root().display().to_string()]).contains("no sign of what it is"));
+        let status = host.run(&["status", &mount.root().display().to_string()]);
+        assert!(status.contains("d.raw is unusable: ") && status.contains("the file there has no header"), "{status}");
         let log = fs::read_to_string(host.path("log")).unwrap();
         assert!(log.contains("d.raw: no sign of what it is"), "the mount says it: {log}");
     }

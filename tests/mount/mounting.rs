@@ -152,7 +152,7 @@ fn what_is_locked_or_damaged_is_said_at_the_mount() {
     }
     let damaged = mount(&["--wait", "60s"]);
     assert!(damaged.status.success() && start.elapsed() < Duration::from_secs(50), "nothing to wait for");
-    one_line(&damaged, "1 of 2 components is locked: ");
+    one_line(&damaged, "1 of 2 components is damaged: ");
     host.run(&["umount", at]);
     assert_eq!(mount(&["--require-unlocked"]).status.code(), Some(4));
 }

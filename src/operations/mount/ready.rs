@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, StatVfsMountFlags};
 
-use crate::control::{self, ComponentStatus, mounts};
+use crate::control::{self, ComponentState, Components, mounts, summary};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
 use crate::text::{self, Show, quoted};
@@ -125,39 +125,40 @@ pub(super) fn gone_back(fs: &FileSystem, mountpoint: &Path) -> Option<String> {
 pub(super) struct Waiting<'a> {
     /// How long.
     pub(super) period: Option<Duration>,
-    /// Whether nothing may be locked then.
+    /// Whether all must be usable then.
     pub(super) required: bool,
     /// Whether the wait is to end at once, without a mount.
     pub(super) stop: &'a mut dyn FnMut() -> bool,
 }
 
 impl Waiting<'_> {
-    /// Waits until nothing is locked for want of a key, and says what is locked then.
+    /// Waits until nothing is locked for want of a key, and says what cannot be used then, a line for each kind of reason.
     ///
     /// # Errors
-    /// `Io`; `Stopped`; `KeyUnavailable` if anything is locked that may not be.
-    pub(super) fn unlock(mut self, fs: &Arc<FileSystem>, mountpoint: &Path) -> Result<Option<String>> {
+    /// `Io`; `Stopped`; `KeyUnavailable` if anything cannot be used that must.
+    pub(super) fn unlock(mut self, fs: &Arc<FileSystem>, mountpoint: &Path) -> Result<Vec<String>> {
         let start = Instant::now();
         loop {
-            if fs.served().is_all_unlocked() {
-                return Ok(None);
-            }
-            let components = control::components(fs)?;
-            let locked: Vec<&ComponentStatus> = components.iter().filter(|component| !component.unlocked).collect();
-            if locked.is_empty() {
-                return Ok(None);
-            }
+            let found = match fs.served().is_all_unlocked() {
+                true => fs.served().take_first_found(),
+                false => None,
+            };
+            let found = found.map_or_else(|| fs.served().components().map(Arc::new), Ok)?;
+            let Components { all, unusable } = control::components(&found, fs);
             // A damaged header is none that a key could open.
-            let may_unlock = locked.iter().any(|component| component.uuid.is_some());
+            let may_unlock = all.iter().any(|component| component.state() == ComponentState::Locked);
             if may_unlock && self.period.is_some_and(|period| start.elapsed() < period) {
                 self.retry(fs)?;
                 continue;
             }
-            let said = describe(&locked, components.len());
-            return match self.required {
-                true => Err(Error::new(Kind::KeyUnavailable, said)),
-                false => Ok(Some(format!("{said}; see `vmcryptfs status {}`", quoted(mountpoint)))),
-            };
+            drop(fs.served().take_first_found());
+            let not_usable: Vec<String> =
+                summary::locked(&all).into_iter().chain(summary::unusable(&all, &unusable)).collect();
+            if self.required && !not_usable.is_empty() {
+                return Err(Error::new(Kind::KeyUnavailable, not_usable.join("; ")));
+            }
+            let advice = |said| format!("{said}; see `vmcryptfs status {}`", quoted(mountpoint));
+            return Ok(not_usable.into_iter().chain(summary::missing(&unusable)).map(advice).collect());
         }
     }
 
@@ -216,29 +217,6 @@ fn refuse_file(source: &Path) -> Result<()> {
         None => format!("{path} is a file, expected a VM folder or a datastore"),
     };
     Err(Error::new(Kind::Invalid, message))
-}
-
-/// One line, however many there are: the first reason, and how many components have others.
-fn describe(locked: &[&ComponentStatus], all: usize) -> String {
-    let reason = |component: &ComponentStatus| component.reason.clone().unwrap_or_default();
-    let first = locked.first().map(|component| reason(component)).unwrap_or_default();
-    // Each has a key of its own, which says nothing of why.
-    let why = |component: &ComponentStatus| {
-        let said = reason(component);
-        if said.contains("erased on ") {
-            return "erased".to_owned(); // at whatever time
-        }
-        component.keys.iter().fold(said, |said, key| said.replace(&key.key_id, ""))
-    };
-    let kind = locked.first().map(|component| why(component));
-    let others = locked.iter().filter(|component| Some(why(component)) != kind).count();
-    let are = if locked.len() == 1 { "is" } else { "are" };
-    let more = match others {
-        0 => String::new(),
-        others => format!("; {others} for other reasons"),
-    };
-    let all = text::count(all, "component", "components");
-    format!("{} of {all} {are} locked: {first}{more}", locked.len())
 }
 
 #[cfg(test)]

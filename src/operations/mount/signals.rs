@@ -7,7 +7,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use crate::control;
+use crate::control::{self, ComponentState, summary};
 use crate::error::{Context, Error, Result};
 use crate::fs::FileSystem;
 use crate::sys::process;
@@ -107,17 +107,21 @@ impl Reloaded {
             Ok(status) => status,
             Err(error) => return tracing::error!("the state of the mount is unknown: {}", error.chain()),
         };
-        let locked: Vec<_> = status.components.iter().filter(|component| !component.unlocked).collect();
+        let locked = status.components.iter().filter(|component| component.state() == ComponentState::Locked).count();
         tracing::warn!(
             "state of {}: process {}, {}, {} of them locked",
             self.mountpoint.shown(),
             status.pid,
             text::count(status.components.len(), "component", "components"),
-            locked.len()
+            locked
         );
-        for component in locked {
-            let reason = component.reason.as_deref().unwrap_or("unknown");
-            tracing::warn!("state: {} is locked: {reason}", component.path.shown());
+        for group in summary::groups(&status.components) {
+            for component in group.components {
+                tracing::warn!("state: {} is {}: {}", component.path.shown(), group.state.word(), group.reason);
+            }
+        }
+        for place in status.unusable {
+            tracing::warn!("state: {}: {}", place.path.shown(), place.what);
         }
         for notice in status.notices {
             tracing::warn!("state: {} {}", notice.time, notice.text);

@@ -108,6 +108,110 @@ fn a_disk_that_comes_back_or_comes_twice_is_refused_until_it_is_adopted() {
     mount.unmount();
 }
 
+/// A guest would find out at its first read.
+#[test]
+fn what_cannot_be_used_is_said_at_the_mount_and_in_its_status() {
+    let host = host();
+    host.run(&["create", host.path("other")]);
+    for disk in ["vm/c.raw", "vm/d.raw", "vm/e.raw", "vm/gone.raw", "other/x.raw"] {
+        host.run(&["create-disk", host.path(disk), "--size", "1M"]);
+    }
+    let unusable = ["second.raw", "moved.raw", "x.raw", "c.raw", "d.raw"];
+    fs::copy(host.path("vm/a.raw"), host.path("vm/second.raw")).unwrap();
+    fs::rename(host.path("vm/b.raw"), host.path("vm/moved.raw")).unwrap();
+    fs::copy(host.path("other/x.raw"), host.path("vm/x.raw")).unwrap();
+    fs::copy(host.path("vm/vm.nvram"), host.path("vm/c.raw")).unwrap();
+    edit(host.path("vm/d.raw"), |image| [0, 4 << 20].iter().for_each(|copy| image[*copy..][..4096].fill(0)));
+    fs::remove_file(host.path("vm/gone.raw")).unwrap();
+
+    let at = host.path("at");
+    fs::create_dir(at).unwrap();
+    let mount = |options: &[&str]| {
+        host.try_run(&[&["mount", "--log-file", host.path("log"), host.path("vm"), at], options].concat())
+    };
+    let required = mount(&["--require-unlocked"]);
+    let said = String::from_utf8_lossy(&required.stderr).into_owned();
+    assert!(required.status.code() == Some(4) && said.contains("not usable: moved.raw: disk "), "{said}");
+    assert!(said.contains("; and 4 more"), "{said}");
+    let mounted = mount(&[]);
+    let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+    assert!(mounted.status.success() && said.contains("not usable: moved.raw: disk "), "{said}");
+    assert!(said.contains("missing: gone.raw: ") && said.contains("vmcryptfs status "), "{said}");
+    assert!(said.lines().count() == 2, "{said}");
+    for name in unusable {
+        assert_eq!(errno(fs::read(Path::new(at).join(name))), Some(libc::EIO), "{name}");
+    }
+    let text = host.run(&["status", at]);
+    let status: serde_json::Value = serde_json::from_str(&host.run(&["status", "--json", at])).unwrap();
+    host.run(&["umount", at]);
+    for name in unusable {
+        assert!(text.contains(&format!("\n{name} is unusable: ")), "{name}: {text}");
+    }
+    assert!(text.contains("\ngone.raw is missing: "), "{text}");
+    let listed = status["components"].as_array().unwrap().iter();
+    let mut of_state: Vec<&str> =
+        listed.filter(|one| one["state"] == "unusable").map(|one| one["path"].as_str().unwrap()).collect();
+    let places = status["unusable"].as_array().unwrap();
+    of_state.extend(places.iter().map(|place| place["path"].as_str().unwrap()));
+    assert_eq!(of_state, ["moved.raw", "second.raw", "x.raw", "c.raw", "d.raw", "gone.raw"], "{status}");
+    let missing: Vec<bool> = places.iter().map(|place| place["missing"].as_bool().unwrap()).collect();
+    assert_eq!(missing, [false, false, true], "{status}");
+    assert!(!text.contains("in the clear"), "each is said once: {text}");
+    let usable = |one: &&serde_json::Value| one["state"] == "unlocked";
+    assert_eq!(
+        status["components"].as_array().unwrap().iter().filter(usable).count(),
+        3,
+        "home, a.raw, e.raw: {status}"
+    );
+}
+
+#[test]
+fn a_home_without_its_list_and_an_older_list_are_said_at_the_mount() {
+    let host = host();
+    let kept = fs::read(list_of(&host)).unwrap();
+    let mount = host.mount("vm", &[]);
+    rename(mount.root(), "a.raw", "c.raw");
+    mount.unmount();
+    let at = host.path("at");
+    fs::create_dir(at).unwrap();
+    let mount = || {
+        let mounted = host.try_run(&["mount", "--log-file", host.path("log"), host.path("vm"), at]);
+        let status = host.run(&["status", at]);
+        host.run(&["umount", at]);
+        (String::from_utf8_lossy(&mounted.stderr).into_owned(), status)
+    };
+    fs::write(list_of(&host), kept).unwrap();
+    fs::rename(host.path("vm/c.raw"), host.path("vm/a.raw")).unwrap();
+    let (said, status) = mount();
+    assert!(said.contains("older than what this host has seen"), "{said}");
+    assert!(status.contains("has gone back: the list of its disks"), "{status}");
+    fs::remove_file(list_of(&host)).unwrap();
+    let (said, status) = mount();
+    assert!(said.contains("not usable: .: ") && said.contains("vmcryptfs adopt"), "{said}");
+    assert!(status.contains("\n. is unusable: "), "{status}");
+}
+
+#[test]
+fn what_is_erased_is_not_called_locked() {
+    let host = host();
+    host.run(&["erase", "--yes", host.path("vm/a.raw")]);
+    let mount = host.mount("vm", &[]);
+    let status = mount.status();
+    let state = |name: &str| {
+        let mut found = status["components"].as_array().unwrap().iter();
+        found.find(|one| one["path"] == name).map(|one| one["state"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(state("a.raw").as_deref(), Some("erased"), "{status}");
+    assert_eq!(state("b.raw").as_deref(), Some("unlocked"), "{status}");
+    let text = host.run(&["status", mount.root().to_str().unwrap()]);
+    assert!(text.contains("1 component is erased: ") && !text.contains("locked: "), "{text}");
+    let unlock = host.try_run(&["unlock", mount.root().to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&unlock.stderr).into_owned();
+    assert!(unlock.status.code() == Some(4) && said.contains("1 of 3 components cannot be unlocked"), "{said}");
+    mount.unmount();
+    assert!(host.log().contains("1 of 3 components is erased"), "{}", host.log());
+}
+
 #[test]
 fn a_further_name_that_a_disk_gets_while_it_is_open_is_refused() {
     let host = host();
