@@ -6,6 +6,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should"))]
 
 mod error;
+pub mod event_log;
 pub mod pcr;
+pub mod replay;
+pub mod userspace_log;
 
 pub use error::{Error, Kind, Result};
