@@ -187,7 +187,8 @@ def read_manifest(vector: VectorFile) -> None:
     if what == "state":
         found = home_file.decode_header(data[:home_file.HEADER_LEN], vector.bytes("dek"))
         same(found and found.keys.file_id.hex(), vector.get("id"), "file id")
-        same(manifest.file_state(data, vector.bytes("dek")).hex(), vector.get("state"), "state")
+        for version, name in ((1, "state_1"), (2, "state")):
+            same(manifest.file_state(data, vector.bytes("dek"), version).hex(), vector.get(name), name)
         return
     if what == "file":
         found, blocks = home_file.read_file(lambda at, length: data[at:at + length], len(data), vector.bytes("dek"))

@@ -63,6 +63,10 @@ class Backing:
         self.data[at:at + len(data)] = data
         return self
 
+    def zeros(self, block: int, place: int = MAIN) -> "Backing":
+        """Zeros in the place of a block; its entry stays."""
+        return self.put(place_at(block, place), bytes(BLOCK))
+
     def flip(self, at: int) -> "Backing":
         """Change one bit."""
         self.data[at] ^= 1

@@ -10,7 +10,7 @@ from .errors import Corrupt, Unsupported
 from .header import demand
 
 MAGIC = b"VMCRYPTT"
-VERSION = 1
+VERSIONS = 1, 2
 FILE_ID = b"manifest of home"
 HEAD = struct.Struct("<8sHB5xQQ16s32sI4xQ")
 CLOSED, OPEN = 1, 2
@@ -29,6 +29,7 @@ class Manifest:
     logs: tuple[tuple[int, int, bytes, str], ...] = ()
     notes: tuple[tuple[int, str], ...] = ()
     entries: tuple[tuple[int, bytes, bytes, bytes, bytes], ...] = ()
+    version: int = 2
 
     def records(self) -> list[tuple[int, bytes]]:
         """Type and content of each record."""
@@ -57,7 +58,7 @@ def framed(manifest: Manifest, records: list[tuple[int, bytes]]) -> bytes:
     """A head that fits these records, and those."""
     leaves = [struct.pack("<BI", kind, len(content)) + content for kind, content in records]
     body = b"".join(leaves)
-    head = HEAD.pack(MAGIC, VERSION, manifest.state, manifest.counter, manifest.time, manifest.uuid.bytes,
+    head = HEAD.pack(MAGIC, manifest.version, manifest.state, manifest.counter, manifest.time, manifest.uuid.bytes,
                      tree_hash(leaves), len(leaves), len(body))
     return head + body
 
@@ -67,7 +68,7 @@ def decode(data: bytes) -> Manifest:
     demand(data[:8] == MAGIC, "not a manifest")
     demand(len(data) >= HEAD.size, "the head is cut off")
     _, version, state, counter, time, uuid, root, count, body_len = HEAD.unpack_from(data)
-    if version != VERSION:
+    if version not in VERSIONS:
         raise Unsupported(f"version {version}")
     demand(not any(data[11:16]) and not any(data[84:88]), "reserved bytes are set")
     demand(state in (CLOSED, OPEN), f"state {state}")
@@ -88,7 +89,7 @@ def decode(data: bytes) -> Manifest:
     manifest = Manifest(UUID(bytes=uuid), counter, state, time,
                         tuple(read_log(content) for kind, content in records if kind == LOG),
                         tuple(read_note(content) for kind, content in records if kind == NOTE),
-                        tuple(read_entry(content) for kind, content in records if kind == ENTRY))
+                        tuple(read_entry(content) for kind, content in records if kind == ENTRY), version)
     paths = [entry[4] for entry in manifest.entries]
     demand(paths == sorted(set(paths)), "paths out of order")
     return manifest
@@ -123,7 +124,7 @@ def read_entry(content: bytes) -> tuple[int, bytes, bytes, bytes, bytes]:
 
 def fields(manifest: Manifest) -> list[tuple[str, str]]:
     """What a manifest says, as lines."""
-    return [("uuid", str(manifest.uuid)), ("counter", str(manifest.counter)),
+    return [("version", str(manifest.version)), ("uuid", str(manifest.uuid)), ("counter", str(manifest.counter)),
             ("open", "yes" if manifest.state == OPEN else "no"), ("time", str(manifest.time)),
             *(("log", f"{number} {sequence} {line.hex()} {log}") for number, sequence, line, log in manifest.logs),
             *(("note", f"{time} {note}") for time, note in manifest.notes),
@@ -131,25 +132,32 @@ def fields(manifest: Manifest) -> list[tuple[str, str]]:
               for kind, ident, content, values, path in manifest.entries)]
 
 
-def file_state(backing: bytes, dek: bytes) -> bytes:
-    """The state of a home file."""
+def file_state(backing: bytes, dek: bytes, version: int = 2) -> bytes:
+    """The state of a home file, as manifests of a version have it."""
     def read_at(at: int, count: int) -> bytes:
         return backing[at:at + count]
 
     header = home_file.decode_header(read_at(0, home_file.HEADER_LEN), dek)
     length = home_file.plain_len(len(backing))
     state = sha256(length.to_bytes(8, "little"))
+    if version == 2:
+        known = (header.known_len, header.filled_len) if header else (0, 0)
+        state.update(struct.pack("<QQ", *known))
     for block in range(-(-length // home_file.BLOCK)):
-        pair = read_at(home_file.pair_at(block), home_file.PAIR_LEN)
-        entries = [(entry.version, place, entry) for place, entry in home_file.decode_pair(pair)]
-        if entries:
-            entries.sort(key=lambda item: item[:2], reverse=True)
-            counts = entries[0][2]
-            for _, place, entry in entries if header else []:
-                cipher = read_at(home_file.place_at(block, place), home_file.BLOCK)
-                candidates = entry, home_file.following(read_at, block, entry)
-                if read := [one for one in candidates if home_file.open_entry(header.keys, block, one, cipher) is not None]:
-                    counts = read[0]
-                    break
-            state.update(block.to_bytes(8, "little") + counts.encode()[:48])
+        counts = counting(read_at, header, block)
+        is_hole = counts and not any(any(read_at(home_file.place_at(block, place), home_file.BLOCK)) for place, _ in counts)
+        if counts and not (version == 2 and is_hole and header and block * home_file.BLOCK >= header.filled_len):
+            state.update(block.to_bytes(8, "little") + counts[0][1].encode()[:48])
     return state.digest()
+
+
+def counting(read_at: home_file.ReadAt, header: home_file.Header | None, block: int) -> list[tuple[int, home_file.Entry]]:
+    """The entries of a block with their places: first the one that is read, or else the newer one."""
+    pair = home_file.decode_pair(read_at(home_file.pair_at(block), home_file.PAIR_LEN))
+    entries = sorted(pair, key=lambda item: (item[1].version, item[0]), reverse=True)
+    for number, (place, entry) in enumerate(entries if header else []):
+        cipher = read_at(home_file.place_at(block, place), home_file.BLOCK)
+        for one in (entry, home_file.following(read_at, block, entry)):
+            if home_file.open_entry(header.keys, block, one, cipher) is not None:
+                return [(place, one), *entries[:number], *entries[number + 1:]]
+    return entries

@@ -35,7 +35,8 @@ def vectors() -> dict[str, VectorFile]:
 def good_vectors() -> dict[str, VectorFile]:
     """Manifests that are read."""
     cases = {"empty": ("no record at all", EMPTY), "whole": ("records of every type, entries of every kind", WHOLE),
-             "one-leaf": ("a tree of one leaf", replace(WHOLE, logs=(), notes=(), entries=WHOLE.entries[:1]))}
+             "one-leaf": ("a tree of one leaf", replace(WHOLE, logs=(), notes=(), entries=WHOLE.entries[:1])),
+             "version-1": ("a manifest of version 1", replace(WHOLE, version=1))}
     made = {name: VectorFile((("expect", "ok"), ("why", why), ("what", "manifest"), *fields(manifest)),
                              (encode(manifest),)) for name, (why, manifest) in cases.items()}
     made["sealed"] = VectorFile((("expect", "ok"), ("why", "the home file that a manifest is"), ("what", "file"),
@@ -63,7 +64,8 @@ def bad_vectors() -> dict[str, VectorFile]:
     entry = records[-1][1]
     cases = {
         "magic-wrong": ("corrupt", "the magic of a home file", b"VMCRYPTH" + good[8:]),
-        "version-2": ("unsupported", "version 2", good[:8] + b"\x02" + good[9:]),
+        "version-0": ("unsupported", "version 0", good[:8] + b"\0" + good[9:]),
+        "version-3": ("unsupported", "version 3", good[:8] + b"\x03" + good[9:]),
         "state-0": ("corrupt", "state 0", framed(replace(WHOLE, state=0), records)),
         "state-3": ("corrupt", "state 3", framed(replace(WHOLE, state=3), records)),
         "counter-0": ("corrupt", "counter 0", framed(replace(WHOLE, counter=0), records)),
@@ -93,6 +95,7 @@ def bad_vectors() -> dict[str, VectorFile]:
 def state_vectors() -> dict[str, VectorFile]:
     """Home files, and the state of each."""
     hole = Backing(3 * BLOCK).version(1)
+    two = Backing(BLOCK).version(0).version(0, SPARE, 2)
     cases = {
         "state-one-byte": ("one block that is not full", Backing(1).version(0)),
         "state-hole": ("a block between two holes", hole),
@@ -103,7 +106,20 @@ def state_vectors() -> dict[str, VectorFile]:
         "state-successor": ("an overwritten place, whose entry does not say so yet",
                             Backing(BLOCK).version(0).overwritten(0)),
         "state-second-group": ("a block in the second group", Backing(65 * BLOCK - 5).version(64)),
+        "state-known": ("a header that knows of two filled blocks of three",
+                        Backing(3 * BLOCK, filled_len=2 * BLOCK).version(0).version(1).version(2)),
+        "state-zeros": ("zeros in the place of a block past filled_len, which is a hole thereby",
+                        Backing(2 * BLOCK, filled_len=BLOCK).version(0).version(1).zeros(1)),
+        "state-zeros-filled": ("zeros in the place of a block below filled_len, which is damage",
+                               Backing(2 * BLOCK, filled_len=2 * BLOCK).version(0).version(1).zeros(1)),
+        "state-zeros-twice": ("zeros in both places of a block", two.zeros(0).zeros(0, SPARE)),
+        "state-zeros-damaged": ("zeros in one place of a block, noise in the other",
+                                Backing(BLOCK).version(0).version(0, SPARE, 2).zeros(0).flip(place_at(0, SPARE))),
+        "state-sparse-start": ("a block that begins with zeros and is no hole", Backing(BLOCK).version(0)
+                               .put(place_at(0, 0), bytes(64))),
+        "state-file-version-1": ("a file whose header knows no length", Backing(BLOCK).of_first_version().version(0)),
     }
     return {name: VectorFile((("expect", "ok"), ("why", why), ("what", "state"), ("dek", HOME_DEK.hex()),
-                              ("id", KEYS.file_id.hex()), ("state", file_state(bytes(backing.data), HOME_DEK).hex())),
+                              ("id", KEYS.file_id.hex()), ("state", file_state(bytes(backing.data), HOME_DEK).hex()),
+                              ("state_1", file_state(bytes(backing.data), HOME_DEK, 1).hex())),
                              (bytes(backing.data),)) for name, (why, backing) in cases.items()}

@@ -74,7 +74,7 @@ def stores() -> dict[str, VectorFile]:
     """File name to store."""
     made = [whole(), small_sectors(), empty(), grown(), updated(), one_copy(), of_native(), home(), updated_home(),
             in_transition(4096), in_transition(512), tidying(), home_in_transition(), home_of_state(2), home_of_state(4),
-            owned(), home_with_bound_disks(), home_with_list(), of_native_with_share(), home_with_manifest()]
+            owned(), home_with_bound_disks(), home_with_list(), of_native_with_share(), home_with_manifest(1), home_with_manifest(2)]
     return {**{golden.name: store_file(golden, *rest) for golden, *rest in made}, "dump": dump_store()}
 
 
@@ -281,11 +281,12 @@ def of_native_with_share() -> Made:
     return golden.disk(golden.noise(1000), replace(golden.header(), slots=(slot,)))
 
 
-def home_with_manifest() -> Made:
+def home_with_manifest(version: int) -> Made:
     """A home with a list of its disks and a manifest, which is a file of its own."""
-    golden = Golden("home-with-manifest", "a home that has a manifest, the second file", kind=HOME)
+    golden = (Golden("home-with-manifest", "a home that has a manifest, the second file", kind=HOME) if version == 1 else
+              Golden(f"home-with-manifest-{version}", f"the same with a manifest of version {version}", kind=HOME))
     header = replace(golden.header(), state=2, binds_disks=True, lists_disks=True)
-    made = replace(manifest_cases.WHOLE, uuid=UUID(bytes=header.uuid))
+    made = replace(manifest_cases.WHOLE, uuid=UUID(bytes=header.uuid), version=version)
     golden = replace(golden, manifest=manifest.encode(made))
     copy = encode(header, golden.dek)
     return golden, header, golden.file(copy, copy), b""

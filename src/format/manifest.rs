@@ -16,7 +16,6 @@ pub const MANIFEST_ID: FileId = FileId(*b"manifest of home");
 pub const MAX_MANIFEST_LEN: u64 = 64 << 20;
 
 const MAGIC: [u8; 8] = *b"VMCRYPTT";
-const VERSION: u16 = 1;
 /// Bytes before the records.
 const HEAD_LEN: usize = 96;
 /// Bytes of a record before its content.
@@ -27,9 +26,25 @@ const ENTRY_FIELDS_LEN: usize = 81;
 /// SHA-256 of something; zeros where there is nothing.
 pub type Digest = [u8; 32];
 
+/// A version of manifests: they differ in what their entries say of the content of files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ManifestVersion {
+    /// Zeros past a file's filled length, an older header, and the length of an empty file do not show.
+    First = 1,
+    /// They do.
+    Second = 2,
+}
+
+impl ManifestVersion {
+    /// What is made today.
+    pub const NEWEST: Self = Self::Second;
+}
+
 /// What a home's tree held at some time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Manifest {
+    /// By which its entries are compared.
+    pub version: ManifestVersion,
     /// The home's UUID: a clone with the same keys has another one.
     pub home: Uuid,
     /// From 1 on; each manifest has a larger one than that before.
@@ -94,7 +109,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// A file's id, a disk's UUID; zeros for others.
     pub id: [u8; 16],
-    /// Of a file: its length and the newest version of each block. Of a link: its text.
+    /// Of a file: its lengths and what is read of each block; without a header its length. Of a link: its text.
     pub content: Digest,
     /// The `user.` extended attributes, sealed as they are.
     pub values: Digest,
@@ -116,7 +131,7 @@ impl Manifest {
         let leaves: Vec<Digest> = records.iter().map(|record| leaf(record)).collect();
         let mut w = Writer::default();
         w.put(MAGIC);
-        w.put(VERSION.to_le_bytes());
+        w.put((self.version as u16).to_le_bytes());
         w.put([if self.is_open { 2 } else { 1 }]);
         w.put([0; 5]); // reserved
         w.put(self.counter.to_le_bytes());
@@ -139,10 +154,13 @@ impl Manifest {
         if r.array()? != MAGIC {
             return Err(Error::new(Kind::Corrupt, "not a manifest"));
         }
-        let version = r.u16()?;
-        if version != VERSION {
-            return Err(Error::new(Kind::Unsupported, format!("manifest version {version}, expected {VERSION}")));
-        }
+        let version = match r.u16()? {
+            1 => ManifestVersion::First,
+            2 => ManifestVersion::Second,
+            other => {
+                return Err(Error::new(Kind::Unsupported, format!("manifest version {other}, expected 1 or 2")));
+            }
+        };
         let is_open = match r.u8()? {
             1 => false,
             2 => true,
@@ -166,7 +184,7 @@ impl Manifest {
             ));
         }
         let mut manifest =
-            Self { home, counter, is_open, time, logs: Vec::new(), notes: Vec::new(), entries: Vec::new() };
+            Self { version, home, counter, is_open, time, logs: Vec::new(), notes: Vec::new(), entries: Vec::new() };
         let (mut leaves, mut rest) = (Vec::new(), &bytes[HEAD_LEN..]);
         for number in 0..count {
             let mut r = Reader::new(rest);
@@ -283,6 +301,7 @@ mod tests {
             values: [0; 32],
         };
         Manifest {
+            version: ManifestVersion::NEWEST,
             home: Uuid::from_bytes([7; 16]),
             counter: 5,
             is_open: true,
@@ -300,7 +319,8 @@ mod tests {
     #[test]
     fn a_manifest_comes_back() {
         let empty = Manifest { logs: Vec::new(), notes: Vec::new(), entries: Vec::new(), ..manifest() };
-        for one in [manifest(), Manifest { is_open: false, ..manifest() }, empty] {
+        let first = Manifest { version: ManifestVersion::First, ..manifest() };
+        for one in [manifest(), Manifest { is_open: false, ..manifest() }, empty, first] {
             assert_eq!(Manifest::decode(&one.encode().unwrap(), one.home).unwrap(), one);
         }
     }

@@ -138,7 +138,7 @@ fn accept_manifest(
     let dek = keyring::unlock(&stored.header, keks)?;
     let header = stored.header.clone().verify(&dek)?;
     let keys = HomeKeys::of(&header, &dek)?;
-    let tree = HomeTree { dir, header: &header, keys: &keys, memory };
+    let tree = HomeTree { dir, header: &header, keys: &keys, memory, go_on: &to_the_end };
     if !tree.is_kept() || HomeState::Encrypted.refuse_unfinished(&header).is_err() {
         return Ok(None);
     }

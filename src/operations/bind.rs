@@ -94,9 +94,12 @@ impl Operation for AdoptDisk<'_> {
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Adopted> {
         let Located { folder, component } = self.located;
         let vm = OfflineVm::open(folder, self.providers)?;
-        let looking = Looking::new(on_progress);
-        let adopt = || bind::adopt(&vm, component, &|| looking.tell());
-        let adopted = keeping_manifest(folder, &vm.providers(), Meaning::Accepts(component.path()), adopt)?;
+        let adopt = |on_progress: OnProgress<'_>| {
+            let looking = Looking::new(on_progress);
+            bind::adopt(&vm, component, &|| looking.tell())
+        };
+        let meaning = Meaning::Accepts(component.path());
+        let adopted = keeping_manifest(folder, &vm.providers(), meaning, on_progress, adopt)?;
         let former = adopted.former.map_or_else(|| "of no VM".to_owned(), |former| format!("of the VM {former}"));
         trail.event().uuid(adopted.uuid).key(&adopted.key_id).reason(former);
         Ok(adopted)

@@ -111,9 +111,10 @@ impl<C: Conversion> Operation for ConvertVm<'_, C> {
         let providers = Providers::load(self.config)?;
         let (folder, dry_run) = (self.folder, self.dry_run);
         let meaning = if self.to.takes_home() { Meaning::Anew } else { Meaning::SameHome };
-        let run =
-            || self.to.run((folder, &providers), dry_run, on_progress, &mut |converted| record(trail, &converted));
-        if dry_run { run() } else { keeping_manifest(folder, &providers, meaning, run) }
+        let run = |on_progress: OnProgress<'_>| {
+            self.to.run((folder, &providers), dry_run, on_progress, &mut |converted| record(trail, &converted))
+        };
+        if dry_run { run(on_progress) } else { keeping_manifest(folder, &providers, meaning, on_progress, run) }
     }
 }
 
@@ -145,8 +146,9 @@ impl Operation for ConvertFile<'_> {
 
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<ConvertedFile> {
         let Located { folder, component } = self.located;
-        let convert = || convert_file(folder, component.path(), self.to, self.providers, on_progress);
-        let done = keeping_manifest(folder, self.providers, Meaning::SameHome, convert)
+        let convert =
+            |on_progress: OnProgress<'_>| convert_file(folder, component.path(), self.to, self.providers, on_progress);
+        let done = keeping_manifest(folder, self.providers, Meaning::SameHome, on_progress, convert)
             .context(|| folder.shown().to_string())?;
         trail.event().uuid(done.uuid).key(&done.key_id);
         Ok(done)

@@ -103,7 +103,7 @@ impl Operation for CreateDisk<'_> {
         Object::Disk(self.disk.to_path_buf())
     }
 
-    fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Header> {
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Header> {
         let name = name_of(self.disk)?;
         refuse_container(name)?;
         let parent = self.disk.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -119,7 +119,7 @@ impl Operation for CreateDisk<'_> {
         trail.event().key(&key_id);
         let home_keys = HomeKeys::new(&dek)?;
         let new = NewDisk { owner: Some(home.uuid), ..self.new };
-        let make = || {
+        let make = |_: OnProgress<'_>| {
             let _in_use = in_use; // no longer than that: the manifest is closed by a process that is alone
             if vmdk::is_new_vmdk(name) {
                 return Ok(vmdk::create(&dir, name, &new, (&key_id, kek.as_ref()), (&home_keys, &owner))?.1);
@@ -127,7 +127,7 @@ impl Operation for CreateDisk<'_> {
             let make = |announce: &mut Announce<'_>| disk::create(&dir, name, &new, (&key_id, kek.as_ref()), announce);
             Ok(owner.with_new_disk(Path::new(name), make)?.1)
         };
-        let header = keeping_manifest(parent, &providers, Meaning::SameHome, make)?;
+        let header = keeping_manifest(parent, &providers, Meaning::SameHome, on_progress, make)?;
         trail.event().uuid(header.uuid);
         Ok(header)
     }

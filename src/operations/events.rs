@@ -8,6 +8,7 @@ use crate::event::{EventName, log_name};
 use crate::format::manifest::LogEnd;
 use crate::gate::{Object, Operation, Trail};
 use crate::progress::OnProgress;
+use crate::progress::to_the_end;
 use crate::provider::Providers;
 use crate::seen::Memory;
 use crate::store::home_file::HomeKeys;
@@ -58,7 +59,7 @@ fn sealed_ends(folder: &Path, providers: &Providers, log: &Path) -> Result<Vec<L
     let dek = keyring::unlock(&stored.header, &keks).context(of_vm)?;
     let header = stored.header.verify(&dek)?;
     let (keys, memory) = (HomeKeys::of(&header, &dek)?, Memory::of(providers));
-    let tree = HomeTree { dir: &dir, header: &header, keys: &keys, memory: &memory };
+    let tree = HomeTree { dir: &dir, header: &header, keys: &keys, memory: &memory, go_on: &to_the_end };
     let mut ends = tree.newest().context(of_vm)?.logs;
     let name = log_name(log);
     if ends.iter().all(|end| end.log != name) {

@@ -41,10 +41,11 @@ impl VmTask {
                 let vm = OfflineVm::open(&located.folder, Providers::load(config)?)?;
                 let takes_home = matches!(&self, Self::DeepRekey { task, .. } if task.disks.is_empty())
                     && located.component == Component::Home;
-                let work = || self.perform(&vm, located.component, Principal::Process, on_progress);
+                let work =
+                    |on_progress: OnProgress<'_>| self.perform(&vm, located.component, Principal::Process, on_progress);
                 match takes_home {
-                    true => keeping_manifest(&located.folder, &vm.providers(), Meaning::Anew, work)?,
-                    false => work()?,
+                    true => keeping_manifest(&located.folder, &vm.providers(), Meaning::Anew, on_progress, work)?,
+                    false => work(on_progress)?,
                 }
             }
         };

@@ -68,7 +68,7 @@ impl ServedFolder {
     /// Compares a home that is used for the first time with its manifest, and says how that is kept from now on.
     pub(super) fn keeper(&self, vm: BackingId, dir: &File, home: &Home) -> Result<Option<Keeper>> {
         let memory = self.keyring.memory();
-        let tree = HomeTree { dir, header: &home.header, keys: &home.keys, memory };
+        let tree = HomeTree { dir, header: &home.header, keys: &home.keys, memory, go_on: &to_the_end };
         let is_kept = tree.is_kept();
         if !is_kept && self.options.manifest.is_none() {
             return Ok(None);
@@ -203,7 +203,8 @@ impl ServedFolder {
         let header = stored.header.clone().verify(&dek)?;
         let past = self.keyring.past(&stored.header, &dek, None)?;
         let keys = HomeKeys::of(&header, &dek)?;
-        work(&HomeTree { dir, header: &header, keys: &keys, memory: self.keyring.memory() }, &past)
+        let memory = self.keyring.memory();
+        work(&HomeTree { dir, header: &header, keys: &keys, memory, go_on: &to_the_end }, &past)
     }
 
     /// The VM folders that are served. Those that cannot be opened are passed over.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header};
 use crate::key::Dek;
+use crate::progress::to_the_end;
 use crate::provider::Providers;
 use crate::seen::{Memory, Past, Point};
 use crate::storage::{FileStorage, Storage};
@@ -276,7 +277,13 @@ impl<'e> Checked<'_, 'e> {
     fn compare_manifests(&mut self) {
         for (vm, home) in &self.homes {
             let compared = (self.check.open)(vm).and_then(|dir| {
-                let tree = HomeTree { dir: &dir, header: &home.header, keys: &home.keys, memory: &self.memory };
+                let tree = HomeTree {
+                    dir: &dir,
+                    header: &home.header,
+                    keys: &home.keys,
+                    memory: &self.memory,
+                    go_on: &to_the_end,
+                };
                 if tree.is_kept() { tree.prove().map(Some) } else { Ok(None) }
             });
             let finding = &mut self.findings[home.finding];

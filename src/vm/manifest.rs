@@ -5,22 +5,22 @@
 //! differs from it then may be what the one that opened it did. So an unclean end is no alarm, and proves nothing.
 
 mod differences;
+mod keeper;
 mod proof;
 mod tree;
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::ends;
 use crate::format::header::{Header, NEW_PREFIX};
-use crate::format::manifest::{Entry, MANIFEST_FILE, MANIFEST_ID, MAX_MANIFEST_LEN, Manifest, Note};
+use crate::format::manifest::{Entry, MANIFEST_FILE, MANIFEST_ID, MAX_MANIFEST_LEN, Manifest, ManifestVersion, Note};
+use crate::progress::GoOn;
 use crate::seen::{Memory, Point};
 use crate::storage::FileStorage;
 use crate::store::buffer::RequestBuffer;
@@ -32,8 +32,10 @@ use crate::timestamp::Timestamp;
 use crate::vm::draft::Draft;
 use crate::vm::folder;
 use differences::{differences, is_settled_by};
+pub use keeper::Keeper;
 pub use proof::Proof;
 use proof::Stamp;
+use tree::Look;
 
 /// How a draft's temporary name begins.
 const DRAFT: &str = "manifest-";
@@ -51,6 +53,8 @@ pub struct HomeTree<'a> {
     pub keys: &'a HomeKeys,
     /// What this host has seen.
     pub memory: &'a Arc<Memory>,
+    /// Asked while the folder is looked through, before each name; its error ends that.
+    pub go_on: &'a GoOn<'a>,
 }
 
 /// What a manifest is made for.
@@ -133,7 +137,7 @@ impl HomeTree<'_> {
     /// Compares the home with its manifest, and the manifest with what this host has seen.
     ///
     /// # Errors
-    /// `Io` when the folder cannot be looked through.
+    /// `Io` when the folder cannot be looked through, and that of `go_on`.
     pub fn prove(&self) -> Result<Proof> {
         const ATTEMPTS: usize = 3;
         let mut proof = self.prove_once()?;
@@ -174,7 +178,7 @@ impl HomeTree<'_> {
                 "its manifest is number {counter}, and this host has seen {seen}: the manifest, or the home as a whole, was put back"
             )]));
         }
-        let differences = differences(&manifest.entries, &self.look()?);
+        let differences = differences(&manifest.entries, &self.look(manifest.version)?);
         if manifest.is_open {
             let unproven_since = (!differences.is_empty()).then_some(time);
             return Ok(Proof { unproven_since, ..proof });
@@ -196,14 +200,15 @@ impl HomeTree<'_> {
         has_notes || (counter, self.memory.manifest_counter(self.header.uuid)) == proof.at
     }
 
-    fn look(&self) -> Result<Vec<Entry>> {
-        tree::look(self.dir, &self.header.disk_names, self.keys)
+    /// What is there, as manifests of this version have it.
+    fn look(&self, version: ManifestVersion) -> Result<Vec<Entry>> {
+        tree::look(self.dir, &self.header.disk_names, self.keys, Look { version, go_on: self.go_on })
     }
 
     /// Seals a manifest where one is due, with what `proof` found, unless someone has accepted that. The home must not have gone back.
     ///
     /// # Errors
-    /// `Io`; then the manifest is what it was.
+    /// `Io`, and that of `go_on`; then the manifest is what it was.
     pub fn seal(&self, purpose: Purpose, proof: &Proof) -> Result<()> {
         self.seal_synced(purpose, proof, false)
     }
@@ -227,29 +232,34 @@ impl HomeTree<'_> {
         }
         add(&mut notes, news);
         let has_news = current.as_ref().is_some_and(|now| now.notes != notes);
-        let kept = current.as_ref().map(|now| now.entries.clone());
+        let kept = current.as_ref().map(|now| (now.version, now.entries.clone()));
+        let version = ManifestVersion::NEWEST;
         let (entries, time) = match (purpose, kept) {
             (Purpose::Open, Some(_)) if is_open && !has_news => return Ok(()),
             (Purpose::Renew, _) if !is_open => return Ok(()),
             (_, kept) => {
                 let time = now();
-                let entries = self.look()?;
+                let entries = self.look(version)?;
                 // Nothing was changed since the comparison, but for what others did in the meantime.
-                if let Some(kept) = kept.as_ref().filter(|_| !is_open && news.is_empty()) {
-                    add(&mut notes, &differences(kept, &entries));
+                if let Some((of, kept)) = kept.as_ref().filter(|_| !is_open && news.is_empty()) {
+                    let found = if *of == version { &entries } else { &self.look(*of)? };
+                    add(&mut notes, &differences(kept, found));
                 }
-                if purpose == Purpose::Renew && kept.as_ref() == Some(&entries) {
+                if purpose == Purpose::Renew
+                    && kept.as_ref().is_some_and(|(of, kept)| (*of, kept) == (version, &entries))
+                {
                     return Ok(());
                 }
                 if !is_synced {
-                    tree::sync_changes(self.dir, kept.as_deref().unwrap_or_default(), &entries)?;
+                    let kept = kept.map(|(_, kept)| kept).unwrap_or_default();
+                    tree::sync_changes(self.dir, &kept, &entries)?;
                 }
                 (entries, time)
             }
         };
         let counter = counter.max(seen).max(Some(proof.least)).unwrap_or(0).saturating_add(1);
         let (home, is_open) = (self.header.uuid, purpose != Purpose::Close);
-        self.store(&Manifest { home, counter, is_open, time, logs: ends(), notes, entries })?;
+        self.store(&Manifest { version, home, counter, is_open, time, logs: ends(), notes, entries })?;
         drop(locked);
         Ok(())
     }
@@ -272,11 +282,13 @@ impl HomeTree<'_> {
         let locked = lock(self.dir)?;
         let current = self.load().ok().flatten();
         let is_open = is_in_use || current.as_ref().is_some_and(|now| now.is_open);
-        let (time, entries) = (now(), self.look()?);
+        let version = ManifestVersion::NEWEST;
+        let (time, entries) = (now(), self.look(version)?);
         tree::sync_changes(self.dir, &[], &entries)?;
         let seen = self.memory.manifest_counter(uuid);
         let counter = current.map(|now| now.counter).max(seen).unwrap_or(0).saturating_add(1);
-        self.store(&Manifest { home: uuid, counter, is_open, time, logs: ends(), notes: Vec::new(), entries })?;
+        let (home, notes) = (uuid, Vec::new());
+        self.store(&Manifest { version, home, counter, is_open, time, logs: ends(), notes, entries })?;
         drop(locked);
         Ok(found)
     }
@@ -325,48 +337,6 @@ impl HomeTree<'_> {
     }
 }
 
-/// What a home that is open for use keeps of its manifest: it is opened before the first change.
-pub struct Keeper {
-    dir: File,
-    memory: Arc<Memory>,
-    proof: Arc<Proof>,
-    /// Whether one is made where there is none.
-    makes: bool,
-    is_open: AtomicBool,
-    opening: Mutex<()>,
-}
-
-impl Keeper {
-    /// For a home whose folder is `dir`, and of which `proof` was found; whether it gets a manifest if it has none.
-    ///
-    /// # Errors
-    /// `Io`.
-    pub fn new(dir: &File, memory: &Arc<Memory>, proof: &Arc<Proof>, makes: bool) -> Result<Self> {
-        let dir = readable(dir).context(|| "opening the VM folder".into())?;
-        let (memory, proof) = (Arc::clone(memory), Arc::clone(proof));
-        Ok(Self { dir, memory, proof, makes, is_open: AtomicBool::new(false), opening: Mutex::default() })
-    }
-
-    /// Called before a change of the home. Costs nothing but the first time.
-    ///
-    /// # Errors
-    /// `Io`; then the home must not be changed.
-    pub fn will_change(&self, header: &Header, keys: &HomeKeys) -> Result<()> {
-        if self.is_open.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let _alone = self.opening.lock();
-        if !self.is_open.load(Ordering::Acquire) {
-            let tree = HomeTree { dir: &self.dir, header, keys, memory: &self.memory };
-            if self.makes || tree.is_kept() {
-                tree.seal(Purpose::Open, &self.proof)?;
-            }
-            self.is_open.store(true, Ordering::Release);
-        }
-        Ok(())
-    }
-}
-
 /// Keeps others from sealing a manifest of the same home. A file system without such locks leaves that to chance: then the later one
 /// counts.
 fn lock(dir: &File) -> Result<File> {
@@ -400,3 +370,6 @@ fn add(notes: &mut Vec<Note>, found: &[String]) {
         notes.push(Note { time: now(), text: text.clone() });
     }
 }
+
+#[cfg(test)]
+mod tests;

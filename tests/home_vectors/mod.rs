@@ -3,7 +3,7 @@
 use data_encoding::HEXLOWER;
 use vmcryptfs::error::Result;
 use vmcryptfs::format::home_file::{BLOCK, BLOCK_LEN, FileId};
-use vmcryptfs::format::manifest::{Entry, MANIFEST_ID, Manifest};
+use vmcryptfs::format::manifest::{Entry, MANIFEST_ID, Manifest, ManifestVersion};
 use vmcryptfs::key::Dek;
 use vmcryptfs::storage::Storage;
 use vmcryptfs::storage::memory::MemoryStorage;
@@ -53,6 +53,7 @@ fn home_files() {
 fn manifest_fields(manifest: &Manifest) -> Vec<(String, String)> {
     let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
     let mut fields = vec![
+        ("version", (manifest.version as u16).to_string()),
         ("uuid", manifest.home.hyphenated().to_string()),
         ("counter", manifest.counter.to_string()),
         ("open", if manifest.is_open { "yes" } else { "no" }.to_owned()),
@@ -74,7 +75,7 @@ fn manifest_fields(manifest: &Manifest) -> Vec<(String, String)> {
 
 #[test]
 fn manifests_and_states_of_files() {
-    for vector in vectors("manifest", 33) {
+    for vector in vectors("manifest", 43) {
         let mut plain = vector.bodies[0].clone();
         if vector.get("what") != "manifest" {
             let storage = MemoryStorage::default();
@@ -82,7 +83,10 @@ fn manifests_and_states_of_files() {
             let file = HomeFile::open(storage, &keys(&vector)).unwrap();
             if vector.get("what") == "state" {
                 assert_eq!(file.id().unwrap().0.as_slice(), vector.bytes("id"), "{}", vector.name);
-                assert_eq!(file.state_digest().unwrap().as_slice(), vector.bytes("state"), "{}", vector.name);
+                for (version, state) in [(ManifestVersion::First, "state_1"), (ManifestVersion::Second, "state")] {
+                    let digest = file.state_digest(version).unwrap();
+                    assert_eq!(digest.as_slice(), vector.bytes(state), "{}: {state}", vector.name);
+                }
                 continue;
             }
             assert_eq!(file.id(), Some(MANIFEST_ID));

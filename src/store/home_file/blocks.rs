@@ -130,7 +130,7 @@ impl<S: Storage> HomeFile<S> {
     /// Only a crash leaves an older version beside a torn one, or a place that was overwritten without its entry. Where no version authenticates and the places hold
     /// nothing but zeros, neither did their data reach the medium nor was any of it ever synced: that is a hole, unless
     /// the file is known to have none there.
-    fn read_block(
+    pub(super) fn read_block(
         &self,
         opener: &mut Opener<'_>,
         block: BlockIndex,

@@ -130,6 +130,12 @@ impl KnownLengths {
         block.plain_start() < self.filled()
     }
 
+    /// Known and filled length as the header says them, 0 where it does not.
+    pub(super) fn recorded(&self) -> [u64; 2] {
+        let filled = self.recorded_filled.lock();
+        [self.len(), *filled]
+    }
+
     fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }

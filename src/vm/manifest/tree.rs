@@ -8,8 +8,9 @@ use std::path::Path;
 
 use crate::crypto::derive::{Sha256, sha256};
 use crate::error::{Context, Result};
-use crate::format::manifest::{Digest, Entry, EntryKind};
+use crate::format::manifest::{Digest, Entry, EntryKind, ManifestVersion};
 use crate::format::names::DiskNames;
+use crate::progress::GoOn;
 use crate::storage::FileStorage;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::sys::file::{file_beneath, folder_beneath, readable};
@@ -17,18 +18,26 @@ use crate::text::Show;
 use crate::vm::attributes::{xattr, xattr_names};
 use crate::vm::inventory::{self, Inventory, Link, What};
 
+/// How a tree is looked through.
+#[derive(Clone, Copy)]
+pub(super) struct Look<'l> {
+    /// What entries say of files is that of manifests of this version.
+    pub(super) version: ManifestVersion,
+    /// Asked before each name, twice.
+    pub(super) go_on: &'l GoOn<'l>,
+}
+
 /// Looks through a VM folder. What does not open under the keys of the home is of the kind "anything else".
 ///
 /// # Errors
-/// `Io`.
-pub(super) fn look(dir: &File, disk_names: &DiskNames, keys: &HomeKeys) -> Result<Vec<Entry>> {
+/// `Io`, and that of `go_on`.
+pub(super) fn look(dir: &File, disk_names: &DiskNames, keys: &HomeKeys, look: Look<'_>) -> Result<Vec<Entry>> {
     let own = |entry: &&inventory::Entry| !entry.reserved && entry.vm.as_deref() == Some(Path::new(""));
-    let found = Inventory::take(dir, disk_names)?;
-    let looked = found
-        .entries
-        .iter()
-        .filter(own)
-        .map(|entry| entry_of(dir, entry, keys).context(|| format!("looking at {}", entry.path.shown())));
+    let found = Inventory::take_watched(dir, disk_names, look.go_on)?;
+    let looked = found.entries.iter().filter(own).map(|entry| {
+        (look.go_on)()?;
+        entry_of(dir, entry, keys, look.version).context(|| format!("looking at {}", entry.path.shown()))
+    });
     let mut entries = looked.collect::<Result<Vec<Entry>>>()?;
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)
@@ -54,7 +63,7 @@ pub(super) fn sync_changes(dir: &File, old: &[Entry], new: &[Entry]) -> Result<(
     Ok(())
 }
 
-fn entry_of(dir: &File, entry: &inventory::Entry, keys: &HomeKeys) -> Result<Entry> {
+fn entry_of(dir: &File, entry: &inventory::Entry, keys: &HomeKeys, version: ManifestVersion) -> Result<Entry> {
     let plain = |kind| Entry {
         path: entry.path.as_os_str().as_bytes().to_vec(),
         kind,
@@ -71,14 +80,18 @@ fn entry_of(dir: &File, entry: &inventory::Entry, keys: &HomeKeys) -> Result<Ent
             let file = open_file(dir, &entry.path)?;
             let values = values(&file)?;
             let opened = HomeFile::open(FileStorage::new(file), keys);
-            let state = opened.and_then(|file| Ok((file.id(), file.state_digest()?)));
+            let state = opened.and_then(|file| Ok((file.id(), file.state_digest(version)?)));
             match state {
                 Ok((Some(id), content)) => Entry { id: id.0, content, values, ..plain(EntryKind::File) },
                 Ok((None, content)) => Entry { content, values, ..plain(EntryKind::Empty) },
                 Err(_) => plain(EntryKind::Other),
             }
         }
-        What::Empty(_) => Entry { values: values(&open_file(dir, &entry.path)?)?, ..plain(EntryKind::Empty) },
+        What::Empty(_) => {
+            let file = open_file(dir, &entry.path)?;
+            let (values, content) = (values(&file)?, length(&file, version)?);
+            Entry { content, values, ..plain(EntryKind::Empty) }
+        }
         What::Disk(headers) => match headers.uuid {
             Some(uuid) => {
                 let values = values(&open_file(dir, &entry.path)?)?;
@@ -110,6 +123,13 @@ fn open_folder(dir: &File, path: &Path) -> std::io::Result<File> {
 
 fn open_file(dir: &File, path: &Path) -> Result<File> {
     file_beneath(dir, path).context(|| "opening it".into())
+}
+
+/// Of a file that is a hole: of an empty one zeros.
+fn length(file: &File, version: ManifestVersion) -> Result<Digest> {
+    let len = file.metadata().context(|| "asking for its length".into())?.len();
+    let tells = version != ManifestVersion::First && len > 0;
+    Ok(if tells { sha256(&len.to_le_bytes()) } else { [0; 32] })
 }
 
 /// Of the extended attributes of the `user` namespace, as they are stored, in the order of their names.

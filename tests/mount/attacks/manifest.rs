@@ -7,7 +7,7 @@ use std::process::Command;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::{Pid, Signal, kill_process};
-use vmcryptfs::format::manifest::Manifest;
+use vmcryptfs::format::manifest::{Manifest, ManifestVersion};
 
 use crate::host::Host;
 use crate::transport::wait_for_the_end_of;
@@ -132,6 +132,20 @@ fn an_older_version_of_a_file_is_noticed() {
     is_noticed(&host, "web01.nvram is another version of the file");
 }
 
+/// What a file has is looked at, not how long someone says it is: all that a file system lets a file have takes no longer.
+#[test]
+fn a_file_that_was_made_endless_is_noticed_and_stops_nobody() {
+    let host = host();
+    let backing = fs::File::options().write(true).open(host.path("web01/web01.nvram")).unwrap();
+    backing.set_len(15 << 40).unwrap();
+    assert!(checked(&host, 3).contains("web01.nvram is another version of the file"));
+    host.refuses(&["check", "--data", host.path("web01")], 3, "1 of 2 components has a problem");
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("new"), "in time").unwrap();
+    mount.unmount();
+    assert!(checked(&host, 3).contains("web01.nvram is another version of the file"));
+}
+
 /// As one that an editor wrote again from its beginning: its versions count from 1 again.
 #[test]
 fn an_older_version_of_a_file_that_was_emptied_since_is_noticed() {
@@ -201,7 +215,8 @@ fn a_home_file_that_says_what_a_manifest_says_is_none() {
     let infos: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", host.path("web01")])).unwrap();
     let home = infos[0]["uuid"].as_str().unwrap().parse().unwrap();
     let (logs, notes, entries) = (Vec::new(), Vec::new(), Vec::new());
-    let forged = Manifest { home, counter: 99, is_open: true, time: 1, logs, notes, entries };
+    let version = ManifestVersion::NEWEST;
+    let forged = Manifest { version, home, counter: 99, is_open: true, time: 1, logs, notes, entries };
     let mount = host.mount("web01", &[]);
     fs::write(mount.path("forged"), forged.encode().unwrap()).unwrap();
     mount.unmount();

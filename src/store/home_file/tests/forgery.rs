@@ -1,6 +1,7 @@
 //! What a thief with write access to the backing folder may do, and what it comes to.
 
 use super::*;
+use crate::format::manifest::ManifestVersion;
 
 const BLOCKS: u64 = 3;
 
@@ -307,7 +308,8 @@ fn the_state_of_a_file_tells_when_a_block_went_back() {
     file.sync().unwrap();
     file.write_at(0, &pattern(BLOCK_LEN, 2), &mut buffer).unwrap();
     let mut image = file.storage.image();
-    let state = |image: &[u8]| open(MemoryStorage::new(image.to_vec()), &keys).state_digest().unwrap();
+    let state =
+        |image: &[u8]| open(MemoryStorage::new(image.to_vec()), &keys).state_digest(ManifestVersion::NEWEST).unwrap();
     let before = state(&image);
     image[index(BlockIndex(0).cipher_offset(Place::Spare))] ^= 1;
     assert_same(
@@ -329,7 +331,7 @@ fn a_file_that_others_made_longer_costs_no_more_to_look_at() {
         longer.set_len(terabytes << 40).unwrap();
         let file = open(FaultStorage::new(longer, libc::EIO), &keys);
         file.storage.fail_after(20);
-        states.push(file.state_digest().unwrap());
+        states.push(file.state_digest(ManifestVersion::NEWEST).unwrap());
         assert_eq!(file.seek_data(BLOCK).unwrap(), Some(2 * BLOCK));
         assert_eq!(file.seek_data(3 * BLOCK).unwrap(), None);
         assert_eq!(file.seek_hole(BLOCK).unwrap(), Some(BLOCK));
@@ -338,4 +340,31 @@ fn a_file_that_others_made_longer_costs_no_more_to_look_at() {
     }
     states.dedup();
     assert_eq!(states.len(), 3, "a length is part of the state");
+}
+
+/// Zeros past the filled length are a hole to a reader; below it they are damage, unless an older header is put back.
+#[test]
+fn the_state_of_a_file_tells_zeros_and_an_older_header() {
+    let keys = keys();
+    let (image, _) = sample(&keys, 1);
+    let state = |image: &[u8], version| open(MemoryStorage::new(image.to_vec()), &keys).state_digest(version).unwrap();
+    let place = |block| index(BlockIndex(block).cipher_offset(Place::Main));
+    let both = [ManifestVersion::First, ManifestVersion::Second];
+    let before = both.map(|version| state(&image, version));
+    // The second block is a hole, so the third one lies past what is filled.
+    for (zeros, shows) in [(0..BLOCK_LEN, true), (1..BLOCK_LEN, false), (0..BLOCK_LEN - 1, false), (0..16, false)] {
+        let mut bad = image.clone();
+        bad[place(2)..][zeros.clone()].fill(0);
+        assert_eq!(state(&bad, ManifestVersion::First), before[0]);
+        assert_eq!(state(&bad, ManifestVersion::Second) != before[1], shows, "{zeros:?}");
+        let bad = open(MemoryStorage::new(bad), &keys);
+        assert_eq!(bad.read_at(2 * BLOCK, 1, &mut request_buffer()).is_ok(), shows, "{zeros:?}");
+    }
+    let mut older = image.clone();
+    let file = open(MemoryStorage::new(image.clone()), &keys);
+    older[..HEADER_LEN].copy_from_slice(&file.cipher.header(Known { len: 3 * BLOCK - 100, filled: Some(0) }));
+    assert_eq!(state(&older, ManifestVersion::First), before[0]);
+    assert_ne!(state(&older, ManifestVersion::Second), before[1], "a smaller filled length");
+    older[..HEADER_LEN].copy_from_slice(&file.cipher.header(Known { len: BLOCK, filled: Some(BLOCK) }));
+    assert_ne!(state(&older, ManifestVersion::Second), before[1], "a smaller known length");
 }

@@ -1,6 +1,7 @@
 //! What a killed process leaves: all that was written before, and of what it was writing each block as it was or as it should be.
 
 use super::*;
+use crate::format::manifest::ManifestVersion;
 use crate::storage::memory::{CrashStorage, Fault, FaultStorage, Image, StopStorage};
 
 /// What a program may have done before.
@@ -193,7 +194,8 @@ fn the_state_of_a_file_is_that_of_the_block_which_a_killed_process_left() {
     let mut life = Life::begin(Image::default(), &[], "", &keys);
     life.go(&ENDS[0]);
     let former = life.content.clone();
-    let digest = |image: &Image| open(MemoryStorage::new(image.clone()), &keys).state_digest().unwrap();
+    let digest =
+        |image: &Image| open(MemoryStorage::new(image.clone()), &keys).state_digest(ManifestVersion::NEWEST).unwrap();
     let stops = life.end(&ENDS[1]);
     let (old, new) = (digest(&stops[0].0), digest(&stops.last().unwrap().0));
     assert_ne!(old, new);
