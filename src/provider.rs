@@ -440,6 +440,24 @@ impl Providers {
 /// `Exists` when the name is taken, or the file of a primary key is there that no provider is configured for; those of
 /// [`ProviderKind::settings`](kind::ProviderKind::settings) and [`ProviderKind::open`](kind::ProviderKind::open).
 pub fn add(config: &Path, name: &ProviderName, kind: &str, arguments: &Arguments, make_default: bool) -> Result<Added> {
+    add_by(Config::add, config, name, kind, arguments, make_default)
+}
+
+/// How a provider comes into the configuration: [`Config::add`], or [`Config::add_own`].
+pub type AddTo = fn(&mut Config, ProviderName, Settings) -> Result<()>;
+
+/// As [`add`], by `add`.
+///
+/// # Errors
+/// Those of [`add`], and of `add`.
+pub fn add_by(
+    add: AddTo,
+    config: &Path,
+    name: &ProviderName,
+    kind: &str,
+    arguments: &Arguments,
+    make_default: bool,
+) -> Result<Added> {
     let kind = kinds::named(kind)?;
     let settings = Settings::new(kind, kind.settings(name, arguments)?);
     let provider = Configured { name, settings: &settings, config };
@@ -447,7 +465,7 @@ pub fn add(config: &Path, name: &ProviderName, kind: &str, arguments: &Arguments
     let new_share = settings.kek_share_file(config).filter(|path| !path.exists());
     let made_share = new_share.as_deref().map(KekShare::create).transpose()?.map(|share| share.uuid());
     let kek_share = new_share.zip(made_share);
-    let added = add_configured(&provider, primary_key, make_default);
+    let added = add_configured(add, &provider, primary_key, make_default);
     if let (Err(_), Some((path, _))) = (&added, &kek_share) {
         fs::remove_file(path).ok(); // it completed no key yet
     }
@@ -464,6 +482,7 @@ pub struct Added {
 }
 
 fn add_configured(
+    add: AddTo,
     provider: &Configured<'_>,
     primary_key: Option<PathBuf>,
     make_default: bool,
@@ -475,7 +494,7 @@ fn add_configured(
     }
     let mut made = None;
     let added = config::update(config, |configured| {
-        configured.add(name.clone(), settings.clone())?;
+        add(configured, name.clone(), settings.clone())?;
         if make_default {
             configured.set_default(name)?;
         }

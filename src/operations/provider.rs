@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::cluster::host::HostFiles;
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
+use crate::format::cluster::PushedProvider;
 use crate::gate::{Object, Operation, Trail};
 use crate::key::{KeyId, ProviderName};
 use crate::progress::OnProgress;
@@ -42,7 +44,19 @@ impl Operation for AddProvider<'_> {
     }
 
     fn run(self, _: &mut Trail, _: OnProgress<'_>) -> Result<Self::Outcome> {
-        provider::add(self.config, self.name, self.kind, self.arguments, self.default)
+        let add = if self.becomes_keeper()? { Config::add_own } else { Config::add };
+        provider::add_by(add, self.config, self.name, self.kind, self.arguments, self.default)
+    }
+}
+
+impl AddProvider<'_> {
+    /// Whether this host gets keys of that provider from keepers of its cluster, and is now given credentials of its own.
+    fn becomes_keeper(&self) -> Result<bool> {
+        let files = HostFiles::of(self.config);
+        let Some(membership) = files.membership()? else { return Ok(false) };
+        let Some(document) = files.document(&membership)? else { return Ok(false) };
+        let is_it = |pushed: &PushedProvider| pushed.name == *self.name && pushed.kind.as_str() == self.kind;
+        Ok(document.pushed.iter().any(is_it))
     }
 }
 

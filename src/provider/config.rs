@@ -227,6 +227,20 @@ impl Config {
         Ok(())
     }
 
+    /// As [`add`](Self::add), and in the place of one of that name whose keys come from the agent: it has nothing of its own here.
+    ///
+    /// # Errors
+    /// `Exists` when another provider has the name.
+    pub fn add_own(&mut self, name: ProviderName, settings: Settings) -> Result<()> {
+        match self.providers.get(&name) {
+            Some(former) if former.kind().has_keys_from_agent() => {
+                self.providers.insert(name, settings);
+                Ok(())
+            }
+            _ => self.add(name, settings),
+        }
+    }
+
     /// Changes one provider's settings.
     ///
     /// # Errors
