@@ -1,5 +1,7 @@
-//! When the board is looked at again: after a while, or at once where it reports a change that concerns this host.
+//! When the board is looked at again: after a while, or soon after a change that concerns this host. One on etcd reports that; of one on a
+//! folder, the few files are looked for that would be such a change.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,11 +9,16 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 use vmcryptfs::cluster::board::address::Address;
 use vmcryptfs::cluster::board::agent::tls_of;
+use vmcryptfs::cluster::board::folder::{FolderBoard, Stamp};
 use vmcryptfs::cluster::board::{Change, Key, Watch};
-use vmcryptfs::cluster::host::HostFiles;
+use vmcryptfs::cluster::host::{HostFiles, Membership};
 use vmcryptfs::error::Result;
+use vmcryptfs::format::cluster::{Document, EnvelopeFor};
 
 use crate::board::etcd::EtcdBoard;
+
+/// How often a folder is looked at. A look costs a few names; what every host writes again and again is not among them.
+const FOLDER_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a wait has ended.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -28,13 +35,14 @@ pub(super) enum Woken {
 #[derive(Default)]
 pub(super) struct Wake {
     watched: Option<Watching>,
+    folder: Option<(Watched, Marks)>,
 }
 
 /// A watch, and of what it is.
 type Watching = (Watched, Box<dyn Watch>);
 
 /// What is watched, and for which host.
-#[derive(Eq, PartialEq)]
+#[derive(Clone, Eq, PartialEq)]
 struct Watched {
     board: String,
     cluster: Uuid,
@@ -46,6 +54,9 @@ impl Wake {
     /// as one that reports nothing.
     pub(super) fn wait(&mut self, config: &Path, period: Duration) -> Woken {
         let end = Instant::now() + period;
+        if let Ok(Some(woken)) = self.wait_at_folder(config, end) {
+            return woken;
+        }
         match self.watch(config) {
             // What changed after the last look and before the watch began is not reported.
             Ok(Some((_, true))) => return Woken::Key,
@@ -61,6 +72,27 @@ impl Wake {
         Woken::Timeout
     }
 
+    /// The same at a board that is a folder; `None` for another one.
+    fn wait_at_folder(&mut self, config: &Path, end: Instant) -> Result<Option<Woken>> {
+        let files = HostFiles::of(config);
+        let Some(membership) = files.membership()? else { return Ok(None) };
+        let Address::Folder(path) = Address::parse(&membership.board)? else { return Ok(None) };
+        let host = files.identity()?.uuid;
+        let keys = keys_of(&membership, files.document(&membership)?.as_ref(), host);
+        let board = FolderBoard::open(&path, membership.cluster)?;
+        let watched = Watched { board: membership.board, cluster: membership.cluster, host };
+        let former = self.folder.take().filter(|(former, _)| *former == watched);
+        let (_, marks) = self.folder.insert(former.unwrap_or_else(|| (watched, Marks::default())));
+        loop {
+            let woken = marks.look(&board, &keys, host)?;
+            let left = end.saturating_duration_since(Instant::now());
+            if woken != Woken::Timeout || left.is_zero() {
+                return Ok(Some(woken));
+            }
+            thread::sleep(left.min(FOLDER_INTERVAL));
+        }
+    }
+
     /// The watch, and whether it has just begun.
     fn watch(&mut self, config: &Path) -> Result<Option<(&mut Watching, bool)>> {
         let files = HostFiles::of(config);
@@ -74,6 +106,36 @@ impl Wake {
             self.watched = Some((wanted, watch));
         }
         Ok(self.watched.as_mut().map(|watched| (watched, is_new)))
+    }
+}
+
+/// The records by which a host has something to do: the next document, one that accepts the board, and the keys for it.
+fn keys_of(membership: &Membership, document: Option<&Document>, host: Uuid) -> Vec<Key> {
+    let cluster = membership.cluster;
+    let mut keys = vec![Key::document(membership.epoch.saturating_add(1)), Key::resumed()];
+    for shared in document.iter().flat_map(|document| &document.providers) {
+        let of = |primary| Key::envelope(&EnvelopeFor { cluster, provider: &shared.name, primary, host });
+        keys.extend(shared.in_use().map(|generation| of(generation.primary)));
+    }
+    keys
+}
+
+/// How records were when they were last looked at: before all was read that there was to read, so that no change is missed.
+#[derive(Default)]
+struct Marks(BTreeMap<Key, Stamp>);
+
+impl Marks {
+    fn look(&mut self, board: &FolderBoard, keys: &[Key], host: Uuid) -> Result<Woken> {
+        let (mut now, mut woken) = (BTreeMap::new(), Woken::Timeout);
+        for key in keys {
+            let Some(stamp) = board.stamp(key)? else { continue };
+            if self.0.get(key) != Some(&stamp) {
+                woken = woken.max(woken_by(key, host));
+            }
+            now.insert(key.clone(), stamp);
+        }
+        self.0 = now;
+        Ok(woken)
     }
 }
 
@@ -98,7 +160,7 @@ fn woken_by(key: &Key, host: Uuid) -> Woken {
     let text = key.as_str();
     let is_for_host = || text.rsplit('/').next().is_some_and(|last| last == host.to_string());
     match text.split('/').next() {
-        Some("document") => Woken::Document,
+        Some("document" | "resumed") => Woken::Document,
         Some("envelope") if is_for_host() => Woken::Key,
         _ => Woken::Timeout,
     }
@@ -107,6 +169,7 @@ fn woken_by(key: &Key, host: Uuid) -> Woken {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
+    use vmcryptfs::cluster::board::Board;
     use vmcryptfs::format::cluster::EnvelopeFor;
     use vmcryptfs::key::ProviderName;
 
@@ -125,6 +188,24 @@ mod tests {
             }
             Ok(next)
         }
+    }
+
+    #[test]
+    fn on_a_folder_a_host_wakes_for_the_next_document_and_its_own_keys_each_time_that_they_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let board = FolderBoard::create(dir.path(), Uuid::nil()).unwrap();
+        let (mut marks, keys) = (Marks::default(), [Key::document(2), Key::resumed(), envelope(HOST)]);
+        let mut look = || marks.look(&board, &keys, HOST).unwrap();
+        let write = |key: &Key, before: Option<&[u8]>| assert!(board.write_if_unchanged(key, before, b"a").unwrap());
+        assert_eq!(look(), Woken::Timeout);
+        [Key::document(3), Key::ack(HOST), envelope(Uuid::nil())].iter().for_each(|key| write(key, None));
+        assert_eq!(look(), Woken::Timeout, "none of these concerns it");
+        write(&keys[0], None);
+        assert_eq!((look(), look()), (Woken::Document, Woken::Timeout));
+        write(&keys[2], None);
+        assert_eq!((look(), look()), (Woken::Key, Woken::Timeout));
+        write(&keys[2], Some(b"a"));
+        assert_eq!((look(), look()), (Woken::Key, Woken::Timeout), "another one in its place");
     }
 
     fn envelope(host: Uuid) -> Key {
