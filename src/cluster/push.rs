@@ -18,6 +18,8 @@ use crate::key::{KeyId, ProviderName};
 
 /// How long a KEK lies on the board, if its host does not take it.
 pub const LEASE: Duration = Duration::from_secs(60);
+/// How long a want lies on the board, if its host does not write it again: one that is gone wants nothing.
+pub const WANT_LEASE: Duration = Duration::from_secs(60);
 /// Most records of a kind that are looked at.
 const MAX_LISTED: usize = 65_536;
 /// Records of one look that the board may fail to give, before the look ends: a board that no longer answers is not waited for again
@@ -82,7 +84,7 @@ pub struct PushBoard {
 }
 
 impl Session {
-    /// Ends the work that locks the host, and goes on with pushed KEKs. The board of a keeper has to be one that gives leases.
+    /// Ends the work that locks the host, and goes on with pushed KEKs. The board has to be one that gives leases.
     pub fn into_push_board(self) -> PushBoard {
         PushBoard { document: self.view.document, identity: self.identity, board: self.board }
     }
@@ -99,10 +101,10 @@ impl PushBoard {
         self.identity.uuid
     }
 
-    /// Says what this host wants of a provider: this, and nothing else.
+    /// Says what this host wants of a provider: this, and nothing else, for [`WANT_LEASE`].
     ///
     /// # Errors
-    /// `Denied` when this host is not a member, `Busy` when another host writes in its place, and those of the board.
+    /// `Denied` when this host is not a member, and those of the board.
     pub fn want(&self, provider: &ProviderName, wishes: &BTreeMap<Reference, Wish>) -> Result<()> {
         let key = Key::want(provider, self.host());
         if wishes.is_empty() {
@@ -115,15 +117,8 @@ impl PushBoard {
             provider: provider.clone(),
             wishes: wishes.clone(),
         };
-        let bytes = want.encode(&self.identity.sign)?;
-        let before = match self.record(&key) {
-            Err(error) if error.kind() == Kind::Corrupt => None, // it is gone now
-            read => read?,
-        };
-        match self.board.write_if_unchanged(&key, before.as_deref(), &bytes)? {
-            true => Ok(()),
-            false => Err(Error::new(Kind::Busy, "another host writes what this one wants: was its disk cloned?")),
-        }
+        // In place of what is there, whatever that is: only this host has a say in it.
+        self.board.lease(WANT_LEASE)?.write(&key, &want.encode(&self.identity.sign)?)
     }
 
     /// A record. One that is no record, such as one that is too long, is removed, so that it stands in the way once.
@@ -209,9 +204,11 @@ impl PushBoard {
     /// Those of listing what is on the board.
     pub fn wants(&self, pushed: &PushedProvider) -> Result<Vec<(HostIdentity, Result<Want>)>> {
         let (mut wants, mut unread) = (Vec::new(), 0);
+        let active = self.document.active().map(|member| &member.host);
+        let places: BTreeMap<Key, &HostIdentity> =
+            active.map(|host| (Key::want(&pushed.name, host.uuid), host)).collect();
         for key in self.board.list(&format!("want/{}", pushed.name), MAX_LISTED)? {
-            let host = |host: &&HostIdentity| Key::want(&pushed.name, host.uuid) == key;
-            let Some(host) = self.document.active().map(|member| &member.host).find(host) else { continue };
+            let Some(host) = places.get(&key).copied() else { continue };
             let want = match self.record(&key) {
                 Ok(None) => continue,
                 Ok(Some(bytes)) => Want::decode(&bytes, self.document.cluster, &pushed.name, host),

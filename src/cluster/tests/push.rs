@@ -121,6 +121,24 @@ fn a_key_that_a_host_wants_comes_from_a_keeper_and_opens_there() {
 }
 
 #[test]
+fn a_want_of_a_host_that_is_gone_ends_and_goes_from_the_board() {
+    let site = Site::with_keeper();
+    let record = site.want(Reference([1; 16]));
+    let lease = record.with_file_name(format!(".lease-{}", record.file_name().unwrap().to_str().unwrap()));
+    let wants = || site.post("h1").wants(&site.corp()).unwrap().len();
+    let age = |seconds| {
+        let file = fs::File::options().write(true).open(&lease).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+    };
+    age(55);
+    assert_eq!(wants(), 1);
+    site.want(Reference([1; 16])); // again, for another minute
+    assert_eq!(wants(), 1);
+    age(65);
+    assert_eq!((wants(), record.exists(), lease.exists()), (0, false, false));
+}
+
+#[test]
 fn a_want_that_its_host_did_not_sign_there_is_no_want() {
     let site = Site::with_keeper();
     let record = site.want(Reference([1; 16]));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vmcryptfs::cluster::push::{Answer, PushBoard};
+use vmcryptfs::cluster::push::{Answer, PushBoard, WANT_LEASE};
 use vmcryptfs::error::{Error, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::format::cluster::{PushedProvider, Reference, Wish};
@@ -32,8 +32,8 @@ pub(super) struct Asker {
 }
 
 type Wishes = BTreeMap<Reference, Wish>;
-/// What the want of each provider on the board says; none where that is not known.
-type Written = BTreeMap<ProviderName, BTreeSet<Reference>>;
+/// When the want of each provider was written on the board, and what it says; none where that is not known.
+type Written = BTreeMap<ProviderName, (Instant, BTreeSet<Reference>)>;
 
 impl Asker {
     pub(super) fn new(boards: Arc<Boards>) -> Self {
@@ -75,7 +75,7 @@ impl Asker {
             if !says(&self.written, name, wishes) {
                 self.written.remove(name);
                 open.want(name, wishes)?;
-                self.written.insert(name.clone(), wishes.keys().copied().collect());
+                self.written.insert(name.clone(), (Instant::now(), wishes.keys().copied().collect()));
             }
             // The document that the board has may have other keepers, or none of this provider.
             let Some(known) = open.document().pushed.iter().find(|known| known.name == *name) else { continue };
@@ -93,9 +93,10 @@ impl Asker {
     }
 }
 
-/// Whether the want of a provider says these wishes.
+/// Whether the want of a provider says these wishes, and will for a while. One that says nothing is not there, and does not end.
 fn says(written: &Written, name: &ProviderName, wishes: &Wishes) -> bool {
-    written.get(name).is_some_and(|written| written.iter().eq(wishes.keys()))
+    let lasts = |at: &Instant| wishes.is_empty() || at.elapsed() < WANT_LEASE / 3;
+    written.get(name).is_some_and(|(at, written)| written.iter().eq(wishes.keys()) && lasts(at))
 }
 
 fn tell_forged(name: &ProviderName, error: &Error) {
@@ -238,6 +239,20 @@ mod tests {
         state.providers.insert(pushed.name.clone(), (pushed.clone(), vec!["h1".into()]));
         let reference = state.wish_for(&id()).unwrap();
         (state, pushed, reference)
+    }
+
+    #[test]
+    fn a_want_is_written_again_before_it_ends_and_nothing_is_said_of_nothing() {
+        let (name, some) = (ProviderName::new("corp").unwrap(), (Reference([1; 16]), Wish::Key("1".into())));
+        let wishes = Wishes::from([some.clone()]);
+        let at = |age: Duration, of: &[Reference]| {
+            let begun = Instant::now().checked_sub(age).unwrap();
+            Written::from([(name.clone(), (begun, of.iter().copied().collect()))])
+        };
+        assert!(says(&at(WANT_LEASE / 4, &[some.0]), &name, &wishes));
+        assert!(!says(&at(WANT_LEASE / 2, &[some.0]), &name, &wishes));
+        assert!(!says(&at(Duration::ZERO, &[]), &name, &wishes) && !says(&Written::new(), &name, &wishes));
+        assert!(says(&at(2 * WANT_LEASE, &[]), &name, &Wishes::new()));
     }
 
     #[test]
