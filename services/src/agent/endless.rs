@@ -1,4 +1,4 @@
-//! Threads of the agent that work for as long as it lives.
+//! Threads of the agent that work for as long as it lives, or there is work for them.
 
 use std::thread;
 use std::time::Duration;
@@ -14,15 +14,34 @@ const AFTER_BUG: Duration = Duration::from_secs(2);
 /// # Errors
 /// `Io`.
 pub(super) fn begin(name: &'static str, doing: &'static str, mut turn: impl FnMut() + Send + 'static) -> Result<()> {
+    begin_while(name, doing, move || {
+        turn();
+        true
+    })
+}
+
+/// As [`begin`], until a turn says that it was the last one.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn begin_while(
+    name: &'static str,
+    doing: &'static str,
+    mut turn: impl FnMut() -> bool + Send + 'static,
+) -> Result<()> {
     let work = move || {
         loop {
             let taken = caught(|| {
                 may_fail(name);
-                turn();
+                turn()
             });
-            if taken.is_none() {
-                tracing::error!("{doing} failed within the agent: this is a bug, please report it");
-                thread::sleep(AFTER_BUG);
+            match taken {
+                Some(true) => {}
+                Some(false) => break,
+                None => {
+                    tracing::error!("{doing} failed within the agent: this is a bug, please report it");
+                    thread::sleep(AFTER_BUG);
+                }
             }
         }
     };

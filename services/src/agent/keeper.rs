@@ -35,33 +35,87 @@ const TURN: Duration = Duration::from_secs(1);
 const RELOAD: Duration = Duration::from_secs(30);
 /// Keys that are fetched side by side, and most that are made in one look.
 const FETCHES_AT_ONCE: usize = 8;
+/// What the threads do, for people.
+const DOING: &str = "giving keys to other hosts";
 /// Forged wants of one minute that have events of their own.
 const MAX_NAMED: u64 = 16;
 
-/// Gives KEKs for as long as the process lives, on a thread of its own.
+/// Gives KEKs for as long as the process lives. Each provider has a thread of its own: a key server that hangs, or a record that the board does
+/// not give, must not keep hosts from the keys of another one.
 ///
 /// # Errors
 /// `Io`.
 pub(super) fn begin(config: &Path, boards: Arc<Boards>) -> Result<()> {
-    let (mut keeper, mut trouble) = (Keeper::of(config, boards), None);
-    endless::begin("keeper", "giving keys to other hosts", move || {
-        let (wait, now) = match keeper.look() {
-            Ok(is_keeper) => (if is_keeper { LOOK } else { PERIOD }, None),
-            Err(error) => (PERIOD, Some(error.chain())),
-        };
-        if now != trouble {
-            now.iter().for_each(|why| tracing::warn!("giving keys to other hosts: {why}"));
-            trouble = now;
-        }
-        thread::sleep(wait);
+    let (config, mut trouble) = (config.to_path_buf(), Told::default());
+    let at_work = AtWork::default();
+    endless::begin("keepers", DOING, move || {
+        let begun = kept(&config).and_then(|names| {
+            names.into_iter().try_for_each(|name| begin_one(&config, Arc::clone(&boards), name, &at_work))
+        });
+        trouble.tell(begun.err(), DOING);
+        thread::sleep(PERIOD);
     })
+}
+
+/// The providers that have a thread.
+type AtWork = Arc<Mutex<BTreeSet<ProviderName>>>;
+
+/// Gives KEKs of one provider for as long as this host is a keeper of it, unless that is done already.
+fn begin_one(config: &Path, boards: Arc<Boards>, name: ProviderName, at_work: &AtWork) -> Result<()> {
+    if !at_work.lock().insert(name.clone()) {
+        return Ok(());
+    }
+    let (mut keeper, mut trouble) = (Keeper::of(config, boards, name.clone()), Told::default());
+    let (all, own) = (Arc::clone(at_work), name.clone());
+    let begun = endless::begin_while("keeper", DOING, move || {
+        let (wait, now) = match keeper.look() {
+            Ok(true) => (LOOK, None),
+            Ok(false) => {
+                all.lock().remove(&own);
+                return false;
+            }
+            Err(error) => (PERIOD, Some(error)),
+        };
+        trouble.tell(now, &format!("giving keys of provider {own} to other hosts"));
+        thread::sleep(wait);
+        true
+    });
+    if begun.is_err() {
+        at_work.lock().remove(&name);
+    }
+    begun
+}
+
+/// Trouble is told once, until it is another or over.
+#[derive(Default)]
+struct Told(Option<String>);
+
+impl Told {
+    fn tell(&mut self, now: Option<Error>, doing: &str) {
+        let now = now.map(|error| error.chain());
+        if now != self.0 {
+            now.iter().for_each(|why| tracing::warn!("{doing}: {why}"));
+            self.0 = now;
+        }
+    }
+}
+
+/// The providers that this host is a keeper of, as far as it has seen: its own file says so without the board.
+fn kept(config: &Path) -> Result<Vec<ProviderName>> {
+    let files = HostFiles::of(config);
+    let Some(membership) = files.membership()? else { return Ok(Vec::new()) };
+    let Some(document) = files.document(&membership)? else { return Ok(Vec::new()) };
+    let host = files.identity()?.uuid;
+    let is_own = |pushed: &&PushedProvider| keepers(&document, pushed).any(|keeper| keeper.uuid == host);
+    Ok(document.pushed.iter().filter(is_own).map(|pushed| pushed.name.clone()).collect())
 }
 
 /// A provider, or why it cannot be used.
 type Opened = std::result::Result<Arc<dyn KeyProvider>, Arc<Error>>;
 
-/// What a keeper remembers from one look to the next.
+/// What a keeper of a provider remembers from one look to the next.
 struct Keeper {
+    name: ProviderName,
     config: PathBuf,
     boards: Arc<Boards>,
     board: Option<(Instant, PushBoard)>,
@@ -70,8 +124,8 @@ struct Keeper {
     answered: BTreeMap<Reference, Instant>,
     /// When a wish was seen first, and last tried.
     seen: BTreeMap<Reference, (Instant, Option<Instant>)>,
-    /// Providers whose keys this host has to give and cannot, of which that was said.
-    unready: BTreeSet<ProviderName>,
+    /// This host has to give keys and cannot, and that was said.
+    is_unready: bool,
 }
 
 /// A wish of a host that is to be answered now.
@@ -89,48 +143,42 @@ struct Fetched {
 }
 
 impl Keeper {
-    fn of(config: &Path, boards: Arc<Boards>) -> Self {
+    fn of(config: &Path, boards: Arc<Boards>, name: ProviderName) -> Self {
         let (answered, seen) = (BTreeMap::new(), BTreeMap::new());
         Self {
+            name,
             config: config.to_path_buf(),
             boards,
             board: None,
             providers: None,
             answered,
             seen,
-            unready: BTreeSet::new(),
+            is_unready: false,
         }
     }
 
-    /// Answers what hosts want. Returns whether this host is a keeper of anything.
+    /// Answers what hosts want. Returns whether this host is a keeper of the provider.
     fn look(&mut self) -> Result<bool> {
-        if !self.is_keeper()? {
-            (self.board, self.providers) = (None, None);
+        if !kept(&self.config)?.contains(&self.name) {
             return Ok(false);
         }
-        let board = match self.board.take().filter(|(opened, _)| opened.elapsed() < PERIOD) {
-            Some((opened, board)) => (opened, board),
+        let mut board = match self.board.take().filter(|(opened, _)| opened.elapsed() < PERIOD) {
+            Some(board) => board,
             None => self.open()?,
         };
-        let (mut board, mut may_give) = (board, false);
         self.answered.retain(|_, at| at.elapsed() < LEASE); // what lies there is looked at again
         let mut wanted = BTreeSet::new();
-        let mine: Vec<ProviderName> = own(&board.1).map(|pushed| pushed.name.clone()).collect();
-        for name in mine {
-            if self.tasks(&board.1, &name, &mut wanted)?.is_empty() || !self.may_answer(&name) {
-                continue;
-            }
+        if !self.tasks(&board.1, &mut wanted)?.is_empty() && self.may_answer() {
             // Who is a member is judged by the newest document.
-            if !may_give {
-                (board, may_give) = (self.open()?, true);
-            }
-            let tasks = self.tasks(&board.1, &name, &mut wanted)?;
-            let Some(pushed) = own(&board.1).find(|pushed| pushed.name == name).cloned() else { continue };
-            let fetched = self.fetch(&board.1, &pushed, tasks);
-            if !fetched.tasks.is_empty() {
-                // Hosts may have been removed while the key server was asked.
-                board = self.open()?;
-                self.seal(&board.1, pushed.uuid, fetched)?;
+            board = self.open()?;
+            let tasks = self.tasks(&board.1, &mut wanted)?;
+            if let Some(pushed) = self.own(&board.1).cloned() {
+                let fetched = self.fetch(&board.1, &pushed, tasks);
+                if !fetched.tasks.is_empty() {
+                    // Hosts may have been removed while the key server was asked.
+                    board = self.open()?;
+                    self.seal(&board.1, pushed.uuid, fetched)?;
+                }
             }
         }
         self.answered.retain(|reference, _| wanted.contains(reference));
@@ -143,34 +191,31 @@ impl Keeper {
         Ok((Instant::now(), self.boards.session(&self.config)?.into_push_board()))
     }
 
-    /// Whether this host is a keeper, as far as it has seen: its own file says so without the board.
-    fn is_keeper(&self) -> Result<bool> {
-        let files = HostFiles::of(&self.config);
-        let Some(membership) = files.membership()? else { return Ok(false) };
-        let Some(document) = files.document(&membership)? else { return Ok(false) };
-        let host = files.identity()?.uuid;
-        Ok(document.pushed.iter().any(|pushed| keepers(&document, pushed).any(|keeper| keeper.uuid == host)))
+    /// The provider, if this host is its keeper by this board's document.
+    fn own<'b>(&self, board: &'b PushBoard) -> Option<&'b PushedProvider> {
+        let (document, host) = (board.document(), board.host());
+        let is_own = |pushed: &&PushedProvider| {
+            pushed.name == self.name && keepers(document, pushed).any(|keeper| keeper.uuid == host)
+        };
+        document.pushed.iter().find(is_own)
     }
 
-    /// Whether this host can say anything of the keys of a provider. Without credentials it could only refuse what another keeper gives.
-    fn may_answer(&mut self, name: &ProviderName) -> bool {
-        match is_ready(&self.config, name) {
-            Ok(is_ready) => {
-                self.unready.remove(name);
-                is_ready
-            }
-            Err(error) => {
-                if self.unready.insert(name.clone()) {
-                    tracing::warn!("giving keys of provider {name} to other hosts: {}", error.chain());
-                }
-                false
-            }
+    /// Whether this host can say anything of the keys. Without credentials it could only refuse what another keeper gives.
+    fn may_answer(&mut self) -> bool {
+        let ready = is_ready(&self.config, &self.name);
+        if let Err(error) = &ready
+            && !self.is_unready
+        {
+            tracing::warn!("giving keys of provider {} to other hosts: {}", self.name, error.chain());
         }
+        self.is_unready = ready.is_err();
+        ready.unwrap_or(false)
     }
 
-    /// The wishes for keys of a provider that it is this keeper's turn to answer. References of all wishes are added to `wanted`.
-    fn tasks(&mut self, board: &PushBoard, name: &ProviderName, wanted: &mut BTreeSet<Reference>) -> Result<Vec<Task>> {
-        let Some(pushed) = own(board).find(|pushed| pushed.name == *name) else { return Ok(Vec::new()) };
+    /// The wishes that it is this keeper's turn to answer. References of all wishes are added to `wanted`.
+    fn tasks(&mut self, board: &PushBoard, wanted: &mut BTreeSet<Reference>) -> Result<Vec<Task>> {
+        let Some(pushed) = self.own(board) else { return Ok(Vec::new()) };
+        let name = &pushed.name;
         let place = keepers(board.document(), pushed).position(|keeper| keeper.uuid == board.host());
         let turn = TURN * u32::try_from(place.unwrap_or(0)).unwrap_or(u32::MAX);
         let mut tasks = Vec::new();
@@ -211,7 +256,7 @@ impl Keeper {
             new += usize::from(matches!(task.wish, Wish::New { .. }));
             matches!(task.wish, Wish::Key(_)) || new <= FETCHES_AT_ONCE
         });
-        let provider = self.provider(&pushed.name);
+        let provider = self.provider();
         let keys = export(&provider, &pushed.name, &open);
         let make = |task: &Task| match &task.wish {
             Wish::Key(_) => None,
@@ -228,7 +273,7 @@ impl Keeper {
 
     /// Gives what was fetched to those that are members by this board's document.
     fn seal(&mut self, board: &PushBoard, uuid: Uuid, fetched: Fetched) -> Result<()> {
-        let Some(pushed) = own(board).find(|pushed| pushed.uuid == uuid) else { return Ok(()) };
+        let Some(pushed) = self.own(board).filter(|pushed| pushed.uuid == uuid) else { return Ok(()) };
         let Fetched { tasks, keys, mut made } = fetched;
         let mut giver = board.give(pushed)?;
         let patience = |refusal| patience(refusal, keepers(board.document(), pushed).count());
@@ -308,13 +353,13 @@ impl Keeper {
     }
 
     /// The provider, as it is configured now.
-    fn provider(&mut self, name: &ProviderName) -> Opened {
+    fn provider(&mut self) -> Opened {
         let former = self.providers.take().filter(|(loaded, _)| loaded.elapsed() < RELOAD);
         let (loaded, providers) = match former {
             Some(loaded) => loaded,
             None => (Instant::now(), Providers::load(&self.config).map_err(Arc::new)?),
         };
-        let provider = providers.provider(name).map_err(Arc::new);
+        let provider = providers.provider(&self.name).map_err(Arc::new);
         // What failed is read again: its administrator may have mended it.
         self.providers = provider.is_ok().then_some((loaded, providers));
         provider
@@ -346,16 +391,6 @@ pub(super) fn is_ready(config: &Path, name: &ProviderName) -> Result<bool> {
             ),
         )),
     }
-}
-
-/// The providers that this host is a keeper of.
-fn own(board: &PushBoard) -> impl Iterator<Item = &PushedProvider> {
-    let host = board.host();
-    board
-        .document()
-        .pushed
-        .iter()
-        .filter(move |pushed| keepers(board.document(), pushed).any(|keeper| keeper.uuid == host))
 }
 
 fn usable(provider: &Opened) -> Result<&Arc<dyn KeyProvider>> {

@@ -1,6 +1,8 @@
 //! KEKs of a key server that a keeper pushes to a host without its credentials: real agents, a real key server.
 
+use std::cell::RefCell;
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use vmcryptfs::cluster::join::NewCluster;
 use vmcryptfs::crypto::passphrase::Cost;
 use vmcryptfs::crypto::sign::SigningKey;
 use vmcryptfs::format::cluster::Name;
-use vmcryptfs::key::KeyId;
+use vmcryptfs::key::{KeyId, KeyName};
 use vmcryptfs::provider::agent::client::AgentClient;
 use vmcryptfs::provider::agent::{AgentStatus, Answer, Request};
 use vmcryptfs::provider::{KeyProvider, NewKey, Providers, Revocation};
@@ -24,11 +26,11 @@ use crate::site::{Site as Servers, corp};
 /// A key server, a keeper, and a host without credentials, each with its agent.
 struct Site {
     /// Its folder has the certificates.
-    _servers: Servers,
+    servers: Servers,
     kmip: PyKmip,
     keeper: Host,
     host: Host,
-    /// The configuration of a keeper's provider.
+    /// The configuration of the keeper's provider.
     credentials: String,
     keeper_agent: Option<Agent>,
     host_agent: Option<Agent>,
@@ -50,8 +52,7 @@ impl Site {
         let (name, first) = (Name::new("cluster", "prod").unwrap(), Name::new("host", "kvm1").unwrap());
         let board = format!("folder:{}", keeper.path("board"));
         NewCluster { name: &name, host: &first, board: &board, config: &keeper.config() }.create(&admin).unwrap();
-        let mut site =
-            Self { _servers: servers, kmip, keeper, host, credentials, keeper_agent: None, host_agent: None };
+        let mut site = Self { servers, kmip, keeper, host, credentials, keeper_agent: None, host_agent: None };
         site.admin(&["share", "corp", "--life", life]);
         site.join(&site.host, "kvm2");
         site.keeper_agent = Some(Agent::start(&site.keeper));
@@ -71,6 +72,17 @@ impl Site {
         fs::write(host.path("token"), self.admin(&["token"])).unwrap();
         host.run(&["cluster", "join", "--token-file", host.path("token"), "--name", name]);
         self.admin(&["approve", name]);
+    }
+
+    /// A host that has none gets the credentials of the key server, as CLUSTER.md says.
+    fn give_credentials(&self, host: &Host) {
+        let server = format!("127.0.0.1:{}", self.kmip.port());
+        let (ca, own) = (self.servers.ca.cert(), &self.servers.host);
+        let files = [("--ca", ca), ("--cert", own.cert.clone()), ("--key", own.key.clone())];
+        let files = files.iter().flat_map(|(option, file)| [*option, file.to_str().unwrap()]);
+        let verb: Vec<&str> =
+            ["provider", "add", "kmip", "corp", "--server", &server].into_iter().chain(files).collect();
+        host.run(&verb);
     }
 
     /// The provider, as programs of the keeper have it.
@@ -157,10 +169,16 @@ fn a_host_without_credentials_opens_and_makes_vms_by_a_keeper() {
 #[test]
 fn two_keepers_make_one_key_and_one_goes_on_without_the_other() {
     let mut site = Site::new("72h");
-    let third = Host::configured(&site.credentials);
+    // It gets keys at first, and its credentials later.
+    let third = Host::configured("");
     site.join(&third, "kvm3");
-    site.admin(&["share", "corp", "--keeper", "kvm3"]);
     let other = Agent::start(&third);
+    third.run(&["cluster", "sync"]);
+    third.run(&["check", site.keeper.path("web01")]);
+    assert_eq!(status(&third).pushed.get("corp"), Some(&1));
+    site.give_credentials(&third);
+    assert!(fs::read_to_string(third.config()).unwrap().contains("kind = \"kmip\""));
+    site.admin(&["share", "corp", "--keeper", "kvm3"]);
     [&third, &site.keeper, &site.host].iter().for_each(|host| _ = host.run(&["cluster", "sync"]));
     let status: Value = serde_json::from_str(&site.keeper.run(&["cluster", "status", "--json"])).unwrap();
     assert_eq!(status["pushed"][0]["keepers"].as_array().unwrap().len(), 2, "{status}");
@@ -232,4 +250,25 @@ fn what_the_key_server_destroys_and_a_host_that_was_removed_loses_its_keys() {
     wait_until("it says so", || site.host.events().iter().any(wiped));
     assert!(!held(&stays));
     mount.unmount();
+}
+
+#[test]
+fn a_key_server_that_hangs_keeps_no_host_from_the_keys_of_another_one() {
+    let site = Site::new("72h");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let (port, its_port) = (site.kmip.port().to_string(), silent.local_addr().unwrap().port().to_string());
+    let slow = site.credentials.replace("provider.corp", "provider.slow").replace(&port, &its_port);
+    let slow = slow.replace("= 500", "= 30000").replace("= 2000", "= 30000");
+    site.keeper.configure(&format!("{}{slow}", site.credentials));
+    site.admin(&["share", "slow"]);
+    site.host.run(&["cluster", "sync"]);
+    let wanted = KeyName { provider: "slow".into(), key_id: "1".into() };
+    AgentClient::of(&site.host.config()).unwrap().ask(&Request::Prepare { keys: vec![wanted] }).unwrap();
+    let taken = RefCell::new(None);
+    wait_until("the server that hangs is asked", || {
+        silent.accept().is_ok_and(|connection| taken.replace(Some(connection)).is_none())
+    });
+    // A program gives up on its keepers after 12 seconds, which is sooner than that server's time is over.
+    site.managed().fetch_key(&site.direct().create_key(&purpose()).unwrap().0).unwrap();
 }
