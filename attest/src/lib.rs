@@ -8,6 +8,7 @@
 mod error;
 pub mod event_log;
 pub mod pcr;
+pub mod policy;
 pub mod replay;
 pub mod userspace_log;
 

@@ -1,0 +1,207 @@
+//! Why a host was refused: for people as sentences, for programs as fields.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use super::{Approved, Level};
+use crate::error::Error;
+use crate::pcr::{Digest, PcrIndex};
+use crate::replay::{EventPlace, Measured, ReplayError};
+
+/// Which rule was broken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// Event logs follow their format.
+    EventLog,
+    /// Event logs give the values of the quote.
+    Replay,
+    /// A host is in a class.
+    Class,
+    /// A host is quoted the registers that its class needs.
+    Selection,
+    /// PCR 0 to 7 have one separator each.
+    Separator,
+    /// Secure Boot is on, beyond doubt.
+    SecureBoot,
+    /// What was measured is in an approved set.
+    ApprovedSets,
+}
+
+/// The event by which a host was refused.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Found {
+    /// `firmware` or `userspace`.
+    pub log: &'static str,
+    /// Its place in that log.
+    pub index: usize,
+    /// What it is.
+    pub description: String,
+    /// Whether its digest proves the description; otherwise it is what the log says.
+    pub proven: bool,
+    /// Its digest.
+    #[serde(serialize_with = "as_text")]
+    pub digest: Digest,
+}
+
+/// The approved set that is the most like what was found, and what it has in the same place.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Nearest {
+    /// The set's name.
+    pub set: String,
+    /// How many digests of the register were as approved there.
+    pub matched: usize,
+    /// What is approved next; `None` where nothing more is.
+    #[serde(serialize_with = "as_optional_text")]
+    pub digest: Option<Digest>,
+    /// What people call it.
+    pub description: Option<String>,
+}
+
+/// Why a host was refused.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Refusal {
+    /// The host.
+    pub host: String,
+    /// Its class, if it has one.
+    pub class: Option<String>,
+    /// What its class demands.
+    pub level: Option<Level>,
+    /// The rule.
+    pub rule: Rule,
+    /// The register in which it was broken.
+    #[serde(serialize_with = "as_number")]
+    pub register: Option<PcrIndex>,
+    /// What was found, and what was expected: a sentence without a full stop.
+    pub reason: String,
+    /// The event.
+    pub event: Option<Found>,
+    /// What is approved that is the most like it.
+    pub nearest: Option<Nearest>,
+    /// The command that approves what was found; `None` where approving does not help.
+    pub command: Option<String>,
+}
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[allow(clippy::ref_option, reason = "serde's form of it")]
+fn as_optional_text<S: Serializer>(value: &Option<Digest>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(digest) => serializer.collect_str(digest),
+        None => serializer.serialize_none(),
+    }
+}
+
+#[allow(clippy::ref_option, reason = "serde's form of it")]
+fn as_number<S: Serializer>(value: &Option<PcrIndex>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(PcrIndex::number).serialize(serializer)
+}
+
+impl Refusal {
+    pub(super) fn new(host: &str, rule: Rule, reason: impl Into<String>) -> Self {
+        Self {
+            host: host.to_owned(),
+            class: None,
+            level: None,
+            rule,
+            register: None,
+            reason: reason.into(),
+            event: None,
+            nearest: None,
+            command: None,
+        }
+    }
+
+    /// The refusal of a host whose event log or userspace log cannot be read.
+    pub fn of_log(host: &str, error: &Error) -> Self {
+        Self::new(host, Rule::EventLog, error.to_string())
+    }
+
+    /// The refusal of a host whose logs do not give the values of its quote.
+    pub fn of_replay(host: &str, error: &ReplayError) -> Self {
+        let register = match error {
+            ReplayError::Differs(difference) => Some(difference.register),
+            ReplayError::Unusable(_) => None,
+        };
+        Self { register, ..Self::new(host, Rule::Replay, error.to_string()) }
+    }
+}
+
+impl Found {
+    pub(super) fn of(event: &Measured) -> Self {
+        let (log, index) = match event.place {
+            EventPlace::Firmware(index) => ("firmware", index),
+            EventPlace::Userspace(index) => ("userspace", index),
+        };
+        Self {
+            log,
+            index,
+            description: event.description.text().to_owned(),
+            proven: event.description.is_proven(),
+            digest: event.digest,
+        }
+    }
+
+    fn place(&self) -> EventPlace {
+        if self.log == "firmware" { EventPlace::Firmware(self.index) } else { EventPlace::Userspace(self.index) }
+    }
+}
+
+impl Nearest {
+    pub(super) fn of(set: &str, matched: usize, wanted: Option<&Approved>) -> Self {
+        Self {
+            set: set.to_owned(),
+            matched,
+            digest: wanted.map(|approved| approved.digest),
+            description: wanted.map(|approved| approved.description.clone()).filter(|words| !words.is_empty()),
+        }
+    }
+}
+
+impl Rule {
+    fn words(self) -> &'static str {
+        match self {
+            Self::EventLog => "event logs can be read",
+            Self::Replay => "event logs give the values of the quote",
+            Self::Class => "every host is in a class",
+            Self::Selection => "a quote has the registers that the class needs",
+            Self::Separator => "PCR 0 to 7 have one separator each",
+            Self::SecureBoot => "Secure Boot is on",
+            Self::ApprovedSets => "what was booted is approved",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is refused", self.host)?;
+        if let (Some(class), Some(level)) = (&self.class, self.level) {
+            write!(f, " as a host of class \"{class}\", level \"{level}\"")?;
+        }
+        write!(f, ". The rule is: {}.", self.rule.words())?;
+        match self.register {
+            // A difference of values begins with its register.
+            Some(register) if self.rule != Rule::Replay => write!(f, " {register}: {}.", self.reason)?,
+            _ => write!(f, " {}.", self.reason)?,
+        }
+        if let Some(event) = &self.event {
+            write!(f, " It is {}: {}", event.place(), event.description)?;
+            write!(f, "{}, {}.", if event.proven { "" } else { " (as the log says)" }, event.digest)?;
+        }
+        if let Some(nearest) = &self.nearest {
+            write!(f, " The nearest approved set is \"{}\"", nearest.set)?;
+            match (nearest.digest, &nearest.description) {
+                (Some(digest), Some(words)) => write!(f, "; it has {words}, {digest}, in this place.")?,
+                (Some(digest), None) => write!(f, "; it has {digest} in this place.")?,
+                (None, _) => write!(f, "; it has nothing more in this place.")?,
+            }
+        }
+        if let Some(command) = &self.command {
+            write!(f, " To approve what was found: {command}")?;
+        }
+        Ok(())
+    }
+}
