@@ -12,7 +12,7 @@ pub mod kind;
 pub mod kinds;
 mod pem;
 pub mod primary_key;
-pub(crate) mod private_file;
+pub mod private_file;
 mod seal;
 pub mod sealed_share;
 mod secret_file;

@@ -32,7 +32,10 @@ const FOLDER_MODE: u32 = 0o700;
 const OF_OTHERS: u32 = 0o077;
 
 /// Opens for reading a file that only its owner, this user or root, can read or change.
-pub(crate) fn open(path: &Path) -> Result<File> {
+///
+/// # Errors
+/// `NotFound`, `Invalid` for what is not a regular file, `Denied` when others can read or change it, `Io`.
+pub fn open(path: &Path) -> Result<File> {
     open_as(effective_uid(), path)
 }
 
@@ -65,7 +68,10 @@ pub(super) fn open_regular(path: &Path) -> Result<(File, Metadata)> {
 }
 
 /// Reads the rest of a file of at most `max` bytes. The buffer never grows: growing would leave a copy of a secret in memory.
-pub(crate) fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
+///
+/// # Errors
+/// `Invalid` for a longer one, `Io`.
+pub fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u8>>> {
     let reading = || format!("reading {}", path.shown());
     let len = file.metadata().context(reading)?.len();
     if len > max {
@@ -115,7 +121,10 @@ pub(crate) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
 /// Makes a new file of `parts`, in this order, and returns once it is durable. An error leaves no file of ours.
 ///
 /// The file gets its name when it is whole, where the file system can do that: who dies before leaves nothing.
-pub(crate) fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
+///
+/// # Errors
+/// `Exists` when the name is taken, `Io`.
+pub fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let named = match nameless(folder_of(path)) {
         Some(file) => {
             write_parts(&file, parts).context(|| format!("writing {}", path.shown()))?;
@@ -163,7 +172,10 @@ fn create_in_place(path: &Path, parts: &[&[u8]]) -> Result<()> {
 }
 
 /// Makes a file of `parts`, or puts it in the place of the one that is there. Two callers at once must hold a lock.
-pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
+///
+/// # Errors
+/// `Io`.
+pub fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
     let fresh = beside(path, ".new");
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -177,7 +189,10 @@ pub(crate) fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
 }
 
 /// As [`replace`], and overwrites the content that was there, as [`wipe`] does.
-pub(crate) fn replace_and_wipe(path: &Path, parts: &[&[u8]]) -> Result<()> {
+///
+/// # Errors
+/// `Io`.
+pub fn replace_and_wipe(path: &Path, parts: &[&[u8]]) -> Result<()> {
     wipe_former(path)?;
     let former = former_of(path);
     match fs::hard_link(path, &former) {
@@ -245,7 +260,10 @@ fn overwrite_and_remove(path: &Path, mut file: &File) -> Result<()> {
 }
 
 /// Makes a folder, and those above it, that only this user can enter.
-pub(crate) fn create_folder(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// `Io`, and `Exists` when a file has its name.
+pub fn create_folder(folder: &Path) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -265,7 +283,10 @@ pub(crate) fn lock(path: &Path) -> Result<File> {
 }
 
 /// As [`lock`], and `None` where another process holds it.
-pub(crate) fn try_lock(path: &Path) -> Result<Option<File>> {
+///
+/// # Errors
+/// `Io`.
+pub fn try_lock(path: &Path) -> Result<Option<File>> {
     let lock = beside(path, ".lock");
     let locking = || format!("locking {}", lock.shown());
     let file = open_lock(&lock).context(locking)?;
@@ -302,7 +323,7 @@ fn open_lock(lock: &Path) -> io::Result<File> {
 }
 
 /// The folder that `path` lies in.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new(if path.is_absolute() { "/" } else { "." }),
@@ -325,7 +346,10 @@ fn write_parts(mut file: &File, parts: &[&[u8]]) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable, where the file system can: some network ones answer EINVAL.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
     sync_open_folder(&File::open(folder)?)
 }
 
