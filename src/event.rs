@@ -142,6 +142,18 @@ pub enum EventName {
     ClusterRemove,
     /// The agent of this host began, ended, or refused a caller.
     Agent,
+    /// The trust authority of this machine was made, began or ended, or refused an administrator.
+    Authority,
+    /// A host of a trust authority was approved or removed, or a token for one was made.
+    AuthorityHost,
+    /// A host enrolled at a trust authority.
+    AuthorityEnrol,
+    /// A host attested, or was refused.
+    AuthorityAttest,
+    /// A policy of a trust authority was changed.
+    AuthorityPolicy,
+    /// A trust authority released a key to a host.
+    AuthorityRelease,
     /// A key for an admin of a cluster was made.
     ClusterAdminKey,
     /// Admins of a cluster, or how many have to sign, were changed.
@@ -227,6 +239,12 @@ impl EventName {
             Self::ClusterSync => "cluster-sync",
             Self::ClusterRemove => "cluster-remove",
             Self::Agent => "agent",
+            Self::Authority => "authority",
+            Self::AuthorityHost => "authority-host",
+            Self::AuthorityEnrol => "authority-enrol",
+            Self::AuthorityAttest => "authority-attest",
+            Self::AuthorityPolicy => "authority-policy",
+            Self::AuthorityRelease => "authority-release",
             Self::ClusterAdminKey => "cluster-admin-key",
             Self::ClusterAdmins => "cluster-admins",
             Self::ClusterAcceptBoard => "cluster-accept-board",

@@ -165,21 +165,21 @@ pub trait KeyProvider: Send + Sync {
         Err(Error::new(Kind::Unsupported, format!("key {key_id} has no state: its provider keeps no keys")))
     }
 
-    /// A KEK as a keeper gives it to another host of its cluster: its bytes leave this process.
+    /// A KEK as a keeper gives it to another host of its cluster, or a trust authority to one that it has attested: its bytes leave
+    /// this process.
     ///
     /// # Errors
-    /// `Unsupported` unless the provider's kind [can be pushed](kind::ProviderKind::can_be_pushed), and those of
-    /// [`fetch_key`](Self::fetch_key).
+    /// `Unsupported` for a provider whose keys never leave its host, and those of [`fetch_key`](Self::fetch_key).
     fn export_key(&self, key_id: &KeyId) -> Result<ExportedKek> {
-        Err(Error::new(Kind::Unsupported, format!("key {key_id} is of a provider whose keys cannot be pushed")))
+        Err(Error::new(Kind::Unsupported, format!("key {key_id} is of a provider whose keys do not leave its host")))
     }
 
-    /// Makes a KEK for another host. The same request gets the same KEK, however often it comes.
+    /// Makes a KEK for another host. A provider that keeps keys gives the same one to the same request, however often it comes.
     ///
     /// # Errors
     /// As [`export_key`](Self::export_key) and [`create_key`](Self::create_key).
     fn create_exported(&self, request: uuid::Uuid, _purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
-        let message = format!("request {request} is for a provider whose keys cannot be pushed");
+        let message = format!("request {request} is for a provider whose keys do not leave its host");
         Err(Error::new(Kind::Unsupported, message))
     }
 

@@ -29,6 +29,9 @@ impl Class {
             | EventName::Info
             | EventName::KeyList
             | EventName::ClusterPush
+            | EventName::AuthorityEnrol // whoever reaches an authority can have itself refused
+            | EventName::AuthorityAttest
+            | EventName::AuthorityRelease
             | EventName::Integrity
             | EventName::ProviderNotice
             | EventName::DumpTake // any user can have programs end so
@@ -39,6 +42,9 @@ impl Class {
             | EventName::Memory => Self::Reads,
             EventName::AcceptRollback
             | EventName::Agent
+            | EventName::Authority
+            | EventName::AuthorityHost
+            | EventName::AuthorityPolicy
             | EventName::Create
             | EventName::CreateDisk
             | EventName::Mount

@@ -10,13 +10,14 @@ use toml::Table;
 use toml::de::ValueDeserializer;
 use uuid::Uuid;
 
+use crate::crypto::wrap::LocalKek;
 use crate::error::{Error, Kind, Result};
 use crate::key::{Kek, KeyId, ProviderName};
 use crate::provider::generations::{Generations, Standing};
 use crate::provider::kek_share::{KekShare, kek_of};
 use crate::provider::kind::{self, Arguments, Configured, KEK_SHARE, ProviderKind, Settings, Usage};
 use crate::provider::primary_key::{self, PrimaryKey};
-use crate::provider::{KeyProvider, NewKey};
+use crate::provider::{ExportedKek, KeyProvider, NewKey};
 use crate::text::Show;
 
 /// The kind.
@@ -100,6 +101,38 @@ impl NativeProvider {
         Self { name, primary, generations: None, share: None }
     }
 
+    /// Makes a KEK. The primary key may be another one than when this was opened: its cluster has rotated it, or has wiped it.
+    fn make(&self) -> Result<(KeyId, LocalKek)> {
+        let now = self.generations.as_ref().map(Generations::current).transpose()?;
+        let primary = now.as_ref().unwrap_or(&self.primary);
+        let (id, kek) = primary.make_kek()?;
+        Ok((KeyId::new(self.name.clone(), id)?, kek_of(kek, self.share.as_ref())?))
+    }
+
+    fn find(&self, key_id: &KeyId) -> Result<LocalKek> {
+        if *key_id.provider() != self.name {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
+            ));
+        }
+        let (owner, wrapped) = primary_key::parse_id(key_id.id())?;
+        let other = if owner == self.primary.uuid() { None } else { Some(self.other(owner)?) };
+        let primary = other.as_ref().unwrap_or(&self.primary);
+        kek_of(primary.unwrap_kek(&wrapped)?, self.share.as_ref())
+    }
+
+    /// A KEK that leaves this host is whole: the share would protect nothing.
+    fn require_no_share(&self) -> Result<()> {
+        match self.share {
+            None => Ok(()),
+            Some(_) => Err(Error::new(
+                Kind::Unsupported,
+                format!("provider {} has a kek-share, so its keys do not leave this host", self.name),
+            )),
+        }
+    }
+
     /// The primary key of a generation that is not in memory.
     fn other(&self, owner: Uuid) -> Result<PrimaryKey> {
         let found = self.generations.as_ref().map(|generations| generations.find(owner)).transpose()?;
@@ -118,26 +151,23 @@ impl NativeProvider {
 }
 
 impl KeyProvider for NativeProvider {
-    /// The primary key may be another one than when this was opened: its cluster has rotated it, or has wiped it.
     fn create_key(&self, _purpose: &NewKey) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let now = self.generations.as_ref().map(Generations::current).transpose()?;
-        let primary = now.as_ref().unwrap_or(&self.primary);
-        let (id, kek) = primary.make_kek()?;
-        Ok((KeyId::new(self.name.clone(), id)?, Arc::new(kek_of(kek, self.share.as_ref())?)))
+        self.make().map(|(id, kek)| (id, Arc::new(kek) as Arc<dyn Kek>))
     }
 
     fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn Kek>> {
-        if *key_id.provider() != self.name {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("key {key_id} is not of provider {}: keys are named after their provider", self.name),
-            ));
-        }
-        let (owner, wrapped) = primary_key::parse_id(key_id.id())?;
-        let other = if owner == self.primary.uuid() { None } else { Some(self.other(owner)?) };
-        let primary = other.as_ref().unwrap_or(&self.primary);
-        let kek = primary.unwrap_kek(&wrapped)?;
-        Ok(Arc::new(kek_of(kek, self.share.as_ref())?))
+        self.find(key_id).map(|kek| Arc::new(kek) as Arc<dyn Kek>)
+    }
+
+    fn export_key(&self, key_id: &KeyId) -> Result<ExportedKek> {
+        self.require_no_share()?;
+        self.find(key_id).map(|kek| ExportedKek { kek, wraps: true })
+    }
+
+    /// Nothing is kept of a KEK, so one that is made twice does no harm.
+    fn create_exported(&self, _request: Uuid, _purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
+        self.require_no_share()?;
+        self.make()
     }
 
     fn is_superseded(&self, key_id: &KeyId) -> Result<bool> {

@@ -103,3 +103,16 @@ fn only_the_one_form_of_a_key_id_is_taken() {
         assert_eq!(error.kind(), Kind::Corrupt, "{bad}");
     }
 }
+
+#[test]
+fn an_exported_kek_is_the_one_of_its_id_and_one_with_a_share_stays_here() {
+    let (dir, path) = key_file();
+    let provider = provider_of(&path);
+    let (id, kek) = provider.create_exported(Uuid::nil(), &purpose()).unwrap();
+    assert_eq!(provider.fetch_key(&id).unwrap().check().unwrap(), kek.check().unwrap());
+    assert_eq!(provider_of(&path).export_key(&id).unwrap().kek.bytes(), kek.bytes());
+    let share = KekShare::create(&dir.path().join("share")).unwrap();
+    let with_share = NativeProvider { share: Some(share), ..provider_of(&path) };
+    assert_eq!(with_share.export_key(&id).unwrap_err().kind(), Kind::Unsupported);
+    assert_eq!(with_share.create_exported(Uuid::nil(), &purpose()).map(drop).unwrap_err().kind(), Kind::Unsupported);
+}
