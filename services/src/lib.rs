@@ -6,3 +6,4 @@
 pub mod agent;
 pub mod authority;
 pub mod board;
+pub mod trust_wire;

@@ -134,6 +134,12 @@ fn split(len: usize) -> usize {
     len.next_power_of_two() / 2
 }
 
+/// Numbers of a node and of the last one of its level, at the height where it has a sibling again.
+fn past_lonely(at: usize, last: usize) -> (usize, usize) {
+    let levels = if at == 0 { 0 } else { at.trailing_zeros() };
+    (at >> levels, last >> levels)
+}
+
 /// Whether `path` proves that an entry with this hash is at `index` of the log with this root and size (RFC 9162, 2.1.3.2).
 pub fn includes(root: &Hash, size: usize, index: usize, leaf: Hash, path: &[Hash]) -> bool {
     if index >= size {
@@ -146,10 +152,7 @@ pub fn includes(root: &Hash, size: usize, index: usize, leaf: Hash, path: &[Hash
         }
         if at & 1 == 1 || at == last {
             hash = node_hash(node, &hash);
-            while at & 1 == 0 && at != 0 {
-                at >>= 1;
-                last >>= 1;
-            }
+            (at, last) = past_lonely(at, last);
         } else {
             hash = node_hash(&hash, node);
         }
@@ -186,10 +189,7 @@ pub fn extends((old_root, old): (&Hash, usize), (root, size): (&Hash, usize), pa
         if at & 1 == 1 || at == last {
             of_old = node_hash(node, &of_old);
             of_new = node_hash(node, &of_new);
-            while at & 1 == 0 && at != 0 {
-                at >>= 1;
-                last >>= 1;
-            }
+            (at, last) = past_lonely(at, last);
         } else {
             of_new = node_hash(&of_new, node);
         }

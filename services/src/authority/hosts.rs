@@ -1,0 +1,313 @@
+//! The hosts that an authority knows: a file each, written by one process, and all of them in memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use vmcryptfs::error::{Context, Error, Kind, Result};
+use vmcryptfs::provider::private_file;
+use vmcryptfs::text::Show;
+use vmcryptfs::timestamp::Timestamp;
+
+use crate::trust_wire::Blob;
+
+const VERSION: u16 = 1;
+const MAX_RECORD: u64 = 64 << 10;
+
+/// Whether a host gets keys.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostState {
+    /// Its TPM has proved its keys; an administrator has to approve it.
+    Pending,
+    /// It does if it attests.
+    Approved,
+    /// It does not, and its tokens are void.
+    Removed,
+}
+
+impl HostState {
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// A host.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRecord {
+    version: u16,
+    /// Its UUID, which the authority gave it.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The class whose policies apply to it.
+    pub class: String,
+    /// Fingerprint of its TPM's endorsement key, in hex.
+    pub ek: String,
+    /// Name of its attestation key, in hex.
+    pub ak_name: String,
+    /// Both keys and the host as one record, which is what attestations are judged by.
+    pub identity: Blob,
+    /// Whether it gets keys.
+    pub state: HostState,
+    /// Counts changes of the state. Tokens are of one epoch.
+    pub epoch: u64,
+    /// When the state was changed, RFC 3339.
+    pub since: String,
+}
+
+impl HostRecord {
+    /// A host that has just enrolled.
+    pub fn new(host: (Uuid, &str), class: &str, keys: (String, String, Blob), state: HostState) -> Self {
+        let ((uuid, name), (ek, ak_name, identity)) = (host, keys);
+        let (name, class, since) = (name.to_owned(), class.to_owned(), Timestamp::now().to_millis());
+        Self { version: VERSION, uuid, name, class, ek, ak_name, identity, state, epoch: 1, since }
+    }
+
+    /// Whether this epoch's tokens are good.
+    pub fn admits(&self, epoch: u64) -> bool {
+        self.state == HostState::Approved && self.epoch == epoch
+    }
+}
+
+/// All of them. Whoever has this has the lock of the authority's folder.
+pub struct Hosts {
+    folder: PathBuf,
+    records: Mutex<BTreeMap<Uuid, HostRecord>>,
+}
+
+impl Hosts {
+    /// Reads all records.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Unsupported` for a later version, `Denied` when others can change them, `Io`.
+    pub fn load(folder: &Path) -> Result<Self> {
+        private_file::create_folder(folder)?;
+        let reading = || format!("reading {}", folder.shown());
+        let mut records = BTreeMap::new();
+        for entry in fs::read_dir(folder).context(reading)? {
+            let path = entry.context(reading)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(uuid) = name.strip_suffix(".json").and_then(|uuid| Uuid::try_parse(uuid).ok()) else {
+                continue; // an unfinished one, or a file of somebody else
+            };
+            let record = read(&path)?;
+            if record.uuid != uuid {
+                let found = format!("{} is of host {}, expected the one of its name", path.shown(), record.uuid);
+                return Err(Error::new(Kind::Corrupt, found));
+            }
+            records.insert(uuid, record);
+        }
+        Ok(Self { folder: folder.to_path_buf(), records: Mutex::new(records) })
+    }
+
+    /// The host with this UUID.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn get(&self, uuid: Uuid) -> Result<HostRecord> {
+        let unknown = || Error::new(Kind::NotFound, format!("this authority knows no host {uuid}: it has to enrol"));
+        self.records.lock().get(&uuid).cloned().ok_or_else(unknown)
+    }
+
+    /// The host with this name or UUID. Of several with one name, the one that was not removed.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` where several were removed that had the name.
+    pub fn find(&self, called: &str) -> Result<HostRecord> {
+        if let Ok(uuid) = Uuid::try_parse(called) {
+            return self.get(uuid);
+        }
+        let named: Vec<HostRecord> = self.list().into_iter().filter(|record| record.name == called).collect();
+        let present = named.iter().find(|record| record.state != HostState::Removed);
+        match (present, named.as_slice()) {
+            (Some(record), _) | (None, [record]) => Ok(record.clone()),
+            (None, []) => Err(Error::new(Kind::NotFound, format!("this authority knows no host {called:?}"))),
+            (None, several) => Err(Error::new(
+                Kind::Invalid,
+                format!("{} hosts that were called {called} were removed: use a UUID", several.len()),
+            )),
+        }
+    }
+
+    /// All of them, by name.
+    pub fn list(&self) -> Vec<HostRecord> {
+        let mut all: Vec<HostRecord> = self.records.lock().values().cloned().collect();
+        all.sort_by(|a, b| (&a.name, a.uuid).cmp(&(&b.name, b.uuid)));
+        all
+    }
+
+    /// Adds a host, once `before` has succeeded.
+    ///
+    /// # Errors
+    /// `Exists` when another host that was not removed has its name, TPM or UUID; those of `before`; `Io`.
+    pub fn add(&self, record: &HostRecord, before: impl FnOnce() -> Result<()>) -> Result<()> {
+        let mut records = self.records.lock();
+        let same = |other: &&HostRecord| {
+            let is_there = other.state != HostState::Removed;
+            other.uuid == record.uuid || is_there && (other.name == record.name || other.ek == record.ek)
+        };
+        if let Some(other) = records.values().find(same) {
+            let what = if other.name == record.name { "name" } else { "TPM" };
+            let found = format!(
+                "host {} ({}, {}) has this {what} already: remove it first",
+                other.name,
+                other.uuid,
+                other.state.word()
+            );
+            return Err(Error::new(Kind::Exists, found));
+        }
+        before()?;
+        self.write(record)?;
+        records.insert(record.uuid, record.clone());
+        Ok(())
+    }
+
+    /// Gives a host another state, and its next epoch. An approval is stored after `log` has succeeded, a removal before it: what went
+    /// wrong half-way gives no keys.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` where the state is the same, or a removed host is to be approved; those of `log`; `Io`.
+    pub fn change(
+        &self,
+        uuid: Uuid,
+        state: HostState,
+        log: impl FnOnce(&HostRecord) -> Result<()>,
+    ) -> Result<HostRecord> {
+        let mut records = self.records.lock();
+        let unknown = || Error::new(Kind::NotFound, format!("this authority knows no host {uuid}"));
+        let found = records.get_mut(&uuid).ok_or_else(unknown)?;
+        if found.state == state || found.state == HostState::Removed {
+            let (name, word) = (&found.name, found.state.word());
+            let advice = if found.state == HostState::Removed { ": it has to enrol again" } else { "" };
+            return Err(Error::new(Kind::Invalid, format!("host {name} is {word}{advice}")));
+        }
+        let next = HostRecord { state, epoch: found.epoch + 1, since: Timestamp::now().to_millis(), ..found.clone() };
+        if state == HostState::Approved {
+            log(&next)?;
+            self.write(&next)?;
+            *found = next.clone();
+        } else {
+            *found = next.clone(); // at once, whatever happens to the file
+            self.write(&next)?;
+            log(&next)?;
+        }
+        Ok(next)
+    }
+
+    fn write(&self, record: &HostRecord) -> Result<()> {
+        let json = serde_json::to_vec_pretty(record)
+            .map_err(|error| Error::with_source(Kind::Invalid, "a host that has no JSON form", error))?;
+        private_file::replace(&self.folder.join(format!("{}.json", record.uuid)), &[&json])
+    }
+}
+
+fn read(path: &Path) -> Result<HostRecord> {
+    let bytes = private_file::read_at_most(MAX_RECORD, path, private_file::open(path)?)?;
+    let record: HostRecord = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))?;
+    match record.version {
+        VERSION => Ok(record),
+        other => {
+            Err(Error::new(Kind::Unsupported, format!("{} has version {other}, expected {VERSION}", path.shown())))
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn record(name: &str, state: HostState) -> HostRecord {
+        let keys = (format!("ek of {name}"), "000b".into(), Blob(vec![1, 2]));
+        HostRecord::new((Uuid::new_v4(), name), "kvm", keys, state)
+    }
+
+    fn logged(_: &HostRecord) -> Result<()> {
+        Ok(())
+    }
+
+    #[test]
+    fn hosts_come_back_and_each_change_is_another_epoch() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = Hosts::load(dir.path()).unwrap();
+        let kvm1 = record("kvm1", HostState::Pending);
+        hosts.add(&kvm1, || Ok(())).unwrap();
+        assert!(!hosts.get(kvm1.uuid).unwrap().admits(1), "it is pending");
+        let approved = hosts.change(kvm1.uuid, HostState::Approved, logged).unwrap();
+        assert!(approved.admits(2) && !approved.admits(1));
+        fs::write(dir.path().join(".x.json.new"), "unfinished").unwrap();
+        let hosts = Hosts::load(dir.path()).unwrap();
+        assert_eq!(hosts.find("kvm1").unwrap(), approved);
+        let removed = hosts.change(kvm1.uuid, HostState::Removed, logged).unwrap();
+        assert!(!removed.admits(2) && !removed.admits(3));
+        for state in [HostState::Approved, HostState::Removed, HostState::Pending] {
+            assert_eq!(hosts.change(kvm1.uuid, state, logged).unwrap_err().kind(), Kind::Invalid);
+        }
+        hosts.add(&record("kvm1", HostState::Approved), || Ok(())).unwrap();
+        assert_eq!(hosts.find("kvm1").unwrap().state, HostState::Approved, "not the removed one");
+        assert_eq!(hosts.list().len(), 2);
+    }
+
+    #[test]
+    fn a_name_or_a_tpm_is_one_host_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = Hosts::load(dir.path()).unwrap();
+        let kvm1 = record("kvm1", HostState::Approved);
+        hosts.add(&kvm1, || Ok(())).unwrap();
+        let same_tpm = HostRecord { ek: kvm1.ek.clone(), ..record("kvm2", HostState::Approved) };
+        for other in [record("kvm1", HostState::Approved), same_tpm] {
+            let error = hosts.add(&other, || panic!("nothing is logged")).unwrap_err();
+            assert_eq!(error.kind(), Kind::Exists, "{error}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_approved_without_an_entry_and_a_removal_holds_even_if_nothing_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = Hosts::load(dir.path()).unwrap();
+        let full = |_: &HostRecord| Err(Error::new(Kind::Io, "no space"));
+        let (new, kvm1) = (record("new", HostState::Approved), record("kvm1", HostState::Pending));
+        hosts.add(&new, || Err(Error::new(Kind::Io, "no space"))).unwrap_err();
+        assert!(hosts.list().is_empty());
+        hosts.add(&kvm1, || Ok(())).unwrap();
+        hosts.change(kvm1.uuid, HostState::Approved, full).unwrap_err();
+        assert_eq!(hosts.get(kvm1.uuid).unwrap(), kvm1);
+        hosts.change(kvm1.uuid, HostState::Approved, logged).unwrap();
+        hosts.change(kvm1.uuid, HostState::Removed, full).unwrap_err();
+        assert_eq!(hosts.get(kvm1.uuid).unwrap().state, HostState::Removed);
+        assert_eq!(Hosts::load(dir.path()).unwrap().get(kvm1.uuid).unwrap().state, HostState::Removed);
+    }
+
+    #[test]
+    fn a_record_that_is_damaged_renamed_or_open_to_others_stops_the_authority() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let kvm1 = record("kvm1", HostState::Approved);
+        Hosts::load(dir.path()).unwrap().add(&kvm1, || Ok(())).unwrap();
+        let path = dir.path().join(format!("{}.json", kvm1.uuid));
+        let refused = || Hosts::load(dir.path()).map(drop).unwrap_err().kind();
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, whole.replace("\"version\": 1", "\"version\": 2")).unwrap();
+        assert_eq!(refused(), Kind::Unsupported);
+        for wrong in [whole.replace("approved", "blessed"), whole.replace("\"epoch\"", "\"extra\": 1, \"epoch\"")] {
+            fs::write(&path, wrong).unwrap();
+            assert_eq!(refused(), Kind::Corrupt);
+        }
+        fs::write(&path, &whole).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(refused(), Kind::Denied);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(&path, dir.path().join(format!("{}.json", Uuid::nil()))).unwrap();
+        assert_eq!(refused(), Kind::Corrupt);
+    }
+}
