@@ -146,9 +146,23 @@ fn without_numbers(mut text: String) -> String {
     text
 }
 
+/// The cause of an error of opening what is not a regular file, where one was expected: what it is instead.
+#[derive(Debug)]
+pub struct NotAFile(pub &'static str);
+
+impl fmt::Display for NotAFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} lies there, expected a regular file", self.0)
+    }
+}
+
+impl StdError for NotAFile {}
+
 /// Only what our own kinds say better than an errno; the rest is `Io` and keeps its errno.
 fn io_kind(error: &io::Error) -> Kind {
-    if error.kind() == io::ErrorKind::NotFound {
+    if error.get_ref().is_some_and(|cause| cause.is::<NotAFile>()) {
+        Kind::Corrupt
+    } else if error.kind() == io::ErrorKind::NotFound {
         Kind::NotFound
     } else if error.kind() == io::ErrorKind::AlreadyExists {
         Kind::Exists

@@ -17,6 +17,7 @@ use crate::key::KeyName;
 use crate::provider::Providers;
 use crate::seen::{Comparison, Memory, Recalled};
 use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::sys::file::regular_at;
 use crate::text::Show;
 use crate::vm::disk;
 use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
@@ -163,7 +164,7 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
             infos.push((whole.clone(), Err(Error::new(error.kind(), format!("{}: {}", whole.shown(), error.chain())))));
         } else if !path.is_dir() {
             let why = || whole.shown().to_string();
-            let read = std::fs::File::open(path).context(why).and_then(|file| disk::read_header(file).context(why));
+            let read = regular_at(path).context(why).and_then(|file| disk::read_header(file).context(why));
             infos.extend(read.err().map(|error| (whole.clone(), Err(error))));
         }
     }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -19,7 +18,7 @@ use crate::storage::claims::FileLocks;
 use crate::store::disk::genuine_progress;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
-use crate::sys::file::open_beneath;
+use crate::sys::file::file_beneath;
 use crate::text::Show;
 use crate::vm::access::{Located, claim_exclusive};
 use crate::vm::component::Component;
@@ -82,8 +81,7 @@ impl Operation for AcceptRollback<'_> {
                 Component::Disk(_) => found.header,
             }
             .context(|| component.to_string())?;
-            let open = || open_beneath(&dir, component.header_file(), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
-            let open = || open().context(|| "opening it".into());
+            let open = || file_beneath(&dir, component.header_file()).context(|| "opening it".into());
             let there = point(&stored, &keks, open).context(|| component.to_string())?;
             let mut what = Vec::new();
             if let Some(gone_back) = memory.gone_back(&there) {

@@ -1,7 +1,11 @@
 //! Whether what lies at a path is intact and genuine.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
@@ -9,6 +13,7 @@ use crate::gate::{Object, Operation, Trail};
 use crate::operations::whole;
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::sys::file::{file_beneath, regular_at};
 use crate::text::{self, Show};
 use crate::vm::check::{Check, Finding, State};
 use crate::vm::inventory::Inventory;
@@ -28,6 +33,21 @@ pub struct CheckAll<'a> {
     pub providers: &'a Providers,
 }
 
+/// Opens a regular file or a folder. A link is followed only where the inventory did.
+fn open(path: &Path, follows: bool) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = if follows { flags } else { flags | OFlags::NOFOLLOW };
+    match (rustix::fs::open(path, flags, Mode::empty()), path.parent(), path.file_name()) {
+        (Ok(folder), ..) => Ok(folder.into()),
+        (Err(Errno::NOTDIR | Errno::LOOP), Some(parent), Some(name)) if !follows => {
+            let parent = rustix::fs::open(parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            file_beneath(parent, Path::new(name))
+        }
+        (Err(Errno::NOTDIR), ..) => regular_at(path),
+        (Err(error), ..) => Err(error.into()),
+    }
+}
+
 impl Operation for CheckAll<'_> {
     const NAME: EventName = EventName::Check;
     type Outcome = Vec<Finding>;
@@ -37,9 +57,11 @@ impl Operation for CheckAll<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Vec<Finding>> {
+        let links = self.inventory.links();
         let open = |below: &Path| {
             let path = whole(self.path, below);
-            File::open(&path).context(|| format!("opening {}", path.shown()))
+            open(&path, below.as_os_str().is_empty() || links.contains(below))
+                .context(|| format!("opening {}", path.shown()))
         };
         let mut findings = Check { open: &open, data: self.data }.run(self.inventory, self.providers);
         if findings.is_empty() {

@@ -1,6 +1,5 @@
 //! Headers saved in files of their own.
 
-use std::fs::File;
 use std::path::Path;
 
 use uuid::Uuid;
@@ -14,8 +13,10 @@ use crate::progress::OnProgress;
 use crate::provider::private_file;
 use crate::storage::FileStorage;
 use crate::store::header_area;
+use crate::sys::file::{file_beneath, regular_at};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
+use crate::vm::folder;
 use crate::work::unlocked_component::refuse_unsettled;
 
 /// Saves a component's header in a new file.
@@ -43,7 +44,11 @@ impl Operation for BackUpHeader<'_> {
             false => (component.to_path_buf(), ComponentKind::Disk),
         };
         let reading = || path.shown().to_string();
-        let storage = FileStorage::new(File::open(&path).context(reading)?);
+        let opened = match kind {
+            ComponentKind::Home => file_beneath(folder::open_dir(component)?, Path::new(HOME_FILE)),
+            ComponentKind::Disk => regular_at(&path),
+        };
+        let storage = FileStorage::new(opened.context(reading)?);
         let header = header_area::load(&storage, kind).context(reading)?.header;
         refuse_unsettled(header.claims())?;
         let uuid = header.claims().uuid;

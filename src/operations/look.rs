@@ -17,6 +17,7 @@ use crate::provider::Providers;
 use crate::storage::claims::FileLocks;
 use crate::store::header_area::StoredHeader;
 use crate::store::home_file::HomeKeys;
+use crate::sys::file::regular_at;
 use crate::text::Show;
 use crate::vm::keyring::Keyring;
 use crate::vm::owner::Owner;
@@ -153,7 +154,7 @@ fn state(providers: &Providers, id: &KeyId, unavailable: Option<&Error>) -> Resu
 fn components(path: &Path) -> Result<Vec<FoundComponent>> {
     let name = whole(path, Path::new(""));
     if !path.is_dir() {
-        let file = std::fs::File::open(path).context(|| format!("opening {}", path.shown()))?;
+        let file = regular_at(path).context(|| format!("opening {}", path.shown()))?;
         let cipher_len = file.metadata().context(|| path.shown().to_string())?.len();
         let (_, stored) = disk::read_header(file).context(|| path.shown().to_string())?;
         let kind = ComponentKind::Disk;

@@ -13,11 +13,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, Dir, FallocateFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat};
 use rustix::io::Errno;
 
 use super::check;
 use super::mount_table::refuse_ours;
+use crate::error::NotAFile;
 
 /// What `fallocate` does with a range.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -236,12 +237,55 @@ pub fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> 
     }
 }
 
-/// Opens a file for reading, as [`open_beneath`] does. A fifo that was put in its place does not block us.
+/// Opens a file for reading, as [`regular_beneath`] does.
 ///
 /// # Errors
-/// The system's.
+/// As that.
 pub fn file_beneath(root: impl AsFd, path: &Path) -> io::Result<File> {
-    open_beneath(root, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())
+    regular_beneath(root, path, OFlags::RDONLY)
+}
+
+/// Opens a regular file as [`open_beneath`] does, and nothing else: opening a fifo or a device may wait, or do something.
+///
+/// # Errors
+/// The system's; [`NotAFile`] for anything else, a symbolic link at the end of the path included.
+pub fn regular_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<File> {
+    let handle = open_beneath(root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+    regular_of(&handle, flags)
+}
+
+/// Opens a regular file that someone has named: its path may lead through symbolic links.
+///
+/// # Errors
+/// As [`regular_beneath`].
+pub fn regular_at(path: &Path) -> io::Result<File> {
+    let handle = File::from(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    regular_of(&handle, OFlags::RDONLY)
+}
+
+/// Opens what a handle leads to, if that is a regular file.
+fn regular_of(handle: &File, flags: OFlags) -> io::Result<File> {
+    match FileType::from_raw_mode(rustix::fs::fstat(handle)?.st_mode) {
+        FileType::RegularFile => {
+            let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            Ok(rustix::fs::open(proc_entry(handle), flags, Mode::empty())?.into())
+        }
+        other => Err(io::Error::other(NotAFile(kind_of(other)))),
+    }
+}
+
+/// What is not a regular file, for people.
+pub fn kind_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a file",
+        FileType::Directory => "a folder",
+        FileType::Symlink => "a symbolic link",
+        FileType::Fifo => "a fifo",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice => "a character device",
+        FileType::BlockDevice => "a block device",
+        FileType::Unknown => "something of an unknown type",
+    }
 }
 
 /// Opens a directory for listing, as [`open_beneath`] does.
@@ -300,6 +344,7 @@ pub fn is_at(root: impl AsFd, path: &Path, file: &File) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Error, Kind};
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -314,6 +359,29 @@ mod tests {
         for escape in ["../secret", "link", "/etc/passwd"] {
             assert!(open_beneath(&root, Path::new(escape), OFlags::RDONLY, Mode::empty()).is_err(), "{escape}");
         }
+    }
+
+    #[test]
+    fn only_regular_files_open_as_such_and_nothing_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("file"), "x").unwrap();
+        std::fs::create_dir(path("folder")).unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        for flags in [OFlags::RDONLY, OFlags::RDWR] {
+            assert!(regular_beneath(&root, Path::new("file"), flags).is_ok());
+            for (name, what) in
+                [("folder", "folder"), ("link", "symbolic link"), ("socket", "socket"), ("fifo", "fifo")]
+            {
+                let refused = Error::io(name, regular_beneath(&root, Path::new(name), flags).unwrap_err());
+                assert_eq!(refused.kind(), Kind::Corrupt);
+                assert!(refused.chain().contains(&format!("a {what} lies there")), "{}", refused.chain());
+            }
+        }
+        assert!(regular_at(&path("link")).is_ok() && regular_at(&path("fifo")).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use uuid::Uuid;
 
 use crate::crypto::xts::Engine;
@@ -21,7 +21,7 @@ use crate::seen::{Floor, Memory, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::{Disk, LockedDisk, RekeyInPlace};
-use crate::sys::file::{file_beneath, open_beneath};
+use crate::sys::file::{file_beneath, regular_beneath};
 use crate::text::Show;
 use crate::vm::component::Component;
 use crate::vm::folder;
@@ -371,8 +371,7 @@ pub fn claim_exclusive(
 /// As [`VmAccess::claim`].
 pub fn claim_backing(folder: &File, component: &Component, claims: &'static dyn Claims) -> Result<FileStorage> {
     let path = component.header_file();
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = open_beneath(folder, path, flags, Mode::empty()).context(|| format!("opening {}", path.shown()))?;
+    let file = regular_beneath(folder, path, OFlags::RDWR).context(|| format!("opening {}", path.shown()))?;
     let storage = FileStorage::with_claims(file, claims);
     // A conversion may have replaced it between its opening and the claim.
     if !storage.claim_at(folder, path, Claim::Exclusive).context(|| path.shown().to_string())? {

@@ -185,14 +185,19 @@ impl Inventory {
         sealed.filter_map(|entry| entry.path.parent()).collect()
     }
 
+    /// Symbolic links.
+    pub fn links(&self) -> BTreeSet<&Path> {
+        let links = self.entries.iter().filter(|entry| matches!(entry.what, What::Link(_)));
+        links.map(|entry| entry.path.as_path()).collect()
+    }
+
     /// VM folders within others, each with the one that it lies in. What a symbolic link leads to lies elsewhere.
     pub fn nested_folders(&self) -> Vec<(&Path, &Path)> {
         let is_vm = |kind| matches!(kind, FolderKind::Vm(_) | FolderKind::SeveralHeaders(..) | FolderKind::Erased);
         let own = |(entry, kind): (&'_ Entry, FolderKind)| !entry.reserved && is_vm(kind);
         let folders: BTreeSet<&Path> =
             self.folders().filter(|(entry, kind)| own((entry, *kind))).map(|(entry, _)| entry.path.as_path()).collect();
-        let links = self.entries.iter().filter(|entry| matches!(entry.what, What::Link(_)));
-        let links: BTreeSet<&Path> = links.map(|entry| entry.path.as_path()).collect();
+        let links = self.links();
         let outer = |inner: &Path| {
             let here = inner.ancestors().take_while(|below| !links.contains(below));
             here.filter_map(Path::parent).find_map(|above| folders.get(above).copied())

@@ -11,6 +11,7 @@ mod tree;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
@@ -26,7 +27,7 @@ use crate::storage::FileStorage;
 use crate::store::buffer::RequestBuffer;
 use crate::store::home_file::{HomeFile, HomeKeys};
 use crate::store::plain_file::{MAX_REQUEST, PlainFile};
-use crate::sys::file::{open_unnoticed, readable, stat_at};
+use crate::sys::file::{readable, regular_beneath, stat_at};
 use crate::text;
 use crate::timestamp::Timestamp;
 use crate::vm::draft::Draft;
@@ -90,7 +91,7 @@ impl HomeTree<'_> {
     /// `Corrupt` for one that this home did not seal, or `Io`.
     pub fn load(&self) -> Result<Option<Manifest>> {
         let reading = || format!("reading {MANIFEST_FILE}");
-        let file = match open_unnoticed(self.dir, OsStr::new(MANIFEST_FILE), OFlags::RDONLY) {
+        let file = match regular_beneath(self.dir, Path::new(MANIFEST_FILE), OFlags::RDONLY) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.context(reading)?,
         };

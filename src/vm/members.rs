@@ -23,7 +23,7 @@ use crate::key::Dek;
 use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::storage::claims::{Claim, Claims, FileLocks, wait_for_claim};
 use crate::storage::{FileStorage, Storage};
-use crate::sys::file::{open_beneath, readable, stat_at};
+use crate::sys::file::{readable, regular_beneath, stat_at};
 use crate::vm::draft::Draft;
 pub use change::ListChange;
 use stored::{Copies, read};
@@ -230,14 +230,7 @@ impl Members {
     }
 
     fn file(&self, flags: OFlags) -> Result<FileStorage> {
-        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        match open_beneath(&self.dir, Path::new(&self.name), flags, Mode::empty()) {
-            Ok(file) => Ok(FileStorage::with_claims(file, self.claims)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(Error::new(Kind::Corrupt, format!("the VM's list of disks, {}, is gone: {REMEDY}", self.name)))
-            }
-            Err(error) => Err(Error::io(format!("opening the VM's list of disks, {}", self.name), error)),
-        }
+        open_list(&self.dir, self.header.uuid, flags).map(|file| FileStorage::with_claims(file, self.claims))
     }
 
     fn read(&self, file: &FileStorage) -> Result<(Copies, Stamp)> {
@@ -256,6 +249,21 @@ impl Floor for Members {
     fn least(&self, disk: Uuid) -> Result<Option<(u32, u64)>> {
         Ok(self.list()?.least(disk))
     }
+}
+
+/// Opens the file with the list of a home's disks.
+fn open_list(dir: &File, home: Uuid, flags: OFlags) -> Result<File> {
+    let name = file_name(home);
+    regular_beneath(dir, Path::new(&name), flags).map_err(|error| {
+        let error = Error::io("opening it", error);
+        match error.kind() {
+            Kind::NotFound => Error::new(Kind::Corrupt, format!("the VM's list of disks, {name}, is gone: {REMEDY}")),
+            Kind::Corrupt => {
+                Error::with_source(Kind::Corrupt, format!("the VM's list of disks, {name}: {REMEDY}"), error)
+            }
+            kind => Error::with_source(kind, format!("the VM's list of disks, {name}"), error),
+        }
+    })
 }
 
 /// What to do about a list that is lost.
@@ -323,12 +331,12 @@ pub(crate) fn reseal(dir: &File, home: &Header, dek: &Dek, memory: &Arc<Memory>)
     }
 }
 
-/// The list of a home in a file, and how it compares with what this host has seen of it.
+/// The list of a home in a VM folder, and how it compares with what this host has seen of it.
 ///
 /// # Errors
 /// As [`Members::open`].
-pub(crate) fn list_in(file: &File, home: &Header, dek: &Dek, memory: &Arc<Memory>) -> Result<(MemberList, Past)> {
-    let file = file.try_clone().context(|| "duplicating a descriptor".into())?;
+pub(crate) fn list_in(dir: &File, home: &Header, dek: &Dek, memory: &Arc<Memory>) -> Result<(MemberList, Past)> {
+    let file = open_list(dir, home.uuid, OFlags::RDONLY)?;
     let Copies { list, other, .. } = read(&FileStorage::new(file), &keys(home, dek)?)?;
     let past = meet(memory, home, &list, other.as_ref())?;
     Ok((list, past))

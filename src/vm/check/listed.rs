@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::format::header::Header;
-use crate::format::members::{MemberList, file_name};
+use crate::format::members::MemberList;
 use crate::key::Dek;
 use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::text::Show;
@@ -32,18 +32,8 @@ impl Listed {
         (home, dek): (&Header, &Dek),
         memory: &Arc<Memory>,
     ) -> Result<Self> {
-        let path = entry.path.with_file_name(file_name(home.uuid));
-        let read = || {
-            let file = open(&path).map_err(|error| {
-                let kind = if error.kind() == Kind::NotFound { Kind::Corrupt } else { error.kind() };
-                Error::with_source(
-                    kind,
-                    "its list of disks: `vmcryptfs adopt VM_FOLDER` makes one of the disks that are there",
-                    error,
-                )
-            });
-            members::list_in(&file?, home, dek, memory)
-        };
+        let vm = entry.path.parent().unwrap_or(Path::new(""));
+        let read = || members::list_in(&open(vm)?, home, dek, memory);
         let (list, past) = home.lists_disks.then(read).transpose()?.unzip();
         Ok(Self { home: home.uuid, binds_disks: home.binds_disks, list, past })
     }

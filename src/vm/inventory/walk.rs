@@ -13,7 +13,7 @@ use crate::format::header::is_reserved;
 use crate::format::names::DiskNames;
 use crate::progress::{GoOn, to_the_end};
 use crate::store::home_file::looks_like_sealed_target;
-use crate::sys::file::open_unnoticed;
+use crate::sys::file::{kind_of, open_unnoticed, regular_at};
 use crate::sys::mount_table;
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
@@ -82,7 +82,7 @@ struct Manner<'m> {
 }
 
 pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {
-    let file = File::open(path).context(|| format!("opening {}", path.shown()))?;
+    let file = regular_at(path).context(|| format!("opening {}", path.shown()))?;
     let stat = stat(&file)?;
     Ok(Entry {
         path: path.to_path_buf(),
@@ -208,7 +208,7 @@ impl Walk<'_> {
             | FileType::Socket
             | FileType::CharacterDevice
             | FileType::BlockDevice
-            | FileType::Unknown => What::Special(special(kind)),
+            | FileType::Unknown => What::Special(kind_of(kind)),
         };
         self.add(place, stat, what);
         Ok(())
@@ -297,17 +297,6 @@ fn home_disk_names(dir: &File) -> Option<DiskNames> {
 
 fn too_deep() -> Error {
     Error::new(Kind::Unsupported, format!("nested too deep: deeper than {MAX_DEPTH} folders, not looked at"))
-}
-
-/// What is neither a file nor a folder or link, for people.
-fn special(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Fifo => "a fifo",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice => "a character device",
-        FileType::BlockDevice => "a block device",
-        FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => "of an unknown type",
-    }
 }
 
 fn open(dir: &File, name: &OsStr, flags: OFlags) -> Result<File> {

@@ -23,7 +23,7 @@ use crate::seen::Point;
 use crate::storage::{Access, FileStorage};
 use crate::store::disk::LockedDisk;
 use crate::store::home_file::HomeKeys;
-use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
+use crate::sys::file::{file_beneath, folder_beneath, regular_beneath};
 use crate::text::Show;
 use crate::vm::attributes::give_times;
 use crate::vm::draft::Draft;
@@ -114,10 +114,9 @@ impl SourceFile {
         access: Access,
         open: impl FnOnce(FileStorage) -> Result<(OpenForm, T)>,
     ) -> Result<(Self, T)> {
-        let flags = |flags| flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let open_as = |access| match access {
-            Access::Write => open_beneath(root, path, flags(OFlags::RDWR), Mode::empty()),
-            Access::Read => open_beneath(root, path, flags(OFlags::RDONLY), Mode::empty()),
+            Access::Write => regular_beneath(root, path, OFlags::RDWR),
+            Access::Read => regular_beneath(root, path, OFlags::RDONLY),
         };
         // Its owner may replace a file that he may not write, but then only other writers can be kept out.
         let (file, access) = match open_as(access) {
@@ -393,8 +392,7 @@ impl ReplaceContext<'_, '_> {
 
     /// Overwrites an original that was replaced before an interruption. One that still has another name may not have been.
     fn overwrite_leftover(&self, name: &OsStr) -> Result<()> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = open_beneath(self.root, Path::new(name), flags, Mode::empty())
+        let file = regular_beneath(self.root, Path::new(name), OFlags::RDWR)
             .context(|| format!("opening {}", name.shown()))?;
         if is_last_name(&file)? { overwrite::overwrite(&file) } else { Ok(()) }
     }

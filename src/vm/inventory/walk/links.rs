@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use super::{Place, Walk, classify, mount_of, open, special, stat, too_deep};
+use super::{Place, Walk, classify, mount_of, open, stat, too_deep};
 use crate::error::{Context, Error, Kind, Result};
+use crate::sys::file::kind_of;
 use crate::sys::mount_table;
 use crate::vm::inventory::{MAX_DEPTH, What};
 
@@ -88,7 +89,7 @@ impl Walk<'_> {
             | FileType::CharacterDevice
             | FileType::BlockDevice
             | FileType::Unknown) => {
-                self.add(place, stat, What::Special(special(kind)));
+                self.add(place, stat, What::Special(kind_of(kind)));
                 Ok(())
             }
         }
