@@ -180,8 +180,6 @@ fn print_changed(path: &Path, json: bool, changed: &SlotsChanged, done: &str) ->
             None => println!("{name}: nothing to do; {} key slots", component.done.slots),
         }
     }
-    for unreadable in &changed.unreadable {
-        eprintln!("Not read, and its keys are unchanged if it is a disk: {unreadable}");
-    }
+    changed.passed_over.lines().for_each(|line| eprintln!("{line}"));
     Ok(())
 }

@@ -113,8 +113,6 @@ fn print(args: &RekeyArgs, rekeyed: &Rekeyed, hosts: Option<Vec<KeyHost>>) -> Re
     if let Some(hosts) = hosts {
         println!("It opens on {}", describe(&hosts));
     }
-    for unreadable in &rekeyed.unreadable {
-        eprintln!("Not read, and its keys are unchanged if it is a disk: {unreadable}");
-    }
+    rekeyed.passed_over.lines().for_each(|line| eprintln!("{line}"));
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 mod list;
 
-pub use list::{Member, MemberList, There};
+pub use list::{Member, MemberList, There, home_file_for_disk};
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
+use crate::format::header::{ComponentKind, HOME_FILE, Header, UnverifiedHeader};
 use crate::key::Dek;
 use crate::progress::GoOn;
 use crate::provider::Providers;
@@ -22,6 +22,7 @@ use crate::text::Show;
 use crate::vm::access::{self, Claimed, OpenDisk, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::keyring::FetchedKeks;
+use crate::vm::owner::Owner;
 use crate::vm::scan::{self, FoundComponent};
 
 /// A VM folder of one that is served.
@@ -120,6 +121,11 @@ impl VmAccess for OnlineVm<'_> {
     /// Disks were opened as guests open them, which refuses those of other VMs.
     fn refuse_foreign(&self, path: &Path, _disk: &Header, _keks: &FetchedKeks) -> Result<()> {
         self.served.home_at(&self.folder.join(path))?.owner.allow_changes()
+    }
+
+    fn home_of_disks(&self, _keks: &FetchedKeks) -> Result<Option<Owner>> {
+        let open = || self.served.home_at(&self.folder.join(HOME_FILE));
+        self.served.retry_after_fetch(open).map(|home| Some(home.owner.clone()))
     }
 
     fn floor(&self, path: &Path) -> Option<Arc<dyn Floor>> {

@@ -71,6 +71,12 @@ pub trait VmAccess: Sync {
     /// `Corrupt`, `ReadOnly` where the list of the VM's disks has gone back, or those of unlocking the home.
     fn refuse_foreign(&self, path: &Path, disk: &Header, keks: &FetchedKeks) -> Result<()>;
 
+    /// The home that says which disks the VM has, unlocked by these KEKs or else by its own; `None` in a folder that is not encrypted.
+    ///
+    /// # Errors
+    /// Those of unlocking the home, or of its list.
+    fn home_of_disks(&self, keks: &FetchedKeks) -> Result<Option<Owner>>;
+
     /// What says how far the disk at this path is at least, once it was not [refused](Self::refuse_foreign).
     fn floor(&self, path: &Path) -> Option<Arc<dyn Floor>>;
 
@@ -309,6 +315,10 @@ impl VmAccess for OfflineVm {
             Err(error) if error.kind() == Kind::KeyUnavailable && disk.owner.is_none() && !binds_disks() => Ok(()),
             Err(error) => Err(error).context(|| "the home of the VM, which tells whether the disk is its own".into()),
         }
+    }
+
+    fn home_of_disks(&self, keks: &FetchedKeks) -> Result<Option<Owner>> {
+        self.owner(keks).map(|owner| owner.cloned())
     }
 
     fn floor(&self, _path: &Path) -> Option<Arc<dyn Floor>> {

@@ -4,6 +4,8 @@
 //! all is encrypted, looks here.
 
 mod file;
+pub mod misplaced;
+mod passed_over;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat};
 use uuid::Uuid;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::format::erasure::Erasure;
 use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
 use crate::format::names::DiskNames;
@@ -25,9 +27,9 @@ use crate::progress::{GoOn, to_the_end};
 use crate::store::header_area::StoredHeader;
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
-use crate::vm::folder;
 use crate::vm::home_state::HomeState;
 use crate::vm::under_way::UnderWay;
+pub use passed_over::PassedOver;
 
 /// Folders deeper than this below the first one are entries that could not be read.
 pub const MAX_DEPTH: usize = 128;
@@ -234,24 +236,6 @@ pub(in crate::vm) fn disks_below(folder: &File, go_on: &GoOn<'_>) -> Result<Vec<
 /// `Io` when it cannot be listed.
 pub(in crate::vm) fn files_below(folder: &File, disk_names: &DiskNames) -> Result<Vec<Entry>> {
     walk::files(folder, disk_names)
-}
-
-/// What of a VM folder cannot be read, so that nobody knows whether it is a disk: each with its reason, for people.
-///
-/// # Errors
-/// `Stopped` by `go_on`.
-pub(crate) fn unreadable_below(folder: &Path, go_on: &GoOn<'_>) -> Result<Vec<String>> {
-    let taken = folder::open_dir(folder).and_then(|dir| Inventory::take_watched(&dir, &DiskNames::default(), go_on));
-    let inventory = match taken {
-        Ok(inventory) => inventory,
-        Err(error) if error.kind() == Kind::Stopped => return Err(error),
-        Err(error) => return Ok(vec![error.chain()]),
-    };
-    let unreadable = inventory.entries.iter().filter_map(|entry| {
-        let What::Unreadable(error) = &entry.what else { return None };
-        Some(format!("{}: {}", entry.path.shown(), error.chain()))
-    });
-    Ok(unreadable.collect())
 }
 
 /// What to say of a VM folder that lies in another one.

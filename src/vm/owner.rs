@@ -81,6 +81,11 @@ impl Owner {
         })
     }
 
+    /// The home's UUID, and whether each of its disks names it.
+    pub fn home(&self) -> (Uuid, bool) {
+        (self.home, self.binds_disks)
+    }
+
     /// The list of the home's disks, if it has one.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
-use crate::vm::inventory::unreadable_below;
+use crate::vm::inventory::PassedOver;
 use crate::vm::keyring::{self, slot_for};
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::ComponentResult;
@@ -47,9 +47,9 @@ pub struct Rekeyed {
     pub resumed: bool,
     /// What it wraps now.
     pub components: Vec<ComponentResult<Rewrapped>>,
-    /// Of a VM folder that was rekeyed as a whole: what could not be read, and if it is a disk has the keys that it had.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unreadable: Vec<String>,
+    /// Of a VM folder that was rekeyed as a whole: what has the keys that it had, if it is a disk.
+    #[serde(flatten)]
+    pub passed_over: PassedOver,
 }
 
 /// How a component was rekeyed.
@@ -88,11 +88,11 @@ impl Rekey {
         let looking = Looking::new(&mut *on_progress);
         let go_on = || looking.tell();
         let chosen = choose(&self.disks, place.components(&go_on)?)?;
-        let unreadable = match self.disks.is_empty() {
-            true => unreadable_below(&place.path(), &go_on)?,
-            false => Vec::new(),
-        };
         let keks = fetch_keks(place, &chosen);
+        let passed_over = match self.disks.is_empty() {
+            true => PassedOver::of(&place.path(), place.home_of_disks(&keks), &go_on)?,
+            false => PassedOver::default(),
+        };
         let mut keyed: Vec<UnlockedComponent<'_>> = Vec::new();
         for found in chosen {
             let component = found.component();
@@ -117,7 +117,7 @@ impl Rekey {
         }
         new.finish(leader)?;
         report(total)?;
-        Ok(Rekeyed { unreadable, ..new.outcome(&keyed, former) })
+        Ok(Rekeyed { passed_over, ..new.outcome(&keyed, former) })
     }
 
     /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
@@ -228,7 +228,12 @@ impl NewSlots {
             ComponentResult::new(&keyed.component, keyed.header().uuid, Rewrapped { former_key })
         };
         let components = keyed.iter().zip(former).map(component).collect();
-        Rekeyed { key: KeyName::of(&self.key_id), resumed: self.resumed, components, unreadable: Vec::new() }
+        Rekeyed {
+            key: KeyName::of(&self.key_id),
+            resumed: self.resumed,
+            components,
+            passed_over: PassedOver::default(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::provider;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
-use crate::vm::inventory::unreadable_below;
+use crate::vm::inventory::PassedOver;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
 use crate::work::ComponentResult;
@@ -50,10 +50,9 @@ pub struct RemoveKey {
 pub struct SlotsChanged {
     /// One for each component that was looked at.
     pub components: Vec<ComponentResult<SlotChanged>>,
-    /// What of the VM folder could not be read, and has no other keys than it had if it is a disk: for people. Looked for where all
-    /// of it was meant.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unreadable: Vec<String>,
+    /// What of the VM folder has no other keys than it had, if it is a disk. Looked for where all of it was meant.
+    #[serde(flatten)]
+    pub passed_over: PassedOver,
 }
 
 /// What became of a component's slots.
@@ -101,7 +100,7 @@ impl AddKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, added.then_some(&key_id)));
         }
-        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref())? })
+        Ok(SlotsChanged { components, passed_over: passed_over(place, self.component.as_ref())? })
     }
 
     fn key(
@@ -177,7 +176,7 @@ impl RemoveKey {
             keyed.replace(slots)?;
             components.push(changed(keyed, removed.as_ref()));
         }
-        Ok(SlotsChanged { components, unreadable: unreadable(place, self.component.as_ref())? })
+        Ok(SlotsChanged { components, passed_over: passed_over(place, self.component.as_ref())? })
     }
 
     /// The slots that are meant, and those that stay. A key id that no slot has may be another spelling of one.
@@ -229,9 +228,12 @@ impl RemoveKey {
     }
 }
 
-/// What could not be read where all of a VM folder was meant.
-fn unreadable(place: &dyn VmAccess, component: Option<&Component>) -> Result<Vec<String>> {
-    component.map_or_else(|| unreadable_below(&place.path(), &to_the_end), |_| Ok(Vec::new()))
+/// What was passed over where all of a VM folder was meant.
+fn passed_over(place: &dyn VmAccess, component: Option<&Component>) -> Result<PassedOver> {
+    match component {
+        Some(_) => Ok(PassedOver::default()),
+        None => PassedOver::of(&place.path(), place.home_of_disks(&FetchedKeks::new()), &to_the_end),
+    }
 }
 
 fn choose<'f>(found: &'f [FoundComponent], component: Option<&Component>) -> Result<Vec<&'f FoundComponent>> {

@@ -25,6 +25,7 @@ use crate::vm::access::{Claimed, OfflineDisk, OpenDisk, VmAccess};
 use crate::vm::component::Component;
 use crate::vm::datastore::Datastore;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
+use crate::vm::owner::Owner;
 use crate::vm::scan::FoundComponent;
 
 /// One component's backing file.
@@ -225,6 +226,11 @@ impl VmAccess for TestVm {
 
     fn claim_exclusive(&self, component: &Component, _go_on: &GoOn<'_>) -> Result<Box<dyn Claimed + '_>> {
         self.claim(component)
+    }
+
+    /// It has no list.
+    fn home_of_disks(&self, _keks: &FetchedKeks) -> Result<Option<Owner>> {
+        Ok(None)
     }
 
     /// It has no list.

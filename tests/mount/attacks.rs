@@ -7,6 +7,7 @@ mod headers;
 mod home_files;
 mod manifest;
 mod members;
+mod misplaced;
 mod replaced;
 
 use std::fs;

@@ -321,12 +321,14 @@ fn a_clone_says_what_of_it_is_in_the_clear_and_erased_disks_are_neither_cloned_n
     host.run(&["erase", gone, "--yes"]);
     let way_out = "gone.raw was erased on ";
     host.refuses(&["clone", vm, clone], 4, way_out);
-    host.refuses(&["clone", vm, clone, "--same-keys"], 4, "remove it, or move it out of the folder");
+    host.refuses(&["clone", vm, clone, "--same-keys"], 4, "remove it in a mount");
     host.refuses(&["decrypt", vm, "--all"], 4, way_out);
     host.refuses(&["decrypt", vm, "--disk", "gone.raw"], 4, way_out);
     assert!(fs::read(host.path("ds/vm/sealed.raw")).unwrap().starts_with(b"VMCRYPTF"), "nothing was decrypted");
     assert_eq!(fs::read_dir(host.path("ds")).unwrap().count(), 1, "nothing is left of a clone");
     fs::remove_file(gone).unwrap();
+    host.refuses(&["clone", vm, clone], 3, "nothing lies at gone.raw");
+    host.run(&["adopt", vm]);
     let cloned = json(&host.run(&["clone", vm, clone, "--json"]));
     let notes: Vec<_> = cloned["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
     let said = |name: &str| notes.iter().filter(|note| note.starts_with(name)).copied().collect::<Vec<_>>().concat();
@@ -350,6 +352,9 @@ fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
     let (header, data) = whole.split_at(8 << 20);
     let zeros = [&vec![0; header.len()], data].concat();
     let noise = [&data[..header.len()], data].concat();
+    fs::write(disk, &zeros).unwrap();
+    host.refuses(&["encrypt", vm], 3, "a file without a header lies at d.raw");
+    host.run(&["adopt", vm]); // now it is as one that no list has
     for overwritten in [zeros, noise] {
         fs::write(disk, &overwritten).unwrap();
         let output = host.try_run(&["check", vm]);
@@ -376,6 +381,7 @@ fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
     assert_eq!((&evidence["in_the_clear"][0], &evidence["no_sign"][0]), (&"d.raw".into(), &"d.raw".into()));
     assert!(evidence["elsewhere"][0].as_str().unwrap().contains("or one whose header was overwritten"), "{evidence}");
     host.run(&["header", "restore", disk, saved, "--force"]);
+    host.run(&["adopt", disk]);
     let mount = host.mount("vm", &[]);
     assert!(fs::read(mount.path("d.raw")).unwrap() == vec![7; 16 << 20]);
 }

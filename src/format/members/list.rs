@@ -119,11 +119,7 @@ impl MemberList {
     pub fn refuse_home_file(&self, path: &Path) -> Result<()> {
         let is_here = |member: &Member| member.names.get(path) == Some(&true);
         let Some((owner, _)) = self.disks.iter().find(|(_, member)| is_here(member)) else { return Ok(()) };
-        let message = format!(
-            "a home file lies at {}, where the VM's list of disks has disk {owner}: put the disk back, or remove the file in a mount",
-            path.shown()
-        );
-        Err(Error::new(Kind::Corrupt, message))
+        Err(Error::new(Kind::Corrupt, home_file_for_disk(path, *owner)))
     }
 
     /// With a disk at these paths and no others, which no other disk has then.
@@ -217,6 +213,14 @@ impl MemberList {
         }
         list
     }
+}
+
+/// What to say of a home file that lies where a list has a disk.
+pub fn home_file_for_disk(path: &Path, disk: Uuid) -> String {
+    format!(
+        "a home file lies at {}, where the VM's list of disks has disk {disk}: put the disk back, or remove the file in a mount",
+        path.shown()
+    )
 }
 
 /// `path` itself has nothing below it.

@@ -13,6 +13,7 @@ use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::vmdk_error;
 use crate::sys::file::file_beneath;
 use crate::text::Show;
+use crate::vm::inventory::misplaced::Misplaced;
 use crate::vm::open_form::OpenForm;
 use crate::vm::vmdk;
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
@@ -38,7 +39,7 @@ pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, nam
     let folder = Folder { root, entries, keys };
     let (mut chosen, mut parents) = (HashSet::new(), Vec::new());
     for name in names {
-        let name: PathBuf = name.components().filter(|part| *part != Component::CurDir).collect();
+        let name = cleaned(name);
         let entry = folder.entry(&name);
         let entry =
             entry.ok_or_else(|| Error::new(Kind::NotFound, format!("no disk {} in this VM folder", name.shown())))?;
@@ -65,6 +66,17 @@ pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, nam
     let paths = with_all_names(entries, chosen);
     let notes = parents.iter().filter_map(|(child, parent)| folder.note_on_parents(child, parent, &paths)).collect();
     Ok(Choice { paths, notes })
+}
+
+/// What is not as the home says of its disks, of what was named.
+pub(super) fn of_named(misplaced: &[Misplaced], names: &[PathBuf]) -> Vec<Misplaced> {
+    let names: HashSet<PathBuf> = names.iter().map(|name| cleaned(name)).collect();
+    misplaced.iter().filter(|other| names.contains(&other.path)).cloned().collect()
+}
+
+/// A path without `.`.
+fn cleaned(name: &Path) -> PathBuf {
+    name.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 /// Adds all other names of files that are meant by one.

@@ -24,6 +24,7 @@ use crate::text::Show;
 use crate::vm::draft::Draft;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::misplaced;
 use crate::vm::{disk, inventory, keyring, members, outer, scan};
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
 use crate::work::convert::clone_file::{Copied, Source};
@@ -83,12 +84,13 @@ pub fn clone(
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
     let looking = ProgressCounter::looking(&mut *on_progress);
-    let entries = source.walk(&looking)?;
+    let (entries, misplaced) = source.look(&looking)?;
     if let Some(foreign) = entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
         let path = source.path.join(&foreign.path);
         return Err(Error::new(Kind::Corrupt, format!("{} is damaged, or a file of another home", path.shown())));
     }
     tree::refuse_erased(entries.iter())?;
+    misplaced::refuse(&misplaced)?;
     let mut notes = names(&source, &entries, (providers, options), &looking)?;
     let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
     let in_the_clear = clear.len();

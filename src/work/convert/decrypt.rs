@@ -11,6 +11,7 @@ use crate::provider::Providers;
 use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::misplaced::{self, Found, Misplaced};
 use crate::vm::open_form::OpenForm;
 use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::form::TargetForm;
@@ -235,7 +236,10 @@ fn look(
     pace: &ProgressCounter<'_>,
 ) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
     let keys = &folder.unlocked()?.keys;
-    let entries = folder.walk(pace)?;
+    let (entries, misplaced) = folder.look(pace)?;
+    if let DecryptScope::Disks(names) = what {
+        misplaced::refuse(&choice::of_named(&misplaced, names))?;
+    }
     let chosen = match what {
         DecryptScope::Home => HashSet::new(),
         DecryptScope::All => disks(&entries).map(|entry| entry.path.clone()).collect(),
@@ -245,7 +249,13 @@ fn look(
         refuse_what_needs_the_home(folder, &entries, &chosen)?;
     }
     tree::refuse_erased(entries.iter().filter(|entry| chosen.contains(&entry.path)))?;
-    let plan = make_plan(folder, &entries, (&chosen, what.has_home()), pace)?;
+    // Once the home itself is being decrypted, a disk that was moved away is as good as one that was never there.
+    let needs = |other: &Misplaced| folder.state == HomeState::Encrypted || other.found != Found::Nothing;
+    let (refused, told): (Vec<_>, Vec<_>) =
+        misplaced.into_iter().partition(|other| (what.has_home() && needs(other)) || chosen.contains(&other.path));
+    misplaced::refuse(&refused)?;
+    let mut plan = make_plan(folder, &entries, (&chosen, what.has_home()), pace)?;
+    plan.notes.extend(told.into_iter().map(|other| other.message));
     Ok((entries, chosen, plan))
 }
 

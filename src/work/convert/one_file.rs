@@ -17,6 +17,7 @@ use crate::sector::SectorSize;
 use crate::storage::Access;
 use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::misplaced::{self, Misplaced};
 use crate::vm::keyring;
 use crate::vm::open_form::OpenForm;
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
@@ -72,9 +73,11 @@ pub fn convert_file(
     if to == StoredAs::Disk {
         key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
     }
-    let entries = folder.walk(&ProgressCounter::looking(&mut *on_progress))?;
+    let (entries, misplaced) = folder.look(&ProgressCounter::looking(&mut *on_progress))?;
     let names = names_of(&entries, file)?;
     let first = names[0];
+    let is_named = |other: &Misplaced| names.iter().any(|entry| entry.path == other.path);
+    misplaced::refuse(&misplaced.into_iter().filter(is_named).collect::<Vec<_>>())?;
     refuse_other_forms(first, file, to)?;
     check_space(encrypted_space(first, to == StoredAs::Disk), free_space(&folder.dir)?)?;
     let pace = ProgressCounter::new(first.allocated().saturating_mul(2), on_progress);

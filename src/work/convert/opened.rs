@@ -22,6 +22,8 @@ use crate::sys::file::{is_at, open_beneath};
 use crate::text::Show;
 use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::Inventory;
+use crate::vm::inventory::misplaced::Misplaced;
 use crate::vm::owner::Owner;
 use crate::vm::{keyring, members, outer};
 use crate::work::convert::form::WrappingKey;
@@ -95,13 +97,23 @@ impl ClaimedFolder {
     /// # Errors
     /// As that; `Stopped`.
     pub(super) fn walk(&self, pace: &ProgressCounter<'_>) -> Result<Vec<Entry>> {
-        let home = self.home.as_ref();
-        tree::list(
-            &self.dir,
-            home.map(|home| &home.keys),
-            home.map_or(&self.disk_names, |home| &home.header.disk_names),
-            &|| pace.tell(),
-        )
+        self.look(pace).map(|(entries, _)| entries)
+    }
+
+    /// The same, and what of it is not as the home says of its disks.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk), and those of the home's list of disks.
+    pub(super) fn look(&self, pace: &ProgressCounter<'_>) -> Result<(Vec<Entry>, Vec<Misplaced>)> {
+        let go_on = || pace.tell();
+        let (keys, (inventory, misplaced)) = match &self.home {
+            None => (None, (Inventory::take_watched(&self.dir, &self.disk_names, &go_on)?, Vec::new())),
+            Some(home) => {
+                let names = &home.header.disk_names;
+                (Some(&home.keys), Inventory::take_compared(&self.dir, &home.owner, names, &go_on)?)
+            }
+        };
+        Ok((tree::list(&self.dir, keys, inventory, &go_on)?, misplaced))
     }
 
     /// What the provider calls its key after.

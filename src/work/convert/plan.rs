@@ -1,13 +1,14 @@
 //! What a conversion will do, and how much space it takes: known, and refused if need be, before anything is touched.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::text;
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::misplaced::Misplaced;
 use crate::work::convert::places::Names;
 use crate::work::convert::tree::{Entry, EntryForm};
 
@@ -102,6 +103,16 @@ impl Plan {
                         "{what}, which anyone could put there; if it is this VM's, --disk {disk} takes it in as it is"
                     ),
                 )),
+            }
+        }
+    }
+
+    /// Adds what is not as the home says of its disks: an obstacle, where it is `meant`.
+    pub(super) fn take_misplaced(&mut self, misplaced: &[Misplaced], meant: impl Fn(&Path) -> bool) {
+        for Misplaced { path, message, .. } in misplaced {
+            match meant(path) {
+                true => self.obstacles.push(Obstacle::new(Kind::Corrupt, message)),
+                false => self.notes.push(message.clone()),
             }
         }
     }

@@ -12,6 +12,7 @@ use crate::key::ProviderName;
 use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
+use crate::vm::inventory::misplaced::{self, Misplaced};
 use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
@@ -57,10 +58,11 @@ impl Survey {
     /// `Denied` for what cannot be encrypted as it is, `NotFound` for a disk that is not there, `Stopped`, `Corrupt`, or `Io`.
     pub(super) fn of(folder: &ClaimedFolder, options: &Options, pace: &ProgressCounter<'_>) -> Result<Self> {
         let keys = folder.home.as_ref().map(|home| &home.keys);
-        let entries = folder.walk(pace)?;
+        let (entries, misplaced) = folder.look(pace)?;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &entries)?;
         }
+        misplaced::refuse(&choice::of_named(&misplaced, &options.disks))?;
         let choice::Choice { paths: named, notes } = choice::disks(&folder.dir, &entries, keys, &options.disks)?;
         let is_disk = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(kind) if kind.is_disk() || named.contains(&entry.path));
         let disks = entries.iter().filter(is_disk).map(|entry| entry.path.clone()).collect();
@@ -68,6 +70,7 @@ impl Survey {
         let chosen = if options.disks.is_empty() { disks.clone() } else { &disks & &named };
         let mut plan = make_plan(folder, &entries, (&disks, &chosen), pace)?;
         plan.notes.extend(notes);
+        plan.take_misplaced(&misplaced, |path| options.disks.is_empty() || named.contains(path));
         let mut names = Names::default();
         let place = Place { path: &folder.path, root: &folder.dir, entries: &entries, anywhere: false };
         // What is sealed in a whole home was looked at when it came in, or came through a mount.
@@ -84,7 +87,8 @@ impl Survey {
         plan.take_names(names, options.keep_references);
         // Encrypted once more, the data would be lost for the header that could be restored.
         let silent = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(kind) if kind.may_be_ciphertext());
-        let unsure = entries.iter().filter(|entry| chosen.contains(&entry.path)).filter(silent);
+        let is_told = |entry: &&Entry| misplaced.iter().any(|other| other.path == entry.path);
+        let unsure = entries.iter().filter(|entry| chosen.contains(&entry.path) && !is_told(entry)).filter(silent);
         for path in unsure.filter(|_| folder.state == HomeState::Encrypted).map(|entry| entry.path.shown()) {
             let what = format!(
                 "no sign of what {path} is: a disk in the clear, or an encrypted one whose header was overwritten, \
@@ -99,7 +103,7 @@ impl Survey {
             }
         }
         if folder.state == HomeState::Encrypted && !folder.converts_disks() {
-            let came = entries.iter().filter(|entry| chosen.contains(&entry.path) && !silent(entry));
+            let came = entries.iter().filter(|entry| chosen.contains(&entry.path) && !silent(entry) && !is_told(entry));
             plan.take_in(came.map(|entry| entry.path.shown()), !options.disks.is_empty());
         }
         Ok(Self { entries, disks, chosen, plan })
@@ -115,7 +119,8 @@ impl Survey {
         options: &Options,
         pace: &ProgressCounter<'_>,
     ) -> Result<()> {
-        self.entries = folder.walk(pace)?;
+        let (entries, misplaced) = folder.look(pace)?;
+        self.entries = entries;
         if folder.state != HomeState::Encrypted {
             refuse_what_is_encrypted(folder, &self.entries)?;
         }
@@ -125,7 +130,8 @@ impl Survey {
             self.chosen.extend(came.iter().cloned());
         }
         self.disks.extend(came);
-        Ok(())
+        let is_chosen = |other: &Misplaced| self.chosen.contains(&other.path);
+        misplaced::refuse(&misplaced.into_iter().filter(is_chosen).collect::<Vec<_>>())
     }
 
     /// Directories.

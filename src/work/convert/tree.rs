@@ -72,19 +72,13 @@ impl Entry {
     }
 }
 
-/// Lists all of a VM folder, directories before what they hold. Without `keys` nothing counts as sealed;
-/// `disk_names` tell which files in the clear are disks whose content does not.
+/// What an inventory of a VM folder has, directories before what they hold. Without `keys` nothing counts as sealed.
 ///
 /// # Errors
 /// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`; that of `go_on`.
-pub(super) fn list(
-    root: &File,
-    keys: Option<&HomeKeys>,
-    disk_names: &DiskNames,
-    go_on: &GoOn<'_>,
-) -> Result<Vec<Entry>> {
+pub(super) fn list(root: &File, keys: Option<&HomeKeys>, inventory: Inventory, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
     let device = rustix::fs::fstat(root).context(|| "reading attributes".into())?.st_dev;
-    Folder { root, keys, device: Some(device) }.list(disk_names, go_on)
+    Folder { root, keys, device: Some(device) }.list(inventory, go_on)
 }
 
 /// Lists all of an encrypted VM folder, for work that replaces files where they are: on other file systems, too.
@@ -92,7 +86,8 @@ pub(super) fn list(
 /// # Errors
 /// As [`list`].
 pub(super) fn list_home(root: &File, keys: &HomeKeys, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
-    Folder { root, keys: Some(keys), device: None }.list(&DiskNames::default(), go_on)
+    let inventory = Inventory::take_watched(root, &DiskNames::default(), go_on)?;
+    Folder { root, keys: Some(keys), device: None }.list(inventory, go_on)
 }
 
 /// Groups what leads to the same inode: the names of each, in order.
@@ -118,7 +113,8 @@ pub(super) fn by_inode<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<Vec<
 pub(super) fn refuse_erased<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Result<()> {
     let erased = entries.find_map(|entry| Some((entry.path.shown(), entry.erased.as_ref()?.describe())));
     let Some((path, what)) = erased else { return Ok(()) };
-    let remedy = "no key opens it: remove it, or move it out of the folder, first";
+    let remedy =
+        "no key opens it: remove it in a mount first, or move it out of the folder and run `vmcryptfs adopt VM_FOLDER`";
     Err(Error::new(Kind::KeyUnavailable, format!("{path} was {what}, and {remedy}")))
 }
 
@@ -130,8 +126,8 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    fn list(&self, disk_names: &DiskNames, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
-        let found = Inventory::take_watched(self.root, disk_names, go_on)?.entries.into_iter();
+    fn list(&self, inventory: Inventory, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
+        let found = inventory.entries.into_iter();
         let entry = |found: inventory::Entry| go_on().and_then(|()| self.entry(found.path, found.what, found.stat));
         found.filter(|entry| !entry.reserved).map(entry).collect()
     }

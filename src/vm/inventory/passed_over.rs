@@ -1,0 +1,58 @@
+//! What work on all components of a VM folder passes over.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Kind, Result};
+use crate::format::names::DiskNames;
+use crate::progress::GoOn;
+use crate::text::Show;
+use crate::vm::folder;
+use crate::vm::inventory::{Inventory, What};
+use crate::vm::owner::Owner;
+
+/// What of a VM folder is passed over by work on all of its components, for people.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct PassedOver {
+    /// What could not be read, so that nobody knows whether it is a disk: each with its reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<String>,
+    /// Where its home's list has a disk, and that disk does not lie.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub misplaced: Vec<String>,
+}
+
+impl PassedOver {
+    /// What of a VM folder is passed over; `owner` is its home, if it has one.
+    ///
+    /// # Errors
+    /// `Stopped` by `go_on`.
+    pub(crate) fn of(folder: &Path, owner: Result<Option<Owner>>, go_on: &GoOn<'_>) -> Result<Self> {
+        let names = DiskNames::default();
+        let taken = folder::open_dir(folder).and_then(|dir| match owner? {
+            Some(owner) => Inventory::take_compared(&dir, &owner, &names, go_on),
+            None => Inventory::take_watched(&dir, &names, go_on).map(|inventory| (inventory, Vec::new())),
+        });
+        let (inventory, misplaced) = match taken {
+            Ok(taken) => taken,
+            Err(error) if error.kind() == Kind::Stopped => return Err(error),
+            Err(error) => return Ok(Self { unreadable: vec![error.chain()], ..Self::default() }),
+        };
+        let unreadable = inventory.entries.iter().filter_map(|entry| {
+            let What::Unreadable(error) = &entry.what else { return None };
+            Some(format!("{}: {}", entry.path.shown(), error.chain()))
+        });
+        let unreadable = unreadable.collect();
+        Ok(Self { unreadable, misplaced: misplaced.into_iter().map(|other| other.message).collect() })
+    }
+
+    /// A line for each.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let unreadable = self.unreadable.iter();
+        let unreadable = unreadable.map(|what| format!("Not read, and its keys are unchanged if it is a disk: {what}"));
+        let misplaced = self.misplaced.iter();
+        unreadable
+            .chain(misplaced.map(|what| format!("Passed over, and its keys are unchanged if it is a disk: {what}")))
+    }
+}

@@ -1,0 +1,165 @@
+//! What lies where a VM's list of disks has a disk, and is not that disk: no verb takes it for what it seems to be.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+use super::errno;
+use crate::host::Host;
+
+/// A VM with the disk `root.raw`, whose data are no noise, and the home file `vm.nvram`.
+fn host() -> Host {
+    let host = Host::new();
+    host.run(&["create", host.path("vm")]);
+    let mount = host.mount("vm", &[]);
+    for name in ["root.raw", "vm.nvram"] {
+        fs::write(mount.path(name), name).unwrap();
+    }
+    mount.unmount();
+    host
+}
+
+/// What an attacker, or an accident, puts in the place of `root.raw`, and how verbs call it.
+type Damage = (&'static str, fn(&Path));
+const DAMAGES: [Damage; 7] = [
+    ("a file without a header lies at root.raw", |disk| {
+        let file = fs::File::options().write(true).open(disk).unwrap();
+        [0, 4 << 20].iter().for_each(|copy| file.write_all_at(&[0; 8192], *copy).unwrap());
+    }),
+    ("a file without a header lies at root.raw", |disk| fs::write(disk, "").unwrap()),
+    ("a home file lies at root.raw", |disk| {
+        _ = fs::copy(disk.with_file_name("vm.nvram"), disk).unwrap();
+    }),
+    ("nothing lies at root.raw", |disk| fs::remove_file(disk).unwrap()),
+    ("a fifo lies at root.raw", |disk| {
+        fs::remove_file(disk).unwrap();
+        mknodat(CWD, disk, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    }),
+    ("a symbolic link lies at root.raw", |disk| {
+        let aside = disk.with_file_name("../aside");
+        fs::rename(disk, &aside).unwrap();
+        symlink(aside, disk).unwrap();
+    }),
+    ("a folder lies at root.raw", |disk| {
+        fs::remove_file(disk).unwrap();
+        fs::create_dir(disk).unwrap();
+    }),
+];
+
+#[test]
+fn what_lies_in_a_disks_place_and_is_not_that_disk_is_refused_or_named_by_each_verb() {
+    let host = host();
+    let [vm, disk, kept, copy] = ["vm", "vm/root.raw", "kept", "copy"].map(|name| host.path(name));
+    for (words, damage) in DAMAGES {
+        fs::copy(disk, kept).unwrap();
+        damage(Path::new(disk));
+        for verb in [
+            &["decrypt", "--all", vm][..],
+            &["decrypt", "--home", vm],
+            &["decrypt", vm, "--disk", "root.raw"],
+            &["encrypt", vm, "--disk", "./root.raw"],
+            &["encrypt", vm],
+            &["clone", vm, copy],
+        ] {
+            host.refuses(verb, 3, words);
+        }
+        if fs::symlink_metadata(disk).is_ok_and(|found| found.is_file()) {
+            ["disk", "home-file"].iter().for_each(|to| host.refuses(&["convert", "--to", to, disk], 3, words));
+        }
+        let rekeyed = host.try_run(&["rekey", vm]);
+        assert!(rekeyed.status.success() && String::from_utf8_lossy(&rekeyed.stderr).contains(words), "{rekeyed:?}");
+        fs::remove_file(disk).or_else(|_| fs::remove_dir(disk)).unwrap_or_default();
+        fs::copy(kept, disk).unwrap();
+    }
+    assert!(!Path::new(copy).exists());
+    host.run(&["check", vm]);
+    host.run(&["decrypt", "--all", vm]);
+}
+
+#[test]
+fn other_disks_of_a_vm_that_misses_one_can_be_worked_on() {
+    let host = host();
+    let vm = host.path("vm");
+    fs::remove_file(host.path("vm/root.raw")).unwrap();
+    host.run(&["create-disk", host.path("vm/data.raw"), "--size", "1M"]);
+    let told = host.try_run(&["decrypt", vm, "--disk", "data.raw"]);
+    assert!(told.status.success() && format!("{told:?}").contains("nothing lies at root.raw"), "{told:?}");
+    let told = host.try_run(&["encrypt", vm, "--disk", "data.raw"]);
+    assert!(told.status.success() && format!("{told:?}").contains("nothing lies at root.raw"), "{told:?}");
+    host.run(&["adopt", vm]);
+    host.run(&["clone", vm, host.path("copy")]);
+}
+
+#[test]
+fn a_file_in_the_place_of_a_disk_can_be_removed_in_a_mount() {
+    let host = host();
+    let (words, damage) = DAMAGES[0];
+    damage(Path::new(host.path("vm/root.raw")));
+    host.refuses(&["clone", host.path("vm"), host.path("copy")], 3, words);
+    let mount = host.mount("vm", &[]);
+    assert_eq!(errno(fs::read(mount.path("root.raw"))), Some(libc::EIO));
+    fs::remove_file(mount.path("root.raw")).unwrap();
+    mount.unmount();
+    host.run(&["clone", host.path("vm"), host.path("copy")]);
+    host.run(&["decrypt", "--all", host.path("vm")]);
+}
+
+#[test]
+fn a_disk_of_another_vm_is_not_taken_for_an_encrypted_one_of_this() {
+    let host = host();
+    host.run(&["create", host.path("other")]);
+    host.run(&["create-disk", host.path("other/root.raw"), "--size", "1M"]);
+    let uuid = |path: &str| {
+        let infos: serde_json::Value = serde_json::from_str(&host.run(&["info", "--json", host.path(path)])).unwrap();
+        infos[0]["uuid"].as_str().unwrap().to_owned()
+    };
+    let homes = ["vm", "other"].map(uuid);
+    for name in ["root.raw", "new.raw"] {
+        fs::copy(host.path("other/root.raw"), host.path(&format!("vm/{name}"))).unwrap();
+        for verb in [&["encrypt", host.path("vm"), "--disk", name][..], &["encrypt", host.path("vm")]] {
+            host.refuses(verb, 3, "`vmcryptfs adopt` takes it in");
+            homes.iter().for_each(|home| host.refuses(verb, 3, home));
+        }
+    }
+}
+
+#[test]
+fn a_list_of_disks_that_is_not_a_file_is_neither_waited_for_nor_followed() {
+    let host = host();
+    let list = fs::read_dir(host.path("vm")).unwrap().map(|entry| entry.unwrap().path());
+    let list = list.into_iter().find(|path| path.to_string_lossy().contains("members")).unwrap();
+    let aside = host.path("list");
+    fs::rename(&list, aside).unwrap();
+    let mut sockets = Vec::new();
+    for what in ["a fifo", "a symbolic link", "a socket", "a character device", "a folder"] {
+        match what {
+            "a fifo" => mknodat(CWD, &list, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap(),
+            "a symbolic link" => symlink(aside, &list).unwrap(),
+            "a socket" => sockets.push(UnixListener::bind(&list).unwrap()),
+            "a folder" => fs::create_dir(&list).unwrap(),
+            _ if !rustix::process::geteuid().is_root() => continue,
+            _ => {
+                let null = rustix::fs::makedev(1, 3);
+                if mknodat(CWD, &list, FileType::CharacterDevice, Mode::from_raw_mode(0o600), null).is_err() {
+                    continue;
+                }
+            }
+        }
+        let words = format!("{what} lies there, expected a regular file");
+        let check = host.try_run(&["check", host.path("vm")]);
+        let said = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(check.status.code() == Some(3) && said.contains(&words) && said.contains("adopt"), "{said}");
+        host.refuses(&["rekey", host.path("vm/root.raw")], 3, &words);
+        let mount = host.mount("vm", &[]);
+        assert_eq!(errno(fs::read(mount.path("root.raw"))), Some(libc::EIO), "{what}");
+        assert_eq!(errno(fs::write(mount.path("new.raw"), "")), Some(libc::EIO), "{what}");
+        mount.unmount();
+        assert!(host.log().contains(&words), "{}", host.log());
+        if what == "a folder" { fs::remove_dir(&list) } else { fs::remove_file(&list) }.unwrap();
+    }
+    fs::rename(aside, &list).unwrap();
+    host.run(&["check", host.path("vm")]);
+}
