@@ -110,7 +110,7 @@ impl<C: Conversion> Operation for ConvertVm<'_, C> {
         trail.in_parts();
         let providers = Providers::load(self.config)?;
         let (folder, dry_run) = (self.folder, self.dry_run);
-        let meaning = if self.to.takes_home() { Meaning::Anew } else { Meaning::SameHome };
+        let meaning = if self.to.takes_home() { Meaning::Ends } else { Meaning::SameHome };
         let run = |on_progress: OnProgress<'_>| {
             self.to.run((folder, &providers), dry_run, on_progress, &mut |converted| record(trail, &converted))
         };

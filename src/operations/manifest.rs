@@ -24,8 +24,10 @@ pub(super) enum Meaning<'a> {
     SameHome,
     /// What has this path below the VM folder belongs there from now on.
     Accepts(&'a Path),
-    /// All that it has sealed gets other keys, or is decrypted: in the meantime it has no manifest.
+    /// All that it has sealed gets other keys: in the meantime it has no manifest.
     Anew,
+    /// All of it is decrypted, if it is as it was left.
+    Ends,
 }
 
 /// Does `work` to a VM folder, and keeps the manifest of its home true, if it has one.
@@ -79,7 +81,10 @@ impl Kept<'_> {
                     tree.seal(Purpose::Open, &proof)?;
                     proof
                 }
-                Meaning::Anew => {
+                Meaning::Anew | Meaning::Ends => {
+                    if matches!(meaning, Meaning::Ends) {
+                        proof.refuse_changed()?;
+                    }
                     tree.remove()?;
                     proof.after_removal()
                 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Note;
 use crate::timestamp::Timestamp;
 use crate::vm::manifest::differences::is_settled_by;
@@ -73,6 +73,14 @@ impl Proof {
         (!self.findings.is_empty()).then(|| {
             format!("changed by others than a mount or a verb: {named}{more}; `vmcryptfs accept-rollback` accepts that")
         })
+    }
+
+    /// Refuses a home that is not as it was left, where something else is to be made of it.
+    ///
+    /// # Errors
+    /// `Corrupt`, with what is found.
+    pub fn refuse_changed(&self) -> Result<()> {
+        self.describe().map_or(Ok(()), |found| Err(Error::new(Kind::Corrupt, format!("the home was {found}"))))
     }
 
     /// That nothing is proven since some time; `None` where that is not so.

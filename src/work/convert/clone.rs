@@ -17,6 +17,7 @@ use crate::format::members::MemberList;
 use crate::key::{Dek, KeyId, ProviderName};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::seen::Memory;
 use crate::storage::Access;
 use crate::store::home_file::{HomeKeys, open_target, seal_target};
 use crate::sys::file::{file_beneath, folder_beneath, open_beneath};
@@ -83,6 +84,7 @@ pub fn clone(
         let why = source.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
         return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
     }
+    let proof = source.refuse_changed(&Memory::of(providers))?;
     let looking = ProgressCounter::looking(&mut *on_progress);
     let (entries, misplaced) = source.look(&looking)?;
     if let Some(foreign) = entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
@@ -92,6 +94,7 @@ pub fn clone(
     tree::refuse_erased(entries.iter())?;
     misplaced::refuse(&misplaced)?;
     let mut notes = names(&source, &entries, (providers, options), &looking)?;
+    notes.extend(proof.and_then(|proof| proof.describe_unproven()));
     let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
     let in_the_clear = clear.len();
     notes.extend(clear);

@@ -8,6 +8,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{Header, Shape};
 use crate::progress::OnProgress;
 use crate::provider::Providers;
+use crate::seen::Memory;
 use crate::storage::Access;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
@@ -74,6 +75,7 @@ impl<'p> Decryption<'p> {
         };
         if what.has_home() {
             home.claim_alone()?;
+            folder.refuse_changed(&Memory::of(providers))?;
         }
         let (entries, chosen, plan) = look(&folder, &what, &ProgressCounter::looking(on_progress))?;
         Ok(Self { folder, what, entries, chosen, plan, engine, providers })

@@ -24,6 +24,7 @@ use crate::vm::folder::{self, NewHome};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::Inventory;
 use crate::vm::inventory::misplaced::Misplaced;
+use crate::vm::manifest::{HomeTree, Proof};
 use crate::vm::owner::Owner;
 use crate::vm::{keyring, members, outer};
 use crate::work::convert::form::WrappingKey;
@@ -114,6 +115,18 @@ impl ClaimedFolder {
             }
         };
         Ok((tree::list(&self.dir, keys, inventory, &go_on)?, misplaced))
+    }
+
+    /// What the home's manifest proves, if there is one. A home that is not as it was left is refused.
+    ///
+    /// # Errors
+    /// `Corrupt`, with what is found; `Io`.
+    pub(super) fn refuse_changed(&self, memory: &Arc<Memory>) -> Result<Option<Proof>> {
+        let Some(home) = &self.home else { return Ok(None) };
+        let tree = HomeTree { dir: &self.dir, header: &home.header, keys: &home.keys, memory };
+        let proof = if tree.is_kept() { Some(tree.prove()?) } else { None };
+        proof.iter().try_for_each(Proof::refuse_changed).context(|| self.path.shown().to_string())?;
+        Ok(proof)
     }
 
     /// What the provider calls its key after.

@@ -423,3 +423,18 @@ fn an_event_log_that_was_cut_or_written_again_disagrees_with_the_home() {
     host.run(&["create", host.path("db01")]);
     host.refuses(&["events", "verify", "--home", host.path("db01")], 8, "no manifest");
 }
+
+#[test]
+fn a_home_that_is_not_as_its_manifest_says_is_neither_cloned_nor_decrypted() {
+    let host = host();
+    let [vm, copy] = ["web01", "copy"].map(|name| host.path(name));
+    exchange(&host, "web01.vmx", "web01.nvram");
+    for verb in [&["clone", vm, copy][..], &["decrypt", "--all", vm], &["decrypt", "--all", "--dry-run", vm]] {
+        host.refuses(verb, 3, "web01.nvram and web01.vmx were exchanged");
+    }
+    let said = checked(&host, 3);
+    assert!(said.contains("were exchanged"), "the refusals forget nothing: {said}");
+    host.run(&["accept-rollback", vm]);
+    host.run(&["clone", vm, copy]);
+    host.run(&["decrypt", "--all", vm]);
+}
