@@ -326,6 +326,28 @@ impl Providers {
         }
     }
 
+    /// The provider that somebody names, as an option does, rather than a header.
+    ///
+    /// # Errors
+    /// `NotFound`, with what is configured; otherwise as [`provider`](Self::provider).
+    pub fn chosen(&self, name: &ProviderName) -> Result<Arc<dyn KeyProvider>> {
+        if !self.config.providers().contains_key(name) {
+            return Err(Error::new(Kind::NotFound, self.config.missing(name)));
+        }
+        self.provider(name)
+    }
+
+    /// The provider that somebody names, or the default one, with its name.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is none, and those of [`chosen`](Self::chosen) or [`default_provider`](Self::default_provider).
+    pub fn chosen_or_default(&self, name: Option<&str>) -> Result<(ProviderName, Arc<dyn KeyProvider>)> {
+        let Some(name) = name else { return self.default_provider() };
+        let name = ProviderName::new(name)?;
+        let provider = self.chosen(&name)?;
+        Ok((name, provider))
+    }
+
     /// The provider of new VMs.
     ///
     /// # Errors

@@ -53,13 +53,7 @@ impl Operation for CreateVm<'_> {
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<CreatedVm> {
         let providers = Providers::load(self.config)?;
-        let (name, provider) = match self.provider {
-            Some(name) => {
-                let name = ProviderName::new(name)?;
-                (name.clone(), providers.provider(&name)?)
-            }
-            None => providers.default_provider()?,
-        };
+        let (name, provider) = providers.chosen_or_default(self.provider)?;
         trail.event().provider(&name);
         let disk_names = match self.disk_names {
             [] => providers.disk_names().clone(),

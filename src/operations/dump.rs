@@ -173,7 +173,7 @@ fn refuse_other(key: &DumpKey, wanted: Option<&ProviderName>) -> Result<()> {
 fn new_key(file: &KeyFile, config: &Path, provider: Option<&ProviderName>, trail: &mut Trail) -> Result<DumpKey> {
     let providers = Providers::load(config)?;
     let provider = match provider {
-        Some(name) => name.clone(),
+        Some(name) => providers.chosen(name).map(|_| name.clone())?,
         None => providers.default_provider()?.0,
     };
     trail.event().provider(&provider);

@@ -161,7 +161,11 @@ impl DeepRekey {
             return Ok((Target { key_id, kek, keks }, true));
         }
         let unusable = || format!("new key from provider {wanted}");
-        let provider = place.providers().provider(&wanted).context(unusable)?;
+        let provider = match &self.provider {
+            Some(_) => place.providers().chosen(&wanted),
+            None => place.providers().provider(&wanted),
+        };
+        let provider = provider.context(unusable)?;
         let (key_id, kek) = make_key(place, leader.uuid, provider.as_ref()).context(unusable)?;
         Ok((Target { key_id, kek, keks }, false))
     }

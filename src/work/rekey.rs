@@ -128,7 +128,11 @@ impl Rekey {
             None => leader.header().slots.first_key().provider().clone(),
         };
         let unusable = || format!("new key from provider {wanted}");
-        let provider = place.providers().provider(&wanted).context(unusable)?;
+        let provider = match &self.provider {
+            Some(_) => place.providers().chosen(&wanted),
+            None => place.providers().provider(&wanted),
+        };
+        let provider = provider.context(unusable)?;
         let unfinished = leader.unfinished_rekey().filter(|slot| *slot.key_id.provider() == wanted);
         let resumed = unfinished.is_some();
         let (key_id, kek) = match unfinished {

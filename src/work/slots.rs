@@ -109,13 +109,7 @@ impl AddKey {
         found: &[FoundComponent],
         chosen: &[UnlockedComponent<'_>],
     ) -> Result<(KeyId, Arc<dyn Kek>)> {
-        let (wanted, provider) = match &self.provider {
-            Some(name) => {
-                let name = ProviderName::new(name)?;
-                (name.clone(), place.providers().provider(&name)?)
-            }
-            None => place.providers().default_provider()?,
-        };
+        let (wanted, provider) = place.providers().chosen_or_default(self.provider.as_deref())?;
         let slots =
             || found.iter().filter_map(FoundComponent::unverified).flat_map(|header| header.claims().slots.iter());
         let fetch = |key_id: KeyId| {

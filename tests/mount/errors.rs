@@ -192,7 +192,7 @@ fn mistakes_on_the_command_line_get_one_clear_line() {
     host.refuses(&["disk-names", disk("web01/root.raw")], 2, "is a file, expected its VM folder");
     host.refuses(&["create-disk", disk("plain/root.raw"), "--size", "1G"], 7, "is not an encrypted VM folder");
     host.refuses(&["create-disk", disk("web01/root.raw"), "--size", "1G"], 9, "exists already");
-    host.refuses(&["create", disk("web09"), "--provider", "nobody"], 4, "nobody");
+    host.refuses(&["create", disk("web09"), "--provider", "nobody"], 8, "nobody");
     host.refuses(&["mount", disk("web01"), disk("missing")], 8, "missing");
     host.refuses(&["mount", disk("missing"), disk("plain")], 8, "missing");
     host.refuses(&["mount", disk("web01"), disk("plain")], 6, "not empty");

@@ -46,7 +46,7 @@ impl RetireArgs {
     /// Checks all of it before anything is done: that a key is in use is to be known before another one is gone.
     pub(super) fn run(&self, config: &Path) -> Result<()> {
         let keys: Vec<KeyId> = self.keys.iter().map(|id| KeyId::new(self.name.clone(), id)).collect::<Result<_>>()?;
-        let provider = Providers::load(config)?.provider(&self.name)?;
+        let provider = Providers::load(config)?.chosen(&self.name)?;
         self.datastores.iter().try_for_each(|datastore| place::refuse_mounted(datastore))?;
         refuse_host_keys(&keys, config)?;
         let useless = |path: &Path, key_id: &KeyId| {

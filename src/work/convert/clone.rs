@@ -251,8 +251,10 @@ impl Cloning<'_> {
             folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
             return Ok((header, source.dek.duplicate()));
         }
-        let provider = self.options.provider.as_ref().unwrap_or(source.header.slots.first_key().provider());
-        let provider = self.providers.provider(provider)?;
+        let provider = match &self.options.provider {
+            Some(name) => self.providers.chosen(name)?,
+            None => self.providers.provider(source.header.slots.first_key().provider())?,
+        };
         let disk_names = source.header.disk_names.clone();
         let label = source.header.label.clone();
         let new = NewHome { file: HOME_FILE, vm_name: self.name, label, disk_names };

@@ -78,7 +78,7 @@ impl<'p> Encryption<'p> {
         let begun = self.folder.state == HomeState::Clear;
         if begun {
             let provider = match &self.options.provider {
-                Some(name) => self.providers.provider(name)?,
+                Some(name) => self.providers.chosen(name)?,
                 None => self.providers.default_provider()?.1,
             };
             self.folder.begin(self.providers, &provider)?;
@@ -212,7 +212,7 @@ impl<'p> Encryption<'p> {
                     vm_name: self.folder.vm_name().shown().to_string(),
                     vm_uuid: self.folder.unlocked()?.header.uuid,
                 };
-                let provider: Arc<dyn KeyProvider> = self.providers.provider(name)?;
+                let provider: Arc<dyn KeyProvider> = self.providers.chosen(name)?;
                 let (id, kek) = provider.create_key(&purpose)?;
                 WrappingKey { id, kek }
             }
