@@ -102,7 +102,15 @@ pub fn clear(inventory: &Inventory) -> Vec<Finding> {
         let seen = clear_finding(entry).or_else(|| unreadable_finding(entry)).or_else(|| other_file_finding(entry));
         seen.or_else(|| not_looked_at(entry))
     };
-    inventory.entries.iter().filter_map(finding).collect()
+    let mut findings: Vec<Finding> = Vec::new();
+    for found in inventory.entries.iter().filter_map(finding) {
+        // A link and what it leads to have one path.
+        match findings.last_mut().filter(|link| link.path == found.path && link.state == found.state) {
+            Some(link) => link.result += &format!("; it leads to what is {}", found.result),
+            None => findings.push(found),
+        }
+    }
+    findings
 }
 
 /// A check under way.

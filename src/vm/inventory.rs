@@ -9,8 +9,9 @@ mod passed_over;
 mod walk;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::format::erasure::Erasure;
-use crate::format::header::{ComponentKind, Header, UnverifiedHeader};
+use crate::format::header::{ComponentKind, Header, NEW_PREFIX, UnverifiedHeader};
 use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
@@ -52,6 +53,8 @@ pub struct Entry {
     pub reserved: bool,
     /// The nearest folder, itself included, that has a home header, in whatever state.
     pub vm: Option<Arc<Path>>,
+    /// Whether it lies in or below a folder that lost its home header: what is encrypted there is a VM's, and so is this.
+    pub headless: bool,
     /// Its attributes; none are known of what could not be looked at, or is a mount of vmcryptfs.
     pub stat: Option<Stat>,
 }
@@ -309,11 +312,11 @@ impl Entry {
 
     /// Of what is not encrypted although it is a VM's: the kind of thing, and what it is, for people.
     pub fn in_the_clear(&self) -> Option<(&'static str, String)> {
-        let in_vm = self.vm.is_some();
+        let in_vm = self.vm.is_some() || self.headless;
         if let What::Folder(FolderKind::Clear) = self.what {
             Some(("folder", "in the clear: a VM folder that is not encrypted".to_owned()))
         } else if let (What::Clear(_), true, true) = (&self.what, in_vm, self.reserved) {
-            Some(("file", "in the clear: what an interrupted run has left".to_owned()))
+            Some(("file", format!("in the clear: {}", self.reserved_what())))
         } else if let (What::Clear(kind), true) = (&self.what, in_vm && !self.may_be_ciphertext()) {
             Some(("file", format!("in the clear: {}", clear_what(*kind))))
         } else if in_vm && self.may_be_ciphertext() {
@@ -322,6 +325,16 @@ impl Entry {
             Some(("file", "in the clear: a symbolic link".to_owned()))
         } else {
             None
+        }
+    }
+
+    /// What a file in the clear with a reserved name is: not all that has such a name is of vmcryptfs.
+    fn reserved_what(&self) -> &'static str {
+        let is_draft = |name: &OsStr| name.as_bytes().starts_with(NEW_PREFIX.as_bytes());
+        if self.path.iter().any(is_draft) {
+            "what an interrupted run has left"
+        } else {
+            "not of vmcryptfs, but with a name that it keeps for itself (.vmcryptfs-...), so no mount shows it"
         }
     }
 

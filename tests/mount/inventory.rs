@@ -139,7 +139,7 @@ fn check_proves_home_files_and_with_data_all_of_them() {
     let vm = host.path("web01");
     assert!(host.run(&["check", vm]).contains("of its 1 file the header is genuine"));
     let all = host.run(&["check", "--data", vm]);
-    assert!(all.contains("its 1 file was read, 20000 bytes, and 1 link and 0 extended attributes"), "{all}");
+    assert!(all.contains("all of it was read and is genuine: 1 file with 20000 bytes, 1 link"), "{all}");
     assert!(all.contains("no integrity check (XTS)"), "{all}");
 
     let notes = File::options().read(true).write(true).open(host.path("web01/notes.txt")).unwrap();
@@ -543,4 +543,44 @@ fn what_cannot_be_looked_at_is_named_where_all_shall_be_encrypted() {
         (Some("clear"), Some("a character device"))
     );
     assert_eq!(output.status.code(), Some(7));
+}
+
+#[test]
+fn what_lies_in_the_clear_beside_disks_without_a_home_is_named() {
+    let host = Host::new();
+    fs::create_dir(host.path("ds")).unwrap();
+    host.run(&["create", host.path("ds/vm")]);
+    host.run(&["create-disk", host.path("ds/vm/root.raw"), "--size", "1M"]);
+    fs::remove_file(host.path("ds/vm/vmcryptfs.home")).unwrap();
+    fs::write(host.path("ds/vm/notes.txt"), "secret").unwrap();
+    fs::create_dir(host.path("out")).unwrap();
+    fs::write(host.path("out/plain"), "secret").unwrap();
+    std::os::unix::fs::symlink(host.path("out/plain"), host.path("ds/vm/link")).unwrap();
+    let ds = host.path("ds");
+    for said in [host.run(&["check", ds]), host.run(&["info", ds])] {
+        assert!(said.contains("ds/vm/notes.txt") && said.contains("in the clear: file"), "{said}");
+    }
+    let clear = host.try_run(&["check", "--only-clear", ds]);
+    let said = String::from_utf8_lossy(&clear.stdout);
+    assert!(said.contains("in the clear: a symbolic link; it leads to what is in the clear: file"), "{said}");
+    assert!(said.matches("ds/vm/link").count() == 1 && said.contains("notes.txt"), "{said}");
+    let mount = host.mount("ds", &["--empty"]);
+    let status = mount.status().to_string();
+    assert!(status.contains("vm/notes.txt") && status.contains("headless"), "{status}");
+    mount.unmount();
+}
+
+#[test]
+fn a_check_of_data_says_what_was_there_to_read() {
+    let host = Host::new();
+    host.run(&["create", host.path("vm")]);
+    assert!(
+        host.run(&["check", "--data", host.path("vm")]).contains("nothing else of it has content that could be read")
+    );
+    fs::write(host.path("vm/empty"), "").unwrap();
+    let said = host.run(&["check", "--data", host.path("vm")]);
+    assert!(
+        said.contains("; 1 file is empty, so there is nothing in it to prove") && !said.contains("genuine:"),
+        "{said}"
+    );
 }

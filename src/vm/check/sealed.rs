@@ -25,6 +25,8 @@ const HEAD_LEN: usize = 512;
 pub(super) struct Tally {
     files: usize,
     bytes: u64,
+    /// Files that have no header yet: nothing was written to them.
+    empty: usize,
     values: usize,
     links: usize,
 }
@@ -32,18 +34,32 @@ pub(super) struct Tally {
 impl Tally {
     /// What an answer says more of a home.
     pub(super) fn describe(&self, data: bool) -> String {
-        match (data, self.files) {
-            (false, 0) => String::new(),
-            (false, files) => {
-                format!("; of its {} genuine", text::count(files, "file the header is", "files the headers are"))
-            }
-            (true, files) => format!(
-                "; its {} read, {} bytes, and {} and {}: all genuine",
-                text::count(files, "file was", "files were"),
-                self.bytes,
-                text::count(self.links, "link", "links"),
-                text::count(self.values, "extended attribute", "extended attributes")
-            ),
+        if !data {
+            return match self.files {
+                0 => String::new(),
+                files => {
+                    format!("; of its {} genuine", text::count(files, "file the header is", "files the headers are"))
+                }
+            };
+        }
+        let some = |number: usize, what: String| (number > 0).then_some(what);
+        let bytes = format!("{} with {} bytes", text::count(self.files, "file", "files"), self.bytes);
+        let read: Vec<String> = [
+            some(self.files, bytes),
+            some(self.links, text::count(self.links, "link", "links")),
+            some(self.values, text::count(self.values, "extended attribute", "extended attributes")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let empty = match self.empty {
+            0 => String::new(),
+            1 => "; 1 file is empty, so there is nothing in it to prove".to_owned(),
+            empty => format!("; {empty} files are empty, so there is nothing in them to prove"),
+        };
+        match read.is_empty() {
+            true => format!("; nothing else of it has content that could be read{empty}"),
+            false => format!("; all of it was read and is genuine: {}{empty}", read.join(", ")),
         }
     }
 }
@@ -71,7 +87,10 @@ impl Sealed<'_> {
                 let uuid = headers.unverified().map(|header| header.claims().uuid);
                 self.values(&(self.open)(&entry.path)?, uuid.map(home::disk_id), tally)
             }
-            What::Folder(_) | What::Empty(_) if self.data => self.values(&(self.open)(&entry.path)?, None, tally),
+            What::Folder(_) | What::Empty(_) if self.data => {
+                tally.empty += usize::from(matches!(entry.what, What::Empty(_)));
+                self.values(&(self.open)(&entry.path)?, None, tally)
+            }
             What::Folder(_)
             | What::Home(_)
             | What::Disk(_)

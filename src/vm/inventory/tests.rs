@@ -41,6 +41,9 @@ fn folders_are_told_by_what_they_hold() {
     fs::hard_link(ds.path("renamed/vmcryptfs.home"), ds.path("renamed/.vmcryptfs-encrypting")).unwrap();
     fs::create_dir(ds.path("parked")).unwrap();
     ds.make_disk("parked/root.raw");
+    fs::write(ds.path("parked/notes.txt"), "secret").unwrap();
+    fs::create_dir(ds.path("parked/logs")).unwrap();
+    fs::write(ds.path("parked/logs/vm.log"), "secret").unwrap();
     fs::create_dir(ds.path("lost")).unwrap();
     fs::write(ds.path("lost/vm.vmx"), [b"VMCRYPTH".as_slice(), &[0; 600]].concat()).unwrap();
     fs::create_dir(ds.path("clear")).unwrap();
@@ -68,6 +71,9 @@ fn folders_are_told_by_what_they_hold() {
     assert_eq!(home.component_path(), Path::new("customer/web01"));
     assert_eq!(found.at("parked/root.raw").component_path(), Path::new("parked/root.raw"));
     assert_eq!(found.unreadable().count(), 0);
+    let clear = |path: &str| found.at(path).in_the_clear().map(|(_, what)| what);
+    assert_eq!(clear("parked/notes.txt").as_deref(), Some("in the clear: file"), "beside a disk that lost its home");
+    assert!(clear("parked/logs/vm.log").is_some() && clear("notes/todo.txt").is_none());
 }
 
 #[test]
@@ -77,6 +83,7 @@ fn every_name_is_an_entry_with_what_it_is() {
     ds.make_disk("vm/root.raw");
     ds.make_disk("vm/.vmcryptfs-new-1");
     fs::write(ds.path("vm/.vmcryptfs-new-2"), "plaintext").unwrap();
+    fs::write(ds.path("vm/.vmcryptfs-foo"), "plaintext").unwrap();
     fs::write(ds.path("vm/empty"), "").unwrap();
     fs::write(ds.path("vm/stray.txt"), "secret").unwrap();
     File::create(ds.path("vm/hole.bin")).unwrap().set_len(5000).unwrap();
@@ -96,7 +103,11 @@ fn every_name_is_an_entry_with_what_it_is() {
     assert!(matches!(found.at("vm/hole.bin").what, What::Empty(_)));
     let clear: Vec<_> = found.entries.iter().filter(|entry| entry.in_the_clear().is_some()).collect();
     let odd = Path::new("vm").join(OsStr::from_bytes(b"d\xe9"));
+    let said = |path: &str| found.at(path).in_the_clear().unwrap().1;
+    assert!(said("vm/.vmcryptfs-new-2").contains("an interrupted run has left"));
+    assert!(said("vm/.vmcryptfs-foo").contains("not of vmcryptfs"), "nothing that a run makes has this name");
     let expected = [
+        Path::new("vm/.vmcryptfs-foo"),
         Path::new("vm/.vmcryptfs-new-2"),
         Path::new("vm/blank.img"),
         &odd,

@@ -89,6 +89,7 @@ pub(super) fn of_file(path: &Path, disk_names: &DiskNames) -> Result<Entry> {
         what: classify(file, path.file_name().unwrap_or_default(), disk_names)?,
         reserved: false,
         vm: None,
+        headless: false,
         stat: Some(stat),
     })
 }
@@ -146,6 +147,9 @@ impl Walk<'_> {
         }
         let kind = folder_kind(place.vm.is_some(), &self.entries[own + 1..], place.depth + 1);
         self.entries[own].what = What::Folder(kind);
+        if kind == FolderKind::Headless {
+            self.entries[own + 1..].iter_mut().for_each(|entry| entry.headless |= entry.vm.is_none());
+        }
         Ok(())
     }
 
@@ -239,7 +243,7 @@ impl Walk<'_> {
     /// Adds what has no attributes that are known.
     fn add_unseen(&mut self, place: &Place<'_>, what: What) {
         let (path, vm) = (place.path.to_path_buf(), place.vm.clone());
-        self.entries.push(Entry { path, what, reserved: place.reserved, vm, stat: None });
+        self.entries.push(Entry { path, what, reserved: place.reserved, vm, headless: false, stat: None });
     }
 
     fn add(&mut self, place: &Place<'_>, stat: Stat, what: What) {
@@ -251,6 +255,7 @@ impl Walk<'_> {
             what,
             reserved: place.reserved,
             vm: place.vm.clone(),
+            headless: false,
             stat: Some(stat),
         });
     }
