@@ -24,6 +24,7 @@ mod log;
 mod manual;
 mod metrics;
 mod mount;
+mod other_names;
 mod place;
 mod plan;
 mod progress;
@@ -213,6 +214,7 @@ fn without_harm(mut error: clap::Error) -> clap::Error {
         }
         _ => {}
     }
+    other_names::advise(&mut error);
     error
 }
 
@@ -301,5 +303,25 @@ mod tests {
             );
         }
         assert!(said(&["statis"]).contains("'status'"));
+    }
+
+    #[test]
+    fn verbs_of_other_programs_are_told_what_does_it_here() {
+        let said = |words: &[&str]| {
+            let error = CommandLine::try_parse_from([&["vmcryptfs"], words].concat()).err().unwrap();
+            without_harm(error).to_string()
+        };
+        for (word, advice) in [
+            ("list", "vmcryptfs info "),
+            ("version", "vmcryptfs --version"),
+            ("resize", "truncate -s"),
+            ("luksOpen", "vmcryptfs mount "),
+            ("unmount", "vmcryptfs umount "),
+        ] {
+            let said = said(&[word]);
+            assert!(said.contains(advice) && said.contains("tip: ") && !said.contains("similar"), "{word}: {said}");
+        }
+        assert!(said(&["help", "list"]).contains("vmcryptfs info "), "{}", said(&["help", "list"]));
+        assert!(!said(&["key", "version"]).contains("--version'"), "a verb of `key` is another matter");
     }
 }
