@@ -167,7 +167,9 @@ fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
     let (name, uuid, repaired) = (args.component.shown(), of.shown_uuid(), &of.done);
     match (&repaired.damage, repaired.offset) {
         (Some(damage), Some(offset)) => {
-            println!("Repaired the header copy at {offset} of {name} ({uuid}): {damage}.");
+            println!(
+                "The header copy at byte {offset} of {name} ({uuid}) is repaired from the other copy. It was damaged: {damage}."
+            );
         }
         _ => println!("Both header copies of {name} ({uuid}) are intact already."),
     }

@@ -106,7 +106,10 @@ impl ServedFolder {
             }
             Ok(home)
         });
-        let home = Arc::new(unlocked.context(|| format!("home of VM {}", name()))?);
+        let home = Arc::new(unlocked.context(|| match name() {
+            name if name.is_empty() => "home of this VM".to_owned(),
+            name => format!("home of VM {name}"),
+        })?);
         self.homes.keep(vm, stamp, &home);
         Ok(home)
     }

@@ -269,10 +269,21 @@ fn refuse_unless_empty(path: &Path) -> Result<()> {
 /// # Errors
 /// `NotFound`, `Denied`, or `Io` when it is not a directory.
 pub fn open_dir(path: &Path) -> Result<File> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map(File::from)
-        .context(|| format!("opening folder {}", path.shown()))
+    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let dir = opened.map(File::from).context(|| format!("opening folder {}", path.shown()))?;
+    let kind = rustix::fs::fstatfs(&dir).map(|system| system.f_type).ok();
+    match KERNEL_FILES.iter().find(|(magic, _)| kind == Some(*magic)) {
+        Some((_, name)) => {
+            let message = format!("{} is a folder of {name}, which keeps no files: expected one of a VM", path.shown());
+            Err(Error::new(Kind::Invalid, message))
+        }
+        None => Ok(dir),
+    }
 }
+
+/// File systems that show the state of the kernel, by their numbers (statfs(2)).
+const KERNEL_FILES: [(i64, &str); 4] =
+    [(0x9fa0, "/proc"), (0x6265_6572, "/sys"), (0x6367_7270, "control groups"), (0x6462_6720, "debugfs")];
 
 /// Opens a directory in a directory; a symbolic link is none.
 ///

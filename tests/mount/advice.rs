@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -196,4 +197,70 @@ fn components_that_lack_the_same_provider_are_locked_for_one_reason() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert_eq!(refused.status.code(), Some(4), "{said}");
     assert!(said.contains("2 of 2 components are locked: ") && !said.contains("other reasons"), "{said}");
+}
+
+#[test]
+fn a_provider_that_is_not_configured_is_not_found_whichever_verb_names_it() {
+    let host = Host::with_vm();
+    fs::create_dir(host.path("clear")).unwrap();
+    fs::write(host.path("clear/notes"), "x").unwrap();
+    let (vm, disk, clear) = (host.path("web01"), host.path("web01/root.raw"), host.path("clear"));
+    let named = ["--provider", "nope"];
+    for verb in [
+        &["create", host.path("new")][..],
+        &["encrypt", clear],
+        &["rekey", vm],
+        &["rekey", "--deep", disk],
+        &["key", "add", vm],
+        &["clone", vm, host.path("copy")],
+        &["dump", "setup"],
+    ] {
+        host.refuses(&[verb, &named].concat(), 8, "no key provider nope; configured: local");
+    }
+    for verb in [&["provider", "test", "nope"][..], &["provider", "retire", "nope", "key", "--datastore", vm]] {
+        host.refuses(verb, 8, "no key provider nope; configured: local");
+    }
+}
+
+#[test]
+fn a_key_that_no_header_names_is_said_once() {
+    let host = Host::with_vm();
+    for wanted in [&["--key", "nosuch"][..], &["--provider", "nope"]] {
+        let output = host.try_run(&[&["key", "in-use"], wanted, &[host.path("")]].concat());
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(8), 0), "{output:?}");
+    }
+    host.run(&["provider", "add", "native", "spare"]);
+    assert!(host.run(&["key", "in-use", "--provider", "spare", host.path("")]).contains("It opens 0 components"));
+}
+
+#[test]
+fn folders_of_the_kernel_are_told_by_what_they_are() {
+    let host = Host::new();
+    for verb in ["encrypt", "check", "info"] {
+        host.refuses(&[verb, "/proc/self"], 2, "/proc/self is a folder of /proc, which keeps no files");
+    }
+}
+
+#[test]
+fn a_repaired_header_copy_is_told_by_where_it_lies() {
+    let host = Host::with_vm();
+    let disk = host.path("web01/root.raw");
+    fs::File::options().write(true).open(disk).unwrap().write_all_at(&[0x55; 64], 4 << 20).unwrap();
+    let said = host.run(&["header", "repair", disk]);
+    assert!(
+        said.contains("at byte 4194304 of ") && said.contains(" is repaired from the other copy. It was damaged: "),
+        "{said}"
+    );
+}
+
+/// Of a VM in a mount of its own there is no name to give.
+#[test]
+fn a_locked_home_is_named_by_what_the_mount_has_of_it() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    host.run(&["lock", mount.root().to_str().unwrap()]);
+    assert!(fs::read(mount.path("root.raw")).is_err());
+    mount.unmount();
+    let log = host.log();
+    assert!(log.contains("home of this VM: locked") && !log.contains("VM : "), "{log}");
 }

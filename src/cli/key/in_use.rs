@@ -55,11 +55,13 @@ impl InUseArgs {
             Ok(hosts) => hosts.iter().for_each(|hosts| hosts.add_to(&mut found.0)),
             Err(error) => eprintln!("Which hosts of the cluster have these keys is not known: {}", error.chain()),
         }
+        let unknown = provider.filter(|name| !is_configured(name, configured.as_ref()));
+        let is_refused = found.is_nothing() && (wanted.key_id.is_some() || unknown.is_some());
         match self.json {
             true => out::json(&found.0)?,
+            false if is_refused => {} // the verdict says it
             false => found.print(&datastores),
         }
-        let unknown = provider.filter(|name| !is_configured(name, configured.as_ref()));
         if unknown.is_none() {
             found.tell_of_other_names();
         }
@@ -92,6 +94,10 @@ impl InUseArgs {
 struct Found(InUse);
 
 impl Found {
+    fn is_nothing(&self) -> bool {
+        self.0.components.is_empty() && self.0.saved_headers.is_empty() && self.0.unreadable.is_empty()
+    }
+
     fn print(&self, datastores: &[PathBuf]) {
         let names = |keys: &[KeyName]| keys.iter().map(KeyName::to_string).collect::<Vec<_>>().join(", ");
         let shown = |path: &Path| match datastores {
@@ -150,7 +156,7 @@ impl Found {
             let objects = text::count(self.0.unreadable.len(), "object", "objects");
             return Err(Error::new(first.kind, format!("{objects} cannot be read, and may need the key")));
         }
-        if !self.0.components.is_empty() || !self.0.saved_headers.is_empty() {
+        if !self.is_nothing() {
             return Ok(());
         }
         let looked_at = self.0.looked_at.describe();

@@ -54,9 +54,10 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
         _ => Err(Error::new(
             Kind::NotFound,
             format!(
-                "{} holds {entries} files or folders, but no encrypted VM folder: `vmcryptfs encrypt` makes one of a VM, `vmcryptfs \
+                "{} holds {}, but no encrypted VM folder: `vmcryptfs encrypt` makes one of a VM, `vmcryptfs \
                  header restore` brings back a lost vmcryptfs.home, `--empty` mounts it as a datastore without VMs",
-                source.shown()
+                source.shown(),
+                text::count(entries, "file or folder", "files and folders")
             ),
         )),
     }
