@@ -51,6 +51,10 @@ impl Error {
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(Kind::Unsupported, message)
     }
+
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, message)
+    }
 }
 
 impl fmt::Display for Error {

@@ -10,6 +10,7 @@ pub mod event_log;
 pub mod pcr;
 pub mod policy;
 pub mod replay;
+pub mod tpm;
 pub mod userspace_log;
 
 pub use error::{Error, Kind, Result};
