@@ -5,12 +5,17 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should"))]
 
+mod authority_key;
+pub mod credential;
 mod error;
 pub mod event_log;
+pub mod identity;
 pub mod pcr;
 pub mod policy;
+pub mod quote;
 pub mod replay;
 pub mod tpm;
 pub mod userspace_log;
 
+pub use authority_key::AuthorityKey;
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,56 @@
+//! Which boot of a host a quote is from.
+
+use super::Quoted;
+use crate::error::{Error, Result};
+
+/// One boot, by the counts of its TPM. Those of one attestation key can be compared with each other, and with no others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Boot {
+    /// Counts resets: each boot.
+    pub reset_count: u32,
+    /// Counts restarts and resumptions since.
+    pub restart_count: u32,
+}
+
+/// Which boot a quote must be from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Expected {
+    /// Any: the host attests from the start, with all of its logs.
+    Any,
+    /// This one: what was attested before is built upon.
+    Same(Boot),
+}
+
+/// Proof that a quote is from the boot that was expected, by a TPM whose clock is safe.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Steady(Boot);
+
+impl Steady {
+    /// Checks the clock of a quote.
+    ///
+    /// # Errors
+    /// `Refused` when the host was started since, or the TPM lost power and its clock is not safe yet: it has to attest again,
+    /// from the start.
+    pub fn check(quoted: &Quoted, expected: Expected) -> Result<Self> {
+        let clock = quoted.clock();
+        let host = quoted.identity().host().name();
+        let found = Boot { reset_count: clock.reset_count, restart_count: clock.restart_count };
+        if !clock.safe {
+            return Err(Error::refused(format!(
+                "the clock of the TPM of {host} is not safe after a loss of power: it has to attest again, in some minutes"
+            )));
+        }
+        match expected {
+            Expected::Same(boot) if boot != found => Err(Error::refused(format!(
+                "{host} was started again since it attested: its TPM counts {} resets and {} restarts, expected {} and {}",
+                found.reset_count, found.restart_count, boot.reset_count, boot.restart_count
+            ))),
+            Expected::Any | Expected::Same(_) => Ok(Self(found)),
+        }
+    }
+
+    /// The boot.
+    pub fn boot(self) -> Boot {
+        self.0
+    }
+}
