@@ -16,6 +16,7 @@ pub mod quote;
 pub mod replay;
 pub mod tpm;
 pub mod userspace_log;
+pub mod verdict;
 
 pub use authority_key::AuthorityKey;
 pub use error::{Error, Kind, Result};

@@ -36,6 +36,8 @@ pub struct Quoted {
     clock: ClockInfo,
     firmware_version: u64,
     hpke_key: Vec<u8>,
+    /// That of its challenge, which no other quote was checked with.
+    id: [u8; challenge::ID_LEN],
 }
 
 impl Quoted {
@@ -115,7 +117,7 @@ fn checked(
     let values = values(quote, challenge.selection(), signature.scheme(), evidence.values)?;
     let hpke_key = binding.hpke_key.to_vec();
     let (clock, firmware_version) = (statement.clock, statement.firmware_version);
-    Ok(Quoted { identity, values, clock, firmware_version, hpke_key })
+    Ok(Quoted { identity, values, clock, firmware_version, hpke_key, id: challenge.id() })
 }
 
 /// The values whose digest the quote has, if it is one of exactly the demanded registers.

@@ -1,6 +1,7 @@
 //! Which boot of a host a quote is from.
 
 use super::Quoted;
+use super::challenge::ID_LEN;
 use crate::error::{Error, Result};
 
 /// One boot, by the counts of its TPM. Those of one attestation key can be compared with each other, and with no others.
@@ -23,7 +24,11 @@ pub enum Expected {
 
 /// Proof that a quote is from the boot that was expected, by a TPM whose clock is safe.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Steady(Boot);
+pub struct Steady {
+    boot: Boot,
+    /// Of which quote.
+    id: [u8; ID_LEN],
+}
 
 impl Steady {
     /// Checks the clock of a quote.
@@ -45,12 +50,17 @@ impl Steady {
                 "{host} was started again since it attested: its TPM counts {} resets and {} restarts, expected {} and {}",
                 found.reset_count, found.restart_count, boot.reset_count, boot.restart_count
             ))),
-            Expected::Any | Expected::Same(_) => Ok(Self(found)),
+            Expected::Any | Expected::Same(_) => Ok(Self { boot: found, id: quoted.id }),
         }
     }
 
     /// The boot.
     pub fn boot(self) -> Boot {
-        self.0
+        self.boot
+    }
+
+    /// Whether it is proof of this quote.
+    pub(crate) fn is_of(self, quoted: &Quoted) -> bool {
+        self.id == quoted.id
     }
 }

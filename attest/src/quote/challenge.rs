@@ -2,7 +2,7 @@
 //! nothing of them until they are used.
 
 use crate::authority_key::{AuthorityKey, KEY_LEN, random};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::identity::HostId;
 use crate::pcr::{PCR_COUNT, PcrIndex, PcrSelection};
 use crate::tpm::{Reader, Writer};
@@ -17,17 +17,16 @@ const CLOCK_DIFFERENCE: u64 = 5;
 const PURPOSE: &[u8] = b"vmcryptfs attest challenge 1";
 const VERSION: u16 = 1;
 /// Random bytes, which are also the name by which a challenge is used once.
-const ID_LEN: usize = 16;
+pub(super) const ID_LEN: usize = 16;
 
 /// A new challenge for a host, at `now` in seconds of Unix time: the registers that its quote must be of, and random bytes
 /// (docs/ATTESTATION.md, "Challenges").
 ///
+/// A selection of no register is what a policy needs that asks for nothing but the TPM.
+///
 /// # Errors
-/// `Invalid` when no register is selected; `Failed` when the random generator failed.
+/// `Failed` when the random generator failed.
 pub fn issue(key: &AuthorityKey, host: HostId, selection: PcrSelection, now: u64) -> Result<Vec<u8>> {
-    if selection.is_empty() {
-        return Err(Error::new(Kind::Invalid, "a challenge for a quote of no PCR"));
-    }
     let mask = selection.iter().fold(0_u32, |mask, index| mask | 1 << index.number());
     let fields =
         Writer::default().u16(VERSION).u64(now).u16(selection.bank().id()).u32(mask).raw(&random::<ID_LEN>()?).finish();
@@ -63,7 +62,7 @@ impl FreshChallenge {
         if !use_once(&self.id, self.ends)? {
             return Err(Error::refused(format!("the challenge of the host {} was used before", self.host)));
         }
-        Ok(SpentChallenge { bytes: self.bytes, host: self.host, selection: self.selection })
+        Ok(SpentChallenge { bytes: self.bytes, id: self.id, host: self.host, selection: self.selection })
     }
 }
 
@@ -71,6 +70,7 @@ impl FreshChallenge {
 #[derive(Debug)]
 pub struct SpentChallenge {
     bytes: Vec<u8>,
+    id: [u8; ID_LEN],
     host: HostId,
     selection: PcrSelection,
 }
@@ -84,6 +84,10 @@ impl SpentChallenge {
     /// The registers that a quote for it must be of.
     pub fn selection(&self) -> PcrSelection {
         self.selection
+    }
+
+    pub(super) fn id(&self) -> [u8; ID_LEN] {
+        self.id
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

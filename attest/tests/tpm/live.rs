@@ -12,7 +12,7 @@ use vmcryptfs_attest::credential::{Credential, PendingEnrolment};
 use vmcryptfs_attest::identity::{
     EndorsementEvidence, EndorsementKey, EndorsementRules, Fingerprint, Host as Named, Identity,
 };
-use vmcryptfs_attest::pcr::PcrSelection;
+use vmcryptfs_attest::pcr::{HashAlgorithm, PcrSelection};
 use vmcryptfs_attest::quote::{Binding, Expected, Steady, issue};
 use vmcryptfs_attest::tpm::Public;
 
@@ -139,16 +139,19 @@ impl Tpm {
         self.tries("activatecredential", &arguments).then(|| self.read("answer"))
     }
 
-    /// A quote for a new challenge.
-    fn quote(&self, host: &Host) -> Host {
-        let selection: PcrSelection = PCRS.parse().unwrap();
+    /// A quote of these registers for a new challenge.
+    fn quote_of(&self, host: &Host, pcrs: &str, selection: PcrSelection) -> Host {
         let challenge = issue(&authority(), host.id, selection, GIVEN).unwrap();
         let binding = Binding { hpke_key: &host.hpke_key, request: &host.request };
         let data = data_encoding::HEXLOWER.encode(binding.extra_data(&challenge, host.id).as_bytes());
-        let arguments = ["-c", "ak.ctx", "-l", PCRS, "-g", "sha256", "-q", &data, "-m", "quote", "-s", "signature"];
+        let arguments = ["-c", "ak.ctx", "-l", pcrs, "-g", "sha256", "-q", &data, "-m", "quote", "-s", "signature"];
         self.tool("quote", &[&arguments[..], &["-o", "values", "-F", "values"]].concat());
         let (quote, signature, values) = (self.read("quote"), self.read("signature"), self.read("values"));
         Host { challenge, quote, signature, values, ..host.clone() }
+    }
+
+    fn quote(&self, host: &Host) -> Host {
+        self.quote_of(host, PCRS, PCRS.parse().unwrap())
     }
 }
 
@@ -188,6 +191,10 @@ fn a_tpm_enrols_by_each_kind_of_endorsement_key_and_attests_until_it_restarts() 
     let quoted = tpm.quote(&host).quoted(&identity).unwrap();
     assert!(quoted.values().iter().all(|(_, value)| value.as_bytes() == [0; 32]));
     let boot = Steady::check(&quoted, Expected::Any).unwrap().boot();
+
+    // Of no register, for a policy that asks for nothing but the TPM.
+    let none = tpm.quote_of(&host, "sha256:none", PcrSelection::new(HashAlgorithm::Sha256, []));
+    assert_eq!(none.quoted(&identity).unwrap().values().iter().count(), 0);
 
     // What is measured shows.
     tpm.tool("pcrextend", &[&format!("7:sha256={}", "11".repeat(32))]);

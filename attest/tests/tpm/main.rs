@@ -10,3 +10,4 @@ mod live;
 #[allow(clippy::cast_possible_truncation, dead_code, reason = "a choice among few; it is shared")]
 mod mutation;
 mod vectors;
+mod verdict;

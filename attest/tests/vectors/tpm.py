@@ -20,6 +20,7 @@ HPKE_KEY = bytes(range(65))
 REQUEST = b"keys/unwrap"
 AUTHORITY_KEY = b"\x42" * 32
 REGISTERS = [0, 7, 14]
+SEPARATOR = bytes(4)
 HOSTS = {"one": bytes([1] * 16), "two": bytes([2] * 16)}
 SIGNING = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign"
 
@@ -46,7 +47,7 @@ def authenticate(key, parts):
 
 def challenge(host, registers, bank=0x000B):
     mask = sum(1 << register for register in registers)
-    fields = b"\0\1" + NOW.to_bytes(8, "big") + bank.to_bytes(2, "big") + mask.to_bytes(4, "big") + bytes([1] * 16)
+    fields = b"\0\1" + NOW.to_bytes(8, "big") + bank.to_bytes(2, "big") + mask.to_bytes(4, "big") + host
     return fields + authenticate(AUTHORITY_KEY, [b"vmcryptfs attest challenge 1", host, fields])
 
 
@@ -197,7 +198,8 @@ def main():
         for name in HOSTS:
             tpm = Tpm(folder, name)
             try:
-                tpm.tool("pcrextend", "7:sha256=" + hashlib.sha256(b"measured").hexdigest())
+                for register, event in ((7, b"measured"), (0, SEPARATOR), (7, SEPARATOR)):
+                    tpm.tool("pcrextend", f"{register}:sha256={hashlib.sha256(event).hexdigest()}")
                 tpm.endorsement()
                 for key in KEYS if name == "one" else KEYS[:1]:
                     tpm.attestation(*key)
