@@ -12,6 +12,7 @@ pub mod event_log;
 pub mod identity;
 pub mod pcr;
 pub mod policy;
+pub mod predict;
 pub mod quote;
 pub mod replay;
 pub mod tpm;

@@ -225,4 +225,4 @@ fn matches(pattern: &str, name: &str) -> bool {
 mod attacks;
 #[cfg(test)]
 #[path = "policy/tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -37,7 +37,7 @@ pub struct ApprovedSet {
     pub(super) name: String,
     pub(super) approved: String,
     pub(super) note: Option<String>,
-    pub(super) registers: Vec<ApprovedRegister>,
+    pub(crate) registers: Vec<ApprovedRegister>,
 }
 
 /// Where a host first differs from what is approved in a register.
@@ -113,7 +113,7 @@ impl ApprovedSet {
         &self.registers
     }
 
-    pub(super) fn register(&self, number: u8) -> Option<&ApprovedRegister> {
+    pub(crate) fn register(&self, number: u8) -> Option<&ApprovedRegister> {
         self.registers.iter().find(|it| it.register.number() == number)
     }
 

@@ -13,7 +13,7 @@ const CLASS: &str = "format = 1\nname = \"fleet\"\nbank = \"sha256\"\n[[class]]\
                      hosts = [\"kvm-*\"]\nlevel = \"LEVEL\"\nsets = [\"base\"]\n";
 
 /// A policy of one class, whose one set is what a host has measured into these registers.
-pub(super) fn policy_of(level: Level, replayed: &Replayed, registers: &str) -> Policy {
+pub(crate) fn policy_of(level: Level, replayed: &Replayed, registers: &str) -> Policy {
     let set = ApprovedSet::of_host("base", "2026-11-30", replayed, registers.parse().unwrap()).unwrap();
     let set = set.to_text().replace("[[pcr]]", "[[set.pcr]]");
     Policy::parse(&format!("{}[[set]]\n{set}", CLASS.replace("LEVEL", level.name()))).unwrap()
