@@ -134,6 +134,18 @@ enum Verb {
 }
 
 impl Verb {
+    /// Whether it makes the configuration file, or works without one: what a person named for it need not be there.
+    fn may_lack_config(&self) -> bool {
+        match self {
+            Self::Provider(command) => command.makes_config(),
+            Self::Cluster(_) => true, // a host gets the providers of its cluster by `sync`
+            Self::Dump(command) => command.is_of_the_kernel(),
+            Self::Mount(args) => args.reports(), // the process that it reports to has looked
+            Self::Umount(_) | Self::Lock(_) => true, // what ends the use of keys works whatever else is missing
+            _ => false,
+        }
+    }
+
     fn teller(&self) -> log::Teller {
         if matches!(self, Self::Mount(args) if args.serves()) { log::Teller::Daemon } else { log::Teller::Verb }
     }
@@ -221,6 +233,9 @@ fn without_harm(mut error: clap::Error) -> clap::Error {
 fn run(line: CommandLine) -> Result<()> {
     // Nearly all verbs have keys in memory at some time.
     process::forbid_dumps().context(|| "forbidding core dumps".into())?;
+    if let Some(named) = line.config.as_deref().filter(|_| !line.verb.may_lack_config()) {
+        config::refuse_missing(named)?;
+    }
     if let Ok(config) = config::locate(line.config.as_deref()) {
         event::use_config(&config);
     }
@@ -286,6 +301,21 @@ mod tests {
             let said = without_harm(error).to_string();
             assert_eq!(text::lines(&said), said, "{words:?}");
             assert!(said.contains("forged") && !said.lines().any(|line| line.starts_with("2026")), "{said}");
+        }
+    }
+
+    #[test]
+    fn verbs_that_make_the_configuration_file_or_need_none_do_without() {
+        let may_lack = |words: &str| {
+            let line = [&["vmcryptfs"], words.split(' ').collect::<Vec<_>>().as_slice()].concat();
+            CommandLine::try_parse_from(line).unwrap().verb.may_lack_config()
+        };
+        for words in ["provider add native local", "provider restore local file", "cluster sync", "umount m", "lock m"]
+        {
+            assert!(may_lack(words), "{words}");
+        }
+        for words in ["provider list", "create v", "mount v m", "dump setup", "unlock m"] {
+            assert!(!may_lack(words), "{words}");
         }
     }
 

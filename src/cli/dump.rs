@@ -161,6 +161,13 @@ pub(super) struct TakeArgs {
     others: Vec<OsString>,
 }
 
+impl DumpCommand {
+    /// Whether the kernel runs it: a dump would be lost with an error.
+    pub(super) fn is_of_the_kernel(&self) -> bool {
+        matches!(self, Self::Take(_))
+    }
+}
+
 pub(super) fn run(command: &DumpCommand, config: &Path) -> Result<()> {
     match command {
         DumpCommand::Setup(args) => setup(args, config),

@@ -105,6 +105,11 @@ pub(super) struct MountArgs {
 }
 
 impl MountArgs {
+    /// Whether another process has started this one, and waits for what becomes of the mount.
+    pub(super) fn reports(&self) -> bool {
+        self.report
+    }
+
     /// Whether this process is the one that serves the mount.
     pub(super) fn serves(&self) -> bool {
         self.foreground
@@ -180,6 +185,9 @@ enum Report {
 
 pub(super) fn mount(mut args: MountArgs, config: Option<&Path>, verbose: u8) -> Result<()> {
     let chosen = args.take_settings()?;
+    if let Some(named) = &chosen {
+        config::refuse_missing(named)?;
+    }
     let config = config::locate(chosen.as_deref().or(config))?;
     if chosen.is_some() {
         event::use_config(&config);

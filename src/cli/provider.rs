@@ -137,6 +137,13 @@ pub enum ProviderCommand {
     },
 }
 
+impl ProviderCommand {
+    /// Whether it makes the configuration file where there is none.
+    pub(super) fn makes_config(&self) -> bool {
+        matches!(self, Self::Add(_) | Self::Restore { .. })
+    }
+}
+
 /// Does it, with the configuration file `config`.
 ///
 /// # Errors

@@ -143,7 +143,10 @@ impl Operation for SetUpDumps<'_> {
         let _lock = file.lock()?;
         let (key, is_new) = match file.load()? {
             Some(there) => {
-                refuse_other(&there.key, self.provider)?;
+                if let Some(wanted) = self.provider {
+                    Config::load(self.config)?.settings(wanted)?;
+                    refuse_other(&there.key, wanted)?;
+                }
                 (there.key, false)
             }
             None => (new_key(&file, self.config, self.provider, trail)?, true),
@@ -157,17 +160,13 @@ impl Operation for SetUpDumps<'_> {
     }
 }
 
-fn refuse_other(key: &DumpKey, wanted: Option<&ProviderName>) -> Result<()> {
-    match wanted {
-        Some(wanted) if wanted != key.host_key.provider() => {
-            let found = format!(
-                "this host has a host key of provider {}: --renew makes one of {wanted}",
-                key.host_key.provider()
-            );
-            Err(Error::new(Kind::Exists, found))
-        }
-        _ => Ok(()),
+fn refuse_other(key: &DumpKey, wanted: &ProviderName) -> Result<()> {
+    let there = key.host_key.provider();
+    if wanted == there {
+        return Ok(());
     }
+    let found = format!("this host has a host key of provider {there}: --renew makes one of {wanted}");
+    Err(Error::new(Kind::Exists, found))
 }
 
 fn new_key(file: &KeyFile, config: &Path, provider: Option<&ProviderName>, trail: &mut Trail) -> Result<DumpKey> {

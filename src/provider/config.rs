@@ -49,6 +49,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -282,6 +283,23 @@ pub fn locate(chosen: Option<&Path>) -> Result<PathBuf> {
         None => standard_place(effective_uid(), env::var_os("XDG_CONFIG_HOME"), env::var_os("HOME"))?,
     };
     std::path::absolute(&path).context(|| format!("finding {}", path.shown()))
+}
+
+/// Refuses a configuration file that a person named and that is not there: a name that is mistyped would count as a host without providers.
+///
+/// # Errors
+/// `NotFound`.
+pub fn refuse_missing(named: &Path) -> Result<()> {
+    match std::fs::symlink_metadata(named) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Error::new(
+            Kind::NotFound,
+            format!(
+                "the configuration file {} does not exist: `vmcryptfs provider add` makes it, if that is its name",
+                named.shown()
+            ),
+        )),
+        _ => Ok(()), // reading it says what else there is to say
+    }
 }
 
 fn standard_place(user: u32, xdg: Option<OsString>, home: Option<OsString>) -> Result<PathBuf> {

@@ -110,6 +110,14 @@ fn a_dump_is_encrypted_listed_decrypted_and_removed() {
 }
 
 #[test]
+fn a_provider_that_is_not_there_is_not_advised_for_the_host_key() {
+    let host = set_up();
+    host.refuses(&["dump", "setup", "--provider", "nope"], 8, "nope");
+    host.run(&["provider", "add", "native", "other"]);
+    host.refuses(&["dump", "setup", "--provider", "other"], 9, "--renew makes one of other");
+}
+
+#[test]
 fn dumps_are_taken_without_the_key_that_opens_them() {
     let host = Host::new();
     assert_eq!(take(&host, b"core").status.code(), Some(4), "there is no dump key");

@@ -251,3 +251,20 @@ fn exit_codes_are_the_documented_ones() {
     host.refuses(&["rekey", host.path("web01")], 11, "root.raw");
     assert_snapshot("errors", "exit_codes_are_the_documented_ones", &host.refusals());
 }
+
+#[test]
+fn a_configuration_file_that_is_named_has_to_be_there() {
+    let host = Host::new();
+    host.run(&["create", host.path("web01")]);
+    let (aside, missing, at) = (host.path("aside.toml"), host.config(), host.path("at"));
+    std::fs::create_dir(at).unwrap();
+    let option = format!("config={}", missing.display());
+    let mount = ["mount", host.path("web01"), at, "-o", &option];
+    std::fs::rename(&missing, aside).unwrap();
+    for verb in [&["provider", "list"][..], &["create", host.path("web02")], &["info", host.path("web01")], &mount] {
+        host.refuses(verb, 8, "config/config.toml does not exist");
+    }
+    std::fs::rename(aside, &missing).unwrap();
+    let elsewhere = format!("config={}", host.path("nope.toml"));
+    host.refuses(&["mount", host.path("web01"), at, "-o", &elsewhere], 8, "nope.toml does not exist");
+}
