@@ -59,6 +59,7 @@ impl Operation for CreateVm<'_> {
             [] => providers.disk_names().clone(),
             patterns => DiskNames::new(patterns.to_vec())?,
         };
+        scan::refuse_lost_home(self.folder)?;
         let header = folder::create(self.folder, &provider, &disk_names)?;
         header.slots.key_ids().for_each(|key| _ = trail.event().key(key));
         trail.event().uuid(header.uuid);
@@ -78,6 +79,9 @@ pub struct CreateDisk<'a> {
 
 /// Why there cannot be a disk in this folder.
 fn no_home(folder: &Path) -> Error {
+    if let Err(lost) = scan::refuse_lost_home(folder) {
+        return lost;
+    }
     let shown = folder.shown();
     let message = match scan::vm_folders(folder) {
         Some(vms) => format!("{shown} is a datastore: a disk lies in a VM folder, of which it has {vms}"),

@@ -169,6 +169,7 @@ fn components(path: &Path) -> Result<Vec<FoundComponent>> {
     }
     let mut found = scan::scan(&folder::open_dir(path)?)?;
     if found.is_empty() {
+        scan::refuse_lost_home(path)?;
         return Err(Error::new(
             Kind::Invalid,
             format!("{} is not an encrypted VM folder and contains none", path.shown()),

@@ -49,7 +49,7 @@ impl StoredHeader {
 /// `Invalid` for a foreign file, `Unsupported` when any copy is of a newer format, `KeyUnavailable` for an erased component,
 /// `Corrupt` when no copy is whole or the two contradict each other.
 pub fn load(storage: &dyn Storage, kind: ComponentKind) -> Result<StoredHeader> {
-    choose(copies(storage, kind)?)
+    choose(kind, copies(storage, kind)?)
 }
 
 /// The mark of an erased component: both copies have one.
@@ -89,21 +89,26 @@ fn read_copy(storage: &dyn Storage, kind: ComponentKind, offset: u64) -> Result<
     Ok(copy)
 }
 
-/// Says which of two copies counts.
+/// The way out where no copy of a component's header is left.
+pub const RESTORE: &str = "`vmcryptfs header restore` brings a saved header back";
+
+/// Says which of two copies counts. A file is a home's header by its name, and a disk by what it holds: a disk that holds none is foreign.
 ///
 /// # Errors
 /// As [`load`], `Io` aside.
-pub fn choose(copies: [Result<UnverifiedHeader>; 2]) -> Result<StoredHeader> {
+pub fn choose(kind: ComponentKind, copies: [Result<UnverifiedHeader>; 2]) -> Result<StoredHeader> {
     match copies.into() {
         (Err(too_new), _) | (_, Err(too_new)) if too_new.kind() == Kind::Unsupported => Err(too_new),
         (Err(first), Err(second))
-            if first.kind() == second.kind() && matches!(first.kind(), Kind::Invalid | Kind::KeyUnavailable) =>
+            if first.kind() == second.kind()
+                && (first.kind() == Kind::KeyUnavailable
+                    || (first.kind() == Kind::Invalid && kind == ComponentKind::Disk)) =>
         {
-            Err(first) // both foreign, or both erased
+            Err(first) // both erased, or both foreign
         }
         (Err(first), Err(second)) => Err(Error::new(
             Kind::Corrupt,
-            format!("both header copies are damaged (first: {}; second: {})", first.chain(), second.chain()),
+            format!("both header copies are damaged (first: {}; second: {}): {RESTORE}", first.chain(), second.chain()),
         )),
         (Ok(header), Err(damage)) => Ok(StoredHeader { header, in_use: 0, other: OtherCopy::Damaged(damage) }),
         (Err(damage), Ok(header)) => Ok(StoredHeader { header, in_use: 1, other: OtherCopy::Damaged(damage) }),

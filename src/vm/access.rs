@@ -217,7 +217,7 @@ impl Located {
     /// Finds the VM folder that `path` is (then the home is meant), or lies in.
     ///
     /// # Errors
-    /// `NotFound`, `Invalid` for a directory that is not an encrypted VM folder, `Busy` for one that is partly encrypted, or `Io`.
+    /// `NotFound`, `Invalid` for a directory that is not an encrypted VM folder, `Corrupt` for one that has lost its home header, `Busy` for one that is partly encrypted, or `Io`.
     pub fn find(path: &Path) -> Result<Self> {
         let path = std::fs::canonicalize(path).context(|| format!("finding {}", path.shown()))?;
         if path.is_dir() {
@@ -225,6 +225,7 @@ impl Located {
                 return Ok(Self { folder: path, component: Component::Home });
             }
             folder::refuse_unfinished(&path)?;
+            scan::refuse_lost_home(&path)?;
             let message = match scan::vm_folders(&path) {
                 Some(vms) => format!("{} is a datastore, expected one of its VM folders: {vms}", path.shown()),
                 None => format!("{} is not an encrypted VM folder: it contains no {HOME_FILE}", path.shown()),

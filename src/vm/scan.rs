@@ -12,11 +12,11 @@ use std::thread;
 use rustix::fs::{FileType, OFlags};
 use uuid::Uuid;
 
-use crate::error::{Kind, Result};
-use crate::format::header::{ComponentKind, Header, UnverifiedHeader, is_reserved};
+use crate::error::{Error, Kind, Result};
+use crate::format::header::{ComponentKind, HOME_FILE, Header, UnverifiedHeader, is_reserved};
 use crate::format::names::DiskNames;
 use crate::progress::{GoOn, to_the_end};
-use crate::store::header_area::StoredHeader;
+use crate::store::header_area::{RESTORE, StoredHeader};
 use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
 use crate::vm::component::Component;
@@ -253,6 +253,21 @@ pub fn has_home(dir: &File) -> bool {
     HomeState::of(dir).map_or(true, |state| state.header_file().is_some())
 }
 
+/// Refuses a folder that holds files of an encrypted home or disks, and no home header: what it is now is no VM folder in the clear.
+///
+/// # Errors
+/// `Corrupt`, with the way out.
+pub fn refuse_lost_home(path: &Path) -> Result<()> {
+    let Ok(dir) = folder::open_dir(path) else { return Ok(()) }; // opening it says why
+    if has_home(&dir) || !has_ciphertext(&dir) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Corrupt,
+        format!("{} holds encrypted files, and no home header. If its {HOME_FILE} is lost, {RESTORE}", path.shown()),
+    ))
+}
+
 fn has_ciphertext(dir: &File) -> bool {
     let is_ciphertext = |name: &OsString| {
         let is_file =
@@ -266,7 +281,6 @@ fn has_ciphertext(dir: &File) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::header::HOME_FILE;
     use std::fs;
 
     #[test]

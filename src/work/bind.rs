@@ -97,6 +97,7 @@ pub fn adopt(place: &dyn VmAccess, disk: &Component, go_on: &GoOn<'_>) -> Result
     if *disk == Component::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a disk", place.path().shown())));
     }
+    scan::refuse_lost_home(&place.path())?;
     let found = place.components(go_on)?;
     let keks =
         fetch_keks(place, found.iter().filter(|found| [Component::Home, disk.clone()].contains(&found.component())));

@@ -188,10 +188,18 @@ impl RestoreHeader {
             Err(_) if self.force => Ok(None),
             Err(error) => Err(Error::with_source(
                 Kind::Denied,
-                format!(
-                    "no header copy is left that shows whether this data belongs to the saved header of {}, and XTS would not show it either: restoring a wrong one would make the data unreadable. If you are certain, use --force",
-                    claims.uuid
-                ),
+                match self.component {
+                    Component::Home => format!(
+                        "no header copy is left that shows whether this home belongs to the saved header of {}. If you are certain, \
+                         use --force: `vmcryptfs check` then shows whether its files open",
+                        claims.uuid
+                    ),
+                    Component::Disk(_) => format!(
+                        "no header copy is left that shows whether this data belongs to the saved header of {}, and XTS would not \
+                         show it either: restoring a wrong one would make the data unreadable. If you are certain, use --force",
+                        claims.uuid
+                    ),
+                },
                 error,
             )),
         }

@@ -75,7 +75,7 @@ fn headers(file: File, kind: ComponentKind) -> Result<What> {
     let keys: BTreeSet<KeyId> =
         copies.iter().flatten().flat_map(|copy| copy.claims().slots.key_ids()).cloned().collect();
     let uuid = copies.iter().flatten().map(|copy| copy.claims().uuid).next();
-    let stored = header_area::choose(copies);
+    let stored = header_area::choose(kind, copies);
     let current: BTreeSet<&KeyId> = stored.iter().flat_map(|stored| stored.header.claims().slots.key_ids()).collect();
     let former_keys = keys.iter().filter(|key| !current.contains(key)).cloned().collect();
     let in_transition = UnderWay { percent: None };

@@ -14,6 +14,7 @@ use crate::text::Show;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::{self, Found, Misplaced};
 use crate::vm::open_form::OpenForm;
+use crate::vm::scan;
 use crate::work::convert::feasible::{Trial, Verdict};
 use crate::work::convert::form::TargetForm;
 use crate::work::convert::home_files::{self, Direction};
@@ -71,6 +72,7 @@ impl<'p> Decryption<'p> {
         let folder = ClaimedFolder::open(path, providers, Access::Write)?;
         folder.refuse_unproven(resume_by_name)?;
         let Some(home) = &folder.home else {
+            scan::refuse_lost_home(&folder.path)?;
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
         if what.has_home() {

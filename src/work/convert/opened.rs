@@ -26,7 +26,7 @@ use crate::vm::inventory::Inventory;
 use crate::vm::inventory::misplaced::Misplaced;
 use crate::vm::manifest::{HomeTree, Proof};
 use crate::vm::owner::Owner;
-use crate::vm::{keyring, members, outer};
+use crate::vm::{keyring, members, outer, scan};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::tree::{self, Entry};
@@ -290,7 +290,9 @@ impl ClaimedFolder {
     /// The home, which every caller has made sure of.
     pub(super) fn unlocked(&self) -> Result<&OpenHome> {
         self.home.as_ref().ok_or_else(|| {
-            Error::new(Kind::Denied, format!("{} is not encrypted: it has no home header", self.path.shown()))
+            let clear =
+                || Error::new(Kind::Denied, format!("{} is not encrypted: it has no home header", self.path.shown()));
+            scan::refuse_lost_home(&self.path).err().unwrap_or_else(clear)
         })
     }
 }

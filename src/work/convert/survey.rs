@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
+use crate::format::header::HOME_FILE;
 use crate::key::ProviderName;
+use crate::store::header_area::RESTORE;
 use crate::store::home_file::looks_like_sealed_target;
 use crate::text::Show;
 use crate::vm::home_state::HomeState;
@@ -170,7 +172,10 @@ fn refuse_what_is_encrypted(folder: &ClaimedFolder, entries: &[Entry]) -> Result
             continue;
         };
         let path = folder.path.join(&entry.path);
-        let message = format!("{} is {what}, in a folder that is not encrypted: move it away first", path.shown());
+        let message = format!(
+            "{} is {what}, in a folder that is not encrypted. If the folder's {HOME_FILE} is lost, {RESTORE}; if not, move it away first",
+            path.shown()
+        );
         return Err(Error::new(Kind::Denied, message));
     }
     Ok(())
