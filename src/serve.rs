@@ -45,7 +45,7 @@ use crate::storage::claims::{Claims, FileLocks, Holder, InUse, LOCAL_PAUSE, SHAR
 use crate::sys::file::{file_beneath, open_beneath};
 use crate::text::Show;
 use crate::vm::inventory::Inventory;
-use crate::vm::keyring::{Keyring, PendingFetch};
+use crate::vm::keyring::{self, Keyring, PendingFetch};
 use crate::vm::{folder, scan};
 
 use homes::Homes;
@@ -97,6 +97,16 @@ impl Default for Options {
     }
 }
 
+/// Refuses a VM folder whose home is neither clear nor encrypted. Only then a provider is asked: for whether its header is genuine.
+fn refuse_unfinished(root: &File, providers: &Providers) -> Result<()> {
+    let Err(unfinished) = folder::refuse_unfinished_at(root) else { return Ok(()) };
+    if let Ok(Some(stored)) = folder::read_home_of_any_state(root) {
+        let keks = providers.fetch_all(stored.header.claims().slots.key_ids().cloned());
+        keyring::refuse_forged(&stored.header, &keks)?;
+    }
+    Err(unfinished)
+}
+
 /// One VM folder, or a datastore of VM folders, with what is open of it.
 pub struct ServedFolder {
     root: File,
@@ -127,10 +137,11 @@ impl ServedFolder {
     /// [`retry_locked`](Self::retry_locked).
     ///
     /// # Errors
-    /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted.
+    /// `NotFound` or `Io` for the folder, `Busy` for one whose home is neither clear nor encrypted, `Corrupt` where its
+    /// key shows that this is not so.
     pub fn open(path: &Path, providers: Providers, options: Options) -> Result<Self> {
         let root = folder::open_dir(path)?;
-        folder::refuse_unfinished_at(&root).context(|| path.shown().to_string())?;
+        refuse_unfinished(&root, &providers).context(|| path.shown().to_string())?;
         let is_vm = folder::read_home(&root).map_or_else(|error| error.kind() != Kind::Io, |home| home.is_some());
         let keyring = Keyring::of_mount(providers);
         let look = scan::first_look(&root)?;

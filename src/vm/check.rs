@@ -18,7 +18,7 @@ use crate::provider::Providers;
 use crate::seen::{Memory, Past, Point};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::genuine_progress;
-use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::store::header_area::{OtherCopy, RESTORE, StoredHeader};
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::check::listed::Listed;
@@ -165,7 +165,9 @@ impl<'e> Checked<'_, 'e> {
         let claims = stored.ok().map(|stored| stored.header.claims());
         let uuid = claims.map(|claims| claims.uuid);
         let examined = stored.map_err(|error| Error::new(error.kind(), error.chain())).and_then(|stored| {
-            entry.refuse_unfinished(stored.header.claims())?;
+            if let Err(unfinished) = entry.refuse_unfinished(stored.header.claims()) {
+                return keyring::refuse_forged(&stored.header, &self.keks).and(Err(unfinished));
+            }
             self.examine(entry, stored)
         });
         let (state, result) = match &examined {
@@ -314,9 +316,8 @@ impl<'e> Checked<'_, 'e> {
 
     fn tell_of_lost_headers(&mut self, inventory: &Inventory) {
         for folder in inventory.folders_without_header() {
-            let result =
-                "sealed files, but no home header here or above: `vmcryptfs header restore` brings a saved one back";
-            self.add(folder, "folder", None, State::Problem(Kind::Corrupt), result.to_owned());
+            let result = format!("sealed files, but no home header here or above: {RESTORE}");
+            self.add(folder, "folder", None, State::Problem(Kind::Corrupt), result);
         }
     }
 

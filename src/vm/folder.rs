@@ -340,6 +340,14 @@ pub fn read_whole_home(dir: &File) -> Result<Option<StoredHeader>> {
     stored.map(|stored| by_name.refuse_unfinished(stored.header.claims()).map(|()| stored)).transpose()
 }
 
+/// Reads the home header of a VM folder, whatever its state is; `None` when there is none.
+///
+/// # Errors
+/// Those of [`HomeState::of`] and [`header_area::load`].
+pub fn read_home_of_any_state(dir: &File) -> Result<Option<StoredHeader>> {
+    HomeState::of(dir)?.header_file().map(|name| read_header(dir, name)).transpose().map(Option::flatten)
+}
+
 /// Reads the home header of a VM folder; `None` when the directory is not encrypted.
 ///
 /// # Errors

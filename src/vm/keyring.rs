@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 pub use pending_fetch::PendingFetch;
 pub use states::{LastFailure, LockState};
-pub use unlock::{fetch_for, first_kek, kek_of, opens, slot_for, unlock, unlock_by};
+pub use unlock::{fetch_for, first_kek, kek_of, opens, refuse_forged, slot_for, unlock, unlock_by};
 
 use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, CopyDigest, Header, UnverifiedHeader};

@@ -64,7 +64,18 @@ pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
     unlock_through(header, keks).map(|unlocked| unlocked.dek)
 }
 
-/// The same, with the KEKs that the providers give now, to change the component or to make another form of what is in it.
+/// Refuses a header that one of these KEKs shows to be changed without its key: what it says is no ground for advice.
+///
+/// # Errors
+/// `Corrupt`.
+pub fn refuse_forged(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<()> {
+    match unlock(header, keks) {
+        Err(error) if error.kind() == Kind::Corrupt => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// The same as [`unlock`], with the KEKs that the providers give now, to change the component or to make another form of what is in it.
 ///
 /// # Errors
 /// As [`unlock`]; `ReadOnly` for a component that has gone back: what is made of it would be taken for the newest.

@@ -71,6 +71,27 @@ fn a_home_header_that_was_edited_opens_nothing() {
 }
 
 #[test]
+fn a_state_that_was_edited_is_called_that_and_advises_nothing() {
+    let host = host();
+    let (vm, at, header) = (host.path("web01"), host.path("at"), host.path("web01/vmcryptfs.home"));
+    fs::create_dir(at).unwrap();
+    let genuine = fs::read(header).unwrap();
+    // The state is the last byte of a home's body.
+    let place = 63 + u32::from_le_bytes(*genuine[56..].first_chunk().unwrap()) as usize;
+    assert_eq!(genuine[place], 2, "encrypted");
+    for state in [1, 3] {
+        fs::write(header, &genuine).unwrap();
+        forge(header, &HOME_COPIES, |copy| copy[place] = state);
+        let check = host.try_run(&["check", vm]);
+        let said = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(check.status.code() == Some(3) && said.contains("changed without its key"), "{said}");
+        assert!(!said.contains("resumes"), "{said}");
+        host.refuses(&["mount", vm, at], 3, "changed without its key");
+        host.refuses(&["encrypt", vm], 3, "changed without its key");
+    }
+}
+
+#[test]
 fn a_disk_header_that_was_edited_opens_nothing() {
     let host = host();
     let disk = host.path("web01/root.raw");
