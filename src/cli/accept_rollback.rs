@@ -21,7 +21,7 @@ use crate::text::Show;
     `rekey --deep` a data key that others may know.")]
 pub(super) struct AcceptRollbackArgs {
     /// A VM folder, with its disks, or one disk
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     component: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -39,6 +39,7 @@ struct Shown {
 }
 
 pub(super) fn run(args: &AcceptRollbackArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.component)?;
     let providers = Providers::load(config)?;
     let accept = AcceptRollback { path: &args.component, providers: &providers };
     let accepted = perform(accept)?;

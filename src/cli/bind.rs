@@ -25,7 +25,7 @@ use crate::work::listing::{Change, Listed};
     needed; the folder is not mounted. Versions before this one no longer open the VM.")]
 pub(super) struct UpgradeArgs {
     /// A VM folder that an older version made
-    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
     folder: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -42,7 +42,7 @@ pub(super) struct UpgradeArgs {
 )]
 pub(super) struct AdoptArgs {
     /// A disk, or a VM folder for all disks in it
-    #[arg(value_name = "VM_FOLDER[/DISK]", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER[/DISK]", value_parser = place::parser_to_change())]
     disk: PathBuf,
     /// Of a VM folder: show which disks would come to its list, leave it or get other names, and change nothing
     #[arg(long)]
@@ -50,6 +50,7 @@ pub(super) struct AdoptArgs {
 }
 
 pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.folder)?;
     let located = Located::find(&args.folder)?;
     if located.component != Component::Home {
         let (path, folder) = (args.folder.shown(), quoted(&located.folder));
@@ -77,6 +78,7 @@ pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
 }
 
 pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.disk)?;
     let located = Located::find(&args.disk)?;
     place::refuse_mounted(&located.folder)?;
     local::refuse_if_served(&located.folder, "taking in a disk")?;

@@ -19,7 +19,7 @@ use crate::vm::disk::NewDisk;
     and changes which new files become disks; --disk-names '*' makes one of each.")]
 pub(super) struct CreateArgs {
     /// VM folder, new or empty
-    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
     folder: PathBuf,
     /// Provider of the VM's key [default: the default provider]
     #[arg(long, value_name = "NAME")]
@@ -38,7 +38,7 @@ pub(super) struct CreateArgs {
 )]
 pub(super) struct CreateDiskArgs {
     /// The disk's file in its VM folder
-    #[arg(value_name = "VM_FOLDER/DISK", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER/DISK", value_parser = place::parser_to_change())]
     disk: PathBuf,
     /// Size, such as 20G (GiB) or 1.5T (TiB)
     #[arg(long, value_parser = parse_size)]
@@ -71,6 +71,7 @@ fn parse_sector_size(text: &str) -> std::result::Result<u32, String> {
 }
 
 pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.folder)?;
     let create =
         CreateVm { folder: &args.folder, provider: args.provider.as_deref(), disk_names: &args.disk_names, config };
     let CreatedVm { uuid, provider } = perform(create)?;
@@ -79,6 +80,7 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
 }
 
 pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.disk)?;
     let new = NewDisk {
         owner: None, // its folder tells
         sector_size: SectorSize::new(args.sector_size)?,

@@ -24,7 +24,7 @@ use crate::work::disk_names::{ChangeDiskNames, DiskNamesNow};
 )]
 pub(super) struct DiskNamesArgs {
     /// VM folder
-    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
     folder: PathBuf,
     /// Replace the list; repeatable
     #[arg(long, value_name = "PATTERN", conflicts_with = "usual")]
@@ -44,7 +44,11 @@ pub(super) struct DiskNamesArgs {
 }
 
 pub(super) fn run(args: &DiskNamesArgs, config: &Path) -> Result<()> {
-    let located = Located::find(&args.folder)?;
+    let changes = args.usual || [&args.set, &args.add, &args.remove].iter().any(|patterns| !patterns.is_empty());
+    if changes {
+        place::refuse_read_only(&args.folder)?;
+    }
+    let located = Located::find(&place::backing(args.folder.clone()))?;
     if located.component != Component::Home {
         let (file, folder) = (args.folder.shown(), located.folder.shown());
         let message = match located.folder.join(HOME_FILE).exists() {

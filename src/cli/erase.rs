@@ -23,7 +23,7 @@ use crate::work::erase::Overwritten;
     Nothing may be using them. Only a header backup can undo this: destroy those, too.")]
 pub(super) struct EraseArgs {
     /// A VM folder or a disk
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     component: PathBuf,
     /// Do not ask for confirmation
     #[arg(long)]
@@ -35,6 +35,7 @@ pub(super) struct EraseArgs {
 
 pub(super) fn run(args: &EraseArgs, config: &Path) -> Result<()> {
     std::fs::symlink_metadata(&args.component).context(|| format!("finding {}", args.component.shown()))?;
+    place::refuse_read_only(&args.component)?;
     refuse_unfinished(&args.component)?;
     confirm(args)?;
     process::raise_file_limit().context(|| "raising the limit on open files".into())?;

@@ -56,7 +56,7 @@ pub(super) struct BackupArgs {
     Exit code 7 says that it was refused, and the line before why.")]
 pub(super) struct RestoreArgs {
     /// A VM folder (its home), or a disk; it must not be in use
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     component: PathBuf,
     /// A file made by `vmcryptfs header backup`
     #[arg(value_name = "FILE")]
@@ -76,7 +76,7 @@ pub(super) struct RestoreArgs {
     damaged, `vmcryptfs header restore` puts a saved one back.")]
 pub(super) struct RepairArgs {
     /// A VM folder (its home), or a disk; it must not be in use
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     component: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -102,6 +102,7 @@ fn backup(args: &BackupArgs) -> Result<()> {
 }
 
 fn restore(args: &RestoreArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.component)?;
     let reading = || format!("reading {}", args.file.shown());
     let mut saved = Vec::new();
     let file = File::open(&args.file).context(reading)?;
@@ -158,6 +159,7 @@ fn print(args: &RestoreArgs, of: &ComponentResult<Restored>) -> Result<()> {
 }
 
 fn repair(args: &RepairArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.component)?;
     let task = RepairHeader { component: Component::Home };
     let task = VmTask::RepairHeader { at: args.component.clone(), task };
     let of: ComponentResult<Repaired> = task.run(config, &mut unwatched)?;

@@ -51,7 +51,7 @@ pub(super) struct ListArgs {
     `vmcryptfs rekey` replaces the first one and leaves the others.")]
 pub(super) struct AddArgs {
     /// A VM folder (its home), or a disk
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     component: PathBuf,
     /// Provider of the key [default: the default provider]
     #[arg(long, value_name = "NAME")]
@@ -74,7 +74,7 @@ pub(super) struct AddArgs {
     would leave no key that is available now.")]
 pub(super) struct RemoveArgs {
     /// A VM folder (its home), or a disk
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     component: PathBuf,
     /// Provider of the key
     #[arg(long, value_name = "NAME")]
@@ -145,6 +145,7 @@ fn refuse_all_of_disk(component: &Path, all: bool) -> Result<()> {
 }
 
 fn add(args: &AddArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.component)?;
     refuse_all_of_disk(&args.component, args.all)?;
     let task = AddKey {
         component: (!args.all).then_some(Component::Home),
@@ -157,6 +158,7 @@ fn add(args: &AddArgs, config: &Path) -> Result<()> {
 }
 
 fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.component)?;
     refuse_all_of_disk(&args.component, args.all)?;
     let task = RemoveKey {
         component: (!args.all).then_some(Component::Home),

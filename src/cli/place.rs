@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
-pub(super) use crate::control::mounts::backing;
+pub(super) use crate::control::mounts::{backing, refuse_read_only};
 use crate::control::{local, mounts};
 use crate::error::{Context, Error, Kind, Result};
 pub(super) use crate::operations::whole;
@@ -60,6 +60,12 @@ pub(super) fn below(folder: &Path, file: &Path) -> PathBuf {
     let whole = backing(file.clone());
     let below = file.strip_prefix(&folder).or_else(|_| whole.strip_prefix(&folder));
     below.unwrap_or(&file).to_path_buf()
+}
+
+/// Parses a path of either side, of what is about to be changed, as the backing one; [`refuse_read_only`] then refuses one that a
+/// read-only mount shows. A verb that forgets it finds nothing that can be changed there.
+pub(super) fn parser_to_change() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(mounts::backing_to_change)
 }
 
 /// Parses a path of either side as the backing one.

@@ -34,7 +34,7 @@ use crate::work::rekey::{Rekey, Rekeyed, Rewrapped};
     opens with the new key; Ctrl-C stops, and running it again resumes.")]
 pub(super) struct RekeyArgs {
     /// A VM folder, with its disks, or one disk
-    #[arg(value_name = "COMPONENT", value_parser = place::parser())]
+    #[arg(value_name = "COMPONENT", value_parser = place::parser_to_change())]
     folder: PathBuf,
     /// Only this disk of the VM folder, given by its path in it; repeatable
     #[arg(long = "disk", value_name = "NAME")]
@@ -57,6 +57,7 @@ pub(super) struct RekeyArgs {
 }
 
 pub(super) fn run(args: &RekeyArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.folder)?;
     if args.folder.file_name().is_some_and(|name| name == HOME_FILE) {
         return Err(Error::new(Kind::Invalid, "a home cannot be rekeyed on its own, expected its VM folder or disks"));
     }

@@ -272,6 +272,12 @@ fn operations_on_a_mount_that_are_refused_change_nothing() {
     lock().unwrap();
     refused(&unlock, EventName::Unlock);
     assert!(!served.is_all_unlocked());
-    let mount = Mounted { mountpoint: dir.join("mnt"), device: (0, 0), source: folder.clone(), root: "/".into() };
+    let mount = Mounted {
+        mountpoint: dir.join("mnt"),
+        device: (0, 0),
+        source: folder.clone(),
+        root: "/".into(),
+        read_only: false,
+    };
     refused(&|| perform(UnmountFolder { mount: mount.clone(), lazy: false }).map(drop), EventName::Unmount);
 }

@@ -26,6 +26,8 @@ pub struct Mounted {
     pub source: PathBuf,
     /// What of it shows there: all of it, `/`, or of a bind mount perhaps a part.
     pub root: PathBuf,
+    /// Whether nothing can be written there.
+    pub read_only: bool,
 }
 
 /// The mount of ours on `mountpoint`.
@@ -65,8 +67,35 @@ pub fn showing(path: &Path) -> Result<Option<(Mounted, PathBuf)>> {
 /// answer. A verb on a VM or a disk may so be given either path.
 pub fn backing(path: PathBuf) -> PathBuf {
     match showing(&path) {
-        Ok(Some((mount, below))) => mount.source.join(below).components().collect(),
+        Ok(Some((mount, below))) => mount.backing(below),
         Ok(None) | Err(_) => path,
+    }
+}
+
+/// As [`backing`], of a path that is about to be changed: one that a read-only mount shows stays as it is.
+pub fn backing_to_change(path: PathBuf) -> PathBuf {
+    match showing(&path) {
+        Ok(Some((mount, below))) if !mount.read_only => mount.backing(below),
+        Ok(_) | Err(_) => path,
+    }
+}
+
+/// Refuses to change what was named by its path in a read-only mount.
+///
+/// # Errors
+/// `ReadOnly`, with the other path; or `Io`.
+pub fn refuse_read_only(path: &Path) -> Result<()> {
+    match showing(path)? {
+        Some((mount, below)) if mount.read_only => Err(Error::new(
+            Kind::ReadOnly,
+            format!(
+                "{} is in a read-only mount, on {}: mount it writable, or unmount it and name the backing path, {}",
+                path.shown(),
+                mount.mountpoint.shown(),
+                mount.backing(below).shown()
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -119,8 +148,14 @@ pub fn all() -> Result<Vec<Mounted>> {
 }
 
 fn ours(line: Line) -> Option<Mounted> {
-    let Line { mountpoint, device, source, root, is_ours, .. } = line;
-    is_ours.then_some(Mounted { mountpoint, device, source, root })
+    let Line { mountpoint, device, source, root, is_ours, read_only, .. } = line;
+    is_ours.then_some(Mounted { mountpoint, device, source, root, read_only })
+}
+
+impl Mounted {
+    fn backing(&self, below: PathBuf) -> PathBuf {
+        self.source.join(below).components().collect()
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +174,11 @@ mod tests {
         let mount = parse_line(line.as_bytes()).unwrap();
         assert_eq!(mount.mountpoint, Path::new("/mnt/with blank"));
         assert_eq!((mount.device, mount.source.as_path()), ((0, 98), Path::new(r"/v\ms 3")));
-        assert_eq!(mount.root, Path::new("/"));
+        assert_eq!((mount.root.as_path(), mount.read_only), (Path::new("/"), false));
+        for options in ["ro,nosuid - fuse.vmcryptfs /vms rw", "rw - fuse.vmcryptfs /vms ro,user_id=0"] {
+            assert!(parse_line(format!("36 35 0:98 / /mnt {options}").as_bytes()).unwrap().read_only, "{options}");
+        }
+        assert!(!parse_line(b"36 35 0:98 / /mnt rw,ronly - fuse.vmcryptfs ro rw").unwrap().read_only);
     }
 
     #[test]

@@ -157,6 +157,8 @@ pub struct Line {
     pub is_ours: bool,
     /// What is mounted.
     pub source: PathBuf,
+    /// Whether nothing can be written there: the file system is mounted read-only, or this mount of it.
+    pub read_only: bool,
 }
 
 impl Line {
@@ -170,11 +172,14 @@ impl Line {
         let (major, minor) = device.split_once(':')?;
         let device = (major.parse().ok()?, minor.parse().ok()?);
         let (root, mountpoint) = (unescape(fields.next()?), unescape(fields.next()?));
+        let is_read_only = |options: &[u8]| options.split(|byte| *byte == b',').any(|option| option == b"ro");
+        let is_mount_read_only = is_read_only(fields.next()?);
         // Blanks within fields are escaped, so the first lone hyphen after them ends the optional ones.
         let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
         let is_ours = rest.next()? == MOUNT_TYPE.as_bytes();
         let source = unescape(rest.next()?);
-        Some(Self { id, parent, device, root, mountpoint, is_ours, source })
+        let read_only = is_mount_read_only || rest.next().is_some_and(is_read_only);
+        Some(Self { id, parent, device, root, mountpoint, is_ours, source, read_only })
     }
 
     /// The mount of `all` that hides this one's path: one on top of it, or over a folder above.
