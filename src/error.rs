@@ -90,6 +90,12 @@ impl Error {
         Self::io(doing, number.into())
     }
 
+    /// A failure that the system would report by this number, and that was prevented: nothing was begun.
+    pub fn foreseen(why: impl Into<String>, number: Errno) -> Self {
+        let source = Foreseen(number);
+        Self { kind: io_kind(&number.into()), message: why.into(), source: Some(Box::new(source)) }
+    }
+
     /// An error of `kind` with another error as its cause.
     pub fn with_source(
         kind: Kind,
@@ -104,12 +110,15 @@ impl Error {
         self.kind
     }
 
-    /// The `errno` value at the bottom of the chain, if a system call is to blame.
+    /// The `errno` value at the bottom of the chain, if a system call is to blame, or would have been.
     pub fn os_error(&self) -> Option<i32> {
         let mut cause: Option<&(dyn StdError + 'static)> = self.source();
         while let Some(error) = cause {
             if let Some(io) = error.downcast_ref::<io::Error>() {
                 return io.raw_os_error();
+            }
+            if let Some(Foreseen(number)) = error.downcast_ref::<Foreseen>() {
+                return Some(number.raw_os_error());
             }
             cause = error.source();
         }
@@ -131,6 +140,18 @@ impl Error {
         text::one_line(&parts.join(": ")).into_owned()
     }
 }
+
+/// What would have failed with this number.
+#[derive(Debug)]
+struct Foreseen(Errno);
+
+impl fmt::Display for Foreseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nothing was begun")
+    }
+}
+
+impl StdError for Foreseen {}
 
 /// An error of the system without ` (os error 2)`, which std appends to the meaning.
 fn without_numbers(mut text: String) -> String {
@@ -241,6 +262,13 @@ mod tests {
         assert_eq!(error.chain(), "/nope\\x1b: No such file or directory");
         let within = io::Error::other("connecting: Connection refused (os error 111); kms2 (os error x)");
         assert_eq!(Error::io("a", within).chain(), "a: connecting: Connection refused; kms2 (os error x)");
+    }
+
+    #[test]
+    fn what_was_prevented_has_the_number_and_not_the_words_of_a_call_that_failed() {
+        let error = Error::foreseen("7 bytes are needed, 3 available", Errno::NOSPC);
+        assert_eq!((error.kind(), error.os_error()), (Kind::Io, Some(28)));
+        assert_eq!(error.chain(), "7 bytes are needed, 3 available: nothing was begun");
     }
 
     #[test]

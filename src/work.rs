@@ -16,6 +16,7 @@ pub mod rekey;
 pub mod repair;
 pub mod restore;
 pub mod slots;
+pub mod space;
 #[cfg(test)]
 mod test_vm;
 pub mod unlocked_component;

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::progress::perform_shown;
-use crate::cli::{out, place, size};
+use crate::cli::progress::{perform, perform_shown};
+use crate::cli::{out, place, plan, size};
 use crate::crypto::xts::Engine;
 use crate::error::{Context, Error, Kind, Result};
 use crate::key::{KeyName, ProviderName};
-use crate::operations::convert::CloneVm;
+use crate::operations::convert::{CloneVm, PlanClone};
 use crate::provider::Providers;
 use crate::sys::process;
 use crate::text::{self, Show};
-use crate::work::convert::CloneOptions;
+use crate::work::convert::{CloneOptions, ClonePlan};
 
 /// Arguments of `clone`.
 #[derive(Args)]
@@ -29,7 +29,7 @@ pub(super) struct CloneArgs {
     #[arg(value_name = "SRC", value_parser = place::parser())]
     source: PathBuf,
     /// The new VM folder, which must not exist
-    #[arg(value_name = "DST", value_parser = place::parser())]
+    #[arg(value_name = "DST", value_parser = place::parser_to_change())]
     destination: PathBuf,
     /// Provider of the clone's key [default: that of the source's key]
     #[arg(long, value_name = "NAME", conflicts_with = "same_keys")]
@@ -40,6 +40,9 @@ pub(super) struct CloneArgs {
     /// Leave names of disk images and links that lead to files of the source
     #[arg(long)]
     keep_references: bool,
+    /// Show what would be copied, and which space is needed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -62,6 +65,7 @@ struct CloneInfo<'a> {
 }
 
 pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.destination)?;
     if args.source.is_file() {
         return Err(Error::new(
             Kind::Invalid,
@@ -79,6 +83,9 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
         engine: Engine::default(),
     };
     let clone = CloneVm { source: &args.source, destination: &args.destination, options, providers: &providers };
+    if args.dry_run {
+        return rehearse(args, &perform(PlanClone(clone))?);
+    }
     let cloned = perform_shown(clone)?;
     if args.json {
         return out::json(&CloneInfo {
@@ -93,16 +100,8 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
             notes: &cloned.notes,
         });
     }
-    for note in &cloned.notes {
-        eprintln!("Note: {}.", text::one_line(note));
-    }
-    let in_the_clear = match cloned.in_the_clear {
-        0 => String::new(),
-        number => {
-            let what = text::count(number, "file or link of it is", "files and links of it are");
-            format!(" {what} in the clear, or may be.")
-        }
-    };
+    notes(&cloned.notes);
+    let in_the_clear = in_the_clear(cloned.in_the_clear);
     println!(
         "Cloned {} to {} ({}): {}, {}, key from provider {}.{in_the_clear}",
         args.source.shown(),
@@ -113,4 +112,54 @@ pub(super) fn run(args: &CloneArgs, config: &Path) -> Result<()> {
         cloned.key_id.provider()
     );
     Ok(())
+}
+
+/// Of a dry run. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct Rehearsed<'a> {
+    #[serde(with = "crate::text::path")]
+    source: &'a Path,
+    #[serde(with = "crate::text::path")]
+    destination: &'a Path,
+    disks: usize,
+    space_needed: u64,
+    space_free: u64,
+    in_the_clear: usize,
+    notes: &'a [String],
+    done: bool,
+}
+
+fn rehearse(args: &CloneArgs, found: &ClonePlan) -> Result<()> {
+    if args.json {
+        out::json(&Rehearsed {
+            source: &args.source,
+            destination: &args.destination,
+            disks: found.disks,
+            space_needed: found.space.needed,
+            space_free: found.space.free,
+            in_the_clear: found.in_the_clear,
+            notes: &found.notes,
+            done: false,
+        })?;
+    } else {
+        notes(&found.notes);
+        let (disks, in_the_clear) = (text::count(found.disks, "disk", "disks"), in_the_clear(found.in_the_clear));
+        println!("{} would be a clone with {disks}.{in_the_clear}", args.destination.shown());
+        plan::print_space(found.space);
+    }
+    found.check()
+}
+
+fn notes(notes: &[String]) {
+    for note in notes {
+        eprintln!("Note: {}.", text::one_line(note));
+    }
+}
+
+fn in_the_clear(number: usize) -> String {
+    if number == 0 {
+        return String::new();
+    }
+    let what = text::count(number, "file or link of it is", "files and links of it are");
+    format!(" {what} in the clear, or may be.")
 }

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::cli::progress::perform_shown;
-use crate::cli::{out, place};
+use crate::cli::progress::{perform, perform_shown};
+use crate::cli::{out, place, plan};
 use crate::control::local;
 use crate::error::{Error, Kind, Result};
-use crate::operations::convert::ConvertFile;
+use crate::operations::convert::{ConvertFile, PlanFile};
 use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::vm::component::Component;
-use crate::work::convert::{ConvertedFile, StoredAs};
+use crate::work::convert::{ConvertedFile, FilePlan, StoredAs};
 
 /// Arguments of `convert`.
 #[derive(Args)]
@@ -26,11 +26,14 @@ use crate::work::convert::{ConvertedFile, StoredAs};
 )]
 pub(super) struct ConvertArgs {
     /// A file of an encrypted VM folder
-    #[arg(value_name = "VM_FOLDER/FILE", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER/FILE", value_parser = place::parser_to_change())]
     file: PathBuf,
     /// What it becomes
     #[arg(long, value_enum, default_value_t = To::Disk)]
     to: To,
+    /// Show which space is needed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -54,7 +57,30 @@ struct Output {
     names_outside: u64,
 }
 
+/// Of a dry run. Field names are part of the stable JSON output.
+#[derive(Serialize)]
+struct Rehearsed<'a> {
+    #[serde(with = "crate::text::path")]
+    names: &'a Vec<PathBuf>,
+    stored_as: &'static str,
+    space_needed: u64,
+    space_free: u64,
+    done: bool,
+}
+
+fn rehearse(args: &ConvertArgs, stored_as: &'static str, found: &FilePlan) -> Result<()> {
+    if args.json {
+        let (space_needed, space_free) = (found.space.needed, found.space.free);
+        out::json(&Rehearsed { names: &found.names, stored_as, space_needed, space_free, done: false })?;
+    } else {
+        println!("{} would be a {stored_as}.", args.file.shown());
+        plan::print_space(found.space);
+    }
+    found.check()
+}
+
 pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
+    place::refuse_read_only(&args.file)?;
     let located = Located::find(&args.file)?;
     if located.component == Component::Home {
         return Err(Error::new(Kind::Invalid, format!("{} is not a file of a VM", args.file.shown())));
@@ -67,6 +93,9 @@ pub(super) fn run(args: &ConvertArgs, config: &Path) -> Result<()> {
     };
     let providers = Providers::load(config)?;
     let convert = ConvertFile { file: &args.file, located: &located, to, providers: &providers };
+    if args.dry_run {
+        return rehearse(args, stored_as, &perform(PlanFile(convert))?);
+    }
     let converted = perform_shown(convert)?;
     let ConvertedFile { names, uuid, names_outside, .. } = converted;
     if args.json {

@@ -23,7 +23,7 @@ use crate::work::convert::{DecryptScope, Options, Plan};
     moment loses nothing: the same command resumes. A VMDK descriptor stands for its extents.")]
 pub(super) struct EncryptArgs {
     /// VM folder, in the clear or with clear disks
-    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
     folder: PathBuf,
     /// Encrypt only this disk, and the home if it is not yet encrypted; takes in what came to an encrypted home; repeatable
     #[arg(long = "disk", value_name = "NAME")]
@@ -58,7 +58,7 @@ pub(super) struct EncryptArgs {
     interruption at any moment loses nothing: the same command resumes.")]
 pub(super) struct DecryptArgs {
     /// An encrypted VM folder
-    #[arg(value_name = "VM_FOLDER", value_parser = place::parser())]
+    #[arg(value_name = "VM_FOLDER", value_parser = place::parser_to_change())]
     folder: PathBuf,
     #[command(flatten)]
     what: DecryptWhat,
@@ -137,11 +137,12 @@ fn convert<C: Conversion>(json: bool, verb: &'static str, vm: ConvertVm<'_, C>) 
     }
     let plan = perform(vm)?;
     plan::print(json, verb, folder, &plan)?;
-    plan.refuse_obstacles().map(|()| None)
+    plan.check().map(|()| None)
 }
 
 /// A disk is not a VM folder. What a mount shows can be encrypted in the backing folder, unless the home goes.
 fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
+    place::refuse_read_only(folder)?;
     let path = std::fs::canonicalize(folder).context(|| format!("opening folder {}", folder.shown()))?;
     if path.is_file() {
         let (parent, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::text::{self, Show};
 use crate::vm::home_state::HomeState;
 use crate::work::convert::{Action, Plan, PlannedFile};
+use crate::work::space::Space;
 
 /// Field names are part of the stable JSON output.
 #[derive(Serialize)]
@@ -65,16 +66,21 @@ pub(super) fn print(json: bool, verb: &'static str, folder: &Path, plan: &Plan) 
         true => println!("The home is {}, and remains so.", word(plan.state)),
         false => println!("The home is {}, and will be {}.", word(plan.state), word(plan.ends)),
     }
-    let free = match plan.space_free {
-        u64::MAX => "the file system does not say how much is".to_owned(),
-        bytes => size::show(bytes),
-    };
-    println!("Needs {} more space; {free} available.", size::show(plan.space_needed));
+    print_space(plan.space);
     notes(plan);
     for obstacle in &plan.obstacles {
         eprintln!("Obstacle: {}.", text::one_line(&obstacle.message));
     }
     Ok(())
+}
+
+/// Prints which space a dry run has found to be needed.
+pub(super) fn print_space(Space { needed, free }: Space) {
+    let free = match free {
+        u64::MAX => "the file system does not say how much is".to_owned(),
+        bytes => size::show(bytes),
+    };
+    println!("Needs {} more space; {free} available, if no quota says otherwise.", size::show(needed));
 }
 
 /// Prints what was done, after it was; `remains` is what should be known of the plaintext.
@@ -109,8 +115,8 @@ fn print_json(verb: &'static str, folder: &Path, plan: &Plan, done: bool, remain
         home: word(plan.state),
         home_after: word(plan.ends),
         files: plan.files.iter().map(|file| FileInfo::of(verb, file)).collect(),
-        space_needed: plan.space_needed,
-        space_free: plan.space_free,
+        space_needed: plan.space.needed,
+        space_free: plan.space.free,
         notes: &plan.notes,
         obstacles: plan.obstacles.iter().map(|obstacle| obstacle.message.as_str()).collect(),
         done,

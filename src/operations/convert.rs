@@ -12,8 +12,8 @@ use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::work::convert::{
-    self, CloneOptions, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption, Options, Plan,
-    StoredAs, convert_file,
+    self, CloneOptions, ClonePlan, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption, FilePlan,
+    Options, Plan, StoredAs, convert_file, plan_clone, plan_file,
 };
 
 /// Gives a VM folder, or disks of one, their other form. An event for each component that gets it.
@@ -155,6 +155,25 @@ impl Operation for ConvertFile<'_> {
     }
 }
 
+/// Looks at what [`ConvertFile`] would do. It leaves no event: nothing is done.
+pub struct PlanFile<'a>(pub ConvertFile<'a>);
+
+impl Operation for PlanFile<'_> {
+    const NAME: EventName = ConvertFile::NAME;
+    type Outcome = FilePlan;
+
+    fn object(&self) -> Object {
+        self.0.object()
+    }
+
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<FilePlan> {
+        trail.in_parts();
+        let Located { folder, component } = self.0.located;
+        plan_file(folder, component.path(), self.0.to, self.0.providers, on_progress)
+            .context(|| folder.shown().to_string())
+    }
+}
+
 /// Copies a VM folder, under keys of its own or with its keys.
 pub struct CloneVm<'a> {
     /// The VM folder.
@@ -188,5 +207,23 @@ impl Operation for CloneVm<'_> {
         let cloned = convert::clone(source, destination, providers, &options, on_progress)?;
         trail.event().uuid(cloned.uuid).key(&cloned.key_id).reason(Self::reason(&whole, options.same_keys));
         Ok(cloned)
+    }
+}
+
+/// Looks at what [`CloneVm`] would do. It leaves no event: nothing is done.
+pub struct PlanClone<'a>(pub CloneVm<'a>);
+
+impl Operation for PlanClone<'_> {
+    const NAME: EventName = CloneVm::NAME;
+    type Outcome = ClonePlan;
+
+    fn object(&self) -> Object {
+        self.0.object()
+    }
+
+    fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<ClonePlan> {
+        trail.in_parts();
+        let CloneVm { source, destination, options, providers } = self.0;
+        plan_clone(source, destination, providers, &options, on_progress)
     }
 }

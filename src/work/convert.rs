@@ -27,10 +27,10 @@ mod several_vms;
 mod survey;
 mod tree;
 
-pub use clone::{CloneOptions, Cloned, clone};
+pub use clone::{CloneOptions, ClonePlan, Cloned, clone, plan_clone};
 pub use decrypt::{DecryptScope, Decryption};
 pub use encrypt::Encryption;
-pub use one_file::{ConvertedFile, StoredAs, convert_file};
+pub use one_file::{ConvertedFile, FilePlan, StoredAs, convert_file, plan_file};
 pub use plan::{Action, Plan, PlannedFile};
 pub(in crate::work) use rekey_home::{refuse_unfit_home, rekey_home};
 pub use survey::Options;

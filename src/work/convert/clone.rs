@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::crypto::random;
@@ -32,10 +31,10 @@ use crate::work::convert::clone_file::{Copied, Source};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::opened::ClaimedFolder;
 use crate::work::convert::places::{Names, Place};
-use crate::work::convert::plan::free_space;
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{self, parent_of};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
+use crate::work::space::Space;
 
 /// How to clone.
 #[derive(Clone, Debug, Default)]
@@ -79,13 +78,83 @@ pub fn clone(
     options: &CloneOptions,
     on_progress: OnProgress<'_>,
 ) -> Result<Cloned> {
+    let Prepared { source, entries, destination, plan } = prepare(from, to, providers, options, &mut *on_progress)?;
+    let Destination { parent, name } = destination;
+    let draft = Draft::of_folder(&parent, "clone-", &name)?;
+    let bytes = plan.space.needed;
+    Space::at(&parent, bytes)?.check(CLONE)?; // what an interruption had left is gone
+    let (draft_root, name) = (draft.folder()?, name.as_os_str());
+    let cloning = Cloning { source: &source, entries: &entries, draft: draft_root, name, providers, options };
+    let pace = ProgressCounter::new(bytes, on_progress);
+    let (uuid, key_id) = cloning.run(&pace)?;
+    draft.publish(name)?;
+    rustix::fs::fsync(&parent).context(|| "making the clone's name durable".into())?;
+    let ClonePlan { disks, in_the_clear, notes, .. } = plan;
+    Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
+}
+
+/// What needs the space.
+const CLONE: &str = "the clone";
+
+/// What a clone would be.
+#[derive(Clone, Debug)]
+pub struct ClonePlan {
+    /// How many disks it would have.
+    pub disks: usize,
+    /// As of [`Cloned`].
+    pub in_the_clear: usize,
+    /// As of [`Cloned`].
+    pub notes: Vec<String>,
+    /// What it takes, where it would be.
+    pub space: Space,
+}
+
+impl ClonePlan {
+    /// Refuses a clone for which there is no space.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub fn check(&self) -> Result<()> {
+        self.space.check(CLONE)
+    }
+}
+
+/// Looks at what [`clone`] would copy, and changes nothing.
+///
+/// # Errors
+/// As [`clone`], but for `ENOSPC`.
+pub fn plan_clone(
+    from: &Path,
+    to: &Path,
+    providers: &Providers,
+    options: &CloneOptions,
+    on_progress: OnProgress<'_>,
+) -> Result<ClonePlan> {
+    prepare(from, to, providers, options, on_progress).map(|prepared| prepared.plan)
+}
+
+/// A VM folder that can be copied, and where to.
+struct Prepared {
+    source: ClaimedFolder,
+    entries: Vec<Entry>,
+    destination: Destination,
+    plan: ClonePlan,
+}
+
+fn prepare(
+    from: &Path,
+    to: &Path,
+    providers: &Providers,
+    options: &CloneOptions,
+    on_progress: OnProgress<'_>,
+) -> Result<Prepared> {
     let source = ClaimedFolder::open(from, providers, Access::Read)?;
     if source.state != HomeState::Encrypted {
-        let why = source.unfinished().map_or_else(|| no_vm_folder(&source), str::to_owned);
-        return Err(Error::new(Kind::Invalid, format!("{}: {why}", from.shown())));
+        let unfinished = |why| Error::new(Kind::Invalid, format!("{}: {why}", from.shown()));
+        return Err(source.unfinished().map_or_else(|| no_vm_folder(&source), unfinished));
     }
-    let proof = source.refuse_changed(&Memory::of(providers))?;
-    let looking = ProgressCounter::looking(&mut *on_progress);
+    let looking = ProgressCounter::looking(on_progress);
+    let proof = source.refuse_changed(&Memory::of(providers), &looking)?;
     let (entries, misplaced) = source.look(&looking)?;
     if let Some(foreign) = entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
         let path = source.path.join(&foreign.path);
@@ -98,26 +167,23 @@ pub fn clone(
     let clear: Vec<String> = entries.iter().filter_map(in_the_clear).collect();
     let in_the_clear = clear.len();
     notes.extend(clear);
-    let Destination { parent, name } = Destination::new(&source, to)?;
-    let draft = Draft::of_folder(&parent, "clone-", &name)?;
-    let bytes = entries.iter().map(Entry::allocated).sum();
-    check_space(&parent, bytes)?;
-    let (draft_root, name) = (draft.folder()?, name.as_os_str());
-    let cloning = Cloning { source: &source, entries: &entries, draft: draft_root, name, providers, options };
-    let pace = ProgressCounter::new(bytes, on_progress);
-    let (uuid, key_id) = cloning.run(&pace)?;
-    draft.publish(name)?;
-    rustix::fs::fsync(&parent).context(|| "making the clone's name durable".into())?;
+    let destination = Destination::new(&source, to)?;
+    let needed = by_inode(entries.iter()).iter().map(|names| names[0].allocated()).sum();
+    let space = Space::at(&destination.parent, needed)?;
     let disks = by_inode(entries.iter().filter(|entry| entry.found == EntryForm::Disk)).len();
-    Ok(Cloned { uuid, key_id, disks, bytes, in_the_clear, notes })
+    Ok(Prepared { source, entries, destination, plan: ClonePlan { disks, in_the_clear, notes, space } })
 }
 
 /// What a folder without a home is instead.
-fn no_vm_folder(source: &ClaimedFolder) -> String {
-    match scan::vm_folders(&source.path) {
+fn no_vm_folder(source: &ClaimedFolder) -> Error {
+    if let Err(lost) = scan::refuse_lost_home(&source.path) {
+        return lost;
+    }
+    let what = match scan::vm_folders(&source.path) {
         Some(vms) => format!("it is a datastore: a VM folder is cloned, of which it has {vms}"),
         None => "it is not encrypted: there are no keys to renew, `cp -a` copies it".to_owned(),
-    }
+    };
+    Error::new(Kind::Invalid, format!("{}: {what}", source.path.shown()))
 }
 
 /// Refuses names that lead to files of the source, to which the clone would write; returns those that lead elsewhere.
@@ -171,15 +237,6 @@ fn in_the_clear(entry: &Entry) -> Option<String> {
 
 fn file_name(entry: &Entry) -> &OsStr {
     entry.path.file_name().unwrap_or_default()
-}
-
-fn check_space(parent: &File, needed: u64) -> Result<()> {
-    let free = free_space(parent)?;
-    if needed <= free {
-        return Ok(());
-    }
-    let message = format!("not enough space: the clone takes {needed} bytes, {free} available");
-    Err(Error::errno(message, Errno::NOSPC))
 }
 
 struct Cloning<'a> {

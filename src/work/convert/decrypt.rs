@@ -75,11 +75,12 @@ impl<'p> Decryption<'p> {
             scan::refuse_lost_home(&folder.path)?;
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
         };
+        let looking = ProgressCounter::looking(on_progress);
         if what.has_home() {
             home.claim_alone()?;
-            folder.refuse_changed(&Memory::of(providers))?;
+            folder.refuse_changed(&Memory::of(providers), &looking)?;
         }
-        let (entries, chosen, plan) = look(&folder, &what, &ProgressCounter::looking(on_progress))?;
+        let (entries, chosen, plan) = look(&folder, &what, &looking)?;
         Ok(Self { folder, what, entries, chosen, plan, engine, providers })
     }
 

@@ -19,10 +19,11 @@ use crate::vm::attributes::{give_owner, give_times};
 use crate::vm::draft::Draft;
 use crate::vm::home_state::HomeState;
 use crate::work::convert::attributes::{self, Attributes, ChangeTime, Sealing};
-use crate::work::convert::plan::{Action, Obstacle, Plan, free_space, peak_space, planned};
+use crate::work::convert::plan::{Action, Obstacle, Plan, peak_space, planned};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::PART;
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
+use crate::work::space::Space;
 
 /// Targets of links that all file systems take.
 const SHORT_TARGET: usize = 256;
@@ -107,8 +108,7 @@ impl<'a> Trial<'a> {
             state,
             ends: state,
             files: files.into_iter().map(|(_, file)| file).collect(),
-            space_needed: peak_space(space.into_iter().map(|(_, now, then)| (now, then))),
-            space_free: free_space(self.root)?,
+            space: Space::at(self.root, peak_space(space.into_iter().map(|(_, now, then)| (now, then))))?,
             notes,
             obstacles,
         })

@@ -18,14 +18,15 @@ use crate::storage::Access;
 use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::{self, Misplaced};
-use crate::vm::keyring;
 use crate::vm::open_form::OpenForm;
+use crate::vm::{keyring, scan};
 use crate::work::convert::form::{DiskSpec, TargetForm, WrappingKey};
 use crate::work::convert::opened::{ClaimedFolder, OpenHome};
-use crate::work::convert::plan::{check_space, encrypted_space, free_space};
+use crate::work::convert::plan::{SIDE_BY_SIDE, encrypted_space};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile, listed};
 use crate::work::convert::tree::{Entry, EntryForm, by_inode};
+use crate::work::space::Space;
 
 /// How a file of a VM is kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -63,23 +64,11 @@ pub fn convert_file(
     providers: &Providers,
     on_progress: OnProgress<'_>,
 ) -> Result<ConvertedFile> {
-    let folder = ClaimedFolder::open(folder, providers, Access::Write)?;
-    if folder.state != HomeState::Encrypted {
-        return Err(Error::new(Kind::Denied, format!("{} is not an encrypted VM folder", folder.path.shown())));
-    }
+    let Found { folder, entries, key } = Found::new((folder, file), to, providers, &mut *on_progress)?;
     let home = folder.unlocked()?;
-    home.claim_alone()?;
-    let key = keyring::first_kek(&home.header, providers).map(|(id, kek)| WrappingKey { id, kek })?;
-    if to == StoredAs::Disk {
-        key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
-    }
-    let (entries, misplaced) = folder.look(&ProgressCounter::looking(&mut *on_progress))?;
     let names = names_of(&entries, file)?;
     let first = names[0];
-    let is_named = |other: &Misplaced| names.iter().any(|entry| entry.path == other.path);
-    misplaced::refuse(&misplaced.into_iter().filter(is_named).collect::<Vec<_>>())?;
-    refuse_other_forms(first, file, to)?;
-    check_space(encrypted_space(first, to == StoredAs::Disk), free_space(&folder.dir)?)?;
+    space_for(&folder, first, to)?.check(SIDE_BY_SIDE)?;
     let pace = ProgressCounter::new(first.allocated().saturating_mul(2), on_progress);
     pace.turn_to(file.shown().to_string());
     let site =
@@ -92,6 +81,80 @@ pub fn convert_file(
     folder.sync()?;
     let names_outside = first.stat.st_nlink.saturating_sub(names.len() as u64);
     Ok(ConvertedFile { names: paths.into_iter().map(Path::to_path_buf).collect(), uuid, key_id, names_outside })
+}
+
+/// What [`convert_file`] would do.
+#[derive(Clone, Debug)]
+pub struct FilePlan {
+    /// Names of the file below the VM folder.
+    pub names: Vec<PathBuf>,
+    /// What it takes.
+    pub space: Space,
+}
+
+impl FilePlan {
+    /// Refuses what there is no space for.
+    ///
+    /// # Errors
+    /// `ENOSPC`.
+    pub fn check(&self) -> Result<()> {
+        self.space.check(SIDE_BY_SIDE)
+    }
+}
+
+/// Looks at what [`convert_file`] would do, and changes nothing.
+///
+/// # Errors
+/// As [`convert_file`], but for `ENOSPC`.
+pub fn plan_file(
+    folder: &Path,
+    file: &Path,
+    to: StoredAs,
+    providers: &Providers,
+    on_progress: OnProgress<'_>,
+) -> Result<FilePlan> {
+    let Found { folder, entries, .. } = Found::new((folder, file), to, providers, on_progress)?;
+    let names = names_of(&entries, file)?;
+    let space = space_for(&folder, names[0], to)?;
+    Ok(FilePlan { names: names.iter().map(|entry| entry.path.clone()).collect(), space })
+}
+
+/// A VM folder with a file that can get its other form.
+struct Found {
+    folder: ClaimedFolder,
+    entries: Vec<Entry>,
+    key: WrappingKey,
+}
+
+impl Found {
+    fn new(
+        (folder, file): (&Path, &Path),
+        to: StoredAs,
+        providers: &Providers,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Self> {
+        let folder = ClaimedFolder::open(folder, providers, Access::Write)?;
+        if folder.state != HomeState::Encrypted {
+            scan::refuse_lost_home(&folder.path)?;
+            return Err(Error::new(Kind::Denied, format!("{} is not an encrypted VM folder", folder.path.shown())));
+        }
+        let home = folder.unlocked()?;
+        home.claim_alone()?;
+        let key = keyring::first_kek(&home.header, providers).map(|(id, kek)| WrappingKey { id, kek })?;
+        if to == StoredAs::Disk {
+            key.check_wraps().context(|| "no new disk can be encrypted under this key".into())?;
+        }
+        let (entries, misplaced) = folder.look(&ProgressCounter::looking(on_progress))?;
+        let names = names_of(&entries, file)?;
+        let is_named = |other: &Misplaced| names.iter().any(|entry| entry.path == other.path);
+        misplaced::refuse(&misplaced.into_iter().filter(is_named).collect::<Vec<_>>())?;
+        refuse_other_forms(names[0], file, to)?;
+        Ok(Self { folder, entries, key })
+    }
+}
+
+fn space_for(folder: &ClaimedFolder, file: &Entry, to: StoredAs) -> Result<Space> {
+    Space::at(&folder.dir, encrypted_space(file, to == StoredAs::Disk))
 }
 
 /// All names of a file, the one that was asked for at last: as long as it leads to the former form, a second run sees that there

@@ -120,10 +120,10 @@ impl ClaimedFolder {
     /// What the home's manifest proves, if there is one. A home that is not as it was left is refused.
     ///
     /// # Errors
-    /// `Corrupt`, with what is found; `Io`.
-    pub(super) fn refuse_changed(&self, memory: &Arc<Memory>) -> Result<Option<Proof>> {
+    /// `Corrupt`, with what is found; `Io`, `Stopped`.
+    pub(super) fn refuse_changed(&self, memory: &Arc<Memory>, pace: &ProgressCounter<'_>) -> Result<Option<Proof>> {
         let Some(home) = &self.home else { return Ok(None) };
-        let tree = HomeTree { dir: &self.dir, header: &home.header, keys: &home.keys, memory };
+        let tree = HomeTree { dir: &self.dir, header: &home.header, keys: &home.keys, memory, go_on: &|| pace.tell() };
         let proof = if tree.is_kept() { Some(tree.prove()?) } else { None };
         proof.iter().try_for_each(Proof::refuse_changed).context(|| self.path.shown().to_string())?;
         Ok(proof)

@@ -1,16 +1,14 @@
 //! What a conversion will do, and how much space it takes: known, and refused if need be, before anything is touched.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::text;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::Misplaced;
 use crate::work::convert::places::Names;
 use crate::work::convert::tree::{Entry, EntryForm};
+use crate::work::space::Space;
 
 /// What a conversion does with a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,10 +45,8 @@ pub struct Plan {
     pub ends: HomeState,
     /// Files, and links; disks after the home when encrypting, before it when decrypting.
     pub files: Vec<PlannedFile>,
-    /// Most bytes that are taken at once beyond what is taken now.
-    pub space_needed: u64,
-    /// Bytes that are free.
-    pub space_free: u64,
+    /// What is taken at once beyond what is taken now, and what is free.
+    pub space: Space,
     /// What someone should know before.
     pub notes: Vec<String>,
     /// Why it will not be begun.
@@ -121,7 +117,7 @@ impl Plan {
     ///
     /// # Errors
     /// That of the first one.
-    pub fn refuse_obstacles(&self) -> Result<()> {
+    fn refuse_obstacles(&self) -> Result<()> {
         let Some(first) = self.obstacles.first() else { return Ok(()) };
         let message = match self.obstacles.len() - 1 {
             0 => first.message.clone(),
@@ -137,9 +133,9 @@ impl Plan {
     ///
     /// # Errors
     /// `ENOSPC`, or that of the first obstacle.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.refuse_obstacles()?;
-        check_space(self.space_needed, self.space_free)
+        self.space.check(SIDE_BY_SIDE)
     }
 
     /// Bytes that will be read, written and read back.
@@ -176,19 +172,8 @@ pub(super) fn peak_space(files: impl Iterator<Item = (u64, u64)>) -> u64 {
     u64::try_from(peak.max(grown)).unwrap_or(u64::MAX)
 }
 
-/// Refuses to begin without the space.
-///
-/// # Errors
-/// `ENOSPC`.
-pub(super) fn check_space(needed: u64, free: u64) -> Result<()> {
-    if needed <= free {
-        return Ok(());
-    }
-    let message = format!(
-        "not enough space: the largest file and its new form side by side need {needed} bytes, {free} available"
-    );
-    Err(Error::errno(message, Errno::NOSPC))
-}
+/// What needs the space of a conversion.
+pub(super) const SIDE_BY_SIDE: &str = "the largest file, beside its new form,";
 
 /// Most bytes that the encrypted form of a file takes.
 pub(super) fn encrypted_space(entry: &Entry, as_disk: bool) -> u64 {
@@ -203,15 +188,6 @@ pub(super) fn encrypted_space(entry: &Entry, as_disk: bool) -> u64 {
     }
     let groups = (entry.len() / GROUP_PLAIN + 1).min(allocated / 4096 + 1);
     allocated + groups * GROUP + 4096
-}
-
-/// Bytes that an ordinary user can still write; `u64::MAX` where the file system does not say, as those of FUSE need not.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn free_space(dir: &File) -> Result<u64> {
-    let stat = rustix::fs::fstatvfs(dir).context(|| "reading free space".into())?;
-    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 #[cfg(test)]
