@@ -23,6 +23,7 @@ use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::check::listed::Listed;
 use crate::vm::home_state;
+use crate::vm::inventory::misplaced::Found;
 use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::manifest::{HomeTree, Proof};
@@ -275,11 +276,21 @@ impl<'e> Checked<'_, 'e> {
         }
     }
 
-    /// What was looked at belongs to what is said of a home.
+    /// What was looked at belongs to what is said of a home, but for what lies in the place of a disk.
     fn tell_of_files(&mut self, inventory: &Inventory) {
         for (vm, home) in &self.homes {
-            self.findings[home.finding].result += &home.listed.missing(vm, inventory);
-            self.findings[home.finding].result += &home.tally.describe(self.check.data);
+            let misplaced = home.listed.misplaced(vm, inventory);
+            let result = &mut self.findings[home.finding].result;
+            result.push_str(&listed::missing(&misplaced));
+            result.push_str(&home.tally.describe(self.check.data));
+            for other in misplaced.iter().filter(|other| matches!(other.found, Found::NoHeader | Found::Other(_))) {
+                let path = vm.join(&other.path);
+                let (state, result) = (State::Problem(Kind::Corrupt), other.message.clone());
+                match self.findings.iter_mut().find(|finding| finding.path == path) {
+                    Some(finding) => (finding.state, finding.result) = (state, result),
+                    None => self.findings.push(Finding { path, kind: "disk", uuid: None, state, result }),
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! The list of a home's disks, compared with what lies in its folder.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use crate::format::members::MemberList;
 use crate::key::Dek;
 use crate::seen::{Floor, GoneBack, Memory, Past, Point};
 use crate::text::Show;
+use crate::vm::inventory::misplaced::{Expected, Found, Misplaced};
 use crate::vm::inventory::{Entry, Inventory};
 use crate::vm::{members, owner};
 
@@ -58,17 +59,20 @@ impl Listed {
         }
     }
 
-    /// What to say of disks that the list has and the folder has not.
-    pub(super) fn missing(&self, vm: &Path, inventory: &Inventory) -> String {
-        let names = self.list.iter().flat_map(|list| list.disks.values()).flat_map(|member| member.names.keys());
-        let is_there = |path: &PathBuf| inventory.entries.iter().any(|entry| entry.path == *path);
-        let missing: Vec<String> =
-            names.filter(|name| !is_there(&vm.join(name))).map(|name| name.shown().to_string()).collect();
-        if missing.is_empty() {
-            String::new()
-        } else {
-            format!("; its list has disks that are not there: {}", missing.join(", "))
-        }
+    /// What of a VM folder is not as the home says.
+    pub(super) fn misplaced(&self, vm: &Path, inventory: &Inventory) -> Vec<Misplaced> {
+        inventory.misplaced(vm, &Expected { home: self.home, binds_disks: self.binds_disks, list: self.list.as_ref() })
+    }
+}
+
+/// What to say of disks that the list has and the folder has not.
+pub(super) fn missing(misplaced: &[Misplaced]) -> String {
+    let missing = misplaced.iter().filter(|other| other.found == Found::Nothing);
+    let missing: Vec<String> = missing.map(|other| other.path.shown().to_string()).collect();
+    if missing.is_empty() {
+        String::new()
+    } else {
+        format!("; its list has disks that are not there: {}", missing.join(", "))
     }
 }
 

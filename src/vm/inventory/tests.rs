@@ -7,10 +7,12 @@ use super::*;
 use crate::error::Kind;
 use crate::format::erasure::Erasure;
 use crate::format::header::{COPY_LEN, DEFAULT_DATA_OFFSET};
+use crate::format::members::{Member, MemberList};
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::timestamp::Timestamp;
 use crate::vm::datastore::Datastore;
+use crate::vm::inventory::misplaced::{Expected, Found};
 
 impl Datastore {
     fn inventory(&self) -> Inventory {
@@ -194,4 +196,52 @@ fn what_was_erased_is_known_as_that() {
     cut.set_len(DEFAULT_DATA_OFFSET / 4).unwrap();
     let storage = FileStorage::new(File::open(ds.path("vm/root.raw")).unwrap());
     assert!(header_area::erasure(&storage, ComponentKind::Disk).unwrap().is_none(), "half of a mark is none");
+}
+
+#[test]
+fn what_lies_in_the_place_of_a_listed_disk_is_compared_with_the_list() {
+    const NAMES: [&str; 10] =
+        ["changing", "emptied", "folder", "gone", "link", "moved", "sealed", "swapped", "whole", "zeroed"];
+    let ds = Datastore::new(&["vm"]);
+    NAMES.iter().for_each(|name| ds.make_disk(&format!("vm/{name}")));
+    let before = ds.inventory();
+    let uuid = |name: &str| before.at(&format!("vm/{name}")).headers().unwrap().1.uuid.unwrap();
+    let member = |name: &str| {
+        let names = [(PathBuf::from(name), name != "changing")].into();
+        (uuid(name), Member { dek_generation: 0, sequence: 1, names })
+    };
+    let list = MemberList { sequence: 1, disks: NAMES.iter().map(|name| member(name)).collect() };
+    let path = |name: &str| ds.path(&format!("vm/{name}"));
+    let zeroed = File::options().write(true).open(path("zeroed")).unwrap();
+    ComponentKind::Disk.copy_offsets().iter().for_each(|copy| zeroed.write_all_at(&[0; COPY_LEN], *copy).unwrap());
+    fs::write(path("emptied"), "").unwrap();
+    fs::write(path("sealed"), [b"VMCRYPTH".as_slice(), &[0; 600]].concat()).unwrap();
+    ["changing", "folder", "gone", "link"].iter().for_each(|name| fs::remove_file(path(name)).unwrap());
+    symlink("whole", path("link")).unwrap();
+    fs::create_dir(path("folder")).unwrap();
+    fs::rename(path("swapped"), path("elsewhere")).unwrap();
+    fs::rename(path("moved"), path("swapped")).unwrap();
+    let found = ds.inventory();
+    let home = found.at("vm/vmcryptfs.home").headers().unwrap().1.uuid.unwrap();
+    let expected = Expected { home, binds_disks: true, list: Some(&list) };
+    let misplaced = found.misplaced(Path::new("vm"), &expected);
+    let told: Vec<_> = misplaced.iter().map(|other| (other.path.to_str().unwrap(), other.found)).collect();
+    let right = [
+        ("elsewhere", Found::Disk(uuid("swapped"))),
+        ("emptied", Found::NoHeader),
+        ("folder", Found::Other("a folder")),
+        ("gone", Found::Nothing),
+        ("link", Found::Other("a symbolic link")),
+        ("moved", Found::Nothing),
+        ("sealed", Found::HomeFile),
+        ("swapped", Found::Disk(uuid("moved"))),
+        ("zeroed", Found::NoHeader),
+    ];
+    assert_eq!(told, right);
+    assert!(misplaced.iter().all(|other| other.message.contains(other.path.to_str().unwrap())));
+    // Without a list only disks of other VMs are told.
+    let unlisted = Expected { list: None, ..expected };
+    assert_eq!(found.misplaced(Path::new("vm"), &unlisted), []);
+    let of_another = Expected { home: Uuid::nil(), ..unlisted };
+    assert!(found.misplaced(Path::new("vm"), &of_another).iter().any(|other| other.path == Path::new("whole")));
 }
