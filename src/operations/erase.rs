@@ -79,12 +79,15 @@ pub fn refuse_unfinished(component: &Path) -> Result<()> {
         return Err(error).context(|| folder.shown().to_string());
     };
     let why = error.chain();
+    // A state that is not in the header is believed only on request.
+    let is_by_name = folder::read_home_of_any_state(&dir)?.is_some_and(|home| home.header.claims().state.is_none());
     Err(Error::new(
         Kind::Busy,
         format!(
-            "{}: {why}. To erase it, `vmcryptfs encrypt {}` makes all of it ciphertext first; without the key, `shred -u {}` \
-             destroys the header",
+            "{}: {why}. To erase it, `vmcryptfs encrypt{} {}` makes all of it ciphertext first; without the key, `shred -u {}` \
+             destroys the header, and leaves readable what is in the clear",
             folder.shown(),
+            if is_by_name { " --resume-by-name" } else { "" },
             quoted(folder),
             quoted(&folder.join(file))
         ),

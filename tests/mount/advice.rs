@@ -104,6 +104,7 @@ fn a_half_converted_folder_is_told_by_what_finishes_it() {
             let code = if args[0] == "clone" { 2 } else { 6 };
             host.refuses(args, code, &words);
         }
+        host.refuses(&["erase", vm, "--yes"], 6, &format!("To erase it, `vmcryptfs encrypt{option} {vm}`"));
         let info = host.try_run(&["info", vm]);
         assert_eq!(info.status.code(), Some(6));
         assert!(String::from_utf8_lossy(&info.stdout).contains("web01/notes.txt"), "{info:?}");
