@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
-use crate::format::header::{ComponentKind, Slots};
+use crate::format::header::{ComponentKind, Header, Shape, Slots};
 use crate::key::{Dek, Kek, KeyId, KeyName, ProviderName};
 use crate::progress::{Looking, OnProgress, Progress, Unit};
 use crate::seen::{Memory, Point};
@@ -24,10 +24,12 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, VmAccess};
 use crate::vm::component::Component;
+use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 use crate::work::ComponentResult;
 use crate::work::rekey::{choose, make_key};
+use crate::work::space::Space;
 use crate::work::unlocked_component::fetch_all_keks;
 use home::HomeWork;
 use rate_limit::RateLimit;
@@ -113,16 +115,29 @@ impl DeepRekey {
                 ComponentKind::Home => home = Some(HomeWork::open(place, &keks, &go_on).context(|| "home".into())?),
             }
         }
+        refuse_unfit(place, &chosen, home.as_ref(), &mut *on_progress)?;
         let (target, resumed) = self.target(place, &chosen, keks)?;
         let total = chosen.len() as u64;
         on_progress(&Progress { what: "rekey".to_owned(), done: 0, total, unit: Unit::Components })?;
+        self.reencrypt(place, (disks, home), &target, on_progress)
+            .map(|components| DeepRekeyed { key: KeyName::of(&target.key_id), resumed, components })
+            .map_err(|error| if is_out_of_space(&error) { resumes(error) } else { error })
+    }
+
+    fn reencrypt<'w>(
+        &self,
+        place: &'w dyn VmAccess,
+        (mut disks, mut home): (Vec<DiskWork<'w>>, Option<HomeWork<'w>>),
+        target: &Target,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Vec<ComponentResult<Reencrypted>>> {
         let mut components = Vec::new();
         if let Some(home) = &mut home {
-            let done_now = home.begin(&target, &mut *on_progress).context(|| "home".into())?;
+            let done_now = home.begin(target).context(|| "home".into())?;
             components.push(ComponentResult::new(&Component::Home, home.uuid(), Reencrypted { done_now }));
         }
         for disk in &mut disks {
-            let (uuid, done_now) = disk.begin(place, &target).context(|| disk.component.to_string())?;
+            let (uuid, done_now) = disk.begin(place, target).context(|| disk.component.to_string())?;
             components.push(ComponentResult::new(&disk.component, uuid, Reencrypted { done_now }));
         }
         place.memory().keep();
@@ -136,7 +151,7 @@ impl DeepRekey {
         if let Some(home) = home {
             home.finish(on_progress).context(|| "home".into())?;
         }
-        Ok(DeepRekeyed { key: KeyName::of(&target.key_id), resumed, components })
+        Ok(components)
     }
 
     /// The KEK of a deep rekey that was begun, else a new one.
@@ -169,6 +184,34 @@ impl DeepRekey {
         let (key_id, kek) = make_key(place, leader.uuid, provider.as_ref()).context(unusable)?;
         Ok((Target { key_id, kek, keks }, false))
     }
+}
+
+/// Bytes that the journal of a disk takes until the disk is done.
+const DISK_SPACE: u64 = 4 << 20;
+
+/// Refuses what could be begun, and not be finished, also for want of space.
+fn refuse_unfit(
+    place: &dyn VmAccess,
+    chosen: &[FoundComponent],
+    home: Option<&HomeWork<'_>>,
+    on_progress: OnProgress<'_>,
+) -> Result<()> {
+    let claims = || chosen.iter().filter_map(FoundComponent::unverified).map(|header| header.claims());
+    let begun = claims().find(|header| header.transition.is_some()).map(|header| header.slots.first_key());
+    let is_new = |header: &&Header| header.transition.is_none() && Some(header.slots.first_key()) != begun;
+    let disks = claims().filter(|header| header.shape != Shape::Home).filter(is_new).count() as u64;
+    let of_home = home.map(|home| home.refuse_unfit(begun, on_progress).context(|| "home".into())).transpose()?;
+    let Ok(dir) = folder::open_dir(&place.path()) else { return Ok(()) }; // components in memory
+    Space::at(&dir, disks * DISK_SPACE + of_home.unwrap_or(0))?.check("a deep rekey")
+}
+
+fn is_out_of_space(error: &Error) -> bool {
+    matches!(error.os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+fn resumes(error: Error) -> Error {
+    let message = "the deep rekey is not finished, and everything can be used. Make space, and run `vmcryptfs rekey --deep` again, which resumes it";
+    Error::with_source(error.kind(), message, error)
 }
 
 /// A disk that is to be rekeyed.

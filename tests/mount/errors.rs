@@ -268,3 +268,55 @@ fn a_configuration_file_that_is_named_has_to_be_there() {
     let elsewhere = format!("config={}", host.path("nope.toml"));
     host.refuses(&["mount", host.path("web01"), at, "-o", &elsewhere], 8, "nope.toml does not exist");
 }
+
+#[test]
+fn a_home_header_that_is_lost_is_brought_back_by_header_restore() {
+    let host = Host::with_vm();
+    let (vm, disk, header) = (host.path("web01"), host.path("web01/root.raw"), host.path("web01/vmcryptfs.home"));
+    let saved = host.path("saved");
+    let mount = host.mount("web01", &[]);
+    std::fs::write(mount.path("notes"), "x").unwrap();
+    mount.unmount();
+    host.run(&["header", "backup", vm, saved]);
+    let whole = std::fs::read(header).unwrap();
+    let copy = host.path("web02");
+    let advice = "`vmcryptfs header restore` brings a saved header back";
+    type Damage<'d> = &'d dyn Fn();
+    let damages: [Damage<'_>; 3] = [
+        &|| std::fs::write(header, vec![0x5a; whole.len()]).unwrap(),
+        &|| std::fs::write(header, vec![0; whole.len()]).unwrap(),
+        &|| std::fs::remove_file(header).unwrap(),
+    ];
+    for damage in damages {
+        damage();
+        let is_gone = !std::path::Path::new(header).exists();
+        for verb in [
+            &["rekey", vm][..],
+            &["rekey", "--deep", vm],
+            &["clone", vm, copy],
+            &["decrypt", vm, "--all"],
+            &["convert", host.path("web01/notes")],
+            &["key", "list", vm],
+            &["key", "add", vm, "--provider", "local"],
+            &["create-disk", host.path("web01/new.raw"), "--size", "1M"],
+            &["adopt", disk],
+            &["upgrade", vm],
+            &["disk-names", vm, "--add", "x"],
+            &["header", "repair", vm],
+            &["header", "backup", vm, host.path("none")],
+        ] {
+            host.refuses(verb, 3, advice);
+        }
+        host.refuses(&["encrypt", vm], if is_gone { 7 } else { 3 }, advice);
+        if is_gone {
+            host.refuses(&["create", vm], 3, advice);
+            host.refuses(&["erase", "--yes", vm], 3, advice);
+        } else {
+            host.refuses(&["header", "restore", vm, saved], 7, "whether this home belongs to the saved header");
+        }
+        let check = host.try_run(&["check", vm]);
+        assert!(check.status.code() == Some(3) && String::from_utf8_lossy(&check.stdout).contains(advice), "{check:?}");
+        host.run(&["header", "restore", vm, saved, "--force"]);
+        host.run(&["check", vm]);
+    }
+}

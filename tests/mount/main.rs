@@ -39,7 +39,9 @@ mod names;
 mod nested;
 mod own_place;
 mod raw;
+mod read_only;
 mod rollback;
+mod space;
 #[path = "../testkit/mod.rs"]
 mod testkit;
 mod transport;

@@ -16,7 +16,9 @@ use crate::format::home_file::{FILE_ID_LEN, FileId};
 use crate::key::Dek;
 use crate::progress::OnProgress;
 use crate::storage::{Access, FileStorage};
+use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target, seal_target};
+use crate::store::plain_file::{MAX_REQUEST, PlainFile};
 use crate::sys::file::{file_beneath, folder_beneath};
 use crate::text::Show;
 use crate::vm::attributes::times_after;
@@ -25,6 +27,7 @@ use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::copy;
 use crate::work::convert::form::TargetForm;
+use crate::work::convert::plan::{encrypted_space, peak_space};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
@@ -42,6 +45,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     loop {
         let looking = ProgressCounter::looking(&mut *on_progress);
         let entries = tree::list_home(root, &keys.both, &|| looking.tell())?;
+        refuse_unfit(&entries)?;
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
@@ -56,13 +60,55 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     }
 }
 
-/// Refuses a home in which [`rekey_home`] would not come to an end.
+/// Refuses a home in which [`rekey_home`] would not come to an end: all of it is read. Returns the bytes that it takes at most beyond
+/// what is taken now.
 ///
 /// # Errors
-/// `Denied` for a VM folder within it or a folder that is nested too deep; `Stopped`; `Io`.
-pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys, on_progress: OnProgress<'_>) -> Result<()> {
+/// `Denied` for a VM folder within it or a folder that is nested too deep; `KeyUnavailable` for an erased disk, `Corrupt` for what does
+/// not authenticate, with what to do; `Stopped`; `Io`.
+pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys, on_progress: OnProgress<'_>) -> Result<u64> {
     let looking = ProgressCounter::looking(on_progress);
-    tree::list_home(root, keys, &|| looking.tell()).map(|_| ())
+    let entries = tree::list_home(root, keys, &|| looking.tell())?;
+    refuse_unfit(&entries)?;
+    let groups = by_inode(entries.iter().filter(|entry| entry.found == EntryForm::Sealed));
+    for names in &groups {
+        let path = &names[0].path;
+        let file = file_beneath(root, path).context(|| path.shown().to_string())?;
+        let read = HomeFile::open(FileStorage::new(file), keys).and_then(|file| read_whole(&file, &looking));
+        read.map_err(|error| unfit(path, error))?;
+    }
+    Ok(peak_space(groups.iter().map(|names| (names[0].allocated(), encrypted_space(names[0], false)))))
+}
+
+/// Refuses what no DEK of the home opens.
+fn refuse_unfit(entries: &[Entry]) -> Result<()> {
+    tree::refuse_erased(entries.iter())?;
+    match entries.iter().find(|entry| entry.found == EntryForm::UnreadableOrForeign) {
+        None => Ok(()),
+        Some(entry) => Err(unfit(&entry.path, Error::new(Kind::Corrupt, "damaged, or a file of another home"))),
+    }
+}
+
+fn unfit(path: &Path, error: Error) -> Error {
+    if error.kind() != Kind::Corrupt {
+        return Error::with_source(error.kind(), path.shown().to_string(), error);
+    }
+    let message = format!(
+        "{} cannot be re-encrypted, and its home not without it: move it out of the folder, or bring it back from a backup, first",
+        path.shown()
+    );
+    Error::with_source(Kind::Corrupt, message, error)
+}
+
+fn read_whole(file: &HomeFile<FileStorage>, looking: &ProgressCounter<'_>) -> Result<()> {
+    let (mut at, mut buffer) = (0, request_buffer());
+    loop {
+        looking.tell()?;
+        match file.read_at(at, MAX_REQUEST, &mut buffer)?.len() {
+            0 => return Ok(()),
+            len => at += len as u64,
+        }
+    }
 }
 
 /// The keys of a home: those that open either form, those before and those after.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::crypto::random;
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::header::{ComponentKind, Header, TRANSITION_ID_LEN, Transition, TransitionId};
-use crate::key::Dek;
+use crate::key::{Dek, KeyId};
 use crate::progress::{GoOn, OnProgress};
 use crate::seen::Point;
 use crate::storage::claims::FileLocks;
@@ -60,15 +60,23 @@ impl<'w> HomeWork<'w> {
         self.header.uuid
     }
 
+    /// Refuses a home that could be begun, and not be finished. Returns the bytes that it takes beyond what is taken now. One that was
+    /// begun to get the key `begun` finishes as far as it can.
+    pub(super) fn refuse_unfit(&self, begun: Option<&KeyId>, on_progress: OnProgress<'_>) -> Result<u64> {
+        if self.header.transition.is_some() || begun == Some(self.header.slots.first_key()) {
+            return Ok(0);
+        }
+        refuse_unfit_home(self.folder()?, &HomeKeys::of(&self.header, &self.dek)?, on_progress)
+    }
+
     /// Puts the home in transition, or finds that it is. `false`: it has the new KEK and is done.
-    pub(super) fn begin(&mut self, target: &Target, on_progress: OnProgress<'_>) -> Result<bool> {
+    pub(super) fn begin(&mut self, target: &Target) -> Result<bool> {
         if self.header.transition.is_some() {
             return Ok(true);
         }
         if *self.header.slots.first_key() == target.key_id {
             return Ok(false);
         }
-        refuse_unfit_home(self.folder()?, &HomeKeys::of(&self.header, &self.dek)?, on_progress)?;
         let new = random::home_dek()?;
         let mut id = TransitionId([0; TRANSITION_ID_LEN]);
         random::fill(&mut id.0)?;

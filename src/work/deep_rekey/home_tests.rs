@@ -24,6 +24,7 @@ use crate::vm::inventory::MAX_DEPTH;
 use crate::vm::keyring;
 use crate::vm::owner::{Announce, Owner};
 use crate::vm::{folder, home};
+use crate::work::erase::Erase;
 
 const NAME: &str = "user.note";
 
@@ -342,12 +343,44 @@ fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
     let vm = Vm::new();
     let path = vm.path().join("noted");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let begun = vm.rekey(&mut |progress| match progress.what.as_str() {
+        "home" => Err(Error::new(Kind::Stopped, "enough")),
+        _ => Ok(()),
+    });
+    assert_eq!(begun.unwrap_err().kind(), Kind::Stopped);
     File::options().write(true).open(&path).unwrap().write_all_at(&[9], 20).unwrap();
     let error = vm.rekey(&mut |_| Ok(())).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
-    assert!(error.chain().contains("noted"), "{}", error.chain());
+    assert!(error.chain().contains("noted") && error.chain().contains("move it out"), "{}", error.chain());
     fs::remove_file(&path).unwrap();
     assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+}
+
+/// Of a header, of a block, and of a disk that is no more.
+#[test]
+fn what_no_key_opens_is_found_before_a_rekey_begins_and_the_way_out_is_said() {
+    let vm = Vm::new();
+    let (path, disk) = (vm.path().join("noted"), vm.path().join("root.raw"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let (file, whole) = (File::options().write(true).open(&path).unwrap(), fs::read(&path).unwrap());
+    let before = fs::read(vm.path().join(HOME_FILE)).unwrap();
+    let refused = |kind: Kind, words: &str| {
+        let error = vm.rekey(&mut |_| Ok(())).unwrap_err();
+        assert!(error.kind() == kind && error.chain().contains(words), "{}", error.chain());
+        assert!(fs::read(vm.path().join(HOME_FILE)).unwrap() == before, "the rekey began");
+    };
+    for from in [20, 4096] {
+        let damaged: Vec<u8> = whole[from..].iter().map(|byte| if *byte == 0 { 0 } else { byte ^ 1 }).collect();
+        file.write_all_at(&damaged, from as u64).unwrap();
+        refused(Kind::Corrupt, "noted cannot be re-encrypted, and its home not without it: move it out of the folder");
+        file.write_all_at(&whole, 0).unwrap();
+    }
+    let image = fs::read(&disk).unwrap();
+    let erase = Erase { component: Some(Component::Disk("root.raw".into())) };
+    erase.run(&OfflineVm::open(&vm.path(), vm.providers()).unwrap()).unwrap();
+    refused(Kind::KeyUnavailable, "no key opens it: remove it, or move it out of the folder");
+    fs::write(&disk, image).unwrap();
+    assert!(!vm.rekey(&mut |_| Ok(())).unwrap().resumed);
 }
 
 /// What would stop the rekey at every run is refused before anything is changed.
