@@ -136,13 +136,15 @@ enum Verb {
 impl Verb {
     /// Whether it makes the configuration file, or works without one: what a person named for it need not be there.
     fn may_lack_config(&self) -> bool {
-        match self {
-            Self::Provider(command) => command.makes_config(),
-            Self::Cluster(_) => true, // a host gets the providers of its cluster by `sync`
-            Self::Dump(command) => command.is_of_the_kernel(),
-            Self::Mount(args) => args.reports(), // the process that it reports to has looked
-            Self::Umount(_) | Self::Lock(_) => true, // what ends the use of keys works whatever else is missing
-            _ => false,
+        if let Self::Provider(command) = self {
+            command.makes_config()
+        } else if let Self::Dump(command) = self {
+            command.is_of_the_kernel()
+        } else if let Self::Mount(args) = self {
+            args.reports() // the process that it reports to has looked
+        } else {
+            // A host gets the providers of its cluster by `sync`. What ends the use of keys works whatever else is missing.
+            matches!(self, Self::Cluster(_) | Self::Umount(_) | Self::Lock(_))
         }
     }
 

@@ -49,9 +49,8 @@ pub(super) fn keeping_manifest<T>(
         kept.begin(&stored, meaning, &|| looking.tell())?
     };
     let done = work(on_progress);
-    let accepts = |proof: Proof| match meaning {
-        Meaning::Accepts(path) if done.is_ok() => proof.accepting(path),
-        _ => proof,
+    let accepts = |proof: Proof| {
+        if let (Meaning::Accepts(path), Ok(_)) = (meaning, &done) { proof.accepting(path) } else { proof }
     };
     if let Some(proof) = begun.map(accepts)
         && let Err(error) = kept.end(&proof)
