@@ -24,7 +24,6 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, VmAccess};
 use crate::vm::component::Component;
-use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 use crate::work::ComponentResult;
@@ -201,8 +200,9 @@ fn refuse_unfit(
     let is_new = |header: &&Header| header.transition.is_none() && Some(header.slots.first_key()) != begun;
     let disks = claims().filter(|header| header.shape != Shape::Home).filter(is_new).count() as u64;
     let of_home = home.map(|home| home.refuse_unfit(begun, on_progress).context(|| "home".into())).transpose()?;
-    let Ok(dir) = folder::open_dir(&place.path()) else { return Ok(()) }; // components in memory
-    Space::at(&dir, disks * DISK_SPACE + of_home.unwrap_or(0))?.check("a deep rekey")
+    // The path that a mount's process knows may lead into that mount.
+    let Some(dir) = place.folder_if_unused() else { return Ok(()) };
+    Space::at(dir, disks * DISK_SPACE + of_home.unwrap_or(0))?.check("a deep rekey")
 }
 
 fn is_out_of_space(error: &Error) -> bool {
