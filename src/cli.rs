@@ -8,6 +8,7 @@ mod bind;
 mod check;
 mod clone;
 mod cluster;
+mod confirm;
 mod convert;
 mod create;
 mod disk_names;

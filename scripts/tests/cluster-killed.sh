@@ -127,7 +127,7 @@ dies_everywhere h1 "" "shares .* already" cluster share shared "${admin[@]}"
 sync_all "share"
 vmc cluster token "${admin[@]}" >"$site/token" 2>/dev/null
 dies_everywhere h2 "" "" cluster join --name h2 --token-file "$site/token"
-dies_everywhere h1 "" "no host h2 asks" cluster approve h2 "${admin[@]}"
+dies_everywhere h1 "" "is a member of the cluster already" cluster approve h2 "${admin[@]}"
 dies_everywhere h1 "" "" cluster sync
 dies_everywhere h2 "" "" cluster sync
 sync_all "the second host has the key"

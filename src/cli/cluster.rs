@@ -215,8 +215,13 @@ pub(super) struct SyncArgs {}
 
 /// Arguments of `cluster status`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs cluster status")]
+#[command(after_help = "Example:\n  vmcryptfs cluster status\n\n\
+    Lines that begin with TO DO are for an admin. Those about keys that keepers pushed to a compromised host end by --seen-to, on \
+    this host: when each of its VMs has another key is known to people only.")]
 pub(super) struct StatusArgs {
+    /// Note on this host that all VMs whose keys this compromised host could get from keepers have other keys
+    #[arg(long, value_name = "HOST", value_parser = host_name)]
+    seen_to: Option<Name>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -341,7 +346,9 @@ fn sync(config: &Path) -> Result<()> {
             let names: Vec<&str> = awaited.iter().map(ProviderName::as_str).collect();
             eprintln!("Not here yet: {}. A host that has it leaves it by `vmcryptfs cluster sync`.", names.join(", "));
         }
-        Standing::Active if unsaid.is_none() => println!("document {epoch} is acted on"),
+        Standing::Active if unsaid.is_none() => {
+            println!("this host has done what document {epoch} of the cluster asks")
+        }
         Standing::Active => {}
     }
     match failed.into_iter().next() {
@@ -351,7 +358,15 @@ fn sync(config: &Path) -> Result<()> {
 }
 
 fn status(args: &StatusArgs, config: &Path) -> Result<()> {
-    let status = ClusterStatus::of(&Session::open(config)?)?;
+    let session = Session::open(config)?;
+    if let Some(host) = &args.seen_to {
+        let host = session.see_to(host)?;
+        eprintln!(
+            "What was to do about keys that were pushed to {} ({}) is not said on this host any more.",
+            host.name, host.uuid
+        );
+    }
+    let status = ClusterStatus::of(&session)?;
     if args.json {
         return out::json(&status);
     }

@@ -1,13 +1,11 @@
 //! `erase`: crypto-erase, with report.
 
-use std::io::{BufRead, IsTerminal};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::{out, place, size};
-use crate::error::{Context, Error, Kind, Result};
+use crate::cli::{confirm, out, place, size};
+use crate::error::{Context, Result};
 use crate::key::KeyName;
 use crate::operations::erase::{EraseReport, erase, refuse_unfinished};
 use crate::sys::process;
@@ -53,23 +51,9 @@ fn confirm(args: &EraseArgs) -> Result<()> {
         return Ok(());
     }
     let name = args.component.file_name().unwrap_or(args.component.as_os_str());
-    if !std::io::stdin().is_terminal() {
-        return Err(Error::new(
-            Kind::Invalid,
-            format!("refusing to destroy {} without confirmation: pass --yes (no terminal)", name.shown()),
-        ));
-    }
     let what = if args.component.is_dir() { "the VM and all its disks" } else { "it" };
-    eprintln!("This destroys {what} permanently. To continue, type its name ({}):", name.shown());
-    let mut typed = Vec::new();
-    std::io::stdin().lock().read_until(b'\n', &mut typed).context(|| "reading the answer".into())?;
-    // As it is, or as it was shown.
-    let typed = typed.trim_ascii();
-    if typed == name.as_bytes().trim_ascii() || typed == name.shown().to_string().as_bytes() {
-        Ok(())
-    } else {
-        Err(Error::new(Kind::Invalid, "the name does not match: nothing was done"))
-    }
+    let doing = format!("destroy {}", name.shown());
+    confirm::by_name(name, &doing, &format!("This destroys {what} permanently."))
 }
 
 fn print(args: &EraseArgs, report: &EraseReport) {

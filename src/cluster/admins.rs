@@ -58,8 +58,17 @@ impl Session {
         admins.sort_unstable();
         let threshold = threshold.unwrap_or(self.document().threshold);
         if threshold == 0 || usize::from(threshold) > admins.len() {
-            let message =
-                format!("a threshold of {threshold} of {} admins: say another with --threshold", admins.len());
+            let expected = match admins.len() {
+                0 => "the last admin cannot be removed: add another one first".to_owned(),
+                1 => "expected 1".to_owned(),
+                all => format!("expected 1 to {all}"),
+            };
+            // Where admins come and go, the threshold is an option.
+            let advice = match change {
+                AdminChange::Remove(_) if !admins.is_empty() => ", with --threshold",
+                AdminChange::Add(_) | AdminChange::Remove(_) | AdminChange::None => "",
+            };
+            let message = format!("a threshold of {threshold} of {} admins: {expected}{advice}", admins.len());
             return Err(Error::new(Kind::Invalid, message));
         }
         let signing = signers.iter().filter(|signer| admins.contains(&signer.public())).count();

@@ -35,7 +35,7 @@ impl Session {
     /// Makes a host a member that asked for it with a token of this admin. `wanted` is its name or its UUID.
     ///
     /// # Errors
-    /// `NotFound` when no such host asks, `Denied` when its request is not by a token of this admin or the token has ended or was
+    /// `NotFound` when no such host asks, `Exists` when it is a member, `Denied` when its request is not by a token of this admin or the token has ended or was
     /// used, `Exists` when its name is taken, `Invalid` when several hosts of that name ask; `Busy` when another admin was faster.
     pub fn approve(&mut self, admins: &[SigningKey], wanted: &str, now: Timestamp) -> Result<HostIdentity> {
         self.require_active()?;
@@ -65,7 +65,7 @@ impl Session {
                     self.tidy();
                     return Ok(granted.claims().host.clone());
                 }
-                return Err(Error::new(Kind::NotFound, format!("no host {wanted} asks to join the cluster")));
+                return Err(self.asks_not(wanted, &requests));
             }
             (several, _) => {
                 let uuids: Vec<String> = several.iter().map(|request| request.claims().host.uuid.to_string()).collect();
@@ -92,6 +92,33 @@ impl Session {
             let _ = self.board.remove(&Key::join(ended.token));
         }
         Ok(host)
+    }
+
+    /// Says why there is nothing to approve: what the host is, or which hosts ask.
+    fn asks_not(&self, wanted: &str, requests: &[UnverifiedRequest]) -> Error {
+        let is_wanted = |host: &HostIdentity| host.name.as_str() == wanted || host.uuid.to_string() == wanted;
+        let known = |state| {
+            let of_state = |member: &&Member| member.state == state && is_wanted(&member.host);
+            self.document().members.iter().rfind(of_state)
+        };
+        if let Some(member) = known(MemberState::Active) {
+            let message = format!(
+                "host {} ({}) is a member of the cluster already, since document {}",
+                member.host.name, member.host.uuid, member.since
+            );
+            return Error::new(Kind::Exists, message);
+        }
+        let names: Vec<&str> = requests.iter().map(|request| request.claims().host.name.as_str()).collect();
+        let asking = match names.is_empty() {
+            true => {
+                "no host does: it asks by `vmcryptfs cluster join`, with a token of `vmcryptfs cluster token`".into()
+            }
+            false => format!("asking: {}", names.join(", ")),
+        };
+        let removed =
+            known(MemberState::Removed).map(|member| format!(" (it was removed in document {})", member.since));
+        let removed = removed.unwrap_or_default();
+        Error::new(Kind::NotFound, format!("no host {wanted} asks to join the cluster{removed}; {asking}"))
     }
 
     fn prove(&self, admins: &[SigningKey], unproven: &UnverifiedRequest, now: Timestamp) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What a host keeps of its cluster: its own private keys, and how far it has seen the documents.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -139,6 +140,9 @@ impl Membership {
         self.document = HEXLOWER.encode(document);
     }
 }
+
+/// Longest list of hosts that were seen to, in bytes: more than a document has members.
+const MAX_SEEN_TO_LEN: u64 = 1 << 20;
 
 /// What a host has acknowledged last.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -325,6 +329,37 @@ impl HostFiles {
     /// `Io`.
     pub fn keep_contact(&self, time: Timestamp) -> Result<()> {
         private_file::replace(&self.contact_path(), &[time.to_millis().as_bytes(), b"\n"])
+    }
+
+    /// Removed hosts about whose pushed KEKs an admin has done, as was said on this host, what had to be done.
+    ///
+    /// # Errors
+    /// `Denied` when others can change it, `Corrupt`, `Io`.
+    pub(super) fn seen_to(&self) -> Result<BTreeSet<Uuid>> {
+        let path = self.seen_to_path();
+        let file = match private_file::open(&path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(BTreeSet::new()),
+            file => file?,
+        };
+        let bytes = private_file::read_at_most(MAX_SEEN_TO_LEN, &path, file)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))
+    }
+
+    /// Adds one of them.
+    ///
+    /// # Errors
+    /// As [`seen_to`](Self::seen_to).
+    pub(super) fn keep_seen_to(&self, host: Uuid) -> Result<()> {
+        let mut hosts = self.seen_to()?;
+        hosts.insert(host);
+        let bytes = serde_json::to_vec(&hosts)
+            .map_err(|error| Error::with_source(Kind::Invalid, "UUIDs that have no JSON form", error))?;
+        private_file::replace(&self.seen_to_path(), &[&bytes])
+    }
+
+    fn seen_to_path(&self) -> PathBuf {
+        self.folder.join("seen-to.json")
     }
 
     fn contact_path(&self) -> PathBuf {

@@ -42,7 +42,40 @@ pub(super) fn pushed_to<'d>(document: &'d Document, member: &Member) -> impl Ite
     document.pushed.iter().filter(move |pushed| until.is_none_or(|until| pushed.since < until))
 }
 
+fn is_named(member: &Member, name: &Name) -> bool {
+    member.host.name == *name || member.host.uuid.to_string() == name.as_str()
+}
+
 impl Session {
+    /// Notes on this host that what [`ClusterStatus`](super::status::ClusterStatus) asks to be done about pushed KEKs of a removed host
+    /// is done. No host can see that by itself.
+    ///
+    /// # Errors
+    /// `NotFound` when no such host was removed as a compromised one, `Invalid` when several were, `Io`.
+    pub fn see_to(&self, name: &Name) -> Result<HostIdentity> {
+        let is_meant = |member: &&Member| {
+            is_named(member, name) && member.state == MemberState::Removed && member.removal.compromised
+        };
+        let removed: Vec<&Member> = self.document().members.iter().filter(is_meant).collect();
+        let [member] = removed.as_slice() else {
+            return Err(match removed.len() {
+                0 => Error::new(
+                    Kind::NotFound,
+                    format!("no host {name} was removed from the cluster as a compromised one"),
+                ),
+                _ => Error::new(Kind::Invalid, format!("several hosts {name} were removed: say which by its UUID")),
+            });
+        };
+        self.files.keep_seen_to(member.host.uuid)?;
+        Ok(member.host.clone())
+    }
+
+    /// This host's name and that of its cluster, if it is an active member and meant by a name or UUID.
+    pub fn own_name(&self, wanted: &Name) -> Option<(Name, Name)> {
+        let own = self.own().filter(|own| own.state == MemberState::Active).filter(|own| is_named(own, wanted))?;
+        Some((own.host.name.clone(), self.document().name.clone()))
+    }
+
     /// Removes a host, by its name or UUID, and its envelopes from the board; or adds to what is known of one that was removed. If it is
     /// compromised, all shared providers that can be rotated on this host get new primary keys in the same document.
     ///
@@ -112,7 +145,7 @@ impl Session {
 
     /// The active host of a name, or if more is to be said of it, one that was removed.
     fn removable(&self, name: &Name, marks: Removal) -> Result<&Member> {
-        let is_named = |member: &&Member| member.host.name == *name || member.host.uuid.to_string() == name.as_str();
+        let is_named = |member: &&Member| is_named(member, name);
         if let Some(member) = self.document().active().find(is_named) {
             return Ok(member);
         }

@@ -31,6 +31,7 @@ impl Session {
     /// `NotFound` when this host is in no cluster; `Denied` when the board shows less than this host has seen, or what is not
     /// signed; those of the host's files and of the board.
     pub fn open(config: &Path) -> Result<Self> {
+        refuse_outside(&HostFiles::of(config))?;
         let lock = HostFiles::of(config).lock()?;
         Self::open_locked(config, lock, |place, cluster| board::open(place, cluster, config))
     }
@@ -44,17 +45,13 @@ impl Session {
         time: Duration,
         open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>,
     ) -> Result<Self> {
+        refuse_outside(&HostFiles::of(config))?;
         Self::open_locked(config, HostFiles::of(config).lock_within(time)?, open)
     }
 
     fn open_locked(config: &Path, lock: File, open: impl FnOnce(&str, Uuid) -> Result<Box<dyn Board>>) -> Result<Self> {
         let files = HostFiles::of(config);
-        let mut membership = files.membership()?.ok_or_else(|| {
-            Error::new(
-                Kind::NotFound,
-                "this host is in no cluster: make one with `vmcryptfs cluster init`, or join one with `vmcryptfs cluster join`",
-            )
-        })?;
+        let mut membership = files.membership()?.ok_or_else(outside)?;
         let identity = files.identity()?;
         let board = open(&membership.board, membership.cluster)?;
         let kept = files.document(&membership)?;
@@ -149,6 +146,17 @@ impl Session {
         self.view = View { document, hash, bytes };
         self.files.keep_seen(&mut self.membership, &self.view)
     }
+}
+
+fn outside() -> Error {
+    let message =
+        "this host is in no cluster: make one with `vmcryptfs cluster init`, or join one with `vmcryptfs cluster join`";
+    Error::new(Kind::NotFound, message)
+}
+
+/// Refuses a host outside of clusters before a file of it is made, such as that of a lock.
+fn refuse_outside(files: &HostFiles) -> Result<()> {
+    files.membership()?.map(drop).ok_or_else(outside)
 }
 
 /// Refuses a host that is not a member, by its entry in the document.

@@ -439,6 +439,8 @@ pub struct RemoveHost<'a> {
     pub host: &'a Name,
     /// What is known of it.
     pub removal: Removal,
+    /// Asked, with its name and that of the cluster, if it is this host, which then wipes its keys.
+    pub confirm_own: &'a dyn Fn(&Name, &Name) -> Result<()>,
     /// The admins' keys.
     pub admin: AdminKeys<'a>,
     /// Configuration file.
@@ -454,6 +456,8 @@ impl Operation for RemoveHost<'_> {
     }
 
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<RemovedHost> {
+        let own = Session::open(self.config)?.own_name(self.host); // the host is not locked while a person thinks
+        own.map_or(Ok(()), |(name, cluster)| (self.confirm_own)(&name, &cluster))?;
         let (mut session, admins) = self.admin.begin(self.config)?;
         let removed = session.remove(&KeyFiles { config: self.config }, &admins, self.host, self.removal)?;
         let Removal { compromised, evicted, presumed_destroyed } = removed.removal;

@@ -43,7 +43,35 @@ impl Generations {
     /// # Errors
     /// Those of [`PrimaryKey::load`].
     pub fn current(&self) -> Result<PrimaryKey> {
-        PrimaryKey::load(&self.current)
+        let loaded = PrimaryKey::load(&self.current);
+        match loaded {
+            Err(error) if error.kind() == Kind::KeyUnavailable && self.wiped_mark().exists() => {
+                let message = format!(
+                    "the primary key file {} was wiped, as the cluster of this host asked: the host was removed from it, or the key was \
+                     retired. Only members get its keys: `vmcryptfs cluster status` says what this host is",
+                    self.current.shown()
+                );
+                Err(Error::new(Kind::KeyUnavailable, message))
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// A file beside the current one: that is missing since it was wiped, and not to be restored.
+    fn wiped_mark(&self) -> PathBuf {
+        self.current.with_extension("wiped")
+    }
+
+    /// Forgets that the current one was wiped: one comes in its place.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn forget_wiped(&self) -> Result<()> {
+        let mark = self.wiped_mark();
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context(|| format!("removing {}", mark.shown())),
+        }
     }
 
     /// A primary key by its UUID, wherever it is, and what it is; `None` when it is not on this host.
@@ -146,7 +174,14 @@ impl Generations {
         // A crash may have left what was to be wiped, without its name.
         match found(self.current())? {
             Some(current) if current.uuid() != uuid => drop(private_file::wipe_former(&self.current)?),
-            _ => wiped |= private_file::wipe(&self.current)?,
+            _ => {
+                let was_current = private_file::wipe(&self.current)?;
+                if was_current {
+                    // It says no more than a message does: without it that is less.
+                    let _ = private_file::replace(&self.wiped_mark(), &[b"wiped for the cluster\n"]);
+                }
+                wiped |= was_current;
+            }
         }
         Ok(wiped)
     }
@@ -206,7 +241,11 @@ mod tests {
         assert_eq!(standing(&keys[0]), None);
         assert_eq!(generations.make_current(keys[0].uuid()).unwrap_err().kind(), Kind::KeyUnavailable);
         assert!(generations.wipe(keys[2].uuid()).unwrap());
-        assert_eq!(generations.current().map(drop).unwrap_err().kind(), Kind::KeyUnavailable);
+        let gone = || generations.current().map(drop).unwrap_err();
+        assert_eq!(gone().kind(), Kind::KeyUnavailable);
+        assert!(gone().chain().contains("was wiped, as the cluster") && !gone().chain().contains("backup"));
+        generations.forget_wiped().unwrap();
+        assert!(gone().chain().contains("restore it from its backup"), "{}", gone().chain());
     }
 
     /// A crash between the two steps leaves the former key twice: it counts as the current one, and the next attempt goes on.

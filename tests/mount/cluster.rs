@@ -66,12 +66,21 @@ fn a_vm_of_one_host_opens_on_another_until_that_is_removed() {
     assert_eq!(fs::read(mount.path("root.raw")).unwrap()[..4096], [7; 4096]);
     mount.unmount();
 
+    first.refuses(&admin.args(&["approve", "kvm2"]), 9, "is a member of the cluster already, since document");
+    second.refuses(
+        &admin.args(&["remove", "kvm2"]),
+        2,
+        "refusing to remove kvm2, which is this host, without confirmation",
+    );
     admin.run(&first, &["remove", "kvm2"]);
     let removed = |state: &str| [ready("kvm1"), ("kvm2".to_owned(), state.to_owned())];
     assert_eq!(states(&first), removed("removed"));
     assert!(second.run(&["cluster", "sync"]).contains("shared: wiped primary key"));
     assert_eq!(states(&first), removed("wiped"));
     second.refuses(&["check", first.path("web01/root.raw")], 4, "1 of 1 component has a problem");
+    let why = second.try_run(&["check", first.path("web01/root.raw")]);
+    let why = String::from_utf8_lossy(&why.stdout);
+    assert!(why.contains("was wiped, as the cluster of this host asked") && !why.contains("backup"), "{why}");
     first.run(&["check", first.path("web01/root.raw")]);
 
     let key = fs::read(first.path("config/keys/shared.key")).unwrap();

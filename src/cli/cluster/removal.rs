@@ -1,10 +1,12 @@
 //! `cluster remove`: a host goes, and what that means is said.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use clap::Args;
 
 use super::{AdminArgs, host_name, sync};
+use crate::cli::confirm;
 use crate::cli::progress::perform;
 use crate::cli::provider::passphrase::Purpose;
 use crate::cluster::RemovedHost;
@@ -35,6 +37,9 @@ pub(in crate::cli) struct RemoveArgs {
     /// Its media are destroyed: it will never say that it wiped its keys
     #[arg(long)]
     presume_destroyed: bool,
+    /// Do not ask for confirmation where the host is this one
+    #[arg(long)]
+    yes: bool,
     #[command(flatten)]
     admin: AdminArgs,
 }
@@ -43,11 +48,17 @@ pub(super) fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
     let host = &args.host;
     let removal =
         Removal { compromised: args.compromised, evicted: args.evict, presumed_destroyed: args.presume_destroyed };
-    let removed = args.admin.with_keys(Purpose::Enter, |admin| perform(RemoveHost { host, removal, admin, config }))?;
+    let confirm_own: &dyn Fn(&Name, &Name) -> Result<()> = if args.yes { &|_, _| Ok(()) } else { &confirm_own };
+    let removed = args
+        .admin
+        .with_keys(Purpose::Enter, |admin| perform(RemoveHost { host, removal, confirm_own, admin, config }))?;
     let (name, uuid) = (&removed.host.name, removed.host.uuid);
     match removed.was_active {
         true => println!("host {name} ({uuid}) is removed from the cluster"),
-        false => println!("host {name} ({uuid}) was removed before; what is known of it is written down"),
+        false => println!(
+            "host {name} ({uuid}) was removed before; the cluster knows now that it is {}",
+            marks(removed.removal)
+        ),
     }
     for (provider, rotated) in &removed.rotated {
         println!("generation {} of provider {provider} is primary key {}", rotated.number, rotated.primary);
@@ -61,6 +72,22 @@ pub(super) fn remove(args: &RemoveArgs, config: &Path) -> Result<()> {
     }
     explain(&removed);
     sync(config)
+}
+
+/// Asks before this host itself goes.
+fn confirm_own(name: &Name, cluster: &Name) -> Result<()> {
+    let what = format!(
+        "This removes {name}, which is this host, from the cluster {cluster}. It wipes its keys, and VMs of the shared providers do not \
+         open here any longer."
+    );
+    confirm::by_name(OsStr::new(name.as_str()), &format!("remove {name}, which is this host,"), &what)
+}
+
+/// What an admin has said of a removed host.
+fn marks(removal: Removal) -> String {
+    let Removal { compromised, evicted, presumed_destroyed } = removal;
+    let all = [(compromised, "compromised"), (evicted, "evicted"), (presumed_destroyed, "presumed destroyed")];
+    all.iter().filter(|(is, _)| *is).map(|(_, mark)| *mark).collect::<Vec<_>>().join(", ")
 }
 
 fn explain(removed: &RemovedHost) {

@@ -8,7 +8,7 @@ use super::{HostState, HostStatus};
 use crate::cluster::Session;
 use crate::cluster::push::keepers;
 use crate::cluster::removal::pushed_to;
-use crate::format::cluster::{HostIdentity, Member, PushedProvider, SharedProvider};
+use crate::format::cluster::{HostIdentity, Member, MemberState, PushedProvider, SharedProvider};
 use crate::timestamp::Timestamp;
 
 /// What clocks of hosts may differ by without a word.
@@ -19,6 +19,7 @@ pub(super) fn of(session: &Session) -> Vec<String> {
     let now = Timestamp::now();
     let mut problems = Vec::new();
     for member in &document.members {
+        problems.extend(of_behind(session, member));
         problems.extend(of_removed(session, member));
         problems.extend(of_compromised(session, member));
         problems.extend(of_pushed(session, member));
@@ -29,12 +30,40 @@ pub(super) fn of(session: &Session) -> Vec<String> {
     problems
 }
 
+/// A host that did not act on the newest document yet. A key that it lacks is said with its provider.
+fn of_behind(session: &Session, member: &Member) -> Option<String> {
+    if member.state != MemberState::Active {
+        return None;
+    }
+    let (name, newest) = (&member.host.name, session.document().epoch);
+    let why = match session.ack_of(member).ok()? {
+        None => "did not say yet that it has acted on a document".to_owned(),
+        Some(ack) if ack.epoch < newest => format!("has acted on document {}, and {newest} is the newest", ack.epoch),
+        Some(_) => {
+            let has_all = |shared: &&SharedProvider| {
+                shared.in_use().all(|generation| session.says_to_have(member, generation.primary))
+            };
+            let providers = &session.document().providers;
+            let lacks: Vec<&str> =
+                providers.iter().filter(|shared| !has_all(shared)).map(|shared| shared.name.as_str()).collect();
+            if lacks.is_empty() {
+                return None;
+            }
+            format!(
+                "lacks keys of {}, which a host that has them seals to it by `vmcryptfs cluster sync`",
+                lacks.join(", ")
+            )
+        }
+    };
+    Some(format!("{name} is behind: it {why}. Run `vmcryptfs cluster sync` there, which says why if it cannot"))
+}
+
 fn of_removed(session: &Session, member: &Member) -> Option<String> {
     let host = &member.host;
     (HostStatus::of(session, member).state == HostState::Removed).then(|| {
         format!(
-            "{} was removed in document {} and did not say that it wiped its keys: run `vmcryptfs cluster sync` there, or, if its \
-             media are destroyed, `vmcryptfs cluster remove {} --presume-destroyed`",
+            "{} was removed in document {} and did not say since that it wiped its keys: run `vmcryptfs cluster sync` there, which wipes them \
+             and says so, or, if its media are destroyed, `vmcryptfs cluster remove {} --presume-destroyed`",
             host.name, member.since, host.uuid
         )
     })
@@ -70,7 +99,9 @@ fn of_compromised(session: &Session, member: &Member) -> Option<String> {
 /// KEKs that keepers could give to a compromised host. The cluster does not know which VMs have other ones since.
 fn of_pushed(session: &Session, member: &Member) -> Option<String> {
     let pushed: Vec<&PushedProvider> = pushed_to(session.document(), member).collect();
-    if !member.removal.compromised || pushed.is_empty() {
+    // What cannot be read says nothing against it.
+    let is_seen_to = || session.files.seen_to().is_ok_and(|hosts| hosts.contains(&member.host.uuid));
+    if !member.removal.compromised || pushed.is_empty() || is_seen_to() {
         return None;
     }
     let names = |pushed: &mut dyn Iterator<Item = &&PushedProvider>| {
@@ -82,10 +113,11 @@ fn of_pushed(session: &Session, member: &Member) -> Option<String> {
         false => format!("; it was a keeper of {kept}: revoke its credentials at the key server"),
     };
     Some(format!(
-        "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep` for each of them{revoke}. This is said \
-         for as long as the document has the host: no host can see when it is done",
+        "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep` for each of them{revoke}. No host can see \
+         when that is done: then `vmcryptfs cluster status --seen-to {}` on each host that is to say it no more",
         member.host.name,
-        names(&mut pushed.iter())
+        names(&mut pushed.iter()),
+        member.host.uuid
     ))
 }
 
@@ -127,11 +159,14 @@ fn of_rotation(session: &Session, shared: &SharedProvider) -> Option<String> {
     let lacks = session.document().active().filter(|member| !session.says_to_have(member, newest));
     let lacks: Vec<&str> = lacks.map(|member| member.host.name.as_str()).collect();
     (shared.generations.len() > 1 && !lacks.is_empty()).then(|| {
+        let (number, name, lacks) = (shared.generations.len(), &shared.name, lacks.join(", "));
+        let so = match shared.in_use().count() {
+            1 => "It is the only one that is not retired: those hosts open nothing of this provider until they have it",
+            _ => "New keys are made by a former generation until they have it",
+        };
         format!(
-            "generation {} of {} is not confirmed yet by {}, so new keys are made by the one before: run `vmcryptfs cluster sync` there",
-            shared.generations.len(),
-            shared.name,
-            lacks.join(", ")
+            "generation {number} of {name} is not confirmed yet by {lacks}. {so}: run `vmcryptfs cluster sync` there, which says why if it \
+             cannot"
         )
     })
 }

@@ -65,7 +65,7 @@ fn with_a_threshold_as_many_sign_before_and_after() {
     refused(
         site.change_admins(site.admins(), AdminChange::None, Some(3)),
         Kind::Invalid,
-        "a threshold of 3 of 2 admins",
+        "a threshold of 3 of 2 admins: expected 1 to 2",
     );
     let both = [site.first_admin(), second];
     site.change_admins(&both, AdminChange::None, Some(2)).unwrap();

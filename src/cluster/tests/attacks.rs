@@ -179,7 +179,7 @@ fn a_token_lets_one_host_in_once_and_not_late() {
     );
     refused(session.token(std::slice::from_ref(&other)), Kind::Denied, "is not one of the cluster prod");
     session.approve(site.admins(), "h2", Timestamp::now()).unwrap();
-    refused(session.approve(site.admins(), "h2", Timestamp::now()), Kind::NotFound, "no host h2 asks");
+    refused(session.approve(site.admins(), "h2", Timestamp::now()), Kind::Exists, "is a member of the cluster already");
     drop(session);
     refused(join::ask(&config("h3"), &used, &host_name("h3")), Kind::Denied, "used already, by host h2");
     refused(join::ask(&config("h3"), &token(), &host_name("h2")), Kind::Exists, "has a host of the name h2");

@@ -195,6 +195,41 @@ fn a_clock_that_is_ten_years_off_changes_no_key_and_is_said() {
     refused(approved, Kind::Denied, "by this host's clock it is");
 }
 
+/// As on a host that has nothing to do with clusters.
+#[test]
+fn work_on_no_cluster_leaves_no_file() {
+    let site = Site::new();
+    let config = site.config("h9");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    refused(site.session("h9").map(drop), Kind::NotFound, "this host is in no cluster");
+    let within = Session::open_within(&config, Duration::ZERO, |_, _| Err(Error::new(Kind::Io, "not reached")));
+    refused(within.map(drop), Kind::NotFound, "this host is in no cluster");
+    let left: Vec<_> = fs::read_dir(config.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left.iter().filter(|path| **path != config).count(), 0, "{left:?}");
+}
+
+#[test]
+fn a_generation_that_a_host_lacks_is_said_with_what_it_makes_there() {
+    let site = Site::with_two();
+    site.rotate().unwrap();
+    site.sync("h1").unwrap();
+    let said = || {
+        let problems = ClusterStatus::of(&site.session("h1").unwrap()).unwrap().problems;
+        problems.into_iter().find(|problem| problem.starts_with("generation 2 of shared")).unwrap_or_default()
+    };
+    assert!(said().contains("confirmed yet by h2. New keys are made by a former generation"), "{}", said());
+    ["h2", "h1", "h2"].into_iter().for_each(|host| drop(site.sync(host).unwrap()));
+    assert_eq!(said(), "");
+    let mut session = site.session("h1").unwrap();
+    let old = session.old_generations(&provider_name("shared")).unwrap();
+    session.retire(site.admins(), &provider_name("shared"), &old).unwrap();
+    drop(session);
+    // One that comes later, when there is no other.
+    site.ask("h3").unwrap();
+    site.approve("h3").unwrap();
+    assert!(said().contains("by h3. It is the only one that is not retired"), "{}", said());
+}
+
 #[test]
 fn a_document_of_a_later_version_asks_for_a_later_program() {
     let site = Site::with_two();
@@ -224,5 +259,6 @@ fn an_approval_that_was_interrupted_before_it_tidied_is_finished_by_the_same_com
     fs::write(&request, left).unwrap();
     site.approve("h2").unwrap();
     assert_eq!((epoch(), is_there()), (granted, false));
-    refused(site.approve("h2"), Kind::NotFound, "no host h2 asks");
+    refused(site.approve("h2"), Kind::Exists, "h2 (");
+    refused(site.approve("h3"), Kind::NotFound, "no host h3 asks to join the cluster; no host does");
 }
