@@ -16,7 +16,8 @@ use crate::text::{self, Show};
 use crate::vm::check::{self, Finding, State};
 use crate::vm::folder;
 use crate::vm::in_use::LookedAt;
-use crate::vm::inventory::Inventory;
+use crate::vm::inventory::{Inventory, What};
+use crate::vm::scan;
 
 /// What to check.
 #[derive(Args)]
@@ -75,6 +76,7 @@ pub(super) fn run(args: &CheckArgs, config: &Path) -> Result<()> {
 /// `Invalid` for a folder without VMs, `NotFound`, or `Io`.
 pub(super) fn inventory_of(path: &Path, disk_names: &DiskNames) -> Result<Inventory> {
     let inventory = all_at(path, disk_names)?;
+    refuse_home_file(path, &inventory)?;
     // What could not be looked at may be one: that is said then, by its name.
     match inventory.has_vms() || !path.is_dir() || inventory.unreadable().next().is_some() {
         true => Ok(inventory),
@@ -82,6 +84,22 @@ pub(super) fn inventory_of(path: &Path, disk_names: &DiskNames) -> Result<Invent
             Err(Error::new(Kind::Invalid, format!("{} is not an encrypted VM folder and contains none", path.shown())))
         }
     }
+}
+
+/// A home file is nothing by itself: the key of its home opens it.
+fn refuse_home_file(path: &Path, inventory: &Inventory) -> Result<()> {
+    let is_one = !path.is_dir() && inventory.entries.iter().any(|entry| matches!(entry.what, What::Sealed));
+    if !is_one {
+        return Ok(());
+    }
+    let advice = match scan::folder_around(path) {
+        Some(folder) => format!("name its VM folder, {}", folder.shown()),
+        None => "name its VM folder; there is none around it, so it was moved, or `vmcryptfs header restore` brings the home back".into(),
+    };
+    Err(Error::new(
+        Kind::Invalid,
+        format!("{} is a home file, which is nothing without its home: {advice}", path.shown()),
+    ))
 }
 
 /// Which names are those of disks where no home says it: the usual ones without a configuration, or if that cannot be read.

@@ -8,7 +8,7 @@ use crate::cli::{out, place, size, table};
 use crate::control::summary::{self, Group};
 use crate::control::{self, ClearStatus, ComponentState, ComponentStatus, MountStatus, Request};
 use crate::error::{Error, Kind, Result};
-use crate::text::{self, Show};
+use crate::text::{self, Show, quoted};
 
 /// At most this many files and folders in the clear are named one by one.
 const MAX_CLEAR: usize = 10;
@@ -37,7 +37,11 @@ pub(super) fn run(args: &StatusArgs) -> Result<()> {
     let others = status.in_the_clear.len() + status.headless.len() + status.unusable.len();
     let is_nothing = status.components.is_empty() && others == 0;
     if is_nothing && !below.as_os_str().is_empty() {
-        let message = format!("{} is not a VM folder or disk", args.path.shown());
+        let message = format!(
+            "{} is not a VM folder or disk of this mount: `vmcryptfs status {}` lists them",
+            args.path.shown(),
+            quoted(&mountpoint)
+        );
         return Err(Error::new(Kind::NotFound, message));
     }
     print(args.json, &status)
@@ -56,9 +60,13 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     for place in &status.unusable {
         println!("\n{} is {}: {}", path(&place.path), if place.missing { "missing" } else { "unusable" }, place.what);
     }
-    for unlocked in components.iter().filter(|component| component.unlocked) {
-        if let Some(last) = &unlocked.last_failure {
-            println!("\n{} was locked at {}: {}", name(unlocked), last.since, last.reason);
+    for (reason, failed) in summary::past_failures(components) {
+        match failed[..] {
+            [(only, since)] => println!("\n{} was locked at {since}: {reason}", name(only)),
+            _ => {
+                println!("\n{} were locked: {reason}", text::count(failed.len(), "component", "components"));
+                failed.iter().for_each(|(component, since)| println!("  {} at {since}", name(component)));
+            }
         }
     }
     for (component, holder) in components.iter().filter_map(|component| Some((component, component.held_by.as_ref()?)))

@@ -5,6 +5,7 @@ use data_encoding::HEXLOWER;
 use super::Session;
 use crate::crypto::sign::{PUBLIC_LEN, SigningKey};
 use crate::error::{Error, Kind, Result};
+use crate::text;
 
 /// A change of the admins.
 #[derive(Clone, Copy, Debug)]
@@ -58,17 +59,16 @@ impl Session {
         admins.sort_unstable();
         let threshold = threshold.unwrap_or(self.document().threshold);
         if threshold == 0 || usize::from(threshold) > admins.len() {
-            let expected = match admins.len() {
-                0 => "the last admin cannot be removed: add another one first".to_owned(),
-                1 => "expected 1".to_owned(),
-                all => format!("expected 1 to {all}"),
+            let expected = match (admins.len(), change) {
+                (0, _) => "the last admin cannot be removed: add another one first".to_owned(),
+                // Where admins come and go, the threshold is an option.
+                (all, AdminChange::Remove(_)) => format!("give one from 1 to {all} with --threshold"),
+                (all, AdminChange::Add(_) | AdminChange::None) => {
+                    format!("expected 1 to {all}; `vmcryptfs cluster admin add` adds an admin")
+                }
             };
-            // Where admins come and go, the threshold is an option.
-            let advice = match change {
-                AdminChange::Remove(_) if !admins.is_empty() => ", with --threshold",
-                AdminChange::Add(_) | AdminChange::Remove(_) | AdminChange::None => "",
-            };
-            let message = format!("a threshold of {threshold} of {} admins: {expected}{advice}", admins.len());
+            let all = text::count(admins.len(), "admin", "admins");
+            let message = format!("a threshold of {threshold} of {all}: {expected}");
             return Err(Error::new(Kind::Invalid, message));
         }
         let signing = signers.iter().filter(|signer| admins.contains(&signer.public())).count();

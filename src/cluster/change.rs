@@ -111,7 +111,8 @@ impl Session {
         let names: Vec<&str> = requests.iter().map(|request| request.claims().host.name.as_str()).collect();
         let asking = match names.is_empty() {
             true => {
-                "no host does: it asks by `vmcryptfs cluster join`, with a token of `vmcryptfs cluster token`".into()
+                "nor does any other: a host asks by `vmcryptfs cluster join`, with a token of `vmcryptfs cluster token`"
+                    .into()
             }
             false => format!("asking: {}", names.join(", ")),
         };

@@ -156,7 +156,12 @@ impl Session {
             [member] => Ok(member),
             [] => {
                 let names: Vec<&str> = self.document().active().map(|member| member.host.name.as_str()).collect();
-                let message = format!("no active host {name} in the cluster; there are {}", names.join(", "));
+                let removed = self.document().members.iter().rfind(is_named);
+                let removed = removed.map(|member| {
+                    format!(" (it was removed in document {}; say more of it with --compromised, --evict or --presume-destroyed)", member.since)
+                });
+                let removed = removed.unwrap_or_default();
+                let message = format!("no active host {name} in the cluster{removed}; there are {}", names.join(", "));
                 Err(Error::new(Kind::NotFound, message))
             }
             several => {

@@ -44,8 +44,26 @@ fn common_reason(component: &ComponentStatus) -> String {
     if component.state() == ComponentState::Erased {
         return "no key opens what was erased".to_owned();
     }
-    let said = component.reason.clone().unwrap_or_else(|| "unknown".to_owned());
+    without_key_ids(component, component.reason.as_deref().unwrap_or("unknown"))
+}
+
+fn without_key_ids(component: &ComponentStatus, said: &str) -> String {
+    let said = said.to_owned();
     component.keys.iter().filter(|key| !key.key_id.is_empty()).fold(said, |said, key| said.replace(&key.key_id, "..."))
+}
+
+/// Why components were locked that are not any more: each reason once, with those that it was the reason of, and since when.
+pub fn past_failures(components: &[ComponentStatus]) -> Vec<(String, Vec<(&ComponentStatus, &str)>)> {
+    let mut failures: Vec<(String, Vec<(&ComponentStatus, &str)>)> = Vec::new();
+    for component in components.iter().filter(|component| component.unlocked) {
+        let Some(last) = &component.last_failure else { continue };
+        let reason = without_key_ids(component, &last.reason);
+        match failures.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, failed)) => failed.push((component, &last.since)),
+            None => failures.push((reason, vec![(component, &last.since)])),
+        }
+    }
+    failures
 }
 
 /// One line on the components that no key opens now, and how many they are of all: for each state the first reason.

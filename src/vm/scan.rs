@@ -248,6 +248,11 @@ pub fn vm_folders(path: &Path) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
+/// The nearest folder around a path that is one of a VM.
+pub fn folder_around(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|folder| folder::open_dir(folder).is_ok_and(|dir| has_home(&dir)))
+}
+
 /// Whether a folder is one of a VM: also if its home is damaged, erased, not finished, or there are two.
 pub fn has_home(dir: &File) -> bool {
     HomeState::of(dir).map_or(true, |state| state.header_file().is_some())

@@ -265,3 +265,20 @@ fn a_locked_home_is_named_by_what_the_mount_has_of_it() {
     let log = host.log();
     assert!(log.contains("home of this VM: locked") && !log.contains("VM : "), "{log}");
 }
+
+#[test]
+fn a_home_file_is_checked_with_its_vm_folder() {
+    let host = Host::with_vm();
+    let mount = host.mount("web01", &[]);
+    fs::write(mount.path("vm.nvram"), "x").unwrap();
+    host.refuses(
+        &["status", mount.path("vm.nvram").to_str().unwrap()],
+        8,
+        "is not a VM folder or disk of this mount: ",
+    );
+    mount.unmount();
+    for verb in ["check", "info"] {
+        let advice = format!("name its VM folder, {}", host.path("web01"));
+        host.refuses(&[verb, host.path("web01/vm.nvram")], 2, &advice);
+    }
+}

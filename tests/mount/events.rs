@@ -236,7 +236,7 @@ fn a_missing_primary_key_is_a_fault_of_this_host() {
     fs::rename(host.path("config/keys/away"), host.path("config/keys/local.key")).unwrap();
     host.run(&["unlock", &mount.root().display().to_string()]);
     let status = host.run(&["status", &mount.root().display().to_string()]);
-    assert!(status.contains("root.raw was locked at 20"), "{status}");
+    assert!(status.contains("2 components were locked: ") && status.contains("\n  root.raw at 20"), "{status}");
     mount.unmount();
     let events = host.events();
     let failed = |operation: &str| {

@@ -22,7 +22,7 @@ fn a_removed_host_is_to_be_seen_to_until_it_has_wiped_or_an_admin_says_that_it_n
     assert_eq!(site.state("h2"), HostState::Removed);
     let problems = site.status().problems;
     assert!(problems.iter().any(|problem| problem.contains("h2 was removed in document 4")), "{problems:?}");
-    refused(site.remove("h2"), Kind::NotFound, "no active host h2");
+    refused(site.remove("h2"), Kind::NotFound, "no active host h2 in the cluster (it was removed in document 4;");
     let destroyed = Removal { presumed_destroyed: true, ..Removal::default() };
     let removed = site.remove_as("h2", destroyed).unwrap();
     assert!(!removed.was_active && removed.removal == destroyed);

@@ -260,5 +260,5 @@ fn an_approval_that_was_interrupted_before_it_tidied_is_finished_by_the_same_com
     site.approve("h2").unwrap();
     assert_eq!((epoch(), is_there()), (granted, false));
     refused(site.approve("h2"), Kind::Exists, "h2 (");
-    refused(site.approve("h3"), Kind::NotFound, "no host h3 asks to join the cluster; no host does");
+    refused(site.approve("h3"), Kind::NotFound, "no host h3 asks to join the cluster; nor does any other");
 }

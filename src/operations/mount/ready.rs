@@ -209,11 +209,7 @@ fn refuse_file(source: &Path) -> Result<()> {
         return Ok(());
     }
     let path = source.shown();
-    let message = match source
-        .ancestors()
-        .skip(1)
-        .find(|folder| folder::open_dir(folder).is_ok_and(|dir| scan::has_home(&dir)))
-    {
+    let message = match scan::folder_around(source) {
         Some(folder) => format!("{path} is a file; its VM folder is {}", folder.shown()),
         None => format!("{path} is a file, expected a VM folder or a datastore"),
     };
