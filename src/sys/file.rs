@@ -265,13 +265,12 @@ pub fn regular_at(path: &Path) -> io::Result<File> {
 
 /// Opens what a handle leads to, if that is a regular file.
 fn regular_of(handle: &File, flags: OFlags) -> io::Result<File> {
-    match FileType::from_raw_mode(rustix::fs::fstat(handle)?.st_mode) {
-        FileType::RegularFile => {
-            let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            Ok(rustix::fs::open(proc_entry(handle), flags, Mode::empty())?.into())
-        }
-        other => Err(io::Error::other(NotAFile(kind_of(other)))),
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(handle)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(io::Error::other(NotAFile(kind_of(kind))));
     }
+    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(proc_entry(handle), flags, Mode::empty())?.into())
 }
 
 /// What is not a regular file, for people.

@@ -256,12 +256,13 @@ fn open_list(dir: &File, home: Uuid, flags: OFlags) -> Result<File> {
     let name = file_name(home);
     regular_beneath(dir, Path::new(&name), flags).map_err(|error| {
         let error = Error::io("opening it", error);
-        match error.kind() {
-            Kind::NotFound => Error::new(Kind::Corrupt, format!("the VM's list of disks, {name}, is gone: {REMEDY}")),
-            Kind::Corrupt => {
-                Error::with_source(Kind::Corrupt, format!("the VM's list of disks, {name}: {REMEDY}"), error)
-            }
-            kind => Error::with_source(kind, format!("the VM's list of disks, {name}"), error),
+        let list = format!("the VM's list of disks, {name}");
+        if error.kind() == Kind::NotFound {
+            Error::new(Kind::Corrupt, format!("{list}, is gone: {REMEDY}"))
+        } else if error.kind() == Kind::Corrupt {
+            Error::with_source(Kind::Corrupt, format!("{list}: {REMEDY}"), error)
+        } else {
+            Error::with_source(error.kind(), list, error)
         }
     })
 }
