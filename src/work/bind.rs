@@ -1,5 +1,6 @@
 //! Disks bound to their VM: an older version made them without the name of their home, or they come from another VM.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -52,12 +53,13 @@ pub struct Adopted {
 /// run finishes. A disk that has no key in common with its home may be another VM's: it is to be adopted first.
 ///
 /// # Errors
-/// `Denied` for such a disk, before anything is changed; that of `go_on`, which is asked at each name; `Corrupt` for a disk of another VM; `NotFound` without a home; or those of
+/// `Denied` for such a disk and `Exists` for a copy of one, which no list could have, before anything is changed; that of `go_on`, which is asked at each name; `Corrupt` for a disk of another VM; `NotFound` without a home; or those of
 /// [`UnlockedComponent::open`].
 pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
     let mut found = place.components(go_on)?;
     found.retain(|component| !component.is_erased());
     scan::each_file_once(&mut found);
+    refuse_copies(&found)?;
     let keks = fetch_keks(place, &found);
     let mut home = UnlockedComponent::open(place, &Component::Home, &keks)?;
     let open = |component: &FoundComponent| UnlockedComponent::open(place, &component.component(), &keks);
@@ -85,6 +87,18 @@ pub fn upgrade(place: &dyn VmAccess, go_on: &GoOn<'_>) -> Result<Upgraded> {
     }
     let has_list = home.header().lists_disks;
     Ok(Upgraded { uuid, changed: is_new || !bound.is_empty(), bound, has_list, listed: None })
+}
+
+/// Refuses two files that are the same disk, as far as headers say that are not verified.
+fn refuse_copies(found: &[FoundComponent]) -> Result<()> {
+    let mut known: HashMap<Uuid, &FoundComponent> = HashMap::new();
+    for disk in found.iter().filter(|found| found.kind == ComponentKind::Disk) {
+        let Some(uuid) = disk.unverified().map(|header| header.claims().uuid) else { continue };
+        if let Some(twin) = known.insert(uuid, disk) {
+            return Err(copy_of(&disk.component(), &twin.component(), uuid));
+        }
+    }
+    Ok(())
 }
 
 /// Makes a disk that is another VM's, or nobody's, or that the VM has elsewhere, one that it has where it lies. Its keys stay.

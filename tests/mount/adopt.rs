@@ -90,3 +90,17 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     has_line(&String::from_utf8(lost.stdout).unwrap(), "new.raw", "comes to the list");
     host.refuses(&["adopt", "--dry-run", kept], 2, "--dry-run is for a VM folder");
 }
+
+#[test]
+fn an_upgrade_that_could_list_no_disks_binds_none() {
+    let host = Host::with_vm();
+    let (vm, disk, copy) = (host.path("web01"), host.path("web01/root.raw"), host.path("web01/twin.raw"));
+    host.make_old("web01/vmcryptfs.home");
+    host.make_old_disk("web01/root.raw");
+    fs::copy(disk, copy).unwrap();
+    let before = fs::read(disk).unwrap();
+    host.refuses(&["upgrade", vm], 9, "twin.raw is a copy of disk root.raw");
+    assert!(fs::read(disk).unwrap() == before && fs::read(copy).unwrap() == before, "a header was written");
+    fs::remove_file(copy).unwrap();
+    assert!(host.run(&["upgrade", vm]).contains("1 disk bound"));
+}
