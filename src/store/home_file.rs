@@ -31,7 +31,7 @@ use crate::format::home_file::{
 use crate::sector::{ceil, floor};
 use crate::storage::Storage;
 use crate::store::buffer::RequestBuffer;
-use crate::store::home_file::blocks::Change;
+use crate::store::home_file::blocks::{Change, Versions};
 use crate::store::home_file::keys::FileCipher;
 use crate::store::home_file::known_lengths::KnownLengths;
 use crate::store::home_file::unsynced::Unsynced;
@@ -248,24 +248,25 @@ impl<S: Storage> HomeFile<S> {
         Ok(self.cipher.id)
     }
 
-    /// Reads to the headroom of `buffer`, and returns how much there is.
-    fn read_once(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<usize> {
+    /// Reads to the headroom of `buffer`, and returns how much there is, and of which versions.
+    fn read_once(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<(usize, Versions)> {
         let end = range_end(plain_offset, len, MAX_PLAIN_LEN)?;
         let _guard = self.locks.shared(floor(plain_offset, BLOCK)..ceil(end, BLOCK));
         self.refuse_end_of_cut_off(end)?;
         let end = end.min(self.plain_len());
         if plain_offset >= end {
-            return Ok(0);
+            return Ok((0, Versions::Newest));
         }
         let blocks = plain_offset / BLOCK..block_end(end);
         let front = HEADROOM - index(plain_offset % BLOCK);
         let out = &mut buffer[front..][..index((blocks.end - blocks.start) * BLOCK)];
-        if self.has_header() {
-            self.read_blocks(blocks, out)?;
+        let versions = if self.has_header() {
+            self.read_blocks(blocks, out)?
         } else {
             out.fill(0);
-        }
-        Ok(index(end - plain_offset))
+            Versions::Newest
+        };
+        Ok((index(end - plain_offset), versions))
     }
 
     /// Writes a range that is locked, in a file whose backing file is long enough.
@@ -327,7 +328,7 @@ impl<S: Storage> HomeFile<S> {
         let mut plain = [0; BLOCK_LEN];
         match self.read_blocks(block..block + 1, &mut plain) {
             Err(error) if error.kind() == Kind::Corrupt => return Ok(()), // it shows nothing, however long the file is
-            other => other?,
+            read => _ = read?,
         }
         if plain[kept..].iter().all(|&byte| byte == 0) {
             return Ok(());

@@ -25,6 +25,15 @@ use crate::store::plain_file::PlainFile;
 /// What a change goes by: the gate of syncs, which blocks are pending, and what the file holds of those that it is of.
 type Ready<'a> = (RwLockReadGuard<'a, ()>, Blocks, Piece);
 
+/// Which versions of blocks were read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Versions {
+    /// The newest of each.
+    Newest,
+    /// Of at least one an older one, or none: the newest did not open.
+    SomeOlder,
+}
+
 /// A request to write: where, what, and how long the file was before.
 #[derive(Clone, Copy)]
 pub(super) struct Change<'a> {
@@ -84,18 +93,22 @@ impl<S: Storage> HomeFile<S> {
     }
 
     /// Plaintext of whole blocks.
-    pub(super) fn read_blocks(&self, blocks: Range<u64>, out: &mut [u8]) -> Result<()> {
+    pub(super) fn read_blocks(&self, blocks: Range<u64>, out: &mut [u8]) -> Result<Versions> {
         let mut opener = self.cipher.blocks.opener();
         let mut rest = out;
+        let mut versions = Versions::Newest;
         for blocks in groups(blocks) {
             let (out, after) = rest.split_at_mut(index((blocks.end - blocks.start) * BLOCK));
             rest = after;
-            self.read_piece(&mut opener, &self.read_pairs(blocks)?, out)?;
+            if self.read_piece(&mut opener, &self.read_pairs(blocks)?, out)? == Versions::SomeOlder {
+                versions = Versions::SomeOlder;
+            }
         }
-        Ok(())
+        Ok(versions)
     }
 
-    fn read_piece(&self, opener: &mut Opener<'_>, piece: &Piece, out: &mut [u8]) -> Result<()> {
+    fn read_piece(&self, opener: &mut Opener<'_>, piece: &Piece, out: &mut [u8]) -> Result<Versions> {
+        let mut versions = Versions::Newest;
         for (run, place) in piece.runs(|number| piece.pairs[number].newest().map(|(place, _)| place)) {
             let out = &mut out[run.start * BLOCK_LEN..run.end * BLOCK_LEN];
             let Some(place) = place else {
@@ -117,12 +130,12 @@ impl<S: Storage> HomeFile<S> {
                     Some(entry) => self.cipher.open(opener, block, &entry, data)?,
                     None => false,
                 };
-                if !opened {
-                    self.read_block(opener, block, pair, data)?;
+                if !opened && self.read_block(opener, block, pair, data)? != Some(place) {
+                    versions = Versions::SomeOlder;
                 }
             }
         }
-        Ok(())
+        Ok(versions)
     }
 
     /// Plaintext of one block, from the newest of its versions that is whole; tells where that lies.

@@ -1,5 +1,6 @@
 //! A home file that other mounts or hosts may have written: what is known of it is read again.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::home_file::{self, HEADER_LEN, Known, MAX_PLAIN_LEN};
 use crate::storage::Storage;
 use crate::storage::claims::{LOCAL_PAUSE, retry_while};
+use crate::store::home_file::blocks::Versions;
 use crate::store::home_file::{HomeFile, has_content};
 use crate::store::plain_file::PlainFile;
 
@@ -64,26 +66,42 @@ impl<S: Storage> HomeFile<S> {
         self.reread()
     }
 
-    /// Reads what others may write. What is not authentic then is damage only if it stays so.
+    /// Reads what others may write. What is not authentic then is damage only if it stays so, and what a block was before only if its
+    /// newest version never opens: the writer may have been met while it overwrote that.
     pub(super) fn read_following(&self, plain_offset: u64, len: usize, buffer: &mut [u8]) -> Result<usize> {
         if !self.follows() {
-            return self.read_once(plain_offset, len, buffer);
+            return self.read_once(plain_offset, len, buffer).map(|(read, _)| read);
         }
         self.follow_len()?;
-        let first = self.read_once(plain_offset, len, buffer);
-        if !is_corrupt(&first) {
-            return first;
+        let mut is_first = true;
+        let read = || {
+            if !std::mem::take(&mut is_first) {
+                self.reread().map_err(Doubtful::Failed)?;
+            }
+            match self.read_once(plain_offset, len, buffer) {
+                Ok((read, Versions::Newest)) => Ok(read),
+                Ok((read, Versions::SomeOlder)) => Err(Doubtful::Older(read)),
+                Err(error) => Err(Doubtful::Failed(error)),
+            }
+        };
+        // A writer that is gone afterwards may have been there before.
+        let was_claimed = Cell::new(true);
+        let passes = |found: &Doubtful| {
+            let may_settle = !matches!(found, Doubtful::Failed(error) if error.kind() != Kind::Corrupt);
+            may_settle && (was_claimed.replace(self.storage.is_claimed_elsewhere()) || was_claimed.get())
+        };
+        match retry_while((SETTLES_WITHIN, LOCAL_PAUSE), passes, read) {
+            Ok(read) | Err(Doubtful::Older(read)) => Ok(read),
+            Err(Doubtful::Failed(error)) => Err(error),
         }
-        let passes = |error: &Error| error.kind() == Kind::Corrupt && self.storage.is_claimed_elsewhere();
-        retry_while((SETTLES_WITHIN, LOCAL_PAUSE), passes, || {
-            self.reread()?;
-            self.read_once(plain_offset, len, buffer)
-        })
     }
 }
 
-fn is_corrupt<T>(result: &Result<T>) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == Kind::Corrupt)
+/// What a reader may have met half written.
+enum Doubtful {
+    Failed(Error),
+    /// So many bytes, but of what some block was before.
+    Older(usize),
 }
 
 /// The error of a file that others have made another one.
