@@ -462,3 +462,6 @@ impl Keyring {
         self.notices.lock().clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

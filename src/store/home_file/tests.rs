@@ -334,6 +334,37 @@ fn holes_that_are_made_side_by_side_are_holes() {
     assert_same(&contents(&open(MemoryStorage::new(file.storage.image()), &keys)), &seen, &"reopening");
 }
 
+/// A change that waited for its range looks again whether that is still the one that it needs.
+#[test]
+fn a_change_that_waited_while_the_file_was_cut_locks_all_past_the_new_end() {
+    let keys = keys();
+    let file = new_file(&keys);
+    file.write_at(0, &pattern(10 * BLOCK_LEN, 1), &mut request_buffer()).unwrap();
+    let is_free =
+        |blocks: std::ops::Range<u64>| file.locks.try_exclusive(blocks.start * BLOCK..blocks.end * BLOCK).is_some();
+    let (locked, on_locked) = std::sync::mpsc::channel();
+    let (done, on_done) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let cut = file.locks.exclusive(7 * BLOCK..8 * BLOCK);
+        let file = &file;
+        scope.spawn(move || {
+            let guard = file.lock_for_change(7 * BLOCK, 9 * BLOCK);
+            locked.send(()).unwrap();
+            let _ = on_done.recv();
+            drop(guard);
+        });
+        while is_free(8..9) {
+            std::thread::yield_now(); // it does not wait yet
+        }
+        assert!(is_free(3..4) && is_free(9..10));
+        file.plain_len.store(2 * BLOCK, Ordering::Release);
+        drop(cut);
+        on_locked.recv().unwrap();
+        assert!(is_free(0..2) && !is_free(3..4) && !is_free(9..10));
+        drop(done);
+    });
+}
+
 #[test]
 fn requests_take_effect_one_after_the_other() {
     let file = new_file(&keys());

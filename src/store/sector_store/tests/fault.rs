@@ -141,3 +141,25 @@ fn a_creation_that_fails_can_be_repeated() {
         assert_eq!(open(storage, &keys).plain_len(), 0);
     }
 }
+
+/// A file that became shorter while its end was looked at is damage: what cannot be read is not zeros.
+#[test]
+fn a_mark_of_the_length_that_is_cut_off_is_damage() {
+    let keys = keys(SectorSize::DEFAULT);
+    let (base, _) = prepared(&keys, &[Op::Write(0, 1000, 1)]);
+    let mut said = Vec::new();
+    for calls in 0..20 {
+        let storage = FaultStorage::with(MemoryStorage::new(base.clone()), Fault::ShortRead);
+        let disk = unlock(storage, &keys.dek).unwrap();
+        disk.storage.fail_after(calls);
+        let prepared = disk.prepare_writes();
+        if !disk.storage.disarm() {
+            prepared.unwrap();
+            break;
+        }
+        let error = prepared.unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "after {calls} reads");
+        said.push(error.to_string());
+    }
+    assert!(said.contains(&"the mark of the disk's length has 4 bytes of 8".to_owned()), "{said:?}");
+}
