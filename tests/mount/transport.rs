@@ -66,6 +66,20 @@ pub(crate) fn wait_for_the_end_of(pid: i64) {
     }
 }
 
+/// The kernel tells a mount of a close after the program that closed has continued. `beneath` is on the backing side.
+pub(crate) fn wait_for_the_close_of(beneath: &Path, pid: i64) {
+    let began = Instant::now();
+    let beneath = fs::canonicalize(beneath).unwrap();
+    let is_open = || {
+        let mut links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(Result::ok);
+        links.any(|link| fs::read_link(link.path()).is_ok_and(|to| to == beneath))
+    };
+    while is_open() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{} stays open", beneath.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn the_transport_is_told_and_one_that_the_kernel_lacks_is_refused() {
     let host = Host::with_vm();

@@ -3,12 +3,12 @@
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
 use crate::host::Host;
+use crate::transport::wait_for_the_close_of;
 
 fn long_ago() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_000_000_000)
@@ -22,9 +22,6 @@ fn reset(path: &Path) {
 fn has_moved(beneath: &Path) -> bool {
     fs::metadata(beneath).unwrap().atime() != 1_000_000_000
 }
-
-/// The kernel tells a mount of a close after the program that closed has continued.
-const CLOSED_BY_THEN: Duration = Duration::from_millis(500);
 
 #[test]
 fn they_move_only_with_reads_and_not_where_a_program_says_so() {
@@ -53,7 +50,7 @@ fn they_move_only_with_reads_and_not_where_a_program_says_so() {
         File::options().write(true).open(&path).unwrap().write_all_at(b"written", 100).unwrap();
         fs::set_permissions(&path, fs::metadata(&path).unwrap().permissions()).unwrap();
         assert!(!has_moved(&beneath(name)), "{name}: nothing was read");
-        thread::sleep(CLOSED_BY_THEN);
+        wait_for_the_close_of(&beneath(name), mount.pid());
         let quiet = File::options().read(true).custom_flags(OFlags::NOATIME.bits().cast_signed()).open(&path).unwrap();
         quiet.read_exact_at(&mut [0; 5000], 0).unwrap();
         drop(quiet);

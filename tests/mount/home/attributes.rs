@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::host::Host;
 use crate::not_run::not_run;
+use crate::transport::wait_for_the_close_of;
 
 pub(super) fn xattr(path: &Path, name: &str) -> std::io::Result<Vec<u8>> {
     let mut value = vec![0; 65_536];
@@ -103,10 +104,8 @@ fn times_that_a_program_sets_stay_through_syncs_and_closes() {
         assert_eq!(file.metadata().unwrap().modified().unwrap(), then, "round {round}: a sync is no change");
         drop(file);
         let beneath = host.path("web01/timed");
-        for _ in 0..5 {
-            std::thread::sleep(Duration::from_millis(10)); // a last close arrives by itself
-            assert_eq!(fs::metadata(beneath).unwrap().modified().unwrap(), then, "round {round}: nor is a close");
-        }
+        wait_for_the_close_of(beneath.as_ref(), mount.pid());
+        assert_eq!(fs::metadata(beneath).unwrap().modified().unwrap(), then, "round {round}: nor is a close");
     }
     mount.unmount();
     assert_eq!(fs::metadata(host.path("web01/timed")).unwrap().modified().unwrap(), then + Duration::from_secs(2));

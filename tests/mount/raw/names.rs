@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::thread;
-use std::time::Duration;
+use std::path::Path;
 
 use crate::host::Host;
+use crate::transport::wait_for_the_close_of;
 
 fn descriptor(settings: &str, extent: &[u8]) -> Vec<u8> {
     let head =
@@ -44,8 +44,14 @@ fn extents_are_found_by_encoding_bytes_case_and_unicode_form() {
 
     let settings = b".encoding = \"cp437\"\nannotation = \"\x84\"\nscsi0:0.present = \"TRUE\"\nscsi0:0.fileName = \"Cyrillic.vmdk\"\n";
     fs::write(mount.path("web01.vmx"), settings).unwrap();
-    // The kernel tells the mount of the close after the program that closed has continued, and `info` reads no file that is written.
-    thread::sleep(Duration::from_millis(500));
+    // `info` reads no file that is written.
+    for (disk, _, _, called) in disks {
+        let flat = Path::new(host.path("web01")).join(OsStr::from_bytes(called));
+        for beneath in [&Path::new(host.path("web01")).join(disk).with_extension("vmdk"), &flat] {
+            wait_for_the_close_of(beneath, mount.pid());
+        }
+    }
+    wait_for_the_close_of(host.path("web01/web01.vmx").as_ref(), mount.pid());
     let info: serde_json::Value = serde_json::from_str(&host.run(&["info", host.path("web01"), "--json"])).unwrap();
     let vmdks = info[0]["vmdks"].as_array().unwrap_or_else(|| panic!("{info}"));
     assert_eq!(vmdks.len(), disks.len());
