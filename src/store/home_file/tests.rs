@@ -5,6 +5,7 @@ mod forgery;
 mod killed;
 mod killed_then_crash;
 mod known_lengths;
+mod reread;
 
 use proptest::prelude::*;
 
@@ -332,6 +333,19 @@ fn holes_that_are_made_side_by_side_are_holes() {
     });
     let seen = contents(&file);
     assert_same(&contents(&open(MemoryStorage::new(file.storage.image()), &keys)), &seen, &"reopening");
+}
+
+/// Also where the file ends inside a block.
+#[test]
+fn a_hole_to_the_end_of_a_file_keeps_no_block() {
+    for len in [BLOCK + 900, 2 * BLOCK] {
+        let file = new_file(&keys());
+        let mut buffer = request_buffer();
+        file.write_at(0, &pattern(index(len), 1), &mut buffer).unwrap();
+        file.punch(0, len, &mut buffer).unwrap();
+        assert_eq!((file.plain_len(), file.seek_data(0).unwrap()), (len, None), "{len} bytes");
+        assert_same(&contents(&file), &vec![0; index(len)], &"a hole");
+    }
 }
 
 /// A change that waited for its range looks again whether that is still the one that it needs.

@@ -153,3 +153,47 @@ fn a_kek_that_is_kept_is_that_of_its_home_alone() {
     let slots = crate::format::header::Slots::from(slot);
     assert!(ring.keyring.kept_kek(&Header { slots, ..home }).is_none());
 }
+
+/// Anyone can write key ids into headers, and homes of VMs that are not here: keys that have opened something go first.
+#[test]
+fn keys_that_opened_something_are_asked_for_first_then_those_of_homes() {
+    let ring = Ring::new();
+    let other = ring.ds.make_vm("other").slots.first_key().clone();
+    let [own, disk] = [&ring.home, &ring.disk].map(|header| header.claims().slots.first_key().clone());
+    let other_home = folder::read_home(&File::open(ring.ds.path("other")).unwrap()).unwrap().unwrap().header;
+    let order = || ring.keyring.in_order([&ring.disk, &other_home, &ring.home].into_iter());
+    assert_eq!(order(), [other.clone(), own.clone(), disk.clone()], "homes before disks");
+    ring.keyring.unlock_all(std::iter::once(&ring.disk));
+    assert_eq!(order(), [disk, other, own], "it opened something");
+}
+
+#[test]
+fn a_keyring_of_a_mount_says_what_has_to_be_asked_and_asks_nothing() {
+    let ring = Ring::new();
+    ring.unlock_all();
+    let home = ring.home();
+    let config = "default = \"local\"\n[provider.local]\nkind = \"managed\"\n";
+    crate::vm::datastore::write_config(&ring.ds.config(), config);
+    let mount = Keyring::of_mount(ring.ds.providers());
+    let dek = mount.dek(&ring.home).err().unwrap();
+    assert!(
+        matches!(PendingFetch::of(&dek), Some(PendingFetch::Unlock(header)) if header.digest() == ring.home.digest())
+    );
+    let kek = mount.kek(&home).err().unwrap();
+    assert!(matches!(PendingFetch::of(&kek), Some(PendingFetch::Wrap(of)) if of.uuid == home.uuid));
+    assert!(mount.state(&ring.home).is_none(), "nothing is known of it yet");
+}
+
+#[test]
+fn the_latest_notices_are_kept() {
+    let ring = Ring::new();
+    let notice = |number: usize| Notice {
+        time: crate::timestamp::Timestamp::from_secs(1),
+        provider: ProviderName::new("corp").unwrap(),
+        text: number.to_string(),
+    };
+    ring.keyring.notices.lock().extend((0..MAX_NOTICES + 3).map(notice));
+    let _ = ring.keyring.new_notices();
+    let texts: Vec<String> = ring.keyring.notices().into_iter().map(|notice| notice.text).collect();
+    assert_eq!((texts.len(), texts[0].as_str()), (MAX_NOTICES, "3"));
+}

@@ -88,6 +88,22 @@ fn a_file_is_known_to_be_filled_up_to_its_first_hole() {
     }
 }
 
+/// What is remembered of ranges beyond the first hole is bounded: one more than that is forgotten.
+#[test]
+fn of_many_ranges_beyond_the_first_hole_some_are_remembered() {
+    let keys = keys();
+    let mut buffer = request_buffer();
+    for (ranges, expected) in [(16, 33), (17, 34), (20, 34)] {
+        let file = new_file(&keys);
+        let mut write = |block: u64| file.write_at(block * BLOCK, &[1; BLOCK_LEN], &mut buffer).unwrap();
+        (1..=ranges).for_each(|number| write(2 * number));
+        write(0);
+        (1..=ranges).for_each(|number| write(2 * number - 1));
+        file.sync().unwrap();
+        assert_eq!(known(&file.storage.image(), &keys).filled, Some(expected * BLOCK), "{ranges} ranges");
+    }
+}
+
 /// The version before there was a known length is read and written as it always was.
 #[test]
 fn a_file_of_the_first_version_stays_one() {
