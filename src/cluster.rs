@@ -13,6 +13,7 @@ mod exchange;
 pub mod host;
 pub mod join;
 pub mod kept;
+pub mod kept_keks;
 pub mod push;
 mod removal;
 mod resume;

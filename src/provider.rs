@@ -21,6 +21,7 @@ pub mod shared_memories;
 pub mod timed;
 pub mod tls_files;
 mod tpm;
+pub mod tpm_key;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -13,6 +13,7 @@ from . import (
     header,
     home_file,
     hpke,
+    kept,
     manifest,
     members,
     members_cases,
@@ -227,7 +228,8 @@ def read_cluster(vector: VectorFile) -> None:
     """A file of cluster/."""
     what = vector.get("what")
     {"document": read_document, "envelope": read_envelope, "join": read_join, "ack": read_ack, "token": read_token,
-     "admin-key": read_admin_key, "identity": read_identity, "want": read_want, "kek": read_kek}[what](vector)
+     "admin-key": read_admin_key, "identity": read_identity, "want": read_want, "kek": read_kek,
+     "kept": read_kept}[what](vector)
 
 
 def read_document(vector: VectorFile) -> None:
@@ -289,6 +291,15 @@ def read_kek(vector: VectorFile) -> None:
     outcome, found = push.decode_kek(vector.bodies[0], {UUID(keeper).bytes: bytes.fromhex(sign_key)}, private)
     want = vector.bytes("kek") if outcome in (1, 2) else vector.get("refused").encode()
     same((outcome, found), (vector.int("outcome"), want), "outcome")
+
+
+def read_kept(vector: VectorFile) -> None:
+    """KEKs that a host keeps."""
+    cluster_uuid, host, sealed_key, keks = kept.decode(vector.bodies[0], vector.bytes("key"))
+    same((cluster_uuid, host), (UUID(vector.get("cluster")).bytes, UUID(vector.get("host")).bytes), "place")
+    same(sealed_key, vector.bytes("sealed_key"), "sealed key")
+    rows = [f"{UUID(bytes=one.provider)} {one.name} {one.flag} {one.begun} {one.kek.hex()} {one.key_id}" for one in keks]
+    same(rows, vector.all("kept"), "KEKs")
 
 
 def read_token(vector: VectorFile) -> None:

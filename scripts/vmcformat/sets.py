@@ -13,6 +13,7 @@ from . import (
     header_good,
     home_cases,
     journal_cases,
+    kept_cases,
     key_cases,
     manifest_cases,
     members_cases,
@@ -39,7 +40,7 @@ SETS: dict[str, tuple[Maker, Reader]] = {
     "manifest": (manifest_cases.vectors, checks.read_manifest),
     "saved": (saved_cases.vectors, checks.read_saved),
     "erasure": (erasure_cases.vectors, checks.read_erasure),
-    "cluster": (lambda: {**cluster_cases.vectors(), **push_cases.vectors()}, checks.read_cluster),
+    "cluster": (lambda: {**cluster_cases.vectors(), **push_cases.vectors(), **kept_cases.vectors()}, checks.read_cluster),
     "dump": (dump_cases.vectors, checks.read_dump),
     "native": (native_cases.vectors, checks.read_native),
 }

@@ -26,6 +26,10 @@ mod pykmip;
 #[allow(dead_code, reason = "the tests of key servers use all of it")]
 mod site;
 
+#[path = "../../tests/testkit/tpm.rs"]
+#[allow(dead_code, reason = "the tests of mounts use all of it")]
+mod tpm;
+
 /// As the tests of key servers name it.
 mod testkit {
     pub(crate) use crate::datastore;

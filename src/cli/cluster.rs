@@ -180,12 +180,19 @@ struct PushArgs {
     /// Key server: how long hosts use a key without another word of a keeper, as in 90s, 30m, 24h or 7d [default: 72h]
     #[arg(long, value_name = "TIME", value_parser = life)]
     life: Option<Duration>,
+    /// Key server: hosts keep keys over a restart, for as long as --life says, sealed by their TPMs; one without a TPM keeps none
+    #[arg(long, conflicts_with = "no_persist")]
+    persist: bool,
+    /// Key server: hosts have keys in memory only, as at first; what they kept is wiped
+    #[arg(long)]
+    no_persist: bool,
 }
 
 impl PushArgs {
     fn options(&self) -> PushOptions {
-        let Self { keepers, no_keepers, life } = self;
-        PushOptions { keepers: keepers.clone(), no_keepers: no_keepers.clone(), life: *life }
+        let Self { keepers, no_keepers, life, persist, no_persist } = self;
+        let persists = (*persist || *no_persist).then_some(*persist);
+        PushOptions { keepers: keepers.clone(), no_keepers: no_keepers.clone(), life: *life, persists }
     }
 }
 
@@ -388,12 +395,13 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
     }
     for pushed in &status.pushed {
         println!(
-            "shares {} ({}, {}), whose keys are pushed by {} and used for {} s without them",
+            "shares {} ({}, {}), whose keys are pushed by {} and used for {} s without them{}",
             pushed.name,
             pushed.kind,
             pushed.places.join(", "),
             if pushed.keepers.is_empty() { "nobody".into() } else { pushed.keepers.join(", ") },
-            pushed.life
+            pushed.life,
+            if pushed.persists { ", also after a restart by hosts whose TPM seals them" } else { "" }
         );
     }
     println!();

@@ -13,6 +13,7 @@ use super::Session;
 use super::board::Key;
 use super::host::Said;
 use super::kept::KeptEnvelopes;
+use super::kept_keks::KeptKeksFile;
 use super::push::PushRole;
 use crate::crypto::derive::sha256;
 use crate::error::{Context, Error, Kind, Result};
@@ -139,8 +140,11 @@ impl SharedKeys for KeyFiles<'_> {
         Ok(shared_key::wipe(self.config, shared, generation)? || was_kept)
     }
 
-    /// Without an agent a host seals no KEKs, and gets none.
-    fn act_on_pushed(&self, _: &Document, _: &PushedProvider, _: PushRole) -> Result<bool> {
+    /// Without an agent a host seals no KEKs, and gets none. It wipes those that an agent kept.
+    fn act_on_pushed(&self, _: &Document, _: &PushedProvider, role: PushRole) -> Result<bool> {
+        if role == PushRole::Removed {
+            KeptKeksFile::of(self.config).wipe()?;
+        }
         Ok(false)
     }
 }

@@ -26,12 +26,14 @@ pub struct PushOptions {
     pub no_keepers: Vec<String>,
     /// For how long hosts use a KEK without another word of a keeper.
     pub life: Option<Duration>,
+    /// Whether hosts may keep KEKs over a restart, sealed by their TPMs.
+    pub persists: Option<bool>,
 }
 
 impl PushOptions {
     /// Whether anything is said.
     pub fn is_default(&self) -> bool {
-        self.keepers.is_empty() && self.no_keepers.is_empty() && self.life.is_none()
+        self.keepers.is_empty() && self.no_keepers.is_empty() && self.life.is_none() && self.persists.is_none()
     }
 }
 
@@ -103,6 +105,7 @@ impl Session {
             (Some(former), own) => PushedProvider {
                 places: own.map_or(former.places, |own| own.places),
                 life: options.life.unwrap_or(former.life),
+                persists: options.persists.unwrap_or(former.persists),
                 keepers: keepers.into_iter().collect(),
                 ..former
             },
@@ -112,7 +115,7 @@ impl Session {
                 uuid: random::uuid()?,
                 since: 0,
                 life: options.life.unwrap_or(DEFAULT_LIFE),
-                persists: false,
+                persists: options.persists.unwrap_or(false),
                 keepers: keepers.into_iter().collect(),
                 places: own.places,
             },

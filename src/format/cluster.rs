@@ -5,6 +5,7 @@
 //! the methods that take a key.
 
 mod document;
+mod kept;
 mod provider;
 mod push;
 mod pushed;
@@ -17,6 +18,7 @@ use std::ops::RangeInclusive;
 use uuid::Uuid;
 
 pub use document::{Document, Member, MemberState, Removal, UnverifiedDocument};
+pub use kept::{KeptKek, KeptKeks, MAX_KEPT, MAX_KEPT_LEN};
 pub use provider::{Generation, SharedProvider};
 pub use push::{Given, MAX_WISHES, Parcel, Reference, Refusal, SealedKek, Want, Wish};
 pub use pushed::{MAX_LIFE, PushedProvider};

@@ -250,7 +250,7 @@ impl Operation for ShareProvider<'_> {
             return Err(Error::new(
                 Kind::Invalid,
                 format!(
-                    "provider {} has a primary key, which all hosts get: --keeper, --no-keeper and --life are for key servers",
+                    "provider {} has a primary key, which all hosts get: --keeper, --no-keeper, --life and --persist are for key servers",
                     self.provider
                 ),
             ));

@@ -194,6 +194,12 @@ pub struct AgentSettings {
     /// For how long it keeps the keys of its cluster while it does not reach the board; for ever if there is none. At least a second.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "span", serialize_with = "span_text")]
     pub max_offline: Option<Duration>,
+    /// The TPM that seals pushed keys which may be kept, absolute; the usual device if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "private_file::absolute")]
+    pub tpm: Option<PathBuf>,
+    /// Numbers of the PCRs that must have the values of then when it gives them back, with commas between; none if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tpm_pcrs: Option<String>,
 }
 
 fn span<'d, D: Deserializer<'d>>(deserializer: D) -> std::result::Result<Option<Duration>, D::Error> {

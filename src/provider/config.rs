@@ -22,6 +22,8 @@
 //!
 //! [agent]                          # of this host, if it has one; see `agent`; optional
 //! socket = "/run/vmcryptfs/agent.sock"
+//! tpm = "/dev/tpmrm0"              # what pushed keys are sealed by that may be kept over a restart
+//! tpm-pcrs = "7"                   # PCRs that must not have changed then; none if nothing is said
 //!
 //! [board]                          # files of TLS with the cluster's etcd, if it has one
 //! ca = "etcd/ca.pem"               # relative to the folder of this file, or absolute

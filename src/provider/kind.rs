@@ -326,7 +326,10 @@ impl Configured<'_> {
     /// Those of [`KekShare::load`], or of [`SealedShare::load`] and [`SealedShare::unseal`].
     pub fn kek_share(&self) -> Result<Option<KekShare>> {
         if self.settings.uses_tpm() {
-            return SealedShare::load(&self.sealed_share())?.unseal(&self.settings.tpm_of(self.config)).map(Some);
+            let unsealed = SealedShare::load(&self.sealed_share())?.unseal(&self.settings.tpm_of(self.config));
+            return unsealed.map(Some).context(|| {
+                "unsealing the kek-share; for another TPM or other PCRs, `vmcryptfs provider seal` seals a copy of it again".into()
+            });
         }
         self.settings.kek_share_file(self.config).map(|path| KekShare::load(&path)).transpose()
     }

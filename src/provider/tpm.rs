@@ -159,11 +159,8 @@ impl Tpm {
         if root.point == object.root {
             return Ok(root);
         }
-        let another = Error::new(
-            Kind::KeyUnavailable,
-            "the share was sealed to another TPM, or to this one before it was cleared: `vmcryptfs provider seal` seals a copy \
-             of the share to this one",
-        );
+        let another =
+            Error::new(Kind::KeyUnavailable, "it was sealed to another TPM, or to this one before it was cleared");
         self.release(&root, Err(another))
     }
 

@@ -1,5 +1,6 @@
 //! Files under tests/vectors/cluster: what hosts of a cluster share.
 
+mod kept;
 mod push;
 
 use data_encoding::HEXLOWER;
@@ -54,7 +55,7 @@ fn host_text(host: &HostIdentity) -> String {
 
 #[test]
 fn records_of_a_cluster() {
-    for vector in vectors("cluster", 99) {
+    for vector in vectors("cluster", 117) {
         match vector.get("what") {
             "document" => document(&vector),
             "envelope" => envelope(&vector),
@@ -65,6 +66,7 @@ fn records_of_a_cluster() {
             "identity" => identity(&vector),
             "want" => push::want(&vector),
             "kek" => push::kek(&vector),
+            "kept" => kept::kept(&vector),
             what => panic!("{}: {what}", vector.name),
         }
     }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use vmcryptfs::crypto::{derive, random};
 use vmcryptfs::dump::stream::DumpReader;
 use vmcryptfs::format::cluster::{
-    Ack, Envelope, HostIdentity, Name, Parcel, Token, UnverifiedDocument, UnverifiedRequest, Want,
+    Ack, Envelope, HostIdentity, KeptKeks, Name, Parcel, Token, UnverifiedDocument, UnverifiedRequest, Want,
 };
 use vmcryptfs::format::dump::{DumpHeader, DumpKeyFile};
 use vmcryptfs::format::header::UnverifiedHeader;
@@ -245,6 +245,10 @@ fn records_of_clusters() {
             let _ = UnverifiedRequest::decode(input).map(|request| request.is_by(&[7; 32]));
             assert!(Ack::decode(input, HOME, &host).is_err(), "an acknowledgement that the host did not sign");
             assert!(Want::decode(input, HOME, &provider, &host).is_err(), "a want that the host did not sign");
+            if let Ok(kept) = KeptKeks::decode(input) {
+                assert!(kept.encode().unwrap() == input, "decode, then encode, is not identical");
+                assert!(kept.open(&[7; 32]).is_err(), "KEKs that the key did not seal");
+            }
             assert!(Parcel::decode(input, |_| Some(&host)).is_err(), "a KEK that the keeper did not sign");
             let _ = std::str::from_utf8(input).map(Token::parse);
         },

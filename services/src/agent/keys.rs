@@ -129,7 +129,7 @@ impl Keys {
 
     /// Forgets all keys, as the board was not reached for this time. Returns whether there were any.
     pub(super) fn forget_offline(&self, age: Duration) -> bool {
-        let has_pushed = self.pushed.counts().values().any(|&keks| keks > 0);
+        let has_pushed = self.pushed.counts().values().any(|&keks| keks > 0) || self.pushed.may_have_kept();
         if self.held.read().is_empty() && self.kept.lock().is_empty() && !has_pushed {
             return false;
         }
@@ -145,8 +145,10 @@ impl Keys {
         tell_forgotten(&gone, why);
         let pushed = self.pushed.forget(why);
         self.forgotten.lock().extend(gone.into_keys().chain(pushed));
+        let wiped = self.pushed.wipe_kept();
         self.store(Vec::clear)?;
-        KeptEnvelopes::of(&self.config).wipe_damaged()
+        KeptEnvelopes::of(&self.config).wipe_damaged()?;
+        wiped
     }
 
     /// Providers whose keys were forgotten, and did not come again. One that this host has a way of its own to is none of them any longer.
@@ -383,11 +385,12 @@ impl SharedKeys for Keys {
                 Ok(false)
             }
             PushRole::Receiver | PushRole::Keeper => {
-                self.pushed.wipe(name, "this host has the credentials of its key server");
+                self.pushed.wipe(name, "this host has the credentials of its key server")?;
                 if role == PushRole::Keeper { keeper::is_ready(&self.config, name) } else { Ok(false) }
             }
             PushRole::Removed => {
-                self.pushed.wipe(name, "this host was removed from the cluster");
+                self.pushed.wipe(name, "this host was removed from the cluster")?;
+                self.pushed.wipe_kept()?;
                 Ok(false)
             }
         }

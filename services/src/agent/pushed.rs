@@ -1,7 +1,9 @@
-//! KEKs that keepers of the cluster push to this host, in locked memory. What is not here is asked of them.
+//! KEKs that keepers of the cluster push to this host, in locked memory, and kept over a restart where that is allowed. What is not here is
+//! asked of them.
 
 mod ask;
 mod held;
+mod keep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use vmcryptfs::cluster::push::{PushRole, keepers};
 use vmcryptfs::crypto::wrap::LocalKek;
 use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
-use vmcryptfs::format::cluster::{Document, MAX_WISHES, PushedProvider, Reference, Wish};
+use vmcryptfs::format::cluster::{Document, KeptKeks, MAX_WISHES, PushedProvider, Reference, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::agent::{Fault, Purpose};
 use vmcryptfs::provider::{Failure, Trouble};
@@ -23,6 +25,7 @@ use vmcryptfs::sys::SecretBytes;
 use super::boards::Boards;
 use super::endless;
 use held::{Held, Outcome, Refused, Wished};
+use keep::Keeping;
 
 /// How long a program waits in one request. It asks again then.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -52,6 +55,7 @@ pub(super) struct Pushed {
     state: Mutex<State>,
     /// Something was wished for, or has come.
     changed: Condvar,
+    keeping: Keeping,
 }
 
 #[derive(Default)]
@@ -61,22 +65,26 @@ struct State {
     keks: HashMap<KeyId, Held>,
     wishes: BTreeMap<Reference, Wished>,
     refused: HashMap<KeyId, Refused>,
+    /// What an earlier agent kept, until the TPM has given it back.
+    pending: Option<KeptKeks>,
     /// Why the board cannot be asked.
     trouble: Option<String>,
 }
 
 impl Pushed {
-    /// Those of a host with this configuration: none yet. The providers are those of the last document that it has seen.
+    /// Those of a host with this configuration: none yet, as what was kept is still sealed. The providers are those of the last document that it has seen.
     ///
     /// # Errors
     /// Those of the host's files.
     pub(super) fn load(config: &Path) -> Result<Self> {
-        let pushed = Self { config: config.to_path_buf(), state: Mutex::default(), changed: Condvar::new() };
+        let (state, changed, keeping) = (Mutex::default(), Condvar::new(), Keeping::of(config));
+        let pushed = Self { config: config.to_path_buf(), state, changed, keeping };
         let files = HostFiles::of(config);
         let Some(membership) = files.membership()? else { return Ok(pushed) };
         if let Some(document) = files.document(&membership)? {
             let host = files.identity()?.uuid;
             let mut state = pushed.state.lock();
+            state.pending = pushed.keeping.load(membership.cluster, host)?;
             for provider in &document.pushed {
                 if PushRole::of(&document, provider, host) == Some(PushRole::Receiver) {
                     state.receive(&document, provider);
@@ -86,11 +94,13 @@ impl Pushed {
         Ok(pushed)
     }
 
-    /// Asks keepers for as long as the process lives, on a thread of its own.
+    /// Asks keepers for as long as the process lives, on a thread of its own. Another one keeps what may be kept.
     ///
     /// # Errors
     /// `Io`.
     pub(super) fn begin(self: &Arc<Self>, boards: Arc<Boards>) -> Result<()> {
+        let keeping = Arc::clone(self);
+        endless::begin("kept", "keeping pushed keys", move || keeping.keep())?;
         let (pushed, mut asker) = (Arc::clone(self), ask::Asker::new(boards));
         endless::begin("pushed", "asking keepers", move || asker.turn(&pushed))
     }
@@ -107,10 +117,12 @@ impl Pushed {
         state.providers.keys().map(|name| (name.to_string(), count(name))).collect()
     }
 
-    /// Why keepers cannot be asked.
-    pub(super) fn trouble(&self) -> Option<String> {
+    /// Why keepers cannot be asked, and keys not be kept.
+    pub(super) fn trouble(&self) -> Vec<String> {
+        let kept = self.keeping.trouble();
         let state = self.state.lock();
-        state.trouble.as_ref().filter(|_| !state.providers.is_empty()).map(|why| format!("pushed keys: {why}"))
+        let asked = state.trouble.as_ref().filter(|_| !state.providers.is_empty());
+        asked.map(|why| format!("pushed keys: {why}")).into_iter().chain(kept).collect()
     }
 
     /// The KEK of this id. A keeper is asked for one that is not here, and waited for a moment.
@@ -190,8 +202,11 @@ impl Pushed {
         self.changed.notify_all();
     }
 
-    /// This host gets no KEKs of the provider from keepers any longer: what is here is wiped. `why` is for the event.
-    pub(super) fn wipe(&self, name: &ProviderName, why: &str) {
+    /// This host gets no KEKs of the provider from keepers any longer: what is here is wiped, from memory first. `why` is for the event.
+    ///
+    /// # Errors
+    /// `Io` when what was kept could not be wiped.
+    pub(super) fn wipe(&self, name: &ProviderName, why: &str) -> Result<()> {
         let wiped = {
             let mut state = self.state.lock();
             state.wishes.retain(|_, wished| wished.provider != *name);
@@ -205,24 +220,36 @@ impl Pushed {
             tracing::warn!("wiped {count} pushed keys of provider {name}: {why}");
             Event::of(EventName::ClusterSync).provider(name).reason(format!("wiped {count} pushed keys: {why}")).done();
         }
+        self.store(wiped.is_some())
     }
 
-    /// Wipes the KEKs of providers that are not in the document any longer, or are others under the same name. Returns those providers.
-    pub(super) fn wipe_others(&self, document: &Document, why: &str) -> Vec<ProviderName> {
+    /// Wipes the KEKs of providers that are not in the document any longer, or are others under the same name. Returns those providers, and
+    /// one whose KEKs are still on disk.
+    pub(super) fn wipe_others(
+        &self,
+        document: &Document,
+        why: &str,
+    ) -> (Vec<ProviderName>, Option<(ProviderName, Error)>) {
         let is_gone = |known: &PushedProvider| document.pushed.iter().all(|pushed| pushed.uuid != known.uuid);
         let gone: Vec<ProviderName> = {
             let state = self.state.lock();
             let known = state.providers.values().map(|(known, _)| known);
             known.filter(|known| is_gone(known)).map(|known| known.name.clone()).collect()
         };
-        gone.iter().for_each(|name| self.wipe(name, why));
-        gone
+        let wipe = |name: &ProviderName| self.wipe(name, why).err().map(|error| (name.clone(), error));
+        let failed = gone.iter().filter_map(wipe).next_back();
+        (gone, failed)
     }
 
-    /// This host gets no KEKs of any provider any longer. Returns the providers whose KEKs it got.
+    /// This host gets no KEKs of any provider any longer. Returns the providers whose KEKs it got. What was kept goes by
+    /// [`wipe_kept`](Self::wipe_kept).
     pub(super) fn forget(&self, why: &str) -> Vec<ProviderName> {
         let names: Vec<ProviderName> = self.state.lock().providers.keys().cloned().collect();
-        names.iter().for_each(|name| self.wipe(name, why));
+        for name in &names {
+            if let Err(error) = self.wipe(name, why) {
+                tracing::warn!("wiping pushed keys of provider {name}: {}", error.chain());
+            }
+        }
         names
     }
 

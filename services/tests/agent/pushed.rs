@@ -22,6 +22,7 @@ use crate::host::Host;
 use crate::process::Agent;
 use crate::pykmip::PyKmip;
 use crate::site::{Site as Servers, corp};
+use crate::tpm::Emulator;
 
 /// A key server, a keeper, and a host without credentials, each with its agent.
 struct Site {
@@ -39,12 +40,17 @@ struct Site {
 impl Site {
     /// The keeper shares `corp`, and the VM `web01` has a key of it.
     fn new(life: &str) -> Self {
+        Self::sharing(&["--life", life], "")
+    }
+
+    /// The same, with options of `share`, and this in the configuration of the host without credentials.
+    fn sharing(options: &[&str], of_host: &str) -> Self {
         let servers = Servers::new();
         let kmip = PyKmip::start(&servers, "one");
         let corp =
             servers.configure(&[kmip.port()], &servers.host, "connect-timeout-ms = 500\nrequest-timeout-ms = 2000\n");
         let credentials = fs::read_to_string(corp).unwrap();
-        let (keeper, host) = (Host::configured(&credentials), Host::configured(""));
+        let (keeper, host) = (Host::configured(&credentials), Host::configured(of_host));
         fs::create_dir(keeper.path("board")).unwrap();
         fs::write(keeper.path("passphrase"), "correct horse\n").unwrap();
         let (admin, cost) = (SigningKey::generate().unwrap(), Cost { memory_kib: 32, passes: 1, lanes: 4 });
@@ -53,7 +59,7 @@ impl Site {
         let board = format!("folder:{}", keeper.path("board"));
         NewCluster { name: &name, host: &first, board: &board, config: &keeper.config() }.create(&admin).unwrap();
         let mut site = Self { servers, kmip, keeper, host, credentials, keeper_agent: None, host_agent: None };
-        site.admin(&["share", "corp", "--life", life]);
+        site.admin(&[&["share", "corp"], options].concat());
         site.join(&site.host, "kvm2");
         site.keeper_agent = Some(Agent::start(&site.keeper));
         site.host_agent = Some(Agent::start(&site.host));
@@ -271,4 +277,57 @@ fn a_key_server_that_hangs_keeps_no_host_from_the_keys_of_another_one() {
     });
     // A program gives up on its keepers after 12 seconds, which is sooner than that server's time is over.
     site.managed().fetch_key(&site.direct().create_key(&purpose()).unwrap().0).unwrap();
+}
+
+/// `[agent]` of a host with this TPM.
+fn with_tpm(path: &Path) -> String {
+    format!("[agent]\ntpm = {path:?}\n")
+}
+
+#[test]
+fn pushed_keys_are_kept_over_a_restart_by_the_tpm_alone_and_go_with_the_host() {
+    let (own, other) = (Emulator::start(), Emulator::start());
+    let mut site = Site::sharing(&["--life", "72h", "--persist"], &with_tpm(&own.path()));
+    let (vm, kept) = (site.keeper.path("web01"), Path::new(site.host.path("config/host/kept-keks")));
+    site.host.run(&["check", vm]);
+    wait_until("it is kept", || kept.exists());
+    let restart = |site: &mut Site, tpm: &Path| {
+        drop(site.host_agent.take());
+        let text = fs::read_to_string(site.host.config()).unwrap();
+        let lines = text.lines().map(|line| match line.starts_with("tpm = ") {
+            true => format!("tpm = {tpm:?}\n"),
+            false => format!("{line}\n"),
+        });
+        crate::datastore::write_config(&site.host.config(), &lines.collect::<String>());
+        site.host_agent = Some(Agent::start(&site.host));
+    };
+    let troubled = |site: &Site, words: &str| status(&site.host).trouble.iter().any(|why| why.contains(words));
+    // No keeper is there, as after the lights went out.
+    site.keeper_agent.as_ref().unwrap().signal(Signal::STOP);
+    restart(&mut site, &own.path());
+    site.host.run(&["check", vm]);
+    // What was kept came from here, and no other TPM gives it back.
+    let sealed = fs::read(kept).unwrap();
+    restart(&mut site, &other.path());
+    wait_until("it says so", || troubled(&site, "sealed to another TPM"));
+    assert_eq!(status(&site.host).pushed.get("corp"), Some(&0));
+    site.keeper_agent.as_ref().unwrap().signal(Signal::CONT);
+    site.host.run(&["check", vm]);
+    wait_until("the other TPM keeps it", || fs::read(kept).is_ok_and(|now| now != sealed));
+    // Without a TPM it is in memory only, and that is said.
+    restart(&mut site, Path::new("/does/not/exist"));
+    site.host.run(&["check", vm]);
+    wait_until("it says so", || troubled(&site, "pushed keys are not kept over a restart"));
+    // One whose cluster no longer allows it keeps nothing, with a TPM or without one.
+    site.admin(&["share", "corp", "--no-persist"]);
+    wait_until("it is not allowed", || !kept.exists());
+    site.admin(&["share", "corp", "--persist"]);
+    restart(&mut site, &own.path());
+    site.host.run(&["check", vm]);
+    wait_until("it is kept again", || kept.exists());
+    // Nor does a host that was removed while its agent was off.
+    drop(site.host_agent.take());
+    site.admin(&["remove", "kvm2"]);
+    site.host.run(&["cluster", "sync"]);
+    assert!(!kept.exists());
 }

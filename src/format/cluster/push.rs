@@ -163,7 +163,7 @@ fn wish(reader: &mut Reader<'_>) -> Result<(Reference, Wish)> {
 }
 
 /// A key id that a slot can have: it goes to a key server, and into logs.
-fn key_id(reader: &mut Reader<'_>) -> Result<String> {
+pub(super) fn key_id(reader: &mut Reader<'_>) -> Result<String> {
     let id = long(reader, "a key id")?;
     match (1..=MAX_KEY_ID_LEN).contains(&id.len()) && !id.chars().any(char::is_control) {
         true => Ok(id.to_owned()),
@@ -187,7 +187,7 @@ fn verified<'b>(
     Ok(verifies(key, &[purpose, body].concat(), &signature).then_some(body))
 }
 
-fn put_long(writer: &mut Writer, text: &str) -> Result<()> {
+pub(super) fn put_long(writer: &mut Writer, text: &str) -> Result<()> {
     writer.count_u16(text.len(), "bytes of a text")?;
     writer.put(text);
     Ok(())

@@ -39,8 +39,7 @@ impl ResponseCode {
         let (kind, meaning) = match self.base() {
             _ if self.is_of_policy() => (
                 Kind::KeyUnavailable,
-                "its PCRs have other values than when the share was sealed, as after a change of firmware or boot settings; \
-                 `vmcryptfs provider seal` seals a copy of the share to the new ones",
+                "its PCRs have other values than when it sealed this, as after a change of firmware or boot settings",
             ),
             0x921 => (
                 Kind::KeyUnavailable,

@@ -17,18 +17,18 @@ impl Keys {
     pub(super) fn wipe_others(&self, document: &Document) -> Vec<(ProviderName, Error)> {
         let gone = self.take_others(document);
         tell_forgotten(&gone, WHY);
-        let pushed = self.pushed.wipe_others(document, WHY);
+        let (pushed, unwiped) = self.pushed.wipe_others(document, WHY);
         let whole: Vec<ProviderName> = {
             let held = self.held.read();
             gone.into_keys().filter(|name| !held.contains_key(name)).collect()
         };
         self.forgotten.lock().extend(whole.into_iter().chain(pushed));
         let found = self.kept.lock().iter().find(|kept| is_other(document, kept)).map(KeptEnvelope::provider);
-        let Some(Ok(name)) = found else { return Vec::new() };
+        let Some(Ok(name)) = found else { return unwiped.into_iter().collect() };
         let wiped = self
             .store(|kept| kept.retain(|kept| !is_other(document, kept)))
             .and_then(|()| KeptEnvelopes::of(&self.config).wipe_damaged());
-        wiped.err().map(|error| (name, error)).into_iter().collect()
+        wiped.err().map(|error| (name, error)).into_iter().chain(unwiped).collect()
     }
 
     fn take_others(&self, document: &Document) -> BTreeMap<ProviderName, Held> {

@@ -7,6 +7,7 @@ use vmcryptfs::error::{Error, Kind, Result};
 use vmcryptfs::format::cluster::{Refusal, Wish};
 use vmcryptfs::key::{KeyId, ProviderName};
 use vmcryptfs::provider::{Failure, Trouble};
+use vmcryptfs::timestamp::Timestamp;
 
 use super::super::moment::Moment;
 
@@ -30,6 +31,11 @@ impl Held {
     /// One whose time has begun.
     pub(super) fn new(kek: LocalKek, wraps: bool, begun: Moment) -> Self {
         Self { kek, wraps, begun, tried: None }
+    }
+
+    /// When its time began, by the host's clock.
+    pub(super) fn begun(&self) -> Timestamp {
+        self.begun.time()
     }
 
     pub(super) fn is_alive(&self, life: Duration) -> bool {

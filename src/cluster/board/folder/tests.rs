@@ -208,7 +208,9 @@ fn what_a_dead_writer_left_is_removed_and_never_the_file_of_one_that_lives() {
         let file = File::create_new(folder.join(name)).unwrap();
         file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
     };
-    [(".new-dead", 700), (".new-young", 60), (".now-dead", 700), (".newer", 700)].map(|(name, age)| leave(name, age));
+    for (name, age) in [(".new-dead", 700), (".new-young", 60), (".now-dead", 700), (".newer", 700)] {
+        leave(name, age);
+    }
     fs::create_dir(folder.join(".new-folder")).unwrap();
     symlink(&folder, folder.join(".new-link")).unwrap();
     let names = || {
