@@ -7,6 +7,7 @@ mod folder;
 pub mod kernel;
 mod key_file;
 mod open;
+pub mod refusals;
 pub mod stream;
 mod take;
 

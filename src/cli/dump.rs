@@ -22,7 +22,7 @@ use crate::operations::dump::{
     DecryptDump, HostDumps, RecryptDump, RemoveDump, RenewHostKey, SetUpDumps, TakeDump, core_pattern,
 };
 use crate::provider::config::Config;
-use crate::text::Show;
+use crate::text::{self, Show};
 use crate::timestamp::Timestamp;
 
 /// Verbs of `dump`.
@@ -246,6 +246,7 @@ struct StatusJson {
     host_key: Option<KeyName>,
     dump_key: Option<Uuid>,
     made: Option<String>,
+    age_days: Option<u64>,
     core_pattern: String,
     passes_on_to: Option<String>,
 }
@@ -258,6 +259,7 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
         host_key: key.as_ref().map(|file| KeyName::of(&file.key.host_key)),
         dump_key: key.as_ref().map(|file| file.key.uuid),
         made: key.as_ref().map(|file| file.made.to_millis()),
+        age_days: key.as_ref().map(|file| days_since(file.made)),
         passes_on_to: kernel::Handler::of(&pattern).and_then(|handler| handler.others),
         core_pattern: pattern.trim().to_owned(),
     };
@@ -266,12 +268,21 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
     }
     println!("{state}{}", shown.reason.map(|reason| format!(": {reason}")).unwrap_or_default());
     if let (Some(host_key), Some(dump_key), Some(made)) = (shown.host_key, shown.dump_key, shown.made) {
-        println!("host key {host_key}, dump key {dump_key}, made {made}");
+        let age = text::count(shown.age_days.unwrap_or_default(), "day", "days");
+        println!("host key {host_key}, dump key {dump_key}, made {made}, {age} ago");
+        println!(
+            "They are used until `vmcryptfs dump setup --renew` makes others; dumps that are there open as before."
+        );
     }
     if let Some(others) = shown.passes_on_to {
         println!("dumps of other programs than QEMU, swtpm and vmcryptfs go to {others}, in the clear");
     }
     Ok(())
+}
+
+/// Whole days by this host's clock; none of one that lies ahead.
+fn days_since(made: Timestamp) -> u64 {
+    Timestamp::now().since_1970().saturating_sub(made.since_1970()).as_secs() / (24 * 60 * 60)
 }
 
 /// A line of `dump list --json`. Fields may be added, not changed or removed.

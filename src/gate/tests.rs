@@ -10,6 +10,7 @@ use crate::sys::process::effective_uid;
 struct Act {
     fails: bool,
     parts: usize,
+    is_counted: bool,
 }
 
 impl Operation for Act {
@@ -25,6 +26,9 @@ impl Operation for Act {
         for number in 0..self.parts {
             trail.part(&Object::Disk(format!("/vms/web01/{number}").into()), |_| {});
         }
+        if self.is_counted {
+            trail.counted();
+        }
         if self.fails { Err(Error::new(Kind::Busy, "in use")) } else { Ok(7) }
     }
 }
@@ -39,11 +43,14 @@ fn what_passes_the_gate_is_recorded_and_counted_however_it_ends() {
     assert_eq!(event::settings().unwrap().file.as_deref(), Some(log.as_path()), "no test writes to the host's log");
     let _alone = refusing::keep_out();
     let before = counted();
-    let perform = |fails, parts, principal| super::perform(Act { fails, parts }, principal, &mut unwatched);
+    let act = |act, principal| super::perform(act, principal, &mut unwatched);
+    let perform = |fails, parts, principal| act(Act { fails, parts, is_counted: false }, principal);
     assert_eq!(perform(false, 0, Principal::Process).unwrap(), 7);
     assert_eq!(perform(true, 0, Principal::MountUser(0)).unwrap_err().kind(), Kind::Busy);
     assert_eq!(perform(false, 2, Principal::Peer(effective_uid())).unwrap(), 7);
     assert_eq!(perform(false, 0, Principal::Peer(3_999_999_999)).unwrap_err().kind(), Kind::Denied);
+    // One of too many has no event, and counts as what it is.
+    assert!(act(Act { fails: true, parts: 0, is_counted: true }, Principal::Process).is_err());
     let text = |class: Class| fs::read_to_string(class.file(&log)).unwrap();
     let records = |class| {
         let (text, name) = (text(class), Act::NAME.word());
@@ -64,7 +71,7 @@ fn what_passes_the_gate_is_recorded_and_counted_however_it_ends() {
         let earlier = before.iter().find(|(other, _)| *other == ending).map_or(0, |(_, count)| *count);
         (ending, count - earlier)
     });
-    assert_eq!(more.collect::<Vec<_>>(), [(Ending::Ok, 2), (Ending::Refused, 1), (Ending::Failed, 1)]);
+    assert_eq!(more.collect::<Vec<_>>(), [(Ending::Ok, 2), (Ending::Refused, 1), (Ending::Failed, 2)]);
 }
 
 /// How often an operation of this name has ended in each way.

@@ -10,11 +10,12 @@ pub struct Trail {
     principal: Principal,
     whole: Event,
     in_parts: bool,
+    is_counted: bool,
 }
 
 impl Trail {
     pub(super) fn new(name: EventName, principal: Principal, object: &Object) -> Self {
-        Self { name, principal, whole: event(name, principal, object), in_parts: false }
+        Self { name, principal, whole: event(name, principal, object), in_parts: false, is_counted: false }
     }
 
     /// The event of the whole operation. What is known about the object goes into it, for a success and for a failure.
@@ -25,6 +26,11 @@ impl Trail {
     /// Says that a success is recorded part by part.
     pub fn in_parts(&mut self) {
         self.in_parts = true;
+    }
+
+    /// Says that a failure of the operation is one of too many of its kind: they are counted, and a later event says how many.
+    pub fn counted(&mut self) {
+        self.is_counted = true;
     }
 
     /// Records that a part is done.
@@ -47,6 +53,7 @@ impl Trail {
     pub(super) fn end<T>(&self, result: &Result<T>) {
         match result {
             Ok(_) if self.in_parts => {}
+            Err(_) if self.is_counted => {}
             _ => self.whole.outcome(result),
         }
     }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::provider::Passphrase;
 use crate::dump::kernel::{self, CORE_PATTERN, CORE_PIPE_LIMIT, Handler, HostState, SYSCTL_FILE};
+use crate::dump::refusals::{self, Told};
 use crate::dump::{DumpFolder, KeyFile, LockedDump, Opened, Process, Taken, make, opened_by, take};
 use crate::error::{Context, Error, Kind, Result};
 use crate::event::EventName;
@@ -20,7 +21,8 @@ use crate::provider::config::Config;
 use crate::provider::primary_key::primary_of;
 use crate::provider::{Providers, private_file};
 use crate::sys::SecretBytes;
-use crate::text::Show;
+use crate::text::{self, Show};
+use crate::timestamp::Timestamp;
 
 /// What the kernel does with dumps now.
 ///
@@ -259,12 +261,26 @@ impl Operation for TakeDump<'_> {
     fn run(self, trail: &mut Trail, _: OnProgress<'_>) -> Result<Taken> {
         let Process { pid, uid, signal, program, .. } = self.process;
         let process = format!("{program}, process {pid} of user id {uid}, ended by signal {signal}");
-        let taken = take(self.config, self.process, self.source).context(|| format!("the dump of {process}"))?;
+        let taken = take(self.config, self.process, self.source).context(|| format!("the dump of {process}"));
+        let taken = taken.map_err(|error| counted(error, self.config, trail))?;
         let cut =
             taken.ended.cut.as_ref().map(|why| format!(", cut after {} bytes: {}", taken.ended.plain_len, why.chain()));
         trail.event().component(&taken.path).reason(process + &cut.unwrap_or_default());
         Ok(taken)
     }
+}
+
+/// Counts a refusal, and tells of those before it that had no event. A host that cannot count leaves an event of each.
+fn counted(error: Error, config: &Path, trail: &mut Trail) -> Error {
+    match refusals::count(config, Timestamp::now()) {
+        Ok(Told::Counted) => trail.counted(),
+        Ok(Told::WithOthers(others)) if others > 0 => {
+            let others = text::count(others, "other dump was", "other dumps were");
+            return Error::with_source(error.kind(), format!("{others} refused before this one"), error);
+        }
+        Ok(Told::WithOthers(_)) | Err(_) => {}
+    }
+    error
 }
 
 /// Opens a dump: by its host key, or by a passphrase that is asked for if it has to be.
