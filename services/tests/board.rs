@@ -20,6 +20,8 @@ mod not_run;
 mod push;
 #[path = "board/push_figure.rs"]
 mod push_figure;
+#[path = "board/thousand.rs"]
+mod thousand;
 
 #[path = "../../tests/kmip/certificates.rs"]
 #[allow(dead_code, reason = "the tests of key servers use all of it")]

@@ -7,6 +7,7 @@ use std::slice;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
 use uuid::Uuid;
 use vmcryptfs::cluster::join::{self, NewCluster};
 use vmcryptfs::cluster::{KeyFiles, Session};
@@ -25,6 +26,8 @@ use crate::etcd::{Etcd, MEMBERS};
 use crate::hosts::{Host, name};
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How often a host joins and is removed.
+const ROUNDS: usize = 50;
 /// Between two looks at whether it is done.
 const INTERVAL: Duration = Duration::from_millis(5);
 
@@ -158,18 +161,39 @@ fn rotate(board: &str, cluster: &Cluster<'_>, count: usize, rounds: usize) {
     );
 }
 
-#[test]
-#[ignore = "it measures: bench/cluster"]
-fn figures_of_clusters() {
+/// An etcd, and the address of a board on it.
+fn on_etcd() -> (Etcd, String) {
     let etcd = Etcd::start().with_users();
     let members: Vec<String> = (0..MEMBERS).map(|member| etcd.client(member)).collect();
-    let on_etcd = format!("etcd:{}", members.join(","));
-    let folder = tempfile::tempdir().unwrap();
-    let on_folder = format!("folder:{}", folder.path().to_str().unwrap());
-    come_and_go("etcd", &Cluster::new(&on_etcd, Some(&etcd)), 50);
-    come_and_go("folder", &Cluster::new(&on_folder, None), 50);
+    (etcd, format!("etcd:{}", members.join(",")))
+}
 
-    let (cluster, second) = (Cluster::new(&on_folder, None), host(None));
+/// A folder, and the address of a board in it.
+fn on_folder() -> (TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let board = format!("folder:{}", folder.path().to_str().unwrap());
+    (folder, board)
+}
+
+#[test]
+#[ignore = "it measures: bench/cluster"]
+fn hosts_come_and_go_on_etcd() {
+    let (etcd, board) = on_etcd();
+    come_and_go("etcd", &Cluster::new(&board, Some(&etcd)), ROUNDS);
+}
+
+#[test]
+#[ignore = "it measures: bench/cluster"]
+fn hosts_come_and_go_on_a_folder() {
+    let (_folder, board) = on_folder();
+    come_and_go("folder", &Cluster::new(&board, None), ROUNDS);
+}
+
+#[test]
+#[ignore = "it measures: bench/cluster"]
+fn keys_of_a_thousand_vms_come_from_the_agent() {
+    let (_folder, board) = on_folder();
+    let (cluster, second) = (Cluster::new(&board, None), host(None));
     cluster.ask(&second, "h2");
     cluster.approve("h2");
     cluster.await_all();
@@ -181,7 +205,18 @@ fn figures_of_clusters() {
         begun.elapsed()
     };
     print("the keys of 1,000 VMs through the agent", (0..20).map(unlock).collect());
+}
 
-    rotate("etcd", &Cluster::new(&on_etcd, Some(&etcd)), 100, 5);
-    rotate("folder", &Cluster::new(&on_folder, None), 100, 5);
+#[test]
+#[ignore = "it measures: bench/cluster"]
+fn a_hundred_hosts_get_the_next_key_on_etcd() {
+    let (etcd, board) = on_etcd();
+    rotate("etcd", &Cluster::new(&board, Some(&etcd)), 100, 5);
+}
+
+#[test]
+#[ignore = "it measures: bench/cluster"]
+fn a_hundred_hosts_get_the_next_key_on_a_folder() {
+    let (_folder, board) = on_folder();
+    rotate("folder", &Cluster::new(&board, None), 100, 5);
 }
