@@ -175,6 +175,12 @@ impl Rule {
     }
 }
 
+/// A reason as a sentence of its own.
+fn capitalised(reason: &str) -> String {
+    let mut characters = reason.chars();
+    characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is refused", self.host)?;
@@ -185,7 +191,7 @@ impl fmt::Display for Refusal {
         match self.register {
             // A difference of values begins with its register.
             Some(register) if self.rule != Rule::Replay => write!(f, " {register}: {}.", self.reason)?,
-            _ => write!(f, " {}.", self.reason)?,
+            _ => write!(f, " {}.", capitalised(&self.reason))?,
         }
         if let Some(event) = &self.event {
             write!(f, " It is {}: {}", event.place(), event.description)?;

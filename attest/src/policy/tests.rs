@@ -178,7 +178,7 @@ fn hosts_are_in_the_first_class_that_has_their_name() {
     let refusal = nobody.appraise("db-1", &SampleLog::new().replayed("sha256:4")).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "db-1 is refused. The rule is: every host is in a class. no class of policy \"p\" has this host."
+        "db-1 is refused. The rule is: every host is in a class. No class of policy \"p\" has this host."
     );
 }
 
@@ -221,6 +221,14 @@ fn mistakes_in_a_policy_are_named_with_their_line() {
         assert!(error.contains(why), "{from} -> {to}: {error}");
     }
     assert!(change("level =", "lvel =").starts_with("line 8: "), "{}", change("level =", "lvel ="));
+}
+
+#[test]
+fn nesting_and_length_of_a_policy_are_bounded() {
+    assert!(Policy::parse(&format!("name = {}", "[".repeat(20_000))).is_err());
+    assert!(Policy::parse(&format!("{} = 1", "a.".repeat(20_000))).is_err());
+    let long = Policy::parse(&"#".repeat(MAX_POLICY_BYTES + 1)).unwrap_err();
+    assert!(long.to_string().contains("expected at most 4194304"), "{long}");
 }
 
 #[test]
