@@ -9,3 +9,4 @@ export FUZZ_SECONDS=${FUZZ_SECONDS:-600} FUZZ_SEED=${FUZZ_SEED:-1}
 cargo test --release --locked --package vmdk-layout --test it mutated
 cargo test --release --locked --package vmcryptfs-attest mutated
 cargo test --release --locked --test fuzz
+cargo test --release --locked --package vmcryptfs-attest --test logs mutated
