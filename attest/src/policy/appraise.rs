@@ -69,8 +69,9 @@ impl Policy {
             let reason = format!("no class of policy \"{}\" has this host", self.name());
             return Err(Box::new(Refusal::new(host, Rule::Class, reason)));
         };
-        let of_class = |refusal: Refusal| {
-            Box::new(Refusal { class: Some(class.name.clone()), level: Some(class.level), ..refusal })
+        let of_class = |mut refusal: Box<Refusal>| {
+            (refusal.class, refusal.level) = (Some(class.name.clone()), Some(class.level));
+            refusal
         };
         self.check_selection(host, replayed).map_err(of_class)?;
         check_rules(host, class.level, replayed).map_err(of_class)?;
@@ -85,7 +86,7 @@ impl Policy {
         })
     }
 
-    fn check_selection(&self, host: &str, replayed: &Replayed) -> Result<(), Refusal> {
+    fn check_selection(&self, host: &str, replayed: &Replayed) -> Result<(), Box<Refusal>> {
         let Some(needed) = self.selection_for(host) else { return Ok(()) };
         let found = replayed.selection();
         let missing = needed.iter().find(|register| !found.contains(*register));
@@ -93,11 +94,11 @@ impl Policy {
             return Ok(());
         }
         let reason = format!("the quote is of {found}: expected {needed}");
-        Err(Refusal { register: missing, ..Refusal::new(host, Rule::Selection, reason) })
+        Err(Box::new(Refusal { register: missing, ..Refusal::new(host, Rule::Selection, reason) }))
     }
 
     /// The sets that match, if they have what the level demands.
-    fn check_sets(&self, host: &str, class: &Class, replayed: &Replayed) -> Result<Vec<String>, Refusal> {
+    fn check_sets(&self, host: &str, class: &Class, replayed: &Replayed) -> Result<Vec<String>, Box<Refusal>> {
         let (mut matching, mut misses) = (Vec::new(), Vec::new());
         for set in self.sets_of(class) {
             match miss(set, replayed) {
@@ -111,23 +112,23 @@ impl Policy {
                 continue;
             }
             let candidates = misses.iter().filter(|miss| has_one(miss.set));
-            return Err(match candidates.max_by_key(|miss| miss.matched) {
+            let refusal = match candidates.max_by_key(|miss| miss.matched) {
                 Some(nearest) => unapproved(host, nearest),
                 None => {
                     let reason = format!("no approved set has {}", level::registers(group));
                     Refusal::new(host, Rule::ApprovedSets, reason)
                 }
-            });
+            };
+            return Err(Box::new(refusal));
         }
         Ok(matching.iter().map(|set| set.name().to_owned()).collect())
     }
 }
 
-fn check_rules(host: &str, level: Level, replayed: &Replayed) -> Result<(), Refusal> {
-    let refuse = |rule: Rule, register: PcrIndex, broken: rules::Broken<'_>| Refusal {
-        register: Some(register),
-        event: broken.event.map(Found::of),
-        ..Refusal::new(host, rule, broken.reason)
+fn check_rules(host: &str, level: Level, replayed: &Replayed) -> Result<(), Box<Refusal>> {
+    let refuse = |rule: Rule, register: PcrIndex, broken: rules::Broken<'_>| {
+        let event = broken.event.map(Found::of);
+        Box::new(Refusal { register: Some(register), event, ..Refusal::new(host, rule, broken.reason) })
     };
     for (register, events) in replayed.iter().filter(|(register, _)| register.number() <= 7) {
         rules::one_separator(events).map_err(|broken| refuse(Rule::Separator, register, broken))?;

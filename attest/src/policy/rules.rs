@@ -58,8 +58,8 @@ pub(super) fn secure_boot(events: &[Measured]) -> Result<(), Broken<'_>> {
             }
         }
     }
-    match secure_boot.meaning {
-        Meaning::SecureBoot { on: true, .. } => Ok(()),
-        _ => broken("Secure Boot is off: expected SecureBoot = 1", Some(secure_boot)),
+    if !matches!(secure_boot.meaning, Meaning::SecureBoot { on: true, .. }) {
+        return broken("Secure Boot is off: expected SecureBoot = 1", Some(secure_boot));
     }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Event logs, policies and predictions from outside: fuzzing, many logs, and boots of real guests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "figures and refusals of the ignored tests are for people")]
 
 mod fuzz;
 mod many;
