@@ -112,6 +112,11 @@ boot() {
     sed -n '/^GUEST: log$/,/^GUEST: end$/{/^GUEST/!p}' "$said.text" | base64 -d >"$work/out/$1.log"
     sed -nE 's/^GUEST: pcr ([0-9]+) ([0-9A-F]+)$/\1 \L\2/p' "$said.text" >"$work/out/$1.pcrs"
     sed -n 's/^GUEST: cmdline //p' "$said.text" | tr -d '\n' >"$work/out/$1.cmdline"
+    if [[ $(wc -l <"$work/out/$1.pcrs") -ne 24 ]]; then
+        echo "the guest did not print the values of 24 PCRs:"
+        tail -n 30 "$said.text"
+        return 1
+    fi
 }
 
 # boot_image NAME IMAGE VARIABLES: the image is what the firmware starts.
