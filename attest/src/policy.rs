@@ -17,7 +17,7 @@ mod text;
 pub use appraise::Satisfied;
 pub use dry_run::{DryRun, Evidence, Passed, dry_run};
 pub use level::Level;
-pub use refusal::{Found, Nearest, Refusal, Rule};
+pub use refusal::{AlsoDiffers, Found, Nearest, Refusal, Rule};
 pub use set::{Approved, ApprovedRegister, ApprovedSet};
 pub use set_use::SetUse;
 pub use text::MAX_POLICY_BYTES;

@@ -1,5 +1,6 @@
 //! One host against a policy.
 
+use super::refusal::AlsoDiffers;
 use super::set::Differs;
 use super::{ApprovedSet, Class, Found, Level, Nearest, Policy, Refusal, Rule, level, rules};
 use crate::pcr::{PcrIndex, PcrValues};
@@ -51,12 +52,11 @@ impl Satisfied {
 /// A set that a host does not match, and where it differs first.
 struct Miss<'a> {
     set: &'a ApprovedSet,
-    register: PcrIndex,
-    differs: Differs<'a>,
-    /// Digests that were as approved, in this register and those before it.
+    /// Digests that were as approved, up to the first that was not.
     matched: usize,
-    /// All registers that differ.
-    registers: Vec<u8>,
+    /// The first register that differs, and the others.
+    first: (PcrIndex, Differs<'a>),
+    others: Vec<(PcrIndex, Differs<'a>)>,
 }
 
 impl Policy {
@@ -141,41 +141,42 @@ fn check_rules(host: &str, level: Level, replayed: &Replayed) -> Result<(), Box<
 
 /// Where a host differs from a set; `None` where it does not.
 fn miss<'a>(set: &'a ApprovedSet, replayed: &'a Replayed) -> Option<Miss<'a>> {
-    let mut first: Option<Miss<'a>> = None;
+    let mut found: Option<Miss<'a>> = None;
     let mut matched = 0;
     for approved in set.registers() {
         // A register that was not quoted has no events; a policy's own selection has all registers of its sets.
         let events = replayed.events(approved.register()).unwrap_or_default();
-        let differs = approved.first_difference(events);
-        match (differs, &mut first) {
+        match (approved.first_difference(events), &mut found) {
             (None, None) => matched += events.len(),
             (None, Some(_)) => {}
-            (Some(_), Some(first)) => first.registers.push(approved.register().number()),
+            (Some(differs), Some(miss)) => miss.others.push((approved.register(), differs)),
             (Some(differs), none) => {
-                *none = Some(Miss {
-                    set,
-                    register: approved.register(),
-                    differs,
-                    matched: matched + differs.matched,
-                    registers: vec![approved.register().number()],
-                });
+                matched += differs.matched;
+                *none = Some(Miss { set, matched, first: (approved.register(), differs), others: Vec::new() });
             }
         }
     }
-    first
+    found
 }
 
 fn unapproved(host: &str, miss: &Miss<'_>) -> Refusal {
-    let reason = match (miss.differs.found, miss.differs.wanted) {
+    let (register, differs) = miss.first;
+    let reason = match (differs.found, differs.wanted) {
         (Some(_), Some(_)) => "an event is not the approved one",
         (Some(_), None) => "an event comes after all that are approved",
         (None, _) => "an approved event was not measured",
     };
+    let also = |(register, differs): &(PcrIndex, Differs<'_>)| AlsoDiffers {
+        register: register.number(),
+        event: differs.found.map(Found::of),
+    };
+    let registers: Vec<u8> = [&miss.first].into_iter().chain(&miss.others).map(|(it, _)| it.number()).collect();
     Refusal {
-        register: Some(miss.register),
-        event: miss.differs.found.map(Found::of),
-        nearest: Some(Nearest::of(miss.set.name(), miss.differs.matched, miss.differs.wanted)),
-        command: command(host, &miss.registers),
+        register: Some(register),
+        event: differs.found.map(Found::of),
+        nearest: Some(Nearest::of(miss.set.name(), differs.matched, differs.wanted)),
+        also: miss.others.iter().map(also).collect(),
+        command: command(host, &registers),
         ..Refusal::new(host, Rule::ApprovedSets, reason)
     }
 }

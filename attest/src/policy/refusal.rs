@@ -59,6 +59,15 @@ pub struct Nearest {
     pub description: Option<String>,
 }
 
+/// Another register that differs from the nearest set. In a unified kernel image, PCR 11 says which section changed.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct AlsoDiffers {
+    /// The register's number.
+    pub register: u8,
+    /// The first event that is not as approved; `None` where one is missing.
+    pub event: Option<Found>,
+}
+
 /// Why a host was refused.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Refusal {
@@ -79,6 +88,8 @@ pub struct Refusal {
     pub event: Option<Found>,
     /// What is approved that is the most like it.
     pub nearest: Option<Nearest>,
+    /// What else differs from it.
+    pub also: Vec<AlsoDiffers>,
     /// The command that approves what was found; `None` where approving does not help.
     pub command: Option<String>,
 }
@@ -111,6 +122,7 @@ impl Refusal {
             reason: reason.into(),
             event: None,
             nearest: None,
+            also: Vec::new(),
             command: None,
         }
     }
@@ -147,6 +159,13 @@ impl Found {
 
     fn place(&self) -> EventPlace {
         if self.log == "firmware" { EventPlace::Firmware(self.index) } else { EventPlace::Userspace(self.index) }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let claimed = if self.proven { "" } else { " (as the log says)" };
+        write!(f, "{}{claimed}, {}", self.description, self.digest)
     }
 }
 
@@ -194,8 +213,7 @@ impl fmt::Display for Refusal {
             _ => write!(f, " {}.", capitalised(&self.reason))?,
         }
         if let Some(event) = &self.event {
-            write!(f, " It is {}: {}", event.place(), event.description)?;
-            write!(f, "{}, {}.", if event.proven { "" } else { " (as the log says)" }, event.digest)?;
+            write!(f, " It is {}: {event}.", event.place())?;
         }
         if let Some(nearest) = &self.nearest {
             write!(f, " The nearest approved set is \"{}\"", nearest.set)?;
@@ -203,6 +221,13 @@ impl fmt::Display for Refusal {
                 (Some(digest), Some(words)) => write!(f, "; it has {words}, {digest}, in this place.")?,
                 (Some(digest), None) => write!(f, "; it has {digest} in this place.")?,
                 (None, _) => write!(f, "; it has nothing more in this place.")?,
+            }
+        }
+        for also in &self.also {
+            write!(f, " PCR {} differs as well", also.register)?;
+            match &also.event {
+                Some(event) => write!(f, ", from {} on: {event}.", event.place())?,
+                None => write!(f, ": an approved event was not measured.")?,
             }
         }
         if let Some(command) = &self.command {

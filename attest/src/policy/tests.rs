@@ -54,9 +54,11 @@ fn another_kernel_is_refused_by_its_event() {
              PCR 4: an event is not the approved one. It is event 23 of the firmware's log: \
              EV_EFI_BOOT_SERVICES_APPLICATION \"\\EFI\\BOOT\\BOOTX64.EFI\" (as the log says), {}. The nearest approved set \
              is \"base\"; it has EV_EFI_BOOT_SERVICES_APPLICATION \"\\EFI\\BOOT\\BOOTX64.EFI\", as the log says, {}, in this \
-             place. To approve what was found: vmcryptfs authority policy approve kvm-3 --pcr 4,11",
+             place. PCR 11 differs as well, from event 25 of the firmware's log on: EV_IPL \".linux\" (as the log says), {}. \
+             To approve what was found: vmcryptfs authority policy approve kvm-3 --pcr 4,11",
             event.digest,
             nearest.digest.unwrap(),
+            refusal.also[0].event.as_ref().unwrap().digest,
         )
     );
 }
@@ -66,6 +68,12 @@ fn another_command_line_is_refused_by_its_event() {
     let base = SECURE_BOOT_ON.replayed(QUOTED);
     let refusal = refused(&policy_of(Level::Measured, &base, "sha256:7,11,12,4"), &OTHER_COMMAND_LINE);
     assert_eq!(refusal.command.as_deref(), Some("vmcryptfs authority policy approve kvm-3 --pcr 4,11"));
+    // The image has changed, and PCR 11 says that it is the content of the command line.
+    let also: Vec<_> = refusal.also.iter().map(|also| (also.register, also.event.as_ref().unwrap().index)).collect();
+    assert_eq!(also, [(11, 29)]);
+    assert!(refusal.to_string().contains(
+        "PCR 11 differs as well, from event 29 of the firmware's log on: EV_IPL \".cmdline\" (as the log says), sha256:8b8c"
+    ));
     // The register of the command line alone: names of sections are events as well.
     let policy = policy_of(Level::SecureBoot, &base, "sha256:7,11");
     let set = ApprovedSet::of_host("sections", "2026-11-30", &base, "sha256:11".parse().unwrap()).unwrap();
