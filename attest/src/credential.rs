@@ -1,6 +1,7 @@
 //! Credentials: a secret that only the TPM with a certain endorsement key and a certain attestation key gives back
 //! (TPM 2.0 Library, part 1, "Credential Protection"). This is the verifier's side of TPM2_MakeCredential.
 
+#[allow(clippy::big_endian_bytes, reason = "numbers of a TPM are big-endian")]
 mod derive;
 mod seal;
 

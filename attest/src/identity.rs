@@ -4,6 +4,7 @@ mod attestation_key;
 mod endorsement;
 mod host;
 mod record;
+#[allow(clippy::big_endian_bytes, reason = "lengths in DER are big-endian")]
 mod spki;
 
 pub use attestation_key::{AttestationKey, CreationEvidence};

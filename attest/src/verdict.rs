@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`EndorsementKey`](crate::identity::EndorsementKey) | [`EndorsementRules::check`](crate::identity::EndorsementRules::check) | a vendor or a person vouches for the TPM |
 //! | [`AttestationKey`](crate::identity::AttestationKey) | [`AttestationKey::check`](crate::identity::AttestationKey::check) | the key signs only what its TPM says |
-//! | [`Identity`](crate::identity::Identity) | [`PendingEnrolment::finish`](crate::credential::PendingEnrolment::finish) | one TPM holds both, and it is this host's |
+//! | [`Identity`] | [`PendingEnrolment::finish`](crate::credential::PendingEnrolment::finish) | one TPM holds both, and it is this host's |
 //! | [`SpentChallenge`](crate::quote::SpentChallenge) | [`FreshChallenge::spend`](crate::quote::FreshChallenge::spend) | the challenge is fresh, and was never used |
 //! | [`Quoted`] | [`Quoted::check`] | the TPM has these values now, for this request |
 //! | [`Steady`] | [`Steady::check`] | it is the boot that was expected |

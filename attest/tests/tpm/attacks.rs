@@ -8,7 +8,7 @@ use vmcryptfs_attest::quote::{Boot, Expected, FreshChallenge, Steady, issue};
 use vmcryptfs_attest::tpm::{Attestation, CreationData, Public};
 use vmcryptfs_attest::{AuthorityKey, Error, Kind};
 
-use crate::hosts::{GIVEN, Host, LATER, authority, endorsement, enrolled, id, pending, rules};
+use crate::hosts::{GIVEN, Host, LATER, authority, endorsement, enrolled, id, pending, rules, with_code};
 use crate::vectors::vector;
 
 #[track_caller]
@@ -34,24 +34,11 @@ fn quotes_of_another_host_and_of_another_key_are_refused() {
 #[test]
 fn a_quote_of_a_child_of_another_parent_is_refused() {
     let one = Host::recorded("one", "p256");
-    let mut record = enrolled(&one).to_record(&authority()).unwrap();
-    let at = record.len() - 32 - 1;
-    record[at] ^= 1;
-    let identity = Identity::from_record(&authority(), &authenticated(record)).unwrap();
+    let record = enrolled(&one).to_record(&authority()).unwrap();
+    let mut record = record[..record.len() - 32].to_vec();
+    *record.last_mut().unwrap() ^= 1;
+    let identity = Identity::from_record(&authority(), &with_code(record)).unwrap();
     refused(one.quoted(&Arc::new(identity)).err(), "its signer is");
-}
-
-/// The record with a new code: the record of a host whose key has another parent.
-fn authenticated(mut record: Vec<u8>) -> Vec<u8> {
-    record.truncate(record.len() - 32);
-    let mut message = Vec::new();
-    for part in [&b"vmcryptfs attest record 1"[..], &record] {
-        message.extend(u64::try_from(part.len()).unwrap().to_be_bytes());
-        message.extend(part);
-    }
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[0x42; 32]);
-    record.extend(aws_lc_rs::hmac::sign(&key, &message).as_ref());
-    record
 }
 
 #[test]
@@ -132,6 +119,13 @@ fn a_restart_since_is_refused_and_a_proof_is_of_its_own_quote() {
     {
         refused(Steady::check(&quoted, Expected::Same(other)).err(), "was started again since it attested");
     }
+}
+
+#[test]
+fn a_quote_of_a_clock_that_is_not_safe_is_refused() {
+    let one = Host::recorded("one", "after-power-loss");
+    let quoted = one.quoted(&enrolled(&one)).unwrap();
+    refused(Steady::check(&quoted, Expected::Any).err(), "not safe after a loss of power");
 }
 
 #[test]

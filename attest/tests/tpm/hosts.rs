@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::hmac;
 use vmcryptfs_attest::credential::PendingEnrolment;
 use vmcryptfs_attest::identity::{
     AttestationKey, CreationEvidence, EndorsementEvidence, EndorsementKey, EndorsementRules, Host as Named, HostId,
@@ -112,16 +113,21 @@ pub(crate) fn enrolled(host: &Host) -> Arc<Identity> {
     sized(name.as_bytes(), &[]);
     sized(key.public().as_bytes(), &[&[9; 32][..], &[0, 1]].concat());
     sized(key.qualified_name().as_bytes(), &[]);
+    let record = with_code(record);
+    let identity = Identity::from_record(&authority(), &record).unwrap();
+    assert_eq!(identity.to_record(&authority()).unwrap(), record, "records are written as they are documented");
+    Arc::new(identity)
+}
+
+/// A record after which its code stands, by the authority's key.
+pub(crate) fn with_code(record: Vec<u8>) -> Vec<u8> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &[0x42; 32]);
     let mut message = Vec::new();
     for part in [&b"vmcryptfs attest record 1"[..], &record] {
         message.extend(u64::try_from(part.len()).unwrap().to_be_bytes());
         message.extend(part);
     }
-    let code = aws_lc_rs::hmac::sign(&aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[0x42; 32]), &message);
-    record.extend(code.as_ref());
-    let identity = Identity::from_record(&authority(), &record).unwrap();
-    assert_eq!(identity.to_record(&authority()).unwrap(), record, "records are written as they are documented");
-    Arc::new(identity)
+    [&record[..], hmac::sign(&key, &message).as_ref()].concat()
 }
 
 /// An enrolment of a recorded TPM up to its credential.

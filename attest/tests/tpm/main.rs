@@ -1,6 +1,7 @@
 //! What TPMs say, judged: recorded statements of two TPMs, attacks with them, and a TPM that runs in the test.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, as it should")]
+#![allow(clippy::big_endian_bytes, reason = "numbers of a TPM are big-endian")]
 
 mod attacks;
 mod fuzz;

@@ -70,6 +70,9 @@ class Tpm:
                    "create_certs_tool_options=/etc/swtpm-localca.options\nactive_pcr_banks=sha256\n")
         run("swtpm_setup", "--tpm2", "--tpmstate", self.path("state"), "--create-ek-cert", "--overwrite",
             "--config", self.path("setup.conf"))
+        self.switch_on()
+
+    def switch_on(self):
         socket = self.path("socket")
         self.process = subprocess.Popen(
             ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.path('state')}", "--server", f"type=unixio,path={socket}",
@@ -77,6 +80,17 @@ class Tpm:
             stderr=subprocess.DEVNULL)
         while not os.path.exists(socket):
             time.sleep(0.01)
+
+    def switch_off(self):
+        self.process.kill()
+        self.process.wait()
+
+    def lose_power(self):
+        self.switch_off()
+        for name in ("socket", "socket.ctrl"):
+            if os.path.exists(self.path(name)):
+                os.remove(self.path(name))
+        self.switch_on()
 
     def path(self, name):
         return os.path.join(self.folder, name)
@@ -203,9 +217,12 @@ def main():
                 tpm.endorsement()
                 for key in KEYS if name == "one" else KEYS[:1]:
                     tpm.attestation(*key)
+                if name == "one":
+                    # Its clock is not safe for some seconds.
+                    tpm.lose_power()
+                    tpm.attestation("after-power-loss", *KEYS[0][1:])
             finally:
-                tpm.process.kill()
-                tpm.process.wait()
+                tpm.switch_off()
 
 
 main()
