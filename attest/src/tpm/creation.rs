@@ -3,7 +3,7 @@
 use super::public::only_sized;
 use super::{ALG_NULL, MAX_DIGEST_LEN, MAX_NAME_LEN, Name, Reader};
 use crate::error::{Error, Result};
-use crate::pcr::{HashAlgorithm, PcrSelection};
+use crate::pcr::PcrSelection;
 
 /// Bytes of the longest data that a caller may have a key made with.
 const MAX_OUTSIDE_INFO_LEN: usize = 2 + 64;
@@ -40,11 +40,6 @@ impl CreationData {
     /// The bytes of the `TPMS_CREATION_DATA`, of which statements have the digest.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// The qualified Name of the key that was made, whose own Name is `name`.
-    pub fn qualified_name(&self, algorithm: HashAlgorithm, name: &Name) -> Name {
-        Name::of(algorithm, &[&self.parent_qualified, name.as_bytes()])
     }
 }
 

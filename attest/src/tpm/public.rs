@@ -289,17 +289,17 @@ fn read(bytes: &[u8]) -> Result<Public> {
         return Err(Error::malformed(format!("{} bytes: expected at most {MAX_PUBLIC_LEN}", bytes.len())));
     }
     let mut reader = Reader::new(bytes);
-    let kind = reader.u16("its type")?;
+    let read_key: fn(&mut Reader<'_>) -> Result<Key> = match reader.u16("its type")? {
+        ALG_RSA => rsa,
+        ALG_ECC => ecc,
+        other => return Err(Error::unsupported(format!("a key of type {other:#06x}: expected RSA or ECC"))),
+    };
     let name_algorithm = reader.hash("its Name algorithm")?;
     let attributes = Attributes::read(reader.u32("its attributes")?)?;
     reader.sized("its policy", MAX_DIGEST_LEN)?;
     let symmetric = symmetric(&mut reader)?;
     let scheme = scheme(&mut reader)?;
-    let key = match kind {
-        ALG_RSA => rsa(&mut reader)?,
-        ALG_ECC => ecc(&mut reader)?,
-        other => return Err(Error::unsupported(format!("a key of type {other:#06x}: expected RSA or ECC"))),
-    };
+    let key = read_key(&mut reader)?;
     reader.finish()?;
     Ok(Public { bytes: bytes.to_vec(), name_algorithm, attributes, symmetric, scheme, key })
 }

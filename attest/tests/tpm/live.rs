@@ -112,7 +112,21 @@ impl Tpm {
         let key = ["-C", parent, "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256", "-a", ATTESTATION];
         self.tool("create", &[&key[..], &files].concat());
         self.tool("load", &["-C", parent, "-u", "ak", "-r", "ak.private", "-c", "ak.ctx"]);
-        let key = ["-C", "ak.ctx", "-c", "ak.ctx", "-d", "hash", "-t", "ticket", "-g", "sha256"];
+        self.certified("ak.ctx")
+    }
+
+    /// Makes an attestation key that has no parent but the hierarchy of endorsement keys.
+    fn primary_attestation(&self) -> Host {
+        let key = ["-C", "e", "-G", "ecc256:ecdsa-sha256:null", "-g", "sha256", "-a", ATTESTATION, "-c", "ak.ctx"];
+        let files = ["--creation-data", "data", "-t", "ticket", "-d", "hash"];
+        self.tool("createprimary", &[&key[..], &files].concat());
+        self.tool("readpublic", &["-c", "ak.ctx", "-o", "ak"]);
+        self.certified("ak.ctx")
+    }
+
+    /// Has `signer` certify the creation of the key that was made last.
+    fn certified(&self, signer: &str) -> Host {
+        let key = ["-C", signer, "-c", "ak.ctx", "-d", "hash", "-t", "ticket", "-g", "sha256"];
         self.tool(
             "certifycreation",
             &[&key[..], &["-o", "signature", "--attestation", "statement", "-f", "tss"]].concat(),
@@ -170,6 +184,10 @@ fn begin(host: &Host, endorsement: EndorsementKey) -> (PendingEnrolment, Credent
 #[test]
 fn a_tpm_enrols_by_each_kind_of_endorsement_key_and_attests_until_it_restarts() {
     let mut tpm = Tpm::start();
+    let endorsement = tpm.endorsement("ek.ctx", "ecc256:aes128cfb", "sha256");
+    let (pending, credential) = begin(&tpm.primary_attestation(), endorsement);
+    assert!(pending.finish(&tpm.activates("ek.ctx", &credential).unwrap()).is_ok());
+
     let templates = [
         ("rsa2048:aes128cfb", "sha256"),
         ("rsa3072:aes256cfb", "sha384"),
@@ -228,4 +246,18 @@ fn a_credential_of_another_endorsement_key_or_for_another_name_is_not_activated(
     // An answer is of its own enrolment.
     let (again, _) = begin(&host, endorsement);
     assert!(again.finish(&answer).is_err());
+}
+
+#[test]
+fn a_key_certifies_its_own_creation_not_that_of_another() {
+    let tpm = Tpm::start();
+    tpm.endorsement("ek.ctx", "ecc256:aes128cfb", "sha256");
+    let host = tpm.attestation("ek.ctx");
+    fs::rename(tpm.path("ak.ctx"), tpm.path("first.ctx")).unwrap();
+    let other = tpm.attestation("ek.ctx");
+    let by_first = tpm.certified("first.ctx");
+    // The statement is the first key's, and is true: of the other key.
+    let error = Host { creation: by_first.creation, ..host }.attestation_key().unwrap_err();
+    assert!(error.to_string().contains("its statement is of the creation of"), "{error}");
+    assert!(other.attestation_key().is_ok());
 }
