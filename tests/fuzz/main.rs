@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod home_file;
+mod memory;
 #[path = "../../vmdk-layout/tests/it/mutation.rs"]
 #[allow(clippy::cast_possible_truncation, reason = "a choice among few")]
 mod mutation;
@@ -17,20 +18,10 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use memory::bound_memory;
 
 /// Seconds of each target where nobody asks for more.
 const SECONDS: u64 = 3;
-
-/// Address space of this process, in bytes: far more than the readers need, far less than a length from outside can ask for.
-const MEMORY: u64 = 3 << 30;
-
-/// Memory that is asked for without a bound ends the process, and so fails the test.
-fn bound_memory() {
-    let maximum = getrlimit(Resource::As).maximum;
-    setrlimit(Resource::As, Rlimit { current: Some(maximum.map_or(MEMORY, |most| most.min(MEMORY))), maximum })
-        .unwrap();
-}
 
 fn corpus(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name)

@@ -188,6 +188,24 @@ fn endorsement_keys_have_a_vendor_or_are_listed() {
 }
 
 #[test]
+fn a_listed_key_that_follows_no_template_is_refused() {
+    let check = |public: &[u8]| {
+        let mut rules = EndorsementRules::new();
+        rules.add_listed(Fingerprint::of(&Public::from_tpm2b(public).unwrap()));
+        rules.check(&EndorsementEvidence { public, ..EndorsementEvidence::default() }, LATER).err()
+    };
+    refused(check(&vector("one/p256/public")), "expected adminWithPolicy");
+    // From where the attributes are: one that signs as well, and a Name by SHA-1.
+    let mut changed = vector("one/ek-p256/public");
+    changed[7] ^= 4;
+    refused(check(&changed), "without sign");
+    let mut changed = vector("one/ek-p256/public");
+    changed[5] = 4;
+    assert_eq!(check(&changed).unwrap().kind(), Kind::Unsupported);
+    assert!(check(&vector("one/ek-p256/public")).is_none());
+}
+
+#[test]
 fn a_certificate_is_of_this_endorsement_key_for_that_purpose_and_in_its_time() {
     let (public, certificate) = (vector("one/ek-rsa/public"), vector("one/ek-rsa/certificate"));
     let of = |public: &[u8], certificate: &[u8], now| {

@@ -5,6 +5,7 @@ use vmcryptfs_attest::quote::FreshChallenge;
 use vmcryptfs_attest::tpm::{Attestation, CreationData, Public, Signature};
 
 use crate::hosts::{GIVEN, Host, LATER, authority, enrolled, rules};
+use crate::memory::bound_memory;
 use crate::mutation::fuzz;
 use crate::vectors::{vector, vectors};
 
@@ -29,6 +30,7 @@ const WORDS: [&[u8]; 12] = [
 
 #[test]
 fn mutated_structures_of_tpms() {
+    bound_memory();
     let ends = ["/public", "/quote", "/creation-statement", "/creation-data", "-signature", "/challenge"];
     let corpus: Vec<_> = ends.into_iter().flat_map(vectors).collect();
     fuzz(
@@ -58,6 +60,7 @@ fn mutated_structures_of_tpms() {
 
 #[test]
 fn mutated_evidence_proves_nothing_else() {
+    bound_memory();
     let host = Host::recorded("one", "p256");
     let identity = enrolled(&host);
     let corpus = [host.quote.clone(), host.signature.clone(), host.values.clone(), host.public.clone()];
@@ -83,6 +86,7 @@ fn mutated_evidence_proves_nothing_else() {
 
 #[test]
 fn mutated_certificates_of_endorsement_keys() {
+    bound_memory();
     let (rules, public) = (rules(&["one"]), vector("one/ek-rsa/public"));
     let corpus = [vector("one/ek-rsa/certificate"), vector("one/issuer"), vector("one/root")];
     fuzz(

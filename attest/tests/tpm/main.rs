@@ -7,6 +7,8 @@ mod attacks;
 mod fuzz;
 mod hosts;
 mod live;
+#[path = "../../../tests/fuzz/memory.rs"]
+mod memory;
 #[path = "../../../vmdk-layout/tests/it/mutation.rs"]
 #[allow(clippy::cast_possible_truncation, dead_code, reason = "a choice among few; it is shared")]
 mod mutation;
