@@ -7,6 +7,6 @@ cd "$(dirname "$(readlink -f "$0")")/../../.."
 require_rust
 export FUZZ_SECONDS=${FUZZ_SECONDS:-600} FUZZ_SEED=${FUZZ_SEED:-1}
 cargo test --release --locked --package vmdk-layout --test it mutated
-cargo test --release --locked --package vmcryptfs-attest mutated
+cargo test --release --locked --package vmcryptfs-attest --test tpm mutated
 cargo test --release --locked --test fuzz
 cargo test --release --locked --package vmcryptfs-attest --test logs mutated
