@@ -8,7 +8,6 @@ mod keeper;
 mod keys;
 mod moment;
 mod mounts;
-mod notify;
 mod offline;
 pub mod options;
 mod pushed;
@@ -33,6 +32,7 @@ use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::{memory, process};
 use vmcryptfs::text::Show;
 
+use crate::notify;
 use alive::Alive;
 use boards::Boards;
 use keys::Keys;

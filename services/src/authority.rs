@@ -1,10 +1,134 @@
 //! The trust authority: attests hosts by their TPMs, and releases keys to them only.
 
+mod admin;
 pub mod clock;
 pub mod enrolment;
 pub mod entry;
 pub mod hosts;
 pub mod log;
+pub mod options;
 pub mod own;
 pub mod release;
+mod routes;
+pub mod server;
 pub mod token;
+mod verbs;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vmcryptfs::error::{Context, Result};
+use vmcryptfs::event::{Event, EventName};
+use vmcryptfs::key::ProviderName;
+use vmcryptfs::provider::Providers;
+use vmcryptfs::sys::{memory, process};
+
+use clock::Clock;
+use enrolment::EnrolmentTokens;
+use hosts::Hosts;
+use log::Log;
+use own::Own;
+use release::{Release, TopKey};
+use server::Limits;
+use token::Tokens;
+
+use crate::notify;
+use crate::trust_wire::Health;
+
+/// For how long what was found of its health is said again: anyone may ask.
+const HEALTH_LIFE: Duration = Duration::from_secs(5);
+
+/// The authority of this machine.
+pub struct Authority {
+    own: Own,
+    hosts: Hosts,
+    enrolment: EnrolmentTokens,
+    tokens: Tokens,
+    log: Log,
+    top: TopKey,
+    health: Mutex<Option<(Instant, Health)>>,
+}
+
+impl Authority {
+    /// Opens the authority of a machine with this configuration.
+    ///
+    /// # Errors
+    /// Those of [`Own::open`], of its provider, and of its records and log.
+    pub fn open(config: &Path) -> Result<Self> {
+        let own = Own::open(&own::folder(config))?;
+        let name = ProviderName::new(own.settings.provider.clone())?;
+        let provider = Providers::load(config)?.provider(&name);
+        let provider = provider.context(|| format!("opening provider {name}, which has the top-level key"))?;
+        Self::with(own, TopKey::new(name, provider))
+    }
+
+    fn with(own: Own, top: TopKey) -> Result<Self> {
+        let clock = Clock::begin();
+        Ok(Self {
+            hosts: Hosts::load(&own.path("hosts"))?,
+            enrolment: EnrolmentTokens::open(&own.path("tokens"), clock)?,
+            tokens: Tokens::new(own.settings.uuid, clock)?,
+            log: Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?,
+            top,
+            health: Mutex::default(),
+            own,
+        })
+    }
+
+    fn release(&self) -> Release<'_> {
+        let Self { own, top, tokens, hosts, log, .. } = self;
+        Release { authority: own.settings.uuid, top, tokens, hosts, log }
+    }
+
+    /// What does not work. A key is made and found, unless that was done a moment ago.
+    fn health(&self) -> Health {
+        let mut known = self.health.lock();
+        if let Some((when, health)) = &*known
+            && when.elapsed() < HEALTH_LIFE
+        {
+            return health.clone();
+        }
+        let tried = self.top.try_out().err();
+        let broken = self.log.trouble();
+        let lacks = tried.map(|error| error.chain()).into_iter().chain(broken).collect();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let health = Health { authority: self.own.settings.uuid, version, lacks };
+        known.insert((Instant::now(), health)).1.clone()
+    }
+}
+
+/// Is the authority of the machine with this configuration until a signal ends it.
+///
+/// # Errors
+/// Those of [`Authority::open`]; `Io` when its port or socket cannot be had.
+fn run(config: &Path) -> Result<()> {
+    memory::keep_little();
+    process::ignore_signals(&[signal_hook::consts::SIGHUP, signal_hook::consts::SIGPIPE]);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "catching signals".into())?;
+    let authority = Arc::new(Authority::open(config)?);
+    let listen = authority.own.settings.listen;
+    let listener = TcpListener::bind(listen).context(|| format!("listening on {listen}"))?;
+    let address = listener.local_addr().context(|| "asking for its own address".into())?;
+    let socket = admin::begin(config, Arc::clone(&authority), address)?;
+    server::begin(Arc::clone(&authority), listener, Limits::default())?;
+    if memory::lock_was_refused() {
+        tracing::warn!("memory for keys cannot be locked, so keys may reach swap: raise the limit on locked memory");
+    }
+    for lack in authority.health().lacks {
+        tracing::warn!("{lack}");
+    }
+    tracing::info!("listening on {address}");
+    Event::of(EventName::Authority).reason(format!("version {} began", env!("CARGO_PKG_VERSION"))).done();
+    notify::ready();
+    let signal = signals.forever().next();
+    notify::stopping();
+    drop(socket); // who asks now finds none, rather than one that ends
+    authority.log.checkpoint(&authority.own.log_key)?;
+    Event::of(EventName::Authority).reason(format!("ended by signal {}", signal.unwrap_or_default())).done();
+    Ok(())
+}

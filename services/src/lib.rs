@@ -6,4 +6,5 @@
 pub mod agent;
 pub mod authority;
 pub mod board;
+mod notify;
 pub mod trust_wire;

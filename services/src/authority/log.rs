@@ -91,11 +91,16 @@ impl Log {
         if entries.is_empty() {
             return Ok(first);
         }
-        if let Some(why) = &state.broken {
-            return Err(Error::new(Kind::Io, format!("the log takes no more entries until a restart: {why}")));
+        if let Some(trouble) = state.trouble() {
+            return Err(Error::new(Kind::Io, trouble));
         }
         state.write(entries).context(|| format!("writing to the log in {}", self.folder.shown()))?;
         Ok(first)
+    }
+
+    /// Why nothing more is written, if that is so.
+    pub fn trouble(&self) -> Option<String> {
+        self.state.lock().trouble()
     }
 
     /// How many entries there are.
@@ -209,6 +214,10 @@ impl State {
             );
         }
         Ok(state)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.broken.as_ref().map(|why| format!("the log takes no more entries until a restart: {why}"))
     }
 
     fn take(&mut self, line: &[u8], entries: &[&[u8]]) {

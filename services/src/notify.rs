@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)), where it has started the agent.
+//! What systemd is told (sd_notify(3)), where it has started a daemon.
 
 use std::env;
 use std::io;
@@ -6,13 +6,13 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The agent answers requests.
-pub(super) fn ready() {
+/// The daemon answers requests.
+pub(crate) fn ready() {
     tell("READY=1");
 }
 
-/// The agent is about to end.
-pub(super) fn stopping() {
+/// The daemon is about to end.
+pub(crate) fn stopping() {
     tell("STOPPING=1");
 }
 

@@ -1,0 +1,122 @@
+//! The command line of the authority.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use vmcryptfs::cli;
+
+use super::verbs;
+
+/// The trust authority: attests hosts by their TPMs, and releases keys to them only.
+#[derive(Parser)]
+#[command(name = "vmcryptfs-authority", version, propagate_version = true, arg_required_else_help = true)]
+struct Options {
+    /// Configuration file [default: /etc/vmcryptfs/config.toml for root, else ~/.config/vmcryptfs/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Log more; twice for every detail
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Make an authority on this machine
+    Init(InitArgs),
+    /// Run it until SIGTERM or SIGINT
+    Start,
+    /// Show how it is
+    Status(JsonArgs),
+    /// Let hosts in, and remove them
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// Look into its log
+    #[command(subcommand)]
+    Log(LogVerb),
+}
+
+/// Make an authority on this machine. A provider of the configuration has the top-level key, under which the keys of VMs are wrapped.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs provider add native top\n  \
+    vmcryptfs-authority init top --url https://authority.example:6843\n\n\
+    docs/TRUST.md says how an authority is set up.")]
+pub(super) struct InitArgs {
+    /// Provider of the top-level key: a native one without a kek-share, or a KMIP one
+    #[arg(value_name = "PROVIDER")]
+    pub(super) provider: String,
+    /// Where hosts reach it; repeatable
+    #[arg(long = "url", value_name = "URL", required = true)]
+    pub(super) urls: Vec<String>,
+    /// Where it listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:6843")]
+    pub(super) listen: SocketAddr,
+    /// Number of a user who may administer it, beside root
+    #[arg(long, value_name = "UID")]
+    pub(super) admin_user: Option<u32>,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
+#[derive(Args)]
+pub(super) struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Subcommand)]
+pub(super) enum HostVerb {
+    /// List the hosts
+    List(JsonArgs),
+    /// Approve a host that has enrolled
+    Approve(OneHost),
+    /// Remove a host: its tokens are void at once
+    Remove(OneHost),
+    /// Make a token, by which one host enrols
+    Token(TokenArgs),
+}
+
+#[derive(Args)]
+pub(super) struct OneHost {
+    /// Name or UUID of the host
+    #[arg(value_name = "HOST")]
+    pub(super) host: String,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
+/// Make a token, by which one host enrols. It is printed as one line, which is a secret.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vmcryptfs-authority host token --class kvm --host kvm1 >token")]
+pub(super) struct TokenArgs {
+    /// Class of the host, which decides on its policies
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(super) class: String,
+    /// Name that the host must have
+    #[arg(long, value_name = "NAME")]
+    pub(super) host: Option<String>,
+    /// Let the host in without approval
+    #[arg(long)]
+    pub(super) approve: bool,
+    /// How long it is good
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(super) life: std::time::Duration,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
+#[derive(Subcommand)]
+pub(super) enum LogVerb {
+    /// Verify the log in the authority's folder; the authority must not run
+    Verify(JsonArgs),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let Options { config, verbose, verb } = Options::parse();
+    cli::daemon("vmcryptfs-authority", verbose, config.as_deref(), |config| verbs::run(verb, config))
+}

@@ -1,0 +1,146 @@
+//! What administrators type.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::Serialize;
+use vmcryptfs::crypto::random;
+use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::event::{Event, EventName};
+use vmcryptfs::key::{ProviderName, check_name};
+use vmcryptfs::provider::Providers;
+
+use super::admin::{self, Answer, Asked, Status};
+use super::enrolment::Admission;
+use super::entry::What;
+use super::hosts::HostRecord;
+use super::log::Log;
+use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, TokenArgs, Verb};
+use super::own::{self, Own, Settings, pin_text};
+use super::release::TopKey;
+
+pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
+    match verb {
+        Verb::Init(args) => {
+            let made = init(&args, config);
+            Event::of(EventName::Authority).reason("was made").outcome(&made);
+            made
+        }
+        Verb::Start => super::run(config),
+        Verb::Status(output) => match admin::ask(config, &Asked::Status)? {
+            Answer::Status(status) => print(&output, &status, &status_text(&status)),
+            other => Err(unexpected(&other)),
+        },
+        Verb::Host(HostVerb::List(output)) => match admin::ask(config, &Asked::Hosts)? {
+            Answer::Hosts { hosts } => print(&output, &hosts, &hosts_text(&hosts)),
+            other => Err(unexpected(&other)),
+        },
+        Verb::Host(HostVerb::Approve(args)) => one(config, &args.output, &Asked::Approve { host: args.host }),
+        Verb::Host(HostVerb::Remove(args)) => one(config, &args.output, &Asked::Remove { host: args.host }),
+        Verb::Host(HostVerb::Token(args)) => token(args, config),
+        Verb::Log(LogVerb::Verify(output)) => verify(&output, config),
+    }
+}
+
+#[derive(Serialize)]
+struct Made {
+    authority: uuid::Uuid,
+    pin: String,
+}
+
+fn init(args: &InitArgs, config: &Path) -> Result<()> {
+    for url in &args.urls {
+        let host = url.strip_prefix("https://").filter(|host| !host.is_empty() && !host.contains(['/', ' ']));
+        host.ok_or_else(|| Error::new(Kind::Invalid, format!("{url:?}, expected https://NAME:PORT")))?;
+    }
+    let name = ProviderName::new(args.provider.clone())?;
+    let provider = Providers::load(config)?.provider(&name)?;
+    TopKey::new(name, provider).try_out()?;
+    let settings = Settings {
+        uuid: random::uuid()?,
+        provider: args.provider.clone(),
+        listen: args.listen,
+        urls: args.urls.clone(),
+        admin_user: args.admin_user,
+    };
+    let own = Own::create(&own::folder(config), &settings)?;
+    let log = Log::open(&own.path("log"), settings.uuid, &own.log_key)?;
+    log.append(&[What::Begun { authority: settings.uuid, provider: settings.provider }.now()?])?;
+    let made = Made { authority: settings.uuid, pin: pin_text(&own.pin()) };
+    let text = format!("authority {}\npin       {}\n", made.authority, made.pin);
+    print(&args.output, &made, &text)
+}
+
+fn one(config: &Path, output: &JsonArgs, asked: &Asked) -> Result<()> {
+    match admin::ask(config, asked)? {
+        Answer::Host { host } => print(output, &host, &format!("host {} is {}\n", host.name, host.state.word())),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn token(args: TokenArgs, config: &Path) -> Result<()> {
+    check_name("class", &args.class)?;
+    let admission = Admission { class: args.class, approves: args.approve, host: args.host };
+    match admin::ask(config, &Asked::Token { admission, life: args.life })? {
+        Answer::Token { token } => print(&args.output, &token, &format!("{}\n", *token.to_text()?)),
+        other => Err(unexpected(&other)),
+    }
+}
+
+#[derive(Serialize)]
+struct Verified {
+    entries: usize,
+    root: String,
+}
+
+/// Opening it verifies it: each line, and that what was signed is there.
+fn verify(output: &JsonArgs, config: &Path) -> Result<()> {
+    let own = Own::open(&own::folder(config))?;
+    let log = Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?;
+    let text = log.checkpoint(&own.log_key)?;
+    let root = text.lines().nth(2).unwrap_or_default().to_owned();
+    let verified = Verified { entries: log.len(), root };
+    print(output, &verified, &format!("{} entries, root {}\n", verified.entries, verified.root))
+}
+
+fn unexpected(answer: &Answer) -> Error {
+    Error::new(
+        Kind::Unsupported,
+        format!("the authority answered something else: is it of another version? {answer:?}"),
+    )
+}
+
+fn status_text(status: &Status) -> String {
+    let Status { authority, version, listen, pin, provider, pending, approved, removed, log_entries, lacks } = status;
+    let mut text = format!(
+        "authority {authority}\nversion   {version}\nlistens   {listen}\npin       {pin}\nprovider  {provider}\n\
+         hosts     {approved} approved, {pending} pending, {removed} removed\nlog       {log_entries} entries\n"
+    );
+    for lack in lacks {
+        text.push_str(&format!("TO DO     {lack}\n"));
+    }
+    text
+}
+
+fn hosts_text(hosts: &[HostRecord]) -> String {
+    let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or_default().max(4);
+    let mut text = format!("{:width$}  {:8}  {:36}  CLASS\n", "NAME", "STATE", "UUID");
+    for host in hosts {
+        let HostRecord { name, uuid, class, state, .. } = host;
+        text.push_str(&format!("{name:width$}  {:8}  {uuid}  {class}\n", state.word()));
+    }
+    text
+}
+
+fn print(output: &JsonArgs, value: &impl Serialize, text: &str) -> Result<()> {
+    let failed = |error| Error::with_source(Kind::Io, "a result that has no JSON form", error);
+    let json = if output.json { Some(serde_json::to_string(value).map_err(failed)?) } else { None };
+    let printed = match json {
+        Some(json) => writeln!(io::stdout(), "{json}"),
+        None => io::stdout().write_all(text.as_bytes()),
+    };
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()), // who reads has seen enough
+        printed => printed.map_err(|error| Error::io("printing the result", error)),
+    }
+}
