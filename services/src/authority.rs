@@ -1,6 +1,7 @@
 //! The trust authority: attests hosts by their TPMs, and releases keys to them only.
 
 mod admin;
+mod attestation;
 pub mod clock;
 pub mod enrolment;
 pub mod entry;
@@ -8,6 +9,7 @@ pub mod hosts;
 pub mod log;
 pub mod options;
 pub mod own;
+mod policies;
 pub mod release;
 mod routes;
 pub mod server;
@@ -28,11 +30,13 @@ use vmcryptfs::key::ProviderName;
 use vmcryptfs::provider::Providers;
 use vmcryptfs::sys::{memory, process};
 
+use attestation::Attestation;
 use clock::Clock;
 use enrolment::EnrolmentTokens;
 use hosts::Hosts;
 use log::Log;
 use own::Own;
+use policies::Policies;
 use release::{Release, TopKey};
 use server::Limits;
 use token::Tokens;
@@ -49,6 +53,9 @@ pub struct Authority {
     hosts: Hosts,
     enrolment: EnrolmentTokens,
     tokens: Tokens,
+    attestation: Attestation,
+    policies: Policies,
+    clock: Clock,
     log: Log,
     top: TopKey,
     health: Mutex<Option<(Instant, Health)>>,
@@ -73,6 +80,9 @@ impl Authority {
             hosts: Hosts::load(&own.path("hosts"))?,
             enrolment: EnrolmentTokens::open(&own.path("tokens"), clock)?,
             tokens: Tokens::new(own.settings.uuid, clock)?,
+            attestation: Attestation::new(own.attestation_key()?, clock.seconds()),
+            policies: Policies::load(own.path("policy.toml"), own.path("evidence"))?,
+            clock,
             log: Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?,
             top,
             health: Mutex::default(),
@@ -94,8 +104,9 @@ impl Authority {
             return health.clone();
         }
         let tried = self.top.try_out().err();
-        let broken = self.log.trouble();
-        let lacks = tried.map(|error| error.chain()).into_iter().chain(broken).collect();
+        let without_policy = self.policies.current().err();
+        let failed = tried.into_iter().chain(without_policy).map(|error| error.chain());
+        let lacks = failed.chain(self.log.trouble()).collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let health = Health { authority: self.own.settings.uuid, version, lacks };
         known.insert((Instant::now(), health)).1.clone()

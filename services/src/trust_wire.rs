@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 use vmcryptfs::error::Kind;
 
+pub use crate::authority::hosts::HostState;
+
 /// Longest body of a request or an answer, in bytes.
 pub const MAX_BODY: usize = 1 << 20;
 /// Keys of one call.
@@ -38,6 +40,127 @@ impl fmt::Debug for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
     }
+}
+
+/// `POST /v1/enrol`: a host with an enrolment token shows the keys of its TPM.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// The token's name.
+    pub token: Uuid,
+    /// Its secret.
+    pub secret: Blob,
+    /// The host's name.
+    pub name: String,
+    /// Endorsement key (`TPM2B_PUBLIC`).
+    pub ek_public: Blob,
+    /// Its certificate in DER, if the TPM has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_certificate: Option<Blob>,
+    /// Certificates between it and a vendor's root.
+    #[serde(default)]
+    pub ek_chain: Vec<Blob>,
+    /// Attestation key (`TPM2B_PUBLIC`).
+    pub ak_public: Blob,
+    /// How it was made (`TPM2B_CREATION_DATA`).
+    pub creation_data: Blob,
+    /// What TPM2_CertifyCreation says of that (`TPMS_ATTEST`), by the key itself.
+    pub creation_statement: Blob,
+    /// Its signature (`TPMT_SIGNATURE`).
+    pub creation_signature: Blob,
+}
+
+/// The credential, which only a TPM with both keys opens (TPM2_ActivateCredential).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EnrolAnswer {
+    /// The enrolment: the next call is `POST /v1/enrol/ENROLMENT`.
+    pub enrolment: Uuid,
+    /// `TPM2B_ID_OBJECT`.
+    pub id_object: Blob,
+    /// `TPM2B_ENCRYPTED_SECRET`.
+    pub encrypted_secret: Blob,
+}
+
+/// `POST /v1/enrol/ENROLMENT`: what the TPM has made of the credential.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialAnswer {
+    /// The secret in it.
+    pub secret: Blob,
+}
+
+/// The host is known.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EnrolledHost {
+    /// The authority.
+    pub authority: Uuid,
+    /// The host's UUID.
+    pub host: Uuid,
+    /// Whether it was approved, or waits for a person.
+    pub state: HostState,
+    /// What the authority signs checkpoints of its log with (Ed25519).
+    pub log_key: Blob,
+}
+
+/// `POST /v1/challenge`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChallengeRequest {
+    /// The host.
+    pub host: Uuid,
+}
+
+/// What a quote has to be made for. It is good once, and for a minute.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Challenge {
+    /// The challenge.
+    pub challenge: Blob,
+    /// The bank that the quote has to be of, such as `sha256`.
+    pub bank: String,
+    /// Its registers that the quote has to be of, and no others; none where only the TPM counts.
+    pub registers: Vec<u8>,
+}
+
+/// `POST /v1/attest`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestRequest {
+    /// The host.
+    pub host: Uuid,
+    /// The challenge.
+    pub challenge: Blob,
+    /// Public key that KEKs are to be sealed to: an uncompressed point of P-256.
+    pub hpke_key: Blob,
+    /// `TPMS_ATTEST` of TPM2_Quote, whose extra data is bound to all of that (docs/ATTESTATION.md, "Quotes").
+    pub quote: Blob,
+    /// `TPMT_SIGNATURE` of it.
+    pub signature: Blob,
+    /// Values of the registers in ascending order.
+    pub values: Blob,
+    /// The firmware's event log.
+    pub firmware_log: Blob,
+    /// systemd's log; empty if there is none.
+    pub userspace_log: Blob,
+}
+
+/// The request that a quote for an authority is bound to: one for another authority is not good here.
+pub fn quoted_for(authority: Uuid) -> Vec<u8> {
+    format!("POST /v1/attest {authority}").into_bytes()
+}
+
+/// The host has attested.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct AttestedHost {
+    /// For the calls about keys.
+    pub token: String,
+    /// For how many seconds it is good.
+    pub seconds: u64,
+    /// The trust level that was proved.
+    pub level: String,
+    /// The policy that was satisfied.
+    pub policy: String,
+    /// Its approved sets that the host matches.
+    pub sets: Vec<String>,
 }
 
 /// `POST /v1/keys/new`: KEKs are to be made.

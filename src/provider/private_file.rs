@@ -25,7 +25,7 @@ use crate::text::Show;
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The configuration file of root, unless another one is named.
-pub(crate) const CONFIG_OF_ROOT: &str = "/etc/vmcryptfs/config.toml";
+pub const CONFIG_OF_ROOT: &str = "/etc/vmcryptfs/config.toml";
 /// Longest configuration file, in bytes.
 pub(super) const MAX_CONFIG_LEN: u64 = 1 << 20;
 

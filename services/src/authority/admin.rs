@@ -1,8 +1,9 @@
 //! The socket by which administrators of this machine ask its authority: root, the authority's own user, and one user that the settings
 //! name.
 
+use std::fs::DirBuilder;
 use std::net::SocketAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,19 +16,22 @@ use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::gate::Principal;
 use vmcryptfs::provider::agent::{receive, send};
+use vmcryptfs::provider::private_file::CONFIG_OF_ROOT;
 use vmcryptfs::provider::timed::{Deadline, TimedStream};
 use vmcryptfs::sys::process::effective_uid;
 use vmcryptfs::sys::socket::SocketPath;
 use vmcryptfs::sys::thread::caught;
 use vmcryptfs::text::Show;
+use vmcryptfs_attest::policy::Class;
 
 use super::Authority;
 use super::enrolment::{Admission, Token};
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
 use super::own::{self, pin_text};
+use super::policies::{ApprovedPolicy, Tried};
 
-const MAX_ASKED: usize = 1 << 20;
+const MAX_ASKED: usize = 16 << 20;
 const MAX_ANSWER: usize = 64 << 20;
 /// How long one who asks may take to ask, and to take the answer. Administrators come one after the other.
 const TRANSFER: Duration = Duration::from_secs(5);
@@ -45,6 +49,9 @@ pub(super) enum Asked {
     Approve { host: String },
     Remove { host: String },
     Token { admission: Admission, life: Duration },
+    Policy,
+    ApprovePolicy { text: String },
+    TryPolicy { text: String },
 }
 
 /// What is answered.
@@ -55,6 +62,8 @@ pub(super) enum Answer {
     Hosts { hosts: Vec<HostRecord> },
     Host { host: Box<HostRecord> },
     Token { token: Token },
+    Policy(PolicyStatus),
+    Tried(Tried),
     Error { kind: Kind, message: String },
 }
 
@@ -73,9 +82,29 @@ pub(super) struct Status {
     pub(super) lacks: Vec<String>,
 }
 
-/// The socket of the authority of a machine with this configuration.
+/// The policy that is in force.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct PolicyStatus {
+    pub(super) name: String,
+    pub(super) sha256: String,
+    pub(super) classes: Vec<ClassStatus>,
+}
+
+/// A class of it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct ClassStatus {
+    pub(super) name: String,
+    pub(super) level: String,
+    pub(super) sets: Vec<String>,
+}
+
+/// The socket of the authority of a machine with this configuration: `/run/vmcryptfs-authority/admin.sock`, or in the authority's
+/// folder where the configuration is another one than root's usual one.
 pub(super) fn socket_of(config: &Path) -> PathBuf {
-    own::folder(config).join("admin.sock")
+    match config == Path::new(CONFIG_OF_ROOT) {
+        true => PathBuf::from("/run/vmcryptfs-authority/admin.sock"),
+        false => own::folder(config).join("admin.sock"),
+    }
 }
 
 /// Answers administrators on a thread of its own for as long as the process lives.
@@ -85,9 +114,13 @@ pub(super) fn socket_of(config: &Path) -> PathBuf {
 pub(super) fn begin(config: &Path, authority: Arc<Authority>, address: SocketAddr) -> Result<SocketPath> {
     let path = socket_of(config);
     let making = || format!("making the socket {}", path.shown());
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        // Who may not connect is kept out by the socket's own mode.
+        DirBuilder::new().mode(0o711).create(folder).context(making)?;
+    }
     let (listener, socket) = SocketPath::listen(&path).context(making)?;
     if let Some(user) = authority.own.settings.admin_user {
-        // The mode lets only its owner connect; the authority's folder must let this user in, which is up to the administrator.
+        // Its mode lets only its owner connect, and root.
         chown(&path, Some(user), None).context(making)?;
     }
     let work = move || serve(&listener, &authority, address);
@@ -140,10 +173,25 @@ fn answer(authority: &Authority, address: SocketAddr, asked: Asked, by: u32) -> 
         Asked::Hosts => Ok(Answer::Hosts { hosts: authority.hosts.list() }),
         Asked::Approve { host } => change(authority, &host, HostState::Approved, by),
         Asked::Remove { host } => change(authority, &host, HostState::Removed, by),
+        Asked::Policy => Ok(Answer::Policy(policy_status(&*authority.policies.current()?))),
+        Asked::TryPolicy { text } => authority.policies.try_out(&text, &authority.hosts.list()).map(Answer::Tried),
+        Asked::ApprovePolicy { text } => {
+            let log = |policy: &ApprovedPolicy| {
+                let (name, sha256) = (policy.policy.name().to_owned(), policy.sha256.clone());
+                logged(authority, What::PolicyApproved { policy: name, sha256, by: called(by) })
+            };
+            let approved = authority.policies.approve(&text, log);
+            let mut event = Event::of(EventName::AuthorityPolicy);
+            if let Ok(policy) = &approved {
+                event.reason(format!("policy {} was approved", policy.version()));
+            }
+            event.by(by).outcome(&approved);
+            approved.map(|policy| Answer::Policy(policy_status(&policy)))
+        }
         Asked::Token { admission, life } => {
             let own = &authority.own;
-            let (class, approves) = (admission.class.clone(), admission.approves);
-            let log = |token| logged(authority, What::TokenMade { token, class, approves, by: called(by) });
+            let (host, approves) = (admission.host.clone(), admission.approves);
+            let log = |token| logged(authority, What::TokenMade { token, host, approves, by: called(by) });
             let of = (own.settings.uuid, own.settings.urls.clone(), &own.pin());
             let made = authority.enrolment.make(of, admission, life, log);
             let mut event = Event::of(EventName::AuthorityHost);
@@ -181,6 +229,19 @@ fn logged(authority: &Authority, what: What) -> Result<()> {
 /// A user, as the log has it. Names are not in it: they may be another user's later.
 fn called(uid: u32) -> String {
     format!("uid {uid}")
+}
+
+fn policy_status(approved: &ApprovedPolicy) -> PolicyStatus {
+    let class = |class: &Class| ClassStatus {
+        name: class.name().to_owned(),
+        level: class.level().to_string(),
+        sets: class.sets().to_vec(),
+    };
+    PolicyStatus {
+        name: approved.policy.name().to_owned(),
+        sha256: approved.sha256.clone(),
+        classes: approved.policy.classes().iter().map(class).collect(),
+    }
 }
 
 fn status(authority: &Authority, listen: SocketAddr) -> Status {

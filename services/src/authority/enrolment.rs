@@ -81,13 +81,10 @@ impl Token {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admission {
-    /// The class of the host.
-    pub class: String,
     /// Whether it needs no approval by a person.
     pub approves: bool,
-    /// The name that the host must have, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
+    /// The name that the host must have: its policies go by it.
+    pub host: String,
 }
 
 /// What the authority keeps of a token: not the secret, but what recognises it.
@@ -166,11 +163,12 @@ impl EnrolmentTokens {
         if !hmac_verifies(PURPOSE, secret, &digest) || record.id != id || record.expires <= self.clock.seconds() {
             return Err(refused());
         }
-        match &record.admission.host {
-            Some(name) if name != host => {
+        match record.admission.host == host {
+            true => Ok(record.admission),
+            false => {
+                let name = &record.admission.host;
                 Err(Error::new(Kind::Denied, format!("this enrolment token is for host {name}, not for {host}")))
             }
-            _ => Ok(record.admission),
         }
     }
 
@@ -207,11 +205,11 @@ fn read(path: &Path) -> Result<Record> {
 mod tests {
     use super::*;
 
-    fn admission(host: Option<&str>) -> Admission {
-        Admission { class: "kvm".into(), approves: true, host: host.map(str::to_owned) }
+    fn admission(host: &str) -> Admission {
+        Admission { approves: true, host: host.to_owned() }
     }
 
-    fn make(tokens: &EnrolmentTokens, host: Option<&str>) -> Token {
+    fn make(tokens: &EnrolmentTokens, host: &str) -> Token {
         let urls = vec!["https://a:6843".to_owned()];
         tokens.make((Uuid::nil(), urls, &[3; 32]), admission(host), LIFE, |_| Ok(())).unwrap()
     }
@@ -221,15 +219,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::begin();
         let tokens = EnrolmentTokens::open(dir.path(), clock).unwrap();
-        let token = Token::parse(&make(&tokens, None).to_text().unwrap()).unwrap();
+        let token = Token::parse(&make(&tokens, "kvm1").to_text().unwrap()).unwrap();
         let with = |secret: &[u8]| tokens.spend((token.id, secret, "kvm1"), Ok).map_err(|error| error.kind());
         assert_eq!(with(&[0; 32]), Err(Kind::Denied));
         let failed = tokens.spend((token.id, &token.secret.0, "kvm1"), |_| Err::<(), _>(Error::new(Kind::Io, "no")));
         assert_eq!(failed.unwrap_err().kind(), Kind::Io);
-        assert_eq!(with(&token.secret.0), Ok(admission(None)), "what failed did not use it up");
+        assert_eq!(with(&token.secret.0), Ok(admission("kvm1")), "what failed did not use it up");
         assert_eq!(with(&token.secret.0), Err(Kind::Denied));
 
-        let token = make(&tokens, Some("kvm2"));
+        let token = make(&tokens, "kvm2");
         let look = |tokens: &EnrolmentTokens, host| tokens.look(token.id, &token.secret.0, host).is_ok();
         assert!(look(&tokens, "kvm2") && !look(&tokens, "kvm1"));
         let later = clock.ahead(LIFE);
@@ -244,7 +242,7 @@ mod tests {
     #[test]
     fn the_text_of_a_token_is_whole_or_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let token = make(&EnrolmentTokens::open(dir.path(), Clock::begin()).unwrap(), None);
+        let token = make(&EnrolmentTokens::open(dir.path(), Clock::begin()).unwrap(), "kvm1");
         let text = token.to_text().unwrap();
         assert_eq!(Token::parse(&format!(" {}\n", *text)).unwrap(), token);
         for at in 0..text.len() {

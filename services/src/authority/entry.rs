@@ -32,8 +32,8 @@ pub enum What {
     TokenMade {
         /// The token's name.
         token: Uuid,
-        /// The class of the host.
-        class: String,
+        /// Name of the host that it is for.
+        host: String,
         /// Whether the host needs no approval.
         approves: bool,
         /// Who made it.
@@ -45,8 +45,6 @@ pub enum What {
         host: Uuid,
         /// Its name.
         name: String,
-        /// Its class.
-        class: String,
         /// Fingerprint of the endorsement key.
         ek: String,
         /// Name of the attestation key.

@@ -49,8 +49,6 @@ pub struct HostRecord {
     pub uuid: Uuid,
     /// Its name.
     pub name: String,
-    /// The class whose policies apply to it.
-    pub class: String,
     /// Fingerprint of its TPM's endorsement key, in hex.
     pub ek: String,
     /// Name of its attestation key, in hex.
@@ -67,10 +65,10 @@ pub struct HostRecord {
 
 impl HostRecord {
     /// A host that has just enrolled.
-    pub fn new(host: (Uuid, &str), class: &str, keys: (String, String, Blob), state: HostState) -> Self {
+    pub fn new(host: (Uuid, &str), keys: (String, String, Blob), state: HostState) -> Self {
         let ((uuid, name), (ek, ak_name, identity)) = (host, keys);
-        let (name, class, since) = (name.to_owned(), class.to_owned(), Timestamp::now().to_millis());
-        Self { version: VERSION, uuid, name, class, ek, ak_name, identity, state, epoch: 1, since }
+        let (name, since) = (name.to_owned(), Timestamp::now().to_millis());
+        Self { version: VERSION, uuid, name, ek, ak_name, identity, state, epoch: 1, since }
     }
 
     /// Whether this epoch's tokens are good.
@@ -229,7 +227,7 @@ pub(crate) mod tests {
 
     pub(crate) fn record(name: &str, state: HostState) -> HostRecord {
         let keys = (format!("ek of {name}"), "000b".into(), Blob(vec![1, 2]));
-        HostRecord::new((Uuid::new_v4(), name), "kvm", keys, state)
+        HostRecord::new((Uuid::new_v4(), name), keys, state)
     }
 
     fn logged(_: &HostRecord) -> Result<()> {

@@ -34,6 +34,9 @@ pub(super) enum Verb {
     /// Let hosts in, and remove them
     #[command(subcommand)]
     Host(HostVerb),
+    /// Say what hosts have to prove
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Look into its log
     #[command(subcommand)]
     Log(LogVerb),
@@ -89,16 +92,32 @@ pub(super) struct OneHost {
     pub(super) output: JsonArgs,
 }
 
+#[derive(Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Show the policy that is in force
+    List(JsonArgs),
+    /// Put a policy in force
+    Approve(PolicyFile),
+    /// Say which hosts a policy would refuse, by what they last attested with
+    Test(PolicyFile),
+}
+
+#[derive(Args)]
+pub(super) struct PolicyFile {
+    /// The policy (docs/ATTESTATION.md, "Policies")
+    #[arg(value_name = "FILE")]
+    pub(super) file: PathBuf,
+    #[command(flatten)]
+    pub(super) output: JsonArgs,
+}
+
 /// Make a token, by which one host enrols. It is printed as one line, which is a secret.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vmcryptfs-authority host token --class kvm --host kvm1 >token")]
+#[command(after_help = "Example:\n  vmcryptfs-authority host token kvm1 >token")]
 pub(super) struct TokenArgs {
-    /// Class of the host, which decides on its policies
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub(super) class: String,
-    /// Name that the host must have
-    #[arg(long, value_name = "NAME")]
-    pub(super) host: Option<String>,
+    /// Name of the host, by which policies know it
+    #[arg(value_name = "HOST")]
+    pub(super) host: String,
     /// Let the host in without approval
     #[arg(long)]
     pub(super) approve: bool,

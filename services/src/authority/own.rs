@@ -13,11 +13,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use tokio_rustls::rustls::{ServerConfig, version};
 use uuid::Uuid;
 use vmcryptfs::crypto::derive::sha256;
+use vmcryptfs::crypto::random;
 use vmcryptfs::crypto::sign::{SEED_LEN, SigningKey};
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::provider::private_file;
 use vmcryptfs::sys::SecretBytes;
 use vmcryptfs::text::Show;
+use vmcryptfs_attest::AuthorityKey;
+use vmcryptfs_attest::identity::EndorsementRules;
 use zeroize::Zeroizing;
 
 /// The port of an authority, unless its settings say another one.
@@ -76,6 +79,9 @@ impl Own {
         let failed = |error| Error::with_source(Kind::Io, "making the key of the authority", error);
         let tls_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
         private_file::replace_and_wipe(&folder.join("tls.key"), &[&Zeroizing::new(tls_key.serialize_der())])?;
+        let mut attestation_key = SecretBytes::zeroed(SEED_LEN);
+        random::fill(&mut attestation_key)?;
+        private_file::replace_and_wipe(&folder.join("attestation.key"), &[&attestation_key])?;
         let log_key = SigningKey::generate()?;
         private_file::replace_and_wipe(&folder.join("log.key"), &[log_key.seed()])?;
         let text = toml::to_string(settings)
@@ -110,6 +116,49 @@ impl Own {
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// What authenticates challenges, and the records of hosts.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Denied` when others can read it, `Io`.
+    pub fn attestation_key(&self) -> Result<AuthorityKey> {
+        let bytes = read(&self.path("attestation.key"))?;
+        let key = bytes.as_slice().try_into().map_err(|error| {
+            let found = format!("attestation.key has {} bytes, expected {SEED_LEN}", bytes.len());
+            Error::with_source(Kind::Corrupt, found, error)
+        })?;
+        Ok(AuthorityKey::new(key))
+    }
+
+    /// Which endorsement keys are accepted, as the folder says now: certificates in DER in `roots` and `issuers`, and fingerprints in
+    /// `endorsement-keys`, one a line.
+    ///
+    /// # Errors
+    /// `Invalid` for what is not understood, `Denied` when others can change a file, `Io`.
+    pub fn endorsement_rules(&self) -> Result<EndorsementRules> {
+        let mut rules = EndorsementRules::new();
+        let wrong = |path: &Path, error: vmcryptfs_attest::Error| {
+            Error::with_source(Kind::Invalid, format!("reading {}", path.shown()), error)
+        };
+        for (path, certificate) in files_in(&self.path("roots"))? {
+            rules.add_root(&certificate).map_err(|error| wrong(&path, error))?;
+        }
+        for (_, certificate) in files_in(&self.path("issuers"))? {
+            rules.add_intermediate(&certificate);
+        }
+        let path = self.path("endorsement-keys");
+        let text = match read(&path) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(rules),
+            text => text?,
+        };
+        for line in String::from_utf8_lossy(&text).lines().map(str::trim) {
+            let fingerprint = line.split_whitespace().next().filter(|word| !word.starts_with('#'));
+            if let Some(fingerprint) = fingerprint {
+                rules.add_listed(fingerprint.parse().map_err(|error| wrong(&path, error))?);
+            }
+        }
+        Ok(rules)
     }
 
     /// What hosts pin.
@@ -157,6 +206,20 @@ pub fn settings_in(folder: &Path) -> Result<Settings> {
     let text =
         text.map_err(|error| Error::with_source(Kind::Invalid, format!("{} is not UTF-8", path.shown()), error))?;
     toml::from_str(text).map_err(|error| Error::with_source(Kind::Invalid, format!("reading {}", path.shown()), error))
+}
+
+/// The files of a folder; none where there is none.
+fn files_in(folder: &Path) -> Result<Vec<(PathBuf, Zeroizing<Vec<u8>>)>> {
+    let reading = || format!("reading {}", folder.shown());
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(reading)?,
+    };
+    let read_one = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.context(reading)?.path();
+        read(&path).map(|content| (path, content))
+    };
+    entries.map(read_one).collect()
 }
 
 /// A pin as text, in tokens and for people.

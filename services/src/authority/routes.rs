@@ -3,10 +3,11 @@
 use http::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 use vmcryptfs::error::{Error, Kind, Result};
 
 use super::Authority;
-use crate::trust_wire::{Blob, LogEntries, LogProof, Refusal, Refused};
+use crate::trust_wire::{Blob, LogEntries, LogProof, MAX_BODY, Refusal, Refused};
 
 /// Entries of one answer, and their bytes: as JSON texts in JSON they take up to twice as many.
 const MAX_ENTRIES: usize = 1000;
@@ -69,6 +70,14 @@ fn done(authority: &Authority, call: &Call<'_>) -> Result<Answer> {
         }
         (true, "/v1/keys/new") => json(&authority.release().new_keys(&parsed(call.body)?)?),
         (true, "/v1/keys/unwrap") => json(&authority.release().unwrap_keys(&parsed(call.body)?)?),
+        (true, "/v1/enrol") => json(&authority.enrol(&parsed(call.body)?)?),
+        (true, "/v1/challenge") => json(&authority.challenge(&parsed(call.body)?)?),
+        (true, "/v1/attest") => json(&authority.attest(&parsed(call.body)?)?),
+        (true, path) => {
+            let enrolment = path.strip_prefix("/v1/enrol/").and_then(|uuid| Uuid::try_parse(uuid).ok());
+            let enrolment = enrolment.ok_or_else(|| unknown(call))?;
+            json(&authority.finish_enrolment(enrolment, &parsed(call.body)?)?)
+        }
         _ => Err(unknown(call)),
     }
 }
@@ -116,6 +125,12 @@ fn proof(nodes: Option<Vec<[u8; 32]>>) -> Result<Answer> {
     json(&LogProof { nodes: nodes.iter().map(|node| Blob(node.to_vec())).collect() })
 }
 
+/// The answer to a body that is too long.
+pub(super) fn too_long() -> Answer {
+    let error = Error::new(Kind::Invalid, format!("a body of over {MAX_BODY} bytes"));
+    Answer { status: StatusCode::PAYLOAD_TOO_LARGE, ..refused(&error) }
+}
+
 /// The answer to a call that is refused. What went wrong inside is for the authority's own log.
 pub(super) fn refused(error: &Error) -> Answer {
     let status = match error.kind() {
@@ -123,7 +138,7 @@ pub(super) fn refused(error: &Error) -> Answer {
         Kind::Denied | Kind::KeyRejected => StatusCode::FORBIDDEN,
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Exists => StatusCode::CONFLICT,
-        Kind::Unsupported => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
         Kind::Busy | Kind::KeyUnavailable | Kind::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         Kind::Io | Kind::ReadOnly => StatusCode::INTERNAL_SERVER_ERROR,
     };

@@ -202,20 +202,20 @@ impl Server {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
         match self.call(head, body).await {
+            // What is left of a body is not read.
+            Ok(answer) if answer.status == StatusCode::PAYLOAD_TOO_LARGE => response(answer, false),
             Ok(answer) => response(answer, true),
-            // What is left of its body is not read.
             Err(error) => response(routes::refused(&error), false),
         }
     }
 
     async fn call(&self, Parts { method, uri, .. }: Parts, body: Incoming) -> Result<Answer> {
-        let too_long = Error::new(Kind::Unsupported, format!("a body of over {MAX_BODY} bytes"));
         if body.size_hint().lower() > MAX_BODY as u64 {
-            return Err(too_long);
+            return Ok(routes::too_long());
         }
         let whole = timeout(self.limits.body, self.read(body));
         let Some((body, _budget)) = whole.await.map_err(|_| late("the body took too long"))?? else {
-            return Err(too_long);
+            return Ok(routes::too_long());
         };
         let busy = || Error::new(Kind::Busy, "the authority has too much to do: try again");
         let turn = timeout(self.limits.wait, Arc::clone(&self.calls).acquire_owned()).await;

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vmcryptfs::crypto::hpke;
 use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs_attest::quote::Boot;
+use vmcryptfs_attest::verdict::Attested;
 
 use super::clock::Clock;
 use super::hosts::{HostRecord, Hosts};
@@ -40,8 +42,6 @@ pub struct Claims {
     pub exp: u64,
     /// The token's own name.
     pub jti: Uuid,
-    /// Digest of the challenge that was answered.
-    pub eat_nonce: Blob,
     /// The key that KEKs are sealed to.
     pub cnf: Confirmation,
     /// What was proved.
@@ -161,17 +161,26 @@ impl Tokens {
         Ok(Self { authority, key, clock })
     }
 
-    /// The token of a host that has attested for this HPKE key.
+    /// The token of a host that has attested, in this epoch of its record.
     ///
     /// # Errors
-    /// `Io` when the generator fails.
-    pub fn issue(
-        &self,
-        host: Uuid,
-        public: &[u8; hpke::PUBLIC_LEN],
-        nonce: &[u8; 32],
-        proved: Proved,
-    ) -> Result<(String, Claims)> {
+    /// `Invalid` when its HPKE key is not a point of P-256, `Io` when the generator fails.
+    pub fn issue(&self, attested: &Attested, policy: String, epoch: u64) -> Result<(String, Claims)> {
+        let public = attested.quoted().hpke_key();
+        let len = public.len();
+        let public = public.try_into().map_err(|error| {
+            let found = format!("an HPKE key of {len} bytes, expected {}", hpke::PUBLIC_LEN);
+            Error::with_source(Kind::Invalid, found, error)
+        })?;
+        hpke::seal(public, b"", b"", b"")?; // one to which nothing can be sealed would only be refused later
+        let Boot { reset_count: resets, restart_count: restarts } = attested.boot();
+        let proved = Proved { level: attested.satisfied().level().to_string(), policy, resets, restarts, epoch };
+        let host = Uuid::from_bytes(*attested.identity().host().id().as_bytes());
+        self.make(host, public, proved)
+    }
+
+    /// A token of these claims. [`Tokens::issue`] makes them of a verdict.
+    pub(super) fn make(&self, host: Uuid, public: &[u8; hpke::PUBLIC_LEN], proved: Proved) -> Result<(String, Claims)> {
         let iat = self.clock.seconds();
         let claims = Claims {
             iss: self.authority,
@@ -179,7 +188,6 @@ impl Tokens {
             iat,
             exp: iat + LIFE,
             jti: vmcryptfs::crypto::random::uuid()?,
-            eat_nonce: Blob(nonce.to_vec()),
             cnf: Confirmation::of(public),
             vmcryptfs: proved,
         };

@@ -1,22 +1,26 @@
 //! What administrators type.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 use vmcryptfs::crypto::random;
-use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
-use vmcryptfs::key::{ProviderName, check_name};
+use vmcryptfs::key::ProviderName;
 use vmcryptfs::provider::Providers;
+use vmcryptfs::text::Show;
+use vmcryptfs_attest::policy::MAX_POLICY_BYTES;
 
 use super::admin::{self, Answer, Asked, Status};
 use super::enrolment::Admission;
 use super::entry::What;
 use super::hosts::HostRecord;
 use super::log::Log;
-use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, TokenArgs, Verb};
+use super::options::{HostVerb, InitArgs, JsonArgs, LogVerb, PolicyVerb, TokenArgs, Verb};
 use super::own::{self, Own, Settings, pin_text};
+use super::policies::Tried;
 use super::release::TopKey;
 
 pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
@@ -38,6 +42,16 @@ pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
         Verb::Host(HostVerb::Approve(args)) => one(config, &args.output, &Asked::Approve { host: args.host }),
         Verb::Host(HostVerb::Remove(args)) => one(config, &args.output, &Asked::Remove { host: args.host }),
         Verb::Host(HostVerb::Token(args)) => token(args, config),
+        Verb::Policy(PolicyVerb::List(output)) => policy(&output, config, &Asked::Policy),
+        Verb::Policy(PolicyVerb::Approve(args)) => {
+            policy(&args.output, config, &Asked::ApprovePolicy { text: policy_text(&args.file)? })
+        }
+        Verb::Policy(PolicyVerb::Test(args)) => {
+            match admin::ask(config, &Asked::TryPolicy { text: policy_text(&args.file)? })? {
+                Answer::Tried(tried) => print(&args.output, &tried, &tried_text(&tried)),
+                other => Err(unexpected(&other)),
+            }
+        }
         Verb::Log(LogVerb::Verify(output)) => verify(&output, config),
     }
 }
@@ -79,12 +93,47 @@ fn one(config: &Path, output: &JsonArgs, asked: &Asked) -> Result<()> {
 }
 
 fn token(args: TokenArgs, config: &Path) -> Result<()> {
-    check_name("class", &args.class)?;
-    let admission = Admission { class: args.class, approves: args.approve, host: args.host };
+    let admission = Admission { approves: args.approve, host: args.host };
     match admin::ask(config, &Asked::Token { admission, life: args.life })? {
         Answer::Token { token } => print(&args.output, &token, &format!("{}\n", *token.to_text()?)),
         other => Err(unexpected(&other)),
     }
+}
+
+fn policy_text(file: &Path) -> Result<String> {
+    let len = fs::metadata(file).context(|| format!("looking at {}", file.shown()))?.len();
+    if len > MAX_POLICY_BYTES as u64 {
+        let found = format!("{} has {len} bytes, expected at most {MAX_POLICY_BYTES}", file.shown());
+        return Err(Error::new(Kind::Invalid, found));
+    }
+    fs::read_to_string(file).context(|| format!("reading {}", file.shown()))
+}
+
+fn policy(output: &JsonArgs, config: &Path, asked: &Asked) -> Result<()> {
+    match admin::ask(config, asked)? {
+        Answer::Policy(status) => {
+            let mut text = format!("policy {}, SHA-256 {}\n", status.name, status.sha256);
+            for class in &status.classes {
+                text.push_str(&format!("class {}: {} {}\n", class.name, class.level, class.sets.join(", ")));
+            }
+            print(output, &status, &text)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn tried_text(tried: &Tried) -> String {
+    let mut text = String::new();
+    for (host, reason) in &tried.refused {
+        text.push_str(&format!("REFUSED  {host}: {reason}\n"));
+    }
+    for host in &tried.unknown {
+        text.push_str(&format!("UNKNOWN  {host}: has not attested yet\n"));
+    }
+    for (host, sets) in &tried.passed {
+        text.push_str(&format!("PASSES   {host}: {}\n", sets.join(", ")));
+    }
+    text
 }
 
 #[derive(Serialize)]
@@ -124,10 +173,10 @@ fn status_text(status: &Status) -> String {
 
 fn hosts_text(hosts: &[HostRecord]) -> String {
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or_default().max(4);
-    let mut text = format!("{:width$}  {:8}  {:36}  CLASS\n", "NAME", "STATE", "UUID");
+    let mut text = format!("{:width$}  {:8}  UUID\n", "NAME", "STATE");
     for host in hosts {
-        let HostRecord { name, uuid, class, state, .. } = host;
-        text.push_str(&format!("{name:width$}  {:8}  {uuid}  {class}\n", state.word()));
+        let HostRecord { name, uuid, state, .. } = host;
+        text.push_str(&format!("{name:width$}  {:8}  {uuid}\n", state.word()));
     }
     text
 }

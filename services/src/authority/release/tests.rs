@@ -35,7 +35,7 @@ impl Rig {
         let name = ProviderName::new("top").unwrap();
         let top = TopKey::new(name.clone(), Arc::new(NativeProvider::new(name, PrimaryKey::generate().unwrap())));
         let key = SealKey::generate().unwrap();
-        let (token, _) = tokens.issue(host.uuid, key.public(), &[0; 32], proved(1)).unwrap();
+        let (token, _) = tokens.make(host.uuid, key.public(), proved(1)).unwrap();
         Self { _dir: dir, host: host.uuid, hosts, tokens, log, top, key, token }
     }
 

@@ -20,7 +20,7 @@ fn host() -> (tempfile::TempDir, Hosts, Uuid) {
 }
 
 fn issue(tokens: &Tokens, host: Uuid) -> String {
-    tokens.issue(host, SealKey::generate().unwrap().public(), &[5; 32], proved(1)).unwrap().0
+    tokens.make(host, SealKey::generate().unwrap().public(), proved(1)).unwrap().0
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn a_token_says_who_may_have_keys_and_for_which_key() {
     let (_dir, hosts, host) = host();
     let tokens = Tokens::new(Uuid::nil(), Clock::begin()).unwrap();
     let key = SealKey::generate().unwrap();
-    let (token, claims) = tokens.issue(host, key.public(), &[5; 32], proved(1)).unwrap();
+    let (token, claims) = tokens.make(host, key.public(), proved(1)).unwrap();
     let admitted = tokens.admit(&token, &hosts).unwrap();
     assert_eq!((admitted.host(), admitted.name(), admitted.public()), (host, "kvm1", key.public()));
     assert_eq!((admitted.token(), claims.exp - claims.iat), (claims.jti, 600));
@@ -87,7 +87,7 @@ fn no_header_key_or_claim_of_someone_else_is_taken() {
         refused(&token[..at]);
     }
     refused(&"a".repeat(MAX_LEN + 1));
-    let (_, claims) = tokens.issue(host, &[4; 65], &[5; 32], proved(1)).unwrap();
+    let (_, claims) = tokens.make(host, &[4; 65], proved(1)).unwrap();
     let signed = |change: &dyn Fn(&mut Claims)| {
         let mut claims = claims.clone();
         change(&mut claims);

@@ -1,0 +1,313 @@
+//! What a host has to prove before it gets a token: that it has the TPM that it enrolled with, and that this TPM measured what the policy
+//! demands. The checks are those of `vmcryptfs-attest`, whose verdict cannot be had without each of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+use vmcryptfs::crypto::derive::sha256;
+use vmcryptfs::crypto::random;
+use vmcryptfs::error::{Error, Kind, Result};
+use vmcryptfs::event::{Event, EventName};
+use vmcryptfs::timestamp::Timestamp;
+use vmcryptfs_attest::credential::PendingEnrolment;
+use vmcryptfs_attest::identity::{AttestationKey, CreationEvidence, EndorsementEvidence, Host, HostId, Identity};
+use vmcryptfs_attest::pcr::{PcrIndex, PcrSelection};
+use vmcryptfs_attest::policy::{Evidence, Policy};
+use vmcryptfs_attest::quote::{
+    Binding, CHALLENGE_LIFETIME, Expected, FreshChallenge, QuoteEvidence, Quoted, Steady, issue,
+};
+use vmcryptfs_attest::verdict::Attested;
+use vmcryptfs_attest::{self as attest, AuthorityKey};
+
+use super::Authority;
+use super::entry::What;
+use super::hosts::{HostRecord, HostState};
+use super::policies::ApprovedPolicy;
+use super::token;
+use crate::trust_wire::{
+    AttestRequest, AttestedHost, Blob, Challenge, ChallengeRequest, CredentialAnswer, EnrolAnswer, EnrolRequest,
+    EnrolledHost, quoted_for,
+};
+
+/// How long a host may take to open its credential.
+const CREDENTIAL_LIFE: Duration = Duration::from_secs(5 * 60);
+/// Hosts that enrol at once.
+const MAX_PENDING: usize = 256;
+/// Challenges that are remembered as used: more than can be checked while they are fresh.
+const MAX_USED: usize = 1 << 18;
+/// Refusals of one minute that have events of their own.
+const MAX_NAMED: u64 = 16;
+
+/// What an authority remembers of enrolments and challenges, for as long as it runs.
+pub(super) struct Attestation {
+    key: AuthorityKey,
+    enrolling: Mutex<HashMap<Uuid, (Instant, Stage)>>,
+    used: Mutex<HashMap<[u8; 16], u64>>,
+    /// When it began, in seconds since 1970: what was given before may have been used.
+    begun: u64,
+}
+
+enum Stage {
+    /// The credential was sent.
+    Sent { pending: Box<PendingEnrolment>, token: Uuid, secret: Blob },
+    /// It came back, and this was answered: the answer may have been lost.
+    Done { credential: [u8; 32], answer: EnrolledHost },
+}
+
+impl Attestation {
+    pub(super) fn new(key: AuthorityKey, begun: u64) -> Self {
+        Self { key, enrolling: Mutex::default(), used: Mutex::default(), begun }
+    }
+
+    /// Uses a challenge; returns whether that is the first time.
+    fn use_once(&self, id: [u8; 16], ends: u64, now: u64) -> attest::Result<bool> {
+        if ends < self.begun + CHALLENGE_LIFETIME {
+            return Err(attest::Error::new(
+                attest::Kind::Refused,
+                "the authority was started after it gave this challenge",
+            ));
+        }
+        let mut used = self.used.lock();
+        if used.len() >= MAX_USED {
+            used.retain(|_, ends| *ends >= now);
+        }
+        if used.len() >= MAX_USED {
+            return Err(attest::Error::new(attest::Kind::Failed, "too many hosts attest at once: try again"));
+        }
+        Ok(used.insert(id, ends).is_none())
+    }
+}
+
+/// An error of the checks as one of ours.
+fn of_check(error: attest::Error) -> Error {
+    let kind = match error.kind() {
+        attest::Kind::Malformed | attest::Kind::Invalid => Kind::Invalid,
+        attest::Kind::Unsupported | attest::Kind::Refused => Kind::Denied,
+        attest::Kind::Failed => Kind::Busy,
+    };
+    Error::new(kind, error.to_string())
+}
+
+fn host_id(uuid: Uuid) -> HostId {
+    HostId::new(*uuid.as_bytes())
+}
+
+impl Authority {
+    /// Judges the keys of a host that has an enrolment token, and makes a credential to them.
+    ///
+    /// # Errors
+    /// `Denied` for a token that is not good and keys that are not accepted, `Exists` for a host or TPM that is known, `Busy`.
+    pub(super) fn enrol(&self, call: &EnrolRequest) -> Result<EnrolAnswer> {
+        let begun = self.begin_enrolment(call);
+        if let Err(error) = &begun {
+            refused(EventName::AuthorityEnrol, error);
+        }
+        begun
+    }
+
+    fn begin_enrolment(&self, call: &EnrolRequest) -> Result<EnrolAnswer> {
+        self.enrolment.look(call.token, &call.secret.0, &call.name)?;
+        let chain: Vec<&[u8]> = call.ek_chain.iter().map(|certificate| certificate.0.as_slice()).collect();
+        let certificate = call.ek_certificate.as_ref().map(|certificate| certificate.0.as_slice());
+        let evidence = EndorsementEvidence { public: &call.ek_public.0, certificate, chain: &chain };
+        let now = Timestamp::now().since_1970().as_secs();
+        let endorsement = self.own.endorsement_rules()?.check(&evidence, now).map_err(of_check)?;
+        let creation = CreationEvidence {
+            data: &call.creation_data.0,
+            statement: &call.creation_statement.0,
+            signature: &call.creation_signature.0,
+        };
+        let key = AttestationKey::check(&call.ak_public.0, &creation).map_err(of_check)?;
+        let host = Host::new(host_id(random::uuid()?), &call.name).map_err(of_check)?;
+        let (pending, credential) = PendingEnrolment::begin(host, endorsement, key).map_err(of_check)?;
+        let enrolment = random::uuid()?;
+        let mut enrolling = self.attestation.enrolling.lock();
+        enrolling.retain(|_, (since, _)| since.elapsed() < CREDENTIAL_LIFE);
+        if enrolling.len() >= MAX_PENDING {
+            return Err(Error::new(Kind::Busy, "too many hosts enrol at once: try again"));
+        }
+        let stage = Stage::Sent { pending: Box::new(pending), token: call.token, secret: call.secret.clone() };
+        enrolling.insert(enrolment, (Instant::now(), stage));
+        let (id_object, encrypted_secret) = (Blob(credential.id_object), Blob(credential.encrypted_secret));
+        Ok(EnrolAnswer { enrolment, id_object, encrypted_secret })
+    }
+
+    /// Ends an enrolment with what the host's TPM has made of the credential. There is one try.
+    ///
+    /// # Errors
+    /// `NotFound` for an enrolment that has ended, `Denied` for a wrong secret or a token that was used in the meantime, `Exists`, `Io`.
+    pub(super) fn finish_enrolment(&self, enrolment: Uuid, call: &CredentialAnswer) -> Result<EnrolledHost> {
+        let finished = self.enrolled(enrolment, &call.secret.0);
+        match &finished {
+            Ok(host) => {
+                let mut event = Event::of(EventName::AuthorityEnrol);
+                event.uuid(host.host).reason(format!("a host enrolled: {}", host.state.word())).done();
+            }
+            Err(error) => refused(EventName::AuthorityEnrol, error),
+        }
+        finished
+    }
+
+    fn enrolled(&self, enrolment: Uuid, secret: &[u8]) -> Result<EnrolledHost> {
+        let unknown = || Error::new(Kind::NotFound, format!("there is no enrolment {enrolment}: begin again"));
+        let mut enrolling = self.attestation.enrolling.lock();
+        let (since, stage) = enrolling.remove(&enrolment).ok_or_else(unknown)?;
+        let answer = match stage {
+            _ if since.elapsed() >= CREDENTIAL_LIFE => return Err(unknown()),
+            Stage::Done { credential, answer } => {
+                if sha256(secret) != credential {
+                    return Err(unknown());
+                }
+                answer
+            }
+            Stage::Sent { pending, token, secret: of_token } => {
+                let name = pending.host().name().to_owned();
+                let identity = pending.finish(secret).map_err(of_check)?;
+                self.enrolment
+                    .spend((token, &of_token.0, &name), |admission| self.keep(&identity, token, admission.approves))?
+            }
+        };
+        let done = Stage::Done { credential: sha256(secret), answer: answer.clone() };
+        enrolling.insert(enrolment, (since, done));
+        Ok(answer)
+    }
+
+    fn keep(&self, identity: &Identity, token: Uuid, approves: bool) -> Result<EnrolledHost> {
+        let host = identity.host();
+        let uuid = Uuid::from_bytes(*host.id().as_bytes());
+        let record = identity.to_record(&self.attestation.key).map_err(of_check)?;
+        let keys = (identity.endorsement().to_string(), identity.attestation().name().to_string(), Blob(record));
+        let state = if approves { HostState::Approved } else { HostState::Pending };
+        let record = HostRecord::new((uuid, host.name()), keys, state);
+        let entry = What::Enrolled {
+            host: uuid,
+            name: record.name.clone(),
+            ek: record.ek.clone(),
+            ak_name: record.ak_name.clone(),
+            state: state.word().to_owned(),
+            token,
+        };
+        self.hosts.add(&record, || self.log.append(&[entry.now()?]).map(drop))?;
+        Ok(EnrolledHost {
+            authority: self.own.settings.uuid,
+            host: uuid,
+            state,
+            log_key: Blob(self.own.log_key.public().to_vec()),
+        })
+    }
+
+    /// A challenge for a host.
+    ///
+    /// # Errors
+    /// `NotFound` for a host that is not known, `Denied` for one that is not approved or that no policy has.
+    pub(super) fn challenge(&self, call: &ChallengeRequest) -> Result<Challenge> {
+        let host = self.approved(call.host)?;
+        let selection = selection(&self.policies.current()?.policy, &host.name)?;
+        let now = self.clock.seconds();
+        let challenge = issue(&self.attestation.key, host_id(host.uuid), selection, now).map_err(of_check)?;
+        Ok(Challenge {
+            challenge: Blob(challenge),
+            bank: selection.bank().to_string(),
+            registers: selection.iter().map(PcrIndex::number).collect(),
+        })
+    }
+
+    fn approved(&self, host: Uuid) -> Result<HostRecord> {
+        let host = self.hosts.get(host)?;
+        match host.state {
+            HostState::Approved => Ok(host),
+            HostState::Pending | HostState::Removed => {
+                Err(Error::new(Kind::Denied, format!("host {} is {}, expected approved", host.name, host.state.word())))
+            }
+        }
+    }
+
+    /// Judges a host, and gives it a token.
+    ///
+    /// # Errors
+    /// `Denied` when it does not prove something, `Invalid` for what does not follow its form, `NotFound`, `Io`.
+    pub(super) fn attest(&self, call: &AttestRequest) -> Result<AttestedHost> {
+        let mut event = Event::of(EventName::AuthorityAttest);
+        event.uuid(call.host);
+        let judged = self.approved(call.host).and_then(|host| {
+            event.reason(format!("host {}", host.name));
+            self.judge(&host, call)
+        });
+        match &judged {
+            Ok(attested) => {
+                event.reason(format!("{}, policy {}", attested.level, attested.policy)).done();
+            }
+            Err(error) => {
+                let of_one = event.clone();
+                event.failed_as_one_of(of_one, MAX_NAMED, error);
+            }
+        }
+        judged
+    }
+
+    fn judge(&self, host: &HostRecord, call: &AttestRequest) -> Result<AttestedHost> {
+        let identity = Identity::from_record(&self.attestation.key, &host.identity.0).map_err(of_check)?;
+        let now = self.clock.seconds();
+        let fresh = FreshChallenge::check(&self.attestation.key, &call.challenge.0, host_id(host.uuid), now);
+        let spent = fresh.and_then(|fresh| fresh.spend(|id, ends| self.attestation.use_once(*id, ends, now)));
+        let request = quoted_for(self.own.settings.uuid);
+        let binding = Binding { hpke_key: &call.hpke_key.0, request: &request };
+        let evidence = QuoteEvidence { statement: &call.quote.0, signature: &call.signature.0, values: &call.values.0 };
+        let quoted = spent.and_then(|spent| Quoted::check(Arc::new(identity), spent, &binding, &evidence));
+        let quoted = quoted.map_err(of_check)?;
+        // From here on it is the host's own TPM that has spoken: what is refused is logged, and nobody else can fill the log.
+        let policy = self.policies.current()?;
+        let attested = conclude(&policy, host, quoted, call).or_else(|error| {
+            let reason = vmcryptfs::text::beginning(&error.chain(), 4000).to_owned();
+            let entry = What::AttestationRefused { host: host.uuid, reason };
+            self.log.append(&[entry.now()?]).and(Err(error))
+        })?;
+        self.policies.keep_evidence(host.uuid, &attested, call)?;
+        let (token, claims) = self.tokens.issue(&attested, policy.version(), host.epoch)?;
+        let proved = &claims.vmcryptfs;
+        let entry = What::Attested {
+            host: host.uuid,
+            level: proved.level.clone(),
+            policy: proved.policy.clone(),
+            resets: proved.resets,
+            restarts: proved.restarts,
+            token: claims.jti,
+        };
+        self.log.append(&[entry.now()?])?;
+        Ok(AttestedHost {
+            token,
+            seconds: token::LIFE,
+            level: proved.level.clone(),
+            policy: proved.policy.clone(),
+            sets: attested.satisfied().sets().to_vec(),
+        })
+    }
+}
+
+/// The verdict over a quote that is the host's own.
+fn conclude(policy: &ApprovedPolicy, host: &HostRecord, quoted: Quoted, call: &AttestRequest) -> Result<Attested> {
+    let steady = Steady::check(&quoted, Expected::Any).map_err(of_check)?;
+    let evidence = Evidence {
+        host: &host.name,
+        firmware_log: &call.firmware_log.0,
+        userspace_log: &call.userspace_log.0,
+        values: quoted.values(),
+    };
+    let refused = |refusal: Box<attest::policy::Refusal>| Error::new(Kind::Denied, refusal.to_string());
+    let replayed = evidence.replay().map_err(refused)?;
+    let satisfied = policy.policy.appraise(&host.name, &replayed).map_err(refused)?;
+    Attested::conclude(quoted, steady, replayed, satisfied).map_err(of_check)
+}
+
+/// The registers that a host has to be quoted: none where only its TPM counts.
+fn selection(policy: &Policy, host: &str) -> Result<PcrSelection> {
+    let unknown = || Error::new(Kind::Denied, format!("no class of policy {} has host {host}", policy.name()));
+    policy.selection_for(host).ok_or_else(unknown)
+}
+
+fn refused(name: EventName, error: &Error) {
+    Event::of(name).failed_as_one_of(Event::of(name), MAX_NAMED, error);
+}

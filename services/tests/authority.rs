@@ -1,0 +1,20 @@
+//! An authority as a process, and a host with a TPM (swtpm, by tpm2-tools) that asks it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "authority/admins.rs"]
+mod admins;
+#[path = "authority/client.rs"]
+mod client;
+#[path = "authority/hosts.rs"]
+mod hosts;
+#[path = "authority/process.rs"]
+mod process;
+#[path = "authority/tpm.rs"]
+mod tpm;
+
+#[path = "../../tests/testkit/datastore.rs"]
+mod datastore;
+#[path = "../../tests/testkit/host.rs"]
+#[allow(dead_code, reason = "the tests of mounts use all of it")]
+mod host;
