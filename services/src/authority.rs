@@ -80,7 +80,7 @@ impl Authority {
             hosts: Hosts::load(&own.path("hosts"))?,
             enrolment: EnrolmentTokens::open(&own.path("tokens"), clock)?,
             tokens: Tokens::new(own.settings.uuid, clock)?,
-            attestation: Attestation::new(own.attestation_key()?, clock.seconds()),
+            attestation: Attestation::new(own.attestation_key()?)?,
             policies: Policies::load(own.path("policy.toml"), own.path("evidence"))?,
             clock,
             log: Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?,

@@ -16,11 +16,10 @@ use vmcryptfs_attest::credential::PendingEnrolment;
 use vmcryptfs_attest::identity::{AttestationKey, CreationEvidence, EndorsementEvidence, Host, HostId, Identity};
 use vmcryptfs_attest::pcr::{PcrIndex, PcrSelection};
 use vmcryptfs_attest::policy::{Evidence, Policy};
-use vmcryptfs_attest::quote::{
-    Binding, CHALLENGE_LIFETIME, Expected, FreshChallenge, QuoteEvidence, Quoted, Steady, issue,
-};
+use vmcryptfs_attest::quote::{Binding, Expected, FreshChallenge, QuoteEvidence, Quoted, Steady, issue};
 use vmcryptfs_attest::verdict::Attested;
 use vmcryptfs_attest::{self as attest, AuthorityKey};
+use zeroize::Zeroizing;
 
 use super::Authority;
 use super::entry::What;
@@ -43,11 +42,12 @@ const MAX_NAMED: u64 = 16;
 
 /// What an authority remembers of enrolments and challenges, for as long as it runs.
 pub(super) struct Attestation {
-    key: AuthorityKey,
+    /// What authenticates records of hosts.
+    records: AuthorityKey,
+    /// What authenticates challenges: those of an earlier run may have been used, so it is another one for each.
+    challenges: AuthorityKey,
     enrolling: Mutex<HashMap<Uuid, (Instant, Stage)>>,
     used: Mutex<HashMap<[u8; 16], u64>>,
-    /// When it began, in seconds since 1970: what was given before may have been used.
-    begun: u64,
 }
 
 enum Stage {
@@ -58,18 +58,17 @@ enum Stage {
 }
 
 impl Attestation {
-    pub(super) fn new(key: AuthorityKey, begun: u64) -> Self {
-        Self { key, enrolling: Mutex::default(), used: Mutex::default(), begun }
+    /// # Errors
+    /// `Io` when the generator fails.
+    pub(super) fn new(records: AuthorityKey) -> Result<Self> {
+        let mut key = Zeroizing::new([0; 32]);
+        random::fill(key.as_mut_slice())?;
+        let challenges = AuthorityKey::new(*key);
+        Ok(Self { records, challenges, enrolling: Mutex::default(), used: Mutex::default() })
     }
 
     /// Uses a challenge; returns whether that is the first time.
     fn use_once(&self, id: [u8; 16], ends: u64, now: u64) -> attest::Result<bool> {
-        if ends < self.begun + CHALLENGE_LIFETIME {
-            return Err(attest::Error::new(
-                attest::Kind::Refused,
-                "the authority was started after it gave this challenge",
-            ));
-        }
         let mut used = self.used.lock();
         if used.len() >= MAX_USED {
             used.retain(|_, ends| *ends >= now);
@@ -178,7 +177,7 @@ impl Authority {
     fn keep(&self, identity: &Identity, token: Uuid, approves: bool) -> Result<EnrolledHost> {
         let host = identity.host();
         let uuid = Uuid::from_bytes(*host.id().as_bytes());
-        let record = identity.to_record(&self.attestation.key).map_err(of_check)?;
+        let record = identity.to_record(&self.attestation.records).map_err(of_check)?;
         let keys = (identity.endorsement().to_string(), identity.attestation().name().to_string(), Blob(record));
         let state = if approves { HostState::Approved } else { HostState::Pending };
         let record = HostRecord::new((uuid, host.name()), keys, state);
@@ -207,7 +206,7 @@ impl Authority {
         let host = self.approved(call.host)?;
         let selection = selection(&self.policies.current()?.policy, &host.name)?;
         let now = self.clock.seconds();
-        let challenge = issue(&self.attestation.key, host_id(host.uuid), selection, now).map_err(of_check)?;
+        let challenge = issue(&self.attestation.challenges, host_id(host.uuid), selection, now).map_err(of_check)?;
         Ok(Challenge {
             challenge: Blob(challenge),
             bank: selection.bank().to_string(),
@@ -249,9 +248,9 @@ impl Authority {
     }
 
     fn judge(&self, host: &HostRecord, call: &AttestRequest) -> Result<AttestedHost> {
-        let identity = Identity::from_record(&self.attestation.key, &host.identity.0).map_err(of_check)?;
+        let identity = Identity::from_record(&self.attestation.records, &host.identity.0).map_err(of_check)?;
         let now = self.clock.seconds();
-        let fresh = FreshChallenge::check(&self.attestation.key, &call.challenge.0, host_id(host.uuid), now);
+        let fresh = FreshChallenge::check(&self.attestation.challenges, &call.challenge.0, host_id(host.uuid), now);
         let spent = fresh.and_then(|fresh| fresh.spend(|id, ends| self.attestation.use_once(*id, ends, now)));
         let request = quoted_for(self.own.settings.uuid);
         let binding = Binding { hpke_key: &call.hpke_key.0, request: &request };

@@ -118,7 +118,7 @@ impl Own {
         self.folder.join(name)
     }
 
-    /// What authenticates challenges, and the records of hosts.
+    /// What authenticates the records of hosts.
     ///
     /// # Errors
     /// `Corrupt`, `Denied` when others can read it, `Io`.

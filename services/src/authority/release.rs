@@ -62,6 +62,9 @@ impl TopKey {
     }
 }
 
+/// A key that a host wants: the id that it asked for, if it had one, and the KEK with its id.
+type Wanted = (Option<String>, Result<(KeyId, LocalKek)>);
+
 /// What releases keys.
 pub struct Release<'a> {
     /// The authority.
@@ -131,7 +134,7 @@ impl Release<'_> {
         &self,
         host: &Admitted,
         request: Uuid,
-        keys: Vec<(Option<String>, Result<(KeyId, LocalKek)>)>,
+        keys: Vec<Wanted>,
         entry: impl Fn(usize, String) -> What,
     ) -> Result<ReleasedKeys> {
         let there = keys.iter().enumerate().filter_map(|(number, (_, key))| Some((number, key.as_ref().ok()?)));

@@ -31,14 +31,14 @@ pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
             made
         }
         Verb::Start => super::run(config),
-        Verb::Status(output) => match admin::ask(config, &Asked::Status)? {
-            Answer::Status(status) => print(&output, &status, &status_text(&status)),
-            other => Err(unexpected(&other)),
-        },
-        Verb::Host(HostVerb::List(output)) => match admin::ask(config, &Asked::Hosts)? {
-            Answer::Hosts { hosts } => print(&output, &hosts, &hosts_text(&hosts)),
-            other => Err(unexpected(&other)),
-        },
+        Verb::Status(output) => {
+            let Answer::Status(status) = admin::ask(config, &Asked::Status)? else { return Err(unexpected()) };
+            print(&output, &status, &status_text(&status))
+        }
+        Verb::Host(HostVerb::List(output)) => {
+            let Answer::Hosts { hosts } = admin::ask(config, &Asked::Hosts)? else { return Err(unexpected()) };
+            print(&output, &hosts, &hosts_text(&hosts))
+        }
         Verb::Host(HostVerb::Approve(args)) => one(config, &args.output, &Asked::Approve { host: args.host }),
         Verb::Host(HostVerb::Remove(args)) => one(config, &args.output, &Asked::Remove { host: args.host }),
         Verb::Host(HostVerb::Token(args)) => token(args, config),
@@ -47,10 +47,9 @@ pub(super) fn run(verb: Verb, config: &Path) -> Result<()> {
             policy(&args.output, config, &Asked::ApprovePolicy { text: policy_text(&args.file)? })
         }
         Verb::Policy(PolicyVerb::Test(args)) => {
-            match admin::ask(config, &Asked::TryPolicy { text: policy_text(&args.file)? })? {
-                Answer::Tried(tried) => print(&args.output, &tried, &tried_text(&tried)),
-                other => Err(unexpected(&other)),
-            }
+            let asked = Asked::TryPolicy { text: policy_text(&args.file)? };
+            let Answer::Tried(tried) = admin::ask(config, &asked)? else { return Err(unexpected()) };
+            print(&args.output, &tried, &tried_text(&tried))
         }
         Verb::Log(LogVerb::Verify(output)) => verify(&output, config),
     }
@@ -86,18 +85,16 @@ fn init(args: &InitArgs, config: &Path) -> Result<()> {
 }
 
 fn one(config: &Path, output: &JsonArgs, asked: &Asked) -> Result<()> {
-    match admin::ask(config, asked)? {
-        Answer::Host { host } => print(output, &host, &format!("host {} is {}\n", host.name, host.state.word())),
-        other => Err(unexpected(&other)),
-    }
+    let Answer::Host { host } = admin::ask(config, asked)? else { return Err(unexpected()) };
+    print(output, &host, &format!("host {} is {}\n", host.name, host.state.word()))
 }
 
 fn token(args: TokenArgs, config: &Path) -> Result<()> {
     let admission = Admission { approves: args.approve, host: args.host };
-    match admin::ask(config, &Asked::Token { admission, life: args.life })? {
-        Answer::Token { token } => print(&args.output, &token, &format!("{}\n", *token.to_text()?)),
-        other => Err(unexpected(&other)),
-    }
+    let Answer::Token { token } = admin::ask(config, &Asked::Token { admission, life: args.life })? else {
+        return Err(unexpected());
+    };
+    print(&args.output, &token, &format!("{}\n", *token.to_text()?))
 }
 
 fn policy_text(file: &Path) -> Result<String> {
@@ -110,16 +107,12 @@ fn policy_text(file: &Path) -> Result<String> {
 }
 
 fn policy(output: &JsonArgs, config: &Path, asked: &Asked) -> Result<()> {
-    match admin::ask(config, asked)? {
-        Answer::Policy(status) => {
-            let mut text = format!("policy {}, SHA-256 {}\n", status.name, status.sha256);
-            for class in &status.classes {
-                text.push_str(&format!("class {}: {} {}\n", class.name, class.level, class.sets.join(", ")));
-            }
-            print(output, &status, &text)
-        }
-        other => Err(unexpected(&other)),
+    let Answer::Policy(status) = admin::ask(config, asked)? else { return Err(unexpected()) };
+    let mut text = format!("policy {}, SHA-256 {}\n", status.name, status.sha256);
+    for class in &status.classes {
+        text.push_str(&format!("class {}: {} {}\n", class.name, class.level, class.sets.join(", ")));
     }
+    print(output, &status, &text)
 }
 
 fn tried_text(tried: &Tried) -> String {
@@ -152,11 +145,8 @@ fn verify(output: &JsonArgs, config: &Path) -> Result<()> {
     print(output, &verified, &format!("{} entries, root {}\n", verified.entries, verified.root))
 }
 
-fn unexpected(answer: &Answer) -> Error {
-    Error::new(
-        Kind::Unsupported,
-        format!("the authority answered something else: is it of another version? {answer:?}"),
-    )
+fn unexpected() -> Error {
+    Error::new(Kind::Unsupported, "the authority answered something else than it was asked: is it of another version?")
 }
 
 fn status_text(status: &Status) -> String {

@@ -185,7 +185,7 @@ fn a_host_enrols_is_approved_attests_gets_keys_and_nothing_any_more_once_it_is_r
     authority.end(Signal::KILL);
     authority.start();
     denied(unwrap(&authority, &attested.token, &id), "since it began");
-    denied(call::<AttestedHost>(&authority, "/v1/attest", &before), "");
+    denied(call::<AttestedHost>(&authority, "/v1/attest", &before), "no member of this authority gave it to this host");
     let attested = host.attest(&authority);
     assert_eq!(host.open(&unwrap(&authority, &attested.token, &id).unwrap(), Uuid::nil()).1, kek);
 

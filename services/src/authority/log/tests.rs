@@ -97,6 +97,21 @@ fn a_log_that_was_damaged_or_put_back_does_not_open() {
 }
 
 #[test]
+fn a_damaged_line_with_another_after_it_is_not_taken_for_a_torn_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    log.append(&[entry(0)]).unwrap();
+    log.append(&[entry(1)]).unwrap();
+    drop(log);
+    let path = dir.path().join("entries");
+    let mut wrong = fs::read(&path).unwrap();
+    wrong[3] ^= 1;
+    fs::write(&path, &wrong).unwrap();
+    assert_eq!(open(dir.path()).map(drop).unwrap_err().kind(), Kind::Corrupt, "nothing was signed yet");
+    assert_eq!(fs::read(&path).unwrap(), wrong, "and nothing was cut off");
+}
+
+#[test]
 fn what_could_be_taken_for_two_entries_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).unwrap();

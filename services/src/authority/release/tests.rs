@@ -16,7 +16,7 @@ const AUTHORITY: Uuid = Uuid::from_u128(7);
 struct Rig {
     _dir: TempDir,
     host: Uuid,
-    hosts: Hosts,
+    hosts: Arc<Hosts>,
     tokens: Tokens,
     log: Log,
     top: TopKey,
@@ -27,7 +27,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let hosts = Hosts::load(&dir.path().join("hosts")).unwrap();
+        let hosts = Arc::new(Hosts::load(&dir.path().join("hosts")).unwrap());
         let host = host_record("kvm1", HostState::Approved);
         hosts.add(&host, || Ok(())).unwrap();
         let tokens = Tokens::new(AUTHORITY, Clock::begin()).unwrap();
@@ -136,6 +136,38 @@ fn nothing_leaves_without_its_entry_or_after_a_removal() {
     let key = SigningKey::generate().unwrap();
     let text = rig.log.checkpoint(&key).unwrap();
     assert_eq!(Checkpoint::verify(&text, &Checkpoint::origin_of(AUTHORITY), &key.public()).unwrap().size, 1);
+}
+
+/// A provider that takes so long that an administrator removes the host in the meantime.
+struct Slow {
+    provider: NativeProvider,
+    hosts: Arc<Hosts>,
+    host: Uuid,
+}
+
+impl KeyProvider for Slow {
+    fn create_key(&self, purpose: &NewKey) -> Result<(KeyId, Arc<dyn vmcryptfs::key::Kek>)> {
+        self.provider.create_key(purpose)
+    }
+
+    fn fetch_key(&self, key_id: &KeyId) -> Result<Arc<dyn vmcryptfs::key::Kek>> {
+        self.provider.fetch_key(key_id)
+    }
+
+    fn create_exported(&self, request: Uuid, purpose: &NewKey) -> Result<(KeyId, LocalKek)> {
+        self.hosts.change(self.host, HostState::Removed, |_| Ok(()))?;
+        self.provider.create_exported(request, purpose)
+    }
+}
+
+#[test]
+fn a_host_that_is_removed_during_its_call_gets_nothing() {
+    let rig = Rig::new();
+    let name = ProviderName::new("top").unwrap();
+    let provider = NativeProvider::new(name.clone(), PrimaryKey::generate().unwrap());
+    let slow = Slow { provider, hosts: Arc::clone(&rig.hosts), host: rig.host };
+    let rig = Rig { top: TopKey::new(name, Arc::new(slow)), ..rig };
+    assert_eq!(rig.make(Uuid::nil(), &["web01"]).unwrap_err().kind(), Kind::Denied);
 }
 
 #[test]
