@@ -228,7 +228,7 @@ fn a_policy_is_tried_out_before_it_is_in_force() {
     assert_eq!(authority.json(&["policy", "test", file])["unknown"][0], "kvm1");
     host.attest(&authority);
     let tried = authority.json(&["policy", "test", file]);
-    assert!(tried["refused"][0][1].as_str().unwrap().contains("no class"), "{tried}");
+    assert!(tried["refused"][0][1].as_str().unwrap().contains("every host is in a class"), "{tried}");
     host.attest(&authority); // nothing has changed
     authority.run(&["policy", "approve", file]);
     denied(host.challenge(&authority), "no class of policy kvm has host kvm1");
