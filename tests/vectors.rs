@@ -149,7 +149,7 @@ fn kind_of(vector: &VectorFile) -> ComponentKind {
 
 #[test]
 fn pairs_of_copies() {
-    for vector in vectors("pair", 36) {
+    for vector in vectors("pair", 37) {
         let storage = MemoryStorage::default();
         for (offset, copy) in kind_of(&vector).copy_offsets().into_iter().zip(&vector.bodies) {
             storage.write_at(offset, copy).unwrap();

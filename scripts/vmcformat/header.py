@@ -318,7 +318,9 @@ def choose(kind: int, first: bytes, second: bytes) -> tuple[bytes, Header]:
         except FormatError as refusal:
             refusals.append(refusal)
     if not valid:
-        # Where one of two copies still has our magic, the component is ours and damaged.
+        # Where one of two copies still has our magic, the component is ours and damaged. A home's file is known by its name.
+        if kind == HOME and isinstance(refusals[0], Foreign):
+            raise Corrupt("no copy of the home's header is left")
         raise next((refusal for refusal in refusals if isinstance(refusal, Corrupt)), refusals[0])
     demand(len({header.uuid for _, header in valid}) == 1, "the copies have different UUIDs")
     if len(valid) == 2 and valid[0][1].sequence == valid[1][1].sequence and first != second:
