@@ -239,7 +239,7 @@ pub fn replace(path: &Path, parts: &[&[u8]]) -> Result<()> {
         .context(|| format!("putting {} in its place", path.shown()))
 }
 
-/// As [`replace`], and overwrites the content that was there, as [`wipe`] does.
+/// As [`replace`], and overwrites the content that was there, as a wipe does.
 ///
 /// # Errors
 /// `Io`.
@@ -333,7 +333,7 @@ pub(crate) fn lock(path: &Path) -> Result<File> {
     open_lock(&lock).and_then(|file| file.lock().map(|()| file)).context(|| format!("locking {}", lock.shown()))
 }
 
-/// As [`lock`], and `None` where another process holds it.
+/// Takes the lock that belongs to `path`; `None` where another process holds it.
 ///
 /// # Errors
 /// `Io`.
