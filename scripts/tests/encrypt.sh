@@ -144,7 +144,7 @@ step "refusals"
 refused "a disk instead of a folder" 7 'encrypt .*--disk' encrypt "$store/two/a.raw"
 refused "a disk that is not there" 8 'no disk c.raw' encrypt "$store/two" --disk c.raw
 refused "a folder in the clear" 2 'not encrypted' decrypt "$store/raw" --all
-refused "an unknown provider" 4 'nobody' encrypt "$store/raw" --provider nobody
+refused "an unknown provider" 8 'nobody' encrypt "$store/raw" --provider nobody
 cp "$store/two/b.raw" "$store/raw/stray.raw"
 refused "an encrypted disk in a clear folder" 7 'stray.raw is an encrypted disk' encrypt "$store/raw"
 rm "$store/raw/stray.raw"

@@ -259,6 +259,7 @@ pub fn has_home(dir: &File) -> bool {
 }
 
 /// Refuses a folder that holds files of an encrypted home or disks, and no home header: what it is now is no VM folder in the clear.
+/// What only served the home, such as the manifest that a crash left of a home that went, is no such file.
 ///
 /// # Errors
 /// `Corrupt`, with the way out.
@@ -280,7 +281,8 @@ fn has_ciphertext(dir: &File) -> bool {
         let file = is_file.then(|| open_unnoticed(dir, name, OFlags::RDONLY).ok()).flatten();
         file.is_some_and(|file| disk::is_disk(&file).unwrap_or(false) || home::is_home_file(&file).unwrap_or(false))
     };
-    folder::sorted_names(dir).is_ok_and(|names| names.iter().any(is_ciphertext))
+    let is_content = |name: &&OsString| !is_reserved(name);
+    folder::sorted_names(dir).is_ok_and(|names| names.iter().filter(is_content).any(is_ciphertext))
 }
 
 #[cfg(test)]

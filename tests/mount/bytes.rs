@@ -164,7 +164,7 @@ fn every_verb_works_without_a_mount() {
         it.run("create n@");
         it.run("create-disk n@/d@.raw --size 1M");
         it.said(&it.args("create-disk n@/d@.raw --size 1M"), 9);
-        fs::copy(it.path("n@/d@.raw"), it.path("e@/n@.raw")).unwrap();
+        fs::rename(it.path("n@/d@.raw"), it.path("e@/n@.raw")).unwrap();
         it.run("adopt e@/n@.raw");
         it.json("upgrade e@");
         it.said(&it.args("info missing@"), 8);

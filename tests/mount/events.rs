@@ -17,13 +17,16 @@ fn of<'e>(events: &'e [Value], operation: &str) -> Vec<&'e Value> {
 fn what_was_done_is_recorded_with_user_key_and_result() {
     let host = Host::with_vm();
     host.refuses(&["create", host.path("web01")], 9, "exists already");
-    host.refuses(&["create", host.path("web02"), "--provider", "nobody"], 4, "nobody");
+    host.refuses(&["create", host.path("web02"), "--provider", "nobody"], 8, "nobody");
+    host.run(&["provider", "add", "native", "other"]);
+    fs::rename(host.path("config/keys/other.key"), host.path("away")).unwrap();
+    host.refuses(&["create", host.path("web02"), "--provider", "other"], 4, "other.key");
     host.mount("web01", &[]).unmount();
     let events = host.events();
     let added = of(&events, "provider-add");
     assert_eq!((&added[0]["provider"], &added[0]["result"]), (&"local".into(), &"ok".into()), "{added:?}");
     let created = of(&events, "create");
-    assert_eq!(created.len(), 3, "{created:?}");
+    assert_eq!(created.len(), 4, "{created:?}");
     assert_eq!(
         (created[0]["component"].as_str(), created[0]["result"].as_str()),
         (Some(host.path("web01")), Some("ok"))
@@ -32,7 +35,8 @@ fn what_was_done_is_recorded_with_user_key_and_result() {
     assert!(created[0]["key_id"].as_str().is_some_and(|id| !id.is_empty()) && created[0]["uuid"].is_string());
     assert_eq!(created[1]["result"], "failed");
     assert!(created[1]["reason"].as_str().unwrap().contains("exists already"), "{}", created[1]);
-    assert_eq!(created[2]["vsphere_event"], "com.vmware.vc.kms.crypto.KeyGenerateFail");
+    assert_eq!((&created[2]["result"], &created[2]["vsphere_event"]), (&"failed".into(), &Value::Null));
+    assert_eq!(created[3]["vsphere_event"], "com.vmware.vc.kms.crypto.KeyGenerateFail");
     let disk = of(&events, "create-disk");
     assert_eq!(
         (disk[0]["component"].as_str(), disk[0]["provider"].as_str()),

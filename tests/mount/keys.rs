@@ -78,7 +78,7 @@ fn a_vm_of_a_datastore_is_rekeyed_by_its_mount_via_either_path() {
         assert_eq!(rekeyed["key"]["provider"], provider);
     }
     host.refuses(&["rekey", host.path("vms")], 2, "expected one of its VM folders");
-    host.refuses(&["rekey", host.path("vms/web01"), "--provider", "gone"], 4, "new key from provider gone");
+    host.refuses(&["rekey", host.path("vms/web01"), "--provider", "gone"], 8, "new key from provider gone");
     host.refuses(&["rekey", host.path("vms/web01"), "--disk", "no.raw"], 8, "no.raw");
     drop(open);
     mount.unmount();

@@ -125,7 +125,7 @@ fn a_provider_that_is_not_there_is_named_before_anything_changes() {
     let rig = before.with(before.images(), Countdown::fault_after(i64::MAX));
     let to = Rekey { disks: Vec::new(), provider: Some("gone".into()) };
     let error = to.run(&rig, &mut |_| Ok(())).unwrap_err();
-    assert_eq!(error.kind(), Kind::KeyUnavailable);
+    assert_eq!(error.kind(), Kind::NotFound);
     assert!(error.chain().contains("new key from provider gone"), "{}", error.chain());
     assert!(rig.images() == before.images());
 }

@@ -50,7 +50,7 @@ fn the_last_slot_and_slots_that_are_not_there_are_refused() {
     assert_eq!(refused(remove("local").run(&rig)), Kind::Denied);
     assert_eq!(refused(RemoveKey { force: true, ..remove("local") }.run(&rig)), Kind::Denied, "not even by force");
     assert_eq!(refused(remove("other").run(&rig)), Kind::NotFound);
-    assert_eq!(refused(add("gone").run(&rig)), Kind::KeyUnavailable);
+    assert_eq!(refused(add("gone").run(&rig)), Kind::NotFound);
     let absent = AddKey { component: Some(Component::Disk("no.raw".into())), ..add("other") };
     assert_eq!(refused(absent.run(&rig)), Kind::NotFound);
     assert!(rig.images() == before);
