@@ -378,7 +378,7 @@ fn what_no_key_opens_is_found_before_a_rekey_begins_and_the_way_out_is_said() {
     let image = fs::read(&disk).unwrap();
     let erase = Erase { component: Some(Component::Disk("root.raw".into())) };
     erase.run(&OfflineVm::open(&vm.path(), vm.providers()).unwrap()).unwrap();
-    refused(Kind::KeyUnavailable, "no key opens it: remove it in a mount first");
+    refused(Kind::KeyUnavailable, "no key opens it: remove it in a mount first, or move it out of the folder");
     fs::write(&disk, image).unwrap();
     assert!(!vm.rekey(&mut |_| Ok(())).unwrap().resumed);
 }
