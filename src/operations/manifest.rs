@@ -33,7 +33,8 @@ pub(super) enum Meaning<'a> {
 /// Does `work` to a VM folder, and keeps the manifest of its home true, if it has one.
 ///
 /// # Errors
-/// Those of `work`; `Io` when the manifest cannot be opened, and `Stopped`, before anything is done.
+/// Those of `work`; `Io` when the manifest cannot be opened, `Busy` for a home that is used and would lose it, and `Stopped`, before
+/// anything is done.
 pub(super) fn keeping_manifest<T>(
     path: &Path,
     providers: &Providers,
@@ -81,6 +82,8 @@ impl Kept<'_> {
                     proof
                 }
                 Meaning::Anew | Meaning::Ends => {
+                    // In a home that is used the work is refused, and what the manifest proves is not given up for that.
+                    let _alone = claim_exclusive(&self.dir, &Component::Home, &FileLocks, go_on)?;
                     if matches!(meaning, Meaning::Ends) {
                         proof.refuse_changed()?;
                     }
@@ -126,6 +129,32 @@ mod tests {
     use crate::format::manifest::MANIFEST_FILE;
     use crate::progress::Progress;
     use crate::vm::datastore::Datastore;
+
+    #[test]
+    fn a_home_in_use_keeps_its_manifest_where_the_work_would_be_refused() {
+        let ds = Datastore::new(&["vm"]);
+        let (vm, providers) = (ds.path("vm"), ds.providers());
+        let kept = Kept { dir: folder::open_dir(&vm).unwrap(), providers: &providers, memory: Memory::of(&providers) };
+        let stored = folder::read_whole_home(&kept.dir).unwrap().unwrap();
+        kept.with_tree(&stored, &to_the_end, |tree| tree.seal(Purpose::Close, &Proof::default())).unwrap();
+        let manifest = || std::fs::read(vm.join(MANIFEST_FILE)).ok();
+        let before = manifest();
+        let in_use = folder::use_home(&kept.dir, &FileLocks).unwrap();
+        for meaning in [Meaning::Anew, Meaning::Ends] {
+            let work = |_: OnProgress<'_>| -> Result<()> { Err(Error::new(Kind::Busy, "in use")) };
+            let refused = keeping_manifest(&vm, &providers, meaning, &mut |_| Ok(()), work).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Busy);
+            assert!(manifest() == before && before.is_some(), "the manifest is gone");
+            assert!(kept.memory.manifest_counter(stored.header.claims().uuid).is_some());
+        }
+        drop(in_use);
+        let work = |_: OnProgress<'_>| {
+            assert!(manifest().is_none());
+            Ok(())
+        };
+        keeping_manifest(&vm, &providers, Meaning::Anew, &mut |_| Ok(()), work).unwrap();
+        assert!(manifest().is_some());
+    }
 
     #[test]
     fn a_verb_is_stopped_while_it_compares_a_home_with_its_manifest() {
