@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::error::{Error, Kind, Result};
+use crate::progress::GoOn;
 use crate::store::transfer::{Begun, Transfer};
 
 /// Most bytes that one call reads or writes: what FUSE asks for at once.
@@ -34,6 +35,26 @@ pub(super) fn too_far(plain_offset: u64, max_len: u64) -> Error {
 /// A distance within one request; it fits a length of memory.
 pub(super) fn index(distance: u64) -> usize {
     usize::try_from(distance).unwrap_or(usize::MAX)
+}
+
+/// Reads all of a file but its holes, which anyone can make as long as they like, and returns its length. `go_on` is asked before each
+/// request.
+///
+/// # Errors
+/// Those of [`PlainFile::read_at`], and that of `go_on`.
+pub fn read_all(file: &dyn PlainFile, buffer: &mut [u8], go_on: &GoOn<'_>) -> Result<u64> {
+    let len = file.plain_len();
+    let mut at = 0;
+    while let Some(start) = file.seek_data(at)? {
+        go_on()?;
+        match file.read_at(start, MAX_REQUEST, buffer)?.len() {
+            0 => break,
+            read => at = start + read as u64,
+        }
+    }
+    // The last block says, if it is so, that there was more.
+    file.read_at(len.saturating_sub(1), 1, buffer)?;
+    Ok(len)
 }
 
 /// Plaintext bytes at any offset, for many threads at once: overlapping requests happen in some order, never interleaved.

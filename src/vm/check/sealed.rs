@@ -7,10 +7,11 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::home_file::FileId;
+use crate::progress::to_the_end;
 use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys, Value, open_target, open_value};
-use crate::store::plain_file::{MAX_REQUEST, PlainFile};
+use crate::store::plain_file::{PlainFile, read_all};
 use crate::text::{self, Show};
 use crate::vm::attributes::{xattr, xattr_names};
 use crate::vm::clear;
@@ -122,7 +123,7 @@ impl Sealed<'_> {
         if !self.data {
             return Ok(looks_like_disk);
         }
-        tally.bytes += read_all(&file, &mut buffer)?;
+        tally.bytes += read_all(&file, &mut buffer, &to_the_end)?;
         self.values(file.storage().file(), file.id(), tally)?;
         Ok(looks_like_disk)
     }
@@ -156,27 +157,13 @@ impl Sealed<'_> {
     }
 }
 
-/// Reads all of a file but its holes, which anyone can make as long as they like, and returns its length.
-fn read_all(file: &dyn PlainFile, buffer: &mut [u8]) -> Result<u64> {
-    let len = file.plain_len();
-    let mut at = 0;
-    while let Some(start) = file.seek_data(at)? {
-        match file.read_at(start, MAX_REQUEST, buffer)?.len() {
-            0 => break,
-            read => at = start + read as u64,
-        }
-    }
-    // The last block says, if it is so, that there was more.
-    file.read_at(len.saturating_sub(1), 1, buffer)?;
-    Ok(len)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::crypto::random;
     use crate::storage::Storage;
     use crate::storage::memory::{FaultStorage, MemoryStorage};
+    use crate::store::plain_file::MAX_REQUEST;
 
     #[test]
     fn a_file_is_read_as_far_as_it_has_anything_and_its_end_in_any_case() {
@@ -193,7 +180,7 @@ mod tests {
             change(&storage);
             let file = HomeFile::open(FaultStorage::new(storage, libc::EIO), &keys).unwrap();
             file.storage().fail_after(200);
-            read_all(&file, &mut request_buffer())
+            read_all(&file, &mut request_buffer(), &to_the_end)
         };
         assert_eq!(read(&|_| ()).unwrap(), len);
         assert!(read(&|storage| storage.set_len(1 << 44).unwrap()).unwrap() > 1 << 42);

@@ -18,7 +18,7 @@ use crate::progress::OnProgress;
 use crate::storage::{Access, FileStorage};
 use crate::store::buffer::request_buffer;
 use crate::store::home_file::{HomeFile, HomeKeys, open_target, seal_target};
-use crate::store::plain_file::{MAX_REQUEST, PlainFile};
+use crate::store::plain_file::read_all;
 use crate::sys::file::{file_beneath, folder_beneath};
 use crate::text::Show;
 use crate::vm::attributes::times_after;
@@ -27,7 +27,6 @@ use crate::vm::{disk, home};
 use crate::work::convert::attributes::{self, ChangeTime, Sealing};
 use crate::work::convert::copy;
 use crate::work::convert::form::TargetForm;
-use crate::work::convert::plan::{encrypted_space, peak_space};
 use crate::work::convert::progress_counter::ProgressCounter;
 use crate::work::convert::replace::{Drafts, ReplaceContext, SourceFile};
 use crate::work::convert::tree::{self, Entry, EntryForm, by_inode, read_text};
@@ -60,8 +59,8 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     }
 }
 
-/// Refuses a home in which [`rekey_home`] would not come to an end: all of it is read. Returns the bytes that it takes at most beyond
-/// what is taken now.
+/// Refuses a home in which [`rekey_home`] would not come to an end: all of it but holes is read. Returns the bytes that it takes at most
+/// beyond what is taken now.
 ///
 /// # Errors
 /// `Denied` for a VM folder within it or a folder that is nested too deep; `KeyUnavailable` for an erased disk, `Corrupt` for what does
@@ -71,13 +70,16 @@ pub(in crate::work) fn refuse_unfit_home(root: &File, keys: &HomeKeys, on_progre
     let entries = tree::list_home(root, keys, &|| looking.tell())?;
     refuse_unfit(&entries)?;
     let groups = by_inode(entries.iter().filter(|entry| entry.found == EntryForm::Sealed));
+    let mut buffer = request_buffer();
     for names in &groups {
         let path = &names[0].path;
         let file = file_beneath(root, path).context(|| path.shown().to_string())?;
-        let read = HomeFile::open(FileStorage::new(file), keys).and_then(|file| read_whole(&file, &looking));
-        read.map_err(|error| unfit(path, error))?;
+        HomeFile::open(FileStorage::new(file), keys)
+            .and_then(|file| read_all(&file, &mut buffer, &|| looking.tell()))
+            .map_err(|error| unfit(path, error))?;
     }
-    Ok(peak_space(groups.iter().map(|names| (names[0].allocated(), encrypted_space(names[0], false)))))
+    // One by one gets its new form, which is as long, beside itself.
+    Ok(groups.iter().map(|names| names[0].allocated()).max().unwrap_or(0))
 }
 
 /// Refuses what no DEK of the home opens.
@@ -98,17 +100,6 @@ fn unfit(path: &Path, error: Error) -> Error {
         path.shown()
     );
     Error::with_source(Kind::Corrupt, message, error)
-}
-
-fn read_whole(file: &HomeFile<FileStorage>, looking: &ProgressCounter<'_>) -> Result<()> {
-    let (mut at, mut buffer) = (0, request_buffer());
-    loop {
-        looking.tell()?;
-        match file.read_at(at, MAX_REQUEST, &mut buffer)?.len() {
-            0 => return Ok(()),
-            len => at += len as u64,
-        }
-    }
 }
 
 /// The keys of a home: those that open either form, those before and those after.

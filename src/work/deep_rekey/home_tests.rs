@@ -404,6 +404,36 @@ fn a_home_that_cannot_be_walked_is_refused_before_the_rekey_begins() {
 }
 
 #[test]
+fn a_rekey_needs_space_for_the_largest_file_alone_however_many_there_are() {
+    let vm = Vm::new();
+    (0..200).for_each(|number| _ = vm.file(&format!("note{number}"), 0, b"short"));
+    let largest = fs::metadata(vm.path().join("logs/old/vmware.log")).unwrap().blocks() * 512;
+    let place = OfflineVm::open(&vm.path(), vm.providers()).unwrap();
+    let stored = folder::read_home(&File::open(vm.path()).unwrap()).unwrap().unwrap();
+    let keks = vm.providers().fetch_all(stored.header.claims().slots.key_ids().cloned());
+    let home = HomeWork::open(&place, &keks, &|| Ok(())).unwrap();
+    assert_eq!(home.refuse_unfit(None, &mut |_| Ok(())).unwrap(), largest);
+}
+
+/// What a file has is read before anything is begun, not how long someone says it is.
+#[test]
+fn a_file_that_was_made_endless_does_not_keep_the_rekey_from_beginning() {
+    let vm = Vm::new();
+    let long = File::options().write(true).open(vm.path().join("logs/shared")).unwrap();
+    long.set_len(15 << 40).unwrap();
+    let mut asked = 0;
+    let stopped = vm.rekey(&mut |progress| {
+        asked += 1;
+        match progress.is_looking() && asked < 1000 {
+            true => Ok(()),
+            false => Err(Error::new(Kind::Stopped, "enough")),
+        }
+    });
+    assert_eq!(stopped.unwrap_err().kind(), Kind::Stopped);
+    assert!(asked < 1000, "its holes were read");
+}
+
+#[test]
 fn a_file_in_use_stops_the_rekey() {
     let vm = Vm::new();
     for begun in [false, true] {
