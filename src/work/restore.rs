@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
 use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
-use crate::format::saved_header::SavedHeader;
+use crate::format::saved_header::{SAVED_LEN, SavedHeader};
 use crate::key::KeyName;
 use crate::progress::to_the_end;
 use crate::provider::private_file;
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
+use crate::sys::file::regular_at;
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::access::VmAccess;
@@ -252,8 +253,10 @@ fn difference(there: &Header, saved: &Header) -> Result<Option<String>> {
     )))
 }
 
+/// Whether a file is this header, saved. What else lies there is neither waited for nor read whole.
 fn holds(path: &Path, header: &UnverifiedHeader) -> bool {
-    let saved = std::fs::read(path).ok().and_then(|bytes| SavedHeader::decode(&bytes).ok());
+    let read = |file| private_file::read_at_most(SAVED_LEN as u64, path, file).ok();
+    let saved = regular_at(path).ok().and_then(read).and_then(|bytes| SavedHeader::decode(&bytes).ok());
     saved.is_some_and(|saved| saved.header.same_bytes(header))
 }
 

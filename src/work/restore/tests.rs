@@ -177,3 +177,16 @@ fn a_crash_anywhere_leaves_the_header_that_was_there_or_the_saved_one() {
         }
     }
 }
+
+#[test]
+fn a_fifo_in_the_place_of_a_replaced_header_is_not_waited_for() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let (rig, folder) = (TestVm::new(0), tempfile::tempdir().unwrap());
+    let bytes = saved(&rig, 0);
+    let header = SavedHeader::decode(&bytes).unwrap().header;
+    let [fifo, file] = ["fifo", "file"].map(|name| folder.path().join(name));
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    assert!(!holds(&fifo, &header));
+    std::fs::write(&file, &bytes).unwrap();
+    assert!(holds(&file, &header));
+}
