@@ -129,7 +129,8 @@ impl Inventory {
     fn in_place_of_disks<'a>(&'a self, vm: &'a Path, list: &'a MemberList) -> impl Iterator<Item = Misplaced> + 'a {
         let names = list.disks.iter().flat_map(|(disk, member)| member.names.iter().map(move |name| (disk, name)));
         names.filter(|(_, (_, is_settled))| **is_settled).filter_map(move |(disk, (path, _))| {
-            let entry = self.entries.iter().find(|entry| entry.path == vm.join(path));
+            let whole = vm.join(path);
+            let entry = self.entries.iter().find(|entry| entry.path.as_os_str() == whole.as_os_str());
             let found = entry.map_or(Some(Found::Nothing), in_place_of_disk)?;
             Some(Misplaced { path: path.clone(), found, message: describe(path, *disk, found) })
         })
@@ -161,7 +162,7 @@ fn describe(path: &Path, disk: Uuid, found: Found) -> String {
         ),
         Found::NoHeader => format!(
             "a file without a header lies at {shown}, {listed}: `vmcryptfs header restore` brings back a saved header; if the disk \
-             is gone for good, remove the file in a mount"
+             is gone for good, `vmcryptfs adopt VM_FOLDER` takes it out of the list, and leaves the file as it is"
         ),
         Found::HomeFile => home_file_for_disk(path, disk),
         Found::Disk(other) => format!("disk {other} lies at {shown}, {listed}"),

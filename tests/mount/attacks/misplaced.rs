@@ -111,6 +111,24 @@ fn a_file_in_the_place_of_a_disk_can_be_removed_in_a_mount() {
     host.run(&["decrypt", "--all", host.path("vm")]);
 }
 
+/// From a backup that was not encrypted: what the refusal says loses nothing.
+#[test]
+fn a_disk_in_the_clear_in_the_place_of_a_disk_is_taken_in_as_its_refusal_says() {
+    let host = host();
+    let (vm, disk) = (host.path("vm"), host.path("vm/root.raw"));
+    let plain = vec![7; 1 << 20];
+    fs::write(disk, &plain).unwrap();
+    for verb in [&["encrypt", vm][..], &["encrypt", vm, "--disk", "root.raw"], &["clone", vm, host.path("copy")]] {
+        host.refuses(verb, 3, "`vmcryptfs adopt VM_FOLDER` takes it out of the list, and leaves the file as it is");
+    }
+    host.run(&["adopt", vm]);
+    assert!(fs::read(disk).unwrap() == plain);
+    host.run(&["encrypt", vm, "--disk", "root.raw"]);
+    host.run(&["check", vm]);
+    let mount = host.mount("vm", &[]);
+    assert!(fs::read(mount.path("root.raw")).unwrap() == plain);
+}
+
 #[test]
 fn a_disk_of_another_vm_is_not_taken_for_an_encrypted_one_of_this() {
     let host = host();
