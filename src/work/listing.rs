@@ -47,8 +47,8 @@ pub struct Change {
 /// this VM's. A crash leaves a VM that opens as before, and another run finishes. A `dry_run` changes nothing.
 ///
 /// # Errors
-/// `Corrupt` for a disk of another VM, `Exists` for two copies of one disk, `Busy` for a folder that is in use; `NotFound` without a
-/// home; or those of [`UnlockedComponent::open`].
+/// `ReadOnly` for a list that has gone back, `Corrupt` for a disk of another VM, `Exists` for two copies of one disk, `Busy` for a folder
+/// that is in use; `NotFound` without a home; or those of [`UnlockedComponent::open`].
 pub fn make_list(place: &dyn VmAccess, dry_run: bool, go_on: &GoOn<'_>) -> Result<Listed> {
     let folder = place.folder_if_unused().ok_or_else(|| Error::new(Kind::Busy, "the VM folder is mounted"))?;
     let all = place.components(go_on)?;
@@ -56,8 +56,9 @@ pub fn make_list(place: &dyn VmAccess, dry_run: bool, go_on: &GoOn<'_>) -> Resul
     let keks = fetch_keks(place, found.iter().copied());
     let mut home = UnlockedComponent::open(place, &Component::Home, &keks)?;
     let header = home.header().clone();
-    let former = Owner::of(folder, (&header, home.dek()), &FileLocks, place.memory()).and_then(|owner| owner.list());
-    let (former, unread) = match former {
+    let owner = Owner::of(folder, (&header, home.dek()), &FileLocks, place.memory());
+    owner.as_ref().map_or(Ok(()), Owner::allow_changes)?; // that it has gone back is accepted by another verb
+    let (former, unread) = match owner.and_then(|owner| owner.list()) {
         Ok(former) => (former.unwrap_or_default(), None),
         Err(error) => (Arc::default(), Some(error)),
     };

@@ -365,6 +365,11 @@ fn a_list_that_is_put_back_with_what_it_lists_can_only_be_read_until_that_is_acc
         host.refuses(verb, 10, "older");
     }
     host.refuses(&["create-disk", host.path("vm/new.raw"), "--size", "1M"], 10, "older");
+    let (put_back, rebuild) = (fs::read(&list).unwrap(), ["adopt", vm]);
+    for verb in [&rebuild[..], &["adopt", "--dry-run", vm]] {
+        host.refuses(verb, 10, "`vmcryptfs accept-rollback");
+        assert!(fs::read(&list).unwrap() == put_back, "the list was made anew");
+    }
     let check = host.try_run(&["check", vm]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.status.code() == Some(10) && said.contains("the list of its disks"), "{said}");
