@@ -16,7 +16,7 @@ use crate::format::header::{ComponentKind, Header};
 use crate::key::KeyName;
 use crate::provider::Providers;
 use crate::seen::{Comparison, Memory, Recalled};
-use crate::store::header_area::{OtherCopy, StoredHeader};
+use crate::store::header_area::{OtherCopy, RESTORE, StoredHeader};
 use crate::sys::file::regular_at;
 use crate::text::Show;
 use crate::vm::disk;
@@ -170,7 +170,7 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
     }
     for folder in inventory.folders_without_header() {
         let path = place::whole(path, folder);
-        let reason = "sealed files, but no home header here or above".to_owned();
+        let reason = format!("sealed files, but no home header here or above: {RESTORE}");
         let info = OtherInfo { path: path.clone(), kind: "folder", state: "headless", uuid: None, reason };
         infos.push((path, Ok(Info::Other(info))));
     }

@@ -7,7 +7,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FileType;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -164,11 +163,7 @@ impl ListedPlaces<'_> {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
             Err(error) => return Err(Error::io(self.expected(uuid, name, "what lies there cannot be opened"), error)),
         };
-        let stat = rustix::fs::fstat(&file).context(|| "reading attributes".into())?;
         let corrupt = |what| Err(Error::new(Kind::Corrupt, self.expected(uuid, name, what)));
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return corrupt("what lies there is not a regular file");
-        }
         if disk::is_disk(&file)? {
             return Ok(true); // it has come since the folder was looked through
         }

@@ -249,8 +249,10 @@ pub fn vm_folders(path: &Path) -> Option<String> {
 }
 
 /// The nearest folder around a path that is one of a VM.
-pub fn folder_around(path: &Path) -> Option<&Path> {
-    path.ancestors().skip(1).find(|folder| folder::open_dir(folder).is_ok_and(|dir| has_home(&dir)))
+pub fn folder_around(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?; // its last part alone has nothing around it
+    let around = path.ancestors().skip(1).find(|folder| folder::open_dir(folder).is_ok_and(|dir| has_home(&dir)));
+    around.map(Path::to_path_buf)
 }
 
 /// Whether a folder is one of a VM: also if its home is damaged, erased, not finished, or there are two.

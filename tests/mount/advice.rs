@@ -280,5 +280,8 @@ fn a_home_file_is_checked_with_its_vm_folder() {
     for verb in ["check", "info"] {
         let advice = format!("name its VM folder, {}", host.path("web01"));
         host.refuses(&[verb, host.path("web01/vm.nvram")], 2, &advice);
+        let words = [verb, "vm.nvram"].map(OsStr::new);
+        let named = host.command(&words).current_dir(host.path("web01")).output().unwrap();
+        assert!(String::from_utf8_lossy(&named.stderr).contains(&advice), "{named:?}");
     }
 }

@@ -311,6 +311,8 @@ fn a_home_header_that_is_lost_is_brought_back_by_header_restore() {
         if is_gone {
             host.refuses(&["create", vm], 3, advice);
             host.refuses(&["erase", "--yes", vm], 3, advice);
+            let info = host.run(&["info", vm]);
+            assert!(info.contains(advice), "{info}");
         } else {
             host.refuses(&["header", "restore", vm, saved], 7, "whether this home belongs to the saved header");
         }

@@ -12,6 +12,7 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 use crate::control::{self, ComponentState, Components, mounts, summary};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
+use crate::store::header_area::RESTORE;
 use crate::text::{self, Show, quoted};
 use crate::vm::inventory::NO_SIGN;
 use crate::vm::{folder, scan};
@@ -67,7 +68,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 pub(super) fn without_home(fs: &FileSystem) -> Option<String> {
     let folders = fs.served().folders_without_home();
     let said = format!(
-        "{} not shown, since the home header is missing: {} (`vmcryptfs header restore` brings a saved one back)",
+        "{} not shown, since the home header is missing: {} ({RESTORE})",
         text::count(folders.len(), "folder with encrypted files is", "folders with encrypted files are"),
         names(folders)
     );
