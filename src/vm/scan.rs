@@ -276,10 +276,11 @@ pub fn refuse_lost_home(path: &Path) -> Result<()> {
     ))
 }
 
+/// Whether it holds files of a home, or disks. What a crash has left, such as a manifest, is neither.
 fn has_ciphertext(dir: &File) -> bool {
     let is_ciphertext = |name: &OsString| {
-        let is_file =
-            stat_at(dir, name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let is_file = !is_reserved(name)
+            && stat_at(dir, name).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
         let file = is_file.then(|| open_unnoticed(dir, name, OFlags::RDONLY).ok()).flatten();
         file.is_some_and(|file| disk::is_disk(&file).unwrap_or(false) || home::is_home_file(&file).unwrap_or(false))
     };
