@@ -187,7 +187,7 @@ impl State {
         }
     }
 
-    fn may_come_unasked(&self, id: &KeyId) -> bool {
+    pub(super) fn may_come_unasked(&self, id: &KeyId) -> bool {
         !self.keks.contains_key(id) && !self.refused.get(id).is_some_and(|refused| refused.refusal.is_of_key())
     }
 }
@@ -203,7 +203,9 @@ fn is_wish_for(wish: &Wish, id: &KeyId) -> bool {
 mod tests {
     use uuid::Uuid;
     use vmcryptfs::crypto::wrap::LocalKek;
-    use vmcryptfs::format::cluster::{Name, Refusal};
+    use vmcryptfs::format::cluster::{KeptKek, Name, Refusal};
+    use vmcryptfs::key::KEK_LEN;
+    use vmcryptfs::sys::SecretBytes;
     use vmcryptfs::timestamp::Timestamp;
 
     use super::*;
@@ -282,6 +284,22 @@ mod tests {
         let renewal = state.wish_for(&id()).unwrap();
         state.take(renewal, refusal(Refusal::Server));
         assert!(state.keks.contains_key(&id()) && matches!(state.found(&id()), Some(Ok(_))));
+    }
+
+    #[test]
+    fn a_key_that_was_kept_is_taken_back_although_its_server_did_not_answer_in_the_meantime() {
+        let (mut state, mut pushed, _) = wishing(Duration::from_secs(60));
+        pushed.persists = true;
+        state.providers.insert(pushed.name.clone(), (pushed.clone(), vec!["h1".into()]));
+        for (refused, comes_back) in [(Refusal::Server, true), (Refusal::Other, true), (Refusal::Destroyed, false)] {
+            let wished = state.wish_for(&id()).unwrap();
+            state.take(wished, refusal(refused));
+            let (begun, kek) = (Timestamp::now(), SecretBytes::zeroed(KEK_LEN));
+            let kept = KeptKek { provider: pushed.uuid, id: id(), wraps: true, begun, kek };
+            assert_eq!(state.restore(kept).is_some(), comes_back, "{refused:?}");
+            assert_eq!(matches!(state.found(&id()), Some(Ok(_))), comes_back);
+            state.keks.clear();
+        }
     }
 
     #[test]

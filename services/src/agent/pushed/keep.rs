@@ -236,12 +236,12 @@ impl State {
         })
     }
 
-    /// Takes back a KEK that was kept, if it may still be used.
-    fn restore(&mut self, kept: KeptKek) -> Option<()> {
+    /// Takes back a KEK that was kept, if it may still be used. That its server did not answer in the meantime says nothing of it.
+    pub(super) fn restore(&mut self, kept: KeptKek) -> Option<()> {
         let (provider, _) = self.providers.get(kept.id.provider())?;
         let held = Held::new(LocalKek::new(kept.kek).ok()?, kept.wraps, Moment::at(kept.begun));
         let may_be = provider.persists && provider.uuid == kept.provider && held.is_alive(provider.life);
-        if !may_be || self.keks.contains_key(&kept.id) || self.refused.contains_key(&kept.id) {
+        if !may_be || !self.may_come_unasked(&kept.id) {
             return None;
         }
         self.keks.insert(kept.id, held);
