@@ -139,7 +139,7 @@ impl KeptEnvelopes {
         if !of_it.is_empty() {
             self.store(of_others)?;
         }
-        self.wipe_damaged()?;
+        self.wipe_left()?;
         Ok(!of_it.is_empty())
     }
 
@@ -148,22 +148,50 @@ impl KeptEnvelopes {
     /// # Errors
     /// `Io`.
     pub fn set_aside(&self) -> Result<PathBuf> {
-        self.wipe_damaged()?;
+        self.wipe_left()?;
         let aside = self.damaged_path();
         std::fs::rename(&self.path, &aside)
             .context(|| format!("renaming {} to {}", self.path.shown(), aside.shown()))?;
         Ok(aside)
     }
 
-    /// Overwrites and removes a damaged file that was put out of the way: envelopes of keys that have to go may be in it.
+    /// Overwrites and removes what a crash left of former envelopes, and a damaged file that was put out of the way: envelopes of keys that
+    /// have to go may be in them. Two callers at once, or one that stores, must hold a lock.
     ///
     /// # Errors
     /// `Io`.
-    pub fn wipe_damaged(&self) -> Result<()> {
+    pub fn wipe_left(&self) -> Result<()> {
+        self.end_crash()?;
         private_file::wipe(&self.damaged_path()).map(drop)
+    }
+
+    /// Overwrites and removes what a crash left of former envelopes.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn end_crash(&self) -> Result<()> {
+        private_file::wipe_former(&self.path).map(drop)
     }
 
     fn damaged_path(&self) -> PathBuf {
         self.path.with_extension("json.damaged")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_left_of_envelopes_goes_with_a_key_that_has_to_go_also_where_none_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let (kept, name) = (KeptEnvelopes::of(&config), ProviderName::new("shared").unwrap());
+        private_file::create_folder(&folder(&config)).unwrap();
+        kept.store(Vec::new()).unwrap();
+        let left = [".envelopes.json.former", ".envelopes.json.new"].map(|name| folder(&config).join(name));
+        left.iter().for_each(|left| std::fs::write(left, "envelopes").unwrap());
+        assert!(!kept.forget(&name, Uuid::nil()).unwrap());
+        assert!(left.iter().all(|left| !left.exists()));
     }
 }

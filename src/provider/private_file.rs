@@ -2,10 +2,11 @@
 //!
 //! Written so that a crash leaves the old file, the new one, or none, and refused when others could read or change them.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -31,6 +32,8 @@ pub(super) const MAX_CONFIG_LEN: u64 = 1 << 20;
 
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+/// What names of files have behind that of the file which they are to be, and before a number in hex.
+const NEW: &str = ".new-";
 const OF_OTHERS: u32 = 0o077;
 
 /// Opens for reading a file that only its owner, this user or root, can read or change.
@@ -123,7 +126,7 @@ pub(crate) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
 /// Makes a new file of `parts`, in this order, and returns once it is durable. An error leaves no file of ours.
 ///
 /// The file gets its name when it is whole. A process that dies before leaves nothing, or, where the file system has no files without a
-/// name, a hidden file beside it.
+/// name, a hidden file beside it, which [`wipe`] looks for.
 ///
 /// # Errors
 /// `Exists` when the name is taken, `Io`.
@@ -179,7 +182,7 @@ fn create_beside(path: &Path, parts: &[&[u8]]) -> Result<()> {
 fn write_beside(path: &Path, parts: &[&[u8]]) -> Result<PathBuf> {
     let mut number = [0; 8];
     random::fill(&mut number)?;
-    let fresh = beside(path, &format!(".new-{}", HEXLOWER.encode(&number)));
+    let fresh = beside(path, &format!("{NEW}{}", HEXLOWER.encode(&number)));
     let options = File::options().write(true).create_new(true).mode(FILE_MODE).open(&fresh);
     let written = options.and_then(|file| write_parts(&file, parts));
     if written.is_err() {
@@ -259,18 +262,57 @@ fn former_of(path: &Path) -> PathBuf {
     beside(path, ".former")
 }
 
-/// Wipes the content that [`replace_and_wipe`] and [`wipe`] left when a crash ended them. Returns whether there was some.
+/// Wipes the content that [`replace_and_wipe`] and [`wipe`] left when a crash ended them. Returns whether there was some. What no writer has
+/// finished goes as well.
 pub(crate) fn wipe_former(path: &Path) -> Result<bool> {
     let former = former_of(path);
     let looking = || format!("looking for the former content of {}", path.shown());
-    match (inode_of(path).context(looking)?, inode_of(&former).context(looking)?) {
-        (_, None) => Ok(false),
+    let wiped = match (inode_of(path).context(looking)?, inode_of(&former).context(looking)?) {
+        (_, None) => false,
         (Some(current), Some(of_crash)) if current == of_crash => {
             fs::remove_file(&former).context(looking)?;
-            Ok(false)
+            false
         }
-        (_, Some(_)) => overwrite_and_remove(&former, &open_to_overwrite(&former)?).map(|()| true),
+        (_, Some(_)) => overwrite_and_remove(&former, &open_to_overwrite(&former)?).map(|()| true)?,
+    };
+    wipe_unfinished(path)?;
+    Ok(wiped)
+}
+
+/// Wipes what [`replace`] and [`create`] left beside a file when a crash ended them. It loses its name first: what a writer has finished
+/// in the meantime stays.
+fn wipe_unfinished(path: &Path) -> Result<()> {
+    let looking = || format!("looking for what was not finished of {}", path.shown());
+    let entries = match fs::read_dir(folder_of(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.context(looking)?,
+    };
+    let former = former_of(path);
+    for entry in entries {
+        let name = entry.context(looking)?.file_name();
+        if !is_unfinished(path, &name) {
+            continue;
+        }
+        match fs::rename(path.with_file_name(&name), &former) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => {
+                renamed.context(looking)?;
+                overwrite_and_remove(&former, &open_to_overwrite(&former)?)?;
+            }
+        }
     }
+    Ok(())
+}
+
+/// Whether a name is one under which a writer makes a new file of this path, before that has its own.
+fn is_unfinished(path: &Path, name: &OsStr) -> bool {
+    let fresh = beside(path, ".new");
+    let is_beside = |of: &Path| {
+        let start = beside(of, NEW);
+        let number = name.as_bytes().strip_prefix(start.file_name().unwrap_or_default().as_bytes());
+        number.is_some_and(|number| number.len() == 16 && number.iter().all(u8::is_ascii_hexdigit))
+    };
+    fresh.file_name() == Some(name) || is_beside(path) || is_beside(&fresh)
 }
 
 /// What tells a file from all others, if it is there.
@@ -541,6 +583,27 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
         assert!(wipe(&file).is_err());
         assert_eq!((fs::read(&elsewhere).unwrap(), file.is_symlink()), (b"kept".to_vec(), true));
+    }
+
+    #[test]
+    fn what_no_writer_has_finished_is_wiped_with_its_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let unfinished = [".file.new", ".file.new-0123456789abcdef", "..file.new.new-0123456789abcdef"];
+        let of_others = [".file.newer.lock", ".file.new-0123", ".other.new", ".file.lock"];
+        for content in [None, Some(b"key")] {
+            unfinished.iter().chain(&of_others).for_each(|name| fs::write(dir.path().join(name), "secret").unwrap());
+            content.iter().for_each(|content| create(&file, &[*content]).unwrap());
+            let before = unfinished.map(|name| File::open(dir.path().join(name)).unwrap());
+            assert_eq!(wipe(&file).unwrap(), content.is_some(), "there was a file");
+            for mut left in before {
+                let mut content = Vec::new();
+                left.read_to_end(&mut content).unwrap();
+                assert_eq!(content, [0; 6]);
+            }
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), of_others.len());
+        }
+        assert!(!wipe(&dir.path().join("no folder/file")).unwrap());
     }
 
     #[test]

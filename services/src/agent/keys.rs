@@ -147,7 +147,7 @@ impl Keys {
         self.forgotten.lock().extend(gone.into_keys().chain(pushed));
         let wiped = self.pushed.wipe_kept();
         self.store(Vec::clear)?;
-        KeptEnvelopes::of(&self.config).wipe_damaged()?;
+        self.wipe_left()?;
         wiped
     }
 
@@ -235,6 +235,12 @@ impl Keys {
         }
         Ok(())
     }
+
+    /// Wipes what is not kept any longer, and a crash or damage left on disk.
+    fn wipe_left(&self) -> Result<()> {
+        let _kept = self.kept.lock();
+        KeptEnvelopes::of(&self.config).wipe_left()
+    }
 }
 
 fn missing(name: &ProviderName) -> Error {
@@ -250,6 +256,9 @@ fn missing(name: &ProviderName) -> Error {
 /// What the host has kept. A damaged file does not keep the agent from beginning: what was in it comes again from the board.
 fn stored(config: &Path) -> Result<Vec<KeptEnvelope>> {
     let kept = KeptEnvelopes::of(config);
+    if let Err(error) = kept.end_crash() {
+        tracing::warn!("wiping envelopes that were kept before a crash: {}", error.chain());
+    }
     match kept.load() {
         Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Invalid) => {
             let aside = kept.set_aside()?;
@@ -367,7 +376,7 @@ impl SharedKeys for Keys {
             wiped
         };
         self.store(|kept| kept.retain(|kept| !kept.is_of(name, primary)))?;
-        KeptEnvelopes::of(&self.config).wipe_damaged()?;
+        self.wipe_left()?;
         match self.is_in_file(name)? {
             true => Ok(self.files().wipe(cluster, shared, generation)? || wiped),
             false => Ok(wiped),

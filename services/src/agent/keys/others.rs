@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
-use vmcryptfs::cluster::kept::{KeptEnvelope, KeptEnvelopes};
+use vmcryptfs::cluster::kept::KeptEnvelope;
 use vmcryptfs::error::Error;
 use vmcryptfs::format::cluster::Document;
 use vmcryptfs::key::ProviderName;
@@ -25,9 +25,7 @@ impl Keys {
         self.forgotten.lock().extend(whole.into_iter().chain(pushed));
         let found = self.kept.lock().iter().find(|kept| is_other(document, kept)).map(KeptEnvelope::provider);
         let Some(Ok(name)) = found else { return unwiped.into_iter().collect() };
-        let wiped = self
-            .store(|kept| kept.retain(|kept| !is_other(document, kept)))
-            .and_then(|()| KeptEnvelopes::of(&self.config).wipe_damaged());
+        let wiped = self.store(|kept| kept.retain(|kept| !is_other(document, kept))).and_then(|()| self.wipe_left());
         wiped.err().map(|error| (name, error)).into_iter().chain(unwiped).collect()
     }
 
