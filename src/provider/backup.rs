@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::config::{self, Config};
+use super::generations::Generations;
 use super::kind::{Arguments, Settings};
 use super::kinds::{KINDS, one_of};
 use super::primary_key::{self, PrimaryKey};
@@ -134,6 +135,7 @@ pub(super) fn install(
         let settings = configured.settings(provider)?;
         let (path, marked) = (primary_key_of(settings)?.primary_key_of(config), mark(settings)?);
         install_file(primary, &path)?;
+        Generations::of(path.clone()).forget_wiped()?;
         configured.set(provider, marked)?;
         Ok(path)
     })

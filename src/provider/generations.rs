@@ -66,7 +66,7 @@ impl Generations {
     ///
     /// # Errors
     /// `Io`.
-    pub fn forget_wiped(&self) -> Result<()> {
+    pub(super) fn forget_wiped(&self) -> Result<()> {
         let mark = self.wiped_mark();
         match fs::remove_file(&mark) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -147,7 +147,8 @@ impl Generations {
         fs::rename(&path, &self.current)
             .and_then(|()| private_file::sync_folder(private_file::folder_of(&self.current)))
             .and_then(|()| private_file::sync_folder(private_file::folder_of(&path)))
-            .context(|| format!("making {} the current primary key", path.shown()))
+            .context(|| format!("making {} the current primary key", path.shown()))?;
+        self.forget_wiped()
     }
 
     /// Makes a primary key that is to come a former one: newer ones are in use already.
@@ -244,7 +245,10 @@ mod tests {
         let gone = || generations.current().map(drop).unwrap_err();
         assert_eq!(gone().kind(), Kind::KeyUnavailable);
         assert!(gone().chain().contains("was wiped, as the cluster") && !gone().chain().contains("backup"));
-        generations.forget_wiped().unwrap();
+        // One that came in its place, and was lost, was not wiped.
+        generations.keep_coming(&keys[0]).unwrap();
+        generations.make_current(keys[0].uuid()).unwrap();
+        fs::remove_file(dir.path().join("shared.key")).unwrap();
         assert!(gone().chain().contains("restore it from its backup"), "{}", gone().chain());
     }
 

@@ -136,10 +136,7 @@ impl SharedKey {
         let generations = generations_of(config, shared)?;
         match generations.filter(|generations| !is_missing(generations)) {
             Some(generations) => generations.keep_coming(&self.primary),
-            None => {
-                install(config, &self.provider, &self.primary, |settings| Ok(settings.clone())).map(drop)?;
-                generations_of(config, shared)?.map_or(Ok(()), |generations| generations.forget_wiped())
-            }
+            None => install(config, &self.provider, &self.primary, |settings| Ok(settings.clone())).map(drop),
         }
     }
 }

@@ -206,3 +206,18 @@ fn restoring_twice_is_as_good_as_once() {
     assert_eq!(backup.restore(&config, &name("local")).unwrap(), path);
     assert_eq!(fs::read(&path).unwrap(), key);
 }
+
+#[test]
+fn a_key_that_was_wiped_and_restored_is_not_called_wiped_when_it_is_lost_later() {
+    let (_dir, config) = host("local");
+    let configured = Config::load(&config).unwrap();
+    let settings = primary_key_of(configured.settings(&name("local")).unwrap()).unwrap();
+    let path = settings.primary_key_of(&config);
+    let (generations, primary) = (Generations::of(path.clone()), PrimaryKey::load(&path).unwrap());
+    let backup = Backup { provider: name("local"), primary };
+    let why = || generations.current().map(drop).unwrap_err().chain();
+    assert!(generations.wipe(backup.primary_uuid()).unwrap() && why().contains("was wiped"));
+    backup.restore(&config, &name("local")).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert!(why().contains("restore it from its backup"), "{}", why());
+}
