@@ -1,6 +1,6 @@
 //! The hosts that an authority knows: a file each, written by one process, and all of them in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -81,6 +81,8 @@ impl HostRecord {
 pub struct Hosts {
     folder: PathBuf,
     records: Mutex<BTreeMap<Uuid, HostRecord>>,
+    /// Removals that are not on disk or in the log yet. Locked after the records.
+    unfinished: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Hosts {
@@ -105,7 +107,7 @@ impl Hosts {
             }
             records.insert(uuid, record);
         }
-        Ok(Self { folder: folder.to_path_buf(), records: Mutex::new(records) })
+        Ok(Self { folder: folder.to_path_buf(), records: Mutex::new(records), unfinished: Mutex::default() })
     }
 
     /// The host with this UUID.
@@ -171,7 +173,7 @@ impl Hosts {
     }
 
     /// Gives a host another state, and its next epoch. An approval is stored after `log` has succeeded, a removal before it: what went
-    /// wrong half-way gives no keys.
+    /// wrong half-way gives no keys. A removal that went wrong half-way is ended by another one.
     ///
     /// # Errors
     /// `NotFound`; `Invalid` where the state is the same, or a removed host is to be approved; those of `log`; `Io`.
@@ -184,20 +186,29 @@ impl Hosts {
         let mut records = self.records.lock();
         let unknown = || Error::new(Kind::NotFound, format!("this authority knows no host {uuid}"));
         let found = records.get_mut(&uuid).ok_or_else(unknown)?;
-        if found.state == state || found.state == HostState::Removed {
+        let mut unfinished = self.unfinished.lock();
+        let is_end = state == HostState::Removed && unfinished.contains(&uuid);
+        if !is_end && (found.state == state || found.state == HostState::Removed) {
             let (name, word) = (&found.name, found.state.word());
             let advice = if found.state == HostState::Removed { ": it has to enrol again" } else { "" };
             return Err(Error::new(Kind::Invalid, format!("host {name} is {word}{advice}")));
         }
-        let next = HostRecord { state, epoch: found.epoch + 1, since: Timestamp::now().to_millis(), ..found.clone() };
+        let since = Timestamp::now().to_millis();
+        let next = match is_end {
+            true => found.clone(),
+            false => HostRecord { state, epoch: found.epoch + 1, since, ..found.clone() },
+        };
         if state == HostState::Approved {
             log(&next)?;
             self.write(&next)?;
             *found = next.clone();
         } else {
             *found = next.clone(); // at once, whatever happens to the file
-            self.write(&next)?;
-            log(&next)?;
+            unfinished.insert(uuid);
+            self.write(&next).and_then(|()| log(&next)).context(|| {
+                format!("host {} gets no keys from now on, but perhaps after a restart: remove it again", next.name)
+            })?;
+            unfinished.remove(&uuid);
         }
         Ok(next)
     }
@@ -284,6 +295,30 @@ pub(crate) mod tests {
         hosts.change(kvm1.uuid, HostState::Removed, full).unwrap_err();
         assert_eq!(hosts.get(kvm1.uuid).unwrap().state, HostState::Removed);
         assert_eq!(Hosts::load(dir.path()).unwrap().get(kvm1.uuid).unwrap().state, HostState::Removed);
+    }
+
+    #[test]
+    fn a_removal_that_could_not_be_written_or_logged_is_ended_by_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, away) = (dir.path().join("hosts"), dir.path().join("away"));
+        let hosts = Hosts::load(&folder).unwrap();
+        let kvm1 = record("kvm1", HostState::Approved);
+        hosts.add(&kvm1, || Ok(())).unwrap();
+        fs::rename(&folder, &away).unwrap();
+        let error = hosts.change(kvm1.uuid, HostState::Removed, |_| panic!("it is not on disk")).unwrap_err();
+        assert!(error.chain().contains("remove it again"), "{}", error.chain());
+        fs::rename(&away, &folder).unwrap();
+        assert_eq!(Hosts::load(&folder).unwrap().get(kvm1.uuid).unwrap().state, HostState::Approved, "a restart");
+        let full = |_: &HostRecord| Err(Error::new(Kind::Io, "no space"));
+        hosts.change(kvm1.uuid, HostState::Removed, full).unwrap_err();
+        let mut entries = 0;
+        let removed = hosts.change(kvm1.uuid, HostState::Removed, |_| {
+            entries += 1;
+            Ok(())
+        });
+        assert_eq!((removed.unwrap().epoch, entries), (2, 1));
+        assert_eq!(Hosts::load(&folder).unwrap().get(kvm1.uuid).unwrap().state, HostState::Removed);
+        assert_eq!(hosts.change(kvm1.uuid, HostState::Removed, logged).unwrap_err().kind(), Kind::Invalid);
     }
 
     #[test]
