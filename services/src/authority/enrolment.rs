@@ -25,6 +25,8 @@ const PREFIX: &str = "vmcryptfs-trust1-";
 const CHECKSUM_LEN: usize = 4;
 const MAX_TEXT: usize = 4096;
 const MAX_RECORD: u64 = 64 << 10;
+/// Ends the name of a token that is being used.
+const TAKEN: &str = "used";
 /// What digests of secrets are made with: they are no passwords, so one round is enough.
 const PURPOSE: &[u8] = b"vmcryptfs enrolment token 1";
 
@@ -107,7 +109,7 @@ pub struct EnrolmentTokens {
 }
 
 impl EnrolmentTokens {
-    /// Those in this folder. What has ended is removed.
+    /// Those in this folder. What has ended is removed, and what a crash has found in use.
     ///
     /// # Errors
     /// `Io`.
@@ -117,8 +119,9 @@ impl EnrolmentTokens {
         let reading = || format!("reading {}", folder.shown());
         for entry in fs::read_dir(folder).context(reading)? {
             let path = entry.context(reading)?.path();
-            let record = path.extension().filter(|extension| *extension == "json").and_then(|_| read(&path).ok());
-            if record.is_some_and(|record| record.expires <= clock.seconds()) {
+            let is = |kind: &str| path.extension().is_some_and(|extension| extension == kind);
+            let has_ended = || read(&path).is_ok_and(|record| record.expires <= clock.seconds());
+            if is(TAKEN) || is("json") && has_ended() {
                 fs::remove_file(&path).context(|| format!("removing {}", path.shown()))?;
             }
         }
@@ -140,7 +143,7 @@ impl EnrolmentTokens {
         random::fill(secret.as_mut_slice())?;
         let id = random::uuid()?;
         let digest = HEXLOWER.encode(&hmac(PURPOSE, secret.as_slice()));
-        let record = Record { id, digest, expires: self.clock.seconds() + life.as_secs(), admission };
+        let record = Record { id, digest, expires: self.clock.seconds().saturating_add(life.as_secs()), admission };
         let json = serde_json::to_vec(&record)
             .map_err(|error| Error::with_source(Kind::Invalid, "a token that has no JSON form", error))?;
         before(id)?;
@@ -172,7 +175,7 @@ impl EnrolmentTokens {
         }
     }
 
-    /// Uses a token up, once `work` has succeeded: of two that come at once, one finds it gone.
+    /// Uses a token up, unless `work` fails: of two that come at once, one finds it gone.
     ///
     /// # Errors
     /// Those of [`look`](Self::look) and of `work`; `Io`.
@@ -182,12 +185,17 @@ impl EnrolmentTokens {
         work: impl FnOnce(Admission) -> Result<T>,
     ) -> Result<T> {
         let _using = self.using.lock();
-        let done = work(self.look(id, secret, host)?)?;
+        let admission = self.look(id, secret, host)?;
         let path = self.path(id);
-        fs::remove_file(&path)
+        let taken = path.with_extension(TAKEN);
+        // Before the work: what a crash leaves is a token that is gone, not one that lets in a second host.
+        let done = fs::rename(&path, &taken)
             .and_then(|()| private_file::sync_folder(&self.folder))
-            .context(|| format!("removing {}", path.shown()))?;
-        Ok(done)
+            .context(|| format!("taking {}", path.shown()))
+            .and_then(|()| work(admission));
+        let after = if done.is_ok() { fs::remove_file(&taken) } else { fs::rename(&taken, &path) };
+        after.ok(); // the next start removes what is left, and the error that matters is the first one
+        done
     }
 
     fn path(&self, id: Uuid) -> PathBuf {
@@ -224,6 +232,22 @@ mod tests {
         assert_eq!(with(&[0; 32]), Err(Kind::Denied));
         let failed = tokens.spend((token.id, &token.secret.0, "kvm1"), |_| Err::<(), _>(Error::new(Kind::Io, "no")));
         assert_eq!(failed.unwrap_err().kind(), Kind::Io);
+        let crashed = tokens.spend((token.id, &token.secret.0, "kvm1"), |_| {
+            let other = EnrolmentTokens::open(&dir.path().join("copy"), clock).unwrap();
+            for file in
+                fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+            {
+                fs::copy(&file, other.folder.join(file.file_name().unwrap())).unwrap();
+            }
+            let other = EnrolmentTokens::open(&other.folder, clock).unwrap();
+            assert!(
+                other.look(token.id, &token.secret.0, "kvm1").is_err(),
+                "a crash now leaves no token for another host"
+            );
+            assert_eq!(fs::read_dir(&other.folder).unwrap().count(), 0);
+            Err::<(), _>(Error::new(Kind::Io, "no"))
+        });
+        assert_eq!(crashed.unwrap_err().kind(), Kind::Io);
         assert_eq!(with(&token.secret.0), Ok(admission("kvm1")), "what failed did not use it up");
         assert_eq!(with(&token.secret.0), Err(Kind::Denied));
 
