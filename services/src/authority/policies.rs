@@ -53,6 +53,8 @@ pub(super) struct Policies {
     file: PathBuf,
     evidence: PathBuf,
     current: Mutex<Option<Arc<ApprovedPolicy>>>,
+    /// Held while evidence is written: one of them for each host, and few for all.
+    keeping: [Mutex<()>; 16],
 }
 
 /// What a host last attested with.
@@ -94,7 +96,7 @@ impl Policies {
                 Some(Arc::new(policy))
             }
         };
-        Ok(Self { file, evidence, current: Mutex::new(current) })
+        Ok(Self { file, evidence, current: Mutex::new(current), keeping: <[Mutex<()>; 16]>::default() })
     }
 
     /// The policy that is in force.
@@ -142,7 +144,14 @@ impl Policies {
         };
         let json = serde_json::to_vec(&kept)
             .map_err(|error| Error::with_source(Kind::Invalid, "evidence that has no JSON form", error))?;
-        private_file::replace(&self.path(host), &[&json])
+        self.keep(host, &json)
+    }
+
+    /// A host may attest several times at once, and the files that are replaced have one name.
+    fn keep(&self, host: Uuid, json: &[u8]) -> Result<()> {
+        let [.., last] = *host.as_bytes();
+        let _keeping = self.keeping[usize::from(last) % self.keeping.len()].lock();
+        private_file::replace(&self.path(host), &[json])
     }
 
     /// What a policy would do to these hosts, by what they last attested with.
@@ -195,4 +204,17 @@ fn read_evidence(bytes: &[u8]) -> Result<(Kept, PcrValues)> {
     let digests = kept.values.0.chunks(bank.digest_len()).map(|value| Digest::new(bank, value));
     let values = PcrValues::new(selection, digests.collect::<vmcryptfs_attest::Result<_>>().map_err(wrong)?);
     Ok((kept, values.map_err(wrong)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_attests_several_times_at_once_is_kept_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let policies = Policies::load(dir.path().join("policy.toml"), dir.path().join("evidence")).unwrap();
+        let keep = || (0..10).for_each(|_| policies.keep(Uuid::nil(), b"{}").unwrap());
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(keep))));
+    }
 }
