@@ -1,12 +1,13 @@
 //! The port of an authority: TLS 1.3 and HTTP/1.1, with bounds on all that a stranger can have it spend.
 //!
 //! A connection costs one task and a small buffer. It has a place among all connections and among those of its address, and ends after a
-//! while, whatever it does. Bytes of a body take from a common budget as they arrive, so a slow body holds little. The work of a call is
-//! done on another thread, of a few; the call waits for one for a bounded time.
+//! while, whatever it does. Bytes of a body take from a common budget, and from that of its address, as they arrive: a slow body holds
+//! little, and slow bodies of one address leave room for others. The work of a call is done on another thread, of a few; the call waits
+//! for one for a bounded time.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,10 +37,12 @@ use crate::trust_wire::MAX_BODY;
 pub struct Limits {
     /// Connections at once.
     pub connections: usize,
-    /// Those of one address.
+    /// Those of one address. One of IPv6 is a network of 64 bits: a machine has as many addresses in it as it likes.
     pub of_address: usize,
     /// Bytes of bodies in memory.
     pub bodies: usize,
+    /// Those from one address.
+    pub bodies_of_address: usize,
     /// Calls that are worked on at once.
     pub calls: usize,
     /// How long TLS may take to be set up.
@@ -60,6 +63,7 @@ impl Default for Limits {
             connections: 1024,
             of_address: 64,
             bodies: 64 << 20,
+            bodies_of_address: 8 << 20,
             calls: 16,
             handshake: Duration::from_secs(5),
             head: Duration::from_secs(10),
@@ -81,7 +85,7 @@ struct Server {
     tls: TlsAcceptor,
     limits: Limits,
     connections: Arc<Semaphore>,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    addresses: Arc<Mutex<HashMap<IpAddr, Address>>>,
     bodies: Arc<Semaphore>,
     calls: Arc<Semaphore>,
 }
@@ -123,22 +127,65 @@ pub fn begin(authority: Arc<Authority>, listener: TcpListener, limits: Limits) -
         .context(|| "starting the thread of the port".into())
 }
 
+/// What the connections of one address have.
+struct Address {
+    connections: usize,
+    bodies: Arc<Semaphore>,
+}
+
 /// A connection's share of what its address may have.
 struct Place {
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    addresses: Arc<Mutex<HashMap<IpAddr, Address>>>,
     address: IpAddr,
+    bodies: Arc<Semaphore>,
     _connection: OwnedSemaphorePermit,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut addresses = self.addresses.lock();
-        if let Some(count) = addresses.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(address) = addresses.get_mut(&self.address) {
+            address.connections -= 1;
+            if address.connections == 0 {
                 addresses.remove(&self.address);
             }
         }
+    }
+}
+
+/// What counts as one address.
+fn counted(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// What a body has of both budgets.
+struct Budget {
+    of_all: Arc<Semaphore>,
+    of_address: Arc<Semaphore>,
+    held: Option<[OwnedSemaphorePermit; 2]>,
+}
+
+impl Budget {
+    fn new(of_all: &Arc<Semaphore>, of_address: &Arc<Semaphore>) -> Self {
+        Self { of_all: Arc::clone(of_all), of_address: Arc::clone(of_address), held: None }
+    }
+
+    /// Takes this many bytes more, if they are there.
+    fn take(&mut self, len: usize) -> bool {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let more = |budget: &Arc<Semaphore>| Arc::clone(budget).try_acquire_many_owned(len).ok();
+        let Some(more) = more(&self.of_address).zip(more(&self.of_all)) else { return false };
+        match &mut self.held {
+            Some([of_address, of_all]) => {
+                of_address.merge(more.0);
+                of_all.merge(more.1);
+            }
+            none => *none = Some([more.0, more.1]),
+        }
+        true
     }
 }
 
@@ -162,27 +209,29 @@ impl Server {
     }
 
     fn place(&self, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
+        let address = counted(address);
         let connection = Arc::clone(&self.connections).try_acquire_owned().ok()?;
         let mut addresses = self.addresses.lock();
-        let count = addresses.entry(address).or_default();
-        if *count >= self.limits.of_address {
+        let bodies = || Arc::new(Semaphore::new(self.limits.bodies_of_address));
+        let found = addresses.entry(address).or_insert_with(|| Address { connections: 0, bodies: bodies() });
+        if found.connections >= self.limits.of_address {
             return None;
         }
-        *count += 1;
+        found.connections += 1;
+        let bodies = Arc::clone(&found.bodies);
         drop(addresses);
-        Some(Place { addresses: Arc::clone(&self.addresses), address, _connection: connection })
+        Some(Place { addresses: Arc::clone(&self.addresses), address, bodies, _connection: connection })
     }
 
     async fn serve(self: Arc<Self>, stream: TcpStream, place: Place) {
-        let address = place.address;
+        let (address, bodies) = (place.address, Arc::clone(&place.bodies));
         let limits = self.limits;
         let work = async move {
             stream.set_nodelay(true).ok(); // an answer is one write, and only slower without it
             let Ok(Ok(stream)) = timeout(limits.handshake, self.tls.accept(stream)).await else { return };
             let service = service_fn(move |request| {
-                let server = Arc::clone(&self);
-                async move { Ok::<_, Infallible>(server.answer(request).await) }
+                let (server, budget) = (Arc::clone(&self), Budget::new(&self.bodies, &bodies));
+                async move { Ok::<_, Infallible>(server.answer(request, budget).await) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -199,9 +248,9 @@ impl Server {
         drop(place);
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>, budget: Budget) -> Response<Full<Bytes>> {
         let (head, body) = request.into_parts();
-        match self.call(head, body).await {
+        match self.call(head, body, budget).await {
             // What is left of a body is not read.
             Ok(answer) if answer.status == StatusCode::PAYLOAD_TOO_LARGE => response(answer, false),
             Ok(answer) => response(answer, true),
@@ -209,12 +258,12 @@ impl Server {
         }
     }
 
-    async fn call(&self, Parts { method, uri, .. }: Parts, body: Incoming) -> Result<Answer> {
+    async fn call(&self, Parts { method, uri, .. }: Parts, body: Incoming, mut budget: Budget) -> Result<Answer> {
         if body.size_hint().lower() > MAX_BODY as u64 {
             return Ok(routes::too_long());
         }
-        let whole = timeout(self.limits.body, self.read(body));
-        let Some((body, _budget)) = whole.await.map_err(|_| late("the body took too long"))?? else {
+        let whole = timeout(self.limits.body, read(body, &mut budget)); // the budget is held until the answer is there
+        let Some(body) = whole.await.map_err(|_| late("the body took too long"))?? else {
             return Ok(routes::too_long());
         };
         let busy = || Error::new(Kind::Busy, "the authority has too much to do: try again");
@@ -228,28 +277,23 @@ impl Server {
         });
         done.await.map_err(|error| Error::with_source(Kind::Io, "the authority failed at this: this is a bug", error))
     }
+}
 
-    /// A body, and its part of the budget; `None` for one that is too long.
-    async fn read(&self, mut body: Incoming) -> Result<Option<(Vec<u8>, Option<OwnedSemaphorePermit>)>> {
-        let mut whole = Vec::new();
-        let mut budget: Option<OwnedSemaphorePermit> = None;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| Error::with_source(Kind::Invalid, "a body that ends early", error))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if whole.len() + data.len() > MAX_BODY {
-                return Ok(None);
-            }
-            let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-            let more = Arc::clone(&self.bodies).try_acquire_many_owned(len);
-            let more = more.map_err(|_| Error::new(Kind::Busy, "too many large requests at once: try again"))?;
-            match &mut budget {
-                Some(budget) => budget.merge(more),
-                None => budget = Some(more),
-            }
-            whole.extend_from_slice(&data);
+/// A body; `None` for one that is too long.
+async fn read(mut body: Incoming, budget: &mut Budget) -> Result<Option<Vec<u8>>> {
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Error::with_source(Kind::Invalid, "a body that ends early", error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > MAX_BODY {
+            return Ok(None);
         }
-        Ok(Some((whole, budget)))
+        if !budget.take(data.len()) {
+            return Err(Error::new(Kind::Busy, "too many large requests at once: try again"));
+        }
+        whole.extend_from_slice(&data);
     }
+    Ok(Some(whole))
 }
 
 fn late(what: &str) -> Error {

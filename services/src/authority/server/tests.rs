@@ -221,3 +221,28 @@ fn a_connection_has_an_end_whatever_it_does() {
         assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }
+
+#[test]
+fn addresses_that_one_machine_can_have_are_one() {
+    let counted = |address: &str| super::counted(address.parse().unwrap());
+    assert_eq!(counted("2001:db8:1:2:3:4:5:6"), counted("2001:db8:1:2::9"));
+    assert_ne!(counted("2001:db8:1:2::9"), counted("2001:db8:1:3::9"));
+    assert_eq!(counted("::ffff:192.0.2.1"), counted("192.0.2.1"));
+    assert_ne!(counted("192.0.2.1"), counted("192.0.2.2"));
+}
+
+#[test]
+fn bodies_of_one_address_leave_room_for_those_of_others() {
+    let Limits { bodies, bodies_of_address, of_address, .. } = Limits::default();
+    let (all, one, other) =
+        (Semaphore::new(bodies), Semaphore::new(bodies_of_address), Semaphore::new(bodies_of_address));
+    let (all, one, other) = (Arc::new(all), Arc::new(one), Arc::new(other));
+    let mut held: Vec<Budget> = (0..of_address).map(|_| Budget::new(&all, &one)).collect();
+    let taken = held.iter_mut().map(|budget| budget.take(MAX_BODY - 1)).filter(|taken| *taken).count();
+    assert!(taken > 0 && taken < of_address, "{taken}");
+    let mut of_other = Budget::new(&all, &other);
+    assert!((0..16).all(|_| of_other.take(MAX_BODY / 16)), "a whole one, in parts");
+    drop((held, of_other));
+    let free = [all, one, other].map(|budget| budget.available_permits());
+    assert_eq!(free, [bodies, bodies_of_address, bodies_of_address]);
+}
