@@ -59,6 +59,8 @@ pub struct Authority {
     log: Log,
     top: TopKey,
     health: Mutex<Option<(Instant, Health)>>,
+    /// Held by the one who finds it out: a key server may be slow, and nobody else waits for it.
+    examining: Mutex<()>,
 }
 
 impl Authority {
@@ -86,6 +88,7 @@ impl Authority {
             log: Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?,
             top,
             health: Mutex::default(),
+            examining: Mutex::default(),
             own,
         })
     }
@@ -95,21 +98,25 @@ impl Authority {
         Release { authority: own.settings.uuid, top, tokens, hosts, log }
     }
 
-    /// What does not work. A key is made and found, unless that was done a moment ago.
+    /// What does not work. A key is made and found, unless that was done a moment ago, or is being done: then it is what was found last.
     fn health(&self) -> Health {
-        let mut known = self.health.lock();
-        if let Some((when, health)) = &*known
+        let known = self.health.lock().clone();
+        if let Some((when, health)) = &known
             && when.elapsed() < HEALTH_LIFE
         {
             return health.clone();
         }
+        let of =
+            |lacks| Health { authority: self.own.settings.uuid, version: env!("CARGO_PKG_VERSION").to_owned(), lacks };
+        let Some(_examining) = self.examining.try_lock() else {
+            let unknown = || of(vec!["its key provider has not answered yet".to_owned()]);
+            return known.map_or_else(unknown, |(_, health)| health);
+        };
         let tried = self.top.try_out().err();
         let without_policy = self.policies.current().err();
         let failed = tried.into_iter().chain(without_policy).map(|error| error.chain());
-        let lacks = failed.chain(self.log.trouble()).collect();
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let health = Health { authority: self.own.settings.uuid, version, lacks };
-        known.insert((Instant::now(), health)).1.clone()
+        let health = of(failed.chain(self.log.trouble()).collect());
+        self.health.lock().insert((Instant::now(), health)).1.clone()
     }
 }
 

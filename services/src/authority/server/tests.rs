@@ -246,3 +246,13 @@ fn bodies_of_one_address_leave_room_for_those_of_others() {
     let free = [all, one, other].map(|budget| budget.available_permits());
     assert_eq!(free, [bodies, bodies_of_address, bodies_of_address]);
 }
+
+#[test]
+fn a_key_provider_that_does_not_answer_holds_up_nobody_who_asks_for_the_health() {
+    let site = Site::new(Limits { calls: 1, ..Limits::default() });
+    let slow = site.authority.examining.lock();
+    let (status, body) = site.connect().get("/v1/health");
+    assert!(status == 503 && String::from_utf8_lossy(&body).contains("has not answered yet"));
+    drop(slow);
+    assert_eq!(site.connect().get("/v1/health").0, 200);
+}
