@@ -126,6 +126,9 @@ impl Authority {
 /// Those of [`Authority::open`]; `Io` when its port or socket cannot be had.
 fn run(config: &Path) -> Result<()> {
     memory::keep_little();
+    // Each connection is an open file: those of strangers must not be in the way of the authority's own.
+    let files = process::raise_file_limit().context(|| "raising the limit on open files".into())?;
+    tracing::debug!("at most {files} open files");
     process::ignore_signals(&[signal_hook::consts::SIGHUP, signal_hook::consts::SIGPIPE]);
     let mut signals = Signals::new([SIGINT, SIGTERM]).context(|| "catching signals".into())?;
     let authority = Arc::new(Authority::open(config)?);

@@ -4,6 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::process::Authority;
 
 /// What the authority answers to a user who asks for the list of hosts.
@@ -56,4 +58,15 @@ fn an_authority_says_what_it_lacks_and_there_is_one_of_it() {
     assert!(status["lacks"][0].as_str().unwrap().contains("has no policy yet"), "{status}");
     let (code, body) = authority.connect().get("/v1/health");
     assert!(code == 503 && String::from_utf8_lossy(&body).contains("has no policy yet"));
+}
+
+#[test]
+fn its_own_files_find_room_beside_the_connections_of_strangers() {
+    let mut authority = Authority::made(&[]);
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(512), ..usual }).unwrap();
+    authority.start();
+    setrlimit(Resource::Nofile, usual).unwrap();
+    let [may, could] = authority.file_limits();
+    assert!(may == could && may != "512", "{may} of {could}");
 }

@@ -74,6 +74,14 @@ impl Authority {
         path
     }
 
+    /// How many files it may have open, and how many it could ask for.
+    pub(crate) fn file_limits(&self) -> [String; 2] {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.process.as_ref().unwrap().id())).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let mut words = line.split_whitespace().map(str::to_owned);
+        [words.next().unwrap(), words.next().unwrap()]
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmcryptfs-authority"));
         command.arg("--config").arg(self.machine.config()).args(args);
