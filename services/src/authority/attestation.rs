@@ -17,6 +17,7 @@ use vmcryptfs_attest::identity::{AttestationKey, CreationEvidence, EndorsementEv
 use vmcryptfs_attest::pcr::{PcrIndex, PcrSelection};
 use vmcryptfs_attest::policy::{Evidence, Policy};
 use vmcryptfs_attest::quote::{Binding, Expected, FreshChallenge, QuoteEvidence, Quoted, Steady, issue};
+use vmcryptfs_attest::tpm::Signature;
 use vmcryptfs_attest::verdict::Attested;
 use vmcryptfs_attest::{self as attest, AuthorityKey};
 use zeroize::Zeroizing;
@@ -33,7 +34,7 @@ use crate::trust_wire::{
 
 /// How long a host may take to open its credential.
 const CREDENTIAL_LIFE: Duration = Duration::from_secs(5 * 60);
-/// Hosts that enrol at once.
+/// Hosts that enrol at once, each with a token of its own.
 const MAX_PENDING: usize = 256;
 /// Challenges that are remembered as used: more than can be checked while they are fresh.
 const MAX_USED: usize = 1 << 18;
@@ -124,7 +125,9 @@ impl Authority {
         let (pending, credential) = PendingEnrolment::begin(host, endorsement, key).map_err(of_check)?;
         let enrolment = random::uuid()?;
         let mut enrolling = self.attestation.enrolling.lock();
-        enrolling.retain(|_, (since, _)| since.elapsed() < CREDENTIAL_LIFE);
+        // With one token one host enrols: another attempt ends the one before, and who has one token holds up nobody.
+        let is_before = |stage: &Stage| matches!(stage, Stage::Sent { token, .. } if *token == call.token);
+        enrolling.retain(|_, (since, stage)| since.elapsed() < CREDENTIAL_LIFE && !is_before(stage));
         if enrolling.len() >= MAX_PENDING {
             return Err(Error::new(Kind::Busy, "too many hosts enrol at once: try again"));
         }
@@ -251,6 +254,11 @@ impl Authority {
         let identity = Identity::from_record(&self.attestation.records, &host.identity.0).map_err(of_check)?;
         let now = self.clock.seconds();
         let fresh = FreshChallenge::check(&self.attestation.challenges, &call.challenge.0, host_id(host.uuid), now);
+        // Anyone can ask for challenges of a host. Only what its TPM has signed uses one up, so nobody else fills what is remembered.
+        let signature = Signature::read(&call.signature.0);
+        let signed = signature.and_then(|signature| signature.verify(identity.attestation().public(), &call.quote.0));
+        let signed = signed.map_err(|error| error.within(format_args!("the quote of {}", host.name)));
+        let fresh = fresh.and_then(|fresh| signed.map(|()| fresh));
         let spent = fresh.and_then(|fresh| fresh.spend(|id, ends| self.attestation.use_once(*id, ends, now)));
         let request = quoted_for(self.own.settings.uuid);
         let binding = Binding { hpke_key: &call.hpke_key.0, request: &request };

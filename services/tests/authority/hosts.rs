@@ -180,6 +180,13 @@ fn a_host_enrols_is_approved_attests_gets_keys_and_nothing_any_more_once_it_is_r
     stolen.hpke_key = Blob(SealKey::generate().unwrap().public().to_vec());
     denied(call::<AttestedHost>(&authority, "/v1/attest", &stolen), "made for another");
 
+    // What others than its TPM send for a challenge of the host does not use it up.
+    let good = host.quoted(&host.challenge(&authority).unwrap(), host.authority);
+    let mut forged = good.clone();
+    forged.quote.0[20] ^= 1;
+    denied(call::<AttestedHost>(&authority, "/v1/attest", &forged), "not one of this key");
+    call::<AttestedHost>(&authority, "/v1/attest", &good).unwrap();
+
     // Killed and started again, it knows the host and has all entries. What it gave before is void.
     let before = host.quoted(&host.challenge(&authority).unwrap(), host.authority);
     authority.end(Signal::KILL);
@@ -210,9 +217,11 @@ fn nobody_enrols_without_a_token_an_accepted_tpm_and_its_answer() {
     denied(Host::begin(&authority, &tpm, &good, "kvm2"), "is for host kvm1");
     let stranger = Tpm::start();
     denied(Host::begin(&authority, &stranger, &good, "kvm1"), "is not on the list");
-    let answer = Host::begin(&authority, &tpm, &good, "kvm1").unwrap();
-    let path = format!("/v1/enrol/{}", answer.enrolment);
     let guess = CredentialAnswer { secret: Blob(vec![0; 32]) };
+    let [before, path] =
+        [(); 2].map(|()| format!("/v1/enrol/{}", Host::begin(&authority, &tpm, &good, "kvm1").unwrap().enrolment));
+    let ended = call::<EnrolledHost>(&authority, &before, &guess);
+    assert_eq!(ended.unwrap_err().0, 404, "one token has one enrolment");
     denied(call::<EnrolledHost>(&authority, &path, &guess), "did not give back the secret");
     assert_eq!(call::<EnrolledHost>(&authority, &path, &guess).unwrap_err().0, 404, "there is one try");
     assert_eq!(authority.json(&["host", "list"]), serde_json::json!([]));
