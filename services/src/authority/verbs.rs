@@ -163,10 +163,10 @@ fn status_text(status: &Status) -> String {
 
 fn hosts_text(hosts: &[HostRecord]) -> String {
     let width = hosts.iter().map(|host| host.name.len()).max().unwrap_or_default().max(4);
-    let mut text = format!("{:width$}  {:8}  UUID\n", "NAME", "STATE");
+    let mut text = format!("{:width$}  {:8}  {:36}  ENDORSEMENT KEY\n", "NAME", "STATE", "UUID");
     for host in hosts {
-        let HostRecord { name, uuid, state, .. } = host;
-        text.push_str(&format!("{name:width$}  {:8}  {uuid}\n", state.word()));
+        let HostRecord { name, uuid, state, ek, .. } = host;
+        text.push_str(&format!("{name:width$}  {:8}  {uuid}  {ek}\n", state.word()));
     }
     text
 }

@@ -161,6 +161,9 @@ fn a_host_enrols_is_approved_attests_gets_keys_and_nothing_any_more_once_it_is_r
     let host = Host::enrol(&authority, tpm, &enrolment);
     denied(Host::begin(&authority, &host.tpm, &enrolment, "kvm1"), "was used");
     denied(host.challenge(&authority), "is pending");
+    let fingerprint = fs::read_to_string(authority.folder().join("endorsement-keys")).unwrap();
+    let fingerprint = fingerprint.lines().nth(1).unwrap().strip_suffix(" kvm1").unwrap();
+    assert!(authority.run(&["host", "list"]).contains(fingerprint), "who approves can compare it");
     authority.run(&["host", "approve", "kvm1"]);
 
     let challenge = host.challenge(&authority).unwrap();
