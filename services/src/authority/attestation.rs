@@ -114,7 +114,10 @@ impl Authority {
         let certificate = call.ek_certificate.as_ref().map(|certificate| certificate.0.as_slice());
         let evidence = EndorsementEvidence { public: &call.ek_public.0, certificate, chain: &chain };
         let now = Timestamp::now().since_1970().as_secs();
-        let endorsement = self.own.endorsement_rules()?.check(&evidence, now).map_err(of_check)?;
+        // What is wrong with its own files is nothing that a host has done, or has to know.
+        let failed = |error| Error::with_source(Kind::Io, "looking which TPMs are accepted", error);
+        let rules = self.own.endorsement_rules().map_err(failed)?;
+        let endorsement = rules.check(&evidence, now).map_err(of_check)?;
         let creation = CreationEvidence {
             data: &call.creation_data.0,
             statement: &call.creation_statement.0,

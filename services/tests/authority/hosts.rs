@@ -228,6 +228,11 @@ fn nobody_enrols_without_a_token_an_accepted_tpm_and_its_answer() {
     denied(call::<EnrolledHost>(&authority, &path, &guess), "did not give back the secret");
     assert_eq!(call::<EnrolledHost>(&authority, &path, &guess).unwrap_err().0, 404, "there is one try");
     assert_eq!(authority.json(&["host", "list"]), serde_json::json!([]));
+    // What is wrong with the authority's own files is for its log.
+    fs::create_dir(authority.folder().join("roots")).unwrap();
+    authority.write("config/authority/roots/vendor.der", "no certificate");
+    let (status, kind, message) = Host::begin(&authority, &tpm, &good, "kvm1").unwrap_err();
+    assert!((status, kind) == (500, Kind::Io) && !message.contains("vendor.der"), "{status} {kind:?} {message}");
 }
 
 #[test]
