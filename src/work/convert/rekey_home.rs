@@ -1,6 +1,6 @@
 //! All that a home in transition has sealed, from its old DEK to its new one: files, links and values (docs/FORMAT.md, section 10).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -40,7 +40,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
     let old = header.transition.as_ref().map(|transition| transition.old_dek(dek)).transpose()?.flatten();
     let old = old.ok_or_else(|| Error::new(Kind::Corrupt, "a home in transition without its old DEK"))?;
     let keys = Keys { both: HomeKeys::of(header, dek)?, old: HomeKeys::new(&old)?, new: HomeKeys::new(dek)? };
-    let mut is_tidy = false;
+    let (mut is_tidy, mut done) = (false, HashSet::new());
     loop {
         let looking = ProgressCounter::looking(&mut *on_progress);
         let entries = tree::list_home(root, &keys.both, &|| looking.tell())?;
@@ -48,7 +48,7 @@ pub(in crate::work) fn rekey_home(root: &File, header: &Header, dek: &Dek, on_pr
         let names = entries.iter().filter(|entry| entry.found != EntryForm::Folder).count() as u64;
         let pace = ProgressCounter::of_files("home", names, &mut *on_progress);
         let site = ReplaceContext { root, keys: &keys.both, overwrite: false, pace: &pace, drafts: Drafts::Beside };
-        let mut rekey = Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new() };
+        let mut rekey = Rekey { site, keys: &keys, entries: &entries, moved: HashMap::new(), done: &mut done };
         if !is_tidy {
             rekey.tidy_up(header.uuid)?;
             is_tidy = true;
@@ -116,6 +116,8 @@ struct Rekey<'a, 'p> {
     entries: &'a [Entry],
     /// What is under the new DEK, by file id: a crash may have come between the names of one file.
     moved: HashMap<FileId, PathBuf>,
+    /// Files of which this run has given every name: another one with the same id is a copy, and no name that a crash left.
+    done: &'a mut HashSet<FileId>,
 }
 
 impl Rekey<'_, '_> {
@@ -199,15 +201,19 @@ impl Rekey<'_, '_> {
             return self.values(original.form.backing(), Some(id));
         }
         let (twin, rest) = match self.moved.get(&id).cloned() {
-            Some(twin) if self.is_same(&original, &twin)? => (twin, names),
+            Some(twin) if !self.done.contains(&id) && self.is_same(&original, &twin)? => {
+                self.done.insert(id);
+                (twin, names)
+            }
             moved => {
                 let new_id = match moved {
                     None => id,
-                    // One of the names was written to after a crash came between them: both contents are kept.
+                    // A copy, or a name that was written to after a crash came between the names: both contents are kept.
                     Some(_) => random_id()?,
                 };
                 self.site.replace_name(&original, first, &TargetForm::HomeOfId(&self.keys.new, new_id))?;
                 self.moved.insert(new_id, first.clone());
+                self.done.insert(new_id);
                 (first.clone(), &names[1..])
             }
         };

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -354,6 +354,19 @@ fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
     assert!(error.chain().contains("noted") && error.chain().contains("move it out"), "{}", error.chain());
     fs::remove_file(&path).unwrap();
     assert!(vm.rekey(&mut |_| Ok(())).unwrap().resumed);
+}
+
+#[test]
+fn a_copy_of_a_file_stays_a_file_of_its_own() {
+    let vm = Vm::new();
+    let names = ["web01.vmx", "a copy.vmx", "logs/another copy"];
+    names[1..].iter().for_each(|copy| drop(fs::copy(vm.path().join(names[0]), vm.path().join(copy)).unwrap()));
+    vm.rekey(&mut |_| Ok(())).unwrap();
+    let inodes: HashSet<u64> = names.iter().map(|name| fs::metadata(vm.path().join(name)).unwrap().ino()).collect();
+    assert_eq!(inodes.len(), names.len());
+    let linked = ["logs/shared", "also-shared", "logs/old/shared-too"];
+    let inodes: HashSet<u64> = linked.iter().map(|name| fs::metadata(vm.path().join(name)).unwrap().ino()).collect();
+    assert_eq!(inodes.len(), 1);
 }
 
 /// Of a header, of a block, and of a disk that is no more.
