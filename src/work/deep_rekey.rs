@@ -24,6 +24,7 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, VmAccess};
 use crate::vm::component::Component;
+use crate::vm::inventory::PassedOver;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
 use crate::work::ComponentResult;
@@ -62,6 +63,9 @@ pub struct DeepRekeyed {
     pub resumed: bool,
     /// What is under it now.
     pub components: Vec<ComponentResult<Reencrypted>>,
+    /// Of a VM folder that was rekeyed as a whole: what has the keys that it had, if it is a disk.
+    #[serde(flatten)]
+    pub passed_over: PassedOver,
 }
 
 /// How a component got its new DEK.
@@ -106,6 +110,10 @@ impl DeepRekey {
         let go_on = || looking.tell();
         let chosen = choose(&self.disks, place.components(&go_on)?)?;
         let keks = fetch_all_keks(place, &chosen);
+        let passed_over = match self.disks.is_empty() {
+            true => PassedOver::of(&place.path(), place.home_of_disks(&keks), &go_on)?,
+            false => PassedOver::default(),
+        };
         let mut disks = Vec::new();
         let mut home = None;
         for component in &chosen {
@@ -119,7 +127,7 @@ impl DeepRekey {
         let total = chosen.len() as u64;
         on_progress(&Progress { what: "rekey".to_owned(), done: 0, total, unit: Unit::Components })?;
         self.reencrypt(place, (disks, home), &target, on_progress)
-            .map(|components| DeepRekeyed { key: KeyName::of(&target.key_id), resumed, components })
+            .map(|components| DeepRekeyed { key: KeyName::of(&target.key_id), resumed, components, passed_over })
             .map_err(|error| if is_out_of_space(&error) { resumes(error) } else { error })
     }
 

@@ -50,5 +50,6 @@ fn print(args: &RekeyArgs, rekeyed: &DeepRekeyed) -> Result<()> {
     table::print(["COMPONENT", "KIND", "DATA"], &rekeyed.components.iter().map(row).collect::<Vec<_>>());
     let done = if rekeyed.resumed { "Finished the interrupted deep rekey. " } else { "" };
     println!("{done}New key: {}", rekeyed.key);
+    rekeyed.passed_over.lines().for_each(|line| eprintln!("{line}"));
     Ok(())
 }

@@ -18,7 +18,7 @@ pub struct PassedOver {
     /// What could not be read, so that nobody knows whether it is a disk: each with its reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
-    /// Where its home's list has a disk, and that disk does not lie.
+    /// Where its home's list has a disk, and that disk does not lie or was erased. A mark of erasure is not authentic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub misplaced: Vec<String>,
 }
@@ -44,7 +44,12 @@ impl PassedOver {
             Some(format!("{}: {}", entry.path.shown(), error.chain()))
         });
         let unreadable = unreadable.collect();
-        Ok(Self { unreadable, misplaced: misplaced.into_iter().map(|other| other.message).collect() })
+        let erased = inventory.entries.iter().filter_map(|entry| {
+            let What::Erased(mark) = &entry.what else { return None };
+            Some(format!("{} was {}", entry.path.shown(), mark.describe()))
+        });
+        let misplaced = erased.chain(misplaced.into_iter().map(|other| other.message)).collect();
+        Ok(Self { unreadable, misplaced })
     }
 
     /// A line for each.

@@ -84,6 +84,26 @@ fn what_lies_in_a_disks_place_and_is_not_that_disk_is_refused_or_named_by_each_v
 }
 
 #[test]
+fn a_rekey_of_a_whole_vm_names_the_disks_that_it_passes_over() {
+    let host = host();
+    let (vm, disk, aside) = (host.path("vm"), host.path("vm/root.raw"), host.path("aside"));
+    fs::rename(disk, aside).unwrap();
+    for args in [&["rekey", vm][..], &["rekey", "--deep", vm]] {
+        let rekeyed = host.try_run(args);
+        let said = String::from_utf8_lossy(&rekeyed.stderr).into_owned();
+        assert!(
+            rekeyed.status.success() && said.contains("Passed over") && said.contains("root.raw"),
+            "{args:?}: {said}"
+        );
+    }
+    fs::rename(aside, disk).unwrap();
+    host.run(&["erase", disk, "--yes"]);
+    let rekeyed = host.try_run(&["rekey", vm]);
+    let said = String::from_utf8_lossy(&rekeyed.stderr).into_owned();
+    assert!(rekeyed.status.success() && said.contains("root.raw was erased on"), "{said}");
+}
+
+#[test]
 fn other_disks_of_a_vm_that_misses_one_can_be_worked_on() {
     let host = host();
     let vm = host.path("vm");
