@@ -284,8 +284,7 @@ fn has_ciphertext(dir: &File) -> bool {
         let file = is_file.then(|| open_unnoticed(dir, name, OFlags::RDONLY).ok()).flatten();
         file.is_some_and(|file| disk::is_disk(&file).unwrap_or(false) || home::is_home_file(&file).unwrap_or(false))
     };
-    let is_content = |name: &&OsString| !is_reserved(name);
-    folder::sorted_names(dir).is_ok_and(|names| names.iter().filter(is_content).any(is_ciphertext))
+    folder::sorted_names(dir).is_ok_and(|names| names.iter().any(is_ciphertext))
 }
 
 #[cfg(test)]

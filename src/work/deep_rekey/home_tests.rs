@@ -360,7 +360,9 @@ fn a_file_that_neither_dek_opens_is_named_and_nothing_is_lost() {
 fn a_copy_of_a_file_stays_a_file_of_its_own() {
     let vm = Vm::new();
     let names = ["web01.vmx", "a copy.vmx", "logs/another copy"];
-    names[1..].iter().for_each(|copy| drop(fs::copy(vm.path().join(names[0]), vm.path().join(copy)).unwrap()));
+    for copy in &names[1..] {
+        fs::copy(vm.path().join(names[0]), vm.path().join(copy)).unwrap();
+    }
     vm.rekey(&mut |_| Ok(())).unwrap();
     let inodes: HashSet<u64> = names.iter().map(|name| fs::metadata(vm.path().join(name)).unwrap().ino()).collect();
     assert_eq!(inodes.len(), names.len());
