@@ -126,7 +126,7 @@ pub(crate) fn check_owner(path: &Path, owner: u32, user: u32) -> Result<()> {
 /// Makes a new file of `parts`, in this order, and returns once it is durable. An error leaves no file of ours.
 ///
 /// The file gets its name when it is whole. A process that dies before leaves nothing, or, where the file system has no files without a
-/// name, a hidden file beside it, which [`wipe`] looks for.
+/// name, a hidden file beside it, which a wipe looks for.
 ///
 /// # Errors
 /// `Exists` when the name is taken, `Io`.
