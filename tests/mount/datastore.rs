@@ -27,11 +27,11 @@ fn asking_for_the_state_of_a_datastore_again_and_again_takes_no_memory() {
     }
     mount.unmount();
     let mount = host.mount("datastore", &[]);
+    let ask = || assert_eq!(mount.status()["components"].as_array().unwrap().len() as u64, 4 * FOLDERS);
+    ask(); // what one answer takes may be kept for the next one
     let before = resident(&mount);
-    for _ in 0..20 {
-        assert_eq!(mount.status()["components"].as_array().unwrap().len() as u64, 4 * FOLDERS);
-    }
+    (0..20).for_each(|_| ask());
     let after = resident(&mount);
-    assert!(after < before + 4, "{before} MiB after mounting, {after} MiB after 20 questions");
+    assert!(after < before + 4, "{before} MiB after one question, {after} MiB after 21");
     mount.unmount();
 }
