@@ -15,7 +15,7 @@ use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
 use crate::vm::component::Component;
 use crate::vm::folder;
-use crate::work::listing::{Change, Listed};
+use crate::work::listing::{Change, Listed, Place};
 
 /// Arguments of `upgrade`.
 #[derive(Args)]
@@ -116,7 +116,7 @@ fn print_listed(args: &AdoptArgs, listed: &Listed) {
     }
 }
 
-fn described(Change { uuid, from, to, is_erased }: &Change, would: &str) -> String {
+fn described(Change { uuid, from, to, place }: &Change, would: &str) -> String {
     let verb = |word: &str| format!("{would}{word}{}", if would.is_empty() { "s" } else { "" });
     let names = |names: &BTreeSet<PathBuf>| {
         let names: Vec<String> = names.iter().map(|name| name.shown().to_string()).collect();
@@ -125,8 +125,14 @@ fn described(Change { uuid, from, to, is_erased }: &Change, would: &str) -> Stri
     let (old, new) = (names(from), names(to));
     match (from.is_empty(), to.is_empty()) {
         (true, _) => format!("{new} ({uuid}) {} to the list", verb("come")),
-        (_, true) if *is_erased => format!("{old} ({uuid}) {} the list: it is erased", verb("leave")),
-        (_, true) => format!("{old} ({uuid}) {} the list: it is not in the folder", verb("leave")),
+        (_, true) => {
+            let why = match place {
+                Place::Empty => "it is not in the folder",
+                Place::Erased => "it is erased",
+                Place::Taken => "something else lies there, which stays as it is",
+            };
+            format!("{old} ({uuid}) {} the list: {why}", verb("leave"))
+        }
         (false, false) => format!("{old} ({uuid}) {} {new}", verb("become")),
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -11,6 +12,7 @@ use crate::format::header::{ComponentKind, Header};
 use crate::format::members::{Member, MemberList};
 use crate::progress::GoOn;
 use crate::storage::claims::FileLocks;
+use crate::sys::file::open_beneath;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
@@ -39,8 +41,19 @@ pub struct Change {
     pub from: BTreeSet<PathBuf>,
     /// Those that it has now; none for a disk that leaves the list.
     pub to: BTreeSet<PathBuf>,
-    /// Whether one that leaves the list was erased.
-    pub is_erased: bool,
+    /// Where one that leaves the list was.
+    pub place: Place,
+}
+
+/// What lies where a disk was that leaves the list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// Nothing.
+    Empty,
+    /// What was erased.
+    Erased,
+    /// Something else than that disk.
+    Taken,
 }
 
 /// Makes the list of a VM's disks of those that lie in its folder, in place of one that the home has. All of them must be
@@ -87,7 +100,15 @@ pub fn make_list(place: &dyn VmAccess, dry_run: bool, go_on: &GoOn<'_>) -> Resul
     }
     let erased: BTreeSet<&Path> =
         all.iter().filter(|component| component.is_erased()).map(|component| component.path.as_path()).collect();
-    let listed = Listed { disks: list.disks.len(), changes: changes(&former, &list, &erased), unread };
+    let place_of = |name: &Path| {
+        let found = open_beneath(folder, name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
+        match (erased.contains(name), found) {
+            (true, _) => Place::Erased,
+            (false, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Place::Empty,
+            (false, _) => Place::Taken,
+        }
+    };
+    let listed = Listed { disks: list.disks.len(), changes: changes(&former, &list, place_of), unread };
     if dry_run {
         return Ok(listed);
     }
@@ -103,15 +124,16 @@ pub(super) fn copy_of(disk: &Component, twin: &Component, uuid: Uuid) -> Error {
     Error::new(Kind::Exists, format!("{disk} is a copy of {twin}: both have the UUID {uuid}"))
 }
 
-fn changes(former: &MemberList, list: &MemberList, erased: &BTreeSet<&Path>) -> Vec<Change> {
+fn changes(former: &MemberList, list: &MemberList, place_of: impl Fn(&Path) -> Place) -> Vec<Change> {
     let names = |member: Option<&Member>| -> BTreeSet<PathBuf> {
         member.map(|member| member.names.keys().cloned().collect()).unwrap_or_default()
     };
     let uuids: BTreeSet<&Uuid> = former.disks.keys().chain(list.disks.keys()).collect();
     let change = |&uuid: &Uuid| {
         let (from, to) = (names(former.disks.get(&uuid)), names(list.disks.get(&uuid)));
-        let is_erased = to.is_empty() && from.iter().any(|name| erased.contains(name.as_path()));
-        (from != to).then_some(Change { uuid, from, to, is_erased })
+        let places = || from.iter().map(|name| place_of(name));
+        let place = places().find(|place| *place != Place::Empty).unwrap_or(Place::Empty);
+        (from != to).then_some(Change { uuid, from, to, place })
     };
     uuids.into_iter().filter_map(change).collect()
 }

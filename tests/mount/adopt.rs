@@ -54,13 +54,14 @@ fn a_copy_of_a_disk_that_another_vm_has_is_refused_with_what_to_do() {
 #[test]
 fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothing() {
     let host = Host::with_vm();
-    for disk in ["gone", "kept", "erased"] {
+    for disk in ["gone", "kept", "erased", "taken"] {
         host.run(&["create-disk", host.path(&format!("web01/{disk}.raw")), "--size", "1M"]);
     }
     let vm = host.path("web01");
     let kept = host.path("web01/kept.raw");
     host.run(&["erase", "--yes", host.path("web01/erased.raw")]);
     fs::remove_file(host.path("web01/gone.raw")).unwrap();
+    fs::write(host.path("web01/taken.raw"), [0; 9 << 20]).unwrap();
     fs::rename(host.path("web01/root.raw"), host.path("web01/new.raw")).unwrap();
     fs::hard_link(kept, host.path("web01/also.raw")).unwrap();
     let list = list_of(&host, "web01");
@@ -73,6 +74,7 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     for (name, words) in [
         ("gone.raw", "would leave the list: it is not in the folder"),
         ("erased.raw", "would leave the list: it is erased"),
+        ("taken.raw", "would leave the list: something else lies there, which stays as it is"),
         ("root.raw", "would become new.raw"),
         ("kept.raw", "would become also.raw, kept.raw"),
         ("web01", "would have 2 disks"),
