@@ -55,7 +55,7 @@ fn neither_the_key_server_nor_the_share_opens_anything_alone() {
     fs::set_permissions(share, fs::Permissions::from_mode(0o644)).unwrap();
     host.refuses(&["provider", "test", "corp"], 7, "others than its owner can read");
     fs::set_permissions(share, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(share, [&bytes[..40], b"?", &bytes[41..]].concat()).unwrap();
+    fs::write(share, [&bytes[..40], &[bytes[40] ^ 1], &bytes[41..]].concat()).unwrap();
     host.refuses(&["provider", "test", "corp"], 3, "the kek-share file is damaged");
     fs::remove_file(share).unwrap();
     host.refuses(&["provider", "test", "corp"], 4, "no kek-share file");
