@@ -61,7 +61,7 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     let kept = host.path("web01/kept.raw");
     host.run(&["erase", "--yes", host.path("web01/erased.raw")]);
     fs::remove_file(host.path("web01/gone.raw")).unwrap();
-    fs::write(host.path("web01/taken.raw"), [0; 9 << 20]).unwrap();
+    fs::write(host.path("web01/taken.raw"), vec![0; 9 << 20]).unwrap();
     fs::rename(host.path("web01/root.raw"), host.path("web01/new.raw")).unwrap();
     fs::hard_link(kept, host.path("web01/also.raw")).unwrap();
     let list = list_of(&host, "web01");
