@@ -52,10 +52,7 @@ fn hostile_requests_cost_an_error_each_and_idle_connections_nobody_else() {
     let idle: Vec<UnixStream> = (0..200).map(|_| connect(&mount)).collect();
     let began = Instant::now();
     assert_eq!(mount.status()["pid"], mount.pid());
-    assert!(
-        began.elapsed() < Duration::from_secs(60),
-        "connections that say nothing are waited for, one after the other"
-    );
+    assert!(began.elapsed() < Duration::from_secs(4), "connections that say nothing are waited for");
     drop(idle);
     fs::write(mount.path("notes.txt"), "the mount lives").unwrap();
     mount.unmount();
