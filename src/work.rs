@@ -12,6 +12,7 @@ pub mod erase;
 pub mod listing;
 #[cfg(test)]
 mod looking_tests;
+mod passed_over;
 pub mod rekey;
 pub mod repair;
 pub mod restore;
@@ -22,3 +23,4 @@ mod test_vm;
 pub mod unlocked_component;
 
 pub use component_result::ComponentResult;
+pub use passed_over::PassedOver;

@@ -5,7 +5,6 @@
 
 mod file;
 pub mod misplaced;
-mod passed_over;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -30,7 +29,6 @@ use crate::text::Show;
 use crate::vm::clear::ClearKind;
 use crate::vm::home_state::HomeState;
 use crate::vm::under_way::UnderWay;
-pub use passed_over::PassedOver;
 
 /// Folders deeper than this below the first one are entries that could not be read.
 pub const MAX_DEPTH: usize = 128;

@@ -24,13 +24,12 @@ use crate::store::header_area;
 use crate::text::Show;
 use crate::vm::access::{OpenDisk, VmAccess};
 use crate::vm::component::Component;
-use crate::vm::inventory::PassedOver;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::FoundComponent;
-use crate::work::ComponentResult;
 use crate::work::rekey::{choose, make_key};
 use crate::work::space::Space;
 use crate::work::unlocked_component::fetch_all_keks;
+use crate::work::{ComponentResult, PassedOver};
 use home::HomeWork;
 use rate_limit::RateLimit;
 
@@ -110,10 +109,7 @@ impl DeepRekey {
         let go_on = || looking.tell();
         let chosen = choose(&self.disks, place.components(&go_on)?)?;
         let keks = fetch_all_keks(place, &chosen);
-        let passed_over = match self.disks.is_empty() {
-            true => PassedOver::of(&place.path(), place.home_of_disks(&keks), &go_on)?,
-            false => PassedOver::default(),
-        };
+        let passed_over = PassedOver::of(self.disks.is_empty(), place, &keks, &go_on)?;
         let mut disks = Vec::new();
         let mut home = None;
         for component in &chosen {

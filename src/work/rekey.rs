@@ -19,11 +19,10 @@ use crate::provider::{KeyProvider, NewKey};
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
-use crate::vm::inventory::PassedOver;
 use crate::vm::keyring::{self, slot_for};
 use crate::vm::scan::{self, FoundComponent};
-use crate::work::ComponentResult;
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
+use crate::work::{ComponentResult, PassedOver};
 
 /// Headers that are written side by side: each waits for its medium.
 const AT_ONCE: usize = 16;
@@ -89,10 +88,7 @@ impl Rekey {
         let go_on = || looking.tell();
         let chosen = choose(&self.disks, place.components(&go_on)?)?;
         let keks = fetch_keks(place, &chosen);
-        let passed_over = match self.disks.is_empty() {
-            true => PassedOver::of(&place.path(), place.home_of_disks(&keks), &go_on)?,
-            false => PassedOver::default(),
-        };
+        let passed_over = PassedOver::of(self.disks.is_empty(), place, &keks, &go_on)?;
         let mut keyed: Vec<UnlockedComponent<'_>> = Vec::new();
         for found in chosen {
             let component = found.component();

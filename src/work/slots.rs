@@ -12,12 +12,11 @@ use crate::provider;
 use crate::text::Show;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
-use crate::vm::inventory::PassedOver;
 use crate::vm::keyring::{self, FetchedKeks, slot_for};
 use crate::vm::scan::{self, FoundComponent};
-use crate::work::ComponentResult;
 use crate::work::rekey::make_key;
 use crate::work::unlocked_component::{UnlockedComponent, fetch_keks};
+use crate::work::{ComponentResult, PassedOver};
 
 /// Adds a slot.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -224,10 +223,7 @@ impl RemoveKey {
 
 /// What was passed over where all of a VM folder was meant.
 fn passed_over(place: &dyn VmAccess, component: Option<&Component>) -> Result<PassedOver> {
-    match component {
-        Some(_) => Ok(PassedOver::default()),
-        None => PassedOver::of(&place.path(), place.home_of_disks(&FetchedKeks::new()), &to_the_end),
-    }
+    PassedOver::of(component.is_none(), place, &FetchedKeks::new(), &to_the_end)
 }
 
 fn choose<'f>(found: &'f [FoundComponent], component: Option<&Component>) -> Result<Vec<&'f FoundComponent>> {

@@ -1,16 +1,15 @@
 //! What work on all components of a VM folder passes over.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, Result};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
 use crate::text::Show;
+use crate::vm::access::VmAccess;
 use crate::vm::folder;
 use crate::vm::inventory::{Inventory, What};
-use crate::vm::owner::Owner;
+use crate::vm::keyring::FetchedKeks;
 
 /// What of a VM folder is passed over by work on all of its components, for people.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -18,19 +17,22 @@ pub struct PassedOver {
     /// What could not be read, so that nobody knows whether it is a disk: each with its reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<String>,
-    /// Where its home's list has a disk, and that disk does not lie or was erased. A mark of erasure is not authentic.
+    /// Where its home's list has a disk that does not lie there, or that was erased. A mark of erasure is not authentic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub misplaced: Vec<String>,
 }
 
 impl PassedOver {
-    /// What of a VM folder is passed over; `owner` is its home, if it has one.
+    /// What is passed over where work is on `all` of a VM folder; nothing where it is on components that were named.
     ///
     /// # Errors
     /// `Stopped` by `go_on`.
-    pub(crate) fn of(folder: &Path, owner: Result<Option<Owner>>, go_on: &GoOn<'_>) -> Result<Self> {
-        let names = DiskNames::default();
-        let taken = folder::open_dir(folder).and_then(|dir| match owner? {
+    pub(super) fn of(all: bool, place: &dyn VmAccess, keks: &FetchedKeks, go_on: &GoOn<'_>) -> Result<Self> {
+        if !all {
+            return Ok(Self::default());
+        }
+        let (names, owner) = (DiskNames::default(), place.home_of_disks(keks));
+        let taken = folder::open_dir(&place.path()).and_then(|dir| match owner? {
             Some(owner) => Inventory::take_compared(&dir, &owner, &names, go_on),
             None => Inventory::take_watched(&dir, &names, go_on).map(|inventory| (inventory, Vec::new())),
         });
