@@ -131,9 +131,12 @@ fn changes(former: &MemberList, list: &MemberList, place_of: impl Fn(&Path) -> P
     let uuids: BTreeSet<&Uuid> = former.disks.keys().chain(list.disks.keys()).collect();
     let change = |&uuid: &Uuid| {
         let (from, to) = (names(former.disks.get(&uuid)), names(list.disks.get(&uuid)));
-        let places = || from.iter().map(|name| place_of(name));
-        let place = places().find(|place| *place != Place::Empty).unwrap_or(Place::Empty);
-        (from != to).then_some(Change { uuid, from, to, place })
+        if from == to {
+            return None;
+        }
+        let mut places = from.iter().map(|name| place_of(name));
+        let place = places.find(|place| *place != Place::Empty).unwrap_or(Place::Empty);
+        Some(Change { uuid, from, to, place })
     };
     uuids.into_iter().filter_map(change).collect()
 }
