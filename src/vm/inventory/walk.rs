@@ -295,8 +295,7 @@ fn tells_of_vm(kind: ClearKind) -> bool {
 
 /// The list of the home of a VM folder, in whatever state that is, if it can be read.
 fn home_disk_names(dir: &File) -> Option<DiskNames> {
-    let file = HomeState::of(dir).ok()?.header_file()?;
-    let stored = folder::read_header(dir, file).ok()??;
+    let stored = folder::read_home_of_any_state(dir).ok()??;
     Some(stored.header.claims().disk_names.clone())
 }
 
