@@ -16,11 +16,11 @@ use crate::format::header::{ComponentKind, Header};
 use crate::key::KeyName;
 use crate::provider::Providers;
 use crate::seen::{Comparison, Memory, Recalled};
-use crate::store::header_area::{OtherCopy, RESTORE, StoredHeader};
+use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::sys::file::regular_at;
 use crate::text::Show;
 use crate::vm::disk;
-use crate::vm::inventory::{Entry, Headers, Inventory, What, nested_what};
+use crate::vm::inventory::{Entry, Headers, Inventory, What, headless_what, nested_what};
 use crate::vm::under_way::UnderWay;
 use vm::VmInfo;
 
@@ -170,8 +170,8 @@ fn infos(path: &Path, inventory: &Inventory, config: &dyn Fn() -> Result<PathBuf
     }
     for folder in inventory.folders_without_header() {
         let path = place::whole(path, folder);
-        let reason = format!("sealed files, but no home header here or above: {RESTORE}");
-        let info = OtherInfo { path: path.clone(), kind: "folder", state: "headless", uuid: None, reason };
+        let info =
+            OtherInfo { path: path.clone(), kind: "folder", state: "headless", uuid: None, reason: headless_what() };
         infos.push((path, Ok(Info::Other(info))));
     }
     for (inner, outer) in inventory.nested_folders() {

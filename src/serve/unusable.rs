@@ -14,6 +14,7 @@ use crate::format::header::{ComponentKind, HOME_FILE, Header};
 use crate::format::members::MemberList;
 use crate::key::Dek;
 use crate::serve::{BackingId, ServedFolder};
+use crate::store::header_area::RESTORE;
 use crate::sys::file::{file_beneath, stat_at};
 use crate::text::Show;
 use crate::vm::owner::Owner;
@@ -163,14 +164,14 @@ impl ListedPlaces<'_> {
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(false),
             Err(error) => return Err(Error::io(self.expected(uuid, name, "what lies there cannot be opened"), error)),
         };
-        let corrupt = |what| Err(Error::new(Kind::Corrupt, self.expected(uuid, name, what)));
         if disk::is_disk(&file)? {
             return Ok(true); // it has come since the folder was looked through
         }
         if home::is_home_file(&file)? {
             self.list.refuse_home_file(name)?;
         }
-        corrupt("the file there has no header: `vmcryptfs header restore` brings a saved one back")
+        let what = format!("the file there has no header: {RESTORE}");
+        Err(Error::new(Kind::Corrupt, self.expected(uuid, name, &what)))
     }
 
     fn expected(&self, uuid: Uuid, name: &Path, what: &str) -> String {

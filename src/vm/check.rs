@@ -18,13 +18,13 @@ use crate::provider::Providers;
 use crate::seen::{Memory, Past, Point};
 use crate::storage::{FileStorage, Storage};
 use crate::store::disk::genuine_progress;
-use crate::store::header_area::{OtherCopy, RESTORE, StoredHeader};
+use crate::store::header_area::{OtherCopy, StoredHeader};
 use crate::store::home_file::HomeKeys;
 use crate::text::Show;
 use crate::vm::check::listed::Listed;
 use crate::vm::home_state;
 use crate::vm::inventory::misplaced::Found;
-use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, nested_what};
+use crate::vm::inventory::{Entry, FolderKind, Inventory, What, clear_what, headless_what, nested_what};
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::manifest::{HomeTree, Proof};
 use crate::vm::under_way::UnderWay;
@@ -327,8 +327,7 @@ impl<'e> Checked<'_, 'e> {
 
     fn tell_of_lost_headers(&mut self, inventory: &Inventory) {
         for folder in inventory.folders_without_header() {
-            let result = format!("sealed files, but no home header here or above: {RESTORE}");
-            self.add(folder, "folder", None, State::Problem(Kind::Corrupt), result);
+            self.add(folder, "folder", None, State::Problem(Kind::Corrupt), headless_what());
         }
     }
 

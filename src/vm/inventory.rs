@@ -24,7 +24,7 @@ use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
 use crate::progress::{GoOn, to_the_end};
-use crate::store::header_area::StoredHeader;
+use crate::store::header_area::{RESTORE, StoredHeader};
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
 use crate::vm::home_state::HomeState;
@@ -237,6 +237,11 @@ pub(in crate::vm) fn disks_below(folder: &File, go_on: &GoOn<'_>) -> Result<Vec<
 /// `Io` when it cannot be listed.
 pub(in crate::vm) fn files_below(folder: &File, disk_names: &DiskNames) -> Result<Vec<Entry>> {
     walk::files(folder, disk_names)
+}
+
+/// What to say of a folder whose files are encrypted, and that lost its home header.
+pub fn headless_what() -> String {
+    format!("sealed files, but no home header here or above: {RESTORE}")
 }
 
 /// What to say of a VM folder that lies in another one.

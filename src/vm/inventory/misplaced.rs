@@ -11,6 +11,7 @@ use crate::format::header::ComponentKind;
 use crate::format::members::{MemberList, home_file_for_disk};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
+use crate::store::header_area::RESTORE;
 use crate::text::Show;
 use crate::vm::inventory::{Entry, Inventory, What};
 use crate::vm::owner::{self, Owner};
@@ -161,8 +162,8 @@ fn describe(path: &Path, disk: Uuid, found: Found) -> String {
              what is there"
         ),
         Found::NoHeader => format!(
-            "a file without a header lies at {shown}, {listed}: `vmcryptfs header restore` brings back a saved header; if the disk \
-             is gone for good, `vmcryptfs adopt VM_FOLDER` takes it out of the list, and leaves the file as it is"
+            "a file without a header lies at {shown}, {listed}: {RESTORE}; if the disk is gone for good, `vmcryptfs adopt VM_FOLDER` \
+             takes it out of the list, and leaves the file as it is"
         ),
         Found::HomeFile => home_file_for_disk(path, disk),
         Found::Disk(other) => format!("disk {other} lies at {shown}, {listed}"),
