@@ -338,6 +338,14 @@ impl Providers {
         self.provider(name)
     }
 
+    /// The provider that somebody names, or else this one, which a header names.
+    ///
+    /// # Errors
+    /// Those of [`chosen`](Self::chosen) or [`provider`](Self::provider).
+    pub fn chosen_or(&self, name: Option<&ProviderName>, otherwise: &ProviderName) -> Result<Arc<dyn KeyProvider>> {
+        name.map_or_else(|| self.provider(otherwise), |name| self.chosen(name))
+    }
+
     /// The provider that somebody names, or the default one, with its name.
     ///
     /// # Errors

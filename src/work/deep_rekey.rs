@@ -162,13 +162,11 @@ impl DeepRekey {
         let claims = || chosen.iter().filter_map(FoundComponent::unverified).map(|header| header.claims());
         let begun = claims().find(|header| header.transition.is_some()).map(|header| &header.slots[0]);
         let leader = claims().next().ok_or_else(|| Error::new(Kind::NotFound, "no component to rekey"))?;
-        let wanted = match &self.provider {
-            Some(name) => ProviderName::new(name)?,
-            None => begun.unwrap_or(&leader.slots[0]).key_id.provider().clone(),
-        };
+        let named = self.provider.as_deref().map(ProviderName::new).transpose()?;
+        let wanted = named.as_ref().unwrap_or_else(|| begun.unwrap_or(&leader.slots[0]).key_id.provider());
         if let Some(slot) = begun {
             let key_id = slot.key_id.clone();
-            if *key_id.provider() != wanted {
+            if key_id.provider() != wanted {
                 return Err(Error::new(
                     Kind::Exists,
                     format!("a deep rekey to key {key_id} is under way: finish it first, without another provider"),
@@ -179,11 +177,7 @@ impl DeepRekey {
             return Ok((Target { key_id, kek, keks }, true));
         }
         let unusable = || format!("new key from provider {wanted}");
-        let provider = match &self.provider {
-            Some(_) => place.providers().chosen(&wanted),
-            None => place.providers().provider(&wanted),
-        };
-        let provider = provider.context(unusable)?;
+        let provider = place.providers().chosen_or(named.as_ref(), wanted).context(unusable)?;
         let (key_id, kek) = make_key(place, leader.uuid, provider.as_ref()).context(unusable)?;
         Ok((Target { key_id, kek, keks }, false))
     }

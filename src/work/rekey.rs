@@ -119,17 +119,11 @@ impl Rekey {
     /// The key of an unfinished rekey, if it is of the wanted provider, else a new one. Either is fetched from its provider
     /// before anything depends on it.
     fn new_key(&self, place: &dyn VmAccess, leader: &UnlockedComponent<'_>) -> Result<NewSlots> {
-        let wanted = match &self.provider {
-            Some(name) => ProviderName::new(name)?,
-            None => leader.header().slots.first_key().provider().clone(),
-        };
+        let named = self.provider.as_deref().map(ProviderName::new).transpose()?;
+        let wanted = named.as_ref().unwrap_or_else(|| leader.header().slots.first_key().provider());
         let unusable = || format!("new key from provider {wanted}");
-        let provider = match &self.provider {
-            Some(_) => place.providers().chosen(&wanted),
-            None => place.providers().provider(&wanted),
-        };
-        let provider = provider.context(unusable)?;
-        let unfinished = leader.unfinished_rekey().filter(|slot| *slot.key_id.provider() == wanted);
+        let provider = place.providers().chosen_or(named.as_ref(), wanted).context(unusable)?;
+        let unfinished = leader.unfinished_rekey().filter(|slot| slot.key_id.provider() == wanted);
         let resumed = unfinished.is_some();
         let (key_id, kek) = match unfinished {
             Some(slot) => {

@@ -308,10 +308,8 @@ impl Cloning<'_> {
             folder::write_home(self.draft, HOME_FILE, &header, &source.dek)?;
             return Ok((header, source.dek.duplicate()));
         }
-        let provider = match &self.options.provider {
-            Some(name) => self.providers.chosen(name)?,
-            None => self.providers.provider(source.header.slots.first_key().provider())?,
-        };
+        let former = source.header.slots.first_key().provider();
+        let provider = self.providers.chosen_or(self.options.provider.as_ref(), former)?;
         let disk_names = source.header.disk_names.clone();
         let label = source.header.label.clone();
         let new = NewHome { file: HOME_FILE, vm_name: self.name, label, disk_names };
