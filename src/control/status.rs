@@ -43,7 +43,7 @@ pub struct MountStatus {
     /// the mount. Only `status` reports it.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "crate::text::path")]
     pub headless: Vec<PathBuf>,
-    /// Disks of a home's list in whose place lies what is no component, or nothing.
+    /// Disks of a home's list in whose place nothing lies, or something that is not a component.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unusable: Vec<UnusableStatus>,
 }
@@ -279,7 +279,7 @@ pub fn status_of(found: &[FoundComponent], fs: &FileSystem) -> MountStatus {
 pub struct Components {
     /// As they were found.
     pub all: Vec<ComponentStatus>,
-    /// What lies in the places of listed disks and is no component.
+    /// What lies in the places of listed disks and is not a component.
     pub unusable: Vec<UnusableStatus>,
 }
 

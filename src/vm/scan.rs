@@ -250,7 +250,7 @@ pub fn vm_folders(path: &Path) -> Option<String> {
 
 /// The nearest folder around a path that is one of a VM.
 pub fn folder_around(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?; // its last part alone has nothing around it
+    let path = std::path::absolute(path).ok()?; // a name without a folder has nothing around it
     let around = path.ancestors().skip(1).find(|folder| folder::open_dir(folder).is_ok_and(|dir| has_home(&dir)));
     around.map(Path::to_path_buf)
 }
@@ -260,8 +260,8 @@ pub fn has_home(dir: &File) -> bool {
     HomeState::of(dir).map_or(true, |state| state.header_file().is_some())
 }
 
-/// Refuses a folder that holds files of an encrypted home or disks, and no home header: what it is now is no VM folder in the clear.
-/// What only served the home, such as the manifest that a crash left of a home that went, is no such file.
+/// Refuses a folder that holds files of an encrypted home, or disks, and no home header: it is not a VM folder in the clear. Files that
+/// only served the home do not count, such as a manifest that a crash has left of a home that is decrypted.
 ///
 /// # Errors
 /// `Corrupt`, with the way out.

@@ -29,7 +29,7 @@ fn looks(work: impl Fn(&OfflineVm, &Path, OnProgress<'_>) -> Result<()>) -> usiz
 
 #[test]
 fn a_rekey_is_stopped_while_it_looks_at_the_folder() {
-    // For components, and for what cannot be read.
+    // For components, and for what is passed over.
     assert_eq!(looks(|vm, _, on_progress| Rekey::default().run(vm, on_progress).map(drop)), 2);
 }
 

@@ -254,7 +254,7 @@ fn a_repaired_header_copy_is_told_by_where_it_lies() {
     );
 }
 
-/// Of a VM in a mount of its own there is no name to give.
+/// A VM in a mount of its own has no name there.
 #[test]
 fn a_locked_home_is_named_by_what_the_mount_has_of_it() {
     let host = Host::with_vm();

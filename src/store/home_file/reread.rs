@@ -100,7 +100,7 @@ impl<S: Storage> HomeFile<S> {
 /// What a reader may have met half written.
 enum Doubtful {
     Failed(Error),
-    /// So many bytes, but of what some block was before.
+    /// This many bytes were read, some of them from an older version of their block.
     Older(usize),
 }
 

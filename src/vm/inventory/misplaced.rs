@@ -126,7 +126,7 @@ impl Inventory {
         misplaced
     }
 
-    /// What lies at places of disks and is no disk.
+    /// What lies at places of disks and is not a disk.
     fn in_place_of_disks<'a>(&'a self, vm: &'a Path, list: &'a MemberList) -> impl Iterator<Item = Misplaced> + 'a {
         let names = list.disks.iter().flat_map(|(disk, member)| member.names.iter().map(move |name| (disk, name)));
         names.filter(|(_, (_, is_settled))| **is_settled).filter_map(move |(disk, (path, _))| {
@@ -138,7 +138,7 @@ impl Inventory {
     }
 }
 
-/// What an entry is, if it is none of a disk.
+/// What an entry is, unless it is a disk, was one, or cannot be looked at.
 fn in_place_of_disk(entry: &Entry) -> Option<Found> {
     match &entry.what {
         What::Disk(_) | What::Erased(Erasure { kind: ComponentKind::Disk, .. }) | What::Unreadable(_) => None,

@@ -111,7 +111,7 @@ fn a_failure_is_said_once_and_again_when_it_is_another_one() {
     assert!(keyring.last_failure(&ring.disk).unwrap().reason.contains("damaged"));
     keyring.expect(&ring.disk);
     assert!(!keyring.waits_for_provider(), "it is known already");
-    // It is said also of a component that was unlocked since, but for one that was made anew.
+    // It is also said of a component that was unlocked since.
     ring.unlock_all();
     assert!(keyring.last_failure(&ring.disk).unwrap().reason.contains("damaged"));
     keyring.lock(&ring.disk);

@@ -64,7 +64,7 @@ pub fn unlock(header: &UnverifiedHeader, keks: &FetchedKeks) -> Result<Dek> {
     unlock_through(header, keks).map(|unlocked| unlocked.dek)
 }
 
-/// Refuses a header that one of these KEKs shows to be changed without its key: what it says is no ground for advice.
+/// Refuses a header that one of these KEKs shows to be changed without its key. Advice must not depend on what such a header says.
 ///
 /// # Errors
 /// `Corrupt`.

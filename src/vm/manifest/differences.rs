@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_about_a_path_alone_is_settled_by_it() {
+    fn only_what_is_about_a_path_and_no_other_is_settled_by_it() {
         let settled = |text: &str| is_settled_by(text, Path::new("d/ab"));
         let about = ["d/ab was put in", "d/ab is now a copy of c", "c is now d/ab", "c is now in the place of d/ab"];
         assert!(about.into_iter().all(settled));

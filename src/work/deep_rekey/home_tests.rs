@@ -371,7 +371,7 @@ fn a_copy_of_a_file_stays_a_file_of_its_own() {
     assert_eq!(inodes.len(), 1);
 }
 
-/// Of a header, of a block, and of a disk that is no more.
+/// A header, a block, and a disk that was erased.
 #[test]
 fn what_no_key_opens_is_found_before_a_rekey_begins_and_the_way_out_is_said() {
     let vm = Vm::new();
@@ -419,7 +419,7 @@ fn a_home_that_cannot_be_walked_is_refused_before_the_rekey_begins() {
 }
 
 #[test]
-fn a_rekey_needs_space_for_the_largest_file_alone_however_many_there_are() {
+fn a_rekey_needs_space_only_for_the_largest_file_however_many_there_are() {
     let vm = Vm::new();
     (0..200).for_each(|number| _ = vm.file(&format!("note{number}"), 0, b"short"));
     let largest = fs::metadata(vm.path().join("logs/old/vmware.log")).unwrap().blocks() * 512;

@@ -368,7 +368,7 @@ fn a_list_that_is_put_back_with_what_it_lists_can_only_be_read_until_that_is_acc
     let (put_back, rebuild) = (fs::read(&list).unwrap(), ["adopt", vm]);
     for verb in [&rebuild[..], &["adopt", "--dry-run", vm]] {
         host.refuses(verb, 10, "`vmcryptfs accept-rollback");
-        assert!(fs::read(&list).unwrap() == put_back, "the list was made anew");
+        assert!(fs::read(&list).unwrap() == put_back, "the list was made again");
     }
     let check = host.try_run(&["check", vm]);
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
