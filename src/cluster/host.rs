@@ -222,11 +222,7 @@ impl HostFiles {
     /// `Denied` when others can change it, `Corrupt`, `Io`.
     pub fn membership(&self) -> Result<Option<Membership>> {
         let path = self.membership_path();
-        let file = match private_file::open(&path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_MEMBERSHIP_LEN, &path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_MEMBERSHIP_LEN, &path)? else { return Ok(None) };
         let found: Membership = serde_json::from_slice(&bytes)
             .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))?;
         if found.version != VERSION {
@@ -260,11 +256,7 @@ impl HostFiles {
     /// `Denied` when others can change it, `Io`.
     pub fn document(&self, membership: &Membership) -> Result<Option<Document>> {
         let path = self.document_path();
-        let file = match private_file::open(&path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_DOCUMENT_LEN as u64, &path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_DOCUMENT_LEN as u64, &path)? else { return Ok(None) };
         // After a crash it may be a later one than the one that was acted on.
         let known =
             UnverifiedDocument::decode(&bytes).and_then(|found| found.known(membership.epoch, &membership.document()?));
@@ -287,11 +279,7 @@ impl HostFiles {
     /// `Denied` when others can change it, `Corrupt`, `Io`.
     pub(super) fn said(&self) -> Result<Option<Said>> {
         let path = self.folder.join("acknowledged.json");
-        let file = match private_file::open(&path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_MEMBERSHIP_LEN, &path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_MEMBERSHIP_LEN, &path)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))
@@ -313,11 +301,7 @@ impl HostFiles {
     /// `Denied` when others can change it, `Io`.
     pub fn contact(&self) -> Result<Option<Timestamp>> {
         let path = self.contact_path();
-        let file = match private_file::open(&path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_MEMBERSHIP_LEN, &path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_MEMBERSHIP_LEN, &path)? else { return Ok(None) };
         // What is damaged is as long ago as can be: it must not prolong anything.
         let time = std::str::from_utf8(&bytes).ok().and_then(|text| Timestamp::parse(text.trim_end()));
         Ok(Some(time.unwrap_or(Timestamp::from_secs(0))))
@@ -337,11 +321,7 @@ impl HostFiles {
     /// `Denied` when others can change it, `Corrupt`, `Io`.
     pub(super) fn seen_to(&self) -> Result<BTreeSet<Uuid>> {
         let path = self.seen_to_path();
-        let file = match private_file::open(&path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(BTreeSet::new()),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_SEEN_TO_LEN, &path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_SEEN_TO_LEN, &path)? else { return Ok(BTreeSet::new()) };
         serde_json::from_slice(&bytes)
             .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))
     }

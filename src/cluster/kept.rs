@@ -100,11 +100,7 @@ impl KeptEnvelopes {
     /// # Errors
     /// `Denied` when others can read or change the file, `Corrupt`, `Unsupported` for a later version, `Io`.
     pub fn load(&self) -> Result<Vec<KeptEnvelope>> {
-        let file = match private_file::open(&self.path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(Vec::new()),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_LEN, &self.path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_LEN, &self.path)? else { return Ok(Vec::new()) };
         let damaged = |error| Error::with_source(Kind::Corrupt, format!("{} is damaged", self.path.shown()), error);
         let content: Content = serde_json::from_slice(&bytes).map_err(damaged)?;
         match content.version == VERSION {

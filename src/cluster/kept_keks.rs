@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::host::folder;
-use crate::error::{Context, Kind, Result};
+use crate::error::{Context, Result};
 use crate::format::cluster::{KeptKeks, MAX_KEPT_LEN};
 use crate::provider::private_file;
 use crate::text::Show;
@@ -25,11 +25,7 @@ impl KeptKeksFile {
     /// # Errors
     /// `Denied` when others can read or change the file, `Corrupt`, `Unsupported` for a later version, `Io`.
     pub fn load(&self) -> Result<Option<KeptKeks>> {
-        let file = match private_file::open(&self.path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_KEPT_LEN as u64, &self.path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_KEPT_LEN as u64, &self.path)? else { return Ok(None) };
         KeptKeks::decode(&bytes).context(|| format!("reading {}", self.path.shown())).map(Some)
     }
 

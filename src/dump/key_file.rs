@@ -46,11 +46,7 @@ impl KeyFile {
     /// # Errors
     /// `Denied` when others could have put another key there, `Corrupt`, `Unsupported`, `Io`.
     pub fn load(&self) -> Result<Option<DumpKeyFile>> {
-        let file = match private_file::open(&self.path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_FILE_LEN, &self.path, file)?;
+        let Some(bytes) = private_file::read_if_there(MAX_FILE_LEN, &self.path)? else { return Ok(None) };
         DumpKeyFile::decode(&bytes).map(Some).context(|| format!("reading {}", self.path.shown()))
     }
 

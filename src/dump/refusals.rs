@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cluster::host;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 use crate::provider::private_file;
 use crate::timestamp::Timestamp;
 
@@ -49,11 +49,7 @@ pub fn count(config: &Path, now: Timestamp) -> Result<Told> {
 
 /// What is not three numbers counts for nothing.
 fn read(path: &Path) -> Result<Counts> {
-    let file = match private_file::open(path) {
-        Err(error) if error.kind() == Kind::NotFound => return Ok(Counts::default()),
-        file => file?,
-    };
-    let bytes = private_file::read_at_most(MAX_LEN, path, file)?;
+    let Some(bytes) = private_file::read_if_there(MAX_LEN, path)? else { return Ok(Counts::default()) };
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
     let numbers: Vec<u64> = text.split_whitespace().map_while(|number| number.parse().ok()).collect();
     Ok(match numbers.as_slice() {

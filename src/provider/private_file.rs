@@ -20,7 +20,7 @@ pub use lock::try_lock;
 pub(crate) use lock::{lock, lock_within};
 pub(crate) use read::check_owner;
 pub(super) use read::{absolute, open_regular, read_text};
-pub use read::{open, read_at_most};
+pub use read::{open, read_at_most, read_if_there};
 pub use wipe::replace_and_wipe;
 pub(crate) use wipe::{wipe, wipe_former};
 pub use write::{create, replace};

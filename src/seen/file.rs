@@ -60,8 +60,8 @@ impl Place {
 
     /// What it says; where it is lost or damaged, nothing, and why.
     pub(super) fn load(&self) -> Result<(Table, Option<String>)> {
-        let key = read(&self.key, KEY_LEN as u64)?;
-        let content = read(&self.file, MAX_LEN)?;
+        let key = private_file::read_if_there(KEY_LEN as u64, &self.key)?;
+        let content = private_file::read_if_there(MAX_LEN, &self.file)?;
         let (file, key_file) = (shown(&self.file), shown(&self.key));
         let lost = match (key, content) {
             (None, None) => return Ok((Table::default(), None)),
@@ -89,7 +89,7 @@ impl Place {
 
     /// Puts a table in its place, durably. The lock must be held.
     pub(super) fn store(&self, table: &Table) -> Result<Option<Stamp>> {
-        let key = match read(&self.key, KEY_LEN as u64)? {
+        let key = match private_file::read_if_there(KEY_LEN as u64, &self.key)? {
             Some(key) => key,
             None => self.make_key()?,
         };
@@ -104,14 +104,6 @@ impl Place {
         private_file::create_folder(private_file::folder_of(&self.key))?;
         private_file::create(&self.key, &[&key])?;
         Ok(key)
-    }
-}
-
-fn read(path: &std::path::Path, max: u64) -> Result<Option<Zeroizing<Vec<u8>>>> {
-    match private_file::open(path) {
-        Ok(file) => private_file::read_at_most(max, path, file).map(Some),
-        Err(error) if error.kind() == Kind::NotFound => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -67,13 +67,21 @@ pub fn read_at_most(max: u64, path: &Path, file: File) -> Result<Zeroizing<Vec<u
     Ok(content)
 }
 
+/// Opens and reads a file of at most `max` bytes; `None` when it does not exist.
+///
+/// # Errors
+/// Those of [`open`] but for `NotFound`, and of [`read_at_most`].
+pub fn read_if_there(max: u64, path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    match open(path) {
+        Ok(file) => read_at_most(max, path, file).map(Some),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads a text; that of a file which does not exist is empty.
 pub(in crate::provider) fn read_text(max: u64, path: &Path) -> Result<String> {
-    let content = match open(path) {
-        Ok(file) => read_at_most(max, path, file)?,
-        Err(error) if error.kind() == Kind::NotFound => return Ok(String::new()),
-        Err(error) => return Err(error),
-    };
+    let Some(content) = read_if_there(max, path)? else { return Ok(String::new()) };
     let text = std::str::from_utf8(&content);
     text.map(str::to_owned).map_err(|error| {
         Error::with_source(Kind::Invalid, format!("{} is not UTF-8 text, as TOML is", path.shown()), error)
