@@ -39,6 +39,11 @@ pub fn create(path: &Path, parts: &[&[u8]]) -> Result<()> {
         }
         Err(_) => return create_beside(path, parts), // such as one without /proc
     }
+    sync_new_name(path)
+}
+
+/// Makes the name of a new file durable, or takes it away.
+fn sync_new_name(path: &Path) -> Result<()> {
     let synced = sync_folder(folder_of(path));
     if synced.is_err() {
         fs::remove_file(path).ok(); // the error that matters is the one of syncing
@@ -65,11 +70,7 @@ fn create_beside(path: &Path, parts: &[&[u8]]) -> Result<()> {
         fs::remove_file(&fresh).ok(); // the error that matters is the first one
     }
     named.context(|| format!("creating {}", path.shown()))?;
-    let synced = sync_folder(folder_of(path));
-    if synced.is_err() {
-        fs::remove_file(path).ok();
-    }
-    synced.context(|| format!("writing {}", path.shown()))
+    sync_new_name(path)
 }
 
 /// Returns the hidden name under which the parts are whole and durable. It is nobody else's.
