@@ -181,14 +181,18 @@ impl DumpFolder {
 
     /// Refuses another `more` bytes where all dumps, or what is left free of the file system, forbid it.
     pub(super) fn check_space(&self, draft: &Draft, more: u64) -> Result<()> {
-        let (dumps, max) = (self.list_here()?, u64::from(self.settings.max_total_mib.get()));
-        let len_of = |counts: fn(&&StoredDump) -> bool| dumps.iter().filter(counts).map(|dump| dump.len).sum::<u64>();
-        if len_of(|_| true) + more > max * MIB {
+        let (files, max) = (files(&self.path)?, u64::from(self.settings.max_total_mib.get()));
+        let used: u64 = files.iter().map(|(_, len)| len).sum();
+        if used + more > max * MIB {
             return Err(Error::new(Kind::Io, format!("all dumps together are longer than {max} MiB")));
         }
-        if !is_of_system(draft.uid) && len_of(|dump| may_be_of_users(dump)) + more > max * MIB / 2 {
-            let message = format!("all dumps of processes of users are longer than half of {max} MiB");
-            return Err(Error::new(Kind::Io, message));
+        if !is_of_system(draft.uid) {
+            let dumps = files.into_iter().map(|(path, len)| stored(path, len));
+            let of_users: u64 = dumps.filter(may_be_of_users).map(|dump| dump.len).sum();
+            if of_users + more > max * MIB / 2 {
+                let message = format!("all dumps of processes of users are longer than half of {max} MiB");
+                return Err(Error::new(Kind::Io, message));
+            }
         }
         let space = rustix::fs::fstatvfs(&draft.file).context(|| "reading free space".into())?;
         let (free, keep) = (space.f_bavail.saturating_mul(space.f_frsize), u64::from(self.settings.keep_free_mib));
