@@ -39,10 +39,9 @@ fn of_behind(session: &Session, member: &Member) -> Option<String> {
     let why = match session.ack_of(member).ok()? {
         None => "did not say yet that it has acted on a document".to_owned(),
         Some(ack) if ack.epoch < newest => format!("has acted on document {}, and {newest} is the newest", ack.epoch),
-        Some(_) => {
-            let has_all = |shared: &&SharedProvider| {
-                shared.in_use().all(|generation| session.says_to_have(member, generation.primary))
-            };
+        Some(ack) => {
+            let has_all =
+                |shared: &&SharedProvider| shared.in_use().all(|generation| ack.holds.contains(&generation.primary));
             let providers = &session.document().providers;
             let lacks: Vec<&str> =
                 providers.iter().filter(|shared| !has_all(shared)).map(|shared| shared.name.as_str()).collect();
