@@ -42,9 +42,6 @@ impl KeptKeksFile {
     /// # Errors
     /// `Io`.
     pub fn wipe(&self) -> Result<bool> {
-        match private_file::folder_of(&self.path).exists() {
-            true => private_file::wipe(&self.path),
-            false => Ok(false), // the host has left its cluster
-        }
+        private_file::wipe(&self.path)
     }
 }
