@@ -40,10 +40,7 @@ impl Session {
     pub fn approve(&mut self, admins: &[SigningKey], wanted: &str, now: Timestamp) -> Result<HostIdentity> {
         self.require_active()?;
         let requests = self.join_requests()?;
-        let asked = |request: &&UnverifiedRequest| {
-            let host = &request.claims().host;
-            host.name.as_str() == wanted || host.uuid.to_string() == wanted
-        };
+        let asked = |request: &&UnverifiedRequest| request.claims().host.is_meant_by(wanted);
         // One that was granted stays where the admin's program was stopped before it had tidied.
         let is_granted = |request: &&UnverifiedRequest| {
             let JoinRequest { host, token, .. } = request.claims();
@@ -96,9 +93,8 @@ impl Session {
 
     /// Says why there is nothing to approve: what the host is, or which hosts ask.
     fn asks_not(&self, wanted: &str, requests: &[UnverifiedRequest]) -> Error {
-        let is_wanted = |host: &HostIdentity| host.name.as_str() == wanted || host.uuid.to_string() == wanted;
         let known = |state| {
-            let of_state = |member: &&Member| member.state == state && is_wanted(&member.host);
+            let of_state = |member: &&Member| member.state == state && member.host.is_meant_by(wanted);
             self.document().members.iter().rfind(of_state)
         };
         if let Some(member) = known(MemberState::Active) {

@@ -42,10 +42,6 @@ pub(super) fn pushed_to<'d>(document: &'d Document, member: &Member) -> impl Ite
     document.pushed.iter().filter(move |pushed| until.is_none_or(|until| pushed.since < until))
 }
 
-fn is_named(member: &Member, name: &Name) -> bool {
-    member.host.name == *name || member.host.uuid.to_string() == name.as_str()
-}
-
 impl Session {
     /// Notes on this host that what [`ClusterStatus`](super::status::ClusterStatus) asks to be done about pushed KEKs of a removed host
     /// is done. No host can see that by itself.
@@ -54,7 +50,7 @@ impl Session {
     /// `NotFound` when no such host was removed as a compromised one, `Invalid` when several were, `Io`.
     pub fn see_to(&self, name: &Name) -> Result<HostIdentity> {
         let is_meant = |member: &&Member| {
-            is_named(member, name) && member.state == MemberState::Removed && member.removal.compromised
+            member.state == MemberState::Removed && member.removal.compromised && member.host.is_meant_by(name.as_str())
         };
         let removed: Vec<&Member> = self.document().members.iter().filter(is_meant).collect();
         let [member] = removed.as_slice() else {
@@ -72,7 +68,7 @@ impl Session {
 
     /// This host's name and that of its cluster, if it is an active member and meant by a name or UUID.
     pub fn own_name(&self, wanted: &Name) -> Option<(Name, Name)> {
-        let own = self.own().filter(|own| own.state == MemberState::Active).filter(|own| is_named(own, wanted))?;
+        let own = self.own().filter(|own| own.state == MemberState::Active && own.host.is_meant_by(wanted.as_str()))?;
         Some((own.host.name.clone(), self.document().name.clone()))
     }
 
@@ -145,7 +141,7 @@ impl Session {
 
     /// The active host of a name, or if more is to be said of it, one that was removed.
     fn removable(&self, name: &Name, marks: Removal) -> Result<&Member> {
-        let is_named = |member: &&Member| is_named(member, name);
+        let is_named = |member: &&Member| member.host.is_meant_by(name.as_str());
         if let Some(member) = self.document().active().find(is_named) {
             return Ok(member);
         }

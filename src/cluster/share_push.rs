@@ -137,7 +137,7 @@ impl Session {
 
     /// The active member of a name or UUID.
     fn active_host(&self, wanted: &str) -> Result<&HostIdentity> {
-        let is_it = |host: &&HostIdentity| host.name.as_str() == wanted || host.uuid.to_string() == wanted;
+        let is_it = |host: &&HostIdentity| host.is_meant_by(wanted);
         self.document().active().map(|member| &member.host).find(is_it).ok_or_else(|| {
             let names: Vec<&str> = self.document().active().map(|member| member.host.name.as_str()).collect();
             Error::new(

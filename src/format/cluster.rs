@@ -78,6 +78,11 @@ pub struct HostIdentity {
 }
 
 impl HostIdentity {
+    /// Whether a person means it: by its name, or by its UUID.
+    pub fn is_meant_by(&self, wanted: &str) -> bool {
+        self.name.as_str() == wanted || self.uuid.to_string() == wanted
+    }
+
     fn write(&self, writer: &mut Writer) -> Result<()> {
         writer.put(self.uuid.as_bytes());
         writer.put(self.seal_key);
