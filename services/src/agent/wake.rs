@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use vmcryptfs::cluster::board::address::Address;
+use vmcryptfs::cluster::board::address::{Address, Endpoint};
 use vmcryptfs::cluster::board::agent::tls_of;
 use vmcryptfs::cluster::board::folder::{FolderBoard, Stamp};
 use vmcryptfs::cluster::board::{Change, Key, Watch};
@@ -54,58 +54,60 @@ impl Wake {
     /// as one that reports nothing.
     pub(super) fn wait(&mut self, config: &Path, period: Duration) -> Woken {
         let end = Instant::now() + period;
-        if let Ok(Some(woken)) = self.wait_at_folder(config, end) {
+        if let Ok(Some(woken)) = self.wait_at_board(config, end) {
             return woken;
-        }
-        match self.watch(config) {
-            // What changed after the last look and before the watch began is not reported.
-            Ok(Some((_, true))) => return Woken::Key,
-            Ok(Some(((watched, watch), false))) => {
-                if let Ok(woken) = wait_until(end, watch.as_mut(), watched.host) {
-                    return woken;
-                }
-            }
-            Ok(None) | Err(_) => {}
         }
         self.watched = None; // its certificates may be others then
         thread::sleep(end.saturating_duration_since(Instant::now()));
         Woken::Timeout
     }
 
-    /// The same at a board that is a folder; `None` for another one.
-    fn wait_at_folder(&mut self, config: &Path, end: Instant) -> Result<Option<Woken>> {
+    /// The same; `None` for a host that is in no cluster.
+    fn wait_at_board(&mut self, config: &Path, end: Instant) -> Result<Option<Woken>> {
         let files = HostFiles::of(config);
         let Some(membership) = files.membership()? else { return Ok(None) };
-        let Address::Folder(path) = Address::parse(&membership.board)? else { return Ok(None) };
-        let host = files.identity()?.uuid;
-        let keys = keys_of(&membership, files.document(&membership)?.as_ref(), host);
-        let board = FolderBoard::open(&path, membership.cluster)?;
-        let watched = Watched { board: membership.board, cluster: membership.cluster, host };
-        let former = self.folder.take().filter(|(former, _)| *former == watched);
-        let (_, marks) = self.folder.insert(former.unwrap_or_else(|| (watched, Marks::default())));
+        let (cluster, host) = (membership.cluster, files.identity()?.uuid);
+        let wanted = Watched { board: membership.board.clone(), cluster, host };
+        match Address::parse(&membership.board)? {
+            Address::Folder(path) => {
+                let keys = keys_of(&membership, files.document(&membership)?.as_ref(), host);
+                self.wait_at_folder(&FolderBoard::open(&path, cluster)?, wanted, &keys, end)
+            }
+            Address::Etcd(endpoints) => self.wait_at_etcd(endpoints, config, wanted, end),
+        }
+        .map(Some)
+    }
+
+    fn wait_at_folder(&mut self, board: &FolderBoard, wanted: Watched, keys: &[Key], end: Instant) -> Result<Woken> {
+        let host = wanted.host;
+        let former = self.folder.take().filter(|(former, _)| *former == wanted);
+        let (_, marks) = self.folder.insert(former.unwrap_or_else(|| (wanted, Marks::default())));
         loop {
-            let woken = marks.look(&board, &keys, host)?;
+            let woken = marks.look(board, keys, host)?;
             let left = end.saturating_duration_since(Instant::now());
             if woken != Woken::Timeout || left.is_zero() {
-                return Ok(Some(woken));
+                return Ok(woken);
             }
             thread::sleep(left.min(FOLDER_INTERVAL));
         }
     }
 
-    /// The watch, and whether it has just begun.
-    fn watch(&mut self, config: &Path) -> Result<Option<(&mut Watching, bool)>> {
-        let files = HostFiles::of(config);
-        let Some(membership) = files.membership()? else { return Ok(None) };
-        let Address::Etcd(endpoints) = Address::parse(&membership.board)? else { return Ok(None) };
-        let cluster = membership.cluster;
-        let wanted = Watched { board: membership.board, cluster, host: files.identity()?.uuid };
-        let is_new = self.watched.as_ref().is_none_or(|(watched, _)| *watched != wanted);
-        if is_new {
-            let watch = EtcdBoard::reach(endpoints, tls_of(config)?, cluster)?.watch_documents_and_envelopes()?;
-            self.watched = Some((wanted, watch));
+    fn wait_at_etcd(
+        &mut self,
+        endpoints: Vec<Endpoint>,
+        config: &Path,
+        wanted: Watched,
+        end: Instant,
+    ) -> Result<Woken> {
+        if let Some((watched, watch)) = &mut self.watched
+            && *watched == wanted
+        {
+            return wait_until(end, watch.as_mut(), wanted.host);
         }
-        Ok(self.watched.as_mut().map(|watched| (watched, is_new)))
+        let board = EtcdBoard::reach(endpoints, tls_of(config)?, wanted.cluster)?;
+        self.watched = Some((wanted, board.watch_documents_and_envelopes()?));
+        // What changed after the last look and before the watch began is not reported.
+        Ok(Woken::Key)
     }
 }
 
