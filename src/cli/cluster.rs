@@ -369,7 +369,7 @@ fn status(args: &StatusArgs, config: &Path) -> Result<()> {
     if let Some(host) = &args.seen_to {
         let host = session.see_to(host)?;
         eprintln!(
-            "What was to do about keys that were pushed to {} ({}) is not said on this host any more.",
+            "On this host, `vmcryptfs cluster status` no longer says what to do about keys that were pushed to {} ({}).",
             host.name, host.uuid
         );
     }

@@ -35,8 +35,8 @@ impl Session {
     /// Makes a host a member that asked for it with a token of this admin. `wanted` is its name or its UUID.
     ///
     /// # Errors
-    /// `NotFound` when no such host asks, `Exists` when it is a member, `Denied` when its request is not by a token of this admin or the token has ended or was
-    /// used, `Exists` when its name is taken, `Invalid` when several hosts of that name ask; `Busy` when another admin was faster.
+    /// `NotFound` when no such host asks, `Exists` when it is a member or its name is taken, `Denied` when its request is not by a token of
+    /// this admin or the token has ended or was used, `Invalid` when several hosts of that name ask; `Busy` when another admin was faster.
     pub fn approve(&mut self, admins: &[SigningKey], wanted: &str, now: Timestamp) -> Result<HostIdentity> {
         self.require_active()?;
         let requests = self.join_requests()?;

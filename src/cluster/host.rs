@@ -29,6 +29,8 @@ const FORM: SecretFile =
 /// Version of what the host knows of its cluster.
 const VERSION: u16 = 1;
 const MAX_MEMBERSHIP_LEN: u64 = 64 * 1024;
+/// Longest list of hosts that were seen to, in bytes: more than a document has members.
+const MAX_SEEN_TO_LEN: u64 = 1 << 20;
 
 /// The folder in which a host with this configuration keeps it: `/var/lib/vmcryptfs/host`, or beside the configuration
 /// where that is another one than root's usual one.
@@ -140,9 +142,6 @@ impl Membership {
         self.document = HEXLOWER.encode(document);
     }
 }
-
-/// Longest list of hosts that were seen to, in bytes: more than a document has members.
-const MAX_SEEN_TO_LEN: u64 = 1 << 20;
 
 /// What a host has acknowledged last.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -315,7 +314,7 @@ impl HostFiles {
         private_file::replace(&self.contact_path(), &[time.to_millis().as_bytes(), b"\n"])
     }
 
-    /// Removed hosts about whose pushed KEKs an admin has done, as was said on this host, what had to be done.
+    /// Removed hosts whose pushed KEKs need nothing more: an admin said so on this host.
     ///
     /// # Errors
     /// `Denied` when others can change it, `Corrupt`, `Io`.

@@ -8,9 +8,8 @@ use crate::format::cluster::MemberState;
 const MAX_LISTED: usize = 65_536;
 
 impl Session {
-    /// Removes envelopes, wants and KEKs of hosts that were removed, envelopes of generations that are retired, requests to join that were granted, and what writers that died have left.
-    /// What the
-    /// document does not know stays: another host may know a newer one.
+    /// Removes envelopes, wants and KEKs of hosts that were removed, envelopes of generations that are retired, requests to join that were
+    /// granted, and what writers that died have left. What the document does not know stays: another host may know a newer one.
     ///
     /// What stays is useless and harms nobody, and each exchange tries again. So trouble with it is no error: it would hide that a
     /// document was written. A board that takes nothing is told of by the acknowledgement.

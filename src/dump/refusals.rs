@@ -11,7 +11,7 @@ use crate::timestamp::Timestamp;
 
 /// For this long refusals are counted together.
 const PERIOD: Duration = Duration::from_secs(60);
-/// So many of them have events of their own.
+/// This many of them have events of their own.
 const MAX_TOLD: u64 = 16;
 /// Longest file, in bytes: three numbers.
 const MAX_LEN: u64 = 64;

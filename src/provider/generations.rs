@@ -178,7 +178,7 @@ impl Generations {
             _ => {
                 let was_current = private_file::wipe(&self.current)?;
                 if was_current {
-                    // It says no more than a message does: without it that is less.
+                    // Without the mark a message says less. Nothing else depends on it.
                     let _ = private_file::replace(&self.wiped_mark(), &[b"wiped for the cluster\n"]);
                 }
                 wiped |= was_current;

@@ -40,8 +40,8 @@ const DOING: &str = "giving keys to other hosts";
 /// Forged wants of one minute that have events of their own.
 const MAX_NAMED: u64 = 16;
 
-/// Gives KEKs for as long as the process lives. Each provider has a thread of its own: a key server that hangs, or a record that the board does
-/// not give, must not keep hosts from the keys of another one.
+/// Gives KEKs for as long as the process lives. Each provider has a thread of its own: a key server that hangs, or a record that the board
+/// does not give, must not keep hosts from the keys of another provider.
 ///
 /// # Errors
 /// `Io`.

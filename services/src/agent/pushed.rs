@@ -72,7 +72,8 @@ struct State {
 }
 
 impl Pushed {
-    /// Those of a host with this configuration: none yet, as what was kept is still sealed. The providers are those of the last document that it has seen.
+    /// Those of a host with this configuration: none yet, as what was kept is still sealed. The providers are those of the last document that
+    /// it has seen.
     ///
     /// # Errors
     /// Those of the host's files.

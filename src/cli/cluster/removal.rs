@@ -112,7 +112,7 @@ fn explain(removed: &RemovedHost) {
     }
     match removed.removal.compromised {
         true => eprintln!(
-            "Whoever has its keys can still read all VMs of {names}. Run `vmcryptfs cluster sync` on all hosts, then:\n  \
+            "Its keys still open all VMs of {names}. Run `vmcryptfs cluster sync` on all hosts, then:\n  \
              vmcryptfs rekey --old-generations --deep DATASTORE   (each datastore)\n  \
              vmcryptfs cluster retire PROVIDER --datastore DATASTORE --admin-key FILE   (each of {names})"
         ),

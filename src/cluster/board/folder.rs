@@ -30,7 +30,7 @@ use watch::{FolderWatch, MAX_RECORDS};
 /// How long a writer waits for others, and how often it looks.
 const LOCK_TIME: Duration = Duration::from_secs(10);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
-/// How old a file is that no writer has finished and none will: a writer that lives has had the lock for some seconds at most.
+/// An unfinished file of this age was left by a dead writer: one that lives has had the lock for some seconds at most.
 const LEFT: Duration = Duration::from_secs(600);
 /// How the names of files begin that a writer has not finished.
 const UNFINISHED: &str = ".new-";
@@ -155,8 +155,8 @@ impl FolderBoard {
         Ok(())
     }
 
-    /// Removes records whose leases have ended, and these, and what dead writers have left: nobody else does where their owner has gone. Another
-    /// writer is not waited for. Files that are not finished are written under the lock, so one that is here is of no writer that lives.
+    /// Removes records whose leases have ended, and files that dead writers have left: nobody else does where their owner has gone. Another
+    /// writer is not waited for. Unfinished files are written under the lock, so one that is here has no living writer.
     fn sweep(&self, ended: &[Key], left: &[String]) -> Result<()> {
         if ended.is_empty() && left.is_empty() {
             return Ok(());

@@ -113,7 +113,7 @@ fn of_pushed(session: &Session, member: &Member) -> Option<String> {
     };
     Some(format!(
         "{} was compromised, and could get the key of each VM of {}: `vmcryptfs rekey --deep` for each of them{revoke}. No host can see \
-         when that is done: then `vmcryptfs cluster status --seen-to {}` on each host that is to say it no more",
+         when that is done: then `vmcryptfs cluster status --seen-to {}` on each host that should no longer say it",
         member.host.name,
         names(&mut pushed.iter()),
         member.host.uuid

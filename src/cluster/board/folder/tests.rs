@@ -190,10 +190,10 @@ fn a_lease_of_many_records_is_not_looked_through_for_each_that_is_written() {
     let path = |key: &Key| dir.path().join(Uuid::nil().to_string()).join(key.as_str());
     let mut lease = board.lease(Duration::from_secs(15)).unwrap();
     keys[..2].iter().for_each(|key| lease.write(key, b"a").unwrap());
-    // Its host took one: that ends no other, and whoever writes the next does not look.
+    // Its host took one. That ends no other, and writing the next does not look for it.
     fs::remove_file(path(&keys[1])).unwrap();
     lease.write(&keys[2], b"a").unwrap();
-    assert!(!lease.keep_alive().unwrap(), "who keeps a lease alive looks at all");
+    assert!(!lease.keep_alive().unwrap(), "keeping a lease alive looks at all");
     fs::remove_file(path(&keys[0])).unwrap();
     assert_eq!(lease.write(&keys[2], b"b").unwrap_err().kind(), Kind::NotFound);
 }
