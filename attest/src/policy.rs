@@ -144,7 +144,7 @@ impl Policy {
             return Err(invalid(format!("there is no set {missing:?}")));
         }
         if class.level == Level::Identity && !class.sets.is_empty() {
-            return Err(invalid("sets with level \"identity\": nobody would look at them. Choose a higher level"));
+            return Err(invalid("sets with level \"identity\", which looks at no set: choose a higher level"));
         }
         for group in class.level.demanded() {
             let named = |register: &u8| self.sets_of(class).any(|set| set.register(*register).is_some());

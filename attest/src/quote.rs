@@ -24,7 +24,7 @@ pub struct QuoteEvidence<'a> {
     /// `TPMT_SIGNATURE` of it.
     pub signature: &'a [u8],
     /// The values of the demanded registers in ascending order, one after the other. They count because the quote has
-    /// their digest, whoever sends them.
+    /// their digest, not because of their sender.
     pub values: &'a [u8],
 }
 
@@ -45,7 +45,7 @@ impl Quoted {
     ///
     /// # Errors
     /// `Refused` when the quote is not signed by the attestation key of `identity`, was made for something else than this
-    /// challenge, HPKE key, host and request, is of other registers than demanded, or has not the digest of the values;
+    /// challenge, HPKE key, host and request, is of other registers than demanded, or does not have the digest of the values;
     /// `Malformed` and `Unsupported` when something does not follow its format.
     pub fn check(
         identity: Arc<Identity>,

@@ -1,4 +1,4 @@
-//! The verdict: that a host is who it says, has measured what its policy demands, and says so now.
+//! The verdict: that a host is the one that enrolled, has measured what its policy demands, and says so now.
 //!
 //! Each check returns a proof that only it can make, and [`Attested::conclude`] needs all of them. A check that is forgotten is a
 //! value that is not there: it does not compile. A proof of another host, or of another quote, is refused.
@@ -69,7 +69,7 @@
 //! }
 //! ```
 //!
-//! And nobody writes a proof down:
+//! And a verdict cannot be written down without the checks:
 //!
 //! ```compile_fail,E0451
 //! # use vmcryptfs_attest::{policy::Satisfied, quote::{Quoted, Steady}, replay::Replayed, verdict::Attested};

@@ -97,7 +97,7 @@ fn may_attest(public: &Public) -> Result<()> {
         )));
     }
     if public.symmetric() != Symmetric::None {
-        return Err(Error::refused("it has a symmetric algorithm, which signing keys have not"));
+        return Err(Error::refused("it has a symmetric algorithm: expected none in a signing key"));
     }
     usable(public)
 }

@@ -38,7 +38,8 @@ pub struct DryRun {
 }
 
 /// Appraises stored evidence by a policy. A host whose last quote lacks registers that the policy needs is refused by
-/// [`Rule::Selection`](super::Rule::Selection): nobody knows before it attests again.
+/// [`Rule::Selection`](super::Rule::Selection): what those hold is known only once it attests
+/// again.
 pub fn dry_run<'a>(policy: &Policy, evidence: impl IntoIterator<Item = Evidence<'a>>) -> DryRun {
     let mut result = DryRun::default();
     for evidence in evidence {

@@ -27,7 +27,7 @@ pub struct ApprovedRegister {
     pub(super) register: PcrIndex,
     /// All digests, in the order in which they have to be measured.
     pub(super) measured: Vec<Approved>,
-    /// Digests that may be measured into this register as well, anywhere and as often as they like.
+    /// Digests that may be measured into this register as well, anywhere and any number of times.
     pub(super) ignored: Vec<Approved>,
 }
 

@@ -74,7 +74,7 @@ fn another_command_line_is_refused_by_its_event() {
     assert!(refusal.to_string().contains(
         "PCR 11 differs as well, from event 29 of the firmware's log on: EV_IPL \".cmdline\" (as the log says), sha256:8b8c"
     ));
-    // The register of the command line alone: names of sections are events as well.
+    // Only the register of the command line: names of sections are events as well.
     let policy = policy_of(Level::SecureBoot, &base, "sha256:7,11");
     let set = ApprovedSet::of_host("sections", "2026-11-30", &base, "sha256:11".parse().unwrap()).unwrap();
     let other = OTHER_COMMAND_LINE.replayed("sha256:11");

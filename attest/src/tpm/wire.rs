@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
         self.array(field).map(u64::from_be_bytes)
     }
 
-    /// A flag. Other bytes than 0 and 1 are none (`TPMI_YES_NO`).
+    /// A flag: the byte 0 or 1, and no other (`TPMI_YES_NO`).
     pub(crate) fn flag(&mut self, field: &str) -> Result<bool> {
         match self.u8(field)? {
             0 => Ok(false),

@@ -16,7 +16,7 @@ fn vector(name: &str) -> Vec<u8> {
     HEXLOWER.decode(line.unwrap_or_else(|| panic!("no vector {name}")).as_bytes()).unwrap()
 }
 
-/// The endorsement key that tpm2-tools assume for a key alone: template L-1 or L-2 without its policy.
+/// The endorsement key that tpm2-tools assume where they are given only a key: template L-1 or L-2 without its policy.
 fn endorsement(which: &str) -> Public {
     let spki = vector(&format!("credential-{which}/public"));
     let storage =
