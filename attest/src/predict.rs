@@ -103,7 +103,9 @@ pub fn predict(running: &Replayed, old: &BootFiles<'_>, new: &BootFiles<'_>) -> 
         let Some(events) = running.events(register) else { continue };
         let mut next: Vec<Next<'_>> = events.iter().map(Next::Same).collect();
         let mut unpredicted = None;
-        for (old, new) in pairs(&old, &new).filter(|(old, new)| [old, new].iter().any(|it| it.is_in(number))) {
+        let is_here =
+            |(old, new): &(Option<&Piece>, Option<&Piece>)| old.or(*new).is_some_and(|it| it.register == number);
+        for (old, new) in pairs(&old, &new).filter(is_here) {
             if let Some(reason) = replace(&mut next, old, new)? {
                 unpredicted.get_or_insert(reason);
             }
@@ -242,16 +244,6 @@ impl Piece {
             need: Need::IfRegisterIsUsed,
             forms: texts.into_iter().map(form).collect(),
         }
-    }
-}
-
-trait InRegister {
-    fn is_in(&self, register: u8) -> bool;
-}
-
-impl InRegister for Option<&Piece> {
-    fn is_in(&self, register: u8) -> bool {
-        self.is_some_and(|piece| piece.register == register)
     }
 }
 
