@@ -164,16 +164,18 @@ impl<'a> Event<'a> {
     /// What was measured, where the digest proves it: the content's hash is the digest, and the type is one whose digest
     /// is that hash. `None` says nothing about the event: what the log claims of it may be true or not.
     pub fn content(&self, bank: HashAlgorithm) -> Option<Content<'a>> {
-        let proven = self.extends()
-            && self.event_type.digest_is_of_content()
-            && self.digest(bank)? == Digest::of(bank, &[self.data]);
+        let proven = self.event_type.digest_is_of_content() && self.digest_is_of_data(bank);
         proven.then(|| Content::read(self.event_type, self.data))
     }
 
     /// The content as a variable, where its hash is the digest, whatever type the log gives it.
     pub(crate) fn proven_variable(&self, bank: HashAlgorithm) -> Option<Content<'a>> {
-        let variable = content::variable(self.data)?;
-        (self.extends() && self.digest(bank)? == Digest::of(bank, &[self.data])).then_some(variable)
+        content::variable(self.data).filter(|_| self.digest_is_of_data(bank))
+    }
+
+    /// Whether what was extended is the hash of what the log has as the event's content.
+    fn digest_is_of_data(&self, bank: HashAlgorithm) -> bool {
+        self.extends() && self.digest(bank) == Some(Digest::of(bank, &[self.data]))
     }
 
     /// What people are shown of it.

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::error::{Error, Kind, Result};
-use crate::event_log::{Content, Description, Event, EventLog, EventType};
+use crate::event_log::{Content, Description, Event, EventLog, EventType, SEPARATORS};
 use crate::pcr::{Digest, HashAlgorithm, PcrIndex, PcrSelection, PcrValues};
 use crate::userspace_log::UserspaceLog;
 
@@ -119,8 +119,11 @@ impl Replayed {
         for record in userspace.records().iter().filter(|record| quoted.selection().contains(record.register())) {
             let place = EventPlace::Userspace(record.index());
             let digest = record.digest(bank).ok_or_else(|| ReplayError::Unusable(no_digest(place, bank)))?;
-            let meaning = if record.text(bank).is_some() { Meaning::Words } else { Meaning::Unproven };
-            let meaning = separator_by_digest(&digest).unwrap_or(meaning);
+            let meaning = match record.text(bank) {
+                _ if is_separator(&digest) => Meaning::Separator,
+                Some(_) => Meaning::Words,
+                None => Meaning::Unproven,
+            };
             let event = Measured { digest, place, description: record.description(bank), meaning };
             selected(&mut registers, record.register(), event);
         }
@@ -214,14 +217,13 @@ fn of_firmware(event: &Event<'_>, bank: HashAlgorithm) -> Result<Measured> {
 }
 
 /// Separators are known by their digest: a log that calls one something else changes nothing.
-fn separator_by_digest(digest: &Digest) -> Option<Meaning> {
-    let is_one = |content: &[u8; 4]| *digest == Digest::of(digest.algorithm(), &[content]);
-    crate::event_log::SEPARATORS.iter().any(is_one).then_some(Meaning::Separator)
+fn is_separator(digest: &Digest) -> bool {
+    SEPARATORS.iter().any(|content| *digest == Digest::of(digest.algorithm(), &[content]))
 }
 
 fn meaning(event: &Event<'_>, digest: &Digest, bank: HashAlgorithm) -> Meaning {
-    if let Some(separator) = separator_by_digest(digest) {
-        return separator;
+    if is_separator(digest) {
+        return Meaning::Separator;
     }
     let label = event.event_type();
     if label == EventType::SEPARATOR {
