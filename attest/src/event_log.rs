@@ -120,8 +120,8 @@ impl<'a> Event<'a> {
             }
             digests.push((algorithm, fields.take(len, "a digest")?));
         }
-        let len = fields.u32("a length")?;
-        let data = fields.take(usize::try_from(len).unwrap_or(usize::MAX), "an event's content")?;
+        let len = fields.size("a length")?;
+        let data = fields.take(len, "an event's content")?;
         let register = match PcrIndex::new(register) {
             Ok(register) => Some(register),
             Err(_) if event_type == EventType::NO_ACTION => None,

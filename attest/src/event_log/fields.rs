@@ -49,6 +49,11 @@ impl<'a> Fields<'a> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
+    /// A place or length of 32 bits.
+    pub(crate) fn size(&mut self, what: &str) -> Result<usize> {
+        Ok(usize::try_from(self.u32(what)?).unwrap_or(usize::MAX))
+    }
+
     pub(crate) fn u64(&mut self, what: &str) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }

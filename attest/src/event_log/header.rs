@@ -33,11 +33,11 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Result<Algorithms> {
     fields.u32("a PCR number")?;
     let event_type = EventType(fields.u32("an event type")?);
     fields.take(HashAlgorithm::Sha1.digest_len(), "a SHA-1 digest")?;
-    let len = fields.u32("a length")?;
+    let len = fields.size("a length")?;
     if event_type != EventType::NO_ACTION {
         return Err(sha1_form(&format!("it is of type {event_type}")));
     }
-    let content = fields.take(usize::try_from(len).unwrap_or(usize::MAX), "a table of algorithms")?;
+    let content = fields.take(len, "a table of algorithms")?;
     let mut content = Fields::new(content);
     let signature: [u8; 16] = content.array("a signature")?;
     if SHA1_ONLY.contains(&&signature) {

@@ -10,7 +10,7 @@ use crate::pcr::{Digest, HashAlgorithm};
 const MAX_SECTIONS: u16 = 96;
 
 /// The entry of the certificates in an image's table of data directories.
-const CERTIFICATES: u32 = 4;
+const CERTIFICATES: usize = 4;
 
 /// A PE image, its headers checked against the bytes that there are.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ impl<'a> PeImage<'a> {
     /// # Errors
     /// `Malformed` when they are not those of a PE image for UEFI, or lead out of the file.
     pub fn parse(bytes: &'a [u8]) -> Result<Self> {
-        let pe = usize_of(at(bytes, 0x3c)?.u32("the place of the PE header")?);
+        let pe = at(bytes, 0x3c)?.size("the place of the PE header")?;
         if !bytes.starts_with(b"MZ") || at(bytes, pe)?.array::<4>("a signature")? != *b"PE\0\0" {
             return Err(Error::malformed("it is not a PE image: expected MZ and PE headers"));
         }
@@ -71,13 +71,13 @@ impl<'a> PeImage<'a> {
             0x20b => add(optional, 112)?,
             other => return Err(Error::malformed(format!("a PE header of kind {other:#x}: expected 0x10b or 0x20b"))),
         };
-        self.headers_len = usize_of(at(self.bytes, add(optional, 60)?)?.u32("the length of all headers")?);
-        let count = at(self.bytes, directories - 4)?.u32("a number of directories")?;
-        let entry = add(directories, 8 * usize_of(CERTIFICATES))?;
+        self.headers_len = at(self.bytes, add(optional, 60)?)?.size("the length of all headers")?;
+        let count = at(self.bytes, directories - 4)?.size("a number of directories")?;
+        let entry = add(directories, 8 * CERTIFICATES)?;
         if count > CERTIFICATES {
             let mut fields = at(self.bytes, entry)?;
-            let place = usize_of(fields.u32("the place of certificates")?);
-            self.certificates_len = usize_of(fields.u32("the length of certificates")?);
+            let place = fields.size("the place of certificates")?;
+            self.certificates_len = fields.size("the length of certificates")?;
             self.certificates = Some(entry);
             let end = add(place, self.certificates_len)?;
             if self.certificates_len > 0 && end != self.bytes.len() {
@@ -106,10 +106,10 @@ impl<'a> PeImage<'a> {
         let mut fields = at(self.bytes, table)?;
         for _ in 0..count {
             let name: [u8; 8] = fields.array("the name of a section")?;
-            let memory_len = usize_of(fields.u32("the length of a section in memory")?);
+            let memory_len = fields.size("the length of a section in memory")?;
             fields.take(4, "the place of a section in memory")?;
-            let len = usize_of(fields.u32("the length of a section")?);
-            let start = usize_of(fields.u32("the place of a section")?);
+            let len = fields.size("the length of a section")?;
+            let start = fields.size("the place of a section")?;
             fields.take(16, "what else there is to a section")?;
             let data = if len == 0 { 0..0 } else { start..add(start, len)? };
             if self.bytes.get(data.clone()).is_none() {
@@ -197,9 +197,4 @@ fn at(bytes: &[u8], place: usize) -> Result<Fields<'_>> {
 
 fn add(one: usize, other: usize) -> Result<usize> {
     one.checked_add(other).ok_or_else(|| Error::malformed(format!("a place of {one} + {other}, past any file")))
-}
-
-/// Places and lengths have 32 bits.
-fn usize_of(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
