@@ -257,6 +257,11 @@ impl PcrSelection {
         PcrIndex::all().filter(move |index| self.contains(*index))
     }
 
+    /// Bit n is register n.
+    pub(crate) fn mask(self) -> u32 {
+        self.mask
+    }
+
     /// How many are selected.
     pub fn len(self) -> usize {
         self.iter().count()

@@ -27,9 +27,13 @@ pub(super) const ID_LEN: usize = 16;
 /// # Errors
 /// `Failed` when the random generator failed.
 pub fn issue(key: &AuthorityKey, host: HostId, selection: PcrSelection, now: u64) -> Result<Vec<u8>> {
-    let mask = selection.iter().fold(0_u32, |mask, index| mask | 1 << index.number());
-    let fields =
-        Writer::default().u16(VERSION).u64(now).u16(selection.bank().id()).u32(mask).raw(&random::<ID_LEN>()?).finish();
+    let fields = Writer::default()
+        .u16(VERSION)
+        .u64(now)
+        .u16(selection.bank().id())
+        .u32(selection.mask())
+        .raw(&random::<ID_LEN>()?)
+        .finish();
     let code = key.authenticate(&[PURPOSE, host.as_bytes(), &fields]);
     Ok([&fields[..], &code].concat())
 }
