@@ -34,7 +34,6 @@ pub struct Quoted {
     identity: Arc<Identity>,
     values: PcrValues,
     clock: ClockInfo,
-    firmware_version: u64,
     hpke_key: Vec<u8>,
     /// That of its challenge, which no other quote was checked with.
     id: [u8; challenge::ID_LEN],
@@ -71,11 +70,6 @@ impl Quoted {
     /// The clock of the TPM.
     pub fn clock(&self) -> ClockInfo {
         self.clock
-    }
-
-    /// The version of the TPM's firmware. The TPM obscures it as it does the counts in [`ClockInfo`].
-    pub fn firmware_version(&self) -> u64 {
-        self.firmware_version
     }
 
     /// The HPKE public key that the quote was made for: what is sealed to it, only the host that made it opens.
@@ -116,8 +110,7 @@ fn checked(
     }
     let values = values(quote, challenge.selection(), signature.scheme(), evidence.values)?;
     let hpke_key = binding.hpke_key.to_vec();
-    let (clock, firmware_version) = (statement.clock, statement.firmware_version);
-    Ok(Quoted { identity, values, clock, firmware_version, hpke_key, id: challenge.id() })
+    Ok(Quoted { identity, values, clock: statement.clock, hpke_key, id: challenge.id() })
 }
 
 /// The values whose digest the quote has, if it is one of exactly the demanded registers.

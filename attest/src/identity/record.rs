@@ -21,6 +21,7 @@ const BY_LIST: u16 = 2;
 pub struct Identity {
     host: Host,
     endorsement: Fingerprint,
+    /// Why that key was believed when the host enrolled.
     proof: EndorsementProof,
     attestation: AttestationKey,
 }
@@ -38,11 +39,6 @@ impl Identity {
     /// The endorsement key of its TPM.
     pub fn endorsement(&self) -> Fingerprint {
         self.endorsement
-    }
-
-    /// Why that key was believed when the host enrolled.
-    pub fn endorsement_proof(&self) -> EndorsementProof {
-        self.proof
     }
 
     /// Its attestation key.

@@ -62,7 +62,7 @@ pub struct Attestation {
     pub extra_data: Vec<u8>,
     /// The clock.
     pub clock: ClockInfo,
-    /// The version of the TPM's firmware, as its vendor counts.
+    /// The version of the TPM's firmware, as its vendor counts. The TPM obscures it as it does the counts in [`ClockInfo`].
     pub firmware_version: u64,
     /// What it says.
     pub statement: Statement,
