@@ -7,6 +7,7 @@ use vmcryptfs_attest::predict::{PeImage, SectionOrder, Uki};
 use vmcryptfs_attest::replay::{ReplayError, Replayed};
 use vmcryptfs_attest::userspace_log::UserspaceLog;
 
+use crate::memory::bound_memory;
 use crate::mutation::fuzz;
 use crate::{Boot, policy_of, recorded};
 
@@ -54,6 +55,7 @@ fn judge(policy: &Policy, log: &[u8], userspace: &[u8]) {
 
 #[test]
 fn mutated_event_logs_are_read_or_refused() {
+    bound_memory();
     let boots = ["secure-boot", "secure-boot-off", "direct-kernel"].map(|name| Boot::read(&recorded(), name));
     let policy = policy_of(&boots[0]);
     let corpus = boots.map(|boot| boot.log);
@@ -64,6 +66,7 @@ fn mutated_event_logs_are_read_or_refused() {
 
 #[test]
 fn mutated_userspace_logs_are_read_or_refused() {
+    bound_memory();
     let boot = Boot::read(&recorded(), "direct-kernel");
     let policy = policy_of(&Boot::read(&recorded(), "secure-boot"));
     let words: [&[u8]; 8] = [b"\x1e", b"\n", b"\"", b"{", b"[", b"null", b"\"pcr\":7,", b"\\ud800"];
@@ -72,6 +75,7 @@ fn mutated_userspace_logs_are_read_or_refused() {
 
 #[test]
 fn mutated_policies_are_read_as_they_are_written() {
+    bound_memory();
     let policy = policy_of(&Boot::read(&recorded(), "direct-kernel"));
     let words: [&[u8]; 8] = [b"[[class]]\n", b"sha256:", b"\"", b"[", b"{", b"*", b" = ", b"number = 4\n"];
     fuzz(
@@ -115,6 +119,7 @@ fn image() -> Vec<u8> {
 
 #[test]
 fn mutated_images_are_hashed_or_refused() {
+    bound_memory();
     Uki::parse(&image()).unwrap();
     let words: [&[u8]; 6] = [b"MZ", b"PE\0\0", b".linux\0\0", b".profile", b"\xff\xff\xff\xff", b"\x0b\x02"];
     fuzz(

@@ -6,6 +6,8 @@
 mod fuzz;
 mod many;
 mod measured_boot;
+#[path = "../../../tests/fuzz/memory.rs"]
+mod memory;
 #[path = "../../../vmdk-layout/tests/it/mutation.rs"]
 #[allow(clippy::cast_possible_truncation, dead_code, reason = "a choice among few; corpora are made here")]
 mod mutation;
