@@ -30,7 +30,7 @@ impl Description {
         Self { text: text.into(), proven: false }
     }
 
-    /// The description, without control characters.
+    /// The description, without control characters. It may have characters that change the direction of text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -111,7 +111,8 @@ fn file_path(data: &[u8]) -> Option<String> {
     None
 }
 
-/// Text of others as it can be shown on a terminal: no control characters, not endless.
+/// Text of others on one line of bounded length: no control characters. Characters that change the direction of text stay, and a
+/// program that prints them to a terminal escapes them.
 pub(crate) fn printable(bytes: &[u8]) -> String {
     // A character has at most four bytes.
     let bytes = &bytes[..bytes.len().min(4 * (MAX_WORDS + 1))];
