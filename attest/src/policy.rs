@@ -181,7 +181,7 @@ pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::Invalid, message)
 }
 
-/// Names stand in sentences and commands.
+/// Names stand in sentences.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     const MOST: usize = 100;
     let allowed = |character: char| character.is_ascii_alphanumeric() || "._-+~".contains(character);

@@ -170,20 +170,11 @@ fn unapproved(host: &str, miss: &Miss<'_>) -> Refusal {
         register: register.number(),
         event: differs.found.map(Found::of),
     };
-    let registers: Vec<u8> = [&miss.first].into_iter().chain(&miss.others).map(|(it, _)| it.number()).collect();
     Refusal {
         register: Some(register),
         event: differs.found.map(Found::of),
         nearest: Some(Nearest::of(miss.set.name(), differs.matched, differs.wanted)),
         also: miss.others.iter().map(also).collect(),
-        command: command(host, &registers),
         ..Refusal::new(host, Rule::ApprovedSets, reason)
     }
-}
-
-/// The command that approves what a host has measured. A name that a shell would read otherwise gets none.
-fn command(host: &str, registers: &[u8]) -> Option<String> {
-    super::check_name("the host", host).ok().filter(|()| !host.starts_with('-'))?;
-    let registers: Vec<String> = registers.iter().map(ToString::to_string).collect();
-    Some(format!("vmcryptfs authority policy approve {host} --pcr {}", registers.join(",")))
 }

@@ -90,8 +90,6 @@ pub struct Refusal {
     pub nearest: Option<Nearest>,
     /// What else differs from it.
     pub also: Vec<AlsoDiffers>,
-    /// The command that approves what was found; `None` where approving does not help.
-    pub command: Option<String>,
 }
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
@@ -123,7 +121,6 @@ impl Refusal {
             event: None,
             nearest: None,
             also: Vec::new(),
-            command: None,
         }
     }
 
@@ -229,9 +226,6 @@ impl fmt::Display for Refusal {
                 Some(event) => write!(f, ", from {} on: {event}.", event.place())?,
                 None => write!(f, ": an approved event was not measured.")?,
             }
-        }
-        if let Some(command) = &self.command {
-            write!(f, " To approve what was found: {command}")?;
         }
         Ok(())
     }

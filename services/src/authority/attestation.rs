@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use super::Authority;
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
-use super::policies::{ApprovedPolicy, explained};
+use super::policies::ApprovedPolicy;
 use super::token;
 use crate::trust_wire::{
     AttestRequest, AttestedHost, Blob, Challenge, ChallengeRequest, CredentialAnswer, EnrolAnswer, EnrolRequest,
@@ -306,7 +306,7 @@ fn conclude(policy: &ApprovedPolicy, host: &HostRecord, quoted: Quoted, call: &A
         userspace_log: &call.userspace_log.0,
         values: quoted.values(),
     };
-    let refused = |refusal: Box<attest::policy::Refusal>| Error::new(Kind::Denied, explained(*refusal));
+    let refused = |refusal: Box<attest::policy::Refusal>| Error::new(Kind::Denied, refusal.to_string());
     let replayed = evidence.replay().map_err(refused)?;
     let satisfied = policy.policy.appraise(&host.name, &replayed).map_err(refused)?;
     Attested::conclude(quoted, steady, replayed, satisfied).map_err(of_check)

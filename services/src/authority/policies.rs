@@ -12,7 +12,7 @@ use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::provider::private_file;
 use vmcryptfs::text::Show;
 use vmcryptfs_attest::pcr::{Digest, HashAlgorithm, PcrIndex, PcrSelection, PcrValues};
-use vmcryptfs_attest::policy::{Evidence, MAX_POLICY_BYTES, Policy, Refusal, dry_run};
+use vmcryptfs_attest::policy::{Evidence, MAX_POLICY_BYTES, Policy, dry_run};
 use vmcryptfs_attest::verdict::Attested;
 
 use super::hosts::{HostRecord, HostState};
@@ -41,11 +41,6 @@ impl ApprovedPolicy {
     pub(super) fn version(&self) -> String {
         format!("{}@{}", self.policy.name(), self.sha256.get(..16).unwrap_or_default())
     }
-}
-
-/// A refusal in sentences. Without its command: approving what one host has measured is not a verb yet, only whole policies are approved.
-pub(super) fn explained(refusal: Refusal) -> String {
-    Refusal { command: None, ..refusal }.to_string()
 }
 
 /// Policies and evidence. Whoever has this has the lock of the authority's folder.
@@ -174,7 +169,7 @@ impl Policies {
             };
             let result = dry_run(&policy, [evidence]);
             tried.passed.extend(result.passed.into_iter().map(|passed| (passed.host, passed.sets)));
-            tried.refused.extend(result.refused.into_iter().map(|refusal| (host.name.clone(), explained(refusal))));
+            tried.refused.extend(result.refused.into_iter().map(|refusal| (host.name.clone(), refusal.to_string())));
         }
         Ok(tried)
     }
