@@ -134,10 +134,37 @@ fn split(len: usize) -> usize {
     len.next_power_of_two() / 2
 }
 
-/// Numbers of a node and of the last one of its level, at the height where it has a sibling again.
-fn past_lonely(at: usize, last: usize) -> (usize, usize) {
-    let levels = if at == 0 { 0 } else { at.trailing_zeros() };
-    (at >> levels, last >> levels)
+/// Which of two siblings the next node of a proof is.
+enum Sibling {
+    Left,
+    Right,
+}
+
+/// The way that a proof leads from a node to the root: both algorithms of RFC 9162 take it.
+struct Climb {
+    /// Number of the node on its level.
+    at: usize,
+    /// Number of the last node of that level.
+    last: usize,
+}
+
+impl Climb {
+    fn is_at_root(&self) -> bool {
+        self.last == 0
+    }
+
+    /// Goes to the parent; `None` at the root. The last node of a level may have no sibling: it goes up to where it has one first.
+    fn step(&mut self) -> Option<Sibling> {
+        if self.is_at_root() {
+            return None;
+        }
+        let (sibling, lonely) = match self.at & 1 == 1 || self.at == self.last {
+            true => (Sibling::Left, self.at.trailing_zeros()),
+            false => (Sibling::Right, 0),
+        };
+        (self.at, self.last) = (self.at >> lonely >> 1, self.last >> lonely >> 1);
+        Some(sibling)
+    }
 }
 
 /// Whether `path` proves that an entry with this hash is at `index` of the log with this root and size (RFC 9162, 2.1.3.2).
@@ -145,21 +172,15 @@ pub fn includes(root: &Hash, size: usize, index: usize, leaf: Hash, path: &[Hash
     if index >= size {
         return false;
     }
-    let (mut at, mut last, mut hash) = (index, size - 1, leaf);
+    let (mut climb, mut hash) = (Climb { at: index, last: size - 1 }, leaf);
     for node in path {
-        if last == 0 {
-            return false;
-        }
-        if at & 1 == 1 || at == last {
-            hash = node_hash(node, &hash);
-            (at, last) = past_lonely(at, last);
-        } else {
-            hash = node_hash(&hash, node);
-        }
-        at >>= 1;
-        last >>= 1;
+        hash = match climb.step() {
+            Some(Sibling::Left) => node_hash(node, &hash),
+            Some(Sibling::Right) => node_hash(&hash, node),
+            None => return false,
+        };
     }
-    last == 0 && hash == *root
+    climb.is_at_root() && hash == *root
 }
 
 /// Whether `path` proves that the log with the first root and size is how the one with the second began (RFC 9162, 2.1.4.2).
@@ -176,27 +197,20 @@ pub fn extends((old_root, old): (&Hash, usize), (root, size): (&Hash, usize), pa
     let mut nodes = path.iter();
     let first = if old.is_power_of_two() { Some(old_root) } else { nodes.next() };
     let Some(first) = first else { return false };
-    let (mut at, mut last) = (old - 1, size - 1);
-    while at & 1 == 1 {
-        at >>= 1;
-        last >>= 1;
-    }
+    let levels = (old - 1).trailing_ones(); // up to there the old log's last node has all its leaves
+    let mut climb = Climb { at: (old - 1) >> levels, last: (size - 1) >> levels };
     let (mut of_old, mut of_new) = (*first, *first);
     for node in nodes {
-        if last == 0 {
-            return false;
+        match climb.step() {
+            Some(Sibling::Left) => {
+                of_old = node_hash(node, &of_old);
+                of_new = node_hash(node, &of_new);
+            }
+            Some(Sibling::Right) => of_new = node_hash(&of_new, node),
+            None => return false,
         }
-        if at & 1 == 1 || at == last {
-            of_old = node_hash(node, &of_old);
-            of_new = node_hash(node, &of_new);
-            (at, last) = past_lonely(at, last);
-        } else {
-            of_new = node_hash(&of_new, node);
-        }
-        at >>= 1;
-        last >>= 1;
     }
-    last == 0 && of_old == *old_root && of_new == *root
+    climb.is_at_root() && of_old == *old_root && of_new == *root
 }
 
 #[cfg(test)]
