@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use vmcryptfs::error::{Context, Result};
+use vmcryptfs::error::{Context, Error, Result};
 use vmcryptfs::event::{Event, EventName};
 use vmcryptfs::key::ProviderName;
 use vmcryptfs::provider::Providers;
@@ -44,6 +44,8 @@ use token::Tokens;
 use crate::notify;
 use crate::trust_wire::Health;
 
+/// Refusals of one minute that have events of their own.
+const MAX_NAMED: u64 = 16;
 /// For how long what was found of its health is said again: anyone may ask.
 const HEALTH_LIFE: Duration = Duration::from_secs(5);
 
@@ -118,6 +120,11 @@ impl Authority {
         let health = of(failed.chain(self.log.trouble()).collect());
         self.health.lock().insert((Instant::now(), health)).1.clone()
     }
+}
+
+/// Records a refusal that strangers can cause any number of times: the first ones of a minute by themselves, the others as a number.
+fn record_refusal(event: &Event, error: &Error) {
+    event.failed_as_one_of(event.clone(), MAX_NAMED, error);
 }
 
 /// Is the authority of the machine with this configuration until a signal ends it.

@@ -24,12 +24,12 @@ use vmcryptfs::sys::thread::caught;
 use vmcryptfs::text::Show;
 use vmcryptfs_attest::policy::Class;
 
-use super::Authority;
 use super::enrolment::{Admission, Token};
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
 use super::own::{self, pin_text};
 use super::policies::{ApprovedPolicy, Tried};
+use super::{Authority, MAX_NAMED};
 
 const MAX_ASKED: usize = 16 << 20;
 const MAX_ANSWER: usize = 64 << 20;
@@ -37,8 +37,6 @@ const MAX_ANSWER: usize = 64 << 20;
 const TRANSFER: Duration = Duration::from_secs(5);
 /// How long an answer is waited for: a key server may be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Refusals of one minute that have events of their own.
-const MAX_NAMED: u64 = 16;
 
 /// What an administrator asks.
 #[derive(Debug, Deserialize, Serialize)]

@@ -22,11 +22,11 @@ use vmcryptfs_attest::verdict::Attested;
 use vmcryptfs_attest::{self as attest, AuthorityKey};
 use zeroize::Zeroizing;
 
-use super::Authority;
 use super::entry::What;
 use super::hosts::{HostRecord, HostState};
 use super::policies::ApprovedPolicy;
 use super::token;
+use super::{Authority, record_refusal};
 use crate::trust_wire::{
     AttestRequest, AttestedHost, Blob, Challenge, ChallengeRequest, CredentialAnswer, EnrolAnswer, EnrolRequest,
     EnrolledHost, quoted_for,
@@ -38,8 +38,6 @@ const CREDENTIAL_LIFE: Duration = Duration::from_secs(5 * 60);
 const MAX_PENDING: usize = 256;
 /// Challenges that are remembered as used: more than can be checked while they are fresh.
 const MAX_USED: usize = 1 << 18;
-/// Refusals of one minute that have events of their own.
-const MAX_NAMED: u64 = 16;
 
 /// What an authority remembers of enrolments and challenges, for as long as it runs.
 pub(super) struct Attestation {
@@ -103,7 +101,7 @@ impl Authority {
     pub(super) fn enrol(&self, call: &EnrolRequest) -> Result<EnrolAnswer> {
         let begun = self.begin_enrolment(call);
         if let Err(error) = &begun {
-            refused(EventName::AuthorityEnrol, error);
+            record_refusal(&Event::of(EventName::AuthorityEnrol), error);
         }
         begun
     }
@@ -151,7 +149,7 @@ impl Authority {
                 let mut event = Event::of(EventName::AuthorityEnrol);
                 event.uuid(host.host).reason(format!("a host enrolled: {}", host.state.word())).done();
             }
-            Err(error) => refused(EventName::AuthorityEnrol, error),
+            Err(error) => record_refusal(&Event::of(EventName::AuthorityEnrol), error),
         }
         finished
     }
@@ -237,18 +235,12 @@ impl Authority {
     pub(super) fn attest(&self, call: &AttestRequest) -> Result<AttestedHost> {
         let mut event = Event::of(EventName::AuthorityAttest);
         event.uuid(call.host);
-        let judged = self.approved(call.host).and_then(|host| {
-            event.reason(format!("host {}", host.name));
-            self.judge(&host, call)
-        });
+        let judged = self.approved(call.host).and_then(|host| self.judge(&host, call));
         match &judged {
             Ok(attested) => {
                 event.reason(format!("{}, policy {}", attested.level, attested.policy)).done();
             }
-            Err(error) => {
-                let of_one = event.clone();
-                event.failed_as_one_of(of_one, MAX_NAMED, error);
-            }
+            Err(error) => record_refusal(&event, error),
         }
         judged
     }
@@ -316,8 +308,4 @@ fn conclude(policy: &ApprovedPolicy, host: &HostRecord, quoted: Quoted, call: &A
 fn selection(policy: &Policy, host: &str) -> Result<PcrSelection> {
     let unknown = || Error::new(Kind::Denied, format!("no class of policy {} has host {host}", policy.name()));
     policy.selection_for(host).ok_or_else(unknown)
-}
-
-fn refused(name: EventName, error: &Error) {
-    Event::of(name).failed_as_one_of(Event::of(name), MAX_NAMED, error);
 }

@@ -14,13 +14,11 @@ use vmcryptfs::provider::{ExportedKek, KeyProvider, NewKey};
 use super::entry::{What, key_digest};
 use super::hosts::Hosts;
 use super::log::Log;
+use super::record_refusal;
 use super::token::{Admitted, Tokens};
 use crate::trust_wire::{
     Blob, KeyPurpose, MAX_KEYS, NewKeys, Refusal, ReleasedKey, ReleasedKeys, SEALED_KEK, UnwrapKeys, sealed_to,
 };
-
-/// Refusals of one minute that have events of their own.
-const MAX_NAMED: u64 = 16;
 
 /// The top-level key.
 pub struct TopKey {
@@ -111,10 +109,8 @@ impl Release<'_> {
     }
 
     fn admit(&self, token: &str, keys: usize) -> Result<Admitted> {
-        let host = self.tokens.admit(token, self.hosts).inspect_err(|error| {
-            let of_one = Event::of(EventName::AuthorityRelease);
-            of_one.failed_as_one_of(of_one.clone(), MAX_NAMED, error);
-        })?;
+        let host = self.tokens.admit(token, self.hosts);
+        let host = host.inspect_err(|error| record_refusal(&Event::of(EventName::AuthorityRelease), error))?;
         match keys <= MAX_KEYS {
             true => Ok(host),
             false => Err(Error::new(Kind::Invalid, format!("{keys} keys in one call, expected at most {MAX_KEYS}"))),
@@ -165,15 +161,12 @@ fn refuse(key_id: Option<String>, error: &Error) -> Result<ReleasedKey> {
 
 fn record(host: &Admitted, key: &ReleasedKey) {
     let mut event = Event::of(EventName::AuthorityRelease);
-    event.uuid(host.host()).reason(format!("host {}", host.name()));
+    event.uuid(host.host());
     match key {
         ReleasedKey::Key { key_id, .. } => {
             event.reason(format!("host {}, key {}", host.name(), key_digest(key_id))).done();
         }
-        ReleasedKey::Refused { error, .. } => {
-            let of_one = event.clone();
-            event.failed_as_one_of(of_one, MAX_NAMED, &Error::new(error.kind, error.message.clone()));
-        }
+        ReleasedKey::Refused { error, .. } => record_refusal(&event, &Error::new(error.kind, error.message.clone())),
     }
 }
 
