@@ -19,8 +19,6 @@ use super::clock::Clock;
 use super::own::Pin;
 use crate::trust_wire::Blob;
 
-/// How long a token is good unless its maker says otherwise.
-pub const LIFE: Duration = Duration::from_secs(60 * 60);
 const PREFIX: &str = "vmcryptfs-trust1-";
 const CHECKSUM_LEN: usize = 4;
 const MAX_TEXT: usize = 4096;
@@ -212,6 +210,8 @@ fn read(path: &Path) -> Result<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIFE: Duration = Duration::from_secs(60 * 60);
 
     fn admission(host: &str) -> Admission {
         Admission { approves: true, host: host.to_owned() }

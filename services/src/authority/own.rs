@@ -23,8 +23,6 @@ use vmcryptfs_attest::AuthorityKey;
 use vmcryptfs_attest::identity::EndorsementRules;
 use zeroize::Zeroizing;
 
-/// The port of an authority, unless its settings say another one.
-pub const PORT: u16 = 6843;
 const MAX_FILE: u64 = 64 << 10;
 
 /// The folder of the authority of a machine with this configuration: `/var/lib/vmcryptfs/authority`, or beside the configuration

@@ -1,6 +1,6 @@
 //! The policy that is in force, and what hosts last attested with, on which another one is tried out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use data_encoding::HEXLOWER;
@@ -185,7 +185,7 @@ impl Policies {
     }
 
     fn path(&self, host: Uuid) -> PathBuf {
-        Path::new(&self.evidence).join(format!("{host}.json"))
+        self.evidence.join(format!("{host}.json"))
     }
 }
 

@@ -263,7 +263,8 @@ impl Server {
             return Ok(routes::too_long());
         }
         let whole = timeout(self.limits.body, read(body, &mut budget)); // the budget is held until the answer is there
-        let Some(body) = whole.await.map_err(|_| late("the body took too long"))?? else {
+        let late = |_| Error::new(Kind::Busy, "the body took too long");
+        let Some(body) = whole.await.map_err(late)?? else {
             return Ok(routes::too_long());
         };
         let busy = || Error::new(Kind::Busy, "the authority has too much to do: try again");
@@ -294,10 +295,6 @@ async fn read(mut body: Incoming, budget: &mut Budget) -> Result<Option<Vec<u8>>
         whole.extend_from_slice(&data);
     }
     Ok(Some(whole))
-}
-
-fn late(what: &str) -> Error {
-    Error::new(Kind::Busy, what)
 }
 
 fn response(Answer { status, content_type, body }: Answer, keeps: bool) -> Response<Full<Bytes>> {
