@@ -174,11 +174,7 @@ fn checkpoint_path(folder: &Path) -> PathBuf {
 
 fn stored_checkpoint(folder: &Path, origin: &str, key: &SigningKey) -> Result<Option<(Checkpoint, String)>> {
     let path = checkpoint_path(folder);
-    let file = match private_file::open(&path) {
-        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-        file => file?,
-    };
-    let bytes = private_file::read_at_most(MAX_CHECKPOINT, &path, file)?;
+    let Some(bytes) = private_file::read_if_there(MAX_CHECKPOINT, &path)? else { return Ok(None) };
     let text = std::str::from_utf8(&bytes)
         .map_err(|error| Error::with_source(Kind::Corrupt, format!("{} is damaged", path.shown()), error))?;
     let checkpoint = Checkpoint::verify(text, origin, &key.public()).context(|| format!("reading {}", path.shown()))?;

@@ -14,6 +14,7 @@ use vmcryptfs::text::Show;
 use vmcryptfs_attest::pcr::{Digest, HashAlgorithm, PcrIndex, PcrSelection, PcrValues};
 use vmcryptfs_attest::policy::{Evidence, MAX_POLICY_BYTES, Policy, dry_run};
 use vmcryptfs_attest::verdict::Attested;
+use zeroize::Zeroizing;
 
 use super::hosts::{HostRecord, HostState};
 use crate::trust_wire::{AttestRequest, Blob};
@@ -80,17 +81,13 @@ impl Policies {
     /// `Invalid` when the policy is not understood, `Denied` when others can change it, `Io`.
     pub(super) fn load(file: PathBuf, evidence: PathBuf) -> Result<Self> {
         private_file::create_folder(&evidence)?;
-        let current = match private_file::open(&file) {
-            Err(error) if error.kind() == Kind::NotFound => None,
-            opened => {
-                let bytes = private_file::read_at_most(MAX_POLICY_BYTES as u64, &file, opened?)?;
-                let text = std::str::from_utf8(&bytes);
-                let text =
-                    text.map_err(|error| Error::with_source(Kind::Invalid, "a policy that is not UTF-8", error))?;
-                let policy = ApprovedPolicy::parse(text).context(|| format!("reading {}", file.shown()))?;
-                Some(Arc::new(policy))
-            }
+        let parsed = |bytes: Zeroizing<Vec<u8>>| {
+            let text = std::str::from_utf8(&bytes);
+            let text = text.map_err(|error| Error::with_source(Kind::Invalid, "a policy that is not UTF-8", error))?;
+            ApprovedPolicy::parse(text).map(Arc::new).context(|| format!("reading {}", file.shown()))
         };
+        let stored = private_file::read_if_there(MAX_POLICY_BYTES as u64, &file)?;
+        let current = stored.map(parsed).transpose()?;
         Ok(Self { file, evidence, current: Mutex::new(current), keeping: <[Mutex<()>; 16]>::default() })
     }
 
@@ -176,12 +173,9 @@ impl Policies {
 
     fn evidence(&self, host: Uuid) -> Result<Option<(Kept, PcrValues)>> {
         let path = self.path(host);
-        let file = match private_file::open(&path) {
-            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-            file => file?,
-        };
-        let bytes = private_file::read_at_most(MAX_EVIDENCE, &path, file)?;
-        read_evidence(&bytes).map(Some).context(|| format!("reading {}", path.shown()))
+        let stored = private_file::read_if_there(MAX_EVIDENCE, &path)?;
+        let read = stored.map(|bytes| read_evidence(&bytes)).transpose();
+        read.context(|| format!("reading {}", path.shown()))
     }
 
     fn path(&self, host: Uuid) -> PathBuf {
