@@ -44,6 +44,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use crate::error::{Context, Result};
 use crate::event;
@@ -193,6 +194,18 @@ pub fn daemon(name: &str, verbose: u8, config: Option<&Path>, work: impl FnOnce(
     );
     log::finish();
     code
+}
+
+/// Prints what a verb of another program has found, as a line of JSON or as text.
+///
+/// # Errors
+/// `Invalid` for a value that has no JSON form, `Io`.
+pub fn result(json: bool, value: &impl Serialize, text: &str) -> Result<()> {
+    match json {
+        true => out::json(value)?,
+        false => out::results(format_args!("{text}")),
+    }
+    out::failure()
 }
 
 /// Verbs that must not be suggested for a name that is similar.

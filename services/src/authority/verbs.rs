@@ -1,10 +1,10 @@
 //! What administrators type.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
+use vmcryptfs::cli;
 use vmcryptfs::crypto::random;
 use vmcryptfs::error::{Context, Error, Kind, Result};
 use vmcryptfs::event::{Event, EventName};
@@ -172,14 +172,5 @@ fn hosts_text(hosts: &[HostRecord]) -> String {
 }
 
 fn print(output: &JsonArgs, value: &impl Serialize, text: &str) -> Result<()> {
-    let failed = |error| Error::with_source(Kind::Io, "a result that has no JSON form", error);
-    let json = if output.json { Some(serde_json::to_string(value).map_err(failed)?) } else { None };
-    let printed = match json {
-        Some(json) => writeln!(io::stdout(), "{json}"),
-        None => io::stdout().write_all(text.as_bytes()),
-    };
-    match printed {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()), // who reads has seen enough
-        printed => printed.map_err(|error| Error::io("printing the result", error)),
-    }
+    cli::result(output.json, value, text)
 }
