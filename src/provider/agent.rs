@@ -246,7 +246,7 @@ pub fn send(stream: &mut impl Write, message: &impl Serialize, max: usize) -> Re
     let len = len.ok_or_else(|| too_long(json.len(), max))?;
     // In one write: a peer that reads the length finds the rest.
     let frame = [&len.to_le_bytes(), json.as_slice()].concat();
-    stream.write_all(&frame).context(|| "writing to the socket of the agent".into())
+    stream.write_all(&frame).context(|| "sending a message".into())
 }
 
 /// Receives a message, if one begins before `first`; what has begun must have ended after `rest`. `None`: the other side has closed
@@ -259,26 +259,26 @@ pub fn receive<T: DeserializeOwned>(
     (first, rest): (Deadline, Duration),
     max: usize,
 ) -> Result<Option<T>> {
-    let reading = || "reading from the socket of the agent".to_owned();
+    let receiving = || "receiving a message".to_owned();
     let mut len = [0; 4];
     stream.set_deadline(first);
     let read = loop {
         match stream.read(&mut len) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            read => break read.context(reading)?,
+            read => break read.context(receiving)?,
         }
     };
     if read == 0 {
         return Ok(None);
     }
     stream.set_deadline(Deadline::after(rest));
-    stream.read_exact(&mut len[read..]).context(reading)?;
+    stream.read_exact(&mut len[read..]).context(receiving)?;
     let len = usize::try_from(u32::from_le_bytes(len)).unwrap_or(usize::MAX);
     if len > max {
         return Err(too_long(len, max));
     }
     let mut json = vec![0; len];
-    stream.read_exact(&mut json).context(reading)?;
+    stream.read_exact(&mut json).context(receiving)?;
     let message = serde_json::from_slice(&json);
     message.map(Some).map_err(|error| Error::with_source(Kind::Corrupt, "a message that is not understood", error))
 }

@@ -277,7 +277,9 @@ pub(super) fn ask(config: &Path, asked: &Asked) -> Result<Answer> {
     match (answer, sent) {
         (Ok(Some(Answer::Error { kind, message })), _) => Err(Error::new(kind, message)),
         (Ok(Some(answer)), _) => Ok(answer),
-        (Ok(None) | Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+        (Ok(None) | Err(_), Err(error)) | (Err(error), Ok(())) => {
+            Err(error).context(|| format!("asking the authority at {}", path.shown()))
+        }
         (Ok(None), Ok(())) => Err(Error::new(Kind::Io, "the authority closed the connection without an answer")),
     }
 }
