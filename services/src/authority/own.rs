@@ -63,11 +63,11 @@ pub struct Own {
 pub type Pin = [u8; 32];
 
 impl Own {
-    /// Makes an authority. What an attempt before has left is taken, or replaced.
+    /// Makes an authority: it is there once `before` has succeeded. What an attempt before has left is taken, or replaced.
     ///
     /// # Errors
-    /// `Exists` when there is one, `Busy` when another process has the folder, `Io`.
-    pub fn create(folder: &Path, settings: &Settings) -> Result<Self> {
+    /// `Exists` when there is one, `Busy` when another process has the folder, those of `before`, `Io`.
+    pub fn create(folder: &Path, settings: &Settings, before: impl FnOnce(&Self) -> Result<()>) -> Result<Self> {
         private_file::create_folder(folder)?;
         let lock = lock(folder)?;
         if settings_path(folder).exists() {
@@ -84,8 +84,10 @@ impl Own {
         private_file::replace_and_wipe(&folder.join("log.key"), &[log_key.seed()])?;
         let text = toml::to_string(settings)
             .map_err(|error| Error::with_source(Kind::Invalid, "settings that have no TOML form", error))?;
+        let own = Self { folder: folder.to_path_buf(), _lock: lock, settings: settings.clone(), log_key, tls_key };
+        before(&own)?;
         private_file::create(&settings_path(folder), &[text.as_bytes()])?;
-        Ok(Self { folder: folder.to_path_buf(), _lock: lock, settings: settings.clone(), log_key, tls_key })
+        Ok(own)
     }
 
     /// Opens one.
@@ -253,13 +255,13 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("authority");
         assert_eq!(Own::open(&folder).map(drop).unwrap_err().kind(), Kind::NotFound);
-        let own = Own::create(&folder, &settings()).unwrap();
+        let own = Own::create(&folder, &settings(), |_| Ok(())).unwrap();
         let (pin, public) = (own.pin(), own.log_key.public());
-        for opened in [Own::open(&folder), Own::create(&folder, &settings())] {
+        for opened in [Own::open(&folder), Own::create(&folder, &settings(), |_| Ok(()))] {
             assert_eq!(opened.map(drop).unwrap_err().kind(), Kind::Busy);
         }
         drop(own);
-        assert_eq!(Own::create(&folder, &settings()).map(drop).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(Own::create(&folder, &settings(), |_| Ok(())).map(drop).unwrap_err().kind(), Kind::Exists);
         let own = Own::open(&folder).unwrap();
         assert_eq!((own.pin(), own.log_key.public(), &own.settings), (pin, public, &settings()));
         own.tls().unwrap();
@@ -268,18 +270,21 @@ pub(crate) mod tests {
     #[test]
     fn an_attempt_that_was_interrupted_is_no_authority_and_can_be_repeated() {
         let dir = tempfile::tempdir().unwrap();
-        let own = Own::create(dir.path(), &settings()).unwrap();
+        let own = Own::create(dir.path(), &settings(), |_| Ok(())).unwrap();
         std::fs::remove_file(own.path("settings.toml")).unwrap();
         drop(own);
         assert_eq!(Own::open(dir.path()).map(drop).unwrap_err().kind(), Kind::NotFound);
-        drop(Own::create(dir.path(), &settings()).unwrap());
+        let full = |_: &Own| Err(Error::new(Kind::Io, "no space for the log"));
+        assert_eq!(Own::create(dir.path(), &settings(), full).map(drop).unwrap_err().kind(), Kind::Io);
+        assert_eq!(Own::open(dir.path()).map(drop).unwrap_err().kind(), Kind::NotFound);
+        drop(Own::create(dir.path(), &settings(), |_| Ok(())).unwrap());
         Own::open(dir.path()).unwrap();
     }
 
     #[test]
     fn settings_with_a_word_that_is_not_known_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Own::create(dir.path(), &settings()).unwrap());
+        drop(Own::create(dir.path(), &settings(), |_| Ok(())).unwrap());
         let path = dir.path().join("settings.toml");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{text}listn = \"[::]:1\"\n")).unwrap();

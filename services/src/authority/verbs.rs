@@ -76,9 +76,11 @@ fn init(args: &InitArgs, config: &Path) -> Result<()> {
         urls: args.urls.clone(),
         admin_user: args.admin_user,
     };
-    let own = Own::create(&own::folder(config), &settings)?;
-    let log = Log::open(&own.path("log"), settings.uuid, &own.log_key)?;
-    log.append(&[What::Begun { authority: settings.uuid, provider: settings.provider }.now()?])?;
+    let own = Own::create(&own::folder(config), &settings, |own| {
+        let log = Log::open(&own.path("log"), settings.uuid, &own.log_key)?;
+        let begun = What::Begun { authority: settings.uuid, provider: settings.provider.clone() };
+        log.append(&[begun.now()?]).map(drop)
+    })?;
     let made = Made { authority: settings.uuid, pin: pin_text(&own.pin()) };
     let text = format!("authority {}\npin       {}\n", made.authority, made.pin);
     print(&args.output, &made, &text)

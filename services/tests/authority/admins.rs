@@ -1,7 +1,7 @@
 //! Who may administer an authority, and what it says of itself.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::process::Command;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -69,4 +69,19 @@ fn its_own_files_find_room_beside_the_connections_of_strangers() {
     setrlimit(Resource::Nofile, usual).unwrap();
     let [may, could] = authority.file_limits();
     assert!(may == could && may != "512", "{may} of {could}");
+}
+
+#[test]
+fn an_init_that_failed_leaves_no_authority_and_can_be_repeated() {
+    let authority = Authority::made(&[]);
+    fs::remove_dir_all(authority.folder()).unwrap();
+    let in_the_way = authority.folder().join("log");
+    DirBuilder::new().mode(0o700).create(authority.folder()).unwrap();
+    fs::write(&in_the_way, "no folder").unwrap();
+    let init = ["init", "top", "--url", "https://localhost:6843"];
+    let failed = authority.try_run(&init);
+    assert!(!failed.status.success());
+    fs::remove_file(in_the_way).unwrap();
+    authority.run(&init);
+    assert_eq!(authority.json(&["log", "verify"])["entries"], 1);
 }

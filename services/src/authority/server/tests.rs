@@ -37,7 +37,7 @@ struct Site {
 impl Site {
     fn new(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let own = Own::create(dir.path(), &settings()).unwrap();
+        let own = Own::create(dir.path(), &settings(), |_| Ok(())).unwrap();
         let name = ProviderName::new("top").unwrap();
         let provider = NativeProvider::new(name.clone(), PrimaryKey::generate().unwrap());
         let authority = Arc::new(Authority::with(own, TopKey::new(name, Arc::new(provider))).unwrap());
