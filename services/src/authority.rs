@@ -46,8 +46,8 @@ use crate::trust_wire::Health;
 
 /// Refusals of one minute that have events of their own.
 const MAX_NAMED: u64 = 16;
-/// For how long what was found of its health is said again: anyone may ask.
-const HEALTH_LIFE: Duration = Duration::from_secs(5);
+/// For how long a trial of the top-level key is good: anyone may ask for the health.
+const TRIAL_LIFE: Duration = Duration::from_secs(5);
 
 /// The authority of this machine.
 pub struct Authority {
@@ -60,8 +60,9 @@ pub struct Authority {
     clock: Clock,
     log: Log,
     top: TopKey,
-    health: Mutex<Option<(Instant, Health)>>,
-    /// Held by the one who finds it out: a key server may be slow, and nobody else waits for it.
+    /// When the top-level key was last tried out, and what did not work.
+    trial: Mutex<Option<(Instant, Option<String>)>>,
+    /// Held during a trial: a key server may be slow, and other callers do not wait for it.
     examining: Mutex<()>,
 }
 
@@ -89,7 +90,7 @@ impl Authority {
             clock,
             log: Log::open(&own.path("log"), own.settings.uuid, &own.log_key)?,
             top,
-            health: Mutex::default(),
+            trial: Mutex::default(),
             examining: Mutex::default(),
             own,
         })
@@ -100,25 +101,37 @@ impl Authority {
         Release { authority: own.settings.uuid, top, tokens, hosts, log }
     }
 
-    /// What does not work. A key is made and found, unless that was done a moment ago, or is being done: then it is what was found last.
-    fn health(&self) -> Health {
-        let known = self.health.lock().clone();
-        if let Some((when, health)) = &known
-            && when.elapsed() < HEALTH_LIFE
+    /// What does not work with the top-level key. A key is made and found, unless that was done a moment ago, or is being done: then it
+    /// is what was found last.
+    fn trouble_with_top_key(&self) -> Option<String> {
+        let known = self.trial.lock().clone();
+        if let Some((when, trouble)) = &known
+            && when.elapsed() < TRIAL_LIFE
         {
-            return health.clone();
+            return trouble.clone();
         }
-        let of =
-            |lacks| Health { authority: self.own.settings.uuid, version: env!("CARGO_PKG_VERSION").to_owned(), lacks };
         let Some(_examining) = self.examining.try_lock() else {
-            let unknown = || of(vec!["its key provider has not answered yet".to_owned()]);
-            return known.map_or_else(unknown, |(_, health)| health);
+            let unknown = || Some("its key provider has not answered yet".to_owned());
+            return known.map_or_else(unknown, |(_, trouble)| trouble);
         };
-        let tried = self.top.try_out().err();
-        let without_policy = self.policies.current().err();
-        let failed = tried.into_iter().chain(without_policy).map(|error| error.chain());
-        let health = of(failed.chain(self.log.trouble()).collect());
-        self.health.lock().insert((Instant::now(), health)).1.clone()
+        let trouble = self.top.try_out().err().map(|error| error.chain());
+        self.trial.lock().insert((Instant::now(), trouble)).1.clone()
+    }
+
+    /// Whether hosts get keys, for all who ask.
+    fn health(&self) -> Health {
+        let without_policy = self.policies.current().err().map(|error| error.chain());
+        let lacks = [self.trouble_with_top_key(), without_policy, self.log.trouble()];
+        Health {
+            authority: self.own.settings.uuid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lacks: lacks.into_iter().flatten().collect(),
+        }
+    }
+
+    /// What an administrator has to do: what its health lacks, and what keeps new hosts out.
+    fn to_do(&self) -> Vec<String> {
+        self.health().lacks.into_iter().chain(self.own.trouble_with_endorsement()).collect()
     }
 }
 
@@ -147,7 +160,7 @@ fn run(config: &Path) -> Result<()> {
     if memory::lock_was_refused() {
         tracing::warn!("memory for keys cannot be locked, so keys may reach swap: raise the limit on locked memory");
     }
-    for lack in authority.health().lacks {
+    for lack in authority.to_do() {
         tracing::warn!("{lack}");
     }
     tracing::info!("listening on {address}");

@@ -148,6 +148,11 @@ impl EndorsementRules {
         self.listed.insert(key);
     }
 
+    /// Whether there is neither a root nor a listed key: then none is accepted.
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty() && self.listed.is_empty()
+    }
+
     /// Whether this is an endorsement key that is accepted at `now`, in seconds of Unix time.
     ///
     /// # Errors

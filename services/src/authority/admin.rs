@@ -245,10 +245,9 @@ fn policy_status(approved: &ApprovedPolicy) -> PolicyStatus {
 fn status(authority: &Authority, listen: SocketAddr) -> Status {
     let hosts = authority.hosts.list();
     let count = |state| hosts.iter().filter(|host| host.state == state).count();
-    let health = authority.health();
     Status {
-        authority: health.authority,
-        version: health.version,
+        authority: authority.own.settings.uuid,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         listen,
         pin: pin_text(&authority.own.pin()),
         provider: authority.own.settings.provider.clone(),
@@ -256,7 +255,7 @@ fn status(authority: &Authority, listen: SocketAddr) -> Status {
         approved: count(HostState::Approved),
         removed: count(HostState::Removed),
         log_entries: authority.log.len(),
-        lacks: health.lacks,
+        lacks: authority.to_do(),
     }
 }
 

@@ -158,6 +158,20 @@ impl Own {
         Ok(rules)
     }
 
+    /// Why no host can enrol, if that is so.
+    pub fn trouble_with_endorsement(&self) -> Option<String> {
+        let none = || {
+            let (roots, listed) = (self.path("roots"), self.path("endorsement-keys"));
+            let files =
+                format!("certificates of TPM vendors into {}, or fingerprints into {}", roots.shown(), listed.shown());
+            format!("no TPM is accepted, so no host can enrol: put {files}")
+        };
+        match self.endorsement_rules() {
+            Ok(rules) => rules.is_empty().then(none),
+            Err(error) => Some(error.chain()),
+        }
+    }
+
     /// What hosts pin.
     pub fn pin(&self) -> Pin {
         sha256(&self.tls_key.subject_public_key_info())
@@ -279,6 +293,23 @@ pub(crate) mod tests {
         assert_eq!(Own::open(dir.path()).map(drop).unwrap_err().kind(), Kind::NotFound);
         drop(Own::create(dir.path(), &settings(), |_| Ok(())).unwrap());
         Own::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_keeps_hosts_from_enrolling_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Own::create(dir.path(), &settings(), |_| Ok(())).unwrap();
+        let trouble = || own.trouble_with_endorsement().unwrap_or_default();
+        assert!(trouble().contains("no TPM is accepted"), "{}", trouble());
+        private_file::create(&own.path("endorsement-keys"), &[b"# none yet\n"]).unwrap();
+        assert!(trouble().contains("no TPM is accepted"), "{}", trouble());
+        private_file::replace(&own.path("endorsement-keys"), &[b"kvm1\n"]).unwrap();
+        assert!(trouble().contains("\"kvm1\" is not a fingerprint"), "{}", trouble());
+        private_file::replace(&own.path("endorsement-keys"), &["ab".repeat(32).as_bytes()]).unwrap();
+        assert_eq!(own.trouble_with_endorsement(), None);
+        std::fs::create_dir(own.path("roots")).unwrap();
+        private_file::create(&own.path("roots/vendor.der"), &[b"no certificate"]).unwrap();
+        assert!(trouble().contains("vendor.der"), "{}", trouble());
     }
 
     #[test]

@@ -58,6 +58,15 @@ fn an_authority_says_what_it_lacks_and_there_is_one_of_it() {
     assert!(status["lacks"][0].as_str().unwrap().contains("has no policy yet"), "{status}");
     let (code, body) = authority.connect().get("/v1/health");
     assert!(code == 503 && String::from_utf8_lossy(&body).contains("has no policy yet"));
+    // What was done is not asked for again, not even a moment later.
+    let file = authority.write("kvm.toml", "format = 1\nname = \"kvm\"\nbank = \"sha256\"\n");
+    authority.run(&["policy", "approve", file.to_str().unwrap()]);
+    let status = authority.run(&["status"]);
+    assert_eq!(status.lines().filter(|line| line.starts_with("TO DO")).count(), 1, "{status}");
+    assert!(status.contains("no TPM is accepted"), "{status}");
+    authority.write("config/authority/endorsement-keys", &"ab".repeat(32));
+    assert_eq!(authority.json(&["status"])["lacks"], serde_json::json!([]));
+    assert_eq!(authority.connect().get("/v1/health").0, 200);
 }
 
 #[test]
