@@ -139,10 +139,16 @@ impl Admitted {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn check(&self, hosts: &Hosts) -> Result<HostRecord> {
-        let of_epoch = hosts.get(self.claims.sub).ok().filter(|host| host.admits(self.claims.vmcryptfs.epoch));
-        let refused = || denied(&format!("is void: host {} was removed, or changed, since", self.claims.sub));
-        of_epoch.ok_or_else(refused)
+    pub fn check(&self, hosts: &Hosts) -> Result<()> {
+        self.claims.host(hosts).map(drop)
+    }
+}
+
+impl Claims {
+    /// The host, if it is approved as it was when the token was made.
+    fn host(&self, hosts: &Hosts) -> Result<HostRecord> {
+        let of_epoch = hosts.get(self.sub).ok().filter(|host| host.admits(self.vmcryptfs.epoch));
+        of_epoch.ok_or_else(|| denied(&format!("is void: host {} was removed, or changed, since", self.sub)))
     }
 }
 
@@ -217,9 +223,8 @@ impl Tokens {
             return Err(denied(&format!("has ended {} s ago", now.saturating_sub(claims.exp))));
         }
         let public = claims.cnf.public()?;
-        let mut admitted = Admitted { claims, public, name: String::new() };
-        admitted.name = admitted.check(hosts)?.name;
-        Ok(admitted)
+        let name = claims.host(hosts)?.name;
+        Ok(Admitted { claims, public, name })
     }
 
     fn verified(&self, token: &str) -> Result<Claims> {
