@@ -143,7 +143,7 @@ fn record_refusal(event: &Event, error: &Error) {
 /// Is the authority of the machine with this configuration until a signal ends it.
 ///
 /// # Errors
-/// Those of [`Authority::open`]; `Io` when its port or socket cannot be had.
+/// Those of [`Authority::open`]; `Io` when it cannot listen on its port, or make its socket.
 fn run(config: &Path) -> Result<()> {
     memory::keep_little();
     // Each connection is an open file: those of strangers must not be in the way of the authority's own.
@@ -168,7 +168,7 @@ fn run(config: &Path) -> Result<()> {
     notify::ready();
     let signal = signals.forever().next();
     notify::stopping();
-    drop(socket); // who asks now finds none, rather than one that ends
+    drop(socket); // an administrator who asks now finds no authority, rather than one that ends
     authority.log.checkpoint(&authority.own.log_key)?;
     Event::of(EventName::Authority).reason(format!("ended by signal {}", signal.unwrap_or_default())).done();
     Ok(())

@@ -33,7 +33,7 @@ use super::{Authority, MAX_NAMED};
 
 const MAX_ASKED: usize = 16 << 20;
 const MAX_ANSWER: usize = 64 << 20;
-/// How long one who asks may take to ask, and to take the answer. Administrators come one after the other.
+/// How long a request may take to arrive, and an answer to be taken. Administrators are answered one after the other.
 const TRANSFER: Duration = Duration::from_secs(5);
 /// How long an answer is waited for: a key server may be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,7 +113,7 @@ pub(super) fn begin(config: &Path, authority: Arc<Authority>, address: SocketAdd
     let path = socket_of(config);
     let making = || format!("making the socket {}", path.shown());
     if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-        // Who may not connect is kept out by the socket's own mode.
+        // The socket's own mode keeps out users who may not connect.
         DirBuilder::new().mode(0o711).create(folder).context(making)?;
     }
     let (listener, socket) = SocketPath::listen(&path).context(making)?;

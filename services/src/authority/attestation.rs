@@ -1,5 +1,5 @@
 //! What a host has to prove before it gets a token: that it has the TPM that it enrolled with, and that this TPM measured what the policy
-//! demands. The checks are those of `vmcryptfs-attest`, whose verdict cannot be had without each of them.
+//! demands. The checks are those of `vmcryptfs-attest`: it gives its verdict only if each of them has passed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl Authority {
         let (pending, credential) = PendingEnrolment::begin(host, endorsement, key).map_err(of_check)?;
         let enrolment = random::uuid()?;
         let mut enrolling = self.attestation.enrolling.lock();
-        // With one token one host enrols: another attempt ends the one before, and who has one token holds up nobody.
+        // With one token one host enrols: another attempt ends the one before, so a host with one token holds up no other.
         let is_before = |stage: &Stage| matches!(stage, Stage::Sent { token, .. } if *token == call.token);
         enrolling.retain(|_, (since, stage)| since.elapsed() < CREDENTIAL_LIFE && !is_before(stage));
         if enrolling.len() >= MAX_PENDING {

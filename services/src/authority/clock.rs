@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vmcryptfs::timestamp::Timestamp;
 
-/// The time of the system's clock when the process began, and what went by since: whoever sets the clock lengthens no token's life.
+/// The time of the system's clock when the process began, and what went by since: setting the clock lengthens no token's life.
 #[derive(Clone, Copy)]
 pub struct Clock {
     begun: Instant,

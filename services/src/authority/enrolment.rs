@@ -98,7 +98,7 @@ struct Record {
     admission: Admission,
 }
 
-/// The tokens that were not used yet: a file each. Whoever has this has the lock of the authority's folder.
+/// The tokens that were not used yet: a file each. The lock of the authority's folder is held as long as this is there.
 pub struct EnrolmentTokens {
     folder: PathBuf,
     clock: Clock,
@@ -154,7 +154,7 @@ impl EnrolmentTokens {
     /// # Errors
     /// `Denied`.
     pub fn look(&self, id: Uuid, secret: &[u8], host: &str) -> Result<Admission> {
-        // The same words for all of it: who guesses learns nothing.
+        // The same words for all of it: a guess reveals nothing.
         let refused = || {
             let found = "this enrolment token is not good: it was used, has ended, or is not of this authority";
             Error::new(Kind::Denied, found)

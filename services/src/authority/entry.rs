@@ -1,4 +1,4 @@
-//! The entries of an authority's log. Whoever can reach the authority can read them, so a key is named by the digest of its key id.
+//! The entries of an authority's log. They can be read over its port, so a key is named by the digest of its key id.
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};

@@ -77,7 +77,7 @@ impl HostRecord {
     }
 }
 
-/// All of them. Whoever has this has the lock of the authority's folder.
+/// All of them. The lock of the authority's folder is held as long as this is there.
 pub struct Hosts {
     folder: PathBuf,
     records: Mutex<BTreeMap<Uuid, HostRecord>>,

@@ -44,7 +44,7 @@ impl ApprovedPolicy {
     }
 }
 
-/// Policies and evidence. Whoever has this has the lock of the authority's folder.
+/// Policies and evidence. The lock of the authority's folder is held as long as this is there.
 pub(super) struct Policies {
     file: PathBuf,
     evidence: PathBuf,

@@ -106,7 +106,7 @@ impl Tree {
             return None;
         }
         let (mut start, mut len, mut rest, mut path) = (0, size, old, Vec::new());
-        // The old tree's own root is known to who asks, as long as it is a node of this one.
+        // The caller knows the old tree's root: a proof leaves it out where it is a node of this tree.
         let mut is_known = true;
         while rest != 0 && rest != len {
             let left = split(len);

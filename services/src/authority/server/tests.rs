@@ -110,7 +110,7 @@ fn a_client_that_pins_another_key_sends_nothing() {
 }
 
 #[test]
-fn whoever_asks_can_verify_the_log() {
+fn anyone_can_verify_the_log() {
     let site = Site::new(Limits::default());
     let token = site.token(&SealKey::generate().unwrap());
     let mut client = site.connect();
