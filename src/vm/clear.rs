@@ -72,7 +72,7 @@ const RAW: [Magic; 16] = [
     Magic(0x1000, &[0xfc, 0x4e, 0x2b, 0xa9], "raw image: Linux RAID"),
 ];
 /// Anything smaller is not a disk: a saved boot sector has a partition table as well.
-const MIN_RAW_LEN: u64 = 64 << 10;
+pub(in crate::vm) const MIN_RAW_LEN: u64 = 64 << 10;
 /// Without any other sign, a file of whole MiB from this size on is taken for a disk.
 const MIN_BLANK_LEN: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;

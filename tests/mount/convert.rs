@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Output};
@@ -408,4 +408,24 @@ fn a_data_file_is_found_by_the_place_that_the_mount_has() {
     symlink(mount.root(), place).unwrap();
     system(&format!("cd / && qemu-io -c 'read -P 7 0 64k' {place}/q.qcow2 >&2"));
     mount.unmount();
+}
+
+#[test]
+fn a_home_file_that_a_full_file_system_left_without_a_header_is_empty_for_every_verb() {
+    let host = Host::with_vm();
+    for name in ["y.nvram", "y.raw"] {
+        File::create(host.path(&format!("web01/{name}"))).unwrap().set_len(512).unwrap();
+    }
+    File::create(host.path("web01/empty.raw")).unwrap();
+    let vm = host.path("web01");
+    assert!(host.run(&["check", "--only-clear", vm]).contains("Everything is encrypted"));
+    assert!(!host.run(&["info", vm]).contains("IN THE CLEAR"));
+    host.run(&["encrypt", "--dry-run", vm]);
+    let cloned = host.try_run(&["clone", vm, host.path("copy")]);
+    assert!(cloned.status.success() && !said(&cloned).contains("in the clear"), "{}", said(&cloned));
+    let decrypted = host.try_run(&["decrypt", "--all", vm]);
+    assert!(decrypted.status.success() && !said(&decrypted).contains("in the clear"), "{}", said(&decrypted));
+    for name in ["y.nvram", "y.raw", "empty.raw"] {
+        assert_eq!(fs::metadata(host.path(&format!("web01/{name}"))).unwrap().len(), 0, "{name}");
+    }
 }

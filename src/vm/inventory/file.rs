@@ -14,7 +14,7 @@ use crate::key::KeyId;
 use crate::storage::FileStorage;
 use crate::store::header_area;
 use crate::sys::file::seek_data;
-use crate::vm::clear;
+use crate::vm::clear::{self, MIN_RAW_LEN};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::{Headers, What};
 use crate::vm::under_way::UnderWay;
@@ -37,7 +37,8 @@ pub(crate) fn classify(file: File, name: &OsStr, disk_names: &DiskNames) -> Resu
         return saved_header(&file);
     }
     let kind = clear::kind_of(&file, name, disk_names)?;
-    if len == 0 || (!kind.is_disk() && seek_data(&file, 0).context(|| "looking for data".into())?.is_none()) {
+    let may_be_blank = kind.is_disk() && file.metadata().context(|| "reading the length".into())?.len() >= MIN_RAW_LEN;
+    if len == 0 || (!may_be_blank && seek_data(&file, 0).context(|| "looking for data".into())?.is_none()) {
         return Ok(What::Empty(kind)); // all of it is a hole
     }
     Ok(What::Clear(kind))

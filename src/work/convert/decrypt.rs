@@ -11,6 +11,7 @@ use crate::provider::Providers;
 use crate::seen::Memory;
 use crate::storage::Access;
 use crate::text::Show;
+use crate::vm::attributes::give_times;
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::{self, Found, Misplaced};
 use crate::vm::open_form::OpenForm;
@@ -126,6 +127,9 @@ impl<'p> Decryption<'p> {
         self.plan.notes.extend(names.outside);
         let pace = ProgressCounter::new(self.plan.bytes(), on_progress);
         let others_left = self.folder.converts_disks();
+        if self.what.has_home() {
+            self.give_lost_headers()?;
+        }
         if !self.chosen.is_empty() {
             self.folder.begin_disks()?;
         }
@@ -173,6 +177,25 @@ impl<'p> Decryption<'p> {
             None => Ok(()),
             Some(entry) => Err(came(&self.folder, entry)),
         }
+    }
+
+    /// Gives files without a header one, so that a run that resumes this one tells them from what is decrypted already.
+    fn give_lost_headers(&self) -> Result<()> {
+        let keys = &self.folder.unlocked()?.keys;
+        for entry in self.entries.iter().filter(|entry| entry.found == EntryForm::Sealed) {
+            let open = |storage| OpenForm::home(storage, keys);
+            let given = SourceFile::claim(&self.folder.dir, &entry.path, Access::Write, open).and_then(|file| {
+                let has_header = matches!(&file.form, OpenForm::Home(home) if home.id().is_some());
+                if has_header {
+                    return Ok(());
+                }
+                file.form.ensure_id()?;
+                give_times(&entry.stat, file.form.backing())?;
+                file.form.backing().sync_all().context(|| "making its header durable".into())
+            });
+            given.context(|| entry.path.shown().to_string())?;
+        }
+        Ok(())
     }
 
     /// All disks' keys are available, and nothing else has the disks open: otherwise nothing is begun.
@@ -326,3 +349,6 @@ fn make_plan(
     })?;
     Ok(Plan { ends: if with_home { HomeState::Clear } else { folder.state }, ..plan })
 }
+
+#[cfg(test)]
+mod tests;

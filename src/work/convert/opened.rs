@@ -29,7 +29,7 @@ use crate::vm::owner::Owner;
 use crate::vm::{keyring, members, outer, scan};
 use crate::work::convert::form::WrappingKey;
 use crate::work::convert::progress_counter::ProgressCounter;
-use crate::work::convert::tree::{self, Entry};
+use crate::work::convert::tree::{self, EmptyFiles, Entry};
 
 /// For how long another header may stand where this folder's is to go.
 const GIVES_WAY_WITHIN: Duration = Duration::from_secs(10);
@@ -114,7 +114,12 @@ impl ClaimedFolder {
                 (Some(&home.keys), Inventory::take_compared(&self.dir, &home.owner, names, &go_on)?)
             }
         };
-        Ok((tree::list(&self.dir, keys, inventory, &go_on)?, misplaced))
+        let empty = match self.state {
+            HomeState::Encrypted if self.converts_disks() => EmptyFiles::OfHomeButDisks,
+            HomeState::Encrypted => EmptyFiles::OfHome,
+            HomeState::Clear | HomeState::Encrypting | HomeState::Decrypting => EmptyFiles::Either,
+        };
+        Ok((tree::list(&self.dir, (keys, empty), inventory, &go_on)?, misplaced))
     }
 
     /// What the home's manifest proves, if there is one. A home that is not as it was left is refused.

@@ -196,7 +196,7 @@ impl Rekey<'_, '_> {
         let sealed = |storage| OpenForm::home(storage, &self.keys.both);
         let original = SourceFile::claim(self.site.root, first, Access::Write, sealed)?;
         let OpenForm::Home(file) = &original.form else { return Ok(false) };
-        let Some(id) = file.id() else { return Ok(false) };
+        let Some(id) = file.id() else { return self.values(original.form.backing(), None) };
         if self.new_id(names[0])?.is_some() {
             return self.values(original.form.backing(), Some(id));
         }

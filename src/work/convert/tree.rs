@@ -72,13 +72,40 @@ impl Entry {
     }
 }
 
-/// What an inventory of a VM folder has, directories before what they hold. Without `keys` nothing counts as sealed.
+/// What files without any content are: empty, or all a hole. Their form shows no difference.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum EmptyFiles {
+    /// Either, as their length tells: the home is not sealed as a whole.
+    Either,
+    /// The home's, but for those that are called as disks: an interrupted conversion may have left them in the clear.
+    OfHomeButDisks,
+    /// The home's, as a mount shows them.
+    OfHome,
+}
+
+impl EmptyFiles {
+    fn are_of_home(self, kind: ClearKind) -> bool {
+        match self {
+            Self::Either => false,
+            Self::OfHomeButDisks => !kind.is_disk(),
+            Self::OfHome => true,
+        }
+    }
+}
+
+/// What an inventory of a VM folder has, directories before what they hold. Without `keys` nothing counts as sealed. `empty` says
+/// what files without any content are.
 ///
 /// # Errors
 /// `Denied` for a VM folder or a mount within, or what cannot be read; `Io`; that of `go_on`.
-pub(super) fn list(root: &File, keys: Option<&HomeKeys>, inventory: Inventory, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
+pub(super) fn list(
+    root: &File,
+    (keys, empty): (Option<&HomeKeys>, EmptyFiles),
+    inventory: Inventory,
+    go_on: &GoOn<'_>,
+) -> Result<Vec<Entry>> {
     let device = rustix::fs::fstat(root).context(|| "reading attributes".into())?.st_dev;
-    Folder { root, keys, device: Some(device) }.list(inventory, go_on)
+    Folder { root, keys, empty, device: Some(device) }.list(inventory, go_on)
 }
 
 /// Lists all of an encrypted VM folder, for work that replaces files where they are: on other file systems, too.
@@ -87,7 +114,7 @@ pub(super) fn list(root: &File, keys: Option<&HomeKeys>, inventory: Inventory, g
 /// As [`list`].
 pub(super) fn list_home(root: &File, keys: &HomeKeys, go_on: &GoOn<'_>) -> Result<Vec<Entry>> {
     let inventory = Inventory::take_watched(root, &DiskNames::default(), go_on)?;
-    Folder { root, keys: Some(keys), device: None }.list(inventory, go_on)
+    Folder { root, keys: Some(keys), empty: EmptyFiles::OfHome, device: None }.list(inventory, go_on)
 }
 
 /// Groups what leads to the same inode: the names of each, in order.
@@ -121,6 +148,7 @@ pub(super) fn refuse_erased<'e>(mut entries: impl Iterator<Item = &'e Entry>) ->
 struct Folder<'a> {
     root: &'a File,
     keys: Option<&'a HomeKeys>,
+    empty: EmptyFiles,
     /// The only one that folders may be on.
     device: Option<u64>,
 }
@@ -162,7 +190,10 @@ impl Folder<'_> {
             What::Disk(_) | What::Erased(Erasure { kind: ComponentKind::Disk, .. }) => EntryForm::Disk,
             What::Home(_) | What::SavedHeader(_) | What::Erased(_) => EntryForm::Clear(ClearKind::Home("saved header")),
             What::Clear(kind) => EntryForm::Clear(kind),
-            What::Empty(kind) if kind.is_disk() || stat.st_size > 0 || self.has_values(path)? => EntryForm::Clear(kind),
+            // Its header was lost, or never came: of its length nothing counts but what a home file has of it.
+            What::Empty(kind) if stat.st_size > 0 && self.empty.are_of_home(kind) => EntryForm::Sealed,
+            What::Empty(kind) if stat.st_size > 0 || self.has_values(path)? => EntryForm::Clear(kind),
+            What::Empty(kind) if kind.is_disk() && !self.empty.are_of_home(kind) => EntryForm::Clear(kind),
             What::Sealed if self.opens(path)? => EntryForm::Sealed,
             What::Link(_) if self.is_own_link(path)? => EntryForm::SealedLink,
             What::Link(_) => EntryForm::ClearLink,
