@@ -17,6 +17,7 @@ use crate::sys::file::{file_beneath, regular_at};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::folder;
+use crate::vm::home_state::HomeState;
 use crate::work::unlocked_component::refuse_unsettled;
 
 /// Saves a component's header in a new file.
@@ -45,7 +46,11 @@ impl Operation for BackUpHeader<'_> {
         };
         let reading = || path.shown().to_string();
         let opened = match kind {
-            ComponentKind::Home => file_beneath(folder::open_dir(component)?, Path::new(HOME_FILE)),
+            ComponentKind::Home => {
+                let dir = folder::open_dir(component)?;
+                HomeState::of(&dir).context(reading)?;
+                file_beneath(dir, Path::new(HOME_FILE))
+            }
             ComponentKind::Disk => regular_at(&path),
         };
         let storage = FileStorage::new(opened.context(reading)?);

@@ -25,6 +25,7 @@ use crate::sys::file::{file_beneath, regular_beneath};
 use crate::text::Show;
 use crate::vm::component::Component;
 use crate::vm::folder;
+use crate::vm::home_state::HomeState;
 use crate::vm::keyring::{self, FetchedKeks};
 use crate::vm::owner::Owner;
 use crate::vm::scan::{self, FoundComponent};
@@ -253,9 +254,10 @@ impl OfflineVm {
     /// Opens a VM folder.
     ///
     /// # Errors
-    /// `NotFound`, `Denied`, or `Io`.
+    /// `Corrupt` for one with two headers, of which nobody can tell which one has what; `NotFound`, `Denied`, or `Io`.
     pub fn open(folder: &Path, providers: Providers) -> Result<Self> {
         let dir = folder::open_dir(folder)?;
+        HomeState::of(&dir).context(|| folder.shown().to_string())?;
         let memory = Memory::of(&providers);
         Ok(Self {
             folder: dir,

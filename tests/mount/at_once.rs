@@ -143,7 +143,16 @@ fn two_headers_of_one_home_are_seen_by_every_verb() {
     fs::copy(format!("{vm}/vmcryptfs.home"), format!("{vm}/.vmcryptfs-encrypting")).unwrap();
     let mountpoint = host.path("at");
     fs::create_dir(mountpoint).unwrap();
-    let verbs: [&[&str]; 5] = [
+    let (disk, saved) = (host.path("web01/root.raw"), host.path("home.header"));
+    let verbs: [&[&str]; 13] = [
+        &["rekey", vm],
+        &["rekey", "--deep", vm],
+        &["rekey", disk],
+        &["adopt", vm],
+        &["upgrade", vm],
+        &["key", "add", "--all", vm],
+        &["header", "repair", disk],
+        &["header", "backup", vm, saved],
         &["check", vm],
         &["encrypt", vm],
         &["decrypt", vm, "--all"],
