@@ -94,7 +94,7 @@ fn refuse_home_file(path: &Path, inventory: &Inventory) -> Result<()> {
     }
     let advice = match scan::folder_around(path) {
         Some(folder) => format!("name its VM folder, {}", folder.shown()),
-        None => "name its VM folder; there is none around it, so it was moved, or `vmcryptfs header restore` brings the home back".into(),
+        None => "name its VM folder; there is none around it, so it was moved, or `vmcryptfs header restore VM_FOLDER FILE --force` brings the home back".into(),
     };
     Err(Error::new(
         Kind::Invalid,

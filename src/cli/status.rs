@@ -8,7 +8,7 @@ use crate::cli::{out, place, size, table};
 use crate::control::summary::{self, Group};
 use crate::control::{self, ClearStatus, ComponentState, ComponentStatus, MountStatus, Request};
 use crate::error::{Error, Kind, Result};
-use crate::store::header_area::RESTORE;
+use crate::store::header_area::RESTORE_HOME;
 use crate::text::{self, Show, quoted};
 
 /// At most this many files and folders in the clear are named one by one.
@@ -90,7 +90,7 @@ pub(super) fn print(json: bool, status: &MountStatus) -> Result<()> {
     for folder in &status.headless {
         let name = path(folder);
         println!(
-            "\n{name}: encrypted files, but no home header here or above, so it does not show in the mount: {RESTORE}"
+            "\n{name}: encrypted files, but no home header here or above, so it does not show in the mount: {RESTORE_HOME}"
         );
     }
     // What lies in the place of a disk was said already, and is not judged by its name once more.

@@ -92,6 +92,9 @@ fn read_copy(storage: &dyn Storage, kind: ComponentKind, offset: u64) -> Result<
 /// The way out where no copy of a component's header is left.
 pub const RESTORE: &str = "`vmcryptfs header restore` brings a saved header back";
 
+/// The same for a home, where nothing is left that could tell whether the header is its own.
+pub const RESTORE_HOME: &str = "`vmcryptfs header restore VM_FOLDER FILE --force` brings a saved header back";
+
 /// Says which of two copies counts. A file is a home's header by its name, and a disk by what it holds: a disk that holds none is foreign.
 ///
 /// # Errors
@@ -106,10 +109,12 @@ pub fn choose(kind: ComponentKind, copies: [Result<UnverifiedHeader>; 2]) -> Res
         {
             Err(first) // both erased, or both foreign
         }
-        (Err(first), Err(second)) => Err(Error::new(
-            Kind::Corrupt,
-            format!("both header copies are damaged (first: {}; second: {}): {RESTORE}", first.chain(), second.chain()),
-        )),
+        (Err(first), Err(second)) => {
+            let restore = if kind == ComponentKind::Home { RESTORE_HOME } else { RESTORE };
+            let (first, second) = (first.chain(), second.chain());
+            let message = format!("both header copies are damaged (first: {first}; second: {second}): {restore}");
+            Err(Error::new(Kind::Corrupt, message))
+        }
         (Ok(header), Err(damage)) => Ok(StoredHeader { header, in_use: 0, other: OtherCopy::Damaged(damage) }),
         (Err(damage), Ok(header)) => Ok(StoredHeader { header, in_use: 1, other: OtherCopy::Damaged(damage) }),
         (Ok(first), Ok(second)) => choose_valid(first, second),

@@ -35,6 +35,14 @@ impl ClearKind {
         matches!(self, Self::Disk(BY_NAME_AND_NOISE | BY_SIZE_AND_NOISE))
     }
 
+    /// Whether its content says what it is.
+    pub fn is_shown(self) -> bool {
+        match self {
+            Self::Disk(reason) => ![BY_NAME, BY_SIZE, BY_NAME_AND_NOISE, BY_SIZE_AND_NOISE].contains(&reason),
+            Self::Home(reason) => reason == DESCRIPTOR,
+        }
+    }
+
     /// Whether it is a disk.
     pub fn is_disk(self) -> bool {
         matches!(self, Self::Disk(_))
@@ -76,6 +84,7 @@ pub(in crate::vm) const MIN_RAW_LEN: u64 = 64 << 10;
 /// Without any other sign, a file of whole MiB from this size on is taken for a disk.
 const MIN_BLANK_LEN: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
+const DESCRIPTOR: &str = "VMDK descriptor";
 const BY_NAME: &str = "by its name";
 const BY_SIZE: &str = "by its size";
 const BY_NAME_AND_NOISE: &str = "by its name, without any pattern in its content";
@@ -145,7 +154,7 @@ impl Bytes<'_> {
             return Ok(Some(ClearKind::Disk("VHD image")));
         }
         match DiskFile::read(self) {
-            Ok(DiskFile::Descriptor(_)) => return Ok(Some(ClearKind::Home("VMDK descriptor"))),
+            Ok(DiskFile::Descriptor(_)) => return Ok(Some(ClearKind::Home(DESCRIPTOR))),
             Ok(DiskFile::Monolithic { .. }) => return Ok(Some(ClearKind::Disk("VMDK image"))),
             Ok(DiskFile::Extent(_)) => return Ok(Some(ClearKind::Disk("VMDK extent"))),
             // A flat extent is neither, and so is what is not a VMDK at all.

@@ -24,7 +24,7 @@ use crate::format::names::DiskNames;
 use crate::format::saved_header::SavedHeader;
 use crate::key::KeyId;
 use crate::progress::{GoOn, to_the_end};
-use crate::store::header_area::{RESTORE, StoredHeader};
+use crate::store::header_area::{RESTORE_HOME, StoredHeader};
 use crate::text::Show;
 use crate::vm::clear::ClearKind;
 use crate::vm::home_state::HomeState;
@@ -241,7 +241,7 @@ pub(in crate::vm) fn files_below(folder: &File, disk_names: &DiskNames) -> Resul
 
 /// What to say of a folder whose files are encrypted, and that lost its home header.
 pub fn headless_what() -> String {
-    format!("sealed files, but no home header here or above: {RESTORE}")
+    format!("sealed files, but no home header here or above: {RESTORE_HOME}")
 }
 
 /// What to say of a VM folder that lies in another one.

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::format::header::{ComponentKind, HOME_FILE, Header, UnverifiedHeader, is_reserved};
 use crate::format::names::DiskNames;
 use crate::progress::{GoOn, to_the_end};
-use crate::store::header_area::{RESTORE, StoredHeader};
+use crate::store::header_area::{RESTORE_HOME, StoredHeader};
 use crate::sys::file::{folder_beneath, open_unnoticed, stat_at};
 use crate::text::Show;
 use crate::vm::component::Component;
@@ -272,7 +272,10 @@ pub fn refuse_lost_home(path: &Path) -> Result<()> {
     }
     Err(Error::new(
         Kind::Corrupt,
-        format!("{} holds encrypted files, and no home header. If its {HOME_FILE} is lost, {RESTORE}", path.shown()),
+        format!(
+            "{} holds encrypted files, and no home header. If its {HOME_FILE} is lost, {RESTORE_HOME}",
+            path.shown()
+        ),
     ))
 }
 

@@ -9,19 +9,21 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Kind, Result};
 use crate::format::disk_kind::DiskShape;
 use crate::format::header::{HOME_FILE, Header, UnverifiedHeader};
+use crate::format::names::DiskNames;
 use crate::format::saved_header::{SAVED_LEN, SavedHeader};
 use crate::key::KeyName;
 use crate::progress::to_the_end;
 use crate::provider::private_file;
+use crate::seen::Point;
 use crate::storage::Storage;
 use crate::store::header_area::{self, OtherCopy, StoredHeader};
-use crate::sys::file::regular_at;
+use crate::sys::file::{file_beneath, regular_at};
 use crate::text::Show;
 use crate::timestamp::Timestamp;
 use crate::vm::access::VmAccess;
 use crate::vm::component::Component;
-use crate::vm::folder;
 use crate::vm::keyring::{self, FetchedKeks};
+use crate::vm::{clear, folder};
 use crate::work::ComponentResult;
 use crate::work::unlocked_component::{refuse_transition, refuse_unsettled};
 
@@ -108,7 +110,7 @@ impl RestoreHeader {
         let (storage, kind) = (claimed.storage(), saved.claims().shape.kind());
         refuse_short_file(storage, saved.claims())?;
         let others = self.others(storage, saved)?;
-        let present = if others.is_empty() { self.present(storage, saved)? } else { None };
+        let present = if others.is_empty() { self.present(place, storage, saved)? } else { None };
         let ids = [Some(saved.claims()), present.as_ref().map(|stored| stored.header.claims())];
         let ids = ids.into_iter().flatten().flat_map(|header| header.slots.key_ids().cloned());
         let keks = place.providers().fetch_all(ids);
@@ -178,10 +180,27 @@ impl RestoreHeader {
         }
     }
 
-    /// The header that is there. `None`, only if forced, when no copy tells whose it is.
-    fn present(&self, storage: &dyn Storage, saved: &UnverifiedHeader) -> Result<Option<StoredHeader>> {
+    /// The header that is there. `None`, if forced or if the list of the VM's disks tells, when no copy says whose it is.
+    fn present(
+        &self,
+        place: &dyn VmAccess,
+        storage: &dyn Storage,
+        saved: &UnverifiedHeader,
+    ) -> Result<Option<StoredHeader>> {
         let claims = saved.claims();
-        match header_area::load(storage, claims.shape.kind()) {
+        let stored = header_area::load(storage, claims.shape.kind());
+        let stored = match (stored, &self.component) {
+            // One that was erased is to stay so, whatever the list says.
+            (Err(error), Component::Disk(path)) if !self.force && error.kind() != Kind::KeyUnavailable => {
+                match listed(place, path, saved) {
+                    Ok(true) => return Ok(None),
+                    Ok(false) => Err(error),
+                    Err(why) => Err(why),
+                }
+            }
+            (stored, _) => stored,
+        };
+        match stored {
             Ok(stored) if stored.header.claims().transition.is_some() => {
                 refuse_transition(stored.header.claims()).map(|()| None)
             }
@@ -226,6 +245,34 @@ impl RestoreHeader {
                 list(missing(&stored.header, saved))
             ),
         ))
+    }
+}
+
+/// Whether the home's list has the saved header's disk at this path, and the header is genuine and as new as list and host know it: then it
+/// belongs to what lies there. `false` where there is no such list.
+///
+/// # Errors
+/// Why the list does not say that: `Corrupt`, `Denied`, `ReadOnly`, or those of the keys.
+fn listed(place: &dyn VmAccess, path: &Path, saved: &UnverifiedHeader) -> Result<bool> {
+    let claims = saved.claims();
+    let Some(folder) = place.folder_if_unused() else { return Ok(false) };
+    let Some(owner) = place.home_of_disks(&FetchedKeks::new())? else { return Ok(false) };
+    let Some(list) = owner.list()? else { return Ok(false) };
+    owner.allow_changes()?;
+    owner.refuse_foreign(claims, &[path])?;
+    let (there, least) = ((claims.dek_generation, claims.sequence), list.least(claims.uuid));
+    if least.is_some_and(|(generation, sequence)| generation != there.0 || sequence > there.1) {
+        return Err(Error::new(Kind::Denied, "the VM's list of disks knows a header of it that was changed since"));
+    }
+    let dek = keyring::unlock_by(saved, &place.providers())?;
+    place.memory().allow(Point::of(saved, &dek)?)?;
+    // From a backup of the plaintext, for instance. The header would be written over its beginning.
+    let name = path.file_name().unwrap_or_default();
+    let file = file_beneath(folder, path).context(|| "opening it".into())?;
+    let kind = clear::kind_of(&file, name, &DiskNames::default())?;
+    match kind.is_shown() {
+        true => Err(Error::new(Kind::Denied, format!("what lies there is in the clear: {}", kind.reason()))),
+        false => Ok(true),
     }
 }
 

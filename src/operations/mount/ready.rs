@@ -12,7 +12,7 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 use crate::control::{self, ComponentState, Components, mounts, summary};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fs::FileSystem;
-use crate::store::header_area::RESTORE;
+use crate::store::header_area::RESTORE_HOME;
 use crate::text::{self, Show, quoted};
 use crate::vm::inventory::NO_SIGN;
 use crate::vm::{folder, scan};
@@ -56,7 +56,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
             Kind::NotFound,
             format!(
                 "{} holds {}, but no encrypted VM folder: `vmcryptfs encrypt` makes one of a VM, `vmcryptfs \
-                 header restore` brings back a lost vmcryptfs.home, `--empty` mounts it as a datastore without VMs",
+                 header restore VM_FOLDER FILE --force` brings back a lost vmcryptfs.home, `--empty` mounts it as a datastore without VMs",
                 source.shown(),
                 text::count(entries, "file or folder", "files and folders")
             ),
@@ -68,7 +68,7 @@ pub(super) fn check_source(source: &Path, empty: bool) -> Result<()> {
 pub(super) fn without_home(fs: &FileSystem) -> Option<String> {
     let folders = fs.served().folders_without_home();
     let said = format!(
-        "{} not shown, since the home header is missing: {} ({RESTORE})",
+        "{} not shown, since the home header is missing: {} ({RESTORE_HOME})",
         text::count(folders.len(), "folder with encrypted files is", "folders with encrypted files are"),
         names(folders)
     );
