@@ -15,7 +15,7 @@ use crate::text::{self, Show, quoted};
 use crate::vm::access::Located;
 use crate::vm::component::Component;
 use crate::vm::folder;
-use crate::work::listing::{Change, Listed, Place};
+use crate::work::listing::{Change, Listed, Place, Rebuild};
 
 /// Arguments of `upgrade`.
 #[derive(Args)]
@@ -47,6 +47,9 @@ pub(super) struct AdoptArgs {
     /// Of a VM folder: show which disks would come to its list, leave it or get other names, and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Of a VM folder: take this disk out of its list although something else lies in its place, which stays as it is; repeatable
+    #[arg(long = "forget-disk", value_name = "NAME")]
+    forget: Vec<PathBuf>,
 }
 
 pub(super) fn upgrade(args: &UpgradeArgs, config: &Path) -> Result<()> {
@@ -83,12 +86,16 @@ pub(super) fn adopt(args: &AdoptArgs, config: &Path) -> Result<()> {
     place::refuse_mounted(&located.folder)?;
     local::refuse_if_served(&located.folder, "taking in a disk")?;
     if located.component == Component::Home {
-        let adopt = AdoptAll { folder: &located.folder, dry_run: args.dry_run, providers: Providers::load(config)? };
-        print_listed(args, &perform_shown(adopt)?);
-        return Ok(());
+        let forget: Vec<PathBuf> = args.forget.iter().map(|disk| place::below(&args.disk, disk)).collect();
+        let how = Rebuild { dry_run: args.dry_run, forget: &forget };
+        let adopt = AdoptAll { folder: &located.folder, how, providers: Providers::load(config)? };
+        let listed = perform_shown(adopt)?;
+        print_listed(args, &listed);
+        return listed.obstacle.map_or(Ok(()), Err);
     }
-    if args.dry_run {
-        let message = format!("{} is a disk: --dry-run is for a VM folder", args.disk.shown());
+    let for_folders = [("--dry-run", args.dry_run), ("--forget-disk", !args.forget.is_empty())];
+    if let Some((option, _)) = for_folders.into_iter().find(|(_, is_given)| *is_given) {
+        let message = format!("{} is a disk: {option} is for a VM folder", args.disk.shown());
         return Err(Error::new(Kind::Invalid, message));
     }
     let adopt = AdoptDisk { disk: &args.disk, located: &located, providers: Providers::load(config)? };

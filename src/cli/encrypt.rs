@@ -12,7 +12,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::key::ProviderName;
 use crate::operations::convert::{Conversion, ConvertVm, Decrypting};
 use crate::text::{Show, quoted};
-use crate::work::convert::{DecryptScope, Options, Plan};
+use crate::work::convert::{Believed, DecryptScope, Options, Plan};
 
 /// Arguments of `encrypt`.
 #[derive(Args)]
@@ -62,6 +62,9 @@ pub(super) struct DecryptArgs {
     folder: PathBuf,
     #[command(flatten)]
     what: DecryptWhat,
+    /// With the home: this disk is in the clear, although nothing in it shows that, and stays as it is; repeatable
+    #[arg(long = "clear-disk", value_name = "NAME", conflicts_with = "disks")]
+    clear_disks: Vec<PathBuf>,
     /// Resume what an older version began, of which only the name of the header tells
     #[arg(long)]
     resume_by_name: bool,
@@ -121,7 +124,9 @@ pub(super) fn decrypt(args: &DecryptArgs, config: &Path) -> Result<()> {
         }
     };
     refuse_other_places(&args.folder, !matches!(what, DecryptScope::Disks(_)))?;
-    let to = Decrypting { what, resume_by_name: args.resume_by_name };
+    let clear_disks = args.clear_disks.iter().map(|disk| place::below(&args.folder, disk)).collect();
+    let believed = Believed { resume_by_name: args.resume_by_name, clear_disks };
+    let to = Decrypting { what, believed };
     let decrypt = ConvertVm { folder: &args.folder, to, dry_run: args.dry_run, config };
     match convert(args.json, "decrypt", decrypt)? {
         Some(plan) => plan::print_done(args.json, "decrypt", &args.folder, &plan, None),

@@ -11,7 +11,7 @@ use crate::provider::Providers;
 use crate::text;
 use crate::vm::access::{Located, OfflineVm, VmAccess};
 use crate::work::bind::{self, Adopted, Upgraded};
-use crate::work::listing::{Listed, make_list};
+use crate::work::listing::{Listed, Rebuild, make_list};
 
 /// Binds all disks of a VM to it.
 pub struct UpgradeVm<'a> {
@@ -34,7 +34,8 @@ impl Operation for UpgradeVm<'_> {
         let looking = Looking::new(on_progress);
         let go_on = || looking.tell();
         let mut upgraded = bind::upgrade(&vm, &go_on)?;
-        upgraded.listed = if upgraded.has_list { None } else { Some(make_list(&vm, false, &go_on)?.disks) };
+        upgraded.listed =
+            if upgraded.has_list { None } else { Some(make_list(&vm, Rebuild::default(), &go_on)?.disks) };
         upgraded.changed |= upgraded.listed.is_some();
         trail.event().uuid(upgraded.uuid);
         Ok(upgraded)
@@ -45,8 +46,8 @@ impl Operation for UpgradeVm<'_> {
 pub struct AdoptAll<'a> {
     /// The VM folder.
     pub folder: &'a Path,
-    /// Whether it is only looked at.
-    pub dry_run: bool,
+    /// How.
+    pub how: Rebuild<'a>,
     /// Where keys come from.
     pub providers: Providers,
 }
@@ -62,8 +63,8 @@ impl Operation for AdoptAll<'_> {
     fn run(self, trail: &mut Trail, on_progress: OnProgress<'_>) -> Result<Listed> {
         let looking = Looking::new(on_progress);
         let vm = OfflineVm::open(self.folder, self.providers)?;
-        let listed = make_list(&vm, self.dry_run, &|| looking.tell())?;
-        if self.dry_run {
+        let listed = make_list(&vm, self.how, &|| looking.tell())?;
+        if self.how.dry_run {
             trail.in_parts(); // of which there are none
         }
         let disks = text::count(listed.disks, "disk", "disks");

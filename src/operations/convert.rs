@@ -12,8 +12,8 @@ use crate::provider::Providers;
 use crate::text::Show;
 use crate::vm::access::Located;
 use crate::work::convert::{
-    self, CloneOptions, ClonePlan, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption, FilePlan,
-    Options, Plan, StoredAs, convert_file, plan_clone, plan_file,
+    self, Believed, CloneOptions, ClonePlan, Cloned, Converted, ConvertedFile, DecryptScope, Decryption, Encryption,
+    FilePlan, Options, Plan, StoredAs, convert_file, plan_clone, plan_file,
 };
 
 /// Gives a VM folder, or disks of one, their other form. An event for each component that gets it.
@@ -73,8 +73,8 @@ impl Conversion for Options {
 pub struct Decrypting {
     /// What gets it.
     pub what: DecryptScope,
-    /// Whether the name of a header is enough to resume by.
-    pub resume_by_name: bool,
+    /// What is believed of it.
+    pub believed: Believed,
 }
 
 impl Conversion for Decrypting {
@@ -91,9 +91,9 @@ impl Conversion for Decrypting {
         on_progress: OnProgress<'_>,
         converted: &mut dyn FnMut(Converted<'_>),
     ) -> Result<Plan> {
-        let Self { what, resume_by_name } = self;
+        let Self { what, believed } = self;
         let engine = Engine::default();
-        let decryption = Decryption::prepare(folder, providers, what, resume_by_name, engine, &mut *on_progress)?;
+        let decryption = Decryption::prepare(folder, providers, what, believed, engine, &mut *on_progress)?;
         if dry_run { decryption.rehearse() } else { decryption.run(on_progress, converted) }
     }
 }

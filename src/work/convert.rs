@@ -28,7 +28,7 @@ mod survey;
 mod tree;
 
 pub use clone::{CloneOptions, ClonePlan, Cloned, clone, plan_clone};
-pub use decrypt::{DecryptScope, Decryption};
+pub use decrypt::{Believed, DecryptScope, Decryption};
 pub use encrypt::Encryption;
 pub use one_file::{ConvertedFile, FilePlan, StoredAs, convert_file, plan_file};
 pub use plan::{Action, Plan, PlannedFile};

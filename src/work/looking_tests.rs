@@ -47,7 +47,7 @@ fn binding_and_taking_in_disks_is_stopped_while_it_looks_at_the_folder() {
     };
     let listed = |vm: &OfflineVm, _: &Path, on_progress: OnProgress<'_>| {
         let looking = Looking::new(on_progress);
-        listing::make_list(vm, false, &|| looking.tell()).map(drop)
+        listing::make_list(vm, listing::Rebuild::default(), &|| looking.tell()).map(drop)
     };
     assert_eq!((looks(upgraded), looks(listed)), (1, 1));
     let (store, vm) = encrypted_vm();

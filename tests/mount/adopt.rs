@@ -66,7 +66,7 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     fs::hard_link(kept, host.path("web01/also.raw")).unwrap();
     let list = list_of(&host, "web01");
     let before = fs::read(&list).unwrap();
-    let rehearsed = host.run(&["adopt", "--dry-run", vm]);
+    let rehearsed = host.run(&["adopt", "--dry-run", vm, "--forget-disk", "taken.raw"]);
     assert!(fs::read(&list).unwrap() == before, "a dry run changed the list");
     let has_line = |said: &str, name: &str, words: &str| {
         assert!(said.lines().any(|line| line.contains(name) && line.contains(words)), "{name} {words}: {said}");
@@ -81,7 +81,7 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     ] {
         has_line(&rehearsed, name, words);
     }
-    let done = host.run(&["adopt", vm]);
+    let done = host.run(&["adopt", vm, "--forget-disk", "taken.raw"]);
     has_line(&done, "gone.raw", "leaves the list");
     has_line(&done, "root.raw", "becomes new.raw");
     assert_eq!(done.lines().count(), rehearsed.lines().count());
@@ -91,6 +91,7 @@ fn rebuilding_a_list_says_what_becomes_of_each_disk_and_a_dry_run_changes_nothin
     assert!(String::from_utf8_lossy(&lost.stderr).contains("The list before cannot be read"), "{lost:?}");
     has_line(&String::from_utf8(lost.stdout).unwrap(), "new.raw", "comes to the list");
     host.refuses(&["adopt", "--dry-run", kept], 2, "--dry-run is for a VM folder");
+    host.refuses(&["adopt", kept, "--forget-disk", kept], 2, "--forget-disk is for a VM folder");
 }
 
 #[test]

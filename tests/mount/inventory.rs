@@ -369,7 +369,17 @@ fn a_disk_whose_header_was_overwritten_is_not_taken_for_one_in_the_clear() {
         assert!(log.contains("d.raw: no sign of what it is"), "the mount says it: {log}");
     }
     // One that no list has may be in the clear after all.
-    host.run(&["adopt", vm]);
+    host.refuses(&["adopt", vm], 7, "a file without a header lies at d.raw");
+    host.run(&["adopt", vm, "--forget-disk", "d.raw"]);
+    for what in ["--all", "--home"] {
+        host.refuses(&["decrypt", vm, what], 7, "no sign of what d.raw is");
+        let plan = host.try_run(&["decrypt", vm, what, "--dry-run"]);
+        let told = String::from_utf8_lossy(&plan.stderr);
+        assert!(told.contains("Obstacle: no sign of what d.raw is") && told.contains("--clear-disk d.raw"), "{told}");
+        let plan = host.try_run(&["decrypt", vm, what, "--clear-disk", "d.raw", "--dry-run"]);
+        let told = String::from_utf8_lossy(&plan.stderr);
+        assert!(plan.status.success() && told.contains("Note: no sign of what d.raw is"), "{told}");
+    }
     let told = host.try_run(&["check", vm]);
     assert!(told.status.code() == Some(3) && format!("{told:?}").contains("no sign of what it is"), "{told:?}");
     host.refuses(&["encrypt", vm], 7, "no sign of what d.raw is");

@@ -12,7 +12,7 @@ use crate::format::members::{MemberList, home_file_for_disk};
 use crate::format::names::DiskNames;
 use crate::progress::GoOn;
 use crate::store::header_area::RESTORE;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::inventory::{Entry, Inventory, What};
 use crate::vm::owner::{self, Owner};
 
@@ -154,19 +154,30 @@ fn in_place_of_disk(entry: &Entry) -> Option<Found> {
 }
 
 fn describe(path: &Path, disk: Uuid, found: Found) -> String {
-    let shown = path.shown();
-    let listed = format!("where the VM's list of disks has disk {disk}");
+    let lies = in_place_of(found, path, disk);
     match found {
         Found::Nothing => format!(
-            "nothing lies at {shown}, {listed}: put it back; if it is gone for good, `vmcryptfs adopt VM_FOLDER` makes the list say \
-             what is there"
+            "{lies}: put it back; if it is gone for good, `vmcryptfs adopt VM_FOLDER` makes the list say what is there"
         ),
         Found::NoHeader => format!(
-            "a file without a header lies at {shown}, {listed}: {RESTORE}; if the disk is gone for good, `vmcryptfs adopt VM_FOLDER` \
-             takes it out of the list, and leaves the file as it is"
+            "{lies}: {RESTORE}; if the disk is gone for good, `vmcryptfs adopt VM_FOLDER --forget-disk {}` takes it out of the list, \
+             and leaves the file as it is",
+            quoted(path)
         ),
         Found::HomeFile => home_file_for_disk(path, disk),
-        Found::Disk(other) => format!("disk {other} lies at {shown}, {listed}"),
-        Found::Other(what) => format!("{what} lies at {shown}, {listed}: put the disk back, or remove it in a mount"),
+        Found::Disk(_) => lies,
+        Found::Other(_) => format!("{lies}: put the disk back, or remove it in a mount"),
     }
+}
+
+/// What lies where the list of a VM's disks has a disk, for people.
+pub fn in_place_of(found: Found, path: &Path, disk: Uuid) -> String {
+    let what = match found {
+        Found::Nothing => "nothing".to_owned(),
+        Found::NoHeader => "a file without a header".to_owned(),
+        Found::HomeFile => "a home file".to_owned(),
+        Found::Disk(other) => format!("disk {other}"),
+        Found::Other(what) => what.to_owned(),
+    };
+    format!("{what} lies at {}, where the VM's list of disks has disk {disk}", path.shown())
 }

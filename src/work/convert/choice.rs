@@ -12,7 +12,7 @@ use crate::storage::FileStorage;
 use crate::store::home_file::HomeKeys;
 use crate::store::raw_image::vmdk_error;
 use crate::sys::file::file_beneath;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::inventory::misplaced::Misplaced;
 use crate::vm::open_form::OpenForm;
 use crate::vm::vmdk;
@@ -66,6 +66,25 @@ pub(super) fn disks(root: &File, entries: &[Entry], keys: Option<&HomeKeys>, nam
     let paths = with_all_names(entries, chosen);
     let notes = parents.iter().filter_map(|(child, parent)| folder.note_on_parents(child, parent, &paths)).collect();
     Ok(Choice { paths, notes })
+}
+
+/// What to say of files that may be disks in the clear, and as well encrypted ones.
+pub(super) fn no_sign(paths: &[&Path]) -> String {
+    let names: Vec<String> = paths.iter().map(|path| path.shown().to_string()).collect();
+    let (are, disk, one, header) = match paths {
+        [_] => ("is", "a disk", "an encrypted one", "header was"),
+        _ => ("are", "disks", "encrypted ones", "headers were"),
+    };
+    format!(
+        "no sign of what {} {are}: {disk} in the clear, or {one} whose {header} overwritten, which `vmcryptfs header restore` brings back",
+        names.join(", ")
+    )
+}
+
+/// The same option for each of these files, as a shell takes it.
+pub(super) fn options(option: &str, paths: &[&Path]) -> String {
+    let options: Vec<String> = paths.iter().map(|path| format!("{option} {}", quoted(path))).collect();
+    options.join(" ")
 }
 
 /// What is not as the home says of its disks, of what was named.

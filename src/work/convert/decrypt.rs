@@ -45,10 +45,20 @@ impl DecryptScope {
     }
 }
 
+/// What is believed of a folder that is to be decrypted, because someone says so.
+#[derive(Clone, Debug, Default)]
+pub struct Believed {
+    /// That an older version began this, of which only the name of the header tells.
+    pub resume_by_name: bool,
+    /// That these are in the clear, by their paths below the VM folder, although nothing in them shows it.
+    pub clear_disks: Vec<PathBuf>,
+}
+
 /// A decryption that is planned and can begin. Holds the claim on the folder.
 pub struct Decryption<'p> {
     folder: ClaimedFolder,
     what: DecryptScope,
+    believed: Believed,
     entries: Vec<Entry>,
     chosen: HashSet<PathBuf>,
     plan: Plan,
@@ -57,7 +67,7 @@ pub struct Decryption<'p> {
 }
 
 impl<'p> Decryption<'p> {
-    /// Looks at a folder, and changes nothing. A header that an older version made is believed by its name only if that is said.
+    /// Looks at a folder, and changes nothing.
     ///
     /// # Errors
     /// `Denied` for a home with encrypted disks, `NotFound` for a disk that is not there, `Invalid` for a folder that is not
@@ -66,12 +76,12 @@ impl<'p> Decryption<'p> {
         path: &Path,
         providers: &'p Providers,
         what: DecryptScope,
-        resume_by_name: bool,
+        believed: Believed,
         engine: Engine,
         on_progress: OnProgress<'_>,
     ) -> Result<Self> {
         let folder = ClaimedFolder::open(path, providers, Access::Write)?;
-        folder.refuse_unproven(resume_by_name)?;
+        folder.refuse_unproven(believed.resume_by_name)?;
         let Some(home) = &folder.home else {
             scan::refuse_lost_home(&folder.path)?;
             return Err(Error::new(Kind::Invalid, format!("{} is not encrypted", folder.path.shown())));
@@ -81,8 +91,8 @@ impl<'p> Decryption<'p> {
             home.claim_alone()?;
             folder.refuse_changed(&Memory::of(providers), &looking)?;
         }
-        let (entries, chosen, plan) = look(&folder, &what, &looking)?;
-        Ok(Self { folder, what, entries, chosen, plan, engine, providers })
+        let (entries, chosen, plan) = look(&folder, &what, &believed.clear_disks, &looking)?;
+        Ok(Self { folder, what, believed, entries, chosen, plan, engine, providers })
     }
 
     /// What will be done, with all that would stop it before it begins. Takes the keys of the disks, and changes nothing.
@@ -121,7 +131,7 @@ impl<'p> Decryption<'p> {
         let pace = ProgressCounter::looking(&mut *on_progress);
         let names = self.check_keys(&pace)?;
         // The keys of disks may have been waited for.
-        (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what, &pace)?;
+        (self.entries, self.chosen, self.plan) = look(&self.folder, &self.what, &self.believed.clear_disks, &pace)?;
         self.plan.check()?;
         // They may lead through a mount, which nothing tells; what leads into the folder is right from now on.
         self.plan.notes.extend(names.outside);
@@ -261,6 +271,7 @@ impl<'p> Decryption<'p> {
 fn look(
     folder: &ClaimedFolder,
     what: &DecryptScope,
+    clear_disks: &[PathBuf],
     pace: &ProgressCounter<'_>,
 ) -> Result<(Vec<Entry>, HashSet<PathBuf>, Plan)> {
     let keys = &folder.unlocked()?.keys;
@@ -284,7 +295,30 @@ fn look(
     misplaced::refuse(&refused)?;
     let mut plan = make_plan(folder, &entries, (&chosen, what.has_home()), pace)?;
     plan.notes.extend(told.into_iter().map(|other| other.message));
+    // Once the home itself is being decrypted, this was looked at.
+    if what.has_home() && folder.state == HomeState::Encrypted {
+        take_unsure(folder, &entries, clear_disks, &mut plan);
+    }
     Ok((entries, chosen, plan))
+}
+
+/// Adds what may be encrypted disks without their headers: they would be left as they are, and nothing would tell that there is ciphertext
+/// once the home is gone. Those that an interrupted conversion may have left in the clear, and those that are `clear_disks`, are only noted.
+fn take_unsure(folder: &ClaimedFolder, entries: &[Entry], clear_disks: &[PathBuf], plan: &mut Plan) {
+    let unsure =
+        entries.iter().filter(|entry| matches!(entry.found, EntryForm::Clear(kind) if kind.may_be_ciphertext()));
+    let unsure: Vec<&Path> = unsure.map(|entry| entry.path.as_path()).collect();
+    let is_told = |path: &&Path| folder.converts_disks() || clear_disks.iter().any(|clear| clear == path);
+    let (told, silent): (Vec<&Path>, Vec<&Path>) = unsure.into_iter().partition(is_told);
+    plan.notes.extend(told.into_iter().map(|path| format!("{}, and is left as it is", choice::no_sign(&[path]))));
+    if !silent.is_empty() {
+        let what = choice::no_sign(&silent);
+        let message = format!(
+            "{what}; if that is in the clear, it stays as it is with {}",
+            choice::options("--clear-disk", &silent)
+        );
+        plan.obstacles.push(Obstacle::new(Kind::Denied, message));
+    }
 }
 
 fn came(folder: &ClaimedFolder, entry: &Entry) -> Error {

@@ -99,7 +99,12 @@ impl<'p> Encryption<'p> {
             converted(Converted { path, is_disk: false, uuid: header.uuid, key_id: header.slots.first_key() });
             key = Some(key.map_or_else(|| self.home_key(), Ok)?);
         }
-        self.encrypt_disks(&pace, key, converted)?;
+        self.encrypt_disks(&pace, key, converted).map_err(|error| match self.survey.resuming(&self.folder) {
+            Some(command) if error.kind() == Kind::Stopped => {
+                Error::new(Kind::Stopped, format!("stopped at a safe point; to resume: `{command}`"))
+            }
+            _ => error,
+        })?;
         let site = self.site(&pace)?;
         site.clean(true)?;
         site.sync_folders_of(self.survey.chosen.iter())?;

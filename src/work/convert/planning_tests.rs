@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -73,7 +74,8 @@ fn a_decryption_and_a_clone_are_stopped_while_they_look_at_the_folder() {
     let providers = store.providers();
     let asked = stop_while_it_looks(&vm, |on_progress| {
         let engine = crate::crypto::xts::Engine::default();
-        let decryption = Decryption::prepare(&vm, &providers, DecryptScope::All, false, engine, &mut *on_progress)?;
+        let decryption =
+            Decryption::prepare(&vm, &providers, DecryptScope::All, Believed::default(), engine, &mut *on_progress)?;
         decryption.run(on_progress, &mut |_| ()).map(drop)
     });
     assert!(asked > 6 * FILES, "{asked}");
@@ -83,4 +85,41 @@ fn a_decryption_and_a_clone_are_stopped_while_they_look_at_the_folder() {
     });
     assert!(asked > 2 * FILES, "{asked}");
     assert!(!to.exists());
+}
+
+/// A guest's encrypted disk shows no sign of what it is: an encryption that resumes another one has to be told that it is in the clear.
+#[test]
+fn an_encryption_of_disks_that_show_no_sign_says_how_it_is_resumed() {
+    let store = Datastore::with_providers(&["local"]);
+    let vm = clear_vm(&store);
+    let mut noise = vec![0; 1 << 20];
+    crate::crypto::random::fill(&mut noise).unwrap();
+    for name in ["guest 1.raw", "guest2.raw"] {
+        let file = fs::File::create(vm.join(name)).unwrap();
+        file.write_all_at(&noise, 8 << 20).unwrap();
+    }
+    let mut stop = |progress: &Progress| match progress.what.as_str() {
+        "guest2.raw" => Err(Error::new(Kind::Stopped, "stopped at a safe point; run it again to resume")),
+        _ => Ok(()),
+    };
+    let stopped = encrypt(&vm, &store, &mut stop).unwrap_err();
+    let shown = vm.canonicalize().unwrap();
+    let command = |disks: &str| format!("`vmcryptfs encrypt {} {disks}`", shown.display());
+    let both = command("--disk 'guest 1.raw' --disk guest2.raw --disk root.raw");
+    assert_eq!(
+        (stopped.kind(), stopped.chain()),
+        (Kind::Stopped, format!("stopped at a safe point; to resume: {both}"))
+    );
+    // After a crash nothing was said.
+    let refused = encrypt(&vm, &store, &mut |_| Ok(())).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Denied);
+    assert!(refused.chain().contains(&command("--disk guest2.raw --disk root.raw")), "{}", refused.chain());
+    let providers = store.providers();
+    let disks = ["guest 1.raw", "guest2.raw", "root.raw"].map(PathBuf::from).to_vec();
+    let resumed =
+        Encryption::prepare(&vm, &providers, Options { disks, ..Options::default() }, &mut |_| Ok(())).unwrap();
+    resumed.run(&mut |_| Ok(()), &mut |_| ()).unwrap();
+    for name in ["guest 1.raw", "guest2.raw", "root.raw"] {
+        assert!(fs::read(vm.join(name)).unwrap().starts_with(b"VMCRYPTF"), "{name}");
+    }
 }

@@ -4,15 +4,15 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::crypto::xts::Engine;
 use crate::error::{Error, Kind, Result};
 use crate::format::header::HOME_FILE;
 use crate::key::ProviderName;
-use crate::store::header_area::RESTORE;
+use crate::store::header_area::RESTORE_HOME;
 use crate::store::home_file::looks_like_sealed_target;
-use crate::text::Show;
+use crate::text::{Show, quoted};
 use crate::vm::home_state::HomeState;
 use crate::vm::inventory::misplaced::{self, Misplaced};
 use crate::work::convert::feasible::{Trial, Verdict};
@@ -88,24 +88,23 @@ impl Survey {
         }
         plan.take_names(names, options.keep_references);
         // Encrypted once more, the data would be lost for the header that could be restored.
-        let silent = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(kind) if kind.may_be_ciphertext());
-        let is_told = |entry: &&Entry| misplaced.iter().any(|other| other.path == entry.path);
-        let unsure = entries.iter().filter(|entry| chosen.contains(&entry.path) && !is_told(entry)).filter(silent);
-        for path in unsure.filter(|_| folder.state == HomeState::Encrypted).map(|entry| entry.path.shown()) {
-            let what = format!(
-                "no sign of what {path} is: a disk in the clear, or an encrypted one whose header was overwritten, \
-                 which `vmcryptfs header restore` brings back"
-            );
-            match options.disks.is_empty() {
-                true => plan.obstacles.push(Obstacle::new(
-                    Kind::Denied,
-                    format!("{what}; if it is in the clear, --disk {path} encrypts it"),
-                )),
-                false => plan.notes.push(what),
-            }
+        let is_told = |entry: &Entry| misplaced.iter().any(|other| other.path == entry.path);
+        let is_came = |entry: &&Entry| chosen.contains(&entry.path) && !is_told(entry);
+        let unsure = entries.iter().filter(is_came).filter(|entry| is_silent(entry));
+        let unsure: Vec<&Path> =
+            unsure.filter(|_| folder.state == HomeState::Encrypted).map(|entry| entry.path.as_path()).collect();
+        if !options.disks.is_empty() {
+            plan.notes.extend(unsure.iter().map(|path| choice::no_sign(&[path])));
+        } else if !unsure.is_empty() {
+            // A run that resumes another one has to take all that is left.
+            let all = entries.iter().filter(|entry| chosen.contains(&entry.path)).map(|entry| entry.path.as_path());
+            let named = if folder.converts_disks() { all.collect() } else { unsure.clone() };
+            let (what, them) = (choice::no_sign(&unsure), if unsure.len() == 1 { "it is" } else { "they are" });
+            let message = format!("{what}; if {them} in the clear: `{}`", command(folder, &named));
+            plan.obstacles.push(Obstacle::new(Kind::Denied, message));
         }
         if folder.state == HomeState::Encrypted && !folder.converts_disks() {
-            let came = entries.iter().filter(|entry| chosen.contains(&entry.path) && !silent(entry) && !is_told(entry));
+            let came = entries.iter().filter(is_came).filter(|entry| !is_silent(entry));
             plan.take_in(came.map(|entry| entry.path.shown()), !options.disks.is_empty());
         }
         Ok(Self { entries, disks, chosen, plan })
@@ -151,11 +150,29 @@ impl Survey {
         matches!(entry.found, EntryForm::Clear(_) | EntryForm::ClearLink) && !self.disks.contains(&entry.path)
     }
 
+    /// The command that resumes this, where another run would not take the disks that are left without being told to.
+    pub(super) fn resuming(&self, folder: &ClaimedFolder) -> Option<String> {
+        let disks: Vec<&Entry> = self.clear_disks().collect();
+        let is_asked = folder.state == HomeState::Encrypted && disks.iter().any(|disk| is_silent(disk));
+        let paths: Vec<&Path> = disks.iter().map(|disk| disk.path.as_path()).collect();
+        is_asked.then(|| command(folder, &paths))
+    }
+
     /// The chosen disks that are in the clear still.
     pub(super) fn clear_disks(&self) -> impl Iterator<Item = &Entry> {
         let chosen = |entry: &&Entry| matches!(entry.found, EntryForm::Clear(_)) && self.chosen.contains(&entry.path);
         self.entries.iter().filter(chosen)
     }
+}
+
+/// Whether it may be ciphertext, as far as its content shows.
+fn is_silent(entry: &Entry) -> bool {
+    matches!(entry.found, EntryForm::Clear(kind) if kind.may_be_ciphertext())
+}
+
+/// The command that encrypts these disks.
+fn command(folder: &ClaimedFolder, disks: &[&Path]) -> String {
+    format!("vmcryptfs encrypt {} {}", quoted(&folder.path), choice::options("--disk", disks))
 }
 
 /// What is encrypted already belongs to a home; without that home's header nothing can be made of it.
@@ -173,7 +190,7 @@ fn refuse_what_is_encrypted(folder: &ClaimedFolder, entries: &[Entry]) -> Result
         };
         let path = folder.path.join(&entry.path);
         let message = format!(
-            "{} is {what}, in a folder that is not encrypted. If the folder's {HOME_FILE} is lost, {RESTORE}; if not, move it away first",
+            "{} is {what}, in a folder that is not encrypted. If the folder's {HOME_FILE} is lost, {RESTORE_HOME}; if not, move it away first",
             path.shown()
         );
         return Err(Error::new(Kind::Denied, message));

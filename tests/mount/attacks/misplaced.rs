@@ -66,6 +66,11 @@ fn what_lies_in_a_disks_place_and_is_not_that_disk_is_refused_or_named_by_each_v
         ] {
             host.refuses(verb, 3, words);
         }
+        if !words.starts_with("nothing") {
+            for verb in [&["adopt", vm][..], &["adopt", vm, "--forget-disk", "vm.nvram"]] {
+                refuses_to_forget(&host, verb, words);
+            }
+        }
         if fs::symlink_metadata(disk).is_ok_and(|found| found.is_file()) {
             ["disk", "home-file"].iter().for_each(|to| host.refuses(&["convert", "--to", to, disk], 3, words));
         }
@@ -81,6 +86,24 @@ fn what_lies_in_a_disks_place_and_is_not_that_disk_is_refused_or_named_by_each_v
     assert!(!Path::new(copy).exists());
     host.run(&["check", vm]);
     host.run(&["decrypt", "--all", vm]);
+}
+
+/// The list may be all that protects ciphertext whose header is lost: it is left as it is, also by a dry run.
+fn refuses_to_forget(host: &Host, verb: &[&str], words: &str) {
+    let list = fs::read_dir(host.path("vm")).unwrap().map(|entry| entry.unwrap().path());
+    let list = list.into_iter().find(|path| path.to_string_lossy().contains("members")).unwrap();
+    let before = fs::read(&list).unwrap();
+    match verb {
+        [_, _] => {
+            host.refuses(verb, 7, words);
+            host.refuses(verb, 7, "--forget-disk root.raw takes it out of the list");
+            let dry = host.try_run(&["adopt", "--dry-run", host.path("vm")]);
+            let said = String::from_utf8_lossy(&dry.stderr).into_owned();
+            assert!(dry.status.code() == Some(7) && said.contains(words), "{said}");
+        }
+        _ => host.refuses(verb, 8, "no disk vm.nvram leaves the list"),
+    }
+    assert!(fs::read(&list).unwrap() == before, "{words}");
 }
 
 #[test]
@@ -139,9 +162,11 @@ fn a_disk_in_the_clear_in_the_place_of_a_disk_is_taken_in_as_its_refusal_says() 
     let plain = vec![7; 1 << 20];
     fs::write(disk, &plain).unwrap();
     for verb in [&["encrypt", vm][..], &["encrypt", vm, "--disk", "root.raw"], &["clone", vm, host.path("copy")]] {
-        host.refuses(verb, 3, "`vmcryptfs adopt VM_FOLDER` takes it out of the list, and leaves the file as it is");
+        let way_out =
+            "`vmcryptfs adopt VM_FOLDER --forget-disk root.raw` takes it out of the list, and leaves the file as it is";
+        host.refuses(verb, 3, way_out);
     }
-    host.run(&["adopt", vm]);
+    host.run(&["adopt", vm, "--forget-disk", "root.raw"]);
     assert!(fs::read(disk).unwrap() == plain);
     host.run(&["encrypt", vm, "--disk", "root.raw"]);
     host.run(&["check", vm]);
@@ -204,4 +229,48 @@ fn a_list_of_disks_that_is_not_a_file_is_neither_waited_for_nor_followed() {
     }
     fs::rename(aside, &list).unwrap();
     host.run(&["check", host.path("vm")]);
+}
+
+/// The way back that each refusal advises needs no `--force` where the VM's list says whose the data is.
+#[test]
+fn a_listed_disk_gets_its_saved_header_back_where_nothing_says_that_it_is_wrong() {
+    let host = host();
+    let [vm, disk, saved, image] = ["vm", "vm/root.raw", "saved", "image"].map(|name| host.path(name));
+    let overwrite = || DAMAGES[0].1(Path::new(disk));
+    let restore = ["header", "restore", disk, saved];
+    host.run(&["header", "backup", disk, saved]);
+    overwrite();
+    host.run(&restore);
+    host.run(&["check", vm]);
+    let mount = host.mount("vm", &[]);
+    assert!(fs::read(mount.path("root.raw")).unwrap() == b"root.raw");
+    mount.unmount();
+    // The list does not have it under this name.
+    fs::copy(disk, host.path("vm/other.raw")).unwrap();
+    DAMAGES[0].1(Path::new(host.path("vm/other.raw")));
+    host.refuses(&["header", "restore", host.path("vm/other.raw"), saved], 7, "use --force");
+    fs::remove_file(host.path("vm/other.raw")).unwrap();
+    // What lies there is in the clear, and would be overwritten.
+    fs::rename(disk, image).unwrap();
+    fs::write(disk, [b"QFI\xfb".to_vec(), vec![0; 9 << 20]].concat()).unwrap();
+    host.refuses(&restore, 7, "what lies there is in the clear: qcow2 image");
+    fs::rename(image, disk).unwrap();
+    // Its keys were changed since: a key that was taken away would be back.
+    host.run(&["rekey", vm]);
+    overwrite();
+    host.refuses(&restore, 7, "use --force");
+    host.run(&["header", "restore", disk, saved, "--force"]);
+    // Its data was re-encrypted since.
+    host.run(&["rekey", "--deep", vm]);
+    overwrite();
+    host.refuses(&restore, 7, "use --force: the VM's list of disks knows a header of it that was changed since");
+}
+
+#[test]
+fn a_header_that_was_erased_comes_back_by_force_only() {
+    let host = host();
+    let (disk, saved) = (host.path("vm/root.raw"), host.path("saved"));
+    host.run(&["header", "backup", disk, saved]);
+    host.run(&["erase", disk, "--yes"]);
+    host.refuses(&["header", "restore", disk, saved], 7, "use --force: erased on ");
 }
