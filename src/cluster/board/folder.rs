@@ -8,14 +8,14 @@ mod watch;
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use data_encoding::HEXLOWER;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use uuid::Uuid;
 
@@ -78,23 +78,38 @@ impl FolderBoard {
     /// Those of [`check`], `NotFound` when the cluster is not on it.
     pub fn open(path: &Path, cluster: Uuid) -> Result<Self> {
         check(path)?;
-        let folder = path.join(cluster.to_string());
-        match folder.is_dir() {
-            true => Ok(Self { folder, clock: Arc::default() }),
-            false => Err(Error::new(
+        let board = Self { folder: path.join(cluster.to_string()), clock: Arc::default() };
+        match board.root() {
+            Err(error) if error.os_error() == Some(Errno::NOENT.raw_os_error()) => Err(Error::new(
                 Kind::NotFound,
                 format!(
                     "the board folder:{} does not have cluster {cluster}: it is another one, or its content is gone",
                     path.shown()
                 ),
             )),
+            root => root.map(|_| board),
+        }
+    }
+
+    /// The cluster's folder. It lies on the board, whose owner must not lead a host to another one.
+    ///
+    /// # Errors
+    /// `Corrupt` for a symbolic link or a file in its place, `Io`.
+    fn root(&self) -> Result<File> {
+        let opening = || format!("opening {}", self.folder.shown());
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(CWD, &self.folder, flags, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(Error::new(Kind::Corrupt, "it is a symbolic link or a file, expected a folder")).context(opening)
+            }
+            opened => Ok(opened.context(opening)?.into()),
         }
     }
 
     /// The folder of a record, and its name there. Symbolic links are not followed: the owner of the board must not lead a
     /// host to other files. `None`: the folder is not there.
     fn find<'k>(&self, path: &'k str, make: bool) -> Result<Option<(File, &'k str)>> {
-        let mut folder = File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?;
+        let mut folder = self.root()?;
         let mut names = path.split('/').peekable();
         while let Some(name) = names.next() {
             if names.peek().is_none() {
@@ -132,15 +147,10 @@ impl FolderBoard {
     fn lock_for(&self, time: Duration) -> Result<File> {
         let path = self.folder.join(".lock");
         let locking = || format!("locking the board by {}", path.shown());
-        let mut options = File::options();
-        options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            // A fifo in its place is refused: opening it would wait for ever.
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        let file = options.open(&path).context(locking)?;
+        // A fifo in its place is refused: opening it would wait for ever.
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let root = self.root().context(locking)?;
+        let file: File = openat(&root, ".lock", flags, Mode::from_raw_mode(0o644)).context(locking)?.into();
         lock_within(time, &file).context(locking)?;
         Ok(file)
     }
@@ -193,7 +203,7 @@ impl FolderBoard {
         let listing = || format!("listing {under} of the board");
         let mut listed = Listing { board: self, most, found: Vec::new(), ended: Vec::new(), left: Vec::new() };
         let root = match under {
-            "" => Some(File::open(&self.folder).context(|| format!("opening {}", self.folder.shown()))?),
+            "" => Some(self.root()?),
             _ => match self.find(under, false).context(listing)? {
                 Some((folder, name)) => open_folder_in(&folder, name).context(listing)?,
                 None => None,
@@ -324,7 +334,7 @@ impl Board for FolderBoard {
     }
 
     fn health(&self) -> Vec<MemberHealth> {
-        let trouble = File::open(&self.folder).err().map(|error| Error::io("opening it", error).chain());
+        let trouble = self.root().err().map(|error| error.chain());
         vec![MemberHealth { member: self.folder.shown().to_string(), version: String::new(), trouble }]
     }
 }

@@ -77,6 +77,24 @@ fn the_owner_of_the_board_leads_no_host_to_other_files() {
 }
 
 #[test]
+fn the_folder_of_a_cluster_is_not_a_link_to_another_one() {
+    let (dir, board) = board();
+    let (key, other) = (Key::ack(Uuid::nil()), dir.path().join("other"));
+    assert!(board.write_if_unchanged(&key, None, b"a").unwrap());
+    fs::rename(&board.folder, &other).unwrap();
+    symlink(&other, &board.folder).unwrap();
+    let is_refused = |error: Error| assert!(error.chain().contains("symbolic link"), "{}", error.chain());
+    is_refused(FolderBoard::open(dir.path(), Uuid::nil()).unwrap_err());
+    is_refused(board.read(&key).unwrap_err());
+    is_refused(board.list("", 100).unwrap_err());
+    is_refused(board.lock().unwrap_err());
+    is_refused(board.remove(&key).unwrap_err());
+    is_refused(board.stamp(&key).unwrap_err());
+    assert!(board.health()[0].trouble.as_deref().unwrap().contains("symbolic link"));
+    assert!(other.join(key.as_str()).is_file());
+}
+
+#[test]
 fn what_is_no_record_is_refused_without_waiting_or_reading_all_of_it() {
     let (dir, board) = board();
     let key = Key::ack(Uuid::nil());
