@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::error::{Context, Error, Kind, Result};
@@ -315,6 +316,7 @@ impl HomeTree<'_> {
             file.write_at((number * MAX_REQUEST) as u64, piece, &mut buffer).context(sealing)?;
         }
         file.sync().context(sealing)?;
+        make_room(self.dir).context(sealing)?;
         draft.replace(self.dir, OsStr::new(MANIFEST_FILE)).context(sealing)?;
         self.sync_names()?;
         self.memory.meet(Point::of_manifest(self.header.uuid, manifest.counter, manifest.mark()?));
@@ -335,6 +337,21 @@ impl HomeTree<'_> {
     fn sync_names(&self) -> Result<()> {
         let dir = readable(self.dir).context(|| "opening the VM folder".into())?;
         rustix::fs::fsync(dir).context(|| "making the VM folder's names durable".into())
+    }
+}
+
+/// Removes an empty folder from the manifest's place: no file can be renamed over it.
+///
+/// # Errors
+/// `Corrupt` for one that holds something, which a person has to look at; `Io`.
+fn make_room(dir: &File) -> Result<()> {
+    match rustix::fs::unlinkat(dir, MANIFEST_FILE, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Error::new(
+            Kind::Corrupt,
+            format!("{MANIFEST_FILE} is a folder that holds something, expected a file: move it out of the VM folder"),
+        )),
+        removed => removed.context(|| "removing the folder in its place".into()),
     }
 }
 

@@ -125,6 +125,39 @@ fn a_manifest_of_the_first_version_is_replaced_and_loses_nothing() {
     assert_eq!(notes, ["empty was removed"]);
 }
 
+/// Whatever lies in the manifest's place is found, and gives way to a new one; but what a folder holds is not removed.
+#[test]
+fn what_lies_in_the_place_of_a_manifest_gives_way_to_one_that_notes_it() {
+    type Put = fn(&Path);
+    let puts: [(&str, Put); 3] = [
+        ("a folder", |place| fs::create_dir(place).unwrap()),
+        ("a fifo", |place| rustix::fs::mkfifoat(rustix::fs::CWD, place, Mode::from_raw_mode(0o600)).unwrap()),
+        ("a symbolic link", |place| std::os::unix::fs::symlink("/etc/passwd", place).unwrap()),
+    ];
+    for (what, put) in puts {
+        for accepts in [false, true] {
+            let vm = Vm::new();
+            vm.seal(ManifestVersion::Second);
+            fs::remove_file(vm.path(MANIFEST_FILE)).unwrap();
+            put(&vm.path(MANIFEST_FILE));
+            let proof = vm.tree().prove().unwrap();
+            assert!(proof.describe().unwrap().contains(what), "{:?}", proof.describe());
+            if accepts {
+                assert!(vm.tree().accept(false).unwrap().unwrap().contains(what));
+                assert!(vm.found().is_empty());
+            } else {
+                vm.tree().seal(Purpose::Open, &proof).unwrap();
+                assert!(vm.found()[0].contains(what), "it is noted");
+            }
+        }
+    }
+    let vm = Vm::new();
+    fs::create_dir_all(vm.path(MANIFEST_FILE).join("kept")).unwrap();
+    let refused = vm.tree().accept(false).unwrap_err();
+    assert!(refused.kind() == Kind::Corrupt && refused.chain().contains("move it out"), "{}", refused.chain());
+    assert!(vm.path(MANIFEST_FILE).join("kept").is_dir());
+}
+
 #[test]
 fn a_look_at_a_home_is_ended_at_any_name_and_has_changed_nothing() {
     let vm = Vm::new();
