@@ -20,7 +20,7 @@ pub mod shared_key;
 pub mod shared_memories;
 pub mod timed;
 pub mod tls_files;
-mod tpm;
+pub mod tpm;
 pub mod tpm_key;
 mod trouble;
 

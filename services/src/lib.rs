@@ -7,4 +7,5 @@ pub mod agent;
 pub mod authority;
 pub mod board;
 mod notify;
+pub mod tpm;
 pub mod trust_wire;

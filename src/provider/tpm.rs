@@ -1,7 +1,8 @@
 //! Secrets that only the TPM 2.0 of this host gives out: sealed under its storage root key, and unsealed over a session that is
 //! authenticated and encrypted (docs/FORMAT.md, section 5).
 //!
-//! Nine commands of the TPM 2.0 Library specification, and no more; docs/decisions/0060 says why they are spoken here.
+//! Nine commands of the TPM 2.0 Library specification; docs/decisions/0060 says why they are spoken here. Programs that attest have
+//! commands of their own, which they send by [`Tpm::command`].
 
 #![allow(clippy::big_endian_bytes, reason = "numbers of a TPM are big-endian")]
 
@@ -14,9 +15,12 @@ mod wire;
 use std::path::Path;
 use std::time::Duration;
 
+pub use commands::{Answer, Authorization, Command, parameters_of};
+pub use response_code::ResponseCode;
+pub use wire::{Reader, Writer};
+
 use device::Device;
 use session::{DECRYPT, ENCRYPT, SessionType};
-use wire::{Reader, Writer};
 
 use crate::crypto::derive::sha256;
 use crate::crypto::ecdh::Point;
@@ -41,7 +45,7 @@ const SEALED_ATTRIBUTES: u32 = 0x0000_0412;
 const USER_WITH_AUTH: u32 = 0x0000_0040;
 
 /// What a TPM may take for all that is asked of it at once. Slow ones take two seconds.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
+pub const LIMIT: Duration = Duration::from_secs(10);
 /// Longest secret.
 const MAX_SECRET: usize = 60;
 
@@ -112,9 +116,9 @@ struct Root {
     transient: bool,
 }
 
-/// A TPM that was opened for one secret.
+/// A TPM that was opened for one piece of work.
 #[derive(Debug)]
-pub(super) struct Tpm {
+pub struct Tpm {
     device: Device,
 }
 
@@ -123,7 +127,7 @@ impl Tpm {
     ///
     /// # Errors
     /// `KeyUnavailable` when there is none, `Denied` when this user may not use it, `Invalid` when it is something else.
-    pub(super) fn open(path: &Path, limit: Duration) -> Result<Self> {
+    pub fn open(path: &Path, limit: Duration) -> Result<Self> {
         Ok(Self { device: Device::open(path, limit)? })
     }
 

@@ -33,7 +33,9 @@ impl Emulator {
     fn stop(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        let _ = std::fs::remove_file(self.path()); // it may have removed it
+        for socket in ["tpm", "tpm.ctrl"] {
+            let _ = std::fs::remove_file(self.folder.path().join(socket)); // it may have removed it
+        }
     }
 }
 
@@ -42,7 +44,10 @@ fn run(folder: &TempDir) -> Child {
     let mut command = Command::new("swtpm");
     command.args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"]);
     command.arg("--tpmstate").arg(format!("dir={}", folder.path().display()));
-    let process = command.arg("--server").arg(format!("type=unixio,path={}", socket.display())).spawn().unwrap();
+    command.arg("--server").arg(format!("type=unixio,path={}", socket.display()));
+    // tpm2-tools need it beside the other one.
+    command.arg("--ctrl").arg(format!("type=unixio,path={}.ctrl", socket.display()));
+    let process = command.spawn().unwrap();
     let began = Instant::now();
     while std::os::unix::net::UnixStream::connect(&socket).is_err() {
         assert!(began.elapsed() < Duration::from_secs(30), "swtpm does not listen");

@@ -25,6 +25,8 @@ const START_AUTH_SESSION: Command = Command { code: 0x176, called: "StartAuthSes
 const POLICY_PCR: Command = Command { code: 0x17f, called: "PolicyPCR" };
 const POLICY_GET_DIGEST: Command = Command { code: 0x189, called: "PolicyGetDigest" };
 
+/// The nonce of a session that has no key.
+const NO_NONCE: [u8; 32] = [0; 32];
 /// Tag, size and command code.
 const HEADER_LEN: usize = 10;
 const SUCCESS: ResponseCode = ResponseCode(0);
@@ -33,13 +35,24 @@ const STORAGE: u32 = 0x0003_0000;
 
 /// A command's code, and its name for people.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Command {
-    pub(super) code: u32,
-    pub(super) called: &'static str,
+pub struct Command {
+    /// Its code.
+    pub code: u32,
+    /// Its name.
+    pub called: &'static str,
+}
+
+/// What authorizes a command about one handle.
+#[derive(Clone, Copy, Debug)]
+pub enum Authorization {
+    /// Its password, which is empty.
+    Password,
+    /// What has happened in the policy session with this handle, which has no key. It ends with a command that succeeded.
+    Policy(u32),
 }
 
 /// What a command was answered with, past the response code.
-type Answer = std::result::Result<Vec<u8>, ResponseCode>;
+pub type Answer = std::result::Result<Vec<u8>, ResponseCode>;
 
 impl Tpm {
     /// The persistent storage root key, if there is one of the kind that is used here.
@@ -89,9 +102,7 @@ impl Tpm {
 
     /// The digest of the policy that these PCRs have the values that they have now.
     pub(super) fn policy_of(&mut self, pcrs: Pcrs) -> Result<Vec<u8>> {
-        let trial = start_parameters(SessionType::Trial, &[0; 32], &[]);
-        let body = Writer::default().u32(RH_NULL).u32(RH_NULL).raw(&trial).finish();
-        let handle = Reader::new(&self.plain(START_AUTH_SESSION, &body)?).u32()?;
+        let handle = self.start_unsalted(SessionType::Trial)?;
         let digest = self.policy_pcr(handle, pcrs).and_then(|()| {
             let answer = self.plain(POLICY_GET_DIGEST, &handle.to_be_bytes())?;
             Reader::new(&answer).sized().map(<[u8]>::to_vec)
@@ -105,13 +116,33 @@ impl Tpm {
         self.plain(POLICY_PCR, &body).map(drop)
     }
 
+    /// Starts a policy session without a key, and returns its handle.
+    ///
+    /// # Errors
+    /// `KeyUnavailable`, `Io`.
+    pub fn start_policy(&mut self) -> Result<u32> {
+        self.start_unsalted(SessionType::Policy)
+    }
+
+    fn start_unsalted(&mut self, of: SessionType) -> Result<u32> {
+        let parameters = start_parameters(of, &NO_NONCE, &[]);
+        let body = Writer::default().u32(RH_NULL).u32(RH_NULL).raw(&parameters).finish();
+        Reader::new(&self.plain(START_AUTH_SESSION, &body)?).u32()
+    }
+
     /// Takes a key or session out of the TPM's memory.
-    pub(super) fn flush(&mut self, handle: u32) -> Result<()> {
+    ///
+    /// # Errors
+    /// `KeyUnavailable`, `Io`.
+    pub fn flush(&mut self, handle: u32) -> Result<()> {
         self.plain(FLUSH_CONTEXT, &handle.to_be_bytes()).map(drop)
     }
 
     /// The same after a failure; the error that matters is that failure.
-    pub(super) fn flush_unless<T>(&mut self, handle: u32, result: Result<T>) -> Result<T> {
+    ///
+    /// # Errors
+    /// Those of `result`.
+    pub fn flush_unless<T>(&mut self, handle: u32, result: Result<T>) -> Result<T> {
         if result.is_err() {
             self.flush(handle).ok();
         }
@@ -146,9 +177,35 @@ impl Tpm {
 
     /// A command about one handle whose password is empty. Returns what follows the response code.
     pub(super) fn by_password(&mut self, command: Command, handle: u32, parameters: &[u8]) -> Result<Vec<u8>> {
-        let area = Writer::default().u32(PASSWORD).sized(&[]).u8(0).sized(&[]).finish();
-        let body = Writer::default().u32(handle).long(&area).raw(parameters).finish();
-        self.exchange(SESSIONS, command, &body)?.map_err(|code| code.refusal(command.called))
+        let answer = self.command(command, &[handle], &[Authorization::Password], parameters)?;
+        answer.map_err(|code| code.refusal(command.called))
+    }
+
+    /// A command about these handles, of which each of the first ones has its authorization. Returns what follows the response code.
+    ///
+    /// # Errors
+    /// `KeyUnavailable` when the TPM does not answer in time, `Io`.
+    pub fn command(
+        &mut self,
+        command: Command,
+        handles: &[u32],
+        authorizations: &[Authorization],
+        parameters: &[u8],
+    ) -> Result<Answer> {
+        let mut body = handles.iter().fold(Writer::default(), |body, handle| body.u32(*handle));
+        if authorizations.is_empty() {
+            return self.exchange(NO_SESSIONS, command, &body.raw(parameters).finish());
+        }
+        let area = authorizations.iter().fold(Writer::default(), |area, authorization| {
+            // Nothing is computed with the nonce of a session without a key, but it has to be there.
+            let (session, nonce): (u32, &[u8]) = match *authorization {
+                Authorization::Password => (PASSWORD, &[]),
+                Authorization::Policy(session) => (session, &NO_NONCE),
+            };
+            area.u32(session).sized(nonce).u8(0).sized(&[])
+        });
+        body = body.long(&area.finish());
+        self.exchange(SESSIONS, command, &body.raw(parameters).finish())
     }
 
     fn plain(&mut self, command: Command, body: &[u8]) -> Result<Vec<u8>> {
@@ -176,7 +233,10 @@ impl Tpm {
 }
 
 /// The parameters of a response with sessions, which are before its authorization area.
-fn parameters_of<'a>(answer: &mut Reader<'a>) -> Result<Reader<'a>> {
+///
+/// # Errors
+/// `Io`.
+pub fn parameters_of<'a>(answer: &mut Reader<'a>) -> Result<Reader<'a>> {
     let len = usize::try_from(answer.u32()?).unwrap_or(usize::MAX);
     answer.raw(len).map(Reader::new)
 }

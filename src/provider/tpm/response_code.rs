@@ -17,7 +17,7 @@ const NOT_NOW: [u32; 5] = [
 
 /// A response code other than success.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) struct ResponseCode(pub(super) u32);
+pub struct ResponseCode(pub(super) u32);
 
 impl ResponseCode {
     pub(super) fn is_temporary(self) -> bool {
@@ -34,8 +34,13 @@ impl ResponseCode {
         matches!(self.base(), 0x09d | 0x128) // TPM_RC_POLICY_FAIL, TPM_RC_PCR_CHANGED
     }
 
+    /// Whether what the command is about has a password.
+    pub fn is_of_password(self) -> bool {
+        matches!(self.base(), 0x08e | 0x0a2) // TPM_RC_AUTH_FAIL, TPM_RC_BAD_AUTH
+    }
+
     /// The error of a command, which this response refused.
-    pub(super) fn refusal(self, command: &str) -> Error {
+    pub fn refusal(self, command: &str) -> Error {
         let (kind, meaning) = match self.base() {
             _ if self.is_of_policy() => (
                 Kind::KeyUnavailable,
@@ -45,7 +50,7 @@ impl ResponseCode {
                 Kind::KeyUnavailable,
                 "it is locked out after wrong passwords; wait, or reset it with its lockout password (tpm2_dictionarylockout)",
             ),
-            0x08e | 0x0a2 => (
+            _ if self.is_of_password() => (
                 Kind::Denied,
                 "its owner hierarchy or its storage root key has a password; make a storage root key without one persistent \
                  at 0x81000001 (tpm2_createprimary, tpm2_evictcontrol)",

@@ -5,53 +5,63 @@ use crate::error::{Error, Kind, Result};
 
 /// Writes what commands are made of.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn u8(mut self, value: u8) -> Self {
+    /// A number of 8 bits.
+    pub fn u8(mut self, value: u8) -> Self {
         self.0.push(value);
         self
     }
 
-    pub(super) fn u16(self, value: u16) -> Self {
+    /// A number of 16 bits.
+    pub fn u16(self, value: u16) -> Self {
         self.raw(&value.to_be_bytes())
     }
 
-    pub(super) fn u32(self, value: u32) -> Self {
+    /// A number of 32 bits.
+    pub fn u32(self, value: u32) -> Self {
         self.raw(&value.to_be_bytes())
     }
 
-    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+    /// Bytes as they are.
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
     /// A byte string after its length. Those of our commands are far shorter than the 64 KiB that it can say.
-    pub(super) fn sized(self, bytes: &[u8]) -> Self {
+    pub fn sized(self, bytes: &[u8]) -> Self {
         let len = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
         self.u16(len).raw(&bytes[..usize::from(len)])
     }
 
     /// Bytes after their 32-bit length, as authorizations are.
-    pub(super) fn long(self, bytes: &[u8]) -> Self {
+    pub fn long(self, bytes: &[u8]) -> Self {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX)).raw(bytes)
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
+    /// What was written.
+    pub fn finish(self) -> Vec<u8> {
         self.0
     }
 }
 
 /// Reads what responses are made of. What is missing or too much is an error, never a panic.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    /// Reads these bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) fn raw(&mut self, len: usize) -> Result<&'a [u8]> {
+    /// As many bytes.
+    ///
+    /// # Errors
+    /// `Io` when there are fewer; so have all that follow.
+    pub fn raw(&mut self, len: usize) -> Result<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len).ok_or_else(|| cut(len, self.0.len()))?;
         self.0 = rest;
         Ok(taken)
@@ -63,29 +73,49 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8> {
+    /// A number of 8 bits.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn u8(&mut self) -> Result<u8> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16> {
+    /// A number of 16 bits.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn u16(&mut self) -> Result<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32> {
+    /// A number of 32 bits.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn u32(&mut self) -> Result<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    pub(super) fn sized(&mut self) -> Result<&'a [u8]> {
+    /// A byte string after its length.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn sized(&mut self) -> Result<&'a [u8]> {
         let len = self.u16()?;
         self.raw(len.into())
     }
 
     /// All that was not read yet.
-    pub(super) fn rest(self) -> &'a [u8] {
+    pub fn rest(self) -> &'a [u8] {
         self.0
     }
 
-    pub(super) fn finish(self) -> Result<()> {
+    /// Ends: nothing may be left.
+    ///
+    /// # Errors
+    /// `Io` when there is.
+    pub fn finish(self) -> Result<()> {
         match self.0.len() {
             0 => Ok(()),
             more => Err(Error::new(Kind::Io, format!("{more} bytes too many in a response of the TPM"))),
