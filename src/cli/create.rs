@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::cli::progress::perform;
 use crate::cli::{place, size};
+use crate::control::local;
 use crate::error::Result;
 use crate::operations::create::{CreateDisk, CreateVm, CreatedVm};
 use crate::sector::SectorSize;
@@ -81,6 +82,10 @@ pub(super) fn vm_folder(args: &CreateArgs, config: &Path) -> Result<()> {
 
 pub(super) fn disk(args: &CreateDiskArgs, config: &Path) -> Result<()> {
     place::refuse_read_only(&args.disk)?;
+    let folder = args.disk.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if folder.is_dir() {
+        local::refuse_if_served_read_only(folder)?; // what is wrong with another one is said where the disk is made
+    }
     let new = NewDisk {
         owner: None, // its folder tells
         sector_size: SectorSize::new(args.sector_size)?,

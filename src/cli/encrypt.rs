@@ -162,5 +162,9 @@ fn refuse_other_places(folder: &Path, home_goes: bool) -> Result<()> {
         ));
     }
     place::refuse_mounted(folder)?;
-    if home_goes { local::refuse_if_served(folder, "decrypting its home") } else { Ok(()) }
+    if home_goes {
+        local::refuse_if_served(folder, "decrypting its home")
+    } else {
+        local::refuse_if_served_read_only(folder)
+    }
 }

@@ -154,6 +154,25 @@ impl Places {
     }
 }
 
+/// For work beside a mount on what it serves, which changes that.
+///
+/// # Errors
+/// `ReadOnly` when it can only be read there, or those of [`serving`].
+pub fn refuse_if_served_read_only(path: &Path) -> Result<()> {
+    match serving(path)?.filter(|serving| serving.read_only) {
+        None => Ok(()),
+        Some(serving) => Err(Error::new(
+            Kind::ReadOnly,
+            format!(
+                "{} is mounted read-only on {} (process {}): unmount it, or mount it writable",
+                path.shown(),
+                serving.mountpoint.shown(),
+                serving.pid
+            ),
+        )),
+    }
+}
+
 /// For work that cannot be done while a mount serves its object.
 ///
 /// # Errors

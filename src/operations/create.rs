@@ -21,7 +21,7 @@ use crate::store::home_file::HomeKeys;
 use crate::text::{Show, quoted};
 use crate::vm::disk::{self, NewDisk};
 use crate::vm::owner::{Announce, Owner};
-use crate::vm::{folder, keyring, scan, vmdk};
+use crate::vm::{folder, keyring, outer, scan, vmdk};
 
 /// Makes an encrypted VM folder.
 pub struct CreateVm<'a> {
@@ -83,6 +83,14 @@ fn no_home(folder: &Path) -> Error {
         return lost;
     }
     let shown = folder.shown();
+    if let Ok(Some((vm, _))) = outer::of(folder) {
+        let vm = vm.shown();
+        let message = format!(
+            "{shown} is a folder within the VM folder {vm}: create-disk makes a disk in {vm} itself. In a mount, a new file of {shown} with \
+             the name of a disk becomes one"
+        );
+        return Error::new(Kind::Denied, message);
+    }
     let message = match scan::vm_folders(folder) {
         Some(vms) => format!("{shown} is a datastore: a disk lies in a VM folder, of which it has {vms}"),
         None => format!(
